@@ -1,0 +1,1 @@
+"""Describe and count decoder language models; never touches a tensor."""

@@ -1,0 +1,34 @@
+"""Parameter bins: how large a sub-network may be."""
+
+from dataclasses import dataclass
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterBin:
+    """A closed range of parameter counts (paper, section 2.2)."""
+
+    low: int
+    high: int
+
+    def __post_init__(self) -> None:
+        """Refuse an empty range.
+
+        Raises:
+            ValueError: the bounds are not positive or not in order.
+        """
+        if not 0 < self.low < self.high:
+            raise ValueError(f"a parameter bin needs 0 < low < high, got low={self.low:,} and high={self.high:,}")
+
+    @classmethod
+    def around(cls, center: float, tolerance: float = 0.05) -> Self:
+        """Return the bin of `center` plus or minus a relative tolerance (paper, section 4.2: 5 %)."""
+        return cls(round(center * (1 - tolerance)), round(center * (1 + tolerance)))
+
+    def __contains__(self, count: int) -> bool:
+        """Whether a parameter count lies in the bin."""
+        return self.low <= count <= self.high
+
+    def __str__(self) -> str:
+        """Return the bounds in millions."""
+        return f"{self.low / 1e6:,.2f}M-{self.high / 1e6:,.2f}M"

@@ -1,0 +1,110 @@
+"""The description of a decoder language model that everything else counts, searches and cuts by."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerSpec:
+    """Sizes of one decoder layer, in Hugging Face's words."""
+
+    num_attention_heads: int
+    """Query heads."""
+    num_key_value_heads: int
+    """Key/value heads (groups); divides `num_attention_heads`."""
+    head_dim: int
+    """Dimensions per head; even, because rotary embeddings turn pairs."""
+    intermediate_size: int
+    """Neurons of the MLP."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that no model can have.
+
+        Raises:
+            ValueError: a size is not positive, the head dimension is odd, or the groups do not divide the heads.
+        """
+        for name in self.__slots__:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim must be even (rotary pairs), got {self.head_dim}")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_key_value_heads={self.num_key_value_heads} must divide "
+                f"num_attention_heads={self.num_attention_heads}"
+            )
+
+    @property
+    def heads_per_group(self) -> int:
+        """Query heads that share one key/value head."""
+        return self.num_attention_heads // self.num_key_value_heads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """A decoder language model without its weights.
+
+    In a model `layers` stand in depth order. In a search candidate they stand in the order in which the search
+    space takes them (most important first once the teacher is ordered); counting does not depend on it.
+    """
+
+    family: str
+    """Hugging Face `model_type`, a key of `budwood.arch.family.FAMILIES`."""
+    vocab_size: int
+    hidden_size: int
+    tie_word_embeddings: bool
+    layers: tuple[LayerSpec, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse an empty or non-positive description.
+
+        Raises:
+            ValueError: there is no layer, or a size is below one.
+        """
+        if not self.layers:
+            raise ValueError("an architecture needs at least one layer")
+        for name in ("vocab_size", "hidden_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Number of decoder layers."""
+        return len(self.layers)
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all layers have the same sizes, as stock Hugging Face classes demand."""
+        return len(set(self.layers)) == 1
+
+    def with_layers(self, layers: tuple[LayerSpec, ...]) -> Self:
+        """Return this architecture with other layers."""
+        return replace(self, layers=layers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary; `from_dict` is its inverse."""
+        return asdict(self) | {"layers": [asdict(layer) for layer in self.layers]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild what `to_dict` wrote.
+
+        Raises:
+            TypeError: a field is missing or unknown.
+            ValueError: a size is illegal.
+        """
+        return cls(**{**data, "layers": tuple(LayerSpec(**layer) for layer in data["layers"])})
+
+    def describe(self) -> str:
+        """Return the sizes in one line, ranges where layers differ."""
+        spans = {
+            name: sorted({getattr(layer, name) for layer in self.layers})
+            for name in ("num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size")
+        }
+        text = {k: str(v[0]) if len(v) == 1 else f"{v[0]}-{v[-1]}" for k, v in spans.items()}
+        return (
+            f"{self.num_hidden_layers} layers x {self.hidden_size} wide, "
+            f"{text['num_attention_heads']} heads in {text['num_key_value_heads']} groups of {text['head_dim']}, "
+            f"MLP {text['intermediate_size']}"
+        )

@@ -1,0 +1,1 @@
+"""Text: sources, splits, and one memory-mapped file of tokens."""

@@ -1,0 +1,96 @@
+"""The shapes of the records that the report is made from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NotRequired, TypedDict
+
+import pandas as pd
+
+BASELINE = "random_init"
+ARMS = (BASELINE, "subnet_init", "distilled")
+SHARED = ""
+"""Stands for the bin, space or arm of a cost that no single variant or arm has caused."""
+
+
+class TeacherPerplexity(TypedDict):
+    """The teacher's loss on one source of one split, in nats per token."""
+
+    split: str
+    source: str
+    loss: float
+    standard_error: float
+    tokens: int
+
+
+class Teacher(TypedDict):
+    """Who the teacher is and how well it predicts every split."""
+
+    name: str
+    model_type: str
+    num_parameters: int
+    revision: str
+    fingerprint: str
+    license: str
+    perplexity: list[TeacherPerplexity]
+
+
+class Arm(TypedDict):
+    """One trained model: its cost, and its mean loss in nats on each validation sequence, by source.
+
+    All arms and the teacher are scored on the same sequences in the same order.
+    """
+
+    bin: str
+    space: str
+    arm: str
+    num_parameters: int
+    tokens: int
+    learning_rate: float
+    seconds: float
+    student_flops: float
+    teacher_flops: float
+    device: str
+    precision: str
+    losses: dict[str, list[float]]
+    tokens_per_sequence: NotRequired[int]
+
+
+class LedgerEntry(TypedDict):
+    """One cost. `bin`, `space` and `arm` are empty where they do not apply."""
+
+    stage: str
+    bin: str
+    space: str
+    arm: str
+    flops: float
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """All that the report tells.
+
+    Attributes:
+        results: see `budwood.reporting.tables.results_table`.
+        savings: see `budwood.reporting.ledger.savings`.
+        search_spaces: one row per (bin, space): `bin`, `space`, `low`, `high`, `smallest`, `largest`, `log10_members`,
+            `log10_members_paper`, `reachable`.
+        corpus_counts: `split`, `source`, `documents`, `tokens`.
+        teacher: the teacher's record.
+        ledger: all costs.
+        provenance: how it was made (seeds, fingerprints, versions ...), shown as a nested list.
+    """
+
+    results: pd.DataFrame
+    savings: pd.DataFrame
+    search_spaces: pd.DataFrame
+    corpus_counts: pd.DataFrame
+    teacher: Teacher
+    ledger: list[LedgerEntry]
+    provenance: Mapping[str, object]
+
+
+def variant_name(bin_name: str, space: str) -> str:
+    """Return the name under which a variant is shown; costs of no variant are 'shared'."""
+    return " · ".join(part for part in (bin_name, space) if part != SHARED) or "shared"

@@ -1,0 +1,249 @@
+"""The report: markdown from the findings, and one HTML page that opens offline."""
+
+import html
+import math
+import re
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from markdown_it import MarkdownIt
+from plotly.offline import get_plotlyjs
+
+from budwood.reporting import formats
+from budwood.reporting.ledger import LEDGERS, total_by_stage
+from budwood.reporting.records import BASELINE, Findings, Teacher, variant_name
+from budwood.reporting.summary import start_here
+from budwood.reporting.tables import verdict
+
+# Where each figure belongs and what to see in it.
+FIGURES = {
+    "perplexity_by_arm": (
+        "Results",
+        "Lower is better; bars are one unpaired standard error, the dashed line the teacher.",
+    ),
+    "training_curves_tokens": ("Savings", "A curve below the dotted line has passed the final loss of random_init."),
+    "training_curves_flops": ("Savings", "The same losses over the training's cost; the search is not in it."),
+    "parameter_spread": ("Search spaces", "A bin that holds little of a uniform sample is hard to hit by chance."),
+    "search_trajectory": ("Search spaces", "Where the line is flat, further evaluations found nothing better."),
+    "flops_by_stage": ("Costs", "What each variant spent; 'shared' costs serve several variants."),
+}
+_ELSEWHERE = "Further figures"
+
+_STYLE = """
+:root { color-scheme: light dark; --page: #ffffff; --text: #1c1c1c; --soft: #5f5f5f; --line: #d9d9d9; --band: #f5f5f5; }
+@media (prefers-color-scheme: dark) {
+  :root { --page: #121212; --text: #e6e6e6; --soft: #a0a0a0; --line: #3a3a3a; --band: #1d1d1d; }
+}
+body { margin: 0 auto; max-width: 62rem; padding: 2rem 1.25rem 4rem; background: var(--page); color: var(--text);
+  font: 1rem/1.55 system-ui, sans-serif; }
+h1, h2, h3 { line-height: 1.2; }
+h2 { margin-top: 3rem; padding-bottom: .3rem; border-bottom: 1px solid var(--line); }
+code { background: var(--band); border-radius: .25rem; padding: .1em .3em; font-size: .9em; overflow-wrap: anywhere; }
+.scroll { overflow-x: auto; margin: 1rem 0; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th, td { padding: .4rem .75rem; border-bottom: 1px solid var(--line); }
+th { white-space: normal; vertical-align: bottom; }
+tbody tr:nth-child(even) { background: var(--band); }
+figure { margin: 2rem 0; }
+figcaption { color: var(--soft); font-size: .9rem; }
+"""
+
+
+def markdown_report(findings: Findings) -> str:
+    """Return the report as markdown: what was found in plain words, then the tables behind it.
+
+    Every number, and every word that judges one, is computed from the findings.
+    """
+    sections = {
+        "Start here": start_here(findings),
+        "Results": _results(findings.results),
+        "Savings": _savings(findings.savings),
+        "Search spaces": _search_spaces(findings.search_spaces),
+        "Text": _corpus(findings.corpus_counts),
+        "Teacher": _teacher(findings.teacher),
+        "Costs": _costs(total_by_stage(findings.ledger)),
+        "How this was made": _made(findings.results, findings.provenance),
+    }
+    return "\n\n".join(["# Budwood report", *(f"## {name}\n\n{body}" for name, body in sections.items())]) + "\n"
+
+
+def html_report(markdown: str, figures: Mapping[str, go.Figure]) -> str:
+    """Return one HTML page that holds everything it needs: text, styles, figures and plotly.js, once.
+
+    A figure named in `FIGURES` stands at the end of the section of that heading; others stand at the end of the page.
+
+    Args:
+        markdown: the text; its HTML is shown, never interpreted.
+        figures: plotly figures by name.
+    """
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
+    body = body.replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>")
+    sections = re.split("(?=<h2>)", body)
+    headings = [re.match("<h2>(.*?)</h2>", section) for section in sections]
+    wanted = {name: html.escape(FIGURES.get(name, (_ELSEWHERE, ""))[0]) for name in figures}
+    pages: list[str] = []
+    for section, heading in zip(sections, headings, strict=True):
+        placed = [name for name, title in wanted.items() if heading and title == heading[1]]
+        pages += [section, *(_figure(name, figures[name]) for name in placed)]
+        wanted = {name: title for name, title in wanted.items() if name not in placed}
+    if wanted:
+        pages += [f"<h2>{_ELSEWHERE}</h2>", *(_figure(name, figures[name]) for name in wanted)]
+    head = "<meta charset='utf-8'><meta name='viewport' content='width=device-width'><title>Budwood report</title>"
+    head += f"<style>{_STYLE}</style><script>{get_plotlyjs()}</script>"
+    content = "\n".join(pages)
+    return f"<!DOCTYPE html>\n<html lang='en'><head>{head}</head>\n<body>\n{content}\n</body></html>\n"
+
+
+def _figure(name: str, figure: go.Figure) -> str:
+    """Return a figure with its line on what to see."""
+    config = {"displayModeBar": False, "responsive": True}
+    identifier = re.sub(r"\W", "-", f"figure-{name}")
+    plot = figure.to_html(config, full_html=False, include_plotlyjs=False, div_id=identifier)
+    caption = FIGURES.get(name, ("", ""))[1]
+    return f"<figure>{plot}<figcaption>{html.escape(caption)}</figcaption></figure>"
+
+
+def _table(columns: Mapping[str, list[str]], num_labels: int) -> str:
+    """Return a markdown table of ready strings; the first `num_labels` columns are text, the others numbers."""
+    safe = {_cell(name): [_cell(value) for value in values] for name, values in columns.items()}
+    align = ["left"] * num_labels + ["right"] * (len(safe) - num_labels)
+    frame = pd.DataFrame(safe, dtype=object)
+    return frame.to_markdown(index=False, disable_numparse=True, colalign=align if len(frame) else None)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def _names(frame: pd.DataFrame) -> list[str]:
+    return [variant_name(bin_name, space) for bin_name, space in zip(frame["bin"], frame["space"], strict=True)]
+
+
+def _errors(frame: pd.DataFrame, column: str, error: str, *, signed: bool = False) -> list[str]:
+    pairs = zip(frame[column], frame[error], strict=True)
+    return [formats.plus_minus(mean, standard_error, signed=signed) for mean, standard_error in pairs]
+
+
+def _results(results: pd.DataFrame) -> str:
+    """Return the table of the teacher and the arms."""
+    teacher = results["bin"] == ""
+    sources = [str(name) for name in results if str(name).startswith("perplexity_")]
+    differences = zip(results["difference"], results["difference_standard_error"], strict=True)
+    words = [formats.MISSING if np.isnan(mean) else verdict(mean, error) for mean, error in differences]
+    rates = [formats.MISSING if np.isnan(rate) else f"{rate:.2g}" for rate in results["learning_rate"]]
+    columns = {
+        "variant": ["teacher" if own else name for own, name in zip(teacher, _names(results), strict=True)],
+        "model": results["model"].tolist(),
+        "parameters": results["num_parameters"].map(formats.count).tolist(),
+        "perplexity": results["perplexity"].map(formats.significant).tolist(),
+        "loss (nats)": _errors(results, "loss", "standard_error"),
+        f"loss minus {BASELINE} (paired)": _errors(results, "difference", "difference_standard_error", signed=True),
+        "verdict": words,
+        **{name.replace("_", ", ", 1): results[name].map(formats.significant).tolist() for name in sources},
+        "training tokens": results["tokens"].map(formats.count).tolist(),
+        "student's training": results["student_flops"].map(formats.flops).tolist(),
+        "teacher's forward": results["teacher_flops"].map(formats.flops).tolist(),
+        "learning rate": rates,
+        "time": results["seconds"].map(formats.duration).tolist(),
+    }
+    note = "Validation loss and perplexity per token, ± one standard error over the same sequences for all models."
+    return f"{note}\n\n{_table(columns, 2)}"
+
+
+def _savings(savings: pd.DataFrame) -> str:
+    """Return the table of what was saved, each ratio under the name of its ledger."""
+    if savings.empty:
+        return f"No arm other than `{BASELINE}` was trained."
+    columns = {
+        "variant": _names(savings),
+        "arm": savings["arm"].tolist(),
+        f"final loss of {BASELINE}": savings["status"].tolist(),
+        "nats": savings["target_loss"].map(formats.significant).tolist(),
+        "tokens to match": [formats.count(tokens, 3) for tokens in savings["tokens_to_match"]],
+        f"tokens of {BASELINE}": savings["baseline_tokens"].map(formats.count).tolist(),
+        **{f"ratio, {name.replace('_', ' ')}": _ratios(savings[f"ratio_{name}"]) for name in LEDGERS},
+        "FLOPs to match": savings["flops_to_match"].map(formats.flops).tolist(),
+        f"FLOPs of {BASELINE}": savings["baseline_flops"].map(formats.flops).tolist(),
+        "calibration and search": savings["search_flops"].map(formats.flops).tolist(),
+    }
+    note = (
+        f"The target is the held-out loss at which `{BASELINE}` ended; where an arm first meets it is read off the "
+        f"straight line between two measurements. A ratio is the training cost of `{BASELINE}` over the arm's cost "
+        "under the named ledger: above 1 the arm was cheaper, below 1 dearer. `training` is the student and, for "
+        "`distilled`, the teacher's forward passes; `with search` adds calibration and search; `with selection` adds "
+        "the selection too. A target met at step 0 costs no training, so its training ratio is undefined."
+    )
+    return f"{note}\n\n{_table(columns, 3)}"
+
+
+def _ratios(ratios: pd.Series) -> list[str]:
+    return [formats.MISSING if np.isnan(ratio) else f"{formats.significant(ratio)}x" for ratio in ratios]
+
+
+def _search_spaces(spaces: pd.DataFrame) -> str:
+    columns = {
+        "bin": spaces["bin"].tolist(),
+        "space": spaces["space"].tolist(),
+        "reachable": ["yes" if reachable else "no" for reachable in spaces["reachable"]],
+        **{name: spaces[name].map(formats.count).tolist() for name in ("low", "high", "smallest", "largest")},
+        "members": [f"10^{value:,.1f}" for value in spaces["log10_members"]],
+        "members, paper's count": [f"10^{value:,.1f}" for value in spaces["log10_members_paper"]],
+    }
+    return f"Sizes are parameters; `low` and `high` bound the bin.\n\n{_table(columns, 3)}"
+
+
+def _corpus(counts: pd.DataFrame) -> str:
+    columns = {
+        "split": counts["split"].tolist(),
+        "source": counts["source"].tolist(),
+        **{name: [f"{number:,}" for number in counts[name]] for name in ("documents", "tokens")},
+    }
+    return _table(columns, 2)
+
+
+def _teacher(teacher: Teacher) -> str:
+    scores = pd.DataFrame(teacher["perplexity"], columns=["split", "source", "loss", "standard_error", "tokens"])
+    columns = {
+        "split": scores["split"].tolist(),
+        "source": scores["source"].tolist(),
+        "perplexity": [formats.significant(math.exp(loss)) for loss in scores["loss"]],
+        "loss (nats)": _errors(scores, "loss", "standard_error"),
+        "tokens": scores["tokens"].map(formats.count).tolist(),
+    }
+    about = {name: teacher[name] for name in ("name", "model_type", "revision", "fingerprint", "license")}
+    about["num_parameters"] = f"{teacher['num_parameters']:,}"
+    return f"{_nested(about)}\n\n{_table(columns, 2)}"
+
+
+def _costs(totals: pd.DataFrame) -> str:
+    """Return the table of costs by stage with their sum."""
+    total = totals[["flops", "tokens", "seconds"]].sum()
+    rows = pd.concat([totals, total.to_frame().T.assign(stage="all")], ignore_index=True)
+    shares = rows["flops"] / total["flops"] if total["flops"] > 0 else rows["flops"] * np.nan
+    columns = {
+        "stage": rows["stage"].tolist(),
+        "FLOPs": rows["flops"].map(formats.flops).tolist(),
+        "share": [formats.MISSING if np.isnan(share) else f"{100 * share:.1f} %" for share in shares],
+        "tokens": rows["tokens"].map(formats.count).tolist(),
+        "time": rows["seconds"].map(formats.duration).tolist(),
+    }
+    return f"All variants and arms together.\n\n{_table(columns, 1)}"
+
+
+def _made(results: pd.DataFrame, provenance: Mapping[str, object]) -> str:
+    trained = results[results["bin"] != ""]
+    ran = sorted(
+        {f"{device}, {precision}" for device, precision in zip(trained["device"], trained["precision"], strict=True)}
+    )
+    return _nested({"training ran on": "; ".join(ran) or formats.MISSING, **provenance})
+
+
+def _nested(values: Mapping[str, object], depth: int = 0) -> str:
+    """Return a mapping as a markdown list, one level deeper for each mapping inside."""
+    lines = []
+    for name, value in values.items():
+        inside = f"\n{_nested(value, depth + 1)}" if isinstance(value, Mapping) and value else f" `{value}`"
+        lines.append(f"{'  ' * depth}- {name}:{inside}")
+    return "\n".join(lines)

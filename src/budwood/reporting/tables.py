@@ -1,0 +1,131 @@
+"""Compare the teacher and the arms on the same validation sequences."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from budwood.reporting.records import BASELINE, Arm, Teacher
+
+NOISE_STANDARD_ERRORS = 2.0
+"""A difference exceeds the noise when it is larger than this many of its standard errors."""
+
+Losses = Mapping[str, Sequence[float]]
+"""Mean loss in nats per token of each validation sequence, by source."""
+
+
+def mean_and_error(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """Return the mean and its standard error (ddof = 1); the error of a single value is NaN.
+
+    Raises:
+        ValueError: there is no value.
+    """
+    array = np.asarray(values, dtype=float)
+    if array.size == 0:
+        raise ValueError("values: empty; at least one sequence is needed")
+    error = array.std(ddof=1) / np.sqrt(array.size) if array.size > 1 else np.nan
+    return float(array.mean()), float(error)
+
+
+def paired_difference(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """Return the mean of `a - b` over sequences and its standard error.
+
+    The pairing removes what makes a sequence hard for both models, which the errors of the two means contain.
+
+    Args:
+        a: loss of each sequence under one model, nats per token.
+        b: loss of the same sequences, in the same order, under another model.
+
+    Raises:
+        ValueError: the numbers of sequences differ, or are zero.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"a and b: {len(a)} and {len(b)} sequences; paired losses need the same sequences")
+    return mean_and_error(np.asarray(a, dtype=float) - np.asarray(b, dtype=float))
+
+
+def verdict(difference: float, standard_error: float) -> str:
+    """Say in words whether a difference in loss exceeds the noise (2 standard errors)."""
+    if not np.isfinite(difference) or not np.isfinite(standard_error):
+        return "not decidable"
+    if abs(difference) <= NOISE_STANDARD_ERRORS * standard_error:
+        return "within the noise"
+    return "lower, beyond the noise" if difference < 0 else "higher, beyond the noise"
+
+
+def results_table(arms: Sequence[Arm], teacher_losses: Losses, teacher: Teacher) -> pd.DataFrame:
+    """Return one row for the teacher and one per arm.
+
+    Sequences have equal lengths, so the plain mean over the sequences of all sources is the token-weighted loss, and
+    its exponential the perplexity.
+
+    Returns:
+        Columns `bin`, `space`, `model`, `num_parameters`, `tokens`, `student_flops`, `teacher_flops`; `perplexity`,
+        `loss` and `standard_error` (nats per token, over sequences), overall and with the suffix `_<source>`;
+        `difference` and `difference_standard_error`: paired, the arm minus the variant's `random_init`;
+        `difference_to_best` and `difference_to_best_standard_error`: paired, minus the variant's arm of lowest loss;
+        `num_sequences`, `learning_rate`, `seconds`, `device`, `precision`. NaN or empty where it does not apply.
+
+    Raises:
+        ValueError: the sources or numbers of sequences of an arm differ from the teacher's, or are zero.
+    """
+    for arm in arms:
+        _check_same_sequences(arm, teacher_losses)
+    nowhere = dict.fromkeys(("bin", "space", "device", "precision"), "")
+    own = {"model": teacher["name"], "num_parameters": teacher["num_parameters"]}
+    rows: list[dict[str, object]] = [{**nowhere, **own, **_scores(teacher_losses)}]
+    for arm in arms:
+        siblings = {a["arm"]: _pooled(a["losses"]) for a in arms if _variant(a) == _variant(arm)}
+        rows.append(_arm_columns(arm) | _scores(arm["losses"]) | _differences(arm["arm"], siblings))
+    lead = ["bin", "space", "model", "num_parameters", "tokens", "student_flops", "teacher_flops"]
+    tail = ["learning_rate", "seconds", "device", "precision"]
+    differences = [f"difference{to}{error}" for to in ("", "_to_best") for error in ("", "_standard_error")]
+    return pd.DataFrame(rows, columns=[*lead, *_scores(teacher_losses), *differences, *tail])
+
+
+def _variant(arm: Arm) -> tuple[str, str]:
+    return arm["bin"], arm["space"]
+
+
+def _pooled(losses: Losses) -> np.ndarray:
+    """Return the losses of all sequences of all sources, in the order of the sources' names."""
+    return np.concatenate([np.asarray(losses[source], dtype=float) for source in sorted(losses)])
+
+
+def _check_same_sequences(arm: Arm, teacher_losses: Losses) -> None:
+    expected = {source: len(values) for source, values in teacher_losses.items()}
+    found = {source: len(values) for source, values in arm["losses"].items()}
+    if found != expected:
+        name = "/".join((*_variant(arm), arm["arm"]))
+        raise ValueError(
+            f"arms: {name} was scored on {found} sequences, the teacher on {expected}; they must be the same"
+        )
+
+
+def _arm_columns(arm: Arm) -> dict[str, object]:
+    own = {"bin": arm["bin"], "space": arm["space"], "model": arm["arm"], "num_parameters": arm["num_parameters"]}
+    cost = {"tokens": arm["tokens"], "student_flops": arm["student_flops"], "teacher_flops": arm["teacher_flops"]}
+    how = {"learning_rate": arm["learning_rate"], "device": arm["device"], "precision": arm["precision"]}
+    return {**own, **cost, "seconds": arm["seconds"], **how}
+
+
+def _scores(losses: Losses) -> dict[str, object]:
+    """Return perplexity, loss and its standard error, overall and by source."""
+    by_suffix = {"": _pooled(losses)} | {f"_{source}": np.asarray(values) for source, values in losses.items()}
+    columns: dict[str, object] = {"num_sequences": by_suffix[""].size}
+    for suffix, values in by_suffix.items():
+        loss, error = mean_and_error(values)
+        scores = {"perplexity": float(np.exp(loss)), "loss": loss, "standard_error": error}
+        columns |= {f"{name}{suffix}": score for name, score in scores.items()}
+    return columns
+
+
+def _differences(arm: str, siblings: Mapping[str, np.ndarray]) -> dict[str, object]:
+    """Return the paired differences to the variant's baseline and best arm with standard errors; NaN to itself."""
+    best = min(siblings, key=lambda name: float(np.nan_to_num(siblings[name].mean(), nan=np.inf)))
+    columns: dict[str, object] = {}
+    for column, other in {"difference": BASELINE, "difference_to_best": best}.items():
+        defined = other in siblings and other != arm
+        difference = paired_difference(siblings[arm], siblings[other]) if defined else (np.nan, np.nan)
+        columns |= dict(zip((column, f"{column}_standard_error"), difference, strict=True))
+    return columns

@@ -1,0 +1,1 @@
+"""Choose architectures; knows no tensor."""

@@ -1,0 +1,94 @@
+"""The search loop: ask, evaluate, tell, write down; continues from what an interrupted run wrote down."""
+
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from budwood.search.candidate import Candidate, Evaluate, Evaluation, SearchRecord, gene_columns
+from budwood.search.strategy import Evolution
+
+OnEpoch = Callable[[int, Sequence[SearchRecord]], None]
+
+
+def run_search(
+    strategy: Evolution, evaluate: Evaluate, history_file: Path, on_epoch: OnEpoch | None = None
+) -> list[SearchRecord]:
+    """Run a strategy to its end.
+
+    Every evaluation is appended to `history_file` (JSON lines) before the next begins. Where the file already holds
+    evaluations of this search they are told instead of repeated, so a killed search ends with the same history as an
+    uninterrupted one.
+
+    Args:
+        strategy: asked and told, generation by generation.
+        evaluate: the losses of one architecture.
+        history_file: belongs to this search alone.
+        on_epoch: called after each generation with its number and all records so far.
+
+    Raises:
+        ValueError: the file holds the history of another search.
+    """
+    replayed = read_history(history_file)
+    records: list[SearchRecord] = []
+    total = strategy.settings.num_evaluations
+    with tqdm(total=total, desc="search", unit="candidate", dynamic_ncols=True) as bar, history_file.open("a") as file:
+        while not strategy.done:
+            results = []
+            for candidate in strategy.ask():
+                if len(records) < len(replayed):
+                    record = _replay(replayed[len(records)], candidate)
+                else:
+                    record = _record(candidate, len(records), strategy.epoch, evaluate(candidate.architecture))
+                    _append(file.fileno(), record)
+                records.append(record)
+                results.append((candidate, record.loss))
+                bar.update()
+            strategy.tell(results)
+            bar.set_postfix(best=f"{strategy.elites[0][0]:.3f} nats", refresh=False)
+            if on_epoch:
+                on_epoch(strategy.epoch, records)
+    return records
+
+
+def read_history(history_file: Path) -> list[SearchRecord]:
+    """Return the complete records of a history file; a last line torn by a kill is cut off the file."""
+    if not history_file.exists():
+        return []
+    text = history_file.read_bytes()
+    complete = text[: text.rfind(b"\n") + 1]
+    if len(complete) < len(text):
+        with history_file.open("r+b") as file:
+            file.truncate(len(complete))
+    return [SearchRecord(**json.loads(line)) for line in complete.splitlines()]
+
+
+def _replay(record: SearchRecord, candidate: Candidate) -> SearchRecord:
+    if record.key != candidate.key:
+        raise ValueError(
+            f"the history holds candidate {record.key} at evaluation {record.evaluation} where this search proposes "
+            f"{candidate.key}: it belongs to another search, remove it to start anew"
+        )
+    return record
+
+
+def _record(candidate: Candidate, index: int, epoch: int, evaluation: Evaluation) -> SearchRecord:
+    return SearchRecord(
+        evaluation=index,
+        epoch=epoch,
+        origin=candidate.origin,
+        loss=evaluation.loss,
+        perplexity=math.exp(min(evaluation.loss, 700.0)),
+        tokens=evaluation.tokens,
+        flops=evaluation.flops,
+        seconds=evaluation.seconds,
+        **gene_columns(candidate.architecture),
+    )
+
+
+def _append(descriptor: int, record: SearchRecord) -> None:
+    os.write(descriptor, (json.dumps(record.to_dict()) + "\n").encode())
+    os.fsync(descriptor)

@@ -1,0 +1,180 @@
+"""Which candidates to evaluate next: the paper's Algorithm 1 behind an ask / tell door."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from budwood.arch.bins import ParameterBin
+from budwood.arch.space import Sampling, SearchSpace
+from budwood.arch.spec import Architecture
+from budwood.search.candidate import Candidate, Origin, canonical_key
+from budwood.search.operators import Constraint, constrain, crossover, mutate
+
+ProbabilityReading = Literal["gate", "share"]
+
+MAX_REDRAWS = 500
+"""Offspring redrawn until one is new and in the bin; past this the operator falls back to a random member."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvolutionSettings:
+    """Sizes and probabilities of Algorithm 1; the defaults are the paper's where it prints them."""
+
+    population: int = 50
+    epochs: int = 100
+    num_elites: int = 10
+    num_mutants: int = 20
+    num_crossovers: int = 20
+    num_randoms: int = 10
+    probability: float = 0.2
+    """Mutation and crossover probability."""
+    probability_reading: ProbabilityReading = "gate"
+    """`gate`: an offspring passes through its operator with this probability at each try, and is tried until it is
+    new; `share`: this share of the population are mutants and as many crossovers, the rest random."""
+    sampling: Sampling = "constructive"
+    constraint: Constraint = "repair"
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that the algorithm cannot run with.
+
+        Raises:
+            ValueError: a size or the probability is out of range, or a generation's parts do not make a population.
+        """
+        if min(self.population, self.num_elites) < 1 or min(self.epochs, *self._parts()) < 0:
+            raise ValueError("population and num_elites must be at least 1, epochs and offspring counts at least 0")
+        if not 0 < self.probability <= 1:
+            raise ValueError(f"probability must lie in (0, 1], got {self.probability}")
+        if sum(self._parts()) < 1:
+            raise ValueError("a generation needs at least one mutant, crossover or random member")
+
+    def _parts(self) -> tuple[int, int, int]:
+        return self.num_mutants, self.num_crossovers, self.num_randoms
+
+    @property
+    def offspring(self) -> dict[Origin, int]:
+        """Number of new candidates of each kind in a generation."""
+        if self.probability_reading == "gate":
+            mutants, crossovers, randoms = self._parts()
+        else:
+            mutants = crossovers = round(self.probability * self.population)
+            randoms = max(0, self.population - mutants - crossovers)
+        return {"mutation": mutants, "crossover": crossovers, "random": randoms}
+
+    @property
+    def num_evaluations(self) -> int:
+        """Candidates evaluated in a whole search: 5,050 with the paper's sizes."""
+        return self.population + self.epochs * sum(self.offspring.values())
+
+
+@dataclass(slots=True)
+class Evolution:
+    """Bin-constrained evolution (paper, Algorithm 1).
+
+    `ask` returns candidates that were never asked before, `tell` takes their losses. Elites keep the loss they were
+    given and are not evaluated again. The state depends only on the settings and on what was told, so replaying a
+    history restores it.
+    """
+
+    space: SearchSpace
+    parameter_bin: ParameterBin
+    settings: EvolutionSettings
+    epoch: int = -1
+    """Generation last asked for; 0 is the initial population."""
+    _rng: np.random.Generator = field(init=False)
+    _seen: set[str] = field(init=False, default_factory=set)
+    _elites: list[tuple[float, Architecture]] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Check the bin and seed the generator.
+
+        Raises:
+            ValueError: no member of the space lies in the bin.
+        """
+        self.space.require_reachable(self.parameter_bin)
+        self._rng = np.random.default_rng(self.settings.seed)
+
+    @property
+    def done(self) -> bool:
+        """Whether all generations were asked for."""
+        return self.epoch >= self.settings.epochs
+
+    @property
+    def elites(self) -> list[tuple[float, Architecture]]:
+        """The best candidates so far with their losses, best first."""
+        return list(self._elites)
+
+    def ask(self) -> list[Candidate]:
+        """Return the next generation's new candidates."""
+        self.epoch += 1
+        if self.epoch == 0:
+            return [self._new(self._random, "initial") for _ in range(self.settings.population)]
+        makers: dict[Origin, Callable[[], Architecture | None]] = {
+            "mutation": self._mutant,
+            "crossover": self._crossed,
+            "random": self._random,
+        }
+        return [
+            self._new(makers[origin], origin)
+            for origin, count in self.settings.offspring.items()
+            for _ in range(count)
+        ]
+
+    def tell(self, results: Sequence[tuple[Candidate, float]]) -> None:
+        """Take the losses of a generation and keep the best of it and of the elites."""
+        pool = self._elites + [(loss, candidate.architecture) for candidate, loss in results]
+        pool.sort(key=lambda entry: (entry[0], canonical_key(entry[1])))
+        self._elites = pool[: self.settings.num_elites]
+
+    def _new(self, make: Callable[[], Architecture | None], origin: Origin) -> Candidate:
+        for _ in range(MAX_REDRAWS):
+            child = make()
+            if child is not None and self._remember(child):
+                return Candidate(child, origin)
+        for _ in range(MAX_REDRAWS):
+            child = self._random()
+            if self._remember(child):
+                return Candidate(child, "random")
+        raise ValueError(
+            f"the bin {self.parameter_bin} holds too few sub-networks for {self.settings.num_evaluations:,} "
+            f"evaluations: {len(self._seen):,} found; lower the population or the epochs, or widen the bin"
+        )
+
+    def _remember(self, child: Architecture) -> bool:
+        key = canonical_key(child)
+        if key in self._seen:
+            return False
+        self._seen.add(key)
+        return True
+
+    def _random(self) -> Architecture:
+        return self.space.sample(self.parameter_bin, self._rng, self.settings.sampling)
+
+    def _elite(self) -> Architecture:
+        return self._elites[self._rng.integers(len(self._elites))][1]
+
+    def _gate_closed(self) -> bool:
+        return self.settings.probability_reading == "gate" and self._rng.random() >= self.settings.probability
+
+    def _mutant(self) -> Architecture | None:
+        parent = self._elite()
+        return None if self._gate_closed() else self._constrain(mutate(parent, self.space, self._rng))
+
+    def _crossed(self) -> Architecture | None:
+        parent = self._elite()
+        if self._gate_closed():
+            return None
+        partners = [
+            other
+            for _, other in self._elites
+            if other.num_hidden_layers == parent.num_hidden_layers and other != parent
+        ]
+        if not partners:
+            return self._constrain(mutate(parent, self.space, self._rng))
+        partner = partners[self._rng.integers(len(partners))]
+        return self._constrain(crossover(parent, partner, self.space, self._rng))
+
+    def _constrain(self, child: Architecture) -> Architecture | None:
+        return constrain(child, self.space, self.parameter_bin, self._rng, self.settings.constraint)

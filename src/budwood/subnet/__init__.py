@@ -1,0 +1,1 @@
+"""From a teacher's weights to a child's weights."""

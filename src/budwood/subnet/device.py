@@ -1,0 +1,53 @@
+"""Where models run, and in which precision."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """A device and the precision of matrix products on it."""
+
+    device: torch.device
+    precision: Literal["float32", "bfloat16"]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of weights that are only read."""
+        return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
+
+    def describe(self) -> str:
+        """Return the device's name as a person knows it."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return f"{self.device.type} ({torch.get_num_threads()} threads)" if self.device.type == "cpu" else "mps"
+
+
+def choose_compute(device: DeviceName = "auto", precision: Precision = "auto") -> Compute:
+    """Choose a device and a precision.
+
+    `auto` takes an accelerator where there is one, and bfloat16 where the hardware multiplies it (on a CPU: AVX-512
+    BF16 or AMX), float32 elsewhere.
+
+    Raises:
+        ValueError: the device was named and does not exist here.
+    """
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        device = next(name for name in ("cuda", "mps", "cpu") if available[name])  # type: ignore[assignment]
+    if not available[device]:
+        raise ValueError(f"device: {device!r} is not available here; use auto or cpu")
+    if precision == "auto":
+        precision = "bfloat16" if _multiplies_bfloat16(device) else "float32"
+    return Compute(torch.device(device), precision)
+
+
+def _multiplies_bfloat16(device: str) -> bool:
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())  # noqa: SLF001

@@ -1,0 +1,192 @@
+"""Bring a pretrained teacher into a clean checkpoint folder, whatever form it comes in."""
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from budwood.arch.spec import Architecture
+from budwood.corpus.documents import resolve_package_path
+from budwood.subnet.checkpoint import read_architecture, read_config
+
+PACKAGE_SCHEME = "package://"
+WEIGHTS = "*.safetensors"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py", "LICENSE*", "README.md")
+_HUB_ID_PARTS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherSource:
+    """Where a teacher comes from; exactly one of `model` and `random` is given."""
+
+    model: str | None = None
+    """A hub id, a checkpoint folder, a GGUF file, or `package://<import name>/<file>` inside an installed package."""
+    revision: str | None = None
+    """Commit, tag or branch of a hub id."""
+    random: Mapping[str, int] | None = None
+    """Sizes of a Llama with random weights and a byte tokenizer, for trials without any download."""
+    trust_remote_code: bool = False
+    token: str | None = field(default=None, repr=False)
+    """Access token of a gated model; the usual Hugging Face variables serve where it is absent."""
+    license: str = "unknown"
+    attribution: str = ""
+    seed: int = 42
+    """Seed of a random teacher."""
+
+    def __post_init__(self) -> None:
+        """Check that there is one source.
+
+        Raises:
+            ValueError: neither or both of `model` and `random` are given.
+        """
+        if (self.model is None) == (self.random is None):
+            raise ValueError("teacher: give exactly one of `model` and `random`")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchedTeacher:
+    """A checkpoint folder that plain transformers opens, and what is known of it."""
+
+    folder: Path
+    name: str
+    revision: str
+    """Commit hash of a hub model; `local` elsewhere."""
+
+
+def fetch_teacher(source: TeacherSource, work_dir: Path) -> FetchedTeacher:
+    """Return a checkpoint folder for a teacher, writing into `work_dir` what has to be converted.
+
+    Raises:
+        ValueError: the source does not exist, is of an unsupported family, holds pickled weights only, or wants to run
+            code of its own without `trust_remote_code`.
+    """
+    if source.random is not None:
+        folder = _write_random(source.random, source.seed, work_dir / "random")
+        return FetchedTeacher(folder=folder, name="random llama", revision="local")
+    model = str(source.model)
+    path = Path(resolve_package_path(model) if model.startswith(PACKAGE_SCHEME) else model).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ValueError(f"teacher.model: no file at {path}")
+        return FetchedTeacher(folder=_convert_gguf(path, work_dir / "converted"), name=path.stem, revision="local")
+    if path.is_dir():
+        check_folder(path, trust_remote_code=source.trust_remote_code)
+        return FetchedTeacher(folder=path, name=path.name, revision="local")
+    if model.startswith((".", "/", "~")) or len(model.split("/")) > _HUB_ID_PARTS:
+        raise ValueError(f"teacher.model: no checkpoint folder at {path.resolve()}")
+    return _download(model, source)
+
+
+def check_folder(folder: Path, *, trust_remote_code: bool) -> Architecture:
+    """Check that a checkpoint folder can serve as a teacher and return its architecture.
+
+    Raises:
+        ValueError: no config, an unsupported family, remote code that was not allowed, or no safetensors weights.
+    """
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"teacher.model: {folder} is no checkpoint folder, it holds no config.json")
+    config = read_config(folder)
+    if "auto_map" in config and not trust_remote_code:
+        raise ValueError(
+            f"teacher.model: {folder} brings code of its own ({', '.join(sorted(config['auto_map'].values()))}); "
+            "read it, then set teacher.trust_remote_code: true to run it"
+        )
+    architecture = read_architecture(folder)
+    if not any(folder.glob(WEIGHTS)):
+        pickled = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
+        found = f"only pickled weights ({', '.join(pickled)}), which can run code when read" if pickled else "none"
+        raise ValueError(f"teacher.model: {folder} must hold safetensors weights, found {found}")
+    return architecture
+
+
+def fingerprint(folder: Path) -> str:
+    """Return a hash of a checkpoint's configuration and weights."""
+    digest = hashlib.sha256()
+    for file in sorted([folder / "config.json", *folder.glob(WEIGHTS)]):
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def _download(model: str, source: TeacherSource) -> FetchedTeacher:
+    try:
+        folder = Path(
+            snapshot_download(
+                model, revision=source.revision, token=source.token, allow_patterns=list(HUB_FILES)
+            )
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(
+            f"teacher.model: {model!r} is no local folder, and the hub did not give it ({type(error).__name__}); "
+            "check the name, the network, and for gated models the access token"
+        ) from error
+    check_folder(folder, trust_remote_code=source.trust_remote_code)
+    return FetchedTeacher(folder=folder, name=model, revision=folder.name)
+
+
+def _convert_gguf(file: Path, target: Path) -> Path:
+    if (target / "config.json").is_file():
+        return target
+    loaded = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    settings = loaded.config.to_dict()
+    # transformers refuses to save a model that carries the trace of its quantisation.
+    settings.pop("quantization_config", None)
+    settings.pop("_model_name_or_path", None)
+    clean = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings), dtype=torch.float32)
+    clean.load_state_dict(loaded.state_dict())
+    clean.tie_weights()
+    clean.generation_config = loaded.generation_config
+    return _save(clean, tokenizer, target)
+
+
+def _write_random(sizes: Mapping[str, int], seed: int, target: Path) -> Path:
+    tokenizer = byte_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        tie_word_embeddings=True,
+        **sizes,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config)
+    return _save(model, tokenizer, target)
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer with one token for every byte and one for the end of a document."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={byte: i for i, byte in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")  # noqa: S106
+
+
+def _save(model: PreTrainedModel, tokenizer: Any, target: Path) -> Path:
+    partial = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+    return target
+
+

@@ -1,0 +1,1 @@
+"""Train a child, alone or under its teacher."""

@@ -1,0 +1,292 @@
+"""The only training loop: a Hugging Face Trainer set up from a job."""
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_utils import get_last_checkpoint
+
+from budwood.arch.count import forward_flops_per_token, training_flops_per_token
+from budwood.corpus.packing import PackedCorpus
+from budwood.subnet.device import Compute, choose_compute
+from budwood.subnet.evaluate import sequence_losses
+from budwood.subnet.checkpoint import load_model, random_model, read_architecture, read_config
+from budwood.training.job import Schedule, TrainingJob
+from budwood.training.objectives import Distillation, NextToken, Objective
+from budwood.training.student import Student
+
+Track = Callable[[Mapping[str, float], int], None]
+"""Takes metrics and the optimiser step they belong to."""
+
+RESULT = "result.json"
+CURVE = "curve.jsonl"
+MODEL = "model"
+
+
+def train(job: TrainingJob, track: Track | None = None) -> dict[str, Any]:
+    """Run a job to its end and return its result.
+
+    A job whose folder holds a result is not run again; one that was interrupted continues at its newest checkpoint.
+
+    Args:
+        job: what to train.
+        track: receives losses while they arise, for a tracking server.
+
+    Returns:
+        tokens, steps, seconds, FLOPs, device and precision; the trained checkpoint stands in `output_folder/model`,
+        the curve in `output_folder/curve.jsonl`.
+
+    Raises:
+        ValueError: the corpus is too small, or student and teacher do not share a vocabulary.
+        FloatingPointError: the loss is not finite.
+    """
+    result_file = job.output_folder / RESULT
+    if result_file.is_file():
+        return dict(json.loads(result_file.read_text()))
+    compute = choose_compute(job.device, job.precision)
+    corpus = PackedCorpus.open(job.corpus_folder)
+    sequences = _Sequences(corpus, job.schedule)
+    heldout = torch.from_numpy(
+        corpus.windows("validation", job.schedule.sequence_length, limit=job.heldout_windows)
+    )
+    student, objective = _student(job), _objective(job, compute)
+    curve = _Curve(job, heldout, track)
+    trainer = Trainer(
+        model=Student(student, objective),
+        args=training_arguments(job, compute),
+        train_dataset=sequences,
+        data_collator=_collate,
+        callbacks=[curve],
+    )
+    checkpoint = get_last_checkpoint(str(job.output_folder)) if job.output_folder.is_dir() else None
+    trainer.train(resume_from_checkpoint=checkpoint)
+    _save_model(student, job)
+    result = _result(job, compute, curve.seconds)
+    _write_atomically(result_file, json.dumps(result))
+    for stale in job.output_folder.glob("checkpoint-*"):
+        shutil.rmtree(stale)
+    return result
+
+
+def training_order(corpus: PackedCorpus, schedule: Schedule) -> NDArray[np.int64]:
+    """Return where the sequences of a whole run begin, in the order in which every arm of a seed reads them.
+
+    A run longer than the training split reads it again in another order.
+
+    Raises:
+        ValueError: the training split holds less than one optimiser step.
+    """
+    starts = corpus.window_starts("train", schedule.sequence_length)
+    if len(starts) < schedule.global_batch:
+        raise ValueError(
+            f"the training split holds {len(starts)} sequences of {schedule.sequence_length} tokens, fewer than one "
+            f"step of global_batch={schedule.global_batch}; add text or shorten the sequences"
+        )
+    rng = np.random.default_rng(schedule.seed)
+    epochs = -(-schedule.num_sequences // len(starts))
+    return np.concatenate([rng.permutation(starts) for _ in range(epochs)])[: schedule.num_sequences]
+
+
+def training_arguments(job: TrainingJob, compute: Compute) -> TrainingArguments:
+    """Translate a job for the Trainer."""
+    schedule = job.schedule
+    return TrainingArguments(
+        output_dir=str(job.output_folder),
+        max_steps=schedule.num_steps,
+        per_device_train_batch_size=schedule.micro_batch,
+        gradient_accumulation_steps=schedule.global_batch // schedule.micro_batch,
+        learning_rate=job.learning_rate,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": schedule.final_learning_rate_ratio},
+        warmup_steps=math.ceil(schedule.warmup_ratio * schedule.num_steps),
+        optim="adamw_torch_fused",
+        adam_beta1=schedule.betas[0],
+        adam_beta2=schedule.betas[1],
+        weight_decay=schedule.weight_decay,
+        max_grad_norm=schedule.max_grad_norm,
+        bf16=compute.precision == "bfloat16",
+        use_cpu=compute.device.type == "cpu",
+        logging_steps=max(1, schedule.num_steps // 100),
+        # The filter hides steps whose loss is not a number, and waits for the device at every micro-batch.
+        logging_nan_inf_filter=False,
+        save_steps=schedule.checkpoint_steps,
+        save_total_limit=2,
+        train_sampling_strategy="sequential",
+        remove_unused_columns=False,
+        seed=schedule.seed,
+        report_to="none",
+        dataloader_pin_memory=compute.device.type == "cuda",
+        ddp_find_unused_parameters=False,
+    )
+
+
+class _Sequences(Dataset[Tensor]):
+    """Sequences of the token file by index, so that a resumed run skips without reading."""
+
+    def __init__(self, corpus: PackedCorpus, schedule: Schedule) -> None:
+        self.corpus, self.length = corpus, schedule.sequence_length
+        self.starts = training_order(corpus, schedule)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.from_numpy(self.corpus.read(self.starts[index] + np.arange(self.length + 1)))
+
+
+def _collate(sequences: list[Tensor]) -> dict[str, Tensor]:
+    batch = torch.stack(sequences)
+    # `shift_labels` and not `labels`: the Trainer counts them as they are when it normalises over micro-batches.
+    return {"input_ids": batch[:, :-1], "shift_labels": batch[:, 1:]}
+
+
+class _Curve(TrainerCallback):
+    """Writes the training and held-out losses of a run, and stops one that diverges."""
+
+    def __init__(self, job: TrainingJob, heldout: Tensor, track: Track | None) -> None:
+        self.job, self.heldout, self.track = job, heldout, track
+        self.file = job.output_folder / CURVE
+        self.started = time.perf_counter()
+        self.seconds = 0.0
+        num_steps, count = job.schedule.num_steps, job.schedule.num_evaluations
+        self.evaluation_steps = {round(num_steps * (i + 1) / count) for i in range(count)}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        del args, control
+        self._forget_after(state.global_step)
+        self.started = time.perf_counter()
+        if state.global_step == 0:
+            self._evaluate(kwargs["model"], 0)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        del args, control
+        if state.global_step in self.evaluation_steps:
+            self._evaluate(kwargs["model"], state.global_step)
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        del args, control
+        logs = kwargs["logs"]
+        if "loss" not in logs:
+            return
+        loss = float(logs["loss"])
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"arm {self.job.arm}: the training loss is {loss} at step {state.global_step}; lower learning_rate "
+                f"({self.job.learning_rate}) or continue from the last checkpoint in {self.job.output_folder}"
+            )
+        self._add(state.global_step, {"train_loss": loss, "learning_rate": float(logs["learning_rate"])})
+
+    def _evaluate(self, student: Student, step: int) -> None:
+        self._add(step, {"heldout_loss": float(sequence_losses(student.model, self.heldout).mean())})
+
+    def _add(self, step: int, metrics: dict[str, float]) -> None:
+        self.seconds = time.perf_counter() - self.started
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self.file.open("a") as file:
+            file.write(json.dumps({"step": step} | metrics) + "\n")
+        if self.track:
+            self.track({f"{self.job.arm}.{name}": value for name, value in metrics.items()}, step)
+
+    def _forget_after(self, step: int) -> None:
+        """Drop what an interrupted run wrote after its checkpoint: those steps are trained again."""
+        rows = [row for row in read_curve(self.job.output_folder) if row["step"] <= step] if step else []
+        _write_atomically(self.file, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_curve(output_folder: Path) -> list[dict[str, float]]:
+    """Return the rows of a run's curve: `step` with `heldout_loss`, or with `train_loss` and `learning_rate`."""
+    file = output_folder / CURVE
+    if not file.is_file():
+        return []
+    return [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
+
+
+def _student(job: TrainingJob) -> PreTrainedModel:
+    if job.initialisation == "random":
+        base = read_config(job.teacher_folder)
+        return random_model(base, read_architecture(job.model_folder), job.schedule.seed).train()
+    # float32 masters whatever the precision of the products.
+    return load_model(job.model_folder, torch.float32).train()
+
+
+def _objective(job: TrainingJob, compute: Compute) -> Objective:
+    if job.distillation is None:
+        return NextToken()
+    check_vocabulary(job.model_folder, job.teacher_folder)
+    teacher = AutoModelForCausalLM.from_pretrained(job.teacher_folder, dtype=compute.dtype)
+    return Distillation(teacher.eval().requires_grad_(False).to(compute.device), job.distillation.weights)  # noqa: FBT003
+
+
+def check_vocabulary(student_folder: Path, teacher_folder: Path) -> None:
+    """Check that a teacher's distribution means the same tokens to its student.
+
+    Raises:
+        ValueError: the tokenizers map tokens to other ids.
+    """
+    student, teacher = (AutoTokenizer.from_pretrained(folder) for folder in (student_folder, teacher_folder))
+    if student.get_vocab() != teacher.get_vocab():
+        raise ValueError(
+            f"student {student_folder} ({len(student)} tokens) and teacher {teacher_folder} ({len(teacher)} tokens) "
+            "have different vocabularies: logits cannot be compared"
+        )
+
+
+def _save_model(student: PreTrainedModel, job: TrainingJob) -> None:
+    partial = job.output_folder / f"{MODEL}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(job.model_folder, partial, ignore=shutil.ignore_patterns("*.safetensors*", "README.md", "certificate.json"))
+    student.save_pretrained(partial)
+    shutil.rmtree(job.output_folder / MODEL, ignore_errors=True)
+    partial.rename(job.output_folder / MODEL)
+
+
+def _result(job: TrainingJob, compute: Compute, seconds: float) -> dict[str, Any]:
+    tokens, length = job.schedule.num_steps * job.schedule.tokens_per_step, job.schedule.sequence_length
+    student_flops = training_flops_per_token(read_architecture(job.model_folder), context=length)
+    teacher_flops = 0
+    if job.distillation is not None:
+        teacher_flops = forward_flops_per_token(read_architecture(job.teacher_folder), context=length)
+    return {
+        "arm": job.arm,
+        "tokens": tokens,
+        "steps": job.schedule.num_steps,
+        "tokens_per_step": job.schedule.tokens_per_step,
+        "student_flops": float(tokens * student_flops),
+        "teacher_flops": float(tokens * teacher_flops),
+        "learning_rate": job.learning_rate,
+        "seconds": seconds,
+        "device": compute.describe(),
+        "precision": compute.precision,
+    }
+
+
+def _write_atomically(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_text(text)
+    partial.replace(file)

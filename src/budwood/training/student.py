@@ -1,0 +1,46 @@
+"""The model that is trained: its forward pass returns the loss, so that every engine sees one module."""
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from budwood.training.objectives import Objective
+
+
+class Student(nn.Module):
+    """A causal language model with its objective inside."""
+
+    def __init__(self, model: PreTrainedModel, objective: Objective) -> None:
+        """Wrap a model.
+
+        Args:
+            model: the student; `model` is its only registered child, so a teacher is neither trained nor saved.
+            objective: the summed loss of a batch.
+        """
+        super().__init__()
+        self.model = model
+        self.config = model.config
+        self._objective = (objective,)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return the weights without the aliases of tied ones, which safetensors refuses."""
+        state: dict[str, Any] = super().state_dict(*args, **kwargs)
+        tied = self.model._tied_weights_keys or {} if self.config.tie_word_embeddings else {}  # noqa: SLF001
+        return {name: value for name, value in state.items() if not name.endswith(tuple(tied))} if tied else state
+
+    def forward(
+        self, input_ids: Tensor, shift_labels: Tensor, num_items_in_batch: Tensor | None = None, **_: Any
+    ) -> dict[str, Tensor]:
+        """Return the loss per token.
+
+        Args:
+            input_ids: [B, T].
+            shift_labels: [B, T] next tokens; this name makes the Trainer count all of them.
+            num_items_in_batch: tokens of the whole optimiser step, over all its micro-batches.
+        """
+        hidden = self.model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
+        head = self.model.get_output_embeddings().weight
+        (objective,) = self._objective
+        total = objective(hidden, head, input_ids, shift_labels)
+        return {"loss": total / (shift_labels.numel() if num_items_in_batch is None else num_items_in_batch)}

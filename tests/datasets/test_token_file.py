@@ -1,0 +1,56 @@
+"""Packed corpora travel as folders too."""
+
+import inspect
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from kedro.io import DatasetError
+from kedro_datasets._typing import JSONPreview
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
+
+from budwood.corpus.packing import TOKENS_FILE, tokenize_and_pack
+from budwood.datasets.token_file import TokenFileDataset
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    backend = Tokenizer(models.WordLevel({"<eos>": 0, "word": 1}, unk_token="<eos>"))  # noqa: S106
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")  # noqa: S106
+    documents = pd.DataFrame({"source": ["a", "a"], "split": ["train", "validation"], "text": ["word", "word"]})
+    return tokenize_and_pack(documents, tokenizer, seed=0, directory=tmp_path / "work", progress=False)
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return TokenFileDataset(filepath=str(tmp_path / "data" / "packed"))
+
+
+def test_what_is_saved_is_loaded_memory_mapped(dataset, corpus, tmp_path):
+    assert not dataset.exists()
+    dataset.save(corpus)
+    assert dataset.exists()
+    loaded = dataset.load()
+    assert isinstance(loaded.tokens, np.memmap)
+    assert loaded.tokens.tolist() == [1, 0, 1, 0]
+    assert (loaded.directory, loaded.fingerprint) == (tmp_path / "data" / "packed", corpus.fingerprint)
+    assert (loaded.directory / TOKENS_FILE).samefile(corpus.directory / TOKENS_FILE)
+    dataset.save(loaded)
+    assert dataset.load().fingerprint == corpus.fingerprint
+
+
+def test_a_truncated_file_is_reported(dataset, corpus):
+    dataset.save(corpus)
+    path = dataset.load().directory / TOKENS_FILE
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DatasetError, match="has 7 bytes, its index states 8"):
+        dataset.load()
+
+
+def test_kedro_viz_sees_the_index(dataset, corpus):
+    dataset.save(corpus)
+    assert inspect.signature(dataset.preview).return_annotation is JSONPreview
+    assert json.loads(dataset.preview())["segments"]["train"]["a"] == {"start": 0, "stop": 2, "documents": 1}
+    assert "data/packed" in repr(dataset)

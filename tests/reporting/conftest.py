@@ -1,0 +1,185 @@
+"""A made-up study in the shapes of `budwood.reporting.records`: its numbers are invented, not measured."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+
+from budwood.reporting import figures, ledger, tables
+from budwood.reporting.records import ARMS, Arm, Findings, LedgerEntry, Teacher
+
+NUM_SEQUENCES = {"wikipedia": 24, "addresses": 40}
+TEACHER_LOSS = {"wikipedia": 2.9, "addresses": 3.6}
+START_LOSS = {"random_init": 10.8, "subnet_init": 7.4, "distilled": 7.4}
+END_LOSS = {"random_init": 7.5, "subnet_init": 4.6, "distilled": 4.5}
+NUM_STEPS, TOKENS_PER_STEP, FLOPS_PER_TOKEN = 20, 1024, 4.5e8
+
+
+@dataclass(frozen=True)
+class Study:
+    """Every record that the other packages hand to the report."""
+
+    teacher: Teacher
+    corpus_counts: pd.DataFrame
+    search_spaces: pd.DataFrame
+    samples: pd.DataFrame
+    histories: pd.DataFrame
+    arms: list[Arm]
+    teacher_losses: dict[str, list[float]]
+    curves: pd.DataFrame
+    ledger: list[LedgerEntry]
+
+    @property
+    def results(self) -> pd.DataFrame:
+        """The results table."""
+        return tables.results_table(self.arms, self.teacher_losses, self.teacher)
+
+    @property
+    def findings(self) -> Findings:
+        """What the report is written from."""
+        saved = ledger.savings(self.curves, self.ledger)
+        made = {"seed": 42, "fingerprints": {"corpus": "9f2c", "teacher": self.teacher["fingerprint"]}}
+        tables_ = (self.results, saved, self.search_spaces, self.corpus_counts)
+        return Findings(*tables_, teacher=self.teacher, ledger=self.ledger, provenance=made)
+
+    @cached_property
+    def figures(self) -> dict[str, go.Figure]:
+        """Every figure under the name by which the report places it."""
+        bins = {row.bin: (row.low, row.high) for row in self.search_spaces.itertuples()}
+        return {
+            "perplexity_by_arm": figures.perplexity_by_arm(self.results),
+            "training_curves_tokens": figures.training_curves(self.curves, x="tokens"),
+            "training_curves_flops": figures.training_curves(self.curves, x="flops"),
+            "parameter_spread": figures.parameter_spread(self.samples, bins),
+            "search_trajectory": figures.search_trajectory(self.histories),
+            "flops_by_stage": figures.flops_by_stage(self.ledger),
+        }
+
+
+@pytest.fixture(scope="session")
+def make_study() -> Callable[[int], Study]:
+    """Return the maker of made-up studies."""
+    return build_study
+
+
+@pytest.fixture(scope="session")
+def study(make_study: Callable[[int], Study]) -> Study:
+    """Return a made-up study of three variants."""
+    return make_study(3)
+
+
+def build_study(num_variants: int) -> Study:
+    """Return a study with this many variants, the same at every call."""
+    rng = np.random.default_rng(0)
+    bins = ("quarter", "half", "third", "tenth", "most")
+    variants = [(bins[i // 2], ("coarse_uniform", "coarse_layerwise")[i % 2]) for i in range(num_variants)]
+    centers = dict(zip(bins, (33.6e6, 67.3e6, 44.8e6, 13.5e6, 100e6), strict=True))
+    hardness = {source: rng.normal(TEACHER_LOSS[source], 0.4, number) for source, number in NUM_SEQUENCES.items()}
+    arms = [_arm(rng, variant, arm, centers, hardness) for variant in variants for arm in ARMS]
+    ledger_entries = [_entry("calibration", ("", ""), "", 2.1e12), _entry("evaluation", ("", ""), "", 1.2e12)]
+    for variant in variants:
+        ledger_entries += [_entry("search", variant, "", 2.4e13), _entry("selection", variant, "", 3e12)]
+        for arm in ARMS:
+            ledger_entries += [_entry("training", variant, arm, 9e12), _entry("evaluation", variant, arm, 8e11)]
+        ledger_entries.append(_entry("teacher", variant, "distilled", 5.9e12))
+    return Study(
+        teacher=_teacher(),
+        corpus_counts=pd.DataFrame(
+            [(split, source, 120, 65_536) for split in ("train", "validation") for source in NUM_SEQUENCES],
+            columns=["split", "source", "documents", "tokens"],
+        ),
+        search_spaces=pd.DataFrame([_space(variant, centers) for variant in variants]),
+        samples=pd.DataFrame(
+            {
+                "space": np.repeat(["coarse_uniform", "coarse_layerwise"], 500),
+                "num_parameters": np.concatenate([rng.uniform(1e6, 134e6, 500), rng.normal(60e6, 8e6, 500)]).astype(
+                    int
+                ),
+            }
+        ),
+        histories=pd.concat([_history(rng, variant) for variant in variants], ignore_index=True),
+        arms=arms,
+        teacher_losses={source: losses.tolist() for source, losses in hardness.items()},
+        curves=pd.concat([_curve(variant, arm) for variant in variants for arm in ARMS], ignore_index=True),
+        ledger=ledger_entries,
+    )
+
+
+def _teacher() -> Teacher:
+    scores = [
+        {"split": split, "source": source, "loss": loss, "standard_error": 0.06, "tokens": 12_288}
+        for split in ("selection", "validation")
+        for source, loss in TEACHER_LOSS.items()
+    ]
+    return {
+        "name": "SmolLM2-135M-Instruct",
+        "model_type": "llama",
+        "num_parameters": 134_515_008,
+        "revision": "package 0.1.2",
+        "fingerprint": "c0ffee",
+        "license": "apache-2.0",
+        "perplexity": scores,
+    }
+
+
+def _space(variant: tuple[str, str], centers: dict[str, float]) -> dict[str, object]:
+    low, high = round(0.95 * centers[variant[0]]), round(1.05 * centers[variant[0]])
+    size = {"smallest": 16_000, "largest": 134_515_008, "log10_members": 9.4, "log10_members_paper": 11.2}
+    return {"bin": variant[0], "space": variant[1], "low": low, "high": high, **size, "reachable": True}
+
+
+def _history(rng: np.random.Generator, variant: tuple[str, str]) -> pd.DataFrame:
+    number = np.arange(60)
+    losses = 7 + 4 * np.exp(-number / 25) + rng.exponential(0.8, number.size)
+    frame = pd.DataFrame({"evaluation": number, "epoch": number // 20, "loss": losses, "perplexity": np.exp(losses)})
+    about = {"origin": "mutation", "num_parameters": 33_600_000, "seconds": 0.4, "flops": 4e11, "tokens": 2048}
+    genes = {"hidden_size": 256, "num_hidden_layers": 20, "key": "k", "genes": json.dumps({})}
+    return frame.assign(bin=variant[0], space=variant[1], **about, **genes)
+
+
+def _arm(
+    rng: np.random.Generator,
+    variant: tuple[str, str],
+    arm: str,
+    centers: dict[str, float],
+    hardness: dict[str, np.ndarray],
+) -> Arm:
+    worse = END_LOSS[arm] - 3.3
+    losses = {source: (base + worse + rng.normal(0, 0.1, base.size)).tolist() for source, base in hardness.items()}
+    tokens = NUM_STEPS * TOKENS_PER_STEP
+    return {
+        "bin": variant[0],
+        "space": variant[1],
+        "arm": arm,
+        "num_parameters": round(centers[variant[0]] * 1.02),
+        "tokens": tokens,
+        "learning_rate": 3e-3 if arm == "random_init" else 6e-4,
+        "seconds": 71.5,
+        "student_flops": tokens * FLOPS_PER_TOKEN,
+        "teacher_flops": tokens * 2.9e8 if arm == "distilled" else 0.0,
+        "device": "cpu",
+        "precision": "float32",
+        "losses": losses,
+        "tokens_per_sequence": 256,
+    }
+
+
+def _curve(variant: tuple[str, str], arm: str) -> pd.DataFrame:
+    step = np.arange(NUM_STEPS + 1)
+    loss = END_LOSS[arm] + (START_LOSS[arm] + 0.8 - END_LOSS[arm]) * np.exp(-step / 4)
+    frame = pd.DataFrame({"step": step, "tokens": step * TOKENS_PER_STEP, "train_loss": loss})
+    flops_per_token = FLOPS_PER_TOKEN + (2.9e8 if arm == "distilled" else 0)
+    measured = np.where(step % 5 == 0, loss, np.nan)
+    return frame.assign(
+        bin=variant[0], space=variant[1], arm=arm, flops=frame["tokens"] * flops_per_token, heldout_loss=measured
+    )
+
+
+def _entry(stage: str, variant: tuple[str, str], arm: str, flops: float) -> LedgerEntry:
+    where = {"bin": variant[0], "space": variant[1], "arm": arm}
+    return {"stage": stage, **where, "flops": flops, "tokens": 20_480, "seconds": 65.0}

@@ -1,0 +1,162 @@
+"""The report says what the numbers say, and its page needs nothing from outside."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+
+import plotly.graph_objects as go
+import pytest
+
+from budwood.reporting.report import FIGURES, html_report, markdown_report
+
+HEADINGS = ["Start here", "Results", "Savings", "Search spaces", "Text", "Teacher", "Costs", "How this was made"]
+
+
+class Tags(HTMLParser):
+    """Collects elements, what they load, and the text of styles."""
+
+    def __init__(self, page: str) -> None:
+        """Read a page."""
+        super().__init__()
+        self.tags: list[str] = []
+        self.loaded: list[str] = []
+        self.styles = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note what an element loads."""
+        self.tags.append(tag)
+        self.loaded += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
+
+    def handle_data(self, data: str) -> None:
+        """Note the text of a style."""
+        self.styles += data if self.tags and self.tags[-1] == "style" else ""
+
+
+def start(markdown: str) -> str:
+    """Return the section that opens the report."""
+    return markdown.split("## Start here")[1].split("\n## ", maxsplit=1)[0]
+
+
+def test_sections_in_order(study) -> None:
+    assert re.findall("^## (.*)$", markdown_report(study.findings), flags=re.MULTILINE) == HEADINGS
+
+
+def test_the_start_quotes_the_tables(make_study: Callable) -> None:
+    """Losses shifted by exactly 3 and 3.5 nats, with a flip of 0.1: the words must follow."""
+    study = make_study(1)
+    base = study.arms[0]["losses"]
+    for arm, shift in zip(study.arms[1:], (3.0, 3.5), strict=True):
+        arm["losses"] = {s: [x - shift + 0.1 * (-1) ** i for i, x in enumerate(xs)] for s, xs in base.items()}
+    text = start(markdown_report(study.findings))
+    assert "`subnet_init` is lower in 1 of 1" in text
+    assert "Lowest validation loss of 3 arms: `distilled`" in text
+    # The sample deviation of ±0.1 over 64 sequences is 0.1008, its error 0.0126.
+    assert "`subnet_init` -3.000 ± 0.013 nats (lower, beyond the noise)" in text
+    assert "`distilled` -3.500 ± 0.013 nats (lower, beyond the noise)" in text
+    assert "`random_init` 9.22 TFLOP" in text
+    assert "calibration and search 26.1 TFLOP" in text
+    assert "over 64 validation sequences" in text
+
+
+def test_a_difference_within_the_noise_is_called_so(make_study: Callable) -> None:
+    study = make_study(1)
+    base = study.arms[0]["losses"]
+    for arm in study.arms[1:]:
+        arm["losses"] = {s: [x - 0.01 + (-1) ** i for i, x in enumerate(xs)] for s, xs in base.items()}
+    text = start(markdown_report(study.findings))
+    assert "`subnet_init` is undecided in 1 of 1" in text
+    assert "beyond the noise)" not in text
+
+
+def test_a_winning_baseline_is_told(make_study: Callable) -> None:
+    study = make_study(1)
+    base = study.arms[0]["losses"]
+    for arm in study.arms[1:]:
+        arm["losses"] = {s: [x + 1 + 0.1 * (i % 2) for i, x in enumerate(xs)] for s, xs in base.items()}
+    text = start(markdown_report(study.findings))
+    assert "Lowest validation loss of 3 arms: `random_init`" in text
+    assert "`subnet_init` is higher in 1 of 1" in text
+    assert "nats (higher, beyond the noise)" in text
+
+
+def test_no_ratio_where_none_is_defined(make_study: Callable) -> None:
+    study = make_study(1)
+    arms, held_out = study.curves["arm"], study.curves["heldout_loss"]
+    study.curves.loc[arms == "subnet_init", "heldout_loss"] = held_out.where(held_out.isna(), 20.0)
+    study.curves.loc[arms == "distilled", "heldout_loss"] = held_out.where(held_out.isna(), 1.0)
+    markdown = markdown_report(study.findings)
+    rows = {
+        arm: next(row for row in markdown.split("## Savings")[1].splitlines() if f" {arm} " in row)
+        for arm in set(arms[1:]) - {"random_init"}
+    }
+    assert "not reached" in rows["subnet_init"]
+    assert not re.search(r"\dx ", rows["subnet_init"])
+    assert "at step 0" in rows["distilled"]
+    assert len(re.findall(r"\dx ", rows["distilled"])) == 2
+    assert "`subnet_init` does not reach it, `distilled` has it before any training" in start(markdown)
+
+
+def test_a_report_without_arms_or_with_one(make_study: Callable) -> None:
+    study = make_study(1)
+    del study.arms[1:]
+    alone = dataclasses.replace(study, curves=study.curves.query("arm == 'random_init'"))
+    text = markdown_report(alone.findings)
+    assert "there is nothing to compare" in text
+    assert "`random_init` has a validation loss of" in text
+    del study.arms[0]
+    none = dataclasses.replace(study, curves=study.curves.iloc[:0], ledger=[])
+    assert "No arm was trained" in markdown_report(none.findings)
+
+
+def test_a_bar_in_a_name_does_not_break_a_table(study) -> None:
+    counts = study.corpus_counts.assign(source="a|b")
+    markdown = markdown_report(dataclasses.replace(study, corpus_counts=counts).findings)
+    page = html_report(markdown, {})
+    assert "<td>a|b</td>" in page or '<td style="text-align:left">a|b</td>' in page
+
+
+def test_provenance_is_listed(study) -> None:
+    made = markdown_report(study.findings).split("## How this was made")[1]
+    assert "- training ran on: `cpu, float32`\n- seed: `42`\n- fingerprints:\n  - corpus: `9f2c`" in made
+
+
+def test_the_page_is_whole_and_offline(study) -> None:
+    figures = {**study.figures, "one <more>": go.Figure(go.Bar(y=[1]))}
+    page = html_report(markdown_report(study.findings), figures)
+    tags = Tags(page)
+    assert tags.loaded == []
+    assert "link" not in tags.tags
+    assert not re.search(r"@import|url\(", tags.styles)
+    assert page.count("Plotly.newPlot(") - html_report("", {}).count("Plotly.newPlot(") == len(figures)
+    assert tags.tags.count("figure") == len(figures)
+    assert tags.tags.count("table") == 6
+    assert "prefers-color-scheme: dark" in tags.styles
+
+
+def test_plotly_is_inlined_once(study) -> None:
+    few, many = (html_report("", dict(list(study.figures.items())[:number])) for number in (1, 6))
+    assert len(few) > 3_000_000
+    assert len(many) - len(few) < 1_000_000
+
+
+def test_figures_stand_in_their_sections(study) -> None:
+    page = html_report(markdown_report(study.findings), study.figures)
+    body = page[page.index("<body>") :]
+    sections = dict(re.findall(r"<h2>(.*?)</h2>(.*?)(?=<h2>|</body>)", body, flags=re.DOTALL))
+    for name, (heading, caption) in FIGURES.items():
+        assert f'id="figure-{name}"' in sections[heading]
+        assert caption.replace("'", "&#x27;") in sections[heading]
+
+
+def test_figures_without_a_section_stand_at_the_end(study) -> None:
+    page = html_report("# Only a title", study.figures)
+    assert page.count("<figure>") == len(study.figures)
+
+
+@pytest.mark.parametrize("text", ["<script>alert(1)</script>", "<img src=x>"])
+def test_html_in_the_markdown_is_shown_not_run(text: str) -> None:
+    tags = Tags(html_report(f"# Title\n\n{text}\n", {}))
+    assert tags.tags.count("script") == 1
+    assert "img" not in tags.tags
