@@ -42,10 +42,9 @@ class Family:
     """How one `model_type` is built."""
 
     model_type: str
-    stand_in: Mapping[str, object]
-    """Config fields of a stock model that computes the same and accepts heads that do not divide the hidden size;
-    empty where the family itself does."""
-    forbidden: Mapping[str, object]
+    stand_in: str
+    """Model type of a stock model that computes the same and accepts heads that do not divide the hidden size."""
+    required: Mapping[str, object]
     """Config fields with the only value that is supported."""
     decoder: str
     """Path of the module list of decoder layers."""
@@ -102,8 +101,8 @@ class Family:
 LLAMA = Family(
     model_type="llama",
     # LlamaConfig refuses such heads since transformers 5; MistralForCausalLM without a window is the same function.
-    stand_in={"model_type": "mistral", "sliding_window": None},
-    forbidden={"attention_bias": False, "mlp_bias": False, "hidden_act": "silu"},
+    stand_in="mistral",
+    required={"attention_bias": False, "mlp_bias": False, "hidden_act": "silu"},
     decoder="model.layers",
     embedding=Module("model.embed_tokens", (VOCAB, HIDDEN)),
     head=Module("lm_head", (VOCAB, HIDDEN)),
@@ -118,9 +117,7 @@ LLAMA = Family(
     mlp_out=Module("mlp.down_proj", (HIDDEN, NEURON)),
 )
 
-MISTRAL = replace(
-    LLAMA, model_type="mistral", stand_in={}, forbidden={"sliding_window": None, "hidden_act": "silu"}
-)
+MISTRAL = replace(LLAMA, model_type="mistral", required={"sliding_window": None, "hidden_act": "silu"})
 
 FAMILIES: Mapping[str, Family] = {family.model_type: family for family in (LLAMA, MISTRAL)}
 
@@ -166,7 +163,7 @@ def architecture_from_config(config: Mapping[str, Any]) -> Architecture:
     family = family_of(LAYERWISE_MODEL_TYPES.get(model_type, model_type))
     if config.get("quantization_config"):
         raise ValueError("quantised models cannot be cut: load and save the model in full precision first")
-    for name, supported in family.forbidden.items():
+    for name, supported in family.required.items():
         if config.get(name, supported) != supported:
             raise ValueError(f"{family.model_type} models with {name}={config[name]!r} are not supported")
     overrides = config.get("per_layer_config") or {}
@@ -195,9 +192,8 @@ def _layer_from_config(config: Mapping[str, Any]) -> LayerSpec:
 
 def stock_config(family: Family, *, hidden_size: int, num_attention_heads: int) -> dict[str, object]:
     """Return the config fields that name the stock class for a model with equal layers."""
-    if family.stand_in and hidden_size % num_attention_heads:
-        return dict(family.stand_in)
-    return {"model_type": family.model_type}
+    stock = family_of(family.stand_in) if hidden_size % num_attention_heads else family
+    return {"model_type": stock.model_type, **stock.required}
 
 
 def layer_config(layer: LayerSpec) -> dict[str, int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from budwood.arch.spec import Architecture
 from budwood.search.candidate import Candidate, Evaluate, Evaluation, SearchRecord, gene_columns
 from budwood.search.strategy import Evolution
 
@@ -52,6 +53,20 @@ def run_search(
             if on_epoch:
                 on_epoch(strategy.epoch, records)
     return records
+
+
+def choose_winner(
+    finalists: Sequence[Architecture], evaluate: Evaluate
+) -> tuple[Architecture, list[Evaluation]]:
+    """Return the finalist with the lowest loss on text that the search has not seen, and all their evaluations.
+
+    A search picks the candidate that its own text flatters most; a second look takes that away.
+    """
+    evaluations = [
+        evaluate(finalist) for finalist in tqdm(finalists, desc="finalists", unit="candidate", dynamic_ncols=True)
+    ]
+    best = min(range(len(finalists)), key=lambda position: evaluations[position].loss)
+    return finalists[best], evaluations
 
 
 def read_history(history_file: Path) -> list[SearchRecord]:

@@ -70,7 +70,9 @@ class SubnetEvaluator:
     def __call__(self, architecture: Architecture) -> Evaluation:
         """Cut the candidate out and return its loss on every sequence."""
         started = time.perf_counter()
-        losses = sequence_losses(extract_child(self.teacher, architecture), self.windows, batch_size=self.batch_size)
+        device = next(iter(self.teacher.state.values())).device
+        child = extract_child(self.teacher, architecture).to(device)
+        losses = sequence_losses(child, self.windows, batch_size=self.batch_size)
         num_sequences, length = self.windows.shape[0], self.windows.shape[1] - 1
         tokens = num_sequences * length
         return Evaluation(

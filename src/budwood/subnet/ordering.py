@@ -1,6 +1,7 @@
 """Order a teacher by importance, so that the first entries of every axis are its best, without changing its function."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -9,6 +10,8 @@ from transformers import PreTrainedModel
 
 from budwood.arch.family import Family, axis_lengths, family_of
 from budwood.arch.spec import Architecture
+from budwood.subnet.checkpoint import load_model, read_architecture
+from budwood.subnet.device import Compute
 from budwood.subnet.importance import Importance
 from budwood.subnet.rotary import Rope, pair_dims
 from budwood.subnet.selection import Indices
@@ -45,6 +48,25 @@ class OrderedTeacher:
     def family(self) -> Family:
         """The teacher's entry in the family table."""
         return family_of(self.architecture.family)
+
+
+def load_ordered(
+    folder: Path, importance: Importance | None, rope: Rope, compute: Compute | None = None
+) -> OrderedTeacher:
+    """Load a teacher and order it.
+
+    Args:
+        folder: the teacher's checkpoint.
+        importance: scores, or None for the teacher's own order.
+        rope: how heads that lose dimensions turn.
+        compute: where the ordered weights go and in which precision; ordering itself is done in float32 on the CPU.
+    """
+    model = load_model(folder, torch.float32)
+    ordered = order_teacher(model, read_architecture(folder), importance, rope)
+    if compute is None:
+        return ordered
+    state = {name: weight.to(compute.device, compute.dtype) for name, weight in ordered.state.items()}
+    return replace(ordered, state=state)
 
 
 def order_teacher(

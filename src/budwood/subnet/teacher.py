@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,6 @@ class TeacherSource:
     random: Mapping[str, int] | None = None
     """Sizes of a Llama with random weights and a byte tokenizer, for trials without any download."""
     trust_remote_code: bool = False
-    token: str | None = field(default=None, repr=False)
-    """Access token of a gated model; the usual Hugging Face variables serve where it is absent."""
     license: str = "unknown"
     attribution: str = ""
     seed: int = 42
@@ -126,15 +124,11 @@ def fingerprint(folder: Path) -> str:
 
 def _download(model: str, source: TeacherSource) -> FetchedTeacher:
     try:
-        folder = Path(
-            snapshot_download(
-                model, revision=source.revision, token=source.token, allow_patterns=list(HUB_FILES)
-            )
-        )
+        folder = Path(snapshot_download(model, revision=source.revision, allow_patterns=list(HUB_FILES)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ValueError(
             f"teacher.model: {model!r} is no local folder, and the hub did not give it ({type(error).__name__}); "
-            "check the name, the network, and for gated models the access token"
+            "check the name, the network, and for gated models the access token (HF_TOKEN)"
         ) from error
     check_folder(folder, trust_remote_code=source.trust_remote_code)
     return FetchedTeacher(folder=folder, name=model, revision=folder.name)

@@ -29,6 +29,7 @@ from budwood.arch.count import forward_flops_per_token, training_flops_per_token
 from budwood.corpus.packing import PackedCorpus
 from budwood.subnet.device import Compute, choose_compute
 from budwood.subnet.evaluate import sequence_losses
+from budwood.subnet.export import write_checkpoint
 from budwood.subnet.checkpoint import load_model, random_model, read_architecture, read_config
 from budwood.training.job import Schedule, TrainingJob
 from budwood.training.objectives import Distillation, NextToken, Objective
@@ -79,7 +80,7 @@ def train(job: TrainingJob, track: Track | None = None) -> dict[str, Any]:
     )
     checkpoint = get_last_checkpoint(str(job.output_folder)) if job.output_folder.is_dir() else None
     trainer.train(resume_from_checkpoint=checkpoint)
-    _save_model(student, job)
+    write_checkpoint(student, job.teacher_folder, job.output_folder / MODEL)
     result = _result(job, compute, curve.seconds)
     _write_atomically(result_file, json.dumps(result))
     for stale in job.output_folder.glob("checkpoint-*"):
@@ -254,15 +255,6 @@ def check_vocabulary(student_folder: Path, teacher_folder: Path) -> None:
             f"student {student_folder} ({len(student)} tokens) and teacher {teacher_folder} ({len(teacher)} tokens) "
             "have different vocabularies: logits cannot be compared"
         )
-
-
-def _save_model(student: PreTrainedModel, job: TrainingJob) -> None:
-    partial = job.output_folder / f"{MODEL}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(job.model_folder, partial, ignore=shutil.ignore_patterns("*.safetensors*", "README.md", "certificate.json"))
-    student.save_pretrained(partial)
-    shutil.rmtree(job.output_folder / MODEL, ignore_errors=True)
-    partial.rename(job.output_folder / MODEL)
 
 
 def _result(job: TrainingJob, compute: Compute, seconds: float) -> dict[str, Any]:

@@ -1,0 +1,23 @@
+"""What a study asks of its text."""
+
+from collections.abc import Mapping
+
+from budwood.corpus.packing import PackedCorpus
+
+
+def require_windows(corpus: PackedCorpus, length: int, counts: Mapping[str, int], per_source: frozenset[str]) -> None:
+    """Check that every split holds the sequences that will be asked of it.
+
+    Args:
+        corpus: the packed text.
+        length: tokens predicted per sequence.
+        counts: sequences asked of each split.
+        per_source: splits of which every source has to give that many.
+
+    Raises:
+        ValueError: a split is missing or too small; the message gives what it holds.
+    """
+    for split, count in counts.items():
+        sources = [part.source for part in corpus.segments if part.split == split] if split in per_source else [None]
+        for source in sources or [None]:
+            corpus.window_starts(split, length, source=source, limit=count)

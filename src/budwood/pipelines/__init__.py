@@ -1,0 +1,1 @@
+"""Wiring: nodes call the domain, pipelines connect nodes."""

@@ -1,0 +1,88 @@
+"""Measure the arms of a variant, and gather all variants."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from budwood.arch.count import forward_flops_per_token, num_parameters
+from budwood.corpus.packing import PackedCorpus
+from budwood.evaluation.perplexity import source_losses
+from budwood.parameters import MeasurementParameters
+from budwood.subnet.checkpoint import read_architecture
+
+Record = dict[str, Any]
+
+ARMS = ("random_init", "subnet_init", "distilled")
+GATHERED = ("history", "search_costs", "scores", "evaluation_costs", *(f"{arm}_curve" for arm in ARMS))
+"""Datasets of a variant that the tables of all variants are made from."""
+
+
+def evaluate_arms(
+    random_init: Path,
+    subnet_init: Path,
+    distilled: Path,
+    random_init_run: Record,
+    subnet_init_run: Record,
+    distilled_run: Record,
+    tokens: PackedCorpus,
+    measurement: MeasurementParameters,
+) -> tuple[list[Record], list[Record]]:
+    """Return every arm's validation losses by source and sequence beside its training record, and the cost."""
+    started = time.perf_counter()
+    compute, windows = measurement.compute(), (measurement.length, measurement.validation)
+    folders = (random_init, subnet_init, distilled)
+    runs = (random_init_run, subnet_init_run, distilled_run)
+    scores, num_tokens = [], 0
+    for folder, run in zip(folders, runs, strict=True):
+        losses = source_losses(folder, tokens, "validation", windows, compute)
+        num_tokens += sum(map(len, losses.values())) * measurement.length
+        scores.append(
+            run
+            | {"num_parameters": num_parameters(read_architecture(folder)), "losses": losses}
+            | {"tokens_per_sequence": measurement.length}
+        )
+    flops = num_tokens * forward_flops_per_token(read_architecture(subnet_init), context=measurement.length)
+    cost = {"stage": "evaluation", "flops": float(flops), "tokens": num_tokens}
+    return scores, [cost | {"seconds": time.perf_counter() - started}]
+
+
+def gather(
+    calibration_costs: list[Record], teacher_evaluation: Record, **parts: Any
+) -> tuple[pd.DataFrame, pd.DataFrame, list[Record], list[Record]]:
+    """Return the histories, curves, arms and costs of all variants.
+
+    Args:
+        calibration_costs: of the teacher's importance.
+        teacher_evaluation: holds the cost of the teacher's own losses.
+        parts: `<bin>__<space>__<what>` for every `what` of `GATHERED`.
+    """
+    variants = sorted({tuple(key.split("__")[:2]) for key in parts})
+    histories, curves, arms, ledger = [], [], [], []
+    for cost in [*calibration_costs, *teacher_evaluation["costs"]]:
+        ledger.append({"bin": "", "space": "", "arm": ""} | cost)
+    for bin_name, space in variants:
+        variant = {"bin": bin_name, "space": space}
+        part = {what: parts[f"{bin_name}__{space}__{what}"] for what in GATHERED}
+        histories.append(part["history"].assign(**variant))
+        arms += [variant | score for score in part["scores"]]
+        curves += [part[f"{arm}_curve"].assign(**variant, arm=arm) for arm in ARMS]
+        costs = [*part["search_costs"], *part["evaluation_costs"]]
+        ledger += [variant | {"arm": ""} | cost for cost in costs]
+        ledger += [variant | cost for score in part["scores"] for cost in _training_costs(score)]
+    return pd.concat(histories), pd.concat(curves), arms, ledger
+
+
+def _training_costs(score: Record) -> list[Record]:
+    student = {
+        "stage": "training",
+        "arm": score["arm"],
+        "flops": score["student_flops"],
+        "tokens": score["tokens"],
+        "seconds": score["seconds"],
+    }
+    if not score["teacher_flops"]:
+        return [student]
+    # The teacher runs inside the student's step: its seconds are in the student's.
+    return [student, student | {"stage": "teacher", "flops": score["teacher_flops"], "seconds": 0.0}]

@@ -1,0 +1,99 @@
+"""Search one variant."""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from budwood.arch.count import num_parameters
+from budwood.corpus.packing import PackedCorpus
+from budwood.parameters import BinParameters, MeasurementParameters, SearchParameters, SpaceParameters
+from budwood.pipelines.tracking import track
+from budwood.pipelines.work import claim
+from budwood.search.candidate import SearchRecord
+from budwood.search.run import choose_winner, run_search
+from budwood.search.strategy import Evolution
+from budwood.subnet.evaluate import SubnetEvaluator
+from budwood.subnet.importance import Importance
+from budwood.subnet.ordering import load_ordered
+
+HISTORY = "history.jsonl"
+
+
+def evolve(
+    teacher: Path,
+    teacher_record: dict[str, Any],
+    importance: dict[str, Tensor],
+    tokens: PackedCorpus,
+    bin_: BinParameters,
+    space: SpaceParameters,
+    search: SearchParameters,
+    measurement: MeasurementParameters,
+    work: Path,
+) -> tuple[pd.DataFrame, dict[str, Any], list[dict[str, Any]]]:
+    """Evolve sub-networks inside a bin; return all that were evaluated, the best, and the costs."""
+    compute = measurement.compute()
+    scores = Importance.from_tensors(importance) if space.ordering == "activation" else None
+    ordered = load_ordered(teacher, scores, space.rope, compute)
+    parameter_bin = bin_.parameter_bin(num_parameters(ordered.architecture))
+    facts = {
+        "teacher": teacher_record["fingerprint"],
+        "tokens": tokens.fingerprint,
+        "bin": [parameter_bin.low, parameter_bin.high],
+        "space": space,
+        "search": search.model_dump(exclude={"num_finalists"}),
+        "measurement": measurement.model_dump(include={"length", "calibration", "selection"}),
+        "precision": compute.precision,
+    }
+    strategy = Evolution(space.search_space(ordered.architecture), parameter_bin, search.settings())
+    records = run_search(
+        strategy, _evaluator(ordered, tokens, "selection", measurement), claim(work, facts) / HISTORY, _log_epoch
+    )
+    finalists = [architecture for _, architecture in strategy.elites[: search.num_finalists]]
+    winner, looks = choose_winner(finalists, _evaluator(ordered, tokens, "choice", measurement))
+    best = {
+        "architecture": winner.to_dict(),
+        "description": winner.describe(),
+        "num_parameters": num_parameters(winner),
+        "parameter_bin": [parameter_bin.low, parameter_bin.high],
+        "choice_loss": min(look.loss for look in looks),
+        "num_evaluations": len(records),
+        "finalists": [
+            {"description": finalist.describe(), "selection_loss": loss, "choice_loss": look.loss}
+            for (loss, finalist), look in zip(strategy.elites, looks, strict=False)
+        ],
+    }
+    costs = [_cost("search", records), _cost("search", looks)]
+    return pd.DataFrame([record.to_dict() for record in records]), best, costs
+
+
+def _evaluator(ordered: Any, tokens: PackedCorpus, split: str, measurement: MeasurementParameters) -> SubnetEvaluator:
+    count = measurement.sequences[split]
+    windows = torch.from_numpy(tokens.windows(split, measurement.length, limit=count))
+    return SubnetEvaluator(ordered, windows, measurement.batch_size)
+
+
+def _cost(stage: str, evaluated: Sequence[Any]) -> dict[str, Any]:
+    return {
+        "stage": stage,
+        "flops": sum(entry.flops for entry in evaluated),
+        "tokens": sum(entry.tokens for entry in evaluated),
+        "seconds": sum(entry.seconds for entry in evaluated),
+    }
+
+
+def _log_epoch(epoch: int, records: Sequence[SearchRecord]) -> None:
+    losses = [record.loss for record in records]
+    newest = [record.loss for record in records if record.epoch == epoch]
+    track(
+        {
+            "search.best_loss": min(losses),
+            "search.epoch_median_loss": statistics.median(newest),
+            "search.evaluations": len(records),
+        },
+        epoch,
+    )

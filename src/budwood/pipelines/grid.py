@@ -1,0 +1,81 @@
+"""Which (bin, space) variants exist; the shape of the pipelines follows the parameters."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from kedro.config import MissingConfigException, OmegaConfigLoader
+from kedro.framework.hooks import hook_impl
+from kedro.framework.project import settings
+from kedro.pipeline import Pipeline
+
+from budwood.parameters import ProjectParameters, read_parameters
+
+PROJECT = Path(__file__).parents[3]
+
+_current: dict[str, ProjectParameters] = {}
+
+
+class ParametersHook:
+    """Validates all parameters of the environment before anything else, and remembers their grid."""
+
+    @hook_impl(tryfirst=True)
+    def after_context_created(self, context: Any) -> None:
+        """Read the parameters, with what the command line changed in them.
+
+        Raises:
+            ValueError: they are not valid.
+        """
+        _current["parameters"] = read_parameters(context.config_loader["parameters"])
+
+
+class HubAccessHook:
+    """Hands the access token of the credentials to the Hugging Face libraries, which keep it out of logs."""
+
+    @hook_impl(tryfirst=True)
+    def after_context_created(self, context: Any) -> None:
+        """Set `HF_TOKEN` from `hugging_face.token` of `credentials.yml`, where there is one."""
+        try:
+            token = context.config_loader["credentials"].get("hugging_face", {}).get("token")
+        except MissingConfigException:
+            return
+        if token:
+            os.environ["HF_TOKEN"] = token
+
+
+def current_parameters() -> ProjectParameters:
+    """Return the parameters of the session, or those of `KEDRO_ENV` where there is no session (Kedro-Viz)."""
+    if "parameters" not in _current:
+        environment = os.getenv("KEDRO_ENV")
+        loader = OmegaConfigLoader(
+            str(PROJECT / settings.CONF_SOURCE), env=environment, **settings.CONFIG_LOADER_ARGS
+        )
+        return read_parameters(loader["parameters"])
+    return _current["parameters"]
+
+
+def for_each_variant(stages: Pipeline, shared: set[str]) -> Pipeline:
+    """Repeat a pipeline in the namespace `subnets.<bin>.<space>` of every variant of the grid.
+
+    The nodes' `params:bin` and `params:space` become the variant's; all other parameters are shared.
+
+    Args:
+        stages: nodes of one variant.
+        shared: datasets that all variants share.
+    """
+    return sum(
+        (_variant(stages, shared, bin_name, space) for bin_name, space in current_parameters().grid.variants()),
+        Pipeline([]),
+    )
+
+
+def _variant(stages: Pipeline, shared: set[str], bin_name: str, space: str) -> Pipeline:
+    own = {"params:bin": f"params:bins.{bin_name}", "params:space": f"params:spaces.{space}"}
+    parameters = {name: own.get(name, name) for name in stages.inputs() if name.startswith("params:")}
+    return Pipeline(
+        stages,
+        namespace=f"subnets.{bin_name}.{space}",
+        inputs=shared,
+        parameters=parameters,
+        tags=[bin_name, space],
+    )

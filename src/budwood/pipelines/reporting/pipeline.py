@@ -1,0 +1,36 @@
+"""arms, curves, histories, ledger -> results, savings, figures, report."""
+
+from kedro.pipeline import Node, Pipeline
+
+from budwood.pipelines.reporting.nodes import draw_figures, tabulate_results, write_html, write_markdown
+
+
+def create_pipeline(**kwargs) -> Pipeline:
+    """Tell what was found, what it cost and what it saved."""
+    drawn = [
+        "search_trajectory",
+        "training_curves_tokens",
+        "training_curves_flops",
+        "perplexity_by_arm",
+        "flops_by_stage",
+    ]
+    return Pipeline(
+        [
+            Node(
+                tabulate_results,
+                ["arms", "curves", "ledger", "teacher_record", "teacher_evaluation"],
+                ["results", "savings"],
+                name="tabulate_results",
+            ),
+            Node(draw_figures, ["histories", "curves", "results", "ledger"], drawn, name="draw_figures"),
+            Node(
+                write_markdown,
+                ["results", "savings", "search_spaces", "corpus_counts", "teacher_record", "teacher_evaluation"]
+                + ["ledger", "tokens", "params:search", "params:schedule", "params:measurement"],
+                "report_markdown",
+                name="write_markdown",
+            ),
+            Node(write_html, ["report_markdown", "parameter_spread", *drawn], "report", name="write_html"),
+        ],
+        tags="reporting",
+    )

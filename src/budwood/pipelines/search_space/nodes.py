@@ -1,0 +1,114 @@
+"""Enumerate what can be searched and plan what it will cost."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from budwood.arch.count import forward_flops_per_token, num_parameters, training_flops_per_token
+from budwood.arch.space import log10_paper_size
+from budwood.arch.spec import Architecture
+from budwood.parameters import Bins, Grid, MeasurementParameters, SearchParameters, Spaces
+from budwood.reporting.figures import parameter_spread
+from budwood.training.job import Schedule
+
+logger = logging.getLogger(__name__)
+
+NUM_SAMPLES = 2000
+"""Uniform draws behind the figure of a space's spread."""
+
+
+def enumerate_spaces(
+    teacher_record: dict[str, Any], bins: dict[str, Any], spaces: dict[str, Any], grid: Grid
+) -> pd.DataFrame:
+    """Return one row per variant: bin, size of the space, smallest and largest member.
+
+    Kedro types one bin and one space at a time; the dictionaries of all of them are typed here.
+
+    Raises:
+        ValueError: a bin cannot be reached; nothing expensive has run yet.
+    """
+    teacher = Architecture.from_dict(teacher_record["architecture"])
+    rows = []
+    for bin_name, space_name in grid.variants():
+        parameter_bin = Bins.model_validate(bins).root[bin_name].parameter_bin(num_parameters(teacher))
+        settings = Spaces.model_validate(spaces).root[space_name]
+        space = settings.search_space(teacher)
+        try:
+            space.require_reachable(parameter_bin)
+            space.sample(parameter_bin, np.random.default_rng(0))
+        except ValueError as error:
+            raise ValueError(f"bins.{bin_name} in spaces.{space_name}: {error}") from None
+        rows.append(
+            {
+                "bin": bin_name,
+                "space": space_name,
+                "low": parameter_bin.low,
+                "high": parameter_bin.high,
+                "smallest": num_parameters(space.smallest()),
+                "largest": num_parameters(space.largest()),
+                "log10_members": space.log10_size(),
+                "log10_members_paper": log10_paper_size(teacher, "coarse", layerwise=settings.layerwise),
+                "reachable": True,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def spread_spaces(
+    teacher_record: dict[str, Any], search_spaces: pd.DataFrame, spaces: dict[str, Any], search: SearchParameters
+) -> tuple[pd.DataFrame, go.Figure]:
+    """Return the parameter counts of uniform draws from every space, and their figure with the bins."""
+    teacher = Architecture.from_dict(teacher_record["architecture"])
+    samples = pd.concat(
+        pd.DataFrame({"space": name, "num_parameters": _uniform_counts(Spaces.model_validate(spaces), name, teacher, search.seed)})
+        for name in search_spaces["space"].unique()
+    )
+    bins = {row.bin: (row.low, row.high) for row in search_spaces.itertuples()}
+    return samples, parameter_spread(samples, bins)
+
+
+def plan_budget(
+    teacher_record: dict[str, Any],
+    search_spaces: pd.DataFrame,
+    search: SearchParameters,
+    schedule: Schedule,
+    measurement: MeasurementParameters,
+) -> pd.DataFrame:
+    """Return the FLOPs that every stage of every variant will take, and say so before they are spent.
+
+    A variant's student is counted as the teacher's share that the centre of its bin is.
+    """
+    teacher = Architecture.from_dict(teacher_record["architecture"])
+    forward = forward_flops_per_token(teacher, context=measurement.length)
+    train = training_flops_per_token(teacher, context=schedule.sequence_length)
+    tokens = schedule.num_steps * schedule.tokens_per_step
+    candidates = search.settings().num_evaluations
+    rows = []
+    for row in search_spaces.itertuples():
+        share = (row.low + row.high) / 2 / num_parameters(teacher)
+        stages = {
+            "search": candidates * measurement.selection * measurement.length * forward * share,
+            "training": 3 * tokens * train * share,
+            "teacher": tokens * forward,
+        }
+        rows += [
+            {"bin": row.bin, "space": row.space, "stage": stage, "flops": flops} for stage, flops in stages.items()
+        ]
+    budget = pd.DataFrame(rows)
+    logger.info(
+        "Budget: %d variants, each %s candidates on %s tokens and 3 arms of %s tokens; about %.1f TFLOP in all",
+        len(search_spaces),
+        f"{candidates:,}",
+        f"{measurement.selection * measurement.length:,}",
+        f"{tokens:,}",
+        budget["flops"].sum() / 1e12,
+    )
+    return budget
+
+
+def _uniform_counts(spaces: Spaces, name: str, teacher: Architecture, seed: int) -> list[int]:
+    space, rng = spaces.root[name].search_space(teacher), np.random.default_rng(seed)
+    return [num_parameters(space.sample_any(rng)) for _ in range(NUM_SAMPLES)]

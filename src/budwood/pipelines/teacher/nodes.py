@@ -1,0 +1,85 @@
+"""Fetch the teacher, describe it, measure it."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from budwood.arch.count import forward_flops_per_token, num_parameters
+from budwood.corpus.packing import PackedCorpus
+from budwood.evaluation.perplexity import source_losses, summarise
+from budwood.parameters import MeasurementParameters, TeacherParameters
+from budwood.subnet.checkpoint import load_model, read_architecture, read_config
+from budwood.subnet.importance import measure_importance
+from budwood.subnet.teacher import fetch_teacher as fetch
+from budwood.subnet.teacher import fingerprint
+
+Record = dict[str, Any]
+
+
+def fetch_teacher(teacher: TeacherParameters, work: Path) -> tuple[Path, Record]:
+    """Return the teacher as a checkpoint folder, and who it is."""
+    fetched = fetch(teacher.source(), work)
+    architecture = read_architecture(fetched.folder)
+    record = {
+        "name": fetched.name,
+        "revision": fetched.revision,
+        "model_type": read_config(fetched.folder)["model_type"],
+        "num_parameters": num_parameters(architecture),
+        "fingerprint": fingerprint(fetched.folder),
+        "license": teacher.license,
+        "attribution": teacher.attribution,
+        "architecture": architecture.to_dict(),
+    }
+    return fetched.folder, record
+
+
+def rank_components(
+    teacher: Path, tokens: PackedCorpus, measurement: MeasurementParameters
+) -> tuple[dict[str, Tensor], list[Record]]:
+    """Return the importance of the teacher's components from one pass over calibration text, and its cost."""
+    started = time.perf_counter()
+    compute = measurement.compute()
+    windows = tokens.windows("calibration", measurement.length, limit=measurement.calibration)[:, :-1]
+    model = load_model(teacher, compute.dtype).to(compute.device).eval()
+    architecture = read_architecture(teacher)
+    importance = measure_importance(
+        model, architecture, torch.from_numpy(windows), batch_size=measurement.batch_size
+    )
+    flops = windows.size * forward_flops_per_token(architecture, context=measurement.length)
+    costs = [{"stage": "calibration", "flops": float(flops), "tokens": int(windows.size)}]
+    return importance.to_tensors(), [costs[0] | {"seconds": time.perf_counter() - started}]
+
+
+def evaluate_teacher(
+    teacher: Path, tokens: PackedCorpus, measurement: MeasurementParameters
+) -> dict[str, Any]:
+    """Return the teacher's loss on every split and source, its validation losses by sequence, and the cost."""
+    started = time.perf_counter()
+    compute, length = measurement.compute(), measurement.length
+    splits = ("train", *measurement.sequences)
+    counts = {split: measurement.sequences.get(split, measurement.heldout) for split in splits}
+    losses = {
+        split: source_losses(teacher, tokens, split, (length, count), compute) for split, count in counts.items()
+    }
+    perplexity = [
+        {"split": split, "source": source} | summarise(values, length)
+        for split, by_source in losses.items()
+        for source, values in by_source.items()
+    ]
+    total = sum(row["tokens"] for row in perplexity)
+    flops = total * forward_flops_per_token(read_architecture(teacher), context=length)
+    return {
+        "perplexity": perplexity,
+        "losses": losses["validation"],
+        "costs": [
+            {
+                "stage": "evaluation",
+                "flops": float(flops),
+                "tokens": total,
+                "seconds": time.perf_counter() - started,
+            }
+        ],
+    }

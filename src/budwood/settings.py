@@ -1,0 +1,31 @@
+"""Project settings; Kedro reads this module before anything else of the project."""
+
+import os
+import warnings
+from pathlib import Path
+
+warnings.filterwarnings("ignore", message=r"\s*register_new_resolver\(\) is deprecated")
+warnings.filterwarnings("ignore", message=r".*Add type hints to the `predict` method")
+# MLflow reads this when it is imported, and takes no other spelling of yes.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+from kedro.utils import find_kedro_project  # noqa: E402
+
+from budwood.hooks import ReportHook, VariantRunsHook  # noqa: E402
+from budwood.pipelines.grid import HubAccessHook, ParametersHook  # noqa: E402
+
+
+def _in_project(path: str) -> str:
+    """Return a path of the project, from whatever folder Kedro is called."""
+    return str((find_kedro_project(Path.cwd()) or Path(__file__).parents[2]) / path)
+
+
+HOOKS = (ParametersHook(), HubAccessHook(), VariantRunsHook(), ReportHook())
+
+CONFIG_LOADER_ARGS = {
+    "base_env": "base",
+    "default_run_env": "local",
+    # Otherwise a file of an environment replaces the top-level keys that it names.
+    "merge_strategy": {"parameters": "soft", "globals": "soft", "mlflow": "soft"},
+    "custom_resolvers": {"root": _in_project},
+}

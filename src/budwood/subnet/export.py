@@ -1,0 +1,93 @@
+"""Write a child as a folder that other tools open: weights, code where needed, tokenizer, card."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel
+
+from budwood.arch.count import kv_cache_bytes_per_token, num_parameters
+from budwood.arch.spec import Architecture
+
+CARD = "README.md"
+CERTIFICATE = "certificate.json"
+
+
+def write_checkpoint(model: PreTrainedModel, teacher_folder: Path, target: Path) -> Path:
+    """Write a model with its teacher's tokenizer and generation settings, atomically, and return the folder."""
+    partial = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    if (teacher_folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(teacher_folder)
+    model.save_pretrained(partial)
+    AutoTokenizer.from_pretrained(teacher_folder).save_pretrained(partial)
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+    return target
+
+
+def model_card(
+    architecture: Architecture,
+    teacher: Mapping[str, Any],
+    sources: Sequence[Mapping[str, str]],
+    cut: Mapping[str, str],
+    figures: Mapping[str, str],
+) -> str:
+    """Return the model card of an export.
+
+    Args:
+        architecture: the child's, layers in depth order.
+        teacher: `name`, `revision`, `fingerprint`, `num_parameters`, `license`, `attribution`.
+        sources: `name`, `license`, `attribution` of every text that took part.
+        cut: how it was cut, in the order to be told.
+        figures: what was measured, in the order to be told.
+    """
+    native = architecture.is_uniform
+    trust = "" if native else ", trust_remote_code=True"
+    texts = "\n".join(f"- {s['name']}: {s['license']}. {s['attribution']}".rstrip() for s in sources)
+    count = num_parameters(architecture)
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+base_model: {teacher["name"]}
+license: other
+tags: [budwood, sub-network]
+---
+
+# {count / 1e6:.1f}M parameters cut from {teacher["name"]}
+
+A dense sub-network of a pretrained language model, found by search and cut out by budwood. It is a starting point for
+further pretraining or distillation, not a finished model.
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained(folder{trust})
+tokenizer = AutoTokenizer.from_pretrained(folder)
+```
+
+{"A stock transformers class." if native else "Its layers differ in size: the class travels with the weights, in `modeling.py`."}
+
+## What it is
+
+- Architecture: {architecture.describe()}
+- Parameters: {count:,} ({count / teacher["num_parameters"]:.1%} of the teacher)
+- KV cache: {kv_cache_bytes_per_token(architecture):,} bytes per token in 16 bits
+{_bullets(figures)}
+
+## How it was cut
+
+- Teacher: {teacher["name"]}, revision {teacher["revision"]}, fingerprint {teacher["fingerprint"]}
+{_bullets(cut)}
+- Proof: `{CERTIFICATE}` compares this folder, loaded anew, with the child in memory
+
+## Licences and attribution
+
+- Teacher: {teacher["license"]}. {teacher["attribution"]}
+{texts}
+"""
+
+
+def _bullets(entries: Mapping[str, str]) -> str:
+    return "\n".join(f"- {name}: {value}" for name, value in entries.items())
