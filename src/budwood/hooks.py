@@ -7,12 +7,14 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import mlflow
+from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
-from kedro.io import CatalogProtocol
+from kedro.io import DataCatalog
 from kedro.pipeline.node import Node
 from mlflow.entities import Run, ViewType
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
@@ -24,28 +26,37 @@ HOST, PID = "budwood.host", "budwood.pid"
 """Tags by which a run of a process that is gone is recognised."""
 
 
-class VariantRunsHook:
+class TrackingHook:
     """One MLflow run per `kedro run`, and inside it one child run per variant, shared by all its nodes."""
 
     def __init__(self) -> None:
         """Begin without any run."""
         self._children: dict[str, str] = {}
         self._started: dict[str, float] = {}
-        self._catalog: CatalogProtocol | None = None
+        self._catalog: DataCatalog | None = None
+        self._store: dict[str, str] = {}
+        self._parameters: dict[str, Any] = {}
 
     @hook_impl
-    def after_catalog_created(self, catalog: CatalogProtocol) -> None:
+    def after_context_created(self, context: KedroContext) -> None:
+        """Read where runs are tracked, and the parameters they are described by."""
+        self._store = context.config_loader["mlflow"]
+        self._parameters = context.config_loader["parameters"]
+
+    @hook_impl
+    def after_catalog_created(self, catalog: DataCatalog) -> None:
         """Remember the catalog: its metadata says what is logged."""
         self._catalog = catalog
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any]) -> None:
-        """Describe the run, and close what killed runs left open."""
+        """Start the run, describe it, and close what killed runs left open."""
         self._children.clear()
-        run = mlflow.active_run()
-        if run is None:
-            return
+        _choose_experiment(self._store)
+        names = run_params.get("pipeline_names") or ["__default__"]
+        run = mlflow.start_run(run_name="+".join(sorted(names)))
         _close_dead_runs(run)
+        mlflow.log_params(_flatten("", self._parameters))
         mlflow.set_tags(
             {
                 HOST: socket.gethostname(),
@@ -55,6 +66,16 @@ class VariantRunsHook:
                 "command": " ".join(sys.argv),
             }
         )
+
+    @hook_impl
+    def after_pipeline_run(self) -> None:
+        """End the run."""
+        mlflow.end_run("FINISHED")
+
+    @hook_impl
+    def on_pipeline_error(self) -> None:
+        """End the run as failed."""
+        mlflow.end_run("FAILED")
 
     @hook_impl
     def before_node_run(self, node: Node, inputs: dict[str, Any]) -> None:
@@ -94,7 +115,7 @@ class VariantRunsHook:
             return
         variant = _variant(node)
         run_id = self._children.get(variant, parent.info.run_id) if variant else parent.info.run_id
-        path = Path(str(dataset._filepath))  # noqa: SLF001 - every file dataset has it, none exposes it
+        path = _path_of(dataset)
         name = dataset_name.rpartition(".")[2]
         client = mlflow.MlflowClient()
         if wanted == "artifact":
@@ -121,10 +142,10 @@ class ReportHook:
 
     def __init__(self) -> None:
         """Begin without a catalog."""
-        self._catalog: CatalogProtocol | None = None
+        self._catalog: DataCatalog | None = None
 
     @hook_impl
-    def after_catalog_created(self, catalog: CatalogProtocol) -> None:
+    def after_catalog_created(self, catalog: DataCatalog) -> None:
         """Remember the catalog."""
         self._catalog = catalog
 
@@ -132,7 +153,7 @@ class ReportHook:
     def after_pipeline_run(self, run_result: dict[str, Any]) -> None:
         """Name the report where this run wrote one."""
         if self._catalog is not None and "report" in run_result:
-            path = Path(str(self._catalog.get("report")._filepath)).resolve()  # type: ignore[union-attr]  # noqa: SLF001
+            path = _path_of(self._catalog.get("report")).resolve()
             logger.info("The report: %s", path)
             logger.info("The graph: make viz    The curves: make mlflow")
 
@@ -140,6 +161,11 @@ class ReportHook:
 def _variant(node: Node) -> str | None:
     """Return `<bin>.<space>` of a node in `subnets.<bin>.<space>`."""
     return (node.namespace or "").partition(".")[2] or None
+
+
+def _path_of(dataset: Any) -> Path:
+    """Return where a dataset is; every file dataset knows, none tells."""
+    return Path(str(dataset._filepath))  # noqa: SLF001
 
 
 def _short_name(name: str) -> str:
@@ -150,10 +176,18 @@ def _short_name(name: str) -> str:
 
 def _flatten(prefix: str, value: Any) -> dict[str, Any]:
     if isinstance(value, BaseModel):
-        value = value.model_dump(mode="json")
+        value = value.model_dump(mode="json", exclude_none=True)
     if not isinstance(value, dict):
-        return {prefix: value}
+        return {prefix.removeprefix("."): value}
     return {name: leaf for key, part in value.items() for name, leaf in _flatten(f"{prefix}.{key}", part).items()}
+
+
+def _choose_experiment(store: Mapping[str, str]) -> None:
+    """Point MLflow to the store and the experiment of the environment, made where it does not exist."""
+    mlflow.set_tracking_uri(store["tracking_uri"])
+    if mlflow.get_experiment_by_name(store["experiment"]) is None:
+        mlflow.create_experiment(store["experiment"], artifact_location=Path(store["artifacts"]).as_uri())
+    mlflow.set_experiment(store["experiment"])
 
 
 def _fingerprint(data: Any) -> str:

@@ -17,7 +17,6 @@ from budwood.subnet.rotary import Rope
 from budwood.subnet.teacher import TeacherSource
 from budwood.training.job import DistillationSettings, Schedule
 
-
 _LONGEST_VALUE = 60
 
 

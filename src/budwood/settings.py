@@ -11,7 +11,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 from kedro.utils import find_kedro_project  # noqa: E402
 
-from budwood.hooks import ReportHook, VariantRunsHook  # noqa: E402
+from budwood.hooks import ReportHook, TrackingHook  # noqa: E402
 from budwood.pipelines.grid import HubAccessHook, ParametersHook  # noqa: E402
 
 
@@ -20,12 +20,13 @@ def _in_project(path: str) -> str:
     return str((find_kedro_project(Path.cwd()) or Path(__file__).parents[2]) / path)
 
 
-HOOKS = (ParametersHook(), HubAccessHook(), VariantRunsHook(), ReportHook())
+HOOKS = (ParametersHook(), HubAccessHook(), TrackingHook(), ReportHook())
 
 CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": "local",
     # Otherwise a file of an environment replaces the top-level keys that it names.
     "merge_strategy": {"parameters": "soft", "globals": "soft", "mlflow": "soft"},
+    "config_patterns": {"mlflow": ["mlflow*"]},
     "custom_resolvers": {"root": _in_project},
 }

@@ -71,9 +71,7 @@ def _layer_matmul_weights(model_type: str, hidden_size: int, layer: LayerSpec) -
 
 
 def _layer_lengths(hidden_size: int, layer: LayerSpec) -> dict[str, int]:
-    shell = Architecture(
-        family="", vocab_size=1, hidden_size=hidden_size, tie_word_embeddings=True, layers=(layer,)
-    )
+    shell = Architecture(family="", vocab_size=1, hidden_size=hidden_size, tie_word_embeddings=True, layers=(layer,))
     return axis_lengths(shell, layer)
 
 

@@ -72,7 +72,7 @@ class SearchSpace:
 
     @property
     def head_choices(self) -> tuple[tuple[int, int], ...]:
-        """Legal `(key/value heads, query heads of each)`, of which a grouped-query model has fewer than heads x groups."""
+        """Legal `(key/value heads, query heads of each)`."""
         groups = range(1, self._layer.num_key_value_heads + 1)
         return tuple((g, q) for g in groups for q in range(1, self._layer.heads_per_group + 1))
 

@@ -29,7 +29,7 @@ def source_losses(
         ValueError: a source holds too few sequences.
     """
     length, count = windows
-    model = load_model(folder, compute.dtype).to(compute.device)
+    model = compute.place(load_model(folder, compute.dtype))
     return {
         source: sequence_losses(
             model, torch.from_numpy(corpus.windows(split, length, source=source, limit=count))

@@ -23,7 +23,7 @@ def train_arm(
     tokens: PackedCorpus,
     schedule: Schedule,
     measurement: MeasurementParameters,
-    work: Path,
+    workspace: Path,
 ) -> ArmOutputs:
     """Train an arm, or take up what an interrupted or finished run of the same arm left.
 
@@ -33,11 +33,12 @@ def train_arm(
         tokens: the packed text.
         schedule: shared by all arms.
         measurement: held-out sequences, device and precision.
-        work: the arm's work directory.
+        workspace: where unfinished and finished runs are found again.
     """
     (name, initialisation, parameters), (subnet, teacher) = arm, folders
     compute = measurement.compute()
     facts = {
+        "initialisation": initialisation,
         "subnet": fingerprint(subnet),
         "teacher": fingerprint(teacher) if parameters.distillation else None,
         "tokens": tokens.fingerprint,
@@ -52,7 +53,7 @@ def train_arm(
         initialisation=initialisation,
         teacher_folder=teacher,
         corpus_folder=tokens.directory,
-        output_folder=claim(work, facts),
+        output_folder=claim(workspace, name, facts),
         learning_rate=parameters.learning_rate,
         schedule=schedule,
         distillation=parameters.distillation,

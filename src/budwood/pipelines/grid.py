@@ -47,9 +47,7 @@ def current_parameters() -> ProjectParameters:
     """Return the parameters of the session, or those of `KEDRO_ENV` where there is no session (Kedro-Viz)."""
     if "parameters" not in _current:
         environment = os.getenv("KEDRO_ENV")
-        loader = OmegaConfigLoader(
-            str(PROJECT / settings.CONF_SOURCE), env=environment, **settings.CONFIG_LOADER_ARGS
-        )
+        loader = OmegaConfigLoader(str(PROJECT / settings.CONF_SOURCE), env=environment, **settings.CONFIG_LOADER_ARGS)
         return read_parameters(loader["parameters"])
     return _current["parameters"]
 

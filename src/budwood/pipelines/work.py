@@ -16,18 +16,19 @@ logger = logging.getLogger(__name__)
 FACTS = "facts.json"
 
 
-def claim(work: Path, facts: Mapping[str, Any]) -> Path:
-    """Return the folder inside a work directory that belongs to exactly these facts.
+def claim(workspace: Path, stage: str, facts: Mapping[str, Any]) -> Path:
+    """Return the folder of the workspace that belongs to a stage with exactly these facts.
 
     A run with the same facts continues or reuses what it finds there; any other fact leads to another folder, and what
     stands in the old one is left alone.
 
     Args:
-        work: the node's work directory.
+        workspace: shared by all nodes.
+        stage: what is done there; names the folder for people.
         facts: everything the result depends on: parameters and the fingerprints of inputs.
     """
     text = json.dumps({"budwood": __version__} | dict(facts), sort_keys=True, default=_plain, indent=1)
-    folder = work / hashlib.sha256(text.encode()).hexdigest()[:12]
+    folder = workspace / f"{stage}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     if (folder / FACTS).is_file():
         logger.info("Continuing with what %s holds", folder)
     folder.mkdir(parents=True, exist_ok=True)

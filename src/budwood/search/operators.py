@@ -34,9 +34,7 @@ def mutate(parent: Architecture, space: SearchSpace, rng: np.random.Generator) -
     return parent.with_layers((*parent.layers[:position], changed, *parent.layers[position + 1 :]))
 
 
-def crossover(
-    first: Architecture, second: Architecture, space: SearchSpace, rng: np.random.Generator
-) -> Architecture:
+def crossover(first: Architecture, second: Architecture, space: SearchSpace, rng: np.random.Generator) -> Architecture:
     """Inherit every dimension from either parent with equal probability, in layer-wise spaces per layer.
 
     Raises:
@@ -73,9 +71,7 @@ def constrain(
     return space.resize(child, parameter_bin, rng) if constraint == "repair" else None
 
 
-def _change_depth(
-    layers: tuple[LayerSpec, ...], space: SearchSpace, rng: np.random.Generator
-) -> tuple[LayerSpec, ...]:
+def _change_depth(layers: tuple[LayerSpec, ...], space: SearchSpace, rng: np.random.Generator) -> tuple[LayerSpec, ...]:
     depth = pick(space.num_layers_choices, rng)
     if depth <= len(layers):
         return layers[:depth]
@@ -94,12 +90,8 @@ def _change_layer(layer: LayerSpec, gene: Gene, drawn: LayerSpec) -> LayerSpec:
 
 def _inherit_layer(first: LayerSpec, second: LayerSpec, rng: np.random.Generator) -> LayerSpec:
     heads, head_dim, neurons = ((first, second)[choice] for choice in rng.integers(2, size=3))
-    return replace(
-        _take_heads(first, heads), head_dim=head_dim.head_dim, intermediate_size=neurons.intermediate_size
-    )
+    return replace(_take_heads(first, heads), head_dim=head_dim.head_dim, intermediate_size=neurons.intermediate_size)
 
 
 def _take_heads(layer: LayerSpec, other: LayerSpec) -> LayerSpec:
-    return replace(
-        layer, num_attention_heads=other.num_attention_heads, num_key_value_heads=other.num_key_value_heads
-    )
+    return replace(layer, num_attention_heads=other.num_attention_heads, num_key_value_heads=other.num_key_value_heads)

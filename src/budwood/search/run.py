@@ -55,9 +55,7 @@ def run_search(
     return records
 
 
-def choose_winner(
-    finalists: Sequence[Architecture], evaluate: Evaluate
-) -> tuple[Architecture, list[Evaluation]]:
+def choose_winner(finalists: Sequence[Architecture], evaluate: Evaluate) -> tuple[Architecture, list[Evaluation]]:
     """Return the finalist with the lowest loss on text that the search has not seen, and all their evaluations.
 
     A search picks the candidate that its own text flatters most; a second look takes that away.

@@ -117,9 +117,7 @@ class Evolution:
             "random": self._random,
         }
         return [
-            self._new(makers[origin], origin)
-            for origin, count in self.settings.offspring.items()
-            for _ in range(count)
+            self._new(makers[origin], origin) for origin, count in self.settings.offspring.items() for _ in range(count)
         ]
 
     def tell(self, results: Sequence[tuple[Candidate, float]]) -> None:

@@ -7,7 +7,13 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from budwood.arch.family import architecture_from_config, family_of, layer_config, stock_config
 from budwood.arch.spec import Architecture
@@ -64,10 +70,9 @@ def model_config(
         return AutoConfig.for_model(**settings | stock)
     # One head for the whole: LlamaConfig refuses a number of heads that does not divide the hidden size.
     settings |= {"num_attention_heads": 1, "num_key_value_heads": 1}
+    settings |= {"per_layer_config": dict(enumerate(layers)), "allow_global_per_layer_attribute_access": True}
     config_class, _ = LAYERWISE_CLASSES[architecture.family]
-    return config_class(
-        **settings, per_layer_config=dict(enumerate(layers)), allow_global_per_layer_attribute_access=True
-    )
+    return config_class(**settings)
 
 
 def build_empty(config: PretrainedConfig) -> PreTrainedModel:
@@ -90,16 +95,18 @@ def random_model(base: Mapping[str, Any], architecture: Architecture, seed: int)
     config = model_config(base, architecture, [base["rope_parameters"]] * architecture.num_hidden_layers)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _model_class(config)(config).float()
+        return cast("PreTrainedModel", _model_class(config)(config).float())
 
 
 def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     """Load a checkpoint folder of a stock class, or one that budwood wrote with a class of its own."""
     model_type = read_config(folder)["model_type"]
     own = {config.model_type: model for config, model in LAYERWISE_CLASSES.values()}
-    return cast("PreTrainedModel", own.get(model_type, AutoModelForCausalLM).from_pretrained(folder, dtype=dtype))
+    loaded: PreTrainedModel = own.get(model_type, AutoModelForCausalLM).from_pretrained(folder, dtype=dtype)
+    return loaded
 
 
 def _model_class(config: PretrainedConfig) -> type[PreTrainedModel]:
-    own = {config_class: model_class for config_class, model_class in LAYERWISE_CLASSES.values()}
-    return own[type(config)] if type(config) in own else MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    own = dict(LAYERWISE_CLASSES.values())
+    found = own.get(type(config)) or MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return cast("type[PreTrainedModel]", found)

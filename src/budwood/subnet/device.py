@@ -4,9 +4,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import nn
+from transformers import PreTrainedModel
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bfloat16"]
+
+_PREFERENCE: tuple[DeviceName, ...] = ("cuda", "mps", "cpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,11 @@ class Compute:
     def dtype(self) -> torch.dtype:
         """Type of weights that are only read."""
         return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
+
+    def place(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Move a model to the device and return it."""
+        nn.Module.to(model, self.device)
+        return model
 
     def describe(self) -> str:
         """Return the device's name as a person knows it."""
@@ -37,9 +46,13 @@ def choose_compute(device: DeviceName = "auto", precision: Precision = "auto") -
     Raises:
         ValueError: the device was named and does not exist here.
     """
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    available: dict[DeviceName, bool] = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
     if device == "auto":
-        device = next(name for name in ("cuda", "mps", "cpu") if available[name])  # type: ignore[assignment]
+        device = next(name for name in _PREFERENCE if available[name])
     if not available[device]:
         raise ValueError(f"device: {device!r} is not available here; use auto or cpu")
     if precision == "auto":
@@ -49,5 +62,6 @@ def choose_compute(device: DeviceName = "auto", precision: Precision = "auto") -
 
 def _multiplies_bfloat16(device: str) -> bool:
     if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())  # noqa: SLF001
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # torch has no public question for a CPU.
+    return device == "cpu" and any((torch.cpu._is_avx512_bf16_supported(), torch.cpu._is_amx_tile_supported()))  # noqa: SLF001

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
@@ -71,7 +71,8 @@ class SubnetEvaluator:
         """Cut the candidate out and return its loss on every sequence."""
         started = time.perf_counter()
         device = next(iter(self.teacher.state.values())).device
-        child = extract_child(self.teacher, architecture).to(device)
+        child = extract_child(self.teacher, architecture)
+        nn.Module.to(child, device)
         losses = sequence_losses(child, self.windows, batch_size=self.batch_size)
         num_sequences, length = self.windows.shape[0], self.windows.shape[1] - 1
         tokens = num_sequences * length

@@ -44,6 +44,11 @@ def model_card(
         figures: what was measured, in the order to be told.
     """
     native = architecture.is_uniform
+    kind = (
+        "A stock transformers class."
+        if native
+        else "Its layers differ in size: the class travels with the weights, in `modeling.py`."
+    )
     trust = "" if native else ", trust_remote_code=True"
     texts = "\n".join(f"- {s['name']}: {s['license']}. {s['attribution']}".rstrip() for s in sources)
     count = num_parameters(architecture)
@@ -67,7 +72,7 @@ model = AutoModelForCausalLM.from_pretrained(folder{trust})
 tokenizer = AutoTokenizer.from_pretrained(folder)
 ```
 
-{"A stock transformers class." if native else "Its layers differ in size: the class travels with the weights, in `modeling.py`."}
+{kind}
 
 ## What it is
 

@@ -30,8 +30,9 @@ def extract_child(teacher: OrderedTeacher, architecture: Architecture) -> PreTra
     child.load_state_dict(child_state(teacher, selection), assign=True, strict=False)
     child.tie_weights()
     missing = [name for name, parameter in child.named_parameters() if parameter.is_meta]
-    assert not missing, f"extraction left {missing} without weights"  # noqa: S101 - an invariant
-    return child.eval()
+    assert not missing, f"extraction left {missing} without weights"
+    child.eval()
+    return child
 
 
 def own_weights(child: PreTrainedModel) -> PreTrainedModel:

@@ -90,9 +90,7 @@ class _Statistics:
     @contextmanager
     def watch(self, model: PreTrainedModel) -> Iterator[None]:
         """Attach the hooks, and take them off whatever happens."""
-        handles = [
-            model.get_submodule(path).register_forward_hook(hook) for path, hook in self._hooks()
-        ]
+        handles = [model.get_submodule(path).register_forward_hook(hook) for path, hook in self._hooks()]
         try:
             yield
         finally:

@@ -1,4 +1,4 @@
-"""Llama with sizes of their own in every layer; saved with each checkpoint that needs it, so it imports only public code.
+"""Llama with layers of different sizes; travels with each checkpoint that needs it, so it imports only transformers.
 
 Every layer is the stock Llama layer of its own configuration, `config.per_layer_config[i]`: heads, groups, head
 dimension, rotary embedding and MLP width. Load with `AutoModelForCausalLM.from_pretrained(folder,

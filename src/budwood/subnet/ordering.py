@@ -1,4 +1,4 @@
-"""Order a teacher by importance, so that the first entries of every axis are its best, without changing its function."""
+"""Order a teacher by importance: the first entries of every axis are its best, its function stays."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -143,9 +143,7 @@ def _permute(state: State, architecture: Architecture, importance: Importance, c
     family = family_of(architecture.family)
     lengths = axis_lengths(architecture, architecture.layers[0])
     permuted: State = {}
-    for name, layer, module in family.tensors(
-        architecture.num_hidden_layers, tied=architecture.tie_word_embeddings
-    ):
+    for name, layer, module in family.tensors(architecture.num_hidden_layers, tied=architecture.tie_word_embeddings):
         kept: dict[str, Indices] = {"hidden": channels}
         if layer is not None:
             kept["neuron"] = _descending(importance.neurons[layer])

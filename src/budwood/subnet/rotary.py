@@ -46,9 +46,7 @@ def rope_for_pairs(teacher: Mapping[str, Any], pairs: Sequence[int], head_dim: i
         if start == 0:
             return {"rope_type": "default"} | rope
         return {"rope_type": "linear", "factor": theta ** (2 * start / head_dim)} | rope
-    factors = [
-        theta ** (2 * pair / head_dim) / theta ** (2 * slot / child_dim) for slot, pair in enumerate(pairs)
-    ]
+    factors = [theta ** (2 * pair / head_dim) / theta ** (2 * slot / child_dim) for slot, pair in enumerate(pairs)]
     return {
         "rope_type": "longrope",
         "rope_theta": theta,

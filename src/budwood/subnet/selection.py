@@ -46,9 +46,7 @@ class Selection:
         )
 
 
-def select_prefixes(
-    architecture: Architecture, layer_ranking: Sequence[int], qk_dims: Sequence[Indices]
-) -> Selection:
+def select_prefixes(architecture: Architecture, layer_ranking: Sequence[int], qk_dims: Sequence[Indices]) -> Selection:
     """Select the first entries of every axis of an ordered teacher (paper, section 2.1, coarse).
 
     Args:

@@ -61,9 +61,7 @@ def slice_tensor(
     return tensor
 
 
-def _slice_dim(
-    tensor: Tensor, dim: int, axis: Axis, lengths: Mapping[str, int], kept: Mapping[str, Indices]
-) -> Tensor:
+def _slice_dim(tensor: Tensor, dim: int, axis: Axis, lengths: Mapping[str, int], kept: Mapping[str, Indices]) -> Tensor:
     basic = tensor.unflatten(dim, [lengths[name] for name in axis]) if len(axis) > 1 else tensor
     for offset, name in enumerate(axis):
         if name in kept and not _is_whole(kept[name], lengths[name]):

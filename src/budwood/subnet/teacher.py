@@ -152,13 +152,13 @@ def _convert_gguf(file: Path, target: Path) -> Path:
 
 def _write_random(sizes: Mapping[str, int], seed: int, target: Path) -> Path:
     tokenizer = byte_tokenizer()
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        bos_token_id=tokenizer.eos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        tie_word_embeddings=True,
-        **sizes,
-    )
+    settings: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.eos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "tie_word_embeddings": True,
+    }
+    config = LlamaConfig(**settings | dict(sizes))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config)
@@ -182,5 +182,3 @@ def _save(model: PreTrainedModel, tokenizer: Any, target: Path) -> Path:
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     return target
-
-

@@ -50,7 +50,7 @@ def chunked_loss(
 
 class _ChunkedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(
+    def forward(  # noqa: PLR0913, PLR0917 - autograd takes every tensor as an argument of its own
         ctx: FunctionCtx,
         hidden: Tensor,
         head: Tensor,

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
     Trainer,
@@ -27,10 +26,10 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from budwood.arch.count import forward_flops_per_token, training_flops_per_token
 from budwood.corpus.packing import PackedCorpus
+from budwood.subnet.checkpoint import load_model, random_model, read_architecture, read_config
 from budwood.subnet.device import Compute, choose_compute
 from budwood.subnet.evaluate import sequence_losses
 from budwood.subnet.export import write_checkpoint
-from budwood.subnet.checkpoint import load_model, random_model, read_architecture, read_config
 from budwood.training.job import Schedule, TrainingJob
 from budwood.training.objectives import Distillation, NextToken, Objective
 from budwood.training.student import Student
@@ -62,13 +61,12 @@ def train(job: TrainingJob, track: Track | None = None) -> dict[str, Any]:
     """
     result_file = job.output_folder / RESULT
     if result_file.is_file():
+        replay_curve(job, track)
         return dict(json.loads(result_file.read_text()))
     compute = choose_compute(job.device, job.precision)
     corpus = PackedCorpus.open(job.corpus_folder)
     sequences = _Sequences(corpus, job.schedule)
-    heldout = torch.from_numpy(
-        corpus.windows("validation", job.schedule.sequence_length, limit=job.heldout_windows)
-    )
+    heldout = torch.from_numpy(corpus.windows("validation", job.schedule.sequence_length, limit=job.heldout_windows))
     student, objective = _student(job), _objective(job, compute)
     curve = _Curve(job, heldout, track)
     trainer = Trainer(
@@ -176,20 +174,17 @@ class _Curve(TrainerCallback):
     ) -> None:
         del args, control
         self._forget_after(state.global_step)
+        replay_curve(self.job, self.track)
         self.started = time.perf_counter()
         if state.global_step == 0:
             self._evaluate(kwargs["model"], 0)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         del args, control
         if state.global_step in self.evaluation_steps:
             self._evaluate(kwargs["model"], state.global_step)
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         del args, control
         logs = kwargs["logs"]
         if "loss" not in logs:
@@ -210,13 +205,23 @@ class _Curve(TrainerCallback):
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with self.file.open("a") as file:
             file.write(json.dumps({"step": step} | metrics) + "\n")
-        if self.track:
-            self.track({f"{self.job.arm}.{name}": value for name, value in metrics.items()}, step)
+        _tell(self.track, self.job.arm, {"step": step} | metrics)
 
     def _forget_after(self, step: int) -> None:
         """Drop what an interrupted run wrote after its checkpoint: those steps are trained again."""
         rows = [row for row in read_curve(self.job.output_folder) if row["step"] <= step] if step else []
         _write_atomically(self.file, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def replay_curve(job: TrainingJob, track: Track | None) -> None:
+    """Tell a tracker what an earlier process has measured of this run, so that its curves are whole."""
+    for row in read_curve(job.output_folder):
+        _tell(track, job.arm, row)
+
+
+def _tell(track: Track | None, arm: str, row: Mapping[str, float]) -> None:
+    if track:
+        track({f"{arm}.{name}": value for name, value in row.items() if name != "step"}, int(row["step"]))
 
 
 def read_curve(output_folder: Path) -> list[dict[str, float]]:
@@ -230,17 +235,19 @@ def read_curve(output_folder: Path) -> list[dict[str, float]]:
 def _student(job: TrainingJob) -> PreTrainedModel:
     if job.initialisation == "random":
         base = read_config(job.teacher_folder)
-        return random_model(base, read_architecture(job.model_folder), job.schedule.seed).train()
+        return random_model(base, read_architecture(job.model_folder), job.schedule.seed)
     # float32 masters whatever the precision of the products.
-    return load_model(job.model_folder, torch.float32).train()
+    return load_model(job.model_folder, torch.float32)
 
 
 def _objective(job: TrainingJob, compute: Compute) -> Objective:
     if job.distillation is None:
         return NextToken()
     check_vocabulary(job.model_folder, job.teacher_folder)
-    teacher = AutoModelForCausalLM.from_pretrained(job.teacher_folder, dtype=compute.dtype)
-    return Distillation(teacher.eval().requires_grad_(False).to(compute.device), job.distillation.weights)  # noqa: FBT003
+    teacher = compute.place(load_model(job.teacher_folder, compute.dtype))
+    teacher.eval()
+    teacher.requires_grad_(requires_grad=False)
+    return Distillation(teacher, job.distillation.weights)
 
 
 def check_vocabulary(student_folder: Path, teacher_folder: Path) -> None:

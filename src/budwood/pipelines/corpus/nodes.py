@@ -25,7 +25,7 @@ def pack_documents(
     corpus: CorpusParameters,
     measurement: MeasurementParameters,
     schedule: Schedule,
-    work: Path,
+    workspace: Path,
 ) -> PackedCorpus:
     """Tokenise with the teacher's tokenizer, pack, and check that every split is large enough.
 
@@ -35,7 +35,7 @@ def pack_documents(
     tokenizer = AutoTokenizer.from_pretrained(teacher)
     text_hash = int(pd.util.hash_pandas_object(documents, index=False).sum())
     facts = {"documents": text_hash, "seed": corpus.seed, "tokenizer": fingerprint_tokenizer(tokenizer)}
-    folder = claim(work, facts) / "tokens"
+    folder = claim(workspace, "corpus", facts) / "tokens"
     packed = (
         PackedCorpus.open(folder)
         if (folder / INDEX_FILE).is_file()

@@ -15,7 +15,7 @@ def train_distilled(
     arm: ArmParameters,
     schedule: Schedule,
     measurement: MeasurementParameters,
-    work: Path,
+    workspace: Path,
 ) -> ArmOutputs:
     """Train the sub-network from the weights it was cut with, towards the teacher's distribution and the text."""
-    return train_arm(("distilled", "checkpoint", arm), (subnet, teacher), tokens, schedule, measurement, work)
+    return train_arm(("distilled", "checkpoint", arm), (subnet, teacher), tokens, schedule, measurement, workspace)

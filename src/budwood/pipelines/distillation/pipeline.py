@@ -6,18 +6,25 @@ from budwood.pipelines.distillation.nodes import train_distilled
 from budwood.pipelines.grid import for_each_variant
 
 
-def create_pipeline(**kwargs) -> Pipeline:
+def create_pipeline() -> Pipeline:
     """Train the arm that has a teacher."""
     stages = Pipeline(
         [
             Node(
                 train_distilled,
-                ["subnet", "teacher", "tokens", "params:arms.distilled"]
-                + ["params:schedule", "params:measurement", "distilled_work"],
+                [
+                    "subnet",
+                    "teacher",
+                    "tokens",
+                    "params:arms.distilled",
+                    "params:schedule",
+                    "params:measurement",
+                    "workspace",
+                ],
                 ["distilled", "distilled_run", "distilled_curve"],
                 name="train_distilled",
                 tags="distillation",
             )
         ]
     )
-    return for_each_variant(stages, {"teacher", "tokens"})
+    return for_each_variant(stages, {"teacher", "tokens", "workspace"})

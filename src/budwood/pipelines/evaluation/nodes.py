@@ -15,8 +15,10 @@ from budwood.subnet.checkpoint import read_architecture
 Record = dict[str, Any]
 
 ARMS = ("random_init", "subnet_init", "distilled")
-GATHERED = ("history", "search_costs", "scores", "evaluation_costs", *(f"{arm}_curve" for arm in ARMS))
+GATHERED = ("history", "search_costs", "certificate", "scores", "evaluation_costs", *(f"{arm}_curve" for arm in ARMS))
 """Datasets of a variant that the tables of all variants are made from."""
+CERTIFIED = ("num_parameters", "largest_logit_difference", "native", "class", "fingerprint")
+"""Facts of a certificate that fit in a table."""
 
 
 def evaluate_arms(
@@ -50,8 +52,8 @@ def evaluate_arms(
 
 def gather(
     calibration_costs: list[Record], teacher_evaluation: Record, **parts: Any
-) -> tuple[pd.DataFrame, pd.DataFrame, list[Record], list[Record]]:
-    """Return the histories, curves, arms and costs of all variants.
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, list[Record], list[Record]]:
+    """Return the histories, curves, certificates, arms and costs of all variants.
 
     Args:
         calibration_costs: of the teacher's importance.
@@ -59,19 +61,24 @@ def gather(
         parts: `<bin>__<space>__<what>` for every `what` of `GATHERED`.
     """
     variants = sorted({tuple(key.split("__")[:2]) for key in parts})
-    histories, curves, arms, ledger = [], [], [], []
-    for cost in [*calibration_costs, *teacher_evaluation["costs"]]:
-        ledger.append({"bin": "", "space": "", "arm": ""} | cost)
+    histories: list[pd.DataFrame] = []
+    curves: list[pd.DataFrame] = []
+    certificates: list[Record] = []
+    arms: list[Record] = []
+    ledger: list[Record] = []
+    shared = [*calibration_costs, *teacher_evaluation["costs"]]
+    ledger += [{"bin": "", "space": "", "arm": ""} | cost for cost in shared]
     for bin_name, space in variants:
         variant = {"bin": bin_name, "space": space}
         part = {what: parts[f"{bin_name}__{space}__{what}"] for what in GATHERED}
         histories.append(part["history"].assign(**variant))
+        certificates.append(variant | {key: part["certificate"][key] for key in CERTIFIED})
         arms += [variant | score for score in part["scores"]]
         curves += [part[f"{arm}_curve"].assign(**variant, arm=arm) for arm in ARMS]
         costs = [*part["search_costs"], *part["evaluation_costs"]]
         ledger += [variant | {"arm": ""} | cost for cost in costs]
         ledger += [variant | cost for score in part["scores"] for cost in _training_costs(score)]
-    return pd.concat(histories), pd.concat(curves), arms, ledger
+    return pd.concat(histories), pd.concat(curves), pd.DataFrame(certificates), arms, ledger
 
 
 def _training_costs(score: Record) -> list[Record]:

@@ -6,7 +6,7 @@ from budwood.pipelines.evaluation.nodes import ARMS, GATHERED, evaluate_arms, ga
 from budwood.pipelines.grid import current_parameters, for_each_variant
 
 
-def create_pipeline(**kwargs) -> Pipeline:
+def create_pipeline() -> Pipeline:
     """Measure all arms of every variant and gather the results."""
     stages = Pipeline(
         [
@@ -29,7 +29,7 @@ def create_pipeline(**kwargs) -> Pipeline:
     gathering = Node(
         gather,
         shared | parts,
-        ["histories", "curves", "arms", "ledger"],
+        ["histories", "curves", "certificates", "arms", "ledger"],
         name="gather",
         namespace="subnets",
         tags="evaluation",

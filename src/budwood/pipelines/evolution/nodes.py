@@ -19,7 +19,7 @@ from budwood.search.run import choose_winner, run_search
 from budwood.search.strategy import Evolution
 from budwood.subnet.evaluate import SubnetEvaluator
 from budwood.subnet.importance import Importance
-from budwood.subnet.ordering import load_ordered
+from budwood.subnet.ordering import OrderedTeacher, load_ordered
 
 HISTORY = "history.jsonl"
 
@@ -33,7 +33,7 @@ def evolve(
     space: SpaceParameters,
     search: SearchParameters,
     measurement: MeasurementParameters,
-    work: Path,
+    workspace: Path,
 ) -> tuple[pd.DataFrame, dict[str, Any], list[dict[str, Any]]]:
     """Evolve sub-networks inside a bin; return all that were evaluated, the best, and the costs."""
     compute = measurement.compute()
@@ -51,7 +51,10 @@ def evolve(
     }
     strategy = Evolution(space.search_space(ordered.architecture), parameter_bin, search.settings())
     records = run_search(
-        strategy, _evaluator(ordered, tokens, "selection", measurement), claim(work, facts) / HISTORY, _log_epoch
+        strategy,
+        _evaluator(ordered, tokens, "selection", measurement),
+        claim(workspace, "search", facts) / HISTORY,
+        _log_epoch,
     )
     finalists = [architecture for _, architecture in strategy.elites[: search.num_finalists]]
     winner, looks = choose_winner(finalists, _evaluator(ordered, tokens, "choice", measurement))
@@ -71,7 +74,9 @@ def evolve(
     return pd.DataFrame([record.to_dict() for record in records]), best, costs
 
 
-def _evaluator(ordered: Any, tokens: PackedCorpus, split: str, measurement: MeasurementParameters) -> SubnetEvaluator:
+def _evaluator(
+    ordered: OrderedTeacher, tokens: PackedCorpus, split: str, measurement: MeasurementParameters
+) -> SubnetEvaluator:
     count = measurement.sequences[split]
     windows = torch.from_numpy(tokens.windows(split, measurement.length, limit=count))
     return SubnetEvaluator(ordered, windows, measurement.batch_size)

@@ -6,7 +6,7 @@ from budwood.pipelines.evolution.nodes import evolve
 from budwood.pipelines.grid import for_each_variant
 
 
-def create_pipeline(**kwargs) -> Pipeline:
+def create_pipeline() -> Pipeline:
     """Search every variant of the grid."""
     stages = Pipeline(
         [
@@ -21,7 +21,7 @@ def create_pipeline(**kwargs) -> Pipeline:
                     "params:space",
                     "params:search",
                     "params:measurement",
-                    "search_work",
+                    "workspace",
                 ],
                 ["history", "best", "search_costs"],
                 name="evolve",
@@ -29,4 +29,4 @@ def create_pipeline(**kwargs) -> Pipeline:
             )
         ]
     )
-    return for_each_variant(stages, {"teacher", "teacher_record", "importance", "tokens"})
+    return for_each_variant(stages, {"teacher", "teacher_record", "importance", "tokens", "workspace"})

@@ -11,6 +11,7 @@ from budwood.arch.bins import ParameterBin
 from budwood.arch.spec import Architecture
 from budwood.corpus.packing import PackedCorpus
 from budwood.parameters import CorpusParameters, SpaceParameters
+from budwood.pipelines.work import claim
 from budwood.subnet.certificate import Origin, certify
 from budwood.subnet.export import CARD, CERTIFICATE, model_card, write_checkpoint
 from budwood.subnet.extract import extract_child, own_weights, select
@@ -26,7 +27,7 @@ def export_subnet(
     best: dict[str, Any],
     space: SpaceParameters,
     corpus: CorpusParameters,
-    work: Path,
+    workspace: Path,
 ) -> tuple[Path, dict[str, Any]]:
     """Write the winner as a checkpoint folder with card and certificate.
 
@@ -36,8 +37,14 @@ def export_subnet(
     scores = Importance.from_tensors(importance) if space.ordering == "activation" else None
     ordered = load_ordered(teacher, scores, space.rope)
     architecture = Architecture.from_dict(best["architecture"])
+    facts = {
+        "teacher": teacher_record["fingerprint"],
+        "tokens": tokens.fingerprint,
+        "best": best["architecture"],
+        "space": space,
+    }
     child = own_weights(extract_child(ordered, architecture))
-    folder = write_checkpoint(child, teacher, work / "subnet")
+    folder = write_checkpoint(child, teacher, claim(workspace, "export", facts) / "subnet")
     in_depth_order = replace(architecture, layers=select(ordered, architecture).layer_specs)
     origin = Origin(
         teacher=teacher_record["name"],

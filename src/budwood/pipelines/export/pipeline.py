@@ -6,7 +6,7 @@ from budwood.pipelines.export.nodes import export_subnet
 from budwood.pipelines.grid import for_each_variant
 
 
-def create_pipeline(**kwargs) -> Pipeline:
+def create_pipeline() -> Pipeline:
     """Export the winner of every variant."""
     stages = Pipeline(
         [
@@ -20,7 +20,7 @@ def create_pipeline(**kwargs) -> Pipeline:
                     "best",
                     "params:space",
                     "params:corpus",
-                    "export_work",
+                    "workspace",
                 ],
                 ["subnet", "certificate"],
                 name="export_subnet",
@@ -28,4 +28,4 @@ def create_pipeline(**kwargs) -> Pipeline:
             )
         ]
     )
-    return for_each_variant(stages, {"teacher", "teacher_record", "importance", "tokens"})
+    return for_each_variant(stages, {"teacher", "teacher_record", "importance", "tokens", "workspace"})

@@ -15,10 +15,10 @@ def train_random_init(
     arm: ArmParameters,
     schedule: Schedule,
     measurement: MeasurementParameters,
-    work: Path,
+    workspace: Path,
 ) -> ArmOutputs:
     """Train the sub-network's architecture from its family's own initialisation."""
-    return train_arm(("random_init", "random", arm), (subnet, teacher), tokens, schedule, measurement, work)
+    return train_arm(("random_init", "random", arm), (subnet, teacher), tokens, schedule, measurement, workspace)
 
 
 def train_subnet_init(
@@ -28,7 +28,7 @@ def train_subnet_init(
     arm: ArmParameters,
     schedule: Schedule,
     measurement: MeasurementParameters,
-    work: Path,
+    workspace: Path,
 ) -> ArmOutputs:
     """Train the sub-network from the weights it was cut with."""
-    return train_arm(("subnet_init", "checkpoint", arm), (subnet, teacher), tokens, schedule, measurement, work)
+    return train_arm(("subnet_init", "checkpoint", arm), (subnet, teacher), tokens, schedule, measurement, workspace)

@@ -6,15 +6,22 @@ from budwood.pipelines.grid import for_each_variant
 from budwood.pipelines.pretraining.nodes import train_random_init, train_subnet_init
 
 
-def create_pipeline(**kwargs) -> Pipeline:
+def create_pipeline() -> Pipeline:
     """Train the two arms without a teacher."""
     arms = {"random_init": train_random_init, "subnet_init": train_subnet_init}
     stages = Pipeline(
         [
             Node(
                 function,
-                ["subnet", "teacher", "tokens", f"params:arms.{arm}"]
-                + ["params:schedule", "params:measurement", f"{arm}_work"],
+                [
+                    "subnet",
+                    "teacher",
+                    "tokens",
+                    f"params:arms.{arm}",
+                    "params:schedule",
+                    "params:measurement",
+                    "workspace",
+                ],
                 [arm, f"{arm}_run", f"{arm}_curve"],
                 name=f"train_{arm}",
                 tags="pretraining",
@@ -22,4 +29,4 @@ def create_pipeline(**kwargs) -> Pipeline:
             for arm, function in arms.items()
         ]
     )
-    return for_each_variant(stages, {"teacher", "tokens"})
+    return for_each_variant(stages, {"teacher", "tokens", "workspace"})

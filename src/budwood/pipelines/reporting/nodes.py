@@ -10,23 +10,24 @@ from budwood.corpus.packing import PackedCorpus
 from budwood.parameters import MeasurementParameters, SearchParameters
 from budwood.reporting import figures
 from budwood.reporting.ledger import savings
-from budwood.reporting.records import Findings
+from budwood.reporting.records import Arm, Findings, LedgerEntry, Teacher
 from budwood.reporting.report import html_report, markdown_report
 from budwood.reporting.tables import results_table
 from budwood.training.job import Schedule
 
 Record = dict[str, Any]
+Ledger = list[LedgerEntry]
 
 
 def tabulate_results(
-    arms: list[Record], curves: pd.DataFrame, ledger: list[Record], teacher_record: Record, teacher_evaluation: Record
+    arms: list[Arm], curves: pd.DataFrame, ledger: Ledger, teacher_record: Teacher, teacher_evaluation: Record
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the losses of all models, and what starting from a sub-network saved."""
     return results_table(arms, teacher_evaluation["losses"], teacher_record), savings(curves, ledger)
 
 
 def draw_figures(
-    histories: pd.DataFrame, curves: pd.DataFrame, results: pd.DataFrame, ledger: list[Record]
+    histories: pd.DataFrame, curves: pd.DataFrame, results: pd.DataFrame, ledger: Ledger
 ) -> tuple[go.Figure, go.Figure, go.Figure, go.Figure, go.Figure]:
     """Return the figures of the report."""
     return (
@@ -43,9 +44,10 @@ def write_markdown(
     saved: pd.DataFrame,
     search_spaces: pd.DataFrame,
     corpus_counts: pd.DataFrame,
-    teacher_record: Record,
+    teacher_record: Teacher,
     teacher_evaluation: Record,
-    ledger: list[Record],
+    ledger: Ledger,
+    certificates: pd.DataFrame,
     tokens: PackedCorpus,
     search: SearchParameters,
     schedule: Schedule,
@@ -54,8 +56,18 @@ def write_markdown(
     """Return the report as markdown."""
     provenance = {
         "budwood": __version__,
-        "teacher": {key: teacher_record[key] for key in ("name", "revision", "fingerprint", "license")},
+        "teacher": {
+            "name": teacher_record["name"],
+            "revision": teacher_record["revision"],
+            "fingerprint": teacher_record["fingerprint"],
+            "license": teacher_record["license"],
+        },
         "text": {"fingerprint": tokens.fingerprint},
+        "exports": {
+            f"{row['bin']} {row['space']}": f"{row['class']}, {row['num_parameters']:,} parameters, "
+            f"logits within {row['largest_logit_difference']:.1e} after reloading"
+            for row in certificates.to_dict("records")
+        },
         "search": search.model_dump(),
         "schedule": schedule.model_dump(),
         "measurement": measurement.model_dump(),
@@ -66,7 +78,7 @@ def write_markdown(
             savings=saved,
             search_spaces=search_spaces,
             corpus_counts=corpus_counts,
-            teacher=teacher_record | {"perplexity": teacher_evaluation["perplexity"]},
+            teacher={**teacher_record, "perplexity": teacher_evaluation["perplexity"]},
             ledger=ledger,
             provenance=provenance,
         )

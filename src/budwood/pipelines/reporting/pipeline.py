@@ -5,7 +5,7 @@ from kedro.pipeline import Node, Pipeline
 from budwood.pipelines.reporting.nodes import draw_figures, tabulate_results, write_html, write_markdown
 
 
-def create_pipeline(**kwargs) -> Pipeline:
+def create_pipeline() -> Pipeline:
     """Tell what was found, what it cost and what it saved."""
     drawn = [
         "search_trajectory",
@@ -25,8 +25,20 @@ def create_pipeline(**kwargs) -> Pipeline:
             Node(draw_figures, ["histories", "curves", "results", "ledger"], drawn, name="draw_figures"),
             Node(
                 write_markdown,
-                ["results", "savings", "search_spaces", "corpus_counts", "teacher_record", "teacher_evaluation"]
-                + ["ledger", "tokens", "params:search", "params:schedule", "params:measurement"],
+                [
+                    "results",
+                    "savings",
+                    "search_spaces",
+                    "corpus_counts",
+                    "teacher_record",
+                    "teacher_evaluation",
+                    "ledger",
+                    "certificates",
+                    "tokens",
+                    "params:search",
+                    "params:schedule",
+                    "params:measurement",
+                ],
                 "report_markdown",
                 name="write_markdown",
             ),

@@ -63,10 +63,15 @@ def spread_spaces(
     """Return the parameter counts of uniform draws from every space, and their figure with the bins."""
     teacher = Architecture.from_dict(teacher_record["architecture"])
     samples = pd.concat(
-        pd.DataFrame({"space": name, "num_parameters": _uniform_counts(Spaces.model_validate(spaces), name, teacher, search.seed)})
+        pd.DataFrame(
+            {
+                "space": name,
+                "num_parameters": _uniform_counts(Spaces.model_validate(spaces), name, teacher, search.seed),
+            }
+        )
         for name in search_spaces["space"].unique()
     )
-    bins = {row.bin: (row.low, row.high) for row in search_spaces.itertuples()}
+    bins = {row["bin"]: (row["low"], row["high"]) for row in search_spaces.to_dict("records")}
     return samples, parameter_spread(samples, bins)
 
 
@@ -87,15 +92,16 @@ def plan_budget(
     tokens = schedule.num_steps * schedule.tokens_per_step
     candidates = search.settings().num_evaluations
     rows = []
-    for row in search_spaces.itertuples():
-        share = (row.low + row.high) / 2 / num_parameters(teacher)
+    for row in search_spaces.to_dict("records"):
+        share = (row["low"] + row["high"]) / 2 / num_parameters(teacher)
         stages = {
             "search": candidates * measurement.selection * measurement.length * forward * share,
             "training": 3 * tokens * train * share,
             "teacher": tokens * forward,
         }
         rows += [
-            {"bin": row.bin, "space": row.space, "stage": stage, "flops": flops} for stage, flops in stages.items()
+            {"bin": row["bin"], "space": row["space"], "stage": stage, "flops": flops}
+            for stage, flops in stages.items()
         ]
     budget = pd.DataFrame(rows)
     logger.info(

@@ -5,7 +5,7 @@ from kedro.pipeline import Node, Pipeline
 from budwood.pipelines.search_space.nodes import enumerate_spaces, plan_budget, spread_spaces
 
 
-def create_pipeline(**kwargs) -> Pipeline:
+def create_pipeline() -> Pipeline:
     """Enumerate the spaces, check that every bin can be reached, and plan the budget."""
     return Pipeline(
         [

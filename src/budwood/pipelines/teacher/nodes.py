@@ -11,6 +11,7 @@ from budwood.arch.count import forward_flops_per_token, num_parameters
 from budwood.corpus.packing import PackedCorpus
 from budwood.evaluation.perplexity import source_losses, summarise
 from budwood.parameters import MeasurementParameters, TeacherParameters
+from budwood.pipelines.work import claim
 from budwood.subnet.checkpoint import load_model, read_architecture, read_config
 from budwood.subnet.importance import measure_importance
 from budwood.subnet.teacher import fetch_teacher as fetch
@@ -19,9 +20,9 @@ from budwood.subnet.teacher import fingerprint
 Record = dict[str, Any]
 
 
-def fetch_teacher(teacher: TeacherParameters, work: Path) -> tuple[Path, Record]:
+def fetch_teacher(teacher: TeacherParameters, workspace: Path) -> tuple[Path, Record]:
     """Return the teacher as a checkpoint folder, and who it is."""
-    fetched = fetch(teacher.source(), work)
+    fetched = fetch(teacher.source(), claim(workspace, "teacher", {"teacher": teacher}))
     architecture = read_architecture(fetched.folder)
     record = {
         "name": fetched.name,
@@ -43,27 +44,21 @@ def rank_components(
     started = time.perf_counter()
     compute = measurement.compute()
     windows = tokens.windows("calibration", measurement.length, limit=measurement.calibration)[:, :-1]
-    model = load_model(teacher, compute.dtype).to(compute.device).eval()
+    model = compute.place(load_model(teacher, compute.dtype)).eval()
     architecture = read_architecture(teacher)
-    importance = measure_importance(
-        model, architecture, torch.from_numpy(windows), batch_size=measurement.batch_size
-    )
+    importance = measure_importance(model, architecture, torch.from_numpy(windows), batch_size=measurement.batch_size)
     flops = windows.size * forward_flops_per_token(architecture, context=measurement.length)
     costs = [{"stage": "calibration", "flops": float(flops), "tokens": int(windows.size)}]
     return importance.to_tensors(), [costs[0] | {"seconds": time.perf_counter() - started}]
 
 
-def evaluate_teacher(
-    teacher: Path, tokens: PackedCorpus, measurement: MeasurementParameters
-) -> dict[str, Any]:
+def evaluate_teacher(teacher: Path, tokens: PackedCorpus, measurement: MeasurementParameters) -> dict[str, Any]:
     """Return the teacher's loss on every split and source, its validation losses by sequence, and the cost."""
     started = time.perf_counter()
     compute, length = measurement.compute(), measurement.length
     splits = ("train", *measurement.sequences)
     counts = {split: measurement.sequences.get(split, measurement.heldout) for split in splits}
-    losses = {
-        split: source_losses(teacher, tokens, split, (length, count), compute) for split, count in counts.items()
-    }
+    losses = {split: source_losses(teacher, tokens, split, (length, count), compute) for split, count in counts.items()}
     perplexity = [
         {"split": split, "source": source} | summarise(values, length)
         for split, by_source in losses.items()

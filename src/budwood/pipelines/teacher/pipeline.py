@@ -5,13 +5,13 @@ from kedro.pipeline import Node, Pipeline
 from budwood.pipelines.teacher.nodes import evaluate_teacher, fetch_teacher, rank_components
 
 
-def create_pipeline(**kwargs) -> Pipeline:
+def create_pipeline() -> Pipeline:
     """Fetch the teacher, rank its components and measure it on every split."""
     return Pipeline(
         [
             Node(
                 fetch_teacher,
-                ["params:teacher", "teacher_work"],
+                ["params:teacher", "workspace"],
                 ["teacher", "teacher_record"],
                 name="fetch_teacher",
             ),
