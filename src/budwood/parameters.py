@@ -77,16 +77,21 @@ class MeasurementParameters(Parameters):
     validation: int = Field(gt=0)
     """Sequences of each source for the reported losses."""
     heldout: int = Field(gt=0)
-    """Validation sequences behind the curves."""
+    """Validation sequences behind the curves; also of every other split for the teacher's loss there."""
     batch_size: int = Field(default=4, gt=0)
     """Sequences of one forward pass."""
     device: DeviceName = "auto"
     precision: Precision = "auto"
 
     @property
-    def sequences(self) -> dict[str, int]:
-        """Sequences asked of each split."""
-        return {split: getattr(self, split) for split in ("calibration", "selection", "choice", "validation")}
+    def searched(self) -> dict[str, int]:
+        """Sequences of each split that a search works with, of all sources together."""
+        return {"calibration": self.calibration, "selection": self.selection, "choice": self.choice}
+
+    @property
+    def reported(self) -> dict[str, int]:
+        """Sequences of every source of each split that losses are reported for."""
+        return dict.fromkeys(("train", *self.searched), self.heldout) | {"validation": self.validation}
 
     def compute(self) -> Compute:
         """Return the device and precision of this machine."""

@@ -9,6 +9,7 @@ from math import log10
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import neuron_parameters, num_parameters
@@ -17,6 +18,7 @@ from budwood.arch.spec import Architecture, LayerSpec
 Granularity = Literal["coarse", "fine"]
 SizeConvention = Literal["paper", "exact"]
 Sampling = Literal["constructive", "rejection"]
+Widths = NDArray[np.float64]
 
 MIN_HEAD_DIM = 4
 """Smallest head dimension of the paper's spaces (table 1)."""
@@ -153,11 +155,10 @@ class SearchSpace:
         """
         self.require_reachable(parameter_bin)
         for _ in range(MAX_DRAWS):
-            drawn: Architecture | None = self.sample_any(rng)
-            if sampling == "constructive":
-                drawn = self.resize(drawn, parameter_bin, rng)
-            if drawn is not None and num_parameters(drawn) in parameter_bin:
-                return drawn
+            drawn = self.sample_any(rng)
+            member = self.resize(drawn, parameter_bin, rng) if sampling == "constructive" else drawn
+            if member is not None and num_parameters(member) in parameter_bin:
+                return member
         raise ValueError(
             f"no sub-network in {parameter_bin} among {MAX_DRAWS:,} {sampling} draws: the bin is at the edge of what "
             f"the space reaches ({self._reach()}); widen the bin or move it inwards"
@@ -234,9 +235,9 @@ def pick(choices: range, rng: np.random.Generator) -> int:
     return choices[int(rng.integers(len(choices)))]
 
 
-def _scale_widths(widths: np.ndarray, total: float, largest: int) -> np.ndarray:
+def _scale_widths(widths: Widths, total: float, largest: int) -> Widths:
     """Scale widths to a sum, by one factor, without passing the largest width."""
-    scaled = widths * (total / widths.sum())
+    scaled: Widths = widths * (total / widths.sum())
     for _ in range(_WATER_FILLING_ROUNDS):
         full = scaled >= largest
         free = scaled[~full].sum()

@@ -5,19 +5,19 @@ from collections.abc import Mapping
 from budwood.corpus.packing import PackedCorpus
 
 
-def require_windows(corpus: PackedCorpus, length: int, counts: Mapping[str, int], per_source: frozenset[str]) -> None:
+def require_windows(corpus: PackedCorpus, length: int, counts: Mapping[str, int], *, per_source: bool) -> None:
     """Check that every split holds the sequences that will be asked of it.
 
     Args:
         corpus: the packed text.
         length: tokens predicted per sequence.
         counts: sequences asked of each split.
-        per_source: splits of which every source has to give that many.
+        per_source: they are asked of every source that the split has, not of all together.
 
     Raises:
         ValueError: a split is missing or too small; the message gives what it holds.
     """
     for split, count in counts.items():
-        sources = [part.source for part in corpus.segments if part.split == split] if split in per_source else [None]
-        for source in sources or [None]:
+        sources: list[str | None] = [part.source for part in corpus.segments if part.split == split]
+        for source in sources if per_source and sources else [None]:
             corpus.window_starts(split, length, source=source, limit=count)

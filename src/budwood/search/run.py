@@ -58,12 +58,14 @@ def run_search(
 def choose_winner(finalists: Sequence[Architecture], evaluate: Evaluate) -> tuple[Architecture, list[Evaluation]]:
     """Return the finalist with the lowest loss on text that the search has not seen, and all their evaluations.
 
-    A search picks the candidate that its own text flatters most; a second look takes that away.
+    A search picks the candidate that its own text flatters most; a second look takes that away. The first of equals
+    wins, and NaN is worse than any number.
     """
     evaluations = [
         evaluate(finalist) for finalist in tqdm(finalists, desc="finalists", unit="candidate", dynamic_ncols=True)
     ]
-    best = min(range(len(finalists)), key=lambda position: evaluations[position].loss)
+    losses = [evaluation.loss for evaluation in evaluations]
+    best = min(range(len(finalists)), key=lambda position: (math.isnan(losses[position]), losses[position]))
     return finalists[best], evaluations
 
 

@@ -1,5 +1,6 @@
 """Which candidates to evaluate next: the paper's Algorithm 1 behind an ask / tell door."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -121,9 +122,9 @@ class Evolution:
         ]
 
     def tell(self, results: Sequence[tuple[Candidate, float]]) -> None:
-        """Take the losses of a generation and keep the best of it and of the elites."""
+        """Take the losses of a generation and keep the best of it and of the elites; NaN is worse than any number."""
         pool = self._elites + [(loss, candidate.architecture) for candidate, loss in results]
-        pool.sort(key=lambda entry: (entry[0], canonical_key(entry[1])))
+        pool.sort(key=lambda entry: (math.isnan(entry[0]), entry[0], canonical_key(entry[1])))
         self._elites = pool[: self.settings.num_elites]
 
     def _new(self, make: Callable[[], Architecture | None], origin: Origin) -> Candidate:

@@ -26,8 +26,8 @@ LAYERWISE_CLASSES: Mapping[str, tuple[type[PretrainedConfig], type[PreTrainedMod
 """Config and model class that hold layer-wise sizes, by family."""
 
 # Makes `save_pretrained` put the classes' source beside the weights.
-LayerwiseLlamaConfig.register_for_auto_class()
-LayerwiseLlamaForCausalLM.register_for_auto_class("AutoModelForCausalLM")
+LayerwiseLlamaConfig.register_for_auto_class()  # type: ignore[no-untyped-call]
+LayerwiseLlamaForCausalLM.register_for_auto_class("AutoModelForCausalLM")  # type: ignore[no-untyped-call]
 
 _NOT_INHERITED = frozenset(
     {"architectures", "auto_map", "model_type", "transformers_version", "_name_or_path", "per_layer_config"}

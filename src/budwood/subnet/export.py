@@ -21,7 +21,8 @@ def write_checkpoint(model: PreTrainedModel, teacher_folder: Path, target: Path)
     if (teacher_folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(teacher_folder)
     model.save_pretrained(partial)
-    AutoTokenizer.from_pretrained(teacher_folder).save_pretrained(partial)
+    # An explicit no: unasked, a teacher that is a layer-wise export has transformers put the question to the terminal.
+    AutoTokenizer.from_pretrained(teacher_folder, trust_remote_code=False).save_pretrained(partial)
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     return target
@@ -69,7 +70,7 @@ further pretraining or distillation, not a finished model.
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained(folder{trust})
-tokenizer = AutoTokenizer.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder{trust})
 ```
 
 {kind}

@@ -5,7 +5,7 @@ dimension, rotary embedding and MLP width. Load with `AutoModelForCausalLM.from_
 trust_remote_code=True)`.
 """
 
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, LlamaPreTrainedModel
@@ -29,7 +29,8 @@ class LayerwiseLlamaDecoderLayer(LlamaDecoderLayer):
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Run the layer with the rotary embedding of its own head dimension."""
         kwargs["position_embeddings"] = self.rotary_emb(hidden_states, position_ids=kwargs["position_ids"])
-        return super().forward(hidden_states, *args, **kwargs)
+        output: Tensor = super().forward(hidden_states, *args, **kwargs)
+        return output
 
 
 class NoRotaryEmbedding(nn.Module):
@@ -51,18 +52,20 @@ class LayerwiseLlamaModel(LlamaModel):
         self.vocab_size = config.vocab_size
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
         layers = range(config.num_hidden_layers)
-        self.layers = nn.ModuleList([LayerwiseLlamaDecoderLayer(config.per_layer_config[i], i) for i in layers])
+        self.layers = nn.ModuleList(
+            [LayerwiseLlamaDecoderLayer(cast("LlamaConfig", config.per_layer_config[i]), i) for i in layers]
+        )
         self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.rotary_emb = NoRotaryEmbedding()
+        self.rotary_emb = NoRotaryEmbedding()  # type: ignore[assignment]
         self.gradient_checkpointing = False
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
 
 class LayerwiseLlamaForCausalLM(LlamaForCausalLM):
     """Causal language model with layer-wise sizes."""
 
     config: LayerwiseLlamaConfig
-    _no_split_modules = ("LayerwiseLlamaDecoderLayer",)
+    _no_split_modules: list[str] = ["LayerwiseLlamaDecoderLayer"]  # noqa: RUF012
 
     def __init__(self, config: LayerwiseLlamaConfig) -> None:
         """Build the decoder and the head."""
@@ -70,4 +73,4 @@ class LayerwiseLlamaForCausalLM(LlamaForCausalLM):
         self.model = LayerwiseLlamaModel(config)
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]

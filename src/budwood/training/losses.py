@@ -45,7 +45,8 @@ def chunked_loss(
         weights: alpha, beta and the temperature.
     """
     teacher_hidden, teacher_head = teacher if teacher is not None else (None, None)
-    return _ChunkedLoss.apply(hidden, head, targets, teacher_hidden, teacher_head, weights)
+    loss: Tensor = _ChunkedLoss.apply(hidden, head, targets, teacher_hidden, teacher_head, weights)  # type: ignore[no-untyped-call]
+    return loss
 
 
 class _ChunkedLoss(torch.autograd.Function):

@@ -256,7 +256,10 @@ def check_vocabulary(student_folder: Path, teacher_folder: Path) -> None:
     Raises:
         ValueError: the tokenizers map tokens to other ids.
     """
-    student, teacher = (AutoTokenizer.from_pretrained(folder) for folder in (student_folder, teacher_folder))
+    # An explicit no: a layer-wise folder brings code, and transformers would ask at the terminal whether to run it.
+    student, teacher = (
+        AutoTokenizer.from_pretrained(folder, trust_remote_code=False) for folder in (student_folder, teacher_folder)
+    )
     if student.get_vocab() != teacher.get_vocab():
         raise ValueError(
             f"student {student_folder} ({len(student)} tokens) and teacher {teacher_folder} ({len(teacher)} tokens) "

@@ -22,12 +22,18 @@ class Student(nn.Module):
         self.model = model
         self.config = model.config
         self._objective = (objective,)
+        tied = model._tied_weights_keys or {} if model.config.tie_word_embeddings else {}  # noqa: SLF001
+        # The Trainer's name for what checkpoints leave out; it asks for it when it resumes.
+        self._keys_to_ignore_on_save = [f"model.{name}" for name in tied]
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Return the weights without the aliases of tied ones, which safetensors refuses."""
         state: dict[str, Any] = super().state_dict(*args, **kwargs)
-        tied = self.model._tied_weights_keys or {} if self.config.tie_word_embeddings else {}  # noqa: SLF001
-        return {name: value for name, value in state.items() if not name.endswith(tuple(tied))} if tied else state
+        return {name: value for name, value in state.items() if not name.endswith(tuple(self._keys_to_ignore_on_save))}
+
+    def tie_weights(self) -> None:
+        """Give tied weights one tensor; the Trainer calls this after it has loaded a checkpoint without the aliases."""
+        self.model.tie_weights()
 
     def forward(
         self, input_ids: Tensor, shift_labels: Tensor, num_items_in_batch: Tensor | None = None, **_: Any

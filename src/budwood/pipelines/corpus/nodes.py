@@ -41,7 +41,8 @@ def pack_documents(
         if (folder / INDEX_FILE).is_file()
         else tokenize_and_pack(documents, tokenizer, seed=corpus.seed, directory=folder)
     )
-    require_windows(packed, measurement.length, measurement.sequences, frozenset({"validation"}))
+    require_windows(packed, measurement.length, measurement.searched, per_source=False)
+    require_windows(packed, measurement.length, measurement.reported, per_source=True)
     training_order(packed, schedule)
     return packed
 

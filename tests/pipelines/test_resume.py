@@ -1,0 +1,93 @@
+"""A run that is killed continues; one with other parameters does not reuse what no longer matches."""
+
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+from projects import copy_project, kedro, start_kedro
+
+pytestmark = pytest.mark.slow
+
+VARIANT = "--namespaces=subnets.quarter.coarse_uniform"
+
+
+@pytest.fixture
+def started(finished: Path, tmp_path: Path) -> Path:
+    """Return a project whose shared stages are done and whose variants are not."""
+    project = copy_project(tmp_path / "project")
+    shutil.copytree(finished / "data/smoke", project / "data/smoke")
+    for folder in ("05_model_input", "06_models", "07_model_output", "08_reporting"):
+        shutil.rmtree(project / "data/smoke" / folder)
+    for folder in workspace(project).iterdir():
+        if not folder.name.startswith(("teacher", "corpus")):
+            shutil.rmtree(folder)
+    return project
+
+
+def workspace(project: Path) -> Path:
+    return project / "data/smoke/02_intermediate/workspace"
+
+
+def kill_when(project: Path, pattern: str, condition, *arguments: str) -> Path:
+    """Start a run, kill it as soon as a file of the workspace meets a condition, and return that file."""
+    process = start_kedro(project, "run", "--env=smoke", VARIANT, *arguments)
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        for file in workspace(project).glob(pattern):
+            if condition(file):
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                return file
+        time.sleep(0.01)
+    process.kill()
+    pytest.fail(f"{pattern} never met the condition; the run ended with {process.wait()}")
+
+
+def finish(project: Path, *arguments: str) -> str:
+    done = kedro(project, "run", "--env=smoke", VARIANT, *arguments)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output[-3000:]
+    return output
+
+
+def results(project: Path) -> dict[str, pd.DataFrame]:
+    variant = Path("quarter/coarse_uniform")
+    data = project / "data/smoke"
+    history = pd.read_parquet(data / "05_model_input" / variant / "history.parquet").drop(columns="seconds")
+    curve = pd.read_parquet(data / "06_models" / variant / "distilled_curve.parquet")
+    return {"history": history, "curve": curve}
+
+
+def test_a_search_killed_midway_ends_with_the_history_of_an_uninterrupted_one(finished, started):
+    file = kill_when(started, "search-*/history.jsonl", lambda f: f.read_bytes().count(b"\n") >= 3)
+    evaluated = file.read_bytes().count(b"\n")
+    finish(started)
+    pd.testing.assert_frame_equal(results(started)["history"], results(finished)["history"])
+    assert 3 <= evaluated < 12
+
+
+def test_a_training_killed_midway_ends_with_the_curve_of_an_uninterrupted_one(finished, started):
+    kill_when(started, "distilled-*/checkpoint-4/trainer_state.json", lambda f: f.stat().st_size > 0)
+    finish(started)
+    pd.testing.assert_frame_equal(results(started)["curve"], results(finished)["curve"])
+
+
+def test_the_killed_run_is_closed_in_mlflow(started):
+    kill_when(started, "search-*/history.jsonl", lambda f: f.read_bytes().count(b"\n") >= 1)
+    finish(started)
+    client = mlflow.MlflowClient(f"sqlite:///{started}/data/09_tracking/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("smoke").experiment_id])
+    assert sorted(run.info.status for run in runs) == ["FINISHED", "FINISHED", "KILLED", "KILLED"]
+
+
+def test_other_parameters_reuse_only_what_still_matches(started):
+    finish(started)
+    output = finish(started, "--params=schedule.tokens=4096")
+    reused = [line for line in output.splitlines() if "Continuing with what" in line]
+    assert {Path(line.split()[-2]).name.split("-")[0] for line in reused} == {"search", "export"}
+    curve = results(started)["curve"]
+    assert curve["tokens"].max() == 4096

@@ -1,0 +1,117 @@
+"""The smoke environment from end to end, as a user runs it."""
+
+import json
+
+import mlflow
+import pandas as pd
+import pytest
+from kedro.framework.project import configure_project
+from mlflow.entities import Run
+from projects import kedro
+
+pytestmark = pytest.mark.slow
+
+VARIANTS = {"half.coarse_uniform", "quarter.coarse_uniform", "quarter.coarse_layerwise"}
+
+
+def tracked(project) -> tuple[Run, dict[str, Run]]:
+    """Return the parent run and the child runs by variant."""
+    client = mlflow.MlflowClient(f"sqlite:///{project}/data/09_tracking/mlflow.db")
+    experiment = client.get_experiment_by_name("smoke")
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = {run.info.run_name: run for run in runs if "mlflow.parentRunId" in run.data.tags}
+    assert all(run.data.tags["mlflow.parentRunId"] == parent.info.run_id for run in children.values())
+    return parent, children
+
+
+def test_it_takes_less_than_a_minute_of_nodes_and_names_the_report(finished):
+    log = (finished / "run.log").read_text()
+    report = finished / "data/smoke/08_reporting/report.html"
+    assert f"The report: {report}" in log
+    assert "Budget: 3 variants" in log
+    assert report.stat().st_size > 1_000_000
+
+
+def test_every_candidate_is_in_the_history_and_in_its_bin(finished):
+    history = pd.read_parquet(finished / "data/smoke/07_model_output/histories.parquet")
+    spaces = pd.read_csv(finished / "data/smoke/04_feature/search_spaces.csv").set_index(["bin", "space"])
+    assert len(history) == 3 * 12
+    assert not history.duplicated(["bin", "space", "key"]).any()
+    for row in history.to_dict("records"):
+        bounds = spaces.loc[(row["bin"], row["space"])]
+        assert bounds["low"] <= row["num_parameters"] <= bounds["high"]
+
+
+def test_every_export_is_certified(finished):
+    certificates = pd.read_parquet(finished / "data/smoke/07_model_output/certificates.parquet")
+    assert len(certificates) == 3
+    assert (certificates["largest_logit_difference"] <= 1e-4).all()
+    assert set(certificates["space"][~certificates["native"]]) == {"coarse_layerwise"}
+    for folder in (finished / "data/smoke/06_models").glob("*/*/subnet"):
+        card = (folder / "README.md").read_text()
+        assert "Licences and attribution" in card
+        assert "PSF-2.0" in card
+        assert json.loads((folder / "certificate.json").read_text())["num_parameters"] > 0
+
+
+def test_the_report_tells_both_baselines_and_no_invented_ratio(finished):
+    results = pd.read_parquet(finished / "data/smoke/08_reporting/results.parquet")
+    assert set(results["model"]) >= {"random_init", "subnet_init", "distilled"}
+    savings = pd.read_parquet(finished / "data/smoke/08_reporting/savings.parquet")
+    unreached = savings[savings["status"] != "reached"]
+    assert unreached["ratio_training"].isna().all()
+
+
+def test_mlflow_has_a_parent_and_a_child_for_every_variant(finished):
+    parent, children = tracked(finished)
+    assert set(children) == VARIANTS
+    assert {run.info.status for run in (parent, *children.values())} == {"FINISHED"}
+    assert parent.data.params["search.population"] == "4"
+    for child in children.values():
+        assert {"search.best_loss", "random_init.train_loss", "distilled.heldout_loss"} <= set(child.data.metrics)
+        assert "space.layerwise" in child.data.params
+
+
+def test_every_catalog_output_is_found_from_its_run(finished):
+    """Law: an output is an artifact of its run, or its path and hash are tags there."""
+    import yaml
+
+    client = mlflow.MlflowClient(f"sqlite:///{finished}/data/09_tracking/mlflow.db")
+    parent, children = tracked(finished)
+    catalog = yaml.safe_load((finished / "conf/base/catalog.yml").read_text())
+    for name, entry in catalog.items():
+        kind = entry["metadata"].get("mlflow")
+        short = name.rpartition(".")[2]
+        runs = list(children.values()) if "{" in name else [parent]
+        names = [short.format(arm=arm, model=arm, stage="") for arm in ("random_init", "subnet_init", "distilled")]
+        for run in runs:
+            files = {artifact.path for artifact in client.list_artifacts(run.info.run_id, "artifacts")}
+            suffix = entry["filepath"].rpartition(".")[2]
+            for found in names if "{" in short else [short]:
+                if kind == "artifact":
+                    assert any(file.endswith(f".{suffix}") for file in files), name
+                    assert f"artifacts/{found}.{suffix}" in files or found == "report_markdown", (name, found)
+                elif kind == "fingerprint":
+                    assert run.data.tags[f"{found}.fingerprint"], name
+
+
+def test_a_second_run_repeats_nothing_and_ends_with_the_same_numbers(finished):
+    before = pd.read_parquet(finished / "data/smoke/08_reporting/results.parquet")
+    done = kedro(finished, "run", "--env=smoke", "--namespaces=subnets.quarter.coarse_layerwise")
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output[-3000:]
+    assert output.count("Continuing with what") == 5, output[-3000:]
+    scores = json.loads((finished / "data/smoke/07_model_output/quarter/coarse_layerwise/scores.json").read_text())
+    kept = before[(before["bin"] == "quarter") & (before["space"] == "coarse_layerwise")].set_index("model")
+    for score in scores:
+        losses = [loss for values in score["losses"].values() for loss in values]
+        assert sum(losses) / len(losses) == pytest.approx(kept.loc[score["arm"], "loss"])
+
+
+def test_kedro_finds_the_same_tracking_store_from_any_folder(project):
+    done = kedro(project, "run", "--env=smoke", "--nodes=fetch_teacher", folder="data")
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    assert (project / "data/09_tracking/mlflow.db").is_file()
+    assert [p.name for p in (project / "data").iterdir() if p.suffix == ".db"] == []
+    configure_project("budwood")

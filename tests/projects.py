@@ -1,0 +1,47 @@
+"""Throw-away copies of the project, and Kedro run in them as a user runs it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def copy_project(target: Path) -> Path:
+    """Copy what a run needs, so that no run writes into the repository."""
+    for name in ("conf", "src"):
+        shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    shutil.copy(ROOT / "pyproject.toml", target)
+    (target / "data" / "09_tracking").mkdir(parents=True)
+    return target
+
+
+def environment(project: Path) -> dict[str, str]:
+    """Return the process environment in which a copy's own source is imported."""
+    return os.environ | {"PYTHONPATH": str(project / "src"), "KEDRO_LOGGING_CONFIG": str(project / "conf/logging.yml")}
+
+
+def kedro(project: Path, *arguments: str, folder: str = ".") -> subprocess.CompletedProcess[str]:
+    """Run a Kedro command in a folder of a copy and wait for its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "kedro", *arguments],
+        cwd=project / folder,
+        env=environment(project),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def start_kedro(project: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    """Start a Kedro command in a copy and return at once."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "kedro", *arguments],
+        cwd=project,
+        env=environment(project),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )

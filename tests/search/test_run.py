@@ -1,0 +1,188 @@
+"""Law 6 for search: killed and resumed is uninterrupted; and the choice among finalists."""
+
+import json
+import math
+import os
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import layer, llama
+
+from budwood.arch.bins import ParameterBin
+from budwood.arch.count import num_parameters
+from budwood.arch.space import SearchSpace
+from budwood.arch.spec import Architecture
+from budwood.search.candidate import Evaluation, SearchRecord, canonical_key
+from budwood.search.run import choose_winner, read_history, run_search
+from budwood.search.strategy import Evolution, EvolutionSettings
+
+TEACHER = llama(32, 16, *[layer(6, 3, 8, 12)] * 4)
+HALF = ParameterBin.around(0.5 * num_parameters(TEACHER), 0.2)
+SMALL = EvolutionSettings(population=6, epochs=3, num_elites=3, num_mutants=2, num_crossovers=2, num_randoms=1)
+NUM_EVALUATIONS = 21
+
+
+class KilledError(Exception):
+    """Stands for a process that ends in the middle of an evaluation."""
+
+
+@dataclass
+class CountingEvaluator:
+    """A synthetic loss that remembers what it finished, and is killed at one of its calls."""
+
+    killed_at: int | None = None
+    finished: list[str] = field(default_factory=list)
+
+    def __call__(self, architecture: Architecture) -> Evaluation:
+        """Return losses that depend on the genes alone."""
+        if len(self.finished) == self.killed_at:
+            raise KilledError
+        self.finished.append(canonical_key(architecture))
+        loss = int(self.finished[-1], 16) / 2**64
+        return Evaluation(sequence_losses=[loss, loss / 3], tokens=2, flops=1.0, seconds=0.25)
+
+
+def evolution(*, layerwise: bool = True, chosen: EvolutionSettings = SMALL) -> Evolution:
+    """Return a strategy that was not asked yet."""
+    return Evolution(SearchSpace(teacher=TEACHER, layerwise=layerwise), HALF, chosen)
+
+
+@pytest.fixture(autouse=True)
+def _no_disk_flush(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the tests from waiting for the disk thousands of times."""
+    monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
+
+
+def test_a_search_with_the_papers_sizes_evaluates_5050_candidates_once(tmp_path: Path) -> None:
+    teacher = llama(96, 64, *[layer(8, 4, 32, 256)] * 2)
+    space = SearchSpace(teacher=teacher, layerwise=True)
+    evaluate = CountingEvaluator()
+    records = run_search(
+        Evolution(space, ParameterBin.around(0.3 * num_parameters(teacher)), EvolutionSettings()),
+        evaluate,
+        tmp_path / "history.jsonl",
+    )
+    assert len(evaluate.finished) == len(set(evaluate.finished)) == 5050
+    assert [record.key for record in records] == evaluate.finished
+    assert Counter(record.epoch for record in records) == dict.fromkeys(range(101), 50)
+
+
+def test_records_say_what_was_evaluated(tmp_path: Path) -> None:
+    history_file = tmp_path / "history.jsonl"
+    epochs = []
+    records = run_search(
+        evolution(), CountingEvaluator(), history_file, lambda epoch, seen: epochs.append((epoch, len(seen)))
+    )
+    assert read_history(history_file) == records
+    assert epochs == [(0, 6), (1, 11), (2, 16), (3, 21)]
+    assert [record.evaluation for record in records] == list(range(NUM_EVALUATIONS))
+    for record in records:
+        assert record.loss == CountingEvaluator()(record.architecture).loss
+        assert record.num_parameters == num_parameters(record.architecture)
+        assert (record.tokens, record.flops, record.seconds) == (2, 1.0, 0.25)
+
+
+@given(
+    kills=st.lists(st.integers(0, NUM_EVALUATIONS - 1), min_size=1, max_size=3),
+    torn=st.floats(0, 1, exclude_max=True),
+    layerwise=st.booleans(),
+)
+@settings(max_examples=20, deadline=None)
+def test_killed_and_resumed_is_uninterrupted(*, kills: list[int], torn: float, layerwise: bool) -> None:
+    """Each kill comes at some later evaluation and leaves a beginning of the next line, or none of it."""
+    with TemporaryDirectory() as folder:
+        whole_file, history_file = Path(folder) / "whole.jsonl", Path(folder) / "history.jsonl"
+        whole = run_search(evolution(layerwise=layerwise), CountingEvaluator(), whole_file)
+        lines = whole_file.read_bytes().splitlines()
+        finished: list[str] = []
+        for killed_at in kills:
+            evaluate = CountingEvaluator(killed_at=min(killed_at, NUM_EVALUATIONS - 1 - len(finished)))
+            with pytest.raises(KilledError):
+                run_search(evolution(layerwise=layerwise), evaluate, history_file)
+            finished += evaluate.finished
+            with history_file.open("ab") as file:
+                file.write(lines[len(finished)][: int(torn * len(lines[len(finished)]))])
+        evaluate = CountingEvaluator()
+        resumed = run_search(evolution(layerwise=layerwise), evaluate, history_file)
+        finished += evaluate.finished
+        assert resumed == whole
+        assert history_file.read_bytes() == whole_file.read_bytes()
+        assert finished == [record.key for record in whole]
+
+
+def test_a_finished_search_evaluates_nothing(tmp_path: Path) -> None:
+    records = run_search(evolution(), CountingEvaluator(), tmp_path / "history.jsonl")
+    epochs = []
+    again = run_search(
+        evolution(), CountingEvaluator(killed_at=0), tmp_path / "history.jsonl", lambda epoch, _: epochs.append(epoch)
+    )
+    assert again == records
+    assert epochs == [0, 1, 2, 3]
+
+
+def test_a_torn_line_is_cut_off_the_file(tmp_path: Path) -> None:
+    history_file = tmp_path / "history.jsonl"
+    run_search(evolution(), CountingEvaluator(), history_file)
+    whole = history_file.read_bytes()
+    history_file.write_bytes(whole + b'{"evaluation": 21, "epo')
+    assert len(read_history(history_file)) == NUM_EVALUATIONS
+    assert history_file.read_bytes() == whole
+    assert read_history(tmp_path / "absent.jsonl") == []
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        evolution(chosen=replace(SMALL, seed=7)),
+        evolution(layerwise=False),
+        Evolution(SearchSpace(teacher=TEACHER, layerwise=True), ParameterBin.around(3000), SMALL),
+    ],
+    ids=["seed", "space", "bin"],
+)
+def test_the_history_of_another_search_is_refused(other: Evolution, tmp_path: Path) -> None:
+    history_file = tmp_path / "history.jsonl"
+    records = run_search(evolution(), CountingEvaluator(), history_file)
+    before, evaluate = history_file.read_bytes(), CountingEvaluator()
+    with pytest.raises(ValueError, match=f"holds candidate {records[0].key} at evaluation 0.*another search"):
+        run_search(other, evaluate, history_file)
+    assert not evaluate.finished
+    assert history_file.read_bytes() == before
+
+
+def test_a_loss_that_is_not_a_number_is_written_and_read_back(tmp_path: Path) -> None:
+    """One broken candidate ends no search and wins none."""
+
+    def evaluate(architecture: Architecture) -> Evaluation:
+        broken = int(canonical_key(architecture), 16) % 3 == 0
+        return Evaluation(sequence_losses=[float("nan") if broken else 1e6], tokens=1, flops=1.0, seconds=0.0)
+
+    strategy = evolution()
+    records = run_search(strategy, evaluate, tmp_path / "history.jsonl")
+    assert 0 < sum(math.isnan(record.loss) for record in records) < NUM_EVALUATIONS
+    assert all(loss == 1e6 for loss, _ in strategy.elites)
+    lines = (tmp_path / "history.jsonl").read_text().splitlines()
+    assert [SearchRecord(**json.loads(line)).key for line in lines] == [record.key for record in records]
+
+
+@pytest.mark.parametrize(
+    ("losses", "best"),
+    [([3.0, 1.0, 2.0], 1), ([2.0, 1.0, 1.0], 1), ([float("nan"), 5.0, 4.0], 2), ([1.0], 0)],
+    ids=["lowest", "first of equals", "not a number", "only one"],
+)
+def test_the_winner_has_the_lowest_loss(losses: list[float], best: int) -> None:
+    finalists = [replace(TEACHER, hidden_size=width + 1) for width in range(len(losses))]
+    looked_at: list[Architecture] = []
+
+    def evaluate(architecture: Architecture) -> Evaluation:
+        looked_at.append(architecture)
+        return Evaluation(sequence_losses=[losses[architecture.hidden_size - 1]], tokens=1, flops=1.0, seconds=0.0)
+
+    winner, evaluations = choose_winner(finalists, evaluate)
+    assert winner == finalists[best]
+    assert looked_at == finalists
+    assert [evaluation.sequence_losses for evaluation in evaluations] == [[loss] for loss in losses]

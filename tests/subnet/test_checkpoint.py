@@ -1,0 +1,96 @@
+"""Models of any architecture: stock where a stock class can express it, the same weights from the same seed."""
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from budwood.arch.count import num_parameters
+from budwood.subnet.checkpoint import (
+    build_empty,
+    load_model,
+    model_config,
+    random_model,
+    read_architecture,
+    read_config,
+)
+from budwood.subnet.modeling import LayerwiseLlamaForCausalLM
+
+
+pytestmark = pytest.mark.parametrize("teacher", ["tied", "mistral"], indirect=True)
+
+
+@pytest.fixture
+def base(teacher_folder):
+    return read_config(teacher_folder)
+
+
+def ropes(base, architecture):
+    return [base["rope_parameters"]] * architecture.num_hidden_layers
+
+
+def test_a_teachers_folder_tells_its_architecture(teacher_folder, architecture):
+    assert read_architecture(teacher_folder) == architecture
+
+
+def test_an_empty_model_has_shapes_but_no_memory(base, child_architecture):
+    model = build_empty(model_config(base, child_architecture, ropes(base, child_architecture)))
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert sum(parameter.numel() for parameter in model.parameters()) == num_parameters(child_architecture)
+    assert not any(buffer.is_meta for buffer in model.buffers())
+
+
+def test_an_empty_model_turns_as_a_whole_one(base, child_architecture):
+    """Rotary embeddings are computed, not loaded: the meta device must not swallow them."""
+    empty = build_empty(model_config(base, child_architecture, ropes(base, child_architecture)))
+    whole = dict(random_model(base, child_architecture, seed=0).named_buffers())
+    assert whole
+    assert {name: buffer.tolist() for name, buffer in empty.named_buffers()} == {
+        name: buffer.tolist() for name, buffer in whole.items()
+    }
+
+
+def test_random_weights_depend_on_their_seed_alone(base, child_architecture):
+    models = []
+    for noise in (1, 2):
+        random.seed(noise)
+        np.random.seed(noise)  # noqa: NPY002 - the global generator is what must not matter
+        torch.manual_seed(noise)
+        before = torch.get_rng_state()
+        models.append(random_model(base, child_architecture, seed=5).state_dict())
+        assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
+    other = random_model(base, child_architecture, seed=6).state_dict()
+    assert not torch.equal(other["model.embed_tokens.weight"], models[0]["model.embed_tokens.weight"])
+
+
+def test_random_weights_follow_the_familys_scheme(base, child_architecture):
+    model = random_model(base, child_architecture, seed=0)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert float(model.model.embed_tokens.weight.detach().std()) == pytest.approx(base["initializer_range"], rel=0.05)
+    assert torch.equal(model.model.norm.weight, torch.ones(child_architecture.hidden_size))
+
+
+def test_what_is_no_size_comes_from_the_teacher(base, child_architecture):
+    config = model_config(base, child_architecture, ropes(base, child_architecture))
+    for name in ("vocab_size", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings", "eos_token_id"):
+        assert getattr(config, name) == base[name]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_saved_is_loaded(base, child_architecture, windows, tmp_path, dtype):
+    """Our own loader needs no `trust_remote_code`: the class is at hand."""
+    model = random_model(base, child_architecture, seed=0).eval()
+    for parameter in model.parameters():  # not the rotary buffers, which stay in float32
+        parameter.data = parameter.data.to(dtype)
+    model.save_pretrained(tmp_path)
+    # A stand-in class of the same function may hold the child.
+    assert replace(read_architecture(tmp_path), family=child_architecture.family) == child_architecture
+    loaded = load_model(tmp_path, dtype).eval()
+    assert type(loaded) is type(model)
+    assert loaded.dtype == dtype
+    assert isinstance(loaded, LayerwiseLlamaForCausalLM) is not child_architecture.is_uniform
+    with torch.no_grad():
+        assert torch.equal(loaded(windows).logits, model(windows).logits)

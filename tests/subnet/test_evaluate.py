@@ -1,0 +1,52 @@
+"""Losses are those that Hugging Face computes; a candidate's are those of its export."""
+
+import pytest
+import torch
+
+from budwood.arch.count import forward_flops_per_token
+from budwood.subnet.checkpoint import load_model
+from budwood.subnet.evaluate import SubnetEvaluator, evaluating, sequence_losses
+from budwood.subnet.export import write_checkpoint
+from budwood.subnet.extract import extract_child, own_weights
+from budwood.subnet.ordering import order_teacher
+
+
+def test_losses_equal_those_of_hugging_face(teacher, windows):
+    with torch.no_grad():
+        expected = [teacher(input_ids=row[None], labels=row[None]).loss for row in windows]
+    torch.testing.assert_close(sequence_losses(teacher, windows), torch.stack(expected))
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 6])
+def test_the_batch_size_does_not_matter(teacher, windows, batch_size):
+    expected = sequence_losses(teacher, windows, batch_size=2)
+    torch.testing.assert_close(sequence_losses(teacher, windows, batch_size=batch_size), expected)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_is_restored_even_after_an_error(teacher, training):
+    teacher.train(training)
+    with pytest.raises(RuntimeError), evaluating(teacher):
+        assert not teacher.training
+        raise RuntimeError
+    assert teacher.training is training
+    teacher.eval()
+
+
+def test_no_graph_is_kept(teacher, windows):
+    losses = sequence_losses(teacher, windows[:1])
+    assert not losses.requires_grad
+    assert (losses.dtype, losses.device.type) == (torch.float32, "cpu")
+
+
+def test_what_a_search_evaluates_is_what_is_exported(
+    teacher, architecture, importance, child_architecture, windows, teacher_folder, tmp_path
+):
+    ordered = order_teacher(teacher, architecture, importance, "preserve")
+    evaluation = SubnetEvaluator(ordered, windows, batch_size=4)(child_architecture)
+    child = own_weights(extract_child(ordered, child_architecture))
+    exported = load_model(write_checkpoint(child, teacher_folder, tmp_path / "child"), torch.float32)
+    torch.testing.assert_close(torch.tensor(evaluation.sequence_losses), sequence_losses(exported, windows))
+    assert evaluation.tokens == 6 * 24
+    assert evaluation.flops == 6 * 24 * forward_flops_per_token(child_architecture, context=24)
+    assert evaluation.seconds > 0

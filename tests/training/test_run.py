@@ -1,0 +1,208 @@
+"""Law 6: how a run is portioned or interrupted changes nothing of what it learns."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
+from budwood.arch.count import forward_flops_per_token, training_flops_per_token
+from budwood.corpus.packing import PackedCorpus
+from budwood.subnet.checkpoint import load_model, read_architecture
+from budwood.subnet.evaluate import sequence_losses
+from budwood.training.job import DistillationSettings
+from budwood.training.run import check_vocabulary, read_curve, train, training_order
+
+OBJECTIVES = {"next token": None, "distillation": DistillationSettings()}
+
+
+def weights(job, folder="model"):
+    return load_file(job.output_folder / folder / "model.safetensors")
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+class KilledError(Exception):
+    """Stands for a kill."""
+
+
+def kill_at(step):
+    def track(_metrics, at):
+        if at == step:
+            raise KilledError
+
+    return track
+
+
+def test_a_run_learns_and_leaves_a_checkpoint_a_curve_and_a_result(make_job, model_folder, corpus_folder):
+    job = make_job(tokens=20 * 8 * 12, distillation=DistillationSettings())
+    tracked = []
+    result = train(job, lambda metrics, step: tracked.append((step, metrics)))
+    curve = read_curve(job.output_folder)
+    heldout = {row["step"]: row["heldout_loss"] for row in curve if "heldout_loss" in row}
+    assert sorted(heldout) == [0, 10, 20]
+    assert heldout[20] < heldout[0] - 0.5
+    assert [row["step"] for row in curve if "train_loss" in row] == list(range(1, 21))
+    assert tracked == [
+        (row["step"], {f"child.{name}": value for name, value in row.items() if name != "step"}) for row in curve
+    ]
+    windows = torch.from_numpy(PackedCorpus.open(corpus_folder).windows("validation", 12, limit=4))
+    for step, folder in ((0, model_folder), (20, job.output_folder / "model")):
+        losses = sequence_losses(load_model(folder, torch.float32), windows)
+        assert float(losses.mean()) == pytest.approx(heldout[step], rel=1e-6)
+    student, teacher = (read_architecture(folder) for folder in (model_folder, job.teacher_folder))
+    assert (result["tokens"], result["steps"], result["tokens_per_step"]) == (1920, 20, 96)
+    assert result["student_flops"] == 1920 * training_flops_per_token(student, context=12)
+    assert result["teacher_flops"] == 1920 * forward_flops_per_token(teacher, context=12)
+    assert json.loads((job.output_folder / "result.json").read_text()) == result
+    assert not list(job.output_folder.glob("checkpoint-*"))
+
+
+def test_the_checkpoint_has_the_teachers_tokenizer_and_float32_weights(make_job):
+    job = make_job(tokens=1)
+    train(job)
+    assert {tensor.dtype for tensor in weights(job).values()} == {torch.float32}
+    vocabularies = [AutoTokenizer.from_pretrained(f).get_vocab() for f in (job.teacher_folder, job.output_folder / "model")]
+    assert vocabularies[0] == vocabularies[1]
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_micro_batches_do_not_matter(make_job, objective):
+    jobs = [make_job(str(size), micro_batch=size, distillation=OBJECTIVES[objective]) for size in (8, 1)]
+    for job in jobs:
+        train(job)
+    whole, single = (weights(job) for job in jobs)
+    before = load_file(jobs[0].model_folder / "model.safetensors")
+    for name, tensor in whole.items():
+        torch.testing.assert_close(single[name], tensor, rtol=0, atol=1e-5)
+    assert max(float((whole[name] - before[name]).abs().max()) for name in whole) > 0.01
+    for one, other in zip(*(read_curve(job.output_folder) for job in jobs), strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+
+
+@pytest.mark.parametrize("step", [1, 3, 5, 6])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(make_job, objective, step):
+    """Killed before the first checkpoint, between two, after the last, and at the very end."""
+    settings = {"distillation": OBJECTIVES[objective], "warmup_ratio": 0.3}
+    whole, killed = make_job("whole", **settings), make_job("killed", **settings)
+    train(whole)
+    with pytest.raises(KilledError):
+        train(killed, kill_at(step))
+    assert not (killed.output_folder / "result.json").exists()
+    resumed = []
+    train(killed, lambda _, at: resumed.append(at))
+    newest = (step - 1) // 2 * 2  # checkpoints stand at 2, 4 and 6
+    assert min(resumed) == (newest + 1 if newest else 0)
+    assert equal(weights(killed), weights(whole))
+    assert read_curve(killed.output_folder) == read_curve(whole.output_folder)
+
+
+def test_curves_of_long_runs_survive_a_kill_between_two_rows(make_job):
+    """From 200 steps on a row averages several steps; a checkpoint inside one must not cut the average."""
+    settings = {"tokens": 200 * 12, "global_batch": 1, "micro_batch": 1, "checkpoint_steps": 97}
+    whole, killed = make_job("whole", **settings), make_job("killed", **settings)
+    train(whole)
+    with pytest.raises(KilledError):
+        train(killed, kill_at(100))
+    train(killed)
+    assert read_curve(killed.output_folder) == read_curve(whole.output_folder)
+
+
+def test_a_finished_job_is_not_trained_again(make_job):
+    job = make_job(tokens=1)
+    result = train(job)
+    written = (job.output_folder / "model" / "model.safetensors").stat().st_mtime_ns
+    assert train(job, kill_at(0)) == result
+    assert (job.output_folder / "model" / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_distillation_without_divergence_is_pretraining_step_for_step(make_job):
+    pretrained = make_job("pretrained")
+    distilled = make_job("distilled", distillation=DistillationSettings(alpha=1.0, beta=0.0))
+    for job in (pretrained, distilled):
+        train(job)
+    assert read_curve(distilled.output_folder) == read_curve(pretrained.output_folder)
+    assert equal(weights(distilled), weights(pretrained))
+
+
+def test_distillation_learns_from_the_teacher(make_job):
+    jobs = [make_job(name, distillation=settings) for name, settings in OBJECTIVES.items()]
+    for job in jobs:
+        train(job)
+    assert not equal(weights(jobs[0]), weights(jobs[1]))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_masters_and_moments_are_float32(make_job, precision):
+    job = make_job(precision=precision)
+    with pytest.raises(KilledError):
+        train(job, kill_at(3))
+    checkpoint = job.output_folder / "checkpoint-2"
+    state = torch.load(checkpoint / "optimizer.pt", weights_only=True)["state"]
+    assert state
+    assert {entry[name].dtype for entry in state.values() for name in ("exp_avg", "exp_avg_sq")} == {torch.float32}
+    assert {tensor.dtype for tensor in load_file(checkpoint / "model.safetensors").values()} == {torch.float32}
+
+
+def test_random_weights_come_from_the_jobs_seed_alone(make_job):
+    jobs = [make_job(str(i), initialisation="random", tokens=1, learning_rate=1e-12, seed=s) for i, s in enumerate((5, 5, 6))]
+    for noise, job in enumerate(jobs):
+        torch.manual_seed(noise)
+        train(job)
+    one, same, other = (weights(job) for job in jobs)
+    assert equal(one, same)
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert not torch.allclose(one[name], other[name])
+    assert not torch.allclose(one[name], load_file(jobs[0].model_folder / "model.safetensors")[name])
+    assert float(one[name].std()) == pytest.approx(0.02, rel=0.2)
+
+
+def test_divergence_stops_the_run_and_names_the_arm_and_the_step(make_job):
+    job = make_job(learning_rate=1e30, max_grad_norm=1e30)
+    with pytest.raises(FloatingPointError, match=r"arm child: the training loss is (nan|inf) at step \d; lower"):
+        train(job)
+    assert not (job.output_folder / "result.json").exists()
+
+
+def test_a_text_shorter_than_one_step_is_refused(make_job):
+    with pytest.raises(ValueError, match=r"holds \d+ sequences of 12 tokens, fewer than one step of global_batch=512"):
+        train(make_job(global_batch=512))
+
+
+def test_too_few_heldout_windows_are_refused(make_job):
+    with pytest.raises(ValueError, match="split 'validation' has"):
+        train(make_job(heldout_windows=10_000))
+
+
+def test_every_epoch_reads_every_sequence_once_in_an_order_of_its_own(make_job, corpus_folder):
+    corpus = PackedCorpus.open(corpus_folder)
+    starts = corpus.window_starts("train", 12)
+    count = len(starts)
+    schedule = make_job(tokens=12 * 2 * count, global_batch=1, micro_batch=1).schedule
+    order = training_order(corpus, schedule)
+    first, second = order[:count], order[count:]
+    assert sorted(first) == sorted(second) == sorted(starts)
+    assert not np.array_equal(first, second)
+    assert np.array_equal(training_order(corpus, schedule), order)
+    assert not np.array_equal(training_order(corpus, schedule.model_copy(update={"seed": 1})), order)
+
+
+def test_other_vocabularies_are_refused(make_job, tmp_path, model_folder):
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in model_folder.iterdir():
+        text = file.read_bytes()
+        if file.name == "tokenizer.json":
+            tokenizer = json.loads(text)
+            vocabulary = tokenizer["model"]["vocab"]
+            vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+            text = json.dumps(tokenizer).encode()
+        (other / file.name).write_bytes(text)
+    check_vocabulary(model_folder, make_job().teacher_folder)
+    with pytest.raises(ValueError, match="have different vocabularies"):
+        train(make_job(model_folder=other, distillation=DistillationSettings()))

@@ -1,0 +1,52 @@
+"""The student is its model and nothing else."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
+
+from budwood.training.losses import DistillationWeights
+from budwood.training.objectives import Distillation, NextToken
+from budwood.training.student import Student
+
+
+@pytest.fixture
+def models(teacher_folder, model_folder):
+    return tuple(AutoModelForCausalLM.from_pretrained(folder) for folder in (teacher_folder, model_folder))
+
+
+def test_the_loss_is_a_mean_over_the_tokens_of_the_step(models):
+    _, model = models
+    student = Student(model, NextToken())
+    tokens = torch.randint(0, 257, (2, 8), generator=torch.Generator().manual_seed(0))
+    batch = {"input_ids": tokens[:, :-1], "shift_labels": tokens[:, 1:]}
+    alone = student(**batch)["loss"]
+    torch.testing.assert_close(alone, model(input_ids=tokens, labels=tokens).loss)
+    torch.testing.assert_close(student(**batch, num_items_in_batch=torch.tensor(56))["loss"], alone / 4)
+
+
+def test_the_teacher_is_neither_trained_nor_saved(models):
+    teacher, model = models
+    student = Student(model, Distillation(teacher, DistillationWeights(0.2, 0.8, 1.0)))
+    assert sum(p.numel() for p in student.parameters()) == sum(p.numel() for p in model.parameters())
+    assert {name.removeprefix("model.") for name in student.state_dict()} <= set(model.state_dict())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_weights_can_be_saved_and_restored(models, tied, tmp_path):
+    """safetensors refuses two names for one tensor."""
+    _, model = models
+    if not tied:
+        model.config.tie_word_embeddings = False
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    student = Student(model, NextToken())
+    state = student.state_dict()
+    assert ("model.lm_head.weight" in state) is not tied
+    save_file(state, tmp_path / "weights.safetensors")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.no_grad():
+        saved = {name: value.clone() for name, value in state.items()}
+        for parameter in model.parameters():
+            parameter.zero_()
+    student.load_state_dict(saved, strict=not tied)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
