@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from budwood.arch.family import architecture_from_config
 from budwood.arch.spec import Architecture, LayerSpec
 from budwood.subnet.importance import Importance, measure_importance
+from budwood.subnet.ordering import OrderedTeacher, order_teacher
 
 VOCAB_SIZE = 97
 
@@ -47,7 +48,7 @@ def spec(groups: int, queries: int, head_dim: int, neurons: int) -> LayerSpec:
     return LayerSpec(
         num_attention_heads=groups * queries,
         num_key_value_heads=groups,
-        head_dim=16,
+        head_dim=head_dim,
         intermediate_size=neurons,
     )
 
@@ -82,6 +83,19 @@ def windows() -> torch.Tensor:
 @pytest.fixture(scope="session")
 def importance(teacher: PreTrainedModel, architecture: Architecture, windows: torch.Tensor) -> Importance:
     return measure_importance(teacher, architecture, windows, batch_size=2)
+
+
+@pytest.fixture(scope="session")
+def orders(
+    teacher: PreTrainedModel, architecture: Architecture, importance: Importance
+) -> dict[tuple[str, str], OrderedTeacher]:
+    """Return the teacher in every order, by `ordering` and `rope`."""
+    scores = {"activation": importance, "native": None}
+    return {
+        (ordering, rope): order_teacher(teacher, architecture, scores[ordering], rope)
+        for ordering in scores
+        for rope in ("preserve", "rebuild")
+    }
 
 
 @pytest.fixture(params=CHILDREN)

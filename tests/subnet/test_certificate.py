@@ -13,7 +13,6 @@ from budwood.arch.count import num_parameters
 from budwood.subnet.certificate import TOLERANCE, Origin, certify, probe_ids
 from budwood.subnet.export import write_checkpoint
 from budwood.subnet.extract import extract_child, own_weights
-from budwood.subnet.ordering import order_teacher
 from budwood.subnet.teacher import fingerprint
 
 pytestmark = pytest.mark.parametrize("teacher", ["tied"], indirect=True)
@@ -29,8 +28,8 @@ ORIGIN = Origin(
 
 
 @pytest.fixture
-def child(teacher, architecture, importance, child_architecture):
-    return own_weights(extract_child(order_teacher(teacher, architecture, importance, "preserve"), child_architecture))
+def child(orders, child_architecture):
+    return own_weights(extract_child(orders["activation", "preserve"], child_architecture))
 
 
 @pytest.fixture
@@ -60,10 +59,8 @@ def test_anybody_can_compute_the_probe_again(child, folder, child_architecture):
     torch.testing.assert_close(logits[:, record["probe"]["columns"]], torch.tensor(record["probe"]["logits"]))
 
 
-def test_a_child_in_half_precision_is_compared_in_full(
-    teacher, architecture, importance, teacher_folder, child_architecture, tmp_path
-):
-    ordered = order_teacher(teacher, architecture, importance, "preserve")
+def test_a_child_in_half_precision_is_compared_in_full(orders, teacher_folder, child_architecture, tmp_path):
+    ordered = orders["activation", "preserve"]
     halved = replace(ordered, state={name: weight.bfloat16() for name, weight in ordered.state.items()})
     child = own_weights(extract_child(halved, child_architecture))
     folder = write_checkpoint(child, teacher_folder, tmp_path / "half")

@@ -18,7 +18,6 @@ from budwood.subnet.checkpoint import (
 )
 from budwood.subnet.modeling import LayerwiseLlamaForCausalLM
 
-
 pytestmark = pytest.mark.parametrize("teacher", ["tied", "mistral"], indirect=True)
 
 

@@ -8,7 +8,6 @@ from budwood.subnet.checkpoint import load_model
 from budwood.subnet.evaluate import SubnetEvaluator, evaluating, sequence_losses
 from budwood.subnet.export import write_checkpoint
 from budwood.subnet.extract import extract_child, own_weights
-from budwood.subnet.ordering import order_teacher
 
 
 def test_losses_equal_those_of_hugging_face(teacher, windows):
@@ -26,9 +25,16 @@ def test_the_batch_size_does_not_matter(teacher, windows, batch_size):
 @pytest.mark.parametrize("training", [True, False])
 def test_the_mode_is_restored_even_after_an_error(teacher, training):
     teacher.train(training)
-    with pytest.raises(RuntimeError), evaluating(teacher):
-        assert not teacher.training
-        raise RuntimeError
+    modes = []
+
+    def fail():
+        with evaluating(teacher):
+            modes.append(teacher.training)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert modes == [False]
     assert teacher.training is training
     teacher.eval()
 
@@ -39,10 +45,9 @@ def test_no_graph_is_kept(teacher, windows):
     assert (losses.dtype, losses.device.type) == (torch.float32, "cpu")
 
 
-def test_what_a_search_evaluates_is_what_is_exported(
-    teacher, architecture, importance, child_architecture, windows, teacher_folder, tmp_path
-):
-    ordered = order_teacher(teacher, architecture, importance, "preserve")
+@pytest.mark.parametrize("teacher", ["untied"], indirect=True)
+def test_what_a_search_evaluates_is_what_is_exported(orders, child_architecture, windows, teacher_folder, tmp_path):
+    ordered = orders["activation", "preserve"]
     evaluation = SubnetEvaluator(ordered, windows, batch_size=4)(child_architecture)
     child = own_weights(extract_child(ordered, child_architecture))
     exported = load_model(write_checkpoint(child, teacher_folder, tmp_path / "child"), torch.float32)

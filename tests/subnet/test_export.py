@@ -18,7 +18,6 @@ from budwood.subnet.certificate import Origin, certify
 from budwood.subnet.checkpoint import read_architecture
 from budwood.subnet.export import model_card, write_checkpoint
 from budwood.subnet.extract import extract_child, own_weights
-from budwood.subnet.ordering import order_teacher
 
 ORIGIN = Origin(
     teacher="tree",
@@ -56,11 +55,9 @@ assert not [name for name in sys.modules if name.startswith("budwood.")]
 
 
 @pytest.fixture(params=["preserve", "rebuild"])
-def exported(request, teacher, teacher_folder, architecture, importance, child_architecture, tmp_path):
+def exported(request, orders, teacher_folder, child_architecture, tmp_path):
     """A child in memory and the folder it was written to."""
-    child = own_weights(
-        extract_child(order_teacher(teacher, architecture, importance, request.param), child_architecture)
-    )
+    child = own_weights(extract_child(orders["activation", request.param], child_architecture))
     return child, write_checkpoint(child, teacher_folder, tmp_path / "child")
 
 
@@ -138,9 +135,9 @@ def test_a_child_survives_torch_save(exported, windows):
 
 
 @pytest.mark.parametrize("teacher", ["tied"], indirect=True)
-def test_strangers_open_both_kinds_of_folders(teacher, teacher_folder, architecture, importance, tmp_path):
+def test_strangers_open_both_kinds_of_folders(teacher, teacher_folder, architecture, orders, tmp_path):
     """In an interpreter without budwood, a stock and a layer-wise folder give the certificate's logits and text."""
-    ordered = order_teacher(teacher, architecture, importance, "preserve")
+    ordered = orders["activation", "preserve"]
     thinner = replace(architecture.layers[0], num_attention_heads=2, num_key_value_heads=2, head_dim=10)
     kinds = {"stock": (thinner,) * 2, "layerwise": (thinner, replace(thinner, intermediate_size=11))}
     for name, layers in kinds.items():
@@ -186,10 +183,10 @@ def test_the_card_says_how_to_load_and_what_it_is(child_architecture):
     assert "- Teacher: MIT. By all." in card
 
 
-@pytest.mark.parametrize("teacher", ["tied"], indirect=True)
+@tied_and_preserved
 def test_the_tokenizer_of_a_layerwise_folder_is_read_without_a_question(exported, tmp_path, monkeypatch):
     """A folder that brings code makes AutoTokenizer ask whether to run it; a long run must not wait for the answer."""
     child, folder = exported
-    monkeypatch.setattr("builtins.input", lambda prompt: pytest.fail(prompt))
+    monkeypatch.setattr("builtins.input", pytest.fail)
     again = write_checkpoint(child, folder, tmp_path / "grandchild")
     assert AutoTokenizer.from_pretrained(again, trust_remote_code=False).get_vocab().keys() >= {"w0", "w96"}

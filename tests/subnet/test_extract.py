@@ -9,7 +9,6 @@ from transformers import MistralForCausalLM
 from budwood.arch.count import num_parameters
 from budwood.subnet.extract import extract_child, own_weights
 from budwood.subnet.modeling import LayerwiseLlamaForCausalLM
-from budwood.subnet.ordering import order_teacher
 
 
 def masked_parent(ordered, candidate):
@@ -52,12 +51,11 @@ def mask_layer(block, layer, ordered):
     block.self_attn.k_proj.weight.view(3, 16, 48)[:, dropped] = 0
 
 
+@pytest.mark.parametrize("teacher", ["tied", "untied"], indirect=True)
 @pytest.mark.parametrize("hidden_size", [48, 30])
 @pytest.mark.parametrize("ordering", ["activation", "native"])
-def test_a_child_equals_its_masked_parent(
-    teacher, architecture, importance, windows, child_architecture, ordering, hidden_size
-):
-    ordered = order_teacher(teacher, architecture, importance if ordering == "activation" else None, "preserve")
+def test_a_child_equals_its_masked_parent(teacher, orders, windows, child_architecture, ordering, hidden_size):
+    ordered = orders[ordering, "preserve"]
     candidate = replace(child_architecture, hidden_size=hidden_size)
     with torch.no_grad():
         expected = masked_parent(ordered, candidate)(windows).logits
@@ -68,10 +66,8 @@ def test_a_child_equals_its_masked_parent(
 
 
 @pytest.mark.parametrize("rope", ["preserve", "rebuild"])
-def test_a_child_has_the_sizes_and_the_class_that_its_architecture_asks_for(
-    teacher, architecture, importance, child_architecture, rope
-):
-    child = extract_child(order_teacher(teacher, architecture, importance, rope), child_architecture)
+def test_a_child_has_the_sizes_and_the_class_that_its_architecture_asks_for(teacher, orders, child_architecture, rope):
+    child = extract_child(orders["activation", rope], child_architecture)
     divides = child_architecture.hidden_size % child_architecture.layers[0].num_attention_heads == 0
     uniform_class = type(teacher) if divides else MistralForCausalLM
     assert type(child) is (uniform_class if child_architecture.is_uniform else LayerwiseLlamaForCausalLM)
@@ -79,9 +75,9 @@ def test_a_child_has_the_sizes_and_the_class_that_its_architecture_asks_for(
     assert not child.training
 
 
-def test_native_prefix_with_rebuilt_embeddings_is_the_papers_cut(teacher, architecture, child_architecture):
+def test_native_prefix_with_rebuilt_embeddings_is_the_papers_cut(teacher, orders, child_architecture):
     """The first of everything, unscaled, under the teacher's rotary base (paper, section 2.1)."""
-    child = extract_child(order_teacher(teacher, architecture, None, "rebuild"), child_architecture)
+    child = extract_child(orders["native", "rebuild"], child_architecture)
     hidden, layer = child_architecture.hidden_size, child_architecture.layers[0]
     groups, queries, dims = layer.num_key_value_heads, layer.heads_per_group, layer.head_dim
     rows = teacher.model.layers[0].self_attn.q_proj.weight.view(3, 2, 16, 48)
@@ -92,8 +88,8 @@ def test_native_prefix_with_rebuilt_embeddings_is_the_papers_cut(teacher, archit
     assert attention.config.rope_parameters["rope_theta"] == teacher.config.rope_parameters["rope_theta"]
 
 
-def test_prefixes_share_the_teachers_memory_until_the_child_owns_its_weights(teacher, architecture, importance):
-    ordered = order_teacher(teacher, architecture, importance, "preserve")
+def test_prefixes_share_the_teachers_memory_until_the_child_owns_its_weights(architecture, orders):
+    ordered = orders["activation", "preserve"]
     candidate = replace(architecture, layers=(replace(architecture.layers[0], intermediate_size=10),) * 4)
     child = extract_child(ordered, candidate)
     inside = ordered.state["model.layers.0.mlp.up_proj.weight"]
@@ -106,14 +102,14 @@ def test_prefixes_share_the_teachers_memory_until_the_child_owns_its_weights(tea
     assert torch.equal(inside, before)
 
 
-def test_ties_survive_the_cut(teacher, architecture, importance, child_architecture):
-    child = extract_child(order_teacher(teacher, architecture, importance, "preserve"), child_architecture)
+def test_ties_survive_the_cut(architecture, orders, child_architecture):
+    child = extract_child(orders["activation", "preserve"], child_architecture)
     shared = child.get_output_embeddings().weight is child.get_input_embeddings().weight
     assert shared is architecture.tie_word_embeddings
 
 
-def test_a_child_has_the_precision_of_the_ordered_weights(teacher, architecture, importance, child_architecture):
-    ordered = order_teacher(teacher, architecture, importance, "preserve")
+def test_a_child_has_the_precision_of_the_ordered_weights(orders, child_architecture):
+    ordered = orders["activation", "preserve"]
     halved = replace(ordered, state={name: weight.bfloat16() for name, weight in ordered.state.items()})
     child = extract_child(halved, child_architecture)
     assert {parameter.dtype for parameter in child.parameters()} == {torch.bfloat16}

@@ -7,6 +7,8 @@ import torch
 
 from budwood.subnet.importance import Importance, measure_importance
 
+pytestmark = pytest.mark.parametrize("teacher", ["tied"], indirect=True)
+
 GROUPS, QUERIES, HEAD_DIM = 3, 2, 16
 
 

@@ -95,6 +95,7 @@ def cut_child(teacher, pairs):
     return child
 
 
+@pytest.mark.parametrize("teacher", ["tied", "mistral"], indirect=True)
 @pytest.mark.parametrize("pairs", PAIR_SETS.values(), ids=PAIR_SETS)
 def test_the_child_attends_as_the_teacher_without_the_dropped_pairs(teacher, windows, pairs):
     with torch.no_grad():

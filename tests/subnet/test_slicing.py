@@ -14,7 +14,7 @@ from budwood.subnet.slicing import layer_indices, slice_state, slice_tensor
 AXES = {"g": 3, "q": 2, "s": 4, "h": 5}
 
 
-def prefix(architecture, hidden, layers, sizes):
+def prefix(hidden, layers, sizes):
     """Select the first entries of every axis; sizes are groups, queries, head dimensions, neurons."""
     groups, queries, dims, neurons = sizes
     return Selection(
@@ -59,7 +59,7 @@ def test_index_lists_are_fancy_indexing_on_the_unflattened_tensor(kept):
 
 def test_all_indices_are_the_identity_without_a_copy(teacher, architecture):
     state = weights_of(teacher)
-    child = slice_state(state, LLAMA, architecture, prefix(architecture, 48, range(4), (3, 2, 16, 40)))
+    child = slice_state(state, LLAMA, architecture, prefix(48, range(4), (3, 2, 16, 40)))
     assert child.keys() == state.keys()
     for name, tensor in child.items():
         assert tensor.shape == state[name].shape
@@ -68,7 +68,7 @@ def test_all_indices_are_the_identity_without_a_copy(teacher, architecture):
 
 def test_a_prefix_of_whole_axes_is_a_view_and_one_inside_heads_a_copy(teacher, architecture):
     state = weights_of(teacher)
-    child = slice_state(state, LLAMA, architecture, prefix(architecture, 20, [0], (2, 2, 8, 30)))
+    child = slice_state(state, LLAMA, architecture, prefix(20, [0], (2, 2, 8, 30)))
     shared = {name for name in child if child[name].data_ptr() == state[name].data_ptr()}
     assert {"model.embed_tokens.weight", "model.layers.0.mlp.gate_proj.weight", "model.norm.weight"} <= shared
     assert "model.layers.0.self_attn.q_proj.weight" not in shared
@@ -77,12 +77,10 @@ def test_a_prefix_of_whole_axes_is_a_view_and_one_inside_heads_a_copy(teacher, a
 def test_the_prefix_of_a_prefix_is_the_smaller_prefix(teacher, architecture):
     state = weights_of(teacher)
     large, small = (3, 2, 12, 33), (2, 1, 6, 20)
-    middle = prefix(architecture, 40, [0, 2, 3], large)
+    middle = prefix(40, [0, 2, 3], large)
     between = replace(architecture, hidden_size=40, layers=middle.layer_specs)
-    twice = slice_state(
-        slice_state(state, LLAMA, architecture, middle), LLAMA, between, prefix(between, 24, [0, 2], small)
-    )
-    once = slice_state(state, LLAMA, architecture, prefix(architecture, 24, [0, 3], small))
+    twice = slice_state(slice_state(state, LLAMA, architecture, middle), LLAMA, between, prefix(24, [0, 2], small))
+    once = slice_state(state, LLAMA, architecture, prefix(24, [0, 3], small))
     assert twice.keys() == once.keys()
     assert all(torch.equal(twice[name], once[name]) for name in once)
 
@@ -90,7 +88,7 @@ def test_the_prefix_of_a_prefix_is_the_smaller_prefix(teacher, architecture):
 def test_layers_are_renumbered_and_the_teacher_is_untouched(teacher, architecture):
     state = weights_of(teacher)
     before = {name: tensor.clone() for name, tensor in state.items()}
-    child = slice_state(state, LLAMA, architecture, prefix(architecture, 48, [1, 3], (3, 2, 16, 10)))
+    child = slice_state(state, LLAMA, architecture, prefix(48, [1, 3], (3, 2, 16, 10)))
     assert {name.split(".")[2] for name in child if ".layers." in name} == {"0", "1"}
     assert torch.equal(
         child["model.layers.1.mlp.down_proj.weight"], before["model.layers.3.mlp.down_proj.weight"][:, :10]
@@ -99,7 +97,7 @@ def test_layers_are_renumbered_and_the_teacher_is_untouched(teacher, architectur
 
 
 def test_every_basic_axis_of_a_layer_has_its_indices(architecture):
-    selection = prefix(architecture, 20, [0], (2, 1, 8, 30))
+    selection = prefix(20, [0], (2, 1, 8, 30))
     lengths = axis_lengths(architecture, architecture.layers[0])
     kept = layer_indices(selection, selection.layers[0])
     assert lengths.keys() - kept.keys() == {"vocab"}

@@ -14,6 +14,7 @@ from budwood.training import losses
 from budwood.training.losses import DistillationWeights, chunked_loss, logits_loss
 
 WEIGHTS = DistillationWeights(0.2, 0.8, 2.0)
+TEXT_ONLY = DistillationWeights(1.0, 0.0, 1.0)
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +22,7 @@ def chunks_of_eight(monkeypatch):
     monkeypatch.setattr(losses, "CHUNK_TOKENS", 8)
 
 
-def plain_loss(hidden, head, targets, teacher=None, weights=DistillationWeights(1.0, 0.0, 1.0)):
+def plain_loss(hidden, head, targets, teacher=None, weights=TEXT_ONLY):
     """The same by autograd over whole logits, from PyTorch's own losses."""
     logits = hidden @ head.T
     loss = weights.alpha * functional.cross_entropy(logits, targets, reduction="sum")
@@ -116,9 +117,7 @@ def test_divergence_is_not_negative_and_zero_at_equality(shape, temperature):
 def test_without_weight_on_the_divergence_the_teacher_changes_no_bit():
     hidden, head, targets, teacher = draw(19, 4, 3, 11, torch.float32)
     pretraining = loss_and_gradients(chunked_loss, hidden, head, targets)
-    distillation = loss_and_gradients(
-        chunked_loss, hidden, head, targets, teacher, DistillationWeights(1.0, 0.0, 2.0)
-    )
+    distillation = loss_and_gradients(chunked_loss, hidden, head, targets, teacher, DistillationWeights(1.0, 0.0, 2.0))
     assert all(torch.equal(one, other) for one, other in zip(pretraining, distillation, strict=True))
 
 

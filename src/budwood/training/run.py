@@ -39,6 +39,8 @@ Track = Callable[[Mapping[str, float], int], None]
 
 RESULT = "result.json"
 CURVE = "curve.jsonl"
+CURVE_ROWS = 100
+"""Training losses of a run, at least, where it has as many steps."""
 MODEL = "model"
 
 
@@ -124,7 +126,7 @@ def training_arguments(job: TrainingJob, compute: Compute) -> TrainingArguments:
         max_grad_norm=schedule.max_grad_norm,
         bf16=compute.precision == "bfloat16",
         use_cpu=compute.device.type == "cpu",
-        logging_steps=max(1, schedule.num_steps // 100),
+        logging_steps=_steps_per_row(schedule),
         # The filter hides steps whose loss is not a number, and waits for the device at every micro-batch.
         logging_nan_inf_filter=False,
         save_steps=schedule.checkpoint_steps,
@@ -136,6 +138,12 @@ def training_arguments(job: TrainingJob, compute: Compute) -> TrainingArguments:
         dataloader_pin_memory=compute.device.type == "cuda",
         ddp_find_unused_parameters=False,
     )
+
+
+def _steps_per_row(schedule: Schedule) -> int:
+    """Return how many steps a row of the curve averages: none spans a checkpoint, where a resumed run would cut it."""
+    about = max(1, schedule.num_steps // CURVE_ROWS)
+    return max(steps for steps in range(1, about + 1) if schedule.checkpoint_steps % steps == 0)
 
 
 class _Sequences(Dataset[Tensor]):

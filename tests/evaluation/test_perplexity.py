@@ -1,0 +1,76 @@
+"""Held-out losses are those that Hugging Face computes, sequence by sequence and source by source."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from budwood.corpus.packing import tokenize_and_pack
+from budwood.evaluation.perplexity import source_losses, sources_of, summarise
+from budwood.subnet.device import Compute
+from budwood.subnet.teacher import TeacherSource, byte_tokenizer, fetch_teacher
+
+CPU = Compute(torch.device("cpu"), "float32")
+SIZES = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return fetch_teacher(TeacherSource(random=SIZES), tmp_path_factory.mktemp("model")).folder
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Two sources with a validation split; a third has none."""
+    rng = np.random.default_rng(0)
+    rows = [
+        (split, source, "".join(rng.choice(list("abc"), 100)))
+        for split, source in [("validation", "one"), ("validation", "two"), ("validation", "two"), ("train", "three")]
+    ]
+    documents = pd.DataFrame(rows, columns=["split", "source", "text"])
+    directory = tmp_path_factory.mktemp("corpus") / "packed"
+    return tokenize_and_pack(documents, byte_tokenizer(), seed=0, directory=directory, progress=False)
+
+
+def test_losses_equal_those_of_hugging_face(folder, corpus):
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    losses = source_losses(folder, corpus, "validation", (10, 5), CPU)
+    assert list(losses) == ["one", "two"]
+    for source, values in losses.items():
+        windows = torch.from_numpy(corpus.windows("validation", 10, source=source, limit=5))
+        with torch.no_grad():
+            expected = [float(model(input_ids=row[None], labels=row[None]).loss) for row in windows]
+        assert values == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_source_that_is_too_short_is_refused(folder, corpus):
+    with pytest.raises(ValueError, match="source='one'"):
+        source_losses(folder, corpus, "validation", (10, 15), CPU)
+
+
+def test_sources_are_those_of_the_split(corpus):
+    assert sources_of(corpus, "validation") == ["one", "two"]
+    assert sources_of(corpus, "train") == ["three"]
+
+
+def test_worked_summary():
+    """Mean 2.5, standard deviation sqrt(5/3), over four sequences."""
+    summary = summarise([1.0, 2.0, 3.0, 4.0], 10)
+    assert summary["loss"] == 2.5
+    assert summary["standard_error"] == pytest.approx(math.sqrt(5 / 3) / 2)
+    assert summary["tokens"] == 40
+
+
+def test_one_sequence_has_no_standard_error():
+    summary = summarise([3.0], 7)
+    assert (summary["loss"], summary["tokens"]) == (3.0, 7)
+    assert math.isnan(summary["standard_error"])
