@@ -95,7 +95,12 @@ class TrackingHook:
         seconds = time.perf_counter() - self._started[node.name]
         if mlflow.active_run():
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            mlflow.log_metrics({f"{node.short_name}.seconds": seconds, f"{node.short_name}.peak_rss_mib": peak})
+            mlflow.log_metrics(
+                {
+                    f"resources/{node.short_name}.seconds": seconds,
+                    f"resources/{node.short_name}.peak_rss_mib": peak,
+                }
+            )
         self._leave(node, "FINISHED")
 
     @hook_impl
@@ -188,6 +193,8 @@ def _choose_experiment(store: Mapping[str, str]) -> None:
     if mlflow.get_experiment_by_name(store["experiment"]) is None:
         mlflow.create_experiment(store["experiment"], artifact_location=Path(store["artifacts"]).as_uri())
     mlflow.set_experiment(store["experiment"])
+    # Otherwise the page opens among traces and judges of chat models.
+    mlflow.set_experiment_tag("mlflow.experimentKind", "custom_model_development")
 
 
 def _fingerprint(data: Any) -> str:

@@ -74,7 +74,7 @@ def test_parameters_equal_the_built_model(architecture: Architecture) -> None:
 
 
 @given(architectures(), st.integers(1, 3), st.integers(1, 9))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_flops_equal_torchs_counter(architecture: Architecture, batch: int, context: int) -> None:
     """Torch counts what we count: every linear map with the head, and both products of full, uncausal attention.
 

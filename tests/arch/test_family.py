@@ -33,7 +33,7 @@ CONFIG = {
 
 
 @given(architectures())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_the_table_names_and_shapes_every_tensor(architecture: Architecture) -> None:
     base = {"vocab_size": architecture.vocab_size, "tie_word_embeddings": architecture.tie_word_embeddings}
     config = model_config(

@@ -92,7 +92,7 @@ def test_records_say_what_was_evaluated(tmp_path: Path) -> None:
     torn=st.floats(0, 1, exclude_max=True),
     layerwise=st.booleans(),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_killed_and_resumed_is_uninterrupted(*, kills: list[int], torn: float, layerwise: bool) -> None:
     """Each kill comes at some later evaluation and leaves a beginning of the next line, or none of it."""
     with TemporaryDirectory() as folder:
