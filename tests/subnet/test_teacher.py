@@ -107,11 +107,21 @@ def test_an_unknown_family_is_answered_with_the_known_ones(broken, tmp_path):
     refuse(broken({"model_type": "mamba"}), tmp_path, "'mamba' is not supported; supported: llama, mistral")
 
 
-def test_code_is_not_run_unasked(broken, tmp_path):
+def test_code_is_run_once_and_only_when_it_is_trusted(broken, fetched, tmp_path):
     folder = broken({"auto_map": {"AutoModelForCausalLM": "modeling.Own"}})
+    witness = tmp_path / "witness"
+    (folder / "modeling.py").write_text(
+        f"from pathlib import Path\nfrom transformers import LlamaForCausalLM\n\nPath({str(witness)!r}).write_text('ran')\n\n"
+        "class Own(LlamaForCausalLM):\n    pass\n"
+    )
     refuse(folder, tmp_path, r"modeling.Own.*trust_remote_code: true")
-    trusting = TeacherSource(model=str(folder), trust_remote_code=True)
-    assert fetch_teacher(trusting, tmp_path).folder == folder
+    assert not witness.exists()
+    trusted = fetch_teacher(TeacherSource(model=str(folder), trust_remote_code=True), tmp_path / "work")
+    assert witness.read_text() == "ran"
+    assert "auto_map" not in json.loads((trusted.folder / "config.json").read_text())
+    ids = torch.arange(12)[None]
+    models = [AutoModelForCausalLM.from_pretrained(f) for f in (trusted.folder, fetched.folder)]
+    assert torch.equal(models[0](ids).logits, models[1](ids).logits)
 
 
 def test_pickled_weights_are_refused(broken, tmp_path):

@@ -11,8 +11,10 @@ from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 
 from budwood.arch.family import architecture_from_config, family_of, layer_config, stock_config
@@ -104,6 +106,15 @@ def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     own = {config.model_type: model for config, model in LAYERWISE_CLASSES.values()}
     loaded: PreTrainedModel = own.get(model_type, AutoModelForCausalLM).from_pretrained(folder, dtype=dtype)
     return loaded
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load a checkpoint's tokenizer.
+
+    An explicit no to remote code: unasked, transformers puts the question to the terminal for folders that bring code.
+    """
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    return tokenizer
 
 
 def _model_class(config: PretrainedConfig) -> type[PreTrainedModel]:

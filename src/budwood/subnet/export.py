@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from budwood.arch.count import kv_cache_bytes_per_token, num_parameters
 from budwood.arch.spec import Architecture
+from budwood.subnet.checkpoint import load_tokenizer
 
 CARD = "README.md"
 CERTIFICATE = "certificate.json"
@@ -21,8 +22,7 @@ def write_checkpoint(model: PreTrainedModel, teacher_folder: Path, target: Path)
     if (teacher_folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(teacher_folder)
     model.save_pretrained(partial)
-    # An explicit no: unasked, a teacher that is a layer-wise export has transformers put the question to the terminal.
-    AutoTokenizer.from_pretrained(teacher_folder, trust_remote_code=False).save_pretrained(partial)
+    load_tokenizer(teacher_folder).save_pretrained(partial)
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     return target

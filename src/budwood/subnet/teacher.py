@@ -42,6 +42,7 @@ class TeacherSource:
     random: Mapping[str, int] | None = None
     """Sizes of a Llama with random weights and a byte tokenizer, for trials without any download."""
     trust_remote_code: bool = False
+    """Run code that comes with the checkpoint, once, to bring its weights into the stock class."""
     license: str = "unknown"
     attribution: str = ""
     seed: int = 42
@@ -84,11 +85,11 @@ def fetch_teacher(source: TeacherSource, work_dir: Path) -> FetchedTeacher:
             raise ValueError(f"teacher.model: no file at {path}")
         return FetchedTeacher(folder=_convert_gguf(path, work_dir / "converted"), name=path.stem, revision="local")
     if path.is_dir():
-        check_folder(path, trust_remote_code=source.trust_remote_code)
-        return FetchedTeacher(folder=path, name=path.name, revision="local")
+        return FetchedTeacher(folder=_accept(path, source, work_dir), name=path.name, revision="local")
     if model.startswith((".", "/", "~")) or len(model.split("/")) > _HUB_ID_PARTS:
         raise ValueError(f"teacher.model: no checkpoint folder at {path.resolve()}")
-    return _download(model, source)
+    snapshot = _download(model, source.revision)
+    return FetchedTeacher(folder=_accept(snapshot, source, work_dir), name=model, revision=snapshot.name)
 
 
 def check_folder(folder: Path, *, trust_remote_code: bool) -> Architecture:
@@ -122,32 +123,48 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _download(model: str, source: TeacherSource) -> FetchedTeacher:
+def _accept(folder: Path, source: TeacherSource, work_dir: Path) -> Path:
+    """Check a folder; where it may run code of its own, run it once and keep the weights in the stock class."""
+    check_folder(folder, trust_remote_code=source.trust_remote_code)
+    if "auto_map" not in read_config(folder):
+        return folder
+    target = work_dir / "converted"
+    if not (target / "config.json").is_file():
+        loaded = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32)
+        _save(_stock_twin(loaded), AutoTokenizer.from_pretrained(folder, trust_remote_code=True), target)
+    return target
+
+
+def _download(model: str, revision: str | None) -> Path:
     try:
-        folder = Path(snapshot_download(model, revision=source.revision, allow_patterns=list(HUB_FILES)))
+        return Path(snapshot_download(model, revision=revision, allow_patterns=list(HUB_FILES)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ValueError(
             f"teacher.model: {model!r} is no local folder, and the hub did not give it ({type(error).__name__}); "
             "check the name, the network, and for gated models the access token (HF_TOKEN)"
         ) from error
-    check_folder(folder, trust_remote_code=source.trust_remote_code)
-    return FetchedTeacher(folder=folder, name=model, revision=folder.name)
 
 
 def _convert_gguf(file: Path, target: Path) -> Path:
     if (target / "config.json").is_file():
         return target
     loaded = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    settings = loaded.config.to_dict()
-    # transformers refuses to save a model that carries the trace of its quantisation.
-    settings.pop("quantization_config", None)
-    settings.pop("_model_name_or_path", None)
-    clean = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings), dtype=torch.float32)
-    clean.load_state_dict(loaded.state_dict())
-    clean.tie_weights()
-    clean.generation_config = loaded.generation_config
-    return _save(clean, tokenizer, target)
+    return _save(_stock_twin(loaded), AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name), target)
+
+
+def _stock_twin(loaded: PreTrainedModel) -> PreTrainedModel:
+    """Return a model of the stock class with the same weights.
+
+    Transformers refuses to save a model that carries the trace of its quantisation, and a class that came with a
+    checkpoint would be needed again wherever the checkpoint goes.
+    """
+    traces = {"quantization_config", "auto_map", "_name_or_path", "_model_name_or_path"}
+    settings = {key: value for key, value in loaded.config.to_dict().items() if key not in traces}
+    twin: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings), dtype=torch.float32)
+    twin.load_state_dict(loaded.state_dict())
+    twin.tie_weights()
+    twin.generation_config = loaded.generation_config
+    return twin
 
 
 def _write_random(sizes: Mapping[str, int], seed: int, target: Path) -> Path:

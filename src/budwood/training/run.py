@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 from transformers import (
-    AutoTokenizer,
     PreTrainedModel,
     Trainer,
     TrainerCallback,
@@ -22,11 +21,12 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from budwood.arch.count import forward_flops_per_token, training_flops_per_token
 from budwood.corpus.packing import PackedCorpus
-from budwood.subnet.checkpoint import load_model, random_model, read_architecture, read_config
+from budwood.subnet.checkpoint import load_model, load_tokenizer, random_model, read_architecture, read_config
 from budwood.subnet.device import Compute, choose_compute
 from budwood.subnet.evaluate import sequence_losses
 from budwood.subnet.export import write_checkpoint
@@ -78,6 +78,7 @@ def train(job: TrainingJob, track: Track | None = None) -> dict[str, Any]:
         data_collator=_collate,
         callbacks=[curve],
     )
+    drop_torn_checkpoints(job.output_folder)
     checkpoint = get_last_checkpoint(str(job.output_folder)) if job.output_folder.is_dir() else None
     trainer.train(resume_from_checkpoint=checkpoint)
     write_checkpoint(student, job.teacher_folder, job.output_folder / MODEL)
@@ -86,6 +87,15 @@ def train(job: TrainingJob, track: Track | None = None) -> dict[str, Any]:
     for stale in job.output_folder.glob("checkpoint-*"):
         shutil.rmtree(stale)
     return result
+
+
+def drop_torn_checkpoints(output_folder: Path) -> None:
+    """Remove checkpoints that a kill has left unfinished: the Trainer writes its state last."""
+    for folder in output_folder.glob("checkpoint-*"):
+        try:
+            json.loads((folder / TRAINER_STATE_NAME).read_text())
+        except (OSError, json.JSONDecodeError):
+            shutil.rmtree(folder)
 
 
 def training_order(corpus: PackedCorpus, schedule: Schedule) -> NDArray[np.int64]:
@@ -264,10 +274,7 @@ def check_vocabulary(student_folder: Path, teacher_folder: Path) -> None:
     Raises:
         ValueError: the tokenizers map tokens to other ids.
     """
-    # An explicit no: a layer-wise folder brings code, and transformers would ask at the terminal whether to run it.
-    student, teacher = (
-        AutoTokenizer.from_pretrained(folder, trust_remote_code=False) for folder in (student_folder, teacher_folder)
-    )
+    student, teacher = load_tokenizer(student_folder), load_tokenizer(teacher_folder)
     if student.get_vocab() != teacher.get_vocab():
         raise ValueError(
             f"student {student_folder} ({len(student)} tokens) and teacher {teacher_folder} ({len(teacher)} tokens) "

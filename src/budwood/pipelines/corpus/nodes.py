@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pandas as pd
-from transformers import AutoTokenizer
 
 from budwood.corpus.documents import load_corpus
 from budwood.corpus.packing import INDEX_FILE, PackedCorpus, fingerprint_tokenizer, tokenize_and_pack
 from budwood.corpus.windows import require_windows
 from budwood.parameters import CorpusParameters, MeasurementParameters
 from budwood.pipelines.work import claim
+from budwood.subnet.checkpoint import load_tokenizer
 from budwood.training.job import Schedule
 from budwood.training.run import training_order
 
@@ -32,7 +32,7 @@ def pack_documents(
     Raises:
         ValueError: a split is too small for the windows that the parameters ask of it.
     """
-    tokenizer = AutoTokenizer.from_pretrained(teacher)
+    tokenizer = load_tokenizer(teacher)
     text_hash = int(pd.util.hash_pandas_object(documents, index=False).sum())
     facts = {"documents": text_hash, "seed": corpus.seed, "tokenizer": fingerprint_tokenizer(tokenizer)}
     folder = claim(workspace, "corpus", facts) / "tokens"
