@@ -111,7 +111,8 @@ def test_code_is_run_once_and_only_when_it_is_trusted(broken, fetched, tmp_path)
     folder = broken({"auto_map": {"AutoModelForCausalLM": "modeling.Own"}})
     witness = tmp_path / "witness"
     (folder / "modeling.py").write_text(
-        f"from pathlib import Path\nfrom transformers import LlamaForCausalLM\n\nPath({str(witness)!r}).write_text('ran')\n\n"
+        "from pathlib import Path\nfrom transformers import LlamaForCausalLM\n"
+        f"Path({str(witness)!r}).write_text('ran')\n"
         "class Own(LlamaForCausalLM):\n    pass\n"
     )
     refuse(folder, tmp_path, r"modeling.Own.*trust_remote_code: true")

@@ -30,12 +30,11 @@ def source_losses(
     """
     length, count = windows
     model = compute.place(load_model(folder, compute.dtype))
-    return {
-        source: sequence_losses(
-            model, torch.from_numpy(corpus.windows(split, length, source=source, limit=count))
-        ).tolist()
-        for source in sources_of(corpus, split)
-    }
+    losses = {}
+    for source in sources_of(corpus, split):
+        sequences = torch.from_numpy(corpus.windows(split, length, source=source, limit=count))
+        losses[source] = sequence_losses(model, sequences, progress=f"{folder.name} on {split}/{source}").tolist()
+    return losses
 
 
 def sources_of(corpus: PackedCorpus, split: str) -> list[str]:

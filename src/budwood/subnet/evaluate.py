@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from budwood.arch.count import forward_flops_per_token
@@ -20,19 +21,25 @@ from budwood.subnet.ordering import OrderedTeacher
 
 
 @torch.no_grad()
-def sequence_losses(model: PreTrainedModel, windows: Tensor, *, batch_size: int = 4) -> Tensor:
+def sequence_losses(
+    model: PreTrainedModel, windows: Tensor, *, batch_size: int = 4, progress: str | None = None
+) -> Tensor:
     """Return the mean loss per token of every sequence.
 
     Args:
         model: any causal language model.
         windows: [N, T + 1] token ids; every token but the first is predicted.
         batch_size: sequences per forward pass.
+        progress: shows a bar of this name.
 
     Returns:
         [N] nats, float32, on the CPU.
     """
     with evaluating(model):
-        return torch.cat([_batch_losses(model, batch) for batch in windows.split(batch_size)])
+        batches = tqdm(
+            windows.split(batch_size), desc=progress, unit="batch", dynamic_ncols=True, disable=progress is None
+        )
+        return torch.cat([_batch_losses(model, batch) for batch in batches])
 
 
 def _batch_losses(model: PreTrainedModel, windows: Tensor) -> Tensor:

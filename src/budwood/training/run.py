@@ -120,7 +120,7 @@ def training_order(corpus: PackedCorpus, schedule: Schedule) -> NDArray[np.int64
 def training_arguments(job: TrainingJob, compute: Compute) -> TrainingArguments:
     """Translate a job for the Trainer."""
     schedule = job.schedule
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(job.output_folder),
         max_steps=schedule.num_steps,
         per_device_train_batch_size=schedule.micro_batch,
@@ -148,6 +148,9 @@ def training_arguments(job: TrainingJob, compute: Compute) -> TrainingArguments:
         dataloader_pin_memory=compute.device.type == "cuda",
         ddp_find_unused_parameters=False,
     )
+    # One process drives one device: with several, the Trainer would wrap the student in nn.DataParallel.
+    arguments._n_gpu = min(1, arguments.n_gpu)  # noqa: SLF001
+    return arguments
 
 
 def _steps_per_row(schedule: Schedule) -> int:

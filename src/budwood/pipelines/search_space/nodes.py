@@ -75,7 +75,7 @@ def spread_spaces(
     return samples, parameter_spread(samples, bins)
 
 
-def plan_budget(
+def budget_study(
     teacher_record: dict[str, Any],
     search_spaces: pd.DataFrame,
     search: SearchParameters,

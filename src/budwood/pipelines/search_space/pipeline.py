@@ -2,7 +2,7 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from budwood.pipelines.search_space.nodes import enumerate_spaces, plan_budget, spread_spaces
+from budwood.pipelines.search_space.nodes import budget_study, enumerate_spaces, spread_spaces
 
 
 def create_pipeline() -> Pipeline:
@@ -22,10 +22,10 @@ def create_pipeline() -> Pipeline:
                 name="spread_spaces",
             ),
             Node(
-                plan_budget,
+                budget_study,
                 ["teacher_record", "search_spaces", "params:search", "params:schedule", "params:measurement"],
                 "budget",
-                name="plan_budget",
+                name="budget_study",
             ),
         ],
         tags="search_space",
