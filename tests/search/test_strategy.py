@@ -140,7 +140,7 @@ def test_a_loss_that_is_not_a_number_is_the_worst() -> None:
 
 
 def test_evolution_finds_the_optimum_more_often_than_random_search() -> None:
-    """Six optima spread over the 1,160 members of a bin, a seed for each, 140 evaluations to find it."""
+    """Twelve optima spread over the 1,160 members of a bin, a seed for each, 140 evaluations to find it."""
     specs = [
         layer(groups * queries, groups, head_dim, neurons)
         for groups, queries in UNIFORM.head_choices
@@ -158,7 +158,7 @@ def test_evolution_finds_the_optimum_more_often_than_random_search() -> None:
     unguided = replace(evolving, num_mutants=0, num_crossovers=0, num_randoms=20)
     assert evolving.num_evaluations == unguided.num_evaluations == 140
     hits = Counter[str]()
-    for seed, optimum in enumerate(inside[100::200]):
+    for seed, optimum in enumerate(inside[50::100]):
         for name, chosen in {"evolution": evolving, "random": unguided}.items():
             asked = run(Evolution(UNIFORM, FIFTH, replace(chosen, seed=seed)), optimum)
             hits[name] += any(candidate.architecture == optimum for candidate in asked)

@@ -24,6 +24,7 @@ MIN_HEAD_DIM = 4
 """Smallest head dimension of the paper's spaces (table 1)."""
 MAX_DRAWS = 20_000
 """Draws after which a bin counts as practically unreachable."""
+_DRAWS_PER_TARGET = 1000
 _WATER_FILLING_ROUNDS = 4
 
 
@@ -154,9 +155,12 @@ class SearchSpace:
             ValueError: no member is found; the message gives the reachable range and the number of draws.
         """
         self.require_reachable(parameter_bin)
-        for _ in range(MAX_DRAWS):
+        for draw in range(MAX_DRAWS):
+            # Kept over many draws of shapes: counts that few shapes reach are then as likely as any other.
+            if draw % _DRAWS_PER_TARGET == 0:
+                target = self.draw_target(parameter_bin, rng)
             drawn = self.sample_any(rng)
-            member = self.resize(drawn, parameter_bin, rng) if sampling == "constructive" else drawn
+            member = self.resize(drawn, parameter_bin, target) if sampling == "constructive" else drawn
             if member is not None and num_parameters(member) in parameter_bin:
                 return member
         raise ValueError(
@@ -164,15 +168,19 @@ class SearchSpace:
             f"the space reaches ({self._reach()}); widen the bin or move it inwards"
         )
 
-    def resize(
-        self, architecture: Architecture, parameter_bin: ParameterBin, rng: np.random.Generator
-    ) -> Architecture | None:
-        """Scale the MLP widths of a member until it has a parameter count drawn uniformly from the bin.
+    def draw_target(self, parameter_bin: ParameterBin, rng: np.random.Generator) -> int:
+        """Draw a parameter count uniformly from the part of a bin that lies within the space."""
+        low = max(parameter_bin.low, num_parameters(self.smallest()))
+        high = min(parameter_bin.high, num_parameters(self.largest()))
+        return int(rng.integers(low, high + 1))
+
+    def resize(self, architecture: Architecture, parameter_bin: ParameterBin, target: int) -> Architecture | None:
+        """Scale the MLP widths of a member until it has a parameter count.
 
         Returns:
-            the resized member, or None where its other sizes leave no legal width inside the bin.
+            the resized member, as near to the target as whole widths come, or None where its other sizes leave no legal
+            widths for it or it falls out of the bin.
         """
-        target = int(rng.integers(parameter_bin.low, parameter_bin.high + 1))
         per_neuron = neuron_parameters(architecture)
         widths = np.array([layer.intermediate_size for layer in architecture.layers], dtype=float)
         fixed = num_parameters(architecture) - per_neuron * int(widths.sum())
@@ -185,7 +193,8 @@ class SearchSpace:
                 for layer, width in zip(architecture.layers, steps, strict=True)
             )
         )
-        return resized if num_parameters(resized) in parameter_bin else None
+        count, rounding = num_parameters(resized), per_neuron * len(steps) * self.alignment / 2
+        return resized if count in parameter_bin and abs(count - target) <= rounding else None
 
     def require_reachable(self, parameter_bin: ParameterBin) -> None:
         """Check that the bin meets the range of parameter counts of this space.

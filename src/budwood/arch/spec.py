@@ -84,7 +84,8 @@ class Architecture:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary; `from_dict` is its inverse."""
-        return asdict(self) | {"layers": [asdict(layer) for layer in self.layers]}
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        return fields | {"layers": [asdict(layer) for layer in self.layers]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:

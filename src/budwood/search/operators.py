@@ -68,7 +68,9 @@ def constrain(
     """
     if num_parameters(child) in parameter_bin:
         return child
-    return space.resize(child, parameter_bin, rng) if constraint == "repair" else None
+    if constraint == "rejection":
+        return None
+    return space.resize(child, parameter_bin, space.draw_target(parameter_bin, rng))
 
 
 def _change_depth(layers: tuple[LayerSpec, ...], space: SearchSpace, rng: np.random.Generator) -> tuple[LayerSpec, ...]:
