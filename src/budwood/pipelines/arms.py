@@ -1,5 +1,6 @@
-"""One training arm as a node: used by pretraining and distillation."""
+"""Training arms as nodes: pretraining and distillation differ in what an arm begins with and in its parameters."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,52 +18,48 @@ ArmOutputs = tuple[Path, dict[str, Any], pd.DataFrame]
 """The trained checkpoint, the run's record, and its curve."""
 
 
-def train_arm(
-    arm: tuple[str, Initialisation, ArmParameters],
-    folders: tuple[Path, Path],
-    tokens: PackedCorpus,
-    schedule: Schedule,
-    measurement: MeasurementParameters,
-    workspace: Path,
-) -> ArmOutputs:
-    """Train an arm, or take up what an interrupted or finished run of the same arm left.
+def arm_node(name: str, initialisation: Initialisation, description: str) -> Callable[..., ArmOutputs]:
+    """Return the node that trains one arm, or takes up what an earlier run of the same arm left."""
 
-    Args:
-        arm: its name, how it begins, its parameters.
-        folders: the exported sub-network and the teacher.
-        tokens: the packed text.
-        schedule: shared by all arms.
-        measurement: held-out sequences, device and precision.
-        workspace: where unfinished and finished runs are found again.
-    """
-    (name, initialisation, parameters), (subnet, teacher) = arm, folders
-    compute = measurement.compute()
-    facts = {
-        "initialisation": initialisation,
-        "subnet": fingerprint(subnet),
-        "teacher": fingerprint(teacher) if parameters.distillation else None,
-        "tokens": tokens.fingerprint,
-        "arm": parameters,
-        "schedule": schedule,
-        "heldout": measurement.heldout,
-        "precision": compute.precision,
-    }
-    job = TrainingJob(
-        arm=name,
-        model_folder=subnet,
-        initialisation=initialisation,
-        teacher_folder=teacher,
-        corpus_folder=tokens.directory,
-        output_folder=claim(workspace, name, facts),
-        learning_rate=parameters.learning_rate,
-        schedule=schedule,
-        distillation=parameters.distillation,
-        heldout_windows=measurement.heldout,
-        device=measurement.device,
-        precision=measurement.precision,
-    )
-    record = train(job, track)
-    return job.output_folder / MODEL, record, curve_table(record, read_curve(job.output_folder))
+    def node(  # noqa: PLR0913, PLR0917 - a node's arguments are its edges in the graph
+        subnet: Path,
+        teacher: Path,
+        tokens: PackedCorpus,
+        arm: ArmParameters,
+        schedule: Schedule,
+        measurement: MeasurementParameters,
+        workspace: Path,
+    ) -> ArmOutputs:
+        facts = {
+            "initialisation": initialisation,
+            "subnet": fingerprint(subnet),
+            "teacher": fingerprint(teacher) if arm.distillation else None,
+            "tokens": tokens.fingerprint,
+            "arm": arm,
+            "schedule": schedule,
+            "heldout": measurement.heldout,
+            "precision": measurement.compute().precision,
+        }
+        job = TrainingJob(
+            arm=name,
+            model_folder=subnet,
+            initialisation=initialisation,
+            teacher_folder=teacher,
+            corpus_folder=tokens.directory,
+            output_folder=claim(workspace, name, facts),
+            learning_rate=arm.learning_rate,
+            schedule=schedule,
+            distillation=arm.distillation,
+            heldout_windows=measurement.heldout,
+            device=measurement.device,
+            precision=measurement.precision,
+        )
+        record = train(job, track)
+        return job.output_folder / MODEL, record, curve_table(record, read_curve(job.output_folder))
+
+    node.__name__ = f"train_{name}"
+    node.__doc__ = description
+    return node
 
 
 def curve_table(record: dict[str, Any], rows: list[dict[str, float]]) -> pd.DataFrame:

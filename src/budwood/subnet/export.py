@@ -44,15 +44,14 @@ def model_card(
         cut: how it was cut, in the order to be told.
         figures: what was measured, in the order to be told.
     """
-    native = architecture.is_uniform
-    kind = (
-        "A stock transformers class."
-        if native
-        else "Its layers differ in size: the class travels with the weights, in `modeling.py`."
-    )
-    trust = "" if native else ", trust_remote_code=True"
-    texts = "\n".join(f"- {s['name']}: {s['license']}. {s['attribution']}".rstrip() for s in sources)
+    texts = {source["name"]: f"{source['license']}. {source['attribution']}".rstrip() for source in sources}
     count = num_parameters(architecture)
+    what = {
+        "Architecture": architecture.describe(),
+        "Parameters": f"{count:,} ({count / teacher['num_parameters']:.1%} of the teacher)",
+        "KV cache": f"{kv_cache_bytes_per_token(architecture):,} bytes per token in 16 bits",
+    }
+    origin = f"{teacher['name']}, revision {teacher['revision']}, fingerprint {teacher['fingerprint']}"
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
@@ -66,33 +65,38 @@ tags: [budwood, sub-network]
 A dense sub-network of a pretrained language model, found by search and cut out by budwood. It is a starting point for
 further pretraining or distillation, not a finished model.
 
-```python
+{_usage(native=architecture.is_uniform)}
+
+## What it is
+
+{_bullets(what | dict(figures))}
+
+## How it was cut
+
+{_bullets({"Teacher": origin} | dict(cut))}
+- Proof: `{CERTIFICATE}` compares this folder, loaded anew, with the child in memory
+
+## Licences and attribution
+
+{_bullets({"Teacher": f"{teacher['license']}. {teacher['attribution']}"} | texts)}
+"""
+
+
+def _usage(*, native: bool) -> str:
+    trust = "" if native else ", trust_remote_code=True"
+    kind = (
+        "A stock transformers class."
+        if native
+        else "Its layers differ in size: the class travels with the weights, in `modeling.py`."
+    )
+    return f"""```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained(folder{trust})
 tokenizer = AutoTokenizer.from_pretrained(folder{trust})
 ```
 
-{kind}
-
-## What it is
-
-- Architecture: {architecture.describe()}
-- Parameters: {count:,} ({count / teacher["num_parameters"]:.1%} of the teacher)
-- KV cache: {kv_cache_bytes_per_token(architecture):,} bytes per token in 16 bits
-{_bullets(figures)}
-
-## How it was cut
-
-- Teacher: {teacher["name"]}, revision {teacher["revision"]}, fingerprint {teacher["fingerprint"]}
-{_bullets(cut)}
-- Proof: `{CERTIFICATE}` compares this folder, loaded anew, with the child in memory
-
-## Licences and attribution
-
-- Teacher: {teacher["license"]}. {teacher["attribution"]}
-{texts}
-"""
+{kind}"""
 
 
 def _bullets(entries: Mapping[str, str]) -> str:
