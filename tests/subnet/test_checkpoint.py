@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from strategies import layer, llama
 
 from budwood.arch.count import num_parameters
 from budwood.subnet.checkpoint import (
@@ -18,7 +19,7 @@ from budwood.subnet.checkpoint import (
 )
 from budwood.subnet.modeling import LayerwiseLlamaForCausalLM
 
-pytestmark = pytest.mark.parametrize("teacher", ["tied", "mistral"], indirect=True)
+both_families = pytest.mark.parametrize("teacher", ["tied", "mistral"], indirect=True)
 
 
 @pytest.fixture
@@ -30,10 +31,12 @@ def ropes(base, architecture):
     return [base["rope_parameters"]] * architecture.num_hidden_layers
 
 
+@both_families
 def test_a_teachers_folder_tells_its_architecture(teacher_folder, architecture):
     assert read_architecture(teacher_folder) == architecture
 
 
+@both_families
 def test_an_empty_model_has_shapes_but_no_memory(base, child_architecture):
     model = build_empty(model_config(base, child_architecture, ropes(base, child_architecture)))
     assert all(parameter.is_meta for parameter in model.parameters())
@@ -41,6 +44,7 @@ def test_an_empty_model_has_shapes_but_no_memory(base, child_architecture):
     assert not any(buffer.is_meta for buffer in model.buffers())
 
 
+@both_families
 def test_an_empty_model_turns_as_a_whole_one(base, child_architecture):
     """Rotary embeddings are computed, not loaded: the meta device must not swallow them."""
     empty = build_empty(model_config(base, child_architecture, ropes(base, child_architecture)))
@@ -51,6 +55,7 @@ def test_an_empty_model_turns_as_a_whole_one(base, child_architecture):
     }
 
 
+@both_families
 def test_random_weights_depend_on_their_seed_alone(base, child_architecture):
     models = []
     for noise in (1, 2):
@@ -65,6 +70,7 @@ def test_random_weights_depend_on_their_seed_alone(base, child_architecture):
     assert not torch.equal(other["model.embed_tokens.weight"], models[0]["model.embed_tokens.weight"])
 
 
+@both_families
 def test_random_weights_follow_the_familys_scheme(base, child_architecture):
     model = random_model(base, child_architecture, seed=0)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
@@ -72,12 +78,14 @@ def test_random_weights_follow_the_familys_scheme(base, child_architecture):
     assert torch.equal(model.model.norm.weight, torch.ones(child_architecture.hidden_size))
 
 
+@both_families
 def test_what_is_no_size_comes_from_the_teacher(base, child_architecture):
     config = model_config(base, child_architecture, ropes(base, child_architecture))
     for name in ("vocab_size", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings", "eos_token_id"):
         assert getattr(config, name) == base[name]
 
 
+@both_families
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_is_saved_is_loaded(base, child_architecture, windows, tmp_path, dtype):
     """Our own loader needs no `trust_remote_code`: the class is at hand."""
@@ -93,3 +101,20 @@ def test_what_is_saved_is_loaded(base, child_architecture, windows, tmp_path, dt
     assert isinstance(loaded, LayerwiseLlamaForCausalLM) is not child_architecture.is_uniform
     with torch.no_grad():
         assert torch.equal(loaded(windows).logits, model(windows).logits)
+
+
+@pytest.mark.parametrize("num_layers", [2, 9, 10, 11, 101])
+def test_a_saved_layerwise_model_is_read_back_as_the_architecture_it_is(num_layers, tmp_path):
+    """transformers writes the layers' numbers with leading zeros, as many as the largest needs."""
+    rng = np.random.default_rng(num_layers)
+    layers = tuple(
+        layer(int(groups * queries), int(groups), int(2 * pairs), int(neurons))
+        for groups, queries, pairs, neurons in rng.integers(1, 4, (num_layers, 4))
+    )
+    architecture = llama(11, 6, *layers)
+    base = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}, "vocab_size": 11}
+    model = random_model(base | {"tie_word_embeddings": True}, architecture, seed=0)
+    model.save_pretrained(tmp_path)
+    assert read_architecture(tmp_path) == architecture
+    loaded = load_model(tmp_path, torch.float32)
+    assert sum(parameter.numel() for parameter in loaded.parameters()) == num_parameters(architecture)

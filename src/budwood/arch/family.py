@@ -166,9 +166,10 @@ def architecture_from_config(config: Mapping[str, Any]) -> Architecture:
     for name, supported in family.required.items():
         if config.get(name, supported) != supported:
             raise ValueError(f"{family.model_type} models with {name}={config[name]!r} are not supported")
-    overrides = config.get("per_layer_config") or {}
+    # transformers pads the keys with zeros from ten layers on.
+    overrides = {int(position): values for position, values in (config.get("per_layer_config") or {}).items()}
     layers = tuple(
-        _layer_from_config({**config, **overrides.get(str(position), {})})
+        _layer_from_config({**config, **overrides.get(position, {})})
         for position in range(int(config["num_hidden_layers"]))
     )
     return Architecture(
