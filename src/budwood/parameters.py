@@ -1,9 +1,11 @@
 """Typed parameters: what `conf/*/parameters.yml` may hold. Kedro validates them before any node runs."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
+from pydantic import ConfigDict, Field, RootModel, ValidationError, model_validator
+from torch import Tensor
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.space import Sampling, SearchSpace
@@ -12,21 +14,16 @@ from budwood.corpus.documents import TextSource
 from budwood.search.operators import Constraint
 from budwood.search.strategy import EvolutionSettings, ProbabilityReading
 from budwood.subnet.device import Compute, DeviceName, Precision, choose_compute
-from budwood.subnet.ordering import OrderingKind
+from budwood.subnet.importance import Importance
+from budwood.subnet.ordering import OrderedTeacher, OrderingKind, load_ordered
 from budwood.subnet.rotary import Rope
 from budwood.subnet.teacher import TeacherSource
-from budwood.training.job import DistillationSettings, Schedule
+from budwood.training.job import DistillationSettings, Schedule, Strict
 
 _LONGEST_VALUE = 60
 
 
-class Parameters(BaseModel):
-    """Frozen; a misspelt name is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SourceParameters(Parameters):
+class SourceParameters(Strict):
     """One source of text; see `budwood.corpus.documents.TextSource`."""
 
     path: str | None = None
@@ -42,7 +39,7 @@ class SourceParameters(Parameters):
     max_documents: int | None = Field(default=None, gt=0)
 
 
-class CorpusParameters(Parameters):
+class CorpusParameters(Strict):
     """All text."""
 
     sources: dict[str, SourceParameters | None] = Field(min_length=1)
@@ -63,7 +60,7 @@ class CorpusParameters(Parameters):
         return [TextSource(name=name, **source.model_dump()) for name, source in self.sources.items() if source]
 
 
-class MeasurementParameters(Parameters):
+class MeasurementParameters(Strict):
     """On which sequences of text models are measured, and where they run; every split serves one purpose."""
 
     length: int = Field(gt=0)
@@ -98,7 +95,7 @@ class MeasurementParameters(Parameters):
         return choose_compute(self.device, self.precision)
 
 
-class TeacherParameters(Parameters):
+class TeacherParameters(Strict):
     """The pretrained model; see `budwood.subnet.teacher.TeacherSource`."""
 
     model: str | None = None
@@ -118,7 +115,7 @@ class TeacherParameters(Parameters):
         return TeacherSource(**self.model_dump())
 
 
-class BinParameters(Parameters):
+class BinParameters(Strict):
     """A parameter bin, in one of three ways: a fraction of the teacher, a centre, or its bounds."""
 
     fraction: float | None = Field(default=None, gt=0, le=1)
@@ -148,7 +145,7 @@ class BinParameters(Parameters):
         return ParameterBin.around(center, self.tolerance)
 
 
-class SpaceParameters(Parameters):
+class SpaceParameters(Strict):
     """A search space and the way its members are cut."""
 
     layerwise: bool
@@ -164,8 +161,15 @@ class SpaceParameters(Parameters):
         """Return the space of a teacher."""
         return SearchSpace(teacher=teacher, layerwise=self.layerwise, alignment=self.alignment)
 
+    def ordered_teacher(
+        self, folder: Path, importance: dict[str, Tensor], compute: Compute | None = None
+    ) -> OrderedTeacher:
+        """Return the teacher in the order in which this space takes its components."""
+        scores = Importance.from_tensors(importance) if self.ordering == "activation" else None
+        return load_ordered(folder, scores, self.rope, compute)
 
-class SearchParameters(Parameters):
+
+class SearchParameters(Strict):
     """The evolution (paper, Algorithm 1); see `budwood.search.strategy.EvolutionSettings`."""
 
     population: int = Field(default=50, ge=1)
@@ -187,7 +191,7 @@ class SearchParameters(Parameters):
         return EvolutionSettings(**self.model_dump(exclude={"num_finalists"}))
 
 
-class ArmParameters(Parameters):
+class ArmParameters(Strict):
     """One training arm."""
 
     learning_rate: float = Field(gt=0)
@@ -195,7 +199,7 @@ class ArmParameters(Parameters):
     distillation: DistillationSettings | None = None
 
 
-class Arms(Parameters):
+class Arms(Strict):
     """The three arms of every variant."""
 
     random_init: ArmParameters
@@ -234,7 +238,7 @@ class Grid(RootModel[dict[str, list[str]]]):
         return [(bin_name, space) for bin_name, spaces in self.root.items() for space in spaces]
 
 
-class ProjectParameters(Parameters):
+class ProjectParameters(Strict):
     """All parameters of an environment."""
 
     corpus: CorpusParameters

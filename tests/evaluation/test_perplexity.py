@@ -9,11 +9,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from budwood.corpus.packing import tokenize_and_pack
-from budwood.evaluation.perplexity import source_losses, sources_of, summarise
-from budwood.subnet.device import Compute
+from budwood.evaluation.perplexity import source_losses, summarise
+from budwood.subnet.checkpoint import load_model
 from budwood.subnet.teacher import TeacherSource, byte_tokenizer, fetch_teacher
 
-CPU = Compute(torch.device("cpu"), "float32")
 SIZES = {
     "hidden_size": 16,
     "intermediate_size": 24,
@@ -43,7 +42,7 @@ def corpus(tmp_path_factory):
 
 def test_losses_equal_those_of_hugging_face(folder, corpus):
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
-    losses = source_losses(folder, corpus, "validation", (10, 5), CPU)
+    losses = source_losses(model, corpus, "validation", (10, 5), "child")
     assert list(losses) == ["one", "two"]
     for source, values in losses.items():
         windows = torch.from_numpy(corpus.windows("validation", 10, source=source, limit=5))
@@ -54,12 +53,12 @@ def test_losses_equal_those_of_hugging_face(folder, corpus):
 
 def test_a_source_that_is_too_short_is_refused(folder, corpus):
     with pytest.raises(ValueError, match="source='one'"):
-        source_losses(folder, corpus, "validation", (10, 15), CPU)
+        source_losses(load_model(folder, torch.float32), corpus, "validation", (10, 15), "child")
 
 
 def test_sources_are_those_of_the_split(corpus):
-    assert sources_of(corpus, "validation") == ["one", "two"]
-    assert sources_of(corpus, "train") == ["three"]
+    assert corpus.sources("validation") == ["one", "two"]
+    assert corpus.sources("train") == ["three"]
 
 
 def test_worked_summary():

@@ -106,6 +106,10 @@ class PackedCorpus:
         rows = [(part.split, part.source, part.documents, part.num_tokens) for part in self.segments]
         return pd.DataFrame(rows, columns=["split", "source", "documents", "tokens"])
 
+    def sources(self, split: str) -> list[str]:
+        """Return the sources that a split has; none where there is no such split."""
+        return [part.source for part in self.segments if part.split == split]
+
     def num_tokens(self, split: str, source: str | None = None) -> int:
         """Count the tokens of a split, of all its sources or of one.
 

@@ -18,6 +18,6 @@ def require_windows(corpus: PackedCorpus, length: int, counts: Mapping[str, int]
         ValueError: a split is missing or too small; the message gives what it holds.
     """
     for split, count in counts.items():
-        sources: list[str | None] = [part.source for part in corpus.segments if part.split == split]
-        for source in sources if per_source and sources else [None]:
+        sources: list[str | None] = [*corpus.sources(split)] if per_source else []
+        for source in sources or [None]:
             corpus.window_starts(split, length, source=source, limit=count)

@@ -1,6 +1,7 @@
 """Models of any architecture: configured, built empty, drawn at random, loaded and saved."""
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -115,6 +116,17 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     return tokenizer
+
+
+def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, target: Path) -> Path:
+    """Write a model and its tokenizer as a folder, atomically, and return the folder."""
+    partial = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+    return target
 
 
 def _model_class(config: PretrainedConfig) -> type[PreTrainedModel]:

@@ -1,6 +1,5 @@
 """Write a child as a folder that other tools open: weights, code where needed, tokenizer, card."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from budwood.arch.count import kv_cache_bytes_per_token, num_parameters
 from budwood.arch.spec import Architecture
-from budwood.subnet.checkpoint import load_tokenizer
+from budwood.subnet.checkpoint import load_tokenizer, save_checkpoint
 
 CARD = "README.md"
 CERTIFICATE = "certificate.json"
@@ -17,15 +16,9 @@ CERTIFICATE = "certificate.json"
 
 def write_checkpoint(model: PreTrainedModel, teacher_folder: Path, target: Path) -> Path:
     """Write a model with its teacher's tokenizer and generation settings, atomically, and return the folder."""
-    partial = target.with_name(f"{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     if (teacher_folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(teacher_folder)
-    model.save_pretrained(partial)
-    load_tokenizer(teacher_folder).save_pretrained(partial)
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
-    return target
+    return save_checkpoint(model, load_tokenizer(teacher_folder), target)
 
 
 def model_card(

@@ -1,7 +1,6 @@
 """Bring a pretrained teacher into a clean checkpoint folder, whatever form it comes in."""
 
 import hashlib
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from transformers import (
 
 from budwood.arch.spec import Architecture
 from budwood.corpus.documents import resolve_package_path
-from budwood.subnet.checkpoint import read_architecture, read_config
+from budwood.subnet.checkpoint import read_architecture, read_config, save_checkpoint
 
 PACKAGE_SCHEME = "package://"
 WEIGHTS = "*.safetensors"
@@ -131,7 +130,7 @@ def _accept(folder: Path, source: TeacherSource, work_dir: Path) -> Path:
     target = work_dir / "converted"
     if not (target / "config.json").is_file():
         loaded = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32)
-        _save(_stock_twin(loaded), AutoTokenizer.from_pretrained(folder, trust_remote_code=True), target)
+        save_checkpoint(_stock_twin(loaded), AutoTokenizer.from_pretrained(folder, trust_remote_code=True), target)
     return target
 
 
@@ -149,7 +148,7 @@ def _convert_gguf(file: Path, target: Path) -> Path:
     if (target / "config.json").is_file():
         return target
     loaded = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    return _save(_stock_twin(loaded), AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name), target)
+    return save_checkpoint(_stock_twin(loaded), AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name), target)
 
 
 def _stock_twin(loaded: PreTrainedModel) -> PreTrainedModel:
@@ -179,7 +178,7 @@ def _write_random(sizes: Mapping[str, int], seed: int, target: Path) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config)
-    return _save(model, tokenizer, target)
+    return save_checkpoint(model, tokenizer, target)
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
@@ -189,13 +188,3 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")  # noqa: S106
-
-
-def _save(model: PreTrainedModel, tokenizer: Any, target: Path) -> Path:
-    partial = target.with_name(f"{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
-    return target

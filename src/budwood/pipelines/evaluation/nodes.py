@@ -10,7 +10,7 @@ from budwood.arch.count import forward_flops_per_token, num_parameters
 from budwood.corpus.packing import PackedCorpus
 from budwood.evaluation.perplexity import source_losses
 from budwood.parameters import MeasurementParameters
-from budwood.subnet.checkpoint import read_architecture
+from budwood.subnet.checkpoint import load_model, read_architecture
 
 Record = dict[str, Any]
 
@@ -38,7 +38,8 @@ def evaluate_arms(
     runs = (random_init_run, subnet_init_run, distilled_run)
     scores, num_tokens = [], 0
     for folder, run in zip(folders, runs, strict=True):
-        losses = source_losses(folder, tokens, "validation", windows, compute)
+        model = compute.place(load_model(folder, compute.dtype))
+        losses = source_losses(model, tokens, "validation", windows, run["arm"])
         num_tokens += sum(map(len, losses.values())) * measurement.length
         scores.append(
             run

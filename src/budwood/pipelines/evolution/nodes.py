@@ -18,8 +18,7 @@ from budwood.search.candidate import SearchRecord
 from budwood.search.run import choose_winner, run_search
 from budwood.search.strategy import Evolution
 from budwood.subnet.evaluate import SubnetEvaluator
-from budwood.subnet.importance import Importance
-from budwood.subnet.ordering import OrderedTeacher, load_ordered
+from budwood.subnet.ordering import OrderedTeacher
 
 HISTORY = "history.jsonl"
 
@@ -37,8 +36,7 @@ def evolve(
 ) -> tuple[pd.DataFrame, dict[str, Any], list[dict[str, Any]]]:
     """Evolve sub-networks inside a bin; return all that were evaluated, the best, and the costs."""
     compute = measurement.compute()
-    scores = Importance.from_tensors(importance) if space.ordering == "activation" else None
-    ordered = load_ordered(teacher, scores, space.rope, compute)
+    ordered = space.ordered_teacher(teacher, importance, compute)
     parameter_bin = bin_.parameter_bin(num_parameters(ordered.architecture))
     facts = {
         "teacher": teacher_record["fingerprint"],

@@ -15,8 +15,6 @@ from budwood.pipelines.work import claim
 from budwood.subnet.certificate import Origin, certify
 from budwood.subnet.export import CARD, CERTIFICATE, model_card, write_checkpoint
 from budwood.subnet.extract import extract_child, own_weights, select
-from budwood.subnet.importance import Importance
-from budwood.subnet.ordering import load_ordered
 
 
 def export_subnet(
@@ -34,9 +32,9 @@ def export_subnet(
     Raises:
         ValueError: the folder does not compute what the searched child computes.
     """
-    scores = Importance.from_tensors(importance) if space.ordering == "activation" else None
-    ordered = load_ordered(teacher, scores, space.rope)
+    ordered = space.ordered_teacher(teacher, importance)
     architecture = Architecture.from_dict(best["architecture"])
+    selection = select(ordered, architecture)
     facts = {
         "teacher": teacher_record["fingerprint"],
         "tokens": tokens.fingerprint,
@@ -45,7 +43,7 @@ def export_subnet(
     }
     child = own_weights(extract_child(ordered, architecture))
     folder = write_checkpoint(child, teacher, claim(workspace, "export", facts) / "subnet")
-    in_depth_order = replace(architecture, layers=select(ordered, architecture).layer_specs)
+    in_depth_order = replace(architecture, layers=selection.layer_specs)
     origin = Origin(
         teacher=teacher_record["name"],
         teacher_revision=teacher_record["revision"],
@@ -64,7 +62,7 @@ def export_subnet(
         "Search": f"{best['num_evaluations']:,} sub-networks of {'layer-wise' if space.layerwise else 'equal'} layers",
         "Order of the teacher's components": space.ordering,
         "Rotary embeddings": space.rope,
-        "Kept layers of the teacher": ", ".join(str(i.teacher_layer) for i in select(ordered, architecture).layers),
+        "Kept layers of the teacher": ", ".join(str(i.teacher_layer) for i in selection.layers),
     }
     figures = {"Loss before any training": f"{best['choice_loss']:.3f} nats per token on text kept for the choice"}
     (folder / CARD).write_text(model_card(in_depth_order, teacher_record, sources, cut, figures))

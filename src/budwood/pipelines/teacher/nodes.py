@@ -59,8 +59,9 @@ def evaluate_teacher(teacher: Path, tokens: PackedCorpus, measurement: Measureme
     """
     started = time.perf_counter()
     compute, length = measurement.compute(), measurement.length
+    model = compute.place(load_model(teacher, compute.dtype))
     losses = {
-        split: source_losses(teacher, tokens, split, (length, count), compute)
+        split: source_losses(model, tokens, split, (length, count), "teacher")
         for split, count in measurement.reported.items()
     }
     perplexity = [
