@@ -1,13 +1,22 @@
 """Hypothesis strategies for architectures and search spaces, and the models whose sizes are public."""
 
+import itertools
+from typing import Any
+
 import numpy as np
 from hypothesis import strategies as st
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
-from budwood.arch.family import FAMILIES
-from budwood.arch.space import SearchSpace
+from budwood.arch.family import FAMILIES, family_of
+from budwood.arch.sampling import sample_any
+from budwood.arch.selection import Selection
+from budwood.arch.space import Granularity, SearchSpace
 from budwood.arch.spec import Architecture, LayerSpec
+
+GRANULARITIES: tuple[Granularity, ...] = ("coarse", "fine")
+KINDS = tuple(itertools.product(GRANULARITIES, (False, True)))
+"""`(granularity, layerwise)` of the paper's four spaces."""
 
 
 def layer(heads: int, groups: int, head_dim: int, neurons: int) -> LayerSpec:
@@ -17,11 +26,22 @@ def layer(heads: int, groups: int, head_dim: int, neurons: int) -> LayerSpec:
     )
 
 
+def decoder(family: str, vocab_size: int, hidden_size: int, *layers: LayerSpec, tied: bool = True) -> Architecture:
+    """Return a model by its layers."""
+    return Architecture(
+        family=family, vocab_size=vocab_size, hidden_size=hidden_size, tie_word_embeddings=tied, layers=layers
+    )
+
+
 def llama(vocab_size: int, hidden_size: int, *layers: LayerSpec, tied: bool = True) -> Architecture:
     """Return a Llama by its layers."""
-    return Architecture(
-        family="llama", vocab_size=vocab_size, hidden_size=hidden_size, tie_word_embeddings=tied, layers=layers
-    )
+    return decoder("llama", vocab_size, hidden_size, *layers, tied=tied)
+
+
+def pythia(vocab_size: int, num_layers: int, hidden_size: int, heads: int) -> Architecture:
+    """Return a Pythia: heads without groups fill the hidden size, and the MLP is four times as wide."""
+    spec = layer(heads, heads, hidden_size // heads, 4 * hidden_size)
+    return decoder("gpt_neox", vocab_size, hidden_size, *[spec] * num_layers, tied=False)
 
 
 SMOLLM2_135M = llama(49152, 576, *[layer(9, 3, 64, 1536)] * 30)
@@ -31,40 +51,91 @@ generators = st.integers(0, 2**32 - 1).map(np.random.default_rng)
 
 
 @st.composite
-def layer_specs(draw: st.DrawFn) -> LayerSpec:
+def layer_specs(draw: st.DrawFn, *, grouped: bool = True) -> LayerSpec:
     """Draw a small layer, with grouped queries or without."""
-    groups, queries = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    groups, queries = draw(st.integers(1, 4)), draw(st.integers(1, 3 if grouped else 1))
     return layer(groups * queries, groups, 2 * draw(st.integers(1, 8)), draw(st.integers(1, 48)))
 
 
 @st.composite
 def architectures(draw: st.DrawFn, *, uniform: bool | None = None) -> Architecture:
     """Draw a small architecture of any family, tied or not, whose layers are equal, differ, or either."""
+    family = draw(st.sampled_from(sorted(FAMILIES)))
+    specs = layer_specs(grouped=not FAMILIES[family].fused)
     depth = draw(st.integers(1, 4))
     if draw(st.booleans()) if uniform is None else uniform:
-        layers = (draw(layer_specs()),) * depth
+        layers = [draw(specs)] * depth
     else:
-        layers = tuple(draw(st.lists(layer_specs(), min_size=depth, max_size=depth)))
-    return Architecture(
-        family=draw(st.sampled_from(sorted(FAMILIES))),
-        vocab_size=draw(st.integers(1, 64)),
-        hidden_size=draw(st.integers(1, 48)),
-        tie_word_embeddings=draw(st.booleans()),
-        layers=layers,
-    )
+        layers = draw(st.lists(specs, min_size=depth, max_size=depth))
+    vocab_size, hidden_size = draw(st.integers(1, 64)), draw(st.integers(1, 48))
+    return decoder(family, vocab_size, hidden_size, *layers, tied=draw(st.booleans()))
 
 
 @st.composite
 def spaces(draw: st.DrawFn) -> SearchSpace:
-    """Draw a search space of a small teacher, aligned or not."""
-    teacher = draw(architectures(uniform=True))
-    widest = min(teacher.hidden_size, teacher.layers[0].intermediate_size)
-    return SearchSpace(teacher=teacher, layerwise=draw(st.booleans()), alignment=draw(st.integers(1, min(widest, 8))))
+    """Draw a search space of a small teacher of any family, in all its variants."""
+    teacher, layerwise = draw(architectures()), draw(st.booleans())
+    native_only = not layerwise and draw(st.booleans())
+    fills = native_only and family_of(teacher.family).stock_heads == "fill"
+    if fills:
+        heads = min(spec.num_attention_heads for spec in teacher.layers)
+        head_dim = min(spec.head_dim for spec in teacher.layers)
+        teacher = decoder(
+            teacher.family, teacher.vocab_size, heads * head_dim, *teacher.layers, tied=teacher.tie_word_embeddings
+        )
+    widest = min(teacher.hidden_size, *(spec.intermediate_size for spec in teacher.layers))
+    return SearchSpace(
+        teacher=teacher,
+        granularity=draw(st.sampled_from(GRANULARITIES)),
+        layerwise=layerwise,
+        # Heads have even dimensions, so any of them add up to a multiple of two.
+        alignment=draw(st.integers(1, min(widest, 2 if fills else 8))),
+        native_only=native_only,
+    )
+
+
+@st.composite
+def members(draw: st.DrawFn) -> tuple[SearchSpace, Selection]:
+    """Draw a search space and one of its members."""
+    space = draw(spaces())
+    return space, sample_any(space, draw(generators))
 
 
 @st.composite
 def spaces_with_bins(draw: st.DrawFn) -> tuple[SearchSpace, ParameterBin]:
     """Draw a search space and a bin that spans four of its members, so that many more lie inside."""
     space, rng = draw(spaces()), draw(generators)
-    counts = [num_parameters(space.sample_any(rng)) for _ in range(4)]
+    counts = [count(space, sample_any(space, rng)) for _ in range(4)]
     return space, ParameterBin(min(counts), max(counts) + 1)
+
+
+def count(space: SearchSpace, member: Selection) -> int:
+    """Return the number of parameters of a member."""
+    return num_parameters(member.architecture(space.teacher))
+
+
+def base_config(architecture: Architecture) -> dict[str, Any]:
+    """Return what a configuration of an architecture's family holds beside the sizes."""
+    depth = architecture.num_hidden_layers
+    kinds = ("sliding_attention", "full_attention") if architecture.family == "gemma2" else ("full_attention",)
+    layer_lists = {
+        "layer_types": [kinds[position % len(kinds)] for position in range(depth)],
+        "no_rope_layers": [position % 2 for position in range(depth)],
+    }
+    family = family_of(architecture.family)
+    return {
+        "model_type": family.model_type,
+        "vocab_size": architecture.vocab_size,
+        "tie_word_embeddings": architecture.tie_word_embeddings,
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")),
+        **family.required,
+        **{name: layer_lists[name] for name in family.layer_lists},
+    }
+
+
+def ropes(architecture: Architecture) -> list[dict[str, Any]]:
+    """Return standard rotary embeddings for every layer, of half the dimensions where a family rotates only some."""
+    standard = {"rope_type": "default", "rope_theta": 10_000.0}
+    if architecture.family != "gpt_neox":
+        return [standard] * architecture.num_hidden_layers
+    return [standard | {"partial_rotary_factor": 1.0 if spec.head_dim % 4 else 0.5} for spec in architecture.layers]

@@ -8,14 +8,16 @@ from pydantic import ConfigDict, Field, RootModel, ValidationError, model_valida
 from torch import Tensor
 
 from budwood.arch.bins import ParameterBin
-from budwood.arch.space import Sampling, SearchSpace
+from budwood.arch.sampling import Sampling
+from budwood.arch.space import Granularity, SearchSpace
 from budwood.arch.spec import Architecture
 from budwood.corpus.documents import TextSource
 from budwood.search.operators import Constraint
 from budwood.search.strategy import EvolutionSettings, ProbabilityReading
+from budwood.subnet.compensate import Compensation
 from budwood.subnet.device import Compute, DeviceName, Precision, choose_compute
 from budwood.subnet.importance import Importance
-from budwood.subnet.ordering import OrderedTeacher, OrderingKind, load_ordered
+from budwood.subnet.ordering import LayerScore, OrderedTeacher, Ordering, OrderingKind, open_ordered
 from budwood.subnet.rotary import Rope
 from budwood.subnet.teacher import TeacherSource
 from budwood.training.job import DistillationSettings, Schedule, Strict
@@ -148,25 +150,63 @@ class BinParameters(Strict):
 class SpaceParameters(Strict):
     """A search space and the way its members are cut."""
 
+    granularity: Granularity = "coarse"
+    """`coarse` takes the first entries of every axis, `fine` any of them."""
     layerwise: bool
     """Whether every layer has sizes of its own."""
     alignment: int = Field(default=1, ge=1)
     """Hidden and MLP widths are multiples of this."""
+    native_only: bool = False
+    """Only sub-networks that stock Hugging Face classes express."""
     ordering: OrderingKind = "activation"
-    """`activation`: first means most important; `native`: the teacher's own order, as in the paper."""
+    """`activation`: first means most important on calibration text; `magnitude`: by the weights alone; `native`: the
+    teacher's own order, as in the paper."""
+    layer_score: LayerScore = "change"
+    """What layers are ranked by: `influence`, 1 - cosine of input and output; `change`, the normalised square error of
+    leaving the layer out."""
     rope: Rope = "preserve"
     """`preserve`: kept rotary pairs keep their frequencies; `rebuild`: as in the paper's reference code."""
+    norm_gain: bool = True
+    """Whether cut norms get the gain that the missing channels took; needs `ordering: activation`."""
+    score_gain: bool = True
+    """Whether attention scores get the gain that the missing rotary pairs took; needs `rope: preserve`."""
+    singular_values: bool = True
+    """Whether values are turned into their singular basis, except under `ordering: native`."""
+    compensation: Compensation | None = None
+    """Closed-form corrections of the exported sub-network; see `budwood.subnet.compensate.Compensation`. `{}` makes
+    all of them."""
+
+    @model_validator(mode="after")
+    def _native_layers_are_alike(self) -> Self:
+        if self.native_only and self.layerwise:
+            raise ValueError("native_only needs layerwise: false, stock classes give all layers the same sizes")
+        return self
 
     def search_space(self, teacher: Architecture) -> SearchSpace:
-        """Return the space of a teacher."""
-        return SearchSpace(teacher=teacher, layerwise=self.layerwise, alignment=self.alignment)
+        """Return the space of a teacher.
 
-    def ordered_teacher(
-        self, folder: Path, importance: dict[str, Tensor], compute: Compute | None = None
-    ) -> OrderedTeacher:
+        Args:
+            teacher: its layers by rank.
+        """
+        return SearchSpace(
+            teacher=teacher,
+            granularity=self.granularity,
+            layerwise=self.layerwise,
+            alignment=self.alignment,
+            native_only=self.native_only,
+        )
+
+    def ordered_teacher(self, folder: Path, importance: dict[str, Tensor]) -> OrderedTeacher:
         """Return the teacher in the order in which this space takes its components."""
-        scores = Importance.from_tensors(importance) if self.ordering == "activation" else None
-        return load_ordered(folder, scores, self.rope, compute)
+        ordering = Ordering(
+            by=self.ordering,
+            layer_score=self.layer_score,
+            rope=self.rope,
+            norm_gain=self.norm_gain,
+            score_gain=self.score_gain,
+            singular_values=self.singular_values,
+        )
+        return open_ordered(folder, ordering, Importance.from_tensors(importance))
 
 
 class SearchParameters(Strict):

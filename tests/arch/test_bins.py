@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from budwood.arch.bins import ParameterBin
+from budwood.arch.bins import ParameterBin, require_disjoint
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,16 @@ def test_bounds_belong_to_the_bin(low: int, width: int) -> None:
 def test_empty_bins_are_refused(low: int, high: int) -> None:
     with pytest.raises(ValueError, match=f"0 < low < high, got low={low} and high={high}"):
         ParameterBin(low, high)
+
+
+def test_disjoint_bins_pass_in_any_order() -> None:
+    require_disjoint({"large": ParameterBin(21, 30), "small": ParameterBin(1, 10), "middle": ParameterBin(11, 20)})
+    require_disjoint({"only": ParameterBin(1, 10)})
+    require_disjoint({})
+
+
+@pytest.mark.parametrize("high", [10_000_000, 15_000_000, 99_000_000])
+def test_bins_that_share_a_count_are_refused_by_name(high: int) -> None:
+    bins = {"second": ParameterBin(10_000_000, 20_000_000), "first": ParameterBin(1_000_000, high)}
+    with pytest.raises(ValueError, match=r"bins 'first' \(1.00M-.*\) and 'second' \(10.00M-20.00M\) overlap"):
+        require_disjoint(bins)

@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import SMOLLM2_135M, architectures, layer, llama
+from strategies import SMOLLM2_135M, architectures, base_config, decoder, layer, llama, pythia, ropes
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
@@ -19,40 +20,63 @@ from budwood.arch.count import (
     num_parameters,
     training_flops_per_token,
 )
+from budwood.arch.family import family_of
 from budwood.arch.spec import Architecture
 from budwood.subnet.checkpoint import build_empty, model_config
 
-LLAMA_2_7B = llama(32000, 4096, *[layer(32, 32, 128, 11008)] * 32, tied=False)
-LLAMA_32_1B = llama(128256, 2048, *[layer(32, 8, 64, 8192)] * 16)
-TINYLLAMA = llama(32000, 2048, *[layer(32, 4, 64, 5632)] * 22, tied=False)
-MISTRAL_7B = replace(llama(32000, 4096, *[layer(32, 8, 128, 14336)] * 32, tied=False), family="mistral")
-ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
+PYTHIA_410M = pythia(50304, 24, 1024, 16)
+PYTHIA_1B = pythia(50304, 16, 2048, 8)
+PYTHIA_28B = pythia(50304, 32, 2560, 32)
+PUBLIC = {  # sizes and counts as their model cards and configurations give them
+    "Pythia-70M": (pythia(50304, 6, 512, 8), 70_426_624),
+    "Pythia-160M": (pythia(50304, 12, 768, 12), 162_322_944),
+    "Pythia-410M": (PYTHIA_410M, 405_334_016),
+    "Pythia-1B": (PYTHIA_1B, 1_011_781_632),
+    "Pythia-1.4B": (pythia(50304, 24, 2048, 16), 1_414_647_808),
+    "Pythia-2.8B": (PYTHIA_28B, 2_775_208_960),
+    "Pythia-6.9B": (pythia(50432, 32, 4096, 32), 6_857_302_016),
+    "Pythia-12B": (pythia(50688, 36, 5120, 40), 11_846_072_320),
+    "SmolLM2-135M": (SMOLLM2_135M, 134_515_008),
+    "Llama-2-7B": (llama(32000, 4096, *[layer(32, 32, 128, 11008)] * 32, tied=False), 6_738_415_616),
+    "Llama-3.2-1B": (llama(128256, 2048, *[layer(32, 8, 64, 8192)] * 16), 1_235_814_400),
+    "TinyLlama-1.1B": (llama(32000, 2048, *[layer(32, 4, 64, 5632)] * 22, tied=False), 1_100_048_384),
+    "Mistral-7B": (decoder("mistral", 32000, 4096, *[layer(32, 8, 128, 14336)] * 32, tied=False), 7_241_732_096),
+    "Qwen2.5-0.5B": (decoder("qwen2", 151936, 896, *[layer(14, 2, 64, 4864)] * 24), 494_032_768),
+    "Qwen3-0.6B": (decoder("qwen3", 151936, 1024, *[layer(16, 8, 128, 3072)] * 28), 596_049_920),
+    "Gemma-2-2B": (decoder("gemma2", 256000, 2304, *[layer(8, 4, 256, 9216)] * 26), 2_614_341_888),
+    "SmolLM3-3B": (decoder("smollm3", 128256, 2048, *[layer(16, 4, 128, 11008)] * 36), 3_075_098_624),
+    "OLMo-2-1B": (decoder("olmo2", 100352, 2048, *[layer(16, 16, 128, 8192)] * 16, tied=False), 1_484_916_736),
+}
 
 
 def empty_model(architecture: Architecture) -> PreTrainedModel:
     """Return the model that transformers builds of an architecture, without weights."""
-    base = {
-        "vocab_size": architecture.vocab_size,
-        "tie_word_embeddings": architecture.tie_word_embeddings,
-        "pad_token_id": None,
-        "sliding_window": None,
-    }
-    return build_empty(model_config(base, architecture, [ROPE] * architecture.num_hidden_layers))
+    return build_empty(model_config(base_config(architecture), architecture, ropes(architecture)))
+
+
+@pytest.mark.parametrize(("architecture", "parameters"), PUBLIC.values(), ids=PUBLIC)
+def test_parameters_of_public_models(architecture: Architecture, parameters: int) -> None:
+    assert num_parameters(architecture) == parameters
 
 
 @pytest.mark.parametrize(
-    ("architecture", "count"),
-    [  # sizes and counts as their model cards give them
-        (SMOLLM2_135M, 134_515_008),
-        (LLAMA_2_7B, 6_738_415_616),
-        (LLAMA_32_1B, 1_235_814_400),
-        (TINYLLAMA, 1_100_048_384),
-        (MISTRAL_7B, 7_241_732_096),
+    ("architecture", "forward", "search", "honest_search", "training"),
+    [  # tables 9 to 12 and the audit: FLOP of a token, and exaFLOP of 5,050 x 1,000 x 512 and of 10B tokens
+        (PYTHIA_410M, 908_328_960, 2.349, 1.96, 27.25),
+        (PYTHIA_1B, 2_085_093_376, 5.391, 4.87, 62.55),
+        (PYTHIA_28B, 5_961_809_920, 15.415, 14.11, 178.85),
     ],
-    ids=["SmolLM2-135M", "Llama-2-7B", "Llama-3.2-1B", "TinyLlama-1.1B", "Mistral-7B"],
+    ids=["410M", "1B", "2.8B"],
 )
-def test_parameters_of_public_models(architecture: Architecture, count: int) -> None:
-    assert num_parameters(architecture) == count
+def test_the_papers_flops(
+    architecture: Architecture, forward: int, search: float, honest_search: float, training: float
+) -> None:
+    """The paper charges attention at 2,048 tokens though a search sees 512."""
+    tokens = 5050 * 1000 * 512
+    assert forward_flops_per_token(architecture, context=2048) == forward
+    assert tokens * forward / 1e18 == pytest.approx(search, abs=0.0005)
+    assert tokens * forward_flops_per_token(architecture, context=512) / 1e18 == pytest.approx(honest_search, abs=0.005)
+    assert 1e10 * training_flops_per_token(architecture, context=2048) / 1e18 == pytest.approx(training, abs=0.005)
 
 
 def test_flops_and_cache_of_smollm2() -> None:
@@ -68,13 +92,14 @@ def test_flops_and_cache_of_smollm2() -> None:
 def test_parameters_equal_the_built_model(architecture: Architecture) -> None:
     model = empty_model(architecture)
     assert num_parameters(architecture) == sum(parameter.numel() for parameter in model.parameters())
-    for spec, built in zip(architecture.layers, model.base_model.layers, strict=True):
+    decoder_layers = model.get_submodule(family_of(architecture.family).decoder)
+    for spec, built in zip(architecture.layers, decoder_layers, strict=True):
         counted = layer_parameters(architecture.family, architecture.hidden_size, spec)
         assert counted == sum(parameter.numel() for parameter in built.parameters())
 
 
 @given(architectures(), st.integers(1, 3), st.integers(1, 9))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_flops_equal_torchs_counter(architecture: Architecture, batch: int, context: int) -> None:
     """Torch counts what we count: every linear map with the head, and both products of full, uncausal attention.
 
@@ -103,7 +128,7 @@ def test_what_one_neuron_adds(architecture: Architecture, neurons: int) -> None:
     first, *others = architecture.layers
     wider = replace(first, intermediate_size=first.intermediate_size + neurons)
     added = num_parameters(architecture.with_layers((wider, *others))) - num_parameters(architecture)
-    assert added == neurons * neuron_parameters(architecture)
+    assert added == neurons * neuron_parameters(architecture.family, np.array(architecture.hidden_size))
 
 
 @given(architectures())

@@ -1,25 +1,43 @@
-"""Law 2 for spaces: draws stay inside, every axis reaches its ends, sizes spread over the bin."""
+"""Spaces know their members and how many there are."""
 
 import itertools
 import math
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from scipy.stats import kstest
-from strategies import SMOLLM2_135M, generators, layer, llama, spaces, spaces_with_bins
+from strategies import (
+    GRANULARITIES,
+    KINDS,
+    SMOLLM2_135M,
+    architectures,
+    count,
+    decoder,
+    generators,
+    layer,
+    llama,
+    members,
+    pythia,
+    spaces,
+)
 
-from budwood.arch import space as space_module
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
-from budwood.arch.space import Granularity, Sampling, SearchSpace, log10_paper_size
+from budwood.arch.family import family_of, stock_family
+from budwood.arch.sampling import sample, sample_any
+from budwood.arch.selection import Indices, LayerSelection, Selection
+from budwood.arch.space import Granularity, SearchSpace, log10_paper_size
 from budwood.arch.spec import Architecture
 
-PYTHIA_69B = llama(50432, 4096, *[layer(32, 32, 128, 16384)] * 32, tied=False)
-PYTHIA_12B = llama(50688, 5120, *[layer(40, 40, 128, 20480)] * 36, tied=False)
-SMALL = llama(96, 64, *[layer(8, 4, 32, 256)] * 4)
-TINY = llama(5, 6, *[layer(4, 2, 6, 3)] * 2)
+PYTHIA_69B = pythia(50432, 32, 4096, 32)
+PYTHIA_12B = pythia(50688, 36, 5120, 40)
+TINY = llama(5, 4, *[layer(4, 2, 6, 3)] * 2)
+MIXED = llama(5, 2, layer(2, 2, 4, 2), layer(2, 1, 2, 3))
+NEOX = decoder("gpt_neox", 5, 8, layer(2, 2, 6, 2))
+GEMMA = decoder("gemma2", 5, 6, *[layer(4, 2, 4, 2)] * 2)
 
 
 @pytest.mark.parametrize(
@@ -32,184 +50,222 @@ TINY = llama(5, 6, *[layer(4, 2, 6, 3)] * 2)
     ],
 )
 def test_the_papers_sizes(
-    *,
-    granularity: Granularity,
-    layerwise: bool,
-    size_69b: float,
-    size_12b: float,
-    digits: float,
+    *, granularity: Granularity, layerwise: bool, size_69b: float, size_12b: float, digits: float
 ) -> None:
     sizes = [log10_paper_size(teacher, granularity, layerwise=layerwise) for teacher in (PYTHIA_69B, PYTHIA_12B)]
     assert sizes == pytest.approx([size_69b, size_12b], abs=digits)
+    space = SearchSpace(teacher=PYTHIA_69B, granularity=granularity, layerwise=layerwise)
+    assert space.log10_size("paper") == sizes[0]
 
 
 def test_grouped_queries_leave_few_legal_heads() -> None:
     """The audit's example: SmolLM2-135M has 3 x 3 pairs of groups and queries."""
-    choices = SearchSpace(teacher=SMOLLM2_135M, layerwise=False).head_choices
-    assert len(choices) == len(set(choices)) == 9
-    assert set(choices) == set(itertools.product((1, 2, 3), repeat=2))
+    heads = {
+        (spec.num_key_value_heads, spec.heads_per_group)
+        for spec in SearchSpace(teacher=SMOLLM2_135M, layerwise=False).choices[0].attentions()
+    }
+    assert heads == set(itertools.product((1, 2, 3), repeat=2))
 
 
-@pytest.mark.parametrize("layerwise", [False, True])
-@pytest.mark.parametrize("alignment", [1, 2])
-def test_the_size_is_the_number_of_members(*, layerwise: bool, alignment: int) -> None:
-    """Every description within the teacher's sizes is tried: the members are as many as `log10_size` says."""
-    space = SearchSpace(teacher=TINY, layerwise=layerwise, alignment=alignment)
-    specs = [
-        layer(groups * queries, groups, head_dim, neurons)
-        for groups, queries, head_dim, neurons in itertools.product((1, 2, 3), (1, 2, 3), (2, 4, 6, 8), range(1, 5))
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize(
+    ("teacher", "layerwise", "alignment", "native_only"),
+    [
+        (TINY, False, 1, False),
+        (TINY, False, 2, False),
+        (TINY, False, 1, True),
+        (MIXED, False, 1, False),
+        (MIXED, False, 2, False),
+        (MIXED, True, 1, False),
+        (MIXED, True, 2, False),
+        (NEOX, False, 1, True),
+        (NEOX, False, 2, True),
+        (GEMMA, False, 1, True),
+        (GEMMA, False, 2, True),
+    ],
+)
+def test_size_and_reach_are_those_of_all_members(
+    *, granularity: Granularity, teacher: Architecture, layerwise: bool, alignment: int, native_only: bool
+) -> None:
+    """Every selection from the teacher is tried, of a uniform space from the longest axes of all layers."""
+    space = SearchSpace(
+        teacher=teacher, granularity=granularity, layerwise=layerwise, alignment=alignment, native_only=native_only
+    )
+    found = {selection.key(): count(space, selection) for selection in _selections(space) if selection in space}
+    assert math.log10(len(found)) == pytest.approx(space.log10_size(), abs=1e-12)
+    assert (min(found.values()), max(found.values())) == space.reach
+
+
+def _selections(space: SearchSpace) -> Iterator[Selection]:
+    teacher = space.teacher
+    for ranks in _index_sets(space, teacher.num_hidden_layers):
+        if space.layerwise:
+            stacks = itertools.product(*[list(_layers(space, rank)) for rank in ranks])
+        else:
+            stacks = (tuple(replace(kept, layer=rank) for rank in ranks) for kept in _layers(space, 0))
+        for layers, hidden in itertools.product(stacks, list(_index_sets(space, teacher.hidden_size))):
+            yield Selection(hidden=hidden, layers=layers)
+
+
+def _layers(space: SearchSpace, rank: int) -> Iterator[LayerSelection]:
+    specs = space.teacher.layers[rank : rank + 1] if space.layerwise else space.teacher.layers
+    lengths = [
+        max(spec.num_key_value_heads for spec in specs),
+        max(spec.heads_per_group for spec in specs),
+        max(spec.head_dim for spec in specs) // 2,
+        max(spec.intermediate_size for spec in specs),
     ]
-    described = itertools.chain.from_iterable(itertools.product(specs, repeat=depth) for depth in (1, 2))
-    narrow = [replace(TINY, hidden_size=space.hidden_sizes[0], layers=layers) for layers in described]
-    members = sum(candidate in space for candidate in narrow) * len(space.hidden_sizes)
-    assert math.log10(members) == pytest.approx(space.log10_size(), abs=1e-12)
+    for groups, queries, pairs, neurons in itertools.product(*[list(_index_sets(space, length)) for length in lengths]):
+        yield LayerSelection(layer=rank, groups=groups, queries=queries, pairs=pairs, neurons=neurons)
+
+
+def _index_sets(space: SearchSpace, length: int) -> Iterator[Indices]:
+    for size in range(1, length + 1):
+        yield from (range(size),) if space.granularity == "coarse" else itertools.combinations(range(length), size)
+
+
+def test_large_tied_spaces_are_counted_in_seconds() -> None:
+    """Gemma-2-2B has 1,016 attentions and up to 2,304 hidden sizes around each."""
+    teacher = decoder("gemma2", 256_000, 2304, *[layer(8, 4, 256, 9216)] * 26)
+    space = SearchSpace(teacher=teacher, granularity="fine", layerwise=False, native_only=True)
+    started = time.perf_counter()
+    # 2^9216 sets of neurons and 2^26 of layers; the rest is attention and hidden channels.
+    assert 0 < space.log10_size() - (9216 + 26) * math.log10(2) < 2304
+    assert time.perf_counter() - started < 20
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_stock_classes_that_accept_any_heads_take_nothing_away(granularity: Granularity) -> None:
+    """Llama has a stand-in for what its own class refuses."""
+    free, native = (
+        SearchSpace(teacher=SMOLLM2_135M, granularity=granularity, layerwise=False, native_only=native_only)
+        for native_only in (False, True)
+    )
+    assert native.log10_size() == free.log10_size()
+    assert native.reach == free.reach
 
 
 @given(spaces(), generators)
 @settings(deadline=None)
-def test_free_draws_are_members_between_smallest_and_largest(space: SearchSpace, rng: np.random.Generator) -> None:
-    assert space.smallest() in space
-    assert space.largest() in space
+def test_members_lie_between_smallest_and_largest(space: SearchSpace, rng: np.random.Generator) -> None:
     for _ in range(10):
-        drawn = space.sample_any(rng)
-        assert drawn in space
-        counts = [num_parameters(member) for member in (space.smallest(), drawn, space.largest())]
-        assert counts == sorted(counts)
-
-
-@given(spaces())
-def test_other_models_are_no_members(space: SearchSpace) -> None:
-    teacher, spec = space.largest(), space.largest().layers[0]
-    outside = [
-        replace(teacher, vocab_size=teacher.vocab_size + 1),
-        replace(teacher, tie_word_embeddings=not teacher.tie_word_embeddings),
-        replace(teacher, family="gpt_neox"),
-        replace(teacher, hidden_size=teacher.hidden_size + space.alignment),
-        replace(teacher, layers=(*teacher.layers, spec)),
-        replace(teacher, layers=(replace(spec, head_dim=spec.head_dim + 2),)),
-        replace(teacher, layers=(replace(spec, intermediate_size=spec.intermediate_size + space.alignment),)),
-        replace(teacher, layers=(replace(spec, num_attention_heads=2 * spec.num_attention_heads),)),
-    ]
-    assert not any(candidate in space for candidate in outside)
-
-
-@pytest.mark.parametrize("layerwise", [False, True])
-def test_only_layerwise_spaces_mix_layers(*, layerwise: bool) -> None:
-    mixed = TINY.with_layers((layer(4, 2, 6, 3), layer(1, 1, 4, 1)))
-    assert (mixed in SearchSpace(teacher=TINY, layerwise=layerwise)) == layerwise
-
-
-@pytest.mark.parametrize("layerwise", [False, True])
-def test_every_axis_reaches_both_ends(*, layerwise: bool) -> None:
-    space, rng = SearchSpace(teacher=TINY, layerwise=layerwise), np.random.default_rng(0)
-    drawn = [space.sample_any(rng) for _ in range(400)]
-    specs = [spec for candidate in drawn for spec in candidate.layers]
-    assert {candidate.hidden_size for candidate in drawn} == {1, 2, 3, 4, 5, 6}
-    assert {candidate.num_hidden_layers for candidate in drawn} == {1, 2}
-    assert {(spec.num_key_value_heads, spec.heads_per_group) for spec in specs} == {(1, 1), (1, 2), (2, 1), (2, 2)}
-    assert {spec.head_dim for spec in specs} == {4, 6}
-    assert {spec.intermediate_size for spec in specs} == {1, 2, 3}
-
-
-@pytest.mark.parametrize("sampling", ["constructive", "rejection"])
-@given(drawn=spaces_with_bins(), rng=generators)
-@settings(max_examples=40, deadline=None)
-def test_draws_lie_in_the_space_and_in_the_bin(
-    sampling: Sampling, drawn: tuple[SearchSpace, ParameterBin], rng: np.random.Generator
-) -> None:
-    space, parameter_bin = drawn
-    for _ in range(5):
-        member = space.sample(parameter_bin, rng, sampling)
+        member = sample_any(space, rng)
         assert member in space
-        assert num_parameters(member) in parameter_bin
+        assert space.reach[0] <= count(space, member) <= space.reach[1]
 
 
-@given(spaces_with_bins(), generators)
+@given(architectures())
+def test_a_whole_teacher_is_the_largest_of_its_layerwise_spaces(teacher: Architecture) -> None:
+    for granularity in GRANULARITIES:
+        space = SearchSpace(teacher=teacher, granularity=granularity, layerwise=True)
+        assert Selection.prefix(teacher) in space
+        assert space.largest() == teacher
+    assert (Selection.prefix(teacher) in SearchSpace(teacher=teacher, layerwise=False)) == teacher.is_uniform
+
+
+@given(members())
 @settings(deadline=None)
-def test_resizing_changes_the_neurons_alone(drawn: tuple[SearchSpace, ParameterBin], rng: np.random.Generator) -> None:
-    space, parameter_bin = drawn
-    member = space.sample_any(rng)
-    target = space.draw_target(parameter_bin, rng)
-    resized = space.resize(member, parameter_bin, target)
-    if resized is None:
-        return
-    assert resized in space
-    assert num_parameters(resized) in parameter_bin
-    assert _without_neurons(resized) == _without_neurons(member)
+def test_selections_beyond_the_teacher_are_no_members(drawn: tuple[SearchSpace, Selection]) -> None:
+    space, member = drawn
+    teacher, first = space.teacher, member.layers[0]
+    spec = space.pool.layers[first.layer]
+    lengths = {
+        "groups": spec.num_key_value_heads,
+        "queries": spec.heads_per_group,
+        "pairs": spec.head_dim // 2,
+        "neurons": spec.intermediate_size,
+    }
+    outside = [
+        replace(member, hidden=range(teacher.hidden_size + space.alignment)),
+        replace(member, hidden=(teacher.hidden_size,)),
+        replace(member, layers=(*member.layers, replace(first, layer=teacher.num_hidden_layers))),
+        *(
+            replace(member, layers=tuple(replace(kept, **{axis: beyond}) for kept in member.layers))
+            for axis, length in lengths.items()
+            for beyond in (range(length + 1), (length,))
+            if space.layerwise is False or len(member.layers) == 1
+        ),
+    ]
+    assert not any(selection in space for selection in outside)
 
 
-def _without_neurons(architecture: Architecture) -> Architecture:
-    return architecture.with_layers(tuple(replace(spec, intermediate_size=1) for spec in architecture.layers))
+@pytest.mark.parametrize(("granularity", "layerwise"), KINDS)
+def test_what_makes_a_member(*, granularity: Granularity, layerwise: bool) -> None:
+    """Only fine spaces take others than the first entries, only layer-wise ones let layers differ."""
+    space = SearchSpace(teacher=TINY, granularity=granularity, layerwise=layerwise)
+    whole = Selection.prefix(TINY)
+    first, second = whole.layers
+    fine = granularity == "fine"
+    assert whole in space
+    assert (replace(whole, hidden=(3, 1)) in space) == fine
+    assert (replace(whole, layers=(second,)) in space) == fine
+    assert (replace(whole, layers=(second, first)) in space) == fine
+    assert (replace(whole, layers=(first, replace(second, groups=range(1)))) in space) == layerwise
+    assert (replace(whole, layers=(first, replace(second, neurons=(0, 2)))) in space) == (fine and layerwise)
+    assert replace(whole, layers=(replace(first, pairs=range(1)),)) not in space
 
 
-def test_resizing_keeps_the_proportions_of_the_layers() -> None:
-    space = SearchSpace(teacher=SMOLLM2_135M, layerwise=True)
-    member = SMOLLM2_135M.with_layers((layer(9, 3, 64, 200), layer(9, 3, 64, 600)))
-    target = num_parameters(member) + 1_000_000
-    resized = space.resize(member, ParameterBin.around(target), target)
-    assert resized is not None
-    first, second = (spec.intermediate_size for spec in resized.layers)
-    assert second == pytest.approx(3 * first, abs=2)
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("alignment", [1, 4])
+@pytest.mark.parametrize("family", ["gpt_neox", "gemma2"])
+def test_native_members_are_what_stock_classes_express(family: str, alignment: int, granularity: Granularity) -> None:
+    spec = layer(6, 6, 8, 64) if family == "gpt_neox" else layer(6, 3, 8, 64)
+    teacher = decoder(family, 32, 48, *[spec] * 3)
+    space = SearchSpace(
+        teacher=teacher, granularity=granularity, layerwise=False, alignment=alignment, native_only=True
+    )
+    free, rng = replace(space, native_only=False), np.random.default_rng(0)
+    parameter_bin = ParameterBin.around(0.4 * num_parameters(teacher), 0.2)
+    drawn = [sample_any(space, rng) for _ in range(100)] + [sample(space, parameter_bin, rng) for _ in range(50)]
+    for member in drawn:
+        spec = member.layers[0].spec
+        assert stock_family(family_of(family), hidden_size=len(member.hidden), layer=spec)
+        heads = spec.num_attention_heads
+        assert len(member.hidden) % heads == 0
+        assert family == "gemma2" or len(member.hidden) == heads * spec.head_dim
+    # All that stock classes express is a member, all else is not.
+    for member in [sample_any(free, rng) for _ in range(300)]:
+        expressible = stock_family(family_of(family), hidden_size=len(member.hidden), layer=member.layers[0].spec)
+        assert (member in space) == (expressible is not None)
 
 
-def test_resizing_gives_up_where_no_width_fits() -> None:
-    space, target = SearchSpace(teacher=SMALL, layerwise=False), num_parameters(SMALL)
-    assert space.resize(space.smallest(), ParameterBin.around(target), target) is None
-
-
-def test_a_bin_that_reaches_past_the_teacher_is_drawn_from_within_it() -> None:
-    space, rng = SearchSpace(teacher=SMALL, layerwise=False), np.random.default_rng(0)
-    top = num_parameters(SMALL)
-    targets = [space.draw_target(ParameterBin(top // 2, 10 * top), rng) for _ in range(100)]
-    assert min(targets) >= top // 2
-    assert max(targets) <= top
-
-
-@pytest.mark.parametrize(("layerwise", "num_draws"), [(False, 600), (True, 300)])
-def test_sizes_spread_evenly_over_a_bin_with_room(*, layerwise: bool, num_draws: int) -> None:
-    """The bin lies at a fifth of the teacher, where nearly every member can be widened or narrowed into it."""
-    places = _places_in_bin(SearchSpace(teacher=SMOLLM2_135M, layerwise=layerwise), 0.2, num_draws)
-    assert kstest(places, "uniform").pvalue > 0.01
-    assert np.mean(np.abs(places - 0.5) > 0.45) < 0.15  # a tenth of the bin
-
-
-def _places_in_bin(space: SearchSpace, fraction: float, num_draws: int) -> np.ndarray:
-    parameter_bin, rng = ParameterBin.around(fraction * num_parameters(space.teacher)), np.random.default_rng(0)
-    counts = [num_parameters(space.sample(parameter_bin, rng)) for _ in range(num_draws)]
-    return (np.array(counts) - parameter_bin.low) / (parameter_bin.high - parameter_bin.low)
-
-
-@pytest.mark.parametrize(("layerwise", "fraction"), [(False, 0.5), (True, 0.5), (False, 0.7)])
-def test_sizes_spread_evenly_over_bins_that_few_shapes_reach(*, layerwise: bool, fraction: float) -> None:
-    places = _places_in_bin(SearchSpace(teacher=SMALL, layerwise=layerwise), fraction, 300)
-    assert kstest(places, "uniform").pvalue > 0.01
+@pytest.mark.parametrize(("granularity", "layerwise"), KINDS)
+@pytest.mark.parametrize("alignment", [64, 128])
+def test_widths_are_aligned(*, granularity: Granularity, layerwise: bool, alignment: int) -> None:
+    space = SearchSpace(teacher=SMOLLM2_135M, granularity=granularity, layerwise=layerwise, alignment=alignment)
+    parameter_bin, rng = ParameterBin.around(0.4 * num_parameters(SMOLLM2_135M)), np.random.default_rng(0)
+    for member in [sample(space, parameter_bin, rng) for _ in range(5)] + [sample_any(space, rng) for _ in range(5)]:
+        assert len(member.hidden) % alignment == 0
+        assert all(len(kept.neurons) % alignment == 0 for kept in member.layers)
 
 
 @pytest.mark.parametrize(("low", "high"), [(1, 10), (10**9, 2 * 10**9)])
-def test_unreachable_bins_are_refused_with_the_range(low: int, high: int) -> None:
-    space = SearchSpace(teacher=SMOLLM2_135M, layerwise=False)
-    reach = f"cannot be reached.*{num_parameters(space.smallest()):,} to 134,515,008 parameters"
-    with pytest.raises(ValueError, match=reach):
-        space.sample(ParameterBin(low, high), np.random.default_rng(0))
-
-
-@pytest.mark.parametrize("sampling", ["constructive", "rejection"])
-def test_nearly_unreachable_bins_are_refused_with_the_draws(
-    sampling: Sampling, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("granularity", "layerwise"), KINDS)
+def test_unreachable_bins_are_refused_with_the_range(
+    *, granularity: Granularity, layerwise: bool, low: int, high: int
 ) -> None:
-    """Only the teacher itself has this count."""
-    monkeypatch.setattr(space_module, "MAX_DRAWS", 1234)
-    space = SearchSpace(teacher=SMOLLM2_135M, layerwise=False)
-    with pytest.raises(ValueError, match=rf"1,234 {sampling} draws.*to 134,515,008 parameters.*widen the bin"):
-        space.sample(ParameterBin(134_515_008, 134_515_009), np.random.default_rng(0), sampling)
+    space = SearchSpace(teacher=SMOLLM2_135M, granularity=granularity, layerwise=layerwise)
+    smallest = num_parameters(llama(49152, 1, layer(1, 1, 4, 1)))
+    with pytest.raises(ValueError, match=f"cannot be reached.*{smallest:,} to 134,515,008 parameters"):
+        space.require_reachable(ParameterBin(low, high))
 
 
-@pytest.mark.parametrize("alignment", [0, 7])
+@pytest.mark.parametrize("alignment", [0, 4])
 def test_alignments_beyond_the_teacher_are_refused(alignment: int) -> None:
     with pytest.raises(ValueError, match=f"alignment must lie between 1 and 3, got {alignment}"):
         SearchSpace(teacher=TINY, layerwise=False, alignment=alignment)
 
 
-def test_mixed_teachers_are_refused() -> None:
-    with pytest.raises(ValueError, match="same sizes"):
-        SearchSpace(teacher=TINY.with_layers((layer(4, 2, 6, 3), layer(1, 1, 6, 3))), layerwise=True)
+def test_native_layerwise_spaces_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"native_only: .* set layerwise: false"):
+        SearchSpace(teacher=TINY, layerwise=True, native_only=True)
+
+
+def test_native_spaces_without_a_member_are_refused() -> None:
+    """Heads of even dimensions never add up to five channels, nor can four dimensions fill fewer channels."""
+    with pytest.raises(ValueError, match=r"native_only: no heads .* alignment=5 within hidden_size=8"):
+        SearchSpace(
+            teacher=decoder("gpt_neox", 5, 8, layer(2, 2, 4, 9)), layerwise=False, native_only=True, alignment=5
+        )
+    with pytest.raises(ValueError, match=r"native_only: no heads .* alignment=1 within hidden_size=3"):
+        SearchSpace(teacher=decoder("gpt_neox", 5, 3, layer(2, 2, 4, 9)), layerwise=False, native_only=True)

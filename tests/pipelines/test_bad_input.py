@@ -7,8 +7,10 @@ import pytest
 from kedro.config import OmegaConfigLoader
 from kedro.framework.project import configure_project, settings
 from projects import ROOT, kedro
+from strategies import SMOLLM2_135M
 
-from budwood.parameters import read_parameters
+from budwood.parameters import Grid, read_parameters
+from budwood.pipelines.search_space.nodes import enumerate_spaces
 
 EXPENSIVE = ("Running node: rank_components", "Running node: evaluate_teacher", "evolve")
 
@@ -38,6 +40,10 @@ def changed(path: str, value: object) -> dict:
         ("bins.half", {"low": 200, "high": 100}, "0 < low < high, got low=200 and high=100"),
         ("bins.half", {"low": 100, "high": 100}, "0 < low < high"),
         ("bins.half", {"fraction": 0.5, "low": 1, "high": 2}, "exactly one of `fraction`, `center`"),
+        ("spaces.coarse_uniform.granularity", "medium", "spaces.coarse_uniform.granularity: Input should be 'coarse'"),
+        ("spaces.coarse_uniform.compensation", {"neuron": False}, "compensation.neuron: Unexpected keyword argument"),
+        ("spaces.coarse_uniform.compensation", {"head_ridge": 0}, "head_ridge must be positive, got 0"),
+        ("spaces.coarse_layerwise.native_only", True, "native_only needs layerwise: false"),
         ("schedule.tokens", 0, "schedule.tokens: Input should be greater than 0 (got 0)"),
         ("schedule.tokens", -5, "schedule.tokens: Input should be greater than 0"),
         ("search.population", 0, "search.population: Input should be greater than or equal to 1"),
@@ -62,6 +68,15 @@ def test_every_mistake_is_told_at_once():
     with pytest.raises(ValueError, match=r"schedule\.tokens") as error:
         read_parameters(raw)
     assert "serach" in str(error.value)
+
+
+def test_bins_that_overlap_are_refused():
+    bins = {"half": {"fraction": 0.5}, "most": {"fraction": 0.54}}
+    spaces = {"coarse": {"layerwise": False}}
+    with pytest.raises(ValueError, match=r"bins 'half' .* and 'most' .* overlap"):
+        enumerate_spaces(
+            {"architecture": SMOLLM2_135M.to_dict()}, bins, spaces, Grid({"half": ["coarse"], "most": ["coarse"]})
+        )
 
 
 def refused(project: Path, *arguments: str) -> str:
@@ -108,7 +123,11 @@ def test_a_missing_teacher_is_refused(project, model, expected):
 @pytest.mark.parametrize(
     ("config", "files", "expected"),
     [
-        ({"model_type": "gpt2"}, ["model.safetensors"], "model type 'gpt2' is not supported; supported: llama"),
+        (
+            {"model_type": "gpt2"},
+            ["model.safetensors"],
+            "model type 'gpt2' is not supported; supported are dense decoders",
+        ),
         ({"model_type": "llama", "auto_map": {"AutoModel": "x.Y"}}, ["model.safetensors"], "trust_remote_code: true"),
         ({}, ["pytorch_model.bin"], "only pickled weights (pytorch_model.bin), which can run code"),
     ],

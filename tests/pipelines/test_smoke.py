@@ -11,7 +11,13 @@ from projects import kedro
 
 pytestmark = pytest.mark.slow
 
-VARIANTS = {"half.coarse_uniform", "quarter.coarse_uniform", "quarter.coarse_layerwise"}
+VARIANTS = {
+    "half.coarse_uniform",
+    "half.fine_layerwise",
+    "quarter.coarse_uniform",
+    "quarter.coarse_layerwise",
+    "quarter.paper_fine_uniform",
+}
 
 
 def tracked(project) -> tuple[Run, dict[str, Run]]:
@@ -25,18 +31,18 @@ def tracked(project) -> tuple[Run, dict[str, Run]]:
     return parent, children
 
 
-def test_it_takes_less_than_a_minute_of_nodes_and_names_the_report(finished):
+def test_it_plans_all_four_kinds_of_space_and_names_the_report(finished):
     log = (finished / "run.log").read_text()
     report = finished / "data/smoke/08_reporting/report.html"
     assert f"The report: {report}" in log
-    assert "Budget: 3 variants" in log
+    assert "Budget: 5 variants" in log
     assert report.stat().st_size > 1_000_000
 
 
 def test_every_candidate_is_in_the_history_and_in_its_bin(finished):
     history = pd.read_parquet(finished / "data/smoke/07_model_output/histories.parquet")
     spaces = pd.read_csv(finished / "data/smoke/04_feature/search_spaces.csv").set_index(["bin", "space"])
-    assert len(history) == 3 * 12
+    assert len(history) == 5 * 12
     assert not history.duplicated(["bin", "space", "key"]).any()
     for row in history.to_dict("records"):
         bounds = spaces.loc[(row["bin"], row["space"])]
@@ -45,9 +51,9 @@ def test_every_candidate_is_in_the_history_and_in_its_bin(finished):
 
 def test_every_export_is_certified(finished):
     certificates = pd.read_parquet(finished / "data/smoke/07_model_output/certificates.parquet")
-    assert len(certificates) == 3
+    assert len(certificates) == 5
     assert (certificates["largest_logit_difference"] <= 1e-4).all()
-    assert set(certificates["space"][~certificates["native"]]) == {"coarse_layerwise"}
+    assert set(certificates["space"][~certificates["native"]]) == {"coarse_layerwise", "fine_layerwise"}
     for folder in (finished / "data/smoke/06_models").glob("*/*/subnet"):
         card = (folder / "README.md").read_text()
         assert "Licences and attribution" in card

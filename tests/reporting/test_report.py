@@ -56,7 +56,7 @@ def test_the_start_quotes_the_tables(make_study: Callable) -> None:
     assert "`subnet_init` -3.000 ± 0.013 nats (lower, beyond the noise)" in text
     assert "`distilled` -3.500 ± 0.013 nats (lower, beyond the noise)" in text
     assert "`random_init` 9.22 TFLOP" in text
-    assert "calibration and search 26.1 TFLOP" in text
+    assert "calibration, search and compensation 26.1 TFLOP" in text
     assert "over 64 validation sequences" in text
 
 

@@ -6,46 +6,49 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
-from strategies import SMOLLM2_135M, architectures
+from hypothesis import given, settings
+from strategies import SMOLLM2_135M, count, members
 
-from budwood.arch.count import num_parameters
-from budwood.arch.spec import Architecture
+from budwood.arch.selection import Selection
+from budwood.arch.space import SearchSpace
 from budwood.search.candidate import Candidate, Evaluation, SearchRecord, canonical_key, gene_columns
 
-
-@given(architectures(), architectures())
-def test_keys_are_equal_exactly_for_equal_genes(first: Architecture, second: Architecture) -> None:
-    assert (canonical_key(first) == canonical_key(second)) == (first == second)
-    assert canonical_key(Architecture.from_dict(first.to_dict())) == canonical_key(first)
+WHOLE = Selection.prefix(SMOLLM2_135M)
 
 
-@given(architectures(uniform=False))
-def test_the_order_of_layers_is_part_of_the_genes(architecture: Architecture) -> None:
-    turned = architecture.with_layers(architecture.layers[::-1])
-    assert (canonical_key(turned) == canonical_key(architecture)) == (turned.layers == architecture.layers)
+@given(members(), members())
+@settings(deadline=None)
+def test_keys_are_equal_exactly_where_the_same_is_kept(
+    first: tuple[SearchSpace, Selection], second: tuple[SearchSpace, Selection]
+) -> None:
+    one, other = first[1], second[1]
+    assert (canonical_key(one) == canonical_key(other)) == (one.key() == other.key())
+    backwards = Selection(hidden=tuple(one.hidden)[::-1], layers=one.layers[::-1])
+    assert canonical_key(backwards) == canonical_key(one)
 
 
 def test_keys_are_the_same_in_every_process() -> None:
     """Histories are compared by key across restarts, so no key may depend on Python's hash seed."""
     code = (
-        "from strategies import SMOLLM2_135M; from budwood.search.candidate import canonical_key; "
-        "print(canonical_key(SMOLLM2_135M))"
+        "from strategies import SMOLLM2_135M; from budwood.arch.selection import Selection; "
+        "from budwood.search.candidate import canonical_key; print(canonical_key(Selection.prefix(SMOLLM2_135M)))"
     )
     keys = set()
     for seed in ("1", "2"):
         environment = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)}
         run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
         keys.add(run.stdout.strip())
-    assert keys == {canonical_key(SMOLLM2_135M)}
+    assert keys == {canonical_key(WHOLE)}
 
 
 def test_the_origin_does_not_matter_to_the_key() -> None:
-    assert Candidate(SMOLLM2_135M, "initial").key == Candidate(SMOLLM2_135M, "mutation").key
+    assert Candidate(WHOLE, "initial").key == Candidate(WHOLE, "mutation").key == canonical_key(WHOLE)
 
 
-@given(architectures())
-def test_records_survive_json(architecture: Architecture) -> None:
+@given(members())
+@settings(deadline=None)
+def test_records_survive_json(drawn: tuple[SearchSpace, Selection]) -> None:
+    space, member = drawn
     record = SearchRecord(
         evaluation=3,
         epoch=1,
@@ -55,12 +58,12 @@ def test_records_survive_json(architecture: Architecture) -> None:
         tokens=512,
         flops=1e9,
         seconds=0.5,
-        **gene_columns(architecture),
+        **gene_columns(member, space.teacher),
     )
     assert SearchRecord(**json.loads(json.dumps(record.to_dict()))) == record
-    assert record.architecture == architecture
-    assert (record.key, record.num_parameters) == (canonical_key(architecture), num_parameters(architecture))
-    assert (record.hidden_size, record.num_hidden_layers) == (architecture.hidden_size, len(architecture.layers))
+    assert record.selection == member
+    assert (record.key, record.num_parameters) == (canonical_key(member), count(space, member))
+    assert (record.hidden_size, record.num_hidden_layers) == (len(member.hidden), len(member.layers))
 
 
 def test_a_loss_is_the_mean_over_sequences() -> None:

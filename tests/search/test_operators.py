@@ -1,108 +1,218 @@
 """Law 2 for operators: children stay in the space, change what they should and nothing else."""
 
-from collections.abc import Callable
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from strategies import generators, layer, llama, spaces, spaces_with_bins
+from strategies import GRANULARITIES, KINDS, count, decoder, generators, layer, llama, spaces, spaces_with_bins
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
-from budwood.arch.space import SearchSpace
-from budwood.arch.spec import Architecture, LayerSpec
+from budwood.arch.family import family_of, stock_family
+from budwood.arch.sampling import sample_any
+from budwood.arch.selection import Indices, LayerSelection, Selection
+from budwood.arch.space import Granularity, SearchSpace
 from budwood.search.operators import GENES, Constraint, constrain, crossover, mutate
 
 TEACHER = llama(32, 16, *[layer(6, 3, 8, 12)] * 4)
+MIXED = llama(32, 16, layer(6, 3, 8, 12), layer(2, 1, 4, 30), layer(4, 4, 6, 5), layer(8, 2, 12, 12))
+HEADS = ("groups", "queries")
+GENE_AXES = {"heads": HEADS, "head_dim": ("pairs",), "intermediate_size": ("neurons",)}
 
 
-def changed_genes(parent: Architecture, child: Architecture) -> set[str]:
-    """Return the genes in which a child differs from its parent."""
-    depth = min(parent.num_hidden_layers, child.num_hidden_layers)
-    pairs = list(zip(parent.layers[:depth], child.layers[:depth], strict=True))
-    views: dict[str, Callable[[LayerSpec], object]] = {
-        "heads": lambda spec: (spec.num_attention_heads, spec.num_key_value_heads),
-        "head_dim": lambda spec: spec.head_dim,
-        "intermediate_size": lambda spec: spec.intermediate_size,
-    }
-    changed = {name for name, view in views.items() if any(view(one) != view(other) for one, other in pairs)}
-    changed |= {"hidden_size"} if parent.hidden_size != child.hidden_size else set()
-    return changed | ({"num_hidden_layers"} if len(parent.layers) != len(child.layers) else set())
+def kept_layer(rank: int, groups: Indices, queries: Indices, pairs: Indices, neurons: Indices) -> LayerSelection:
+    """Return a layer by what it keeps."""
+    return LayerSelection(layer=rank, groups=groups, queries=queries, pairs=pairs, neurons=neurons)
+
+
+def ranks_of(selection: Selection) -> tuple[int, ...]:
+    """Return the ranks of the layers, in the order in which they were taken."""
+    return tuple(kept.layer for kept in selection.layers)
+
+
+def changes(parent: Selection, child: Selection) -> list[tuple[str, int | None, Indices, Indices]]:
+    """Return `(gene, layer, before, after)` for every axis in which a child differs from its parent."""
+    axes: list[tuple[str, int | None, Indices, Indices]] = [
+        ("hidden_size", None, parent.hidden, child.hidden),
+        ("num_hidden_layers", None, ranks_of(parent), ranks_of(child)),
+    ]
+    before, after = ({kept.layer: kept for kept in selection.layers} for selection in (parent, child))
+    axes += [
+        (gene, rank, getattr(before[rank], axis), getattr(after[rank], axis))
+        for rank in before.keys() & after.keys()
+        for gene, names in GENE_AXES.items()
+        for axis in names
+    ]
+    return [change for change in axes if change[2] != change[3]]
 
 
 @given(spaces(), generators)
 @settings(deadline=None)
-def test_mutants_are_members_that_differ_in_one_gene(space: SearchSpace, rng: np.random.Generator) -> None:
-    parent = space.sample_any(rng)
+def test_mutants_differ_in_one_gene(space: SearchSpace, rng: np.random.Generator) -> None:
+    """Where stock classes tie the hidden size to the heads, it follows them."""
+    parent = sample_any(space, rng)
     for _ in range(10):
         child = mutate(parent, space, rng)
-        assert child in space
-        assert len(changed_genes(parent, child)) <= 1
-        if space.layerwise and len(parent.layers) == len(child.layers):
-            assert sum(one != other for one, other in zip(parent.layers, child.layers, strict=True)) <= 1
+        suits = len(child.hidden) in space.hidden_sizes_around(child.layers[0].spec)
+        assert child in space if suits else space.ties_hidden_to_heads
+        changed = changes(parent, child)
+        genes = {gene for gene, *_ in changed}
+        assert len(genes) <= 1 or (space.ties_hidden_to_heads and len(genes - {"hidden_size"}) == 1)
+        assert not space.layerwise or len({rank for _, rank, _, _ in changed}) <= 1
 
 
-@pytest.mark.parametrize("layerwise", [False, True])
-def test_every_gene_mutates_to_both_ends(*, layerwise: bool) -> None:
-    space, rng = SearchSpace(teacher=TEACHER, layerwise=layerwise), np.random.default_rng(0)
-    parent = TEACHER.with_layers((layer(2, 2, 6, 7),) * 2)
-    children = [mutate(replace(parent, hidden_size=9), space, rng) for _ in range(1500)]
-    specs = [spec for child in children for spec in child.layers]
-    assert {gene for child in children for gene in changed_genes(replace(parent, hidden_size=9), child)} == set(GENES)
-    assert {child.num_hidden_layers for child in children} == {1, 2, 3, 4}
-    assert {child.hidden_size for child in children} == set(range(1, 17))
-    assert {(spec.num_key_value_heads, spec.heads_per_group) for spec in specs} == set(space.head_choices)
+@given(spaces(), generators)
+@settings(deadline=None)
+def test_what_was_taken_last_goes_first(space: SearchSpace, rng: np.random.Generator) -> None:
+    """An axis keeps its order: entries are lost from its end and gained at its end, or exchanged at equal size."""
+    parent = sample_any(space, rng)
+    for _ in range(10):
+        for _, _, before, after in changes(parent, mutate(parent, space, rng)):
+            surviving = [index for index in before if index in set(after)]
+            assert list(after[: len(surviving)]) == surviving
+            if len(after) != len(before):
+                assert surviving == list(before[: len(after)])
+            else:
+                assert space.granularity == "fine"
+                assert len(surviving) < len(before)
+
+
+@pytest.mark.parametrize(("granularity", "layerwise"), KINDS)
+def test_every_gene_mutates_to_both_ends(*, granularity: Granularity, layerwise: bool) -> None:
+    space = SearchSpace(teacher=TEACHER, granularity=granularity, layerwise=layerwise)
+    parent, rng = Selection.prefix(replace(TEACHER, hidden_size=9, layers=(layer(2, 2, 6, 7),) * 2)), _rng()
+    children = [mutate(parent, space, rng) for _ in range(3000)]
+    specs = [kept.spec for child in children for kept in child.layers]
+    assert {gene for child in children for gene, *_ in changes(parent, child)} == set(GENES)
+    assert {len(child.layers) for child in children} == {1, 2, 3, 4}
+    assert {len(child.hidden) for child in children} == set(range(1, 17))
+    assert {(spec.num_key_value_heads, spec.heads_per_group) for spec in specs} == {
+        (groups, queries) for groups in (1, 2, 3) for queries in (1, 2)
+    }
     assert {spec.head_dim for spec in specs} == {4, 6, 8}
     assert {spec.intermediate_size for spec in specs} == set(range(1, 13))
+    fine = granularity == "fine"
+    assert {index for child in children for index in ranks_of(child)} == {0, 1, 2, 3}
+    assert any(9 <= max(child.hidden) != len(child.hidden) - 1 for child in children) == fine
+    assert ((3,) in {ranks_of(child)[1:] for child in children}) == fine
 
 
 @pytest.mark.parametrize("layerwise", [False, True])
-def test_depth_grows_at_the_end_and_shrinks_from_the_end(*, layerwise: bool) -> None:
+def test_fine_mutants_exchange_entries_as_often_as_they_change_size(*, layerwise: bool) -> None:
+    """Of sixteen sizes one is the parent's, and redrawing it changes nothing."""
+    space, rng = SearchSpace(teacher=TEACHER, granularity="fine", layerwise=layerwise), _rng()
+    parent = sample_any(space, rng)
+    parent = replace(parent, hidden=(5, 15, 0, 8, 2))
+    mutants = [mutate(parent, space, rng).hidden for _ in range(5000)]
+    exchanged = [hidden for hidden in mutants if len(hidden) == 5 and hidden != parent.hidden]
+    resized = [hidden for hidden in mutants if len(hidden) != 5]
+    assert len(exchanged) / (len(exchanged) + len(resized) * 16 / 15) == pytest.approx(0.5, abs=0.06)
+    assert Counter(len(set(hidden) - set(parent.hidden)) for hidden in exchanged).keys() == {1, 2, 3, 4, 5}
+    assert {index for hidden in exchanged for index in hidden} == set(range(16))
+
+
+@pytest.mark.parametrize(("granularity", "layerwise"), KINDS)
+def test_depth_grows_at_the_end_and_shrinks_from_the_end(*, granularity: Granularity, layerwise: bool) -> None:
     """New layers are drawn freshly where layers differ, and repeat the others where they do not."""
-    space, rng = SearchSpace(teacher=TEACHER, layerwise=layerwise), np.random.default_rng(0)
-    own = (layer(2, 2, 6, 7), layer(3, 1, 4, 5) if layerwise else layer(2, 2, 6, 7))
-    children = [mutate(TEACHER.with_layers(own), space, rng) for _ in range(600)]
+    space, rng = SearchSpace(teacher=TEACHER, granularity=granularity, layerwise=layerwise), _rng()
+    own = Selection.prefix(
+        TEACHER.with_layers((layer(2, 2, 6, 7), layer(2, 1, 4, 5) if layerwise else layer(2, 2, 6, 7)))
+    )
+    if granularity == "fine":
+        own = replace(own, layers=tuple(replace(kept, layer=3 - kept.layer) for kept in own.layers))
+    assert own in space
+    children = [mutate(own, space, rng) for _ in range(900)]
     deeper = [child.layers for child in children if len(child.layers) > 2]
     shallower = [child.layers for child in children if len(child.layers) < 2]
-    assert min(len(deeper), len(shallower)) > 20
-    assert all(layers[:2] == own for layers in deeper)
-    assert all(layers == own[:1] for layers in shallower)
-    added = {spec for layers in deeper for spec in layers[2:]}
-    assert len(added) > 50 if layerwise else added == {own[0]}
+    assert min(len(deeper), len(shallower)) > 15
+    assert all(layers[:2] == own.layers for layers in deeper)
+    assert all(layers == own.layers[:1] for layers in shallower)
+    added = [kept for layers in deeper for kept in layers[2:]]
+    assert {kept.layer for kept in added} == ({0, 1} if granularity == "fine" else {2, 3})
+    distinct = {replace(kept, layer=0) for kept in added}
+    assert len(distinct) > 30 if layerwise else distinct == {replace(own.layers[0], layer=0)}
 
 
 @given(spaces(), generators)
 @settings(deadline=None)
 def test_crossing_takes_every_gene_from_either_parent(space: SearchSpace, rng: np.random.Generator) -> None:
-    first = space.sample_any(rng)
-    second = space.sample_any(rng)
+    first, second = sample_any(space, rng), sample_any(space, rng)
     while len(second.layers) != len(first.layers):
-        second = space.sample_any(rng)
+        second = sample_any(space, rng)
     child = crossover(first, second, space, rng)
-    assert child in space
-    assert child.hidden_size in {first.hidden_size, second.hidden_size}
-    assert len(child.layers) == len(first.layers)
-    for spec, *parents in zip(child.layers, first.layers, second.layers, strict=True):
-        heads = {(parent.num_attention_heads, parent.num_key_value_heads) for parent in parents}
-        assert (spec.num_attention_heads, spec.num_key_value_heads) in heads
-        assert spec.head_dim in {parent.head_dim for parent in parents}
-        assert spec.intermediate_size in {parent.intermediate_size for parent in parents}
+    assert space.ties_hidden_to_heads or child.hidden in {first.hidden, second.hidden}
+    assert ranks_of(child) in {ranks_of(first), ranks_of(second)}
+    for kept, *parents in zip(child.layers, first.layers, second.layers, strict=True):
+        assert (kept.groups, kept.queries) in {(parent.groups, parent.queries) for parent in parents}
+        assert kept.pairs in {parent.pairs for parent in parents}
+        assert kept.neurons in {parent.neurons for parent in parents}
+    if not space.ties_hidden_to_heads and (space.teacher.is_uniform or not space.layerwise):
+        assert child in space
 
 
-@pytest.mark.parametrize(("layerwise", "num_children"), [(False, 2**4), (True, 2**7)])
-def test_crossing_makes_every_combination(*, layerwise: bool, num_children: int) -> None:
-    """Hidden size, heads with groups, head dimension and neurons fall independently, in layer-wise spaces per layer."""
-    space, rng = SearchSpace(teacher=TEACHER, layerwise=layerwise), np.random.default_rng(0)
-    first = replace(TEACHER, hidden_size=5, layers=(layer(6, 3, 8, 12),) * 2)
-    second = replace(TEACHER, hidden_size=9, layers=(layer(2, 1, 4, 3),) * 2)
-    assert len({crossover(first, second, space, rng) for _ in range(2000)}) == num_children
+@pytest.mark.parametrize(
+    ("granularity", "layerwise", "num_children"),
+    [("coarse", False, 2**4), ("coarse", True, 2**7), ("fine", False, 2**5), ("fine", True, 2**8)],
+)
+def test_crossing_makes_every_combination(*, granularity: Granularity, layerwise: bool, num_children: int) -> None:
+    """Hidden size, heads with groups, head dimension and neurons fall independently, in layer-wise spaces per layer.
+
+    In fine spaces the choice of layers does too.
+    """
+    space, rng = SearchSpace(teacher=TEACHER, granularity=granularity, layerwise=layerwise), _rng()
+    if granularity == "coarse":
+        first = Selection.prefix(replace(TEACHER, hidden_size=5, layers=(layer(6, 3, 8, 12),) * 2))
+        second = Selection.prefix(replace(TEACHER, hidden_size=9, layers=(layer(2, 1, 4, 3),) * 2))
+    else:
+        one, other = ((2, 0), (1,), (3, 1), (11, 4, 7)), ((1,), (0,), (0, 1, 2), (5, 6, 0))
+        first = Selection(hidden=(5, 15, 0), layers=tuple(kept_layer(rank, *one) for rank in (3, 1)))
+        second = Selection(hidden=(5, 15, 1), layers=tuple(kept_layer(rank, *other) for rank in (0, 2)))
+    assert first in space
+    assert second in space
+    assert len({crossover(first, second, space, rng) for _ in range(3000)}) == num_children
 
 
 def test_crossing_refuses_unequal_depths() -> None:
-    space = SearchSpace(teacher=TEACHER, layerwise=True)
+    space, whole = SearchSpace(teacher=TEACHER, layerwise=True), Selection.prefix(TEACHER)
     with pytest.raises(ValueError, match="equal depth, got 4 and 1"):
-        crossover(TEACHER, space.smallest(), space, np.random.default_rng(0))
+        crossover(whole, replace(whole, layers=whole.layers[:1]), space, _rng())
+
+
+def test_children_that_want_what_a_layer_lacks_are_rejected() -> None:
+    """In a teacher of mixed layers, positions may take over entries that exist only in another layer."""
+    space, rng = SearchSpace(teacher=MIXED, granularity="fine", layerwise=True), _rng()
+    everything = ParameterBin(*space.reach)
+    first = Selection(hidden=(0, 1), layers=(kept_layer(1, (0,), (1,), (0, 1), (29, 3)),))
+    second = Selection(hidden=(0, 1), layers=(kept_layer(0, (2, 1), (0,), (3, 2), (11, 4)),))
+    children = [crossover(first, second, space, rng) for _ in range(200)]
+    kept = [constrain(child, space, everything, rng, "rejection") for child in children]
+    assert [child in space for child in children] == [child is not None for child in kept]
+    assert 0 < kept.count(None) < len(kept)
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize(("family", "groups"), [("gpt_neox", 6), ("gemma2", 3)])
+def test_native_children_are_what_stock_classes_express(family: str, groups: int, granularity: Granularity) -> None:
+    """Most children of tied sizes are members, because the hidden size follows the heads."""
+    teacher = decoder(family, 32, 48, *[layer(6, groups, 8, 64)] * 3)
+    space = SearchSpace(teacher=teacher, granularity=granularity, layerwise=False, native_only=True)
+    everything, rng = ParameterBin(*space.reach), _rng()
+    parents = [sample_any(space, rng) for _ in range(200)]
+    mutants = [mutate(parent, space, rng) for parent in parents]
+    crossed = [
+        crossover(one, other, space, rng)
+        for one in parents[:20]
+        for other in parents
+        if len(one.layers) == len(other.layers)
+    ]
+    for children in (mutants, crossed):
+        kept = [constrain(child, space, everything, rng, "rejection") for child in children]
+        natives = [child for child in kept if child is not None]
+        assert len(natives) > 0.95 * len(children)
+        for child in natives:
+            assert stock_family(family_of(family), hidden_size=len(child.hidden), layer=child.layers[0].spec)
 
 
 @pytest.mark.parametrize("constraint", ["repair", "rejection"])
@@ -112,23 +222,33 @@ def test_constrained_children_lie_in_the_space_and_in_the_bin(
     constraint: Constraint, drawn: tuple[SearchSpace, ParameterBin], rng: np.random.Generator
 ) -> None:
     space, parameter_bin = drawn
-    child = mutate(space.sample_any(rng), space, rng)
-    kept = constrain(child, space, parameter_bin, rng, constraint)
-    if num_parameters(child) in parameter_bin:
-        assert kept == child
-    elif constraint == "rejection":
-        assert kept is None
-    elif kept is not None:
-        assert kept in space
-        assert num_parameters(kept) in parameter_bin
+    parents = [sample_any(space, rng) for _ in range(6)]
+    children = [mutate(parent, space, rng) for parent in parents] + [
+        crossover(parents[0], other, space, rng) for other in parents if len(other.layers) == len(parents[0].layers)
+    ]
+    for child in children:
+        kept = constrain(child, space, parameter_bin, rng, constraint)
+        if child in space and count(space, child) in parameter_bin:
+            assert kept == child
+        elif constraint == "rejection":
+            assert kept is None
+        elif kept is not None:
+            assert kept in space
+            assert count(space, kept) in parameter_bin
 
 
-def test_repair_saves_children_that_rejection_loses() -> None:
-    space, rng = SearchSpace(teacher=TEACHER, layerwise=True), np.random.default_rng(0)
+@pytest.mark.parametrize(("granularity", "layerwise"), KINDS)
+def test_repair_saves_children_that_rejection_loses(*, granularity: Granularity, layerwise: bool) -> None:
+    space, rng = SearchSpace(teacher=TEACHER, granularity=granularity, layerwise=layerwise), _rng()
     parameter_bin = ParameterBin.around(0.4 * num_parameters(TEACHER))
-    children = [space.sample_any(rng) for _ in range(300)]
-    saved = {
-        constraint: sum(constrain(child, space, parameter_bin, rng, constraint) is not None for child in children)
+    children = [sample_any(space, rng) for _ in range(300)]
+    repaired, rejected = (
+        [constrain(child, space, parameter_bin, rng, constraint) for child in children]
         for constraint in ("repair", "rejection")
-    }
-    assert saved["repair"] > 2 * saved["rejection"] > 0
+    )
+    saved, lost = len(children) - repaired.count(None), rejected.count(None)
+    assert saved > 2 * (len(children) - lost) > 0
+
+
+def _rng() -> np.random.Generator:
+    return np.random.default_rng(0)

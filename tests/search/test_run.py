@@ -11,12 +11,12 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import layer, llama
+from strategies import KINDS, layer, llama
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
-from budwood.arch.space import SearchSpace
-from budwood.arch.spec import Architecture
+from budwood.arch.selection import Selection
+from budwood.arch.space import Granularity, SearchSpace
 from budwood.search.candidate import Evaluation, SearchRecord, canonical_key
 from budwood.search.run import choose_winner, read_history, run_search
 from budwood.search.strategy import Evolution, EvolutionSettings
@@ -38,18 +38,20 @@ class CountingEvaluator:
     killed_at: int | None = None
     finished: list[str] = field(default_factory=list)
 
-    def __call__(self, architecture: Architecture) -> Evaluation:
+    def __call__(self, selection: Selection) -> Evaluation:
         """Return losses that depend on the genes alone."""
         if len(self.finished) == self.killed_at:
             raise KilledError
-        self.finished.append(canonical_key(architecture))
+        self.finished.append(canonical_key(selection))
         loss = int(self.finished[-1], 16) / 2**64
         return Evaluation(sequence_losses=[loss, loss / 3], tokens=2, flops=1.0, seconds=0.25)
 
 
-def evolution(*, layerwise: bool = True, chosen: EvolutionSettings = SMALL) -> Evolution:
+def evolution(
+    *, granularity: Granularity = "coarse", layerwise: bool = True, chosen: EvolutionSettings = SMALL
+) -> Evolution:
     """Return a strategy that was not asked yet."""
-    return Evolution(SearchSpace(teacher=TEACHER, layerwise=layerwise), HALF, chosen)
+    return Evolution(SearchSpace(teacher=TEACHER, granularity=granularity, layerwise=layerwise), HALF, chosen)
 
 
 @pytest.fixture(autouse=True)
@@ -82,33 +84,38 @@ def test_records_say_what_was_evaluated(tmp_path: Path) -> None:
     assert epochs == [(0, 6), (1, 11), (2, 16), (3, 21)]
     assert [record.evaluation for record in records] == list(range(NUM_EVALUATIONS))
     for record in records:
-        assert record.loss == CountingEvaluator()(record.architecture).loss
-        assert record.num_parameters == num_parameters(record.architecture)
+        assert record.loss == CountingEvaluator()(record.selection).loss
+        assert record.num_parameters == num_parameters(record.selection.architecture(TEACHER))
         assert (record.tokens, record.flops, record.seconds) == (2, 1.0, 0.25)
 
 
 @given(
     kills=st.lists(st.integers(0, NUM_EVALUATIONS - 1), min_size=1, max_size=3),
     torn=st.floats(0, 1, exclude_max=True),
-    layerwise=st.booleans(),
+    kind=st.sampled_from(KINDS),
 )
 @settings(max_examples=12, deadline=None)
-def test_killed_and_resumed_is_uninterrupted(*, kills: list[int], torn: float, layerwise: bool) -> None:
+def test_killed_and_resumed_is_uninterrupted(kills: list[int], torn: float, kind: tuple[Granularity, bool]) -> None:
     """Each kill comes at some later evaluation and leaves a beginning of the next line, or none of it."""
+    granularity, layerwise = kind
+
+    def search(evaluate: CountingEvaluator, file: Path) -> list[SearchRecord]:
+        return run_search(evolution(granularity=granularity, layerwise=layerwise), evaluate, file)
+
     with TemporaryDirectory() as folder:
         whole_file, history_file = Path(folder) / "whole.jsonl", Path(folder) / "history.jsonl"
-        whole = run_search(evolution(layerwise=layerwise), CountingEvaluator(), whole_file)
+        whole = search(CountingEvaluator(), whole_file)
         lines = whole_file.read_bytes().splitlines()
         finished: list[str] = []
         for killed_at in kills:
             evaluate = CountingEvaluator(killed_at=min(killed_at, NUM_EVALUATIONS - 1 - len(finished)))
             with pytest.raises(KilledError):
-                run_search(evolution(layerwise=layerwise), evaluate, history_file)
+                search(evaluate, history_file)
             finished += evaluate.finished
             with history_file.open("ab") as file:
                 file.write(lines[len(finished)][: int(torn * len(lines[len(finished)]))])
         evaluate = CountingEvaluator()
-        resumed = run_search(evolution(layerwise=layerwise), evaluate, history_file)
+        resumed = search(evaluate, history_file)
         finished += evaluate.finished
         assert resumed == whole
         assert history_file.read_bytes() == whole_file.read_bytes()
@@ -140,9 +147,10 @@ def test_a_torn_line_is_cut_off_the_file(tmp_path: Path) -> None:
     [
         evolution(chosen=replace(SMALL, seed=7)),
         evolution(layerwise=False),
+        evolution(granularity="fine"),
         Evolution(SearchSpace(teacher=TEACHER, layerwise=True), ParameterBin.around(3000), SMALL),
     ],
-    ids=["seed", "space", "bin"],
+    ids=["seed", "layers", "granularity", "bin"],
 )
 def test_the_history_of_another_search_is_refused(other: Evolution, tmp_path: Path) -> None:
     history_file = tmp_path / "history.jsonl"
@@ -157,8 +165,8 @@ def test_the_history_of_another_search_is_refused(other: Evolution, tmp_path: Pa
 def test_a_loss_that_is_not_a_number_is_written_and_read_back(tmp_path: Path) -> None:
     """One broken candidate ends no search and wins none."""
 
-    def evaluate(architecture: Architecture) -> Evaluation:
-        broken = int(canonical_key(architecture), 16) % 3 == 0
+    def evaluate(selection: Selection) -> Evaluation:
+        broken = int(canonical_key(selection), 16) % 3 == 0
         return Evaluation(sequence_losses=[float("nan") if broken else 1e6], tokens=1, flops=1.0, seconds=0.0)
 
     strategy = evolution()
@@ -175,12 +183,12 @@ def test_a_loss_that_is_not_a_number_is_written_and_read_back(tmp_path: Path) ->
     ids=["lowest", "first of equals", "not a number", "only one"],
 )
 def test_the_winner_has_the_lowest_loss(losses: list[float], best: int) -> None:
-    finalists = [replace(TEACHER, hidden_size=width + 1) for width in range(len(losses))]
-    looked_at: list[Architecture] = []
+    finalists = [Selection.prefix(replace(TEACHER, hidden_size=width + 1)) for width in range(len(losses))]
+    looked_at: list[Selection] = []
 
-    def evaluate(architecture: Architecture) -> Evaluation:
-        looked_at.append(architecture)
-        return Evaluation(sequence_losses=[losses[architecture.hidden_size - 1]], tokens=1, flops=1.0, seconds=0.0)
+    def evaluate(selection: Selection) -> Evaluation:
+        looked_at.append(selection)
+        return Evaluation(sequence_losses=[losses[len(selection.hidden) - 1]], tokens=1, flops=1.0, seconds=0.0)
 
     winner, evaluations = choose_winner(finalists, evaluate)
     assert winner == finalists[best]

@@ -3,6 +3,7 @@
 import itertools
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -10,19 +11,41 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import layer, llama
+from strategies import KINDS, count, decoder, layer, llama
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
-from budwood.arch.space import Sampling, SearchSpace
+from budwood.arch.sampling import Sampling
+from budwood.arch.selection import LayerSelection, Selection
+from budwood.arch.space import SearchSpace
 from budwood.arch.spec import Architecture
 from budwood.search.candidate import Candidate, canonical_key
 from budwood.search.operators import Constraint
 from budwood.search.strategy import Evolution, EvolutionSettings, ProbabilityReading
 
 TEACHER = llama(32, 16, *[layer(6, 3, 8, 12)] * 4)
-UNIFORM = SearchSpace(teacher=TEACHER, layerwise=False)
-LAYERWISE = SearchSpace(teacher=TEACHER, layerwise=True)
+SPACES = {
+    f"{granularity} {'layerwise' if layerwise else 'uniform'}": SearchSpace(
+        teacher=TEACHER, granularity=granularity, layerwise=layerwise
+    )
+    for granularity, layerwise in KINDS
+}
+UNIFORM = SPACES["coarse uniform"]
+MIXED = TEACHER.with_layers((layer(6, 3, 8, 12), layer(2, 1, 12, 30), layer(4, 4, 6, 8), layer(8, 2, 12, 12)))
+OTHER_SPACES = {
+    "mixed uniform": SearchSpace(teacher=MIXED, granularity="fine", layerwise=False),
+    "mixed layerwise": SearchSpace(teacher=MIXED, granularity="fine", layerwise=True),
+    "aligned": SearchSpace(teacher=TEACHER, granularity="fine", layerwise=True, alignment=4),
+    "neox": SearchSpace(
+        teacher=decoder("gpt_neox", 32, 48, *[layer(6, 6, 8, 64)] * 4), layerwise=False, native_only=True
+    ),
+    "gemma": SearchSpace(
+        teacher=decoder("gemma2", 32, 48, *[layer(6, 3, 8, 64)] * 4),
+        granularity="fine",
+        layerwise=False,
+        native_only=True,
+    ),
+}
 HALF = ParameterBin.around(0.5 * num_parameters(TEACHER), 0.2)
 FIFTH = ParameterBin.around(0.2 * num_parameters(TEACHER), 0.1)
 SMALL = EvolutionSettings(population=8, epochs=4, num_elites=4, num_mutants=3, num_crossovers=3, num_randoms=2)
@@ -41,12 +64,17 @@ def _mean_sizes(architecture: Architecture) -> np.ndarray:
     return np.array([architecture.hidden_size, len(layers), *np.mean(layers, axis=0)])
 
 
-def run(strategy: Evolution, optimum: Architecture = TEACHER) -> list[Candidate]:
-    """Run a strategy on the synthetic loss and return all it asked for."""
+def to_teacher(selection: Selection) -> float:
+    """Return a synthetic loss: how far a sub-network's mean sizes are from its teacher's."""
+    return distance(selection.architecture(TEACHER), TEACHER)
+
+
+def run(strategy: Evolution, loss: Callable[[Selection], float] = to_teacher) -> list[Candidate]:
+    """Run a strategy on a synthetic loss and return all it asked for."""
     asked: list[Candidate] = []
     while not strategy.done:
         generation = strategy.ask()
-        strategy.tell([(candidate, distance(candidate.architecture, optimum)) for candidate in generation])
+        strategy.tell([(candidate, loss(candidate.selection)) for candidate in generation])
         asked += generation
     return asked
 
@@ -57,17 +85,19 @@ def test_the_papers_sizes_make_5050_evaluations() -> None:
     assert EvolutionSettings(probability_reading="share").offspring == {"mutation": 10, "crossover": 10, "random": 30}
 
 
-@pytest.mark.parametrize("space", [UNIFORM, LAYERWISE], ids=["uniform", "layerwise"])
-@pytest.mark.parametrize("reading", ["gate", "share"])
-@pytest.mark.parametrize(("sampling", "constraint"), [("constructive", "repair"), ("rejection", "rejection")])
+@pytest.mark.parametrize("space", [*SPACES.values(), *OTHER_SPACES.values()], ids=[*SPACES, *OTHER_SPACES])
+@pytest.mark.parametrize(
+    ("reading", "sampling", "constraint"), [("gate", "constructive", "repair"), ("share", "rejection", "rejection")]
+)
 def test_everything_asked_is_new_and_in_the_bin(
     space: SearchSpace, reading: ProbabilityReading, sampling: Sampling, constraint: Constraint
 ) -> None:
     chosen = replace(SMALL, probability_reading=reading, sampling=sampling, constraint=constraint)
-    asked = run(Evolution(space, HALF, chosen))
+    parameter_bin = ParameterBin.around(0.5 * space.reach[1], 0.2)
+    asked = run(Evolution(space, parameter_bin, chosen))
     assert len({candidate.key for candidate in asked}) == len(asked) == chosen.num_evaluations
-    assert all(candidate.architecture in space for candidate in asked)
-    assert all(num_parameters(candidate.architecture) in HALF for candidate in asked)
+    assert all(candidate.selection in space for candidate in asked)
+    assert all(count(space, candidate.selection) in parameter_bin for candidate in asked)
     origins, offspring = Counter(candidate.origin for candidate in asked), chosen.offspring
     assert origins["initial"] == chosen.population
     assert 0 < origins["mutation"] <= chosen.epochs * offspring["mutation"]
@@ -81,25 +111,22 @@ def test_an_operator_without_new_offspring_gives_way_to_a_random_member() -> Non
         population=1, epochs=1, num_elites=1, num_mutants=20, num_crossovers=0, num_randoms=0, probability=1.0
     )
     tiny = SearchSpace(teacher=llama(1, 4, *[layer(2, 2, 4, 4)] * 2), layerwise=False)
-    reach = ParameterBin(num_parameters(tiny.smallest()), num_parameters(tiny.largest()))
-    origins = Counter(candidate.origin for candidate in run(Evolution(tiny, reach, chosen)))
+    origins = Counter(candidate.origin for candidate in run(Evolution(tiny, ParameterBin(*tiny.reach), chosen)))
     assert origins.keys() == {"initial", "mutation", "random"}
     assert origins.total() == chosen.num_evaluations
 
 
-@given(seed=st.integers(0, 2**32 - 1), layerwise=st.booleans())
+@given(seed=st.integers(0, 2**32 - 1), name=st.sampled_from(sorted(SPACES)))
 @settings(max_examples=10, deadline=None)
-def test_same_seed_same_history_whatever_global_seeds_do(*, seed: int, layerwise: bool) -> None:
-    strategies = [
-        Evolution(LAYERWISE if layerwise else UNIFORM, HALF, replace(SMALL, epochs=2, seed=seed)) for _ in range(2)
-    ]
+def test_same_seed_same_history_whatever_global_seeds_do(seed: int, name: str) -> None:
+    strategies = [Evolution(SPACES[name], HALF, replace(SMALL, epochs=2, seed=seed)) for _ in range(2)]
     quiet = run(strategies[0])
     disturbed: list[Candidate] = []
     while not strategies[1].done:
         for reseed in (random.seed, np.random.seed, torch.manual_seed):
             reseed(len(disturbed))
         generation = strategies[1].ask()
-        strategies[1].tell([(candidate, distance(candidate.architecture, TEACHER)) for candidate in generation])
+        strategies[1].tell([(candidate, to_teacher(candidate.selection)) for candidate in generation])
         random.random()  # noqa: S311
         np.random.rand()  # noqa: NPY002
         torch.rand(1)
@@ -116,9 +143,9 @@ def test_another_seed_asks_for_others() -> None:
 def test_elites_are_the_best_of_all_told() -> None:
     strategy = Evolution(UNIFORM, HALF, SMALL)
     asked = run(strategy)
-    losses = sorted(distance(candidate.architecture, TEACHER) for candidate in asked)
+    losses = sorted(to_teacher(candidate.selection) for candidate in asked)
     assert [loss for loss, _ in strategy.elites] == losses[: SMALL.num_elites]
-    assert all(distance(architecture, TEACHER) == loss for loss, architecture in strategy.elites)
+    assert all(to_teacher(selection) == loss for loss, selection in strategy.elites)
 
 
 def test_ties_are_broken_by_key_in_whatever_order_losses_come() -> None:
@@ -126,7 +153,7 @@ def test_ties_are_broken_by_key_in_whatever_order_losses_come() -> None:
     first, second = ([(candidate, 1.0) for candidate in strategy.ask()] for strategy in strategies)
     strategies[0].tell(first)
     strategies[1].tell(second[::-1])
-    keys = [canonical_key(architecture) for _, architecture in strategies[0].elites]
+    keys = [canonical_key(selection) for _, selection in strategies[0].elites]
     assert strategies[0].elites == strategies[1].elites
     assert keys == sorted(candidate.key for candidate, _ in first)[: SMALL.num_elites]
 
@@ -140,39 +167,74 @@ def test_a_loss_that_is_not_a_number_is_the_worst() -> None:
 
 
 def test_evolution_finds_the_optimum_more_often_than_random_search() -> None:
-    """Twelve optima spread over the 1,160 members of a bin, a seed for each, 140 evaluations to find it."""
+    """Eight optima spread over the 1,160 members of a bin, a seed for each, 140 evaluations to find it."""
+    legal = UNIFORM.choices[0]
     specs = [
-        layer(groups * queries, groups, head_dim, neurons)
-        for groups, queries in UNIFORM.head_choices
-        for head_dim, neurons in itertools.product(UNIFORM.head_dims, UNIFORM.intermediate_sizes)
+        replace(spec, intermediate_size=neurons)
+        for spec, neurons in itertools.product(legal.attentions(), legal.intermediate_sizes)
     ]
-    members = (
+    sizes = (
         replace(TEACHER, hidden_size=hidden, layers=(spec,) * depth)
         for spec, hidden, depth in itertools.product(specs, UNIFORM.hidden_sizes, UNIFORM.num_layers_choices)
     )
-    inside = [member for member in members if num_parameters(member) in FIFTH]
+    inside = [member for member in sizes if num_parameters(member) in FIFTH]
     assert len(inside) == 1160
     evolving = EvolutionSettings(
-        population=20, epochs=6, num_elites=10, num_mutants=12, num_crossovers=3, num_randoms=5, probability=1.0
+        population=20, epochs=6, num_elites=10, num_mutants=14, num_crossovers=1, num_randoms=5, probability=1.0
     )
     unguided = replace(evolving, num_mutants=0, num_crossovers=0, num_randoms=20)
     assert evolving.num_evaluations == unguided.num_evaluations == 140
     hits = Counter[str]()
-    for seed, optimum in enumerate(inside[50::100]):
+    for seed, optimum in enumerate(inside[50::150]):
         for name, chosen in {"evolution": evolving, "random": unguided}.items():
-            asked = run(Evolution(UNIFORM, FIFTH, replace(chosen, seed=seed)), optimum)
-            hits[name] += any(candidate.architecture == optimum for candidate in asked)
+            asked = run(
+                Evolution(UNIFORM, FIFTH, replace(chosen, seed=seed)),
+                lambda selection, optimum=optimum: distance(selection.architecture(TEACHER), optimum),
+            )
+            hits[name] += any(candidate.selection == Selection.prefix(optimum) for candidate in asked)
     assert hits["evolution"] >= hits["random"] + 3, hits
+
+
+@pytest.mark.parametrize("layerwise", [False, True])
+def test_fine_evolution_learns_which_entries_to_keep(*, layerwise: bool) -> None:
+    """The loss counts in how many entries a candidate differs from a hidden one that keeps every other entry."""
+    space = SearchSpace(teacher=TEACHER, granularity="fine", layerwise=layerwise)
+    first = LayerSelection(layer=1, groups=(0, 2), queries=(1,), pairs=(0, 2), neurons=tuple(range(0, 12, 2)))
+    optimum = Selection(hidden=tuple(range(0, 16, 2)), layers=(first, replace(first, layer=3)))
+
+    def loss(selection: Selection) -> float:
+        return float(sum(len(kept ^ best) for kept, best in zip(_sets(selection), _sets(optimum), strict=True)))
+
+    evolving = EvolutionSettings(
+        population=20, epochs=10, num_elites=6, num_mutants=16, num_crossovers=1, num_randoms=3, probability=1.0
+    )
+    unguided = replace(evolving, num_mutants=0, num_crossovers=0, num_randoms=20)
+    parameter_bin = ParameterBin.around(count(space, optimum), 0.2)
+    evolved, drawn = (
+        [
+            min(loss(candidate.selection) for candidate in run(Evolution(space, parameter_bin, chosen), loss))
+            for chosen in (replace(sizes, seed=seed) for seed in range(3))
+        ]
+        for sizes in (evolving, unguided)
+    )
+    assert max(evolved) < min(drawn)
+
+
+def _sets(selection: Selection) -> list[set[int]]:
+    """Return the layers, the channels, and what the first layer keeps."""
+    first = selection.layers[0]
+    axes = (first.groups, first.queries, first.pairs, first.neurons)
+    return [{kept.layer for kept in selection.layers}, set(selection.hidden), *map(set, axes)]
 
 
 def test_a_bin_with_too_few_members_is_refused_with_their_number() -> None:
     """Sixteen members lie in the bin, equally often drawn: all are found, and a search that wants more says so."""
     tiny = SearchSpace(teacher=llama(1, 2, *[layer(2, 2, 4, 2)] * 2), layerwise=False)
-    reach = ParameterBin(num_parameters(tiny.smallest()), num_parameters(tiny.largest()))
+    everything = ParameterBin(*tiny.reach)
     chosen = replace(SMALL, population=16, epochs=0, sampling="rejection")
-    assert len(Evolution(tiny, reach, chosen).ask()) == 16
+    assert len(Evolution(tiny, everything, chosen).ask()) == 16
     with pytest.raises(ValueError, match=r"too few sub-networks for 17 evaluations: 16 found; lower the population"):
-        Evolution(tiny, reach, replace(chosen, population=17)).ask()
+        Evolution(tiny, everything, replace(chosen, population=17)).ask()
 
 
 def test_an_unreachable_bin_is_refused_before_the_search() -> None:

@@ -1,70 +1,39 @@
-"""Tiny teachers with grouped queries, whose random weights make every defect visible."""
+"""Tiny teachers, in memory and on disk, and children of all kinds."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from teachers import FULL, TEACHERS, VOCAB_SIZE, architecture_of, select, tiny_teacher
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from budwood.arch.family import architecture_from_config
-from budwood.arch.spec import Architecture, LayerSpec
+from budwood.arch.selection import Indices, LayerSelection, Selection
+from budwood.arch.spec import Architecture
+from budwood.subnet.checkpoint import load_model, read_architecture, save_checkpoint
+from budwood.subnet.extract import extract_child, own_weights
 from budwood.subnet.importance import Importance, measure_importance
-from budwood.subnet.ordering import OrderedTeacher, order_teacher
-
-VOCAB_SIZE = 97
+from budwood.subnet.ordering import OrderedTeacher, Ordering, open_ordered
 
 
-def tiny_teacher(family: str, *, tied: bool) -> PreTrainedModel:
-    """Return a model of 4 layers, 3 groups of 2 queries, with norm weights that are not all one."""
-    config = AutoConfig.for_model(
-        family,
-        vocab_size=VOCAB_SIZE,
-        hidden_size=48,
-        intermediate_size=40,
-        num_hidden_layers=4,
-        num_attention_heads=6,
-        num_key_value_heads=3,
-        head_dim=16,
-        max_position_embeddings=128,
-        tie_word_embeddings=tied,
-        initializer_range=0.2,
-        bos_token_id=0,
-        eos_token_id=0,
-        **({"sliding_window": None} if family == "mistral" else {}),
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config).eval()
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if "norm" in name:
-                    parameter.uniform_(0.5, 1.5)
-    return model
+def _fine(layer: int, pairs: tuple[int, ...], neurons: tuple[int, ...]) -> LayerSelection:
+    return LayerSelection(layer=layer, groups=(2, 0), queries=(0,), pairs=pairs, neurons=neurons)
 
 
-def spec(groups: int, queries: int, head_dim: int, neurons: int) -> LayerSpec:
-    return LayerSpec(
-        num_attention_heads=groups * queries,
-        num_key_value_heads=groups,
-        head_dim=head_dim,
-        intermediate_size=neurons,
-    )
-
-
-CHILDREN = {
-    "uniform": (32, (spec(2, 2, 8, 24),) * 3),
-    "heads that do not divide": (32, (spec(3, 1, 12, 17),) * 2),
-    "layer-wise": (33, (spec(1, 2, 8, 40), spec(3, 1, 16, 7), spec(2, 2, 10, 21))),
+SELECTIONS = {
+    "uniform": select(32, [0, 1, 2], (2, 1, 8, 24)),
+    "heads that do not divide": select(32, [0, 1], (3, 1, 12, 17)),
+    "layer-wise": select(33, [0, 1, 2], (1, 1, 8, 40), (3, 1, 16, 7), (2, 1, 10, 21)),
+    "fine": Selection(
+        hidden=(40, 3, 17, 8, 30, 1, 22),
+        layers=(_fine(3, (7, 0, 2), (5, 39, 2)), _fine(0, (1, 6), (0, 11, 30, 8))),
+    ),
 }
-"""Hidden size and layers, the most important layer first."""
+"""Children that every family has."""
 
 
-TEACHERS = {"tied": ("llama", True), "untied": ("llama", False), "mistral": ("mistral", False)}
-
-
-@pytest.fixture(scope="session", params=TEACHERS)
+@pytest.fixture(scope="session", params=["llama tied", "gpt_neox untied"])
 def teacher(request: pytest.FixtureRequest) -> PreTrainedModel:
     family, tied = TEACHERS[request.param]
     return tiny_teacher(family, tied=tied)
@@ -72,7 +41,7 @@ def teacher(request: pytest.FixtureRequest) -> PreTrainedModel:
 
 @pytest.fixture(scope="session")
 def architecture(teacher: PreTrainedModel) -> Architecture:
-    return architecture_from_config(teacher.config.to_dict())
+    return architecture_of(teacher)
 
 
 @pytest.fixture(scope="session")
@@ -86,22 +55,24 @@ def importance(teacher: PreTrainedModel, architecture: Architecture, windows: to
 
 
 @pytest.fixture(scope="session")
-def orders(
-    teacher: PreTrainedModel, architecture: Architecture, importance: Importance
-) -> dict[tuple[str, str], OrderedTeacher]:
-    """Return the teacher in every order, by `ordering` and `rope`."""
-    scores = {"activation": importance, "native": None}
-    return {
-        (ordering, rope): order_teacher(teacher, architecture, scores[ordering], rope)
-        for ordering in scores
-        for rope in ("preserve", "rebuild")
-    }
+def orders(teacher_folder: Path, importance: Importance) -> dict[tuple[str, str], OrderedTeacher]:
+    """Return the teacher in every order, in memory, by `ordering` and `rope`."""
+    orders = {}
+    for ordering in ("activation", "magnitude", "native"):
+        ordered = open_ordered(teacher_folder, Ordering(by=ordering), importance).materialise(FULL)
+        orders |= {(ordering, rope): replace(ordered, rope=rope) for rope in ("preserve", "rebuild")}
+    return orders
 
 
-@pytest.fixture(params=CHILDREN)
-def child_architecture(request: pytest.FixtureRequest, architecture: Architecture) -> Architecture:
-    hidden_size, layers = CHILDREN[request.param]
-    return replace(architecture, hidden_size=hidden_size, layers=layers)
+@pytest.fixture(params=SELECTIONS)
+def selection(request: pytest.FixtureRequest) -> Selection:
+    return SELECTIONS[request.param]
+
+
+@pytest.fixture
+def child_architecture(selection: Selection, architecture: Architecture) -> Architecture:
+    """Return the sizes of the selected child; its layers stand in the order in which they were taken."""
+    return selection.architecture(architecture)
 
 
 @pytest.fixture(scope="session")
@@ -119,6 +90,33 @@ def teacher_folder(
     teacher.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def own_folder(
+    teacher_folder: Path, tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Return a layer-wise export whose layers differ in all sizes and in their rotary embeddings."""
+    parent = open_ordered(teacher_folder, Ordering(by="magnitude"))
+    queries = parent.ranked.layers[0].heads_per_group
+    layers = (
+        _own(0, range(3), range(1), (0, 1, 3, 5, 7, 6), 30),
+        _own(1, (0, 2), range(queries), range(8), 40),
+        _own(3, (1, 2), range(1), (1, 2, 4, 7), 25),
+    )
+    child = own_weights(extract_child(parent, Selection(hidden=range(40), layers=layers)))
+    return save_checkpoint(child, tokenizer, tmp_path_factory.mktemp("own") / "child")
+
+
+def _own(layer: int, groups: Indices, queries: range, pairs: Indices, neurons: int) -> LayerSelection:
+    return LayerSelection(layer=layer, groups=groups, queries=queries, pairs=pairs, neurons=range(neurons))
+
+
+@pytest.fixture(scope="session")
+def own_teacher(own_folder: Path, windows: torch.Tensor) -> OrderedTeacher:
+    """Return the layer-wise export as a teacher of its own, ordered."""
+    importance = measure_importance(load_model(own_folder, torch.float32), read_architecture(own_folder), windows)
+    return open_ordered(own_folder, Ordering(), importance).materialise(FULL)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from teachers import HALF
 from transformers import AutoModelForCausalLM
 
 from budwood.arch.bins import ParameterBin
@@ -15,7 +16,7 @@ from budwood.subnet.export import write_checkpoint
 from budwood.subnet.extract import extract_child, own_weights
 from budwood.subnet.teacher import fingerprint
 
-pytestmark = pytest.mark.parametrize("teacher", ["tied"], indirect=True)
+pytestmark = pytest.mark.parametrize("teacher", ["llama tied"], indirect=True)
 
 ORIGIN = Origin(
     teacher="tree",
@@ -24,12 +25,13 @@ ORIGIN = Origin(
     corpus_fingerprint="c1",
     ordering="activation",
     rope="preserve",
+    compensation=("neurons", "pairs"),
 )
 
 
 @pytest.fixture
-def child(orders, child_architecture):
-    return own_weights(extract_child(orders["activation", "preserve"], child_architecture))
+def child(orders, selection):
+    return own_weights(extract_child(orders["activation", "preserve"], selection))
 
 
 @pytest.fixture
@@ -48,6 +50,7 @@ def test_the_record_states_what_was_checked(child, folder, child_architecture):
     assert record["class"] == type(child).__name__
     assert record["fingerprint"] == fingerprint(folder)
     assert (record["teacher"], record["teacher_revision"], record["rope"]) == ("tree", "r1", "preserve")
+    assert record["compensation"] == ["neurons", "pairs"]
 
 
 def test_anybody_can_compute_the_probe_again(child, folder, child_architecture):
@@ -59,10 +62,9 @@ def test_anybody_can_compute_the_probe_again(child, folder, child_architecture):
     torch.testing.assert_close(logits[:, record["probe"]["columns"]], torch.tensor(record["probe"]["logits"]))
 
 
-def test_a_child_in_half_precision_is_compared_in_full(orders, teacher_folder, child_architecture, tmp_path):
-    ordered = orders["activation", "preserve"]
-    halved = replace(ordered, state={name: weight.bfloat16() for name, weight in ordered.state.items()})
-    child = own_weights(extract_child(halved, child_architecture))
+def test_a_child_in_half_precision_is_compared_in_full(orders, teacher_folder, selection, child_architecture, tmp_path):
+    halved = orders["activation", "preserve"].materialise(HALF)
+    child = own_weights(extract_child(halved, selection))
     folder = write_checkpoint(child, teacher_folder, tmp_path / "half")
     count = num_parameters(child_architecture)
     record = certify(child, folder, child_architecture, ParameterBin(count, count + 1), ORIGIN)

@@ -7,36 +7,44 @@ import numpy as np
 import pytest
 import torch
 from strategies import layer, llama
+from teachers import TEACHERS
 
 from budwood.arch.count import num_parameters
+from budwood.arch.family import family_of, stock_family
 from budwood.subnet.checkpoint import (
+    OWN_MODELS,
     build_empty,
+    load_config,
     load_model,
     model_config,
     random_model,
     read_architecture,
-    read_config,
 )
-from budwood.subnet.modeling import LayerwiseLlamaForCausalLM
+from budwood.subnet.rotary import even_share, rope_for_dims
 
-both_families = pytest.mark.parametrize("teacher", ["tied", "mistral"], indirect=True)
+both_families = pytest.mark.parametrize("teacher", ["llama tied", "gpt_neox untied"], indirect=True)
+every_family = pytest.mark.parametrize("teacher", [name for name in TEACHERS if " untied" in name], indirect=True)
 
 
 @pytest.fixture
-def base(teacher_folder):
-    return read_config(teacher_folder)
+def base(teacher_folder, child_architecture):
+    config = load_config(teacher_folder)
+    lists = family_of(child_architecture.family).layer_lists
+    return config | {name: config[name][: child_architecture.num_hidden_layers] for name in lists}
 
 
 def ropes(base, architecture):
-    return [base["rope_parameters"]] * architecture.num_hidden_layers
+    rope = base["rope_parameters"]
+    share = rope.get("partial_rotary_factor", 1.0)
+    return [rope_for_dims(rope, even_share(spec.head_dim, share), spec.head_dim) for spec in architecture.layers]
 
 
-@both_families
+@every_family
 def test_a_teachers_folder_tells_its_architecture(teacher_folder, architecture):
     assert read_architecture(teacher_folder) == architecture
 
 
-@both_families
+@every_family
 def test_an_empty_model_has_shapes_but_no_memory(base, child_architecture):
     model = build_empty(model_config(base, child_architecture, ropes(base, child_architecture)))
     assert all(parameter.is_meta for parameter in model.parameters())
@@ -44,7 +52,7 @@ def test_an_empty_model_has_shapes_but_no_memory(base, child_architecture):
     assert not any(buffer.is_meta for buffer in model.buffers())
 
 
-@both_families
+@every_family
 def test_an_empty_model_turns_as_a_whole_one(base, child_architecture):
     """Rotary embeddings are computed, not loaded: the meta device must not swallow them."""
     empty = build_empty(model_config(base, child_architecture, ropes(base, child_architecture)))
@@ -67,21 +75,26 @@ def test_random_weights_depend_on_their_seed_alone(base, child_architecture):
         assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
     other = random_model(base, child_architecture, seed=6).state_dict()
-    assert not torch.equal(other["model.embed_tokens.weight"], models[0]["model.embed_tokens.weight"])
+    embedding = family_of(child_architecture.family).embedding.weight
+    assert not torch.equal(other[embedding], models[0][embedding])
 
 
-@both_families
+@every_family
 def test_random_weights_follow_the_familys_scheme(base, child_architecture):
     model = random_model(base, child_architecture, seed=0)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    assert float(model.model.embed_tokens.weight.detach().std()) == pytest.approx(base["initializer_range"], rel=0.05)
-    assert torch.equal(model.model.norm.weight, torch.ones(child_architecture.hidden_size))
+    family = family_of(child_architecture.family)
+    embedding = model.get_parameter(family.embedding.weight).detach()
+    assert float(embedding.std()) == pytest.approx(base["initializer_range"], rel=0.1)
+    norm = model.get_parameter(family.final_norm.weight)
+    assert torch.equal(norm, torch.ones(child_architecture.hidden_size) - family.norm_offset)
 
 
 @both_families
 def test_what_is_no_size_comes_from_the_teacher(base, child_architecture):
     config = model_config(base, child_architecture, ropes(base, child_architecture))
-    for name in ("vocab_size", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings", "eos_token_id"):
+    norm = "layer_norm_eps" if child_architecture.family == "gpt_neox" else "rms_norm_eps"
+    for name in ("vocab_size", "max_position_embeddings", norm, "tie_word_embeddings", "eos_token_id"):
         assert getattr(config, name) == base[name]
 
 
@@ -98,9 +111,13 @@ def test_what_is_saved_is_loaded(base, child_architecture, windows, tmp_path, dt
     loaded = load_model(tmp_path, dtype).eval()
     assert type(loaded) is type(model)
     assert loaded.dtype == dtype
-    assert isinstance(loaded, LayerwiseLlamaForCausalLM) is not child_architecture.is_uniform
+    family, (first, *_) = family_of(child_architecture.family), child_architecture.layers
+    stock = stock_family(family, hidden_size=child_architecture.hidden_size, layer=first)
+    native = child_architecture.is_uniform and stock is not None
+    assert isinstance(loaded, tuple(OWN_MODELS.values())) is not native
+    close = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.05}
     with torch.no_grad():
-        assert torch.equal(loaded(windows).logits, model(windows).logits)
+        torch.testing.assert_close(loaded(windows).logits, model(windows).logits, **close)
 
 
 @pytest.mark.parametrize("num_layers", [2, 9, 10, 11, 101])

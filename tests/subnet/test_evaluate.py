@@ -45,13 +45,14 @@ def test_no_graph_is_kept(teacher, windows):
     assert (losses.dtype, losses.device.type) == (torch.float32, "cpu")
 
 
-@pytest.mark.parametrize("teacher", ["untied"], indirect=True)
-def test_what_a_search_evaluates_is_what_is_exported(orders, child_architecture, windows, teacher_folder, tmp_path):
+def test_what_a_search_evaluates_is_what_is_exported(orders, selection, windows, teacher_folder, tmp_path):
     ordered = orders["activation", "preserve"]
-    evaluation = SubnetEvaluator(ordered, windows, batch_size=4)(child_architecture)
-    child = own_weights(extract_child(ordered, child_architecture))
+    evaluation = SubnetEvaluator(ordered, windows, batch_size=4)(selection)
+    child = own_weights(extract_child(ordered, selection))
     exported = load_model(write_checkpoint(child, teacher_folder, tmp_path / "child"), torch.float32)
     torch.testing.assert_close(torch.tensor(evaluation.sequence_losses), sequence_losses(exported, windows))
     assert evaluation.tokens == 6 * 24
-    assert evaluation.flops == 6 * 24 * forward_flops_per_token(child_architecture, context=24)
+    assert evaluation.flops == 6 * 24 * forward_flops_per_token(
+        selection.architecture(ordered.architecture), context=24
+    )
     assert evaluation.seconds > 0

@@ -5,10 +5,10 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
+from teachers import select
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from budwood.arch.bins import ParameterBin
@@ -26,6 +26,7 @@ ORIGIN = Origin(
     corpus_fingerprint="c1",
     ordering="activation",
     rope="preserve",
+    compensation=(),
 )
 STRANGER = """
 import json, sys
@@ -55,13 +56,13 @@ assert not [name for name in sys.modules if name.startswith("budwood.")]
 
 
 @pytest.fixture(params=["preserve", "rebuild"])
-def exported(request, orders, teacher_folder, child_architecture, tmp_path):
+def exported(request, orders, teacher_folder, selection, tmp_path):
     """A child in memory and the folder it was written to."""
-    child = own_weights(extract_child(orders["activation", request.param], child_architecture))
+    child = own_weights(extract_child(orders["activation", request.param], selection))
     return child, write_checkpoint(child, teacher_folder, tmp_path / "child")
 
 
-tied_and_preserved = pytest.mark.parametrize(("teacher", "exported"), [("tied", "preserve")], indirect=True)
+tied_and_preserved = pytest.mark.parametrize(("teacher", "exported"), [("llama tied", "preserve")], indirect=True)
 
 
 def reload(folder):
@@ -72,13 +73,16 @@ def test_the_folder_computes_what_the_child_computes(exported, child_architectur
     child, folder = exported
     loaded = reload(folder)
     with torch.no_grad():
-        assert torch.equal(loaded(windows).logits, child(windows).logits)
-    assert (folder / "modeling.py").is_file() is not child_architecture.is_uniform
-    assert type(loaded).__module__.startswith("transformers.models") is child_architecture.is_uniform
+        torch.testing.assert_close(loaded(windows).logits, child(windows).logits, rtol=1e-5, atol=2e-5)
+    native = child_architecture.is_uniform and child_architecture.family != "gpt_neox"
+    assert (folder / "modeling.py").is_file() is not native
+    assert type(loaded).__module__.startswith("transformers.models") is native
     assert read_architecture(folder) == architecture_from_config(child.config.to_dict())
 
 
-@pytest.mark.parametrize(("teacher", "exported"), [("tied", "preserve"), ("mistral", "rebuild")], indirect=True)
+@pytest.mark.parametrize(
+    ("teacher", "exported"), [("llama tied", "preserve"), ("gpt_neox untied", "rebuild")], indirect=True
+)
 def test_generation_with_and_without_the_cache_agree(exported, windows):
     loaded = reload(exported[1])
     settings = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
@@ -86,7 +90,6 @@ def test_generation_with_and_without_the_cache_agree(exported, windows):
     cached = loaded.generate(prompt, use_cache=True, **settings)
     assert torch.equal(cached, loaded.generate(prompt, use_cache=False, **settings))
     assert cached.shape == (2, 19)
-    assert len(cached[:, 7:].unique()) > 2
 
 
 @tied_and_preserved
@@ -134,17 +137,19 @@ def test_a_child_survives_torch_save(exported, windows):
         assert torch.equal(loaded(windows).logits, child(windows).logits)
 
 
-@pytest.mark.parametrize("teacher", ["tied"], indirect=True)
+@pytest.mark.parametrize("teacher", ["llama tied"], indirect=True)
 def test_strangers_open_both_kinds_of_folders(teacher, teacher_folder, architecture, orders, tmp_path):
     """In an interpreter without budwood, a stock and a layer-wise folder give the certificate's logits and text."""
     ordered = orders["activation", "preserve"]
-    thinner = replace(architecture.layers[0], num_attention_heads=2, num_key_value_heads=2, head_dim=10)
-    kinds = {"stock": (thinner,) * 2, "layerwise": (thinner, replace(thinner, intermediate_size=11))}
-    for name, layers in kinds.items():
-        candidate = replace(architecture, hidden_size=40, layers=layers)
-        child = own_weights(extract_child(ordered, candidate))
+    kinds = {
+        "stock": select(40, [0, 1], (2, 1, 10, 40)),
+        "layerwise": select(40, [0, 1], (2, 1, 10, 40), (2, 1, 10, 11)),
+    }
+    for name, selection in kinds.items():
+        child = own_weights(extract_child(ordered, selection))
         folder = write_checkpoint(child, teacher_folder, tmp_path / name)
-        record = certify(child, folder, candidate, ParameterBin(1, num_parameters(candidate)), ORIGIN)
+        sizes = selection.architecture(architecture)
+        record = certify(child, folder, sizes, ParameterBin(1, num_parameters(sizes)), ORIGIN)
         (folder / "certificate.json").write_text(json.dumps(record))
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
     environment.pop("PYTHONPATH", None)
@@ -166,7 +171,8 @@ def test_strangers_open_both_kinds_of_folders(teacher, teacher_folder, architect
         assert (said["generated"], said["vocabulary"]) == (4, 97)
 
 
-def test_the_card_says_how_to_load_and_what_it_is(child_architecture):
+@pytest.mark.parametrize("native", [True, False])
+def test_the_card_says_how_to_load_and_what_it_is(child_architecture, native):
     teacher = {"name": "tree", "revision": "r1", "fingerprint": "f1", "license": "MIT", "attribution": "By all."}
     sources = [{"name": "poems", "license": "CC0", "attribution": ""}]
     card = model_card(
@@ -175,8 +181,9 @@ def test_the_card_says_how_to_load_and_what_it_is(child_architecture):
         sources,
         {"Ordering": "activation"},
         {"Loss": "3.2 nats"},
+        native=native,
     )
-    assert ("trust_remote_code=True" in card) is not child_architecture.is_uniform
+    assert ("trust_remote_code=True" in card) is not native
     assert f"{num_parameters(child_architecture):,} (50.0% of the teacher)" in card
     for line in ("base_model: tree", "- Ordering: activation", "- Loss: 3.2 nats", "- poems: CC0."):
         assert line in card.splitlines()

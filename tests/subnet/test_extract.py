@@ -1,98 +1,170 @@
-"""A child computes what its teacher computes with everything else switched off."""
+"""Worked values of a cut; what a child computes is tested in test_masked_parents and test_families."""
 
 from dataclasses import replace
 
 import pytest
 import torch
-from transformers import MistralForCausalLM
+from teachers import TEACHERS, kept_in_layer, kept_mask, select, weights_of
 
 from budwood.arch.count import num_parameters
-from budwood.subnet.extract import extract_child, own_weights
-from budwood.subnet.modeling import LayerwiseLlamaForCausalLM
+from budwood.arch.family import axis_lengths
+from budwood.arch.selection import LayerSelection, Selection
+from budwood.subnet.extract import child_state, extract_child, kept_positions, own_weights, resolve
+
+every_family = pytest.mark.parametrize("teacher", [name for name in TEACHERS if " untied" in name], indirect=True)
+llama_only = pytest.mark.parametrize("teacher", ["llama untied"], indirect=True)
+CUT = Selection(
+    hidden=tuple(range(1, 48, 2)),
+    layers=(
+        LayerSelection(layer=2, groups=(2, 0), queries=(0,), pairs=(0, 1, 3, 7), neurons=range(11)),
+        LayerSelection(layer=0, groups=(1,), queries=(0,), pairs=(4, 0), neurons=(3, 8)),
+    ),
+)
 
 
-def masked_parent(ordered, candidate):
-    """The whole ordered teacher with zeros for all that the candidate leaves out; layers become skips.
-
-    Where channels are dropped, each norm divides by the root mean square of E channels, of which only e are not zero:
-    sqrt(e / E) and the gain turn that into the child's norm.
-    """
-    parent = own_weights(extract_child(ordered, ordered.architecture))
-    kept, width = candidate.hidden_size, ordered.architecture.hidden_size
-    share = (kept / width) ** 0.5
-    gains = ordered.norm_gain[:, kept - 1] * (share if kept < width else 1)
-    with torch.no_grad():
-        parent.model.embed_tokens.weight[:, kept:] = 0
-        parent.model.norm.weight.mul_(gains[-1])
-        sizes = dict(zip(ordered.layer_ranking, candidate.layers, strict=False))
-        for position, block in enumerate(parent.model.layers):
-            block.input_layernorm.weight.mul_(gains[2 * position])
-            block.post_attention_layernorm.weight.mul_(gains[2 * position + 1])
-            block.self_attn.o_proj.weight[kept:] = 0
-            block.mlp.down_proj.weight[kept:] = 0
-            mask_layer(block, sizes.get(position), ordered)
-    return parent
-
-
-def mask_layer(block, layer, ordered):
-    output, down = block.self_attn.o_proj.weight, block.mlp.down_proj.weight
-    if layer is None:
-        output.zero_()
-        down.zero_()
-        return
-    down[:, layer.intermediate_size :] = 0
-    heads = output.view(48, 3, 2, 16)
-    heads[:, layer.num_key_value_heads :] = 0
-    heads[:, :, layer.heads_per_group :] = 0
-    heads[:, :, :, layer.head_dim :] = 0
-    pairs = set(ordered.pair_ranking[: layer.head_dim // 2])
-    dropped = [dim for dim in range(16) if dim % 8 not in pairs]
-    block.self_attn.q_proj.weight.view(6, 16, 48)[:, dropped] = 0
-    block.self_attn.k_proj.weight.view(3, 16, 48)[:, dropped] = 0
-
-
-@pytest.mark.parametrize("teacher", ["tied", "untied"], indirect=True)
-@pytest.mark.parametrize("hidden_size", [48, 30])
-@pytest.mark.parametrize("ordering", ["activation", "native"])
-def test_a_child_equals_its_masked_parent(teacher, orders, windows, child_architecture, ordering, hidden_size):
-    ordered = orders[ordering, "preserve"]
-    candidate = replace(child_architecture, hidden_size=hidden_size)
-    with torch.no_grad():
-        expected = masked_parent(ordered, candidate)(windows).logits
-        actual = extract_child(ordered, candidate)(windows).logits
-        whole = teacher(windows).logits
-    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=3e-4)
-    assert (expected - whole).abs().max() > 0.1
+def state_of(ordered, selection=CUT):
+    return child_state(ordered, resolve(ordered, selection))
 
 
 @pytest.mark.parametrize("rope", ["preserve", "rebuild"])
-def test_a_child_has_the_sizes_and_the_class_that_its_architecture_asks_for(teacher, orders, child_architecture, rope):
-    child = extract_child(orders["activation", rope], child_architecture)
-    divides = child_architecture.hidden_size % child_architecture.layers[0].num_attention_heads == 0
-    uniform_class = type(teacher) if divides else MistralForCausalLM
-    assert type(child) is (uniform_class if child_architecture.is_uniform else LayerwiseLlamaForCausalLM)
-    assert sum(parameter.numel() for parameter in child.parameters()) == num_parameters(child_architecture)
+def test_a_child_has_the_sizes_and_the_closed_forms_count(orders, selection, rope):
+    ordered = orders["activation", rope]
+    child, sizes = extract_child(ordered, selection), resolve(ordered, selection).architecture
+    assert sum(parameter.numel() for parameter in child.parameters()) == num_parameters(sizes)
+    assert sorted(sizes.layers, key=str) == sorted((layer.spec for layer in selection.layers), key=str)
+    assert sizes.hidden_size == child.config.hidden_size == len(selection.hidden)
     assert not child.training
 
 
-def test_native_prefix_with_rebuilt_embeddings_is_the_papers_cut(teacher, orders, child_architecture):
-    """The first of everything, unscaled, under the teacher's rotary base (paper, section 2.1)."""
-    child = extract_child(orders["native", "rebuild"], child_architecture)
-    hidden, layer = child_architecture.hidden_size, child_architecture.layers[0]
-    groups, queries, dims = layer.num_key_value_heads, layer.heads_per_group, layer.head_dim
-    rows = teacher.model.layers[0].self_attn.q_proj.weight.view(3, 2, 16, 48)
-    expected = rows[:groups, :queries, :dims, :hidden].flatten(0, 2)
-    attention = child.model.layers[0].self_attn
-    assert torch.equal(attention.q_proj.weight, expected)
-    assert torch.equal(child.model.norm.weight, teacher.model.norm.weight[:hidden])
-    assert attention.config.rope_parameters["rope_theta"] == teacher.config.rope_parameters["rope_theta"]
-
-
-def test_prefixes_share_the_teachers_memory_until_the_child_owns_its_weights(architecture, orders):
+@every_family
+def test_layers_stand_in_depth_order_whatever_order_they_were_taken_in(orders):
     ordered = orders["activation", "preserve"]
-    candidate = replace(architecture, layers=(replace(architecture.layers[0], intermediate_size=10),) * 4)
-    child = extract_child(ordered, candidate)
-    inside = ordered.state["model.layers.0.mlp.up_proj.weight"]
+    cut = resolve(ordered, CUT)
+    depths = [ordered.ranking[layer.layer] for layer in CUT.layers]
+    assert [layer.teacher_layer for layer in cut.layers] == sorted(depths)
+    again = state_of(ordered, replace(CUT, layers=CUT.layers[::-1]))
+    assert all(torch.equal(again[name], weight) for name, weight in state_of(ordered).items())
+
+
+@every_family
+@pytest.mark.parametrize("rope", ["preserve", "rebuild"])
+def test_what_is_kept_is_what_the_selection_says(orders, selection, rope):
+    ordered = orders["activation", rope]
+    family, by_depth = ordered.family, sorted(selection.layers, key=lambda layer: ordered.ranking[layer.layer])
+    for chosen, layer in zip(by_depth, resolve(ordered, selection).layers, strict=True):
+        kept = kept_in_layer(ordered, selection.hidden, chosen)
+        assert {name: list(indices) for name, indices in layer.axes.items()} == kept
+        for axis in {axis for module in family.layer_modules for axis in module.axes}:
+            positions = kept_positions(ordered, axis, layer)
+            mask = kept_mask(axis, ordered.architecture, layer.teacher_layer, kept)
+            assert sorted(positions.tolist()) == mask.nonzero().flatten().tolist()
+
+
+@pytest.mark.parametrize("teacher", TEACHERS, indirect=True)
+@pytest.mark.parametrize("selection", ["uniform", "heads that do not divide", "layer-wise"], indirect=True)
+def test_native_prefix_with_rebuilt_embeddings_is_the_papers_cut(teacher, orders, selection):
+    """The first of everything, unscaled, under the teacher's rotary base (paper, section 2.1)."""
+    ordered, weights = orders["native", "rebuild"], weights_of(teacher)
+    family, state = ordered.family, state_of(ordered, selection)
+    for name, position, axes in family.parameters(len(selection.layers), tied=ordered.architecture.tie_word_embeddings):
+        layer = selection.layers[position or 0]
+        assert position is None or layer.layer == position
+        lengths = axis_lengths(ordered.architecture, ordered.architecture.layers[0])
+        sizes = axis_lengths(selection.architecture(ordered.architecture), layer.spec)
+        tensor = weights[name].view([lengths[basic] for axis in axes for basic in axis])
+        expected = tensor[tuple(slice(sizes[basic]) for axis in axes for basic in axis)]
+        assert torch.equal(state[name].flatten(), expected.flatten())
+    config = extract_child(ordered, selection).config
+    parts = config.per_layer_config or [config]
+    for part, layer in zip(parts, selection.layers, strict=False):
+        rope = dict(part.rope_parameters)
+        share = rope.pop("partial_rotary_factor", 1.0)
+        assert rope == {k: v for k, v in teacher.config.rope_parameters.items() if k != "partial_rotary_factor"}
+        turning = max(2, 2 * round(layer.spec.head_dim / 8)) if family.fused else layer.spec.head_dim
+        assert int(share * layer.spec.head_dim) == turning
+
+
+@every_family
+def test_a_norm_gains_what_keeps_the_size_of_its_entries(orders):
+    """Weights (with Gemma's offset) are multiplied by the root mean square of the kept normalised inputs."""
+    ordered = orders["activation", "preserve"]
+    family, state, depth = ordered.family, state_of(ordered), min(ordered.ranking[2], ordered.ranking[0])
+    channels = list(CUT.hidden)
+    if not family.scales_embedding:
+        name = family.final_norm.weight
+        gain = ordered.norms[name][channels].mean() ** 0.5
+        torch.testing.assert_close(state[name], ordered.weights[name][channels] * gain)
+    for norm in family.norms:
+        source, offset = family.layer_weight(depth, norm), family.norm_offset
+        gain = ordered.norms[source][channels].sum().div(24).sqrt()
+        assert abs(float(gain) - 1) > 1e-3
+        expected = (ordered.weights[source][channels] + offset) * gain - offset
+        torch.testing.assert_close(state[family.layer_weight(0, norm)], expected)
+        for name, _ in norm.parameters[1:]:
+            bias = ordered.weights[f"{family.decoder}.{depth}.{name}"][channels]
+            assert torch.equal(state[f"{family.decoder}.0.{name}"], bias)
+
+
+@every_family
+@pytest.mark.parametrize("rope", ["preserve", "rebuild"])
+def test_attention_keeps_the_teachers_temperature(orders, rope):
+    """Queries, or the norm behind them, shrink by sqrt(d' / d), where the model would divide by sqrt(d')."""
+    ordered = orders["native", rope]
+    family, cut = ordered.family, resolve(ordered, CUT)
+    state = child_state(ordered, cut)
+    for position, layer in enumerate(cut.layers):
+        factor = (cut.architecture.layers[position].head_dim / 16) ** 0.5
+        for module in (family.query, family.key, *family.head_norms):
+            scaled = rope == "preserve" and family.scales_by_head_dim and module == (family.query_norm or family.query)
+            for name, axes in module.parameters:
+                whole = ordered.weights[f"{family.decoder}.{layer.teacher_layer}.{name}"]
+                rows = whole[kept_positions(ordered, axes[0], layer)]
+                expected = rows[:, list(CUT.hidden)] if len(axes) > 1 else rows
+                actual = state[f"{family.decoder}.{position}.{name}"]
+                torch.testing.assert_close(actual, expected * (factor if scaled else 1))
+
+
+@every_family
+def test_kept_pairs_make_up_for_the_scores_of_dropped_ones(orders):
+    """Queries of a group grow by the size of all its scores over that of the kept ones, in the mean where one norm
+    serves all heads."""
+    ordered = orders["activation", "preserve"]
+    family, cut = ordered.family, resolve(ordered, CUT)
+    scaled, plain = child_state(ordered, cut), child_state(replace(ordered, score_gain=False), cut)
+    target = family.query_norm or family.query
+    for position, layer in enumerate(cut.layers):
+        scores = ordered.pair_scores[layer.teacher_layer][list(layer.axes["group"])]
+        chosen = next(kept for kept in CUT.layers if ordered.ranking[kept.layer] == layer.teacher_layer)
+        ranking = ordered.pair_rankings[layer.teacher_layer]
+        gains = scores.sum(1) / scores[:, [ranking[pair] for pair in chosen.pairs]].sum(1)
+        assert (gains > 1).all()
+        for name, axes in target.parameters:
+            full = f"{family.decoder}.{position}.{name}"
+            expected = gains if "group" in axes[0] else gains.mean(0, keepdim=True)
+            ratio = (scaled[full] / plain[full]).reshape(len(expected), -1)
+            torch.testing.assert_close(ratio, expected[:, None].expand_as(ratio), rtol=1e-4, atol=0)
+    changed = {name for name, weight in scaled.items() if not torch.equal(weight, plain[name])}
+    assert changed == {f"{family.decoder}.{p}.{name}" for p in range(len(cut.layers)) for name, _ in target.parameters}
+
+
+@pytest.mark.parametrize("teacher", ["gemma2 tied", "gemma2 untied"], indirect=True)
+def test_embeddings_keep_their_size_where_the_model_scales_them(architecture, orders):
+    """Gemma multiplies by the root of the hidden size: 48 in the teacher, 24 in the child. A tied head pays it back."""
+    ordered = orders["activation", "preserve"]
+    state, channels = state_of(ordered), list(CUT.hidden)
+    embedding, norm = "model.embed_tokens.weight", "model.norm.weight"
+    torch.testing.assert_close(state[embedding], ordered.weights[embedding][:, channels] * 2**0.5)
+    gain = ordered.norms[norm][channels].mean().sqrt() / (2**0.5 if architecture.tie_word_embeddings else 1)
+    torch.testing.assert_close(state[norm], (ordered.weights[norm][channels] + 1) * gain - 1)
+    native = orders["native", "preserve"]
+    assert torch.equal(state_of(native)[embedding], native.weights[embedding][:, channels])
+
+
+@llama_only
+def test_prefixes_share_the_teachers_memory_until_the_child_owns_its_weights(orders):
+    ordered = orders["activation", "preserve"]
+    child = extract_child(ordered, select(48, [0, 1, 2, 3], (3, 2, 16, 10)))
+    inside = ordered.weights["model.layers.0.mlp.up_proj.weight"]
     before = inside.clone()
     assert child.model.layers[0].mlp.up_proj.weight.data_ptr() == inside.data_ptr()
     with torch.no_grad():
@@ -102,15 +174,73 @@ def test_prefixes_share_the_teachers_memory_until_the_child_owns_its_weights(arc
     assert torch.equal(inside, before)
 
 
-def test_ties_survive_the_cut(architecture, orders, child_architecture):
-    child = extract_child(orders["activation", "preserve"], child_architecture)
+@pytest.mark.parametrize("teacher", TEACHERS, indirect=True)
+def test_ties_survive_the_cut(architecture, orders):
+    child = own_weights(extract_child(orders["activation", "preserve"], CUT))
     shared = child.get_output_embeddings().weight is child.get_input_embeddings().weight
     assert shared is architecture.tie_word_embeddings
 
 
-def test_a_child_has_the_precision_of_the_ordered_weights(orders, child_architecture):
+@every_family
+def test_a_child_has_the_precision_of_the_ordered_weights(orders):
     ordered = orders["activation", "preserve"]
-    halved = replace(ordered, state={name: weight.bfloat16() for name, weight in ordered.state.items()})
-    child = extract_child(halved, child_architecture)
+    halved = replace(ordered, weights={name: weight.bfloat16() for name, weight in ordered.weights.items()})
+    child = extract_child(halved, CUT)
     assert {parameter.dtype for parameter in child.parameters()} == {torch.bfloat16}
     assert child.config.dtype == torch.bfloat16
+
+
+def layer(**changes):
+    whole = {"layer": 0, "groups": range(3), "queries": range(1), "pairs": range(8), "neurons": range(40)}
+    return LayerSelection(**whole | changes)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "changes", "message"),
+    [
+        (range(49), {}, "hidden: index 48 is out of range, the teacher has 48"),
+        ((0, 50), {}, "hidden: index 50 is out of range, the teacher has 48"),
+        (range(48), {"layer": 4}, "layers: index 4 is out of range, the teacher has 4"),
+        (range(48), {"layer": 2, "groups": range(4)}, "layer 2, groups: index 3 is out of range, the teacher has 3"),
+        (range(48), {"queries": (5,)}, "layer 0, queries: index 5 is out of range, the teacher has 2"),
+        (range(48), {"pairs": (1, 8)}, "layer 0, pairs: index 8 is out of range, the teacher has 8"),
+        (
+            range(48),
+            {"layer": 3, "neurons": range(41)},
+            "layer 3, neurons: index 40 is out of range, the teacher has 40",
+        ),
+    ],
+)
+@llama_only
+def test_what_the_teacher_lacks_is_named(orders, hidden, changes, message):
+    selection = Selection(hidden=hidden, layers=(layer(**changes),))
+    with pytest.raises(ValueError, match=message):
+        resolve(orders["activation", "preserve"], selection)
+    with pytest.raises(ValueError, match=message):
+        extract_child(orders["activation", "preserve"], selection)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "changes", "message"),
+    [
+        ((), {}, "hidden: at least one index must be kept"),
+        (range(8), {"layer": 1, "groups": (1, 1)}, "layer 1, groups: index 1 is given more than once"),
+        (range(8), {"neurons": (4, -1)}, "layer 0, neurons: indices must be at least 0, got -1"),
+        (range(8), {"pairs": range(0)}, "layer 0, pairs: at least one index must be kept"),
+        (range(8), {"layer": -1}, "layer must be at least 0, got -1"),
+    ],
+)
+def test_what_no_teacher_can_have_is_named(hidden, changes, message):
+    with pytest.raises(ValueError, match=message):
+        Selection(hidden=hidden, layers=(layer(**changes),))
+
+
+@llama_only
+def test_a_teacher_whose_frequencies_change_can_only_be_rebuilt(orders):
+    rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
+    config = orders["activation", "preserve"].config | {"rope_parameters": rope}
+    preserved, rebuilt = (replace(orders["activation", kind], config=config) for kind in ("preserve", "rebuild"))
+    with pytest.raises(ValueError, match=r"rope_type 'dynamic' .* use rope: rebuild"):
+        extract_child(preserved, CUT)
+    for ordered, selection in ((preserved, select(48, [0], (3, 2, 16, 5))), (rebuilt, select(48, [0], (3, 2, 8, 5)))):
+        assert extract_child(ordered, selection).config.rope_parameters == rope

@@ -1,15 +1,24 @@
 """A stock model turns the kept pairs as the teacher does."""
 
-from copy import deepcopy
+import json
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import LlamaConfig
+from transformers import GPTNeoXConfig, LlamaConfig
+from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXRotaryEmbedding
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from budwood.subnet.rotary import pair_dims, rope_for_pairs
+from budwood.subnet.rotary import (
+    even_share,
+    inverse_frequencies,
+    pair_dims,
+    rank_pairs,
+    rope_for_dims,
+    rope_for_pairs,
+    rotary_dims,
+)
 
 HEAD_DIM, CONTEXT, THETA = 16, 128, 10_000.0
 ROPE = {"rope_type": "default", "rope_theta": THETA}
@@ -22,10 +31,76 @@ PAIR_SETS = {
     "single": (6,),
     "all": tuple(range(8)),
 }
+_GROWING = [1.0 + slot / 2 for slot in range(8)]
+TEACHERS = {
+    "default": {},
+    "linear": {"factor": 2.5},
+    "llama3": {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32,
+    },
+    "yarn": {"factor": 4.0, "original_max_position_embeddings": 32},
+    "longrope": {
+        "factor": 4.0,
+        "short_factor": _GROWING,
+        "long_factor": _GROWING,
+        "original_max_position_embeddings": 32,
+    },
+}
+
+
+def turn(rope, head_dim, *, saved=False):
+    """Return transformers' own inverse frequencies and attention factor, also past the original context."""
+    partial = "partial_rotary_factor" in rope
+    config_class, module = (GPTNeoXConfig, GPTNeoXRotaryEmbedding) if partial else (LlamaConfig, LlamaRotaryEmbedding)
+    settings = {"num_attention_heads": 1, "hidden_size": head_dim, "max_position_embeddings": CONTEXT}
+    config = config_class(**settings, head_dim=head_dim, rope_parameters=dict(rope))
+    if saved:
+        config = config_class.from_dict(json.loads(config.to_json_string()))
+    embedding = module(config)
+    frequencies = embedding.inv_freq.clone()
+    # LongRoPE switches tables past the original context: nothing may change there.
+    embedding(torch.zeros(1), torch.arange(CONTEXT + 9)[None])
+    torch.testing.assert_close(embedding.inv_freq, frequencies, rtol=1e-6, atol=0)
+    return frequencies, embedding.attention_scaling
 
 
 def test_pairs_stand_half_a_head_apart():
-    assert pair_dims([0, 2, 7], 16) == (0, 2, 7, 8, 10, 15)
+    assert pair_dims([7, 0, 2], 16) == (0, 2, 7, 8, 10, 15)
+
+
+def test_past_the_rotary_dimensions_two_neighbours_are_a_pair():
+    assert pair_dims([0, 1, 3, 2], 4) == (0, 1, 2, 3, 4, 5, 6, 7)
+    assert pair_dims([5, 1, 3], 4) == (1, 3, 6, 7, 10, 11)
+
+
+@st.composite
+def scored_heads(draw):
+    total = draw(st.integers(1, 32))
+    half = draw(st.integers(1, total))
+    return draw(st.lists(st.floats(0, 10), min_size=total, max_size=total)), half
+
+
+@given(scored_heads())
+def test_every_prefix_of_pairs_turns_the_share_that_the_head_turns(head):
+    scores, half = head
+    ranking = rank_pairs(scores, 2 * half)
+    total = len(scores)
+    assert sorted(ranking) == list(range(total))
+    for kept in range(1, total + 1):
+        turning = sum(pair < half for pair in ranking[:kept])
+        assert turning >= 1
+        assert abs(turning - kept * half / total) <= 1
+    rotary = [scores[pair] for pair in ranking if pair < half]
+    assert rotary == sorted(rotary, reverse=True)
+    assert [pair for pair in ranking if pair >= half] == list(range(half, total))
+
+
+def test_worked_rankings():
+    assert rank_pairs([1.0, 4.0, 2.0, 3.0], 8) == (1, 3, 2, 0)
+    assert rank_pairs([1.0, 4.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], 4) == (1, 2, 3, 4, 5, 0, 6, 7)
 
 
 @pytest.mark.parametrize(
@@ -34,80 +109,101 @@ def test_pairs_stand_half_a_head_apart():
         (PAIR_SETS["stride"], {"rope_type": "default", "rope_theta": THETA}),
         ((0, 1, 2, 3), {"rope_type": "default", "rope_theta": 100.0}),
         ((1, 3, 5, 7), {"rope_type": "linear", "rope_theta": THETA, "factor": THETA ** (1 / 8)}),
+        ((), {"rope_type": "default", "rope_theta": THETA}),
     ],
 )
 def test_worked_parameters(pairs, expected):
-    actual = rope_for_pairs(ROPE, pairs, HEAD_DIM, CONTEXT)
-    assert actual.pop("rope_theta") == pytest.approx(expected.pop("rope_theta"))
-    assert actual == pytest.approx(expected) if "factor" in expected else actual == expected
+    actual = rope_for_pairs(ROPE, pairs, HEAD_DIM, max(2, 2 * len(pairs)), CONTEXT)
+    assert actual.pop("rope_type") == expected.pop("rope_type")
+    assert actual == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kind", TEACHERS)
+@pytest.mark.parametrize("pairs", PAIR_SETS.values(), ids=PAIR_SETS)
+def test_every_kind_of_teacher_keeps_its_frequencies(kind, pairs):
+    teacher = {"rope_type": kind, "rope_theta": THETA} | TEACHERS[kind]
+    expected, scaling = turn(teacher, HEAD_DIM)
+    rope = rope_for_pairs(teacher, pairs, HEAD_DIM, 2 * len(pairs), CONTEXT)
+    for saved in (False, True):
+        frequencies, own_scaling = turn(rope, 2 * len(pairs), saved=saved)
+        torch.testing.assert_close(frequencies, expected[list(pairs)], rtol=2e-6, atol=0)
+        assert own_scaling == pytest.approx(scaling)
 
 
 @given(st.sets(st.integers(0, 7), min_size=1), st.sampled_from([500.0, THETA, 1e6]))
-def test_every_kept_pair_has_the_teachers_frequency(chosen, theta):
+def test_every_set_of_pairs_keeps_its_frequencies(chosen, theta):
     pairs = sorted(chosen)
-    rope = rope_for_pairs({"rope_type": "default", "rope_theta": theta}, pairs, HEAD_DIM, CONTEXT)
-    config = LlamaConfig(head_dim=2 * len(pairs), max_position_embeddings=CONTEXT, rope_parameters=rope)
-    embedding = LlamaRotaryEmbedding(config)
+    rope = rope_for_pairs(ROPE | {"rope_theta": theta}, pairs, HEAD_DIM, 2 * len(pairs), CONTEXT)
+    frequencies, scaling = turn(rope, 2 * len(pairs))
     expected = torch.tensor([theta ** (-2 * pair / HEAD_DIM) for pair in pairs])
-    torch.testing.assert_close(embedding.inv_freq, expected, rtol=1e-5, atol=0)
-    assert embedding.attention_scaling == 1
-    # LongRoPE switches tables past the original context: nothing may change there.
-    embedding(torch.zeros(1), torch.arange(CONTEXT + 9)[None])
-    torch.testing.assert_close(embedding.inv_freq, expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(frequencies, expected, rtol=1e-5, atol=0)
+    assert scaling == 1
 
 
-def masked_teacher(teacher, pairs):
-    """The teacher without the dropped pairs of queries and keys and the dropped (last) dimensions of values."""
-    masked = deepcopy(teacher)
-    dropped = [d for d in range(HEAD_DIM) if d % (HEAD_DIM // 2) not in pairs]
-    for layer in masked.model.layers:
-        attention = layer.self_attn
-        for projection, dims in (
-            (attention.q_proj, dropped),
-            (attention.k_proj, dropped),
-            (attention.v_proj, range(2 * len(pairs), HEAD_DIM)),
-        ):
-            rows = projection.weight.data.view(-1, HEAD_DIM, 48)
-            rows[:, list(dims)] = 0
-    return masked
+@pytest.mark.parametrize("kind", TEACHERS)
+@pytest.mark.parametrize("pairs", [(0, 1), (0, 2), (1, 3), (0, 1, 3), (2,), (0, 1, 2, 3)])
+@pytest.mark.parametrize("head_dim", [8, 12, 26])
+def test_so_does_a_head_that_turns_in_part(kind, pairs, head_dim):
+    teacher = {"rope_type": kind, "rope_theta": THETA, "partial_rotary_factor": 0.25} | TEACHERS[kind]
+    if kind == "longrope":
+        teacher |= {"short_factor": _GROWING[:4], "long_factor": _GROWING[:4]}
+    expected, scaling = turn(teacher, 32)
+    assert len(expected) == 4
+    rope = rope_for_pairs(teacher, pairs, 32, head_dim, CONTEXT)
+    frequencies, own_scaling = turn(rope, head_dim, saved=True)
+    torch.testing.assert_close(frequencies, expected[list(pairs)], rtol=2e-6, atol=0)
+    assert own_scaling == pytest.approx(scaling)
 
 
-def cut_child(teacher, pairs):
-    """A stock model with smaller heads, its weights indexed by hand, its queries scaled to the teacher's attention."""
-    size = 2 * len(pairs)
-    settings = teacher.config.to_dict() | {
-        "head_dim": size,
-        "rope_parameters": rope_for_pairs(teacher.config.rope_parameters, pairs, HEAD_DIM, CONTEXT),
-    }
-    child = type(teacher)(type(teacher.config)(**settings)).eval()
-    state = dict(teacher.state_dict())
-    turned = [*pairs, *(pair + HEAD_DIM // 2 for pair in pairs)]
-    for name, weight in state.items():
-        if "q_proj" in name:
-            state[name] = weight.view(-1, HEAD_DIM, 48)[:, turned].flatten(0, 1) * (size / HEAD_DIM) ** 0.5
-        elif "k_proj" in name:
-            state[name] = weight.view(-1, HEAD_DIM, 48)[:, turned].flatten(0, 1)
-        elif "v_proj" in name:
-            state[name] = weight.view(-1, HEAD_DIM, 48)[:, :size].flatten(0, 1)
-        elif "o_proj" in name:
-            state[name] = weight.view(48, -1, HEAD_DIM)[:, :, :size].flatten(1)
-    child.load_state_dict(state)
-    return child
+@pytest.mark.parametrize("kind", TEACHERS)
+def test_frequencies_are_those_of_transformers(kind):
+    teacher = {"rope_type": kind, "rope_theta": THETA} | TEACHERS[kind]
+    frequencies, scaling = inverse_frequencies(teacher, HEAD_DIM, CONTEXT)
+    expected, expected_scaling = turn(teacher, HEAD_DIM)
+    torch.testing.assert_close(frequencies, expected, rtol=1e-6, atol=0)
+    assert scaling == pytest.approx(expected_scaling)
 
 
-@pytest.mark.parametrize("teacher", ["tied", "mistral"], indirect=True)
-@pytest.mark.parametrize("pairs", PAIR_SETS.values(), ids=PAIR_SETS)
-def test_the_child_attends_as_the_teacher_without_the_dropped_pairs(teacher, windows, pairs):
-    with torch.no_grad():
-        expected = masked_teacher(teacher, pairs)(windows).logits
-        actual = cut_child(teacher, pairs)(windows).logits
-        whole = teacher(windows).logits
-    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=5e-5)
-    if len(pairs) < HEAD_DIM // 2:
-        assert (whole - expected).abs().max() > 0.1
+def test_between_two_pairs_lies_the_geometric_mean_of_their_frequencies():
+    rope = rope_for_pairs(ROPE, (0.5, 2, 6.25), HEAD_DIM, 6, CONTEXT)
+    frequencies, _ = turn(rope, 6)
+    expected = torch.tensor([THETA ** (-2 * pair / HEAD_DIM) for pair in (0.5, 2, 6.25)])
+    torch.testing.assert_close(frequencies, expected, rtol=2e-6, atol=0)
 
 
-@pytest.mark.parametrize("kind", ["linear", "dynamic", "yarn", "llama3", "longrope"])
-def test_scaled_embeddings_are_refused(kind):
-    with pytest.raises(ValueError, match=rf"{kind}.*rope: rebuild"):
-        rope_for_pairs({"rope_type": kind, "rope_theta": THETA, "factor": 2.0}, [0, 1], HEAD_DIM, CONTEXT)
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "dynamic", "factor": 2.0},
+        TEACHERS["longrope"] | {"rope_type": "longrope", "long_factor": [9.0] * 8},
+    ],
+    ids=["dynamic", "two tables"],
+)
+def test_frequencies_that_change_with_the_text_are_refused(rope):
+    with pytest.raises(ValueError, match=rf"rope_type '{rope['rope_type']}' .* changes with the length.*rope: rebuild"):
+        rope_for_pairs(rope | {"rope_theta": THETA}, [0, 1], HEAD_DIM, 4, CONTEXT)
+
+
+def test_rebuilding_keeps_the_teachers_parameters():
+    teacher = {"rope_type": "dynamic", "rope_theta": THETA, "factor": 2.0}
+    assert rope_for_dims(teacher, 6, 6) == teacher
+
+
+@pytest.mark.parametrize("teacher", [ROPE | {"partial_rotary_factor": 0.25}])
+def test_products_never_round_a_share_down(teacher):
+    """Models compute `int(head_dim * partial_rotary_factor)` in floating point."""
+    for head_dim in range(4, 257, 2):
+        for turning in range(2, head_dim + 1, 2):
+            rebuilt = rope_for_dims(teacher, turning, head_dim)
+            kept = rope_for_pairs(teacher, range(turning // 2), 4 * turning, head_dim, CONTEXT)
+            for rope in (rebuilt, kept):
+                assert rotary_dims(rope, head_dim) == turning
+                assert 0 < rope["partial_rotary_factor"] < 1 + 1 / head_dim
+
+
+@given(st.integers(1, 128).map(lambda pairs: 2 * pairs), st.floats(0.01, 1))
+def test_an_even_share_is_the_nearest(head_dim, share):
+    turning = even_share(head_dim, share)
+    assert turning % 2 == 0
+    assert 2 <= turning <= head_dim
+    assert abs(turning - head_dim * share) <= 1 + 1e-9 or turning == 2

@@ -1,6 +1,8 @@
 """Parameter bins: how large a sub-network may be."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Self
 
 
@@ -32,3 +34,15 @@ class ParameterBin:
     def __str__(self) -> str:
         """Return the bounds in millions."""
         return f"{self.low / 1e6:,.2f}M-{self.high / 1e6:,.2f}M"
+
+
+def require_disjoint(bins: Mapping[str, ParameterBin]) -> None:
+    """Check that no parameter count lies in two bins.
+
+    Raises:
+        ValueError: two bins overlap; the message names them.
+    """
+    ordered = sorted(bins.items(), key=lambda entry: entry[1].low)
+    for (name, first), (other, second) in pairwise(ordered):
+        if second.low <= first.high:
+            raise ValueError(f"bins {name!r} ({first}) and {other!r} ({second}) overlap; every count needs one bin")

@@ -1,54 +1,84 @@
-"""Parameters, floating-point operations and cache size of an architecture, in closed form."""
+"""Parameters, floating-point operations and cache size of an architecture, in closed form.
+
+Everything is a sum over layers of five features (one per layer, query, key, head dimension and neuron), each with a
+coefficient per channel and one on its own. The coefficients follow from the family table.
+"""
 
 from functools import lru_cache
 from math import prod
 
-from budwood.arch.family import Module, axis_lengths, family_of
+import numpy as np
+
+from budwood.arch.family import Axes, Axis, family_of
+from budwood.arch.population import Population, Sizes
 from budwood.arch.spec import Architecture, LayerSpec
 
+_FEATURES: tuple[Axis, ...] = ((), ("group", "query", "qk"), ("group", "qk"), ("qk",), ("neuron",))
+_NEURON = _FEATURES.index(("neuron",))
 _MATRIX_DIMS = 2
+
+Features = tuple[int, int, int, int, int]
+"""Layers; dimensions of all query heads; of all key heads; of one head; neurons: each summed over the layers."""
+Coefficients = tuple[tuple[int, int], ...]
+"""For every feature, how many parameters it brings per channel, and how many whatever the channels."""
 
 
 def num_parameters(architecture: Architecture) -> int:
     """Return the exact number of distinct parameters; a tied head counts once."""
-    family = family_of(architecture.family)
-    outer = family.outer_modules(tied=architecture.tie_word_embeddings)
-    lengths = axis_lengths(architecture, architecture.layers[0])
-    layers = sum(
-        layer_parameters(architecture.family, architecture.hidden_size, layer) for layer in architecture.layers
+    return _outer_parameters(architecture, architecture.hidden_size) + layer_parameters(
+        architecture.family, architecture.hidden_size, *architecture.layers
     )
-    return sum(_size(module, lengths) for module in outer) + layers
 
 
-@lru_cache(maxsize=65536)
-def layer_parameters(model_type: str, hidden_size: int, layer: LayerSpec) -> int:
-    """Return the number of parameters of one decoder layer."""
-    lengths = _layer_lengths(hidden_size, layer)
-    return sum(_size(module, lengths) for module in family_of(model_type).layer_modules)
+def layer_parameters(model_type: str, hidden_size: int, *layers: LayerSpec) -> int:
+    """Return the number of parameters of decoder layers."""
+    return _combine(_coefficients(model_type, matrices_only=False), hidden_size, _features(layers))
 
 
-def neuron_parameters(architecture: Architecture) -> int:
-    """Return how many parameters one MLP neuron adds to a layer."""
-    family = family_of(architecture.family)
-    return (len(family.mlp_in) + 1) * architecture.hidden_size
+def population_parameters(population: Population, teacher: Architecture) -> Sizes:
+    """Return [N] the number of parameters of every architecture of a population.
+
+    Args:
+        population: the sizes.
+        teacher: gives the family, the vocabulary and whether the head is tied.
+    """
+    groups, head_dim = population.groups, population.head_dim
+    features = [
+        (groups > 0).sum(1),
+        (groups * population.queries * head_dim).sum(1),
+        (groups * head_dim).sum(1),
+        head_dim.sum(1),
+        population.intermediate_size.sum(1),
+    ]
+    counts: Sizes = np.zeros(len(population), dtype=np.int64)
+    coefficients = _coefficients(teacher.family, matrices_only=False)
+    for (per_channel, alone), feature in zip(coefficients, features, strict=True):
+        counts += feature * (per_channel * population.hidden_size + alone)
+    per_hidden = _outer_parameters(teacher, 1)
+    return counts + per_hidden * population.hidden_size
+
+
+def neuron_parameters(model_type: str, hidden_size: Sizes) -> Sizes:
+    """Return how many parameters one MLP neuron adds to a layer, for every hidden size."""
+    per_channel, alone = _coefficients(model_type, matrices_only=False)[_NEURON]
+    return per_channel * hidden_size + alone
 
 
 def forward_flops_per_token(architecture: Architecture, *, context: int, causal: bool = False) -> int:
     """Return the FLOPs of a forward pass, per token.
 
     Every matmul weight counts two, the head included (tied or not), the embedding look-up, biases and norms not.
-    Attention counts `4 · heads · head_dim · context` per layer. With `causal=False` this reproduces tables 9 to 12 of
-    "Where to begin" at context 2048.
+    Attention counts `4 · heads · head_dim · context` per layer, whatever its window. With `causal=False` this
+    reproduces tables 9 to 12 of "Where to begin" at context 2048.
 
     Args:
         architecture: what is run.
         context: tokens per sequence.
         causal: charge only the half of the attention matrix that a causal mask keeps.
     """
-    attention = sum(4 * layer.num_attention_heads * layer.head_dim * context for layer in architecture.layers)
-    layers = sum(
-        _layer_matmul_weights(architecture.family, architecture.hidden_size, layer) for layer in architecture.layers
-    )
+    features = _features(architecture.layers)
+    attention = 4 * features[1] * context
+    layers = _combine(_coefficients(architecture.family, matrices_only=True), architecture.hidden_size, features)
     head = architecture.vocab_size * architecture.hidden_size
     return 2 * (layers + head) + (attention // 2 if causal else attention)
 
@@ -63,17 +93,42 @@ def kv_cache_bytes_per_token(architecture: Architecture, *, bytes_per_value: int
     return sum(2 * layer.num_key_value_heads * layer.head_dim * bytes_per_value for layer in architecture.layers)
 
 
-@lru_cache(maxsize=65536)
-def _layer_matmul_weights(model_type: str, hidden_size: int, layer: LayerSpec) -> int:
-    lengths = _layer_lengths(hidden_size, layer)
-    modules = family_of(model_type).layer_modules
-    return sum(_size(module, lengths) for module in modules if len(module.axes) == _MATRIX_DIMS)
+def _features(layers: tuple[LayerSpec, ...]) -> Features:
+    queries = keys = dims = neurons = 0
+    for layer in layers:
+        queries += layer.num_attention_heads * layer.head_dim
+        keys += layer.num_key_value_heads * layer.head_dim
+        dims += layer.head_dim
+        neurons += layer.intermediate_size
+    return len(layers), queries, keys, dims, neurons
 
 
-def _layer_lengths(hidden_size: int, layer: LayerSpec) -> dict[str, int]:
-    shell = Architecture(family="", vocab_size=1, hidden_size=hidden_size, tie_word_embeddings=True, layers=(layer,))
-    return axis_lengths(shell, layer)
+def _combine(coefficients: Coefficients, hidden_size: int, features: Features) -> int:
+    return sum(
+        feature * (per_channel * hidden_size + alone)
+        for (per_channel, alone), feature in zip(coefficients, features, strict=True)
+    )
 
 
-def _size(module: Module, lengths: dict[str, int]) -> int:
-    return prod(lengths[name] for axis in module.axes for name in axis)
+@lru_cache
+def _coefficients(model_type: str, *, matrices_only: bool) -> Coefficients:
+    counts = [[0, 0] for _ in _FEATURES]
+    for module in family_of(model_type).layer_modules:
+        for _, axes in module.parameters:
+            if not matrices_only or len(axes) == _MATRIX_DIMS:
+                per_channel, feature = _monomial(axes)
+                counts[_FEATURES.index(feature)][0 if per_channel else 1] += 1
+    return tuple((per_channel, alone) for per_channel, alone in counts)
+
+
+def _monomial(axes: Axes) -> tuple[bool, Axis]:
+    """Return whether a parameter grows with the channels, and the feature that it also grows with."""
+    names = [("qk" if name == "value" else name) for axis in axes for name in axis]
+    return "hidden" in names, tuple(name for name in names if name != "hidden")
+
+
+def _outer_parameters(architecture: Architecture, hidden_size: int) -> int:
+    lengths = {"vocab": architecture.vocab_size, "hidden": hidden_size}
+    modules = family_of(architecture.family).outer_modules(tied=architecture.tie_word_embeddings)
+    shapes = [axes for module in modules for _, axes in module.parameters]
+    return sum(prod(lengths[name] for axis in axes for name in axis) for axes in shapes)

@@ -1,32 +1,19 @@
 """The one table that knows how each model family names, shapes and ties its tensors.
 
-Every tensor is described by its axes, and every axis by the basic axes it is laid out from, outermost first. A query
+Every parameter is described by its axes, and every axis by the basic axes it is laid out from, outermost first. A query
 projection, for instance, has rows `(group, query, qk)` and columns `(hidden,)`. Counting, cutting and permuting are all
-derived from these descriptions, so a new family is a new entry here and nothing else.
+derived from these descriptions. CONTRIBUTING.md, "How to add a family", says what a new one needs besides its entry.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from budwood.arch.spec import Architecture, LayerSpec
 
 Axis = tuple[str, ...]
 """Basic axes, outermost first: vocab, hidden, group, query (heads of one group), qk, value, neuron."""
-
-
-@dataclass(frozen=True, slots=True)
-class Module:
-    """A module with one weight."""
-
-    name: str
-    axes: tuple[Axis, ...]
-
-    @property
-    def weight(self) -> str:
-        """Name of the weight, relative to where the module stands."""
-        return f"{self.name}.weight"
-
+Axes = tuple[Axis, ...]
 
 HIDDEN: Axis = ("hidden",)
 VOCAB: Axis = ("vocab",)
@@ -36,25 +23,66 @@ KEY_ROWS: Axis = ("group", "qk")
 VALUE_ROWS: Axis = ("group", "value")
 HEAD_OUTPUT: Axis = ("group", "query", "value")
 
+OWN_PREFIX = "budwood_"
+"""Model types of our own layer-wise classes: this, then the family whose layers they are built from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A module with a weight, and for some a bias over the weight's first dimension."""
+
+    name: str
+    axes: Axes
+    bias: bool = False
+
+    @property
+    def weight(self) -> str:
+        """Name of the weight, relative to where the module stands."""
+        return f"{self.name}.weight"
+
+    @property
+    def parameters(self) -> tuple[tuple[str, Axes], ...]:
+        """Name and axes of the weight, and of the bias where there is one."""
+        weight = (self.weight, self.axes)
+        return (weight, (f"{self.name}.bias", self.axes[:1])) if self.bias else (weight,)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
     """How one `model_type` is built."""
 
     model_type: str
-    stand_in: str
-    """Model type of a stock model that computes the same and accepts heads that do not divide the hidden size."""
     required: Mapping[str, object]
     """Config fields with the only value that is supported."""
+    stock_heads: Literal["any", "divide", "fill"] = "any"
+    """Which heads the stock class accepts: any, those whose number divides the hidden size, or those whose dimensions
+    add up to it."""
+    stand_in: str | None = None
+    """Model type of a stock model that computes the same and accepts any heads."""
+    layer_lists: tuple[str, ...] = ()
+    """Config fields with one entry for every layer."""
+    norm_offset: int = 0
+    """What norms add to their weight before they multiply by it."""
+    scales_embedding: bool = False
+    """Whether embeddings are multiplied by the square root of the hidden size."""
+    scales_by_head_dim: bool = True
+    """Whether attention scores are divided by sqrt(head_dim); otherwise by a constant of the config."""
     decoder: str
     """Path of the module list of decoder layers."""
     embedding: Module
     head: Module
     """Absent from the state dict when tied to the embedding."""
     final_norm: Module
-    input_norm: Module
-    attention_norm: Module
-    """The norm between attention and MLP."""
+    norms: tuple[Module, ...]
+    """Norms over the residual stream, inside a layer."""
+    query_norm: Module | None = None
+    key_norm: Module | None = None
+    output_norms: bool = False
+    """Whether what attention and MLP compute is normalised before it joins the residual stream."""
+    stored_names: Mapping[str, str] = field(default_factory=dict)
+    """What files call a parameter that the stock class names otherwise."""
+    fused: Module | None = None
+    """One module that holds query, key and value, interleaved by group; they are named below as if it did not."""
     query: Module
     key: Module
     value: Module
@@ -64,18 +92,19 @@ class Family:
     mlp_out: Module
 
     @property
+    def readers(self) -> tuple[Module, ...]:
+        """Projections that read the residual stream."""
+        return (self.query, self.key, self.value, *self.mlp_in)
+
+    @property
+    def head_norms(self) -> tuple[Module, ...]:
+        """Norms over queries and over keys."""
+        return tuple(norm for norm in (self.query_norm, self.key_norm) if norm)
+
+    @property
     def layer_modules(self) -> tuple[Module, ...]:
         """All modules with weights of one decoder layer."""
-        return (
-            self.input_norm,
-            self.query,
-            self.key,
-            self.value,
-            self.output,
-            self.attention_norm,
-            *self.mlp_in,
-            self.mlp_out,
-        )
+        return (*self.norms, *self.head_norms, *self.readers, self.output, self.mlp_out)
 
     def outer_modules(self, *, tied: bool) -> tuple[Module, ...]:
         """Return the modules outside the layers that own a weight."""
@@ -89,26 +118,28 @@ class Family:
         """Return the state-dict name of a layer's weight."""
         return f"{self.decoder}.{layer}.{module.weight}"
 
-    def tensors(self, num_layers: int, *, tied: bool) -> Iterator[tuple[str, int | None, Module]]:
-        """Yield `(state-dict name, layer or None, module)` for every weight of a model."""
+    def parameters(self, num_layers: int, *, tied: bool) -> Iterator[tuple[str, int | None, Axes]]:
+        """Yield `(state-dict name, layer or None, axes)` for every parameter of a model."""
         for module in self.outer_modules(tied=tied):
-            yield module.weight, None, module
+            for name, axes in module.parameters:
+                yield name, None, axes
         for layer in range(num_layers):
             for module in self.layer_modules:
-                yield self.layer_weight(layer, module), layer, module
+                for name, axes in module.parameters:
+                    yield f"{self.decoder}.{layer}.{name}", layer, axes
 
 
 LLAMA = Family(
     model_type="llama",
-    # LlamaConfig refuses such heads since transformers 5; MistralForCausalLM without a window is the same function.
+    required={"attention_bias": False, "mlp_bias": False},
+    # LlamaConfig refuses other heads since transformers 5; MistralForCausalLM without a window is the same function.
+    stock_heads="divide",
     stand_in="mistral",
-    required={"attention_bias": False, "mlp_bias": False, "hidden_act": "silu"},
     decoder="model.layers",
     embedding=Module("model.embed_tokens", (VOCAB, HIDDEN)),
     head=Module("lm_head", (VOCAB, HIDDEN)),
     final_norm=Module("model.norm", (HIDDEN,)),
-    input_norm=Module("input_layernorm", (HIDDEN,)),
-    attention_norm=Module("post_attention_layernorm", (HIDDEN,)),
+    norms=(Module("input_layernorm", (HIDDEN,)), Module("post_attention_layernorm", (HIDDEN,))),
     query=Module("self_attn.q_proj", (QUERY_ROWS, HIDDEN)),
     key=Module("self_attn.k_proj", (KEY_ROWS, HIDDEN)),
     value=Module("self_attn.v_proj", (VALUE_ROWS, HIDDEN)),
@@ -117,13 +148,88 @@ LLAMA = Family(
     mlp_out=Module("mlp.down_proj", (HIDDEN, NEURON)),
 )
 
-MISTRAL = replace(LLAMA, model_type="mistral", required={"sliding_window": None, "hidden_act": "silu"})
+_ANY_HEADS = replace(LLAMA, stock_heads="any", stand_in=None)
 
-FAMILIES: Mapping[str, Family] = {family.model_type: family for family in (LLAMA, MISTRAL)}
+MISTRAL = replace(_ANY_HEADS, model_type="mistral", required={"sliding_window": None})
 
+QWEN2 = replace(
+    _ANY_HEADS,
+    model_type="qwen2",
+    required={"use_sliding_window": False},
+    layer_lists=("layer_types",),
+    query=replace(LLAMA.query, bias=True),
+    key=replace(LLAMA.key, bias=True),
+    value=replace(LLAMA.value, bias=True),
+)
 
-LAYERWISE_MODEL_TYPES: Mapping[str, str] = {"budwood_llama": "llama"}
-"""Model types of our own layer-wise exports, and the family whose layers they are built from."""
+QWEN3 = replace(
+    _ANY_HEADS,
+    model_type="qwen3",
+    required={"attention_bias": False, "use_sliding_window": False},
+    layer_lists=("layer_types",),
+    query_norm=Module("self_attn.q_norm", (("qk",),)),
+    key_norm=Module("self_attn.k_norm", (("qk",),)),
+)
+
+SMOLLM3 = replace(
+    _ANY_HEADS,
+    model_type="smollm3",
+    required={"attention_bias": False, "mlp_bias": False, "use_sliding_window": False},
+    layer_lists=("layer_types", "no_rope_layers"),
+)
+
+OLMO2 = replace(
+    _ANY_HEADS,
+    model_type="olmo2",
+    required={"attention_bias": False},
+    norms=(Module("post_attention_layernorm", (HIDDEN,)), Module("post_feedforward_layernorm", (HIDDEN,))),
+    query_norm=Module("self_attn.q_norm", (QUERY_ROWS,)),
+    key_norm=Module("self_attn.k_norm", (KEY_ROWS,)),
+    output_norms=True,
+)
+
+GEMMA2 = replace(
+    _ANY_HEADS,
+    model_type="gemma2",
+    required={"attention_bias": False, "use_bidirectional_attention": None},
+    stock_heads="divide",
+    layer_lists=("layer_types",),
+    norm_offset=1,
+    scales_embedding=True,
+    scales_by_head_dim=False,
+    norms=(
+        *LLAMA.norms,
+        Module("pre_feedforward_layernorm", (HIDDEN,)),
+        Module("post_feedforward_layernorm", (HIDDEN,)),
+    ),
+    output_norms=True,
+)
+
+GPT_NEOX = Family(
+    model_type="gpt_neox",
+    required={"attention_bias": True},
+    stock_heads="fill",
+    decoder="gpt_neox.layers",
+    embedding=Module("gpt_neox.embed_in", (VOCAB, HIDDEN)),
+    head=Module("lm_head", (VOCAB, HIDDEN)),
+    stored_names={"lm_head.weight": "embed_out.weight"},
+    final_norm=Module("gpt_neox.final_layer_norm", (HIDDEN,), bias=True),
+    norms=(
+        Module("input_layernorm", (HIDDEN,), bias=True),
+        Module("post_attention_layernorm", (HIDDEN,), bias=True),
+    ),
+    fused=Module("attention.query_key_value", (("group", "part", "qk"), HIDDEN), bias=True),
+    query=Module("attention.query", (QUERY_ROWS, HIDDEN), bias=True),
+    key=Module("attention.key", (KEY_ROWS, HIDDEN), bias=True),
+    value=Module("attention.value", (VALUE_ROWS, HIDDEN), bias=True),
+    output=Module("attention.dense", (HIDDEN, HEAD_OUTPUT), bias=True),
+    mlp_in=(Module("mlp.dense_h_to_4h", (NEURON, HIDDEN), bias=True),),
+    mlp_out=Module("mlp.dense_4h_to_h", (HIDDEN, NEURON), bias=True),
+)
+
+FAMILIES: Mapping[str, Family] = {
+    family.model_type: family for family in (GEMMA2, GPT_NEOX, LLAMA, MISTRAL, OLMO2, QWEN2, QWEN3, SMOLLM3)
+}
 
 
 def family_of(model_type: str) -> Family:
@@ -157,21 +263,11 @@ def architecture_from_config(config: Mapping[str, Any]) -> Architecture:
         config: the parsed file.
 
     Raises:
-        ValueError: the family is unknown, the model is quantised, or a field has an unsupported value.
+        ValueError: the family is unknown, the model is quantised, mixes experts or has an encoder, or a field has an
+            unsupported value.
     """
-    model_type = str(config.get("model_type"))
-    family = family_of(LAYERWISE_MODEL_TYPES.get(model_type, model_type))
-    if config.get("quantization_config"):
-        raise ValueError("quantised models cannot be cut: load and save the model in full precision first")
-    for name, supported in family.required.items():
-        if config.get(name, supported) != supported:
-            raise ValueError(f"{family.model_type} models with {name}={config[name]!r} are not supported")
-    # transformers pads the keys with zeros from ten layers on.
-    overrides = {int(position): values for position, values in (config.get("per_layer_config") or {}).items()}
-    layers = tuple(
-        _layer_from_config({**config, **overrides.get(position, {})})
-        for position in range(int(config["num_hidden_layers"]))
-    )
+    family = _supported_family(config)
+    layers = tuple(_layer_from_config(config_of_layer(config, i)) for i in range(int(config["num_hidden_layers"])))
     return Architecture(
         family=family.model_type,
         vocab_size=int(config["vocab_size"]),
@@ -179,6 +275,33 @@ def architecture_from_config(config: Mapping[str, Any]) -> Architecture:
         tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
         layers=layers,
     )
+
+
+def config_of_layer(config: Mapping[str, Any], layer: int) -> dict[str, Any]:
+    """Return what a config says about one layer: the whole, with what that layer has of its own."""
+    # transformers pads the keys with zeros from ten layers on.
+    own = {int(position): values for position, values in (config.get("per_layer_config") or {}).items()}
+    return {**config, **own.get(layer, {})}
+
+
+def _supported_family(config: Mapping[str, Any]) -> Family:
+    model_type = str(config.get("model_type"))
+    supported = f"supported are dense decoders of the families {', '.join(sorted(FAMILIES))}"
+    if config.get("is_encoder_decoder"):
+        raise ValueError(f"{model_type}: models with an encoder cannot be cut; {supported}")
+    experts = [name for name in ("num_experts", "num_local_experts", "n_routed_experts") if config.get(name)]
+    if experts:
+        raise ValueError(f"{model_type}: mixtures of experts cannot be cut ({experts[0]} is set); {supported}")
+    if config.get("quantization_config"):
+        raise ValueError("quantised models cannot be cut: load and save the model in full precision first")
+    name = model_type.removeprefix(OWN_PREFIX)
+    if name not in FAMILIES:
+        raise ValueError(f"model type {model_type!r} is not supported; {supported}")
+    for setting, value in FAMILIES[name].required.items():
+        # Configurations write "off" as false or null.
+        if (config.get(setting, value) or None) != (value or None):
+            raise ValueError(f"{model_type} models with {setting}={config[setting]!r} are not supported")
+    return FAMILIES[name]
 
 
 def _layer_from_config(config: Mapping[str, Any]) -> LayerSpec:
@@ -191,17 +314,26 @@ def _layer_from_config(config: Mapping[str, Any]) -> LayerSpec:
     )
 
 
-def stock_config(family: Family, *, hidden_size: int, num_attention_heads: int) -> dict[str, object]:
-    """Return the config fields that name the stock class for a model with equal layers."""
-    stock = family_of(family.stand_in) if hidden_size % num_attention_heads else family
-    return {"model_type": stock.model_type, **stock.required}
+def stock_family(family: Family, *, hidden_size: int, layer: LayerSpec) -> Family | None:
+    """Return the family whose stock class expresses a model with such layers, or None where no stock class does."""
+    heads = layer.num_attention_heads
+    fits = {
+        "any": True,
+        "divide": hidden_size % heads == 0,
+        "fill": hidden_size == heads * layer.head_dim,
+    }[family.stock_heads]
+    if fits:
+        return family
+    return FAMILIES[family.stand_in] if family.stand_in else None
 
 
-def layer_config(layer: LayerSpec) -> dict[str, int]:
+def layer_config(family: Family, layer: LayerSpec) -> dict[str, int]:
     """Return the Hugging Face config fields that state one layer's sizes."""
-    return {
+    sizes = {
         "num_attention_heads": layer.num_attention_heads,
         "num_key_value_heads": layer.num_key_value_heads,
         "head_dim": layer.head_dim,
         "intermediate_size": layer.intermediate_size,
     }
+    # A family that fuses its projections has as many keys as queries, and no word for their number.
+    return {name: size for name, size in sizes.items() if not (family.fused and name == "num_key_value_heads")}

@@ -1,57 +1,105 @@
-"""Search spaces: which sub-architectures of a teacher exist, how many, and how to draw one inside a bin.
+"""Search spaces: which sub-networks of a teacher exist, how many, and how large they are.
 
-Coarse spaces take the first entries of every axis of the teacher (paper, section 2.1). Once the teacher is ordered by
-importance, first means best.
+Coarse spaces take the first entries of every axis of the teacher, fine spaces any of them (paper, section 2.1); uniform
+spaces give all layers the same, layer-wise ones each its own. Once the teacher is ordered by importance, first means
+best, for layers too.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import log10
+from functools import cache, cached_property
+from itertools import accumulate, product
+from math import comb, lcm, log10, prod
+from operator import mul
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from budwood.arch.bins import ParameterBin
-from budwood.arch.count import neuron_parameters, num_parameters
+from budwood.arch.count import num_parameters
+from budwood.arch.family import family_of
+from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture, LayerSpec
 
 Granularity = Literal["coarse", "fine"]
 SizeConvention = Literal["paper", "exact"]
-Sampling = Literal["constructive", "rejection"]
-Widths = NDArray[np.float64]
 
 MIN_HEAD_DIM = 4
 """Smallest head dimension of the paper's spaces (table 1)."""
-MAX_DRAWS = 20_000
-"""Draws after which a bin counts as practically unreachable."""
-_DRAWS_PER_TARGET = 1000
-_WATER_FILLING_ROUNDS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LayerChoices:
+    """Legal sizes of a layer."""
+
+    groups: range
+    queries: range
+    """Query heads of a group."""
+    head_dims: range
+    intermediate_sizes: range
+
+    def __contains__(self, layer: LayerSpec) -> bool:
+        """Whether a layer has legal sizes."""
+        return (
+            layer.num_key_value_heads in self.groups
+            and layer.heads_per_group in self.queries
+            and layer.head_dim in self.head_dims
+            and layer.intermediate_size in self.intermediate_sizes
+        )
+
+    def attentions(self) -> Iterator[LayerSpec]:
+        """Yield a layer with the fewest neurons for every legal attention."""
+        for groups, queries, head_dim in product(self.groups, self.queries, self.head_dims):
+            yield _layer(groups, queries, head_dim, self.intermediate_sizes[0])
+
+    @property
+    def smallest(self) -> LayerSpec:
+        """The layer with the fewest of everything."""
+        return _layer(self.groups[0], self.queries[0], self.head_dims[0], self.intermediate_sizes[0])
+
+    @property
+    def largest(self) -> LayerSpec:
+        """The layer with the most of everything."""
+        return _layer(self.groups[-1], self.queries[-1], self.head_dims[-1], self.intermediate_sizes[-1])
+
+
+def _layer(groups: int, queries: int, head_dim: int, neurons: int) -> LayerSpec:
+    return LayerSpec(
+        num_attention_heads=groups * queries,
+        num_key_value_heads=groups,
+        head_dim=head_dim,
+        intermediate_size=neurons,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SearchSpace:
-    """All coarse sub-architectures of one teacher, uniform or with sizes of their own in every layer."""
+    """All sub-networks of one teacher that take the same freedom."""
 
     teacher: Architecture
+    """Its layers by rank: a coarse sub-network of depth l takes the first l."""
+    granularity: Granularity = "coarse"
     layerwise: bool
     alignment: int = 1
     """Hidden and MLP widths are multiples of this; 1 is the paper's space, 64 or 128 suit tensor cores."""
+    native_only: bool = False
+    """Only what stock Hugging Face classes express."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be searched.
 
         Raises:
-            ValueError: the teacher's layers differ, or the alignment is below one or above the teacher's widths.
+            ValueError: the alignment is below one or above the teacher's widths, or stock classes are asked for
+                layer-wise sizes or accept none.
         """
-        if not self.teacher.is_uniform:
-            raise ValueError("a search space needs a teacher whose layers all have the same sizes")
-        widest = min(self.teacher.hidden_size, self._layer.intermediate_size)
+        widest = min(self.teacher.hidden_size, *(layer.intermediate_size for layer in self.teacher.layers))
         if not 1 <= self.alignment <= widest:
             raise ValueError(f"alignment must lie between 1 and {widest}, got {self.alignment}")
-
-    @property
-    def _layer(self) -> LayerSpec:
-        return self.teacher.layers[0]
+        if self.native_only and self.layerwise:
+            raise ValueError("native_only: stock classes give all layers the same sizes; set layerwise: false")
+        if self.ties_hidden_to_heads and not any(map(self.hidden_sizes_around, self.choices[0].attentions())):
+            raise ValueError(
+                f"native_only: no heads of this teacher add up to a multiple of alignment={self.alignment} "
+                f"within hidden_size={self.teacher.hidden_size}"
+            )
 
     @property
     def num_layers_choices(self) -> range:
@@ -64,137 +112,92 @@ class SearchSpace:
         return range(self.alignment, self.teacher.hidden_size + 1, self.alignment)
 
     @property
-    def intermediate_sizes(self) -> range:
-        """Legal MLP widths."""
-        return range(self.alignment, self._layer.intermediate_size + 1, self.alignment)
+    def ties_hidden_to_heads(self) -> bool:
+        """Whether `native_only` leaves only some hidden sizes to given heads."""
+        family = family_of(self.teacher.family)
+        return self.native_only and family.stock_heads != "any" and family.stand_in is None
 
-    @property
-    def head_dims(self) -> range:
-        """Legal head dimensions: even, from 4 on."""
-        return range(min(MIN_HEAD_DIM, self._layer.head_dim), self._layer.head_dim + 1, 2)
+    def hidden_sizes_around(self, layer: LayerSpec) -> Sequence[int]:
+        """Return the legal hidden sizes around a layer: with `native_only` those a stock class accepts with it."""
+        if not self.ties_hidden_to_heads:
+            return self.hidden_sizes
+        if family_of(self.teacher.family).stock_heads == "fill":
+            filled = layer.num_attention_heads * layer.head_dim
+            return (filled,) if filled in self.hidden_sizes else ()
+        step = lcm(self.alignment, layer.num_attention_heads)
+        return range(step, self.teacher.hidden_size + 1, step)
 
-    @property
-    def head_choices(self) -> tuple[tuple[int, int], ...]:
-        """Legal `(key/value heads, query heads of each)`."""
-        groups = range(1, self._layer.num_key_value_heads + 1)
-        return tuple((g, q) for g in groups for q in range(1, self._layer.heads_per_group + 1))
+    @cached_property
+    def pool(self) -> Architecture:
+        """What may be kept: the teacher, in uniform spaces only what all of its layers have."""
+        if self.layerwise:
+            return self.teacher
+        layers = self.teacher.layers
+        common = _layer(
+            min(layer.num_key_value_heads for layer in layers),
+            min(layer.heads_per_group for layer in layers),
+            min(layer.head_dim for layer in layers),
+            min(layer.intermediate_size for layer in layers),
+        )
+        return self.teacher.with_layers((common,) * len(layers))
 
-    def __contains__(self, architecture: Architecture) -> bool:
-        """Whether an architecture is a member."""
-        teacher = self.teacher
-        return (
-            (architecture.family, architecture.vocab_size, architecture.tie_word_embeddings)
-            == (teacher.family, teacher.vocab_size, teacher.tie_word_embeddings)
-            and architecture.hidden_size in self.hidden_sizes
-            and architecture.num_hidden_layers in self.num_layers_choices
-            and (self.layerwise or architecture.is_uniform)
-            and all(self._has_layer(layer) for layer in set(architecture.layers))
+    @cached_property
+    def choices(self) -> tuple[LayerChoices, ...]:
+        """Legal sizes of every layer, by rank."""
+        return tuple(
+            LayerChoices(
+                groups=range(1, layer.num_key_value_heads + 1),
+                queries=range(1, layer.heads_per_group + 1),
+                head_dims=range(min(MIN_HEAD_DIM, layer.head_dim), layer.head_dim + 1, 2),
+                intermediate_sizes=range(self.alignment, layer.intermediate_size + 1, self.alignment),
+            )
+            for layer in self.pool.layers
         )
 
-    def _has_layer(self, layer: LayerSpec) -> bool:
+    def __contains__(self, member: Selection) -> bool:
+        """Whether a selection is a member."""
+        try:
+            member.require_within(self.pool)
+        except ValueError:
+            return False
+        first, *others = member.layers
+        alike = self.layerwise or all(replace(layer, layer=first.layer) == first for layer in others)
+        prefixes = self.granularity == "fine" or member == Selection.prefix(member.architecture(self.teacher))
         return (
-            (layer.num_key_value_heads, layer.heads_per_group) in self.head_choices
-            and layer.head_dim in self.head_dims
-            and layer.intermediate_size in self.intermediate_sizes
-        )
-
-    def log10_size(self) -> float:
-        """Return the decimal logarithm of the number of members, counted exactly."""
-        return log10_size(
-            len(self.hidden_sizes),
-            len(self.head_choices) * len(self.head_dims) * len(self.intermediate_sizes),
-            len(self.num_layers_choices),
-            layerwise=self.layerwise,
+            alike
+            and prefixes
+            and all(layer.spec in self.choices[layer.layer] for layer in member.layers)
+            and len(member.hidden) in self.hidden_sizes
+            and len(member.hidden) in self.hidden_sizes_around(first.spec)
         )
 
     def smallest(self) -> Architecture:
-        """Return the member with the fewest parameters."""
-        layer = LayerSpec(
-            num_attention_heads=1,
-            num_key_value_heads=1,
-            head_dim=self.head_dims[0],
-            intermediate_size=self.intermediate_sizes[0],
+        """Return the sizes of a member with the fewest parameters."""
+        if self.ties_hidden_to_heads:
+            return min(self._around_attentions(depth=1), key=num_parameters)
+        # Any layer may be the only one in a fine space.
+        choices = self.choices if self.granularity == "fine" else self.choices[:1]
+        return min(
+            (replace(self.teacher, hidden_size=self.hidden_sizes[0], layers=(legal.smallest,)) for legal in choices),
+            key=num_parameters,
         )
-        return replace(self.teacher, hidden_size=self.hidden_sizes[0], layers=(layer,))
 
     def largest(self) -> Architecture:
-        """Return the member with the most parameters: the teacher, or the widest that the alignment allows."""
-        layer = replace(self._layer, intermediate_size=self.intermediate_sizes[-1])
-        return replace(
-            self.teacher, hidden_size=self.hidden_sizes[-1], layers=(layer,) * self.teacher.num_hidden_layers
-        )
+        """Return the sizes of a member with the most parameters."""
+        if self.ties_hidden_to_heads:
+            return max(self._around_attentions(depth=self.teacher.num_hidden_layers), key=num_parameters)
+        layers = tuple(legal.largest for legal in self.choices)
+        return replace(self.teacher, hidden_size=self.hidden_sizes[-1], layers=layers)
 
-    def sample_layer(self, rng: np.random.Generator) -> LayerSpec:
-        """Draw the sizes of one layer, each uniformly."""
-        groups, queries = self.head_choices[rng.integers(len(self.head_choices))]
-        return LayerSpec(
-            num_attention_heads=groups * queries,
-            num_key_value_heads=groups,
-            head_dim=pick(self.head_dims, rng),
-            intermediate_size=pick(self.intermediate_sizes, rng),
-        )
-
-    def sample_any(self, rng: np.random.Generator) -> Architecture:
-        """Draw every size uniformly, whatever the parameter count (paper, section 2.2)."""
-        num_layers = pick(self.num_layers_choices, rng)
-        if self.layerwise:
-            layers = tuple(self.sample_layer(rng) for _ in range(num_layers))
-        else:
-            layers = (self.sample_layer(rng),) * num_layers
-        return replace(self.teacher, hidden_size=pick(self.hidden_sizes, rng), layers=layers)
-
-    def sample(
-        self, parameter_bin: ParameterBin, rng: np.random.Generator, sampling: Sampling = "constructive"
-    ) -> Architecture:
-        """Draw a member inside a bin.
-
-        `constructive` draws a parameter count uniformly from the bin and solves the MLP widths for it; `rejection`
-        draws until a member happens to lie in the bin (paper, section 2.2).
-
-        Raises:
-            ValueError: no member is found; the message gives the reachable range and the number of draws.
-        """
-        self.require_reachable(parameter_bin)
-        for draw in range(MAX_DRAWS):
-            # Kept over many draws of shapes: counts that few shapes reach are then as likely as any other.
-            if draw % _DRAWS_PER_TARGET == 0:
-                target = self.draw_target(parameter_bin, rng)
-            drawn = self.sample_any(rng)
-            member = self.resize(drawn, parameter_bin, target) if sampling == "constructive" else drawn
-            if member is not None and num_parameters(member) in parameter_bin:
-                return member
-        raise ValueError(
-            f"no sub-network in {parameter_bin} among {MAX_DRAWS:,} {sampling} draws: the bin is at the edge of what "
-            f"the space reaches ({self._reach()}); widen the bin or move it inwards"
-        )
-
-    def draw_target(self, parameter_bin: ParameterBin, rng: np.random.Generator) -> int:
-        """Draw a parameter count uniformly from the part of a bin that lies within the space."""
-        low = max(parameter_bin.low, num_parameters(self.smallest()))
-        high = min(parameter_bin.high, num_parameters(self.largest()))
-        return int(rng.integers(low, high + 1))
-
-    def resize(self, architecture: Architecture, parameter_bin: ParameterBin, target: int) -> Architecture | None:
-        """Scale the MLP widths of a member until it has a parameter count.
-
-        Returns:
-            the resized member, as near to the target as whole widths come, or None where its other sizes leave no legal
-            widths for it or it falls out of the bin.
-        """
-        per_neuron = neuron_parameters(architecture)
-        widths = np.array([layer.intermediate_size for layer in architecture.layers], dtype=float)
-        fixed = num_parameters(architecture) - per_neuron * int(widths.sum())
-        wanted = _scale_widths(widths, (target - fixed) / per_neuron, self._layer.intermediate_size)
-        steps = np.rint(wanted / self.alignment).astype(int) * self.alignment
-        steps = np.clip(steps, self.intermediate_sizes[0], self.intermediate_sizes[-1])
-        resized = architecture.with_layers(
-            tuple(
-                replace(layer, intermediate_size=int(width))
-                for layer, width in zip(architecture.layers, steps, strict=True)
-            )
-        )
-        count, rounding = num_parameters(resized), per_neuron * len(steps) * self.alignment / 2
-        return resized if count in parameter_bin and abs(count - target) <= rounding else None
+    def _around_attentions(self, depth: int) -> Iterator[Architecture]:
+        """Yield the least and the most around every attention, where the hidden size depends on it."""
+        legal = self.choices[0]
+        for layer in legal.attentions():
+            for hidden in self.hidden_sizes_around(layer)[:1]:
+                yield replace(self.teacher, hidden_size=hidden, layers=(layer,) * depth)
+            for hidden in self.hidden_sizes_around(layer)[-1:]:
+                widest = replace(layer, intermediate_size=legal.intermediate_sizes[-1])
+                yield replace(self.teacher, hidden_size=hidden, layers=(widest,) * depth)
 
     def require_reachable(self, parameter_bin: ParameterBin) -> None:
         """Check that the bin meets the range of parameter counts of this space.
@@ -202,23 +205,75 @@ class SearchSpace:
         Raises:
             ValueError: it does not; the message gives the smallest and the largest count.
         """
-        smallest, largest = num_parameters(self.smallest()), num_parameters(self.largest())
+        smallest, largest = self.reach
         if parameter_bin.high < smallest or parameter_bin.low > largest:
-            raise ValueError(f"the parameter bin {parameter_bin} cannot be reached: {self._reach()}")
+            raise ValueError(f"the parameter bin {parameter_bin} cannot be reached: {self.describe_reach()}")
 
-    def _reach(self) -> str:
-        smallest, largest = num_parameters(self.smallest()), num_parameters(self.largest())
-        return f"sub-networks of this teacher have {smallest:,} to {largest:,} parameters"
+    @cached_property
+    def reach(self) -> tuple[int, int]:
+        """The smallest and the largest parameter count of a member."""
+        return num_parameters(self.smallest()), num_parameters(self.largest())
 
+    def describe_reach(self) -> str:
+        """Return the range of parameter counts in words."""
+        return "sub-networks of this teacher have {:,} to {:,} parameters".format(*self.reach)
 
-def log10_size(num_hidden: int, num_layer_configs: int, num_layers: int, *, layerwise: bool) -> float:
-    """Return log10 of a coarse space's size when the number of layers is free.
+    def log10_size(self, convention: SizeConvention = "exact") -> float:
+        """Return the decimal logarithm of the number of members.
 
-    Uniform: `L · E · C`; layer-wise: `E · sum_(l <= L) C^l`, with C configurations of a layer.
-    """
-    if not layerwise:
-        return log10(num_layers) + log10(num_hidden) + log10(num_layer_configs)
-    return log10(num_hidden) + log10(sum(num_layer_configs**depth for depth in range(1, num_layers + 1)))
+        `exact` counts the legal ones: every number of layers, pairs of groups and queries, even head sizes from 4 on,
+        aligned widths; in fine spaces all index sets of these sizes, head dimensions taken in rotary pairs. `paper`
+        gives the formulas behind table 16 of "Where to begin", which differ in what they count (see
+        `log10_paper_size`).
+        """
+        if convention == "paper":
+            return log10_paper_size(self.teacher, self.granularity, layerwise=self.layerwise)
+        depth = self.teacher.num_hidden_layers
+        if self.ties_hidden_to_heads:
+            return log10(self._ways_together() * self._ways_of_layers(depth))
+        hidden = self._ways(self.hidden_sizes, self.teacher.hidden_size)
+        if not self.layerwise:
+            return log10(hidden * self._ways_of_layer(0) * self._ways_of_layers(depth))
+        layers = [self._ways_of_layer(rank) for rank in range(depth)]
+        if self.granularity == "coarse":
+            return log10(hidden * sum(accumulate(layers, mul)))
+        return log10(hidden * (prod(ways + 1 for ways in layers) - 1))
+
+    def _ways(self, sizes: Sequence[int], length: int) -> int:
+        """Return in how many ways an axis can be cut to one of the sizes."""
+        if self.granularity == "coarse":
+            return len(sizes)
+        if list(sizes) == list(range(1, length + 1)):
+            return (1 << length) - 1
+        return sum(comb(length, size) for size in sizes)
+
+    def _ways_of_layers(self, depth: int) -> int:
+        return self._ways(self.num_layers_choices, depth)
+
+    def _ways_of_layer(self, rank: int) -> int:
+        choices, neurons = self.choices[rank], self.pool.layers[rank].intermediate_size
+        return self._ways_of_attention(rank) * self._ways(choices.intermediate_sizes, neurons)
+
+    def _ways_of_attention(self, rank: int) -> int:
+        choices, layer = self.choices[rank], self.pool.layers[rank]
+        return (
+            self._ways(choices.groups, layer.num_key_value_heads)
+            * self._ways(choices.queries, layer.heads_per_group)
+            * self._ways([size // 2 for size in choices.head_dims], layer.head_dim // 2)
+        )
+
+    def _ways_together(self) -> int:
+        """Return the ways of a uniform layer and the hidden sizes that a stock class accepts around it."""
+        choices, layer = self.choices[0], self.pool.layers[0]
+        ways: Callable[[int, int], int] = cache(comb) if self.granularity == "fine" else lambda _length, _size: 1
+        attentions = sum(
+            ways(layer.num_key_value_heads, spec.num_key_value_heads)
+            * ways(layer.heads_per_group, spec.heads_per_group)
+            * ways(layer.head_dim // 2, spec.head_dim // 2)
+            * sum(ways(self.teacher.hidden_size, hidden) for hidden in self.hidden_sizes_around(spec))
+            for spec in choices.attentions()
+        )
+        return attentions * self._ways(choices.intermediate_sizes, layer.intermediate_size)
 
 
 def log10_paper_size(teacher: Architecture, granularity: Granularity, *, layerwise: bool) -> float:
@@ -237,21 +292,3 @@ def log10_paper_size(teacher: Architecture, granularity: Granularity, *, layerwi
         return log10(hidden) + power * log10(heads * head_sizes * neurons) + (0 if layerwise else log10(num_layers))
     per_layer = heads + head_sizes + neurons
     return (hidden + (num_layers if layerwise else 1) * per_layer + num_layers) * log10(2)
-
-
-def pick(choices: range, rng: np.random.Generator) -> int:
-    """Draw one of the choices uniformly."""
-    return choices[int(rng.integers(len(choices)))]
-
-
-def _scale_widths(widths: Widths, total: float, largest: int) -> Widths:
-    """Scale widths to a sum, by one factor, without passing the largest width."""
-    scaled: Widths = widths * (total / widths.sum())
-    for _ in range(_WATER_FILLING_ROUNDS):
-        full = scaled >= largest
-        free = scaled[~full].sum()
-        if not full.any() or free <= 0:
-            break
-        scaled[~full] *= (total - largest * full.sum()) / free
-        scaled = np.minimum(scaled, largest)
-    return scaled

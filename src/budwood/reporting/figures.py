@@ -16,7 +16,9 @@ from budwood.reporting.records import ARMS, BASELINE, LedgerEntry, variant_name
 # Okabe and Ito (2008), "Color universal design": told apart under the common colour-vision deficiencies.
 ARM_COLORS = dict(zip(ARMS, ("#D55E00", "#0072B2", "#009E73"), strict=True))
 ARM_SYMBOLS = dict(zip(ARMS, ("circle", "square", "diamond"), strict=True))
-STAGE_COLORS = dict(zip(STAGES, ("#E69F00", "#56B4E9", "#F0E442", "#CC79A7", "#7f7f7f", "#bfbfbf"), strict=True))
+STAGE_COLORS = dict(
+    zip(STAGES, ("#E69F00", "#56B4E9", "#8C6BB1", "#F0E442", "#CC79A7", "#7f7f7f", "#bfbfbf"), strict=True)
+)
 # Contrast at least 3.9 : 1 against white as well as against #111.
 GREY = "#7f7f7f"
 FAINT = "rgba(127, 127, 127, 0.25)"

@@ -7,11 +7,11 @@ import pandas as pd
 
 from budwood.reporting.records import BASELINE, SHARED, LedgerEntry
 
-STAGES = ("calibration", "search", "selection", "training", "teacher", "evaluation")
+STAGES = ("calibration", "search", "compensation", "selection", "training", "teacher", "evaluation")
 LEDGERS: dict[str, tuple[str, ...]] = {
     "training": (),
-    "with_search": ("calibration", "search"),
-    "with_selection": ("calibration", "search", "selection"),
+    "with_search": ("calibration", "search", "compensation"),
+    "with_selection": ("calibration", "search", "compensation", "selection"),
 }
 """The stages that each ledger charges to an arm on top of its training."""
 
@@ -71,8 +71,8 @@ def savings(curves: pd.DataFrame, ledger: Sequence[LedgerEntry]) -> pd.DataFrame
 
     * `ratio_training`: `flops_to_match`. NaN unless the status is `reached`: at step 0 the cost is zero and the ratio
       undefined;
-    * `ratio_with_search`: `flops_to_match + search_flops`, where `search_flops` is calibration and search of this
-      variant. Defined at step 0 too, where it is the baseline's cost over that of the search alone;
+    * `ratio_with_search`: `flops_to_match + search_flops`, where `search_flops` is calibration, search and
+      compensation of this variant. Defined at step 0 too, where it is the baseline's cost over that of these alone;
     * `ratio_with_selection`: the same and the stage `selection`.
 
     A stage's entries count for a variant and arm when their `bin`, `space` and `arm` equal the arm's or are empty. An

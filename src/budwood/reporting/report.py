@@ -166,14 +166,15 @@ def _savings(savings: pd.DataFrame) -> str:
         **{f"ratio, {name.replace('_', ' ')}": _ratios(savings[f"ratio_{name}"]) for name in LEDGERS},
         "FLOPs to match": savings["flops_to_match"].map(formats.flops).tolist(),
         f"FLOPs of {BASELINE}": savings["baseline_flops"].map(formats.flops).tolist(),
-        "calibration and search": savings["search_flops"].map(formats.flops).tolist(),
+        "calibration, search, compensation": savings["search_flops"].map(formats.flops).tolist(),
     }
     note = (
         f"The target is the held-out loss at which `{BASELINE}` ended; where an arm first meets it is read off the "
         f"straight line between two measurements. A ratio is the training cost of `{BASELINE}` over the arm's cost "
         "under the named ledger: above 1 the arm was cheaper, below 1 dearer. `training` is the student and, for "
-        "`distilled`, the teacher's forward passes; `with search` adds calibration and search; `with selection` adds "
-        "the selection too. A target met at step 0 costs no training, so its training ratio is undefined."
+        "`distilled`, the teacher's forward passes; `with search` adds calibration, search and compensation; "
+        "`with selection` adds the selection too. A target met at step 0 costs no training, so its training ratio is "
+        "undefined."
     )
     return f"{note}\n\n{_table(columns, 3)}"
 

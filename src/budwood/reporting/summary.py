@@ -99,7 +99,9 @@ def _cost(arms: pd.DataFrame, saved: pd.DataFrame) -> str:
         tokens = "" if alike else f" on {formats.count(row['tokens'])} tokens"
         words.append(f"`{row['model']}` {formats.flops(row['student_flops'])}{teacher}{tokens}")
     each = f" on {formats.count(arms['tokens'].iloc[0])} tokens each" if alike else ""
-    search = "" if saved.empty else f"; calibration and search {formats.flops(saved['search_flops'].iloc[0])}"
+    search = (
+        "" if saved.empty else f"; calibration, search and compensation {formats.flops(saved['search_flops'].iloc[0])}"
+    )
     return f"Cost of training{each}: {', '.join(words)}{search}."
 
 

@@ -4,31 +4,32 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 from budwood.arch.count import num_parameters
+from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
 
 Origin = Literal["initial", "mutation", "crossover", "random"]
 
 
-def canonical_key(architecture: Architecture) -> str:
-    """Return a short key that two candidates share exactly when their genes are equal."""
-    genes = json.dumps(architecture.to_dict(), sort_keys=True)
-    return hashlib.blake2b(genes.encode(), digest_size=8).hexdigest()
+def canonical_key(selection: Selection) -> str:
+    """Return a short key that two candidates share exactly when they keep the same, in whatever order they took it."""
+    return hashlib.blake2b(json.dumps(selection.key()).encode(), digest_size=8).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Candidate:
-    """A member of a search space; its layers stand in the order in which the space takes them."""
+    """A member of a search space."""
 
-    architecture: Architecture
+    selection: Selection
     origin: Origin
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Canonical key of the genes; the origin does not matter."""
-        return canonical_key(self.architecture)
+        return canonical_key(self.selection)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +54,12 @@ class SearchRecord:
     """FLOPs of the evaluation."""
     seconds: float
     genes: str
-    """`Architecture.to_dict` as JSON."""
+    """`Selection.to_dict` as JSON."""
 
     @property
-    def architecture(self) -> Architecture:
-        """The candidate, rebuilt from its genes."""
-        return Architecture.from_dict(json.loads(self.genes))
+    def selection(self) -> Selection:
+        """What the candidate keeps, rebuilt from its genes."""
+        return Selection.from_dict(json.loads(self.genes))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as a JSON-ready dictionary."""
@@ -82,19 +83,19 @@ class Evaluation:
 
 
 class Evaluate(Protocol):
-    """What a search needs of the world: the losses of an architecture."""
+    """What a search needs of the world: the losses of a candidate."""
 
-    def __call__(self, architecture: Architecture) -> Evaluation:
+    def __call__(self, selection: Selection) -> Evaluation:
         """Return the losses of one candidate."""
         ...
 
 
-def gene_columns(architecture: Architecture) -> dict[str, Any]:
-    """Return the columns of a history that describe a candidate."""
+def gene_columns(selection: Selection, teacher: Architecture) -> dict[str, Any]:
+    """Return the columns of a history that describe what a candidate keeps of a teacher."""
     return {
-        "key": canonical_key(architecture),
-        "num_parameters": num_parameters(architecture),
-        "hidden_size": architecture.hidden_size,
-        "num_hidden_layers": architecture.num_hidden_layers,
-        "genes": json.dumps(architecture.to_dict()),
+        "key": canonical_key(selection),
+        "num_parameters": num_parameters(selection.architecture(teacher)),
+        "hidden_size": len(selection.hidden),
+        "num_hidden_layers": len(selection.layers),
+        "genes": json.dumps(selection.to_dict()),
     }

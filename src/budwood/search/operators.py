@@ -1,64 +1,79 @@
-"""Mutation and crossover of coarse candidates (paper, section 2.2); pure functions of a random generator."""
+"""Mutation and crossover of candidates (paper, section 2.2); pure functions of a random generator.
 
+What they do to the indices of an axis, `resize_indices` decides: coarse spaces know only prefixes, fine ones any sets.
+"""
+
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from functools import partial
+from typing import Literal, TypeVar
 
 import numpy as np
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
-from budwood.arch.space import SearchSpace, pick
-from budwood.arch.spec import Architecture, LayerSpec
+from budwood.arch.sampling import draw_layer, draw_target, pick, resize, resize_indices
+from budwood.arch.selection import Indices, LayerSelection, Selection
+from budwood.arch.space import SearchSpace
 
 Constraint = Literal["repair", "rejection"]
 Gene = Literal["num_hidden_layers", "hidden_size", "heads", "head_dim", "intermediate_size"]
+Inherited = TypeVar("Inherited")
 
 GENES: tuple[Gene, ...] = ("num_hidden_layers", "hidden_size", "heads", "head_dim", "intermediate_size")
-"""Dimensions that mutate. Groups and heads are one gene, since only some pairs of them are legal."""
+"""Dimensions that mutate. Groups and the queries of a group are one gene: together they are the heads."""
 
 
-def mutate(parent: Architecture, space: SearchSpace, rng: np.random.Generator) -> Architecture:
+def mutate(parent: Selection, space: SearchSpace, rng: np.random.Generator) -> Selection:
     """Redraw one dimension; in layer-wise spaces that of one layer.
 
-    A deeper child gains freshly drawn layers, a shallower one loses its last. The result may lie outside the bin.
+    A larger dimension gains freshly drawn entries, a smaller one loses those it took last; layers are entries too. In
+    fine spaces a dimension may also keep its size and exchange entries. Where stock classes tie the hidden size to the
+    heads, it follows them. The result may lie outside the bin, or have heads that no hidden size suits.
     """
     gene = GENES[rng.integers(len(GENES))]
     if gene == "hidden_size":
-        return replace(parent, hidden_size=pick(space.hidden_sizes, rng))
+        sizes = space.hidden_sizes_around(parent.layers[0].spec)
+        return replace(parent, hidden=_redraw(space, rng, parent.hidden, sizes, space.teacher.hidden_size))
     if gene == "num_hidden_layers":
-        return parent.with_layers(_change_depth(parent.layers, space, rng))
-    position = int(rng.integers(parent.num_hidden_layers)) if space.layerwise else 0
-    changed = _change_layer(parent.layers[position], gene, space.sample_layer(rng))
-    if not space.layerwise:
-        return parent.with_layers((changed,) * parent.num_hidden_layers)
-    return parent.with_layers((*parent.layers[:position], changed, *parent.layers[position + 1 :]))
+        return replace(parent, layers=_mutate_depth(parent.layers, space, rng))
+    position = int(rng.integers(len(parent.layers)))
+    changed = _mutate_layer(parent.layers[position], gene, space, rng)
+    layers = tuple(
+        changed if place == position else layer if space.layerwise else replace(changed, layer=layer.layer)
+        for place, layer in enumerate(parent.layers)
+    )
+    return _fit_hidden(replace(parent, layers=layers), space, rng)
 
 
-def crossover(first: Architecture, second: Architecture, space: SearchSpace, rng: np.random.Generator) -> Architecture:
+def crossover(first: Selection, second: Selection, space: SearchSpace, rng: np.random.Generator) -> Selection:
     """Inherit every dimension from either parent with equal probability, in layer-wise spaces per layer.
+
+    Which of the teacher's layers are kept comes from one parent as a whole. Where the teacher's layers differ in size,
+    the result may want of a layer what it lacks, and is then no member.
 
     Raises:
         ValueError: the parents differ in depth (the paper crosses only equal ones).
     """
-    if first.num_hidden_layers != second.num_hidden_layers:
-        raise ValueError(
-            f"crossover needs parents of equal depth, got {first.num_hidden_layers} and {second.num_hidden_layers}"
-        )
+    if len(first.layers) != len(second.layers):
+        raise ValueError(f"crossover needs parents of equal depth, got {len(first.layers)} and {len(second.layers)}")
+    ranks = [layer.layer for layer in _either(first.layers, second.layers, rng)]
+    pairs = list(zip(first.layers, second.layers, strict=True))
     if space.layerwise:
-        pairs = zip(first.layers, second.layers, strict=True)
-        layers = tuple(_inherit_layer(one, other, rng) for one, other in pairs)
+        inherited = [_inherit_layer(*pair, rng) for pair in pairs]
     else:
-        layers = (_inherit_layer(first.layers[0], second.layers[0], rng),) * first.num_hidden_layers
-    return replace(first, hidden_size=(first, second)[rng.integers(2)].hidden_size, layers=layers)
+        inherited = [_inherit_layer(*pairs[0], rng)] * len(pairs)
+    layers = tuple(replace(layer, layer=rank) for layer, rank in zip(inherited, ranks, strict=True))
+    return _fit_hidden(Selection(hidden=_either(first.hidden, second.hidden, rng), layers=layers), space, rng)
 
 
 def constrain(
-    child: Architecture,
+    child: Selection,
     space: SearchSpace,
     parameter_bin: ParameterBin,
     rng: np.random.Generator,
     constraint: Constraint,
-) -> Architecture | None:
+) -> Selection | None:
     """Bring a child into the bin (Algorithm 1, CONSTRAIN).
 
     `repair` keeps a child that is inside and solves the MLP widths of one that is not; `rejection` only keeps.
@@ -66,34 +81,68 @@ def constrain(
     Returns:
         a member inside the bin, or None where the caller has to draw again.
     """
-    if num_parameters(child) in parameter_bin:
-        return child
-    if constraint == "rejection":
-        return None
-    return space.resize(child, parameter_bin, space.draw_target(parameter_bin, rng))
+    kept: Selection | None = child
+    if num_parameters(child.architecture(space.teacher)) not in parameter_bin:
+        target = draw_target(space, parameter_bin, rng)
+        kept = resize(space, child, parameter_bin, target, rng) if constraint == "repair" else None
+    return kept if kept is not None and kept in space else None
 
 
-def _change_depth(layers: tuple[LayerSpec, ...], space: SearchSpace, rng: np.random.Generator) -> tuple[LayerSpec, ...]:
-    depth = pick(space.num_layers_choices, rng)
-    if depth <= len(layers):
-        return layers[:depth]
-    extra = depth - len(layers)
-    added = tuple(space.sample_layer(rng) for _ in range(extra)) if space.layerwise else layers[:1] * extra
-    return layers + added
+def _mutate_depth(
+    layers: Sequence[LayerSelection], space: SearchSpace, rng: np.random.Generator
+) -> tuple[LayerSelection, ...]:
+    taken = {layer.layer: layer for layer in layers}
+    ranks = _redraw(space, rng, tuple(taken), space.num_layers_choices, space.teacher.num_hidden_layers)
+    for rank in ranks:
+        if rank not in taken:
+            taken[rank] = draw_layer(space, rank, rng) if space.layerwise else replace(layers[0], layer=rank)
+    return tuple(taken[rank] for rank in ranks)
 
 
-def _change_layer(layer: LayerSpec, gene: Gene, drawn: LayerSpec) -> LayerSpec:
+def _mutate_layer(layer: LayerSelection, gene: Gene, space: SearchSpace, rng: np.random.Generator) -> LayerSelection:
+    choices, whole = space.choices[layer.layer], space.pool.layers[layer.layer]
+    redraw = partial(_redraw, space, rng)
     if gene == "heads":
-        return _take_heads(layer, drawn)
+        return replace(
+            layer,
+            groups=redraw(layer.groups, choices.groups, whole.num_key_value_heads),
+            queries=redraw(layer.queries, choices.queries, whole.heads_per_group),
+        )
     if gene == "head_dim":
-        return replace(layer, head_dim=drawn.head_dim)
-    return replace(layer, intermediate_size=drawn.intermediate_size)
+        return replace(layer, pairs=redraw(layer.pairs, [size // 2 for size in choices.head_dims], whole.head_dim // 2))
+    return replace(layer, neurons=redraw(layer.neurons, choices.intermediate_sizes, whole.intermediate_size))
 
 
-def _inherit_layer(first: LayerSpec, second: LayerSpec, rng: np.random.Generator) -> LayerSpec:
-    heads, head_dim, neurons = ((first, second)[choice] for choice in rng.integers(2, size=3))
-    return replace(_take_heads(first, heads), head_dim=head_dim.head_dim, intermediate_size=neurons.intermediate_size)
+def _redraw(
+    space: SearchSpace, rng: np.random.Generator, indices: Indices, sizes: Sequence[int], length: int
+) -> Indices:
+    """Give an axis another size, or in fine spaces as often other entries."""
+    if space.granularity == "fine" and len(indices) < length and rng.integers(2):
+        return _exchange(indices, length, rng)
+    return resize_indices(space, indices, pick(sizes, rng), length, rng)
 
 
-def _take_heads(layer: LayerSpec, other: LayerSpec) -> LayerSpec:
-    return replace(layer, num_attention_heads=other.num_attention_heads, num_key_value_heads=other.num_key_value_heads)
+def _exchange(indices: Indices, length: int, rng: np.random.Generator) -> Indices:
+    """Replace some entries, at least one, by as many that an axis lacks; these count as taken last."""
+    missing = rng.permutation(np.setdiff1d(np.arange(length), indices))
+    count = int(rng.integers(1, min(len(indices), len(missing)) + 1))
+    given_up = set(rng.permutation(len(indices))[:count].tolist())
+    kept = (index for place, index in enumerate(indices) if place not in given_up)
+    return (*kept, *missing[:count].tolist())
+
+
+def _fit_hidden(child: Selection, space: SearchSpace, rng: np.random.Generator) -> Selection:
+    """Let the hidden size follow heads that a stock class does not accept around it."""
+    sizes = space.hidden_sizes_around(child.layers[0].spec)
+    if not sizes or len(child.hidden) in sizes:
+        return child
+    return replace(child, hidden=resize_indices(space, child.hidden, pick(sizes, rng), space.teacher.hidden_size, rng))
+
+
+def _inherit_layer(first: LayerSelection, second: LayerSelection, rng: np.random.Generator) -> LayerSelection:
+    heads, head_dim, neurons = (_either(first, second, rng) for _ in range(3))
+    return replace(heads, pairs=head_dim.pairs, neurons=neurons.neurons)
+
+
+def _either(first: Inherited, second: Inherited, rng: np.random.Generator) -> Inherited:
+    return (first, second)[rng.integers(2)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from budwood.arch.spec import Architecture
+from budwood.arch.selection import Selection
 from budwood.search.candidate import Candidate, Evaluate, Evaluation, SearchRecord, gene_columns
 from budwood.search.strategy import Evolution
 
@@ -26,7 +26,7 @@ def run_search(
 
     Args:
         strategy: asked and told, generation by generation.
-        evaluate: the losses of one architecture.
+        evaluate: the losses of one candidate.
         history_file: belongs to this search alone.
         on_epoch: called after each generation with its number and all records so far.
 
@@ -43,7 +43,7 @@ def run_search(
                 if len(records) < len(replayed):
                     record = _replay(replayed[len(records)], candidate)
                 else:
-                    record = _record(candidate, len(records), strategy.epoch, evaluate(candidate.architecture))
+                    record = _record(strategy, candidate, len(records), evaluate(candidate.selection))
                     _append(file.fileno(), record)
                 records.append(record)
                 results.append((candidate, record.loss))
@@ -55,7 +55,7 @@ def run_search(
     return records
 
 
-def choose_winner(finalists: Sequence[Architecture], evaluate: Evaluate) -> tuple[Architecture, list[Evaluation]]:
+def choose_winner(finalists: Sequence[Selection], evaluate: Evaluate) -> tuple[Selection, list[Evaluation]]:
     """Return the finalist with the lowest loss on text that the search has not seen, and all their evaluations.
 
     A search picks the candidate that its own text flatters most; a second look takes that away. The first of equals
@@ -90,17 +90,17 @@ def _replay(record: SearchRecord, candidate: Candidate) -> SearchRecord:
     return record
 
 
-def _record(candidate: Candidate, index: int, epoch: int, evaluation: Evaluation) -> SearchRecord:
+def _record(strategy: Evolution, candidate: Candidate, index: int, evaluation: Evaluation) -> SearchRecord:
     return SearchRecord(
         evaluation=index,
-        epoch=epoch,
+        epoch=strategy.epoch,
         origin=candidate.origin,
         loss=evaluation.loss,
         perplexity=math.exp(min(evaluation.loss, 700.0)),
         tokens=evaluation.tokens,
         flops=evaluation.flops,
         seconds=evaluation.seconds,
-        **gene_columns(candidate.architecture),
+        **gene_columns(candidate.selection, strategy.space.teacher),
     )
 
 

@@ -8,9 +8,10 @@ from typing import Literal
 import numpy as np
 
 from budwood.arch.bins import ParameterBin
-from budwood.arch.space import Sampling, SearchSpace
-from budwood.arch.spec import Architecture
-from budwood.search.candidate import Candidate, Origin, canonical_key
+from budwood.arch.sampling import Sampling, sample
+from budwood.arch.selection import Selection
+from budwood.arch.space import SearchSpace
+from budwood.search.candidate import Candidate, Origin
 from budwood.search.operators import Constraint, constrain, crossover, mutate
 
 ProbabilityReading = Literal["gate", "share"]
@@ -86,7 +87,7 @@ class Evolution:
     """Generation last asked for; 0 is the initial population."""
     _rng: np.random.Generator = field(init=False)
     _seen: set[str] = field(init=False, default_factory=set)
-    _elites: list[tuple[float, Architecture]] = field(init=False, default_factory=list)
+    _elites: list[tuple[float, Candidate]] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         """Check the bin and seed the generator.
@@ -103,16 +104,16 @@ class Evolution:
         return self.epoch >= self.settings.epochs
 
     @property
-    def elites(self) -> list[tuple[float, Architecture]]:
+    def elites(self) -> list[tuple[float, Selection]]:
         """The best candidates so far with their losses, best first."""
-        return list(self._elites)
+        return [(loss, candidate.selection) for loss, candidate in self._elites]
 
     def ask(self) -> list[Candidate]:
         """Return the next generation's new candidates."""
         self.epoch += 1
         if self.epoch == 0:
             return [self._new(self._random, "initial") for _ in range(self.settings.population)]
-        makers: dict[Origin, Callable[[], Architecture | None]] = {
+        makers: dict[Origin, Callable[[], Selection | None]] = {
             "mutation": self._mutant,
             "crossover": self._crossed,
             "random": self._random,
@@ -123,57 +124,53 @@ class Evolution:
 
     def tell(self, results: Sequence[tuple[Candidate, float]]) -> None:
         """Take the losses of a generation and keep the best of it and of the elites; NaN is worse than any number."""
-        pool = self._elites + [(loss, candidate.architecture) for candidate, loss in results]
-        pool.sort(key=lambda entry: (math.isnan(entry[0]), entry[0], canonical_key(entry[1])))
+        pool = self._elites + [(loss, candidate) for candidate, loss in results]
+        pool.sort(key=lambda entry: (math.isnan(entry[0]), entry[0], entry[1].key))
         self._elites = pool[: self.settings.num_elites]
 
-    def _new(self, make: Callable[[], Architecture | None], origin: Origin) -> Candidate:
+    def _new(self, make: Callable[[], Selection | None], origin: Origin) -> Candidate:
         for _ in range(MAX_REDRAWS):
             child = make()
-            if child is not None and self._remember(child):
-                return Candidate(child, origin)
+            if child is not None and self._remember(candidate := Candidate(child, origin)):
+                return candidate
         for _ in range(MAX_REDRAWS):
-            child = self._random()
-            if self._remember(child):
-                return Candidate(child, "random")
+            if self._remember(candidate := Candidate(self._random(), "random")):
+                return candidate
         raise ValueError(
             f"the bin {self.parameter_bin} holds too few sub-networks for {self.settings.num_evaluations:,} "
             f"evaluations: {len(self._seen):,} found; lower the population or the epochs, or widen the bin"
         )
 
-    def _remember(self, child: Architecture) -> bool:
-        key = canonical_key(child)
-        if key in self._seen:
+    def _remember(self, candidate: Candidate) -> bool:
+        if candidate.key in self._seen:
             return False
-        self._seen.add(key)
+        self._seen.add(candidate.key)
         return True
 
-    def _random(self) -> Architecture:
-        return self.space.sample(self.parameter_bin, self._rng, self.settings.sampling)
+    def _random(self) -> Selection:
+        return sample(self.space, self.parameter_bin, self._rng, self.settings.sampling)
 
-    def _elite(self) -> Architecture:
-        return self._elites[self._rng.integers(len(self._elites))][1]
+    def _elite(self) -> Selection:
+        return self._elites[self._rng.integers(len(self._elites))][1].selection
 
     def _gate_closed(self) -> bool:
         return self.settings.probability_reading == "gate" and self._rng.random() >= self.settings.probability
 
-    def _mutant(self) -> Architecture | None:
+    def _mutant(self) -> Selection | None:
         parent = self._elite()
         return None if self._gate_closed() else self._constrain(mutate(parent, self.space, self._rng))
 
-    def _crossed(self) -> Architecture | None:
+    def _crossed(self) -> Selection | None:
         parent = self._elite()
         if self._gate_closed():
             return None
         partners = [
-            other
-            for _, other in self._elites
-            if other.num_hidden_layers == parent.num_hidden_layers and other != parent
+            other for _, other in self.elites if len(other.layers) == len(parent.layers) and other is not parent
         ]
         if not partners:
             return self._constrain(mutate(parent, self.space, self._rng))
         partner = partners[self._rng.integers(len(partners))]
         return self._constrain(crossover(parent, partner, self.space, self._rng))
 
-    def _constrain(self, child: Architecture) -> Architecture | None:
+    def _constrain(self, child: Selection) -> Selection | None:
         return constrain(child, self.space, self.parameter_bin, self._rng, self.settings.constraint)

@@ -31,6 +31,8 @@ class Origin:
     corpus_fingerprint: str
     ordering: str
     rope: str
+    compensation: Sequence[str]
+    """Names of the corrections."""
 
 
 @torch.no_grad()
@@ -69,6 +71,7 @@ def certify(
         "corpus_fingerprint": origin.corpus_fingerprint,
         "ordering": origin.ordering,
         "rope": origin.rope,
+        "compensation": list(origin.compensation),
         "probe": {"input_ids": ids[0].tolist(), "columns": _columns(architecture.vocab_size)}
         | {"logits": logits[0, :, _columns(architecture.vocab_size)].tolist()},
     }

@@ -17,20 +17,20 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.initialization import no_init_weights
 
-from budwood.arch.family import architecture_from_config, family_of, layer_config, stock_config
+from budwood.arch.family import architecture_from_config, family_of, layer_config, stock_family
 from budwood.arch.spec import Architecture
-from budwood.subnet.modeling import LayerwiseLlamaConfig, LayerwiseLlamaForCausalLM
+from budwood.subnet.modeling import LAYERWISE_CLASSES
+from budwood.subnet.rotary import even_share, rope_for_dims
 
-LAYERWISE_CLASSES: Mapping[str, tuple[type[PretrainedConfig], type[PreTrainedModel]]] = {
-    "llama": (LayerwiseLlamaConfig, LayerwiseLlamaForCausalLM),
-    "mistral": (LayerwiseLlamaConfig, LayerwiseLlamaForCausalLM),
-}
-"""Config and model class that hold layer-wise sizes, by family."""
+OWN_CONFIGS = {config.model_type: config for config, _ in LAYERWISE_CLASSES.values()}
+OWN_MODELS = {config.model_type: model for config, model in LAYERWISE_CLASSES.values()}
 
 # Makes `save_pretrained` put the classes' source beside the weights.
-LayerwiseLlamaConfig.register_for_auto_class()  # type: ignore[no-untyped-call]
-LayerwiseLlamaForCausalLM.register_for_auto_class("AutoModelForCausalLM")  # type: ignore[no-untyped-call]
+for _config, _model in LAYERWISE_CLASSES.values():
+    _config.register_for_auto_class()
+    _model.register_for_auto_class("AutoModelForCausalLM")
 
 _NOT_INHERITED = frozenset(
     {"architectures", "auto_map", "model_type", "transformers_version", "_name_or_path", "per_layer_config"}
@@ -38,8 +38,14 @@ _NOT_INHERITED = frozenset(
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return a checkpoint's `config.json`."""
+    """Return a checkpoint's `config.json` as it stands."""
     return dict(json.loads((folder / "config.json").read_text()))
+
+
+def load_config(folder: Path) -> dict[str, Any]:
+    """Return a checkpoint's config with all defaults and in the words of this version of transformers."""
+    config_class = OWN_CONFIGS.get(read_config(folder)["model_type"], AutoConfig)
+    return dict(config_class.from_pretrained(folder).to_dict())
 
 
 def read_architecture(folder: Path) -> Architecture:
@@ -53,12 +59,13 @@ def model_config(
     """Return the Hugging Face configuration of an architecture, of a stock class where one can express it.
 
     Args:
-        base: a teacher's config; everything that is not a size comes from it.
+        base: a teacher's config; everything that is not a size comes from it. Its lists by layer fit the architecture.
         architecture: layers in depth order.
         ropes: `rope_parameters` of every layer.
     """
+    family, first = family_of(architecture.family), architecture.layers[0]
     layers = [
-        layer_config(spec) | {"rope_parameters": dict(rope)}
+        layer_config(family, spec) | {"rope_parameters": dict(rope)}
         for spec, rope in zip(architecture.layers, ropes, strict=True)
     ]
     settings = {key: value for key, value in base.items() if key not in _NOT_INHERITED} | {
@@ -66,36 +73,45 @@ def model_config(
         "num_hidden_layers": architecture.num_hidden_layers,
         **layers[0],
     }
-    if architecture.is_uniform:
-        heads = architecture.layers[0].num_attention_heads
-        family = family_of(architecture.family)
-        stock = stock_config(family, hidden_size=architecture.hidden_size, num_attention_heads=heads)
-        return AutoConfig.for_model(**settings | stock)
-    # One head for the whole: LlamaConfig refuses a number of heads that does not divide the hidden size.
-    settings |= {"num_attention_heads": 1, "num_key_value_heads": 1}
+    stock = stock_family(family, hidden_size=architecture.hidden_size, layer=first)
+    if stock and all(layer == layers[0] for layer in layers):
+        return AutoConfig.for_model(**settings | {"model_type": stock.model_type, **stock.required})
+    # One head for the whole: some config classes refuse a number of heads that does not divide the hidden size.
+    settings |= {name: 1 for name in ("num_attention_heads", "num_key_value_heads") if name in settings}
     settings |= {"per_layer_config": dict(enumerate(layers)), "allow_global_per_layer_attribute_access": True}
     config_class, _ = LAYERWISE_CLASSES[architecture.family]
     return config_class(**settings)
 
 
 def build_empty(config: PretrainedConfig) -> PreTrainedModel:
-    """Return a model without weights (on the meta device) but with its rotary embeddings."""
-    with torch.device("meta"):
+    """Return a model without weights (on the meta device) but with the constants it computes from its config."""
+    with torch.device("meta"), no_init_weights():
         model = _model_class(config)(config)
     for module in model.modules():
         if hasattr(module, "compute_default_rope_parameters"):
             fresh = type(module)(module.config)
             for name, buffer in fresh.named_buffers():
                 setattr(module, name, nn.Buffer(buffer, persistent=False))
+        elif hasattr(module, "scalar_embed_scale"):
+            module.embed_scale = nn.Buffer(torch.tensor(module.scalar_embed_scale), persistent=False)
+    # Ties are part of the initialisation that was left out.
+    model.tie_weights()
     return model
 
 
 def random_model(base: Mapping[str, Any], architecture: Architecture, seed: int) -> PreTrainedModel:
-    """Return a float32 model with its family's own initialisation and standard rotary embeddings.
+    """Return a float32 model with its family's own initialisation, and `rope_parameters` as the base has them.
 
-    The frequencies that a child keeps of its teacher suit the teacher's weights, not random ones.
+    Args:
+        base: a config whose lists by layer fit the architecture. The frequencies that a sub-network keeps of its
+            teacher suit the teacher's weights, not random ones: give the teacher's.
+        architecture: layers in depth order.
+        seed: of the initialisation.
     """
-    config = model_config(base, architecture, [base["rope_parameters"]] * architecture.num_hidden_layers)
+    rope = base["rope_parameters"]
+    share = rope.get("partial_rotary_factor", 1.0)
+    ropes = [rope_for_dims(rope, even_share(spec.head_dim, share), spec.head_dim) for spec in architecture.layers]
+    config = model_config(base, architecture, ropes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return cast("PreTrainedModel", _model_class(config)(config).float())
@@ -103,9 +119,8 @@ def random_model(base: Mapping[str, Any], architecture: Architecture, seed: int)
 
 def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     """Load a checkpoint folder of a stock class, or one that budwood wrote with a class of its own."""
-    model_type = read_config(folder)["model_type"]
-    own = {config.model_type: model for config, model in LAYERWISE_CLASSES.values()}
-    loaded: PreTrainedModel = own.get(model_type, AutoModelForCausalLM).from_pretrained(folder, dtype=dtype)
+    model_class = OWN_MODELS.get(read_config(folder)["model_type"], AutoModelForCausalLM)
+    loaded: PreTrainedModel = model_class.from_pretrained(folder, dtype=dtype)
     return loaded
 
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from budwood.arch.count import forward_flops_per_token
-from budwood.arch.spec import Architecture
+from budwood.arch.selection import Selection
 from budwood.search.candidate import Evaluation
 from budwood.subnet.extract import extract_child
 from budwood.subnet.ordering import OrderedTeacher
@@ -74,18 +74,19 @@ class SubnetEvaluator:
     """[N, T + 1] token ids."""
     batch_size: int = 4
 
-    def __call__(self, architecture: Architecture) -> Evaluation:
+    def __call__(self, selection: Selection) -> Evaluation:
         """Cut the candidate out and return its loss on every sequence."""
         started = time.perf_counter()
-        device = next(iter(self.teacher.state.values())).device
-        child = extract_child(self.teacher, architecture)
-        nn.Module.to(child, device)
+        child = extract_child(self.teacher, selection)
+        nn.Module.to(child, self.teacher.weights[self.teacher.family.final_norm.weight].device)
         losses = sequence_losses(child, self.windows, batch_size=self.batch_size)
         num_sequences, length = self.windows.shape[0], self.windows.shape[1] - 1
         tokens = num_sequences * length
         return Evaluation(
             sequence_losses=losses.tolist(),
             tokens=tokens,
-            flops=float(tokens * forward_flops_per_token(architecture, context=length)),
+            flops=float(
+                tokens * forward_flops_per_token(selection.architecture(self.teacher.architecture), context=length)
+            ),
             seconds=time.perf_counter() - started,
         )

@@ -27,6 +27,8 @@ def model_card(
     sources: Sequence[Mapping[str, str]],
     cut: Mapping[str, str],
     figures: Mapping[str, str],
+    *,
+    native: bool,
 ) -> str:
     """Return the model card of an export.
 
@@ -36,6 +38,7 @@ def model_card(
         sources: `name`, `license`, `attribution` of every text that took part.
         cut: how it was cut, in the order to be told.
         figures: what was measured, in the order to be told.
+        native: whether the model is of a stock class.
     """
     texts = {source["name"]: f"{source['license']}. {source['attribution']}".rstrip() for source in sources}
     count = num_parameters(architecture)
@@ -58,7 +61,7 @@ tags: [budwood, sub-network]
 A dense sub-network of a pretrained language model, found by search and cut out by budwood. It is a starting point for
 further pretraining or distillation, not a finished model.
 
-{_usage(native=architecture.is_uniform)}
+{_usage(native=native)}
 
 ## What it is
 
@@ -80,7 +83,7 @@ def _usage(*, native: bool) -> str:
     kind = (
         "A stock transformers class."
         if native
-        else "Its layers differ in size: the class travels with the weights, in `modeling.py`."
+        else "No stock class has layers of these sizes: its own travels with the weights, in `modeling.py`."
     )
     return f"""```python
 from transformers import AutoModelForCausalLM, AutoTokenizer

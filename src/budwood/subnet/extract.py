@@ -1,38 +1,139 @@
 """Build the dense child that a candidate stands for; what a search evaluates is what an export saves."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from budwood.arch.family import Axes, Axis, Family, axis_lengths
+from budwood.arch.selection import LayerSelection, Selection
 from budwood.arch.spec import Architecture
 from budwood.subnet.checkpoint import build_empty, model_config
 from budwood.subnet.ordering import OrderedTeacher
-from budwood.subnet.rotary import rope_for_pairs
-from budwood.subnet.selection import Selection, select_prefixes
-from budwood.subnet.slicing import State, slice_state
+from budwood.subnet.rotary import pair_dims, rope_for_dims, rope_for_pairs, rotary_dims
+from budwood.subnet.slicing import Indices, permute_within_groups, slice_tensor
+from budwood.subnet.tensors import State, fuse
 
 
-def select(teacher: OrderedTeacher, architecture: Architecture) -> Selection:
-    """Return what a coarse candidate keeps of an ordered teacher."""
-    return select_prefixes(architecture, teacher.layer_ranking, teacher.qk_dims)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptLayer:
+    """What a layer of a child keeps of a layer of its teacher."""
+
+    teacher_layer: int
+    axes: Mapping[str, Indices]
+    """Kept positions of every basic axis."""
+    pairs: Tensor
+    """[k] or, where groups differ, [G', k]: kept pairs of head dimensions."""
+    turning: int
+    """Dimensions of a head that turn."""
+    rope: Mapping[str, Any]
+    """The layer's `rope_parameters`."""
 
 
-def extract_child(teacher: OrderedTeacher, architecture: Architecture) -> PreTrainedModel:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """A selection, spelt out in the dimensions of an ordered teacher."""
+
+    architecture: Architecture
+    """The child's, layers in depth order."""
+    layers: tuple[KeptLayer, ...]
+    """In depth order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corrections:
+    """What takes the place of plain slicing; all by the names of the child's parameters."""
+
+    mixes: Mapping[str, Tensor] = field(default_factory=dict)
+    """[n, k] what each of the k kept entries of a matrix's input stands for, in terms of all n."""
+    maps: Mapping[str, Tensor] = field(default_factory=dict)
+    """[E, E] applied to what a parameter writes into the residual stream, before channels are cut."""
+    dims: Mapping[str, tuple[Indices, ...]] = field(default_factory=dict)
+    """For every group of the teacher, an order of its query and key dimensions with the kept ones first."""
+
+
+def resolve(teacher: OrderedTeacher, selection: Selection) -> Cut:
+    """Spell a selection out.
+
+    Raises:
+        ValueError: the teacher lacks something that is selected, or its rotary embedding cannot be preserved.
+    """
+    selection.require_within(teacher.ranked)
+    by_depth = sorted(selection.layers, key=lambda layer: teacher.ranking[layer.layer])
+    layers = tuple(_resolve_layer(teacher, selection.hidden, layer) for layer in by_depth)
+    sizes = selection.architecture(teacher.architecture)
+    return Cut(architecture=sizes.with_layers(tuple(layer.spec for layer in by_depth)), layers=layers)
+
+
+def _resolve_layer(teacher: OrderedTeacher, hidden: Indices, layer: LayerSelection) -> KeptLayer:
+    depth = teacher.ranking[layer.layer]
+    ranking, rope = teacher.pair_rankings[depth], teacher.layer_rope(depth)
+    teacher_dim, head_dim = 2 * len(ranking), 2 * len(layer.pairs)
+    turning = rotary_dims(rope, teacher_dim)
+    kept = [ranking[pair] for pair in layer.pairs]
+    rotary = sorted(pair for pair in kept if pair < turning // 2)
+    prefix = isinstance(layer.pairs, range)
+    # The paper's coarse space takes the first dimensions of a head, whatever turned with what.
+    dims: Indices = range(head_dim) if prefix and teacher.rope == "rebuild" else pair_dims(kept, turning)
+    if head_dim == teacher_dim:
+        dims, child_rope = range(head_dim), rope
+    elif teacher.rope == "rebuild":
+        child_rope = rope_for_dims(rope, 2 * len(rotary), head_dim)
+    else:
+        context = teacher.config["max_position_embeddings"]
+        child_rope = rope_for_pairs(rope, rotary, teacher_dim, head_dim, context)
+    return KeptLayer(
+        teacher_layer=depth,
+        axes={
+            "hidden": hidden,
+            "group": layer.groups,
+            "query": layer.queries,
+            "qk": dims,
+            "value": range(head_dim) if teacher.singular_values or prefix else dims,
+            "neuron": layer.neurons,
+        },
+        pairs=torch.tensor(kept),
+        turning=2 * len(rotary),
+        rope=child_rope,
+    )
+
+
+def extract_child(teacher: OrderedTeacher, selection: Selection) -> PreTrainedModel:
     """Cut a candidate out of its teacher as a dense model in evaluation mode.
 
-    Uniform results are of the family's stock class, layer-wise ones of ours. Weights that are prefixes of whole axes
-    share the teacher's memory: pass the child through `own_weights` before it is saved or trained.
+    The result is of the family's stock class where that can express it, and of ours elsewhere. Weights that are
+    prefixes of whole axes share the teacher's memory: pass the child through `own_weights` before it is saved or
+    trained.
+
+    Raises:
+        ValueError: the teacher lacks something that is selected, or its rotary embedding cannot be preserved.
     """
-    selection = select(teacher, architecture)
-    child = build_empty(child_config(teacher, architecture, selection))
-    child.load_state_dict(child_state(teacher, selection), assign=True, strict=False)
-    child.tie_weights()
-    missing = [name for name, parameter in child.named_parameters() if parameter.is_meta]
+    cut = resolve(teacher, selection)
+    return assemble(child_state(teacher, cut), child_config(teacher, cut), cut.architecture)
+
+
+def assemble(state: Mapping[str, Tensor], config: PretrainedConfig, architecture: Architecture) -> PreTrainedModel:
+    """Return a model in evaluation mode around weights, without copying them.
+
+    Args:
+        state: parameters by the names of the family's table.
+        config: of the model.
+        architecture: the model's, layers in depth order.
+    """
+    model = build_empty(config)
+    modules = dict(model.named_modules())
+    for name, weight in fuse(state, architecture).items():
+        module, _, parameter = name.rpartition(".")
+        setattr(modules[module], parameter, nn.Parameter(weight))
+    model.tie_weights()
+    missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     assert not missing, f"extraction left {missing} without weights"
-    child.eval()
-    return child
+    model.eval()
+    return model
 
 
 def own_weights(child: PreTrainedModel) -> PreTrainedModel:
@@ -42,41 +143,107 @@ def own_weights(child: PreTrainedModel) -> PreTrainedModel:
     return child
 
 
-def child_state(teacher: OrderedTeacher, selection: Selection) -> State:
-    """Slice the ordered teacher, and mend the scale of what was cut: norm gain and attention temperature."""
-    family = teacher.family
-    state = slice_state(teacher.state, family, teacher.architecture, selection)
-    gain = teacher.norm_gain[:, len(selection.hidden) - 1].tolist()
-    _scale(state, family.final_norm.weight, gain[-1])
-    for position, layer in enumerate(selection.layers):
-        first = 2 * layer.teacher_layer
-        _scale(state, family.layer_weight(position, family.input_norm), gain[first])
-        _scale(state, family.layer_weight(position, family.attention_norm), gain[first + 1])
-        teacher_dim = teacher.architecture.layers[layer.teacher_layer].head_dim
-        if teacher.rope == "preserve":
-            # A stock model divides scores by sqrt(d'), the teacher's were divided by sqrt(d).
-            temperature = (len(layer.qk) / teacher_dim) ** 0.5
-            _scale(state, family.layer_weight(position, family.query), temperature)
+def child_state(teacher: OrderedTeacher, cut: Cut, corrections: Corrections | None = None) -> State:
+    """Slice the ordered teacher, and mend the scale of what was cut: norm gain, attention temperature, embedding.
+
+    Returns:
+        the child's parameters by the names of the family's table.
+    """
+    family, state, corrections = teacher.family, State(), corrections or Corrections()
+    for name, position, axes in family.parameters(len(cut.layers), tied=teacher.architecture.tie_word_embeddings):
+        layer = cut.layers[position or 0]
+        source = name if position is None else _teacher_name(family, name, position, layer)
+        state[name] = _cut_parameter(teacher, source, axes, layer, name, corrections)
+        if source in teacher.norms:
+            energy = cut_tensor(teacher, teacher.norms[source], axes, layer)
+            _scale(state, name, float(energy.mean().sqrt()), family.norm_offset)
+    if teacher.rope == "preserve":
+        _mend_scores(state, teacher, cut)
+    if family.scales_embedding and (teacher.singular_values or teacher.norms):
+        _mend_embedding(state, teacher, cut)
     return state
 
 
-def child_config(teacher: OrderedTeacher, architecture: Architecture, selection: Selection) -> PretrainedConfig:
+def cut_tensor(teacher: OrderedTeacher, tensor: Tensor, axes: Axes, layer: KeptLayer) -> Tensor:
+    """Return what a layer of the child keeps of a tensor that is laid out as a parameter of its teacher's layer."""
+    lengths = axis_lengths(teacher.architecture, teacher.architecture.layers[layer.teacher_layer])
+    return slice_tensor(tensor, axes, lengths, layer.axes)
+
+
+def kept_positions(teacher: OrderedTeacher, axis: Axis, layer: KeptLayer) -> Tensor:
+    """Return [k] the positions that a layer of the child keeps of a dimension of its teacher's parameters."""
+    lengths = axis_lengths(teacher.architecture, teacher.architecture.layers[layer.teacher_layer])
+    return slice_tensor(torch.arange(prod(lengths[name] for name in axis)), (axis,), lengths, layer.axes)
+
+
+def child_config(teacher: OrderedTeacher, cut: Cut) -> PretrainedConfig:
     """Return the Hugging Face configuration of a child."""
-    layers = selection.layer_specs
-    ropes = [_rope(teacher, spec.head_dim) for spec in layers]
-    dtype = str(teacher.state[teacher.family.embedding.weight].dtype).removeprefix("torch.")
-    return model_config(teacher.config | {"dtype": dtype}, replace(architecture, layers=layers), ropes)
+    kept = [layer.teacher_layer for layer in cut.layers]
+    lists = {name: [teacher.config[name][layer] for layer in kept] for name in teacher.family.layer_lists}
+    dtype = str(teacher.weights[teacher.family.final_norm.weight].dtype).removeprefix("torch.")
+    base = {**teacher.config, **lists, "dtype": dtype}
+    return model_config(base, cut.architecture, [layer.rope for layer in cut.layers])
 
 
-def _scale(state: State, name: str, factor: float) -> None:
+def _cut_parameter(
+    teacher: OrderedTeacher, source: str, axes: Axes, layer: KeptLayer, name: str, corrections: Corrections
+) -> Tensor:
+    tensor = teacher.weights[source]
+    if name in corrections.maps:
+        written = corrections.maps[name].to(tensor.device, torch.float32) @ tensor.float().reshape(len(tensor), -1)
+        tensor = written.reshape(tensor.shape).to(tensor.dtype)
+    if name in corrections.dims:
+        lengths = axis_lengths(teacher.architecture, teacher.architecture.layers[layer.teacher_layer])
+        tensor = permute_within_groups(tensor, axes, lengths, "qk", corrections.dims[name])
+    if name in corrections.mixes:
+        rows = cut_tensor(teacher, tensor, axes[:1], layer)
+        return (rows.float() @ corrections.mixes[name].to(rows.device, torch.float32)).to(rows.dtype)
+    return cut_tensor(teacher, tensor, axes, layer)
+
+
+def _teacher_name(family: Family, name: str, position: int, layer: KeptLayer) -> str:
+    return f"{family.decoder}.{layer.teacher_layer}.{name.removeprefix(f'{family.decoder}.{position}.')}"
+
+
+def _mend_scores(state: State, teacher: OrderedTeacher, cut: Cut) -> None:
+    """Keep the teacher's attention scores.
+
+    A stock model divides them by sqrt(d'), the teacher's by sqrt(d). What the dropped pairs would have added to their
+    size, each group's kept pairs make up for.
+    """
+    family = teacher.family
+    for position, (layer, spec) in enumerate(zip(cut.layers, cut.architecture.layers, strict=True)):
+        teacher_dim = teacher.architecture.layers[layer.teacher_layer].head_dim
+        temperature = (spec.head_dim / teacher_dim) ** 0.5 if family.scales_by_head_dim else 1.0
+        gains = temperature * _score_gains(teacher, layer)
+        for name, axes in (family.query_norm or family.query).parameters:
+            rows = gains if "group" in axes[0] else gains.mean(0, keepdim=True)
+            if (rows != 1).any():
+                full = f"{family.decoder}.{position}.{name}"
+                weight = state[full]
+                factors = rows.to(weight).repeat_interleave(len(weight) // len(rows))
+                state[full] = weight * factors.reshape(-1, *[1] * (weight.dim() - 1))
+
+
+def _score_gains(teacher: OrderedTeacher, layer: KeptLayer) -> Tensor:
+    """Return [kept groups] the size of all pairs' scores over that of the kept pairs'."""
+    if not teacher.score_gain:
+        return torch.ones(len(layer.axes["group"]))
+    scores = teacher.pair_scores[layer.teacher_layer][list(layer.axes["group"])]
+    kept = scores.gather(1, layer.pairs) if layer.pairs.dim() > 1 else scores[:, layer.pairs]
+    return scores.sum(1) / kept.sum(1)
+
+
+def _mend_embedding(state: State, teacher: OrderedTeacher, cut: Cut) -> None:
+    """Keep the size of embeddings, which the model multiplies by the root of a hidden size that is smaller now."""
+    family = teacher.family
+    factor = (teacher.architecture.hidden_size / cut.architecture.hidden_size) ** 0.5
+    _scale(state, family.embedding.weight, factor)
+    if teacher.architecture.tie_word_embeddings:
+        # The head grows with the table that it shares; the final norm takes that back.
+        _scale(state, family.final_norm.weight, 1 / factor, family.norm_offset)
+
+
+def _scale(state: State, name: str, factor: float, offset: int = 0) -> None:
     if factor != 1:
-        state[name] = state[name] * factor
-
-
-def _rope(teacher: OrderedTeacher, head_dim: int) -> dict[str, Any]:
-    rope: dict[str, Any] = teacher.config["rope_parameters"]
-    teacher_dim = teacher.architecture.layers[0].head_dim
-    if teacher.rope == "rebuild" or head_dim == teacher_dim:
-        return rope
-    pairs = sorted(teacher.pair_ranking[: head_dim // 2])
-    return rope_for_pairs(rope, pairs, teacher_dim, teacher.config["max_position_embeddings"])
+        state[name] = (state[name] + offset) * factor - offset

@@ -1,9 +1,9 @@
-"""How much every component of a teacher matters, from one pass over calibration text.
+"""How much every component of a teacher matters: by one pass over calibration text, or by its weights alone.
 
 All statistics stream: memory does not grow with the number of tokens.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Self
@@ -14,39 +14,78 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from budwood.arch.family import Family, Module, family_of
-from budwood.arch.spec import Architecture
+from budwood.arch.spec import Architecture, LayerSpec
+
+_NUM_MASSIVE, _NEURONS_PER_MASSIVE = 8, 64
+"""Neurons of a layer that are kept for the massive activations they write, and of how many one is at most."""
 
 # Shape legend: L layers, E hidden size, G groups, Q queries of a group, S head size, P = S / 2 pairs, D neurons.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Importance:
-    """Activation statistics of a teacher; a larger score matters more. All float32, on the CPU."""
+class LayerImportance:
+    """Statistics of one layer; a larger score matters more. All float32, on the CPU."""
 
-    layers: Tensor
-    """[L] block influence: 1 - cosine of a layer's input and output (paper, appendix E)."""
-    channels: Tensor
-    """[E] mean absolute output over all norms (paper, appendix E)."""
-    channel_energy: Tensor
-    """[2L + 1, E] mean square of each norm's normalised input; each row has mean 1. The first position is left out:
-    it carries massive activations that no other position has."""
+    influence: Tensor
+    """[] block influence: 1 - cosine of the layer's input and output (paper, appendix E)."""
+    change: Tensor
+    """[] normalised mean square error of leaving the layer out: what it adds over what it returns, both squared."""
     heads: Tensor
-    """[L, G, Q] mean square norm of a query head's contribution to the residual stream."""
-    pairs: Tensor
-    """[L, G, P] geometric mean of a rotary pair's query and key energy."""
+    """[G, Q] mean square norm of a query head's contribution to the residual stream."""
+    queries: Tensor
+    """[G, S] mean square of each dimension of a group's queries, added over them."""
+    keys: Tensor
+    """[G, S] mean square of each dimension of a group's keys."""
     neurons: Tensor
-    """[L, D] mean square activation times the squared norm of the neuron's output weights."""
+    """[D] mean square activation after the first position times the squared norm of the neuron's output weights. The
+    few that write most at the first position, whose massive activations all others attend to, stand above all."""
     values: Tensor
-    """[L, G, S, S] second moment of head outputs before the output projection, over the queries of a group."""
+    """[G, S, S] second moment of head outputs before the output projection, over the queries of a group."""
+
+    @property
+    def dims(self) -> Tensor:
+        """[G, S] geometric mean of a dimension's query and key energy."""
+        return (self.queries * self.keys).sqrt()
+
+    def pairs(self, turning: int) -> Tensor:
+        """Return [G, P] the geometric mean of every pair's query and key energy.
+
+        Args:
+            turning: rotary dimensions of a head; the first pairs are what turns together.
+        """
+        return (_by_pair(self.queries, turning) * _by_pair(self.keys, turning)).sqrt()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Importance:
+    """Statistics of a teacher."""
+
+    channels: Tensor
+    """[E] mean absolute output over all norms of the residual stream (paper, appendix E)."""
+    norms: Mapping[str, Tensor]
+    """For every norm by the name of its weight: mean square of each entry of its normalised input, with mean 1. The
+    first position is left out: it carries massive activations that no other position has."""
+    layers: tuple[LayerImportance, ...]
+    """In depth order."""
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Return the statistics by name, ready for a safetensors file."""
-        return {field.name: getattr(self, field.name).contiguous() for field in fields(self)}
+        tensors = {"channels": self.channels} | {f"norms.{name}": energy for name, energy in self.norms.items()}
+        for position, layer in enumerate(self.layers):
+            tensors |= {f"layers.{position}.{field.name}": getattr(layer, field.name) for field in fields(layer)}
+        return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor]) -> Self:
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
         """Rebuild what `to_tensors` wrote."""
-        return cls(**tensors)
+        names = [field.name for field in fields(LayerImportance)]
+        depth = sum(name.endswith(".influence") for name in tensors)
+        norms = {name.removeprefix("norms."): energy for name, energy in tensors.items() if name.startswith("norms.")}
+        layers = tuple(
+            LayerImportance(**{name: tensors[f"layers.{position}.{name}"] for name in names})
+            for position in range(depth)
+        )
+        return cls(channels=tensors["channels"], norms=norms, layers=layers)
 
 
 @torch.no_grad()
@@ -61,114 +100,207 @@ def measure_importance(
         windows: [number of sequences, length] token ids.
         batch_size: sequences per forward pass.
     """
-    statistics = _Statistics(architecture)
-    with statistics.watch(model):
+    family = family_of(architecture.family)
+    layers = [_LayerStatistics(model, family, position, spec) for position, spec in enumerate(architecture.layers)]
+    depth = range(architecture.num_hidden_layers)
+    residual = [
+        family.final_norm.weight,
+        *(family.layer_weight(layer, norm) for layer in depth for norm in family.norms),
+    ]
+    heads = [family.layer_weight(layer, norm) for layer in depth for norm in family.head_norms]
+    norms = {weight: _NormStatistics(weight, model) for weight in residual + heads}
+    hooks = [hook for layer in layers for hook in layer.hooks()] + [norm.hook for norm in norms.values()]
+    with _watching(hooks):
         for batch in tqdm(windows.split(batch_size), desc="calibration", unit="batch", dynamic_ncols=True):
-            model.model(input_ids=batch.to(model.device), use_cache=False)
-    return statistics.result(model)
+            model.base_model(input_ids=batch.to(model.device), use_cache=False)
+    return Importance(
+        channels=torch.stack([norms[weight].outputs / norms[weight].tokens for weight in residual]).mean(0),
+        norms={weight: norm.energy / norm.later_entries for weight, norm in norms.items()},
+        layers=tuple(layer.result() for layer in layers),
+    )
 
 
-class _Statistics:
-    """Running sums, filled by forward hooks on one model."""
+@torch.no_grad()
+def importance_of_weights(weights: Mapping[str, Tensor], architecture: Architecture) -> Importance:
+    """Return the importance of a teacher's components by the magnitude of their weights, without any text.
 
-    def __init__(self, architecture: Architecture) -> None:
-        self.family: Family = family_of(architecture.family)
-        self.layer = architecture.layers[0]
-        depth, width = architecture.num_hidden_layers, architecture.hidden_size
-        groups, queries, size = self.layer.num_key_value_heads, self.layer.heads_per_group, self.layer.head_dim
-        self.depth, self.groups, self.queries = depth, groups, queries
-        self.layers = torch.zeros(depth)
-        self.channels = torch.zeros(width)
-        self.channel_energy = torch.zeros(2 * depth + 1, width)
-        self.query_energy = torch.zeros(depth, groups, size // 2)
-        self.key_energy = torch.zeros(depth, groups, size // 2)
-        self.activations = torch.zeros(depth, self.layer.intermediate_size)
-        self.head_moments = torch.zeros(depth, groups, queries, size, size)
-        self.tokens = 0
-        self.later_tokens = 0
+    Every score is the sum of the squares of the weights that belong to the component: for neurons and heads the product
+    of what leads in and what leads out; values count as uncorrelated, and norms as if all their entries were alike.
 
-    @contextmanager
-    def watch(self, model: PreTrainedModel) -> Iterator[None]:
-        """Attach the hooks, and take them off whatever happens."""
-        handles = [model.get_submodule(path).register_forward_hook(hook) for path, hook in self._hooks()]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+    Args:
+        weights: the teacher's, by the names of its family's table.
+        architecture: the teacher's.
+    """
+    family, width = family_of(architecture.family), architecture.hidden_size
+    channels, layers = torch.zeros(width), []
+    for position, spec in enumerate(architecture.layers):
+        squares = {
+            module: weights[family.layer_weight(position, module)].float().square()
+            for module in (*family.readers, family.output, family.mlp_out)
+        }
+        channels += sum(
+            (squares[module].mean(0) for module in family.readers),
+            squares[family.output].mean(1) + squares[family.mlp_out].mean(1),
+        )
+        layers.append(_layer_of_weights(squares, family, spec))
+    return Importance(channels=channels, norms={}, layers=tuple(layers))
 
-    def _hooks(self) -> Iterator[tuple[str, Callable[..., None]]]:
+
+def _layer_of_weights(squares: Mapping[Module, Tensor], family: Family, spec: LayerSpec) -> LayerImportance:
+    groups, queries, size = spec.num_key_value_heads, spec.heads_per_group, spec.head_dim
+    output = squares[family.output].unflatten(1, (groups, queries, size)).sum((0, 3))
+    value = squares[family.value].unflatten(0, (groups, size)).sum((1, 2))
+    written = squares[family.output].sum() + squares[family.mlp_out].sum()
+    reading = sum((squares[module].sum(1) for module in family.mlp_in), torch.zeros(spec.intermediate_size))
+    return LayerImportance(
+        influence=written,
+        change=written,
+        heads=output * value[:, None],
+        queries=squares[family.query].unflatten(0, (groups, queries, size)).sum((1, 3)),
+        keys=squares[family.key].unflatten(0, (groups, size)).sum(2),
+        neurons=reading * squares[family.mlp_out].sum(0),
+        values=torch.eye(size).repeat(groups, 1, 1),
+    )
+
+
+Hook = tuple[nn.Module, Callable[..., None]]
+
+
+@contextmanager
+def _watching(hooks: list[Hook]) -> Iterator[None]:
+    """Attach forward hooks, and take them off whatever happens."""
+    handles = [module.register_forward_hook(hook) for module, hook in hooks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _NormStatistics:
+    """Running sums of one norm."""
+
+    def __init__(self, weight: str, model: PreTrainedModel) -> None:
+        self.module = model.get_submodule(weight.removesuffix(".weight"))
+        self.energy = torch.zeros(len(model.get_parameter(weight)))
+        self.outputs = torch.zeros_like(self.energy)
+        self.tokens = self.later_entries = 0
+
+    @property
+    def hook(self) -> Hook:
+        return self.module, self._add
+
+    def _add(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        later = inputs[0][:, 1:].float().flatten(0, -2)
+        if isinstance(self.module, nn.LayerNorm):
+            later = later - later.mean(-1, keepdim=True)
+        normalised = later.square() / later.square().mean(-1, keepdim=True)
+        self.energy += normalised.sum(0).cpu()
+        self.later_entries += len(later)
+        outputs = output.float().abs().flatten(0, -2)
+        self.outputs += outputs.sum(0).cpu()
+        self.tokens += len(outputs)
+
+
+class _LayerStatistics:
+    """Running sums of one layer."""
+
+    def __init__(self, model: PreTrainedModel, family: Family, position: int, spec: LayerSpec) -> None:
+        self.model, self.family, self.position, self.spec = model, family, position, spec
+        groups, queries, size = spec.num_key_value_heads, spec.heads_per_group, spec.head_dim
+        self.influence, self.added, self.returned = torch.zeros(()), torch.zeros(()), torch.zeros(())
+        self.queries, self.keys = torch.zeros(groups, size), torch.zeros(groups, size)
+        self.activations, self.first_activations = torch.zeros(2, spec.intermediate_size)
+        self.moments = torch.zeros(groups, queries, size, size)
+        self.tokens = self.later_tokens = 0
+
+    def hooks(self) -> Iterator[Hook]:
         family = self.family
-        yield family.final_norm.name, self._norm_hook(2 * self.depth, counts=True)
-        for layer in range(self.depth):
-            yield f"{family.decoder}.{layer}", self._layer_hook(layer)
-            yield family.layer_path(layer, family.input_norm), self._norm_hook(2 * layer)
-            yield family.layer_path(layer, family.attention_norm), self._norm_hook(2 * layer + 1)
-            yield family.layer_path(layer, family.query), self._pair_hook(self.query_energy[layer], self.queries)
-            yield family.layer_path(layer, family.key), self._pair_hook(self.key_energy[layer], 1)
-            yield family.layer_path(layer, family.output), self._head_hook(layer)
-            yield family.layer_path(layer, family.mlp_out), self._neuron_hook(layer)
+        yield self.model.get_submodule(f"{family.decoder}.{self.position}"), self._layer_hook
+        yield self._module(family.output), self._head_hook
+        yield self._module(family.mlp_out), self._neuron_hook
+        if family.fused:
+            yield self._module(family.fused), self._fused_hook
+        else:
+            yield self._module(family.query_norm or family.query), self._query_hook
+            yield self._module(family.key_norm or family.key), self._key_hook
 
-    def _norm_hook(self, norm: int, *, counts: bool = False) -> Callable[..., None]:
-        def hook(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-            later = inputs[0][:, 1:].float()
-            normalised = later.square() / later.square().mean(-1, keepdim=True)
-            self.channel_energy[norm] += normalised.sum((0, 1)).cpu()
-            self.channels += output.float().abs().sum((0, 1)).cpu()
-            if counts:
-                self.tokens += output.shape[0] * output.shape[1]
-                self.later_tokens += later.shape[0] * later.shape[1]
+    def _module(self, module: Module) -> nn.Module:
+        return self.model.get_submodule(self.family.layer_path(self.position, module))
 
-        return hook
+    def _layer_hook(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        before, after = inputs[0].float(), output.float()
+        self.influence += (1 - torch.cosine_similarity(before, after, dim=-1)).sum().cpu()
+        self.added += (after - before)[:, 1:].square().sum().cpu()
+        self.returned += after[:, 1:].square().sum().cpu()
+        self.tokens += before.shape[0] * before.shape[1]
 
-    def _layer_hook(self, layer: int) -> Callable[..., None]:
-        def hook(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-            cosine = torch.cosine_similarity(inputs[0].float(), output.float(), dim=-1)
-            self.layers[layer] += (1 - cosine).sum().cpu()
+    def _query_hook(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        del inputs
+        self.queries += self._energy(output, self.spec.heads_per_group)
 
-        return hook
+    def _key_hook(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        del inputs
+        self.keys += self._energy(output, 1)
 
-    def _pair_hook(self, energy: Tensor, queries: int) -> Callable[..., None]:
-        def hook(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-            del inputs
-            halves = output.float().unflatten(-1, (self.groups, queries, 2, -1))
-            energy.add_(halves.square().sum((0, 1, 3, 4)).cpu())
+    def _fused_hook(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        del inputs
+        query, key, _value = output.unflatten(-1, (self.spec.num_attention_heads, 3, -1)).unbind(-2)
+        self.queries += self._energy(query, 1)
+        self.keys += self._energy(key, 1)
 
-        return hook
-
-    def _head_hook(self, layer: int) -> Callable[..., None]:
-        def hook(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-            del output
-            heads = inputs[0].float().flatten(0, 1).unflatten(-1, (self.groups, self.queries, -1))
-            self.head_moments[layer] += torch.einsum("tgqs,tgqr->gqsr", heads, heads).cpu()
-
-        return hook
-
-    def _neuron_hook(self, layer: int) -> Callable[..., None]:
-        def hook(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-            del output
-            self.activations[layer] += inputs[0].float().square().sum((0, 1)).cpu()
-
-        return hook
-
-    def result(self, model: PreTrainedModel) -> Importance:
-        """Turn the sums into scores; the output weights enter here."""
-        return Importance(
-            layers=self.layers / self.tokens,
-            channels=self.channels / (self.tokens * (2 * self.depth + 1)),
-            channel_energy=self.channel_energy / self.later_tokens,
-            heads=torch.stack([self._head_scores(model, layer) for layer in range(self.depth)]) / self.tokens,
-            pairs=(self.query_energy * self.key_energy).sqrt() / self.tokens,
-            neurons=torch.stack([self._neuron_scores(model, layer) for layer in range(self.depth)]) / self.tokens,
-            values=self.head_moments.sum(2) / (self.tokens * self.queries),
+    def _energy(self, output: Tensor, heads: int) -> Tensor:
+        """Return [G, S] squares, added over tokens and over the heads of a group."""
+        return (
+            output.float()
+            .reshape(-1, self.spec.num_key_value_heads, heads, self.spec.head_dim)
+            .square()
+            .sum((0, 2))
+            .cpu()
         )
 
-    def _head_scores(self, model: PreTrainedModel, layer: int) -> Tensor:
-        weight = self._weight(model, layer, self.family.output).unflatten(1, (self.groups, self.queries, -1))
-        return torch.einsum("egqs,gqsr,egqr->gq", weight, self.head_moments[layer], weight)
+    def _head_hook(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        del output
+        heads = (
+            inputs[0].float().reshape(-1, self.spec.num_key_value_heads, self.spec.heads_per_group, self.spec.head_dim)
+        )
+        self.moments += torch.einsum("tgqs,tgqr->gqsr", heads, heads).cpu()
 
-    def _neuron_scores(self, model: PreTrainedModel, layer: int) -> Tensor:
-        return self.activations[layer] * self._weight(model, layer, self.family.mlp_out).square().sum(0)
+    def _neuron_hook(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        del output
+        squares = inputs[0].float().square()
+        self.activations += squares[:, 1:].flatten(0, -2).sum(0).cpu()
+        self.first_activations += squares[:, 0].sum(0).cpu()
+        self.later_tokens += squares[:, 1:].shape[:2].numel()
 
-    def _weight(self, model: PreTrainedModel, layer: int, module: Module) -> Tensor:
-        return model.get_parameter(self.family.layer_weight(layer, module)).float().cpu()
+    def result(self) -> LayerImportance:
+        """Turn the sums into scores; the output weights enter here."""
+        output, mlp_out = (
+            self.model.get_parameter(self.family.layer_weight(self.position, module)).float().cpu()
+            for module in (self.family.output, self.family.mlp_out)
+        )
+        groups, queries, size = self.moments.shape[:3]
+        heads = output.unflatten(1, (groups, queries, size))
+        return LayerImportance(
+            influence=self.influence / self.tokens,
+            change=self.added / self.returned,
+            heads=torch.einsum("egqs,gqsr,egqr->gq", heads, self.moments, heads) / self.tokens,
+            queries=self.queries / self.tokens,
+            keys=self.keys / self.tokens,
+            neurons=self._neuron_scores(mlp_out),
+            values=self.moments.sum(1) / (self.tokens * queries),
+        )
+
+    def _neuron_scores(self, mlp_out: Tensor) -> Tensor:
+        norms = mlp_out.square().sum(0)
+        scores: Tensor = self.activations * norms / self.later_tokens
+        massive = (self.first_activations * norms).topk(min(_NUM_MASSIVE, len(norms) // _NEURONS_PER_MASSIVE)).indices
+        scores[massive] += scores.max()
+        return scores
+
+
+def _by_pair(energy: Tensor, turning: int) -> Tensor:
+    """Add the energies of the dimensions of every pair: [G, S] to [G, P]."""
+    rotary = energy[:, :turning].unflatten(1, (2, turning // 2)).sum(1)
+    plain = energy[:, turning:].unflatten(1, (-1, 2)).sum(2) if turning < energy.shape[1] else energy[:, :0]
+    return torch.cat([rotary, plain], 1)

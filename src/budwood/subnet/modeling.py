@@ -1,76 +1,257 @@
-"""Llama with layers of different sizes; travels with each checkpoint that needs it, so it imports only transformers.
+"""Decoders whose layers differ in size; travels with each checkpoint that needs it, so it imports only transformers.
 
-Every layer is the stock Llama layer of its own configuration, `config.per_layer_config[i]`: heads, groups, head
-dimension, rotary embedding and MLP width. Load with `AutoModelForCausalLM.from_pretrained(folder,
-trust_remote_code=True)`.
+Every layer is its family's stock layer, built from a configuration of its own, `config.per_layer_config[i]`: heads,
+groups, head dimension, rotary embedding and MLP width. All else is the stock model. Load with
+`AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)`.
 """
 
-from typing import Any, cast
+import copy
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel, LlamaPreTrainedModel
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
+)
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.gemma2.modeling_gemma2 import Gemma2DecoderLayer, Gemma2RotaryEmbedding
+from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXLayer, GPTNeoXRotaryEmbedding
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
+from transformers.models.olmo2.modeling_olmo2 import Olmo2DecoderLayer, Olmo2RotaryEmbedding
+from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RotaryEmbedding
+from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3RotaryEmbedding
+from transformers.models.smollm3.modeling_smollm3 import SmolLM3DecoderLayer, SmolLM3RotaryEmbedding
 
 
-class LayerwiseLlamaConfig(LlamaConfig):
-    """A Llama configuration whose `per_layer_config` names what each layer has of its own."""
+class LayerwiseDecoderLayer(GradientCheckpointingLayer):
+    """Mixed into a family's decoder layer: its sizes and its rotary embedding are its own."""
 
-    model_type = "budwood_llama"
+    rotary_class: ClassVar[type[nn.Module]]
 
+    def __init__(self, config: PretrainedConfig, layer_idx: int) -> None:
+        """Build the stock layer from its own part of the model's configuration."""
+        own_config = config.per_layer_config[layer_idx]
+        super().__init__(self.stock_config(own_config), layer_idx)
+        for module in self.children():
+            if hasattr(module, "layer_idx"):
+                # Attention asks its configuration for the attention implementation, which is switched in the model's.
+                module.config = config  # type: ignore[assignment]
+        self.rotary_emb = self.rotary_class(own_config)
 
-class LayerwiseLlamaDecoderLayer(LlamaDecoderLayer):
-    """A stock layer that turns its own head dimension."""
+    @staticmethod
+    def stock_config(own_config: PretrainedConfig) -> PretrainedConfig:
+        """Return the configuration that the stock layer is built from."""
+        return own_config
 
-    def __init__(self, config: LlamaConfig, layer_idx: int) -> None:
-        """Build the layer from its own configuration."""
-        super().__init__(config, layer_idx)
-        self.rotary_emb = LlamaRotaryEmbedding(config)
-
-    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Run the layer with the rotary embedding of its own head dimension."""
+    def forward(self, hidden_states: Tensor | None, *args: Any, **kwargs: Any) -> Tensor:
+        """Run the stock layer with position embeddings of its own head dimension."""
         kwargs["position_embeddings"] = self.rotary_emb(hidden_states, position_ids=kwargs["position_ids"])
         output: Tensor = super().forward(hidden_states, *args, **kwargs)
         return output
 
 
 class NoRotaryEmbedding(nn.Module):
-    """Stands where stock Llama computes one embedding for all layers."""
+    """Stands where a stock decoder computes one embedding for all layers."""
 
     def forward(self, hidden_states: Tensor, position_ids: Tensor) -> None:
         """Compute nothing: every layer has an embedding of its own."""
 
 
-class LayerwiseLlamaModel(LlamaModel):
-    """The decoder with layer-wise sizes."""
+class LayerwiseCausalLM(PreTrainedModel):
+    """Mixed into a family's causal language model: every layer is built from its own configuration."""
+
+    layer_class: ClassVar[type[LayerwiseDecoderLayer]]
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        """Build the stock model without layers, then put ours in."""
+        shell = copy.copy(config)
+        shell.num_hidden_layers, shell.per_layer_config = 0, None
+        super().__init__(shell)
+        # Which attention is supported is settled while the stock model is built.
+        config._attn_implementation = shell._attn_implementation  # noqa: SLF001
+        decoder: Any = self.base_model
+        self.config = decoder.config = config
+        decoder.layers = nn.ModuleList(self.layer_class(config, i) for i in range(config.num_hidden_layers))
+        decoder.rotary_emb = NoRotaryEmbedding()
+        self.post_init()  # type: ignore[no-untyped-call]
+        # Wrappers that go by the names of layers find no stock one here.
+        self._no_split_modules = {self.layer_class.__name__}
+
+
+class LayerwiseLlamaConfig(LlamaConfig):
+    """A Llama or Mistral configuration whose `per_layer_config` names what each layer has of its own."""
+
+    model_type = "budwood_llama"
+
+
+class LayerwiseLlamaDecoderLayer(LayerwiseDecoderLayer, LlamaDecoderLayer):
+    """A Llama layer of its own size."""
+
+    rotary_class = LlamaRotaryEmbedding
+
+
+class LayerwiseLlamaForCausalLM(LayerwiseCausalLM, LlamaForCausalLM):
+    """Llama, or Mistral without a sliding window, with layer-wise sizes."""
 
     config: LayerwiseLlamaConfig
-
-    def __init__(self, config: LayerwiseLlamaConfig) -> None:
-        """Build all layers, each from its own configuration."""
-        LlamaPreTrainedModel.__init__(self, config)
-        self.padding_idx = config.pad_token_id
-        self.vocab_size = config.vocab_size
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
-        layers = range(config.num_hidden_layers)
-        self.layers = nn.ModuleList(
-            [LayerwiseLlamaDecoderLayer(cast("LlamaConfig", config.per_layer_config[i]), i) for i in layers]
-        )
-        self.norm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.rotary_emb = NoRotaryEmbedding()  # type: ignore[assignment]
-        self.gradient_checkpointing = False
-        self.post_init()  # type: ignore[no-untyped-call]
+    layer_class = LayerwiseLlamaDecoderLayer
 
 
-class LayerwiseLlamaForCausalLM(LlamaForCausalLM):
-    """Causal language model with layer-wise sizes."""
+class LayerwiseQwen2Config(Qwen2Config):
+    """A Qwen2 configuration whose `per_layer_config` names what each layer has of its own."""
 
-    config: LayerwiseLlamaConfig
-    _no_split_modules: list[str] = ["LayerwiseLlamaDecoderLayer"]  # noqa: RUF012
+    model_type = "budwood_qwen2"
 
-    def __init__(self, config: LayerwiseLlamaConfig) -> None:
-        """Build the decoder and the head."""
-        LlamaPreTrainedModel.__init__(self, config)
-        self.model = LayerwiseLlamaModel(config)
-        self.vocab_size = config.vocab_size
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.post_init()  # type: ignore[no-untyped-call]
+
+class LayerwiseQwen2DecoderLayer(LayerwiseDecoderLayer, Qwen2DecoderLayer):
+    """A Qwen2 layer of its own size."""
+
+    rotary_class = Qwen2RotaryEmbedding
+
+
+class LayerwiseQwen2ForCausalLM(LayerwiseCausalLM, Qwen2ForCausalLM):
+    """Qwen2 with layer-wise sizes."""
+
+    config: LayerwiseQwen2Config
+    layer_class = LayerwiseQwen2DecoderLayer
+
+
+class LayerwiseQwen3Config(Qwen3Config):
+    """A Qwen3 configuration whose `per_layer_config` names what each layer has of its own."""
+
+    model_type = "budwood_qwen3"
+
+
+class LayerwiseQwen3DecoderLayer(LayerwiseDecoderLayer, Qwen3DecoderLayer):
+    """A Qwen3 layer of its own size."""
+
+    rotary_class = Qwen3RotaryEmbedding
+
+
+class LayerwiseQwen3ForCausalLM(LayerwiseCausalLM, Qwen3ForCausalLM):
+    """Qwen3 with layer-wise sizes."""
+
+    config: LayerwiseQwen3Config
+    layer_class = LayerwiseQwen3DecoderLayer
+
+
+class LayerwiseSmolLM3Config(SmolLM3Config):
+    """A SmolLM3 configuration whose `per_layer_config` names what each layer has of its own."""
+
+    model_type = "budwood_smollm3"
+
+
+class LayerwiseSmolLM3DecoderLayer(LayerwiseDecoderLayer, SmolLM3DecoderLayer):
+    """A SmolLM3 layer of its own size."""
+
+    rotary_class = SmolLM3RotaryEmbedding
+
+
+class LayerwiseSmolLM3ForCausalLM(LayerwiseCausalLM, SmolLM3ForCausalLM):
+    """SmolLM3 with layer-wise sizes."""
+
+    config: LayerwiseSmolLM3Config
+    layer_class = LayerwiseSmolLM3DecoderLayer
+
+
+class LayerwiseOlmo2Config(Olmo2Config):
+    """An OLMo 2 configuration whose `per_layer_config` names what each layer has of its own."""
+
+    model_type = "budwood_olmo2"
+
+
+class LayerwiseOlmo2DecoderLayer(LayerwiseDecoderLayer, Olmo2DecoderLayer):
+    """An OLMo 2 layer of its own size."""
+
+    rotary_class = Olmo2RotaryEmbedding
+
+
+class LayerwiseOlmo2ForCausalLM(LayerwiseCausalLM, Olmo2ForCausalLM):
+    """OLMo 2 with layer-wise sizes."""
+
+    config: LayerwiseOlmo2Config
+    layer_class = LayerwiseOlmo2DecoderLayer
+
+
+class LayerwiseGemma2Config(Gemma2Config):
+    """A Gemma 2 configuration whose `per_layer_config` names what each layer has of its own."""
+
+    model_type = "budwood_gemma2"
+
+
+class LayerwiseGemma2DecoderLayer(LayerwiseDecoderLayer, Gemma2DecoderLayer):
+    """A Gemma 2 layer of its own size."""
+
+    rotary_class = Gemma2RotaryEmbedding
+
+
+class LayerwiseGemma2ForCausalLM(LayerwiseCausalLM, Gemma2ForCausalLM):
+    """Gemma 2 with layer-wise sizes."""
+
+    config: LayerwiseGemma2Config
+    layer_class = LayerwiseGemma2DecoderLayer
+
+
+class LayerwiseGPTNeoXConfig(GPTNeoXConfig):
+    """A GPT-NeoX configuration whose `per_layer_config` names what each layer has of its own."""
+
+    model_type = "budwood_gpt_neox"
+
+
+class LayerwiseGPTNeoXLayer(LayerwiseDecoderLayer, GPTNeoXLayer):
+    """A GPT-NeoX layer of its own size, whose heads need not add up to the hidden size."""
+
+    rotary_class = GPTNeoXRotaryEmbedding
+
+    @staticmethod
+    def stock_config(own_config: PretrainedConfig) -> PretrainedConfig:
+        """Return a configuration of one head: more may not fit into the hidden size."""
+        one_head = copy.copy(own_config)
+        one_head.num_attention_heads = 1
+        return one_head
+
+    def __init__(self, config: PretrainedConfig, layer_idx: int) -> None:
+        """Build the stock layer and give its attention heads of `head_dim`."""
+        super().__init__(config, layer_idx)
+        own_config = config.per_layer_config[layer_idx]
+        width = own_config.num_attention_heads * own_config.head_dim
+        attention, bias = self.attention, own_config.attention_bias
+        attention.query_key_value = nn.Linear(own_config.hidden_size, 3 * width, bias=bias)
+        attention.dense = nn.Linear(width, own_config.hidden_size, bias=bias)
+        attention.head_size = own_config.head_dim
+        attention.rotary_ndims = int(own_config.head_dim * own_config.rope_parameters.get("partial_rotary_factor", 1.0))
+        attention.scaling = own_config.head_dim**-0.5
+
+
+class LayerwiseGPTNeoXForCausalLM(LayerwiseCausalLM, GPTNeoXForCausalLM):
+    """GPT-NeoX with layer-wise sizes."""
+
+    config: LayerwiseGPTNeoXConfig
+    layer_class = LayerwiseGPTNeoXLayer
+
+
+LAYERWISE_CLASSES: dict[str, tuple[type[PretrainedConfig], type[PreTrainedModel]]] = {
+    "gemma2": (LayerwiseGemma2Config, LayerwiseGemma2ForCausalLM),
+    "gpt_neox": (LayerwiseGPTNeoXConfig, LayerwiseGPTNeoXForCausalLM),
+    "llama": (LayerwiseLlamaConfig, LayerwiseLlamaForCausalLM),
+    "mistral": (LayerwiseLlamaConfig, LayerwiseLlamaForCausalLM),
+    "olmo2": (LayerwiseOlmo2Config, LayerwiseOlmo2ForCausalLM),
+    "qwen2": (LayerwiseQwen2Config, LayerwiseQwen2ForCausalLM),
+    "qwen3": (LayerwiseQwen3Config, LayerwiseQwen3ForCausalLM),
+    "smollm3": (LayerwiseSmolLM3Config, LayerwiseSmolLM3ForCausalLM),
+}
+"""Configuration and model with layer-wise sizes, by family."""

@@ -1,47 +1,72 @@
 """Order a teacher by importance: the first entries of every axis are its best, its function stays."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from budwood.arch.family import Family, axis_lengths, family_of
+from budwood.arch.family import Family, axis_lengths, config_of_layer, family_of
 from budwood.arch.spec import Architecture
-from budwood.subnet.checkpoint import load_model, read_architecture
+from budwood.subnet.checkpoint import load_config, read_architecture
 from budwood.subnet.device import Compute
-from budwood.subnet.importance import Importance
-from budwood.subnet.rotary import Rope, pair_dims
-from budwood.subnet.selection import Indices
-from budwood.subnet.slicing import State, slice_tensor
+from budwood.subnet.importance import Importance, LayerImportance, importance_of_weights
+from budwood.subnet.rotary import Parameters, Rope, rank_pairs, rotary_dims
+from budwood.subnet.slicing import Indices, permute_within_groups, slice_tensor
+from budwood.subnet.tensors import CheckpointTensors
 
-OrderingKind = Literal["activation", "native"]
-"""`activation` orders by importance; `native` keeps the teacher as it is, the paper's coarse space."""
+OrderingKind = Literal["activation", "magnitude", "native"]
+"""What a teacher is ordered by: activations on calibration text, the magnitude of its weights, or nothing, so that the
+first entries are those of the teacher as it is, as in the paper."""
+LayerScore = Literal["influence", "change"]
+"""What layers are ranked by: block influence, or the normalised square error of leaving the layer out."""
 
 _RIDGE = 1e-6
 """Added to the diagonal of a covariance, relative to its mean, so that its Cholesky factor exists."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ordering:
+    """How a teacher is ordered, and what a cut of it mends."""
+
+    by: OrderingKind = "activation"
+    layer_score: LayerScore = "change"
+    rope: Rope = "preserve"
+    """How heads that lose dimensions turn."""
+    norm_gain: bool = True
+    """Whether cut norms get the gain that the missing entries took; needs activations."""
+    score_gain: bool = True
+    """Whether attention scores get the gain that the missing rotary pairs took; needs kept frequencies."""
+    singular_values: bool = True
+    """Whether values are turned into their singular basis."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class OrderedTeacher:
     """A teacher whose prefixes are its best sub-networks; it computes what the teacher computes."""
 
-    state: State
-    """The permuted state dict: names and shapes as the teacher's."""
-    config: dict[str, Any]
+    weights: Mapping[str, Tensor]
+    """Permuted parameters by the names of the family's table, shapes as the teacher's."""
+    config: Mapping[str, Any]
     """The teacher's Hugging Face config."""
     architecture: Architecture
-    layer_ranking: tuple[int, ...]
+    """The teacher's, layers in depth order."""
+    ranking: tuple[int, ...]
     """Layers, the first to keep first."""
-    qk_dims: tuple[Indices, ...]
-    """For every number of kept rotary pairs, from 0 on: the kept dimensions of queries and keys."""
-    pair_ranking: tuple[int, ...]
-    """Rotary pairs, the first to keep first."""
-    norm_gain: Tensor
-    """[2L + 1, E] factor of each norm's weight when only the first e channels are kept, at [norm, e - 1]: the root
-    mean square of what stays over that of the whole stream."""
+    pair_rankings: tuple[Indices, ...]
+    """For every layer in depth order: its pairs of head dimensions, the first to keep first."""
+    pair_scores: tuple[Tensor, ...]
+    """For every layer in depth order, [G, P] the importance of every pair to every group; empty where unknown."""
+    norms: Mapping[str, Tensor]
+    """For every norm by the name of its weight, the mean square of each entry of its normalised input; empty where cut
+    norms are left as they are."""
+    score_gain: bool
+    """Whether heads that lose pairs keep the size of their scores."""
+    singular_values: bool
+    """Whether values stand in their singular basis, so that their first dimensions are their best."""
     rope: Rope
 
     @property
@@ -49,150 +74,236 @@ class OrderedTeacher:
         """The teacher's entry in the family table."""
         return family_of(self.architecture.family)
 
+    @cached_property
+    def ranked(self) -> Architecture:
+        """The teacher with its layers by rank, as search spaces count them."""
+        return self.architecture.with_layers(tuple(self.architecture.layers[layer] for layer in self.ranking))
 
-def load_ordered(
-    folder: Path, importance: Importance | None, rope: Rope, compute: Compute | None = None
-) -> OrderedTeacher:
-    """Load a teacher and order it.
+    def layer_rope(self, layer: int) -> Parameters:
+        """Return the `rope_parameters` of a layer of the teacher."""
+        rope: Parameters = config_of_layer(self.config, layer)["rope_parameters"]
+        return rope
+
+    def materialise(self, compute: Compute) -> "OrderedTeacher":
+        """Return the same teacher with all weights in memory, on a device and in its precision."""
+        weights = {name: weight.to(compute.device, compute.dtype) for name, weight in self.weights.items()}
+        return replace(self, weights=weights)
+
+
+def open_ordered(folder: Path, ordering: Ordering, importance: Importance | None = None) -> OrderedTeacher:
+    """Open a checkpoint as an ordered teacher; weights are read and ordered one by one, when they are asked for.
 
     Args:
         folder: the teacher's checkpoint.
-        importance: scores, or None for the teacher's own order.
-        rope: how heads that lose dimensions turn.
-        compute: where the ordered weights go and in which precision; ordering itself is done in float32 on the CPU.
+        ordering: how it is ordered.
+        importance: scores, for an ordering by activation.
+
+    Raises:
+        ValueError: a file is damaged, or there are no scores to order by activation.
     """
-    model = load_model(folder, torch.float32)
-    ordered = order_teacher(model, read_architecture(folder), importance, rope)
-    if compute is None:
-        return ordered
-    state = {name: weight.to(compute.device, compute.dtype) for name, weight in ordered.state.items()}
-    return replace(ordered, state=state)
+    architecture = read_architecture(folder)
+    weights = CheckpointTensors(folder, architecture)
+    return order_teacher(weights, load_config(folder), architecture, ordering, importance)
 
 
 def order_teacher(
-    model: PreTrainedModel,
+    weights: Mapping[str, Tensor],
+    config: Mapping[str, Any],
     architecture: Architecture,
-    importance: Importance | None,
-    rope: Rope,
+    ordering: Ordering,
+    importance: Importance | None = None,
 ) -> OrderedTeacher:
-    """Order a teacher by its importance, or keep its own order where there is none.
+    """Order a teacher by its importance, or keep its own order.
 
-    Channels, neurons, groups and the queries of a group are permuted; the values of each group are rotated into the
-    singular basis of what they contribute, so that their first dimensions lose least. Rotary pairs and layers stay
-    where they are and are ranked.
+    Channels, neurons, groups, the queries of a group and the dimensions that do not turn are permuted; the values of
+    each group are turned into the singular basis of what they contribute, so that their first dimensions lose least.
+    Rotary pairs and layers stay where they are and are ranked.
 
     Args:
-        model: the teacher; its weights are not changed.
+        weights: the teacher's, by the names of its family's table; they are not changed.
+        config: the teacher's Hugging Face config.
         architecture: the teacher's.
-        importance: scores, or None for the paper's coarse space, which takes the first of everything.
-        rope: how heads that lose dimensions turn.
+        ordering: how it is ordered.
+        importance: scores, for an ordering by activation.
+
+    Raises:
+        ValueError: there are no scores to order by activation.
     """
-    state = _weights(model, architecture)
-    layer, depth = architecture.layers[0], architecture.num_hidden_layers
+    turning = [
+        rotary_dims(config_of_layer(config, layer)["rope_parameters"], spec.head_dim)
+        for layer, spec in enumerate(architecture.layers)
+    ]
+    if ordering.by == "native":
+        heads = zip(architecture.layers, turning, strict=True)
+        return OrderedTeacher(
+            weights=weights,
+            config=config,
+            architecture=architecture,
+            ranking=tuple(range(architecture.num_hidden_layers)),
+            pair_rankings=tuple(rank_pairs([0.0] * (spec.head_dim // 2), r) for spec, r in heads),
+            pair_scores=(),
+            norms={},
+            score_gain=False,
+            singular_values=False,
+            rope=ordering.rope,
+        )
+    if ordering.by == "magnitude":
+        importance = importance_of_weights(weights, architecture)
     if importance is None:
-        pairs = tuple(range(layer.head_dim // 2))
-        ranking = tuple(range(depth))
-        gain = torch.ones(2 * depth + 1, architecture.hidden_size)
-    else:
-        pairs, ranking = _rank_pairs(importance), _descending(importance.layers)
-        channels = torch.argsort(importance.channels, descending=True)
-        gain = _norm_gain(importance.channel_energy[:, channels])
-        state = _rotate_values(state, architecture, importance)
-        state = _permute(state, architecture, importance, channels.tolist())
+        raise ValueError("ordering: activation needs the importance of the teacher's components")
+    ordered = OrderedWeights(weights, architecture, importance, turning, turn_values=ordering.singular_values)
+    scores = [float(getattr(layer, ordering.layer_score)) for layer in importance.layers]
+    norms = importance.norms if ordering.norm_gain else {}
     return OrderedTeacher(
-        state=state,
-        config=model.config.to_dict(),
+        weights=ordered,
+        config=config,
         architecture=architecture,
-        layer_ranking=ranking,
-        qk_dims=_qk_dims(pairs, layer.head_dim, rope),
-        pair_ranking=pairs,
-        norm_gain=gain,
-        rope=rope,
+        ranking=tuple(sorted(range(len(scores)), key=lambda layer: -scores[layer])),
+        pair_rankings=_rank_pairs_together(importance, architecture, turning),
+        pair_scores=ordered.pair_scores(turning),
+        norms={name: ordered.permute(name, energy) for name, energy in norms.items()},
+        score_gain=ordering.score_gain,
+        singular_values=ordering.singular_values,
+        rope=ordering.rope,
     )
 
 
-def _weights(model: PreTrainedModel, architecture: Architecture) -> State:
-    family = family_of(architecture.family)
-    names = family.tensors(architecture.num_hidden_layers, tied=architecture.tie_word_embeddings)
-    return {name: model.get_parameter(name).detach() for name, _, _ in names}
+class OrderedWeights(Mapping[str, Tensor]):
+    """A teacher's weights, each ordered when it is asked for."""
+
+    def __init__(
+        self,
+        weights: Mapping[str, Tensor],
+        architecture: Architecture,
+        importance: Importance,
+        turning: Sequence[int],
+        *,
+        turn_values: bool,
+    ) -> None:
+        """Sort the scores.
+
+        Args:
+            weights: the teacher's.
+            architecture: the teacher's.
+            importance: scores.
+            turning: rotary dimensions of a head, for every layer.
+            turn_values: whether values are turned into their singular basis.
+        """
+        self._turns_values = turn_values
+        self._weights, self._architecture, self._importance = weights, architecture, importance
+        self._family = family_of(architecture.family)
+        tied, depth = architecture.tie_word_embeddings, architecture.num_hidden_layers
+        self._axes = {name: (layer, axes) for name, layer, axes in self._family.parameters(depth, tied=tied)}
+        self._channels = _descending(importance.channels)
+        self._orders = [_LayerOrder.of(layer, r) for layer, r in zip(importance.layers, turning, strict=True)]
+        self._bases: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Read and order a parameter."""
+        weight, (layer, _) = self._weights[name], self._axes[name]
+        if layer is not None and self._turns_values:
+            weight = self._turn_values(name.removeprefix(f"{self._family.decoder}.{layer}."), layer, weight)
+        return self.permute(name, weight)
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names of all parameters."""
+        return iter(self._axes)
+
+    def __len__(self) -> int:
+        """Return the number of parameters."""
+        return len(self._axes)
+
+    def permute(self, name: str, tensor: Tensor) -> Tensor:
+        """Return a tensor that is laid out as a parameter in the new order."""
+        layer, axes = self._axes[name]
+        if layer is None:
+            return slice_tensor(tensor, axes, {"hidden": len(self._channels), "vocab": 0}, {"hidden": self._channels})
+        lengths = axis_lengths(self._architecture, self._architecture.layers[layer])
+        order = self._orders[layer]
+        tensor = permute_within_groups(tensor, axes, lengths, "query", order.queries)
+        tensor = permute_within_groups(tensor, axes, lengths, "qk", order.dims)
+        kept = {"hidden": self._channels, "group": order.groups, "neuron": order.neurons}
+        return slice_tensor(tensor, axes, lengths, kept)
+
+    def pair_scores(self, turning: Sequence[int]) -> tuple[Tensor, ...]:
+        """Return for every layer [G, P] the importance of every pair to every group, both in their new order."""
+        scores = []
+        for layer, order, r in zip(self._importance.layers, self._orders, turning, strict=True):
+            dims = torch.tensor(order.dims)
+            moved = replace(layer, queries=layer.queries.gather(1, dims), keys=layer.keys.gather(1, dims))
+            scores.append(moved.pairs(r)[list(order.groups)])
+        return tuple(scores)
+
+    def _turn_values(self, name: str, layer: int, tensor: Tensor) -> Tensor:
+        """Turn the values of a layer, or what reads them, into the singular basis of their group."""
+        family, spec = self._family, self._architecture.layers[layer]
+        groups, queries = spec.num_key_value_heads, spec.heads_per_group
+        if name == family.output.weight:
+            _, inverse = self._basis(layer, tensor)
+            heads = tensor.double().unflatten(1, (groups, queries, -1))
+            return torch.einsum("egqs,gsr->egqr", heads, inverse.to(tensor.device)).flatten(1).to(tensor.dtype)
+        if name in {parameter for parameter, _ in family.value.parameters}:
+            basis, _ = self._basis(layer, self._weights[family.layer_weight(layer, family.output)])
+            values = tensor.double().reshape(groups, spec.head_dim, -1)
+            return (basis.to(tensor.device) @ values).reshape(tensor.shape).to(tensor.dtype)
+        return tensor
+
+    def _basis(self, layer: int, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Return [G, S, S] the basis of every group's values, and its inverse.
+
+        With C the second moment of head outputs and W_o the stacked output weights of the group's queries, the singular
+        vectors of W_o C^(1/2) order the directions by their contribution to the residual stream (activation-aware
+        SVD). Values become B v and output weights W_o B^-1: the product stays.
+        """
+        if layer not in self._bases:
+            spec, moments = self._architecture.layers[layer], self._importance.layers[layer].values
+            heads = output.double().cpu().unflatten(1, (spec.num_key_value_heads, spec.heads_per_group, -1))
+            bases = [_value_basis(heads[:, group], moment.double()) for group, moment in enumerate(moments)]
+            self._bases[layer] = (torch.stack([b for b, _ in bases]), torch.stack([inverse for _, inverse in bases]))
+        return self._bases[layer]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _LayerOrder:
+    """New orders of a layer's axes."""
+
+    groups: Indices
+    queries: tuple[Indices, ...]
+    """For every group."""
+    dims: tuple[Indices, ...]
+    """For every group: dimensions of queries and keys; those that turn stay where they are."""
+    neurons: Indices
+
+    @classmethod
+    def of(cls, importance: LayerImportance, turning: int) -> "_LayerOrder":
+        plain = importance.dims[:, turning:]
+        return cls(
+            groups=_descending(importance.heads.sum(1)),
+            queries=tuple(_descending(group) for group in importance.heads),
+            dims=tuple((*range(turning), *(turning + dim for dim in _descending(group))) for group in plain),
+            neurons=_descending(importance.neurons),
+        )
 
 
 def _descending(scores: Tensor) -> tuple[int, ...]:
     return tuple(torch.argsort(scores, descending=True, stable=True).tolist())
 
 
-def _rank_pairs(importance: Importance) -> tuple[int, ...]:
-    """Rank rotary pairs by their mean share of a group's energy: one set serves all heads, as native configs need."""
-    shares = importance.pairs / importance.pairs.sum(-1, keepdim=True)
-    return _descending(shares.mean((0, 1)))
+def _rank_pairs_together(
+    importance: Importance, architecture: Architecture, turning: Sequence[int]
+) -> tuple[Indices, ...]:
+    """Rank rotary pairs by their mean share of a group's energy.
 
-
-def _qk_dims(pairs: tuple[int, ...], head_dim: int, rope: Rope) -> tuple[Indices, ...]:
-    if rope == "rebuild":
-        return tuple(range(2 * kept) for kept in range(len(pairs) + 1))
-    return tuple(pair_dims(sorted(pairs[:kept]), head_dim) for kept in range(len(pairs) + 1))
-
-
-def _norm_gain(energy: Tensor) -> Tensor:
-    """Return [2L + 1, E] root mean square of the first e normalised channels, from each channel's mean square."""
-    counts = torch.arange(1, energy.shape[1] + 1)
-    return (energy.cumsum(1) / counts).sqrt()
-
-
-def _permute(state: State, architecture: Architecture, importance: Importance, channels: list[int]) -> State:
-    family = family_of(architecture.family)
-    lengths = axis_lengths(architecture, architecture.layers[0])
-    permuted: State = {}
-    for name, layer, module in family.tensors(architecture.num_hidden_layers, tied=architecture.tie_word_embeddings):
-        kept: dict[str, Indices] = {"hidden": channels}
-        if layer is not None:
-            kept["neuron"] = _descending(importance.neurons[layer])
-            kept["group"] = _descending(importance.heads[layer].sum(1))
-        tensor = state[name]
-        if layer is not None and "query" in {axis for axes in module.axes for axis in axes}:
-            tensor = _permute_queries(tensor, module.axes, lengths, importance.heads[layer])
-        permuted[name] = slice_tensor(tensor, module.axes, lengths, kept)
-    return permuted
-
-
-def _permute_queries(
-    tensor: Tensor, axes: tuple[tuple[str, ...], ...], lengths: dict[str, int], scores: Tensor
-) -> Tensor:
-    """Order the queries inside every group, which have an order of their own in each."""
-    dim = next(position for position, axis in enumerate(axes) if "query" in axis)
-    basic = tensor.unflatten(dim, [lengths[name] for name in axes[dim]])
-    groups = [
-        part.index_select(dim, torch.as_tensor(_descending(group), device=tensor.device))
-        for part, group in zip(basic.unbind(dim), scores, strict=True)
-    ]
-    return torch.stack(groups, dim).flatten(dim, dim + len(axes[dim]) - 1)
-
-
-def _rotate_values(state: State, architecture: Architecture, importance: Importance) -> State:
-    """Give every group's values the basis in which truncation loses least.
-
-    With C the second moment of head outputs and W_o the stacked output weights of the group's queries, the singular
-    vectors of W_o C^(1/2) order the directions by their contribution to the residual stream (activation-aware SVD).
-    Values become B v and output weights W_o B^-1: the product stays.
+    One set serves all layers whose heads turn alike, as native configs need.
     """
-    family = family_of(architecture.family)
-    layer_spec = architecture.layers[0]
-    groups, queries = layer_spec.num_key_value_heads, layer_spec.heads_per_group
-    rotated = dict(state)
-    for layer in range(architecture.num_hidden_layers):
-        value_name, output_name = (family.layer_weight(layer, m) for m in (family.value, family.output))
-        value, output = state[value_name], state[output_name]
-        weights = output.double().unflatten(1, (groups, queries, -1))
-        values = value.double().unflatten(0, (groups, -1))
-        bases = [
-            _value_basis(weights[:, group], importance.values[layer, group].to(value.device).double())
-            for group in range(groups)
-        ]
-        basis = torch.stack([forward for forward, _ in bases])
-        inverse = torch.stack([backward for _, backward in bases])
-        rotated[value_name] = (basis @ values).flatten(0, 1).to(value.dtype)
-        rotated[output_name] = torch.einsum("egqs,gsr->egqr", weights, inverse).flatten(1).to(output.dtype)
-    return rotated
+    kinds = [(spec.head_dim, r) for spec, r in zip(architecture.layers, turning, strict=True)]
+    rankings = {}
+    for kind in set(kinds):
+        pairs = torch.cat(
+            [layer.pairs(kind[1]) for layer, other in zip(importance.layers, kinds, strict=True) if other == kind]
+        )
+        rankings[kind] = rank_pairs((pairs / pairs.sum(-1, keepdim=True)).mean(0).tolist(), kind[1])
+    return tuple(rankings[kind] for kind in kinds)
 
 
 def _value_basis(weight: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
@@ -203,7 +314,7 @@ def _value_basis(weight: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
         moment: [S, S] second moment of the head outputs.
     """
     ridge = _RIDGE * moment.diagonal().mean().clamp_min(_RIDGE) * torch.eye(len(moment), dtype=moment.dtype)
-    root = torch.linalg.cholesky(moment + ridge.to(moment.device))
+    root = torch.linalg.cholesky(moment + ridge)
     _, _, directions = torch.linalg.svd(weight.flatten(0, 1) @ root, full_matrices=False)
     inverse = root @ directions.T
     return torch.linalg.solve_triangular(root, directions, upper=False, left=False), inverse

@@ -1,58 +1,154 @@
 """Rotary embeddings of a head that keeps some of its pairs.
 
-Rotation turns dimensions `i` and `i + head_dim / 2` together, pair `i` with frequency `theta^(-2 i / head_dim)`. A
-child that keeps pairs with their own frequencies attends exactly as the teacher does on those dimensions.
+Rotation turns dimensions `i` and `i + r / 2` of a head together, where r is the number of rotary dimensions: all of
+them, or the first part of a head. A child that keeps pairs with their own frequencies attends exactly as the teacher
+does on those dimensions. Pairs are numbered from the first rotary one on; past them, two plain dimensions count as one.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+import torch
+from torch import Tensor
+from transformers import LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
 Rope = Literal["preserve", "rebuild"]
-"""`preserve` keeps every pair's frequency and the attention scale; `rebuild` cuts the first dimensions and gives them
-the frequencies of a model of the smaller size, as the paper's reference code does."""
+"""`preserve` keeps every pair's frequency and the attention scale; `rebuild` gives the kept dimensions the frequencies
+of a model of the smaller size, as the paper's reference code does."""
+Parameters = Mapping[str, Any]
+"""A config's `rope_parameters`."""
 
-PRESERVABLE_TYPES = ("default",)
-
-
-def pair_dims(pairs: Sequence[int], head_dim: int) -> tuple[int, ...]:
-    """Return the dimensions of a head that belong to the given pairs, in the order rotary embeddings expect."""
-    return (*pairs, *(pair + head_dim // 2 for pair in pairs))
+_CHANGING_TYPES = ("dynamic",)
+"""Types whose frequencies change with the length of the text."""
 
 
-def rope_for_pairs(teacher: Mapping[str, Any], pairs: Sequence[int], head_dim: int, context: int) -> dict[str, Any]:
-    """Return `rope_parameters` with which a stock model turns the kept pairs at the teacher's frequencies.
+def rotary_dims(rope: Parameters, head_dim: int) -> int:
+    """Return how many dimensions of a head turn."""
+    return int(head_dim * rope.get("partial_rotary_factor", 1.0))
 
-    An arithmetic progression `a + s k` is a default embedding of base `theta^(s d' / d)`, slowed by the constant
-    factor `theta^(2 a / d)`; any other set takes LongRoPE's factor for each pair.
+
+def even_share(head_dim: int, share: float) -> int:
+    """Return how many dimensions of a head turn, so that its rotary share is nearest: an even number, at least two."""
+    return max(2, 2 * round(head_dim * share / 2))
+
+
+def pair_dims(pairs: Sequence[int], turning: int) -> tuple[int, ...]:
+    """Return the dimensions of a head that belong to pairs, in the order that rotary embeddings expect.
 
     Args:
-        teacher: the teacher's `rope_parameters`, of default type.
-        pairs: kept pairs, ascending.
-        head_dim: the teacher's head dimension, d.
+        pairs: kept pairs.
+        turning: rotary dimensions of the teacher's head.
+    """
+    half = turning // 2
+    rotary = sorted(pair for pair in pairs if pair < half)
+    plain = sorted(pair for pair in pairs if pair >= half)
+    rest = (dim for pair in plain for dim in (2 * pair, 2 * pair + 1))
+    return (*rotary, *(pair + half for pair in rotary), *rest)
+
+
+def rank_pairs(scores: Sequence[float], turning: int) -> tuple[int, ...]:
+    """Rank the pairs of a head so that every prefix turns the share of its dimensions that the whole head turns.
+
+    Args:
+        scores: importance of every pair; plain pairs keep their order, which is theirs to choose.
+        turning: rotary dimensions of the head.
+    """
+    half, total = turning // 2, len(scores)
+    rotary = sorted(range(half), key=lambda pair: -scores[pair])
+    plain = list(range(half, total))
+    ranking: list[int] = []
+    for kept in range(1, total + 1):
+        # At least one pair turns: a head without positions is another kind of head.
+        wanted = max(1, round(kept * half / total))
+        ranking.append(rotary.pop(0) if rotary and (half - len(rotary) < wanted or not plain) else plain.pop(0))
+    return tuple(ranking)
+
+
+def rope_for_dims(teacher: Parameters, turning: int, head_dim: int) -> dict[str, Any]:
+    """Return `rope_parameters` with the teacher's base, for a head in which a number of dimensions turn."""
+    if teacher.get("partial_rotary_factor", 1.0) == 1:
+        return dict(teacher)
+    return dict(teacher) | {"partial_rotary_factor": _factor(turning, head_dim)}
+
+
+def rope_for_pairs(
+    teacher: Parameters, pairs: Sequence[float], teacher_dim: int, head_dim: int, context: int
+) -> dict[str, Any]:
+    """Return `rope_parameters` with which a stock model turns the kept pairs at the teacher's frequencies.
+
+    With r rotary dimensions in the teacher and r' in the child, an arithmetic progression `a + s k` of a default
+    embedding is a default embedding of base `theta^(s r' / r)`, slowed by the constant factor `theta^(2 a / r)`; any
+    other set, and any other static type, takes LongRoPE's factor for each pair.
+
+    Args:
+        teacher: the teacher's `rope_parameters`.
+        pairs: kept rotary pairs, ascending; between two whole ones lies the frequency between theirs.
+        teacher_dim: the teacher's head dimension.
+        head_dim: the child's head dimension.
         context: the teacher's largest number of positions.
 
     Raises:
-        ValueError: the teacher scales its embedding in a way whose pairs cannot be kept apart.
+        ValueError: the teacher's frequencies change with the length of the text.
     """
-    if teacher.get("rope_type", "default") not in PRESERVABLE_TYPES:
-        raise ValueError(
-            f"rope_type {teacher['rope_type']!r} of the teacher cannot be preserved "
-            f"(supported: {', '.join(PRESERVABLE_TYPES)}); use rope: rebuild"
-        )
-    theta, child_dim = float(teacher["rope_theta"]), 2 * len(pairs)
+    kind, theta = teacher.get("rope_type", "default"), float(teacher["rope_theta"])
+    turning, kept = rotary_dims(teacher, teacher_dim), 2 * len(pairs)
+    partial = {"partial_rotary_factor": _factor(kept, head_dim)} if "partial_rotary_factor" in teacher else {}
+    if not pairs:
+        return {"rope_type": "default", "rope_theta": theta} | partial
     start, step = pairs[0], pairs[1] - pairs[0] if len(pairs) > 1 else 1
-    if list(pairs) == list(range(start, start + step * len(pairs), step)):
-        rope = {"rope_theta": theta ** (step * child_dim / head_dim)}
+    if kind == "default" and list(pairs) == [start + step * slot for slot in range(len(pairs))]:
+        rope = {"rope_theta": theta ** (step * kept / turning)} | partial
         if start == 0:
             return {"rope_type": "default"} | rope
-        return {"rope_type": "linear", "factor": theta ** (2 * start / head_dim)} | rope
-    factors = [theta ** (2 * pair / head_dim) / theta ** (2 * slot / child_dim) for slot, pair in enumerate(pairs)]
+        return {"rope_type": "linear", "factor": theta ** (2 * start / turning)} | rope
+    frequencies, scaling = inverse_frequencies(teacher, teacher_dim, context)
+    own = _interpolate(frequencies.double().log(), pairs).exp()
+    slots = theta ** (-2 * torch.arange(len(pairs), dtype=torch.float64) / kept)
+    factors = (slots / own).tolist()
     return {
         "rope_type": "longrope",
         "rope_theta": theta,
         "short_factor": factors,
         "long_factor": factors,
         "factor": 1.0,
-        "attention_factor": 1.0,
+        "attention_factor": scaling,
         "original_max_position_embeddings": context,
-    }
+    } | partial
+
+
+def inverse_frequencies(rope: Parameters, head_dim: int, context: int) -> tuple[Tensor, float]:
+    """Return [r / 2] radians per position of every rotary pair, and the factor on cosine and sine.
+
+    Raises:
+        ValueError: the frequencies change with the length of the text.
+    """
+    kind = rope.get("rope_type", "default")
+    original = rope.get("original_max_position_embeddings", context)
+    if kind in _CHANGING_TYPES or rope.get("short_factor") != rope.get("long_factor"):
+        raise ValueError(f"rope_type {kind!r} of the teacher changes with the length of the text; use rope: rebuild")
+    if kind == "default":
+        turning = rotary_dims(rope, head_dim)
+        return float(rope["rope_theta"]) ** (-2 * torch.arange(turning // 2) / turning), 1.0
+    config = LlamaConfig(
+        hidden_size=head_dim,
+        num_attention_heads=1,
+        head_dim=head_dim,
+        max_position_embeddings=context,
+        rope_parameters=dict(rope) | {"original_max_position_embeddings": original},
+    )
+    frequencies, scaling = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
+    return frequencies, float(scaling)
+
+
+def _interpolate(values: Tensor, positions: Sequence[float]) -> Tensor:
+    at = torch.tensor(positions, dtype=values.dtype)
+    below = at.floor().long()
+    above = (below + 1).clamp_max(len(values) - 1)
+    return values[below] + (at - below) * (values[above] - values[below])
+
+
+def _factor(turning: int, head_dim: int) -> float:
+    """Return the share of a head that turns, such that its product with the head dimension does not round down."""
+    share = turning / head_dim
+    return share if int(share * head_dim) == turning else (turning + 0.5) / head_dim

@@ -1,52 +1,18 @@
-"""Cut tensors along the basic axes that the family table names; pure functions of state dicts."""
+"""Cut and permute tensors along the basic axes that the family table names; pure functions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from budwood.arch.family import Axis, Family, axis_lengths
-from budwood.arch.spec import Architecture
-from budwood.subnet.selection import Indices, LayerSelection, Selection
+from budwood.arch.family import Axes, Axis
 
-State = dict[str, Tensor]
-
-
-def slice_state(state: Mapping[str, Tensor], family: Family, teacher: Architecture, selection: Selection) -> State:
-    """Return the child's state dict: the kept entries of the kept layers, renumbered in depth order.
-
-    Prefixes of a whole axis stay views of the teacher's storage; everything else is copied. The input is untouched.
-    """
-    child: State = {}
-    lengths = axis_lengths(teacher, teacher.layers[0])
-    outer = {"hidden": selection.hidden}
-    for module in family.outer_modules(tied=teacher.tie_word_embeddings):
-        child[module.weight] = slice_tensor(state[module.weight], module.axes, lengths, outer)
-    for position, layer in enumerate(selection.layers):
-        lengths = axis_lengths(teacher, teacher.layers[layer.teacher_layer])
-        kept = layer_indices(selection, layer)
-        for module in family.layer_modules:
-            tensor = state[family.layer_weight(layer.teacher_layer, module)]
-            child[family.layer_weight(position, module)] = slice_tensor(tensor, module.axes, lengths, kept)
-    return child
+Indices = Sequence[int]
+"""Kept positions of one basic axis, in the order of the result. A `range` from 0 is a prefix."""
 
 
-def layer_indices(selection: Selection, layer: LayerSelection) -> dict[str, Indices]:
-    """Return the kept positions of every basic axis in one layer."""
-    return {
-        "hidden": selection.hidden,
-        "group": layer.group,
-        "query": layer.query,
-        "qk": layer.qk,
-        "value": layer.value,
-        "neuron": layer.neuron,
-    }
-
-
-def slice_tensor(
-    tensor: Tensor, axes: tuple[Axis, ...], lengths: Mapping[str, int], kept: Mapping[str, Indices]
-) -> Tensor:
-    """Cut one tensor.
+def slice_tensor(tensor: Tensor, axes: Axes, lengths: Mapping[str, int], kept: Mapping[str, Indices]) -> Tensor:
+    """Cut one tensor; prefixes of a whole axis stay views of its storage, everything else is copied.
 
     Args:
         tensor: laid out as `axes` says, every dimension a row-major product of basic axes.
@@ -58,6 +24,34 @@ def slice_tensor(
         if all(_is_whole(kept.get(name), lengths[name]) for name in axis):
             continue
         tensor = _slice_dim(tensor, dim, axis, lengths, kept)
+    return tensor
+
+
+def permute_within_groups(
+    tensor: Tensor, axes: Axes, lengths: Mapping[str, int], name: str, orders: Sequence[Indices]
+) -> Tensor:
+    """Permute a basic axis that lies inside groups, in every group by an order of its own.
+
+    Args:
+        tensor: laid out as `axes` says.
+        axes: basic axes of every dimension.
+        lengths: length of every basic axis.
+        name: the basic axis.
+        orders: for every group, the positions in their new order.
+
+    Returns:
+        the permuted tensor, or the tensor itself where no dimension has such an axis.
+    """
+    for dim, axis in enumerate(axes):
+        if "group" not in axis or name not in axis:
+            continue
+        assert axis[0] == "group", "groups stand outermost"
+        inner = axis.index(name)
+        groups = [
+            group.index_select(dim + inner - 1, torch.as_tensor(list(order), device=tensor.device))
+            for group, order in zip(tensor.unflatten(dim, [lengths[n] for n in axis]).unbind(dim), orders, strict=True)
+        ]
+        tensor = torch.stack(groups, dim).flatten(dim, dim + len(axis) - 1)
     return tensor
 
 

@@ -21,7 +21,7 @@ from transformers import (
 
 from budwood.arch.spec import Architecture
 from budwood.corpus.documents import resolve_package_path
-from budwood.subnet.checkpoint import read_architecture, read_config, save_checkpoint
+from budwood.subnet.checkpoint import OWN_CONFIGS, read_architecture, read_config, save_checkpoint
 
 PACKAGE_SCHEME = "package://"
 WEIGHTS = "*.safetensors"
@@ -100,7 +100,7 @@ def check_folder(folder: Path, *, trust_remote_code: bool) -> Architecture:
     if not (folder / "config.json").is_file():
         raise ValueError(f"teacher.model: {folder} is no checkpoint folder, it holds no config.json")
     config = read_config(folder)
-    if "auto_map" in config and not trust_remote_code:
+    if _brings_code(config) and not trust_remote_code:
         raise ValueError(
             f"teacher.model: {folder} brings code of its own ({', '.join(sorted(config['auto_map'].values()))}); "
             "read it, then set teacher.trust_remote_code: true to run it"
@@ -125,13 +125,18 @@ def fingerprint(folder: Path) -> str:
 def _accept(folder: Path, source: TeacherSource, work_dir: Path) -> Path:
     """Check a folder; where it may run code of its own, run it once and keep the weights in the stock class."""
     check_folder(folder, trust_remote_code=source.trust_remote_code)
-    if "auto_map" not in read_config(folder):
+    if not _brings_code(read_config(folder)):
         return folder
     target = work_dir / "converted"
     if not (target / "config.json").is_file():
         loaded = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32)
         save_checkpoint(_stock_twin(loaded), AutoTokenizer.from_pretrained(folder, trust_remote_code=True), target)
     return target
+
+
+def _brings_code(config: Mapping[str, Any]) -> bool:
+    """Whether a model needs code that is not at hand; classes of our own are, whatever lies beside the weights."""
+    return "auto_map" in config and config.get("model_type") not in OWN_CONFIGS
 
 
 def _download(model: str, revision: str | None) -> Path:

@@ -26,7 +26,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from budwood.arch.count import forward_flops_per_token, training_flops_per_token
 from budwood.corpus.packing import PackedCorpus
-from budwood.subnet.checkpoint import load_model, load_tokenizer, random_model, read_architecture, read_config
+from budwood.subnet.checkpoint import load_config, load_model, load_tokenizer, random_model, read_architecture
 from budwood.subnet.device import Compute, choose_compute
 from budwood.subnet.evaluate import sequence_losses
 from budwood.subnet.export import write_checkpoint
@@ -255,7 +255,8 @@ def read_curve(output_folder: Path) -> list[dict[str, float]]:
 
 def _student(job: TrainingJob) -> PreTrainedModel:
     if job.initialisation == "random":
-        base = read_config(job.teacher_folder)
+        rope = load_config(job.teacher_folder)["rope_parameters"]
+        base = load_config(job.model_folder) | {"rope_parameters": rope}
         return random_model(base, read_architecture(job.model_folder), job.schedule.seed)
     # float32 masters whatever the precision of the products.
     return load_model(job.model_folder, torch.float32)

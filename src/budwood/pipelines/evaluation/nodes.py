@@ -15,7 +15,8 @@ from budwood.subnet.checkpoint import load_model, read_architecture
 Record = dict[str, Any]
 
 ARMS = ("random_init", "subnet_init", "distilled")
-GATHERED = ("history", "search_costs", "certificate", "scores", "evaluation_costs", *(f"{arm}_curve" for arm in ARMS))
+COSTS = ("search_costs", "export_costs", "evaluation_costs")
+GATHERED = ("history", "certificate", "scores", *COSTS, *(f"{arm}_curve" for arm in ARMS))
 """Datasets of a variant that the tables of all variants are made from."""
 CERTIFIED = ("num_parameters", "largest_logit_difference", "native", "class", "fingerprint")
 """Facts of a certificate that fit in a table."""
@@ -76,7 +77,7 @@ def gather(
         certificates.append(variant | {key: part["certificate"][key] for key in CERTIFIED})
         arms += [variant | score for score in part["scores"]]
         curves += [part[f"{arm}_curve"].assign(**variant, arm=arm) for arm in ARMS]
-        costs = [*part["search_costs"], *part["evaluation_costs"]]
+        costs = [cost for name in COSTS for cost in part[name]]
         ledger += [variant | {"arm": ""} | cost for cost in costs]
         ledger += [variant | cost for score in part["scores"] for cost in _training_costs(score)]
     return pd.concat(histories), pd.concat(curves), pd.DataFrame(certificates), arms, ledger

@@ -36,35 +36,40 @@ def evolve(
 ) -> tuple[pd.DataFrame, dict[str, Any], list[dict[str, Any]]]:
     """Evolve sub-networks inside a bin; return all that were evaluated, the best, and the costs."""
     compute = measurement.compute()
-    ordered = space.ordered_teacher(teacher, importance, compute)
+    ordered = space.ordered_teacher(teacher, importance).materialise(compute)
     parameter_bin = bin_.parameter_bin(num_parameters(ordered.architecture))
     facts = {
         "teacher": teacher_record["fingerprint"],
         "tokens": tokens.fingerprint,
         "bin": [parameter_bin.low, parameter_bin.high],
-        "space": space,
+        "space": space.model_dump(exclude={"compensation"}),
         "search": search.model_dump(exclude={"num_finalists"}),
         "measurement": measurement.model_dump(include={"length", "calibration", "selection"}),
         "precision": compute.precision,
     }
-    strategy = Evolution(space.search_space(ordered.architecture), parameter_bin, search.settings())
+    strategy = Evolution(space.search_space(ordered.ranked), parameter_bin, search.settings())
     records = run_search(
         strategy,
         _evaluator(ordered, tokens, "selection", measurement),
         claim(workspace, "search", facts) / HISTORY,
         _log_epoch,
     )
-    finalists = [architecture for _, architecture in strategy.elites[: search.num_finalists]]
+    finalists = [selection for _, selection in strategy.elites[: search.num_finalists]]
     winner, looks = choose_winner(finalists, _evaluator(ordered, tokens, "choice", measurement))
+    sizes = winner.architecture(ordered.ranked)
     best = {
-        "architecture": winner.to_dict(),
-        "description": winner.describe(),
-        "num_parameters": num_parameters(winner),
+        "selection": winner.to_dict(),
+        "description": sizes.describe(),
+        "num_parameters": num_parameters(sizes),
         "parameter_bin": [parameter_bin.low, parameter_bin.high],
         "choice_loss": min(look.loss for look in looks),
         "num_evaluations": len(records),
         "finalists": [
-            {"description": finalist.describe(), "selection_loss": loss, "choice_loss": look.loss}
+            {
+                "description": finalist.architecture(ordered.ranked).describe(),
+                "selection_loss": loss,
+                "choice_loss": look.loss,
+            }
             for (loss, finalist), look in zip(strategy.elites, looks, strict=False)
         ],
     }

@@ -1,20 +1,26 @@
 """Cut the winner of a variant out of the teacher."""
 
 import json
-from dataclasses import replace
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from budwood.arch.bins import ParameterBin
+from budwood.arch.count import forward_flops_per_token
+from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
 from budwood.corpus.packing import PackedCorpus
-from budwood.parameters import CorpusParameters, SpaceParameters
+from budwood.parameters import CorpusParameters, MeasurementParameters, SpaceParameters
 from budwood.pipelines.work import claim
 from budwood.subnet.certificate import Origin, certify
+from budwood.subnet.compensate import compensate
 from budwood.subnet.export import CARD, CERTIFICATE, model_card, write_checkpoint
-from budwood.subnet.extract import extract_child, own_weights, select
+from budwood.subnet.extract import extract_child, own_weights, resolve
 
 
 def export_subnet(
@@ -25,25 +31,34 @@ def export_subnet(
     best: dict[str, Any],
     space: SpaceParameters,
     corpus: CorpusParameters,
+    measurement: MeasurementParameters,
     workspace: Path,
-) -> tuple[Path, dict[str, Any]]:
-    """Write the winner as a checkpoint folder with card and certificate.
+) -> tuple[Path, dict[str, Any], list[dict[str, Any]]]:
+    """Write the winner as a checkpoint folder with card and certificate; return them and the cost of its corrections.
 
     Raises:
         ValueError: the folder does not compute what the searched child computes.
     """
+    started = time.perf_counter()
     ordered = space.ordered_teacher(teacher, importance)
-    architecture = Architecture.from_dict(best["architecture"])
-    selection = select(ordered, architecture)
+    selection = Selection.from_dict(best["selection"])
     facts = {
         "teacher": teacher_record["fingerprint"],
         "tokens": tokens.fingerprint,
-        "best": best["architecture"],
+        "best": best["selection"],
         "space": space,
+        "calibration": [measurement.calibration, measurement.length],
     }
-    child = own_weights(extract_child(ordered, architecture))
-    folder = write_checkpoint(child, teacher, claim(workspace, "export", facts) / "subnet")
-    in_depth_order = replace(architecture, layers=selection.layer_specs)
+    cut = resolve(ordered, selection)
+    windows = tokens.windows("calibration", measurement.length, limit=measurement.calibration)[:, :-1]
+    child = (
+        compensate(ordered, selection, torch.from_numpy(windows), space.compensation, batch_size=measurement.batch_size)
+        if space.compensation
+        else extract_child(ordered, selection)
+    )
+    seconds = time.perf_counter() - started
+    folder = write_checkpoint(own_weights(child), teacher, claim(workspace, "export", facts) / "subnet")
+    corrected = space.compensation.steps if space.compensation else ()
     origin = Origin(
         teacher=teacher_record["name"],
         teacher_revision=teacher_record["revision"],
@@ -51,20 +66,32 @@ def export_subnet(
         corpus_fingerprint=tokens.fingerprint,
         ordering=space.ordering,
         rope=space.rope,
+        compensation=corrected,
     )
-    certificate = certify(child, folder, in_depth_order, ParameterBin(*best["parameter_bin"]), origin)
+    certificate = certify(child, folder, cut.architecture, ParameterBin(*best["parameter_bin"]), origin)
     sources = [
         {"name": name, "license": source.license, "attribution": source.attribution}
         for name, source in corpus.sources.items()
         if source
     ]
-    cut = {
-        "Search": f"{best['num_evaluations']:,} sub-networks of {'layer-wise' if space.layerwise else 'equal'} layers",
+    story = {
+        "Search": f"{best['num_evaluations']:,} {space.granularity} sub-networks of "
+        f"{'layer-wise' if space.layerwise else 'equal'} layers",
         "Order of the teacher's components": space.ordering,
         "Rotary embeddings": space.rope,
-        "Kept layers of the teacher": ", ".join(str(i.teacher_layer) for i in selection.layers),
+        "Kept layers of the teacher": ", ".join(str(layer.teacher_layer) for layer in cut.layers),
+        "Corrections by least squares": ", ".join(corrected) or "none",
     }
-    figures = {"Loss before any training": f"{best['choice_loss']:.3f} nats per token on text kept for the choice"}
-    (folder / CARD).write_text(model_card(in_depth_order, teacher_record, sources, cut, figures))
+    figures = {
+        "Loss of the plain cut": f"{best['choice_loss']:.3f} nats per token, before any training, on text kept for the "
+        "choice among candidates"
+    }
+    card = model_card(cut.architecture, teacher_record, sources, story, figures, native=bool(certificate["native"]))
+    (folder / CARD).write_text(card)
     (folder / CERTIFICATE).write_text(json.dumps(certificate, indent=1))
-    return folder, certificate
+    return folder, certificate, [_cost(ordered.architecture, windows, seconds)] if corrected else []
+
+
+def _cost(teacher: Architecture, windows: NDArray[np.int64], seconds: float) -> dict[str, Any]:
+    flops = windows.size * forward_flops_per_token(teacher, context=windows.shape[1])
+    return {"stage": "compensation", "flops": float(flops), "tokens": int(windows.size), "seconds": seconds}

@@ -1,4 +1,4 @@
-"""Per variant: best -> subnet, certificate."""
+"""Per variant: best -> subnet, certificate, export_costs."""
 
 from kedro.pipeline import Node, Pipeline
 
@@ -20,9 +20,10 @@ def create_pipeline() -> Pipeline:
                     "best",
                     "params:space",
                     "params:corpus",
+                    "params:measurement",
                     "workspace",
                 ],
-                ["subnet", "certificate"],
+                ["subnet", "certificate", "export_costs"],
                 name="export_subnet",
                 tags="export",
             )

@@ -7,8 +7,14 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from budwood.arch.count import forward_flops_per_token, num_parameters, training_flops_per_token
-from budwood.arch.space import log10_paper_size
+from budwood.arch.bins import require_disjoint
+from budwood.arch.count import (
+    forward_flops_per_token,
+    num_parameters,
+    population_parameters,
+    training_flops_per_token,
+)
+from budwood.arch.sampling import draw_many, sample
 from budwood.arch.spec import Architecture
 from budwood.parameters import Bins, Grid, MeasurementParameters, SearchParameters, Spaces
 from budwood.reporting.figures import parameter_spread
@@ -28,17 +34,23 @@ def enumerate_spaces(
     Kedro types one bin and one space at a time; the dictionaries of all of them are typed here.
 
     Raises:
-        ValueError: a bin cannot be reached; nothing expensive has run yet.
+        ValueError: a bin cannot be reached, or two overlap; nothing expensive has run yet.
     """
     teacher = Architecture.from_dict(teacher_record["architecture"])
     rows = []
+    ranges = {
+        name: bin_.parameter_bin(num_parameters(teacher))
+        for name, bin_ in Bins.model_validate(bins).root.items()
+        if name in grid.root
+    }
+    require_disjoint(ranges)
     for bin_name, space_name in grid.variants():
-        parameter_bin = Bins.model_validate(bins).root[bin_name].parameter_bin(num_parameters(teacher))
+        parameter_bin = ranges[bin_name]
         settings = Spaces.model_validate(spaces).root[space_name]
         space = settings.search_space(teacher)
         try:
             space.require_reachable(parameter_bin)
-            space.sample(parameter_bin, np.random.default_rng(0))
+            sample(space, parameter_bin, np.random.default_rng(0))
         except ValueError as error:
             raise ValueError(f"bins.{bin_name} in spaces.{space_name}: {error}") from None
         rows.append(
@@ -50,7 +62,7 @@ def enumerate_spaces(
                 "smallest": num_parameters(space.smallest()),
                 "largest": num_parameters(space.largest()),
                 "log10_members": space.log10_size(),
-                "log10_members_paper": log10_paper_size(teacher, "coarse", layerwise=settings.layerwise),
+                "log10_members_paper": space.log10_size("paper"),
                 "reachable": True,
             }
         )
@@ -117,4 +129,5 @@ def budget_study(
 
 def _uniform_counts(spaces: Spaces, name: str, teacher: Architecture, seed: int) -> list[int]:
     space, rng = spaces.root[name].search_space(teacher), np.random.default_rng(seed)
-    return [num_parameters(space.sample_any(rng)) for _ in range(NUM_SAMPLES)]
+    counts: list[int] = population_parameters(draw_many(space, NUM_SAMPLES, rng).population, teacher).tolist()
+    return counts

@@ -1,0 +1,69 @@
+"""Sizes of many architectures at once, as arrays: what a population is counted by."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from budwood.arch.spec import Architecture, LayerSpec
+
+Sizes = NDArray[np.int64]
+
+# Shape legend: N architectures, L layers of the deepest.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Population:
+    """N architectures of one family and vocabulary; a layer that an architecture lacks has only zeros."""
+
+    hidden_size: Sizes
+    """[N]"""
+    groups: Sizes
+    """[N, L] key/value heads."""
+    queries: Sizes
+    """[N, L] query heads of a group."""
+    head_dim: Sizes
+    """[N, L]"""
+    intermediate_size: Sizes
+    """[N, L]"""
+
+    def __len__(self) -> int:
+        """Return the number of architectures."""
+        return len(self.hidden_size)
+
+    @classmethod
+    def of(cls, architectures: Sequence[Architecture]) -> Self:
+        """Gather the sizes of architectures."""
+        depth = max(architecture.num_hidden_layers for architecture in architectures)
+        sizes = np.zeros((4, len(architectures), depth), dtype=np.int64)
+        for row, architecture in enumerate(architectures):
+            for position, layer in enumerate(architecture.layers):
+                sizes[:, row, position] = (
+                    layer.num_key_value_heads,
+                    layer.heads_per_group,
+                    layer.head_dim,
+                    layer.intermediate_size,
+                )
+        hidden = np.array([architecture.hidden_size for architecture in architectures], dtype=np.int64)
+        groups, queries, head_dim, intermediate_size = sizes
+        return cls(
+            hidden_size=hidden, groups=groups, queries=queries, head_dim=head_dim, intermediate_size=intermediate_size
+        )
+
+    def architecture(self, row: int, teacher: Architecture) -> Architecture:
+        """Return one of the architectures, with the family and vocabulary of a teacher."""
+        layers = tuple(
+            LayerSpec(
+                num_attention_heads=int(groups * queries),
+                num_key_value_heads=int(groups),
+                head_dim=int(head_dim),
+                intermediate_size=int(neurons),
+            )
+            for groups, queries, head_dim, neurons in zip(
+                self.groups[row], self.queries[row], self.head_dim[row], self.intermediate_size[row], strict=True
+            )
+            if groups
+        )
+        return replace(teacher, hidden_size=int(self.hidden_size[row]), layers=layers)

@@ -1,0 +1,285 @@
+"""Drawing members of a search space: uniformly, or inside a parameter bin."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from budwood.arch.bins import ParameterBin
+from budwood.arch.count import neuron_parameters, num_parameters, population_parameters
+from budwood.arch.family import family_of
+from budwood.arch.population import Population, Sizes
+from budwood.arch.selection import Indices, LayerSelection, Selection
+from budwood.arch.space import SearchSpace
+from budwood.arch.spec import Architecture, LayerSpec
+
+Sampling = Literal["constructive", "rejection"]
+Widths = NDArray[np.float64]
+
+MAX_DRAWS = 20_000
+"""Draws after which a bin counts as practically unreachable."""
+_DRAWS_PER_BATCH = 100
+_BATCHES_PER_TARGET = 10
+_WATER_FILLING_ROUNDS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """Sizes drawn from a space, and the ranks of the layers that have them."""
+
+    population: Population
+    ranks: Sizes
+    """[N, L] the first `num_hidden_layers` entries of a row are the ranks of its layers."""
+
+
+def sample(
+    space: SearchSpace, parameter_bin: ParameterBin, rng: np.random.Generator, sampling: Sampling = "constructive"
+) -> Selection:
+    """Draw a member inside a bin.
+
+    `constructive` draws a parameter count uniformly from the bin and solves the MLP widths for it; `rejection` draws
+    until a member happens to lie in the bin (paper, section 2.2).
+
+    Raises:
+        ValueError: no member is found; the message gives the reachable range and the number of draws.
+    """
+    space.require_reachable(parameter_bin)
+    draw = _construct if sampling == "constructive" else _reject
+    architecture, ranks = draw(space, parameter_bin, rng)
+    return fill(space, architecture, ranks, rng)
+
+
+def sample_any(space: SearchSpace, rng: np.random.Generator) -> Selection:
+    """Draw a member, every size uniformly and then the entries that are kept (paper, section 2.2)."""
+    return fill(space, *_draw_one(space, rng), rng)
+
+
+def draw_many(space: SearchSpace, count: int, rng: np.random.Generator) -> Draws:
+    """Draw the sizes of many members, each uniformly, whatever the parameter count.
+
+    Where stock classes tie the hidden size to heads that allow none, it is 0: such a row is no member.
+    """
+    depth = space.teacher.num_hidden_layers
+    ranks = np.tile(np.arange(depth), (count, 1))
+    if space.granularity == "fine":
+        ranks = rng.permuted(ranks, axis=1)
+    columns = depth if space.layerwise else 1
+    sizes = [
+        _pick_by_rank([getattr(choices, axis) for choices in space.choices], ranks[:, :columns], rng)
+        for axis in ("groups", "queries", "head_dims", "intermediate_sizes")
+    ]
+    num_layers = rng.integers(1, depth + 1, size=count)
+    groups, queries, head_dim, neurons = (size * (np.arange(depth) < num_layers[:, None]) for size in sizes)
+    population = Population(
+        hidden_size=_draw_hidden(space, groups[:, 0] * queries[:, 0], head_dim[:, 0], rng),
+        groups=groups,
+        queries=queries,
+        head_dim=head_dim,
+        intermediate_size=neurons,
+    )
+    return Draws(population, ranks)
+
+
+def draw_layer(space: SearchSpace, rank: int, rng: np.random.Generator) -> LayerSelection:
+    """Draw the layer of a rank, every size uniformly."""
+    choices = space.choices[rank]
+    groups, queries = pick(choices.groups, rng), pick(choices.queries, rng)
+    spec = LayerSpec(
+        num_attention_heads=groups * queries,
+        num_key_value_heads=groups,
+        head_dim=pick(choices.head_dims, rng),
+        intermediate_size=pick(choices.intermediate_sizes, rng),
+    )
+    return _fill_layer(space, spec, rank, rng)
+
+
+def fill(space: SearchSpace, architecture: Architecture, ranks: Sizes, rng: np.random.Generator) -> Selection:
+    """Choose the entries that a sub-network of given sizes keeps: the first ones, in fine spaces any.
+
+    Drawing sizes before sets keeps every size as likely as any other; a coin for each index would make almost all
+    members half as wide as the teacher.
+    """
+    if space.granularity == "coarse":
+        return Selection.prefix(architecture)
+    specs = zip(architecture.layers, ranks.tolist(), strict=False)
+    if space.layerwise:
+        layers = tuple(_fill_layer(space, spec, rank, rng) for spec, rank in specs)
+    else:
+        shared = _fill_layer(space, architecture.layers[0], 0, rng)
+        layers = tuple(replace(shared, layer=rank) for _, rank in specs)
+    return Selection(
+        hidden=draw_indices(space, architecture.hidden_size, space.teacher.hidden_size, rng), layers=layers
+    )
+
+
+def draw_indices(space: SearchSpace, size: int, length: int, rng: np.random.Generator) -> Indices:
+    """Return the indices that an axis keeps: the first ones, in fine spaces any, in random order."""
+    if space.granularity == "coarse":
+        return range(size)
+    return tuple(rng.permutation(length)[:size].tolist())
+
+
+def resize_indices(space: SearchSpace, indices: Indices, size: int, length: int, rng: np.random.Generator) -> Indices:
+    """Shorten an axis by what it took last, or lengthen it by entries that it lacks (paper, section 2.2)."""
+    if space.granularity == "coarse":
+        return range(size)
+    kept = tuple(indices[:size])
+    missing = np.setdiff1d(np.arange(length), kept)
+    return kept + tuple(rng.permutation(missing)[: size - len(kept)].tolist())
+
+
+def draw_target(space: SearchSpace, parameter_bin: ParameterBin, rng: np.random.Generator) -> int:
+    """Draw a parameter count uniformly from the part of a bin that lies within the space."""
+    smallest, largest = space.reach
+    return int(rng.integers(max(parameter_bin.low, smallest), min(parameter_bin.high, largest) + 1))
+
+
+def resize(
+    space: SearchSpace, member: Selection, parameter_bin: ParameterBin, target: int, rng: np.random.Generator
+) -> Selection | None:
+    """Scale the MLP widths of a selection until it has a parameter count.
+
+    Returns:
+        the resized selection, as near to the target as whole widths come, or None where its other sizes leave no legal
+        widths for it or it falls out of the bin.
+    """
+    ranks = [layer.layer for layer in member.layers]
+    resized = _resize(space, member.architecture(space.teacher), ranks, parameter_bin, target)
+    if resized is None:
+        return None
+    sizes = [layer.intermediate_size for layer in resized.layers]
+    lengths = [space.pool.layers[rank].intermediate_size for rank in ranks]
+    if space.layerwise:
+        neurons = [
+            resize_indices(space, layer.neurons, size, length, rng)
+            for layer, size, length in zip(member.layers, sizes, lengths, strict=True)
+        ]
+    else:
+        neurons = [resize_indices(space, member.layers[0].neurons, sizes[0], lengths[0], rng)] * len(ranks)
+    layers = tuple(replace(layer, neurons=kept) for layer, kept in zip(member.layers, neurons, strict=True))
+    return replace(member, layers=layers)
+
+
+def pick(choices: Sequence[int], rng: np.random.Generator) -> int:
+    """Draw one of the choices uniformly."""
+    return choices[int(rng.integers(len(choices)))]
+
+
+def _construct(space: SearchSpace, parameter_bin: ParameterBin, rng: np.random.Generator) -> tuple[Architecture, Sizes]:
+    for batch in range(MAX_DRAWS // _DRAWS_PER_BATCH):
+        # Kept over many draws of shapes: counts that few shapes reach are then as likely as any other.
+        if batch % _BATCHES_PER_TARGET == 0:
+            target = draw_target(space, parameter_bin, rng)
+        draws = draw_many(space, _DRAWS_PER_BATCH, rng)
+        for row in np.flatnonzero(_legal(space, draws) & _has_widths(space, draws, target)):
+            architecture = draws.population.architecture(int(row), space.teacher)
+            resized = _resize(space, architecture, draws.ranks[row].tolist(), parameter_bin, target)
+            if resized is not None:
+                return resized, draws.ranks[row]
+    raise ValueError(_unreachable(space, parameter_bin, "constructive"))
+
+
+def _has_widths(space: SearchSpace, draws: Draws, target: int) -> NDArray[np.bool_]:
+    """Return [N] whether some legal MLP widths bring a shape to a parameter count, give or take one step."""
+    population = draws.population
+    present = population.groups > 0
+    bare = replace(population, intermediate_size=np.zeros_like(population.intermediate_size))
+    missing = target - population_parameters(bare, space.teacher)
+    neurons = missing / neuron_parameters(space.teacher.family, population.hidden_size)
+    narrowest = space.alignment * present.sum(1)
+    widest = (np.array([choices.intermediate_sizes[-1] for choices in space.choices])[draws.ranks] * present).sum(1)
+    # Rounding every width to a step may miss the target by half of all steps.
+    return np.asarray((neurons >= narrowest / 2) & (neurons <= widest + narrowest / 2))
+
+
+def _reject(space: SearchSpace, parameter_bin: ParameterBin, rng: np.random.Generator) -> tuple[Architecture, Sizes]:
+    for _ in range(MAX_DRAWS // _DRAWS_PER_BATCH):
+        draws = draw_many(space, _DRAWS_PER_BATCH, rng)
+        counts = population_parameters(draws.population, space.teacher)
+        inside = (counts >= parameter_bin.low) & (counts <= parameter_bin.high) & _legal(space, draws)
+        if inside.any():
+            row = int(inside.argmax())
+            return draws.population.architecture(row, space.teacher), draws.ranks[row]
+    raise ValueError(_unreachable(space, parameter_bin, "rejection"))
+
+
+def _unreachable(space: SearchSpace, parameter_bin: ParameterBin, sampling: Sampling) -> str:
+    return (
+        f"no sub-network in {parameter_bin} among {MAX_DRAWS:,} {sampling} draws (acceptance below "
+        f"{1 / MAX_DRAWS:.0e}): the bin is at the edge of what the space reaches ({space.describe_reach()}); "
+        "widen the bin or move it inwards"
+    )
+
+
+def _draw_one(space: SearchSpace, rng: np.random.Generator) -> tuple[Architecture, Sizes]:
+    while True:
+        draws = draw_many(space, 1, rng)
+        if _legal(space, draws)[0]:
+            return draws.population.architecture(0, space.teacher), draws.ranks[0]
+
+
+def _legal(space: SearchSpace, draws: Draws) -> NDArray[np.bool_]:
+    hidden = draws.population.hidden_size
+    return (hidden > 0) & (hidden <= space.teacher.hidden_size)
+
+
+def _pick_by_rank(choices: list[range], ranks: Sizes, rng: np.random.Generator) -> Sizes:
+    """Return [N, L] one choice of the layer at each rank, uniformly."""
+    starts, steps, counts = np.array([(each.start, each.step, len(each)) for each in choices]).T
+    return np.asarray(starts[ranks] + steps[ranks] * rng.integers(counts[ranks]))
+
+
+def _draw_hidden(space: SearchSpace, heads: Sizes, head_dim: Sizes, rng: np.random.Generator) -> Sizes:
+    """Return [N] a hidden size for each of many heads."""
+    if not space.ties_hidden_to_heads:
+        return np.asarray(space.alignment * rng.integers(1, len(space.hidden_sizes) + 1, size=len(heads)))
+    if family_of(space.teacher.family).stock_heads == "fill":
+        return np.where(heads * head_dim % space.alignment == 0, heads * head_dim, 0)
+    step = np.lcm(heads, space.alignment)
+    return np.asarray(step * rng.integers(1, np.maximum(space.teacher.hidden_size // step, 1) + 1))
+
+
+def _fill_layer(space: SearchSpace, spec: LayerSpec, rank: int, rng: np.random.Generator) -> LayerSelection:
+    """Choose the entries of a layer of given sizes."""
+    whole = space.pool.layers[rank]
+    return LayerSelection(
+        layer=rank,
+        groups=draw_indices(space, spec.num_key_value_heads, whole.num_key_value_heads, rng),
+        queries=draw_indices(space, spec.heads_per_group, whole.heads_per_group, rng),
+        pairs=draw_indices(space, spec.head_dim // 2, whole.head_dim // 2, rng),
+        neurons=draw_indices(space, spec.intermediate_size, whole.intermediate_size, rng),
+    )
+
+
+def _resize(
+    space: SearchSpace, architecture: Architecture, ranks: list[int], parameter_bin: ParameterBin, target: int
+) -> Architecture | None:
+    per_neuron = int(neuron_parameters(architecture.family, np.array(architecture.hidden_size)))
+    widths = np.array([layer.intermediate_size for layer in architecture.layers], dtype=float)
+    largest = np.array([space.choices[rank].intermediate_sizes[-1] for rank in ranks[: len(widths)]])
+    fixed = num_parameters(architecture) - per_neuron * int(widths.sum())
+    wanted = _scale_widths(widths, (target - fixed) / per_neuron, largest)
+    steps = np.clip(np.rint(wanted / space.alignment).astype(int) * space.alignment, space.alignment, largest)
+    resized = architecture.with_layers(
+        tuple(
+            replace(layer, intermediate_size=int(width))
+            for layer, width in zip(architecture.layers, steps, strict=True)
+        )
+    )
+    count, rounding = num_parameters(resized), per_neuron * len(steps) * space.alignment / 2
+    return resized if count in parameter_bin and abs(count - target) <= rounding else None
+
+
+def _scale_widths(widths: Widths, total: float, largest: Sizes) -> Widths:
+    """Scale widths to a sum, by one factor, without passing the largest widths."""
+    scaled: Widths = widths * (total / widths.sum())
+    for _ in range(_WATER_FILLING_ROUNDS):
+        full = scaled >= largest
+        free = scaled[~full].sum()
+        if not full.any() or free <= 0:
+            break
+        scaled[~full] *= (total - largest[full].sum()) / free
+        scaled = np.minimum(scaled, largest)
+    return scaled

@@ -1,0 +1,168 @@
+"""What a sub-network keeps of its teacher: the genes of a candidate in every search space."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from budwood.arch.spec import Architecture, LayerSpec
+
+Indices = range | tuple[int, ...]
+"""Kept positions of one axis, in the order in which they were taken. A range from 0 is a prefix: coarse spaces take
+nothing else, and it is cut without a copy where the layout allows."""
+
+_LAYER_AXES = ("groups", "queries", "pairs", "neurons")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerSelection:
+    """What one layer of a sub-network keeps of one layer of its teacher."""
+
+    layer: int
+    """The teacher's layer, by rank: 0 is the one to keep first."""
+    groups: Indices
+    """Key/value heads."""
+    queries: Indices
+    """Query heads within every kept group."""
+    pairs: Indices
+    """Pairs of head dimensions, by rank: what a rotary embedding turns together, then the rest two by two."""
+    neurons: Indices
+
+    def __post_init__(self) -> None:
+        """Refuse indices that cannot be kept.
+
+        Raises:
+            ValueError: an axis is empty, holds a negative or a repeated index, or the layer is negative.
+        """
+        if self.layer < 0:
+            raise ValueError(f"layer must be at least 0, got {self.layer}")
+        for axis in _LAYER_AXES:
+            _check(f"layer {self.layer}, {axis}", getattr(self, axis))
+
+    @property
+    def spec(self) -> LayerSpec:
+        """Sizes of the layer."""
+        return LayerSpec(
+            num_attention_heads=len(self.groups) * len(self.queries),
+            num_key_value_heads=len(self.groups),
+            head_dim=2 * len(self.pairs),
+            intermediate_size=len(self.neurons),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What a sub-network keeps of its teacher; layers stand in the order in which they were taken."""
+
+    hidden: Indices
+    """Channels of the residual stream."""
+    layers: tuple[LayerSelection, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be a model.
+
+        Raises:
+            ValueError: no layer or channel, a channel is negative or repeated, or a layer is taken twice.
+        """
+        _check("hidden", self.hidden)
+        _check("layers", tuple(layer.layer for layer in self.layers))
+
+    @classmethod
+    def prefix(cls, architecture: Architecture) -> Self:
+        """Select the first entries of every axis (paper, section 2.1, coarse)."""
+        layers = tuple(
+            LayerSelection(
+                layer=rank,
+                groups=range(spec.num_key_value_heads),
+                queries=range(spec.heads_per_group),
+                pairs=range(spec.head_dim // 2),
+                neurons=range(spec.intermediate_size),
+            )
+            for rank, spec in enumerate(architecture.layers)
+        )
+        return cls(hidden=range(architecture.hidden_size), layers=layers)
+
+    def architecture(self, teacher: Architecture) -> Architecture:
+        """Return the sizes, with the vocabulary of a teacher; layers in the order in which they were taken."""
+        return replace(teacher, hidden_size=len(self.hidden), layers=tuple(layer.spec for layer in self.layers))
+
+    def require_within(self, teacher: Architecture) -> None:
+        """Check that a teacher has all that is selected.
+
+        Args:
+            teacher: its layers by rank.
+
+        Raises:
+            ValueError: an index is out of range; the message names the place.
+        """
+        _check_range("hidden", self.hidden, teacher.hidden_size)
+        _check_range("layers", tuple(layer.layer for layer in self.layers), teacher.num_hidden_layers)
+        for layer in self.layers:
+            spec = teacher.layers[layer.layer]
+            lengths = (spec.num_key_value_heads, spec.heads_per_group, spec.head_dim // 2, spec.intermediate_size)
+            for axis, length in zip(_LAYER_AXES, lengths, strict=True):
+                _check_range(f"layer {layer.layer}, {axis}", getattr(layer, axis), length)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary: a prefix by its length, other indices as a list. `from_dict` inverts it."""
+        layers: list[dict[str, Any]] = [
+            {"layer": layer.layer, **{axis: _to_json(getattr(layer, axis)) for axis in _LAYER_AXES}}
+            for layer in self.layers
+        ]
+        return {"hidden": _to_json(self.hidden), "layers": layers}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild what `to_dict` wrote.
+
+        Raises:
+            KeyError: a field is missing.
+            ValueError: an index is illegal.
+        """
+        layers = tuple(
+            LayerSelection(layer=layer["layer"], **{axis: _from_json(layer[axis]) for axis in _LAYER_AXES})
+            for layer in data["layers"]
+        )
+        return cls(hidden=_from_json(data["hidden"]), layers=layers)
+
+    def key(self) -> tuple[object, ...]:
+        """Return what two selections share exactly when they keep the same, in whatever order they took it."""
+        layers = sorted(
+            (layer.layer, *(_canonical(getattr(layer, axis)) for axis in _LAYER_AXES)) for layer in self.layers
+        )
+        return (_canonical(self.hidden), *layers)
+
+
+def _check(place: str, indices: Sequence[int]) -> None:
+    if not indices:
+        raise ValueError(f"{place}: at least one index must be kept, got none")
+    if isinstance(indices, range):
+        if indices != range(len(indices)):
+            raise ValueError(f"{place}: a range of indices must be a prefix, got {indices}")
+        return
+    if min(indices) < 0:
+        raise ValueError(f"{place}: indices must be at least 0, got {min(indices)}")
+    if len(set(indices)) < len(indices):
+        repeated = next(index for index in indices if indices.count(index) > 1)
+        raise ValueError(f"{place}: index {repeated} is given more than once")
+
+
+def _check_range(place: str, indices: Indices, length: int) -> None:
+    if _largest(indices) >= length:
+        raise ValueError(f"{place}: index {_largest(indices)} is out of range, the teacher has {length}")
+
+
+def _canonical(indices: Indices) -> tuple[int, ...]:
+    return (len(indices),) if _largest(indices) == len(indices) - 1 else (-1, *sorted(indices))
+
+
+def _largest(indices: Indices) -> int:
+    # `max` walks through a range.
+    return indices[-1] if isinstance(indices, range) else max(indices)
+
+
+def _to_json(indices: Indices) -> int | list[int]:
+    return len(indices) if isinstance(indices, range) else list(indices)
+
+
+def _from_json(indices: int | list[int]) -> Indices:
+    return range(indices) if isinstance(indices, int) else tuple(indices)

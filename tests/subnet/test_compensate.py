@@ -1,0 +1,233 @@
+"""Corrections recover what can be recovered, and shrink to plain slicing."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from teachers import FULL, TEACHERS, architecture_of, select, tiny_teacher, weights_of
+
+from budwood.arch.selection import Selection
+from budwood.subnet.compensate import Compensation, compensate, regress
+from budwood.subnet.extract import child_state, extract_child, resolve
+from budwood.subnet.importance import measure_importance
+from budwood.subnet.ordering import Ordering, order_teacher
+
+NONE = Compensation(neurons=False, channels=False, heads=False, layers=False, pairs=False)
+STEPS = ("neurons", "channels", "heads", "layers", "pairs")
+RIDGES = ("neuron_ridge", "channel_ridge", "head_ridge", "layer_ridge")
+TINY = dict.fromkeys(RIDGES, 1e-9)
+CUT = select(30, [0, 2, 3], (2, 1, 8, 20))
+
+every_family = pytest.mark.parametrize("teacher", [name for name in TEACHERS if " untied" in name], indirect=True)
+
+
+def only(step: str, **changes) -> Compensation:
+    return replace(NONE, **{step: True, **changes})
+
+
+def logits_of(model, windows):
+    with torch.no_grad():
+        return model(windows).logits
+
+
+def ordered_by(teacher, windows):
+    """Return a teacher in memory, ordered by the given text."""
+    architecture = architecture_of(teacher)
+    importance = measure_importance(teacher, architecture, windows)
+    return order_teacher(weights_of(teacher), teacher.config.to_dict(), architecture, Ordering(), importance)
+
+
+def test_regression_is_ridge_regression_on_features_of_unit_variance():
+    rng = np.random.default_rng(0)
+    features, targets = rng.normal(size=(50, 4)) * [1, 10, 0.1, 3], rng.normal(size=(50, 2))
+    scaled = features / np.sqrt((features**2).mean(0))
+    ridge = 0.3
+    # The ridge as 50 * ridge rows of zeros: an ordinary least-squares problem.
+    stacked = np.vstack([scaled, np.sqrt(50 * ridge) * np.eye(4)])
+    expected, *_ = np.linalg.lstsq(stacked, np.vstack([targets, np.zeros((4, 2))]), rcond=None)
+    moment, target = torch.tensor(features.T @ features / 50), torch.tensor(features.T @ targets / 50)
+    actual = regress(moment, target, ridge).numpy() * np.sqrt((features**2).mean(0))[:, None]
+    np.testing.assert_allclose(actual, expected, rtol=1e-9)
+
+
+@every_family
+@pytest.mark.parametrize("ordering", ["activation", "native"])
+def test_without_corrections_it_is_the_plain_cut(orders, windows, selection, ordering):
+    ordered = orders[ordering, "preserve"]
+    child = compensate(ordered, selection, windows, NONE)
+    assert torch.equal(logits_of(child, windows), logits_of(extract_child(ordered, selection), windows))
+
+
+@every_family
+@pytest.mark.parametrize("step", ["neurons", "channels", "heads", "layers"])
+def test_an_infinite_ridge_is_the_plain_cut(orders, windows, step):
+    ordered = orders["activation", "preserve"]
+    child = compensate(ordered, CUT, windows, only(step, **dict.fromkeys(RIDGES, 1e12)))
+    expected = logits_of(extract_child(ordered, CUT), windows)
+    torch.testing.assert_close(logits_of(child, windows), expected, rtol=1e-4, atol=1e-3)
+
+
+@every_family
+def test_where_nothing_is_removed_nothing_changes(orders, windows):
+    ordered = orders["activation", "preserve"]
+    whole = Selection.prefix(ordered.ranked)
+    child = compensate(ordered, whole, windows, Compensation())
+    assert torch.equal(logits_of(child, windows), logits_of(extract_child(ordered, whole), windows))
+
+
+@every_family
+def test_every_step_changes_what_it_should(teacher, orders, windows):
+    """Each step has its own parameters, and all of them together give a sound model of the same sizes."""
+    ordered = orders["activation", "preserve"]
+    plain = extract_child(ordered, CUT).state_dict()
+    changed = {step: differing(plain, compensate(ordered, CUT, windows, only(step)).state_dict()) for step in STEPS}
+    family = ordered.family
+    assert {name for name in changed["neurons"] if "bias" not in name} == names(ordered, CUT, family.mlp_out)
+    assert {name for name in changed["heads"] if "bias" not in name} == names(ordered, CUT, family.output)
+    assert names(ordered, CUT, *family.mlp_in) <= changed["channels"]
+    assert bool(changed["layers"]) is not family.output_norms
+    assert bool(changed["pairs"]) is (teacher.config.model_type != "qwen3")
+    child = compensate(ordered, CUT, windows, Compensation())
+    assert {name: weight.shape for name, weight in child.state_dict().items()} == {n: w.shape for n, w in plain.items()}
+    assert logits_of(child, windows).isfinite().all()
+
+
+def differing(first, second):
+    return {name for name, weight in first.items() if not torch.equal(weight, second[name])}
+
+
+def names(ordered, selection, *modules):
+    layers = range(len(selection.layers))
+    return {ordered.family.layer_weight(layer, module) for layer in layers for module in modules}
+
+
+@every_family
+def test_twin_neurons_are_folded_into_one(teacher, windows):
+    """Half of the neurons do what the other half does: cutting them costs nothing."""
+    twins = tiny_teacher(teacher.config.model_type, tied=False)
+    with torch.no_grad():
+        for name, parameter in twins.named_parameters():
+            if ".mlp." in name and len(parameter) == 40:  # rows are neurons
+                parameter[1::2] = parameter[::2]
+    ordered = ordered_by(twins, windows)
+    kept = Selection.prefix(ordered.ranked)
+    # The two of a pair matter unequally, by their output weights, so one of each is named.
+    layers = tuple(replace(layer, neurons=one_of_each(ordered, layer.layer)) for layer in kept.layers)
+    halved = replace(kept, layers=layers)
+    expected = logits_of(twins, windows)
+    mended = logits_of(compensate(ordered, halved, windows, only("neurons", **TINY)), windows)
+    plain = logits_of(extract_child(ordered, halved), windows)
+    assert (mended - expected).abs().max() < 2e-3 * expected.abs().max()
+    assert (plain - expected).abs().max() > 0.05 * expected.abs().max()
+
+
+def one_of_each(ordered, rank):
+    """Return the first neuron of every group of equal rows."""
+    rows = ordered.weights[ordered.family.layer_weight(ordered.ranking[rank], ordered.family.mlp_in[0])]
+    _, groups = rows.unique(dim=0, return_inverse=True)
+    return tuple(sorted({int(group): index for index, group in reversed(list(enumerate(groups)))}.values()))
+
+
+def test_a_redundant_channel_is_read_from_the_others(windows):
+    """A channel that always equals another's half is predicted exactly; the norm gain makes up for its size."""
+    teacher = tiny_teacher("llama", tied=False)
+    ordered = ordered_by(teacher, windows)
+    keep = range(47)
+    weights = {name: weight.clone() for name, weight in ordered.weights.items()}
+    for name, weight in weights.items():
+        # What writes into the last channel writes half of what it writes into the first.
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            weight[47] = weight[0] / 2
+        elif name.endswith("embed_tokens.weight"):
+            weight[:, 47] = weight[:, 0] / 2
+    redundant = replace(ordered, weights=weights)
+    cut = replace(Selection.prefix(ordered.ranked), hidden=keep)
+    expected = logits_of(extract_child(redundant, Selection.prefix(ordered.ranked)), windows)
+    errors = [
+        float((logits_of(child, windows) - expected).norm() / expected.norm())
+        for child in (
+            compensate(redundant, cut, windows, only("channels", channel_ridge=1e-9)),
+            extract_child(redundant, cut),
+        )
+    ]
+    # What is left is the spread of the norm's gain from token to token.
+    assert errors[0] < 0.5 * errors[1]
+
+
+def test_a_dropped_layer_becomes_a_linear_map(windows):
+    """The stream after a gap is nearer to the teacher's than without the map, and the first position stays."""
+    teacher = tiny_teacher("llama", tied=False)
+    ordered = ordered_by(teacher, windows)
+    kept = Selection.prefix(ordered.ranked)
+    dropped = next(rank for rank, depth in enumerate(ordered.ranking) if depth == 2)
+    cut = replace(kept, layers=tuple(layer for layer in kept.layers if layer.layer != dropped))
+    after = {}
+    for name, child in (
+        ("teacher", extract_child(ordered, kept)),
+        ("mapped", compensate(ordered, cut, windows, only("layers", layer_ridge=1e-6))),
+        ("plain", extract_child(ordered, cut)),
+    ):
+        with torch.no_grad():
+            after[name] = child(windows, output_hidden_states=True).hidden_states[3 if name == "teacher" else 2]
+    errors = {name: (after[name] - after["teacher"])[:, 1:].norm() for name in ("mapped", "plain")}
+    assert errors["mapped"] < 0.9 * errors["plain"]
+
+
+def test_a_group_keeps_its_own_pairs_at_their_frequencies(windows):
+    """With one group and one layer there is nothing to share: the child turns its best pairs as the teacher did."""
+    teacher = tiny_teacher("llama", tied=False, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1)
+    ordered = ordered_by(teacher, windows)
+    # A ranking that would keep the worst pairs.
+    best = ordered.pair_scores[0][0].argsort(descending=True).tolist()
+    poor = replace(ordered, pair_rankings=(tuple(reversed(best)),))
+    good = replace(ordered, pair_rankings=(tuple(best),))
+    cut = select(48, [0], (1, 2, 6, 40))
+    expected = extract_child(good, cut)
+    actual = compensate(poor, cut, windows, only("pairs"))
+    torch.testing.assert_close(logits_of(actual, windows), logits_of(expected, windows), rtol=1e-4, atol=1e-4)
+    assert (logits_of(extract_child(poor, cut), windows) - logits_of(expected, windows)).abs().max() > 1e-2
+
+
+def test_groups_share_the_median_frequency(windows):
+    """Slots of native models have one frequency each, in layer-wise models each layer has its own."""
+    ordered = ordered_by(tiny_teacher("llama", tied=False), windows)
+    uniform = compensate(ordered, select(48, [0, 1], (3, 2, 8, 40)), windows, only("pairs"))
+    assert type(uniform).__name__ == "LlamaForCausalLM"
+    scores = torch.cat([ordered.pair_scores[ordered.ranking[rank]] for rank in (0, 1)])
+    slots = scores.topk(4, dim=1).indices.sort(dim=1).values.double().quantile(0.5, dim=0)
+    theta = ordered.config["rope_parameters"]["rope_theta"]
+    torch.testing.assert_close(
+        uniform.model.rotary_emb.inv_freq.double(), theta ** (-2 * slots / 16), rtol=1e-5, atol=0
+    )
+    mixed = select(48, [0, 1], (3, 2, 8, 40), (3, 2, 10, 40))
+    assert type(compensate(ordered, mixed, windows, only("pairs"))).__name__ == "LayerwiseLlamaForCausalLM"
+
+
+@pytest.mark.parametrize("batch_size", [1, 6])
+def test_batches_do_not_matter(windows, batch_size):
+    ordered = ordered_by(tiny_teacher("gpt_neox", tied=False), windows)
+    one = compensate(ordered, CUT, windows, Compensation(), batch_size=batch_size)
+    other = compensate(ordered, CUT, windows, Compensation(), batch_size=4)
+    torch.testing.assert_close(logits_of(one, windows), logits_of(other, windows), rtol=1e-3, atol=1e-3)
+
+
+def test_the_teacher_is_untouched_and_unhooked(windows):
+    ordered = ordered_by(tiny_teacher("llama", tied=True), windows).materialise(FULL)
+    before = {name: weight.clone() for name, weight in ordered.weights.items()}
+    compensate(ordered, CUT, windows, Compensation())
+    assert all(torch.equal(ordered.weights[name], weight) for name, weight in before.items())
+    plain = child_state(ordered, resolve(ordered, CUT))
+    assert all(weight.isfinite().all() for weight in plain.values())
+
+
+@pytest.mark.parametrize("name", RIDGES)
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
+def test_a_ridge_must_be_positive(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be positive"):
+        Compensation(**{name: value})
+
+
+def test_steps_are_named_in_order():
+    assert Compensation().steps == STEPS
+    assert replace(NONE, layers=True, neurons=True).steps == ("neurons", "layers")

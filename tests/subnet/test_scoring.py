@@ -1,0 +1,93 @@
+"""Scores of sub-networks: worked values, and laws over all of a teacher."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from budwood.arch.selection import LayerSelection, Selection
+from budwood.subnet.importance import Importance, LayerImportance
+from budwood.subnet.scoring import normalise, score_selection
+
+NORMALISATIONS = ("softmax", "rank", "sum")
+WHOLE = LayerSelection(layer=0, groups=range(2), queries=range(1), pairs=range(2), neurons=range(3))
+
+
+def layer_importance(influence: float, heads: list[float], neurons: list[float]) -> LayerImportance:
+    return LayerImportance(
+        influence=torch.tensor(influence),
+        change=torch.tensor(influence),
+        heads=torch.tensor(heads)[:, None],
+        queries=torch.ones(2, 4),
+        keys=torch.ones(2, 4),
+        neurons=torch.tensor(neurons),
+        values=torch.eye(4).repeat(2, 1, 1),
+    )
+
+
+IMPORTANCE = Importance(
+    channels=torch.tensor([1.0, 3.0]),
+    norms={},
+    layers=(layer_importance(1.0, [1.0, 3.0], [1.0, 2.0, 5.0]), layer_importance(3.0, [1.0, 1.0], [0.0, 1.0, 1.0])),
+)
+
+
+@pytest.mark.parametrize(
+    ("normalisation", "expected"),
+    [
+        ("sum", [0.1, 0.2, 0.7]),
+        ("rank", [1 / 6, 2 / 6, 3 / 6]),
+        ("softmax", [0.09003057, 0.24472847, 0.66524096]),
+    ],
+)
+def test_worked_shares(normalisation, expected):
+    scores = torch.tensor([0.0, 1.0, 2.0] if normalisation == "softmax" else [1.0, 2.0, 7.0])
+    torch.testing.assert_close(normalise(scores, normalisation), torch.tensor(expected, dtype=torch.float64))
+
+
+@given(st.lists(st.floats(0.01, 10), min_size=1, max_size=8), st.sampled_from(NORMALISATIONS))
+def test_shares_add_up_to_one_and_keep_the_order(scores, normalisation):
+    shares = normalise(torch.tensor(scores), normalisation)
+    assert float(shares.sum()) == pytest.approx(1)
+    order = torch.tensor(scores).argsort(stable=True)
+    assert (shares[order].diff() >= -1e-12).all()
+
+
+def test_worked_score():
+    """The second layer, its first head and last two neurons, and the first channel."""
+    layer = replace(WHOLE, layer=1, groups=(0,), neurons=(1, 2))
+    selection = Selection(hidden=(0,), layers=(layer,))
+    # Channel 1/4, layer 3/4, head 1/2, neurons 1/2 + 1/2.
+    assert score_selection(IMPORTANCE, selection, "sum", ordered=False) == pytest.approx(0.25 + 0.75 + 0.5 + 1)
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+@pytest.mark.parametrize("ordered", [True, False])
+def test_the_whole_teacher_has_one_of_every_axis(normalisation, ordered):
+    whole = Selection(hidden=range(2), layers=(WHOLE, replace(WHOLE, layer=1)))
+    assert score_selection(IMPORTANCE, whole, normalisation, ordered=ordered) == pytest.approx(1 + 1 + 2 * 2)
+
+
+@pytest.mark.parametrize("normalisation", NORMALISATIONS)
+def test_ordered_prefixes_are_the_best_of_the_best_layer(normalisation):
+    small = replace(WHOLE, groups=range(1), neurons=range(1))
+    best = score_selection(IMPORTANCE, Selection(hidden=range(1), layers=(small,)), normalisation, ordered=True)
+    others = [
+        score_selection(
+            IMPORTANCE,
+            Selection(hidden=(channel,), layers=(replace(small, layer=1, groups=(group,), neurons=(neuron,)),)),
+            normalisation,
+            ordered=False,
+        )
+        for channel in range(2)
+        for group in range(2)
+        for neuron in range(3)
+    ]
+    assert best == pytest.approx(max(others))
+
+
+def test_an_unknown_normalisation_is_refused():
+    with pytest.raises(ValueError, match="softmax, rank or sum, got 'mean'"):
+        normalise(torch.ones(2), "mean")

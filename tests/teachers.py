@@ -1,0 +1,122 @@
+"""Tiny teachers of every family, whose random weights make every defect visible."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from budwood.arch.family import FAMILIES, Axis, architecture_from_config, axis_lengths, family_of
+from budwood.arch.selection import Indices, LayerSelection, Selection
+from budwood.arch.spec import Architecture
+from budwood.subnet.device import Compute
+from budwood.subnet.ordering import OrderedTeacher
+
+VOCAB_SIZE, HIDDEN_SIZE, HEAD_DIM, NEURONS, DEPTH = 97, 48, 16, 40, 4
+FULL = Compute(torch.device("cpu"), "float32")
+HALF = Compute(torch.device("cpu"), "bfloat16")
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "gemma2": {"query_pre_attn_scalar": 24, "sliding_window": 8, "attn_implementation": "eager"},
+    "gpt_neox": {"num_attention_heads": 3, "rotary_pct": 0.25},
+    "mistral": {"sliding_window": None},
+    "smollm3": {"no_rope_layers": [1, 1, 0, 1]},
+}
+TEACHERS = {
+    f"{family} {kind}": (family, tied)
+    for family in sorted(FAMILIES)
+    for kind, tied in (("tied", True), ("untied", False))
+}
+
+
+def tiny_teacher(family: str, *, tied: bool, **changes: Any) -> PreTrainedModel:
+    """Return a model of 4 layers and 3 groups of 2 queries (GPT-NeoX: of one), with random norms and biases."""
+    settings = {
+        "vocab_size": VOCAB_SIZE,
+        "hidden_size": HIDDEN_SIZE,
+        "intermediate_size": NEURONS,
+        "num_hidden_layers": DEPTH,
+        "num_attention_heads": 6,
+        "max_position_embeddings": 128,
+        "tie_word_embeddings": tied,
+        "initializer_range": 0.2,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": None,
+    }
+    if family != "gpt_neox":
+        settings |= {"num_key_value_heads": 3, "head_dim": HEAD_DIM}
+    config = AutoConfig.for_model(family, **settings | SETTINGS.get(family, {}) | changes)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config).eval()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "norm" in name and name.endswith("weight"):
+                    parameter.uniform_(0.5, 1.5)
+                elif name.endswith("bias"):
+                    parameter.normal_(0, 0.3)
+    return model
+
+
+def architecture_of(model: PreTrainedModel) -> Architecture:
+    """Return a model's architecture."""
+    return architecture_from_config(model.config.to_dict())
+
+
+def weights_of(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Return a model's parameters by the names of its family's table: fused projections apart."""
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    architecture = architecture_of(model)
+    fused = family_of(architecture.family).fused
+    for name in [name for name in weights if fused and fused.name in name]:
+        layer = architecture.layers[int(name.split(".")[2])]
+        parts = weights.pop(name).unflatten(0, (layer.num_attention_heads, 3, layer.head_dim))
+        for position, part in enumerate(("query", "key", "value")):
+            weights[name.replace("query_key_value", part)] = parts[:, position].flatten(0, 1)
+    return weights
+
+
+def select(hidden: int, ranks: list[int], *sizes: tuple[int, int, int, int]) -> Selection:
+    """Select the first entries of every axis; sizes of a layer are groups, queries, head dimensions, neurons."""
+    layers = tuple(
+        LayerSelection(
+            layer=rank, groups=range(groups), queries=range(queries), pairs=range(dims // 2), neurons=range(neurons)
+        )
+        for rank, (groups, queries, dims, neurons) in zip(
+            ranks, sizes * (1 if len(sizes) > 1 else len(ranks)), strict=True
+        )
+    )
+    return Selection(hidden=range(hidden), layers=layers)
+
+
+def kept_in_layer(ordered: OrderedTeacher, hidden: Indices, layer: LayerSelection) -> dict[str, list[int]]:
+    """Spell out, by definition, which positions of every basic axis a layer of a child keeps."""
+    depth = ordered.ranking[layer.layer]
+    rope, ranking = ordered.layer_rope(depth), ordered.pair_rankings[depth]
+    half = int(2 * len(ranking) * rope.get("partial_rotary_factor", 1.0)) // 2
+    pairs = sorted(ranking[pair] for pair in layer.pairs)
+    turning = [pair for pair in pairs if pair < half]
+    dims = turning + [pair + half for pair in turning]
+    dims += [dim for pair in pairs if pair >= half for dim in (2 * pair, 2 * pair + 1)]
+    first = list(range(2 * len(pairs)))
+    prefix = isinstance(layer.pairs, range)
+    return {
+        "hidden": list(hidden),
+        "group": list(layer.groups),
+        "query": list(layer.queries),
+        "qk": first if prefix and ordered.rope == "rebuild" else dims,
+        "value": first if prefix or ordered.singular_values else dims,
+        "neuron": list(layer.neurons),
+    }
+
+
+def kept_mask(axis: Axis, architecture: Architecture, layer: int, kept: dict[str, list[int]]) -> Tensor:
+    """Return [n] which positions of a dimension are kept."""
+    lengths = axis_lengths(architecture, architecture.layers[layer])
+    mask = torch.ones(1, dtype=torch.bool)
+    for name in axis:
+        own = torch.zeros(lengths[name], dtype=torch.bool)
+        own[kept.get(name, list(range(lengths[name])))] = True
+        mask = (mask[:, None] & own).flatten()
+    return mask
