@@ -51,7 +51,8 @@ PUBLIC = {  # sizes and counts as their model cards and configurations give them
 
 def empty_model(architecture: Architecture) -> PreTrainedModel:
     """Return the model that transformers builds of an architecture, without weights."""
-    return build_empty(model_config(base_config(architecture), architecture, ropes(architecture)))
+    with torch.device("meta"):
+        return build_empty(model_config(base_config(architecture), architecture, ropes(architecture)))
 
 
 @pytest.mark.parametrize(("architecture", "parameters"), PUBLIC.values(), ids=PUBLIC)

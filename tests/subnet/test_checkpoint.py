@@ -45,16 +45,15 @@ def test_a_teachers_folder_tells_its_architecture(teacher_folder, architecture):
 
 
 @every_family
-def test_an_empty_model_has_shapes_but_no_memory(base, child_architecture):
-    model = build_empty(model_config(base, child_architecture, ropes(base, child_architecture)))
-    assert all(parameter.is_meta for parameter in model.parameters())
+def test_an_empty_model_has_shapes(base, child_architecture):
+    with torch.device("meta"):
+        model = build_empty(model_config(base, child_architecture, ropes(base, child_architecture)))
     assert sum(parameter.numel() for parameter in model.parameters()) == num_parameters(child_architecture)
-    assert not any(buffer.is_meta for buffer in model.buffers())
 
 
 @every_family
 def test_an_empty_model_turns_as_a_whole_one(base, child_architecture):
-    """Rotary embeddings are computed, not loaded: the meta device must not swallow them."""
+    """Rotary embeddings are computed, not loaded: leaving the initialisation out must not leave them out."""
     empty = build_empty(model_config(base, child_architecture, ropes(base, child_architecture)))
     whole = dict(random_model(base, child_architecture, seed=0).named_buffers())
     assert whole

@@ -155,6 +155,20 @@ def test_a_redundant_channel_is_read_from_the_others(windows):
     assert errors[0] < 0.5 * errors[1]
 
 
+def test_the_first_position_is_read_as_in_the_plain_cut(windows):
+    """What is regressed on the other positions passes over the direction of the first one."""
+    same = windows.clone()
+    same[:, 0] = 7
+    ordered = ordered_by(tiny_teacher("llama", tied=False), same)
+    queries = []
+    for child in (extract_child(ordered, CUT), compensate(ordered, CUT, same, only("channels"))):
+        child.model.layers[0].self_attn.q_proj.register_forward_hook(lambda *call: queries.append(call[2]))
+        logits_of(child, same)
+    plain, compensated = queries
+    torch.testing.assert_close(compensated[:, 0], plain[:, 0], rtol=1e-4, atol=1e-4)
+    assert (compensated[:, 1:] - plain[:, 1:]).abs().max() > 1e-2
+
+
 def test_a_dropped_layer_becomes_a_linear_map(windows):
     """The stream after a gap is nearer to the teacher's than without the map, and the first position stays."""
     teacher = tiny_teacher("llama", tied=False)

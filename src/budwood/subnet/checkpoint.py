@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -84,16 +83,9 @@ def model_config(
 
 
 def build_empty(config: PretrainedConfig) -> PreTrainedModel:
-    """Return a model without weights (on the meta device) but with the constants it computes from its config."""
-    with torch.device("meta"), no_init_weights():
+    """Return a model whose weights are memory that nobody has written to, with the constants of its configuration."""
+    with no_init_weights():
         model = _model_class(config)(config)
-    for module in model.modules():
-        if hasattr(module, "compute_default_rope_parameters"):
-            fresh = type(module)(module.config)
-            for name, buffer in fresh.named_buffers():
-                setattr(module, name, nn.Buffer(buffer, persistent=False))
-        elif hasattr(module, "scalar_embed_scale"):
-            module.embed_scale = nn.Buffer(torch.tensor(module.scalar_embed_scale), persistent=False)
     # Ties are part of the initialisation that was left out.
     model.tie_weights()
     return model

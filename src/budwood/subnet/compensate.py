@@ -199,6 +199,7 @@ class _Input:
     ) -> None:
         self.module, self.readers, self.kept, self.ridge, self.first = module, readers, kept, ridge, first
         self.moment = torch.zeros(len(kept), length)
+        self.massive = torch.zeros(len(kept), len(kept))
         self.tokens = 0
 
     def attach(self, parent: PreTrainedModel) -> None:
@@ -211,8 +212,12 @@ class _Input:
 
     def add(self, _: nn.Module, inputs: tuple[Tensor]) -> None:
         """Add the tokens of a batch, from the first position that counts on."""
+        kept = self.kept.to(inputs[0].device)
+        if self.first:
+            passed = inputs[0][:, : self.first, kept].float().flatten(0, -2)
+            self.massive += (passed.T @ passed).cpu()
         entries = inputs[0][:, self.first :].float().flatten(0, -2)
-        self.moment += (entries[:, self.kept.to(entries.device)].T @ entries).cpu()
+        self.moment += (entries[:, kept].T @ entries).cpu()
         self.tokens += len(entries)
 
     def mix(self) -> Tensor:
@@ -223,8 +228,23 @@ class _Input:
         moment = self.moment.double() / self.tokens
         mix = torch.zeros(length, num_kept, dtype=torch.float64)
         mix[self.kept, torch.arange(num_kept)] = 1
-        mix[removed] = regress(moment[:, self.kept], moment[:, removed], self.ridge).T
+        seen = without_massive(self.massive) if self.first else torch.eye(num_kept, dtype=torch.float64)
+        share = regress(seen @ moment[:, self.kept] @ seen, seen @ moment[:, removed], self.ridge)
+        mix[removed] = share.T @ seen
         return mix
+
+
+def without_massive(moment: Tensor) -> Tensor:
+    """Return [k, k] the projection that passes over the direction in which first positions are largest.
+
+    Massive activations of the first position have one direction: what is regressed on all other positions and passes
+    over it leaves the first position, and the attention that rests there, as they are.
+
+    Args:
+        moment: [k, k] second moment of first positions.
+    """
+    _, directions = torch.linalg.eigh(moment.double())
+    return torch.eye(len(moment), dtype=torch.float64) - torch.outer(directions[:, -1], directions[:, -1])
 
 
 def regress(moment: Tensor, target: Tensor, ridge: float) -> Tensor:
@@ -245,8 +265,7 @@ class _Gap:
     """Dropped layers after a kept one: what they would have added, regressed on what its MLP writes.
 
     Tokens count by the inverse square of their size after the gap, as norms will see them. The first position is left
-    as it is: its massive activations, of one direction, would be thrown into others by any map that did not pass over
-    that direction.
+    as it is, as in `without_massive`.
     """
 
     def __init__(
@@ -281,9 +300,7 @@ class _Gap:
 
     def map(self) -> Tensor:
         """Return [E, E] what takes the MLP's output over the gap: the identity and the regression."""
-        identity = torch.eye(len(self.moment), dtype=torch.float64)
-        _, directions = torch.linalg.eigh(self.massive.double())
-        seen = identity - torch.outer(directions[:, -1], directions[:, -1])
+        identity, seen = torch.eye(len(self.moment), dtype=torch.float64), without_massive(self.massive)
         moment, target = self.moment.double() / self.tokens, self.target.double() / self.tokens
         return identity + regress(seen @ moment @ seen, seen @ target, self.ridge).T @ seen
 
@@ -292,7 +309,7 @@ def _inputs(teacher: OrderedTeacher, cut: Cut, settings: Compensation) -> Iterat
     """Yield the inputs of which a cut removes a part."""
     family, width = teacher.family, teacher.architecture.hidden_size
     kinds: list[tuple[bool, tuple[Module, ...], float, int]] = [
-        # Massive activations at the first position would drown all other positions.
+        # Massive activations at the first position would drown all others.
         (settings.channels, (family.query, family.key, family.value), settings.channel_ridge, 1),
         (settings.channels, family.mlp_in, settings.channel_ridge, 1),
         (settings.heads, (family.output,), settings.head_ridge, 0),

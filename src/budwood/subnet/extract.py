@@ -6,7 +6,7 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from budwood.arch.family import Axes, Axis, Family, axis_lengths
@@ -125,13 +125,10 @@ def assemble(state: Mapping[str, Tensor], config: PretrainedConfig, architecture
         architecture: the model's, layers in depth order.
     """
     model = build_empty(config)
-    modules = dict(model.named_modules())
-    for name, weight in fuse(state, architecture).items():
-        module, _, parameter = name.rpartition(".")
-        setattr(modules[module], parameter, nn.Parameter(weight))
-    model.tie_weights()
-    missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
-    assert not missing, f"extraction left {missing} without weights"
+    parameters, weights = dict(model.named_parameters()), fuse(state, architecture)
+    assert parameters.keys() == weights.keys(), f"not of both: {sorted(parameters.keys() ^ weights.keys())}"
+    for name, weight in weights.items():
+        parameters[name].data = weight
     model.eval()
     return model
 
