@@ -13,7 +13,8 @@ from budwood.arch.space import Granularity, SearchSpace
 from budwood.arch.spec import Architecture
 from budwood.corpus.documents import TextSource
 from budwood.search.operators import Constraint
-from budwood.search.strategy import EvolutionSettings, ProbabilityReading
+from budwood.search.race import RaceSettings
+from budwood.search.strategy import EvolutionSettings, ProbabilityReading, StrategyName
 from budwood.subnet.compensate import Compensation
 from budwood.subnet.device import Compute, DeviceName, Precision, choose_compute
 from budwood.subnet.importance import Importance
@@ -212,6 +213,7 @@ class SpaceParameters(Strict):
 class SearchParameters(Strict):
     """The evolution (paper, Algorithm 1); see `budwood.search.strategy.EvolutionSettings`."""
 
+    strategy: StrategyName = "evolution"
     population: int = Field(default=50, ge=1)
     epochs: int = Field(default=100, ge=0)
     num_elites: int = Field(default=10, ge=1)
@@ -223,12 +225,32 @@ class SearchParameters(Strict):
     sampling: Sampling = "constructive"
     constraint: Constraint = "repair"
     seed: int = 42
+    stages: tuple[int, ...] = ()
+    """Sequences after which candidates that are clearly behind are dropped; all of `measurement.selection` is read
+    after the last. Empty: every candidate reads all, as in the paper."""
+    deviations: float = Field(default=2.0, gt=0)
+    """Standard errors behind the last elite at which a candidate is dropped."""
     num_finalists: int = Field(default=3, ge=1)
     """Elites among which the winner is chosen on text that the search has not seen."""
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        self.settings()
+        if self.num_finalists > self.num_elites:
+            raise ValueError(f"num_finalists={self.num_finalists} must not exceed num_elites={self.num_elites}")
+        return self
+
     def settings(self) -> EvolutionSettings:
         """Return the settings of the strategy."""
-        return EvolutionSettings(**self.model_dump(exclude={"num_finalists"}))
+        return EvolutionSettings(**self.model_dump(exclude={"stages", "deviations", "num_finalists"}))
+
+    def race(self, num_sequences: int) -> RaceSettings:
+        """Return how candidates race over some sequences.
+
+        Raises:
+            ValueError: the stages do not grow towards that number.
+        """
+        return RaceSettings(stages=(*self.stages, num_sequences), deviations=self.deviations)
 
 
 class ArmParameters(Strict):

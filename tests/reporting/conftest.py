@@ -138,8 +138,9 @@ def _history(rng: np.random.Generator, variant: tuple[str, str]) -> pd.DataFrame
     losses = 7 + 4 * np.exp(-number / 25) + rng.exponential(0.8, number.size)
     frame = pd.DataFrame({"evaluation": number, "epoch": number // 20, "loss": losses, "perplexity": np.exp(losses)})
     about = {"origin": "mutation", "num_parameters": 33_600_000, "seconds": 0.4, "flops": 4e11, "tokens": 2048}
+    read = {"finished": number % 3 > 0, "num_sequences": np.where(number % 3 > 0, 8, 2)}
     genes = {"hidden_size": 256, "num_hidden_layers": 20, "key": "k", "genes": json.dumps({})}
-    return frame.assign(bin=variant[0], space=variant[1], **about, **genes)
+    return frame.assign(bin=variant[0], space=variant[1], **about, **genes, **read)
 
 
 def _arm(

@@ -1,6 +1,7 @@
 """Candidates are known by their genes, records are known by what they keep of them."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -53,14 +54,16 @@ def test_records_survive_json(drawn: tuple[SearchSpace, Selection]) -> None:
         evaluation=3,
         epoch=1,
         origin="crossover",
-        loss=2.125,
-        perplexity=8.4,
+        sequence_losses=[2.0, 2.25],
+        finished=True,
         tokens=512,
         flops=1e9,
         seconds=0.5,
         **gene_columns(member, space.teacher),
     )
-    assert SearchRecord(**json.loads(json.dumps(record.to_dict()))) == record
+    row = json.loads(json.dumps(record.to_dict()))
+    assert (row.pop("loss"), row.pop("perplexity"), row.pop("num_sequences")) == (2.125, math.exp(2.125), 2)
+    assert SearchRecord(**row) == record
     assert record.selection == member
     assert (record.key, record.num_parameters) == (canonical_key(member), count(space, member))
     assert (record.hidden_size, record.num_hidden_layers) == (len(member.hidden), len(member.layers))

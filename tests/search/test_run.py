@@ -1,5 +1,6 @@
 """Law 6 for search: killed and resumed is uninterrupted; and the choice among finalists."""
 
+import errno
 import json
 import math
 import os
@@ -18,13 +19,16 @@ from budwood.arch.count import num_parameters
 from budwood.arch.selection import Selection
 from budwood.arch.space import Granularity, SearchSpace
 from budwood.search.candidate import Evaluation, SearchRecord, canonical_key
+from budwood.search.race import RaceSettings
 from budwood.search.run import choose_winner, read_history, run_search
 from budwood.search.strategy import Evolution, EvolutionSettings
 
 TEACHER = llama(32, 16, *[layer(6, 3, 8, 12)] * 4)
 HALF = ParameterBin.around(0.5 * num_parameters(TEACHER), 0.2)
-SMALL = EvolutionSettings(population=6, epochs=3, num_elites=3, num_mutants=2, num_crossovers=2, num_randoms=1)
-NUM_EVALUATIONS = 21
+SMALL = EvolutionSettings(population=6, epochs=3, num_elites=3, num_mutants=2, num_crossovers=2, num_randoms=2)
+NUM_EVALUATIONS = 24
+ALL = RaceSettings(stages=(2,))
+RACE = RaceSettings(stages=(2, 3, 6), deviations=0.5)
 
 
 class KilledError(Exception):
@@ -37,14 +41,16 @@ class CountingEvaluator:
 
     killed_at: int | None = None
     finished: list[str] = field(default_factory=list)
+    num_sequences: int = 2
 
-    def __call__(self, selection: Selection) -> Evaluation:
-        """Return losses that depend on the genes alone."""
+    def __call__(self, selection: Selection, sequences: slice = slice(None)) -> Evaluation:
+        """Return losses that depend on the genes and the sequence alone."""
         if len(self.finished) == self.killed_at:
             raise KilledError
         self.finished.append(canonical_key(selection))
         loss = int(self.finished[-1], 16) / 2**64
-        return Evaluation(sequence_losses=[loss, loss / 3], tokens=2, flops=1.0, seconds=0.25)
+        losses = [loss / (1 + 2 * place) for place in range(self.num_sequences)][sequences]
+        return Evaluation(sequence_losses=losses, tokens=len(losses), flops=1.0, seconds=0.25)
 
 
 def evolution(
@@ -68,6 +74,7 @@ def test_a_search_with_the_papers_sizes_evaluates_5050_candidates_once(tmp_path:
         Evolution(space, ParameterBin.around(0.3 * num_parameters(teacher)), EvolutionSettings()),
         evaluate,
         tmp_path / "history.jsonl",
+        ALL,
     )
     assert len(evaluate.finished) == len(set(evaluate.finished)) == 5050
     assert [record.key for record in records] == evaluate.finished
@@ -78,10 +85,14 @@ def test_records_say_what_was_evaluated(tmp_path: Path) -> None:
     history_file = tmp_path / "history.jsonl"
     epochs = []
     records = run_search(
-        evolution(), CountingEvaluator(), history_file, lambda epoch, seen: epochs.append((epoch, len(seen)))
+        evolution(),
+        CountingEvaluator(),
+        history_file,
+        ALL,
+        lambda search, seen: epochs.append((search.epoch, len(seen))),
     )
-    assert read_history(history_file) == records
-    assert epochs == [(0, 6), (1, 11), (2, 16), (3, 21)]
+    assert [reading.key for reading in read_history(history_file)] == [record.key for record in records]
+    assert epochs == [(0, 6), (1, 12), (2, 18), (3, 24)]
     assert [record.evaluation for record in records] == list(range(NUM_EVALUATIONS))
     for record in records:
         assert record.loss == CountingEvaluator()(record.selection).loss
@@ -93,14 +104,18 @@ def test_records_say_what_was_evaluated(tmp_path: Path) -> None:
     kills=st.lists(st.integers(0, NUM_EVALUATIONS - 1), min_size=1, max_size=3),
     torn=st.floats(0, 1, exclude_max=True),
     kind=st.sampled_from(KINDS),
+    stages=st.sampled_from([ALL, RACE]),
 )
-@settings(max_examples=12, deadline=None)
-def test_killed_and_resumed_is_uninterrupted(kills: list[int], torn: float, kind: tuple[Granularity, bool]) -> None:
+@settings(max_examples=16, deadline=None)
+def test_killed_and_resumed_is_uninterrupted(
+    kills: list[int], torn: float, kind: tuple[Granularity, bool], stages: RaceSettings
+) -> None:
     """Each kill comes at some later evaluation and leaves a beginning of the next line, or none of it."""
     granularity, layerwise = kind
 
     def search(evaluate: CountingEvaluator, file: Path) -> list[SearchRecord]:
-        return run_search(evolution(granularity=granularity, layerwise=layerwise), evaluate, file)
+        evaluate.num_sequences = stages.stages[-1]
+        return run_search(evolution(granularity=granularity, layerwise=layerwise), evaluate, file, stages)
 
     with TemporaryDirectory() as folder:
         whole_file, history_file = Path(folder) / "whole.jsonl", Path(folder) / "history.jsonl"
@@ -108,7 +123,7 @@ def test_killed_and_resumed_is_uninterrupted(kills: list[int], torn: float, kind
         lines = whole_file.read_bytes().splitlines()
         finished: list[str] = []
         for killed_at in kills:
-            evaluate = CountingEvaluator(killed_at=min(killed_at, NUM_EVALUATIONS - 1 - len(finished)))
+            evaluate = CountingEvaluator(killed_at=min(killed_at, len(lines) - 1 - len(finished)))
             with pytest.raises(KilledError):
                 search(evaluate, history_file)
             finished += evaluate.finished
@@ -119,14 +134,18 @@ def test_killed_and_resumed_is_uninterrupted(kills: list[int], torn: float, kind
         finished += evaluate.finished
         assert resumed == whole
         assert history_file.read_bytes() == whole_file.read_bytes()
-        assert finished == [record.key for record in whole]
+        assert finished == [json.loads(line)["key"] for line in lines]
 
 
 def test_a_finished_search_evaluates_nothing(tmp_path: Path) -> None:
-    records = run_search(evolution(), CountingEvaluator(), tmp_path / "history.jsonl")
+    records = run_search(evolution(), CountingEvaluator(), tmp_path / "history.jsonl", ALL)
     epochs = []
     again = run_search(
-        evolution(), CountingEvaluator(killed_at=0), tmp_path / "history.jsonl", lambda epoch, _: epochs.append(epoch)
+        evolution(),
+        CountingEvaluator(killed_at=0),
+        tmp_path / "history.jsonl",
+        ALL,
+        lambda search, _: epochs.append(search.epoch),
     )
     assert again == records
     assert epochs == [0, 1, 2, 3]
@@ -134,9 +153,9 @@ def test_a_finished_search_evaluates_nothing(tmp_path: Path) -> None:
 
 def test_a_torn_line_is_cut_off_the_file(tmp_path: Path) -> None:
     history_file = tmp_path / "history.jsonl"
-    run_search(evolution(), CountingEvaluator(), history_file)
+    run_search(evolution(), CountingEvaluator(), history_file, ALL)
     whole = history_file.read_bytes()
-    history_file.write_bytes(whole + b'{"evaluation": 21, "epo')
+    history_file.write_bytes(whole + b'{"sequence_losses": [1.')
     assert len(read_history(history_file)) == NUM_EVALUATIONS
     assert history_file.read_bytes() == whole
     assert read_history(tmp_path / "absent.jsonl") == []
@@ -154,27 +173,74 @@ def test_a_torn_line_is_cut_off_the_file(tmp_path: Path) -> None:
 )
 def test_the_history_of_another_search_is_refused(other: Evolution, tmp_path: Path) -> None:
     history_file = tmp_path / "history.jsonl"
-    records = run_search(evolution(), CountingEvaluator(), history_file)
+    records = run_search(evolution(), CountingEvaluator(), history_file, ALL)
     before, evaluate = history_file.read_bytes(), CountingEvaluator()
     with pytest.raises(ValueError, match=f"holds candidate {records[0].key} at evaluation 0.*another search"):
-        run_search(other, evaluate, history_file)
+        run_search(other, evaluate, history_file, ALL)
     assert not evaluate.finished
     assert history_file.read_bytes() == before
 
 
-def test_a_loss_that_is_not_a_number_is_written_and_read_back(tmp_path: Path) -> None:
-    """One broken candidate ends no search and wins none."""
+def test_a_loss_that_is_not_a_number_is_written_and_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Broken candidates end no search, win nothing, and are told of."""
 
-    def evaluate(selection: Selection) -> Evaluation:
+    def evaluate(selection: Selection, sequences: slice = slice(None)) -> Evaluation:
         broken = int(canonical_key(selection), 16) % 3 == 0
-        return Evaluation(sequence_losses=[float("nan") if broken else 1e6], tokens=1, flops=1.0, seconds=0.0)
+        losses = [float("nan") if broken else 1e6] * 2
+        return Evaluation(sequence_losses=losses[sequences], tokens=1, flops=1.0, seconds=0.0)
 
     strategy = evolution()
-    records = run_search(strategy, evaluate, tmp_path / "history.jsonl")
+    records = run_search(strategy, evaluate, tmp_path / "history.jsonl", ALL)
     assert 0 < sum(math.isnan(record.loss) for record in records) < NUM_EVALUATIONS
+    assert [record.finished for record in records] == [not math.isnan(record.loss) for record in records]
     assert all(loss == 1e6 for loss, _ in strategy.elites)
-    lines = (tmp_path / "history.jsonl").read_text().splitlines()
-    assert [SearchRecord(**json.loads(line)).key for line in lines] == [record.key for record in records]
+    assert [reading.key for reading in read_history(tmp_path / "history.jsonl")] == [record.key for record in records]
+    assert "of 6 candidates of generation" in caplog.text
+    assert "have no finite loss and are dropped" in caplog.text
+
+
+def test_a_search_in_which_nothing_is_finite_ends(tmp_path: Path) -> None:
+    def evaluate(selection: Selection, sequences: slice = slice(None)) -> Evaluation:
+        del selection
+        return Evaluation(sequence_losses=[float("inf"), 1.0][sequences], tokens=1, flops=1.0, seconds=0.0)
+
+    with pytest.raises(ValueError, match="no candidate of the first generation has a finite loss"):
+        run_search(evolution(), evaluate, tmp_path / "history.jsonl", ALL)
+
+
+def test_a_race_spares_readings_and_finds_the_same_elites(tmp_path: Path) -> None:
+    """The candidates keep their order on every sequence, so whoever is dropped was rightly dropped."""
+    raced, full = evolution(), evolution()
+    records = run_search(raced, CountingEvaluator(num_sequences=6), tmp_path / "raced.jsonl", RACE)
+    complete = run_search(full, CountingEvaluator(num_sequences=6), tmp_path / "full.jsonl", RaceSettings(stages=(6,)))
+    assert [record.key for record in records] == [record.key for record in complete]
+    assert raced.elites == full.elites
+    assert sum(record.tokens for record in records) < sum(record.tokens for record in complete)
+    for record, whole in zip(records, complete, strict=True):
+        assert record.sequence_losses == whole.sequence_losses[: len(record.sequence_losses)]
+        assert record.tokens == len(record.sequence_losses)
+        assert record.finished is (len(record.sequence_losses) == 6)
+    assert {len(record.sequence_losses) for record in records} >= {2, 6}
+
+
+def test_a_full_disk_ends_the_search_and_spares_what_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history_file = tmp_path / "history.jsonl"
+    whole = run_search(evolution(), CountingEvaluator(), tmp_path / "whole.jsonl", ALL)
+    left = [5]
+
+    def fsync(_descriptor: int) -> None:
+        left[0] -= 1
+        if not left[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises(OSError, match=r"cannot write its history .*history.jsonl: No space left.*run again"):
+            run_search(evolution(), CountingEvaluator(), history_file, ALL)
+    assert len(read_history(history_file)) == 5
+    assert run_search(evolution(), CountingEvaluator(), history_file, ALL) == whole
 
 
 @pytest.mark.parametrize(
@@ -186,7 +252,8 @@ def test_the_winner_has_the_lowest_loss(losses: list[float], best: int) -> None:
     finalists = [Selection.prefix(replace(TEACHER, hidden_size=width + 1)) for width in range(len(losses))]
     looked_at: list[Selection] = []
 
-    def evaluate(selection: Selection) -> Evaluation:
+    def evaluate(selection: Selection, sequences: slice = slice(None)) -> Evaluation:
+        assert sequences == slice(None)
         looked_at.append(selection)
         return Evaluation(sequence_losses=[losses[len(selection.hidden) - 1]], tokens=1, flops=1.0, seconds=0.0)
 

@@ -108,7 +108,7 @@ def test_everything_asked_is_new_and_in_the_bin(
 def test_an_operator_without_new_offspring_gives_way_to_a_random_member() -> None:
     """One elite has no partner and its few mutants are used up; the generation is full all the same."""
     chosen = EvolutionSettings(
-        population=1, epochs=1, num_elites=1, num_mutants=20, num_crossovers=0, num_randoms=0, probability=1.0
+        population=20, epochs=1, num_elites=1, num_mutants=20, num_crossovers=0, num_randoms=0, probability=1.0
     )
     tiny = SearchSpace(teacher=llama(1, 4, *[layer(2, 2, 4, 4)] * 2), layerwise=False)
     origins = Counter(candidate.origin for candidate in run(Evolution(tiny, ParameterBin(*tiny.reach), chosen)))
@@ -158,12 +158,49 @@ def test_ties_are_broken_by_key_in_whatever_order_losses_come() -> None:
     assert keys == sorted(candidate.key for candidate, _ in first)[: SMALL.num_elites]
 
 
-def test_a_loss_that_is_not_a_number_is_the_worst() -> None:
+def test_a_generation_of_which_nothing_is_left_changes_nothing() -> None:
+    """But the first one has to leave something."""
     strategy = Evolution(UNIFORM, HALF, SMALL)
     generation = strategy.ask()
-    losses = [float("nan"), 3.0, float("nan"), float("inf"), 2.0, float("nan"), 1.0, float("nan")]
-    strategy.tell(list(zip(generation, losses, strict=True)))
-    assert [loss for loss, _ in strategy.elites] == [1.0, 2.0, 3.0, float("inf")]
+    with pytest.raises(ValueError, match="no candidate of the first generation has a finite loss"):
+        strategy.tell([])
+    strategy.tell([(candidate, to_teacher(candidate.selection)) for candidate in generation])
+    elites = strategy.elites
+    strategy.ask()
+    strategy.tell([])
+    assert strategy.elites == elites
+
+
+def test_random_search_draws_every_generation_anew() -> None:
+    asked = run(Evolution(UNIFORM, HALF, replace(SMALL, strategy="random")))
+    assert Counter(candidate.origin for candidate in asked) == {"initial": 8, "random": 4 * 8}
+
+
+def test_local_search_mutates_the_best() -> None:
+    """A mutant of the best differs from it in one dimension, or in one and the MLP widths that repair it."""
+    strategy = Evolution(UNIFORM, HALF, replace(SMALL, strategy="local"))
+    strategy.tell([(candidate, to_teacher(candidate.selection)) for candidate in strategy.ask()])
+    best = strategy.elites[0][1]
+    mutants = [candidate.selection for candidate in strategy.ask() if candidate.origin == "mutation"]
+    assert mutants
+    for mutant in mutants:
+        new, old = mutant.layers[0].spec, best.layers[0].spec
+        heads = (new.num_key_value_heads, new.heads_per_group) != (old.num_key_value_heads, old.heads_per_group)
+        others = [
+            len(mutant.hidden) != len(best.hidden),
+            len(mutant.layers) != len(best.layers),
+            new.head_dim != old.head_dim,
+        ]
+        assert sum([heads, *others]) <= 1
+
+
+@pytest.mark.parametrize("constraint", ["repair", "rejection"])
+def test_acceptance_is_the_share_of_proposals_that_became_candidates(constraint: Constraint) -> None:
+    strategy = Evolution(UNIFORM, FIFTH, replace(SMALL, constraint=constraint))
+    strategy.tell([(candidate, to_teacher(candidate.selection)) for candidate in strategy.ask()])
+    assert 0 < strategy.acceptance <= 1
+    strategy.ask()
+    assert 0 < strategy.acceptance < 1
 
 
 def test_evolution_finds_the_optimum_more_often_than_random_search() -> None:
@@ -182,7 +219,7 @@ def test_evolution_finds_the_optimum_more_often_than_random_search() -> None:
     evolving = EvolutionSettings(
         population=20, epochs=6, num_elites=10, num_mutants=14, num_crossovers=1, num_randoms=5, probability=1.0
     )
-    unguided = replace(evolving, num_mutants=0, num_crossovers=0, num_randoms=20)
+    unguided = replace(evolving, strategy="random")
     assert evolving.num_evaluations == unguided.num_evaluations == 140
     hits = Counter[str]()
     for seed, optimum in enumerate(inside[50::150]):
@@ -208,7 +245,7 @@ def test_fine_evolution_learns_which_entries_to_keep(*, layerwise: bool) -> None
     evolving = EvolutionSettings(
         population=20, epochs=10, num_elites=6, num_mutants=16, num_crossovers=1, num_randoms=3, probability=1.0
     )
-    unguided = replace(evolving, num_mutants=0, num_crossovers=0, num_randoms=20)
+    unguided = replace(evolving, strategy="random")
     parameter_bin = ParameterBin.around(count(space, optimum), 0.2)
     evolved, drawn = (
         [
@@ -231,7 +268,7 @@ def test_a_bin_with_too_few_members_is_refused_with_their_number() -> None:
     """Sixteen members lie in the bin, equally often drawn: all are found, and a search that wants more says so."""
     tiny = SearchSpace(teacher=llama(1, 2, *[layer(2, 2, 4, 2)] * 2), layerwise=False)
     everything = ParameterBin(*tiny.reach)
-    chosen = replace(SMALL, population=16, epochs=0, sampling="rejection")
+    chosen = replace(SMALL, strategy="random", population=16, epochs=0, sampling="rejection")
     assert len(Evolution(tiny, everything, chosen).ask()) == 16
     with pytest.raises(ValueError, match=r"too few sub-networks for 17 evaluations: 16 found; lower the population"):
         Evolution(tiny, everything, replace(chosen, population=17)).ask()
@@ -251,7 +288,8 @@ def test_an_unreachable_bin_is_refused_before_the_search() -> None:
         ({"num_mutants": -1}, "at least 0"),
         ({"probability": 0.0}, r"probability must lie in \(0, 1\], got 0.0"),
         ({"probability": 1.5}, r"probability must lie in \(0, 1\], got 1.5"),
-        ({"num_mutants": 0, "num_crossovers": 0, "num_randoms": 0}, "at least one mutant"),
+        ({"num_elites": 9}, "num_elites=9 must not exceed population=8"),
+        ({"num_mutants": 4}, r"must make a population: 4 \+ 3 \+ 2 is not 8"),
     ],
 )
 def test_impossible_settings_are_refused(change: dict[str, float], message: str) -> None:

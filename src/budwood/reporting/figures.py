@@ -70,8 +70,11 @@ plotly.io.templates[TEMPLATE] = go.layout.Template(
 def search_trajectory(histories: pd.DataFrame) -> go.Figure:
     """Return the best loss so far (line) and every candidate (faint points) over evaluations, a panel per variant.
 
+    Candidates that a race dropped are open points, at the loss of the text that they read; they win nothing.
+
     Args:
-        histories: columns `bin`, `space`, `evaluation`, `origin`, `num_parameters`, `loss` (nats per token).
+        histories: columns `bin`, `space`, `evaluation`, `origin`, `num_parameters`, `finished` and `loss` (nats per
+            token).
     """
     variants = _variants(histories)
     figure = _panels("Search: loss of the candidates", list(variants))
@@ -81,11 +84,14 @@ def search_trajectory(histories: pd.DataFrame) -> go.Figure:
         about = run[["origin", "num_parameters"]].to_numpy()
         hover = "%{y:.3f} nats, %{customdata[1]:,} parameters<br>origin: %{customdata[0]}"
         dots = {"name": "candidate", "legendgroup": "candidate", "mode": "markers", "showlegend": first}
-        look = {"marker": {"color": GREY, "opacity": 0.55, "size": 5}, "customdata": about, "hovertemplate": hover}
+        symbols = run["finished"].map({True: "circle", False: "circle-open"})
+        marker = {"color": GREY, "opacity": 0.55, "size": 5, "symbol": symbols}
+        look = {"marker": marker, "customdata": about, "hovertemplate": hover}
         figure.add_scatter(x=run["evaluation"], y=run["loss"], row=place[0], col=place[1], **dots, **look)
         line = {"name": "best so far", "legendgroup": "best", "mode": "lines", "showlegend": first}
         step = {"line": {"color": ARM_COLORS["subnet_init"], "shape": "hv", "width": 3}}
-        figure.add_scatter(x=run["evaluation"], y=run["loss"].cummin(), row=place[0], col=place[1], **line, **step)
+        best = run["loss"].where(run["finished"]).cummin().ffill()
+        figure.add_scatter(x=run["evaluation"], y=best, row=place[0], col=place[1], **line, **step)
     return _label_axes(figure, "evaluation", "loss (nats per token)", len(variants))
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -33,46 +34,13 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SearchRecord:
-    """One evaluated candidate: a row of the history."""
-
-    evaluation: int
-    """Position in the order of evaluation, from 0."""
-    epoch: int
-    """0 for the initial population."""
-    origin: Origin
-    key: str
-    num_parameters: int
-    hidden_size: int
-    num_hidden_layers: int
-    loss: float
-    """Mean loss per token, nats."""
-    perplexity: float
-    tokens: int
-    """Tokens predicted to obtain the loss."""
-    flops: float
-    """FLOPs of the evaluation."""
-    seconds: float
-    genes: str
-    """`Selection.to_dict` as JSON."""
-
-    @property
-    def selection(self) -> Selection:
-        """What the candidate keeps, rebuilt from its genes."""
-        return Selection.from_dict(json.loads(self.genes))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the record as a JSON-ready dictionary."""
-        return asdict(self)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """Losses of one candidate on the tokens common to all candidates."""
+    """Losses of one candidate on some of the sequences that are common to all candidates."""
 
     sequence_losses: Sequence[float]
     """Mean loss per token of every sequence, nats."""
     tokens: int
+    """Tokens predicted to obtain the losses."""
     flops: float
     seconds: float
 
@@ -82,11 +50,40 @@ class Evaluation:
         return sum(self.sequence_losses) / len(self.sequence_losses)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchRecord(Evaluation):
+    """All that a candidate read: a row of the history."""
+
+    evaluation: int
+    """Position in the order of candidates, from 0."""
+    epoch: int
+    """0 for the initial population."""
+    origin: Origin
+    key: str
+    num_parameters: int
+    hidden_size: int
+    num_hidden_layers: int
+    finished: bool
+    """Whether the candidate read all sequences and has a finite loss; else its race dropped it."""
+    genes: str
+    """`Selection.to_dict` as JSON."""
+
+    @property
+    def selection(self) -> Selection:
+        """What the candidate keeps, rebuilt from its genes."""
+        return Selection.from_dict(json.loads(self.genes))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as a JSON-ready dictionary, with its loss and perplexity."""
+        perplexity = math.exp(min(self.loss, 700.0))
+        return asdict(self) | {"loss": self.loss, "perplexity": perplexity, "num_sequences": len(self.sequence_losses)}
+
+
 class Evaluate(Protocol):
     """What a search needs of the world: the losses of a candidate."""
 
-    def __call__(self, selection: Selection) -> Evaluation:
-        """Return the losses of one candidate."""
+    def __call__(self, selection: Selection, sequences: slice = slice(None)) -> Evaluation:
+        """Return the losses of one candidate on some or all of the common sequences."""
         ...
 
 

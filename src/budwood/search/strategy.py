@@ -14,6 +14,7 @@ from budwood.arch.space import SearchSpace
 from budwood.search.candidate import Candidate, Origin
 from budwood.search.operators import Constraint, constrain, crossover, mutate
 
+StrategyName = Literal["evolution", "random", "local"]
 ProbabilityReading = Literal["gate", "share"]
 
 MAX_REDRAWS = 500
@@ -24,6 +25,9 @@ MAX_REDRAWS = 500
 class EvolutionSettings:
     """Sizes and probabilities of Algorithm 1; the defaults are the paper's where it prints them."""
 
+    strategy: StrategyName = "evolution"
+    """`random`: every generation is drawn anew; `local`: every generation are mutants of the best candidate so far.
+    Of the sizes, both use the population, the epochs and the number of elites only."""
     population: int = 50
     epochs: int = 100
     num_elites: int = 10
@@ -43,14 +47,24 @@ class EvolutionSettings:
         """Refuse sizes that the algorithm cannot run with.
 
         Raises:
-            ValueError: a size or the probability is out of range, or a generation's parts do not make a population.
+            ValueError: a size or the probability is out of range, there are more elites than candidates, or a
+                generation's parts do not make a population.
         """
         if min(self.population, self.num_elites) < 1 or min(self.epochs, *self._parts()) < 0:
             raise ValueError("population and num_elites must be at least 1, epochs and offspring counts at least 0")
+        if self.num_elites > self.population:
+            raise ValueError(f"num_elites={self.num_elites} must not exceed population={self.population}")
         if not 0 < self.probability <= 1:
             raise ValueError(f"probability must lie in (0, 1], got {self.probability}")
-        if sum(self._parts()) < 1:
-            raise ValueError("a generation needs at least one mutant, crossover or random member")
+        if (
+            self.strategy == "evolution"
+            and self.probability_reading == "gate"
+            and sum(self._parts()) != self.population
+        ):
+            parts = " + ".join(map(str, self._parts()))
+            raise ValueError(
+                f"num_mutants + num_crossovers + num_randoms must make a population: {parts} is not {self.population}"
+            )
 
     def _parts(self) -> tuple[int, int, int]:
         return self.num_mutants, self.num_crossovers, self.num_randoms
@@ -58,6 +72,10 @@ class EvolutionSettings:
     @property
     def offspring(self) -> dict[Origin, int]:
         """Number of new candidates of each kind in a generation."""
+        if self.strategy == "random":
+            return {"random": self.population}
+        if self.strategy == "local":
+            return {"mutation": self.population}
         if self.probability_reading == "gate":
             mutants, crossovers, randoms = self._parts()
         else:
@@ -73,7 +91,7 @@ class EvolutionSettings:
 
 @dataclass(slots=True)
 class Evolution:
-    """Bin-constrained evolution (paper, Algorithm 1).
+    """Bin-constrained evolution (paper, Algorithm 1), and its two baselines.
 
     `ask` returns candidates that were never asked before, `tell` takes their losses. Elites keep the loss they were
     given and are not evaluated again. The state depends only on the settings and on what was told, so replaying a
@@ -85,9 +103,12 @@ class Evolution:
     settings: EvolutionSettings
     epoch: int = -1
     """Generation last asked for; 0 is the initial population."""
+    acceptance: float = math.nan
+    """Its candidates over the proposals made for it: the others were no members, outside the bin or known."""
     _rng: np.random.Generator = field(init=False)
     _seen: set[str] = field(init=False, default_factory=set)
     _elites: list[tuple[float, Candidate]] = field(init=False, default_factory=list)
+    _proposals: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         """Check the bin and seed the generator.
@@ -108,9 +129,20 @@ class Evolution:
         """The best candidates so far with their losses, best first."""
         return [(loss, candidate.selection) for loss, candidate in self._elites]
 
+    @property
+    def elite_keys(self) -> list[str]:
+        """Canonical keys of the elites, best first."""
+        return [candidate.key for _, candidate in self._elites]
+
     def ask(self) -> list[Candidate]:
         """Return the next generation's new candidates."""
         self.epoch += 1
+        self._proposals = 0
+        candidates = self._generation()
+        self.acceptance = len(candidates) / self._proposals
+        return candidates
+
+    def _generation(self) -> list[Candidate]:
         if self.epoch == 0:
             return [self._new(self._random, "initial") for _ in range(self.settings.population)]
         makers: dict[Origin, Callable[[], Selection | None]] = {
@@ -123,9 +155,18 @@ class Evolution:
         ]
 
     def tell(self, results: Sequence[tuple[Candidate, float]]) -> None:
-        """Take the losses of a generation and keep the best of it and of the elites; NaN is worse than any number."""
+        """Take the losses of a generation and keep the best of it and of the elites.
+
+        Args:
+            results: candidates with finite losses on equal text; those that a race dropped are not among them.
+
+        Raises:
+            ValueError: there is nothing to go on with.
+        """
         pool = self._elites + [(loss, candidate) for candidate, loss in results]
-        pool.sort(key=lambda entry: (math.isnan(entry[0]), entry[0], entry[1].key))
+        if not pool:
+            raise ValueError("no candidate of the first generation has a finite loss: check the teacher and the text")
+        pool.sort(key=lambda entry: (entry[0], entry[1].key))
         self._elites = pool[: self.settings.num_elites]
 
     def _new(self, make: Callable[[], Selection | None], origin: Origin) -> Candidate:
@@ -148,13 +189,16 @@ class Evolution:
         return True
 
     def _random(self) -> Selection:
+        self._proposals += 1
         return sample(self.space, self.parameter_bin, self._rng, self.settings.sampling)
 
     def _elite(self) -> Selection:
-        return self._elites[self._rng.integers(len(self._elites))][1].selection
+        choices = 1 if self.settings.strategy == "local" else len(self._elites)
+        return self._elites[self._rng.integers(choices)][1].selection
 
     def _gate_closed(self) -> bool:
-        return self.settings.probability_reading == "gate" and self._rng.random() >= self.settings.probability
+        gated = self.settings.strategy == "evolution" and self.settings.probability_reading == "gate"
+        return gated and self._rng.random() >= self.settings.probability
 
     def _mutant(self) -> Selection | None:
         parent = self._elite()
@@ -173,4 +217,5 @@ class Evolution:
         return self._constrain(crossover(parent, partner, self.space, self._rng))
 
     def _constrain(self, child: Selection) -> Selection | None:
+        self._proposals += 1
         return constrain(child, self.space, self.parameter_bin, self._rng, self.settings.constraint)

@@ -74,14 +74,15 @@ class SubnetEvaluator:
     """[N, T + 1] token ids."""
     batch_size: int = 4
 
-    def __call__(self, selection: Selection) -> Evaluation:
-        """Cut the candidate out and return its loss on every sequence."""
+    def __call__(self, selection: Selection, sequences: slice = slice(None)) -> Evaluation:
+        """Cut the candidate out and return its loss on every one of some sequences."""
+        windows = self.windows[sequences]
         started = time.perf_counter()
         child = extract_child(self.teacher, selection)
         nn.Module.to(child, self.teacher.weights[self.teacher.family.final_norm.weight].device)
-        losses = sequence_losses(child, self.windows, batch_size=self.batch_size)
-        num_sequences, length = self.windows.shape[0], self.windows.shape[1] - 1
-        tokens = num_sequences * length
+        losses = sequence_losses(child, windows, batch_size=self.batch_size)
+        length = windows.shape[1] - 1
+        tokens = len(windows) * length
         return Evaluation(
             sequence_losses=losses.tolist(),
             tokens=tokens,

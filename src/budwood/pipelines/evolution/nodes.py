@@ -1,5 +1,6 @@
 """Search one variant."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,6 +53,7 @@ def evolve(
         strategy,
         _evaluator(ordered, tokens, "selection", measurement),
         claim(workspace, "search", facts) / HISTORY,
+        search.race(measurement.selection),
         _log_epoch,
     )
     finalists = [selection for _, selection in strategy.elites[: search.num_finalists]]
@@ -94,14 +96,15 @@ def _cost(stage: str, evaluated: Sequence[Any]) -> dict[str, Any]:
     }
 
 
-def _log_epoch(epoch: int, records: Sequence[SearchRecord]) -> None:
-    losses = [record.loss for record in records]
-    newest = [record.loss for record in records if record.epoch == epoch]
+def _log_epoch(strategy: Evolution, records: Sequence[SearchRecord]) -> None:
+    newest = [record.loss for record in records if record.epoch == strategy.epoch and math.isfinite(record.loss)]
     track(
         {
-            "search.best_loss": min(losses),
-            "search.epoch_median_loss": statistics.median(newest),
+            "search.best_loss": strategy.elites[0][0],
+            "search.epoch_median_loss": statistics.median(newest) if newest else math.nan,
+            "search.acceptance": strategy.acceptance,
             "search.evaluations": len(records),
+            "search.tokens": sum(record.tokens for record in records),
         },
-        epoch,
+        strategy.epoch,
     )
