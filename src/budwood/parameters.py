@@ -314,7 +314,7 @@ class ProjectParameters(Strict):
     arms: Arms
 
     @model_validator(mode="after")
-    def _grid_names_exist(self) -> Self:
+    def _parts_fit(self) -> Self:
         if not self.grid.root or not all(self.grid.root.values()):
             raise ValueError("grid: name at least one bin, each with at least one space")
         for bin_name, space in self.grid.variants():
@@ -322,6 +322,7 @@ class ProjectParameters(Strict):
                 raise ValueError(f"grid: no bin {bin_name!r}; bins has {', '.join(self.bins.root)}")
             if space not in self.spaces.root:
                 raise ValueError(f"grid.{bin_name}: no space {space!r}; spaces has {', '.join(self.spaces.root)}")
+        self.search.race(self.measurement.selection)
         return self
 
 
