@@ -1,16 +1,15 @@
 """What a cut is worth: the loss of sub-networks of SmolLM2-135M, cut in different ways, before any training.
 
-Eight random half-size shapes, drawn uniformly until they lie in the bin of 63.9M to 70.6M parameters, are cut in ten
+Eight random half-size shapes, drawn uniformly until they lie in the bin of 63.9M to 70.6M parameters, are cut in eleven
 ways and measured on the same Wikipedia text; so are two hand-picked shapes, of half and of three quarters of the
 teacher. All losses are nats per token; guessing uniformly costs 10.8. From `layers` on, each way adds to the one
 before it:
 
 * `prefix`: the first of everything and rebuilt rotary embeddings, as the paper cuts; `random`: random indices instead;
 * `layers`: the best layers instead of the first; `sorted`: the best channels, heads and neurons too; `rotary`: the best
-  rotary pairs at their own frequencies; `gains`: cut norms and attention scores mended; `ordered`: values in their
-  singular basis;
-* `pairs`: every group its own rotary pairs; `least_squares`: removed entries predicted from kept ones; `compensated`:
-  dropped layers replaced by linear maps.
+  rotary pairs at their own frequencies; `gain`: attention scores mended; `ordered`: values in their singular basis;
+* `norms`: cut norms mended; `pairs`: every group its own rotary pairs; `least_squares`: removed entries predicted from
+  kept ones; `compensated`: dropped layers replaced by linear maps.
 
 Usage: python benchmarks/cuts.py [--num-shapes 8] [--num-windows 8]; about half an hour on two cores.
 
@@ -101,9 +100,9 @@ class Cutter:
             return opened.materialise(Compute(torch.device("cpu"), "float32"))
 
         self.native = order(Ordering(by="native", rope="rebuild"))
-        self.sorted = order(Ordering(rope="rebuild", norm_gain=False, score_gain=False, singular_values=False))
+        self.sorted = order(Ordering(rope="rebuild", score_gain=False, singular_values=False))
         self.rotary = replace(self.sorted, rope="preserve")
-        self.gains = order(Ordering(singular_values=False))
+        self.gain = order(Ordering(singular_values=False))
         self.ordered = order(Ordering())
 
     def ways(self, shape: Shape) -> Iterator[tuple[str, PreTrainedModel]]:
@@ -115,9 +114,10 @@ class Cutter:
         yield "layers", extract_child(best_layers, prefix)
         yield "sorted", extract_child(self.sorted, prefix)
         yield "rotary", extract_child(self.rotary, prefix)
-        yield "gains", extract_child(self.gains, prefix)
+        yield "gain", extract_child(self.gain, prefix)
         yield "ordered", extract_child(self.ordered, prefix)
         pairs = Compensation(neurons=False, channels=False, heads=False, layers=False)
+        yield "norms", self.compensate(prefix, replace(pairs, pairs=False))
         yield "pairs", self.compensate(prefix, pairs)
         yield "least_squares", self.compensate(prefix, Compensation(layers=False))
         yield "compensated", self.compensate(prefix, Compensation())

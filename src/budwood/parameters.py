@@ -167,7 +167,6 @@ class SpaceParameters(Strict):
     leaving the layer out."""
     rope: Rope = "preserve"
     """`preserve`: kept rotary pairs keep their frequencies; `rebuild`: as in the paper's reference code."""
-    norm_gain: bool = True
     """Whether cut norms get the gain that the missing channels took; needs `ordering: activation`."""
     score_gain: bool = True
     """Whether attention scores get the gain that the missing rotary pairs took; needs `rope: preserve`."""
@@ -203,7 +202,6 @@ class SpaceParameters(Strict):
             by=self.ordering,
             layer_score=self.layer_score,
             rope=self.rope,
-            norm_gain=self.norm_gain,
             score_gain=self.score_gain,
             singular_values=self.singular_values,
         )

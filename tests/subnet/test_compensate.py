@@ -8,13 +8,12 @@ import torch
 from teachers import FULL, TEACHERS, architecture_of, select, tiny_teacher, weights_of
 
 from budwood.arch.selection import Selection
-from budwood.subnet.compensate import Compensation, compensate, regress
+from budwood.subnet.compensate import STEPS, Compensation, compensate, regress
 from budwood.subnet.extract import child_state, extract_child, resolve
 from budwood.subnet.importance import measure_importance
 from budwood.subnet.ordering import Ordering, order_teacher
 
-NONE = Compensation(neurons=False, channels=False, heads=False, layers=False, pairs=False)
-STEPS = ("neurons", "channels", "heads", "layers", "pairs")
+NONE = Compensation(norms=False, neurons=False, channels=False, heads=False, layers=False, pairs=False)
 RIDGES = ("neuron_ridge", "channel_ridge", "head_ridge", "layer_ridge")
 TINY = dict.fromkeys(RIDGES, 1e-9)
 CUT = select(30, [0, 2, 3], (2, 1, 8, 20))
@@ -86,6 +85,8 @@ def test_every_step_changes_what_it_should(teacher, orders, windows):
     assert {name for name in changed["neurons"] if "bias" not in name} == names(ordered, CUT, family.mlp_out)
     assert {name for name in changed["heads"] if "bias" not in name} == names(ordered, CUT, family.output)
     assert names(ordered, CUT, *family.mlp_in) <= changed["channels"]
+    normed = {family.final_norm.weight} | names(ordered, CUT, *family.norms)
+    assert normed <= changed["norms"] <= normed | names(ordered, CUT, *family.head_norms)
     assert bool(changed["layers"]) is not family.output_norms
     assert bool(changed["pairs"]) is (teacher.config.model_type != "qwen3")
     child = compensate(ordered, CUT, windows, Compensation())
@@ -147,8 +148,8 @@ def test_a_redundant_channel_is_read_from_the_others(windows):
     errors = [
         float((logits_of(child, windows) - expected).norm() / expected.norm())
         for child in (
-            compensate(redundant, cut, windows, only("channels", channel_ridge=1e-9)),
-            extract_child(redundant, cut),
+            compensate(redundant, cut, windows, only("channels", channel_ridge=1e-9, norms=True)),
+            compensate(redundant, cut, windows, only("norms")),
         )
     ]
     # What is left is the spread of the norm's gain from token to token.

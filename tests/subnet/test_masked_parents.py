@@ -22,7 +22,7 @@ def masked_parent(ordered, selection):
     """Return the whole ordered teacher with zeros for all that a child leaves out; layers become skips.
 
     A norm over n entries of which only k are not zero divides by a root mean square that is sqrt(k / n) of the child's:
-    its weight takes that back, and the child's gain. Queries and keys keep the teacher's temperature by themselves.
+    its weight takes that back. Queries and keys keep the teacher's temperature by themselves.
     """
     family, architecture = ordered.family, ordered.architecture
     by_depth = {ordered.ranking[layer.layer]: layer for layer in selection.layers}
@@ -36,8 +36,7 @@ def masked_parent(ordered, selection):
             kept = kept_in_layer(ordered, selection.hidden, by_depth[layer])
         masks = [kept_mask(axis, architecture, layer or 0, kept) for axis in axes]
         if name == family.final_norm.weight or inner in norms:
-            energy = ordered.norms[name][masks[0]].mean() if ordered.norms else 1
-            share = masks[0].float().mean() * energy
+            share = masks[0].float().mean()
             weight = (weight + family.norm_offset) * share**0.5 - family.norm_offset
         for dim, mask in enumerate(masks):
             weight.index_fill_(dim, (~mask).nonzero().flatten(), 0)

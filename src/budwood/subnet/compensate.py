@@ -3,8 +3,9 @@
 Every matrix of a child multiplies the kept entries of its input. Here the removed entries are predicted from the kept
 ones by least squares on calibration text, and the columns that multiplied them are folded into the kept columns. The
 regression is shrunk towards plain slicing: only what was removed is predicted, features have unit variance, and a ridge
-of infinite size changes nothing. Two more corrections let every head group choose its own rotary pairs, and replace a
-run of dropped layers by a linear map of what the layer before it writes.
+of infinite size changes nothing. More corrections give cut norms the gain that the missing entries took, let every head
+group choose its own rotary pairs, and replace a run of dropped layers by a linear map of what the layer before it
+writes.
 """
 
 from collections.abc import Iterator, Mapping
@@ -37,6 +38,9 @@ from budwood.subnet.slicing import Indices
 
 # Shape legend: T tokens, E hidden size, n entries of an input, k kept ones.
 
+STEPS = ("norms", "neurons", "channels", "heads", "layers", "pairs")
+"""Names of the corrections."""
+
 _TINY = 1e-12
 
 
@@ -44,6 +48,8 @@ _TINY = 1e-12
 class Compensation:
     """Which corrections are made, and how strongly regressions are shrunk; a ridge is relative to unit variance."""
 
+    norms: bool = True
+    """Norms that lose entries get the gain that those took; needs an ordering by activation."""
     neurons: bool = True
     """Removed neurons are predicted from kept ones."""
     channels: bool = True
@@ -76,7 +82,7 @@ class Compensation:
     @property
     def steps(self) -> tuple[str, ...]:
         """Names of the corrections that are made."""
-        return tuple(name for name in ("neurons", "channels", "heads", "layers", "pairs") if getattr(self, name))
+        return tuple(name for name in STEPS if getattr(self, name))
 
 
 @torch.no_grad()
@@ -170,7 +176,7 @@ class _Watch:
     """What is gathered of the teacher's activations while it reads calibration text."""
 
     def __init__(self, teacher: OrderedTeacher, cut: Cut, settings: Compensation) -> None:
-        self.teacher, self.cut = teacher, cut
+        self.norm_gain = settings.norms
         self.inputs = list(_inputs(teacher, cut, settings))
         maps = settings.layers and not teacher.family.output_norms
         self.gaps = list(_gaps(teacher, cut, settings)) if maps else []
@@ -188,7 +194,7 @@ class _Watch:
         """Solve all regressions."""
         mixes = {name: watched.mix() for watched in self.inputs for name in watched.readers}
         maps = {name: gap.map() for gap in self.gaps for name in gap.writers}
-        return Corrections(mixes=mixes, maps=maps, dims=dims)
+        return Corrections(mixes=mixes, maps=maps, dims=dims, norm_gain=self.norm_gain)
 
 
 class _Input:

@@ -54,6 +54,8 @@ class Corrections:
     """[E, E] applied to what a parameter writes into the residual stream, before channels are cut."""
     dims: Mapping[str, tuple[Indices, ...]] = field(default_factory=dict)
     """For every group of the teacher, an order of its query and key dimensions with the kept ones first."""
+    norm_gain: bool = False
+    """Whether cut norms get the gain that the missing entries took."""
 
 
 def resolve(teacher: OrderedTeacher, selection: Selection) -> Cut:
@@ -141,7 +143,7 @@ def own_weights(child: PreTrainedModel) -> PreTrainedModel:
 
 
 def child_state(teacher: OrderedTeacher, cut: Cut, corrections: Corrections | None = None) -> State:
-    """Slice the ordered teacher, and mend the scale of what was cut: norm gain, attention temperature, embedding.
+    """Slice the ordered teacher, correct it, and mend the scale of attention scores and embeddings.
 
     Returns:
         the child's parameters by the names of the family's table.
@@ -151,7 +153,8 @@ def child_state(teacher: OrderedTeacher, cut: Cut, corrections: Corrections | No
         layer = cut.layers[position or 0]
         source = name if position is None else _teacher_name(family, name, position, layer)
         state[name] = _cut_parameter(teacher, source, axes, layer, name, corrections)
-        if source in teacher.norms:
+        shrunk = state[name].shape != teacher.weights[source].shape
+        if corrections.norm_gain and shrunk and source in teacher.norms:
             energy = cut_tensor(teacher, teacher.norms[source], axes, layer)
             _scale(state, name, float(energy.mean().sqrt()), family.norm_offset)
     if teacher.rope == "preserve":

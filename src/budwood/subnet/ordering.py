@@ -36,8 +36,6 @@ class Ordering:
     layer_score: LayerScore = "change"
     rope: Rope = "preserve"
     """How heads that lose dimensions turn."""
-    norm_gain: bool = True
-    """Whether cut norms get the gain that the missing entries took; needs activations."""
     score_gain: bool = True
     """Whether attention scores get the gain that the missing rotary pairs took; needs kept frequencies."""
     singular_values: bool = True
@@ -153,7 +151,6 @@ def order_teacher(
         raise ValueError("ordering: activation needs the importance of the teacher's components")
     ordered = OrderedWeights(weights, architecture, importance, turning, turn_values=ordering.singular_values)
     scores = [float(getattr(layer, ordering.layer_score)) for layer in importance.layers]
-    norms = importance.norms if ordering.norm_gain else {}
     return OrderedTeacher(
         weights=ordered,
         config=config,
@@ -161,7 +158,7 @@ def order_teacher(
         ranking=tuple(sorted(range(len(scores)), key=lambda layer: -scores[layer])),
         pair_rankings=_rank_pairs_together(importance, architecture, turning),
         pair_scores=ordered.pair_scores(turning),
-        norms={name: ordered.permute(name, energy) for name, energy in norms.items()},
+        norms={name: ordered.permute(name, energy) for name, energy in importance.norms.items()},
         score_gain=ordering.score_gain,
         singular_values=ordering.singular_values,
         rope=ordering.rope,
