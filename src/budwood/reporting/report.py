@@ -26,7 +26,10 @@ FIGURES = {
     "training_curves_tokens": ("Savings", "A curve below the dotted line has passed the final loss of random_init."),
     "training_curves_flops": ("Savings", "The same losses over the training's cost; the search is not in it."),
     "parameter_spread": ("Search spaces", "A bin that holds little of a uniform sample is hard to hit by chance."),
-    "search_trajectory": ("Search spaces", "Where the line is flat, further evaluations found nothing better."),
+    "search_trajectory": (
+        "Search spaces",
+        "Open points were dropped before they had read all text. Where the line is flat, nothing better was found.",
+    ),
     "flops_by_stage": ("Costs", "What each variant spent; 'shared' costs serve several variants."),
 }
 _ELSEWHERE = "Further figures"
