@@ -4,7 +4,8 @@ The losses of 64 half-size sub-networks of SmolLM2-135M, drawn at random from th
 measured on 64 sequences of Wikipedia text. Races run on that table, each on the sequences in another random order, and
 look for the single best; a race's pick is judged by the candidates' means over all sequences.
 
-Measuring takes half an hour on two cores; what is measured is kept, so that it continues after a kill.
+Measuring takes ten minutes on two cores that multiply bfloat16 and half an hour on others; what is measured is kept, so
+that it continues after a kill.
 
 Usage: python benchmarks/race.py [--num-races 200]
 
@@ -27,7 +28,7 @@ from tqdm import tqdm
 from budwood.arch.sampling import sample
 from budwood.arch.space import SearchSpace
 from budwood.search.race import RaceSettings, race
-from budwood.subnet.device import Compute
+from budwood.subnet.device import choose_compute
 from budwood.subnet.evaluate import SubnetEvaluator
 from budwood.subnet.ordering import Ordering, open_ordered
 
@@ -43,7 +44,7 @@ def measure(cache_dir: Path) -> NDArray[np.float64]:
     quickstart = open_quickstart(cache_dir)
     importance = quickstart.importance(NUM_CALIBRATION_WINDOWS)
     ordered = open_ordered(quickstart.teacher, Ordering(), importance)
-    ordered = ordered.materialise(Compute(torch.device("cpu"), "float32"))
+    ordered = ordered.materialise(choose_compute())
     text = torch.from_numpy(quickstart.tokens.windows("selection", SEQUENCE_LENGTH, limit=NUM_SEQUENCES))
     evaluate, rng = SubnetEvaluator(ordered, text, batch_size=8), np.random.default_rng(0)
     space = SearchSpace(teacher=ordered.ranked, layerwise=False)

@@ -167,7 +167,6 @@ class SpaceParameters(Strict):
     leaving the layer out."""
     rope: Rope = "preserve"
     """`preserve`: kept rotary pairs keep their frequencies; `rebuild`: as in the paper's reference code."""
-    """Whether cut norms get the gain that the missing channels took; needs `ordering: activation`."""
     score_gain: bool = True
     """Whether attention scores get the gain that the missing rotary pairs took; needs `rope: preserve`."""
     singular_values: bool = True

@@ -98,7 +98,7 @@ def test_so_does_any_child_of_any_space(orders, windows, kind):
 
 @pytest.mark.parametrize("teacher", [name for name in UNTIED if name != "gemma2 untied"], indirect=True)
 @pytest.mark.parametrize("ordering", ["native", "magnitude"])
-def test_without_calibration_norms_are_left_as_they_are(orders, windows, ordering):
+def test_plain_cuts_leave_norms_as_they_are(orders, windows, ordering):
     """Gemma 2 is left out: its embedding is scaled by the root of the hidden size, which the child's class computes."""
     check(orders[ordering, "preserve"], Selection(hidden=range(20), layers=(HALVES, replace(HALVES, layer=2))), windows)
 

@@ -6,6 +6,7 @@ is hard for all, and the difference of two candidates is known long before the l
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ class RaceSettings:
         Raises:
             ValueError: stages do not grow, the first of several has one sequence, or `deviations` is not positive.
         """
-        if not self.stages or any(after <= before for before, after in zip((0, *self.stages), self.stages)):  # noqa: B905
+        if not self.stages or any(after <= before for before, after in pairwise((0, *self.stages))):
             raise ValueError(f"stages must grow from 1 sequence on, got {list(self.stages)}")
         if len(self.stages) > 1 and self.stages[0] < 2:  # noqa: PLR2004
             raise ValueError("the first stage of a race needs 2 sequences: one says nothing of its own uncertainty")
@@ -56,7 +57,7 @@ def race(
     """
     losses: list[list[float]] = [[] for _ in range(num_candidates)]
     racing = list(range(num_candidates))
-    for start, stop in zip((0, *settings.stages), settings.stages):  # noqa: B905 - the last stage starts no other
+    for start, stop in pairwise((0, *settings.stages)):
         for candidate in racing:
             losses[candidate] += read(candidate, slice(start, stop))
         compared = [losses[candidate] for candidate in racing] + [list(rival[:stop]) for rival in rivals]

@@ -85,6 +85,23 @@ class Compensation:
         return tuple(name for name in STEPS if getattr(self, name))
 
 
+def cut_out(
+    teacher: OrderedTeacher,
+    selection: Selection,
+    windows: Tensor,
+    settings: Compensation | None,
+    *,
+    batch_size: int = 4,
+) -> PreTrainedModel:
+    """Cut a candidate out of its teacher as it is exported: corrected where corrections are wanted.
+
+    Args and errors: those of `compensate`.
+    """
+    if settings and settings.steps:
+        return compensate(teacher, selection, windows, settings, batch_size=batch_size)
+    return extract_child(teacher, selection)
+
+
 @torch.no_grad()
 def compensate(
     teacher: OrderedTeacher, selection: Selection, windows: Tensor, settings: Compensation, *, batch_size: int = 4
@@ -205,7 +222,7 @@ class _Input:
     ) -> None:
         self.module, self.readers, self.kept, self.ridge, self.first = module, readers, kept, ridge, first
         self.moment = torch.zeros(len(kept), length)
-        self.massive = torch.zeros(len(kept), len(kept))
+        self.massive = torch.zeros(len(kept), len(kept)) if first else None
         self.tokens = 0
 
     def attach(self, parent: PreTrainedModel) -> None:
@@ -219,7 +236,7 @@ class _Input:
     def add(self, _: nn.Module, inputs: tuple[Tensor]) -> None:
         """Add the tokens of a batch, from the first position that counts on."""
         kept = self.kept.to(inputs[0].device)
-        if self.first:
+        if self.massive is not None:
             passed = inputs[0][:, : self.first, kept].float().flatten(0, -2)
             self.massive += (passed.T @ passed).cpu()
         entries = inputs[0][:, self.first :].float().flatten(0, -2)
@@ -234,9 +251,7 @@ class _Input:
         moment = self.moment.double() / self.tokens
         mix = torch.zeros(length, num_kept, dtype=torch.float64)
         mix[self.kept, torch.arange(num_kept)] = 1
-        seen = without_massive(self.massive) if self.first else torch.eye(num_kept, dtype=torch.float64)
-        share = regress(seen @ moment[:, self.kept] @ seen, seen @ moment[:, removed], self.ridge)
-        mix[removed] = share.T @ seen
+        mix[removed] = regress(moment[:, self.kept], moment[:, removed], self.ridge, self.massive).T
         return mix
 
 
@@ -253,14 +268,19 @@ def without_massive(moment: Tensor) -> Tensor:
     return torch.eye(len(moment), dtype=torch.float64) - torch.outer(directions[:, -1], directions[:, -1])
 
 
-def regress(moment: Tensor, target: Tensor, ridge: float) -> Tensor:
+def regress(moment: Tensor, target: Tensor, ridge: float, massive: Tensor | None = None) -> Tensor:
     """Return [k, m] the coefficients that predict m targets from k features of unit variance, shrunk to zero.
 
     Args:
         moment: [k, k] second moment of the features.
         target: [k, m] moments of features and targets.
         ridge: added to the diagonal of the features' correlations.
+        massive: [k, k] second moment of first positions, whose largest direction is passed over; see
+            `without_massive`.
     """
+    if massive is not None:
+        seen = without_massive(massive)
+        return seen @ regress(seen @ moment @ seen, seen @ target, ridge)
     scale = moment.diagonal().clamp_min(_TINY).sqrt()
     correlations = moment / scale[:, None] / scale + ridge * torch.eye(len(moment), dtype=moment.dtype)
     solution = torch.cholesky_solve(target / scale[:, None], torch.linalg.cholesky(correlations))
@@ -306,9 +326,9 @@ class _Gap:
 
     def map(self) -> Tensor:
         """Return [E, E] what takes the MLP's output over the gap: the identity and the regression."""
-        identity, seen = torch.eye(len(self.moment), dtype=torch.float64), without_massive(self.massive)
         moment, target = self.moment.double() / self.tokens, self.target.double() / self.tokens
-        return identity + regress(seen @ moment @ seen, seen @ target, self.ridge).T @ seen
+        identity = torch.eye(len(moment), dtype=torch.float64)
+        return identity + regress(moment, target, self.ridge, self.massive).T
 
 
 def _inputs(teacher: OrderedTeacher, cut: Cut, settings: Compensation) -> Iterator[_Input]:

@@ -18,9 +18,9 @@ from budwood.corpus.packing import PackedCorpus
 from budwood.parameters import CorpusParameters, MeasurementParameters, SpaceParameters
 from budwood.pipelines.work import claim
 from budwood.subnet.certificate import Origin, certify
-from budwood.subnet.compensate import compensate
+from budwood.subnet.compensate import cut_out
 from budwood.subnet.export import CARD, CERTIFICATE, model_card, write_checkpoint
-from budwood.subnet.extract import extract_child, own_weights, resolve
+from budwood.subnet.extract import own_weights, resolve
 
 
 def export_subnet(
@@ -51,10 +51,8 @@ def export_subnet(
     }
     cut = resolve(ordered, selection)
     windows = tokens.windows("calibration", measurement.length, limit=measurement.calibration)[:, :-1]
-    child = (
-        compensate(ordered, selection, torch.from_numpy(windows), space.compensation, batch_size=measurement.batch_size)
-        if space.compensation
-        else extract_child(ordered, selection)
+    child = cut_out(
+        ordered, selection, torch.from_numpy(windows), space.compensation, batch_size=measurement.batch_size
     )
     seconds = time.perf_counter() - started
     folder = write_checkpoint(own_weights(child), teacher, claim(workspace, "export", facts) / "subnet")
@@ -80,7 +78,7 @@ def export_subnet(
         "Order of the teacher's components": space.ordering,
         "Rotary embeddings": space.rope,
         "Kept layers of the teacher": ", ".join(str(layer.teacher_layer) for layer in cut.layers),
-        "Corrections by least squares": ", ".join(corrected) or "none",
+        "Corrections": ", ".join(corrected) or "none",
     }
     figures = {
         "Loss of the plain cut": f"{best['choice_loss']:.3f} nats per token, before any training, on text kept for the "
