@@ -1,6 +1,7 @@
 """Typed parameters: what `conf/*/parameters.yml` may hold. Kedro validates them before any node runs."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,16 +15,25 @@ from budwood.arch.spec import Architecture
 from budwood.corpus.documents import TextSource
 from budwood.search.operators import Constraint
 from budwood.search.race import RaceSettings
-from budwood.search.strategy import EvolutionSettings, ProbabilityReading, StrategyName
+from budwood.search.strategy import EvolutionSettings, Objective, ProbabilityReading, StrategyName
+from budwood.search.workers import require_ray
 from budwood.subnet.compensate import Compensation
 from budwood.subnet.device import Compute, DeviceName, Precision, choose_compute
+from budwood.subnet.fitness import FROM_SCORES, check_fitness
 from budwood.subnet.importance import Importance
 from budwood.subnet.ordering import LayerScore, OrderedTeacher, Ordering, OrderingKind, open_ordered
 from budwood.subnet.rotary import Rope
+from budwood.subnet.scoring import Normalisation
 from budwood.subnet.teacher import TeacherSource
 from budwood.training.job import DistillationSettings, Schedule, Strict
 
 _LONGEST_VALUE = 60
+_ORDERING_OF: dict[str, OrderingKind] = {"importance": "activation", "magnitude": "magnitude"}
+
+PAPER = "paper"
+"""Value of `search` that stands for the paper's own search."""
+_PAPER_SEARCH: dict[str, Any] = {"sampling": "rejection", "constraint": "rejection", "num_finalists": 1, "reuse": False}
+_PAPER_CUT: dict[str, Any] = {"ordering": "native", "rope": "rebuild", "compensation": None}
 
 
 class SourceParameters(Strict):
@@ -211,6 +221,13 @@ class SearchParameters(Strict):
     """The evolution (paper, Algorithm 1); see `budwood.search.strategy.EvolutionSettings`."""
 
     strategy: StrategyName = "evolution"
+    objectives: tuple[Objective, ...] = ()
+    fitness: str = "perplexity"
+    """What is minimised: `perplexity`; `kl`, the divergence from the teacher; `importance` or `magnitude`, the scores
+    of what is kept, without any text (paper, appendix E); or the dotted path of a function that takes a model and
+    [N, T + 1] token ids and returns N numbers."""
+    normalisation: Normalisation = "softmax"
+    """Of scores, for `importance` and `magnitude`."""
     population: int = Field(default=50, ge=1)
     epochs: int = Field(default=100, ge=0)
     num_elites: int = Field(default=10, ge=1)
@@ -219,6 +236,7 @@ class SearchParameters(Strict):
     num_randoms: int = Field(default=10, ge=0)
     probability: float = Field(default=0.2, gt=0, le=1)
     probability_reading: ProbabilityReading = "gate"
+    level_switch: float = Field(default=0.0, ge=0, le=1)
     sampling: Sampling = "constructive"
     constraint: Constraint = "repair"
     seed: int = 42
@@ -228,26 +246,45 @@ class SearchParameters(Strict):
     deviations: float = Field(default=2.0, gt=0)
     """Standard errors behind the last elite at which a candidate is dropped."""
     num_finalists: int = Field(default=3, ge=1)
-    """Elites among which the winner is chosen on text that the search has not seen."""
+    """Elites among which the winner is chosen, cut and corrected as exports are, on text that the search has not
+    seen."""
+    finalist_tokens: int = Field(default=0, ge=0)
+    """Tokens that finalists are trained on before that: what starts best need not end best."""
+    reuse: bool = True
+    """Whether candidates of a generation that share their first layers run them once."""
+    workers: int = Field(default=1, ge=1)
+    """Processes that evaluate candidates; more than one need `budwood[ray]`."""
+    gpus_per_worker: float = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         self.settings()
+        check_fitness(self.fitness)
+        if self.workers > 1:
+            require_ray()
+        if self.stages and self.strategy == "pareto":
+            raise ValueError(
+                "strategy pareto takes no stages: a race drops what is behind in loss, however small it is"
+            )
+        if self.stages and self.fitness in FROM_SCORES:
+            raise ValueError(f"fitness {self.fitness} takes no stages: it reads no text")
         if self.num_finalists > self.num_elites:
             raise ValueError(f"num_finalists={self.num_finalists} must not exceed num_elites={self.num_elites}")
         return self
 
     def settings(self) -> EvolutionSettings:
         """Return the settings of the strategy."""
-        return EvolutionSettings(**self.model_dump(exclude={"stages", "deviations", "num_finalists"}))
+        names = {field.name for field in fields(EvolutionSettings)}
+        return EvolutionSettings(**self.model_dump(include=names))
 
     def race(self, num_sequences: int) -> RaceSettings:
-        """Return how candidates race over some sequences.
+        """Return how candidates race over some sequences; scores have one stage.
 
         Raises:
             ValueError: the stages do not grow towards that number.
         """
-        return RaceSettings(stages=(*self.stages, num_sequences), deviations=self.deviations)
+        last = 1 if self.fitness in FROM_SCORES else num_sequences
+        return RaceSettings(stages=(*self.stages, last), deviations=self.deviations)
 
 
 class ArmParameters(Strict):
@@ -319,8 +356,26 @@ class ProjectParameters(Strict):
                 raise ValueError(f"grid: no bin {bin_name!r}; bins has {', '.join(self.bins.root)}")
             if space not in self.spaces.root:
                 raise ValueError(f"grid.{bin_name}: no space {space!r}; spaces has {', '.join(self.spaces.root)}")
+            ordering = self.spaces.root[space].ordering
+            if self.search.fitness in FROM_SCORES and ordering not in {"native", _ORDERING_OF[self.search.fitness]}:
+                raise ValueError(
+                    f"search.fitness {self.search.fitness} scores a teacher in its own order or in that of the same "
+                    f"scores: spaces.{space} has ordering {ordering}, and must have native or "
+                    f"{_ORDERING_OF[self.search.fitness]}"
+                )
         self.search.race(self.measurement.selection)
         return self
+
+
+def expand_presets(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Spell out `search: paper`: Algorithm 1 with the paper's sizes, and spaces that cut as the paper does.
+
+    That is the teacher's own order, rebuilt rotary embeddings and no correction.
+    """
+    if raw.get("search") != PAPER:
+        return dict(raw)
+    spaces = {name: {**space, **_PAPER_CUT} for name, space in raw.get("spaces", {}).items()}
+    return {**raw, "search": _PAPER_SEARCH, "spaces": spaces}
 
 
 def read_parameters(raw: Mapping[str, Any]) -> ProjectParameters:
@@ -330,7 +385,7 @@ def read_parameters(raw: Mapping[str, Any]) -> ProjectParameters:
         ValueError: one line for everything that is wrong, with its path.
     """
     try:
-        return ProjectParameters.model_validate(dict(raw))
+        return ProjectParameters.model_validate(expand_presets(raw))
     except ValidationError as error:
         lines = [
             f"  {'.'.join(map(str, problem['loc'])) or 'parameters'}: "

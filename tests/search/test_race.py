@@ -14,7 +14,7 @@ def run(
 ) -> list[list[float]]:
     """Race the rows of a matrix."""
     return race(
-        lambda candidate, sequences: losses[candidate, sequences].tolist(),
+        lambda candidates, sequences: losses[list(candidates), sequences].tolist(),
         len(losses),
         stages,
         num_kept,

@@ -1,10 +1,11 @@
-"""Law 6 for search: killed and resumed is uninterrupted; and the choice among finalists."""
+"""Law 6 for search: killed and resumed is uninterrupted, in whatever order candidates are evaluated."""
 
 import errno
 import json
 import math
 import os
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,9 +19,9 @@ from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.arch.selection import Selection
 from budwood.arch.space import Granularity, SearchSpace
-from budwood.search.candidate import Evaluation, SearchRecord, canonical_key
+from budwood.search.candidate import Evaluate, Evaluation, SearchRecord, canonical_key
 from budwood.search.race import RaceSettings
-from budwood.search.run import choose_winner, read_history, run_search
+from budwood.search.run import read_history, run_search
 from budwood.search.strategy import Evolution, EvolutionSettings
 
 TEACHER = llama(32, 16, *[layer(6, 3, 8, 12)] * 4)
@@ -43,7 +44,14 @@ class CountingEvaluator:
     finished: list[str] = field(default_factory=list)
     num_sequences: int = 2
 
-    def __call__(self, selection: Selection, sequences: slice = slice(None)) -> Evaluation:
+    def __call__(
+        self, selections: Sequence[Selection], sequences: slice = slice(None)
+    ) -> Iterator[tuple[int, Evaluation]]:
+        """Yield the losses of candidates, one after the other."""
+        for place, selection in enumerate(selections):
+            yield place, self.one(selection, sequences)
+
+    def one(self, selection: Selection, sequences: slice = slice(None)) -> Evaluation:
         """Return losses that depend on the genes and the sequence alone."""
         if len(self.finished) == self.killed_at:
             raise KilledError
@@ -51,6 +59,18 @@ class CountingEvaluator:
         loss = int(self.finished[-1], 16) / 2**64
         losses = [loss / (1 + 2 * place) for place in range(self.num_sequences)][sequences]
         return Evaluation(sequence_losses=losses, tokens=len(losses), flops=1.0, seconds=0.25)
+
+
+def one_by_one(evaluate: Callable[[Selection, slice], Evaluation]) -> Evaluate:
+    """Return an evaluator of many from one of single candidates."""
+
+    def evaluate_all(
+        selections: Sequence[Selection], sequences: slice = slice(None)
+    ) -> Iterator[tuple[int, Evaluation]]:
+        for place, selection in enumerate(selections):
+            yield place, evaluate(selection, sequences)
+
+    return evaluate_all
 
 
 def evolution(
@@ -95,7 +115,7 @@ def test_records_say_what_was_evaluated(tmp_path: Path) -> None:
     assert epochs == [(0, 6), (1, 12), (2, 18), (3, 24)]
     assert [record.evaluation for record in records] == list(range(NUM_EVALUATIONS))
     for record in records:
-        assert record.loss == CountingEvaluator()(record.selection).loss
+        assert record.loss == CountingEvaluator().one(record.selection).loss
         assert record.num_parameters == num_parameters(record.selection.architecture(TEACHER))
         assert (record.tokens, record.flops, record.seconds) == (2, 1.0, 0.25)
 
@@ -135,6 +155,19 @@ def test_killed_and_resumed_is_uninterrupted(
         assert resumed == whole
         assert history_file.read_bytes() == whole_file.read_bytes()
         assert finished == [json.loads(line)["key"] for line in lines]
+
+
+def test_the_order_of_evaluation_does_not_matter(tmp_path: Path) -> None:
+    """Workers hand results back as they come, and a kill leaves gaps; both end with the same records."""
+    whole = run_search(evolution(), CountingEvaluator(num_sequences=6), tmp_path / "whole.jsonl", RACE)
+
+    def backwards(selections: Sequence[Selection], sequences: slice = slice(None)) -> Iterator[tuple[int, Evaluation]]:
+        yield from reversed(list(CountingEvaluator(num_sequences=6)(selections, sequences)))
+
+    assert run_search(evolution(), backwards, tmp_path / "backwards.jsonl", RACE) == whole
+    lines = (tmp_path / "backwards.jsonl").read_bytes().splitlines(keepends=True)
+    (tmp_path / "gaps.jsonl").write_bytes(b"".join(lines[:9]))
+    assert run_search(evolution(), backwards, tmp_path / "gaps.jsonl", RACE) == whole
 
 
 def test_a_finished_search_evaluates_nothing(tmp_path: Path) -> None:
@@ -184,13 +217,13 @@ def test_the_history_of_another_search_is_refused(other: Evolution, tmp_path: Pa
 def test_a_loss_that_is_not_a_number_is_written_and_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Broken candidates end no search, win nothing, and are told of."""
 
-    def evaluate(selection: Selection, sequences: slice = slice(None)) -> Evaluation:
+    def evaluate(selection: Selection, sequences: slice) -> Evaluation:
         broken = int(canonical_key(selection), 16) % 3 == 0
         losses = [float("nan") if broken else 1e6] * 2
         return Evaluation(sequence_losses=losses[sequences], tokens=1, flops=1.0, seconds=0.0)
 
     strategy = evolution()
-    records = run_search(strategy, evaluate, tmp_path / "history.jsonl", ALL)
+    records = run_search(strategy, one_by_one(evaluate), tmp_path / "history.jsonl", ALL)
     assert 0 < sum(math.isnan(record.loss) for record in records) < NUM_EVALUATIONS
     assert [record.finished for record in records] == [not math.isnan(record.loss) for record in records]
     assert all(loss == 1e6 for loss, _ in strategy.elites)
@@ -200,12 +233,12 @@ def test_a_loss_that_is_not_a_number_is_written_and_dropped(tmp_path: Path, capl
 
 
 def test_a_search_in_which_nothing_is_finite_ends(tmp_path: Path) -> None:
-    def evaluate(selection: Selection, sequences: slice = slice(None)) -> Evaluation:
+    def evaluate(selection: Selection, sequences: slice) -> Evaluation:
         del selection
         return Evaluation(sequence_losses=[float("inf"), 1.0][sequences], tokens=1, flops=1.0, seconds=0.0)
 
     with pytest.raises(ValueError, match="no candidate of the first generation has a finite loss"):
-        run_search(evolution(), evaluate, tmp_path / "history.jsonl", ALL)
+        run_search(evolution(), one_by_one(evaluate), tmp_path / "history.jsonl", ALL)
 
 
 def test_a_race_spares_readings_and_finds_the_same_elites(tmp_path: Path) -> None:
@@ -241,23 +274,3 @@ def test_a_full_disk_ends_the_search_and_spares_what_was_written(
             run_search(evolution(), CountingEvaluator(), history_file, ALL)
     assert len(read_history(history_file)) == 5
     assert run_search(evolution(), CountingEvaluator(), history_file, ALL) == whole
-
-
-@pytest.mark.parametrize(
-    ("losses", "best"),
-    [([3.0, 1.0, 2.0], 1), ([2.0, 1.0, 1.0], 1), ([float("nan"), 5.0, 4.0], 2), ([1.0], 0)],
-    ids=["lowest", "first of equals", "not a number", "only one"],
-)
-def test_the_winner_has_the_lowest_loss(losses: list[float], best: int) -> None:
-    finalists = [Selection.prefix(replace(TEACHER, hidden_size=width + 1)) for width in range(len(losses))]
-    looked_at: list[Selection] = []
-
-    def evaluate(selection: Selection, sequences: slice = slice(None)) -> Evaluation:
-        assert sequences == slice(None)
-        looked_at.append(selection)
-        return Evaluation(sequence_losses=[losses[len(selection.hidden) - 1]], tokens=1, flops=1.0, seconds=0.0)
-
-    winner, evaluations = choose_winner(finalists, evaluate)
-    assert winner == finalists[best]
-    assert looked_at == finalists
-    assert [evaluation.sequence_losses for evaluation in evaluations] == [[loss] for loss in losses]

@@ -3,7 +3,7 @@
 import itertools
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +19,7 @@ from budwood.arch.sampling import Sampling
 from budwood.arch.selection import LayerSelection, Selection
 from budwood.arch.space import SearchSpace
 from budwood.arch.spec import Architecture
-from budwood.search.candidate import Candidate, canonical_key
+from budwood.search.candidate import Candidate, Evaluation, canonical_key
 from budwood.search.operators import Constraint
 from budwood.search.strategy import Evolution, EvolutionSettings, ProbabilityReading
 
@@ -69,12 +69,22 @@ def to_teacher(selection: Selection) -> float:
     return distance(selection.architecture(TEACHER), TEACHER)
 
 
+def results(
+    candidates: Sequence[Candidate], loss: Callable[[Selection], float] = to_teacher
+) -> list[tuple[Candidate, Evaluation]]:
+    """Return candidates with a synthetic loss."""
+    return [
+        (candidate, Evaluation(sequence_losses=[loss(candidate.selection)], tokens=1, flops=1.0, seconds=0.0))
+        for candidate in candidates
+    ]
+
+
 def run(strategy: Evolution, loss: Callable[[Selection], float] = to_teacher) -> list[Candidate]:
     """Run a strategy on a synthetic loss and return all it asked for."""
     asked: list[Candidate] = []
     while not strategy.done:
         generation = strategy.ask()
-        strategy.tell([(candidate, loss(candidate.selection)) for candidate in generation])
+        strategy.tell(results(generation, loss))
         asked += generation
     return asked
 
@@ -126,7 +136,7 @@ def test_same_seed_same_history_whatever_global_seeds_do(seed: int, name: str) -
         for reseed in (random.seed, np.random.seed, torch.manual_seed):
             reseed(len(disturbed))
         generation = strategies[1].ask()
-        strategies[1].tell([(candidate, to_teacher(candidate.selection)) for candidate in generation])
+        strategies[1].tell(results(generation))
         random.random()  # noqa: S311
         np.random.rand()  # noqa: NPY002
         torch.rand(1)
@@ -150,7 +160,7 @@ def test_elites_are_the_best_of_all_told() -> None:
 
 def test_ties_are_broken_by_key_in_whatever_order_losses_come() -> None:
     strategies = [Evolution(UNIFORM, HALF, SMALL) for _ in range(2)]
-    first, second = ([(candidate, 1.0) for candidate in strategy.ask()] for strategy in strategies)
+    first, second = (results(strategy.ask(), lambda _: 1.0) for strategy in strategies)
     strategies[0].tell(first)
     strategies[1].tell(second[::-1])
     keys = [canonical_key(selection) for _, selection in strategies[0].elites]
@@ -164,7 +174,7 @@ def test_a_generation_of_which_nothing_is_left_changes_nothing() -> None:
     generation = strategy.ask()
     with pytest.raises(ValueError, match="no candidate of the first generation has a finite loss"):
         strategy.tell([])
-    strategy.tell([(candidate, to_teacher(candidate.selection)) for candidate in generation])
+    strategy.tell(results(generation))
     elites = strategy.elites
     strategy.ask()
     strategy.tell([])
@@ -179,7 +189,7 @@ def test_random_search_draws_every_generation_anew() -> None:
 def test_local_search_mutates_the_best() -> None:
     """A mutant of the best differs from it in one dimension, or in one and the MLP widths that repair it."""
     strategy = Evolution(UNIFORM, HALF, replace(SMALL, strategy="local"))
-    strategy.tell([(candidate, to_teacher(candidate.selection)) for candidate in strategy.ask()])
+    strategy.tell(results(strategy.ask()))
     best = strategy.elites[0][1]
     mutants = [candidate.selection for candidate in strategy.ask() if candidate.origin == "mutation"]
     assert mutants
@@ -197,10 +207,25 @@ def test_local_search_mutates_the_best() -> None:
 @pytest.mark.parametrize("constraint", ["repair", "rejection"])
 def test_acceptance_is_the_share_of_proposals_that_became_candidates(constraint: Constraint) -> None:
     strategy = Evolution(UNIFORM, FIFTH, replace(SMALL, constraint=constraint))
-    strategy.tell([(candidate, to_teacher(candidate.selection)) for candidate in strategy.ask()])
+    strategy.tell(results(strategy.ask()))
     assert 0 < strategy.acceptance <= 1
     strategy.ask()
     assert 0 < strategy.acceptance < 1
+
+
+@pytest.mark.parametrize("name", sorted(SPACES))
+def test_level_switches_keep_the_budget_of_their_parent(name: str) -> None:
+    """They differ from some elite by less than a neuron in every layer."""
+    space = SPACES[name]
+    chosen = replace(SMALL, population=40, num_mutants=40, num_crossovers=0, num_randoms=0, level_switch=1.0)
+    strategy = Evolution(space, HALF, chosen)
+    strategy.tell(results(strategy.ask()))
+    budgets = [count(space, selection) for _, selection in strategy.elites]
+    mutants = [candidate for candidate in strategy.ask() if candidate.origin == "mutation"]
+    assert mutants
+    for mutant in mutants:
+        rounding = 3 * len(mutant.selection.hidden) * (1 if space.layerwise else len(mutant.selection.layers)) / 2
+        assert min(abs(count(space, mutant.selection) - budget) for budget in budgets) <= rounding
 
 
 def test_evolution_finds_the_optimum_more_often_than_random_search() -> None:
@@ -290,6 +315,9 @@ def test_an_unreachable_bin_is_refused_before_the_search() -> None:
         ({"probability": 1.5}, r"probability must lie in \(0, 1\], got 1.5"),
         ({"num_elites": 9}, "num_elites=9 must not exceed population=8"),
         ({"num_mutants": 4}, r"must make a population: 4 \+ 3 \+ 2 is not 8"),
+        ({"level_switch": 1.5}, r"level_switch must lie in \[0, 1\], got 1.5"),
+        ({"strategy": "pareto"}, "strategy pareto needs objectives"),
+        ({"objectives": ("flops",)}, "no other takes any"),
     ],
 )
 def test_impossible_settings_are_refused(change: dict[str, float], message: str) -> None:

@@ -47,7 +47,7 @@ def test_no_graph_is_kept(teacher, windows):
 
 def test_what_a_search_evaluates_is_what_is_exported(orders, selection, windows, teacher_folder, tmp_path):
     ordered = orders["activation", "preserve"]
-    evaluation = SubnetEvaluator(ordered, windows, batch_size=4)(selection)
+    evaluation = SubnetEvaluator(teacher=ordered, windows=windows).one(selection)
     child = own_weights(extract_child(ordered, selection))
     exported = load_model(write_checkpoint(child, teacher_folder, tmp_path / "child"), torch.float32)
     torch.testing.assert_close(torch.tensor(evaluation.sequence_losses), sequence_losses(exported, windows))

@@ -60,26 +60,25 @@ def test_worked_score():
     layer = replace(WHOLE, layer=1, groups=(0,), neurons=(1, 2))
     selection = Selection(hidden=(0,), layers=(layer,))
     # Channel 1/4, layer 3/4, head 1/2, neurons 1/2 + 1/2.
-    assert score_selection(IMPORTANCE, selection, "sum", ordered=False) == pytest.approx(0.25 + 0.75 + 0.5 + 1)
+    assert score_selection(IMPORTANCE, selection, "sum") == pytest.approx(0.25 + 0.75 + 0.5 + 1)
 
 
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
-@pytest.mark.parametrize("ordered", [True, False])
-def test_the_whole_teacher_has_one_of_every_axis(normalisation, ordered):
+@pytest.mark.parametrize("ranking", [(1, 0), None])
+def test_the_whole_teacher_has_one_of_every_axis(normalisation, ranking):
     whole = Selection(hidden=range(2), layers=(WHOLE, replace(WHOLE, layer=1)))
-    assert score_selection(IMPORTANCE, whole, normalisation, ordered=ordered) == pytest.approx(1 + 1 + 2 * 2)
+    assert score_selection(IMPORTANCE, whole, normalisation, ranking=ranking) == pytest.approx(1 + 1 + 2 * 2)
 
 
 @pytest.mark.parametrize("normalisation", NORMALISATIONS)
 def test_ordered_prefixes_are_the_best_of_the_best_layer(normalisation):
     small = replace(WHOLE, groups=range(1), neurons=range(1))
-    best = score_selection(IMPORTANCE, Selection(hidden=range(1), layers=(small,)), normalisation, ordered=True)
+    best = score_selection(IMPORTANCE, Selection(hidden=range(1), layers=(small,)), normalisation, ranking=(1, 0))
     others = [
         score_selection(
             IMPORTANCE,
             Selection(hidden=(channel,), layers=(replace(small, layer=1, groups=(group,), neurons=(neuron,)),)),
             normalisation,
-            ordered=False,
         )
         for channel in range(2)
         for group in range(2)

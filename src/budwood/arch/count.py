@@ -76,11 +76,16 @@ def forward_flops_per_token(architecture: Architecture, *, context: int, causal:
         context: tokens per sequence.
         causal: charge only the half of the attention matrix that a causal mask keeps.
     """
-    features = _features(architecture.layers)
+    head = 2 * architecture.vocab_size * architecture.hidden_size
+    return head + layer_flops_per_token(architecture, *architecture.layers, context=context, causal=causal)
+
+
+def layer_flops_per_token(architecture: Architecture, *layers: LayerSpec, context: int, causal: bool = False) -> int:
+    """Return what some decoder layers add to `forward_flops_per_token`."""
+    features = _features(layers)
     attention = 4 * features[1] * context
-    layers = _combine(_coefficients(architecture.family, matrices_only=True), architecture.hidden_size, features)
-    head = architecture.vocab_size * architecture.hidden_size
-    return 2 * (layers + head) + (attention // 2 if causal else attention)
+    matrices = _combine(_coefficients(architecture.family, matrices_only=True), architecture.hidden_size, features)
+    return 2 * matrices + (attention // 2 if causal else attention)
 
 
 def training_flops_per_token(architecture: Architecture, *, context: int) -> int:

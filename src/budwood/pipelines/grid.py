@@ -9,7 +9,7 @@ from kedro.framework.hooks import hook_impl
 from kedro.framework.project import settings
 from kedro.pipeline import Pipeline
 
-from budwood.parameters import ProjectParameters, read_parameters
+from budwood.parameters import ProjectParameters, expand_presets, read_parameters
 
 PROJECT = Path(__file__).parents[3]
 
@@ -21,12 +21,14 @@ class ParametersHook:
 
     @hook_impl(tryfirst=True)
     def after_context_created(self, context: Any) -> None:
-        """Read the parameters, with what the command line changed in them.
+        """Read the parameters, with what the command line changed in them; nodes get presets spelt out.
 
         Raises:
             ValueError: they are not valid.
         """
-        _current["parameters"] = read_parameters(context.config_loader["parameters"])
+        raw = context.config_loader["parameters"]
+        _current["parameters"] = read_parameters(raw)
+        context.config_loader["parameters"] = expand_presets(raw)
 
 
 class HubAccessHook:

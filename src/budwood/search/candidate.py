@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol
@@ -42,7 +42,12 @@ class Evaluation:
     tokens: int
     """Tokens predicted to obtain the losses."""
     flops: float
+    """Spent to obtain them; layers that another candidate had run are not in it."""
     seconds: float
+    flops_per_token: float | None = None
+    """Of a forward pass of the candidate, whatever was spent; none where nothing ran."""
+    latency_seconds: float | None = None
+    """Of a forward pass over one sequence; none where it was not measured."""
 
     @property
     def loss(self) -> float:
@@ -80,10 +85,12 @@ class SearchRecord(Evaluation):
 
 
 class Evaluate(Protocol):
-    """What a search needs of the world: the losses of a candidate."""
+    """What a search needs of the world: the losses of candidates."""
 
-    def __call__(self, selection: Selection, sequences: slice = slice(None)) -> Evaluation:
-        """Return the losses of one candidate on some or all of the common sequences."""
+    def __call__(
+        self, selections: Sequence[Selection], sequences: slice = slice(None)
+    ) -> Iterator[tuple[int, Evaluation]]:
+        """Yield every candidate's place and its losses on some or all of the common sequences, in any order."""
         ...
 
 

@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from budwood.arch.bins import ParameterBin
-from budwood.arch.count import num_parameters
+from budwood.arch.count import neuron_parameters, num_parameters
 from budwood.arch.sampling import draw_layer, draw_target, pick, resize, resize_indices
 from budwood.arch.selection import Indices, LayerSelection, Selection
 from budwood.arch.space import SearchSpace
@@ -22,6 +22,8 @@ Inherited = TypeVar("Inherited")
 
 GENES: tuple[Gene, ...] = ("num_hidden_layers", "hidden_size", "heads", "head_dim", "intermediate_size")
 """Dimensions that mutate. Groups and the queries of a group are one gene: together they are the heads."""
+LAYER_GENES = GENES[2:]
+"""Those that a layer has of its own."""
 
 
 def mutate(parent: Selection, space: SearchSpace, rng: np.random.Generator) -> Selection:
@@ -44,6 +46,36 @@ def mutate(parent: Selection, space: SearchSpace, rng: np.random.Generator) -> S
         for place, layer in enumerate(parent.layers)
     )
     return _fit_hidden(replace(parent, layers=layers), space, rng)
+
+
+def switch_levels(
+    parent: Selection, space: SearchSpace, parameter_bin: ParameterBin, rng: np.random.Generator
+) -> Selection | None:
+    """Redraw one dimension and let neurons pay for it, so that the number of parameters stays nearly the same.
+
+    In layer-wise spaces one layer changes and the neurons of another pay; in uniform ones those of all layers. What is
+    near the best gets nearer by moving its budget, not by leaving it.
+
+    Returns:
+        the child, or None where neurons cannot pay.
+    """
+    budget = num_parameters(parent.architecture(space.teacher))
+    if not space.layerwise:
+        return resize(space, mutate(parent, space, rng), parameter_bin, budget, rng)
+    if len(parent.layers) == 1:
+        return None
+    changed, payer = rng.permutation(len(parent.layers))[:2].tolist()
+    layers = list(parent.layers)
+    layers[changed] = _mutate_layer(layers[changed], LAYER_GENES[rng.integers(len(LAYER_GENES))], space, rng)
+    debt = num_parameters(replace(parent, layers=tuple(layers)).architecture(space.teacher)) - budget
+    per_step = space.alignment * int(neuron_parameters(space.teacher.family, np.array(len(parent.hidden))))
+    rank = layers[payer].layer
+    size = len(layers[payer].neurons) - space.alignment * round(debt / per_step)
+    if size not in space.choices[rank].intermediate_sizes:
+        return None
+    length = space.pool.layers[rank].intermediate_size
+    layers[payer] = replace(layers[payer], neurons=resize_indices(space, layers[payer].neurons, size, length, rng))
+    return replace(parent, layers=tuple(layers))
 
 
 def crossover(first: Selection, second: Selection, space: SearchSpace, rng: np.random.Generator) -> Selection:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 # Shape legend: M candidates, N sequences.
 
-Read = Callable[[int, slice], Sequence[float]]
-"""Takes a candidate's number and sequences, and returns its loss on each."""
+Read = Callable[[Sequence[int], slice], Sequence[Sequence[float]]]
+"""Takes the numbers of candidates and sequences, and returns the losses of each candidate on them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ def race(
     """Let candidates read stage by stage, and drop those that are behind.
 
     Args:
-        read: called for every candidate that is left, in their order, stage after stage.
+        read: called stage after stage, with the candidates that are left.
         num_candidates: M.
         settings: the stages.
         num_kept: how many of candidates and rivals together are looked for.
@@ -58,8 +58,8 @@ def race(
     losses: list[list[float]] = [[] for _ in range(num_candidates)]
     racing = list(range(num_candidates))
     for start, stop in pairwise((0, *settings.stages)):
-        for candidate in racing:
-            losses[candidate] += read(candidate, slice(start, stop))
+        for candidate, more in zip(racing, read(racing, slice(start, stop)), strict=True):
+            losses[candidate] += more
         compared = [losses[candidate] for candidate in racing] + [list(rival[:stop]) for rival in rivals]
         staying = still_in(np.array(compared), num_kept, settings.deviations)
         racing = [candidate for candidate, stays in zip(racing, staying, strict=False) if stays]

@@ -4,16 +4,16 @@ import json
 import logging
 import math
 import os
-from collections import deque
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from io import FileIO
 from itertools import chain
 from pathlib import Path
+from typing import NoReturn
 
 from tqdm import tqdm
 
-from budwood.arch.selection import Selection
 from budwood.search.candidate import Candidate, Evaluate, Evaluation, SearchRecord, gene_columns
 from budwood.search.race import RaceSettings, race
 from budwood.search.strategy import Evolution
@@ -31,6 +31,8 @@ class Reading(Evaluation):
     """Number of the candidate."""
     key: str
     """Of the candidate."""
+    start: int
+    """Number of the first sequence."""
 
 
 def run_search(
@@ -42,13 +44,13 @@ def run_search(
 ) -> list[SearchRecord]:
     """Run a strategy to its end.
 
-    Every reading is appended to `history_file` (JSON lines) before the next begins. Where the file already holds
-    readings of this search they are told instead of repeated, so a killed search ends with the same history as an
+    Every reading is appended to `history_file` (JSON lines) as soon as it is made. Where the file already holds
+    readings of this search they are told instead of repeated, so a killed search ends with the same records as an
     uninterrupted one.
 
     Args:
         strategy: asked and told, generation by generation.
-        evaluate: the losses of one candidate.
+        evaluate: the losses of candidates.
         history_file: belongs to this search alone.
         stages: how the candidates of a generation race, with the elites as rivals.
         on_epoch: called after each generation with the strategy and all records so far.
@@ -59,11 +61,11 @@ def run_search(
     """
     records: list[SearchRecord] = []
     losses: dict[str, Sequence[float]] = {}
-    replayed = deque(read_history(history_file))
+    known = read_history(history_file)
     total = strategy.settings.num_evaluations
     bar = tqdm(total=total, desc="search", unit="candidate", dynamic_ncols=True)
     with bar, history_file.open("ab", buffering=0) as file:
-        history = _History(evaluate, file, replayed)
+        history = _History(evaluate, file, bar, {(reading.evaluation, reading.start): reading for reading in known})
         while not strategy.done:
             candidates = strategy.ask()
             rivals = [losses[key] for key in strategy.elite_keys]
@@ -75,27 +77,12 @@ def run_search(
             records += generation
             finished = {record.key: record for record in generation if record.finished}
             losses |= {key: record.sequence_losses for key, record in finished.items()}
-            strategy.tell([(c, finished[c.key].loss) for c in candidates if c.key in finished])
+            strategy.tell([(c, finished[c.key]) for c in candidates if c.key in finished])
             _warn_of_broken(generation)
-            bar.update(len(generation))
-            bar.set_postfix(best=f"{strategy.elites[0][0]:.3f} nats", refresh=False)
+            history.best = f"{strategy.elites[0][0]:.4g}"
             if on_epoch:
                 on_epoch(strategy, records)
     return records
-
-
-def choose_winner(finalists: Sequence[Selection], evaluate: Evaluate) -> tuple[Selection, list[Evaluation]]:
-    """Return the finalist with the lowest loss on text that the search has not seen, and all their evaluations.
-
-    A search picks the candidate that its own text flatters most; a second look takes that away. The first of equals
-    wins, and NaN is worse than any number.
-    """
-    evaluations = [
-        evaluate(finalist) for finalist in tqdm(finalists, desc="finalists", unit="candidate", dynamic_ncols=True)
-    ]
-    losses = [evaluation.loss for evaluation in evaluations]
-    best = min(range(len(finalists)), key=lambda position: (math.isnan(losses[position]), losses[position]))
-    return finalists[best], evaluations
 
 
 def read_history(history_file: Path) -> list[Reading]:
@@ -112,32 +99,53 @@ def read_history(history_file: Path) -> list[Reading]:
 
 @dataclass(slots=True)
 class _History:
-    """Readings: taken from an interrupted run while it has some, then made and written down."""
+    """Readings: taken from an interrupted run where it has them, else made and written down."""
 
     evaluate: Evaluate
     file: FileIO
-    replayed: deque[Reading]
+    bar: "tqdm[NoReturn]"
+    known: dict[tuple[int, int], Reading]
+    """Readings of an interrupted run, by candidate and first sequence."""
+    best: str = "-"
     numbers: dict[str, int] = field(default_factory=dict)
-    """Of candidates, by key, in the order in which they first read."""
+    """Of candidates, by key, in the order in which they were proposed."""
+    tokens: int = 0
+    started: float = field(default_factory=time.perf_counter)
 
-    def read(self, candidate: Candidate, sequences: slice) -> Reading:
-        """Return what a candidate reads next."""
-        evaluation = self.numbers.setdefault(candidate.key, len(self.numbers))
-        if self.replayed:
-            return self._replay(evaluation, candidate)
-        made = self.evaluate(candidate.selection, sequences)
-        reading = Reading(evaluation=evaluation, key=candidate.key, **asdict(made))
-        self._append(json.dumps(asdict(reading)).encode() + b"\n")
-        return reading
-
-    def _replay(self, evaluation: int, candidate: Candidate) -> Reading:
-        reading = self.replayed.popleft()
-        if (reading.evaluation, reading.key) != (evaluation, candidate.key):
-            raise ValueError(
-                f"the history holds candidate {reading.key} at evaluation {reading.evaluation} where this search "
-                f"proposes {candidate.key} at {evaluation}: it belongs to another search, remove it to start anew"
+    def read(self, candidates: Sequence[Candidate], sequences: slice) -> list[Reading]:
+        """Return what every candidate reads next."""
+        numbers = [self.numbers.setdefault(candidate.key, len(self.numbers)) for candidate in candidates]
+        readings = [
+            self._replay(candidate, number, sequences) for candidate, number in zip(candidates, numbers, strict=True)
+        ]
+        missing = [place for place, reading in enumerate(readings) if reading is None]
+        for position, made in self.evaluate([candidates[place].selection for place in missing], sequences):
+            place = missing[position]
+            reading = Reading(
+                evaluation=numbers[place], key=candidates[place].key, start=sequences.start, **asdict(made)
             )
+            self._append(json.dumps(asdict(reading)).encode() + b"\n")
+            self.tokens += reading.tokens
+            self._show(reading)
+            readings[place] = reading
+        return [reading for reading in readings if reading is not None]
+
+    def _replay(self, candidate: Candidate, number: int, sequences: slice) -> Reading | None:
+        reading = self.known.get((number, sequences.start))
+        if reading is None:
+            return None
+        if (reading.key, len(reading.sequence_losses)) != (candidate.key, sequences.stop - sequences.start):
+            raise ValueError(
+                f"the history holds candidate {reading.key} at evaluation {number} where this search proposes "
+                f"{candidate.key}: it belongs to another search, remove it to start anew"
+            )
+        self._show(reading)
         return reading
+
+    def _show(self, reading: Reading) -> None:
+        rate = self.tokens / (time.perf_counter() - self.started)
+        self.bar.set_postfix_str(f"best={self.best}, {rate:,.0f} tokens/s", refresh=False)
+        self.bar.update(reading.start == 0)
 
     def _append(self, line: bytes) -> None:
         try:
@@ -164,9 +172,11 @@ def _race(
 ) -> list[list[Reading]]:
     readings: list[list[Reading]] = [[] for _ in candidates]
 
-    def read(place: int, sequences: slice) -> Sequence[float]:
-        readings[place].append(history.read(candidates[place], sequences))
-        return readings[place][-1].sequence_losses
+    def read(places: Sequence[int], sequences: slice) -> list[Sequence[float]]:
+        made = history.read([candidates[place] for place in places], sequences)
+        for place, reading in zip(places, made, strict=True):
+            readings[place].append(reading)
+        return [reading.sequence_losses for reading in made]
 
     race(read, len(candidates), stages, num_elites, rivals)
     return readings
@@ -182,6 +192,8 @@ def _record(strategy: Evolution, candidate: Candidate, readings: Sequence[Readin
         tokens=sum(reading.tokens for reading in readings),
         flops=sum(reading.flops for reading in readings),
         seconds=sum(reading.seconds for reading in readings),
+        flops_per_token=readings[0].flops_per_token,
+        latency_seconds=readings[0].latency_seconds,
         finished=len(losses) == num_sequences and all(map(math.isfinite, losses)),
         **gene_columns(candidate.selection, strategy.space.teacher),
     )

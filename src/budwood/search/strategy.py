@@ -11,10 +11,11 @@ from budwood.arch.bins import ParameterBin
 from budwood.arch.sampling import Sampling, sample
 from budwood.arch.selection import Selection
 from budwood.arch.space import SearchSpace
-from budwood.search.candidate import Candidate, Origin
-from budwood.search.operators import Constraint, constrain, crossover, mutate
+from budwood.search.candidate import Candidate, Evaluation, Origin
+from budwood.search.operators import Constraint, constrain, crossover, mutate, switch_levels
 
-StrategyName = Literal["evolution", "random", "local"]
+StrategyName = Literal["evolution", "random", "local", "pareto"]
+Objective = Literal["parameters", "flops", "latency"]
 ProbabilityReading = Literal["gate", "share"]
 
 MAX_REDRAWS = 500
@@ -26,8 +27,11 @@ class EvolutionSettings:
     """Sizes and probabilities of Algorithm 1; the defaults are the paper's where it prints them."""
 
     strategy: StrategyName = "evolution"
-    """`random`: every generation is drawn anew; `local`: every generation are mutants of the best candidate so far.
-    Of the sizes, both use the population, the epochs and the number of elites only."""
+    """`random`: every generation is drawn anew; `local`: every generation are mutants of the best candidate so far: of
+    the sizes, both use the population, the epochs and the number of elites only. `pareto`: evolution in which elites
+    are the candidates that `objectives` speak for as well; see `budwood.search.pareto`."""
+    objectives: tuple[Objective, ...] = ()
+    """What `pareto` weighs the loss against: parameters, FLOPs of a forward pass, its latency on this machine."""
     population: int = 50
     epochs: int = 100
     num_elites: int = 10
@@ -36,6 +40,9 @@ class EvolutionSettings:
     num_randoms: int = 10
     probability: float = 0.2
     """Mutation and crossover probability."""
+    level_switch: float = 0.0
+    """Share of mutants in which another layer's neurons pay for the dimension that changes, so that their number of
+    parameters stays; not in the paper."""
     probability_reading: ProbabilityReading = "gate"
     """`gate`: an offspring passes through its operator with this probability at each try, and is tried until it is
     new; `share`: this share of the population are mutants and as many crossovers, the rest random."""
@@ -47,8 +54,8 @@ class EvolutionSettings:
         """Refuse sizes that the algorithm cannot run with.
 
         Raises:
-            ValueError: a size or the probability is out of range, there are more elites than candidates, or a
-                generation's parts do not make a population.
+            ValueError: a size or a probability is out of range, there are more elites than candidates, a generation's
+                parts do not make a population, or objectives are given to a strategy that has none, or the reverse.
         """
         if min(self.population, self.num_elites) < 1 or min(self.epochs, *self._parts()) < 0:
             raise ValueError("population and num_elites must be at least 1, epochs and offspring counts at least 0")
@@ -56,8 +63,12 @@ class EvolutionSettings:
             raise ValueError(f"num_elites={self.num_elites} must not exceed population={self.population}")
         if not 0 < self.probability <= 1:
             raise ValueError(f"probability must lie in (0, 1], got {self.probability}")
+        if not 0 <= self.level_switch <= 1:
+            raise ValueError(f"level_switch must lie in [0, 1], got {self.level_switch}")
+        if bool(self.objectives) != (self.strategy == "pareto"):
+            raise ValueError("strategy pareto needs objectives (parameters, flops, latency), and no other takes any")
         if (
-            self.strategy == "evolution"
+            self.strategy in {"evolution", "pareto"}
             and self.probability_reading == "gate"
             and sum(self._parts()) != self.population
         ):
@@ -89,6 +100,15 @@ class EvolutionSettings:
         return self.population + self.epochs * sum(self.offspring.values())
 
 
+@dataclass(frozen=True, slots=True)
+class Elite:
+    """A candidate that may become a parent."""
+
+    loss: float
+    candidate: Candidate
+    evaluation: Evaluation
+
+
 @dataclass(slots=True)
 class Evolution:
     """Bin-constrained evolution (paper, Algorithm 1), and its two baselines.
@@ -107,7 +127,7 @@ class Evolution:
     """Its candidates over the proposals made for it: the others were no members, outside the bin or known."""
     _rng: np.random.Generator = field(init=False)
     _seen: set[str] = field(init=False, default_factory=set)
-    _elites: list[tuple[float, Candidate]] = field(init=False, default_factory=list)
+    _elites: list[Elite] = field(init=False, default_factory=list)
     _proposals: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
@@ -127,12 +147,12 @@ class Evolution:
     @property
     def elites(self) -> list[tuple[float, Selection]]:
         """The best candidates so far with their losses, best first."""
-        return [(loss, candidate.selection) for loss, candidate in self._elites]
+        return [(elite.loss, elite.candidate.selection) for elite in self._elites]
 
     @property
     def elite_keys(self) -> list[str]:
         """Canonical keys of the elites, best first."""
-        return [candidate.key for _, candidate in self._elites]
+        return [elite.candidate.key for elite in self._elites]
 
     def ask(self) -> list[Candidate]:
         """Return the next generation's new candidates."""
@@ -154,7 +174,7 @@ class Evolution:
             self._new(makers[origin], origin) for origin, count in self.settings.offspring.items() for _ in range(count)
         ]
 
-    def tell(self, results: Sequence[tuple[Candidate, float]]) -> None:
+    def tell(self, results: Sequence[tuple[Candidate, Evaluation]]) -> None:
         """Take the losses of a generation and keep the best of it and of the elites.
 
         Args:
@@ -163,11 +183,14 @@ class Evolution:
         Raises:
             ValueError: there is nothing to go on with.
         """
-        pool = self._elites + [(loss, candidate) for candidate, loss in results]
+        pool = self._elites + [Elite(evaluation.loss, candidate, evaluation) for candidate, evaluation in results]
         if not pool:
             raise ValueError("no candidate of the first generation has a finite loss: check the teacher and the text")
-        pool.sort(key=lambda entry: (entry[0], entry[1].key))
-        self._elites = pool[: self.settings.num_elites]
+        self._elites = self._survivors(sorted(pool, key=lambda elite: (elite.loss, elite.candidate.key)))
+
+    def _survivors(self, pool: list[Elite]) -> list[Elite]:
+        """Return those that go on, best first, of a pool in that order."""
+        return pool[: self.settings.num_elites]
 
     def _new(self, make: Callable[[], Selection | None], origin: Origin) -> Candidate:
         for _ in range(MAX_REDRAWS):
@@ -194,15 +217,19 @@ class Evolution:
 
     def _elite(self) -> Selection:
         choices = 1 if self.settings.strategy == "local" else len(self._elites)
-        return self._elites[self._rng.integers(choices)][1].selection
+        return self._elites[self._rng.integers(choices)].candidate.selection
 
     def _gate_closed(self) -> bool:
-        gated = self.settings.strategy == "evolution" and self.settings.probability_reading == "gate"
+        gated = self.settings.strategy != "local" and self.settings.probability_reading == "gate"
         return gated and self._rng.random() >= self.settings.probability
 
     def _mutant(self) -> Selection | None:
         parent = self._elite()
-        return None if self._gate_closed() else self._constrain(mutate(parent, self.space, self._rng))
+        if self._gate_closed():
+            return None
+        if self.settings.level_switch and self._rng.random() < self.settings.level_switch:
+            return self._constrain(switch_levels(parent, self.space, self.parameter_bin, self._rng))
+        return self._constrain(mutate(parent, self.space, self._rng))
 
     def _crossed(self) -> Selection | None:
         parent = self._elite()
@@ -216,6 +243,8 @@ class Evolution:
         partner = partners[self._rng.integers(len(partners))]
         return self._constrain(crossover(parent, partner, self.space, self._rng))
 
-    def _constrain(self, child: Selection) -> Selection | None:
+    def _constrain(self, child: Selection | None) -> Selection | None:
         self._proposals += 1
+        if child is None:
+            return None
         return constrain(child, self.space, self.parameter_bin, self._rng, self.settings.constraint)

@@ -1,36 +1,49 @@
 """Losses of models and of candidates on fixed windows of text."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from budwood.arch.count import forward_flops_per_token
+from budwood.arch.count import forward_flops_per_token, layer_flops_per_token
 from budwood.arch.selection import Selection
 from budwood.search.candidate import Evaluation
-from budwood.subnet.extract import extract_child
+from budwood.subnet.extract import Cut, assemble, child_config, child_state, resolve
+from budwood.subnet.fitness import Fitness, Measure, next_token_losses
+from budwood.subnet.importance import Importance
 from budwood.subnet.ordering import OrderedTeacher
+from budwood.subnet.reuse import Resume, Visit, families, walk
+from budwood.subnet.scoring import Normalisation, score_selection
 
-# Shape legend: N sequences, T predicted tokens of a sequence, V vocabulary.
+# Shape legend: N sequences, T predicted tokens of a sequence.
+
+_LARGEST_FAMILY = 8
+"""Candidates that share first layers and stay together; more would keep the other workers waiting."""
+_NUM_TIMED = 3
 
 
 @torch.no_grad()
 def sequence_losses(
-    model: PreTrainedModel, windows: Tensor, *, batch_size: int = 4, progress: str | None = None
+    model: PreTrainedModel,
+    windows: Tensor,
+    *,
+    batch_size: int = 4,
+    progress: str | None = None,
+    measure: Measure = next_token_losses,
 ) -> Tensor:
-    """Return the mean loss per token of every sequence.
+    """Return the mean loss per token of every sequence, or another measure.
 
     Args:
         model: any causal language model.
         windows: [N, T + 1] token ids; every token but the first is predicted.
         batch_size: sequences per forward pass.
         progress: shows a bar of this name.
+        measure: of a model on a batch.
 
     Returns:
         [N] nats, float32, on the CPU.
@@ -39,19 +52,7 @@ def sequence_losses(
         batches = tqdm(
             windows.split(batch_size), desc=progress, unit="batch", dynamic_ncols=True, disable=progress is None
         )
-        return torch.cat([_batch_losses(model, batch) for batch in batches])
-
-
-def _batch_losses(model: PreTrainedModel, windows: Tensor) -> Tensor:
-    windows = windows.to(model.device)
-    hidden = model.base_model(input_ids=windows[:, :-1], use_cache=False).last_hidden_state
-    head = model.get_output_embeddings()
-    # One sequence at a time: a [T, V] float32 block instead of [N, T, V].
-    losses = [
-        functional.cross_entropy(head(states).float(), targets)
-        for states, targets in zip(hidden, windows[:, 1:], strict=True)
-    ]
-    return torch.stack(losses).cpu()
+        return torch.cat([measure(model, batch.to(model.device)).float().cpu() for batch in batches])
 
 
 @contextmanager
@@ -65,29 +66,104 @@ def evaluating(model: PreTrainedModel) -> Iterator[None]:
         model.train(was_training)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class SubnetEvaluator:
     """Evaluates candidates of one ordered teacher, all on the same tokens; the `Evaluate` that a search calls."""
 
     teacher: OrderedTeacher
+    """With its weights in memory."""
     windows: Tensor
     """[N, T + 1] token ids."""
     batch_size: int = 4
+    fitness: Fitness = field(default_factory=lambda: Fitness(measure=next_token_losses))
+    reuse: bool = True
+    """Whether candidates of one call that share their first layers run them once."""
+    times: bool = False
+    """Whether the latency of candidates is measured as well."""
 
-    def __call__(self, selection: Selection, sequences: slice = slice(None)) -> Evaluation:
-        """Cut the candidate out and return its loss on every one of some sequences."""
-        windows = self.windows[sequences]
+    def __call__(
+        self, selections: Sequence[Selection], sequences: slice = slice(None)
+    ) -> Iterator[tuple[int, Evaluation]]:
+        """Cut every candidate out and yield its place and its loss on every one of some sequences."""
+        cuts = [resolve(self.teacher, selection) for selection in selections]
+        visits = walk(self._paths(selections)) if self._shares else [Visit(i, 0, ()) for i in range(len(cuts))]
+        resume, windows = Resume(), self.windows[sequences]
+        for visit in visits:
+            yield visit.place, self._evaluate(cuts[visit.place], windows, visit, resume)
+
+    def one(self, selection: Selection, sequences: slice = slice(None)) -> Evaluation:
+        """Return the losses of a single candidate."""
+        return next(self([selection], sequences))[1]
+
+    def groups(self, selections: Sequence[Selection]) -> list[list[int]]:
+        """Return places of candidates that are best read in one call, because they share their first layers."""
+        if not self._shares:
+            return [[place] for place in range(len(selections))]
+        return families(self._paths(selections), _LARGEST_FAMILY)
+
+    @property
+    def _shares(self) -> bool:
+        return self.reuse and self.fitness.runs_once
+
+    def _paths(self, selections: Sequence[Selection]) -> list[list[Hashable]]:
+        """Return what the layers of every candidate depend on, and its layers in depth order."""
+        ranking = self.teacher.ranking
+        return [
+            [
+                (selection.hidden, selection.architecture(self.teacher.architecture).is_uniform),
+                *sorted(selection.layers, key=lambda layer: ranking[layer.layer]),
+            ]
+            for selection in selections
+        ]
+
+    def _evaluate(self, cut: Cut, windows: Tensor, visit: Visit, resume: Resume) -> Evaluation:
         started = time.perf_counter()
-        child = extract_child(self.teacher, selection)
+        child = assemble(child_state(self.teacher, cut), child_config(self.teacher, cut), cut.architecture)
         nn.Module.to(child, self.teacher.weights[self.teacher.family.final_norm.weight].device)
-        losses = sequence_losses(child, windows, batch_size=self.batch_size)
+        latency = self._latency(child) if self.times else None
+        layers = child.get_submodule(self.teacher.family.decoder)
+        assert isinstance(layers, nn.ModuleList)
+        resume.attach(layers, visit)
+        losses = sequence_losses(child, windows, batch_size=self.batch_size, measure=self.fitness.measure)
         length = windows.shape[1] - 1
-        tokens = len(windows) * length
+        whole = forward_flops_per_token(cut.architecture, context=length)
+        shared = layer_flops_per_token(cut.architecture, *cut.architecture.layers[: visit.shared], context=length)
         return Evaluation(
             sequence_losses=losses.tolist(),
-            tokens=tokens,
-            flops=float(
-                tokens * forward_flops_per_token(selection.architecture(self.teacher.architecture), context=length)
-            ),
+            tokens=len(windows) * length,
+            flops=len(windows) * length * (whole - shared + self.fitness.flops_per_token),
             seconds=time.perf_counter() - started,
+            flops_per_token=float(whole),
+            latency_seconds=latency,
         )
+
+    @torch.no_grad()
+    def _latency(self, child: PreTrainedModel) -> float:
+        """Return the seconds of a forward pass over one sequence, the best of some."""
+        tokens = self.windows[:1, :-1].to(child.device)
+        return min(_seconds(child, tokens) for _ in range(_NUM_TIMED))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreEvaluator:
+    """Rates candidates by the importance of what they keep, without any text; also an `Evaluate`."""
+
+    importance: Importance
+    normalisation: Normalisation
+    ranking: tuple[int, ...] | None
+    """Layers of the ordered teacher by rank; None for a teacher in its own order."""
+
+    def __call__(
+        self, selections: Sequence[Selection], sequences: slice = slice(None)
+    ) -> Iterator[tuple[int, Evaluation]]:
+        """Yield every candidate's place and its score, negated, as that of one sequence."""
+        assert len(range(1)[sequences]) == 1, "scores have one stage"
+        for place, selection in enumerate(selections):
+            score = score_selection(self.importance, selection, self.normalisation, ranking=self.ranking)
+            yield place, Evaluation(sequence_losses=[-score], tokens=0, flops=0.0, seconds=0.0)
+
+
+def _seconds(model: PreTrainedModel, tokens: Tensor) -> float:
+    started = time.perf_counter()
+    model(input_ids=tokens, use_cache=False, logits_to_keep=1).logits.sum().item()
+    return time.perf_counter() - started

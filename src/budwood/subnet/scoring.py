@@ -1,5 +1,6 @@
 """What a sub-network is worth by the importance of what it keeps, without running it (paper, appendix E)."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -32,7 +33,11 @@ def normalise(scores: Tensor, normalisation: Normalisation) -> Tensor:
 
 
 def score_selection(
-    importance: Importance, selection: Selection, normalisation: Normalisation, *, ordered: bool
+    importance: Importance,
+    selection: Selection,
+    normalisation: Normalisation,
+    *,
+    ranking: Sequence[int] | None = None,
 ) -> float:
     """Return the sum of the normalised scores of the layers, channels, heads and neurons that a sub-network keeps.
 
@@ -42,15 +47,17 @@ def score_selection(
         importance: of the teacher's components.
         selection: the sub-network.
         normalisation: of the scores of an axis.
-        ordered: whether the selection is of the teacher ordered by this importance, or of the teacher as it is.
+        ranking: the layers of a teacher that is ordered by this importance, by rank; None where the selection is of the
+            teacher as it is.
     """
+    ordered = ranking is not None
     influence = torch.stack([layer.influence for layer in importance.layers])
-    by_rank = influence.argsort(descending=True, stable=True) if ordered else torch.arange(len(influence))
-    ranks = [layer.layer for layer in selection.layers]
+    by_rank = ranking if ranking is not None else range(len(importance.layers))
+    kept = [by_rank[layer.layer] for layer in selection.layers]
     score = _kept(importance.channels, selection.hidden, normalisation, ordered=ordered)
-    score += float(normalise(influence, normalisation)[by_rank[ranks]].sum())
-    for layer in selection.layers:
-        scores = importance.layers[int(by_rank[layer.layer])]
+    score += float(normalise(influence, normalisation)[kept].sum())
+    for position, layer in zip(kept, selection.layers, strict=True):
+        scores = importance.layers[position]
         heads = _heads_in_order(scores) if ordered else scores.heads
         shares = normalise(heads.flatten(), normalisation).reshape(heads.shape)
         score += float(shares[list(layer.groups)][:, list(layer.queries)].sum())

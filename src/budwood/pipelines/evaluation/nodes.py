@@ -15,7 +15,7 @@ from budwood.subnet.checkpoint import load_model, read_architecture
 Record = dict[str, Any]
 
 ARMS = ("random_init", "subnet_init", "distilled")
-COSTS = ("search_costs", "export_costs", "evaluation_costs")
+COSTS = ("search_costs", "choice_costs", "export_costs", "evaluation_costs")
 GATHERED = ("history", "certificate", "scores", *COSTS, *(f"{arm}_curve" for arm in ARMS))
 """Datasets of a variant that the tables of all variants are made from."""
 CERTIFIED = ("num_parameters", "largest_logit_difference", "native", "class", "fingerprint")

@@ -1,4 +1,4 @@
-"""Search one variant."""
+"""Search one variant, and choose its winner."""
 
 import math
 import statistics
@@ -7,26 +7,34 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from torch import Tensor
+from tqdm import tqdm
 
+from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
+from budwood.arch.selection import Selection
+from budwood.arch.spec import Architecture
 from budwood.corpus.packing import PackedCorpus
-from budwood.parameters import BinParameters, MeasurementParameters, SearchParameters, SpaceParameters
+from budwood.parameters import ArmParameters, BinParameters, MeasurementParameters, SearchParameters, SpaceParameters
+from budwood.pipelines.evolution.evaluators import EvaluatorSource, evaluating_candidates, windows_of
+from budwood.pipelines.evolution.finals import Finals, Look
 from budwood.pipelines.tracking import track
 from budwood.pipelines.work import claim
 from budwood.search.candidate import SearchRecord
-from budwood.search.run import choose_winner, run_search
+from budwood.search.choice import Choice, choose
+from budwood.search.pareto import ParetoEvolution
+from budwood.search.run import run_search
 from budwood.search.strategy import Evolution
-from budwood.subnet.evaluate import SubnetEvaluator
-from budwood.subnet.ordering import OrderedTeacher
+from budwood.training.job import Schedule
 
 HISTORY = "history.jsonl"
+
+Record = dict[str, Any]
 
 
 def evolve(
     teacher: Path,
-    teacher_record: dict[str, Any],
+    teacher_record: Record,
     importance: dict[str, Tensor],
     tokens: PackedCorpus,
     bin_: BinParameters,
@@ -34,62 +42,119 @@ def evolve(
     search: SearchParameters,
     measurement: MeasurementParameters,
     workspace: Path,
-) -> tuple[pd.DataFrame, dict[str, Any], list[dict[str, Any]]]:
-    """Evolve sub-networks inside a bin; return all that were evaluated, the best, and the costs."""
-    compute = measurement.compute()
-    ordered = space.ordered_teacher(teacher, importance).materialise(compute)
-    parameter_bin = bin_.parameter_bin(num_parameters(ordered.architecture))
+) -> tuple[pd.DataFrame, Record, list[Record]]:
+    """Evolve sub-networks inside a bin; return all that were evaluated, the finalists, and the costs."""
+    windows = windows_of(tokens, "selection", measurement)
+    source = EvaluatorSource(
+        teacher=teacher, importance=importance, windows=windows, space=space, search=search, measurement=measurement
+    )
+    ranked = source.ordered().ranked
+    parameter_bin = bin_.parameter_bin(num_parameters(ranked))
     facts = {
         "teacher": teacher_record["fingerprint"],
         "tokens": tokens.fingerprint,
         "bin": [parameter_bin.low, parameter_bin.high],
         "space": space.model_dump(exclude={"compensation"}),
-        "search": search.model_dump(exclude={"num_finalists"}),
-        "measurement": measurement.model_dump(include={"length", "calibration", "selection"}),
-        "precision": compute.precision,
+        "search": search.model_dump(exclude={"num_finalists", "finalist_tokens", "workers", "gpus_per_worker"}),
+        "measurement": measurement.model_dump(include={"length", "calibration", "selection", "batch_size"}),
+        "precision": measurement.compute().precision,
     }
-    strategy = Evolution(space.search_space(ordered.ranked), parameter_bin, search.settings())
-    records = run_search(
-        strategy,
-        _evaluator(ordered, tokens, "selection", measurement),
-        claim(workspace, "search", facts) / HISTORY,
-        search.race(measurement.selection),
-        _log_epoch,
+    strategy = _open_strategy(space, ranked, parameter_bin, search)
+    history_file = claim(workspace, "search", facts) / HISTORY
+    with evaluating_candidates(source) as evaluate:
+        records = run_search(strategy, evaluate, history_file, search.race(measurement.selection), _log_epoch)
+    finalists = {
+        "fitness": search.fitness,
+        "parameter_bin": [parameter_bin.low, parameter_bin.high],
+        "num_evaluations": len(records),
+        "candidates": [
+            _describe(selection, ranked) | {"selection_loss": loss}
+            for loss, selection in strategy.elites[: search.num_finalists]
+        ],
+        "front": _front(strategy, ranked),
+    }
+    history = pd.DataFrame([record.to_dict() for record in records])
+    # Columns without any value have no type of their own.
+    return history.astype({"flops_per_token": float, "latency_seconds": float}), finalists, [_cost(records)]
+
+
+def choose_winner(
+    teacher: Path,
+    importance: dict[str, Tensor],
+    tokens: PackedCorpus,
+    finalists: Record,
+    space: SpaceParameters,
+    search: SearchParameters,
+    measurement: MeasurementParameters,
+    schedule: Schedule,
+    arm: ArmParameters,
+    workspace: Path,
+) -> tuple[Record, list[Record]]:
+    """Return the finalist that is best on text of its own, cut as it will be exported, and what that look cost."""
+    selections = [Selection.from_dict(candidate["selection"]) for candidate in finalists["candidates"]]
+    facts = {
+        "finalists": [candidate["selection"] for candidate in finalists["candidates"]],
+        "tokens": tokens.fingerprint,
+        "space": space,
+        "schedule": schedule.model_copy(update={"tokens": search.finalist_tokens}),
+        "arm": arm,
+    }
+    finals = Finals(
+        teacher=teacher,
+        ordered=space.ordered_teacher(teacher, importance).materialise(measurement.compute()),
+        tokens=tokens,
+        space=space,
+        search=search,
+        measurement=measurement,
+        schedule=schedule,
+        arm=arm,
+        folder=claim(workspace, "finals", facts),
     )
-    finalists = [selection for _, selection in strategy.elites[: search.num_finalists]]
-    winner, looks = choose_winner(finalists, _evaluator(ordered, tokens, "choice", measurement))
-    sizes = winner.architecture(ordered.ranked)
-    best = {
-        "selection": winner.to_dict(),
+    looks = [finals.look(finalist) for finalist in tqdm(selections, desc="finalists", unit="candidate")]
+    choice = choose([look.losses for look in looks])
+    candidates = [
+        candidate | {"choice_loss": statistics.mean(look.losses)}
+        for candidate, look in zip(finalists["candidates"], looks, strict=True)
+    ]
+    shared = {name: finalists[name] for name in ("fitness", "parameter_bin", "num_evaluations", "front")}
+    told = [{name: candidate[name] for name in candidate if name != "selection"} for candidate in candidates]
+    best = {**candidates[choice.winner], **shared, **_confidence(choice), "finalists": told}
+    return best | {"finalist_tokens": search.finalist_tokens}, [_cost(looks)]
+
+
+def _open_strategy(
+    space: SpaceParameters, ranked: Architecture, parameter_bin: ParameterBin, search: SearchParameters
+) -> Evolution:
+    kind = ParetoEvolution if search.strategy == "pareto" else Evolution
+    return kind(space.search_space(ranked), parameter_bin, search.settings())
+
+
+def _describe(selection: Selection, ranked: Architecture) -> Record:
+    sizes = selection.architecture(ranked)
+    return {
+        "selection": selection.to_dict(),
         "description": sizes.describe(),
         "num_parameters": num_parameters(sizes),
-        "parameter_bin": [parameter_bin.low, parameter_bin.high],
-        "choice_loss": min(look.loss for look in looks),
-        "num_evaluations": len(records),
-        "finalists": [
-            {
-                "description": finalist.architecture(ordered.ranked).describe(),
-                "selection_loss": loss,
-                "choice_loss": look.loss,
-            }
-            for (loss, finalist), look in zip(strategy.elites, looks, strict=False)
-        ],
     }
-    costs = [_cost("search", records), _cost("search", looks)]
-    return pd.DataFrame([record.to_dict() for record in records]), best, costs
 
 
-def _evaluator(
-    ordered: OrderedTeacher, tokens: PackedCorpus, split: str, measurement: MeasurementParameters
-) -> SubnetEvaluator:
-    count = measurement.searched[split]
-    windows = torch.from_numpy(tokens.windows(split, measurement.length, limit=count))
-    return SubnetEvaluator(ordered, windows, measurement.batch_size)
+def _front(strategy: Evolution, ranked: Architecture) -> list[Record]:
+    if not isinstance(strategy, ParetoEvolution):
+        return []
+    return [_describe(selection, ranked) | objectives for objectives, selection in strategy.front]
 
 
-def _cost(stage: str, evaluated: Sequence[Any]) -> dict[str, Any]:
+def _confidence(choice: Choice) -> Record:
     return {
-        "stage": stage,
+        "choice_interval": choice.interval,
+        "lead": None if choice.runner_up is None else choice.lead,
+        "lead_interval": None if choice.runner_up is None else choice.lead_interval,
+    }
+
+
+def _cost(evaluated: Sequence[SearchRecord] | Sequence[Look]) -> Record:
+    return {
+        "stage": "search",
         "flops": sum(entry.flops for entry in evaluated),
         "tokens": sum(entry.tokens for entry in evaluated),
         "seconds": sum(entry.seconds for entry in evaluated),
@@ -98,13 +163,14 @@ def _cost(stage: str, evaluated: Sequence[Any]) -> dict[str, Any]:
 
 def _log_epoch(strategy: Evolution, records: Sequence[SearchRecord]) -> None:
     newest = [record.loss for record in records if record.epoch == strategy.epoch and math.isfinite(record.loss)]
-    track(
-        {
-            "search.best_loss": strategy.elites[0][0],
-            "search.epoch_median_loss": statistics.median(newest) if newest else math.nan,
-            "search.acceptance": strategy.acceptance,
-            "search.evaluations": len(records),
-            "search.tokens": sum(record.tokens for record in records),
-        },
-        strategy.epoch,
-    )
+    metrics = {
+        "search.best_loss": strategy.elites[0][0],
+        "search.epoch_median_loss": statistics.median(newest) if newest else math.nan,
+        "search.acceptance": strategy.acceptance,
+        "search.evaluations": len(records),
+        "search.tokens": sum(record.tokens for record in records),
+        "search.flops": sum(record.flops for record in records),
+    }
+    if isinstance(strategy, ParetoEvolution):
+        metrics["search.hypervolume"] = strategy.hypervolume
+    track(metrics, strategy.epoch)

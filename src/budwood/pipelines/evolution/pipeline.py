@@ -1,13 +1,13 @@
-"""Per variant: history, best, search_costs."""
+"""Per variant: history, finalists -> best; search_costs, choice_costs."""
 
 from kedro.pipeline import Node, Pipeline
 
-from budwood.pipelines.evolution.nodes import evolve
+from budwood.pipelines.evolution.nodes import choose_winner, evolve
 from budwood.pipelines.grid import for_each_variant
 
 
 def create_pipeline() -> Pipeline:
-    """Search every variant of the grid."""
+    """Search every variant of the grid and choose its winner."""
     stages = Pipeline(
         [
             Node(
@@ -23,10 +23,27 @@ def create_pipeline() -> Pipeline:
                     "params:measurement",
                     "workspace",
                 ],
-                ["history", "best", "search_costs"],
+                ["history", "finalists", "search_costs"],
                 name="evolve",
-                tags="evolution",
-            )
-        ]
+            ),
+            Node(
+                choose_winner,
+                [
+                    "teacher",
+                    "importance",
+                    "tokens",
+                    "finalists",
+                    "params:space",
+                    "params:search",
+                    "params:measurement",
+                    "params:schedule",
+                    "params:arms.subnet_init",
+                    "workspace",
+                ],
+                ["best", "choice_costs"],
+                name="choose_winner",
+            ),
+        ],
+        tags="evolution",
     )
     return for_each_variant(stages, {"teacher", "teacher_record", "importance", "tokens", "workspace"})

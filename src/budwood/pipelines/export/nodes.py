@@ -81,8 +81,12 @@ def export_subnet(
         "Corrections": ", ".join(corrected) or "none",
     }
     figures = {
-        "Loss of the plain cut": f"{best['choice_loss']:.3f} nats per token, before any training, on text kept for the "
-        "choice among candidates"
+        "Loss": f"{best['choice_loss']:.3f} nats per token on text kept for the choice among candidates, "
+        + (
+            f"after {best['finalist_tokens']:,} tokens of training"
+            if best["finalist_tokens"]
+            else "before any training"
+        )
     }
     card = model_card(cut.architecture, teacher_record, sources, story, figures, native=bool(certificate["native"]))
     (folder / CARD).write_text(card)

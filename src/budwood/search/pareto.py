@@ -1,0 +1,94 @@
+"""Evolution of a whole front: candidates that no other beats in loss and in size or speed at once (pymoo's NSGA-II)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from pymoo.core.population import Population
+from pymoo.core.problem import Problem
+from pymoo.indicators.hv import HV
+from pymoo.operators.survival.rank_and_crowding import RankAndCrowding
+from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
+
+from budwood.arch.count import num_parameters
+from budwood.arch.selection import Selection
+from budwood.search.candidate import Candidate, Evaluation
+from budwood.search.strategy import Elite, Evolution, Objective
+
+# Shape legend: M candidates, O objectives, the loss first.
+
+Points = NDArray[np.float64]
+"""[M, O], all minimised."""
+
+
+def front(points: Points) -> NDArray[np.bool_]:
+    """Return [M] which points no other dominates."""
+    chosen = np.zeros(len(points), dtype=bool)
+    chosen[NonDominatedSorting().do(points, only_non_dominated_front=True)] = True
+    return chosen
+
+
+def hypervolume(points: Points, reference: NDArray[np.float64]) -> float:
+    """Return the volume that points dominate below a reference, as a share of the box from the origin to it."""
+    return float(HV(ref_point=np.ones(len(reference)))(points / reference))
+
+
+@dataclass  # with slots, `super()` finds another class
+class ParetoEvolution(Evolution):
+    """Evolution whose elites spread over the front; they are asked for and told as ever."""
+
+    _told: list[Elite] = field(init=False, default_factory=list)
+    _reference: NDArray[np.float64] | None = field(init=False, default=None)
+
+    def tell(self, results: Sequence[tuple[Candidate, Evaluation]]) -> None:
+        """Take the objectives of a generation, and keep the elites of the best fronts.
+
+        Raises:
+            ValueError: there is nothing to go on with, or an objective was not measured.
+        """
+        super().tell(results)
+        self._told += [Elite(evaluation.loss, candidate, evaluation) for candidate, evaluation in results]
+        if self._reference is None:
+            self._reference = self._points(self._told).max(0)
+
+    @property
+    def front(self) -> list[tuple[dict[str, float], Selection]]:
+        """All candidates so far that no other dominates, with their objectives by name, lowest loss first."""
+        points = self._points(self._told)
+        chosen = np.flatnonzero(front(points))
+        names = ("loss", *self.settings.objectives)
+        return [
+            (dict(zip(names, points[place].tolist(), strict=True)), self._told[place].candidate.selection)
+            for place in sorted(chosen, key=lambda place: points[place].tolist())
+        ]
+
+    @property
+    def hypervolume(self) -> float:
+        """What the front dominates, as a share of the box below the worst values of the first generation."""
+        assert self._reference is not None, "nothing was told"
+        return hypervolume(self._points(self._told), self._reference)
+
+    def _survivors(self, pool: list[Elite]) -> list[Elite]:
+        points, count = self._points(pool), min(self.settings.num_elites, len(pool))
+        population = Population.new(F=points)
+        population.set("place", np.arange(len(pool)))
+        problem = Problem(n_var=1, n_obj=points.shape[1])
+        # Ties at the edge of a front are broken by a generator of its own, the same in every run.
+        kept = RankAndCrowding().do(problem, population, n_survive=count, random_state=np.random.default_rng(0))
+        return [pool[place] for place in sorted(kept.get("place").tolist())]
+
+    def _points(self, pool: Sequence[Elite]) -> Points:
+        return np.array([[elite.loss, *self._others(elite)] for elite in pool], dtype=float)
+
+    def _others(self, elite: Elite) -> list[float]:
+        measured: dict[Objective, float | None] = {
+            "parameters": num_parameters(elite.candidate.selection.architecture(self.space.teacher)),
+            "flops": elite.evaluation.flops_per_token,
+            "latency": elite.evaluation.latency_seconds,
+        }
+        values = [(name, measured[name]) for name in self.settings.objectives]
+        missing = [name for name, value in values if value is None]
+        if missing:
+            raise ValueError(f"objectives: the evaluation of candidates does not measure {', '.join(missing)}")
+        return [value for _, value in values if value is not None]

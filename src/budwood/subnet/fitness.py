@@ -1,0 +1,130 @@
+"""What a search minimises: the candidate's loss, its distance to the teacher, or a function of the user's own."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from budwood.arch.selection import Selection
+from budwood.subnet.extract import extract_child
+from budwood.subnet.ordering import OrderedTeacher
+
+# Shape legend: N sequences, T predicted tokens of a sequence, E hidden size, V vocabulary.
+
+Measure = Callable[[PreTrainedModel, Tensor], Tensor]
+"""Takes a model and [N, T + 1] token ids, and returns [N] one value per sequence: the lower, the better."""
+
+PERPLEXITY, DIVERGENCE = "perplexity", "kl"
+FROM_TEXT = (PERPLEXITY, DIVERGENCE)
+FROM_SCORES = ("importance", "magnitude")
+"""Names of the measures that budwood brings; from scores alone, a candidate reads no text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitness:
+    """A measure, and what a search has to know of it."""
+
+    measure: Measure
+    runs_once: bool = True
+    """Whether it runs the model's layers once, on all of the batch: only then can first layers be shared."""
+    flops_per_token: float = 0.0
+    """Beside the candidate's own forward pass."""
+
+
+def check_fitness(name: str) -> None:
+    """Check that a fitness exists, without opening a teacher.
+
+    Raises:
+        ValueError: it is none of budwood's and no importable function.
+    """
+    if name not in FROM_TEXT + FROM_SCORES:
+        _load(name)
+
+
+def open_fitness(name: str, teacher: OrderedTeacher) -> Fitness:
+    """Return a fitness that reads text.
+
+    Args:
+        name: `perplexity`, `kl`, or the dotted path of a `Measure`, such as `my_package.my_module.my_function`.
+        teacher: what candidates are compared with by `kl`, its weights in memory.
+
+    Raises:
+        ValueError: there is no such function.
+    """
+    if name == PERPLEXITY:
+        return Fitness(measure=next_token_losses)
+    if name == DIVERGENCE:
+        architecture = teacher.architecture
+        head = 2.0 * architecture.vocab_size * architecture.hidden_size
+        return Fitness(measure=TeacherDivergence(teacher), flops_per_token=head)
+    return Fitness(measure=_load(name), runs_once=False)
+
+
+def next_token_losses(model: PreTrainedModel, windows: Tensor) -> Tensor:
+    """Return [N] the mean loss per token of every sequence, nats, float32."""
+    hidden = _final_states(model, windows)
+    # One sequence at a time: a [T, V] float32 block instead of [N, T, V].
+    losses = [
+        functional.cross_entropy(_logits(model, states), targets)
+        for states, targets in zip(hidden, windows[:, 1:], strict=True)
+    ]
+    return torch.stack(losses)
+
+
+class TeacherDivergence:
+    """Kullback-Leibler divergence of a candidate's predictions from the teacher's.
+
+    Differences between candidates stand out more than in the loss on the text: half as many tokens tell as much. The
+    teacher reads every batch once; its final states are kept, [N, T, E] for each, and its head runs again.
+    """
+
+    def __init__(self, teacher: OrderedTeacher) -> None:
+        """Build the whole teacher."""
+        self._model = extract_child(teacher, Selection.prefix(teacher.ranked))
+        nn.Module.to(self._model, teacher.weights[teacher.family.final_norm.weight].device)
+        self._states: dict[bytes, Tensor] = {}
+
+    def __call__(self, model: PreTrainedModel, windows: Tensor) -> Tensor:
+        """Return [N] the mean of KL(teacher || candidate) over the positions of every sequence, nats."""
+        batch = windows.cpu().numpy().tobytes()
+        if batch not in self._states:
+            self._states[batch] = _final_states(self._model, windows)
+        pairs = zip(_final_states(model, windows), self._states[batch], strict=True)
+        return torch.stack([self._divergence(model, student, teacher) for student, teacher in pairs])
+
+    def _divergence(self, model: PreTrainedModel, student: Tensor, teacher: Tensor) -> Tensor:
+        predicted, wanted = (
+            _logits(owner, states).log_softmax(-1) for owner, states in ((model, student), (self._model, teacher))
+        )
+        return functional.kl_div(predicted, wanted, reduction="batchmean", log_target=True)
+
+
+def _final_states(model: PreTrainedModel, windows: Tensor) -> Tensor:
+    """Return [N, T, E] the input of the head."""
+    states: Tensor = model.base_model(input_ids=windows[:, :-1], use_cache=False).last_hidden_state
+    return states
+
+
+def _logits(model: PreTrainedModel, states: Tensor) -> Tensor:
+    """Return [T, V] float32."""
+    logits: Tensor = model.get_output_embeddings()(states).float()
+    cap = getattr(model.config, "final_logit_softcapping", None)
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def _load(path: str) -> Measure:
+    module, _, name = path.rpartition(".")
+    try:
+        function: Measure = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        names = ", ".join(FROM_TEXT + FROM_SCORES)
+        raise ValueError(
+            f"search.fitness: {path!r} is none of {names}, and no function of that path can be imported ({error})"
+        ) from error
+    if not callable(function):
+        raise ValueError(f"search.fitness: {path!r} is no function of a model and token ids")  # noqa: TRY004 - a setting
+    return function

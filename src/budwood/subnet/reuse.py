@@ -1,0 +1,118 @@
+"""Which layers of a candidate were run already, for another candidate that begins alike.
+
+Candidates are read in the order in which a tree of their first layers is walked, so that only the states along one path
+are held: a candidate that changes one layer of another reads on from the states before that layer, bit for bit.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+States = list[Tensor]
+"""Residual stream of every batch, [N, T, E] each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """The turn of one candidate."""
+
+    place: int
+    """Of the candidate, in the order in which candidates were given."""
+    shared: int
+    """First layers that an earlier candidate has run."""
+    held: tuple[int, ...]
+    """Numbers of first layers after which the states are kept, because later candidates share no more."""
+
+
+def walk(paths: Sequence[Sequence[Hashable]]) -> list[Visit]:
+    """Return the turns of candidates, those that begin alike one after the other.
+
+    Args:
+        paths: for every candidate, what all its layers depend on, and then its layers in depth order.
+    """
+    numbers: dict[tuple[int, Hashable], int] = {}
+    nodes = [_nodes(path, numbers) for path in paths]
+    order = sorted(range(len(paths)), key=nodes.__getitem__)
+    # The first node stands for no layer.
+    shared = [max(0, _common(nodes[a], nodes[b]) - 1) for a, b in pairwise(order)]
+    shared = [0, *shared][: len(order)]
+    return [Visit(place, shared[turn], _held(shared, turn)) for turn, place in enumerate(order)]
+
+
+def families(paths: Sequence[Sequence[Hashable]], most: int) -> list[list[int]]:
+    """Return groups of candidates, by place, that share their first layers; none is larger than `most`."""
+    groups: list[list[int]] = []
+    for visit in walk(paths):
+        if not groups or not visit.shared or len(groups[-1]) == most:
+            groups.append([])
+        groups[-1].append(visit.place)
+    return groups
+
+
+@dataclass(slots=True)
+class Resume:
+    """States of the candidates on the current path of the tree."""
+
+    states: dict[int, States] = field(default_factory=dict)
+    """By the number of first layers that were run."""
+
+    def attach(self, layers: nn.ModuleList, visit: Visit) -> None:
+        """Let a model that reads once read on from what is held, and hold what later candidates need.
+
+        Args:
+            layers: the model's, some of which are replaced.
+            visit: its turn. Every turn reads the same batches in the same order.
+        """
+        self.states = {depth: states for depth, states in self.states.items() if depth <= visit.shared}
+        if visit.shared:
+            for position in range(visit.shared):
+                layers[position] = _Passed() if position else _Given(self.states[visit.shared])
+        for depth in visit.held:
+            states = self.states.setdefault(depth, [])
+            layers[depth - 1].register_forward_hook(lambda _module, _inputs, output, kept=states: kept.append(output))
+
+
+class _Given(nn.Module):
+    """Stands where the first layers stood, and returns what the last of them returned, batch by batch."""
+
+    def __init__(self, states: States) -> None:
+        super().__init__()
+        self.batches = iter(states)
+
+    def forward(self, *_args: object, **_kwargs: object) -> Tensor:
+        return next(self.batches)
+
+
+class _Passed(nn.Module):
+    """Stands where a layer stood whose result is known."""
+
+    def forward(self, hidden_states: Tensor, *_args: object, **_kwargs: object) -> Tensor:
+        return hidden_states
+
+
+def _nodes(path: Sequence[Hashable], numbers: dict[tuple[int, Hashable], int]) -> list[int]:
+    """Return the nodes of the tree that a path goes through; equal beginnings go through equal nodes."""
+    node, nodes = -1, []
+    for step in path:
+        node = numbers.setdefault((node, step), len(numbers))
+        nodes.append(node)
+    return nodes
+
+
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
+    pairs = zip(first, second, strict=False)
+    return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second)))
+
+
+def _held(shared: Sequence[int], turn: int) -> tuple[int, ...]:
+    """Return the depths, below the one a turn resumes at, at which later turns resume on its path."""
+    held, lowest = [], None
+    for later in shared[turn + 1 :]:
+        if later <= shared[turn]:
+            break
+        if lowest is None or later < lowest:
+            held.append(later)
+            lowest = later
+    return tuple(held)

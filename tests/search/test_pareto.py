@@ -1,0 +1,126 @@
+"""Fronts: worked by hand, against brute force, and found by the search more often than by random draws."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import count, layer, llama
+
+from budwood.arch.bins import ParameterBin
+from budwood.arch.count import num_parameters
+from budwood.arch.selection import Selection
+from budwood.arch.space import SearchSpace
+from budwood.search.candidate import Candidate, Evaluation
+from budwood.search.pareto import ParetoEvolution, front, hypervolume
+from budwood.search.strategy import Evolution, EvolutionSettings
+
+TEACHER = llama(32, 16, *[layer(6, 3, 8, 12)] * 4)
+SPACE = SearchSpace(teacher=TEACHER, layerwise=False)
+WIDE = ParameterBin.around(0.5 * num_parameters(TEACHER), 0.5)
+SETTINGS = EvolutionSettings(
+    strategy="pareto",
+    objectives=("flops",),
+    population=12,
+    epochs=5,
+    num_elites=6,
+    num_mutants=6,
+    num_crossovers=3,
+    num_randoms=3,
+)
+
+points_in_a_box = st.lists(
+    st.tuples(st.floats(0.1, 1.0), st.floats(0.1, 1.0), st.floats(0.1, 1.0)), min_size=1, max_size=12
+).map(np.array)
+
+
+def results(generation: list[Candidate]) -> list[tuple[Candidate, Evaluation]]:
+    """Return a loss that falls with the width of the MLP, and FLOPs that grow with everything."""
+    return [(candidate, measured(candidate.selection)) for candidate in generation]
+
+
+def measured(selection: Selection) -> Evaluation:
+    """Return the synthetic evaluation of a candidate."""
+    loss = 10 - len(selection.layers) * len(selection.layers[0].neurons) / 10 + 1 / len(selection.hidden)
+    return Evaluation(
+        sequence_losses=[loss], tokens=1, flops=1.0, seconds=0.0, flops_per_token=float(count(SPACE, selection))
+    )
+
+
+def run(strategy: Evolution) -> list[tuple[Candidate, Evaluation]]:
+    """Run a strategy to its end and return all it asked for with their results."""
+    told = []
+    while not strategy.done:
+        told += (answers := results(strategy.ask()))
+        strategy.tell(answers)
+    return told
+
+
+def test_a_worked_front() -> None:
+    """The third point is beaten by the second in both, the last ties with the first and stays."""
+    points = np.array([[1.0, 4.0], [2.0, 2.0], [3.0, 3.0], [4.0, 1.0], [1.0, 4.0]])
+    assert front(points).tolist() == [True, True, False, True, True]
+    # Below (4, 4), as shares of 16: the box of the second point, 2 x 2, alone.
+    assert hypervolume(points, np.array([4.0, 4.0])) == pytest.approx(4 / 16)
+
+
+@given(points_in_a_box)
+def test_a_front_is_what_nothing_dominates(points: np.ndarray) -> None:
+    dominated = [any((other <= point).all() and (other < point).any() for other in points) for point in points]
+    assert front(points).tolist() == [not beaten for beaten in dominated]
+
+
+@given(points_in_a_box, st.tuples(*[st.floats(0.1, 1.0)] * 3))
+def test_more_points_never_shrink_the_hypervolume(points: np.ndarray, more: tuple[float, ...]) -> None:
+    reference = np.ones(3)
+    before = hypervolume(points, reference)
+    assert before <= hypervolume(np.vstack([points, more]), reference) + 1e-12
+    assert 0 <= before <= 1
+
+
+def test_the_search_keeps_the_front_of_all_it_was_told() -> None:
+    strategy = ParetoEvolution(SPACE, WIDE, SETTINGS)
+    told = run(strategy)
+    points = np.array([[evaluation.loss, evaluation.flops_per_token] for _, evaluation in told])
+    best = {tuple(point) for point in points[front(points)].tolist()}
+    assert {(found["loss"], found["flops"]) for found, _ in strategy.front} == best
+    assert [found["loss"] for found, _ in strategy.front] == sorted(found["loss"] for found, _ in strategy.front)
+    assert strategy.elites[0][0] == points[:, 0].min()
+    assert strategy.hypervolume == pytest.approx(hypervolume(points, points[: SETTINGS.population].max(0)))
+
+
+def test_the_search_covers_more_than_random_draws() -> None:
+    """Over eight seeds, at equal numbers of evaluations."""
+    covered: list[list[float]] = []
+    for seed in range(8):
+        chosen = replace(SETTINGS, seed=seed)
+        drawn = run(Evolution(SPACE, WIDE, replace(chosen, strategy="random", objectives=())))
+        evolved = run(ParetoEvolution(SPACE, WIDE, chosen))
+        pair = [
+            np.array([[evaluation.loss, evaluation.flops_per_token] for _, evaluation in told])
+            for told in (evolved, drawn)
+        ]
+        reference = np.vstack(pair).max(0)
+        covered.append([hypervolume(points, reference) for points in pair])
+    wins = sum(evolved > drawn for evolved, drawn in covered)
+    assert wins >= 6, covered
+
+
+def test_the_same_seed_gives_the_same_front() -> None:
+    fronts = []
+    for _ in range(2):
+        strategy = ParetoEvolution(SPACE, WIDE, SETTINGS)
+        run(strategy)
+        fronts.append(strategy.front)
+    assert fronts[0] == fronts[1]
+
+
+def test_parameters_are_counted_and_latency_is_asked_for() -> None:
+    strategy = ParetoEvolution(SPACE, WIDE, replace(SETTINGS, objectives=("parameters",)))
+    generation = strategy.ask()
+    strategy.tell(results(generation))
+    assert all(found["parameters"] == count(SPACE, selection) for found, selection in strategy.front)
+    unmeasured = ParetoEvolution(SPACE, WIDE, replace(SETTINGS, objectives=("latency",)))
+    with pytest.raises(ValueError, match="does not measure latency"):
+        unmeasured.tell(results(unmeasured.ask()))

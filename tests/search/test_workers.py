@@ -1,0 +1,114 @@
+"""Two Ray workers on this machine: one killed, one candidate that kills whoever takes it, and the same history."""
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+from strategies import layer, llama
+
+from budwood.arch.bins import ParameterBin
+from budwood.arch.count import num_parameters
+from budwood.arch.selection import Selection
+from budwood.arch.space import SearchSpace
+from budwood.search import workers
+from budwood.search.candidate import Evaluate, Evaluation, canonical_key
+from budwood.search.race import RaceSettings
+from budwood.search.run import run_search
+from budwood.search.strategy import Evolution, EvolutionSettings
+from budwood.search.workers import RayEvaluate
+
+TEACHER = llama(32, 16, *[layer(6, 3, 8, 12)] * 4)
+HALF = ParameterBin.around(0.5 * num_parameters(TEACHER), 0.2)
+SETTINGS = EvolutionSettings(population=8, epochs=1, num_elites=3, num_mutants=4, num_crossovers=2, num_randoms=2)
+RACE = RaceSettings(stages=(2, 4))
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """A synthetic loss; leaves a file for every process that opened it."""
+
+    folder: Path
+    poison: str = ""
+    """Key of a candidate that ends its process."""
+    killed_once: str = ""
+    """Key of a candidate whose process is killed the first time."""
+    wrong: str = ""
+    """Key of a candidate that raises."""
+
+    def __call__(
+        self, selections: Sequence[Selection], sequences: slice = slice(None)
+    ) -> Iterator[tuple[int, Evaluation]]:
+        """Yield losses that depend on the genes and the sequence alone."""
+        for place, selection in enumerate(selections):
+            yield place, self.one(selection, sequences)
+
+    def one(self, selection: Selection, sequences: slice) -> Evaluation:
+        """Return the losses of a candidate, or die."""
+        key = canonical_key(selection)
+        if key == self.poison or (key == self.killed_once and not (self.folder / "killed").exists()):
+            (self.folder / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if key == self.wrong:
+            raise ArithmeticError(key)
+        loss = int(key, 16) / 2**64
+        losses = [loss / (1 + 2 * place) for place in range(4)][sequences]
+        return Evaluation(sequence_losses=losses, tokens=len(losses), flops=1.0, seconds=0.25)
+
+
+def open_evaluator(evaluator: Evaluator) -> Evaluate:
+    """Open an evaluator in a worker and leave a trace."""
+    (evaluator.folder / f"opened-{os.getpid()}").touch()
+    return evaluator
+
+
+def pairs(selections: Sequence[Selection]) -> list[list[int]]:
+    """Return the places of candidates, two by two."""
+    places = list(range(len(selections)))
+    return [places[start : start + 2] for start in range(0, len(places), 2)]
+
+
+def search(evaluate: Evaluate, history_file: Path) -> list[object]:
+    """Run a small search."""
+    strategy = Evolution(SearchSpace(teacher=TEACHER, layerwise=True), HALF, SETTINGS)
+    return [*run_search(strategy, evaluate, history_file, RACE), *strategy.elites]
+
+
+@pytest.mark.slow
+def test_deaths_change_nothing_and_poison_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path("src").resolve()), str(Path("tests").resolve())]))
+    whole = search(Evaluator(tmp_path), tmp_path / "whole.jsonl")
+    keys = [record.key for record in whole if hasattr(record, "key")]
+
+    killed = Evaluator(tmp_path, killed_once=keys[3])
+    with RayEvaluate(partial(open_evaluator, killed), pairs, num_workers=2) as evaluate:
+        assert search(evaluate, tmp_path / "killed.jsonl") == whole
+    assert (tmp_path / "killed").exists()
+    assert 2 <= len(list(tmp_path.glob("opened-*"))) <= 4
+
+    poisonous = Evaluator(tmp_path, poison=keys[2], wrong="")
+    with RayEvaluate(partial(open_evaluator, poisonous), pairs, num_workers=2) as evaluate:
+        strategy = Evolution(SearchSpace(teacher=TEACHER, layerwise=True), HALF, replace(SETTINGS, epochs=0))
+        records = run_search(strategy, evaluate, tmp_path / "poison.jsonl", RACE)
+        assert [record.finished for record in records if record.key == keys[2]] == [False]
+        assert [record.key for record in records] == keys[: SETTINGS.population]
+        with pytest.raises(ArithmeticError, match=keys[0]):
+            list(replace_open(evaluate, Evaluator(tmp_path, wrong=keys[0]))([records[0].selection], slice(0, 2)))
+
+
+def replace_open(evaluate: RayEvaluate, evaluator: Evaluator) -> RayEvaluate:
+    """Return workers that run already with another evaluator."""
+    other = RayEvaluate(partial(open_evaluator, evaluator), pairs, num_workers=2)
+    other._ray, other._task = evaluate._ray, evaluate._task
+    other._shared = evaluate._ray.put(other._open)
+    return other
+
+
+def test_workers_without_ray_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers.importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(ValueError, match=r"needs Ray: pip install 'budwood\[ray\]'"):
+        RayEvaluate(lambda: None, pairs, 2)
