@@ -3,8 +3,8 @@
 All look for the best sub-network of SmolLM2-135M with half of its parameters (63.9M to 70.6M) and equal layers, on
 eight Wikipedia sequences of 256 tokens; the winner is measured on 32 others, in float32, before any training:
 
-* `ours`: evolution of ordered cuts, raced; a fifth of the mutants move budget between sizes; three finalists are
-  corrected and compared on text of their own;
+* `ours`: evolution of ordered cuts, raced; most mutants move budget between sizes; three finalists are corrected
+  and compared on text of their own;
 * `paper`: Algorithm 1 on the teacher's own order with rebuilt rotary embeddings, 50 + 20 x 50 candidates that read all;
 * `whittle`: its random search, with as many evaluation tokens as ours, in an environment of its own;
 * `random`: random draws of our cuts with as many tokens as ours, and the same finals.
@@ -54,11 +54,11 @@ OURS = EvolutionSettings(
     population=24,
     epochs=7,
     num_elites=6,
-    num_mutants=12,
-    num_crossovers=8,
+    num_mutants=16,
+    num_crossovers=4,
     num_randoms=4,
     probability=1.0,
-    level_switch=0.2,
+    level_switch=0.75,
 )
 PAPER = EvolutionSettings(epochs=20, sampling="rejection", constraint="rejection")
 RACE, ALL = RaceSettings(stages=(2, 4, NUM_SEQUENCES)), RaceSettings(stages=(NUM_SEQUENCES,))

@@ -11,6 +11,7 @@ from strategies import SMOLLM2_135M
 
 from budwood.parameters import Grid, read_parameters
 from budwood.pipelines.search_space.nodes import enumerate_spaces
+from budwood.search.strategy import EvolutionSettings
 
 EXPENSIVE = ("Running node: rank_components", "Running node: evaluate_teacher", "evolve")
 
@@ -50,7 +51,13 @@ def changed(path: str, value: object) -> dict:
         ("search.populatoin", 4, "search.populatoin: Extra inputs are not permitted"),
         ("search.stages", [8], "stages must grow from 1 sequence on, got [8, 4]"),
         ("search.stages", [1], "the first stage of a race needs 2 sequences"),
-        ("search.strategy", "grid", "search.strategy: Input should be 'evolution', 'random' or 'local'"),
+        ("search.strategy", "grid", "search.strategy: Input should be 'evolution', 'random', 'local' or 'pareto'"),
+        ("search.strategy", "pareto", "strategy pareto needs objectives (parameters, flops, latency)"),
+        ("search.fitness", "loss", "'loss' is none of perplexity, kl, importance, magnitude, and no function"),
+        ("search.fitness", "importance", "fitness importance takes no stages: it reads no text"),
+        ("search.level_switch", 2, "search.level_switch: Input should be less than or equal to 1"),
+        ("search.workers", 0, "search.workers: Input should be greater than or equal to 1"),
+        ("search", "the paper's", "search: Input should be"),
         ("search.num_elites", 5, "num_elites=5 must not exceed population=4"),
         ("search.num_mutants", 3, "3 + 1 + 1 is not 4"),
         ("search.num_finalists", 3, "num_finalists=3 must not exceed num_elites=2"),
@@ -67,6 +74,29 @@ def test_parameters_are_refused_with_their_path(path, value, expected):
     with pytest.raises(ValueError, match="the parameters are not valid") as error:
         read_parameters(changed(path, value))
     assert expected in str(error.value)
+
+
+def test_scores_of_another_order_are_refused():
+    raw = changed("search.stages", [])
+    raw["search"]["fitness"] = "magnitude"
+    with pytest.raises(
+        ValueError, match=r"spaces\.coarse_uniform has ordering activation, and must have native or magn"
+    ):
+        read_parameters(raw)
+    raw["grid"] = {"half": ["fine_layerwise"]}
+    assert read_parameters(raw).search.fitness == "magnitude"
+
+
+def test_the_papers_search_is_one_word():
+    """It takes the teacher as it is, whatever the spaces say, and evaluates 5,050 candidates on all text."""
+    parameters = read_parameters(raw_parameters("base") | {"search": "paper"})
+    assert parameters.search.settings() == EvolutionSettings(sampling="rejection", constraint="rejection")
+    assert parameters.search.settings().num_evaluations == 5050
+    assert parameters.search.race(1000).stages == (1000,)
+    assert (parameters.search.fitness, parameters.search.num_finalists) == ("perplexity", 1)
+    assert {(space.ordering, space.rope) for space in parameters.spaces.root.values()} == {("native", "rebuild")}
+    assert not any(space.compensation for space in parameters.spaces.root.values())
+    assert {space.granularity for space in parameters.spaces.root.values()} == {"coarse", "fine"}
 
 
 def test_every_mistake_is_told_at_once():

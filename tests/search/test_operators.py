@@ -14,7 +14,7 @@ from budwood.arch.family import family_of, stock_family
 from budwood.arch.sampling import sample_any
 from budwood.arch.selection import Indices, LayerSelection, Selection
 from budwood.arch.space import Granularity, SearchSpace
-from budwood.search.operators import GENES, Constraint, constrain, crossover, mutate
+from budwood.search.operators import GENES, Constraint, constrain, crossover, mutate, switch_levels
 
 TEACHER = llama(32, 16, *[layer(6, 3, 8, 12)] * 4)
 MIXED = llama(32, 16, layer(6, 3, 8, 12), layer(2, 1, 4, 30), layer(4, 4, 6, 5), layer(8, 2, 12, 12))
@@ -133,6 +133,49 @@ def test_depth_grows_at_the_end_and_shrinks_from_the_end(*, granularity: Granula
     assert {kept.layer for kept in added} == ({0, 1} if granularity == "fine" else {2, 3})
     distinct = {replace(kept, layer=0) for kept in added}
     assert len(distinct) > 30 if layerwise else distinct == {replace(own.layers[0], layer=0)}
+
+
+@given(spaces_with_bins(), generators)
+@settings(deadline=None)
+def test_a_level_switch_keeps_the_number_of_parameters(
+    drawn: tuple[SearchSpace, ParameterBin], rng: np.random.Generator
+) -> None:
+    """Up to half a step of neurons of the layer that pays, or in uniform spaces of every layer."""
+    space, parameter_bin = drawn
+    parent = sample_any(space, rng)
+    for _ in range(5):
+        child = switch_levels(parent, space, parameter_bin, rng)
+        if child is None:
+            continue
+        per_step = space.alignment * num_parameters_of_a_neuron(space, child)
+        steps = 1 if space.layerwise else len(child.layers)
+        assert abs(count(space, child) - count(space, parent)) <= steps * per_step / 2
+        if space.layerwise:
+            assert child in space
+            assert child.hidden == parent.hidden
+            assert len({rank for _, rank, _, _ in changes(parent, child)}) <= 2
+
+
+def num_parameters_of_a_neuron(space: SearchSpace, member: Selection) -> int:
+    """Return how many parameters one more neuron adds to one layer of a member."""
+    sizes = member.architecture(space.teacher)
+    first = replace(sizes.layers[0], intermediate_size=sizes.layers[0].intermediate_size + 1)
+    return num_parameters(sizes.with_layers((first, *sizes.layers[1:]))) - num_parameters(sizes)
+
+
+def test_level_switches_go_small_steps_and_find_their_way() -> None:
+    """No size moves by more than an eighth of its range, or to the next size; each is moved now and then."""
+    teacher = llama(64, 256, *[layer(12, 4, 32, 512)] * 24)
+    space = SearchSpace(teacher=teacher, layerwise=False)
+    parent, rng = Selection.prefix(replace(teacher, hidden_size=128, layers=(layer(6, 2, 16, 256),) * 12)), _rng()
+    everything = ParameterBin(*space.reach)
+    switched = [switch_levels(parent, space, everything, rng) for _ in range(400)]
+    children = [child for child in switched if child is not None and child != parent]
+    assert {abs(len(child.hidden) - 128) <= 255 / 8 for child in children} == {True}
+    assert {len(child.layers) for child in children} == set(range(10, 15))
+    assert {child.layers[0].spec.head_dim for child in children} == {14, 16, 18}
+    assert {child.layers[0].spec.num_key_value_heads for child in children} == {1, 2, 3}
+    assert len({len(child.layers[0].neurons) for child in children}) > 20
 
 
 @given(spaces(), generators)

@@ -5,7 +5,6 @@ What they do to the indices of an axis, `resize_indices` decides: coarse spaces 
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -20,27 +19,37 @@ Constraint = Literal["repair", "rejection"]
 Gene = Literal["num_hidden_layers", "hidden_size", "heads", "head_dim", "intermediate_size"]
 Inherited = TypeVar("Inherited")
 
+_STEP = 1 / 8
+"""Of the range of a dimension: the farthest that a level switch goes, unless the next size is farther."""
+
 GENES: tuple[Gene, ...] = ("num_hidden_layers", "hidden_size", "heads", "head_dim", "intermediate_size")
 """Dimensions that mutate. Groups and the queries of a group are one gene: together they are the heads."""
 LAYER_GENES = GENES[2:]
 """Those that a layer has of its own."""
 
 
-def mutate(parent: Selection, space: SearchSpace, rng: np.random.Generator) -> Selection:
+def mutate(parent: Selection, space: SearchSpace, rng: np.random.Generator, reach: float = 1.0) -> Selection:
     """Redraw one dimension; in layer-wise spaces that of one layer.
 
     A larger dimension gains freshly drawn entries, a smaller one loses those it took last; layers are entries too. In
     fine spaces a dimension may also keep its size and exchange entries. Where stock classes tie the hidden size to the
     heads, it follows them. The result may lie outside the bin, or have heads that no hidden size suits.
+
+    Args:
+        parent: what is changed.
+        space: where the child belongs.
+        rng: draws.
+        reach: how far from the parent's size the new one may be, as a share of the dimension's range; anywhere in the
+            paper.
     """
     gene = GENES[rng.integers(len(GENES))]
     if gene == "hidden_size":
-        sizes = space.hidden_sizes_around(parent.layers[0].spec)
+        sizes = _within(reach, space.hidden_sizes_around(parent.layers[0].spec), len(parent.hidden))
         return replace(parent, hidden=_redraw(space, rng, parent.hidden, sizes, space.teacher.hidden_size))
     if gene == "num_hidden_layers":
-        return replace(parent, layers=_mutate_depth(parent.layers, space, rng))
+        return replace(parent, layers=_mutate_depth(parent.layers, space, rng, reach))
     position = int(rng.integers(len(parent.layers)))
-    changed = _mutate_layer(parent.layers[position], gene, space, rng)
+    changed = _mutate_layer(parent.layers[position], gene, space, rng, reach)
     layers = tuple(
         changed if place == position else layer if space.layerwise else replace(changed, layer=layer.layer)
         for place, layer in enumerate(parent.layers)
@@ -51,7 +60,7 @@ def mutate(parent: Selection, space: SearchSpace, rng: np.random.Generator) -> S
 def switch_levels(
     parent: Selection, space: SearchSpace, parameter_bin: ParameterBin, rng: np.random.Generator
 ) -> Selection | None:
-    """Redraw one dimension and let neurons pay for it, so that the number of parameters stays nearly the same.
+    """Change one dimension by a small step and let neurons pay, so that the number of parameters nearly stays.
 
     In layer-wise spaces one layer changes and the neurons of another pay; in uniform ones those of all layers. What is
     near the best gets nearer by moving its budget, not by leaving it.
@@ -61,12 +70,13 @@ def switch_levels(
     """
     budget = num_parameters(parent.architecture(space.teacher))
     if not space.layerwise:
-        return resize(space, mutate(parent, space, rng), parameter_bin, budget, rng)
+        return resize(space, mutate(parent, space, rng, _STEP), parameter_bin, budget, rng)
     if len(parent.layers) == 1:
         return None
     changed, payer = rng.permutation(len(parent.layers))[:2].tolist()
     layers = list(parent.layers)
-    layers[changed] = _mutate_layer(layers[changed], LAYER_GENES[rng.integers(len(LAYER_GENES))], space, rng)
+    gene = LAYER_GENES[rng.integers(len(LAYER_GENES))]
+    layers[changed] = _mutate_layer(layers[changed], gene, space, rng, _STEP)
     debt = num_parameters(replace(parent, layers=tuple(layers)).architecture(space.teacher)) - budget
     per_step = space.alignment * int(neuron_parameters(space.teacher.family, np.array(len(parent.hidden))))
     rank = layers[payer].layer
@@ -121,19 +131,25 @@ def constrain(
 
 
 def _mutate_depth(
-    layers: Sequence[LayerSelection], space: SearchSpace, rng: np.random.Generator
+    layers: Sequence[LayerSelection], space: SearchSpace, rng: np.random.Generator, reach: float
 ) -> tuple[LayerSelection, ...]:
     taken = {layer.layer: layer for layer in layers}
-    ranks = _redraw(space, rng, tuple(taken), space.num_layers_choices, space.teacher.num_hidden_layers)
+    depths = _within(reach, space.num_layers_choices, len(layers))
+    ranks = _redraw(space, rng, tuple(taken), depths, space.teacher.num_hidden_layers)
     for rank in ranks:
         if rank not in taken:
             taken[rank] = draw_layer(space, rank, rng) if space.layerwise else replace(layers[0], layer=rank)
     return tuple(taken[rank] for rank in ranks)
 
 
-def _mutate_layer(layer: LayerSelection, gene: Gene, space: SearchSpace, rng: np.random.Generator) -> LayerSelection:
+def _mutate_layer(
+    layer: LayerSelection, gene: Gene, space: SearchSpace, rng: np.random.Generator, reach: float
+) -> LayerSelection:
     choices, whole = space.choices[layer.layer], space.pool.layers[layer.layer]
-    redraw = partial(_redraw, space, rng)
+
+    def redraw(indices: Indices, sizes: Sequence[int], length: int) -> Indices:
+        return _redraw(space, rng, indices, _within(reach, sizes, len(indices)), length)
+
     if gene == "heads":
         return replace(
             layer,
@@ -143,6 +159,15 @@ def _mutate_layer(layer: LayerSelection, gene: Gene, space: SearchSpace, rng: np
     if gene == "head_dim":
         return replace(layer, pairs=redraw(layer.pairs, [size // 2 for size in choices.head_dims], whole.head_dim // 2))
     return replace(layer, neurons=redraw(layer.neurons, choices.intermediate_sizes, whole.intermediate_size))
+
+
+def _within(reach: float, sizes: Sequence[int], size: int) -> Sequence[int]:
+    """Return the sizes that are near one, the next ones at least; all of them where everything is within reach."""
+    if reach >= 1 or len(sizes) == 1:
+        return sizes
+    nearest = min(abs(other - size) for other in sizes if other != size)
+    farthest = max(nearest, reach * (sizes[-1] - sizes[0]))
+    return [other for other in sizes if abs(other - size) <= farthest]
 
 
 def _redraw(

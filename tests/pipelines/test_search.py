@@ -1,0 +1,59 @@
+"""Searches of every kind through Kedro: what they leave behind, and that workers change nothing."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from projects import kedro
+
+pytestmark = pytest.mark.slow
+
+SEARCH = {"population": 6, "epochs": 1, "num_elites": 3, "num_mutants": 4, "num_crossovers": 1, "num_randoms": 1}
+OUTPUTS = "--to-outputs=subnets.half.coarse_layerwise.best"
+
+
+def search(project: Path, **changes: object) -> tuple[pd.DataFrame, dict]:
+    """Search one variant of the smoke environment with other settings; return its history and its winner."""
+    file = project / "conf/smoke/parameters.yml"
+    raw = yaml.safe_load(file.read_text())
+    raw |= {"grid": {"half": ["coarse_layerwise"]}, "search": SEARCH | {"stages": []} | changes}
+    file.write_text(yaml.safe_dump(raw))
+    done = kedro(project, "run", "--env=smoke", OUTPUTS)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    folder = project / "data/smoke/05_model_input/half/coarse_layerwise"
+    return pd.read_parquet(folder / "history.parquet"), json.loads((folder / "best.json").read_text())
+
+
+def test_two_workers_write_the_same_history_as_one(project):
+    kept = ["evaluation", "key", "loss", "flops", "tokens", "origin", "finished"]
+    alone, winner = search(project, stages=[2], strategy="local")
+    for folder in (project / "data/smoke").rglob("search-*"):
+        (folder / "history.jsonl").unlink()
+    together, other = search(project, stages=[2], strategy="local", workers=2)
+    pd.testing.assert_frame_equal(alone[kept], together[kept])
+    assert winner == other
+    assert alone["flops"].sum() < (alone["flops_per_token"] * alone["tokens"]).sum()
+
+
+def test_a_front_of_divergence_and_latency_with_trained_finalists(project):
+    settings = {"strategy": "pareto", "objectives": ["flops", "latency"], "fitness": "kl", "level_switch": 0.5}
+    history, best = search(project, **settings, finalist_tokens=512, num_finalists=2)
+    assert (history[["flops_per_token", "latency_seconds"]] > 0).all(axis=None)
+    assert len(history) == 12
+    front = pd.DataFrame(best["front"])
+    assert {"loss", "flops", "latency", "selection", "description"} <= set(front)
+    assert front["loss"].is_monotonic_increasing
+    assert front["loss"].min() == history["loss"].min()
+    assert best["finalist_tokens"] == 512
+    low, high = best["choice_interval"]
+    assert low < best["choice_loss"] < high
+    assert len(best["finalists"]) == 2
+
+
+def test_a_search_by_importance_reads_no_text(project):
+    history, best = search(project, fitness="importance", normalisation="rank", num_finalists=1)
+    assert history["tokens"].sum() == 0
+    assert best["selection_loss"] == history["loss"].min() < 0
+    assert best["lead"] is None
