@@ -11,10 +11,12 @@ before it:
 * `norms`: cut norms mended; `pairs`: every group its own rotary pairs; `least_squares`: removed entries predicted from
   kept ones; `compensated`: dropped layers replaced by linear maps.
 
-Usage: python benchmarks/cuts.py [--num-shapes 8] [--num-windows 8]; about half an hour on two cores.
+Usage: python benchmarks/cuts.py [--num-shapes 8] [--num-windows 8] [--ways ...]; about half an hour on two cores.
+`--num-shapes 18 --ways` with no way compares only `prefix, random, ordered, compensated`, on as many shapes as it
+takes to see how they rank them.
 
 Last line: a JSON object with `teacher_nats, prefix_nats, random_nats, ordered_nats, compensated_nats, handpicked_nats,
-three_quarter_nats`, and `steps_nats` with the mean of every way.
+three_quarter_nats`, `steps_nats` with the mean of every way, and Spearman's `rank_correlations` between the main ones.
 """
 
 import argparse
@@ -22,13 +24,15 @@ import json
 import random
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import torch
 from quickstart import CACHE_DIR, Quickstart, open_quickstart
+from scipy.stats import spearmanr
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -51,6 +55,8 @@ HANDPICKED = {
     "three_quarter": ((576, 3, 64, 1195, 25), ParameterBin(95_800_000, 105_900_000)),
 }
 """Shapes picked by hand, and the bins that they lie in."""
+MAIN_WAYS = ("prefix", "random", "ordered", "compensated")
+STEPS = ("layers", "sorted", "rotary", "gain", "norms", "pairs", "least_squares")
 NUM_CALIBRATION_WINDOWS = 16
 MIN_WIDTH = 64
 """Smallest hidden size and MLP width that shapes are drawn with."""
@@ -105,22 +111,24 @@ class Cutter:
         self.gain = order(Ordering(singular_values=False))
         self.ordered = order(Ordering())
 
-    def ways(self, shape: Shape) -> Iterator[tuple[str, PreTrainedModel]]:
-        """Yield the name of every way and the child it gives."""
+    def ways(self, shape: Shape) -> dict[str, Callable[[], PreTrainedModel]]:
+        """Return what makes the child of every way."""
         prefix = Selection.prefix(sized(self.native.architecture, shape))
         best_layers = replace(self.native, ranking=self.ordered.ranking)
-        yield "prefix", extract_child(self.native, prefix)
-        yield "random", extract_child(self.native, self.random_indices(shape))
-        yield "layers", extract_child(best_layers, prefix)
-        yield "sorted", extract_child(self.sorted, prefix)
-        yield "rotary", extract_child(self.rotary, prefix)
-        yield "gain", extract_child(self.gain, prefix)
-        yield "ordered", extract_child(self.ordered, prefix)
         pairs = Compensation(neurons=False, channels=False, heads=False, layers=False)
-        yield "norms", self.compensate(prefix, replace(pairs, pairs=False))
-        yield "pairs", self.compensate(prefix, pairs)
-        yield "least_squares", self.compensate(prefix, Compensation(layers=False))
-        yield "compensated", self.compensate(prefix, Compensation())
+        return {
+            "prefix": lambda: extract_child(self.native, prefix),
+            "random": lambda: extract_child(self.native, self.random_indices(shape)),
+            "layers": lambda: extract_child(best_layers, prefix),
+            "sorted": lambda: extract_child(self.sorted, prefix),
+            "rotary": lambda: extract_child(self.rotary, prefix),
+            "gain": lambda: extract_child(self.gain, prefix),
+            "ordered": lambda: extract_child(self.ordered, prefix),
+            "norms": lambda: self.compensate(prefix, replace(pairs, pairs=False)),
+            "pairs": lambda: self.compensate(prefix, pairs),
+            "least_squares": lambda: self.compensate(prefix, Compensation(layers=False)),
+            "compensated": lambda: self.compensate(prefix, Compensation()),
+        }
 
     def random_indices(self, shape: Shape) -> Selection:
         """Return the paper's fine cut: random indices of every axis, the same in all layers."""
@@ -144,6 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num-shapes", type=int, default=8)
     parser.add_argument("--num-windows", type=int, default=8)
+    parser.add_argument("--ways", nargs="*", default=STEPS, choices=STEPS, help="beside the four main ones")
     parser.add_argument("--cache-dir", type=Path, default=CACHE_DIR)
     arguments = parser.parse_args()
     quickstart = open_quickstart(arguments.cache_dir)
@@ -153,21 +162,32 @@ def main() -> None:
     teacher = cutter.native.architecture
     by_way: dict[str, list[float]] = {}
     for shape in draw_shapes(teacher, arguments.num_shapes):
-        losses = {way: loss(child, text) for way, child in cutter.ways(shape)}
+        losses = {
+            way: loss(cut(), text) for way, cut in cutter.ways(shape).items() if way in {*MAIN_WAYS, *arguments.ways}
+        }
         for way, value in losses.items():
             by_way.setdefault(way, []).append(value)
         sys.stderr.write(f"{shape}: " + ", ".join(f"{way} {value:.2f}" for way, value in losses.items()) + "\n")
     steps = {way: statistics.mean(values) for way, values in by_way.items()}
     figures = {
         "teacher_nats": loss(load_model(quickstart.teacher, torch.float32), text),
-        **{f"{way}_nats": steps[way] for way in ("prefix", "random", "ordered", "compensated")},
+        **{f"{way}_nats": steps[way] for way in MAIN_WAYS},
         **{
             f"{name}_nats": loss(cutter.compensate(handpicked(teacher, *shape), Compensation()), text)
             for name, shape in HANDPICKED.items()
         },
     }
     rounded = {name: round(value, 3) for name, value in figures.items()}
-    sys.stdout.write(json.dumps(rounded | {"steps_nats": {way: round(v, 3) for way, v in steps.items()}}) + "\n")
+    by_step = {"steps_nats": {way: round(value, 3) for way, value in steps.items()}}
+    sys.stdout.write(json.dumps(rounded | by_step | {"rank_correlations": rank_correlations(by_way)}) + "\n")
+
+
+def rank_correlations(by_way: dict[str, list[float]]) -> dict[str, float]:
+    """Return Spearman's correlation of the losses of all shapes, for every pair of the main ways."""
+    return {
+        f"{first}~{second}": round(float(spearmanr(by_way[first], by_way[second]).statistic), 2)
+        for first, second in combinations(MAIN_WAYS, 2)
+    }
 
 
 def handpicked(teacher: Architecture, shape: Shape, parameter_bin: ParameterBin) -> Selection:

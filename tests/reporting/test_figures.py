@@ -116,3 +116,17 @@ def test_the_style_lets_the_page_shine_through(study) -> None:
     for figure in study.figures.values():
         assert figure.layout.template.layout.paper_bgcolor == figures.CLEAR
         assert figure.layout.template.layout.plot_bgcolor == figures.CLEAR
+
+
+@pytest.mark.parametrize(
+    ("fitness", "axis"),
+    [
+        ("perplexity", "loss (nats per token)"),
+        ("kl", "divergence from the teacher (nats per token)"),
+        ("importance", "importance of what is kept, negated"),
+        ("mine.fitness", "mine.fitness (lower is better)"),
+    ],
+)
+def test_the_axis_of_a_search_names_what_it_minimised(study, fitness: str, axis: str) -> None:
+    drawn = figures.search_trajectory(study.histories.assign(fitness=fitness))
+    assert titles(drawn, "y") == {axis}

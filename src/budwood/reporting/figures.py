@@ -49,6 +49,12 @@ _NUM_HISTOGRAM_BARS = 60
 _LABEL_ROOM = 1.6
 # Room on a logarithmic axis below the lowest and above the highest value.
 _LOG_ROOM = 1.5
+_FITNESS_AXES = {
+    "perplexity": "loss (nats per token)",
+    "kl": "divergence from the teacher (nats per token)",
+    "importance": "importance of what is kept, negated",
+    "magnitude": "magnitude of what is kept, negated",
+}
 _CURVE_AXES = {"tokens": "training tokens", "flops": "training FLOPs, student and teacher"}
 
 TEMPLATE = "budwood"
@@ -73,8 +79,8 @@ def search_trajectory(histories: pd.DataFrame) -> go.Figure:
     Candidates that a race dropped are open points, at the loss of the text that they read; they win nothing.
 
     Args:
-        histories: columns `bin`, `space`, `evaluation`, `origin`, `num_parameters`, `finished` and `loss` (nats per
-            token).
+        histories: columns `bin`, `space`, `evaluation`, `origin`, `num_parameters`, `finished`, `loss` and, where that
+            is something else than nats per token on the text, `fitness`: its name.
     """
     variants = _variants(histories)
     figure = _panels("Search: loss of the candidates", list(variants))
@@ -82,7 +88,7 @@ def search_trajectory(histories: pd.DataFrame) -> go.Figure:
         run = history.sort_values("evaluation")
         first = place == (1, 1)
         about = run[["origin", "num_parameters"]].to_numpy()
-        hover = "%{y:.3f} nats, %{customdata[1]:,} parameters<br>origin: %{customdata[0]}"
+        hover = "%{y:.4g}, %{customdata[1]:,} parameters<br>origin: %{customdata[0]}"
         dots = {"name": "candidate", "legendgroup": "candidate", "mode": "markers", "showlegend": first}
         symbols = run["finished"].map({True: "circle", False: "circle-open"})
         marker = {"color": GREY, "opacity": 0.55, "size": 5, "symbol": symbols}
@@ -92,7 +98,9 @@ def search_trajectory(histories: pd.DataFrame) -> go.Figure:
         step = {"line": {"color": ARM_COLORS["subnet_init"], "shape": "hv", "width": 3}}
         best = run["loss"].where(run["finished"]).cummin().ffill()
         figure.add_scatter(x=run["evaluation"], y=best, row=place[0], col=place[1], **line, **step)
-    return _label_axes(figure, "evaluation", "loss (nats per token)", len(variants))
+    fitness = str(histories["fitness"].iloc[0]) if "fitness" in histories else "perplexity"
+    axis = _FITNESS_AXES.get(fitness, f"{fitness} (lower is better)")
+    return _label_axes(figure, "evaluation", axis, len(variants))
 
 
 def parameter_spread(samples: pd.DataFrame, bins: Mapping[str, tuple[int, int]]) -> go.Figure:

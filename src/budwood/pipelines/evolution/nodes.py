@@ -25,6 +25,7 @@ from budwood.search.choice import Choice, choose
 from budwood.search.pareto import ParetoEvolution
 from budwood.search.run import run_search
 from budwood.search.strategy import Evolution
+from budwood.subnet.fitness import PERPLEXITY
 from budwood.training.job import Schedule
 
 HISTORY = "history.jsonl"
@@ -73,7 +74,9 @@ def evolve(
         ],
         "front": _front(strategy, ranked),
     }
-    history = pd.DataFrame([record.to_dict() for record in records])
+    history = pd.DataFrame([record.to_dict() for record in records]).assign(fitness=search.fitness)
+    if search.fitness != PERPLEXITY:
+        history = history.drop(columns="perplexity")
     # Columns without any value have no type of their own.
     return history.astype({"flops_per_token": float, "latency_seconds": float}), finalists, [_cost(records)]
 
