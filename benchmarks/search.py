@@ -51,12 +51,12 @@ NUM_SEQUENCES, NUM_CHOICE, NUM_HELDOUT, NUM_FINALISTS = 8, 16, 32, 3
 EXACT = Compute(torch.device("cpu"), "float32")
 
 OURS = EvolutionSettings(
-    population=24,
-    epochs=7,
-    num_elites=6,
-    num_mutants=16,
-    num_crossovers=4,
-    num_randoms=4,
+    population=16,
+    epochs=14,
+    num_elites=4,
+    num_mutants=12,
+    num_crossovers=2,
+    num_randoms=2,
     probability=1.0,
     level_switch=0.75,
 )
@@ -123,7 +123,7 @@ def run_ours(bench: Bench, seed: int) -> Result:
 def run_random(bench: Bench, seed: int) -> Result:
     """Draw as many ordered cuts as our search's tokens allow."""
     num_draws = _tokens_of_ours(bench, seed) // (NUM_SEQUENCES * LENGTH)
-    settings = EvolutionSettings(strategy="random", population=num_draws, epochs=0, num_elites=6, seed=seed)
+    settings = EvolutionSettings(strategy="random", population=num_draws, epochs=0, num_elites=4, seed=seed)
     teacher = bench.ordered(Ordering())
     strategy, records, _ = bench.search("random", teacher, settings, ALL)
     return _finals(bench, teacher, strategy) | _spent(records)

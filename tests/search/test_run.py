@@ -256,6 +256,13 @@ def test_a_race_spares_readings_and_finds_the_same_elites(tmp_path: Path) -> Non
     assert {len(record.sequence_losses) for record in records} >= {2, 6}
 
 
+def test_a_history_that_cannot_be_opened_is_told_before_anything_is_evaluated(tmp_path: Path) -> None:
+    evaluate = CountingEvaluator()
+    with pytest.raises(OSError, match=r"cannot write its history .*absent/history.jsonl: No such file"):
+        run_search(evolution(), evaluate, tmp_path / "absent" / "history.jsonl", ALL)
+    assert not evaluate.finished
+
+
 def test_a_full_disk_ends_the_search_and_spares_what_was_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

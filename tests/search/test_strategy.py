@@ -228,7 +228,7 @@ def test_level_switches_keep_the_budget_of_their_parent(name: str) -> None:
         assert min(abs(count(space, mutant.selection) - budget) for budget in budgets) <= rounding
 
 
-def test_evolution_finds_the_optimum_more_often_than_random_search() -> None:
+def test_guided_searches_find_the_optimum_more_often_than_random_search() -> None:
     """Eight optima spread over the 1,160 members of a bin, a seed for each, 140 evaluations to find it."""
     legal = UNIFORM.choices[0]
     specs = [
@@ -244,17 +244,23 @@ def test_evolution_finds_the_optimum_more_often_than_random_search() -> None:
     evolving = EvolutionSettings(
         population=20, epochs=6, num_elites=10, num_mutants=14, num_crossovers=1, num_randoms=5, probability=1.0
     )
-    unguided = replace(evolving, strategy="random")
-    assert evolving.num_evaluations == unguided.num_evaluations == 140
+    searches = {
+        "evolution": evolving,
+        "switching": replace(evolving, level_switch=0.5),
+        "local": replace(evolving, strategy="local"),
+        "random": replace(evolving, strategy="random"),
+    }
+    assert {chosen.num_evaluations for chosen in searches.values()} == {140}
     hits = Counter[str]()
     for seed, optimum in enumerate(inside[50::150]):
-        for name, chosen in {"evolution": evolving, "random": unguided}.items():
+        for name, chosen in searches.items():
             asked = run(
                 Evolution(UNIFORM, FIFTH, replace(chosen, seed=seed)),
                 lambda selection, optimum=optimum: distance(selection.architecture(TEACHER), optimum),
             )
             hits[name] += any(candidate.selection == Selection.prefix(optimum) for candidate in asked)
-    assert hits["evolution"] >= hits["random"] + 3, hits
+    assert min(hits["evolution"], hits["switching"]) >= hits["random"] + 3, hits
+    assert hits["local"] > hits["random"], hits
 
 
 @pytest.mark.parametrize("layerwise", [False, True])

@@ -28,7 +28,13 @@ LAYER_GENES = GENES[2:]
 """Those that a layer has of its own."""
 
 
-def mutate(parent: Selection, space: SearchSpace, rng: np.random.Generator, reach: float = 1.0) -> Selection:
+def mutate(
+    parent: Selection,
+    space: SearchSpace,
+    rng: np.random.Generator,
+    reach: float = 1.0,
+    genes: Sequence[Gene] = GENES,
+) -> Selection:
     """Redraw one dimension; in layer-wise spaces that of one layer.
 
     A larger dimension gains freshly drawn entries, a smaller one loses those it took last; layers are entries too. In
@@ -41,8 +47,9 @@ def mutate(parent: Selection, space: SearchSpace, rng: np.random.Generator, reac
         rng: draws.
         reach: how far from the parent's size the new one may be, as a share of the dimension's range; anywhere in the
             paper.
+        genes: dimensions that may change.
     """
-    gene = GENES[rng.integers(len(GENES))]
+    gene = genes[rng.integers(len(genes))]
     if gene == "hidden_size":
         sizes = _within(reach, space.hidden_sizes_around(parent.layers[0].spec), len(parent.hidden))
         return replace(parent, hidden=_redraw(space, rng, parent.hidden, sizes, space.teacher.hidden_size))
@@ -70,7 +77,8 @@ def switch_levels(
     """
     budget = num_parameters(parent.architecture(space.teacher))
     if not space.layerwise:
-        return resize(space, mutate(parent, space, rng, _STEP), parameter_bin, budget, rng)
+        child = mutate(parent, space, rng, _STEP, genes=GENES[:-1])
+        return resize(space, child, parameter_bin, budget, rng)
     if len(parent.layers) == 1:
         return None
     changed, payer = rng.permutation(len(parent.layers))[:2].tolist()

@@ -1,5 +1,6 @@
 """The search loop: ask, race, tell, write down; continues from what an interrupted run wrote down."""
 
+import errno
 import json
 import logging
 import math
@@ -64,7 +65,7 @@ def run_search(
     known = read_history(history_file)
     total = strategy.settings.num_evaluations
     bar = tqdm(total=total, desc="search", unit="candidate", dynamic_ncols=True)
-    with bar, history_file.open("ab", buffering=0) as file:
+    with bar, _open(history_file) as file:
         history = _History(evaluate, file, bar, {(reading.evaluation, reading.start): reading for reading in known})
         while not strategy.done:
             candidates = strategy.ask()
@@ -152,15 +153,24 @@ class _History:
             written = self.file.write(line)
             os.fsync(self.file.fileno())
         except OSError as error:
-            raise OSError(error.errno, self._advice(error.strerror or "unknown reason")) from error
+            raise _unwritable(self.file.name, error) from error
         if written != len(line):
-            raise OSError(self._advice("no room for a whole line"))
+            raise _unwritable(self.file.name, OSError(errno.ENOSPC, "no room for a whole line"))
 
-    def _advice(self, reason: str) -> str:
-        return (
-            f"the search cannot write its history {self.file.name}: {reason}. All that it wrote before is kept; make "
-            "room and run again to continue"
-        )
+
+def _open(history_file: Path) -> FileIO:
+    try:
+        return history_file.open("ab", buffering=0)
+    except OSError as error:
+        raise _unwritable(history_file, error) from error
+
+
+def _unwritable(file: object, error: OSError) -> OSError:
+    return OSError(
+        error.errno,
+        f"the search cannot write its history {file}: {error.strerror}. All that it wrote before is kept; make room or "
+        "give it the right to write there, and run again to continue",
+    )
 
 
 def _race(

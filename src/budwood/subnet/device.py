@@ -1,5 +1,7 @@
 """Where models run, and in which precision."""
 
+import ctypes
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,6 +60,16 @@ def choose_compute(device: DeviceName = "auto", precision: Precision = "auto") -
     if precision == "auto":
         precision = "bfloat16" if _multiplies_bfloat16(device) else "float32"
     return Compute(torch.device(device), precision)
+
+
+def release_memory() -> None:
+    """Hand freed memory back to the system, where its C library can (glibc).
+
+    Models of ever new shapes leave holes that it would keep: 4 GB after 800 candidates of SmolLM2 in bfloat16.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim:
+        trim(0)
 
 
 def _multiplies_bfloat16(device: str) -> bool:

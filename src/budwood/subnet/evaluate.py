@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from budwood.arch.count import forward_flops_per_token, layer_flops_per_token
 from budwood.arch.selection import Selection
 from budwood.search.candidate import Evaluation
+from budwood.subnet.device import release_memory
 from budwood.subnet.extract import Cut, assemble, child_config, child_state, resolve
 from budwood.subnet.fitness import Fitness, Measure, next_token_losses
 from budwood.subnet.importance import Importance
@@ -90,6 +91,7 @@ class SubnetEvaluator:
         resume, windows = Resume(), self.windows[sequences]
         for visit in visits:
             yield visit.place, self._evaluate(cuts[visit.place], windows, visit, resume)
+        release_memory()
 
     def one(self, selection: Selection, sequences: slice = slice(None)) -> Evaluation:
         """Return the losses of a single candidate."""
