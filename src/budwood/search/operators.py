@@ -49,7 +49,7 @@ def mutate(
             paper.
         genes: dimensions that may change.
     """
-    gene = genes[rng.integers(len(genes))]
+    gene = genes[int(rng.integers(len(genes)))]
     if gene == "hidden_size":
         sizes = _within(reach, space.hidden_sizes_around(parent.layers[0].spec), len(parent.hidden))
         return replace(parent, hidden=_redraw(space, rng, parent.hidden, sizes, space.teacher.hidden_size))
