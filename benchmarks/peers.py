@@ -26,6 +26,9 @@ WHITTLE_INSTALLS = (
 )
 """Installs of whittle (<https://pypi.org/project/whittle>), super-network pruning on litgpt; 1.1 GB with torch."""
 
+WHITTLE_SEARCH_INSTALLS = (*WHITTLE_INSTALLS, ("syne-tune[moo]==0.13.0",))
+"""The same with what `import whittle.search` needs besides."""
+
 _MARKER = "installed.json"
 _NUM_TAIL_LINES = 20
 
