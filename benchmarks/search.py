@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 from cuts import HALF, NUM_CALIBRATION_WINDOWS
-from peers import CACHE_DIR, WHITTLE_INSTALLS, make_environment, run_script
+from peers import CACHE_DIR, WHITTLE_SEARCH_INSTALLS, make_environment, run_script
 from quickstart import LENGTH, Quickstart, open_quickstart
 
 from budwood.arch.count import forward_flops_per_token
@@ -131,26 +131,25 @@ def run_random(bench: Bench, seed: int) -> Result:
 
 def run_whittle(bench: Bench, seed: int) -> Result:
     """Run whittle's random search on the same text, in its own environment."""
-    python = make_environment("whittle", WHITTLE_INSTALLS, bench.cache_dir)
-    texts = {"selection": NUM_SEQUENCES, "validation": NUM_HELDOUT}
-    for split, count in texts.items():
-        np.save(bench.folder / f"{split}.npy", bench.quickstart.windows(split, count).numpy())
+    python = make_environment("whittle-search", WHITTLE_SEARCH_INSTALLS, bench.cache_dir)
+    texts = {"selection": ("selection", NUM_SEQUENCES), "heldout": ("validation", NUM_HELDOUT)}
+    windows = {name: bench.quickstart.windows(*split) for name, split in texts.items()}
+    for name, text in windows.items():
+        np.save(bench.folder / f"{name}.npy", text.numpy())
     teacher = load_model(bench.quickstart.teacher, torch.float32)
     arguments = {
         "teacher": bench.quickstart.teacher,
-        "teacher-nats": float(sequence_losses(teacher, bench.quickstart.windows("validation", NUM_HELDOUT)).mean()),
-        "windows": bench.folder / "selection.npy",
-        "heldout": bench.folder / "validation.npy",
-        "low": HALF.low,
-        "high": HALF.high,
+        "teacher-nats": float(sequence_losses(teacher, windows["heldout"]).mean()),
+        **{name: bench.folder / f"{name}.npy" for name in windows},
         "tokens": _tokens_of_ours(bench, seed),
         "seed": seed,
         "num-threads": torch.get_num_threads(),
         "dtype": choose_compute().precision,
         "history": bench.folder / f"whittle-{seed}.jsonl",
     }
+    options = [f"--{name}={value}" for name, value in arguments.items()]
     script = Path(__file__).with_name("whittle_search.py")
-    return run_script(python, script, [f"--{name}={value}" for name, value in arguments.items()])
+    return run_script(python, script, [*options, "--bin", str(HALF.low), str(HALF.high)])
 
 
 def _finals(bench: Bench, teacher: OrderedTeacher, strategy: Evolution) -> Result:
