@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from budwood.arch.bins import ParameterBin
-from budwood.arch.count import num_parameters
+from budwood.arch.count import forward_flops_per_token, num_parameters
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
 from budwood.corpus.packing import PackedCorpus
@@ -25,7 +25,7 @@ from budwood.search.choice import Choice, choose
 from budwood.search.pareto import ParetoEvolution
 from budwood.search.run import run_search
 from budwood.search.strategy import Evolution
-from budwood.subnet.fitness import PERPLEXITY
+from budwood.subnet.fitness import DIVERGENCE, PERPLEXITY
 from budwood.training.job import Schedule
 
 HISTORY = "history.jsonl"
@@ -78,11 +78,18 @@ def evolve(
     if search.fitness != PERPLEXITY:
         history = history.drop(columns="perplexity")
     # Columns without any value have no type of their own.
-    return history.astype({"flops_per_token": float, "latency_seconds": float}), finalists, [_cost(records)]
+    history = history.astype({"flops_per_token": float, "latency_seconds": float})
+    costs = [_cost(records)]
+    if search.fitness == DIVERGENCE:
+        tokens_read = windows[:, 1:].numel()
+        flops = float(tokens_read * forward_flops_per_token(ranked, context=measurement.length))
+        costs.append({"stage": "search", "flops": flops, "tokens": tokens_read, "seconds": 0.0})
+    return history, finalists, costs
 
 
 def choose_winner(
     teacher: Path,
+    teacher_record: Record,
     importance: dict[str, Tensor],
     tokens: PackedCorpus,
     finalists: Record,
@@ -96,11 +103,14 @@ def choose_winner(
     """Return the finalist that is best on text of its own, cut as it will be exported, and what that look cost."""
     selections = [Selection.from_dict(candidate["selection"]) for candidate in finalists["candidates"]]
     facts = {
+        "teacher": teacher_record["fingerprint"],
         "finalists": [candidate["selection"] for candidate in finalists["candidates"]],
         "tokens": tokens.fingerprint,
         "space": space,
         "schedule": schedule.model_copy(update={"tokens": search.finalist_tokens}),
         "arm": arm,
+        "heldout": measurement.heldout,
+        "precision": measurement.compute().precision,
     }
     finals = Finals(
         teacher=teacher,

@@ -30,6 +30,7 @@ def create_pipeline() -> Pipeline:
                 choose_winner,
                 [
                     "teacher",
+                    "teacher_record",
                     "importance",
                     "tokens",
                     "finalists",
