@@ -58,7 +58,8 @@ OURS = EvolutionSettings(
     num_crossovers=2,
     num_randoms=2,
     probability=1.0,
-    level_switch=0.75,
+    level_switch=0.5,
+    screening=20,
 )
 PAPER = EvolutionSettings(epochs=20, sampling="rejection", constraint="rejection")
 RACE, ALL = RaceSettings(stages=(2, 4, NUM_SEQUENCES)), RaceSettings(stages=(NUM_SEQUENCES,))

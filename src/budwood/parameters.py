@@ -237,6 +237,7 @@ class SearchParameters(Strict):
     probability: float = Field(default=0.2, gt=0, le=1)
     probability_reading: ProbabilityReading = "gate"
     level_switch: float = Field(default=0.0, ge=0, le=1)
+    screening: int = Field(default=1, ge=1)
     sampling: Sampling = "constructive"
     constraint: Constraint = "repair"
     seed: int = 42

@@ -157,6 +157,17 @@ def test_killed_and_resumed_is_uninterrupted(
         assert finished == [json.loads(line)["key"] for line in lines]
 
 
+def test_a_screened_search_chooses_again_what_it_chose(tmp_path: Path) -> None:
+    """What a model of the losses picks depends on nothing else, whoever was dropped and however often it was killed."""
+    chosen = replace(SMALL, screening=5, num_mutants=4, num_crossovers=1, num_randoms=1)
+    searches = [evolution(chosen=chosen) for _ in range(3)]
+    whole = run_search(searches[0], CountingEvaluator(num_sequences=6), tmp_path / "whole.jsonl", RACE)
+    assert not all(record.finished for record in whole)
+    with pytest.raises(KilledError):
+        run_search(searches[1], CountingEvaluator(killed_at=20, num_sequences=6), tmp_path / "killed.jsonl", RACE)
+    assert run_search(searches[2], CountingEvaluator(num_sequences=6), tmp_path / "killed.jsonl", RACE) == whole
+
+
 def test_the_order_of_evaluation_does_not_matter(tmp_path: Path) -> None:
     """Workers hand results back as they come, and a kill leaves gaps; both end with the same records."""
     whole = run_search(evolution(), CountingEvaluator(num_sequences=6), tmp_path / "whole.jsonl", RACE)

@@ -247,6 +247,7 @@ def test_guided_searches_find_the_optimum_more_often_than_random_search() -> Non
     searches = {
         "evolution": evolving,
         "switching": replace(evolving, level_switch=0.5),
+        "screened": replace(evolving, screening=10),
         "local": replace(evolving, strategy="local"),
         "random": replace(evolving, strategy="random"),
     }
@@ -260,6 +261,7 @@ def test_guided_searches_find_the_optimum_more_often_than_random_search() -> Non
             )
             hits[name] += any(candidate.selection == Selection.prefix(optimum) for candidate in asked)
     assert min(hits["evolution"], hits["switching"]) >= hits["random"] + 3, hits
+    assert hits["screened"] >= hits["evolution"], hits
     assert hits["local"] > hits["random"], hits
 
 
@@ -321,6 +323,7 @@ def test_an_unreachable_bin_is_refused_before_the_search() -> None:
         ({"probability": 1.5}, r"probability must lie in \(0, 1\], got 1.5"),
         ({"num_elites": 9}, "num_elites=9 must not exceed population=8"),
         ({"num_mutants": 4}, r"must make a population: 4 \+ 3 \+ 2 is not 8"),
+        ({"screening": 0}, "screening must be at least 1, got 0"),
         ({"level_switch": 1.5}, r"level_switch must lie in \[0, 1\], got 1.5"),
         ({"strategy": "pareto"}, "strategy pareto needs objectives"),
         ({"objectives": ("flops",)}, "no other takes any"),

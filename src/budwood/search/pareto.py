@@ -41,13 +41,15 @@ class ParetoEvolution(Evolution):
     _told: list[Elite] = field(init=False, default_factory=list)
     _reference: NDArray[np.float64] | None = field(init=False, default=None)
 
-    def tell(self, results: Sequence[tuple[Candidate, Evaluation]]) -> None:
+    def tell(
+        self, results: Sequence[tuple[Candidate, Evaluation]], dropped: Sequence[tuple[Candidate, float]] = ()
+    ) -> None:
         """Take the objectives of a generation, and keep the elites of the best fronts.
 
         Raises:
             ValueError: there is nothing to go on with, or an objective was not measured.
         """
-        super().tell(results)
+        super().tell(results, dropped)
         self._told += [Elite(evaluation.loss, candidate, evaluation) for candidate, evaluation in results]
         if self._reference is None:
             self._reference = self._points(self._told).max(0)

@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
 from tqdm import tqdm
 
 from budwood.search.candidate import Candidate, Evaluate, Evaluation, SearchRecord, gene_columns
@@ -78,7 +79,10 @@ def run_search(
             records += generation
             finished = {record.key: record for record in generation if record.finished}
             losses |= {key: record.sequence_losses for key, record in finished.items()}
-            strategy.tell([(c, finished[c.key]) for c in candidates if c.key in finished])
+            strategy.tell(
+                [(c, finished[c.key]) for c in candidates if c.key in finished],
+                _dropped(candidates, generation, list(losses.values())),
+            )
             _warn_of_broken(generation)
             history.best = f"{strategy.elites[0][0]:.4g}"
             if on_epoch:
@@ -207,6 +211,23 @@ def _record(strategy: Evolution, candidate: Candidate, readings: Sequence[Readin
         finished=len(losses) == num_sequences and all(map(math.isfinite, losses)),
         **gene_columns(candidate.selection, strategy.space.teacher),
     )
+
+
+def _dropped(
+    candidates: Sequence[Candidate], generation: Sequence[SearchRecord], known: Sequence[Sequence[float]]
+) -> list[tuple[Candidate, float]]:
+    """Return the candidates that a race dropped, with their losses as those who read all text would have them.
+
+    What is left of the text is as much harder or easier for them as for the others.
+    """
+    if not known:
+        return []
+    finished = np.array(known)
+    return [
+        (candidate, record.loss + float((finished.mean(1) - finished[:, : len(record.sequence_losses)].mean(1)).mean()))
+        for candidate, record in zip(candidates, generation, strict=True)
+        if not record.finished and math.isfinite(record.loss)
+    ]
 
 
 def _warn_of_broken(generation: Sequence[SearchRecord]) -> None:

@@ -13,6 +13,7 @@ from budwood.arch.selection import Selection
 from budwood.arch.space import SearchSpace
 from budwood.search.candidate import Candidate, Evaluation, Origin
 from budwood.search.operators import Constraint, constrain, crossover, mutate, switch_levels
+from budwood.search.surrogate import Surrogate
 
 StrategyName = Literal["evolution", "random", "local", "pareto"]
 Objective = Literal["parameters", "flops", "latency"]
@@ -43,6 +44,9 @@ class EvolutionSettings:
     level_switch: float = 0.0
     """Share of mutants in which another layer's neurons pay for the dimension that changes, so that their number of
     parameters stays; not in the paper."""
+    screening: int = 1
+    """Proposals for every mutant and crossover, of which a model of the losses so far picks one to read; not in the
+    paper. See `budwood.search.surrogate`."""
     probability_reading: ProbabilityReading = "gate"
     """`gate`: an offspring passes through its operator with this probability at each try, and is tried until it is
     new; `share`: this share of the population are mutants and as many crossovers, the rest random."""
@@ -63,6 +67,8 @@ class EvolutionSettings:
             raise ValueError(f"num_elites={self.num_elites} must not exceed population={self.population}")
         if not 0 < self.probability <= 1:
             raise ValueError(f"probability must lie in (0, 1], got {self.probability}")
+        if self.screening < 1:
+            raise ValueError(f"screening must be at least 1, got {self.screening}")
         if not 0 <= self.level_switch <= 1:
             raise ValueError(f"level_switch must lie in [0, 1], got {self.level_switch}")
         if bool(self.objectives) != (self.strategy == "pareto"):
@@ -124,11 +130,13 @@ class Evolution:
     epoch: int = -1
     """Generation last asked for; 0 is the initial population."""
     acceptance: float = math.nan
-    """Its candidates over the proposals made for it: the others were no members, outside the bin or known."""
+    """Share of the proposals made for it that could have been read: no others were new members inside the bin."""
     _rng: np.random.Generator = field(init=False)
     _seen: set[str] = field(init=False, default_factory=set)
     _elites: list[Elite] = field(init=False, default_factory=list)
     _proposals: int = field(init=False, default=0)
+    _accepted: int = field(init=False, default=0)
+    _surrogate: Surrogate = field(init=False, default_factory=Surrogate)
 
     def __post_init__(self) -> None:
         """Check the bin and seed the generator.
@@ -157,9 +165,9 @@ class Evolution:
     def ask(self) -> list[Candidate]:
         """Return the next generation's new candidates."""
         self.epoch += 1
-        self._proposals = 0
+        self._proposals = self._accepted = 0
         candidates = self._generation()
-        self.acceptance = len(candidates) / self._proposals
+        self.acceptance = self._accepted / self._proposals
         return candidates
 
     def _generation(self) -> list[Candidate]:
@@ -174,11 +182,14 @@ class Evolution:
             self._new(makers[origin], origin) for origin, count in self.settings.offspring.items() for _ in range(count)
         ]
 
-    def tell(self, results: Sequence[tuple[Candidate, Evaluation]]) -> None:
+    def tell(
+        self, results: Sequence[tuple[Candidate, Evaluation]], dropped: Sequence[tuple[Candidate, float]] = ()
+    ) -> None:
         """Take the losses of a generation and keep the best of it and of the elites.
 
         Args:
             results: candidates with finite losses on equal text; those that a race dropped are not among them.
+            dropped: these, with what their losses would be on all text as far as that is known.
 
         Raises:
             ValueError: there is nothing to go on with.
@@ -187,29 +198,40 @@ class Evolution:
         if not pool:
             raise ValueError("no candidate of the first generation has a finite loss: check the teacher and the text")
         self._elites = self._survivors(sorted(pool, key=lambda elite: (elite.loss, elite.candidate.key)))
+        if self.settings.screening > 1:
+            told = [(candidate, evaluation.loss) for candidate, evaluation in results] + list(dropped)
+            sizes = [candidate.selection.architecture(self.space.teacher) for candidate, _ in told]
+            self._surrogate.learn(sizes, [loss for _, loss in told])
 
     def _survivors(self, pool: list[Elite]) -> list[Elite]:
         """Return those that go on, best first, of a pool in that order."""
         return pool[: self.settings.num_elites]
 
     def _new(self, make: Callable[[], Selection | None], origin: Origin) -> Candidate:
-        for _ in range(MAX_REDRAWS):
-            child = make()
-            if child is not None and self._remember(candidate := Candidate(child, origin)):
-                return candidate
-        for _ in range(MAX_REDRAWS):
-            if self._remember(candidate := Candidate(self._random(), "random")):
-                return candidate
+        wanted = self.settings.screening if origin in {"mutation", "crossover"} else 1
+        proposals = self._propose(make, origin, wanted) or self._propose(self._random, "random", 1)
+        if proposals:
+            sizes = [proposal.selection.architecture(self.space.teacher) for proposal in proposals]
+            chosen = proposals[self._surrogate.pick(sizes, self._rng) if len(proposals) > 1 else 0]
+            self._seen.add(chosen.key)
+            return chosen
         raise ValueError(
             f"the bin {self.parameter_bin} holds too few sub-networks for {self.settings.num_evaluations:,} "
             f"evaluations: {len(self._seen):,} found; lower the population or the epochs, or widen the bin"
         )
 
-    def _remember(self, candidate: Candidate) -> bool:
-        if candidate.key in self._seen:
-            return False
-        self._seen.add(candidate.key)
-        return True
+    def _propose(self, make: Callable[[], Selection | None], origin: Origin, count: int) -> list[Candidate]:
+        """Return new members inside the bin; fewer, or none, where redrawing finds no more."""
+        proposals: dict[str, Candidate] = {}
+        for _ in range(MAX_REDRAWS):
+            child = make()
+            candidate = None if child is None else Candidate(child, origin)
+            if candidate and candidate.key not in self._seen:
+                proposals.setdefault(candidate.key, candidate)
+            if len(proposals) == count:
+                break
+        self._accepted += len(proposals)
+        return list(proposals.values())
 
     def _random(self) -> Selection:
         self._proposals += 1

@@ -1,0 +1,79 @@
+"""A guess of what candidates are worth from those that were read: which proposals deserve to be read at all."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+from budwood.arch.population import Population
+from budwood.arch.spec import Architecture
+
+# Shape legend: M candidates, L layers, F features.
+
+Features = NDArray[np.float64]
+
+MAX_POINTS = 300
+"""Candidates that a guess is made from, the newest: the work grows with their cube."""
+_WORST_QUANTILE = 0.75
+"""Losses above it count as it: how bad the bad ones are says nothing of the good ones."""
+_DECIMALS = 3
+"""Of guesses. Fewer than a processor's rounding reaches, so that a resumed search chooses what it chose before."""
+
+
+def features(architectures: Sequence[Architecture]) -> Features:
+    """Return [M, F] logarithms: of hidden size and depth, and mean and spread of those of the layers' sizes."""
+    population = Population.of(architectures)
+    present = population.groups > 0
+    depth = present.sum(1)
+    columns = [np.log(population.hidden_size), np.log(depth)]
+    for sizes in (population.groups, population.queries, population.head_dim, population.intermediate_size):
+        logs = np.log(np.maximum(sizes, 1))
+        mean = (logs * present).sum(1) / depth
+        spread = np.sqrt((np.square(logs - mean[:, None]) * present).sum(1) / depth)
+        columns += [mean, spread]
+    return np.stack(columns, axis=1)
+
+
+@dataclass(slots=True)
+class Surrogate:
+    """A Gaussian process over the sizes of candidates."""
+
+    _features: list[Features] = field(default_factory=list)
+    _losses: list[float] = field(default_factory=list)
+    _model: GaussianProcessRegressor | None = None
+    _center: Features = field(default_factory=lambda: np.zeros(0))
+    _scale: Features = field(default_factory=lambda: np.ones(0))
+
+    def learn(self, architectures: Sequence[Architecture], losses: Sequence[float]) -> None:
+        """Take more candidates with their losses and fit all anew."""
+        if architectures:
+            self._features += list(features(architectures))
+            self._losses += losses
+        points, values = np.stack(self._features[-MAX_POINTS:]), np.array(self._losses[-MAX_POINTS:])
+        self._center, self._scale = points.mean(0), np.where(points.std(0) > 0, points.std(0), 1.0)
+        kernel = ConstantKernel() * Matern(length_scale=np.ones(points.shape[1]), nu=2.5) + WhiteKernel()
+        self._model = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0)
+        with warnings.catch_warnings():
+            # A length scale at its bound: a size that does not matter.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            self._model.fit(self._scaled(points), np.minimum(values, np.quantile(values, _WORST_QUANTILE)))
+
+    def pick(self, proposals: Sequence[Architecture], rng: np.random.Generator) -> int:
+        """Return the place of the proposal that is best in one draw from what the process holds possible.
+
+        Draws differ, so that picks spread as far as the process is uncertain (Thompson, 1933, "On the likelihood that
+        one unknown probability exceeds another").
+        """
+        assert self._model is not None, "nothing was learnt"
+        points = self._scaled(features(proposals))
+        drawn = self._model.sample_y(points, random_state=int(rng.integers(2**31)))[:, 0]
+        return int(np.argmin(np.round(drawn, _DECIMALS)))
+
+    def _scaled(self, points: Features) -> Features:
+        scaled: Features = (points - self._center) / self._scale
+        return scaled
