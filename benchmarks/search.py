@@ -52,14 +52,14 @@ EXACT = Compute(torch.device("cpu"), "float32")
 
 OURS = EvolutionSettings(
     population=16,
-    epochs=14,
+    epochs=11,
     num_elites=4,
-    num_mutants=12,
+    num_mutants=8,
     num_crossovers=2,
-    num_randoms=2,
+    num_randoms=6,
     probability=1.0,
     level_switch=0.5,
-    screening=20,
+    screening=50,
 )
 PAPER = EvolutionSettings(epochs=20, sampling="rejection", constraint="rejection")
 RACE, ALL = RaceSettings(stages=(2, 4, NUM_SEQUENCES)), RaceSettings(stages=(NUM_SEQUENCES,))

@@ -45,8 +45,8 @@ class EvolutionSettings:
     """Share of mutants in which another layer's neurons pay for the dimension that changes, so that their number of
     parameters stays; not in the paper."""
     screening: int = 1
-    """Proposals for every mutant and crossover, of which a model of the losses so far picks one to read; not in the
-    paper. See `budwood.search.surrogate`."""
+    """Proposals for every candidate after the first generation, of which a model of the losses so far picks the one to
+    read; not in the paper, nor in `random`. See `budwood.search.surrogate`."""
     probability_reading: ProbabilityReading = "gate"
     """`gate`: an offspring passes through its operator with this probability at each try, and is tried until it is
     new; `share`: this share of the population are mutants and as many crossovers, the rest random."""
@@ -208,7 +208,8 @@ class Evolution:
         return pool[: self.settings.num_elites]
 
     def _new(self, make: Callable[[], Selection | None], origin: Origin) -> Candidate:
-        wanted = self.settings.screening if origin in {"mutation", "crossover"} else 1
+        # Nothing is known yet of what the first generation could be screened by.
+        wanted = self.settings.screening if origin != "initial" and self.settings.strategy != "random" else 1
         proposals = self._propose(make, origin, wanted) or self._propose(self._random, "random", 1)
         if proposals:
             sizes = [proposal.selection.architecture(self.space.teacher) for proposal in proposals]
