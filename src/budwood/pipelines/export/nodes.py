@@ -89,9 +89,17 @@ def export_subnet(
     card = model_card(cut.architecture, teacher_record, sources, story, figures, native=bool(certificate["native"]))
     (folder / CARD).write_text(card)
     (folder / CERTIFICATE).write_text(json.dumps(certificate, indent=1))
-    return folder, certificate, [_cost(ordered.architecture, windows, seconds)] if corrected else []
+    costs = [_cost(ordered.architecture, windows, seconds)] if corrected else []
+    return folder, certificate, [*costs, _certificate_cost(cut.architecture, certificate)]
 
 
 def _cost(teacher: Architecture, windows: NDArray[np.int64], seconds: float) -> dict[str, Any]:
     flops = windows.size * forward_flops_per_token(teacher, context=windows.shape[1])
     return {"stage": "compensation", "flops": float(flops), "tokens": int(windows.size), "seconds": seconds}
+
+
+def _certificate_cost(child: Architecture, certificate: dict[str, Any]) -> dict[str, Any]:
+    """Return what a certificate cost: its probe runs through the child in memory and the one loaded anew."""
+    length = len(certificate["probe"]["input_ids"])
+    flops = 2 * length * forward_flops_per_token(child, context=length)
+    return {"stage": "evaluation", "flops": float(flops), "tokens": 2 * length, "seconds": 0.0}
