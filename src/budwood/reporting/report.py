@@ -108,7 +108,7 @@ def _figure(name: str, figure: go.Figure) -> str:
     return f"<figure>{plot}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
-def _table(columns: Mapping[str, list[str]], num_labels: int) -> str:
+def markdown_table(columns: Mapping[str, list[str]], num_labels: int) -> str:
     """Return a markdown table of ready strings; the first `num_labels` columns are text, the others numbers."""
     safe = {_cell(name): [_cell(value) for value in values] for name, values in columns.items()}
     align = ["left"] * num_labels + ["right"] * (len(safe) - num_labels)
@@ -152,7 +152,7 @@ def _results(results: pd.DataFrame) -> str:
         "time": results["seconds"].map(formats.duration).tolist(),
     }
     note = "Validation loss and perplexity per token, ± one standard error over the same sequences for all models."
-    return f"{note}\n\n{_table(columns, 2)}"
+    return f"{note}\n\n{markdown_table(columns, 2)}"
 
 
 def _savings(savings: pd.DataFrame) -> str:
@@ -180,10 +180,10 @@ def _savings(savings: pd.DataFrame) -> str:
         "`with search` adds calibration, search and compensation; `with selection` adds those of the other spaces of "
         "the bin, and the training of the same arm there; `with teacher` adds the teacher's forward passes. In "
         f"brackets {CONFIDENCE:.0%} of {NUM_RESAMPLES:,} resamples of the held-out sequences, and of the seeds where "
-        "an arm ran with several; 0 is a curve that never matches. A target met at step 0 costs no training, so its training "
-        "ratio is undefined."
+        "an arm ran with several; 0 is a curve that never matches. A target met at step 0 costs no training, so its "
+        "training ratio is undefined."
     )
-    return f"{note}\n\n{_table(columns, 3)}"
+    return f"{note}\n\n{markdown_table(columns, 3)}"
 
 
 def _ratios(savings: pd.DataFrame, name: str) -> list[str]:
@@ -209,7 +209,7 @@ def _search_spaces(spaces: pd.DataFrame) -> str:
         "members": [f"10^{value:,.1f}" for value in spaces["log10_members"]],
         "members, paper's count": [f"10^{value:,.1f}" for value in spaces["log10_members_paper"]],
     }
-    return f"Sizes are parameters; `low` and `high` bound the bin.\n\n{_table(columns, 3)}"
+    return f"Sizes are parameters; `low` and `high` bound the bin.\n\n{markdown_table(columns, 3)}"
 
 
 def _corpus(counts: pd.DataFrame) -> str:
@@ -218,7 +218,7 @@ def _corpus(counts: pd.DataFrame) -> str:
         "source": counts["source"].tolist(),
         **{name: [f"{number:,}" for number in counts[name]] for name in ("documents", "tokens")},
     }
-    return _table(columns, 2)
+    return markdown_table(columns, 2)
 
 
 def _teacher(teacher: Teacher) -> str:
@@ -232,7 +232,7 @@ def _teacher(teacher: Teacher) -> str:
     }
     about = {name: teacher[name] for name in ("name", "model_type", "revision", "fingerprint", "license")}
     about["num_parameters"] = f"{teacher['num_parameters']:,}"
-    return f"{_nested(about)}\n\n{_table(columns, 2)}"
+    return f"{_nested(about)}\n\n{markdown_table(columns, 2)}"
 
 
 def _costs(totals: pd.DataFrame) -> str:
@@ -247,7 +247,7 @@ def _costs(totals: pd.DataFrame) -> str:
         "tokens": rows["tokens"].map(formats.count).tolist(),
         "time": rows["seconds"].map(formats.duration).tolist(),
     }
-    return f"All variants and arms together.\n\n{_table(columns, 1)}"
+    return f"All variants and arms together.\n\n{markdown_table(columns, 1)}"
 
 
 def _made(results: pd.DataFrame, provenance: Mapping[str, object]) -> str:
