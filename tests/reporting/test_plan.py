@@ -39,7 +39,8 @@ def study(**changes) -> Study:
 
 def row(planned, stage: str, arm: str = "", bin_name: str = "small") -> dict:
     """Return the one row of a stage."""
-    (found,) = planned.query("stage == @stage and arm == @arm and bin == @bin_name").to_dict("records")
+    rows = planned[(planned["stage"] == stage) & (planned["arm"] == arm) & (planned["bin"] == bin_name)]
+    (found,) = rows.to_dict("records")
     return found
 
 
@@ -65,7 +66,7 @@ def test_the_papers_bin_by_hand() -> None:
 
 
 def test_disk_by_hand() -> None:
-    """The teacher and the cut in 16 bits, two models in 32, two bytes a token, and three checkpoints while one trains."""
+    """Teacher and cut in 16 bits, two models in 32, two bytes a token, and three checkpoints while one trains."""
     planned, count = plan(study(), H100, 0.4), num_parameters(PYTHIA_410M)
     stays = 2 * num_parameters(PYTHIA_69B) + 2 * count + 2 * 4 * count + 2 * 4624 * 1056 * 2048 + 5050 * 1000
     assert disk_bytes(planned) == stays + 3 * 12 * count
