@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 from kedro.config import OmegaConfigLoader
 from kedro.framework.project import configure_project, settings
+from omegaconf import OmegaConf
 from projects import ROOT, copy_project, kedro
 
 from budwood.arch.bins import ParameterBin
@@ -108,7 +109,8 @@ def test_it_is_planned_without_a_download(study, tmp_path):
 @pytest.mark.parametrize("name", STUDIES)
 def test_its_pipelines_run_on_a_tiny_teacher_of_the_family(name, tmp_path):
     project = copy_project(tmp_path / "project")
-    (project / f"conf/{name}/parameters_tiny.yml").write_text(TINY)
+    file = project / f"conf/{name}/parameters.yml"
+    OmegaConf.save(OmegaConf.merge(OmegaConf.load(file), OmegaConf.create(TINY)), file)
     done = kedro(project, "run", f"--env={name}")
     output = done.stdout + done.stderr
     assert done.returncode == 0, output[-4000:]

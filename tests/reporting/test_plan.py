@@ -14,6 +14,7 @@ from budwood.arch.space import SearchSpace
 from budwood.reporting.accelerator import ACCELERATORS
 from budwood.reporting.plan import Reading, Study, Variant, disk_bytes, draw_members, in_small, plan, warnings_of
 from budwood.reporting.quote import markdown_plan
+from budwood.subnet.compensate import Compensation, regression_flops
 from budwood.training.job import Schedule
 
 PYTHIA_69B, PYTHIA_410M = pythia(50432, 32, 4096, 32), pythia(50304, 24, 1024, 16)
@@ -24,7 +25,7 @@ PAPERS = Schedule(tokens=10_000_000_000, sequence_length=2048, global_batch=1056
 def variant(**changes) -> Variant:
     """Return a bin of which nothing but Pythia-410M can come out."""
     facts = {"bin": "small", "space": "coarse", "members": (PYTHIA_410M,), "center": PYTHIA_410M}
-    return Variant(**facts | {"compensated": False, "genes_bytes": 1000.0} | changes)
+    return Variant(**facts | {"compensation": None, "genes_bytes": 1000.0} | changes)
 
 
 def study(**changes) -> Study:
@@ -79,9 +80,13 @@ def test_a_teacher_beside_the_student_needs_room() -> None:
     assert taught["weights_bytes"] == alone["weights_bytes"] == 6 * num_parameters(PYTHIA_410M)
 
 
-def test_compensation_is_a_pass_of_the_teacher() -> None:
-    planned = plan(study(variants=(variant(compensated=True),)), H100, 0.4)
-    assert row(planned, "compensation")["flops"] == row(planned, "calibration", bin_name="")["flops"]
+def test_compensation_is_a_pass_of_the_teacher_and_its_regressions() -> None:
+    """Eight of the teacher's layers are dropped."""
+    settings = Compensation()
+    planned = plan(study(variants=(variant(compensation=settings),)), H100, 0.4)
+    regressions = regression_flops(PYTHIA_69B, PYTHIA_410M, settings, num_tokens=64 * 512, num_gaps=8)
+    teachers_pass = row(planned, "calibration", bin_name="")["flops"]
+    assert row(planned, "compensation")["flops"] == pytest.approx(teachers_pass + regressions)
 
 
 def test_what_fits_is_not_warned_of() -> None:

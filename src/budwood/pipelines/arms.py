@@ -76,7 +76,7 @@ def curve_table(record: dict[str, Any], rows: list[dict[str, Any]]) -> pd.DataFr
 def heldout_cost(job: TrainingJob, curve: pd.DataFrame) -> dict[str, Any]:
     """Return what the held-out losses on the way cost: every sequence is read at each of their points."""
     length = job.schedule.sequence_length
-    # A loss that is not a number cost as much as any other, but leaves a row without it: its sequences stay.
+    # Losses by sequence stand there even where their mean is no number.
     tokens = int(curve["heldout_losses"].notna().sum()) * job.heldout_windows * length
     flops = tokens * forward_flops_per_token(read_architecture(job.model_folder), context=length)
     return {"heldout_tokens": tokens, "heldout_flops": float(flops)}

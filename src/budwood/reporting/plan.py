@@ -18,6 +18,7 @@ from budwood.reporting.accelerator import Accelerator
 from budwood.reporting.ledger import paper_search_flops
 from budwood.reporting.memory import Memory, Precision, forward_memory, training_memory
 from budwood.reporting.records import BASELINE, SHARED
+from budwood.subnet.compensate import Compensation, regression_flops
 from budwood.training.job import Schedule
 
 ROOM = 0.9
@@ -75,7 +76,7 @@ class Variant:
     """Drawn from the bin."""
     center: Architecture
     """The model at the centre of the bin, by which the paper charges."""
-    compensated: bool
+    compensation: Compensation | None
     genes_bytes: float
     """What the history of a search takes for one candidate: all that it keeps."""
 
@@ -86,6 +87,22 @@ class Variant:
     def mean_training(self, context: int) -> float:
         """Return the mean FLOPs of training the members, per token."""
         return statistics.fmean(training_flops_per_token(member, context=context) for member in self.members)
+
+    def mean_compensation(self, teacher: Architecture, num_tokens: int, context: int) -> float:
+        """Return the mean FLOPs of correcting the members, if every dropped layer stood by itself."""
+        if self.compensation is None:
+            return 0.0
+        regressions = (
+            regression_flops(
+                teacher,
+                member,
+                self.compensation,
+                num_tokens=num_tokens,
+                num_gaps=min(member.num_hidden_layers, teacher.num_hidden_layers - member.num_hidden_layers),
+            )
+            for member in self.members
+        )
+        return num_tokens * forward_flops_per_token(teacher, context=context) + statistics.fmean(regressions)
 
     @property
     def largest(self) -> Architecture:
@@ -140,8 +157,8 @@ def draw_members(
         ValueError: the bin cannot be reached.
     """
     rng = np.random.default_rng(0)
-    # Sizes are drawn before entries: those of the coarse space are the same and come at once.
-    sizes = replace(space, granularity="coarse")
+    # Sizes are drawn before entries: where layers are alike those of the coarse space are the same, and come at once.
+    sizes = replace(space, granularity="coarse") if space.teacher.is_uniform else space
     members = tuple(sample(sizes, parameter_bin, rng).architecture(space.teacher) for _ in range(num_members))
     written = [len(json.dumps(sample(space, parameter_bin, rng).to_dict())) for _ in range(_NUM_HISTORIES)]
     return members, statistics.fmean(written)
@@ -280,8 +297,10 @@ def _variant_rows(study: Study, variant: Variant) -> Iterator[dict[str, object]]
     forward, largest = variant.mean_forward(length), variant.largest
     yield _search_row(study, variant)
     files = {"disk_bytes": num_parameters(largest) * study.teacher_bytes_per_parameter}
-    passes = reading.calibration * length if variant.compensated else 0
-    yield _row("compensation", variant, SHARED, passes, forward_flops_per_token(study.teacher, context=length)) | files
+    tokens = reading.calibration * length
+    flops = variant.mean_compensation(study.teacher, tokens, length)
+    row = _row("compensation", variant, SHARED, tokens if flops else 0, flops / tokens)
+    yield row | files
     for arm, taught in study.arms.items():
         yield from _arm_rows(study, variant, arm, taught=taught)
     tokens = len(study.arms) * reading.validation * length

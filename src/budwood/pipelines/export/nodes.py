@@ -18,9 +18,9 @@ from budwood.corpus.packing import PackedCorpus
 from budwood.parameters import CorpusParameters, MeasurementParameters, SpaceParameters
 from budwood.pipelines.work import claim
 from budwood.subnet.certificate import Origin, certify
-from budwood.subnet.compensate import compensate
+from budwood.subnet.compensate import Compensation, compensate, count_gaps, regression_flops
 from budwood.subnet.export import CARD, CERTIFICATE, model_card, write_checkpoint
-from budwood.subnet.extract import extract_child, own_weights, resolve
+from budwood.subnet.extract import Cut, extract_child, own_weights, resolve
 
 
 def export_subnet(
@@ -89,13 +89,18 @@ def export_subnet(
     card = model_card(cut.architecture, teacher_record, sources, story, figures, native=bool(certificate["native"]))
     (folder / CARD).write_text(card)
     (folder / CERTIFICATE).write_text(json.dumps(certificate, indent=1))
-    costs = [_cost(ordered.architecture, windows, seconds)] if corrected else []
+    costs = [_cost(ordered.architecture, cut, windows, space.compensation, seconds)] if space.compensation else []
     return folder, certificate, [*costs, _certificate_cost(cut.architecture, certificate)]
 
 
-def _cost(teacher: Architecture, windows: NDArray[np.int64], seconds: float) -> dict[str, Any]:
-    flops = windows.size * forward_flops_per_token(teacher, context=windows.shape[1])
-    return {"stage": "compensation", "flops": float(flops), "tokens": int(windows.size), "seconds": seconds}
+def _cost(
+    teacher: Architecture, cut: Cut, windows: NDArray[np.int64], settings: Compensation, seconds: float
+) -> dict[str, Any]:
+    tokens = int(windows.size)
+    gaps = count_gaps([layer.teacher_layer for layer in cut.layers], teacher.num_hidden_layers)
+    regressions = regression_flops(teacher, cut.architecture, settings, num_tokens=tokens, num_gaps=gaps)
+    flops = regressions + tokens * forward_flops_per_token(teacher, context=windows.shape[1])
+    return {"stage": "compensation", "flops": flops, "tokens": tokens, "seconds": seconds}
 
 
 def _certificate_cost(child: Architecture, certificate: dict[str, Any]) -> dict[str, Any]:

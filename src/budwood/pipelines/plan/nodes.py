@@ -89,7 +89,7 @@ def _variants(teacher: Architecture, bins: Bins, spaces: Spaces, grid: Grid) -> 
                 space=space_name,
                 members=members,
                 center=bin_.reference.architecture() if bin_.reference else middle,
-                compensated=bool(settings.compensation and settings.compensation.steps),
+                compensation=settings.compensation,
                 genes_bytes=genes_bytes,
             )
         )
