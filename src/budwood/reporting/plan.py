@@ -89,7 +89,7 @@ class Variant:
         return statistics.fmean(training_flops_per_token(member, context=context) for member in self.members)
 
     def mean_compensation(self, teacher: Architecture, num_tokens: int, context: int) -> float:
-        """Return the mean FLOPs of correcting the members, if every dropped layer stood by itself."""
+        """Return the mean FLOPs of correcting the members, if every dropped layer stood by itself; 0 where none is."""
         if self.compensation is None:
             return 0.0
         regressions = (
@@ -215,7 +215,7 @@ def warnings_of(
         place = " · ".join(str(name) for name in (stage, arm, worst["bin"], worst["space"]) if name)
         others = f" ({len(rows) - 1} more do not fit either)" if len(rows) > 1 else ""
         needs = f"needs {formats.size(worst['memory_bytes'])} of a device, which has {formats.size(room)} to plan with"
-        warnings.append(f"{place} {needs}{others}: {_advice(study, worst, room)}.")
+        warnings.append(f"{place} {needs}{others}: {_advice(study, worst, room, num_devices)}.")
     if schedule.global_batch % (schedule.micro_batch * num_devices):
         warnings.append(
             f"{num_devices} devices with schedule.micro_batch={schedule.micro_batch} each cannot share "
@@ -239,21 +239,21 @@ def disk_bytes(planned: pd.DataFrame) -> float:
     return float(planned["disk_bytes"].sum() + planned["passing_disk_bytes"].max())
 
 
-def _advice(study: Study, row: Mapping[Hashable, object], room: float) -> str:
+def _advice(study: Study, row: Mapping[Hashable, object], room: float, num_devices: int) -> str:
     if row["stage"] != "training":
         return "take a device with more memory, or lower measurement.batch_size"
     (variant,) = [each for each in study.variants if (each.bin, each.space) == (row["bin"], row["space"])]
     taught, micro_batch = study.arms[str(row["arm"])], study.schedule.micro_batch
     for smaller in range(micro_batch - 1, 0, -1):
         fits = study.training_memory(variant, smaller, taught=taught).total <= room
-        if fits and study.schedule.global_batch % smaller == 0:
+        if fits and study.schedule.global_batch % (smaller * num_devices) == 0:
             return f"schedule.micro_batch={smaller} fits"
     return "no schedule.micro_batch fits; take a device with more memory, or shard the training"
 
 
 def _scaled(teacher: Architecture, factor: float) -> Architecture:
-    def shrunk(size: int, step: int = 1) -> int:
-        return max(step, round(size * factor / step) * step)
+    def shrunk(size: int) -> int:
+        return max(1, round(size * factor))
 
     first = teacher.layers[0]
     groups = shrunk(first.num_key_value_heads)
