@@ -9,10 +9,12 @@ from pydantic import ConfigDict, Field, RootModel, ValidationError, model_valida
 from torch import Tensor
 
 from budwood.arch.bins import ParameterBin
+from budwood.arch.family import architecture_from_config
 from budwood.arch.sampling import Sampling
 from budwood.arch.space import Granularity, SearchSpace
 from budwood.arch.spec import Architecture
 from budwood.corpus.documents import TextSource
+from budwood.reporting.accelerator import AcceleratorName
 from budwood.search.operators import Constraint
 from budwood.search.race import RaceSettings
 from budwood.search.strategy import EvolutionSettings, Objective, ProbabilityReading, StrategyName
@@ -24,7 +26,7 @@ from budwood.subnet.importance import Importance
 from budwood.subnet.ordering import LayerScore, OrderedTeacher, Ordering, OrderingKind, open_ordered
 from budwood.subnet.rotary import Rope
 from budwood.subnet.scoring import Normalisation
-from budwood.subnet.teacher import TeacherSource
+from budwood.subnet.teacher import TeacherSource, describe_teacher
 from budwood.training.job import DistillationSettings, Schedule, Strict
 
 _LONGEST_VALUE = 60
@@ -108,12 +110,43 @@ class MeasurementParameters(Strict):
         return choose_compute(self.device, self.precision)
 
 
+class ModelSizes(Strict):
+    """A model of equal layers by its sizes, in the words of its config.json."""
+
+    model_type: str
+    vocab_size: int = Field(gt=0)
+    hidden_size: int = Field(gt=0)
+    intermediate_size: int = Field(gt=0)
+    num_hidden_layers: int = Field(gt=0)
+    num_attention_heads: int = Field(gt=0)
+    num_key_value_heads: int | None = Field(default=None, gt=0)
+    """As many as heads where it is empty."""
+    head_dim: int | None = Field(default=None, gt=0)
+    """What fills the hidden size where it is empty."""
+    tie_word_embeddings: bool = False
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        self.architecture()
+        return self
+
+    def architecture(self) -> Architecture:
+        """Return the architecture.
+
+        Raises:
+            ValueError: the family is not supported, or a size is impossible.
+        """
+        return architecture_from_config(self.model_dump(exclude_none=True))
+
+
 class TeacherParameters(Strict):
     """The pretrained model; see `budwood.subnet.teacher.TeacherSource`."""
 
     model: str | None = None
     revision: str | None = None
-    random: dict[str, int] | None = None
+    random: dict[str, bool | int | float | str] | None = None
+    architecture: ModelSizes | None = None
+    """What `model` is known to be, so that a study can be planned without its configuration. A run checks it."""
     trust_remote_code: bool = False
     license: str = "unknown"
     attribution: str = ""
@@ -125,7 +158,20 @@ class TeacherParameters(Strict):
 
     def source(self) -> TeacherSource:
         """Return the teacher's source."""
-        return TeacherSource(**self.model_dump())
+        return TeacherSource(**self.model_dump(exclude={"architecture"}))
+
+    def describe(self) -> Architecture:
+        """Return the teacher's architecture without reading weights: as stated, or by its configuration.
+
+        Raises:
+            ValueError: the source does not exist, or is of an unsupported family.
+        """
+        return self.architecture.architecture() if self.architecture else describe_teacher(self.source())
+
+    @property
+    def bytes_per_parameter(self) -> int:
+        """What a parameter takes in the teacher's files: models are published in 16 bits, conversions are in 32."""
+        return 4 if self.random or str(self.model).endswith(".gguf") else 2
 
 
 class BinParameters(Strict):
@@ -138,6 +184,8 @@ class BinParameters(Strict):
     """Relative half-width around the centre."""
     low: int | None = Field(default=None, gt=0)
     high: int | None = Field(default=None, gt=0)
+    reference: ModelSizes | None = None
+    """The model at the centre, by which the paper charges a search and counts a saving; only planned with."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -326,13 +374,30 @@ class Spaces(RootModel[dict[str, SpaceParameters]]):
 
 
 class Grid(RootModel[dict[str, list[str]]]):
-    """For every bin, the spaces to search in it."""
+    """For every bin, the spaces to search in it; an environment takes a bin of the base away by giving it null."""
 
     model_config = ConfigDict(frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_was_taken_away(cls, data: Any) -> Any:
+        return {name: spaces for name, spaces in data.items() if spaces is not None} if isinstance(data, dict) else data
 
     def variants(self) -> list[tuple[str, str]]:
         """Return all (bin, space) pairs."""
         return [(bin_name, space) for bin_name, spaces in self.root.items() for space in spaces]
+
+
+class PlanParameters(Strict):
+    """On what a study would run, to tell beforehand what it costs; see `budwood.reporting.plan`."""
+
+    accelerator: AcceleratorName = "h100"
+    num_devices: int = Field(default=1, gt=0)
+    """Devices that train in parallel; they divide the time, not the memory."""
+    mfu: float = Field(default=0.4, gt=0, le=1)
+    """Share of the peak that forward and backward passes reach."""
+    disk_gb: float | None = Field(default=None, gt=0)
+    """Room for everything that is written; what is free here where it is empty."""
 
 
 class ProjectParameters(Strict):
@@ -347,6 +412,7 @@ class ProjectParameters(Strict):
     search: SearchParameters
     schedule: Schedule
     arms: Arms
+    plan: PlanParameters
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:

@@ -9,11 +9,22 @@ from kedro.framework.project import configure_project, settings
 from projects import ROOT, kedro
 from strategies import SMOLLM2_135M
 
-from budwood.parameters import Grid, read_parameters
+from budwood.parameters import Grid, TeacherParameters, read_parameters
 from budwood.pipelines.search_space.nodes import enumerate_spaces
+from budwood.pipelines.teacher.nodes import fetch_teacher
 from budwood.search.strategy import EvolutionSettings
 
 EXPENSIVE = ("Running node: rank_components", "Running node: evaluate_teacher", "evolve")
+
+
+SIZES = {
+    "model_type": "llama",
+    "vocab_size": 257,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
 
 
 def raw_parameters(environment: str = "smoke") -> dict:
@@ -65,6 +76,10 @@ def changed(path: str, value: object) -> dict:
         ("schedule.micro_batch", 3, "micro_batch=3 must divide global_batch=4"),
         ("measurement.device", "tpu", "measurement.device"),
         ("teacher.model", "x/y", "exactly one of `model` and `random`"),
+        ("teacher.architecture", SIZES | {"model_type": "gpt2"}, "model type 'gpt2' is not supported"),
+        ("bins.half.reference", SIZES | {"head_dim": 5}, "head_dim must be even (rotary pairs), got 5"),
+        ("plan.accelerator", "v100", "plan.accelerator: Input should be 'a100-40gb'"),
+        ("plan.mfu", 40, "plan.mfu: Input should be less than or equal to 1"),
         ("arms.distilled.distillation", None, "arms.distilled: give `distillation` its weights"),
         ("corpus.sources.asyncio.splits", {"train": 0.5}, "corpus"),
         ("corpus.sources.asyncio.format", "docx", "format='docx'"),
@@ -104,6 +119,19 @@ def test_every_mistake_is_told_at_once():
     with pytest.raises(ValueError, match=r"schedule\.tokens") as error:
         read_parameters(raw)
     assert "serach" in str(error.value)
+
+
+def test_a_bin_of_the_base_can_be_taken_away():
+    grid = read_parameters(changed("grid.half", None)).grid
+    assert {bin_name for bin_name, _ in grid.variants()} == {"quarter"}
+
+
+def test_a_teacher_that_is_not_what_was_stated_is_refused(tmp_path):
+    teacher = TeacherParameters(random=SIZES, architecture=SIZES | {"tie_word_embeddings": True})
+    fetch_teacher(teacher, tmp_path)
+    other = TeacherParameters(random=SIZES, architecture=SIZES | {"num_hidden_layers": 3})
+    with pytest.raises(ValueError, match=r"teacher.architecture: random llama is 2 layers .*; stated is 3 layers"):
+        fetch_teacher(other, tmp_path)
 
 
 def test_bins_that_overlap_are_refused():

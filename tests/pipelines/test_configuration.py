@@ -90,7 +90,7 @@ def test_reachability_is_checked_before_any_expensive_node():
     expensive = {"rank_components", "evaluate_teacher", "evolve", "export_subnet", "train_random_init"}
     first = min(names.index(name) for name in expensive)
     assert names.index("enumerate_spaces") < first
-    assert names.index("budget_study") < first
+    assert names.index("plan_study") < first
 
 
 def test_layers_of_the_graph_never_run_backwards(environment):

@@ -35,8 +35,27 @@ def test_it_plans_all_four_kinds_of_space_and_names_the_report(finished):
     log = (finished / "run.log").read_text()
     report = finished / "data/smoke/08_reporting/report.html"
     assert f"The report: {report}" in log
-    assert "Budget: 5 variants" in log
+    assert "5 searches and 15 training runs" in log
     assert report.stat().st_size > 1_000_000
+
+
+def test_the_plan_foretold_what_the_ledger_shows(finished):
+    """Equal where the architecture is known beforehand; else within what bins of 5 % and shapes of one size allow."""
+    planned = pd.read_parquet(finished / "data/smoke/08_reporting/plan.parquet").groupby(["stage", "bin", "space"])
+    spent = pd.read_json(finished / "data/smoke/07_model_output/ledger.json").groupby(["stage", "bin", "space"])
+    columns = ["tokens", "flops"]
+    both = planned[columns].sum().join(spent[columns].sum().add_suffix("_spent"), how="outer")
+    both = both[(both["flops"] > 0) | both["flops_spent"].notna()]
+    for (stage, bin_name, _), row in both.iterrows():
+        if stage == "search":
+            # Candidates that are behind stop reading.
+            assert 0.4 * row["tokens"] <= row["tokens_spent"] <= row["tokens"]
+        else:
+            certificate = 32 if stage == "evaluation" and bin_name else 0
+            assert row["tokens_spent"] == row["tokens"] + certificate, (stage, bin_name)
+        known = stage in {"calibration", "teacher"} or not bin_name
+        if stage != "search":
+            assert row["flops_spent"] == pytest.approx(row["flops"], rel=1e-9 if known else 0.35), (stage, bin_name)
 
 
 def test_every_candidate_is_in_the_history_and_in_its_bin(finished):

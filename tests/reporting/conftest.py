@@ -83,9 +83,9 @@ def build_study(num_variants: int) -> Study:
     arms = [_arm(rng, variant, arm, centers, hardness) for variant in variants for arm in ARMS]
     ledger_entries = [_entry("calibration", ("", ""), "", 2.1e12), _entry("evaluation", ("", ""), "", 1.2e12)]
     for variant in variants:
-        ledger_entries += [_entry("search", variant, "", 2.4e13), _entry("selection", variant, "", 3e12)]
+        ledger_entries += [_entry("search", variant, "", 2.4e13), _entry("compensation", variant, "", 3e12)]
         for arm in ARMS:
-            ledger_entries += [_entry("training", variant, arm, 9e12), _entry("evaluation", variant, arm, 8e11)]
+            ledger_entries += [_entry("training", variant, arm, 9e12), _entry("heldout", variant, arm, 8e11)]
         ledger_entries.append(_entry("teacher", variant, "distilled", 5.9e12))
     return Study(
         teacher=_teacher(),
@@ -163,6 +163,8 @@ def _arm(
         "seconds": 71.5,
         "student_flops": tokens * FLOPS_PER_TOKEN,
         "teacher_flops": tokens * 2.9e8 if arm == "distilled" else 0.0,
+        "heldout_flops": 8e11,
+        "heldout_tokens": 20_480,
         "device": "cpu",
         "precision": "float32",
         "losses": losses,

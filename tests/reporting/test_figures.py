@@ -38,7 +38,7 @@ def few_or_many(make_study: Callable, request: pytest.FixtureRequest) -> tuple[i
         ),
         ("perplexity_by_arm", lambda _: 3 * (1 + NUM_SOURCES), "variant", "perplexity (log)"),
         ("parameter_spread", lambda _: 2, "parameters", "share of the sample (%)"),
-        ("flops_by_stage", lambda _: 6, "floating-point operations", "variant"),
+        ("flops_by_stage", lambda _: 7, "floating-point operations", "variant"),
     ],
 )
 def test_traces_and_axes(few_or_many: tuple, name: str, num_traces: Callable, x: str, y: str) -> None:

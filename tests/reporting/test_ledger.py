@@ -1,76 +1,97 @@
-"""What was spent and what was saved, against values worked by hand."""
+"""What was spent and what was saved, against values worked by hand and against those that the paper prints."""
 
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategies import pythia
 
-from budwood.reporting.ledger import savings, total_by_stage
+from budwood.arch.count import forward_flops_per_token, training_flops_per_token
+from budwood.arch.spec import Architecture
+from budwood.reporting.ledger import LEDGERS, paper_search_flops, savings, tokens_to_match, total_by_stage
 from budwood.reporting.records import LedgerEntry
 
 # random_init ends at 5.0 nats after 400 tokens and 400 FLOPs.
 BASELINE_LOSSES = [10.0, 8.0, 6.0, 5.5, 5.0]
+RATIOS = [f"ratio_{ledger}" for ledger in LEDGERS]
 
 
-def entry(stage: str, where: tuple[str, str, str], flops: float) -> LedgerEntry:
+def entry(stage: str, where: tuple[str, str, str], flops: float, tokens: int = 3) -> LedgerEntry:
     """Return a cost."""
-    return {
-        "stage": stage,
-        "bin": where[0],
-        "space": where[1],
-        "arm": where[2],
-        "flops": flops,
-        "tokens": 3,
-        "seconds": 2.0,
-    }
+    facts = dict(zip(("bin", "space", "arm"), where, strict=True))
+    return {"stage": stage, **facts, "flops": flops, "tokens": tokens, "seconds": 2.0}
 
 
-def curve(arm: str, losses: list[float], flops_per_token: float = 1.0) -> pd.DataFrame:
+def curve(arm: str, losses: list[float]) -> pd.DataFrame:
     """Return a curve with a held-out loss every 100 tokens, and train losses in between."""
     step = np.arange(2 * len(losses) - 1)
     held_out = np.full(step.size, np.nan)
     held_out[::2] = losses
     frame = pd.DataFrame({"step": step, "tokens": 50 * step, "train_loss": 1.0, "heldout_loss": held_out})
-    return frame.assign(bin="half", space="coarse", arm=arm, flops=frame["tokens"] * flops_per_token)
+    return frame.assign(bin="half", space="coarse", arm=arm)
+
+
+def by_sequence(arm: str, losses: list[list[float]]) -> pd.DataFrame:
+    """Return a curve with the losses of several sequences every 100 tokens."""
+    frame = pd.DataFrame({"step": range(len(losses)), "heldout_losses": losses})
+    means = [float(np.mean(values)) for values in losses]
+    return frame.assign(tokens=100 * frame["step"], heldout_loss=means, bin="half", space="coarse", arm=arm)
+
+
+def trained(arm: str, space: str = "coarse", flops: float = 400.0, tokens: int = 400) -> LedgerEntry:
+    """Return the cost of the student's training, one FLOP a token."""
+    return entry("training", ("half", space, arm), flops, tokens)
+
+
+TRAINED = [trained("random_init"), trained("subnet_init"), trained("distilled")]
+SEARCHED = [
+    entry("calibration", ("", "", ""), 10.0),
+    entry("search", ("half", "coarse", ""), 90.0),
+    entry("search", ("quarter", "coarse", ""), 7_000.0),
+]
+LEDGER = [
+    *SEARCHED,
+    *TRAINED,
+    entry("search", ("half", "fine", ""), 20.0),
+    entry("compensation", ("half", "fine", ""), 5.0),
+    trained("subnet_init", "fine", 30.0, 10),
+    trained("random_init", "fine", 800.0, 10),
+    trained("distilled", "fine", 40.0, 10),
+    entry("teacher", ("half", "fine", "distilled"), 60.0, 10),
+    entry("teacher", ("half", "coarse", "distilled"), 1200.0, 400),
+    entry("heldout", ("half", "coarse", "subnet_init"), 9_000.0),
+    entry("evaluation", ("half", "coarse", "subnet_init"), 9_000.0),
+]
 
 
 def saved(*arms: pd.DataFrame, ledger: list[LedgerEntry] | None = None) -> pd.DataFrame:
     """Return the savings of some arms beside the baseline, by arm."""
-    return savings(pd.concat([curve("random_init", BASELINE_LOSSES), *arms]), ledger or []).set_index("arm")
-
-
-LEDGER = [
-    entry("calibration", ("", "", ""), 10.0),
-    entry("search", ("half", "coarse", ""), 90.0),
-    entry("search", ("quarter", "coarse", ""), 7_000.0),
-    entry("selection", ("half", "coarse", "subnet_init"), 50.0),
-    entry("selection", ("half", "coarse", "distilled"), 100.0),
-    entry("training", ("half", "coarse", "subnet_init"), 400.0),
-    entry("evaluation", ("half", "coarse", "subnet_init"), 9_000.0),
-]
+    frame = savings(pd.concat([curve("random_init", BASELINE_LOSSES), *arms]), TRAINED if ledger is None else ledger)
+    return frame.set_index("arm")
 
 
 def test_reached_by_interpolation() -> None:
     """7 -> 4 crosses 5 after two thirds of the second hundred tokens: 166.67 tokens; 400 FLOPs buy 2.4 of it."""
     row = saved(curve("subnet_init", [9.0, 7.0, 4.0, 6.0, 4.0]), ledger=LEDGER).loc["subnet_init"]
+    match = 500 / 3
     assert row["status"] == "reached"
     assert row["target_loss"] == 5.0
-    assert row["tokens_to_match"] == pytest.approx(500 / 3)
-    assert row["flops_to_match"] == pytest.approx(500 / 3)
+    assert (row["baseline_tokens"], row["baseline_flops"]) == (400, 400)
+    assert row["tokens_to_match"] == pytest.approx(match)
+    assert row["flops_to_match"] == pytest.approx(match)
     assert row["search_flops"] == 100
-    assert row["ratio_training"] == pytest.approx(400 / (500 / 3))
-    assert row["ratio_with_search"] == pytest.approx(400 / (500 / 3 + 100))
-    assert row["ratio_with_selection"] == pytest.approx(400 / (500 / 3 + 150))
+    # The other space: its search, its compensation, and the 30 FLOPs of the same arm there.
+    assert row["selection_flops"] == 55
+    assert row["teacher_flops"] == 0
+    assert row[RATIOS].tolist() == pytest.approx([400 / c for c in (match, match + 100, match + 155, match + 155)])
 
 
-def test_teachers_flops_count() -> None:
-    """A distilled arm that pays 3 FLOPs a token matches after 100 tokens and 300 FLOPs."""
-    row = saved(curve("distilled", [9.0, 5.0, 4.0], flops_per_token=3.0), ledger=LEDGER).loc["distilled"]
-    assert (row["tokens_to_match"], row["flops_to_match"]) == (100, 300)
-    assert row["ratio_training"] == pytest.approx(4 / 3)
-    assert row["ratio_with_search"] == pytest.approx(1.0)
-    assert row["ratio_with_selection"] == pytest.approx(0.8)
+def test_the_teacher_has_a_ledger_of_its_own() -> None:
+    """After 100 tokens: 100 of the student, 3 FLOPs a token of the teacher, and 60 in the probe."""
+    row = saved(curve("distilled", [9.0, 5.0, 4.0]), ledger=LEDGER).loc["distilled"]
+    assert (row["tokens_to_match"], row["flops_to_match"], row["teacher_flops"]) == (100, 100, 360)
+    assert row[RATIOS].tolist() == pytest.approx([400 / c for c in (100, 200, 265, 625)])
 
 
 @pytest.mark.parametrize("start", [5.0, 4.0])
@@ -84,15 +105,13 @@ def test_at_step_0(start: float) -> None:
 
 
 def test_at_step_0_without_a_recorded_search_has_no_ratio() -> None:
-    row = saved(curve("subnet_init", [4.0, 3.0])).loc["subnet_init"]
-    assert row[["ratio_training", "ratio_with_search", "ratio_with_selection"]].isna().all()
+    assert saved(curve("subnet_init", [4.0, 3.0])).loc["subnet_init", RATIOS].isna().all()
 
 
 def test_not_reached() -> None:
     row = saved(curve("subnet_init", [9.0, 7.0, 5.01]), ledger=LEDGER).loc["subnet_init"]
     assert row["status"] == "not reached"
-    numbers = ["tokens_to_match", "flops_to_match", "ratio_training", "ratio_with_search", "ratio_with_selection"]
-    assert row[numbers].isna().all()
+    assert row[["tokens_to_match", "flops_to_match", "teacher_flops", *RATIOS]].isna().all()
 
 
 @pytest.mark.parametrize("baseline", [[], [curve("random_init", [10.0, np.nan])]])
@@ -100,7 +119,7 @@ def test_no_baseline(baseline: list[pd.DataFrame]) -> None:
     """Without a baseline, or one that diverged, there is nothing to match."""
     row = savings(pd.concat([*baseline, curve("subnet_init", [4.0, 3.0])]), LEDGER).iloc[0]
     assert row["status"] == "no baseline"
-    assert row[["target_loss", "tokens_to_match", "ratio_training", "ratio_with_search"]].isna().all()
+    assert row[["target_loss", "tokens_to_match", "baseline_flops", *RATIOS]].isna().all()
 
 
 def test_the_baseline_has_no_row() -> None:
@@ -108,10 +127,21 @@ def test_the_baseline_has_no_row() -> None:
     assert list(saved(curve("subnet_init", [9.0]), curve("distilled", [9.0])).index) == ["subnet_init", "distilled"]
 
 
+def test_any_arm_can_be_the_reference() -> None:
+    curves = pd.concat([curve("random_init", BASELINE_LOSSES), curve("subnet_init", [9.0, 6.0])])
+    row = savings(curves, TRAINED, reference="subnet_init").set_index("arm").loc["random_init"]
+    assert (row["target_loss"], row["tokens_to_match"], row["ratio_training"]) == (6.0, 200.0, 0.5)
+
+
 def test_a_curve_must_start_at_step_0() -> None:
     late = curve("subnet_init", [9.0, 4.0]).query("step > 0")
     with pytest.raises(ValueError, match="half/coarse/subnet_init has no finite held-out loss at step 0"):
         saved(late)
+
+
+def test_an_arm_whose_training_was_not_charged_is_refused() -> None:
+    with pytest.raises(ValueError, match="ledger: the training of half/coarse/subnet_init is missing"):
+        saved(curve("subnet_init", [9.0, 4.0]), ledger=TRAINED[:1])
 
 
 @settings(max_examples=40, deadline=None)
@@ -124,17 +154,137 @@ def test_the_match_lies_on_the_curve(losses: list[float], scale: float) -> None:
         read = np.interp(row["tokens_to_match"], 100 * np.arange(len(losses)), losses)
         assert read == pytest.approx(5.0)
         assert min(losses[: int(row["tokens_to_match"] // 100) + 1]) > 5.0
-        curves = pd.concat([curve("random_init", BASELINE_LOSSES, scale), curve("subnet_init", losses, scale)])
-        assert savings(curves, [])["ratio_training"].iloc[0] == pytest.approx(row["ratio_training"])
+        scaled = [trained(arm, flops=400.0 * scale) for arm in ("random_init", "subnet_init")]
+        assert saved(own, ledger=scaled)["ratio_training"].iloc[0] == pytest.approx(row["ratio_training"])
+
+
+def test_every_row_has_its_own_match() -> None:
+    losses = np.array([[4.0, 1.0, 0.0], [4.0, 3.0, 2.0], [4.0, 4.0, 4.0], [1.0, 4.0, 0.0]])
+    matched = tokens_to_match(np.array([0.0, 10.0, 30.0]), losses, np.array([2.5, 2.5, 2.5, 1.0]))
+    assert matched.tolist() == [5.0, 20.0, np.inf, 0.0]
+
+
+def test_sequences_that_all_agree_leave_no_doubt() -> None:
+    """Shifting a sequence for both arms changes nothing: the bootstrap draws sequences together."""
+    hard = np.array([0.0, 3.0, -2.0, 7.0])
+    curves = [
+        by_sequence(arm, [list(loss + hard) for loss in losses])
+        for arm, losses in {"random_init": [9.0, 5.0], "subnet_init": [7.0, 4.0]}.items()
+    ]
+    row = savings(pd.concat(curves), TRAINED).iloc[0]
+    assert (row["num_runs"], row["tokens_to_match"]) == (1, pytest.approx(200 / 3))
+    assert row["tokens_to_match_low"] == row["tokens_to_match_high"] == pytest.approx(200 / 3)
+    assert row["ratio_training_low"] == row["ratio_training_high"] == pytest.approx(100 / (200 / 3))
+
+
+def test_sequences_that_disagree_widen_the_interval() -> None:
+    """One sequence matches after 50 tokens, the other never: resamples of either alone are the ends."""
+    curves = pd.concat(
+        [by_sequence("random_init", [[9.0, 9.0], [5.0, 5.0]]), by_sequence("subnet_init", [[8.0, 8.0], [2.0, 6.0]])]
+    )
+    row = savings(curves, LEDGER).iloc[0]
+    assert row["tokens_to_match"] == pytest.approx(75.0)
+    assert (row["tokens_to_match_low"], row["tokens_to_match_high"]) == (pytest.approx(50.0), np.inf)
+    assert row["ratio_training_low"] == 0
+    assert row["ratio_training_high"] == pytest.approx(100 / 50)
+    assert row["ratio_with_search_high"] == pytest.approx(100 / 150)
+
+
+def test_seeds_add_their_spread() -> None:
+    """Two seeds of an arm match after 50 and 100 tokens; their mean after 75 of a mean curve."""
+    arm = [curve("subnet_init", losses).assign(seed=seed) for seed, losses in enumerate(([7.0, 3.0], [7.0, 5.0]))]
+    curves = pd.concat([curve("random_init", [9.0, 5.0]).assign(seed=0), *arm])
+    row = savings(curves, TRAINED).iloc[0]
+    assert row["num_runs"] == 2
+    assert row["tokens_to_match"] == pytest.approx(200 / 3)
+    assert (row["tokens_to_match_low"], row["tokens_to_match_high"]) == (pytest.approx(50), pytest.approx(100))
+
+
+def test_one_run_without_sequences_claims_no_certainty() -> None:
+    row = saved(curve("subnet_init", [9.0, 4.0])).loc["subnet_init"]
+    assert row[["tokens_to_match_low", "ratio_training_low", "ratio_with_search_high"]].isna().all()
+
+
+def test_other_held_out_sequences_are_refused() -> None:
+    curves = [by_sequence("random_init", [[9.0, 9.0], [5.0, 5.0]]), by_sequence("subnet_init", [[8.0] * 3, [4.0] * 3])]
+    with pytest.raises(ValueError, match="different numbers of held-out sequences"):
+        savings(pd.concat(curves), TRAINED)
 
 
 def test_total_by_stage_sums_in_the_order_of_the_stages() -> None:
     totals = total_by_stage(LEDGER[::-1])
-    assert totals["stage"].tolist() == ["calibration", "search", "selection", "training", "evaluation"]
-    assert totals["flops"].tolist() == [10, 7_090, 150, 400, 9_000]
-    assert totals["tokens"].tolist() == [3, 6, 6, 3, 3]
+    assert totals["stage"].tolist() == [
+        *("calibration", "search", "compensation", "training", "teacher", "heldout", "evaluation")
+    ]
+    assert totals["flops"].tolist() == [10, 7_110, 5, 2_070, 1_260, 9_000, 9_000]
 
 
 def test_unknown_stage_is_refused() -> None:
     with pytest.raises(ValueError, match="stage 'serch' is unknown; allowed are calibration, search"):
         total_by_stage([entry("serch", ("", "", ""), 1.0)])
+
+
+PYTHIA_410M, PYTHIA_1B, PYTHIA_28B = (
+    pythia(50304, *sizes) for sizes in ((24, 1024, 16), (16, 2048, 8), (32, 2560, 32))
+)
+PAPER = [
+    # Table 9 and the training of the bin's Pythia, in exaFLOP; then savings: tables 12 and 11, and what the same inputs
+    # give with all four searches, and with the three losing probes too.
+    (PYTHIA_410M, (2.3, 27.25), (2.0, 1.71, 1.18, 0.69)),
+    (PYTHIA_1B, (5.4, 62.55), (2.07, 1.75, 1.21, 0.70)),
+    (PYTHIA_28B, (15.4, 178.85), (9.32, 5.16, 2.21, 0.95)),
+]
+BUDGET, PROBE, SPACES = 10_000_000_000, 2_000_000_000, ("coarse", "coarse_layerwise", "fine", "fine_layerwise")
+
+
+REFERENCE = curve("random_init", [9.0, 5.0]).assign(tokens=lambda frame: frame["step"] * BUDGET / 2)
+
+
+def paper_search(center: Architecture) -> float:
+    """Return the cost of one of the paper's searches."""
+    return paper_search_flops(center, num_evaluations=5_050, num_sequences=1_000, sequence_length=512)
+
+
+def paper_ledger(center: Architecture, probe_tokens: int) -> list[LedgerEntry]:
+    """Return the paper's study of one bin: four searches, a probe of every space, and the winner's training."""
+    per_token = training_flops_per_token(center, context=2048)
+    searches = [entry("search", ("half", space, ""), paper_search(center)) for space in SPACES]
+    runs = [trained(arm, "coarse", BUDGET * per_token, BUDGET) for arm in ("random_init", "subnet_init", "distilled")]
+    probes = [
+        trained(arm, space, probe_tokens * per_token, probe_tokens)
+        for space in SPACES[1:]
+        for arm in ("subnet_init", "distilled")
+        if probe_tokens
+    ]
+    return [*searches, *runs, *probes]
+
+
+def matching_after(arm: str, saving: float) -> pd.DataFrame:
+    """Return the curve of an arm that falls to 5 nats after a share 1 / saving of the budget."""
+    frame = curve(arm, [5.0 + 1 / saving, 4.0 + 1 / saving])
+    return frame.assign(tokens=frame["step"] * BUDGET / 2)
+
+
+@pytest.mark.parametrize(("center", "costs", "ratios"), PAPER)
+def test_tables_9_11_and_12(center, costs, ratios) -> None:
+    search, training = costs
+    assert round(paper_search(center) / 1e18, 1) == search
+    curves = pd.concat([REFERENCE, matching_after("subnet_init", ratios[0])])
+    row = savings(curves, paper_ledger(center, 0)).iloc[0]
+    assert row["baseline_flops"] / 1e18 == pytest.approx(training, rel=1e-3)
+    assert row[RATIOS[:3]].tolist() == pytest.approx(ratios[:3], rel=0.01)
+    row = savings(curves, paper_ledger(center, PROBE)).iloc[0]
+    assert row[RATIOS].tolist() == pytest.approx([*ratios[:2], ratios[3], ratios[3]], rel=0.01)
+
+
+def test_distillation_adds_the_teachers_forward() -> None:
+    """The audit: Pythia-6.9B adds 14.37 GFLOP to every token."""
+    teacher = pythia(50432, 32, 4096, 32)
+    passes = BUDGET * forward_flops_per_token(teacher, context=2048)
+    assert passes / BUDGET / 1e9 == pytest.approx(14.37, abs=0.005)
+    curves = pd.concat([REFERENCE, matching_after("distilled", 2.0)])
+    taught = [entry("teacher", ("half", "coarse", "distilled"), passes, BUDGET)]
+    row = savings(curves, paper_ledger(PYTHIA_410M, 0) + taught).iloc[0]
+    assert row["ratio_with_selection"] == pytest.approx(1.18, rel=0.01)
+    assert row["teacher_flops"] / 1e18 == pytest.approx(71.85, rel=1e-3)
+    assert row["ratio_with_teacher"] == pytest.approx(27.25 / (13.625 + 4 * 2.349 + 71.85), rel=1e-3)

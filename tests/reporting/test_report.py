@@ -56,7 +56,7 @@ def test_the_start_quotes_the_tables(make_study: Callable) -> None:
     assert "`subnet_init` -3.000 ± 0.013 nats (lower, beyond the noise)" in text
     assert "`distilled` -3.500 ± 0.013 nats (lower, beyond the noise)" in text
     assert "`random_init` 9.22 TFLOP" in text
-    assert "calibration, search and compensation 26.1 TFLOP" in text
+    assert "calibration, search and compensation 29.1 TFLOP" in text
     assert "over 64 validation sequences" in text
 
 
@@ -94,7 +94,7 @@ def test_no_ratio_where_none_is_defined(make_study: Callable) -> None:
     assert "not reached" in rows["subnet_init"]
     assert not re.search(r"\dx ", rows["subnet_init"])
     assert "at step 0" in rows["distilled"]
-    assert len(re.findall(r"\dx ", rows["distilled"])) == 2
+    assert len(re.findall(r"\dx ", rows["distilled"])) == 3
     assert "`subnet_init` does not reach it, `distilled` has it before any training" in start(markdown)
 
 

@@ -5,10 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from strategies import decoder, layer
 from teachers import FULL, TEACHERS, architecture_of, select, tiny_teacher, weights_of
 
 from budwood.arch.selection import Selection
-from budwood.subnet.compensate import STEPS, Compensation, compensate, regress
+from budwood.arch.spec import Architecture
+from budwood.subnet.compensate import STEPS, Compensation, compensate, count_gaps, regress, regression_flops
 from budwood.subnet.extract import child_state, extract_child, resolve
 from budwood.subnet.importance import measure_importance
 from budwood.subnet.ordering import Ordering, order_teacher
@@ -246,3 +248,28 @@ def test_a_ridge_must_be_positive(name, value):
 def test_steps_are_named_in_order():
     assert Compensation().steps == STEPS
     assert replace(NONE, layers=True, neurons=True).steps == ("neurons", "layers")
+
+
+def test_what_regressions_cost_by_hand() -> None:
+    """A layer of 8 head dimensions and 10 neurons, of which 4 and 5 are kept, and 6 of 8 channels; 7 tokens."""
+    teacher = decoder("llama", 11, 8, *[layer(4, 4, 2, 10)] * 3, tied=True)
+    child = decoder("llama", 11, 6, layer(2, 2, 2, 5), tied=True)
+    channels = 2 * 6 * 8 * 7 + 6**3 / 3 + 2 * 6**2 * 2
+    heads = 2 * 4 * 8 * 7 + 4**3 / 3 + 2 * 4**2 * 4
+    neurons = 2 * 5 * 10 * 7 + 5**3 / 3 + 2 * 5**2 * 5
+    gap = 4 * 8**2 * 7 + 8**3 / 3 + 2 * 8**3
+
+    def cost(gaps: int = 0, whole: Architecture = teacher, **changes: bool) -> float:
+        return regression_flops(whole, child, Compensation(**changes), num_tokens=7, num_gaps=gaps)
+
+    assert cost() == pytest.approx(2 * channels + heads + neurons)
+    assert cost(gaps=2) == pytest.approx(2 * channels + heads + neurons + 2 * gap)
+    assert cost(gaps=2, layers=False, heads=False, neurons=False) == pytest.approx(2 * channels)
+    # An output matrix of its own reads the channels once more.
+    assert cost(whole=replace(teacher, tie_word_embeddings=False)) == pytest.approx(3 * channels + heads + neurons)
+    assert regression_flops(child, child, Compensation(), num_tokens=7, num_gaps=0) == 0
+
+
+@pytest.mark.parametrize(("kept", "gaps"), [([0, 1, 2, 3], 0), ([0, 2], 2), ([1, 2, 3], 0), ([0], 1), ([0, 3], 1)])
+def test_gaps_follow_kept_layers(kept: list[int], gaps: int) -> None:
+    assert count_gaps(kept, depth=4) == gaps

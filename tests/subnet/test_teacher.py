@@ -11,7 +11,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from budwood.arch.count import num_parameters
 from budwood.subnet import teacher as module
-from budwood.subnet.teacher import TeacherSource, byte_tokenizer, check_folder, fetch_teacher, fingerprint
+from budwood.subnet.checkpoint import read_architecture
+from budwood.subnet.teacher import (
+    TeacherSource,
+    byte_tokenizer,
+    check_folder,
+    describe_teacher,
+    fetch_teacher,
+    fingerprint,
+)
 
 SIZES = {
     "hidden_size": 16,
@@ -194,3 +202,38 @@ def test_a_gguf_file_becomes_a_checkpoint(tmp_path):
     written = Path(fetched.folder / "model.safetensors").stat().st_mtime_ns
     again = fetch_teacher(source, tmp_path)
     assert Path(again.folder / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_a_random_teacher_can_be_of_any_family(tmp_path):
+    sizes = SIZES | {"model_type": "gpt_neox", "tie_word_embeddings": False, "num_attention_heads": 4}
+    sizes = {name: size for name, size in sizes.items() if name not in {"num_key_value_heads", "head_dim"}}
+    source = TeacherSource(random=sizes)
+    fetched = fetch_teacher(source, tmp_path)
+    assert fetched.name == "random gpt_neox"
+    assert read_architecture(fetched.folder) == describe_teacher(source)
+    assert describe_teacher(source).family == "gpt_neox"
+
+
+def test_a_teacher_is_described_without_its_weights(fetched, tmp_path):
+    described = read_architecture(fetched.folder)
+    assert describe_teacher(TeacherSource(random=SIZES)) == described
+    (tmp_path / "config.json").write_text((fetched.folder / "config.json").read_text())
+    assert describe_teacher(TeacherSource(model=str(tmp_path))) == described
+
+
+def test_only_the_configuration_of_a_hub_model_is_fetched(fetched, monkeypatch):
+    asked = []
+
+    def download(model, revision, allow_patterns):
+        asked.append((model, revision, allow_patterns))
+        return str(fetched.folder)
+
+    monkeypatch.setattr("budwood.subnet.teacher.snapshot_download", download)
+    described = describe_teacher(TeacherSource(model="a/b", revision="main"))
+    assert described == read_architecture(fetched.folder)
+    assert asked == [("a/b", "main", ["config.json"])]
+
+
+def test_a_folder_without_a_config_cannot_be_described(tmp_path):
+    with pytest.raises(ValueError, match=r"teacher.model: .* holds no config.json"):
+        describe_teacher(TeacherSource(model=str(tmp_path)))

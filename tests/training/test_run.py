@@ -55,6 +55,8 @@ def test_a_run_learns_and_leaves_a_checkpoint_a_curve_and_a_result(make_job, mod
     assert sorted(heldout) == [0, 10, 20]
     assert heldout[20] < heldout[0] - 0.5
     assert [row["step"] for row in curve if "train_loss" in row] == list(range(1, 21))
+    by_sequence = {row["step"]: row.pop("heldout_losses") for row in curve if "heldout_losses" in row}
+    assert {step: pytest.approx(sum(losses) / 4) for step, losses in by_sequence.items()} == heldout
     assert tracked == [
         (row["step"], {f"child.{name}": value for name, value in row.items() if name != "step"}) for row in curve
     ]
@@ -91,7 +93,9 @@ def test_micro_batches_do_not_matter(make_job, objective):
         torch.testing.assert_close(single[name], tensor, rtol=0, atol=1e-5)
     assert max(float((whole[name] - before[name]).abs().max()) for name in whole) > 0.01
     for one, other in zip(*(read_curve(job.output_folder) for job in jobs), strict=True):
+        losses = [row.pop("heldout_losses", []) for row in (one, other)]
         assert one == pytest.approx(other, rel=1e-4)
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,12 @@ from typing import Any
 
 import pandas as pd
 
+from budwood.arch.count import forward_flops_per_token
 from budwood.corpus.packing import PackedCorpus
 from budwood.parameters import ArmParameters, MeasurementParameters
 from budwood.pipelines.tracking import track
 from budwood.pipelines.work import claim
+from budwood.subnet.checkpoint import read_architecture
 from budwood.subnet.teacher import fingerprint
 from budwood.training.job import Initialisation, Schedule, TrainingJob
 from budwood.training.run import MODEL, read_curve, train
@@ -55,15 +57,26 @@ def arm_node(name: str, initialisation: Initialisation, description: str) -> Cal
             precision=measurement.precision,
         )
         record = train(job, track)
-        return job.output_folder / MODEL, record, curve_table(record, read_curve(job.output_folder))
+        curve = curve_table(record, read_curve(job.output_folder))
+        return job.output_folder / MODEL, record | heldout_cost(job, curve), curve
 
     node.__name__ = f"train_{name}"
     node.__doc__ = description
     return node
 
 
-def curve_table(record: dict[str, Any], rows: list[dict[str, float]]) -> pd.DataFrame:
+def curve_table(record: dict[str, Any], rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Return a run's losses by step, with the tokens and FLOPs spent until then."""
     flops = (record["student_flops"] + record["teacher_flops"]) / record["steps"]
-    table = pd.DataFrame(rows).reindex(columns=["step", "train_loss", "heldout_loss", "learning_rate"])
+    columns = ["step", "train_loss", "heldout_loss", "heldout_losses", "learning_rate"]
+    table = pd.DataFrame(rows).reindex(columns=columns)
     return table.assign(tokens=table["step"] * record["tokens_per_step"], flops=table["step"] * flops)
+
+
+def heldout_cost(job: TrainingJob, curve: pd.DataFrame) -> dict[str, Any]:
+    """Return what the held-out losses on the way cost: every sequence is read at each of their points."""
+    length = job.schedule.sequence_length
+    # Losses by sequence stand there even where their mean is no number.
+    tokens = int(curve["heldout_losses"].notna().sum()) * job.heldout_windows * length
+    flops = tokens * forward_flops_per_token(read_architecture(job.model_folder), context=length)
+    return {"heldout_tokens": tokens, "heldout_flops": float(flops)}

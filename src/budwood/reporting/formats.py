@@ -3,8 +3,11 @@
 import math
 
 MISSING = "n/a"
-_SECONDS_PER_MINUTE, _SECONDS_PER_HOUR = 60, 3600
+_SECONDS_PER_MINUTE, _SECONDS_PER_HOUR, _SECONDS_PER_DAY = 60, 3600, 86400
+_DAYS_IN_HOURS = 3
+"""Days up to which a time is given in hours."""
 _COUNT_PREFIXES = ("", "k", "M", "B", "T")
+_BYTE_PREFIXES = ("", "Ki", "Mi", "Gi", "Ti", "Pi")
 _FLOP_PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 
 
@@ -33,7 +36,7 @@ def flops(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time: 4.20 s, 12 min 5 s, 3 h 20 min."""
+    """Return a time: 4.20 s, 12 min 5 s, 3 h 20 min, 12.4 days."""
     if not math.isfinite(seconds):
         return MISSING
     if seconds < _SECONDS_PER_MINUTE:
@@ -41,7 +44,15 @@ def duration(seconds: float) -> str:
     whole = round(seconds)
     if whole < _SECONDS_PER_HOUR:
         return f"{whole // _SECONDS_PER_MINUTE} min {whole % _SECONDS_PER_MINUTE} s"
+    if whole > _DAYS_IN_HOURS * _SECONDS_PER_DAY:
+        return f"{significant(whole / _SECONDS_PER_DAY)} days"
     return f"{whole // _SECONDS_PER_HOUR} h {whole % _SECONDS_PER_HOUR // _SECONDS_PER_MINUTE} min"
+
+
+def size(num_bytes: float) -> str:
+    """Return an amount of memory: 812 B, 4.20 MiB, 23.6 GiB."""
+    power = min(len(_BYTE_PREFIXES) - 1, max(0, math.floor(math.log2(num_bytes) / 10))) if num_bytes >= 1 else 0
+    return f"{significant(num_bytes / 1024**power)} {_BYTE_PREFIXES[power]}B"
 
 
 def plus_minus(mean: float, standard_error: float, *, signed: bool = False) -> str:

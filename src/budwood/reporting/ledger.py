@@ -1,29 +1,43 @@
-"""The ledger: what every stage cost, and what an arm saved against the random baseline."""
+"""The ledger: what every stage cost, and what an arm saved against a reference."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from budwood.arch.count import forward_flops_per_token
+from budwood.arch.spec import Architecture
 from budwood.reporting.records import BASELINE, SHARED, LedgerEntry
 
-STAGES = ("calibration", "search", "compensation", "selection", "training", "teacher", "evaluation")
-LEDGERS: dict[str, tuple[str, ...]] = {
-    "training": (),
-    "with_search": ("calibration", "search", "compensation"),
-    "with_selection": ("calibration", "search", "compensation", "selection"),
-}
-"""The stages that each ledger charges to an arm on top of its training."""
+STAGES = ("calibration", "search", "compensation", "training", "teacher", "heldout", "evaluation")
+SEARCH_STAGES = ("calibration", "search", "compensation")
+"""What it takes to find and cut out the sub-network of one variant."""
+LEDGERS = ("training", "with_search", "with_selection", "with_teacher")
+"""Each charges what the one before it does, and more; see `savings`."""
 
 AT_STEP_0, REACHED, NOT_REACHED, NO_BASELINE = "at step 0", "reached", "not reached", "no baseline"
+
+PAPER_CONTEXT = 2048
+"""Tokens over which the paper charges attention, whatever a candidate reads."""
+NUM_RESAMPLES = 1000
+"""Of the bootstrap behind intervals."""
+CONFIDENCE = 0.95
+
+Losses = NDArray[np.float64]
 
 _AMOUNTS = ["flops", "tokens", "seconds"]
 _ENTRY_COLUMNS = ["stage", "bin", "space", "arm", *_AMOUNTS]
 _SAVINGS_COLUMNS = [
-    *("bin", "space", "arm", "target_loss", "status", "tokens_to_match", "flops_to_match"),
-    *("baseline_tokens", "baseline_flops", "search_flops"),
-    *(f"ratio_{ledger}" for ledger in LEDGERS),
+    *("bin", "space", "arm", "num_runs", "target_loss", "status"),
+    *(f"tokens_to_match{end}" for end in ("", "_low", "_high")),
+    *("flops_to_match", "baseline_tokens", "baseline_flops", "search_flops", "selection_flops", "teacher_flops"),
+    *(f"ratio_{ledger}{end}" for ledger in LEDGERS for end in ("", "_low", "_high")),
 ]
+
+# Shape legend: R resamples, S runs (seeds) of an arm, P points of a curve, N held-out sequences.
 
 
 def ledger_frame(ledger: Sequence[LedgerEntry]) -> pd.DataFrame:
@@ -51,53 +65,77 @@ def total_by_stage(ledger: Sequence[LedgerEntry]) -> pd.DataFrame:
     return ledger_frame(ledger).groupby("stage", observed=True)[_AMOUNTS].sum().reset_index().astype({"stage": str})
 
 
-def savings(curves: pd.DataFrame, ledger: Sequence[LedgerEntry]) -> pd.DataFrame:
-    """Return what each arm needed to reach the loss at which its variant's `random_init` ended.
+def paper_search_flops(
+    center: Architecture, *, num_evaluations: int, num_sequences: int, sequence_length: int
+) -> float:
+    """Return what the paper charges for one search (section B.2, table 9).
 
-    The target is the held-out loss of `random_init` after its last step on the same variant (same architecture, same
-    held-out tokens). An arm matches it at the first point where the straight line between two neighbouring held-out
-    losses falls to the target; tokens and FLOPs are read off that line. `status` is
+    Every candidate is charged as the model at the centre of its bin, and attention over 2,048 tokens, though it sees
+    `sequence_length`. What a search of ours cost is in the ledger: candidate by candidate, over what it read.
+
+    Args:
+        center: the model at the centre of the bin.
+        num_evaluations: candidates; the paper's 5,050.
+        num_sequences: sequences that each of them reads; the paper's 1,000.
+        sequence_length: tokens of a sequence; the paper's 512.
+    """
+    tokens = num_evaluations * num_sequences * sequence_length
+    return float(tokens * forward_flops_per_token(center, context=PAPER_CONTEXT))
+
+
+def savings(curves: pd.DataFrame, ledger: Sequence[LedgerEntry], reference: str = BASELINE) -> pd.DataFrame:
+    """Return what each arm needed to reach the loss at which the reference of its variant ended.
+
+    The target is the held-out loss of the reference after its last step, on the same variant and the same held-out
+    tokens. An arm matches it at the first point where the straight line between two neighbouring held-out losses falls
+    to the target. Where an arm ran with several seeds, its curve is the mean of theirs. `status` is
 
     * `reached`: the arm starts above the target and falls to it later;
     * `at step 0`: it starts at or below the target, before any training;
     * `not reached`: none of its held-out losses is at or below the target;
-    * `no baseline`: the variant has no `random_init` arm with a finite loss after its last step.
+    * `no baseline`: the variant has no reference with a finite loss after its last step.
 
-    `tokens_to_match` and `flops_to_match` are the arm's own training until then (forward and backward passes of the
-    student and, for `distilled`, the teacher's forward passes); both are 0 at step 0 and NaN where nothing is matched.
+    `flops_to_match` is the student's training until then; both are 0 at step 0 and NaN where nothing is matched.
+    `tokens_to_match_low` and `_high` enclose the match in 95 % of a bootstrap over held-out sequences, drawn together
+    for the arm and its reference, and over the seeds of each. The upper end is infinite where too many of the resampled
+    curves never match. Both are NaN where there is one run without losses by sequence, or one sequence. One run says
+    nothing about the spread between seeds: see `num_runs`.
 
-    Each ratio is `baseline_flops`, all that `random_init` spent on training, divided by the arm's cost, so above 1 the
-    arm was cheaper. The baseline is charged with its training only. The arm's cost is
+    Each ratio is `baseline_flops`, all that the reference spent on its training (one run, student only), divided by the
+    arm's cost, so above 1 the arm was cheaper. The arm's cost is
 
-    * `ratio_training`: `flops_to_match`. NaN unless the status is `reached`: at step 0 the cost is zero and the ratio
-      undefined;
-    * `ratio_with_search`: `flops_to_match + search_flops`, where `search_flops` is calibration, search and
-      compensation of this variant. Defined at step 0 too, where it is the baseline's cost over that of these alone;
-    * `ratio_with_selection`: the same and the stage `selection`.
+    * `ratio_training`: `flops_to_match`; NaN at step 0, where the cost is zero and the ratio undefined;
+    * `ratio_with_search`: and `search_flops`: calibration, search and compensation of this variant;
+    * `ratio_with_selection`: and `selection_flops`: those of all other spaces of the bin, and the training of the same
+      arm there, which together were the probes that told which space is best;
+    * `ratio_with_teacher`: and the teacher's forward passes until the match, and those in the probes. `teacher_flops`
+      is their sum at the match.
 
-    A stage's entries count for a variant and arm when their `bin`, `space` and `arm` equal the arm's or are empty. An
-    entry with empty fields is charged in full to every variant it serves, never shared out. No ratio is given where the
-    status is `not reached` or `no baseline`, or where the cost is zero.
+    An entry of the ledger with empty fields serves several variants; it is charged in full to each of them, and never
+    twice. No ratio is given where the status is `not reached` or `no baseline`, or where the cost is zero.
 
     Args:
-        curves: columns `bin`, `space`, `arm`, `step`, `tokens`, `flops` (cumulative), `heldout_loss` (nats per token,
-            NaN where none was measured).
+        curves: columns `bin`, `space`, `arm`, `step`, `tokens`, `heldout_loss` (nats per token, NaN where none was
+            measured); `heldout_losses`, the same by sequence, and `seed` where there are any.
         ledger: all costs.
+        reference: the arm whose last loss is to be reached.
 
     Returns:
-        One row per (bin, space, arm other than `random_init`), in the order of `curves`.
+        One row per (bin, space, arm other than the reference), in the order of `curves`.
 
     Raises:
-        ValueError: a curve has no finite held-out loss at step 0, or a ledger entry has an unknown stage.
+        ValueError: a curve has no finite held-out loss at step 0, its training is not in the ledger, or a ledger entry
+            has an unknown stage.
     """
     costs = ledger_frame(ledger)
     rows: list[dict[str, object]] = []
     for (bin_name, space), variant in curves.groupby(["bin", "space"], sort=False):
-        arms = {str(arm): curve.sort_values("step") for arm, curve in variant.groupby("arm", sort=False)}
-        baseline = _end(arms.pop(BASELINE, variant.iloc[:0]))
+        arms = dict(iter(variant.groupby("arm", sort=False)))
+        target = _end(arms.pop(reference, variant.iloc[:0]))
         for arm, curve in arms.items():
-            key = {"bin": str(bin_name), "space": str(space), "arm": arm}
-            rows.append(key | _saving(held_out(curve), baseline, _charges(costs, key)))
+            key = {"bin": str(bin_name), "space": str(space), "arm": str(arm)}
+            spent = _baseline_flops(costs, key | {"arm": reference}, target)
+            rows.append(key | _saving(_measured(curve), target, spent, _charges(costs, key)))
     return pd.DataFrame(rows, columns=_SAVINGS_COLUMNS)
 
 
@@ -107,52 +145,183 @@ def held_out(curve: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: step 0 is not among them.
     """
-    points: pd.DataFrame = curve[np.isfinite(curve["heldout_loss"])].sort_values("step")
+    points: pd.DataFrame = curve[np.isfinite(curve["heldout_loss"])].sort_values("step", kind="stable")
     if points.empty or points["step"].iloc[0] != 0:
         name = "/".join(str(curve[column].iloc[0]) for column in ("bin", "space", "arm"))
         raise ValueError(f"curves: {name} has no finite held-out loss at step 0, which tells whether it starts matched")
     return points
 
 
-def _end(curve: pd.DataFrame) -> dict[str, float]:
-    """Return the baseline's last held-out loss and total cost; NaN where the last step has no finite loss."""
-    last = curve[np.isfinite(curve["heldout_loss"]) & (curve["step"] == curve["step"].max())]
-    columns = {"target_loss": "heldout_loss", "baseline_tokens": "tokens", "baseline_flops": "flops"}
-    return {name: np.nan if last.empty else float(last[column].iloc[-1]) for name, column in columns.items()}
+def tokens_to_match(tokens: NDArray[np.float64], losses: Losses, targets: Losses) -> NDArray[np.float64]:
+    """Return [R] the tokens at which curves first fall to their targets; infinity where they never do.
+
+    Args:
+        tokens: [P] where losses were measured; 0 first.
+        losses: [R, P].
+        targets: [R].
+    """
+    matching = losses <= targets[:, None]
+    after = matching.argmax(1)
+    before = np.maximum(after - 1, 0)
+    rows = np.arange(len(losses))
+    above, fall = losses[rows, before] - targets, losses[rows, before] - losses[rows, after]
+    share = np.divide(above, fall, out=np.zeros_like(above), where=after > 0)
+    matched: NDArray[np.float64] = tokens[before] + share * (tokens[after] - tokens[before])
+    return np.where(matching.any(1), matched, np.inf)
 
 
-def _charges(costs: pd.DataFrame, key: dict[str, str]) -> dict[str, float]:
-    """Return the FLOPs that each ledger adds to the training of one arm."""
-    applies = np.logical_and.reduce([costs[column].isin([value, SHARED]) for column, value in key.items()])
-    by_stage = costs[applies].groupby("stage", observed=False)["flops"].sum()
-    return {name: float(by_stage[list(stages)].sum()) for name, stages in LEDGERS.items()}
+@dataclass(frozen=True, slots=True)
+class _Runs:
+    """Held-out losses of all runs of an arm at the points that they share."""
+
+    tokens: NDArray[np.float64]
+    """[P]"""
+    losses: Losses
+    """[S, P, N]; N is 1 where losses by sequence are not known."""
+
+    @property
+    def mean(self) -> Losses:
+        """[1, P] the mean over runs and sequences."""
+        mean: Losses = self.losses.mean((0, 2))[None]
+        return mean
+
+    def resampled(self, sequences: Losses, rng: np.random.Generator) -> Losses:
+        """Return [R, P] mean losses of resampled runs, with given weights [R, N] of the sequences."""
+        num_runs = len(self.losses)
+        runs = rng.multinomial(num_runs, np.full(num_runs, 1 / num_runs), size=len(sequences)) / num_runs
+        means: Losses = np.einsum("rs,spn,rn->rp", runs, self.losses, sequences, optimize=True)
+        return means
 
 
-def _saving(points: pd.DataFrame, baseline: dict[str, float], charges: dict[str, float]) -> dict[str, object]:
+def _measured(curve: pd.DataFrame) -> _Runs:
+    """Gather an arm's runs, at the steps that all of them have measured."""
+    if "seed" not in curve:
+        curve = curve.assign(seed=0)
+    points = [held_out(run).set_index("step") for _, run in curve.groupby("seed", sort=True)]
+    steps = sorted(set.intersection(*(set(run.index) for run in points)))
+    known = all("heldout_losses" in run and run["heldout_losses"].notna().all() for run in points)
+    column = "heldout_losses" if known else "heldout_loss"
+    losses = [np.stack([np.atleast_1d(np.asarray(run.loc[step, column], float)) for step in steps]) for run in points]
+    return _Runs(points[0].loc[steps, "tokens"].to_numpy(dtype=float), np.stack(losses))
+
+
+def _end(curve: pd.DataFrame) -> _Runs | None:
+    """Return the last held-out losses of a reference; None where its last step has no finite loss."""
+    last = curve[curve["step"] == curve["step"].max()]
+    if not np.isfinite(last["heldout_loss"]).any():
+        return None
+    runs = _measured(curve)
+    return _Runs(runs.tokens[-1:], runs.losses[:, -1:])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Charges:
+    """FLOPs that an arm is charged with."""
+
+    training_per_token: float
+    teacher_per_token: float
+    search: float
+    selection: float
+    probes_teacher: float
+    """Forward passes of the teacher in the training of the same arm in other spaces of the bin."""
+
+    def costs(self, tokens: float) -> dict[str, float]:
+        """Return what each ledger charges for a match after so many tokens."""
+        parts = (self.training_per_token * tokens, self.search, self.selection, self.teacher(tokens))
+        return dict(zip(LEDGERS, accumulate(parts), strict=True))
+
+    def teacher(self, tokens: float) -> float:
+        """Return the teacher's forward passes for a match after so many tokens."""
+        return self.teacher_per_token * tokens + self.probes_teacher
+
+
+def _charges(costs: pd.DataFrame, key: dict[str, str]) -> _Charges:
+    in_bin = costs["bin"].isin([key["bin"], SHARED])
+    own = in_bin & costs["space"].isin([key["space"], SHARED])
+    same_arm = costs["arm"] == key["arm"]
+    search = costs["stage"].isin(SEARCH_STAGES)
+    searched = own & search & (same_arm | (costs["arm"] == SHARED))
+    probes = in_bin & ~own & same_arm
+
+    def total(rows: pd.Series) -> float:
+        return float(costs.loc[rows, "flops"].sum())
+
+    teacher = own & same_arm & (costs["stage"] == "teacher")
+    return _Charges(
+        training_per_token=_per_token(costs, key),
+        teacher_per_token=total(teacher) / float(costs.loc[teacher, "tokens"].sum()) if teacher.any() else 0.0,
+        search=total(searched),
+        selection=total(in_bin & ~own & search) + total(probes & (costs["stage"] == "training")),
+        probes_teacher=total(probes & (costs["stage"] == "teacher")),
+    )
+
+
+def _per_token(costs: pd.DataFrame, key: dict[str, str]) -> float:
+    """Return the FLOPs of a token of a student's training."""
+    rows = costs[np.logical_and.reduce([costs[column] == value for column, value in key.items()])]
+    rows = rows[rows["stage"] == "training"]
+    if rows.empty:
+        raise ValueError(f"ledger: the training of {'/'.join(key.values())} is missing")
+    return float(rows["flops"].sum() / rows["tokens"].sum())
+
+
+def _baseline_flops(costs: pd.DataFrame, key: dict[str, str], target: _Runs | None) -> float:
+    """Return what one run of the reference spent; NaN where there is none."""
+    return np.nan if target is None else _per_token(costs, key) * float(target.tokens[-1])
+
+
+def _saving(runs: _Runs, target: _Runs | None, baseline_flops: float, charges: _Charges) -> dict[str, object]:
     """Return the computed columns of one row of the savings."""
-    status, tokens, flops = _first_crossing(points, baseline["target_loss"])
-    costs = {name: flops + charge for name, charge in charges.items()}
-    ratios = {
-        f"ratio_{name}": baseline["baseline_flops"] / cost if cost > 0 else np.nan for name, cost in costs.items()
+    tokens = float(tokens_to_match(runs.tokens, runs.mean, target.mean[:, 0])[0]) if target else np.nan
+    low, high = _interval(runs, target) if target else (np.nan, np.nan)
+    matched = np.isfinite(tokens)
+    columns: dict[str, object] = {
+        "num_runs": len(runs.losses),
+        "target_loss": float(target.mean[0, 0]) if target else np.nan,
+        "status": _status(tokens),
+        "tokens_to_match": tokens if matched else np.nan,
+        "tokens_to_match_low": low,
+        "tokens_to_match_high": high,
+        "flops_to_match": charges.training_per_token * tokens if matched else np.nan,
+        "baseline_tokens": float(target.tokens[-1]) if target else np.nan,
+        "baseline_flops": baseline_flops,
+        "search_flops": charges.search,
+        "selection_flops": charges.selection,
+        "teacher_flops": charges.teacher(tokens) if matched else np.nan,
     }
-    if status == AT_STEP_0:
-        ratios["ratio_training"] = np.nan
-    matched = {"status": status, "tokens_to_match": tokens, "flops_to_match": flops}
-    return {**baseline, **matched, "search_flops": charges["with_search"], **ratios}
+    # Fewer tokens are the higher ratio.
+    for end, at in (("", tokens if matched else np.nan), ("_low", high), ("_high", low)):
+        for ledger, cost in charges.costs(at).items():
+            defined = matched and (cost > 0 or (end == "_high" and tokens > 0))
+            columns[f"ratio_{ledger}{end}"] = _ratio(baseline_flops, cost) if defined else np.nan
+    return columns
 
 
-def _first_crossing(points: pd.DataFrame, target_loss: float) -> tuple[str, float, float]:
-    """Return the status and the tokens and FLOPs at which a held-out curve first falls to the target."""
-    if np.isnan(target_loss):
-        return NO_BASELINE, np.nan, np.nan
-    losses = points["heldout_loss"].to_numpy(dtype=float)
-    matching = np.flatnonzero(losses <= target_loss)
-    if not matching.size:
-        return NOT_REACHED, np.nan, np.nan
-    first = int(matching[0])
-    if first == 0:
-        return AT_STEP_0, 0.0, 0.0
-    share = (losses[first - 1] - target_loss) / (losses[first - 1] - losses[first])
-    before, after = points[["tokens", "flops"]].to_numpy(dtype=float)[first - 1 : first + 1]
-    tokens, flops = before + share * (after - before)
-    return REACHED, float(tokens), float(flops)
+def _ratio(baseline_flops: float, cost: float) -> float:
+    return baseline_flops / cost if cost else np.inf
+
+
+def _status(tokens: float) -> str:
+    if np.isnan(tokens):
+        return NO_BASELINE
+    if np.isinf(tokens):
+        return NOT_REACHED
+    return REACHED if tokens else AT_STEP_0
+
+
+def _interval(runs: _Runs, target: _Runs) -> tuple[float, float]:
+    """Return between which tokens a match lies in 95 % of resampled sequences and seeds."""
+    num_sequences = runs.losses.shape[2]
+    if target.losses.shape[2] != num_sequences:
+        raise ValueError("curves: an arm and its reference were measured on different numbers of held-out sequences")
+    if num_sequences == len(runs.losses) == len(target.losses) == 1:
+        return np.nan, np.nan
+    rng = np.random.default_rng(0)
+    draws = rng.multinomial(num_sequences, np.full(num_sequences, 1 / num_sequences), size=NUM_RESAMPLES)
+    sequences = draws / num_sequences
+    targets = target.resampled(sequences, rng)[:, 0]
+    tokens = tokens_to_match(runs.tokens, runs.resampled(sequences, rng), targets)
+    tail = (1 - CONFIDENCE) / 2
+    # Quantiles between a number and infinity are no numbers: take the resample that stands there.
+    low, high = np.quantile(tokens, [tail, 1 - tail], method="inverted_cdf")
+    return float(low), float(high)

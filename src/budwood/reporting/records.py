@@ -49,6 +49,8 @@ class Arm(TypedDict):
     seconds: float
     student_flops: float
     teacher_flops: float
+    heldout_flops: float
+    heldout_tokens: int
     device: str
     precision: str
     losses: dict[str, list[float]]

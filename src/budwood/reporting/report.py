@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from plotly.offline import get_plotlyjs
 
 from budwood.reporting import formats
-from budwood.reporting.ledger import LEDGERS, total_by_stage
+from budwood.reporting.ledger import CONFIDENCE, LEDGERS, NUM_RESAMPLES, total_by_stage
 from budwood.reporting.records import BASELINE, Findings, Teacher, variant_name
 from budwood.reporting.summary import start_here
 from budwood.reporting.tables import verdict
@@ -108,7 +108,7 @@ def _figure(name: str, figure: go.Figure) -> str:
     return f"<figure>{plot}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
-def _table(columns: Mapping[str, list[str]], num_labels: int) -> str:
+def markdown_table(columns: Mapping[str, list[str]], num_labels: int) -> str:
     """Return a markdown table of ready strings; the first `num_labels` columns are text, the others numbers."""
     safe = {_cell(name): [_cell(value) for value in values] for name, values in columns.items()}
     align = ["left"] * num_labels + ["right"] * (len(safe) - num_labels)
@@ -152,7 +152,7 @@ def _results(results: pd.DataFrame) -> str:
         "time": results["seconds"].map(formats.duration).tolist(),
     }
     note = "Validation loss and perplexity per token, ± one standard error over the same sequences for all models."
-    return f"{note}\n\n{_table(columns, 2)}"
+    return f"{note}\n\n{markdown_table(columns, 2)}"
 
 
 def _savings(savings: pd.DataFrame) -> str:
@@ -166,24 +166,38 @@ def _savings(savings: pd.DataFrame) -> str:
         "nats": savings["target_loss"].map(formats.significant).tolist(),
         "tokens to match": [formats.count(tokens, 3) for tokens in savings["tokens_to_match"]],
         f"tokens of {BASELINE}": savings["baseline_tokens"].map(formats.count).tolist(),
-        **{f"ratio, {name.replace('_', ' ')}": _ratios(savings[f"ratio_{name}"]) for name in LEDGERS},
+        **{f"ratio, {name.replace('_', ' ')}": _ratios(savings, f"ratio_{name}") for name in LEDGERS},
         "FLOPs to match": savings["flops_to_match"].map(formats.flops).tolist(),
         f"FLOPs of {BASELINE}": savings["baseline_flops"].map(formats.flops).tolist(),
         "calibration, search, compensation": savings["search_flops"].map(formats.flops).tolist(),
+        "other spaces of the bin": savings["selection_flops"].map(formats.flops).tolist(),
+        "teacher": savings["teacher_flops"].map(formats.flops).tolist(),
     }
     note = (
         f"The target is the held-out loss at which `{BASELINE}` ended; where an arm first meets it is read off the "
         f"straight line between two measurements. A ratio is the training cost of `{BASELINE}` over the arm's cost "
-        "under the named ledger: above 1 the arm was cheaper, below 1 dearer. `training` is the student and, for "
-        "`distilled`, the teacher's forward passes; `with search` adds calibration, search and compensation; "
-        "`with selection` adds the selection too. A target met at step 0 costs no training, so its training ratio is "
-        "undefined."
+        "under the named ledger: above 1 the arm was cheaper, below 1 dearer. `training` is the student alone; "
+        "`with search` adds calibration, search and compensation; `with selection` adds those of the other spaces of "
+        "the bin, and the training of the same arm there; `with teacher` adds the teacher's forward passes. In "
+        f"brackets {CONFIDENCE:.0%} of {NUM_RESAMPLES:,} resamples of the held-out sequences, and of the seeds where "
+        "an arm ran with several; 0 is a curve that never matches. A target met at step 0 costs no training, so its "
+        "training ratio is undefined."
     )
-    return f"{note}\n\n{_table(columns, 3)}"
+    return f"{note}\n\n{markdown_table(columns, 3)}"
 
 
-def _ratios(ratios: pd.Series) -> list[str]:
-    return [formats.MISSING if np.isnan(ratio) else f"{formats.significant(ratio)}x" for ratio in ratios]
+def _ratios(savings: pd.DataFrame, name: str) -> list[str]:
+    """Return ratios with their intervals, where there are any."""
+    columns = savings[[name, f"{name}_low", f"{name}_high"]].to_numpy(dtype=float)
+    return [formats.MISSING if np.isnan(row[0]) else f"{_times(row[0])}{_brackets(row[1:])}" for row in columns]
+
+
+def _brackets(ends: np.ndarray) -> str:
+    return "" if np.isnan(ends).any() else " ({} to {})".format(*map(_times, ends))
+
+
+def _times(ratio: float) -> str:
+    return f"{formats.significant(ratio)}x"
 
 
 def _search_spaces(spaces: pd.DataFrame) -> str:
@@ -195,7 +209,7 @@ def _search_spaces(spaces: pd.DataFrame) -> str:
         "members": [f"10^{value:,.1f}" for value in spaces["log10_members"]],
         "members, paper's count": [f"10^{value:,.1f}" for value in spaces["log10_members_paper"]],
     }
-    return f"Sizes are parameters; `low` and `high` bound the bin.\n\n{_table(columns, 3)}"
+    return f"Sizes are parameters; `low` and `high` bound the bin.\n\n{markdown_table(columns, 3)}"
 
 
 def _corpus(counts: pd.DataFrame) -> str:
@@ -204,7 +218,7 @@ def _corpus(counts: pd.DataFrame) -> str:
         "source": counts["source"].tolist(),
         **{name: [f"{number:,}" for number in counts[name]] for name in ("documents", "tokens")},
     }
-    return _table(columns, 2)
+    return markdown_table(columns, 2)
 
 
 def _teacher(teacher: Teacher) -> str:
@@ -218,7 +232,7 @@ def _teacher(teacher: Teacher) -> str:
     }
     about = {name: teacher[name] for name in ("name", "model_type", "revision", "fingerprint", "license")}
     about["num_parameters"] = f"{teacher['num_parameters']:,}"
-    return f"{_nested(about)}\n\n{_table(columns, 2)}"
+    return f"{_nested(about)}\n\n{markdown_table(columns, 2)}"
 
 
 def _costs(totals: pd.DataFrame) -> str:
@@ -233,7 +247,7 @@ def _costs(totals: pd.DataFrame) -> str:
         "tokens": rows["tokens"].map(formats.count).tolist(),
         "time": rows["seconds"].map(formats.duration).tolist(),
     }
-    return f"All variants and arms together.\n\n{_table(columns, 1)}"
+    return f"All variants and arms together.\n\n{markdown_table(columns, 1)}"
 
 
 def _made(results: pd.DataFrame, provenance: Mapping[str, object]) -> str:

@@ -8,9 +8,9 @@ group choose its own rotary pairs, and replace a run of dropped layers by a line
 writes.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import pairwise, product
 from math import prod
 from typing import ClassVar
 
@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from budwood.arch.family import Module, axis_lengths
+from budwood.arch.count import forward_flops_per_token
+from budwood.arch.family import Module, axis_lengths, family_of
 from budwood.arch.selection import Selection
+from budwood.arch.spec import Architecture
 from budwood.subnet.extract import (
     Corrections,
     Cut,
@@ -136,6 +138,64 @@ def compensate(
         parent.base_model(input_ids=batch.to(parent.device), use_cache=False)
     state = child_state(teacher, cut, watch.corrections(dims))
     return assemble(state, child_config(teacher, cut), cut.architecture)
+
+
+def regression_flops(
+    teacher: Architecture, child: Architecture, settings: Compensation, *, num_tokens: int, num_gaps: int
+) -> float:
+    """Return the FLOPs of the moments and regressions behind corrections, beside the teacher's pass over the text.
+
+    An input of n entries of which k are kept takes 2kn for every token and k^3/3 + 2k^2(n - k) to solve (Cholesky); a
+    gap of dropped layers takes 4E^2 for every token and E^3/3 + 2E^3.
+
+    Args:
+        teacher: what is cut; its layers are taken to be alike where the child keeps only some.
+        child: what is left of it.
+        settings: which corrections are made.
+        num_tokens: of calibration text.
+        num_gaps: runs of dropped layers that follow a kept one.
+    """
+    family, width, kept = family_of(teacher.family), teacher.hidden_size, child.hidden_size
+    inputs: list[tuple[int, int]] = []
+    for spec, whole in zip(child.layers, teacher.layers, strict=False):
+        inputs += [(kept, width)] * (2 if settings.channels else 0)
+        if settings.heads:
+            inputs.append((spec.num_attention_heads * spec.head_dim, whole.num_attention_heads * whole.head_dim))
+        if settings.neurons:
+            inputs.append((spec.intermediate_size, whole.intermediate_size))
+    if settings.channels and not teacher.tie_word_embeddings:
+        inputs.append((kept, width))
+    flops = sum(2 * k * n * num_tokens + k**3 / 3 + 2 * k**2 * (n - k) for k, n in inputs if k < n)
+    gaps = num_gaps if settings.layers and not family.output_norms else 0
+    return flops + gaps * (4 * width**2 * num_tokens + width**3 / 3 + 2 * width**3)
+
+
+def compensation_flops(
+    teacher: Architecture, cut: Cut, settings: Compensation, num_sequences: int, length: int
+) -> float:
+    """Return what it costs to correct a cut: the teacher's pass over calibration text, and the regressions.
+
+    Args:
+        teacher: what was cut.
+        cut: what is kept of it.
+        settings: which corrections are made.
+        num_sequences: of calibration text.
+        length: tokens of a sequence.
+    """
+    tokens = num_sequences * length
+    gaps = count_gaps([layer.teacher_layer for layer in cut.layers], teacher.num_hidden_layers)
+    regressions = regression_flops(teacher, cut.architecture, settings, num_tokens=tokens, num_gaps=gaps)
+    return regressions + tokens * forward_flops_per_token(teacher, context=length)
+
+
+def count_gaps(kept: Sequence[int], depth: int) -> int:
+    """Return how many runs of dropped layers follow a kept one.
+
+    Args:
+        kept: layers of the teacher that are kept, ascending.
+        depth: layers of the teacher.
+    """
+    return sum(following > layer + 1 for layer, following in pairwise([*kept, depth]))
 
 
 def _can_choose_pairs(teacher: OrderedTeacher) -> bool:

@@ -1,7 +1,7 @@
 """Bring a pretrained teacher into a clean checkpoint folder, whatever form it comes in."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
-    LlamaConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
+from budwood.arch.family import architecture_from_config
 from budwood.arch.spec import Architecture
 from budwood.corpus.documents import resolve_package_path
 from budwood.subnet.checkpoint import OWN_CONFIGS, read_architecture, read_config, save_checkpoint
@@ -38,8 +39,9 @@ class TeacherSource:
     """A hub id, a checkpoint folder, a GGUF file, or `package://<import name>/<file>` inside an installed package."""
     revision: str | None = None
     """Commit, tag or branch of a hub id."""
-    random: Mapping[str, int] | None = None
-    """Sizes of a Llama with random weights and a byte tokenizer, for trials without any download."""
+    random: Mapping[str, Any] | None = None
+    """Configuration of a model with random weights and a byte tokenizer, for trials without any download; a Llama where
+    `model_type` names no other family."""
     trust_remote_code: bool = False
     """Run code that comes with the checkpoint, once, to bring its weights into the stock class."""
     license: str = "unknown"
@@ -76,19 +78,32 @@ def fetch_teacher(source: TeacherSource, work_dir: Path) -> FetchedTeacher:
     """
     if source.random is not None:
         folder = _write_random(source.random, source.seed, work_dir / "random")
-        return FetchedTeacher(folder=folder, name="random llama", revision="local")
-    model = str(source.model)
-    path = Path(resolve_package_path(model) if model.startswith(PACKAGE_SCHEME) else model).expanduser()
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise ValueError(f"teacher.model: no file at {path}")
+        return FetchedTeacher(folder=folder, name=f"random {read_config(folder)['model_type']}", revision="local")
+    path = _local_path(source)
+    if path is None:
+        model = str(source.model)
+        snapshot = _download(model, source.revision, HUB_FILES)
+        return FetchedTeacher(folder=_accept(snapshot, source, work_dir), name=model, revision=snapshot.name)
+    if path.is_file():
         return FetchedTeacher(folder=_convert_gguf(path, work_dir / "converted"), name=path.stem, revision="local")
-    if path.is_dir():
-        return FetchedTeacher(folder=_accept(path, source, work_dir), name=path.name, revision="local")
-    if model.startswith((".", "/", "~")) or len(model.split("/")) > _HUB_ID_PARTS:
-        raise ValueError(f"teacher.model: no checkpoint folder at {path.resolve()}")
-    snapshot = _download(model, source.revision)
-    return FetchedTeacher(folder=_accept(snapshot, source, work_dir), name=model, revision=snapshot.name)
+    return FetchedTeacher(folder=_accept(path, source, work_dir), name=path.name, revision="local")
+
+
+def describe_teacher(source: TeacherSource) -> Architecture:
+    """Return a teacher's architecture from its configuration alone: no weights are read or downloaded.
+
+    Raises:
+        ValueError: the source does not exist, or is of an unsupported family.
+    """
+    if source.random is not None:
+        return architecture_from_config(_random_config(source.random, byte_tokenizer()).to_dict())
+    path = _local_path(source)
+    if path is not None and path.is_file():
+        return architecture_from_config(AutoConfig.from_pretrained(path.parent, gguf_file=path.name).to_dict())
+    folder = path if path is not None else _download(str(source.model), source.revision, ("config.json",))
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"teacher.model: {folder} is no checkpoint folder, it holds no config.json")
+    return read_architecture(folder)
 
 
 def check_folder(folder: Path, *, trust_remote_code: bool) -> Architecture:
@@ -139,9 +154,28 @@ def _brings_code(config: Mapping[str, Any]) -> bool:
     return "auto_map" in config and config.get("model_type") not in OWN_CONFIGS
 
 
-def _download(model: str, revision: str | None) -> Path:
+def _local_path(source: TeacherSource) -> Path | None:
+    """Return the folder or the GGUF file that a source names; None where it names a model of the hub.
+
+    Raises:
+        ValueError: it can be neither, or does not exist.
+    """
+    model = str(source.model)
+    path = Path(resolve_package_path(model) if model.startswith(PACKAGE_SCHEME) else model).expanduser()
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise ValueError(f"teacher.model: no file at {path}")
+        return path
+    if path.is_dir():
+        return path
+    if model.startswith((".", "/", "~")) or len(model.split("/")) > _HUB_ID_PARTS:
+        raise ValueError(f"teacher.model: no checkpoint folder at {path.resolve()}")
+    return None
+
+
+def _download(model: str, revision: str | None, files: Sequence[str]) -> Path:
     try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=list(HUB_FILES)))
+        return Path(snapshot_download(model, revision=revision, allow_patterns=list(files)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ValueError(
             f"teacher.model: {model!r} is no local folder, and the hub did not give it ({type(error).__name__}); "
@@ -171,15 +205,20 @@ def _stock_twin(loaded: PreTrainedModel) -> PreTrainedModel:
     return twin
 
 
-def _write_random(sizes: Mapping[str, int], seed: int, target: Path) -> Path:
-    tokenizer = byte_tokenizer()
-    settings: dict[str, Any] = {
+def _random_config(settings: Mapping[str, Any], tokenizer: PreTrainedTokenizerFast) -> PretrainedConfig:
+    defaults: dict[str, Any] = {
+        "model_type": "llama",
         "vocab_size": len(tokenizer),
         "bos_token_id": tokenizer.eos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "tie_word_embeddings": True,
     }
-    config = LlamaConfig(**settings | dict(sizes))
+    return AutoConfig.for_model(**defaults | dict(settings))
+
+
+def _write_random(settings: Mapping[str, Any], seed: int, target: Path) -> Path:
+    tokenizer = byte_tokenizer()
+    config = _random_config(settings, tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config)

@@ -219,9 +219,10 @@ class _Curve(TrainerCallback):
         self._add(state.global_step, {"train_loss": loss, "learning_rate": float(logs["learning_rate"])})
 
     def _evaluate(self, student: Student, step: int) -> None:
-        self._add(step, {"heldout_loss": float(sequence_losses(student.model, self.heldout).mean())})
+        losses = sequence_losses(student.model, self.heldout)
+        self._add(step, {"heldout_loss": float(losses.mean()), "heldout_losses": losses.tolist()})
 
-    def _add(self, step: int, metrics: dict[str, float]) -> None:
+    def _add(self, step: int, metrics: dict[str, Any]) -> None:
         self.seconds = time.perf_counter() - self.started
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with self.file.open("a") as file:
@@ -240,13 +241,17 @@ def replay_curve(job: TrainingJob, track: Track | None) -> None:
         _tell(track, job.arm, row)
 
 
-def _tell(track: Track | None, arm: str, row: Mapping[str, float]) -> None:
+def _tell(track: Track | None, arm: str, row: Mapping[str, Any]) -> None:
     if track:
-        track({f"{arm}.{name}": value for name, value in row.items() if name != "step"}, int(row["step"]))
+        curves = {name: value for name, value in row.items() if name not in {"step", "heldout_losses"}}
+        track({f"{arm}.{name}": value for name, value in curves.items()}, int(row["step"]))
 
 
-def read_curve(output_folder: Path) -> list[dict[str, float]]:
-    """Return the rows of a run's curve: `step` with `heldout_loss`, or with `train_loss` and `learning_rate`."""
+def read_curve(output_folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of a run's curve: `step` with `train_loss` and `learning_rate`, or with `heldout_loss`.
+
+    `heldout_losses` are the same by sequence, always in the same order.
+    """
     file = output_folder / CURVE
     if not file.is_file():
         return []

@@ -91,7 +91,7 @@ def _training_costs(score: Record) -> list[Record]:
         "tokens": score["tokens"],
         "seconds": score["seconds"],
     }
-    if not score["teacher_flops"]:
-        return [student]
-    # The teacher runs inside the student's step: its seconds are in the student's.
-    return [student, student | {"stage": "teacher", "flops": score["teacher_flops"], "seconds": 0.0}]
+    # The teacher and the held-out losses run inside the training: their seconds are in the student's.
+    teacher = {"stage": "teacher", "flops": score["teacher_flops"], "seconds": 0.0}
+    heldout = {"stage": "heldout", "flops": score["heldout_flops"], "tokens": score["heldout_tokens"], "seconds": 0.0}
+    return [student, *([student | teacher] if score["teacher_flops"] else []), student | heldout]

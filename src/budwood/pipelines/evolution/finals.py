@@ -16,10 +16,10 @@ from budwood.parameters import ArmParameters, MeasurementParameters, SearchParam
 from budwood.pipelines.evolution.evaluators import windows_of
 from budwood.search.candidate import canonical_key
 from budwood.subnet.checkpoint import load_model
-from budwood.subnet.compensate import cut_out
+from budwood.subnet.compensate import compensation_flops, cut_out
 from budwood.subnet.evaluate import sequence_losses
 from budwood.subnet.export import write_checkpoint
-from budwood.subnet.extract import own_weights
+from budwood.subnet.extract import own_weights, resolve
 from budwood.subnet.ordering import OrderedTeacher
 from budwood.training.job import Schedule, TrainingJob
 from budwood.training.run import MODEL, train
@@ -61,7 +61,8 @@ class Finals:
         flops, tokens = 0.0, 0
         if settings and settings.steps:
             tokens += calibration.numel()
-            flops += tokens * forward_flops_per_token(self.ordered.architecture, context=calibration.shape[1])
+            cut = resolve(self.ordered, finalist)
+            flops += compensation_flops(self.ordered.architecture, cut, settings, *calibration.shape)
         if self.search.finalist_tokens:
             child, record = self._train(child, self.folder / canonical_key(finalist))
             tokens += record["tokens"]

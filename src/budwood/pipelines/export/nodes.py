@@ -5,9 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from budwood.arch.bins import ParameterBin
@@ -18,7 +16,7 @@ from budwood.corpus.packing import PackedCorpus
 from budwood.parameters import CorpusParameters, MeasurementParameters, SpaceParameters
 from budwood.pipelines.work import claim
 from budwood.subnet.certificate import Origin, certify
-from budwood.subnet.compensate import cut_out
+from budwood.subnet.compensate import compensation_flops, cut_out
 from budwood.subnet.export import CARD, CERTIFICATE, model_card, write_checkpoint
 from budwood.subnet.extract import own_weights, resolve
 
@@ -91,9 +89,15 @@ def export_subnet(
     card = model_card(cut.architecture, teacher_record, sources, story, figures, native=bool(certificate["native"]))
     (folder / CARD).write_text(card)
     (folder / CERTIFICATE).write_text(json.dumps(certificate, indent=1))
-    return folder, certificate, [_cost(ordered.architecture, windows, seconds)] if corrected else []
+    costs = []
+    if space.compensation and corrected:
+        flops = compensation_flops(ordered.architecture, cut, space.compensation, *windows.shape)
+        costs = [{"stage": "compensation", "flops": flops, "tokens": int(windows.size), "seconds": seconds}]
+    return folder, certificate, [*costs, _certificate_cost(cut.architecture, certificate)]
 
 
-def _cost(teacher: Architecture, windows: NDArray[np.int64], seconds: float) -> dict[str, Any]:
-    flops = windows.size * forward_flops_per_token(teacher, context=windows.shape[1])
-    return {"stage": "compensation", "flops": float(flops), "tokens": int(windows.size), "seconds": seconds}
+def _certificate_cost(child: Architecture, certificate: dict[str, Any]) -> dict[str, Any]:
+    """Return what a certificate cost: its probe runs through the child in memory and the one loaded anew."""
+    length = len(certificate["probe"]["input_ids"])
+    flops = 2 * length * forward_flops_per_token(child, context=length)
+    return {"stage": "evaluation", "flops": float(flops), "tokens": 2 * length, "seconds": 0.0}

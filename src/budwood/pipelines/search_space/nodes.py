@@ -1,6 +1,5 @@
-"""Enumerate what can be searched and plan what it will cost."""
+"""Enumerate what can be searched."""
 
-import logging
 from typing import Any
 
 import numpy as np
@@ -8,19 +7,11 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from budwood.arch.bins import require_disjoint
-from budwood.arch.count import (
-    forward_flops_per_token,
-    num_parameters,
-    population_parameters,
-    training_flops_per_token,
-)
+from budwood.arch.count import num_parameters, population_parameters
 from budwood.arch.sampling import draw_many, sample
 from budwood.arch.spec import Architecture
-from budwood.parameters import Bins, Grid, MeasurementParameters, SearchParameters, Spaces
+from budwood.parameters import Bins, Grid, SearchParameters, Spaces
 from budwood.reporting.figures import parameter_spread
-from budwood.training.job import Schedule
-
-logger = logging.getLogger(__name__)
 
 NUM_SAMPLES = 2000
 """Uniform draws behind the figure of a space's spread."""
@@ -85,46 +76,6 @@ def spread_spaces(
     )
     bins = {row["bin"]: (row["low"], row["high"]) for row in search_spaces.to_dict("records")}
     return samples, parameter_spread(samples, bins)
-
-
-def budget_study(
-    teacher_record: dict[str, Any],
-    search_spaces: pd.DataFrame,
-    search: SearchParameters,
-    schedule: Schedule,
-    measurement: MeasurementParameters,
-) -> pd.DataFrame:
-    """Return the FLOPs that every stage of every variant will take, and say so before they are spent.
-
-    A variant's student is counted as the teacher's share that the centre of its bin is.
-    """
-    teacher = Architecture.from_dict(teacher_record["architecture"])
-    forward = forward_flops_per_token(teacher, context=measurement.length)
-    train = training_flops_per_token(teacher, context=schedule.sequence_length)
-    tokens = schedule.num_steps * schedule.tokens_per_step
-    candidates = search.settings().num_evaluations
-    rows = []
-    for row in search_spaces.to_dict("records"):
-        share = (row["low"] + row["high"]) / 2 / num_parameters(teacher)
-        stages = {
-            "search": candidates * measurement.selection * measurement.length * forward * share,
-            "training": 3 * tokens * train * share,
-            "teacher": tokens * forward,
-        }
-        rows += [
-            {"bin": row["bin"], "space": row["space"], "stage": stage, "flops": flops}
-            for stage, flops in stages.items()
-        ]
-    budget = pd.DataFrame(rows)
-    logger.info(
-        "Budget: %d variants, each %s candidates on %s tokens and 3 arms of %s tokens; about %.1f TFLOP in all",
-        len(search_spaces),
-        f"{candidates:,}",
-        f"{measurement.selection * measurement.length:,}",
-        f"{tokens:,}",
-        budget["flops"].sum() / 1e12,
-    )
-    return budget
 
 
 def _uniform_counts(spaces: Spaces, name: str, teacher: Architecture, seed: int) -> list[int]:

@@ -1,12 +1,12 @@
-"""teacher_record -> search_spaces -> parameter_spread, budget."""
+"""teacher_record -> search_spaces -> parameter_spread."""
 
 from kedro.pipeline import Node, Pipeline
 
-from budwood.pipelines.search_space.nodes import budget_study, enumerate_spaces, spread_spaces
+from budwood.pipelines.search_space.nodes import enumerate_spaces, spread_spaces
 
 
 def create_pipeline() -> Pipeline:
-    """Enumerate the spaces, check that every bin can be reached, and plan the budget."""
+    """Enumerate the spaces, check that every bin can be reached."""
     return Pipeline(
         [
             Node(
@@ -20,12 +20,6 @@ def create_pipeline() -> Pipeline:
                 ["teacher_record", "search_spaces", "params:spaces", "params:search"],
                 ["space_samples", "parameter_spread"],
                 name="spread_spaces",
-            ),
-            Node(
-                budget_study,
-                ["teacher_record", "search_spaces", "params:search", "params:schedule", "params:measurement"],
-                "budget",
-                name="budget_study",
             ),
         ],
         tags="search_space",

@@ -21,9 +21,19 @@ Record = dict[str, Any]
 
 
 def fetch_teacher(teacher: TeacherParameters, workspace: Path) -> tuple[Path, Record]:
-    """Return the teacher as a checkpoint folder, and who it is."""
-    fetched = fetch(teacher.source(), claim(workspace, "teacher", {"teacher": teacher}))
+    """Return the teacher as a checkpoint folder, and who it is.
+
+    Raises:
+        ValueError: it cannot be fetched, or is not what the parameters say it is.
+    """
+    source = teacher.model_dump(exclude={"architecture"})
+    fetched = fetch(teacher.source(), claim(workspace, "teacher", {"teacher": source}))
     architecture = read_architecture(fetched.folder)
+    if teacher.architecture and (stated := teacher.architecture.architecture()) != architecture:
+        raise ValueError(
+            f"teacher.architecture: {fetched.name} is {architecture.describe()}, vocabulary "
+            f"{architecture.vocab_size:,}; stated is {stated.describe()}, vocabulary {stated.vocab_size:,}"
+        )
     record = {
         "name": fetched.name,
         "revision": fetched.revision,

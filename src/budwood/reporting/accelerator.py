@@ -1,0 +1,39 @@
+"""Accelerators that a study can be planned for."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+_GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accelerator:
+    """What one device multiplies and holds."""
+
+    flops_per_second: float
+    """Peak of dense matrix products in `precision`."""
+    memory_bytes: int
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+
+
+AcceleratorName = Literal["a100-40gb", "a100-80gb", "h100", "h200", "b200", "l40s", "rtx4090", "mi300x", "cpu"]
+
+ACCELERATORS: dict[AcceleratorName, Accelerator] = {
+    "a100-40gb": Accelerator(flops_per_second=312e12, memory_bytes=40 * _GIB),
+    "a100-80gb": Accelerator(flops_per_second=312e12, memory_bytes=80 * _GIB),
+    "h100": Accelerator(flops_per_second=989e12, memory_bytes=80 * _GIB),
+    "h200": Accelerator(flops_per_second=989e12, memory_bytes=141 * _GIB),
+    "b200": Accelerator(flops_per_second=2250e12, memory_bytes=180 * _GIB),
+    "l40s": Accelerator(flops_per_second=362e12, memory_bytes=48 * _GIB),
+    "rtx4090": Accelerator(flops_per_second=165e12, memory_bytes=24 * _GIB),
+    "mi300x": Accelerator(flops_per_second=1307e12, memory_bytes=192 * _GIB),
+    "cpu": Accelerator(flops_per_second=192e9, memory_bytes=8 * _GIB, precision="float32"),
+}
+"""Peaks without sparsity, as the makers' data sheets give them (half of what they print "with sparsity").
+
+NVIDIA: A100 (SXM) 312 TFLOP/s, 40 or 80 GB; H100 SXM 1,979 with sparsity, 80 GB; H200 the same, 141 GB; DGX B200 36
+PFLOP/s with sparsity for eight, 1,440 GB; L40S 733 with sparsity, 48 GB; GeForce RTX 4090 165.2 (bfloat16, accumulated
+in float32), 24 GB (Ada architecture white paper). AMD: Instinct MI300X 1,307.4, 192 GB. Makers call a GiB of these
+memories a GB. `cpu` is what the quickstart is sized for: two cores with AVX2 at 3 GHz, each 2 fused multiply-adds of 8
+float32 numbers per cycle, and 8 GiB.
+"""

@@ -1,0 +1,140 @@
+"""Estimates of the memory that a model takes on a device, in bytes.
+
+Training, with N parameters: weights 4N (float32 masters), gradients 4N, AdamW's two moments 8N; in bfloat16 also the
+copies that autocast multiplies, 2N. Per token of a micro-batch, activations kept for the backward pass (see
+`activation_bytes_per_token`). At the head, the gradient of its V x E weights, twice, and one chunk of logits. Devices
+that train in parallel each hold all of this: nothing is sharded.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from budwood.arch.count import num_parameters
+from budwood.arch.family import family_of
+from budwood.arch.spec import Architecture, LayerSpec
+from budwood.training.losses import CHUNK_TOKENS
+
+Precision = Literal["float32", "bfloat16"]
+
+BYTES: dict[Precision, int] = {"float32": 4, "bfloat16": 2}
+_FLOAT32 = 4
+_CHUNK_COPIES = 4
+"""Blocks of float32 logits that live at once while a chunk's loss and gradient are made; a teacher doubles them."""
+
+# Shape legend: E hidden size, V vocabulary.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Bytes on one device, by what holds them."""
+
+    weights: int
+    gradients: int = 0
+    optimizer: int = 0
+    activations: int = 0
+    head: int = 0
+    """Gradients of the output weights and a chunk of logits; where nothing is trained, the logits of a sequence."""
+    teacher: int = 0
+    """Weights, and what is alive while it runs."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(asdict(self).values())
+
+
+def training_memory(
+    student: Architecture, *, num_tokens: int, precision: Precision, teacher: Architecture | None = None
+) -> Memory:
+    """Return what a training step takes; see the module for the formula.
+
+    Args:
+        student: what is trained.
+        num_tokens: of one micro-batch.
+        precision: of matrix products.
+        teacher: runs beside the student.
+    """
+    count, table = num_parameters(student), student.vocab_size * student.hidden_size
+    copies = BYTES[precision] if precision != "float32" else 0
+    chunk = min(CHUNK_TOKENS, num_tokens) * student.vocab_size * _FLOAT32 * _CHUNK_COPIES
+    return Memory(
+        weights=(_FLOAT32 + copies) * count,
+        gradients=_FLOAT32 * count,
+        optimizer=2 * _FLOAT32 * count,
+        activations=num_tokens * activation_bytes_per_token(student, precision),
+        head=2 * _FLOAT32 * table + chunk * (2 if teacher else 1),
+        teacher=_resident(teacher, num_tokens, precision) if teacher else 0,
+    )
+
+
+def forward_memory(
+    model: Architecture, *, num_sequences: int, length: int, precision: Precision, teacher: Architecture | None = None
+) -> Memory:
+    """Return what measuring losses takes.
+
+    Args:
+        model: what is measured.
+        num_sequences: of one forward pass.
+        length: tokens of a sequence.
+        precision: of weights and matrix products.
+        teacher: stays on the device beside the candidates that are cut out of it.
+    """
+    size = BYTES[precision]
+    return Memory(
+        weights=size * num_parameters(model),
+        activations=num_sequences * length * _working_bytes_per_token(model, size),
+        head=length * model.vocab_size * (size + 2 * _FLOAT32),
+        teacher=size * num_parameters(teacher) if teacher else 0,
+    )
+
+
+def activation_bytes_per_token(architecture: Architecture, precision: Precision) -> int:
+    """Return what the transformers models keep of a token for the backward pass, without recomputing anything.
+
+    With b bytes of a product: per layer, an RMS norm keeps its input and its normalised input in float32, a layer norm
+    its input; every matrix keeps its input (in float32 those that read one norm share it, autocast gives each a copy of
+    its own); attention with fused kernels b for every dimension of rotated queries and keys, values and outputs, and 4
+    for every head; norms over heads 8 for what they normalise; a fused projection stays whole beside its parts; a gated
+    MLP 4b for every neuron, a plain one 2b. Attention that forms its whole matrix (Gemma 2) keeps more.
+
+    Args:
+        architecture: what is trained.
+        precision: of matrix products.
+    """
+    layers = sum(_layer_bytes(architecture, layer, precision) for layer in architecture.layers)
+    return layers + _norm_bytes(architecture, 1) + _FLOAT32 * architecture.hidden_size
+
+
+def _layer_bytes(architecture: Architecture, layer: LayerSpec, precision: Precision) -> int:
+    family, size = family_of(architecture.family), BYTES[precision]
+    queries, keys = layer.num_attention_heads * layer.head_dim, layer.num_key_value_heads * layer.head_dim
+    projections = 1 if family.fused else 3
+    readers = 2 if precision == "float32" else projections + len(family.mlp_in)
+    attention = 2 * size * (queries + keys) + _FLOAT32 * layer.num_attention_heads
+    attention += 2 * _FLOAT32 * (queries + keys) if family.head_norms else 0
+    attention += 3 * size * queries if family.fused else 0
+    neurons = 2 * len(family.mlp_in) * size * layer.intermediate_size
+    return (
+        _norm_bytes(architecture, len(family.norms)) + readers * size * architecture.hidden_size + attention + neurons
+    )
+
+
+def _norm_bytes(architecture: Architecture, number: int) -> int:
+    # Layer norms of the families here have a bias, and those of one layer read the same input.
+    layer_norm = family_of(architecture.family).final_norm.bias
+    return _FLOAT32 * architecture.hidden_size * (1 if layer_norm else 2 * number)
+
+
+def _resident(teacher: Architecture, num_tokens: int, precision: Precision) -> int:
+    size = BYTES[precision]
+    return size * num_parameters(teacher) + num_tokens * _working_bytes_per_token(teacher, size)
+
+
+def _working_bytes_per_token(architecture: Architecture, size: int) -> int:
+    """Return what is alive in the widest layer of a model that is not trained."""
+    gated = 2 * len(family_of(architecture.family).mlp_in)
+    widest = max(
+        2 * (layer.num_attention_heads + layer.num_key_value_heads) * layer.head_dim + gated * layer.intermediate_size
+        for layer in architecture.layers
+    )
+    return size * (4 * architecture.hidden_size + widest)

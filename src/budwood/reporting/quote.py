@@ -1,0 +1,116 @@
+"""The plan of a study as a page to read: what it costs, what will not fit, and how memory was estimated."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from budwood.reporting import formats
+from budwood.reporting.ledger import STAGES
+from budwood.reporting.memory import Memory
+from budwood.reporting.plan import NUM_MEMBERS, ROOM, disk_bytes
+from budwood.reporting.records import variant_name
+from budwood.reporting.report import markdown_table
+
+_MEMORY_PARTS = tuple(Memory.__slots__)
+
+
+def markdown_plan(planned: pd.DataFrame, devices: tuple[str, int], mfu: float, warnings: Sequence[str]) -> str:
+    """Return a plan as markdown.
+
+    Args:
+        planned: the frame of `budwood.reporting.plan.plan`.
+        devices: name of the accelerator, and how many train in parallel.
+        mfu: share of its peak that is reached.
+        warnings: what will not fit.
+    """
+    sections = {
+        "What will not fit": "\n".join(f"- {warning}" for warning in warnings),
+        "By stage": _stages(planned),
+        "By variant": _variants(planned, devices[1]),
+        "Memory of one device": _memory(planned),
+    }
+    if not warnings:
+        sections["What will not fit"] = "Everything fits."
+    pages = [f"## {name}\n\n{body}" for name, body in sections.items()]
+    return "\n\n".join(["# What this study will cost", _headline(planned, devices, mfu), *pages]) + "\n"
+
+
+def _headline(planned: pd.DataFrame, devices: tuple[str, int], mfu: float) -> str:
+    name, number = devices
+    variants = planned.loc[planned["stage"] == "search", ["bin", "space"]]
+    runs = int((planned["stage"] == "training").sum())
+    hours = planned["device_hours"].sum()
+    spent = f"**{formats.flops(planned['flops'].sum())}**, **{formats.significant(hours)} device-hours**"
+    how = f"on {name} at {mfu:.0%} of its peak, {_time(hours, number)} with {number} at a time"
+    disk = formats.size(disk_bytes(planned))
+    return f"{len(variants)} searches and {runs} training runs: {spent} {how}, and up to **{disk}** on disk."
+
+
+def _time(device_hours: float, num_devices: int) -> str:
+    return formats.duration(3600 * device_hours / num_devices)
+
+
+def _stages(planned: pd.DataFrame) -> str:
+    totals = planned.groupby("stage", sort=False)[["flops", "tokens", "device_hours", "disk_bytes"]].sum()
+    totals = totals.reindex(["text", *STAGES]).dropna()
+    totals.loc["all"] = totals.sum()
+    columns = {
+        "stage": totals.index.tolist(),
+        "FLOPs": totals["flops"].map(formats.flops).tolist(),
+        "share": [f"{100 * flops / totals.loc['all', 'flops']:.1f} %" for flops in totals["flops"]],
+        "tokens": totals["tokens"].map(formats.count).tolist(),
+        "device-hours": totals["device_hours"].map(formats.significant).tolist(),
+        "stays on disk": totals["disk_bytes"].map(formats.size).tolist(),
+    }
+    return markdown_table(columns, 1)
+
+
+def _variants(planned: pd.DataFrame, num_devices: int) -> str:
+    rows = [
+        _variant(part, num_devices) for _, part in planned[planned["bin"] != ""].groupby(["bin", "space"], sort=False)
+    ]
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    note = (
+        f"Means over {NUM_MEMBERS} members of each bin: nobody knows yet which a search will find. A search counts "
+        "every candidate as if it read all text; races drop many earlier. The paper charges a search as its bin's "
+        "centre at 2,048 tokens of context; the last column is the training of that centre from random weights."
+    )
+    return f"{note}\n\n{markdown_table(columns, 1)}"
+
+
+def _variant(part: pd.DataFrame, num_devices: int) -> dict[str, str]:
+    by_stage = part.groupby("stage")["flops"].sum()
+    search, training = (part[part["stage"] == stage] for stage in ("search", "training"))
+    hours = part["device_hours"].sum()
+    return {
+        "variant": variant_name(str(part["bin"].iloc[0]), str(part["space"].iloc[0])),
+        "largest": formats.count(part["num_parameters"].max()),
+        "search": formats.flops(by_stage["search"]),
+        "as the paper charges": formats.flops(search["paper_flops"].sum()),
+        "training, each arm": formats.flops(training["flops"].mean()),
+        "teacher": formats.flops(by_stage.get("teacher", 0.0)),
+        "held out, evaluation": formats.flops(by_stage[["heldout", "evaluation"]].sum()),
+        "device-hours": formats.significant(hours),
+        "time": _time(hours, num_devices),
+        "centre's training": formats.flops(training["paper_flops"].sum()),
+    }
+
+
+def _memory(planned: pd.DataFrame) -> str:
+    """Return the table of the largest model of every stage and arm, by what holds its memory."""
+    held = planned[planned["memory_bytes"] > 0]
+    largest = held.loc[held.groupby(["stage", "arm"], sort=False)["memory_bytes"].idxmax()]
+    names = zip(largest["stage"], largest["arm"], largest["bin"], largest["space"], strict=True)
+    columns = {
+        "largest of": [f"{stage} {arm} ({variant_name(b, s)})".replace("  ", " ") for stage, arm, b, s in names],
+        "parameters": largest["num_parameters"].map(formats.count).tolist(),
+        **{part: largest[f"{part}_bytes"].map(formats.size).tolist() for part in _MEMORY_PARTS},
+        "all": largest["memory_bytes"].map(formats.size).tolist(),
+    }
+    note = (
+        "Trained are float32 weights (4 bytes a parameter, and 2 for bfloat16 copies), their gradients (4) and AdamW's "
+        "moments (8); activations are what autograd keeps of a micro-batch, with nothing recomputed; `head` is the "
+        "gradient of the output weights and a chunk of logits. Devices share nothing of this. A model may take "
+        f"{ROOM:.0%} of a device."
+    )
+    return f"{note}\n\n{markdown_table(columns, 1)}"

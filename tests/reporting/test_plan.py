@@ -1,0 +1,173 @@
+"""Plans, against sums worked by hand and against the paper's tables."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import SMOLLM2_135M, architectures, pythia
+
+from budwood.arch.bins import ParameterBin
+from budwood.arch.count import forward_flops_per_token, num_parameters, training_flops_per_token
+from budwood.arch.space import SearchSpace
+from budwood.reporting.accelerator import ACCELERATORS
+from budwood.reporting.plan import Reading, Study, Variant, disk_bytes, draw_members, in_small, plan, warnings_of
+from budwood.reporting.quote import markdown_plan
+from budwood.subnet.compensate import Compensation, regression_flops
+from budwood.training.job import Schedule
+
+PYTHIA_69B, PYTHIA_410M = pythia(50432, 32, 4096, 32), pythia(50304, 24, 1024, 16)
+H100 = ACCELERATORS["h100"]
+PAPERS = Schedule(tokens=10_000_000_000, sequence_length=2048, global_batch=1056, micro_batch=6)
+
+
+def variant(**changes) -> Variant:
+    """Return a bin of which nothing but Pythia-410M can come out."""
+    facts = {"bin": "small", "space": "coarse", "members": (PYTHIA_410M,), "center": PYTHIA_410M}
+    return Variant(**facts | {"compensation": None, "genes_bytes": 1000.0} | changes)
+
+
+def study(**changes) -> Study:
+    """Return the paper's study of one bin and one space."""
+    reading = Reading(
+        length=512, batch_size=16, calibration=64, selection=1000, choice=64, teacher=100, validation=200, heldout=32
+    )
+    facts = {"teacher": PYTHIA_69B, "teacher_bytes_per_parameter": 2, "variants": (variant(),), "reading": reading}
+    facts |= {
+        "num_evaluations": 5050,
+        "num_finalists": 1,
+        "finalist_tokens": 0,
+        "schedule": PAPERS,
+        "precision": "bfloat16",
+    }
+    return Study(**facts | {"arms": {"random_init": False, "distilled": True}} | changes)
+
+
+def row(planned, stage: str, arm: str = "", bin_name: str = "small") -> dict:
+    """Return the one row of a stage."""
+    rows = planned[(planned["stage"] == stage) & (planned["arm"] == arm) & (planned["bin"] == bin_name)]
+    (found,) = rows.to_dict("records")
+    return found
+
+
+def test_the_papers_bin_by_hand() -> None:
+    """4,624 steps of 1,056 x 2,048 tokens; a search of 5,050 x 1,000 and one finalist of 64, each 512 tokens."""
+    planned = plan(study(), H100, 0.4)
+    tokens, context = 4624 * 1056 * 2048, {"context": 512}
+    training = row(planned, "training", "random_init")
+    assert training["tokens"] == tokens
+    assert training["flops"] == tokens * training_flops_per_token(PYTHIA_410M, context=2048)
+    assert training["paper_flops"] == training["flops"]
+    assert training["device_hours"] == pytest.approx(training["flops"] / 989e12 / 0.4 / 3600)
+    assert row(planned, "teacher", "distilled")["flops"] == tokens * forward_flops_per_token(PYTHIA_69B, context=2048)
+    search = row(planned, "search")
+    assert search["flops"] == (5050 * 1000 + 64) * 512 * forward_flops_per_token(PYTHIA_410M, **context)
+    assert search["paper_flops"] / 1e18 == pytest.approx(2.349, abs=0.0005)
+    assert row(planned, "heldout", "distilled")["tokens"] == 5 * 32 * 2048
+    assert row(planned, "evaluation")["tokens"] == 2 * 200 * 512
+    assert row(planned, "compensation")["flops"] == 0
+    calibration = row(planned, "calibration", bin_name="")
+    assert calibration["flops"] == 64 * 512 * forward_flops_per_token(PYTHIA_69B, **context)
+    assert np.isnan(calibration["paper_flops"])
+
+
+def test_disk_by_hand() -> None:
+    """Teacher and cut in 16 bits, two models in 32, two bytes a token, and three checkpoints while one trains."""
+    planned, count = plan(study(), H100, 0.4), num_parameters(PYTHIA_410M)
+    stays = 2 * num_parameters(PYTHIA_69B) + 2 * count + 2 * 4 * count + 2 * 4624 * 1056 * 2048 + 5050 * 1000
+    assert disk_bytes(planned) == stays + 3 * 12 * count
+
+
+def test_a_teacher_beside_the_student_needs_room() -> None:
+    planned = plan(study(), H100, 0.4)
+    alone, taught = (row(planned, "training", arm) for arm in ("random_init", "distilled"))
+    assert taught["memory_bytes"] - alone["memory_bytes"] > 2 * num_parameters(PYTHIA_69B)
+    assert taught["weights_bytes"] == alone["weights_bytes"] == 6 * num_parameters(PYTHIA_410M)
+
+
+def test_compensation_is_a_pass_of_the_teacher_and_its_regressions() -> None:
+    """Eight of the teacher's layers are dropped."""
+    settings = Compensation()
+    planned = plan(study(variants=(variant(compensation=settings),)), H100, 0.4)
+    regressions = regression_flops(PYTHIA_69B, PYTHIA_410M, settings, num_tokens=64 * 512, num_gaps=8)
+    teachers_pass = row(planned, "calibration", bin_name="")["flops"]
+    assert row(planned, "compensation")["flops"] == pytest.approx(teachers_pass + regressions)
+
+
+def test_what_fits_is_not_warned_of() -> None:
+    assert warnings_of(study(), plan(study(), H100, 0.4), H100, 8, 1e15) == []
+
+
+def test_what_does_not_fit_is_told_with_a_way_out() -> None:
+    """48 sequences are too many for 80 GiB; what is proposed fits, and divides 1,056."""
+    large = study(schedule=PAPERS.model_copy(update={"micro_batch": 48}))
+    told = warnings_of(large, plan(large, H100, 0.4), H100, 1, 1e15)
+    assert [warning.split(" needs ")[0] for warning in told] == [
+        "training · distilled · small · coarse",
+        "training · random_init · small · coarse",
+    ]
+    for warning in told:
+        size = int(warning.split("schedule.micro_batch=")[1].split()[0])
+        assert 1056 % size == 0
+        fitting = study(schedule=PAPERS.model_copy(update={"micro_batch": size}))
+        arm = warning.split(" · ")[1]
+        assert row(plan(fitting, H100, 0.4), "training", arm)["memory_bytes"] <= 0.9 * H100.memory_bytes
+
+
+def test_no_micro_batch_fits_a_small_device() -> None:
+    small = ACCELERATORS["rtx4090"]
+    (told,) = [w for w in warnings_of(study(), plan(study(), small, 0.4), small, 1, 1e15) if "distilled" in w]
+    assert "shard the training" in told
+
+
+@pytest.mark.parametrize(
+    ("changes", "devices", "disk", "expected"),
+    [
+        ({}, 1, 1e9, "to disk, where 954 MiB are free"),
+        ({}, 7, 1e15, "7 devices with schedule.micro_batch=6 each cannot share schedule.global_batch=1056"),
+        ({"variants": (variant(genes_bytes=2e6),)}, 1, 1e15, "search fewer fine spaces in one run"),
+    ],
+)
+def test_other_limits(changes: dict, devices: int, disk: float, expected: str) -> None:
+    (told,) = warnings_of(study(**changes), plan(study(**changes), H100, 0.4), H100, devices, disk)
+    assert expected in told
+
+
+@given(architectures(uniform=True), st.floats(0.2, 1.0))
+@settings(max_examples=40, deadline=None)
+def test_a_teacher_in_small_comes_near_and_never_grows(teacher, share: float) -> None:
+    small = in_small(teacher, share * num_parameters(teacher))
+    assert num_parameters(small) <= num_parameters(teacher)
+    assert small.family == teacher.family
+    assert small.layers[0].heads_per_group == teacher.layers[0].heads_per_group
+
+
+@pytest.mark.parametrize("size", [405_334_016, 1_011_781_632, 2_775_208_960])
+def test_pythia_in_small_has_the_size_that_was_asked_for(size: int) -> None:
+    assert num_parameters(in_small(PYTHIA_69B, size)) == pytest.approx(size, rel=0.03)
+    assert in_small(SMOLLM2_135M, num_parameters(SMOLLM2_135M)) == SMOLLM2_135M
+
+
+def test_members_lie_in_the_bin_and_fine_ones_are_written_down_at_length() -> None:
+    coarse = SearchSpace(teacher=SMOLLM2_135M, layerwise=True, alignment=16)
+    parameter_bin = ParameterBin.around(67e6)
+    members, written = draw_members(coarse, parameter_bin, num_members=5)
+    assert len(members) == 5
+    assert all(num_parameters(member) in parameter_bin for member in members)
+    fine = replace(coarse, granularity="fine")
+    same, more = draw_members(fine, parameter_bin, num_members=5)
+    assert same == members
+    assert more > 10 * written
+
+
+def test_the_page_tells_totals_and_warnings() -> None:
+    planned = plan(study(), H100, 0.4)
+    page = markdown_plan(planned, ("h100", 8), 0.4, ["Too much."])
+    assert "# What this study will cost" in page
+    assert "1 searches and 2 training runs" in page
+    assert "on h100 at 40% of its peak" in page
+    assert "- Too much." in page
+    assert "| small · coarse |" in page
+    assert "| 2.35 EFLOP |" in " ".join(page.split())
+    assert "Everything fits." in markdown_plan(planned, ("h100", 8), 0.4, [])
