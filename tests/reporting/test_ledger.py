@@ -51,6 +51,16 @@ LEDGER = [
 ]
 
 
+def test_a_cached_teacher_is_charged_in_full_to_the_arm_it_serves() -> None:
+    """400 FLOPs of the baseline against 200 of its own and 50 of the teacher, then 100 more of the search."""
+    ledger = [*LEDGER, entry("teacher_cache", ("", "", "distilled"), 50.0)]
+    arms = saved(*(curve(arm, [9.0, 7.0, 5.0]) for arm in ("subnet_init", "distilled")), ledger=ledger)
+    assert arms.loc["distilled", "ratio_training"] == pytest.approx(400 / 250)
+    assert arms.loc["distilled", "ratio_with_search"] == pytest.approx(400 / 350)
+    assert arms.loc["subnet_init", "ratio_training"] == pytest.approx(2)
+    assert set(arms["search_flops"]) == {100.0}
+
+
 def test_reached_by_interpolation() -> None:
     """7 -> 4 crosses 5 after two thirds of the second hundred tokens: 166.67 tokens; 400 FLOPs buy 2.4 of it."""
     row = saved(curve("subnet_init", [9.0, 7.0, 4.0, 6.0, 4.0]), ledger=LEDGER).loc["subnet_init"]

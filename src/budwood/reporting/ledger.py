@@ -7,13 +7,14 @@ import pandas as pd
 
 from budwood.reporting.records import BASELINE, SHARED, LedgerEntry
 
-STAGES = ("calibration", "search", "compensation", "selection", "training", "teacher", "evaluation")
+STAGES = ("calibration", "search", "compensation", "selection", "teacher_cache", "training", "teacher", "evaluation")
 LEDGERS: dict[str, tuple[str, ...]] = {
-    "training": (),
-    "with_search": ("calibration", "search", "compensation"),
-    "with_selection": ("calibration", "search", "compensation", "selection"),
+    "training": ("teacher_cache",),
+    "with_search": ("teacher_cache", "calibration", "search", "compensation"),
+    "with_selection": ("teacher_cache", "calibration", "search", "compensation", "selection"),
 }
-"""The stages that each ledger charges to an arm on top of its training."""
+"""The stages that each ledger charges to an arm on top of its training. A teacher that was asked before it counts as
+training, as one that runs beside the student does."""
 
 AT_STEP_0, REACHED, NOT_REACHED, NO_BASELINE = "at step 0", "reached", "not reached", "no baseline"
 
@@ -69,9 +70,9 @@ def savings(curves: pd.DataFrame, ledger: Sequence[LedgerEntry]) -> pd.DataFrame
     Each ratio is `baseline_flops`, all that `random_init` spent on training, divided by the arm's cost, so above 1 the
     arm was cheaper. The baseline is charged with its training only. The arm's cost is
 
-    * `ratio_training`: `flops_to_match`. NaN unless the status is `reached`: at step 0 the cost is zero and the ratio
-      undefined;
-    * `ratio_with_search`: `flops_to_match + search_flops`, where `search_flops` is calibration, search and
+    * `ratio_training`: `flops_to_match`, and the stage `teacher_cache` where the teacher was asked before training. NaN
+      unless the status is `reached`: at step 0 no training is needed and the ratio undefined;
+    * `ratio_with_search`: that and `search_flops`, where `search_flops` is calibration, search and
       compensation of this variant. Defined at step 0 too, where it is the baseline's cost over that of these alone;
     * `ratio_with_selection`: the same and the stage `selection`.
 
@@ -138,7 +139,7 @@ def _saving(points: pd.DataFrame, baseline: dict[str, float], charges: dict[str,
     if status == AT_STEP_0:
         ratios["ratio_training"] = np.nan
     matched = {"status": status, "tokens_to_match": tokens, "flops_to_match": flops}
-    return {**baseline, **matched, "search_flops": charges["with_search"], **ratios}
+    return {**baseline, **matched, "search_flops": charges["with_search"] - charges["training"], **ratios}
 
 
 def _first_crossing(points: pd.DataFrame, target_loss: float) -> tuple[str, float, float]:
