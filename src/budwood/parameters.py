@@ -358,6 +358,10 @@ class Arms(Strict):
     def _distilled_has_a_teacher(self) -> Self:
         if self.distilled.distillation is None:
             raise ValueError("arms.distilled: give `distillation` its weights")
+        for name in ("random_init", "subnet_init"):
+            distillation = getattr(self, name).distillation
+            if distillation is not None and distillation.teacher == "cached":
+                raise ValueError(f"arms.{name}: teacher must be live, only `distilled` reads a cache")
         return self
 
 

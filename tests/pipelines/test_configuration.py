@@ -21,6 +21,13 @@ def _in_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
     configure_project("budwood")
 
 
+TEACHERS = {
+    "live": {},
+    "cached": {"loss": "sampled", "teacher": "cached"},
+}
+"""Settings on which the pipeline's shape depends."""
+
+
 def load(environment: str) -> tuple[OmegaConfigLoader, ProjectParameters]:
     loader = OmegaConfigLoader(str(ROOT / "conf"), env=environment, **settings.CONFIG_LOADER_ARGS)
     return loader, read_parameters(loader["parameters"])
@@ -28,9 +35,20 @@ def load(environment: str) -> tuple[OmegaConfigLoader, ProjectParameters]:
 
 @pytest.fixture(params=ENVIRONMENTS)
 def environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    _, parameters = load(request.param)
-    monkeypatch.setitem(grid._current, "parameters", parameters)
+    choose(monkeypatch, request.param, "live")
     return request.param
+
+
+@pytest.fixture(params=TEACHERS)
+def with_either_teacher(environment: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    choose(monkeypatch, environment, request.param)
+    return environment
+
+
+def choose(monkeypatch: pytest.MonkeyPatch, environment: str, teacher: str) -> None:
+    raw = load(environment)[0]["parameters"]
+    raw["arms"]["distilled"]["distillation"] |= TEACHERS[teacher]
+    monkeypatch.setitem(grid._current, "parameters", read_parameters(raw))
 
 
 def default_pipeline() -> Pipeline:
@@ -42,16 +60,19 @@ def test_both_environments_are_here():
     assert {"base", "smoke"} <= set(ENVIRONMENTS)
 
 
-def test_every_artifact_is_registered(environment):
-    catalog = DataCatalog.from_config(load(environment)[0]["catalog"])
+def test_every_artifact_is_registered(with_either_teacher):
+    catalog = DataCatalog.from_config(load(with_either_teacher)[0]["catalog"])
     datasets = {name for name in default_pipeline().datasets() if not name.startswith("params:")}
     assert datasets
     assert not {name for name in datasets if name not in catalog}
 
 
-def test_no_catalog_entry_is_unused(environment):
+def test_no_catalog_entry_is_unused(environment, monkeypatch):
     catalog = DataCatalog.from_config(load(environment)[0]["catalog"])
-    datasets = default_pipeline().datasets()
+    datasets = set()
+    for teacher in TEACHERS:
+        choose(monkeypatch, environment, teacher)
+        datasets |= default_pipeline().datasets()
     entries = set(load(environment)[0]["catalog"])
     patterns = {entry for entry in entries if "{" in entry}
     used = {catalog.config_resolver.match_dataset_pattern(name) for name in datasets} | datasets
@@ -73,9 +94,9 @@ def test_no_parameter_group_is_unused():
     assert used == set(ProjectParameters.model_fields)
 
 
-def test_what_a_run_logs_is_declared_for_every_output(environment):
+def test_what_a_run_logs_is_declared_for_every_output(with_either_teacher):
     """Every output of a node says in the catalog how MLflow finds it, except what only feeds the next node."""
-    catalog = DataCatalog.from_config(load(environment)[0]["catalog"])
+    catalog = DataCatalog.from_config(load(with_either_teacher)[0]["catalog"])
     silent = {
         name
         for name in default_pipeline().all_outputs()
@@ -93,8 +114,22 @@ def test_reachability_is_checked_before_any_expensive_node():
     assert names.index("plan_study") < first
 
 
-def test_layers_of_the_graph_never_run_backwards(environment):
+def test_a_cached_teacher_is_asked_once_for_all_variants(environment, monkeypatch):
+    assert not [node for node in default_pipeline().nodes if node.short_name == "cache_teacher"]
+    choose(monkeypatch, environment, "cached")
+    pipeline = default_pipeline()
+    (asking,) = [node for node in pipeline.nodes if node.short_name == "cache_teacher"]
+    assert asking.namespace is None
+    readers = [node for node in pipeline.nodes if "teacher_cache" in node.inputs]
+    assert {node.short_name for node in readers} == {"train_distilled"}
+    assert len(readers) == len(grid.current_parameters().grid.variants())
+    (gathering,) = [node for node in pipeline.nodes if node.short_name == "gather"]
+    assert "teacher_cache_record" in gathering.inputs
+
+
+def test_layers_of_the_graph_never_run_backwards(with_either_teacher):
     """Kedro-Viz drops all layers of a graph in which a later layer feeds an earlier one."""
+    environment = with_either_teacher
     order = ["raw", "intermediate", "primary", "feature", "model_input", "models", "model_output", "reporting"]
     catalog = DataCatalog.from_config(load(environment)[0]["catalog"])
 

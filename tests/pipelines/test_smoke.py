@@ -106,6 +106,8 @@ def test_every_catalog_output_is_found_from_its_run(finished):
     parent, children = tracked(finished)
     catalog = yaml.safe_load((finished / "conf/base/catalog.yml").read_text())
     for name, entry in catalog.items():
+        if name.startswith("teacher_cache"):
+            continue  # this environment's teacher is live
         kind = entry["metadata"].get("mlflow")
         short = name.rpartition(".")[2]
         runs = list(children.values()) if "{" in name else [parent]

@@ -71,6 +71,18 @@ def saved(*arms: pd.DataFrame, ledger: list[LedgerEntry] | None = None) -> pd.Da
     return frame.set_index("arm")
 
 
+def test_a_cached_teacher_is_charged_in_full_to_the_arm_it_serves() -> None:
+    """At the match: 200 of its own, 100 of the search, 65 of the selection; 600 of a live teacher, 60 of probes."""
+    arms = saved(
+        *(curve(arm, [9.0, 7.0, 5.0]) for arm in ("subnet_init", "distilled")),
+        ledger=[*LEDGER, entry("teacher_cache", ("", "", "distilled"), 50.0)],
+    )
+    assert arms.loc["distilled", "teacher_flops"] == pytest.approx(600 + 60 + 50)
+    assert arms.loc["distilled", "ratio_training"] == pytest.approx(2)
+    assert arms.loc["distilled", "ratio_with_teacher"] == pytest.approx(400 / (365 + 710))
+    assert arms.loc["subnet_init", "teacher_flops"] == 0
+
+
 def test_reached_by_interpolation() -> None:
     """7 -> 4 crosses 5 after two thirds of the second hundred tokens: 166.67 tokens; 400 FLOPs buy 2.4 of it."""
     row = saved(curve("subnet_init", [9.0, 7.0, 4.0, 6.0, 4.0]), ledger=LEDGER).loc["subnet_init"]

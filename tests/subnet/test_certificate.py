@@ -26,6 +26,8 @@ ORIGIN = Origin(
     ordering="activation",
     rope="preserve",
     compensation=("neurons", "pairs"),
+    channels=(2, 0),
+    layers=(1,),
 )
 
 
@@ -51,6 +53,7 @@ def test_the_record_states_what_was_checked(child, folder, child_architecture):
     assert record["fingerprint"] == fingerprint(folder)
     assert (record["teacher"], record["teacher_revision"], record["rope"]) == ("tree", "r1", "preserve")
     assert record["compensation"] == ["neurons", "pairs"]
+    assert (record["kept_channels"], record["kept_layers"]) == ([2, 0], [1])
 
 
 def test_anybody_can_compute_the_probe_again(child, folder, child_architecture):

@@ -27,6 +27,8 @@ ORIGIN = Origin(
     ordering="activation",
     rope="preserve",
     compensation=(),
+    channels=(2, 0),
+    layers=(1,),
 )
 STRANGER = """
 import json, sys

@@ -31,6 +31,14 @@ def test_without_activations_no_importance_is_needed(teacher, teacher_folder, or
         assert all(torch.equal(ordered.weights[name], value) for name, value in weights_of(teacher).items())
 
 
+@every_kind
+@pytest.mark.parametrize("ordering", ["activation", "native"])
+def test_channels_say_where_the_teacher_has_them(teacher, architecture, orders, ordering):
+    ordered, name = orders[ordering, "preserve"], family_of(architecture.family).embedding.weight
+    assert torch.equal(ordered.weights[name], weights_of(teacher)[name][:, list(ordered.channels)])
+    assert (ordered.channels == tuple(range(architecture.hidden_size))) is (ordering == "native")
+
+
 @llama_only
 def test_ordering_by_activation_needs_importance(teacher_folder):
     with pytest.raises(ValueError, match="ordering: activation needs the importance"):

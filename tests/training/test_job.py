@@ -32,14 +32,34 @@ def test_impossible_schedules_are_refused(change):
         schedule(**change)
 
 
-@pytest.mark.parametrize("change", [{"alpha": -0.1}, {"beta": -1}, {"temperature": 0}], ids=str)
-def test_impossible_weights_are_refused(change):
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"alpha": -0.1},
+        {"beta": -1},
+        {"temperature": 0},
+        {"loss": "top"},
+        {"top_k": 0},
+        {"num_samples": 256},
+        {"divergence": "backward"},
+        {"divergence": "reverse", "loss": "topk_tail"},
+        {"divergence": "jensen_shannon", "loss": "sampled"},
+        {"teacher": "cached"},
+        {"teacher": "cached", "loss": "full"},
+        {"hidden_weight": 0.1, "loss": "sampled", "teacher": "cached"},
+        {"hidden_share": 0},
+    ],
+    ids=str,
+)
+def test_impossible_settings_are_refused(change):
     with pytest.raises(ValidationError, match=next(iter(change))):
         DistillationSettings(**change)
 
 
 def test_the_papers_weights_are_the_default():
-    assert DistillationSettings().weights == DistillationWeights(alpha=0.2, beta=0.8, temperature=1.0)
+    settings = DistillationSettings()
+    assert settings.weights == DistillationWeights(alpha=0.2, beta=0.8, temperature=1.0, divergence="forward")
+    assert settings.top_k == 1024
 
 
 def test_a_job_survives_json_and_cannot_be_changed(make_job):

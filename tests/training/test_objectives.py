@@ -1,12 +1,19 @@
 """Objectives are the losses of Hugging Face's own logits."""
 
+import json
+
 import pytest
 import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
-from budwood.training.losses import DistillationWeights
-from budwood.training.objectives import Distillation, NextToken
+from budwood.subnet.device import Compute
+from budwood.training import objectives
+from budwood.training.job import DistillationSettings
+from budwood.training.objectives import Batch, HiddenStates, NextToken, compiles_loss, objective_of
+from budwood.training.teacher import SharedStates, layer_inputs
+
+CPU = Compute(torch.device("cpu"), "float32")
 
 
 @pytest.fixture(scope="module")
@@ -15,35 +22,143 @@ def models(teacher_folder, model_folder):
 
 
 @pytest.fixture(scope="module")
-def tokens():
-    return torch.randint(0, 257, (3, 11), generator=torch.Generator().manual_seed(0))
-
-
-def apply(objective, student, tokens):
-    hidden = student.base_model(input_ids=tokens[:, :-1]).last_hidden_state
-    return objective(hidden, student.get_output_embeddings().weight, tokens[:, :-1], tokens[:, 1:])
-
-
-def test_next_token_is_the_summed_loss_of_hugging_face(models, tokens):
-    _, student = models
-    expected = student(input_ids=tokens, labels=tokens).loss * 30
-    torch.testing.assert_close(apply(NextToken(), student, tokens), expected)
-
-
-def test_distillation_is_equation_2_of_the_paper(models, tokens):
-    teacher, student = models
-    actual = apply(Distillation(teacher, DistillationWeights(0.3, 0.6, 2.0)), student, tokens)
-    logits, targets = (model(input_ids=tokens[:, :-1]).logits.flatten(0, 1).double() for model in (student, teacher))
-    text = functional.cross_entropy(logits, tokens[:, 1:].flatten(), reduction="sum")
-    divergence = functional.kl_div(
-        (logits / 2).log_softmax(-1), (targets / 2).log_softmax(-1), reduction="sum", log_target=True
+def batch():
+    tokens = torch.randint(0, 257, (3, 12), generator=torch.Generator().manual_seed(0))
+    return Batch(
+        input_ids=tokens[:, :-1],
+        labels=tokens[:, 1:],
+        starts=torch.tensor([0, 11, 22]),
+        progress=torch.tensor([0.0, 0.25, 0.5]),
     )
+
+
+def distillation(make_job, **settings):
+    job = make_job(distillation=DistillationSettings(compile_loss="off", **settings))
+    return objective_of(job, CPU)
+
+
+def logits_of(model, batch):
+    return model(input_ids=batch.input_ids).logits.flatten(0, 1).double()
+
+
+def test_next_token_is_the_summed_loss_of_hugging_face(models, batch):
+    _, student = models
+    text = functional.cross_entropy(logits_of(student, batch), batch.labels.flatten(), reduction="sum")
+    torch.testing.assert_close(NextToken()(student, batch).double(), text, rtol=1e-5, atol=1e-4)
+
+
+def test_distillation_is_equation_2_of_the_paper(models, batch, make_job):
+    teacher, student = models
+    actual = distillation(make_job, alpha=0.3, beta=0.6, temperature=2.0)(student, batch)
+    text = functional.cross_entropy(logits_of(student, batch), batch.labels.flatten(), reduction="sum")
+    own, other = ((logits_of(model, batch) / 2).log_softmax(-1) for model in (student, teacher))
+    divergence = functional.kl_div(own, other, reduction="sum", log_target=True)
     torch.testing.assert_close(actual.double(), 0.3 * text + 0.6 * 4 * divergence, rtol=1e-5, atol=1e-4)
 
 
-def test_the_teacher_is_not_trained(models, tokens):
+def test_the_papers_top_is_whittles_dense_one(models, batch, make_job):
+    """Its reference code fills all but the teacher's top logits with a large negative number."""
     teacher, student = models
-    apply(Distillation(teacher, DistillationWeights(0.2, 0.8, 1.0)), student, tokens).backward()
-    assert all(parameter.grad is None for parameter in teacher.parameters())
+    actual = distillation(make_job, alpha=0.0, beta=1.0, temperature=0.9, loss="topk_renorm", top_k=16)(student, batch)
+    own, other = (logits_of(model, batch) for model in (student, teacher))
+    values, ids = other.topk(16, -1)
+    dense = torch.full_like(other, -1e9).scatter(1, ids, values)
+    expected = functional.kl_div((own / 0.9).log_softmax(-1), (dense / 0.9).softmax(-1), reduction="batchmean") * (
+        0.9**2 * 33
+    )
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-4)
+
+
+def test_draws_depend_on_the_sequence_and_not_on_the_batch(models, batch, make_job):
+    _, student = models
+    objective = distillation(make_job, loss="sampled", num_samples=4)
+    whole = objective(student, batch)
+    parts = [
+        objective(student, Batch(input_ids=batch.input_ids[i : i + 1], labels=batch.labels[i : i + 1], starts=start))
+        for i, start in enumerate(batch.starts.split(1))
+    ]
+    torch.testing.assert_close(sum(parts), whole)
+    moved = Batch(input_ids=batch.input_ids, labels=batch.labels, starts=batch.starts + 1)
+    assert abs(float((objective(student, moved) - whole).detach())) > 0.01
+
+
+def test_the_teacher_is_not_trained(models, batch, make_job):
+    _, student = models
+    objective = distillation(make_job)
+    objective(student, batch).backward()
+    assert all(parameter.grad is None for parameter in objective.teacher.model.parameters())
+    assert not any(parameter.requires_grad for parameter in objective.teacher.model.parameters())
+    assert not objective.teacher.model.training
     assert all(parameter.grad is not None for parameter in student.parameters())
     student.zero_grad()
+
+
+def test_the_teacher_runs_on_its_own_device(models, batch, make_job):
+    _, student = models
+    elsewhere = distillation(make_job, teacher_device="cpu")
+    assert str(elsewhere.teacher.model.device) == "cpu"
+    dtype = elsewhere.teacher.model.dtype  # what suits that device
+    assert dtype in {torch.float32, torch.bfloat16}
+    rtol = 1e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(elsewhere(student, batch), distillation(make_job)(student, batch), rtol=rtol, atol=1e-3)
+
+
+def test_states_are_the_inputs_of_the_layers(models, batch):
+    for model in models:
+        seen = []
+        hooks = [
+            layer.register_forward_pre_hook(
+                lambda _, args, kwargs, seen=seen: seen.append((args or [kwargs["hidden_states"]])[0]),
+                with_kwargs=True,
+            )
+            for layer in model.base_model.layers
+        ]
+        output = model.base_model(input_ids=batch.input_ids, use_cache=False, output_hidden_states=True)
+        for hook in hooks:
+            hook.remove()
+        inputs = layer_inputs(output)
+        assert len(inputs) == len(seen) == model.config.num_hidden_layers
+        assert all(torch.equal(one, other) for one, other in zip(inputs, seen, strict=True))
+
+
+def test_the_pull_of_hidden_states_by_hand():
+    """Channels 2 and 0 of layer 1: (1, 1) against (0, 1) is 1; half of the second sequence's share is over."""
+    teacher = (torch.zeros(2, 1, 3), torch.tensor([1.0, 9.0, 0.0]).expand(2, 1, 3))
+    pull = HiddenStates(shared=SharedStates(channels=(2, 0), layers=(1,)), weight=3.0, share=0.5)
+    student = (torch.ones(2, 1, 2),)
+    assert float(pull(student, teacher, torch.tensor([0.0, 0.25]))) == pytest.approx(3 + 1.5)
+    assert float(pull(student, teacher, torch.tensor([0.5, 0.9]))) == 0
+
+
+def write_certificate(folder, **record):
+    (folder / "certificate.json").write_text(json.dumps(record))
+
+
+def test_a_student_is_pulled_towards_the_teacher_it_was_cut_from(models, batch, make_job, model_folder, teacher_folder):
+    from budwood.subnet.teacher import fingerprint
+
+    teacher, student = models
+    kept = {"kept_channels": list(range(4, 20)), "kept_layers": [1]}
+    write_certificate(model_folder, teacher_fingerprint=fingerprint(teacher_folder), **kept)
+    try:
+        with_pull = distillation(make_job, hidden_weight=0.5, hidden_share=0.4)(student, batch)
+    finally:
+        (model_folder / "certificate.json").unlink()
+    states = [
+        model.base_model(input_ids=batch.input_ids, output_hidden_states=True).hidden_states
+        for model in (student, teacher)
+    ]
+    own, other = states[0][0], states[1][1][..., 4:20]
+    distances = ((own - other) ** 2).sum(-1) / (other**2).sum(-1)
+    expected = 0.5 * (distances.sum(-1) * torch.tensor([1.0, 0.375, 0.0])).sum()
+    torch.testing.assert_close(with_pull - distillation(make_job)(student, batch), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_whether_the_loss_is_compiled(monkeypatch):
+    asked = []
+    monkeypatch.setattr(objectives, "inductor_works", lambda device: asked.append(device) or True)
+    assert not compiles_loss(DistillationSettings(compile_loss="off"), CPU)
+    assert compiles_loss(DistillationSettings(compile_loss="on"), CPU)
+    assert not asked
+    assert compiles_loss(DistillationSettings(), CPU)
+    assert asked == ["cpu"]

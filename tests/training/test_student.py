@@ -5,8 +5,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
-from budwood.training.losses import DistillationWeights
-from budwood.training.objectives import Distillation, NextToken
+from budwood.subnet.device import Compute
+from budwood.training.job import DistillationSettings
+from budwood.training.objectives import NextToken, objective_of
 from budwood.training.student import Student
 
 
@@ -25,9 +26,10 @@ def test_the_loss_is_a_mean_over_the_tokens_of_the_step(models):
     torch.testing.assert_close(student(**batch, num_items_in_batch=torch.tensor(56))["loss"], alone / 4)
 
 
-def test_the_teacher_is_neither_trained_nor_saved(models):
-    teacher, model = models
-    student = Student(model, Distillation(teacher, DistillationWeights(0.2, 0.8, 1.0)))
+def test_the_teacher_is_neither_trained_nor_saved(models, make_job):
+    _, model = models
+    job = make_job(distillation=DistillationSettings(compile_loss="off"))
+    student = Student(model, objective_of(job, Compute(torch.device("cpu"), "float32")))
     assert sum(p.numel() for p in student.parameters()) == sum(p.numel() for p in model.parameters())
     assert {name.removeprefix("model.") for name in student.state_dict()} <= set(model.state_dict())
 

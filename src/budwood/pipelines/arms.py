@@ -13,6 +13,7 @@ from budwood.pipelines.tracking import track
 from budwood.pipelines.work import claim
 from budwood.subnet.checkpoint import read_architecture
 from budwood.subnet.teacher import fingerprint
+from budwood.training.cache import TeacherCache
 from budwood.training.job import Initialisation, Schedule, TrainingJob
 from budwood.training.run import MODEL, read_curve, train
 
@@ -31,11 +32,13 @@ def arm_node(name: str, initialisation: Initialisation, description: str) -> Cal
         schedule: Schedule,
         measurement: MeasurementParameters,
         workspace: Path,
+        teacher_cache: TeacherCache | None = None,
     ) -> ArmOutputs:
         facts = {
             "initialisation": initialisation,
             "subnet": fingerprint(subnet),
             "teacher": fingerprint(teacher) if arm.distillation else None,
+            "teacher_cache": teacher_cache.fingerprint if teacher_cache else None,
             "tokens": tokens.fingerprint,
             "arm": arm,
             "schedule": schedule,
@@ -52,6 +55,7 @@ def arm_node(name: str, initialisation: Initialisation, description: str) -> Cal
             learning_rate=arm.learning_rate,
             schedule=schedule,
             distillation=arm.distillation,
+            cache_folder=teacher_cache.folder if teacher_cache else None,
             heldout_windows=measurement.heldout,
             device=measurement.device,
             precision=measurement.precision,

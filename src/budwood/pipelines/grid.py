@@ -54,6 +54,12 @@ def current_parameters() -> ProjectParameters:
     return _current["parameters"]
 
 
+def wants_teacher_cache() -> bool:
+    """Return whether the arm under the teacher reads what the teacher has said once."""
+    distillation = current_parameters().arms.distilled.distillation
+    return distillation is not None and distillation.teacher == "cached"
+
+
 def for_each_variant(stages: Pipeline, shared: set[str]) -> Pipeline:
     """Repeat a pipeline in the namespace `subnets.<bin>.<space>` of every variant of the grid.
 

@@ -12,7 +12,7 @@ from budwood.arch.count import forward_flops_per_token
 from budwood.arch.spec import Architecture
 from budwood.reporting.records import BASELINE, SHARED, LedgerEntry
 
-STAGES = ("calibration", "search", "compensation", "training", "teacher", "heldout", "evaluation")
+STAGES = ("calibration", "search", "compensation", "teacher_cache", "training", "teacher", "heldout", "evaluation")
 SEARCH_STAGES = ("calibration", "search", "compensation")
 """What it takes to find and cut out the sub-network of one variant."""
 LEDGERS = ("training", "with_search", "with_selection", "with_teacher")
@@ -108,8 +108,8 @@ def savings(curves: pd.DataFrame, ledger: Sequence[LedgerEntry], reference: str 
     * `ratio_with_search`: and `search_flops`: calibration, search and compensation of this variant;
     * `ratio_with_selection`: and `selection_flops`: those of all other spaces of the bin, and the training of the same
       arm there, which together were the probes that told which space is best;
-    * `ratio_with_teacher`: and the teacher's forward passes until the match, and those in the probes. `teacher_flops`
-      is their sum at the match.
+    * `ratio_with_teacher`: and the teacher's forward passes until the match, and those in the probes; those for a cache
+      in full. `teacher_flops` is their sum at the match.
 
     An entry of the ledger with empty fields serves several variants; it is charged in full to each of them, and never
     twice. No ratio is given where the status is `not reached` or `no baseline`, or where the cost is zero.
@@ -222,8 +222,8 @@ class _Charges:
     teacher_per_token: float
     search: float
     selection: float
-    probes_teacher: float
-    """Forward passes of the teacher in the training of the same arm in other spaces of the bin."""
+    fixed_teacher: float
+    """Forward passes of the teacher for a cache, and in the training of the same arm in other spaces of the bin."""
 
     def costs(self, tokens: float) -> dict[str, float]:
         """Return what each ledger charges for a match after so many tokens."""
@@ -232,7 +232,7 @@ class _Charges:
 
     def teacher(self, tokens: float) -> float:
         """Return the teacher's forward passes for a match after so many tokens."""
-        return self.teacher_per_token * tokens + self.probes_teacher
+        return self.teacher_per_token * tokens + self.fixed_teacher
 
 
 def _charges(costs: pd.DataFrame, key: dict[str, str]) -> _Charges:
@@ -252,7 +252,8 @@ def _charges(costs: pd.DataFrame, key: dict[str, str]) -> _Charges:
         teacher_per_token=total(teacher) / float(costs.loc[teacher, "tokens"].sum()) if teacher.any() else 0.0,
         search=total(searched),
         selection=total(in_bin & ~own & search) + total(probes & (costs["stage"] == "training")),
-        probes_teacher=total(probes & (costs["stage"] == "teacher")),
+        fixed_teacher=total(own & same_arm & (costs["stage"] == "teacher_cache"))
+        + total(probes & (costs["stage"] == "teacher")),
     )
 
 

@@ -33,6 +33,10 @@ class Origin:
     rope: str
     compensation: Sequence[str]
     """Names of the corrections."""
+    channels: Sequence[int]
+    """For every channel of the child's residual stream, the teacher's."""
+    layers: Sequence[int]
+    """For every layer of the child in depth order, the teacher's."""
 
 
 @torch.no_grad()
@@ -72,6 +76,8 @@ def certify(
         "ordering": origin.ordering,
         "rope": origin.rope,
         "compensation": list(origin.compensation),
+        "kept_channels": list(origin.channels),
+        "kept_layers": list(origin.layers),
         "probe": {"input_ids": ids[0].tolist(), "columns": _columns(architecture.vocab_size)}
         | {"logits": logits[0, :, _columns(architecture.vocab_size)].tolist()},
     }

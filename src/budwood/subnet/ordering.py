@@ -52,6 +52,8 @@ class OrderedTeacher:
     """The teacher's Hugging Face config."""
     architecture: Architecture
     """The teacher's, layers in depth order."""
+    channels: tuple[int, ...]
+    """For every channel of the residual stream, where the teacher itself has it."""
     ranking: tuple[int, ...]
     """Layers, the first to keep first."""
     pair_rankings: tuple[Indices, ...]
@@ -137,6 +139,7 @@ def order_teacher(
             weights=weights,
             config=config,
             architecture=architecture,
+            channels=tuple(range(architecture.hidden_size)),
             ranking=tuple(range(architecture.num_hidden_layers)),
             pair_rankings=tuple(rank_pairs([0.0] * (spec.head_dim // 2), r) for spec, r in heads),
             pair_scores=(),
@@ -155,6 +158,7 @@ def order_teacher(
         weights=ordered,
         config=config,
         architecture=architecture,
+        channels=ordered.channels,
         ranking=tuple(sorted(range(len(scores)), key=lambda layer: -scores[layer])),
         pair_rankings=_rank_pairs_together(importance, architecture, turning),
         pair_scores=ordered.pair_scores(turning),
@@ -191,7 +195,7 @@ class OrderedWeights(Mapping[str, Tensor]):
         self._family = family_of(architecture.family)
         tied, depth = architecture.tie_word_embeddings, architecture.num_hidden_layers
         self._axes = {name: (layer, axes) for name, layer, axes in self._family.parameters(depth, tied=tied)}
-        self._channels = _descending(importance.channels)
+        self.channels = _descending(importance.channels)
         self._orders = [_LayerOrder.of(layer, r) for layer, r in zip(importance.layers, turning, strict=True)]
         self._bases: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -214,12 +218,12 @@ class OrderedWeights(Mapping[str, Tensor]):
         """Return a tensor that is laid out as a parameter in the new order."""
         layer, axes = self._axes[name]
         if layer is None:
-            return slice_tensor(tensor, axes, {"hidden": len(self._channels), "vocab": 0}, {"hidden": self._channels})
+            return slice_tensor(tensor, axes, {"hidden": len(self.channels), "vocab": 0}, {"hidden": self.channels})
         lengths = axis_lengths(self._architecture, self._architecture.layers[layer])
         order = self._orders[layer]
         tensor = permute_within_groups(tensor, axes, lengths, "query", order.queries)
         tensor = permute_within_groups(tensor, axes, lengths, "qk", order.dims)
-        kept = {"hidden": self._channels, "group": order.groups, "neuron": order.neurons}
+        kept = {"hidden": self.channels, "group": order.groups, "neuron": order.neurons}
         return slice_tensor(tensor, axes, lengths, kept)
 
     def pair_scores(self, turning: Sequence[int]) -> tuple[Tensor, ...]:

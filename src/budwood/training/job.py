@@ -6,9 +6,10 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from budwood.subnet.device import DeviceName, Precision
-from budwood.training.losses import DistillationWeights
+from budwood.training.losses import DistillationWeights, Divergence
 
 Initialisation = Literal["random", "checkpoint"]
+DistillationLoss = Literal["full", "topk_renorm", "topk_tail", "sampled"]
 
 
 class Strict(BaseModel):
@@ -65,16 +66,48 @@ class Schedule(Strict):
 
 
 class DistillationSettings(Strict):
-    """`alpha * CE + beta * T^2 * KL(teacher || student)` (paper, equation 2; section 4: 0.2, 0.8, 0.9)."""
+    """`alpha * CE + beta * T^2 * D(teacher, student)` (paper, equation 2; section 4: 0.2, 0.8, 0.9, top 1024)."""
 
     alpha: float = Field(default=0.2, ge=0)
     beta: float = Field(default=0.8, ge=0)
     temperature: float = Field(default=1.0, gt=0)
+    loss: DistillationLoss = "full"
+    """What the student sees of the teacher's distribution, see `budwood.training.teacher`: all of it (`full`), its top
+    `top_k` entries and one bucket for all others (`topk_tail`), tokens drawn from it (`sampled`), or its top `top_k`
+    renormalised (`topk_renorm`: the paper's way; biased)."""
+    divergence: Divergence = "forward"
+    """`reverse` and `jensen_shannon` need every entry of both sides: `loss: full`."""
+    top_k: int = Field(default=1024, ge=1)
+    num_samples: int = Field(default=64, ge=1, le=255)
+    """Draws per token, with replacement."""
+    hidden_weight: float = Field(default=0.0, ge=0)
+    """Weight of the squared distance between the layers' inputs of student and teacher at the start of training."""
+    hidden_share: float = Field(default=0.3, gt=0, le=1)
+    """Share of training in which that weight falls to zero."""
+    teacher: Literal["live", "cached"] = "live"
+    """`cached`: read what a teacher has said once, for all students that read the same sequences."""
+    teacher_device: str = "same"
+    """`same` as the student's, or a device of the teacher's own, such as `cuda:1`."""
+    compile_teacher: bool = False
+    compile_loss: Literal["auto", "on", "off"] = "auto"
+    """Whether torch.compile makes the loss: `auto` where it works here, and says so where it does not."""
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Self:
+        if self.divergence != "forward" and self.loss != "full":
+            raise ValueError(f"divergence={self.divergence!r} needs loss='full', got {self.loss!r}: it has all entries")
+        if self.teacher == "cached" and self.loss == "full":
+            raise ValueError(
+                "teacher='cached' needs a loss of few entries (topk_tail, sampled, topk_renorm), got 'full'"
+            )
+        if self.teacher == "cached" and self.hidden_weight:
+            raise ValueError(f"hidden_weight={self.hidden_weight} needs teacher='live': a cache holds no hidden states")
+        return self
 
     @property
     def weights(self) -> DistillationWeights:
         """The settings as the loss takes them."""
-        return DistillationWeights(self.alpha, self.beta, self.temperature)
+        return DistillationWeights(self.alpha, self.beta, self.temperature, self.divergence)
 
 
 class TrainingJob(Strict):
@@ -95,6 +128,8 @@ class TrainingJob(Strict):
     schedule: Schedule
     distillation: DistillationSettings | None = None
     """Given, the teacher's distribution is part of the objective."""
+    cache_folder: Path | None = None
+    """What a cached teacher has said; see `budwood.training.cache`."""
     heldout_windows: int = Field(gt=0)
     """Validation sequences behind the held-out curve."""
     device: DeviceName = "auto"

@@ -1,4 +1,7 @@
-"""What a training run minimises; pretraining and distillation differ in this value alone."""
+"""What a training run minimises; pretraining and distillation differ in this value alone.
+
+Shape legend: B sequences of a batch, T predicted tokens, E student width, V vocabulary.
+"""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -7,23 +10,31 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from budwood.training.losses import DistillationWeights, chunked_loss
+from budwood.subnet.device import Compute
+from budwood.training.job import DistillationSettings, TrainingJob
+from budwood.training.losses import DistillationWeights, chunked_loss, hidden_distance, inductor_works
+from budwood.training.teacher import SharedStates, Teacher, layer_inputs, open_teacher, shared_states
 
-# Shape legend: B sequences of a batch, T predicted tokens, E student width, V vocabulary.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What a student and its teacher read."""
+
+    input_ids: Tensor
+    """[B, T]."""
+    labels: Tensor
+    """[B, T] next tokens."""
+    starts: Tensor | None = None
+    """[B] where the sequences begin in the token file."""
+    progress: Tensor | None = None
+    """[B] share of the run that lies before a sequence."""
 
 
 class Objective(Protocol):
     """Loss of a batch, summed over its tokens."""
 
-    def __call__(self, hidden: Tensor, head: Tensor, input_ids: Tensor, targets: Tensor) -> Tensor:
-        """Return the summed loss.
-
-        Args:
-            hidden: [B, T, E] the student's last hidden states.
-            head: [V, E] the student's output weights.
-            input_ids: [B, T].
-            targets: [B, T] next tokens.
-        """
+    def __call__(self, model: PreTrainedModel, batch: Batch) -> Tensor:
+        """Return the summed loss of a student."""
         ...
 
 
@@ -31,25 +42,93 @@ class Objective(Protocol):
 class NextToken:
     """Cross-entropy with the text."""
 
-    def __call__(self, hidden: Tensor, head: Tensor, input_ids: Tensor, targets: Tensor) -> Tensor:
+    compiled: bool = False
+    """Whether torch.compile makes the loss."""
+
+    def __call__(self, model: PreTrainedModel, batch: Batch) -> Tensor:
         """Return the summed cross-entropy."""
-        del input_ids
-        return chunked_loss(hidden.flatten(0, 1), head, targets.flatten())
+        hidden = model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
+        head = model.get_output_embeddings().weight
+        return chunked_loss(hidden.flatten(0, 1), head, batch.labels.flatten(), compiled=self.compiled)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HiddenStates:
+    """Pull of a student's residual stream towards its teacher's, weaker from step to step."""
+
+    shared: SharedStates
+    weight: float
+    """At the start of training."""
+    share: float
+    """Of training, in which the weight falls linearly to zero."""
+
+    def __call__(self, student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], progress: Tensor) -> Tensor:
+        """Return the weighted distance of the layers' inputs, summed over tokens.
+
+        Args:
+            student: [B, T, E] for every layer of the student.
+            teacher: [B, T, F] for every layer of the teacher.
+            progress: [B] share of the run that is over.
+        """
+        channels = torch.tensor(self.shared.channels, device=teacher[0].device)
+        distances = [
+            hidden_distance(own, teacher[layer][..., channels].to(own.device))
+            for own, layer in zip(student, self.shared.layers, strict=True)
+        ]
+        annealed = self.weight * (1 - progress / self.share).clamp_min(0)
+        return (annealed * torch.stack(distances).mean(0)).sum()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Distillation:
-    """Cross-entropy with the text and forward KL from a live teacher over the full vocabulary."""
+    """Cross-entropy with the text and a divergence from a teacher."""
 
-    teacher: PreTrainedModel
-    """Frozen, in evaluation mode, with the student's tokenizer."""
+    teacher: Teacher
+    """With the student's tokenizer."""
     weights: DistillationWeights
+    compiled: bool = False
+    """Whether torch.compile makes the loss."""
+    states: HiddenStates | None = None
 
-    def __call__(self, hidden: Tensor, head: Tensor, input_ids: Tensor, targets: Tensor) -> Tensor:
-        """Return the summed loss; the teacher's hidden states, not its logits, live through the batch."""
-        with torch.no_grad():
-            states = self.teacher.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-        teacher_head = self.teacher.get_output_embeddings().weight
-        return chunked_loss(
-            hidden.flatten(0, 1), head, targets.flatten(), (states.flatten(0, 1), teacher_head), self.weights
+    def __call__(self, model: PreTrainedModel, batch: Batch) -> Tensor:
+        """Return the summed loss; the teacher's hidden states or a few entries, not its logits, live through it."""
+        starts = torch.zeros(len(batch.input_ids), dtype=torch.long) if batch.starts is None else batch.starts
+        target, teacher_states = self.teacher(batch.input_ids, starts)
+        output = model.base_model(
+            input_ids=batch.input_ids, use_cache=False, output_hidden_states=self.states is not None
         )
+        hidden = output.last_hidden_state.flatten(0, 1)
+        head = model.get_output_embeddings().weight
+        loss = chunked_loss(hidden, head, batch.labels.flatten(), target, self.weights, compiled=self.compiled)
+        if self.states is not None:
+            assert batch.progress is not None, "an annealed loss needs to know how far the run is"
+            loss = loss + self.states(layer_inputs(output), teacher_states, batch.progress)
+        return loss
+
+
+def objective_of(job: TrainingJob, compute: Compute) -> NextToken | Distillation:
+    """Return what a job minimises.
+
+    Args:
+        job: passed by `budwood.training.teacher.check_teacher` where it has a teacher.
+        compute: device and precision of the student.
+    """
+    settings = job.distillation
+    if settings is None:
+        return NextToken()
+    states = None
+    if settings.hidden_weight:
+        states = HiddenStates(shared=shared_states(job), weight=settings.hidden_weight, share=settings.hidden_share)
+    return Distillation(
+        teacher=open_teacher(job, compute),
+        weights=settings.weights,
+        compiled=compiles_loss(settings, compute),
+        states=states,
+    )
+
+
+def compiles_loss(settings: DistillationSettings, compute: Compute) -> bool:
+    """Return whether the loss is compiled; `auto` tries whether that works here, and logs where it does not."""
+    if settings.compile_loss == "auto":
+        return inductor_works(compute.device.type)
+    return settings.compile_loss == "on"

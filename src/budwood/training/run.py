@@ -26,13 +26,14 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from budwood.arch.count import forward_flops_per_token, training_flops_per_token
 from budwood.corpus.packing import PackedCorpus
-from budwood.subnet.checkpoint import load_config, load_model, load_tokenizer, random_model, read_architecture
+from budwood.subnet.checkpoint import load_config, load_model, random_model, read_architecture
 from budwood.subnet.device import Compute, choose_compute
 from budwood.subnet.evaluate import sequence_losses
 from budwood.subnet.export import write_checkpoint
 from budwood.training.job import Schedule, TrainingJob
-from budwood.training.objectives import Distillation, NextToken, Objective
+from budwood.training.objectives import objective_of
 from budwood.training.student import Student
+from budwood.training.teacher import check_teacher
 
 Track = Callable[[Mapping[str, float], int], None]
 """Takes metrics and the optimiser step they belong to."""
@@ -58,7 +59,7 @@ def train(job: TrainingJob, track: Track | None = None) -> dict[str, Any]:
         the curve in `output_folder/curve.jsonl`.
 
     Raises:
-        ValueError: the corpus is too small, or student and teacher do not share a vocabulary.
+        ValueError: the corpus is too small, or the teacher cannot teach (see `budwood.training.teacher.check_teacher`).
         FloatingPointError: the loss is not finite.
     """
     result_file = job.output_folder / RESULT
@@ -69,7 +70,9 @@ def train(job: TrainingJob, track: Track | None = None) -> dict[str, Any]:
     corpus = PackedCorpus.open(job.corpus_folder)
     sequences = _Sequences(corpus, job.schedule)
     heldout = torch.from_numpy(corpus.windows("validation", job.schedule.sequence_length, limit=job.heldout_windows))
-    student, objective = _student(job), _objective(job, compute)
+    if job.distillation is not None:
+        check_teacher(job, corpus, sequences.starts)
+    student, objective = _student(job), objective_of(job, compute)
     curve = _Curve(job, heldout, track)
     trainer = Trainer(
         model=Student(student, objective),
@@ -159,7 +162,7 @@ def _steps_per_row(schedule: Schedule) -> int:
     return max(steps for steps in range(1, about + 1) if schedule.checkpoint_steps % steps == 0)
 
 
-class _Sequences(Dataset[Tensor]):
+class _Sequences(Dataset[dict[str, Tensor]]):
     """Sequences of the token file by index, so that a resumed run skips without reading."""
 
     def __init__(self, corpus: PackedCorpus, schedule: Schedule) -> None:
@@ -169,14 +172,18 @@ class _Sequences(Dataset[Tensor]):
     def __len__(self) -> int:
         return len(self.starts)
 
-    def __getitem__(self, index: int) -> Tensor:
-        return torch.from_numpy(self.corpus.read(self.starts[index] + np.arange(self.length + 1)))
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        tokens = torch.from_numpy(self.corpus.read(self.starts[index] + np.arange(self.length + 1)))
+        progress = torch.tensor(index / len(self.starts), dtype=torch.float32)
+        return {"tokens": tokens, "starts": torch.tensor(self.starts[index]), "progress": progress}
 
 
-def _collate(sequences: list[Tensor]) -> dict[str, Tensor]:
-    batch = torch.stack(sequences)
+def _collate(sequences: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    batch, starts, progress = (
+        torch.stack([sequence[name] for sequence in sequences]) for name in ("tokens", "starts", "progress")
+    )
     # `shift_labels` and not `labels`: the Trainer counts them as they are when it normalises over micro-batches.
-    return {"input_ids": batch[:, :-1], "shift_labels": batch[:, 1:]}
+    return {"input_ids": batch[:, :-1], "shift_labels": batch[:, 1:], "starts": starts, "progress": progress}
 
 
 class _Curve(TrainerCallback):
@@ -267,35 +274,11 @@ def _student(job: TrainingJob) -> PreTrainedModel:
     return load_model(job.model_folder, torch.float32)
 
 
-def _objective(job: TrainingJob, compute: Compute) -> Objective:
-    if job.distillation is None:
-        return NextToken()
-    check_vocabulary(job.model_folder, job.teacher_folder)
-    teacher = compute.place(load_model(job.teacher_folder, compute.dtype))
-    teacher.eval()
-    teacher.requires_grad_(requires_grad=False)
-    return Distillation(teacher, job.distillation.weights)
-
-
-def check_vocabulary(student_folder: Path, teacher_folder: Path) -> None:
-    """Check that a teacher's distribution means the same tokens to its student.
-
-    Raises:
-        ValueError: the tokenizers map tokens to other ids.
-    """
-    student, teacher = load_tokenizer(student_folder), load_tokenizer(teacher_folder)
-    if student.get_vocab() != teacher.get_vocab():
-        raise ValueError(
-            f"student {student_folder} ({len(student)} tokens) and teacher {teacher_folder} ({len(teacher)} tokens) "
-            "have different vocabularies: logits cannot be compared"
-        )
-
-
 def _result(job: TrainingJob, compute: Compute, seconds: float) -> dict[str, Any]:
     tokens, length = job.schedule.num_steps * job.schedule.tokens_per_step, job.schedule.sequence_length
     student_flops = training_flops_per_token(read_architecture(job.model_folder), context=length)
     teacher_flops = 0
-    if job.distillation is not None:
+    if job.distillation is not None and job.distillation.teacher == "live":
         teacher_flops = forward_flops_per_token(read_architecture(job.teacher_folder), context=length)
     return {
         "arm": job.arm,

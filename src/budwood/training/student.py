@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from budwood.training.objectives import Objective
+from budwood.training.objectives import Batch, Objective
 
 
 class Student(nn.Module):
@@ -36,17 +36,24 @@ class Student(nn.Module):
         self.model.tie_weights()
 
     def forward(
-        self, input_ids: Tensor, shift_labels: Tensor, num_items_in_batch: Tensor | None = None, **_: Any
+        self,
+        input_ids: Tensor,
+        shift_labels: Tensor,
+        starts: Tensor | None = None,
+        progress: Tensor | None = None,
+        num_items_in_batch: Tensor | None = None,
+        **_: Any,
     ) -> dict[str, Tensor]:
         """Return the loss per token.
 
         Args:
             input_ids: [B, T].
             shift_labels: [B, T] next tokens; this name makes the Trainer count all of them.
+            starts: [B] where the sequences begin in the token file.
+            progress: [B] share of the run that lies before a sequence.
             num_items_in_batch: tokens of the whole optimiser step, over all its micro-batches.
         """
-        hidden = self.model.base_model(input_ids=input_ids, use_cache=False).last_hidden_state
-        head = self.model.get_output_embeddings().weight
         (objective,) = self._objective
-        total = objective(hidden, head, input_ids, shift_labels)
+        batch = Batch(input_ids=input_ids, labels=shift_labels, starts=starts, progress=progress)
+        total = objective(self.model, batch)
         return {"loss": total / (shift_labels.numel() if num_items_in_batch is None else num_items_in_batch)}

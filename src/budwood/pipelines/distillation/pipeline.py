@@ -1,30 +1,30 @@
-"""Per variant: subnet, teacher -> distilled."""
+"""teacher -> teacher_cache, where one is wanted; per variant: subnet, teacher or its cache -> distilled."""
 
 from kedro.pipeline import Node, Pipeline
 
-from budwood.pipelines.distillation.nodes import train_distilled
-from budwood.pipelines.grid import for_each_variant
+from budwood.pipelines.distillation.nodes import cache_teacher, train_distilled
+from budwood.pipelines.grid import for_each_variant, wants_teacher_cache
+
+ARM = ["params:arms.distilled", "params:schedule", "params:measurement", "workspace"]
 
 
 def create_pipeline() -> Pipeline:
-    """Train the arm that has a teacher."""
+    """Train the arm that has a teacher; a cached one is asked once for all variants."""
+    cached = ["teacher_cache"] if wants_teacher_cache() else []
     stages = Pipeline(
         [
             Node(
                 train_distilled,
-                [
-                    "subnet",
-                    "teacher",
-                    "tokens",
-                    "params:arms.distilled",
-                    "params:schedule",
-                    "params:measurement",
-                    "workspace",
-                ],
+                ["subnet", "teacher", "tokens", *ARM, *cached],
                 ["distilled", "distilled_run", "distilled_curve"],
                 name="train_distilled",
                 tags="distillation",
             )
         ]
     )
-    return for_each_variant(stages, {"teacher", "tokens", "workspace"})
+    variants = for_each_variant(stages, {"teacher", "tokens", "workspace", *cached})
+    if not cached:
+        return variants
+    outputs = ["teacher_cache", "teacher_cache_record"]
+    asking = Node(cache_teacher, ["teacher", "tokens", *ARM], outputs, name="cache_teacher", tags="distillation")
+    return variants + Pipeline([asking])

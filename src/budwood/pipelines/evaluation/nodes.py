@@ -53,13 +53,17 @@ def evaluate_arms(
 
 
 def gather(
-    calibration_costs: list[Record], teacher_evaluation: Record, **parts: Any
+    calibration_costs: list[Record],
+    teacher_evaluation: Record,
+    teacher_cache_record: Record | None = None,
+    **parts: Any,
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, list[Record], list[Record]]:
     """Return the histories, curves, certificates, arms and costs of all variants.
 
     Args:
         calibration_costs: of the teacher's importance.
         teacher_evaluation: holds the cost of the teacher's own losses.
+        teacher_cache_record: holds the cost of what a cached teacher has said.
         parts: `<bin>__<space>__<what>` for every `what` of `GATHERED`.
     """
     variants = sorted({tuple(key.split("__")[:2]) for key in parts})
@@ -68,7 +72,7 @@ def gather(
     certificates: list[Record] = []
     arms: list[Record] = []
     ledger: list[Record] = []
-    shared = [*calibration_costs, *teacher_evaluation["costs"]]
+    shared = [*calibration_costs, *teacher_evaluation["costs"], *(teacher_cache_record or {"costs": []})["costs"]]
     ledger += [{"bin": "", "space": "", "arm": ""} | cost for cost in shared]
     for bin_name, space in variants:
         variant = {"bin": bin_name, "space": space}

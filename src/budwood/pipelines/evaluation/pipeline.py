@@ -3,7 +3,7 @@
 from kedro.pipeline import Node, Pipeline
 
 from budwood.pipelines.evaluation.nodes import ARMS, GATHERED, evaluate_arms, gather
-from budwood.pipelines.grid import current_parameters, for_each_variant
+from budwood.pipelines.grid import current_parameters, for_each_variant, wants_teacher_cache
 
 
 def create_pipeline() -> Pipeline:
@@ -24,7 +24,8 @@ def create_pipeline() -> Pipeline:
         for bin_name, space in current_parameters().grid.variants()
         for what in GATHERED
     }
-    shared = {name: name for name in ("calibration_costs", "teacher_evaluation")}
+    cached = ["teacher_cache_record"] if wants_teacher_cache() else []
+    shared = {name: name for name in ("calibration_costs", "teacher_evaluation", *cached)}
     # In the namespace of the variants, so that the collapsed graph shows one box with few edges.
     gathering = Node(
         gather,

@@ -63,6 +63,8 @@ def export_subnet(
         ordering=space.ordering,
         rope=space.rope,
         compensation=corrected,
+        channels=[ordered.channels[channel] for channel in selection.hidden],
+        layers=[layer.teacher_layer for layer in cut.layers],
     )
     certificate = certify(child, folder, cut.architecture, ParameterBin(*best["parameter_bin"]), origin)
     sources = [

@@ -1,0 +1,380 @@
+"""What a teacher says of a batch: from its forward pass, or read from a cache of an earlier one.
+
+Shape legend: B sequences, T tokens of a sequence, C tokens of a chunk, N = B T, F teacher width, V vocabulary,
+k entries of the top, S draws.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from budwood.corpus.packing import PackedCorpus
+from budwood.subnet.checkpoint import load_config, load_model, load_tokenizer
+from budwood.subnet.device import Compute, choose_compute
+from budwood.subnet.export import CERTIFICATE
+from budwood.subnet.teacher import fingerprint
+from budwood.training import losses
+from budwood.training.cache import TeacherCache
+from budwood.training.job import DistillationSettings, TrainingJob
+from budwood.training.losses import DenseTarget, SparseTarget, Target
+
+Entries = Mapping[str, Tensor]
+"""Some entries of a teacher's distribution, every tensor with the tokens first: of the top `ids`, `log_probs` and
+`log_rest`; of draws `ids`, `counts` and `mean_log_prob`."""
+
+
+class Teacher(Protocol):
+    """Tells what the next token may be."""
+
+    def __call__(self, input_ids: Tensor, starts: Tensor) -> tuple[Target, tuple[Tensor, ...]]:
+        """Return the target of a batch, and the inputs of all layers where they are asked for.
+
+        Args:
+            input_ids: [B, T].
+            starts: [B] where the sequences begin in the token file.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveTeacher:
+    """A frozen model that runs beside the student."""
+
+    model: PreTrainedModel
+    settings: DistillationSettings
+    seed: int
+    """Of draws: a sequence gets the same ones in every process and every epoch."""
+    device: torch.device
+    """The student's."""
+    head: Tensor
+    """[V, F] output weights on the student's device."""
+
+    def __call__(self, input_ids: Tensor, starts: Tensor) -> tuple[Target, tuple[Tensor, ...]]:
+        """Run the model: hidden states or a few entries cross to the student's device, never logits."""
+        # Its weights have the precision it runs in, inside the student's autocast and when a cache is written.
+        with torch.autocast(self.model.device.type, enabled=False):
+            hidden, states = self._run(input_ids, want_states=self.settings.hidden_weight > 0)
+            entries = {} if self.settings.loss == "full" else self._entries(hidden, starts)
+        if entries:
+            return sparse_target({name: part.to(self.device) for name, part in entries.items()}, self.settings), states
+        return DenseTarget(hidden.flatten(0, 1).to(self.device), self.head), states
+
+    def entries(self, input_ids: Tensor, starts: Tensor) -> Entries:
+        """Return the entries that `settings.loss` asks for, of all N tokens."""
+        return self._entries(self._run(input_ids, want_states=False)[0], starts)
+
+    def _log_probs(self, states: Tensor) -> Tensor:
+        """Return [C, V] tempered log-probabilities in float32."""
+        logits = states @ self.model.get_output_embeddings().weight.T
+        return torch.log_softmax(logits.float() / self.settings.temperature, -1)
+
+    @torch.no_grad()
+    def _run(self, input_ids: Tensor, *, want_states: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+        output = self.model.base_model(
+            input_ids=input_ids.to(self.model.device), use_cache=False, output_hidden_states=want_states
+        )
+        return output.last_hidden_state, layer_inputs(output) if want_states else ()
+
+    @torch.no_grad()
+    def _entries(self, hidden: Tensor, starts: Tensor) -> Entries:
+        settings, parts = self.settings, []
+        if settings.loss != "sampled":
+            parts = [
+                take_top(self._log_probs(chunk), settings.top_k)
+                for chunk in hidden.flatten(0, 1).split(losses.CHUNK_TOKENS)
+            ]
+            return _join(parts)
+        for start, states in zip(starts.tolist(), hidden, strict=True):
+            generator = torch.Generator(states.device).manual_seed(_seed_of(self.seed, start))
+            parts += [
+                draw(self._log_probs(chunk), settings.num_samples, generator)
+                for chunk in states.split(losses.CHUNK_TOKENS)
+            ]
+        return _join(parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedTeacher:
+    """What a teacher has said once."""
+
+    cache: TeacherCache
+    settings: DistillationSettings
+
+    def __call__(self, input_ids: Tensor, starts: Tensor) -> tuple[Target, tuple[Tensor, ...]]:
+        """Read the entries of a batch."""
+        entries = self.cache.read(starts.cpu().numpy(), input_ids.cpu().numpy())
+        return sparse_target({name: part.to(input_ids.device) for name, part in entries.items()}, self.settings), ()
+
+
+def _join(parts: list[Entries]) -> Entries:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def layer_inputs(output: Any) -> tuple[Tensor, ...]:
+    """Return [B, T, F] what every layer of a model was given, from an output with hidden states.
+
+    Inputs, and not outputs: the last entry of Hugging Face's hidden states is normalised.
+    """
+    states: tuple[Tensor, ...] = output.hidden_states[:-1]
+    return states
+
+
+def take_top(log_probs: Tensor, k: int) -> Entries:
+    """Return the k most likely tokens, their log-probabilities, and the log of the mass of all others.
+
+    A log-probability is a logit less the log-sum-exp over the vocabulary; the mass is summed and not subtracted from
+    one, which would leave rounding only where it is small.
+
+    Args:
+        log_probs: [C, V].
+        k: how many.
+    """
+    values, ids = log_probs.topk(k, -1)
+    rest = log_probs.scatter(1, ids, -torch.inf).logsumexp(-1)
+    return {"ids": ids, "log_probs": values, "log_rest": rest}
+
+
+def draw(log_probs: Tensor, num_samples: int, generator: torch.Generator) -> Entries:
+    """Return tokens drawn with replacement, one count each, and the mean log-probability of a token's draws.
+
+    Args:
+        log_probs: [C, V].
+        num_samples: draws per token.
+        generator: of the draws, on the same device.
+    """
+    ids = torch.multinomial(log_probs.exp(), num_samples, replacement=True, generator=generator)
+    return {
+        "ids": ids,
+        "counts": torch.ones_like(ids, dtype=torch.uint8),
+        "mean_log_prob": log_probs.gather(1, ids).mean(-1),
+    }
+
+
+def sparse_target(entries: Entries, settings: DistillationSettings) -> SparseTarget:
+    """Return the target that a loss makes of some entries p of the teacher's distribution.
+
+    * `topk_tail`: weights p on the top k, and the rest r = 1 - sum p as one more event. The divergence of k + 1 events
+      is a lower bound of the whole one and its minimum has the teacher's probabilities on the top (the bucket for
+      missing logits in Arcee's DistillKit).
+    * `topk_renorm`: weights p / sum p, against the student over the whole vocabulary (paper, equation 5 as its
+      reference code runs it). Biased: the student learns too much mass on the top and none elsewhere (Anshumann et
+      al., 2025, arXiv 2503.16870).
+    * `sampled`: weights count / S of S draws from the teacher. The gradient is unbiased, E[count / S] = p; so is the
+      value, with the mean of log p over the draws for the entropy (Random Sampling Knowledge Distillation, ibid.).
+    """
+    ids = entries["ids"].long()
+    if settings.loss == "sampled":
+        counts = entries["counts"].float()
+        return SparseTarget(ids, counts / counts.sum(-1, keepdim=True), entries["mean_log_prob"].float())
+    log_probs, log_rest = entries["log_probs"].float(), entries["log_rest"].float()
+    mass = log_probs.logsumexp(-1)
+    if settings.loss == "topk_renorm":
+        log_probs = log_probs - mass[:, None]
+        probs = log_probs.exp()
+        return SparseTarget(ids, probs, (probs * log_probs).sum(-1))
+    # One again, whatever a cache has rounded.
+    total = torch.logaddexp(mass, log_rest)
+    log_probs, log_rest = log_probs - total[:, None], log_rest - total
+    probs, rest = log_probs.exp(), log_rest.exp()
+    return SparseTarget(ids, probs, (probs * log_probs).sum(-1) + torch.xlogy(rest, rest), rest)
+
+
+def _seed_of(seed: int, start: int) -> int:
+    return int(np.random.SeedSequence((seed, start)).generate_state(1, np.uint64)[0])
+
+
+def open_live_teacher(folder: Path, settings: DistillationSettings, seed: int, compute: Compute) -> LiveTeacher:
+    """Load a teacher, frozen, in the precision of the hardware.
+
+    Args:
+        folder: its checkpoint.
+        settings: of the loss.
+        seed: of draws.
+        compute: the student's device and precision.
+
+    Raises:
+        ValueError: the teacher's own device does not exist here, or the loss asks for more entries than there are.
+    """
+    check_entries(settings, int(load_config(folder)["vocab_size"]))
+    place = teacher_compute(settings, compute)
+    model = place.place(load_model(folder, place.dtype)).eval()
+    nn.Module.requires_grad_(model, requires_grad=False)
+    if settings.compile_teacher:
+        model.base_model.compile()
+    head = model.get_output_embeddings().weight.to(compute.device)
+    return LiveTeacher(model=model, settings=settings, seed=seed, device=compute.device, head=head)
+
+
+def teacher_compute(settings: DistillationSettings, compute: Compute) -> Compute:
+    """Return where the teacher runs: with the student, or on its own device in the precision that suits it.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    if settings.teacher_device == "same":
+        return compute
+    try:
+        device = torch.device(settings.teacher_device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"teacher_device={settings.teacher_device!r} is not available here; use same or cpu"
+        ) from error
+    if device.type not in {"cpu", "cuda", "mps"}:
+        raise ValueError(f"teacher_device={settings.teacher_device!r} must be same, cpu, mps, cuda or cuda:<number>")
+    kind: Any = device.type
+    return Compute(device, choose_compute(kind, "auto").precision)
+
+
+def check_entries(settings: DistillationSettings, vocab_size: int) -> None:
+    """Check that a loss asks for no more entries than the vocabulary has.
+
+    Raises:
+        ValueError: it does.
+    """
+    if settings.loss.startswith("topk") and settings.top_k > vocab_size:
+        raise ValueError(f"top_k={settings.top_k} must not exceed the vocabulary of {vocab_size} tokens")
+
+
+def check_head(folder: Path) -> None:
+    """Check that a model's logits are its last hidden states times its head, as the chunked loss computes them.
+
+    Raises:
+        ValueError: it squeezes them afterwards.
+    """
+    cap = load_config(folder).get("final_logit_softcapping")
+    if cap is not None:
+        raise ValueError(f"{folder} has final_logit_softcapping={cap}: distillation needs plain logits (null)")
+
+
+def check_vocabulary(student_folder: Path, teacher_folder: Path) -> None:
+    """Check that a teacher's distribution means the same tokens to its student.
+
+    Raises:
+        ValueError: the outputs have different sizes, or the tokenizers map tokens to other ids.
+    """
+    sizes = [int(load_config(folder)["vocab_size"]) for folder in (student_folder, teacher_folder)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"student {student_folder} has vocab_size={sizes[0]} and teacher {teacher_folder} vocab_size={sizes[1]}: "
+            "they have different vocabularies, logits cannot be compared"
+        )
+    student, teacher = load_tokenizer(student_folder), load_tokenizer(teacher_folder)
+    if student.get_vocab() != teacher.get_vocab():
+        raise ValueError(
+            f"student {student_folder} ({len(student)} tokens) and teacher {teacher_folder} ({len(teacher)} tokens) "
+            "have different vocabularies: logits cannot be compared"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedStates:
+    """Which numbers of a student's residual stream are its teacher's."""
+
+    channels: tuple[int, ...]
+    """For every channel of the student, the teacher's."""
+    layers: tuple[int, ...]
+    """For every layer of the student in depth order, the teacher's."""
+
+
+def shared_states(job: TrainingJob) -> SharedStates:
+    """Return what the certificate of a sub-network says it shares with its teacher.
+
+    Raises:
+        ValueError: the student has random weights, says nothing of its channels, or was cut from another teacher.
+    """
+    told = "hidden_weight needs a student that shares channels with its teacher"
+    if job.initialisation == "random":
+        raise ValueError(f"{told}: arm {job.arm} has initialisation='random'")
+    file = job.model_folder / CERTIFICATE
+    record = json.loads(file.read_text()) if file.is_file() else {}
+    if "kept_channels" not in record:
+        raise ValueError(f"{told}: {job.model_folder} has no {CERTIFICATE} that names them; export it anew")
+    own = fingerprint(job.teacher_folder)
+    if record["teacher_fingerprint"] != own:
+        raise ValueError(
+            f"{told}: {job.model_folder} was cut from teacher {record['teacher_fingerprint']}, "
+            f"and {job.teacher_folder} is {own}"
+        )
+    return SharedStates(channels=tuple(record["kept_channels"]), layers=tuple(record["kept_layers"]))
+
+
+def cache_facts(
+    teacher_folder: Path, corpus: PackedCorpus, length: int, settings: DistillationSettings, seed: int
+) -> dict[str, Any]:
+    """Return all that decides what a cache says; equal facts mean an equal teacher on equal text.
+
+    Args:
+        teacher_folder: the teacher's checkpoint.
+        corpus: its text.
+        length: tokens of a sequence.
+        settings: of the loss.
+        seed: of draws.
+    """
+    sampled = settings.loss == "sampled"
+    return {
+        "teacher": fingerprint(teacher_folder),
+        "tokenizer": corpus.tokenizer_fingerprint,
+        "corpus": corpus.fingerprint,
+        "sequence_length": length,
+        "vocab_size": int(load_config(teacher_folder)["vocab_size"]),
+        "entries": "sampled" if sampled else "top_k",
+        "num_entries": settings.num_samples if sampled else settings.top_k,
+        "temperature": settings.temperature,
+        "seed": seed if sampled else None,
+    }
+
+
+def check_teacher(job: TrainingJob, corpus: PackedCorpus, starts: NDArray[np.int64]) -> None:
+    """Check before a run, without loading a model, whether its teacher can teach its student.
+
+    Args:
+        job: a run with `distillation`.
+        corpus: its text.
+        starts: where its sequences begin.
+
+    Raises:
+        ValueError: the vocabularies differ, logits are softcapped, a loss asks for more entries than there are tokens,
+            a hidden-state loss finds no shared channels, or a cache is missing, unfinished or of something else.
+    """
+    settings = job.distillation
+    assert settings is not None, "only a distillation has a teacher"
+    check_vocabulary(job.model_folder, job.teacher_folder)
+    for folder in (job.model_folder, job.teacher_folder):
+        check_head(folder)
+    check_entries(settings, int(load_config(job.teacher_folder)["vocab_size"]))
+    teacher_compute(settings, choose_compute(job.device, job.precision))
+    if settings.hidden_weight:
+        shared_states(job)
+    if settings.teacher == "cached":
+        cache = open_cache(job)
+        length = job.schedule.sequence_length
+        cache.check(cache_facts(job.teacher_folder, corpus, length, settings, job.schedule.seed), starts)
+
+
+def open_cache(job: TrainingJob) -> TeacherCache:
+    """Open the cache of a job.
+
+    Raises:
+        ValueError: there is none, or it is unfinished.
+    """
+    if job.cache_folder is None:
+        raise ValueError(f"arm {job.arm} has teacher='cached': give cache_folder")
+    return TeacherCache.open(job.cache_folder)
+
+
+def open_teacher(job: TrainingJob, compute: Compute) -> Teacher:
+    """Return the teacher of a job that `check_teacher` has passed."""
+    settings = job.distillation
+    assert settings is not None, "only a distillation has a teacher"
+    if settings.teacher == "cached":
+        return CachedTeacher(cache=open_cache(job), settings=settings)
+    return open_live_teacher(job.teacher_folder, settings, job.schedule.seed, compute)

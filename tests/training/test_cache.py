@@ -1,0 +1,161 @@
+"""What a teacher has said once is what it would say again."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from budwood.corpus.packing import PackedCorpus
+from budwood.subnet.device import Compute
+from budwood.training.cache import TeacherCache, write_cache
+from budwood.training.job import DistillationSettings
+from budwood.training.run import training_order
+from budwood.training.teacher import cache_facts, open_live_teacher
+
+CPU = Compute(torch.device("cpu"), "float32")
+VOCABULARY = 257
+SETTINGS = {
+    "topk_tail": DistillationSettings(loss="topk_tail", top_k=9, teacher="cached", temperature=1.5),
+    "sampled": DistillationSettings(loss="sampled", num_samples=12, teacher="cached"),
+}
+every_kind = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+
+
+@pytest.fixture
+def corpus(corpus_folder):
+    return PackedCorpus.open(corpus_folder)
+
+
+@pytest.fixture
+def write(make_job, corpus, teacher_folder, tmp_path):
+    """Return a writer of caches for the sequences of the default job."""
+    starts = training_order(corpus, make_job().schedule)
+
+    def run(settings, folder="cache", batch_size=7, stop_after=None):
+        teacher = open_live_teacher(teacher_folder, settings, 42, CPU)
+        facts = cache_facts(teacher_folder, corpus, 12, settings, 42)
+        asked = []
+
+        def ask(input_ids, where):
+            if len(asked) == stop_after:
+                raise KeyboardInterrupt
+            asked.append(len(where))
+            return teacher.entries(input_ids, where)
+
+        return write_cache(tmp_path / folder, ask, corpus, starts, facts, batch_size), asked, facts, starts, teacher
+
+    return run
+
+
+def contents(folder):
+    return {file.name: file.read_bytes() for file in folder.glob("*.bin")}
+
+
+@every_kind
+def test_what_is_read_is_what_the_teacher_says(settings, write, corpus):
+    cache, _, facts, starts, teacher = write(settings)
+    cache.check(facts, starts)
+    some = starts[[5, 0, 5, 9]]
+    ids = corpus.read(some[:, None] + np.arange(12))
+    read = cache.read(some, ids)
+    said = teacher.entries(torch.from_numpy(ids), torch.from_numpy(some))
+    assert len(read["ids"]) == 48
+    if settings.loss == "sampled":
+        for entries in (read, said):  # counts of every token of the vocabulary
+            entries["dense"] = torch.zeros(48, VOCABULARY, dtype=torch.long)
+            entries["dense"].scatter_add_(1, entries["ids"], entries["counts"].long())
+        assert torch.equal(read["dense"], said["dense"])
+        assert read["dense"].sum(-1).tolist() == [12] * 48
+        torch.testing.assert_close(read["mean_log_prob"], said["mean_log_prob"])
+    else:
+        assert torch.equal(read["ids"], said["ids"])
+        torch.testing.assert_close(read["log_probs"].float(), said["log_probs"], rtol=2**-11, atol=0)
+        torch.testing.assert_close(read["log_rest"], said["log_rest"])
+
+
+@every_kind
+def test_every_sequence_is_asked_about_once_and_bytes_are_counted(settings, write):
+    cache, asked, _, starts, _ = write(settings)
+    assert sum(asked) == len(np.unique(starts)) == cache.record["rows"]
+    assert cache.record["tokens"] == 12 * sum(asked)
+    size = sum(map(len, contents(cache.folder).values())) - 8 * sum(asked)  # without the starts
+    assert cache.record["bytes_per_token"] == pytest.approx(size / cache.record["tokens"])
+    if settings.loss == "topk_tail":
+        assert cache.record["bytes_per_token"] == 2 + 9 * (2 + 2) + 4
+    assert write(settings)[1] == []
+
+
+@every_kind
+@pytest.mark.parametrize("stop", [0, 1, 2])
+def test_a_killed_writer_goes_on(settings, write, stop, tmp_path):
+    whole = write(settings, "whole")[0]
+    with pytest.raises(KeyboardInterrupt):
+        write(settings, "killed", stop_after=stop)
+    with pytest.raises(ValueError, match="is unfinished"):
+        TeacherCache.open(tmp_path / "killed")
+    with (tmp_path / "killed/ids.bin").open("ab") as file:
+        file.write(b"half a batch")
+    cache, asked, *_ = write(settings, "killed")
+    assert len(asked) == -(-cache.record["rows"] // 7) - stop
+    assert contents(cache.folder) == contents(whole.folder)
+
+
+def test_two_students_read_one_cache_and_it_knows_its_own_text(write, corpus):
+    cache, *_, starts, _ = write(SETTINGS["sampled"])
+    again = TeacherCache.open(cache.folder)
+    assert again.fingerprint == cache.fingerprint
+    ids = corpus.read(starts[:2, None] + np.arange(12))
+    for one, other in zip(cache.read(starts[:2], ids).values(), again.read(starts[:2], ids).values(), strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(ValueError, match=f"does not know the sequence at {starts[0]}"):
+        cache.read(starts[:1], ids[:1] + 1)
+    with pytest.raises(ValueError, match="does not know the sequence at 99999"):
+        cache.read(np.array([99999]), ids[:1])
+
+
+def test_foreign_caches_are_refused_with_all_that_differs(write):
+    cache, _, facts, starts, _ = write(SETTINGS["topk_tail"])
+    with pytest.raises(ValueError, match="is of something else") as error:
+        cache.check(facts | {"teacher": "other", "num_entries": 3, "temperature": 1.0, "tokenizer": "t"}, starts)
+    assert "teacher is " in str(error.value)
+    for part in ("needed 'other'", "num_entries is 9, needed 3", "temperature is 1.5, needed 1.0", "needed 't'"):
+        assert part in str(error.value)
+    with pytest.raises(ValueError, match=r"lacks 1 of \d+ sequences"):
+        cache.check(facts, np.append(starts, 10**6))
+
+
+def test_missing_and_damaged_caches_are_refused(write, tmp_path):
+    with pytest.raises(ValueError, match="does not exist"):
+        TeacherCache.open(tmp_path / "nowhere")
+    cache, *_ = write(SETTINGS["sampled"])
+    shutil.copytree(cache.folder, tmp_path / "copy")
+    (tmp_path / "copy/counts.bin").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"is damaged: counts\.bin"):
+        TeacherCache.open(tmp_path / "copy")
+
+
+def test_a_writer_does_not_go_on_after_lost_bytes(write, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        write(SETTINGS["sampled"], stop_after=1)
+    (tmp_path / "cache/lengths.bin").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"is damaged: lengths\.bin is shorter"):
+        write(SETTINGS["sampled"])
+
+
+def test_a_folder_with_another_unfinished_cache_is_refused(write):
+    with pytest.raises(KeyboardInterrupt):
+        write(SETTINGS["sampled"], stop_after=1)
+    with pytest.raises(ValueError, match="unfinished cache of another teacher, text or loss"):
+        write(SETTINGS["topk_tail"])
+
+
+def test_a_large_vocabulary_takes_wider_ids(write):
+    cache, _, facts, *_ = write(SETTINGS["topk_tail"])
+    index = json.loads((cache.folder / "index.json").read_text())
+    assert index["facts"] == facts
+    assert cache.data["ids"].dtype == np.uint16
+    from budwood.training.cache import columns
+
+    assert {c.dtype for c in columns(facts | {"vocab_size": 2**16 + 1}) if c.name == "ids"} == {np.dtype(np.uint32)}

@@ -1,0 +1,230 @@
+"""Whether a teacher can teach is known before anything runs; a cached one teaches what a live one does."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from budwood.corpus.packing import PackedCorpus
+from budwood.subnet.device import Compute
+from budwood.subnet.teacher import TeacherSource, fetch_teacher, fingerprint
+from budwood.training import run
+from budwood.training.cache import write_cache
+from budwood.training.job import DistillationSettings
+from budwood.training.run import read_curve, train, training_order
+from budwood.training.teacher import cache_facts, check_vocabulary, draw, open_live_teacher, take_top
+
+CPU = Compute(torch.device("cpu"), "float32")
+VOCABULARY = 257
+
+
+def settings(**changes):
+    return DistillationSettings(compile_loss="off", **changes)
+
+
+@pytest.fixture
+def cached(make_job, corpus_folder, teacher_folder, tmp_path):
+    """Return a maker of caches for the default job."""
+
+    def make(wanted, folder="cache"):
+        corpus, schedule = PackedCorpus.open(corpus_folder), make_job().schedule
+        teacher = open_live_teacher(teacher_folder, wanted, schedule.seed, CPU)
+        facts = cache_facts(teacher_folder, corpus, schedule.sequence_length, wanted, schedule.seed)
+        starts = training_order(corpus, schedule)
+        return write_cache(tmp_path / folder, teacher.entries, corpus, starts, facts, batch_size=8).folder
+
+    return make
+
+
+def weights(job):
+    return load_file(job.output_folder / "model/model.safetensors")
+
+
+def curves_agree(one, other, tolerance):
+    rows = [read_curve(job.output_folder) for job in (one, other)]
+    assert len(rows[0]) == len(rows[1])
+    for first, second in zip(*rows, strict=True):
+        assert first == pytest.approx(second, rel=tolerance)
+
+
+def test_a_cache_of_everything_teaches_what_the_live_teacher_does(make_job, cached):
+    """Law 5: the tail bucket with k = V is the whole distribution; float16 leaves 2^-11 of a log-probability."""
+    live = make_job("live", distillation=settings())
+    whole = settings(loss="topk_tail", top_k=VOCABULARY, teacher="cached")
+    read = make_job("read", distillation=whole, cache_folder=cached(whole))
+    results = [train(job) for job in (live, read)]
+    curves_agree(live, read, 1e-3)
+    assert results[0]["teacher_flops"] > 0
+    assert results[1]["teacher_flops"] == 0
+    assert results[0]["student_flops"] == results[1]["student_flops"]
+
+
+@pytest.mark.parametrize("loss", ["sampled", "topk_tail", "topk_renorm"])
+def test_live_and_cached_entries_teach_alike(make_job, cached, loss):
+    jobs = []
+    for teacher in ("live", "cached"):
+        wanted = settings(loss=loss, num_samples=8, top_k=8, teacher=teacher)
+        folder = cached(wanted) if teacher == "cached" else None
+        jobs.append(make_job(teacher, distillation=wanted, cache_folder=folder))
+        train(jobs[-1])
+    curves_agree(*jobs, 1e-3)
+
+
+def test_a_killed_student_of_draws_goes_on_as_if_nothing_had_happened(make_job):
+    class KilledError(Exception):
+        pass
+
+    def kill(_metrics, step):
+        if step == 3:
+            raise KilledError
+
+    wanted = settings(loss="sampled", num_samples=4)
+    whole, killed = (make_job(name, distillation=wanted) for name in ("whole", "killed"))
+    train(whole)
+    with pytest.raises(KilledError):
+        train(killed, kill)
+    train(killed)
+    one, other = weights(whole), weights(killed)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_pull_towards_hidden_states_ends_with_its_share(make_job, model_folder, teacher_folder, tmp_path):
+    """After the share the loss is the plain one, but the weights are others."""
+    student = tmp_path / "student"
+    shutil.copytree(model_folder, student)
+    record = {"teacher_fingerprint": fingerprint(teacher_folder), "kept_channels": list(range(16)), "kept_layers": [0]}
+    (student / "certificate.json").write_text(json.dumps(record))
+    jobs = [
+        make_job(str(weight), model_folder=student, distillation=settings(hidden_weight=weight, hidden_share=0.5))
+        for weight in (0.0, 1.0)
+    ]
+    losses = []
+    for job in jobs:
+        train(job)
+        losses.append([row["train_loss"] for row in read_curve(job.output_folder) if "train_loss" in row])
+    gaps = np.subtract(losses[1], losses[0])
+    assert gaps[0] > 0.3
+    assert (np.diff(gaps[:4]) < 0).all()
+    assert np.abs(gaps[3:]).max() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        (None, "has no certificate.json that names them"),
+        ({"teacher_fingerprint": "x"}, "has no certificate.json that names them"),
+        ({"teacher_fingerprint": "x", "kept_channels": [0], "kept_layers": [0]}, "was cut from teacher x"),
+    ],
+)
+def test_students_without_shared_channels_are_refused(make_job, model_folder, tmp_path, record, expected):
+    student = tmp_path / "student"
+    shutil.copytree(model_folder, student)
+    if record:
+        (student / "certificate.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=expected):
+        train(make_job(model_folder=student, distillation=settings(hidden_weight=1.0)))
+    with pytest.raises(ValueError, match="has initialisation='random'"):
+        train(make_job(initialisation="random", distillation=settings(hidden_weight=1.0)))
+
+
+def swap_two_tokens(source, target):
+    shutil.copytree(source, target)
+    tokenizer = json.loads((target / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    (target / "tokenizer.json").write_text(json.dumps(tokenizer))
+    return target
+
+
+def test_other_vocabularies_are_refused_before_a_model_is_loaded(make_job, model_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "load_model", lambda *_: pytest.fail("a model was loaded"))
+    check_vocabulary(model_folder, make_job().teacher_folder)
+    other = swap_two_tokens(model_folder, tmp_path / "other")
+    with pytest.raises(ValueError, match="have different vocabularies"):
+        train(make_job(model_folder=other, distillation=settings()))
+    sizes = {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "vocab_size": 300,
+    }
+    larger = fetch_teacher(TeacherSource(random=sizes), tmp_path / "larger").folder
+    with pytest.raises(ValueError, match=r"has vocab_size=300 and teacher .* vocab_size=257"):
+        train(make_job(model_folder=larger, distillation=settings()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"loss": "topk_tail", "top_k": VOCABULARY + 1}, "top_k=258 must not exceed the vocabulary of 257 tokens"),
+        ({"teacher_device": "cuda:7"}, "teacher_device='cuda:7' is not available here"),
+        ({"teacher_device": "abacus"}, "teacher_device='abacus' is not available here"),
+        ({"teacher_device": "meta"}, "teacher_device='meta' must be same, cpu"),
+        ({"loss": "sampled", "teacher": "cached"}, "arm child has teacher='cached': give cache_folder"),
+    ],
+)
+def test_what_cannot_teach_is_refused_before_a_model_is_loaded(make_job, monkeypatch, changes, expected):
+    monkeypatch.setattr(run, "load_model", lambda *_: pytest.fail("a model was loaded"))
+    with pytest.raises(ValueError, match=expected):
+        train(make_job(distillation=settings(**changes)))
+
+
+def test_softcapped_logits_are_refused(make_job, teacher_folder, tmp_path):
+    capped = tmp_path / "capped"
+    shutil.copytree(teacher_folder, capped)
+    config = json.loads((capped / "config.json").read_text()) | {"final_logit_softcapping": 30.0}
+    (capped / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"has final_logit_softcapping=30\.0: distillation needs plain logits"):
+        train(make_job(teacher_folder=capped, distillation=settings()))
+
+
+def test_a_foreign_cache_is_refused_before_a_model_is_loaded(make_job, cached, monkeypatch):
+    folder = cached(settings(loss="sampled", num_samples=8, teacher="cached"))
+    monkeypatch.setattr(run, "load_model", lambda *_: pytest.fail("a model was loaded"))
+    other = settings(loss="sampled", num_samples=9, teacher="cached")
+    with pytest.raises(ValueError, match="num_entries is 8, needed 9"):
+        train(make_job(distillation=other, cache_folder=folder))
+    wanted = settings(loss="sampled", num_samples=8, teacher="cached")
+    with pytest.raises(ValueError, match="seed is 42, needed 7"):
+        train(make_job(distillation=wanted, cache_folder=folder, seed=7))
+    with pytest.raises(ValueError, match="does not exist"):
+        train(make_job(distillation=wanted, cache_folder=folder.with_name("nowhere")))
+
+
+def test_the_top_and_the_rest_by_hand():
+    log_probs = torch.tensor([[0.5, 0.125, 0.25, 0.125]]).log()
+    top = take_top(log_probs, 2)
+    assert top["ids"].tolist() == [[0, 2]]
+    assert top["log_probs"].exp().tolist() == [[0.5, 0.25]]
+    assert top["log_rest"].exp().tolist() == pytest.approx([0.25])
+    assert take_top(log_probs, 4)["log_rest"].tolist() == [-torch.inf]
+
+
+def test_draws_follow_the_teacher():
+    """Frequencies of 20,000 draws lie within five standard errors of three probabilities."""
+    probabilities = torch.tensor([0.7, 0.2, 0.1])
+    entries = draw(probabilities.log().expand(100, -1), 200, torch.Generator().manual_seed(0))
+    frequencies = torch.bincount(entries["ids"].flatten(), minlength=3) / 20_000
+    errors = (frequencies - probabilities) / (probabilities * (1 - probabilities) / 20_000).sqrt()
+    assert float(errors.abs().max()) < 5
+    expected = probabilities.log()[entries["ids"]].mean(-1)
+    torch.testing.assert_close(entries["mean_log_prob"], expected)
+
+
+def test_a_compiled_teacher_says_the_same(teacher_folder, monkeypatch):
+    """Traced, and run without a compiler's minutes."""
+    compiled, original = [], torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module, "compile", lambda module: compiled.append(module) or original(module, backend="eager")
+    )
+    ids = torch.arange(24).reshape(2, 12)
+    plain, traced = (
+        open_live_teacher(teacher_folder, settings(compile_teacher=flag), 0, CPU)(ids, torch.zeros(2))[0].hidden
+        for flag in (False, True)
+    )
+    assert len(compiled) == 1
+    torch.testing.assert_close(traced, plain)
