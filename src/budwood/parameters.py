@@ -21,7 +21,7 @@ from budwood.subnet.importance import Importance
 from budwood.subnet.ordering import LayerScore, OrderedTeacher, Ordering, OrderingKind, open_ordered
 from budwood.subnet.rotary import Rope
 from budwood.subnet.teacher import TeacherSource
-from budwood.training.job import DistillationSettings, Schedule, Strict
+from budwood.training.job import DistillationSettings, Engine, Schedule, Strict
 
 _LONGEST_VALUE = 60
 
@@ -254,8 +254,8 @@ class SearchParameters(Strict):
 class ArmParameters(Strict):
     """One training arm."""
 
-    learning_rate: float = Field(gt=0)
-    """Peak, chosen for the arm's initialisation."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Peak, chosen for the arm's initialisation; without one it is `schedule.peak_learning_rate`."""
     distillation: DistillationSettings | None = None
 
 
@@ -310,6 +310,7 @@ class ProjectParameters(Strict):
     search: SearchParameters
     schedule: Schedule
     arms: Arms
+    engine: Engine
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
@@ -321,6 +322,9 @@ class ProjectParameters(Strict):
             if space not in self.spaces.root:
                 raise ValueError(f"grid.{bin_name}: no space {space!r}; spaces has {', '.join(self.spaces.root)}")
         self.search.race(self.measurement.selection)
+        for name in Arms.model_fields:
+            if getattr(self.arms, name).learning_rate is None and self.schedule.peak_learning_rate is None:
+                raise ValueError(f"arms.{name}: give it a learning_rate, or all arms schedule.peak_learning_rate")
         return self
 
 

@@ -1,6 +1,7 @@
 """Law 6: how a run is portioned or interrupted changes nothing of what it learns."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -12,9 +13,12 @@ from budwood.arch.count import forward_flops_per_token, training_flops_per_token
 from budwood.corpus.packing import PackedCorpus
 from budwood.subnet.checkpoint import load_model, read_architecture
 from budwood.subnet.evaluate import sequence_losses
-from budwood.training import run
+from budwood.training import callbacks
+from budwood.training import curve as curves
+from budwood.training.checkpoints import newest_checkpoint
+from budwood.training.curve import read_curve
 from budwood.training.job import DistillationSettings
-from budwood.training.run import check_vocabulary, read_curve, train, training_order
+from budwood.training.run import check_vocabulary, train, training_order
 from budwood.training.student import Student
 
 OBJECTIVES = {"next token": None, "distillation": DistillationSettings()}
@@ -55,9 +59,10 @@ def test_a_run_learns_and_leaves_a_checkpoint_a_curve_and_a_result(make_job, mod
     assert sorted(heldout) == [0, 10, 20]
     assert heldout[20] < heldout[0] - 0.5
     assert [row["step"] for row in curve if "train_loss" in row] == list(range(1, 21))
-    assert tracked == [
-        (row["step"], {f"child.{name}": value for name, value in row.items() if name != "step"}) for row in curve
-    ]
+    told = [(row["step"], {f"child.{name}": value for name, value in row.items() if name != "step"}) for row in curve]
+    rates = {"child.grad_norm", "child.tokens_per_second"}
+    assert [(step, {name: metrics[name] for name in metrics.keys() - rates}) for step, metrics in tracked] == told
+    assert all((metrics.keys() >= rates) == ("child.train_loss" in metrics) for _, metrics in tracked)
     windows = torch.from_numpy(PackedCorpus.open(corpus_folder).windows("validation", 12, limit=4))
     for step, folder in ((0, model_folder), (20, job.output_folder / "model")):
         losses = sequence_losses(load_model(folder, torch.float32), windows)
@@ -115,12 +120,12 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(make_job, objective, st
 
 
 def test_no_row_of_the_curve_is_cut_short_by_a_kill(make_job, monkeypatch):
-    """A row of a long run averages several steps, of which a resumed Trainer knows those after its checkpoint only."""
-    monkeypatch.setattr(run, "CURVE_ROWS", 2)
-    settings = {"tokens": 8 * 8 * 12, "checkpoint_steps": 3}  # half of the steps are 4, of which 3 divide a checkpoint
+    """A row of a long run averages several steps; here a checkpoint stands in the middle of two of them."""
+    monkeypatch.setattr(curves, "CURVE_ROWS", 2)
+    settings = {"tokens": 8 * 8 * 12, "checkpoint_steps": 3}
     whole, killed = make_job("whole", **settings), make_job("killed", **settings)
     train(whole)
-    assert [row["step"] for row in read_curve(whole.output_folder) if "train_loss" in row] == [3, 6]
+    assert [row["step"] for row in read_curve(whole.output_folder) if "train_loss" in row] == [4, 8]
     with pytest.raises(KilledError):
         train(killed, kill_at(4))
     train(killed)
@@ -135,8 +140,8 @@ def test_a_finished_job_is_told_again_but_not_trained_again(make_job, monkeypatc
     assert not forward_passes
     assert [list(metrics) for metrics in told] == [
         ["child.heldout_loss"],
-        ["child.heldout_loss"],
         ["child.train_loss", "child.learning_rate"],
+        ["child.heldout_loss"],
     ]
 
 
@@ -177,11 +182,30 @@ def test_random_weights_come_from_the_jobs_seed_alone(make_job):
     assert float(one[name].std()) == pytest.approx(0.02, rel=0.2)
 
 
-def test_divergence_stops_the_run_and_names_the_arm_and_the_step(make_job):
-    job = make_job(learning_rate=1e30, max_grad_norm=1e30)
-    with pytest.raises(FloatingPointError, match=r"arm child: the training loss is (nan|inf) at step \d; lower"):
+def test_divergence_stops_the_run_before_it_is_saved_and_names_the_last_good_checkpoint(make_job):
+    job = make_job(learning_rate=1e30, max_grad_norm=1e30, checkpoint_steps=1)
+    with pytest.raises(
+        FloatingPointError, match=r"arm child: the training loss is \S+ .* at step \d: the run"
+    ) as error:
         train(job)
+    good = newest_checkpoint(job.output_folder)
+    assert str(good or "the start, none was saved") in str(error.value)
+    assert good is None or all(bool(t.isfinite().all()) for t in load_file(good / "model.safetensors").values())
     assert not (job.output_folder / "result.json").exists()
+
+
+def test_a_loss_far_above_guessing_is_divergence_though_it_is_finite(make_job, monkeypatch):
+    monkeypatch.setattr(callbacks, "divergence_limit", lambda vocab_size, first, weight: math.log(vocab_size) / weight)
+    train(make_job("guessing"))
+    with pytest.raises(FloatingPointError, match=r"at step 1: the run diverges.*the start, none was saved; lower"):
+        train(make_job("half", distillation=DistillationSettings(alpha=3.0)))
+
+
+@pytest.mark.parametrize(
+    ("first_loss", "weight", "limit"), [(3.0, 1.0, 2 * 5.5490761), (8.0, 1.0, 16.0), (8.0, 0.5, 8.0)]
+)
+def test_a_run_has_diverged_at_twice_the_loss_of_guessing_or_of_its_start(first_loss, weight, limit):
+    assert callbacks.divergence_limit(257, first_loss, weight) == pytest.approx(limit)
 
 
 def test_a_text_shorter_than_one_step_is_refused(make_job):

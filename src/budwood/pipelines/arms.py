@@ -8,14 +8,21 @@ import pandas as pd
 
 from budwood.corpus.packing import PackedCorpus
 from budwood.parameters import ArmParameters, MeasurementParameters
-from budwood.pipelines.tracking import track
+from budwood.pipelines.tracking import active_run_environment, track
 from budwood.pipelines.work import claim
 from budwood.subnet.teacher import fingerprint
-from budwood.training.job import Initialisation, Schedule, TrainingJob
-from budwood.training.run import MODEL, read_curve, train
+from budwood.training.curve import read_curve
+from budwood.training.job import Engine, Initialisation, Schedule, TrainingJob
+from budwood.training.launch import run_job
+from budwood.training.run import MODEL
 
 ArmOutputs = tuple[Path, dict[str, Any], pd.DataFrame]
 """The trained checkpoint, the run's record, and its curve."""
+
+_HOW = {"preset", "micro_batch", "checkpoint_steps"}
+"""Fields of a schedule that decide how a run proceeds, not what it learns."""
+_LENGTH = {"tokens", "decay_ratio", "final_learning_rate_ratio", "num_evaluations"}
+"""Fields in which runs may differ that share all steps before their decay."""
 
 
 def arm_node(name: str, initialisation: Initialisation, description: str) -> Callable[..., ArmOutputs]:
@@ -28,6 +35,7 @@ def arm_node(name: str, initialisation: Initialisation, description: str) -> Cal
         arm: ArmParameters,
         schedule: Schedule,
         measurement: MeasurementParameters,
+        engine: Engine,
         workspace: Path,
     ) -> ArmOutputs:
         facts = {
@@ -36,10 +44,14 @@ def arm_node(name: str, initialisation: Initialisation, description: str) -> Cal
             "teacher": fingerprint(teacher) if arm.distillation else None,
             "tokens": tokens.fingerprint,
             "arm": arm,
-            "schedule": schedule,
+            "schedule": schedule.model_dump(exclude=_HOW),
             "heldout": measurement.heldout,
             "precision": measurement.compute().precision,
         }
+        steady = facts | {"schedule": schedule.model_dump(exclude=_HOW | _LENGTH)}
+        branches = schedule.shape == "warmup_stable_decay"
+        learning_rate = arm.learning_rate or schedule.peak_learning_rate
+        assert learning_rate is not None  # the parameters were validated together
         job = TrainingJob(
             arm=name,
             model_folder=subnet,
@@ -47,14 +59,16 @@ def arm_node(name: str, initialisation: Initialisation, description: str) -> Cal
             teacher_folder=teacher,
             corpus_folder=tokens.directory,
             output_folder=claim(workspace, name, facts),
-            learning_rate=arm.learning_rate,
+            branch_folder=claim(workspace, f"{name}-steady", steady) if branches else None,
+            learning_rate=learning_rate,
             schedule=schedule,
             distillation=arm.distillation,
             heldout_windows=measurement.heldout,
             device=measurement.device,
             precision=measurement.precision,
+            engine=engine,
         )
-        record = train(job, track)
+        record = run_job(job, track, active_run_environment())
         return job.output_folder / MODEL, record, curve_table(record, read_curve(job.output_folder))
 
     node.__name__ = f"train_{name}"

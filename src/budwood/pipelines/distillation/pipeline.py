@@ -19,6 +19,7 @@ def create_pipeline() -> Pipeline:
                     "params:arms.distilled",
                     "params:schedule",
                     "params:measurement",
+                    "params:engine",
                     "workspace",
                 ],
                 ["distilled", "distilled_run", "distilled_curve"],
