@@ -26,6 +26,10 @@ WHITTLE_INSTALLS = (
 )
 """Installs of whittle (<https://pypi.org/project/whittle>), super-network pruning on litgpt; 1.1 GB with torch."""
 
+LITGPT_INSTALLS = (("torch==2.13.*", "numpy", "litgpt==0.5.12", "torchmetrics"),)
+"""Install of litgpt (<https://pypi.org/project/litgpt>), whose `pretrain` budwood's training is measured with,
+on the release of torch that budwood runs on."""
+
 _MARKER = "installed.json"
 _NUM_TAIL_LINES = 20
 

@@ -322,6 +322,8 @@ class ProjectParameters(Strict):
             if space not in self.spaces.root:
                 raise ValueError(f"grid.{bin_name}: no space {space!r}; spaces has {', '.join(self.spaces.root)}")
         self.search.race(self.measurement.selection)
+        if self.engine.sharding and (not self.engine.launcher or self.schedule.optimizer == "muon"):
+            raise ValueError("engine.sharding: true needs a launcher, and schedule.optimizer: adamw")
         for name in Arms.model_fields:
             if getattr(self.arms, name).learning_rate is None and self.schedule.peak_learning_rate is None:
                 raise ValueError(f"arms.{name}: give it a learning_rate, or all arms schedule.peak_learning_rate")

@@ -21,7 +21,7 @@ ArmOutputs = tuple[Path, dict[str, Any], pd.DataFrame]
 
 _HOW = {"preset", "micro_batch", "checkpoint_steps"}
 """Fields of a schedule that decide how a run proceeds, not what it learns."""
-_LENGTH = {"tokens", "decay_ratio", "final_learning_rate_ratio", "num_evaluations"}
+_LENGTH = {"tokens", "decay_ratio", "num_evaluations"}
 """Fields in which runs may differ that share all steps before their decay."""
 
 

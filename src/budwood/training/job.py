@@ -168,12 +168,6 @@ class Engine(Strict):
     kept_checkpoints: int = Field(default=2, ge=1)
     """Newest checkpoints that stay on disk while a run lasts."""
 
-    @model_validator(mode="after")
-    def _shards_need_processes(self) -> Self:
-        if self.sharding and not self.launcher:
-            raise ValueError("sharding=true needs a launcher: one process has nobody to share with")
-        return self
-
 
 class TrainingJob(Strict):
     """One arm: which model, from which start, on what, towards which objective."""

@@ -76,6 +76,8 @@ def train(job: TrainingJob, track: Track | None = None) -> dict[str, Any]:
     checkpoint = newest_checkpoint(job.output_folder) or newest_checkpoint(job.branch_folder, job.schedule.decay_start)
     curve = Curve.load(checkpoint)
     meter = Meter.of(compute, job.schedule.tokens_per_step, _useful_flops_per_token(job), arguments.world_size)
+    if arguments.process_index == 0:
+        shutil.rmtree(job.output_folder / PARTIAL, ignore_errors=True)  # what a kill left half-written
     with stop_on_sigterm() as stop:
         keeper = Keeper(job, curve, stop)
         trainer = _Trainer(
@@ -93,7 +95,10 @@ def train(job: TrainingJob, track: Track | None = None) -> dict[str, Any]:
             f"arm {job.arm}: stopped by SIGTERM after step {trainer.state.global_step} of {job.schedule.num_steps}; "
             f"{newest_checkpoint(job.output_folder)} is complete, and the same run continues from it"
         )
-    return _finish(job, trainer, _result(job, compute, keeper.seconds()) | meter.rates())
+    result = _finish(job, trainer, _result(job, compute, keeper.seconds()) | meter.rates())
+    if stop.is_set():
+        raise TrainingStoppedError(f"arm {job.arm}: finished, then stopped by SIGTERM")
+    return result
 
 
 def _finish(job: TrainingJob, trainer: Trainer, result: dict[str, Any]) -> dict[str, Any]:
@@ -134,6 +139,8 @@ def check_job(job: TrainingJob) -> Compute:
             f"global_batch={schedule.global_batch} must be a multiple of micro_batch={schedule.micro_batch} times the "
             f"{processes} processes"
         )
+    if job.engine.sharding and not job.engine.launcher and processes == 1:
+        raise ValueError("sharding=true needs a launcher: one process has nobody to share with")
     if job.engine.sharding and compute.device.type == "cpu":
         raise ValueError("sharding=true needs accelerators: on a CPU accelerate would run plain DDP without a word")
     if job.distillation is not None and job.model_folder is not None:
