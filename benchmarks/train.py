@@ -49,7 +49,7 @@ SIZES = {  # 16.9M parameters
 }
 TEACHER_SIZES = SIZES | {"hidden_size": 512, "num_attention_heads": 8, "num_key_value_heads": 8, "num_hidden_layers": 8}
 TINY_SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-LENGTH, MICRO_BATCH, ACCUMULATION, STEPS = 256, 4, 2, 4
+LENGTH, MICRO_BATCH, ACCUMULATION, STEPS = 256, 2, 2, 4
 LOOP_ACCUMULATION, LOOP_STEPS = 8, 40
 SKIPPED = 440_000
 

@@ -79,7 +79,6 @@ def by_accelerate(job: TrainingJob) -> dict:
         made(self, *args, **kwargs)
         self.distributed_type = shards.get(self.distributed_type, self.distributed_type)
         if kwargs.get("fsdp_plugin") is not None:
-            kwargs["fsdp_plugin"].set_mixed_precision(self._mixed_precision)
             self.fsdp_plugin = kwargs["fsdp_plugin"]
 
     finish = run._finish

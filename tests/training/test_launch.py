@@ -197,7 +197,7 @@ def test_weights_shared_out_learn_the_same(make_job, tmp_path, through):
     assert status == 0
     told = json.loads(output.read_text())
     assert told["kind"] == "DTensor"
-    assert told["local"] == [told["whole"][0] // 2, *told["whole"][1:]]
+    assert told["local"] == [-(-told["whole"][0] // 2), *told["whole"][1:]]
     expected = read_curve(job.output_folder)
     losses = [row["train_loss"] for row in expected if "train_loss" in row]
     heldout = [row["heldout_loss"] for row in expected if "heldout_loss" in row]

@@ -4,6 +4,6 @@ from budwood.pipelines.arms import arm_node
 
 train_distilled = arm_node(
     "distilled",
-    "checkpoint",
+    "subnet",
     "Train the sub-network towards the teacher's distribution and the text.",
 )
