@@ -28,6 +28,9 @@ WHITTLE_INSTALLS = (
 
 WHITTLE_SEARCH_INSTALLS = (*WHITTLE_INSTALLS, ("syne-tune[moo]==0.13.0",))
 """The same with what `import whittle.search` needs besides."""
+LITGPT_INSTALLS = (("torch==2.13.*", "numpy", "litgpt==0.5.12", "torchmetrics"),)
+"""Install of litgpt (<https://pypi.org/project/litgpt>), whose `pretrain` budwood's training is measured with,
+on the release of torch that budwood runs on."""
 
 _MARKER = "installed.json"
 _NUM_TAIL_LINES = 20

@@ -27,7 +27,7 @@ from budwood.subnet.ordering import LayerScore, OrderedTeacher, Ordering, Orderi
 from budwood.subnet.rotary import Rope
 from budwood.subnet.scoring import Normalisation
 from budwood.subnet.teacher import TeacherSource, describe_teacher
-from budwood.training.job import DistillationSettings, Schedule, Strict
+from budwood.training.job import DistillationSettings, Engine, Schedule, Strict
 
 _LONGEST_VALUE = 60
 _ORDERING_OF: dict[str, OrderingKind] = {"importance": "activation", "magnitude": "magnitude"}
@@ -339,8 +339,8 @@ class SearchParameters(Strict):
 class ArmParameters(Strict):
     """One training arm."""
 
-    learning_rate: float = Field(gt=0)
-    """Peak, chosen for the arm's initialisation."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Peak, chosen for the arm's initialisation; without one it is `schedule.peak_learning_rate`."""
     distillation: DistillationSettings | None = None
 
 
@@ -417,6 +417,7 @@ class ProjectParameters(Strict):
     schedule: Schedule
     arms: Arms
     plan: PlanParameters
+    engine: Engine
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
@@ -435,6 +436,11 @@ class ProjectParameters(Strict):
                     f"{_ORDERING_OF[self.search.fitness]}"
                 )
         self.search.race(self.measurement.selection)
+        if self.engine.sharding and (not self.engine.launcher or self.schedule.optimizer == "muon"):
+            raise ValueError("engine.sharding: true needs a launcher, and schedule.optimizer: adamw")
+        for name in Arms.model_fields:
+            if getattr(self.arms, name).learning_rate is None and self.schedule.peak_learning_rate is None:
+                raise ValueError(f"arms.{name}: give it a learning_rate, or all arms schedule.peak_learning_rate")
         return self
 
 

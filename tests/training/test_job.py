@@ -1,8 +1,11 @@
 """A job is checked before it starts, and its arithmetic is that of the Trainer."""
 
+import re
+
 import pytest
 from pydantic import ValidationError
 
+from budwood.subnet.checkpoint import read_architecture
 from budwood.training.job import DistillationSettings, Schedule, TrainingJob
 from budwood.training.losses import DistillationWeights
 
@@ -30,6 +33,71 @@ def test_micro_batches_must_fill_the_global_batch():
 def test_impossible_schedules_are_refused(change):
     with pytest.raises(ValidationError, match=next(iter(change))):
         schedule(**change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shape": "triangle"}, "Input should be 'cosine' or 'warmup_stable_decay'"),
+        ({"optimizer": "sgd"}, "Input should be 'adamw' or 'muon'"),
+        ({"preset": "mine"}, "preset='mine' is unknown; there are quickstart, where_to_begin_410m"),
+        ({"warmup_steps": 1, "warmup_ratio": 0.1}, "give warmup_steps=1 or warmup_ratio=0.1, not both"),
+        ({"warmup_steps": 13}, "warmup_steps=13 must be fewer than the run's 13"),
+        ({"shape": "warmup_stable_decay", "warmup_ratio": 0.1}, "takes warmup_steps, not warmup_ratio"),
+        ({"shape": "warmup_stable_decay", "warmup_steps": 11}, "must end before the decay begins, at step 10"),
+    ],
+    ids=str,
+)
+def test_schedules_that_contradict_themselves_are_refused(change, message):
+    with pytest.raises(ValidationError, match=re.escape(message)):
+        schedule(**change)
+
+
+@pytest.mark.parametrize(
+    ("name", "peak", "warmup"),
+    [("where_to_begin_410m", 3e-4, 0), ("where_to_begin_1b", 3e-4, 0), ("where_to_begin_2.8b", 1.6e-4, 238)],
+)
+def test_the_papers_tables_are_presets(name, peak, warmup):
+    """Tables 3 to 8: AdamW 0.9/0.95, decay 0.01, clip 1.0, 1056 x 2048 tokens a step, 4,624 steps for 10B."""
+    plan = Schedule(preset=name)
+    assert (plan.tokens_per_step, plan.num_steps) == (2_162_688, 4_624)
+    assert (plan.peak_learning_rate, plan.num_warmup_steps, plan.shape) == (peak, warmup, "cosine")
+    assert (plan.optimizer, plan.betas, plan.weight_decay, plan.max_grad_norm) == ("adamw", (0.9, 0.95), 0.01, 1.0)
+    assert plan.final_learning_rate_ratio * peak == pytest.approx(peak / 10)
+    assert plan.seed == 42
+
+
+def test_what_stands_beside_a_preset_holds():
+    probe = Schedule(preset="where_to_begin_1b", tokens=2_000_000_000, micro_batch=16)
+    assert (probe.num_steps, probe.micro_batch, probe.global_batch) == (925, 16, 1056)
+
+
+def test_a_decay_is_the_last_share_of_the_steps():
+    plan = schedule(shape="warmup_stable_decay", warmup_steps=1)
+    assert (plan.num_steps, plan.decay_start) == (13, 10)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_folder": None}, "give exactly one of model_folder and architecture"),
+        ({"architecture": {}}, "give exactly one of model_folder and architecture"),
+        ({"branch_folder": "b"}, "branch_folder needs shape=warmup_stable_decay, got cosine"),
+        ({"engine": {"sharding": True, "launcher": "x"}, "optimizer": "muon"}, "sharding=true needs optimizer=adamw"),
+        ({"initialisation": "best"}, "Input should be 'random', 'subnet' or 'checkpoint'"),
+    ],
+    ids=str,
+)
+def test_jobs_that_contradict_themselves_are_refused(make_job, change, message):
+    with pytest.raises(ValidationError, match=re.escape(message)):
+        make_job(**change)
+
+
+def test_weights_of_an_architecture_can_only_be_random(make_job, model_folder):
+    architecture = read_architecture(model_folder).to_dict()
+    make_job(model_folder=None, architecture=architecture, initialisation="random")
+    with pytest.raises(ValidationError, match="initialisation='checkpoint' needs a model_folder with weights"):
+        make_job(model_folder=None, architecture=architecture)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,12 @@
 """Law 6: how a run is portioned or interrupted changes nothing of what it learns."""
 
 import json
+import math
+import os
+import shutil
+import signal
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,11 +16,15 @@ from transformers import AutoTokenizer
 
 from budwood.arch.count import forward_flops_per_token, training_flops_per_token
 from budwood.corpus.packing import PackedCorpus
-from budwood.subnet.checkpoint import load_model, read_architecture
+from budwood.subnet.checkpoint import load_config, load_model, random_model, read_architecture
 from budwood.subnet.evaluate import sequence_losses
-from budwood.training import run
-from budwood.training.job import DistillationSettings
-from budwood.training.run import read_curve, train, training_order
+from budwood.training import callbacks, checkpoints, run
+from budwood.training import curve as curves
+from budwood.training.checkpoints import newest_checkpoint, step_of
+from budwood.training.curve import read_curve
+from budwood.training.job import DistillationSettings, Engine
+from budwood.training.objectives import NextToken
+from budwood.training.run import TrainingStoppedError, train, training_order
 from budwood.training.student import Student
 
 PLAIN = DistillationSettings(compile_loss="off")
@@ -58,9 +68,10 @@ def test_a_run_learns_and_leaves_a_checkpoint_a_curve_and_a_result(make_job, mod
     assert [row["step"] for row in curve if "train_loss" in row] == list(range(1, 21))
     by_sequence = {row["step"]: row.pop("heldout_losses") for row in curve if "heldout_losses" in row}
     assert {step: pytest.approx(sum(losses) / 4) for step, losses in by_sequence.items()} == heldout
-    assert tracked == [
-        (row["step"], {f"child.{name}": value for name, value in row.items() if name != "step"}) for row in curve
-    ]
+    told = [(row["step"], {f"child.{name}": value for name, value in row.items() if name != "step"}) for row in curve]
+    rates = {"child.grad_norm", "child.tokens_per_second"}
+    assert [(step, {name: metrics[name] for name in metrics.keys() - rates}) for step, metrics in tracked] == told
+    assert all((metrics.keys() >= rates) == ("child.train_loss" in metrics) for _, metrics in tracked)
     windows = torch.from_numpy(PackedCorpus.open(corpus_folder).windows("validation", 12, limit=4))
     for step, folder in ((0, model_folder), (20, job.output_folder / "model")):
         losses = sequence_losses(load_model(folder, torch.float32), windows)
@@ -120,12 +131,12 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(make_job, objective, st
 
 
 def test_no_row_of_the_curve_is_cut_short_by_a_kill(make_job, monkeypatch):
-    """A row of a long run averages several steps, of which a resumed Trainer knows those after its checkpoint only."""
-    monkeypatch.setattr(run, "CURVE_ROWS", 2)
-    settings = {"tokens": 8 * 8 * 12, "checkpoint_steps": 3}  # half of the steps are 4, of which 3 divide a checkpoint
+    """A row of a long run averages several steps; here a checkpoint stands in the middle of two of them."""
+    monkeypatch.setattr(curves, "CURVE_ROWS", 2)
+    settings = {"tokens": 8 * 8 * 12, "checkpoint_steps": 3}
     whole, killed = make_job("whole", **settings), make_job("killed", **settings)
     train(whole)
-    assert [row["step"] for row in read_curve(whole.output_folder) if "train_loss" in row] == [3, 6]
+    assert [row["step"] for row in read_curve(whole.output_folder) if "train_loss" in row] == [4, 8]
     with pytest.raises(KilledError):
         train(killed, kill_at(4))
     train(killed)
@@ -140,8 +151,8 @@ def test_a_finished_job_is_told_again_but_not_trained_again(make_job, monkeypatc
     assert not forward_passes
     assert [list(metrics) for metrics in told] == [
         ["child.heldout_loss"],
-        ["child.heldout_loss"],
         ["child.train_loss", "child.learning_rate"],
+        ["child.heldout_loss"],
     ]
 
 
@@ -182,11 +193,214 @@ def test_random_weights_come_from_the_jobs_seed_alone(make_job):
     assert float(one[name].std()) == pytest.approx(0.02, rel=0.2)
 
 
-def test_divergence_stops_the_run_and_names_the_arm_and_the_step(make_job):
-    job = make_job(learning_rate=1e30, max_grad_norm=1e30)
-    with pytest.raises(FloatingPointError, match=r"arm child: the training loss is (nan|inf) at step \d; lower"):
+def test_divergence_stops_the_run_before_it_is_saved_and_names_the_last_good_checkpoint(make_job):
+    job = make_job(learning_rate=1e30, max_grad_norm=1e30, checkpoint_steps=1)
+    with pytest.raises(FloatingPointError, match=r"arm child: the training loss is .* at step \d: ") as error:
         train(job)
+    good = newest_checkpoint(job.output_folder)
+    assert str(good or "the start, none was saved") in str(error.value)
+    assert good is None or all(bool(t.isfinite().all()) for t in load_file(good / "model.safetensors").values())
     assert not (job.output_folder / "result.json").exists()
+
+
+def test_a_loss_far_above_guessing_is_divergence_though_it_is_finite(make_job, monkeypatch):
+    monkeypatch.setattr(callbacks, "divergence_limit", lambda size, _, weight: math.log(size) / weight)
+    train(make_job("guessing"))
+    with pytest.raises(FloatingPointError, match=r"at step 1: the run diverges.*the start, none was saved; lower"):
+        train(make_job("half", distillation=DistillationSettings(alpha=3.0, compile_loss="off")))
+
+
+@pytest.mark.parametrize(
+    ("first_loss", "weight", "limit"), [(3.0, 1.0, 2 * 5.5490761), (8.0, 1.0, 16.0), (8.0, 0.5, 8.0)]
+)
+def test_a_run_has_diverged_at_twice_the_loss_of_guessing_or_of_its_start(first_loss, weight, limit):
+    assert callbacks.divergence_limit(257, first_loss, weight) == pytest.approx(limit)
+
+
+def test_an_update_that_is_not_finite_is_never_saved(make_job):
+    """The loss and the gradient of the first step are finite, the weights after it are not."""
+    job = make_job(learning_rate=1e38, max_grad_norm=1e30, checkpoint_steps=1, weight_decay=1e3)
+    with pytest.raises(FloatingPointError, match=r"at step 1: .* the start, none was saved"):
+        train(job)
+
+
+def test_sigterm_saves_before_it_leaves_and_the_run_goes_on_as_if_nothing_had_happened(make_job):
+    whole, stopped = make_job("whole"), make_job("stopped")
+    train(whole)
+
+    def terminate_at_3(_metrics, step):
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(
+        TrainingStoppedError, match=r"stopped by SIGTERM after step \d of 6; .*checkpoint-\d is complete"
+    ):
+        train(stopped, terminate_at_3)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert step_of(newest_checkpoint(stopped.output_folder)) in {3, 4}  # heard in step 3's log: at the next step's end
+    train(stopped)
+    assert equal(weights(stopped), weights(whole))
+    assert read_curve(stopped.output_folder) == read_curve(whole.output_folder)
+
+
+def test_a_longer_run_continues_a_shorter_one_from_before_its_decay(make_job, monkeypatch):
+    """5 steps, of which one decays; then 10, of which two do. The same as 10 steps in one go."""
+    settings = {"shape": "warmup_stable_decay", "warmup_steps": 2, "num_evaluations": 1, "checkpoint_steps": 3}
+    branches = {"branch_folder": make_job("branches").output_folder}
+    short = make_job("short", tokens=5 * 8 * 12, **settings, **branches)
+    long, whole = (
+        make_job(name, tokens=10 * 8 * 12, **settings, **b) for name, b in (("long", branches), ("whole", {}))
+    )
+    train(short)
+    assert [path.name for path in branches["branch_folder"].glob("checkpoint-*")] == ["checkpoint-4"]
+    train(whole)
+    forward_passes = count_forward_passes(monkeypatch)
+    train(long)
+    assert len(forward_passes) == 6
+    assert equal(weights(long), weights(whole))
+    losses = [[row for row in read_curve(job.output_folder) if row["step"] != 5] for job in (long, whole)]
+    assert losses[0] == losses[1]
+    assert [step_of(path) for path in sorted(branches["branch_folder"].glob("checkpoint-*"))] == [4, 8]
+
+
+@pytest.mark.parametrize("shape", ["cosine", "warmup_stable_decay"])
+def test_the_learning_rate_follows_its_formula(make_job, shape):
+    job = make_job(tokens=10 * 8 * 12, shape=shape, warmup_steps=2, final_learning_rate_ratio=0.1, decay_ratio=0.4)
+    train(job)
+    rates = [row["learning_rate"] / 0.01 for row in read_curve(job.output_folder) if "learning_rate" in row]
+    cosine = [0.1 + 0.9 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)]
+    stable = [1.0] * 4 + [0.1 + 0.9 * (1 - math.sqrt(step / 4)) for step in range(4)]
+    rising = [0.0, 0.5] if shape == "cosine" else [0.1, 0.55]
+    assert rates == pytest.approx(rising + (cosine if shape == "cosine" else stable))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_muon_learns_and_resumes(make_job, objective):
+    settings = {"optimizer": "muon", "distillation": OBJECTIVES[objective]}
+    whole, killed = make_job("whole", **settings), make_job("killed", **settings)
+    train(whole)
+    heldout = [row["heldout_loss"] for row in read_curve(whole.output_folder) if "heldout_loss" in row]
+    assert heldout[-1] < heldout[0] - 0.3
+    with pytest.raises(KilledError):
+        train(killed, kill_at(3))
+    train(killed)
+    assert equal(weights(killed), weights(whole))
+
+
+def test_activations_computed_anew_change_no_bit(make_job):
+    jobs = [make_job(str(again), engine=Engine(activation_checkpointing=again)) for again in (False, True)]
+    for job in jobs:
+        train(job)
+    one, other = (weights(job) for job in jobs)
+    assert equal(one, other)
+
+
+# Dynamo looks at the gradient of every tensor that comes in.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+def test_compiled_layers_learn_the_same(make_job, monkeypatch):
+    compiled = []
+    compile_module = torch.nn.Module.compile
+    monkeypatch.setattr(
+        torch.nn.Module,
+        "compile",
+        lambda module: compiled.append(type(module).__name__) or compile_module(module, backend="eager"),
+    )
+    taught = DistillationSettings(compile_loss="off")
+    jobs = [make_job(str(i), engine=Engine(compile=i), distillation=taught) for i in (False, True)]
+    for job in jobs:
+        train(job)
+    assert compiled == ["LlamaDecoderLayer"]  # of the student; `compile_teacher` is the teacher's
+    one, other = (weights(job) for job in jobs)
+    assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in one)
+
+
+def test_no_room_for_checkpoints_is_found_before_anything_is_loaded(make_job, monkeypatch):
+    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    monkeypatch.setattr(run, "load_model", lambda *_: pytest.fail("loaded"))
+    with pytest.raises(OSError, match=r"3 checkpoints of \d,\d+ parameters .* 0\.00 GB are free; make room or lower"):
+        train(make_job())
+
+
+def test_as_many_checkpoints_stay_as_were_asked_for(make_job):
+    for kept in (1, 3):
+        job = make_job(str(kept), engine=Engine(kept_checkpoints=kept))
+        with pytest.raises(KilledError):
+            train(job, kill_at(6))
+        found = sorted(step_of(path) for path in job.output_folder.glob("checkpoint-*"))
+        assert found == ([4] if kept == 1 else [2, 4])  # killed before step 6 is saved
+
+
+def test_a_checkpoint_that_was_being_written_is_no_checkpoint(make_job):
+    whole, torn = make_job("whole"), make_job("torn")
+    train(whole)
+    with pytest.raises(KilledError):
+        train(torn, kill_at(5))
+    shutil.copytree(torn.output_folder / "checkpoint-4", torn.output_folder / "partial" / "checkpoint-5")
+    (torn.output_folder / "partial" / "checkpoint-5" / "optimizer.pt").unlink()
+    train(torn)
+    assert equal(weights(torn), weights(whole))
+    assert not (torn.output_folder / "partial").exists()
+
+
+def test_sequences_longer_than_the_models_positions_are_refused(make_job):
+    with pytest.raises(ValueError, match=r"sequence_length=4096 exceeds the 2048 positions of "):
+        train(make_job(sequence_length=4096))
+
+
+def test_a_subnet_needs_its_certificate(make_job):
+    with pytest.raises(ValueError, match=r"needs an export with its certificate\.json"):
+        train(make_job(initialisation="subnet"))
+
+
+def test_processes_must_divide_the_batch(make_job, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ValueError, match="global_batch=8 must be a multiple of micro_batch=8 times the 3 processes"):
+        train(make_job())
+
+
+def test_weights_are_shared_out_by_a_launcher_alone_and_never_on_a_cpu(make_job):
+    with pytest.raises(ValueError, match="sharding=true needs a launcher"):
+        train(make_job(engine=Engine(sharding=True)))
+    with pytest.raises(ValueError, match="sharding=true needs accelerators"):
+        train(make_job(engine=Engine(sharding=True, launcher="torchrun")))
+
+
+def test_an_architecture_alone_is_trained_from_random_weights(make_job, teacher_folder):
+    teacher = read_architecture(teacher_folder)
+    half = teacher.with_layers(teacher.layers[:1])
+    settings = {"model_folder": None, "initialisation": "random", "learning_rate": 1e-12}
+    job = make_job(architecture=half.to_dict(), **settings)
+    result = train(job)
+    assert read_architecture(job.output_folder / "model") == half
+    assert result["student_flops"] == 576 * training_flops_per_token(half, context=12)
+    seed = job.schedule.seed
+    expected = dict(random_model(load_config(teacher_folder), half, seed).named_parameters())
+    assert all(torch.allclose(tensor, expected[name], atol=1e-6) for name, tensor in weights(job).items())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_updates_added_to_half_precision_are_caught(model_folder, dtype):
+    model = load_model(model_folder, dtype)
+    optimizer = torch.optim.AdamW(model.parameters())
+    Student(model, NextToken())(**dict.fromkeys(("input_ids", "shift_labels"), torch.ones(1, 4, dtype=int)))[
+        "loss"
+    ].backward()
+    optimizer.step()
+    with nullcontext() if dtype is torch.float32 else pytest.raises(AssertionError, match="weights must be float32"):
+        callbacks._assert_float32(model, optimizer)
+    if dtype is torch.bfloat16:
+        with pytest.raises(AssertionError, match="state must be float32"):
+            callbacks._assert_float32(model.float(), optimizer)
+
+
+def test_a_resumed_run_reads_on_where_it_stopped_without_reading_what_it_skips(make_job, monkeypatch):
+    job = make_job(global_batch=4, micro_batch=2)
+    order = training_order(PackedCorpus.open(job.corpus_folder), job.schedule)
+    monkeypatch.setattr(PackedCorpus, "read", lambda _, positions: positions)
+    resumed = run._Sequences(job, 3)
+    assert len(resumed) == len(order)
+    assert [int(resumed[i]["starts"]) for i in range(len(order) - 12)] == order[12:].tolist()
 
 
 def test_a_text_shorter_than_one_step_is_refused(make_job):

@@ -9,16 +9,23 @@ import pandas as pd
 from budwood.arch.count import forward_flops_per_token
 from budwood.corpus.packing import PackedCorpus
 from budwood.parameters import ArmParameters, MeasurementParameters
-from budwood.pipelines.tracking import track
+from budwood.pipelines.tracking import active_run_environment, track
 from budwood.pipelines.work import claim
 from budwood.subnet.checkpoint import read_architecture
 from budwood.subnet.teacher import fingerprint
 from budwood.training.cache import TeacherCache
-from budwood.training.job import Initialisation, Schedule, TrainingJob
-from budwood.training.run import MODEL, read_curve, train
+from budwood.training.curve import read_curve
+from budwood.training.job import Engine, Initialisation, Schedule, TrainingJob
+from budwood.training.launch import run_job
+from budwood.training.run import MODEL
 
 ArmOutputs = tuple[Path, dict[str, Any], pd.DataFrame]
 """The trained checkpoint, the run's record, and its curve."""
+
+_HOW = {"preset", "micro_batch", "checkpoint_steps"}
+"""Fields of a schedule that decide how a run proceeds, not what it learns."""
+_LENGTH = {"tokens", "decay_ratio", "num_evaluations"}
+"""Fields in which runs may differ that share all steps before their decay."""
 
 
 def arm_node(name: str, initialisation: Initialisation, description: str) -> Callable[..., ArmOutputs]:
@@ -31,6 +38,7 @@ def arm_node(name: str, initialisation: Initialisation, description: str) -> Cal
         arm: ArmParameters,
         schedule: Schedule,
         measurement: MeasurementParameters,
+        engine: Engine,
         workspace: Path,
         teacher_cache: TeacherCache | None = None,
     ) -> ArmOutputs:
@@ -41,10 +49,14 @@ def arm_node(name: str, initialisation: Initialisation, description: str) -> Cal
             "teacher_cache": teacher_cache.fingerprint if teacher_cache else None,
             "tokens": tokens.fingerprint,
             "arm": arm,
-            "schedule": schedule,
+            "schedule": schedule.model_dump(exclude=_HOW),
             "heldout": measurement.heldout,
             "precision": measurement.compute().precision,
         }
+        steady = facts | {"schedule": schedule.model_dump(exclude=_HOW | _LENGTH)}
+        branches = schedule.shape == "warmup_stable_decay"
+        learning_rate = arm.learning_rate or schedule.peak_learning_rate
+        assert learning_rate is not None  # the parameters were validated together
         job = TrainingJob(
             arm=name,
             model_folder=subnet,
@@ -52,15 +64,17 @@ def arm_node(name: str, initialisation: Initialisation, description: str) -> Cal
             teacher_folder=teacher,
             corpus_folder=tokens.directory,
             output_folder=claim(workspace, name, facts),
-            learning_rate=arm.learning_rate,
+            branch_folder=claim(workspace, f"{name}-steady", steady) if branches else None,
+            learning_rate=learning_rate,
             schedule=schedule,
             distillation=arm.distillation,
             cache_folder=teacher_cache.folder if teacher_cache else None,
             heldout_windows=measurement.heldout,
             device=measurement.device,
             precision=measurement.precision,
+            engine=engine,
         )
-        record = train(job, track)
+        record = run_job(job, track, active_run_environment())
         curve = curve_table(record, read_curve(job.output_folder))
         return job.output_folder / MODEL, record | heldout_cost(job, curve), curve
 
@@ -81,6 +95,7 @@ def heldout_cost(job: TrainingJob, curve: pd.DataFrame) -> dict[str, Any]:
     """Return what the held-out losses on the way cost: every sequence is read at each of their points."""
     length = job.schedule.sequence_length
     # Losses by sequence stand there even where their mean is no number.
+    assert job.model_folder is not None, "arms start from exports"
     tokens = int(curve["heldout_losses"].notna().sum()) * job.heldout_windows * length
     flops = tokens * forward_flops_per_token(read_architecture(job.model_folder), context=length)
     return {"heldout_tokens": tokens, "heldout_flops": float(flops)}

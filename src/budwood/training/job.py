@@ -1,15 +1,43 @@
 """Everything that one training run needs."""
 
+import math
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from budwood.arch.spec import Architecture
 from budwood.subnet.device import DeviceName, Precision
 from budwood.training.losses import DistillationWeights, Divergence
 
-Initialisation = Literal["random", "checkpoint"]
+Initialisation = Literal["random", "subnet", "checkpoint"]
 DistillationLoss = Literal["full", "topk_renorm", "topk_tail", "sampled"]
+OptimizerName = Literal["adamw", "muon"]
+Shape = Literal["cosine", "warmup_stable_decay"]
+
+_PAPER = {
+    "tokens": 10_000_000_000,
+    "sequence_length": 2048,
+    "global_batch": 1056,
+    "micro_batch": 8,
+    "peak_learning_rate": 3e-4,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "quickstart": {
+        "tokens": 4096,
+        "sequence_length": 256,
+        "global_batch": 2,
+        "micro_batch": 2,
+        "warmup_steps": 2,
+        "num_evaluations": 3,
+        "checkpoint_steps": 4,
+    },
+    "where_to_begin_410m": _PAPER,
+    "where_to_begin_1b": _PAPER,
+    "where_to_begin_2.8b": _PAPER | {"micro_batch": 16, "peak_learning_rate": 1.6e-4, "warmup_steps": 238},
+}
+"""Schedules by name: the quickstart's, and those of the paper's three bins (tables 3 to 8: micro batches are those of
+pretraining, distillation took 2 to 6; the 10B tokens are the text's, tables 3 and 4 print 50B)."""
 
 
 class Strict(BaseModel):
@@ -21,19 +49,33 @@ class Strict(BaseModel):
 class Schedule(Strict):
     """How many tokens are trained, in which portions, and how learning proceeds (paper, tables 3 to 8)."""
 
+    preset: str | None = None
+    """Name of `PRESETS` whose values hold wherever none is given."""
     tokens: int = Field(gt=0)
     """Tokens predicted in the whole run; rounded up to whole optimiser steps."""
     sequence_length: int = Field(gt=0)
     """Tokens predicted per sequence."""
     global_batch: int = Field(gt=0)
-    """Sequences of one optimiser step."""
+    """Sequences of one optimiser step, over all devices."""
     micro_batch: int = Field(gt=0)
-    """Sequences that fit through the model at once; divides the global batch."""
+    """Sequences that fit through the model of one device at once; divides the global batch."""
+    peak_learning_rate: float | None = Field(default=None, gt=0)
+    """Of every arm that names none of its own."""
+    shape: Shape = "cosine"
+    """`warmup_stable_decay` keeps the peak until the decay begins, so that a longer run can continue a shorter one."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Optimiser steps in which the learning rate rises."""
     warmup_ratio: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the steps in which the learning rate rises."""
+    """The same as a share of the steps; give one of the two."""
+    decay_ratio: float = Field(default=0.2, gt=0, le=1)
+    """Share of the steps in which `warmup_stable_decay` decays, by 1 - sqrt (Hägele et al., 2024)."""
     final_learning_rate_ratio: float = Field(default=0.1, ge=0, le=1)
-    """Where the cosine ends, relative to the peak."""
+    """Where the learning rate ends, relative to the peak."""
+    optimizer: OptimizerName = "adamw"
+    """`muon` orthogonalises the updates of the matrices in decoder layers, at AdamW's root mean square (so with its
+    learning rate); all else is AdamW's."""
     weight_decay: float = Field(default=0.01, ge=0)
+    """Of everything but norms and biases."""
     betas: tuple[float, float] = (0.9, 0.95)
     """Of AdamW."""
     max_grad_norm: float = Field(default=1.0, gt=0)
@@ -43,10 +85,34 @@ class Schedule(Strict):
     """Optimiser steps between checkpoints."""
     seed: int = 42
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, data: Any) -> Any:
+        name = data.get("preset") if isinstance(data, dict) else None
+        if name is None:
+            return data
+        if name not in PRESETS:
+            raise ValueError(f"preset={name!r} is unknown; there are {', '.join(PRESETS)}")
+        return PRESETS[name] | data
+
     @model_validator(mode="after")
-    def _whole_micro_batches(self) -> Self:
+    def _consistent(self) -> Self:
         if self.global_batch % self.micro_batch:
             raise ValueError(f"micro_batch={self.micro_batch} must divide global_batch={self.global_batch}")
+        if self.warmup_steps and self.warmup_ratio:
+            raise ValueError(f"give warmup_steps={self.warmup_steps} or warmup_ratio={self.warmup_ratio}, not both")
+        if self.shape == "warmup_stable_decay":
+            if self.warmup_ratio:
+                raise ValueError(
+                    "shape=warmup_stable_decay takes warmup_steps, not warmup_ratio: "
+                    "a longer run that continues this one must have warmed up alike"
+                )
+            if self.num_warmup_steps > self.decay_start:
+                raise ValueError(
+                    f"warmup_steps={self.warmup_steps} must end before the decay begins, at step {self.decay_start}"
+                )
+        elif self.num_warmup_steps >= self.num_steps and self.num_warmup_steps:
+            raise ValueError(f"warmup_steps={self.num_warmup_steps} must be fewer than the run's {self.num_steps}")
         return self
 
     @property
@@ -58,6 +124,16 @@ class Schedule(Strict):
     def num_steps(self) -> int:
         """Optimiser steps of the run."""
         return -(-self.tokens // self.tokens_per_step)
+
+    @property
+    def num_warmup_steps(self) -> int:
+        """Optimiser steps in which the learning rate rises."""
+        return self.warmup_steps or math.ceil(self.warmup_ratio * self.num_steps)
+
+    @property
+    def decay_start(self) -> int:
+        """Optimiser steps before the decay of `warmup_stable_decay`."""
+        return self.num_steps - math.ceil(self.decay_ratio * self.num_steps)
 
     @property
     def num_sequences(self) -> int:
@@ -110,19 +186,42 @@ class DistillationSettings(Strict):
         return DistillationWeights(self.alpha, self.beta, self.temperature, self.divergence)
 
 
+class Engine(Strict):
+    """How training runs; nothing here changes what is learned beyond rounding."""
+
+    launcher: str | None = None
+    """Command that starts one process for every device, such as `torchrun --standalone --nproc-per-node auto
+    --max-restarts 3`; null trains in this process, on one device. Variables of the environment are expanded."""
+    sharding: bool = False
+    """Share weights, gradients and optimiser state out among the devices (FSDP2); otherwise each has them all (DDP)."""
+    compile: bool = False
+    """Compile every decoder layer; costs a minute and pays in long runs."""
+    activation_checkpointing: bool = False
+    """Compute activations anew in the backward pass: a third more work, room for larger micro-batches."""
+    kept_checkpoints: int = Field(default=2, ge=1)
+    """Newest checkpoints that stay on disk while a run lasts."""
+
+
 class TrainingJob(Strict):
     """One arm: which model, from which start, on what, towards which objective."""
 
     arm: str
     """Names the run's metrics."""
-    model_folder: Path
+    model_folder: Path | None = None
     """Checkpoint that gives the architecture, and the weights unless they are random."""
+    architecture: dict[str, Any] | None = None
+    """In place of a checkpoint: `Architecture.to_dict()` of the teacher's family, for random weights."""
     initialisation: Initialisation
-    """`random` draws the weights by the family's own scheme, with standard rotary embeddings."""
+    """`random` draws the weights by the family's own scheme, with standard rotary embeddings; `subnet` takes those of
+    an export with its certificate, `checkpoint` those of any folder."""
     teacher_folder: Path
+    """Gives the tokenizer and all of a random model's configuration that is no size."""
     corpus_folder: Path
     output_folder: Path
     """Belongs to this run alone: checkpoints, curve and result."""
+    branch_folder: Path | None = None
+    """Of `warmup_stable_decay`: keeps the checkpoint before the decay, and gives a longer run its start. Shared by runs
+    that differ in length alone."""
     learning_rate: float = Field(gt=0)
     """Peak."""
     schedule: Schedule
@@ -134,3 +233,19 @@ class TrainingJob(Strict):
     """Validation sequences behind the held-out curve."""
     device: DeviceName = "auto"
     precision: Precision = "auto"
+    """Of matrix products; weights and optimiser state are float32 always."""
+    engine: Engine = Engine()
+
+    @model_validator(mode="after")
+    def _one_model(self) -> Self:
+        if (self.model_folder is None) == (self.architecture is None):
+            raise ValueError("give exactly one of model_folder and architecture")
+        if self.architecture is not None:
+            Architecture.from_dict(self.architecture)
+            if self.initialisation != "random":
+                raise ValueError(f"initialisation={self.initialisation!r} needs a model_folder with weights")
+        if self.branch_folder is not None and self.schedule.shape != "warmup_stable_decay":
+            raise ValueError(f"branch_folder needs shape=warmup_stable_decay, got {self.schedule.shape}")
+        if self.engine.sharding and self.schedule.optimizer == "muon":
+            raise ValueError("sharding=true needs optimizer=adamw: muon works on whole matrices")
+        return self

@@ -116,7 +116,7 @@ class _ChunkedLoss(torch.autograd.Function):
     ) -> Tensor:
         product = _product_type(hidden)
         step = _compiled_step() if compiled else _chunk_step
-        weight, states = head.to(product), hidden.to(product)
+        weight, states = head.detach().to(product), hidden.detach().to(product)
         loss = hidden.new_zeros((), dtype=torch.promote_types(product, torch.float32))
         hidden_grad = torch.empty_like(hidden)
         head_grad = torch.zeros_like(head, dtype=torch.promote_types(head.dtype, torch.float32))

@@ -1,110 +1,168 @@
 """The only training loop: a Hugging Face Trainer set up from a job."""
 
 import json
-import math
+import os
 import shutil
-import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from accelerate import DistributedType
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, distributed
+from torch.distributed.fsdp import FSDPModule
+from torch.optim import Optimizer
 from torch.utils.data import Dataset
-from transformers import (
-    PreTrainedModel,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 
-from budwood.arch.count import forward_flops_per_token, training_flops_per_token
+from budwood.arch.count import forward_flops_per_token, num_parameters, training_flops_per_token
+from budwood.arch.spec import Architecture
 from budwood.corpus.packing import PackedCorpus
-from budwood.subnet.checkpoint import load_config, load_model, random_model, read_architecture
+from budwood.subnet.checkpoint import build_empty, load_config, load_model, random_model, read_architecture
 from budwood.subnet.device import Compute, choose_compute
-from budwood.subnet.evaluate import sequence_losses
-from budwood.subnet.export import write_checkpoint
+from budwood.subnet.export import CERTIFICATE, write_checkpoint
+from budwood.training.callbacks import Keeper, Recorder, stop_on_sigterm
+from budwood.training.checkpoints import PARTIAL, newest_checkpoint, remove_checkpoint, require_space, step_of
+from budwood.training.curve import Curve, Track, replay_curve, write_atomically
 from budwood.training.job import Schedule, TrainingJob
 from budwood.training.objectives import objective_of
+from budwood.training.optimizer import muon_with_adamw
+from budwood.training.progress import Meter
 from budwood.training.student import Student
-from budwood.training.teacher import check_teacher
-
-Track = Callable[[Mapping[str, float], int], None]
-"""Takes metrics and the optimiser step they belong to."""
+from budwood.training.teacher import check_head, check_teacher
 
 RESULT = "result.json"
-CURVE = "curve.jsonl"
-CURVE_ROWS = 100
-"""Training losses of a run, at least, where it has as many steps."""
 MODEL = "model"
+
+
+class TrainingStoppedError(RuntimeError):
+    """A run was asked to end (SIGTERM) and has saved its state; the same job continues it."""
 
 
 def train(job: TrainingJob, track: Track | None = None) -> dict[str, Any]:
     """Run a job to its end and return its result.
 
     A job whose folder holds a result is not run again; one that was interrupted continues at its newest checkpoint.
+    Under a launcher every process calls this; the first one writes.
 
     Args:
         job: what to train.
-        track: receives losses while they arise, for a tracking server.
+        track: receives losses and rates while they arise, for a tracking server.
 
     Returns:
-        tokens, steps, seconds, FLOPs, device and precision; the trained checkpoint stands in `output_folder/model`,
-        the curve in `output_folder/curve.jsonl`.
+        tokens, steps, seconds, FLOPs, speed, device and precision; the trained checkpoint stands in
+        `output_folder/model`, the curve in `output_folder/curve.jsonl`.
 
     Raises:
-        ValueError: the corpus is too small, or the teacher cannot teach (see `budwood.training.teacher.check_teacher`).
-        FloatingPointError: the loss is not finite.
+        ValueError: the job does not fit its files or this machine (see `check_job`).
+        OSError: checkpoints do not fit on the disk.
+        FloatingPointError: the run diverges.
+        TrainingStoppedError: SIGTERM ended it.
     """
     result_file = job.output_folder / RESULT
     if result_file.is_file():
-        replay_curve(job, track)
+        replay_curve(job.output_folder, job.arm, track)
         return dict(json.loads(result_file.read_text()))
-    compute = choose_compute(job.device, job.precision)
-    corpus = PackedCorpus.open(job.corpus_folder)
-    sequences = _Sequences(corpus, job.schedule)
-    heldout = torch.from_numpy(corpus.windows("validation", job.schedule.sequence_length, limit=job.heldout_windows))
-    if job.distillation is not None:
-        check_teacher(job, corpus, sequences.starts)
-    student, objective = _student(job), objective_of(job, compute)
-    curve = _Curve(job, heldout, track)
-    trainer = Trainer(
-        model=Student(student, objective),
-        args=training_arguments(job, compute),
-        train_dataset=sequences,
-        data_collator=_collate,
-        callbacks=[curve],
-    )
-    drop_torn_checkpoints(job.output_folder)
-    checkpoint = get_last_checkpoint(str(job.output_folder)) if job.output_folder.is_dir() else None
-    trainer.train(resume_from_checkpoint=checkpoint)
-    write_checkpoint(student, job.teacher_folder, job.output_folder / MODEL)
-    result = _result(job, compute, curve.seconds)
-    _write_atomically(result_file, json.dumps(result))
-    for stale in job.output_folder.glob("checkpoint-*"):
-        shutil.rmtree(stale)
+    compute = check_job(job)
+    student = _student(job)
+    arguments = training_arguments(job, compute, student)  # makes this process's device the current one
+    checkpoint = newest_checkpoint(job.output_folder) or newest_checkpoint(job.branch_folder, job.schedule.decay_start)
+    curve = Curve.load(checkpoint)
+    meter = Meter.of(compute, job.schedule.tokens_per_step, _useful_flops_per_token(job), arguments.world_size)
+    if arguments.process_index == 0:
+        shutil.rmtree(job.output_folder / PARTIAL, ignore_errors=True)  # what a kill left half-written
+    with stop_on_sigterm() as stop:
+        keeper = Keeper(job, curve, stop)
+        trainer = _Trainer(
+            job=job,
+            model=Student(student, objective_of(job, compute)),
+            args=arguments,
+            train_dataset=_Sequences(job, 0 if checkpoint is None else step_of(checkpoint)),
+            data_collator=_collate,
+            callbacks=[Recorder(job, curve, meter, track), keeper],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if trainer.state.global_step < job.schedule.num_steps:
+        raise TrainingStoppedError(
+            f"arm {job.arm}: stopped by SIGTERM after step {trainer.state.global_step} of {job.schedule.num_steps}; "
+            f"{newest_checkpoint(job.output_folder)} is complete, and the same run continues from it"
+        )
+    result = _finish(job, trainer, _result(job, compute, keeper.seconds()) | meter.rates())
+    if stop.is_set():
+        raise TrainingStoppedError(f"arm {job.arm}: finished, then stopped by SIGTERM")
     return result
 
 
-def drop_torn_checkpoints(output_folder: Path) -> None:
-    """Remove checkpoints that a kill has left unfinished: the Trainer writes its state last."""
-    for folder in output_folder.glob("checkpoint-*"):
-        try:
-            json.loads((folder / TRAINER_STATE_NAME).read_text())
-        except (OSError, json.JSONDecodeError):
-            shutil.rmtree(folder)
+def _finish(job: TrainingJob, trainer: Trainer, result: dict[str, Any]) -> dict[str, Any]:
+    """Write the model and the result, and remove what was only for resuming."""
+    model = _whole_model(trainer)
+    if trainer.is_world_process_zero():
+        write_checkpoint(model, job.teacher_folder, job.output_folder / MODEL)
+        write_atomically(job.output_folder / RESULT, json.dumps(result))
+        for stale in job.output_folder.glob("checkpoint-*"):
+            remove_checkpoint(stale)
+        shutil.rmtree(job.output_folder / PARTIAL, ignore_errors=True)
+    if distributed.is_initialized():
+        distributed.barrier()
+    return result
+
+
+def check_job(job: TrainingJob) -> Compute:
+    """Check a job against its files and this machine before anything expensive, and return where it runs.
+
+    Raises:
+        ValueError: a folder holds no checkpoint, sequences are longer than the model's positions, the corpus is too
+            small, the teacher cannot teach (see `budwood.training.teacher.check_teacher`), the processes do not divide
+            the batch, or weights are to be sharded on a CPU.
+        OSError: checkpoints do not fit on the disk.
+    """
+    compute, schedule = choose_compute(job.device, job.precision), job.schedule
+    folders = {"model_folder": job.model_folder, "teacher_folder": job.teacher_folder}
+    for name, folder in folders.items():
+        if folder is not None and not (folder / "config.json").is_file():
+            raise ValueError(f"{name}: {folder} is no checkpoint folder, it holds no config.json")
+    if job.initialisation == "subnet" and job.model_folder and not (job.model_folder / CERTIFICATE).is_file():
+        raise ValueError(f"initialisation='subnet' needs an export with its {CERTIFICATE}, {job.model_folder} has none")
+    for folder in {job.model_folder or job.teacher_folder, job.teacher_folder if job.distillation else None} - {None}:
+        check_positions(Path(str(folder)), schedule.sequence_length)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if schedule.global_batch % (schedule.micro_batch * processes):
+        raise ValueError(
+            f"global_batch={schedule.global_batch} must be a multiple of micro_batch={schedule.micro_batch} times the "
+            f"{processes} processes"
+        )
+    if job.engine.sharding and not job.engine.launcher and processes == 1:
+        raise ValueError("sharding=true needs a launcher: one process has nobody to share with")
+    if job.engine.sharding and compute.device.type == "cpu":
+        raise ValueError("sharding=true needs accelerators: on a CPU accelerate would run plain DDP without a word")
+    check_head(job.model_folder or job.teacher_folder)
+    corpus = PackedCorpus.open(job.corpus_folder)
+    starts = training_order(corpus, schedule)
+    if job.distillation is not None:
+        check_teacher(job, corpus, starts)
+    corpus.window_starts("validation", schedule.sequence_length, limit=job.heldout_windows)
+    kept = job.engine.kept_checkpoints + (job.branch_folder is not None)
+    require_space(job.output_folder, num_parameters(_architecture(job)), kept)
+    return compute
+
+
+def check_positions(folder: Path, sequence_length: int) -> None:
+    """Check that a model has a position for every token of a sequence.
+
+    Raises:
+        ValueError: sequences are longer.
+    """
+    positions = load_config(folder)["max_position_embeddings"]
+    if sequence_length > positions:
+        raise ValueError(f"sequence_length={sequence_length} exceeds the {positions} positions of {folder}")
 
 
 def training_order(corpus: PackedCorpus, schedule: Schedule) -> NDArray[np.int64]:
     """Return where the sequences of a whole run begin, in the order in which every arm of a seed reads them.
 
-    A run longer than the training split reads it again in another order.
+    A run longer than the training split reads it again in another order. The order of a shorter run begins alike.
 
     Raises:
         ValueError: the training split holds less than one optimiser step.
@@ -120,18 +178,26 @@ def training_order(corpus: PackedCorpus, schedule: Schedule) -> NDArray[np.int64
     return np.concatenate([rng.permutation(starts) for _ in range(epochs)])[: schedule.num_sequences]
 
 
-def training_arguments(job: TrainingJob, compute: Compute) -> TrainingArguments:
+def training_arguments(job: TrainingJob, compute: Compute, student: PreTrainedModel) -> TrainingArguments:
     """Translate a job for the Trainer."""
     schedule = job.schedule
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    ends: dict[str, Any] = {"min_lr_rate": schedule.final_learning_rate_ratio}
+    if schedule.shape == "warmup_stable_decay":
+        ends = {
+            "num_decay_steps": schedule.num_steps - schedule.decay_start,
+            "decay_type": "1-sqrt",
+            "min_lr_ratio": schedule.final_learning_rate_ratio,
+        }
     arguments = TrainingArguments(
-        output_dir=str(job.output_folder),
+        output_dir=str(job.output_folder / PARTIAL),
         max_steps=schedule.num_steps,
         per_device_train_batch_size=schedule.micro_batch,
-        gradient_accumulation_steps=schedule.global_batch // schedule.micro_batch,
+        gradient_accumulation_steps=schedule.global_batch // (schedule.micro_batch * processes),
         learning_rate=job.learning_rate,
-        lr_scheduler_type="cosine_with_min_lr",
-        lr_scheduler_kwargs={"min_lr_rate": schedule.final_learning_rate_ratio},
-        warmup_steps=math.ceil(schedule.warmup_ratio * schedule.num_steps),
+        lr_scheduler_type="cosine_with_min_lr" if schedule.shape == "cosine" else "warmup_stable_decay",
+        lr_scheduler_kwargs=ends,
+        warmup_steps=schedule.num_warmup_steps,
         optim="adamw_torch_fused",
         adam_beta1=schedule.betas[0],
         adam_beta2=schedule.betas[1],
@@ -139,42 +205,87 @@ def training_arguments(job: TrainingJob, compute: Compute) -> TrainingArguments:
         max_grad_norm=schedule.max_grad_norm,
         bf16=compute.precision == "bfloat16",
         use_cpu=compute.device.type == "cpu",
-        logging_steps=_steps_per_row(schedule),
+        ddp_backend="gloo" if compute.device.type == "cpu" and processes > 1 else None,
+        # One wait for the device in every optimiser step: a loss that is not finite is named with its step.
+        logging_steps=1,
         # The filter hides steps whose loss is not a number, and waits for the device at every micro-batch.
         logging_nan_inf_filter=False,
         save_steps=schedule.checkpoint_steps,
-        save_total_limit=2,
         train_sampling_strategy="sequential",
+        # Sequences that were read already are left out by `_Sequences`.
+        ignore_data_skip=True,
         remove_unused_columns=False,
         seed=schedule.seed,
         report_to="none",
+        disable_tqdm=True,
         dataloader_pin_memory=compute.device.type == "cuda",
         ddp_find_unused_parameters=False,
+        **_sharding(job, student),
     )
     # One process drives one device: with several, the Trainer would wrap the student in nn.DataParallel.
     arguments._n_gpu = min(1, arguments.n_gpu)  # noqa: SLF001
     return arguments
 
 
-def _steps_per_row(schedule: Schedule) -> int:
-    """Return how many steps a row of the curve averages: none spans a checkpoint, where a resumed run would cut it."""
-    about = max(1, schedule.num_steps // CURVE_ROWS)
-    return max(steps for steps in range(1, about + 1) if schedule.checkpoint_steps % steps == 0)
+def _sharding(job: TrainingJob, student: PreTrainedModel) -> dict[str, Any]:
+    if not job.engine.sharding:
+        return {}
+    layers: Any = student.base_model.layers
+    return {
+        "fsdp": True,
+        "fsdp_config": {
+            "version": 2,
+            "reshard_after_forward": False,
+            "state_dict_type": "SHARDED_STATE_DICT",
+            "transformer_layer_cls_to_wrap": sorted({type(layer).__name__ for layer in layers}),
+        },
+    }
+
+
+class _Trainer(Trainer):
+    """The Trainer, with the job's optimiser and a check of how it was distributed."""
+
+    def __init__(self, *, job: TrainingJob, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.job = job
+        kind = self.accelerator.distributed_type
+        if job.engine.sharding and kind is not DistributedType.FSDP:
+            raise RuntimeError(
+                f"sharding=true, but accelerate set up {kind}: the launcher must start several processes"
+            )
+
+    def create_optimizer(self, model: Any = None) -> Optimizer:
+        """Make the optimiser that the schedule names."""
+        if self.optimizer is None and self.job.schedule.optimizer == "muon":
+            schedule, student = self.job.schedule, cast("Student", self.model)
+            names = set(self.get_decay_parameter_names(student))
+            self.optimizer = muon_with_adamw(
+                student.model,
+                {parameter for name, parameter in student.named_parameters() if name in names},
+                learning_rate=self.job.learning_rate,
+                betas=schedule.betas,
+                decay=schedule.weight_decay,
+            )
+        optimizer: Optimizer = super().create_optimizer(model)
+        return optimizer
 
 
 class _Sequences(Dataset[dict[str, Tensor]]):
-    """Sequences of the token file by index, so that a resumed run skips without reading."""
+    """Sequences of the token file by index, without those of the steps that are done."""
 
-    def __init__(self, corpus: PackedCorpus, schedule: Schedule) -> None:
-        self.corpus, self.length = corpus, schedule.sequence_length
-        self.starts = training_order(corpus, schedule)
+    def __init__(self, job: TrainingJob, steps_done: int) -> None:
+        schedule = job.schedule
+        self.corpus, self.length = PackedCorpus.open(job.corpus_folder), schedule.sequence_length
+        self.num_done = steps_done * schedule.global_batch
+        # The length stays the whole run's: what was read stands at the end, where this run never comes to.
+        self.starts = np.roll(training_order(self.corpus, schedule), -self.num_done)
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         tokens = torch.from_numpy(self.corpus.read(self.starts[index] + np.arange(self.length + 1)))
-        progress = torch.tensor(index / len(self.starts), dtype=torch.float32)
+        progress = torch.tensor((self.num_done + index) / len(self.starts), dtype=torch.float32)
         return {"tokens": tokens, "starts": torch.tensor(self.starts[index]), "progress": progress}
 
 
@@ -186,97 +297,63 @@ def _collate(sequences: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {"input_ids": batch[:, :-1], "shift_labels": batch[:, 1:], "starts": starts, "progress": progress}
 
 
-class _Curve(TrainerCallback):
-    """Writes the training and held-out losses of a run, and stops one that diverges."""
-
-    def __init__(self, job: TrainingJob, heldout: Tensor, track: Track | None) -> None:
-        self.job, self.heldout, self.track = job, heldout, track
-        self.file = job.output_folder / CURVE
-        self.started = time.perf_counter()
-        self.seconds = 0.0
-        num_steps, count = job.schedule.num_steps, job.schedule.num_evaluations
-        self.evaluation_steps = {round(num_steps * (i + 1) / count) for i in range(count)}
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        del args, control
-        self._forget_after(state.global_step)
-        replay_curve(self.job, self.track)
-        self.started = time.perf_counter()
-        if state.global_step == 0:
-            self._evaluate(kwargs["model"], 0)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        del args, control
-        if state.global_step in self.evaluation_steps:
-            self._evaluate(kwargs["model"], state.global_step)
-
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        del args, control
-        logs = kwargs["logs"]
-        if "loss" not in logs:
-            return
-        loss = float(logs["loss"])
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"arm {self.job.arm}: the training loss is {loss} at step {state.global_step}; lower learning_rate "
-                f"({self.job.learning_rate}) or continue from the last checkpoint in {self.job.output_folder}"
-            )
-        self._add(state.global_step, {"train_loss": loss, "learning_rate": float(logs["learning_rate"])})
-
-    def _evaluate(self, student: Student, step: int) -> None:
-        losses = sequence_losses(student.model, self.heldout)
-        self._add(step, {"heldout_loss": float(losses.mean()), "heldout_losses": losses.tolist()})
-
-    def _add(self, step: int, metrics: dict[str, Any]) -> None:
-        self.seconds = time.perf_counter() - self.started
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        with self.file.open("a") as file:
-            file.write(json.dumps({"step": step} | metrics) + "\n")
-        _tell(self.track, self.job.arm, {"step": step} | metrics)
-
-    def _forget_after(self, step: int) -> None:
-        """Drop what an interrupted run wrote after its checkpoint: those steps are trained again."""
-        rows = [row for row in read_curve(self.job.output_folder) if row["step"] <= step] if step else []
-        _write_atomically(self.file, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def replay_curve(job: TrainingJob, track: Track | None) -> None:
-    """Tell a tracker what an earlier process has measured of this run, so that its curves are whole."""
-    for row in read_curve(job.output_folder):
-        _tell(track, job.arm, row)
-
-
-def _tell(track: Track | None, arm: str, row: Mapping[str, Any]) -> None:
-    if track:
-        curves = {name: value for name, value in row.items() if name not in {"step", "heldout_losses"}}
-        track({f"{arm}.{name}": value for name, value in curves.items()}, int(row["step"]))
-
-
-def read_curve(output_folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of a run's curve: `step` with `train_loss` and `learning_rate`, or with `heldout_loss`.
-
-    `heldout_losses` are the same by sequence, always in the same order.
-    """
-    file = output_folder / CURVE
-    if not file.is_file():
-        return []
-    return [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
+def _architecture(job: TrainingJob) -> Architecture:
+    if job.architecture is not None:
+        return Architecture.from_dict(job.architecture)
+    assert job.model_folder is not None
+    return read_architecture(job.model_folder)
 
 
 def _student(job: TrainingJob) -> PreTrainedModel:
     if job.initialisation == "random":
-        rope = load_config(job.teacher_folder)["rope_parameters"]
-        base = load_config(job.model_folder) | {"rope_parameters": rope}
-        return random_model(base, read_architecture(job.model_folder), job.schedule.seed)
-    # float32 masters whatever the precision of the products.
-    return load_model(job.model_folder, torch.float32)
+        teacher = load_config(job.teacher_folder)
+        base = teacher if job.model_folder is None else load_config(job.model_folder)
+        base |= {"rope_parameters": teacher["rope_parameters"]}
+        model = random_model(base, _architecture(job), job.schedule.seed)
+    else:
+        assert job.model_folder is not None
+        # float32 masters whatever the precision of the products.
+        model = load_model(job.model_folder, torch.float32)
+    if job.engine.activation_checkpointing:
+        model.activation_checkpointing_enable()
+    return compile_layers(model) if job.engine.compile else model
+
+
+def compile_layers(model: PreTrainedModel) -> PreTrainedModel:
+    """Compile every decoder layer in place; equal layers share one graph."""
+    layers: Any = model.base_model.layers
+    # Each distinct layer is a graph of the same code; above the limit, dynamo would leave the rest uncompiled.
+    config: Any = torch._dynamo.config  # noqa: SLF001 - torch documents it under this name
+    config.recompile_limit = max(config.recompile_limit, 4 * len(layers))
+    for layer in layers:
+        layer.compile()
+    return model
+
+
+def _whole_model(trainer: Trainer) -> PreTrainedModel:
+    """Return the trained model with all its weights, gathered from the processes where they are shared out."""
+    student: Any = trainer.model
+    if not isinstance(student, FSDPModule):
+        return student.model  # type: ignore[no-any-return]
+    state = trainer.accelerator.get_state_dict(student)
+    model = build_empty(cast("Student", student).config)
+    if trainer.is_world_process_zero():
+        model.load_state_dict({name.removeprefix("model."): value for name, value in state.items()}, strict=False)
+    return model
+
+
+def _useful_flops_per_token(job: TrainingJob) -> float:
+    """Return the FLOPs of a training step per token, attention as far as the causal mask lets it."""
+    length = job.schedule.sequence_length
+    flops = 3 * forward_flops_per_token(_architecture(job), context=length, causal=True)
+    if job.distillation is not None and job.distillation.teacher == "live":
+        flops += forward_flops_per_token(read_architecture(job.teacher_folder), context=length, causal=True)
+    return float(flops)
 
 
 def _result(job: TrainingJob, compute: Compute, seconds: float) -> dict[str, Any]:
     tokens, length = job.schedule.num_steps * job.schedule.tokens_per_step, job.schedule.sequence_length
-    student_flops = training_flops_per_token(read_architecture(job.model_folder), context=length)
+    student_flops = training_flops_per_token(_architecture(job), context=length)
     teacher_flops = 0
     if job.distillation is not None and job.distillation.teacher == "live":
         teacher_flops = forward_flops_per_token(read_architecture(job.teacher_folder), context=length)
@@ -292,10 +369,3 @@ def _result(job: TrainingJob, compute: Compute, seconds: float) -> dict[str, Any
         "device": compute.describe(),
         "precision": compute.precision,
     }
-
-
-def _write_atomically(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(text)
-    partial.replace(file)

@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from budwood.subnet.evaluate import sequence_losses
 from budwood.training.objectives import Batch, Objective
 
 
@@ -34,6 +35,16 @@ class Student(nn.Module):
     def tie_weights(self) -> None:
         """Give tied weights one tensor; the Trainer calls this after it has loaded a checkpoint without the aliases."""
         self.model.tie_weights()
+
+    def heldout_losses(self, windows: Tensor) -> Tensor:
+        """Return [N] the cross-entropy per token of every window.
+
+        A method, so that FSDP can gather the weights around it.
+
+        Args:
+            windows: [N, T + 1] token ids.
+        """
+        return sequence_losses(self.model, windows)
 
     def forward(
         self,

@@ -252,7 +252,7 @@ def check_head(folder: Path) -> None:
     """
     cap = load_config(folder).get("final_logit_softcapping")
     if cap is not None:
-        raise ValueError(f"{folder} has final_logit_softcapping={cap}: distillation needs plain logits (null)")
+        raise ValueError(f"{folder} has final_logit_softcapping={cap}: the loss of training needs plain logits (null)")
 
 
 def check_vocabulary(student_folder: Path, teacher_folder: Path) -> None:
@@ -294,6 +294,7 @@ def shared_states(job: TrainingJob) -> SharedStates:
     told = "hidden_weight needs a student that shares channels with its teacher"
     if job.initialisation == "random":
         raise ValueError(f"{told}: arm {job.arm} has initialisation='random'")
+    assert job.model_folder is not None, "only random weights need no folder"
     file = job.model_folder / CERTIFICATE
     record = json.loads(file.read_text()) if file.is_file() else {}
     if "kept_channels" not in record:
@@ -347,9 +348,9 @@ def check_teacher(job: TrainingJob, corpus: PackedCorpus, starts: NDArray[np.int
     """
     settings = job.distillation
     assert settings is not None, "only a distillation has a teacher"
-    check_vocabulary(job.model_folder, job.teacher_folder)
-    for folder in (job.model_folder, job.teacher_folder):
-        check_head(folder)
+    if job.model_folder is not None:
+        check_vocabulary(job.model_folder, job.teacher_folder)
+    check_head(job.teacher_folder)
     check_entries(settings, int(load_config(job.teacher_folder)["vocab_size"]))
     teacher_compute(settings, choose_compute(job.device, job.precision))
     if settings.hidden_weight:

@@ -11,7 +11,7 @@ from budwood.parameters import CorpusParameters, MeasurementParameters
 from budwood.pipelines.work import claim
 from budwood.subnet.checkpoint import load_tokenizer
 from budwood.training.job import Schedule
-from budwood.training.run import training_order
+from budwood.training.run import check_positions, training_order
 
 
 def read_documents(corpus: CorpusParameters) -> pd.DataFrame:
@@ -30,8 +30,10 @@ def pack_documents(
     """Tokenise with the teacher's tokenizer, pack, and check that every split is large enough.
 
     Raises:
-        ValueError: a split is too small for the windows that the parameters ask of it.
+        ValueError: a split is too small for the windows that the parameters ask of it, or training sequences are longer
+            than the teacher's positions.
     """
+    check_positions(teacher, schedule.sequence_length)
     tokenizer = load_tokenizer(teacher)
     text_hash = int(pd.util.hash_pandas_object(documents, index=False).sum())
     facts = {"documents": text_hash, "seed": corpus.seed, "tokenizer": fingerprint_tokenizer(tokenizer)}

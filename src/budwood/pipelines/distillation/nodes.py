@@ -17,7 +17,7 @@ from budwood.training.teacher import LiveTeacher, cache_facts, open_live_teacher
 
 train_distilled = arm_node(
     "distilled",
-    "checkpoint",
+    "subnet",
     "Train the sub-network towards the teacher's distribution and the text.",
 )
 

@@ -15,7 +15,7 @@ def create_pipeline() -> Pipeline:
         [
             Node(
                 train_distilled,
-                ["subnet", "teacher", "tokens", *ARM, *cached],
+                ["subnet", "teacher", "tokens", *ARM[:-1], "params:engine", "workspace", *cached],
                 ["distilled", "distilled_run", "distilled_curve"],
                 name="train_distilled",
                 tags="distillation",

@@ -21,8 +21,14 @@ from budwood.subnet.evaluate import sequence_losses
 from budwood.subnet.export import write_checkpoint
 from budwood.subnet.extract import own_weights, resolve
 from budwood.subnet.ordering import OrderedTeacher
-from budwood.training.job import Schedule, TrainingJob
-from budwood.training.run import MODEL, train
+from budwood.training.job import Engine, Schedule, TrainingJob
+from budwood.training.launch import run_job
+from budwood.training.run import MODEL
+
+
+def untold(metrics: Mapping[str, float], step: int) -> None:
+    """Tell nobody how a finalist trains: its curve stays in its folder."""
+    del metrics, step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +55,7 @@ class Finals:
     measurement: MeasurementParameters
     schedule: Schedule
     arm: ArmParameters
+    engine: Engine
     folder: Path
     """For the training of finalists."""
 
@@ -78,6 +85,8 @@ class Finals:
         )
 
     def _train(self, child: PreTrainedModel, folder: Path) -> tuple[PreTrainedModel, Mapping[str, Any]]:
+        learning_rate = self.arm.learning_rate or self.schedule.peak_learning_rate
+        assert learning_rate is not None, "the parameters were validated together"
         folder.mkdir(parents=True, exist_ok=True)
         cut = write_checkpoint(own_weights(child), self.teacher, folder / "cut")
         schedule = self.schedule.model_copy(update={"tokens": self.search.finalist_tokens, "num_evaluations": 1})
@@ -88,11 +97,12 @@ class Finals:
             teacher_folder=self.teacher,
             corpus_folder=self.tokens.directory,
             output_folder=folder,
-            learning_rate=self.arm.learning_rate,
+            learning_rate=learning_rate,
             schedule=schedule,
             heldout_windows=self.measurement.heldout,
             device=self.measurement.device,
             precision=self.measurement.precision,
+            engine=self.engine,
         )
-        record = train(job, lambda _metrics, _step: None)
+        record = run_job(job, untold, {})
         return load_model(folder / MODEL, torch.float32), record

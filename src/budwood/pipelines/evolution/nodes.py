@@ -26,7 +26,7 @@ from budwood.search.pareto import ParetoEvolution
 from budwood.search.run import run_search
 from budwood.search.strategy import Evolution
 from budwood.subnet.fitness import DIVERGENCE, PERPLEXITY
-from budwood.training.job import Schedule
+from budwood.training.job import Engine, Schedule
 
 HISTORY = "history.jsonl"
 
@@ -98,6 +98,7 @@ def choose_winner(
     measurement: MeasurementParameters,
     schedule: Schedule,
     arm: ArmParameters,
+    engine: Engine,
     workspace: Path,
 ) -> tuple[Record, list[Record]]:
     """Return the finalist that is best on text of its own, cut as it will be exported, and what that look cost."""
@@ -121,6 +122,7 @@ def choose_winner(
         measurement=measurement,
         schedule=schedule,
         arm=arm,
+        engine=engine,
         folder=claim(workspace, "finals", facts),
     )
     looks = [finals.look(finalist) for finalist in tqdm(selections, desc="finalists", unit="candidate")]

@@ -39,6 +39,7 @@ def create_pipeline() -> Pipeline:
                     "params:measurement",
                     "params:schedule",
                     "params:arms.subnet_init",
+                    "params:engine",
                     "workspace",
                 ],
                 ["best", "choice_costs"],

@@ -20,6 +20,7 @@ def create_pipeline() -> Pipeline:
                     f"params:arms.{arm}",
                     "params:schedule",
                     "params:measurement",
+                    "params:engine",
                     "workspace",
                 ],
                 [arm, f"{arm}_run", f"{arm}_curve"],

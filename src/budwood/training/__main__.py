@@ -1,0 +1,41 @@
+"""Train a job: `python -m budwood.training job.json`, once in every process that a launcher starts.
+
+A run that SIGTERM ended has saved its state and exits with 143; the same command continues it.
+"""
+
+import argparse
+import os
+import pkgutil
+import sys
+from pathlib import Path
+
+from torch import distributed
+
+from budwood.training.job import TrainingJob
+from budwood.training.launch import end_with_parent
+from budwood.training.run import TrainingStoppedError, train
+
+_STOPPED = 143  # 128 + SIGTERM, as shells have it
+
+
+def main() -> None:
+    """Train, and leave the process group in order."""
+    parser = argparse.ArgumentParser(prog="python -m budwood.training", description="Train a job.")
+    parser.add_argument("job", type=Path, help="a TrainingJob as JSON")
+    parser.add_argument("--track", metavar="MODULE:FUNCTION", help="called with (metrics, step) in the first process")
+    arguments = parser.parse_args()
+    end_with_parent()()
+    first = os.environ.get("RANK", "0") == "0"
+    track = pkgutil.resolve_name(arguments.track) if arguments.track and first else None
+    try:
+        train(TrainingJob.model_validate_json(arguments.job.read_text()), track)
+    except TrainingStoppedError as stopped:
+        sys.stderr.write(f"{stopped}\n")
+        sys.exit(_STOPPED)
+    if distributed.is_initialized():
+        # Left to the interpreter's end, it aborts now and then, and the launcher counts a failure.
+        distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""The losses of a run: written, told, taken up again after an interruption, and watched for divergence."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+Track = Callable[[Mapping[str, float], int], None]
+"""Takes metrics and the optimiser step they belong to."""
+
+Row = dict[str, Any]
+"""`step` with `train_loss` and `learning_rate`; or with `heldout_loss` and `heldout_losses`, the same by sequence."""
+
+CURVE = "curve.jsonl"
+STATE = "curve.json"
+"""Of a checkpoint: the curve until then."""
+CURVE_ROWS = 100
+"""Training losses of a run, about, where it has as many steps."""
+
+
+@dataclass(slots=True)
+class Curve:
+    """The rows of a run and the losses of the steps that no row tells yet, so that no interruption is seen in them."""
+
+    rows: list[Row] = field(default_factory=list)
+    pending: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    """Wall-clock time of the run until its checkpoint."""
+
+    def save(self, checkpoint: Path) -> None:
+        """Write the curve into a checkpoint."""
+        (checkpoint / STATE).write_text(json.dumps(asdict(self)))
+
+    @classmethod
+    def load(cls, checkpoint: Path | None) -> "Curve":
+        """Return the curve of a checkpoint; an empty one without a checkpoint."""
+        return cls() if checkpoint is None else cls(**json.loads((checkpoint / STATE).read_text()))
+
+
+def read_curve(output_folder: Path) -> list[Row]:
+    """Return the rows of a run's curve."""
+    file = output_folder / CURVE
+    if not file.is_file():
+        return []
+    return [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
+
+
+def write_curve(output_folder: Path, rows: list[Row]) -> None:
+    """Replace a run's curve."""
+    write_atomically(output_folder / CURVE, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def append_row(output_folder: Path, row: Row) -> None:
+    """Add a row to a run's curve."""
+    with (output_folder / CURVE).open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def replay_curve(output_folder: Path, arm: str, track: Track | None) -> None:
+    """Tell a tracker what an earlier process has measured of this run, so that its curves are whole."""
+    for row in read_curve(output_folder):
+        tell(track, arm, row)
+
+
+def tell(track: Track | None, arm: str, row: Mapping[str, Any]) -> None:
+    """Tell a tracker the metrics of a row under the arm's name."""
+    if track:
+        curves = {name: value for name, value in row.items() if name not in {"step", "heldout_losses"}}
+        track({f"{arm}.{name}": value for name, value in curves.items()}, int(row["step"]))
+
+
+def steps_per_row(num_steps: int) -> int:
+    """Return how many steps a row averages."""
+    return max(1, num_steps // CURVE_ROWS)
+
+
+def divergence_limit(vocab_size: int, first_loss: float, weight: float) -> float:
+    """Return the loss above which a run has diverged: twice that of guessing, or twice its first where that is more.
+
+    Args:
+        vocab_size: guessing costs its logarithm.
+        first_loss: held-out cross-entropy before the first step.
+        weight: of the objective: `alpha + beta * T^2`, or one.
+    """
+    return 2 * weight * max(first_loss, math.log(vocab_size))
+
+
+def write_atomically(file: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_text(text)
+    partial.replace(file)
+
+
+def finite(values: Mapping[str, Any], *names: str) -> bool:
+    """Whether all values of some names that are there are finite."""
+    return all(math.isfinite(values[name]) for name in names if name in values)

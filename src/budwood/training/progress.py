@@ -1,0 +1,93 @@
+"""How fast a run is, and how long it will take."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from tqdm import tqdm
+
+from budwood.subnet.device import Compute
+
+PEAK_FLOPS = {
+    "A10G": 70e12,
+    "A30": 165e12,
+    "A40": 149.7e12,
+    "A100": 312e12,
+    "A800": 312e12,
+    "B200": 2.25e15,
+    "GH200": 989e12,
+    "H100": 989e12,
+    "H100 NVL": 835e12,
+    "H100 PCIe": 756e12,
+    "H200": 989e12,
+    "H800": 989e12,
+    "L4": 121e12,
+    "L40": 181e12,
+    "L40S": 362e12,
+    "RTX 3090": 71e12,
+    "RTX 4090": 165e12,
+}
+"""Dense bfloat16 FLOPs per second by the name that a device gives of itself (data sheets, without sparsity)."""
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Return the dense bfloat16 FLOPs per second of a device; none where it is not known."""
+    words = device_name.replace("-", " ").split()
+    known = [name for name in PEAK_FLOPS if _contains(words, name.split())]
+    return PEAK_FLOPS[max(known, key=len)] if known else None
+
+
+def _contains(words: list[str], part: list[str]) -> bool:
+    return any(words[start : start + len(part)] == part for start in range(len(words)))
+
+
+@dataclass(slots=True)
+class Meter:
+    """Measures the training steps alone: no evaluation, no checkpoint."""
+
+    tokens_per_step: int
+    flops_per_token: float
+    """Of all that a step runs, attention as far as the causal mask lets it."""
+    peak: float | None
+    """FLOPs per second of all devices together."""
+    seconds: float = 0.0
+    steps: int = 0
+    _row: tuple[float, int] = (0.0, 0)
+    _begun: float = field(default_factory=time.perf_counter)
+
+    @classmethod
+    def of(cls, compute: Compute, tokens_per_step: int, flops_per_token: float, num_devices: int) -> "Meter":
+        """Return a meter of a run on some devices of a kind."""
+        peak = peak_flops(compute.describe()) if compute.precision == "bfloat16" else None
+        return cls(tokens_per_step, flops_per_token, peak and peak * num_devices)
+
+    def begin(self) -> None:
+        """Begin a step."""
+        self._begun = time.perf_counter()
+
+    def end(self) -> None:
+        """End a step."""
+        self.seconds += time.perf_counter() - self._begun
+        self.steps += 1
+
+    def rates(self) -> dict[str, float]:
+        """Return `tokens_per_second` and, where the peak is known, `mfu` (model FLOPs utilisation) of all steps."""
+        return self._rates(self.seconds, self.steps)
+
+    def row(self) -> dict[str, float]:
+        """Return the rates of the steps since the last row."""
+        seconds, steps = self._row
+        self._row = self.seconds, self.steps
+        return self._rates(self.seconds - seconds, self.steps - steps)
+
+    def _rates(self, seconds: float, steps: int) -> dict[str, float]:
+        if not steps:
+            return {}
+        speed = steps * self.tokens_per_step / seconds
+        mfu = {} if self.peak is None else {"mfu": speed * self.flops_per_token / self.peak}
+        return {"tokens_per_second": speed} | mfu
+
+
+def training_bar(arm: str, done: int, num_steps: int, *, hidden: bool) -> "tqdm[Any]":
+    """Return a bar over the optimiser steps of a run, with the remaining time."""
+    return tqdm(total=num_steps, initial=done, desc=arm, unit="step", dynamic_ncols=True, mininterval=1, disable=hidden)

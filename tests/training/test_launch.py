@@ -1,0 +1,216 @@
+"""A run in other processes is the run in this one, survives a kill, and never outlives whoever started it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import kills
+import mlflow
+import pytest
+import torch
+from projects import ROOT
+from safetensors.torch import load_file
+
+from budwood.pipelines.tracking import active_run_environment, track
+from budwood.training import launch
+from budwood.training.curve import read_curve
+from budwood.training.job import DistillationSettings, Engine
+from budwood.training.launch import run_command, run_job
+from budwood.training.run import TrainingStoppedError, train
+
+TWO = "torchrun --standalone --local-addr 127.0.0.1 --nproc-per-node 2 --max-restarts 2"
+OBJECTIVES = {"next token": None, "distillation": DistillationSettings()}
+
+
+@pytest.fixture(autouse=True)
+def _here_alone(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")]))
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def weights(job):
+    return load_file(job.output_folder / "model" / "model.safetensors")
+
+
+def write(job):
+    job.output_folder.mkdir(parents=True)
+    file = job.output_folder / "job.json"
+    file.write_text(job.model_dump_json())
+    return file
+
+
+def start(job_file, track_name, **environment):
+    command = [sys.executable, "-m", "budwood.training", str(job_file), "--track", track_name]
+    return subprocess.Popen(command, env=os.environ | environment)
+
+
+def processes_of(job_file):
+    """Return the processes whose command names a job."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if str(job_file).encode() in words:
+            found.append(int(process.name))
+    return found
+
+
+def wait_until(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+
+
+def test_without_a_launcher_this_process_trains(make_job, monkeypatch):
+    monkeypatch.setattr(launch, "run_command", lambda *_: pytest.fail("launched"))
+    job = make_job(tokens=1)
+    assert run_job(job, lambda *_: None, {})["steps"] == 1
+
+
+def test_a_finished_job_is_not_launched_again(make_job, monkeypatch):
+    monkeypatch.setattr(launch, "run_command", lambda *_: pytest.fail("launched"))
+    job = make_job(tokens=1)
+    result = train(job)
+    told = []
+    again = job.model_copy(update={"engine": Engine(launcher=TWO)})
+    assert run_job(again, lambda metrics, _: told.append(metrics), {}) == result
+    assert told
+
+
+def test_a_launcher_gets_the_job_and_an_environment_without_traces_of_other_ranks(make_job, monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("NODES", "2")
+    seen = make_job().output_folder / "seen.json"
+    note = f"open({str(seen)!r}, 'w').write(json.dumps([sys.argv, dict(os.environ)]))"
+    probe = f"import json, os, sys; {note}; sys.exit(7)"
+    job = make_job(engine=Engine(launcher=f'{sys.executable} -c "{probe}" --nodes $NODES'))
+    with pytest.raises(RuntimeError, match=r"ended with status 7; .* continues from the newest checkpoint in"):
+        run_job(job, kills.hold, {"MLFLOW_RUN_ID": "abc"})
+    arguments, environment = json.loads(seen.read_text())
+    file = str(job.output_folder / "job.json")
+    assert arguments[1:] == ["--nodes", "2", "-m", "budwood.training", file, "--track", "kills:hold"]
+    assert "RANK" not in environment
+    assert environment["MLFLOW_RUN_ID"] == "abc"
+    assert environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] == "1"
+    assert environment["PATH"].startswith(str(Path(sys.executable).parent))
+
+
+def test_sigterm_ends_the_launcher_and_tells(tmp_path):
+    mark = tmp_path / "ended"
+    script = (
+        f"import os, signal, time\nsignal.signal(signal.SIGTERM, lambda *_: (open({str(mark)!r}, 'w'), os._exit(0)))\n"
+        "os.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(60)"
+    )
+    with pytest.raises(TrainingStoppedError, match="stopped by SIGTERM"):
+        run_command([sys.executable, "-c", script], {})
+    assert mark.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_a_run_killed_for_real_goes_on_as_if_nothing_had_happened(make_job, tmp_path, objective):
+    """SIGKILL in the fifth of six steps; checkpoints stand at 2 and 4. Bit for bit."""
+    whole, killed = (make_job(name, distillation=OBJECTIVES[objective]) for name in ("whole", "killed"))
+    train(whole)
+    file, environment = write(killed), {"KILL_MARK": str(tmp_path / "mark"), "KILL_STEP": "5"}
+    assert start(file, "kills:kill_once", **environment).wait() == -signal.SIGKILL
+    assert not (killed.output_folder / "result.json").exists()
+    assert start(file, "kills:kill_once", **environment).wait() == 0
+    assert read_curve(killed.output_folder) == read_curve(whole.output_folder)
+    one, other = weights(killed), weights(whole)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_run_of_one_and_tell_the_nodes_own_mlflow_run(make_job, tmp_path):
+    settings = {"micro_batch": 2, "distillation": DistillationSettings()}
+    alone = make_job("alone", **settings)
+    train(alone)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    together = make_job("together", **settings, engine=Engine(launcher=TWO))
+    with mlflow.start_run() as run:
+        result = run_job(together, track, active_run_environment())
+    assert result["tokens"] == 576
+    one, other = weights(together), weights(alone)
+    assert all(torch.allclose(one[name], other[name], rtol=0, atol=1e-5) for name in one)
+    curves = [read_curve(job.output_folder) for job in (together, alone)]
+    for row, expected in zip(*curves, strict=True):
+        assert row == pytest.approx(expected, rel=1e-4)
+    history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "child.train_loss")
+    assert [(metric.step, metric.value) for metric in history] == [
+        (row["step"], row["train_loss"]) for row in curves[0] if "train_loss" in row
+    ]
+
+
+@pytest.mark.slow
+def test_a_killed_rank_restarts_and_ends_at_the_same_loss(make_job, tmp_path, monkeypatch):
+    monkeypatch.setenv("KILL_MARK", str(tmp_path / "mark"))
+    curves = {}
+    for name, step in (("whole", "99"), ("killed", "5")):
+        monkeypatch.setenv("KILL_STEP", step)
+        job = make_job(name, micro_batch=4, engine=Engine(launcher=TWO))
+        run_job(job, kills.kill_once, {})
+        curves[name] = read_curve(job.output_folder)
+    assert (tmp_path / "mark").exists()
+    assert curves["killed"] == curves["whole"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_outlives_whoever_started_it(make_job, tmp_path, how):
+    mark = tmp_path / "mark"
+    job = make_job(tokens=1000 * 8 * 12, micro_batch=4, engine=Engine(launcher=TWO))
+    file = write(job)
+    script = (
+        "import sys, kills; from budwood.training.job import TrainingJob; from budwood.training.launch import run_job\n"
+        "run_job(TrainingJob.model_validate_json(open(sys.argv[1]).read()), kills.hold, {})"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script, str(file)], env=os.environ | {"KILL_MARK": str(mark)})
+    wait_until(lambda: mark.exists() and mark.read_text() not in {"", "0"})
+    assert len(processes_of(file)) == 4  # the parent, torchrun and two ranks
+    parent.send_signal(how)
+    assert parent.wait() != 0
+    wait_until(lambda: not processes_of(file))
+    if how is signal.SIGTERM:
+        assert list(job.output_folder.glob("checkpoint-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("through", ["torch", "accelerate"])
+def test_weights_shared_out_learn_the_same(make_job, tmp_path, through):
+    """Native `fully_shard`; and the Trainer's own way, with accelerate's refusal to shard on a CPU lifted."""
+    job = make_job("whole", micro_batch=4)
+    train(job)
+    shared = make_job("shared", micro_batch=4)
+    file, output = write(shared), tmp_path / "output.json"
+    script = Path(__file__).with_name("sharded.py")
+    command = [sys.executable, "-m", "torch.distributed.run", *TWO.split()[1:], str(script)]
+    status = run_command([*command, str(file), through, str(output)], {})
+    assert status == 0
+    told = json.loads(output.read_text())
+    assert told["kind"] == "DTensor"
+    assert told["local"] == [-(-told["whole"][0] // 2), *told["whole"][1:]]
+    expected = read_curve(job.output_folder)
+    losses = [row["train_loss"] for row in expected if "train_loss" in row]
+    heldout = [row["heldout_loss"] for row in expected if "heldout_loss" in row]
+    assert told["losses"] == pytest.approx(losses, rel=1e-4)
+    assert told["heldout"] == pytest.approx(heldout, rel=1e-4)
+    if through == "accelerate":
+        one, other = weights(shared), weights(job)
+        assert all(torch.allclose(one[name], other[name], rtol=0, atol=1e-5) for name in one)
+
+
+@pytest.mark.gpu
+def test_accelerate_shards_where_there_is_a_gpu(make_job, need):
+    need(torch.cuda.is_available(), "no GPU")
+    launcher = "torchrun --standalone --nproc-per-node auto"
+    job = make_job(device="cuda", engine=Engine(launcher=launcher, sharding=True))
+    assert run_job(job, kills.hold, {"KILL_MARK": str(job.output_folder / "mark")})["tokens"] == 576
