@@ -213,6 +213,10 @@ def test_rows_that_are_lines_become_documents(tmp_path):
         articles = list(read_documents(replace(lines, document_start=ARTICLE)))
         assert [article.text for article in articles] == ["".join(WIKI[1:6]), "".join(WIKI[6:])]
         assert articles[0].id == next(d.id for d in read_documents(lines)), "the id is that of the first row"
+        with pytest.raises(
+            ValueError, match=r"document_start='x' does not match .*, the first row with text: ' = First"
+        ):
+            texts(replace(lines, document_start="x"))
 
 
 def places(tmp_path):

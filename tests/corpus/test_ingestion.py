@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from words import make_tokenizer, split_documents
 
@@ -306,6 +307,17 @@ def test_a_disk_that_fills_up_keeps_what_is_there(tokenizer, tmp_path, monkeypat
             tokenize([source(file)], tokenizer, tmp_path / "corpus")
     assert len(list((tmp_path / "corpus.shards").glob("0*"))) == 2
     assert tokenize([source(file)], tokenizer, tmp_path / "corpus").counts()["documents"].sum() == 300
+
+
+def test_a_torn_shard_is_not_taken_for_a_whole_one(tokenizer, tmp_path):
+    file = Path(write(tmp_path / "rows.jsonl", range(100)))
+    file.write_text(file.read_text() + "not json\n")
+    with pytest.raises(ValueError, match="cannot be read"):
+        tokenize([source(file)], tokenizer, tmp_path / "corpus")
+    shard = tmp_path / "corpus.shards" / "0000-000001" / "tokens.bin"
+    shard.write_bytes(shard.read_bytes()[:-2])
+    with pytest.raises(ValueError, match=r"0000-000001 is damaged .*: delete .*corpus.shards and run again"):
+        shards.merge(shard.parents[1], 1, tmp_path / "merged.bin", np.dtype("uint16"), progress=False)
 
 
 def test_sources_must_fit_together(two_sources, tokenizer, tmp_path):

@@ -17,6 +17,7 @@ from budwood.corpus.files import SUFFIXES, UNREADABLE, read_rows
 from budwood.corpus.split import validate_fractions
 
 _PACKAGE_SCHEME = "package://"
+_QUOTED_CHARACTERS = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,8 +150,8 @@ class SourceReader:
         """Give the documents in the order of the source: files by name, rows as they stand.
 
         Raises:
-            ValueError: a file is damaged or not in the format, or a row lacks the text field; the message names the
-                file and the row.
+            ValueError: a file is damaged or not in the format, a row lacks the text field, or the first one does not
+                begin a document; the message names the file and the row.
         """
         for identifier, text in self._texts():
             if text and not text.isspace():
@@ -165,8 +166,13 @@ class SourceReader:
             elif self._start.match(text):
                 (begun, parts), self._pending = self._pending, (identifier, [text])
                 yield begun, "".join(parts)
-            else:
+            elif self._pending[1]:
                 self._pending[1].append(text)
+            elif text and not text.isspace():
+                raise ValueError(
+                    f"source {self.source.name!r}: document_start={self.source.document_start!r} does not match "
+                    f"{identifier}, the first row with text: {text[:_QUOTED_CHARACTERS]!r}"
+                )
         (begun, parts), self._pending = self._pending, ("", [])
         yield begun, "".join(parts)
 

@@ -89,9 +89,9 @@ def tokenize_sources(
         The corpus, opened.
 
     Raises:
-        ValueError: sources do not fit together, one cannot be read or is empty, or the tokenizer has no
-            end-of-document token.
-        OSError: the disk is too small, by an estimate before anything is written or in the end.
+        ValueError: sources do not fit together, one cannot be read or is empty, the tokenizer has no end-of-document
+            token, or the disk is too small by an estimate from the beginning of each source.
+        OSError: the disk is full.
     """
     require_consistent(sources)
     encoder = Encoder.of(tokenizer)

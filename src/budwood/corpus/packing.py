@@ -96,7 +96,7 @@ class PackedCorpus:
             seed=index["seed"],
             tokenizer_fingerprint=index["tokenizer_fingerprint"],
             fingerprint=index["fingerprint"],
-            weights=index["weights"],
+            weights=index.get("weights", {}),
         )
 
     def counts(self) -> pd.DataFrame:

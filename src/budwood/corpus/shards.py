@@ -123,18 +123,18 @@ def merge(
     shards = sorted(path for path in directory.iterdir() if (path / _STATE).is_file() and path.suffix != ".partial")
     num_documents = sum((shard / _DOCUMENTS).stat().st_size for shard in shards) // _DOCUMENT.itemsize
     num_bytes = sum((shard / _TOKENS).stat().st_size for shard in shards) + num_documents * _DOCUMENT_BYTES
-    ranges = _Ranges(shards, num_sources, max(1, -(-num_bytes // SHARD_BYTES)))
+    ranges = _Ranges(shards, num_sources, max(1, -(-num_bytes // SHARD_BYTES)), dtype)
     counts = np.zeros((len(ranges), len(SPLITS) * num_sources, 2), dtype=np.int64)
     for number in range(len(ranges)):
         documents, _, segments = ranges.read(number)
-        np.add.at(counts[number], segments, np.stack([documents["length"], np.ones(len(documents))], axis=1))
+        np.add.at(counts[number], segments, np.stack([documents["length"], np.ones_like(documents["length"])], axis=1))
     # A segment's part of every range has its place before anything is written: [segments, ranges].
     sizes = counts[..., 0].T
     starts = (np.cumsum(sizes) - sizes.ravel()).reshape(sizes.shape)
     bar = tqdm(total=int(sizes.sum()), desc="Shuffle", unit="tokens", unit_scale=True, disable=not progress)
     with bar, target.open("wb") as file:
         for number in range(len(ranges)):
-            for segment, tokens in ranges.segments(number, dtype):
+            for segment, tokens in ranges.segments(number):
                 file.seek(int(starts[segment, number]) * dtype.itemsize)
                 file.write(tokens.tobytes())
                 bar.update(len(tokens))
@@ -145,16 +145,17 @@ def merge(
 class _Ranges:
     """All shards, cut at the same digests; no file stays open, there may be thousands."""
 
-    def __init__(self, shards: Sequence[Path], num_sources: int, number: int) -> None:
-        self._shards, self._num_sources, self._number = shards, num_sources, number
+    def __init__(self, shards: Sequence[Path], num_sources: int, number: int, dtype: np.dtype[Any]) -> None:
+        self._shards, self._num_sources, self._number, self._dtype = shards, num_sources, number, dtype
         self._sources = np.array([int(shard.name.partition("-")[0]) for shard in shards], dtype=np.int64)
         edges = np.array([part * _DIGESTS // number for part in range(number)], dtype=np.uint64)
         self._cuts = [self._cut(shard, edges) for shard in shards]
 
-    @staticmethod
-    def _cut(shard: Path, edges: NDArray[np.uint64]) -> NDArray[np.intp]:
-        digests = np.fromfile(shard / _DOCUMENTS, _DOCUMENT)["digest"]
-        return np.append(np.searchsorted(digests, edges), len(digests))
+    def _cut(self, shard: Path, edges: NDArray[np.uint64]) -> NDArray[np.intp]:
+        documents = np.fromfile(shard / _DOCUMENTS, _DOCUMENT)
+        if (shard / _TOKENS).stat().st_size != documents["length"].sum() * self._dtype.itemsize:
+            raise ValueError(f"{shard} is damaged (a power failure?): delete {shard.parent} and run again")
+        return np.append(np.searchsorted(documents["digest"], edges), len(documents))
 
     def __len__(self) -> int:
         return self._number
@@ -177,12 +178,12 @@ class _Ranges:
         documents, owners = documents[first], owners[first]
         return documents, owners, documents["split"].astype(np.int64) * self._num_sources + self._sources[owners]
 
-    def segments(self, number: int, dtype: np.dtype[Any]) -> Iterator[tuple[int, Tokens]]:
+    def segments(self, number: int) -> Iterator[tuple[int, Tokens]]:
         """The tokens of a range, by segment."""
         parts = self._parts(number)
         origins = np.array([part["start"][0] if part.size else 0 for part in parts], dtype=np.int64)
         tokens = [
-            np.fromfile(shard / _TOKENS, dtype, part["length"].sum(), offset=origin * dtype.itemsize)
+            np.fromfile(shard / _TOKENS, self._dtype, part["length"].sum(), offset=origin * self._dtype.itemsize)
             for shard, part, origin in zip(self._shards, parts, origins.tolist(), strict=True)
         ]
         documents, owners, segments = self.read(number)
