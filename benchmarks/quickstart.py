@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from budwood.corpus.documents import TextSource, load_corpus
-from budwood.corpus.packing import INDEX_FILE, PackedCorpus, tokenize_and_pack
+from budwood.corpus.documents import TextSource
+from budwood.corpus.ingestion import tokenize_sources
+from budwood.corpus.packing import PackedCorpus
 from budwood.subnet.checkpoint import load_model, load_tokenizer, read_architecture
 from budwood.subnet.importance import Importance, measure_importance
 from budwood.subnet.teacher import TeacherSource, fetch_teacher
@@ -49,8 +50,5 @@ def open_quickstart(cache_dir: Path = CACHE_DIR) -> Quickstart:
     folder = cache_dir / "quickstart"
     folder.mkdir(parents=True, exist_ok=True)
     teacher = fetch_teacher(TEACHER, folder).folder
-    packed = folder / "tokens"
-    if (packed / INDEX_FILE).is_file():
-        return Quickstart(teacher, PackedCorpus.open(packed))
-    documents = load_corpus([TEXT], _SEED)
-    return Quickstart(teacher, tokenize_and_pack(documents, load_tokenizer(teacher), seed=_SEED, directory=packed))
+    tokens = tokenize_sources([TEXT], load_tokenizer(teacher), seed=_SEED, directory=folder / "tokens")
+    return Quickstart(teacher, tokens)

@@ -13,7 +13,7 @@ from budwood.arch.family import architecture_from_config
 from budwood.arch.sampling import Sampling
 from budwood.arch.space import Granularity, SearchSpace
 from budwood.arch.spec import Architecture
-from budwood.corpus.documents import TextSource
+from budwood.corpus.documents import TextSource, require_consistent
 from budwood.reporting.accelerator import AcceleratorName
 from budwood.search.operators import Constraint
 from budwood.search.race import RaceSettings
@@ -48,10 +48,13 @@ class SourceParameters(Strict):
     revision: str | None = None
     format: str = "text"
     text_field: str = "text"
+    document_start: str | None = None
     splits: dict[str, float]
     license: str = "unknown"
     attribution: str = ""
     max_documents: int | None = Field(default=None, gt=0)
+    max_tokens: dict[str, int] = Field(default_factory=dict)
+    weight: float | None = Field(default=None, gt=0)
 
 
 class CorpusParameters(Strict):
@@ -60,10 +63,12 @@ class CorpusParameters(Strict):
     sources: dict[str, SourceParameters | None] = Field(min_length=1)
     """Sources by name; an environment takes one of the base away by giving it null."""
     seed: int = 42
+    num_processes: int = Field(default=1, gt=0)
+    """Processes that tokenise; their number changes no result."""
 
     @model_validator(mode="after")
     def _readable(self) -> Self:
-        self.text_sources()
+        require_consistent(self.text_sources())
         return self
 
     def text_sources(self) -> list[TextSource]:

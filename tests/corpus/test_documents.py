@@ -4,15 +4,16 @@ import json
 import sys
 from dataclasses import replace
 from importlib.util import find_spec
+from itertools import islice
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
-from budwood.corpus.documents import TextSource, load_corpus, read_documents
+from budwood.corpus.documents import SourceReader, TextSource, read_documents
 
 TEXTS = ["one", "zwei", "троє"]
 ALL_TRAIN = {"train": 1.0}
-HALVES = {"train": 0.5, "validation": 0.5}
 
 
 def source(**changes):
@@ -131,6 +132,10 @@ def test_a_missing_package_is_named_with_the_command_that_helps(package):
         ({"path": None}, "exactly one of path and dataset"),
         ({"format": "csv"}, r"format='csv'; allowed are \['text', 'jsonl'"),
         ({"max_documents": 0}, "at least 1, got 0"),
+        ({"max_tokens": {"validation": 5}}, r"max_tokens=.*; allowed are numbers of at least 1 for \['train'\]"),
+        ({"max_tokens": {"train": 0}}, r"max_tokens=\{'train': 0\}"),
+        ({"weight": 0.0}, "a weight above 0, got 0.0"),
+        ({"document_start": "("}, r"document_start='\(': missing \)"),
         ({"splits": {"train": 0.9}}, "sum to 1"),
     ],
 )
@@ -145,7 +150,7 @@ def test_impossible_sources_are_refused(changes, message):
         ('{"title": "x", "body": "y"}', {"format": "jsonl"}, "lacks text_field='text'; fields present: title, body"),
         ('"text"', {"format": "jsonl"}, "lacks text_field='text'; fields present: none"),
         ('{"text": 3}', {"format": "jsonl"}, "must hold text, got int"),
-        ('{"text": "x"}\n{"text"', {"format": "jsonl"}, r"file:2 is not JSON"),
+        ('{"text": "x"}\n{"text"', {"format": "jsonl"}, r"file:2 cannot be read as format='jsonl': Expecting"),
         ('["text"]', {"format": "json_mapping"}, "needs a JSON object in .*, got list"),
         ('{"text": null}', {"format": "jsonl"}, "is empty"),
         (" \n", {}, "is empty"),
@@ -169,35 +174,121 @@ def test_a_place_without_files_is_refused(tmp_path):
             texts(source(path=str(path)))
 
 
-@pytest.fixture
-def two_sources(tmp_path):
-    """Two files of 200 texts that share 50, one of which occurs again in its own file."""
-    first = write_jsonl(tmp_path / "first.jsonl", [{"text": f"text {n}"} for n in (*range(200), 0)])
-    second = write_jsonl(tmp_path / "second.jsonl", [{"text": f"text {n}"} for n in range(150, 350)])
+def compressed(path, content, codec):
+    with pa.OSFile(str(path), "wb") as raw, pa.CompressedOutputStream(raw, codec) as file:
+        file.write(content)
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".gz", "gzip"), (".bz2", "bz2"), (".zst", "zstd"), (".zstd", "zstd")])
+def test_compressed_lines_are_lines_and_a_torn_file_is_refused(tmp_path, suffix, codec):
+    content = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS).encode()
+    file = tmp_path / f"rows.jsonl{suffix}"
+    compressed(file, content, codec)
+    assert texts(source(path=str(tmp_path), format="jsonl")) == TEXTS
+    whole = file.read_bytes()
+    file.write_bytes(whole + whole)
+    assert texts(source(path=str(tmp_path), format="jsonl")) == TEXTS * 2, "files may consist of several frames"
+    file.write_bytes(whole[:-12])
+    with pytest.raises(ValueError, match=rf"source 's': .*rows.jsonl{suffix}:\d cannot be read as format='jsonl'"):
+        texts(source(path=str(file), format="jsonl"))
+
+
+def test_a_torn_parquet_file_is_refused(tmp_path):
+    file = tmp_path / "rows.parquet"
+    pd.DataFrame({"text": TEXTS}).to_parquet(file)
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(ValueError, match=r"rows.parquet:1 cannot be read as format='parquet'"):
+        texts(source(path=str(file), format="parquet"))
+
+
+WIKI = ["", " = First = \n", "", " text \n", " = = Section = = \n", " more \n", " = Second = \n", " end \n"]
+"""Rows as Salesforce/wikitext has them: lines, not articles."""
+ARTICLE = r" = [^=]"
+
+
+def test_rows_that_are_lines_become_documents(tmp_path):
+    path = write_jsonl(tmp_path / "train.jsonl", [{"text": line} for line in WIKI])
+    for lines in (source(path=path, format="jsonl"), source(path=None, dataset=str(tmp_path))):
+        assert len(texts(lines)) == 6
+        articles = list(read_documents(replace(lines, document_start=ARTICLE)))
+        assert [article.text for article in articles] == ["".join(WIKI[1:6]), "".join(WIKI[6:])]
+        assert articles[0].id == next(d.id for d in read_documents(lines)), "the id is that of the first row"
+        with pytest.raises(
+            ValueError, match=r"document_start='x' does not match .*, the first row with text: ' = First"
+        ):
+            texts(replace(lines, document_start="x"))
+
+
+def places(tmp_path):
+    """A source of each kind, with several files and rows without text."""
+    rows = [f"text {n}" if n % 3 else "" for n in range(25)]
+    frame = pd.DataFrame({"text": rows})
+    for part in ("a", "b"):
+        write_jsonl(tmp_path / f"{part}.jsonl", [{"text": f"{part} {row}" if row else row} for row in rows])
+        (frame + part).to_parquet(tmp_path / f"{part}.parquet", row_group_size=4)
+        (tmp_path / f"{part}.json").write_text(json.dumps({f"key {n}": {"text": row} for n, row in enumerate(rows)}))
+        (tmp_path / f"{part}.txt").write_text(part)
+    compressed(tmp_path / "c.jsonl.zst", (tmp_path / "a.jsonl").read_bytes(), "zstd")
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    for part in ("train-00000-of-00002", "train-00001-of-00002"):
+        (frame + part).to_parquet(hub / f"{part}.parquet", row_group_size=4)
+    lines = tmp_path / "lines"
+    lines.mkdir()
+    write_jsonl(lines / "train.jsonl", [{"text": line} for line in WIKI * 3])
+    formats = [source(path=str(tmp_path / f"*.{name}*"), format=form) for name, form in
+               [("jsonl", "jsonl"), ("parquet", "parquet"), ("json", "json_mapping"), ("txt", "text")]]  # fmt: skip
+    formats[2] = replace(formats[2], path=str(tmp_path / "*.json"))
     return [
-        source(name="first", path=first, format="jsonl", splits=HALVES),
-        source(name="second", path=second, format="jsonl", splits={"validation": 1.0}),
+        *formats,
+        source(path=None, dataset=str(hub)),
+        source(path=str(lines), format="jsonl", document_start=ARTICLE),
+        source(path=None, dataset=str(lines), document_start=ARTICLE),
     ]
 
 
-def test_no_text_stands_in_two_splits_and_the_first_source_keeps_it(two_sources):
-    corpus = load_corpus(two_sources, seed=0)
-    assert list(corpus.columns) == ["document", "source", "split", "text"]
-    assert corpus["text"].is_unique
-    assert corpus["source"].value_counts().to_dict() == {"first": 200, "second": 150}
-    assert set(corpus.loc[corpus["source"] == "first", "split"]) == {"train", "validation"}
+@pytest.mark.parametrize("kind", range(7))
+def test_reading_continues_at_any_place(tmp_path, kind):
+    of = places(tmp_path)[kind]
+    whole = list(read_documents(of))
+    assert len({document.id for document in whole}) == len(whole)
+    for stop in {0, 1, 2, 5, 17, len(whole) - 1, len(whole)}:
+        reader = SourceReader(of)
+        read = list(islice(reader, stop))
+        position = json.loads(json.dumps(reader.position))
+        assert read + list(SourceReader(of, position)) == whole, stop
+        assert reader.fingerprint(reader.position) == SourceReader(of).fingerprint(position)
 
 
-def test_more_documents_move_no_old_one(two_sources, tmp_path):
-    before = load_corpus(two_sources, seed=0)
-    more = write_jsonl(tmp_path / "third.jsonl", [{"text": f"text {n}"} for n in range(1000, 1100)])
-    third = source(name="third", path=more, format="jsonl", splits=HALVES)
-    after = load_corpus([*two_sources, third], seed=0)
-    pd.testing.assert_frame_equal(after.head(len(before)), before)
-    moved = load_corpus([third, *two_sources], seed=0).set_index("text")["split"]
-    assert moved[before["text"]].tolist() == before["split"].tolist()
+def test_the_share_grows_to_the_whole(tmp_path):
+    for of in places(tmp_path)[:4]:
+        reader = SourceReader(of)
+        shares = [reader.share for _ in reader]
+        assert shares == sorted(shares)
+        assert 0 < shares[0] < 0.6
+        assert reader.share == 1
 
 
-def test_sources_need_distinct_names(two_sources):
-    with pytest.raises(ValueError, match="distinct names"):
-        load_corpus([two_sources[0], two_sources[0]], seed=0)
+def test_a_changed_file_changes_only_what_lies_behind_its_beginning(tmp_path):
+    of = places(tmp_path)[0]
+    reader = SourceReader(of)
+    positions = {document.id: reader.position for document in reader}
+    before = {place: reader.fingerprint(position) for place, position in positions.items()}
+    write_jsonl(tmp_path / "b.jsonl", [{"text": "other"}])
+    after = {place: SourceReader(of).fingerprint(position) for place, position in positions.items()}
+    same = {place for place in before if before[place] == after[place]}
+    assert same == {place for place in before if place.startswith("a.jsonl")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dataset": "no/such/folder"}, r"dataset='no/such/folder' cannot be opened with dataset_config=None"),
+        ({"dataset_split": "test"}, r"dataset_split='test' and revision=None: Bad split"),
+        ({"dataset_config": "other"}, r"dataset_config='other'"),
+    ],
+)
+def test_a_dataset_that_is_not_there_is_refused(tmp_path, changes, message):
+    write_jsonl(tmp_path / "train.jsonl", [{"text": "one"}])
+    with pytest.raises(ValueError, match=message):
+        texts(source(path=None, **{"dataset": str(tmp_path)} | changes))

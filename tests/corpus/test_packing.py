@@ -2,27 +2,16 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from words import EOS, make_tokenizer, split_documents
 
 from budwood.corpus.packing import INDEX_FILE, TOKENS_FILE, PackedCorpus, Segment, tokenize_and_pack
-
-EOS = 0
-
-
-def make_tokenizer(num_words=100, eos="<eos>"):
-    """Words w1, w2, ... with ids 1, 2, ...; a template that would put <eos> before each text if it were allowed."""
-    vocabulary = {"<eos>": EOS} | {f"w{number}": number for number in range(1, num_words)}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<eos>"))  # noqa: S106
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    backend.post_processor = processors.TemplateProcessing(single="<eos> $A", special_tokens=[("<eos>", EOS)])
-    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=eos, model_max_length=4)
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +36,6 @@ def documents():
 
 def pack(documents, tokenizer, directory, seed=0):
     return tokenize_and_pack(documents, tokenizer, seed=seed, directory=directory, progress=False)
-
-
-def split_documents(tokens):
-    """The documents of a row of tokens, as tuples of ids; the last one must be ended."""
-    parts = np.split(tokens, np.flatnonzero(tokens == EOS) + 1)
-    assert parts[-1].size == 0
-    return [tuple(part[:-1].tolist()) for part in parts[:-1]]
 
 
 def test_every_document_is_there_once_and_ended(documents, tokenizer, tmp_path):
@@ -161,7 +143,7 @@ def test_foreign_files_are_never_deleted(documents, tokenizer, tmp_path):
 def test_progress_goes_to_standard_error(documents, tokenizer, tmp_path, capfd, caplog):
     with caplog.at_level(logging.WARNING):
         tokenize_and_pack(documents, tokenizer, seed=0, directory=tmp_path / "corpus")
-    assert "validation/a: 100%" in capfd.readouterr().err
+    assert "Shuffle: 100%" in capfd.readouterr().err
     assert not caplog.messages, "documents longer than the model's context are no mistake"
 
 
@@ -176,7 +158,7 @@ def test_unusable_input_is_refused(documents, tokenizer, tmp_path):
             pack(table, with_tokenizer, tmp_path / "corpus")
 
 
-def in_memory(**num_tokens):
+def in_memory(weights=(), **num_tokens):
     """A corpus of one split whose tokens count up from 0 through all sources."""
     segments, stop = [], 0
     for source, number in num_tokens.items():
@@ -191,6 +173,7 @@ def in_memory(**num_tokens):
         seed=0,
         tokenizer_fingerprint="",
         fingerprint="",
+        weights=dict(weights),
     )
 
 
@@ -222,6 +205,47 @@ def test_windows_predict_each_token_once_and_stay_inside(sizes, length, limit):
 
 def test_windows_of_one_source():
     assert in_memory(a=10, b=5).windows("train", 2, source="b").tolist() == [[10, 11, 12], [12, 13, 14]]
+
+
+def test_weights_mix_the_training_windows_and_keep_their_number():
+    corpus = in_memory({"a": 3.0, "b": 1.0}, a=9, b=17)
+    starts = corpus.window_starts("train", 2)
+    # a has 4 windows and b 8. Of 12, a share of 3/4 is 9: a is read two and a quarter times, b stops after three.
+    assert sorted(starts.tolist()) == sorted([0, 2, 4, 6] * 2 + [0] + [9, 11, 13])
+    # Every four windows that follow one another hold the mixture.
+    assert [(starts[first : first + 4] < 9).sum() for first in (0, 4, 8)] == [3, 3, 3]
+    assert corpus.window_starts("train", 2, source="b").tolist() == list(range(9, 25, 2))
+
+
+@settings(deadline=None)
+@given(
+    sizes=st.lists(st.integers(3, 200), min_size=2, max_size=4),
+    weights=st.lists(st.floats(0.1, 10), min_size=4, max_size=4),
+    part=st.floats(0.2, 1),
+)
+def test_any_first_part_of_the_training_windows_holds_the_mixture(sizes, weights, part):
+    names = [f"s{number}" for number in range(len(sizes))]
+    corpus = in_memory(dict(zip(names, weights, strict=False)), **dict(zip(names, sizes, strict=True)))
+    starts = corpus.window_starts("train", 2)
+    first = starts[: round(part * len(starts))]
+    shares = np.array(weights[: len(sizes)]) / sum(weights[: len(sizes)])
+    assert abs(len(starts) - sum((size - 1) // 2 for size in sizes)) <= len(sizes)
+    edges = [segment.start for segment in corpus.segments] + [corpus.segments[-1].stop]
+    counts, _ = np.histogram(first, edges)
+    np.testing.assert_allclose(counts, shares * len(first), atol=len(sizes))
+
+
+def test_equal_weights_are_turns_and_evaluation_splits_are_never_repeated():
+    corpus = in_memory({"a": 3.0, "b": 1.0}, a=9, b=17)
+    held_out = PackedCorpus(**vars(corpus) | {"segments": tuple(replace(s, split="choice") for s in corpus.segments)})
+    starts = held_out.window_starts("choice", 2)
+    assert sorted(starts.tolist()) == [0, 2, 4, 6, *range(9, 25, 2)]
+    assert (starts[:4] < 9).sum() == 3
+
+
+def test_a_weighted_source_without_a_window_is_refused():
+    with pytest.raises(ValueError, match="source 'b' has a weight but no window in the training split"):
+        in_memory({"a": 1.0, "b": 1.0}, a=9, b=2).window_starts("train", 2)
 
 
 @pytest.mark.parametrize(

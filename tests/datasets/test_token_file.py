@@ -17,9 +17,9 @@ from budwood.datasets.token_file import TokenFileDataset
 
 @pytest.fixture
 def corpus(tmp_path):
-    backend = Tokenizer(models.WordLevel({"<eos>": 0, "word": 1}, unk_token="<eos>"))  # noqa: S106
+    backend = Tokenizer(models.WordLevel({"<eos>": 0, "word": 1, "other": 2}, unk_token="<eos>"))  # noqa: S106
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")  # noqa: S106
-    documents = pd.DataFrame({"source": ["a", "a"], "split": ["train", "validation"], "text": ["word", "word"]})
+    documents = pd.DataFrame({"source": ["a", "a"], "split": ["train", "validation"], "text": ["word", "other"]})
     return tokenize_and_pack(documents, tokenizer, seed=0, directory=tmp_path / "work", progress=False)
 
 
@@ -34,7 +34,7 @@ def test_what_is_saved_is_loaded_memory_mapped(dataset, corpus, tmp_path):
     assert dataset.exists()
     loaded = dataset.load()
     assert isinstance(loaded.tokens, np.memmap)
-    assert loaded.tokens.tolist() == [1, 0, 1, 0]
+    assert loaded.tokens.tolist() == [1, 0, 2, 0]
     assert (loaded.directory, loaded.fingerprint) == (tmp_path / "data" / "packed", corpus.fingerprint)
     assert (loaded.directory / TOKENS_FILE).samefile(corpus.directory / TOKENS_FILE)
     dataset.save(loaded)

@@ -91,6 +91,14 @@ def changed(path: str, value: object) -> dict:
         ("arms.subnet_init.distillation", {"loss": "sampled", "teacher": "cached"}, "only `distilled` reads a cache"),
         ("corpus.sources.asyncio.splits", {"train": 0.5}, "corpus"),
         ("corpus.sources.asyncio.format", "docx", "format='docx'"),
+        (
+            "corpus.sources.asyncio.max_tokens",
+            {"choice": 9},
+            "max_tokens={'choice': 9}; allowed are numbers of at least 1",
+        ),
+        ("corpus.sources.asyncio.weight", 2.0, "give every source a weight or none; without one are ['encodings']"),
+        ("corpus.sources.asyncio.document_start", "[", "document_start='[': unterminated character set"),
+        ("corpus.num_processes", 0, "corpus.num_processes: Input should be greater than 0"),
     ],
 )
 def test_parameters_are_refused_with_their_path(path, value, expected):

@@ -2,26 +2,22 @@
 
 import glob
 import json
-import logging
+import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from hashlib import sha256
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
+from typing import Any, Protocol
 
-import pandas as pd
-import pyarrow.parquet as pq
-
-from budwood.corpus.split import assign_split, validate_fractions
-
-logger = logging.getLogger(__name__)
-
-FORMAT_SUFFIXES = {"text": ".txt", "jsonl": ".jsonl", "parquet": ".parquet", "json_mapping": ".json"}
-"""The formats of local files, and the files of each that a folder stands for."""
+from budwood.corpus.files import SUFFIXES, UNREADABLE, read_rows
+from budwood.corpus.split import validate_fractions
 
 _PACKAGE_SCHEME = "package://"
-_PARQUET_BATCH_ROWS = 1024
+_QUOTED_CHARACTERS = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,32 +36,66 @@ class TextSource:
     dataset_split: str = "train"
     revision: str | None = None
     format: str = "text"
-    """Format of the files of `path`: `text` (a document per file), `jsonl` (per line), `parquet` (per row) or
-    `json_mapping` (per entry of one JSON object)."""
+    """Format of the files of `path`: `text` (a document per file), `jsonl` (per line; also compressed by gzip, bzip2 or
+    zstandard), `parquet` (per row) or `json_mapping` (per entry of one JSON object)."""
     text_field: str = "text"
     """The field, column or key that holds the text; unused by the format `text`."""
+    document_start: str | None = None
+    """Regular expression of rows that begin a document, for sets whose rows are lines: the rows up to the next such row
+    are one document. Without it every row is one."""
     license: str = "unknown"
     attribution: str = ""
     max_documents: int | None = None
     """Stop after this many documents that hold text."""
+    max_tokens: Mapping[str, int] = field(default_factory=dict)
+    """Most tokens of a split, by its name. Reading ends where every split named here is full."""
+    weight: float | None = None
+    """Share of the source in the mixture, relative to the weights of the others; by size without it."""
 
     def __post_init__(self) -> None:
         """Refuse a source that names no place, two places or an impossible division.
 
         Raises:
-            ValueError: not exactly one of `path` and `dataset` is set, the format is unknown, `max_documents` is not
-                positive, or `splits` does not divide the source.
+            ValueError: not exactly one of `path` and `dataset` is set, the format is unknown, a number is not positive,
+                `max_tokens` names a split without a share, `document_start` is no regular expression, or `splits` does
+                not divide the source.
         """
         if (self.path is None) == (self.dataset is None):
             raise ValueError(
                 f"source {self.name!r} needs exactly one of path and dataset, "
                 f"got path={self.path!r}, dataset={self.dataset!r}"
             )
-        if self.format not in FORMAT_SUFFIXES:
-            raise ValueError(f"source {self.name!r} has format={self.format!r}; allowed are {list(FORMAT_SUFFIXES)}")
+        if self.format not in SUFFIXES:
+            raise ValueError(f"source {self.name!r} has format={self.format!r}; allowed are {list(SUFFIXES)}")
         if self.max_documents is not None and self.max_documents < 1:
             raise ValueError(f"source {self.name!r} needs max_documents of at least 1, got {self.max_documents}")
         validate_fractions(self.splits)
+        filled = [split for split, share in self.splits.items() if share > 0]
+        if not set(self.max_tokens) <= set(filled) or min(self.max_tokens.values(), default=1) < 1:
+            raise ValueError(
+                f"source {self.name!r} has max_tokens={dict(self.max_tokens)}; "
+                f"allowed are numbers of at least 1 for {filled}, the splits with a share"
+            )
+        if self.weight is not None and not (self.weight > 0 and math.isfinite(self.weight)):
+            raise ValueError(f"source {self.name!r} needs a weight above 0, got {self.weight}")
+        try:
+            re.compile(self.document_start or "")
+        except re.error as error:
+            raise ValueError(f"source {self.name!r} has document_start={self.document_start!r}: {error}") from error
+
+
+def require_consistent(sources: Sequence[TextSource]) -> None:
+    """Refuse sources that do not fit together.
+
+    Raises:
+        ValueError: two share a name, or only some have a weight.
+    """
+    names = [source.name for source in sources]
+    if len(set(names)) < len(names):
+        raise ValueError(f"sources must have distinct names, got {names}")
+    unweighted = [source.name for source in sources if source.weight is None]
+    if 0 < len(unweighted) < len(sources):
+        raise ValueError(f"give every source a weight or none; without one are {unweighted}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,66 +103,92 @@ class Document:
     """One text and where it came from."""
 
     id: str
-    """Unique within the source: the file, and the row or key within it."""
+    """Unique within the source: the file, and the row or key within it; the row of a dataset."""
     source: str
     text: str
 
 
+class SourceReader:
+    """Reads the documents of a source one at a time, from any place on; those without text are left out."""
+
+    def __init__(self, source: TextSource, position: Any = None) -> None:
+        """Open a source.
+
+        Args:
+            source: What to read.
+            position: Where to continue; from the beginning without it.
+
+        Raises:
+            ValueError: no file, package or dataset is found.
+        """
+        self.source = source
+        self._start = re.compile(source.document_start) if source.document_start is not None else None
+        self._rows: _Rows = _FileRows(source) if source.dataset is None else _HubRows(source)
+        # A document that is not complete, by its id and rows: only the row after it tells its end.
+        self._pending: tuple[str, list[str]] = ("", [])
+        if position is not None:
+            rows, identifier, parts = position
+            self._pending = (identifier, parts)
+            self._rows.seek(rows)
+
+    @property
+    def position(self) -> Any:
+        """Where the reader is, as JSON: after the documents it gave."""
+        identifier, parts = self._pending
+        return [self._rows.position, identifier, list(parts)]
+
+    @property
+    def share(self) -> float | None:
+        """Share of the source that has been read; None where its size is not known."""
+        return self._rows.share
+
+    def fingerprint(self, position: Any) -> str:
+        """Hash which files, of which sizes and dates, or which revision, lie before a position."""
+        return sha256(json.dumps(self._rows.origin(position[0])).encode()).hexdigest()
+
+    def __iter__(self) -> Iterator[Document]:
+        """Give the documents in the order of the source: files by name, rows as they stand.
+
+        Raises:
+            ValueError: a file is damaged or not in the format, a row lacks the text field, or the first one does not
+                begin a document; the message names the file and the row.
+        """
+        for identifier, text in self._texts():
+            if text and not text.isspace():
+                yield Document(identifier, self.source.name, text)
+
+    def _texts(self) -> Iterator[tuple[str, str]]:
+        """Ids and texts of rows, or of the documents that rows make up."""
+        for identifier, row in self._rows:
+            text = _text_of(row, self.source, identifier)
+            if self._start is None:
+                yield identifier, text
+            elif self._start.match(text):
+                (begun, parts), self._pending = self._pending, (identifier, [text])
+                yield begun, "".join(parts)
+            elif self._pending[1]:
+                self._pending[1].append(text)
+            elif text and not text.isspace():
+                raise ValueError(
+                    f"source {self.source.name!r}: document_start={self.source.document_start!r} does not match "
+                    f"{identifier}, the first row with text: {text[:_QUOTED_CHARACTERS]!r}"
+                )
+        (begun, parts), self._pending = self._pending, ("", [])
+        yield begun, "".join(parts)
+
+
 def read_documents(source: TextSource) -> Iterator[Document]:
-    """Read the documents of a source one at a time; those without text are left out.
-
-    Args:
-        source: Where to read.
-
-    Yields:
-        Documents in the order of the source: files by name, rows as they stand.
+    """Read the documents of a source one at a time (see `SourceReader`), `max_documents` of them.
 
     Raises:
-        ValueError: no file or package is found, a file is not in the format, a row lacks the text field, or the source
-            holds no text at all.
+        ValueError: as `SourceReader`, or the source holds no text at all.
     """
-    rows = _local_rows(source) if source.dataset is None else _hub_rows(source)
-    documents = (Document(identifier, source.name, _text_of(row, source, identifier)) for identifier, row in rows)
     empty = True
-    for document in islice((document for document in documents if document.text.strip()), source.max_documents):
+    for document in islice(SourceReader(source), source.max_documents):
         empty = False
         yield document
     if empty:
         raise ValueError(f"source {source.name!r} is empty: no text in {source.path or source.dataset}")
-
-
-def load_corpus(sources: Sequence[TextSource], seed: int) -> pd.DataFrame:
-    """Read all sources and assign each document to a split.
-
-    A text that occurs again is dropped, the first source keeps it: with other fractions in the second source it could
-    otherwise stand in two splits.
-
-    Args:
-        sources: Sources with distinct names.
-        seed: Seed of the splits.
-
-    Returns:
-        One row per distinct text: `document` (id), `source`, `split`, `text`.
-
-    Raises:
-        ValueError: two sources share a name, or one cannot be read (see `read_documents`).
-    """
-    names = [source.name for source in sources]
-    if len(set(names)) < len(names):
-        raise ValueError(f"sources must have distinct names, got {names}")
-    seen: set[str] = set()
-    rows: list[tuple[str, str, str, str]] = []
-    for source in sources:
-        num_duplicates = 0
-        for document in read_documents(source):
-            if document.text in seen:
-                num_duplicates += 1
-                continue
-            seen.add(document.text)
-            split = assign_split(document.text, source.splits, seed)
-            rows.append((document.id, document.source, split, document.text))
-        logger.info("Source %s: dropped %d texts that had occurred before", source.name, num_duplicates)
-    return pd.DataFrame(rows, columns=["document", "source", "split", "text"])
 
 
 def _text_of(row: object, source: TextSource, identifier: str) -> str:
@@ -152,67 +208,114 @@ def _text_of(row: object, source: TextSource, identifier: str) -> str:
     return text or ""
 
 
-def _hub_rows(source: TextSource) -> Iterator[tuple[str, object]]:
-    """Stream the rows of a hub dataset, identified by their position."""
-    from datasets import load_dataset  # noqa: PLC0415 - takes seconds and only hub ids need it
+class _Rows(Protocol):
+    """Rows of a source, in an order that does not change."""
 
-    rows = load_dataset(
-        source.dataset, source.dataset_config, split=source.dataset_split, revision=source.revision, streaming=True
-    )
-    for number, row in enumerate(rows):
-        yield str(number), row
+    @property
+    def position(self) -> Any: ...
 
+    @property
+    def share(self) -> float | None: ...
 
-def _local_rows(source: TextSource) -> Iterator[tuple[str, object]]:
-    """Read the rows of all files of a source, identified by file and position or key."""
-    files = _find_files(source)
-    root = os.path.commonpath([file.parent for file in files])
-    for file in files:
-        name = file.relative_to(root).as_posix()
-        match source.format:
-            case "text":
-                yield name, {source.text_field: file.read_text(encoding="utf-8")}
-            case "jsonl":
-                yield from ((f"{name}:{number}", row) for number, row in _jsonl_rows(file))
-            case "parquet":
-                rows = enumerate(_parquet_rows(file, source.text_field))
-                yield from ((f"{name}:{number}", row) for number, row in rows)
-            case "json_mapping":
-                yield from ((f"{name}:{key}", row) for key, row in _json_entries(file))
+    def seek(self, position: Any) -> None: ...
+
+    def origin(self, position: Any) -> Any: ...
+
+    def __iter__(self) -> Iterator[tuple[str, object]]: ...
 
 
-def _jsonl_rows(file: Path) -> Iterator[tuple[int, object]]:
-    """Line numbers (from 1) and values; blank lines are skipped."""
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield number, _parse_json(line, f"{file}:{number}")
+class _FileRows:
+    """Rows of all files of a source, identified by file and position or key."""
+
+    def __init__(self, source: TextSource) -> None:
+        self._source = source
+        self._files = _find_files(source)
+        self._root = os.path.commonpath([file.parent for file in self._files])
+        self._stats = [(file.stat().st_size, file.stat().st_mtime_ns) for file in self._files]
+        self._file, self._row, self._share_of_file = 0, 0, 0.0
+
+    @property
+    def position(self) -> list[int]:
+        return [self._file, self._row]
+
+    @property
+    def share(self) -> float:
+        done = sum(size for size, _ in self._stats[: self._file])
+        size = self._stats[self._file][0] if self._file < len(self._files) else 0
+        return (done + self._share_of_file * size) / max(1, sum(size for size, _ in self._stats))
+
+    def seek(self, position: list[int]) -> None:
+        self._file, self._row = position
+
+    def origin(self, position: list[int]) -> list[Any]:
+        """Names, sizes and dates of the files up to a position, and whether it is the end."""
+        read = position[0] + (position[1] > 0)
+        files = [(self._name(file), stat) for file, stat in zip(self._files[:read], self._stats, strict=False)]
+        return [files, position[0] == len(self._files)]
+
+    def _name(self, file: Path) -> str:
+        return file.relative_to(self._root).as_posix()
+
+    def __iter__(self) -> Iterator[tuple[str, object]]:
+        while self._file < len(self._files):
+            file = self._files[self._file]
+            name = self._name(file)
+            try:
+                rows = read_rows(file, self._source.format, self._source.text_field, self._row)
+                for place, row, self._share_of_file in rows:
+                    self._row += 1
+                    yield f"{name}:{place}" if place else name, row
+            except UNREADABLE as error:
+                raise ValueError(
+                    f"source {self._source.name!r}: {file}:{self._row + 1} cannot be read as "
+                    f"format={self._source.format!r}: {error}"
+                ) from error
+            self._file, self._row, self._share_of_file = self._file + 1, 0, 0.0
 
 
-def _json_entries(file: Path) -> Iterator[tuple[str, object]]:
-    """Keys and values of the one JSON object in a file."""
-    mapping = _parse_json(file.read_text(encoding="utf-8"), str(file))
-    if not isinstance(mapping, dict):
-        raise ValueError(  # noqa: TRY004 - the data is wrong, not the caller's type
-            f"format='json_mapping' needs a JSON object in {file}, got {type(mapping).__name__}"
-        )
-    yield from mapping.items()
+class _HubRows:
+    """Rows of a dataset as `datasets` streams them, identified by their number."""
 
+    def __init__(self, source: TextSource) -> None:
+        from datasets import load_dataset_builder  # noqa: PLC0415 - takes seconds, and only hub ids need it
 
-def _parse_json(text: str, place: str) -> object:
-    """Parse JSON, with the place in the error."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{place} is not JSON: {error}") from error
+        try:
+            # What `load_dataset(..., streaming=True)` does; the builder knows the files besides.
+            builder = load_dataset_builder(source.dataset, source.dataset_config, revision=source.revision)
+            self._data = builder.as_streaming_dataset(split=source.dataset_split)
+        except (OSError, ValueError) as error:  # what `datasets` raises for what is missing, unreachable or gated
+            raise ValueError(
+                f"source {source.name!r}: dataset={source.dataset!r} cannot be opened with "
+                f"dataset_config={source.dataset_config!r}, dataset_split={source.dataset_split!r} and "
+                f"revision={source.revision!r}: {error}"
+            ) from error
+        # Repository and commit of hub files, dates of local ones.
+        files = builder.config.data_files or {}
+        self._origin = {str(split): [list(paths), paths.origin_metadata] for split, paths in files.items()}
+        splits = self._data.info.splits or {}
+        self._num_rows = splits[source.dataset_split].num_examples if source.dataset_split in splits else None
+        self._row = 0
 
+    @property
+    def position(self) -> list[Any]:
+        return [self._row, self._data.state_dict()]
 
-def _parquet_rows(file: Path, text_field: str) -> Iterator[object]:
-    """Rows with the text column only; with all columns where it is missing, so that the error can name them."""
-    with pq.ParquetFile(file) as table:
-        columns = [text_field] if text_field in table.schema_arrow.names else None
-        for batch in table.iter_batches(batch_size=_PARQUET_BATCH_ROWS, columns=columns):
-            yield from batch.to_pylist()
+    @property
+    def share(self) -> float | None:
+        return min(1.0, self._row / self._num_rows) if self._num_rows else None
+
+    def seek(self, position: list[Any]) -> None:
+        self._row, state = position
+        self._data.load_state_dict(state)
+
+    def origin(self, position: list[Any]) -> Any:
+        del position
+        return self._origin
+
+    def __iter__(self) -> Iterator[tuple[str, object]]:
+        for row in self._data:
+            self._row += 1
+            yield str(self._row - 1), row
 
 
 def _find_files(source: TextSource) -> list[Path]:
@@ -225,7 +328,7 @@ def _find_files(source: TextSource) -> list[Path]:
     path = resolve_package_path(source.path) if source.path.startswith(_PACKAGE_SCHEME) else source.path
     found: Iterable[Path]
     if Path(path).is_dir():
-        found = Path(path).rglob(f"*{FORMAT_SUFFIXES[source.format]}")
+        found = (file for file in Path(path).rglob("*") if file.name.endswith(SUFFIXES[source.format]))
     else:
         found = map(Path, [path] if Path(path).is_file() else glob.iglob(path, recursive=True))  # noqa: PTH207
     files = sorted(file for file in found if file.is_file())

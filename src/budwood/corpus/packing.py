@@ -1,20 +1,20 @@
 """Tokenised text in one memory-mapped file: written once, read by position."""
 
+import hashlib
 import json
 import shutil
-import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from hashlib import sha256
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from budwood.corpus.split import SPLITS
+from budwood.corpus.shards import ShardWriter, SourceState, merge
+from budwood.corpus.split import SPLITS, text_digest
+from budwood.corpus.tokenization import Encoder, describe_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 TOKENS_FILE = "tokens.bin"
 INDEX_FILE = "index.json"
 
-_UINT16_VALUES = 2**16
 _BATCH_DOCUMENTS = 64
 
 
@@ -60,10 +59,12 @@ class PackedCorpus:
     tokenizer_fingerprint: str
     fingerprint: str
     """SHA-256 over the token bytes and the facts of the index; equal corpora have equal ones."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Share of each source in a mixture, relative to the others; without any, sources count by their size."""
 
     @classmethod
     def open(cls, directory: Path) -> Self:
-        """Open a folder that `tokenize_and_pack` wrote.
+        """Open a folder that `pack` wrote.
 
         Args:
             directory: The folder with `tokens.bin` and `index.json`.
@@ -95,6 +96,7 @@ class PackedCorpus:
             seed=index["seed"],
             tokenizer_fingerprint=index["tokenizer_fingerprint"],
             fingerprint=index["fingerprint"],
+            weights=index.get("weights", {}),
         )
 
     def counts(self) -> pd.DataFrame:
@@ -142,7 +144,9 @@ class PackedCorpus:
         """Return where the windows of a split begin in the token file.
 
         The stride is `length`: the last token of a window is the first of the next. No window crosses sources. Without
-        `source`, the sources take turns while they last, so that a `limit` keeps the mixture.
+        `source`, the sources take turns while they last, in proportion to their weights, so that a `limit` keeps the
+        mixture. The training split has as many windows with weights as without: a source whose share is larger than
+        its text is read again, of one whose share is smaller the rest is left out.
 
         Args:
             split: Name of the split.
@@ -154,21 +158,25 @@ class PackedCorpus:
             [num_windows] positions.
 
         Raises:
-            ValueError: there are fewer windows than `limit`, or none; the split or source is unknown; `length` or
-                `limit` is not positive.
+            ValueError: there are fewer windows than `limit`, or none, or none of a weighted source of the training
+                split; the split or source is unknown; `length` or `limit` is not positive.
         """
         if length < 1 or (limit is not None and limit < 1):
             raise ValueError(f"length and limit must be at least 1, got length={length}, limit={limit}")
         segments = self._select(split, source)
-        turns = np.concatenate([np.arange(part.num_windows(length)) for part in segments])
-        if len(turns) < (limit or 1):
+        present = np.array([part.num_windows(length) for part in segments])
+        weights = np.array([self.weights.get(part.source, 1.0) for part in segments])
+        mixed = split == "train" and source is None and self.weights
+        taken = _mixture(present, weights, [part.source for part in segments]) if mixed else present
+        if taken.sum() < (limit or 1):
             raise ValueError(
-                f"split {split!r} has {len(turns)} windows of length={length} "
+                f"split {split!r} has {taken.sum()} windows of length={length} "
                 f"({self.num_tokens(split, source)} tokens, source={source!r}), asked for {limit or 'all of them'}"
             )
-        origins = np.repeat([part.start for part in segments], [part.num_windows(length) for part in segments])
-        order = np.argsort(turns, kind="stable")[:limit]
-        starts: NDArray[np.int64] = (origins + turns * length)[order]
+        turns = np.concatenate([np.arange(count) for count in taken])
+        order = np.argsort((turns + 1) / np.repeat(weights, taken), kind="stable")[:limit]
+        origins = np.repeat([part.start for part in segments], taken)
+        starts: NDArray[np.int64] = (origins + turns % np.repeat(present, taken) * length)[order]
         return starts
 
     def _select(self, split: str, source: str | None) -> list[Segment]:
@@ -183,6 +191,15 @@ class PackedCorpus:
         return chosen
 
 
+def _mixture(present: NDArray[np.int64], weights: NDArray[np.float64], sources: list[str]) -> NDArray[np.int64]:
+    """Windows of each source that make a mixture by weight as large as one by size."""
+    for source, count in zip(sources, present, strict=True):
+        if not count:
+            raise ValueError(f"source {source!r} has a weight but no window in the training split; it needs more text")
+    taken: NDArray[np.int64] = np.maximum(1, np.rint(present.sum() * weights / weights.sum())).astype(np.int64)
+    return taken
+
+
 def tokenize_and_pack(
     documents: pd.DataFrame,
     tokenizer: "PreTrainedTokenizerBase",
@@ -191,13 +208,10 @@ def tokenize_and_pack(
     directory: Path,
     progress: bool = True,
 ) -> PackedCorpus:
-    """Write all documents as one row of tokens, each followed by the end-of-document token.
-
-    Documents of one split and source stand together, in an order drawn from the seed; that order does not depend on the
-    other splits and sources. A kill leaves the folder as it was before.
+    """Pack texts that are in memory and divided into splits already; `budwood.corpus.ingestion` reads sources.
 
     Args:
-        documents: The columns `source`, `split` and `text` (see `budwood.corpus.documents.load_corpus`).
+        documents: The columns `source`, `split` and `text`; a text that occurs again is dropped.
         tokenizer: Its `eos_token_id` ends a document; special tokens are not added otherwise.
         seed: Seed of the order of the documents.
         directory: The folder to write; a corpus that is there is replaced.
@@ -210,91 +224,95 @@ def tokenize_and_pack(
         ValueError: the tokenizer has no end-of-document token, there are no documents, a split is unknown, or the
             folder holds other files.
     """
-    if tokenizer.eos_token_id is None:
-        raise ValueError("tokenizer must have an eos_token: it ends every document")
+    encoder = Encoder.of(tokenizer)
+    facts = describe_tokenizer(tokenizer) | {"seed": seed}
     if documents.empty:
         raise ValueError("documents must hold at least one document")
     unknown = sorted(set(documents["split"]) - set(SPLITS))
     if unknown:
         raise ValueError(f"documents has the splits {unknown}; allowed are {list(SPLITS)}")
+    shards = shards_folder(directory)
+    shutil.rmtree(shards, ignore_errors=True)
+    sources = dict.fromkeys(documents["source"])
+    for number, source in enumerate(sources):
+        writer = ShardWriter(shards, number)
+        rows = documents[documents["source"] == source]
+        for first in range(0, len(rows), _BATCH_DOCUMENTS):
+            batch = rows.iloc[first : first + _BATCH_DOCUMENTS]
+            tokens = encoder.encode(batch["text"].tolist())
+            for text, split, ids in zip(batch["text"], batch["split"], tokens, strict=True):
+                writer.add(text_digest(text, seed), split, ids)
+        writer.flush(SourceState(finished=True))
+    return pack(shards, sources, directory, facts, progress=progress)
+
+
+def shards_folder(directory: Path) -> Path:
+    """Return where the shards of a corpus stand until it is packed, which only a folder of a corpus may have.
+
+    Raises:
+        ValueError: the folder of the corpus holds other files.
+    """
     if directory.exists() and {path.name for path in directory.iterdir()} - {TOKENS_FILE, INDEX_FILE}:
         raise ValueError(f"directory={directory} holds files that are no packed corpus; name another one")
+    return directory.with_name(f"{directory.name}.shards")
+
+
+def pack(
+    shards: Path, sources: Mapping[str, float | None], directory: Path, facts: Mapping[str, Any], *, progress: bool
+) -> PackedCorpus:
+    """Make one corpus of all shards (see `budwood.corpus.shards.merge`), which are deleted.
+
+    A kill leaves the shards, and the folder as it was before or none.
+
+    Args:
+        shards: Folder of the shards.
+        sources: Weight of each source, by name, in the order of their numbers.
+        directory: The folder to write; a corpus that is there is replaced.
+        facts: What the index tells besides: of the tokenizer (`describe_tokenizer`), the seed, and `origin`, which is
+            kept out of the fingerprint.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The corpus, opened.
+    """
     partial = directory.with_name(f"{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    _write(documents, tokenizer, seed=seed, directory=partial, progress=progress)
+    counts = merge(shards, len(sources), partial / TOKENS_FILE, np.dtype(facts["dtype"]), progress=progress)
+    with (partial / TOKENS_FILE).open("rb") as file:
+        tokens_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    segments = _segments(counts, list(sources))
+    write_index(partial, {**facts, "segments": segments, "tokens_sha256": tokens_sha256}, sources)
     if directory.exists():
         # Without its index a half-deleted corpus cannot be taken for a whole one.
         (directory / INDEX_FILE).unlink(missing_ok=True)
         shutil.rmtree(directory)
     partial.replace(directory)
+    shutil.rmtree(shards)
     return PackedCorpus.open(directory)
 
 
-def _write(
-    documents: pd.DataFrame, tokenizer: "PreTrainedTokenizerBase", *, seed: int, directory: Path, progress: bool
-) -> None:
-    """Write both files of the corpus into an empty folder."""
-    dtype = np.dtype(np.uint16 if len(tokenizer) <= _UINT16_VALUES else np.uint32)
-    digest = sha256()
+def _segments(counts: NDArray[np.int64], sources: Sequence[str]) -> dict[str, dict[str, dict[str, int]]]:
+    """Begin, end and documents of each part of the file that is not empty, by split and source."""
     segments: dict[str, dict[str, dict[str, int]]] = {}
     stop = 0
-    # Characters and not documents, whose lengths differ by orders of magnitude: the remaining time comes out right.
-    bar = tqdm(total=int(documents["text"].str.len().sum()), unit="chars", unit_scale=True, disable=not progress)
-    with bar, (directory / TOKENS_FILE).open("wb") as file:
-        for split, source, texts in _ordered_texts(documents, seed):
-            bar.set_description(f"Tokenize {split}/{source}")
-            start = stop
-            for tokens in _token_batches(texts, tokenizer, bar):
-                content = np.asarray(tokens, dtype=dtype).tobytes()
-                file.write(content)
-                digest.update(content)
-                stop += len(tokens)
-            segments.setdefault(split, {})[source] = {"start": start, "stop": stop, "documents": len(texts)}
-    facts = {
-        "segments": segments,
-        "dtype": dtype.name,
-        "vocab_size": len(tokenizer),
-        "eos_token_id": tokenizer.eos_token_id,
-        "seed": seed,
-        "tokenizer_fingerprint": fingerprint_tokenizer(tokenizer),
-    }
-    digest.update(json.dumps(facts, sort_keys=True).encode())
-    index = {**facts, "fingerprint": digest.hexdigest()}
-    (directory / INDEX_FILE).write_text(json.dumps(index, indent=2), encoding="utf-8")
+    for split, by_source in zip(SPLITS, counts.tolist(), strict=True):
+        for source, (num_tokens, documents) in zip(sources, by_source, strict=True):
+            start, stop = stop, stop + num_tokens
+            if documents:
+                segments.setdefault(split, {})[source] = {"start": start, "stop": stop, "documents": documents}
+    return segments
 
 
-def fingerprint_tokenizer(tokenizer: "PreTrainedTokenizerBase") -> str:
-    """Hash what decides the ids of a text: the tokenizer's model, normaliser and vocabulary.
-
-    Args:
-        tokenizer: Any tokenizer; of one without a `tokenizers` backend only the vocabulary is hashed.
-
-    Returns:
-        A SHA-256 in hexadecimal.
-    """
-    facts: Mapping[str, Any]
-    if tokenizer.is_fast:
-        # Truncation and padding are left over from the last call.
-        facts = {**json.loads(tokenizer.backend_tokenizer.to_str()), "truncation": None, "padding": None}
-    else:
-        facts = tokenizer.get_vocab()
-    return sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def _ordered_texts(documents: pd.DataFrame, seed: int) -> Iterator[tuple[str, str, list[str]]]:
-    """Split, source and shuffled texts of each segment; splits as in `SPLITS`, sources as they first occur."""
-    for split in SPLITS:
-        for source, part in documents[documents["split"] == split].groupby("source", sort=False):
-            rng = np.random.default_rng([seed, zlib.crc32(f"{split}\0{source}".encode())])
-            yield split, str(source), part["text"].iloc[rng.permutation(len(part))].tolist()
-
-
-def _token_batches(texts: list[str], tokenizer: "PreTrainedTokenizerBase", bar: "tqdm[Any]") -> Iterator[list[int]]:
-    """Ids of some documents at a time, each document ended by the end-of-document token."""
-    for first in range(0, len(texts), _BATCH_DOCUMENTS):
-        batch = texts[first : first + _BATCH_DOCUMENTS]
-        # Not verbose: documents longer than the model's context are no mistake here.
-        encoded = tokenizer(batch, add_special_tokens=False, return_attention_mask=False, verbose=False)
-        yield [token for ids in encoded["input_ids"] for token in (*ids, tokenizer.eos_token_id)]
-        bar.update(sum(map(len, batch)))
+def write_index(directory: Path, facts: Mapping[str, Any], sources: Mapping[str, float | None]) -> None:
+    """Write or replace the index of a corpus: its facts, the weights of its sources, and the fingerprint of both."""
+    weights = {source: weight for source, weight in sources.items() if weight is not None}
+    origin = facts.get("origin", {})
+    content = {name: value for name, value in facts.items() if name not in {"origin", "fingerprint"}}
+    content |= {"weights": weights}
+    fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    partial = directory / f"{INDEX_FILE}.partial"
+    partial.write_text(
+        json.dumps({**content, "fingerprint": fingerprint, "origin": origin}, indent=2), encoding="utf-8"
+    )
+    partial.replace(directory / INDEX_FILE)

@@ -1,11 +1,12 @@
-"""Read, split, tokenise and pack text."""
+"""Look at text, tokenise and pack it."""
 
 from pathlib import Path
 
 import pandas as pd
 
-from budwood.corpus.documents import load_corpus
-from budwood.corpus.packing import INDEX_FILE, PackedCorpus, fingerprint_tokenizer, tokenize_and_pack
+from budwood.corpus.ingestion import describe_sources, sample_sources, tokenize_sources
+from budwood.corpus.packing import PackedCorpus
+from budwood.corpus.tokenization import fingerprint_tokenizer
 from budwood.corpus.windows import require_windows
 from budwood.parameters import CorpusParameters, MeasurementParameters
 from budwood.pipelines.work import claim
@@ -14,13 +15,13 @@ from budwood.training.job import Schedule
 from budwood.training.run import check_positions, training_order
 
 
-def read_documents(corpus: CorpusParameters) -> pd.DataFrame:
-    """Return all documents with their source and split."""
-    return load_corpus(corpus.text_sources(), corpus.seed)
+def sample_documents(corpus: CorpusParameters) -> pd.DataFrame:
+    """Return the first documents of every source, before anything expensive is done."""
+    return sample_sources(corpus.text_sources())
 
 
 def pack_documents(
-    documents: pd.DataFrame,
+    document_samples: pd.DataFrame,
     teacher: Path,
     corpus: CorpusParameters,
     measurement: MeasurementParameters,
@@ -34,14 +35,20 @@ def pack_documents(
             than the teacher's positions.
     """
     check_positions(teacher, schedule.sequence_length)
+    del document_samples  # only here so that sources are looked at first
     tokenizer = load_tokenizer(teacher)
-    text_hash = int(pd.util.hash_pandas_object(documents, index=False).sum())
-    facts = {"documents": text_hash, "seed": corpus.seed, "tokenizer": fingerprint_tokenizer(tokenizer)}
-    folder = claim(workspace, "corpus", facts) / "tokens"
-    packed = (
-        PackedCorpus.open(folder)
-        if (folder / INDEX_FILE).is_file()
-        else tokenize_and_pack(documents, tokenizer, seed=corpus.seed, directory=folder)
+    # Text that has changed is recognised by what stands in the folder.
+    facts = {
+        "sources": describe_sources(corpus.text_sources()),
+        "seed": corpus.seed,
+        "tokenizer": fingerprint_tokenizer(tokenizer),
+    }
+    packed = tokenize_sources(
+        corpus.text_sources(),
+        tokenizer,
+        seed=corpus.seed,
+        directory=claim(workspace, "corpus", facts) / "tokens",
+        num_processes=corpus.num_processes,
     )
     require_windows(packed, measurement.length, measurement.searched, per_source=False)
     require_windows(packed, measurement.length, measurement.reported, per_source=True)

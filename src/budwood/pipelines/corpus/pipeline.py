@@ -1,18 +1,25 @@
-"""documents -> tokens -> corpus_counts."""
+"""document_samples -> tokens -> corpus_counts."""
 
 from kedro.pipeline import Node, Pipeline
 
-from budwood.pipelines.corpus.nodes import count_tokens, pack_documents, read_documents
+from budwood.pipelines.corpus.nodes import count_tokens, pack_documents, sample_documents
 
 
 def create_pipeline() -> Pipeline:
-    """Read text and pack it with the teacher's tokenizer."""
+    """Look at text, and pack it with the teacher's tokenizer."""
     return Pipeline(
         [
-            Node(read_documents, "params:corpus", "documents", name="read_documents"),
+            Node(sample_documents, "params:corpus", "document_samples", name="sample_documents"),
             Node(
                 pack_documents,
-                ["documents", "teacher", "params:corpus", "params:measurement", "params:schedule", "workspace"],
+                [
+                    "document_samples",
+                    "teacher",
+                    "params:corpus",
+                    "params:measurement",
+                    "params:schedule",
+                    "workspace",
+                ],
                 "tokens",
                 name="pack_documents",
             ),

@@ -1,0 +1,194 @@
+"""Tokenised documents on disk before they are one corpus: written in portions, merged in the order of their digests.
+
+A shard holds as many tokens as fit into a fixed amount of memory, its documents sorted by digest. Merging takes a range
+of digests from all shards at a time. So neither step holds more than a shard, however large the corpus is, and equal
+texts meet, whichever source they come from.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from budwood.corpus.split import SPLITS
+from budwood.corpus.tokenization import Tokens
+
+SHARD_BYTES = 2**26
+"""Tokens that are held in memory at a time, with what Python takes for each document besides."""
+
+_DOCUMENT_BYTES = 256
+
+_DOCUMENT = np.dtype([("digest", "u8"), ("start", "u8"), ("length", "u4"), ("split", "u1")])
+_DIGESTS = 2**64
+_TOKENS, _DOCUMENTS, _STATE = "tokens.bin", "documents.bin", "state.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceState:
+    """How far a source has been tokenised."""
+
+    position: Any = None
+    """Where reading continues (`budwood.corpus.documents.SourceReader`)."""
+    origin: str = ""
+    """Fingerprint of what was read until there."""
+    documents: int = 0
+    characters: int = 0
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    """Tokens of each split, equal texts counted each time."""
+    finished: bool = False
+
+
+class ShardWriter:
+    """Collects the documents of one source and writes them in shards, each of which exists whole or not at all."""
+
+    def __init__(self, directory: Path, source: int) -> None:
+        """Begin after the shards that are there.
+
+        Args:
+            directory: Holds the shards of all sources.
+            source: Number of the source.
+        """
+        self._directory, self._source = directory, source
+        self._number = len(source_shards(directory, source))
+        self._documents: list[tuple[int, int, int, int]] = []
+        self._tokens: list[Tokens] = []
+        self.size = 0
+        """Bytes that are not written yet, as `SHARD_BYTES` counts them."""
+
+    def add(self, digest: int, split: str, tokens: Tokens) -> None:
+        """Add a document."""
+        self._documents.append((digest, 0, len(tokens), SPLITS.index(split)))
+        self._tokens.append(tokens)
+        self.size += tokens.nbytes + _DOCUMENT_BYTES
+
+    @property
+    def full(self) -> bool:
+        """Whether it is time for `flush`."""
+        return self.size >= SHARD_BYTES
+
+    def flush(self, state: SourceState) -> None:
+        """Write what was added since the last time, each text once, and with it the state of the source."""
+        documents = np.array(self._documents, dtype=_DOCUMENT)
+        _, kept = np.unique(documents["digest"], return_index=True)
+        documents = documents[kept]
+        documents["start"] = np.cumsum(documents["length"]) - documents["length"]
+        shard = self._directory / f"{self._source:04}-{self._number:06}"
+        partial = shard.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        with (partial / _TOKENS).open("wb") as file:
+            for index in kept:
+                file.write(self._tokens[index].tobytes())
+        documents.tofile(partial / _DOCUMENTS)
+        (partial / _STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
+        partial.rename(shard)
+        self._number += 1
+        self._documents, self._tokens, self.size = [], [], 0
+
+
+def source_shards(directory: Path, source: int) -> list[Path]:
+    """Return the shards of a source in the order in which they were written."""
+    return [path for path in sorted(directory.glob(f"{source:04}-*")) if path.suffix != ".partial"]
+
+
+def read_state(shard: Path) -> SourceState:
+    """Return the state of the source when a shard was written."""
+    return SourceState(**json.loads((shard / _STATE).read_text(encoding="utf-8")))
+
+
+def merge(
+    directory: Path, num_sources: int, target: Path, dtype: np.dtype[Any], *, progress: bool
+) -> NDArray[np.int64]:
+    """Write the tokens of all shards as one file, every text once: that of the first source, where several have it.
+
+    The file is ordered by split, then by source, then by digest: a random order that depends on the texts and the seed
+    alone.
+
+    Args:
+        directory: Holds the shards.
+        num_sources: Sources that they come from, numbered from 0.
+        target: The file to write.
+        dtype: Of the tokens.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        [splits, sources, 2]: tokens and documents of every segment of the file.
+    """
+    shards = sorted(path for path in directory.iterdir() if (path / _STATE).is_file() and path.suffix != ".partial")
+    num_documents = sum((shard / _DOCUMENTS).stat().st_size for shard in shards) // _DOCUMENT.itemsize
+    num_bytes = sum((shard / _TOKENS).stat().st_size for shard in shards) + num_documents * _DOCUMENT_BYTES
+    ranges = _Ranges(shards, num_sources, max(1, -(-num_bytes // SHARD_BYTES)), dtype)
+    counts = np.zeros((len(ranges), len(SPLITS) * num_sources, 2), dtype=np.int64)
+    for number in range(len(ranges)):
+        documents, _, segments = ranges.read(number)
+        np.add.at(counts[number], segments, np.stack([documents["length"], np.ones_like(documents["length"])], axis=1))
+    # A segment's part of every range has its place before anything is written: [segments, ranges].
+    sizes = counts[..., 0].T
+    starts = (np.cumsum(sizes) - sizes.ravel()).reshape(sizes.shape)
+    bar = tqdm(total=int(sizes.sum()), desc="Shuffle", unit="tokens", unit_scale=True, disable=not progress)
+    with bar, target.open("wb") as file:
+        for number in range(len(ranges)):
+            for segment, tokens in ranges.segments(number):
+                file.seek(int(starts[segment, number]) * dtype.itemsize)
+                file.write(tokens.tobytes())
+                bar.update(len(tokens))
+    totals: NDArray[np.int64] = counts.sum(axis=0).reshape(len(SPLITS), num_sources, 2)
+    return totals
+
+
+class _Ranges:
+    """All shards, cut at the same digests; no file stays open, there may be thousands."""
+
+    def __init__(self, shards: Sequence[Path], num_sources: int, number: int, dtype: np.dtype[Any]) -> None:
+        self._shards, self._num_sources, self._number, self._dtype = shards, num_sources, number, dtype
+        self._sources = np.array([int(shard.name.partition("-")[0]) for shard in shards], dtype=np.int64)
+        edges = np.array([part * _DIGESTS // number for part in range(number)], dtype=np.uint64)
+        self._cuts = [self._cut(shard, edges) for shard in shards]
+
+    def _cut(self, shard: Path, edges: NDArray[np.uint64]) -> NDArray[np.intp]:
+        documents = np.fromfile(shard / _DOCUMENTS, _DOCUMENT)
+        if (shard / _TOKENS).stat().st_size != documents["length"].sum() * self._dtype.itemsize:
+            raise ValueError(f"{shard} is damaged (a power failure?): delete {shard.parent} and run again")
+        return np.append(np.searchsorted(documents["digest"], edges), len(documents))
+
+    def __len__(self) -> int:
+        return self._number
+
+    def _parts(self, number: int) -> list[NDArray[np.void]]:
+        """The documents of a range in every shard."""
+        spans = [(cuts[number], cuts[number + 1] - cuts[number]) for cuts in self._cuts]
+        return [
+            np.fromfile(shard / _DOCUMENTS, _DOCUMENT, count, offset=first * _DOCUMENT.itemsize)
+            for shard, (first, count) in zip(self._shards, spans, strict=True)
+        ]
+
+    def read(self, number: int) -> tuple[NDArray[np.void], NDArray[np.intp], NDArray[np.int64]]:
+        """The documents of a range by digest, the shard of each, and the segment of each."""
+        parts = self._parts(number)
+        documents = np.concatenate(parts)
+        owners = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        # The first of equal ones: shards are in the order of their sources.
+        _, first = np.unique(documents["digest"], return_index=True)
+        documents, owners = documents[first], owners[first]
+        return documents, owners, documents["split"].astype(np.int64) * self._num_sources + self._sources[owners]
+
+    def segments(self, number: int) -> Iterator[tuple[int, Tokens]]:
+        """The tokens of a range, by segment."""
+        parts = self._parts(number)
+        origins = np.array([part["start"][0] if part.size else 0 for part in parts], dtype=np.int64)
+        tokens = [
+            np.fromfile(shard / _TOKENS, self._dtype, part["length"].sum(), offset=origin * self._dtype.itemsize)
+            for shard, part, origin in zip(self._shards, parts, origins.tolist(), strict=True)
+        ]
+        documents, owners, segments = self.read(number)
+        starts = documents["start"].astype(np.int64) - origins[owners]
+        spans = np.stack([owners, starts, starts + documents["length"]], axis=1)
+        for segment in np.unique(segments).tolist():
+            chosen = spans[segments == segment].tolist()
+            yield segment, np.concatenate([tokens[owner][start:stop] for owner, start, stop in chosen])
