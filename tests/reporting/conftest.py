@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 import pytest
 
 from budwood.reporting import figures, ledger, tables
-from budwood.reporting.records import ARMS, Arm, Findings, LedgerEntry, Teacher
+from budwood.reporting.records import ARMS, Arm, Findings, HeldOutText, LedgerEntry, Teacher
 
 NUM_SEQUENCES = {"wikipedia": 24, "addresses": 40}
 TEACHER_LOSS = {"wikipedia": 2.9, "addresses": 3.6}
@@ -31,13 +31,14 @@ class Study:
     histories: pd.DataFrame
     arms: list[Arm]
     teacher_losses: dict[str, list[float]]
+    text: HeldOutText
     curves: pd.DataFrame
     ledger: list[LedgerEntry]
 
     @property
     def results(self) -> pd.DataFrame:
         """The results table."""
-        return tables.results_table(self.arms, self.teacher_losses, self.teacher)
+        return tables.results_table(self.arms, self.teacher_losses, self.teacher, self.text)
 
     @property
     def findings(self) -> Findings:
@@ -105,6 +106,7 @@ def build_study(num_variants: int) -> Study:
         histories=pd.concat([_history(rng, variant) for variant in variants], ignore_index=True),
         arms=arms,
         teacher_losses={source: losses.tolist() for source, losses in hardness.items()},
+        text={"tokens_per_sequence": 256, "bytes": {name: [1100] * number for name, number in NUM_SEQUENCES.items()}},
         curves=pd.concat([_curve(variant, arm) for variant in variants for arm in ARMS], ignore_index=True),
         ledger=ledger_entries,
     )
@@ -112,7 +114,8 @@ def build_study(num_variants: int) -> Study:
 
 def _teacher() -> Teacher:
     scores = [
-        {"split": split, "source": source, "loss": loss, "standard_error": 0.06, "tokens": 12_288}
+        {"split": split, "source": source, "tokens": 12_288}
+        | tables.summarise([loss - 0.5, loss + 0.5], [1100] * 2, 256)
         for split in ("selection", "validation")
         for source, loss in TEACHER_LOSS.items()
     ]

@@ -131,7 +131,7 @@ def test_the_page_is_whole_and_offline(study) -> None:
     assert not re.search(r"@import|url\(", tags.styles)
     assert page.count("Plotly.newPlot(") - html_report("", {}).count("Plotly.newPlot(") == len(figures)
     assert tags.tags.count("figure") == len(figures)
-    assert tags.tags.count("table") == 6
+    assert tags.tags.count("table") == 8
     assert "prefers-color-scheme: dark" in tags.styles
 
 

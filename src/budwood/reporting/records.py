@@ -17,9 +17,20 @@ class TeacherPerplexity(TypedDict):
 
     split: str
     source: str
+    perplexity: float
     loss: float
     standard_error: float
+    bits_per_byte: float
+    bits_per_byte_standard_error: float
     tokens: int
+
+
+class HeldOutText(TypedDict):
+    """The text on which the teacher and all arms are scored."""
+
+    tokens_per_sequence: int
+    bytes: dict[str, list[int]]
+    """Bytes of the predicted text of every sequence, by source."""
 
 
 class Teacher(TypedDict):

@@ -1,7 +1,6 @@
 """The report: markdown from the findings, and one HTML page that opens offline."""
 
 import html
-import math
 import re
 from collections.abc import Mapping
 
@@ -13,7 +12,7 @@ from plotly.offline import get_plotlyjs
 
 from budwood.reporting import formats
 from budwood.reporting.ledger import LEDGERS, total_by_stage
-from budwood.reporting.records import BASELINE, Findings, Teacher, variant_name
+from budwood.reporting.records import BASELINE, Findings, Teacher, TeacherPerplexity, variant_name
 from budwood.reporting.summary import start_here
 from budwood.reporting.tables import verdict
 
@@ -130,29 +129,47 @@ def _errors(frame: pd.DataFrame, column: str, error: str, *, signed: bool = Fals
 
 
 def _results(results: pd.DataFrame) -> str:
-    """Return the table of the teacher and the arms."""
-    teacher = results["bin"] == ""
-    sources = [str(name) for name in results if str(name).startswith("perplexity_")]
+    """Return the table of the teacher and the arms, and the same models by source of text."""
     differences = zip(results["difference"], results["difference_standard_error"], strict=True)
     words = [formats.MISSING if np.isnan(mean) else verdict(mean, error) for mean, error in differences]
     rates = [formats.MISSING if np.isnan(rate) else f"{rate:.2g}" for rate in results["learning_rate"]]
     columns = {
-        "variant": ["teacher" if own else name for own, name in zip(teacher, _names(results), strict=True)],
-        "model": results["model"].tolist(),
+        **_models(results),
         "parameters": results["num_parameters"].map(formats.count).tolist(),
-        "perplexity": results["perplexity"].map(formats.significant).tolist(),
-        "loss (nats)": _errors(results, "loss", "standard_error"),
-        f"loss minus {BASELINE} (paired)": _errors(results, "difference", "difference_standard_error", signed=True),
+        **_losses(results, ""),
         "verdict": words,
-        **{name.replace("_", ", ", 1): results[name].map(formats.significant).tolist() for name in sources},
         "training tokens": results["tokens"].map(formats.count).tolist(),
         "student's training": results["student_flops"].map(formats.flops).tolist(),
         "teacher's forward": results["teacher_flops"].map(formats.flops).tolist(),
         "learning rate": rates,
         "time": results["seconds"].map(formats.duration).tolist(),
     }
-    note = "Validation loss and perplexity per token, ± one standard error over the same sequences for all models."
-    return f"{note}\n\n{_table(columns, 2)}"
+    note = (
+        "Validation loss and perplexity per token, and bits per byte of the text, ± one standard error over the same "
+        "sequences for all models. Bits per byte compare models whatever their tokenizers."
+    )
+    sources = [name.removeprefix("perplexity_") for name in map(str, results) if name.startswith("perplexity_")]
+    by_source = [f"### On {name}\n\n{_table(_models(results) | _losses(results, f'_{name}'), 2)}" for name in sources]
+    return "\n\n".join([note, _table(columns, 2), *by_source])
+
+
+def _models(results: pd.DataFrame) -> dict[str, list[str]]:
+    """Return the columns that name a row."""
+    pairs = zip(results["bin"] == "", _names(results), strict=True)
+    return {"variant": ["teacher" if own else name for own, name in pairs], "model": results["model"].tolist()}
+
+
+def _losses(results: pd.DataFrame, suffix: str) -> dict[str, list[str]]:
+    """Return what models score on all text, or on that of a source, with errors."""
+    errors = {
+        "loss (nats)": ("loss{}", "standard_error", False),
+        "bits per byte": ("bits_per_byte{}", "bits_per_byte_standard_error", False),
+        f"loss minus {BASELINE} (paired)": ("difference{}", "difference_standard_error", True),
+    }
+    return {"perplexity": results[f"perplexity{suffix}"].map(formats.significant).tolist()} | {
+        title: _errors(results, column.format(suffix), f"{error}{suffix}", signed=signed)
+        for title, (column, error, signed) in errors.items()
+    }
 
 
 def _savings(savings: pd.DataFrame) -> str:
@@ -208,12 +225,13 @@ def _corpus(counts: pd.DataFrame) -> str:
 
 
 def _teacher(teacher: Teacher) -> str:
-    scores = pd.DataFrame(teacher["perplexity"], columns=["split", "source", "loss", "standard_error", "tokens"])
+    scores = pd.DataFrame(teacher["perplexity"], columns=list(TeacherPerplexity.__annotations__))
     columns = {
         "split": scores["split"].tolist(),
         "source": scores["source"].tolist(),
-        "perplexity": [formats.significant(math.exp(loss)) for loss in scores["loss"]],
+        "perplexity": scores["perplexity"].map(formats.significant).tolist(),
         "loss (nats)": _errors(scores, "loss", "standard_error"),
+        "bits per byte": _errors(scores, "bits_per_byte", "bits_per_byte_standard_error"),
         "tokens": scores["tokens"].map(formats.count).tolist(),
     }
     about = {name: teacher[name] for name in ("name", "model_type", "revision", "fingerprint", "license")}

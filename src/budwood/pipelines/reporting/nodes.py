@@ -23,7 +23,8 @@ def tabulate_results(
     arms: list[Arm], curves: pd.DataFrame, ledger: Ledger, teacher_record: Teacher, teacher_evaluation: Record
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the losses of all models, and what starting from a sub-network saved."""
-    return results_table(arms, teacher_evaluation["losses"], teacher_record), savings(curves, ledger)
+    results = results_table(arms, teacher_evaluation["losses"], teacher_record, teacher_evaluation["text"])
+    return results, savings(curves, ledger)
 
 
 def draw_figures(
