@@ -9,20 +9,7 @@ from transformers import AutoModelForCausalLM
 from budwood.corpus.packing import tokenize_and_pack
 from budwood.evaluation.perplexity import source_bytes, source_losses
 from budwood.subnet.checkpoint import load_model
-from budwood.subnet.teacher import TeacherSource, byte_tokenizer, fetch_teacher
-
-SIZES = {
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return fetch_teacher(TeacherSource(random=SIZES), tmp_path_factory.mktemp("model")).folder
+from budwood.subnet.teacher import byte_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -32,10 +32,20 @@ def flops(value: float) -> str:
     return f"{number} FLOP" if number[-1].isdigit() else f"{number[:-1]} {number[-1]}FLOP"
 
 
+def size(num_bytes: float) -> str:
+    """Return an amount of memory in decimal units: 812 B, 46.1 kB, 1.23 GB."""
+    number = _scaled(num_bytes, _FLOP_PREFIXES, 3)
+    if number == MISSING:
+        return number
+    return f"{number} B" if number[-1].isdigit() else f"{number[:-1]} {number[-1]}B"
+
+
 def duration(seconds: float) -> str:
-    """Return a time: 4.20 s, 12 min 5 s, 3 h 20 min."""
+    """Return a time: 41.0 ms, 4.20 s, 12 min 5 s, 3 h 20 min."""
     if not math.isfinite(seconds):
         return MISSING
+    if 0 < seconds < 1:
+        return f"{significant(1000 * seconds)} ms"
     if seconds < _SECONDS_PER_MINUTE:
         return f"{significant(seconds)} s"
     whole = round(seconds)

@@ -90,6 +90,8 @@ class Findings:
         corpus_counts: `split`, `source`, `documents`, `tokens`.
         teacher: the teacher's record.
         ledger: all costs.
+        tasks: see `budwood.reporting.benchmarks.tasks_table`.
+        speeds: see `budwood.reporting.benchmarks.speeds_table`.
         provenance: how it was made (seeds, fingerprints, versions ...), shown as a nested list.
     """
 
@@ -99,6 +101,8 @@ class Findings:
     corpus_counts: pd.DataFrame
     teacher: Teacher
     ledger: list[LedgerEntry]
+    tasks: pd.DataFrame
+    speeds: pd.DataFrame
     provenance: Mapping[str, object]
 
 

@@ -14,13 +14,17 @@ from budwood.reporting import formats
 from budwood.reporting.ledger import LEDGERS, total_by_stage
 from budwood.reporting.records import BASELINE, Findings, Teacher, TeacherPerplexity, variant_name
 from budwood.reporting.summary import start_here
-from budwood.reporting.tables import verdict
+from budwood.reporting.tables import NOISE_STANDARD_ERRORS, verdict
 
 # Where each figure belongs and what to see in it.
 FIGURES = {
     "perplexity_by_arm": (
         "Results",
         "Lower is better; bars are one unpaired standard error, the dashed line the teacher.",
+    ),
+    "tasks_by_arm": (
+        "Questions",
+        "Higher is better; bars are one unpaired standard error, dashed the teacher, dotted what guessing gives.",
     ),
     "training_curves_tokens": ("Savings", "A curve below the dotted line has passed the final loss of random_init."),
     "training_curves_flops": ("Savings", "The same losses over the training's cost; the search is not in it."),
@@ -61,6 +65,8 @@ def markdown_report(findings: Findings) -> str:
     sections = {
         "Start here": start_here(findings),
         "Results": _results(findings.results),
+        "Questions": _tasks(findings.tasks),
+        "Speed and memory": _speeds(findings.speeds),
         "Savings": _savings(findings.savings),
         "Search spaces": _search_spaces(findings.search_spaces),
         "Text": _corpus(findings.corpus_counts),
@@ -170,6 +176,73 @@ def _losses(results: pd.DataFrame, suffix: str) -> dict[str, list[str]]:
         title: _errors(results, column.format(suffix), f"{error}{suffix}", signed=signed)
         for title, (column, error, signed) in errors.items()
     }
+
+
+def _tasks(tasks: pd.DataFrame) -> str:
+    """Return a table of the teacher and the arms for every task."""
+    if tasks.empty:
+        return "No model was asked anything."
+    note = (
+        f"Asked through {tasks['harness'].iloc[0]}, in %, ± the standard error that it gives over the questions. An "
+        "error of 0 means that all answers were alike; so few questions cannot tell it. The paired difference is over "
+        f"the same questions, and beyond the noise where it exceeds {NOISE_STANDARD_ERRORS:g} of its errors."
+    )
+    parts = [note]
+    for name, rows in tasks.groupby("task", sort=False):
+        first = rows.iloc[0]
+        guess = "" if np.isnan(first["chance"]) else f"; guessing gives {100 * first['chance']:.1f} %"
+        asked = f"{first['num_questions']:,} questions, {first['num_fewshot']} shots, version {first['version']}{guess}"
+        percent = rows.assign(**{column: 100 * rows[column] for column in _PERCENT})
+        pairs = zip(rows["difference"], rows["difference_standard_error"], strict=True)
+        columns = {
+            **_models(rows),
+            f"{first['metric']} (%)": _errors(percent, "value", "standard_error"),
+            f"minus {BASELINE} (paired)": _errors(percent, "difference", "difference_standard_error", signed=True),
+            "verdict": [formats.MISSING if np.isnan(mean) else verdict(mean, error) for mean, error in pairs],
+        }
+        parts.append(f"### {name}\n\n{asked}.\n\n{_table(columns, 2)}")
+    return "\n\n".join(parts)
+
+
+_PERCENT = ("value", "standard_error", "difference", "difference_standard_error")
+
+
+def _speeds(speeds: pd.DataFrame) -> str:
+    """Return the table of latency, throughput and memory."""
+    if speeds.empty:
+        return "Speed was not measured."
+    first = speeds.iloc[0]
+    note = (
+        f"Measured on `{first['device']}` in {first['precision']} with {first['threads']} threads: "
+        f"{first['batch_size']} sequence(s) of {first['prompt_tokens']} tokens are read at once (prefill), then "
+        f"{first['new_tokens']} tokens are generated one by one with the cache (decode). Times are medians over "
+        "repeats in which teacher and sub-network took turns; the speed-up compares times of the same repeat: median "
+        "(quartiles). Memory is the most that torch held, weights included. The arms of a variant have the "
+        "sub-network's speed."
+    )
+    columns = {
+        "variant": _names(speeds),
+        "model": speeds["model"].tolist(),
+        "parameters": speeds["num_parameters"].map(formats.count).tolist(),
+        "prefill": speeds["prefill_seconds"].map(formats.duration).tolist(),
+        "prefill, tokens/s": speeds["prefill_tokens_per_second"].map(formats.significant).tolist(),
+        "prefill, speed-up": _speedups(speeds, "prefill"),
+        "decode per token": speeds["decode_seconds"].map(formats.duration).tolist(),
+        "decode, tokens/s": speeds["decode_tokens_per_second"].map(formats.significant).tolist(),
+        "decode, speed-up": _speedups(speeds, "decode"),
+        "peak memory": speeds["peak_bytes"].map(formats.size).tolist(),
+        "KV cache per token": speeds["kv_bytes_per_token"].map(formats.size).tolist(),
+    }
+    return f"{note}\n\n{_table(columns, 2)}"
+
+
+def _speedups(speeds: pd.DataFrame, phase: str) -> list[str]:
+    names = [f"{phase}_speedup{suffix}" for suffix in ("", "_low", "_high")]
+    triples = speeds[names].itertuples(index=False, name=None)
+    return [
+        formats.MISSING if np.isnan(middle) else f"{middle:.2f}x ({low:.2f} to {high:.2f})"
+        for middle, low, high in triples
+    ]
 
 
 def _savings(savings: pd.DataFrame) -> str:
