@@ -105,9 +105,18 @@ def test_answers_are_told_with_errors_and_verdicts(make_study: Callable) -> None
     assert "within the noise" in rows["distilled"]
 
 
+def test_answers_that_are_all_alike_have_no_error(make_study: Callable) -> None:
+    study = make_study(1)
+    for record in study.downstream:
+        record["tasks"][0] |= {"answers": [0.0] * 20, "value": 0.0, "standard_error": 0.0}
+    section = markdown_report(study.findings).split("### last_word")[1].split("### ")[0]
+    assert section.count(" 0 (all alike) ") == 4 + 2
+    assert "±" not in section
+
+
 def test_speeds_are_told_with_their_spread_and_settings(make_study: Callable) -> None:
     section = markdown_report(make_study(1).findings).split("## Speed and memory")[1].split("## ")[0]
-    assert "Measured on `cpu (2 threads)` in float32 with 2 threads: 1 sequence(s) of 128 tokens" in section
+    assert "Measured on `cpu (2 threads)` in float32, 1 at a time: prompts of 128 tokens" in section
     teacher, subnet = (line for line in section.splitlines() if "quarter" in line)
     assert teacher.count(" n/a ") == 2
     assert "4.00x (4.00 to 4.00)" in subnet

@@ -5,6 +5,7 @@ import hashlib
 import importlib.metadata
 import json
 import logging
+import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass
 from functools import cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
@@ -24,6 +26,7 @@ from budwood.subnet.device import Compute
 
 Record = dict[str, Any]
 
+HELDOUT_TASKS = (LAST_WORD, CONTINUATION)
 VERSION = f"lm_eval {importlib.metadata.version('lm_eval')}"
 FEWSHOT_SEED = 1234
 """The harness's own default, which published numbers were made with."""
@@ -137,17 +140,17 @@ def check_benchmarks(chosen: Sequence[Benchmark]) -> None:
     Raises:
         ValueError: the harness knows no such task, or its data cannot be had.
     """
-    foreign = [benchmark.task for benchmark in chosen if benchmark not in PRESETS["heldout"]]
+    foreign = [benchmark.task for benchmark in chosen if benchmark.task not in HELDOUT_TASKS]
     if not foreign:
         return
     manager = _own_tasks()
-    known = set(manager.all_tasks)
+    known = {*manager.all_subtasks, *manager.all_groups}
     for task in foreign:
         if task not in known:
             near = difflib.get_close_matches(task, [*PRESETS, *known])
             raise ValueError(
-                f"evaluation.tasks: {task!r} is neither a preset ({', '.join(PRESETS)}) nor a task of {VERSION}"
-                + (f"; did you mean {' or '.join(near)}?" if near else "")
+                f"evaluation.tasks: {task!r} is neither a preset ({', '.join(PRESETS)}) nor a task or group of "
+                f"{VERSION}" + (f"; did you mean {' or '.join(near)}?" if near else "")
             )
     for task in foreign:
         try:
@@ -219,7 +222,7 @@ class _Session:
 
         started = time.perf_counter()
         before = asdict(self.work)
-        heldout = benchmark in PRESETS["heldout"]
+        heldout = benchmark.task in HELDOUT_TASKS
         loaded = (_heldout_tasks(self.options.tasks_folder) if heldout else _own_tasks()).load(benchmark.task)
         for task in loaded["tasks"].values():
             own = task.get_config("num_fewshot") or 0
@@ -241,12 +244,14 @@ class _Work:
     def watch(cls, folder: Path, model: PreTrainedModel) -> "_Work":
         work, architecture = cls(), read_architecture(folder)
 
-        def count(_: object, arguments: tuple[Any, ...]) -> None:
-            batch, length = arguments[0].shape
+        def count(_: object, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+            batch, length = (arguments[0] if arguments else named["input_ids"]).shape
+            cache = named.get("cache")
+            context = length + (cache.get_seq_length() if cache is not None else 0)
             work.tokens += batch * length
-            work.flops += batch * length * forward_flops_per_token(architecture, context=length)
+            work.flops += batch * length * forward_flops_per_token(architecture, context=context)
 
-        model.register_forward_pre_hook(count)
+        model.register_forward_pre_hook(count, with_kwargs=True)
         return work
 
 
@@ -255,22 +260,27 @@ def _result(benchmark: Benchmark, found: Mapping[str, Any]) -> Record:
 
     Returns:
         `task`, `version`, `num_fewshot`, `metric`, `value`, `standard_error` (as the harness gives it; None where it
-        gives none), `chance` (of a multiple choice; None elsewhere), `metrics` (all others too), and `answers`: the
-        metric of every question, in order, so that models can be compared in pairs.
+        gives none), `chance` (of accuracy in a multiple choice; None elsewhere), `metrics` (all others too), and
+        `answers`: the metric of every question, in order, so that models can be compared in pairs (None where it is no
+        mean over questions).
     """
     scores = found["results"][benchmark.task]
-    metrics = {
-        name.removesuffix(",none"): {
-            "value": float(value),
-            "standard_error": _number(scores[name.replace(",", "_stderr,", 1)]),
+    # The harness names a metric `acc,none`: the metric, and the filter that its answers went through.
+    keys = [key for key in scores if "," in key and not key.partition(",")[0].endswith("_stderr")]
+    metrics: dict[str, Record] = {
+        key.removesuffix(",none"): {
+            "value": float(scores[key]),
+            "standard_error": _number(scores.get(key.replace(",", "_stderr,", 1))),
         }
-        for name, value in scores.items()
-        if name.endswith(",none") and "_stderr" not in name
+        for key in keys
     }
-    preferred = [name for name in (benchmark.metric, "acc_norm", "acc") if name in metrics]
-    metric = preferred[0] if preferred else next(iter(metrics))
-    samples = [sample for task in found["samples"].values() for sample in task]
-    choices = [len(sample["arguments"]) for sample in samples]
+    wanted = [name for name in (benchmark.metric, "acc_norm", "acc") if name in metrics]
+    metric = str([*wanted, *metrics][0])
+    name, _, filter_name = metric.partition(",")
+    samples = [
+        sample for task in found["samples"].values() for sample in task if sample["filter"] == (filter_name or "none")
+    ]
+    answers, value = [sample[name] for sample in samples], metrics[metric]["value"]
     return {
         "task": benchmark.task,
         "version": found["versions"].get(benchmark.task),
@@ -278,10 +288,22 @@ def _result(benchmark: Benchmark, found: Mapping[str, Any]) -> Record:
         "metric": metric,
         "num_questions": len(samples),
         **metrics[metric],
-        "chance": sum(1 / number for number in choices) / len(choices) if min(choices) > 1 else None,
+        "chance": _chance([len(sample["arguments"]) for sample in samples], metrics, metric),
         "metrics": metrics,
-        "answers": [float(sample[metric]) for sample in samples],
+        "answers": list(map(float, answers)) if math.isclose(_mean(answers), value, abs_tol=1e-9) else None,
     }
+
+
+def _chance(num_requests: Sequence[int], metrics: Mapping[str, Any], metric: str) -> float | None:
+    """Return the share that guessing gets right, where every request of a question is one of its choices."""
+    if metric not in {"acc", "acc_norm"} or "acc_mutual_info" in metrics or min(num_requests) == 1:
+        return None
+    return sum(1 / number for number in num_requests) / len(num_requests)
+
+
+def _mean(answers: Sequence[Any]) -> float:
+    """Return the mean of numbers; NaN of anything else."""
+    return fmean(answers) if all(isinstance(answer, int | float) for answer in answers) else math.nan
 
 
 def _number(value: object) -> float | None:

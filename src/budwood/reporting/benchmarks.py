@@ -23,8 +23,8 @@ class TaskAnswers(TypedDict):
     standard_error: float | None
     chance: float | None
     """What guessing gives, in a multiple choice."""
-    answers: list[float]
-    """The metric of every question, the same questions for all models."""
+    answers: list[float] | None
+    """The metric of every question, the same questions for all models; None where it is no mean over questions."""
 
 
 class Downstream(TypedDict):
@@ -80,7 +80,7 @@ def tasks_table(records: Sequence[Downstream]) -> pd.DataFrame:
         for task in record["tasks"]:
             baseline = answers.get((record["bin"], record["space"], BASELINE, task["task"]))
             difference = (np.nan, np.nan)
-            if baseline is not None and record["model"] != BASELINE:
+            if baseline and task["answers"] and record["model"] != BASELINE:
                 difference = paired_difference(task["answers"], baseline)
             rows.append(
                 {"bin": record["bin"], "space": record["space"], "model": record["model"]}

@@ -183,28 +183,33 @@ def _tasks(tasks: pd.DataFrame) -> str:
     if tasks.empty:
         return "No model was asked anything."
     note = (
-        f"Asked through {tasks['harness'].iloc[0]}, in %, ± the standard error that it gives over the questions. An "
-        "error of 0 means that all answers were alike; so few questions cannot tell it. The paired difference is over "
-        f"the same questions, and beyond the noise where it exceeds {NOISE_STANDARD_ERRORS:g} of its errors."
+        f"Asked through {tasks['harness'].iloc[0]}, in %, ± the standard error that it gives over the questions; where "
+        "all of them went alike, so few cannot tell the error. The paired difference is over the same questions, and "
+        f"beyond the noise where it exceeds {NOISE_STANDARD_ERRORS:g} of its errors."
     )
     parts = [note]
     for name, rows in tasks.groupby("task", sort=False):
         first = rows.iloc[0]
         guess = "" if np.isnan(first["chance"]) else f"; guessing gives {100 * first['chance']:.1f} %"
         asked = f"{first['num_questions']:,} questions, {first['num_fewshot']} shots, version {first['version']}{guess}"
-        percent = rows.assign(**{column: 100 * rows[column] for column in _PERCENT})
         pairs = zip(rows["difference"], rows["difference_standard_error"], strict=True)
         columns = {
             **_models(rows),
-            f"{first['metric']} (%)": _errors(percent, "value", "standard_error"),
-            f"minus {BASELINE} (paired)": _errors(percent, "difference", "difference_standard_error", signed=True),
+            f"{first['metric']} (%)": _percents(rows["value"], rows["standard_error"]),
+            f"minus {BASELINE} (paired)": _percents(rows["difference"], rows["difference_standard_error"], signed=True),
             "verdict": [formats.MISSING if np.isnan(mean) else verdict(mean, error) for mean, error in pairs],
         }
         parts.append(f"### {name}\n\n{asked}.\n\n{_table(columns, 2)}")
     return "\n\n".join(parts)
 
 
-_PERCENT = ("value", "standard_error", "difference", "difference_standard_error")
+def _percents(values: pd.Series, errors: pd.Series, *, signed: bool = False) -> list[str]:
+    return [
+        f"{100 * value:{'+' if signed and value else ''}.0f} (all alike)"
+        if error == 0
+        else formats.plus_minus(100 * value, 100 * error, signed=signed)
+        for value, error in zip(values, errors, strict=True)
+    ]
 
 
 def _speeds(speeds: pd.DataFrame) -> str:
@@ -213,12 +218,11 @@ def _speeds(speeds: pd.DataFrame) -> str:
         return "Speed was not measured."
     first = speeds.iloc[0]
     note = (
-        f"Measured on `{first['device']}` in {first['precision']} with {first['threads']} threads: "
-        f"{first['batch_size']} sequence(s) of {first['prompt_tokens']} tokens are read at once (prefill), then "
-        f"{first['new_tokens']} tokens are generated one by one with the cache (decode). Times are medians over "
-        "repeats in which teacher and sub-network took turns; the speed-up compares times of the same repeat: median "
-        "(quartiles). Memory is the most that torch held, weights included. The arms of a variant have the "
-        "sub-network's speed."
+        f"Measured on `{first['device']}` in {first['precision']}, {first['batch_size']} at a time: prompts of "
+        f"{first['prompt_tokens']} tokens are read at once (prefill), then {first['new_tokens']} tokens are generated "
+        "one by one with the cache (decode). Times are medians over repeats in which teacher and sub-network took "
+        "turns; the speed-up compares times of the same repeat: median (quartiles). Memory is the most that torch "
+        "held, weights included. The arms of a variant have the sub-network's speed."
     )
     columns = {
         "variant": _names(speeds),

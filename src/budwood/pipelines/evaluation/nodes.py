@@ -13,7 +13,7 @@ from budwood.arch.count import forward_flops_per_token, num_parameters
 from budwood.corpus.packing import PackedCorpus
 from budwood.evaluation.efficiency import Subject, measure_efficiency
 from budwood.evaluation.harness import (
-    PRESETS,
+    HELDOUT_TASKS,
     VERSION,
     HarnessOptions,
     check_benchmarks,
@@ -52,7 +52,7 @@ def build_tasks(
     """
     chosen = evaluation.benchmarks()
     check_benchmarks(chosen)
-    if not set(chosen) & set(PRESETS["heldout"]):
+    if not {benchmark.task for benchmark in chosen} & set(HELDOUT_TASKS):
         return {}
     return heldout_questions(read_texts(tokens, load_tokenizer(teacher), "validation"), evaluation.heldout)
 
