@@ -14,6 +14,9 @@ from budwood.arch.sampling import Sampling
 from budwood.arch.space import Granularity, SearchSpace
 from budwood.arch.spec import Architecture
 from budwood.corpus.documents import TextSource, require_consistent
+from budwood.evaluation.efficiency import EfficiencySettings
+from budwood.evaluation.harness import Benchmark, choose_benchmarks
+from budwood.evaluation.heldout import HeldOutSettings
 from budwood.reporting.accelerator import AcceleratorName
 from budwood.search.operators import Constraint
 from budwood.search.race import RaceSettings
@@ -370,6 +373,26 @@ class Arms(Strict):
         return self
 
 
+class EvaluationParameters(Strict):
+    """What trained models are asked, and how fast sub-networks run, beside the losses of `measurement`."""
+
+    tasks: tuple[str, ...] = ("heldout",)
+    """Presets (`heldout`, `paper`, `extended`; see `budwood.evaluation.harness.PRESETS`) and tasks of lm_eval by name;
+    none: nothing is asked."""
+    limit: int | None = Field(default=None, gt=0)
+    """Questions of every task, the first ones; null: all."""
+    batch_size: int = Field(default=4, gt=0)
+    """Questions of one forward pass."""
+    heldout: HeldOutSettings = HeldOutSettings()
+    """How questions are made from held-out text; see `budwood.evaluation.heldout.HeldOutSettings`."""
+    efficiency: EfficiencySettings | None = EfficiencySettings()
+    """What is timed; see `budwood.evaluation.efficiency.EfficiencySettings`. Null: nothing."""
+
+    def benchmarks(self) -> tuple[Benchmark, ...]:
+        """Return what is asked."""
+        return choose_benchmarks(self.tasks)
+
+
 class Bins(RootModel[dict[str, BinParameters]]):
     """Bins by name."""
 
@@ -423,6 +446,7 @@ class ProjectParameters(Strict):
     arms: Arms
     plan: PlanParameters
     engine: Engine
+    evaluation: EvaluationParameters
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:

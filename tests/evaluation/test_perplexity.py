@@ -1,7 +1,5 @@
 """Held-out losses are those that Hugging Face computes, sequence by sequence and source by source."""
 
-import math
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,22 +7,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from budwood.corpus.packing import tokenize_and_pack
-from budwood.evaluation.perplexity import source_losses, summarise
+from budwood.evaluation.perplexity import source_bytes, source_losses
 from budwood.subnet.checkpoint import load_model
-from budwood.subnet.teacher import TeacherSource, byte_tokenizer, fetch_teacher
-
-SIZES = {
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return fetch_teacher(TeacherSource(random=SIZES), tmp_path_factory.mktemp("model")).folder
+from budwood.subnet.teacher import byte_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +46,7 @@ def test_sources_are_those_of_the_split(corpus):
     assert corpus.sources("train") == ["three"]
 
 
-def test_worked_summary():
-    """Mean 2.5, standard deviation sqrt(5/3), over four sequences."""
-    summary = summarise([1.0, 2.0, 3.0, 4.0], 10)
-    assert summary["loss"] == 2.5
-    assert summary["standard_error"] == pytest.approx(math.sqrt(5 / 3) / 2)
-    assert summary["tokens"] == 40
-
-
-def test_one_sequence_has_no_standard_error():
-    summary = summarise([3.0], 7)
-    assert (summary["loss"], summary["tokens"]) == (3.0, 7)
-    assert math.isnan(summary["standard_error"])
+def test_bytes_are_those_of_the_predicted_text(corpus):
+    """A byte tokenizer: every token a byte, but the end of a document, which stands after 100 of them."""
+    assert source_bytes(byte_tokenizer(), corpus, "validation", (10, 5)) == {"one": [10] * 5, "two": [10] * 5}
+    assert source_bytes(byte_tokenizer(), corpus, "validation", (50, 2)) == {"one": [50, 49], "two": [50, 49]}

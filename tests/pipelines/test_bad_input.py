@@ -90,6 +90,9 @@ def changed(path: str, value: object) -> dict:
         ("arms.distilled.distillation", {"divergence": "reverse", "loss": "sampled"}, "needs loss='full'"),
         ("arms.subnet_init.distillation", {"loss": "sampled", "teacher": "cached"}, "only `distilled` reads a cache"),
         ("corpus.sources.asyncio.splits", {"train": 0.5}, "corpus"),
+        ("evaluation.limit", 0, "evaluation.limit: Input should be greater than 0"),
+        ("evaluation.heldout.questions", 0, "questions must be at least 1, got 0"),
+        ("evaluation.efficiency.repeats", 0, "repeats must be at least 1, got 0"),
         ("corpus.sources.asyncio.format", "docx", "format='docx'"),
         (
             "corpus.sources.asyncio.max_tokens",
@@ -168,15 +171,21 @@ def refused(project: Path, *arguments: str) -> str:
     return output
 
 
-def change(project: Path, text: str) -> None:
-    """Give the copy's smoke environment another file of parameters on top."""
-    (project / "conf/smoke/parameters_changed.yml").write_text(text)
-
-
 def test_a_misspelt_parameter_stops_a_run_at_once(project):
     output = refused(project, "--params=search.populatoin=3")
     assert "search.populatoin: Extra inputs are not permitted" in output
     assert "Running node" not in output
+
+
+def test_an_unknown_task_is_refused_with_those_that_are_near(project):
+    output = refused(project, "--params=evaluation.tasks=[hellaswagg]")
+    assert "'hellaswagg' is neither a preset (heldout, paper, extended) nor a task or group of lm_eval" in output
+    assert "did you mean hellaswag" in output
+
+
+def test_questions_that_the_text_does_not_give_are_refused(project):
+    output = refused(project, "--params=evaluation.heldout.questions=100000")
+    assert "questions for heldout_last_word, asked for questions=100000; ask for fewer" in output
 
 
 def test_a_bin_out_of_reach_is_refused_with_the_range(project):

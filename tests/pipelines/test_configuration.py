@@ -112,8 +112,12 @@ def test_what_a_run_logs_is_declared_for_every_output(with_either_teacher):
 @pytest.mark.usefixtures("environment")
 def test_reachability_is_checked_before_any_expensive_node():
     names = [node.short_name for node in default_pipeline().nodes]
-    expensive = {"rank_components", "evaluate_teacher", "evolve", "export_subnet", "train_random_init"}
+    expensive = {
+        *("rank_components", "evaluate_teacher", "ask_teacher", "evolve", "export_subnet", "train_random_init"),
+        "measure_speed",
+    }
     first = min(names.index(name) for name in expensive)
+    assert names.index("build_tasks") < first
     assert names.index("enumerate_spaces") < first
     assert names.index("plan_study") < first
 

@@ -28,7 +28,11 @@ teacher:
     tie_word_embeddings: false
 corpus:
   sources:
-    nemotron_cc: {dataset: null, dataset_config: null, path: "package://encodings/cp*.py", splits: {train: 0.8, validation: 0.2}}
+    nemotron_cc:
+      dataset: null
+      dataset_config: null
+      path: "package://encodings/cp*.py"
+      splits: {train: 0.8, validation: 0.2}
     wikitext: {dataset: null, dataset_config: null, document_start: null, path: "package://asyncio/*.py"}
 measurement: {length: 32, calibration: 2, selection: 3, choice: 1, validation: 2, heldout: 2, batch_size: 2}
 bins:

@@ -88,6 +88,22 @@ def test_the_report_tells_both_baselines_and_no_invented_ratio(finished):
     assert unreached["ratio_training"].isna().all()
 
 
+def test_every_model_was_asked_and_every_architecture_timed(finished):
+    tasks = pd.read_parquet(finished / "data/smoke/08_reporting/tasks.parquet")
+    assert set(tasks["task"]) == {"heldout_last_word", "heldout_continuation"}
+    assert (tasks.groupby("task")["model"].count() == 1 + 5 * 3).all()
+    assert (tasks["num_questions"] == 8).all()
+    assert tasks["standard_error"].notna().all()
+    speeds = pd.read_parquet(finished / "data/smoke/08_reporting/speeds.parquet")
+    assert speeds["model"].tolist() == ["teacher", "subnet"] * 5
+    assert (speeds[["prefill_seconds", "decode_seconds", "peak_bytes"]] > 0).all(axis=None)
+    ledger = pd.DataFrame(json.loads((finished / "data/smoke/07_model_output/ledger.json").read_text()))
+    arms = ledger[ledger["stage"] == "evaluation"].groupby("arm")["flops"].agg(["count", "min"])
+    # Per variant the losses and the speed, and for all the teacher's losses and two tasks; per arm two tasks.
+    assert arms["count"].to_dict() == {"": 2 * 5 + 1 + 2, "distilled": 10, "random_init": 10, "subnet_init": 10}
+    assert (arms["min"] > 0).all()
+
+
 def test_mlflow_has_a_parent_and_a_child_for_every_variant(finished):
     parent, children = tracked(finished)
     assert set(children) == VARIANTS
@@ -95,6 +111,10 @@ def test_mlflow_has_a_parent_and_a_child_for_every_variant(finished):
     assert parent.data.params["search.population"] == "4"
     for child in children.values():
         assert {"search.best_loss", "random_init.train_loss", "distilled.heldout_loss"} <= set(child.data.metrics)
+        assert {
+            *("distilled.validation_loss", "random_init.heldout_continuation.acc_norm"),
+            *("subnet_init.heldout_last_word.acc", "subnet.decode_seconds"),
+        } <= set(child.data.metrics)
         assert "space.layerwise" in child.data.params
 
 
@@ -117,8 +137,9 @@ def test_every_catalog_output_is_found_from_its_run(finished):
             suffix = entry["filepath"].rpartition(".")[2]
             for found in names if "{" in short else [short]:
                 if kind == "artifact":
-                    assert any(file.endswith(f".{suffix}") for file in files), name
-                    assert f"artifacts/{found}.{suffix}" in files or found == "report_markdown", (name, found)
+                    file = entry["filepath"].rpartition("/")[2] if name == "heldout_tasks" else f"{found}.{suffix}"
+                    assert any(path.endswith(f".{suffix}") for path in files) or name == "heldout_tasks", name
+                    assert f"artifacts/{file}" in files or found == "report_markdown", (name, found)
                 elif kind == "fingerprint":
                     assert run.data.tags[f"{found}.fingerprint"], name
 
@@ -128,7 +149,8 @@ def test_a_second_run_repeats_nothing_and_ends_with_the_same_numbers(finished):
     done = kedro(finished, "run", "--env=smoke", "--namespaces=subnets.quarter.coarse_layerwise")
     output = done.stdout + done.stderr
     assert done.returncode == 0, output[-3000:]
-    assert output.count("Continuing with what") == 5, output[-3000:]
+    # The search, the export, three trainings, and the answers of three arms.
+    assert output.count("Continuing with what") == 8, output[-3000:]
     scores = json.loads((finished / "data/smoke/07_model_output/quarter/coarse_layerwise/scores.json").read_text())
     kept = before[(before["bin"] == "quarter") & (before["space"] == "coarse_layerwise")].set_index("model")
     for score in scores:

@@ -11,7 +11,8 @@ import plotly.graph_objects as go
 import pytest
 
 from budwood.reporting import figures, ledger, tables
-from budwood.reporting.records import ARMS, Arm, Findings, LedgerEntry, Teacher
+from budwood.reporting.benchmarks import Downstream, Efficiency, speeds_table, tasks_table
+from budwood.reporting.records import ARMS, Arm, Findings, HeldOutText, LedgerEntry, Teacher
 
 NUM_SEQUENCES = {"wikipedia": 24, "addresses": 40}
 TEACHER_LOSS = {"wikipedia": 2.9, "addresses": 3.6}
@@ -31,13 +32,16 @@ class Study:
     histories: pd.DataFrame
     arms: list[Arm]
     teacher_losses: dict[str, list[float]]
+    text: HeldOutText
     curves: pd.DataFrame
     ledger: list[LedgerEntry]
+    downstream: list[Downstream]
+    efficiency: list[Efficiency]
 
     @property
     def results(self) -> pd.DataFrame:
         """The results table."""
-        return tables.results_table(self.arms, self.teacher_losses, self.teacher)
+        return tables.results_table(self.arms, self.teacher_losses, self.teacher, self.text)
 
     @property
     def findings(self) -> Findings:
@@ -45,7 +49,8 @@ class Study:
         saved = ledger.savings(self.curves, self.ledger)
         made = {"seed": 42, "fingerprints": {"corpus": "9f2c", "teacher": self.teacher["fingerprint"]}}
         tables_ = (self.results, saved, self.search_spaces, self.corpus_counts)
-        return Findings(*tables_, teacher=self.teacher, ledger=self.ledger, provenance=made)
+        measured = {"tasks": tasks_table(self.downstream), "speeds": speeds_table(self.efficiency)}
+        return Findings(*tables_, teacher=self.teacher, ledger=self.ledger, provenance=made, **measured)
 
     @cached_property
     def figures(self) -> dict[str, go.Figure]:
@@ -53,6 +58,7 @@ class Study:
         bins = {row.bin: (row.low, row.high) for row in self.search_spaces.itertuples()}
         return {
             "perplexity_by_arm": figures.perplexity_by_arm(self.results),
+            "tasks_by_arm": figures.tasks_by_arm(tasks_table(self.downstream)),
             "training_curves_tokens": figures.training_curves(self.curves, x="tokens"),
             "training_curves_flops": figures.training_curves(self.curves, x="flops"),
             "parameter_spread": figures.parameter_spread(self.samples, bins),
@@ -105,14 +111,19 @@ def build_study(num_variants: int) -> Study:
         histories=pd.concat([_history(rng, variant) for variant in variants], ignore_index=True),
         arms=arms,
         teacher_losses={source: losses.tolist() for source, losses in hardness.items()},
+        text={"tokens_per_sequence": 256, "bytes": {name: [1100] * number for name, number in NUM_SEQUENCES.items()}},
         curves=pd.concat([_curve(variant, arm) for variant in variants for arm in ARMS], ignore_index=True),
         ledger=ledger_entries,
+        downstream=[_answers(rng, ("", ""), "SmolLM2-135M-Instruct")]
+        + [_answers(rng, variant, arm) for variant in variants for arm in ARMS],
+        efficiency=[_speed(variant) for variant in variants],
     )
 
 
 def _teacher() -> Teacher:
     scores = [
-        {"split": split, "source": source, "loss": loss, "standard_error": 0.06, "tokens": 12_288}
+        {"split": split, "source": source, "tokens": 12_288}
+        | tables.summarise([loss - 0.5, loss + 0.5], [1100] * 2, 256)
         for split in ("selection", "validation")
         for source, loss in TEACHER_LOSS.items()
     ]
@@ -181,6 +192,29 @@ def _curve(variant: tuple[str, str], arm: str) -> pd.DataFrame:
     return frame.assign(
         bin=variant[0], space=variant[1], arm=arm, flops=frame["tokens"] * flops_per_token, heldout_loss=measured
     )
+
+
+def _answers(rng: np.random.Generator, variant: tuple[str, str], model: str) -> Downstream:
+    tasks = []
+    for task, metric, chance in (("last_word", "acc", None), ("continuation", "acc_norm", 0.25)):
+        answers = rng.integers(0, 2, 20).astype(float)
+        error = float(answers.std(ddof=1) / np.sqrt(20))
+        asked = {"task": task, "version": 1.0, "num_fewshot": 0, "metric": metric, "num_questions": 20}
+        found = {"value": float(answers.mean()), "standard_error": error, "chance": chance}
+        tasks.append({**asked, **found, "answers": answers.tolist()})
+    return {"bin": variant[0], "space": variant[1], "model": model, "harness": "lm_eval 0.4.13", "tasks": tasks}
+
+
+def _speed(variant: tuple[str, str]) -> Efficiency:
+    def model(share: float) -> dict[str, object]:
+        times = {"prefill_seconds": [share, share * 1.5], "decode_seconds": [share / 10, share / 10]}
+        memory = {"weight_bytes": round(5e8 * share), "working_bytes": 1_000_000, "kv_bytes_per_token": 46_080}
+        return {"num_parameters": round(134_515_008 * share), **times, **memory}
+
+    settings = {"prompt_tokens": 128, "new_tokens": 8, "batch_size": 1}
+    where = {"device": "cpu (2 threads)", "precision": "float32", "threads": 2}
+    models = {"teacher": model(1.0), "subnet": model(0.25)}
+    return {"bin": variant[0], "space": variant[1], **settings, **where, "models": models}
 
 
 def _entry(stage: str, variant: tuple[str, str], arm: str, flops: float) -> LedgerEntry:

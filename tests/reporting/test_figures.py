@@ -8,9 +8,10 @@ import plotly.graph_objects as go
 import pytest
 
 from budwood.reporting import figures
+from budwood.reporting.benchmarks import tasks_table
 from budwood.reporting.records import ARMS
 
-NUM_SOURCES = 2
+NUM_SOURCES = NUM_TASKS = 2
 
 
 def titles(figure: go.Figure, axis: str) -> set[str]:
@@ -37,6 +38,7 @@ def few_or_many(make_study: Callable, request: pytest.FixtureRequest) -> tuple[i
             "held-out loss (nats per token)",
         ),
         ("perplexity_by_arm", lambda _: 3 * (1 + NUM_SOURCES), "variant", "perplexity (log)"),
+        ("tasks_by_arm", lambda _: 3 * NUM_TASKS, "variant", "%"),
         ("parameter_spread", lambda _: 2, "parameters", "share of the sample (%)"),
         ("flops_by_stage", lambda _: 7, "floating-point operations", "variant"),
     ],
@@ -110,6 +112,21 @@ def test_error_bars_are_one_standard_error_of_the_loss(study) -> None:
     bottom = np.log(bar.y[0] - bar.error_y.arrayminus[0])
     assert top - row["loss"] == pytest.approx(row["standard_error"])
     assert row["loss"] - bottom == pytest.approx(row["standard_error"])
+
+
+def test_answers_are_shown_with_their_errors_and_what_guessing_gives(study) -> None:
+    figure = study.figures["tasks_by_arm"]
+    shown = figure.data[len(ARMS)]
+    scores = [r["tasks"][1] for r in study.downstream if r["model"] == shown.name]
+    assert list(shown.y) == [100 * score["value"] for score in scores]
+    assert list(shown.error_y.array) == [100 * score["standard_error"] for score in scores]
+    teacher = study.downstream[0]["tasks"]
+    lines = {(shape.line.dash, shape.y0) for shape in figure.layout.shapes}
+    assert lines == {("dash", 100 * teacher[0]["value"]), ("dash", 100 * teacher[1]["value"]), ("dot", 25.0)}
+
+
+def test_without_questions_there_is_an_empty_figure() -> None:
+    assert not figures.tasks_by_arm(tasks_table([])).data
 
 
 def test_the_style_lets_the_page_shine_through(study) -> None:

@@ -54,7 +54,14 @@ def test_flops(value: float, expected: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "expected"),
-    [(4.2, "4.20 s"), (59.99, "60.0 s"), (725, "12 min 5 s"), (3599.8, "1 h 0 min"), (12_000, "3 h 20 min")],
+    [
+        (0.0412, "41.2 ms"),
+        (4.2, "4.20 s"),
+        (59.99, "60.0 s"),
+        (725, "12 min 5 s"),
+        (3599.8, "1 h 0 min"),
+        (12_000, "3 h 20 min"),
+    ],
 )
 def test_duration(seconds: float, expected: str) -> None:
     assert formats.duration(seconds) == expected
@@ -75,6 +82,13 @@ def test_plus_minus(mean: float, error: float, expected: str) -> None:
     assert formats.plus_minus(mean, error) == expected
 
 
-@pytest.mark.parametrize("number", [formats.significant, formats.count, formats.flops, formats.duration])
+@pytest.mark.parametrize(
+    ("num_bytes", "expected"), [(812, "812 B"), (46_080, "45.0 KiB"), (1.234e9, "1.15 GiB"), (0, "0 B")]
+)
+def test_size(num_bytes: float, expected: str) -> None:
+    assert formats.size(num_bytes) == expected
+
+
+@pytest.mark.parametrize("number", [formats.significant, formats.count, formats.flops, formats.duration, formats.size])
 def test_what_is_missing_shows_as_such(number) -> None:
     assert number(math.nan) == "n/a"

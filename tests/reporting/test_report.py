@@ -8,9 +8,13 @@ from html.parser import HTMLParser
 import plotly.graph_objects as go
 import pytest
 
+from budwood.reporting.records import ARMS
 from budwood.reporting.report import FIGURES, html_report, markdown_report
 
-HEADINGS = ["Start here", "Results", "Savings", "Search spaces", "Text", "Teacher", "Costs", "How this was made"]
+HEADINGS = [
+    *("Start here", "Results", "Questions", "Speed and memory", "Savings"),
+    *("Search spaces", "Text", "Teacher", "Costs", "How this was made"),
+]
 
 
 class Tags(HTMLParser):
@@ -81,6 +85,52 @@ def test_a_winning_baseline_is_told(make_study: Callable) -> None:
     assert "nats (higher, beyond the noise)" in text
 
 
+def test_answers_are_told_with_errors_and_verdicts(make_study: Callable) -> None:
+    """5 of 20 right, 15, and another 5: the words must follow."""
+    study = make_study(1)
+    random_init, subnet_init, distilled = (record["tasks"][1] for record in study.downstream[1:])
+    base = [1.0] * 5 + [0.0] * 15
+    for task, answers in ((random_init, base), (subnet_init, [1.0] * 15 + [0.0] * 5), (distilled, base[::-1])):
+        task |= {"answers": answers, "value": sum(answers) / 20, "standard_error": 0.0993}
+    section = markdown_report(study.findings).split("### continuation")[1].split("## ")[0]
+    assert "20 questions, 0 shots, version 1.0; guessing gives 25.0 %." in section
+    lines = [line for line in section.splitlines() if line.startswith("| quarter")]
+    rows = {arm: next(line for line in lines if f" {arm} " in line) for arm in ARMS}
+    assert "25.0 ± 9.9" in rows["random_init"]
+    # Ten of twenty differ by one: mean 0.5, sample deviation sqrt(5 / 19), error 0.1147.
+    assert "+50 ± 11" in rows["subnet_init"]
+    assert "higher, beyond the noise" in rows["subnet_init"]
+    # Five gained, five lost: mean 0, sample deviation sqrt(10 / 19), error 0.162.
+    assert "+0 ± 16" in rows["distilled"]
+    assert "within the noise" in rows["distilled"]
+
+
+def test_answers_that_are_all_alike_have_no_error(make_study: Callable) -> None:
+    study = make_study(1)
+    for record in study.downstream:
+        record["tasks"][0] |= {"answers": [0.0] * 20, "value": 0.0, "standard_error": 0.0}
+    section = markdown_report(study.findings).split("### last_word")[1].split("### ")[0]
+    assert section.count(" 0 (all alike) ") == 4 + 2
+    assert "±" not in section
+
+
+def test_speeds_are_told_with_their_spread_and_settings(make_study: Callable) -> None:
+    section = markdown_report(make_study(1).findings).split("## Speed and memory")[1].split("## ")[0]
+    assert "Measured on `cpu (2 threads)` in float32, 1 at a time: prompts of 128 tokens" in section
+    teacher, subnet = (line for line in section.splitlines() if "quarter" in line)
+    assert teacher.count(" n/a ") == 2
+    assert "4.00x (4.00 to 4.00)" in subnet
+    assert "312 ms" in subnet
+    assert "45.0 KiB" in subnet
+
+
+def test_what_was_not_measured_is_told(make_study: Callable) -> None:
+    study = dataclasses.replace(make_study(1), downstream=[], efficiency=[])
+    text = markdown_report(study.findings)
+    assert "No model was asked anything." in text
+    assert "Speed was not measured." in text
+
+
 def test_no_ratio_where_none_is_defined(make_study: Callable) -> None:
     study = make_study(1)
     arms, held_out = study.curves["arm"], study.curves["heldout_loss"]
@@ -131,7 +181,8 @@ def test_the_page_is_whole_and_offline(study) -> None:
     assert not re.search(r"@import|url\(", tags.styles)
     assert page.count("Plotly.newPlot(") - html_report("", {}).count("Plotly.newPlot(") == len(figures)
     assert tags.tags.count("figure") == len(figures)
-    assert tags.tags.count("table") == 6
+    # Eight sections with one, two sources more in the results, and a second task.
+    assert tags.tags.count("table") == 11
     assert "prefers-color-scheme: dark" in tags.styles
 
 

@@ -1,5 +1,6 @@
 """Comparisons on the same sequences, against values worked by hand."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -7,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from budwood.reporting.tables import paired_difference, results_table, verdict
+from budwood.reporting.tables import (
+    mean_and_error,
+    paired_difference,
+    ratio_and_error,
+    results_table,
+    summarise,
+    verdict,
+)
 
 LOSSES = st.lists(st.floats(0.0, 20.0), min_size=2, max_size=20)
 
@@ -39,6 +47,39 @@ def test_one_sequence_has_no_error() -> None:
     assert np.isnan(error)
 
 
+def test_a_ratio_by_hand() -> None:
+    """Sums 12 and 6: ratio 2. Residuals 0, 1, -1: deviation 1, error 1 / sqrt(3), over the mean denominator 2."""
+    ratio, error = ratio_and_error([2.0, 5.0, 5.0], [1.0, 2.0, 3.0])
+    assert ratio == 2.0
+    assert error == pytest.approx(1 / np.sqrt(3) / 2)
+
+
+@given(LOSSES, st.floats(0.5, 4.0))
+def test_a_ratio_to_equal_denominators_is_a_mean(values: list[float], denominator: float) -> None:
+    ratio, error = ratio_and_error(values, [denominator] * len(values))
+    mean, mean_error = mean_and_error(values)
+    assert ratio == pytest.approx(mean / denominator)
+    assert error == pytest.approx(mean_error / denominator, abs=1e-9)
+
+
+@pytest.mark.parametrize(("top", "bottom"), [([1.0], [1.0, 2.0]), ([1.0, 2.0], [0.0, 0.0]), ([], [])])
+def test_a_ratio_to_nothing_is_refused(top: list[float], bottom: list[float]) -> None:
+    with pytest.raises(ValueError, match="denominators"):
+        ratio_and_error(top, bottom)
+
+
+def test_worked_summary() -> None:
+    """Losses 1 to 4 nats over ten tokens each: 100 nats over 36 bytes; mean 2.5, deviation sqrt(5 / 3)."""
+    summary = summarise([1.0, 2.0, 3.0, 4.0], [6, 8, 10, 12], tokens_per_sequence=10)
+    assert summary["loss"] == 2.5
+    assert summary["perplexity"] == pytest.approx(math.exp(2.5))
+    assert summary["standard_error"] == pytest.approx(math.sqrt(5 / 3) / 2)
+    assert summary["bits_per_byte"] == pytest.approx(100 / 36 / math.log(2))
+    # Residuals in nats: 10 - 100/6, 20 - 200/9, 30 - 250/9, 40 - 100/3 = -20/3, -20/9, 20/9, 20/3.
+    deviation = math.sqrt(2 * ((20 / 3) ** 2 + (20 / 9) ** 2) / 3)
+    assert summary["bits_per_byte_standard_error"] == pytest.approx(deviation / 2 / 9 / math.log(2))
+
+
 @pytest.mark.parametrize(("a", "b"), [([1.0], [1.0, 2.0]), ([], [])])
 def test_unequal_or_no_sequences_are_refused(a: list[float], b: list[float]) -> None:
     with pytest.raises(ValueError, match="sequence"):
@@ -67,7 +108,8 @@ def test_results_by_hand(make_study: Callable) -> None:
     random_init["losses"] = {"b": [8.0, 9.0, 10.0], "a": [5.0]}
     subnet_init["losses"] = {"a": [3.0], "b": [7.0, 6.0, 8.0]}
     distilled["losses"] = {"a": [2.0], "b": [6.0, 6.0, 6.0]}
-    table = results_table(study.arms, {"a": [1.0], "b": [2.0, 3.0, 4.0]}, study.teacher).set_index("model")
+    text = {"tokens_per_sequence": 10, "bytes": {"a": [40], "b": [40, 50, 30]}}
+    table = results_table(study.arms, {"a": [1.0], "b": [2.0, 3.0, 4.0]}, study.teacher, text).set_index("model")
     assert table.index.tolist() == [study.teacher["name"], "random_init", "subnet_init", "distilled"]
     assert table["loss"].tolist() == [2.5, 8.0, 6.0, 5.0]
     assert table.loc["subnet_init", "perplexity"] == pytest.approx(np.exp(6.0))
@@ -75,6 +117,12 @@ def test_results_by_hand(make_study: Callable) -> None:
     # Differences to random_init: -2, -1, -3, -2; deviation sqrt(2 / 3), error sqrt(2 / 3) / 2.
     assert table.loc["subnet_init", "difference"] == -2.0
     assert table.loc["subnet_init", "difference_standard_error"] == pytest.approx(np.sqrt(2 / 3) / 2)
+    assert table.loc["subnet_init", ["difference_a", "difference_b"]].tolist() == [-2.0, -2.0]
+    assert table.loc["subnet_init", "difference_standard_error_b"] == pytest.approx(1 / np.sqrt(3))
+    assert np.isnan(table.loc["subnet_init", "difference_standard_error_a"])
+    # 240 nats over 160 bytes; on b 210 over 120.
+    assert table.loc["subnet_init", "bits_per_byte"] == pytest.approx(1.5 / math.log(2))
+    assert table.loc["subnet_init", "bits_per_byte_b"] == pytest.approx(1.75 / math.log(2))
     # Differences to distilled: 1, 1, 0, 2.
     assert table.loc["subnet_init", "difference_to_best"] == 1.0
     assert np.isnan(table.loc["random_init", "difference"])
@@ -95,7 +143,7 @@ def test_each_variant_has_its_own_baseline(make_study: Callable) -> None:
 
 def test_without_a_baseline_there_is_no_difference(make_study: Callable) -> None:
     study = make_study(1)
-    table = results_table(study.arms[1:], study.teacher_losses, study.teacher)
+    table = results_table(study.arms[1:], study.teacher_losses, study.teacher, study.text)
     assert table["difference"].isna().all()
 
 
@@ -108,4 +156,4 @@ def test_other_sequences_than_the_teachers_are_refused(make_study: Callable, cha
     else:
         losses["news"] = losses.pop("wikipedia")
     with pytest.raises(ValueError, match=r"quarter/coarse_uniform/subnet_init was scored on .* the teacher on"):
-        results_table(study.arms, study.teacher_losses, study.teacher)
+        results_table(study.arms, study.teacher_losses, study.teacher, study.text)

@@ -1,13 +1,10 @@
 """Losses of models on held-out text, sequence by sequence, so that arms can be compared in pairs."""
 
-from collections.abc import Sequence
-from statistics import fmean, stdev
-from typing import Any
-
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from budwood.corpus.packing import PackedCorpus
+from budwood.evaluation.bytes import ByteCounter
 from budwood.subnet.evaluate import sequence_losses
 
 
@@ -34,7 +31,23 @@ def source_losses(
     return losses
 
 
-def summarise(losses: Sequence[float], length: int) -> dict[str, Any]:
-    """Return the mean of sequence losses, its standard error and the number of tokens behind it."""
-    error = stdev(losses) / len(losses) ** 0.5 if len(losses) > 1 else float("nan")
-    return {"loss": fmean(losses), "standard_error": error, "tokens": len(losses) * length}
+def source_bytes(
+    tokenizer: PreTrainedTokenizerBase, corpus: PackedCorpus, split: str, windows: tuple[int, int]
+) -> dict[str, list[int]]:
+    """Return the bytes of the text that is predicted in every sequence of `source_losses`, by source.
+
+    Args:
+        tokenizer: the one that the corpus was packed with.
+        corpus: where the text is.
+        split: which part of it.
+        windows: tokens predicted per sequence, and sequences of each source.
+
+    Raises:
+        ValueError: a source holds too few sequences, or the tokens have no bytes of their own.
+    """
+    length, count = windows
+    counter = ByteCounter.of(tokenizer)
+    return {
+        source: counter.count(corpus.windows(split, length, source=source, limit=count)).tolist()
+        for source in corpus.sources(split)
+    }

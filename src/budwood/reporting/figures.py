@@ -179,10 +179,7 @@ def perplexity_by_arm(results: pd.DataFrame) -> go.Figure:
     for row, suffix in enumerate(suffixes, start=1):
         for arm, scores in trained.groupby("model", sort=False):
             look = {**_bar_look(str(arm)), "error_y": _perplexity_error(scores, suffix), "showlegend": row == 1}
-            labels = [
-                variant_name(b, s).replace(" · ", "<br>") for b, s in zip(scores["bin"], scores["space"], strict=True)
-            ]
-            figure.add_bar(x=labels, y=scores[f"perplexity{suffix}"], row=row, col=1, **look)
+            figure.add_bar(x=_variant_labels(scores), y=scores[f"perplexity{suffix}"], row=row, col=1, **look)
         for value in teacher[f"perplexity{suffix}"]:
             line = {"line": {"color": GREY, "dash": "dash", "width": 2}, "name": "teacher", "showlegend": row == 1}
             figure.add_hline(value, row=row, col=1, **line)
@@ -191,6 +188,39 @@ def perplexity_by_arm(results: pd.DataFrame) -> go.Figure:
     # Long names of many variants turn aside; only below the last panel they have room.
     figure.update_xaxes(showticklabels=False).update_xaxes(showticklabels=True, row=len(suffixes), col=1)
     return _label_axes(figure, "variant", "perplexity (log)", len(suffixes), num_columns=1)
+
+
+def tasks_by_arm(tasks: pd.DataFrame) -> go.Figure:
+    """Return what every arm answers in every task, with the teacher as a dashed line and guessing as a dotted one.
+
+    Error bars are one standard error, not paired: whether two arms differ is told by the differences of the table.
+
+    Args:
+        tasks: the frame of `budwood.reporting.benchmarks.tasks_table`.
+    """
+    panels = {str(task): rows for task, rows in tasks.groupby("task", sort=False)}
+    figure = _panels("Questions", [f"{name} ({rows['metric'].iloc[0]})" for name, rows in panels.items()], 1)
+    for row, answers in enumerate(panels.values(), start=1):
+        trained = answers[answers["bin"] != ""]
+        for arm, scores in trained.groupby("model", sort=False):
+            error = {"array": 100 * scores["standard_error"].fillna(0.0), "color": GREY, "type": "data"}
+            look = {**_bar_look(str(arm)), "error_y": error, "showlegend": row == 1}
+            figure.add_bar(x=_variant_labels(scores), y=100 * scores["value"], row=row, col=1, **look)
+        lines = {
+            "teacher": ("dash", answers.loc[answers["bin"] == "", "value"]),
+            "guessing": ("dot", answers["chance"]),
+        }
+        for name, (dash, values) in lines.items():
+            for value in values.dropna().unique():
+                line = {
+                    "line": {"color": GREY, "dash": dash, "width": 2},
+                    "name": name,
+                    "showlegend": row == len(panels),
+                }
+                figure.add_hline(100 * value, row=row, col=1, **line)
+    figure.update_layout(barmode="group").update_yaxes(rangemode="tozero")
+    figure.update_xaxes(showticklabels=False).update_xaxes(showticklabels=True, row=max(1, len(panels)), col=1)
+    return _label_axes(figure, "variant", "%", len(panels), num_columns=1)
 
 
 def flops_by_stage(ledger: Sequence[LedgerEntry]) -> go.Figure:
@@ -216,6 +246,11 @@ def flops_by_stage(ledger: Sequence[LedgerEntry]) -> go.Figure:
 def _variants(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     groups = frame.groupby(["bin", "space"], sort=False)
     return {variant_name(str(bin_name), str(space)): rows for (bin_name, space), rows in groups}
+
+
+def _variant_labels(frame: pd.DataFrame) -> list[str]:
+    """Return the variant of every row, on two lines."""
+    return [variant_name(b, s).replace(" · ", "<br>") for b, s in zip(frame["bin"], frame["space"], strict=True)]
 
 
 def _num_columns(num_panels: int, num_columns: int = 2) -> int:

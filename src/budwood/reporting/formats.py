@@ -36,9 +36,11 @@ def flops(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time: 4.20 s, 12 min 5 s, 3 h 20 min, 12.4 days."""
+    """Return a time: 41.0 ms, 4.20 s, 12 min 5 s, 3 h 20 min, 12.4 days."""
     if not math.isfinite(seconds):
         return MISSING
+    if 0 < seconds < 1:
+        return f"{significant(1000 * seconds)} ms"
     if seconds < _SECONDS_PER_MINUTE:
         return f"{significant(seconds)} s"
     whole = round(seconds)
@@ -51,6 +53,8 @@ def duration(seconds: float) -> str:
 
 def size(num_bytes: float) -> str:
     """Return an amount of memory: 812 B, 4.20 MiB, 23.6 GiB."""
+    if not math.isfinite(num_bytes):
+        return MISSING
     power = min(len(_BYTE_PREFIXES) - 1, max(0, math.floor(math.log2(num_bytes) / 10))) if num_bytes >= 1 else 0
     return f"{significant(num_bytes / 1024**power)} {_BYTE_PREFIXES[power]}B"
 

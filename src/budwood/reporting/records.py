@@ -17,9 +17,20 @@ class TeacherPerplexity(TypedDict):
 
     split: str
     source: str
+    perplexity: float
     loss: float
     standard_error: float
+    bits_per_byte: float
+    bits_per_byte_standard_error: float
     tokens: int
+
+
+class HeldOutText(TypedDict):
+    """The text on which the teacher and all arms are scored."""
+
+    tokens_per_sequence: int
+    bytes: dict[str, list[int]]
+    """Bytes of the predicted text of every sequence, by source."""
 
 
 class Teacher(TypedDict):
@@ -81,6 +92,8 @@ class Findings:
         corpus_counts: `split`, `source`, `documents`, `tokens`.
         teacher: the teacher's record.
         ledger: all costs.
+        tasks: see `budwood.reporting.benchmarks.tasks_table`.
+        speeds: see `budwood.reporting.benchmarks.speeds_table`.
         provenance: how it was made (seeds, fingerprints, versions ...), shown as a nested list.
     """
 
@@ -90,6 +103,8 @@ class Findings:
     corpus_counts: pd.DataFrame
     teacher: Teacher
     ledger: list[LedgerEntry]
+    tasks: pd.DataFrame
+    speeds: pd.DataFrame
     provenance: Mapping[str, object]
 
 

@@ -1,7 +1,6 @@
 """The report: markdown from the findings, and one HTML page that opens offline."""
 
 import html
-import math
 import re
 from collections.abc import Mapping
 
@@ -13,15 +12,19 @@ from plotly.offline import get_plotlyjs
 
 from budwood.reporting import formats
 from budwood.reporting.ledger import CONFIDENCE, LEDGERS, NUM_RESAMPLES, total_by_stage
-from budwood.reporting.records import BASELINE, Findings, Teacher, variant_name
+from budwood.reporting.records import BASELINE, Findings, Teacher, TeacherPerplexity, variant_name
 from budwood.reporting.summary import start_here
-from budwood.reporting.tables import verdict
+from budwood.reporting.tables import NOISE_STANDARD_ERRORS, verdict
 
 # Where each figure belongs and what to see in it.
 FIGURES = {
     "perplexity_by_arm": (
         "Results",
         "Lower is better; bars are one unpaired standard error, the dashed line the teacher.",
+    ),
+    "tasks_by_arm": (
+        "Questions",
+        "Higher is better; bars are one unpaired standard error, dashed the teacher, dotted what guessing gives.",
     ),
     "training_curves_tokens": ("Savings", "A curve below the dotted line has passed the final loss of random_init."),
     "training_curves_flops": ("Savings", "The same losses over the training's cost; the search is not in it."),
@@ -62,6 +65,8 @@ def markdown_report(findings: Findings) -> str:
     sections = {
         "Start here": start_here(findings),
         "Results": _results(findings.results),
+        "Questions": _tasks(findings.tasks),
+        "Speed and memory": _speeds(findings.speeds),
         "Savings": _savings(findings.savings),
         "Search spaces": _search_spaces(findings.search_spaces),
         "Text": _corpus(findings.corpus_counts),
@@ -130,29 +135,120 @@ def _errors(frame: pd.DataFrame, column: str, error: str, *, signed: bool = Fals
 
 
 def _results(results: pd.DataFrame) -> str:
-    """Return the table of the teacher and the arms."""
-    teacher = results["bin"] == ""
-    sources = [str(name) for name in results if str(name).startswith("perplexity_")]
+    """Return the table of the teacher and the arms, and the same models by source of text."""
     differences = zip(results["difference"], results["difference_standard_error"], strict=True)
     words = [formats.MISSING if np.isnan(mean) else verdict(mean, error) for mean, error in differences]
     rates = [formats.MISSING if np.isnan(rate) else f"{rate:.2g}" for rate in results["learning_rate"]]
     columns = {
-        "variant": ["teacher" if own else name for own, name in zip(teacher, _names(results), strict=True)],
-        "model": results["model"].tolist(),
+        **_models(results),
         "parameters": results["num_parameters"].map(formats.count).tolist(),
-        "perplexity": results["perplexity"].map(formats.significant).tolist(),
-        "loss (nats)": _errors(results, "loss", "standard_error"),
-        f"loss minus {BASELINE} (paired)": _errors(results, "difference", "difference_standard_error", signed=True),
+        **_losses(results, ""),
         "verdict": words,
-        **{name.replace("_", ", ", 1): results[name].map(formats.significant).tolist() for name in sources},
         "training tokens": results["tokens"].map(formats.count).tolist(),
         "student's training": results["student_flops"].map(formats.flops).tolist(),
         "teacher's forward": results["teacher_flops"].map(formats.flops).tolist(),
         "learning rate": rates,
         "time": results["seconds"].map(formats.duration).tolist(),
     }
-    note = "Validation loss and perplexity per token, ± one standard error over the same sequences for all models."
+    note = (
+        "Validation loss and perplexity per token, and bits per byte of the text, ± one standard error over the same "
+        "sequences for all models. Bits per byte compare models whatever their tokenizers."
+    )
+    sources = [name.removeprefix("perplexity_") for name in map(str, results) if name.startswith("perplexity_")]
+    by_source = [
+        f"### On {name}\n\n{markdown_table(_models(results) | _losses(results, f'_{name}'), 2)}" for name in sources
+    ]
+    return "\n\n".join([note, markdown_table(columns, 2), *by_source])
+
+
+def _models(results: pd.DataFrame) -> dict[str, list[str]]:
+    """Return the columns that name a row."""
+    pairs = zip(results["bin"] == "", _names(results), strict=True)
+    return {"variant": ["teacher" if own else name for own, name in pairs], "model": results["model"].tolist()}
+
+
+def _losses(results: pd.DataFrame, suffix: str) -> dict[str, list[str]]:
+    """Return what models score on all text, or on that of a source, with errors."""
+    errors = {
+        "loss (nats)": ("loss{}", "standard_error", False),
+        "bits per byte": ("bits_per_byte{}", "bits_per_byte_standard_error", False),
+        f"loss minus {BASELINE} (paired)": ("difference{}", "difference_standard_error", True),
+    }
+    return {"perplexity": results[f"perplexity{suffix}"].map(formats.significant).tolist()} | {
+        title: _errors(results, column.format(suffix), f"{error}{suffix}", signed=signed)
+        for title, (column, error, signed) in errors.items()
+    }
+
+
+def _tasks(tasks: pd.DataFrame) -> str:
+    """Return a table of the teacher and the arms for every task."""
+    if tasks.empty:
+        return "No model was asked anything."
+    note = (
+        f"Asked through {tasks['harness'].iloc[0]}, in %, ± the standard error that it gives over the questions; where "
+        "all of them went alike, so few cannot tell the error. The paired difference is over the same questions, and "
+        f"beyond the noise where it exceeds {NOISE_STANDARD_ERRORS:g} of its errors."
+    )
+    parts = [note]
+    for name, rows in tasks.groupby("task", sort=False):
+        first = rows.iloc[0]
+        guess = "" if np.isnan(first["chance"]) else f"; guessing gives {100 * first['chance']:.1f} %"
+        asked = f"{first['num_questions']:,} questions, {first['num_fewshot']} shots, version {first['version']}{guess}"
+        pairs = zip(rows["difference"], rows["difference_standard_error"], strict=True)
+        columns = {
+            **_models(rows),
+            f"{first['metric']} (%)": _percents(rows["value"], rows["standard_error"]),
+            f"minus {BASELINE} (paired)": _percents(rows["difference"], rows["difference_standard_error"], signed=True),
+            "verdict": [formats.MISSING if np.isnan(mean) else verdict(mean, error) for mean, error in pairs],
+        }
+        parts.append(f"### {name}\n\n{asked}.\n\n{markdown_table(columns, 2)}")
+    return "\n\n".join(parts)
+
+
+def _percents(values: pd.Series, errors: pd.Series, *, signed: bool = False) -> list[str]:
+    return [
+        f"{100 * value:{'+' if signed and value else ''}.0f} (all alike)"
+        if error == 0
+        else formats.plus_minus(100 * value, 100 * error, signed=signed)
+        for value, error in zip(values, errors, strict=True)
+    ]
+
+
+def _speeds(speeds: pd.DataFrame) -> str:
+    """Return the table of latency, throughput and memory."""
+    if speeds.empty:
+        return "Speed was not measured."
+    first = speeds.iloc[0]
+    note = (
+        f"Measured on `{first['device']}` in {first['precision']}, {first['batch_size']} at a time: prompts of "
+        f"{first['prompt_tokens']} tokens are read at once (prefill), then {first['new_tokens']} tokens are generated "
+        "one by one with the cache (decode). Times are medians over repeats in which teacher and sub-network took "
+        "turns; the speed-up compares times of the same repeat: median (quartiles). Memory is the most that torch "
+        "held, weights included. The arms of a variant have the sub-network's speed."
+    )
+    columns = {
+        "variant": _names(speeds),
+        "model": speeds["model"].tolist(),
+        "parameters": speeds["num_parameters"].map(formats.count).tolist(),
+        "prefill": speeds["prefill_seconds"].map(formats.duration).tolist(),
+        "prefill, tokens/s": speeds["prefill_tokens_per_second"].map(formats.significant).tolist(),
+        "prefill, speed-up": _speedups(speeds, "prefill"),
+        "decode per token": speeds["decode_seconds"].map(formats.duration).tolist(),
+        "decode, tokens/s": speeds["decode_tokens_per_second"].map(formats.significant).tolist(),
+        "decode, speed-up": _speedups(speeds, "decode"),
+        "peak memory": speeds["peak_bytes"].map(formats.size).tolist(),
+        "KV cache per token": speeds["kv_bytes_per_token"].map(formats.size).tolist(),
+    }
     return f"{note}\n\n{markdown_table(columns, 2)}"
+
+
+def _speedups(speeds: pd.DataFrame, phase: str) -> list[str]:
+    names = [f"{phase}_speedup{suffix}" for suffix in ("", "_low", "_high")]
+    triples = speeds[names].itertuples(index=False, name=None)
+    return [
+        formats.MISSING if np.isnan(middle) else f"{middle:.2f}x ({low:.2f} to {high:.2f})"
+        for middle, low, high in triples
+    ]
 
 
 def _savings(savings: pd.DataFrame) -> str:
@@ -222,12 +318,13 @@ def _corpus(counts: pd.DataFrame) -> str:
 
 
 def _teacher(teacher: Teacher) -> str:
-    scores = pd.DataFrame(teacher["perplexity"], columns=["split", "source", "loss", "standard_error", "tokens"])
+    scores = pd.DataFrame(teacher["perplexity"], columns=list(TeacherPerplexity.__annotations__))
     columns = {
         "split": scores["split"].tolist(),
         "source": scores["source"].tolist(),
-        "perplexity": [formats.significant(math.exp(loss)) for loss in scores["loss"]],
+        "perplexity": scores["perplexity"].map(formats.significant).tolist(),
         "loss (nats)": _errors(scores, "loss", "standard_error"),
+        "bits per byte": _errors(scores, "bits_per_byte", "bits_per_byte_standard_error"),
         "tokens": scores["tokens"].map(formats.count).tolist(),
     }
     about = {name: teacher[name] for name in ("name", "model_type", "revision", "fingerprint", "license")}

@@ -1,11 +1,12 @@
 """Compare the teacher and the arms on the same validation sequences."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from budwood.reporting.records import BASELINE, Arm, Teacher
+from budwood.reporting.records import BASELINE, Arm, HeldOutText, Teacher
 
 NOISE_STANDARD_ERRORS = 2.0
 """A difference exceeds the noise when it is larger than this many of its standard errors."""
@@ -25,6 +26,56 @@ def mean_and_error(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
         raise ValueError("values: empty; at least one sequence is needed")
     error = array.std(ddof=1) / np.sqrt(array.size) if array.size > 1 else np.nan
     return float(array.mean()), float(error)
+
+
+def ratio_and_error(
+    numerators: Sequence[float] | np.ndarray, denominators: Sequence[float] | np.ndarray
+) -> tuple[float, float]:
+    """Return the ratio of two sums over sequences and its standard error.
+
+    The error is that of the mean residual `numerator - ratio * denominator` over the mean denominator: the usual
+    linearisation of a ratio estimator (Cochran, "Sampling Techniques", 1977, section 6.4). NaN for one sequence.
+
+    Raises:
+        ValueError: the numbers of sequences differ or are zero, or the denominators sum to zero.
+    """
+    top, bottom = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
+    if top.size != bottom.size:
+        raise ValueError(f"numerators and denominators: {top.size} and {bottom.size} sequences; they need the same")
+    if not bottom.sum() > 0:
+        raise ValueError(f"denominators: must sum to more than 0, got {bottom.sum()}")
+    ratio = float(top.sum() / bottom.sum())
+    _, error = mean_and_error(top - ratio * bottom)
+    return ratio, error / float(bottom.mean())
+
+
+def summarise(
+    losses: Sequence[float] | np.ndarray, num_bytes: Sequence[int] | np.ndarray, tokens_per_sequence: int
+) -> dict[str, float]:
+    """Return perplexity, loss and bits per byte over sequences of equal length, with standard errors.
+
+    Bits per byte are all bits that the sequences cost, ends of documents included, over the bytes of their text: a
+    measure in which models with different tokenizers compare.
+
+    Args:
+        losses: mean loss of each sequence, nats per token.
+        num_bytes: bytes of the predicted text of each sequence.
+        tokens_per_sequence: predicted tokens of a sequence.
+
+    Returns:
+        `perplexity`; `loss` and `standard_error` in nats per token; `bits_per_byte` and
+        `bits_per_byte_standard_error`.
+    """
+    loss, error = mean_and_error(losses)
+    bits = np.asarray(losses, dtype=float) * tokens_per_sequence / math.log(2)
+    bits_per_byte, bits_error = ratio_and_error(bits, num_bytes)
+    return {
+        "perplexity": float(np.exp(loss)),
+        "loss": loss,
+        "standard_error": error,
+        "bits_per_byte": bits_per_byte,
+        "bits_per_byte_standard_error": bits_error,
+    }
 
 
 def paired_difference(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> tuple[float, float]:
@@ -53,18 +104,18 @@ def verdict(difference: float, standard_error: float) -> str:
     return "lower, beyond the noise" if difference < 0 else "higher, beyond the noise"
 
 
-def results_table(arms: Sequence[Arm], teacher_losses: Losses, teacher: Teacher) -> pd.DataFrame:
+def results_table(arms: Sequence[Arm], teacher_losses: Losses, teacher: Teacher, text: HeldOutText) -> pd.DataFrame:
     """Return one row for the teacher and one per arm.
 
     Sequences have equal lengths, so the plain mean over the sequences of all sources is the token-weighted loss, and
     its exponential the perplexity.
 
     Returns:
-        Columns `bin`, `space`, `model`, `num_parameters`, `tokens`, `student_flops`, `teacher_flops`; `perplexity`,
-        `loss` and `standard_error` (nats per token, over sequences), overall and with the suffix `_<source>`;
-        `difference` and `difference_standard_error`: paired, the arm minus the variant's `random_init`;
-        `difference_to_best` and `difference_to_best_standard_error`: paired, minus the variant's arm of lowest loss;
-        `num_sequences`, `learning_rate`, `seconds`, `device`, `precision`. NaN or empty where it does not apply.
+        Columns `bin`, `space`, `model`, `num_parameters`, `tokens`, `student_flops`, `teacher_flops`; those of
+        `summarise` and `difference` with `difference_standard_error` (paired, the arm minus the variant's
+        `random_init`, nats per token), overall and with the suffix `_<source>`; `difference_to_best` and
+        `difference_to_best_standard_error`: paired, minus the variant's arm of lowest loss; `num_sequences`,
+        `learning_rate`, `seconds`, `device`, `precision`. NaN or empty where it does not apply.
 
     Raises:
         ValueError: the sources or numbers of sequences of an arm differ from the teacher's, or are zero.
@@ -73,14 +124,14 @@ def results_table(arms: Sequence[Arm], teacher_losses: Losses, teacher: Teacher)
         _check_same_sequences(arm, teacher_losses)
     nowhere = dict.fromkeys(("bin", "space", "device", "precision"), "")
     own = {"model": teacher["name"], "num_parameters": teacher["num_parameters"]}
-    rows: list[dict[str, object]] = [{**nowhere, **own, **_scores(teacher_losses)}]
+    nothing = _differences("", {"": teacher_losses})
+    rows: list[dict[str, object]] = [{**nowhere, **own, **_scores(teacher_losses, text), **nothing}]
     for arm in arms:
-        siblings = {a["arm"]: _pooled(a["losses"]) for a in arms if _variant(a) == _variant(arm)}
-        rows.append(_arm_columns(arm) | _scores(arm["losses"]) | _differences(arm["arm"], siblings))
+        siblings = {a["arm"]: a["losses"] for a in arms if _variant(a) == _variant(arm)}
+        rows.append(_arm_columns(arm) | _scores(arm["losses"], text) | _differences(arm["arm"], siblings))
     lead = ["bin", "space", "model", "num_parameters", "tokens", "student_flops", "teacher_flops"]
     tail = ["learning_rate", "seconds", "device", "precision"]
-    differences = [f"difference{to}{error}" for to in ("", "_to_best") for error in ("", "_standard_error")]
-    return pd.DataFrame(rows, columns=[*lead, *_scores(teacher_losses), *differences, *tail])
+    return pd.DataFrame(rows, columns=[*lead, *_scores(teacher_losses, text), *nothing, *tail])
 
 
 def _variant(arm: Arm) -> tuple[str, str]:
@@ -109,23 +160,29 @@ def _arm_columns(arm: Arm) -> dict[str, object]:
     return {**own, **cost, "seconds": arm["seconds"], **how}
 
 
-def _scores(losses: Losses) -> dict[str, object]:
-    """Return perplexity, loss and its standard error, overall and by source."""
-    by_suffix = {"": _pooled(losses)} | {f"_{source}": np.asarray(values) for source, values in losses.items()}
+def _by_suffix(values: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
+    """Return the values of all sources under the suffix "", and of every source under its own."""
+    return {"": _pooled(values)} | {f"_{source}": np.asarray(own, dtype=float) for source, own in values.items()}
+
+
+def _scores(losses: Losses, text: HeldOutText) -> dict[str, object]:
+    """Return perplexity, loss and bits per byte with standard errors, overall and by source."""
+    by_suffix, num_bytes = _by_suffix(losses), _by_suffix(text["bytes"])
     columns: dict[str, object] = {"num_sequences": by_suffix[""].size}
     for suffix, values in by_suffix.items():
-        loss, error = mean_and_error(values)
-        scores = {"perplexity": float(np.exp(loss)), "loss": loss, "standard_error": error}
+        scores = summarise(values, num_bytes[suffix], text["tokens_per_sequence"])
         columns |= {f"{name}{suffix}": score for name, score in scores.items()}
     return columns
 
 
-def _differences(arm: str, siblings: Mapping[str, np.ndarray]) -> dict[str, object]:
+def _differences(arm: str, siblings: Mapping[str, Losses]) -> dict[str, object]:
     """Return the paired differences to the variant's baseline and best arm with standard errors; NaN to itself."""
-    best = min(siblings, key=lambda name: float(np.nan_to_num(siblings[name].mean(), nan=np.inf)))
+    losses = {name: _by_suffix(values) for name, values in siblings.items()}
+    best = min(losses, key=lambda name: float(np.nan_to_num(losses[name][""].mean(), nan=np.inf)))
+    pairs = {f"difference{{}}{suffix}": (BASELINE, suffix) for suffix in losses[arm]}
     columns: dict[str, object] = {}
-    for column, other in {"difference": BASELINE, "difference_to_best": best}.items():
-        defined = other in siblings and other != arm
-        difference = paired_difference(siblings[arm], siblings[other]) if defined else (np.nan, np.nan)
-        columns |= dict(zip((column, f"{column}_standard_error"), difference, strict=True))
+    for column, (other, suffix) in (pairs | {"difference_to_best{}": (best, "")}).items():
+        defined = other in losses and other != arm
+        difference = paired_difference(losses[arm][suffix], losses[other][suffix]) if defined else (np.nan, np.nan)
+        columns |= dict(zip((column.format(""), column.format("_standard_error")), difference, strict=True))
     return columns

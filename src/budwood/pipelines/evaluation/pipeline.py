@@ -1,13 +1,33 @@
-"""Per variant: arms -> scores; then histories, curves, arms and ledger of all variants."""
+"""Per variant: arms -> scores, downstream, efficiency; then all of these, histories, curves and ledger together."""
 
 from kedro.pipeline import Node, Pipeline
 
-from budwood.pipelines.evaluation.nodes import ARMS, GATHERED, evaluate_arms, gather
+from budwood.pipelines.evaluation.nodes import (
+    ARMS,
+    GATHERED,
+    ask_arms,
+    ask_teacher,
+    build_tasks,
+    evaluate_arms,
+    gather,
+    measure_speed,
+)
 from budwood.pipelines.grid import current_parameters, for_each_variant, wants_teacher_cache
+
+HOW = ["params:evaluation", "params:measurement"]
 
 
 def create_pipeline() -> Pipeline:
-    """Measure all arms of every variant and gather the results."""
+    """Measure the teacher and all arms of every variant and gather the results."""
+    shared = Pipeline(
+        [
+            Node(build_tasks, ["tokens", "teacher", "params:evaluation"], "heldout_tasks", name="build_tasks"),
+            Node(
+                ask_teacher, ["teacher", "heldout_tasks", *HOW, "workspace"], "teacher_downstream", name="ask_teacher"
+            ),
+        ],
+        tags="evaluation",
+    )
     stages = Pipeline(
         [
             Node(
@@ -15,9 +35,11 @@ def create_pipeline() -> Pipeline:
                 [*ARMS, *(f"{arm}_run" for arm in ARMS), "tokens", "params:measurement"],
                 ["scores", "evaluation_costs"],
                 name="evaluate_arms",
-                tags="evaluation",
-            )
-        ]
+            ),
+            Node(ask_arms, [*ARMS, "heldout_tasks", *HOW, "workspace"], "downstream", name="ask_arms"),
+            Node(measure_speed, ["teacher", "subnet", *HOW], "efficiency", name="measure_speed"),
+        ],
+        tags="evaluation",
     )
     parts = {
         f"{bin_name}__{space}__{what}": f"subnets.{bin_name}.{space}.{what}"
@@ -25,14 +47,15 @@ def create_pipeline() -> Pipeline:
         for what in GATHERED
     }
     cached = ["teacher_cache_record"] if wants_teacher_cache() else []
-    shared = {name: name for name in ("calibration_costs", "teacher_evaluation", *cached)}
+    of_teacher = {name: name for name in ("calibration_costs", "teacher_evaluation", "teacher_downstream", *cached)}
     # In the namespace of the variants, so that the collapsed graph shows one box with few edges.
     gathering = Node(
         gather,
-        shared | parts,
-        ["histories", "curves", "certificates", "arms", "ledger"],
+        of_teacher | parts,
+        ["histories", "curves", "certificates", "arms", "downstream", "efficiency", "ledger"],
         name="gather",
         namespace="subnets",
         tags="evaluation",
     )
-    return for_each_variant(stages, {"tokens"}) + Pipeline([gathering])
+    variants = for_each_variant(stages, {"tokens", "teacher", "heldout_tasks", "workspace"})
+    return shared + variants + Pipeline([gathering])

@@ -9,6 +9,7 @@ from budwood import __version__
 from budwood.corpus.packing import PackedCorpus
 from budwood.parameters import MeasurementParameters, SearchParameters
 from budwood.reporting import figures
+from budwood.reporting.benchmarks import Downstream, Efficiency, speeds_table, tasks_table
 from budwood.reporting.ledger import savings
 from budwood.reporting.records import Arm, Findings, LedgerEntry, Teacher
 from budwood.reporting.report import html_report, markdown_report
@@ -23,18 +24,27 @@ def tabulate_results(
     arms: list[Arm], curves: pd.DataFrame, ledger: Ledger, teacher_record: Teacher, teacher_evaluation: Record
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the losses of all models, and what starting from a sub-network saved."""
-    return results_table(arms, teacher_evaluation["losses"], teacher_record), savings(curves, ledger)
+    results = results_table(arms, teacher_evaluation["losses"], teacher_record, teacher_evaluation["text"])
+    return results, savings(curves, ledger)
+
+
+def tabulate_benchmarks(
+    downstream: list[Downstream], efficiency: list[Efficiency]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return what all models answer, and how fast they are."""
+    return tasks_table(downstream), speeds_table(efficiency)
 
 
 def draw_figures(
-    histories: pd.DataFrame, curves: pd.DataFrame, results: pd.DataFrame, ledger: Ledger
-) -> tuple[go.Figure, go.Figure, go.Figure, go.Figure, go.Figure]:
+    histories: pd.DataFrame, curves: pd.DataFrame, results: pd.DataFrame, tasks: pd.DataFrame, ledger: Ledger
+) -> tuple[go.Figure, go.Figure, go.Figure, go.Figure, go.Figure, go.Figure]:
     """Return the figures of the report."""
     return (
         figures.search_trajectory(histories),
         figures.training_curves(curves, x="tokens"),
         figures.training_curves(curves, x="flops"),
         figures.perplexity_by_arm(results),
+        figures.tasks_by_arm(tasks),
         figures.flops_by_stage(ledger),
     )
 
@@ -48,6 +58,8 @@ def write_markdown(
     teacher_evaluation: Record,
     ledger: Ledger,
     certificates: pd.DataFrame,
+    tasks: pd.DataFrame,
+    speeds: pd.DataFrame,
     tokens: PackedCorpus,
     search: SearchParameters,
     schedule: Schedule,
@@ -80,6 +92,8 @@ def write_markdown(
             corpus_counts=corpus_counts,
             teacher={**teacher_record, "perplexity": teacher_evaluation["perplexity"]},
             ledger=ledger,
+            tasks=tasks,
+            speeds=speeds,
             provenance=provenance,
         )
     )
@@ -92,6 +106,7 @@ def write_html(
     training_curves_tokens: go.Figure,
     training_curves_flops: go.Figure,
     perplexity_by_arm: go.Figure,
+    tasks_by_arm: go.Figure,
     flops_by_stage: go.Figure,
 ) -> str:
     """Return the report as one page that opens offline."""
@@ -103,6 +118,7 @@ def write_html(
             "training_curves_tokens": training_curves_tokens,
             "training_curves_flops": training_curves_flops,
             "perplexity_by_arm": perplexity_by_arm,
+            "tasks_by_arm": tasks_by_arm,
             "flops_by_stage": flops_by_stage,
         },
     )

@@ -1,8 +1,14 @@
-"""arms, curves, histories, ledger -> results, savings, figures, report."""
+"""arms, curves, histories, downstream, efficiency, ledger -> results, savings, tasks, speeds, figures, report."""
 
 from kedro.pipeline import Node, Pipeline
 
-from budwood.pipelines.reporting.nodes import draw_figures, tabulate_results, write_html, write_markdown
+from budwood.pipelines.reporting.nodes import (
+    draw_figures,
+    tabulate_benchmarks,
+    tabulate_results,
+    write_html,
+    write_markdown,
+)
 
 
 def create_pipeline() -> Pipeline:
@@ -12,6 +18,7 @@ def create_pipeline() -> Pipeline:
         "training_curves_tokens",
         "training_curves_flops",
         "perplexity_by_arm",
+        "tasks_by_arm",
         "flops_by_stage",
     ]
     return Pipeline(
@@ -22,7 +29,8 @@ def create_pipeline() -> Pipeline:
                 ["results", "savings"],
                 name="tabulate_results",
             ),
-            Node(draw_figures, ["histories", "curves", "results", "ledger"], drawn, name="draw_figures"),
+            Node(tabulate_benchmarks, ["downstream", "efficiency"], ["tasks", "speeds"], name="tabulate_benchmarks"),
+            Node(draw_figures, ["histories", "curves", "results", "tasks", "ledger"], drawn, name="draw_figures"),
             Node(
                 write_markdown,
                 [
@@ -34,6 +42,8 @@ def create_pipeline() -> Pipeline:
                     "teacher_evaluation",
                     "ledger",
                     "certificates",
+                    "tasks",
+                    "speeds",
                     "tokens",
                     "params:search",
                     "params:schedule",

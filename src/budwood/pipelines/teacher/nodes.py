@@ -9,10 +9,11 @@ from torch import Tensor
 
 from budwood.arch.count import forward_flops_per_token, num_parameters
 from budwood.corpus.packing import PackedCorpus
-from budwood.evaluation.perplexity import source_losses, summarise
+from budwood.evaluation.perplexity import source_bytes, source_losses
 from budwood.parameters import MeasurementParameters, TeacherParameters
 from budwood.pipelines.work import claim
-from budwood.subnet.checkpoint import load_model, read_architecture, read_config
+from budwood.reporting.tables import summarise
+from budwood.subnet.checkpoint import load_model, load_tokenizer, read_architecture, read_config
 from budwood.subnet.importance import measure_importance
 from budwood.subnet.teacher import fetch_teacher as fetch
 from budwood.subnet.teacher import fingerprint
@@ -69,13 +70,18 @@ def evaluate_teacher(teacher: Path, tokens: PackedCorpus, measurement: Measureme
     """
     started = time.perf_counter()
     compute, length = measurement.compute(), measurement.length
+    tokenizer = load_tokenizer(teacher)
+    num_bytes = {
+        split: source_bytes(tokenizer, tokens, split, (length, count)) for split, count in measurement.reported.items()
+    }
     model = compute.place(load_model(teacher, compute.dtype))
     losses = {
         split: source_losses(model, tokens, split, (length, count), "teacher")
         for split, count in measurement.reported.items()
     }
-    perplexity = [
-        {"split": split, "source": source} | summarise(values, length)
+    perplexity: list[Record] = [
+        {"split": split, "source": source, "tokens": len(values) * length}
+        | summarise(values, num_bytes[split][source], length)
         for split, by_source in losses.items()
         for source, values in by_source.items()
     ]
@@ -84,6 +90,7 @@ def evaluate_teacher(teacher: Path, tokens: PackedCorpus, measurement: Measureme
     return {
         "perplexity": perplexity,
         "losses": losses["validation"],
+        "text": {"tokens_per_sequence": length, "bytes": num_bytes["validation"]},
         "costs": [
             {
                 "stage": "evaluation",

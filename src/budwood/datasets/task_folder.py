@@ -1,0 +1,48 @@
+"""Questions in the catalog, as the evaluation harness reads them."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from kedro.io import AbstractDataset
+from kedro_datasets._typing import JSONPreview
+
+from budwood.evaluation.harness import write_tasks
+
+Questions = dict[str, list[dict[str, Any]]]
+
+
+class TaskFolderDataset(AbstractDataset[Questions, Path]):
+    """A folder for `lm_eval --include_path`: saved as questions by task, handed on as its path."""
+
+    def __init__(self, *, filepath: str | os.PathLike[str], metadata: dict[str, Any] | None = None) -> None:
+        """Point to the folder.
+
+        Args:
+            filepath: The folder on a local file system.
+            metadata: For plugins, as in every dataset.
+        """
+        self._filepath = Path(filepath)
+        self.metadata = metadata
+
+    def load(self) -> Path:
+        """Name the folder."""
+        return self._filepath
+
+    def save(self, data: Questions) -> None:
+        """Write a task for each entry, replacing those of before."""
+        write_tasks(data, self._filepath)
+
+    def preview(self) -> JSONPreview:
+        """Show the first question of every task in Kedro-Viz."""
+        firsts = []
+        for file in sorted(self._filepath.glob("*.jsonl")):
+            with file.open(encoding="utf-8") as lines:
+                firsts.append(f'"{file.stem}": {next(lines)}')
+        return JSONPreview("{" + ",".join(firsts) + "}")
+
+    def _exists(self) -> bool:
+        return self._filepath.is_dir()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}

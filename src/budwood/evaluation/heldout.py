@@ -1,0 +1,143 @@
+"""Questions made from held-out text, for where no benchmark can be downloaded."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from budwood.corpus.packing import PackedCorpus
+
+LAST_WORD, CONTINUATION = "heldout_last_word", "heldout_continuation"
+NUM_CHOICES = 4
+
+# A whole word of letters between single spaces: what ends the passages of LAMBADA, without the function words.
+_LAST_WORD = re.compile(r"(?<=\S) [^\W\d_]{4,}(?=[\s.,;:!?]|$)")
+_MOST_TOKENS = 2**20
+# Passages among which those of other documents are looked for.
+_NUM_DRAWS = 64
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOutSettings:
+    """How questions are made."""
+
+    questions: int = 100
+    """Questions of each source in each task."""
+    context_words: int = 32
+    """Words that a model reads."""
+    continuation_words: int = 12
+    """Words of each of the four continuations."""
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        """Check the sizes.
+
+        Raises:
+            ValueError: one is not positive.
+        """
+        for name in ("questions", "context_words", "continuation_words"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Passage:
+    document: int
+    context: str
+    continuation: str
+
+
+def read_texts(corpus: PackedCorpus, tokenizer: PreTrainedTokenizerBase, split: str) -> dict[str, list[str]]:
+    """Return the documents of a split by source; of a long source its first million tokens."""
+    texts = {}
+    for source in corpus.sources(split):
+        count = min(corpus.num_tokens(split, source) - 1, _MOST_TOKENS)
+        tokens = corpus.windows(split, 1, source=source, limit=count)[:, 0]
+        documents = np.split(tokens, np.flatnonzero(tokens == corpus.eos_token_id) + 1)
+        texts[source] = [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in documents]
+    return texts
+
+
+def heldout_questions(texts: Mapping[str, Sequence[str]], settings: HeldOutSettings) -> dict[str, list[Row]]:
+    """Return the questions of both tasks, as many from every source; equal arguments give equal questions.
+
+    `heldout_last_word` asks for the last word of a passage, as LAMBADA does (Paperno et al., 2016).
+    `heldout_continuation` asks which of four texts goes on from a context, as HellaSwag does (Zellers et al., 2019);
+    the wrong ones are how passages of other documents of the same source go on. All four are drawn alike, so a model
+    that does not read the context is right once in four.
+
+    Args:
+        texts: documents by source.
+        settings: how many, and of what size.
+
+    Returns:
+        For `heldout_last_word`: `source`, `context`, `target`; for `heldout_continuation`: `source`, `context`,
+        `choices` and `label`, the place of the true one.
+
+    Raises:
+        ValueError: a source holds too little text.
+    """
+    questions: dict[str, list[Row]] = {LAST_WORD: [], CONTINUATION: []}
+    for source, documents in texts.items():
+        rng = np.random.default_rng(settings.seed)
+        passages = _passages(documents, settings, rng)
+        drawn = {
+            LAST_WORD: [row for row in map(_last_word, passages) if row],
+            CONTINUATION: [row for passage in passages if (row := _continuation(passage, passages, rng))],
+        }
+        for task, rows in drawn.items():
+            if len(rows) < settings.questions:
+                raise ValueError(
+                    f"source {source!r}: {len(documents)} held-out documents give {len(rows)} questions for {task}, "
+                    f"asked for questions={settings.questions}; ask for fewer or shorter ones "
+                    f"(context_words={settings.context_words}, continuation_words={settings.continuation_words}), or "
+                    "hold out more text"
+                )
+            questions[task] += [{"source": source} | row for row in rows[: settings.questions]]
+    return questions
+
+
+def _passages(documents: Sequence[str], settings: HeldOutSettings, rng: np.random.Generator) -> list[_Passage]:
+    """Cut documents into passages and shuffle them, with one of every document before the second of any."""
+    cut = [list(_cut(number, text, settings)) for number, text in enumerate(documents)]
+    for own in cut:
+        rng.shuffle(own)
+    rounds = [[passage for passage in passages if passage] for passages in zip_longest(*cut)]
+    return [passages[index] for passages in rounds for index in rng.permutation(len(passages))]
+
+
+def _cut(document: int, text: str, settings: HeldOutSettings) -> Iterator[_Passage]:
+    words = list(re.finditer(r"\S+", text))
+    length = settings.context_words + settings.continuation_words
+    for first in range(0, len(words) - length + 1, length):
+        begin, middle, end = first, first + settings.context_words, first + length
+        context = text[words[begin].start() : words[middle - 1].end()]
+        yield _Passage(document, context, text[words[middle].start() : words[end - 1].end()])
+
+
+def _last_word(passage: _Passage) -> Row | None:
+    """Return the question for the last word of a passage that can be asked for; None where there is none."""
+    text = f"{passage.context} {passage.continuation}"
+    found = list(_LAST_WORD.finditer(text, len(passage.context)))
+    return {"context": text[: found[-1].start()], "target": found[-1].group()} if found else None
+
+
+def _continuation(passage: _Passage, passages: Sequence[_Passage], rng: np.random.Generator) -> Row | None:
+    """Return the question for how a passage goes on; None where no three other continuations are found."""
+    drawn = [passages[index] for index in rng.choice(len(passages), min(len(passages), _NUM_DRAWS), replace=False)]
+    others = [
+        other.continuation
+        for other in drawn
+        if other.document != passage.document and other.continuation != passage.continuation
+    ]
+    if len(others) < NUM_CHOICES - 1:
+        return None
+    label = int(rng.integers(NUM_CHOICES))
+    choices = [*others[:label], passage.continuation, *others[label : NUM_CHOICES - 1]]
+    return {"context": passage.context, "choices": choices, "label": label}
