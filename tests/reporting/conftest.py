@@ -12,7 +12,7 @@ import pytest
 
 from budwood.reporting import figures, ledger, tables
 from budwood.reporting.benchmarks import Downstream, Efficiency, speeds_table, tasks_table
-from budwood.reporting.records import ARMS, Arm, Findings, HeldOutText, LedgerEntry, Teacher
+from budwood.reporting.records import ARMS, Arm, Findings, HeldOutText, LedgerEntry, Teacher, Winner
 
 NUM_SEQUENCES = {"wikipedia": 24, "addresses": 40}
 TEACHER_LOSS = {"wikipedia": 2.9, "addresses": 3.6}
@@ -50,7 +50,32 @@ class Study:
         made = {"seed": 42, "fingerprints": {"corpus": "9f2c", "teacher": self.teacher["fingerprint"]}}
         tables_ = (self.results, saved, self.search_spaces, self.corpus_counts)
         measured = {"tasks": tasks_table(self.downstream), "speeds": speeds_table(self.efficiency)}
-        return Findings(*tables_, teacher=self.teacher, ledger=self.ledger, provenance=made, **measured)
+        return Findings(
+            *tables_, teacher=self.teacher, ledger=self.ledger, winners=self.winners, provenance=made, **measured
+        )
+
+    @property
+    def winners(self) -> list[Winner]:
+        """What the searches found: the first one's lead is certain, no other has one."""
+        return [
+            {
+                "bin": row.bin,
+                "space": row.space,
+                "description": "12 layers x 448 wide",
+                "num_parameters": 33_630_000,
+                "num_evaluations": 60,
+                "fitness": "perplexity",
+                "selection_loss": 6.25,
+                "choice_loss": 5.5,
+                "choice_interval": (5.25, 5.75),
+                "lead": None if place else 0.125,
+                "lead_interval": None if place else (0.0625, 0.1875),
+                "finalist_tokens": 0,
+                "search_flops": 2.5e12,
+                "paper_flops": 6.5e17,
+            }
+            for place, row in enumerate(self.search_spaces.itertuples())
+        ]
 
     @cached_property
     def figures(self) -> dict[str, go.Figure]:

@@ -13,7 +13,7 @@ from budwood.reporting.report import FIGURES, html_report, markdown_report
 
 HEADINGS = [
     *("Start here", "Results", "Questions", "Speed and memory", "Savings"),
-    *("Search spaces", "Text", "Teacher", "Costs", "How this was made"),
+    *("Search", "Search spaces", "Text", "Teacher", "Costs", "How this was made"),
 ]
 
 
@@ -181,8 +181,8 @@ def test_the_page_is_whole_and_offline(study) -> None:
     assert not re.search(r"@import|url\(", tags.styles)
     assert page.count("Plotly.newPlot(") - html_report("", {}).count("Plotly.newPlot(") == len(figures)
     assert tags.tags.count("figure") == len(figures)
-    # Eight sections with one, two sources more in the results, and a second task.
-    assert tags.tags.count("table") == 11
+    # Nine sections with one, two sources more in the results, and a second task.
+    assert tags.tags.count("table") == 12
     assert "prefers-color-scheme: dark" in tags.styles
 
 
@@ -211,3 +211,18 @@ def test_html_in_the_markdown_is_shown_not_run(text: str) -> None:
     tags = Tags(html_report(f"# Title\n\n{text}\n", {}))
     assert tags.tags.count("script") == 1
     assert "img" not in tags.tags
+
+
+def test_what_a_search_found_is_told_with_its_confidence(make_study) -> None:
+    """The first variant's lead is sure, the others had one finalist."""
+    page = markdown_report(make_study(2).findings)
+    section = page.partition("## Search\n")[2].partition("\n## ")[0]
+    first, second = [line for line in section.splitlines() if "12 layers x 448 wide" in line]
+    for told in ("33.63M", " 60 ", "6.250", "5.500 [5.250, 5.750]", "0.125 [0.062, 0.188]", "2.50 TFLOP", "650 PFLOP"):
+        assert told in first
+    assert "n/a" in second
+    assert "perplexity on the search's text" in section
+
+
+def test_a_report_without_any_search_says_so(study) -> None:
+    assert "Nothing was searched." in markdown_report(dataclasses.replace(study.findings, winners=[]))

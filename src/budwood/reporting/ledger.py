@@ -66,7 +66,7 @@ def total_by_stage(ledger: Sequence[LedgerEntry]) -> pd.DataFrame:
 
 
 def paper_search_flops(
-    center: Architecture, *, num_evaluations: int, num_sequences: int, sequence_length: int
+    center: Architecture, *, num_evaluations: int = 5050, num_sequences: int = 1000, sequence_length: int = 512
 ) -> float:
     """Return what the paper charges for one search (section B.2, table 9).
 

@@ -80,6 +80,32 @@ class LedgerEntry(TypedDict):
     seconds: float
 
 
+class Winner(TypedDict):
+    """What the search of one variant found, and what that cost."""
+
+    bin: str
+    space: str
+    description: str
+    num_parameters: int
+    num_evaluations: int
+    fitness: str
+    selection_loss: float
+    """On the text of the search, by its fitness."""
+    choice_loss: float
+    """On the text of the choice, nats per token, corrected as it is exported."""
+    choice_interval: tuple[float, float]
+    """Of that, with 95 % confidence."""
+    lead: float | None
+    """Over the next finalist; none where there was none."""
+    lead_interval: tuple[float, float] | None
+    finalist_tokens: int
+    """On which finalists were trained before the choice."""
+    search_flops: float
+    """Of search and choice, as they ran."""
+    paper_flops: float
+    """What the paper's schedule would have cost: 5,050 candidates on 512,000 tokens each."""
+
+
 @dataclass(frozen=True, slots=True)
 class Findings:
     """All that the report tells.
@@ -92,6 +118,7 @@ class Findings:
         corpus_counts: `split`, `source`, `documents`, `tokens`.
         teacher: the teacher's record.
         ledger: all costs.
+        winners: of all searches.
         tasks: see `budwood.reporting.benchmarks.tasks_table`.
         speeds: see `budwood.reporting.benchmarks.speeds_table`.
         provenance: how it was made (seeds, fingerprints, versions ...), shown as a nested list.
@@ -103,6 +130,7 @@ class Findings:
     corpus_counts: pd.DataFrame
     teacher: Teacher
     ledger: list[LedgerEntry]
+    winners: list[Winner]
     tasks: pd.DataFrame
     speeds: pd.DataFrame
     provenance: Mapping[str, object]

@@ -2,7 +2,7 @@
 
 import html
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ from plotly.offline import get_plotlyjs
 
 from budwood.reporting import formats
 from budwood.reporting.ledger import CONFIDENCE, LEDGERS, NUM_RESAMPLES, total_by_stage
-from budwood.reporting.records import BASELINE, Findings, Teacher, TeacherPerplexity, variant_name
+from budwood.reporting.records import BASELINE, Findings, Teacher, TeacherPerplexity, Winner, variant_name
 from budwood.reporting.summary import start_here
 from budwood.reporting.tables import NOISE_STANDARD_ERRORS, verdict
 
@@ -30,7 +30,7 @@ FIGURES = {
     "training_curves_flops": ("Savings", "The same losses over the training's cost; the search is not in it."),
     "parameter_spread": ("Search spaces", "A bin that holds little of a uniform sample is hard to hit by chance."),
     "search_trajectory": (
-        "Search spaces",
+        "Search",
         "Open points were dropped before they had read all text. Where the line is flat, nothing better was found.",
     ),
     "flops_by_stage": ("Costs", "What each variant spent; 'shared' costs serve several variants."),
@@ -68,6 +68,7 @@ def markdown_report(findings: Findings) -> str:
         "Questions": _tasks(findings.tasks),
         "Speed and memory": _speeds(findings.speeds),
         "Savings": _savings(findings.savings),
+        "Search": _winners(findings.winners),
         "Search spaces": _search_spaces(findings.search_spaces),
         "Text": _corpus(findings.corpus_counts),
         "Teacher": _teacher(findings.teacher),
@@ -178,6 +179,42 @@ def _losses(results: pd.DataFrame, suffix: str) -> dict[str, list[str]]:
         title: _errors(results, column.format(suffix), f"{error}{suffix}", signed=signed)
         for title, (column, error, signed) in errors.items()
     }
+
+
+def _winners(winners: Sequence[Winner]) -> str:
+    """Return a table of what every search found."""
+    if not winners:
+        return "Nothing was searched."
+    note = (
+        f"The best finalist of every search on text that no stage of it has read, cut and corrected as it is exported "
+        f"({CONFIDENCE:.0%} intervals over sequences). Where the interval of its lead over the next finalist holds 0, "
+        "the text does not tell the two apart. The cost is what ran; the paper's schedule would have let 5,050 "
+        "candidates read 512,000 tokens each."
+    )
+    trained = max(winner["finalist_tokens"] for winner in winners)
+    if trained:
+        note += f" Finalists were trained on {formats.count(trained)} tokens before the choice."
+    columns = {
+        "variant": [variant_name(winner["bin"], winner["space"]) for winner in winners],
+        "found": [winner["description"] for winner in winners],
+        "parameters": [formats.count(winner["num_parameters"]) for winner in winners],
+        "candidates": [formats.count(winner["num_evaluations"]) for winner in winners],
+        f"{winners[0]['fitness']} on the search's text": [f"{winner['selection_loss']:.3f}" for winner in winners],
+        "loss (nats)": [f"{w['choice_loss']:.3f} {_interval(w['choice_interval'])}" for w in winners],
+        "lead (nats)": [
+            formats.MISSING if w["lead"] is None else f"{w['lead']:.3f} {_interval(w['lead_interval'])}"
+            for w in winners
+        ],
+        "cost": [formats.flops(winner["search_flops"]) for winner in winners],
+        "the paper's schedule": [formats.flops(winner["paper_flops"]) for winner in winners],
+    }
+    return f"{note}\n\n{markdown_table(columns, 2)}"
+
+
+def _interval(bounds: tuple[float, float] | None) -> str:
+    if bounds is None or any(bound is None or np.isnan(bound) for bound in bounds):
+        return f"[{formats.MISSING}]"
+    return f"[{bounds[0]:.3f}, {bounds[1]:.3f}]"
 
 
 def _tasks(tasks: pd.DataFrame) -> str:

@@ -29,15 +29,21 @@ from budwood.subnet.checkpoint import load_model, load_tokenizer, read_architect
 from budwood.subnet.teacher import fingerprint
 
 Record = dict[str, Any]
+Records = list[Record]
 
 ARMS = ("random_init", "subnet_init", "distilled")
 COSTS = ("search_costs", "choice_costs", "export_costs", "evaluation_costs")
 GATHERED = (
-    *("history", "certificate", "scores", "downstream", "efficiency"),
+    *("history", "best", "certificate", "scores", "downstream", "efficiency"),
     *COSTS,
     *(f"{arm}_curve" for arm in ARMS),
 )
 """Datasets of a variant that the tables of all variants are made from."""
+WINNER = (
+    *("description", "num_parameters", "num_evaluations", "fitness", "selection_loss", "choice_loss"),
+    *("choice_interval", "lead", "lead_interval", "finalist_tokens", "paper_flops"),
+)
+"""Facts of a search that its table tells."""
 CERTIFIED = ("num_parameters", "largest_logit_difference", "native", "class", "fingerprint")
 """Facts of a certificate that fit in a table."""
 
@@ -168,8 +174,10 @@ def gather(
     teacher_downstream: list[Record],
     teacher_cache_record: Record | None = None,
     **parts: Any,
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, list[Record], list[Record], list[Record], list[Record]]:
-    """Return the histories, curves, certificates, arms, downstream answers, speeds and costs of all variants.
+) -> tuple[
+    pd.DataFrame, pd.DataFrame, pd.DataFrame, list[Record], list[Record], list[Record], list[Record], list[Record]
+]:
+    """Return the histories, curves, certificates, winners, arms, downstream answers, speeds and costs of all variants.
 
     Args:
         calibration_costs: of the teacher's importance.
@@ -182,6 +190,7 @@ def gather(
     histories: list[pd.DataFrame] = []
     curves: list[pd.DataFrame] = []
     certificates: list[Record] = []
+    winners: list[Record] = []
     arms: list[Record] = []
     ledger: list[Record] = []
     downstream: list[Record] = [{"bin": "", "space": ""} | record for record in teacher_downstream]
@@ -194,6 +203,8 @@ def gather(
         part = {what: parts[f"{bin_name}__{space}__{what}"] for what in GATHERED}
         histories.append(part["history"].assign(**variant))
         certificates.append(variant | {key: part["certificate"][key] for key in CERTIFIED})
+        spent = sum(cost["flops"] for cost in [*part["search_costs"], *part["choice_costs"]])
+        winners.append(variant | {key: part["best"][key] for key in WINNER} | {"search_flops": spent})
         arms += [variant | score for score in part["scores"]]
         curves += [part[f"{arm}_curve"].assign(**variant, arm=arm) for arm in ARMS]
         downstream += [variant | record for record in part["downstream"]]
@@ -206,7 +217,8 @@ def gather(
             variant | {"arm": record["model"]} | cost for record in part["downstream"] for cost in _task_costs([record])
         ]
         ledger += [variant | cost for score in part["scores"] for cost in _training_costs(score)]
-    return pd.concat(histories), pd.concat(curves), pd.DataFrame(certificates), arms, downstream, efficiency, ledger
+    tables = pd.concat(histories), pd.concat(curves), pd.DataFrame(certificates)
+    return *tables, winners, arms, downstream, efficiency, ledger
 
 
 def _task_costs(records: list[Record]) -> Iterator[Record]:

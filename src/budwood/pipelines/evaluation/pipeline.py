@@ -52,7 +52,7 @@ def create_pipeline() -> Pipeline:
     gathering = Node(
         gather,
         of_teacher | parts,
-        ["histories", "curves", "certificates", "arms", "downstream", "efficiency", "ledger"],
+        ["histories", "curves", "certificates", "winners", "arms", "downstream", "efficiency", "ledger"],
         name="gather",
         namespace="subnets",
         tags="evaluation",

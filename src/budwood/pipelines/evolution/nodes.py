@@ -20,6 +20,8 @@ from budwood.pipelines.evolution.evaluators import EvaluatorSource, evaluating_c
 from budwood.pipelines.evolution.finals import Finals, Look
 from budwood.pipelines.tracking import track
 from budwood.pipelines.work import claim
+from budwood.reporting.ledger import paper_search_flops
+from budwood.reporting.plan import in_small
 from budwood.search.candidate import SearchRecord
 from budwood.search.choice import Choice, choose
 from budwood.search.pareto import ParetoEvolution
@@ -68,6 +70,7 @@ def evolve(
         "fitness": search.fitness,
         "parameter_bin": [parameter_bin.low, parameter_bin.high],
         "num_evaluations": len(records),
+        "paper_flops": paper_search_flops(_center(bin_, parameter_bin, ranked)),
         "candidates": [
             _describe(selection, ranked) | {"selection_loss": loss}
             for loss, selection in strategy.elites[: search.num_finalists]
@@ -131,10 +134,17 @@ def choose_winner(
         candidate | {"choice_loss": statistics.mean(look.losses)}
         for candidate, look in zip(finalists["candidates"], looks, strict=True)
     ]
-    shared = {name: finalists[name] for name in ("fitness", "parameter_bin", "num_evaluations", "front")}
+    shared = {name: finalists[name] for name in ("fitness", "parameter_bin", "num_evaluations", "paper_flops", "front")}
     told = [{name: candidate[name] for name in candidate if name != "selection"} for candidate in candidates]
     best = {**candidates[choice.winner], **shared, **_confidence(choice), "finalists": told}
     return best | {"finalist_tokens": search.finalist_tokens}, [_cost(looks)]
+
+
+def _center(bin_: BinParameters, parameter_bin: ParameterBin, ranked: Architecture) -> Architecture:
+    """Return the model that the paper would charge a search by."""
+    if bin_.reference:
+        return bin_.reference.architecture()
+    return in_small(ranked, (parameter_bin.low + parameter_bin.high) / 2)
 
 
 def _open_strategy(

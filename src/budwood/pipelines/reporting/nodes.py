@@ -11,7 +11,7 @@ from budwood.parameters import MeasurementParameters, SearchParameters
 from budwood.reporting import figures
 from budwood.reporting.benchmarks import Downstream, Efficiency, speeds_table, tasks_table
 from budwood.reporting.ledger import savings
-from budwood.reporting.records import Arm, Findings, LedgerEntry, Teacher
+from budwood.reporting.records import Arm, Findings, LedgerEntry, Teacher, Winner
 from budwood.reporting.report import html_report, markdown_report
 from budwood.reporting.tables import results_table
 from budwood.training.job import Schedule
@@ -58,6 +58,7 @@ def write_markdown(
     teacher_evaluation: Record,
     ledger: Ledger,
     certificates: pd.DataFrame,
+    winners: list[Winner],
     tasks: pd.DataFrame,
     speeds: pd.DataFrame,
     tokens: PackedCorpus,
@@ -92,6 +93,7 @@ def write_markdown(
             corpus_counts=corpus_counts,
             teacher={**teacher_record, "perplexity": teacher_evaluation["perplexity"]},
             ledger=ledger,
+            winners=winners,
             tasks=tasks,
             speeds=speeds,
             provenance=provenance,

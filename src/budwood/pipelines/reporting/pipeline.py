@@ -42,6 +42,7 @@ def create_pipeline() -> Pipeline:
                     "teacher_evaluation",
                     "ledger",
                     "certificates",
+                    "winners",
                     "tasks",
                     "speeds",
                     "tokens",
