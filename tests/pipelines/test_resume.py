@@ -88,6 +88,6 @@ def test_other_parameters_reuse_only_what_still_matches(started):
     finish(started)
     output = finish(started, "--params=schedule.tokens=4096")
     reused = [line for line in output.splitlines() if "Continuing with what" in line]
-    assert {Path(line.split()[-2]).name.split("-")[0] for line in reused} == {"search", "export"}
+    assert {Path(line.split()[-2]).name.split("-")[0] for line in reused} == {"search", "finals", "export"}
     curve = results(started)["curve"]
     assert curve["tokens"].max() == 4096

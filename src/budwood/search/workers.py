@@ -61,6 +61,8 @@ class RayEvaluate:
         import ray  # noqa: PLC0415 - optional
 
         self._ray: Any = ray
+        # Ray gives its workers the lowest priority; here they are the work.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
         local = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": self._num_workers, **quiet}
         self._ray.init(**local)

@@ -31,6 +31,13 @@ def untold(metrics: Mapping[str, float], step: int) -> None:
     del metrics, step
 
 
+def brief(schedule: Schedule, tokens: int) -> Schedule:
+    """Return the schedule of a short run: a cosine whose warm-up takes no more than a quarter of its steps."""
+    num_steps = -(-tokens // schedule.tokens_per_step)
+    warmup = {"warmup_steps": min(schedule.num_warmup_steps, num_steps // 4), "warmup_ratio": 0.0}
+    return schedule.model_copy(update={"tokens": tokens, "shape": "cosine", "num_evaluations": 1, **warmup})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
     """What a finalist is worth."""
@@ -89,7 +96,6 @@ class Finals:
         assert learning_rate is not None, "the parameters were validated together"
         folder.mkdir(parents=True, exist_ok=True)
         cut = write_checkpoint(own_weights(child), self.teacher, folder / "cut")
-        schedule = self.schedule.model_copy(update={"tokens": self.search.finalist_tokens, "num_evaluations": 1})
         job = TrainingJob(
             arm="finalist",
             model_folder=cut,
@@ -98,7 +104,7 @@ class Finals:
             corpus_folder=self.tokens.directory,
             output_folder=folder,
             learning_rate=learning_rate,
-            schedule=schedule,
+            schedule=brief(self.schedule, self.search.finalist_tokens),
             heldout_windows=self.measurement.heldout,
             device=self.measurement.device,
             precision=self.measurement.precision,
