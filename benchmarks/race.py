@@ -46,14 +46,14 @@ def measure(cache_dir: Path) -> NDArray[np.float64]:
     ordered = open_ordered(quickstart.teacher, Ordering(), importance)
     ordered = ordered.materialise(choose_compute())
     text = torch.from_numpy(quickstart.tokens.windows("selection", SEQUENCE_LENGTH, limit=NUM_SEQUENCES))
-    evaluate, rng = SubnetEvaluator(ordered, text, batch_size=8), np.random.default_rng(0)
+    evaluate, rng = SubnetEvaluator(teacher=ordered, windows=text, batch_size=8), np.random.default_rng(0)
     space = SearchSpace(teacher=ordered.ranked, layerwise=False)
     kept = cache_dir / f"race-{NUM_CANDIDATES}x{NUM_SEQUENCES}x{SEQUENCE_LENGTH}.jsonl"
     rows = [json.loads(line) for line in kept.read_text().splitlines()] if kept.is_file() else []
     selections = [sample(space, HALF, rng) for _ in range(NUM_CANDIDATES)]
     with kept.open("a") as file:
         for selection in tqdm(selections[len(rows) :], desc="measuring", unit="candidate"):
-            rows.append(list(evaluate(selection).sequence_losses))
+            rows.append(list(evaluate.one(selection).sequence_losses))
             file.write(json.dumps(rows[-1]) + "\n")
             file.flush()
     return np.array(rows)
@@ -72,7 +72,10 @@ def main() -> None:
     for _ in range(arguments.num_races):
         table = losses[:, rng.permutation(NUM_SEQUENCES)]
         read = race(
-            lambda candidate, sequences, table=table: table[candidate, sequences].tolist(), NUM_CANDIDATES, STAGES, 1
+            lambda candidates, sequences, table=table: table[list(candidates), sequences].tolist(),
+            NUM_CANDIDATES,
+            STAGES,
+            1,
         )
         finishers = [row for row, seen in enumerate(read) if len(seen) == NUM_SEQUENCES]
         regrets.append(means[min(finishers, key=lambda row: means[row])] - means.min())

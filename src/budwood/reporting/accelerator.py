@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from budwood.training.progress import PEAK_FLOPS
+
 _GIB = 2**30
 
 
@@ -19,13 +21,13 @@ class Accelerator:
 AcceleratorName = Literal["a100-40gb", "a100-80gb", "h100", "h200", "b200", "l40s", "rtx4090", "mi300x", "cpu"]
 
 ACCELERATORS: dict[AcceleratorName, Accelerator] = {
-    "a100-40gb": Accelerator(flops_per_second=312e12, memory_bytes=40 * _GIB),
-    "a100-80gb": Accelerator(flops_per_second=312e12, memory_bytes=80 * _GIB),
-    "h100": Accelerator(flops_per_second=989e12, memory_bytes=80 * _GIB),
-    "h200": Accelerator(flops_per_second=989e12, memory_bytes=141 * _GIB),
-    "b200": Accelerator(flops_per_second=2250e12, memory_bytes=180 * _GIB),
-    "l40s": Accelerator(flops_per_second=362e12, memory_bytes=48 * _GIB),
-    "rtx4090": Accelerator(flops_per_second=165e12, memory_bytes=24 * _GIB),
+    "a100-40gb": Accelerator(flops_per_second=PEAK_FLOPS["A100"], memory_bytes=40 * _GIB),
+    "a100-80gb": Accelerator(flops_per_second=PEAK_FLOPS["A100"], memory_bytes=80 * _GIB),
+    "h100": Accelerator(flops_per_second=PEAK_FLOPS["H100"], memory_bytes=80 * _GIB),
+    "h200": Accelerator(flops_per_second=PEAK_FLOPS["H200"], memory_bytes=141 * _GIB),
+    "b200": Accelerator(flops_per_second=PEAK_FLOPS["B200"], memory_bytes=180 * _GIB),
+    "l40s": Accelerator(flops_per_second=PEAK_FLOPS["L40S"], memory_bytes=48 * _GIB),
+    "rtx4090": Accelerator(flops_per_second=PEAK_FLOPS["RTX 4090"], memory_bytes=24 * _GIB),
     "mi300x": Accelerator(flops_per_second=1307e12, memory_bytes=192 * _GIB),
     "cpu": Accelerator(flops_per_second=192e9, memory_bytes=8 * _GIB, precision="float32"),
 }

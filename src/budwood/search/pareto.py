@@ -50,7 +50,7 @@ class ParetoEvolution(Evolution):
             ValueError: there is nothing to go on with, or an objective was not measured.
         """
         super().tell(results, dropped)
-        self._told += [Elite(evaluation.loss, candidate, evaluation) for candidate, evaluation in results]
+        self._told += [Elite(candidate, evaluation) for candidate, evaluation in results]
         if self._reference is None:
             self._reference = self._points(self._told).max(0)
 

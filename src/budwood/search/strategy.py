@@ -110,9 +110,13 @@ class EvolutionSettings:
 class Elite:
     """A candidate that may become a parent."""
 
-    loss: float
     candidate: Candidate
     evaluation: Evaluation
+
+    @property
+    def loss(self) -> float:
+        """Of its evaluation."""
+        return self.evaluation.loss
 
 
 @dataclass(slots=True)
@@ -194,7 +198,7 @@ class Evolution:
         Raises:
             ValueError: there is nothing to go on with.
         """
-        pool = self._elites + [Elite(evaluation.loss, candidate, evaluation) for candidate, evaluation in results]
+        pool = self._elites + [Elite(candidate, evaluation) for candidate, evaluation in results]
         if not pool:
             raise ValueError("no candidate of the first generation has a finite loss: check the teacher and the text")
         self._elites = self._survivors(sorted(pool, key=lambda elite: (elite.loss, elite.candidate.key)))
