@@ -130,7 +130,8 @@ def _is_current(directory: Path, sources: Sequence[TextSource], settings: Mappin
     """Whether a folder holds the corpus of these settings, and what it was made from has not changed."""
     if not (directory / INDEX_FILE).is_file():
         return False
-    origin = json.loads((directory / INDEX_FILE).read_text(encoding="utf-8"))["origin"]
+    # Folders of earlier versions say nothing of their origin.
+    origin = json.loads((directory / INDEX_FILE).read_text(encoding="utf-8")).get("origin", {})
     if origin.get("settings") != json.loads(json.dumps(settings)):
         return False
     states = [SourceState(**origin["sources"][source.name]) for source in sources]
