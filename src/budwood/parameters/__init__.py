@@ -1,0 +1,32 @@
+"""Typed parameters: what `conf/*/parameters.yml` may hold. Kedro validates them before any node runs."""
+
+from budwood.parameters.arms import ArmParameters, Arms
+from budwood.parameters.corpus import CorpusParameters, SourceParameters
+from budwood.parameters.grid import BinParameters, Bins, Grid, SpaceParameters, Spaces
+from budwood.parameters.measurement import EvaluationParameters, MeasurementParameters
+from budwood.parameters.plan import PlanParameters
+from budwood.parameters.project import PAPER, ProjectParameters, expand_presets, read_parameters
+from budwood.parameters.search import SearchParameters
+from budwood.parameters.teacher import ModelSizes, TeacherParameters
+
+__all__ = [
+    "PAPER",
+    "ArmParameters",
+    "Arms",
+    "BinParameters",
+    "Bins",
+    "CorpusParameters",
+    "EvaluationParameters",
+    "Grid",
+    "MeasurementParameters",
+    "ModelSizes",
+    "PlanParameters",
+    "ProjectParameters",
+    "SearchParameters",
+    "SourceParameters",
+    "SpaceParameters",
+    "Spaces",
+    "TeacherParameters",
+    "expand_presets",
+    "read_parameters",
+]

@@ -1,0 +1,18 @@
+"""On what a study would run."""
+
+from pydantic import Field
+
+from budwood.reporting.accelerator import AcceleratorName
+from budwood.training.job import Strict
+
+
+class PlanParameters(Strict):
+    """On what a study would run, to tell beforehand what it costs; see `budwood.reporting.plan`."""
+
+    accelerator: AcceleratorName = "h100"
+    num_devices: int = Field(default=1, gt=0)
+    """Devices that train in parallel; they divide the time, not the memory."""
+    mfu: float = Field(default=0.4, gt=0, le=1)
+    """Share of the peak that forward and backward passes reach."""
+    disk_gb: float | None = Field(default=None, gt=0)
+    """Room for everything that is written; what is free here where it is empty."""
