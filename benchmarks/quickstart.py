@@ -9,7 +9,10 @@ from torch import Tensor
 from budwood.corpus.documents import TextSource
 from budwood.corpus.ingestion import tokenize_sources
 from budwood.corpus.packing import PackedCorpus
+from budwood.search.elimination import Elimination
 from budwood.subnet.checkpoint import load_model, load_tokenizer, read_architecture
+from budwood.subnet.device import choose_compute
+from budwood.subnet.elimination import leave_layers_out
 from budwood.subnet.importance import Importance, measure_importance
 from budwood.subnet.teacher import TeacherSource, fetch_teacher
 
@@ -43,6 +46,10 @@ class Quickstart:
         model = load_model(self.teacher, torch.float32).eval()
         text = self.windows("calibration", num_windows)[:, :-1]
         return measure_importance(model, read_architecture(self.teacher), text)
+
+    def elimination(self, num_windows: int) -> Elimination:
+        """Leave the teacher's layers out one by one, on calibration text."""
+        return leave_layers_out(self.teacher, self.windows("calibration", num_windows), choose_compute())
 
 
 def open_quickstart(cache_dir: Path = CACHE_DIR) -> Quickstart:

@@ -31,7 +31,15 @@ def variant(**changes) -> Variant:
 def study(**changes) -> Study:
     """Return the paper's study of one bin and one space."""
     reading = Reading(
-        length=512, batch_size=16, calibration=64, selection=1000, choice=64, teacher=100, validation=200, heldout=32
+        length=512,
+        batch_size=16,
+        calibration=64,
+        elimination=4,
+        selection=1000,
+        choice=64,
+        teacher=100,
+        validation=200,
+        heldout=32,
     )
     facts = {"teacher": PYTHIA_69B, "teacher_bytes_per_parameter": 2, "variants": (variant(),), "reading": reading}
     facts |= {

@@ -1,4 +1,4 @@
-"""The surrogate: what it sees of a candidate, that it learns, and that the same draws give the same picks."""
+"""The surrogate: what it sees of a candidate, that it learns, and what it hopes for where it knows little."""
 
 from dataclasses import replace
 
@@ -49,21 +49,40 @@ def test_picks_are_near_the_best() -> None:
     picked, drawn = [], []
     for _ in range(20):
         sizes = [(int(hidden), int(neurons)) for hidden, neurons in rng.integers(2, 65, size=(20, 2))]
-        picked.append(loss(*sizes[surrogate.pick([shape(*size) for size in sizes], rng)]))
+        place, _ = surrogate.most_promising([shape(*size) for size in sizes], 0.5)
+        picked.append(loss(*sizes[place]))
         drawn.append(np.mean([loss(*size) for size in sizes]))
     assert np.mean(picked) - 5 < 0.25 * (np.mean(drawn) - 5)
 
 
-def test_equal_draws_give_equal_picks() -> None:
-    sizes = [shape(hidden, 20) for hidden in range(2, 60)]
-    picks = [[learnt().pick(sizes, np.random.default_rng(seed)) for seed in range(5)] for _ in range(2)]
-    assert picks[0] == picks[1]
-    assert len(set(picks[0])) > 1
+def test_the_more_is_hoped_the_farther_from_what_is_known() -> None:
+    """Depth was always 4: nothing is known of other depths."""
+    sizes = [shape(32, 16, depth) for depth in range(1, 9)]
+    surrogate = learnt()
+    surrogate.learn([shape(32, 16, 3)], [loss(32, 16)])
+    (sober, expected), (hopeful, possible) = surrogate.most_promising(sizes, 0), surrogate.most_promising(sizes, 5)
+    assert possible < expected
+    assert abs(hopeful + 1 - 3.5) > abs(sober + 1 - 3.5)
+
+
+def test_what_is_believed_is_less_uncertain_and_expected_as_before() -> None:
+    surrogate, place = learnt(), [shape(2, 64)]
+    (_, expected), (_, hoped) = surrogate.most_promising(place, 0), surrogate.most_promising(place, 2)
+    surrogate.believe(*place)
+    assert surrogate.most_promising(place, 0)[1] == pytest.approx(expected, abs=0.01)
+    assert surrogate.most_promising(place, 2)[1] > hoped
+
+
+def test_learning_forgets_beliefs() -> None:
+    believing, plain = learnt(), learnt()
+    believing.believe(shape(2, 64))
+    for surrogate in (believing, plain):
+        surrogate.learn([shape(10, 10)], [loss(10, 10)])
+    assert believing.most_promising([shape(2, 64)], 1) == plain.most_promising([shape(2, 64)], 1)
 
 
 def test_a_terrible_loss_does_not_drown_the_others() -> None:
     surrogate = learnt()
     surrogate.learn([shape(2, 2)], [1e6])
     sizes = [(32, 16), (2, 64), (64, 64), (8, 3)]
-    rng = np.random.default_rng(0)
-    assert {surrogate.pick([shape(*size) for size in sizes], rng) for _ in range(5)} == {0}
+    assert surrogate.most_promising([shape(*size) for size in sizes], 0.5)[0] == 0

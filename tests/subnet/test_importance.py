@@ -177,6 +177,8 @@ def test_the_round_trip_through_tensors_is_the_identity(importance):
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in again.to_tensors().items())
     assert len(again.layers) == 4
     assert again.norms.keys() == importance.norms.keys()
+    assert again.eliminated == importance.eliminated == ()
+    assert Importance.from_tensors(replace(importance, eliminated=(2, 0, 3, 1)).to_tensors()).eliminated == (2, 0, 3, 1)
 
 
 def test_the_round_trip_keeps_more_than_ten_layers_in_order(importance):
@@ -190,6 +192,7 @@ def test_importance_of_weights_is_sums_of_squares(teacher, architecture):
     family, weights = family_of(architecture.family), weights_of(teacher)
     actual = importance_of_weights(weights, architecture)
     assert not actual.norms
+    assert list(actual.eliminated) == sorted(range(4), key=lambda layer: float(actual.layers[layer].change))
     channels = torch.zeros(48)
     for position, layer in enumerate(actual.layers):
         spec = architecture.layers[position]

@@ -97,6 +97,17 @@ def test_layers_are_ranked_by_the_score_asked_for(teacher_folder, importance, sc
 
 
 @llama_only
+def test_layers_that_can_be_left_out_first_are_ranked_last(teacher_folder, importance):
+    ordering = Ordering(layer_score="elimination")
+    ordered = open_ordered(teacher_folder, ordering, replace(importance, eliminated=(2, 0, 3, 1)))
+    assert ordered.ranking == (1, 3, 0, 2)
+    with pytest.raises(ValueError, match="layer_score: elimination needs an importance in which layers were left out"):
+        open_ordered(teacher_folder, ordering, importance)
+    by_weight = open_ordered(teacher_folder, Ordering(by="magnitude", layer_score="elimination"))
+    assert by_weight.ranking == open_ordered(teacher_folder, Ordering(by="magnitude")).ranking
+
+
+@llama_only
 def test_pairs_stay_and_are_ranked_by_their_mean_share(importance, orders):
     ordered = orders["activation", "preserve"]
     pairs = torch.stack([layer.pairs(16) for layer in importance.layers])

@@ -63,9 +63,10 @@ class SpaceParameters(Strict):
     ordering: OrderingKind = "activation"
     """`activation`: first means most important on calibration text; `magnitude`: by the weights alone; `native`: the
     teacher's own order, as in the paper."""
-    layer_score: LayerScore = "change"
-    """What layers are ranked by: `influence`, 1 - cosine of input and output; `change`, the normalised square error of
-    leaving the layer out."""
+    layer_score: LayerScore = "elimination"
+    """What layers are ranked by: `elimination`, the order in which they are left out one by one, always the one without
+    which the loss is lowest; `change`, the normalised square error of leaving the layer out; `influence`, 1 - cosine of
+    input and output."""
     rope: Rope = "preserve"
     """`preserve`: kept rotary pairs keep their frequencies; `rebuild`: as in the paper's reference code."""
     score_gain: bool = True

@@ -16,6 +16,8 @@ class MeasurementParameters(Strict):
     """Tokens predicted per sequence."""
     calibration: int = Field(gt=0)
     """Sequences behind the importance scores."""
+    elimination: int = Field(default=4, gt=0)
+    """The most of these on which layers are left out one by one."""
     selection: int = Field(gt=0)
     """Sequences on which all candidates of a search are compared."""
     choice: int = Field(gt=0)

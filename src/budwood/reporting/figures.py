@@ -17,7 +17,11 @@ from budwood.reporting.records import ARMS, BASELINE, LedgerEntry, variant_name
 ARM_COLORS = dict(zip(ARMS, ("#D55E00", "#0072B2", "#009E73"), strict=True))
 ARM_SYMBOLS = dict(zip(ARMS, ("circle", "square", "diamond"), strict=True))
 STAGE_COLORS = dict(
-    zip(STAGES, ("#E69F00", "#56B4E9", "#8C6BB1", "#F0E442", "#44AA99", "#CC79A7", "#7f7f7f", "#bfbfbf"), strict=True)
+    zip(
+        STAGES,
+        ("#E69F00", "#A6761D", "#56B4E9", "#8C6BB1", "#F0E442", "#44AA99", "#CC79A7", "#7f7f7f", "#bfbfbf"),
+        strict=True,
+    )
 )
 # Contrast at least 3.9 : 1 against white as well as against #111.
 GREY = "#7f7f7f"

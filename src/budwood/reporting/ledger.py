@@ -12,8 +12,8 @@ from budwood.arch.count import forward_flops_per_token
 from budwood.arch.spec import Architecture
 from budwood.reporting.records import BASELINE, SHARED, LedgerEntry
 
-STAGES = ("calibration", "search", "compensation", "teacher_cache", "training", "teacher", "heldout", "evaluation")
-SEARCH_STAGES = ("calibration", "search", "compensation")
+SEARCH_STAGES = ("calibration", "elimination", "search", "compensation")
+STAGES = (*SEARCH_STAGES, "teacher_cache", "training", "teacher", "heldout", "evaluation")
 """What it takes to find and cut out the sub-network of one variant."""
 LEDGERS = ("training", "with_search", "with_selection", "with_teacher")
 """Each charges what the one before it does, and more; see `savings`."""

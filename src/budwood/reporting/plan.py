@@ -37,6 +37,8 @@ _NUM_CHECKPOINTS = 3
 _UINT16_VALUES = 2**16
 _LARGE_HISTORIES_BYTES = 4 * 2**30
 _SECONDS_PER_HOUR = 3600
+_TRIALS_PER_LAYER = 5
+"""Layers that are left out on trial, about, for every one that is left out: 4.7 of 30 in SmolLM2-135M."""
 
 COLUMNS = [
     *("stage", "bin", "space", "arm", "tokens", "flops", "paper_flops", "device_hours"),
@@ -54,6 +56,8 @@ class Reading:
     batch_size: int
     """Of one forward pass."""
     calibration: int
+    elimination: int
+    """Every time that a layer is left out on trial."""
     selection: int
     """For each candidate."""
     choice: int
@@ -291,6 +295,10 @@ def _shared_rows(study: Study) -> Iterator[dict[str, object]]:
     )
     files = {"disk_bytes": num_parameters(teacher) * study.teacher_bytes_per_parameter}
     yield _row("calibration", None, SHARED, reading.calibration * reading.length, forward) | held | files
+    depth = teacher.num_hidden_layers
+    trials = min(_TRIALS_PER_LAYER * depth, depth * (depth + 1) // 2)
+    half = forward_flops_per_token(teacher.with_layers(teacher.layers[: (depth + 1) // 2]), context=reading.length)
+    yield _row("elimination", None, SHARED, trials * reading.elimination * reading.length, half) | held
     yield _row("evaluation", None, SHARED, reading.teacher * reading.length, forward) | held
 
 

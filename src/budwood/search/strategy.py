@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -21,6 +22,8 @@ ProbabilityReading = Literal["gate", "share"]
 
 MAX_REDRAWS = 500
 """Offspring redrawn until one is new and in the bin; past this the operator falls back to a random member."""
+MAX_STEPS = 20
+"""That a screened candidate takes from its parent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,8 +48,8 @@ class EvolutionSettings:
     """Share of mutants in which another layer's neurons pay for the dimension that changes, so that their number of
     parameters stays; not in the paper."""
     screening: int = 1
-    """Proposals for every candidate after the first generation, of which a model of the losses so far picks the one to
-    read; not in the paper, nor in `random`. See `budwood.search.surrogate`."""
+    """Proposals for every step in which a model of the losses so far leads a mutant or a crossover on before it is
+    read; 1: none, as in the paper. See `budwood.search.surrogate`."""
     probability_reading: ProbabilityReading = "gate"
     """`gate`: an offspring passes through its operator with this probability at each try, and is tried until it is
     new; `share`: this share of the population are mutants and as many crossovers, the rest random."""
@@ -212,18 +215,40 @@ class Evolution:
         return pool[: self.settings.num_elites]
 
     def _new(self, make: Callable[[], Selection | None], origin: Origin) -> Candidate:
-        # Nothing is known yet of what the first generation could be screened by.
-        wanted = self.settings.screening if origin != "initial" and self.settings.strategy != "random" else 1
+        screened = self.settings.screening > 1 and origin in {"mutation", "crossover"}
+        wanted = self.settings.screening if screened else 1
         proposals = self._propose(make, origin, wanted) or self._propose(self._random, "random", 1)
         if proposals:
-            sizes = [proposal.selection.architecture(self.space.teacher) for proposal in proposals]
-            chosen = proposals[self._surrogate.pick(sizes, self._rng) if len(proposals) > 1 else 0]
+            chosen = self._screen(proposals) if screened else proposals[0]
             self._seen.add(chosen.key)
             return chosen
         raise ValueError(
             f"the bin {self.parameter_bin} holds too few sub-networks for {self.settings.num_evaluations:,} "
             f"evaluations: {len(self._seen):,} found; lower the population or the epochs, or widen the bin"
         )
+
+    def _screen(self, proposals: Sequence[Candidate]) -> Candidate:
+        """Return the most promising proposal, or what it becomes in steps that each promise more.
+
+        How much is hoped of what is uncertain differs from one candidate to the next, so that a generation spreads.
+        """
+        width = abs(self._rng.normal())
+        best, bound = self._most_promising(proposals, width)
+        for _ in range(MAX_STEPS):
+            nearby = self._propose(partial(self._neighbor, best.selection), best.origin, self.settings.screening)
+            if not nearby:
+                break
+            better, lower = self._most_promising(nearby, width)
+            if lower >= bound:
+                break
+            best, bound = better, lower
+        self._surrogate.believe(best.selection.architecture(self.space.teacher))
+        return best
+
+    def _most_promising(self, proposals: Sequence[Candidate], width: float) -> tuple[Candidate, float]:
+        sizes = [proposal.selection.architecture(self.space.teacher) for proposal in proposals]
+        place, bound = self._surrogate.most_promising(sizes, width)
+        return proposals[place], bound
 
     def _propose(self, make: Callable[[], Selection | None], origin: Origin, count: int) -> list[Candidate]:
         """Return new members inside the bin; fewer, or none, where redrawing finds no more."""
@@ -252,8 +277,9 @@ class Evolution:
 
     def _mutant(self) -> Selection | None:
         parent = self._elite()
-        if self._gate_closed():
-            return None
+        return None if self._gate_closed() else self._neighbor(parent)
+
+    def _neighbor(self, parent: Selection) -> Selection | None:
         if self.settings.level_switch and self._rng.random() < self.settings.level_switch:
             return self._constrain(switch_levels(parent, self.space, self.parameter_bin, self._rng))
         return self._constrain(mutate(parent, self.space, self._rng))

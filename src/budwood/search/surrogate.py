@@ -63,16 +63,35 @@ class Surrogate:
             warnings.simplefilter("ignore", ConvergenceWarning)
             self._model.fit(self._scaled(points), np.minimum(values, np.quantile(values, _WORST_QUANTILE)))
 
-    def pick(self, proposals: Sequence[Architecture], rng: np.random.Generator) -> int:
-        """Return the place of the proposal that is best in one draw from what the process holds possible.
+    def most_promising(self, proposals: Sequence[Architecture], width: float) -> tuple[int, float]:
+        """Return the place of the proposal whose loss may be the lowest, and how low it may be.
 
-        Draws differ, so that picks spread as far as the process is uncertain (Thompson, 1933, "On the likelihood that
-        one unknown probability exceeds another").
+        Args:
+            proposals: at least one.
+            width: standard deviations between the loss that is expected and the one that may be (Srinivas et al.,
+                2010, "Gaussian process optimization in the bandit setting").
         """
+        expected, deviation = self._fitted.predict(self._scaled(features(proposals)), return_std=True)
+        bounds = np.round(expected - width * deviation, _DECIMALS)
+        place = int(np.argmin(bounds))
+        return place, float(bounds[place])
+
+    def believe(self, architecture: Architecture) -> None:
+        """Count a candidate as read, with the loss that is expected of it, until more is learnt.
+
+        Nothing more is expected to be found out there, so that the next ones are sought elsewhere (Ginsbourger et al.,
+        2010, "Kriging is well-suited to parallelize optimization").
+        """
+        model = self._fitted
+        point = self._scaled(features([architecture]))
+        values = model.y_train_ * model._y_train_std + model._y_train_mean  # noqa: SLF001 - it keeps no others
+        believer = GaussianProcessRegressor(model.kernel_, optimizer=None, normalize_y=True)
+        self._model = believer.fit(np.vstack([model.X_train_, point]), np.append(values, model.predict(point)))
+
+    @property
+    def _fitted(self) -> GaussianProcessRegressor:
         assert self._model is not None, "nothing was learnt"
-        points = self._scaled(features(proposals))
-        drawn = self._model.sample_y(points, random_state=int(rng.integers(2**31)))[:, 0]
-        return int(np.argmin(np.round(drawn, _DECIMALS)))
+        return self._model
 
     def _scaled(self, points: Features) -> Features:
         scaled: Features = (points - self._center) / self._scale

@@ -67,12 +67,17 @@ class Importance:
     first position is left out: it carries massive activations that no other position has."""
     layers: tuple[LayerImportance, ...]
     """In depth order."""
+    eliminated: tuple[int, ...] = ()
+    """All layers, those first that can best be left out; empty where that was not tried, see
+    `budwood.subnet.elimination`."""
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Return the statistics by name, ready for a safetensors file."""
         tensors = {"channels": self.channels} | {f"norms.{name}": energy for name, energy in self.norms.items()}
         for position, layer in enumerate(self.layers):
             tensors |= {f"layers.{position}.{field.name}": getattr(layer, field.name) for field in fields(layer)}
+        if self.eliminated:
+            tensors["eliminated"] = torch.tensor(self.eliminated)
         return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
     @classmethod
@@ -85,7 +90,8 @@ class Importance:
             LayerImportance(**{name: tensors[f"layers.{position}.{name}"] for name in names})
             for position in range(depth)
         )
-        return cls(channels=tensors["channels"], norms=norms, layers=layers)
+        eliminated = tuple(tensors["eliminated"].tolist()) if "eliminated" in tensors else ()
+        return cls(channels=tensors["channels"], norms=norms, layers=layers, eliminated=eliminated)
 
 
 @torch.no_grad()
@@ -125,7 +131,8 @@ def importance_of_weights(weights: Mapping[str, Tensor], architecture: Architect
     """Return the importance of a teacher's components by the magnitude of their weights, without any text.
 
     Every score is the sum of the squares of the weights that belong to the component: for neurons and heads the product
-    of what leads in and what leads out; values count as uncorrelated, and norms as if all their entries were alike.
+    of what leads in and what leads out; values count as uncorrelated, and norms as if all their entries were alike. The
+    layers that write least are those that can best be left out.
 
     Args:
         weights: the teacher's, by the names of its family's table.
@@ -143,7 +150,8 @@ def importance_of_weights(weights: Mapping[str, Tensor], architecture: Architect
             squares[family.output].mean(1) + squares[family.mlp_out].mean(1),
         )
         layers.append(_layer_of_weights(squares, family, spec))
-    return Importance(channels=channels, norms={}, layers=tuple(layers))
+    eliminated = sorted(range(len(layers)), key=lambda layer: float(layers[layer].change))
+    return Importance(channels=channels, norms={}, layers=tuple(layers), eliminated=tuple(eliminated))
 
 
 def _layer_of_weights(squares: Mapping[Module, Tensor], family: Family, spec: LayerSpec) -> LayerImportance:

@@ -21,8 +21,9 @@ from budwood.subnet.tensors import CheckpointTensors
 OrderingKind = Literal["activation", "magnitude", "native"]
 """What a teacher is ordered by: activations on calibration text, the magnitude of its weights, or nothing, so that the
 first entries are those of the teacher as it is, as in the paper."""
-LayerScore = Literal["influence", "change"]
-"""What layers are ranked by: block influence, or the normalised square error of leaving the layer out."""
+LayerScore = Literal["influence", "change", "elimination"]
+"""What layers are ranked by: block influence; the normalised square error of leaving the layer out; or how late it goes
+when they are left out one by one, see `budwood.search.elimination`."""
 
 _RIDGE = 1e-6
 """Added to the diagonal of a covariance, relative to its mean, so that its Cholesky factor exists."""
@@ -127,7 +128,7 @@ def order_teacher(
         importance: scores, for an ordering by activation.
 
     Raises:
-        ValueError: there are no scores to order by activation.
+        ValueError: there are no scores to order by activation, or layers were never left out that are ranked by it.
     """
     turning = [
         rotary_dims(config_of_layer(config, layer)["rope_parameters"], spec.head_dim)
@@ -153,13 +154,12 @@ def order_teacher(
     if importance is None:
         raise ValueError("ordering: activation needs the importance of the teacher's components")
     ordered = OrderedWeights(weights, architecture, importance, turning, turn_values=ordering.singular_values)
-    scores = [float(getattr(layer, ordering.layer_score)) for layer in importance.layers]
     return OrderedTeacher(
         weights=ordered,
         config=config,
         architecture=architecture,
         channels=ordered.channels,
-        ranking=tuple(sorted(range(len(scores)), key=lambda layer: -scores[layer])),
+        ranking=_rank_layers(importance, ordering.layer_score),
         pair_rankings=_rank_pairs_together(importance, architecture, turning),
         pair_scores=ordered.pair_scores(turning),
         norms={name: ordered.permute(name, energy) for name, energy in importance.norms.items()},
@@ -167,6 +167,16 @@ def order_teacher(
         singular_values=ordering.singular_values,
         rope=ordering.rope,
     )
+
+
+def _rank_layers(importance: Importance, score: LayerScore) -> tuple[int, ...]:
+    """Return the layers, the first to keep first."""
+    if score == "elimination":
+        if not importance.eliminated:
+            raise ValueError("layer_score: elimination needs an importance in which layers were left out on trial")
+        return importance.eliminated[::-1]
+    scores = [float(getattr(layer, score)) for layer in importance.layers]
+    return tuple(sorted(range(len(scores)), key=lambda layer: -scores[layer]))
 
 
 class OrderedWeights(Mapping[str, Tensor]):

@@ -105,6 +105,7 @@ def _reading(corpus: CorpusParameters, measurement: MeasurementParameters, searc
         length=measurement.length,
         batch_size=measurement.batch_size,
         calibration=measurement.calibration,
+        elimination=min(measurement.elimination, measurement.calibration),
         selection=0 if search.fitness in FROM_SCORES else measurement.selection,
         choice=measurement.choice,
         teacher=sum(count * having[split] for split, count in measurement.reported.items()),

@@ -1,6 +1,7 @@
 """Fetch the teacher, describe it, measure it."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from budwood.parameters import MeasurementParameters, TeacherParameters
 from budwood.pipelines.work import claim
 from budwood.reporting.tables import summarise
 from budwood.subnet.checkpoint import load_model, load_tokenizer, read_architecture, read_config
+from budwood.subnet.elimination import leave_layers_out
 from budwood.subnet.importance import measure_importance
 from budwood.subnet.teacher import fetch_teacher as fetch
 from budwood.subnet.teacher import fingerprint
@@ -51,16 +53,31 @@ def fetch_teacher(teacher: TeacherParameters, workspace: Path) -> tuple[Path, Re
 def rank_components(
     teacher: Path, tokens: PackedCorpus, measurement: MeasurementParameters
 ) -> tuple[dict[str, Tensor], list[Record]]:
-    """Return the importance of the teacher's components from one pass over calibration text, and its cost."""
+    """Return the importance of the teacher's components on calibration text, and what that cost.
+
+    One pass scores what layers are made of; layers are then left out one by one.
+    """
     started = time.perf_counter()
-    compute = measurement.compute()
-    windows = tokens.windows("calibration", measurement.length, limit=measurement.calibration)[:, :-1]
+    compute, architecture = measurement.compute(), read_architecture(teacher)
+    windows = torch.from_numpy(tokens.windows("calibration", measurement.length, limit=measurement.calibration))
+    text = windows[:, :-1]
     model = compute.place(load_model(teacher, compute.dtype)).eval()
-    architecture = read_architecture(teacher)
-    importance = measure_importance(model, architecture, torch.from_numpy(windows), batch_size=measurement.batch_size)
-    flops = windows.size * forward_flops_per_token(architecture, context=measurement.length)
-    costs = [{"stage": "calibration", "flops": float(flops), "tokens": int(windows.size)}]
-    return importance.to_tensors(), [costs[0] | {"seconds": time.perf_counter() - started}]
+    importance = measure_importance(model, architecture, text, batch_size=measurement.batch_size)
+    del model
+    flops = float(text.numel() * forward_flops_per_token(architecture, context=measurement.length))
+    passed = time.perf_counter()
+    compared = windows[: measurement.elimination]
+    elimination = leave_layers_out(teacher, compared, compute, batch_size=measurement.batch_size)
+    costs: list[Record] = [
+        {"stage": "calibration", "flops": flops, "tokens": text.numel(), "seconds": passed - started},
+        {
+            "stage": "elimination",
+            "flops": sum(evaluation.flops for evaluation in elimination.evaluations),
+            "tokens": sum(evaluation.tokens for evaluation in elimination.evaluations),
+            "seconds": time.perf_counter() - passed,
+        },
+    ]
+    return replace(importance, eliminated=elimination.order).to_tensors(), costs
 
 
 def evaluate_teacher(teacher: Path, tokens: PackedCorpus, measurement: MeasurementParameters) -> dict[str, Any]:

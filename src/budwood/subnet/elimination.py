@@ -1,0 +1,28 @@
+"""In which order the layers of a teacher are best left out."""
+
+from pathlib import Path
+
+from torch import Tensor
+
+from budwood.arch.selection import Selection
+from budwood.search.elimination import Elimination, eliminate_layers
+from budwood.subnet.device import Compute
+from budwood.subnet.evaluate import SubnetEvaluator
+from budwood.subnet.ordering import Ordering, open_ordered
+
+
+def leave_layers_out(teacher: Path, windows: Tensor, compute: Compute, *, batch_size: int = 4) -> Elimination:
+    """Leave out layers of a teacher one by one, as `budwood.search.elimination` does.
+
+    Args:
+        teacher: a checkpoint folder.
+        windows: [N, T + 1] token ids on which losses are compared.
+        compute: device and precision.
+        batch_size: sequences per forward pass.
+
+    Raises:
+        ValueError: a file is damaged, or the teacher's loss is not finite.
+    """
+    unordered = open_ordered(teacher, Ordering(by="native")).materialise(compute)
+    evaluator = SubnetEvaluator(teacher=unordered, windows=windows, batch_size=batch_size)
+    return eliminate_layers(Selection.prefix(unordered.ranked), evaluator)
