@@ -31,7 +31,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from quickstart import CACHE_DIR, Quickstart, open_quickstart
+from quickstart import CACHE_DIR, ORDERED, Quickstart, open_quickstart
 from scipy.stats import spearmanr
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -47,7 +47,7 @@ from budwood.subnet.compensate import Compensation, compensate
 from budwood.subnet.device import Compute
 from budwood.subnet.evaluate import sequence_losses
 from budwood.subnet.extract import extract_child
-from budwood.subnet.ordering import OrderedTeacher, Ordering, open_ordered
+from budwood.subnet.ordering import OrderedTeacher, Ordering
 
 HALF = ParameterBin(63_900_000, 70_600_000)
 HANDPICKED = {
@@ -57,7 +57,6 @@ HANDPICKED = {
 """Shapes picked by hand, and the bins that they lie in."""
 MAIN_WAYS = ("prefix", "random", "ordered", "compensated")
 STEPS = ("layers", "sorted", "rotary", "gain", "norms", "pairs", "least_squares")
-NUM_CALIBRATION_WINDOWS = 16
 MIN_WIDTH = 64
 """Smallest hidden size and MLP width that shapes are drawn with."""
 
@@ -98,18 +97,16 @@ class Cutter:
 
     def __init__(self, quickstart: Quickstart) -> None:
         """Order the teacher in all the ways that cuts begin with."""
-        self.calibration = quickstart.windows("calibration", NUM_CALIBRATION_WINDOWS)[:, :-1]
-        importance = quickstart.importance(NUM_CALIBRATION_WINDOWS)
+        self.calibration = quickstart.calibration
 
         def order(ordering: Ordering) -> OrderedTeacher:
-            opened = open_ordered(quickstart.teacher, ordering, importance)
-            return opened.materialise(Compute(torch.device("cpu"), "float32"))
+            return quickstart.ordered(ordering).materialise(Compute(torch.device("cpu"), "float32"))
 
         self.native = order(Ordering(by="native", rope="rebuild"))
-        self.sorted = order(Ordering(rope="rebuild", score_gain=False, singular_values=False))
+        self.sorted = order(replace(ORDERED, rope="rebuild", score_gain=False, singular_values=False))
         self.rotary = replace(self.sorted, rope="preserve")
-        self.gain = order(Ordering(singular_values=False))
-        self.ordered = order(Ordering())
+        self.gain = order(replace(ORDERED, singular_values=False))
+        self.ordered = order(ORDERED)
 
     def ways(self, shape: Shape) -> dict[str, Callable[[], PreTrainedModel]]:
         """Return what makes the child of every way."""

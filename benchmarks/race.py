@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cuts import HALF, NUM_CALIBRATION_WINDOWS
+from cuts import HALF
 from numpy.typing import NDArray
 from quickstart import CACHE_DIR, open_quickstart
 from tqdm import tqdm
@@ -30,7 +30,6 @@ from budwood.arch.space import SearchSpace
 from budwood.search.race import RaceSettings, race
 from budwood.subnet.device import choose_compute
 from budwood.subnet.evaluate import SubnetEvaluator
-from budwood.subnet.ordering import Ordering, open_ordered
 
 NUM_CANDIDATES = 64
 NUM_SEQUENCES = 64
@@ -42,13 +41,11 @@ NEAR_NATS = 0.02
 def measure(cache_dir: Path) -> NDArray[np.float64]:
     """Return [64, 64] the loss of every candidate on every sequence."""
     quickstart = open_quickstart(cache_dir)
-    importance = quickstart.importance(NUM_CALIBRATION_WINDOWS)
-    ordered = open_ordered(quickstart.teacher, Ordering(), importance)
-    ordered = ordered.materialise(choose_compute())
+    ordered = quickstart.ordered().materialise(choose_compute())
     text = torch.from_numpy(quickstart.tokens.windows("selection", SEQUENCE_LENGTH, limit=NUM_SEQUENCES))
     evaluate, rng = SubnetEvaluator(teacher=ordered, windows=text, batch_size=8), np.random.default_rng(0)
     space = SearchSpace(teacher=ordered.ranked, layerwise=False)
-    kept = cache_dir / f"race-{NUM_CANDIDATES}x{NUM_SEQUENCES}x{SEQUENCE_LENGTH}.jsonl"
+    kept = cache_dir / f"race-{NUM_CANDIDATES}x{NUM_SEQUENCES}x{SEQUENCE_LENGTH}-{quickstart.tokens.fingerprint}.jsonl"
     rows = [json.loads(line) for line in kept.read_text().splitlines()] if kept.is_file() else []
     selections = [sample(space, HALF, rng) for _ in range(NUM_CANDIDATES)]
     with kept.open("a") as file:

@@ -20,13 +20,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from cuts import HANDPICKED, NUM_CALIBRATION_WINDOWS, sized
+from cuts import HANDPICKED, sized
 from quickstart import CACHE_DIR, open_quickstart
 
 from budwood.arch.selection import Selection
 from budwood.subnet.device import choose_compute
 from budwood.subnet.evaluate import SubnetEvaluator
-from budwood.subnet.ordering import Ordering, open_ordered
 
 NUM_SEQUENCES = 4
 
@@ -54,8 +53,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     quickstart = open_quickstart(arguments.cache_dir)
-    teacher = open_ordered(quickstart.teacher, Ordering(), quickstart.importance(NUM_CALIBRATION_WINDOWS))
-    teacher = teacher.materialise(choose_compute())
+    teacher = quickstart.ordered().materialise(choose_compute())
     evaluator = SubnetEvaluator(teacher=teacher, windows=quickstart.windows("selection", NUM_SEQUENCES))
     parents = {name: sized(teacher.architecture, shape) for name, (shape, _) in HANDPICKED.items()}
     speedups = {}

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from cuts import HALF, NUM_CALIBRATION_WINDOWS
+from cuts import HALF
 from peers import CACHE_DIR, WHITTLE_SEARCH_INSTALLS, make_environment, run_script
 from quickstart import LENGTH, Quickstart, open_quickstart
 
@@ -44,7 +44,7 @@ from budwood.subnet.checkpoint import load_model
 from budwood.subnet.compensate import Compensation, cut_out
 from budwood.subnet.device import Compute, choose_compute
 from budwood.subnet.evaluate import SubnetEvaluator, sequence_losses
-from budwood.subnet.ordering import OrderedTeacher, Ordering, open_ordered
+from budwood.subnet.ordering import OrderedTeacher, Ordering
 
 ARMS = ("ours", "random", "whittle", "paper")
 NUM_SEQUENCES, NUM_CHOICE, NUM_HELDOUT, NUM_FINALISTS = 8, 16, 32, 3
@@ -75,20 +75,10 @@ class Bench:
     folder: Path
     cache_dir: Path
 
-    def ordered(self, ordering: Ordering) -> OrderedTeacher:
-        """Return the teacher in an order, its weights on disk."""
-        importance = None if ordering.by == "native" else self.quickstart.importance(NUM_CALIBRATION_WINDOWS)
-        return open_ordered(self.quickstart.teacher, ordering, importance)
-
     def heldout(self, teacher: OrderedTeacher, selection: Selection, settings: Compensation | None = None) -> float:
         """Return the loss of a cut on the held-out text, in float32."""
-        child = cut_out(teacher.materialise(EXACT), selection, self.calibration, settings)
+        child = cut_out(teacher.materialise(EXACT), selection, self.quickstart.calibration, settings)
         return float(sequence_losses(child, self.quickstart.windows("validation", NUM_HELDOUT)).mean())
-
-    @property
-    def calibration(self) -> torch.Tensor:
-        """[N, T] token ids that orders and corrections are made on."""
-        return self.quickstart.windows("calibration", NUM_CALIBRATION_WINDOWS)[:, :-1]
 
     def search(
         self, name: str, teacher: OrderedTeacher, settings: EvolutionSettings, stages: RaceSettings
@@ -108,14 +98,14 @@ class Bench:
 
 def run_paper(bench: Bench, seed: int) -> Result:
     """Search as the paper does."""
-    teacher = bench.ordered(Ordering(by="native", rope="rebuild"))
+    teacher = bench.quickstart.ordered(Ordering(by="native", rope="rebuild"))
     strategy, records, _ = bench.search("paper", teacher, replace(PAPER, seed=seed), ALL)
     return {"nats": bench.heldout(teacher, strategy.elites[0][1]), **_spent(records)}
 
 
 def run_ours(bench: Bench, seed: int) -> Result:
     """Race ordered cuts, and correct and compare the finalists."""
-    teacher = bench.ordered(Ordering())
+    teacher = bench.quickstart.ordered()
     strategy, records, steps = bench.search("ours", teacher, replace(OURS, seed=seed), RACE)
     plain = [{"flops": flops, "nats": bench.heldout(teacher, best)} for flops, best in _changes(steps)]
     return _finals(bench, teacher, strategy) | _spent(records) | {"steps": plain}
@@ -125,7 +115,7 @@ def run_random(bench: Bench, seed: int) -> Result:
     """Draw as many ordered cuts as our search's tokens allow."""
     num_draws = _tokens_of_ours(bench, seed) // (NUM_SEQUENCES * LENGTH)
     settings = EvolutionSettings(strategy="random", population=num_draws, epochs=0, num_elites=4, seed=seed)
-    teacher = bench.ordered(Ordering())
+    teacher = bench.quickstart.ordered()
     strategy, records, _ = bench.search("random", teacher, settings, ALL)
     return _finals(bench, teacher, strategy) | _spent(records)
 
@@ -157,13 +147,13 @@ def _finals(bench: Bench, teacher: OrderedTeacher, strategy: Evolution) -> Resul
     """Correct the best candidates, choose among them on text of their own, and measure the winner."""
     finalists = [selection for _, selection in strategy.elites[:NUM_FINALISTS]]
     exact, text = teacher.materialise(EXACT), bench.quickstart.windows("choice", NUM_CHOICE)
-    children = (cut_out(exact, finalist, bench.calibration, Compensation()) for finalist in finalists)
+    children = (cut_out(exact, finalist, bench.quickstart.calibration, Compensation()) for finalist in finalists)
     winner = finalists[choose([sequence_losses(child, text).tolist() for child in children]).winner]
     flops = forward_flops_per_token(teacher.architecture, context=LENGTH)
     return {
         "nats": bench.heldout(teacher, winner, Compensation()),
         "plain_nats": bench.heldout(teacher, winner),
-        "calibration_flops": bench.calibration.numel() * flops,
+        "calibration_flops": bench.quickstart.calibration.numel() * flops,
         "winner": winner.architecture(teacher.architecture).describe(),
     }
 
