@@ -126,7 +126,10 @@ def tokens_per_second_ratio(stage: Stage, num_repeats: int, cache_dir: Path, *, 
     ours, theirs = [], []
     for _ in range(num_repeats):
         job = stage.job(
-            "litgpt", "student", plan(LENGTH, MICRO_BATCH, ACCUMULATION, STEPS), engine=Engine(compile=compiled)
+            "litgpt",
+            "student",
+            plan(LENGTH, MICRO_BATCH, ACCUMULATION, STEPS),
+            engine=Engine(compile=compiled, compile_loss="auto" if compiled else "off"),
         )
         ours.append(job.schedule.tokens_per_step / seconds_per_step(job))
         peer = run_script(python, Path(__file__).with_name("litgpt_train.py"), [json.dumps(theirs_plan)])
@@ -160,7 +163,8 @@ def loop_overhead_ms(stage: Stage, num_repeats: int) -> float:
     """Return what a micro-step of `train` takes beyond that of the bare loop."""
     differences = []
     for _ in range(num_repeats):
-        job = stage.job("loop", "tiny", plan(16, 2, LOOP_ACCUMULATION, LOOP_STEPS))
+        schedule = plan(16, 2, LOOP_ACCUMULATION, LOOP_STEPS)
+        job = stage.job("loop", "tiny", schedule, engine=Engine(compile_loss="off"))
         ours, bare = seconds_per_step(job), bare_seconds_per_step(stage, job.schedule)
         sys.stderr.write(f"{LOOP_ACCUMULATION} micro-steps: ours {1e3 * ours:.2f} ms, bare {1e3 * bare:.2f} ms\n")
         differences.append(1000 * (ours - bare) / LOOP_ACCUMULATION)

@@ -34,8 +34,8 @@ def write(make_job, corpus, teacher_folder, tmp_path):
     starts = training_order(corpus, make_job().schedule)
 
     def run(settings, folder="cache", batch_size=7, stop_after=None):
-        teacher = open_live_teacher(teacher_folder, settings, 42, CPU)
-        facts = cache_facts(teacher_folder, corpus, 12, settings, 42)
+        teacher = open_live_teacher(teacher_folder, settings, CPU)
+        facts = cache_facts(teacher_folder, corpus, 12, settings)
         asked = []
 
         def ask(input_ids, where):

@@ -80,7 +80,7 @@ def test_a_finished_job_is_not_launched_again(make_job, monkeypatch):
     job = make_job(tokens=1)
     result = train(job)
     told = []
-    again = job.model_copy(update={"engine": Engine(launcher=TWO)})
+    again = job.model_copy(update={"engine": Engine(launcher=TWO, compile_loss="off")})
     assert run_job(again, lambda metrics, _: told.append(metrics), {}) == result
     assert told
 
@@ -91,7 +91,7 @@ def test_a_launcher_gets_the_job_and_an_environment_without_traces_of_other_rank
     seen = make_job().output_folder / "seen.json"
     note = f"open({str(seen)!r}, 'w').write(json.dumps([sys.argv, dict(os.environ)]))"
     probe = f"import json, os, sys; {note}; sys.exit(7)"
-    job = make_job(engine=Engine(launcher=f'{sys.executable} -c "{probe}" --nodes $NODES'))
+    job = make_job(engine=Engine(launcher=f'{sys.executable} -c "{probe}" --nodes $NODES', compile_loss="off"))
     with pytest.raises(RuntimeError, match=r"ended with status 7; .* continues from the newest checkpoint in"):
         run_job(job, kills.hold, {"MLFLOW_RUN_ID": "abc"})
     arguments, environment = json.loads(seen.read_text())
@@ -135,7 +135,7 @@ def test_two_processes_make_the_run_of_one_and_tell_the_nodes_own_mlflow_run(mak
     alone = make_job("alone", **settings)
     train(alone)
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    together = make_job("together", **settings, engine=Engine(launcher=TWO))
+    together = make_job("together", **settings, engine=Engine(launcher=TWO, compile_loss="off"))
     with mlflow.start_run() as run:
         result = run_job(together, track, active_run_environment())
     assert result["tokens"] == 576
@@ -157,7 +157,7 @@ def test_a_killed_rank_restarts_and_ends_at_the_same_loss(make_job, tmp_path, mo
     curves = {}
     for name, step in (("whole", "99"), ("killed", "5")):
         monkeypatch.setenv("KILL_STEP", step)
-        job = make_job(name, micro_batch=4, engine=Engine(launcher=TWO))
+        job = make_job(name, micro_batch=4, engine=Engine(launcher=TWO, compile_loss="off"))
         run_job(job, kills.kill_once, {})
         curves[name] = read_curve(job.output_folder)
     assert (tmp_path / "mark").exists()
@@ -168,7 +168,7 @@ def test_a_killed_rank_restarts_and_ends_at_the_same_loss(make_job, tmp_path, mo
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_nothing_outlives_whoever_started_it(make_job, tmp_path, how):
     mark = tmp_path / "mark"
-    job = make_job(tokens=1000 * 8 * 12, micro_batch=4, engine=Engine(launcher=TWO))
+    job = make_job(tokens=1000 * 8 * 12, micro_batch=4, engine=Engine(launcher=TWO, compile_loss="off"))
     file = write(job)
     script = (
         "import sys, kills; from budwood.training.job import TrainingJob; from budwood.training.launch import run_job\n"
@@ -213,5 +213,5 @@ def test_weights_shared_out_learn_the_same(make_job, tmp_path, through):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_accelerate_shards_where_there_is_a_gpu(make_job):
     launcher = "torchrun --standalone --nproc-per-node auto"
-    job = make_job(device="cuda", engine=Engine(launcher=launcher, sharding=True))
+    job = make_job(device="cuda", engine=Engine(launcher=launcher, sharding=True, compile_loss="off"))
     assert run_job(job, kills.hold, {"KILL_MARK": str(job.output_folder / "mark")})["tokens"] == 576

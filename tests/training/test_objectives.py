@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from budwood.subnet.device import Compute
 from budwood.training import objectives
-from budwood.training.job import DistillationSettings
+from budwood.training.job import DistillationSettings, Engine
 from budwood.training.objectives import Batch, HiddenStates, NextToken, compiles_loss, objective_of
 from budwood.training.teacher import SharedStates, layer_inputs
 
@@ -33,7 +33,7 @@ def batch():
 
 
 def distillation(make_job, **settings):
-    job = make_job(distillation=DistillationSettings(compile_loss="off", **settings))
+    job = make_job(distillation=DistillationSettings(**settings))
     return objective_of(job, CPU)
 
 
@@ -157,8 +157,8 @@ def test_a_student_is_pulled_towards_the_teacher_it_was_cut_from(models, batch, 
 def test_whether_the_loss_is_compiled(monkeypatch):
     asked = []
     monkeypatch.setattr(objectives, "inductor_works", lambda device: asked.append(device) or True)
-    assert not compiles_loss(DistillationSettings(compile_loss="off"), CPU)
-    assert compiles_loss(DistillationSettings(compile_loss="on"), CPU)
+    assert not compiles_loss(Engine(compile_loss="off"), CPU)
+    assert compiles_loss(Engine(compile_loss="on"), CPU)
     assert not asked
-    assert compiles_loss(DistillationSettings(), CPU)
+    assert compiles_loss(Engine(), CPU)
     assert asked == ["cpu"]

@@ -22,8 +22,7 @@ CPU = Compute(torch.device("cpu"), "float32")
 VOCABULARY = 257
 
 
-def settings(**changes):
-    return DistillationSettings(compile_loss="off", **changes)
+settings = DistillationSettings
 
 
 @pytest.fixture
@@ -32,8 +31,8 @@ def cached(make_job, corpus_folder, teacher_folder, tmp_path):
 
     def make(wanted, folder="cache"):
         corpus, schedule = PackedCorpus.open(corpus_folder), make_job().schedule
-        teacher = open_live_teacher(teacher_folder, wanted, schedule.seed, CPU)
-        facts = cache_facts(teacher_folder, corpus, schedule.sequence_length, wanted, schedule.seed)
+        teacher = open_live_teacher(teacher_folder, wanted, CPU)
+        facts = cache_facts(teacher_folder, corpus, schedule.sequence_length, wanted)
         starts = training_order(corpus, schedule)
         return write_cache(tmp_path / folder, teacher.entries, corpus, starts, facts, batch_size=8).folder
 
@@ -192,9 +191,23 @@ def test_a_foreign_cache_is_refused_before_a_model_is_loaded(make_job, cached, m
         train(make_job(distillation=other, cache_folder=folder))
     wanted = settings(loss="sampled", num_samples=8, teacher="cached")
     with pytest.raises(ValueError, match="seed is 42, needed 7"):
-        train(make_job(distillation=wanted, cache_folder=folder, seed=7))
+        train(make_job(distillation=wanted.model_copy(update={"sampling_seed": 7}), cache_folder=folder))
     with pytest.raises(ValueError, match="does not exist"):
         train(make_job(distillation=wanted, cache_folder=folder.with_name("nowhere")))
+
+
+def test_runs_in_other_orders_read_one_cache(make_job, corpus_folder, teacher_folder, tmp_path):
+    wanted = settings(loss="sampled", num_samples=8, teacher="cached")
+    corpus = PackedCorpus.open(corpus_folder)
+    teacher = open_live_teacher(teacher_folder, wanted, CPU)
+    facts = cache_facts(teacher_folder, corpus, 12, wanted)
+    folder = write_cache(tmp_path / "all", teacher.entries, corpus, corpus.window_starts("train", 12), facts, 8).folder
+    for seed in (1, 2):
+        job = make_job(f"cached-{seed}", distillation=wanted, cache_folder=folder, seed=seed)
+        live = make_job(f"live-{seed}", distillation=settings(loss="sampled", num_samples=8), seed=seed)
+        train(job)
+        train(live)
+        curves_agree(job, live, 1e-3)
 
 
 def test_the_top_and_the_rest_by_hand():
@@ -225,7 +238,7 @@ def test_a_compiled_teacher_says_the_same(teacher_folder, monkeypatch):
     )
     ids = torch.arange(24).reshape(2, 12)
     plain, traced = (
-        open_live_teacher(teacher_folder, settings(compile_teacher=flag), 0, CPU)(ids, torch.zeros(2))[0].hidden
+        open_live_teacher(teacher_folder, settings(compile_teacher=flag), CPU)(ids, torch.zeros(2))[0].hidden
         for flag in (False, True)
     )
     assert len(compiled) == 1

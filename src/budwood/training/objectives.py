@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from budwood.subnet.device import Compute
-from budwood.training.job import DistillationSettings, TrainingJob
+from budwood.training.job import Engine, TrainingJob
 from budwood.training.losses import DistillationWeights, chunked_loss, hidden_distance, inductor_works
 from budwood.training.teacher import SharedStates, Teacher, layer_inputs, open_teacher, shared_states
 
@@ -113,22 +113,22 @@ def objective_of(job: TrainingJob, compute: Compute) -> NextToken | Distillation
         job: passed by `budwood.training.teacher.check_teacher` where it has a teacher.
         compute: device and precision of the student.
     """
-    settings = job.distillation
+    settings, compiled = job.distillation, compiles_loss(job.engine, compute)
     if settings is None:
-        return NextToken()
+        return NextToken(compiled=compiled)
     states = None
     if settings.hidden_weight:
         states = HiddenStates(shared=shared_states(job), weight=settings.hidden_weight, share=settings.hidden_share)
     return Distillation(
         teacher=open_teacher(job, compute),
         weights=settings.weights,
-        compiled=compiles_loss(settings, compute),
+        compiled=compiled,
         states=states,
     )
 
 
-def compiles_loss(settings: DistillationSettings, compute: Compute) -> bool:
+def compiles_loss(engine: Engine, compute: Compute) -> bool:
     """Return whether the loss is compiled; `auto` tries whether that works here, and logs where it does not."""
-    if settings.compile_loss == "auto":
+    if engine.compile_loss == "auto":
         return inductor_works(compute.device.type)
-    return settings.compile_loss == "on"
+    return engine.compile_loss == "on"

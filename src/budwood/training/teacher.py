@@ -50,8 +50,6 @@ class LiveTeacher:
 
     model: PreTrainedModel
     settings: DistillationSettings
-    seed: int
-    """Of draws: a sequence gets the same ones in every process and every epoch."""
     device: torch.device
     """The student's."""
     head: Tensor
@@ -93,7 +91,9 @@ class LiveTeacher:
             ]
             return _join(parts)
         for start, states in zip(starts.tolist(), hidden, strict=True):
-            generator = torch.Generator(states.device).manual_seed(_seed_of(self.seed, start))
+            # A sequence gets the same draws in every process and every epoch.
+            seed = _seed_of(settings.sampling_seed, start)
+            generator = torch.Generator(states.device).manual_seed(seed)
             parts += [
                 draw(self._log_probs(chunk), settings.num_samples, generator)
                 for chunk in states.split(losses.CHUNK_TOKENS)
@@ -191,13 +191,12 @@ def _seed_of(seed: int, start: int) -> int:
     return int(np.random.SeedSequence((seed, start)).generate_state(1, np.uint64)[0])
 
 
-def open_live_teacher(folder: Path, settings: DistillationSettings, seed: int, compute: Compute) -> LiveTeacher:
+def open_live_teacher(folder: Path, settings: DistillationSettings, compute: Compute) -> LiveTeacher:
     """Load a teacher, frozen, in the precision of the hardware.
 
     Args:
         folder: its checkpoint.
         settings: of the loss.
-        seed: of draws.
         compute: the student's device and precision.
 
     Raises:
@@ -210,7 +209,7 @@ def open_live_teacher(folder: Path, settings: DistillationSettings, seed: int, c
     if settings.compile_teacher:
         model.base_model.compile()
     head = model.get_output_embeddings().weight.to(compute.device)
-    return LiveTeacher(model=model, settings=settings, seed=seed, device=compute.device, head=head)
+    return LiveTeacher(model=model, settings=settings, device=compute.device, head=head)
 
 
 def teacher_compute(settings: DistillationSettings, compute: Compute) -> Compute:
@@ -309,7 +308,7 @@ def shared_states(job: TrainingJob) -> SharedStates:
 
 
 def cache_facts(
-    teacher_folder: Path, corpus: PackedCorpus, length: int, settings: DistillationSettings, seed: int
+    teacher_folder: Path, corpus: PackedCorpus, length: int, settings: DistillationSettings
 ) -> dict[str, Any]:
     """Return all that decides what a cache says; equal facts mean an equal teacher on equal text.
 
@@ -318,7 +317,6 @@ def cache_facts(
         corpus: its text.
         length: tokens of a sequence.
         settings: of the loss.
-        seed: of draws.
     """
     sampled = settings.loss == "sampled"
     return {
@@ -330,7 +328,7 @@ def cache_facts(
         "entries": "sampled" if sampled else "top_k",
         "num_entries": settings.num_samples if sampled else settings.top_k,
         "temperature": settings.temperature,
-        "seed": seed if sampled else None,
+        "seed": settings.sampling_seed if sampled else None,
     }
 
 
@@ -358,7 +356,7 @@ def check_teacher(job: TrainingJob, corpus: PackedCorpus, starts: NDArray[np.int
     if settings.teacher == "cached":
         cache = open_cache(job)
         length = job.schedule.sequence_length
-        cache.check(cache_facts(job.teacher_folder, corpus, length, settings, job.schedule.seed), starts)
+        cache.check(cache_facts(job.teacher_folder, corpus, length, settings), starts)
 
 
 def open_cache(job: TrainingJob) -> TeacherCache:
@@ -378,4 +376,4 @@ def open_teacher(job: TrainingJob, compute: Compute) -> Teacher:
     assert settings is not None, "only a distillation has a teacher"
     if settings.teacher == "cached":
         return CachedTeacher(cache=open_cache(job), settings=settings)
-    return open_live_teacher(job.teacher_folder, settings, job.schedule.seed, compute)
+    return open_live_teacher(job.teacher_folder, settings, compute)
