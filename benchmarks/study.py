@@ -7,7 +7,7 @@ All students of a size have one shape, so that only what they begin with and wha
 * `full`, `topk_renorm` (the paper's), `sampled`: the compensated start under the teacher, 0.2 CE + 0.8 KL.
 
 They read the same 0.2M tokens of Wikipedia once, in an order that the seed decides, as it does random weights. The peak
-learning rate of every start comes from a sweep at an eighth of the tokens, measured on text of its own (`choice`): three
+learning rate of a start comes from a sweep at an eighth of the tokens, measured on text of its own (`choice`): three
 values, and more while the best is an outermost one; a distilled student takes its start's. What a teacher says in
 few entries is written down once for all seeds. Random weights are also trained once with five times the tokens, of
 which a fifth is read twice. Losses are nats per token of 96 validation sequences that nothing was chosen on.
