@@ -39,6 +39,7 @@ from quickstart import CACHE_DIR, LENGTH, TEXT, Quickstart, open_quickstart
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.arch.selection import Selection
+from budwood.corpus.files import write_atomically
 from budwood.corpus.ingestion import tokenize_sources
 from budwood.corpus.packing import PackedCorpus
 from budwood.reporting.ledger import tokens_to_match
@@ -50,7 +51,7 @@ from budwood.subnet.export import write_checkpoint
 from budwood.subnet.extract import own_weights
 from budwood.subnet.ordering import Ordering, open_ordered
 from budwood.training.cache import INDEX, write_cache
-from budwood.training.curve import read_curve, write_atomically
+from budwood.training.curve import read_curve
 from budwood.training.job import DistillationSettings, Schedule, TrainingJob
 from budwood.training.run import MODEL, train
 from budwood.training.teacher import cache_facts, open_live_teacher

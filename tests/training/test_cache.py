@@ -76,8 +76,10 @@ def test_what_is_read_is_what_the_teacher_says(settings, write, corpus):
 
 
 @every_kind
-def test_every_sequence_is_asked_about_once_and_bytes_are_counted(settings, write):
-    cache, asked, _, starts, _ = write(settings)
+def test_every_sequence_is_asked_about_once_and_bytes_are_counted_and_told(settings, write, caplog):
+    with caplog.at_level("INFO"):
+        cache, asked, _, starts, _ = write(settings)
+    assert f"{cache.record['bytes_per_token']:.0f} bytes per token" in caplog.text
     assert sum(asked) == len(np.unique(starts)) == cache.record["rows"]
     assert cache.record["tokens"] == 12 * sum(asked)
     size = sum(map(len, contents(cache.folder).values())) - 8 * sum(asked)  # without the starts

@@ -18,13 +18,14 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArgu
 
 from budwood.arch.count import forward_flops_per_token, num_parameters, training_flops_per_token
 from budwood.arch.spec import Architecture
+from budwood.corpus.files import write_atomically
 from budwood.corpus.packing import PackedCorpus
 from budwood.subnet.checkpoint import build_empty, load_config, load_model, random_model, read_architecture
 from budwood.subnet.device import Compute, choose_compute
 from budwood.subnet.export import CERTIFICATE, write_checkpoint
 from budwood.training.callbacks import Keeper, Recorder, stop_on_sigterm
 from budwood.training.checkpoints import PARTIAL, newest_checkpoint, remove_checkpoint, require_space, step_of
-from budwood.training.curve import Curve, Track, replay_curve, write_atomically
+from budwood.training.curve import Curve, Track, replay_curve
 from budwood.training.job import Schedule, TrainingJob
 from budwood.training.objectives import objective_of
 from budwood.training.optimizer import muon_with_adamw
