@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from budwood.corpus.packing import PackedCorpus
+from budwood.subnet.checkpoint import read_architecture
 from budwood.subnet.device import Compute
 from budwood.subnet.teacher import TeacherSource, fetch_teacher, fingerprint
 from budwood.training import run
@@ -156,6 +157,16 @@ def test_other_vocabularies_are_refused_before_a_model_is_loaded(make_job, model
     larger = fetch_teacher(TeacherSource(random=sizes), tmp_path / "larger").folder
     with pytest.raises(ValueError, match=r"has vocab_size=300 and teacher .* vocab_size=257"):
         train(make_job(model_folder=larger, distillation=settings()))
+    alone = {"model_folder": None, "architecture": read_architecture(larger).to_dict(), "initialisation": "random"}
+    with pytest.raises(ValueError, match=r"architecture has vocab_size=300 and teacher .* vocab_size=257"):
+        train(make_job(**alone, distillation=settings()))
+
+
+def test_text_of_another_tokenizer_is_refused_before_a_model_is_loaded(make_job, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "load_model", lambda *_: pytest.fail("a model was loaded"))
+    other = swap_two_tokens(make_job().teacher_folder, tmp_path / "other")
+    with pytest.raises(ValueError, match=r"corpus_folder: .* was made by tokenizer \w{16}, .*other has \w{16}"):
+        train(make_job(teacher_folder=other))
 
 
 @pytest.mark.parametrize(
@@ -172,15 +183,6 @@ def test_what_cannot_teach_is_refused_before_a_model_is_loaded(make_job, monkeyp
     monkeypatch.setattr(run, "load_model", lambda *_: pytest.fail("a model was loaded"))
     with pytest.raises(ValueError, match=expected):
         train(make_job(distillation=settings(**changes)))
-
-
-def test_softcapped_logits_are_refused(make_job, teacher_folder, tmp_path):
-    capped = tmp_path / "capped"
-    shutil.copytree(teacher_folder, capped)
-    config = json.loads((capped / "config.json").read_text()) | {"final_logit_softcapping": 30.0}
-    (capped / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"has final_logit_softcapping=30\.0: the loss of training needs plain logits"):
-        train(make_job(teacher_folder=capped, distillation=settings()))
 
 
 def test_a_foreign_cache_is_refused_before_a_model_is_loaded(make_job, cached, monkeypatch):

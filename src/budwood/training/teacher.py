@@ -20,11 +20,12 @@ from budwood.corpus.packing import PackedCorpus
 from budwood.subnet.checkpoint import load_config, load_model, load_tokenizer
 from budwood.subnet.device import Compute, choose_compute
 from budwood.subnet.export import CERTIFICATE
+from budwood.subnet.fitness import cap_of, softcap
 from budwood.subnet.teacher import fingerprint
 from budwood.training import losses
 from budwood.training.cache import TeacherCache
 from budwood.training.job import DistillationSettings, TrainingJob
-from budwood.training.losses import DenseTarget, SparseTarget, Target
+from budwood.training.losses import Logits, SparseTarget, Target
 
 Entries = Mapping[str, Tensor]
 """Some entries of a teacher's distribution, every tensor with the tokens first: of the top `ids`, `log_probs` and
@@ -63,7 +64,7 @@ class LiveTeacher:
             entries = {} if self.settings.loss == "full" else self._entries(hidden, starts)
         if entries:
             return sparse_target({name: part.to(self.device) for name, part in entries.items()}, self.settings), states
-        return DenseTarget(hidden.flatten(0, 1).to(self.device), self.head), states
+        return Logits(hidden.flatten(0, 1).to(self.device), self.head, cap_of(self.model)), states
 
     def entries(self, input_ids: Tensor, starts: Tensor) -> Entries:
         """Return the entries that `settings.loss` asks for, of all N tokens."""
@@ -71,7 +72,7 @@ class LiveTeacher:
 
     def _log_probs(self, states: Tensor) -> Tensor:
         """Return [C, V] tempered log-probabilities in float32."""
-        logits = states @ self.model.get_output_embeddings().weight.T
+        logits = softcap(states @ self.model.get_output_embeddings().weight.T, cap_of(self.model))
         return torch.log_softmax(logits.float() / self.settings.temperature, -1)
 
     @torch.no_grad()
@@ -243,17 +244,6 @@ def check_entries(settings: DistillationSettings, vocab_size: int) -> None:
         raise ValueError(f"top_k={settings.top_k} must not exceed the vocabulary of {vocab_size} tokens")
 
 
-def check_head(folder: Path) -> None:
-    """Check that a model's logits are its last hidden states times its head, as the chunked loss computes them.
-
-    Raises:
-        ValueError: it squeezes them afterwards.
-    """
-    cap = load_config(folder).get("final_logit_softcapping")
-    if cap is not None:
-        raise ValueError(f"{folder} has final_logit_softcapping={cap}: the loss of training needs plain logits (null)")
-
-
 def check_vocabulary(student_folder: Path, teacher_folder: Path) -> None:
     """Check that a teacher's distribution means the same tokens to its student.
 
@@ -341,15 +331,20 @@ def check_teacher(job: TrainingJob, corpus: PackedCorpus, starts: NDArray[np.int
         starts: where its sequences begin.
 
     Raises:
-        ValueError: the vocabularies differ, logits are softcapped, a loss asks for more entries than there are tokens,
+        ValueError: the vocabularies differ, a loss asks for more entries than there are tokens,
             a hidden-state loss finds no shared channels, or a cache is missing, unfinished or of something else.
     """
     settings = job.distillation
     assert settings is not None, "only a distillation has a teacher"
+    vocab_size = int(load_config(job.teacher_folder)["vocab_size"])
     if job.model_folder is not None:
         check_vocabulary(job.model_folder, job.teacher_folder)
-    check_head(job.teacher_folder)
-    check_entries(settings, int(load_config(job.teacher_folder)["vocab_size"]))
+    elif job.architecture is not None and job.architecture["vocab_size"] != vocab_size:
+        raise ValueError(
+            f"architecture has vocab_size={job.architecture['vocab_size']} and teacher {job.teacher_folder} "
+            f"vocab_size={vocab_size}: they have different vocabularies, logits cannot be compared"
+        )
+    check_entries(settings, vocab_size)
     teacher_compute(settings, choose_compute(job.device, job.precision))
     if settings.hidden_weight:
         shared_states(job)
