@@ -25,7 +25,7 @@ from peers import CACHE_DIR, WHITTLE_INSTALLS, make_environment, run_script
 from torch.nn import functional
 from whittle_kd import measure_step
 
-from budwood.training.losses import DenseTarget, DistillationWeights, chunked_loss
+from budwood.training.losses import DistillationWeights, Logits, chunked_loss
 
 NUM_TOKENS, VOCAB_SIZE, WIDTH, TEACHER_WIDTH = 2_048, 50_304, 512, 1_024
 WEIGHTS = {"alpha": 0.2, "beta": 0.8, "temperature": 0.9}  # the paper's
@@ -70,11 +70,11 @@ def measure(file: Path, num_repeats: int, *, compiled: bool) -> dict[str, Any]:
     torch.set_num_threads(1)
     inputs = torch.load(file)
     hidden, head = (inputs[name].requires_grad_() for name in ("hidden", "head"))
-    target = DenseTarget(inputs["teacher_hidden"], inputs["teacher_head"])
+    target = Logits(inputs["teacher_hidden"], inputs["teacher_head"])
     weights = DistillationWeights(inputs["alpha"], inputs["beta"], inputs["temperature"])
 
     def step() -> float:
-        loss = chunked_loss(hidden, head, inputs["labels"], target, weights, compiled=compiled) / NUM_TOKENS
+        loss = chunked_loss(Logits(hidden, head), inputs["labels"], target, weights, compiled=compiled) / NUM_TOKENS
         loss.backward()
         hidden.grad = head.grad = None
         return float(loss.detach())

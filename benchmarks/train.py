@@ -6,9 +6,11 @@ Everything is processor time of one thread in float32, in rounds that measure ea
   the same Llama, tied, on as many tokens in the same portions. Neither compiles unless `--compile` lets both.
 * `loop_overhead_ms`: what `train` takes for a micro-step beyond a plain torch loop over the same student.
 * `live_distillation_ratio`: a distillation step over a step without a teacher and the teacher's forward pass to logits.
+* `cached_distillation_ratio`: a step from a teacher's cache over a step without a teacher; the dearer of 64 draws and
+  of the top 1,024 with the rest.
 * `resume_skip_seconds`: how much longer a run takes to its first step after 440,000 micro-batches than from the start.
 
-Usage: python benchmarks/train.py [--num-repeats 3] [--compile] [--only litgpt loop distillation resume]
+Usage: python benchmarks/train.py [--num-repeats 3] [--compile] [--only litgpt loop live cached resume]
 
 Last line: a JSON object with these figures.
 """
@@ -33,11 +35,14 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from budwood.corpus.packing import PackedCorpus, tokenize_and_pack
 from budwood.subnet.checkpoint import load_model
+from budwood.subnet.device import choose_compute
 from budwood.subnet.teacher import TeacherSource, byte_tokenizer, fetch_teacher
+from budwood.training.cache import write_cache
 from budwood.training.job import DistillationSettings, Engine, Schedule, TrainingJob
 from budwood.training.objectives import NextToken
-from budwood.training.run import train
+from budwood.training.run import train, training_order
 from budwood.training.student import Student
+from budwood.training.teacher import cache_facts, open_live_teacher
 
 SIZES = {  # 16.9M parameters
     "vocab_size": 16_384,
@@ -88,6 +93,7 @@ class Stage:
             "heldout_windows": 1,
             "device": "cpu",
             "precision": "float32",
+            "engine": Engine(compile_loss="off"),
         }
         return TrainingJob(**fields | changes)
 
@@ -126,7 +132,10 @@ def tokens_per_second_ratio(stage: Stage, num_repeats: int, cache_dir: Path, *, 
     ours, theirs = [], []
     for _ in range(num_repeats):
         job = stage.job(
-            "litgpt", "student", plan(LENGTH, MICRO_BATCH, ACCUMULATION, STEPS), engine=Engine(compile=compiled)
+            "litgpt",
+            "student",
+            plan(LENGTH, MICRO_BATCH, ACCUMULATION, STEPS),
+            engine=Engine(compile=compiled, compile_loss="auto" if compiled else "off"),
         )
         ours.append(job.schedule.tokens_per_step / seconds_per_step(job))
         peer = run_script(python, Path(__file__).with_name("litgpt_train.py"), [json.dumps(theirs_plan)])
@@ -160,7 +169,8 @@ def loop_overhead_ms(stage: Stage, num_repeats: int) -> float:
     """Return what a micro-step of `train` takes beyond that of the bare loop."""
     differences = []
     for _ in range(num_repeats):
-        job = stage.job("loop", "tiny", plan(16, 2, LOOP_ACCUMULATION, LOOP_STEPS))
+        schedule = plan(16, 2, LOOP_ACCUMULATION, LOOP_STEPS)
+        job = stage.job("loop", "tiny", schedule)
         ours, bare = seconds_per_step(job), bare_seconds_per_step(stage, job.schedule)
         sys.stderr.write(f"{LOOP_ACCUMULATION} micro-steps: ours {1e3 * ours:.2f} ms, bare {1e3 * bare:.2f} ms\n")
         differences.append(1000 * (ours - bare) / LOOP_ACCUMULATION)
@@ -173,8 +183,10 @@ def live_distillation_ratio(stage: Stage, num_repeats: int) -> float:
     ids = torch.randint(0, 257, (MICRO_BATCH, LENGTH), generator=torch.Generator().manual_seed(0))
     schedule, ratios = plan(LENGTH, MICRO_BATCH, ACCUMULATION, STEPS), []
     for _ in range(num_repeats):
-        alone = seconds_per_step(stage.job("alone", "student", schedule))
-        taught = seconds_per_step(stage.job("taught", "student", schedule, distillation=DistillationSettings()))
+        alone = seconds_per_step(stage.job("alone", "student", schedule, engine=Engine()))
+        taught = seconds_per_step(
+            stage.job("taught", "student", schedule, engine=Engine(), distillation=DistillationSettings())
+        )
         with torch.no_grad():
             begun = time.process_time()
             for _ in range(ACCUMULATION):
@@ -183,6 +195,35 @@ def live_distillation_ratio(stage: Stage, num_repeats: int) -> float:
         sys.stderr.write(f"step {alone:.2f} s, teacher {forward:.2f} s, distillation {taught:.2f} s\n")
         ratios.append(taught / (alone + forward))
     return statistics.median(ratios)
+
+
+def cached_distillation_ratio(stage: Stage, num_repeats: int) -> float:
+    """Return a step of distillation from a cache over a step without a teacher."""
+    schedule = plan(LENGTH, MICRO_BATCH, ACCUMULATION, STEPS)
+    kinds = [
+        DistillationSettings(loss="sampled", teacher="cached"),
+        DistillationSettings(loss="topk_tail", teacher="cached"),
+    ]
+    caches = [(settings, write(stage, settings, schedule)) for settings in kinds]
+    ratios: list[list[float]] = [[] for _ in kinds]
+    for _ in range(num_repeats):
+        alone = seconds_per_step(stage.job("alone", "student", schedule, engine=Engine()))
+        for (settings, folder), found in zip(caches, ratios, strict=True):
+            fields = {"engine": Engine(), "distillation": settings, "cache_folder": folder}
+            job = stage.job("cached", "student", schedule, **fields)
+            taught = seconds_per_step(job)
+            sys.stderr.write(f"step {alone:.2f} s, from the cache of {settings.loss} {taught:.2f} s\n")
+            found.append(taught / alone)
+    return max(map(statistics.median, ratios))
+
+
+def write(stage: Stage, settings: DistillationSettings, schedule: Mapping[str, int]) -> Path:
+    """Write down what the teacher says of the sequences of a schedule."""
+    corpus = PackedCorpus.open(stage.corpus)
+    teacher = open_live_teacher(stage.models["teacher"], settings, choose_compute("cpu", "float32"))
+    facts = cache_facts(stage.models["teacher"], corpus, LENGTH, settings)
+    starts = training_order(corpus, Schedule(**schedule))
+    return write_cache(stage.folder / settings.loss, teacher.entries, corpus, starts, facts, MICRO_BATCH).folder
 
 
 def resume_skip_seconds(stage: Stage, num_repeats: int) -> float:
@@ -232,7 +273,7 @@ def main() -> None:
     parser.add_argument("--num-repeats", type=int, default=3)
     parser.add_argument("--cache-dir", type=Path, default=CACHE_DIR)
     parser.add_argument("--compile", action="store_true")
-    parts = ["litgpt", "loop", "distillation", "resume"]
+    parts = ["litgpt", "loop", "live", "cached", "resume"]
     parser.add_argument("--only", nargs="+", choices=parts, default=parts)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -243,8 +284,10 @@ def main() -> None:
             figures["resume_skip_seconds"] = resume_skip_seconds(stage, repeats)
         if "loop" in arguments.only:
             figures["loop_overhead_ms"] = loop_overhead_ms(stage, repeats)
-        if "distillation" in arguments.only:
+        if "live" in arguments.only:
             figures["live_distillation_ratio"] = live_distillation_ratio(stage, repeats)
+        if "cached" in arguments.only:
+            figures["cached_distillation_ratio"] = cached_distillation_ratio(stage, repeats)
         if "litgpt" in arguments.only:
             figures["tokens_per_second_ratio"] = tokens_per_second_ratio(
                 stage, repeats, arguments.cache_dir, compiled=arguments.compile

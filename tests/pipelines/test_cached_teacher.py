@@ -19,7 +19,7 @@ from budwood.training.job import DistillationSettings, Schedule
 SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 ARM = ArmParameters(
     learning_rate=0.01,
-    distillation=DistillationSettings(loss="sampled", num_samples=8, teacher="cached", compile_loss="off"),
+    distillation=DistillationSettings(loss="sampled", num_samples=8, teacher="cached"),
 )
 SCHEDULE = Schedule(tokens=300, sequence_length=10, global_batch=4, micro_batch=2)
 MEASUREMENT = MeasurementParameters(

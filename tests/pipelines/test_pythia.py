@@ -40,7 +40,8 @@ bins:
 grid: {pythia_1b: null, pythia_2_8b: null}
 search: {population: 3, epochs: 1, num_elites: 2, num_mutants: 1, num_crossovers: 1, num_randoms: 1}
 schedule: {tokens: 512, sequence_length: 32, global_batch: 4, micro_batch: 2, num_evaluations: 1}
-arms: {distilled: {distillation: {top_k: 16, compile_loss: "off"}}}
+arms: {distilled: {distillation: {top_k: 16}}}
+engine: {compile_loss: "off"}
 """
 """Budgets and a teacher for a minute; everything else stays the paper's."""
 

@@ -11,7 +11,7 @@ import torch
 
 from budwood.corpus.packing import tokenize_and_pack
 from budwood.subnet.teacher import TeacherSource, byte_tokenizer, fetch_teacher
-from budwood.training.job import Schedule, TrainingJob
+from budwood.training.job import Engine, Schedule, TrainingJob
 
 SIZES = {"intermediate_size": 24, "num_attention_heads": 4, "num_key_value_heads": 2}
 SCHEDULE = {
@@ -75,6 +75,7 @@ def make_job(
             "heldout_windows": 4,
             "device": "cpu",
             "precision": "float32",
+            "engine": Engine(compile_loss="off"),
         }
         return TrainingJob(**fields | {"schedule": Schedule(**schedule)} | changes)
 

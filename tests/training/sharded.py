@@ -71,7 +71,7 @@ def by_torch(job: TrainingJob) -> dict:
 def by_accelerate(job: TrainingJob) -> dict:
     """Run the job itself, told that sharding is fine on this device."""
     facts: dict = {}
-    job = job.model_copy(update={"engine": Engine(sharding=True, launcher="torchrun")})
+    job = job.model_copy(update={"engine": Engine(sharding=True, launcher="torchrun", compile_loss="off")})
     shards = {DistributedType.MULTI_CPU: DistributedType.FSDP}
     made = state.AcceleratorState.__init__
 

@@ -34,8 +34,8 @@ def write(make_job, corpus, teacher_folder, tmp_path):
     starts = training_order(corpus, make_job().schedule)
 
     def run(settings, folder="cache", batch_size=7, stop_after=None):
-        teacher = open_live_teacher(teacher_folder, settings, 42, CPU)
-        facts = cache_facts(teacher_folder, corpus, 12, settings, 42)
+        teacher = open_live_teacher(teacher_folder, settings, CPU)
+        facts = cache_facts(teacher_folder, corpus, 12, settings)
         asked = []
 
         def ask(input_ids, where):
@@ -76,8 +76,10 @@ def test_what_is_read_is_what_the_teacher_says(settings, write, corpus):
 
 
 @every_kind
-def test_every_sequence_is_asked_about_once_and_bytes_are_counted(settings, write):
-    cache, asked, _, starts, _ = write(settings)
+def test_every_sequence_is_asked_about_once_and_bytes_are_counted_and_told(settings, write, caplog):
+    with caplog.at_level("INFO"):
+        cache, asked, _, starts, _ = write(settings)
+    assert f"{cache.record['bytes_per_token']:.0f} bytes per token" in caplog.text
     assert sum(asked) == len(np.unique(starts)) == cache.record["rows"]
     assert cache.record["tokens"] == 12 * sum(asked)
     size = sum(map(len, contents(cache.folder).values())) - 8 * sum(asked)  # without the starts

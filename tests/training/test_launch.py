@@ -15,15 +15,24 @@ import torch
 from projects import ROOT
 from safetensors.torch import load_file
 
+from budwood.corpus.packing import PackedCorpus
 from budwood.pipelines.tracking import active_run_environment, track
+from budwood.subnet.device import choose_compute
 from budwood.training import launch
+from budwood.training.cache import write_cache
 from budwood.training.curve import read_curve
 from budwood.training.job import DistillationSettings, Engine
 from budwood.training.launch import run_command, run_job
-from budwood.training.run import TrainingStoppedError, train
+from budwood.training.run import TrainingStoppedError, train, training_order
+from budwood.training.teacher import cache_facts, open_live_teacher
 
 TWO = "torchrun --standalone --local-addr 127.0.0.1 --nproc-per-node 2 --max-restarts 2"
-OBJECTIVES = {"next token": None, "distillation": DistillationSettings()}
+OBJECTIVES = {
+    "next token": None,
+    "live": DistillationSettings(),
+    "cached": DistillationSettings(loss="sampled", num_samples=8, teacher="cached"),
+}
+every_objective = pytest.mark.parametrize("objective", OBJECTIVES)
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +44,19 @@ def _here_alone(monkeypatch):
 
 def weights(job):
     return load_file(job.output_folder / "model" / "model.safetensors")
+
+
+def towards(objective, make_job, cache):
+    """Return the fields of a job with an objective; what a cached teacher says is written first."""
+    settings = OBJECTIVES[objective]
+    if objective != "cached":
+        return {"distillation": settings}
+    job = make_job()
+    corpus = PackedCorpus.open(job.corpus_folder)
+    teacher = open_live_teacher(job.teacher_folder, settings, choose_compute("cpu", "float32"))
+    facts = cache_facts(job.teacher_folder, corpus, job.schedule.sequence_length, settings)
+    write_cache(cache, teacher.entries, corpus, training_order(corpus, job.schedule), facts, batch_size=8)
+    return {"distillation": settings, "cache_folder": cache}
 
 
 def write(job):
@@ -80,7 +102,7 @@ def test_a_finished_job_is_not_launched_again(make_job, monkeypatch):
     job = make_job(tokens=1)
     result = train(job)
     told = []
-    again = job.model_copy(update={"engine": Engine(launcher=TWO)})
+    again = job.model_copy(update={"engine": Engine(launcher=TWO, compile_loss="off")})
     assert run_job(again, lambda metrics, _: told.append(metrics), {}) == result
     assert told
 
@@ -91,7 +113,7 @@ def test_a_launcher_gets_the_job_and_an_environment_without_traces_of_other_rank
     seen = make_job().output_folder / "seen.json"
     note = f"open({str(seen)!r}, 'w').write(json.dumps([sys.argv, dict(os.environ)]))"
     probe = f"import json, os, sys; {note}; sys.exit(7)"
-    job = make_job(engine=Engine(launcher=f'{sys.executable} -c "{probe}" --nodes $NODES'))
+    job = make_job(engine=Engine(launcher=f'{sys.executable} -c "{probe}" --nodes $NODES', compile_loss="off"))
     with pytest.raises(RuntimeError, match=r"ended with status 7; .* continues from the newest checkpoint in"):
         run_job(job, kills.hold, {"MLFLOW_RUN_ID": "abc"})
     arguments, environment = json.loads(seen.read_text())
@@ -115,10 +137,11 @@ def test_sigterm_ends_the_launcher_and_tells(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@every_objective
 def test_a_run_killed_for_real_goes_on_as_if_nothing_had_happened(make_job, tmp_path, objective):
     """SIGKILL in the fifth of six steps; checkpoints stand at 2 and 4. Bit for bit."""
-    whole, killed = (make_job(name, distillation=OBJECTIVES[objective]) for name in ("whole", "killed"))
+    fields = towards(objective, make_job, tmp_path / "cache")
+    whole, killed = (make_job(name, **fields) for name in ("whole", "killed"))
     train(whole)
     file, environment = write(killed), {"KILL_MARK": str(tmp_path / "mark"), "KILL_STEP": "5"}
     assert start(file, "kills:kill_once", **environment).wait() == -signal.SIGKILL
@@ -135,7 +158,7 @@ def test_two_processes_make_the_run_of_one_and_tell_the_nodes_own_mlflow_run(mak
     alone = make_job("alone", **settings)
     train(alone)
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
-    together = make_job("together", **settings, engine=Engine(launcher=TWO))
+    together = make_job("together", **settings, engine=Engine(launcher=TWO, compile_loss="off"))
     with mlflow.start_run() as run:
         result = run_job(together, track, active_run_environment())
     assert result["tokens"] == 576
@@ -152,23 +175,26 @@ def test_two_processes_make_the_run_of_one_and_tell_the_nodes_own_mlflow_run(mak
 
 
 @pytest.mark.slow
-def test_a_killed_rank_restarts_and_ends_at_the_same_loss(make_job, tmp_path, monkeypatch):
+@every_objective
+def test_a_killed_rank_restarts_and_ends_at_the_same_loss(make_job, tmp_path, monkeypatch, objective):
+    fields = towards(objective, make_job, tmp_path / "cache")
     monkeypatch.setenv("KILL_MARK", str(tmp_path / "mark"))
-    curves = {}
+    curves, trained = {}, {}
     for name, step in (("whole", "99"), ("killed", "5")):
         monkeypatch.setenv("KILL_STEP", step)
-        job = make_job(name, micro_batch=4, engine=Engine(launcher=TWO))
+        job = make_job(name, micro_batch=4, engine=Engine(launcher=TWO, compile_loss="off"), **fields)
         run_job(job, kills.kill_once, {})
-        curves[name] = read_curve(job.output_folder)
+        curves[name], trained[name] = read_curve(job.output_folder), weights(job)
     assert (tmp_path / "mark").exists()
     assert curves["killed"] == curves["whole"]
+    assert all(torch.equal(trained["killed"][name], tensor) for name, tensor in trained["whole"].items())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_nothing_outlives_whoever_started_it(make_job, tmp_path, how):
     mark = tmp_path / "mark"
-    job = make_job(tokens=1000 * 8 * 12, micro_batch=4, engine=Engine(launcher=TWO))
+    job = make_job(tokens=1000 * 8 * 12, micro_batch=4, engine=Engine(launcher=TWO, compile_loss="off"))
     file = write(job)
     script = (
         "import sys, kills; from budwood.training.job import TrainingJob; from budwood.training.launch import run_job\n"

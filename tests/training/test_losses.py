@@ -1,6 +1,7 @@
 """Law 5: the chunked loss and its gradients are those of the formulas, and no large tensor is ever alive."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,10 +14,9 @@ from torch.utils._pytree import tree_iter
 from budwood.training import losses
 from budwood.training.job import DistillationSettings
 from budwood.training.losses import (
-    DenseTarget,
     DistillationWeights,
+    Logits,
     SparseTarget,
-    chunked_loss,
     hidden_distance,
     inductor_works,
 )
@@ -33,15 +33,19 @@ def chunks_of_eight(monkeypatch):
     monkeypatch.setattr(losses, "CHUNK_TOKENS", 8)
 
 
-def plain_loss(hidden, head, labels, target=None, weights=TEXT_ONLY):
+def chunked_loss(hidden, head, *others, cap=None, **named):
+    return losses.chunked_loss(Logits(hidden, head, cap), *others, **named)
+
+
+def plain_loss(hidden, head, labels, target=None, weights=TEXT_ONLY, cap=None):
     """The same by autograd over whole logits, from the definitions."""
-    logits, temperature = hidden @ head.T, weights.temperature
+    logits, temperature = plain_logits(Logits(hidden, head, cap)), weights.temperature
     loss = weights.alpha * functional.cross_entropy(logits, labels, reduction="sum")
     if target is None:
         return loss
     q = (logits / temperature).softmax(-1)
-    if isinstance(target, DenseTarget):
-        p = (target.hidden @ target.head.T / temperature).softmax(-1)
+    if isinstance(target, Logits):
+        p = (plain_logits(target) / temperature).softmax(-1)
         value = plain_divergence(p, q, weights.divergence)
     else:
         w, q_kept = target.probs, q.gather(1, target.ids)
@@ -49,6 +53,11 @@ def plain_loss(hidden, head, labels, target=None, weights=TEXT_ONLY):
         if target.rest is not None:
             value = value - (target.rest * (1 - q_kept.sum(-1)).clamp_min(1e-300).log()).sum()
     return loss + weights.beta * temperature**2 * value
+
+
+def plain_logits(model):
+    logits = model.hidden @ model.head.T
+    return logits if model.cap is None else model.cap * (logits / model.cap).tanh()
 
 
 def plain_divergence(p, q, kind):
@@ -67,7 +76,7 @@ def draw_inputs(num_tokens, width, teacher_width, vocab_size, dtype=torch.float6
         return torch.randn(*shape, dtype=dtype, generator=generator)
 
     labels = torch.randint(0, vocab_size, (num_tokens,), generator=generator)
-    teacher = DenseTarget(normal(num_tokens, teacher_width), normal(vocab_size, teacher_width))
+    teacher = Logits(normal(num_tokens, teacher_width), normal(vocab_size, teacher_width))
     return normal(num_tokens, width), normal(vocab_size, width), labels, teacher
 
 
@@ -82,9 +91,9 @@ def target_of(teacher, loss, temperature, k):
     return sparse_target(take_top(log_probs, k), wanted)
 
 
-def loss_and_gradients(function, hidden, head, *others):
+def loss_and_gradients(function, hidden, head, *others, **named):
     hidden, head = hidden.clone().requires_grad_(), head.clone().requires_grad_()
-    loss = function(hidden, head, *others)
+    loss = function(hidden, head, *others, **named)
     (3 * loss).backward()  # an incoming gradient other than one
     return loss.detach(), hidden.grad, head.grad
 
@@ -93,25 +102,30 @@ sizes = st.tuples(st.integers(1, 30), st.integers(1, 6), st.integers(1, 6), st.i
 temperatures = st.floats(0.3, 4)
 scales = st.floats(0, 2)
 divergences = st.sampled_from(DIVERGENCES)
+caps = st.none() | st.floats(0.5, 30)
 
 
 @settings(deadline=None, max_examples=60)
-@given(sizes, scales, scales, temperatures, divergences)
-def test_chunked_equals_plain_autograd_in_float64(shape, alpha, beta, temperature, divergence):
+@given(sizes, st.tuples(scales, scales, temperatures, divergences), caps, caps)
+def test_chunked_equals_plain_autograd_in_float64(shape, weights, cap, teacher_cap):
     hidden, head, labels, teacher = draw_inputs(*shape)
-    others = (labels, teacher, DistillationWeights(alpha, beta, temperature, divergence))
-    actual, expected = (loss_and_gradients(function, hidden, head, *others) for function in (chunked_loss, plain_loss))
+    others = (labels, replace(teacher, cap=teacher_cap), DistillationWeights(*weights))
+    actual, expected = (
+        loss_and_gradients(function, hidden, head, *others, cap=cap) for function in (chunked_loss, plain_loss)
+    )
     for one, other in zip(actual, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-8)
 
 
 @settings(deadline=None, max_examples=60)
-@given(sizes, temperatures, st.sampled_from(["sampled", *TOP]), st.data())
-def test_sparse_targets_equal_plain_autograd(shape, temperature, loss, data):
+@given(sizes, temperatures, st.sampled_from(["sampled", *TOP]), caps, st.data())
+def test_sparse_targets_equal_plain_autograd(shape, temperature, loss, cap, data):
     hidden, head, labels, teacher = draw_inputs(*shape)
     target = target_of(teacher, loss, temperature, data.draw(st.integers(1, shape[3])))
     others = (labels, target, DistillationWeights(0.3, 0.9, temperature))
-    actual, expected = (loss_and_gradients(function, hidden, head, *others) for function in (chunked_loss, plain_loss))
+    actual, expected = (
+        loss_and_gradients(function, hidden, head, *others, cap=cap) for function in (chunked_loss, plain_loss)
+    )
     for one, other in zip(actual, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
@@ -133,7 +147,7 @@ def test_worked_values():
     """Uniform student over 4 tokens, teacher with odds 3 to 1 on the first two, temperature 1."""
     head, hidden = torch.eye(4, dtype=torch.float64), torch.zeros(1, 4, dtype=torch.float64)
     states = torch.tensor([[3.0, 1.0, 1e-30, 1e-30]], dtype=torch.float64).log()
-    labels, teacher = torch.tensor([2]), DenseTarget(states, head)
+    labels, teacher = torch.tensor([2]), Logits(states, head)
     entropy = 0.75 * math.log(0.75) + 0.25 * math.log(0.25)
     forward = math.log(4) + entropy
     loss = chunked_loss(hidden, head, labels, teacher, DistillationWeights(0.2, 0.8, 1.0))
@@ -158,7 +172,7 @@ def test_divergences_are_not_negative_and_zero_at_equality(shape, temperature, k
     hidden, head, labels, teacher = draw_inputs(*shape)
     only = DistillationWeights(0.0, 1.0, temperature, kind)
     assert chunked_loss(hidden, head, labels, teacher, only) >= -1e-9
-    equal = loss_and_gradients(chunked_loss, hidden, head, labels, DenseTarget(hidden, head), only)
+    equal = loss_and_gradients(chunked_loss, hidden, head, labels, Logits(hidden, head), only)
     assert all(float(part.abs().max()) < 1e-9 for part in equal)
 
 
@@ -167,7 +181,7 @@ def test_divergences_are_not_negative_and_zero_at_equality(shape, temperature, k
 def test_sparse_divergences_are_zero_at_equality(shape, temperature, loss, data):
     """Draws cancel one by one in the value; the gradient of a single draw is not zero, its mean is."""
     hidden, head, labels, _ = draw_inputs(*shape)
-    target = target_of(DenseTarget(hidden, head), loss, temperature, data.draw(st.integers(1, shape[3])))
+    target = target_of(Logits(hidden, head), loss, temperature, data.draw(st.integers(1, shape[3])))
     only = DistillationWeights(0.0, 1.0, temperature)
     value, *gradients = loss_and_gradients(chunked_loss, hidden, head, labels, target, only)
     scale = temperature**2 * shape[0]
@@ -215,7 +229,7 @@ def test_draws_are_unbiased_and_renormalisation_is_not():
 
     def gradients(loss, k):
         states = many[0].clone().requires_grad_()
-        target = target_of(DenseTarget(many[1], teacher.head), loss, 1.0, k)
+        target = target_of(Logits(many[1], teacher.head), loss, 1.0, k)
         value = chunked_loss(states, head, labels.expand(repeats), target, only)
         value.backward()
         return float(value.detach()) / repeats, states.grad
@@ -232,7 +246,7 @@ def test_draws_are_unbiased_and_renormalisation_is_not():
 def test_the_teachers_probabilities_are_the_minimum_with_a_tail_and_not_without():
     """A free student, fitted to one distribution with 0.45 of its mass on the top two of six."""
     probabilities = torch.tensor([[0.25, 0.2, 0.15, 0.15, 0.15, 0.1]], dtype=torch.float64)
-    teacher, eye = DenseTarget(probabilities.log(), torch.eye(6, dtype=torch.float64)), torch.eye(6).double()
+    teacher, eye = Logits(probabilities.log(), torch.eye(6, dtype=torch.float64)), torch.eye(6).double()
     fitted = {}
     for loss in TOP:
         logits, target = torch.zeros(1, 6, dtype=torch.float64), target_of(teacher, loss, 1.0, 2)
@@ -306,7 +320,7 @@ def test_half_precision_stays_close_and_the_loss_is_float32():
     hidden, head, labels, teacher = draw_inputs(40, 16, 12, 30, torch.float32)
     hidden, head = hidden / 4, head / 4
     exact = loss_and_gradients(chunked_loss, hidden, head, labels, teacher, WEIGHTS)
-    halves = DenseTarget(teacher.hidden.bfloat16(), teacher.head.bfloat16())
+    halves = Logits(teacher.hidden.bfloat16(), teacher.head.bfloat16())
     rough = loss_and_gradients(chunked_loss, hidden.bfloat16(), head.bfloat16(), labels, halves, WEIGHTS)
     assert (rough[0].dtype, rough[1].dtype) == (torch.float32, torch.bfloat16)
     for one, other in zip(exact, rough, strict=True):
@@ -315,7 +329,7 @@ def test_half_precision_stays_close_and_the_loss_is_float32():
 
 def test_autocast_multiplies_in_bfloat16_and_leaves_gradients_in_float32():
     hidden, head, labels, teacher = draw_inputs(40, 16, 12, 30, torch.float32)
-    halves = DenseTarget(teacher.hidden.bfloat16(), teacher.head.bfloat16())
+    halves = Logits(teacher.hidden.bfloat16(), teacher.head.bfloat16())
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = loss_and_gradients(chunked_loss, hidden, head, labels, halves, WEIGHTS)
     outside = loss_and_gradients(chunked_loss, hidden.bfloat16(), head.bfloat16(), labels, halves, WEIGHTS)
@@ -325,11 +339,11 @@ def test_autocast_multiplies_in_bfloat16_and_leaves_gradients_in_float32():
 
 
 @pytest.mark.slow  # one to two minutes of a C++ compiler on a busy machine
-@pytest.mark.parametrize("loss", ["full", "topk_tail", "sampled"])
+@pytest.mark.parametrize("loss", [None, "full", "topk_tail", "sampled"])
 def test_compiled_is_eager(need, loss):
     need(inductor_works("cpu"), "torch.compile needs a C++ compiler and Python's headers")
     hidden, head, labels, teacher = draw_inputs(16, 4, 3, 31, torch.float32)
-    arguments = (hidden, head, labels, target_of(teacher, loss, 2.0, 5), WEIGHTS)
+    arguments = (hidden, head, labels, loss and target_of(teacher, loss, 2.0, 5), WEIGHTS)
     eager = loss_and_gradients(chunked_loss, *arguments)
     compiled = loss_and_gradients(lambda *a: chunked_loss(*a, compiled=True), *arguments)
     for one, other in zip(compiled, eager, strict=True):

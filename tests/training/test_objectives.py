@@ -5,11 +5,12 @@ import json
 import pytest
 import torch
 from torch.nn import functional
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
+from budwood.subnet.checkpoint import load_model, load_tokenizer, save_checkpoint
 from budwood.subnet.device import Compute
 from budwood.training import objectives
-from budwood.training.job import DistillationSettings
+from budwood.training.job import DistillationSettings, Engine
 from budwood.training.objectives import Batch, HiddenStates, NextToken, compiles_loss, objective_of
 from budwood.training.teacher import SharedStates, layer_inputs
 
@@ -33,7 +34,7 @@ def batch():
 
 
 def distillation(make_job, **settings):
-    job = make_job(distillation=DistillationSettings(compile_loss="off", **settings))
+    job = make_job(distillation=DistillationSettings(**settings))
     return objective_of(job, CPU)
 
 
@@ -54,6 +55,31 @@ def test_distillation_is_equation_2_of_the_paper(models, batch, make_job):
     own, other = ((logits_of(model, batch) / 2).log_softmax(-1) for model in (student, teacher))
     divergence = functional.kl_div(own, other, reduction="sum", log_target=True)
     torch.testing.assert_close(actual.double(), 0.3 * text + 0.6 * 4 * divergence, rtol=1e-5, atol=1e-4)
+
+
+@pytest.fixture
+def gemma(tmp_path, teacher_folder):
+    """A folder and its model, whose logits a cap squeezes visibly."""
+    sizes = {"vocab_size": 257, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "head_dim": 8}
+    config = Gemma2Config(num_attention_heads=2, num_key_value_heads=1, final_logit_softcapping=0.2, **sizes)
+    torch.manual_seed(0)
+    save_checkpoint(Gemma2ForCausalLM(config), load_tokenizer(teacher_folder), tmp_path / "gemma")
+    return tmp_path / "gemma", load_model(tmp_path / "gemma", torch.float32).eval()
+
+
+@pytest.mark.parametrize("loss", ["full", "topk_tail"])
+def test_softcapped_logits_are_those_of_hugging_face_on_either_side(models, batch, make_job, gemma, loss):
+    folder, capped = gemma
+    _, student = models
+    assert 0.1 < float(logits_of(capped, batch).detach().abs().max()) < 0.2
+    for own, teacher_folder, teacher in ((capped, make_job().teacher_folder, models[0]), (student, folder, capped)):
+        settings = DistillationSettings(alpha=0.3, beta=0.7, loss=loss, top_k=257)
+        objective = objective_of(make_job(teacher_folder=teacher_folder, distillation=settings), CPU)
+        logits, other = (logits_of(model, batch) for model in (own, teacher))
+        text = functional.cross_entropy(logits, batch.labels.flatten(), reduction="sum")
+        divergence = functional.kl_div(logits.log_softmax(-1), other.softmax(-1), reduction="sum")
+        torch.testing.assert_close(NextToken()(own, batch).double(), text, rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(objective(own, batch).double(), 0.3 * text + 0.7 * divergence, rtol=1e-5, atol=1e-4)
 
 
 def test_the_papers_top_is_whittles_dense_one(models, batch, make_job):
@@ -157,8 +183,8 @@ def test_a_student_is_pulled_towards_the_teacher_it_was_cut_from(models, batch, 
 def test_whether_the_loss_is_compiled(monkeypatch):
     asked = []
     monkeypatch.setattr(objectives, "inductor_works", lambda device: asked.append(device) or True)
-    assert not compiles_loss(DistillationSettings(compile_loss="off"), CPU)
-    assert compiles_loss(DistillationSettings(compile_loss="on"), CPU)
+    assert not compiles_loss(Engine(compile_loss="off"), CPU)
+    assert compiles_loss(Engine(compile_loss="on"), CPU)
     assert not asked
-    assert compiles_loss(DistillationSettings(), CPU)
+    assert compiles_loss(Engine(), CPU)
     assert asked == ["cpu"]

@@ -27,7 +27,7 @@ from budwood.training.objectives import NextToken
 from budwood.training.run import TrainingStoppedError, train, training_order
 from budwood.training.student import Student
 
-PLAIN = DistillationSettings(compile_loss="off")
+PLAIN = DistillationSettings()
 OBJECTIVES = {"next token": None, "distillation": PLAIN}
 
 
@@ -158,7 +158,7 @@ def test_a_finished_job_is_told_again_but_not_trained_again(make_job, monkeypatc
 
 def test_distillation_without_divergence_is_pretraining_step_for_step(make_job):
     pretrained = make_job("pretrained")
-    distilled = make_job("distilled", distillation=DistillationSettings(alpha=1.0, beta=0.0, compile_loss="off"))
+    distilled = make_job("distilled", distillation=DistillationSettings(alpha=1.0, beta=0.0))
     for job in (pretrained, distilled):
         train(job)
     assert read_curve(distilled.output_folder) == read_curve(pretrained.output_folder)
@@ -207,7 +207,7 @@ def test_a_loss_far_above_guessing_is_divergence_though_it_is_finite(make_job, m
     monkeypatch.setattr(callbacks, "divergence_limit", lambda size, _, weight: math.log(size) / weight)
     train(make_job("guessing"))
     with pytest.raises(FloatingPointError, match=r"at step 1: the run diverges.*the start, none was saved; lower"):
-        train(make_job("half", distillation=DistillationSettings(alpha=3.0, compile_loss="off")))
+        train(make_job("half", distillation=DistillationSettings(alpha=3.0)))
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,10 @@ def test_muon_learns_and_resumes(make_job, objective):
 
 
 def test_activations_computed_anew_change_no_bit(make_job):
-    jobs = [make_job(str(again), engine=Engine(activation_checkpointing=again)) for again in (False, True)]
+    jobs = [
+        make_job(str(again), engine=Engine(activation_checkpointing=again, compile_loss="off"))
+        for again in (False, True)
+    ]
     for job in jobs:
         train(job)
     one, other = (weights(job) for job in jobs)
@@ -306,8 +309,8 @@ def test_compiled_layers_learn_the_same(make_job, monkeypatch):
         "compile",
         lambda module: compiled.append(type(module).__name__) or compile_module(module, backend="eager"),
     )
-    taught = DistillationSettings(compile_loss="off")
-    jobs = [make_job(str(i), engine=Engine(compile=i), distillation=taught) for i in (False, True)]
+    taught = DistillationSettings()
+    jobs = [make_job(str(i), engine=Engine(compile=i, compile_loss="off"), distillation=taught) for i in (False, True)]
     for job in jobs:
         train(job)
     assert compiled == ["LlamaDecoderLayer"]  # of the student; `compile_teacher` is the teacher's
@@ -324,7 +327,7 @@ def test_no_room_for_checkpoints_is_found_before_anything_is_loaded(make_job, mo
 
 def test_as_many_checkpoints_stay_as_were_asked_for(make_job):
     for kept in (1, 3):
-        job = make_job(str(kept), engine=Engine(kept_checkpoints=kept))
+        job = make_job(str(kept), engine=Engine(kept_checkpoints=kept, compile_loss="off"))
         with pytest.raises(KilledError):
             train(job, kill_at(6))
         found = sorted(step_of(path) for path in job.output_folder.glob("checkpoint-*"))
@@ -361,9 +364,9 @@ def test_processes_must_divide_the_batch(make_job, monkeypatch):
 
 def test_weights_are_shared_out_by_a_launcher_alone_and_never_on_a_cpu(make_job):
     with pytest.raises(ValueError, match="sharding=true needs a launcher"):
-        train(make_job(engine=Engine(sharding=True)))
+        train(make_job(engine=Engine(sharding=True, compile_loss="off")))
     with pytest.raises(ValueError, match="sharding=true needs accelerators"):
-        train(make_job(engine=Engine(sharding=True, launcher="torchrun")))
+        train(make_job(engine=Engine(sharding=True, launcher="torchrun", compile_loss="off")))
 
 
 def test_an_architecture_alone_is_trained_from_random_weights(make_job, teacher_folder):

@@ -28,7 +28,7 @@ def test_the_loss_is_a_mean_over_the_tokens_of_the_step(models):
 
 def test_the_teacher_is_neither_trained_nor_saved(models, make_job):
     _, model = models
-    job = make_job(distillation=DistillationSettings(compile_loss="off"))
+    job = make_job(distillation=DistillationSettings())
     student = Student(model, objective_of(job, Compute(torch.device("cpu"), "float32")))
     assert sum(p.numel() for p in student.parameters()) == sum(p.numel() for p in model.parameters())
     assert {name.removeprefix("model.") for name in student.state_dict()} <= set(model.state_dict())

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from budwood.corpus.packing import PackedCorpus
+from budwood.subnet.checkpoint import read_architecture
 from budwood.subnet.device import Compute
 from budwood.subnet.teacher import TeacherSource, fetch_teacher, fingerprint
 from budwood.training import run
@@ -22,8 +23,7 @@ CPU = Compute(torch.device("cpu"), "float32")
 VOCABULARY = 257
 
 
-def settings(**changes):
-    return DistillationSettings(compile_loss="off", **changes)
+settings = DistillationSettings
 
 
 @pytest.fixture
@@ -32,8 +32,8 @@ def cached(make_job, corpus_folder, teacher_folder, tmp_path):
 
     def make(wanted, folder="cache"):
         corpus, schedule = PackedCorpus.open(corpus_folder), make_job().schedule
-        teacher = open_live_teacher(teacher_folder, wanted, schedule.seed, CPU)
-        facts = cache_facts(teacher_folder, corpus, schedule.sequence_length, wanted, schedule.seed)
+        teacher = open_live_teacher(teacher_folder, wanted, CPU)
+        facts = cache_facts(teacher_folder, corpus, schedule.sequence_length, wanted)
         starts = training_order(corpus, schedule)
         return write_cache(tmp_path / folder, teacher.entries, corpus, starts, facts, batch_size=8).folder
 
@@ -157,6 +157,16 @@ def test_other_vocabularies_are_refused_before_a_model_is_loaded(make_job, model
     larger = fetch_teacher(TeacherSource(random=sizes), tmp_path / "larger").folder
     with pytest.raises(ValueError, match=r"has vocab_size=300 and teacher .* vocab_size=257"):
         train(make_job(model_folder=larger, distillation=settings()))
+    alone = {"model_folder": None, "architecture": read_architecture(larger).to_dict(), "initialisation": "random"}
+    with pytest.raises(ValueError, match=r"architecture has vocab_size=300 and teacher .* vocab_size=257"):
+        train(make_job(**alone, distillation=settings()))
+
+
+def test_text_of_another_tokenizer_is_refused_before_a_model_is_loaded(make_job, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "load_model", lambda *_: pytest.fail("a model was loaded"))
+    other = swap_two_tokens(make_job().teacher_folder, tmp_path / "other")
+    with pytest.raises(ValueError, match=r"corpus_folder: .* was made by tokenizer \w{16}, .*other has \w{16}"):
+        train(make_job(teacher_folder=other))
 
 
 @pytest.mark.parametrize(
@@ -175,15 +185,6 @@ def test_what_cannot_teach_is_refused_before_a_model_is_loaded(make_job, monkeyp
         train(make_job(distillation=settings(**changes)))
 
 
-def test_softcapped_logits_are_refused(make_job, teacher_folder, tmp_path):
-    capped = tmp_path / "capped"
-    shutil.copytree(teacher_folder, capped)
-    config = json.loads((capped / "config.json").read_text()) | {"final_logit_softcapping": 30.0}
-    (capped / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"has final_logit_softcapping=30\.0: the loss of training needs plain logits"):
-        train(make_job(teacher_folder=capped, distillation=settings()))
-
-
 def test_a_foreign_cache_is_refused_before_a_model_is_loaded(make_job, cached, monkeypatch):
     folder = cached(settings(loss="sampled", num_samples=8, teacher="cached"))
     monkeypatch.setattr(run, "load_model", lambda *_: pytest.fail("a model was loaded"))
@@ -192,9 +193,23 @@ def test_a_foreign_cache_is_refused_before_a_model_is_loaded(make_job, cached, m
         train(make_job(distillation=other, cache_folder=folder))
     wanted = settings(loss="sampled", num_samples=8, teacher="cached")
     with pytest.raises(ValueError, match="seed is 42, needed 7"):
-        train(make_job(distillation=wanted, cache_folder=folder, seed=7))
+        train(make_job(distillation=wanted.model_copy(update={"sampling_seed": 7}), cache_folder=folder))
     with pytest.raises(ValueError, match="does not exist"):
         train(make_job(distillation=wanted, cache_folder=folder.with_name("nowhere")))
+
+
+def test_runs_in_other_orders_read_one_cache(make_job, corpus_folder, teacher_folder, tmp_path):
+    wanted = settings(loss="sampled", num_samples=8, teacher="cached")
+    corpus = PackedCorpus.open(corpus_folder)
+    teacher = open_live_teacher(teacher_folder, wanted, CPU)
+    facts = cache_facts(teacher_folder, corpus, 12, wanted)
+    folder = write_cache(tmp_path / "all", teacher.entries, corpus, corpus.window_starts("train", 12), facts, 8).folder
+    for seed in (1, 2):
+        job = make_job(f"cached-{seed}", distillation=wanted, cache_folder=folder, seed=seed)
+        live = make_job(f"live-{seed}", distillation=settings(loss="sampled", num_samples=8), seed=seed)
+        train(job)
+        train(live)
+        curves_agree(job, live, 1e-3)
 
 
 def test_the_top_and_the_rest_by_hand():
@@ -225,7 +240,7 @@ def test_a_compiled_teacher_says_the_same(teacher_folder, monkeypatch):
     )
     ids = torch.arange(24).reshape(2, 12)
     plain, traced = (
-        open_live_teacher(teacher_folder, settings(compile_teacher=flag), 0, CPU)(ids, torch.zeros(2))[0].hidden
+        open_live_teacher(teacher_folder, settings(compile_teacher=flag), CPU)(ids, torch.zeros(2))[0].hidden
         for flag in (False, True)
     )
     assert len(compiled) == 1

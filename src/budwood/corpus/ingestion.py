@@ -193,7 +193,8 @@ class _Batch:
     """Some documents of a source, and how far it has been read after them."""
 
     texts: list[str]
-    digests: list[int]
+    places: list[tuple[int, str]]
+    """Digest and split of each."""
     state: SourceState
     """Without tokens, which are counted later."""
     share: float | None
@@ -236,22 +237,23 @@ class _SourceRun:
 
     def _batches(self) -> Iterator[_Batch]:
         """What is left of the source, without documents of splits that are full; the last batch says so."""
-        state, texts, digests, size = self._state, list[str](), list[int](), 0
+        state, texts, places, size = self._state, list[str](), list[tuple[int, str]](), 0
         limit = self._source.max_documents
         remaining = None if limit is None else limit - state.documents
         for document in islice(self._reader, remaining):
             digest = text_digest(document.text, self._seed)
-            if assign_split(digest, self._source.splits) not in self._full():
+            split = assign_split(digest, self._source.splits)
+            if split not in self._full():
                 texts.append(document.text)
-                digests.append(digest)
+                places.append((digest, split))
             size += len(document.text)
             state = replace(state, documents=state.documents + 1, characters=state.characters + len(document.text))
             if len(texts) == _BATCH_DOCUMENTS or size >= _BATCH_CHARACTERS:
                 state = replace(state, position=self._reader.position)
-                yield _Batch(texts, digests, state, self._reader.share)
-                texts, digests, size = [], [], 0
+                yield _Batch(texts, places, state, self._reader.share)
+                texts, places, size = [], [], 0
         state = replace(state, position=self._reader.position, finished=True)
-        yield _Batch(texts, digests, state, self._reader.share)
+        yield _Batch(texts, places, state, self._reader.share)
 
     def _full(self) -> set[str]:
         """The splits that hold all the tokens they may."""
@@ -261,8 +263,7 @@ class _SourceRun:
     def _add(self, batch: _Batch, tokens: Sequence[Tokens]) -> None:
         """Take a batch's documents while their splits have room; the last one is cut to fit."""
         counts = dict(self._state.tokens)
-        for digest, ids in zip(batch.digests, tokens, strict=True):
-            split = assign_split(digest, self._source.splits)
+        for (digest, split), ids in zip(batch.places, tokens, strict=True):
             room = self._source.max_tokens.get(split, math.inf) - counts.get(split, 0)
             if room > 0:
                 kept = ids if len(ids) <= room else np.append(ids[: int(room) - 1], ids[-1:])

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from budwood.corpus.files import write_atomically
 from budwood.corpus.shards import ShardWriter, SourceState, merge
 from budwood.corpus.split import SPLITS, text_digest
 from budwood.corpus.tokenization import Encoder, describe_tokenizer
@@ -311,8 +312,5 @@ def write_index(directory: Path, facts: Mapping[str, Any], sources: Mapping[str,
     content = {name: value for name, value in facts.items() if name not in {"origin", "fingerprint"}}
     content |= {"weights": weights}
     fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    partial = directory / f"{INDEX_FILE}.partial"
-    partial.write_text(
-        json.dumps({**content, "fingerprint": fingerprint, "origin": origin}, indent=2), encoding="utf-8"
-    )
-    partial.replace(directory / INDEX_FILE)
+    index = {**content, "fingerprint": fingerprint, "origin": origin}
+    write_atomically(directory / INDEX_FILE, json.dumps(index, indent=2))

@@ -20,6 +20,7 @@ import yaml
 from transformers import PreTrainedModel
 
 from budwood.arch.count import forward_flops_per_token
+from budwood.corpus.files import write_atomically
 from budwood.evaluation.heldout import CONTINUATION, LAST_WORD
 from budwood.subnet.checkpoint import load_model, load_tokenizer, read_architecture
 from budwood.subnet.device import Compute
@@ -186,9 +187,7 @@ def run_benchmarks(folder: Path, chosen: Sequence[Benchmark], options: HarnessOp
     if missing:
         session = _Session.open(folder, options)
         for benchmark in missing:
-            partial = files[benchmark].with_suffix(".partial")
-            partial.write_text(json.dumps(session.run(benchmark)))
-            partial.rename(files[benchmark])
+            write_atomically(files[benchmark], json.dumps(session.run(benchmark)))
     return {
         "harness": VERSION,
         "device": options.compute.describe(),

@@ -111,9 +111,20 @@ def _final_states(model: PreTrainedModel, windows: Tensor) -> Tensor:
 
 def _logits(model: PreTrainedModel, states: Tensor) -> Tensor:
     """Return [T, V] float32."""
-    logits: Tensor = model.get_output_embeddings()(states).float()
-    cap = getattr(model.config, "final_logit_softcapping", None)
-    return logits if cap is None else cap * torch.tanh(logits / cap)
+    return softcap(model.get_output_embeddings()(states), cap_of(model)).float()
+
+
+def cap_of(model: PreTrainedModel) -> float | None:
+    """Return where a model's class softcaps its logits (Gemma 2); nothing where it does not."""
+    cap: float | None = getattr(model.config, "final_logit_softcapping", None)
+    return cap
+
+
+def softcap(logits: Tensor, cap: float | None) -> Tensor:
+    """Return `cap * tanh(logits / cap)`, in float32 at least; without a cap the logits as they are."""
+    if cap is None:
+        return logits
+    return cap * torch.tanh(logits.to(torch.promote_types(logits.dtype, torch.float32)) / cap)
 
 
 def _load(path: str) -> Measure:

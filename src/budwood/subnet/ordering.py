@@ -135,20 +135,7 @@ def order_teacher(
         for layer, spec in enumerate(architecture.layers)
     ]
     if ordering.by == "native":
-        heads = zip(architecture.layers, turning, strict=True)
-        return OrderedTeacher(
-            weights=weights,
-            config=config,
-            architecture=architecture,
-            channels=tuple(range(architecture.hidden_size)),
-            ranking=tuple(range(architecture.num_hidden_layers)),
-            pair_rankings=tuple(rank_pairs([0.0] * (spec.head_dim // 2), r) for spec, r in heads),
-            pair_scores=(),
-            norms={},
-            score_gain=False,
-            singular_values=False,
-            rope=ordering.rope,
-        )
+        return _own_order(weights, config, architecture, turning, ordering.rope)
     if ordering.by == "magnitude":
         importance = importance_of_weights(weights, architecture)
     if importance is None:
@@ -177,6 +164,30 @@ def _rank_layers(importance: Importance, score: LayerScore) -> tuple[int, ...]:
         return importance.eliminated[::-1]
     scores = [float(getattr(layer, score)) for layer in importance.layers]
     return tuple(sorted(range(len(scores)), key=lambda layer: -scores[layer]))
+
+
+def _own_order(
+    weights: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    architecture: Architecture,
+    turning: Sequence[int],
+    rope: Rope,
+) -> OrderedTeacher:
+    """Return a teacher as it is, everything ranked by its place."""
+    heads = zip(architecture.layers, turning, strict=True)
+    return OrderedTeacher(
+        weights=weights,
+        config=config,
+        architecture=architecture,
+        channels=tuple(range(architecture.hidden_size)),
+        ranking=tuple(range(architecture.num_hidden_layers)),
+        pair_rankings=tuple(rank_pairs([0.0] * (spec.head_dim // 2), r) for spec, r in heads),
+        pair_scores=(),
+        norms={},
+        score_gain=False,
+        singular_values=False,
+        rope=rope,
+    )
 
 
 class OrderedWeights(Mapping[str, Tensor]):

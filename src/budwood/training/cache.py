@@ -10,6 +10,7 @@ Shape legend: B sequences, T tokens of a sequence, N = B T, S draws.
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +23,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from budwood.corpus.files import write_atomically
 from budwood.corpus.packing import PackedCorpus
+
+logger = logging.getLogger(__name__)
 
 INDEX = "index.json"
 PROGRESS = "progress.json"
@@ -203,7 +207,7 @@ def write_cache(
             state["rows"] += len(batch)
             state["ragged_items"] += parts["ids"].size
             state["seconds"] = time.perf_counter() - before
-            _write_json(folder / PROGRESS, state)
+            write_atomically(folder / PROGRESS, json.dumps(state))
             bar.update(len(batch))
     _finish(folder, facts, starts, state)
     return TeacherCache.open(folder)
@@ -217,7 +221,7 @@ def _resume(folder: Path, facts: Mapping[str, Any], starts: NDArray[np.int64]) -
     state: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else fresh
     if {name: state[name] for name in begin} != begin:
         raise ValueError(f"{folder} holds the unfinished cache of another teacher, text or loss: name another folder")
-    _write_json(file, state)
+    write_atomically(file, json.dumps(state))
     for column in columns(facts):
         size = column.length(state["rows"], state["ragged_items"]) * column.dtype.itemsize
         with (folder / f"{column.name}.bin").open("ab") as stream:
@@ -229,12 +233,6 @@ def _resume(folder: Path, facts: Mapping[str, Any], starts: NDArray[np.int64]) -
 
 def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _write_json(file: Path, value: Mapping[str, Any]) -> None:
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(json.dumps(value, indent=1))
-    partial.replace(file)
 
 
 def _encode(entries: dict[str, NDArray[Any]], rows: int, ragged_items: int) -> dict[str, NDArray[Any]]:
@@ -260,5 +258,7 @@ def _finish(folder: Path, facts: Mapping[str, Any], starts: NDArray[np.int64], s
     starts.astype(np.int64).tofile(folder / STARTS)
     tokens = len(starts) * facts["sequence_length"]
     size = sum((folder / f"{column.name}.bin").stat().st_size for column in columns(facts))
-    _write_json(folder / INDEX, {**state, "tokens": tokens, "bytes_per_token": size / tokens})
+    logger.info("%s: %.0f bytes per token, %.2f GB in all", folder, size / tokens, size / 1e9)
+    index = {**state, "tokens": tokens, "bytes_per_token": size / tokens}
+    write_atomically(folder / INDEX, json.dumps(index, indent=1))
     (folder / PROGRESS).unlink()

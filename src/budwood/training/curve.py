@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from budwood.corpus.files import write_atomically
+
 Track = Callable[[Mapping[str, float], int], None]
 """Takes metrics and the optimiser step they belong to."""
 
@@ -85,14 +87,6 @@ def divergence_limit(vocab_size: int, first_loss: float, weight: float) -> float
         weight: of the objective: `alpha + beta * T^2`, or one.
     """
     return 2 * weight * max(first_loss, math.log(vocab_size))
-
-
-def write_atomically(file: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(text)
-    partial.replace(file)
 
 
 def finite(values: Mapping[str, Any], *names: str) -> bool:

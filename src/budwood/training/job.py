@@ -156,6 +156,8 @@ class DistillationSettings(Strict):
     top_k: int = Field(default=1024, ge=1)
     num_samples: int = Field(default=64, ge=1, le=255)
     """Draws per token, with replacement."""
+    sampling_seed: int = 42
+    """Of the draws; not the schedule's, so that runs in other orders can read one cache."""
     hidden_weight: float = Field(default=0.0, ge=0)
     """Weight of the squared distance between the layers' inputs of student and teacher at the start of training."""
     hidden_share: float = Field(default=0.3, gt=0, le=1)
@@ -165,8 +167,6 @@ class DistillationSettings(Strict):
     teacher_device: str = "same"
     """`same` as the student's, or a device of the teacher's own, such as `cuda:1`."""
     compile_teacher: bool = False
-    compile_loss: Literal["auto", "on", "off"] = "auto"
-    """Whether torch.compile makes the loss: `auto` where it works here, and says so where it does not."""
 
     @model_validator(mode="after")
     def _sensible(self) -> Self:
@@ -196,6 +196,8 @@ class Engine(Strict):
     """Share weights, gradients and optimiser state out among the devices (FSDP2); otherwise each has them all (DDP)."""
     compile: bool = False
     """Compile every decoder layer; costs a minute and pays in long runs."""
+    compile_loss: Literal["auto", "on", "off"] = "auto"
+    """Whether torch.compile makes the loss: `auto` where it works here, and says so where it does not."""
     activation_checkpointing: bool = False
     """Compute activations anew in the backward pass: a third more work, room for larger micro-batches."""
     kept_checkpoints: int = Field(default=2, ge=1)

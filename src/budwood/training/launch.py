@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from budwood.training.curve import Track, write_atomically
+from budwood.corpus.files import write_atomically
+from budwood.training.curve import Track
 from budwood.training.job import TrainingJob
 from budwood.training.run import RESULT, TrainingStoppedError, check_job, train
 

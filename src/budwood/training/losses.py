@@ -1,6 +1,6 @@
 """The output head and its losses, computed in token chunks so that full logits never exist.
 
-Shape legend: N tokens, C tokens of a chunk, E student width, F teacher width, V vocabulary, K entries of a
+Shape legend: N tokens, C tokens of a chunk, E a model's width, F the teacher's, V vocabulary, K entries of a
 sparse target.
 """
 
@@ -13,6 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
+
+from budwood.subnet.fitness import softcap
 
 logger = logging.getLogger(__name__)
 
@@ -37,13 +39,15 @@ class DistillationWeights:
 
 
 @dataclass(frozen=True, slots=True)
-class DenseTarget:
-    """A teacher's distribution over the whole vocabulary, as the states that its head turns into logits."""
+class Logits:
+    """A model's scores of the whole vocabulary, as the states that its head turns into them."""
 
     hidden: Tensor
-    """[N, F] last hidden states."""
+    """[N, E] last hidden states."""
     head: Tensor
-    """[V, F] output weights."""
+    """[V, E] output weights."""
+    cap: float | None = None
+    """See `budwood.subnet.fitness.softcap`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +69,11 @@ class SparseTarget:
         return parts if self.rest is None else (*parts, self.rest)
 
 
-Target = DenseTarget | SparseTarget
+Target = Logits | SparseTarget
 
 
 def chunked_loss(
-    hidden: Tensor,
-    head: Tensor,
+    student: Logits,
     labels: Tensor,
     target: Target | None = None,
     weights: DistillationWeights = DistillationWeights(1.0, 0.0, 1.0),
@@ -85,15 +88,22 @@ def chunked_loss(
     are in float32 (float64 where the states are); products have the type of the states, or of autocast inside it.
 
     Args:
-        hidden: [N, E] the student's last hidden states.
-        head: [V, E] the student's output weights.
+        student: of N tokens; its states and head get gradients.
         labels: [N] ids of the next tokens.
         target: what the teacher says of the N tokens; it gets no gradient.
         weights: alpha, beta, the temperature, and the divergence from a dense target.
         compiled: whether torch.compile makes the step of a chunk (see `inductor_works`): half the time and memory.
     """
-    loss: Tensor = _head_loss(hidden, head, labels, target, weights, compiled)
+    formula = _Formula(weights, student.cap, target.cap if isinstance(target, Logits) else None)
+    loss: Tensor = _head_loss(student.hidden, student.head, labels, target, formula, compiled)
     return loss
+
+
+@dataclass(frozen=True, slots=True)
+class _Formula:
+    weights: DistillationWeights
+    cap: float | None
+    teacher_cap: float | None
 
 
 # The head is a graph of its own: a compiler of the whole model would unroll the loop over chunks.
@@ -111,7 +121,7 @@ class _ChunkedLoss(torch.autograd.Function):
         head: Tensor,
         labels: Tensor,
         target: Target | None,
-        weights: DistillationWeights,
+        formula: _Formula,
         compiled: bool,  # noqa: FBT001 - `apply` takes no keywords
     ) -> Tensor:
         product = _product_type(hidden)
@@ -125,7 +135,7 @@ class _ChunkedLoss(torch.autograd.Function):
             for start in range(0, len(states), CHUNK_TOKENS):
                 chunk = slice(start, start + CHUNK_TOKENS)
                 chunk_loss, hidden_grad[chunk] = step(
-                    states[chunk], weight, labels[chunk], _chunk_of(target, chunk), weights, head_grad
+                    states[chunk], weight, labels[chunk], _chunk_of(target, chunk), formula, head_grad
                 )
                 loss += chunk_loss
         ctx.save_for_backward(hidden_grad, head_grad.to(head.dtype))
@@ -147,7 +157,7 @@ def _product_type(hidden: Tensor) -> torch.dtype:
 
 def _chunk_of(target: Target | None, chunk: slice) -> tuple[Tensor, ...] | None:
     """Return the part of a target that a chunk needs: [C, F] states and [V, F] head, or the parts of a sparse one."""
-    if isinstance(target, DenseTarget):
+    if isinstance(target, Logits):
         return target.hidden[chunk], target.head
     return None if target is None else tuple(part[chunk] for part in target.tensors())
 
@@ -157,13 +167,17 @@ def _chunk_step(
     head: Tensor,
     labels: Tensor,
     target: tuple[Tensor, ...] | None,
-    weights: DistillationWeights,
+    formula: _Formula,
     head_grad: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Return the loss of a chunk and [C, E] its gradient by the states; add that by the head to `head_grad`."""
     if target is not None and len(target) == DENSE_PARTS:
-        target = (target[0] @ target[1].T,)
-    loss, grad = logits_loss(states @ head.T, labels, target, weights)
+        target = (softcap(target[0] @ target[1].T, formula.teacher_cap),)
+    logits = softcap(states @ head.T, formula.cap)
+    loss, grad = logits_loss(logits, labels, target, formula.weights)
+    if formula.cap is not None:
+        grad *= 1 - (logits / formula.cap).square()
+    grad = grad.to(states.dtype)
     head_grad += grad.T @ states
     return loss, grad @ head
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from budwood.subnet.device import Compute
-from budwood.training.job import DistillationSettings, TrainingJob
-from budwood.training.losses import DistillationWeights, chunked_loss, hidden_distance, inductor_works
+from budwood.subnet.fitness import cap_of
+from budwood.training.job import Engine, TrainingJob
+from budwood.training.losses import DistillationWeights, Logits, chunked_loss, hidden_distance, inductor_works
 from budwood.training.teacher import SharedStates, Teacher, layer_inputs, open_teacher, shared_states
 
 
@@ -38,6 +39,11 @@ class Objective(Protocol):
         ...
 
 
+def logits_of(model: PreTrainedModel, hidden: Tensor) -> Logits:
+    """Return a model's logits of [B, T, E] last hidden states."""
+    return Logits(hidden.flatten(0, 1), model.get_output_embeddings().weight, cap_of(model))
+
+
 @dataclass(frozen=True, slots=True)
 class NextToken:
     """Cross-entropy with the text."""
@@ -48,8 +54,7 @@ class NextToken:
     def __call__(self, model: PreTrainedModel, batch: Batch) -> Tensor:
         """Return the summed cross-entropy."""
         hidden = model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
-        head = model.get_output_embeddings().weight
-        return chunked_loss(hidden.flatten(0, 1), head, batch.labels.flatten(), compiled=self.compiled)
+        return chunked_loss(logits_of(model, hidden), batch.labels.flatten(), compiled=self.compiled)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,9 +102,8 @@ class Distillation:
         output = model.base_model(
             input_ids=batch.input_ids, use_cache=False, output_hidden_states=self.states is not None
         )
-        hidden = output.last_hidden_state.flatten(0, 1)
-        head = model.get_output_embeddings().weight
-        loss = chunked_loss(hidden, head, batch.labels.flatten(), target, self.weights, compiled=self.compiled)
+        student = logits_of(model, output.last_hidden_state)
+        loss = chunked_loss(student, batch.labels.flatten(), target, self.weights, compiled=self.compiled)
         if self.states is not None:
             assert batch.progress is not None, "an annealed loss needs to know how far the run is"
             loss = loss + self.states(layer_inputs(output), teacher_states, batch.progress)
@@ -113,22 +117,22 @@ def objective_of(job: TrainingJob, compute: Compute) -> NextToken | Distillation
         job: passed by `budwood.training.teacher.check_teacher` where it has a teacher.
         compute: device and precision of the student.
     """
-    settings = job.distillation
+    settings, compiled = job.distillation, compiles_loss(job.engine, compute)
     if settings is None:
-        return NextToken()
+        return NextToken(compiled=compiled)
     states = None
     if settings.hidden_weight:
         states = HiddenStates(shared=shared_states(job), weight=settings.hidden_weight, share=settings.hidden_share)
     return Distillation(
         teacher=open_teacher(job, compute),
         weights=settings.weights,
-        compiled=compiles_loss(settings, compute),
+        compiled=compiled,
         states=states,
     )
 
 
-def compiles_loss(settings: DistillationSettings, compute: Compute) -> bool:
+def compiles_loss(engine: Engine, compute: Compute) -> bool:
     """Return whether the loss is compiled; `auto` tries whether that works here, and logs where it does not."""
-    if settings.compile_loss == "auto":
+    if engine.compile_loss == "auto":
         return inductor_works(compute.device.type)
-    return settings.compile_loss == "on"
+    return engine.compile_loss == "on"

@@ -18,19 +18,28 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArgu
 
 from budwood.arch.count import forward_flops_per_token, num_parameters, training_flops_per_token
 from budwood.arch.spec import Architecture
+from budwood.corpus.files import write_atomically
 from budwood.corpus.packing import PackedCorpus
-from budwood.subnet.checkpoint import build_empty, load_config, load_model, random_model, read_architecture
+from budwood.corpus.tokenization import fingerprint_tokenizer
+from budwood.subnet.checkpoint import (
+    build_empty,
+    load_config,
+    load_model,
+    load_tokenizer,
+    random_model,
+    read_architecture,
+)
 from budwood.subnet.device import Compute, choose_compute
 from budwood.subnet.export import CERTIFICATE, write_checkpoint
 from budwood.training.callbacks import Keeper, Recorder, stop_on_sigterm
 from budwood.training.checkpoints import PARTIAL, newest_checkpoint, remove_checkpoint, require_space, step_of
-from budwood.training.curve import Curve, Track, replay_curve, write_atomically
+from budwood.training.curve import Curve, Track, replay_curve
 from budwood.training.job import Schedule, TrainingJob
 from budwood.training.objectives import objective_of
 from budwood.training.optimizer import muon_with_adamw
 from budwood.training.progress import Meter
 from budwood.training.student import Student
-from budwood.training.teacher import check_head, check_teacher
+from budwood.training.teacher import check_teacher
 
 RESULT = "result.json"
 MODEL = "model"
@@ -114,8 +123,9 @@ def check_job(job: TrainingJob) -> Compute:
 
     Raises:
         ValueError: a folder holds no checkpoint, sequences are longer than the model's positions, the corpus is too
-            small, the teacher cannot teach (see `budwood.training.teacher.check_teacher`), the processes do not divide
-            the batch, or weights are to be sharded on a CPU.
+            small or in the tokens of another tokenizer, the teacher cannot teach (see
+            `budwood.training.teacher.check_teacher`), the processes do not divide the batch, or weights are to be
+            sharded on a CPU.
         OSError: checkpoints do not fit on the disk.
     """
     compute, schedule = choose_compute(job.device, job.precision), job.schedule
@@ -137,8 +147,8 @@ def check_job(job: TrainingJob) -> Compute:
         raise ValueError("sharding=true needs a launcher: one process has nobody to share with")
     if job.engine.sharding and compute.device.type == "cpu":
         raise ValueError("sharding=true needs accelerators: on a CPU accelerate would run plain DDP without a word")
-    check_head(job.model_folder or job.teacher_folder)
     corpus = PackedCorpus.open(job.corpus_folder)
+    check_text(corpus, job.teacher_folder)
     starts = training_order(corpus, schedule)
     if job.distillation is not None:
         check_teacher(job, corpus, starts)
@@ -157,6 +167,20 @@ def check_positions(folder: Path, sequence_length: int) -> None:
     positions = load_config(folder)["max_position_embeddings"]
     if sequence_length > positions:
         raise ValueError(f"sequence_length={sequence_length} exceeds the {positions} positions of {folder}")
+
+
+def check_text(corpus: PackedCorpus, teacher_folder: Path) -> None:
+    """Check that a text is in the tokens of a teacher, which are also those of its students.
+
+    Raises:
+        ValueError: another tokenizer made them.
+    """
+    own = fingerprint_tokenizer(load_tokenizer(teacher_folder))
+    if corpus.tokenizer_fingerprint != own:
+        raise ValueError(
+            f"corpus_folder: {corpus.directory} was made by tokenizer {corpus.tokenizer_fingerprint[:16]}, "
+            f"{teacher_folder} has {own[:16]}: tokenize the text anew"
+        )
 
 
 def training_order(corpus: PackedCorpus, schedule: Schedule) -> NDArray[np.int64]:

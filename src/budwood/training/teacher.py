@@ -20,11 +20,12 @@ from budwood.corpus.packing import PackedCorpus
 from budwood.subnet.checkpoint import load_config, load_model, load_tokenizer
 from budwood.subnet.device import Compute, choose_compute
 from budwood.subnet.export import CERTIFICATE
+from budwood.subnet.fitness import cap_of, softcap
 from budwood.subnet.teacher import fingerprint
 from budwood.training import losses
 from budwood.training.cache import TeacherCache
 from budwood.training.job import DistillationSettings, TrainingJob
-from budwood.training.losses import DenseTarget, SparseTarget, Target
+from budwood.training.losses import Logits, SparseTarget, Target
 
 Entries = Mapping[str, Tensor]
 """Some entries of a teacher's distribution, every tensor with the tokens first: of the top `ids`, `log_probs` and
@@ -50,8 +51,6 @@ class LiveTeacher:
 
     model: PreTrainedModel
     settings: DistillationSettings
-    seed: int
-    """Of draws: a sequence gets the same ones in every process and every epoch."""
     device: torch.device
     """The student's."""
     head: Tensor
@@ -65,7 +64,7 @@ class LiveTeacher:
             entries = {} if self.settings.loss == "full" else self._entries(hidden, starts)
         if entries:
             return sparse_target({name: part.to(self.device) for name, part in entries.items()}, self.settings), states
-        return DenseTarget(hidden.flatten(0, 1).to(self.device), self.head), states
+        return Logits(hidden.flatten(0, 1).to(self.device), self.head, cap_of(self.model)), states
 
     def entries(self, input_ids: Tensor, starts: Tensor) -> Entries:
         """Return the entries that `settings.loss` asks for, of all N tokens."""
@@ -73,7 +72,7 @@ class LiveTeacher:
 
     def _log_probs(self, states: Tensor) -> Tensor:
         """Return [C, V] tempered log-probabilities in float32."""
-        logits = states @ self.model.get_output_embeddings().weight.T
+        logits = softcap(states @ self.model.get_output_embeddings().weight.T, cap_of(self.model))
         return torch.log_softmax(logits.float() / self.settings.temperature, -1)
 
     @torch.no_grad()
@@ -93,7 +92,9 @@ class LiveTeacher:
             ]
             return _join(parts)
         for start, states in zip(starts.tolist(), hidden, strict=True):
-            generator = torch.Generator(states.device).manual_seed(_seed_of(self.seed, start))
+            # A sequence gets the same draws in every process and every epoch.
+            seed = _seed_of(settings.sampling_seed, start)
+            generator = torch.Generator(states.device).manual_seed(seed)
             parts += [
                 draw(self._log_probs(chunk), settings.num_samples, generator)
                 for chunk in states.split(losses.CHUNK_TOKENS)
@@ -191,13 +192,12 @@ def _seed_of(seed: int, start: int) -> int:
     return int(np.random.SeedSequence((seed, start)).generate_state(1, np.uint64)[0])
 
 
-def open_live_teacher(folder: Path, settings: DistillationSettings, seed: int, compute: Compute) -> LiveTeacher:
+def open_live_teacher(folder: Path, settings: DistillationSettings, compute: Compute) -> LiveTeacher:
     """Load a teacher, frozen, in the precision of the hardware.
 
     Args:
         folder: its checkpoint.
         settings: of the loss.
-        seed: of draws.
         compute: the student's device and precision.
 
     Raises:
@@ -210,7 +210,7 @@ def open_live_teacher(folder: Path, settings: DistillationSettings, seed: int, c
     if settings.compile_teacher:
         model.base_model.compile()
     head = model.get_output_embeddings().weight.to(compute.device)
-    return LiveTeacher(model=model, settings=settings, seed=seed, device=compute.device, head=head)
+    return LiveTeacher(model=model, settings=settings, device=compute.device, head=head)
 
 
 def teacher_compute(settings: DistillationSettings, compute: Compute) -> Compute:
@@ -242,17 +242,6 @@ def check_entries(settings: DistillationSettings, vocab_size: int) -> None:
     """
     if settings.loss.startswith("topk") and settings.top_k > vocab_size:
         raise ValueError(f"top_k={settings.top_k} must not exceed the vocabulary of {vocab_size} tokens")
-
-
-def check_head(folder: Path) -> None:
-    """Check that a model's logits are its last hidden states times its head, as the chunked loss computes them.
-
-    Raises:
-        ValueError: it squeezes them afterwards.
-    """
-    cap = load_config(folder).get("final_logit_softcapping")
-    if cap is not None:
-        raise ValueError(f"{folder} has final_logit_softcapping={cap}: the loss of training needs plain logits (null)")
 
 
 def check_vocabulary(student_folder: Path, teacher_folder: Path) -> None:
@@ -309,7 +298,7 @@ def shared_states(job: TrainingJob) -> SharedStates:
 
 
 def cache_facts(
-    teacher_folder: Path, corpus: PackedCorpus, length: int, settings: DistillationSettings, seed: int
+    teacher_folder: Path, corpus: PackedCorpus, length: int, settings: DistillationSettings
 ) -> dict[str, Any]:
     """Return all that decides what a cache says; equal facts mean an equal teacher on equal text.
 
@@ -318,7 +307,6 @@ def cache_facts(
         corpus: its text.
         length: tokens of a sequence.
         settings: of the loss.
-        seed: of draws.
     """
     sampled = settings.loss == "sampled"
     return {
@@ -330,7 +318,7 @@ def cache_facts(
         "entries": "sampled" if sampled else "top_k",
         "num_entries": settings.num_samples if sampled else settings.top_k,
         "temperature": settings.temperature,
-        "seed": seed if sampled else None,
+        "seed": settings.sampling_seed if sampled else None,
     }
 
 
@@ -343,22 +331,27 @@ def check_teacher(job: TrainingJob, corpus: PackedCorpus, starts: NDArray[np.int
         starts: where its sequences begin.
 
     Raises:
-        ValueError: the vocabularies differ, logits are softcapped, a loss asks for more entries than there are tokens,
+        ValueError: the vocabularies differ, a loss asks for more entries than there are tokens,
             a hidden-state loss finds no shared channels, or a cache is missing, unfinished or of something else.
     """
     settings = job.distillation
     assert settings is not None, "only a distillation has a teacher"
+    vocab_size = int(load_config(job.teacher_folder)["vocab_size"])
     if job.model_folder is not None:
         check_vocabulary(job.model_folder, job.teacher_folder)
-    check_head(job.teacher_folder)
-    check_entries(settings, int(load_config(job.teacher_folder)["vocab_size"]))
+    elif job.architecture is not None and job.architecture["vocab_size"] != vocab_size:
+        raise ValueError(
+            f"architecture has vocab_size={job.architecture['vocab_size']} and teacher {job.teacher_folder} "
+            f"vocab_size={vocab_size}: they have different vocabularies, logits cannot be compared"
+        )
+    check_entries(settings, vocab_size)
     teacher_compute(settings, choose_compute(job.device, job.precision))
     if settings.hidden_weight:
         shared_states(job)
     if settings.teacher == "cached":
         cache = open_cache(job)
         length = job.schedule.sequence_length
-        cache.check(cache_facts(job.teacher_folder, corpus, length, settings, job.schedule.seed), starts)
+        cache.check(cache_facts(job.teacher_folder, corpus, length, settings), starts)
 
 
 def open_cache(job: TrainingJob) -> TeacherCache:
@@ -378,4 +371,4 @@ def open_teacher(job: TrainingJob, compute: Compute) -> Teacher:
     assert settings is not None, "only a distillation has a teacher"
     if settings.teacher == "cached":
         return CachedTeacher(cache=open_cache(job), settings=settings)
-    return open_live_teacher(job.teacher_folder, settings, job.schedule.seed, compute)
+    return open_live_teacher(job.teacher_folder, settings, compute)

@@ -33,7 +33,7 @@ def cache_teacher(
     """Return what the teacher says of all training sequences, for every variant, and a record with its cost."""
     settings, length = arm.distillation, schedule.sequence_length
     assert settings is not None, "the parameters give this arm a teacher"
-    facts = cache_facts(teacher, tokens, length, settings, schedule.seed)
+    facts = cache_facts(teacher, tokens, length, settings)
     sequences = schedule.model_dump(include={"tokens", "sequence_length", "global_batch", "seed"})
     compute = measurement.compute()
     folder = claim(workspace, "teacher_cache", facts | {"sequences": sequences, "precision": compute.precision})
@@ -41,7 +41,7 @@ def cache_teacher(
     @cache
     def live() -> LiveTeacher:
         # Not before it is needed: a finished cache asks nothing.
-        return open_live_teacher(teacher, settings, schedule.seed, compute)
+        return open_live_teacher(teacher, settings, compute)
 
     said = write_cache(
         folder / "cache",

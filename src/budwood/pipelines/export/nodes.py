@@ -12,6 +12,7 @@ from budwood.arch.bins import ParameterBin
 from budwood.arch.count import forward_flops_per_token
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
+from budwood.corpus.files import write_atomically
 from budwood.corpus.packing import PackedCorpus
 from budwood.parameters import CorpusParameters, MeasurementParameters, SpaceParameters
 from budwood.pipelines.work import claim
@@ -54,7 +55,6 @@ def export_subnet(
     )
     seconds = time.perf_counter() - started
     folder = write_checkpoint(own_weights(child), teacher, claim(workspace, "export", facts) / "subnet")
-    corrected = space.compensation.steps if space.compensation else ()
     origin = Origin(
         teacher=teacher_record["name"],
         teacher_revision=teacher_record["revision"],
@@ -62,40 +62,50 @@ def export_subnet(
         corpus_fingerprint=tokens.fingerprint,
         ordering=space.ordering,
         rope=space.rope,
-        compensation=corrected,
+        compensation=space.compensation.steps if space.compensation else (),
         channels=[ordered.channels[channel] for channel in selection.hidden],
         layers=[layer.teacher_layer for layer in cut.layers],
     )
     certificate = certify(child, folder, cut.architecture, ParameterBin(*best["parameter_bin"]), origin)
-    sources = [
+    native = bool(certificate["native"])
+    story, sources = _story(best, space, origin), _sources(corpus)
+    card = model_card(cut.architecture, teacher_record, sources, story, _figures(best), native=native)
+    write_atomically(folder / CARD, card)
+    write_atomically(folder / CERTIFICATE, json.dumps(certificate, indent=1))
+    costs = []
+    if space.compensation and space.compensation.steps:
+        flops = compensation_flops(ordered.architecture, cut, space.compensation, *windows.shape)
+        costs = [{"stage": "compensation", "flops": flops, "tokens": int(windows.size), "seconds": seconds}]
+    return folder, certificate, [*costs, _certificate_cost(cut.architecture, certificate)]
+
+
+def _story(best: dict[str, Any], space: SpaceParameters, origin: Origin) -> dict[str, str]:
+    """Return how a winner was found and cut, for its card."""
+    layers = "layer-wise" if space.layerwise else "equal"
+    return {
+        "Search": f"{best['num_evaluations']:,} {space.granularity} sub-networks of {layers} layers",
+        "Order of the teacher's components": space.ordering,
+        "Rotary embeddings": space.rope,
+        "Kept layers of the teacher": ", ".join(map(str, origin.layers)),
+        "Corrections": ", ".join(origin.compensation) or "none",
+    }
+
+
+def _sources(corpus: CorpusParameters) -> list[dict[str, str]]:
+    """Return licences and attributions of all texts, for a card."""
+    return [
         {"name": name, "license": source.license, "attribution": source.attribution}
         for name, source in corpus.sources.items()
         if source
     ]
-    story = {
-        "Search": f"{best['num_evaluations']:,} {space.granularity} sub-networks of "
-        f"{'layer-wise' if space.layerwise else 'equal'} layers",
-        "Order of the teacher's components": space.ordering,
-        "Rotary embeddings": space.rope,
-        "Kept layers of the teacher": ", ".join(str(layer.teacher_layer) for layer in cut.layers),
-        "Corrections": ", ".join(corrected) or "none",
-    }
-    figures = {
-        "Loss": f"{best['choice_loss']:.3f} nats per token on text kept for the choice among candidates, "
-        + (
-            f"after {best['finalist_tokens']:,} tokens of training"
-            if best["finalist_tokens"]
-            else "before any training"
-        )
-    }
-    card = model_card(cut.architecture, teacher_record, sources, story, figures, native=bool(certificate["native"]))
-    (folder / CARD).write_text(card)
-    (folder / CERTIFICATE).write_text(json.dumps(certificate, indent=1))
-    costs = []
-    if space.compensation and corrected:
-        flops = compensation_flops(ordered.architecture, cut, space.compensation, *windows.shape)
-        costs = [{"stage": "compensation", "flops": flops, "tokens": int(windows.size), "seconds": seconds}]
-    return folder, certificate, [*costs, _certificate_cost(cut.architecture, certificate)]
+
+
+def _figures(best: dict[str, Any]) -> dict[str, str]:
+    """Return what was measured of a winner, for its card."""
+    tokens = best["finalist_tokens"]
+    trained = f"after {tokens:,} tokens of training" if tokens else "before any training"
+    text = "text kept for the choice among candidates"
+    return {"Loss": f"{best['choice_loss']:.3f} nats per token on {text}, {trained}"}
 
 
 def _certificate_cost(child: Architecture, certificate: dict[str, Any]) -> dict[str, Any]:
