@@ -30,6 +30,7 @@ TEACHERS = {
     "cached": {"loss": "sampled", "teacher": "cached"},
 }
 """Settings on which the pipeline's shape depends."""
+SHAPES = (*TEACHERS, "probed")
 
 
 def load(environment: str) -> tuple[OmegaConfigLoader, ProjectParameters]:
@@ -49,9 +50,12 @@ def with_either_teacher(environment: str, request: pytest.FixtureRequest, monkey
     return environment
 
 
-def choose(monkeypatch: pytest.MonkeyPatch, environment: str, teacher: str) -> None:
-    raw = load(environment)[0]["parameters"]
-    raw["arms"]["distilled"]["distillation"] |= TEACHERS[teacher]
+def choose(monkeypatch: pytest.MonkeyPatch, environment: str, shape: str) -> None:
+    loader, parameters = load(environment)
+    raw = loader["parameters"]
+    raw["arms"]["distilled"]["distillation"] |= TEACHERS.get(shape, {})
+    if shape == "probed":
+        raw["protocol"] = {"probe_tokens": parameters.schedule.tokens // 2}
     monkeypatch.setitem(grid._current, "parameters", read_parameters(raw))
 
 
@@ -74,8 +78,8 @@ def test_every_artifact_is_registered(with_either_teacher):
 def test_no_catalog_entry_is_unused(environment, monkeypatch):
     catalog = DataCatalog.from_config(load(environment)[0]["catalog"])
     datasets = set()
-    for teacher in TEACHERS:
-        choose(monkeypatch, environment, teacher)
+    for shape in SHAPES:
+        choose(monkeypatch, environment, shape)
         datasets |= default_pipeline().datasets()
     entries = set(load(environment)[0]["catalog"])
     patterns = {entry for entry in entries if "{" in entry}

@@ -5,12 +5,14 @@ from budwood.parameters.corpus import CorpusParameters, SourceParameters
 from budwood.parameters.grid import BinParameters, Bins, Grid, SpaceParameters, Spaces
 from budwood.parameters.measurement import EvaluationParameters, MeasurementParameters
 from budwood.parameters.plan import PlanParameters
-from budwood.parameters.project import PAPER, ProjectParameters, expand_presets, read_parameters
+from budwood.parameters.project import PAPER, SELECTED, ProjectParameters, expand_presets, read_parameters
+from budwood.parameters.protocol import ProtocolParameters
 from budwood.parameters.search import SearchParameters
 from budwood.parameters.teacher import ModelSizes, TeacherParameters
 
 __all__ = [
     "PAPER",
+    "SELECTED",
     "ArmParameters",
     "Arms",
     "BinParameters",
@@ -22,6 +24,7 @@ __all__ = [
     "ModelSizes",
     "PlanParameters",
     "ProjectParameters",
+    "ProtocolParameters",
     "SearchParameters",
     "SourceParameters",
     "SpaceParameters",

@@ -10,6 +10,7 @@ from budwood.parameters.corpus import CorpusParameters
 from budwood.parameters.grid import Bins, Grid, Spaces
 from budwood.parameters.measurement import EvaluationParameters, MeasurementParameters
 from budwood.parameters.plan import PlanParameters
+from budwood.parameters.protocol import ProtocolParameters
 from budwood.parameters.search import SearchParameters
 from budwood.parameters.teacher import TeacherParameters
 from budwood.subnet.fitness import FROM_SCORES
@@ -19,6 +20,8 @@ from budwood.training.job import Engine, Schedule, Strict
 _LONGEST_VALUE = 60
 _ORDERING_OF: dict[str, OrderingKind] = {"importance": "activation", "magnitude": "magnitude"}
 
+SELECTED = "selected"
+"""Stands for the space of a bin that probes will choose, wherever a pipeline names a space."""
 PAPER = "paper"
 """Value of `search` that stands for the paper's own search."""
 _PAPER_SEARCH: dict[str, Any] = {"sampling": "rejection", "constraint": "rejection", "num_finalists": 1, "reuse": False}
@@ -35,6 +38,7 @@ class ProjectParameters(Strict):
     spaces: Spaces
     grid: Grid
     search: SearchParameters
+    protocol: ProtocolParameters
     schedule: Schedule
     arms: Arms
     plan: PlanParameters
@@ -57,6 +61,9 @@ class ProjectParameters(Strict):
                     f"scores: spaces.{space} has ordering {ordering}, and must have native or "
                     f"{_ORDERING_OF[self.search.fitness]}"
                 )
+        if SELECTED in self.spaces.root:
+            raise ValueError(f"spaces.{SELECTED}: give it another name, this one stands for what probes choose")
+        self.protocol.probe_schedule(self.schedule)
         self.search.race(self.measurement.selection)
         if self.engine.sharding and (not self.engine.launcher or self.schedule.optimizer == "muon"):
             raise ValueError("engine.sharding: true needs a launcher, and schedule.optimizer: adamw")

@@ -3,7 +3,7 @@
 from kedro.pipeline import Node, Pipeline
 
 from budwood.pipelines.evolution.nodes import choose_winner, evolve
-from budwood.pipelines.grid import for_each_variant
+from budwood.pipelines.grid import for_each_variant, searched_variants
 
 
 def create_pipeline() -> Pipeline:
@@ -48,4 +48,6 @@ def create_pipeline() -> Pipeline:
         ],
         tags="evolution",
     )
-    return for_each_variant(stages, {"teacher", "teacher_record", "importance", "tokens", "workspace"})
+    return for_each_variant(
+        stages, {"teacher", "teacher_record", "importance", "tokens", "workspace"}, searched_variants()
+    )

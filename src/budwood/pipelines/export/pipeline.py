@@ -3,7 +3,7 @@
 from kedro.pipeline import Node, Pipeline
 
 from budwood.pipelines.export.nodes import export_subnet
-from budwood.pipelines.grid import for_each_variant
+from budwood.pipelines.grid import for_each_variant, searched_variants
 
 
 def create_pipeline() -> Pipeline:
@@ -29,4 +29,6 @@ def create_pipeline() -> Pipeline:
             )
         ]
     )
-    return for_each_variant(stages, {"teacher", "teacher_record", "importance", "tokens", "workspace"})
+    return for_each_variant(
+        stages, {"teacher", "teacher_record", "importance", "tokens", "workspace"}, searched_variants()
+    )
