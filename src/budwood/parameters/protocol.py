@@ -20,10 +20,19 @@ class ProtocolParameters(Strict):
         """
         if self.probe_tokens is None:
             return None
-        probe = Schedule.model_validate(schedule.model_dump() | {"tokens": self.probe_tokens})
+        probe = with_tokens(schedule, self.probe_tokens)
         if probe.num_steps >= schedule.num_steps:
             raise ValueError(
                 f"protocol.probe_tokens={self.probe_tokens} must be fewer than schedule.tokens={schedule.tokens}, "
                 "by one optimiser step at least"
             )
         return probe
+
+
+def with_tokens(schedule: Schedule, tokens: int) -> Schedule:
+    """Return a schedule of another length.
+
+    Raises:
+        ValueError: it does not allow for that length.
+    """
+    return Schedule.model_validate(schedule.model_dump() | {"tokens": tokens})

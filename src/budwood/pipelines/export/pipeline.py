@@ -5,10 +5,17 @@ from kedro.pipeline import Node, Pipeline
 from budwood.pipelines.export.nodes import export_subnet
 from budwood.pipelines.grid import for_each_variant, searched_variants
 
+SHARED = {"teacher", "teacher_record", "importance", "tokens", "workspace"}
+
 
 def create_pipeline() -> Pipeline:
     """Export the winner of every variant."""
-    stages = Pipeline(
+    return for_each_variant(export_stages(), SHARED, searched_variants())
+
+
+def export_stages() -> Pipeline:
+    """Return the export of one variant."""
+    return Pipeline(
         [
             Node(
                 export_subnet,
@@ -28,7 +35,4 @@ def create_pipeline() -> Pipeline:
                 tags="export",
             )
         ]
-    )
-    return for_each_variant(
-        stages, {"teacher", "teacher_record", "importance", "tokens", "workspace"}, searched_variants()
     )
