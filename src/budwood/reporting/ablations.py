@@ -60,7 +60,8 @@ def ablation_table(runs: Sequence[Trained]) -> pd.DataFrame:
         pair = dict(zip(("difference", "difference_standard_error"), difference, strict=True))
         rows.append(run["settings"] | facts | scores | pair)
     settings = list(dict.fromkeys(name for run in runs for name in run["settings"]))
-    return pd.DataFrame(rows, columns=[*settings, *COLUMNS])
+    floats = ("loss", "standard_error", "difference", "difference_standard_error")
+    return pd.DataFrame(rows, columns=[*settings, *COLUMNS]).astype(dict.fromkeys(floats, float))
 
 
 def setting_importances(table: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:

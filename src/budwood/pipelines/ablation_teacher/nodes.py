@@ -7,7 +7,7 @@ from budwood.pipelines.work import claim
 from budwood.subnet.teacher import fetch_teacher
 
 
-def fetch_teachers(ablations: AblationParameters, workspace: Path) -> Path | tuple[Path, ...]:
+def fetch_teachers(ablations: AblationParameters, workspace: Path) -> tuple[Path, ...]:
     """Return the folders of all teachers with a source, in the order of their names in the parameters.
 
     Raises:
@@ -18,4 +18,4 @@ def fetch_teachers(ablations: AblationParameters, workspace: Path) -> Path | tup
         if teacher.source is not None:
             facts = {"teacher": teacher.source.model_dump(exclude={"architecture"})}
             folders.append(fetch_teacher(teacher.source.source(), claim(workspace, "teacher", facts)).folder)
-    return folders[0] if len(folders) == 1 else tuple(folders)
+    return tuple(folders)
