@@ -32,7 +32,7 @@ def kedro(project: Path, *arguments: str, folder: str = ".") -> subprocess.Compl
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=1200,  # a busy machine is slow, not wrong
     )
 
 

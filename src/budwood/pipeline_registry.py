@@ -3,9 +3,13 @@
 from kedro.framework.project import find_pipelines
 from kedro.pipeline import Pipeline
 
+ABLATION = "ablation_"
+"""How the names of pipelines begin that are run by name alone."""
+
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """Return every pipeline by its folder's name, and all of them as the default."""
+    """Return every pipeline by its folder's name; all but the ablations together are the default."""
     pipelines = find_pipelines(raise_errors=True)
-    pipelines["__default__"] = sum(pipelines.values(), Pipeline([]))
+    study = [pipeline for name, pipeline in pipelines.items() if not name.startswith(ABLATION)]
+    pipelines["__default__"] = sum(study, Pipeline([]))
     return pipelines

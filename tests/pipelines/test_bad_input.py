@@ -76,6 +76,9 @@ def changed(path: str, value: object) -> dict:
         ("schedule.micro_batch", 3, "micro_batch=3 must divide global_batch=4"),
         ("schedule.preset", "paper", "preset='paper' is unknown; there are quickstart, where_to_begin_410m"),
         ("schedule.shape", "linear", "schedule.shape: Input should be 'cosine' or 'warmup_stable_decay'"),
+        ("protocol.probe_tokens", 2048, "protocol.probe_tokens=2048 must be fewer than schedule.tokens=2048"),
+        ("protocol.probe_tokens", 0, "protocol.probe_tokens: Input should be greater than 0"),
+        ("spaces.selected", {"layerwise": False}, "spaces.selected: give it another name"),
         ("engine.sharding", True, "engine.sharding: true needs a launcher"),
         ("arms.subnet_init.learning_rate", None, "arms.subnet_init: give it a learning_rate, or all arms"),
         ("measurement.device", "tpu", "measurement.device"),
@@ -160,6 +163,21 @@ def test_bins_that_overlap_are_refused():
         enumerate_spaces(
             {"architecture": SMOLLM2_135M.to_dict()}, bins, spaces, Grid({"half": ["coarse"], "most": ["coarse"]})
         )
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"model_type": "qwen2"}, "model_type 'qwen2' cannot be trained beside a teacher of the family 'llama'"),
+        ({"vocab_size": 256}, "vocab_size=256 must hold the 49152 tokens of the teacher's tokenizer"),
+    ],
+)
+def test_a_reference_that_cannot_be_trained_is_refused(changes, expected):
+    record = {"architecture": SMOLLM2_135M.to_dict(), "num_token_ids": 49152}
+    bins = {"half": {"fraction": 0.5, "reference": SIZES | changes}}
+    with pytest.raises(ValueError, match=r"bins\.half\.reference") as error:
+        enumerate_spaces(record, bins, {"coarse": {"layerwise": False}}, Grid({"half": ["coarse"]}))
+    assert expected in str(error.value)
 
 
 def refused(project: Path, *arguments: str) -> str:

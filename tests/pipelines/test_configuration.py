@@ -30,6 +30,14 @@ TEACHERS = {
     "cached": {"loss": "sampled", "teacher": "cached"},
 }
 """Settings on which the pipeline's shape depends."""
+SHAPES = (*TEACHERS, "probed", "ablated")
+ABLATIONS = {
+    "student": {"bin": "quarter", "space": "coarse_uniform"},
+    "spaces": ["coarse_uniform"],
+    "metric_space": "paper_coarse_uniform",
+    "logits": {"all": {"loss": "full"}},
+    "teachers": {"other": {"source": {"model": "some/model"}}},
+}
 
 
 def load(environment: str) -> tuple[OmegaConfigLoader, ProjectParameters]:
@@ -49,9 +57,14 @@ def with_either_teacher(environment: str, request: pytest.FixtureRequest, monkey
     return environment
 
 
-def choose(monkeypatch: pytest.MonkeyPatch, environment: str, teacher: str) -> None:
-    raw = load(environment)[0]["parameters"]
-    raw["arms"]["distilled"]["distillation"] |= TEACHERS[teacher]
+def choose(monkeypatch: pytest.MonkeyPatch, environment: str, shape: str) -> None:
+    loader, parameters = load(environment)
+    raw = loader["parameters"]
+    raw["arms"]["distilled"]["distillation"] |= TEACHERS.get(shape, {})
+    if shape == "probed":
+        raw["protocol"] = {"probe_tokens": parameters.schedule.tokens // 2}
+    if shape == "ablated":
+        raw["ablations"] = ABLATIONS | {"tokens": parameters.schedule.tokens}
     monkeypatch.setitem(grid._current, "parameters", read_parameters(raw))
 
 
@@ -60,13 +73,19 @@ def default_pipeline() -> Pipeline:
     return pipelines["__default__"]
 
 
+def all_pipelines() -> Pipeline:
+    """Return the default and everything that is run by name alone."""
+    configure_project("budwood")
+    return sum((pipelines[name] for name in pipelines), Pipeline([]))
+
+
 def test_both_environments_are_here():
     assert {"base", "smoke"} <= set(ENVIRONMENTS)
 
 
 def test_every_artifact_is_registered(with_either_teacher):
     catalog = DataCatalog.from_config(load(with_either_teacher)[0]["catalog"])
-    datasets = {name for name in default_pipeline().datasets() if not name.startswith("params:")}
+    datasets = {name for name in all_pipelines().datasets() if not name.startswith("params:")}
     assert datasets
     assert not {name for name in datasets if name not in catalog}
 
@@ -74,9 +93,9 @@ def test_every_artifact_is_registered(with_either_teacher):
 def test_no_catalog_entry_is_unused(environment, monkeypatch):
     catalog = DataCatalog.from_config(load(environment)[0]["catalog"])
     datasets = set()
-    for teacher in TEACHERS:
-        choose(monkeypatch, environment, teacher)
-        datasets |= default_pipeline().datasets()
+    for shape in SHAPES:
+        choose(monkeypatch, environment, shape)
+        datasets |= all_pipelines().datasets()
     entries = set(load(environment)[0]["catalog"])
     patterns = {entry for entry in entries if "{" in entry}
     used = {catalog.config_resolver.match_dataset_pattern(name) for name in datasets} | datasets
@@ -85,17 +104,24 @@ def test_no_catalog_entry_is_unused(environment, monkeypatch):
 
 def test_every_parameter_of_a_node_exists(environment):
     raw = load(environment)[0]["parameters"]
-    for name in default_pipeline().inputs():
+    for name in all_pipelines().inputs():
         if name.startswith("params:"):
             value = raw
             for key in name.removeprefix("params:").split("."):
                 value = value[key]
 
 
-@pytest.mark.usefixtures("environment")
-def test_no_parameter_group_is_unused():
-    used = {name.removeprefix("params:").split(".")[0] for name in default_pipeline().inputs() if "params:" in name}
-    assert used == set(ProjectParameters.model_fields)
+def test_no_parameter_group_is_unused(environment):
+    raw = load(environment)[0]["parameters"]
+    used = {name.removeprefix("params:").split(".")[0] for name in all_pipelines().inputs() if "params:" in name}
+    assert used == {name for name in ProjectParameters.model_fields if raw[name] is not None}
+
+
+def test_ablations_are_run_by_name_alone():
+    configure_project("budwood")
+    names = {name for name in pipelines if name.startswith("ablation_")}
+    assert names == {f"ablation_{name}" for name in ("spaces", "metric", "logits", "teacher", "kd_grid")}
+    assert not [node for node in pipelines["__default__"].nodes if "ablations" in node.tags]
 
 
 def test_what_a_run_logs_is_declared_for_every_output(with_either_teacher):
@@ -103,7 +129,7 @@ def test_what_a_run_logs_is_declared_for_every_output(with_either_teacher):
     catalog = DataCatalog.from_config(load(with_either_teacher)[0]["catalog"])
     silent = {
         name
-        for name in default_pipeline().all_outputs()
+        for name in all_pipelines().all_outputs()
         if "mlflow" not in (getattr(catalog.get(name), "metadata", None) or {})
     }
     assert not silent
@@ -144,7 +170,7 @@ def test_layers_of_the_graph_never_run_backwards(with_either_teacher):
     def rank(name: str) -> int:
         return order.index(catalog.get(name).metadata["kedro-viz"]["layer"])
 
-    for node in default_pipeline().nodes:
+    for node in all_pipelines().nodes:
         inputs = [rank(name) for name in node.inputs if not name.startswith("params:")]
         assert not inputs or max(inputs) <= min(rank(name) for name in node.outputs), node.name
 

@@ -36,9 +36,13 @@ corpus:
     wikitext: {dataset: null, dataset_config: null, document_start: null, path: "package://asyncio/*.py"}
 measurement: {length: 32, calibration: 2, selection: 3, choice: 1, validation: 2, heldout: 2, batch_size: 2}
 bins:
-  pythia_410m: {center: null, reference: null, fraction: 0.4}
+  pythia_410m:
+    center: null
+    fraction: 0.4
+    reference: {vocab_size: 257, hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 4}
 grid: {pythia_1b: null, pythia_2_8b: null}
 search: {population: 3, epochs: 1, num_elites: 2, num_mutants: 1, num_crossovers: 1, num_randoms: 1}
+protocol: {probe_tokens: 256}
 schedule: {tokens: 512, sequence_length: 32, global_batch: 4, micro_batch: 2, num_evaluations: 1}
 arms: {distilled: {distillation: {top_k: 16}}}
 engine: {compile_loss: "off"}
@@ -78,8 +82,7 @@ def test_it_is_the_papers_study(study):
     assert schedule.peak_learning_rate == 3e-4
     wanted = {"alpha": 0.2, "beta": 0.8, "temperature": 0.9, "loss": "topk_renorm", "top_k": 1024}
     assert given.arms.distilled.distillation.model_dump(include=set(wanted)) == wanted
-    # Probes of 2B tokens.
-    assert schedule.model_copy(update={"tokens": 2_000_000_000}).num_steps == 925
+    assert given.protocol.probe_schedule(schedule).num_steps == 925
 
 
 def test_it_is_planned_without_a_download(study, tmp_path):
@@ -93,11 +96,13 @@ def test_it_is_planned_without_a_download(study, tmp_path):
         given.corpus,
         given.measurement,
         given.search,
+        given.protocol,
         given.schedule,
         raw["arms"],
         given.plan.model_copy(update={"disk_gb": 1e6}),
         tmp_path,
     )
+    planned.to_parquet(tmp_path / "plan.parquet")  # exaFLOPs fit no integer
     searches = planned[planned["stage"] == "search"].groupby("bin")["paper_flops"].first() / 1e18
     assert {name: round(flops, 1) for name, flops in searches.items()} == dict(zip(BINS, (2.3, 5.4, 15.4), strict=True))
     trained = planned[planned["paper_flops"].notna() & (planned["stage"] == "training")]
@@ -106,7 +111,7 @@ def test_it_is_planned_without_a_download(study, tmp_path):
     honest = planned[planned["stage"] == "search"].groupby("bin")["flops"].first() / 1e18
     # The audit's 1.96, 4.87 and 14.11 are those of Pythia's own shapes, which are deeper than most members.
     assert honest.to_dict() == pytest.approx(dict(zip(BINS, (1.96, 4.87, 14.11), strict=True)), rel=0.2)
-    assert "12 searches and 36 training runs" in page
+    assert "12 searches, 12 probes and 12 training runs" in page
     assert "of a device, which has" not in page
     assert "search fewer fine spaces in one run" in page
 
@@ -120,12 +125,13 @@ def test_its_pipelines_run_on_a_tiny_teacher_of_the_family(name, tmp_path):
     done = kedro(project, "run", f"--env={name}")
     output = done.stdout + done.stderr
     assert done.returncode == 0, output[-4000:]
-    assert "4 searches and 12 training runs" in output
+    assert "4 searches, 4 probes and 4 training runs" in output
     data = project / "data" / name
     certificates = pd.read_parquet(data / "07_model_output/certificates.parquet")
     assert len(certificates) == 4
     assert (certificates["largest_logit_difference"] <= 1e-4).all()
     savings = pd.read_parquet(data / "08_reporting/savings.parquet")
-    assert len(savings) == 8
-    # Searches and trainings of the other three spaces of the bin.
-    assert (savings["selection_flops"] > 3 * savings["search_flops"]).all()
+    of_subnets = savings[(savings["baseline"] == "random_init") & (savings["arm"] != "reference_init")]
+    assert len(of_subnets) == 2
+    # Searches of the other three spaces of the bin, and probes of all four.
+    assert (of_subnets["selection_flops"] > 3 * of_subnets["search_flops"]).all()

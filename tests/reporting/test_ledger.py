@@ -231,6 +231,56 @@ def test_total_by_stage_sums_in_the_order_of_the_stages() -> None:
     assert totals["flops"].tolist() == [10, 7_110, 5, 2_070, 1_260, 9_000, 9_000]
 
 
+def test_probes_are_the_cost_of_the_choice() -> None:
+    """Match after 100 tokens at one FLOP each; 100 of the search; another space's probe 30, own 6 of its decay.
+
+    The arm took 120 tokens over from its probe: 20 of them lie behind the match, and were spent before the choice.
+    """
+    probes = [
+        entry("probe", ("half", "fine", ""), 30.0),
+        entry("probe", ("half", "coarse", ""), 6.0),
+        entry("probe", ("half", "coarse", "subnet_init"), 120.0, 120),
+        entry("probe", ("quarter", "coarse", ""), 7_000.0),
+    ]
+    arms = saved(
+        *(curve(arm, [9.0, 5.0, 4.0]) for arm in ("subnet_init", "distilled")), ledger=[*SEARCHED, *TRAINED, *probes]
+    )
+    assert arms.loc["subnet_init", "selection_flops"] == 30 + 6 + 20
+    assert arms.loc["subnet_init", RATIOS].tolist() == pytest.approx([400 / c for c in (100, 200, 256, 256)])
+    # Nobody else has its steps.
+    assert arms.loc["distilled", "selection_flops"] == 30 + 6 + 120
+    assert arms.loc["distilled", "ratio_with_selection"] == pytest.approx(400 / 356)
+
+
+def test_a_match_behind_the_probe_has_paid_for_it() -> None:
+    own = entry("probe", ("half", "coarse", "subnet_init"), 120.0, 120)
+    row = saved(curve("subnet_init", [9.0, 8.0, 5.0]), ledger=[*TRAINED, own]).loc["subnet_init"]
+    assert (row["flops_to_match"], row["selection_flops"], row["ratio_with_selection"]) == (200, 0, 2.0)
+
+
+def test_teachers_in_probes_are_charged_with_the_teacher() -> None:
+    ledger = [*TRAINED, entry("probe", ("half", "fine", ""), 30.0), entry("teacher", ("half", "fine", ""), 9.0)]
+    row = saved(curve("subnet_init", [9.0, 5.0]), ledger=ledger).loc["subnet_init"]
+    assert (row["selection_flops"], row["teacher_flops"]) == (30, 9)
+
+
+def test_the_reference_architecture_is_charged_with_its_training_alone() -> None:
+    """All spaces of the bin share its training, three FLOPs a token; it falls to the target after 200 tokens."""
+    shared = entry("training", ("half", "", "reference_init"), 1200.0, 400)
+    row = saved(curve("reference_init", [9.0, 7.0, 5.0]), ledger=[*LEDGER, shared]).loc["reference_init"]
+    assert (row["flops_to_match"], row["search_flops"], row["selection_flops"]) == (600, 0, 0)
+    assert row[RATIOS].tolist() == pytest.approx([400 / 600] * 4)
+
+
+def test_arms_are_measured_against_the_reference_architecture() -> None:
+    """It ended at 6 nats after 1,200 FLOPs; the sub-network is there after 150 tokens and a search."""
+    shared = entry("training", ("half", "", "reference_init"), 1200.0, 400)
+    curves = pd.concat([curve("reference_init", [10.0, 9.0, 8.0, 7.0, 6.0]), curve("subnet_init", [9.0, 7.0, 5.0])])
+    row = savings(curves, [*SEARCHED, *TRAINED, shared], "reference_init").iloc[0]
+    assert (row["baseline"], row["baseline_flops"], row["tokens_to_match"]) == ("reference_init", 1200, 150)
+    assert row[RATIOS[:2]].tolist() == pytest.approx([1200 / 150, 1200 / 250])
+
+
 def test_unknown_stage_is_refused() -> None:
     with pytest.raises(ValueError, match="stage 'serch' is unknown; allowed are calibration, search"):
         total_by_stage([entry("serch", ("", "", ""), 1.0)])

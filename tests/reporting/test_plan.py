@@ -12,7 +12,17 @@ from budwood.arch.bins import ParameterBin
 from budwood.arch.count import forward_flops_per_token, num_parameters, training_flops_per_token
 from budwood.arch.space import SearchSpace
 from budwood.reporting.accelerator import ACCELERATORS
-from budwood.reporting.plan import Reading, Study, Variant, disk_bytes, draw_members, in_small, plan, warnings_of
+from budwood.reporting.plan import (
+    CHOSEN,
+    Reading,
+    Study,
+    Variant,
+    disk_bytes,
+    draw_members,
+    in_small,
+    plan,
+    warnings_of,
+)
 from budwood.reporting.quote import markdown_plan
 from budwood.subnet.compensate import Compensation, regression_flops
 from budwood.training.job import Schedule
@@ -78,6 +88,53 @@ def test_the_papers_bin_by_hand() -> None:
     calibration = row(planned, "calibration", bin_name="")
     assert calibration["flops"] == 64 * 512 * forward_flops_per_token(PYTHIA_69B, **context)
     assert np.isnan(calibration["paper_flops"])
+
+
+PROBES = PAPERS.model_copy(update={"tokens": 2_000_000_000})
+
+
+def test_probes_come_before_one_training_of_every_bin() -> None:
+    """925 steps each; a cosine begins anew, so the training has all of its 4,624 steps."""
+    two = (variant(), variant(space="fine"))
+    planned = plan(study(variants=two, probe_schedule=PROBES), H100, 0.4)
+    look = 64 * 512
+    probes = planned[planned["stage"] == "probe"]
+    assert probes["space"].tolist() == ["coarse", "fine"]
+    assert probes["tokens"].tolist() == [925 * 1056 * 2048 + look] * 2
+    training, reading = (
+        count(PYTHIA_410M, context=context)
+        for count, context in ((training_flops_per_token, 2048), (forward_flops_per_token, 512))
+    )
+    assert probes["flops"].iloc[0] == 925 * 1056 * 2048 * training + look * reading
+    trained = planned[planned["stage"] == "training"]
+    assert trained["space"].unique().tolist() == [CHOSEN]
+    assert trained["tokens"].tolist() == [4624 * 1056 * 2048] * 2
+
+
+def test_a_training_that_continues_its_probe_is_shorter_by_what_it_does_not_repeat() -> None:
+    """Four fifths of 925 steps: 740, the decay begins there. The 10th held-out loss of ten is the only one left out."""
+    long, short = (
+        plan_.model_copy(update={"shape": "warmup_stable_decay", "num_evaluations": 10}) for plan_ in (PAPERS, PROBES)
+    )
+    steady = study(schedule=long, probe_schedule=short, arms={"random_init": False, "subnet_init": False})
+    planned = plan(steady, H100, 0.4)
+    trained = planned[planned["stage"] == "training"].set_index("arm")["tokens"]
+    assert trained["random_init"] - trained["subnet_init"] == 740 * 1056 * 2048
+    heldout = planned[(planned["stage"] == "heldout") & (planned["space"] == CHOSEN)].set_index("arm")["tokens"]
+    # Of 0, 462, 925 ... those after step 740 are measured by the training.
+    assert heldout.to_dict() == {"random_init": 11 * 32 * 2048, "subnet_init": 9 * 32 * 2048}
+
+
+def test_the_reference_of_a_bin_is_trained_once() -> None:
+    two = tuple(variant(space=space, reference=PYTHIA_410M) for space in ("coarse", "fine"))
+    planned = plan(study(variants=two), H100, 0.4)
+    (found,) = planned[(planned["arm"] == "reference_init") & (planned["stage"] == "training")].to_dict("records")
+    assert (found["space"], found["tokens"]) == ("", 4624 * 1056 * 2048)
+    assert planned.loc[planned["stage"] == "evaluation", "tokens"].tolist()[1:] == [3 * 200 * 512] * 2
+    page = markdown_plan(planned, ("h100", 8), 0.4, [])
+    assert "2 searches and 5 training runs" in page
+    large = study(variants=two, schedule=PAPERS.model_copy(update={"micro_batch": 48}))
+    assert any("reference_init" in warning for warning in warnings_of(large, plan(large, H100, 0.4), H100, 1, 1e15))
 
 
 def test_disk_by_hand() -> None:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
@@ -196,9 +197,30 @@ def test_figures_stand_in_their_sections(study) -> None:
     page = html_report(markdown_report(study.findings), study.figures)
     body = page[page.index("<body>") :]
     sections = dict(re.findall(r"<h2>(.*?)</h2>(.*?)(?=<h2>|</body>)", body, flags=re.DOTALL))
-    for name, (heading, caption) in FIGURES.items():
+    for name in study.figures:
+        heading, caption = FIGURES[name]
         assert f'id="figure-{name}"' in sections[heading]
         assert caption.replace("'", "&#x27;") in sections[heading]
+
+
+def test_a_section_that_only_some_studies_have_brings_its_figure(study) -> None:
+    findings = dataclasses.replace(study.findings, further={"Selection": "What was chosen."})
+    markdown = markdown_report(findings)
+    assert re.findall("^## (.*)$", markdown, flags=re.MULTILINE) == [*HEADINGS[:5], "Selection", *HEADINGS[5:]]
+    page = html_report(markdown, {"probe_losses": go.Figure()})
+    section = page[page.index("<h2>Selection</h2>") : page.index("<h2>Search</h2>")]
+    assert "What was chosen." in section
+    assert 'id="figure-probe_losses"' in section
+
+
+def test_savings_against_every_baseline_have_a_table_of_their_own(study) -> None:
+    again = study.findings.savings.assign(baseline="reference_init")
+    both = dataclasses.replace(study.findings, savings=pd.concat([study.findings.savings, again]))
+    section = markdown_report(both).split("## Savings")[1].split("\n## ")[0]
+    assert "final loss of random_init" in section
+    assert "final loss of reference_init" in section
+    # The opening words count every arm once.
+    assert start(markdown_report(both)) == start(markdown_report(study.findings))
 
 
 def test_figures_without_a_section_stand_at_the_end(study) -> None:

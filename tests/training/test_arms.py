@@ -1,10 +1,15 @@
 """Arms as nodes of a pipeline: what a later run takes up, and what it does anew."""
 
+from dataclasses import replace
+
+import pandas as pd
 import pytest
 
+from budwood.arch.count import training_flops_per_token
 from budwood.corpus.packing import PackedCorpus
 from budwood.parameters import ArmParameters, MeasurementParameters
-from budwood.pipelines.arms import arm_node
+from budwood.pipelines.arms import Start, Training, arm_node
+from budwood.subnet.checkpoint import read_architecture
 from budwood.training.job import Engine, Schedule
 from budwood.training.student import Student
 
@@ -57,3 +62,41 @@ def test_a_longer_run_continues_a_shorter_one_where_its_schedule_lets_it(run_arm
 def test_an_arm_without_a_rate_takes_the_schedules(run_arm):
     assert run_arm(ArmParameters(), 1, peak_learning_rate=0.02)[1]["learning_rate"] == 0.02
     assert run_arm(ArmParameters(learning_rate=0.01), 1, peak_learning_rate=0.02)[1]["learning_rate"] == 0.01
+
+
+def test_an_arm_continues_what_its_probe_has_begun(model_folder, teacher_folder, corpus_folder, tmp_path, run_arm):
+    """Five steps are probed, four of them before the decay: the arm has six of its ten steps left."""
+    arm, settings = ArmParameters(learning_rate=0.01), {"shape": "warmup_stable_decay", "decay_ratio": 0.2}
+    training = Training(
+        teacher=teacher_folder,
+        tokens=PackedCorpus.open(corpus_folder),
+        schedule=Schedule(**SCHEDULE | {"tokens": 5 * 8 * 12} | settings),
+        measurement=MEASUREMENT,
+        engine=Engine(),
+        workspace=tmp_path,
+    )
+    start = Start(initialisation="checkpoint", folder=model_folder)
+    _, record, probed = training.run("probe", start, arm, continued_by="child")
+    assert (record["arm"], record["steps"], record["steady_steps"]) == ("probe", 5, 4)
+    *_, whole, passes = run_arm(arm, 10, **settings)
+    assert passes == 6
+    together = [table.loc[table["step"].between(1, 4), ["step", "train_loss"]] for table in (whole, probed)]
+    pd.testing.assert_frame_equal(*together)
+
+
+def test_an_architecture_can_be_trained_without_a_checkpoint(teacher_folder, corpus_folder, tmp_path):
+    architecture = read_architecture(teacher_folder)
+    small = replace(architecture, layers=architecture.layers[:1])
+    training = Training(
+        teacher=teacher_folder,
+        tokens=PackedCorpus.open(corpus_folder),
+        schedule=Schedule(**SCHEDULE | {"tokens": 8 * 12}),
+        measurement=MEASUREMENT,
+        engine=Engine(),
+        workspace=tmp_path,
+    )
+    start = Start(initialisation="random", named=small)
+    folder, record, _ = training.run("reference_init", start, ArmParameters(learning_rate=0.01))
+    assert read_architecture(folder) == small
+    flops = training_flops_per_token(small, context=12)
+    assert (record["student_flops"], record["steady_steps"]) == (96 * flops, 0)

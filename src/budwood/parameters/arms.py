@@ -16,7 +16,7 @@ class ArmParameters(Strict):
 
 
 class Arms(Strict):
-    """The three arms of every variant."""
+    """The arms of every variant."""
 
     random_init: ArmParameters
     """The sub-network's architecture from its family's own initialisation: the baseline."""
@@ -25,11 +25,14 @@ class Arms(Strict):
     distilled: ArmParameters
     """The sub-network with its weights, under the teacher."""
 
+    reference_init: ArmParameters
+    """The reference architecture of the bin from its family's own initialisation, where the bin names one."""
+
     @model_validator(mode="after")
     def _distilled_has_a_teacher(self) -> Self:
         if self.distilled.distillation is None:
             raise ValueError("arms.distilled: give `distillation` its weights")
-        for name in ("random_init", "subnet_init"):
+        for name in ("random_init", "subnet_init", "reference_init"):
             distillation = getattr(self, name).distillation
             if distillation is not None and distillation.teacher == "cached":
                 raise ValueError(f"arms.{name}: teacher must be live, only `distilled` reads a cache")

@@ -28,7 +28,8 @@ class BinParameters(Strict):
     low: int | None = Field(default=None, gt=0)
     high: int | None = Field(default=None, gt=0)
     reference: ModelSizes | None = None
-    """The model at the centre, by which the paper charges a search and counts a saving; only planned with."""
+    """The model at the centre, by which the paper charges a search and counts a saving. It is trained from random
+    weights as the arm `reference_init`."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:

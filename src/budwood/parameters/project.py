@@ -5,11 +5,13 @@ from typing import Any, Self
 
 from pydantic import ValidationError, model_validator
 
+from budwood.parameters.ablations import AblationParameters, changed_arm
 from budwood.parameters.arms import Arms
 from budwood.parameters.corpus import CorpusParameters
 from budwood.parameters.grid import Bins, Grid, Spaces
 from budwood.parameters.measurement import EvaluationParameters, MeasurementParameters
 from budwood.parameters.plan import PlanParameters
+from budwood.parameters.protocol import ProtocolParameters, with_tokens
 from budwood.parameters.search import SearchParameters
 from budwood.parameters.teacher import TeacherParameters
 from budwood.subnet.fitness import FROM_SCORES
@@ -19,6 +21,8 @@ from budwood.training.job import Engine, Schedule, Strict
 _LONGEST_VALUE = 60
 _ORDERING_OF: dict[str, OrderingKind] = {"importance": "activation", "magnitude": "magnitude"}
 
+SELECTED = "selected"
+"""Stands for the space of a bin that probes will choose, wherever a pipeline names a space."""
 PAPER = "paper"
 """Value of `search` that stands for the paper's own search."""
 _PAPER_SEARCH: dict[str, Any] = {"sampling": "rejection", "constraint": "rejection", "num_finalists": 1, "reuse": False}
@@ -35,11 +39,14 @@ class ProjectParameters(Strict):
     spaces: Spaces
     grid: Grid
     search: SearchParameters
+    protocol: ProtocolParameters
     schedule: Schedule
     arms: Arms
     plan: PlanParameters
     engine: Engine
     evaluation: EvaluationParameters
+    ablations: AblationParameters | None = None
+    """Null: there are none."""
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
@@ -50,19 +57,42 @@ class ProjectParameters(Strict):
                 raise ValueError(f"grid: no bin {bin_name!r}; bins has {', '.join(self.bins.root)}")
             if space not in self.spaces.root:
                 raise ValueError(f"grid.{bin_name}: no space {space!r}; spaces has {', '.join(self.spaces.root)}")
-            ordering = self.spaces.root[space].ordering
-            if self.search.fitness in FROM_SCORES and ordering not in {"native", _ORDERING_OF[self.search.fitness]}:
-                raise ValueError(
-                    f"search.fitness {self.search.fitness} scores a teacher in its own order or in that of the same "
-                    f"scores: spaces.{space} has ordering {ordering}, and must have native or "
-                    f"{_ORDERING_OF[self.search.fitness]}"
-                )
+            self._require_order("search.fitness", self.search.fitness, space)
+        if SELECTED in self.spaces.root:
+            raise ValueError(f"spaces.{SELECTED}: give it another name, this one stands for what probes choose")
+        self.protocol.probe_schedule(self.schedule)
         self.search.race(self.measurement.selection)
         if self.engine.sharding and (not self.engine.launcher or self.schedule.optimizer == "muon"):
             raise ValueError("engine.sharding: true needs a launcher, and schedule.optimizer: adamw")
         for name in Arms.model_fields:
             if getattr(self.arms, name).learning_rate is None and self.schedule.peak_learning_rate is None:
                 raise ValueError(f"arms.{name}: give it a learning_rate, or all arms schedule.peak_learning_rate")
+        return self
+
+    def _require_order(self, name: str, fitness: str, space: str) -> None:
+        ordering = self.spaces.root[space].ordering
+        if fitness in FROM_SCORES and ordering not in {"native", _ORDERING_OF[fitness]}:
+            raise ValueError(
+                f"{name} {fitness} scores a teacher in its own order or in that of the same scores: spaces.{space} has "
+                f"ordering {ordering}, and must have native or {_ORDERING_OF[fitness]}"
+            )
+
+    @model_validator(mode="after")
+    def _ablations_fit(self) -> Self:
+        ablations = self.ablations
+        if ablations is None:
+            return self
+        for place in ablations.places():
+            if place.bin not in self.bins.root or place.space not in self.spaces.root:
+                raise ValueError(
+                    f"ablations: no bin {place.bin!r} or no space {place.space!r}; bins has "
+                    f"{', '.join(self.bins.root)}, spaces has {', '.join(self.spaces.root)}"
+                )
+        for metric in ablations.metrics:
+            self._require_order("ablations.metrics", metric, ablations.metric_space)
+        with_tokens(self.schedule, ablations.tokens)
+        for changes in (*ablations.logits.values(), *ablations.kd_grid.combinations().values()):
+            changed_arm(self.arms.distilled, changes)
         return self
 
 

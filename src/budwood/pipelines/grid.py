@@ -9,9 +9,12 @@ from kedro.framework.hooks import hook_impl
 from kedro.framework.project import settings
 from kedro.pipeline import Pipeline
 
-from budwood.parameters import ProjectParameters, expand_presets, read_parameters
+from budwood.parameters import SELECTED, ProjectParameters, expand_presets, read_parameters
 
 PROJECT = Path(__file__).parents[3]
+
+Variant = tuple[str, str]
+"""A bin and a space."""
 
 _current: dict[str, ProjectParameters] = {}
 
@@ -60,19 +63,39 @@ def wants_teacher_cache() -> bool:
     return distillation is not None and distillation.teacher == "cached"
 
 
-def for_each_variant(stages: Pipeline, shared: set[str]) -> Pipeline:
-    """Repeat a pipeline in the namespace `subnets.<bin>.<space>` of every variant of the grid.
+def wants_probes() -> bool:
+    """Return whether spaces are probed, and only the best of each bin is trained in full."""
+    return current_parameters().protocol.probe_tokens is not None
+
+
+def has_reference(bin_name: str) -> bool:
+    """Return whether a bin names the architecture at its centre, which is then trained beside the sub-networks."""
+    return current_parameters().bins.root[bin_name].reference is not None
+
+
+def searched_variants() -> list[Variant]:
+    """Return every (bin, space) of the grid."""
+    return current_parameters().grid.variants()
+
+
+def trained_variants() -> list[Variant]:
+    """Return what gets all arms: every (bin, space), or (bin, "selected") where probes choose the space."""
+    if not wants_probes():
+        return searched_variants()
+    return [(bin_name, SELECTED) for bin_name in current_parameters().grid.root]
+
+
+def for_each_variant(stages: Pipeline, shared: set[str], variants: list[Variant]) -> Pipeline:
+    """Repeat a pipeline in the namespace `subnets.<bin>.<space>` of some variants.
 
     The nodes' `params:bin` and `params:space` become the variant's; all other parameters are shared.
 
     Args:
         stages: nodes of one variant.
         shared: datasets that all variants share.
+        variants: see `searched_variants` and `trained_variants`.
     """
-    return sum(
-        (_variant(stages, shared, bin_name, space) for bin_name, space in current_parameters().grid.variants()),
-        Pipeline([]),
-    )
+    return sum((_variant(stages, shared, bin_name, space) for bin_name, space in variants), Pipeline([]))
 
 
 def _variant(stages: Pipeline, shared: set[str], bin_name: str, space: str) -> Pipeline:

@@ -11,15 +11,15 @@ from plotly.subplots import make_subplots
 
 from budwood.reporting import formats
 from budwood.reporting.ledger import STAGES, held_out, ledger_frame
-from budwood.reporting.records import ARMS, BASELINE, LedgerEntry, variant_name
+from budwood.reporting.records import ARMS, BASELINE, REFERENCE, LedgerEntry, variant_name
 
 # Okabe and Ito (2008), "Color universal design": told apart under the common colour-vision deficiencies.
-ARM_COLORS = dict(zip(ARMS, ("#D55E00", "#0072B2", "#009E73"), strict=True))
-ARM_SYMBOLS = dict(zip(ARMS, ("circle", "square", "diamond"), strict=True))
+ARM_COLORS = dict(zip((*ARMS, REFERENCE), ("#D55E00", "#0072B2", "#009E73", "#CC79A7"), strict=True))
+ARM_SYMBOLS = dict(zip((*ARMS, REFERENCE), ("circle", "square", "diamond", "cross"), strict=True))
 STAGE_COLORS = dict(
     zip(
         STAGES,
-        ("#E69F00", "#A6761D", "#56B4E9", "#8C6BB1", "#F0E442", "#44AA99", "#CC79A7", "#7f7f7f", "#bfbfbf"),
+        ("#E69F00", "#A6761D", "#56B4E9", "#8C6BB1", "#0072B2", "#F0E442", "#44AA99", "#CC79A7", "#7f7f7f", "#bfbfbf"),
         strict=True,
     )
 )

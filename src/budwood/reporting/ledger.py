@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from budwood.arch.count import forward_flops_per_token
 from budwood.arch.spec import Architecture
-from budwood.reporting.records import BASELINE, SHARED, LedgerEntry
+from budwood.reporting.records import BASELINE, REFERENCE, SHARED, LedgerEntry
 
+PROBE = "probe"
+"""The stage in which the sub-network of every space is trained on few tokens, and measured, to tell which is best."""
 SEARCH_STAGES = ("calibration", "elimination", "search", "compensation")
-STAGES = (*SEARCH_STAGES, "teacher_cache", "training", "teacher", "heldout", "evaluation")
 """What it takes to find and cut out the sub-network of one variant."""
+STAGES = (*SEARCH_STAGES, PROBE, "teacher_cache", "training", "teacher", "heldout", "evaluation")
 LEDGERS = ("training", "with_search", "with_selection", "with_teacher")
 """Each charges what the one before it does, and more; see `savings`."""
 
@@ -31,7 +33,7 @@ Losses = NDArray[np.float64]
 _AMOUNTS = ["flops", "tokens", "seconds"]
 _ENTRY_COLUMNS = ["stage", "bin", "space", "arm", *_AMOUNTS]
 _SAVINGS_COLUMNS = [
-    *("bin", "space", "arm", "num_runs", "target_loss", "status"),
+    *("bin", "space", "arm", "baseline", "num_runs", "target_loss", "status"),
     *(f"tokens_to_match{end}" for end in ("", "_low", "_high")),
     *("flops_to_match", "baseline_tokens", "baseline_flops", "search_flops", "selection_flops", "teacher_flops"),
     *(f"ratio_{ledger}{end}" for ledger in LEDGERS for end in ("", "_low", "_high")),
@@ -106,13 +108,15 @@ def savings(curves: pd.DataFrame, ledger: Sequence[LedgerEntry], reference: str 
 
     * `ratio_training`: `flops_to_match`; NaN at step 0, where the cost is zero and the ratio undefined;
     * `ratio_with_search`: and `search_flops`: calibration, search and compensation of this variant;
-    * `ratio_with_selection`: and `selection_flops`: those of all other spaces of the bin, and the training of the same
-      arm there, which together were the probes that told which space is best;
+    * `ratio_with_selection`: and `selection_flops`: those of all other spaces of the bin, the training of the same arm
+      there, and all probes of the bin: what it took to tell which space is best. Steps of its own probe that an arm
+      takes over are charged once, by whichever goes further, the match or the probe;
     * `ratio_with_teacher`: and the teacher's forward passes until the match, and those in the probes; those for a cache
       in full. `teacher_flops` is their sum at the match.
 
-    An entry of the ledger with empty fields serves several variants; it is charged in full to each of them, and never
-    twice. No ratio is given where the status is `not reached` or `no baseline`, or where the cost is zero.
+    `reference_init` is not found by a search: it is charged with its training alone. An entry of the ledger with empty
+    fields serves several variants; it is charged in full to each of them, and never twice. No ratio is given where the
+    status is `not reached` or `no baseline`, or where the cost is zero.
 
     Args:
         curves: columns `bin`, `space`, `arm`, `step`, `tokens`, `heldout_loss` (nats per token, NaN where none was
@@ -121,7 +125,7 @@ def savings(curves: pd.DataFrame, ledger: Sequence[LedgerEntry], reference: str 
         reference: the arm whose last loss is to be reached.
 
     Returns:
-        One row per (bin, space, arm other than the reference), in the order of `curves`.
+        One row per (bin, space, arm other than the reference), in the order of `curves`; `baseline` is the reference.
 
     Raises:
         ValueError: a curve has no finite held-out loss at step 0, its training is not in the ledger, or a ledger entry
@@ -135,7 +139,7 @@ def savings(curves: pd.DataFrame, ledger: Sequence[LedgerEntry], reference: str 
         for arm, curve in arms.items():
             key = {"bin": str(bin_name), "space": str(space), "arm": str(arm)}
             spent = _baseline_flops(costs, key | {"arm": reference}, target)
-            rows.append(key | _saving(_measured(curve), target, spent, _charges(costs, key)))
+            rows.append(key | {"baseline": reference} | _saving(_measured(curve), target, spent, _charges(costs, key)))
     return pd.DataFrame(rows, columns=_SAVINGS_COLUMNS)
 
 
@@ -223,12 +227,19 @@ class _Charges:
     search: float
     selection: float
     fixed_teacher: float
-    """Forward passes of the teacher for a cache, and in the training of the same arm in other spaces of the bin."""
+    """Forward passes of the teacher for a cache, in probes, and in the training of the same arm in other spaces of the
+    bin."""
+    probed_tokens: float
+    """That the arm has taken over from its own probe: they are in its training."""
 
     def costs(self, tokens: float) -> dict[str, float]:
         """Return what each ledger charges for a match after so many tokens."""
-        parts = (self.training_per_token * tokens, self.search, self.selection, self.teacher(tokens))
+        parts = (self.training_per_token * tokens, self.search, self.selected(tokens), self.teacher(tokens))
         return dict(zip(LEDGERS, accumulate(parts), strict=True))
+
+    def selected(self, tokens: float) -> float:
+        """Return what the choice of the space costs an arm that matches after so many tokens, beside its training."""
+        return self.selection + self.training_per_token * max(0.0, self.probed_tokens - tokens)
 
     def teacher(self, tokens: float) -> float:
         """Return the teacher's forward passes for a match after so many tokens."""
@@ -236,12 +247,15 @@ class _Charges:
 
 
 def _charges(costs: pd.DataFrame, key: dict[str, str]) -> _Charges:
-    in_bin = costs["bin"].isin([key["bin"], SHARED])
+    in_bin = costs["bin"].isin([key["bin"], SHARED]) & (key["arm"] != REFERENCE or costs["arm"] == REFERENCE)
     own = in_bin & costs["space"].isin([key["space"], SHARED])
     same_arm = costs["arm"] == key["arm"]
     search = costs["stage"].isin(SEARCH_STAGES)
     searched = own & search & (same_arm | (costs["arm"] == SHARED))
-    probes = in_bin & ~own & same_arm
+    siblings = in_bin & ~own & same_arm
+    taken_over = own & same_arm & (costs["stage"] == PROBE)
+    probes = in_bin & (costs["stage"] == PROBE) & ~taken_over
+    of_probes = in_bin & (costs["stage"] == "teacher") & (costs["arm"] == SHARED)
 
     def total(rows: pd.Series) -> float:
         return float(costs.loc[rows, "flops"].sum())
@@ -251,15 +265,18 @@ def _charges(costs: pd.DataFrame, key: dict[str, str]) -> _Charges:
         training_per_token=_per_token(costs, key),
         teacher_per_token=total(teacher) / float(costs.loc[teacher, "tokens"].sum()) if teacher.any() else 0.0,
         search=total(searched),
-        selection=total(in_bin & ~own & search) + total(probes & (costs["stage"] == "training")),
+        selection=total(in_bin & ~own & search) + total(siblings & (costs["stage"] == "training")) + total(probes),
         fixed_teacher=total(own & same_arm & (costs["stage"] == "teacher_cache"))
-        + total(probes & (costs["stage"] == "teacher")),
+        + total(siblings & (costs["stage"] == "teacher"))
+        + total(of_probes),
+        probed_tokens=float(costs.loc[taken_over, "tokens"].sum()),
     )
 
 
 def _per_token(costs: pd.DataFrame, key: dict[str, str]) -> float:
-    """Return the FLOPs of a token of a student's training."""
-    rows = costs[np.logical_and.reduce([costs[column] == value for column, value in key.items()])]
+    """Return the FLOPs of a token of a student's training, which may serve all spaces of the bin."""
+    found = [costs[column].isin([value] if column != "space" else [value, SHARED]) for column, value in key.items()]
+    rows = costs[np.logical_and.reduce(found)]
     rows = rows[rows["stage"] == "training"]
     if rows.empty:
         raise ValueError(f"ledger: the training of {'/'.join(key.values())} is missing")
@@ -287,7 +304,7 @@ def _saving(runs: _Runs, target: _Runs | None, baseline_flops: float, charges: _
         "baseline_tokens": float(target.tokens[-1]) if target else np.nan,
         "baseline_flops": baseline_flops,
         "search_flops": charges.search,
-        "selection_flops": charges.selection,
+        "selection_flops": charges.selected(tokens) if matched else charges.selection,
         "teacher_flops": charges.teacher(tokens) if matched else np.nan,
     }
     # Fewer tokens are the higher ratio.

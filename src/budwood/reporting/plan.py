@@ -2,8 +2,9 @@
 
 import json
 import statistics
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,9 +16,9 @@ from budwood.arch.space import SearchSpace
 from budwood.arch.spec import Architecture
 from budwood.reporting import formats
 from budwood.reporting.accelerator import Accelerator
-from budwood.reporting.ledger import paper_search_flops
+from budwood.reporting.ledger import PROBE, paper_search_flops
 from budwood.reporting.memory import Memory, Precision, forward_memory, training_memory
-from budwood.reporting.records import BASELINE, SHARED
+from budwood.reporting.records import BASELINE, CONTINUED, REFERENCE, SHARED
 from budwood.subnet.compensate import Compensation, regression_flops
 from budwood.training.job import Schedule
 
@@ -39,6 +40,9 @@ _LARGE_HISTORIES_BYTES = 4 * 2**30
 _SECONDS_PER_HOUR = 3600
 _TRIALS_PER_LAYER = 5
 """Layers that are left out on trial, about, for every one that is left out: 4.7 of 30 in SmolLM2-135M."""
+
+CHOSEN = "chosen by probes"
+"""Stands for the space of a bin that probes will choose."""
 
 COLUMNS = [
     *("stage", "bin", "space", "arm", "tokens", "flops", "paper_flops", "device_hours"),
@@ -83,6 +87,8 @@ class Variant:
     compensation: Compensation | None
     genes_bytes: float
     """What the history of a search takes for one candidate: all that it keeps."""
+    reference: Architecture | None = None
+    """That the bin names, to be trained beside the sub-networks."""
 
     def mean_forward(self, context: int) -> float:
         """Return the mean FLOPs of a forward pass of the members, per token."""
@@ -132,24 +138,47 @@ class Study:
     arms: Mapping[str, bool]
     """Whether the teacher takes part, by the name of the arm."""
     precision: Precision
+    probe_schedule: Schedule | None = None
+    """Of the training of every variant's sub-network, after which the best of each bin goes on; None: all do."""
 
     @property
     def trained_tokens(self) -> int:
         """Of one arm, in whole steps."""
-        return self.schedule.num_steps * self.schedule.tokens_per_step
+        return _trained_tokens(self.schedule)
 
     @property
-    def heldout_tokens(self) -> int:
-        """Of all held-out losses of one run, step 0 included."""
-        times = 1 + min(self.schedule.num_evaluations, self.schedule.num_steps)
-        return times * self.reading.heldout * self.schedule.sequence_length
+    def trained(self) -> tuple[Variant, ...]:
+        """What is trained in full: all variants, or one of every bin that nobody knows yet."""
+        if self.probe_schedule is None:
+            return self.variants
+        bins: dict[str, list[Variant]] = {}
+        for variant in self.variants:
+            bins.setdefault(variant.bin, []).append(variant)
+        return tuple(
+            replace(spaces[0], space=CHOSEN, members=tuple(member for space in spaces for member in space.members))
+            for spaces in bins.values()
+        )
 
-    def training_memory(self, variant: Variant, micro_batch: int, *, taught: bool) -> Memory:
-        """Return what training takes, of that member which takes most."""
+    @property
+    def probed_tokens(self) -> int:
+        """Tokens of a probe that the training after it does not repeat."""
+        probe = self.probe_schedule
+        if probe is None or probe.shape != "warmup_stable_decay":
+            return 0
+        return probe.decay_start * probe.tokens_per_step
+
+    def heldout_tokens(self, schedule: Schedule, after: int = 0) -> int:
+        """Return the tokens of all held-out losses of one run after some tokens, step 0 included."""
+        steps, count = schedule.num_steps, schedule.num_evaluations
+        taken = {0, *(round(steps * (place + 1) / count) for place in range(count))}
+        times = sum(step * schedule.tokens_per_step > after for step in taken) if after else len(taken)
+        return times * self.reading.heldout * schedule.sequence_length
+
+    def training_memory(self, members: Sequence[Architecture], micro_batch: int, *, taught: bool) -> Memory:
+        """Return what training takes, of that model which takes most."""
         tokens, teacher = micro_batch * self.schedule.sequence_length, self.teacher if taught else None
         memories = (
-            training_memory(member, num_tokens=tokens, precision=self.precision, teacher=teacher)
-            for member in variant.members
+            training_memory(member, num_tokens=tokens, precision=self.precision, teacher=teacher) for member in members
         )
         return max(memories, key=lambda memory: memory.total)
 
@@ -200,13 +229,21 @@ def plan(study: Study, accelerator: Accelerator, mfu: float) -> pd.DataFrame:
         model of the row; `memory_bytes` of one device with its parts (`weights_bytes` ...); `disk_bytes` that stay, and
         `passing_disk_bytes` that checkpoints take until the run ends.
     """
-    rows = [*_shared_rows(study), *(row for variant in study.variants for row in _variant_rows(study, variant))]
+    one_of_each = {variant.bin: variant for variant in study.trained}
+    rows = [
+        *_shared_rows(study),
+        *(row for variant in study.variants for row in _search_rows(study, variant)),
+        *(row for variant in study.trained for row in _training_rows(study, variant)),
+        *(row for variant in one_of_each.values() for row in _reference_rows(study, variant)),
+    ]
     frame = pd.DataFrame(rows).reindex(columns=COLUMNS)
     hours = frame["flops"] / (accelerator.flops_per_second * mfu) / _SECONDS_PER_HOUR
     texts = dict.fromkeys(("bin", "space", "arm"), "")
     counted = [name for name in COLUMNS if name not in {"stage", *texts, "paper_flops"}]
     return (
-        frame.assign(device_hours=hours).fillna(texts | dict.fromkeys(counted, 0)).astype(dict.fromkeys(counted, float))
+        frame.assign(device_hours=hours)
+        .fillna(texts | dict.fromkeys(counted, 0))
+        .astype(dict.fromkeys([*counted, "paper_flops"], float))
     )
 
 
@@ -248,10 +285,17 @@ def disk_bytes(planned: pd.DataFrame) -> float:
 def _advice(study: Study, row: Mapping[Hashable, object], room: float, num_devices: int) -> str:
     if row["stage"] != "training":
         return "take a device with more memory, or lower measurement.batch_size"
-    (variant,) = [each for each in study.variants if (each.bin, each.space) == (row["bin"], row["space"])]
-    taught, micro_batch = study.arms[str(row["arm"])], study.schedule.micro_batch
+    if row["arm"] == REFERENCE:
+        (reference,) = {each.reference for each in study.trained if each.bin == row["bin"]}
+        assert reference is not None
+        taught = False
+        members: tuple[Architecture, ...] = (reference,)
+    else:
+        (variant,) = [each for each in study.trained if (each.bin, each.space) == (row["bin"], row["space"])]
+        members, taught = variant.members, study.arms[str(row["arm"])]
+    micro_batch = study.schedule.micro_batch
     for smaller in range(micro_batch - 1, 0, -1):
-        fits = study.training_memory(variant, smaller, taught=taught).total <= room
+        fits = study.training_memory(members, smaller, taught=taught).total <= room
         if fits and study.schedule.global_batch % (smaller * num_devices) == 0:
             return f"schedule.micro_batch={smaller} fits"
     return "no schedule.micro_batch fits; take a device with more memory, or shard the training"
@@ -273,7 +317,7 @@ def _scaled(teacher: Architecture, factor: float) -> Architecture:
     return replace(teacher, hidden_size=shrunk(teacher.hidden_size), layers=(layer,) * depth)
 
 
-def _row(stage: str, where: Variant | None, arm: str, tokens: float, flops_per_token: float) -> dict[str, object]:
+def _row(stage: str, where: Variant | None, arm: str, tokens: float, flops_per_token: float) -> dict[str, Any]:
     place = {"bin": where.bin, "space": where.space} if where else {"bin": SHARED, "space": SHARED}
     return {"stage": stage, **place, "arm": arm, "tokens": tokens, "flops": tokens * flops_per_token}
 
@@ -302,20 +346,61 @@ def _shared_rows(study: Study) -> Iterator[dict[str, object]]:
     yield _row("evaluation", None, SHARED, reading.teacher * reading.length, forward) | held
 
 
-def _variant_rows(study: Study, variant: Variant) -> Iterator[dict[str, object]]:
-    reading, length = study.reading, study.reading.length
-    forward, largest = variant.mean_forward(length), variant.largest
+def _search_rows(study: Study, variant: Variant) -> Iterator[dict[str, object]]:
+    """Yield what it takes to find and cut out a sub-network, and to probe it."""
+    reading, length, largest = study.reading, study.reading.length, variant.largest
     yield _search_row(study, variant)
     files = {"disk_bytes": num_parameters(largest) * study.teacher_bytes_per_parameter}
     tokens = reading.calibration * length
     flops = variant.mean_compensation(study.teacher, tokens, length)
-    row = _row("compensation", variant, SHARED, tokens if flops else 0, flops / tokens)
-    yield row | files
+    yield _row("compensation", variant, SHARED, tokens if flops else 0, flops / tokens) | files
+    if (probe := study.probe_schedule) is not None:
+        context = probe.sequence_length
+        look = _row(PROBE, variant, SHARED, reading.choice * length, variant.mean_forward(length))
+        row = _row(PROBE, variant, SHARED, _trained_tokens(probe), variant.mean_training(context))
+        row |= {name: row[name] + look[name] for name in ("tokens", "flops")}
+        memory = study.training_memory(variant.members, probe.micro_batch, taught=False)
+        yield row | _held(memory, largest) | _files(num_parameters(largest))
+        yield _row("heldout", variant, SHARED, study.heldout_tokens(probe), variant.mean_forward(context))
+
+
+def _training_rows(study: Study, variant: Variant) -> Iterator[dict[str, object]]:
+    """Yield what the arms of a variant cost, and what it takes to measure them."""
+    reading, length, largest = study.reading, study.reading.length, variant.largest
     for arm, taught in study.arms.items():
         yield from _arm_rows(study, variant, arm, taught=taught)
     tokens = len(study.arms) * reading.validation * length
     held = forward_memory(largest, num_sequences=reading.batch_size, length=length, precision=study.precision)
-    yield _row("evaluation", variant, SHARED, tokens, forward) | _held(held, largest)
+    row = _row("evaluation", variant, SHARED, tokens, variant.mean_forward(length)) | _held(held, largest)
+    if variant.reference is not None:
+        measured = reading.validation * length
+        flops = measured * forward_flops_per_token(variant.reference, context=length)
+        row |= {"tokens": tokens + measured, "flops": row["flops"] + flops}
+    yield row
+
+
+def _reference_rows(study: Study, variant: Variant) -> Iterator[dict[str, object]]:
+    """Yield what the reference of a bin costs; all its spaces share it."""
+    reference, schedule = variant.reference, study.schedule
+    if reference is None:
+        return
+    tokens, length = study.trained_tokens, schedule.sequence_length
+    shared = replace(variant, space=SHARED)
+    memory = study.training_memory((reference,), schedule.micro_batch, taught=False)
+    row = _row("training", shared, REFERENCE, tokens, training_flops_per_token(reference, context=length))
+    yield row | _held(memory, reference) | _files(num_parameters(reference))
+    forward = forward_flops_per_token(reference, context=length)
+    yield _row("heldout", shared, REFERENCE, study.heldout_tokens(schedule), forward)
+
+
+def _trained_tokens(schedule: Schedule) -> int:
+    """Return the tokens of a run, in whole steps."""
+    return schedule.num_steps * schedule.tokens_per_step
+
+
+def _files(count: int) -> dict[str, object]:
+    """Return what a trained model of some parameters leaves on disk, and its checkpoints meanwhile."""
+    return {"disk_bytes": _MODEL_BYTES * count, "passing_disk_bytes": _NUM_CHECKPOINTS * _CHECKPOINT_BYTES * count}
 
 
 def _search_row(study: Study, variant: Variant) -> dict[str, object]:
@@ -353,14 +438,13 @@ def _finals(study: Study, variant: Variant) -> tuple[float, float]:
 
 
 def _arm_rows(study: Study, variant: Variant, arm: str, *, taught: bool) -> Iterator[dict[str, object]]:
-    schedule, tokens, length = study.schedule, study.trained_tokens, study.schedule.sequence_length
-    largest = variant.largest
-    memory = study.training_memory(variant, schedule.micro_batch, taught=taught)
-    kept = num_parameters(largest)
-    files = {"disk_bytes": _MODEL_BYTES * kept, "passing_disk_bytes": _NUM_CHECKPOINTS * _CHECKPOINT_BYTES * kept}
+    schedule, length, largest = study.schedule, study.schedule.sequence_length, variant.largest
+    done = study.probed_tokens if arm == CONTINUED else 0
+    tokens = study.trained_tokens - done
+    memory = study.training_memory(variant.members, schedule.micro_batch, taught=taught)
     reference = tokens * training_flops_per_token(variant.center, context=length) if arm == BASELINE else np.nan
-    row = _row("training", variant, arm, tokens, variant.mean_training(length)) | _held(memory, largest) | files
-    yield row | {"paper_flops": reference}
+    row = _row("training", variant, arm, tokens, variant.mean_training(length)) | _held(memory, largest)
+    yield row | _files(num_parameters(largest)) | {"paper_flops": reference}
     if taught:
         yield _row("teacher", variant, arm, tokens, forward_flops_per_token(study.teacher, context=length))
-    yield _row("heldout", variant, arm, study.heldout_tokens, variant.mean_forward(length))
+    yield _row("heldout", variant, arm, study.heldout_tokens(schedule, done), variant.mean_forward(length))

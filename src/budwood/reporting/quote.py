@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from budwood.reporting import formats
-from budwood.reporting.ledger import STAGES
+from budwood.reporting.ledger import PROBE, STAGES
 from budwood.reporting.memory import Memory
 from budwood.reporting.plan import NUM_MEMBERS, ROOM, disk_bytes
 from budwood.reporting.records import variant_name
@@ -38,12 +38,13 @@ def markdown_plan(planned: pd.DataFrame, devices: tuple[str, int], mfu: float, w
 def _headline(planned: pd.DataFrame, devices: tuple[str, int], mfu: float) -> str:
     name, number = devices
     variants = planned.loc[planned["stage"] == "search", ["bin", "space"]]
-    runs = int((planned["stage"] == "training").sum())
+    runs, probes = (int((planned["stage"] == stage).sum()) for stage in ("training", PROBE))
+    probed = f", {probes} probes" if probes else ""
     hours = planned["device_hours"].sum()
     spent = f"**{formats.flops(planned['flops'].sum())}**, **{formats.significant(hours)} device-hours**"
     how = f"on {name} at {mfu:.0%} of its peak, {_time(hours, number)} with {number} at a time"
     disk = formats.size(disk_bytes(planned))
-    return f"{len(variants)} searches and {runs} training runs: {spent} {how}, and up to **{disk}** on disk."
+    return f"{len(variants)} searches{probed} and {runs} training runs: {spent} {how}, and up to **{disk}** on disk."
 
 
 def _time(device_hours: float, num_devices: int) -> str:
@@ -85,11 +86,12 @@ def _variant(part: pd.DataFrame, num_devices: int) -> dict[str, str]:
     return {
         "variant": variant_name(str(part["bin"].iloc[0]), str(part["space"].iloc[0])),
         "largest": formats.count(part["num_parameters"].max()),
-        "search": formats.flops(by_stage["search"]),
+        "search": formats.flops(by_stage.get("search", 0.0)),
         "as the paper charges": formats.flops(search["paper_flops"].sum()),
+        "probe": formats.flops(by_stage.get(PROBE, 0.0)),
         "training, each arm": formats.flops(training["flops"].mean()),
         "teacher": formats.flops(by_stage.get("teacher", 0.0)),
-        "held out, evaluation": formats.flops(by_stage[["heldout", "evaluation"]].sum()),
+        "held out, evaluation": formats.flops(by_stage.reindex(["heldout", "evaluation"]).sum()),
         "device-hours": formats.significant(hours),
         "time": _time(hours, num_devices),
         "centre's training": formats.flops(training["paper_flops"].sum()),

@@ -1,13 +1,17 @@
 """The shapes of the records that the report is made from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NotRequired, TypedDict
 
 import pandas as pd
 
 BASELINE = "random_init"
 ARMS = (BASELINE, "subnet_init", "distilled")
+REFERENCE = "reference_init"
+"""The arm of a bin whose reference architecture is named: that architecture from random weights."""
+CONTINUED = "subnet_init"
+"""The arm that is trained as probes are, and takes their steps over where the schedule lets it."""
 SHARED = ""
 """Stands for the bin, space or arm of a cost that no single variant or arm has caused."""
 
@@ -121,6 +125,7 @@ class Findings:
         winners: of all searches.
         tasks: see `budwood.reporting.benchmarks.tasks_table`.
         speeds: see `budwood.reporting.benchmarks.speeds_table`.
+        further: sections that only some studies have, markdown by heading.
         provenance: how it was made (seeds, fingerprints, versions ...), shown as a nested list.
     """
 
@@ -134,6 +139,7 @@ class Findings:
     tasks: pd.DataFrame
     speeds: pd.DataFrame
     provenance: Mapping[str, object]
+    further: Mapping[str, str] = field(default_factory=dict)
 
 
 def variant_name(bin_name: str, space: str) -> str:

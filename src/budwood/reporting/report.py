@@ -28,6 +28,7 @@ FIGURES = {
     ),
     "training_curves_tokens": ("Savings", "A curve below the dotted line has passed the final loss of random_init."),
     "training_curves_flops": ("Savings", "The same losses over the training's cost; the search is not in it."),
+    "probe_losses": ("Selection", "The thick line is the space that each bin goes on with."),
     "parameter_spread": ("Search spaces", "A bin that holds little of a uniform sample is hard to hit by chance."),
     "search_trajectory": (
         "Search",
@@ -68,6 +69,7 @@ def markdown_report(findings: Findings) -> str:
         "Questions": _tasks(findings.tasks),
         "Speed and memory": _speeds(findings.speeds),
         "Savings": _savings(findings.savings),
+        **findings.further,
         "Search": _winners(findings.winners),
         "Search spaces": _search_spaces(findings.search_spaces),
         "Text": _corpus(findings.corpus_counts),
@@ -289,34 +291,39 @@ def _speedups(speeds: pd.DataFrame, phase: str) -> list[str]:
 
 
 def _savings(savings: pd.DataFrame) -> str:
-    """Return the table of what was saved, each ratio under the name of its ledger."""
+    """Return a table of what was saved against each baseline, each ratio under the name of its ledger."""
     if savings.empty:
         return f"No arm other than `{BASELINE}` was trained."
+    note = (
+        "The target is the held-out loss at which the baseline ended; where an arm first meets it is read off the "
+        "straight line between two measurements. A ratio is the training cost of the baseline over the arm's cost "
+        "under the named ledger: above 1 the arm was cheaper, below 1 dearer. `training` is the student alone; "
+        "`with search` adds calibration, search and compensation; `with selection` adds those of the other spaces of "
+        "the bin, the training of the same arm there, and all probes; `with teacher` adds the teacher's forward "
+        f"passes. In brackets {CONFIDENCE:.0%} of {NUM_RESAMPLES:,} resamples of the held-out sequences, and of the "
+        "seeds where an arm ran with several; 0 is a curve that never matches. A target met at step 0 costs no "
+        "training, so its training ratio is undefined."
+    )
+    tables = [_savings_table(str(baseline), rows) for baseline, rows in savings.groupby("baseline", sort=False)]
+    return "\n\n".join([note, *tables])
+
+
+def _savings_table(baseline: str, savings: pd.DataFrame) -> str:
     columns = {
         "variant": _names(savings),
         "arm": savings["arm"].tolist(),
-        f"final loss of {BASELINE}": savings["status"].tolist(),
+        f"final loss of {baseline}": savings["status"].tolist(),
         "nats": savings["target_loss"].map(formats.significant).tolist(),
         "tokens to match": [formats.count(tokens, 3) for tokens in savings["tokens_to_match"]],
-        f"tokens of {BASELINE}": savings["baseline_tokens"].map(formats.count).tolist(),
+        f"tokens of {baseline}": savings["baseline_tokens"].map(formats.count).tolist(),
         **{f"ratio, {name.replace('_', ' ')}": _ratios(savings, f"ratio_{name}") for name in LEDGERS},
         "FLOPs to match": savings["flops_to_match"].map(formats.flops).tolist(),
-        f"FLOPs of {BASELINE}": savings["baseline_flops"].map(formats.flops).tolist(),
+        f"FLOPs of {baseline}": savings["baseline_flops"].map(formats.flops).tolist(),
         "calibration, search, compensation": savings["search_flops"].map(formats.flops).tolist(),
-        "other spaces of the bin": savings["selection_flops"].map(formats.flops).tolist(),
+        "other spaces of the bin, probes": savings["selection_flops"].map(formats.flops).tolist(),
         "teacher": savings["teacher_flops"].map(formats.flops).tolist(),
     }
-    note = (
-        f"The target is the held-out loss at which `{BASELINE}` ended; where an arm first meets it is read off the "
-        f"straight line between two measurements. A ratio is the training cost of `{BASELINE}` over the arm's cost "
-        "under the named ledger: above 1 the arm was cheaper, below 1 dearer. `training` is the student alone; "
-        "`with search` adds calibration, search and compensation; `with selection` adds those of the other spaces of "
-        "the bin, and the training of the same arm there; `with teacher` adds the teacher's forward passes. In "
-        f"brackets {CONFIDENCE:.0%} of {NUM_RESAMPLES:,} resamples of the held-out sequences, and of the seeds where "
-        "an arm ran with several; 0 is a curve that never matches. A target met at step 0 costs no training, so its "
-        "training ratio is undefined."
-    )
-    return f"{note}\n\n{markdown_table(columns, 3)}"
+    return markdown_table(columns, 3)
 
 
 def _ratios(savings: pd.DataFrame, name: str) -> list[str]:

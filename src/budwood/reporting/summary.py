@@ -15,7 +15,8 @@ def start_here(findings: Findings) -> str:
         return "No arm was trained, so there is nothing to compare."
     points: list[str] = []
     for (bin_name, space), arms in trained.groupby(["bin", "space"], sort=False):
-        saved = findings.savings[(findings.savings["bin"] == bin_name) & (findings.savings["space"] == space)]
+        place = (findings.savings["bin"] == bin_name) & (findings.savings["space"] == space)
+        saved = findings.savings[place & (findings.savings["baseline"] == BASELINE)]
         size = formats.count(arms["num_parameters"].iloc[0])
         points.append(f"- **{variant_name(str(bin_name), str(space))}** ({size} parameters). {_winner(arms)}")
         points += [f"  - {sentence}" for sentence in (*_differences(arms), *_matches(saved), _cost(arms, saved))]

@@ -3,7 +3,7 @@
 from kedro.pipeline import Node, Pipeline
 
 from budwood.pipelines.distillation.nodes import cache_teacher, train_distilled
-from budwood.pipelines.grid import for_each_variant, wants_teacher_cache
+from budwood.pipelines.grid import for_each_variant, trained_variants, wants_teacher_cache
 
 ARM = ["params:arms.distilled", "params:schedule", "params:measurement", "workspace"]
 
@@ -22,7 +22,7 @@ def create_pipeline() -> Pipeline:
             )
         ]
     )
-    variants = for_each_variant(stages, {"teacher", "tokens", "workspace", *cached})
+    variants = for_each_variant(stages, {"teacher", "tokens", "workspace", *cached}, trained_variants())
     if not cached:
         return variants
     outputs = ["teacher_cache", "teacher_cache_record"]

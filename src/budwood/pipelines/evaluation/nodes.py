@@ -1,7 +1,7 @@
 """Measure the arms of a variant, and gather all variants."""
 
 import time
-from collections.abc import Iterator
+from collections import defaultdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,29 +23,12 @@ from budwood.evaluation.harness import (
 from budwood.evaluation.heldout import heldout_questions, read_texts
 from budwood.evaluation.perplexity import source_losses
 from budwood.parameters import EvaluationParameters, MeasurementParameters
+from budwood.pipelines.evaluation.gathering import Gathered, Record, steps_taken_over, task_costs
 from budwood.pipelines.tracking import track
 from budwood.pipelines.work import claim
+from budwood.reporting.records import ARMS, REFERENCE
 from budwood.subnet.checkpoint import load_model, load_tokenizer, read_architecture
 from budwood.subnet.teacher import fingerprint
-
-Record = dict[str, Any]
-Records = list[Record]
-
-ARMS = ("random_init", "subnet_init", "distilled")
-COSTS = ("search_costs", "choice_costs", "export_costs", "evaluation_costs")
-GATHERED = (
-    *("history", "best", "certificate", "scores", "downstream", "efficiency"),
-    *COSTS,
-    *(f"{arm}_curve" for arm in ARMS),
-)
-"""Datasets of a variant that the tables of all variants are made from."""
-WINNER = (
-    *("description", "num_parameters", "num_evaluations", "fitness", "selection_loss", "choice_loss"),
-    *("choice_interval", "lead", "lead_interval", "finalist_tokens", "paper_flops"),
-)
-"""Facts of a search that its table tells."""
-CERTIFIED = ("num_parameters", "largest_logit_difference", "native", "class", "fingerprint")
-"""Facts of a certificate that fit in a table."""
 
 
 def build_tasks(
@@ -82,25 +65,32 @@ def ask_arms(
     evaluation: EvaluationParameters,
     measurement: MeasurementParameters,
     workspace: Path,
+    reference_init: Path | None = None,
 ) -> list[Record]:
     """Return what every arm answers, with the cost."""
-    folders = dict(zip(ARMS, (random_init, subnet_init, distilled), strict=True))
+    folders = _by_arm(random_init, subnet_init, distilled, reference_init)
     return _ask(folders, heldout_tasks, evaluation, measurement, workspace)
 
 
 def measure_speed(
-    teacher: Path, subnet: Path, evaluation: EvaluationParameters, measurement: MeasurementParameters
+    teacher: Path,
+    subnet: Path,
+    evaluation: EvaluationParameters,
+    measurement: MeasurementParameters,
+    reference_init: Path | None = None,
 ) -> Record:
-    """Return latency and memory of the teacher and the sub-network, in turns; nothing where it is not wanted.
+    """Return latency and memory of the teacher, the sub-network and the reference, in turns; nothing where not wanted.
 
-    The arms have the sub-network's architecture, and so its speed.
+    All other arms have the sub-network's architecture, and so its speed.
     """
     if evaluation.efficiency is None:
         return {}
     compute = measurement.compute()
+    folders = {"teacher": teacher, "subnet": subnet, REFERENCE: reference_init}
     subjects = {
         name: Subject(compute.place(load_model(folder, compute.dtype)), read_architecture(folder))
-        for name, folder in (("teacher", teacher), ("subnet", subnet))
+        for name, folder in folders.items()
+        if folder is not None
     }
     record = measure_efficiency(subjects, evaluation.efficiency, compute)
     own = record["models"]["subnet"]
@@ -117,26 +107,37 @@ def evaluate_arms(
     distilled_run: Record,
     tokens: PackedCorpus,
     measurement: MeasurementParameters,
+    reference_init: Path | None = None,
+    reference_init_run: Record | None = None,
 ) -> tuple[list[Record], list[Record]]:
     """Return every arm's validation losses by source and sequence beside its training record, and the cost."""
     started = time.perf_counter()
     compute, windows = measurement.compute(), (measurement.length, measurement.validation)
-    folders = (random_init, subnet_init, distilled)
-    runs = (random_init_run, subnet_init_run, distilled_run)
-    scores, num_tokens = [], 0
-    for folder, run in zip(folders, runs, strict=True):
-        model = compute.place(load_model(folder, compute.dtype))
-        losses = source_losses(model, tokens, "validation", windows, run["arm"])
-        num_tokens += sum(map(len, losses.values())) * measurement.length
+    folders = _by_arm(random_init, subnet_init, distilled, reference_init)
+    runs = _by_arm(random_init_run, subnet_init_run, distilled_run, reference_init_run)
+    scores, num_tokens, flops = [], 0, 0
+    for arm, folder in folders.items():
+        run, architecture = runs[arm], read_architecture(folder)
+        losses = source_losses(
+            compute.place(load_model(folder, compute.dtype)), tokens, "validation", windows, run["arm"]
+        )
+        read = sum(map(len, losses.values())) * measurement.length
+        num_tokens += read
+        flops += read * forward_flops_per_token(architecture, context=measurement.length)
         track({f"{run['arm']}.validation_loss": float(np.concatenate([*losses.values()]).mean())}, run["steps"])
         scores.append(
             run
-            | {"num_parameters": num_parameters(read_architecture(folder)), "losses": losses}
+            | {"num_parameters": num_parameters(architecture), "losses": losses}
             | {"tokens_per_sequence": measurement.length}
         )
-    flops = num_tokens * forward_flops_per_token(read_architecture(subnet_init), context=measurement.length)
     cost = {"stage": "evaluation", "flops": float(flops), "tokens": num_tokens}
     return scores, [cost | {"seconds": time.perf_counter() - started}]
+
+
+def _by_arm(random_init: Any, subnet_init: Any, distilled: Any, reference_init: Any) -> dict[str, Any]:
+    """Return what arms have by their names; a bin without a reference has no such arm."""
+    arms = dict(zip(ARMS, (random_init, subnet_init, distilled), strict=True))
+    return arms if reference_init is None else arms | {REFERENCE: reference_init}
 
 
 def _ask(
@@ -184,60 +185,24 @@ def gather(
         teacher_evaluation: holds the cost of the teacher's own losses.
         teacher_downstream: what the teacher answers.
         teacher_cache_record: holds the cost of what a cached teacher has said.
-        parts: `<bin>__<space>__<what>` for every `what` of `GATHERED`.
+        parts: `<bin>__<space>__<what>` for every `what` of `SEARCHED` and `TRAINED`; where probes chose the space,
+            the trained ones under `selected`, with `selection`.
     """
-    variants = sorted({tuple(key.split("__")[:2]) for key in parts})
-    histories: list[pd.DataFrame] = []
-    curves: list[pd.DataFrame] = []
-    certificates: list[Record] = []
-    winners: list[Record] = []
-    arms: list[Record] = []
-    ledger: list[Record] = []
-    downstream: list[Record] = [{"bin": "", "space": ""} | record for record in teacher_downstream]
-    efficiency: list[Record] = []
     asked_once = (teacher_cache_record or {"costs": []})["costs"]
-    shared = [*calibration_costs, *teacher_evaluation["costs"], *asked_once, *_task_costs(teacher_downstream)]
-    ledger += [{"bin": "", "space": "", "arm": ""} | cost for cost in shared]
-    for bin_name, space in variants:
-        variant = {"bin": bin_name, "space": space}
-        part = {what: parts[f"{bin_name}__{space}__{what}"] for what in GATHERED}
-        histories.append(part["history"].assign(**variant))
-        certificates.append(variant | {key: part["certificate"][key] for key in CERTIFIED})
-        spent = sum(cost["flops"] for cost in [*part["search_costs"], *part["choice_costs"]])
-        winners.append(variant | {key: part["best"][key] for key in WINNER} | {"search_flops": spent})
-        arms += [variant | score for score in part["scores"]]
-        curves += [part[f"{arm}_curve"].assign(**variant, arm=arm) for arm in ARMS]
-        downstream += [variant | record for record in part["downstream"]]
-        costs = [cost for name in COSTS for cost in part[name]]
-        if part["efficiency"]:
-            efficiency.append(variant | part["efficiency"])
-            costs.append(_cost(part["efficiency"]))
-        ledger += [variant | {"arm": ""} | cost for cost in costs]
-        ledger += [
-            variant | {"arm": record["model"]} | cost for record in part["downstream"] for cost in _task_costs([record])
-        ]
-        ledger += [variant | cost for score in part["scores"] for cost in _training_costs(score)]
-    tables = pd.concat(histories), pd.concat(curves), pd.DataFrame(certificates)
-    return *tables, winners, arms, downstream, efficiency, ledger
-
-
-def _task_costs(records: list[Record]) -> Iterator[Record]:
-    yield from (_cost(task) for record in records for task in record["tasks"])
-
-
-def _cost(spent: Record) -> Record:
-    return {"stage": "evaluation"} | {name: spent[name] for name in ("flops", "tokens", "seconds")}
-
-
-def _training_costs(score: Record) -> list[Record]:
-    student = {
-        "stage": "training",
-        "arm": score["arm"],
-        "flops": score["student_flops"],
-        "tokens": score["tokens"],
-        "seconds": score["seconds"],
-    }
-    # The teacher and the held-out losses run inside the training: their seconds are in the student's.
-    teacher = {"stage": "teacher", "flops": score["teacher_flops"], "seconds": 0.0}
-    heldout = {"stage": "heldout", "flops": score["heldout_flops"], "tokens": score["heldout_tokens"], "seconds": 0.0}
-    return [student, *([student | teacher] if score["teacher_flops"] else []), student | heldout]
+    shared = [*calibration_costs, *teacher_evaluation["costs"], *asked_once, *task_costs(teacher_downstream)]
+    found = Gathered(ledger=[{"bin": "", "space": "", "arm": ""} | cost for cost in shared])
+    found.downstream += [{"bin": "", "space": ""} | record for record in teacher_downstream]
+    by_variant: dict[tuple[str, str], Record] = defaultdict(dict)
+    for key, value in parts.items():
+        bin_name, space, what = key.split("__")
+        by_variant[bin_name, space][what] = value
+    searched, trained = ({v: p for v, p in by_variant.items() if has in p} for has in ("history", "scores"))
+    taken_over: dict[tuple[str, str], int] = {}
+    for (bin_name, space), part in sorted(trained.items()):
+        chosen = str(part["selection"]["space"].iloc[0]) if "selection" in part else space
+        steps = taken_over[bin_name, chosen] = steps_taken_over(part, searched[bin_name, chosen].get("probe_scores"))
+        found.add_training({"bin": bin_name, "space": chosen}, part, steps)
+    for (bin_name, space), part in sorted(searched.items()):
+        found.add_search({"bin": bin_name, "space": space}, part, taken_over.get((bin_name, space), 0))
+    tables = pd.concat(found.histories), pd.concat(found.curves), pd.DataFrame(found.certificates)
+    return *tables, found.winners, found.arms, found.downstream, found.efficiency, found.ledger

@@ -2,9 +2,9 @@
 
 from kedro.pipeline import Node, Pipeline
 
+from budwood.parameters import SELECTED
+from budwood.pipelines.evaluation.gathering import PROBED, SEARCHED, TRAINED
 from budwood.pipelines.evaluation.nodes import (
-    ARMS,
-    GATHERED,
     ask_arms,
     ask_teacher,
     build_tasks,
@@ -12,50 +12,70 @@ from budwood.pipelines.evaluation.nodes import (
     gather,
     measure_speed,
 )
-from budwood.pipelines.grid import current_parameters, for_each_variant, wants_teacher_cache
+from budwood.pipelines.grid import (
+    for_each_variant,
+    has_reference,
+    searched_variants,
+    trained_variants,
+    wants_probes,
+    wants_teacher_cache,
+)
+from budwood.reporting.records import ARMS, REFERENCE
 
-HOW = ["params:evaluation", "params:measurement"]
+HOW = {"evaluation": "params:evaluation", "measurement": "params:measurement"}
 
 
 def create_pipeline() -> Pipeline:
     """Measure the teacher and all arms of every variant and gather the results."""
+    asked = ["teacher", "heldout_tasks", *HOW.values(), "workspace"]
     shared = Pipeline(
         [
             Node(build_tasks, ["tokens", "teacher", "params:evaluation"], "heldout_tasks", name="build_tasks"),
-            Node(
-                ask_teacher, ["teacher", "heldout_tasks", *HOW, "workspace"], "teacher_downstream", name="ask_teacher"
-            ),
+            Node(ask_teacher, asked, "teacher_downstream", name="ask_teacher"),
         ],
         tags="evaluation",
     )
-    stages = Pipeline(
-        [
-            Node(
-                evaluate_arms,
-                [*ARMS, *(f"{arm}_run" for arm in ARMS), "tokens", "params:measurement"],
-                ["scores", "evaluation_costs"],
-                name="evaluate_arms",
-            ),
-            Node(ask_arms, [*ARMS, "heldout_tasks", *HOW, "workspace"], "downstream", name="ask_arms"),
-            Node(measure_speed, ["teacher", "subnet", *HOW], "efficiency", name="measure_speed"),
-        ],
-        tags="evaluation",
-    )
-    parts = {
-        f"{bin_name}__{space}__{what}": f"subnets.{bin_name}.{space}.{what}"
-        for bin_name, space in current_parameters().grid.variants()
-        for what in GATHERED
-    }
     cached = ["teacher_cache_record"] if wants_teacher_cache() else []
     of_teacher = {name: name for name in ("calibration_costs", "teacher_evaluation", "teacher_downstream", *cached)}
     # In the namespace of the variants, so that the collapsed graph shows one box with few edges.
     gathering = Node(
         gather,
-        of_teacher | parts,
+        of_teacher | _parts(),
         ["histories", "curves", "certificates", "winners", "arms", "downstream", "efficiency", "ledger"],
         name="gather",
         namespace="subnets",
         tags="evaluation",
     )
-    variants = for_each_variant(stages, {"tokens", "teacher", "heldout_tasks", "workspace"})
-    return shared + variants + Pipeline([gathering])
+    own = {"tokens", "teacher", "heldout_tasks", "workspace"}
+    variants = [
+        for_each_variant(_stages(refers), own, [v for v in trained_variants() if has_reference(v[0]) == refers])
+        for refers in (False, True)
+    ]
+    return shared + sum(variants, Pipeline([])) + Pipeline([gathering])
+
+
+def _stages(refers: bool) -> Pipeline:  # noqa: FBT001 - a pipeline with the arm of the reference, or one without
+    reference = {REFERENCE: REFERENCE} if refers else {}
+    runs = [f"{arm}_run" for arm in (*ARMS, *reference)]
+    arms = {name: name for name in ARMS} | reference
+    scored = arms | {name: name for name in (*runs, "tokens")} | {"measurement": HOW["measurement"]}
+    asked = arms | HOW | {name: name for name in ("heldout_tasks", "workspace")}
+    timed = HOW | reference | {"teacher": "teacher", "subnet": "subnet"}
+    return Pipeline(
+        [
+            Node(evaluate_arms, scored, ["scores", "evaluation_costs"], name="evaluate_arms"),
+            Node(ask_arms, asked, "downstream", name="ask_arms"),
+            Node(measure_speed, timed, "efficiency", name="measure_speed"),
+        ],
+        tags="evaluation",
+    )
+
+
+def _parts() -> dict[str, str]:
+    """Return the datasets of all variants that are gathered."""
+    wanted = [(variant, what) for variant in searched_variants() for what in SEARCHED + PROBED * wants_probes()]
+    for variant in trained_variants():
+        wanted += [(variant, what) for what in TRAINED]
+        wanted += [(variant, f"{REFERENCE}_curve")] if has_reference(variant[0]) else []
+        wanted += [(variant, "selection")] if variant[1] == SELECTED else []
+    return {f"{bin_name}__{space}__{what}": f"subnets.{bin_name}.{space}.{what}" for (bin_name, space), what in wanted}

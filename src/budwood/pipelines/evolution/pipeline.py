@@ -3,12 +3,19 @@
 from kedro.pipeline import Node, Pipeline
 
 from budwood.pipelines.evolution.nodes import choose_winner, evolve
-from budwood.pipelines.grid import for_each_variant
+from budwood.pipelines.grid import for_each_variant, searched_variants
+
+SHARED = {"teacher", "teacher_record", "importance", "tokens", "workspace"}
 
 
 def create_pipeline() -> Pipeline:
     """Search every variant of the grid and choose its winner."""
-    stages = Pipeline(
+    return for_each_variant(search_stages(), SHARED, searched_variants())
+
+
+def search_stages() -> Pipeline:
+    """Return the search of one variant."""
+    return Pipeline(
         [
             Node(
                 evolve,
@@ -48,4 +55,3 @@ def create_pipeline() -> Pipeline:
         ],
         tags="evolution",
     )
-    return for_each_variant(stages, {"teacher", "teacher_record", "importance", "tokens", "workspace"})

@@ -3,12 +3,19 @@
 from kedro.pipeline import Node, Pipeline
 
 from budwood.pipelines.export.nodes import export_subnet
-from budwood.pipelines.grid import for_each_variant
+from budwood.pipelines.grid import for_each_variant, searched_variants
+
+SHARED = {"teacher", "teacher_record", "importance", "tokens", "workspace"}
 
 
 def create_pipeline() -> Pipeline:
     """Export the winner of every variant."""
-    stages = Pipeline(
+    return for_each_variant(export_stages(), SHARED, searched_variants())
+
+
+def export_stages() -> Pipeline:
+    """Return the export of one variant."""
+    return Pipeline(
         [
             Node(
                 export_subnet,
@@ -29,4 +36,3 @@ def create_pipeline() -> Pipeline:
             )
         ]
     )
-    return for_each_variant(stages, {"teacher", "teacher_record", "importance", "tokens", "workspace"})

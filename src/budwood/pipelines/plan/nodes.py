@@ -17,6 +17,7 @@ from budwood.parameters import (
     Grid,
     MeasurementParameters,
     PlanParameters,
+    ProtocolParameters,
     SearchParameters,
     Spaces,
     TeacherParameters,
@@ -24,6 +25,7 @@ from budwood.parameters import (
 from budwood.reporting.accelerator import ACCELERATORS
 from budwood.reporting.plan import Reading, Study, Variant, draw_members, in_small, plan, warnings_of
 from budwood.reporting.quote import markdown_plan
+from budwood.reporting.records import ARMS
 from budwood.subnet.fitness import FROM_SCORES
 from budwood.training.job import Schedule
 
@@ -40,6 +42,7 @@ def plan_study(
     corpus: CorpusParameters,
     measurement: MeasurementParameters,
     search: SearchParameters,
+    protocol: ProtocolParameters,
     schedule: Schedule,
     arms: dict[str, Any],
     plan_: PlanParameters,
@@ -62,7 +65,8 @@ def plan_study(
         finalist_tokens=search.finalist_tokens,
         reading=_reading(corpus, measurement, search),
         schedule=schedule,
-        arms={name: arm["distillation"] is not None for name, arm in Arms.model_validate(arms).model_dump().items()},
+        arms={name: getattr(Arms.model_validate(arms), name).distillation is not None for name in ARMS},
+        probe_schedule=protocol.probe_schedule(schedule),
         precision=accelerator.precision if measurement.precision == "auto" else measurement.precision,
     )
     planned = plan(study, accelerator, plan_.mfu)
@@ -92,6 +96,7 @@ def _variants(teacher: Architecture, bins: Bins, spaces: Spaces, grid: Grid) -> 
                 members=members,
                 center=bin_.reference.architecture() if bin_.reference else middle,
                 compensation=settings.compensation,
+                reference=bin_.reference.architecture() if bin_.reference else None,
                 genes_bytes=genes_bytes,
             )
         )

@@ -7,6 +7,9 @@ from budwood.pipelines.plan.nodes import plan_study
 
 def create_pipeline() -> Pipeline:
     """Tell what a study will cost; needs neither the teacher's weights nor any text."""
-    groups = ("teacher", "bins", "spaces", "grid", "corpus", "measurement", "search", "schedule", "arms", "plan")
+    groups = (
+        *("teacher", "bins", "spaces", "grid", "corpus", "measurement", "search", "protocol", "schedule", "arms"),
+        "plan",
+    )
     inputs = [*(f"params:{group}" for group in groups), "workspace"]
     return Pipeline([Node(plan_study, inputs, ["plan", "plan_markdown"], name="plan_study")], tags="plan")

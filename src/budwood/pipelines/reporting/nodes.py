@@ -11,8 +11,9 @@ from budwood.parameters import MeasurementParameters, SearchParameters
 from budwood.reporting import figures
 from budwood.reporting.benchmarks import Downstream, Efficiency, speeds_table, tasks_table
 from budwood.reporting.ledger import savings
-from budwood.reporting.records import Arm, Findings, LedgerEntry, Teacher, Winner
+from budwood.reporting.records import BASELINE, REFERENCE, Arm, Findings, LedgerEntry, Teacher, Winner
 from budwood.reporting.report import html_report, markdown_report
+from budwood.reporting.selection import selection_section
 from budwood.reporting.tables import results_table
 from budwood.training.job import Schedule
 
@@ -25,7 +26,10 @@ def tabulate_results(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the losses of all models, and what starting from a sub-network saved."""
     results = results_table(arms, teacher_evaluation["losses"], teacher_record, teacher_evaluation["text"])
-    return results, savings(curves, ledger)
+    # Against both baselines: the found architecture from random weights, and that of the bin's reference.
+    has_reference = curves["arm"].eq(REFERENCE).groupby([curves["bin"], curves["space"]]).transform("any")
+    both = [savings(curves, ledger, BASELINE), savings(curves[has_reference], ledger, REFERENCE)]
+    return results, pd.concat([part for part in both if len(part)] or both[:1], ignore_index=True)
 
 
 def tabulate_benchmarks(
@@ -65,6 +69,7 @@ def write_markdown(
     search: SearchParameters,
     schedule: Schedule,
     measurement: MeasurementParameters,
+    selections: pd.DataFrame | None = None,
 ) -> str:
     """Return the report as markdown."""
     provenance = {
@@ -97,6 +102,7 @@ def write_markdown(
             tasks=tasks,
             speeds=speeds,
             provenance=provenance,
+            further={} if selections is None else {"Selection": selection_section(selections)},
         )
     )
 
@@ -110,11 +116,13 @@ def write_html(
     perplexity_by_arm: go.Figure,
     tasks_by_arm: go.Figure,
     flops_by_stage: go.Figure,
+    probe_losses: go.Figure | None = None,
 ) -> str:
     """Return the report as one page that opens offline."""
     return html_report(
         markdown,
         {
+            **({} if probe_losses is None else {"probe_losses": probe_losses}),
             "parameter_spread": parameter_spread,
             "search_trajectory": search_trajectory,
             "training_curves_tokens": training_curves_tokens,

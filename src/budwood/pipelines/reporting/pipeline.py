@@ -2,6 +2,7 @@
 
 from kedro.pipeline import Node, Pipeline
 
+from budwood.pipelines.grid import wants_probes
 from budwood.pipelines.reporting.nodes import (
     draw_figures,
     tabulate_benchmarks,
@@ -13,6 +14,7 @@ from budwood.pipelines.reporting.nodes import (
 
 def create_pipeline() -> Pipeline:
     """Tell what was found, what it cost and what it saved."""
+    selections, probes = (["selections"], ["probe_losses"]) if wants_probes() else ([], [])
     drawn = [
         "search_trajectory",
         "training_curves_tokens",
@@ -49,11 +51,12 @@ def create_pipeline() -> Pipeline:
                     "params:search",
                     "params:schedule",
                     "params:measurement",
+                    *selections,
                 ],
                 "report_markdown",
                 name="write_markdown",
             ),
-            Node(write_html, ["report_markdown", "parameter_spread", *drawn], "report", name="write_html"),
+            Node(write_html, ["report_markdown", "parameter_spread", *drawn, *probes], "report", name="write_html"),
         ],
         tags="reporting",
     )

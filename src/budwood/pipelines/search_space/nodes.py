@@ -10,7 +10,7 @@ from budwood.arch.bins import require_disjoint
 from budwood.arch.count import num_parameters, population_parameters
 from budwood.arch.sampling import draw_many, sample
 from budwood.arch.spec import Architecture
-from budwood.parameters import Bins, Grid, SearchParameters, Spaces
+from budwood.parameters import BinParameters, Bins, Grid, SearchParameters, Spaces
 from budwood.reporting.figures import parameter_spread
 
 NUM_SAMPLES = 2000
@@ -35,6 +35,7 @@ def enumerate_spaces(
         if name in grid.root
     }
     require_disjoint(ranges)
+    _check_references({name: Bins.model_validate(bins).root[name] for name in ranges}, teacher_record)
     for bin_name, space_name in grid.variants():
         parameter_bin = ranges[bin_name]
         settings = Spaces.model_validate(spaces).root[space_name]
@@ -58,6 +59,24 @@ def enumerate_spaces(
             }
         )
     return pd.DataFrame(rows)
+
+
+def _check_references(bins: dict[str, BinParameters], teacher_record: dict[str, Any]) -> None:
+    """Check that the reference of every bin can be trained as the sub-networks are."""
+    family = teacher_record["architecture"]["family"]
+    for name, bin_ in bins.items():
+        if bin_.reference is None:
+            continue
+        if bin_.reference.model_type != family:
+            raise ValueError(
+                f"bins.{name}.reference: model_type {bin_.reference.model_type!r} cannot be trained beside a teacher "
+                f"of the family {family!r}, whose settings it takes; name an architecture of that family"
+            )
+        if bin_.reference.vocab_size < teacher_record["num_token_ids"]:
+            raise ValueError(
+                f"bins.{name}.reference: vocab_size={bin_.reference.vocab_size} must hold the "
+                f"{teacher_record['num_token_ids']} tokens of the teacher's tokenizer"
+            )
 
 
 def spread_spaces(

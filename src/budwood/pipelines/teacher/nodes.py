@@ -45,6 +45,7 @@ def fetch_teacher(teacher: TeacherParameters, workspace: Path) -> tuple[Path, Re
         "fingerprint": fingerprint(fetched.folder),
         "license": teacher.license,
         "attribution": teacher.attribution,
+        "num_token_ids": len(load_tokenizer(fetched.folder)),
         "architecture": architecture.to_dict(),
     }
     return fetched.folder, record

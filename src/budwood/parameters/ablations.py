@@ -1,0 +1,103 @@
+"""What is varied while everything else stays."""
+
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from budwood.parameters.arms import ArmParameters
+from budwood.parameters.teacher import TeacherParameters
+from budwood.subnet.fitness import check_fitness
+from budwood.training.job import DistillationSettings, Strict
+
+
+class Place(Strict):
+    """A bin and a space of the study, whether or not its grid combines them."""
+
+    bin: str
+    space: str
+
+
+class AblationTeacher(Strict):
+    """One of several teachers: the study's own where nothing is given, a sub-network of it, or another model."""
+
+    subnet: Place | None = None
+    source: TeacherParameters | None = None
+    """Of the same vocabulary as the study's teacher."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if self.subnet is not None and self.source is not None:
+            raise ValueError("give `subnet` or `source`, or nothing for the study's own teacher")
+        return self
+
+
+class DistillationGrid(Strict):
+    """All combinations of some settings of distillation (paper, appendix G); beta is 1 - alpha."""
+
+    alpha: tuple[float, ...] = (0.2, 0.8, 0.0)
+    temperature: tuple[float, ...] = (0.8, 0.9, 1.0)
+    top_k: tuple[int | None, ...] = (1024, 2048, None)
+    """Of `topk_renorm`, as in the paper; null is the whole distribution."""
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Self:
+        for name in type(self).model_fields:
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                raise ValueError(f"{name}: name at least one value, each once, got {list(values)}")
+        if not all(0 <= alpha <= 1 for alpha in self.alpha):
+            raise ValueError(f"alpha: shares between 0 and 1, got {list(self.alpha)}")
+        return self
+
+    def combinations(self) -> dict[str, dict[str, Any]]:
+        """Return the changed settings of every combination, by a name that tells them."""
+        found = {}
+        for alpha in self.alpha:
+            for temperature in self.temperature:
+                for top_k in self.top_k:
+                    entries = {"loss": "full"} if top_k is None else {"loss": "topk_renorm", "top_k": top_k}
+                    name = f"alpha {alpha:g}, T {temperature:g}, k {'all' if top_k is None else top_k}"
+                    found[name] = {"alpha": alpha, "beta": 1 - alpha, "temperature": temperature, **entries}
+        return found
+
+
+class AblationParameters(Strict):
+    """The paper's ablations (section 5, appendix G), each a pipeline of its own."""
+
+    tokens: int = Field(gt=0)
+    """On which everything that is compared is trained."""
+    student: Place
+    """What is trained in the ablations of distillation."""
+    spaces: tuple[str, ...] = Field(min_length=1)
+    """Compared in the student's bin."""
+    metrics: tuple[str, ...] = ("perplexity", "importance", "magnitude")
+    """By which searches of one space are guided; see `search.fitness`."""
+    metric_space: str
+    logits: dict[str, dict[str, Any]] = Field(min_length=1)
+    """Settings of distillation by name; each changes some of `arms.distilled.distillation`."""
+    teachers: dict[str, AblationTeacher] = Field(min_length=1)
+    """By name."""
+    kd_grid: DistillationGrid = DistillationGrid()
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for metric in self.metrics:
+            check_fitness(metric)
+        return self
+
+    def places(self) -> list[Place]:
+        """Return every bin and space that is named."""
+        of_teachers = [teacher.subnet for teacher in self.teachers.values() if teacher.subnet is not None]
+        spaces = (*self.spaces, self.metric_space)
+        return [self.student, *of_teachers, *(Place(bin=self.student.bin, space=space) for space in spaces)]
+
+
+def changed_arm(arm: ArmParameters, changes: dict[str, Any]) -> ArmParameters:
+    """Return an arm with other settings of distillation, under a live teacher.
+
+    Raises:
+        ValueError: a setting is unknown or does not go with the others.
+    """
+    assert arm.distillation is not None, "the parameters give this arm a teacher"
+    settings = arm.distillation.model_dump() | {"teacher": "live"} | changes
+    return arm.model_copy(update={"distillation": DistillationSettings.model_validate(settings)})

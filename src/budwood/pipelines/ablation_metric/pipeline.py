@@ -1,0 +1,74 @@
+"""Searches of one space by several metrics, what each found trained alike -> table, figure, page."""
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from kedro.pipeline import Node, Pipeline
+
+from budwood.parameters import AblationParameters, ArmParameters, SearchParameters
+from budwood.pipelines.ablations import SEARCH_INPUTS, Ablation, Variant, prepared, wanted
+from budwood.pipelines.evolution.pipeline import search_stages
+from budwood.pipelines.export.pipeline import export_stages
+from budwood.subnet.fitness import FROM_SCORES
+
+
+def create_pipeline() -> Pipeline:
+    """Search one space by every metric and train what was found (paper, section 5 and figure 8)."""
+    ablations = wanted()
+    if ablations is None:
+        return Pipeline([])
+    bin_name, space = ablations.student.bin, ablations.metric_space
+    places = {metric: f"subnets.{bin_name}.by_{metric.replace('.', '_')}" for metric in ablations.metrics}
+    own = {"params:bin": f"params:bins.{bin_name}", "params:space": f"params:spaces.{space}"}
+    searches = Pipeline([])
+    for metric, place in places.items():
+        stages = _guided_by(metric, search_stages()) + export_stages()
+        parameters = {name: own.get(name, name) for name in stages.inputs() if name.startswith("params:")}
+        searches += Pipeline(stages, namespace=place, inputs=SEARCH_INPUTS, parameters=parameters)
+    ablation = Ablation(
+        name="metric",
+        title="Metrics that guide a search",
+        about=(
+            f"The space `{space}` of the bin `{bin_name}`, searched with the same budget by each metric; what it ranks "
+            "first is trained on the same tokens."
+        ),
+        arm="subnet_init",
+        subnets={metric: f"{place}.subnet" for metric, place in places.items()},
+        choose=_by_metric,
+    )
+    return prepared([]) + searches + ablation.pipeline()
+
+
+def _by_metric(ablations: AblationParameters, arm: ArmParameters, subnets: dict[str, Path]) -> dict[str, Variant]:
+    return {
+        metric: Variant(folder=subnets[metric], arm=arm, settings={"metric": metric}) for metric in ablations.metrics
+    }
+
+
+def _guided_by(metric: str, stages: Pipeline) -> Pipeline:
+    """Return the stages of a search with another metric, whose best candidate wins without a second look."""
+    changes: dict[str, Any] = {"fitness": metric, "num_finalists": 1}
+    # Scores are known before any text is read.
+    changes |= {"stages": ()} if metric in FROM_SCORES else {}
+    return Pipeline(
+        [
+            Node(_changing(node.func, changes), node.inputs, node.outputs, name=node.name, tags=node.tags)
+            for node in stages.nodes
+        ]
+    )
+
+
+def _changing(function: Callable[..., Any], changes: dict[str, Any]) -> Callable[..., Any]:
+    """Return a node's function that searches with changed parameters."""
+
+    @wraps(function)
+    def changed(*inputs: Any) -> Any:
+        return function(*(_change(value, changes) for value in inputs))
+
+    return changed
+
+
+def _change(value: Any, changes: dict[str, Any]) -> Any:
+    return value.model_copy(update=changes) if isinstance(value, SearchParameters) else value

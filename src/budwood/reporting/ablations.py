@@ -1,0 +1,198 @@
+"""Ablations: what was trained with one thing changed -> a tidy table, the importance of settings, figures and words."""
+
+from collections.abc import Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from sklearn.ensemble import RandomForestRegressor
+
+from budwood.reporting import formats
+from budwood.reporting.figures import GREY
+from budwood.reporting.panels import color_of, panel_row
+from budwood.reporting.report import markdown_table
+from budwood.reporting.tables import mean_and_error, paired_difference, verdict
+
+COLUMNS = [
+    *("variant", "loss", "standard_error", "difference", "difference_standard_error", "num_sequences"),
+    *("num_parameters", "tokens", "student_flops", "teacher_flops", "status"),
+]
+TRAINED = "trained"
+"""Status of what was trained to its end; any other tells why there is no loss."""
+NUM_TREES = 200
+
+
+class Trained(TypedDict):
+    """What became of one variant."""
+
+    variant: str
+    settings: dict[str, Any]
+    """What it changed: one column of the table each."""
+    status: str
+    num_parameters: int
+    tokens: int
+    student_flops: float
+    teacher_flops: float
+    losses: list[float]
+    """On validation sequences that all variants share, nats per token; none where the training broke off."""
+
+
+def ablation_table(runs: Sequence[Trained]) -> pd.DataFrame:
+    """Return one row for every variant, in the order they were named.
+
+    Differences are paired over sequences: the variant minus that of lowest loss.
+
+    Returns:
+        The changed settings, and `COLUMNS`. Losses are nats per token, NaN where there is none.
+    """
+    means = {run["variant"]: float(np.mean(run["losses"])) if run["losses"] else np.nan for run in runs}
+    finite = {variant: mean for variant, mean in means.items() if np.isfinite(mean)}
+    best = min(finite, key=lambda variant: finite[variant]) if finite else None
+    of_best = [run["losses"] for run in runs if run["variant"] == best]
+    rows = []
+    for run in runs:
+        loss, error = mean_and_error(run["losses"]) if run["losses"] else (np.nan, np.nan)
+        compared = bool(of_best) and bool(run["losses"]) and run["variant"] != best
+        difference = paired_difference(run["losses"], of_best[0]) if compared else (np.nan, np.nan)
+        facts = {name: run[name] for name in COLUMNS if name in run}  # type: ignore[literal-required]
+        scores = {"loss": loss, "standard_error": error, "num_sequences": len(run["losses"])}
+        pair = dict(zip(("difference", "difference_standard_error"), difference, strict=True))
+        rows.append(run["settings"] | facts | scores | pair)
+    settings = list(dict.fromkeys(name for run in runs for name in run["settings"]))
+    floats = ("loss", "standard_error", "difference", "difference_standard_error")
+    return pd.DataFrame(rows, columns=[*settings, *COLUMNS]).astype(dict.fromkeys(floats, float))
+
+
+def setting_importances(table: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
+    """Return how much of the variation in loss each setting explains.
+
+    `importance` is that of a random forest: the share of the variance that splits on the setting remove, mean and
+    standard deviation over its trees (scikit-learn's `feature_importances_`; the paper's table 15). `main_effect` is
+    exact where the grid is whole: the variance of the mean losses by value of the setting over that of all losses. What
+    the main effects leave to 1 lies in how settings act together.
+
+    Args:
+        table: of `ablation_table`; rows without a finite loss are left out.
+        settings: columns that were varied; an empty value stands for the largest.
+
+    Returns:
+        Columns `setting`, `importance`, `importance_deviation`, `main_effect`, the most important first. NaN where
+        there are fewer than two losses, or all are equal.
+    """
+    known = table[np.isfinite(table["loss"])]
+    losses = known["loss"].to_numpy(dtype=float)
+    columns = ["setting", "importance", "importance_deviation", "main_effect"]
+    if len(losses) < 2 or np.ptp(losses) == 0:  # noqa: PLR2004 - one loss varies with nothing
+        return pd.DataFrame([(name, np.nan, np.nan, np.nan) for name in settings], columns=columns)
+    # Values by rank: a tree asks only for their order.
+    features = np.stack([known[name].rank(method="dense", na_option="bottom") for name in settings], axis=1)
+    forest = RandomForestRegressor(NUM_TREES, random_state=0).fit(features, losses)
+    trees = np.stack([tree.feature_importances_ for tree in forest.estimators_])
+    effects = [
+        pd.Series(losses).groupby(feature).transform("mean").var(ddof=0) / losses.var() for feature in features.T
+    ]
+    rows = zip(settings, trees.mean(0), trees.std(0), effects, strict=True)
+    frame = pd.DataFrame(list(rows), columns=columns)
+    return frame.sort_values("importance", ascending=False, kind="stable", ignore_index=True)
+
+
+def losses_by_variant(title: str, table: pd.DataFrame) -> go.Figure:
+    """Return the validation loss of every variant with one unpaired standard error; without losses an empty figure."""
+    figure = panel_row(title, [""], "validation loss (nats per token)", "")
+    known = table[np.isfinite(table["loss"])]
+    error = {"type": "data", "array": known["standard_error"].fillna(0.0), "color": GREY}
+    dots = {"mode": "markers", "marker": {"size": 11, "color": color_of(0)}, "showlegend": False}
+    figure.add_scatter(x=known["loss"], y=known["variant"], error_x=error, **dots)
+    figure.update_yaxes(autorange="reversed", type="category")
+    return figure.update_layout(height=max(300, 180 + 34 * len(known)), legend={"y": 0})
+
+
+def losses_by_setting(title: str, table: pd.DataFrame, settings: Sequence[str]) -> go.Figure:
+    """Return the loss over the values of every setting, a panel each: all variants as points, their means as a line."""
+    figure = panel_row(title, settings, "", "validation loss (nats per token)")
+    known = table[np.isfinite(table["loss"])]
+    for column, name in enumerate(settings, start=1):
+        values = known[name].map(_value)
+        order = [_value(value) for value in sorted(table[name].dropna().unique())]
+        order += ["all"] if table[name].isna().any() else []
+        points = {"mode": "markers", "marker": {"color": GREY, "opacity": 0.6}, "name": "variant"}
+        figure.add_scatter(x=values, y=known["loss"], row=1, col=column, showlegend=column == 1, **points)
+        means = known["loss"].groupby(values.to_numpy()).mean().reindex(order)
+        line = {"mode": "lines+markers", "line": {"color": color_of(0), "width": 3}, "name": "mean"}
+        figure.add_scatter(x=order, y=means, row=1, col=column, showlegend=column == 1, **line)
+        figure.update_xaxes(type="category", categoryarray=order, categoryorder="array", col=column)
+    return figure
+
+
+def ablation_page(title: str, about: str, table: pd.DataFrame, importances: pd.DataFrame | None = None) -> str:
+    """Return an ablation as markdown: what was found, the table, and the importance of settings where it was asked.
+
+    Args:
+        title: of the page.
+        about: what was varied, in a sentence.
+        table: of `ablation_table`.
+        importances: of `setting_importances`.
+    """
+    parts = [f"# {title}", about, _found(table), _table(table)]
+    if importances is not None:
+        parts += ["## Importance of the settings", _importances(importances)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _found(table: pd.DataFrame) -> str:
+    known = table[np.isfinite(table["loss"])].sort_values("loss", kind="stable")
+    broken = table[table["status"] != TRAINED]
+    words = [f"`{row['variant']}` has no loss: {row['status']}." for row in broken.to_dict("records")]
+    if known.empty:
+        return " ".join(["Nothing was trained to its end, so there is nothing to compare.", *words])
+    best = known.iloc[0]
+    lead = (
+        f"Lowest validation loss: `{best['variant']}`, {formats.plus_minus(best['loss'], best['standard_error'])} nats"
+    )
+    if len(known) == 1:
+        return " ".join([f"{lead} per token; it has no rival.", *words])
+    rival = known.iloc[1]
+    gap = formats.plus_minus(rival["difference"], rival["difference_standard_error"])
+    sure = verdict(rival["difference"], rival["difference_standard_error"]).removeprefix("higher, ")
+    return " ".join([f"{lead} per token, {gap} below `{rival['variant']}` ({sure}).", *words])
+
+
+def _table(table: pd.DataFrame) -> str:
+    columns = {
+        "variant": table["variant"].tolist(),
+        "loss (nats)": _errors(table, "loss", "standard_error"),
+        "minus the lowest (paired)": _errors(table, "difference", "difference_standard_error", signed=True),
+        "parameters": table["num_parameters"].map(formats.count).tolist(),
+        "training tokens": table["tokens"].map(formats.count).tolist(),
+        "student's training": table["student_flops"].map(formats.flops).tolist(),
+        "teacher's forward": table["teacher_flops"].map(formats.flops).tolist(),
+    }
+    return markdown_table(columns, 1)
+
+
+def _importances(importances: pd.DataFrame) -> str:
+    if importances["importance"].isna().all():
+        return "There are too few different losses to tell."
+    columns = {
+        "setting": importances["setting"].tolist(),
+        "importance": [
+            f"{mean:.3f} ± {deviation:.3f}"
+            for mean, deviation in zip(importances["importance"], importances["importance_deviation"], strict=True)
+        ],
+        "main effect": [f"{effect:.3f}" for effect in importances["main_effect"]],
+    }
+    note = (
+        f"Importance is the share of variance that a forest of {NUM_TREES} trees removes by the setting (mean and "
+        "standard deviation over trees); the main effect is the variance of the mean losses by value over that of all."
+    )
+    return f"{note}\n\n{markdown_table(columns, 1)}"
+
+
+def _errors(table: pd.DataFrame, mean: str, error: str, *, signed: bool = False) -> list[str]:
+    pairs = zip(table[mean], table[error], strict=True)
+    return [formats.plus_minus(value, spread, signed=signed) for value, spread in pairs]
+
+
+def _value(value: Any) -> str:
+    return "all" if pd.isna(value) else f"{value:g}"

@@ -1,0 +1,116 @@
+"""The choice of a space by its probes: losses -> a table, a figure and words."""
+
+from collections.abc import Mapping
+from typing import TypedDict
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from budwood.reporting import formats
+from budwood.reporting.panels import color_of, panel_row
+from budwood.reporting.report import markdown_table
+from budwood.reporting.tables import mean_and_error, paired_difference, verdict
+from budwood.search.choice import choose
+
+COLUMNS = [
+    *("bin", "space", "chosen", "num_parameters", "tokens", "flops", "loss", "standard_error"),
+    *("difference", "difference_standard_error", "num_sequences"),
+]
+
+
+class Probe(TypedDict):
+    """One probe: what it cost, and its losses in nats per token on sequences that all probes of a bin read."""
+
+    num_parameters: int
+    tokens: int
+    student_flops: float
+    losses: list[float]
+
+
+def select_space(bin_name: str, probes: Mapping[str, Probe]) -> pd.DataFrame:
+    """Return one row for every space of a bin, the best first.
+
+    The best has the lowest mean loss. Differences are paired over sequences: the space minus the best.
+
+    Args:
+        bin_name: of all of them.
+        probes: by space; all read the same sequences.
+
+    Returns:
+        `COLUMNS`; `chosen` is true in the first row alone. Losses are nats per token, errors are standard errors.
+
+    Raises:
+        ValueError: no probe has a finite loss.
+    """
+    try:
+        best = list(probes)[choose([probe["losses"] for probe in probes.values()]).winner]
+    except ValueError:
+        raise ValueError(f"bin {bin_name}: none of the probes of {', '.join(probes)} has a finite loss") from None
+    rows = []
+    for space, probe in probes.items():
+        loss, error = mean_and_error(probe["losses"])
+        difference = (np.nan, np.nan) if space == best else paired_difference(probe["losses"], probes[best]["losses"])
+        own = (bin_name, space, space == best, probe["num_parameters"], probe["tokens"], probe["student_flops"])
+        rows.append((*own, loss, error, *difference, len(probe["losses"])))
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    return table.sort_values(["chosen", "loss"], ascending=[False, True], kind="stable", ignore_index=True)
+
+
+def probe_losses(curves: pd.DataFrame, selections: pd.DataFrame) -> go.Figure:
+    """Return the held-out loss of every probe while it trains, a panel per bin; the chosen space has the thick line.
+
+    Args:
+        curves: columns `bin`, `space`, `tokens`, `heldout_loss` (nats per token, NaN where none was measured).
+        selections: rows of `select_space` of all bins.
+    """
+    bins = [str(name) for name in dict.fromkeys(selections["bin"])]
+    colors = {space: color_of(place) for place, space in enumerate(dict.fromkeys(curves["space"]))}
+    chosen = {(row["bin"], row["space"]) for row in selections[selections["chosen"]].to_dict("records")}
+    axes = ("training tokens", "held-out loss (nats per token)")
+    figure, named = panel_row("Held-out loss of the probes", bins, *axes), set[str]()
+    for column, bin_name in enumerate(bins, start=1):
+        for space, curve in curves[curves["bin"] == bin_name].groupby("space", sort=False):
+            points = curve[np.isfinite(curve["heldout_loss"])].sort_values("step")
+            line = {"color": colors[space], "width": 4 if (bin_name, space) in chosen else 1.5}
+            look = {"name": str(space), "legendgroup": str(space), "showlegend": space not in named, "line": line}
+            places = {"x": points["tokens"], "y": points["heldout_loss"], "row": 1, "col": column}
+            figure.add_scatter(mode="lines+markers", **places, **look)
+            named.add(str(space))
+    return figure.update_xaxes(exponentformat="B")
+
+
+def selection_section(selections: pd.DataFrame) -> str:
+    """Return what was chosen in every bin, in words and a table."""
+    words = [_sentence(str(name), rows) for name, rows in selections.groupby("bin", sort=False)]
+    note = (
+        "The sub-network of every space was trained on a few tokens (a probe) and then measured on text that is kept "
+        "for choices; differences are paired over its sequences, the space minus the best. The best space of each bin "
+        "went on to the full training."
+    )
+    columns = {
+        "bin": selections["bin"].tolist(),
+        "space": selections["space"].tolist(),
+        "chosen": ["yes" if chosen else "" for chosen in selections["chosen"]],
+        "parameters": selections["num_parameters"].map(formats.count).tolist(),
+        "tokens of the probe": selections["tokens"].map(formats.count).tolist(),
+        "loss (nats)": _errors(selections, "loss", "standard_error"),
+        "minus the best (paired)": _errors(selections, "difference", "difference_standard_error", signed=True),
+        "cost of the probe": selections["flops"].map(formats.flops).tolist(),
+    }
+    return "\n\n".join([note, "\n".join(words), markdown_table(columns, 3)])
+
+
+def _sentence(bin_name: str, rows: pd.DataFrame) -> str:
+    best = rows.iloc[0]
+    if len(rows) == 1:
+        return f"- **{bin_name}**: `{best['space']}` is its only space."
+    second = rows.iloc[1]
+    lead = formats.plus_minus(second["difference"], second["difference_standard_error"])
+    sure = verdict(second["difference"], second["difference_standard_error"]).removeprefix("higher, ")
+    return f"- **{bin_name}**: `{best['space']}` is best, {lead} nats below `{second['space']}` ({sure})."
+
+
+def _errors(rows: pd.DataFrame, mean: str, error: str, *, signed: bool = False) -> list[str]:
+    pairs = zip(rows[mean], rows[error], strict=True)
+    return [formats.plus_minus(value, spread, signed=signed) for value, spread in pairs]

@@ -1,0 +1,125 @@
+"""Ablations: their parameters, and all five pipelines by name on the tiny teacher."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from omegaconf import OmegaConf
+from projects import copy_project, kedro
+
+from budwood.parameters import ArmParameters, changed_arm
+from budwood.parameters.ablations import DistillationGrid
+from budwood.pipelines import ablations as core
+from budwood.pipelines.arms import Training
+from budwood.subnet.teacher import TeacherSource, fetch_teacher
+from budwood.training.job import DistillationSettings
+
+CHANGES = """
+grid: {half: [coarse_uniform], quarter: null}
+ablations:
+  tokens: 768
+  student: {bin: half, space: coarse_uniform}
+  spaces: [coarse_uniform, fine_layerwise]
+  metrics: [perplexity, importance, magnitude]
+  metric_space: paper_coarse_uniform
+  logits: {all: {loss: full}, top: {loss: topk_renorm, top_k: 16}}
+  teachers:
+    whole: {}
+    part: {subnet: {bin: half, space: fine_layerwise}}
+    other: {source: {random: {hidden_size: 16, intermediate_size: 32, num_hidden_layers: 2, num_attention_heads: 2}}}
+  kd_grid: {alpha: [0.2, 0.0], temperature: [1.0], top_k: [16, null]}
+"""
+NAMES = ("spaces", "metric", "logits", "teacher", "kd_grid")
+
+
+def test_a_grid_is_every_combination() -> None:
+    combinations = DistillationGrid(alpha=(0.2, 0.0), temperature=(0.9,), top_k=(16, None)).combinations()
+    assert list(combinations) == [
+        *("alpha 0.2, T 0.9, k 16", "alpha 0.2, T 0.9, k all", "alpha 0, T 0.9, k 16", "alpha 0, T 0.9, k all")
+    ]
+    assert combinations["alpha 0.2, T 0.9, k 16"] == {
+        "alpha": 0.2,
+        "beta": 0.8,
+        "temperature": 0.9,
+        "loss": "topk_renorm",
+        "top_k": 16,
+    }
+    # Appendix G of the paper: three values of alpha, two of T, three of k.
+    assert len(DistillationGrid(temperature=(0.8, 0.9)).combinations()) == 18
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [({"alpha": (1.5,)}, "shares between 0 and 1"), ({"top_k": ()}, "at least one value"), ({"alpha": (0, 0)}, "once")],
+)
+def test_a_grid_without_sense_is_refused(values, expected) -> None:
+    with pytest.raises(ValueError, match=expected):
+        DistillationGrid(**values)
+
+
+def test_what_an_ablation_changes_is_checked() -> None:
+    arm = ArmParameters(distillation=DistillationSettings(loss="sampled", teacher="cached"))
+    changed = changed_arm(arm, {"loss": "full"})
+    assert (changed.distillation.loss, changed.distillation.teacher) == ("full", "live")
+    with pytest.raises(ValueError, match="Extra inputs are not permitted"):
+        changed_arm(arm, {"lossy": "full"})
+
+
+def test_a_training_that_diverges_does_not_end_the_ablation(monkeypatch, tmp_path) -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    folder = fetch_teacher(TeacherSource(random=sizes), tmp_path).folder
+
+    def diverge(*_: object, **__: object) -> None:
+        raise FloatingPointError("arm x: the training loss is nan")
+
+    monkeypatch.setattr(Training, "run", diverge)
+    variant = core.Variant(folder=folder, arm=ArmParameters(), settings={"space": "one"})
+    training = Training(teacher=folder, tokens=None, schedule=None, measurement=None, engine=None, workspace=tmp_path)
+    (told,) = core.train_variants("spaces", training, {"one": variant})
+    assert (told["status"], told["losses"], told["tokens"]) == ("its training diverged", [], 0)
+
+
+@pytest.fixture(scope="module")
+def compared(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return where the pages of all ablations are, after a run that took up what the smoke environment had found."""
+    project = copy_project(tmp_path_factory.mktemp("compared") / "project")
+    shutil.copytree(finished / "data/smoke/02_intermediate", project / "data/smoke/02_intermediate")
+    file = project / "conf/smoke/parameters.yml"
+    OmegaConf.save(OmegaConf.merge(OmegaConf.load(file), OmegaConf.create(CHANGES)), file)
+    done = kedro(project, "run", "--env=smoke", f"--pipelines={','.join(f'ablation_{name}' for name in NAMES)}")
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    return project / "data/smoke/08_reporting/ablations"
+
+
+@pytest.mark.slow
+def test_every_ablation_ends_in_a_table_a_figure_and_a_page(compared):
+    variants = {
+        "spaces": ["coarse_uniform", "fine_layerwise"],
+        "metric": ["perplexity", "importance", "magnitude"],
+        "logits": ["all", "top"],
+        "teacher": ["whole", "part", "other"],
+    }
+    for name in NAMES:
+        table = pd.read_parquet(compared / f"{name}.parquet")
+        assert table["loss"].notna().all(), name
+        assert set(table["tokens"]) == {768}
+        assert table["difference"].isna().sum() == 1
+        assert table["variant"].tolist() == variants.get(name, table["variant"].tolist())
+        assert "Lowest validation loss" in (compared / f"{name}.md").read_text()
+        assert (compared / f"{name}.json").stat().st_size > 0
+    teachers = pd.read_parquet(compared / "teacher.parquet").set_index("variant")["teacher_flops"]
+    assert teachers["whole"] > teachers["part"] > teachers["other"] > 0
+    # All variants of a distillation but the teacher's have one student.
+    assert len(set(pd.read_parquet(compared / "logits.parquet")["num_parameters"])) == 1
+
+
+@pytest.mark.slow
+def test_the_grid_tells_how_much_each_setting_matters(compared):
+    grid = pd.read_parquet(compared / "kd_grid.parquet")
+    assert len(grid) == 4
+    assert grid["top_k"].isna().sum() == 2
+    importances = pd.read_parquet(compared / "kd_grid_importances.parquet").set_index("setting")
+    assert importances["importance"].sum() == pytest.approx(1.0)
+    assert importances.loc["temperature", "importance"] == 0
+    assert "Importance of the settings" in (compared / "kd_grid.md").read_text()

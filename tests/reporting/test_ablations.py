@@ -1,0 +1,113 @@
+"""Ablations, against values worked by hand and against an analysis of variance."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from budwood.reporting.ablations import (
+    TRAINED,
+    ablation_page,
+    ablation_table,
+    losses_by_setting,
+    losses_by_variant,
+    setting_importances,
+)
+
+
+def run(variant: str, losses: list[float], status: str = TRAINED, **settings: object) -> dict:
+    """Return what became of a variant."""
+    cost = {"num_parameters": 1000, "tokens": 2048, "student_flops": 1e12, "teacher_flops": 0.0}
+    return {"variant": variant, "settings": settings or {"space": variant}, "status": status, "losses": losses, **cost}
+
+
+# b minus a is 1, 2, 0 by sequence: mean 1, error 1 / sqrt(3).
+RUNS = [run("b", [4.0, 5.0, 6.0]), run("a", [3.0, 3.0, 6.0])]
+BROKEN = run("c", [], "its training diverged")
+
+
+def grid(loss) -> pd.DataFrame:
+    """Return the table of a whole grid of three settings with a made-up loss."""
+    values = itertools.product((0.0, 0.2, 0.8), (0.8, 1.0), (16, None))
+    runs = [run(str(v), [loss(*v)], alpha=v[0], temperature=v[1], top_k=v[2]) for v in values]
+    return ablation_table(runs)
+
+
+SETTINGS = ("alpha", "temperature", "top_k")
+
+
+def test_differences_are_to_the_lowest_and_paired() -> None:
+    table = ablation_table([*RUNS, BROKEN]).set_index("variant")
+    assert table.index.tolist() == ["b", "a", "c"]
+    assert table["loss"].tolist()[:2] == [5.0, 4.0]
+    assert table.loc["b", "difference"] == 1.0
+    assert table.loc["b", "difference_standard_error"] == pytest.approx(1 / np.sqrt(3))
+    assert table.loc[["a", "c"], "difference"].isna().all()
+    assert np.isnan(table.loc["c", "loss"])
+    assert table["space"].tolist() == ["b", "a", "c"]
+
+
+def test_the_page_tells_the_best_and_what_broke() -> None:
+    page = ablation_page("Spaces", "What was varied.", ablation_table([*RUNS, BROKEN]))
+    assert page.startswith("# Spaces\n\nWhat was varied.\n\nLowest validation loss: `a`, 4.0 ± 1.0 nats per token")
+    assert "1.00 ± 0.58 below `b` (within the noise). `c` has no loss: its training diverged." in page
+    assert "it has no rival" in ablation_page("", "", ablation_table([RUNS[0], BROKEN]))
+
+
+def test_nothing_trained_is_told_and_drawn_without_an_error() -> None:
+    for runs in ([], [BROKEN]):
+        table = ablation_table(runs)
+        assert "Nothing was trained to its end" in ablation_page("", "", table)
+        assert not len(losses_by_variant("", table).data[0].x)
+    table = ablation_table([run("c", [], "its training diverged", alpha=0.2, temperature=1.0, top_k=None)])
+    importances = setting_importances(table, SETTINGS)
+    assert importances["importance"].isna().all()
+    assert "too few different losses" in ablation_page("", "", table, importances)
+    assert len(losses_by_setting("", table, SETTINGS).data) == 6
+
+
+def test_a_setting_that_explains_all_has_all_the_importance() -> None:
+    found = setting_importances(grid(lambda alpha, temperature, top_k: 3 * alpha), SETTINGS)  # noqa: ARG005
+    assert found["setting"][0] == "alpha"
+    # A few trees are grown on one value of it, and split nothing.
+    assert found["importance"][0] == pytest.approx(1.0, abs=0.01)
+    assert found["main_effect"][0] == pytest.approx(1.0)
+    assert found["main_effect"][1:].tolist() == pytest.approx([0.0, 0.0])
+
+
+def test_main_effects_are_those_of_an_analysis_of_variance() -> None:
+    """A sum of effects in a whole grid: variances add up, and the forest ranks settings as they do."""
+
+    def loss(alpha: float, temperature: float, top_k: int | None) -> float:
+        return 3 * alpha + 0.5 * temperature + (0.0 if top_k else -0.02)
+
+    found = setting_importances(grid(loss), SETTINGS).set_index("setting")
+    variances = {
+        "alpha": 9 * np.var([0.0, 0.2, 0.8]),
+        "temperature": 0.25 * np.var([0.8, 1.0]),
+        "top_k": np.var([0.0, 0.02]),
+    }
+    for name, variance in variances.items():
+        assert found.loc[name, "main_effect"] == pytest.approx(variance / sum(variances.values()))
+    assert found.index.tolist() == ["alpha", "temperature", "top_k"]
+    assert found["importance"].sum() == pytest.approx(1.0)
+    assert (found["importance_deviation"] >= 0).all()
+
+
+def test_settings_that_only_act_together_have_no_main_effect() -> None:
+    def loss(alpha: float, temperature: float, top_k: int | None) -> float:
+        del alpha
+        return float((temperature > 0.9) ^ (top_k is None))
+
+    found = setting_importances(grid(loss), SETTINGS).set_index("setting")
+    assert found["main_effect"].tolist() == pytest.approx([0.0] * 3, abs=1e-12)
+    assert found.loc[["temperature", "top_k"], "importance"].sum() > 0.8
+
+
+def test_means_are_drawn_over_the_values_in_order() -> None:
+    figure = losses_by_setting("Grid", grid(lambda alpha, temperature, top_k: alpha + (top_k or 0)), SETTINGS)  # noqa: ARG005
+    mean = figure.data[-1]
+    assert list(mean.x) == ["16", "all"]
+    assert list(mean.y) == pytest.approx([16 + 1 / 3, 1 / 3])
+    assert [note.text for note in figure.layout.annotations] == list(SETTINGS)
