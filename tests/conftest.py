@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from projects import copy_project, kedro
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -32,10 +33,18 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a copy of the project in which the smoke environment has run to its end, with its output."""
-    folder = copy_project(tmp_path_factory.mktemp("finished") / "project")
-    done = kedro(folder, "run", "--env=smoke")
-    output = done.stdout + done.stderr
-    assert done.returncode == 0, output[-4000:]
-    (folder / "run.log").write_text(output)
+    """Return a copy of the project in which the smoke environment has run to its end, with its output.
+
+    All test processes share it: whoever changes something there takes a copy first.
+    """
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = base / "finished"
+    with FileLock(base / "finished.lock"):
+        if not (folder / "run.log").is_file():
+            copy_project(folder)
+            done = kedro(folder, "run", "--env=smoke")
+            output = done.stdout + done.stderr
+            assert done.returncode == 0, output[-4000:]
+            (folder / "run.log").write_text(output)
     return folder

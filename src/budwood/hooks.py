@@ -24,6 +24,10 @@ logger = logging.getLogger(__name__)
 
 HOST, PID = "budwood.host", "budwood.pid"
 """Tags by which a run of a process that is gone is recognised."""
+WHOLE = "whole study"
+"""Name of a run of all pipelines."""
+SHARED = ("teacher", "tokens")
+"""Heavy datasets that all variants come from: their tags stand at every run."""
 
 
 class TrackingHook:
@@ -36,6 +40,7 @@ class TrackingHook:
         self._catalog: DataCatalog | None = None
         self._store: dict[str, str] = {}
         self._parameters: dict[str, Any] = {}
+        self._about: dict[str, Any] = {}
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -53,19 +58,17 @@ class TrackingHook:
         """Start the run, describe it, and close what killed runs left open."""
         self._children.clear()
         _choose_experiment(self._store)
-        names = run_params.get("pipeline_names") or ["__default__"]
-        run = mlflow.start_run(run_name="+".join(sorted(names)))
+        names = set(run_params.get("pipeline_names") or ["__default__"])
+        run = mlflow.start_run(run_name=WHOLE if names == {"__default__"} else "+".join(sorted(names)))
         _close_dead_runs(run)
         mlflow.log_params(_flatten("", self._parameters))
-        mlflow.set_tags(
-            {
-                HOST: socket.gethostname(),
-                PID: os.getpid(),
-                "git_commit": _git_commit(),
-                "environment": str(run_params.get("env") or "base"),
-                "command": " ".join(sys.argv),
-            }
-        )
+        self._about = {
+            HOST: socket.gethostname(),
+            PID: str(os.getpid()),
+            "git_commit": _git_commit(),
+            "environment": str(run_params.get("env") or "base"),
+        }
+        mlflow.set_tags(self._about | {"command": " ".join(sys.argv)})
 
     @hook_impl
     def after_pipeline_run(self) -> None:
@@ -88,6 +91,9 @@ class TrackingHook:
         for name, value in inputs.items():
             if name.startswith("params:"):
                 mlflow.log_params(_flatten(_short_name(name), value))
+            elif name in SHARED and f"{name}.fingerprint" not in self._about:
+                self._about |= self._identity(name, value)
+        mlflow.set_tags(self._about)
 
     @hook_impl
     def after_node_run(self, node: Node) -> None:
@@ -97,8 +103,9 @@ class TrackingHook:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             mlflow.log_metrics(
                 {
-                    f"resources/{node.short_name}.seconds": seconds,
-                    f"resources/{node.short_name}.peak_rss_mib": peak,
+                    # MLflow keeps these on a tab of their own.
+                    f"system/{node.short_name}.seconds": seconds,
+                    f"system/{node.short_name}.peak_rss_mib": peak,
                 }
             )
         self._leave(node, "FINISHED")
@@ -120,19 +127,26 @@ class TrackingHook:
             return
         variant = _variant(node)
         run_id = self._children.get(variant, parent.info.run_id) if variant else parent.info.run_id
-        path = _path_of(dataset)
-        name = dataset_name.rpartition(".")[2]
         client = mlflow.MlflowClient()
         if wanted == "artifact":
-            client.log_artifact(run_id, str(path), "artifacts")
-        else:
-            client.set_tag(run_id, f"{name}.path", str(path))
-            client.set_tag(run_id, f"{name}.fingerprint", _fingerprint(data))
+            client.log_artifact(run_id, str(_path_of(dataset)), "artifacts")
+            return
+        tags = self._identity(dataset_name, data)
+        if dataset_name in SHARED:
+            self._about |= tags
+        for name, value in tags.items():
+            client.set_tag(run_id, name, value)
+
+    def _identity(self, dataset_name: str, data: Any) -> dict[str, str]:
+        """Return where something heavy is and its hash, as tags."""
+        assert self._catalog is not None, "nodes run after the catalog was made"
+        name = dataset_name.rpartition(".")[2]
+        path = str(_path_of(self._catalog.get(dataset_name)))
+        return {f"{name}.path": path, f"{name}.fingerprint": _fingerprint(data)}
 
     def _child(self, variant: str, parent: Run) -> str:
         if variant not in self._children:
-            tags = {MLFLOW_PARENT_RUN_ID: parent.info.run_id, "variant": variant}
-            tags |= {HOST: socket.gethostname(), PID: str(os.getpid())}
+            tags = {MLFLOW_PARENT_RUN_ID: parent.info.run_id, "variant": variant} | self._about
             run = mlflow.MlflowClient().create_run(parent.info.experiment_id, run_name=variant, tags=tags)
             self._children[variant] = run.info.run_id
         return self._children[variant]

@@ -1,13 +1,21 @@
 """The smoke environment from end to end, as a user runs it."""
 
 import json
+import shutil
+from pathlib import Path
 
 import mlflow
 import pandas as pd
 import pytest
-from kedro.framework.project import configure_project
+from kedro.config import OmegaConfigLoader
+from kedro.framework.project import configure_project, pipelines, settings
+from kedro.io import DataCatalog
 from mlflow.entities import Run
 from projects import kedro
+
+from budwood.parameters import read_parameters
+from budwood.pipelines import grid
+from budwood.subnet.teacher import fingerprint
 
 pytestmark = pytest.mark.slow
 
@@ -120,40 +128,65 @@ def test_mlflow_has_a_parent_and_a_child_for_every_variant(finished):
         assert "space.layerwise" in child.data.params
 
 
-def test_every_catalog_output_is_found_from_its_run(finished):
-    """Law: an output is an artifact of its run, or its path and hash are tags there."""
-    import yaml
-
-    client = mlflow.MlflowClient(f"sqlite:///{finished}/data/09_tracking/mlflow.db")
+def test_every_run_says_what_it_came_from(finished):
     parent, children = tracked(finished)
-    catalog = yaml.safe_load((finished / "conf/base/catalog.yml").read_text())
-    for name, entry in catalog.items():
-        if name.startswith("teacher_cache"):
-            continue  # this environment's teacher is live
-        kind = entry["metadata"].get("mlflow")
-        short = name.rpartition(".")[2]
-        runs = list(children.values()) if "{" in name else [parent]
-        names = [short.format(arm=arm, model=arm, stage="") for arm in ("random_init", "subnet_init", "distilled")]
-        for run in runs:
-            files = {artifact.path for artifact in client.list_artifacts(run.info.run_id, "artifacts")}
-            suffix = entry["filepath"].rpartition(".")[2]
-            for found in names if "{" in short else [short]:
-                if kind == "artifact":
-                    file = entry["filepath"].rpartition("/")[2] if name == "heldout_tasks" else f"{found}.{suffix}"
-                    assert any(path.endswith(f".{suffix}") for path in files) or name == "heldout_tasks", name
-                    assert f"artifacts/{file}" in files or found in {"report_markdown", "plan_markdown"}, (name, found)
-                elif kind == "fingerprint":
-                    assert run.data.tags[f"{found}.fingerprint"], name
+    assert parent.info.run_name == "whole study"
+    for run in (parent, *children.values()):
+        tags = run.data.tags
+        assert tags["environment"] == "smoke"
+        assert tags["git_commit"]
+        assert tags["teacher.path"] == str(finished / "data/smoke/03_primary/teacher")
+        assert len(tags["teacher.fingerprint"]) == 16
+        assert tags["tokens.fingerprint"]
+    assert len({run.data.tags["tokens.fingerprint"] for run in children.values()}) == 1
+    assert {f"system/{node}.seconds" for node in ("evolve", "train_distilled")} <= set(run.data.metrics)
 
 
-def test_a_second_run_repeats_nothing_and_ends_with_the_same_numbers(finished):
+def test_every_catalog_output_is_found_from_its_run(finished, monkeypatch):
+    """Law: what a node wrote is an artifact of its run, as it is on disk, or its path and hash are tags there."""
+    monkeypatch.chdir(finished)
+    configure_project("budwood")
+    loader = OmegaConfigLoader(str(finished / "conf"), env="smoke", **settings.CONFIG_LOADER_ARGS)
+    monkeypatch.setitem(grid._current, "parameters", read_parameters(loader["parameters"]))
+    configure_project("budwood")
+    catalog = DataCatalog.from_config(loader["catalog"])
+    parent, children = tracked(finished)
+    outputs = pipelines["__default__"].all_outputs()
+    assert len(outputs) > 100
+    copied = set()
+    for name in outputs:
+        dataset = catalog.get(name)
+        path, short = finished / dataset._filepath, name.rpartition(".")[2]
+        run = children[".".join(name.split(".")[1:3])] if name.startswith("subnets.") else parent
+        if dataset.metadata["mlflow"] == "artifact":
+            artifact = Path(run.info.artifact_uri.removeprefix("file://")) / "artifacts" / path.name
+            assert contents(artifact) == contents(path), name
+            copied |= set(contents(artifact))
+        else:
+            assert run.data.tags[f"{short}.path"] == str(path), name
+            told = dataset.load()
+            expected = fingerprint(told) if isinstance(told, Path) else told.fingerprint
+            assert run.data.tags[f"{short}.fingerprint"] == expected, name
+    assert "report.html" in copied
+    assert not {"model.safetensors", "tokens.bin"} & copied
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Return what a file or a folder holds, by name."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    assert files, path
+    return {file.name: file.read_bytes() for file in files}
+
+
+def test_a_second_run_repeats_nothing_and_ends_with_the_same_numbers(finished, project):
+    shutil.copytree(finished / "data/smoke", project / "data/smoke")
     before = pd.read_parquet(finished / "data/smoke/08_reporting/results.parquet")
-    done = kedro(finished, "run", "--env=smoke", "--namespaces=subnets.quarter.coarse_layerwise")
+    done = kedro(project, "run", "--env=smoke", "--namespaces=subnets.quarter.coarse_layerwise")
     output = done.stdout + done.stderr
     assert done.returncode == 0, output[-3000:]
     # The search, the export, three trainings, and the answers of three arms.
     assert output.count("Continuing with what") == 9, output[-3000:]
-    scores = json.loads((finished / "data/smoke/07_model_output/quarter/coarse_layerwise/scores.json").read_text())
+    scores = json.loads((project / "data/smoke/07_model_output/quarter/coarse_layerwise/scores.json").read_text())
     kept = before[(before["bin"] == "quarter") & (before["space"] == "coarse_layerwise")].set_index("model")
     for score in scores:
         losses = [loss for values in score["losses"].values() for loss in values]

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
+from strategies import SMOLLM2_135M
 
-from budwood.reporting import figures, ledger, tables
+from budwood.reporting import figures, ledger, search_figures, tables
 from budwood.reporting.benchmarks import Downstream, Efficiency, speeds_table, tasks_table
 from budwood.reporting.records import ARMS, Arm, Findings, HeldOutText, LedgerEntry, Teacher, Winner
 
@@ -44,11 +45,15 @@ class Study:
         return tables.results_table(self.arms, self.teacher_losses, self.teacher, self.text)
 
     @property
+    def saved(self) -> pd.DataFrame:
+        """What the arms saved."""
+        return ledger.savings(self.curves, self.ledger)
+
+    @property
     def findings(self) -> Findings:
         """What the report is written from."""
-        saved = ledger.savings(self.curves, self.ledger)
         made = {"seed": 42, "fingerprints": {"corpus": "9f2c", "teacher": self.teacher["fingerprint"]}}
-        tables_ = (self.results, saved, self.search_spaces, self.corpus_counts)
+        tables_ = (self.results, self.saved, self.search_spaces, self.corpus_counts)
         measured = {"tasks": tasks_table(self.downstream), "speeds": speeds_table(self.efficiency)}
         return Findings(
             *tables_, teacher=self.teacher, ledger=self.ledger, winners=self.winners, provenance=made, **measured
@@ -83,12 +88,23 @@ class Study:
         bins = {row.bin: (row.low, row.high) for row in self.search_spaces.itertuples()}
         return {
             "perplexity_by_arm": figures.perplexity_by_arm(self.results),
+            "training_curves_tokens": figures.training_curves(self.curves, self.saved, x="tokens"),
+            "training_curves_flops": figures.training_curves(self.curves, self.saved, x="flops"),
+            "training_curves_flops_with_search": figures.training_curves(
+                self.curves, self.saved, x="flops_with_search"
+            ),
+            "training_losses": figures.training_losses(self.curves),
+            "savings_by_ledger": figures.savings_by_ledger(self.saved),
             "tasks_by_arm": figures.tasks_by_arm(tasks_table(self.downstream)),
-            "training_curves_tokens": figures.training_curves(self.curves, x="tokens"),
-            "training_curves_flops": figures.training_curves(self.curves, x="flops"),
-            "parameter_spread": figures.parameter_spread(self.samples, bins),
-            "search_trajectory": figures.search_trajectory(self.histories),
+            "speed_and_memory": figures.speed_and_memory(speeds_table(self.efficiency)),
             "flops_by_stage": figures.flops_by_stage(self.ledger),
+            "winners_by_variant": search_figures.winners_by_variant(self.winners),
+            "winner_layers": search_figures.winner_layers(self.histories, self.winners, SMOLLM2_135M),
+            "elite_sizes": search_figures.elite_sizes(self.histories, SMOLLM2_135M),
+            "search_trajectory": search_figures.search_trajectory(self.histories),
+            "search_sizes": search_figures.search_sizes(self.histories, self.search_spaces),
+            "draws_and_elites": search_figures.draws_and_elites(self.histories),
+            "parameter_spread": search_figures.parameter_spread(self.samples, bins),
         }
 
 
@@ -173,10 +189,19 @@ def _history(rng: np.random.Generator, variant: tuple[str, str]) -> pd.DataFrame
     number = np.arange(60)
     losses = 7 + 4 * np.exp(-number / 25) + rng.exponential(0.8, number.size)
     frame = pd.DataFrame({"evaluation": number, "epoch": number // 20, "loss": losses, "perplexity": np.exp(losses)})
-    about = {"origin": "mutation", "num_parameters": 33_600_000, "seconds": 0.4, "flops": 4e11, "tokens": 2048}
-    read = {"finished": number % 3 > 0, "num_sequences": np.where(number % 3 > 0, 8, 2)}
-    genes = {"hidden_size": 256, "num_hidden_layers": 20, "key": "k", "genes": json.dumps({})}
+    origins = np.where(number < 20, "initial", np.array(["mutation", "crossover", "random"])[number % 3])
+    about = {"origin": origins, "num_parameters": 33_630_000 + 1000 * (number % 7), "seconds": 0.4, "flops": 4e11}
+    read = {"finished": number % 3 > 0, "num_sequences": np.where(number % 3 > 0, 8, 2), "tokens": 2048}
+    genes = {"hidden_size": 288, "num_hidden_layers": 20, "key": "k", "genes": [_genes(place) for place in number]}
     return frame.assign(bin=variant[0], space=variant[1], **about, **genes, **read)
+
+
+def _genes(place: int) -> str:
+    """Return half of the channels and heads, a third of the neurons, and two thirds of the layers or one more."""
+    layers = [
+        {"layer": layer, "groups": 3, "queries": 2, "pairs": 16, "neurons": 512} for layer in range(20 + place % 2)
+    ]
+    return json.dumps({"hidden": 288, "layers": layers})
 
 
 def _arm(

@@ -7,8 +7,8 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from budwood.reporting import figures
-from budwood.reporting.benchmarks import tasks_table
+from budwood.reporting import figures, ledger, style
+from budwood.reporting.benchmarks import speeds_table, tasks_table
 from budwood.reporting.records import ARMS
 
 NUM_SOURCES = NUM_TASKS = 2
@@ -29,26 +29,41 @@ def few_or_many(make_study: Callable, request: pytest.FixtureRequest) -> tuple[i
 @pytest.mark.parametrize(
     ("name", "num_traces", "x", "y"),
     [
-        ("search_trajectory", lambda n: 2 * n, "evaluation", "loss (nats per token)"),
-        ("training_curves_tokens", lambda n: 3 * n, "training tokens", "held-out loss (nats per token)"),
+        # Two arms meet the third's final loss, each with a star.
+        ("training_curves_tokens", lambda n: (3 + 2) * n, "training tokens", "held-out loss (nats per token)"),
         (
             "training_curves_flops",
-            lambda n: 3 * n,
+            lambda n: (3 + 2) * n,
             "training FLOPs, student and teacher",
             "held-out loss (nats per token)",
         ),
+        (
+            "training_curves_flops_with_search",
+            lambda n: (3 + 2) * n,
+            "FLOPs of calibration, elimination, search, compensation and training",
+            "held-out loss (nats per token)",
+        ),
+        ("training_losses", lambda n: 3 * n, "training tokens", "objective (nats per token)"),
+        ("savings_by_ledger", lambda n: 2 * n, "ledger", "random_init's cost / the arm's"),
         ("perplexity_by_arm", lambda _: 3 * (1 + NUM_SOURCES), "variant", "perplexity (log)"),
         ("tasks_by_arm", lambda _: 3 * NUM_TASKS, "variant", "%"),
+        ("speed_and_memory", lambda _: 4, "variant", None),
+        ("winners_by_variant", lambda _: 1, "variant", "loss (nats per token)"),
+        ("winner_layers", lambda n: 3 * n, "layer of the teacher, by rank", "kept (%)"),
+        ("elite_sizes", lambda n: 6 * n, "axis of the teacher", "kept (%)"),
+        ("search_trajectory", lambda n: 2 * n, "evaluation", "loss (nats per token)"),
+        ("search_sizes", lambda n: 4 * n, "parameters", "loss (nats per token)"),
+        ("draws_and_elites", lambda _: 2, "variant", "loss (nats per token)"),
         ("parameter_spread", lambda _: 2, "parameters", "share of the sample (%)"),
         ("flops_by_stage", lambda _: 7, "floating-point operations", "variant"),
     ],
 )
-def test_traces_and_axes(few_or_many: tuple, name: str, num_traces: Callable, x: str, y: str) -> None:
+def test_traces_and_axes(few_or_many: tuple, name: str, num_traces: Callable, x: str, y: str | None) -> None:
     num_variants, drawn = few_or_many
     figure = drawn[name]
     assert len(figure.data) == num_traces(num_variants)
     assert titles(figure, "x") == {x}
-    assert titles(figure, "y") == {y}
+    assert titles(figure, "y") == ({y} if y else set())
     assert figure.layout.title.text
     json.loads(figure.to_json())
 
@@ -63,40 +78,98 @@ def test_an_arm_keeps_its_colour(study) -> None:
     curves, bars = study.figures["training_curves_tokens"], study.figures["perplexity_by_arm"]
     for arm in ARMS:
         colors = {trace.marker.color for figure in (curves, bars) for trace in figure.data if trace.name == arm}
-        assert colors == {figures.ARM_COLORS[arm]}
+        assert colors == {style.ARM_COLORS[arm]}
 
 
-def test_best_so_far_never_rises(study) -> None:
-    lines = [trace for trace in study.figures["search_trajectory"].data if trace.name == "best so far"]
-    dots = [trace for trace in study.figures["search_trajectory"].data if trace.name == "candidate"]
-    for line, points in zip(lines, dots, strict=True):
-        finished = points.marker.symbol == "circle"
-        assert 0 < finished.sum() < len(finished)
-        # Nothing is the best before something has finished.
-        first = int(np.argmax(finished))
-        assert np.isnan(line.y[:first]).all()
-        assert (np.diff(line.y[first:]) <= 0).all()
-        assert line.y[-1] == points.y[finished].min()
+def curve(figure: go.Figure, arm: str) -> go.Scatter:
+    """Return the first curve of an arm."""
+    return next(trace for trace in figure.data if trace.name == arm)
 
 
 def test_training_curves_show_measured_points_only(study) -> None:
     measured = study.curves.dropna(subset="heldout_loss").query("bin == 'quarter' and space == 'coarse_uniform'")
-    trace = figures.training_curves(study.curves, x="flops").data[0]
+    trace = figures.training_curves(study.curves, study.saved, x="flops").data[0]
     assert list(trace.x) == measured.query("arm == 'random_init'")["flops"].tolist()
-    with pytest.raises(ValueError, match="x: 'steps' is unknown; allowed are tokens, flops"):
-        figures.training_curves(study.curves, x="steps")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="x: 'steps' is unknown; allowed are tokens, flops, flops_with_search"):
+        figures.training_curves(study.curves, study.saved, x="steps")  # type: ignore[arg-type]
 
 
-def test_spread_sums_to_100_percent_and_labels_the_bins(study) -> None:
-    figure = figures.parameter_spread(study.samples, {"half": (63_000_000, 70_000_000)})
-    for trace in figure.data:
-        assert sum(trace.y) == pytest.approx(100)
-    labels = [note.text for note in figure.layout.annotations if note.text.startswith("half")]
-    inside = study.samples.query("space == 'coarse_uniform'")["num_parameters"].between(63_000_000, 70_000_000).mean()
-    assert len(labels) == 2
-    assert float(labels[0].removeprefix("half: ").removesuffix(" %")) == pytest.approx(100 * inside, rel=0.05)
-    with pytest.raises(ValueError, match="samples: empty"):
-        figures.parameter_spread(study.samples.iloc[:0], {})
+def test_the_search_moves_every_curve_but_that_of_the_baseline(study) -> None:
+    without, with_search = (
+        study.figures[name] for name in ("training_curves_flops", "training_curves_flops_with_search")
+    )
+    spent = study.saved["search_flops"].iloc[0]
+    assert spent > 0
+    for arm in ARMS:
+        moved = np.asarray(curve(with_search, arm).x) - np.asarray(curve(without, arm).x)
+        assert moved == pytest.approx(0 if arm == "random_init" else spent)
+
+
+def test_a_star_stands_where_an_arm_meets_the_baseline(study) -> None:
+    row = study.saved.query("arm == 'distilled'").iloc[0]
+    for name, per_token in (("training_curves_tokens", 1), ("training_curves_flops", 4.5e8 + 2.9e8)):
+        star = next(trace for trace in study.figures[name].data if trace.name == "distilled meets random_init")
+        assert star.x[0] == pytest.approx(row["tokens_to_match"] * per_token)
+        assert star.y[0] == pytest.approx(row["target_loss"])
+
+
+def test_bands_are_one_standard_error_over_sequences(study) -> None:
+    """Losses 1 below and 1 above the mean: the deviation is sqrt(2), its error 1."""
+    pairs = [None if np.isnan(loss) else [loss - 1, loss + 1] for loss in study.curves["heldout_loss"]]
+    figure = figures.training_curves(study.curves.assign(heldout_losses=pairs), study.saved)
+    band, line = curve(figure, "distilled, one standard error"), curve(figure, "distilled")
+    above, below = np.split(np.asarray(band.y), 2)
+    assert above - line.y == pytest.approx(1)
+    assert line.y - below[::-1] == pytest.approx(1)
+    alone = [None if pair is None else pair[:1] for pair in pairs]
+    assert len(figures.training_curves(study.curves.assign(heldout_losses=alone), study.saved).data) == 3 * (3 + 2)
+
+
+def test_a_reference_that_is_never_reached_has_no_star_and_no_ratio(study) -> None:
+    far = study.curves.copy()
+    far.loc[far["arm"] == "random_init", "heldout_loss"] -= 5
+    saved = ledger.savings(far, study.ledger)
+    assert set(saved["status"]) == {"not reached"}
+    assert len(figures.training_curves(far, saved).data) == 3 * 3
+    empty = figures.savings_by_ledger(saved)
+    assert not empty.data
+    assert "No arm met the final loss of random_init" in empty.layout.meta["reason"]
+
+
+def test_curves_without_their_baseline_or_without_losses_are_drawn_as_far_as_they_go(study) -> None:
+    lone = study.curves[study.curves["arm"] == "distilled"]
+    saved = ledger.savings(lone, study.ledger)
+    assert len(figures.training_curves(lone, saved).data) == 3
+    assert not figures.training_curves(lone.assign(heldout_loss=np.nan), saved).data
+
+
+def test_savings_show_every_ledger_with_its_interval(study) -> None:
+    trace = study.figures["savings_by_ledger"].data[0]
+    row = study.saved.iloc[0]
+    assert list(trace.x) == ["training", "with search", "with selection", "with teacher"]
+    assert list(trace.y) == [row[f"ratio_{name}"] for name in ledger.LEDGERS]
+
+
+def test_speed_is_told_against_the_teacher(study) -> None:
+    prefill, _, memory, cache = study.figures["speed_and_memory"].data
+    assert set(prefill.y) == {4.0}
+    assert memory.y[0] == pytest.approx((1.25e8 + 1e6) / 2**20)
+    assert cache.y[0] == 45
+
+
+def test_without_data_a_figure_is_words(study) -> None:
+    drawn = [
+        figures.training_curves(study.curves.iloc[:0], study.saved.iloc[:0]),
+        figures.training_losses(study.curves.iloc[:0]),
+        figures.perplexity_by_arm(study.results[study.results["bin"] == ""]),
+        figures.tasks_by_arm(tasks_table([])),
+        figures.speed_and_memory(speeds_table([])),
+        figures.savings_by_ledger(study.saved.iloc[:0]),
+        figures.flops_by_stage([]),
+    ]
+    for figure in drawn:
+        assert not figure.data
+        assert figure.layout.meta["reason"] == figure.layout.annotations[0].text
 
 
 def test_stacked_costs_add_up_to_the_ledger(study) -> None:
@@ -125,25 +198,7 @@ def test_answers_are_shown_with_their_errors_and_what_guessing_gives(study) -> N
     assert lines == {("dash", 100 * teacher[0]["value"]), ("dash", 100 * teacher[1]["value"]), ("dot", 25.0)}
 
 
-def test_without_questions_there_is_an_empty_figure() -> None:
-    assert not figures.tasks_by_arm(tasks_table([])).data
-
-
 def test_the_style_lets_the_page_shine_through(study) -> None:
     for figure in study.figures.values():
-        assert figure.layout.template.layout.paper_bgcolor == figures.CLEAR
-        assert figure.layout.template.layout.plot_bgcolor == figures.CLEAR
-
-
-@pytest.mark.parametrize(
-    ("fitness", "axis"),
-    [
-        ("perplexity", "loss (nats per token)"),
-        ("kl", "divergence from the teacher (nats per token)"),
-        ("importance", "importance of what is kept, negated"),
-        ("mine.fitness", "mine.fitness (lower is better)"),
-    ],
-)
-def test_the_axis_of_a_search_names_what_it_minimised(study, fitness: str, axis: str) -> None:
-    drawn = figures.search_trajectory(study.histories.assign(fitness=fitness))
-    assert titles(drawn, "y") == {axis}
+        assert figure.layout.template.layout.paper_bgcolor == style.CLEAR
+        assert figure.layout.template.layout.plot_bgcolor == style.CLEAR

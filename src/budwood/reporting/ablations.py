@@ -9,9 +9,9 @@ import plotly.graph_objects as go
 from sklearn.ensemble import RandomForestRegressor
 
 from budwood.reporting import formats
-from budwood.reporting.figures import GREY
+from budwood.reporting.markup import markdown_table
 from budwood.reporting.panels import color_of, panel_row
-from budwood.reporting.report import markdown_table
+from budwood.reporting.style import GREY
 from budwood.reporting.tables import mean_and_error, paired_difference, verdict
 
 COLUMNS = [

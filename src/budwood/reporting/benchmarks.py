@@ -92,6 +92,27 @@ def tasks_table(records: Sequence[Downstream]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(("value", "standard_error", "chance"), float))
 
 
+def mean_over_tasks(tasks: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with a further task, `mean`: that over all tasks that count right answers, weighed alike.
+
+    Errors are those of a mean of independent numbers, as tasks have questions of their own: the root of the summed
+    squares over their number. With fewer than two such tasks the table is returned as it is.
+
+    Args:
+        tasks: the frame of `tasks_table`.
+    """
+    counted = tasks[tasks["metric"].str.startswith("acc")]
+    number = counted["task"].nunique()
+    if number < 2:  # noqa: PLR2004 - one task is its own mean
+        return tasks
+    groups = counted.groupby(["bin", "space", "model"], sort=False)
+    means = groups[["value", "difference"]].mean().reset_index()
+    for error in ("standard_error", "difference_standard_error"):
+        squares = groups[error].agg(lambda errors: np.sqrt((errors**2).sum(skipna=False)) / number)
+        means[error] = squares.to_numpy()
+    return pd.concat([tasks, means.assign(task="mean")], ignore_index=True)
+
+
 _TASK_COLUMNS = ("task", "metric", "num_fewshot", "num_questions", "value", "standard_error", "chance")
 
 

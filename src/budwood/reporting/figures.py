@@ -1,169 +1,108 @@
-"""Records -> plotly figures, in one style that reads on light and on dark pages."""
+"""What training, evaluation and the ledger say: tables -> plotly figures."""
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-import plotly.io
-from plotly.subplots import make_subplots
+from plotly.colors import hex_to_rgb
 
-from budwood.reporting import formats
-from budwood.reporting.ledger import STAGES, held_out, ledger_frame
-from budwood.reporting.records import ARMS, BASELINE, REFERENCE, LedgerEntry, variant_name
-
-# Okabe and Ito (2008), "Color universal design": told apart under the common colour-vision deficiencies.
-ARM_COLORS = dict(zip((*ARMS, REFERENCE), ("#D55E00", "#0072B2", "#009E73", "#CC79A7"), strict=True))
-ARM_SYMBOLS = dict(zip((*ARMS, REFERENCE), ("circle", "square", "diamond", "cross"), strict=True))
-STAGE_COLORS = dict(
-    zip(
-        STAGES,
-        ("#E69F00", "#A6761D", "#56B4E9", "#8C6BB1", "#0072B2", "#F0E442", "#44AA99", "#CC79A7", "#7f7f7f", "#bfbfbf"),
-        strict=True,
-    )
-)
-# Contrast at least 3.9 : 1 against white as well as against #111.
-GREY = "#7f7f7f"
-FAINT = "rgba(127, 127, 127, 0.25)"
-CLEAR = "rgba(0, 0, 0, 0)"
-
-_AXIS = {
-    "gridcolor": FAINT,
-    "linecolor": GREY,
-    "zeroline": False,
-    "automargin": True,
-    "exponentformat": "SI",
-    "title": {"standoff": 10},
-}
-_TITLE = {
-    "x": 0,
-    "xref": "paper",
-    "y": 1,
-    "yref": "container",
-    "yanchor": "top",
-    "pad": {"t": 18},
-    "font": {"size": 18},
-}
-_LEGEND = {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom", "title": {"text": ""}}
-_MARGIN = {"l": 70, "r": 24, "t": 90, "b": 100}
-_PANEL_HEIGHT, _PANEL_GAP = 260, 90
-_NUM_HISTOGRAM_BARS = 60
-# Height of the axis over the highest bar, so that the bins' labels stand above the bars.
-_LABEL_ROOM = 1.6
-# Room on a logarithmic axis below the lowest and above the highest value.
-_LOG_ROOM = 1.5
-_FITNESS_AXES = {
-    "perplexity": "loss (nats per token)",
-    "kl": "divergence from the teacher (nats per token)",
-    "importance": "importance of what is kept, negated",
-    "magnitude": "magnitude of what is kept, negated",
-}
-_CURVE_AXES = {"tokens": "training tokens", "flops": "training FLOPs, student and teacher"}
-
-TEMPLATE = "budwood"
-plotly.io.templates[TEMPLATE] = go.layout.Template(
-    layout={
-        "font": {"family": "system-ui, sans-serif", "size": 14, "color": GREY},
-        "paper_bgcolor": CLEAR,
-        "plot_bgcolor": CLEAR,
-        "title": _TITLE,
-        "legend": _LEGEND,
-        "margin": _MARGIN,
-        "xaxis": _AXIS,
-        "yaxis": _AXIS,
-        "colorway": [*ARM_COLORS.values(), *STAGE_COLORS.values()],
-    },
+from budwood.reporting.ledger import LEDGERS, REACHED, ledger_frame
+from budwood.reporting.records import BASELINE, LedgerEntry, variant_name
+from budwood.reporting.style import (
+    ARM_COLORS,
+    BAND_OPACITY,
+    GREY,
+    MARGIN,
+    STAGE_COLORS,
+    TEMPLATE,
+    arm_look,
+    bar_look,
+    error_bars,
+    label_axes,
+    log_range,
+    nothing,
+    panels,
+    places,
+    variant_labels,
+    variants,
 )
 
+Cost = Literal["tokens", "flops", "flops_with_search"]
+"""What stands on the horizontal axis of a training curve."""
+NO_TRAINING = "No arm was trained."
 
-def search_trajectory(histories: pd.DataFrame) -> go.Figure:
-    """Return the best loss so far (line) and every candidate (faint points) over evaluations, a panel per variant.
-
-    Candidates that a race dropped are open points, at the loss of the text that they read; they win nothing.
-
-    Args:
-        histories: columns `bin`, `space`, `evaluation`, `origin`, `num_parameters`, `finished`, `loss` and, where that
-            is something else than nats per token on the text, `fitness`: its name.
-    """
-    variants = _variants(histories)
-    figure = _panels("Search: loss of the candidates", list(variants))
-    for place, history in zip(_places(len(variants)), variants.values(), strict=True):
-        run = history.sort_values("evaluation")
-        first = place == (1, 1)
-        about = run[["origin", "num_parameters"]].to_numpy()
-        hover = "%{y:.4g}, %{customdata[1]:,} parameters<br>origin: %{customdata[0]}"
-        dots = {"name": "candidate", "legendgroup": "candidate", "mode": "markers", "showlegend": first}
-        symbols = run["finished"].map({True: "circle", False: "circle-open"})
-        marker = {"color": GREY, "opacity": 0.55, "size": 5, "symbol": symbols}
-        look = {"marker": marker, "customdata": about, "hovertemplate": hover}
-        figure.add_scatter(x=run["evaluation"], y=run["loss"], row=place[0], col=place[1], **dots, **look)
-        line = {"name": "best so far", "legendgroup": "best", "mode": "lines", "showlegend": first}
-        step = {"line": {"color": ARM_COLORS["subnet_init"], "shape": "hv", "width": 3}}
-        best = run["loss"].where(run["finished"]).cummin().ffill()
-        figure.add_scatter(x=run["evaluation"], y=best, row=place[0], col=place[1], **line, **step)
-    fitness = str(histories["fitness"].iloc[0]) if "fitness" in histories else "perplexity"
-    axis = _FITNESS_AXES.get(fitness, f"{fitness} (lower is better)")
-    return _label_axes(figure, "evaluation", axis, len(variants))
+_CURVE_AXES: dict[Cost, str] = {
+    "tokens": "training tokens",
+    "flops": "training FLOPs, student and teacher",
+    "flops_with_search": "FLOPs of calibration, elimination, search, compensation and training",
+}
+_LEDGER_NAMES = [name.replace("_", " ") for name in LEDGERS]
 
 
-def parameter_spread(samples: pd.DataFrame, bins: Mapping[str, tuple[int, int]]) -> go.Figure:
-    """Return how a uniform sample of each space spreads over parameter counts, with the bins shaded and labelled.
-
-    Args:
-        samples: columns `space`, `num_parameters`; one row per sampled member.
-        bins: lowest and highest parameter count of each bin.
-
-    Raises:
-        ValueError: there is no sample.
-    """
-    if samples.empty:
-        raise ValueError("samples: empty; sample at least one member of a space")
-    spaces = dict(list(samples.groupby("space", sort=False)["num_parameters"]))
-    figure = _panels("Parameter counts of uniform samples", [str(space) for space in spaces], num_columns=1)
-    bounds = [bound for limits in bins.values() for bound in limits]
-    limits = (min(samples["num_parameters"].min(), *bounds), max(samples["num_parameters"].max(), *bounds))
-    edges = np.linspace(*limits, _NUM_HISTOGRAM_BARS + 1)
-    for row, counts in enumerate(spaces.values(), start=1):
-        percent = 100 * np.histogram(counts, edges)[0] / len(counts)
-        bars = {"width": np.diff(edges), "marker": {"color": ARM_COLORS["subnet_init"]}, "showlegend": False}
-        figure.add_bar(x=(edges[1:] + edges[:-1]) / 2, y=percent, row=row, col=1, name="sample", **bars)
-        figure.update_yaxes(range=[0, _LABEL_ROOM * percent.max()], row=row, col=1)
-        for name, (low, high) in bins.items():
-            share = 100 * counts.between(low, high).mean()
-            _shade_bin(figure, row, (low, high), f"{name}: {formats.significant(share, 2)} %")
-    figure.update_layout(bargap=0).update_xaxes(exponentformat="B")
-    return _label_axes(figure, "parameters", "share of the sample (%)", len(spaces), num_columns=1)
-
-
-def training_curves(curves: pd.DataFrame, x: Literal["tokens", "flops"] = "tokens") -> go.Figure:
+def training_curves(curves: pd.DataFrame, saved: pd.DataFrame, x: Cost = "tokens") -> go.Figure:
     """Return the held-out loss of every arm while it trains, a panel per variant.
 
-    The dotted line is the loss at which `random_init` ended: where another curve crosses it, that arm has caught up.
+    Bands are one standard error over the held-out sequences: wide where texts differ, whatever the arms do. The dotted
+    line is the loss at which `random_init` ended; stars stand where another arm first meets it.
 
     Args:
-        curves: columns `bin`, `space`, `arm`, `step`, `tokens`, `flops` (cumulative), `heldout_loss` (nats per token).
+        curves: columns `bin`, `space`, `arm`, `step`, `tokens`, `flops` (cumulative), `heldout_loss` (nats per token)
+            and, where there is any, `heldout_losses`, the same by sequence.
+        saved: the frame of `budwood.reporting.ledger.savings`.
         x: the cost on the horizontal axis.
 
     Raises:
-        ValueError: `x` is not a cost, or a curve has no held-out loss at step 0.
+        ValueError: `x` is not a cost.
     """
-    if x not in _CURVE_AXES:
-        raise ValueError(f"x: {x!r} is unknown; allowed are {', '.join(_CURVE_AXES)}")
-    variants = _variants(curves)
-    figure = _panels(f"Held-out loss over {_CURVE_AXES[x]}", list(variants))
-    named: set[str] = set()
-    for (row, column), variant in zip(_places(len(variants)), variants.values(), strict=True):
+    if x not in get_args(Cost):
+        raise ValueError(f"x: {x!r} is unknown; allowed are {', '.join(get_args(Cost))}")
+    title, found = f"Held-out loss over {_CURVE_AXES[x]}", variants(curves)
+    if not found:
+        return nothing(title, NO_TRAINING)
+    figure, named = panels(title, list(found)), set[str]()
+    for place, variant in zip(places(len(found)), found.values(), strict=True):
         for arm, curve in variant.groupby("arm", sort=False):
-            points = held_out(curve)
-            look = {**_arm_look(str(arm)), "showlegend": arm not in named, "mode": "lines+markers"}
-            figure.add_scatter(x=points[x], y=points["heldout_loss"], row=row, col=column, **look)
+            points = curve[np.isfinite(curve["heldout_loss"])].sort_values("step", kind="stable")
+            if points.empty:
+                continue
+            match = _match(saved, points)
+            offset = match["search_flops"] if x == "flops_with_search" and match else 0.0
+            cost = points["tokens" if x == "tokens" else "flops"].to_numpy(float) + offset
+            _band(figure, str(arm), cost, points, place)
+            look = {**arm_look(str(arm)), "showlegend": arm not in named, "mode": "lines+markers"}
+            figure.add_scatter(x=cost, y=points["heldout_loss"], **look, **place)
             named.add(str(arm))
             if arm == BASELINE:
                 end = float(points["heldout_loss"].iloc[-1])
-                figure.add_hline(end, line={"color": GREY, "dash": "dot", "width": 1.5}, row=row, col=column)
+                figure.add_hline(end, line={"color": GREY, "dash": "dot", "width": 1.5}, **place)
+            if match and match["status"] == REACHED:
+                where = np.interp(match["tokens_to_match"], points["tokens"].to_numpy(float), cost)
+                _star(figure, str(arm), (float(where), match["target_loss"]), place)
     figure.update_xaxes(exponentformat="B" if x == "tokens" else "SI")
-    return _label_axes(figure, _CURVE_AXES[x], "held-out loss (nats per token)", len(variants))
+    return label_axes(figure, _CURVE_AXES[x], "held-out loss (nats per token)", len(found))
+
+
+def training_losses(curves: pd.DataFrame) -> go.Figure:
+    """Return what every arm minimised while it trained, a panel per variant.
+
+    Args:
+        curves: columns `bin`, `space`, `arm`, `step`, `tokens`, `train_loss` (NaN where none was noted).
+    """
+    title, found = "Training loss", variants(curves)
+    if not found:
+        return nothing(title, NO_TRAINING)
+    figure, named = panels(title, list(found)), set[str]()
+    for place, variant in zip(places(len(found)), found.values(), strict=True):
+        for arm, curve in variant.groupby("arm", sort=False):
+            points = curve[np.isfinite(curve["train_loss"])].sort_values("step", kind="stable")
+            line = {"color": ARM_COLORS.get(str(arm), GREY), "width": 2}
+            look = {"name": str(arm), "legendgroup": str(arm), "showlegend": arm not in named, "line": line}
+            figure.add_scatter(x=points["tokens"], y=points["train_loss"], mode="lines", **look, **place)
+            named.add(str(arm))
+    figure.update_xaxes(exponentformat="B")
+    return label_axes(figure, "training tokens", "objective (nats per token)", len(found))
 
 
 def perplexity_by_arm(results: pd.DataFrame) -> go.Figure:
@@ -175,23 +114,23 @@ def perplexity_by_arm(results: pd.DataFrame) -> go.Figure:
     Args:
         results: the frame of `budwood.reporting.tables.results_table`.
     """
+    trained, teacher = results[results["bin"] != ""], results[results["bin"] == ""]
+    if trained.empty:
+        return nothing("Validation perplexity", NO_TRAINING)
     suffixes = [name.removeprefix("perplexity") for name in map(str, results) if name.startswith("perplexity")]
     names = [suffix.removeprefix("_") or "all sources" for suffix in suffixes]
-    figure = _panels("Validation perplexity", names, num_columns=1)
-    trained = results[results["bin"] != ""]
-    teacher = results[results["bin"] == ""]
+    figure = panels("Validation perplexity", names, num_columns=1)
     for row, suffix in enumerate(suffixes, start=1):
         for arm, scores in trained.groupby("model", sort=False):
-            look = {**_bar_look(str(arm)), "error_y": _perplexity_error(scores, suffix), "showlegend": row == 1}
-            figure.add_bar(x=_variant_labels(scores), y=scores[f"perplexity{suffix}"], row=row, col=1, **look)
+            look = {**bar_look(str(arm)), "error_y": _perplexity_error(scores, suffix), "showlegend": row == 1}
+            figure.add_bar(x=variant_labels(scores), y=scores[f"perplexity{suffix}"], row=row, col=1, **look)
         for value in teacher[f"perplexity{suffix}"]:
             line = {"line": {"color": GREY, "dash": "dash", "width": 2}, "name": "teacher", "showlegend": row == 1}
             figure.add_hline(value, row=row, col=1, **line)
-        figure.update_yaxes(range=_log_range(results[f"perplexity{suffix}"]), row=row, col=1)
+        figure.update_yaxes(range=log_range(results[f"perplexity{suffix}"]), row=row, col=1)
     figure.update_yaxes(type="log", dtick="D2").update_layout(barmode="group")
-    # Long names of many variants turn aside; only below the last panel they have room.
-    figure.update_xaxes(showticklabels=False).update_xaxes(showticklabels=True, row=len(suffixes), col=1)
-    return _label_axes(figure, "variant", "perplexity (log)", len(suffixes), num_columns=1)
+    _name_variants_once(figure, len(suffixes))
+    return label_axes(figure, "variant", "perplexity (log)", len(suffixes), num_columns=1)
 
 
 def tasks_by_arm(tasks: pd.DataFrame) -> go.Figure:
@@ -202,29 +141,94 @@ def tasks_by_arm(tasks: pd.DataFrame) -> go.Figure:
     Args:
         tasks: the frame of `budwood.reporting.benchmarks.tasks_table`.
     """
-    panels = {str(task): rows for task, rows in tasks.groupby("task", sort=False)}
-    figure = _panels("Questions", [f"{name} ({rows['metric'].iloc[0]})" for name, rows in panels.items()], 1)
-    for row, answers in enumerate(panels.values(), start=1):
-        trained = answers[answers["bin"] != ""]
-        for arm, scores in trained.groupby("model", sort=False):
-            error = {"array": 100 * scores["standard_error"].fillna(0.0), "color": GREY, "type": "data"}
-            look = {**_bar_look(str(arm)), "error_y": error, "showlegend": row == 1}
-            figure.add_bar(x=_variant_labels(scores), y=100 * scores["value"], row=row, col=1, **look)
+    found = {str(task): rows for task, rows in tasks.groupby("task", sort=False)}
+    if not found:
+        return nothing("Questions", "No model was asked anything.")
+    figure = panels("Questions", [f"{name} ({rows['metric'].iloc[0]})" for name, rows in found.items()], 1)
+    for row, answers in enumerate(found.values(), start=1):
+        for arm, scores in answers[answers["bin"] != ""].groupby("model", sort=False):
+            error = error_bars(100 * scores["standard_error"].fillna(0.0))
+            look = {**bar_look(str(arm)), "error_y": error, "showlegend": row == 1}
+            figure.add_bar(x=variant_labels(scores), y=100 * scores["value"], row=row, col=1, **look)
         lines = {
             "teacher": ("dash", answers.loc[answers["bin"] == "", "value"]),
             "guessing": ("dot", answers["chance"]),
         }
         for name, (dash, values) in lines.items():
             for value in values.dropna().unique():
-                line = {
-                    "line": {"color": GREY, "dash": dash, "width": 2},
-                    "name": name,
-                    "showlegend": row == len(panels),
-                }
-                figure.add_hline(100 * value, row=row, col=1, **line)
+                line = {"line": {"color": GREY, "dash": dash, "width": 2}, "name": name}
+                figure.add_hline(100 * value, row=row, col=1, showlegend=row == len(found), **line)
     figure.update_layout(barmode="group").update_yaxes(rangemode="tozero")
-    figure.update_xaxes(showticklabels=False).update_xaxes(showticklabels=True, row=max(1, len(panels)), col=1)
-    return _label_axes(figure, "variant", "%", len(panels), num_columns=1)
+    _name_variants_once(figure, len(found))
+    return label_axes(figure, "variant", "%", len(found), num_columns=1)
+
+
+def speed_and_memory(speeds: pd.DataFrame) -> go.Figure:
+    """Return how much faster than the teacher every sub-network is, and what memory both hold.
+
+    Error bars are quartiles over repeats; dashed is the teacher.
+
+    Args:
+        speeds: the frame of `budwood.reporting.benchmarks.speeds_table`.
+    """
+    title = "Speed and memory of the sub-networks"
+    if speeds.empty:
+        return nothing(title, "Speed was not measured.")
+    teacher = speeds[speeds["model"] == "teacher"]
+    shown = {
+        "prefill: times faster than the teacher": ("prefill_speedup", 1.0),
+        "decode: times faster than the teacher": ("decode_speedup", 1.0),
+        "peak memory (MiB)": ("peak_bytes", 2.0**20),
+        "KV cache per token (KiB)": ("kv_bytes_per_token", 2.0**10),
+    }
+    figure = panels(title, list(shown))
+    for place, (column, unit) in zip(places(len(shown)), shown.values(), strict=True):
+        for model, own in speeds[speeds["model"] != "teacher"].groupby("model", sort=False):
+            color = ARM_COLORS["subnet_init"] if model == "subnet" else ARM_COLORS.get(str(model), GREY)
+            look = {"name": str(model), "legendgroup": str(model), "marker": {"color": color}}
+            error = _quartiles(own, column) if unit == 1 else None
+            figure.add_bar(
+                x=variant_labels(own),
+                y=own[column] / unit,
+                error_y=error,
+                showlegend=place == {"row": 1, "col": 1},
+                **look,
+                **place,
+            )
+        line = 1.0 if unit == 1 else float(teacher[column].median()) / unit
+        if np.isfinite(line):
+            figure.add_hline(line, line={"color": GREY, "dash": "dash", "width": 2}, **place)
+    figure.update_yaxes(rangemode="tozero").update_xaxes(showticklabels=False).update_xaxes(showticklabels=True, row=2)
+    return label_axes(figure, "variant", "", len(shown))
+
+
+def savings_by_ledger(saved: pd.DataFrame) -> go.Figure:
+    """Return how many times cheaper than the baseline every arm met its final loss, under each ledger.
+
+    Error bars are 95 % intervals, as far as they are known; an arm that never met the loss has no point.
+
+    Args:
+        saved: the frame of `budwood.reporting.ledger.savings`.
+    """
+    title = "Savings under each ledger"
+    ratios = saved[[f"ratio_{ledger}" for ledger in LEDGERS]] if len(saved) else pd.DataFrame()
+    if not np.isfinite(ratios.to_numpy(float)).any():
+        return nothing(title, f"No arm met the final loss of {BASELINE} in training, so there is no ratio.")
+    found = variants(saved[np.isfinite(ratios.to_numpy(float)).any(axis=1)])
+    figure, named = panels(title, list(found)), set[str]()
+    for place, rows in zip(places(len(found)), found.values(), strict=True):
+        for row in rows.to_dict("records"):
+            middle, low, high = (
+                np.array([row[f"ratio_{ledger}{end}"] for ledger in LEDGERS], float) for end in ("", "_low", "_high")
+            )
+            above = np.where(np.isfinite(high), high - middle, 0.0)
+            below = np.where(np.isfinite(low), middle - low, 0.0)
+            look = {**arm_look(row["arm"]), "mode": "markers", "showlegend": row["arm"] not in named}
+            figure.add_scatter(x=_LEDGER_NAMES, y=middle, error_y=error_bars(above, below), **look, **place)
+            named.add(row["arm"])
+        figure.add_hline(1.0, line={"color": GREY, "dash": "dot", "width": 1.5}, **place)
+    figure.update_yaxes(rangemode="tozero")
+    return label_axes(figure, "ledger", f"{BASELINE}'s cost / the arm's", len(found))
 
 
 def flops_by_stage(ledger: Sequence[LedgerEntry]) -> go.Figure:
@@ -234,92 +238,74 @@ def flops_by_stage(ledger: Sequence[LedgerEntry]) -> go.Figure:
         ValueError: an entry has an unknown stage.
     """
     costs = ledger_frame(ledger)
+    if costs.empty:
+        return nothing("Cost by stage", "The ledger is empty.")
     costs = costs.assign(variant=[variant_name(b, s) for b, s in zip(costs["bin"], costs["space"], strict=True)])
     totals = costs.groupby(["stage", "variant"], observed=True, sort=True)["flops"].sum()
-    variants = list(dict.fromkeys(costs["variant"]))
+    names = list(dict.fromkeys(costs["variant"]))
     figure = go.Figure(layout={"template": TEMPLATE, "title": {"text": "Cost by stage"}, "barmode": "stack"})
     figure.update_layout(legend={"traceorder": "normal"})
     for stage in totals.index.unique("stage"):
-        amounts = totals[stage].reindex(variants, fill_value=0.0)
-        marker = {"color": STAGE_COLORS[stage], "line": {"color": GREY, "width": 0.5}}
-        figure.add_bar(x=amounts, y=variants, orientation="h", name=stage, marker=marker)
+        amounts = totals[stage].reindex(names, fill_value=0.0)
+        marker = {"color": STAGE_COLORS.get(stage, GREY), "line": {"color": GREY, "width": 0.5}}
+        figure.add_bar(x=amounts, y=names, orientation="h", name=stage, marker=marker)
     figure.update_yaxes(autorange="reversed", title_text="variant").update_xaxes(title_text="floating-point operations")
-    return figure.update_layout(height=_MARGIN["t"] + _MARGIN["b"] + 50 * max(3, len(variants)))
+    return figure.update_layout(height=MARGIN["t"] + MARGIN["b"] + 50 * max(3, len(names)))
 
 
-def _variants(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    groups = frame.groupby(["bin", "space"], sort=False)
-    return {variant_name(str(bin_name), str(space)): rows for (bin_name, space), rows in groups}
+def _match(saved: pd.DataFrame, points: pd.DataFrame) -> Mapping[Hashable, Any] | None:
+    """Return what an arm saved against the baseline; None where that was not asked."""
+    if saved.empty:
+        return None
+    where = np.logical_and.reduce([saved[name] == points[name].iloc[0] for name in ("bin", "space", "arm")])
+    if "baseline" in saved:
+        where = where & (saved["baseline"] == BASELINE)
+    rows = saved[where].to_dict("records")
+    return rows[0] if rows else None
 
 
-def _variant_labels(frame: pd.DataFrame) -> list[str]:
-    """Return the variant of every row, on two lines."""
-    return [variant_name(b, s).replace(" · ", "<br>") for b, s in zip(frame["bin"], frame["space"], strict=True)]
+def _band(figure: go.Figure, arm: str, cost: np.ndarray, points: pd.DataFrame, place: dict[str, int]) -> None:
+    """Shade one standard error of the mean over sequences around an arm's losses, where there are several."""
+    if "heldout_losses" not in points or points["heldout_losses"].isna().any():
+        return
+    losses = [np.asarray(values, float) for values in points["heldout_losses"]]
+    if min(map(len, losses)) < 2:  # noqa: PLR2004 - one sequence has no spread
+        return
+    error = np.array([values.std(ddof=1) / np.sqrt(len(values)) for values in losses])
+    middle, color = points["heldout_loss"].to_numpy(float), ARM_COLORS.get(arm, GREY)
+    figure.add_scatter(
+        x=np.concatenate([cost, cost[::-1]]),
+        y=np.concatenate([middle + error, (middle - error)[::-1]]),
+        fill="toself",
+        fillcolor="rgba({}, {}, {}, {})".format(*hex_to_rgb(color), BAND_OPACITY),
+        line={"width": 0},
+        mode="lines",
+        hoverinfo="skip",
+        name=f"{arm}, one standard error",
+        legendgroup=arm,
+        showlegend=False,
+        **place,
+    )
 
 
-def _num_columns(num_panels: int, num_columns: int = 2) -> int:
-    return max(1, min(num_columns, num_panels))
+def _star(figure: go.Figure, arm: str, point: tuple[float, float], place: dict[str, int]) -> None:
+    """Mark where an arm meets the final loss of the baseline."""
+    marker = {"color": ARM_COLORS.get(arm, GREY), "symbol": "star", "size": 15, "line": {"color": GREY, "width": 1}}
+    look = {"name": f"{arm} meets {BASELINE}", "legendgroup": arm, "showlegend": False, "marker": marker}
+    figure.add_scatter(x=[point[0]], y=[point[1]], mode="markers", **look, **place)
 
 
-def _places(num_panels: int, num_columns: int = 2) -> list[tuple[int, int]]:
-    """Return row and column, from 1, of each panel of a grid that is filled row by row."""
-    width = _num_columns(num_panels, num_columns)
-    return [(index // width + 1, index % width + 1) for index in range(num_panels)]
-
-
-def _panels(title: str, names: list[str], num_columns: int = 2) -> go.Figure:
-    """Return an empty grid with a named panel for each of `names`, of the same size for one panel or ten."""
-    width = _num_columns(len(names), num_columns)
-    num_rows = max(1, -(-len(names) // width))
-    area = num_rows * _PANEL_HEIGHT + (num_rows - 1) * _PANEL_GAP
-    gaps = {"vertical_spacing": _PANEL_GAP / area, "horizontal_spacing": 0.1}
-    figure = make_subplots(rows=num_rows, cols=width, subplot_titles=names, **gaps)
-    figure.update_annotations(font={"size": 14})
-    height = area + _MARGIN["t"] + _MARGIN["b"]
-    return figure.update_layout(template=TEMPLATE, title={"text": title}, height=height)
-
-
-def _label_axes(figure: go.Figure, x: str, y: str, num_panels: int, num_columns: int = 2) -> go.Figure:
-    """Title the vertical axes of the first column and the lowest horizontal axis of each column."""
-    places = _places(num_panels, num_columns)
-    for row, column in places:
-        if column == 1:
-            figure.update_yaxes(title_text=y, row=row, col=column)
-        if (row + 1, column) not in places:
-            figure.update_xaxes(title_text=x, row=row, col=column)
-    return figure
-
-
-def _arm_look(arm: str) -> dict[str, object]:
-    """Return name, colour and symbol of an arm, the same in every figure; an unknown arm is grey."""
-    marker = {"color": ARM_COLORS.get(arm, GREY), "symbol": ARM_SYMBOLS.get(arm, "x"), "size": 8}
-    return {"name": arm, "legendgroup": arm, "marker": marker}
-
-
-def _bar_look(arm: str) -> dict[str, object]:
-    return {"name": arm, "legendgroup": arm, "marker": {"color": ARM_COLORS.get(arm, GREY)}}
+def _quartiles(speeds: pd.DataFrame, column: str) -> dict[str, object]:
+    """Return error bars from the lower to the upper quartile."""
+    return error_bars(speeds[f"{column}_high"] - speeds[column], speeds[column] - speeds[f"{column}_low"])
 
 
 def _perplexity_error(scores: pd.DataFrame, suffix: str) -> dict[str, object]:
     """Return asymmetric error bars: exp(loss ± standard error) around exp(loss)."""
     loss, error = scores[f"loss{suffix}"], scores[f"standard_error{suffix}"].fillna(0.0)
-    above, below = np.exp(loss + error) - np.exp(loss), np.exp(loss) - np.exp(loss - error)
-    return {"array": above, "arrayminus": below, "color": GREY, "symmetric": False, "type": "data"}
+    return error_bars(np.exp(loss + error) - np.exp(loss), np.exp(loss) - np.exp(loss - error))
 
 
-def _log_range(values: pd.Series) -> list[float] | None:
-    """Return the decimal exponents between which all finite values lie; None, plotly's own choice, without any."""
-    finite = values[np.isfinite(values)]
-    if finite.empty:
-        return None
-    return [float(np.log10(finite.min() / _LOG_ROOM)), float(np.log10(finite.max() * _LOG_ROOM))]
-
-
-def _shade_bin(figure: go.Figure, row: int, limits: tuple[int, int], label: str) -> None:
-    """Shade a bin and write its label along its middle, so that neighbouring labels never meet."""
-    low, high = limits
-    figure.add_vrect(
-        low, high, fillcolor=ARM_COLORS[BASELINE], opacity=0.2, line_width=0, layer="below", row=row, col=1
-    )
-    text = {"text": label, "textangle": -90, "showarrow": False, "yref": "y domain", "y": 0.98, "yanchor": "top"}
-    figure.add_annotation(x=(low + high) / 2, **text, row=row, col=1)
+def _name_variants_once(figure: go.Figure, num_rows: int) -> None:
+    """Name variants below the last panel alone, where long names that turn aside have room."""
+    figure.update_xaxes(showticklabels=False).update_xaxes(showticklabels=True, row=num_rows, col=1)

@@ -107,7 +107,7 @@ def savings(curves: pd.DataFrame, ledger: Sequence[LedgerEntry], reference: str 
     arm's cost, so above 1 the arm was cheaper. The arm's cost is
 
     * `ratio_training`: `flops_to_match`; NaN at step 0, where the cost is zero and the ratio undefined;
-    * `ratio_with_search`: and `search_flops`: calibration, search and compensation of this variant;
+    * `ratio_with_search`: and `search_flops`: calibration, elimination, search and compensation of this variant;
     * `ratio_with_selection`: and `selection_flops`: those of all other spaces of the bin, the training of the same arm
       there, and all probes of the bin: what it took to tell which space is best. Steps of its own probe that an arm
       takes over are charged once, by whichever goes further, the match or the probe;

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from budwood.reporting.figures import GREY, TEMPLATE
+from budwood.reporting.style import GREY, TEMPLATE
 
 # Okabe and Ito (2008), as for the arms; black, which a dark page hides, is grey.
 SERIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", GREY)

@@ -6,10 +6,10 @@ import pandas as pd
 
 from budwood.reporting import formats
 from budwood.reporting.ledger import PROBE, STAGES
+from budwood.reporting.markup import markdown_table
 from budwood.reporting.memory import Memory
 from budwood.reporting.plan import NUM_MEMBERS, ROOM, disk_bytes
 from budwood.reporting.records import variant_name
-from budwood.reporting.report import markdown_table
 
 _MEMORY_PARTS = tuple(Memory.__slots__)
 

@@ -8,8 +8,8 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from budwood.reporting import formats
+from budwood.reporting.markup import markdown_table
 from budwood.reporting.panels import color_of, panel_row
-from budwood.reporting.report import markdown_table
 from budwood.reporting.tables import mean_and_error, paired_difference, verdict
 from budwood.search.choice import choose
 

@@ -1,118 +1,158 @@
 """The report's first words: what was found, computed from the numbers and saying no more than they do."""
 
+from collections.abc import Hashable, Mapping
+from typing import Any
+
 import pandas as pd
 
 from budwood.reporting import formats
-from budwood.reporting.ledger import AT_STEP_0, NOT_REACHED, REACHED
+from budwood.reporting.ledger import AT_STEP_0, NOT_REACHED, REACHED, SEARCH_STAGES, ledger_frame
+from budwood.reporting.markup import markdown_table, means_and_errors, once, plural
 from budwood.reporting.records import BASELINE, Findings, variant_name
 from budwood.reporting.tables import NOISE_STANDARD_ERRORS, verdict
 
+_WORDS = {
+    "lower, beyond the noise": "lower",
+    "higher, beyond the noise": "higher",
+    "within the noise": "undecided",
+    "not decidable": "undecided",
+}
+
 
 def start_here(findings: Findings) -> str:
-    """Return the opening paragraph, a list with one point per variant, and what "noise" means."""
+    """Return what was searched, what won, whether it helped and what it cost, in a paragraph and a table."""
     trained = findings.results[findings.results["bin"] != ""]
     if trained.empty:
-        return "No arm was trained, so there is nothing to compare."
-    points: list[str] = []
-    for (bin_name, space), arms in trained.groupby(["bin", "space"], sort=False):
-        place = (findings.savings["bin"] == bin_name) & (findings.savings["space"] == space)
-        saved = findings.savings[place & (findings.savings["baseline"] == BASELINE)]
-        size = formats.count(arms["num_parameters"].iloc[0])
-        points.append(f"- **{variant_name(str(bin_name), str(space))}** ({size} parameters). {_winner(arms)}")
-        points += [f"  - {sentence}" for sentence in (*_differences(arms), *_matches(saved), _cost(arms, saved))]
-    return "\n\n".join([_headline(trained, findings.teacher["name"]), "\n".join(points), _noise(trained)])
+        return " ".join(["No arm was trained, so there is nothing to compare.", _cost(findings)])
+    opening = [_searched(findings, trained), _helped(trained), _best(findings.results), _cost(findings)]
+    return "\n\n".join([" ".join(filter(None, opening)), _table(findings, trained), _noise(trained)])
 
 
-def _headline(trained: pd.DataFrame, teacher: str) -> str:
+def _searched(findings: Findings, trained: pd.DataFrame) -> str:
+    """Tell how many variants there are, and how many candidates their searches evaluated."""
+    number = len(trained[["bin", "space"]].drop_duplicates())
+    candidates = sum(winner["num_evaluations"] for winner in findings.winners)
+    among = f" among {plural(candidates, 'candidate')}" if candidates else ""
+    return (
+        f"Sub-networks of {findings.teacher['name']} were searched{among}, cut out and trained in "
+        f"{plural(number, 'variant')}."
+    )
+
+
+def _helped(trained: pd.DataFrame) -> str:
     """Count, for each arm, the variants in which it ends lower or higher than the baseline beyond the noise."""
-    num_variants = len(trained[["bin", "space"]].drop_duplicates())
-    opening = f"Sub-networks of {teacher} were searched, cut out and trained in {_plural(num_variants, 'variant')}."
     words = []
     for arm, rows in trained[trained["model"] != BASELINE].groupby("model", sort=False):
         verdicts = _verdicts(rows)
-        lower, higher = (sum(v.startswith(side) for v in verdicts) for side in ("lower", "higher"))
-        sides = {"lower": lower, "higher": higher, "undecided": len(verdicts) - lower - higher}
-        counted = ", ".join(f"{side} in {number}" for side, number in sides.items() if number)
+        counts = {word: verdicts.count(word) for word in ("lower", "higher", "undecided")}
+        counted = ", ".join(f"{word} in {number}" for word, number in counts.items() if number)
         words.append(f"`{arm}` is {counted} of {len(verdicts)}")
     if not words:
-        return f"{opening} No arm other than `{BASELINE}` was trained, so there is nothing to compare."
+        return f"No arm other than `{BASELINE}` was trained, so there is nothing to compare."
+    if BASELINE not in set(trained["model"]):
+        return f"`{BASELINE}` was not trained, so nothing tells whether that helped."
     against = f"Validation loss against `{BASELINE}` (the same architecture from random weights), beyond the noise"
-    return f"{opening} {against}: {'; '.join(words)}."
+    return f"{against}: {'; '.join(words)}."
 
 
 def _verdicts(rows: pd.DataFrame) -> list[str]:
     pairs = zip(rows["difference"], rows["difference_standard_error"], strict=True)
-    return [verdict(difference, error) for difference, error in pairs]
+    return [_WORDS[verdict(difference, error)] for difference, error in pairs]
 
 
-def _winner(arms: pd.DataFrame) -> str:
-    """Name the arm of lowest loss and whether its lead over the next is beyond the noise."""
-    ranked = arms.dropna(subset=["loss"]).sort_values("loss")
-    if ranked.empty:
+def _best(results: pd.DataFrame) -> str:
+    """Name the lowest loss of all, and whether its lead over the next arm of its variant is beyond the noise."""
+    trained = results[results["bin"] != ""].dropna(subset=["loss"])
+    if trained.empty:
         return "No arm has a finite loss."
-    best = ranked.iloc[0]
+    best = trained.sort_values("loss", kind="stable").iloc[0]
     loss = formats.plus_minus(best["loss"], best["standard_error"])
-    level = f"{loss} nats per token (perplexity {formats.significant(best['perplexity'])})"
-    if len(ranked) == 1:
-        return f"`{best['model']}` has a validation loss of {level}."
-    rival = ranked.iloc[1]
+    teacher = results.loc[results["bin"] == "", "perplexity"].iloc[0]
+    level = f"{loss} nats per token (perplexity {formats.significant(best['perplexity'])}, the teacher's "
+    level += f"{formats.significant(teacher)})"
+    where = f"`{best['model']}` in {variant_name(best['bin'], best['space'])}"
+    siblings = trained[(trained["bin"] == best["bin"]) & (trained["space"] == best["space"])].sort_values("loss")
+    if len(siblings) == 1:
+        return f"The lowest loss has {where}: {level}."
+    rival = siblings.iloc[1]
     lead, error = rival["difference_to_best"], rival["difference_to_best_standard_error"]
-    beyond = {"higher, beyond the noise": "beyond the noise"}.get(verdict(lead, error), verdict(lead, error))
-    gap = f"{formats.plus_minus(lead, error)} nats below `{rival['model']}` ({beyond})"
-    return f"Lowest validation loss of {_plural(len(arms), 'arm')}: `{best['model']}`, {level}, {gap}."
+    beyond = {"higher": "beyond the noise"}.get(_WORDS[verdict(lead, error)], "undecided")
+    gap = f"{formats.plus_minus(lead, error)} nats below `{rival['model']}` there ({beyond})"
+    return f"The lowest loss has {where}: {level}, {gap}."
 
 
-def _differences(arms: pd.DataFrame) -> list[str]:
-    """Tell each arm's paired difference to the baseline."""
-    others = arms[(arms["model"] != BASELINE) & arms["difference"].notna()]
-    words = [
-        f"`{model}` {formats.plus_minus(difference, error, signed=True)} nats ({verdict(difference, error)})"
-        for model, difference, error in zip(
-            others["model"], others["difference"], others["difference_standard_error"], strict=True
-        )
-    ]
-    return [f"Difference to `{BASELINE}`: {', '.join(words)}."] if words else []
-
-
-def _matches(saved: pd.DataFrame) -> list[str]:
-    """Tell when each arm had the baseline's final loss."""
-    words = []
-    for row in saved.to_dict("records"):
-        ends = {
-            AT_STEP_0: "has it before any training",
-            NOT_REACHED: "does not reach it",
-            REACHED: f"reaches it after about {formats.count(row['tokens_to_match'], 3)} training tokens",
-        }
-        if row["status"] in ends:
-            words.append(f"`{row['arm']}` {ends[row['status']]}")
-    if not words:
-        return []
-    tokens = formats.count(saved["baseline_tokens"].iloc[0])
-    return [f"The held-out loss at which `{BASELINE}` ends after {tokens} tokens: {', '.join(words)}."]
-
-
-def _cost(arms: pd.DataFrame, saved: pd.DataFrame) -> str:
-    """Tell what the training of each arm cost, on how many tokens, and what the search cost."""
-    alike = len(set(arms["tokens"])) == 1
-    words = []
-    for row in arms.to_dict("records"):
-        teacher = f" + {formats.flops(row['teacher_flops'])} of the teacher" if row["teacher_flops"] > 0 else ""
-        tokens = "" if alike else f" on {formats.count(row['tokens'])} tokens"
-        words.append(f"`{row['model']}` {formats.flops(row['student_flops'])}{teacher}{tokens}")
-    each = f" on {formats.count(arms['tokens'].iloc[0])} tokens each" if alike else ""
-    search = (
-        "" if saved.empty else f"; calibration, search and compensation {formats.flops(saved['search_flops'].iloc[0])}"
+def _cost(findings: Findings) -> str:
+    """Tell what everything cost together, and the shares of search and training."""
+    costs = ledger_frame(findings.ledger)
+    total = costs["flops"].sum()
+    if not total > 0:
+        return ""
+    searching = costs.loc[costs["stage"].isin(SEARCH_STAGES), "flops"].sum() / total
+    training = costs.loc[costs["stage"].isin(["training", "teacher", "teacher_cache"]), "flops"].sum() / total
+    return (
+        f"Everything together cost {formats.flops(total)}: {searching:.0%} for calibration, elimination, search and "
+        f"compensation, {training:.0%} for training with its teacher, the rest for measuring."
     )
-    return f"Cost of training{each}: {', '.join(words)}{search}."
+
+
+def _table(findings: Findings, trained: pd.DataFrame) -> str:
+    """Return what every arm reached, against the baseline of its variant, and at what cost."""
+    found = {(winner["bin"], winner["space"]): winner for winner in findings.winners}
+    keys = list(zip(trained["bin"], trained["space"], strict=True))
+    names = [variant_name(*key) for key in keys]
+    shapes = [
+        f"{names[place]}: {found[key]['description'] if key in found else 'not searched'}"
+        f", {formats.count(trained['num_parameters'].iloc[place])} parameters"
+        for place, key in enumerate(keys)
+    ]
+    spent = [formats.flops(found[key]["search_flops"]) if key in found else formats.MISSING for key in keys]
+    searched = [cost if shape else "" for shape, cost in zip(once(shapes), spent, strict=True)]
+    others = trained["model"] != BASELINE
+    words = [word if other else "" for word, other in zip(_verdicts(trained), others, strict=True)]
+    reached = [_reached(findings.savings, row) for row in trained.to_dict("records")]
+    columns = {
+        "variant and what was found": once(shapes),
+        "arm": trained["model"].tolist(),
+        "loss (nats)": means_and_errors(trained, "loss", "standard_error"),
+        f"minus {BASELINE}": [
+            text if other else ""
+            for text, other in zip(
+                means_and_errors(trained, "difference", "difference_standard_error", signed=True), others, strict=True
+            )
+        ],
+        "so it is": words,
+        f"has {BASELINE}'s final loss": reached,
+        "training": (trained["student_flops"] + trained["teacher_flops"].fillna(0.0)).map(formats.flops).tolist(),
+        "its search": searched,
+    }
+    return markdown_table(columns, 2)
+
+
+def _reached(savings: pd.DataFrame, row: Mapping[Hashable, Any]) -> str:
+    """Tell when an arm had the baseline's final held-out loss."""
+    if row["model"] == BASELINE:
+        return f"after {formats.count(row['tokens'])} tokens"
+    same = savings[
+        (savings["bin"] == row["bin"]) & (savings["space"] == row["space"]) & (savings["arm"] == row["model"])
+    ]
+    if "baseline" in same:
+        same = same[same["baseline"] == BASELINE]
+    if same.empty:
+        return formats.MISSING
+    saved = same.iloc[0]
+    ends = {
+        AT_STEP_0: "before any training",
+        NOT_REACHED: "never",
+        REACHED: f"after {formats.count(saved['tokens_to_match'], 3)} tokens",
+    }
+    return ends.get(saved["status"], formats.MISSING)
 
 
 def _noise(trained: pd.DataFrame) -> str:
-    sequences = _plural(int(trained["num_sequences"].iloc[0]), "validation sequence")
+    sequences = plural(int(trained["num_sequences"].iloc[0]), "validation sequence")
     return (
-        f"Beyond the noise means larger than {NOISE_STANDARD_ERRORS:g} paired standard errors over {sequences}, taken "
-        "as independent. Every arm was trained once, so the spread between seeds is not in these errors."
+        f"Lower and higher mean by more than {NOISE_STANDARD_ERRORS:g} paired standard errors over {sequences}, taken "
+        "as independent; anything less is undecided. Every arm was trained once, so the spread between seeds is not in "
+        "these errors. The cost of training holds the teacher's forward passes, that of a search the choice of its "
+        "winner."
     )
-
-
-def _plural(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -6,19 +6,22 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from budwood import __version__
+from budwood.arch.spec import Architecture
 from budwood.corpus.packing import PackedCorpus
 from budwood.parameters import MeasurementParameters, SearchParameters
-from budwood.reporting import figures
+from budwood.reporting import figures, search_figures
 from budwood.reporting.benchmarks import Downstream, Efficiency, speeds_table, tasks_table
 from budwood.reporting.ledger import savings
+from budwood.reporting.page import html_report
 from budwood.reporting.records import BASELINE, REFERENCE, Arm, Findings, LedgerEntry, Teacher, Winner
-from budwood.reporting.report import html_report, markdown_report
+from budwood.reporting.report import markdown_report
 from budwood.reporting.selection import selection_section
 from budwood.reporting.tables import results_table
 from budwood.training.job import Schedule
 
 Record = dict[str, Any]
 Ledger = list[LedgerEntry]
+Figures = dict[str, go.Figure]
 
 
 def tabulate_results(
@@ -39,18 +42,41 @@ def tabulate_benchmarks(
     return tasks_table(downstream), speeds_table(efficiency)
 
 
-def draw_figures(
-    histories: pd.DataFrame, curves: pd.DataFrame, results: pd.DataFrame, tasks: pd.DataFrame, ledger: Ledger
-) -> tuple[go.Figure, go.Figure, go.Figure, go.Figure, go.Figure, go.Figure]:
-    """Return the figures of the report."""
-    return (
-        figures.search_trajectory(histories),
-        figures.training_curves(curves, x="tokens"),
-        figures.training_curves(curves, x="flops"),
-        figures.perplexity_by_arm(results),
-        figures.tasks_by_arm(tasks),
-        figures.flops_by_stage(ledger),
-    )
+def draw_search(
+    histories: pd.DataFrame, search_spaces: pd.DataFrame, winners: list[Winner], teacher_record: Record
+) -> Figures:
+    """Return the figures of what was searched, by name."""
+    teacher = Architecture.from_dict(teacher_record["architecture"])
+    return {
+        "winners_by_variant": search_figures.winners_by_variant(winners),
+        "winner_layers": search_figures.winner_layers(histories, winners, teacher),
+        "elite_sizes": search_figures.elite_sizes(histories, teacher),
+        "search_trajectory": search_figures.search_trajectory(histories),
+        "search_sizes": search_figures.search_sizes(histories, search_spaces),
+        "draws_and_elites": search_figures.draws_and_elites(histories),
+    }
+
+
+def draw_results(
+    curves: pd.DataFrame,
+    results: pd.DataFrame,
+    saved: pd.DataFrame,
+    tasks: pd.DataFrame,
+    speeds: pd.DataFrame,
+    ledger: Ledger,
+) -> Figures:
+    """Return the figures of what was trained and measured, by name."""
+    return {
+        "perplexity_by_arm": figures.perplexity_by_arm(results),
+        "training_curves_tokens": figures.training_curves(curves, saved, x="tokens"),
+        "training_curves_flops": figures.training_curves(curves, saved, x="flops"),
+        "training_curves_flops_with_search": figures.training_curves(curves, saved, x="flops_with_search"),
+        "training_losses": figures.training_losses(curves),
+        "savings_by_ledger": figures.savings_by_ledger(saved),
+        "tasks_by_arm": figures.tasks_by_arm(tasks),
+        "speed_and_memory": figures.speed_and_memory(speeds),
+        "flops_by_stage": figures.flops_by_stage(ledger),
+    }
 
 
 def write_markdown(
@@ -107,28 +133,11 @@ def write_markdown(
     )
 
 
-def write_html(
-    markdown: str,
-    parameter_spread: go.Figure,
-    search_trajectory: go.Figure,
-    training_curves_tokens: go.Figure,
-    training_curves_flops: go.Figure,
-    perplexity_by_arm: go.Figure,
-    tasks_by_arm: go.Figure,
-    flops_by_stage: go.Figure,
-    probe_losses: go.Figure | None = None,
-) -> str:
-    """Return the report as one page that opens offline."""
-    return html_report(
-        markdown,
-        {
-            **({} if probe_losses is None else {"probe_losses": probe_losses}),
-            "parameter_spread": parameter_spread,
-            "search_trajectory": search_trajectory,
-            "training_curves_tokens": training_curves_tokens,
-            "training_curves_flops": training_curves_flops,
-            "perplexity_by_arm": perplexity_by_arm,
-            "tasks_by_arm": tasks_by_arm,
-            "flops_by_stage": flops_by_stage,
-        },
-    )
+def write_html(markdown: str, **drawn: go.Figure) -> str:
+    """Return the report as one page that opens offline.
+
+    Args:
+        markdown: the report's text.
+        drawn: all figures by name.
+    """
+    return html_report(markdown, drawn)

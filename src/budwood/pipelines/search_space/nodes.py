@@ -11,7 +11,7 @@ from budwood.arch.count import num_parameters, population_parameters
 from budwood.arch.sampling import draw_many, sample
 from budwood.arch.spec import Architecture
 from budwood.parameters import BinParameters, Bins, Grid, SearchParameters, Spaces
-from budwood.reporting.figures import parameter_spread
+from budwood.reporting.search_figures import parameter_spread
 
 NUM_SAMPLES = 2000
 """Uniform draws behind the figure of a space's spread."""

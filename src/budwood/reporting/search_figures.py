@@ -1,0 +1,303 @@
+"""What searches found: histories -> plotly figures."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from budwood.arch.selection import Selection
+from budwood.arch.spec import Architecture
+from budwood.reporting import formats
+from budwood.reporting.records import BASELINE, Winner
+from budwood.reporting.style import (
+    ARM_COLORS,
+    FAINT,
+    GREY,
+    SERIES,
+    error_bars,
+    label_axes,
+    nothing,
+    panels,
+    places,
+    variant_labels,
+    variants,
+)
+
+NUM_ELITES = 5
+"""Candidates that stand for the best of a search."""
+NO_SEARCH = "Nothing was searched."
+
+_ORIGINS = {
+    "initial": (GREY, "circle"),
+    "random": (SERIES[1], "square"),
+    "mutation": (SERIES[0], "diamond"),
+    "crossover": (SERIES[2], "cross"),
+}
+_FITNESS_AXES = {
+    "perplexity": "loss (nats per token)",
+    "kl": "divergence from the teacher (nats per token)",
+    "importance": "importance of what is kept, negated",
+    "magnitude": "magnitude of what is kept, negated",
+}
+_NUM_HISTOGRAM_BARS = 60
+# Height of the axis over the highest bar, so that the bins' labels stand above the bars.
+_LABEL_ROOM = 1.6
+_SHARES = ("layers", "channels", "query heads", "key/value heads", "head size", "neurons")
+
+
+def search_trajectory(histories: pd.DataFrame) -> go.Figure:
+    """Return the best loss so far (line) and every candidate (faint points) over evaluations, a panel per variant.
+
+    Candidates that a race dropped are open points, at the loss of the text that they read; they win nothing. Faint
+    lines stand where generations begin.
+
+    Args:
+        histories: columns `bin`, `space`, `evaluation`, `epoch`, `origin`, `num_parameters`, `finished`, `loss` and,
+            where that is something else than nats per token on the text, `fitness`: its name.
+    """
+    title, found = "Search: loss of the candidates", variants(histories)
+    if not found:
+        return nothing(title, NO_SEARCH)
+    figure = panels(title, list(found))
+    for place, history in zip(places(len(found)), found.values(), strict=True):
+        run, first = history.sort_values("evaluation"), place == {"row": 1, "col": 1}
+        figure.add_scatter(**_dots(run, run["evaluation"]), showlegend=first, **place)
+        best = run["loss"].where(run["finished"]).cummin().ffill()
+        line = {"color": ARM_COLORS["subnet_init"], "shape": "hv", "width": 3}
+        figure.add_scatter(
+            x=run["evaluation"], y=best, mode="lines", line=line, name="best so far", showlegend=first, **place
+        )
+        for start in run.groupby("epoch")["evaluation"].min().iloc[1:]:
+            figure.add_vline(start - 0.5, line={"color": FAINT, "width": 1}, layer="below", **place)
+    return label_axes(figure, "evaluation", _loss_axis(histories), len(found))
+
+
+def search_sizes(histories: pd.DataFrame, search_spaces: pd.DataFrame) -> go.Figure:
+    """Return the loss of every candidate against its parameters, by origin, a panel per variant with the bin shaded.
+
+    Args:
+        histories: as of `search_trajectory`.
+        search_spaces: columns `bin`, `space`, `low`, `high`: the bounds of the bins.
+    """
+    title, found = "Search: loss over parameters", variants(histories)
+    if not found:
+        return nothing(title, NO_SEARCH)
+    figure, named = panels(title, list(found)), set[str]()
+    bounds = search_spaces.set_index(["bin", "space"])[["low", "high"]]
+    for place, run in zip(places(len(found)), found.values(), strict=True):
+        low, high = bounds.loc[(run["bin"].iloc[0], run["space"].iloc[0])]
+        for origin, (color, symbol) in _ORIGINS.items():
+            rows = run[run["origin"] == origin]
+            if len(rows):
+                marks = rows["finished"].map({True: symbol, False: f"{symbol}-open"})
+                marker = {"color": color, "symbol": marks, "size": 7, "opacity": 0.8}
+                look = {"name": origin, "legendgroup": origin, "showlegend": origin not in named, "mode": "markers"}
+                figure.add_scatter(x=rows["num_parameters"], y=rows["loss"], marker=marker, **look, **place)
+                named.add(origin)
+        figure.add_vrect(low, high, fillcolor=ARM_COLORS[BASELINE], opacity=0.12, line_width=0, layer="below", **place)
+    figure.update_xaxes(exponentformat="B")
+    return label_axes(figure, "parameters", _loss_axis(histories), len(found))
+
+
+def elite_sizes(histories: pd.DataFrame, teacher: Architecture) -> go.Figure:
+    """Return what the best candidates keep of each axis of the teacher, a panel per variant.
+
+    The best of all is the thick line; the bars are the range over all candidates. Where layers differ, heads, head size
+    and neurons are means over the kept layers.
+
+    Args:
+        histories: columns `bin`, `space`, `loss`, `finished`, `genes` (`Selection.to_dict` as JSON).
+        teacher: whose sizes are 100 %.
+    """
+    title, found = "Search: what the best candidates keep", variants(histories)
+    if not found:
+        return nothing(title, NO_SEARCH)
+    figure = panels(title, list(found))
+    for place, run in zip(places(len(found)), found.values(), strict=True):
+        first = place == {"row": 1, "col": 1}
+        shares = np.stack([_shares(Selection.from_dict(json.loads(genes)), teacher) for genes in run["genes"]])
+        low, high = shares.min(0), shares.max(0)
+        bars = {"base": low, "marker": {"color": FAINT}, "name": "all candidates", "showlegend": first}
+        figure.add_bar(x=_SHARES, y=high - low, **bars, **place)
+        for rank, index in reversed(list(enumerate(_best(run)))):
+            name = "the best" if rank == 0 else f"the next {NUM_ELITES - 1}"
+            line = {"color": ARM_COLORS["subnet_init"], "width": 1 if rank else 3}
+            look = {"name": name, "legendgroup": name, "showlegend": first and rank in {0, 1}, "mode": "lines+markers"}
+            figure.add_scatter(x=_SHARES, y=shares[index], line=line, opacity=0.5 if rank else 1, **look, **place)
+    figure.update_yaxes(rangemode="tozero")
+    return label_axes(figure, "axis of the teacher", "kept (%)", len(found))
+
+
+def winner_layers(histories: pd.DataFrame, winners: Sequence[Winner], teacher: Architecture) -> go.Figure:
+    """Return how much every winner keeps of each layer of the teacher, a panel per variant; gaps are dropped layers.
+
+    Args:
+        histories: columns `bin`, `space`, `loss`, `num_parameters`, `genes`.
+        winners: of the same searches.
+        teacher: whose largest layer is 100 %.
+    """
+    title, found = "Winners: what they keep of every layer", variants(histories)
+    if not found or not winners:
+        return nothing(title, NO_SEARCH)
+    chosen = {(winner["bin"], winner["space"]): winner for winner in winners}
+    figure = panels(title, list(found))
+    for place, run in zip(places(len(found)), found.values(), strict=True):
+        selection = _winner(run, chosen.get((run["bin"].iloc[0], run["space"].iloc[0])))
+        kept = {layer.layer: layer.spec for layer in selection.layers} if selection else {}
+        ranks = list(range(teacher.num_hidden_layers))
+        for name, field, color, shape in (
+            ("query heads", "num_attention_heads", SERIES[1], "square"),
+            ("head size", "head_dim", SERIES[2], "diamond"),
+            ("neurons", "intermediate_size", SERIES[0], "circle"),
+        ):
+            whole = max(getattr(layer, field) for layer in teacher.layers)
+            shares = [100 * getattr(kept[rank], field) / whole if rank in kept else None for rank in ranks]
+            marker = {"color": color, "symbol": shape, "size": 7}
+            look = {"name": name, "legendgroup": name, "showlegend": place == {"row": 1, "col": 1}, "marker": marker}
+            figure.add_scatter(x=ranks, y=shares, mode="lines+markers", connectgaps=False, **look, **place)
+    figure.update_yaxes(range=[0, 105])
+    return label_axes(figure, "layer of the teacher, by rank", "kept (%)", len(found))
+
+
+def draws_and_elites(histories: pd.DataFrame) -> go.Figure:
+    """Return the losses of random members of each space beside those of the search's best.
+
+    Random are the first generation and later draws, whether or not they finished their race.
+
+    Args:
+        histories: as of `search_trajectory`.
+    """
+    title, found = "Search: random draws and the best", variants(histories)
+    if not found:
+        return nothing(title, NO_SEARCH)
+    figure = panels(title, [""], num_columns=1)
+    draws = histories[histories["origin"].isin(["initial", "random"])]
+    elites = pd.concat([run.iloc[_best(run)] for run in found.values()])
+    figure.add_box(
+        x=variant_labels(draws),
+        y=draws["loss"],
+        name="random draws",
+        boxpoints="all",
+        jitter=0.4,
+        pointpos=0,
+        marker={"color": GREY, "size": 4, "opacity": 0.7},
+        fillcolor=FAINT,
+    )
+    marker = {"color": ARM_COLORS["subnet_init"], "symbol": "diamond", "size": 9}
+    figure.add_scatter(
+        x=variant_labels(elites), y=elites["loss"], mode="markers", name=f"the best {NUM_ELITES}", marker=marker
+    )
+    return label_axes(figure, "variant", _loss_axis(histories), 1, num_columns=1)
+
+
+def winners_by_variant(winners: Sequence[Winner]) -> go.Figure:
+    """Return the loss of every search's winner before any training, with its 95 % interval over sequences.
+
+    Args:
+        winners: of all searches.
+    """
+    title = "Winners before training"
+    if not winners:
+        return nothing(title, NO_SEARCH)
+    table = pd.DataFrame(winners)
+    ends = np.array(
+        [[np.nan if end is None else end for end in winner["choice_interval"]] for winner in winners], float
+    )
+    losses = table["choice_loss"].to_numpy(float)
+    figure = panels(title, [""], num_columns=1)
+    error = error_bars(ends[:, 1] - losses, losses - ends[:, 0])
+    marker = {"color": ARM_COLORS["subnet_init"], "symbol": "square", "size": 11}
+    look = {"mode": "markers", "marker": marker, "name": "winner", "showlegend": False}
+    about = [
+        f"{formats.count(size)} parameters<br>{text}"
+        for size, text in zip(table["num_parameters"], table["description"], strict=True)
+    ]
+    figure.add_scatter(x=variant_labels(table), y=losses, error_y=error, hovertext=about, **look, row=1, col=1)
+    return label_axes(figure, "variant", "loss (nats per token)", 1, num_columns=1)
+
+
+def parameter_spread(samples: pd.DataFrame, bins: Mapping[str, tuple[int, int]]) -> go.Figure:
+    """Return how a uniform sample of each space spreads over parameter counts, with the bins shaded and labelled.
+
+    Args:
+        samples: columns `space`, `num_parameters`; one row per sampled member.
+        bins: lowest and highest parameter count of each bin.
+
+    Raises:
+        ValueError: there is no sample.
+    """
+    if samples.empty:
+        raise ValueError("samples: empty; sample at least one member of a space")
+    spaces = dict(list(samples.groupby("space", sort=False)["num_parameters"]))
+    figure = panels("Parameter counts of uniform samples", [str(space) for space in spaces], num_columns=1)
+    bounds = [bound for limits in bins.values() for bound in limits]
+    limits = (min(samples["num_parameters"].min(), *bounds), max(samples["num_parameters"].max(), *bounds))
+    edges = np.linspace(*limits, _NUM_HISTOGRAM_BARS + 1)
+    for row, counts in enumerate(spaces.values(), start=1):
+        percent = 100 * np.histogram(counts, edges)[0] / len(counts)
+        bars = {"width": np.diff(edges), "marker": {"color": ARM_COLORS["subnet_init"]}, "showlegend": False}
+        figure.add_bar(x=(edges[1:] + edges[:-1]) / 2, y=percent, row=row, col=1, name="sample", **bars)
+        figure.update_yaxes(range=[0, _LABEL_ROOM * percent.max()], row=row, col=1)
+        for name, (low, high) in bins.items():
+            share = 100 * counts.between(low, high).mean()
+            _shade_bin(figure, row, (low, high), f"{name}: {formats.significant(share, 2)} %")
+    figure.update_layout(bargap=0).update_xaxes(exponentformat="B")
+    return label_axes(figure, "parameters", "share of the sample (%)", len(spaces), num_columns=1)
+
+
+def _dots(run: pd.DataFrame, x: pd.Series) -> dict[str, object]:
+    symbols = run["finished"].map({True: "circle", False: "circle-open"})
+    hover = "%{y:.4g}, %{customdata[1]:,} parameters<br>origin: %{customdata[0]}"
+    return {
+        "x": x,
+        "y": run["loss"],
+        "name": "candidate",
+        "mode": "markers",
+        "marker": {"color": GREY, "opacity": 0.55, "size": 5, "symbol": symbols},
+        "customdata": run[["origin", "num_parameters"]].to_numpy(),
+        "hovertemplate": hover,
+    }
+
+
+def _loss_axis(histories: pd.DataFrame) -> str:
+    fitness = str(histories["fitness"].iloc[0]) if "fitness" in histories else "perplexity"
+    return _FITNESS_AXES.get(fitness, f"{fitness} (lower is better)")
+
+
+def _best(run: pd.DataFrame) -> list[int]:
+    """Return the places of the best candidates that finished, the best first."""
+    losses = run["loss"].where(run["finished"], np.inf).to_numpy(float)
+    order = np.argsort(losses, kind="stable")[:NUM_ELITES]
+    return [int(place) for place in order if np.isfinite(losses[place])]
+
+
+def _winner(run: pd.DataFrame, winner: Winner | None) -> Selection | None:
+    """Return the candidate of a history that the choice made the winner: the one of its size and loss."""
+    same = run[run["num_parameters"] == winner["num_parameters"]] if winner else run.iloc[:0]
+    if winner is None or same.empty:
+        return None
+    row = same.iloc[int((same["loss"] - winner["selection_loss"]).abs().argmin())]
+    return Selection.from_dict(json.loads(row["genes"]))
+
+
+def _shares(selection: Selection, teacher: Architecture) -> list[float]:
+    """Return what a candidate keeps, in percent of the teacher, in the order of `_SHARES`."""
+    specs = [layer.spec for layer in selection.layers]
+    means = [
+        np.mean([getattr(spec, field) for spec in specs]) / np.mean([getattr(spec, field) for spec in teacher.layers])
+        for field in ("num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size")
+    ]
+    shares = [len(specs) / teacher.num_hidden_layers, len(selection.hidden) / teacher.hidden_size, *means]
+    return [100 * float(share) for share in shares]
+
+
+def _shade_bin(figure: go.Figure, row: int, limits: tuple[int, int], label: str) -> None:
+    """Shade a bin and write its label along its middle, so that neighbouring labels never meet."""
+    low, high = limits
+    figure.add_vrect(
+        low, high, fillcolor=ARM_COLORS[BASELINE], opacity=0.2, line_width=0, layer="below", row=row, col=1
+    )
+    text = {"text": label, "textangle": -90, "showarrow": False, "yref": "y domain", "y": 0.98, "yanchor": "top"}
+    figure.add_annotation(x=(low + high) / 2, **text, row=row, col=1)

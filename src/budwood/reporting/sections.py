@@ -1,0 +1,321 @@
+"""The sections of the report: tables -> markdown."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from budwood.reporting import formats
+from budwood.reporting.benchmarks import mean_over_tasks
+from budwood.reporting.ledger import CONFIDENCE, LEDGERS, NUM_RESAMPLES
+from budwood.reporting.markup import markdown_table, means_and_errors, nested_list, once
+from budwood.reporting.records import BASELINE, Teacher, TeacherPerplexity, Winner, variant_name
+from budwood.reporting.tables import NOISE_STANDARD_ERRORS, verdict
+
+NO_TRAINING = "No arm was trained."
+_BEYOND = "*"
+"""Marks a difference beyond the noise in tables that have no room for words."""
+
+
+def results(table: pd.DataFrame) -> str:
+    """Return the table of the teacher and the arms, and the same models by source of text."""
+    differences = zip(table["difference"], table["difference_standard_error"], strict=True)
+    words = [formats.MISSING if np.isnan(mean) else verdict(mean, error) for mean, error in differences]
+    columns = {
+        **_models(table),
+        "parameters": table["num_parameters"].map(formats.count).tolist(),
+        "perplexity": table["perplexity"].map(formats.significant).tolist(),
+        "loss (nats)": means_and_errors(table, "loss", "standard_error"),
+        "bits per byte": means_and_errors(table, "bits_per_byte", "bits_per_byte_standard_error"),
+        f"loss minus {BASELINE} (paired)": means_and_errors(
+            table, "difference", "difference_standard_error", signed=True
+        ),
+        "verdict": words,
+    }
+    note = (
+        "Validation loss and perplexity per token, and bits per byte of the text, ± one standard error over the same "
+        "sequences for all models. Bits per byte compare models whatever their tokenizers."
+    )
+    return "\n\n".join([note, markdown_table(columns, 2), *_by_source(table)])
+
+
+def _by_source(table: pd.DataFrame) -> list[str]:
+    sources = [name.removeprefix("perplexity_") for name in map(str, table) if name.startswith("perplexity_")]
+    columns = _models(table)
+    for source in sources:
+        columns[f"{source}: perplexity"] = table[f"perplexity_{source}"].map(formats.significant).tolist()
+        columns[f"{source}: loss (nats)"] = means_and_errors(table, f"loss_{source}", f"standard_error_{source}")
+        columns[f"{source}: minus {BASELINE}"] = _marked(
+            table[f"difference_{source}"], table[f"difference_standard_error_{source}"]
+        )
+    if not sources:
+        return []
+    note = f"`{_BEYOND}`: beyond the noise, {NOISE_STANDARD_ERRORS:g} paired standard errors."
+    return [f"### By source of text\n\n{note}", markdown_table(columns, 2)]
+
+
+def training(table: pd.DataFrame) -> str:
+    """Return how every arm was trained."""
+    arms = table[table["bin"] != ""]
+    if arms.empty:
+        return NO_TRAINING
+    columns = {
+        **_models(arms),
+        "training tokens": arms["tokens"].map(formats.count).tolist(),
+        "student's training": arms["student_flops"].map(formats.flops).tolist(),
+        "teacher's forward": arms["teacher_flops"].map(formats.flops).tolist(),
+        "learning rate": [formats.MISSING if np.isnan(rate) else f"{rate:.2g}" for rate in arms["learning_rate"]],
+        "time": arms["seconds"].map(formats.duration).tolist(),
+    }
+    return markdown_table(columns, 2)
+
+
+def winners(found: Sequence[Winner]) -> str:
+    """Return a table of what every search found."""
+    if not found:
+        return "Nothing was searched."
+    note = (
+        f"The best finalist of every search on text that no stage of it has read, cut and corrected as it is exported "
+        f"({CONFIDENCE:.0%} intervals over sequences). Where the interval of its lead over the next finalist holds 0, "
+        "the text does not tell the two apart. The cost is what ran; the paper's schedule would have let 5,050 "
+        "candidates read 512,000 tokens each."
+    )
+    trained = max(winner["finalist_tokens"] for winner in found)
+    if trained:
+        note += f" Finalists were trained on {formats.count(trained)} tokens before the choice."
+    columns = {
+        "variant": [variant_name(winner["bin"], winner["space"]) for winner in found],
+        "found": [winner["description"] for winner in found],
+        "parameters": [formats.count(winner["num_parameters"]) for winner in found],
+        "candidates": [formats.count(winner["num_evaluations"]) for winner in found],
+        f"{found[0]['fitness']} on the search's text": [f"{winner['selection_loss']:.3f}" for winner in found],
+        "loss (nats)": [f"{w['choice_loss']:.3f} {_interval(w['choice_interval'])}" for w in found],
+        "lead (nats)": [
+            formats.MISSING if w["lead"] is None else f"{w['lead']:.3f} {_interval(w['lead_interval'])}" for w in found
+        ],
+        "cost": [formats.flops(winner["search_flops"]) for winner in found],
+        "the paper's schedule": [formats.flops(winner["paper_flops"]) for winner in found],
+    }
+    return f"{note}\n\n{markdown_table(columns, 2)}"
+
+
+def questions(tasks: pd.DataFrame) -> str:
+    """Return one table of all models and tasks, and one of the paired differences to the baseline."""
+    if tasks.empty:
+        return "No model was asked anything."
+    note = (
+        f"Asked through {tasks['harness'].iloc[0]}, in %, ± the standard error that it gives over the questions; where "
+        "all of them went alike, so few cannot tell the error. The mean weighs all tasks alike."
+    )
+    asked = []
+    for name, rows in tasks.groupby("task", sort=False):
+        first = rows.iloc[0]
+        guess = "" if np.isnan(first["chance"]) else f"; guessing gives {100 * first['chance']:.1f} %"
+        asked.append(
+            f"- **{name}**: {first['metric']}, {first['num_questions']:,} questions, {first['num_fewshot']} shots, "
+            f"version {first['version']}{guess}"
+        )
+    table = mean_over_tasks(tasks)
+    models = table.drop_duplicates(["bin", "space", "model"])
+    scores, differences = _models(models), _models(models)
+    for name, rows in table.groupby("task", sort=False):
+        own = models[["bin", "space", "model"]].merge(rows, how="left", on=["bin", "space", "model"])
+        scores[f"{name}"] = _percents(own["value"], own["standard_error"])
+        differences[f"{name}"] = _marked(100 * own["difference"], 100 * own["difference_standard_error"])
+    paired = (
+        f"### Minus {BASELINE}\n\nPaired over the same questions, in percentage points; `{_BEYOND}`: beyond the noise, "
+        f"{NOISE_STANDARD_ERRORS:g} paired standard errors."
+    )
+    compared = models["difference"].notna().to_numpy()
+    kept = {name: [v for v, keep in zip(values, compared, strict=True) if keep] for name, values in differences.items()}
+    parts = [note, "\n".join(asked), markdown_table(scores, 2)]
+    return "\n\n".join([*parts, paired, markdown_table(kept, 2)] if compared.any() else parts)
+
+
+def speeds(table: pd.DataFrame) -> str:
+    """Return the table of latency, throughput and memory."""
+    if table.empty:
+        return "Speed was not measured."
+    first = table.iloc[0]
+    note = (
+        f"Measured on `{first['device']}` in {first['precision']}, {first['batch_size']} at a time: prompts of "
+        f"{first['prompt_tokens']} tokens are read at once (prefill), then {first['new_tokens']} tokens are generated "
+        "one by one with the cache (decode). Times are medians over repeats in which teacher and sub-network took "
+        "turns; the speed-up compares times of the same repeat: median (quartiles). Memory is the most that torch "
+        "held, weights included. The arms of a variant have the sub-network's speed."
+    )
+    columns = {
+        "variant": once(_names(table)),
+        "model": table["model"].tolist(),
+        "parameters": table["num_parameters"].map(formats.count).tolist(),
+        "prefill": table["prefill_seconds"].map(formats.duration).tolist(),
+        "prefill, tokens/s": table["prefill_tokens_per_second"].map(formats.significant).tolist(),
+        "prefill, speed-up": _speedups(table, "prefill"),
+        "decode per token": table["decode_seconds"].map(formats.duration).tolist(),
+        "decode, tokens/s": table["decode_tokens_per_second"].map(formats.significant).tolist(),
+        "decode, speed-up": _speedups(table, "decode"),
+        "peak memory": table["peak_bytes"].map(formats.size).tolist(),
+        "KV cache per token": table["kv_bytes_per_token"].map(formats.size).tolist(),
+    }
+    return f"{note}\n\n{markdown_table(columns, 2)}"
+
+
+def savings(table: pd.DataFrame) -> str:
+    """Return what was saved against each baseline, every ratio under the name of its ledger, and the costs behind."""
+    if table.empty:
+        return f"No arm other than `{BASELINE}` was trained."
+    if table["target_loss"].isna().all():
+        return f"`{BASELINE}` was not trained, or has no final loss, so there is nothing to save against."
+    baselines = table["baseline"] if "baseline" in table else pd.Series(BASELINE, index=table.index)
+    note = (
+        "The target is the held-out loss at which the baseline ended; where an arm first meets it is read off the "
+        "straight line between two measurements. A ratio is the training cost of the baseline over the arm's cost "
+        "under the named ledger: above 1 the arm was cheaper, below 1 dearer. `training` is the student alone; "
+        "`with search` adds calibration, elimination, search and compensation; `with selection` adds those of the "
+        "other spaces of the bin, the training of the same arm there, and all probes; `with teacher` adds the "
+        f"teacher's forward passes. In brackets {CONFIDENCE:.0%} of {NUM_RESAMPLES:,} resamples of the held-out "
+        "sequences, and of the seeds where an arm ran with several; 0 is a curve that never matches. A target met at step 0 costs no training, so its "
+        "training ratio is undefined."
+    )
+    parts = [part for name, rows in table.groupby(baselines, sort=False) for part in _savings(str(name), rows)]
+    return "\n\n".join([note, *parts])
+
+
+def _savings(baseline: str, table: pd.DataFrame) -> list[str]:
+    rows = {"variant": once(_names(table)), "arm": table["arm"].tolist()}
+    ratios = {
+        **rows,
+        f"final loss of {baseline}": table["status"].tolist(),
+        "nats": table["target_loss"].map(formats.significant).tolist(),
+        "tokens to match": [formats.count(tokens, 3) for tokens in table["tokens_to_match"]],
+        f"tokens of {baseline}": table["baseline_tokens"].map(formats.count).tolist(),
+        **{f"ratio, {name.replace('_', ' ')}": _ratios(table, f"ratio_{name}") for name in LEDGERS},
+    }
+    charges = {
+        **rows,
+        "FLOPs to match": table["flops_to_match"].map(formats.flops).tolist(),
+        f"FLOPs of {baseline}": table["baseline_flops"].map(formats.flops).tolist(),
+        "calibration, elimination, search, compensation": table["search_flops"].map(formats.flops).tolist(),
+        "other spaces of the bin, probes": table["selection_flops"].map(formats.flops).tolist(),
+        "teacher": table["teacher_flops"].map(formats.flops).tolist(),
+    }
+    return [f"### Against {baseline}", markdown_table(ratios, 3), "What stands behind it:", markdown_table(charges, 2)]
+
+
+def search_spaces(spaces: pd.DataFrame) -> str:
+    """Return the size of every space and the reach of its members."""
+    columns = {
+        "bin": spaces["bin"].tolist(),
+        "space": spaces["space"].tolist(),
+        "reachable": ["yes" if reachable else "no" for reachable in spaces["reachable"]],
+        **{name: spaces[name].map(formats.count).tolist() for name in ("low", "high", "smallest", "largest")},
+        "members": [f"10^{value:,.1f}" for value in spaces["log10_members"]],
+        "members, paper's count": [f"10^{value:,.1f}" for value in spaces["log10_members_paper"]],
+    }
+    return f"Sizes are parameters; `low` and `high` bound the bin.\n\n{markdown_table(columns, 3)}"
+
+
+def corpus(counts: pd.DataFrame) -> str:
+    """Return how much text every split has of every source."""
+    columns = {
+        "split": counts["split"].tolist(),
+        "source": counts["source"].tolist(),
+        **{name: [f"{number:,}" for number in counts[name]] for name in ("documents", "tokens")},
+    }
+    return markdown_table(columns, 2)
+
+
+def teacher(record: Teacher) -> str:
+    """Return who the teacher is, and how well it predicts every split."""
+    scores = pd.DataFrame(record["perplexity"], columns=list(TeacherPerplexity.__annotations__))
+    columns = {
+        "split": scores["split"].tolist(),
+        "source": scores["source"].tolist(),
+        "perplexity": scores["perplexity"].map(formats.significant).tolist(),
+        "loss (nats)": means_and_errors(scores, "loss", "standard_error"),
+        "bits per byte": means_and_errors(scores, "bits_per_byte", "bits_per_byte_standard_error"),
+        "tokens": scores["tokens"].map(formats.count).tolist(),
+    }
+    about = {name: record[name] for name in ("name", "model_type", "revision", "fingerprint", "license")}
+    about["num_parameters"] = f"{record['num_parameters']:,}"
+    return f"{nested_list(about)}\n\n{markdown_table(columns, 2)}"
+
+
+def costs(totals: pd.DataFrame) -> str:
+    """Return the table of costs by stage with their sum."""
+    total = totals[["flops", "tokens", "seconds"]].sum()
+    rows = pd.concat([totals, total.to_frame().T.assign(stage="all")], ignore_index=True)
+    shares = rows["flops"] / total["flops"] if total["flops"] > 0 else rows["flops"] * np.nan
+    columns = {
+        "stage": rows["stage"].tolist(),
+        "FLOPs": rows["flops"].map(formats.flops).tolist(),
+        "share": [formats.MISSING if np.isnan(share) else f"{100 * share:.1f} %" for share in shares],
+        "tokens": rows["tokens"].map(formats.count).tolist(),
+        "time": rows["seconds"].map(formats.duration).tolist(),
+    }
+    return f"All variants and arms together.\n\n{markdown_table(columns, 1)}"
+
+
+def made(table: pd.DataFrame, provenance: Mapping[str, object]) -> str:
+    """Return on what the arms were trained, and how everything was made."""
+    trained = table[table["bin"] != ""]
+    ran = sorted(
+        {f"{device}, {precision}" for device, precision in zip(trained["device"], trained["precision"], strict=True)}
+    )
+    return nested_list({"training ran on": "; ".join(ran) or formats.MISSING, **provenance})
+
+
+def _names(frame: pd.DataFrame) -> list[str]:
+    return [variant_name(bin_name, space) for bin_name, space in zip(frame["bin"], frame["space"], strict=True)]
+
+
+def _models(frame: pd.DataFrame) -> dict[str, list[str]]:
+    """Return the columns that name a row; a variant is named once."""
+    pairs = zip(frame["bin"] == "", _names(frame), strict=True)
+    return {"variant": once(["teacher" if own else name for own, name in pairs]), "model": frame["model"].tolist()}
+
+
+def _marked(means: pd.Series, errors: pd.Series) -> list[str]:
+    """Return differences with errors, with a mark where they are beyond the noise."""
+    return [
+        f"{mean:+.0f} (all alike)"
+        if error == 0
+        else formats.plus_minus(mean, error, signed=True) + (f" {_BEYOND}" if "beyond" in verdict(mean, error) else "")
+        for mean, error in zip(means, errors, strict=True)
+    ]
+
+
+def _percents(values: pd.Series, errors: pd.Series) -> list[str]:
+    return [
+        f"{100 * value:.0f} (all alike)" if error == 0 else formats.plus_minus(100 * value, 100 * error)
+        for value, error in zip(values, errors, strict=True)
+    ]
+
+
+def _interval(bounds: tuple[float, float] | None) -> str:
+    if bounds is None or any(bound is None or np.isnan(bound) for bound in bounds):
+        return f"[{formats.MISSING}]"
+    return f"[{bounds[0]:.3f}, {bounds[1]:.3f}]"
+
+
+def _speedups(table: pd.DataFrame, phase: str) -> list[str]:
+    names = [f"{phase}_speedup{suffix}" for suffix in ("", "_low", "_high")]
+    triples = table[names].itertuples(index=False, name=None)
+    return [
+        formats.MISSING if np.isnan(middle) else f"{middle:.2f}x ({low:.2f} to {high:.2f})"
+        for middle, low, high in triples
+    ]
+
+
+def _ratios(table: pd.DataFrame, name: str) -> list[str]:
+    """Return ratios with their intervals, where there are any."""
+    columns = table[[name, f"{name}_low", f"{name}_high"]].to_numpy(dtype=float)
+    return [formats.MISSING if np.isnan(row[0]) else f"{_times(row[0])}{_brackets(row[1:])}" for row in columns]
+
+
+def _brackets(ends: np.ndarray) -> str:
+    return "" if np.isnan(ends).any() else " ({} to {})".format(*map(_times, ends))
+
+
+def _times(ratio: float) -> str:
+    return f"{formats.significant(ratio)}x"
