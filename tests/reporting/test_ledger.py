@@ -282,7 +282,7 @@ def test_arms_are_measured_against_the_reference_architecture() -> None:
 
 
 def test_unknown_stage_is_refused() -> None:
-    with pytest.raises(ValueError, match="stage 'serch' is unknown; allowed are calibration, search"):
+    with pytest.raises(ValueError, match="stage 'serch' is unknown; allowed are calibration, elimination, search"):
         total_by_stage([entry("serch", ("", "", ""), 1.0)])
 
 

@@ -174,8 +174,8 @@ def savings(table: pd.DataFrame) -> str:
         "`with search` adds calibration, elimination, search and compensation; `with selection` adds those of the "
         "other spaces of the bin, the training of the same arm there, and all probes; `with teacher` adds the "
         f"teacher's forward passes. In brackets {CONFIDENCE:.0%} of {NUM_RESAMPLES:,} resamples of the held-out "
-        "sequences, and of the seeds where an arm ran with several; 0 is a curve that never matches. A target met at step 0 costs no training, so its "
-        "training ratio is undefined."
+        "sequences, and of the seeds where an arm ran with several; 0 is a curve that never matches. A target met at "
+        "step 0 costs no training, so its training ratio is undefined."
     )
     parts = [part for name, rows in table.groupby(baselines, sort=False) for part in _savings(str(name), rows)]
     return "\n\n".join([note, *parts])
