@@ -55,10 +55,14 @@ class Quickstart:
         return self.windows("calibration", NUM_CALIBRATION_WINDOWS)[:, :-1]
 
     @property
-    def calibration_flops(self) -> float:
-        """What it takes to score the teacher's components and to leave its layers out."""
+    def ordering_costs(self) -> dict[str, float]:
+        """FLOPs to score the teacher's components and to leave its layers out, and the tokens that the latter read."""
         once = forward_flops_per_token(read_architecture(self.teacher), context=LENGTH)
-        return float(self.calibration.numel() * once + self._elimination()["flops"])
+        elimination = self._elimination()
+        return {
+            "flops": float(self.calibration.numel() * once + elimination["flops"]),
+            "tokens": elimination["tokens"],
+        }
 
     def ordered(self, ordering: Ordering = ORDERED) -> OrderedTeacher:
         """Return the teacher in an order, by default the product's, its weights on disk."""
@@ -70,13 +74,14 @@ class Quickstart:
         return open_ordered(self.teacher, ordering, scores)
 
     def _elimination(self) -> dict[str, Any]:
-        """Return the order in which layers are left out, and the FLOPs that finding it took; found once."""
+        """Return the order in which layers are left out, and what finding it took; found once."""
         file = self.folder / f"elimination-{self.tokens.fingerprint}-{NUM_ELIMINATION_WINDOWS}.json"
         if not file.is_file():
             windows = self.windows("calibration", NUM_ELIMINATION_WINDOWS)
             found = leave_layers_out(self.teacher, windows, choose_compute())
             flops = sum(evaluation.flops for evaluation in found.evaluations)
-            file.write_text(json.dumps({"order": found.order, "flops": flops}))
+            tokens = sum(evaluation.tokens for evaluation in found.evaluations)
+            file.write_text(json.dumps({"order": found.order, "flops": flops, "tokens": tokens}))
         found_before: dict[str, Any] = json.loads(file.read_text())
         return found_before
 
