@@ -205,6 +205,15 @@ def test_a_torn_line_is_cut_off_the_file(tmp_path: Path) -> None:
     assert read_history(tmp_path / "absent.jsonl") == []
 
 
+@pytest.mark.parametrize("line", ['{"evaluation": 0, "tokens": 4}', "[1]", "no JSON"])
+def test_a_history_of_another_version_is_named(line: str, tmp_path: Path) -> None:
+    history = tmp_path / "history.jsonl"
+    history.write_text(f"{line}\n")
+    with pytest.raises(ValueError, match=r"history\.jsonl is damaged or was written by another version of budwood"):
+        read_history(history)
+    assert history.read_text() == f"{line}\n"
+
+
 @pytest.mark.parametrize(
     "other",
     [

@@ -91,7 +91,11 @@ def run_search(
 
 
 def read_history(history_file: Path) -> list[Reading]:
-    """Return the complete readings of a history file; a last line torn by a kill is cut off the file."""
+    """Return the complete readings of a history file; a last line torn by a kill is cut off the file.
+
+    Raises:
+        ValueError: a line is none that this version writes.
+    """
     if not history_file.exists():
         return []
     text = history_file.read_bytes()
@@ -99,7 +103,12 @@ def read_history(history_file: Path) -> list[Reading]:
     if len(complete) < len(text):
         with history_file.open("r+b") as file:
             file.truncate(len(complete))
-    return [Reading(**json.loads(line)) for line in complete.splitlines()]
+    try:
+        return [Reading(**json.loads(line)) for line in complete.splitlines()]
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{history_file} is damaged or was written by another version of budwood ({error}): remove it to search anew"
+        ) from None
 
 
 @dataclass(slots=True)
