@@ -107,7 +107,7 @@ def read_history(history_file: Path) -> list[Reading]:
         return [Reading(**json.loads(line)) for line in complete.splitlines()]
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{history_file} is damaged or was written by another version of budwood ({error}): remove it to search anew"
+            f"{history_file} is damaged or was written by another version of budwood ({error}); remove it"
         ) from None
 
 
