@@ -247,7 +247,7 @@ def test_guided_searches_find_the_optimum_more_often_than_random_search() -> Non
     searches = {
         "evolution": evolving,
         "switching": replace(evolving, level_switch=0.5),
-        "screened": replace(evolving, screening=10),
+        "screened": replace(evolving, screening=3),
         "local": replace(evolving, strategy="local"),
         "random": replace(evolving, strategy="random"),
     }

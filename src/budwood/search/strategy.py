@@ -24,6 +24,8 @@ MAX_REDRAWS = 500
 """Offspring redrawn until one is new and in the bin; past this the operator falls back to a random member."""
 MAX_STEPS = 20
 """That a screened candidate takes from its parent."""
+_DRAWS_PER_NEIGHBOR = 4
+"""Of a screened candidate, for each that is wanted: where most were read before, few are new."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,7 +237,8 @@ class Evolution:
         width = abs(self._rng.normal())
         best, bound = self._most_promising(proposals, width)
         for _ in range(MAX_STEPS):
-            nearby = self._propose(partial(self._neighbor, best.selection), best.origin, self.settings.screening)
+            neighbor, count = partial(self._neighbor, best.selection), self.settings.screening
+            nearby = self._propose(neighbor, best.origin, count, _DRAWS_PER_NEIGHBOR * count)
             if not nearby:
                 break
             better, lower = self._most_promising(nearby, width)
@@ -250,10 +253,12 @@ class Evolution:
         place, bound = self._surrogate.most_promising(sizes, width)
         return proposals[place], bound
 
-    def _propose(self, make: Callable[[], Selection | None], origin: Origin, count: int) -> list[Candidate]:
-        """Return new members inside the bin; fewer, or none, where redrawing finds no more."""
+    def _propose(
+        self, make: Callable[[], Selection | None], origin: Origin, count: int, draws: int = MAX_REDRAWS
+    ) -> list[Candidate]:
+        """Return new members inside the bin; fewer, or none, where drawing finds no more."""
         proposals: dict[str, Candidate] = {}
-        for _ in range(MAX_REDRAWS):
+        for _ in range(draws):
             child = make()
             candidate = None if child is None else Candidate(child, origin)
             if candidate and candidate.key not in self._seen:
