@@ -156,7 +156,7 @@ def test_a_cached_teacher_is_asked_once_for_all_variants(environment, monkeypatc
     assert asking.namespace is None
     readers = [node for node in pipeline.nodes if "teacher_cache" in node.inputs]
     assert {node.short_name for node in readers} == {"train_distilled"}
-    assert len(readers) == len(grid.current_parameters().grid.variants())
+    assert len(readers) == len(grid.trained_variants())
     (gathering,) = [node for node in pipeline.nodes if node.short_name == "gather"]
     assert "teacher_cache_record" in gathering.inputs
 

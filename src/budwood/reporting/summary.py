@@ -108,9 +108,13 @@ def _cost(arms: pd.DataFrame, saved: pd.DataFrame) -> str:
 
 def _noise(trained: pd.DataFrame) -> str:
     sequences = _plural(int(trained["num_sequences"].iloc[0]), "validation sequence")
+    noise = f"Beyond the noise means larger than {NOISE_STANDARD_ERRORS:g} paired standard errors over {sequences}"
+    num_seeds = trained["num_seeds"].min()
+    if num_seeds > 1:
+        return f"{noise} and {_plural(int(num_seeds), 'seed')}, taken as independent; losses are means over the seeds."
     return (
-        f"Beyond the noise means larger than {NOISE_STANDARD_ERRORS:g} paired standard errors over {sequences}, taken "
-        "as independent. Every arm was trained once, so the spread between seeds is not in these errors."
+        f"{noise}, taken as independent. Every arm was trained once, so the spread between seeds is not in these "
+        "errors."
     )
 
 

@@ -10,7 +10,7 @@ from budwood.corpus.packing import PackedCorpus
 from budwood.parameters import MeasurementParameters, SearchParameters
 from budwood.reporting import figures
 from budwood.reporting.benchmarks import Downstream, Efficiency, speeds_table, tasks_table
-from budwood.reporting.ledger import savings
+from budwood.reporting.ledger import mean_over_seeds, savings
 from budwood.reporting.records import BASELINE, REFERENCE, Arm, Findings, LedgerEntry, Teacher, Winner
 from budwood.reporting.report import html_report, markdown_report
 from budwood.reporting.selection import selection_section
@@ -45,8 +45,8 @@ def draw_figures(
     """Return the figures of the report."""
     return (
         figures.search_trajectory(histories),
-        figures.training_curves(curves, x="tokens"),
-        figures.training_curves(curves, x="flops"),
+        figures.training_curves(mean_over_seeds(curves), x="tokens"),
+        figures.training_curves(mean_over_seeds(curves), x="flops"),
         figures.perplexity_by_arm(results),
         figures.tasks_by_arm(tasks),
         figures.flops_by_stage(ledger),
