@@ -12,6 +12,7 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 from projects import ROOT
 
+from budwood import pipeline_registry
 from budwood.corpus.documents import read_documents
 from budwood.parameters import CorpusParameters, ProjectParameters, read_parameters
 from budwood.pipelines import grid
@@ -115,6 +116,15 @@ def test_no_parameter_group_is_unused(environment):
     raw = load(environment)[0]["parameters"]
     used = {name.removeprefix("params:").split(".")[0] for name in all_pipelines().inputs() if "params:" in name}
     assert used == {name for name in ProjectParameters.model_fields if raw[name] is not None}
+
+
+@pytest.mark.parametrize(("name", "needed"), [("probe", "protocol.probe_tokens"), ("ablation_logits", "ablations")])
+def test_a_pipeline_that_an_environment_does_not_have_is_told(monkeypatch, name, needed):
+    monkeypatch.setattr(pipeline_registry, "find_pipelines", lambda **_: {name: Pipeline([])})
+    with pytest.raises(
+        ValueError, match=f"pipeline {name} is empty in this environment: the parameters give no {needed}"
+    ):
+        pipeline_registry.register_pipelines()
 
 
 def test_ablations_are_run_by_name_alone():

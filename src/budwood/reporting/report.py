@@ -155,7 +155,7 @@ def _results(results: pd.DataFrame) -> str:
     }
     note = (
         "Validation loss and perplexity per token, and bits per byte of the text, ± one standard error over the same "
-        "sequences for all models, and over the seeds where there are several. Bits per byte compare models whatever their tokenizers."
+        "sequences for all models. Bits per byte compare models whatever their tokenizers."
     )
     sources = [name.removeprefix("perplexity_") for name in map(str, results) if name.startswith("perplexity_")]
     by_source = [
