@@ -89,7 +89,8 @@ class Training:
         """
         schedule, cache = self.schedule, self.teacher_cache
         facts = start.facts() | {
-            "teacher": fingerprint(self.teacher) if arm.distillation else None,
+            # Of a named architecture the teacher gives all that is no size.
+            "teacher": fingerprint(self.teacher) if arm.distillation or start.named else None,
             "teacher_cache": cache.fingerprint if cache else None,
             "tokens": self.tokens.fingerprint,
             "arm": arm,
