@@ -78,6 +78,7 @@ def changed(path: str, value: object) -> dict:
         ("schedule.shape", "linear", "schedule.shape: Input should be 'cosine' or 'warmup_stable_decay'"),
         ("protocol.probe_tokens", 2048, "protocol.probe_tokens=2048 must be fewer than schedule.tokens=2048"),
         ("protocol.probe_tokens", 0, "protocol.probe_tokens: Input should be greater than 0"),
+        ("protocol.num_seeds", 0, "protocol.num_seeds: Input should be greater than 0"),
         ("spaces.selected", {"layerwise": False}, "spaces.selected: give it another name"),
         ("engine.sharding", True, "engine.sharding: true needs a launcher"),
         ("arms.subnet_init.learning_rate", None, "arms.subnet_init: give it a learning_rate, or all arms"),

@@ -12,6 +12,7 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 from projects import ROOT
 
+from budwood import pipeline_registry
 from budwood.corpus.documents import read_documents
 from budwood.parameters import CorpusParameters, ProjectParameters, read_parameters
 from budwood.pipelines import grid
@@ -117,6 +118,15 @@ def test_no_parameter_group_is_unused(environment):
     assert used == {name for name in ProjectParameters.model_fields if raw[name] is not None}
 
 
+@pytest.mark.parametrize(("name", "needed"), [("probe", "protocol.probe_tokens"), ("ablation_logits", "ablations")])
+def test_a_pipeline_that_an_environment_does_not_have_is_told(monkeypatch, name, needed):
+    monkeypatch.setattr(pipeline_registry, "find_pipelines", lambda **_: {name: Pipeline([])})
+    with pytest.raises(
+        ValueError, match=f"pipeline {name} is empty in this environment: the parameters give no {needed}"
+    ):
+        pipeline_registry.register_pipelines()
+
+
 def test_ablations_are_run_by_name_alone():
     configure_project("budwood")
     names = {name for name in pipelines if name.startswith("ablation_")}
@@ -156,7 +166,7 @@ def test_a_cached_teacher_is_asked_once_for_all_variants(environment, monkeypatc
     assert asking.namespace is None
     readers = [node for node in pipeline.nodes if "teacher_cache" in node.inputs]
     assert {node.short_name for node in readers} == {"train_distilled"}
-    assert len(readers) == len(grid.current_parameters().grid.variants())
+    assert len(readers) == len(grid.trained_variants())
     (gathering,) = [node for node in pipeline.nodes if node.short_name == "gather"]
     assert "teacher_cache_record" in gathering.inputs
 

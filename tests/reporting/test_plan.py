@@ -137,6 +137,17 @@ def test_the_reference_of_a_bin_is_trained_once() -> None:
     assert any("reference_init" in warning for warning in warnings_of(large, plan(large, H100, 0.4), H100, 1, 1e15))
 
 
+def test_every_seed_is_a_training_of_its_own() -> None:
+    """The first of them continues its probe."""
+    long, short = (plan_.model_copy(update={"shape": "warmup_stable_decay"}) for plan_ in (PAPERS, PROBES))
+    arms = {"subnet_init": False}
+    planned = plan(study(schedule=long, probe_schedule=short, arms=arms, num_seeds=3), H100, 0.4)
+    tokens = planned.loc[planned["stage"] == "training", "tokens"].tolist()
+    whole = 4624 * 1056 * 2048
+    assert tokens == [whole - 740 * 1056 * 2048, whole, whole]
+    assert planned.loc[planned["stage"] == "evaluation", "tokens"].iloc[-1] == 3 * 200 * 512
+
+
 def test_disk_by_hand() -> None:
     """Teacher and cut in 16 bits, two models in 32, two bytes a token, and three checkpoints while one trains."""
     planned, count = plan(study(), H100, 0.4), num_parameters(PYTHIA_410M)

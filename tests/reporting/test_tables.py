@@ -157,3 +157,30 @@ def test_other_sequences_than_the_teachers_are_refused(make_study: Callable, cha
         losses["news"] = losses.pop("wikipedia")
     with pytest.raises(ValueError, match=r"quarter/coarse_uniform/subnet_init was scored on .* the teacher on"):
         results_table(study.arms, study.teacher_losses, study.teacher, study.text)
+
+
+def test_seeds_are_averaged_and_their_spread_is_in_the_errors(make_study: Callable) -> None:
+    """Sequences all differ by 0; seeds by -1.0 and -3.0: mean -2, sample deviation sqrt(2), error 1."""
+    study = make_study(1)
+    base, other, _ = study.arms
+    runs = []
+    for seed, shift in enumerate((1.0, 3.0)):
+        lower = {source: [loss - shift for loss in losses] for source, losses in base["losses"].items()}
+        runs += [base | {"seed": seed, "seconds": 10.0 * (seed + 1)}, other | {"seed": seed, "losses": lower}]
+    table = results_table(runs, study.teacher_losses, study.teacher, study.text).set_index("model")
+    assert table.loc["subnet_init", ["num_seeds", "difference"]].tolist() == [2, pytest.approx(-2.0)]
+    assert table.loc["subnet_init", "difference_standard_error"] == pytest.approx(1.0)
+    assert table.loc["random_init", "seconds"] == 15.0
+    one = results_table([base], study.teacher_losses, study.teacher, study.text).set_index("model")
+    # Twice the same run: the same loss, with the same error.
+    columns = ["loss", "standard_error", "perplexity", "bits_per_byte_standard_error", "loss_wikipedia"]
+    assert table.loc["random_init", columns].tolist() == pytest.approx(one.loc["random_init", columns].tolist())
+    alone = one.loc["random_init", "standard_error"]
+    assert table.loc["subnet_init", "standard_error"] == pytest.approx(np.hypot(alone, 1.0))
+
+
+def test_arms_of_other_seeds_are_not_compared(make_study: Callable) -> None:
+    study = make_study(1)
+    runs = [study.arms[0] | {"seed": 1}, study.arms[1] | {"seed": 2}]
+    table = results_table(runs, study.teacher_losses, study.teacher, study.text).set_index("model")
+    assert np.isnan(table.loc["subnet_init", "difference"])

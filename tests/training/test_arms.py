@@ -100,3 +100,21 @@ def test_an_architecture_can_be_trained_without_a_checkpoint(teacher_folder, cor
     assert read_architecture(folder) == small
     flops = training_flops_per_token(small, context=12)
     assert (record["student_flops"], record["steady_steps"]) == (96 * flops, 0)
+
+
+def test_a_further_seed_is_another_run_of_the_same_arm(model_folder, teacher_folder, corpus_folder, tmp_path):
+    training = Training(
+        teacher=teacher_folder,
+        tokens=PackedCorpus.open(corpus_folder),
+        schedule=Schedule(**SCHEDULE | {"tokens": 8 * 12, "seed": 7}),
+        measurement=MEASUREMENT,
+        engine=Engine(),
+        workspace=tmp_path,
+    )
+    start, arm = Start(initialisation="random", folder=model_folder), ArmParameters(learning_rate=0.01)
+    (folder, first, curve), (other, second, again) = (training.run_seed("random_init", start, arm, k) for k in (0, 1))
+    assert folder != other
+    assert (first["arm"], first["seed"]) == ("random_init", 7)
+    assert (second["arm"], second["seed"]) == ("random_init", 8)
+    # Other weights from the start.
+    assert curve["heldout_loss"].iloc[0] != again["heldout_loss"].iloc[0]

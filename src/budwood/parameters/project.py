@@ -61,6 +61,12 @@ class ProjectParameters(Strict):
         if SELECTED in self.spaces.root:
             raise ValueError(f"spaces.{SELECTED}: give it another name, this one stands for what probes choose")
         self.protocol.probe_schedule(self.schedule)
+        distillation = self.arms.distilled.distillation
+        if self.protocol.num_seeds > 1 and distillation is not None and distillation.teacher == "cached":
+            raise ValueError(
+                f"protocol.num_seeds={self.protocol.num_seeds} needs arms.distilled.distillation.teacher: live; a "
+                "cache holds the sequences of one seed"
+            )
         self.search.race(self.measurement.selection)
         if self.engine.sharding and (not self.engine.launcher or self.schedule.optimizer == "muon"):
             raise ValueError("engine.sharding: true needs a launcher, and schedule.optimizer: adamw")

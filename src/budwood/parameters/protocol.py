@@ -12,6 +12,14 @@ class ProtocolParameters(Strict):
     """Tokens on which the sub-network of every (bin, space) is trained before the best space of each bin goes on to
     `schedule.tokens` with all arms; null: there are no probes, and every (bin, space) gets all arms."""
 
+    num_seeds: int = Field(default=1, gt=0)
+    """Times that every arm is trained: with `schedule.seed` and the seeds after it, which draw random weights and the
+    order of the text. Probes, questions and speeds are of the first."""
+
+    def seeds(self, schedule: Schedule) -> list[int]:
+        """Return the seeds of a study."""
+        return [schedule.seed + place for place in range(self.num_seeds)]
+
     def probe_schedule(self, schedule: Schedule) -> Schedule | None:
         """Return the schedule of a probe: the study's own, but shorter; None without probes.
 

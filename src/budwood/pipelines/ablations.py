@@ -139,7 +139,8 @@ class Ablation:
         inputs = {name: name for name in ("teacher", "tokens", "workspace")} | dict(self.subnets)
         inputs |= {group: f"params:{group}" for group in groups} | {"arm": f"params:arms.{self.arm}"}
         outputs = ["table", "figure", "page", *(["importances"] if self.settings else [])]
-        place = f"ablations.{self.name}"
+        # In the namespace of the sub-networks, whose datasets it reads.
+        place = f"subnets.ablations.{self.name}"
         datasets = [f"{place}.{output}" for output in outputs]
         node = Node(self._node(), inputs, datasets, name=f"ablate_{self.name}", namespace=place)
         return Pipeline([node], tags="ablations")

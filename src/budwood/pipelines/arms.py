@@ -1,7 +1,8 @@
 """Training as nodes: arms and probes differ in what they begin with, and in how long they run."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,20 @@ class Training:
     workspace: Path
     teacher_cache: TeacherCache | None = None
 
+    def run_seed(self, name: str, start: Start, arm: ArmParameters, place: int) -> ArmOutputs:
+        """Train an arm with the seed in a place of the study's: `schedule.seed`, and those after it.
+
+        Args:
+            name: of the arm; the runs after the first add their seed to it.
+            start: what it begins with.
+            arm: how it learns.
+            place: of the seed.
+        """
+        seed = self.schedule.seed + place
+        own = replace(self, schedule=self.schedule.model_copy(update={"seed": seed}))
+        model, record, curve = own.run(f"{name}_seed_{seed}" if place else name, start, arm)
+        return model, record | {"arm": name}, curve
+
     def run(self, name: str, start: Start, arm: ArmParameters, *, continued_by: str = "") -> ArmOutputs:
         """Train, or take up what an earlier run with the same facts has left.
 
@@ -74,7 +89,8 @@ class Training:
         """
         schedule, cache = self.schedule, self.teacher_cache
         facts = start.facts() | {
-            "teacher": fingerprint(self.teacher) if arm.distillation else None,
+            # Of a named architecture the teacher gives all that is no size.
+            "teacher": fingerprint(self.teacher) if arm.distillation or start.named else None,
             "teacher_cache": cache.fingerprint if cache else None,
             "tokens": self.tokens.fingerprint,
             "arm": arm,
@@ -106,8 +122,18 @@ class Training:
         )
         record = run_job(job, track, active_run_environment())
         curve = curve_table(record, read_curve(job.output_folder))
-        record |= {"steady_steps": schedule.decay_start if branches else 0}
+        record |= {"steady_steps": schedule.decay_start if branches else 0, "seed": schedule.seed}
         return job.output_folder / MODEL, record | heldout_cost(job, start.architecture, curve), curve
+
+
+def of_seed(function: Callable[..., ArmOutputs], place: int) -> Callable[..., ArmOutputs]:
+    """Return a training node for the seed in a place of the study's; the first is the schedule's own."""
+
+    @wraps(function)
+    def node(*inputs: Any) -> ArmOutputs:
+        return function(*inputs, place=place)
+
+    return node
 
 
 def arm_node(name: str, initialisation: Initialisation, description: str) -> Callable[..., ArmOutputs]:
@@ -123,6 +149,8 @@ def arm_node(name: str, initialisation: Initialisation, description: str) -> Cal
         engine: Engine,
         workspace: Path,
         teacher_cache: TeacherCache | None = None,
+        *,
+        place: int = 0,
     ) -> ArmOutputs:
         training = Training(
             teacher=teacher,
@@ -133,7 +161,7 @@ def arm_node(name: str, initialisation: Initialisation, description: str) -> Cal
             workspace=workspace,
             teacher_cache=teacher_cache,
         )
-        return training.run(name, Start(initialisation=initialisation, folder=subnet), arm)
+        return training.run_seed(name, Start(initialisation=initialisation, folder=subnet), arm, place)
 
     node.__name__ = f"train_{name}"
     node.__doc__ = description

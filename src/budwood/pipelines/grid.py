@@ -73,6 +73,13 @@ def has_reference(bin_name: str) -> bool:
     return current_parameters().bins.root[bin_name].reference is not None
 
 
+def run_names(arm: str) -> list[str]:
+    """Return the names of an arm's runs, one for every seed: the arm's own, then `<arm>_seed_<number>`."""
+    first, *others = current_parameters().protocol.seeds(current_parameters().schedule)
+    del first
+    return [arm, *(f"{arm}_seed_{seed}" for seed in others)]
+
+
 def searched_variants() -> list[Variant]:
     """Return every (bin, space) of the grid."""
     return current_parameters().grid.variants()

@@ -138,6 +138,8 @@ class Study:
     arms: Mapping[str, bool]
     """Whether the teacher takes part, by the name of the arm."""
     precision: Precision
+    num_seeds: int = 1
+    """Times that every arm is trained."""
     probe_schedule: Schedule | None = None
     """Of the training of every variant's sub-network, after which the best of each bin goes on; None: all do."""
 
@@ -368,12 +370,14 @@ def _training_rows(study: Study, variant: Variant) -> Iterator[dict[str, object]
     """Yield what the arms of a variant cost, and what it takes to measure them."""
     reading, length, largest = study.reading, study.reading.length, variant.largest
     for arm, taught in study.arms.items():
-        yield from _arm_rows(study, variant, arm, taught=taught)
-    tokens = len(study.arms) * reading.validation * length
+        for place in range(study.num_seeds):
+            done = study.probed_tokens if arm == CONTINUED and place == 0 else 0
+            yield from _arm_rows(study, variant, arm, taught=taught, done=done)
+    tokens = study.num_seeds * len(study.arms) * reading.validation * length
     held = forward_memory(largest, num_sequences=reading.batch_size, length=length, precision=study.precision)
     row = _row("evaluation", variant, SHARED, tokens, variant.mean_forward(length)) | _held(held, largest)
     if variant.reference is not None:
-        measured = reading.validation * length
+        measured = study.num_seeds * reading.validation * length
         flops = measured * forward_flops_per_token(variant.reference, context=length)
         row |= {"tokens": tokens + measured, "flops": row["flops"] + flops}
     yield row
@@ -388,9 +392,10 @@ def _reference_rows(study: Study, variant: Variant) -> Iterator[dict[str, object
     shared = replace(variant, space=SHARED)
     memory = study.training_memory((reference,), schedule.micro_batch, taught=False)
     row = _row("training", shared, REFERENCE, tokens, training_flops_per_token(reference, context=length))
-    yield row | _held(memory, reference) | _files(num_parameters(reference))
     forward = forward_flops_per_token(reference, context=length)
-    yield _row("heldout", shared, REFERENCE, study.heldout_tokens(schedule), forward)
+    for _ in range(study.num_seeds):
+        yield row | _held(memory, reference) | _files(num_parameters(reference))
+        yield _row("heldout", shared, REFERENCE, study.heldout_tokens(schedule), forward)
 
 
 def _trained_tokens(schedule: Schedule) -> int:
@@ -437,9 +442,8 @@ def _finals(study: Study, variant: Variant) -> tuple[float, float]:
     return study.num_finalists * tokens, study.num_finalists * (corrections + training)
 
 
-def _arm_rows(study: Study, variant: Variant, arm: str, *, taught: bool) -> Iterator[dict[str, object]]:
+def _arm_rows(study: Study, variant: Variant, arm: str, *, taught: bool, done: int) -> Iterator[dict[str, object]]:
     schedule, length, largest = study.schedule, study.schedule.sequence_length, variant.largest
-    done = study.probed_tokens if arm == CONTINUED else 0
     tokens = study.trained_tokens - done
     memory = study.training_memory(variant.members, schedule.micro_batch, taught=taught)
     reference = tokens * training_flops_per_token(variant.center, context=length) if arm == BASELINE else np.nan

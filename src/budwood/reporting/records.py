@@ -70,6 +70,8 @@ class Arm(TypedDict):
     precision: str
     losses: dict[str, list[float]]
     tokens_per_sequence: NotRequired[int]
+    seed: NotRequired[int]
+    """Of its training, where an arm ran with several."""
 
 
 class LedgerEntry(TypedDict):

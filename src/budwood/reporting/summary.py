@@ -149,10 +149,18 @@ def _reached(savings: pd.DataFrame, row: Mapping[Hashable, Any]) -> str:
 
 
 def _noise(trained: pd.DataFrame) -> str:
-    sequences = plural(int(trained["num_sequences"].iloc[0]), "validation sequence")
+    sequences, num_seeds = (
+        plural(int(trained["num_sequences"].iloc[0]), "validation sequence"),
+        trained["num_seeds"].min(),
+    )
+    seeds = (
+        f"over {sequences} and {plural(int(num_seeds), 'seed')}, taken as independent; anything less is undecided. Losses "
+        "are means over the seeds."
+        if num_seeds > 1
+        else f"over {sequences}, taken as independent; anything less is undecided. Every arm was trained once, so the "
+        "spread between seeds is not in these errors."
+    )
     return (
-        f"Lower and higher mean by more than {NOISE_STANDARD_ERRORS:g} paired standard errors over {sequences}, taken "
-        "as independent; anything less is undecided. Every arm was trained once, so the spread between seeds is not in "
-        "these errors. The cost of training holds the teacher's forward passes, that of a search the choice of its "
-        "winner."
+        f"Lower and higher mean by more than {NOISE_STANDARD_ERRORS:g} paired standard errors {seeds} The cost of training "
+        "holds the teacher's forward passes, that of a search the choice of its winner."
     )

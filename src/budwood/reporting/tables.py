@@ -108,14 +108,16 @@ def results_table(arms: Sequence[Arm], teacher_losses: Losses, teacher: Teacher,
     """Return one row for the teacher and one per arm.
 
     Sequences have equal lengths, so the plain mean over the sequences of all sources is the token-weighted loss, and
-    its exponential the perplexity.
+    its exponential the perplexity. Where an arm ran with several seeds, losses are means over them, and every standard
+    error holds both spreads: the root of the summed squares of that over sequences and that over seeds. Differences are
+    paired over sequences and over seeds, which read the same text in the same order.
 
     Returns:
-        Columns `bin`, `space`, `model`, `num_parameters`, `tokens`, `student_flops`, `teacher_flops`; those of
-        `summarise` and `difference` with `difference_standard_error` (paired, the arm minus the variant's
-        `random_init`, nats per token), overall and with the suffix `_<source>`; `difference_to_best` and
+        Columns `bin`, `space`, `model`, `num_parameters`, `num_seeds`, `tokens`, `student_flops`, `teacher_flops` (of
+        one run); those of `summarise` and `difference` with `difference_standard_error` (paired, the arm minus the
+        variant's `random_init`, nats per token), overall and with the suffix `_<source>`; `difference_to_best` and
         `difference_to_best_standard_error`: paired, minus the variant's arm of lowest loss; `num_sequences`,
-        `learning_rate`, `seconds`, `device`, `precision`. NaN or empty where it does not apply.
+        `learning_rate`, `seconds` (of one run), `device`, `precision`. NaN or empty where it does not apply.
 
     Raises:
         ValueError: the sources or numbers of sequences of an arm differ from the teacher's, or are zero.
@@ -124,14 +126,27 @@ def results_table(arms: Sequence[Arm], teacher_losses: Losses, teacher: Teacher,
         _check_same_sequences(arm, teacher_losses)
     nowhere = dict.fromkeys(("bin", "space", "device", "precision"), "")
     own = {"model": teacher["name"], "num_parameters": teacher["num_parameters"]}
-    nothing = _differences("", {"": teacher_losses})
-    rows: list[dict[str, object]] = [{**nowhere, **own, **_scores(teacher_losses, text), **nothing}]
-    for arm in arms:
-        siblings = {a["arm"]: a["losses"] for a in arms if _variant(a) == _variant(arm)}
-        rows.append(_arm_columns(arm) | _scores(arm["losses"], text) | _differences(arm["arm"], siblings))
-    lead = ["bin", "space", "model", "num_parameters", "tokens", "student_flops", "teacher_flops"]
+    nothing = _differences("", {"": {0: teacher_losses}})
+    rows: list[dict[str, object]] = [{**nowhere, **own, **_scores({0: teacher_losses}, text), **nothing}]
+    for place, runs in _by_arm(arms).items():
+        siblings = {key[2]: _losses_by_seed(other) for key, other in _by_arm(arms).items() if key[:2] == place[:2]}
+        columns = _arm_columns(runs) | _scores(siblings[place[2]], text)
+        rows.append(columns | _differences(place[2], siblings))
+    lead = ["bin", "space", "model", "num_parameters", "num_seeds", "tokens", "student_flops", "teacher_flops"]
     tail = ["learning_rate", "seconds", "device", "precision"]
-    return pd.DataFrame(rows, columns=[*lead, *_scores(teacher_losses, text), *nothing, *tail])
+    return pd.DataFrame(rows, columns=[*lead, *_scores({0: teacher_losses}, text), *nothing, *tail])
+
+
+def _by_arm(arms: Sequence[Arm]) -> dict[tuple[str, str, str], list[Arm]]:
+    """Return the runs of every arm, one for every seed."""
+    runs: dict[tuple[str, str, str], list[Arm]] = {}
+    for arm in arms:
+        runs.setdefault((*_variant(arm), arm["arm"]), []).append(arm)
+    return runs
+
+
+def _losses_by_seed(runs: Sequence[Arm]) -> dict[int, Losses]:
+    return {run.get("seed", place): run["losses"] for place, run in enumerate(runs)}
 
 
 def _variant(arm: Arm) -> tuple[str, str]:
@@ -153,11 +168,13 @@ def _check_same_sequences(arm: Arm, teacher_losses: Losses) -> None:
         )
 
 
-def _arm_columns(arm: Arm) -> dict[str, object]:
+def _arm_columns(runs: Sequence[Arm]) -> dict[str, object]:
+    arm = runs[0]
     own = {"bin": arm["bin"], "space": arm["space"], "model": arm["arm"], "num_parameters": arm["num_parameters"]}
     cost = {"tokens": arm["tokens"], "student_flops": arm["student_flops"], "teacher_flops": arm["teacher_flops"]}
     how = {"learning_rate": arm["learning_rate"], "device": arm["device"], "precision": arm["precision"]}
-    return {**own, **cost, "seconds": arm["seconds"], **how}
+    seconds = float(np.mean([run["seconds"] for run in runs]))
+    return {**own, "num_seeds": len(runs), **cost, "seconds": seconds, **how}
 
 
 def _by_suffix(values: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
@@ -165,24 +182,47 @@ def _by_suffix(values: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
     return {"": _pooled(values)} | {f"_{source}": np.asarray(own, dtype=float) for source, own in values.items()}
 
 
-def _scores(losses: Losses, text: HeldOutText) -> dict[str, object]:
+def _scores(runs: Mapping[int, Losses], text: HeldOutText) -> dict[str, object]:
     """Return perplexity, loss and bits per byte with standard errors, overall and by source."""
-    by_suffix, num_bytes = _by_suffix(losses), _by_suffix(text["bytes"])
-    columns: dict[str, object] = {"num_sequences": by_suffix[""].size}
-    for suffix, values in by_suffix.items():
-        scores = summarise(values, num_bytes[suffix], text["tokens_per_sequence"])
+    by_seed, num_bytes = [_by_suffix(losses) for losses in runs.values()], _by_suffix(text["bytes"])
+    columns: dict[str, object] = {"num_sequences": by_seed[0][""].size}
+    for suffix in by_seed[0]:
+        losses = np.stack([values[suffix] for values in by_seed])
+        each = [summarise(values, num_bytes[suffix], text["tokens_per_sequence"]) for values in losses]
+        scores = summarise(losses.mean(0), num_bytes[suffix], text["tokens_per_sequence"])
+        for name, error in (("loss", "standard_error"), ("bits_per_byte", "bits_per_byte_standard_error")):
+            scores[error] = _with_seeds(scores[error], [score[name] for score in each])
         columns |= {f"{name}{suffix}": score for name, score in scores.items()}
     return columns
 
 
-def _differences(arm: str, siblings: Mapping[str, Losses]) -> dict[str, object]:
+def _with_seeds(error: float, means: Sequence[float]) -> float:
+    """Return a standard error over sequences together with that over seeds, where there are several."""
+    return error if len(means) == 1 else float(np.hypot(error, mean_and_error(means)[1]))
+
+
+def _differences(arm: str, siblings: Mapping[str, Mapping[int, Losses]]) -> dict[str, object]:
     """Return the paired differences to the variant's baseline and best arm with standard errors; NaN to itself."""
-    losses = {name: _by_suffix(values) for name, values in siblings.items()}
-    best = min(losses, key=lambda name: float(np.nan_to_num(losses[name][""].mean(), nan=np.inf)))
-    pairs = {f"difference{{}}{suffix}": (BASELINE, suffix) for suffix in losses[arm]}
+    losses = {name: {seed: _by_suffix(run) for seed, run in runs.items()} for name, runs in siblings.items()}
+    means = {name: np.mean([run[""].mean() for run in runs.values()]) for name, runs in losses.items()}
+    best = min(means, key=lambda name: float(np.nan_to_num(means[name], nan=np.inf)))
+    suffixes = next(iter(losses[arm].values()))
+    pairs = {f"difference{{}}{suffix}": (BASELINE, suffix) for suffix in suffixes}
     columns: dict[str, object] = {}
     for column, (other, suffix) in (pairs | {"difference_to_best{}": (best, "")}).items():
         defined = other in losses and other != arm
-        difference = paired_difference(losses[arm][suffix], losses[other][suffix]) if defined else (np.nan, np.nan)
+        difference = _paired(losses[arm], losses[other], suffix) if defined else (np.nan, np.nan)
         columns |= dict(zip((column.format(""), column.format("_standard_error")), difference, strict=True))
     return columns
+
+
+def _paired(
+    runs: Mapping[int, Mapping[str, np.ndarray]], others: Mapping[int, Mapping[str, np.ndarray]], suffix: str
+) -> tuple[float, float]:
+    """Return the mean difference over the seeds that both have, and its error over sequences and seeds."""
+    common = sorted(set(runs) & set(others))
+    if not common:
+        return np.nan, np.nan
+    gaps = np.stack([runs[seed][suffix] - others[seed][suffix] for seed in common])
+    mean, error = paired_difference(gaps.mean(0), np.zeros(gaps.shape[1]))
+    return mean, _with_seeds(error, gaps.mean(1).tolist())

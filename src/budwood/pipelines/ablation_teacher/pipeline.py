@@ -33,7 +33,7 @@ def create_pipeline() -> Pipeline:
             ["params:ablations", "workspace"],
             outputs,
             name="fetch_teachers",
-            namespace="ablations.teacher",
+            namespace="subnets.ablations.teacher",
             tags="ablations",
         )
     ]
@@ -44,7 +44,7 @@ def create_pipeline() -> Pipeline:
 def _dataset(name: str, teacher: AblationTeacher) -> str:
     if teacher.subnet is not None:
         return subnet_of(teacher.subnet)
-    return "teacher" if teacher.source is None else f"ablations.teacher.model_{name}"
+    return "teacher" if teacher.source is None else f"subnets.ablations.teacher.model_{name}"
 
 
 def _by_teacher(ablations: AblationParameters, arm: ArmParameters, subnets: dict[str, Path]) -> dict[str, Variant]:

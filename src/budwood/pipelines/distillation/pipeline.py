@@ -2,8 +2,9 @@
 
 from kedro.pipeline import Node, Pipeline
 
+from budwood.pipelines.arms import of_seed
 from budwood.pipelines.distillation.nodes import cache_teacher, train_distilled
-from budwood.pipelines.grid import for_each_variant, trained_variants, wants_teacher_cache
+from budwood.pipelines.grid import for_each_variant, run_names, trained_variants, wants_teacher_cache
 
 ARM = ["params:arms.distilled", "params:schedule", "params:measurement", "workspace"]
 
@@ -14,12 +15,13 @@ def create_pipeline() -> Pipeline:
     stages = Pipeline(
         [
             Node(
-                train_distilled,
+                of_seed(train_distilled, place),
                 ["subnet", "teacher", "tokens", *ARM[:-1], "params:engine", "workspace", *cached],
-                ["distilled", "distilled_run", "distilled_curve"],
-                name="train_distilled",
+                [run, f"{run}_run", f"{run}_curve"],
+                name=f"train_{run}",
                 tags="distillation",
             )
+            for place, run in enumerate(run_names("distilled"))
         ]
     )
     variants = for_each_variant(stages, {"teacher", "tokens", "workspace", *cached}, trained_variants())

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from budwood.reporting.ledger import PROBE
-from budwood.reporting.records import ARMS, CONTINUED, REFERENCE, SHARED
+from budwood.reporting.records import CONTINUED, REFERENCE, SHARED
 
 Record = dict[str, Any]
 
@@ -15,8 +15,8 @@ SEARCHED = ("history", "best", "certificate", "search_costs", "choice_costs", "e
 """Datasets of every (bin, space)."""
 PROBED = ("probe_scores",)
 """Those that it has where spaces are probed."""
-TRAINED = ("scores", "downstream", "efficiency", "evaluation_costs", *(f"{arm}_curve" for arm in ARMS))
-"""Datasets of everything that is trained in full."""
+TRAINED = ("scores", "downstream", "efficiency", "evaluation_costs")
+"""Datasets of everything that is trained in full, beside the curves of its runs."""
 WINNER = (
     *("description", "num_parameters", "num_evaluations", "fitness", "selection_loss", "choice_loss"),
     *("choice_interval", "lead", "lead_interval", "finalist_tokens", "paper_flops"),
@@ -65,7 +65,9 @@ class Gathered:
             taken_over: steps that one of them has from its probe.
         """
         self.arms += [variant | score for score in part["scores"]]
-        self.curves += [part[f"{score['arm']}_curve"].assign(**variant, arm=score["arm"]) for score in part["scores"]]
+        for score in part["scores"]:
+            run = {"arm": score["arm"], "seed": score["seed"]}
+            self.curves.append(part[f"{score['run']}_curve"].assign(**variant, **run))
         self.downstream += [variant | record for record in part["downstream"]]
         costs = list(part["evaluation_costs"])
         if part["efficiency"]:
@@ -75,11 +77,14 @@ class Gathered:
         self.ledger += [
             variant | {"arm": record["model"]} | cost for record in part["downstream"] for cost in task_costs([record])
         ]
+        of_reference = [score for score in part["scores"] if score["arm"] == REFERENCE]
+        shared = [cost for score in of_reference for cost in training_costs(score)]
+        self._add_once(variant | {"space": SHARED}, shared)
         for score in part["scores"]:
             costs = training_costs(score)
             if score["arm"] == REFERENCE:
-                self._add_once(variant | {"space": SHARED}, costs)
-            elif score["arm"] == CONTINUED and taken_over:
+                continue
+            if score["run"] == CONTINUED and taken_over:
                 self.ledger += [variant | cost for cost in _rest(costs, score, part[f"{CONTINUED}_curve"], taken_over)]
             else:
                 self.ledger += [variant | cost for cost in costs]
@@ -99,7 +104,7 @@ def steps_taken_over(part: Record, probe: Record | None) -> int:
     """
     if probe is None:
         return 0
-    (score,) = [score for score in part["scores"] if score["arm"] == CONTINUED]
+    (score,) = [score for score in part["scores"] if score["run"] == CONTINUED]
     steady: int = probe["steady_steps"]
     return steady if steady <= score["steady_steps"] else 0
 

@@ -99,35 +99,29 @@ def measure_speed(
 
 
 def evaluate_arms(
-    random_init: Path,
-    subnet_init: Path,
-    distilled: Path,
-    random_init_run: Record,
-    subnet_init_run: Record,
-    distilled_run: Record,
-    tokens: PackedCorpus,
-    measurement: MeasurementParameters,
-    reference_init: Path | None = None,
-    reference_init_run: Record | None = None,
+    tokens: PackedCorpus, measurement: MeasurementParameters, **runs: Any
 ) -> tuple[list[Record], list[Record]]:
-    """Return every arm's validation losses by source and sequence beside its training record, and the cost."""
+    """Return every run's validation losses by source and sequence beside its training record, and the cost.
+
+    Args:
+        tokens: the text.
+        measurement: how much of it.
+        runs: `<run>`, the trained checkpoint, and `<run>_run`, its record, of every arm and seed.
+    """
     started = time.perf_counter()
     compute, windows = measurement.compute(), (measurement.length, measurement.validation)
-    folders = _by_arm(random_init, subnet_init, distilled, reference_init)
-    runs = _by_arm(random_init_run, subnet_init_run, distilled_run, reference_init_run)
     scores, num_tokens, flops = [], 0, 0
-    for arm, folder in folders.items():
-        run, architecture = runs[arm], read_architecture(folder)
-        losses = source_losses(
-            compute.place(load_model(folder, compute.dtype)), tokens, "validation", windows, run["arm"]
-        )
+    for name in [name for name in runs if f"{name}_run" in runs]:
+        run, architecture = runs[f"{name}_run"], read_architecture(runs[name])
+        model = compute.place(load_model(runs[name], compute.dtype))
+        losses = source_losses(model, tokens, "validation", windows, name)
         read = sum(map(len, losses.values())) * measurement.length
         num_tokens += read
         flops += read * forward_flops_per_token(architecture, context=measurement.length)
-        track({f"{run['arm']}.validation_loss": float(np.concatenate([*losses.values()]).mean())}, run["steps"])
+        track({f"{name}.validation_loss": float(np.concatenate([*losses.values()]).mean())}, run["steps"])
         scores.append(
             run
-            | {"num_parameters": num_parameters(architecture), "losses": losses}
+            | {"run": name, "num_parameters": num_parameters(architecture), "losses": losses}
             | {"tokens_per_sequence": measurement.length}
         )
     cost = {"stage": "evaluation", "flops": float(flops), "tokens": num_tokens}

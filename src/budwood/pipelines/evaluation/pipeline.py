@@ -15,6 +15,7 @@ from budwood.pipelines.evaluation.nodes import (
 from budwood.pipelines.grid import (
     for_each_variant,
     has_reference,
+    run_names,
     searched_variants,
     trained_variants,
     wants_probes,
@@ -56,9 +57,10 @@ def create_pipeline() -> Pipeline:
 
 def _stages(refers: bool) -> Pipeline:  # noqa: FBT001 - a pipeline with the arm of the reference, or one without
     reference = {REFERENCE: REFERENCE} if refers else {}
-    runs = [f"{arm}_run" for arm in (*ARMS, *reference)]
     arms = {name: name for name in ARMS} | reference
-    scored = arms | {name: name for name in (*runs, "tokens")} | {"measurement": HOW["measurement"]}
+    runs = [run for arm in arms for run in run_names(arm)]
+    scored = {name: name for run in runs for name in (run, f"{run}_run")}
+    scored |= {"tokens": "tokens", "measurement": HOW["measurement"]}
     asked = arms | HOW | {name: name for name in ("heldout_tasks", "workspace")}
     timed = HOW | reference | {"teacher": "teacher", "subnet": "subnet"}
     return Pipeline(
@@ -75,7 +77,8 @@ def _parts() -> dict[str, str]:
     """Return the datasets of all variants that are gathered."""
     wanted = [(variant, what) for variant in searched_variants() for what in SEARCHED + PROBED * wants_probes()]
     for variant in trained_variants():
-        wanted += [(variant, what) for what in TRAINED]
-        wanted += [(variant, f"{REFERENCE}_curve")] if has_reference(variant[0]) else []
+        arms = (*ARMS, REFERENCE) if has_reference(variant[0]) else ARMS
+        curves = [f"{run}_curve" for arm in arms for run in run_names(arm)]
+        wanted += [(variant, what) for what in (*TRAINED, *curves)]
         wanted += [(variant, "selection")] if variant[1] == SELECTED else []
     return {f"{bin_name}__{space}__{what}": f"subnets.{bin_name}.{space}.{what}" for (bin_name, space), what in wanted}

@@ -66,6 +66,7 @@ def plan_study(
         reading=_reading(corpus, measurement, search),
         schedule=schedule,
         arms={name: getattr(Arms.model_validate(arms), name).distillation is not None for name in ARMS},
+        num_seeds=protocol.num_seeds,
         probe_schedule=protocol.probe_schedule(schedule),
         precision=accelerator.precision if measurement.precision == "auto" else measurement.precision,
     )

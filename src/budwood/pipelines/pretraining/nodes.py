@@ -23,6 +23,8 @@ def train_reference_init(
     measurement: MeasurementParameters,
     engine: Engine,
     workspace: Path,
+    *,
+    place: int = 0,
 ) -> ArmOutputs:
     """Train the architecture that the bin names as its reference from its family's own initialisation."""
     assert bin_.reference is not None, "only bins with a reference have this node"
@@ -30,4 +32,4 @@ def train_reference_init(
         teacher=teacher, tokens=tokens, schedule=schedule, measurement=measurement, engine=engine, workspace=workspace
     )
     start = Start(initialisation="random", named=bin_.reference.architecture())
-    return training.run(REFERENCE, start, arm)
+    return training.run_seed(REFERENCE, start, arm, place)
