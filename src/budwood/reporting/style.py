@@ -13,6 +13,7 @@ ARM_COLORS = {BASELINE: "#D55E00", "subnet_init": "#0072B2", "distilled": "#009E
 ARM_SYMBOLS = {BASELINE: "circle", "subnet_init": "square", "distilled": "diamond", "reference_init": "cross"}
 STAGE_COLORS = {
     "calibration": "#E69F00",
+    "elimination": "#A6761D",
     "search": "#56B4E9",
     "compensation": "#8C6BB1",
     "probe": "#0072B2",
