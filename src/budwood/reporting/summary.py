@@ -121,7 +121,7 @@ def _table(findings: Findings, trained: pd.DataFrame) -> str:
             )
         ],
         "so it is": words,
-        f"has {BASELINE}'s final loss": reached,
+        f"tokens to {BASELINE}'s end": reached,
         "training": (trained["student_flops"] + trained["teacher_flops"].fillna(0.0)).map(formats.flops).tolist(),
         "its search": searched,
     }
@@ -129,9 +129,9 @@ def _table(findings: Findings, trained: pd.DataFrame) -> str:
 
 
 def _reached(savings: pd.DataFrame, row: Mapping[Hashable, Any]) -> str:
-    """Tell when an arm had the baseline's final held-out loss."""
+    """Tell after how many training tokens an arm had the baseline's final held-out loss."""
     if row["model"] == BASELINE:
-        return f"after {formats.count(row['tokens'])} tokens"
+        return formats.count(row["tokens"])
     same = savings[
         (savings["bin"] == row["bin"]) & (savings["space"] == row["space"]) & (savings["arm"] == row["model"])
     ]
@@ -141,9 +141,9 @@ def _reached(savings: pd.DataFrame, row: Mapping[Hashable, Any]) -> str:
         return formats.MISSING
     saved = same.iloc[0]
     ends = {
-        AT_STEP_0: "before any training",
-        NOT_REACHED: "never",
-        REACHED: f"after {formats.count(saved['tokens_to_match'], 3)} tokens",
+        AT_STEP_0: "0",
+        NOT_REACHED: "not reached",
+        REACHED: formats.count(saved["tokens_to_match"], 3),
     }
     return ends.get(saved["status"], formats.MISSING)
 
@@ -153,6 +153,6 @@ def _noise(trained: pd.DataFrame) -> str:
     return (
         f"Lower and higher mean by more than {NOISE_STANDARD_ERRORS:g} paired standard errors over {sequences}, taken "
         "as independent; anything less is undecided. Every arm was trained once, so the spread between seeds is not in "
-        "these errors. The cost of training holds the teacher's forward passes, that of a search the choice of its "
-        "winner."
+        f"these errors. The tokens are those after which an arm first had the held-out loss `{BASELINE}` ended with. "
+        "The cost of training holds the teacher's forward passes, that of a search the choice of its winner."
     )
