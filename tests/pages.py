@@ -24,8 +24,8 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-PATIENCE_SECONDS = 180
-"""A busy machine with two cores is slow; a quiet one needs a tenth."""
+PATIENCE_SECONDS = 300
+"""On a machine whose cores others use; a quiet one needs seconds."""
 VENV = Path(sys.prefix)
 
 Found = TypeVar("Found")

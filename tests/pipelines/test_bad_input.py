@@ -238,6 +238,7 @@ def test_a_missing_teacher_is_refused(project, model, expected):
         ),
         ({"model_type": "llama", "auto_map": {"AutoModel": "x.Y"}}, ["model.safetensors"], "trust_remote_code: true"),
         ({}, ["pytorch_model.bin"], "only pickled weights (pytorch_model.bin), which can run code"),
+        ({}, ["model.safetensors"], "holds no tokenizer; put there one of tokenizer.json, tokenizer.model, vocab.json"),
     ],
 )
 def test_an_unfit_teacher_is_refused(project, config, files, expected):

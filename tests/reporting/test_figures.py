@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
@@ -117,12 +118,25 @@ def test_bands_are_one_standard_error_over_sequences(study) -> None:
     """Losses 1 below and 1 above the mean: the deviation is sqrt(2), its error 1."""
     pairs = [None if np.isnan(loss) else [loss - 1, loss + 1] for loss in study.curves["heldout_loss"]]
     figure = figures.training_curves(study.curves.assign(heldout_losses=pairs), study.saved)
-    band, line = curve(figure, "distilled, one standard error"), curve(figure, "distilled")
+    band, line = curve(figure, "distilled, uncertainty"), curve(figure, "distilled")
     above, below = np.split(np.asarray(band.y), 2)
     assert above - line.y == pytest.approx(1)
     assert line.y - below[::-1] == pytest.approx(1)
     alone = [None if pair is None else pair[:1] for pair in pairs]
     assert len(figures.training_curves(study.curves.assign(heldout_losses=alone), study.saved).data) == 3 * (3 + 2)
+
+
+def test_several_seeds_are_their_mean_and_range(study) -> None:
+    """Losses 0.5 below and 1 above: 0.25 above, between the two."""
+    losses = study.curves["heldout_loss"]
+    seeds = [study.curves.assign(seed=seed, heldout_loss=losses + by) for seed, by in ((1, -0.5), (2, 1))]
+    one, many = study.figures["training_curves_tokens"], figures.training_curves(pd.concat(seeds), study.saved)
+    line, band = curve(many, "distilled"), curve(many, "distilled, uncertainty")
+    assert list(line.x) == list(curve(one, "distilled").x)
+    assert np.asarray(line.y) - curve(one, "distilled").y == pytest.approx(0.25)
+    above, below = np.split(np.asarray(band.y), 2)
+    assert above - line.y == pytest.approx(0.75)
+    assert line.y - below[::-1] == pytest.approx(0.75)
 
 
 def test_a_reference_that_is_never_reached_has_no_star_and_no_ratio(study) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 from plotly.colors import hex_to_rgb
 
 from budwood.reporting.ledger import LEDGERS, REACHED, ledger_frame
@@ -44,12 +45,13 @@ _LEDGER_NAMES = [name.replace("_", " ") for name in LEDGERS]
 def training_curves(curves: pd.DataFrame, saved: pd.DataFrame, x: Cost = "tokens") -> go.Figure:
     """Return the held-out loss of every arm while it trains, a panel per variant.
 
-    Bands are one standard error over the held-out sequences: wide where texts differ, whatever the arms do. The dotted
-    line is the loss at which `random_init` ended; stars stand where another arm first meets it.
+    Bands are one standard error over the held-out sequences: wide where texts differ, whatever the arms do. Of several
+    seeds the curve is the mean and the band the range. The dotted line is the loss at which `random_init` ended; stars
+    stand where another arm first meets it.
 
     Args:
         curves: columns `bin`, `space`, `arm`, `step`, `tokens`, `flops` (cumulative), `heldout_loss` (nats per token)
-            and, where there is any, `heldout_losses`, the same by sequence.
+            and, where there is any, `heldout_losses`, the same by sequence, and `seed`.
         saved: the frame of `budwood.reporting.ledger.savings`.
         x: the cost on the horizontal axis.
 
@@ -64,7 +66,7 @@ def training_curves(curves: pd.DataFrame, saved: pd.DataFrame, x: Cost = "tokens
     figure, named = panels(title, list(found)), set[str]()
     for place, variant in zip(places(len(found)), found.values(), strict=True):
         for arm, curve in variant.groupby("arm", sort=False):
-            points = curve[np.isfinite(curve["heldout_loss"])].sort_values("step", kind="stable")
+            points = _measured(curve)
             if points.empty:
                 continue
             match = _match(saved, points)
@@ -264,24 +266,41 @@ def _match(saved: pd.DataFrame, points: pd.DataFrame) -> Mapping[Hashable, Any] 
     return rows[0] if rows else None
 
 
-def _band(figure: go.Figure, arm: str, cost: np.ndarray, points: pd.DataFrame, place: dict[str, int]) -> None:
-    """Shade one standard error of the mean over sequences around an arm's losses, where there are several."""
+def _measured(curve: pd.DataFrame) -> pd.DataFrame:
+    """Return the finite held-out losses of an arm by step, with the ends of their band in `low` and `high`."""
+    points: pd.DataFrame = curve[np.isfinite(curve["heldout_loss"])].sort_values("step", kind="stable")
+    if "seed" in points and len(set(points["seed"])) > 1:
+        steps = points.groupby("step", sort=True)
+        first: pd.DataFrame = steps.first().reset_index()
+        losses = steps["heldout_loss"].agg(["mean", "min", "max"]).reset_index()
+        return first.assign(heldout_loss=losses["mean"], low=losses["min"], high=losses["max"])
+    error = _errors_over_sequences(points)
+    return points.assign(low=points["heldout_loss"] - error, high=points["heldout_loss"] + error)
+
+
+def _errors_over_sequences(points: pd.DataFrame) -> NDArray[np.float64]:
+    """Return the standard error of every point; NaN where there are no several losses by sequence."""
     if "heldout_losses" not in points or points["heldout_losses"].isna().any():
-        return
+        return np.full(len(points), np.nan)
     losses = [np.asarray(values, float) for values in points["heldout_losses"]]
-    if min(map(len, losses)) < 2:  # noqa: PLR2004 - one sequence has no spread
+    return np.array([v.std(ddof=1) / np.sqrt(v.size) if v.size > 1 else np.nan for v in losses])
+
+
+def _band(figure: go.Figure, arm: str, cost: np.ndarray, points: pd.DataFrame, place: dict[str, int]) -> None:
+    """Shade between the ends of an arm's band, where it has one."""
+    low, high = (points[end].to_numpy(float) for end in ("low", "high"))
+    if not np.isfinite(high - low).all():
         return
-    error = np.array([values.std(ddof=1) / np.sqrt(len(values)) for values in losses])
-    middle, color = points["heldout_loss"].to_numpy(float), ARM_COLORS.get(arm, GREY)
+    color = ARM_COLORS.get(arm, GREY)
     figure.add_scatter(
         x=np.concatenate([cost, cost[::-1]]),
-        y=np.concatenate([middle + error, (middle - error)[::-1]]),
+        y=np.concatenate([high, low[::-1]]),
         fill="toself",
         fillcolor="rgba({}, {}, {}, {})".format(*hex_to_rgb(color), BAND_OPACITY),
         line={"width": 0},
         mode="lines",
         hoverinfo="skip",
-        name=f"{arm}, one standard error",
+        name=f"{arm}, uncertainty",
         legendgroup=arm,
         showlegend=False,
         **place,

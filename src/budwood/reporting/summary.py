@@ -121,7 +121,7 @@ def _table(findings: Findings, trained: pd.DataFrame) -> str:
             )
         ],
         "so it is": words,
-        f"has {BASELINE}'s final loss": reached,
+        f"tokens to {BASELINE}'s end": reached,
         "training": (trained["student_flops"] + trained["teacher_flops"].fillna(0.0)).map(formats.flops).tolist(),
         "its search": searched,
     }
@@ -129,9 +129,9 @@ def _table(findings: Findings, trained: pd.DataFrame) -> str:
 
 
 def _reached(savings: pd.DataFrame, row: Mapping[Hashable, Any]) -> str:
-    """Tell when an arm had the baseline's final held-out loss."""
+    """Tell after how many training tokens an arm had the baseline's final held-out loss."""
     if row["model"] == BASELINE:
-        return f"after {formats.count(row['tokens'])} tokens"
+        return formats.count(row["tokens"])
     same = savings[
         (savings["bin"] == row["bin"]) & (savings["space"] == row["space"]) & (savings["arm"] == row["model"])
     ]
@@ -141,26 +141,24 @@ def _reached(savings: pd.DataFrame, row: Mapping[Hashable, Any]) -> str:
         return formats.MISSING
     saved = same.iloc[0]
     ends = {
-        AT_STEP_0: "before any training",
-        NOT_REACHED: "never",
-        REACHED: f"after {formats.count(saved['tokens_to_match'], 3)} tokens",
+        AT_STEP_0: "0",
+        NOT_REACHED: "not reached",
+        REACHED: formats.count(saved["tokens_to_match"], 3),
     }
     return ends.get(saved["status"], formats.MISSING)
 
 
 def _noise(trained: pd.DataFrame) -> str:
-    sequences, num_seeds = (
-        plural(int(trained["num_sequences"].iloc[0]), "validation sequence"),
-        trained["num_seeds"].min(),
-    )
-    seeds = (
-        f"over {sequences} and {plural(int(num_seeds), 'seed')}, taken as independent; anything less is undecided. Losses "
-        "are means over the seeds."
-        if num_seeds > 1
-        else f"over {sequences}, taken as independent; anything less is undecided. Every arm was trained once, so the "
-        "spread between seeds is not in these errors."
-    )
+    sequences = plural(int(trained["num_sequences"].iloc[0]), "validation sequence")
     return (
-        f"Lower and higher mean by more than {NOISE_STANDARD_ERRORS:g} paired standard errors {seeds} The cost of training "
-        "holds the teacher's forward passes, that of a search the choice of its winner."
+        f"Lower and higher mean by more than {NOISE_STANDARD_ERRORS:g} paired standard errors over {sequences}, taken "
+        f"as independent; anything less is undecided. {_seeds(int(trained['num_seeds'].min()))} The tokens are those "
+        f"after which an arm first had the held-out loss `{BASELINE}` ended with. The cost of training holds the "
+        "teacher's forward passes, that of a search the choice of its winner."
     )
+
+
+def _seeds(number: int) -> str:
+    if number > 1:
+        return f"Losses are means over {number} seeds, whose spread is in these errors."
+    return "Every arm was trained once, so the spread between seeds is not in these errors."

@@ -27,6 +27,7 @@ from budwood.subnet.checkpoint import OWN_CONFIGS, read_architecture, read_confi
 PACKAGE_SCHEME = "package://"
 WEIGHTS = "*.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py", "LICENSE*", "README.md")
 _HUB_ID_PARTS = 2
 
@@ -110,7 +111,8 @@ def check_folder(folder: Path, *, trust_remote_code: bool) -> Architecture:
     """Check that a checkpoint folder can serve as a teacher and return its architecture.
 
     Raises:
-        ValueError: no config, an unsupported family, remote code that was not allowed, or no safetensors weights.
+        ValueError: no config, an unsupported family, remote code that was not allowed, no safetensors weights, or no
+            tokenizer.
     """
     if not (folder / "config.json").is_file():
         raise ValueError(f"teacher.model: {folder} is no checkpoint folder, it holds no config.json")
@@ -125,6 +127,8 @@ def check_folder(folder: Path, *, trust_remote_code: bool) -> Architecture:
         pickled = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
         found = f"only pickled weights ({', '.join(pickled)}), which can run code when read" if pickled else "none"
         raise ValueError(f"teacher.model: {folder} must hold safetensors weights, found {found}")
+    if not any((folder / name).is_file() for name in TOKENIZERS):
+        raise ValueError(f"teacher.model: {folder} holds no tokenizer; put there one of {', '.join(TOKENIZERS)}")
     return architecture
 
 
