@@ -13,7 +13,7 @@ few entries is written down once for all seeds. Random weights are also trained 
 which a fifth is read twice. Losses are nats per token of 96 validation sequences that nothing was chosen on.
 
 Usage: python benchmarks/study.py [--seeds 0 1 2] [--tokens 200704]. A run that is finished is kept in the cache folder
-and not repeated, a killed one continues from its checkpoint. Three to four hours on a core that multiplies bfloat16.
+and not repeated, a killed one continues from its checkpoint. Five to six hours on a core that multiplies bfloat16.
 
 Last line: a JSON object with `seeds`, `nats`, `standard_errors`, `differences` (from the compensated start, in pairs of
 seed and sequence, with standard errors), `half_nats`, `learning_rates`, and `tokens_to_match_ratio`: tokens of the
