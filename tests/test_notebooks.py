@@ -35,7 +35,9 @@ def test_they_only_load_plot_and_comment():
         cells = nbformat.read(path, as_version=4).cells
         assert cells[0].cell_type == "markdown"
         assert not [
-            cell for cell in cells if cell.cell_type == "code" and re.search(r"\bdef |\bclass |to_|fit\(", cell.source)
+            cell
+            for cell in cells
+            if cell.cell_type == "code" and re.search(r"\bdef |\bclass |\.to_|fit\(", cell.source)
         ]
 
 
