@@ -88,7 +88,8 @@ def setting_importances(table: pd.DataFrame, settings: Sequence[str]) -> pd.Data
     # Values by rank: a tree asks only for their order.
     features = np.stack([known[name].rank(method="dense", na_option="bottom") for name in settings], axis=1)
     forest = RandomForestRegressor(NUM_TREES, random_state=0).fit(features, losses)
-    trees = np.stack([tree.feature_importances_ for tree in forest.estimators_])
+    # A tree that drew equal losses only explains nothing.
+    trees = np.stack([tree.feature_importances_ for tree in forest.estimators_ if tree.get_n_leaves() > 1])
     effects = [
         pd.Series(losses).groupby(feature).transform("mean").var(ddof=0) / losses.var() for feature in features.T
     ]
