@@ -70,7 +70,8 @@ def test_nothing_trained_is_told_and_drawn_without_an_error() -> None:
 def test_a_setting_that_explains_all_has_all_the_importance() -> None:
     found = setting_importances(grid(lambda alpha, temperature, top_k: 3 * alpha), SETTINGS)  # noqa: ARG005
     assert found["setting"][0] == "alpha"
-    assert found["importance"][0] == pytest.approx(1.0)
+    # A few trees are grown on one value of it, and split what rounding left.
+    assert found["importance"][0] == pytest.approx(1.0, abs=0.01)
     assert found["main_effect"][0] == pytest.approx(1.0)
     assert found["main_effect"][1:].tolist() == pytest.approx([0.0, 0.0])
 
