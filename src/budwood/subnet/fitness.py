@@ -24,6 +24,10 @@ FROM_SCORES = ("importance", "magnitude")
 """Names of the measures that budwood brings; from scores alone, a candidate reads no text."""
 
 
+_CPU_TOKENS = 64
+"""Tokens whose logits are made at once on a processor: head and loss take 0.83 of the time that 256 at once take."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitness:
     """A measure, and what a search has to know of it."""
@@ -68,11 +72,15 @@ def next_token_losses(model: PreTrainedModel, windows: Tensor) -> Tensor:
     """Return [N] the mean loss per token of every sequence, nats, float32."""
     hidden = _final_states(model, windows)
     # One sequence at a time: a [T, V] float32 block instead of [N, T, V].
-    losses = [
-        functional.cross_entropy(_logits(model, states), targets)
-        for states, targets in zip(hidden, windows[:, 1:], strict=True)
-    ]
-    return torch.stack(losses)
+    return torch.stack([_loss(model, *pair) for pair in zip(hidden, windows[:, 1:], strict=True)])
+
+
+def _loss(model: PreTrainedModel, states: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean loss of a sequence's [T] targets; a processor's cache holds only a part of its logits."""
+    block = _CPU_TOKENS if states.device.type == "cpu" else len(states)
+    parts = zip(states.split(block), targets.split(block), strict=True)
+    losses = [functional.cross_entropy(_logits(model, some), next_, reduction="sum") for some, next_ in parts]
+    return torch.stack(losses).sum() / len(targets)
 
 
 class TeacherDivergence:
