@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ from torch import Tensor
 
 from budwood.arch.count import forward_flops_per_token
 from budwood.corpus.documents import TextSource
+from budwood.corpus.files import write_atomically
 from budwood.corpus.ingestion import tokenize_sources
 from budwood.corpus.packing import PackedCorpus
 from budwood.subnet.checkpoint import load_model, load_tokenizer, read_architecture
 from budwood.subnet.device import choose_compute
 from budwood.subnet.elimination import leave_layers_out
-from budwood.subnet.importance import measure_importance
+from budwood.subnet.importance import Importance, measure_importance
 from budwood.subnet.ordering import OrderedTeacher, Ordering, open_ordered
 from budwood.subnet.teacher import TeacherSource, fetch_teacher
 
@@ -37,7 +39,7 @@ ORDERED = Ordering(layer_score="elimination")
 """The product's order."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Quickstart:
     """A teacher's folder, and text in its tokens."""
 
@@ -58,7 +60,7 @@ class Quickstart:
     def ordering_costs(self) -> dict[str, float]:
         """FLOPs to score the teacher's components and to leave its layers out, and the tokens that the latter read."""
         once = forward_flops_per_token(read_architecture(self.teacher), context=LENGTH)
-        elimination = self._elimination()
+        elimination = self._elimination
         return {
             "flops": float(self.calibration.numel() * once + elimination["flops"]),
             "tokens": elimination["tokens"],
@@ -68,20 +70,23 @@ class Quickstart:
         """Return the teacher in an order, by default the product's, its weights on disk."""
         if ordering.by == "native":
             return open_ordered(self.teacher, ordering)
+        return open_ordered(self.teacher, ordering, self._importance)
+
+    @cached_property
+    def _importance(self) -> Importance:
         model = load_model(self.teacher, torch.float32).eval()
         scores = measure_importance(model, read_architecture(self.teacher), self.calibration)
-        scores = replace(scores, eliminated=tuple(self._elimination()["order"]))
-        return open_ordered(self.teacher, ordering, scores)
+        return replace(scores, eliminated=tuple(self._elimination["order"]))
 
+    @cached_property
     def _elimination(self) -> dict[str, Any]:
         """Return the order in which layers are left out, and what finding it took; found once."""
         file = self.folder / f"elimination-{self.tokens.fingerprint}-{NUM_ELIMINATION_WINDOWS}.json"
         if not file.is_file():
             windows = self.windows("calibration", NUM_ELIMINATION_WINDOWS)
             found = leave_layers_out(self.teacher, windows, choose_compute())
-            flops = sum(evaluation.flops for evaluation in found.evaluations)
-            tokens = sum(evaluation.tokens for evaluation in found.evaluations)
-            file.write_text(json.dumps({"order": found.order, "flops": flops, "tokens": tokens}))
+            told = {"order": found.order, "flops": found.flops, "tokens": found.tokens}
+            write_atomically(file, json.dumps(told))
         found_before: dict[str, Any] = json.loads(file.read_text())
         return found_before
 

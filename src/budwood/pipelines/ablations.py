@@ -17,7 +17,7 @@ from budwood.pipelines.arms import Start, Training
 from budwood.pipelines.corpus import create_pipeline as corpus_pipeline
 from budwood.pipelines.evolution.pipeline import search_stages
 from budwood.pipelines.export.pipeline import export_stages
-from budwood.pipelines.grid import current_parameters, for_each_variant
+from budwood.pipelines.grid import SEARCH_INPUTS, current_parameters, for_each_variant
 from budwood.pipelines.teacher.pipeline import create_pipeline as teacher_pipeline
 from budwood.pipelines.tracking import track
 from budwood.reporting.ablations import (
@@ -33,8 +33,6 @@ from budwood.subnet.checkpoint import load_model
 from budwood.training.job import Engine, Schedule
 
 logger = logging.getLogger(__name__)
-
-SEARCH_INPUTS = {"teacher", "teacher_record", "importance", "tokens", "workspace"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,9 @@ PROJECT = Path(__file__).parents[3]
 Variant = tuple[str, str]
 """A bin and a space."""
 
+SEARCH_INPUTS = {"teacher", "teacher_record", "importance", "tokens", "workspace"}
+"""Datasets that the searches and exports of all variants share."""
+
 _current: dict[str, ProjectParameters] = {}
 
 
@@ -106,12 +109,16 @@ def for_each_variant(stages: Pipeline, shared: set[str], variants: list[Variant]
 
 
 def _variant(stages: Pipeline, shared: set[str], bin_name: str, space: str) -> Pipeline:
-    own = {"params:bin": f"params:bins.{bin_name}", "params:space": f"params:spaces.{space}"}
-    parameters = {name: own.get(name, name) for name in stages.inputs() if name.startswith("params:")}
     return Pipeline(
         stages,
         namespace=f"subnets.{bin_name}.{space}",
         inputs=shared,
-        parameters=parameters,
+        parameters=parameters_of(stages, bin_name, space),
         tags=[bin_name, space],
     )
+
+
+def parameters_of(stages: Pipeline, bin_name: str, space: str) -> dict[str, str]:
+    """Return the parameters of some stages by the names that they have for one variant."""
+    own = {"params:bin": f"params:bins.{bin_name}", "params:space": f"params:spaces.{space}"}
+    return {name: own.get(name, name) for name in stages.inputs() if name.startswith("params:")}

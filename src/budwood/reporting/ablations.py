@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from sklearn.ensemble import RandomForestRegressor
 
 from budwood.reporting import formats
-from budwood.reporting.markup import markdown_table
+from budwood.reporting.markup import markdown_table, means_and_errors
 from budwood.reporting.panels import color_of, panel_row
 from budwood.reporting.style import GREY
 from budwood.reporting.tables import mean_and_error, paired_difference, verdict
@@ -162,8 +162,8 @@ def _found(table: pd.DataFrame) -> str:
 def _table(table: pd.DataFrame) -> str:
     columns = {
         "variant": table["variant"].tolist(),
-        "loss (nats)": _errors(table, "loss", "standard_error"),
-        "minus the lowest (paired)": _errors(table, "difference", "difference_standard_error", signed=True),
+        "loss (nats)": means_and_errors(table, "loss", "standard_error"),
+        "minus the lowest (paired)": means_and_errors(table, "difference", "difference_standard_error", signed=True),
         "parameters": table["num_parameters"].map(formats.count).tolist(),
         "training tokens": table["tokens"].map(formats.count).tolist(),
         "student's training": table["student_flops"].map(formats.flops).tolist(),
@@ -188,11 +188,6 @@ def _importances(importances: pd.DataFrame) -> str:
         "standard deviation over trees); the main effect is the variance of the mean losses by value over that of all."
     )
     return f"{note}\n\n{markdown_table(columns, 1)}"
-
-
-def _errors(table: pd.DataFrame, mean: str, error: str, *, signed: bool = False) -> list[str]:
-    pairs = zip(table[mean], table[error], strict=True)
-    return [formats.plus_minus(value, spread, signed=signed) for value, spread in pairs]
 
 
 def _value(value: Any) -> str:

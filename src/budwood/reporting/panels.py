@@ -5,11 +5,10 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from budwood.reporting.style import GREY, TEMPLATE
+from budwood.reporting.style import GREY, SERIES, TEMPLATE
 
-# Okabe and Ito (2008), as for the arms; black, which a dark page hides, is grey.
-SERIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", GREY)
-"""Colours of what is compared, in turn."""
+_COLORS = (*SERIES, "#F0E442", GREY)
+"""Colours of what is compared, in turn; black, which a dark page hides, is grey."""
 _HEIGHT = 460
 
 
@@ -30,4 +29,4 @@ def panel_row(title: str, names: Sequence[str], x: str, y: str) -> go.Figure:
 
 def color_of(place: int) -> str:
     """Return the colour of the series in a place; they repeat after the last."""
-    return SERIES[place % len(SERIES)]
+    return _COLORS[place % len(_COLORS)]

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from budwood.reporting import formats
-from budwood.reporting.markup import markdown_table
+from budwood.reporting.markup import markdown_table, means_and_errors
 from budwood.reporting.panels import color_of, panel_row
 from budwood.reporting.tables import mean_and_error, paired_difference, verdict
 from budwood.search.choice import choose
@@ -94,8 +94,8 @@ def selection_section(selections: pd.DataFrame) -> str:
         "chosen": ["yes" if chosen else "" for chosen in selections["chosen"]],
         "parameters": selections["num_parameters"].map(formats.count).tolist(),
         "tokens of the probe": selections["tokens"].map(formats.count).tolist(),
-        "loss (nats)": _errors(selections, "loss", "standard_error"),
-        "minus the best (paired)": _errors(selections, "difference", "difference_standard_error", signed=True),
+        "loss (nats)": means_and_errors(selections, "loss", "standard_error"),
+        "minus the best (paired)": means_and_errors(selections, "difference", "difference_standard_error", signed=True),
         "cost of the probe": selections["flops"].map(formats.flops).tolist(),
     }
     return "\n\n".join([note, "\n".join(words), markdown_table(columns, 3)])
@@ -109,8 +109,3 @@ def _sentence(bin_name: str, rows: pd.DataFrame) -> str:
     lead = formats.plus_minus(second["difference"], second["difference_standard_error"])
     sure = verdict(second["difference"], second["difference_standard_error"]).removeprefix("higher, ")
     return f"- **{bin_name}**: `{best['space']}` is best, {lead} nats below `{second['space']}` ({sure})."
-
-
-def _errors(rows: pd.DataFrame, mean: str, error: str, *, signed: bool = False) -> list[str]:
-    pairs = zip(rows[mean], rows[error], strict=True)
-    return [formats.plus_minus(value, spread, signed=signed) for value, spread in pairs]

@@ -27,6 +27,16 @@ class Elimination:
     evaluations: tuple[Evaluation, ...]
     """All that was read to find out."""
 
+    @property
+    def tokens(self) -> int:
+        """Read to find out."""
+        return sum(evaluation.tokens for evaluation in self.evaluations)
+
+    @property
+    def flops(self) -> float:
+        """Spent to find out."""
+        return sum(evaluation.flops for evaluation in self.evaluations)
+
 
 def eliminate_layers(whole: Selection, evaluate: Evaluate) -> Elimination:
     """Leave out one layer after the other.

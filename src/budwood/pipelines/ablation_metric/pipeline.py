@@ -8,9 +8,10 @@ from typing import Any
 from kedro.pipeline import Node, Pipeline
 
 from budwood.parameters import AblationParameters, ArmParameters, SearchParameters
-from budwood.pipelines.ablations import SEARCH_INPUTS, Ablation, Variant, prepared, wanted
+from budwood.pipelines.ablations import Ablation, Variant, prepared, wanted
 from budwood.pipelines.evolution.pipeline import search_stages
 from budwood.pipelines.export.pipeline import export_stages
+from budwood.pipelines.grid import SEARCH_INPUTS, parameters_of
 from budwood.subnet.fitness import FROM_SCORES
 
 
@@ -21,11 +22,10 @@ def create_pipeline() -> Pipeline:
         return Pipeline([])
     bin_name, space = ablations.student.bin, ablations.metric_space
     places = {metric: f"subnets.{bin_name}.by_{metric.replace('.', '_')}" for metric in ablations.metrics}
-    own = {"params:bin": f"params:bins.{bin_name}", "params:space": f"params:spaces.{space}"}
     searches = Pipeline([])
     for metric, place in places.items():
         stages = _guided_by(metric, search_stages()) + export_stages()
-        parameters = {name: own.get(name, name) for name in stages.inputs() if name.startswith("params:")}
+        parameters = parameters_of(stages, bin_name, space)
         searches += Pipeline(stages, namespace=place, inputs=SEARCH_INPUTS, parameters=parameters)
     ablation = Ablation(
         name="metric",

@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from budwood.parameters import AblationParameters
-from budwood.pipelines.work import claim
-from budwood.subnet.teacher import fetch_teacher
+from budwood.pipelines.teacher.nodes import fetch_source
 
 
 def fetch_teachers(ablations: AblationParameters, workspace: Path) -> tuple[Path, ...]:
@@ -13,9 +12,5 @@ def fetch_teachers(ablations: AblationParameters, workspace: Path) -> tuple[Path
     Raises:
         ValueError: one cannot be fetched, or is of an unsupported family.
     """
-    folders = []
-    for teacher in ablations.teachers.values():
-        if teacher.source is not None:
-            facts = {"teacher": teacher.source.model_dump(exclude={"architecture"})}
-            folders.append(fetch_teacher(teacher.source.source(), claim(workspace, "teacher", facts)).folder)
-    return tuple(folders)
+    sources = (teacher.source for teacher in ablations.teachers.values())
+    return tuple(fetch_source(source, workspace).folder for source in sources if source is not None)

@@ -3,14 +3,12 @@
 from kedro.pipeline import Node, Pipeline
 
 from budwood.pipelines.evolution.nodes import choose_winner, evolve
-from budwood.pipelines.grid import for_each_variant, searched_variants
-
-SHARED = {"teacher", "teacher_record", "importance", "tokens", "workspace"}
+from budwood.pipelines.grid import SEARCH_INPUTS, for_each_variant, searched_variants
 
 
 def create_pipeline() -> Pipeline:
     """Search every variant of the grid and choose its winner."""
-    return for_each_variant(search_stages(), SHARED, searched_variants())
+    return for_each_variant(search_stages(), SEARCH_INPUTS, searched_variants())
 
 
 def search_stages() -> Pipeline:

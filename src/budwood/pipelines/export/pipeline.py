@@ -3,14 +3,12 @@
 from kedro.pipeline import Node, Pipeline
 
 from budwood.pipelines.export.nodes import export_subnet
-from budwood.pipelines.grid import for_each_variant, searched_variants
-
-SHARED = {"teacher", "teacher_record", "importance", "tokens", "workspace"}
+from budwood.pipelines.grid import SEARCH_INPUTS, for_each_variant, searched_variants
 
 
 def create_pipeline() -> Pipeline:
     """Export the winner of every variant."""
-    return for_each_variant(export_stages(), SHARED, searched_variants())
+    return for_each_variant(export_stages(), SEARCH_INPUTS, searched_variants())
 
 
 def export_stages() -> Pipeline:

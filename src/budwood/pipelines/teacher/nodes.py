@@ -17,8 +17,8 @@ from budwood.reporting.tables import summarise
 from budwood.subnet.checkpoint import load_model, load_tokenizer, read_architecture, read_config
 from budwood.subnet.elimination import leave_layers_out
 from budwood.subnet.importance import measure_importance
+from budwood.subnet.teacher import FetchedTeacher, fingerprint
 from budwood.subnet.teacher import fetch_teacher as fetch
-from budwood.subnet.teacher import fingerprint
 
 Record = dict[str, Any]
 
@@ -29,8 +29,7 @@ def fetch_teacher(teacher: TeacherParameters, workspace: Path) -> tuple[Path, Re
     Raises:
         ValueError: it cannot be fetched, or is not what the parameters say it is.
     """
-    source = teacher.model_dump(exclude={"architecture"})
-    fetched = fetch(teacher.source(), claim(workspace, "teacher", {"teacher": source}))
+    fetched = fetch_source(teacher, workspace)
     architecture = read_architecture(fetched.folder)
     if teacher.architecture and (stated := teacher.architecture.architecture()) != architecture:
         raise ValueError(
@@ -49,6 +48,12 @@ def fetch_teacher(teacher: TeacherParameters, workspace: Path) -> tuple[Path, Re
         "architecture": architecture.to_dict(),
     }
     return fetched.folder, record
+
+
+def fetch_source(teacher: TeacherParameters, workspace: Path) -> FetchedTeacher:
+    """Return a teacher's checkpoint, made anew only where its source has changed."""
+    source = teacher.model_dump(exclude={"architecture"})
+    return fetch(teacher.source(), claim(workspace, "teacher", {"teacher": source}))
 
 
 def rank_components(
@@ -73,8 +78,8 @@ def rank_components(
         {"stage": "calibration", "flops": flops, "tokens": text.numel(), "seconds": passed - started},
         {
             "stage": "elimination",
-            "flops": sum(evaluation.flops for evaluation in elimination.evaluations),
-            "tokens": sum(evaluation.tokens for evaluation in elimination.evaluations),
+            "flops": elimination.flops,
+            "tokens": elimination.tokens,
             "seconds": time.perf_counter() - passed,
         },
     ]
