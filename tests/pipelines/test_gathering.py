@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from budwood.pipelines.evaluation.gathering import Gathered, probe_costs, steps_taken_over
+from budwood.pipelines.evaluation.nodes import join_curves
 
 PROBE = {
     "arm": "probe",
@@ -33,8 +34,8 @@ PLACE = {"bin": "half", "space": "coarse"}
 
 def training(*scores: dict) -> dict:
     """Return the datasets of a training."""
-    curves = {f"{score['run']}_curve": CURVE for score in scores}
-    return {"scores": list(scores), "downstream": [], "efficiency": {}, "evaluation_costs": [], **curves}
+    curves = join_curves(list(scores), **{f"{score['run']}_curve": CURVE for score in scores})
+    return {"scores": list(scores), "downstream": [], "efficiency": {}, "evaluation_costs": [], "curves": curves}
 
 
 def by_stage(ledger: list[dict]) -> dict:

@@ -47,7 +47,7 @@ def probed(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_the_best_space_goes_on_and_repeats_no_step(probed):
-    selections = pd.read_parquet(probed / "08_reporting/selections.parquet")
+    selections = pd.read_parquet(probed / "07_model_output/selections.parquet")
     assert set(selections["space"]) == {"coarse_uniform", "coarse_layerwise"}
     best, other = selections.to_dict("records")
     assert (best["chosen"], other["chosen"]) == (True, False)

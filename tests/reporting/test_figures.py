@@ -128,15 +128,18 @@ def test_bands_are_one_standard_error_over_sequences(study) -> None:
 
 def test_several_seeds_are_their_mean_and_range(study) -> None:
     """Losses 0.5 below and 1 above: 0.25 above, between the two."""
-    losses = study.curves["heldout_loss"]
-    seeds = [study.curves.assign(seed=seed, heldout_loss=losses + by) for seed, by in ((1, -0.5), (2, 1))]
-    one, many = study.figures["training_curves_tokens"], figures.training_curves(pd.concat(seeds), study.saved)
+    losses = study.curves[["heldout_loss", "train_loss"]]
+    seeds = pd.concat(study.curves.assign(seed=seed, **(losses + by)) for seed, by in ((1, -0.5), (2, 1)))
+    one, many = study.figures["training_curves_tokens"], figures.training_curves(seeds, study.saved)
     line, band = curve(many, "distilled"), curve(many, "distilled, uncertainty")
     assert list(line.x) == list(curve(one, "distilled").x)
     assert np.asarray(line.y) - curve(one, "distilled").y == pytest.approx(0.25)
     above, below = np.split(np.asarray(band.y), 2)
     assert above - line.y == pytest.approx(0.75)
     assert line.y - below[::-1] == pytest.approx(0.75)
+    one, many = (curve(figures.training_losses(curves), "distilled") for curves in (study.curves, seeds))
+    assert list(many.x) == list(one.x)
+    assert np.asarray(many.y) - one.y == pytest.approx(0.25)
 
 
 def test_a_reference_that_is_never_reached_has_no_star_and_no_ratio(study) -> None:

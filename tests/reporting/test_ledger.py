@@ -11,7 +11,6 @@ from budwood.arch.count import forward_flops_per_token, training_flops_per_token
 from budwood.arch.spec import Architecture
 from budwood.reporting.ledger import (
     LEDGERS,
-    mean_over_seeds,
     paper_search_flops,
     savings,
     tokens_to_match,
@@ -217,20 +216,6 @@ def test_seeds_add_their_spread() -> None:
     assert row["num_runs"] == 2
     assert row["tokens_to_match"] == pytest.approx(200 / 3)
     assert (row["tokens_to_match_low"], row["tokens_to_match_high"]) == (pytest.approx(50), pytest.approx(100))
-
-
-def test_curves_of_several_seeds_are_drawn_as_their_mean() -> None:
-    """A step that one seed has not measured is left out."""
-    two = [
-        curve("subnet_init", losses).assign(seed=seed, flops=0.0)
-        for seed, losses in enumerate(([7.0, 3.0], [9.0, 5.0, 1.0]))
-    ]
-    one = curve("random_init", [9.0, 5.0]).assign(seed=0, flops=0.0)
-    mean = mean_over_seeds(pd.concat([one, *two]))
-    points = mean[mean["arm"] == "subnet_init"]
-    assert points[["tokens", "heldout_loss"]].to_numpy().tolist() == [[0, 8.0], [100, 4.0]]
-    assert mean[mean["arm"] == "random_init"]["heldout_loss"].tolist() == [9.0, 5.0]
-    assert mean_over_seeds(one) is one
 
 
 def test_one_run_without_sequences_claims_no_certainty() -> None:

@@ -12,18 +12,9 @@ from budwood.arch.bins import ParameterBin
 from budwood.arch.count import forward_flops_per_token, num_parameters, training_flops_per_token
 from budwood.arch.space import SearchSpace
 from budwood.reporting.accelerator import ACCELERATORS
-from budwood.reporting.plan import (
-    CHOSEN,
-    Reading,
-    Study,
-    Variant,
-    disk_bytes,
-    draw_members,
-    in_small,
-    plan,
-    warnings_of,
-)
+from budwood.reporting.plan import disk_bytes, plan, plan_ablations, warnings_of
 from budwood.reporting.quote import markdown_plan
+from budwood.reporting.study import CHOSEN, Ablation, Reading, Study, Variant, draw_members, in_small
 from budwood.subnet.compensate import Compensation, regression_flops
 from budwood.training.job import Schedule
 
@@ -135,6 +126,44 @@ def test_the_reference_of_a_bin_is_trained_once() -> None:
     assert "2 searches and 5 training runs" in page
     large = study(variants=two, schedule=PAPERS.model_copy(update={"micro_batch": 48}))
     assert any("reference_init" in warning for warning in warnings_of(large, plan(large, H100, 0.4), H100, 1, 1e15))
+
+
+def test_questions_and_timing_are_part_of_the_evaluation() -> None:
+    """Two arms are asked; the sub-network is timed, and the teacher beside it."""
+    reading = replace(study().reading, question_tokens=1000, timed_tokens=300)
+    small, large = (forward_flops_per_token(model, context=512) for model in (PYTHIA_410M, PYTHIA_69B))
+    planned = plan(study(reading=reading), H100, 0.4)
+    evaluation = row(planned, "evaluation")
+    assert evaluation["tokens"] == 2 * (200 * 512 + 1000) + 2 * 300
+    assert evaluation["flops"] == (2 * (200 * 512 + 1000) + 300) * small + 300 * large
+    assert row(planned, "evaluation", bin_name="")["tokens"] == 100 * 512 + 1000
+    compared = plan(study(reading=reading, variants=(variant(reference=PYTHIA_410M),)), H100, 0.4)
+    assert row(compared, "evaluation")["tokens"] == evaluation["tokens"] + 200 * 512 + 1000 + 300
+
+
+def test_a_fitness_costs_more_than_the_candidates_pass() -> None:
+    alone, beside = (plan(study(fitness_flops_per_token=extra), H100, 0.4) for extra in (0.0, 7.0))
+    read = (5050 * 1000 + 64) * 512
+    assert row(beside, "search")["flops"] - row(alone, "search")["flops"] == pytest.approx(7 * read)
+
+
+def test_an_ablation_by_hand() -> None:
+    """One search, and two trainings of 4,624 steps of which one has a teacher of 10 FLOPs a token."""
+    own, tokens = variant(compensation=Compensation()), 4624 * 1056 * 2048
+    ablation = Ablation(name="logits", schedule=PAPERS, searches=((study(), own),), runs=((own, 0.0), (own, 10.0)))
+    costs = plan_ablations([ablation], H100, 0.4)
+    (found,) = costs.to_dict("records")
+    planned = plan(study(variants=(own,)), H100, 0.4)
+    searched = sum(row(planned, stage)["flops"] for stage in ("search", "compensation"))
+    assert found["search_flops"] == pytest.approx(searched)
+    assert found["training_flops"] == 2 * tokens * training_flops_per_token(PYTHIA_410M, context=2048)
+    assert found["teacher_flops"] == 10 * tokens
+    total = found["search_flops"] + found["training_flops"] + found["teacher_flops"]
+    assert found["device_hours"] == pytest.approx(total / 989e12 / 0.4 / 3600)
+    page = markdown_plan(planned, ("h100", 8), 0.4, [], costs)
+    assert "## Ablations, each run by name" in page
+    assert "| `ablation_logits` | 1 | 2 |" in " ".join(page.split())
+    assert "Ablations" not in markdown_plan(planned, ("h100", 8), 0.4, [])
 
 
 def test_every_seed_is_a_training_of_its_own() -> None:

@@ -46,6 +46,16 @@ class EfficiencySettings:
         if self.warmups < 0:
             raise ValueError(f"warmups must not be negative, got {self.warmups}")
 
+    @property
+    def num_rounds(self) -> int:
+        """Turns of every model: warm-ups, repeats, and one in which memory is measured."""
+        return self.warmups + self.repeats + 1
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that every model reads in all of them."""
+        return self.num_rounds * self.batch_size * (self.prompt_tokens + self.new_tokens)
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
@@ -70,8 +80,7 @@ def measure_efficiency(subjects: Mapping[str, Subject], settings: EfficiencySett
     """
     started = time.perf_counter()
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in subjects}
-    rounds = settings.warmups + settings.repeats
-    for _ in tqdm(range(rounds), desc="Latency", unit="round", dynamic_ncols=True):
+    for _ in tqdm(range(settings.num_rounds - 1), desc="Latency", unit="round", dynamic_ncols=True):
         for name, subject in subjects.items():
             times[name].append(_time(subject, settings, compute.device))
     models = {
@@ -87,9 +96,7 @@ def measure_efficiency(subjects: Mapping[str, Subject], settings: EfficiencySett
         }
         for name, subject in subjects.items()
     }
-    # One more round measures the memory.
-    tokens = settings.batch_size * (settings.prompt_tokens + settings.new_tokens)
-    flops = (rounds + 1) * sum(_flops(subject.architecture, settings) for subject in subjects.values())
+    flops = settings.num_rounds * sum(_flops(subject.architecture, settings) for subject in subjects.values())
     return {
         "prompt_tokens": settings.prompt_tokens,
         "new_tokens": settings.new_tokens,
@@ -99,7 +106,7 @@ def measure_efficiency(subjects: Mapping[str, Subject], settings: EfficiencySett
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "models": models,
-        "tokens": (rounds + 1) * len(subjects) * tokens,
+        "tokens": len(subjects) * settings.num_tokens,
         "flops": float(flops),
         "seconds": time.perf_counter() - started,
     }

@@ -4,9 +4,12 @@ from pydantic import Field
 
 from budwood.evaluation.efficiency import EfficiencySettings
 from budwood.evaluation.harness import Benchmark, choose_benchmarks
-from budwood.evaluation.heldout import HeldOutSettings
+from budwood.evaluation.heldout import CONTINUATION, LAST_WORD, NUM_CHOICES, HeldOutSettings
 from budwood.subnet.device import Compute, DeviceName, Precision, choose_compute
 from budwood.training.job import Strict
+
+TOKENS_PER_WORD = 1.5
+"""Of questions, about, padding included."""
 
 
 class MeasurementParameters(Strict):
@@ -64,3 +67,16 @@ class EvaluationParameters(Strict):
     def benchmarks(self) -> tuple[Benchmark, ...]:
         """Return what is asked."""
         return choose_benchmarks(self.tasks)
+
+    def question_tokens(self, num_sources: int) -> int:
+        """Return about how many tokens a model reads of all held-out questions.
+
+        Args:
+            num_sources: of validation text.
+        """
+        asked = self.heldout.questions * num_sources
+        asked = asked if self.limit is None else min(asked, self.limit)
+        words = self.heldout.context_words + self.heldout.continuation_words
+        tasks = {benchmark.task for benchmark in self.benchmarks()}
+        requests = (LAST_WORD in tasks) + NUM_CHOICES * (CONTINUATION in tasks)
+        return round(asked * requests * words * TOKENS_PER_WORD)

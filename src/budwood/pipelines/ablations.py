@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,15 @@ class Variant:
     """What was changed, for the table."""
 
 
-def wanted() -> AblationParameters | None:
-    """Return what the environment compares; None where there are no ablations."""
-    return current_parameters().ablations
+def where_wanted(create: Callable[[AblationParameters], Pipeline]) -> Callable[[], Pipeline]:
+    """Make the pipeline of an ablation that of the environment: empty where nothing is compared."""
+
+    @wraps(create)
+    def create_pipeline() -> Pipeline:
+        ablations = current_parameters().ablations
+        return Pipeline([]) if ablations is None else create(ablations)
+
+    return create_pipeline
 
 
 def prepared(places: list[Place]) -> Pipeline:

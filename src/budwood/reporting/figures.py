@@ -87,7 +87,7 @@ def training_curves(curves: pd.DataFrame, saved: pd.DataFrame, x: Cost = "tokens
 
 
 def training_losses(curves: pd.DataFrame) -> go.Figure:
-    """Return what every arm minimised while it trained, a panel per variant.
+    """Return what every arm minimised while it trained, a panel per variant; of several seeds the mean.
 
     Args:
         curves: columns `bin`, `space`, `arm`, `step`, `tokens`, `train_loss` (NaN where none was noted).
@@ -98,7 +98,8 @@ def training_losses(curves: pd.DataFrame) -> go.Figure:
     figure, named = panels(title, list(found)), set[str]()
     for place, variant in zip(places(len(found)), found.values(), strict=True):
         for arm, curve in variant.groupby("arm", sort=False):
-            points = curve[np.isfinite(curve["train_loss"])].sort_values("step", kind="stable")
+            noted = curve[np.isfinite(curve["train_loss"])]
+            points = noted.groupby("step", as_index=False)[["tokens", "train_loss"]].mean()
             line = {"color": ARM_COLORS.get(str(arm), GREY), "width": 2}
             look = {"name": str(arm), "legendgroup": str(arm), "showlegend": arm not in named, "line": line}
             figure.add_scatter(x=points["tokens"], y=points["train_loss"], mode="lines", **look, **place)

@@ -156,26 +156,6 @@ def held_out(curve: pd.DataFrame) -> pd.DataFrame:
     return points
 
 
-def mean_over_seeds(curves: pd.DataFrame) -> pd.DataFrame:
-    """Return one curve for every arm: the mean held-out loss at the steps that all of its seeds have measured."""
-    if "seed" not in curves or curves.empty:
-        return curves
-    place = ["bin", "space", "arm"]
-    runs = curves.groupby(place, sort=False)["seed"].transform("nunique")
-    if (runs == 1).all():
-        return curves
-    measured = curves.assign(runs=runs.to_numpy())[np.isfinite(curves["heldout_loss"]).to_numpy()]
-    points = measured.groupby([*place, "step"], sort=False).agg(
-        tokens=("tokens", "first"),
-        flops=("flops", "first"),
-        heldout_loss=("heldout_loss", "mean"),
-        found=("seed", "nunique"),
-        runs=("runs", "first"),
-    )
-    whole: pd.DataFrame = points[points["found"] == points["runs"]].reset_index()
-    return whole.drop(columns=["found", "runs"])
-
-
 def tokens_to_match(tokens: NDArray[np.float64], losses: Losses, targets: Losses) -> NDArray[np.float64]:
     """Return [R] the tokens at which curves first fall to their targets; infinity where they never do.
 

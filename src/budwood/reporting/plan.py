@@ -1,33 +1,23 @@
 """What a study will cost, told before anything is spent: arithmetic on architectures, without weights or text."""
 
-import json
-import statistics
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from budwood.arch.bins import ParameterBin
 from budwood.arch.count import forward_flops_per_token, num_parameters, training_flops_per_token
-from budwood.arch.sampling import sample
-from budwood.arch.space import SearchSpace
 from budwood.arch.spec import Architecture
 from budwood.reporting import formats
 from budwood.reporting.accelerator import Accelerator
 from budwood.reporting.ledger import PROBE, paper_search_flops
-from budwood.reporting.memory import Memory, Precision, forward_memory, training_memory
+from budwood.reporting.memory import Memory, forward_memory
 from budwood.reporting.records import BASELINE, CONTINUED, REFERENCE, SHARED
-from budwood.subnet.compensate import Compensation, regression_flops
-from budwood.training.job import Schedule
+from budwood.reporting.study import Ablation, Study, Variant
 
 ROOM = 0.9
 """Share of a device's memory that is planned with: its runtime, fragments and what estimates miss take the rest."""
-NUM_MEMBERS = 64
-"""Sub-networks drawn from every bin; nobody knows beforehand which of them a search will find."""
-_NUM_HISTORIES = 3
-_BISECTIONS = 40
 
 _MODEL_BYTES = 4
 """Of a parameter of a trained model."""
@@ -41,176 +31,14 @@ _SECONDS_PER_HOUR = 3600
 _TRIALS_PER_LAYER = 5
 """Layers that are left out on trial, about, for every one that is left out: 4.7 of 30 in SmolLM2-135M."""
 
-CHOSEN = "chosen by probes"
-"""Stands for the space of a bin that probes will choose."""
-
 COLUMNS = [
     *("stage", "bin", "space", "arm", "tokens", "flops", "paper_flops", "device_hours"),
     *("num_parameters", "memory_bytes", "disk_bytes", "passing_disk_bytes"),
     *(f"{part}_bytes" for part in Memory.__slots__),
 ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """How much text is measured on; sequences unless it says otherwise."""
-
-    length: int
-    """Tokens of a sequence."""
-    batch_size: int
-    """Of one forward pass."""
-    calibration: int
-    elimination: int
-    """Every time that a layer is left out on trial."""
-    selection: int
-    """For each candidate."""
-    choice: int
-    """For each finalist."""
-    teacher: int
-    """Of all splits and sources, for the teacher."""
-    validation: int
-    """Of all sources, for each arm."""
-    heldout: int
-    """For every held-out loss on the way; of the length that is trained."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Variant:
-    """A bin with a space, and what may come out of it."""
-
-    bin: str
-    space: str
-    members: tuple[Architecture, ...]
-    """Drawn from the bin."""
-    center: Architecture
-    """The model at the centre of the bin, by which the paper charges."""
-    compensation: Compensation | None
-    genes_bytes: float
-    """What the history of a search takes for one candidate: all that it keeps."""
-    reference: Architecture | None = None
-    """That the bin names, to be trained beside the sub-networks."""
-
-    def mean_forward(self, context: int) -> float:
-        """Return the mean FLOPs of a forward pass of the members, per token."""
-        return statistics.fmean(forward_flops_per_token(member, context=context) for member in self.members)
-
-    def mean_training(self, context: int) -> float:
-        """Return the mean FLOPs of training the members, per token."""
-        return statistics.fmean(training_flops_per_token(member, context=context) for member in self.members)
-
-    def mean_compensation(self, teacher: Architecture, num_tokens: int, context: int) -> float:
-        """Return the mean FLOPs of correcting the members, if every dropped layer stood by itself; 0 where none is."""
-        if self.compensation is None:
-            return 0.0
-        regressions = (
-            regression_flops(
-                teacher,
-                member,
-                self.compensation,
-                num_tokens=num_tokens,
-                num_gaps=min(member.num_hidden_layers, teacher.num_hidden_layers - member.num_hidden_layers),
-            )
-            for member in self.members
-        )
-        return num_tokens * forward_flops_per_token(teacher, context=context) + statistics.fmean(regressions)
-
-    @property
-    def largest(self) -> Architecture:
-        """The member with the most parameters."""
-        return max(self.members, key=num_parameters)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Study:
-    """All that a study's cost follows from."""
-
-    teacher: Architecture
-    teacher_bytes_per_parameter: int
-    """In its files, and in those of what is cut out of it."""
-    variants: tuple[Variant, ...]
-    num_evaluations: int
-    """Candidates of one search."""
-    num_finalists: int
-    finalist_tokens: int
-    """On which every finalist is trained."""
-    reading: Reading
-    schedule: Schedule
-    arms: Mapping[str, bool]
-    """Whether the teacher takes part, by the name of the arm."""
-    precision: Precision
-    num_seeds: int = 1
-    """Times that every arm is trained."""
-    probe_schedule: Schedule | None = None
-    """Of the training of every variant's sub-network, after which the best of each bin goes on; None: all do."""
-
-    @property
-    def trained_tokens(self) -> int:
-        """Of one arm, in whole steps."""
-        return _trained_tokens(self.schedule)
-
-    @property
-    def trained(self) -> tuple[Variant, ...]:
-        """What is trained in full: all variants, or one of every bin that nobody knows yet."""
-        if self.probe_schedule is None:
-            return self.variants
-        bins: dict[str, list[Variant]] = {}
-        for variant in self.variants:
-            bins.setdefault(variant.bin, []).append(variant)
-        return tuple(
-            replace(spaces[0], space=CHOSEN, members=tuple(member for space in spaces for member in space.members))
-            for spaces in bins.values()
-        )
-
-    @property
-    def probed_tokens(self) -> int:
-        """Tokens of a probe that the training after it does not repeat."""
-        probe = self.probe_schedule
-        if probe is None or probe.shape != "warmup_stable_decay":
-            return 0
-        return probe.decay_start * probe.tokens_per_step
-
-    def heldout_tokens(self, schedule: Schedule, after: int = 0) -> int:
-        """Return the tokens of all held-out losses of one run after some tokens, step 0 included."""
-        steps, count = schedule.num_steps, schedule.num_evaluations
-        taken = {0, *(round(steps * (place + 1) / count) for place in range(count))}
-        times = sum(step * schedule.tokens_per_step > after for step in taken) if after else len(taken)
-        return times * self.reading.heldout * schedule.sequence_length
-
-    def training_memory(self, members: Sequence[Architecture], micro_batch: int, *, taught: bool) -> Memory:
-        """Return what training takes, of that model which takes most."""
-        tokens, teacher = micro_batch * self.schedule.sequence_length, self.teacher if taught else None
-        memories = (
-            training_memory(member, num_tokens=tokens, precision=self.precision, teacher=teacher) for member in members
-        )
-        return max(memories, key=lambda memory: memory.total)
-
-
-def draw_members(
-    space: SearchSpace, parameter_bin: ParameterBin, *, num_members: int = NUM_MEMBERS
-) -> tuple[tuple[Architecture, ...], float]:
-    """Return sub-networks that lie in a bin, and the mean bytes of what a search writes down of one of them.
-
-    Raises:
-        ValueError: the bin cannot be reached.
-    """
-    rng = np.random.default_rng(0)
-    # Sizes are drawn before entries: where layers are alike those of the coarse space are the same, and come at once.
-    sizes = replace(space, granularity="coarse") if space.teacher.is_uniform else space
-    members = tuple(sample(sizes, parameter_bin, rng).architecture(space.teacher) for _ in range(num_members))
-    written = [len(json.dumps(sample(space, parameter_bin, rng).to_dict())) for _ in range(_NUM_HISTORIES)]
-    return members, statistics.fmean(written)
-
-
-def in_small(teacher: Architecture, size: float) -> Architecture:
-    """Return the model of a teacher's proportions whose number of parameters comes nearest to a size.
-
-    Hidden size, heads, MLP width and layers shrink by one factor; heads keep their dimensions.
-    """
-    low, high = 0.0, 1.0
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if num_parameters(_scaled(teacher, middle)) < size else (low, middle)
-    return min((_scaled(teacher, factor) for factor in (low, high)), key=lambda m: abs(num_parameters(m) - size))
+ABLATION_COLUMNS = [
+    *("ablation", "searches", "runs", "search_flops", "training_flops", "teacher_flops", "device_hours")
+]
 
 
 def plan(study: Study, accelerator: Accelerator, mfu: float) -> pd.DataFrame:
@@ -247,6 +75,35 @@ def plan(study: Study, accelerator: Accelerator, mfu: float) -> pd.DataFrame:
         .fillna(texts | dict.fromkeys(counted, 0))
         .astype(dict.fromkeys([*counted, "paper_flops"], float))
     )
+
+
+def plan_ablations(ablations: Sequence[Ablation], accelerator: Accelerator, mfu: float) -> pd.DataFrame:
+    """Return what every ablation will cost by itself, beside the text and what is measured of the teacher.
+
+    Args:
+        ablations: in the order of the rows.
+        accelerator: runs them.
+        mfu: share of the accelerator's peak that is reached.
+
+    Returns:
+        Columns `ablation`; `searches` and `runs`, their numbers; `search_flops` with corrections, `training_flops`,
+        `teacher_flops`, and `device_hours` of all.
+    """
+    rows = []
+    for ablation in ablations:
+        tokens, context = ablation.schedule.num_tokens, ablation.schedule.sequence_length
+        flops = {
+            "search_flops": sum(
+                _search_row(study, variant)["flops"] + _correction_flops(study, variant)
+                for study, variant in ablation.searches
+            ),
+            "training_flops": sum(tokens * variant.mean_training(context) for variant, _ in ablation.runs),
+            "teacher_flops": sum(tokens * teacher for _, teacher in ablation.runs),
+        }
+        hours = sum(flops.values()) / (accelerator.flops_per_second * mfu) / _SECONDS_PER_HOUR
+        counts = {"searches": len(ablation.searches), "runs": len(ablation.runs)}
+        rows.append({"ablation": ablation.name} | counts | flops | {"device_hours": hours})
+    return pd.DataFrame(rows, columns=ABLATION_COLUMNS)
 
 
 def warnings_of(
@@ -303,22 +160,6 @@ def _advice(study: Study, row: Mapping[Hashable, object], room: float, num_devic
     return "no schedule.micro_batch fits; take a device with more memory, or shard the training"
 
 
-def _scaled(teacher: Architecture, factor: float) -> Architecture:
-    def shrunk(size: int) -> int:
-        return max(1, round(size * factor))
-
-    first = teacher.layers[0]
-    groups = shrunk(first.num_key_value_heads)
-    layer = replace(
-        first,
-        num_attention_heads=groups * first.heads_per_group,
-        num_key_value_heads=groups,
-        intermediate_size=shrunk(first.intermediate_size),
-    )
-    depth = shrunk(teacher.num_hidden_layers)
-    return replace(teacher, hidden_size=shrunk(teacher.hidden_size), layers=(layer,) * depth)
-
-
 def _row(stage: str, where: Variant | None, arm: str, tokens: float, flops_per_token: float) -> dict[str, Any]:
     place = {"bin": where.bin, "space": where.space} if where else {"bin": SHARED, "space": SHARED}
     return {"stage": stage, **place, "arm": arm, "tokens": tokens, "flops": tokens * flops_per_token}
@@ -333,7 +174,7 @@ def _shared_rows(study: Study) -> Iterator[dict[str, object]]:
     """Yield what is spent once: the text, and the passes of the teacher alone."""
     reading, teacher = study.reading, study.teacher
     token_bytes = 2 if teacher.vocab_size <= _UINT16_VALUES else 4
-    yield _row("text", None, SHARED, 0, 0) | {"disk_bytes": study.trained_tokens * token_bytes}
+    yield _row("text", None, SHARED, 0, 0) | {"disk_bytes": study.schedule.num_tokens * token_bytes}
     forward = forward_flops_per_token(teacher, context=reading.length)
     held = _held(
         forward_memory(teacher, num_sequences=reading.batch_size, length=reading.length, precision=study.precision),
@@ -345,7 +186,7 @@ def _shared_rows(study: Study) -> Iterator[dict[str, object]]:
     trials = min(_TRIALS_PER_LAYER * depth, depth * (depth + 1) // 2)
     half = forward_flops_per_token(teacher.with_layers(teacher.layers[: (depth + 1) // 2]), context=reading.length)
     yield _row("elimination", None, SHARED, trials * reading.elimination * reading.length, half) | held
-    yield _row("evaluation", None, SHARED, reading.teacher * reading.length, forward) | held
+    yield _row("evaluation", None, SHARED, reading.teacher * reading.length + reading.question_tokens, forward) | held
 
 
 def _search_rows(study: Study, variant: Variant) -> Iterator[dict[str, object]]:
@@ -353,13 +194,12 @@ def _search_rows(study: Study, variant: Variant) -> Iterator[dict[str, object]]:
     reading, length, largest = study.reading, study.reading.length, variant.largest
     yield _search_row(study, variant)
     files = {"disk_bytes": num_parameters(largest) * study.teacher_bytes_per_parameter}
-    tokens = reading.calibration * length
-    flops = variant.mean_compensation(study.teacher, tokens, length)
+    tokens, flops = reading.calibration * length, _correction_flops(study, variant)
     yield _row("compensation", variant, SHARED, tokens if flops else 0, flops / tokens) | files
     if (probe := study.probe_schedule) is not None:
         context = probe.sequence_length
         look = _row(PROBE, variant, SHARED, reading.choice * length, variant.mean_forward(length))
-        row = _row(PROBE, variant, SHARED, _trained_tokens(probe), variant.mean_training(context))
+        row = _row(PROBE, variant, SHARED, probe.num_tokens, variant.mean_training(context))
         row |= {name: row[name] + look[name] for name in ("tokens", "flops")}
         memory = study.training_memory(variant.members, probe.micro_batch, taught=False)
         yield row | _held(memory, largest) | _files(num_parameters(largest))
@@ -368,19 +208,26 @@ def _search_rows(study: Study, variant: Variant) -> Iterator[dict[str, object]]:
 
 def _training_rows(study: Study, variant: Variant) -> Iterator[dict[str, object]]:
     """Yield what the arms of a variant cost, and what it takes to measure them."""
-    reading, length, largest = study.reading, study.reading.length, variant.largest
     for arm, taught in study.arms.items():
         for place in range(study.num_seeds):
             done = study.probed_tokens if arm == CONTINUED and place == 0 else 0
             yield from _arm_rows(study, variant, arm, taught=taught, done=done)
-    tokens = study.num_seeds * len(study.arms) * reading.validation * length
-    held = forward_memory(largest, num_sequences=reading.batch_size, length=length, precision=study.precision)
-    row = _row("evaluation", variant, SHARED, tokens, variant.mean_forward(length)) | _held(held, largest)
+    yield _evaluation_row(study, variant)
+
+
+def _evaluation_row(study: Study, variant: Variant) -> dict[str, object]:
+    """Return what it takes to measure arms, to ask the first of each, and to time their model and the teacher."""
+    reading, length, largest = study.reading, study.reading.length, variant.largest
+    of_arm = study.num_seeds * reading.validation * length + reading.question_tokens
+    read = [
+        (len(study.arms) * of_arm + reading.timed_tokens, variant.mean_forward(length)),
+        (reading.timed_tokens, forward_flops_per_token(study.teacher, context=length)),
+    ]
     if variant.reference is not None:
-        measured = study.num_seeds * reading.validation * length
-        flops = measured * forward_flops_per_token(variant.reference, context=length)
-        row |= {"tokens": tokens + measured, "flops": row["flops"] + flops}
-    yield row
+        read.append((of_arm + reading.timed_tokens, forward_flops_per_token(variant.reference, context=length)))
+    held = forward_memory(largest, num_sequences=reading.batch_size, length=length, precision=study.precision)
+    row = _row("evaluation", variant, SHARED, sum(tokens for tokens, _ in read), 0) | _held(held, largest)
+    return row | {"flops": float(sum(tokens * flops for tokens, flops in read))}
 
 
 def _reference_rows(study: Study, variant: Variant) -> Iterator[dict[str, object]]:
@@ -388,7 +235,7 @@ def _reference_rows(study: Study, variant: Variant) -> Iterator[dict[str, object
     reference, schedule = variant.reference, study.schedule
     if reference is None:
         return
-    tokens, length = study.trained_tokens, schedule.sequence_length
+    tokens, length = study.schedule.num_tokens, schedule.sequence_length
     shared = replace(variant, space=SHARED)
     memory = study.training_memory((reference,), schedule.micro_batch, taught=False)
     row = _row("training", shared, REFERENCE, tokens, training_flops_per_token(reference, context=length))
@@ -398,22 +245,18 @@ def _reference_rows(study: Study, variant: Variant) -> Iterator[dict[str, object
         yield _row("heldout", shared, REFERENCE, study.heldout_tokens(schedule), forward)
 
 
-def _trained_tokens(schedule: Schedule) -> int:
-    """Return the tokens of a run, in whole steps."""
-    return schedule.num_steps * schedule.tokens_per_step
-
-
 def _files(count: int) -> dict[str, object]:
     """Return what a trained model of some parameters leaves on disk, and its checkpoints meanwhile."""
     return {"disk_bytes": _MODEL_BYTES * count, "passing_disk_bytes": _NUM_CHECKPOINTS * _CHECKPOINT_BYTES * count}
 
 
-def _search_row(study: Study, variant: Variant) -> dict[str, object]:
+def _search_row(study: Study, variant: Variant) -> dict[str, Any]:
     reading, largest = study.reading, variant.largest
     sequences = study.num_evaluations * reading.selection + study.num_finalists * reading.choice
     read, (tokens, flops) = sequences * reading.length, _finals(study, variant)
-    row = _row("search", variant, SHARED, read, variant.mean_forward(reading.length))
-    row |= {"tokens": read + tokens, "flops": read * variant.mean_forward(reading.length) + flops}
+    per_token = variant.mean_forward(reading.length) + study.fitness_flops_per_token
+    row = _row("search", variant, SHARED, read, per_token)
+    row |= {"tokens": read + tokens, "flops": read * per_token + flops}
     memory = forward_memory(
         largest,
         num_sequences=reading.batch_size,
@@ -434,17 +277,21 @@ def _search_row(study: Study, variant: Variant) -> dict[str, object]:
 def _finals(study: Study, variant: Variant) -> tuple[float, float]:
     """Return tokens and FLOPs of what is done to finalists before they are compared: correction and training."""
     reading, schedule = study.reading, study.schedule
-    calibrated = reading.calibration * reading.length
-    corrections = variant.mean_compensation(study.teacher, calibrated, reading.length)
+    calibrated, corrections = reading.calibration * reading.length, _correction_flops(study, variant)
     trained = -(-study.finalist_tokens // schedule.tokens_per_step) * schedule.tokens_per_step
     training = trained * variant.mean_training(schedule.sequence_length)
     tokens = trained + (calibrated if corrections else 0)
     return study.num_finalists * tokens, study.num_finalists * (corrections + training)
 
 
+def _correction_flops(study: Study, variant: Variant) -> float:
+    reading = study.reading
+    return variant.mean_compensation(study.teacher, reading.calibration * reading.length, reading.length)
+
+
 def _arm_rows(study: Study, variant: Variant, arm: str, *, taught: bool, done: int) -> Iterator[dict[str, object]]:
     schedule, length, largest = study.schedule, study.schedule.sequence_length, variant.largest
-    tokens = study.trained_tokens - done
+    tokens = study.schedule.num_tokens - done
     memory = study.training_memory(variant.members, schedule.micro_batch, taught=taught)
     reference = tokens * training_flops_per_token(variant.center, context=length) if arm == BASELINE else np.nan
     row = _row("training", variant, arm, tokens, variant.mean_training(length)) | _held(memory, largest)

@@ -8,13 +8,20 @@ from budwood.reporting import formats
 from budwood.reporting.ledger import PROBE, STAGES
 from budwood.reporting.markup import markdown_table
 from budwood.reporting.memory import Memory
-from budwood.reporting.plan import NUM_MEMBERS, ROOM, disk_bytes
+from budwood.reporting.plan import ROOM, disk_bytes
 from budwood.reporting.records import variant_name
+from budwood.reporting.study import NUM_MEMBERS
 
 _MEMORY_PARTS = tuple(Memory.__slots__)
 
 
-def markdown_plan(planned: pd.DataFrame, devices: tuple[str, int], mfu: float, warnings: Sequence[str]) -> str:
+def markdown_plan(
+    planned: pd.DataFrame,
+    devices: tuple[str, int],
+    mfu: float,
+    warnings: Sequence[str],
+    ablations: pd.DataFrame | None = None,
+) -> str:
     """Return a plan as markdown.
 
     Args:
@@ -22,6 +29,7 @@ def markdown_plan(planned: pd.DataFrame, devices: tuple[str, int], mfu: float, w
         devices: name of the accelerator, and how many train in parallel.
         mfu: share of its peak that is reached.
         warnings: what will not fit.
+        ablations: the frame of `budwood.reporting.plan.plan_ablations`, where there are any.
     """
     sections = {
         "What will not fit": "\n".join(f"- {warning}" for warning in warnings),
@@ -29,6 +37,8 @@ def markdown_plan(planned: pd.DataFrame, devices: tuple[str, int], mfu: float, w
         "By variant": _variants(planned, devices[1]),
         "Memory of one device": _memory(planned),
     }
+    if ablations is not None:
+        sections["Ablations, each run by name"] = _ablations(ablations)
     if not warnings:
         sections["What will not fit"] = "Everything fits."
     pages = [f"## {name}\n\n{body}" for name, body in sections.items()]
@@ -63,7 +73,28 @@ def _stages(planned: pd.DataFrame) -> str:
         "device-hours": totals["device_hours"].map(formats.significant).tolist(),
         "stays on disk": totals["disk_bytes"].map(formats.size).tolist(),
     }
-    return markdown_table(columns, 1)
+    note = (
+        "Evaluation holds losses, held-out questions and timing. What other tasks of lm_eval ask is not in it: their "
+        "texts are not read."
+    )
+    return f"{note}\n\n{markdown_table(columns, 1)}"
+
+
+def _ablations(ablations: pd.DataFrame) -> str:
+    columns = {
+        "pipeline": [f"`ablation_{name}`" for name in ablations["ablation"]],
+        "searches": ablations["searches"].map(str).tolist(),
+        "training runs": ablations["runs"].map(str).tolist(),
+        "search": ablations["search_flops"].map(formats.flops).tolist(),
+        "training": ablations["training_flops"].map(formats.flops).tolist(),
+        "teacher": ablations["teacher_flops"].map(formats.flops).tolist(),
+        "device-hours": ablations["device_hours"].map(formats.significant).tolist(),
+    }
+    note = (
+        "Beside what is above, each by itself; a search that several of them or the study need is run once. Text and "
+        "calibration come on top."
+    )
+    return f"{note}\n\n{markdown_table(columns, 1)}"
 
 
 def _variants(planned: pd.DataFrame, num_devices: int) -> str:

@@ -46,6 +46,9 @@ class Surrogate:
     _features: list[Features] = field(default_factory=list)
     _losses: list[float] = field(default_factory=list)
     _model: GaussianProcessRegressor | None = None
+    _points: Features = field(default_factory=lambda: np.zeros((0, 0)))
+    """That the model is fitted to, scaled."""
+    _values: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     _center: Features = field(default_factory=lambda: np.zeros(0))
     _scale: Features = field(default_factory=lambda: np.ones(0))
 
@@ -56,12 +59,13 @@ class Surrogate:
             self._losses += losses
         points, values = np.stack(self._features[-MAX_POINTS:]), np.array(self._losses[-MAX_POINTS:])
         self._center, self._scale = points.mean(0), np.where(points.std(0) > 0, points.std(0), 1.0)
+        self._points, self._values = self._scaled(points), np.minimum(values, np.quantile(values, _WORST_QUANTILE))
         kernel = ConstantKernel() * Matern(length_scale=np.ones(points.shape[1]), nu=2.5) + WhiteKernel()
         self._model = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0)
         with warnings.catch_warnings():
             # A length scale at its bound: a size that does not matter.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            self._model.fit(self._scaled(points), np.minimum(values, np.quantile(values, _WORST_QUANTILE)))
+            self._model.fit(self._points, self._values)
 
     def most_promising(self, proposals: Sequence[Architecture], width: float) -> tuple[int, float]:
         """Return the place of the proposal whose loss may be the lowest, and how low it may be.
@@ -82,11 +86,11 @@ class Surrogate:
         Nothing more is expected to be found out there, so that the next ones are sought elsewhere (Ginsbourger et al.,
         2010, "Kriging is well-suited to parallelize optimization").
         """
-        model = self._fitted
         point = self._scaled(features([architecture]))
-        values = model.y_train_ * model._y_train_std + model._y_train_mean  # noqa: SLF001 - it keeps no others
-        believer = GaussianProcessRegressor(model.kernel_, optimizer=None, normalize_y=True)
-        self._model = believer.fit(np.vstack([model.X_train_, point]), np.append(values, model.predict(point)))
+        self._values = np.append(self._values, self._fitted.predict(point))
+        self._points = np.vstack([self._points, point])
+        believer = GaussianProcessRegressor(self._fitted.kernel_, optimizer=None, normalize_y=True)
+        self._model = believer.fit(self._points, self._values)
 
     @property
     def _fitted(self) -> GaussianProcessRegressor:

@@ -24,8 +24,8 @@ FROM_SCORES = ("importance", "magnitude")
 """Names of the measures that budwood brings; from scores alone, a candidate reads no text."""
 
 
-_CPU_TOKENS = 64
-"""Tokens whose logits are made at once on a processor: head and loss take 0.83 of the time that 256 at once take."""
+_CPU_TOKENS = 128
+"""Tokens whose logits are made at once on a processor: head and loss take 0.85 of the time that 256 at once take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +79,17 @@ def _loss(model: PreTrainedModel, states: Tensor, targets: Tensor) -> Tensor:
     """Return the mean loss of a sequence's [T] targets; a processor's cache holds only a part of its logits."""
     block = _CPU_TOKENS if states.device.type == "cpu" else len(states)
     parts = zip(states.split(block), targets.split(block), strict=True)
-    losses = [functional.cross_entropy(_logits(model, some), next_, reduction="sum") for some, next_ in parts]
-    return torch.stack(losses).sum() / len(targets)
+    return torch.stack([_summed_loss(_logits(model, some), next_) for some, next_ in parts]).sum() / len(targets)
+
+
+def _summed_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the summed cross-entropy of [T] targets, and overwrite their [T, V] logits.
+
+    A second block of that size would not fit a processor's cache: `functional.cross_entropy` takes three times as long.
+    """
+    wanted = logits.gather(1, targets[:, None])[:, 0]
+    peak = logits.amax(1)
+    return (logits.sub_(peak[:, None]).exp_().sum(1).log() + peak - wanted).sum()
 
 
 class TeacherDivergence:

@@ -140,6 +140,11 @@ class Schedule(Strict):
         """Sequences that the run reads."""
         return self.num_steps * self.global_batch
 
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the run predicts: `tokens` in whole steps."""
+        return self.num_steps * self.tokens_per_step
+
 
 class DistillationSettings(Strict):
     """`alpha * CE + beta * T^2 * D(teacher, student)` (paper, equation 2; section 4: 0.2, 0.8, 0.9, top 1024)."""

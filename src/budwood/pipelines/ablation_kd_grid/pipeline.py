@@ -5,16 +5,14 @@ from pathlib import Path
 from kedro.pipeline import Pipeline
 
 from budwood.parameters import AblationParameters, ArmParameters, changed_arm
-from budwood.pipelines.ablations import Ablation, Variant, prepared, subnet_of, wanted
+from budwood.pipelines.ablations import Ablation, Variant, prepared, subnet_of, where_wanted
 
 SETTINGS = ("alpha", "temperature", "top_k")
 
 
-def create_pipeline() -> Pipeline:
+@where_wanted
+def create_pipeline(ablations: AblationParameters) -> Pipeline:
     """Distill one student with every combination of alpha, temperature and top k (paper, appendix G and table 15)."""
-    ablations = wanted()
-    if ablations is None:
-        return Pipeline([])
     ablation = Ablation(
         name="kd_grid",
         title="Settings of distillation",

@@ -5,14 +5,12 @@ from pathlib import Path
 from kedro.pipeline import Pipeline
 
 from budwood.parameters import AblationParameters, ArmParameters, changed_arm
-from budwood.pipelines.ablations import Ablation, Variant, prepared, subnet_of, wanted
+from budwood.pipelines.ablations import Ablation, Variant, prepared, subnet_of, where_wanted
 
 
-def create_pipeline() -> Pipeline:
+@where_wanted
+def create_pipeline(ablations: AblationParameters) -> Pipeline:
     """Distill one student from all logits, the top of them, or draws (paper, section 5 and figure 7)."""
-    ablations = wanted()
-    if ablations is None:
-        return Pipeline([])
     ablation = Ablation(
         name="logits",
         title="Logits of the teacher",

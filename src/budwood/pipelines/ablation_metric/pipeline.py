@@ -8,18 +8,16 @@ from typing import Any
 from kedro.pipeline import Node, Pipeline
 
 from budwood.parameters import AblationParameters, ArmParameters, SearchParameters
-from budwood.pipelines.ablations import Ablation, Variant, prepared, wanted
+from budwood.pipelines.ablations import Ablation, Variant, prepared, where_wanted
 from budwood.pipelines.evolution.pipeline import search_stages
 from budwood.pipelines.export.pipeline import export_stages
 from budwood.pipelines.grid import SEARCH_INPUTS, parameters_of
 from budwood.subnet.fitness import FROM_SCORES
 
 
-def create_pipeline() -> Pipeline:
+@where_wanted
+def create_pipeline(ablations: AblationParameters) -> Pipeline:
     """Search one space by every metric and train what was found (paper, section 5 and figure 8)."""
-    ablations = wanted()
-    if ablations is None:
-        return Pipeline([])
     bin_name, space = ablations.student.bin, ablations.metric_space
     places = {metric: f"subnets.{bin_name}.by_{metric.replace('.', '_')}" for metric in ablations.metrics}
     searches = Pipeline([])

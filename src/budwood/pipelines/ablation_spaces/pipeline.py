@@ -5,14 +5,12 @@ from pathlib import Path
 from kedro.pipeline import Pipeline
 
 from budwood.parameters import AblationParameters, ArmParameters, Place
-from budwood.pipelines.ablations import Ablation, Variant, prepared, subnet_of, wanted
+from budwood.pipelines.ablations import Ablation, Variant, prepared, subnet_of, where_wanted
 
 
-def create_pipeline() -> Pipeline:
+@where_wanted
+def create_pipeline(ablations: AblationParameters) -> Pipeline:
     """Search every space of the student's bin and train what was found (paper, section 5 and figure 6)."""
-    ablations = wanted()
-    if ablations is None:
-        return Pipeline([])
     places = {space: Place(bin=ablations.student.bin, space=space) for space in ablations.spaces}
     ablation = Ablation(
         name="spaces",

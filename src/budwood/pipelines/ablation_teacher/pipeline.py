@@ -6,14 +6,12 @@ from kedro.pipeline import Node, Pipeline
 
 from budwood.parameters import AblationParameters, AblationTeacher, ArmParameters, changed_arm
 from budwood.pipelines.ablation_teacher.nodes import fetch_teachers
-from budwood.pipelines.ablations import Ablation, Variant, prepared, subnet_of, wanted
+from budwood.pipelines.ablations import Ablation, Variant, prepared, subnet_of, where_wanted
 
 
-def create_pipeline() -> Pipeline:
+@where_wanted
+def create_pipeline(ablations: AblationParameters) -> Pipeline:
     """Distill one student by every teacher (paper, appendix D and table 7)."""
-    ablations = wanted()
-    if ablations is None:
-        return Pipeline([])
     teachers = ablations.teachers
     exported = {name: teacher.subnet for name, teacher in teachers.items() if teacher.subnet is not None}
     fetched = [name for name, teacher in teachers.items() if teacher.source is not None]

@@ -11,12 +11,12 @@ from budwood.reporting.records import CONTINUED, REFERENCE, SHARED
 
 Record = dict[str, Any]
 
-SEARCHED = ("history", "best", "certificate", "search_costs", "choice_costs", "export_costs")
-"""Datasets of every (bin, space)."""
+SEARCHED = ("best", "certificate", "search_costs", "choice_costs", "export_costs")
+"""Datasets of every (bin, space), beside its history."""
 PROBED = ("probe_scores",)
 """Those that it has where spaces are probed."""
 TRAINED = ("scores", "downstream", "efficiency", "evaluation_costs")
-"""Datasets of everything that is trained in full, beside the curves of its runs."""
+"""Datasets of everything that is trained in full, beside its curves."""
 WINNER = (
     *("description", "num_parameters", "num_evaluations", "fitness", "selection_loss", "choice_loss"),
     *("choice_interval", "lead", "lead_interval", "finalist_tokens", "paper_flops"),
@@ -65,9 +65,7 @@ class Gathered:
             taken_over: steps that one of them has from its probe.
         """
         self.arms += [variant | score for score in part["scores"]]
-        for score in part["scores"]:
-            run = {"arm": score["arm"], "seed": score["seed"]}
-            self.curves.append(part[f"{score['run']}_curve"].assign(**variant, **run))
+        self.curves.append(part["curves"].assign(**variant))
         self.downstream += [variant | record for record in part["downstream"]]
         costs = list(part["evaluation_costs"])
         if part["efficiency"]:
@@ -85,7 +83,7 @@ class Gathered:
             if score["arm"] == REFERENCE:
                 continue
             if score["run"] == CONTINUED and taken_over:
-                self.ledger += [variant | cost for cost in _rest(costs, score, part[f"{CONTINUED}_curve"], taken_over)]
+                self.ledger += [variant | cost for cost in _rest(costs, score, part["curves"], taken_over)]
             else:
                 self.ledger += [variant | cost for cost in costs]
 
@@ -121,9 +119,10 @@ def probe_costs(probe: Record, taken_over: int) -> list[Record]:
     return [*(part | {"stage": PROBE} for part in parts), *others, looked]
 
 
-def _rest(costs: list[Record], score: Record, curve: pd.DataFrame, taken_over: int) -> list[Record]:
+def _rest(costs: list[Record], score: Record, curves: pd.DataFrame, taken_over: int) -> list[Record]:
     """Return the costs of a training without the steps, and the held-out losses on them, that its probe has paid."""
-    measured = curve.loc[curve["heldout_losses"].notna(), "step"]
+    own = (curves["arm"] == score["arm"]) & (curves["seed"] == score["seed"])
+    measured = curves.loc[own & curves["heldout_losses"].notna(), "step"]
     left = 1 - taken_over / score["steps"]
     shares = {"training": left, "teacher": left, "heldout": float((measured > taken_over).mean())}
     return [_scaled(cost, shares[cost["stage"]]) for cost in costs]

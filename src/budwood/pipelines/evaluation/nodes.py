@@ -163,11 +163,30 @@ def _ask(
     return records
 
 
+def collect(**parts: Any) -> dict[str, Any]:
+    """Return all that the tables of the study need of a variant, by the names of its datasets."""
+    return parts
+
+
+def join_curves(scores: list[Record], **curves: pd.DataFrame) -> pd.DataFrame:
+    """Return the curves of all runs of a variant, with the arm and the seed of each.
+
+    Args:
+        scores: of the runs.
+        curves: `<run>_curve` of each.
+    """
+    return pd.concat(
+        [curves[f"{score['run']}_curve"].assign(arm=score["arm"], seed=score["seed"]) for score in scores],
+        ignore_index=True,
+    )
+
+
 def gather(
     calibration_costs: list[Record],
     teacher_evaluation: Record,
     teacher_downstream: list[Record],
     teacher_cache_record: Record | None = None,
+    selections: pd.DataFrame | None = None,
     **parts: Any,
 ) -> tuple[
     pd.DataFrame, pd.DataFrame, pd.DataFrame, list[Record], list[Record], list[Record], list[Record], list[Record]
@@ -179,8 +198,9 @@ def gather(
         teacher_evaluation: holds the cost of the teacher's own losses.
         teacher_downstream: what the teacher answers.
         teacher_cache_record: holds the cost of what a cached teacher has said.
-        parts: `<bin>__<space>__<what>` for every `what` of `SEARCHED` and `TRAINED`; where probes chose the space,
-            the trained ones under `selected`, with `selection`.
+        selections: how the spaces of every bin compare, the best first, where probes chose one.
+        parts: `<bin>__<space>__<what>`: `history` and `findings` of every search, `curves` and `results` of everything
+            that was trained; where probes chose the space, the latter under `selected`.
     """
     asked_once = (teacher_cache_record or {"costs": []})["costs"]
     shared = [*calibration_costs, *teacher_evaluation["costs"], *asked_once, *task_costs(teacher_downstream)]
@@ -190,10 +210,12 @@ def gather(
     for key, value in parts.items():
         bin_name, space, what = key.split("__")
         by_variant[bin_name, space][what] = value
-    searched, trained = ({v: p for v, p in by_variant.items() if has in p} for has in ("history", "scores"))
+    searched = {variant: part["findings"] | part for variant, part in by_variant.items() if "findings" in part}
+    trained = {variant: part["results"] | part for variant, part in by_variant.items() if "results" in part}
+    best = {} if selections is None else selections.groupby("bin")["space"].first().to_dict()
     taken_over: dict[tuple[str, str], int] = {}
     for (bin_name, space), part in sorted(trained.items()):
-        chosen = str(part["selection"]["space"].iloc[0]) if "selection" in part else space
+        chosen = str(best.get(bin_name, space))
         steps = taken_over[bin_name, chosen] = steps_taken_over(part, searched[bin_name, chosen].get("probe_scores"))
         found.add_training({"bin": bin_name, "space": chosen}, part, steps)
     for (bin_name, space), part in sorted(searched.items()):

@@ -21,7 +21,7 @@ from budwood.pipelines.evolution.finals import Finals, Look
 from budwood.pipelines.tracking import track
 from budwood.pipelines.work import claim
 from budwood.reporting.ledger import paper_search_flops
-from budwood.reporting.plan import in_small
+from budwood.reporting.study import in_small
 from budwood.search.candidate import SearchRecord
 from budwood.search.choice import Choice, choose
 from budwood.search.pareto import ParetoEvolution

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +12,28 @@ from budwood.arch.bins import require_disjoint
 from budwood.arch.count import num_parameters
 from budwood.arch.spec import Architecture
 from budwood.parameters import (
+    AblationParameters,
     Arms,
+    BinParameters,
     Bins,
     CorpusParameters,
+    EvaluationParameters,
     Grid,
     MeasurementParameters,
     PlanParameters,
     ProtocolParameters,
     SearchParameters,
+    SpaceParameters,
     Spaces,
     TeacherParameters,
 )
+from budwood.pipelines.plan.ablations import planned_ablations
 from budwood.reporting.accelerator import ACCELERATORS
-from budwood.reporting.plan import Reading, Study, Variant, draw_members, in_small, plan, warnings_of
+from budwood.reporting.plan import plan, plan_ablations, warnings_of
 from budwood.reporting.quote import markdown_plan
 from budwood.reporting.records import ARMS
-from budwood.subnet.fitness import FROM_SCORES
+from budwood.reporting.study import Reading, Study, Variant, draw_members, in_small
+from budwood.subnet.fitness import DIVERGENCE, FROM_SCORES
 from budwood.training.job import Schedule
 
 logger = logging.getLogger(__name__)
@@ -46,6 +53,8 @@ def plan_study(
     schedule: Schedule,
     arms: dict[str, Any],
     plan_: PlanParameters,
+    evaluation: EvaluationParameters,
+    ablations: AblationParameters | None,
     workspace: Path,
 ) -> tuple[pd.DataFrame, str]:
     """Return what every stage of the study will cost, and the page that tells it; print the page.
@@ -56,55 +65,71 @@ def plan_study(
         ValueError: the teacher is not known, a bin cannot be reached, or two overlap; nothing has been spent yet.
     """
     accelerator, architecture = ACCELERATORS[plan_.accelerator], teacher.describe()
+    count = num_parameters(architecture)
+    all_bins, all_spaces = Bins.model_validate(bins), Spaces.model_validate(spaces)
+    require_disjoint({name: all_bins.root[name].parameter_bin(count) for name in grid.root})
+
+    @cache
+    def find(bin_name: str, space: str) -> Variant:
+        return _variant(architecture, (bin_name, all_bins.root[bin_name]), (space, all_spaces.root[space]))
+
+    # Its head, which runs again for every candidate.
+    extra_flops = {DIVERGENCE: 2.0 * architecture.vocab_size * architecture.hidden_size}
     study = Study(
         teacher=architecture,
         teacher_bytes_per_parameter=teacher.bytes_per_parameter,
-        variants=_variants(architecture, Bins.model_validate(bins), Spaces.model_validate(spaces), grid),
+        variants=tuple(find(*names) for names in grid.variants()),
         num_evaluations=search.settings().num_evaluations,
         num_finalists=search.num_finalists,
         finalist_tokens=search.finalist_tokens,
-        reading=_reading(corpus, measurement, search),
+        reading=_reading(corpus, measurement, search, evaluation),
         schedule=schedule,
         arms={name: getattr(Arms.model_validate(arms), name).distillation is not None for name in ARMS},
         num_seeds=protocol.num_seeds,
         probe_schedule=protocol.probe_schedule(schedule),
         precision=accelerator.precision if measurement.precision == "auto" else measurement.precision,
+        fitness_flops_per_token=extra_flops.get(search.fitness, 0.0),
     )
     planned = plan(study, accelerator, plan_.mfu)
     free = plan_.disk_gb * _GIGABYTE if plan_.disk_gb else shutil.disk_usage(workspace).free
     warnings = warnings_of(study, planned, accelerator, plan_.num_devices, free)
-    page = markdown_plan(planned, (plan_.accelerator, plan_.num_devices), plan_.mfu, warnings)
+    compared = planned_ablations(ablations, study, find, extra_flops) if ablations else []
+    page = markdown_plan(
+        planned,
+        (plan_.accelerator, plan_.num_devices),
+        plan_.mfu,
+        warnings,
+        plan_ablations(compared, accelerator, plan_.mfu) if compared else None,
+    )
     (logger.warning if warnings else logger.info)("The plan\n\n%s", page)
     return planned, page
 
 
-def _variants(teacher: Architecture, bins: Bins, spaces: Spaces, grid: Grid) -> tuple[Variant, ...]:
-    count = num_parameters(teacher)
-    require_disjoint({name: bins.root[name].parameter_bin(count) for name in grid.root})
-    variants = []
-    for bin_name, space_name in grid.variants():
-        bin_, settings = bins.root[bin_name], spaces.root[space_name]
-        parameter_bin = bin_.parameter_bin(count)
-        try:
-            members, genes_bytes = draw_members(settings.search_space(teacher), parameter_bin)
-        except ValueError as error:
-            raise ValueError(f"bins.{bin_name} in spaces.{space_name}: {error}") from None
-        middle = in_small(teacher, (parameter_bin.low + parameter_bin.high) / 2)
-        variants.append(
-            Variant(
-                bin=bin_name,
-                space=space_name,
-                members=members,
-                center=bin_.reference.architecture() if bin_.reference else middle,
-                compensation=settings.compensation,
-                reference=bin_.reference.architecture() if bin_.reference else None,
-                genes_bytes=genes_bytes,
-            )
-        )
-    return tuple(variants)
+def _variant(teacher: Architecture, bin_: tuple[str, BinParameters], space: tuple[str, SpaceParameters]) -> Variant:
+    (bin_name, of_bin), (space_name, of_space) = bin_, space
+    parameter_bin = of_bin.parameter_bin(num_parameters(teacher))
+    try:
+        members, genes_bytes = draw_members(of_space.search_space(teacher), parameter_bin)
+    except ValueError as error:
+        raise ValueError(f"bins.{bin_name} in spaces.{space_name}: {error}") from None
+    reference = of_bin.reference.architecture() if of_bin.reference else None
+    return Variant(
+        bin=bin_name,
+        space=space_name,
+        members=members,
+        center=reference or in_small(teacher, (parameter_bin.low + parameter_bin.high) / 2),
+        compensation=of_space.compensation,
+        reference=reference,
+        genes_bytes=genes_bytes,
+    )
 
 
-def _reading(corpus: CorpusParameters, measurement: MeasurementParameters, search: SearchParameters) -> Reading:
+def _reading(
+    corpus: CorpusParameters,
+    measurement: MeasurementParameters,
+    search: SearchParameters,
+    evaluation: EvaluationParameters,
+) -> Reading:
     sources = [source.splits for source in corpus.sources.values() if source]
     having = {split: sum(splits.get(split, 0) > 0 for splits in sources) for split in measurement.reported}
     return Reading(
@@ -117,4 +142,6 @@ def _reading(corpus: CorpusParameters, measurement: MeasurementParameters, searc
         teacher=sum(count * having[split] for split, count in measurement.reported.items()),
         validation=measurement.validation * having["validation"],
         heldout=measurement.heldout,
+        question_tokens=evaluation.question_tokens(having["validation"]),
+        timed_tokens=evaluation.efficiency.num_tokens if evaluation.efficiency else 0,
     )
