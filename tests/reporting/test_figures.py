@@ -41,7 +41,7 @@ def few_or_many(make_study: Callable, request: pytest.FixtureRequest) -> tuple[i
         (
             "training_curves_flops_with_search",
             lambda n: (3 + 2) * n,
-            "FLOPs of calibration, elimination, search, compensation and training",
+            "FLOPs, search included",
             "held-out loss (nats per token)",
         ),
         ("training_losses", lambda n: 3 * n, "training tokens", "objective (nats per token)"),

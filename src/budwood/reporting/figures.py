@@ -37,7 +37,7 @@ NO_TRAINING = "No arm was trained."
 _CURVE_AXES: dict[Cost, str] = {
     "tokens": "training tokens",
     "flops": "training FLOPs, student and teacher",
-    "flops_with_search": "FLOPs of calibration, elimination, search, compensation and training",
+    "flops_with_search": "FLOPs, search included",
 }
 _LEDGER_NAMES = [name.replace("_", " ") for name in LEDGERS]
 
