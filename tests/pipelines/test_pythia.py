@@ -100,6 +100,8 @@ def test_it_is_planned_without_a_download(study, tmp_path):
         given.schedule,
         raw["arms"],
         given.plan.model_copy(update={"disk_gb": 1e6}),
+        given.evaluation,
+        given.ablations,
         tmp_path,
     )
     planned.to_parquet(tmp_path / "plan.parquet")  # exaFLOPs fit no integer

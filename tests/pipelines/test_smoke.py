@@ -59,7 +59,7 @@ def test_the_plan_foretold_what_the_ledger_shows(finished):
             # Candidates that are behind stop reading.
             assert 0.4 * row["tokens"] <= row["tokens_spent"] <= row["tokens"]
         elif stage == "evaluation":
-            # Questions, timing and certificates are not planned.
+            # Words of questions are counted as those of prose, and here they are code in a small vocabulary.
             assert row["tokens_spent"] > row["tokens"], (stage, bin_name)
         else:
             assert row["tokens_spent"] == row["tokens"], (stage, bin_name)
