@@ -22,8 +22,7 @@ FIGURES = {
     "training_curves_flops": ("Training", "The same losses over the training's cost; the search is not in it."),
     "training_curves_flops_with_search": (
         "Training",
-        "The same losses, every curve but random_init's moved right by what its start cost: calibration, elimination, "
-        "search and compensation.",
+        "The same losses, every curve but random_init's moved right by all that it took to find and cut its start.",
     ),
     "training_losses": (
         "Training",

@@ -8,7 +8,7 @@ import pandas as pd
 from budwood.reporting import formats
 from budwood.reporting.ledger import AT_STEP_0, NOT_REACHED, REACHED, SEARCH_STAGES, ledger_frame
 from budwood.reporting.markup import markdown_table, means_and_errors, once, plural
-from budwood.reporting.records import BASELINE, Findings, variant_name
+from budwood.reporting.records import BASELINE, REFERENCE, Findings, Winner, variant_name
 from budwood.reporting.tables import NOISE_STANDARD_ERRORS, verdict
 
 _WORDS = {
@@ -98,18 +98,13 @@ def _cost(findings: Findings) -> str:
 def _table(findings: Findings, trained: pd.DataFrame) -> str:
     """Return what every arm reached, against the baseline of its variant, and at what cost."""
     found = {(winner["bin"], winner["space"]): winner for winner in findings.winners}
-    keys = list(zip(trained["bin"], trained["space"], strict=True))
-    names = [variant_name(*key) for key in keys]
-    shapes = [
-        f"{names[place]}: {found[key]['description'] if key in found else 'not searched'}"
-        f", {formats.count(trained['num_parameters'].iloc[place])} parameters"
-        for place, key in enumerate(keys)
-    ]
-    spent = [formats.flops(found[key]["search_flops"]) if key in found else formats.MISSING for key in keys]
+    rows = trained.to_dict("records")
+    shapes = [_shape(row, found.get((row["bin"], row["space"]))) for row in rows]
+    spent = [_search_cost(row, found.get((row["bin"], row["space"]))) for row in rows]
     searched = [cost if shape else "" for shape, cost in zip(once(shapes), spent, strict=True)]
     others = trained["model"] != BASELINE
     words = [word if other else "" for word, other in zip(_verdicts(trained), others, strict=True)]
-    reached = [_reached(findings.savings, row) for row in trained.to_dict("records")]
+    reached = [_reached(findings.savings, row) for row in rows]
     columns = {
         "variant and what was found": once(shapes),
         "arm": trained["model"].tolist(),
@@ -126,6 +121,21 @@ def _table(findings: Findings, trained: pd.DataFrame) -> str:
         "its search": searched,
     }
     return markdown_table(columns, 2)
+
+
+def _shape(row: Mapping[Hashable, Any], winner: Winner | None) -> str:
+    """Return what an arm trained: what was found, or the reference of its bin, which was not searched."""
+    size = f"{formats.count(row['num_parameters'])} parameters"
+    if row["model"] == REFERENCE:
+        return f"{row['bin']}: the reference, {size}"
+    found = winner["description"] if winner else "not searched"
+    return f"{variant_name(row['bin'], row['space'])}: {found}, {size}"
+
+
+def _search_cost(row: Mapping[Hashable, Any], winner: Winner | None) -> str:
+    if row["model"] == REFERENCE:
+        return ""
+    return formats.flops(winner["search_flops"]) if winner else formats.MISSING
 
 
 def _reached(savings: pd.DataFrame, row: Mapping[Hashable, Any]) -> str:
