@@ -79,7 +79,7 @@ def test_a_run_with_a_cached_teacher(finished, tmp_path):
     (project / "conf/smoke/parameters_changed.yml").write_text(
         "arms: {distilled: {distillation: {loss: sampled, num_samples: 16, teacher: cached}}}"
     )
-    done = kedro(project, "run", "--env=smoke", "--pipelines=distillation,evaluation,reporting")
+    done = kedro(project, "run", "--env=smoke", "--pipelines=plan,distillation,evaluation,reporting")
     output = done.stdout + done.stderr
     assert done.returncode == 0, output[-3000:]
     ledger = pd.DataFrame(json.loads((project / "data/smoke/07_model_output/ledger.json").read_text()))
@@ -89,4 +89,8 @@ def test_a_run_with_a_cached_teacher(finished, tmp_path):
     assert "teacher" not in set(ledger["stage"])
     record = json.loads((project / "data/smoke/04_feature/teacher_cache_record.json").read_text())
     assert record["bytes_per_token"] < 70
+    planned = pd.read_parquet(project / "data/smoke/08_reporting/plan.parquet").set_index("stage")
+    assert planned.loc["teacher_cache", "tokens"] == cost["tokens"]
+    assert planned.loc["teacher_cache", "disk_bytes"] >= record["bytes_per_token"] * cost["tokens"]
+    assert "teacher" not in planned.index
     assert output.count("Cache the teacher") > 0

@@ -141,6 +141,16 @@ def test_questions_and_timing_are_part_of_the_evaluation() -> None:
     assert row(compared, "evaluation")["tokens"] == evaluation["tokens"] + 200 * 512 + 1000 + 300
 
 
+def test_a_cached_teacher_is_asked_once_and_takes_disk() -> None:
+    """4,624 steps of 1,056 sequences; no teacher stands beside a student."""
+    planned = plan(study(arms={"distilled": False}, cached_sequence_bytes=10), H100, 0.4)
+    asked = row(planned, "teacher_cache", bin_name="")
+    assert asked["tokens"] == 4624 * 1056 * 2048
+    assert asked["flops"] == asked["tokens"] * forward_flops_per_token(PYTHIA_69B, context=2048)
+    assert asked["disk_bytes"] == 4624 * 1056 * 10
+    assert "teacher" not in set(planned["stage"])
+
+
 def test_a_fitness_costs_more_than_the_candidates_pass() -> None:
     alone, beside = (plan(study(fitness_flops_per_token=extra), H100, 0.4) for extra in (0.0, 7.0))
     read = (5050 * 1000 + 64) * 512

@@ -187,6 +187,11 @@ def _shared_rows(study: Study) -> Iterator[dict[str, object]]:
     half = forward_flops_per_token(teacher.with_layers(teacher.layers[: (depth + 1) // 2]), context=reading.length)
     yield _row("elimination", None, SHARED, trials * reading.elimination * reading.length, half) | held
     yield _row("evaluation", None, SHARED, reading.teacher * reading.length + reading.question_tokens, forward) | held
+    if study.cached_sequence_bytes:
+        schedule = study.schedule
+        forward = forward_flops_per_token(teacher, context=schedule.sequence_length)
+        disk = {"disk_bytes": schedule.num_sequences * study.cached_sequence_bytes}
+        yield _row("teacher_cache", None, SHARED, schedule.num_tokens, forward) | held | disk
 
 
 def _search_rows(study: Study, variant: Variant) -> Iterator[dict[str, object]]:

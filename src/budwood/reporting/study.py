@@ -113,7 +113,9 @@ class Study:
     reading: Reading
     schedule: Schedule
     arms: Mapping[str, bool]
-    """Whether the teacher takes part, by the name of the arm."""
+    """Whether a live teacher takes part, by the name of the arm."""
+    cached_sequence_bytes: int = 0
+    """Of what the teacher has said of a training sequence, at most, where it is asked beforehand; 0: it is not."""
     precision: Precision
     num_seeds: int = 1
     """Times that every arm is trained."""

@@ -64,6 +64,12 @@ def columns(facts: Mapping[str, Any]) -> tuple[Column, ...]:
     return tokens, *ragged, Column("lengths", small, length), Column("mean_log_prob", exact, length)
 
 
+def bytes_of_sequence(facts: Mapping[str, Any]) -> int:
+    """Return the bytes that a sequence takes in a cache with some facts; at most, where numbers of draws differ."""
+    most = facts["sequence_length"] * facts["num_entries"]
+    return sum(column.length(1, most) * column.dtype.itemsize for column in columns(facts))
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TeacherCache:
     """A finished cache, opened."""

@@ -308,17 +308,24 @@ def cache_facts(
         length: tokens of a sequence.
         settings: of the loss.
     """
-    sampled = settings.loss == "sampled"
     return {
         "teacher": fingerprint(teacher_folder),
         "tokenizer": corpus.tokenizer_fingerprint,
         "corpus": corpus.fingerprint,
+        **cache_shape(settings, length, int(load_config(teacher_folder)["vocab_size"])),
+        "temperature": settings.temperature,
+        "seed": settings.sampling_seed if settings.loss == "sampled" else None,
+    }
+
+
+def cache_shape(settings: DistillationSettings, length: int, vocab_size: int) -> dict[str, Any]:
+    """Return the facts of a cache that its size on disk follows from."""
+    sampled = settings.loss == "sampled"
+    return {
         "sequence_length": length,
-        "vocab_size": int(load_config(teacher_folder)["vocab_size"]),
+        "vocab_size": vocab_size,
         "entries": "sampled" if sampled else "top_k",
         "num_entries": settings.num_samples if sampled else settings.top_k,
-        "temperature": settings.temperature,
-        "seed": settings.sampling_seed if sampled else None,
     }
 
 

@@ -34,7 +34,9 @@ from budwood.reporting.quote import markdown_plan
 from budwood.reporting.records import ARMS
 from budwood.reporting.study import Reading, Study, Variant, draw_members, in_small
 from budwood.subnet.fitness import DIVERGENCE, FROM_SCORES
+from budwood.training.cache import bytes_of_sequence
 from budwood.training.job import Schedule
+from budwood.training.teacher import cache_shape
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +75,7 @@ def plan_study(
     def find(bin_name: str, space: str) -> Variant:
         return _variant(architecture, (bin_name, all_bins.root[bin_name]), (space, all_spaces.root[space]))
 
+    distilled = {name: getattr(Arms.model_validate(arms), name).distillation for name in ARMS}
     # Its head, which runs again for every candidate.
     extra_flops = {DIVERGENCE: 2.0 * architecture.vocab_size * architecture.hidden_size}
     study = Study(
@@ -84,7 +87,12 @@ def plan_study(
         finalist_tokens=search.finalist_tokens,
         reading=_reading(corpus, measurement, search, evaluation),
         schedule=schedule,
-        arms={name: getattr(Arms.model_validate(arms), name).distillation is not None for name in ARMS},
+        arms={name: settings is not None and settings.teacher == "live" for name, settings in distilled.items()},
+        cached_sequence_bytes=sum(
+            bytes_of_sequence(cache_shape(settings, schedule.sequence_length, architecture.vocab_size))
+            for settings in distilled.values()
+            if settings is not None and settings.teacher == "cached"
+        ),
         num_seeds=protocol.num_seeds,
         probe_schedule=protocol.probe_schedule(schedule),
         precision=accelerator.precision if measurement.precision == "auto" else measurement.precision,
