@@ -67,7 +67,7 @@ def plan(study: Study, accelerator: Accelerator, mfu: float) -> pd.DataFrame:
         *(row for variant in one_of_each.values() for row in _reference_rows(study, variant)),
     ]
     frame = pd.DataFrame(rows).reindex(columns=COLUMNS)
-    hours = frame["flops"] / (accelerator.flops_per_second * mfu) / _SECONDS_PER_HOUR
+    hours = frame["flops"] / _flops_per_hour(accelerator, mfu)
     texts = dict.fromkeys(("bin", "space", "arm"), "")
     counted = [name for name in COLUMNS if name not in {"stage", *texts, "paper_flops"}]
     return (
@@ -100,7 +100,7 @@ def plan_ablations(ablations: Sequence[Ablation], accelerator: Accelerator, mfu:
             "training_flops": sum(tokens * variant.mean_training(context) for variant, _ in ablation.runs),
             "teacher_flops": sum(tokens * teacher for _, teacher in ablation.runs),
         }
-        hours = sum(flops.values()) / (accelerator.flops_per_second * mfu) / _SECONDS_PER_HOUR
+        hours = sum(flops.values()) / _flops_per_hour(accelerator, mfu)
         counts = {"searches": len(ablation.searches), "runs": len(ablation.runs)}
         rows.append({"ablation": ablation.name} | counts | flops | {"device_hours": hours})
     return pd.DataFrame(rows, columns=ABLATION_COLUMNS)
@@ -139,6 +139,10 @@ def warnings_of(
 def disk_bytes(planned: pd.DataFrame) -> float:
     """Return what a study takes on disk at most: all that stays, and the checkpoints of one run at a time."""
     return float(planned["disk_bytes"].sum() + planned["passing_disk_bytes"].max())
+
+
+def _flops_per_hour(accelerator: Accelerator, mfu: float) -> float:
+    return accelerator.flops_per_second * mfu * _SECONDS_PER_HOUR
 
 
 def _advice(study: Study, row: Mapping[Hashable, object], room: float, num_devices: int) -> str:

@@ -10,6 +10,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from budwood.arch.selection import Selection
+from budwood.arch.spec import Architecture
 from budwood.subnet.extract import extract_child
 from budwood.subnet.ordering import OrderedTeacher
 
@@ -62,10 +63,15 @@ def open_fitness(name: str, teacher: OrderedTeacher) -> Fitness:
     if name == PERPLEXITY:
         return Fitness(measure=next_token_losses)
     if name == DIVERGENCE:
-        architecture = teacher.architecture
-        head = 2.0 * architecture.vocab_size * architecture.hidden_size
-        return Fitness(measure=TeacherDivergence(teacher), flops_per_token=head)
+        return Fitness(
+            measure=TeacherDivergence(teacher), flops_per_token=fitness_flops_per_token(name, teacher.architecture)
+        )
     return Fitness(measure=_load(name), runs_once=False)
+
+
+def fitness_flops_per_token(name: str, teacher: Architecture) -> float:
+    """Return the FLOPs of a fitness beside the candidate's own pass: of `kl` the teacher's head, which runs again."""
+    return 2.0 * teacher.vocab_size * teacher.hidden_size if name == DIVERGENCE else 0.0
 
 
 def next_token_losses(model: PreTrainedModel, windows: Tensor) -> Tensor:

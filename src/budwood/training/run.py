@@ -376,7 +376,7 @@ def _useful_flops_per_token(job: TrainingJob) -> float:
 
 
 def _result(job: TrainingJob, compute: Compute, seconds: float) -> dict[str, Any]:
-    tokens, length = job.schedule.num_steps * job.schedule.tokens_per_step, job.schedule.sequence_length
+    tokens, length = job.schedule.num_tokens, job.schedule.sequence_length
     student_flops = training_flops_per_token(_architecture(job), context=length)
     teacher_flops = 0
     if job.distillation is not None and job.distillation.teacher == "live":

@@ -1,27 +1,24 @@
 """What ablations search and train, for the plan."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
 from budwood.arch.count import forward_flops_per_token
 from budwood.parameters import AblationParameters, AblationTeacher, Place, with_tokens
 from budwood.reporting.study import Ablation, Study, Variant
-from budwood.subnet.fitness import FROM_SCORES
+from budwood.subnet.fitness import FROM_SCORES, fitness_flops_per_token
 
 FindVariant = Callable[[str, str], Variant]
 """Takes a bin and a space."""
 
 
-def planned_ablations(
-    ablations: AblationParameters, study: Study, find: FindVariant, extra_flops: Mapping[str, float]
-) -> list[Ablation]:
+def planned_ablations(ablations: AblationParameters, study: Study, find: FindVariant) -> list[Ablation]:
     """Return all ablations of an environment.
 
     Args:
         ablations: what is compared.
         study: how everything else is done.
         find: returns what may come out of a bin and a space.
-        extra_flops: of every metric, per token of a search, beside the candidate's own forward pass.
     """
     schedule = with_tokens(study.schedule, ablations.tokens)
     context = schedule.sequence_length
@@ -47,7 +44,7 @@ def planned_ablations(
         ablation("spaces", [(study, space) for space in spaces], [(space, 0.0) for space in spaces]),
         ablation(
             "metric",
-            [(_guided_by(metric, study, extra_flops), guided) for metric in ablations.metrics],
+            [(_guided_by(metric, study), guided) for metric in ablations.metrics],
             [(guided, 0.0)] * len(ablations.metrics),
         ),
         ablation("logits", [(study, student)], [(student, own)] * len(ablations.logits)),
@@ -60,8 +57,8 @@ def planned_ablations(
     ]
 
 
-def _guided_by(metric: str, study: Study, extra_flops: Mapping[str, float]) -> Study:
+def _guided_by(metric: str, study: Study) -> Study:
     """Return how a metric is searched by: its best candidate wins without a second look."""
     reading = replace(study.reading, selection=0) if metric in FROM_SCORES else study.reading
-    extra = extra_flops.get(metric, 0.0)
-    return replace(study, reading=reading, num_finalists=1, fitness_flops_per_token=extra)
+    beside = fitness_flops_per_token(metric, study.teacher)
+    return replace(study, reading=reading, num_finalists=1, fitness_flops_per_token=beside)

@@ -33,7 +33,7 @@ from budwood.reporting.plan import plan, plan_ablations, warnings_of
 from budwood.reporting.quote import markdown_plan
 from budwood.reporting.records import ARMS
 from budwood.reporting.study import Reading, Study, Variant, draw_members, in_small
-from budwood.subnet.fitness import DIVERGENCE, FROM_SCORES
+from budwood.subnet.fitness import FROM_SCORES, fitness_flops_per_token
 from budwood.training.cache import bytes_of_sequence
 from budwood.training.job import Schedule
 from budwood.training.teacher import cache_shape
@@ -75,9 +75,8 @@ def plan_study(
     def find(bin_name: str, space: str) -> Variant:
         return _variant(architecture, (bin_name, all_bins.root[bin_name]), (space, all_spaces.root[space]))
 
-    distilled = {name: getattr(Arms.model_validate(arms), name).distillation for name in ARMS}
-    # Its head, which runs again for every candidate.
-    extra_flops = {DIVERGENCE: 2.0 * architecture.vocab_size * architecture.hidden_size}
+    all_arms = Arms.model_validate(arms)
+    distilled = {name: getattr(all_arms, name).distillation for name in ARMS}
     study = Study(
         teacher=architecture,
         teacher_bytes_per_parameter=teacher.bytes_per_parameter,
@@ -96,12 +95,12 @@ def plan_study(
         num_seeds=protocol.num_seeds,
         probe_schedule=protocol.probe_schedule(schedule),
         precision=accelerator.precision if measurement.precision == "auto" else measurement.precision,
-        fitness_flops_per_token=extra_flops.get(search.fitness, 0.0),
+        fitness_flops_per_token=fitness_flops_per_token(search.fitness, architecture),
     )
     planned = plan(study, accelerator, plan_.mfu)
     free = plan_.disk_gb * _GIGABYTE if plan_.disk_gb else shutil.disk_usage(workspace).free
     warnings = warnings_of(study, planned, accelerator, plan_.num_devices, free)
-    compared = planned_ablations(ablations, study, find, extra_flops) if ablations else []
+    compared = planned_ablations(ablations, study, find) if ablations else []
     page = markdown_plan(
         planned,
         (plan_.accelerator, plan_.num_devices),
