@@ -1,7 +1,7 @@
 """The evolution."""
 
 from dataclasses import fields
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -75,6 +75,13 @@ class SearchParameters(Strict):
         """Return the settings of the strategy."""
         names = {field.name for field in fields(EvolutionSettings)}
         return EvolutionSettings(**self.model_dump(include=names))
+
+    def guided_by(self, fitness: str) -> Self:
+        """Return a search by another fitness, whose best candidate wins without a second look."""
+        # Scores are known before any text is read.
+        stages = () if fitness in FROM_SCORES else self.stages
+        changes: dict[str, Any] = {"fitness": fitness, "num_finalists": 1, "stages": stages}
+        return self.model_copy(update=changes)
 
     def race(self, num_sequences: int) -> RaceSettings:
         """Return how candidates race over some sequences; scores have one stage.

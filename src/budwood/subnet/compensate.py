@@ -8,8 +8,8 @@ group choose its own rotary pairs, and replace a run of dropped layers by a line
 writes.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise, product
 from math import prod
 from typing import ClassVar
@@ -26,7 +26,6 @@ from budwood.arch.spec import Architecture
 from budwood.subnet.extract import (
     Corrections,
     Cut,
-    KeptLayer,
     assemble,
     child_config,
     child_state,
@@ -35,15 +34,11 @@ from budwood.subnet.extract import (
     resolve,
 )
 from budwood.subnet.ordering import OrderedTeacher
-from budwood.subnet.rotary import pair_dims, rope_for_pairs, rotary_dims
-from budwood.subnet.slicing import Indices
-
-# Shape legend: T tokens, E hidden size, n entries of an input, k kept ones.
+from budwood.subnet.pairs import can_choose_pairs, choose_pairs
+from budwood.subnet.regression import GapMoments, InputMoments
 
 STEPS = ("norms", "neurons", "channels", "heads", "layers", "pairs")
 """Names of the corrections."""
-
-_TINY = 1e-12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,16 +123,24 @@ def compensate(
     """
     cut = resolve(teacher, selection)
     dims: dict[str, tuple[tuple[int, ...], ...]] = {}
-    if settings.pairs and _can_choose_pairs(teacher):
-        cut, dims = _choose_pairs(teacher, cut)
-    watch = _Watch(teacher, cut, settings)
+    if settings.pairs and can_choose_pairs(teacher):
+        cut, dims = choose_pairs(teacher, cut)
+    inputs, gaps = list(_inputs(teacher, cut, settings)), list(_gaps(teacher, cut, settings))
+    watched: list[InputMoments | GapMoments] = [*inputs, *gaps]
+    # A model of its own: the hooks go with it.
     parent = extract_child(teacher, Selection.prefix(teacher.ranked))
     nn.Module.to(parent, teacher.weights[teacher.family.final_norm.weight].device)
-    watch.attach(parent)
+    for moments in watched:
+        moments.attach(parent)
     for batch in tqdm(windows.split(batch_size), desc="compensation", unit="batch", dynamic_ncols=True):
         parent.base_model(input_ids=batch.to(parent.device), use_cache=False)
-    state = child_state(teacher, cut, watch.corrections(dims))
-    return assemble(state, child_config(teacher, cut), cut.architecture)
+    corrections = Corrections(
+        mixes={name: moment.mix() for moment in inputs for name in moment.readers},
+        maps={name: moment.map() for moment in gaps for name in moment.writers},
+        dims=dims,
+        norm_gain=settings.norms,
+    )
+    return assemble(child_state(teacher, cut, corrections), child_config(teacher, cut), cut.architecture)
 
 
 def regression_flops(
@@ -198,200 +201,7 @@ def count_gaps(kept: Sequence[int], depth: int) -> int:
     return sum(following > layer + 1 for layer, following in pairwise([*kept, depth]))
 
 
-def _can_choose_pairs(teacher: OrderedTeacher) -> bool:
-    shared = any("group" not in norm.axes[0] for norm in teacher.family.head_norms)
-    return teacher.rope == "preserve" and bool(teacher.pair_scores) and not shared
-
-
-def _choose_pairs(teacher: OrderedTeacher, cut: Cut) -> tuple[Cut, dict[str, tuple[tuple[int, ...], ...]]]:
-    """Let every group keep its own most important rotary pairs, as many as the cut keeps.
-
-    The k-th fastest kept pairs of all groups turn at one frequency, the median of theirs: over all layers that turn
-    alike where the child's layers have one size, as stock classes need, else within each layer.
-
-    Returns:
-        the cut with its rotary parameters, and the dimensions of every group with the kept ones first, by parameter.
-    """
-    family = teacher.family
-    chosen = [_best_pairs(teacher, layer) for layer in cut.layers]
-    kept = [pairs[list(layer.axes["group"])] for pairs, layer in zip(chosen, cut.layers, strict=True)]
-    layers, dims = [], {}
-    turns_alike = cut.architecture.is_uniform and all(layer.rope == cut.layers[0].rope for layer in cut.layers)
-    for position, (layer, pairs) in enumerate(zip(cut.layers, chosen, strict=True)):
-        head_dim = cut.architecture.layers[position].head_dim
-        teacher_dim = teacher.architecture.layers[layer.teacher_layer].head_dim
-        if head_dim == teacher_dim or not layer.turning:
-            layers.append(layer)
-            continue
-        rope, context = teacher.layer_rope(layer.teacher_layer), teacher.config["max_position_embeddings"]
-        slots = torch.cat(kept if turns_alike else [kept[position]]).double().quantile(0.5, dim=0).tolist()
-        own_rope = rope_for_pairs(rope, slots, teacher_dim, head_dim, context)
-        turning = rotary_dims(rope, teacher_dim)
-        plain_pairs = layer.pairs[layer.pairs >= turning // 2].repeat(len(kept[position]), 1)
-        all_pairs = torch.cat([kept[position], plain_pairs], 1)
-        layers.append(replace(layer, axes={**layer.axes, "qk": range(head_dim)}, pairs=all_pairs, rope=own_rope))
-        plain = [dim for dim in layer.axes["qk"] if dim >= turning]
-        orders = tuple(_kept_first((*pair_dims(group, turning), *plain), teacher_dim) for group in pairs.tolist())
-        for module in (family.query, family.key, *family.head_norms):
-            for name, _ in module.parameters:
-                dims[f"{family.decoder}.{position}.{name}"] = orders
-    return replace(cut, layers=tuple(layers)), dims
-
-
-def _best_pairs(teacher: OrderedTeacher, layer: KeptLayer) -> Tensor:
-    """Return [G, k] the rotary pairs that matter most to every group, ascending."""
-    turning = rotary_dims(teacher.layer_rope(layer.teacher_layer), 2 * len(teacher.pair_rankings[layer.teacher_layer]))
-    scores = teacher.pair_scores[layer.teacher_layer][:, : turning // 2]
-    return scores.topk(layer.turning // 2, dim=1).indices.sort(dim=1).values
-
-
-def _kept_first(kept: tuple[int, ...], length: int) -> tuple[int, ...]:
-    return (*kept, *sorted(set(range(length)) - set(kept)))
-
-
-class _Watch:
-    """What is gathered of the teacher's activations while it reads calibration text."""
-
-    def __init__(self, teacher: OrderedTeacher, cut: Cut, settings: Compensation) -> None:
-        self.norm_gain = settings.norms
-        self.inputs = list(_inputs(teacher, cut, settings))
-        maps = settings.layers and not teacher.family.output_norms
-        self.gaps = list(_gaps(teacher, cut, settings)) if maps else []
-
-    def attach(self, parent: PreTrainedModel) -> None:
-        """Put hooks on a model of the whole teacher, which is dropped when it has read the text."""
-        for watched in self.inputs:
-            watched.attach(parent)
-        for gap in self.gaps:
-            parent.get_submodule(gap.writer).register_forward_hook(gap.keep_written)
-            parent.get_submodule(gap.before).register_forward_hook(gap.keep_before)
-            parent.get_submodule(gap.after).register_forward_pre_hook(gap.add)
-
-    def corrections(self, dims: Mapping[str, tuple[Indices, ...]]) -> Corrections:
-        """Solve all regressions."""
-        mixes = {name: watched.mix() for watched in self.inputs for name in watched.readers}
-        maps = {name: gap.map() for gap in self.gaps for name in gap.writers}
-        return Corrections(mixes=mixes, maps=maps, dims=dims, norm_gain=self.norm_gain)
-
-
-class _Input:
-    """Second moments of the kept entries of an input, that some matrices share, with all of its entries."""
-
-    def __init__(
-        self, module: str, readers: tuple[str, ...], kept: Tensor, length: int, ridge: float, first: int
-    ) -> None:
-        self.module, self.readers, self.kept, self.ridge, self.first = module, readers, kept, ridge, first
-        self.moment = torch.zeros(len(kept), length)
-        self.massive = torch.zeros(len(kept), len(kept)) if first else None
-        self.tokens = 0
-
-    def attach(self, parent: PreTrainedModel) -> None:
-        """Watch the input of a matrix of the teacher; that of its head is the output of the final norm."""
-        module = parent.get_submodule(self.module)
-        if isinstance(module, nn.Linear):
-            module.register_forward_pre_hook(self.add)
-        else:
-            module.register_forward_hook(lambda module, _, output: self.add(module, (output,)))
-
-    def add(self, _: nn.Module, inputs: tuple[Tensor]) -> None:
-        """Add the tokens of a batch, from the first position that counts on."""
-        kept = self.kept.to(inputs[0].device)
-        if self.massive is not None:
-            passed = inputs[0][:, : self.first, kept].float().flatten(0, -2)
-            self.massive += (passed.T @ passed).cpu()
-        entries = inputs[0][:, self.first :].float().flatten(0, -2)
-        self.moment += (entries[:, kept].T @ entries).cpu()
-        self.tokens += len(entries)
-
-    def mix(self) -> Tensor:
-        """Return [n, k] what each kept entry stands for: itself, and its share in every removed one."""
-        num_kept, length = self.moment.shape
-        removed = torch.ones(length, dtype=torch.bool)
-        removed[self.kept] = False
-        moment = self.moment.double() / self.tokens
-        mix = torch.zeros(length, num_kept, dtype=torch.float64)
-        mix[self.kept, torch.arange(num_kept)] = 1
-        mix[removed] = regress(moment[:, self.kept], moment[:, removed], self.ridge, self.massive).T
-        return mix
-
-
-def without_massive(moment: Tensor) -> Tensor:
-    """Return [k, k] the projection that passes over the direction in which first positions are largest.
-
-    Massive activations of the first position have one direction: what is regressed on all other positions and passes
-    over it leaves the first position, and the attention that rests there, as they are.
-
-    Args:
-        moment: [k, k] second moment of first positions.
-    """
-    _, directions = torch.linalg.eigh(moment.double())
-    return torch.eye(len(moment), dtype=torch.float64) - torch.outer(directions[:, -1], directions[:, -1])
-
-
-def regress(moment: Tensor, target: Tensor, ridge: float, massive: Tensor | None = None) -> Tensor:
-    """Return [k, m] the coefficients that predict m targets from k features of unit variance, shrunk to zero.
-
-    Args:
-        moment: [k, k] second moment of the features.
-        target: [k, m] moments of features and targets.
-        ridge: added to the diagonal of the features' correlations.
-        massive: [k, k] second moment of first positions, whose largest direction is passed over; see
-            `without_massive`.
-    """
-    if massive is not None:
-        seen = without_massive(massive)
-        return seen @ regress(seen @ moment @ seen, seen @ target, ridge)
-    scale = moment.diagonal().clamp_min(_TINY).sqrt()
-    correlations = moment / scale[:, None] / scale + ridge * torch.eye(len(moment), dtype=moment.dtype)
-    solution = torch.cholesky_solve(target / scale[:, None], torch.linalg.cholesky(correlations))
-    return solution / scale[:, None]
-
-
-class _Gap:
-    """Dropped layers after a kept one: what they would have added, regressed on what its MLP writes.
-
-    Tokens count by the inverse square of their size after the gap, as norms will see them. The first position is left
-    as it is, as in `without_massive`.
-    """
-
-    def __init__(
-        self, writer: str, writers: tuple[str, ...], before: str, after: str, width: int, ridge: float
-    ) -> None:
-        self.writer, self.writers, self.before, self.after, self.ridge = writer, writers, before, after, ridge
-        self.moment, self.target = torch.zeros(width, width), torch.zeros(width, width)
-        self.massive = torch.zeros(width, width)
-        self.tokens = 0
-        self._written = self._before = torch.empty(0)
-
-    def keep_written(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        """Keep what the MLP writes until the batch has passed the gap."""
-        del inputs
-        first = output[:, 0].float()
-        self.massive += (first.T @ first).cpu()
-        self._written = output[:, 1:].float().flatten(0, 1)
-
-    def keep_before(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        """Keep the residual stream before the gap."""
-        del inputs
-        self._before = output[:, 1:].float().flatten(0, 1)
-
-    def add(self, _: nn.Module, inputs: tuple[Tensor]) -> None:
-        """Add the tokens of a batch, which has passed the gap."""
-        after = inputs[0][:, 1:].float().flatten(0, 1)
-        weight = after.square().mean(-1, keepdim=True).rsqrt()
-        written, missing = self._written * weight, (after - self._before) * weight
-        self.moment += (written.T @ written).cpu()
-        self.target += (written.T @ missing).cpu()
-        self.tokens += len(after)
-
-    def map(self) -> Tensor:
-        """Return [E, E] what takes the MLP's output over the gap: the identity and the regression."""
-        moment, target = self.moment.double() / self.tokens, self.target.double() / self.tokens
-        identity = torch.eye(len(moment), dtype=torch.float64)
-        return identity + regress(moment, target, self.ridge, self.massive).T
-
-
-def _inputs(teacher: OrderedTeacher, cut: Cut, settings: Compensation) -> Iterator[_Input]:
+def _inputs(teacher: OrderedTeacher, cut: Cut, settings: Compensation) -> Iterator[InputMoments]:
     """Yield the inputs of which a cut removes a part."""
     family, width = teacher.family, teacher.architecture.hidden_size
     kinds: list[tuple[bool, tuple[Module, ...], float, int]] = [
@@ -409,19 +219,21 @@ def _inputs(teacher: OrderedTeacher, cut: Cut, settings: Compensation) -> Iterat
         if len(kept) < length:
             stored = family.fused if family.fused and modules[0] == family.query else modules[0]
             readers = tuple(family.layer_weight(position, module) for module in modules)
-            yield _Input(family.layer_path(layer.teacher_layer, stored), readers, kept, length, ridge, first)
+            yield InputMoments(family.layer_path(layer.teacher_layer, stored), readers, kept, length, ridge, first)
     kept = kept_positions(teacher, family.head.axes[1], cut.layers[0])
     if settings.channels and len(kept) < width and not teacher.architecture.tie_word_embeddings:
-        yield _Input(family.final_norm.name, (family.head.weight,), kept, width, settings.channel_ridge, 1)
+        yield InputMoments(family.final_norm.name, (family.head.weight,), kept, width, settings.channel_ridge, 1)
 
 
-def _gaps(teacher: OrderedTeacher, cut: Cut, settings: Compensation) -> Iterator[_Gap]:
+def _gaps(teacher: OrderedTeacher, cut: Cut, settings: Compensation) -> Iterator[GapMoments]:
     """Yield the runs of dropped layers that follow a kept one."""
     family, depth = teacher.family, teacher.architecture.num_hidden_layers
+    if not settings.layers or family.output_norms:
+        return
     kept = [layer.teacher_layer for layer in cut.layers]
     for position, (layer, following) in enumerate(zip(kept, [*kept[1:], depth], strict=True)):
         if following > layer + 1:
-            yield _Gap(
+            yield GapMoments(
                 writer=family.layer_path(layer, family.mlp_out),
                 writers=tuple(f"{family.decoder}.{position}.{name}" for name, _ in family.mlp_out.parameters),
                 before=f"{family.decoder}.{layer}",

@@ -12,7 +12,6 @@ from budwood.pipelines.ablations import Ablation, Variant, prepared, where_wante
 from budwood.pipelines.evolution.pipeline import search_stages
 from budwood.pipelines.export.pipeline import export_stages
 from budwood.pipelines.grid import SEARCH_INPUTS, parameters_of
-from budwood.subnet.fitness import FROM_SCORES
 
 
 @where_wanted
@@ -46,27 +45,22 @@ def _by_metric(ablations: AblationParameters, arm: ArmParameters, subnets: dict[
 
 
 def _guided_by(metric: str, stages: Pipeline) -> Pipeline:
-    """Return the stages of a search with another metric, whose best candidate wins without a second look."""
-    changes: dict[str, Any] = {"fitness": metric, "num_finalists": 1}
-    # Scores are known before any text is read.
-    changes |= {"stages": ()} if metric in FROM_SCORES else {}
+    """Return the stages of a search by another metric."""
     return Pipeline(
         [
-            Node(_changing(node.func, changes), node.inputs, node.outputs, name=node.name, tags=node.tags)
+            Node(_changing(node.func, metric), node.inputs, node.outputs, name=node.name, tags=node.tags)
             for node in stages.nodes
         ]
     )
 
 
-def _changing(function: Callable[..., Any], changes: dict[str, Any]) -> Callable[..., Any]:
-    """Return a node's function that searches with changed parameters."""
+def _changing(function: Callable[..., Any], metric: str) -> Callable[..., Any]:
+    """Return a node's function that searches by another metric."""
 
     @wraps(function)
     def changed(*inputs: Any) -> Any:
-        return function(*(_change(value, changes) for value in inputs))
+        return function(
+            *(value.guided_by(metric) if isinstance(value, SearchParameters) else value for value in inputs)
+        )
 
     return changed
-
-
-def _change(value: Any, changes: dict[str, Any]) -> Any:
-    return value.model_copy(update=changes) if isinstance(value, SearchParameters) else value

@@ -1,24 +1,27 @@
 """What ablations search and train, for the plan."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from budwood.arch.count import forward_flops_per_token
 from budwood.parameters import AblationParameters, AblationTeacher, Place, with_tokens
 from budwood.reporting.study import Ablation, Study, Variant
-from budwood.subnet.fitness import FROM_SCORES, fitness_flops_per_token
 
 FindVariant = Callable[[str, str], Variant]
 """Takes a bin and a space."""
+StudyBy = Callable[[str], Study]
+"""Takes a metric that guides all searches."""
 
 
-def planned_ablations(ablations: AblationParameters, study: Study, find: FindVariant) -> list[Ablation]:
+def planned_ablations(
+    ablations: AblationParameters, study: Study, find: FindVariant, study_by: StudyBy
+) -> list[Ablation]:
     """Return all ablations of an environment.
 
     Args:
         ablations: what is compared.
         study: how everything else is done.
         find: returns what may come out of a bin and a space.
+        study_by: returns the study with its searches guided by another metric.
     """
     schedule = with_tokens(study.schedule, ablations.tokens)
     context = schedule.sequence_length
@@ -44,7 +47,7 @@ def planned_ablations(ablations: AblationParameters, study: Study, find: FindVar
         ablation("spaces", [(study, space) for space in spaces], [(space, 0.0) for space in spaces]),
         ablation(
             "metric",
-            [(_guided_by(metric, study), guided) for metric in ablations.metrics],
+            [(study_by(metric), guided) for metric in ablations.metrics],
             [(guided, 0.0)] * len(ablations.metrics),
         ),
         ablation("logits", [(study, student)], [(student, own)] * len(ablations.logits)),
@@ -55,10 +58,3 @@ def planned_ablations(ablations: AblationParameters, study: Study, find: FindVar
         ),
         ablation("kd_grid", [(study, student)], [(student, own)] * len(ablations.kd_grid.combinations())),
     ]
-
-
-def _guided_by(metric: str, study: Study) -> Study:
-    """Return how a metric is searched by: its best candidate wins without a second look."""
-    reading = replace(study.reading, selection=0) if metric in FROM_SCORES else study.reading
-    beside = fitness_flops_per_token(metric, study.teacher)
-    return replace(study, reading=reading, num_finalists=1, fitness_flops_per_token=beside)

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from budwood.reporting.records import ARMS
 from budwood.reporting.study import Reading, Study, Variant, draw_members, in_small
 from budwood.subnet.fitness import FROM_SCORES, fitness_flops_per_token
 from budwood.training.cache import bytes_of_sequence
-from budwood.training.job import Schedule
+from budwood.training.job import DistillationSettings, Schedule
 from budwood.training.teacher import cache_shape
 
 logger = logging.getLogger(__name__)
@@ -77,39 +78,45 @@ def plan_study(
 
     all_arms = Arms.model_validate(arms)
     distilled = {name: getattr(all_arms, name).distillation for name in ARMS}
-    study = Study(
-        teacher=architecture,
-        teacher_bytes_per_parameter=teacher.bytes_per_parameter,
-        variants=tuple(find(*names) for names in grid.variants()),
-        num_evaluations=search.settings().num_evaluations,
-        num_finalists=search.num_finalists,
-        finalist_tokens=search.finalist_tokens,
-        reading=_reading(corpus, measurement, search, evaluation),
-        schedule=schedule,
-        arms={name: settings is not None and settings.teacher == "live" for name, settings in distilled.items()},
-        cached_sequence_bytes=sum(
-            bytes_of_sequence(cache_shape(settings, schedule.sequence_length, architecture.vocab_size))
-            for settings in distilled.values()
-            if settings is not None and settings.teacher == "cached"
-        ),
-        num_seeds=protocol.num_seeds,
-        probe_schedule=protocol.probe_schedule(schedule),
-        precision=accelerator.precision if measurement.precision == "auto" else measurement.precision,
-        fitness_flops_per_token=fitness_flops_per_token(search.fitness, architecture),
-    )
+
+    def study_by(way: SearchParameters) -> Study:
+        return Study(
+            teacher=architecture,
+            teacher_bytes_per_parameter=teacher.bytes_per_parameter,
+            variants=tuple(find(*names) for names in grid.variants()),
+            num_evaluations=way.settings().num_evaluations,
+            num_finalists=way.num_finalists,
+            finalist_tokens=way.finalist_tokens,
+            reading=_reading(corpus, measurement, way, evaluation),
+            schedule=schedule,
+            arms={name: settings is not None and settings.teacher == "live" for name, settings in distilled.items()},
+            cached_sequence_bytes=_cached_bytes(distilled.values(), schedule, architecture),
+            num_seeds=protocol.num_seeds,
+            probe_schedule=protocol.probe_schedule(schedule),
+            precision=accelerator.precision if measurement.precision == "auto" else measurement.precision,
+            fitness_flops_per_token=fitness_flops_per_token(way.fitness, architecture),
+        )
+
+    study = study_by(search)
     planned = plan(study, accelerator, plan_.mfu)
     free = plan_.disk_gb * _GIGABYTE if plan_.disk_gb else shutil.disk_usage(workspace).free
     warnings = warnings_of(study, planned, accelerator, plan_.num_devices, free)
-    compared = planned_ablations(ablations, study, find) if ablations else []
-    page = markdown_plan(
-        planned,
-        (plan_.accelerator, plan_.num_devices),
-        plan_.mfu,
-        warnings,
-        plan_ablations(compared, accelerator, plan_.mfu) if compared else None,
-    )
+    compared = None
+    if ablations:
+        changed = planned_ablations(ablations, study, find, lambda metric: study_by(search.guided_by(metric)))
+        compared = plan_ablations(changed, accelerator, plan_.mfu)
+    page = markdown_plan(planned, (plan_.accelerator, plan_.num_devices), plan_.mfu, warnings, compared)
     (logger.warning if warnings else logger.info)("The plan\n\n%s", page)
     return planned, page
+
+
+def _cached_bytes(distilled: Iterable[DistillationSettings | None], schedule: Schedule, teacher: Architecture) -> int:
+    """Return what a cached teacher's words on a training sequence take, of all arms that read them."""
+    return sum(
+        bytes_of_sequence(cache_shape(settings, schedule.sequence_length, teacher.vocab_size))
+        for settings in distilled
+        if settings is not None and settings.teacher == "cached"
+    )
 
 
 def _variant(teacher: Architecture, bin_: tuple[str, BinParameters], space: tuple[str, SpaceParameters]) -> Variant:
