@@ -62,26 +62,23 @@ def results(project: Path) -> dict[str, pd.DataFrame]:
     return {"history": history, "curve": curve}
 
 
-def test_a_search_killed_midway_ends_with_the_history_of_an_uninterrupted_one(finished, started):
+def test_a_search_killed_midway_ends_with_the_history_of_an_uninterrupted_one_and_is_closed_in_mlflow(
+    finished, started
+):
     file = kill_when(started, "search-*/history.jsonl", lambda f: f.read_bytes().count(b"\n") >= 3)
     evaluated = file.read_bytes().count(b"\n")
     finish(started)
     pd.testing.assert_frame_equal(results(started)["history"], results(finished)["history"])
     assert 3 <= evaluated < 12
+    client = mlflow.MlflowClient(f"sqlite:///{started}/data/09_tracking/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("smoke").experiment_id])
+    assert sorted(run.info.status for run in runs) == ["FINISHED", "FINISHED", "KILLED", "KILLED"]
 
 
 def test_a_training_killed_midway_ends_with_the_curve_of_an_uninterrupted_one(finished, started):
     kill_when(started, "distilled-*/checkpoint-4/trainer_state.json", lambda f: f.stat().st_size > 0)
     finish(started)
     pd.testing.assert_frame_equal(results(started)["curve"], results(finished)["curve"])
-
-
-def test_the_killed_run_is_closed_in_mlflow(started):
-    kill_when(started, "search-*/history.jsonl", lambda f: f.read_bytes().count(b"\n") >= 1)
-    finish(started)
-    client = mlflow.MlflowClient(f"sqlite:///{started}/data/09_tracking/mlflow.db")
-    runs = client.search_runs([client.get_experiment_by_name("smoke").experiment_id])
-    assert sorted(run.info.status for run in runs) == ["FINISHED", "FINISHED", "KILLED", "KILLED"]
 
 
 def test_other_parameters_reuse_only_what_still_matches(started):
