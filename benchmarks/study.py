@@ -10,14 +10,15 @@ They read the same 0.2M tokens of Wikipedia once, in an order that the seed deci
 learning rate of a start comes from a sweep at an eighth of the tokens, measured on text of its own (`choice`): three
 values, and more while the best is an outermost one; a distilled student takes its start's. What a teacher says in
 few entries is written down once for all seeds. Random weights are also trained once with five times the tokens, of
-which a fifth is read twice. Losses are nats per token of 96 validation sequences that nothing was chosen on.
+which a fifth is read twice; they come from all articles, those of the other runs from the first ones of the file.
+Losses are nats per token of 96 validation sequences that nothing was chosen on.
 
 Usage: python benchmarks/study.py [--seeds 0 1 2] [--tokens 200704]. A run that is finished is kept in the cache folder
 and not repeated, a killed one continues from its checkpoint. Five to six hours on a core that multiplies bfloat16.
 
 Last line: a JSON object with `seeds`, `nats`, `standard_errors`, `differences` (from the compensated start, in pairs of
-seed and sequence, with standard errors), `half_nats`, `learning_rates`, and `tokens_to_match_ratio`: tokens of the
-longest run from random weights over those after which the compensated students are as good.
+seed and sequence, with standard errors), `half_nats`, `learning_rates`, and `tokens_to_match_ratio`: how many times the
+tokens of an arm the longest run from random weights took to the lowest loss on the way that both come down to.
 """
 
 import argparse
@@ -247,7 +248,9 @@ def summary(study: Study, results: dict[Run, Result], rates: dict[str, float]) -
             run.arm: round(_mean(np.array([r["losses"]]))[0], 3) for run, r in results.items() if run.size == "half"
         },
         "learning_rates": rates,
-        "tokens_to_match_ratio": _ratio(longest[0], list(base.values())) if longest and base else None,
+        "tokens_to_match_ratio": {
+            arm: _ratio(longest[0], list(of.values())) for arm, of in by_arm.items() if longest and arm != "random"
+        },
     }
 
 
@@ -262,12 +265,12 @@ def _mean(losses: NDArray[np.float64]) -> tuple[float, float]:
     return float(losses.mean()), variance**0.5
 
 
-def _ratio(longest: Result, runs: list[Result]) -> float | None:
-    """Return the tokens of the longest run over those after which the mean of others falls to its last loss."""
-    tokens = np.array([point for point, _ in runs[0]["curve"]], dtype=float)
-    losses = np.array([[loss for _, loss in run["curve"]] for run in runs]).mean(0, keepdims=True)
-    matched = float(tokens_to_match(tokens, losses, np.array([longest["curve"][-1][1]]))[0])
-    return round(longest["tokens"] / matched, 1) if 0 < matched < np.inf else None
+def _ratio(longest: Result, runs: list[Result]) -> float:
+    """Return the tokens of the longest run over those of others, at the lowest loss that it and their mean reach."""
+    curves = [np.array(longest["curve"]).T, np.mean([run["curve"] for run in runs], 0).T]
+    level = np.array([max(losses.min() for _, losses in curves)])
+    needed = [float(tokens_to_match(tokens, losses[None], level)[0]) for tokens, losses in curves]
+    return round(needed[0] / needed[1], 1)
 
 
 def main() -> None:
