@@ -34,7 +34,7 @@ run: $(READY) ## Run the default pipeline
 	$(RUN) kedro run $(ARGS)
 
 test: $(READY) ## Run all tests
-	$(RUN) OMP_NUM_THREADS=1 pytest -n 2 --dist loadscope $(ARGS)
+	$(RUN) OMP_NUM_THREADS=1 pytest -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 check: $(READY) ## Lint, formatting, types, import rules
 	$(RUN) ruff check

@@ -14,6 +14,16 @@ os.environ.setdefault("DO_NOT_TRACK", "true")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """Begin with the modules that take long, so that no process ends with one of them alone.
+
+    Those that share `finished` come after the others: while one process makes it, the other has work.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    sharing = {item.path for item in items if "finished" in item.fixturenames}
+    items.sort(key=lambda item: (item.path not in slow, item.path in sharing))
+
+
 @pytest.fixture(scope="session")
 def need() -> Callable[[object, str], None]:
     """Skip where something is missing, unless `BUDWOOD_REQUIRE_ALL` says that nothing may be."""

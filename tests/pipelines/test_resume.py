@@ -81,10 +81,10 @@ def test_a_training_killed_midway_ends_with_the_curve_of_an_uninterrupted_one(fi
     pd.testing.assert_frame_equal(results(started)["curve"], results(finished)["curve"])
 
 
-def test_other_parameters_reuse_only_what_still_matches(started):
-    finish(started)
-    output = finish(started, "--params=schedule.tokens=4096")
+def test_other_parameters_reuse_only_what_still_matches(finished, project):
+    shutil.copytree(finished / "data/smoke", project / "data/smoke")
+    output = finish(project, "--params=schedule.tokens=4096")
     reused = [line for line in output.splitlines() if "Continuing with what" in line]
     assert {Path(line.split()[-2]).name.split("-")[0] for line in reused} == {"search", "finals", "export"}
-    curve = results(started)["curve"]
+    curve = results(project)["curve"]
     assert curve["tokens"].max() == 4096
