@@ -212,11 +212,12 @@ def test_questions_that_the_text_does_not_give_are_refused(project):
     assert "questions for heldout_last_word, asked for questions=100000; ask for fewer" in output
 
 
-@pytest.mark.slow
-def test_a_bin_out_of_reach_is_refused_with_the_range(project):
-    output = refused(project, "--params=bins.half.fraction=0.001")
-    assert "bins.half in spaces.coarse_uniform: the parameter bin" in output
-    assert "cannot be reached: sub-networks of this teacher have" in output
+def test_a_bin_out_of_reach_is_refused_with_the_range():
+    record = {"architecture": SMOLLM2_135M.to_dict()}
+    bins, spaces = {"half": {"fraction": 0.0003}}, {"coarse": {"layerwise": False}}
+    told = r"bins\.half in spaces\.coarse: the parameter bin .* cannot be reached: sub-networks of this teacher have"
+    with pytest.raises(ValueError, match=told):
+        enumerate_spaces(record, bins, spaces, Grid({"half": ["coarse"]}))
 
 
 @pytest.mark.parametrize(
