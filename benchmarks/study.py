@@ -265,12 +265,15 @@ def _mean(losses: NDArray[np.float64]) -> tuple[float, float]:
     return float(losses.mean()), variance**0.5
 
 
-def _ratio(longest: Result, runs: list[Result]) -> float:
-    """Return the tokens of the longest run over those of others, at the lowest loss that it and their mean reach."""
+def _ratio(longest: Result, runs: list[Result]) -> float | None:
+    """Return the tokens of the longest run over those of others, at the lowest loss that it and their mean reach.
+
+    None where the others begin below all that the longest run reaches.
+    """
     curves = [np.array(longest["curve"]).T, np.mean([run["curve"] for run in runs], 0).T]
     level = np.array([max(losses.min() for _, losses in curves)])
     needed = [float(tokens_to_match(tokens, losses[None], level)[0]) for tokens, losses in curves]
-    return round(needed[0] / needed[1], 1)
+    return round(needed[0] / needed[1], 1) if needed[1] else None
 
 
 def main() -> None:
