@@ -68,16 +68,13 @@ def plan_study(
         ValueError: the teacher is not known, a bin cannot be reached, or two overlap; nothing has been spent yet.
     """
     accelerator, architecture = ACCELERATORS[plan_.accelerator], teacher.describe()
-    count = num_parameters(architecture)
     all_bins, all_spaces = Bins.model_validate(bins), Spaces.model_validate(spaces)
-    require_disjoint({name: all_bins.root[name].parameter_bin(count) for name in grid.root})
+    require_disjoint({name: all_bins.root[name].parameter_bin(num_parameters(architecture)) for name in grid.root})
+    distilled = {name: getattr(Arms.model_validate(arms), name).distillation for name in ARMS}
 
     @cache
     def find(bin_name: str, space: str) -> Variant:
         return _variant(architecture, (bin_name, all_bins.root[bin_name]), (space, all_spaces.root[space]))
-
-    all_arms = Arms.model_validate(arms)
-    distilled = {name: getattr(all_arms, name).distillation for name in ARMS}
 
     def study_by(way: SearchParameters) -> Study:
         return Study(
@@ -99,8 +96,7 @@ def plan_study(
 
     study = study_by(search)
     planned = plan(study, accelerator, plan_.mfu)
-    free = plan_.disk_gb * _GIGABYTE if plan_.disk_gb else shutil.disk_usage(workspace).free
-    warnings = warnings_of(study, planned, accelerator, plan_.num_devices, free)
+    warnings = warnings_of(study, planned, accelerator, plan_.num_devices, _free_bytes(plan_, workspace))
     compared = None
     if ablations:
         changed = planned_ablations(ablations, study, find, lambda metric: study_by(search.guided_by(metric)))
@@ -108,6 +104,10 @@ def plan_study(
     page = markdown_plan(planned, (plan_.accelerator, plan_.num_devices), plan_.mfu, warnings, compared)
     (logger.warning if warnings else logger.info)("The plan\n\n%s", page)
     return planned, page
+
+
+def _free_bytes(plan_: PlanParameters, workspace: Path) -> float:
+    return plan_.disk_gb * _GIGABYTE if plan_.disk_gb else shutil.disk_usage(workspace).free
 
 
 def _cached_bytes(distilled: Iterable[DistillationSettings | None], schedule: Schedule, teacher: Architecture) -> int:
