@@ -30,8 +30,8 @@ from budwood.arch.sampling import draw_many
 from budwood.arch.selection import Selection
 from budwood.arch.space import SearchSpace
 from budwood.arch.spec import Architecture, LayerSpec
-from budwood.subnet.checkpoint import random_model
-from budwood.subnet.device import Compute
+from budwood.models.checkpoint import random_model
+from budwood.models.device import Compute
 from budwood.subnet.extract import child_config, child_state, extract_child, own_weights, resolve
 from budwood.subnet.ordering import OrderedTeacher, Ordering, order_teacher
 

@@ -42,10 +42,10 @@ from budwood.arch.sampling import fill
 from budwood.arch.selection import Selection
 from budwood.arch.space import SearchSpace
 from budwood.arch.spec import Architecture, LayerSpec
-from budwood.subnet.checkpoint import load_model
+from budwood.models.checkpoint import load_model
+from budwood.models.device import Compute
+from budwood.models.losses import sequence_losses
 from budwood.subnet.compensate import Compensation, compensate
-from budwood.subnet.device import Compute
-from budwood.subnet.evaluate import sequence_losses
 from budwood.subnet.extract import extract_child
 from budwood.subnet.ordering import OrderedTeacher, Ordering
 

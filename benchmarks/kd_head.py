@@ -25,7 +25,8 @@ from peers import CACHE_DIR, WHITTLE_INSTALLS, make_environment, run_script
 from torch.nn import functional
 from whittle_kd import measure_step
 
-from budwood.training.losses import DistillationWeights, Logits, chunked_loss
+from budwood.training.losses import Logits, chunked_loss
+from budwood.training.settings import DistillationWeights
 
 NUM_TOKENS, VOCAB_SIZE, WIDTH, TEACHER_WIDTH = 2_048, 50_304, 512, 1_024
 WEIGHTS = {"alpha": 0.2, "beta": 0.8, "temperature": 0.9}  # the paper's

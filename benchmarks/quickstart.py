@@ -11,15 +11,15 @@ from torch import Tensor
 
 from budwood.arch.count import forward_flops_per_token
 from budwood.corpus.documents import TextSource
-from budwood.corpus.files import write_atomically
 from budwood.corpus.ingestion import tokenize_sources
 from budwood.corpus.packing import PackedCorpus
-from budwood.subnet.checkpoint import load_model, load_tokenizer, read_architecture
-from budwood.subnet.device import choose_compute
+from budwood.models.checkpoint import load_model, load_tokenizer, read_architecture
+from budwood.models.device import choose_compute
+from budwood.models.teacher import TeacherSource, fetch_teacher
+from budwood.records.files import write_atomically
 from budwood.subnet.elimination import leave_layers_out
 from budwood.subnet.importance import Importance, measure_importance
 from budwood.subnet.ordering import OrderedTeacher, Ordering, open_ordered
-from budwood.subnet.teacher import TeacherSource, fetch_teacher
 
 CACHE_DIR = Path.home() / ".cache" / "budwood-benchmarks"
 LENGTH = 256

@@ -27,8 +27,8 @@ from tqdm import tqdm
 
 from budwood.arch.sampling import sample
 from budwood.arch.space import SearchSpace
+from budwood.models.device import choose_compute
 from budwood.search.race import RaceSettings, race
-from budwood.subnet.device import choose_compute
 from budwood.subnet.evaluate import SubnetEvaluator
 
 NUM_CANDIDATES = 64

@@ -24,7 +24,7 @@ from cuts import HANDPICKED, sized
 from quickstart import CACHE_DIR, open_quickstart
 
 from budwood.arch.selection import Selection
-from budwood.subnet.device import choose_compute
+from budwood.models.device import choose_compute
 from budwood.subnet.evaluate import SubnetEvaluator
 
 NUM_SEQUENCES = 4

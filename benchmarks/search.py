@@ -39,6 +39,9 @@ from quickstart import LENGTH, NUM_CALIBRATION_WINDOWS, Quickstart, open_quickst
 
 from budwood.arch.selection import Selection
 from budwood.arch.space import SearchSpace
+from budwood.models.checkpoint import load_model
+from budwood.models.device import Compute, choose_compute
+from budwood.models.losses import sequence_losses
 from budwood.parameters import ArmParameters, MeasurementParameters, SearchParameters, SpaceParameters
 from budwood.pipelines.evolution.finals import Finals, Look
 from budwood.search.candidate import SearchRecord, canonical_key
@@ -46,13 +49,11 @@ from budwood.search.choice import choose
 from budwood.search.race import RaceSettings
 from budwood.search.run import run_search
 from budwood.search.strategy import Evolution, EvolutionSettings
-from budwood.subnet.checkpoint import load_model
 from budwood.subnet.compensate import Compensation, cut_out
-from budwood.subnet.device import Compute, choose_compute
-from budwood.subnet.evaluate import SubnetEvaluator, sequence_losses
+from budwood.subnet.evaluate import SubnetEvaluator
 from budwood.subnet.ordering import OrderedTeacher, Ordering
-from budwood.training.job import Engine, Schedule
 from budwood.training.run import MODEL
+from budwood.training.settings import Engine, Schedule
 
 ARMS = ("ours", "random", "whittle", "paper")
 NUM_SEQUENCES, NUM_CHOICE, NUM_HELDOUT, NUM_FINALISTS = 8, 16, 32, 2

@@ -40,21 +40,22 @@ from quickstart import CACHE_DIR, LENGTH, ORDERED, TEXT, Quickstart, open_quicks
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.arch.selection import Selection
-from budwood.corpus.files import write_atomically
 from budwood.corpus.ingestion import tokenize_sources
 from budwood.corpus.packing import PackedCorpus
+from budwood.models.checkpoint import load_model, load_tokenizer
+from budwood.models.device import Compute, choose_compute
+from budwood.models.export import write_checkpoint
+from budwood.models.losses import sequence_losses
+from budwood.records.files import write_atomically
 from budwood.reporting.ledger import tokens_to_match
-from budwood.subnet.checkpoint import load_model, load_tokenizer
 from budwood.subnet.compensate import Compensation, cut_out
-from budwood.subnet.device import Compute, choose_compute
-from budwood.subnet.evaluate import sequence_losses
-from budwood.subnet.export import write_checkpoint
 from budwood.subnet.extract import own_weights
 from budwood.subnet.ordering import Ordering
 from budwood.training.cache import INDEX, write_cache
 from budwood.training.curve import read_curve
-from budwood.training.job import DistillationSettings, Schedule, TrainingJob
+from budwood.training.job import TrainingJob
 from budwood.training.run import MODEL, train
+from budwood.training.settings import DistillationSettings, Schedule
 from budwood.training.teacher import cache_facts, open_live_teacher
 
 STARTS = ("random", "compensated", "ordered", "prefix")

@@ -34,13 +34,14 @@ from peers import CACHE_DIR, LITGPT_INSTALLS, make_environment, run_script
 from torch.optim.lr_scheduler import LambdaLR
 
 from budwood.corpus.packing import PackedCorpus, tokenize_and_pack
-from budwood.subnet.checkpoint import load_model
-from budwood.subnet.device import choose_compute
-from budwood.subnet.teacher import TeacherSource, byte_tokenizer, fetch_teacher
+from budwood.models.checkpoint import load_model
+from budwood.models.device import choose_compute
+from budwood.models.teacher import TeacherSource, byte_tokenizer, fetch_teacher
 from budwood.training.cache import write_cache
-from budwood.training.job import DistillationSettings, Engine, Schedule, TrainingJob
+from budwood.training.job import TrainingJob
 from budwood.training.objectives import NextToken
 from budwood.training.run import train, training_order
+from budwood.training.settings import DistillationSettings, Engine, Schedule
 from budwood.training.student import Student
 from budwood.training.teacher import cache_facts, open_live_teacher
 

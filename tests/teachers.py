@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from budwood.arch.family import FAMILIES, Axis, architecture_from_config, axis_lengths, family_of
 from budwood.arch.selection import Indices, LayerSelection, Selection
 from budwood.arch.spec import Architecture
-from budwood.subnet.device import Compute
+from budwood.models.device import Compute
 from budwood.subnet.ordering import OrderedTeacher
 
 VOCAB_SIZE, HIDDEN_SIZE, HEAD_DIM, NEURONS, DEPTH = 97, 48, 16, 40, 4

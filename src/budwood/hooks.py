@@ -212,7 +212,7 @@ def _choose_experiment(store: Mapping[str, str]) -> None:
 
 
 def _fingerprint(data: Any) -> str:
-    from budwood.subnet.teacher import fingerprint  # noqa: PLC0415 - keeps torch out of commands without a run
+    from budwood.models.teacher import fingerprint  # noqa: PLC0415 - keeps torch out of commands without a run
 
     return fingerprint(data) if isinstance(data, Path) else str(data.fingerprint)
 

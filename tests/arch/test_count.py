@@ -22,7 +22,7 @@ from budwood.arch.count import (
 )
 from budwood.arch.family import family_of
 from budwood.arch.spec import Architecture
-from budwood.subnet.checkpoint import build_empty, model_config
+from budwood.models.checkpoint import build_empty, model_config
 
 PYTHIA_410M = pythia(50304, 24, 1024, 16)
 PYTHIA_1B = pythia(50304, 16, 2048, 8)

@@ -21,7 +21,7 @@ from budwood.arch.family import (
     stock_family,
 )
 from budwood.arch.spec import Architecture
-from budwood.subnet.checkpoint import build_empty, model_config
+from budwood.models.checkpoint import build_empty, model_config
 
 SUPPORTED = "gemma2, gpt_neox, llama, mistral, olmo2, qwen2, qwen3, smollm3"
 CONFIG = {

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from budwood.corpus.files import write_atomically
+from budwood.records.files import write_atomically
 
 
 def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from budwood.subnet.teacher import TeacherSource, fetch_teacher
+from budwood.models.teacher import TeacherSource, fetch_teacher
 
 SIZES = {
     "hidden_size": 16,

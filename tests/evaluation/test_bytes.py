@@ -10,8 +10,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from budwood.evaluation.bytes import ByteCounter
+from budwood.models.teacher import byte_tokenizer
 from budwood.reporting.tables import summarise
-from budwood.subnet.teacher import byte_tokenizer
 
 EOS = "<|endoftext|>"
 SAMPLE = ["the cat sat on the mat", "naïve café: 12 °C", "the quick brown fox of the north, 東京 and the cat"] * 3

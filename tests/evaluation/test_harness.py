@@ -25,8 +25,8 @@ from budwood.evaluation.harness import (
     write_tasks,
 )
 from budwood.evaluation.heldout import CONTINUATION, LAST_WORD, HeldOutSettings, heldout_questions
-from budwood.subnet.checkpoint import load_tokenizer, read_architecture
-from budwood.subnet.device import choose_compute
+from budwood.models.checkpoint import load_tokenizer, read_architecture
+from budwood.models.device import choose_compute
 
 HELDOUT = PRESETS["heldout"]
 QUESTIONS = 100

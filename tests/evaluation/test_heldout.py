@@ -7,7 +7,7 @@ import pytest
 
 from budwood.corpus.packing import tokenize_and_pack
 from budwood.evaluation.heldout import CONTINUATION, LAST_WORD, HeldOutSettings, heldout_questions, read_texts
-from budwood.subnet.teacher import byte_tokenizer
+from budwood.models.teacher import byte_tokenizer
 
 SMALL = HeldOutSettings(questions=8, context_words=4, continuation_words=3)
 NAMES = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta")

@@ -8,8 +8,8 @@ from transformers import AutoModelForCausalLM
 
 from budwood.corpus.packing import tokenize_and_pack
 from budwood.evaluation.perplexity import source_bytes, source_losses
-from budwood.subnet.checkpoint import load_model
-from budwood.subnet.teacher import byte_tokenizer
+from budwood.models.checkpoint import load_model
+from budwood.models.teacher import byte_tokenizer
 
 
 @pytest.fixture(scope="module")

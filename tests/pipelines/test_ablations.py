@@ -8,12 +8,12 @@ import pytest
 from omegaconf import OmegaConf
 from projects import copy_project, kedro
 
+from budwood.models.teacher import TeacherSource, fetch_teacher
 from budwood.parameters import ArmParameters, changed_arm
 from budwood.parameters.ablations import DistillationGrid
 from budwood.pipelines import ablations as core
 from budwood.pipelines.arms import Training
-from budwood.subnet.teacher import TeacherSource, fetch_teacher
-from budwood.training.job import DistillationSettings
+from budwood.training.settings import DistillationSettings
 
 CHANGES = """
 grid: {half: [coarse_uniform], quarter: null}

@@ -10,11 +10,11 @@ from projects import copy_project, kedro
 
 from budwood.corpus.packing import tokenize_and_pack
 from budwood.datasets.teacher_cache import TeacherCacheDataset
+from budwood.models.teacher import TeacherSource, byte_tokenizer, fetch_teacher
 from budwood.parameters import ArmParameters, MeasurementParameters
 from budwood.pipelines.distillation import nodes
 from budwood.pipelines.distillation.nodes import cache_teacher
-from budwood.subnet.teacher import TeacherSource, byte_tokenizer, fetch_teacher
-from budwood.training.job import DistillationSettings, Schedule
+from budwood.training.settings import DistillationSettings, Schedule
 
 SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 ARM = ArmParameters(

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from projects import copy_project, kedro
 
 from budwood.parameters import ProtocolParameters
-from budwood.training.job import Schedule
+from budwood.training.settings import Schedule
 
 CHANGES = """
 grid: {half: [coarse_uniform, coarse_layerwise], quarter: null}

@@ -13,9 +13,9 @@ from kedro.io import DataCatalog
 from mlflow.entities import Run
 from projects import kedro
 
+from budwood.models.teacher import fingerprint
 from budwood.parameters import read_parameters
 from budwood.pipelines import grid
-from budwood.subnet.teacher import fingerprint
 
 pytestmark = pytest.mark.slow
 

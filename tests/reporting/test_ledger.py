@@ -9,13 +9,7 @@ from strategies import pythia
 
 from budwood.arch.count import forward_flops_per_token, training_flops_per_token
 from budwood.arch.spec import Architecture
-from budwood.reporting.ledger import (
-    LEDGERS,
-    paper_search_flops,
-    savings,
-    tokens_to_match,
-    total_by_stage,
-)
+from budwood.reporting.ledger import LEDGERS, paper_search_flops, savings, tokens_to_match, total_by_stage
 from budwood.reporting.records import LedgerEntry
 
 # random_init ends at 5.0 nats after 400 tokens and 400 FLOPs.

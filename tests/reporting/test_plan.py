@@ -16,7 +16,7 @@ from budwood.reporting.plan import disk_bytes, plan, plan_ablations, warnings_of
 from budwood.reporting.quote import markdown_plan
 from budwood.reporting.study import CHOSEN, Ablation, Reading, Study, Variant, draw_members, in_small
 from budwood.subnet.compensate import Compensation, regression_flops
-from budwood.training.job import Schedule
+from budwood.training.settings import Schedule
 
 PYTHIA_69B, PYTHIA_410M = pythia(50432, 32, 4096, 32), pythia(50304, 24, 1024, 16)
 H100 = ACCELERATORS["h100"]

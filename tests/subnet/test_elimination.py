@@ -7,8 +7,8 @@ import torch
 from teachers import FULL
 from torch import nn
 
+from budwood.models.losses import sequence_losses
 from budwood.subnet.elimination import leave_layers_out
-from budwood.subnet.evaluate import sequence_losses
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from budwood.arch.count import forward_flops_per_token
-from budwood.subnet.checkpoint import load_model
-from budwood.subnet.evaluate import SubnetEvaluator, evaluating, sequence_losses
-from budwood.subnet.export import write_checkpoint
+from budwood.models.checkpoint import load_model
+from budwood.models.export import write_checkpoint
+from budwood.models.losses import evaluating, sequence_losses
+from budwood.subnet.evaluate import SubnetEvaluator
 from budwood.subnet.extract import extract_child, own_weights
 
 

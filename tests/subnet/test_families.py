@@ -16,7 +16,7 @@ from budwood.arch.family import family_of
 from budwood.arch.sampling import sample_any
 from budwood.arch.selection import LayerSelection, Selection
 from budwood.arch.space import SearchSpace
-from budwood.subnet.checkpoint import read_architecture
+from budwood.models.checkpoint import read_architecture
 from budwood.subnet.extract import extract_child, own_weights, resolve
 from budwood.subnet.ordering import Ordering, open_ordered
 

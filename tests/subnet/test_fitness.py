@@ -8,7 +8,8 @@ import torch
 from teachers import FULL, TEACHERS, VOCAB_SIZE, architecture_of, select, tiny_teacher, weights_of
 
 from budwood.arch.selection import Selection
-from budwood.subnet.evaluate import ScoreEvaluator, SubnetEvaluator, sequence_losses
+from budwood.models.losses import sequence_losses
+from budwood.subnet.evaluate import ScoreEvaluator, SubnetEvaluator
 from budwood.subnet.extract import extract_child
 from budwood.subnet.fitness import TeacherDivergence, check_fitness, open_fitness
 from budwood.subnet.importance import importance_of_weights

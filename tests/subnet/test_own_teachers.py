@@ -12,11 +12,11 @@ from budwood.arch.family import OWN_PREFIX
 from budwood.arch.sampling import sample_any
 from budwood.arch.selection import LayerSelection, Selection
 from budwood.arch.space import SearchSpace
-from budwood.subnet.checkpoint import load_config, load_model, read_architecture, read_config
+from budwood.models.checkpoint import load_config, load_model, read_architecture, read_config
+from budwood.models.teacher import TeacherSource, fetch_teacher
+from budwood.models.tensors import CheckpointTensors
 from budwood.subnet.extract import extract_child, own_weights, resolve
 from budwood.subnet.ordering import Ordering, open_ordered
-from budwood.subnet.teacher import TeacherSource, fetch_teacher
-from budwood.subnet.tensors import CheckpointTensors
 
 every_family = pytest.mark.parametrize("teacher", [name for name in TEACHERS if " untied" in name], indirect=True)
 llama_only = pytest.mark.parametrize("teacher", ["llama tied"], indirect=True)

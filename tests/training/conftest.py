@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from budwood.corpus.packing import tokenize_and_pack
-from budwood.subnet.teacher import TeacherSource, byte_tokenizer, fetch_teacher
-from budwood.training.job import Engine, Schedule, TrainingJob
+from budwood.models.teacher import TeacherSource, byte_tokenizer, fetch_teacher
+from budwood.training.job import TrainingJob
+from budwood.training.settings import Engine, Schedule
 
 SIZES = {"intermediate_size": 24, "num_attention_heads": 4, "num_key_value_heads": 2}
 SCHEDULE = {

@@ -12,11 +12,12 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from transformers import get_cosine_with_min_lr_schedule_with_warmup
 
 from budwood.corpus.packing import PackedCorpus
-from budwood.subnet.device import Compute
+from budwood.models.device import Compute
 from budwood.training import run
 from budwood.training.curve import read_curve
-from budwood.training.job import Engine, TrainingJob
+from budwood.training.job import TrainingJob
 from budwood.training.objectives import NextToken
+from budwood.training.settings import Engine
 from budwood.training.student import Student
 
 

@@ -7,10 +7,10 @@ import pytest
 
 from budwood.arch.count import training_flops_per_token
 from budwood.corpus.packing import PackedCorpus
+from budwood.models.checkpoint import read_architecture
 from budwood.parameters import ArmParameters, MeasurementParameters
 from budwood.pipelines.arms import Start, Training, arm_node
-from budwood.subnet.checkpoint import read_architecture
-from budwood.training.job import Engine, Schedule
+from budwood.training.settings import Engine, Schedule
 from budwood.training.student import Student
 
 SCHEDULE = {"sequence_length": 12, "global_batch": 8, "micro_batch": 8, "num_evaluations": 1, "checkpoint_steps": 3}

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from budwood.corpus.packing import PackedCorpus
-from budwood.subnet.device import Compute
+from budwood.models.device import Compute
 from budwood.training.cache import TeacherCache, bytes_of_sequence, write_cache
-from budwood.training.job import DistillationSettings
 from budwood.training.run import training_order
+from budwood.training.settings import DistillationSettings
 from budwood.training.teacher import cache_facts, open_live_teacher
 
 CPU = Compute(torch.device("cpu"), "float32")

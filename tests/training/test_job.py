@@ -5,9 +5,9 @@ import re
 import pytest
 from pydantic import ValidationError
 
-from budwood.subnet.checkpoint import read_architecture
-from budwood.training.job import DistillationSettings, Schedule, TrainingJob
-from budwood.training.losses import DistillationWeights
+from budwood.models.checkpoint import read_architecture
+from budwood.training.job import TrainingJob
+from budwood.training.settings import DistillationSettings, DistillationWeights, Schedule
 
 
 def schedule(**changes):

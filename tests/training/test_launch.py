@@ -16,14 +16,14 @@ from projects import ROOT
 from safetensors.torch import load_file
 
 from budwood.corpus.packing import PackedCorpus
+from budwood.models.device import choose_compute
 from budwood.pipelines.tracking import active_run_environment, track
-from budwood.subnet.device import choose_compute
 from budwood.training import launch
 from budwood.training.cache import write_cache
 from budwood.training.curve import read_curve
-from budwood.training.job import DistillationSettings, Engine
 from budwood.training.launch import run_command, run_job
 from budwood.training.run import TrainingStoppedError, train, training_order
+from budwood.training.settings import DistillationSettings, Engine
 from budwood.training.teacher import cache_facts, open_live_teacher
 
 TWO = "torchrun --standalone --local-addr 127.0.0.1 --nproc-per-node 2 --max-restarts 2"

@@ -12,14 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from budwood.training import losses
-from budwood.training.job import DistillationSettings
-from budwood.training.losses import (
-    DistillationWeights,
-    Logits,
-    SparseTarget,
-    hidden_distance,
-    inductor_works,
-)
+from budwood.training.losses import Logits, SparseTarget, hidden_distance, inductor_works
+from budwood.training.settings import DistillationSettings, DistillationWeights
 from budwood.training.teacher import draw, sparse_target, take_top
 
 DIVERGENCES = ("forward", "reverse", "jensen_shannon")

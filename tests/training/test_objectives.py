@@ -7,11 +7,11 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
-from budwood.subnet.checkpoint import load_model, load_tokenizer, save_checkpoint
-from budwood.subnet.device import Compute
+from budwood.models.checkpoint import load_model, load_tokenizer, save_checkpoint
+from budwood.models.device import Compute
 from budwood.training import objectives
-from budwood.training.job import DistillationSettings, Engine
 from budwood.training.objectives import Batch, HiddenStates, NextToken, compiles_loss, objective_of
+from budwood.training.settings import DistillationSettings, Engine
 from budwood.training.teacher import SharedStates, layer_inputs
 
 CPU = Compute(torch.device("cpu"), "float32")
@@ -161,7 +161,7 @@ def write_certificate(folder, **record):
 
 
 def test_a_student_is_pulled_towards_the_teacher_it_was_cut_from(models, batch, make_job, model_folder, teacher_folder):
-    from budwood.subnet.teacher import fingerprint
+    from budwood.models.teacher import fingerprint
 
     teacher, student = models
     kept = {"kept_channels": list(range(4, 20)), "kept_layers": [1]}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.optim import AdamW, Muon
 
-from budwood.subnet.checkpoint import load_model
+from budwood.models.checkpoint import load_model
 from budwood.training.optimizer import muon_with_adamw, state_dtypes
 
 SETTINGS = {"learning_rate": 0.01, "betas": (0.9, 0.95), "decay": 0.1}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from budwood.subnet.device import Compute
+from budwood.models.device import Compute
 from budwood.training import progress
 from budwood.training.progress import Meter, peak_flops
 

@@ -16,15 +16,15 @@ from transformers import AutoTokenizer
 
 from budwood.arch.count import forward_flops_per_token, training_flops_per_token
 from budwood.corpus.packing import PackedCorpus
-from budwood.subnet.checkpoint import load_config, load_model, random_model, read_architecture
-from budwood.subnet.evaluate import sequence_losses
+from budwood.models.checkpoint import load_config, load_model, random_model, read_architecture
+from budwood.models.losses import sequence_losses
 from budwood.training import callbacks, checkpoints, run
 from budwood.training import curve as curves
 from budwood.training.checkpoints import newest_checkpoint, step_of
 from budwood.training.curve import read_curve
-from budwood.training.job import DistillationSettings, Engine
 from budwood.training.objectives import NextToken
 from budwood.training.run import TrainingStoppedError, train, training_order
+from budwood.training.settings import DistillationSettings, Engine
 from budwood.training.student import Student
 
 PLAIN = DistillationSettings()

@@ -5,9 +5,9 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
-from budwood.subnet.device import Compute
-from budwood.training.job import DistillationSettings
+from budwood.models.device import Compute
 from budwood.training.objectives import NextToken, objective_of
+from budwood.training.settings import DistillationSettings
 from budwood.training.student import Student
 
 

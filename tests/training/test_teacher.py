@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import load_file
 
 from budwood.corpus.packing import PackedCorpus
-from budwood.subnet.checkpoint import read_architecture
-from budwood.subnet.device import Compute
-from budwood.subnet.teacher import TeacherSource, fetch_teacher, fingerprint
+from budwood.models.checkpoint import read_architecture
+from budwood.models.device import Compute
+from budwood.models.teacher import TeacherSource, fetch_teacher, fingerprint
 from budwood.training import run
 from budwood.training.cache import write_cache
 from budwood.training.curve import read_curve
-from budwood.training.job import DistillationSettings
 from budwood.training.run import train, training_order
+from budwood.training.settings import DistillationSettings
 from budwood.training.teacher import cache_facts, check_vocabulary, draw, open_live_teacher, take_top
 
 CPU = Compute(torch.device("cpu"), "float32")

@@ -26,14 +26,6 @@ _COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".zstd": "zstd"}
 _PARQUET_BATCH_ROWS = 1024
 
 
-def write_atomically(file: Path, text: str) -> None:
-    """Write a file whole or not at all; its folder is made where there is none."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
-
-
 def read_rows(file: Path, file_format: str, text_field: str, skip: int) -> Iterator[Row]:
     """Read a file's rows without the first `skip`, in their order.
 

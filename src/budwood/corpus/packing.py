@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from budwood.corpus.files import write_atomically
 from budwood.corpus.shards import ShardWriter, SourceState, merge
 from budwood.corpus.split import SPLITS, text_digest
 from budwood.corpus.tokenization import Encoder, describe_tokenizer
+from budwood.records.files import write_atomically
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 
 from budwood.arch.count import forward_flops_per_token, kv_cache_bytes_per_token, num_parameters
 from budwood.arch.spec import Architecture
-from budwood.subnet.device import Compute
-from budwood.subnet.evaluate import evaluating
+from budwood.models.device import Compute
+from budwood.models.losses import evaluating
 
 Record = dict[str, Any]
 

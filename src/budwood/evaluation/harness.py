@@ -20,10 +20,10 @@ import yaml
 from transformers import PreTrainedModel
 
 from budwood.arch.count import forward_flops_per_token
-from budwood.corpus.files import write_atomically
 from budwood.evaluation.heldout import CONTINUATION, LAST_WORD
-from budwood.subnet.checkpoint import load_model, load_tokenizer, read_architecture
-from budwood.subnet.device import Compute
+from budwood.models.checkpoint import load_model, load_tokenizer, read_architecture
+from budwood.models.device import Compute
+from budwood.records.files import write_atomically
 
 Record = dict[str, Any]
 

@@ -5,7 +5,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from budwood.corpus.packing import PackedCorpus
 from budwood.evaluation.bytes import ByteCounter
-from budwood.subnet.evaluate import sequence_losses
+from budwood.models.losses import sequence_losses
 
 
 def source_losses(

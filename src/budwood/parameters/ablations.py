@@ -6,8 +6,9 @@ from pydantic import Field, model_validator
 
 from budwood.parameters.arms import ArmParameters
 from budwood.parameters.teacher import TeacherParameters
+from budwood.records.strict import Strict
 from budwood.subnet.fitness import check_fitness
-from budwood.training.job import DistillationSettings, Strict
+from budwood.training.settings import DistillationSettings
 
 
 class Place(Strict):

@@ -4,7 +4,8 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from budwood.training.job import DistillationSettings, Strict
+from budwood.records.strict import Strict
+from budwood.training.settings import DistillationSettings
 
 
 class ArmParameters(Strict):

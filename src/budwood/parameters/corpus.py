@@ -5,7 +5,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from budwood.corpus.documents import TextSource, require_consistent
-from budwood.training.job import Strict
+from budwood.records.strict import Strict
 
 
 class SourceParameters(Strict):

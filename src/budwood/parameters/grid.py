@@ -9,12 +9,12 @@ from torch import Tensor
 from budwood.arch.bins import ParameterBin
 from budwood.arch.space import Granularity, SearchSpace
 from budwood.arch.spec import Architecture
+from budwood.models.rotary import Rope
 from budwood.parameters.teacher import ModelSizes
+from budwood.records.strict import Strict
 from budwood.subnet.compensate import Compensation
 from budwood.subnet.importance import Importance
 from budwood.subnet.ordering import LayerScore, OrderedTeacher, Ordering, OrderingKind, open_ordered
-from budwood.subnet.rotary import Rope
-from budwood.training.job import Strict
 
 
 class BinParameters(Strict):

@@ -5,8 +5,9 @@ from pydantic import Field
 from budwood.evaluation.efficiency import EfficiencySettings
 from budwood.evaluation.harness import Benchmark, choose_benchmarks
 from budwood.evaluation.heldout import CONTINUATION, LAST_WORD, NUM_CHOICES, HeldOutSettings
-from budwood.subnet.device import Compute, DeviceName, Precision, choose_compute
-from budwood.training.job import Strict
+from budwood.models.device import Compute, choose_compute
+from budwood.models.settings import DeviceName, Precision
+from budwood.records.strict import Strict
 
 TOKENS_PER_WORD = 1.2
 """Of questions, about, padding included; measured on the quickstart's, whose tokenizer is SmolLM2's."""

@@ -2,8 +2,8 @@
 
 from pydantic import Field
 
+from budwood.records.strict import Strict
 from budwood.reporting.accelerator import AcceleratorName
-from budwood.training.job import Strict
 
 
 class PlanParameters(Strict):

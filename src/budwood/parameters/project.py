@@ -14,9 +14,10 @@ from budwood.parameters.plan import PlanParameters
 from budwood.parameters.protocol import ProtocolParameters, with_tokens
 from budwood.parameters.search import SearchParameters
 from budwood.parameters.teacher import TeacherParameters
+from budwood.records.strict import Strict
 from budwood.subnet.fitness import FROM_SCORES
 from budwood.subnet.ordering import OrderingKind
-from budwood.training.job import Engine, Schedule, Strict
+from budwood.training.settings import Engine, Schedule
 
 _LONGEST_VALUE = 60
 _ORDERING_OF: dict[str, OrderingKind] = {"importance": "activation", "magnitude": "magnitude"}

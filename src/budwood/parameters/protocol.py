@@ -2,7 +2,8 @@
 
 from pydantic import Field
 
-from budwood.training.job import Schedule, Strict
+from budwood.records.strict import Strict
+from budwood.training.settings import Schedule
 
 
 class ProtocolParameters(Strict):

@@ -6,13 +6,13 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from budwood.arch.sampling import Sampling
+from budwood.records.strict import Strict
 from budwood.search.operators import Constraint
 from budwood.search.race import RaceSettings
 from budwood.search.strategy import EvolutionSettings, Objective, ProbabilityReading, StrategyName
 from budwood.search.workers import require_ray
 from budwood.subnet.fitness import FROM_SCORES, check_fitness
 from budwood.subnet.scoring import Normalisation
-from budwood.training.job import Strict
 
 
 class SearchParameters(Strict):

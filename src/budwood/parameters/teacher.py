@@ -6,8 +6,8 @@ from pydantic import Field, model_validator
 
 from budwood.arch.family import architecture_from_config
 from budwood.arch.spec import Architecture
-from budwood.subnet.teacher import TeacherSource, describe_teacher
-from budwood.training.job import Strict
+from budwood.models.teacher import TeacherSource, describe_teacher
+from budwood.records.strict import Strict
 
 
 class ModelSizes(Strict):
@@ -40,7 +40,7 @@ class ModelSizes(Strict):
 
 
 class TeacherParameters(Strict):
-    """The pretrained model; see `budwood.subnet.teacher.TeacherSource`."""
+    """The pretrained model; see `budwood.models.teacher.TeacherSource`."""
 
     model: str | None = None
     revision: str | None = None

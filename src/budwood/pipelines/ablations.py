@@ -13,6 +13,7 @@ from kedro.pipeline import Node, Pipeline
 from budwood.arch.count import num_parameters
 from budwood.corpus.packing import PackedCorpus
 from budwood.evaluation.perplexity import source_losses
+from budwood.models.checkpoint import load_model
 from budwood.parameters import AblationParameters, ArmParameters, MeasurementParameters, Place, with_tokens
 from budwood.pipelines.arms import Start, Training
 from budwood.pipelines.corpus import create_pipeline as corpus_pipeline
@@ -30,8 +31,7 @@ from budwood.reporting.ablations import (
     losses_by_variant,
     setting_importances,
 )
-from budwood.subnet.checkpoint import load_model
-from budwood.training.job import Engine, Schedule
+from budwood.training.settings import Engine, Schedule
 
 logger = logging.getLogger(__name__)
 

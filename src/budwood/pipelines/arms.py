@@ -11,16 +11,17 @@ import pandas as pd
 from budwood.arch.count import forward_flops_per_token
 from budwood.arch.spec import Architecture
 from budwood.corpus.packing import PackedCorpus
+from budwood.models.checkpoint import read_architecture
+from budwood.models.teacher import fingerprint
 from budwood.parameters import ArmParameters, MeasurementParameters
 from budwood.pipelines.tracking import active_run_environment, track
 from budwood.pipelines.work import claim
-from budwood.subnet.checkpoint import read_architecture
-from budwood.subnet.teacher import fingerprint
 from budwood.training.cache import TeacherCache
 from budwood.training.curve import read_curve
-from budwood.training.job import Engine, Initialisation, Schedule, TrainingJob
+from budwood.training.job import Initialisation, TrainingJob
 from budwood.training.launch import run_job
 from budwood.training.run import MODEL
+from budwood.training.settings import Engine, Schedule
 
 ArmOutputs = tuple[Path, dict[str, Any], pd.DataFrame]
 """The trained checkpoint, the run's record, and its curve."""

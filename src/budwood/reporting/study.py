@@ -14,7 +14,7 @@ from budwood.arch.space import SearchSpace
 from budwood.arch.spec import Architecture
 from budwood.reporting.memory import Memory, Precision, training_memory
 from budwood.subnet.compensate import Compensation, regression_flops
-from budwood.training.job import Schedule
+from budwood.training.settings import Schedule
 
 NUM_MEMBERS = 64
 """Sub-networks drawn from every bin; nobody knows beforehand which of them a search will find."""

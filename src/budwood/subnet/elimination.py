@@ -5,8 +5,8 @@ from pathlib import Path
 from torch import Tensor
 
 from budwood.arch.selection import Selection
+from budwood.models.device import Compute
 from budwood.search.elimination import Elimination, eliminate_layers
-from budwood.subnet.device import Compute
 from budwood.subnet.evaluate import SubnetEvaluator
 from budwood.subnet.ordering import Ordering, open_ordered
 

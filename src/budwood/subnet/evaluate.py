@@ -2,20 +2,19 @@
 
 import time
 from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from budwood.arch.count import forward_flops_per_token, layer_flops_per_token
 from budwood.arch.selection import Selection
+from budwood.models.device import release_memory
+from budwood.models.losses import next_token_losses, sequence_losses
 from budwood.search.candidate import Evaluation
-from budwood.subnet.device import release_memory
 from budwood.subnet.extract import Cut, assemble, child_config, child_state, resolve
-from budwood.subnet.fitness import Fitness, Measure, next_token_losses
+from budwood.subnet.fitness import Fitness
 from budwood.subnet.importance import Importance
 from budwood.subnet.ordering import OrderedTeacher
 from budwood.subnet.reuse import Resume, Visit, families, walk
@@ -26,45 +25,6 @@ from budwood.subnet.scoring import Normalisation, score_selection
 _LARGEST_FAMILY = 8
 """Candidates that share first layers and stay together; more would keep the other workers waiting."""
 _NUM_TIMED = 3
-
-
-@torch.no_grad()
-def sequence_losses(
-    model: PreTrainedModel,
-    windows: Tensor,
-    *,
-    batch_size: int = 4,
-    progress: str | None = None,
-    measure: Measure = next_token_losses,
-) -> Tensor:
-    """Return the mean loss per token of every sequence, or another measure.
-
-    Args:
-        model: any causal language model.
-        windows: [N, T + 1] token ids; every token but the first is predicted.
-        batch_size: sequences per forward pass.
-        progress: shows a bar of this name.
-        measure: of a model on a batch.
-
-    Returns:
-        [N] nats, float32, on the CPU.
-    """
-    with evaluating(model):
-        batches = tqdm(
-            windows.split(batch_size), desc=progress, unit="batch", dynamic_ncols=True, disable=progress is None
-        )
-        return torch.cat([measure(model, batch.to(model.device)).float().cpu() for batch in batches])
-
-
-@contextmanager
-def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """Switch a model to evaluation mode and back."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -12,11 +12,11 @@ from transformers import PretrainedConfig, PreTrainedModel
 from budwood.arch.family import Axes, Axis, Family, axis_lengths
 from budwood.arch.selection import LayerSelection, Selection
 from budwood.arch.spec import Architecture
-from budwood.subnet.checkpoint import build_empty, model_config
+from budwood.models.checkpoint import build_empty, model_config
+from budwood.models.rotary import pair_dims, rope_for_dims, rope_for_pairs, rotary_dims
+from budwood.models.tensors import State, fuse
 from budwood.subnet.ordering import OrderedTeacher
-from budwood.subnet.rotary import pair_dims, rope_for_dims, rope_for_pairs, rotary_dims
 from budwood.subnet.slicing import Indices, permute_within_groups, slice_tensor
-from budwood.subnet.tensors import State, fuse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,6 @@
 """What a search minimises: the candidate's loss, its distance to the teacher, or a function of the user's own."""
 
 import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,22 +10,16 @@ from transformers import PreTrainedModel
 
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
+from budwood.models.losses import Measure, final_states, logits_of, next_token_losses
 from budwood.subnet.extract import extract_child
 from budwood.subnet.ordering import OrderedTeacher
 
 # Shape legend: N sequences, T predicted tokens of a sequence, E hidden size, V vocabulary.
 
-Measure = Callable[[PreTrainedModel, Tensor], Tensor]
-"""Takes a model and [N, T + 1] token ids, and returns [N] one value per sequence: the lower, the better."""
-
 PERPLEXITY, DIVERGENCE = "perplexity", "kl"
 FROM_TEXT = (PERPLEXITY, DIVERGENCE)
 FROM_SCORES = ("importance", "magnitude")
 """Names of the measures that budwood brings; from scores alone, a candidate reads no text."""
-
-
-_CPU_TOKENS = 128
-"""Tokens whose logits are made at once on a processor: head and loss take 0.85 of the time that 256 at once take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,30 +67,6 @@ def fitness_flops_per_token(name: str, teacher: Architecture) -> float:
     return 2.0 * teacher.vocab_size * teacher.hidden_size if name == DIVERGENCE else 0.0
 
 
-def next_token_losses(model: PreTrainedModel, windows: Tensor) -> Tensor:
-    """Return [N] the mean loss per token of every sequence, nats, float32."""
-    hidden = _final_states(model, windows)
-    # One sequence at a time: a [T, V] float32 block instead of [N, T, V].
-    return torch.stack([_loss(model, *pair) for pair in zip(hidden, windows[:, 1:], strict=True)])
-
-
-def _loss(model: PreTrainedModel, states: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean loss of a sequence's [T] targets; a processor's cache holds only a part of its logits."""
-    block = _CPU_TOKENS if states.device.type == "cpu" else len(states)
-    parts = zip(states.split(block), targets.split(block), strict=True)
-    return torch.stack([_summed_loss(_logits(model, some), next_) for some, next_ in parts]).sum() / len(targets)
-
-
-def _summed_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the summed cross-entropy of [T] targets, and overwrite their [T, V] logits.
-
-    A second block of that size would not fit a processor's cache: `functional.cross_entropy` takes three times as long.
-    """
-    wanted = logits.gather(1, targets[:, None])[:, 0]
-    peak = logits.amax(1)
-    return (logits.sub_(peak[:, None]).exp_().sum(1).log() + peak - wanted).sum()
-
-
 class TeacherDivergence:
     """Kullback-Leibler divergence of a candidate's predictions from the teacher's.
 
@@ -115,39 +84,15 @@ class TeacherDivergence:
         """Return [N] the mean of KL(teacher || candidate) over the positions of every sequence, nats."""
         batch = windows.cpu().numpy().tobytes()
         if batch not in self._states:
-            self._states[batch] = _final_states(self._model, windows)
-        pairs = zip(_final_states(model, windows), self._states[batch], strict=True)
+            self._states[batch] = final_states(self._model, windows)
+        pairs = zip(final_states(model, windows), self._states[batch], strict=True)
         return torch.stack([self._divergence(model, student, teacher) for student, teacher in pairs])
 
     def _divergence(self, model: PreTrainedModel, student: Tensor, teacher: Tensor) -> Tensor:
         predicted, wanted = (
-            _logits(owner, states).log_softmax(-1) for owner, states in ((model, student), (self._model, teacher))
+            logits_of(owner, states).log_softmax(-1) for owner, states in ((model, student), (self._model, teacher))
         )
         return functional.kl_div(predicted, wanted, reduction="batchmean", log_target=True)
-
-
-def _final_states(model: PreTrainedModel, windows: Tensor) -> Tensor:
-    """Return [N, T, E] the input of the head."""
-    states: Tensor = model.base_model(input_ids=windows[:, :-1], use_cache=False).last_hidden_state
-    return states
-
-
-def _logits(model: PreTrainedModel, states: Tensor) -> Tensor:
-    """Return [T, V] float32."""
-    return softcap(model.get_output_embeddings()(states), cap_of(model)).float()
-
-
-def cap_of(model: PreTrainedModel) -> float | None:
-    """Return where a model's class softcaps its logits (Gemma 2); nothing where it does not."""
-    cap: float | None = getattr(model.config, "final_logit_softcapping", None)
-    return cap
-
-
-def softcap(logits: Tensor, cap: float | None) -> Tensor:
-    """Return `cap * tanh(logits / cap)`, in float32 at least; without a cap the logits as they are."""
-    if cap is None:
-        return logits
-    return cap * torch.tanh(logits.to(torch.promote_types(logits.dtype, torch.float32)) / cap)
 
 
 def _load(path: str) -> Measure:

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from budwood.arch.family import Family, axis_lengths, config_of_layer, family_of
 from budwood.arch.spec import Architecture
-from budwood.subnet.checkpoint import load_config, read_architecture
-from budwood.subnet.device import Compute
+from budwood.models.checkpoint import load_config, read_architecture
+from budwood.models.device import Compute
+from budwood.models.rotary import Parameters, Rope, rank_pairs, rotary_dims
+from budwood.models.tensors import CheckpointTensors
 from budwood.subnet.importance import Importance, LayerImportance, importance_of_weights
-from budwood.subnet.rotary import Parameters, Rope, rank_pairs, rotary_dims
 from budwood.subnet.slicing import Indices, permute_within_groups, slice_tensor
-from budwood.subnet.tensors import CheckpointTensors
 
 OrderingKind = Literal["activation", "magnitude", "native"]
 """What a teacher is ordered by: activations on calibration text, the magnitude of its weights, or nothing, so that the

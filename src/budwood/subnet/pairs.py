@@ -5,9 +5,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from budwood.models.rotary import pair_dims, rope_for_pairs, rotary_dims
 from budwood.subnet.extract import Cut, KeptLayer
 from budwood.subnet.ordering import OrderedTeacher
-from budwood.subnet.rotary import pair_dims, rope_for_pairs, rotary_dims
 
 
 def can_choose_pairs(teacher: OrderedTeacher) -> bool:

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from budwood.corpus.files import write_atomically
 from budwood.corpus.packing import PackedCorpus
+from budwood.records.files import write_atomically
 
 logger = logging.getLogger(__name__)
 

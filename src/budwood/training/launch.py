@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from budwood.corpus.files import write_atomically
+from budwood.records.files import write_atomically
 from budwood.training.curve import Track
 from budwood.training.job import TrainingJob
 from budwood.training.run import RESULT, TrainingStoppedError, check_job, train

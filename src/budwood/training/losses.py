@@ -8,13 +8,14 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from budwood.subnet.fitness import softcap
+from budwood.models.losses import softcap
+from budwood.training.settings import PRETRAINING, DistillationWeights, Divergence
 
 logger = logging.getLogger(__name__)
 
@@ -22,20 +23,6 @@ CHUNK_TOKENS = 256
 """Tokens whose logits exist at a time."""
 DENSE_PARTS = 2
 """Tensors of a dense target; a sparse one has more."""
-
-Divergence = Literal["forward", "reverse", "jensen_shannon"]
-
-
-@dataclass(frozen=True, slots=True)
-class DistillationWeights:
-    """Weights of `alpha * CE + beta * T^2 * D(teacher, student)` (paper, equation 2)."""
-
-    alpha: float
-    """Weight of the cross-entropy with the text."""
-    beta: float
-    """Weight of the divergence from the teacher."""
-    temperature: float
-    divergence: Divergence = "forward"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +34,7 @@ class Logits:
     head: Tensor
     """[V, E] output weights."""
     cap: float | None = None
-    """See `budwood.subnet.fitness.softcap`."""
+    """See `budwood.models.losses.softcap`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +63,7 @@ def chunked_loss(
     student: Logits,
     labels: Tensor,
     target: Target | None = None,
-    weights: DistillationWeights = DistillationWeights(1.0, 0.0, 1.0),
+    weights: DistillationWeights = PRETRAINING,
     *,
     compiled: bool = False,
 ) -> Tensor:

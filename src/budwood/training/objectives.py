@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from budwood.subnet.device import Compute
-from budwood.subnet.fitness import cap_of
-from budwood.training.job import Engine, TrainingJob
-from budwood.training.losses import DistillationWeights, Logits, chunked_loss, hidden_distance, inductor_works
+from budwood.models.device import Compute
+from budwood.models.losses import cap_of
+from budwood.training.job import TrainingJob
+from budwood.training.losses import Logits, chunked_loss, hidden_distance, inductor_works
+from budwood.training.settings import DistillationWeights, Engine
 from budwood.training.teacher import SharedStates, Teacher, layer_inputs, open_teacher, shared_states
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from budwood.subnet.device import Compute
+from budwood.models.device import Compute
 
 PEAK_FLOPS = {
     "A10G": 70e12,

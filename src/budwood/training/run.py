@@ -18,10 +18,9 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArgu
 
 from budwood.arch.count import forward_flops_per_token, num_parameters, training_flops_per_token
 from budwood.arch.spec import Architecture
-from budwood.corpus.files import write_atomically
 from budwood.corpus.packing import PackedCorpus
 from budwood.corpus.tokenization import fingerprint_tokenizer
-from budwood.subnet.checkpoint import (
+from budwood.models.checkpoint import (
     build_empty,
     load_config,
     load_model,
@@ -29,15 +28,17 @@ from budwood.subnet.checkpoint import (
     random_model,
     read_architecture,
 )
-from budwood.subnet.device import Compute, choose_compute
-from budwood.subnet.export import CERTIFICATE, write_checkpoint
+from budwood.models.device import Compute, choose_compute
+from budwood.models.export import CERTIFICATE, write_checkpoint
+from budwood.records.files import write_atomically
 from budwood.training.callbacks import Keeper, Recorder, stop_on_sigterm
 from budwood.training.checkpoints import PARTIAL, newest_checkpoint, remove_checkpoint, require_space, step_of
 from budwood.training.curve import Curve, Track, replay_curve
-from budwood.training.job import Schedule, TrainingJob
+from budwood.training.job import TrainingJob
 from budwood.training.objectives import objective_of
 from budwood.training.optimizer import muon_with_adamw
 from budwood.training.progress import Meter
+from budwood.training.settings import Schedule
 from budwood.training.student import Student
 from budwood.training.teacher import check_teacher
 

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from budwood.subnet.evaluate import sequence_losses
+from budwood.models.losses import sequence_losses
 from budwood.training.objectives import Batch, Objective
 
 

@@ -17,15 +17,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from budwood.corpus.packing import PackedCorpus
-from budwood.subnet.checkpoint import load_config, load_model, load_tokenizer
-from budwood.subnet.device import Compute, choose_compute
-from budwood.subnet.export import CERTIFICATE
-from budwood.subnet.fitness import cap_of, softcap
-from budwood.subnet.teacher import fingerprint
+from budwood.models.checkpoint import load_config, load_model, load_tokenizer
+from budwood.models.device import Compute, choose_compute
+from budwood.models.export import CERTIFICATE
+from budwood.models.losses import cap_of, softcap
+from budwood.models.teacher import fingerprint
 from budwood.training import losses
 from budwood.training.cache import TeacherCache
-from budwood.training.job import DistillationSettings, TrainingJob
+from budwood.training.job import TrainingJob
 from budwood.training.losses import Logits, SparseTarget, Target
+from budwood.training.settings import DistillationSettings
 
 Entries = Mapping[str, Tensor]
 """Some entries of a teacher's distribution, every tensor with the tokens first: of the top `ids`, `log_probs` and

@@ -8,11 +8,11 @@ from budwood.corpus.ingestion import describe_sources, sample_sources, tokenize_
 from budwood.corpus.packing import PackedCorpus
 from budwood.corpus.tokenization import fingerprint_tokenizer
 from budwood.corpus.windows import require_windows
+from budwood.models.checkpoint import load_tokenizer
 from budwood.parameters import CorpusParameters, MeasurementParameters
 from budwood.pipelines.work import claim
-from budwood.subnet.checkpoint import load_tokenizer
-from budwood.training.job import Schedule
 from budwood.training.run import check_positions, training_order
+from budwood.training.settings import Schedule
 
 
 def sample_documents(corpus: CorpusParameters) -> pd.DataFrame:

@@ -6,13 +6,13 @@ from typing import Any
 
 from budwood.arch.count import forward_flops_per_token
 from budwood.corpus.packing import PackedCorpus
+from budwood.models.checkpoint import read_architecture
 from budwood.parameters import ArmParameters, MeasurementParameters
 from budwood.pipelines.arms import arm_node
 from budwood.pipelines.work import claim
-from budwood.subnet.checkpoint import read_architecture
 from budwood.training.cache import TeacherCache, write_cache
-from budwood.training.job import Schedule
 from budwood.training.run import training_order
+from budwood.training.settings import Schedule
 from budwood.training.teacher import LiveTeacher, cache_facts, open_live_teacher
 
 train_distilled = arm_node(

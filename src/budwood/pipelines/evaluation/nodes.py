@@ -22,13 +22,13 @@ from budwood.evaluation.harness import (
 )
 from budwood.evaluation.heldout import heldout_questions, read_texts
 from budwood.evaluation.perplexity import source_losses
+from budwood.models.checkpoint import load_model, load_tokenizer, read_architecture
+from budwood.models.teacher import fingerprint
 from budwood.parameters import EvaluationParameters, MeasurementParameters
 from budwood.pipelines.evaluation.gathering import Gathered, Record, steps_taken_over, task_costs
 from budwood.pipelines.tracking import track
 from budwood.pipelines.work import claim
 from budwood.reporting.records import ARMS, REFERENCE
-from budwood.subnet.checkpoint import load_model, load_tokenizer, read_architecture
-from budwood.subnet.teacher import fingerprint
 
 
 def build_tasks(

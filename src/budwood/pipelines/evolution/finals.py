@@ -12,18 +12,19 @@ from transformers import PreTrainedModel
 from budwood.arch.count import forward_flops_per_token
 from budwood.arch.selection import Selection
 from budwood.corpus.packing import PackedCorpus
+from budwood.models.checkpoint import load_model
+from budwood.models.export import write_checkpoint
+from budwood.models.losses import sequence_losses
 from budwood.parameters import ArmParameters, MeasurementParameters, SearchParameters, SpaceParameters
 from budwood.pipelines.evolution.evaluators import windows_of
 from budwood.search.candidate import canonical_key
-from budwood.subnet.checkpoint import load_model
 from budwood.subnet.compensate import compensation_flops, cut_out
-from budwood.subnet.evaluate import sequence_losses
-from budwood.subnet.export import write_checkpoint
 from budwood.subnet.extract import own_weights, resolve
 from budwood.subnet.ordering import OrderedTeacher
-from budwood.training.job import Engine, Schedule, TrainingJob
+from budwood.training.job import TrainingJob
 from budwood.training.launch import run_job
 from budwood.training.run import MODEL
+from budwood.training.settings import Engine, Schedule
 
 
 def untold(metrics: Mapping[str, float], step: int) -> None:

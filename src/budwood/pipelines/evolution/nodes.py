@@ -28,7 +28,7 @@ from budwood.search.pareto import ParetoEvolution
 from budwood.search.run import run_search
 from budwood.search.strategy import Evolution
 from budwood.subnet.fitness import DIVERGENCE, PERPLEXITY
-from budwood.training.job import Engine, Schedule
+from budwood.training.settings import Engine, Schedule
 
 HISTORY = "history.jsonl"
 

@@ -12,13 +12,13 @@ from budwood.arch.bins import ParameterBin
 from budwood.arch.count import forward_flops_per_token
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
-from budwood.corpus.files import write_atomically
 from budwood.corpus.packing import PackedCorpus
+from budwood.models.certificate import Origin, certify
+from budwood.models.export import CARD, CERTIFICATE, model_card, write_checkpoint
 from budwood.parameters import CorpusParameters, MeasurementParameters, SpaceParameters
 from budwood.pipelines.work import claim
-from budwood.subnet.certificate import Origin, certify
+from budwood.records.files import write_atomically
 from budwood.subnet.compensate import compensation_flops, cut_out
-from budwood.subnet.export import CARD, CERTIFICATE, model_card, write_checkpoint
 from budwood.subnet.extract import own_weights, resolve
 
 

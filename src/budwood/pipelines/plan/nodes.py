@@ -36,7 +36,7 @@ from budwood.reporting.records import ARMS
 from budwood.reporting.study import Reading, Study, Variant, draw_members, in_small
 from budwood.subnet.fitness import FROM_SCORES, fitness_flops_per_token
 from budwood.training.cache import bytes_of_sequence
-from budwood.training.job import DistillationSettings, Schedule
+from budwood.training.settings import DistillationSettings, Schedule
 from budwood.training.teacher import cache_shape
 
 logger = logging.getLogger(__name__)

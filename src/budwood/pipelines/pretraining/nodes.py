@@ -6,7 +6,7 @@ from budwood.corpus.packing import PackedCorpus
 from budwood.parameters import ArmParameters, BinParameters, MeasurementParameters
 from budwood.pipelines.arms import ArmOutputs, Start, Training, arm_node
 from budwood.reporting.records import REFERENCE
-from budwood.training.job import Engine, Schedule
+from budwood.training.settings import Engine, Schedule
 
 train_random_init = arm_node(
     "random_init", "random", "Train the sub-network's architecture from its family's own initialisation."

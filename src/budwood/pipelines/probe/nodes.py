@@ -6,14 +6,14 @@ from typing import Any
 
 from budwood.arch.count import forward_flops_per_token, num_parameters
 from budwood.corpus.packing import PackedCorpus
+from budwood.models.checkpoint import load_model, read_architecture
+from budwood.models.losses import sequence_losses
 from budwood.parameters import ArmParameters, MeasurementParameters, ProtocolParameters
 from budwood.pipelines.arms import ArmOutputs, Start, Training
 from budwood.pipelines.evolution.evaluators import windows_of
 from budwood.pipelines.tracking import track
 from budwood.reporting.records import CONTINUED
-from budwood.subnet.checkpoint import load_model, read_architecture
-from budwood.subnet.evaluate import sequence_losses
-from budwood.training.job import Engine, Schedule
+from budwood.training.settings import Engine, Schedule
 
 PROBE = "probe"
 

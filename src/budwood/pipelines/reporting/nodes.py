@@ -17,7 +17,7 @@ from budwood.reporting.records import BASELINE, REFERENCE, Arm, Findings, Ledger
 from budwood.reporting.report import markdown_report
 from budwood.reporting.selection import selection_section
 from budwood.reporting.tables import results_table
-from budwood.training.job import Schedule
+from budwood.training.settings import Schedule
 
 Record = dict[str, Any]
 Ledger = list[LedgerEntry]

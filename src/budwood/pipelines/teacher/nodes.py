@@ -11,14 +11,14 @@ from torch import Tensor
 from budwood.arch.count import forward_flops_per_token, num_parameters
 from budwood.corpus.packing import PackedCorpus
 from budwood.evaluation.perplexity import source_bytes, source_losses
+from budwood.models.checkpoint import load_model, load_tokenizer, read_architecture, read_config
+from budwood.models.teacher import FetchedTeacher, fingerprint
+from budwood.models.teacher import fetch_teacher as fetch
 from budwood.parameters import MeasurementParameters, TeacherParameters
 from budwood.pipelines.work import claim
 from budwood.reporting.tables import summarise
-from budwood.subnet.checkpoint import load_model, load_tokenizer, read_architecture, read_config
 from budwood.subnet.elimination import leave_layers_out
 from budwood.subnet.importance import measure_importance
-from budwood.subnet.teacher import FetchedTeacher, fingerprint
-from budwood.subnet.teacher import fetch_teacher as fetch
 
 Record = dict[str, Any]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from budwood.subnet.modeling import LAYERWISE_CLASSES
+from budwood.models.modeling import LAYERWISE_CLASSES
 
 HIDDEN_SIZE = 24
 SIZES = ((1, 1, 16, 20), (4, 2, 8, 9), (5, 1, 24, 31))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from budwood.subnet.device import Compute, choose_compute
+from budwood.models.device import Compute, choose_compute
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from transformers import GPTNeoXConfig, LlamaConfig
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXRotaryEmbedding
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from budwood.subnet.rotary import (
+from budwood.models.rotary import (
     even_share,
     inverse_frequencies,
     pair_dims,

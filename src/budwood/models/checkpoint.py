@@ -20,8 +20,8 @@ from transformers.initialization import no_init_weights
 
 from budwood.arch.family import architecture_from_config, family_of, layer_config, stock_family
 from budwood.arch.spec import Architecture
-from budwood.subnet.modeling import LAYERWISE_CLASSES
-from budwood.subnet.rotary import even_share, rope_for_dims
+from budwood.models.modeling import LAYERWISE_CLASSES
+from budwood.models.rotary import even_share, rope_for_dims
 
 OWN_CONFIGS = {config.model_type: config for config, _ in LAYERWISE_CLASSES.values()}
 OWN_MODELS = {config.model_type: model for config, model in LAYERWISE_CLASSES.values()}

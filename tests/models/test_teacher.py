@@ -10,9 +10,9 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from budwood.arch.count import num_parameters
-from budwood.subnet import teacher as module
-from budwood.subnet.checkpoint import read_architecture
-from budwood.subnet.teacher import (
+from budwood.models import teacher as module
+from budwood.models.checkpoint import read_architecture
+from budwood.models.teacher import (
     TeacherSource,
     byte_tokenizer,
     check_folder,
@@ -228,7 +228,7 @@ def test_only_the_configuration_of_a_hub_model_is_fetched(fetched, monkeypatch):
         asked.append((model, revision, allow_patterns))
         return str(fetched.folder)
 
-    monkeypatch.setattr("budwood.subnet.teacher.snapshot_download", download)
+    monkeypatch.setattr("budwood.models.teacher.snapshot_download", download)
     described = describe_teacher(TeacherSource(model="a/b", revision="main"))
     assert described == read_architecture(fetched.folder)
     assert asked == [("a/b", "main", ["config.json"])]

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-DeviceName = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["auto", "float32", "bfloat16"]
+from budwood.models.settings import DeviceName, Precision
 
 _PREFERENCE: tuple[DeviceName, ...] = ("cuda", "mps", "cpu")
 

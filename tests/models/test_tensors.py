@@ -10,8 +10,8 @@ from teachers import TEACHERS, weights_of
 from transformers import AutoModelForCausalLM
 
 from budwood.arch.family import family_of
+from budwood.models.tensors import CheckpointTensors, fuse
 from budwood.subnet.ordering import Ordering, open_ordered
-from budwood.subnet.tensors import CheckpointTensors, fuse
 
 WEIGHTS = "model.safetensors"
 every_teacher = pytest.mark.parametrize("teacher", TEACHERS, indirect=True)

@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.arch.family import architecture_from_config
-from budwood.subnet.certificate import Origin, certify
-from budwood.subnet.checkpoint import read_architecture
-from budwood.subnet.export import model_card, write_checkpoint
+from budwood.models.certificate import Origin, certify
+from budwood.models.checkpoint import read_architecture
+from budwood.models.export import model_card, write_checkpoint
 from budwood.subnet.extract import extract_child, own_weights
 
 ORIGIN = Origin(

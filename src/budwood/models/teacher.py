@@ -22,7 +22,7 @@ from transformers import (
 from budwood.arch.family import architecture_from_config
 from budwood.arch.spec import Architecture
 from budwood.corpus.documents import resolve_package_path
-from budwood.subnet.checkpoint import OWN_CONFIGS, read_architecture, read_config, save_checkpoint
+from budwood.models.checkpoint import OWN_CONFIGS, read_architecture, read_config, save_checkpoint
 
 PACKAGE_SCHEME = "package://"
 WEIGHTS = "*.safetensors"

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.arch.spec import Architecture
-from budwood.subnet.checkpoint import read_config
-from budwood.subnet.teacher import fingerprint
+from budwood.models.checkpoint import read_config
+from budwood.models.teacher import fingerprint
 
 TOLERANCE = 1e-4
 """Largest accepted difference of float32 logits between the child in memory and the folder loaded anew."""

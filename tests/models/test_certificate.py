@@ -11,10 +11,10 @@ from transformers import AutoModelForCausalLM
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
-from budwood.subnet.certificate import TOLERANCE, Origin, certify, probe_ids
-from budwood.subnet.export import write_checkpoint
+from budwood.models.certificate import TOLERANCE, Origin, certify, probe_ids
+from budwood.models.export import write_checkpoint
+from budwood.models.teacher import fingerprint
 from budwood.subnet.extract import extract_child, own_weights
-from budwood.subnet.teacher import fingerprint
 
 pytestmark = pytest.mark.parametrize("teacher", ["llama tied"], indirect=True)
 

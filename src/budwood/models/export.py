@@ -8,7 +8,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from budwood.arch.count import kv_cache_bytes_per_token, num_parameters
 from budwood.arch.spec import Architecture
-from budwood.subnet.checkpoint import load_tokenizer, save_checkpoint
+from budwood.models.checkpoint import load_tokenizer, save_checkpoint
 
 CARD = "README.md"
 CERTIFICATE = "certificate.json"

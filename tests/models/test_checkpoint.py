@@ -11,7 +11,7 @@ from teachers import TEACHERS
 
 from budwood.arch.count import num_parameters
 from budwood.arch.family import family_of, stock_family
-from budwood.subnet.checkpoint import (
+from budwood.models.checkpoint import (
     OWN_MODELS,
     build_empty,
     load_config,
@@ -20,7 +20,7 @@ from budwood.subnet.checkpoint import (
     random_model,
     read_architecture,
 )
-from budwood.subnet.rotary import even_share, rope_for_dims
+from budwood.models.rotary import even_share, rope_for_dims
 
 both_families = pytest.mark.parametrize("teacher", ["llama tied", "gpt_neox untied"], indirect=True)
 every_family = pytest.mark.parametrize("teacher", [name for name in TEACHERS if " untied" in name], indirect=True)

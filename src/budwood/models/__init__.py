@@ -1,0 +1,1 @@
+"""Checkpoints: read, build, write, certify."""

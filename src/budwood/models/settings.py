@@ -1,0 +1,6 @@
+"""Settings of models; imports no torch."""
+
+from typing import Literal
+
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "float32", "bfloat16"]

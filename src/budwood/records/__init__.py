@@ -1,0 +1,1 @@
+"""Plain data and files: what stages hand on, and how it is kept."""

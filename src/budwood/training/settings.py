@@ -1,0 +1,217 @@
+"""How training proceeds; imports no torch."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from budwood.records.strict import Strict
+
+Divergence = Literal["forward", "reverse", "jensen_shannon"]
+DistillationLoss = Literal["full", "topk_renorm", "topk_tail", "sampled"]
+OptimizerName = Literal["adamw", "muon"]
+Shape = Literal["cosine", "warmup_stable_decay"]
+
+_PAPER = {
+    "tokens": 10_000_000_000,
+    "sequence_length": 2048,
+    "global_batch": 1056,
+    "micro_batch": 8,
+    "peak_learning_rate": 3e-4,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "quickstart": {
+        "tokens": 4096,
+        "sequence_length": 256,
+        "global_batch": 2,
+        "micro_batch": 2,
+        "warmup_steps": 2,
+        "num_evaluations": 3,
+        "checkpoint_steps": 4,
+    },
+    "where_to_begin_410m": _PAPER,
+    "where_to_begin_1b": _PAPER,
+    "where_to_begin_2.8b": _PAPER | {"micro_batch": 16, "peak_learning_rate": 1.6e-4, "warmup_steps": 238},
+}
+"""Schedules by name: the quickstart's, and those of the paper's three bins (tables 3 to 8: micro batches are those of
+pretraining, distillation took 2 to 6; the 10B tokens are the text's, tables 3 and 4 print 50B)."""
+
+
+@dataclass(frozen=True, slots=True)
+class DistillationWeights:
+    """Weights of `alpha * CE + beta * T^2 * D(teacher, student)` (paper, equation 2)."""
+
+    alpha: float
+    """Weight of the cross-entropy with the text."""
+    beta: float
+    """Weight of the divergence from the teacher."""
+    temperature: float
+    divergence: Divergence = "forward"
+
+
+PRETRAINING = DistillationWeights(1.0, 0.0, 1.0)
+"""The loss of plain pretraining."""
+
+
+class Schedule(Strict):
+    """How many tokens are trained, in which portions, and how learning proceeds (paper, tables 3 to 8)."""
+
+    preset: str | None = None
+    """Name of `PRESETS` whose values hold wherever none is given."""
+    tokens: int = Field(gt=0)
+    """Tokens predicted in the whole run; rounded up to whole optimiser steps."""
+    sequence_length: int = Field(gt=0)
+    """Tokens predicted per sequence."""
+    global_batch: int = Field(gt=0)
+    """Sequences of one optimiser step, over all devices."""
+    micro_batch: int = Field(gt=0)
+    """Sequences that fit through the model of one device at once; divides the global batch."""
+    peak_learning_rate: float | None = Field(default=None, gt=0)
+    """Of every arm that names none of its own."""
+    shape: Shape = "cosine"
+    """`warmup_stable_decay` keeps the peak until the decay begins, so that a longer run can continue a shorter one."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Optimiser steps in which the learning rate rises."""
+    warmup_ratio: float = Field(default=0.0, ge=0, lt=1)
+    """The same as a share of the steps; give one of the two."""
+    decay_ratio: float = Field(default=0.2, gt=0, le=1)
+    """Share of the steps in which `warmup_stable_decay` decays, by 1 - sqrt (Hägele et al., 2024)."""
+    final_learning_rate_ratio: float = Field(default=0.1, ge=0, le=1)
+    """Where the learning rate ends, relative to the peak."""
+    optimizer: OptimizerName = "adamw"
+    """`muon` orthogonalises the updates of the matrices in decoder layers, at AdamW's root mean square (so with its
+    learning rate); all else is AdamW's."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """Of everything but norms and biases."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Of AdamW."""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    num_evaluations: int = Field(default=4, ge=1)
+    """Held-out losses taken on the way, the last one at the end; one more is taken at step 0."""
+    checkpoint_steps: int = Field(default=500, gt=0)
+    """Optimiser steps between checkpoints."""
+    seed: int = 42
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, data: Any) -> Any:
+        name = data.get("preset") if isinstance(data, dict) else None
+        if name is None:
+            return data
+        if name not in PRESETS:
+            raise ValueError(f"preset={name!r} is unknown; there are {', '.join(PRESETS)}")
+        return PRESETS[name] | data
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.global_batch % self.micro_batch:
+            raise ValueError(f"micro_batch={self.micro_batch} must divide global_batch={self.global_batch}")
+        if self.warmup_steps and self.warmup_ratio:
+            raise ValueError(f"give warmup_steps={self.warmup_steps} or warmup_ratio={self.warmup_ratio}, not both")
+        if self.shape == "warmup_stable_decay":
+            if self.warmup_ratio:
+                raise ValueError(
+                    "shape=warmup_stable_decay takes warmup_steps, not warmup_ratio: "
+                    "a longer run that continues this one must have warmed up alike"
+                )
+            if self.num_warmup_steps > self.decay_start:
+                raise ValueError(
+                    f"warmup_steps={self.warmup_steps} must end before the decay begins, at step {self.decay_start}"
+                )
+        elif self.num_warmup_steps >= self.num_steps and self.num_warmup_steps:
+            raise ValueError(f"warmup_steps={self.num_warmup_steps} must be fewer than the run's {self.num_steps}")
+        return self
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens predicted per optimiser step."""
+        return self.global_batch * self.sequence_length
+
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps of the run."""
+        return -(-self.tokens // self.tokens_per_step)
+
+    @property
+    def num_warmup_steps(self) -> int:
+        """Optimiser steps in which the learning rate rises."""
+        return self.warmup_steps or math.ceil(self.warmup_ratio * self.num_steps)
+
+    @property
+    def decay_start(self) -> int:
+        """Optimiser steps before the decay of `warmup_stable_decay`."""
+        return self.num_steps - math.ceil(self.decay_ratio * self.num_steps)
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences that the run reads."""
+        return self.num_steps * self.global_batch
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the run predicts: `tokens` in whole steps."""
+        return self.num_steps * self.tokens_per_step
+
+
+class DistillationSettings(Strict):
+    """`alpha * CE + beta * T^2 * D(teacher, student)` (paper, equation 2; section 4: 0.2, 0.8, 0.9, top 1024)."""
+
+    alpha: float = Field(default=0.2, ge=0)
+    beta: float = Field(default=0.8, ge=0)
+    temperature: float = Field(default=1.0, gt=0)
+    loss: DistillationLoss = "full"
+    """What the student sees of the teacher's distribution, see `budwood.training.teacher`: all of it (`full`), its top
+    `top_k` entries and one bucket for all others (`topk_tail`), tokens drawn from it (`sampled`), or its top `top_k`
+    renormalised (`topk_renorm`: the paper's way; biased)."""
+    divergence: Divergence = "forward"
+    """`reverse` and `jensen_shannon` need every entry of both sides: `loss: full`."""
+    top_k: int = Field(default=1024, ge=1)
+    num_samples: int = Field(default=64, ge=1, le=255)
+    """Draws per token, with replacement."""
+    sampling_seed: int = 42
+    """Of the draws; not the schedule's, so that runs in other orders can read one cache."""
+    hidden_weight: float = Field(default=0.0, ge=0)
+    """Weight of the squared distance between the layers' inputs of student and teacher at the start of training."""
+    hidden_share: float = Field(default=0.3, gt=0, le=1)
+    """Share of training in which that weight falls to zero."""
+    teacher: Literal["live", "cached"] = "live"
+    """`cached`: read what a teacher has said once, for all students that read the same sequences."""
+    teacher_device: str = "same"
+    """`same` as the student's, or a device of the teacher's own, such as `cuda:1`."""
+    compile_teacher: bool = False
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Self:
+        if self.divergence != "forward" and self.loss != "full":
+            raise ValueError(f"divergence={self.divergence!r} needs loss='full', got {self.loss!r}: it has all entries")
+        if self.teacher == "cached" and self.loss == "full":
+            raise ValueError(
+                "teacher='cached' needs a loss of few entries (topk_tail, sampled, topk_renorm), got 'full'"
+            )
+        if self.teacher == "cached" and self.hidden_weight:
+            raise ValueError(f"hidden_weight={self.hidden_weight} needs teacher='live': a cache holds no hidden states")
+        return self
+
+    @property
+    def weights(self) -> DistillationWeights:
+        """The settings as the loss takes them."""
+        return DistillationWeights(self.alpha, self.beta, self.temperature, self.divergence)
+
+
+class Engine(Strict):
+    """How training runs; nothing here changes what is learned beyond rounding."""
+
+    launcher: str | None = None
+    """Command that starts one process for every device, such as `torchrun --standalone --nproc-per-node auto
+    --max-restarts 3`; null trains in this process, on one device. Variables of the environment are expanded."""
+    sharding: bool = False
+    """Share weights, gradients and optimiser state out among the devices (FSDP2); otherwise each has them all (DDP)."""
+    compile: bool = False
+    """Compile every decoder layer; costs a minute and pays in long runs."""
+    compile_loss: Literal["auto", "on", "off"] = "auto"
+    """Whether torch.compile makes the loss: `auto` where it works here, and says so where it does not."""
+    activation_checkpointing: bool = False
+    """Compute activations anew in the backward pass: a third more work, room for larger micro-batches."""
+    kept_checkpoints: int = Field(default=2, ge=1)
+    """Newest checkpoints that stay on disk while a run lasts."""
