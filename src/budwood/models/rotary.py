@@ -105,16 +105,27 @@ def rope_for_pairs(
     frequencies, scaling = inverse_frequencies(teacher, teacher_dim, context)
     own = _interpolate(frequencies.double().log(), pairs).exp()
     slots = theta ** (-2 * torch.arange(len(pairs), dtype=torch.float64) / kept)
-    factors = (slots / own).tolist()
+    return fixed_rope(theta, (slots / own).tolist(), scaling, context) | partial
+
+
+def fixed_rope(theta: float, divisors: Sequence[float], scaling: float, context: int) -> dict[str, Any]:
+    """Return `rope_parameters` of a head whose pairs turn at frequencies of their own, whatever the length of the text.
+
+    Args:
+        theta: base of the frequencies.
+        divisors: of every pair's frequency.
+        scaling: factor on cosine and sine.
+        context: the largest number of positions.
+    """
     return {
         "rope_type": "longrope",
         "rope_theta": theta,
-        "short_factor": factors,
-        "long_factor": factors,
+        "short_factor": list(divisors),
+        "long_factor": list(divisors),
         "factor": 1.0,
         "attention_factor": scaling,
         "original_max_position_embeddings": context,
-    } | partial
+    }
 
 
 def inverse_frequencies(rope: Parameters, head_dim: int, context: int) -> tuple[Tensor, float]:

@@ -23,6 +23,7 @@ from budwood.arch.family import architecture_from_config
 from budwood.arch.spec import Architecture
 from budwood.corpus.documents import resolve_package_path
 from budwood.models.checkpoint import OWN_CONFIGS, read_architecture, read_config, save_checkpoint
+from budwood.models.gguf import convert_gguf, describe_gguf
 
 PACKAGE_SCHEME = "package://"
 WEIGHTS = "*.safetensors"
@@ -86,7 +87,7 @@ def fetch_teacher(source: TeacherSource, work_dir: Path) -> FetchedTeacher:
         snapshot = _download(model, source.revision, HUB_FILES)
         return FetchedTeacher(folder=_accept(snapshot, source, work_dir), name=model, revision=snapshot.name)
     if path.is_file():
-        return FetchedTeacher(folder=_convert_gguf(path, work_dir / "converted"), name=path.stem, revision="local")
+        return FetchedTeacher(folder=convert_gguf(path, work_dir / "converted"), name=path.stem, revision="local")
     return FetchedTeacher(folder=_accept(path, source, work_dir), name=path.name, revision="local")
 
 
@@ -100,7 +101,7 @@ def describe_teacher(source: TeacherSource) -> Architecture:
         return architecture_from_config(_random_config(source.random, byte_tokenizer()).to_dict())
     path = _local_path(source)
     if path is not None and path.is_file():
-        return architecture_from_config(AutoConfig.from_pretrained(path.parent, gguf_file=path.name).to_dict())
+        return describe_gguf(path)
     folder = path if path is not None else _download(str(source.model), source.revision, ("config.json",))
     if not (folder / "config.json").is_file():
         raise ValueError(f"teacher.model: {folder} is no checkpoint folder, it holds no config.json")
@@ -185,13 +186,6 @@ def _download(model: str, revision: str | None, files: Sequence[str]) -> Path:
             f"teacher.model: {model!r} is no local folder, and the hub did not give it ({type(error).__name__}); "
             "check the name, the network, and for gated models the access token (HF_TOKEN)"
         ) from error
-
-
-def _convert_gguf(file: Path, target: Path) -> Path:
-    if (target / "config.json").is_file():
-        return target
-    loaded = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    return save_checkpoint(_stock_twin(loaded), AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name), target)
 
 
 def _stock_twin(loaded: PreTrainedModel) -> PreTrainedModel:
