@@ -78,7 +78,10 @@ def permuted(weight: Tensor, head_dim: int) -> Tensor:
 
 
 def write_gguf(file: Path, architecture: str, header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Path:
-    """Write a file with a tokenizer of single bytes; keys with a space in front are written as they are, bytes as Q8_0."""
+    """Write a file with a tokenizer of single bytes.
+
+    Keys with a space in front are written as they are, others after the architecture; bytes are blocks of Q8_0.
+    """
     writer = GGUFWriter(file, architecture)
     rows = len(tensors["token_embd.weight"]) if "token_embd.weight" in tensors else 2
     alphabet = sorted(ByteLevel.alphabet())
