@@ -17,6 +17,7 @@ from budwood.models.certificate import Origin, certify
 from budwood.models.export import CARD, CERTIFICATE, model_card, write_checkpoint
 from budwood.parameters import CorpusParameters, MeasurementParameters, SpaceParameters
 from budwood.pipelines.work import claim
+from budwood.records.certificate import Certificate
 from budwood.records.files import write_atomically
 from budwood.subnet.compensate import compensation_flops, cut_out
 from budwood.subnet.extract import own_weights, resolve
@@ -66,17 +67,17 @@ def export_subnet(
         channels=[ordered.channels[channel] for channel in selection.hidden],
         layers=[layer.teacher_layer for layer in cut.layers],
     )
-    certificate = certify(child, folder, cut.architecture, ParameterBin(*best["parameter_bin"]), origin)
-    native = bool(certificate["native"])
+    bounds, probe = ParameterBin(*best["parameter_bin"]), torch.from_numpy(windows[0])
+    certificate = certify(child, folder, cut.architecture, bounds, origin, probe)
     story, sources = _story(best, space, origin), _sources(corpus)
-    card = model_card(cut.architecture, teacher_record, sources, story, _figures(best), native=native)
+    card = model_card(cut.architecture, teacher_record, sources, story, _figures(best), native=certificate.native)
     write_atomically(folder / CARD, card)
-    write_atomically(folder / CERTIFICATE, json.dumps(certificate, indent=1))
+    write_atomically(folder / CERTIFICATE, json.dumps(certificate.to_dict(), indent=1))
     costs = []
     if space.compensation and space.compensation.steps:
         flops = compensation_flops(ordered.architecture, cut, space.compensation, *windows.shape)
         costs = [{"stage": "compensation", "flops": flops, "tokens": int(windows.size), "seconds": seconds}]
-    return folder, certificate, [*costs, _certificate_cost(cut.architecture, certificate)]
+    return folder, certificate.to_dict(), [*costs, _certificate_cost(cut.architecture, certificate)]
 
 
 def _story(best: dict[str, Any], space: SpaceParameters, origin: Origin) -> dict[str, str]:
@@ -108,8 +109,8 @@ def _figures(best: dict[str, Any]) -> dict[str, str]:
     return {"Loss": f"{best['choice_loss']:.3f} nats per token on {text}, {trained}"}
 
 
-def _certificate_cost(child: Architecture, certificate: dict[str, Any]) -> dict[str, Any]:
-    """Return what a certificate cost: its probe runs through the child in memory and the one loaded anew."""
-    length = len(certificate["probe"]["input_ids"])
-    flops = 2 * length * forward_flops_per_token(child, context=length)
-    return {"stage": "evaluation", "flops": float(flops), "tokens": 2 * length, "seconds": 0.0}
+def _certificate_cost(child: Architecture, certificate: Certificate) -> dict[str, Any]:
+    """Return what a certificate cost: its probes run through the child in memory and the one loaded anew."""
+    lengths = certificate.probe_lengths
+    flops = sum(2 * length * forward_flops_per_token(child, context=length) for length in lengths)
+    return {"stage": "evaluation", "flops": float(flops), "tokens": 2 * sum(lengths), "seconds": 0.0}
