@@ -44,6 +44,10 @@ class Cost(Strict):
         """Return the cost as one of a variant, and of an arm where one is given."""
         return self.model_copy(update={**variant._asdict(), "arm": self.arm if arm is None else arm})
 
+    def after(self, seconds: float) -> Self:
+        """Return the cost with the time that it took."""
+        return self.model_copy(update={"seconds": seconds})
+
     def share(self, share: float) -> Self:
         """Return a share of the cost."""
         amounts = {"flops": share * self.flops, "seconds": share * self.seconds, "tokens": round(share * self.tokens)}
