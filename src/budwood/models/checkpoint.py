@@ -23,7 +23,7 @@ from transformers.initialization import no_init_weights
 
 from budwood.arch.family import architecture_from_config, family_of, layer_config, stock_family, supported_family
 from budwood.arch.spec import Architecture
-from budwood.models.kind import check_kind, check_rotary
+from budwood.models.kind import check_kind, check_lengths, check_rotary
 from budwood.models.modeling import LAYERWISE_CLASSES
 from budwood.models.rotary import even_share, rope_for_dims
 from budwood.models.weights import INDEX, SINGLE, read_json, same_values, tensor_files, weight_files
@@ -88,6 +88,14 @@ class Checkpoint:
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
         """Load the tokenizer."""
         return load_tokenizer(self.folder)
+
+    def check_lengths(self, longest_sequence: int) -> None:
+        """Check that the model sees all of the longest sequence of a study (see `budwood.models.kind.check_lengths`).
+
+        Raises:
+            ValueError: the sequence is longer than the model's positions or its sliding window.
+        """
+        check_lengths(self.folder, self.config, longest_sequence)
 
     def verify(self) -> None:
         """Read every file again, whatever its times say.

@@ -11,7 +11,8 @@ from torch import Tensor
 from budwood.arch.count import forward_flops_per_token, num_parameters
 from budwood.corpus.packing import PackedCorpus
 from budwood.evaluation.perplexity import source_bytes, source_losses
-from budwood.models.checkpoint import load_model, load_tokenizer, read_architecture, read_config
+from budwood.models.checkpoint import load_config, load_model, load_tokenizer, read_architecture, read_config
+from budwood.models.kind import check_lengths
 from budwood.models.teacher import FetchedTeacher, fingerprint
 from budwood.models.teacher import fetch_teacher as fetch
 from budwood.parameters import MeasurementParameters, TeacherParameters
@@ -64,6 +65,7 @@ def rank_components(
     One pass scores what layers are made of; layers are then left out one by one.
     """
     started = time.perf_counter()
+    check_lengths(teacher, load_config(teacher), measurement.length)
     compute, architecture = measurement.compute(), read_architecture(teacher)
     windows = torch.from_numpy(tokens.windows("calibration", measurement.length, limit=measurement.calibration))
     text = windows[:, :-1]
