@@ -13,17 +13,28 @@ _MOST_LAYERS = 1024
 _ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 
 
-def check_kind(folder: Path, written: Mapping[str, Any]) -> None:
-    """Check a `config.json` as it stands, before transformers reads it.
+def check_whole(folder: Path) -> None:
+    """Check that a folder holds a whole model.
 
     Raises:
-        ValueError: the folder holds an adapter, or its model is of an unsupported kind or an impossible depth.
+        ValueError: it has no config, or holds an adapter.
     """
+    # Where both lie, transformers would load the adapter's base model from wherever that is.
     if (folder / ADAPTER).is_file():
         raise ValueError(
             f"{folder} holds an adapter ({ADAPTER}), not a whole model; merge it first: "
             "AutoPeftModelForCausalLM.from_pretrained(folder).merge_and_unload().save_pretrained(target)"
         )
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder.absolute()} is no checkpoint folder, it holds no config.json")
+
+
+def check_kind(folder: Path, written: Mapping[str, Any]) -> None:
+    """Check a `config.json` as it stands, before transformers reads it.
+
+    Raises:
+        ValueError: its model is of an unsupported kind or an impossible depth.
+    """
     if "model_type" not in written:
         raise ValueError(f"{folder / 'config.json'} must name a `model_type`")
     supported_family(written)

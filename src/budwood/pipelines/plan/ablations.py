@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from budwood.arch.count import forward_flops_per_token
+from budwood.models.teacher import describe_teacher
 from budwood.parameters import AblationParameters, AblationTeacher, Place, with_tokens
 from budwood.reporting.study import Ablation, Study, Variant
 
@@ -32,7 +33,7 @@ def planned_ablations(
     def teacher_flops(teacher: AblationTeacher) -> float:
         if teacher.subnet is not None:
             return at(teacher.subnet).mean_forward(context)
-        architecture = study.teacher if teacher.source is None else teacher.source.describe()
+        architecture = study.teacher if teacher.source is None else describe_teacher(teacher.source)
         return forward_flops_per_token(architecture, context=context)
 
     def ablation(name: str, searches: list[tuple[Study, Variant]], runs: list[tuple[Variant, float]]) -> Ablation:

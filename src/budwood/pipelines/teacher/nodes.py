@@ -54,7 +54,7 @@ def fetch_teacher(teacher: TeacherParameters, workspace: Path) -> tuple[Path, Re
 def fetch_source(teacher: TeacherParameters, workspace: Path) -> FetchedTeacher:
     """Return a teacher's checkpoint, made anew only where its source has changed."""
     source = teacher.model_dump(exclude={"architecture"})
-    return fetch(teacher.source(), claim(workspace, "teacher", {"teacher": source}))
+    return fetch(teacher, claim(workspace, "teacher", {"teacher": source}))
 
 
 def rank_components(
