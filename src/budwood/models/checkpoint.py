@@ -23,7 +23,7 @@ from transformers.initialization import no_init_weights
 
 from budwood.arch.family import architecture_from_config, family_of, layer_config, stock_family, supported_family
 from budwood.arch.spec import Architecture
-from budwood.models.kind import check_kind, check_rotary
+from budwood.models.kind import check_kind, check_lengths, check_rotary, check_whole
 from budwood.models.modeling import LAYERWISE_CLASSES
 from budwood.models.rotary import even_share, rope_for_dims
 from budwood.models.weights import INDEX, SINGLE, read_json, same_values, tensor_files, weight_files
@@ -89,6 +89,14 @@ class Checkpoint:
         """Load the tokenizer."""
         return load_tokenizer(self.folder)
 
+    def check_lengths(self, longest_sequence: int) -> None:
+        """Check that the model sees all of the longest sequence of a study (see `budwood.models.kind.check_lengths`).
+
+        Raises:
+            ValueError: the sequence is longer than the model's positions or its sliding window.
+        """
+        check_lengths(self.folder, self.config, longest_sequence)
+
     def verify(self) -> None:
         """Read every file again, whatever its times say.
 
@@ -112,8 +120,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return a checkpoint's `config.json` as it stands.
 
     Raises:
-        ValueError: the file is missing or damaged.
+        ValueError: the file is missing or damaged, or the folder holds an adapter.
     """
+    check_whole(folder)
     return read_json(folder / CONFIG)
 
 
@@ -279,9 +288,14 @@ def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Load a checkpoint's tokenizer.
 
-    An explicit no to remote code: unasked, transformers puts the question to the terminal for folders that bring code.
+    Raises:
+        ValueError: it cannot be read.
     """
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    try:
+        # An explicit no to code: unasked, transformers puts the question to the terminal for folders that bring code.
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        raise ValueError(f"{folder}: its tokenizer cannot be read ({type(error).__name__}: {error})") from error
     return tokenizer
 
 

@@ -13,17 +13,28 @@ _MOST_LAYERS = 1024
 _ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 
 
-def check_kind(folder: Path, written: Mapping[str, Any]) -> None:
-    """Check a `config.json` as it stands, before transformers reads it.
+def check_whole(folder: Path) -> None:
+    """Check that a folder holds a whole model.
 
     Raises:
-        ValueError: the folder holds an adapter, or its model is of an unsupported kind or an impossible depth.
+        ValueError: it has no config, or holds an adapter.
     """
+    # Where both lie, transformers would load the adapter's base model from wherever that is.
     if (folder / ADAPTER).is_file():
         raise ValueError(
             f"{folder} holds an adapter ({ADAPTER}), not a whole model; merge it first: "
             "AutoPeftModelForCausalLM.from_pretrained(folder).merge_and_unload().save_pretrained(target)"
         )
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder.absolute()} is no checkpoint folder, it holds no config.json")
+
+
+def check_kind(folder: Path, written: Mapping[str, Any]) -> None:
+    """Check a `config.json` as it stands, before transformers reads it.
+
+    Raises:
+        ValueError: its model is of an unsupported kind or an impossible depth.
+    """
     if "model_type" not in written:
         raise ValueError(f"{folder / 'config.json'} must name a `model_type`")
     supported_family(written)
@@ -64,24 +75,25 @@ def check_cut(config: Mapping[str, Any], rope: Rope) -> None:
             inverse_frequencies(own["rope_parameters"], head_dim, config["max_position_embeddings"])
 
 
-def check_lengths(config: Mapping[str, Any], longest_sequence: int) -> None:
-    """Check that a model sees all of the longest sequence of a study, so that a cut of it computes what it computes.
+def check_lengths(folder: Path, config: Mapping[str, Any], sequence_length: int) -> None:
+    """Check that a model sees all of a sequence, so that a cut of it computes what it computes.
 
-    Sub-networks have no sliding windows. On sequences that fit into the teacher's window there is no difference.
+    Sub-networks have no sliding windows. On sequences that fit into the teacher's window that makes no difference.
 
     Args:
+        folder: of the checkpoint.
         config: with all defaults.
-        longest_sequence: tokens of it.
+        sequence_length: tokens of the longest sequence of a study.
 
     Raises:
-        ValueError: a sequence is longer than the model's positions or its sliding window.
+        ValueError: the sequence is longer than the model's positions or its sliding window.
     """
-    limits = {"positions": config["max_position_embeddings"], "sliding window": sliding_window(config)}
+    limits = {"positions": config["max_position_embeddings"], "tokens of the sliding window": sliding_window(config)}
     for name, limit in limits.items():
-        if limit is not None and longest_sequence > limit:
+        if limit is not None and sequence_length > limit:
             raise ValueError(
-                f"sequences of {longest_sequence} tokens exceed the {name} of the model ({limit}): "
-                f"use sequences of at most {limit} tokens, or another teacher"
+                f"sequence_length={sequence_length} exceeds the {limit} {name} of {folder}: "
+                f"shorten the sequences, or take another model"
             )
 
 

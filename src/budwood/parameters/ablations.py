@@ -4,8 +4,8 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from budwood.models.settings import TeacherSettings
 from budwood.parameters.arms import ArmParameters
-from budwood.parameters.teacher import TeacherParameters
 from budwood.records.strict import Strict
 from budwood.subnet.fitness import check_fitness
 from budwood.training.settings import DistillationSettings
@@ -22,7 +22,7 @@ class AblationTeacher(Strict):
     """One of several teachers: the study's own where nothing is given, a sub-network of it, or another model."""
 
     subnet: Place | None = None
-    source: TeacherParameters | None = None
+    source: TeacherSettings | None = None
     """Of the same vocabulary as the study's teacher."""
 
     @model_validator(mode="after")

@@ -9,8 +9,7 @@ from torch import Tensor
 from budwood.arch.bins import ParameterBin
 from budwood.arch.space import Granularity, SearchSpace
 from budwood.arch.spec import Architecture
-from budwood.models.rotary import Rope
-from budwood.parameters.teacher import ModelSizes
+from budwood.models.settings import ModelSizes, Rope
 from budwood.records.strict import Strict
 from budwood.subnet.compensate import Compensation
 from budwood.subnet.importance import Importance

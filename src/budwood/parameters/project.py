@@ -5,6 +5,7 @@ from typing import Any, Self
 
 from pydantic import ValidationError, model_validator
 
+from budwood.models.settings import TeacherSettings
 from budwood.parameters.ablations import AblationParameters, changed_arm
 from budwood.parameters.arms import Arms
 from budwood.parameters.corpus import CorpusParameters
@@ -13,7 +14,6 @@ from budwood.parameters.measurement import EvaluationParameters, MeasurementPara
 from budwood.parameters.plan import PlanParameters
 from budwood.parameters.protocol import ProtocolParameters, with_tokens
 from budwood.parameters.search import SearchParameters
-from budwood.parameters.teacher import TeacherParameters
 from budwood.records.strict import Strict
 from budwood.subnet.fitness import FROM_SCORES
 from budwood.subnet.ordering import OrderingKind
@@ -34,7 +34,7 @@ class ProjectParameters(Strict):
     """All parameters of an environment."""
 
     corpus: CorpusParameters
-    teacher: TeacherParameters
+    teacher: TeacherSettings
     measurement: MeasurementParameters
     bins: Bins
     spaces: Spaces

@@ -30,6 +30,7 @@ from budwood.models.checkpoint import (
 )
 from budwood.models.device import Compute, choose_compute
 from budwood.models.export import CERTIFICATE, write_checkpoint
+from budwood.models.kind import check_lengths
 from budwood.records.files import write_atomically
 from budwood.training.callbacks import Keeper, Recorder, stop_on_sigterm
 from budwood.training.checkpoints import PARTIAL, newest_checkpoint, remove_checkpoint, require_space, step_of
@@ -160,14 +161,12 @@ def check_job(job: TrainingJob) -> Compute:
 
 
 def check_positions(folder: Path, sequence_length: int) -> None:
-    """Check that a model has a position for every token of a sequence.
+    """Check that a model sees all tokens of a sequence; see `budwood.models.kind.check_lengths`.
 
     Raises:
-        ValueError: sequences are longer.
+        ValueError: it does not.
     """
-    positions = load_config(folder)["max_position_embeddings"]
-    if sequence_length > positions:
-        raise ValueError(f"sequence_length={sequence_length} exceeds the {positions} positions of {folder}")
+    check_lengths(folder, load_config(folder), sequence_length)
 
 
 def check_text(corpus: PackedCorpus, teacher_folder: Path) -> None:

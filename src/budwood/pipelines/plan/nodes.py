@@ -12,6 +12,7 @@ import pandas as pd
 from budwood.arch.bins import require_disjoint
 from budwood.arch.count import num_parameters
 from budwood.arch.spec import Architecture
+from budwood.models.teacher import describe_teacher
 from budwood.parameters import (
     AblationParameters,
     Arms,
@@ -67,7 +68,7 @@ def plan_study(
     Raises:
         ValueError: the teacher is not known, a bin cannot be reached, or two overlap; nothing has been spent yet.
     """
-    accelerator, architecture = ACCELERATORS[plan_.accelerator], teacher.describe()
+    accelerator, architecture = ACCELERATORS[plan_.accelerator], describe_teacher(teacher)
     all_bins, all_spaces = Bins.model_validate(bins), Spaces.model_validate(spaces)
     require_disjoint({name: all_bins.root[name].parameter_bin(num_parameters(architecture)) for name in grid.root})
     distilled = {name: arm.distillation for name, arm in Arms.model_validate(arms) if name in ARMS}
