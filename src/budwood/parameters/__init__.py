@@ -8,7 +8,6 @@ from budwood.parameters.measurement import EvaluationParameters, MeasurementPara
 from budwood.parameters.plan import PlanParameters
 from budwood.parameters.project import PAPER, SELECTED, ProjectParameters, expand_presets, read_parameters
 from budwood.parameters.protocol import ProtocolParameters, with_tokens
-from budwood.parameters.search import SearchParameters
 from budwood.parameters.teacher import ModelSizes, TeacherParameters
 
 __all__ = [
@@ -29,7 +28,6 @@ __all__ = [
     "PlanParameters",
     "ProjectParameters",
     "ProtocolParameters",
-    "SearchParameters",
     "SourceParameters",
     "SpaceParameters",
     "Spaces",

@@ -12,10 +12,10 @@ from budwood.parameters.grid import Bins, Grid, Spaces
 from budwood.parameters.measurement import EvaluationParameters, MeasurementParameters
 from budwood.parameters.plan import PlanParameters
 from budwood.parameters.protocol import ProtocolParameters, with_tokens
-from budwood.parameters.search import SearchParameters
 from budwood.parameters.teacher import TeacherParameters
 from budwood.records.strict import Strict
-from budwood.subnet.fitness import FROM_SCORES
+from budwood.search.fitness import FROM_SCORES
+from budwood.search.settings import SearchSettings
 from budwood.subnet.ordering import OrderingKind
 from budwood.training.settings import Engine, Schedule
 
@@ -39,7 +39,7 @@ class ProjectParameters(Strict):
     bins: Bins
     spaces: Spaces
     grid: Grid
-    search: SearchParameters
+    search: SearchSettings
     protocol: ProtocolParameters
     schedule: Schedule
     arms: Arms

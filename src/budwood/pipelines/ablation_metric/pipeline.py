@@ -7,11 +7,12 @@ from typing import Any
 
 from kedro.pipeline import Node, Pipeline
 
-from budwood.parameters import AblationParameters, ArmParameters, SearchParameters
+from budwood.parameters import AblationParameters, ArmParameters
 from budwood.pipelines.ablations import Ablation, Variant, prepared, where_wanted
 from budwood.pipelines.evolution.pipeline import search_stages
 from budwood.pipelines.export.pipeline import export_stages
 from budwood.pipelines.grid import SEARCH_INPUTS, parameters_of
+from budwood.search.settings import SearchSettings
 
 
 @where_wanted
@@ -59,8 +60,6 @@ def _changing(function: Callable[..., Any], metric: str) -> Callable[..., Any]:
 
     @wraps(function)
     def changed(*inputs: Any) -> Any:
-        return function(
-            *(value.guided_by(metric) if isinstance(value, SearchParameters) else value for value in inputs)
-        )
+        return function(*(value.guided_by(metric) if isinstance(value, SearchSettings) else value for value in inputs))
 
     return changed

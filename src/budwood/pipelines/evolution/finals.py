@@ -15,9 +15,10 @@ from budwood.corpus.packing import PackedCorpus
 from budwood.models.checkpoint import load_model
 from budwood.models.export import write_checkpoint
 from budwood.models.losses import sequence_losses
-from budwood.parameters import ArmParameters, MeasurementParameters, SearchParameters, SpaceParameters
+from budwood.parameters import ArmParameters, MeasurementParameters, SpaceParameters
 from budwood.pipelines.evolution.evaluators import windows_of
 from budwood.search.candidate import canonical_key
+from budwood.search.settings import SearchSettings
 from budwood.subnet.compensate import compensation_flops, cut_out
 from budwood.subnet.extract import own_weights, resolve
 from budwood.subnet.ordering import OrderedTeacher
@@ -59,7 +60,7 @@ class Finals:
     """With its weights in memory."""
     tokens: PackedCorpus
     space: SpaceParameters
-    search: SearchParameters
+    search: SearchSettings
     measurement: MeasurementParameters
     schedule: Schedule
     arm: ArmParameters

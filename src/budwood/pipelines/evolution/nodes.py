@@ -15,19 +15,20 @@ from budwood.arch.count import forward_flops_per_token, num_parameters
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
 from budwood.corpus.packing import PackedCorpus
-from budwood.parameters import ArmParameters, BinParameters, MeasurementParameters, SearchParameters, SpaceParameters
+from budwood.parameters import ArmParameters, BinParameters, MeasurementParameters, SpaceParameters
 from budwood.pipelines.evolution.evaluators import EvaluatorSource, evaluating_candidates, windows_of
 from budwood.pipelines.evolution.finals import Finals, Look
 from budwood.pipelines.tracking import track
 from budwood.pipelines.work import claim
+from budwood.records.strict import facts as facts_of
 from budwood.reporting.ledger import paper_search_flops
 from budwood.reporting.study import in_small
 from budwood.search.candidate import SearchRecord
 from budwood.search.choice import Choice, choose
-from budwood.search.pareto import ParetoEvolution
+from budwood.search.fitness import DIVERGENCE, PERPLEXITY
 from budwood.search.run import run_search
-from budwood.search.strategy import Evolution
-from budwood.subnet.fitness import DIVERGENCE, PERPLEXITY
+from budwood.search.settings import SearchSettings
+from budwood.search.strategy import Strategy, open_strategy
 from budwood.training.settings import Engine, Schedule
 
 HISTORY = "history.jsonl"
@@ -42,7 +43,7 @@ def evolve(
     tokens: PackedCorpus,
     bin_: BinParameters,
     space: SpaceParameters,
-    search: SearchParameters,
+    search: SearchSettings,
     measurement: MeasurementParameters,
     workspace: Path,
 ) -> tuple[pd.DataFrame, Record, list[Record]]:
@@ -58,24 +59,24 @@ def evolve(
         "tokens": tokens.fingerprint,
         "bin": [parameter_bin.low, parameter_bin.high],
         "space": space.model_dump(exclude={"compensation"}),
-        "search": search.model_dump(exclude={"num_finalists", "finalist_tokens", "workers", "gpus_per_worker"}),
+        "search": facts_of(search.model_copy(update={"num_finalists": 1, "finalist_tokens": 0})),
         "measurement": measurement.model_dump(include={"length", "calibration", "selection", "batch_size"}),
         "precision": measurement.compute().precision,
     }
-    strategy = _open_strategy(space, ranked, parameter_bin, search)
+    strategy = open_strategy(space.search_space(ranked), parameter_bin, search)
     history_file = claim(workspace, "search", facts) / HISTORY
     with evaluating_candidates(source) as evaluate:
-        records = run_search(strategy, evaluate, history_file, search.race(measurement.selection), _log_epoch)
+        records = run_search(strategy, evaluate, history_file, len(windows), _log_epoch)
     finalists = {
         "fitness": search.fitness,
         "parameter_bin": [parameter_bin.low, parameter_bin.high],
         "num_evaluations": len(records),
         "paper_flops": paper_search_flops(_center(bin_, parameter_bin, ranked)),
         "candidates": [
-            _describe(selection, ranked) | {"selection_loss": loss}
-            for loss, selection in strategy.elites[: search.num_finalists]
+            _describe(elite.selection, ranked) | {"selection_loss": elite.loss}
+            for elite in strategy.elites[: search.num_finalists]
         ],
-        "front": _front(strategy, ranked),
+        "front": [_describe(selection, ranked) | objectives for objectives, selection in strategy.front],
     }
     history = pd.DataFrame([record.to_dict() for record in records]).assign(fitness=search.fitness)
     if search.fitness != PERPLEXITY:
@@ -97,7 +98,7 @@ def choose_winner(
     tokens: PackedCorpus,
     finalists: Record,
     space: SpaceParameters,
-    search: SearchParameters,
+    search: SearchSettings,
     measurement: MeasurementParameters,
     schedule: Schedule,
     arm: ArmParameters,
@@ -147,13 +148,6 @@ def _center(bin_: BinParameters, parameter_bin: ParameterBin, ranked: Architectu
     return in_small(ranked, (parameter_bin.low + parameter_bin.high) / 2)
 
 
-def _open_strategy(
-    space: SpaceParameters, ranked: Architecture, parameter_bin: ParameterBin, search: SearchParameters
-) -> Evolution:
-    kind = ParetoEvolution if search.strategy == "pareto" else Evolution
-    return kind(space.search_space(ranked), parameter_bin, search.settings())
-
-
 def _describe(selection: Selection, ranked: Architecture) -> Record:
     sizes = selection.architecture(ranked)
     return {
@@ -161,12 +155,6 @@ def _describe(selection: Selection, ranked: Architecture) -> Record:
         "description": sizes.describe(),
         "num_parameters": num_parameters(sizes),
     }
-
-
-def _front(strategy: Evolution, ranked: Architecture) -> list[Record]:
-    if not isinstance(strategy, ParetoEvolution):
-        return []
-    return [_describe(selection, ranked) | objectives for objectives, selection in strategy.front]
 
 
 def _confidence(choice: Choice) -> Record:
@@ -186,16 +174,14 @@ def _cost(evaluated: Sequence[SearchRecord] | Sequence[Look]) -> Record:
     }
 
 
-def _log_epoch(strategy: Evolution, records: Sequence[SearchRecord]) -> None:
-    newest = [record.loss for record in records if record.epoch == strategy.epoch and math.isfinite(record.loss)]
+def _log_epoch(strategy: Strategy, records: Sequence[SearchRecord]) -> None:
+    epoch = records[-1].epoch
+    newest = [record.loss for record in records if record.epoch == epoch and math.isfinite(record.loss)]
     metrics = {
-        "search.best_loss": strategy.elites[0][0],
-        "search.epoch_median_loss": statistics.median(newest) if newest else math.nan,
-        "search.acceptance": strategy.acceptance,
-        "search.evaluations": len(records),
-        "search.tokens": sum(record.tokens for record in records),
-        "search.flops": sum(record.flops for record in records),
+        "epoch_median_loss": statistics.median(newest) if newest else math.nan,
+        "evaluations": len(records),
+        "tokens": sum(record.tokens for record in records),
+        "flops": sum(record.flops for record in records),
+        **strategy.metrics(),
     }
-    if isinstance(strategy, ParetoEvolution):
-        metrics["search.hypervolume"] = strategy.hypervolume
-    track(metrics, strategy.epoch)
+    track({f"search.{name}": value for name, value in metrics.items()}, epoch)
