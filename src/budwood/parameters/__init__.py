@@ -1,7 +1,5 @@
 """Typed parameters: what `conf/*/parameters.yml` may hold. Kedro validates them before any node runs."""
 
-from budwood.models.settings import ModelSizes
-from budwood.models.settings import TeacherSettings as TeacherParameters
 from budwood.parameters.ablations import AblationParameters, AblationTeacher, Place, changed_arm
 from budwood.parameters.arms import ArmParameters, Arms
 from budwood.parameters.corpus import CorpusParameters, SourceParameters
@@ -10,7 +8,7 @@ from budwood.parameters.measurement import EvaluationParameters, MeasurementPara
 from budwood.parameters.plan import PlanParameters
 from budwood.parameters.project import PAPER, SELECTED, ProjectParameters, expand_presets, read_parameters
 from budwood.parameters.protocol import ProtocolParameters, with_tokens
-from budwood.parameters.search import SearchParameters
+from budwood.parameters.teacher import ModelSizes, TeacherParameters
 
 __all__ = [
     "PAPER",
@@ -30,7 +28,6 @@ __all__ = [
     "PlanParameters",
     "ProjectParameters",
     "ProtocolParameters",
-    "SearchParameters",
     "SourceParameters",
     "SpaceParameters",
     "Spaces",

@@ -31,6 +31,7 @@ from budwood.records.files import write_atomically
 from budwood.records.search import Finalist, Finalists, FrontPoint, Searched, Winner
 from budwood.search.candidate import SearchRecord, canonical_key
 from budwood.search.choice import Choice, choose
+from budwood.search.fitness import DIVERGENCE, PERPLEXITY
 from budwood.search.run import run_search
 from budwood.search.settings import SearchSettings
 from budwood.search.strategy import Strategy, open_strategy
@@ -41,7 +42,6 @@ from budwood.study.teacher import importance_of
 from budwood.study.text import Windows
 from budwood.subnet.compensate import compensation_flops, cut_out
 from budwood.subnet.extract import Cut, own_weights, resolve
-from budwood.subnet.fitness import DIVERGENCE, PERPLEXITY
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
 from budwood.subnet.settings import Compensation, SpaceSettings
 from budwood.training.job import TrainingJob
