@@ -2,6 +2,9 @@
 
 from pydantic import BaseModel, ConfigDict
 
+HOW = object()
+"""Marks a field that only decides how a result is computed, never what it is: `Annotated[int, HOW]`."""
+
 
 class Strict(BaseModel):
     """Frozen; refuses fields it does not know."""

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import pandas as pd
+from kedro.utils import find_kedro_project
 
 from budwood.corpus.ingestion import describe_sources, sample_sources, tokenize_sources
 from budwood.corpus.packing import PackedCorpus
 from budwood.corpus.tokenization import fingerprint_tokenizer
 from budwood.corpus.windows import require_windows
-from budwood.models.checkpoint import load_tokenizer
+from budwood.models.checkpoint import load_config, load_tokenizer
 from budwood.parameters import CorpusParameters, MeasurementParameters
 from budwood.pipelines.work import claim
 from budwood.training.run import check_positions, training_order
@@ -17,7 +18,7 @@ from budwood.training.settings import Schedule
 
 def sample_documents(corpus: CorpusParameters) -> pd.DataFrame:
     """Return the first documents of every source, before anything expensive is done."""
-    return sample_sources(corpus.text_sources())
+    return sample_sources(corpus, _root())
 
 
 def pack_documents(
@@ -39,16 +40,16 @@ def pack_documents(
     tokenizer = load_tokenizer(teacher)
     # Text that has changed is recognised by what stands in the folder.
     facts = {
-        "sources": describe_sources(corpus.text_sources()),
+        "sources": describe_sources(corpus),
         "seed": corpus.seed,
         "tokenizer": fingerprint_tokenizer(tokenizer),
     }
     packed = tokenize_sources(
-        corpus.text_sources(),
+        corpus,
         tokenizer,
-        seed=corpus.seed,
         directory=claim(workspace, "corpus", facts) / "tokens",
-        num_processes=corpus.num_processes,
+        root=_root(),
+        vocab_size=int(load_config(teacher)["vocab_size"]),
     )
     require_windows(packed, measurement.length, measurement.searched, per_source=False)
     require_windows(packed, measurement.length, measurement.reported, per_source=True)
@@ -59,3 +60,8 @@ def pack_documents(
 def count_tokens(tokens: PackedCorpus) -> pd.DataFrame:
     """Return documents and tokens of every split and source."""
     return tokens.counts()
+
+
+def _root() -> Path:
+    """The project's root, where relative paths of text begin."""
+    return find_kedro_project(Path.cwd()) or Path.cwd()
