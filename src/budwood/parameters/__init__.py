@@ -1,8 +1,9 @@
 """Typed parameters: what `conf/*/parameters.yml` may hold. Kedro validates them before any node runs."""
 
+from budwood.corpus.settings import CorpusSettings as CorpusParameters
+from budwood.corpus.settings import SourceSettings as SourceParameters
 from budwood.parameters.ablations import AblationParameters, AblationTeacher, Place, changed_arm
 from budwood.parameters.arms import ArmParameters, Arms
-from budwood.parameters.corpus import CorpusParameters, SourceParameters
 from budwood.parameters.grid import BinParameters, Bins, Grid, SpaceParameters, Spaces
 from budwood.parameters.measurement import EvaluationParameters, MeasurementParameters
 from budwood.parameters.plan import PlanParameters

@@ -5,9 +5,9 @@ from typing import Any, Self
 
 from pydantic import ValidationError, model_validator
 
+from budwood.corpus.settings import CorpusSettings
 from budwood.parameters.ablations import AblationParameters, changed_arm
 from budwood.parameters.arms import Arms
-from budwood.parameters.corpus import CorpusParameters
 from budwood.parameters.grid import Bins, Grid, Spaces
 from budwood.parameters.measurement import EvaluationParameters, MeasurementParameters
 from budwood.parameters.plan import PlanParameters
@@ -33,7 +33,7 @@ _PAPER_CUT: dict[str, Any] = {"ordering": "native", "rope": "rebuild", "compensa
 class ProjectParameters(Strict):
     """All parameters of an environment."""
 
-    corpus: CorpusParameters
+    corpus: CorpusSettings
     teacher: TeacherParameters
     measurement: MeasurementParameters
     bins: Bins

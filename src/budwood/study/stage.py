@@ -46,6 +46,8 @@ class Stage(ABC, Generic[Result]):
     name: ClassVar[str]
     """Begins the name of its folder."""
     result: ClassVar[type]
+    answers: ClassVar[bool] = True
+    """Whether a finished folder answers by itself; else `run` decides what of it still applies."""
 
     @abstractmethod
     def run(self, work: "Work") -> Result:
@@ -121,7 +123,7 @@ class Workspace:
         folder = self.claim(stage.name, stage.facts())
         with holding(folder, stage.name):
             work = Work(folder=folder, workspace=self, track=self.track)
-            if (folder / RESULT).is_file():
+            if stage.answers and (folder / RESULT).is_file():
                 logger.info("Reusing %s", folder)
                 result: Result = restore(stage.result, folder)
                 stage.replay(result, work)

@@ -309,7 +309,7 @@ class _Sequences(Dataset[dict[str, Tensor]]):
         return len(self.starts)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        tokens = torch.from_numpy(self.corpus.read(self.starts[index] + np.arange(self.length + 1)))
+        tokens = torch.from_numpy(self.corpus.read(self.starts[index], self.length))
         progress = torch.tensor((self.num_done + index) / len(self.starts), dtype=torch.float32)
         return {"tokens": tokens, "starts": torch.tensor(self.starts[index]), "progress": progress}
 

@@ -8,14 +8,14 @@ from budwood.corpus.ingestion import sample_sources
 from budwood.corpus.packing import PackedCorpus
 from budwood.corpus.settings import CorpusSettings
 from budwood.models.checkpoint import Checkpoint
-from budwood.pipelines.tracking import open_workspace
+from budwood.pipelines.tracking import open_workspace, project_root
 from budwood.study.settings import Conditions
 from budwood.study.text import PackText, require_positions, require_text
 
 
 def sample_documents(corpus: CorpusSettings) -> pd.DataFrame:
     """Return the first documents of every source, before anything expensive is done."""
-    return sample_sources(corpus.text_sources())
+    return sample_sources(corpus, project_root())
 
 
 def pack_documents(
@@ -33,7 +33,7 @@ def pack_documents(
     """
     del document_samples  # only here so that sources are looked at first
     require_positions(teacher, conditions.schedule)
-    packed = open_workspace(workspace).finish(PackText.of(teacher, corpus)).tokens
+    packed = open_workspace(workspace).finish(PackText.of(teacher, corpus, project_root())).tokens
     require_text(packed, conditions.measurement, conditions.schedule)
     return packed
 
