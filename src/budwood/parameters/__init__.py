@@ -1,10 +1,11 @@
 """Typed parameters: what `conf/*/parameters.yml` may hold. Kedro validates them before any node runs."""
 
+from budwood.evaluation.settings import EvaluationSettings as EvaluationParameters
 from budwood.parameters.ablations import AblationParameters, AblationTeacher, Place, changed_arm
 from budwood.parameters.arms import ArmParameters, Arms
 from budwood.parameters.corpus import CorpusParameters, SourceParameters
 from budwood.parameters.grid import BinParameters, Bins, Grid, SpaceParameters, Spaces
-from budwood.parameters.measurement import EvaluationParameters, MeasurementParameters
+from budwood.parameters.measurement import MeasurementParameters
 from budwood.parameters.plan import PlanParameters
 from budwood.parameters.project import PAPER, SELECTED, ProjectParameters, expand_presets, read_parameters
 from budwood.parameters.protocol import ProtocolParameters, with_tokens

@@ -5,11 +5,12 @@ from typing import Any, Self
 
 from pydantic import ValidationError, model_validator
 
+from budwood.evaluation.settings import EvaluationSettings
 from budwood.parameters.ablations import AblationParameters, changed_arm
 from budwood.parameters.arms import Arms
 from budwood.parameters.corpus import CorpusParameters
 from budwood.parameters.grid import Bins, Grid, Spaces
-from budwood.parameters.measurement import EvaluationParameters, MeasurementParameters
+from budwood.parameters.measurement import MeasurementParameters
 from budwood.parameters.plan import PlanParameters
 from budwood.parameters.protocol import ProtocolParameters, with_tokens
 from budwood.parameters.search import SearchParameters
@@ -45,7 +46,7 @@ class ProjectParameters(Strict):
     arms: Arms
     plan: PlanParameters
     engine: Engine
-    evaluation: EvaluationParameters
+    evaluation: EvaluationSettings
     ablations: AblationParameters | None = None
     """Null: there are none."""
 

@@ -12,16 +12,10 @@ import pandas as pd
 from budwood.arch.count import forward_flops_per_token, num_parameters
 from budwood.corpus.packing import PackedCorpus
 from budwood.evaluation.efficiency import Subject, measure_efficiency
-from budwood.evaluation.harness import (
-    HELDOUT_TASKS,
-    VERSION,
-    HarnessOptions,
-    check_benchmarks,
-    fingerprint_tasks,
-    run_benchmarks,
-)
+from budwood.evaluation.harness import VERSION, check_benchmarks, fingerprint_tasks, run_benchmarks
 from budwood.evaluation.heldout import heldout_questions, read_texts
 from budwood.evaluation.perplexity import source_losses
+from budwood.evaluation.settings import HELDOUT_TASKS
 from budwood.models.checkpoint import load_model, load_tokenizer, read_architecture
 from budwood.models.teacher import fingerprint
 from budwood.parameters import EvaluationParameters, MeasurementParameters
@@ -39,9 +33,8 @@ def build_tasks(
     Raises:
         ValueError: a task is unknown or cannot be had, or a source holds too little text.
     """
-    chosen = evaluation.benchmarks()
-    check_benchmarks(chosen)
-    if not {benchmark.task for benchmark in chosen} & set(HELDOUT_TASKS):
+    check_benchmarks(evaluation)
+    if not {benchmark.task for benchmark in evaluation.benchmarks()} & set(HELDOUT_TASKS):
         return {}
     return heldout_questions(read_texts(tokens, load_tokenizer(teacher), "validation"), evaluation.heldout)
 
@@ -141,20 +134,18 @@ def _ask(
     measurement: MeasurementParameters,
     workspace: Path,
 ) -> list[Record]:
-    chosen, compute = evaluation.benchmarks(), measurement.compute()
-    options = HarnessOptions(
-        tasks_folder=heldout_tasks, compute=compute, batch_size=evaluation.batch_size, limit=evaluation.limit
-    )
+    compute, questions = measurement.compute(), fingerprint_tasks(heldout_tasks, evaluation.include_path)
     records = []
     for name, folder in folders.items():
         facts = {
             "model": fingerprint(folder),
             "harness": VERSION,
-            "heldout": fingerprint_tasks(heldout_tasks),
+            "questions": questions,
             "limit": evaluation.limit,
             "precision": compute.precision,
         }
-        record = run_benchmarks(folder, chosen, options, claim(workspace, f"tasks-{name}", facts))
+        kept = claim(workspace, f"tasks-{name}", facts)
+        record = run_benchmarks(folder, heldout_tasks, evaluation, compute, kept)
         for task in record["tasks"]:
             # MLflow takes no comma, which stands between a metric of the harness and its filter.
             values = {metric.replace(",", "/"): found["value"] for metric, found in task["metrics"].items()}
