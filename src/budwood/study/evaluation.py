@@ -12,10 +12,10 @@ import torch
 from budwood.arch.count import forward_flops_per_token, num_parameters
 from budwood.corpus.packing import PackedCorpus
 from budwood.evaluation.efficiency import Subject, measure_efficiency
-from budwood.evaluation.harness import HELDOUT_TASKS, VERSION, HarnessOptions, check_benchmarks, run_benchmarks
+from budwood.evaluation.harness import VERSION, check_benchmarks, run_benchmarks
 from budwood.evaluation.heldout import heldout_questions, read_texts
 from budwood.evaluation.perplexity import source_bytes, source_losses
-from budwood.evaluation.settings import EvaluationSettings
+from budwood.evaluation.settings import HELDOUT_TASKS, EvaluationSettings
 from budwood.evaluation.statistics import summarise
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import Compute
@@ -182,9 +182,8 @@ def build_questions(tokens: PackedCorpus, teacher: Checkpoint, evaluation: Evalu
     Raises:
         ValueError: a task is unknown or cannot be had, or a source holds too little text.
     """
-    chosen = evaluation.benchmarks()
-    check_benchmarks(chosen)
-    if not {benchmark.task for benchmark in chosen} & set(HELDOUT_TASKS):
+    check_benchmarks(evaluation)
+    if not {benchmark.task for benchmark in evaluation.benchmarks()} & set(HELDOUT_TASKS):
         return {}
     return heldout_questions(read_texts(tokens, teacher.load_tokenizer(), "validation"), evaluation.heldout)
 
@@ -206,22 +205,18 @@ class AskModel(Stage[Answered]):
     model_name: str
     model: Checkpoint
     questions: str
-    """Fingerprint of those that are made from held-out text."""
+    """Fingerprint of those that are made from held-out text, and of tasks of the user's own."""
     tasks: tuple[str, ...]
     limit: int | None
     harness: str = VERSION
     compute: Compute
-    batch_size: int = field(metadata=NOT_DECIDING)
     folder: Path = field(metadata=NOT_DECIDING)
     """Of the questions."""
     evaluation: EvaluationSettings = field(metadata=NOT_DECIDING)
 
     def run(self, work: Work) -> Answered:
         """Ask; a killed run continues with the first task that it has not finished."""
-        options = HarnessOptions(
-            tasks_folder=self.folder, compute=self.compute, batch_size=self.batch_size, limit=self.limit
-        )
-        record = run_benchmarks(self.model.folder, self.evaluation.benchmarks(), options, work.folder)
+        record = run_benchmarks(self.model.folder, self.folder, self.evaluation, self.compute, work.folder)
         result = Answered(Downstream.model_validate({"model": self.model_name} | record))
         self.replay(result, work)
         return result

@@ -58,11 +58,10 @@ def ask_models(
         AskModel(
             model_name=name,
             model=model,
-            questions=fingerprint_tasks(heldout_tasks),
+            questions=fingerprint_tasks(heldout_tasks, evaluation.include_path),
             tasks=evaluation.tasks,
             limit=evaluation.limit,
             compute=choose_compute(measurement.device, measurement.precision),
-            batch_size=evaluation.batch_size,
             folder=heldout_tasks,
             evaluation=evaluation,
         )
