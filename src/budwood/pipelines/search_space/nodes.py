@@ -4,14 +4,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
 from budwood.arch.bins import require_disjoint
 from budwood.arch.count import num_parameters, population_parameters
 from budwood.arch.sampling import draw_many, sample
 from budwood.arch.spec import Architecture
 from budwood.parameters import BinParameters, Bins, Grid, SearchParameters, Spaces
-from budwood.reporting.search_figures import parameter_spread
 
 NUM_SAMPLES = 2000
 """Uniform draws behind the figure of a space's spread."""
@@ -79,12 +77,12 @@ def _check_references(bins: dict[str, BinParameters], teacher_record: dict[str, 
             )
 
 
-def spread_spaces(
+def sample_spaces(
     teacher_record: dict[str, Any], search_spaces: pd.DataFrame, spaces: dict[str, Any], search: SearchParameters
-) -> tuple[pd.DataFrame, go.Figure]:
-    """Return the parameter counts of uniform draws from every space, and their figure with the bins."""
+) -> pd.DataFrame:
+    """Return the parameter counts of uniform draws from every space."""
     teacher = Architecture.from_dict(teacher_record["architecture"])
-    samples = pd.concat(
+    return pd.concat(
         pd.DataFrame(
             {
                 "space": name,
@@ -93,8 +91,6 @@ def spread_spaces(
         )
         for name in search_spaces["space"].unique()
     )
-    bins = {row["bin"]: (row["low"], row["high"]) for row in search_spaces.to_dict("records")}
-    return samples, parameter_spread(samples, bins)
 
 
 def _uniform_counts(spaces: Spaces, name: str, teacher: Architecture, seed: int) -> list[int]:

@@ -1,8 +1,8 @@
-"""teacher_record -> search_spaces -> parameter_spread."""
+"""teacher_record -> search_spaces -> space_samples."""
 
 from kedro.pipeline import Node, Pipeline
 
-from budwood.pipelines.search_space.nodes import enumerate_spaces, spread_spaces
+from budwood.pipelines.search_space.nodes import enumerate_spaces, sample_spaces
 
 
 def create_pipeline() -> Pipeline:
@@ -16,10 +16,10 @@ def create_pipeline() -> Pipeline:
                 name="enumerate_spaces",
             ),
             Node(
-                spread_spaces,
+                sample_spaces,
                 ["teacher_record", "search_spaces", "params:spaces", "params:search"],
-                ["space_samples", "parameter_spread"],
-                name="spread_spaces",
+                "space_samples",
+                name="sample_spaces",
             ),
         ],
         tags="search_space",

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
 
 from budwood.pipelines.tracking import track
-from budwood.reporting.selection import probe_losses, select_space
+from budwood.reporting.selection import select_space
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +31,8 @@ def choose_space(**parts: Any) -> tuple[pd.DataFrame, Path]:
     return table, subnet
 
 
-def gather_selections(**parts: pd.DataFrame) -> tuple[pd.DataFrame, go.Figure]:
-    """Return how all spaces of all bins compare, and the curves of their probes as a figure.
+def gather_selections(**parts: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return how all spaces of all bins compare, and the curves of their probes.
 
     Args:
         parts: `<bin>__selected__selection` of every bin and `<bin>__<space>__probe_curve` of every variant.
@@ -44,4 +43,4 @@ def gather_selections(**parts: pd.DataFrame) -> tuple[pd.DataFrame, go.Figure]:
         bin_name, space, kind = key.split("__")
         if kind == "probe_curve":
             curves.append(part.assign(bin=bin_name, space=space))
-    return selections, probe_losses(pd.concat(curves, ignore_index=True), selections)
+    return selections, pd.concat(curves, ignore_index=True)

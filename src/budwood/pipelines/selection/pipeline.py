@@ -1,4 +1,4 @@
-"""Per bin, where there are probes: probe_scores of its spaces -> selection, subnet; then selections, probe_losses."""
+"""Per bin, where there are probes: probe_scores of its spaces -> selection, subnet; then selections, probe_curves."""
 
 from kedro.pipeline import Node, Pipeline
 
@@ -14,7 +14,7 @@ def create_pipeline() -> Pipeline:
     nodes = [_choosing(bin_name) for bin_name, _ in trained_variants()]
     parts = _parts(trained_variants(), "selection") | _parts(searched_variants(), "probe_curve")
     gathering = Node(
-        gather_selections, parts, ["selections", "probe_losses"], name="gather_selections", namespace="subnets"
+        gather_selections, parts, ["selections", "probe_curves"], name="gather_selections", namespace="subnets"
     )
     return Pipeline([*nodes, gathering], tags="selection")
 
