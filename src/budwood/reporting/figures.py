@@ -148,7 +148,7 @@ FIGURES = (
         name="flops_by_stage",
         needs=("ledger",),
         draw=result_figures.flops_by_stage,
-        section="Costs",
+        section="What it cost",
         caption="Cost of each variant; 'shared' costs serve several variants.",
     ),
 )

@@ -53,7 +53,8 @@ def once(values: list[str]) -> list[str]:
 
 def literal(text: str) -> str:
     """Return text as one line of markdown that shows it as it is, without any markup."""
-    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", " ".join(text.split()))
+    marked = re.sub(r"([\\`*_\[\]<>&~|#+={}-])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"^(\d+)([.)])", r"\1\\\2", marked)
 
 
 def plural(number: int, noun: str) -> str:

@@ -63,8 +63,9 @@ def _windows(arm: Arm) -> str:
 
 def _differences(arms: Sequence[Arm], group_of: Callable[[Arm], str], settings: Callable[[Arm], Settings]) -> list[str]:
     groups: dict[str, dict[str, Settings]] = {}
+    several = len({arm.get("seed") for arm in arms}) > 1
     for arm in arms:
-        run = f"{arm['arm']} of {arm['space']}" + (f", seed {arm['seed']}" if "seed" in arm else "")
+        run = f"{arm['arm']} of {arm['space']}" + (f", seed {arm['seed']}" if several and "seed" in arm else "")
         groups.setdefault(group_of(arm), {})[run] = settings(arm)
     sentences = []
     for group, runs in groups.items():
@@ -73,6 +74,6 @@ def _differences(arms: Sequence[Arm], group_of: Callable[[Arm], str], settings: 
             for run, own in runs.items():
                 by_value.setdefault(str(own.get(name, _UNKNOWN)), []).append(run)
             if len(by_value) > 1:
-                values = " / ".join(f"{value} ({'; '.join(names)})" for value, names in by_value.items())
+                values = " and ".join(f"{value} ({'; '.join(names)})" for value, names in by_value.items())
                 sentences.append(f"{group}: arms differ in {name}: {values}.")
     return sentences

@@ -45,6 +45,11 @@ th { vertical-align: bottom; min-width: 3rem; }
 td[style*=right] { white-space: nowrap; }
 tbody tr:nth-child(even) { background: var(--band); }
 figure { margin: 2rem 0; }
+@media (max-width: 40rem) {
+  table { font-size: .8rem; }
+  th, td { padding: .35rem .4rem; }
+  pre { font-size: .75em; }
+}
 figure h4 { margin: 0; font-size: 1.05rem; }
 figcaption { color: var(--soft); font-size: .9rem; }
 .grid { min-width: 40rem; }

@@ -47,7 +47,7 @@ def write_report(findings: Findings) -> Report:
         "What they write": summary.samples(findings.samples),
         "What was searched": summary.searched(findings),
         "Why to believe it": summary.evidence(findings),
-        "Costs": summary.cost(findings),
+        "What it cost": summary.cost(findings),
     }
     selected = {} if findings.selections is None else {"Selection": selection_section(findings.selections)}
     details = {

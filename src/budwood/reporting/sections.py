@@ -1,6 +1,6 @@
 """The detailed sections of the report: tables -> markdown."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -86,20 +86,27 @@ def tasks(tasks: pd.DataFrame) -> str:
             f"version {first['version']}{guess}"
         )
     table = mean_over_tasks(tasks)
-    models = table.drop_duplicates(["bin", "space", "model"])
-    scores, differences = _models(models), _models(models)
-    for name, rows in table.groupby("task", sort=False):
-        own = models[["bin", "space", "model"]].merge(rows, how="left", on=["bin", "space", "model"])
-        scores[f"{name}"] = _percents(own["value"], own["standard_error"])
-        differences[f"{name}"] = _marked(100 * own["difference"], 100 * own["difference_standard_error"])
+    compared = table[table["difference"].notna()]
+    scores = _by_task(table, lambda own: _percents(own["value"], own["standard_error"]))
+    differences = _by_task(
+        compared, lambda own: _marked(100 * own["difference"], 100 * own["difference_standard_error"])
+    )
     paired = (
         f"### Minus {BASELINE}\n\nPaired over the same questions, in percentage points; `{_BEYOND}`: beyond the noise, "
         f"{NOISE_STANDARD_ERRORS:g} paired standard errors."
     )
-    compared = models["difference"].notna().to_numpy()
-    kept = {name: [v for v, keep in zip(values, compared, strict=True) if keep] for name, values in differences.items()}
     parts = [note, "\n".join(facts), markdown_table(scores, 2)]
-    return "\n\n".join([*parts, paired, markdown_table(kept, 2)] if compared.any() else parts)
+    return "\n\n".join([*parts, paired, markdown_table(differences, 2)] if len(compared) else parts)
+
+
+def _by_task(table: pd.DataFrame, cells: Callable[[pd.DataFrame], list[str]]) -> dict[str, list[str]]:
+    """Return a row for every model of a table of tasks, and a column of cells for every task."""
+    key = ["bin", "space", "model"]
+    models = table[key].drop_duplicates()
+    columns = {
+        str(name): cells(models.merge(rows, how="left", on=key)) for name, rows in table.groupby("task", sort=False)
+    }
+    return _models(models) | columns
 
 
 def speeds(table: pd.DataFrame) -> str:
@@ -133,7 +140,7 @@ def speeds(table: pd.DataFrame) -> str:
 def savings(table: pd.DataFrame) -> str:
     """Return the savings against each baseline under every ledger, and the costs behind them."""
     if table.empty:
-        return f"No arm other than `{BASELINE}` was trained."
+        return f"No other arm was trained as `{BASELINE}` was, so there are no savings to report."
     if table["target_loss"].isna().all():
         return f"`{BASELINE}` was not trained, or has no final loss, so there are no savings to report."
     baselines = table["baseline"] if "baseline" in table else pd.Series(BASELINE, index=table.index)
@@ -158,11 +165,11 @@ def _savings(baseline: str, table: pd.DataFrame) -> list[str]:
         f"final loss of {baseline}": table["status"].tolist(),
         "nats": table["target_loss"].map(formats.significant).tolist(),
         "tokens to match": [formats.count(tokens, 3) for tokens in table["tokens_to_match"]],
-        f"tokens of {baseline}": table["baseline_tokens"].map(formats.count).tolist(),
         **{f"ratio, {name.replace('_', ' ')}": _ratios(table, f"ratio_{name}") for name in LEDGERS},
     }
     charges = {
         **rows,
+        f"tokens of {baseline}": table["baseline_tokens"].map(formats.count).tolist(),
         "FLOPs to match": table["flops_to_match"].map(formats.flops).tolist(),
         f"FLOPs of {baseline}": table["baseline_flops"].map(formats.flops).tolist(),
         "calibration, elimination, search, compensation": table["search_flops"].map(formats.flops).tolist(),
@@ -219,9 +226,16 @@ def made(findings: Findings) -> str:
         {f"{device}, {precision}" for device, precision in zip(trained["device"], trained["precision"], strict=True)}
     )
     searched = {variant_name(w["bin"], w["space"]): w["settings"] for w in findings.winners if "settings" in w}
-    recorded = {"search": searched, "training": {_run(arm): arm_settings(arm) for arm in findings.arms}}
+    settings = {_run(arm): arm_settings(arm) for arm in findings.arms}
+    common = {name: value for name, value in next(iter(settings.values()), {}).items() if _same(name, value, settings)}
+    own = {run: {name: value for name, value in of.items() if name not in common} for run, of in settings.items()}
+    recorded = {"search": searched, "training": common, "training of each arm": own}
     facts = {"budwood": __version__, "training ran on": "; ".join(ran) or formats.MISSING}
-    return nested_list(facts | {name: settings for name, settings in recorded.items() if settings})
+    return nested_list(facts | {name: values for name, values in recorded.items() if values})
+
+
+def _same(name: str, value: object, settings: Mapping[str, Mapping[str, object]]) -> bool:
+    return all(name in own and own[name] == value for own in settings.values())
 
 
 def _run(arm: Arm) -> str:
@@ -272,7 +286,7 @@ def _ratios(table: pd.DataFrame, name: str) -> list[str]:
 
 
 def _brackets(ends: np.ndarray) -> str:
-    return "" if np.isnan(ends).any() else " ({} to {})".format(*map(_times, ends))
+    return "" if np.isnan(ends).any() else " ({} to {})".format(*map(formats.significant, ends))
 
 
 def _times(ratio: float) -> str:

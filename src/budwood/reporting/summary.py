@@ -8,7 +8,7 @@ from budwood.reporting import formats
 from budwood.reporting.findings import Findings, Sample
 from budwood.reporting.ledger import CONFIDENCE, SEARCH_STAGES, ledger_frame, total_by_stage
 from budwood.reporting.markup import intervals, literal, markdown_table, means_and_errors, once, plural
-from budwood.reporting.matching import mismatches
+from budwood.reporting.matching import mismatches, unlike
 from budwood.reporting.records import BASELINE, REFERENCE, Arm, variant_name
 from budwood.reporting.tables import NOISE_STANDARD_ERRORS, verdict, verdicts
 
@@ -47,16 +47,24 @@ def _bin(findings: Findings, name: str, trained: pd.DataFrame) -> str:
     repeated = trained["model"].eq(REFERENCE) & trained.duplicated("model")
     rows = pd.concat([findings.results[findings.results["bin"] == ""], trained[~repeated]])
     columns = {
-        "space": once(rows["space"].mask(rows["model"] == REFERENCE, "").tolist()),
+        "space": once(rows["space"].mask(rows["bin"] == "", "teacher").mask(rows["model"] == REFERENCE, "").tolist()),
         "model": rows["model"].tolist(),
         "parameters": rows["num_parameters"].map(formats.count).tolist(),
         "loss (nats)": means_and_errors(rows, "loss", "standard_error"),
         "perplexity": rows["perplexity"].map(formats.significant).tolist(),
         "bits per byte": means_and_errors(rows, "bits_per_byte", "bits_per_byte_standard_error"),
         f"minus {BASELINE}": means_and_errors(rows, "difference", "difference_standard_error", signed=True),
-        "verdict": verdicts(rows),
+        "verdict": _verdicts(findings, rows),
     }
     return "\n\n".join([f"### {name}", *_taken(findings, trained), markdown_table(columns, 2)])
+
+
+def _verdicts(findings: Findings, rows: pd.DataFrame) -> list[str]:
+    """Return the verdicts; nothing for the baseline and the teacher, which are not compared."""
+    stale, keys = unlike(findings.arms), zip(rows["bin"], rows["space"], rows["model"], strict=True)
+    words = ["not comparable" if key in stale else word for key, word in zip(keys, verdicts(rows), strict=True)]
+    compared = (rows["bin"] != "") & (rows["model"] != BASELINE)
+    return [word if own else "" for word, own in zip(words, compared, strict=True)]
 
 
 def _taken(findings: Findings, trained: pd.DataFrame) -> list[str]:
@@ -84,10 +92,10 @@ def _taken(findings: Findings, trained: pd.DataFrame) -> list[str]:
 
 
 def _is_native(findings: Findings, arm: Arm) -> bool:
-    """Return whether a stock class of transformers opens an arm: as its sub-network does; others always do."""
+    """Return whether a stock class of transformers opens an arm, as one does every reference."""
     exports = findings.certificates
     own = exports[(exports["bin"] == arm["bin"]) & (exports["space"] == arm["space"])]
-    return arm["arm"] in {BASELINE, REFERENCE} or bool(own["native"].all())
+    return arm["arm"] == REFERENCE or bool(own["native"].all())
 
 
 def _loading(arm: Arm, *, native: bool) -> list[str]:
@@ -112,13 +120,11 @@ def samples(found: Sequence[Sample]) -> str:
     parts = ["Greedy continuations of held-out text."]
     for prompt in dict.fromkeys(sample["prompt"] for sample in found):
         own = [sample for sample in found if sample["prompt"] == prompt]
-        variants = [variant_name(sample.get("bin", ""), sample.get("space", "")) for sample in own]
         columns = {
-            "variant": once(["teacher" if name == "shared" else name for name in variants]),
-            "model": [sample["model"] for sample in own],
+            "model": [" · ".join(filter(None, (s.get("bin"), s.get("space"), s["model"]))) for s in own],
             "continuation": [literal(sample["text"]) for sample in own],
         }
-        parts += [f"> {literal(prompt)}", markdown_table(columns, 3)]
+        parts += [f"> {literal(prompt)}", markdown_table(columns, 2)]
     return "\n\n".join(parts)
 
 
