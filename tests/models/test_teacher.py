@@ -113,7 +113,7 @@ def test_a_folder_without_a_config_is_no_checkpoint(tmp_path):
 
 def test_an_unknown_family_is_answered_with_the_known_ones(broken, tmp_path):
     refuse(
-        broken({"model_type": "mamba"}), tmp_path, "'mamba' is not supported; supported are .* gemma2, gpt_neox, llama"
+        broken({"model_type": "xlnet"}), tmp_path, "'xlnet' is not supported; supported are .* gemma2, gpt_neox, llama"
     )
 
 
@@ -141,7 +141,7 @@ def test_pickled_weights_are_refused(broken, tmp_path):
 
 
 def test_missing_weights_are_noticed(broken, tmp_path):
-    refuse(broken(rename={"model.safetensors": "model.txt"}), tmp_path, "must hold safetensors weights, found none")
+    refuse(broken(rename={"model.safetensors": "model.txt"}), tmp_path, r"must hold safetensors weights .*, found none")
 
 
 def test_quantised_models_are_refused(broken, tmp_path):

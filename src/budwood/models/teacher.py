@@ -1,6 +1,5 @@
 """Bring a pretrained teacher into a clean checkpoint folder, whatever form it comes in."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +21,11 @@ from transformers import (
 from budwood.arch.family import architecture_from_config
 from budwood.arch.spec import Architecture
 from budwood.corpus.documents import resolve_package_path
+from budwood.models import checkpoint
 from budwood.models.checkpoint import OWN_CONFIGS, read_architecture, read_config, save_checkpoint
+from budwood.models.weights import weight_files
 
 PACKAGE_SCHEME = "package://"
-WEIGHTS = "*.safetensors"
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py", "LICENSE*", "README.md")
 _HUB_ID_PARTS = 2
@@ -123,22 +122,15 @@ def check_folder(folder: Path, *, trust_remote_code: bool) -> Architecture:
             "read it, then set teacher.trust_remote_code: true to run it"
         )
     architecture = read_architecture(folder)
-    if not any(folder.glob(WEIGHTS)):
-        pickled = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
-        found = f"only pickled weights ({', '.join(pickled)}), which can run code when read" if pickled else "none"
-        raise ValueError(f"teacher.model: {folder} must hold safetensors weights, found {found}")
+    weight_files(folder, config)
     if not any((folder / name).is_file() for name in TOKENIZERS):
         raise ValueError(f"teacher.model: {folder} holds no tokenizer; put there one of {', '.join(TOKENIZERS)}")
     return architecture
 
 
 def fingerprint(folder: Path) -> str:
-    """Return a hash of a checkpoint's configuration and weights."""
-    digest = hashlib.sha256()
-    for file in sorted([folder / "config.json", *folder.glob(WEIGHTS)]):
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:16]
+    """Return `budwood.models.checkpoint.fingerprint`; for callers that do not pass a `Checkpoint` yet."""
+    return checkpoint.fingerprint(folder)
 
 
 def _accept(folder: Path, source: TeacherSource, work_dir: Path) -> Path:
