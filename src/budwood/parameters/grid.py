@@ -8,6 +8,7 @@ from torch import Tensor
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.space import Granularity, SearchSpace
+from budwood.arch.servable import Engine
 from budwood.arch.spec import Architecture
 from budwood.models.rotary import Rope
 from budwood.parameters.teacher import ModelSizes
@@ -61,6 +62,8 @@ class SpaceParameters(Strict):
     """Hidden and MLP widths are multiples of this."""
     native_only: bool = False
     """Only sub-networks that stock Hugging Face classes express."""
+    servable: tuple[Engine, ...] = ()
+    """Only sub-networks that these engines serve: `vllm`, `llama.cpp`."""
     ordering: OrderingKind = "activation"
     """`activation`: first means most important on calibration text; `magnitude`: by the weights alone; `native`: the
     teacher's own order, as in the paper."""
@@ -96,6 +99,7 @@ class SpaceParameters(Strict):
             layerwise=self.layerwise,
             alignment=self.alignment,
             native_only=self.native_only,
+            servable=self.servable,
         )
 
     def ordered_teacher(self, folder: Path, importance: dict[str, Tensor]) -> OrderedTeacher:
