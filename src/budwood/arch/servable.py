@@ -7,8 +7,9 @@ from budwood.arch.spec import Architecture
 
 Engine = Literal["vllm", "llama.cpp"]
 
-VLLM_HEAD_STEP = 16
-"""vLLM's attention kernels take heads of multiples of this, on CPUs and GPUs; its other limits lie above 256."""
+VLLM_HEAD_DIMS = (range(32, 129, 16), range(32, 257, 32))
+"""Head dimensions that vLLM's CPU kernels take, up to 128 and beyond (0.32 tried with every multiple of 8; it takes 512
+too); those of GPUs take any multiple of 8 up to 256."""
 PAIR_FACTORS = ("llama", "mistral", "qwen2")
 """Families whose graph in llama.cpp turns every rotary pair by a factor of its own, so that heads can lose pairs."""
 LAYERWISE = ("llama", "mistral")
@@ -22,11 +23,6 @@ def check_servable(engines: Sequence[Engine], teacher: Architecture, *, layerwis
     Raises:
         ValueError: one cannot; the message says why.
     """
-    smallest = min(layer.head_dim for layer in teacher.layers)
-    if "vllm" in engines and smallest < VLLM_HEAD_STEP:
-        raise ValueError(
-            f"servable: vllm takes heads whose dimension is a multiple of {VLLM_HEAD_STEP}; this teacher's have {smallest}"
-        )
     if "llama.cpp" not in engines:
         return
     if teacher.family in _ALTERNATING:
@@ -57,6 +53,8 @@ def servable_head_dims(engines: Sequence[Engine], family: str, head_dims: range,
         head_dims = head_dims[-1:]
     if "vllm" not in engines:
         return head_dims
+    whole = head_dims[-1]
+    taken = VLLM_HEAD_DIMS[whole >= VLLM_HEAD_DIMS[0].stop]
     if len(head_dims) == 1:
-        return head_dims if head_dims[0] % VLLM_HEAD_STEP == 0 else head_dims[:0]
-    return range(VLLM_HEAD_STEP, head_dims[-1] + 1, VLLM_HEAD_STEP)
+        return head_dims if whole in taken else head_dims[:0]
+    return range(taken.start, min(whole + 1, taken.stop), taken.step)

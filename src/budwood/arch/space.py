@@ -100,7 +100,9 @@ class SearchSpace:
             raise ValueError("native_only: stock classes give all layers the same sizes; set layerwise: false")
         check_servable(self.servable, self.teacher, layerwise=self.layerwise, native_only=self.native_only)
         if not all(legal.head_dims for legal in self.choices):
-            raise ValueError(f"servable: no head dimension of this teacher is served by {', '.join(self.servable)}")
+            whole = min(layer.head_dim for layer in self.pool.layers)
+            engines = " and ".join(self.servable)
+            raise ValueError(f"servable: {engines} serve no heads that can be cut from those of dimension {whole}")
         if self.ties_hidden_to_heads and not any(map(self.hidden_sizes_around, self.choices[0].attentions())):
             raise ValueError(
                 f"native_only: no heads of this teacher add up to a multiple of alignment={self.alignment} "
@@ -226,7 +228,7 @@ class SearchSpace:
 
     def describe_reach(self) -> str:
         """Return the range of parameter counts in words."""
-        served = f" that {' and '.join(self.servable)} serve" if self.servable else ""
+        served = f" that {' and '.join(self.servable)} can serve" if self.servable else ""
         return "sub-networks of this teacher{} have {:,} to {:,} parameters".format(served, *self.reach)
 
     def log10_size(self, convention: SizeConvention = "exact") -> float:

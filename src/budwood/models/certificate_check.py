@@ -1,4 +1,4 @@
-"""Compare an engine with the certificate beside this file: `python certificate_check.py ENGINE [FOLDER ...]`.
+"""Compare an engine with the log-probabilities beside this file: `python certificate_check.py ENGINE [FOLDER ...]`.
 
 ENGINE is transformers, vllm, or llama.cpp; the last reads model.gguf through node-llama-cpp, whose folder NODE_FOLDER
 names. Needs the standard library and the engine. Prints a line of JSON for every folder; ends with 1 where one fails.
@@ -76,8 +76,11 @@ def llama_cpp(folder: Path, prompts: list[list[int]]) -> Any:
 def check(engine: str, folder: Path) -> dict[str, Any]:
     """Return the largest difference from the certificate, or the error that came instead."""
     said: dict[str, Any] = {"folder": str(folder), "engine": engine}
+    recorded = folder / "certificate_prompts.json"
+    if not recorded.is_file():
+        return said | {"agrees": False, "error": f"{folder} holds no {recorded.name}: it is no export of budwood"}
+    prompts = json.loads(recorded.read_text())
     try:
-        prompts = json.loads((folder / "certificate.json").read_text())["prompts"]
         found = {"transformers": transformers, "vllm": vllm, "llama.cpp": llama_cpp}[engine](
             folder, [prompt["input_ids"] for prompt in prompts]
         )

@@ -126,9 +126,7 @@ def _refuse_unfilled(source: Source) -> str | None:
 
 
 _LLAMA = Form(arch=gguf.MODEL_ARCH.LLAMA, interleaved=True, factors=True, refuses=_refuse_silent_layers)
-_DECI = Form(
-    arch=gguf.MODEL_ARCH.DECI, interleaved=True, factors=True, layerwise=True, refuses=_refuse_silent_layers
-)
+_DECI = Form(arch=gguf.MODEL_ARCH.DECI, interleaved=True, factors=True, layerwise=True, refuses=_refuse_silent_layers)
 FORMS: Mapping[str, tuple[Form, ...]] = {
     "gemma2": (
         Form(
@@ -388,7 +386,9 @@ def _check(file: Path, writer: gguf.GGUFWriter, source: Source) -> None:
     wrong = [key for key, value in writer.kv_data[0].items() if not _same(reader.fields[key].contents(), value.value)]
     extra = {"output.weight"} if source.architecture.tie_word_embeddings else set()
     shapes = {tensor.name: tensor for tensor in reader.tensors}
-    counted = sum(int(tensor.n_elements) for name, tensor in shapes.items() if name not in extra | {"rope_freqs.weight"})
+    counted = sum(
+        int(tensor.n_elements) for name, tensor in shapes.items() if name not in extra | {"rope_freqs.weight"}
+    )
     if counted != num_parameters(source.architecture):
         wrong.append(f"number of parameters ({counted:,})")
     positions = source.positions

@@ -7,8 +7,8 @@ from pydantic import ConfigDict, Field, RootModel, model_validator
 from torch import Tensor
 
 from budwood.arch.bins import ParameterBin
-from budwood.arch.space import Granularity, SearchSpace
 from budwood.arch.servable import Engine
+from budwood.arch.space import Granularity, SearchSpace
 from budwood.arch.spec import Architecture
 from budwood.models.rotary import Rope
 from budwood.parameters.teacher import ModelSizes

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -21,7 +21,7 @@ from budwood.records.cost import Cost
 from budwood.records.files import write_atomically
 from budwood.records.search import Winner
 from budwood.records.teacher import TeacherRecord
-from budwood.study.stage import NOT_DECIDING, Stage, Work
+from budwood.study.stage import Stage, Work
 from budwood.study.teacher import importance_of
 from budwood.subnet.extract import resolve
 from budwood.subnet.ordering import open_ordered

@@ -1,9 +1,8 @@
 """Training of arms and probes, and the teacher's words that they share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -14,9 +13,8 @@ from budwood.corpus.packing import PackedCorpus
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import Compute
 from budwood.records.cost import Cost
-from budwood.records.names import run_name
 from budwood.records.training import MadeWith, TrainingRecord
-from budwood.study.stage import NOT_DECIDING, Stage, Track, Work, identity
+from budwood.study.stage import NOT_DECIDING, Stage, Work, identity
 from budwood.training.cache import TeacherCache, write_cache
 from budwood.training.curve import read_curve, replay_curve
 from budwood.training.job import Initialisation, TrainingJob
@@ -152,9 +150,7 @@ def seeded(run: TrainArm, place: int) -> TrainArm:
     return replace(run, schedule=run.schedule.model_copy(update={"seed": seed}))
 
 
-def training_costs(
-    student: float, teacher: float, schedule: Schedule, *, done: int = 0
-) -> list[Cost]:
+def training_costs(student: float, teacher: float, schedule: Schedule, *, done: int = 0) -> list[Cost]:
     """Return what a run costs beside its held-out losses.
 
     Args:

@@ -4,8 +4,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from budwood.arch.space import Granularity, SearchSpace
 from budwood.arch.servable import Engine
+from budwood.arch.space import Granularity, SearchSpace
 from budwood.arch.spec import Architecture
 from budwood.models.settings import Rope
 from budwood.records.strict import Strict
