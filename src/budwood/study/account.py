@@ -58,9 +58,7 @@ def probe_costs(probe: ProbeScore, taken_over: int) -> list[Cost]:
     return [*([own, student.share(1 - share)] if share else [student]), *others, probe.looked]
 
 
-def _of_training(
-    result: Results, scores: Sequence[Score], curves: pd.DataFrame, taken_over: int
-) -> list[Cost]:
+def _of_training(result: Results, scores: Sequence[Score], curves: pd.DataFrame, taken_over: int) -> list[Cost]:
     measured = [*result.evaluation_costs, *(speed.cost for speed in result.efficiency)]
     entries = [cost.at(result.variant) for cost in measured]
     for answers in result.downstream:

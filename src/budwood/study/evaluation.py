@@ -22,10 +22,8 @@ from budwood.models.device import Compute
 from budwood.models.losses import sequence_losses
 from budwood.records.cost import Cost
 from budwood.records.evaluation import Downstream, Efficiency
-from budwood.records.names import REFERENCE
 from budwood.records.teacher import HeldOutText, SourceLoss, TeacherEvaluation
 from budwood.records.training import ProbeScore, Score, TrainingRecord
-from budwood.study.settings import MeasurementSettings
 from budwood.study.stage import NOT_DECIDING, Stage, Track, Work
 from budwood.study.text import Windows
 
@@ -83,9 +81,7 @@ class EvaluateTeacher(Stage[TeacherMeasured]):
         flops = forward_flops_per_token(self.teacher.architecture, context=length)
         cost = Cost.of("evaluation", sum(row.tokens for row in rows), flops, time.perf_counter() - started)
         text = HeldOutText(tokens_per_sequence=length, bytes=num_bytes["validation"])
-        evaluation = TeacherEvaluation(
-            perplexity=tuple(rows), losses=losses["validation"], text=text, costs=(cost,)
-        )
+        evaluation = TeacherEvaluation(perplexity=tuple(rows), losses=losses["validation"], text=text, costs=(cost,))
         return TeacherMeasured(evaluation)
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor
@@ -15,7 +15,7 @@ from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import FetchedTeacher
 from budwood.records.cost import Cost
 from budwood.records.teacher import TeacherRecord
-from budwood.study.stage import NOT_DECIDING, Stage, Work
+from budwood.study.stage import Stage, Work
 from budwood.study.text import Windows
 from budwood.subnet.elimination import leave_layers_out
 from budwood.subnet.importance import Importance, measure_importance
