@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from budwood.arch.family import config_of_layer, supported_family
-from budwood.models.rotary import Rope, inverse_frequencies
+from budwood.models.rotary import ROPE_TYPES, Rope, check_rope
 
 ADAPTER = "adapter_config.json"
 _MOST_LAYERS = 1024
 """The deepest published dense decoders have fewer than 200; larger numbers are damage, and cost minutes to build."""
-_ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
+_ROPE_TYPES = (*ROPE_TYPES, "dynamic")
+"""`dynamic` changes with the length of the text: heads of its models can be rebuilt, see `check_cut`."""
 
 
 def check_whole(folder: Path) -> None:
@@ -69,10 +70,7 @@ def check_cut(config: Mapping[str, Any], rope: Rope) -> None:
         ValueError: frequencies are to be preserved that change with the length of the text.
     """
     if rope == "preserve":
-        for layer in range(config["num_hidden_layers"]):
-            own = config_of_layer(config, layer)
-            head_dim = own.get("head_dim") or own["hidden_size"] // own["num_attention_heads"]
-            inverse_frequencies(own["rope_parameters"], head_dim, config["max_position_embeddings"])
+        check_rope(config)
 
 
 def check_lengths(folder: Path, config: Mapping[str, Any], sequence_length: int) -> None:
