@@ -16,7 +16,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedTokenizerFast,
 )
@@ -201,8 +200,6 @@ def _download(model: str, revision: str | None, files: Sequence[str]) -> Path:
             f"teacher.model: {model!r} is no local folder, and the hub did not give it ({type(error).__name__}); "
             "check the name, the network, and for gated models the access token (HF_TOKEN)"
         ) from error
-
-
 
 
 def _random_config(settings: Mapping[str, Any], tokenizer: PreTrainedTokenizerFast) -> PretrainedConfig:

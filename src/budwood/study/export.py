@@ -73,7 +73,7 @@ class ExportSubnet(Stage[Exported]):
             architecture, self.teacher_record, self.sources, story, _figures(self.winner), native=certificate.native
         )
         write_atomically(folder / CARD, card)
-        write_atomically(folder / CERTIFICATE, json.dumps(certificate.to_dict(), indent=1))
+        write_atomically(folder / CERTIFICATE, json.dumps(certificate.model_dump(mode="json"), indent=1))
         return Exported(Checkpoint.open(folder), certificate, [certificate_cost(architecture, certificate)])
 
 

@@ -163,9 +163,7 @@ def chosen(variant: Variant, selection: pd.DataFrame | None) -> Variant:
     return variant if selection is None else Variant(variant.bin, str(selection["space"].iloc[0]))
 
 
-def join_curves(
-    scores: list[Score], *curves: pd.DataFrame, variant: Variant, selects: bool
-) -> pd.DataFrame:
+def join_curves(scores: list[Score], *curves: pd.DataFrame, variant: Variant, selects: bool) -> pd.DataFrame:
     """Return the curves of all runs of a variant, with the arm and the seed of each.
 
     Args:

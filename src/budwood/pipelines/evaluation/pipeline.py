@@ -43,7 +43,13 @@ def _trained(place: Place, parameters: ProjectParameters) -> list[Node]:
     arms = [*ARMS, *reference]
     runs = [run_name(arm, parameters.seeds[0], seed) for arm in arms for seed in parameters.seeds]
     selection = place.own("selection") if parameters.has_probes else []
-    scored = ["tokens", "params:conditions", "workspace", *place.own(*runs), *place.own(*(f"{run}_run" for run in runs))]
+    scored = [
+        "tokens",
+        "params:conditions",
+        "workspace",
+        *place.own(*runs),
+        *place.own(*(f"{run}_run" for run in runs)),
+    ]
     timed = ["params:evaluation", "params:conditions", "teacher", *place.own("subnet", *reference)]
     results = place.own("scores", "downstream", "efficiency", "evaluation_costs")
     curves = [*place.own("scores", *(f"{run}_curve" for run in runs)), *selection]
@@ -51,14 +57,15 @@ def _trained(place: Place, parameters: ProjectParameters) -> list[Node]:
     return [
         place.node(Deferred(NODES, "score_runs", names=runs), scored, place.own("scores", "evaluation_costs")),
         place.node(
-            Deferred(NODES, "ask_models", names=arms), [*ASKED, *place.own(*arms)], place.own("downstream"), name="ask_arms"
+            Deferred(NODES, "ask_models", names=arms),
+            [*ASKED, *place.own(*arms)],
+            place.own("downstream"),
+            name="ask_arms",
         ),
         place.node(
             Deferred(NODES, "time_models", names=["teacher", "subnet", *reference]), timed, place.own("efficiency")
         ),
-        place.node(
-            Deferred(NODES, "collect_results", variant=variant), [*results, *selection], place.own("results")
-        ),
+        place.node(Deferred(NODES, "collect_results", variant=variant), [*results, *selection], place.own("results")),
         place.node(
             Deferred(NODES, "join_curves", variant=variant, selects=bool(selection)), curves, place.own("curves")
         ),
