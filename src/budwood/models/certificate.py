@@ -1,27 +1,25 @@
 """Proof that an exported folder is the child that the search found."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.arch.spec import Architecture
-from budwood.models.checkpoint import fingerprint, load_config, load_tokenizer, read_config
-from budwood.models.probe import largest_difference, probe_ids, probe_logits
-from budwood.records.certificate import Certificate, LogitProbe
+from budwood.models.checkpoint import fingerprint, read_config
+from budwood.records.certificate import Certificate, Probe, Proof
 
-PROBE = "probe.safetensors"
-"""Beside a cut that has no certificate yet: what the child in memory answered."""
 TOLERANCE = 1e-4
 """Largest accepted difference of float32 logits between the child in memory and the folder loaded anew."""
-_SPREAD_TOKENS = 16
-_PROBE_COLUMNS = 64
+_PROBE_LENGTHS = (1, 16, 256)
+_SHOWN_TOKENS = 16
+_SHOWN_COLUMNS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,48 +40,56 @@ class Origin:
     """For every layer of the child in depth order, the teacher's."""
 
 
-def write_probe(child: PreTrainedModel, folder: Path) -> None:
-    """Write beside a cut what the child in memory answers, for `certify`.
+@torch.no_grad()
+def prove(
+    child: PreTrainedModel, folder: Path, architecture: Architecture, parameter_bin: ParameterBin, tokens: Tensor
+) -> Proof:
+    """Load a folder anew with plain transformers and compare it with the child in memory, in float32.
 
     Args:
-        child: in memory.
-        folder: its checkpoint, with the tokenizer.
-    """
-    child = child.float()
-    tensors = {}
-    for number, ids in enumerate(_probes(folder)):
-        tensors |= {f"ids_{number}": ids, f"logits_{number}": probe_logits(child, ids)}
-    save_file(tensors, folder / PROBE)
-
-
-def certify(folder: Path, architecture: Architecture, parameter_bin: ParameterBin, origin: Origin) -> Certificate:
-    """Load an exported folder anew with plain transformers and compare it with the child in memory, in float32.
-
-    Args:
-        folder: the export, with the answers that `write_probe` wrote; they are removed.
-        architecture: the child's.
-        parameter_bin: in which its number of parameters must lie.
-        origin: where it came from.
+        child: in memory; it is in float32 afterwards.
+        folder: its checkpoint.
+        architecture: the child's, layers in depth order.
+        parameter_bin: in which the child must lie.
+        tokens: [T] ids of real text; its first 1, 16 and 256 tokens are compared, or as many as there are.
 
     Raises:
-        ValueError: the folder and the child differ, or the parameter count is not the closed form's or not in the bin.
+        ValueError: the folder and the child differ, or compute what is no number, or the parameter count is not the
+            closed form's or not in the bin.
     """
-    expected = load_file(folder / PROBE)
-    (folder / PROBE).unlink()
-    config = read_config(folder)
+    config, dtypes = read_config(folder), _count_dtypes(child)
     native = "auto_map" not in config
     # Not budwood's own loader: the folder must hold all that plain transformers needs.
     loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=not native)
-    probes = [(expected[f"ids_{number}"], expected[f"logits_{number}"]) for number in range(len(expected) // 2)]
-    differences = [largest_difference(probe_logits(loaded, ids), logits) for ids, logits in probes]
-    certificate = Certificate(
-        num_parameters=sum(parameter.numel() for parameter in loaded.parameters()),
+    counted = sum(parameter.numel() for parameter in loaded.parameters())
+    _refuse_size(counted, num_parameters(architecture), parameter_bin)
+    lengths = probe_lengths(len(tokens), config["max_position_embeddings"])
+    models = loaded.eval(), child.float().eval()
+    reloaded, expected = ([model(input_ids=tokens[None, :n]).logits for n in lengths] for model in models)
+    difference = max_difference(reloaded, expected)
+    if not difference <= TOLERANCE:
+        raise ValueError(
+            f"the exported folder computes other logits than the child (largest difference {difference:.2e}, allowed "
+            f"{TOLERANCE:.0e}): it is not fit for use"
+        )
+    return Proof(
+        num_parameters=counted,
         num_parameters_closed_form=num_parameters(architecture),
         parameter_bin=(parameter_bin.low, parameter_bin.high),
-        largest_logit_difference=max(differences),
+        largest_logit_difference=difference,
         tolerance=TOLERANCE,
+        probe_lengths=lengths,
+        probe=_probe(tokens, reloaded[-1][0]),
+        dtypes=dtypes,
         native=native,
-        class_name=config["architectures"][0],
+        model_class=config["architectures"][0],
+    )
+
+
+def certify(proof: Proof, folder: Path, origin: Origin) -> Certificate:
+    """Return the certificate of a folder: its proof, its fingerprint and its origin."""
+    return Certificate(
+        **{name: getattr(proof, name) for name in Proof.model_fields},
         fingerprint=fingerprint(folder),
         teacher=origin.teacher,
         teacher_revision=origin.teacher_revision,
@@ -94,37 +100,37 @@ def certify(folder: Path, architecture: Architecture, parameter_bin: ParameterBi
         compensation=tuple(origin.compensation),
         kept_channels=tuple(origin.channels),
         kept_layers=tuple(origin.layers),
-        probes=tuple(_as_record(ids, logits) for ids, logits in probes),
     )
-    _refuse_defects(certificate, parameter_bin)
-    return certificate
 
 
-def _probes(folder: Path) -> list[Tensor]:
-    """Return [1, T] token ids spread over the vocabulary, and those of a text."""
-    config = load_config(folder)
-    vocab_size, longest = int(config["vocab_size"]), int(config["max_position_embeddings"])
-    spread = (torch.arange(1, min(_SPREAD_TOKENS, longest) + 1) * 7919 % vocab_size)[None]
-    return [spread, probe_ids(load_tokenizer(folder), vocab_size, longest)]
+def probe_lengths(num_tokens: int, num_positions: int) -> tuple[int, ...]:
+    """Return the tokens of the texts on which a child and its folder are compared."""
+    longest = min(num_tokens, num_positions)
+    assert longest > 0, "no token to compare"
+    return tuple(sorted({min(length, longest) for length in _PROBE_LENGTHS}))
 
 
-def _as_record(ids: Tensor, logits: Tensor) -> LogitProbe:
-    vocab_size = logits.shape[-1]
-    columns = tuple(range(0, vocab_size, max(1, vocab_size // _PROBE_COLUMNS)))
-    return LogitProbe(input_ids=ids[0].tolist(), columns=columns, logits=logits[0][:, list(columns)].tolist())
+def max_difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
+    """Return the largest difference between the logits of two models on several texts; NaN where any is no number."""
+    # On tensors: Python's `max` passes over NaN.
+    return float(torch.stack([(a - b).abs().max() for a, b in zip(ours, theirs, strict=True)]).max())
 
 
-def _refuse_defects(certificate: Certificate, parameter_bin: ParameterBin) -> None:
-    # Written so that NaN is a defect.
-    if not certificate.largest_logit_difference <= TOLERANCE:
-        raise ValueError(
-            f"the exported folder computes other logits than the child (largest difference "
-            f"{certificate.largest_logit_difference:.2e}, allowed {TOLERANCE:.0e}): it is not fit for use"
-        )
-    if certificate.num_parameters != certificate.num_parameters_closed_form:
-        raise ValueError(
-            f"the exported folder has {certificate.num_parameters:,} parameters, "
-            f"the closed form {certificate.num_parameters_closed_form:,}"
-        )
-    if certificate.num_parameters not in parameter_bin:
-        raise ValueError(f"the exported folder has {certificate.num_parameters:,} parameters, outside {parameter_bin}")
+def _probe(ids: Tensor, logits: Tensor) -> Probe:
+    columns = list(range(0, logits.shape[-1], max(1, logits.shape[-1] // _SHOWN_COLUMNS)))
+    shown = logits[:_SHOWN_TOKENS, columns]
+    return Probe(input_ids=tuple(ids[: len(shown)].tolist()), columns=tuple(columns), logits=shown.tolist())
+
+
+def _count_dtypes(model: PreTrainedModel) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for parameter in model.parameters():
+        counts[str(parameter.dtype).removeprefix("torch.")] += parameter.numel()
+    return dict(counts)
+
+
+def _refuse_size(counted: int, closed_form: int, parameter_bin: ParameterBin) -> None:
+    if counted != closed_form:
+        raise ValueError(f"the exported folder has {counted:,} parameters, the closed form {closed_form:,}")
+    if counted not in parameter_bin:
+        raise ValueError(f"the exported folder has {counted:,} parameters, outside {parameter_bin}")

@@ -7,6 +7,7 @@ from budwood.arch.bins import ParameterBin
 from budwood.arch.count import forward_flops_per_token
 from budwood.arch.proportions import in_small
 from budwood.arch.spec import Architecture
+from budwood.records.certificate import Proof
 from budwood.records.cost import Cost, Stage
 from budwood.study.settings import BinSettings
 from budwood.subnet.compensate import regression_flops
@@ -95,6 +96,12 @@ def choice_cost(
         flops=choice.num_tokens * sum(forwards) + num_tokens * sum(trainings) + corrected,
         tokens=len(forwards) * (choice.num_tokens + num_tokens) + sum(cost.tokens for cost in corrections),
     )
+
+
+def proof_cost(child: Architecture, proof: Proof) -> Cost:
+    """Return what a proof cost: its texts run through the child in memory and the one loaded anew."""
+    costs = [reading_cost("evaluation", child, Extent(2, length)) for length in proof.probe_lengths]
+    return Cost(stage="evaluation", tokens=sum(c.tokens for c in costs), flops=sum(c.flops for c in costs))
 
 
 def training_costs(student: float, teacher: float, schedule: Schedule, *, done: int = 0) -> list[Cost]:

@@ -1,6 +1,5 @@
 """The search of one variant, and the choice of its winner."""
 
-import json
 import math
 import shutil
 import statistics
@@ -12,6 +11,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
@@ -20,21 +20,23 @@ from budwood.arch.bins import ParameterBin
 from budwood.arch.count import forward_flops_per_token, num_parameters, paper_search_flops
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
-from budwood.models.certificate import write_probe
+from budwood.models.certificate import prove
 from budwood.models.checkpoint import Checkpoint, load_model
 from budwood.models.device import Compute
 from budwood.models.export import write_checkpoint
 from budwood.models.losses import sequence_losses
 from budwood.records.cost import Cost
 from budwood.records.files import write_atomically
+from budwood.records.certificate import Proof
 from budwood.records.search import Finalist, Finalists, FrontPoint, Searched, Winner
+from budwood.records.strict import Strict
 from budwood.search.candidate import SearchRecord, canonical_key
 from budwood.search.choice import Choice, choose
 from budwood.search.fitness import DIVERGENCE, PERPLEXITY
 from budwood.search.run import run_search
 from budwood.search.settings import SearchSettings
 from budwood.search.strategy import Strategy, open_strategy
-from budwood.study.costs import bin_center, choice_cost, correction_cost, reading_cost
+from budwood.study.costs import bin_center, choice_cost, correction_cost, proof_cost, reading_cost
 from budwood.study.evaluators import EvaluatorSource, evaluating_candidates
 from budwood.study.settings import BinSettings, Conditions
 from budwood.study.stage import NOT_DECIDING, Stage, Track, Work, no_tracking
@@ -182,12 +184,12 @@ class ChooseWinner(Stage[Chosen]):
     def run(self, work: Work) -> Chosen:
         """Look at the finalists one by one; a killed run continues with the first that it has not finished."""
         file = work.folder / LOOKS
-        looks = [Look(**look) for look in json.loads(file.read_text(encoding="utf-8"))] if file.is_file() else []
+        looks = _LOOKS.validate_json(file.read_text(encoding="utf-8")) if file.is_file() else []
         ordered = open_ordered(self.teacher.folder, self.space, importance_of(self.importance)).in_memory(self.compute)
         left = self.finalists[len(looks) :]
         for finalist in tqdm(left, desc="finalists", unit="candidate", dynamic_ncols=True):
             looks.append(self._look(ordered, finalist.selection, work))
-            write_atomically(file, json.dumps([vars(look) for look in looks]))
+            write_atomically(file, _LOOKS.dump_json(looks).decode())
         found = choose([look.losses for look in looks])
         folders = [_folder_of(finalist.selection, work) for finalist in self.finalists]
         for loser in set(folders) - {folders[found.winner]}:
@@ -201,10 +203,11 @@ class ChooseWinner(Stage[Chosen]):
         child = cut_out(ordered, finalist, calibration, self.space.compensation, batch_size=self.batch_size)
         child = own_weights(child)
         cut = write_checkpoint(child, self.teacher.folder, _folder_of(finalist, work))
-        write_probe(child, cut)
+        architecture, parameter_bin = resolve(ordered, finalist).architecture, ParameterBin(*self.searched.parameter_bin)
+        proof = prove(child, cut, architecture, parameter_bin, self.choice.read()[0])
         model = self._train(cut, work) if self.training else self.compute.lowered(child)
         losses = sequence_losses(self.compute.place(model), self.choice.read(), batch_size=self.batch_size)
-        return Look(losses=losses.tolist(), seconds=perf_counter() - started)
+        return Look(losses=losses.tolist(), proof=proof, seconds=perf_counter() - started)
 
     def _train(self, cut: Path, work: Work) -> PreTrainedModel:
         assert self.training is not None, "only called where finalists are trained"
@@ -239,6 +242,7 @@ class ChooseWinner(Stage[Chosen]):
             selection=best.selection,
             kept_channels=tuple(ordered.channels[channel] for channel in best.selection.hidden),
             kept_layers=tuple(layer.teacher_layer for layer in resolve(ordered, best.selection).layers),
+            proof=looks[found.winner].proof,
             choice_interval=found.interval,
             lead=None if alone else found.lead,
             lead_interval=None if alone else found.lead_interval,
@@ -248,7 +252,7 @@ class ChooseWinner(Stage[Chosen]):
         )
 
     def _costs(self, looks: Sequence["Look"], winner: int, ordered: OrderedTeacher) -> tuple[Cost, ...]:
-        """Return the cost of comparing finalists, and by itself that of correcting the winner."""
+        """Return the cost of comparing finalists, and by themselves those of correcting the winner and of all proofs."""
         teacher, calibration = ordered.architecture, self.calibration.extent
         cuts = [resolve(ordered, finalist.selection) for finalist in self.finalists]
         corrections = [
@@ -264,16 +268,21 @@ class ChooseWinner(Stage[Chosen]):
             schedule.num_tokens if schedule else 0,
             [correction for place, correction in enumerate(corrections) if place != winner],
         )
-        return comparing.after(sum(look.seconds for look in looks)), corrections[winner]
+        proofs = [proof_cost(cut.architecture, look.proof) for cut, look in zip(cuts, looks, strict=True)]
+        return comparing.after(sum(look.seconds for look in looks)), corrections[winner], *proofs
 
 
-@dataclass(frozen=True, kw_only=True)
-class Look:
+class Look(Strict):
     """What a finalist is worth."""
 
     losses: list[float]
     """On every sequence of the choice, nats per token."""
+    proof: Proof
+    """Of its folder."""
     seconds: float
+
+
+_LOOKS = TypeAdapter(list[Look])
 
 
 def fitness_costs(fitness: str, teacher: Architecture, selection: Windows) -> list[Cost]:

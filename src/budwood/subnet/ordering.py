@@ -21,7 +21,7 @@ from budwood.subnet.settings import LayerScore, Ordering
 from budwood.subnet.slicing import Indices, permute_within_groups, slice_tensor
 
 _RIDGE = 1e-6
-"""Added to the diagonal of a covariance, relative to its mean, so that its Cholesky factor exists."""
+"""Added to the energies of a second moment, relative to their mean, so that its root can be inverted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,7 +309,9 @@ def _rank_pairs_together(
         pairs = torch.cat(
             [layer.pairs(kind[1]) for layer, other in zip(importance.layers, kinds, strict=True) if other == kind]
         )
-        rankings[kind] = rank_pairs((pairs / pairs.sum(-1, keepdim=True)).mean(0).tolist(), kind[1])
+        # A group without any energy has no say.
+        shares = pairs / pairs.sum(-1, keepdim=True).clamp_min(torch.finfo(pairs.dtype).tiny)
+        rankings[kind] = rank_pairs(shares.mean(0).tolist(), kind[1])
     return tuple(rankings[kind] for kind in kinds)
 
 
@@ -320,8 +322,12 @@ def _value_basis(weight: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
         weight: [E, Q, S] output weights of the group's queries.
         moment: [S, S] second moment of the head outputs.
     """
-    ridge = _RIDGE * moment.diagonal().mean().clamp_min(_RIDGE) * torch.eye(len(moment), dtype=moment.dtype)
-    root = torch.linalg.cholesky(moment + ridge)
-    _, _, directions = torch.linalg.svd(weight.flatten(0, 1) @ root, full_matrices=False)
-    inverse = root @ directions.T
-    return torch.linalg.solve_triangular(root, directions, upper=False, left=False), inverse
+    energies, axes = torch.linalg.eigh(moment)
+    # Heads that are always zero have no energy: then the output weights alone decide.
+    mean = energies.mean() if energies.mean() > 0 else torch.ones(())
+    scales = (energies.clamp_min(0) + _RIDGE * mean).sqrt()
+    root = axes * scales
+    # The triangular factor has the same directions, all of them even where the weights have fewer rows.
+    _, triangular = torch.linalg.qr(weight.flatten(0, 1) @ root, mode="r")
+    _, _, directions = torch.linalg.svd(triangular)
+    return directions @ (axes / scales).T, root @ directions.T

@@ -122,7 +122,6 @@ def collect_findings(
     winner: Winner,
     finalists: Finalists,
     certificate: Certificate,
-    export_costs: list[Cost],
     probe: ProbeScore | None = None,
     *,
     variant: Variant,
@@ -133,7 +132,6 @@ def collect_findings(
         winner=winner.at(variant, finalists),
         finalists=finalists,
         certificate=certificate,
-        export_costs=tuple(export_costs),
         probe=probe,
     )
 

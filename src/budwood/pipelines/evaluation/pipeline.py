@@ -32,7 +32,7 @@ def create_pipeline(parameters: ProjectParameters) -> Pipeline:
 
 
 def _findings(place: Place, parameters: ProjectParameters) -> Node:
-    names = ["winner", "finalists", "certificate", "export_costs", *["probe_scores"] * parameters.has_probes]
+    names = ["winner", "finalists", "certificate", *["probe_scores"] * parameters.has_probes]
     function = Deferred(NODES, "collect_findings", variant=place.variant)
     return place.node(function, place.own(*names), place.own("findings"))
 
