@@ -122,7 +122,7 @@ def evaluate_arms(
         scores.append(
             run
             | {"run": name, "num_parameters": num_parameters(architecture), "losses": losses}
-            | {"tokens_per_sequence": measurement.length}
+            | {"tokens_per_sequence": measurement.length, "folder": str(runs[name])}
         )
     cost = {"stage": "evaluation", "flops": float(flops), "tokens": num_tokens}
     return scores, [cost | {"seconds": time.perf_counter() - started}]
