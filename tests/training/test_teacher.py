@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from budwood.corpus.packing import PackedCorpus
 from budwood.models.checkpoint import read_architecture
 from budwood.models.device import Compute
-from budwood.models.teacher import TeacherSource, fetch_teacher, fingerprint
+from budwood.models.settings import TeacherSettings
+from budwood.models.teacher import fetch_teacher, fingerprint
 from budwood.training import run
 from budwood.training.cache import write_cache
 from budwood.training.curve import read_curve
@@ -154,7 +155,7 @@ def test_other_vocabularies_are_refused_before_a_model_is_loaded(make_job, model
         "num_attention_heads": 1,
         "vocab_size": 300,
     }
-    larger = fetch_teacher(TeacherSource(random=sizes), tmp_path / "larger").folder
+    larger = fetch_teacher(TeacherSettings(random=sizes), tmp_path / "larger").folder
     with pytest.raises(ValueError, match=r"has vocab_size=300 and teacher .* vocab_size=257"):
         train(make_job(model_folder=larger, distillation=settings()))
     alone = {"model_folder": None, "architecture": read_architecture(larger).to_dict(), "initialisation": "random"}

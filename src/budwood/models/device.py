@@ -22,6 +22,11 @@ class Compute:
     precision: Literal["float32", "bfloat16"]
 
     @property
+    def fingerprint(self) -> str:
+        """What decides results beyond rounding: the precision, not the device."""
+        return self.precision
+
+    @property
     def dtype(self) -> torch.dtype:
         """Type of weights that are only read."""
         return torch.bfloat16 if self.precision == "bfloat16" else torch.float32

@@ -4,12 +4,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 
 from budwood.arch.bins import require_disjoint
 from budwood.arch.count import num_parameters, population_parameters
 from budwood.arch.sampling import draw_many, sample
 from budwood.arch.spec import Architecture
-from budwood.parameters import BinParameters, Bins, Grid, SearchParameters, Spaces
+from budwood.parameters import BinParameters, Bins, Grid, Spaces
+from budwood.reporting.search_figures import parameter_spread
+from budwood.search.settings import SearchSettings
 
 NUM_SAMPLES = 2000
 """Uniform draws behind the figure of a space's spread."""
@@ -77,12 +80,12 @@ def _check_references(bins: dict[str, BinParameters], teacher_record: dict[str, 
             )
 
 
-def sample_spaces(
-    teacher_record: dict[str, Any], search_spaces: pd.DataFrame, spaces: dict[str, Any], search: SearchParameters
-) -> pd.DataFrame:
-    """Return the parameter counts of uniform draws from every space."""
+def spread_spaces(
+    teacher_record: dict[str, Any], search_spaces: pd.DataFrame, spaces: dict[str, Any], search: SearchSettings
+) -> tuple[pd.DataFrame, go.Figure]:
+    """Return the parameter counts of uniform draws from every space, and their figure with the bins."""
     teacher = Architecture.from_dict(teacher_record["architecture"])
-    return pd.concat(
+    samples = pd.concat(
         pd.DataFrame(
             {
                 "space": name,
@@ -91,6 +94,8 @@ def sample_spaces(
         )
         for name in search_spaces["space"].unique()
     )
+    bins = {row["bin"]: (row["low"], row["high"]) for row in search_spaces.to_dict("records")}
+    return samples, parameter_spread(samples, bins)
 
 
 def _uniform_counts(spaces: Spaces, name: str, teacher: Architecture, seed: int) -> list[int]:
