@@ -32,9 +32,9 @@ class ParametersHook:
         Raises:
             ValueError: they are not valid.
         """
-        raw = context.config_loader["parameters"]
-        _current["parameters"] = read_parameters(raw)
-        context.config_loader["parameters"] = expand_presets(raw)
+        expanded = expand_presets(context.config_loader["parameters"])
+        _current["parameters"] = read_parameters(expanded)
+        context.config_loader["parameters"] = expanded
 
 
 class HubAccessHook:
