@@ -73,10 +73,9 @@ class Scores:
         """Return the sum of the scores of the layers, channels, heads and neurons that a sub-network keeps."""
         score = self.channels[list(selection.hidden)].sum()
         for layer in selection.layers:
-            heads = self.heads[layer.layer][list(layer.groups)][:, list(layer.queries)]
-            score = (
-                score + self.layers[layer.layer] + heads.sum() + self.neurons[layer.layer][list(layer.neurons)].sum()
-            )
+            heads, neurons = self.heads[layer.layer], self.neurons[layer.layer]
+            score = score + self.layers[layer.layer] + neurons[list(layer.neurons)].sum()
+            score = score + heads[list(layer.groups)][:, list(layer.queries)].sum()
         return float(score)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
