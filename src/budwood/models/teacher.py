@@ -30,7 +30,6 @@ from budwood.models.checkpoint import (
     OWN_CONFIGS,
     Checkpoint,
     load_config,
-    load_tokenizer,
     read_architecture,
     read_config,
     save_checkpoint,
@@ -141,7 +140,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def _fetched(folder: Path, name: str, revision: str = "local") -> FetchedTeacher:
-    check_tokenizer(load_tokenizer(folder))
+    check_tokenizer(folder)
     return FetchedTeacher(checkpoint=Checkpoint.open(folder), name=name, revision=revision)
 
 
