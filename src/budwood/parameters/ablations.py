@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from budwood.models.settings import TeacherSettings
 from budwood.parameters.arms import ArmParameters
 from budwood.records.strict import Strict
-from budwood.subnet.fitness import check_fitness
+from budwood.search.fitness import check_fitness
 from budwood.training.settings import DistillationSettings
 
 

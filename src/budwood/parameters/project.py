@@ -5,17 +5,17 @@ from typing import Any, Self
 
 from pydantic import ValidationError, model_validator
 
-from budwood.models.settings import TeacherSettings
+from budwood.corpus.settings import CorpusSettings
 from budwood.parameters.ablations import AblationParameters, changed_arm
 from budwood.parameters.arms import Arms
-from budwood.parameters.corpus import CorpusParameters
 from budwood.parameters.grid import Bins, Grid, Spaces
 from budwood.parameters.measurement import EvaluationParameters, MeasurementParameters
 from budwood.parameters.plan import PlanParameters
 from budwood.parameters.protocol import ProtocolParameters, with_tokens
-from budwood.parameters.search import SearchParameters
+from budwood.parameters.teacher import TeacherParameters
 from budwood.records.strict import Strict
-from budwood.subnet.fitness import FROM_SCORES
+from budwood.search.fitness import FROM_SCORES
+from budwood.search.settings import SearchSettings
 from budwood.subnet.ordering import OrderingKind
 from budwood.training.settings import Engine, Schedule
 
@@ -33,13 +33,13 @@ _PAPER_CUT: dict[str, Any] = {"ordering": "native", "rope": "rebuild", "compensa
 class ProjectParameters(Strict):
     """All parameters of an environment."""
 
-    corpus: CorpusParameters
-    teacher: TeacherSettings
+    corpus: CorpusSettings
+    teacher: TeacherParameters
     measurement: MeasurementParameters
     bins: Bins
     spaces: Spaces
     grid: Grid
-    search: SearchParameters
+    search: SearchSettings
     protocol: ProtocolParameters
     schedule: Schedule
     arms: Arms

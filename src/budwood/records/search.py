@@ -57,6 +57,10 @@ class Winner(Searched):
     description: str
     num_parameters: int
     selection_loss: float
+    kept_channels: tuple[int, ...]
+    """For every channel of its residual stream, the teacher's."""
+    kept_layers: tuple[int, ...]
+    """For every layer in depth order, the teacher's."""
     choice_loss: float
     choice_interval: tuple[float, float]
     """Of the loss on the text of the choice, with 95 % confidence."""

@@ -3,11 +3,8 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
-
-import torch
-from torch import Tensor
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import forward_flops_per_token
@@ -21,10 +18,7 @@ from budwood.records.cost import Cost
 from budwood.records.files import write_atomically
 from budwood.records.search import Winner
 from budwood.records.teacher import TeacherRecord
-from budwood.study.stage import NOT_DECIDING, Stage, Work
-from budwood.study.teacher import importance_of
-from budwood.subnet.extract import resolve
-from budwood.subnet.ordering import open_ordered
+from budwood.study.stage import Stage, Work
 from budwood.subnet.settings import SpaceSettings
 
 
@@ -45,9 +39,7 @@ class ExportSubnet(Stage[Exported]):
     result: ClassVar[type] = Exported
 
     cut: Checkpoint
-    teacher: Checkpoint
     teacher_record: TeacherRecord
-    importance: dict[str, Tensor]
     corpus_fingerprint: str
     winner: Winner
     space: SpaceSettings
@@ -63,28 +55,26 @@ class ExportSubnet(Stage[Exported]):
         folder = work.folder / "subnet"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(self.cut.folder, folder)
-        ordered = open_ordered(self.teacher.folder, self.space, importance_of(self.importance))
-        cut = resolve(ordered, self.winner.selection)
         origin = Origin(
             teacher=self.teacher_record.name,
             teacher_revision=self.teacher_record.revision,
-            teacher_fingerprint=self.teacher.fingerprint,
+            teacher_fingerprint=self.teacher_record.fingerprint,
             corpus_fingerprint=self.corpus_fingerprint,
             ordering=self.space.ordering,
             rope=self.space.rope,
             compensation=self.space.compensation.steps if self.space.compensation else (),
-            channels=[ordered.channels[channel] for channel in self.winner.selection.hidden],
-            layers=[layer.teacher_layer for layer in cut.layers],
+            channels=self.winner.kept_channels,
+            layers=self.winner.kept_layers,
         )
-        child = self.cut.load_model(torch.float32)
-        certificate = certify(child, folder, cut.architecture, ParameterBin(*self.winner.parameter_bin), origin)
+        architecture = self.cut.architecture
+        certificate = certify(folder, architecture, ParameterBin(*self.winner.parameter_bin), origin)
         story = _story(self.winner, self.space, origin)
         card = model_card(
-            cut.architecture, self.teacher_record, self.sources, story, _figures(self.winner), native=certificate.native
+            architecture, self.teacher_record, self.sources, story, _figures(self.winner), native=certificate.native
         )
         write_atomically(folder / CARD, card)
         write_atomically(folder / CERTIFICATE, json.dumps(certificate.to_dict(), indent=1))
-        return Exported(Checkpoint.open(folder), certificate, [certificate_cost(cut.architecture, certificate)])
+        return Exported(Checkpoint.open(folder), certificate, [certificate_cost(architecture, certificate)])
 
 
 def certificate_cost(child: Architecture, certificate: Certificate) -> Cost:

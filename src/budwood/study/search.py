@@ -21,6 +21,7 @@ from budwood.arch.count import forward_flops_per_token, num_parameters, paper_se
 from budwood.arch.proportions import in_small
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
+from budwood.models.certificate import write_probe
 from budwood.models.checkpoint import Checkpoint, load_model
 from budwood.models.device import Compute
 from budwood.models.export import write_checkpoint
@@ -30,23 +31,23 @@ from budwood.records.files import write_atomically
 from budwood.records.search import Finalist, Finalists, FrontPoint, Searched, Winner
 from budwood.search.candidate import SearchRecord, canonical_key
 from budwood.search.choice import Choice, choose
+from budwood.search.fitness import DIVERGENCE, PERPLEXITY
 from budwood.search.run import run_search
 from budwood.search.settings import SearchSettings
 from budwood.search.strategy import Strategy, open_strategy
 from budwood.study.evaluators import EvaluatorSource, evaluating_candidates
-from budwood.study.settings import BinSettings
+from budwood.study.settings import BinSettings, Conditions
 from budwood.study.stage import NOT_DECIDING, Stage, Track, Work, no_tracking
 from budwood.study.teacher import importance_of
 from budwood.study.text import Windows
 from budwood.subnet.compensate import compensation_flops, cut_out
 from budwood.subnet.extract import Cut, own_weights, resolve
-from budwood.subnet.fitness import DIVERGENCE, PERPLEXITY
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
 from budwood.subnet.settings import Compensation, SpaceSettings
 from budwood.training.job import TrainingJob
 from budwood.training.launch import run_job
 from budwood.training.run import MODEL
-from budwood.training.settings import ArmSettings, Engine, Schedule
+from budwood.training.settings import Engine, Schedule
 
 HISTORY, LOOKS = "history.jsonl", "looks.json"
 
@@ -70,39 +71,17 @@ class EvolveSubnets(Stage[Found]):
     teacher: Checkpoint
     importance: dict[str, Tensor]
     selection: Windows
-    parameter_bin: ParameterBin
-    center: Architecture
-    """What the paper charges the search by."""
+    bin_: BinSettings
     space: SpaceSettings
+    """Without corrections: candidates are compared without them."""
     search: SearchSettings
     compute: Compute
     batch_size: int
 
-    @classmethod
-    def of(
-        cls,
-        teacher: Checkpoint,
-        importance: dict[str, Tensor],
-        selection: Windows,
-        bin_: BinSettings,
-        space: SpaceSettings,
-        search: SearchSettings,
-        compute: Compute,
-        batch_size: int,
-    ) -> "EvolveSubnets":
-        """Declare a search; settings of what follows it do not decide what it finds."""
-        parameter_bin = bin_.parameter_bin(num_parameters(teacher.architecture))
-        return cls(
-            teacher=teacher,
-            importance=importance,
-            selection=selection,
-            parameter_bin=parameter_bin,
-            center=bin_center(bin_, parameter_bin, teacher.architecture),
-            space=space.model_copy(update={"compensation": None}),
-            search=search.model_copy(update={"num_finalists": 1, "finalist_tokens": 0}),
-            compute=compute,
-            batch_size=batch_size,
-        )
+    @property
+    def parameter_bin(self) -> ParameterBin:
+        """The bin for this teacher."""
+        return self.bin_.parameter_bin(num_parameters(self.teacher.architecture))
 
     def run(self, work: Work) -> Found:
         """Search; a killed run continues after the last candidate."""
@@ -145,7 +124,7 @@ class EvolveSubnets(Stage[Found]):
             fitness=self.search.fitness,
             parameter_bin=(self.parameter_bin.low, self.parameter_bin.high),
             num_evaluations=len(records),
-            paper_flops=paper_search_flops(self.center),
+            paper_flops=paper_search_flops(bin_center(self.bin_, self.parameter_bin, ranked)),
             front=tuple(front),
             candidates=tuple(candidates),
             costs=(cost, *fitness_costs(self.search.fitness, ranked, self.selection)),
@@ -170,14 +149,17 @@ class BriefTraining:
     engine: Engine = field(metadata=NOT_DECIDING)
 
     @classmethod
-    def of(
-        cls, search: SearchSettings, schedule: Schedule, arm: ArmSettings, heldout: int, engine: Engine
-    ) -> "BriefTraining | None":
-        """Return how; None where finalists are not trained."""
-        if not search.finalist_tokens:
+    def of(cls, tokens: int, conditions: Conditions) -> "BriefTraining | None":
+        """Return how finalists are trained on some tokens; None for no tokens."""
+        if not tokens:
             return None
-        brief = schedule.brief(search.finalist_tokens)
-        return cls(schedule=brief, learning_rate=arm.rate(schedule), heldout=heldout, engine=engine)
+        schedule = conditions.schedule
+        return cls(
+            schedule=schedule.brief(tokens),
+            learning_rate=conditions.arms.subnet_init.rate(schedule),
+            heldout=conditions.measurement.heldout,
+            engine=conditions.engine,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +200,9 @@ class ChooseWinner(Stage[Chosen]):
         started = perf_counter()
         calibration = self.calibration.read()[:, :-1]
         child = cut_out(ordered, finalist, calibration, self.space.compensation, batch_size=self.batch_size)
-        cut = write_checkpoint(own_weights(child), self.teacher.folder, _folder_of(finalist, work))
+        child = own_weights(child)
+        cut = write_checkpoint(child, self.teacher.folder, _folder_of(finalist, work))
+        write_probe(child, cut)
         model = self._train(cut, work) if self.training else child.to(self.compute.dtype)
         losses = sequence_losses(self.compute.place(model), self.choice.read(), batch_size=self.batch_size)
         return Look(losses=losses.tolist(), seconds=perf_counter() - started)
@@ -254,6 +238,8 @@ class ChooseWinner(Stage[Chosen]):
             **shared,
             **best.model_dump(include={"description", "num_parameters", "selection_loss", "choice_loss"}),
             selection=best.selection,
+            kept_channels=tuple(ordered.channels[channel] for channel in best.selection.hidden),
+            kept_layers=tuple(layer.teacher_layer for layer in resolve(ordered, best.selection).layers),
             choice_interval=found.interval,
             lead=None if alone else found.lead,
             lead_interval=None if alone else found.lead_interval,

@@ -6,7 +6,7 @@ import logging
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Generic
@@ -46,10 +46,16 @@ class Stage(ABC, Generic[Result]):
     name: ClassVar[str]
     """Begins the name of its folder."""
     result: ClassVar[type]
+    answers: ClassVar[bool] = True
+    """Whether a finished folder answers by itself; else `run` decides what of it still applies."""
 
     @abstractmethod
     def run(self, work: "Work") -> Result:
         """Do the work, or what is left of it, and return the result."""
+
+    def replay(self, result: Result, work: "Work") -> None:
+        """Report again what an earlier process has reported of this stage; nothing where it reports nothing."""
+        del result, work
 
     def facts(self) -> dict[str, Any]:
         """Return what decides the result, in JSON form."""
@@ -82,6 +88,9 @@ def identity(value: object) -> Any:
         return {str(key): identity(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [identity(part) for part in value]
+    if is_dataclass(value):
+        deciding = (each.name for each in fields(value) if HOW not in each.metadata)
+        return {name: identity(getattr(value, name)) for name in deciding}
     raise TypeError(f"a stage cannot depend on a {type(value).__name__}: it has no fingerprint")
 
 
@@ -113,12 +122,13 @@ class Workspace:
         """
         folder = self.claim(stage.name, stage.facts())
         with holding(folder, stage.name):
-            if (folder / RESULT).is_file():
+            work = Work(folder=folder, workspace=self, track=self.track)
+            if stage.answers and (folder / RESULT).is_file():
                 logger.info("Reusing %s", folder)
-                return restore(stage.result, folder)
-            if any(folder.iterdir()):
-                logger.info("Working in %s", folder)
-            result = stage.run(Work(folder=folder, workspace=self, track=self.track))
+                result: Result = restore(stage.result, folder)
+                stage.replay(result, work)
+                return result
+            result = stage.run(work)
             save(result, folder)
             return result
 

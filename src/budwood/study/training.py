@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import pandas as pd
 
@@ -12,10 +12,11 @@ from budwood.arch.count import forward_flops_per_token
 from budwood.arch.spec import Architecture
 from budwood.corpus.packing import PackedCorpus
 from budwood.models.checkpoint import Checkpoint
-from budwood.models.device import Compute
+from budwood.models.device import Compute, choose_compute
 from budwood.records.cost import Cost
 from budwood.records.names import run_name
 from budwood.records.training import MadeWith, TrainingRecord
+from budwood.study.settings import Conditions
 from budwood.study.stage import NOT_DECIDING, Stage, Track, Work, identity
 from budwood.training.cache import TeacherCache, write_cache
 from budwood.training.curve import read_curve, replay_curve
@@ -85,6 +86,46 @@ class TrainArm(Stage[Trained]):
     """Arm that takes over this one's steps where the schedule allows it; its own without."""
     engine: Engine = field(metadata=NOT_DECIDING)
 
+    @classmethod
+    def of(cls, arm: str, start: Start, materials: tuple[Checkpoint, PackedCorpus], conditions: Conditions) -> Self:
+        """Declare a run of an arm under the conditions of a study.
+
+        Args:
+            arm: its name, one of the conditions' arms.
+            start: what it begins with.
+            materials: teacher and text.
+            conditions: how arms are trained.
+        """
+        return cls.with_settings(arm, start, materials, getattr(conditions.arms, arm), conditions)
+
+    @classmethod
+    def with_settings(
+        cls,
+        arm: str,
+        start: Start,
+        materials: tuple[Checkpoint, PackedCorpus],
+        settings: ArmSettings,
+        conditions: Conditions,
+    ) -> Self:
+        """Declare a run with settings of its own; see `of`."""
+        teacher, tokens = materials
+        measurement = conditions.measurement
+        return cls(
+            arm=arm,
+            start=start,
+            settings=settings,
+            schedule=conditions.schedule,
+            tokens=tokens,
+            heldout=measurement.heldout,
+            teacher=teacher,
+            compute=choose_compute(measurement.device, measurement.precision),
+            engine=conditions.engine,
+        )
+
+    def seeded(self, seed: int) -> Self:
+        """Return the run with another seed, of random weights and of the order of the text."""
+        return replace(self, schedule=self.schedule.model_copy(update={"seed": seed}))
+
     def facts(self) -> dict[str, Any]:
         """Return what decides the result; a teacher that takes no part does not."""
         needed = self.settings.distillation or self.start.initialisation == "random"
@@ -144,12 +185,6 @@ class TrainArm(Stage[Trained]):
                 code=self.code(),
             ),
         )
-
-
-def seeded(run: TrainArm, place: int) -> TrainArm:
-    """Return the run with the seed in a place of the study's: `schedule.seed`, and those after it."""
-    seed = run.schedule.seed + place
-    return replace(run, schedule=run.schedule.model_copy(update={"seed": seed}))
 
 
 def training_costs(

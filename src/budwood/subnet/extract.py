@@ -13,7 +13,7 @@ from budwood.arch.family import Axes, Axis, Family, axis_lengths
 from budwood.arch.selection import LayerSelection, Selection
 from budwood.arch.spec import Architecture
 from budwood.models.checkpoint import build_empty, model_config
-from budwood.models.rotary import pair_dims, rope_for_dims, rope_for_pairs, rotary_dims
+from budwood.models.rotary import ORIGINAL, original_rope, pair_dims, rebuilt_rope, rope_for_pairs, rotary_dims
 from budwood.models.tensors import State, fuse
 from budwood.subnet.ordering import OrderedTeacher
 from budwood.subnet.slicing import Indices, permute_within_groups, slice_tensor
@@ -84,7 +84,7 @@ def _resolve_layer(teacher: OrderedTeacher, hidden: Indices, layer: LayerSelecti
     if head_dim == teacher_dim:
         dims, child_rope = range(head_dim), rope
     elif teacher.rope == "rebuild":
-        child_rope = rope_for_dims(rope, 2 * len(rotary), head_dim)
+        child_rope = rebuilt_rope(teacher.config, 2 * len(rotary), head_dim)
     else:
         context = teacher.config["max_position_embeddings"]
         child_rope = rope_for_pairs(rope, rotary, teacher_dim, head_dim, context)
@@ -182,6 +182,8 @@ def child_config(teacher: OrderedTeacher, cut: Cut) -> PretrainedConfig:
     lists = {name: [teacher.config[name][layer] for layer in kept] for name in teacher.family.layer_lists}
     dtype = str(teacher.weights[teacher.family.final_norm.weight].dtype).removeprefix("torch.")
     base = {**teacher.config, **lists, "dtype": dtype}
+    if any(layer.rope != teacher.layer_rope(layer.teacher_layer) for layer in cut.layers):
+        base[ORIGINAL] = dict(original_rope(teacher.config))
     return model_config(base, cut.architecture, [layer.rope for layer in cut.layers])
 
 

@@ -81,6 +81,10 @@ class SpaceSettings(Ordering):
             raise ValueError("native_only needs layerwise: false, stock classes give all layers the same sizes")
         return self
 
+    def without_corrections(self) -> Self:
+        """Return the space as a search compares its members: not corrected."""
+        return self.model_copy(update={"compensation": None})
+
     def search_space(self, teacher: Architecture) -> SearchSpace:
         """Return the space of a teacher.
 

@@ -31,6 +31,7 @@ from budwood.models.checkpoint import (
 from budwood.models.device import Compute, choose_compute
 from budwood.models.export import CERTIFICATE, write_checkpoint
 from budwood.models.kind import check_lengths
+from budwood.models.rotary import standard_rope
 from budwood.records.files import write_atomically
 from budwood.training.callbacks import Keeper, Recorder, stop_on_sigterm
 from budwood.training.checkpoints import PARTIAL, newest_checkpoint, remove_checkpoint, require_space, step_of
@@ -308,7 +309,7 @@ class _Sequences(Dataset[dict[str, Tensor]]):
         return len(self.starts)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        tokens = torch.from_numpy(self.corpus.read(self.starts[index] + np.arange(self.length + 1)))
+        tokens = torch.from_numpy(self.corpus.read(self.starts[index], self.length))
         progress = torch.tensor((self.num_done + index) / len(self.starts), dtype=torch.float32)
         return {"tokens": tokens, "starts": torch.tensor(self.starts[index]), "progress": progress}
 
@@ -332,7 +333,7 @@ def _student(job: TrainingJob) -> PreTrainedModel:
     if job.initialisation == "random":
         teacher = load_config(job.teacher_folder)
         base = teacher if job.model_folder is None else load_config(job.model_folder)
-        base |= {"rope_parameters": teacher["rope_parameters"]}
+        base |= {"rope_parameters": standard_rope(teacher)}
         model = random_model(base, _architecture(job), job.schedule.seed)
     else:
         assert job.model_folder is not None

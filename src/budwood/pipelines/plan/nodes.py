@@ -24,7 +24,6 @@ from budwood.parameters import (
     MeasurementParameters,
     PlanParameters,
     ProtocolParameters,
-    SearchParameters,
     SpaceParameters,
     Spaces,
     TeacherParameters,
@@ -35,7 +34,9 @@ from budwood.reporting.plan import plan, plan_ablations, warnings_of
 from budwood.reporting.quote import markdown_plan
 from budwood.reporting.records import ARMS
 from budwood.reporting.study import Reading, Study, Variant, draw_members, in_small
-from budwood.subnet.fitness import FROM_SCORES, fitness_flops_per_token
+from budwood.search.fitness import FROM_SCORES
+from budwood.search.settings import SearchSettings
+from budwood.subnet.fitness import fitness_flops_per_token
 from budwood.training.cache import bytes_of_sequence
 from budwood.training.settings import DistillationSettings, Schedule
 from budwood.training.teacher import cache_shape
@@ -52,7 +53,7 @@ def plan_study(
     grid: Grid,
     corpus: CorpusParameters,
     measurement: MeasurementParameters,
-    search: SearchParameters,
+    search: SearchSettings,
     protocol: ProtocolParameters,
     schedule: Schedule,
     arms: dict[str, Any],
@@ -77,12 +78,12 @@ def plan_study(
     def find(bin_name: str, space: str) -> Variant:
         return _variant(architecture, (bin_name, all_bins.root[bin_name]), (space, all_spaces.root[space]))
 
-    def study_by(way: SearchParameters) -> Study:
+    def study_by(way: SearchSettings) -> Study:
         return Study(
             teacher=architecture,
             teacher_bytes_per_parameter=teacher.bytes_per_parameter,
             variants=tuple(find(*names) for names in grid.variants()),
-            num_evaluations=way.settings().num_evaluations,
+            num_evaluations=way.num_evaluations,
             num_finalists=way.num_finalists,
             finalist_tokens=way.finalist_tokens,
             reading=_reading(corpus, measurement, way, evaluation),
@@ -142,7 +143,7 @@ def _variant(teacher: Architecture, bin_: tuple[str, BinParameters], space: tupl
 def _reading(
     corpus: CorpusParameters,
     measurement: MeasurementParameters,
-    search: SearchParameters,
+    search: SearchSettings,
     evaluation: EvaluationParameters,
 ) -> Reading:
     sources = [source.splits for source in corpus.sources.values() if source]

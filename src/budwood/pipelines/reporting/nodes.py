@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from budwood import __version__
 from budwood.arch.spec import Architecture
 from budwood.corpus.packing import PackedCorpus
-from budwood.parameters import MeasurementParameters, SearchParameters
+from budwood.parameters import MeasurementParameters
 from budwood.reporting import figures, search_figures
 from budwood.reporting.benchmarks import Downstream, Efficiency, speeds_table, tasks_table
 from budwood.reporting.ledger import savings
@@ -17,6 +17,7 @@ from budwood.reporting.records import BASELINE, REFERENCE, Arm, Findings, Ledger
 from budwood.reporting.report import markdown_report
 from budwood.reporting.selection import selection_section
 from budwood.reporting.tables import results_table
+from budwood.search.settings import SearchSettings
 from budwood.training.settings import Schedule
 
 Record = dict[str, Any]
@@ -92,7 +93,7 @@ def write_markdown(
     tasks: pd.DataFrame,
     speeds: pd.DataFrame,
     tokens: PackedCorpus,
-    search: SearchParameters,
+    search: SearchSettings,
     schedule: Schedule,
     measurement: MeasurementParameters,
     selections: pd.DataFrame | None = None,

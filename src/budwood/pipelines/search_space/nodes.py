@@ -10,8 +10,9 @@ from budwood.arch.bins import require_disjoint
 from budwood.arch.count import num_parameters, population_parameters
 from budwood.arch.sampling import draw_many, sample
 from budwood.arch.spec import Architecture
-from budwood.parameters import BinParameters, Bins, Grid, SearchParameters, Spaces
+from budwood.parameters import BinParameters, Bins, Grid, Spaces
 from budwood.reporting.search_figures import parameter_spread
+from budwood.search.settings import SearchSettings
 
 NUM_SAMPLES = 2000
 """Uniform draws behind the figure of a space's spread."""
@@ -80,7 +81,7 @@ def _check_references(bins: dict[str, BinParameters], teacher_record: dict[str, 
 
 
 def spread_spaces(
-    teacher_record: dict[str, Any], search_spaces: pd.DataFrame, spaces: dict[str, Any], search: SearchParameters
+    teacher_record: dict[str, Any], search_spaces: pd.DataFrame, spaces: dict[str, Any], search: SearchSettings
 ) -> tuple[pd.DataFrame, go.Figure]:
     """Return the parameter counts of uniform draws from every space, and their figure with the bins."""
     teacher = Architecture.from_dict(teacher_record["architecture"])
