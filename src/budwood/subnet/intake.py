@@ -8,9 +8,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from budwood.arch.count import num_parameters
-from budwood.arch.selection import LayerSelection, Selection
+from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
-from budwood.models.checkpoint import Checkpoint
+from budwood.models.checkpoint import Checkpoint, config_object
 from budwood.models.kind import sliding_window
 from budwood.models.probe import TOLERANCE, largest_difference, probe_ids, probe_logits
 from budwood.models.tensors import CheckpointTensors
@@ -83,25 +83,10 @@ def fitting_dtype(architecture: Architecture) -> torch.dtype:
     return torch.float32 if 2 * 4 * num_parameters(architecture) <= free else torch.bfloat16
 
 
-def whole_selection(architecture: Architecture) -> Selection:
-    """Return the selection that removes nothing from a teacher in its own order."""
-    layers = tuple(
-        LayerSelection(
-            layer=position,
-            groups=range(layer.num_key_value_heads),
-            queries=range(layer.heads_per_group),
-            pairs=range(layer.head_dim // 2),
-            neurons=range(layer.intermediate_size),
-        )
-        for position, layer in enumerate(architecture.layers)
-    )
-    return Selection(hidden=range(architecture.hidden_size), layers=layers)
-
-
 def _read(teacher: Checkpoint, weights: Mapping[str, Tensor], ids: Tensor) -> Tensor:
-    return probe_logits(assemble(weights, teacher.config_object(), teacher.architecture), ids)
+    return probe_logits(assemble(weights, config_object(teacher.config), teacher.architecture), ids)
 
 
 def _cut(teacher: Checkpoint, weights: Mapping[str, Tensor], ids: Tensor) -> Tensor:
     ordered = order_teacher(weights, teacher.config, teacher.architecture, Ordering(by="native"))
-    return probe_logits(extract_child(ordered, whole_selection(teacher.architecture)), ids)
+    return probe_logits(extract_child(ordered, Selection.prefix(ordered.ranked)), ids)
