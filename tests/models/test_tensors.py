@@ -130,10 +130,24 @@ def test_a_missing_shard_is_named(shards, architecture):
 
 
 @one_teacher
-def test_a_tensor_that_the_index_forgets_is_named(shards, architecture):
+def test_a_tensor_that_the_index_forgets_is_read_with_its_file(shards, teacher, architecture):
+    """As transformers does: it reads all tensors of the files that the index names."""
     index = shards / "model.safetensors.index.json"
     content = json.loads(index.read_text())
     content["weight_map"].pop("model.norm.weight")
+    index.write_text(json.dumps(content))
+    read = CheckpointTensors(shards, architecture)["model.norm.weight"]
+    assert torch.equal(read, teacher.get_parameter("model.norm.weight"))
+    loaded = AutoModelForCausalLM.from_pretrained(shards)
+    assert torch.equal(read, loaded.get_parameter("model.norm.weight"))
+
+
+@one_teacher
+def test_a_file_that_the_index_forgets_is_not_read(shards, architecture):
+    index = shards / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    gone = content["weight_map"]["model.norm.weight"]
+    content["weight_map"] = {name: file for name, file in content["weight_map"].items() if file != gone}
     index.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"holds no tensor 'model.norm.weight'"):
         CheckpointTensors(shards, architecture)

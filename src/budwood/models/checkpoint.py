@@ -28,7 +28,7 @@ from budwood.models.modeling import LAYERWISE_CLASSES
 from budwood.models.rotary import even_share, rope_for_dims
 from budwood.models.weights import INDEX, SINGLE, read_json, same_values, tensor_files, weight_files
 from budwood.records.files import write_folder_atomically
-from budwood.records.hashes import hash_file, hash_files
+from budwood.records.hashes import MEMORY, hash_file, hash_files
 
 OWN_CONFIGS = {config.model_type: config for config, _ in LAYERWISE_CLASSES.values()}
 OWN_MODELS = {config.model_type: model for config, model in LAYERWISE_CLASSES.values()}
@@ -149,6 +149,12 @@ def load_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def config_object(config: Mapping[str, Any]) -> PretrainedConfig:
+    """Return what transformers builds a model from, for a config with all defaults."""
+    own: Any = OWN_CONFIGS.get(config["model_type"])
+    return cast("PretrainedConfig", own.from_dict(dict(config)) if own else AutoConfig.for_model(**config))
+
+
 def read_architecture(folder: Path) -> Architecture:
     """Return a checkpoint's architecture, layers in depth order."""
     return architecture_from_config(load_config(folder))
@@ -193,7 +199,7 @@ def _digest(hashes: Mapping[str, str]) -> str:
 def _memory_of(folder: Path) -> Path:
     """Return where hashes are remembered: in the folder, or in the user's cache for a snapshot of the hub."""
     if os.access(folder, os.W_OK) and not (folder / CONFIG).is_symlink():
-        return folder / ".fingerprint.json"
+        return folder / MEMORY
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return (
         cache / "budwood" / "fingerprints" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}.json"

@@ -29,7 +29,6 @@ from budwood.models.checkpoint import (
     OWN_CONFIGS,
     Checkpoint,
     load_config,
-    load_tokenizer,
     read_architecture,
     read_config,
     save_checkpoint,
@@ -37,8 +36,9 @@ from budwood.models.checkpoint import (
 from budwood.models.conversion import check_tokenizer, convert_code
 from budwood.models.gguf import convert_gguf, describe_gguf
 from budwood.models.settings import TeacherSettings
-from budwood.models.weights import check_links, check_shapes, read_json
-from budwood.records.hashes import hash_files
+from budwood.models.weights import check_shapes, read_json
+from budwood.records.files import check_links
+from budwood.records.hashes import MEMORY, hash_files
 from budwood.records.paths import resolve_path
 
 PACKAGE_SCHEME = "package://"
@@ -141,7 +141,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def _fetched(folder: Path, name: str, revision: str = "local") -> FetchedTeacher:
-    check_tokenizer(load_tokenizer(folder))
+    check_tokenizer(folder)
     return FetchedTeacher(checkpoint=Checkpoint.open(folder), name=name, revision=revision)
 
 
@@ -188,7 +188,7 @@ def _local_path(settings: TeacherSettings, root: Path) -> Path | None:
 def _file_fingerprint(file: Path, work_dir: Path) -> str:
     """Return a hash of a file and of the parts that belong to it."""
     parts = sorted(file.parent.glob(re.sub(r"-\d{5}-of-", "-?????-of-", glob.escape(file.name))))
-    hashes = hash_files({part.name: part for part in parts}, work_dir / ".fingerprint.json")
+    hashes = hash_files({part.name: part for part in parts}, work_dir / MEMORY)
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:16]
 
 
