@@ -66,7 +66,7 @@ class Encoder:
             raise ValueError(f"the tokenizer's eos_token_id={eos} must be below the model's vocab_size={vocab_size}")
         refused = np.zeros(num_ids(tokenizer), dtype=bool)
         refused[sorted(_control_ids(tokenizer))] = True
-        refused[vocab_size:] = True
+        refused[vocab_size if vocab_size is not None else len(refused) :] = True
         dtype = np.dtype(np.uint16 if len(refused) <= _UINT16_VALUES else np.uint32)
         if not tokenizer.is_fast:
             return cls(tokenizer, eos, dtype, refused)
