@@ -24,6 +24,7 @@ from budwood.records.cost import Cost
 from budwood.records.evaluation import Downstream, Efficiency
 from budwood.records.teacher import HeldOutText, SourceLoss, TeacherEvaluation
 from budwood.records.training import ProbeScore, Score, TrainingRecord
+from budwood.study.costs import reading_cost
 from budwood.study.stage import NOT_DECIDING, Stage, Track, Work
 from budwood.study.text import Windows
 

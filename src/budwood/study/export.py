@@ -61,7 +61,12 @@ class ExportSubnet(Stage[Exported]):
         certificate = certify(self.winner.proof, folder, origin)
         story = _story(self.winner, self.space, origin)
         card = model_card(
-            architecture, self.teacher_record.model_dump(), self.sources, story, _figures(self.winner), native=certificate.native
+            architecture,
+            self.teacher_record.model_dump(),
+            self.sources,
+            story,
+            _figures(self.winner),
+            native=certificate.native,
         )
         write_atomically(folder / CARD, card)
         write_atomically(folder / CERTIFICATE, json.dumps(certificate.to_dict(), indent=1))

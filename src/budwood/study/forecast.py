@@ -2,7 +2,6 @@
 
 import json
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -90,8 +89,6 @@ def draw_members(
     members = tuple(sample(sizes, parameter_bin, rng).architecture(space.teacher) for _ in range(num_members))
     written = [len(json.dumps(sample(space, parameter_bin, rng).to_dict())) for _ in range(_NUM_HISTORIES)]
     return members, statistics.fmean(written)
-
-
 
 
 def _most_gaps(teacher: Architecture, member: Architecture) -> int:
