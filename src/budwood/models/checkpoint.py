@@ -23,9 +23,9 @@ from transformers.initialization import no_init_weights
 
 from budwood.arch.family import architecture_from_config, family_of, layer_config, stock_family, supported_family
 from budwood.arch.spec import Architecture
-from budwood.models.kind import check_kind, check_lengths, check_rotary, check_whole
+from budwood.models.kind import check_kind, check_lengths, check_whole
 from budwood.models.modeling import LAYERWISE_CLASSES
-from budwood.models.rotary import even_share, rope_for_dims
+from budwood.models.rotary import check_rope, even_share, rope_for_dims
 from budwood.models.weights import INDEX, SINGLE, read_json, same_values, tensor_files, weight_files
 from budwood.records.files import write_folder_atomically
 from budwood.records.hashes import MEMORY, hash_file, hash_files
@@ -143,7 +143,7 @@ def load_config(folder: Path) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
         raise ValueError(f"{folder / CONFIG} is not a config that transformers reads: {error}") from error
     config: dict[str, Any] = loaded.to_dict()
-    check_rotary(folder, config)
+    check_rope(config)
     if config["tie_word_embeddings"] and _has_own_head(folder, config):
         config["tie_word_embeddings"] = False
     return config
