@@ -20,7 +20,8 @@ from budwood.models.teacher import fetch_teacher
 from budwood.records.files import write_atomically
 from budwood.subnet.elimination import leave_layers_out
 from budwood.subnet.importance import Importance, measure_importance
-from budwood.subnet.ordering import OrderedTeacher, Ordering, open_ordered
+from budwood.subnet.ordering import OrderedTeacher, open_ordered
+from budwood.subnet.settings import Ordering
 
 CACHE_DIR = Path.home() / ".cache" / "budwood-benchmarks"
 LENGTH = 256

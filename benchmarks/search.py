@@ -50,9 +50,11 @@ from budwood.search.choice import choose
 from budwood.search.race import RaceSettings
 from budwood.search.run import run_search
 from budwood.search.strategy import Evolution, EvolutionSettings
-from budwood.subnet.compensate import Compensation, cut_out
+from budwood.subnet.compensate import cut_out
+from budwood.subnet.settings import Compensation
 from budwood.subnet.evaluate import SubnetEvaluator
-from budwood.subnet.ordering import OrderedTeacher, Ordering
+from budwood.subnet.ordering import OrderedTeacher
+from budwood.subnet.settings import Ordering
 from budwood.training.run import MODEL
 from budwood.training.settings import Engine, Schedule
 
@@ -115,7 +117,7 @@ class Bench:
 
 def run_paper(bench: Bench, seed: int) -> Result:
     """Search as the paper does."""
-    teacher = bench.quickstart.ordered(Ordering(by="native", rope="rebuild"))
+    teacher = bench.quickstart.ordered(Ordering(ordering="native", rope="rebuild"))
     strategy, records, _ = bench.search("paper", teacher, replace(PAPER, seed=seed), ALL)
     return {"nats": bench.heldout(teacher, strategy.elites[0][1]), **_spent(records)}
 

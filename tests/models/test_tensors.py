@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from budwood.arch.family import family_of
 from budwood.models.tensors import CheckpointTensors, fuse
-from budwood.subnet.ordering import Ordering, open_ordered
+from budwood.subnet.ordering import open_ordered
+from budwood.subnet.settings import Ordering
 
 WEIGHTS = "model.safetensors"
 every_teacher = pytest.mark.parametrize("teacher", TEACHERS, indirect=True)
@@ -93,7 +94,7 @@ def test_values_that_are_not_finite_are_refused(broken, architecture, value):
     with pytest.raises(ValueError, match=rf"{WEIGHTS}: tensor '{name}' holds values that are not finite"):
         tensors[query]
     with pytest.raises(ValueError, match=rf"'{name}' holds values that are not finite"):
-        open_ordered(broken, Ordering(by="magnitude"))
+        open_ordered(broken, Ordering(ordering="magnitude"))
 
 
 @one_teacher

@@ -267,11 +267,13 @@ def random_model(base: Mapping[str, Any], architecture: Architecture, seed: int)
     """Return a float32 model with its family's own initialisation, and `rope_parameters` as the base has them.
 
     Args:
-        base: a config whose lists by layer fit the architecture. Random weights suit the `rope_parameters` that
+        base: a config. Where its lists by layer do not fit, the family's own take their place. Random weights suit the `rope_parameters` that
             `budwood.models.rotary.standard_rope` returns.
         architecture: layers in depth order.
         seed: of the initialisation.
     """
+    lists, depth = family_of(architecture.family).layer_lists, architecture.num_hidden_layers
+    base = {name: value for name, value in base.items() if name not in lists or len(value) == depth}
     rope = base["rope_parameters"]
     share = rope.get("partial_rotary_factor", 1.0)
     ropes = [rope_for_dims(rope, even_share(spec.head_dim, share), spec.head_dim) for spec in architecture.layers]

@@ -7,9 +7,6 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import to_jsonable_python
 
-HOW = object()
-"""Marks a field that only decides how a result is computed, never what it is: `Annotated[int, HOW]`."""
-
 
 class Strict(BaseModel):
     """Frozen; refuses fields it does not know."""

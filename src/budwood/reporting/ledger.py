@@ -8,8 +8,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from budwood.arch.count import forward_flops_per_token
-from budwood.arch.spec import Architecture
 from budwood.reporting.records import BASELINE, REFERENCE, SHARED, LedgerEntry
 
 PROBE = "probe"

@@ -31,7 +31,7 @@ def ledger(
         references |= {(result.bin, score.seed) for score in new if score.arm == REFERENCE}
         entries += _of_training(result, new, curves, taken_over[result.variant])
     for found in sorted(findings, key=lambda each: each.variant):
-        costs = [*found.finalists.costs, *found.winner.costs, *found.export_costs]
+        costs = [*found.finalists.costs, *found.winner.costs]
         entries += [cost.at(found.variant) for cost in costs]
         if found.probe is not None:
             entries += [cost.at(found.variant) for cost in probe_costs(found.probe, taken_over.get(found.variant, 0))]
@@ -58,9 +58,7 @@ def probe_costs(probe: ProbeScore, taken_over: int) -> list[Cost]:
     return [*([own, student.share(1 - share)] if share else [student]), *others, probe.looked]
 
 
-def _of_training(
-    result: Results, scores: Sequence[Score], curves: pd.DataFrame, taken_over: int
-) -> list[Cost]:
+def _of_training(result: Results, scores: Sequence[Score], curves: pd.DataFrame, taken_over: int) -> list[Cost]:
     measured = [*result.evaluation_costs, *(speed.cost for speed in result.efficiency)]
     entries = [cost.at(result.variant) for cost in measured]
     for answers in result.downstream:

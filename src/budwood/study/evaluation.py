@@ -12,20 +12,19 @@ import torch
 from budwood.arch.count import forward_flops_per_token, num_parameters
 from budwood.corpus.packing import PackedCorpus
 from budwood.evaluation.efficiency import Subject, measure_efficiency
-from budwood.evaluation.harness import HELDOUT_TASKS, VERSION, HarnessOptions, check_benchmarks, run_benchmarks
+from budwood.evaluation.harness import VERSION, check_benchmarks, run_benchmarks
 from budwood.evaluation.heldout import heldout_questions, read_texts
 from budwood.evaluation.perplexity import source_bytes, source_losses
-from budwood.evaluation.settings import EvaluationSettings
+from budwood.evaluation.settings import HELDOUT_TASKS, EvaluationSettings
 from budwood.evaluation.statistics import summarise
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import Compute
 from budwood.models.losses import sequence_losses
 from budwood.records.cost import Cost
 from budwood.records.evaluation import Downstream, Efficiency
-from budwood.records.names import REFERENCE
 from budwood.records.teacher import HeldOutText, SourceLoss, TeacherEvaluation
 from budwood.records.training import ProbeScore, Score, TrainingRecord
-from budwood.study.settings import MeasurementSettings
+from budwood.study.costs import reading_cost
 from budwood.study.stage import NOT_DECIDING, Stage, Track, Work
 from budwood.study.text import Windows
 
@@ -83,9 +82,7 @@ class EvaluateTeacher(Stage[TeacherMeasured]):
         flops = forward_flops_per_token(self.teacher.architecture, context=length)
         cost = Cost.of("evaluation", sum(row.tokens for row in rows), flops, time.perf_counter() - started)
         text = HeldOutText(tokens_per_sequence=length, bytes=num_bytes["validation"])
-        evaluation = TeacherEvaluation(
-            perplexity=tuple(rows), losses=losses["validation"], text=text, costs=(cost,)
-        )
+        evaluation = TeacherEvaluation(perplexity=tuple(rows), losses=losses["validation"], text=text, costs=(cost,))
         return TeacherMeasured(evaluation)
 
 
@@ -163,15 +160,14 @@ class ScoreProbe(Stage[ProbeScored]):
         model = self.compute.place(self.model.load_model(self.compute.dtype))
         losses = sequence_losses(model, self.choice.read(), batch_size=self.batch_size, progress="probe on choice")
         work.track({"probe.choice_loss": float(losses.mean())}, self.record.steps)
-        flops = forward_flops_per_token(self.model.architecture, context=self.choice.length)
-        looked = Cost.of("probe", self.choice.num_tokens, flops, time.perf_counter() - started)
+        looked = reading_cost("probe", self.model.architecture, self.choice.extent)
         return ProbeScored(
             ProbeScore(
                 **self.record.model_dump(exclude={"made_with"}),
                 made_with=self.record.made_with,
                 num_parameters=num_parameters(self.model.architecture),
                 losses=losses.tolist(),
-                looked=looked,
+                looked=looked.after(time.perf_counter() - started),
             )
         )
 
@@ -182,9 +178,8 @@ def build_questions(tokens: PackedCorpus, teacher: Checkpoint, evaluation: Evalu
     Raises:
         ValueError: a task is unknown or cannot be had, or a source holds too little text.
     """
-    chosen = evaluation.benchmarks()
-    check_benchmarks(chosen)
-    if not {benchmark.task for benchmark in chosen} & set(HELDOUT_TASKS):
+    check_benchmarks(evaluation)
+    if not {benchmark.task for benchmark in evaluation.benchmarks()} & set(HELDOUT_TASKS):
         return {}
     return heldout_questions(read_texts(tokens, teacher.load_tokenizer(), "validation"), evaluation.heldout)
 
@@ -206,22 +201,18 @@ class AskModel(Stage[Answered]):
     model_name: str
     model: Checkpoint
     questions: str
-    """Fingerprint of those that are made from held-out text."""
+    """Fingerprint of those that are made from held-out text, and of tasks of the user's own."""
     tasks: tuple[str, ...]
     limit: int | None
     harness: str = VERSION
     compute: Compute
-    batch_size: int = field(metadata=NOT_DECIDING)
     folder: Path = field(metadata=NOT_DECIDING)
     """Of the questions."""
     evaluation: EvaluationSettings = field(metadata=NOT_DECIDING)
 
     def run(self, work: Work) -> Answered:
         """Ask; a killed run continues with the first task that it has not finished."""
-        options = HarnessOptions(
-            tasks_folder=self.folder, compute=self.compute, batch_size=self.batch_size, limit=self.limit
-        )
-        record = run_benchmarks(self.model.folder, self.evaluation.benchmarks(), options, work.folder)
+        record = run_benchmarks(self.model.folder, self.folder, self.evaluation, self.compute, work.folder)
         result = Answered(Downstream.model_validate({"model": self.model_name} | record))
         self.replay(result, work)
         return result

@@ -155,8 +155,9 @@ def child_state(teacher: OrderedTeacher, cut: Cut, corrections: Corrections | No
         state[name] = _cut_parameter(teacher, source, axes, layer, name, corrections)
         shrunk = state[name].shape != teacher.weights[source].shape
         if corrections.norm_gain and shrunk and source in teacher.norms:
-            energy = cut_tensor(teacher, teacher.norms[source], axes, layer)
-            _scale(state, name, float(energy.mean().sqrt()), family.norm_offset)
+            energy = float(cut_tensor(teacher, teacher.norms[source], axes, layer).mean())
+            # Entries that are always zero leave no size to keep.
+            _scale(state, name, energy**0.5 if energy > 0 else 1.0, family.norm_offset)
     if teacher.rope == "preserve":
         _mend_scores(state, teacher, cut)
     if family.scales_embedding and (teacher.singular_values or teacher.norms):
@@ -228,12 +229,13 @@ def _mend_scores(state: State, teacher: OrderedTeacher, cut: Cut) -> None:
 
 
 def _score_gains(teacher: OrderedTeacher, layer: KeptLayer) -> Tensor:
-    """Return [kept groups] the size of all pairs' scores over that of the kept pairs'."""
+    """Return [kept groups] the size of all pairs' scores over that of the kept pairs'; one where those are zero."""
     if not teacher.score_gain:
         return torch.ones(len(layer.axes["group"]))
     scores = teacher.pair_scores[layer.teacher_layer][list(layer.axes["group"])]
     kept = scores.gather(1, layer.pairs) if layer.pairs.dim() > 1 else scores[:, layer.pairs]
-    return scores.sum(1) / kept.sum(1)
+    whole, rest = scores.sum(1), kept.sum(1)
+    return torch.where(rest > torch.finfo(rest.dtype).eps * whole, whole / rest, 1.0)
 
 
 def _mend_embedding(state: State, teacher: OrderedTeacher, cut: Cut) -> None:

@@ -4,6 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from budwood.arch.servable import Engine
 from budwood.arch.space import Granularity, SearchSpace
 from budwood.arch.spec import Architecture
 from budwood.models.settings import Rope
@@ -72,6 +73,8 @@ class SpaceSettings(Ordering):
     """Hidden and MLP widths are multiples of this."""
     native_only: bool = False
     """Only sub-networks that stock Hugging Face classes express."""
+    servable: tuple[Engine, ...] = ()
+    """Only sub-networks that these engines serve: `vllm`, `llama.cpp`."""
     compensation: Compensation | None = None
     """Closed-form corrections of the exported sub-network; `{}` makes all of them."""
 
@@ -80,6 +83,16 @@ class SpaceSettings(Ordering):
         if self.native_only and self.layerwise:
             raise ValueError("native_only needs layerwise: false, stock classes give all layers the same sizes")
         return self
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether the order of components, or the gain of cut norms, follows from activations on calibration text."""
+        return self.ordering == "activation"
+
+    @property
+    def needs_elimination(self) -> bool:
+        """Whether layers are ranked by leaving them out one by one."""
+        return self.ordering == "activation" and self.layer_score == "elimination"
 
     def without_corrections(self) -> Self:
         """Return the space as a search compares its members: not corrected."""
@@ -97,4 +110,5 @@ class SpaceSettings(Ordering):
             layerwise=self.layerwise,
             alignment=self.alignment,
             native_only=self.native_only,
+            servable=self.servable,
         )

@@ -58,11 +58,10 @@ def ask_models(
         AskModel(
             model_name=name,
             model=model,
-            questions=fingerprint_tasks(heldout_tasks),
+            questions=fingerprint_tasks(heldout_tasks, evaluation.include_path),
             tasks=evaluation.tasks,
             limit=evaluation.limit,
             compute=choose_compute(measurement.device, measurement.precision),
-            batch_size=evaluation.batch_size,
             folder=heldout_tasks,
             evaluation=evaluation,
         )
@@ -123,7 +122,6 @@ def collect_findings(
     winner: Winner,
     finalists: Finalists,
     certificate: Certificate,
-    export_costs: list[Cost],
     probe: ProbeScore | None = None,
     *,
     variant: Variant,
@@ -134,7 +132,6 @@ def collect_findings(
         winner=winner.at(variant, finalists),
         finalists=finalists,
         certificate=certificate,
-        export_costs=tuple(export_costs),
         probe=probe,
     )
 
@@ -164,9 +161,7 @@ def chosen(variant: Variant, selection: pd.DataFrame | None) -> Variant:
     return variant if selection is None else Variant(variant.bin, str(selection["space"].iloc[0]))
 
 
-def join_curves(
-    scores: list[Score], *curves: pd.DataFrame, variant: Variant, selects: bool
-) -> pd.DataFrame:
+def join_curves(scores: list[Score], *curves: pd.DataFrame, variant: Variant, selects: bool) -> pd.DataFrame:
     """Return the curves of all runs of a variant, with the arm and the seed of each.
 
     Args:
