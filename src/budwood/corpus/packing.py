@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from budwood.corpus.settings import Bos
 from budwood.corpus.shards import Merged, ShardWriter, SourceState, merge
-from budwood.corpus.split import SPLITS, normalise, text_digest
+from budwood.corpus.split import SPLITS, near_digest, text_digest
 from budwood.corpus.tokenization import Encoder, describe_tokenizer, first_token
 from budwood.records.files import write_atomically
 from budwood.records.hashes import hash_file, hash_files
@@ -294,14 +294,9 @@ def tokenize_and_pack(
             batch = rows.iloc[first : first + _BATCH_DOCUMENTS]
             tokens = encoder.encode(batch["text"].tolist())
             for text, split, ids in zip(batch["text"], batch["split"], tokens, strict=True):
-                writer.add(text_digests(text, seed), split, ids)
+                writer.add((text_digest(text, seed), near_digest(text)), split, ids)
         writer.flush(SourceState(finished=True))
     return pack(shards, sources, directory, facts, progress=progress)
-
-
-def text_digests(text: str, seed: int) -> tuple[int, int]:
-    """Return the digests of a text and of what it has in common with its near-duplicates."""
-    return text_digest(text, seed), text_digest(normalise(text), seed)
 
 
 def shards_folder(directory: Path) -> Path:
