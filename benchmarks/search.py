@@ -37,21 +37,24 @@ from cuts import HALF
 from peers import CACHE_DIR, WHITTLE_SEARCH_INSTALLS, make_environment, run_script
 from quickstart import LENGTH, NUM_CALIBRATION_WINDOWS, Quickstart, open_quickstart
 
+from budwood.search.settings import SearchSettings
 from budwood.arch.selection import Selection
 from budwood.arch.space import SearchSpace
 from budwood.models.checkpoint import load_model
 from budwood.models.device import Compute, choose_compute
 from budwood.models.losses import sequence_losses
-from budwood.parameters import ArmParameters, MeasurementParameters, SearchParameters, SpaceParameters
+from budwood.parameters import ArmParameters, MeasurementParameters, SpaceParameters
 from budwood.pipelines.evolution.finals import Finals, Look
 from budwood.search.candidate import SearchRecord, canonical_key
 from budwood.search.choice import choose
 from budwood.search.race import RaceSettings
 from budwood.search.run import run_search
 from budwood.search.strategy import Evolution, EvolutionSettings
-from budwood.subnet.compensate import Compensation, cut_out
+from budwood.subnet.compensate import cut_out
+from budwood.subnet.settings import Compensation
 from budwood.subnet.evaluate import SubnetEvaluator
-from budwood.subnet.ordering import OrderedTeacher, Ordering
+from budwood.subnet.ordering import OrderedTeacher
+from budwood.subnet.settings import Ordering
 from budwood.training.run import MODEL
 from budwood.training.settings import Engine, Schedule
 
@@ -114,7 +117,7 @@ class Bench:
 
 def run_paper(bench: Bench, seed: int) -> Result:
     """Search as the paper does."""
-    teacher = bench.quickstart.ordered(Ordering(by="native", rope="rebuild"))
+    teacher = bench.quickstart.ordered(Ordering(ordering="native", rope="rebuild"))
     strategy, records, _ = bench.search("paper", teacher, replace(PAPER, seed=seed), ALL)
     return {"nats": bench.heldout(teacher, strategy.elites[0][1]), **_spent(records)}
 
@@ -179,7 +182,7 @@ def _finals(bench: Bench, teacher: OrderedTeacher, name: str, trained_tokens: in
         ordered=teacher.materialise(EXACT),
         tokens=quickstart.tokens,
         space=SpaceParameters(layerwise=False, compensation=Compensation()),
-        search=SearchParameters(finalist_tokens=trained_tokens),
+        search=SearchSettings(finalist_tokens=trained_tokens),
         measurement=MeasurementParameters(length=LENGTH, validation=NUM_HELDOUT, heldout=4, device="cpu", **counts),
         schedule=Schedule(tokens=FINALIST_TOKENS, **schedule),
         arm=ArmParameters(learning_rate=LEARNING_RATE),

@@ -49,9 +49,9 @@ from budwood.models.export import write_checkpoint
 from budwood.models.losses import sequence_losses
 from budwood.records.files import write_atomically
 from budwood.reporting.ledger import tokens_to_match
-from budwood.subnet.compensate import Compensation, cut_out
+from budwood.subnet.compensate import cut_out
 from budwood.subnet.extract import own_weights
-from budwood.subnet.ordering import Ordering
+from budwood.subnet.settings import Compensation, Ordering
 from budwood.training.cache import INDEX, write_cache
 from budwood.training.curve import read_curve
 from budwood.training.job import TrainingJob
@@ -179,7 +179,7 @@ class Study:
         folder = self.folder / "cuts" / f"{size}-{start}"
         if (folder / "config.json").is_file():
             return folder
-        ordering = Ordering(by="native", rope="rebuild") if start == "prefix" else ORDERED
+        ordering = Ordering(ordering="native", rope="rebuild") if start == "prefix" else ORDERED
         teacher = self.quickstart.ordered(ordering).materialise(Compute(torch.device("cpu"), "float32"))
         shape, parameter_bin = SHAPES[size]
         architecture = sized(teacher.architecture, shape)

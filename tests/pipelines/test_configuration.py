@@ -31,7 +31,16 @@ TEACHERS = {
     "cached": {"loss": "sampled", "teacher": "cached"},
 }
 """Settings on which the pipeline's shape depends."""
-SHAPES = (*TEACHERS, "probed", "ablated")
+SHAPES = (*TEACHERS, "probed", "ablated", "repeated")
+REFERENCE = {
+    "model_type": "llama",
+    "vocab_size": 128,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
 ABLATIONS = {
     "student": {"bin": "quarter", "space": "coarse_uniform"},
     "spaces": ["coarse_uniform"],
@@ -64,6 +73,9 @@ def choose(monkeypatch: pytest.MonkeyPatch, environment: str, shape: str) -> Non
     raw["arms"]["distilled"]["distillation"] |= TEACHERS.get(shape, {})
     if shape == "probed":
         raw["protocol"] = {"probe_tokens": parameters.schedule.tokens // 2}
+    if shape == "repeated":
+        raw["protocol"] = {"num_seeds": 2}
+        raw["bins"] = {name: bin_ | {"reference": REFERENCE} for name, bin_ in raw["bins"].items()}
     if shape == "ablated":
         raw["ablations"] = ABLATIONS | {"tokens": parameters.schedule.tokens}
     monkeypatch.setitem(grid._current, "parameters", read_parameters(raw))
@@ -89,6 +101,28 @@ def test_every_artifact_is_registered(with_either_teacher):
     datasets = {name for name in all_pipelines().datasets() if not name.startswith("params:")}
     assert datasets
     assert not {name for name in datasets if name not in catalog}
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("subnets.half.coarse.subnet", True),
+        ("subnets.half.coarse.distilled", True),
+        ("subnets.half.coarse.distilled_seed_43", True),
+        ("subnets.half.coarse.distilled_seed_43_run", True),
+        ("subnets.half.coarse.distiled", False),
+        ("subnets.half.coarse.distilled_seed_x", False),
+        ("subnets.half.coarse.distilled_seed_", False),
+        ("subnets.half.coarse.histroy", False),
+        ("figures_search_trajectory", False),
+    ],
+)
+def test_a_misspelt_dataset_is_in_no_catalog(name: str, found: bool) -> None:  # noqa: FBT001 - a table of cases
+    catalog = DataCatalog.from_config(load("base")[0]["catalog"])
+    assert (name in catalog) == found
+    if found:
+        kind = "HFCheckpointDataset" if not name.endswith("_run") else "JSONDataset"
+        assert type(catalog.get(name)).__name__ == kind
 
 
 def test_no_catalog_entry_is_unused(environment, monkeypatch):

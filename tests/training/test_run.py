@@ -6,6 +6,8 @@ import os
 import shutil
 import signal
 from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -380,6 +382,22 @@ def test_an_architecture_alone_is_trained_from_random_weights(make_job, teacher_
     seed = job.schedule.seed
     expected = dict(random_model(load_config(teacher_folder), half, seed).named_parameters())
     assert all(torch.allclose(tensor, expected[name], atol=1e-6) for name, tensor in weights(job).items())
+
+
+def test_random_weights_get_the_plain_frequencies_whatever_the_teacher_turns_at(make_job, teacher_folder, tmp_path):
+    """A list of factors for the teacher's heads would fit no other head; a kept base would be an odd one."""
+    folder = Path(shutil.copytree(teacher_folder, tmp_path / "listed"))
+    config = json.loads((folder / "config.json").read_text())
+    factors = [1.5] * (read_architecture(folder).layers[0].head_dim // 2)
+    rope = {"rope_type": "longrope", "short_factor": factors, "long_factor": factors, "factor": 1.0}
+    rope |= {"rope_theta": 10_000.0, "original_max_position_embeddings": config["max_position_embeddings"]}
+    (folder / "config.json").write_text(json.dumps(config | {"rope_parameters": rope}))
+    whole = read_architecture(folder)
+    narrow = whole.with_layers(tuple(replace(layer, head_dim=2) for layer in whole.layers))
+    job = make_job(architecture=narrow.to_dict(), model_folder=None, initialisation="random", teacher_folder=folder)
+    model = run._student(job)
+    assert model.config.rope_parameters == {"rope_type": "default", "rope_theta": 10_000.0}
+    assert model.base_model.rotary_emb.inv_freq.tolist() == [1.0]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

@@ -17,15 +17,13 @@ from budwood.corpus.shards import Merged, ShardWriter, SourceState, merge
 from budwood.corpus.split import SPLITS, near_digest, text_digest
 from budwood.corpus.tokenization import Encoder, describe_tokenizer, first_token
 from budwood.records.files import write_atomically
-from budwood.records.hashes import hash_file, hash_files
+from budwood.records.hashes import MEMORY, hash_file, hash_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TOKENS_FILE = "tokens.bin"
 INDEX_FILE = "index.json"
-HASHES_FILE = "hashes.json"
-"""Remembers what was hashed, so that opening a corpus again reads no token."""
 
 _BATCH_DOCUMENTS = 64
 _OUTSIDE_FINGERPRINT = {"origin", "omitted", "fingerprint"}
@@ -106,7 +104,7 @@ class PackedCorpus:
             reason = f"has {len(tokens):,} tokens, its {INDEX_FILE} has {segments[-1].stop:,}"
             raise ValueError(_damaged(directory, TOKENS_FILE, reason))
         corpus = cls(directory=directory, segments=segments, tokens=tokens, **facts)
-        corpus._compare(hash_files({TOKENS_FILE: directory / TOKENS_FILE}, directory / HASHES_FILE)[TOKENS_FILE])
+        corpus._compare(hash_files({TOKENS_FILE: directory / TOKENS_FILE}, directory / MEMORY)[TOKENS_FILE])
         return corpus
 
     def verify(self) -> None:
@@ -306,7 +304,7 @@ def shards_folder(directory: Path) -> Path:
         ValueError: the folder of the corpus has other files.
     """
     present = {path.name.removesuffix(".partial") for path in directory.iterdir()} if directory.exists() else set()
-    if present - {TOKENS_FILE, INDEX_FILE, HASHES_FILE}:
+    if present - {TOKENS_FILE, INDEX_FILE, MEMORY}:
         raise ValueError(f"directory={directory} has files that are no packed corpus; name another one")
     return directory.with_name(f"{directory.name}.shards")
 
