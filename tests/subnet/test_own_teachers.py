@@ -17,7 +17,8 @@ from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import fetch_teacher
 from budwood.models.tensors import CheckpointTensors
 from budwood.subnet.extract import extract_child, own_weights, resolve
-from budwood.subnet.ordering import Ordering, open_ordered
+from budwood.subnet.ordering import open_ordered
+from budwood.subnet.settings import Ordering
 
 every_family = pytest.mark.parametrize("teacher", [name for name in TEACHERS if " untied" in name], indirect=True)
 llama_only = pytest.mark.parametrize("teacher", ["llama tied"], indirect=True)
@@ -49,7 +50,7 @@ def test_its_folder_tells_its_architecture(architecture, own_folder):
 @every_family
 def test_ordering_it_changes_no_logit(own_folder, own_teacher, windows):
     expected = logits_of(load_model(own_folder, torch.float32), windows)
-    native = open_ordered(own_folder, Ordering(by="native"))
+    native = open_ordered(own_folder, Ordering(ordering="native"))
     for ordered, rounding in ((own_teacher, 3e-5), (native, 1e-6)):
         whole = extract_child(ordered, Selection.prefix(ordered.ranked))
         assert (logits_of(whole, windows) - expected).abs().max() < rounding * expected.abs().max()

@@ -13,7 +13,8 @@ from budwood.models.checkpoint import load_config, random_model, save_checkpoint
 from budwood.models.rotary import ROPE_TYPES, check_rope, standard_rope
 from budwood.subnet.extract import extract_child, own_weights, resolve
 from budwood.subnet.importance import measure_importance
-from budwood.subnet.ordering import Ordering, open_ordered, order_teacher
+from budwood.subnet.ordering import open_ordered, order_teacher
+from budwood.subnet.settings import Ordering
 
 THETA = 10_000.0
 GROWING = [1.0 + pair / 2 for pair in range(HEAD_DIM // 2)]
@@ -41,7 +42,7 @@ def teacher_of(kind, family="llama"):
 def ordered_by(model, rope="preserve", by="activation"):
     architecture = architecture_of(model)
     importance = measure_importance(model, architecture, IDS)
-    chosen = Ordering(by=by, rope=rope)
+    chosen = Ordering(ordering=by, rope=rope, layer_score="change")
     return order_teacher(weights_of(model), model.config.to_dict(), architecture, chosen, importance).materialise(FULL)
 
 
@@ -137,7 +138,7 @@ def test_so_do_those_of_an_export_on_disk(teacher, orders, tokenizer, tmp_path):
     config = load_config(folder)
     original = teacher.config.rope_parameters
     assert standard_rope(config)["rope_theta"] == original["rope_theta"]
-    parent = open_ordered(folder, Ordering(by="magnitude")).ranked
+    parent = open_ordered(folder, Ordering(ordering="magnitude")).ranked
     random = random_model(config | {"rope_parameters": standard_rope(config)}, parent, seed=0)
     turning = 4 if teacher.config.model_type == "gpt_neox" else 12  # the even number nearest to a quarter
     expected = original["rope_theta"] ** (-torch.arange(0, turning, 2) / turning)

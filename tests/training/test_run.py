@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from budwood.arch.count import forward_flops_per_token, training_flops_per_token
-from budwood.corpus.packing import PackedCorpus
+from budwood.corpus.packing import PackedCorpus, read_index, write_index
 from budwood.models.checkpoint import load_config, load_model, random_model, read_architecture
 from budwood.models.losses import sequence_losses
 from budwood.training import callbacks, checkpoints, run
@@ -418,10 +418,20 @@ def test_updates_added_to_half_precision_are_caught(model_folder, dtype):
 def test_a_resumed_run_reads_on_where_it_stopped_without_reading_what_it_skips(make_job, monkeypatch):
     job = make_job(global_batch=4, micro_batch=2)
     order = training_order(PackedCorpus.open(job.corpus_folder), job.schedule)
-    monkeypatch.setattr(PackedCorpus, "read", lambda _, positions: positions)
+    monkeypatch.setattr(PackedCorpus, "read", lambda _, start, length: start + np.arange(length + 1))
     resumed = run._Sequences(job, 3)
     assert len(resumed) == len(order)
     assert [int(resumed[i]["starts"]) for i in range(len(order) - 12)] == order[12:].tolist()
+
+
+def test_sequences_begin_with_the_first_token_of_the_corpus(make_job, tmp_path):
+    job = make_job()
+    folder = shutil.copytree(job.corpus_folder, tmp_path / "corpus")
+    write_index(folder, read_index(folder) | {"bos_token_id": 256}, {})
+    plain, begun = run._Sequences(job, 0), run._Sequences(job.model_copy(update={"corpus_folder": folder}), 0)
+    for index in range(8):
+        assert begun[index]["tokens"][0] == 256
+        assert torch.equal(begun[index]["tokens"][1:], plain[index]["tokens"][1:])
 
 
 def test_a_text_shorter_than_one_step_is_refused(make_job):

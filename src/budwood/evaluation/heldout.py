@@ -32,7 +32,7 @@ def read_texts(corpus: PackedCorpus, tokenizer: PreTrainedTokenizerBase, split: 
     """Return the documents of a split by source; of a long source its first million tokens."""
     texts = {}
     for source in corpus.sources(split):
-        tokens = corpus.text(split, source)[:_MOST_TOKENS]
+        tokens = corpus.text(split, source)[:-1][:_MOST_TOKENS]
         documents = np.split(tokens, np.flatnonzero(tokens == corpus.eos_token_id) + 1)
         texts[source] = [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in documents]
     return texts

@@ -1,10 +1,15 @@
 """Models and tokenizers that bring code of their own, converted into stock classes and compared with the original."""
 
+import re
 import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from sentencepiece import SentencePieceProcessor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -14,10 +19,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from budwood.models.checkpoint import load_config, save_checkpoint
+from budwood.models.checkpoint import load_config, load_tokenizer, save_checkpoint
 from budwood.models.probe import TEXT, TOLERANCE, largest_difference, probe_ids, probe_logits
 
 _TEXTS = (TEXT, "Zoë, naïve 漢字 🌱", "  two  spaces\n\n\tand a tab", "1 + 1 = 2; x_1 -> y")
+
+_NUM_OWN_TOKENS = 64
 
 
 def convert_code(folder: Path, target: Path) -> Path:
@@ -41,7 +48,7 @@ def convert_code(folder: Path, target: Path) -> Path:
             f"with the same weights (logits differ by {difference:.1e} of the largest); such a model cannot be cut"
         )
     dtype: Any = config.get("dtype") or "float32"
-    return save_checkpoint(twin.to(getattr(torch, dtype)), tokenizer, target)  # type: ignore[arg-type]
+    return save_checkpoint(twin.to(getattr(torch, dtype)), tokenizer, target)
 
 
 def stock_twin(loaded: PreTrainedModel) -> PreTrainedModel:
@@ -67,26 +74,45 @@ def stock_twin(loaded: PreTrainedModel) -> PreTrainedModel:
     return twin
 
 
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Check that a tokenizer gives text back: one that was read under the wrong class does not.
+def check_tokenizer(folder: Path) -> None:
+    """Check that a folder's tokenizer gives the words of a text back: one read under the wrong class does not.
 
-    Spaces and case may change, and characters that the vocabulary lacks. A vocabulary that lacks plain English is
-    tried on text of its own tokens.
+    A sentencepiece model without a tokenizer.json must also make the tokens that sentencepiece makes. A vocabulary that
+    lacks plain English is tried on text of its own tokens.
 
     Raises:
-        ValueError: it gives other text back.
+        ValueError: it gives other words back, or makes other tokens.
     """
-    text, ids = TEXT, tokenizer(TEXT, add_special_tokens=False).input_ids
-    if not ids or tokenizer.unk_token_id in ids:
-        own = sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
-        text = tokenizer.decode(own[:: max(1, len(own) // 64)])
-        ids = tokenizer(text, add_special_tokens=False).input_ids
-    back = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-    if _letters(back) != _letters(text):
-        raise ValueError(
-            f"teacher.model: its tokenizer, read as {type(tokenizer).__name__}, turns {text[:60]!r} into "
-            f"{back[:60]!r}; correct `tokenizer_class` in tokenizer_config.json, or put a tokenizer.json there"
-        )
+    tokenizer = load_tokenizer(folder)
+    ids = _encode(tokenizer, TEXT)
+    text = _own_text(tokenizer) if _is_unknown(ids) else TEXT
+    back = _decode(tokenizer, _encode(tokenizer, text))
+    if _words(back) != _words(text):
+        _refuse(folder, tokenizer, f"turns {text[:60]!r} into {back[:60]!r}")
+    model = folder / "tokenizer.model"
+    if model.is_file() and not (folder / "tokenizer.json").is_file():
+        # The file may also be one of tiktoken, which transformers reads.
+        with suppress(RuntimeError):
+            expected = SentencePieceProcessor(model_file=str(model)).encode(TEXT)
+            if ids != expected:
+                _refuse(folder, tokenizer, f"makes other tokens than sentencepiece makes with {model.name}")
+
+
+def _refuse(folder: Path, tokenizer: PreTrainedTokenizerBase, fault: str) -> None:
+    raise ValueError(
+        f"teacher.model: the tokenizer of {folder}, read as {type(tokenizer).__name__}, {fault}; "
+        "correct `tokenizer_class` in tokenizer_config.json, or put a tokenizer.json there"
+    )
+
+
+def _is_unknown(ids: Sequence[int]) -> bool:
+    """Whether one token stands for most of a text, as where the vocabulary lacks its words."""
+    return not ids or 2 * max(Counter(ids).values()) > len(ids)
+
+
+def _own_text(tokenizer: PreTrainedTokenizerBase) -> str:
+    own = sorted(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
+    return _decode(tokenizer, own[:: max(1, len(own) // _NUM_OWN_TOKENS)])
 
 
 def _stock_tokenizer(folder: Path, original: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -116,5 +142,15 @@ def _stock_tokenizer(folder: Path, original: PreTrainedTokenizerBase) -> PreTrai
     return stock
 
 
-def _letters(text: str) -> str:
-    return "".join(unicodedata.normalize("NFKC", text).casefold().split())
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return cast("list[int]", tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    return str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+
+
+def _words(text: str) -> list[str]:
+    """Return the words of a text; spaces around punctuation and case are the tokenizer's business."""
+    # U+2581 stands for a space in pieces of sentencepiece, and is none in a text.
+    return re.findall(r"[\w\u2581]+", unicodedata.normalize("NFKC", text).casefold())

@@ -16,7 +16,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedTokenizerFast,
 )
@@ -30,7 +29,6 @@ from budwood.models.checkpoint import (
     OWN_CONFIGS,
     Checkpoint,
     load_config,
-    load_tokenizer,
     read_architecture,
     read_config,
     save_checkpoint,
@@ -38,8 +36,9 @@ from budwood.models.checkpoint import (
 from budwood.models.conversion import check_tokenizer, convert_code
 from budwood.models.gguf import convert_gguf, describe_gguf
 from budwood.models.settings import TeacherSettings
-from budwood.models.weights import check_links, check_shapes, read_json
-from budwood.records.hashes import hash_files
+from budwood.models.weights import check_shapes, read_json
+from budwood.records.files import check_links
+from budwood.records.hashes import MEMORY, hash_files
 from budwood.records.paths import resolve_path
 
 PACKAGE_SCHEME = "package://"
@@ -142,7 +141,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def _fetched(folder: Path, name: str, revision: str = "local") -> FetchedTeacher:
-    check_tokenizer(load_tokenizer(folder))
+    check_tokenizer(folder)
     return FetchedTeacher(checkpoint=Checkpoint.open(folder), name=name, revision=revision)
 
 
@@ -189,7 +188,7 @@ def _local_path(settings: TeacherSettings, root: Path) -> Path | None:
 def _file_fingerprint(file: Path, work_dir: Path) -> str:
     """Return a hash of a file and of the parts that belong to it."""
     parts = sorted(file.parent.glob(re.sub(r"-\d{5}-of-", "-?????-of-", glob.escape(file.name))))
-    hashes = hash_files({part.name: part for part in parts}, work_dir / ".fingerprint.json")
+    hashes = hash_files({part.name: part for part in parts}, work_dir / MEMORY)
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -201,8 +200,6 @@ def _download(model: str, revision: str | None, files: Sequence[str]) -> Path:
             f"teacher.model: {model!r} is no local folder, and the hub did not give it ({type(error).__name__}); "
             "check the name, the network, and for gated models the access token (HF_TOKEN)"
         ) from error
-
-
 
 
 def _random_config(settings: Mapping[str, Any], tokenizer: PreTrainedTokenizerFast) -> PretrainedConfig:

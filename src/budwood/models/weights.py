@@ -132,20 +132,6 @@ def same_values(folder: Path, config: Mapping[str, Any], names: tuple[str, str])
     return torch.equal(*values)
 
 
-def check_links(folder: Path) -> None:
-    """Check that a folder holds its files itself; a snapshot of the hub links into the blobs beside it.
-
-    Raises:
-        ValueError: a file is a link that leads elsewhere.
-    """
-    home = folder.resolve()
-    allowed = (home, home.parent.parent / "blobs")
-    for file in sorted(home.rglob("*")):
-        place = file.resolve()
-        if file.is_symlink() and not any(place.is_relative_to(inside) for inside in allowed):
-            raise ValueError(f"{folder / file.name} links to {place}, out of its folder: copy the file there")
-
-
 @contextmanager
 def open_tensors(file: Path) -> Iterator[Any]:
     """Open a safetensors file; its tensors are read when they are asked for.

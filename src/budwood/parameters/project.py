@@ -1,5 +1,6 @@
 """All parameters of an environment, read and validated at once."""
 
+import logging
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
@@ -11,27 +12,38 @@ from budwood.models.settings import TeacherSettings
 from budwood.parameters.ablations import AblationSettings
 from budwood.parameters.plan import PlanSettings
 from budwood.records.names import SELECTED, Variant, require_names
-from budwood.records.strict import Strict
+from budwood.records.strict import HOW, Strict
 from budwood.search.fitness import FROM_SCORES
 from budwood.search.settings import SearchSettings
 from budwood.study.settings import BinSettings, Conditions, MeasurementSettings, ProtocolSettings
 from budwood.subnet.settings import OrderingKind, SpaceSettings
 from budwood.training.settings import Arms, Engine, Schedule
 
+_INVALID = "the parameters are not valid:\n"
 _LONGEST_VALUE = 60
 _ORDERING_OF: dict[str, OrderingKind] = {"importance": "activation", "magnitude": "magnitude"}
 
 PAPER = "paper"
-"""Value of `search` that stands for the paper's own search."""
+"""Preset of `search` that stands for the paper's own."""
 _PAPER_SEARCH: dict[str, Any] = {
     "sampling": "rejection",
     "constraint": "rejection",
-    "crossover_parents": "any",
     "exchange": False,
     "num_finalists": 1,
     "reuse": False,
+    "scores": "paper",
 }
-_PAPER_CUT: dict[str, Any] = {"ordering": "native", "rope": "rebuild", "compensation": None, "alignment": 1}
+_PAPER_CUT: dict[str, Any] = {
+    "alignment": 1,
+    "native_only": False,
+    "ordering": "native",
+    "rope": "rebuild",
+    "compensation": None,
+}
+_BESIDE_PRESET = {"seed", *(name for name, field in SearchSettings.model_fields.items() if HOW in field.metadata)}
+"""What a preset of the search leaves open."""
+
+_logger = logging.getLogger(__name__)
 
 
 def _without_nulls(data: object) -> object:
@@ -177,14 +189,26 @@ class ProjectParameters(Strict):
 
 
 def expand_presets(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Spell out `search: paper`: Algorithm 1 with the paper's sizes, and spaces that cut as the paper does.
+    """Spell out `search: paper`, or `search: {preset: paper, workers: 4}`.
 
-    That is the teacher's own order, rebuilt rotary embeddings and no correction.
+    That is Algorithm 1 with the paper's sizes, and spaces that cut as the paper does: every size, the teacher's own
+    order, rebuilt rotary embeddings and no correction. Beside the preset count only the seed and how the search runs;
+    other settings, such as those of the base, are superseded, and the log names them.
+
+    Raises:
+        ValueError: there is no such preset.
     """
-    if raw.get("search") != PAPER:
+    search = {"preset": raw["search"]} if isinstance(raw.get("search"), str) else raw.get("search")
+    if not isinstance(search, Mapping) or "preset" not in search:
         return dict(raw)
+    if search["preset"] != PAPER:
+        raise ValueError(f"{_INVALID}  search.preset: Input should be {PAPER!r} (got {_short(search['preset'])})")
+    superseded = [name for name in search if name not in _BESIDE_PRESET | {"preset"}]
+    if superseded:
+        _logger.warning("search.preset: paper supersedes %s of `search`", ", ".join(superseded))
+    beside = {name: value for name, value in search.items() if name in _BESIDE_PRESET}
     spaces = {name: {**space, **_PAPER_CUT} for name, space in raw.get("spaces", {}).items()}
-    return {**raw, "search": _PAPER_SEARCH, "spaces": spaces}
+    return {**raw, "search": _PAPER_SEARCH | beside, "spaces": spaces}
 
 
 def read_parameters(raw: Mapping[str, Any]) -> ProjectParameters:
@@ -201,7 +225,7 @@ def read_parameters(raw: Mapping[str, Any]) -> ProjectParameters:
             f"{problem['msg'].removeprefix('Value error, ')} (got {_short(problem['input'])})"
             for problem in error.errors()
         ]
-        raise ValueError("the parameters are not valid:\n" + "\n".join(lines)) from None
+        raise ValueError(_INVALID + "\n".join(lines)) from None
 
 
 def _short(value: object) -> str:

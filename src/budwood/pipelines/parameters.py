@@ -47,8 +47,7 @@ def typed(parameters: ProjectParameters) -> dict[str, Any]:
     Groups that nodes take together are one dataset more: `conditions`, and `study` for all of them.
     """
     groups = {name: getattr(parameters, name) for name in ProjectParameters.model_fields}
-    by_name = {"bins": parameters.bins.root, "spaces": parameters.spaces.root, "searches": parameters.searches}
-    return groups | by_name | {"conditions": parameters.conditions, "study": parameters}
+    return groups | {"searches": parameters.searches} | {"conditions": parameters.conditions, "study": parameters}
 
 
 class HubAccessHook:

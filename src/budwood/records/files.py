@@ -43,6 +43,20 @@ def write_folder_atomically(target: Path) -> Iterator[Path]:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
+def check_links(folder: Path) -> None:
+    """Check that a folder holds its files itself; a snapshot of the hub links into the blobs beside it.
+
+    Raises:
+        ValueError: a file is a link that leads elsewhere.
+    """
+    home = folder.resolve()
+    allowed = (home, home.parent.parent / "blobs")
+    for file in sorted(home.rglob("*")):
+        place = file.resolve()
+        if file.is_symlink() and not any(place.is_relative_to(inside) for inside in allowed):
+            raise ValueError(f"{folder / file.name} links to {place}, out of its folder: copy the file there")
+
+
 def _follow_umask(folder: Path) -> None:
     """Give all files the mode of a new one; asking the system for its umask would change it for other threads."""
     fresh = folder / ".mode"

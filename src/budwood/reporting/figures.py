@@ -26,8 +26,8 @@ class Figure:
 
     @property
     def dataset(self) -> str:
-        """The name of the figure in the catalog."""
-        return f"figure.{self.name}"
+        """The name of the figure in the catalog; Kedro reserves dots for namespaces."""
+        return f"figure_{self.name}"
 
 
 _CURVES = ("curves", "savings")

@@ -62,16 +62,16 @@ def _windows(arm: Arm) -> str:
 
 
 def _differences(arms: Sequence[Arm], group_of: Callable[[Arm], str], settings: Callable[[Arm], Settings]) -> list[str]:
-    groups: dict[str, dict[str, Settings]] = {}
+    groups: dict[str, list[tuple[str, Settings]]] = {}
     several = len({arm.get("seed") for arm in arms}) > 1
     for arm in arms:
         run = f"{arm['arm']} of {arm['space']}" + (f", seed {arm['seed']}" if several and "seed" in arm else "")
-        groups.setdefault(group_of(arm), {})[run] = settings(arm)
+        groups.setdefault(group_of(arm), []).append((run, settings(arm)))
     sentences = []
     for group, runs in groups.items():
-        for name in dict.fromkeys(name for own in runs.values() for name in own):
+        for name in dict.fromkeys(name for _, own in runs for name in own):
             by_value: dict[str, list[str]] = {}
-            for run, own in runs.items():
+            for run, own in runs:
                 by_value.setdefault(str(own.get(name, _UNKNOWN)), []).append(run)
             if len(by_value) > 1:
                 values = " and ".join(f"{value} ({'; '.join(names)})" for value, names in by_value.items())

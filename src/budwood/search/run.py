@@ -63,12 +63,10 @@ def run_search(
     stages = settings.race(num_sequences)
     records: list[SearchRecord] = []
     losses: dict[str, Sequence[float]] = {}
-    known = read_history(history_file)
+    known = {(reading.evaluation, reading.start): reading for reading in read_history(history_file)}
     append_json_lines(history_file, [])
     with tqdm(total=settings.num_evaluations, desc="search", unit="candidate", dynamic_ncols=True) as bar:
-        history = _History(
-            evaluate, history_file, bar, {(reading.evaluation, reading.start): reading for reading in known}
-        )
+        history = _History(evaluate, history_file, bar, known)
         for epoch in range(settings.epochs + 1):
             candidates = strategy.ask()
             rivals = [losses[elite.key] for elite in strategy.elites]

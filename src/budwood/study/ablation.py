@@ -56,9 +56,7 @@ def train_compared(
     return rows
 
 
-def _train(
-    run: str, compared: Compared, tokens: PackedCorpus, conditions: Conditions, workspace: Workspace
-) -> Trained:
+def _train(run: str, compared: Compared, tokens: PackedCorpus, conditions: Conditions, workspace: Workspace) -> Trained:
     start = Start(initialisation="subnet", checkpoint=compared.subnet)
     stage = TrainArm.with_settings(run, start, (compared.teacher, tokens), compared.arm, conditions)
     row: Trained = {

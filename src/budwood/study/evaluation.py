@@ -24,6 +24,7 @@ from budwood.records.cost import Cost
 from budwood.records.evaluation import Downstream, Efficiency
 from budwood.records.teacher import HeldOutText, SourceLoss, TeacherEvaluation
 from budwood.records.training import ProbeScore, Score, TrainingRecord
+from budwood.study.costs import reading_cost
 from budwood.study.stage import NOT_DECIDING, Stage, Track, Work
 from budwood.study.text import Windows
 
@@ -159,15 +160,14 @@ class ScoreProbe(Stage[ProbeScored]):
         model = self.compute.place(self.model.load_model(self.compute.dtype))
         losses = sequence_losses(model, self.choice.read(), batch_size=self.batch_size, progress="probe on choice")
         work.track({"probe.choice_loss": float(losses.mean())}, self.record.steps)
-        flops = forward_flops_per_token(self.model.architecture, context=self.choice.length)
-        looked = Cost.of("probe", self.choice.num_tokens, flops, time.perf_counter() - started)
+        looked = reading_cost("probe", self.model.architecture, self.choice.extent)
         return ProbeScored(
             ProbeScore(
                 **self.record.model_dump(exclude={"made_with"}),
                 made_with=self.record.made_with,
                 num_parameters=num_parameters(self.model.architecture),
                 losses=losses.tolist(),
-                looked=looked,
+                looked=looked.after(time.perf_counter() - started),
             )
         )
 

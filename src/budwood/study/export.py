@@ -6,15 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from budwood.arch.bins import ParameterBin
-from budwood.arch.count import forward_flops_per_token
-from budwood.arch.spec import Architecture
 from budwood.corpus.settings import CorpusSettings
 from budwood.models.certificate import Origin, certify
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.export import CARD, CERTIFICATE, model_card
 from budwood.records.certificate import Certificate
-from budwood.records.cost import Cost
 from budwood.records.files import write_atomically
 from budwood.records.search import Winner
 from budwood.records.teacher import TeacherRecord
@@ -28,12 +24,11 @@ class Exported:
 
     subnet: Checkpoint
     certificate: Certificate
-    costs: list[Cost]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSubnet(Stage[Exported]):
-    """Prove that the winner's folder is what the search found, and describe it for those who take it home."""
+    """Certify the winner's folder, and describe it for those who take it home."""
 
     name: ClassVar[str] = "export"
     result: ClassVar[type] = Exported
@@ -47,11 +42,7 @@ class ExportSubnet(Stage[Exported]):
     """Licences and attributions of all texts."""
 
     def run(self, work: Work) -> Exported:
-        """Copy, certify and describe.
-
-        Raises:
-            ValueError: the folder does not compute what the searched child computes.
-        """
+        """Copy, certify and describe."""
         folder = work.folder / "subnet"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(self.cut.folder, folder)
@@ -67,21 +58,19 @@ class ExportSubnet(Stage[Exported]):
             layers=self.winner.kept_layers,
         )
         architecture = self.cut.architecture
-        certificate = certify(folder, architecture, ParameterBin(*self.winner.parameter_bin), origin)
+        certificate = certify(self.winner.proof, folder, origin)
         story = _story(self.winner, self.space, origin)
         card = model_card(
-            architecture, self.teacher_record, self.sources, story, _figures(self.winner), native=certificate.native
+            architecture,
+            self.teacher_record.model_dump(),
+            self.sources,
+            story,
+            _figures(self.winner),
+            native=certificate.native,
         )
         write_atomically(folder / CARD, card)
         write_atomically(folder / CERTIFICATE, json.dumps(certificate.to_dict(), indent=1))
-        return Exported(Checkpoint.open(folder), certificate, [certificate_cost(architecture, certificate)])
-
-
-def certificate_cost(child: Architecture, certificate: Certificate) -> Cost:
-    """Return what a certificate cost: its probes run through the child in memory and the one loaded anew."""
-    lengths = [len(probe.input_ids) for probe in certificate.probes]
-    flops = sum(2 * length * forward_flops_per_token(child, context=length) for length in lengths)
-    return Cost(stage="evaluation", flops=float(flops), tokens=2 * sum(lengths))
+        return Exported(Checkpoint.open(folder), certificate)
 
 
 def text_sources(corpus: CorpusSettings) -> list[dict[str, str]]:

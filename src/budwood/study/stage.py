@@ -59,8 +59,7 @@ class Stage(ABC, Generic[Result]):
 
     def facts(self) -> dict[str, Any]:
         """Return what decides the result, in JSON form."""
-        deciding = {each.name: identity(getattr(self, each.name)) for each in fields(self) if HOW not in each.metadata}
-        return {"stage": self.name, "code": self.code()} | deciding
+        return {"stage": self.name, "code": self.code()} | _of_fields(self)
 
     @classmethod
     def code(cls) -> str:
@@ -74,24 +73,31 @@ def identity(value: object) -> Any:
     Raises:
         TypeError: nothing is known by which the value could be told from others.
     """
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    if isinstance(value, BaseModel):
-        return facts(value)
-    if hasattr(value, "fingerprint"):
-        return value.fingerprint
-    if hasattr(value, "to_dict"):
-        return value.to_dict()
-    if isinstance(value, Tensor):
-        return hashlib.sha256(value.contiguous().cpu().numpy().tobytes()).hexdigest()[:16]
-    if isinstance(value, Mapping):
-        return {str(key): identity(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [identity(part) for part in value]
-    if is_dataclass(value):
-        deciding = (each.name for each in fields(value) if HOW not in each.metadata)
-        return {name: identity(getattr(value, name)) for name in deciding}
+    for kind, tell in _IDENTITIES:
+        if kind(value):
+            return tell(value)
     raise TypeError(f"a stage cannot depend on a {type(value).__name__}: it has no fingerprint")
+
+
+def _of_fields(value: Any) -> dict[str, Any]:
+    return {each.name: identity(getattr(value, each.name)) for each in fields(value) if HOW not in each.metadata}
+
+
+def _of_tensor(value: Tensor) -> str:
+    return hashlib.sha256(value.contiguous().cpu().numpy().tobytes()).hexdigest()[:16]
+
+
+_IDENTITIES: tuple[tuple[Callable[[Any], bool], Callable[[Any], Any]], ...] = (
+    (lambda value: value is None or isinstance(value, str | int | float | bool), lambda value: value),
+    (lambda value: isinstance(value, BaseModel), facts),
+    (lambda value: hasattr(value, "fingerprint"), lambda value: value.fingerprint),
+    (lambda value: hasattr(value, "to_dict"), lambda value: value.to_dict()),
+    (lambda value: isinstance(value, Tensor), _of_tensor),
+    (lambda value: isinstance(value, Mapping), lambda value: {str(key): identity(value[key]) for key in value}),
+    (lambda value: isinstance(value, list | tuple), lambda value: [identity(part) for part in value]),
+    (is_dataclass, _of_fields),
+)
+"""What tells values of a kind apart; the first kind that fits is taken."""
 
 
 @dataclass(frozen=True, kw_only=True)

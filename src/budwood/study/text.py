@@ -14,6 +14,7 @@ from budwood.corpus.settings import CorpusSettings
 from budwood.corpus.tokenization import fingerprint_tokenizer
 from budwood.corpus.windows import require_windows
 from budwood.models.checkpoint import Checkpoint
+from budwood.study.costs import Extent
 from budwood.study.settings import MeasurementSettings
 from budwood.study.stage import NOT_DECIDING, Stage, Work
 from budwood.training.run import check_positions, training_order
@@ -36,9 +37,9 @@ class Windows:
         return cls(tokens=tokens, split=split, length=measurement.length, count=measurement.searched[split])
 
     @property
-    def num_tokens(self) -> int:
-        """Tokens that are predicted."""
-        return self.count * self.length
+    def extent(self) -> Extent:
+        """How much is read."""
+        return Extent(self.count, self.length)
 
     def read(self) -> Tensor:
         """Return [N, T + 1] token ids."""

@@ -1,23 +1,21 @@
 """Training of arms and probes, and the teacher's words that they share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import pandas as pd
 
-from budwood.arch.count import forward_flops_per_token
 from budwood.arch.spec import Architecture
 from budwood.corpus.packing import PackedCorpus
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import Compute, choose_compute
 from budwood.records.cost import Cost
-from budwood.records.names import run_name
 from budwood.records.training import MadeWith, TrainingRecord
+from budwood.study.costs import cache_cost, heldout_cost
 from budwood.study.settings import Conditions
-from budwood.study.stage import NOT_DECIDING, Stage, Track, Work, identity
+from budwood.study.stage import NOT_DECIDING, Stage, Work, identity
 from budwood.training.cache import TeacherCache, write_cache
 from budwood.training.curve import read_curve, replay_curve
 from budwood.training.job import Initialisation, TrainingJob
@@ -47,10 +45,14 @@ class Start:
         return self.checkpoint.architecture
 
     @property
+    def origin(self) -> str:
+        """Fingerprint of the checkpoint that gives the weights or the architecture; the sizes of a named one."""
+        return self.checkpoint.fingerprint if self.checkpoint else self.architecture.describe()
+
+    @property
     def fingerprint(self) -> str:
         """What tells one start from another."""
-        origin = self.named.to_dict() if self.named else identity(self.checkpoint)
-        return f"{self.initialisation} {origin}"
+        return f"{self.initialisation} {identity(self.named or self.checkpoint)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +151,7 @@ class TrainArm(Stage[Trained]):
             distillation=self.settings.distillation,
             cache_folder=self.cache.folder if self.cache else None,
             heldout_windows=self.heldout,
-            device=self.compute.device.type,
+            device=self.compute.name,
             precision=self.compute.precision,
             engine=self.engine,
         )
@@ -159,6 +161,7 @@ class TrainArm(Stage[Trained]):
 
     def replay(self, result: Trained, work: Work) -> None:
         """Report the curve of a run that an earlier process has finished."""
+        del result
         replay_curve(work.folder / "run", self.arm, work.track)
 
     def _steady(self) -> dict[str, Any]:
@@ -179,7 +182,7 @@ class TrainArm(Stage[Trained]):
             made_with=MadeWith(
                 schedule=identity(self.schedule),
                 corpus=self.tokens.fingerprint,
-                start=self.start.fingerprint,
+                start=self.start.origin,
                 teacher=self.teacher.fingerprint if taught else None,
                 heldout=self.heldout,
                 code=self.code(),
@@ -187,34 +190,12 @@ class TrainArm(Stage[Trained]):
         )
 
 
-def training_costs(
-    student: float, teacher: float, schedule: Schedule, *, done: int = 0
-) -> list[Cost]:
-    """Return what a run costs beside its held-out losses.
-
-    Args:
-        student: FLOPs of a forward pass of the student, per token at the schedule's length; training takes three.
-        teacher: the same of a teacher that takes part; 0 without one.
-        schedule: of the run.
-        done: tokens that it takes over from another run.
-    """
-    tokens = schedule.num_tokens - done
-    costs = [Cost.of("training", tokens, 3 * student)]
-    return [*costs, Cost.of("teacher", tokens, teacher)] if teacher else costs
-
-
-def heldout_cost(student: Architecture | float, schedule: Schedule, windows: int, points: int) -> Cost:
-    """Return what the held-out losses on the way cost.
-
-    Args:
-        student: its architecture, or the FLOPs of its forward pass per token.
-        schedule: of the run.
-        windows: sequences that are read at every point.
-        points: of the curve.
-    """
-    length = schedule.sequence_length
-    forward = student if isinstance(student, float) else forward_flops_per_token(student, context=length)
-    return Cost.of("heldout", points * windows * length, forward)
+def _curve_table(ran: Mapping[str, Any], rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return a run's losses by step, with the tokens and FLOPs spent until then."""
+    flops = (ran["student_flops"] + ran["teacher_flops"]) / ran["steps"]
+    columns = ["step", "train_loss", "heldout_loss", "heldout_losses", "learning_rate"]
+    table = pd.DataFrame(rows).reindex(columns=columns)
+    return table.assign(tokens=table["step"] * ran["tokens_per_step"], flops=table["step"] * flops)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,9 +247,3 @@ class CacheTeacher(Stage[Cached]):
 
     def _entries(self) -> dict[str, Any]:
         return cache_facts(self.teacher.folder, self.tokens, self.schedule.sequence_length, self.settings)
-
-
-def cache_cost(teacher: Architecture, length: int, num_tokens: int) -> Cost:
-    """Return what it costs to ask the teacher about some tokens once."""
-    flops = forward_flops_per_token(teacher, context=length)
-    return Cost.of("teacher_cache", num_tokens, flops).model_copy(update={"arm": "distilled"})

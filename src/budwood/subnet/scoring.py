@@ -27,7 +27,7 @@ def normalise(scores: Tensor, normalisation: Normalisation) -> Tensor:
     if normalisation == "sum":
         # Where nothing has a score, all have equal shares.
         total = scores.double().sum()
-        return scores.double() / total if total > 0 else torch.full_like(scores.double(), 1 / len(scores))
+        return scores.double() / total if total > 0 else torch.full_like(scores.double(), 1 / scores.numel())
     if normalisation == "rank":
         ranks = torch.from_numpy(rankdata(scores.numpy()))
         return ranks / ranks.sum()
@@ -73,10 +73,9 @@ class Scores:
         """Return the sum of the scores of the layers, channels, heads and neurons that a sub-network keeps."""
         score = self.channels[list(selection.hidden)].sum()
         for layer in selection.layers:
-            heads = self.heads[layer.layer][list(layer.groups)][:, list(layer.queries)]
-            score = (
-                score + self.layers[layer.layer] + heads.sum() + self.neurons[layer.layer][list(layer.neurons)].sum()
-            )
+            heads, neurons = self.heads[layer.layer], self.neurons[layer.layer]
+            score = score + self.layers[layer.layer] + neurons[list(layer.neurons)].sum()
+            score = score + heads[list(layer.groups)][:, list(layer.queries)].sum()
         return float(score)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Self:

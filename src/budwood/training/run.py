@@ -42,7 +42,7 @@ from budwood.training.optimizer import muon_with_adamw
 from budwood.training.progress import Meter
 from budwood.training.settings import Schedule
 from budwood.training.student import Student
-from budwood.training.teacher import check_teacher
+from budwood.training.teacher import check_rows, check_teacher, student_rows
 
 RESULT = "result.json"
 MODEL = "model"
@@ -152,6 +152,7 @@ def check_job(job: TrainingJob) -> Compute:
         raise ValueError("sharding=true needs accelerators: on a CPU accelerate would run plain DDP without a word")
     corpus = PackedCorpus.open(job.corpus_folder)
     check_text(corpus, job.teacher_folder)
+    check_rows(f"arm {job.arm}", student_rows(job), job.teacher_folder)
     starts = training_order(corpus, schedule)
     if job.distillation is not None:
         check_teacher(job, corpus, starts)

@@ -50,7 +50,9 @@ class Ablation:
 def ablations_of(parameters: ProjectParameters) -> list[Ablation]:
     """Return the ablations of an environment; none where its parameters name none."""
     chosen = parameters.ablations
-    return [] if chosen is None else [_spaces(chosen), _metric(chosen), _logits(chosen), _teacher(chosen), _grid(chosen)]
+    return (
+        [] if chosen is None else [_spaces(chosen), _metric(chosen), _logits(chosen), _teacher(chosen), _grid(chosen)]
+    )
 
 
 def metric_place(ablations: AblationSettings, metric: str) -> Place:

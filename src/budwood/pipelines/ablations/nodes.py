@@ -9,7 +9,7 @@ from budwood.models.checkpoint import Checkpoint
 from budwood.models.settings import TeacherSettings
 from budwood.parameters import AblationSettings
 from budwood.pipelines.ablations.comparison import Ablation, Comparison
-from budwood.pipelines.tracking import open_workspace
+from budwood.pipelines.tracking import open_workspace, project_root
 from budwood.reporting.ablations import (
     ablation_page,
     ablation_table,
@@ -60,7 +60,7 @@ def fetch_teachers(workspace: Path, *, sources: Sequence[TeacherSettings]) -> tu
         ValueError: one cannot be fetched, or is of an unsupported family.
     """
     found = open_workspace(workspace)
-    return tuple(fetch_source(source, found).checkpoint for source in sources)
+    return tuple(fetch_source(source, found, project_root()).checkpoint for source in sources)
 
 
 def _compared(comparison: Comparison, models: dict[str, Checkpoint], conditions: Conditions) -> Compared:

@@ -122,7 +122,6 @@ def collect_findings(
     winner: Winner,
     finalists: Finalists,
     certificate: Certificate,
-    export_costs: list[Cost],
     probe: ProbeScore | None = None,
     *,
     variant: Variant,
@@ -133,7 +132,6 @@ def collect_findings(
         winner=winner.at(variant, finalists),
         finalists=finalists,
         certificate=certificate,
-        export_costs=tuple(export_costs),
         probe=probe,
     )
 
@@ -163,9 +161,7 @@ def chosen(variant: Variant, selection: pd.DataFrame | None) -> Variant:
     return variant if selection is None else Variant(variant.bin, str(selection["space"].iloc[0]))
 
 
-def join_curves(
-    scores: list[Score], *curves: pd.DataFrame, variant: Variant, selects: bool
-) -> pd.DataFrame:
+def join_curves(scores: list[Score], *curves: pd.DataFrame, variant: Variant, selects: bool) -> pd.DataFrame:
     """Return the curves of all runs of a variant, with the arm and the seed of each.
 
     Args:

@@ -32,7 +32,7 @@ def create_pipeline(parameters: ProjectParameters) -> Pipeline:
 
 
 def _findings(place: Place, parameters: ProjectParameters) -> Node:
-    names = ["winner", "finalists", "certificate", "export_costs", *["probe_scores"] * parameters.has_probes]
+    names = ["winner", "finalists", "certificate", *["probe_scores"] * parameters.has_probes]
     function = Deferred(NODES, "collect_findings", variant=place.variant)
     return place.node(function, place.own(*names), place.own("findings"))
 
@@ -43,7 +43,13 @@ def _trained(place: Place, parameters: ProjectParameters) -> list[Node]:
     arms = [*ARMS, *reference]
     runs = [run_name(arm, parameters.seeds[0], seed) for arm in arms for seed in parameters.seeds]
     selection = place.own("selection") if parameters.has_probes else []
-    scored = ["tokens", "params:conditions", "workspace", *place.own(*runs), *place.own(*(f"{run}_run" for run in runs))]
+    scored = [
+        "tokens",
+        "params:conditions",
+        "workspace",
+        *place.own(*runs),
+        *place.own(*(f"{run}_run" for run in runs)),
+    ]
     timed = ["params:evaluation", "params:conditions", "teacher", *place.own("subnet", *reference)]
     results = place.own("scores", "downstream", "efficiency", "evaluation_costs")
     curves = [*place.own("scores", *(f"{run}_curve" for run in runs)), *selection]
@@ -51,14 +57,15 @@ def _trained(place: Place, parameters: ProjectParameters) -> list[Node]:
     return [
         place.node(Deferred(NODES, "score_runs", names=runs), scored, place.own("scores", "evaluation_costs")),
         place.node(
-            Deferred(NODES, "ask_models", names=arms), [*ASKED, *place.own(*arms)], place.own("downstream"), name="ask_arms"
+            Deferred(NODES, "ask_models", names=arms),
+            [*ASKED, *place.own(*arms)],
+            place.own("downstream"),
+            name="ask_arms",
         ),
         place.node(
             Deferred(NODES, "time_models", names=["teacher", "subnet", *reference]), timed, place.own("efficiency")
         ),
-        place.node(
-            Deferred(NODES, "collect_results", variant=variant), [*results, *selection], place.own("results")
-        ),
+        place.node(Deferred(NODES, "collect_results", variant=variant), [*results, *selection], place.own("results")),
         place.node(
             Deferred(NODES, "join_curves", variant=variant, selects=bool(selection)), curves, place.own("curves")
         ),
@@ -74,7 +81,7 @@ def _gathering(parameters: ProjectParameters) -> list[Node]:
     findings, results = _of(searched, "findings"), _of(trained, "results")
     measured = ["calibration_costs", "teacher_evaluation", "teacher_downstream", "curves"]
     cached = ["teacher_cache_costs"] * parameters.caches_teacher
-    gathered = {
+    gathered: dict[Deferred, tuple[list[str], str | list[str]]] = {
         Deferred(NODES, "gather_histories", variants=searched): (_of(searched, "history"), "histories"),
         Deferred(NODES, "gather_curves"): (_of(trained, "curves"), "curves"),
         Deferred(NODES, "gather_findings"): (findings, ["winners", "certificates"]),
@@ -82,7 +89,13 @@ def _gathering(parameters: ProjectParameters) -> list[Node]:
         Deferred(NODES, "write_ledger"): ([*measured, *findings, *results, *cached], "ledger"),
     }
     return [
-        Node(function, inputs, outputs, name=function.__name__, namespace="subnets")
+        Node(
+            function,
+            inputs,
+            outputs if isinstance(outputs, str) else list(outputs),
+            name=function.__name__,
+            namespace="subnets",
+        )
         for function, (inputs, outputs) in gathered.items()
     ]
 

@@ -7,7 +7,6 @@ from budwood.corpus.settings import CorpusSettings
 from budwood.models.checkpoint import Checkpoint
 from budwood.pipelines.tracking import open_workspace
 from budwood.records.certificate import Certificate
-from budwood.records.cost import Cost
 from budwood.records.search import Winner
 from budwood.records.teacher import TeacherRecord
 from budwood.study.export import ExportSubnet, text_sources
@@ -22,12 +21,8 @@ def export_subnet(
     space: SpaceSettings,
     corpus: CorpusSettings,
     workspace: Path,
-) -> tuple[Checkpoint, Certificate, list[Cost]]:
-    """Return the winner as a folder with card and certificate, and what its proof cost.
-
-    Raises:
-        ValueError: the folder does not compute what the searched child computes.
-    """
+) -> tuple[Checkpoint, Certificate]:
+    """Return the winner as a folder with card and certificate."""
     stage = ExportSubnet(
         cut=cut,
         teacher_record=teacher_record,
@@ -37,4 +32,4 @@ def export_subnet(
         sources=text_sources(corpus),
     )
     exported = open_workspace(workspace).finish(stage)
-    return exported.subnet, exported.certificate, exported.costs
+    return exported.subnet, exported.certificate

@@ -1,4 +1,4 @@
-"""Per variant: winner, cut -> subnet, certificate, export_costs."""
+"""Per variant: winner, cut -> subnet, certificate."""
 
 from kedro.pipeline import Node, Pipeline
 
@@ -17,5 +17,5 @@ def export_node(place: Place, space: str | None = None) -> Node:
     return place.node(
         Deferred("budwood.pipelines.export.nodes", "export_subnet"),
         [*place.own("cut", "winner"), "teacher_record", "tokens", space, "params:corpus", "workspace"],
-        place.own("subnet", "certificate", "export_costs"),
+        place.own("subnet", "certificate"),
     )

@@ -21,7 +21,5 @@ def _nodes(place: Place) -> list[Node]:
     outputs = place.own("probe", "probe_run", "probe_curve")
     return [
         place.node(Deferred(NODES, "train_probe"), [*place.own("subnet"), "teacher", *HOW], outputs),
-        place.node(
-            Deferred(NODES, "score_probe"), [*place.own("probe", "probe_run"), *HOW], place.own("probe_scores")
-        ),
+        place.node(Deferred(NODES, "score_probe"), [*place.own("probe", "probe_run"), *HOW], place.own("probe_scores")),
     ]

@@ -2,49 +2,46 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from budwood.pipelines.grid import wants_probes
-from budwood.pipelines.reporting.nodes import draw_figures, tabulate_benchmarks, tabulate_results, write_pages
+from budwood.parameters import ProjectParameters
+from budwood.pipelines.wiring import Deferred
 from budwood.reporting.figures import drawable
 
-_PROBED = ("probe_curves", "selections")
-_DRAWN = (
+NODES = "budwood.pipelines.reporting.nodes"
+_PROBED = ["probe_curves", "selections"]
+_DRAWN = [
     *("curves", "histories", "ledger", "results", "savings", "search_spaces", "space_samples", "speeds", "tasks"),
     *("teacher_record", "winners"),
-)
-_WRITTEN = (
+]
+_WRITTEN = [
     *("results", "savings", "tasks", "speeds", "search_spaces", "corpus_counts", "certificates", "teacher_record"),
     *("teacher_evaluation", "arms", "winners", "ledger"),
-)
+]
 
 
-def create_pipeline() -> Pipeline:
+def create_pipeline(parameters: ProjectParameters) -> Pipeline:
     """Report what was found, what it cost and what it saved."""
-    data = [*_DRAWN, *(_PROBED if wants_probes() else ())]
-    figures = drawable(data)
-    written = [*_WRITTEN, *(["selections"] if wants_probes() else [])]
+    data = [*_DRAWN, *_PROBED * parameters.has_probes]
+    figures = [figure.dataset for figure in drawable(data)]
+    written = [*_WRITTEN, *["selections"] * parameters.has_probes, *figures]
+    tabulated = ["arms", "curves", "ledger", "teacher_record", "teacher_evaluation"]
     return Pipeline(
         [
+            Node(Deferred(NODES, "tabulate_results"), tabulated, ["results", "savings"], name="tabulate_results"),
             Node(
-                tabulate_results,
-                ["arms", "curves", "ledger", "teacher_record", "teacher_evaluation"],
-                ["results", "savings"],
-                name="tabulate_results",
-            ),
-            Node(
-                tabulate_benchmarks,
+                Deferred(NODES, "tabulate_benchmarks"),
                 ["downstream", "efficiency", "arms"],
                 ["tasks", "speeds"],
                 name="tabulate_benchmarks",
             ),
             Node(
-                draw_figures,
-                {name: name for name in data},
-                {figure.dataset: figure.dataset for figure in figures},
+                Deferred(NODES, "draw_figures", names=data),
+                data,
+                {figure: figure for figure in figures},
                 name="draw_figures",
             ),
             Node(
-                write_pages,
-                {name: name for name in written} | {figure.name: figure.dataset for figure in figures},
+                Deferred(NODES, "write_pages", names=written),
+                written,
                 ["report_markdown", "report"],
                 name="write_pages",
             ),

@@ -1,4 +1,4 @@
-"""teacher_record -> search_spaces -> parameter_spread."""
+"""teacher_record -> search_spaces -> space_samples."""
 
 from kedro.pipeline import Node, Pipeline
 
@@ -20,10 +20,10 @@ def create_pipeline(parameters: ProjectParameters) -> Pipeline:
                 name="enumerate_spaces",
             ),
             Node(
-                Deferred(NODES, "spread_spaces"),
+                Deferred(NODES, "sample_spaces"),
                 ["teacher_record", "search_spaces", "params:spaces", "params:search"],
-                ["space_samples", "figure.parameter_spread"],
-                name="spread_spaces",
+                "space_samples",
+                name="sample_spaces",
             ),
         ],
         tags="search_space",

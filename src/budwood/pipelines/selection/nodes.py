@@ -3,13 +3,12 @@
 import logging
 
 import pandas as pd
-import plotly.graph_objects as go
 
 from budwood.models.checkpoint import Checkpoint
 from budwood.pipelines.tracking import track
 from budwood.records.names import Variant
 from budwood.records.training import ProbeScore
-from budwood.reporting.selection import probe_losses, select_space
+from budwood.reporting.selection import select_space
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +25,7 @@ def choose_space(*parts: ProbeScore | Checkpoint, bin_name: str, spaces: list[st
         ValueError: no probe has a finite loss.
     """
     probes = {space: part for space, part in zip(spaces, parts, strict=False) if isinstance(part, ProbeScore)}
-    subnets = {space: part for space, part in zip(spaces, parts[len(spaces) :], strict=True)}
+    subnets = dict(zip(spaces, parts[len(spaces) :], strict=True))
     table = select_space(bin_name, probes)
     best = str(table["space"].iloc[0])
     logger.info("Bin %s goes on with space %s", bin_name, best)
@@ -36,8 +35,8 @@ def choose_space(*parts: ProbeScore | Checkpoint, bin_name: str, spaces: list[st
     return table, subnet
 
 
-def gather_selections(*parts: pd.DataFrame, variants: list[Variant]) -> tuple[pd.DataFrame, go.Figure]:
-    """Return how all spaces of all bins compare, and the curves of their probes as a figure.
+def gather_selections(*parts: pd.DataFrame, variants: list[Variant]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return how all spaces of all bins compare, and the curves of their probes.
 
     Args:
         parts: the curves of all probes, then the selections of all bins.
@@ -47,4 +46,4 @@ def gather_selections(*parts: pd.DataFrame, variants: list[Variant]) -> tuple[pd
     curves = [
         curve.assign(bin=variant.bin, space=variant.space) for curve, variant in zip(parts, variants, strict=False)
     ]
-    return selections, probe_losses(pd.concat(curves, ignore_index=True), selections)
+    return selections, pd.concat(curves, ignore_index=True)

@@ -1,4 +1,4 @@
-"""Per bin, where there are probes: probe_scores of its spaces -> selection, subnet; then selections, probe_losses."""
+"""Per bin, where there are probes: probe_scores of its spaces -> selection, subnet; then selections, probe_curves."""
 
 from kedro.pipeline import Node, Pipeline
 
@@ -19,7 +19,7 @@ def create_pipeline(parameters: ProjectParameters) -> Pipeline:
         for selected in parameters.trained
     ]
     inputs = [*_of(searched, "probe_curve"), *_of(parameters.trained, "selection")]
-    outputs = ["selections", "figure.probe_losses"]
+    outputs = ["selections", "probe_curves"]
     gathering = Node(
         Deferred(NODES, "gather_selections", variants=searched),
         inputs,

@@ -14,7 +14,9 @@ HOW = ["params:conditions", "workspace"]
 def create_pretraining(parameters: ProjectParameters) -> Pipeline:
     """Train the arms without a teacher, of every variant and with every seed."""
     places = [Place(variant, ("pretraining",)) for variant in parameters.trained]
-    arms = [node for place in places for arm in ("random_init", "subnet_init") for node in _runs(place, arm, parameters)]
+    arms = [
+        node for place in places for arm in ("random_init", "subnet_init") for node in _runs(place, arm, parameters)
+    ]
     references = [node for place in places for node in _references(place, parameters)]
     return Pipeline([*arms, *references])
 
@@ -46,7 +48,9 @@ def _references(place: Place, parameters: ProjectParameters) -> list[Node]:
         return []
     inputs = ["teacher", "tokens", place.bin_parameters, *HOW]
     return [
-        _run(place, Deferred(NODES, "train_reference", seed=seed), inputs, run_name(REFERENCE, parameters.seeds[0], seed))
+        _run(
+            place, Deferred(NODES, "train_reference", seed=seed), inputs, run_name(REFERENCE, parameters.seeds[0], seed)
+        )
         for seed in parameters.seeds
     ]
 
