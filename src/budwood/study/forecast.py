@@ -2,7 +2,6 @@
 
 import json
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np

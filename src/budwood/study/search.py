@@ -25,9 +25,9 @@ from budwood.models.checkpoint import Checkpoint, load_model
 from budwood.models.device import Compute
 from budwood.models.export import write_checkpoint
 from budwood.models.losses import sequence_losses
+from budwood.records.certificate import Proof
 from budwood.records.cost import Cost
 from budwood.records.files import write_atomically
-from budwood.records.certificate import Proof
 from budwood.records.search import Finalist, Finalists, FrontPoint, Searched, Winner
 from budwood.records.strict import Strict
 from budwood.search.candidate import SearchRecord, canonical_key

@@ -113,7 +113,7 @@ def score_runs(
             compute=choose_compute(measurement.device, measurement.precision),
         )
         scored = open_workspace(workspace).finish(stage)
-        scores.append(scored.score)
+        scores.append(scored.score.model_copy(update={"folder": str(model.folder)}))
         costs += scored.costs
     return scores, costs
 

@@ -5,31 +5,33 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from budwood.reporting.benchmarks import Downstream, Efficiency, speeds_table, tasks_table
-from budwood.reporting.figures import FIGURES, draw
+from budwood.records.cost import Cost
+from budwood.records.evaluation import Downstream, Efficiency
+from budwood.records.names import BASELINE, REFERENCE
+from budwood.records.teacher import TeacherEvaluation, TeacherRecord
+from budwood.records.training import Score
+from budwood.reporting.benchmarks import speeds_table, tasks_table
+from budwood.reporting.figures import FIGURES, drawable
 from budwood.reporting.findings import Findings
 from budwood.reporting.ledger import savings
 from budwood.reporting.matching import unlike
 from budwood.reporting.page import html_report
-from budwood.reporting.records import BASELINE, REFERENCE, Arm, LedgerEntry, Teacher
 from budwood.reporting.report import write_report
 from budwood.reporting.tables import results_table
 
-Record = dict[str, Any]
-
 
 def tabulate_results(
-    arms: list[Arm],
+    arms: list[Score],
     curves: pd.DataFrame,
-    ledger: list[LedgerEntry],
-    teacher_record: Teacher,
-    teacher_evaluation: Record,
+    ledger: list[Cost],
+    teacher_record: TeacherRecord,
+    teacher_evaluation: TeacherEvaluation,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the losses of all models, and the savings against `random_init` and, where there is one, the reference.
 
     An arm that was not trained as its baseline was has no savings.
     """
-    results = results_table(arms, teacher_evaluation["losses"], teacher_record, teacher_evaluation["text"])
+    results = results_table(arms, teacher_evaluation.losses, teacher_record, teacher_evaluation.text)
     has_reference = curves["arm"].eq(REFERENCE).groupby([curves["bin"], curves["space"]]).transform("any")
     both = []
     for baseline, own in ((BASELINE, curves), (REFERENCE, curves[has_reference])):
@@ -40,7 +42,7 @@ def tabulate_results(
 
 
 def tabulate_benchmarks(
-    downstream: list[Downstream], efficiency: list[Efficiency], arms: list[Arm]
+    downstream: list[Downstream], efficiency: list[Efficiency], arms: list[Score]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the task scores and the speed of all models."""
     return tasks_table(downstream, unlike(arms)), speeds_table(efficiency)
@@ -48,12 +50,10 @@ def tabulate_benchmarks(
 
 def draw_figures(**data: Any) -> dict[str, go.Figure]:
     """Return every figure whose data is given, by its dataset."""
-    drawable = [figure for figure in FIGURES if set(figure.needs) <= set(data)]
-    drawn = draw(drawable, data)
-    return {figure.dataset: drawn[figure.name] for figure in drawable}
+    return {figure.dataset: figure.draw(data) for figure in drawable(data)}
 
 
-def write_pages(teacher_record: Record, teacher_evaluation: Record, **data: Any) -> tuple[str, str]:
+def write_pages(teacher_record: TeacherRecord, teacher_evaluation: TeacherEvaluation, **data: Any) -> tuple[str, str]:
     """Return the report as markdown, and as one page that opens offline.
 
     Args:
@@ -62,6 +62,6 @@ def write_pages(teacher_record: Record, teacher_evaluation: Record, **data: Any)
         data: figures by name, and the other fields of `Findings`.
     """
     drawn = {figure.name: data.pop(figure.name) for figure in FIGURES if figure.name in data}
-    scores = {"perplexity": teacher_evaluation["perplexity"]}
-    report = write_report(Findings(teacher=teacher_record | scores, **data))  # type: ignore[arg-type]  # as JSON
+    found = Findings(teacher=teacher_record, teacher_losses=teacher_evaluation.perplexity, **data)
+    report = write_report(found)
     return report.markdown, html_report(report, drawn)

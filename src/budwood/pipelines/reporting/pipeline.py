@@ -2,9 +2,11 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from budwood.pipelines.grid import wants_probes
-from budwood.pipelines.reporting.nodes import draw_figures, tabulate_benchmarks, tabulate_results, write_pages
+from budwood.parameters import ProjectParameters
+from budwood.pipelines.wiring import Deferred
 from budwood.reporting.figures import drawable
+
+NODES = "budwood.pipelines.reporting.nodes"
 
 _PROBED = ("probe_curves", "selections")
 _DRAWN = (
@@ -17,34 +19,35 @@ _WRITTEN = (
 )
 
 
-def create_pipeline() -> Pipeline:
+def create_pipeline(parameters: ProjectParameters) -> Pipeline:
     """Report what was found, what it cost and what it saved."""
-    data = [*_DRAWN, *(_PROBED if wants_probes() else ())]
+    probed = _PROBED if parameters.has_probes else ()
+    data = [*_DRAWN, *probed]
     figures = drawable(data)
-    written = [*_WRITTEN, *(["selections"] if wants_probes() else [])]
+    written = {name: name for name in (*_WRITTEN, *probed[1:])}
     return Pipeline(
         [
             Node(
-                tabulate_results,
+                Deferred(NODES, "tabulate_results"),
                 ["arms", "curves", "ledger", "teacher_record", "teacher_evaluation"],
                 ["results", "savings"],
                 name="tabulate_results",
             ),
             Node(
-                tabulate_benchmarks,
+                Deferred(NODES, "tabulate_benchmarks"),
                 ["downstream", "efficiency", "arms"],
                 ["tasks", "speeds"],
                 name="tabulate_benchmarks",
             ),
             Node(
-                draw_figures,
+                Deferred(NODES, "draw_figures"),
                 {name: name for name in data},
                 {figure.dataset: figure.dataset for figure in figures},
                 name="draw_figures",
             ),
             Node(
-                write_pages,
-                {name: name for name in written} | {figure.name: figure.dataset for figure in figures},
+                Deferred(NODES, "write_pages"),
+                written | {figure.name: figure.dataset for figure in figures},
                 ["report_markdown", "report"],
                 name="write_pages",
             ),
