@@ -13,11 +13,18 @@ from budwood.arch.count import forward_flops_per_token
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
 from budwood.corpus.packing import PackedCorpus
+from budwood.models.card import Card, CardSource, Measurement
 from budwood.models.certificate import Origin, certify
-from budwood.models.export import CARD, CERTIFICATE, model_card, write_checkpoint
+from budwood.models.chat import describe_chat
+from budwood.models.checkpoint import load_tokenizer
+from budwood.models.engines import open_everywhere
+from budwood.models.export import CARD, CERTIFICATE, write_checkpoint
+from budwood.models.prompts import record_prompts, write_check
+from budwood.models.settings import ServingSettings
 from budwood.parameters import CorpusParameters, MeasurementParameters, SpaceParameters
 from budwood.pipelines.work import claim
 from budwood.records.files import write_atomically
+from budwood.records.teacher import TeacherRecord
 from budwood.subnet.compensate import compensation_flops, cut_out
 from budwood.subnet.extract import own_weights, resolve
 
@@ -67,10 +74,18 @@ def export_subnet(
         layers=[layer.teacher_layer for layer in cut.layers],
     )
     certificate = certify(child, folder, cut.architecture, ParameterBin(*best["parameter_bin"]), origin)
-    native = bool(certificate["native"])
-    story, sources = _story(best, space, origin), _sources(corpus)
-    card = model_card(cut.architecture, teacher_record, sources, story, _figures(best), native=native)
-    write_atomically(folder / CARD, card)
+    write_check(folder, record_prompts(child))
+    card = Card(
+        architecture=cut.architecture,
+        teacher=TeacherRecord.model_validate(teacher_record),
+        sources=_sources(corpus),
+        cut=_story(best, space, origin),
+        measured=[_measured(best)],
+        native=bool(certificate["native"]),
+        opens_in=open_everywhere(folder, ServingSettings()),
+        chat=describe_chat(child, load_tokenizer(folder)),
+    )
+    write_atomically(folder / CARD, card.text())
     write_atomically(folder / CERTIFICATE, json.dumps(certificate, indent=1))
     costs = []
     if space.compensation and space.compensation.steps:
@@ -91,21 +106,25 @@ def _story(best: dict[str, Any], space: SpaceParameters, origin: Origin) -> dict
     }
 
 
-def _sources(corpus: CorpusParameters) -> list[dict[str, str]]:
+def _sources(corpus: CorpusParameters) -> list[CardSource]:
     """Return licences and attributions of all texts, for a card."""
     return [
-        {"name": name, "license": source.license, "attribution": source.attribution}
+        CardSource(name=name, license=source.license, attribution=source.attribution, dataset=source.dataset)
         for name, source in corpus.sources.items()
         if source
     ]
 
 
-def _figures(best: dict[str, Any]) -> dict[str, str]:
+def _measured(best: dict[str, Any]) -> Measurement:
     """Return what was measured of a winner, for its card."""
     tokens = best["finalist_tokens"]
-    trained = f"after {tokens:,} tokens of training" if tokens else "before any training"
-    text = "text kept for the choice among candidates"
-    return {"Loss": f"{best['choice_loss']:.3f} nats per token on {text}, {trained}"}
+    return Measurement(
+        metric="loss",
+        value=best["choice_loss"],
+        unit="nats per token",
+        data="text kept for the choice among candidates",
+        when=f"after {tokens:,} tokens of training" if tokens else "before any training",
+    )
 
 
 def _certificate_cost(child: Architecture, certificate: dict[str, Any]) -> dict[str, Any]:
