@@ -21,7 +21,7 @@ from budwood.pipelines.evolution.pipeline import search_stages
 from budwood.pipelines.export.pipeline import export_stages
 from budwood.pipelines.grid import SEARCH_INPUTS, current_parameters, for_each_variant
 from budwood.pipelines.teacher.pipeline import create_pipeline as teacher_pipeline
-from budwood.pipelines.tracking import track
+from budwood.pipelines.tracking import run_of, track
 from budwood.reporting.ablations import (
     TRAINED,
     Trained,
@@ -81,7 +81,7 @@ def train_variants(ablation: str, training: Training, variants: Mapping[str, Var
     A training that diverges is told as such, and the others go on.
 
     Args:
-        ablation: names the runs and their metrics.
+        ablation: names the folders of the runs.
         training: what all of them share.
         variants: by name.
     """
@@ -102,12 +102,13 @@ def _train(ablation: str, place: int, training: Training, name: str, variant: Va
         "losses": [],
     }
     try:
-        folder, record, _ = own.run(f"{ablation}-{place}", start, variant.arm)
+        with run_of(name):
+            folder, record, _ = own.run(f"{ablation}-{place}", start, variant.arm)
+            losses = _losses(folder, training, name)
+            track({"validation_loss": float(np.mean(losses))}, record["steps"])
     except FloatingPointError as error:
         logger.warning("Ablation %s: %s", ablation, error)
         return facts | {"status": "its training diverged"}
-    losses = _losses(folder, training, name)
-    track({f"{ablation}.validation_loss": float(np.mean(losses))}, place)
     spent = {what: record[what] for what in ("tokens", "student_flops", "teacher_flops")}
     return facts | spent | {"losses": losses}  # type: ignore[return-value]
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from kedro.config import MissingConfigException, OmegaConfigLoader
+from kedro.config import OmegaConfigLoader
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import settings
 from kedro.pipeline import Pipeline
@@ -35,20 +35,6 @@ class ParametersHook:
         raw = context.config_loader["parameters"]
         _current["parameters"] = read_parameters(raw)
         context.config_loader["parameters"] = expand_presets(raw)
-
-
-class HubAccessHook:
-    """Hands the access token of the credentials to the Hugging Face libraries, which keep it out of logs."""
-
-    @hook_impl(tryfirst=True)
-    def after_context_created(self, context: Any) -> None:
-        """Set `HF_TOKEN` from `hugging_face.token` of `credentials.yml`, where there is one."""
-        try:
-            token = context.config_loader["credentials"].get("hugging_face", {}).get("token")
-        except MissingConfigException:
-            return
-        if token:
-            os.environ["HF_TOKEN"] = token
 
 
 def current_parameters() -> ProjectParameters:

@@ -20,7 +20,7 @@ from budwood.models.checkpoint import load_model, load_tokenizer, read_architect
 from budwood.models.teacher import fingerprint
 from budwood.parameters import EvaluationParameters, MeasurementParameters
 from budwood.pipelines.evaluation.gathering import Gathered, Record, steps_taken_over, task_costs
-from budwood.pipelines.tracking import track
+from budwood.pipelines.tracking import run_of, track
 from budwood.pipelines.work import claim
 from budwood.reporting.records import ARMS, REFERENCE
 
@@ -111,7 +111,8 @@ def evaluate_arms(
         read = sum(map(len, losses.values())) * measurement.length
         num_tokens += read
         flops += read * forward_flops_per_token(architecture, context=measurement.length)
-        track({f"{name}.validation_loss": float(np.concatenate([*losses.values()]).mean())}, run["steps"])
+        with run_of(name):
+            track({"validation_loss": float(np.concatenate([*losses.values()]).mean())}, run["steps"])
         scores.append(
             run
             | {"run": name, "num_parameters": num_parameters(architecture), "losses": losses}
@@ -146,10 +147,11 @@ def _ask(
         }
         kept = claim(workspace, f"tasks-{name}", facts)
         record = run_benchmarks(folder, heldout_tasks, evaluation, compute, kept)
-        for task in record["tasks"]:
-            # MLflow takes no comma, which stands between a metric of the harness and its filter.
-            values = {metric.replace(",", "/"): found["value"] for metric, found in task["metrics"].items()}
-            track({f"{name}.{task['task']}.{metric}": value for metric, value in values.items()}, 0)
+        with run_of(name):
+            for task in record["tasks"]:
+                # MLflow takes no comma, which separates a metric of the harness from its filter.
+                values = {metric.replace(",", "/"): found["value"] for metric, found in task["metrics"].items()}
+                track({f"{task['task']}.{metric}": value for metric, value in values.items()}, 0)
         records.append({"model": name} | record)
     return records
 

@@ -11,7 +11,7 @@ from budwood.models.losses import sequence_losses
 from budwood.parameters import ArmParameters, MeasurementParameters, ProtocolParameters
 from budwood.pipelines.arms import ArmOutputs, Start, Training
 from budwood.pipelines.evolution.evaluators import windows_of
-from budwood.pipelines.tracking import track
+from budwood.pipelines.tracking import run_of, track
 from budwood.reporting.records import CONTINUED
 from budwood.training.settings import Engine, Schedule
 
@@ -47,7 +47,8 @@ def score_probe(
     windows = windows_of(tokens, "choice", measurement)
     model = compute.place(load_model(probe, compute.dtype))
     losses = sequence_losses(model, windows, batch_size=measurement.batch_size, progress="probe on choice")
-    track({"probe.choice_loss": float(losses.mean())}, probe_run["steps"])
+    with run_of(PROBE):
+        track({"choice_loss": float(losses.mean())}, probe_run["steps"])
     read = windows[:, 1:].numel()
     flops = float(read * forward_flops_per_token(architecture, context=measurement.length))
     looked = {"tokens": read, "flops": flops, "seconds": time.perf_counter() - started}
