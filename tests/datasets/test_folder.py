@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from budwood.datasets import folder as module
 from budwood.datasets.folder import place_folder
 
 
@@ -23,33 +22,27 @@ def contents(folder):
     return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.fixture
-def large(source, monkeypatch):
-    monkeypatch.setattr(module, "_LARGEST_COPIED_BYTES", 0)
-    return source
-
-
-def test_everything_is_copied(large, tmp_path):
+def test_everything_is_copied(source, tmp_path):
     """The user's files stay the user's: damage of the copy reaches none of them."""
-    place_folder(large, tmp_path / "deep" / "target")
+    place_folder(source, tmp_path / "deep" / "target")
     assert contents(tmp_path / "deep" / "target") == {"a": "a", "nested/b.bin": "b"}
     (tmp_path / "deep" / "target" / "nested" / "b.bin").write_text("damage")
-    assert contents(large) == {"a": "a", "nested/b.bin": "b"}
+    assert contents(source) == {"a": "a", "nested/b.bin": "b"}
 
 
-def test_large_files_are_hard_links_where_that_is_asked_for(large, source, tmp_path):
-    place_folder(large, tmp_path / "target", link=True)
+def test_tokens_are_hard_links_where_that_is_asked_for(source, tmp_path):
+    place_folder(source, tmp_path / "target", link=True)
     assert (tmp_path / "target" / "nested" / "b.bin").samefile(source / "nested" / "b.bin")
 
 
-def test_files_are_copied_where_links_are_impossible(large, tmp_path, monkeypatch):
+def test_files_are_copied_where_links_are_impossible(source, tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", refuse)
-    place_folder(large, tmp_path / "target", link=True)
-    assert contents(tmp_path / "target") == contents(large)
-    assert not (tmp_path / "target" / "nested" / "b.bin").samefile(large / "nested" / "b.bin")
+    place_folder(source, tmp_path / "target", link=True)
+    assert contents(tmp_path / "target") == contents(source)
+    assert not (tmp_path / "target" / "nested" / "b.bin").samefile(source / "nested" / "b.bin")
 
 
 def test_what_is_remembered_of_files_stays_with_them(source, tmp_path):

@@ -12,11 +12,12 @@ import plotly.graph_objects as go
 import pytest
 from strategies import SMOLLM2_135M
 
+from budwood.evaluation.statistics import summarise
 from budwood.records.cost import Cost
 from budwood.records.evaluation import Downstream, Efficiency
 from budwood.records.names import ARMS
 from budwood.records.search import Winner
-from budwood.records.teacher import HeldOutText, SourceLoss, TeacherRecord
+from budwood.records.teacher import HeldOutText, SourceLoss, TeacherEvaluation, TeacherRecord
 from budwood.records.training import Score
 from budwood.reporting import ledger, tables
 from budwood.reporting.benchmarks import speeds_table, tasks_table
@@ -56,6 +57,12 @@ class Study:
         return [Score.model_validate(arm) for arm in self.arms]
 
     @property
+    def evaluation(self) -> TeacherEvaluation:
+        """The losses of the teacher, as a record."""
+        losses = {"perplexity": _teacher_losses(), "losses": self.teacher_losses, "text": self.text, "costs": ()}
+        return TeacherEvaluation.model_validate(losses)
+
+    @property
     def answers(self) -> list[Downstream]:
         """What the models answer, as records."""
         return [Downstream.model_validate(record) for record in self.downstream]
@@ -73,7 +80,7 @@ class Study:
     @property
     def results(self) -> pd.DataFrame:
         """The results table."""
-        return tables.results_table(self.scores, self.teacher_losses, self.teacher, self.text)
+        return tables.results_table(self.scores, self.evaluation, self.teacher)
 
     @property
     def saved(self) -> pd.DataFrame:
@@ -83,11 +90,12 @@ class Study:
     @property
     def findings(self) -> Findings:
         """What the report is written from."""
-        own = ("search_spaces", "corpus_counts", "certificates", "teacher", "winners", "samples")
+        own = ("search_spaces", "corpus_counts", "certificates", "winners", "samples")
         return Findings(
             arms=self.scores,
             ledger=self.costs,
-            teacher_losses=_teacher_losses(),
+            teacher_record=self.teacher,
+            teacher_evaluation=self.evaluation,
             results=self.results,
             savings=self.saved,
             tasks=tasks_table(self.answers),
@@ -218,9 +226,7 @@ def _teacher() -> TeacherRecord:
 
 def _teacher_losses() -> list[SourceLoss]:
     return [
-        SourceLoss(
-            split=split, source=source, tokens=12_288, **tables.summarise([loss - 0.5, loss + 0.5], [1100] * 2, 256)
-        )
+        SourceLoss(split=split, source=source, tokens=12_288, **summarise([loss - 0.5, loss + 0.5], [1100] * 2, 256))
         for split in ("selection", "validation")
         for source, loss in TEACHER_LOSS.items()
     ]
@@ -343,7 +349,7 @@ def _answers(rng: np.random.Generator, variant: tuple[str, str], model: str) -> 
         error = float(answers.std(ddof=1) / np.sqrt(20))
         asked = {"task": task, "version": 1.0, "num_fewshot": 0, "metric": metric, "num_questions": 20}
         found = {"value": float(answers.mean()), "standard_error": error, "chance": chance}
-        spent = {"metrics": {}, "tokens": 0, "flops": 0.0, "seconds": 0.0}
+        spent = {"metrics": {}, "num_cut": 0, "tokens": 0, "flops": 0.0, "seconds": 0.0}
         tasks.append({**asked, **found, **spent, "answers": answers.tolist()})
     where = {"bin": variant[0], "space": variant[1], "device": "cpu", "precision": "float32", "limit": None}
     return where | {"model": model, "harness": "lm_eval 0.4.13", "tasks": tasks}

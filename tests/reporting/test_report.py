@@ -140,6 +140,14 @@ def test_tasks_have_errors_and_verdicts(make_study: Callable) -> None:
     assert not differences["random_init"]
 
 
+def test_cut_questions_are_counted(make_study: Callable) -> None:
+    study = make_study(1)
+    study.downstream[2]["tasks"][0]["num_cut"] = 3
+    text = section(study.findings, "Tasks")
+    assert "version 1.0; up to 3 requests were longer than a model's context and lost their beginning\n" in text
+    assert text.count("lost their") == 1
+
+
 def cells(text: str, model: str) -> list[str]:
     """Return the cells of a model's row after its name."""
     for line in text.splitlines():

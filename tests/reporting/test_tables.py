@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,16 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from budwood.evaluation.statistics import mean_and_error, ratio_and_error, summarise
 from budwood.records.teacher import HeldOutText
 from budwood.records.training import Score
-from budwood.reporting.tables import (
-    mean_and_error,
-    paired_difference,
-    ratio_and_error,
-    results_table,
-    summarise,
-    verdict,
-)
+from budwood.reporting.tables import paired_difference, results_table, verdict
 
 LOSSES = st.lists(st.floats(0.0, 20.0), min_size=2, max_size=20)
 
@@ -112,7 +107,8 @@ def test_results_by_hand(make_study: Callable) -> None:
     subnet_init["losses"] = {"a": [3.0], "b": [7.0, 6.0, 8.0]}
     distilled["losses"] = {"a": [2.0], "b": [6.0, 6.0, 6.0]}
     text = HeldOutText(tokens_per_sequence=10, bytes={"a": [40], "b": [40, 50, 30]})
-    table = results_table(study.scores, {"a": [1.0], "b": [2.0, 3.0, 4.0]}, study.teacher, text).set_index("model")
+    study = replace(study, teacher_losses={"a": [1.0], "b": [2.0, 3.0, 4.0]}, text=text)
+    table = study.results.set_index("model")
     assert table.index.tolist() == [study.teacher.name, "random_init", "subnet_init", "distilled"]
     assert table["loss"].tolist() == [2.5, 8.0, 6.0, 5.0]
     assert table.loc["subnet_init", "perplexity"] == pytest.approx(np.exp(6.0))
@@ -146,7 +142,7 @@ def test_each_variant_has_its_own_baseline(make_study: Callable) -> None:
 
 def test_without_a_baseline_there_is_no_difference(make_study: Callable) -> None:
     study = make_study(1)
-    table = results_table(study.scores[1:], study.teacher_losses, study.teacher, study.text)
+    table = results_table(study.scores[1:], study.evaluation, study.teacher)
     assert table["difference"].isna().all()
 
 
@@ -159,13 +155,13 @@ def test_other_sequences_than_the_teachers_are_refused(make_study: Callable, cha
     else:
         losses["news"] = losses.pop("wikipedia")
     with pytest.raises(ValueError, match=r"quarter/coarse_uniform/subnet_init was scored on .* the teacher on"):
-        results_table(study.scores, study.teacher_losses, study.teacher, study.text)
+        results_table(study.scores, study.evaluation, study.teacher)
 
 
 def results(study, runs: list[dict]) -> pd.DataFrame:
     """Return the table of some runs."""
     scores = [Score.model_validate(run) for run in runs]
-    return results_table(scores, study.teacher_losses, study.teacher, study.text)
+    return results_table(scores, study.evaluation, study.teacher)
 
 
 def test_seeds_are_averaged_and_their_spread_is_in_the_errors(make_study: Callable) -> None:
@@ -176,9 +172,7 @@ def test_seeds_are_averaged_and_their_spread_is_in_the_errors(make_study: Callab
     for seed, shift in enumerate((1.0, 3.0)):
         lower = {source: [loss - shift for loss in losses] for source, losses in base["losses"].items()}
         runs += [base | {"seed": seed, "seconds": 10.0 * (seed + 1)}, other | {"seed": seed, "losses": lower}]
-    table = results_table(
-        [Score.model_validate(run) for run in runs], study.teacher_losses, study.teacher, study.text
-    ).set_index("model")
+    table = results(study, runs).set_index("model")
     assert table.loc["subnet_init", ["num_seeds", "difference"]].tolist() == [2, pytest.approx(-2.0)]
     assert table.loc["subnet_init", "difference_standard_error"] == pytest.approx(1.0)
     assert table.loc["random_init", "seconds"] == 15.0
@@ -193,7 +187,5 @@ def test_seeds_are_averaged_and_their_spread_is_in_the_errors(make_study: Callab
 def test_arms_of_other_seeds_are_not_compared(make_study: Callable) -> None:
     study = make_study(1)
     runs = [study.arms[0] | {"seed": 1}, study.arms[1] | {"seed": 2}]
-    table = results_table(
-        [Score.model_validate(run) for run in runs], study.teacher_losses, study.teacher, study.text
-    ).set_index("model")
+    table = results(study, runs).set_index("model")
     assert np.isnan(table.loc["subnet_init", "difference"])

@@ -8,7 +8,8 @@ from pathlib import Path
 from budwood.records.files import check_links, write_folder_atomically
 from budwood.records.hashes import MEMORY
 
-_LARGEST_COPIED_BYTES = 2**20
+_LINKED_SUFFIX = ".bin"
+"""Of tokens and of what a teacher has said, which are written under another name and renamed."""
 
 
 def place_folder(source: Path, target: Path, *, link: bool = False) -> None:
@@ -19,8 +20,8 @@ def place_folder(source: Path, target: Path, *, link: bool = False) -> None:
     Args:
         source: The folder to place; it stays. Links into the blobs of a snapshot of the hub are followed.
         target: Where to place it; nothing happens when it is the source itself.
-        link: Whether large files become hard links where the file system allows, so that they take no space twice. Only
-            for folders that nobody else owns and whose large files are never written in place: damage reaches both.
+        link: Whether `.bin` files become hard links where the file system allows, so that they take no space twice.
+            Only for folders that budwood wrote in its workspace: damage reaches both.
 
     Raises:
         NotADirectoryError: `source` is no folder.
@@ -46,7 +47,7 @@ def place_folder(source: Path, target: Path, *, link: bool = False) -> None:
 
 def _link_or_copy(source: str, target: str) -> None:
     """Hard-link a large file, or copy it where that is impossible."""
-    if Path(source).stat().st_size > _LARGEST_COPIED_BYTES:
+    if Path(source).suffix == _LINKED_SUFFIX:
         with suppress(OSError):
             os.link(Path(source).resolve(), target)
             return

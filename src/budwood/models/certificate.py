@@ -82,7 +82,7 @@ def prove(
         probe=_probe(tokens, reloaded[-1][0]),
         dtypes=dtypes,
         native=native,
-        model_class=config["architectures"][0],
+        **{"class": config["architectures"][0]},
     )
 
 
@@ -119,7 +119,9 @@ def max_difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
 def _probe(ids: Tensor, logits: Tensor) -> Probe:
     columns = list(range(0, logits.shape[-1], max(1, logits.shape[-1] // _SHOWN_COLUMNS)))
     shown = logits[:_SHOWN_TOKENS, columns]
-    return Probe(input_ids=tuple(ids[: len(shown)].tolist()), columns=tuple(columns), logits=shown.tolist())
+    return Probe(
+        input_ids=tuple(ids[: len(shown)].tolist()), columns=tuple(columns), logits=tuple(map(tuple, shown.tolist()))
+    )
 
 
 def _count_dtypes(model: PreTrainedModel) -> dict[str, int]:

@@ -23,9 +23,9 @@ from transformers.initialization import no_init_weights
 
 from budwood.arch.family import architecture_from_config, family_of, layer_config, stock_family, supported_family
 from budwood.arch.spec import Architecture
-from budwood.models.kind import check_kind, check_lengths, check_rotary, check_whole
+from budwood.models.kind import check_kind, check_lengths, check_whole
 from budwood.models.modeling import LAYERWISE_CLASSES
-from budwood.models.rotary import even_share, rope_for_dims
+from budwood.models.rotary import check_rope, even_share, rope_for_dims
 from budwood.models.weights import INDEX, SINGLE, read_json, same_values, tensor_files, weight_files
 from budwood.records.files import write_folder_atomically
 from budwood.records.hashes import MEMORY, hash_file, hash_files
@@ -143,7 +143,7 @@ def load_config(folder: Path) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
         raise ValueError(f"{folder / CONFIG} is not a config that transformers reads: {error}") from error
     config: dict[str, Any] = loaded.to_dict()
-    check_rotary(folder, config)
+    check_rope(config)
     if config["tie_word_embeddings"] and _has_own_head(folder, config):
         config["tie_word_embeddings"] = False
     return config
@@ -267,11 +267,13 @@ def random_model(base: Mapping[str, Any], architecture: Architecture, seed: int)
     """Return a float32 model with its family's own initialisation, and `rope_parameters` as the base has them.
 
     Args:
-        base: a config whose lists by layer fit the architecture. Random weights suit the `rope_parameters` that
+        base: a config. Where its lists by layer do not fit, the family's own take their place. Random weights suit the `rope_parameters` that
             `budwood.models.rotary.standard_rope` returns.
         architecture: layers in depth order.
         seed: of the initialisation.
     """
+    lists, depth = family_of(architecture.family).layer_lists, architecture.num_hidden_layers
+    base = {name: value for name, value in base.items() if name not in lists or len(value) == depth}
     rope = base["rope_parameters"]
     share = rope.get("partial_rotary_factor", 1.0)
     ropes = [rope_for_dims(rope, even_share(spec.head_dim, share), spec.head_dim) for spec in architecture.layers]

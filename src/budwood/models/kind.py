@@ -4,13 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from budwood.arch.family import config_of_layer, supported_family
-from budwood.models.rotary import Rope, inverse_frequencies
+from budwood.arch.family import supported_family
 
 ADAPTER = "adapter_config.json"
 _MOST_LAYERS = 1024
 """The deepest published dense decoders have fewer than 200; larger numbers are damage, and cost minutes to build."""
-_ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
 
 
 def check_whole(folder: Path) -> None:
@@ -41,38 +39,6 @@ def check_kind(folder: Path, written: Mapping[str, Any]) -> None:
     depth = written.get("num_hidden_layers", 1)
     if not isinstance(depth, int) or not 1 <= depth <= _MOST_LAYERS:
         raise ValueError(f"{folder / 'config.json'}: num_hidden_layers={depth!r} must be between 1 and {_MOST_LAYERS}")
-
-
-def check_rotary(folder: Path, config: Mapping[str, Any]) -> None:
-    """Check that the rotary embeddings of a config are of a known type.
-
-    Args:
-        folder: of the checkpoint.
-        config: with all defaults.
-
-    Raises:
-        ValueError: they are not.
-    """
-    for rope in _ropes(config):
-        kind = rope.get("rope_type") if isinstance(rope, Mapping) else rope
-        if kind not in _ROPE_TYPES:
-            raise ValueError(
-                f"{folder / 'config.json'}: rotary embeddings of type {kind!r} are not supported; "
-                f"supported are {', '.join(_ROPE_TYPES)}"
-            )
-
-
-def check_cut(config: Mapping[str, Any], rope: Rope) -> None:
-    """Check that heads of a model can lose dimensions in the way that a space asks for.
-
-    Raises:
-        ValueError: frequencies are to be preserved that change with the length of the text.
-    """
-    if rope == "preserve":
-        for layer in range(config["num_hidden_layers"]):
-            own = config_of_layer(config, layer)
-            head_dim = own.get("head_dim") or own["hidden_size"] // own["num_attention_heads"]
-            inverse_frequencies(own["rope_parameters"], head_dim, config["max_position_embeddings"])
 
 
 def check_lengths(folder: Path, config: Mapping[str, Any], sequence_length: int) -> None:
@@ -108,8 +74,3 @@ def sliding_window(config: Mapping[str, Any]) -> int | None:
     windowed = "sliding_attention" in (config.get("layer_types") or ["sliding_attention"])
     window: int | None = config.get("sliding_window")
     return window if windowed else None
-
-
-def _ropes(config: Mapping[str, Any]) -> list[Any]:
-    layers = {0, *(int(layer) for layer in config.get("per_layer_config") or {})}
-    return [config_of_layer(config, layer).get("rope_parameters") for layer in sorted(layers)]

@@ -42,7 +42,8 @@ def record_prompts(model: PreTrainedModel) -> tuple[Prompt, ...]:
             f"{TOLERANCE:.0e}"
         )
     return tuple(
-        Prompt(input_ids=ids.tolist(), logprobs=logprobs.tolist()) for ids, logprobs in zip(prompts, alone, strict=True)
+        Prompt(input_ids=tuple(ids.tolist()), logprobs=tuple(logprobs.tolist()))
+        for ids, logprobs in zip(prompts, alone, strict=True)
     )
 
 

@@ -7,9 +7,6 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import to_jsonable_python
 
-HOW = object()
-"""Marks a field that only decides how a result is computed, never what it is: `Annotated[int, HOW]`."""
-
 
 class Strict(BaseModel):
     """Frozen; refuses fields it does not know."""
@@ -42,4 +39,6 @@ def _fact(value: object) -> Any:
         return {str(key): _fact(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_fact(entry) for entry in value]
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
     return to_jsonable_python(value)

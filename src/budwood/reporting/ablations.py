@@ -8,10 +8,11 @@ import pandas as pd
 import plotly.graph_objects as go
 from sklearn.ensemble import RandomForestRegressor
 
+from budwood.evaluation.statistics import mean_and_error
 from budwood.reporting import formats
 from budwood.reporting.markup import markdown_table, means_and_errors
 from budwood.reporting.style import GREY, color_of, panel_row
-from budwood.reporting.tables import mean_and_error, paired_difference, verdict
+from budwood.reporting.tables import paired_difference, verdict
 
 COLUMNS = [
     *("variant", "loss", "standard_error", "difference", "difference_standard_error", "num_sequences"),

@@ -20,9 +20,9 @@ def tasks_table(records: Sequence[Downstream], unlike: Collection[tuple[str, str
         unlike: bin, space and name of arms that do not compare with their baseline; see `matching.unlike`.
 
     Returns:
-        Columns `bin`, `space`, `model`, `task`, `metric`, `num_fewshot`, `num_questions`, `value`, `standard_error` (as
-        the harness gives it), `chance`; `difference` and `difference_standard_error`: paired over the questions, the
-        model minus the variant's `random_init`; `version`, `harness`. NaN where it does not apply.
+        Columns `bin`, `space`, `model`, `task`, `metric`, `num_fewshot`, `num_questions`, `num_cut`, `value`,
+        `standard_error` (of the harness), `chance`; `difference` and `difference_standard_error`: paired over the
+        questions, the model minus the variant's `random_init`; `version`, `harness`. NaN where it does not apply.
 
     Raises:
         ValueError: two models of a variant answered different numbers of questions.
@@ -67,7 +67,7 @@ def mean_over_tasks(tasks: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([tasks, means.assign(task="mean")], ignore_index=True)
 
 
-_TASK_COLUMNS = ("task", "metric", "num_fewshot", "num_questions", "value", "standard_error", "chance")
+_TASK_COLUMNS = ("task", "metric", "num_fewshot", "num_questions", "num_cut", "value", "standard_error", "chance")
 
 
 def speeds_table(records: Sequence[Efficiency]) -> pd.DataFrame:

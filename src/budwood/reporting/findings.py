@@ -8,7 +8,7 @@ import pandas as pd
 
 from budwood.records.cost import Cost
 from budwood.records.search import Winner
-from budwood.records.teacher import SourceLoss, TeacherRecord
+from budwood.records.teacher import TeacherEvaluation, TeacherRecord
 from budwood.records.training import Score
 
 
@@ -36,8 +36,8 @@ class Findings:
         corpus_counts: `split`, `source`, `documents`, `tokens`.
         certificates: one row per (bin, space): `bin`, `space`, `num_parameters`, `largest_logit_difference`, `native`,
             `class`, `fingerprint`.
-        teacher: its record.
-        teacher_losses: its losses by split and source.
+        teacher_record: what the teacher is.
+        teacher_evaluation: its losses.
         arms: records of all trainings.
         winners: of all searches.
         ledger: all costs.
@@ -52,8 +52,8 @@ class Findings:
     search_spaces: pd.DataFrame
     corpus_counts: pd.DataFrame
     certificates: pd.DataFrame
-    teacher: TeacherRecord
-    teacher_losses: Sequence[SourceLoss]
+    teacher_record: TeacherRecord
+    teacher_evaluation: TeacherEvaluation
     arms: Sequence[Score]
     winners: Sequence[Winner]
     ledger: Sequence[Cost]

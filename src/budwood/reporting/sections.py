@@ -83,10 +83,12 @@ def tasks(tasks: pd.DataFrame) -> str:
     facts = []
     for name, rows in tasks.groupby("task", sort=False):
         first = rows.iloc[0]
+        most = int(rows["num_cut"].max())
+        cut = f"; up to {most:,} requests were longer than a model's context and lost their beginning" if most else ""
         guess = "" if np.isnan(first["chance"]) else f"; guessing scores {100 * first['chance']:.1f} %"
         facts.append(
             f"- **{name}**: {first['metric']}, {first['num_questions']:,} questions, {first['num_fewshot']} shots, "
-            f"version {first['version']}{guess}"
+            f"version {first['version']}{guess}{cut}"
         )
     table = mean_over_tasks(tasks)
     compared = table[table["difference"].notna()]

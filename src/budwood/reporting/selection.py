@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from budwood.evaluation.statistics import mean_and_error
 from budwood.records.training import ProbeScore
 from budwood.reporting import formats
 from budwood.reporting.markup import markdown_table, means_and_errors
 from budwood.reporting.style import color_of, panel_row
-from budwood.reporting.tables import mean_and_error, paired_difference, verdict
+from budwood.reporting.tables import paired_difference, verdict
 from budwood.search.choice import choose
 
 COLUMNS = [

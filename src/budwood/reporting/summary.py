@@ -137,8 +137,8 @@ def searched(findings: Findings) -> str:
         return NO_SEARCH
     candidates = sum(winner.num_evaluations for winner in found)
     note = (
-        f"{plural(candidates, 'sub-network')} of {findings.teacher.name} in {plural(len(found), 'variant')}. Losses "
-        "are those of the exported winner before training, on text that its search never read, with "
+        f"{plural(candidates, 'sub-network')} of {findings.teacher_record.name} in {plural(len(found), 'variant')}. "
+        "Losses are those of the exported winner before training, on text that its search never read, with "
         f"{CONFIDENCE:.0%} intervals over sequences. The lead is over the next finalist; if its interval includes 0, "
         "the two cannot be distinguished on this text."
     )

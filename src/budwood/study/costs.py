@@ -1,7 +1,7 @@
 """What stages cost, as functions of what they read and run: the ledger and the plan call the same ones."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import forward_flops_per_token
@@ -18,7 +18,8 @@ _TRIALS_PER_LAYER = 5
 """Layers that are left out on trial, about, for every one that is left out: 4.7 of 30 in SmolLM2-135M."""
 
 
-class Extent(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Extent:
     """How much text is read."""
 
     count: int

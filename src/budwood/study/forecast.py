@@ -91,7 +91,5 @@ def draw_members(
     return members, statistics.fmean(written)
 
 
-
-
 def _most_gaps(teacher: Architecture, member: Architecture) -> int:
     return min(member.num_hidden_layers, teacher.num_hidden_layers - member.num_hidden_layers)

@@ -408,5 +408,5 @@ def plan_ablations(ablations: Sequence[PlannedAblation], accelerator: Accelerato
         }
         hours = {"device_hours": sum(flops.values()) / flops_per_hour(accelerator, mfu)}
         counts = {"searches": len(ablation.searches), "runs": len(ablation.runs)}
-        rows.append({"ablation": ablation.name} | counts | flops | hours)
+        rows.append({"ablation": ablation.name, **counts, **flops, **hours})
     return pd.DataFrame(rows, columns=ABLATION_COLUMNS)

@@ -203,7 +203,10 @@ class ChooseWinner(Stage[Chosen]):
         child = cut_out(ordered, finalist, calibration, self.space.compensation, batch_size=self.batch_size)
         child = own_weights(child)
         cut = write_checkpoint(child, self.teacher.folder, _folder_of(finalist, work))
-        architecture, parameter_bin = resolve(ordered, finalist).architecture, ParameterBin(*self.searched.parameter_bin)
+        architecture, parameter_bin = (
+            resolve(ordered, finalist).architecture,
+            ParameterBin(*self.searched.parameter_bin),
+        )
         proof = prove(child, cut, architecture, parameter_bin, self.choice.read()[0])
         model = self._train(cut, work) if self.training else self.compute.lowered(child)
         losses = sequence_losses(self.compute.place(model), self.choice.read(), batch_size=self.batch_size)
@@ -252,7 +255,7 @@ class ChooseWinner(Stage[Chosen]):
         )
 
     def _costs(self, looks: Sequence["Look"], winner: int, ordered: OrderedTeacher) -> tuple[Cost, ...]:
-        """Return the cost of comparing finalists, and by themselves those of correcting the winner and of all proofs."""
+        """Return the costs of comparing finalists, of correcting the winner, and of all proofs."""
         teacher, calibration = ordered.architecture, self.calibration.extent
         cuts = [resolve(ordered, finalist.selection) for finalist in self.finalists]
         corrections = [

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor
@@ -15,7 +16,8 @@ from budwood.records.cost import Cost
 from budwood.records.locks import holding
 from budwood.records.teacher import TeacherRecord
 from budwood.study.costs import reading_cost
-from budwood.study.stage import Stage, Work
+from budwood.study.source import code_hash
+from budwood.study.stage import Stage, Work, Workspace
 from budwood.study.text import Windows
 from budwood.subnet.elimination import leave_layers_out
 from budwood.subnet.importance import Importance, measure_importance

@@ -45,10 +45,14 @@ class Start:
         return self.checkpoint.architecture
 
     @property
+    def origin(self) -> str:
+        """Fingerprint of the checkpoint that gives the weights or the architecture; the sizes of a named one."""
+        return self.checkpoint.fingerprint if self.checkpoint else self.architecture.describe()
+
+    @property
     def fingerprint(self) -> str:
         """What tells one start from another."""
-        origin = self.named.to_dict() if self.named else identity(self.checkpoint)
-        return f"{self.initialisation} {origin}"
+        return f"{self.initialisation} {identity(self.named or self.checkpoint)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +162,7 @@ class TrainArm(Stage[Trained]):
     def replay(self, result: Trained, work: Work) -> None:
         """Report the curve of a run that an earlier process has finished."""
         del result
-        replay_curve(work.folder / "run", self.arm, work.track)
+        replay_curve(work.folder / "run", work.track)
 
     def _steady(self) -> dict[str, Any]:
         """Return what decides the steps before the decay."""
@@ -178,7 +182,7 @@ class TrainArm(Stage[Trained]):
             made_with=MadeWith(
                 schedule=identity(self.schedule),
                 corpus=self.tokens.fingerprint,
-                start=self.start.fingerprint,
+                start=self.start.origin,
                 teacher=self.teacher.fingerprint if taught else None,
                 heldout=self.heldout,
                 code=self.code(),

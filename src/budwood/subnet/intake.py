@@ -16,7 +16,8 @@ from budwood.models.probe import TOLERANCE, largest_difference, probe_ids, probe
 from budwood.models.tensors import CheckpointTensors
 from budwood.records.strict import Strict
 from budwood.subnet.extract import assemble, extract_child
-from budwood.subnet.ordering import Ordering, order_teacher
+from budwood.subnet.ordering import order_teacher
+from budwood.subnet.settings import Ordering
 
 _LOOSE_TOLERANCE = 2e-2
 """Of logits in bfloat16, whose values have 8 significant bits."""
@@ -88,5 +89,5 @@ def _read(teacher: Checkpoint, weights: Mapping[str, Tensor], ids: Tensor) -> Te
 
 
 def _cut(teacher: Checkpoint, weights: Mapping[str, Tensor], ids: Tensor) -> Tensor:
-    ordered = order_teacher(weights, teacher.config, teacher.architecture, Ordering(by="native"))
+    ordered = order_teacher(weights, teacher.config, teacher.architecture, Ordering(ordering="native"))
     return probe_logits(extract_child(ordered, Selection.prefix(ordered.ranked)), ids)

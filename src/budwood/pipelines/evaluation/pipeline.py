@@ -81,7 +81,7 @@ def _gathering(parameters: ProjectParameters) -> list[Node]:
     findings, results = _of(searched, "findings"), _of(trained, "results")
     measured = ["calibration_costs", "teacher_evaluation", "teacher_downstream", "curves"]
     cached = ["teacher_cache_costs"] * parameters.caches_teacher
-    gathered = {
+    gathered: dict[Deferred, tuple[list[str], str | list[str]]] = {
         Deferred(NODES, "gather_histories", variants=searched): (_of(searched, "history"), "histories"),
         Deferred(NODES, "gather_curves"): (_of(trained, "curves"), "curves"),
         Deferred(NODES, "gather_findings"): (findings, ["winners", "certificates"]),
@@ -89,7 +89,13 @@ def _gathering(parameters: ProjectParameters) -> list[Node]:
         Deferred(NODES, "write_ledger"): ([*measured, *findings, *results, *cached], "ledger"),
     }
     return [
-        Node(function, inputs, outputs, name=function.__name__, namespace="subnets")
+        Node(
+            function,
+            inputs,
+            outputs if isinstance(outputs, str) else list(outputs),
+            name=function.__name__,
+            namespace="subnets",
+        )
         for function, (inputs, outputs) in gathered.items()
     ]
 

@@ -1,5 +1,6 @@
 """Tables, figures and the report."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -31,7 +32,7 @@ def tabulate_results(
 
     An arm that was not trained as its baseline was has no savings.
     """
-    results = results_table(arms, teacher_evaluation.losses, teacher_record, teacher_evaluation.text)
+    results = results_table(arms, teacher_evaluation, teacher_record)
     has_reference = curves["arm"].eq(REFERENCE).groupby([curves["bin"], curves["space"]]).transform("any")
     both = []
     for baseline, own in ((BASELINE, curves), (REFERENCE, curves[has_reference])):
@@ -48,20 +49,25 @@ def tabulate_benchmarks(
     return tasks_table(downstream, unlike(arms)), speeds_table(efficiency)
 
 
-def draw_figures(**data: Any) -> dict[str, go.Figure]:
-    """Return every figure whose data is given, by its dataset."""
-    return {figure.dataset: figure.draw(data) for figure in drawable(data)}
+def draw_figures(*data: Any, names: Sequence[str]) -> dict[str, go.Figure]:
+    """Return every figure whose data is given, by its dataset.
+
+    Args:
+        data: datasets that figures need.
+        names: of the datasets.
+    """
+    given = dict(zip(names, data, strict=True))
+    return {figure.dataset: figure.draw(given) for figure in drawable(names)}
 
 
-def write_pages(teacher_record: TeacherRecord, teacher_evaluation: TeacherEvaluation, **data: Any) -> tuple[str, str]:
+def write_pages(*data: Any, names: Sequence[str]) -> tuple[str, str]:
     """Return the report as markdown, and as one page that opens offline.
 
     Args:
-        teacher_record: of the teacher.
-        teacher_evaluation: its losses.
-        data: figures by name, and the other fields of `Findings`.
+        data: figures, and the fields of `Findings`.
+        names: of the datasets.
     """
-    drawn = {figure.name: data.pop(figure.name) for figure in FIGURES if figure.name in data}
-    found = Findings(teacher=teacher_record, teacher_losses=teacher_evaluation.perplexity, **data)
-    report = write_report(found)
+    given = dict(zip(names, data, strict=True))
+    drawn = {figure.name: given.pop(figure.dataset) for figure in FIGURES if figure.dataset in names}
+    report = write_report(Findings(**given))
     return report.markdown, html_report(report, drawn)

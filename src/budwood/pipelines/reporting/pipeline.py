@@ -7,32 +7,26 @@ from budwood.pipelines.wiring import Deferred
 from budwood.reporting.figures import drawable
 
 NODES = "budwood.pipelines.reporting.nodes"
-
-_PROBED = ("probe_curves", "selections")
-_DRAWN = (
+_PROBED = ["probe_curves", "selections"]
+_DRAWN = [
     *("curves", "histories", "ledger", "results", "savings", "search_spaces", "space_samples", "speeds", "tasks"),
     *("teacher_record", "winners"),
-)
-_WRITTEN = (
+]
+_WRITTEN = [
     *("results", "savings", "tasks", "speeds", "search_spaces", "corpus_counts", "certificates", "teacher_record"),
     *("teacher_evaluation", "arms", "winners", "ledger"),
-)
+]
 
 
 def create_pipeline(parameters: ProjectParameters) -> Pipeline:
     """Report what was found, what it cost and what it saved."""
-    probed = _PROBED if parameters.has_probes else ()
-    data = [*_DRAWN, *probed]
-    figures = drawable(data)
-    written = {name: name for name in (*_WRITTEN, *probed[1:])}
+    data = [*_DRAWN, *_PROBED * parameters.has_probes]
+    figures = [figure.dataset for figure in drawable(data)]
+    written = [*_WRITTEN, *["selections"] * parameters.has_probes, *figures]
+    tabulated = ["arms", "curves", "ledger", "teacher_record", "teacher_evaluation"]
     return Pipeline(
         [
-            Node(
-                Deferred(NODES, "tabulate_results"),
-                ["arms", "curves", "ledger", "teacher_record", "teacher_evaluation"],
-                ["results", "savings"],
-                name="tabulate_results",
-            ),
+            Node(Deferred(NODES, "tabulate_results"), tabulated, ["results", "savings"], name="tabulate_results"),
             Node(
                 Deferred(NODES, "tabulate_benchmarks"),
                 ["downstream", "efficiency", "arms"],
@@ -40,14 +34,14 @@ def create_pipeline(parameters: ProjectParameters) -> Pipeline:
                 name="tabulate_benchmarks",
             ),
             Node(
-                Deferred(NODES, "draw_figures"),
-                {name: name for name in data},
-                {figure.dataset: figure.dataset for figure in figures},
+                Deferred(NODES, "draw_figures", names=data),
+                data,
+                {figure: figure for figure in figures},
                 name="draw_figures",
             ),
             Node(
-                Deferred(NODES, "write_pages"),
-                written | {figure.name: figure.dataset for figure in figures},
+                Deferred(NODES, "write_pages", names=written),
+                written,
                 ["report_markdown", "report"],
                 name="write_pages",
             ),

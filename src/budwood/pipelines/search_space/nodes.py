@@ -29,4 +29,6 @@ def sample_spaces(
     teacher_record: TeacherRecord, search_spaces: pd.DataFrame, spaces: dict[str, SpaceSettings], search: SearchSettings
 ) -> pd.DataFrame:
     """Return the parameter counts of uniform draws from every space."""
-    return space.sample_spaces(teacher_record.architecture, spaces, search_spaces["space"].unique(), search.seed)
+    return space.sample_spaces(
+        teacher_record.architecture, spaces, search_spaces["space"].unique().tolist(), search.seed
+    )

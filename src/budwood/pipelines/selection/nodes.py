@@ -25,7 +25,7 @@ def choose_space(*parts: ProbeScore | Checkpoint, bin_name: str, spaces: list[st
         ValueError: no probe has a finite loss.
     """
     probes = {space: part for space, part in zip(spaces, parts, strict=False) if isinstance(part, ProbeScore)}
-    subnets = {space: part for space, part in zip(spaces, parts[len(spaces) :], strict=True)}
+    subnets = dict(zip(spaces, parts[len(spaces) :], strict=True))
     table = select_space(bin_name, probes)
     best = str(table["space"].iloc[0])
     logger.info("Bin %s goes on with space %s", bin_name, best)
