@@ -49,9 +49,11 @@ from budwood.search.choice import choose
 from budwood.search.run import run_search
 from budwood.search.settings import SearchSettings
 from budwood.search.strategy import Strategy, open_strategy
-from budwood.subnet.compensate import Compensation, cut_out
+from budwood.subnet.compensate import cut_out
+from budwood.subnet.settings import Compensation
 from budwood.subnet.evaluate import SubnetEvaluator
-from budwood.subnet.ordering import OrderedTeacher, Ordering
+from budwood.subnet.ordering import OrderedTeacher
+from budwood.subnet.settings import Ordering
 from budwood.training.run import MODEL
 from budwood.training.settings import Engine, Schedule
 
@@ -115,7 +117,7 @@ class Bench:
 
 def run_paper(bench: Bench, seed: int) -> Result:
     """Search as the paper does."""
-    teacher = bench.quickstart.ordered(Ordering(by="native", rope="rebuild"))
+    teacher = bench.quickstart.ordered(Ordering(ordering="native", rope="rebuild"))
     strategy, records, _ = bench.search("paper", teacher, PAPER.model_copy(update={"seed": seed}))
     return {"nats": bench.heldout(teacher, strategy.elites[0].selection), **_spent(records)}
 

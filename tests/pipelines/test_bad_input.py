@@ -97,8 +97,8 @@ def changed(path: str, value: object) -> dict:
         ("arms.subnet_init.distillation", {"loss": "sampled", "teacher": "cached"}, "only `distilled` reads a cache"),
         ("corpus.sources.asyncio.splits", {"train": 0.5}, "corpus"),
         ("evaluation.limit", 0, "evaluation.limit: Input should be greater than 0"),
-        ("evaluation.heldout.questions", 0, "questions must be at least 1, got 0"),
-        ("evaluation.efficiency.repeats", 0, "repeats must be at least 1, got 0"),
+        ("evaluation.heldout.questions", 0, "evaluation.heldout.questions: Input should be greater than 0"),
+        ("evaluation.efficiency.repeats", 0, "evaluation.efficiency.repeats: Input should be greater than 0"),
         ("corpus.sources.asyncio.format", "docx", "format='docx'"),
         (
             "corpus.sources.asyncio.max_tokens",
@@ -214,7 +214,7 @@ def test_a_misspelt_parameter_stops_a_run_at_once(project):
 @pytest.mark.slow
 def test_an_unknown_task_is_refused_with_those_that_are_near(project):
     output = refused(project, "--params=evaluation.tasks=[hellaswagg]")
-    assert "'hellaswagg' is neither a preset (heldout, paper, extended) nor a task or group of lm_eval" in output
+    assert "'hellaswagg' is neither a preset (heldout, paper, extended) nor a task, group or tag of lm_eval" in output
     assert "did you mean hellaswag" in output
 
 

@@ -15,8 +15,9 @@ from budwood.subnet.evaluate import ScoreEvaluator, SubnetEvaluator
 from budwood.subnet.extract import extract_child
 from budwood.subnet.fitness import TeacherDivergence, open_fitness
 from budwood.subnet.importance import importance_of_weights
-from budwood.subnet.ordering import Ordering, order_teacher
+from budwood.subnet.ordering import order_teacher
 from budwood.subnet.scoring import component_scores
+from budwood.subnet.settings import Ordering
 
 CHILD = select(33, [0, 1, 2], (2, 1, 8, 24))
 
@@ -24,7 +25,7 @@ CHILD = select(33, [0, 1, 2], (2, 1, 8, 24))
 def ordered(family="llama", *, tied=True):
     """Return a tiny teacher, ordered, in memory."""
     model = tiny_teacher(family, tied=tied)
-    settings = Ordering(by="magnitude")
+    settings = Ordering(ordering="magnitude")
     return order_teacher(weights_of(model), model.config.to_dict(), architecture_of(model), settings).materialise(FULL)
 
 

@@ -9,7 +9,8 @@ from teachers import TEACHERS, architecture_of, tiny_teacher, weights_of
 
 from budwood.arch.family import family_of
 from budwood.subnet.importance import Importance, LayerImportance, importance_of_weights, measure_importance
-from budwood.subnet.ordering import Ordering, open_ordered
+from budwood.subnet.ordering import open_ordered
+from budwood.subnet.settings import Ordering
 
 GROUPS, HEAD_DIM = 3, 16
 SCORES = [field.name for field in fields(LayerImportance)]
@@ -224,7 +225,7 @@ def test_importance_of_weights_is_sums_of_squares(teacher, architecture):
 @llama_only
 def test_ordering_by_magnitude_asks_the_weights(teacher, teacher_folder, architecture):
     expected = importance_of_weights(weights_of(teacher), architecture)
-    ordered = open_ordered(teacher_folder, Ordering(by="magnitude"))
+    ordered = open_ordered(teacher_folder, Ordering(ordering="magnitude"))
     neurons = expected.layers[2].neurons.argsort(descending=True)
     channels = expected.channels.argsort(descending=True)
     gate = teacher.model.layers[2].mlp.gate_proj.weight[neurons][:, channels]

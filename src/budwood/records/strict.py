@@ -11,7 +11,7 @@ from pydantic_core import to_jsonable_python
 class Strict(BaseModel):
     """Frozen; refuses fields it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,4 +39,6 @@ def _fact(value: object) -> Any:
         return {str(key): _fact(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_fact(entry) for entry in value]
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
     return to_jsonable_python(value)

@@ -152,6 +152,10 @@ class SearchSettings(Strict):
         """Candidates evaluated in a whole search: 5,050 with the paper's sizes."""
         return self.population * (1 + self.epochs)
 
+    def alone(self) -> Self:
+        """Return the search without what follows it, which does not decide what it finds."""
+        return self.model_copy(update={"num_finalists": 1, "finalist_tokens": 0})
+
     def guided_by(self, fitness: str) -> Self:
         """Return a search by another fitness, whose best candidate wins without a second look."""
         # Scores are known before any text is read.

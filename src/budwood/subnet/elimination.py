@@ -8,7 +8,8 @@ from budwood.arch.selection import Selection
 from budwood.models.device import Compute
 from budwood.search.elimination import Elimination, eliminate_layers
 from budwood.subnet.evaluate import SubnetEvaluator
-from budwood.subnet.ordering import Ordering, open_ordered
+from budwood.subnet.ordering import open_ordered
+from budwood.subnet.settings import Ordering
 
 
 def leave_layers_out(
@@ -26,6 +27,6 @@ def leave_layers_out(
     Raises:
         ValueError: a file is damaged, or the teacher's loss is not finite.
     """
-    unordered = open_ordered(teacher, Ordering(by="native")).materialise(compute)
+    unordered = open_ordered(teacher, Ordering(ordering="native")).materialise(compute)
     evaluator = SubnetEvaluator(teacher=unordered, windows=windows, batch_size=batch_size)
     return eliminate_layers(Selection.prefix(unordered.ranked), evaluator, trials_file)

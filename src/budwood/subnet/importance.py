@@ -125,7 +125,7 @@ def measure_importance(
             model.base_model(input_ids=batch.to(model.device), use_cache=False)
     return Importance(
         channels=torch.stack([norms[weight].outputs / norms[weight].tokens for weight in residual]).mean(0),
-        norms={weight: norm.energy / norm.later_entries for weight, norm in norms.items()},
+        norms={weight: norm.mean_energy() for weight, norm in norms.items()},
         layers=tuple(layer.result() for layer in layers),
     )
 
@@ -208,13 +208,18 @@ class _NormStatistics:
     def hook(self) -> Hook:
         return self.module, self._add
 
+    def mean_energy(self) -> Tensor:
+        """Return the mean square of each entry; all alike where every input was zero."""
+        return self.energy / self.later_entries if self.later_entries else torch.ones_like(self.energy)
+
     def _add(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         later = inputs[0][:, 1:].float().flatten(0, -2)
         if isinstance(self.module, nn.LayerNorm):
             later = later - later.mean(-1, keepdim=True)
-        normalised = later.square() / later.square().mean(-1, keepdim=True)
-        self.energy += normalised.sum(0).cpu()
-        self.later_entries += len(later)
+        size = later.square().mean(-1, keepdim=True)
+        # Zeros, as masked heads give, have no direction.
+        self.energy += torch.where(size > 0, later.square() / size, 0.0).sum(0).cpu()
+        self.later_entries += int((size > 0).sum())
         outputs = output.float().abs().flatten(0, -2)
         self.outputs += outputs.sum(0).cpu()
         self.tokens += len(outputs)
@@ -304,7 +309,7 @@ class _LayerStatistics:
         heads = output.unflatten(1, (groups, queries, size))
         return LayerImportance(
             influence=self.influence / self.tokens,
-            change=self.added / self.returned,
+            change=self.added / self.returned if self.returned > 0 else torch.zeros(()),
             heads=torch.einsum("egqs,gqsr,egqr->gq", heads, self.moments, heads) / self.tokens,
             queries=self.queries / self.tokens,
             keys=self.keys / self.tokens,

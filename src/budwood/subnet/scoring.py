@@ -25,7 +25,9 @@ def normalise(scores: Tensor, normalisation: Normalisation) -> Tensor:
     if normalisation == "softmax":
         return scores.double().softmax(0)
     if normalisation == "sum":
-        return scores.double() / scores.double().sum()
+        # Where nothing has a score, all have equal shares.
+        total = scores.double().sum()
+        return scores.double() / total if total > 0 else torch.full_like(scores.double(), 1 / len(scores))
     if normalisation == "rank":
         ranks = torch.from_numpy(rankdata(scores.numpy()))
         return ranks / ranks.sum()
