@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from words import EOS, make_tokenizer, split_documents
 
 from budwood.corpus import packing
-from budwood.corpus.packing import HASHES_FILE, INDEX_FILE, TOKENS_FILE, PackedCorpus, Segment, tokenize_and_pack
+from budwood.corpus.packing import INDEX_FILE, TOKENS_FILE, PackedCorpus, Segment, tokenize_and_pack
 from budwood.records import hashes
-from budwood.records.hashes import hash_file
+from budwood.records.hashes import MEMORY, hash_file
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def test_what_a_kill_left_is_replaced(documents, tokenizer, tmp_path):
     new = pack(documents, tokenizer, tmp_path / "corpus")
     assert old.fingerprint != new.fingerprint
     assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
-    assert {path.name for path in (tmp_path / "corpus").iterdir()} - {HASHES_FILE} == {TOKENS_FILE, INDEX_FILE}
+    assert {path.name for path in (tmp_path / "corpus").iterdir()} - {MEMORY} == {TOKENS_FILE, INDEX_FILE}
 
 
 def test_a_failure_leaves_the_old_corpus(documents, tokenizer, tmp_path):

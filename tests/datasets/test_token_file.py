@@ -49,6 +49,12 @@ def test_a_truncated_file_is_reported(dataset, corpus):
         dataset.load()
 
 
+def test_a_corpus_without_its_tokens_does_not_exist(dataset, corpus):
+    dataset.save(corpus)
+    (dataset.load().directory / TOKENS_FILE).unlink()
+    assert not dataset.exists()
+
+
 def test_kedro_viz_sees_the_index(dataset, corpus):
     dataset.save(corpus)
     assert inspect.signature(dataset.preview).return_annotation is JSONPreview

@@ -1,7 +1,6 @@
 """Law 7: every environment resolves, validates and names no unused entry; every artifact is registered."""
 
 import re
-from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -14,7 +13,8 @@ from projects import ROOT
 
 from budwood import pipeline_registry
 from budwood.corpus.documents import read_documents
-from budwood.parameters import CorpusParameters, ProjectParameters, read_parameters
+from budwood.corpus.settings import CorpusSettings
+from budwood.parameters import ProjectParameters, read_parameters
 from budwood.pipelines import grid
 
 ENVIRONMENTS = sorted(p.name for p in (ROOT / "conf").iterdir() if (p / "parameters.yml").is_file())
@@ -238,7 +238,7 @@ def test_the_readme_names_every_make_target():
 def test_the_corpora_of_the_readme_are_valid_and_their_sets_are_streamed(tmp_path):
     """From files in the format of the hub: parquet in several parts, with more columns than the text."""
     blocks = re.findall(r"```yaml\n(corpus:\n.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    (sources,) = (CorpusParameters(**yaml.safe_load(block)["corpus"]).text_sources() for block in blocks)
+    (sources,) = (CorpusSettings(**yaml.safe_load(block)["corpus"]).sources.values() for block in blocks)
     sets = {source.dataset: source for source in sources if source.dataset}
     assert set(sets) == {"nvidia/Nemotron-CC-v2", "Salesforce/wikitext"}
     for part, rows in enumerate([[" = A = \n", " one \n"], [" = = B = = \n", " = C = \n"]]):
@@ -246,7 +246,7 @@ def test_the_corpora_of_the_readme_are_valid_and_their_sets_are_streamed(tmp_pat
         pd.DataFrame({"id": range(2), "text": rows}).to_parquet(file)
     found = {}
     for name, source in sets.items():
-        local = replace(source, dataset=str(tmp_path), dataset_config=None)
-        found[name] = [document.text for document in read_documents(local)]
+        local = source.model_copy(update={"dataset": str(tmp_path), "dataset_config": None})
+        found[name] = [document.text for document in read_documents(local, tmp_path)]
     assert found["nvidia/Nemotron-CC-v2"] == [" = A = \n", " one \n", " = = B = = \n", " = C = \n"]
     assert found["Salesforce/wikitext"] == [" = A = \n one \n = = B = = \n", " = C = \n"]

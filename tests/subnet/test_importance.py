@@ -121,13 +121,7 @@ def test_a_pair_is_what_turns_together_and_past_that_two_neighbours():
     energies = torch.arange(8.0)[None]
     zero = torch.zeros(())
     layer = LayerImportance(
-        influence=zero,
-        change=zero,
-        heads=zero,
-        neurons=zero,
-        head_norms=zero,
-        activations=zero,
-        values=zero,
+        **dict.fromkeys(("influence", "change", "heads", "neurons", "head_norms", "activations", "values"), zero),
         queries=energies,
         keys=2 * energies,
     )

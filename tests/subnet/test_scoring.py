@@ -120,7 +120,7 @@ def test_the_papers_scores_are_norms_and_mean_activations():
 
 
 def test_every_axis_has_a_method_of_its_own():
-    """Listing 6: layers, heads and neurons are each scored by activations or by weights, channels as the fitness says."""
+    """Listing 6: layers, heads and neurons are each scored by activations or by weights."""
     selection = Selection(hidden=(0,), layers=(replace(WHOLE, layer=1, groups=(0,), neurons=(2,)),))
     parts = {"layer_scores": (0.75, 0.5), "head_scores": (0.5, 0.1), "neuron_scores": (0.5, 1.0)}
     for changed, (by_activations, by_weights) in parts.items():

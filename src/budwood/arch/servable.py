@@ -54,7 +54,16 @@ def servable_head_dims(engines: Sequence[Engine], family: str, head_dims: range,
     if "vllm" not in engines:
         return head_dims
     whole = head_dims[-1]
-    taken = VLLM_HEAD_DIMS[whole >= VLLM_HEAD_DIMS[0].stop]
     if len(head_dims) == 1:
-        return head_dims if whole in taken else head_dims[:0]
+        return head_dims if vllm_takes(whole) else head_dims[:0]
+    taken = _vllm_dims(whole)
     return range(taken.start, min(whole + 1, taken.stop), taken.step)
+
+
+def vllm_takes(head_dim: int) -> bool:
+    """Whether vLLM's CPU kernels take heads of a dimension."""
+    return head_dim in _vllm_dims(head_dim)
+
+
+def _vllm_dims(largest: int) -> range:
+    return VLLM_HEAD_DIMS[largest >= VLLM_HEAD_DIMS[0].stop]

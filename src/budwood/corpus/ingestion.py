@@ -23,10 +23,10 @@ from tqdm import tqdm
 
 from budwood import __version__
 from budwood.corpus.documents import SourceReader, describe_empty, read_documents
-from budwood.corpus.packing import PackedCorpus, pack, read_index, shards_folder, text_digests, write_index
+from budwood.corpus.packing import PackedCorpus, pack, read_index, shards_folder, write_index
 from budwood.corpus.settings import CorpusSettings, SourceSettings
 from budwood.corpus.shards import ShardWriter, SourceState, read_state, source_shards
-from budwood.corpus.split import assign_split
+from budwood.corpus.split import assign_split, text_digest
 from budwood.corpus.tokenization import (
     Encoder,
     Tokens,
@@ -215,8 +215,8 @@ class _Batch:
     """Some documents of a source, and how far it has been read after them."""
 
     texts: list[str]
-    places: list[tuple[tuple[int, int], str]]
-    """Digests and split of each."""
+    places: list[tuple[int, str]]
+    """Digest and split of each."""
     state: SourceState
     """Without tokens, which are counted later."""
     share: float | None
@@ -238,8 +238,8 @@ class _SourceRun:
         try:
             with bar:
                 batches = () if self._state.finished else self._batches()
-                for batch, tokens in tokenize_batches(batches, workers, ahead):
-                    self._add(batch, tokens)
+                for batch, documents in tokenize_batches(batches, workers, ahead):
+                    self._add(batch, documents)
                     bar.total = self._expected_characters(batch.share)
                     bar.set_postfix(documents=self._state.documents, refresh=False)
                     bar.update(self._state.characters - bar.n)
@@ -262,15 +262,15 @@ class _SourceRun:
 
     def _batches(self) -> Iterator[_Batch]:
         """What is left of the source, without documents of splits that are full; the last batch says so."""
-        state, texts, places, size = self._state, list[str](), list[tuple[tuple[int, int], str]](), 0
+        state, texts, places, size = self._state, list[str](), list[tuple[int, str]](), 0
         limit = self._source.max_documents
         remaining = None if limit is None else limit - state.documents
         for document in islice(self._reader, remaining):
-            digests = text_digests(document.text, self._seed)
-            split = assign_split(digests[0], self._source.splits)
+            digest = text_digest(document.text, self._seed)
+            split = assign_split(digest, self._source.splits)
             if split not in self._full():
                 texts.append(document.text)
-                places.append((digests, split))
+                places.append((digest, split))
             size += len(document.text)
             state = replace(state, documents=state.documents + 1, characters=state.characters + len(document.text))
             if len(texts) == _BATCH_DOCUMENTS or size >= _BATCH_CHARACTERS:
@@ -289,14 +289,14 @@ class _SourceRun:
         limits = self._source.max_tokens
         return {split for split, limit in limits.items() if self._state.tokens.get(split, 0) >= limit}
 
-    def _add(self, batch: _Batch, tokens: Sequence[Tokens]) -> None:
+    def _add(self, batch: _Batch, documents: Sequence[tuple[Tokens, int]]) -> None:
         """Take a batch's documents while their splits have room; the last one is cut to fit."""
         counts = dict(self._state.tokens)
-        for (digests, split), ids in zip(batch.places, tokens, strict=True):
+        for (digest, split), (ids, near) in zip(batch.places, documents, strict=True):
             room = self._source.max_tokens.get(split, math.inf) - counts.get(split, 0)
             if room > 0:
                 kept = ids if len(ids) <= room else np.append(ids[: int(room) - 1], ids[-1:])
-                self._writer.add(digests, split, kept)
+                self._writer.add((digest, near), split, kept)
                 counts[split] = counts.get(split, 0) + len(kept)
         self._state = replace(batch.state, tokens=counts)
         if self._source.max_tokens and len(self._full()) == len(self._source.max_tokens):

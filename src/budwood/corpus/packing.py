@@ -14,18 +14,16 @@ from numpy.typing import NDArray
 
 from budwood.corpus.settings import Bos
 from budwood.corpus.shards import Merged, ShardWriter, SourceState, merge
-from budwood.corpus.split import SPLITS, normalise, text_digest
+from budwood.corpus.split import SPLITS, near_digest, text_digest
 from budwood.corpus.tokenization import Encoder, describe_tokenizer, first_token
 from budwood.records.files import write_atomically
-from budwood.records.hashes import hash_file, hash_files
+from budwood.records.hashes import MEMORY, hash_file, hash_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TOKENS_FILE = "tokens.bin"
 INDEX_FILE = "index.json"
-HASHES_FILE = "hashes.json"
-"""Remembers what was hashed, so that opening a corpus again reads no token."""
 
 _BATCH_DOCUMENTS = 64
 _OUTSIDE_FINGERPRINT = {"origin", "omitted", "fingerprint"}
@@ -106,7 +104,7 @@ class PackedCorpus:
             reason = f"has {len(tokens):,} tokens, its {INDEX_FILE} has {segments[-1].stop:,}"
             raise ValueError(_damaged(directory, TOKENS_FILE, reason))
         corpus = cls(directory=directory, segments=segments, tokens=tokens, **facts)
-        corpus._compare(hash_files({TOKENS_FILE: directory / TOKENS_FILE}, directory / HASHES_FILE)[TOKENS_FILE])
+        corpus._compare(hash_files({TOKENS_FILE: directory / TOKENS_FILE}, directory / MEMORY)[TOKENS_FILE])
         return corpus
 
     def verify(self) -> None:
@@ -294,14 +292,9 @@ def tokenize_and_pack(
             batch = rows.iloc[first : first + _BATCH_DOCUMENTS]
             tokens = encoder.encode(batch["text"].tolist())
             for text, split, ids in zip(batch["text"], batch["split"], tokens, strict=True):
-                writer.add(text_digests(text, seed), split, ids)
+                writer.add((text_digest(text, seed), near_digest(text)), split, ids)
         writer.flush(SourceState(finished=True))
     return pack(shards, sources, directory, facts, progress=progress)
-
-
-def text_digests(text: str, seed: int) -> tuple[int, int]:
-    """Return the digests of a text and of what it has in common with its near-duplicates."""
-    return text_digest(text, seed), text_digest(normalise(text), seed)
 
 
 def shards_folder(directory: Path) -> Path:
@@ -311,7 +304,7 @@ def shards_folder(directory: Path) -> Path:
         ValueError: the folder of the corpus has other files.
     """
     present = {path.name.removesuffix(".partial") for path in directory.iterdir()} if directory.exists() else set()
-    if present - {TOKENS_FILE, INDEX_FILE, HASHES_FILE}:
+    if present - {TOKENS_FILE, INDEX_FILE, MEMORY}:
         raise ValueError(f"directory={directory} has files that are no packed corpus; name another one")
     return directory.with_name(f"{directory.name}.shards")
 

@@ -50,6 +50,11 @@ def normalise(text: str) -> str:
     return _NOT_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip() or text
 
 
+def near_digest(text: str) -> int:
+    """Hash what a text has in common with its near-duplicates to 64 bits."""
+    return text_digest(normalise(text), 0)
+
+
 def assign_split(digest: int, fractions: Mapping[str, float]) -> str:
     """Return the split in whose share of all digests one falls.
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from budwood.corpus.settings import Bos
+from budwood.corpus.split import near_digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -175,7 +176,7 @@ def start_workers(encoder: Encoder, num_processes: int) -> Executor:
 
 def tokenize_batches(
     batches: Iterable[AnyBatch], workers: Executor, ahead: int
-) -> Iterator[tuple[AnyBatch, list[Tokens]]]:
+) -> Iterator[tuple[AnyBatch, list[tuple[Tokens, int]]]]:
     """Tokenise batches while the next ones are read, and return them in their order, whatever the number of workers.
 
     Args:
@@ -184,9 +185,9 @@ def tokenize_batches(
         ahead: Batches that wait for the workers or their turn.
 
     Yields:
-        Each batch with the tokens of its texts (see `Encoder.encode`).
+        Each batch with the tokens of its texts (see `Encoder.encode`) and their digests (`near_digest`).
     """
-    waiting: deque[tuple[AnyBatch, Future[list[Tokens]]]] = deque()
+    waiting: deque[tuple[AnyBatch, Future[list[tuple[Tokens, int]]]]] = deque()
     for batch in batches:
         waiting.append((batch, workers.submit(_encode, batch.texts)))
         if len(waiting) > ahead:
@@ -205,9 +206,9 @@ def _set_encoder(encoder: Encoder) -> None:
     _worker.encoder = encoder
 
 
-def _encode(texts: list[str]) -> list[Tokens]:
-    encoded: list[Tokens] = _worker.encoder.encode(texts)
-    return encoded
+def _encode(texts: list[str]) -> list[tuple[Tokens, int]]:
+    encoder: Encoder = _worker.encoder
+    return list(zip(encoder.encode(texts), map(near_digest, texts), strict=True))
 
 
 def _start_process(encoder: Encoder) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from kedro.io import AbstractDataset
 from kedro_datasets._typing import JSONPreview
 
-from budwood.corpus.packing import INDEX_FILE, PackedCorpus
+from budwood.corpus.packing import INDEX_FILE, TOKENS_FILE, PackedCorpus
 from budwood.datasets.folder import place_folder
 
 
@@ -37,7 +37,7 @@ class TokenFileDataset(AbstractDataset[PackedCorpus, PackedCorpus]):
         return JSONPreview((self._filepath / INDEX_FILE).read_text(encoding="utf-8"))
 
     def _exists(self) -> bool:
-        return (self._filepath / INDEX_FILE).is_file()
+        return all((self._filepath / name).is_file() for name in (INDEX_FILE, TOKENS_FILE))
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._filepath)}

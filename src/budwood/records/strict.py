@@ -39,4 +39,6 @@ def _fact(value: object) -> Any:
         return {str(key): _fact(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_fact(entry) for entry in value]
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
     return to_jsonable_python(value)
