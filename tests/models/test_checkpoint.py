@@ -177,6 +177,7 @@ LEFT_OUT = (
     "sliding_window",
     "layer_types",
     "rope_parameters",
+    "vocab_size",
 )
 
 
