@@ -1,5 +1,6 @@
 """Hypothesis strategies for architectures and search spaces, and the models whose sizes are public."""
 
+import contextlib
 import itertools
 from typing import Any
 
@@ -11,8 +12,10 @@ from budwood.arch.count import num_parameters
 from budwood.arch.family import FAMILIES, family_of
 from budwood.arch.sampling import sample_any
 from budwood.arch.selection import Selection
+from budwood.arch.servable import Engine
 from budwood.arch.space import Granularity, SearchSpace
 from budwood.arch.spec import Architecture, LayerSpec
+from budwood.search.settings import SearchSettings
 
 GRANULARITIES: tuple[Granularity, ...] = ("coarse", "fine")
 KINDS = tuple(itertools.product(GRANULARITIES, (False, True)))
@@ -91,7 +94,19 @@ def spaces(draw: st.DrawFn) -> SearchSpace:
         # Heads have even dimensions, so any of them add up to a multiple of two.
         alignment=draw(st.integers(1, min(widest, 2 if fills else 8))),
         native_only=native_only,
+        servable=draw(st.sampled_from(_servable(teacher, layerwise=layerwise, native_only=native_only))),
     )
+
+
+def _servable(teacher: Architecture, *, layerwise: bool, native_only: bool) -> list[tuple[Engine, ...]]:
+    """Return the sets of engines that serve sub-networks of a teacher."""
+    found: list[tuple[Engine, ...]] = []
+    sets: tuple[tuple[Engine, ...], ...] = ((), ("vllm",), ("llama.cpp",), ("vllm", "llama.cpp"))
+    for engines in sets:
+        with contextlib.suppress(ValueError):
+            SearchSpace(teacher=teacher, layerwise=layerwise, native_only=native_only, servable=engines)
+            found.append(engines)
+    return found
 
 
 @st.composite
@@ -139,3 +154,8 @@ def ropes(architecture: Architecture) -> list[dict[str, Any]]:
     if architecture.family != "gpt_neox":
         return [standard] * architecture.num_hidden_layers
     return [standard | {"partial_rotary_factor": 1.0 if spec.head_dim % 4 else 0.5} for spec in architecture.layers]
+
+
+def changed(settings: SearchSettings, **fields: Any) -> SearchSettings:
+    """Return settings of a search with some fields replaced, validated again."""
+    return SearchSettings(**settings.model_dump() | fields)

@@ -14,7 +14,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 from kedro.utils import find_kedro_project  # noqa: E402
 
 from budwood.hooks import CredentialsHook, ReportHook, TrackingHook  # noqa: E402
-from budwood.pipelines.grid import ParametersHook  # noqa: E402
+from budwood.pipelines.parameters import ParametersHook  # noqa: E402
 
 
 def _in_project(path: str) -> str:

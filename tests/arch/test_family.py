@@ -152,8 +152,6 @@ def test_quantised_models_are_refused() -> None:
     [
         ("llama", "attention_bias", True),
         ("llama", "mlp_bias", True),
-        ("mistral", "sliding_window", 4096),
-        ("qwen2", "use_sliding_window", True),
         ("qwen3", "attention_bias", True),
         ("smollm3", "mlp_bias", True),
         ("olmo2", "attention_bias", True),

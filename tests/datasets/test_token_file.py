@@ -45,8 +45,14 @@ def test_a_truncated_file_is_reported(dataset, corpus):
     dataset.save(corpus)
     path = dataset.load().directory / TOKENS_FILE
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(DatasetError, match="has 7 bytes, its index states 8"):
+    with pytest.raises(DatasetError, match=rf"{path} does not fit its index.json .*: remove {path.parent} to pack"):
         dataset.load()
+
+
+def test_a_corpus_without_its_tokens_does_not_exist(dataset, corpus):
+    dataset.save(corpus)
+    (dataset.load().directory / TOKENS_FILE).unlink()
+    assert not dataset.exists()
 
 
 def test_kedro_viz_sees_the_index(dataset, corpus):

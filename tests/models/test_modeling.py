@@ -35,13 +35,17 @@ import sys
 from pathlib import Path
 sys.modules["budwood"] = None  # importing it fails, installed or not
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM
 tokens, *folders = map(Path, sys.argv[1:])
 for folder in folders:
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
     assert type(model).__module__.startswith("transformers_modules.")
     with torch.no_grad():
         torch.save(model(torch.load(tokens)).logits, folder / "logits.pt")
+        decoder = AutoModel.from_pretrained(folder, trust_remote_code=True)
+        assert type(decoder) is type(model.base_model)
+        states = decoder(torch.load(tokens)).last_hidden_state
+        assert torch.equal(states, model.base_model(torch.load(tokens)).last_hidden_state)
 """
 
 # Mistral shares Llama's class.
@@ -176,6 +180,7 @@ def test_gpt_neox_heads_need_not_add_up_to_the_hidden_size(tokens):
 
 @every_class
 def test_the_cache_changes_nothing(model, tokens):
+    model.double()  # rounding in float32 reaches 1e-4
     settings = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
     cached = model.generate(tokens, use_cache=True, **settings)
     assert torch.equal(cached, model.generate(tokens, use_cache=False, **settings))
@@ -186,7 +191,7 @@ def test_the_cache_changes_nothing(model, tokens):
         for position in range(6, tokens.shape[1]):
             past = model(tokens[:, position, None], cache=past.cache)
             steps.append(past.logits)
-    assert torch.allclose(torch.cat(steps, dim=1), logits_of(model, tokens), atol=1e-5)
+    assert torch.allclose(torch.cat(steps, dim=1), logits_of(model, tokens), atol=1e-10)
 
 
 def test_strangers_load_every_class(tokens, tmp_path):
@@ -200,6 +205,7 @@ def test_strangers_load_every_class(tokens, tmp_path):
         model.save_pretrained(tmp_path / family)
         automap = json.loads((tmp_path / family / "config.json").read_text())["auto_map"]
         assert automap["AutoModelForCausalLM"] == f"modeling.{model_class.__name__}"
+        assert automap["AutoModel"] == f"modeling.{model_class.decoder_class.__name__}"
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
     folders = [str(tmp_path / family) for family in SETTINGS]
     done = subprocess.run(

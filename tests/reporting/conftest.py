@@ -11,9 +11,11 @@ import plotly.graph_objects as go
 import pytest
 from strategies import SMOLLM2_135M
 
-from budwood.reporting import figures, ledger, search_figures, tables
+from budwood.reporting import ledger, tables
 from budwood.reporting.benchmarks import Downstream, Efficiency, speeds_table, tasks_table
-from budwood.reporting.records import ARMS, Arm, Findings, HeldOutText, LedgerEntry, Teacher, Winner
+from budwood.reporting.figures import draw, drawable
+from budwood.reporting.findings import Findings, Sample
+from budwood.reporting.records import ARMS, Arm, HeldOutText, LedgerEntry, Teacher, Winner
 
 NUM_SEQUENCES = {"wikipedia": 24, "addresses": 40}
 TEACHER_LOSS = {"wikipedia": 2.9, "addresses": 3.6}
@@ -24,12 +26,12 @@ NUM_STEPS, TOKENS_PER_STEP, FLOPS_PER_TOKEN = 20, 1024, 4.5e8
 
 @dataclass(frozen=True)
 class Study:
-    """Every record that the other packages hand to the report."""
+    """Every record that the report is made from."""
 
     teacher: Teacher
     corpus_counts: pd.DataFrame
     search_spaces: pd.DataFrame
-    samples: pd.DataFrame
+    space_samples: pd.DataFrame
     histories: pd.DataFrame
     arms: list[Arm]
     teacher_losses: dict[str, list[float]]
@@ -38,6 +40,8 @@ class Study:
     ledger: list[LedgerEntry]
     downstream: list[Downstream]
     efficiency: list[Efficiency]
+    certificates: pd.DataFrame
+    samples: list[Sample]
 
     @property
     def results(self) -> pd.DataFrame:
@@ -52,11 +56,13 @@ class Study:
     @property
     def findings(self) -> Findings:
         """What the report is written from."""
-        made = {"seed": 42, "fingerprints": {"corpus": "9f2c", "teacher": self.teacher["fingerprint"]}}
-        tables_ = (self.results, self.saved, self.search_spaces, self.corpus_counts)
-        measured = {"tasks": tasks_table(self.downstream), "speeds": speeds_table(self.efficiency)}
+        own = ("search_spaces", "corpus_counts", "certificates", "teacher", "arms", "winners", "ledger", "samples")
         return Findings(
-            *tables_, teacher=self.teacher, ledger=self.ledger, winners=self.winners, provenance=made, **measured
+            results=self.results,
+            savings=self.saved,
+            tasks=tasks_table(self.downstream),
+            speeds=speeds_table(self.efficiency),
+            **{name: getattr(self, name) for name in own},
         )
 
     @property
@@ -82,30 +88,18 @@ class Study:
             for place, row in enumerate(self.search_spaces.itertuples())
         ]
 
+    @property
+    def data(self) -> dict[str, object]:
+        """What the figures are drawn from, by dataset."""
+        tables_ = {"results": self.results, "savings": self.saved, "tasks": tasks_table(self.downstream)}
+        measured = {"speeds": speeds_table(self.efficiency), "winners": self.winners, "teacher_record": self.teacher}
+        own = ("curves", "histories", "ledger", "search_spaces", "space_samples")
+        return tables_ | measured | {name: getattr(self, name) for name in own}
+
     @cached_property
     def figures(self) -> dict[str, go.Figure]:
-        """Every figure under the name by which the report places it."""
-        bins = {row.bin: (row.low, row.high) for row in self.search_spaces.itertuples()}
-        return {
-            "perplexity_by_arm": figures.perplexity_by_arm(self.results),
-            "training_curves_tokens": figures.training_curves(self.curves, self.saved, x="tokens"),
-            "training_curves_flops": figures.training_curves(self.curves, self.saved, x="flops"),
-            "training_curves_flops_with_search": figures.training_curves(
-                self.curves, self.saved, x="flops_with_search"
-            ),
-            "training_losses": figures.training_losses(self.curves),
-            "savings_by_ledger": figures.savings_by_ledger(self.saved),
-            "tasks_by_arm": figures.tasks_by_arm(tasks_table(self.downstream)),
-            "speed_and_memory": figures.speed_and_memory(speeds_table(self.efficiency)),
-            "flops_by_stage": figures.flops_by_stage(self.ledger),
-            "winners_by_variant": search_figures.winners_by_variant(self.winners),
-            "winner_layers": search_figures.winner_layers(self.histories, self.winners, SMOLLM2_135M),
-            "elite_sizes": search_figures.elite_sizes(self.histories, SMOLLM2_135M),
-            "search_trajectory": search_figures.search_trajectory(self.histories),
-            "search_sizes": search_figures.search_sizes(self.histories, self.search_spaces),
-            "draws_and_elites": search_figures.draws_and_elites(self.histories),
-            "parameter_spread": search_figures.parameter_spread(self.samples, bins),
-        }
+        """Every figure by name."""
+        return draw(drawable(self.data), self.data)
 
 
 @pytest.fixture(scope="session")
@@ -141,7 +135,7 @@ def build_study(num_variants: int) -> Study:
             columns=["split", "source", "documents", "tokens"],
         ),
         search_spaces=pd.DataFrame([_space(variant, centers) for variant in variants]),
-        samples=pd.DataFrame(
+        space_samples=pd.DataFrame(
             {
                 "space": np.repeat(["coarse_uniform", "coarse_layerwise"], 500),
                 "num_parameters": np.concatenate([rng.uniform(1e6, 134e6, 500), rng.normal(60e6, 8e6, 500)]).astype(
@@ -158,6 +152,17 @@ def build_study(num_variants: int) -> Study:
         downstream=[_answers(rng, ("", ""), "SmolLM2-135M-Instruct")]
         + [_answers(rng, variant, arm) for variant in variants for arm in ARMS],
         efficiency=[_speed(variant) for variant in variants],
+        certificates=pd.DataFrame([_certificate(variant) for variant in variants]),
+        samples=[
+            {"model": "SmolLM2-135M-Instruct", "prompt": "1. The river", "text": " rises *here*."},
+            {
+                "bin": "quarter",
+                "space": "coarse_uniform",
+                "model": "distilled",
+                "prompt": "1. The river",
+                "text": " a\nb",
+            },
+        ],
     )
 
 
@@ -176,6 +181,7 @@ def _teacher() -> Teacher:
         "fingerprint": "c0ffee",
         "license": "apache-2.0",
         "perplexity": scores,
+        "architecture": SMOLLM2_135M.to_dict(),
     }
 
 
@@ -183,6 +189,13 @@ def _space(variant: tuple[str, str], centers: dict[str, float]) -> dict[str, obj
     low, high = round(0.95 * centers[variant[0]]), round(1.05 * centers[variant[0]])
     size = {"smallest": 16_000, "largest": 134_515_008, "log10_members": 9.4, "log10_members_paper": 11.2}
     return {"bin": variant[0], "space": variant[1], "low": low, "high": high, **size, "reachable": True}
+
+
+def _certificate(variant: tuple[str, str]) -> dict[str, object]:
+    where = {"bin": variant[0], "space": variant[1], "num_parameters": 33_630_000, "fingerprint": "f00"}
+    native = variant[1] == "coarse_uniform"
+    name = "LlamaForCausalLM" if native else "LayerwiseLlamaForCausalLM"
+    return where | {"largest_logit_difference": 2e-6, "native": native, "class": name}
 
 
 def _history(rng: np.random.Generator, variant: tuple[str, str]) -> pd.DataFrame:
@@ -230,6 +243,11 @@ def _arm(
         "precision": "float32",
         "losses": losses,
         "tokens_per_sequence": 256,
+        "seed": 42,
+        "schedule": {"tokens": tokens - 1, "global_batch": 4, "sequence_length": 256, "shape": "cosine", "seed": 42},
+        "corpus_fingerprint": "9f2c",
+        "subnet_fingerprint": f"cut of {variant}",
+        "folder": "/".join(("data/06_models", *variant, arm)),
     }
 
 

@@ -15,7 +15,8 @@ from budwood.reporting.accelerator import ACCELERATORS
 from budwood.reporting.plan import disk_bytes, plan, plan_ablations, warnings_of
 from budwood.reporting.quote import markdown_plan
 from budwood.reporting.study import CHOSEN, Ablation, Reading, Study, Variant, draw_members, in_small
-from budwood.subnet.compensate import Compensation, regression_flops
+from budwood.subnet.compensate import regression_flops
+from budwood.subnet.settings import Compensation
 from budwood.training.settings import Schedule
 
 PYTHIA_69B, PYTHIA_410M = pythia(50432, 32, 4096, 32), pythia(50304, 24, 1024, 16)

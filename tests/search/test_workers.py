@@ -3,12 +3,12 @@
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pytest
-from strategies import layer, llama
+from strategies import changed, layer, llama
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
@@ -16,15 +16,17 @@ from budwood.arch.selection import Selection
 from budwood.arch.space import SearchSpace
 from budwood.search import workers
 from budwood.search.candidate import Evaluate, Evaluation, canonical_key
-from budwood.search.race import RaceSettings
 from budwood.search.run import run_search
-from budwood.search.strategy import Evolution, EvolutionSettings
+from budwood.search.settings import SearchSettings
+from budwood.search.strategy import open_strategy
 from budwood.search.workers import RayEvaluate
 
 TEACHER = llama(32, 16, *[layer(6, 3, 8, 12)] * 4)
 HALF = ParameterBin.around(0.5 * num_parameters(TEACHER), 0.2)
-SETTINGS = EvolutionSettings(population=8, epochs=1, num_elites=3, num_mutants=4, num_crossovers=2, num_randoms=2)
-RACE = RaceSettings(stages=(2, 4))
+SETTINGS = SearchSettings(
+    population=8, epochs=1, num_elites=3, num_mutants=4, num_crossovers=2, num_randoms=2, stages=(2,)
+)
+NUM_SEQUENCES = 4
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ def pairs(selections: Sequence[Selection]) -> list[list[int]]:
 
 def search(evaluate: Evaluate, history_file: Path) -> list[object]:
     """Run a small search."""
-    strategy = Evolution(SearchSpace(teacher=TEACHER, layerwise=True), HALF, SETTINGS)
-    return [*run_search(strategy, evaluate, history_file, RACE), *strategy.elites]
+    strategy = open_strategy(SearchSpace(teacher=TEACHER, layerwise=True), HALF, SETTINGS)
+    return [*run_search(strategy, evaluate, history_file, NUM_SEQUENCES), *strategy.elites]
 
 
 @pytest.mark.slow
@@ -92,8 +94,8 @@ def test_deaths_change_nothing_and_poison_only_itself(tmp_path: Path, monkeypatc
 
     poisonous = Evaluator(tmp_path, poison=keys[2], wrong="")
     with RayEvaluate(partial(open_evaluator, poisonous), pairs, num_workers=2) as evaluate:
-        strategy = Evolution(SearchSpace(teacher=TEACHER, layerwise=True), HALF, replace(SETTINGS, epochs=0))
-        records = run_search(strategy, evaluate, tmp_path / "poison.jsonl", RACE)
+        strategy = open_strategy(SearchSpace(teacher=TEACHER, layerwise=True), HALF, changed(SETTINGS, epochs=0))
+        records = run_search(strategy, evaluate, tmp_path / "poison.jsonl", NUM_SEQUENCES)
         assert [record.finished for record in records if record.key == keys[2]] == [False]
         assert [record.key for record in records] == keys[: SETTINGS.population]
         with pytest.raises(ArithmeticError, match=keys[0]):

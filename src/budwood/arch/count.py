@@ -16,6 +16,8 @@ from budwood.arch.spec import Architecture, LayerSpec
 _FEATURES: tuple[Axis, ...] = ((), ("group", "query", "qk"), ("group", "qk"), ("qk",), ("neuron",))
 _NEURON = _FEATURES.index(("neuron",))
 _MATRIX_DIMS = 2
+_PAPER_CONTEXT = 2048
+"""Tokens over which the paper charges attention, whatever a candidate reads."""
 
 Features = tuple[int, int, int, int, int]
 """Layers; dimensions of all query heads; of all key heads; of one head; neurons: each summed over the layers."""
@@ -91,6 +93,24 @@ def layer_flops_per_token(architecture: Architecture, *layers: LayerSpec, contex
 def training_flops_per_token(architecture: Architecture, *, context: int) -> int:
     """Return the FLOPs of a forward and backward pass, per token: three forwards (paper, appendix B)."""
     return 3 * forward_flops_per_token(architecture, context=context)
+
+
+def paper_search_flops(
+    center: Architecture, *, num_evaluations: int = 5050, num_sequences: int = 1000, sequence_length: int = 512
+) -> float:
+    """Return what the paper charges for one search (section B.2, table 9).
+
+    Every candidate is charged as the model at the centre of its bin, and attention over 2,048 tokens, though it sees
+    `sequence_length`. What a search of ours cost is in the ledger: candidate by candidate, over what it read.
+
+    Args:
+        center: the model at the centre of the bin.
+        num_evaluations: candidates; the paper's 5,050.
+        num_sequences: sequences that each of them reads; the paper's 1,000.
+        sequence_length: tokens of a sequence; the paper's 512.
+    """
+    tokens = num_evaluations * num_sequences * sequence_length
+    return float(tokens * forward_flops_per_token(center, context=_PAPER_CONTEXT))
 
 
 def kv_cache_bytes_per_token(architecture: Architecture, *, bytes_per_value: int = 2) -> int:

@@ -54,6 +54,8 @@ class Family:
     model_type: str
     required: Mapping[str, object]
     """Config fields with the only value that is supported."""
+    without_window: Mapping[str, object] = field(default_factory=dict)
+    """Config fields that switch sliding windows off. Cuts have no windows, except where a family alternates them."""
     stock_heads: Literal["any", "divide", "fill"] = "any"
     """Which heads the stock class accepts: any, those whose number divides the hidden size, or those whose dimensions
     add up to it."""
@@ -150,12 +152,13 @@ LLAMA = Family(
 
 _ANY_HEADS = replace(LLAMA, stock_heads="any", stand_in=None)
 
-MISTRAL = replace(_ANY_HEADS, model_type="mistral", required={"sliding_window": None})
+MISTRAL = replace(_ANY_HEADS, model_type="mistral", required={}, without_window={"sliding_window": None})
 
 QWEN2 = replace(
     _ANY_HEADS,
     model_type="qwen2",
-    required={"use_sliding_window": False},
+    required={},
+    without_window={"use_sliding_window": False},
     layer_lists=("layer_types",),
     query=replace(LLAMA.query, bias=True),
     key=replace(LLAMA.key, bias=True),
@@ -165,7 +168,8 @@ QWEN2 = replace(
 QWEN3 = replace(
     _ANY_HEADS,
     model_type="qwen3",
-    required={"attention_bias": False, "use_sliding_window": False},
+    required={"attention_bias": False},
+    without_window={"use_sliding_window": False},
     layer_lists=("layer_types",),
     query_norm=Module("self_attn.q_norm", (("qk",),)),
     key_norm=Module("self_attn.k_norm", (("qk",),)),
@@ -174,7 +178,8 @@ QWEN3 = replace(
 SMOLLM3 = replace(
     _ANY_HEADS,
     model_type="smollm3",
-    required={"attention_bias": False, "mlp_bias": False, "use_sliding_window": False},
+    required={"attention_bias": False, "mlp_bias": False},
+    without_window={"use_sliding_window": False},
     layer_lists=("layer_types", "no_rope_layers"),
 )
 
@@ -232,6 +237,23 @@ FAMILIES: Mapping[str, Family] = {
 }
 
 
+_OTHER_KINDS: Mapping[str, frozenset[str]] = {
+    "mixtures of experts": frozenset(
+        {
+            "dbrx", "deepseek_v2", "deepseek_v3", "ernie4_5_moe", "glm4_moe", "gpt_oss", "granitemoe", "jetmoe",
+            "llama4", "llama4_text", "minimax", "mixtral", "olmoe", "phimoe", "qwen2_moe", "qwen3_moe",
+        }
+    ),
+    "hybrids and models without attention": frozenset(
+        {
+            "bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "lfm2", "mamba", "mamba2", "nemotron_h",
+            "qwen3_next", "recurrent_gemma", "rwkv", "zamba", "zamba2",
+        }
+    ),
+}  # fmt: skip
+"""Model types of other kinds, by what they are; the list only makes the message better."""
+
+
 def family_of(model_type: str) -> Family:
     """Return the table entry of a `model_type`.
 
@@ -266,7 +288,7 @@ def architecture_from_config(config: Mapping[str, Any]) -> Architecture:
         ValueError: the family is unknown, the model is quantised, mixes experts or has an encoder, or a field has an
             unsupported value.
     """
-    family = _supported_family(config)
+    family = supported_family(config)
     layers = tuple(_layer_from_config(config_of_layer(config, i)) for i in range(int(config["num_hidden_layers"])))
     return Architecture(
         family=family.model_type,
@@ -284,7 +306,12 @@ def config_of_layer(config: Mapping[str, Any], layer: int) -> dict[str, Any]:
     return {**config, **own.get(layer, {})}
 
 
-def _supported_family(config: Mapping[str, Any]) -> Family:
+def supported_family(config: Mapping[str, Any]) -> Family:
+    """Return the table entry of a `config.json`'s model.
+
+    Raises:
+        ValueError: the family or one of its settings is not supported.
+    """
     model_type = str(config.get("model_type"))
     supported = f"supported are dense decoders of the families {', '.join(sorted(FAMILIES))}"
     if config.get("is_encoder_decoder"):
@@ -292,6 +319,9 @@ def _supported_family(config: Mapping[str, Any]) -> Family:
     experts = [name for name in ("num_experts", "num_local_experts", "n_routed_experts") if config.get(name)]
     if experts:
         raise ValueError(f"{model_type}: mixtures of experts cannot be cut ({experts[0]} is set); {supported}")
+    for kind, names in _OTHER_KINDS.items():
+        if model_type in names:
+            raise ValueError(f"{model_type}: {kind} cannot be cut; {supported}")
     if config.get("quantization_config"):
         raise ValueError("quantised models cannot be cut: load and save the model in full precision first")
     name = model_type.removeprefix(OWN_PREFIX)

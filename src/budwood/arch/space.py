@@ -17,6 +17,7 @@ from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.arch.family import family_of
 from budwood.arch.selection import Selection
+from budwood.arch.servable import Engine, check_servable, servable_head_dims
 from budwood.arch.spec import Architecture, LayerSpec
 
 Granularity = Literal["coarse", "fine"]
@@ -82,19 +83,26 @@ class SearchSpace:
     """Hidden and MLP widths are multiples of this; 1 is the paper's space, 64 or 128 suit tensor cores."""
     native_only: bool = False
     """Only what stock Hugging Face classes express."""
+    servable: tuple[Engine, ...] = ()
+    """Only what these engines serve."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be searched.
 
         Raises:
-            ValueError: the alignment is below one or above the teacher's widths, or stock classes are asked for
-                layer-wise sizes or accept none.
+            ValueError: the alignment is below one or above the teacher's widths, stock classes are asked for
+                layer-wise sizes or accept none, or an engine serves none.
         """
         widest = min(self.teacher.hidden_size, *(layer.intermediate_size for layer in self.teacher.layers))
         if not 1 <= self.alignment <= widest:
             raise ValueError(f"alignment must lie between 1 and {widest}, got {self.alignment}")
         if self.native_only and self.layerwise:
             raise ValueError("native_only: stock classes give all layers the same sizes; set layerwise: false")
+        check_servable(self.servable, self.teacher, layerwise=self.layerwise, native_only=self.native_only)
+        if not all(legal.head_dims for legal in self.choices):
+            whole = min(layer.head_dim for layer in self.pool.layers)
+            engines = " and ".join(self.servable)
+            raise ValueError(f"servable: {engines} serve no heads that can be cut from those of dimension {whole}")
         if self.ties_hidden_to_heads and not any(map(self.hidden_sizes_around, self.choices[0].attentions())):
             raise ValueError(
                 f"native_only: no heads of this teacher add up to a multiple of alignment={self.alignment} "
@@ -148,11 +156,15 @@ class SearchSpace:
             LayerChoices(
                 groups=range(1, layer.num_key_value_heads + 1),
                 queries=range(1, layer.heads_per_group + 1),
-                head_dims=range(min(MIN_HEAD_DIM, layer.head_dim), layer.head_dim + 1, 2),
+                head_dims=self._head_dims(layer.head_dim),
                 intermediate_sizes=range(self.alignment, layer.intermediate_size + 1, self.alignment),
             )
             for layer in self.pool.layers
         )
+
+    def _head_dims(self, whole: int) -> range:
+        cuts = range(min(MIN_HEAD_DIM, whole), whole + 1, 2)
+        return servable_head_dims(self.servable, self.teacher.family, cuts, layerwise=self.layerwise)
 
     def __contains__(self, member: Selection) -> bool:
         """Whether a selection is a member."""
@@ -216,7 +228,8 @@ class SearchSpace:
 
     def describe_reach(self) -> str:
         """Return the range of parameter counts in words."""
-        return "sub-networks of this teacher have {:,} to {:,} parameters".format(*self.reach)
+        served = f" that {' and '.join(self.servable)} can serve" if self.servable else ""
+        return "sub-networks of this teacher{} have {:,} to {:,} parameters".format(served, *self.reach)
 
     def log10_size(self, convention: SizeConvention = "exact") -> float:
         """Return the decimal logarithm of the number of members.

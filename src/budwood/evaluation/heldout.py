@@ -32,8 +32,7 @@ def read_texts(corpus: PackedCorpus, tokenizer: PreTrainedTokenizerBase, split: 
     """Return the documents of a split by source; of a long source its first million tokens."""
     texts = {}
     for source in corpus.sources(split):
-        count = min(corpus.num_tokens(split, source) - 1, _MOST_TOKENS)
-        tokens = corpus.windows(split, 1, source=source, limit=count)[:, 0]
+        tokens = corpus.text(split, source)[:-1][:_MOST_TOKENS]
         documents = np.split(tokens, np.flatnonzero(tokens == corpus.eos_token_id) + 1)
         texts[source] = [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in documents]
     return texts

@@ -1,12 +1,15 @@
 """Models of any architecture: configured, built empty, drawn at random, loaded and saved."""
 
+import hashlib
 import json
-import shutil
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -18,10 +21,14 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 
-from budwood.arch.family import architecture_from_config, family_of, layer_config, stock_family
+from budwood.arch.family import architecture_from_config, family_of, layer_config, stock_family, supported_family
 from budwood.arch.spec import Architecture
+from budwood.models.kind import check_kind, check_lengths, check_whole
 from budwood.models.modeling import LAYERWISE_CLASSES
-from budwood.models.rotary import even_share, rope_for_dims
+from budwood.models.rotary import check_rope, even_share, rope_for_dims
+from budwood.models.weights import INDEX, SINGLE, read_json, same_values, tensor_files, weight_files
+from budwood.records.files import write_folder_atomically
+from budwood.records.hashes import MEMORY, hash_file, hash_files
 
 OWN_CONFIGS = {config.model_type: config for config, _ in LAYERWISE_CLASSES.values()}
 OWN_MODELS = {config.model_type: model for config, model in LAYERWISE_CLASSES.values()}
@@ -31,25 +38,183 @@ for _config, _model in LAYERWISE_CLASSES.values():
     _config.register_for_auto_class()
     _model.register_for_auto_class("AutoModelForCausalLM")
 
+CONFIG = "config.json"
+_SIDE_FILES = (
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "generation_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+
 _NOT_INHERITED = frozenset(
     {"architectures", "auto_map", "model_type", "transformers_version", "_name_or_path", "per_layer_config"}
 )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A model on disk, read once: what stages hand to each other in place of a path."""
+
+    folder: Path
+    config: Mapping[str, Any] = field(repr=False)
+    """As transformers reads it, with all defaults."""
+    architecture: Architecture
+    """Layers in depth order."""
+    fingerprint: str
+    """See `fingerprint`."""
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Open a folder that `from_pretrained` opens.
+
+        Raises:
+            ValueError: it is no checkpoint, is of an unsupported kind, or a file is missing or damaged.
+        """
+        config = load_config(folder)
+        architecture = architecture_from_config(config)
+        return cls(folder=folder, config=config, architecture=architecture, fingerprint=fingerprint(folder))
+
+    def load_model(self, dtype: torch.dtype) -> PreTrainedModel:
+        """Load the model."""
+        return load_model(self.folder, dtype)
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """Load the tokenizer."""
+        return load_tokenizer(self.folder)
+
+    def check_lengths(self, longest_sequence: int) -> None:
+        """Check that the model sees all of the longest sequence of a study (see `budwood.models.kind.check_lengths`).
+
+        Raises:
+            ValueError: the sequence is longer than the model's positions or its sliding window.
+        """
+        check_lengths(self.folder, self.config, longest_sequence)
+
+    def verify(self) -> None:
+        """Read every file again, whatever its times say.
+
+        Raises:
+            ValueError: a file is no longer what it was when the checkpoint was opened.
+        """
+        files, memory = checkpoint_files(self.folder), _memory_of(self.folder)
+        remembered, found = hash_files(files, memory), {name: hash_file(file) for name, file in files.items()}
+        if _digest(found) == self.fingerprint:
+            return
+        # What is remembered of the damaged file must not answer the next call.
+        memory.unlink(missing_ok=True)
+        changed = [name for name, digest in found.items() if digest != remembered[name]]
+        raise ValueError(
+            f"{self.folder} has changed since it was opened: its fingerprint was {self.fingerprint} and is "
+            f"{_digest(found)}{'; damaged: ' * bool(changed)}{', '.join(changed)}"
+        )
+
+
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return a checkpoint's `config.json` as it stands."""
-    return dict(json.loads((folder / "config.json").read_text()))
+    """Return a checkpoint's `config.json` as it stands.
+
+    Raises:
+        ValueError: the file is missing or damaged, or the folder holds an adapter.
+    """
+    check_whole(folder)
+    return read_json(folder / CONFIG)
 
 
 def load_config(folder: Path) -> dict[str, Any]:
-    """Return a checkpoint's config with all defaults and in the words of this version of transformers."""
-    config_class = OWN_CONFIGS.get(read_config(folder)["model_type"], AutoConfig)
-    return dict(config_class.from_pretrained(folder).to_dict())
+    """Return a checkpoint's config with all defaults and in the words of this version of transformers.
+
+    A config that ties the head to the embedding, beside weights in which the two differ, is returned untied: that is
+    the model which transformers loads.
+
+    Raises:
+        ValueError: the file is missing or damaged, or its values are not allowed.
+    """
+    written = read_config(folder)
+    check_kind(folder, written)
+    config_class: Any = OWN_CONFIGS.get(written["model_type"], AutoConfig)
+    try:
+        loaded = config_class.from_pretrained(folder)
+    except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
+        raise ValueError(f"{folder / CONFIG} is not a config that transformers reads: {error}") from error
+    config: dict[str, Any] = loaded.to_dict()
+    check_rope(config)
+    if config["tie_word_embeddings"] and _has_own_head(folder, config):
+        config["tie_word_embeddings"] = False
+    return config
+
+
+def config_object(config: Mapping[str, Any]) -> PretrainedConfig:
+    """Return what transformers builds a model from, for a config with all defaults."""
+    own: Any = OWN_CONFIGS.get(config["model_type"])
+    return cast("PretrainedConfig", own.from_dict(dict(config)) if own else AutoConfig.for_model(**config))
 
 
 def read_architecture(folder: Path) -> Architecture:
     """Return a checkpoint's architecture, layers in depth order."""
-    return architecture_from_config(read_config(folder))
+    return architecture_from_config(load_config(folder))
+
+
+def fingerprint(folder: Path) -> str:
+    """Return a hash of all that decides what a checkpoint computes and how text reaches it.
+
+    Hashes of files are remembered beside them (see `hash_files`), so that a second call reads no weights.
+
+    Raises:
+        ValueError: there are no weights that transformers would read, or a file is missing.
+    """
+    return _digest(hash_files(checkpoint_files(folder), _memory_of(folder)))
+
+
+def checkpoint_files(folder: Path) -> dict[str, Path]:
+    """Return the files that make a checkpoint, by their names within it.
+
+    These are the config, the weights that transformers reads, generation settings, the tokenizer with its chat
+    template, and code where a config refers to some.
+
+    Raises:
+        ValueError: there are no weights, or a file is missing.
+    """
+    config = read_config(folder)
+    names = [folder / name for name in (CONFIG, *_SIDE_FILES)]
+    templates = (folder / "additional_chat_templates").glob("*.jinja")
+    uses_code = any("auto_map" in read_json(file) for file in names[:2] if file.is_file())
+    code = folder.rglob("*.py") if uses_code else ()
+    found = [*(file for file in names if file.is_file()), *templates, *code]
+    weights = weight_files(folder, config)
+    if missing := [str(file) for file in weights if not file.is_file()]:
+        raise ValueError(f"{folder} lacks {', '.join(missing)}, which its index names: fetch it again")
+    return {file.relative_to(folder).as_posix(): file for file in sorted({*found, *weights})}
+
+
+def _digest(hashes: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _memory_of(folder: Path) -> Path:
+    """Return where hashes are remembered: in the folder, or in the user's cache for a snapshot of the hub."""
+    if os.access(folder, os.W_OK) and not (folder / CONFIG).is_symlink():
+        return folder / MEMORY
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return (
+        cache / "budwood" / "fingerprints" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}.json"
+    )
+
+
+def _has_own_head(folder: Path, config: Mapping[str, Any]) -> bool:
+    """Whether the weights hold a head beside the embedding, with other values."""
+    family = supported_family(config)
+    embedding, head = family.embedding.weight, family.head.weight
+    if not any((folder / name).is_file() for name in (SINGLE, INDEX)):
+        return False  # a config by itself
+    files = tensor_files(folder, config)
+    heads = [name for name in (head, family.stored_names.get(head)) if name in files]
+    return bool(heads) and embedding in files and not same_values(folder, config, (embedding, str(heads[0])))
 
 
 def model_config(
@@ -58,7 +223,8 @@ def model_config(
     """Return the Hugging Face configuration of an architecture, of a stock class where one can express it.
 
     Args:
-        base: a teacher's config; everything that is not a size comes from it. Its lists by layer fit the architecture.
+        base: a teacher's config; what the architecture does not state comes from it. Its lists by layer fit the
+            architecture.
         architecture: layers in depth order.
         ropes: `rope_parameters` of every layer.
     """
@@ -67,14 +233,20 @@ def model_config(
         layer_config(family, spec) | {"rope_parameters": dict(rope)}
         for spec, rope in zip(architecture.layers, ropes, strict=True)
     ]
-    settings = {key: value for key, value in base.items() if key not in _NOT_INHERITED} | {
+    settings: dict[str, Any] = {key: value for key, value in base.items() if key not in _NOT_INHERITED} | {
+        "vocab_size": architecture.vocab_size,
+        "tie_word_embeddings": architecture.tie_word_embeddings,
         "hidden_size": architecture.hidden_size,
         "num_hidden_layers": architecture.num_hidden_layers,
         **layers[0],
+        **family.without_window,
     }
+    if family.without_window and "layer_types" in settings:
+        settings["layer_types"] = ["full_attention"] * len(layers)
     stock = stock_family(family, hidden_size=architecture.hidden_size, layer=first)
     if stock and all(layer == layers[0] for layer in layers):
-        return AutoConfig.for_model(**settings | {"model_type": stock.model_type, **stock.required})
+        own = {"model_type": stock.model_type, **stock.required, **stock.without_window}
+        return AutoConfig.for_model(**settings | own)
     # One head for the whole: some config classes refuse a number of heads that does not divide the hidden size.
     settings |= {name: 1 for name in ("num_attention_heads", "num_key_value_heads") if name in settings}
     settings |= {"per_layer_config": dict(enumerate(layers)), "allow_global_per_layer_attribute_access": True}
@@ -95,11 +267,13 @@ def random_model(base: Mapping[str, Any], architecture: Architecture, seed: int)
     """Return a float32 model with its family's own initialisation, and `rope_parameters` as the base has them.
 
     Args:
-        base: a config whose lists by layer fit the architecture. The frequencies that a sub-network keeps of its
-            teacher suit the teacher's weights, not random ones: give the teacher's.
+        base: a config. Where its lists by layer do not fit, the family's own take their place. Random weights suit the `rope_parameters` that
+            `budwood.models.rotary.standard_rope` returns.
         architecture: layers in depth order.
         seed: of the initialisation.
     """
+    lists, depth = family_of(architecture.family).layer_lists, architecture.num_hidden_layers
+    base = {name: value for name, value in base.items() if name not in lists or len(value) == depth}
     rope = base["rope_parameters"]
     share = rope.get("partial_rotary_factor", 1.0)
     ropes = [rope_for_dims(rope, even_share(spec.head_dim, share), spec.head_dim) for spec in architecture.layers]
@@ -111,28 +285,33 @@ def random_model(base: Mapping[str, Any], architecture: Architecture, seed: int)
 
 def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     """Load a checkpoint folder of a stock class, or one that budwood wrote with a class of its own."""
-    model_class = OWN_MODELS.get(read_config(folder)["model_type"], AutoModelForCausalLM)
-    loaded: PreTrainedModel = model_class.from_pretrained(folder, dtype=dtype)
+    config = load_config(folder)
+    model_class: Any = OWN_MODELS.get(config["model_type"], AutoModelForCausalLM)
+    settings = {"dtype": dtype, "tie_word_embeddings": config["tie_word_embeddings"]}
+    # Without `use_safetensors` transformers would read pickles where there is nothing else.
+    loaded: PreTrainedModel = model_class.from_pretrained(folder, use_safetensors=True, **settings)
     return loaded
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Load a checkpoint's tokenizer.
 
-    An explicit no to remote code: unasked, transformers puts the question to the terminal for folders that bring code.
+    Raises:
+        ValueError: it cannot be read.
     """
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    try:
+        # An explicit no to code: unasked, transformers puts the question to the terminal for folders that bring code.
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        raise ValueError(f"{folder}: its tokenizer cannot be read ({type(error).__name__}: {error})") from error
     return tokenizer
 
 
 def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, target: Path) -> Path:
     """Write a model and its tokenizer as a folder, atomically, and return the folder."""
-    partial = target.with_name(f"{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    with write_folder_atomically(target) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     return target
 
 

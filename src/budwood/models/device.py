@@ -3,7 +3,7 @@
 import ctypes
 import sys
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import nn
@@ -22,6 +22,11 @@ class Compute:
     precision: Literal["float32", "bfloat16"]
 
     @property
+    def fingerprint(self) -> str:
+        """What decides results beyond rounding: the precision, not the device."""
+        return self.precision
+
+    @property
     def dtype(self) -> torch.dtype:
         """Type of weights that are only read."""
         return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
@@ -30,6 +35,16 @@ class Compute:
         """Move a model to the device and return it."""
         nn.Module.to(model, self.device)
         return model
+
+    def lowered(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Give a model's weights the precision of matrix products and return it."""
+        nn.Module.to(model, self.dtype)
+        return model
+
+    @property
+    def name(self) -> DeviceName:
+        """Kind of the device, as settings name it."""
+        return cast("DeviceName", self.device.type)
 
     def describe(self) -> str:
         """Return the device's name as a person knows it."""

@@ -12,20 +12,27 @@ from torch import Tensor, nn
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma2Model,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
+    GPTNeoXModel,
     LlamaConfig,
     LlamaForCausalLM,
+    LlamaModel,
     Olmo2Config,
     Olmo2ForCausalLM,
+    Olmo2Model,
     PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2Model,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3Model,
     SmolLM3Config,
     SmolLM3ForCausalLM,
+    SmolLM3Model,
 )
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.gemma2.modeling_gemma2 import Gemma2DecoderLayer, Gemma2RotaryEmbedding
@@ -71,25 +78,44 @@ class NoRotaryEmbedding(nn.Module):
         """Compute nothing: every layer has an embedding of its own."""
 
 
-class LayerwiseCausalLM(PreTrainedModel):
-    """Mixed into a family's causal language model: every layer is built from its own configuration."""
+class LayerwiseModel(PreTrainedModel):
+    """Mixed into a family's decoder: every layer is built from its own configuration."""
 
     layer_class: ClassVar[type[LayerwiseDecoderLayer]]
+    rotary_emb: Any
 
     def __init__(self, config: PretrainedConfig) -> None:
-        """Build the stock model without layers, then put ours in."""
+        """Build the stock decoder without layers, then put ours in."""
         shell = copy.copy(config)
         shell.num_hidden_layers, shell.per_layer_config = 0, None
         super().__init__(shell)
-        # Which attention is supported is settled while the stock model is built.
+        # Which attention is supported is settled while the stock decoder is built.
         config._attn_implementation = shell._attn_implementation  # noqa: SLF001
-        decoder: Any = self.base_model
-        self.config = decoder.config = config
-        decoder.layers = nn.ModuleList(self.layer_class(config, i) for i in range(config.num_hidden_layers))
-        decoder.rotary_emb = NoRotaryEmbedding()
+        self.config = config
+        self.layers = nn.ModuleList(self.layer_class(config, i) for i in range(config.num_hidden_layers))
+        self.rotary_emb = NoRotaryEmbedding()
         self.post_init()  # type: ignore[no-untyped-call]
         # Wrappers that go by the names of layers find no stock one here.
         self._no_split_modules = {self.layer_class.__name__}
+
+
+class LayerwiseCausalLM(PreTrainedModel):
+    """Mixed into a family's causal language model: a layer-wise decoder under the family's head."""
+
+    decoder_class: ClassVar[type[LayerwiseModel]]
+
+    def __init__(self, config: PretrainedConfig) -> None:
+        """Build what the stock model builds, with our decoder in the place of the stock one."""
+        # Not the stock initialiser: it would build, and draw, a decoder of its own.
+        PreTrainedModel.__init__(self, config)
+        setattr(self, self.base_model_prefix, self.decoder_class(config))
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()  # type: ignore[no-untyped-call]
+        self._no_split_modules = {self.decoder_class.layer_class.__name__}
+        # Engines such as vLLM build the decoder alone, and find its class by this name.
+        own_map = {"AutoModel": f"{__name__.rsplit('.', 1)[-1]}.{self.decoder_class.__name__}"}
+        config.auto_map = own_map | (getattr(config, "auto_map", None) or {})
 
 
 class LayerwiseLlamaConfig(LlamaConfig):
@@ -104,11 +130,18 @@ class LayerwiseLlamaDecoderLayer(LayerwiseDecoderLayer, LlamaDecoderLayer):
     rotary_class = LlamaRotaryEmbedding
 
 
+class LayerwiseLlamaModel(LayerwiseModel, LlamaModel):
+    """A Llama decoder with layer-wise sizes."""
+
+    config: LayerwiseLlamaConfig
+    layer_class = LayerwiseLlamaDecoderLayer
+
+
 class LayerwiseLlamaForCausalLM(LayerwiseCausalLM, LlamaForCausalLM):
     """Llama, or Mistral without a sliding window, with layer-wise sizes."""
 
     config: LayerwiseLlamaConfig
-    layer_class = LayerwiseLlamaDecoderLayer
+    decoder_class = LayerwiseLlamaModel
 
 
 class LayerwiseQwen2Config(Qwen2Config):
@@ -123,11 +156,18 @@ class LayerwiseQwen2DecoderLayer(LayerwiseDecoderLayer, Qwen2DecoderLayer):
     rotary_class = Qwen2RotaryEmbedding
 
 
+class LayerwiseQwen2Model(LayerwiseModel, Qwen2Model):
+    """A Qwen2 decoder with layer-wise sizes."""
+
+    config: LayerwiseQwen2Config
+    layer_class = LayerwiseQwen2DecoderLayer
+
+
 class LayerwiseQwen2ForCausalLM(LayerwiseCausalLM, Qwen2ForCausalLM):
     """Qwen2 with layer-wise sizes."""
 
     config: LayerwiseQwen2Config
-    layer_class = LayerwiseQwen2DecoderLayer
+    decoder_class = LayerwiseQwen2Model
 
 
 class LayerwiseQwen3Config(Qwen3Config):
@@ -142,11 +182,18 @@ class LayerwiseQwen3DecoderLayer(LayerwiseDecoderLayer, Qwen3DecoderLayer):
     rotary_class = Qwen3RotaryEmbedding
 
 
+class LayerwiseQwen3Model(LayerwiseModel, Qwen3Model):
+    """A Qwen3 decoder with layer-wise sizes."""
+
+    config: LayerwiseQwen3Config
+    layer_class = LayerwiseQwen3DecoderLayer
+
+
 class LayerwiseQwen3ForCausalLM(LayerwiseCausalLM, Qwen3ForCausalLM):
     """Qwen3 with layer-wise sizes."""
 
     config: LayerwiseQwen3Config
-    layer_class = LayerwiseQwen3DecoderLayer
+    decoder_class = LayerwiseQwen3Model
 
 
 class LayerwiseSmolLM3Config(SmolLM3Config):
@@ -161,11 +208,18 @@ class LayerwiseSmolLM3DecoderLayer(LayerwiseDecoderLayer, SmolLM3DecoderLayer):
     rotary_class = SmolLM3RotaryEmbedding
 
 
+class LayerwiseSmolLM3Model(LayerwiseModel, SmolLM3Model):
+    """A SmolLM3 decoder with layer-wise sizes."""
+
+    config: LayerwiseSmolLM3Config
+    layer_class = LayerwiseSmolLM3DecoderLayer
+
+
 class LayerwiseSmolLM3ForCausalLM(LayerwiseCausalLM, SmolLM3ForCausalLM):
     """SmolLM3 with layer-wise sizes."""
 
     config: LayerwiseSmolLM3Config
-    layer_class = LayerwiseSmolLM3DecoderLayer
+    decoder_class = LayerwiseSmolLM3Model
 
 
 class LayerwiseOlmo2Config(Olmo2Config):
@@ -180,11 +234,18 @@ class LayerwiseOlmo2DecoderLayer(LayerwiseDecoderLayer, Olmo2DecoderLayer):
     rotary_class = Olmo2RotaryEmbedding
 
 
+class LayerwiseOlmo2Model(LayerwiseModel, Olmo2Model):
+    """An OLMo 2 decoder with layer-wise sizes."""
+
+    config: LayerwiseOlmo2Config
+    layer_class = LayerwiseOlmo2DecoderLayer
+
+
 class LayerwiseOlmo2ForCausalLM(LayerwiseCausalLM, Olmo2ForCausalLM):
     """OLMo 2 with layer-wise sizes."""
 
     config: LayerwiseOlmo2Config
-    layer_class = LayerwiseOlmo2DecoderLayer
+    decoder_class = LayerwiseOlmo2Model
 
 
 class LayerwiseGemma2Config(Gemma2Config):
@@ -199,11 +260,18 @@ class LayerwiseGemma2DecoderLayer(LayerwiseDecoderLayer, Gemma2DecoderLayer):
     rotary_class = Gemma2RotaryEmbedding
 
 
+class LayerwiseGemma2Model(LayerwiseModel, Gemma2Model):
+    """A Gemma 2 decoder with layer-wise sizes."""
+
+    config: LayerwiseGemma2Config
+    layer_class = LayerwiseGemma2DecoderLayer
+
+
 class LayerwiseGemma2ForCausalLM(LayerwiseCausalLM, Gemma2ForCausalLM):
     """Gemma 2 with layer-wise sizes."""
 
     config: LayerwiseGemma2Config
-    layer_class = LayerwiseGemma2DecoderLayer
+    decoder_class = LayerwiseGemma2Model
 
 
 class LayerwiseGPTNeoXConfig(GPTNeoXConfig):
@@ -237,11 +305,18 @@ class LayerwiseGPTNeoXLayer(LayerwiseDecoderLayer, GPTNeoXLayer):
         attention.scaling = own_config.head_dim**-0.5
 
 
+class LayerwiseGPTNeoXModel(LayerwiseModel, GPTNeoXModel):
+    """A GPT-NeoX decoder with layer-wise sizes."""
+
+    config: LayerwiseGPTNeoXConfig
+    layer_class = LayerwiseGPTNeoXLayer
+
+
 class LayerwiseGPTNeoXForCausalLM(LayerwiseCausalLM, GPTNeoXForCausalLM):
     """GPT-NeoX with layer-wise sizes."""
 
     config: LayerwiseGPTNeoXConfig
-    layer_class = LayerwiseGPTNeoXLayer
+    decoder_class = LayerwiseGPTNeoXModel
 
 
 LAYERWISE_CLASSES: dict[str, tuple[type[PretrainedConfig], type[PreTrainedModel]]] = {

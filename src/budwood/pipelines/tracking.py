@@ -3,10 +3,14 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import mlflow
+from kedro.utils import find_kedro_project
 from mlflow.entities import RunStatus
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from budwood.study.stage import Workspace
 
 _RUN = "MLFLOW_RUN_ID"
 _INHERITED = ("budwood.", "environment", "git_commit", "variant", "teacher.", "tokens.")
@@ -21,10 +25,16 @@ def track(metrics: Mapping[str, float], step: int) -> None:
         mlflow.log_metrics(dict(metrics), step=step, run_id=run_id)
 
 
-def active_run_environment() -> dict[str, str]:
-    """Return the variables by which another process finds the active run; none without one."""
+def open_workspace(folder: Path) -> Workspace:
+    """Return the workspace in a folder; what it does is reported to the active run, by other processes too."""
     run = mlflow.active_run()
-    return {} if run is None else {_RUN: run.info.run_id, "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()}
+    found = {} if run is None else {_RUN: run.info.run_id, "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()}
+    return Workspace(folder=folder, track=track, environment=found)
+
+
+def project_root() -> Path:
+    """Return the project's folder, where relative paths of text and teachers begin."""
+    return find_kedro_project(Path.cwd()) or Path.cwd()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ _GIB = 2**30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accelerator:
-    """What one device multiplies and holds."""
+    """Speed and memory of one device."""
 
     flops_per_second: float
     """Peak of dense matrix products in `precision`."""

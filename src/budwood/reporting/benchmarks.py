@@ -1,6 +1,6 @@
-"""What models answer and how fast they run: records -> tables, with errors."""
+"""Task scores and speed of models: records -> tables, with errors."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from statistics import median
 from typing import NotRequired, TypedDict
 
@@ -12,7 +12,7 @@ from budwood.reporting.tables import paired_difference
 
 
 class TaskAnswers(TypedDict):
-    """What one model answers in one task or group of tasks."""
+    """The answers of one model in one task or group of tasks."""
 
     task: str
     version: float | str | None
@@ -22,13 +22,13 @@ class TaskAnswers(TypedDict):
     value: float
     standard_error: float | None
     chance: float | None
-    """What guessing gives, in a multiple choice."""
+    """The score of guessing, in a multiple choice."""
     answers: list[float] | None
-    """The metric of every question, the same questions for all models; None where it is no mean over questions."""
+    """The metric of every question, the same questions for all models; None where it is not a mean over questions."""
 
 
 class Downstream(TypedDict):
-    """What one model answers; `bin` and `space` are empty for the teacher."""
+    """The answers of one model; `bin` and `space` are empty for the teacher."""
 
     bin: str
     space: str
@@ -63,8 +63,12 @@ class Efficiency(TypedDict):
     models: dict[str, ModelSpeed]
 
 
-def tasks_table(records: Sequence[Downstream]) -> pd.DataFrame:
+def tasks_table(records: Sequence[Downstream], unlike: Collection[tuple[str, str, str]] = frozenset()) -> pd.DataFrame:
     """Return one row for every model and task.
+
+    Args:
+        records: of all models.
+        unlike: bin, space and name of arms that do not compare with their baseline; see `matching.unlike`.
 
     Returns:
         Columns `bin`, `space`, `model`, `task`, `metric`, `num_fewshot`, `num_questions`, `value`, `standard_error` (as
@@ -72,7 +76,7 @@ def tasks_table(records: Sequence[Downstream]) -> pd.DataFrame:
         model minus the variant's `random_init`; `version`, `harness`. NaN where it does not apply.
 
     Raises:
-        ValueError: two models of a variant were asked different numbers of questions.
+        ValueError: two models of a variant answered different numbers of questions.
     """
     answers = {(r["bin"], r["space"], r["model"], t["task"]): t["answers"] for r in records for t in r["tasks"]}
     rows = []
@@ -80,7 +84,8 @@ def tasks_table(records: Sequence[Downstream]) -> pd.DataFrame:
         for task in record["tasks"]:
             baseline = answers.get((record["bin"], record["space"], BASELINE, task["task"]))
             difference = (np.nan, np.nan)
-            if baseline and task["answers"] and record["model"] != BASELINE:
+            compared = record["model"] != BASELINE and (record["bin"], record["space"], record["model"]) not in unlike
+            if baseline and task["answers"] and compared:
                 difference = paired_difference(task["answers"], baseline)
             rows.append(
                 {"bin": record["bin"], "space": record["space"], "model": record["model"]}
@@ -93,10 +98,10 @@ def tasks_table(records: Sequence[Downstream]) -> pd.DataFrame:
 
 
 def mean_over_tasks(tasks: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with a further task, `mean`: that over all tasks that count right answers, weighed alike.
+    """Return the table with a further task, `mean`: the unweighted mean over all tasks that score accuracy.
 
-    Errors are those of a mean of independent numbers, as tasks have questions of their own: the root of the summed
-    squares over their number. With fewer than two such tasks the table is returned as it is.
+    Tasks have different questions, so errors are those of a mean of independent numbers: the root of the summed squares
+    over their number. With fewer than two such tasks the table is returned unchanged.
 
     Args:
         tasks: the frame of `tasks_table`.
@@ -122,9 +127,9 @@ def speeds_table(records: Sequence[Efficiency]) -> pd.DataFrame:
     Returns:
         Columns `bin`, `space`, `model`, `num_parameters`; for `prefill` and `decode`: `<phase>_seconds` (median over
         repeats), `<phase>_tokens_per_second`, and `<phase>_speedup` with `_low` and `_high`: the teacher's time over
-        the model's in the same repeat, median and quartiles; `peak_bytes` (weights and the most held beside them, NaN
-        where the device does not tell), `weight_bytes`, `kv_bytes_per_token`; the settings, `device`, `precision`
-        and `threads`.
+        the model's in the same repeat, median and quartiles; `peak_bytes` (weights and the most allocated beside them,
+        NaN where the device does not report it), `weight_bytes`, `kv_bytes_per_token`; the settings, `device`,
+        `precision` and `threads`.
     """
     rows = []
     for record in records:
@@ -147,7 +152,7 @@ _SPEED_SETTINGS = ("prompt_tokens", "new_tokens", "batch_size", "device", "preci
 
 
 def _phase(phase: str, record: Efficiency, name: str, tokens: int) -> dict[str, float]:
-    """Return time, throughput and speed-up of a model; `tokens` of every sequence are worked on in that time."""
+    """Return time, throughput and speed-up of a model; that time covers `tokens` of every sequence."""
     key = f"{phase}_seconds"
     own, teacher = (np.asarray(record["models"][who][key]) for who in (name, "teacher"))  # type: ignore[literal-required]
     low, middle, high = np.quantile(teacher / own, (0.25, 0.5, 0.75)) if name != "teacher" else (np.nan,) * 3

@@ -8,8 +8,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from budwood.arch.count import forward_flops_per_token
-from budwood.arch.spec import Architecture
 from budwood.reporting.records import BASELINE, REFERENCE, SHARED, LedgerEntry
 
 PROBE = "probe"
@@ -22,8 +20,6 @@ LEDGERS = ("training", "with_search", "with_selection", "with_teacher")
 
 AT_STEP_0, REACHED, NOT_REACHED, NO_BASELINE = "at step 0", "reached", "not reached", "no baseline"
 
-PAPER_CONTEXT = 2048
-"""Tokens over which the paper charges attention, whatever a candidate reads."""
 NUM_RESAMPLES = 1000
 """Of the bootstrap behind intervals."""
 CONFIDENCE = 0.95
@@ -65,24 +61,6 @@ def total_by_stage(ledger: Sequence[LedgerEntry]) -> pd.DataFrame:
         ValueError: an entry has an unknown stage.
     """
     return ledger_frame(ledger).groupby("stage", observed=True)[_AMOUNTS].sum().reset_index().astype({"stage": str})
-
-
-def paper_search_flops(
-    center: Architecture, *, num_evaluations: int = 5050, num_sequences: int = 1000, sequence_length: int = 512
-) -> float:
-    """Return what the paper charges for one search (section B.2, table 9).
-
-    Every candidate is charged as the model at the centre of its bin, and attention over 2,048 tokens, though it sees
-    `sequence_length`. What a search of ours cost is in the ledger: candidate by candidate, over what it read.
-
-    Args:
-        center: the model at the centre of the bin.
-        num_evaluations: candidates; the paper's 5,050.
-        num_sequences: sequences that each of them reads; the paper's 1,000.
-        sequence_length: tokens of a sequence; the paper's 512.
-    """
-    tokens = num_evaluations * num_sequences * sequence_length
-    return float(tokens * forward_flops_per_token(center, context=PAPER_CONTEXT))
 
 
 def savings(curves: pd.DataFrame, ledger: Sequence[LedgerEntry], reference: str = BASELINE) -> pd.DataFrame:

@@ -1,10 +1,6 @@
 """The shapes of the records that the report is made from."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import NotRequired, TypedDict
-
-import pandas as pd
+from typing import Any, NotRequired, TypedDict
 
 BASELINE = "random_init"
 ARMS = (BASELINE, "subnet_init", "distilled")
@@ -72,6 +68,17 @@ class Arm(TypedDict):
     tokens_per_sequence: NotRequired[int]
     seed: NotRequired[int]
     """Of its training, where an arm ran with several."""
+    schedule: NotRequired[dict[str, Any]]
+    """With which it was trained."""
+    corpus_fingerprint: NotRequired[str]
+    subnet_fingerprint: NotRequired[str]
+    """Of the checkpoint that it started from, or whose architecture it has."""
+    code: NotRequired[str]
+    """Hash of the source that trained it."""
+    folder: NotRequired[str]
+    """Where the trained checkpoint is."""
+    engines: NotRequired[list[str]]
+    """Inference engines that open the folder, as far as that was tested."""
 
 
 class LedgerEntry(TypedDict):
@@ -110,38 +117,8 @@ class Winner(TypedDict):
     """Of search and choice, as they ran."""
     paper_flops: float
     """What the paper's schedule would have cost: 5,050 candidates on 512,000 tokens each."""
-
-
-@dataclass(frozen=True, slots=True)
-class Findings:
-    """All that the report tells.
-
-    Attributes:
-        results: see `budwood.reporting.tables.results_table`.
-        savings: see `budwood.reporting.ledger.savings`.
-        search_spaces: one row per (bin, space): `bin`, `space`, `low`, `high`, `smallest`, `largest`, `log10_members`,
-            `log10_members_paper`, `reachable`.
-        corpus_counts: `split`, `source`, `documents`, `tokens`.
-        teacher: the teacher's record.
-        ledger: all costs.
-        winners: of all searches.
-        tasks: see `budwood.reporting.benchmarks.tasks_table`.
-        speeds: see `budwood.reporting.benchmarks.speeds_table`.
-        further: sections that only some studies have, markdown by heading.
-        provenance: how it was made (seeds, fingerprints, versions ...), shown as a nested list.
-    """
-
-    results: pd.DataFrame
-    savings: pd.DataFrame
-    search_spaces: pd.DataFrame
-    corpus_counts: pd.DataFrame
-    teacher: Teacher
-    ledger: list[LedgerEntry]
-    winners: list[Winner]
-    tasks: pd.DataFrame
-    speeds: pd.DataFrame
-    provenance: Mapping[str, object]
-    further: Mapping[str, str] = field(default_factory=dict)
+    settings: NotRequired[dict[str, Any]]
+    """With which it was searched."""
 
 
 def variant_name(bin_name: str, space: str) -> str:

@@ -1,7 +1,8 @@
-"""What searches found: histories -> plotly figures."""
+"""Drawings of what searches found: histories -> plotly figures."""
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,7 @@ from budwood.reporting.style import (
 )
 
 NUM_ELITES = 5
-"""Candidates that stand for the best of a search."""
+"""Candidates that are shown as the best of a search."""
 NO_SEARCH = "Nothing was searched."
 
 _ORIGINS = {
@@ -50,12 +51,12 @@ _SHARES = ("layers", "channels", "query heads", "key/value heads", "head size", 
 def search_trajectory(histories: pd.DataFrame) -> go.Figure:
     """Return the best loss so far (line) and every candidate (faint points) over evaluations, a panel per variant.
 
-    Candidates that a race dropped are open points, at the loss of the text that they read; they win nothing. Faint
-    lines stand where generations begin.
+    Candidates that a race dropped are open points, at their loss on the text that they read; they cannot win. Faint
+    lines separate generations.
 
     Args:
         histories: columns `bin`, `space`, `evaluation`, `epoch`, `origin`, `num_parameters`, `finished`, `loss` and,
-            where that is something else than nats per token on the text, `fitness`: its name.
+            where it is not nats per token on the text, `fitness`: its name.
     """
     title, found = "Search: loss of the candidates", variants(histories)
     if not found:
@@ -101,7 +102,7 @@ def search_sizes(histories: pd.DataFrame, search_spaces: pd.DataFrame) -> go.Fig
     return label_axes(figure, "parameters", _loss_axis(histories), len(found))
 
 
-def elite_sizes(histories: pd.DataFrame, teacher: Architecture) -> go.Figure:
+def elite_sizes(histories: pd.DataFrame, teacher_record: Mapping[str, Any]) -> go.Figure:
     """Return what the best candidates keep of each axis of the teacher, a panel per variant.
 
     The best of all is the thick line; the bars are the range over all candidates. Where layers differ, heads, head size
@@ -109,11 +110,12 @@ def elite_sizes(histories: pd.DataFrame, teacher: Architecture) -> go.Figure:
 
     Args:
         histories: columns `bin`, `space`, `loss`, `finished`, `genes` (`Selection.to_dict` as JSON).
-        teacher: whose sizes are 100 %.
+        teacher_record: its `architecture` is 100 %.
     """
     title, found = "Search: what the best candidates keep", variants(histories)
     if not found:
         return nothing(title, NO_SEARCH)
+    teacher = Architecture.from_dict(teacher_record["architecture"])
     figure = panels(title, list(found))
     for place, run in zip(places(len(found)), found.values(), strict=True):
         first = place == {"row": 1, "col": 1}
@@ -130,17 +132,18 @@ def elite_sizes(histories: pd.DataFrame, teacher: Architecture) -> go.Figure:
     return label_axes(figure, "axis of the teacher", "kept (%)", len(found))
 
 
-def winner_layers(histories: pd.DataFrame, winners: Sequence[Winner], teacher: Architecture) -> go.Figure:
+def winner_layers(histories: pd.DataFrame, winners: Sequence[Winner], teacher_record: Mapping[str, Any]) -> go.Figure:
     """Return how much every winner keeps of each layer of the teacher, a panel per variant; gaps are dropped layers.
 
     Args:
         histories: columns `bin`, `space`, `loss`, `num_parameters`, `genes`.
         winners: of the same searches.
-        teacher: whose largest layer is 100 %.
+        teacher_record: the largest layer of its `architecture` is 100 %.
     """
     title, found = "Winners: what they keep of every layer", variants(histories)
     if not found or not winners:
         return nothing(title, NO_SEARCH)
+    teacher = Architecture.from_dict(teacher_record["architecture"])
     chosen = {(winner["bin"], winner["space"]): winner for winner in winners}
     figure = panels(title, list(found))
     for place, run in zip(places(len(found)), found.values(), strict=True):
@@ -162,9 +165,9 @@ def winner_layers(histories: pd.DataFrame, winners: Sequence[Winner], teacher: A
 
 
 def draws_and_elites(histories: pd.DataFrame) -> go.Figure:
-    """Return the losses of random members of each space beside those of the search's best.
+    """Return the losses of random members of each space beside those of the best of its search.
 
-    Random are the first generation and later draws, whether or not they finished their race.
+    The first generation and later draws are random. Dropped ones are included.
 
     Args:
         histories: as of `search_trajectory`.
@@ -218,18 +221,19 @@ def winners_by_variant(winners: Sequence[Winner]) -> go.Figure:
     return label_axes(figure, "variant", "loss (nats per token)", 1, num_columns=1)
 
 
-def parameter_spread(samples: pd.DataFrame, bins: Mapping[str, tuple[int, int]]) -> go.Figure:
+def parameter_spread(samples: pd.DataFrame, search_spaces: pd.DataFrame) -> go.Figure:
     """Return how a uniform sample of each space spreads over parameter counts, with the bins shaded and labelled.
 
     Args:
         samples: columns `space`, `num_parameters`; one row per sampled member.
-        bins: lowest and highest parameter count of each bin.
+        search_spaces: columns `bin`, `low`, `high`: the bounds of the bins.
 
     Raises:
         ValueError: there is no sample.
     """
     if samples.empty:
         raise ValueError("samples: empty; sample at least one member of a space")
+    bins = {row["bin"]: (row["low"], row["high"]) for row in search_spaces.to_dict("records")}
     spaces = dict(list(samples.groupby("space", sort=False)["num_parameters"]))
     figure = panels("Parameter counts of uniform samples", [str(space) for space in spaces], num_columns=1)
     bounds = [bound for limits in bins.values() for bound in limits]
@@ -274,7 +278,7 @@ def _best(run: pd.DataFrame) -> list[int]:
 
 
 def _winner(run: pd.DataFrame, winner: Winner | None) -> Selection | None:
-    """Return the candidate of a history that the choice made the winner: the one of its size and loss."""
+    """Return the winner's selection, found in a history by size and loss."""
     same = run[run["num_parameters"] == winner["num_parameters"]] if winner else run.iloc[:0]
     if winner is None or same.empty:
         return None
@@ -294,7 +298,7 @@ def _shares(selection: Selection, teacher: Architecture) -> list[float]:
 
 
 def _shade_bin(figure: go.Figure, row: int, limits: tuple[int, int], label: str) -> None:
-    """Shade a bin and write its label along its middle, so that neighbouring labels never meet."""
+    """Shade a bin and write its label along its middle, so that neighbouring labels do not overlap."""
     low, high = limits
     figure.add_vrect(
         low, high, fillcolor=ARM_COLORS[BASELINE], opacity=0.2, line_width=0, layer="below", row=row, col=1

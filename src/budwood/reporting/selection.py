@@ -1,4 +1,4 @@
-"""The choice of a space by its probes: losses -> a table, a figure and words."""
+"""The selection of a space by its probes: losses -> a table, a figure and a section."""
 
 from collections.abc import Mapping
 from typing import TypedDict
@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from budwood.evaluation.statistics import mean_and_error
 from budwood.reporting import formats
 from budwood.reporting.markup import markdown_table, means_and_errors
-from budwood.reporting.panels import color_of, panel_row
-from budwood.reporting.tables import mean_and_error, paired_difference, verdict
+from budwood.reporting.style import color_of, panel_row
+from budwood.reporting.tables import paired_difference, verdict
 from budwood.search.choice import choose
 
 COLUMNS = [
@@ -20,7 +21,7 @@ COLUMNS = [
 
 
 class Probe(TypedDict):
-    """One probe: what it cost, and its losses in nats per token on sequences that all probes of a bin read."""
+    """One probe: its cost, and its losses in nats per token on sequences that all probes of a bin share."""
 
     num_parameters: int
     tokens: int
@@ -81,22 +82,22 @@ def probe_losses(curves: pd.DataFrame, selections: pd.DataFrame) -> go.Figure:
 
 
 def selection_section(selections: pd.DataFrame) -> str:
-    """Return what was chosen in every bin, in words and a table."""
+    """Return the selected space of every bin, in a sentence and a table."""
     words = [_sentence(str(name), rows) for name, rows in selections.groupby("bin", sort=False)]
     note = (
-        "The sub-network of every space was trained on a few tokens (a probe) and then measured on text that is kept "
-        "for choices; differences are paired over its sequences, the space minus the best. The best space of each bin "
-        "went on to the full training."
+        "The sub-network of every space was trained briefly (a probe) and scored on the text reserved for choices. "
+        "Differences are paired over its sequences: the space minus the best. The best space of each bin was trained "
+        "in full."
     )
     columns = {
         "bin": selections["bin"].tolist(),
         "space": selections["space"].tolist(),
         "chosen": ["yes" if chosen else "" for chosen in selections["chosen"]],
         "parameters": selections["num_parameters"].map(formats.count).tolist(),
-        "tokens of the probe": selections["tokens"].map(formats.count).tolist(),
+        "probe tokens": selections["tokens"].map(formats.count).tolist(),
         "loss (nats)": means_and_errors(selections, "loss", "standard_error"),
         "minus the best (paired)": means_and_errors(selections, "difference", "difference_standard_error", signed=True),
-        "cost of the probe": selections["flops"].map(formats.flops).tolist(),
+        "probe cost": selections["flops"].map(formats.flops).tolist(),
     }
     return "\n\n".join([note, "\n".join(words), markdown_table(columns, 3)])
 

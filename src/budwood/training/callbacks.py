@@ -49,8 +49,8 @@ class Recorder(TrainerCallback):
         self.job, self.curve, self.meter, self.track = job, curve, meter, track
         corpus, length = PackedCorpus.open(job.corpus_folder), job.schedule.sequence_length
         self.heldout = torch.from_numpy(corpus.windows("validation", length, limit=job.heldout_windows))
-        self.num_steps, count = job.schedule.num_steps, job.schedule.num_evaluations
-        self.evaluation_steps = {round(self.num_steps * (i + 1) / count) for i in range(count)}
+        self.num_steps = job.schedule.num_steps
+        self.evaluation_steps = set(job.schedule.evaluation_steps)
         self.row_steps = steps_per_row(self.num_steps)
         self.bar = training_bar(job.arm, 0, self.num_steps, hidden=True)
 

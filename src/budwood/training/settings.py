@@ -2,11 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from budwood.records.strict import Strict
+from budwood.records.strict import HOW, Strict
 
 Divergence = Literal["forward", "reverse", "jensen_shannon"]
 DistillationLoss = Literal["full", "topk_renorm", "topk_tail", "sampled"]
@@ -57,7 +57,7 @@ PRETRAINING = DistillationWeights(1.0, 0.0, 1.0)
 class Schedule(Strict):
     """How many tokens are trained, in which portions, and how learning proceeds (paper, tables 3 to 8)."""
 
-    preset: str | None = None
+    preset: Annotated[str | None, HOW] = None
     """Name of `PRESETS` whose values hold wherever none is given."""
     tokens: int = Field(gt=0)
     """Tokens predicted in the whole run; rounded up to whole optimiser steps."""
@@ -65,7 +65,7 @@ class Schedule(Strict):
     """Tokens predicted per sequence."""
     global_batch: int = Field(gt=0)
     """Sequences of one optimiser step, over all devices."""
-    micro_batch: int = Field(gt=0)
+    micro_batch: Annotated[int, HOW] = Field(gt=0)
     """Sequences that fit through the model of one device at once; divides the global batch."""
     peak_learning_rate: float | None = Field(default=None, gt=0)
     """Of every arm that names none of its own."""
@@ -89,7 +89,7 @@ class Schedule(Strict):
     max_grad_norm: float = Field(default=1.0, gt=0)
     num_evaluations: int = Field(default=4, ge=1)
     """Held-out losses taken on the way, the last one at the end; one more is taken at step 0."""
-    checkpoint_steps: int = Field(default=500, gt=0)
+    checkpoint_steps: Annotated[int, HOW] = Field(default=500, gt=0)
     """Optimiser steps between checkpoints."""
     seed: int = 42
 
@@ -123,6 +123,20 @@ class Schedule(Strict):
             raise ValueError(f"warmup_steps={self.num_warmup_steps} must be fewer than the run's {self.num_steps}")
         return self
 
+    def of_length(self, tokens: int) -> Self:
+        """Return a schedule of another length.
+
+        Raises:
+            ValueError: it does not allow for that length.
+        """
+        return type(self).model_validate(self.model_dump() | {"tokens": tokens})
+
+    def brief(self, tokens: int) -> Self:
+        """Return the schedule of a short run: a cosine whose warm-up takes no more than a quarter of its steps."""
+        num_steps = -(-tokens // self.tokens_per_step)
+        warmup = {"warmup_steps": min(self.num_warmup_steps, num_steps // 4), "warmup_ratio": 0.0}
+        return self.model_copy(update={"tokens": tokens, "shape": "cosine", "num_evaluations": 1, **warmup})
+
     @property
     def tokens_per_step(self) -> int:
         """Tokens predicted per optimiser step."""
@@ -137,6 +151,12 @@ class Schedule(Strict):
     def num_warmup_steps(self) -> int:
         """Optimiser steps in which the learning rate rises."""
         return self.warmup_steps or math.ceil(self.warmup_ratio * self.num_steps)
+
+    @property
+    def evaluation_steps(self) -> tuple[int, ...]:
+        """Optimiser steps after which a held-out loss is taken, 0 included."""
+        ends = {round(self.num_steps * (place + 1) / self.num_evaluations) for place in range(self.num_evaluations)}
+        return tuple(sorted({0, *ends}))
 
     @property
     def decay_start(self) -> int:
@@ -215,3 +235,55 @@ class Engine(Strict):
     """Compute activations anew in the backward pass: a third more work, room for larger micro-batches."""
     kept_checkpoints: int = Field(default=2, ge=1)
     """Newest checkpoints that stay on disk while a run lasts."""
+
+
+class ArmSettings(Strict):
+    """One training arm."""
+
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Peak, chosen for the arm's initialisation; without one it is `schedule.peak_learning_rate`."""
+    distillation: DistillationSettings | None = None
+
+    def rate(self, schedule: Schedule) -> float:
+        """Return the peak learning rate under a schedule.
+
+        Raises:
+            ValueError: neither names one.
+        """
+        rate = self.learning_rate or schedule.peak_learning_rate
+        if rate is None:
+            raise ValueError("learning_rate: give the arm one, or all arms schedule.peak_learning_rate")
+        return rate
+
+    def with_distillation(self, changes: dict[str, Any]) -> Self:
+        """Return an arm with other settings of distillation, under a live teacher.
+
+        Raises:
+            ValueError: a setting is unknown or does not go with the others.
+        """
+        assert self.distillation is not None, "the parameters give this arm a teacher"
+        settings = self.distillation.model_dump() | {"teacher": "live"} | changes
+        return self.model_copy(update={"distillation": DistillationSettings.model_validate(settings)})
+
+
+class Arms(Strict):
+    """The arms of every variant."""
+
+    random_init: ArmSettings
+    """The sub-network's architecture from its family's own initialisation: the baseline."""
+    subnet_init: ArmSettings
+    """The sub-network with the weights it was cut with."""
+    distilled: ArmSettings
+    """The sub-network with its weights, under the teacher."""
+    reference_init: ArmSettings
+    """The reference architecture of the bin from its family's own initialisation, where the bin names one."""
+
+    @model_validator(mode="after")
+    def _distilled_has_a_teacher(self) -> Self:
+        if self.distilled.distillation is None:
+            raise ValueError("arms.distilled: give `distillation` its weights")
+        for name in ("random_init", "subnet_init", "reference_init"):
+            distillation = getattr(self, name).distillation
+            if distillation is not None and distillation.teacher == "cached":
+                raise ValueError(f"arms.{name}: teacher must be live, only `distilled` reads a cache")
+        return self

@@ -1,115 +1,35 @@
-"""Cut the winner of a variant out of the teacher."""
+"""Certify and describe the winner of a variant."""
 
-import json
-import time
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor
-
-from budwood.arch.bins import ParameterBin
-from budwood.arch.count import forward_flops_per_token
-from budwood.arch.selection import Selection
-from budwood.arch.spec import Architecture
 from budwood.corpus.packing import PackedCorpus
-from budwood.models.certificate import Origin, certify
-from budwood.models.export import CARD, CERTIFICATE, model_card, write_checkpoint
-from budwood.parameters import CorpusParameters, MeasurementParameters, SpaceParameters
-from budwood.pipelines.work import claim
-from budwood.records.files import write_atomically
-from budwood.subnet.compensate import compensation_flops, cut_out
-from budwood.subnet.extract import own_weights, resolve
+from budwood.corpus.settings import CorpusSettings
+from budwood.models.checkpoint import Checkpoint
+from budwood.pipelines.tracking import open_workspace
+from budwood.records.certificate import Certificate
+from budwood.records.search import Winner
+from budwood.records.teacher import TeacherRecord
+from budwood.study.export import ExportSubnet, text_sources
+from budwood.subnet.settings import SpaceSettings
 
 
 def export_subnet(
-    teacher: Path,
-    teacher_record: dict[str, Any],
-    importance: dict[str, Tensor],
+    cut: Checkpoint,
+    winner: Winner,
+    teacher_record: TeacherRecord,
     tokens: PackedCorpus,
-    best: dict[str, Any],
-    space: SpaceParameters,
-    corpus: CorpusParameters,
-    measurement: MeasurementParameters,
+    space: SpaceSettings,
+    corpus: CorpusSettings,
     workspace: Path,
-) -> tuple[Path, dict[str, Any], list[dict[str, Any]]]:
-    """Write the winner as a checkpoint folder with card and certificate; return them and the cost of its corrections.
-
-    Raises:
-        ValueError: the folder does not compute what the searched child computes.
-    """
-    started = time.perf_counter()
-    ordered = space.ordered_teacher(teacher, importance)
-    selection = Selection.from_dict(best["selection"])
-    facts = {
-        "teacher": teacher_record["fingerprint"],
-        "tokens": tokens.fingerprint,
-        "best": best["selection"],
-        "space": space,
-        "calibration": [measurement.calibration, measurement.length],
-    }
-    cut = resolve(ordered, selection)
-    windows = tokens.windows("calibration", measurement.length, limit=measurement.calibration)[:, :-1]
-    child = cut_out(
-        ordered, selection, torch.from_numpy(windows), space.compensation, batch_size=measurement.batch_size
-    )
-    seconds = time.perf_counter() - started
-    folder = write_checkpoint(own_weights(child), teacher, claim(workspace, "export", facts) / "subnet")
-    origin = Origin(
-        teacher=teacher_record["name"],
-        teacher_revision=teacher_record["revision"],
-        teacher_fingerprint=teacher_record["fingerprint"],
+) -> tuple[Checkpoint, Certificate]:
+    """Return the winner as a folder with card and certificate."""
+    stage = ExportSubnet(
+        cut=cut,
+        teacher_record=teacher_record,
         corpus_fingerprint=tokens.fingerprint,
-        ordering=space.ordering,
-        rope=space.rope,
-        compensation=space.compensation.steps if space.compensation else (),
-        channels=[ordered.channels[channel] for channel in selection.hidden],
-        layers=[layer.teacher_layer for layer in cut.layers],
+        winner=winner,
+        space=space,
+        sources=text_sources(corpus),
     )
-    certificate = certify(child, folder, cut.architecture, ParameterBin(*best["parameter_bin"]), origin)
-    native = bool(certificate["native"])
-    story, sources = _story(best, space, origin), _sources(corpus)
-    card = model_card(cut.architecture, teacher_record, sources, story, _figures(best), native=native)
-    write_atomically(folder / CARD, card)
-    write_atomically(folder / CERTIFICATE, json.dumps(certificate, indent=1))
-    costs = []
-    if space.compensation and space.compensation.steps:
-        flops = compensation_flops(ordered.architecture, cut, space.compensation, *windows.shape)
-        costs = [{"stage": "compensation", "flops": flops, "tokens": int(windows.size), "seconds": seconds}]
-    return folder, certificate, [*costs, _certificate_cost(cut.architecture, certificate)]
-
-
-def _story(best: dict[str, Any], space: SpaceParameters, origin: Origin) -> dict[str, str]:
-    """Return how a winner was found and cut, for its card."""
-    layers = "layer-wise" if space.layerwise else "equal"
-    return {
-        "Search": f"{best['num_evaluations']:,} {space.granularity} sub-networks of {layers} layers",
-        "Order of the teacher's components": space.ordering,
-        "Rotary embeddings": space.rope,
-        "Kept layers of the teacher": ", ".join(map(str, origin.layers)),
-        "Corrections": ", ".join(origin.compensation) or "none",
-    }
-
-
-def _sources(corpus: CorpusParameters) -> list[dict[str, str]]:
-    """Return licences and attributions of all texts, for a card."""
-    return [
-        {"name": name, "license": source.license, "attribution": source.attribution}
-        for name, source in corpus.sources.items()
-        if source
-    ]
-
-
-def _figures(best: dict[str, Any]) -> dict[str, str]:
-    """Return what was measured of a winner, for its card."""
-    tokens = best["finalist_tokens"]
-    trained = f"after {tokens:,} tokens of training" if tokens else "before any training"
-    text = "text kept for the choice among candidates"
-    return {"Loss": f"{best['choice_loss']:.3f} nats per token on {text}, {trained}"}
-
-
-def _certificate_cost(child: Architecture, certificate: dict[str, Any]) -> dict[str, Any]:
-    """Return what a certificate cost: its probe runs through the child in memory and the one loaded anew."""
-    length = len(certificate["probe"]["input_ids"])
-    flops = 2 * length * forward_flops_per_token(child, context=length)
-    return {"stage": "evaluation", "flops": float(flops), "tokens": 2 * length, "seconds": 0.0}
+    exported = open_workspace(workspace).finish(stage)
+    return exported.subnet, exported.certificate

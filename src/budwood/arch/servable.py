@@ -1,0 +1,69 @@
+"""What serving engines ask of a shape, as far as sizes decide it."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from budwood.arch.spec import Architecture
+
+Engine = Literal["vllm", "llama.cpp"]
+
+VLLM_HEAD_DIMS = (range(32, 129, 16), range(32, 257, 32))
+"""Head dimensions that vLLM's CPU kernels take, up to 128 and beyond (0.32 tried with every multiple of 8; it takes 512
+too); those of GPUs take any multiple of 8 up to 256."""
+PAIR_FACTORS = ("llama", "mistral", "qwen2")
+"""Families whose graph in llama.cpp turns every rotary pair by a factor of its own, so that heads can lose pairs."""
+LAYERWISE = ("llama", "mistral")
+"""Families for which llama.cpp has a graph whose layers differ in heads, groups and neurons."""
+_ALTERNATING = ("gemma2", "smollm3")
+
+
+def check_servable(engines: Sequence[Engine], teacher: Architecture, *, layerwise: bool, native_only: bool) -> None:
+    """Check that engines can serve sub-networks of a teacher at all.
+
+    Raises:
+        ValueError: one cannot; the message says why.
+    """
+    if "llama.cpp" not in engines:
+        return
+    if teacher.family in _ALTERNATING:
+        raise ValueError(
+            f"servable: llama.cpp expects the layers of {teacher.family} to alternate as the teacher's do, which no "
+            "size assures once layers are dropped; leave llama.cpp out and see what the export says"
+        )
+    if teacher.family == "gpt_neox" and not native_only:
+        raise ValueError("servable: llama.cpp needs native_only: true for gpt_neox, whose heads fill the hidden size")
+    if layerwise and teacher.family not in LAYERWISE:
+        raise ValueError(
+            f"servable: llama.cpp has no form for {teacher.family} whose layers differ; set layerwise: false"
+        )
+    if layerwise and len({layer.head_dim for layer in teacher.layers}) > 1:
+        raise ValueError("servable: llama.cpp needs heads of one dimension; this teacher's differ by layer")
+
+
+def servable_head_dims(engines: Sequence[Engine], family: str, head_dims: range, *, layerwise: bool) -> range:
+    """Return those head dimensions that engines take.
+
+    Args:
+        engines: that are to serve the sub-network.
+        family: of the teacher.
+        head_dims: what can be cut; the last is the whole head.
+        layerwise: whether layers differ: each then keeps rotary pairs of its own, and llama.cpp has one set for all.
+    """
+    if "llama.cpp" in engines and (layerwise or family not in PAIR_FACTORS):
+        head_dims = head_dims[-1:]
+    if "vllm" not in engines:
+        return head_dims
+    whole = head_dims[-1]
+    if len(head_dims) == 1:
+        return head_dims if vllm_takes(whole) else head_dims[:0]
+    taken = _vllm_dims(whole)
+    return range(taken.start, min(whole + 1, taken.stop), taken.step)
+
+
+def vllm_takes(head_dim: int) -> bool:
+    """Whether vLLM's CPU kernels take heads of a dimension."""
+    return head_dim in _vllm_dims(head_dim)
+
+
+def _vllm_dims(largest: int) -> range:
+    return VLLM_HEAD_DIMS[largest >= VLLM_HEAD_DIMS[0].stop]

@@ -1,0 +1,100 @@
+"""Compare an engine with the log-probabilities beside this file: `python certificate_check.py ENGINE [FOLDER ...]`.
+
+ENGINE is transformers, vllm, or llama.cpp; the last reads model.gguf through node-llama-cpp, whose folder NODE_FOLDER
+names. Needs the standard library and the engine. Prints a line of JSON for every folder; ends with 1 where one fails.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+TOLERANCES = {"transformers": 1e-3, "vllm": 1e-3, "llama.cpp": 0.05}
+"""Nats; llama.cpp rounds its cache and its activations."""
+NODE = """
+const [library, modelPath, prompts] = JSON.parse(process.argv[2]);
+const {getLlama} = await import(library);
+const llama = await getLlama({gpu: false, build: "never", logLevel: "error"});
+const model = await llama.loadModel({modelPath});
+const context = await model.createContext({contextSize: Math.max(...prompts.map((ids) => ids.length)) + 8});
+const sequence = context.getSequence(), found = [];
+for (const ids of prompts) {
+    await sequence.clearHistory();
+    const steps = await sequence.controlledEvaluate(ids.map((id) => [id, {generateNext: {probabilities: true}}]));
+    found.push(ids.slice(1).map((id, i) => Math.log(steps[i].next.probabilities.get(id))));
+}
+console.log(JSON.stringify(found));
+process.exit(0);
+"""
+
+
+def transformers(folder: Path, prompts: list[list[int]]) -> Any:
+    """Run all prompts as one padded batch."""
+    import torch  # noqa: PLC0415 - of the engine alone
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415
+
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
+    longest = max(map(len, prompts))
+    ids = torch.tensor([prompt + [0] * (longest - len(prompt)) for prompt in prompts])
+    mask = torch.tensor([[1] * len(prompt) + [0] * (longest - len(prompt)) for prompt in prompts])
+    with torch.no_grad():
+        found = model(input_ids=ids, attention_mask=mask).logits.log_softmax(-1)
+    return [[found[row, i, prompt[i + 1]].item() for i in range(len(prompt) - 1)] for row, prompt in enumerate(prompts)]
+
+
+def vllm(folder: Path, prompts: list[list[int]]) -> Any:
+    """Run all prompts as one batch."""
+    os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_LOGGING_LEVEL="ERROR", VLLM_NO_USAGE_STATS="1")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+    from vllm import LLM, SamplingParams  # noqa: PLC0415 - reads the environment
+
+    limits = {"max_model_len": max(map(len, prompts)) + 1, "max_num_seqs": len(prompts)}
+    model = LLM(str(folder), dtype="float32", enforce_eager=True, trust_remote_code=True, **limits)
+    asked = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0)
+    answers = model.generate([{"prompt_token_ids": prompt} for prompt in prompts], asked, use_tqdm=False)
+    return [[next(iter(step.values())).logprob for step in answer.prompt_logprobs[1:]] for answer in answers]
+
+
+def llama_cpp(folder: Path, prompts: list[list[int]]) -> Any:
+    """Run the prompts one by one."""
+    library = Path(os.environ.get("NODE_FOLDER", ".")).resolve() / "node_modules/node-llama-cpp/dist/index.js"
+    request = json.dumps([library.as_uri(), str((folder / "model.gguf").resolve()), prompts])
+    # In a file: node-llama-cpp starts node again, with the options that this one has.
+    with tempfile.NamedTemporaryFile("w", suffix=".mjs") as script:
+        script.write(NODE)
+        script.flush()
+        command = ["node", script.name, request]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)  # noqa: S603
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip() or done.stdout.strip())
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def check(engine: str, folder: Path) -> dict[str, Any]:
+    """Return the largest difference from the certificate, or the error that came instead."""
+    said: dict[str, Any] = {"folder": str(folder), "engine": engine}
+    recorded = folder / "certificate_prompts.json"
+    if not recorded.is_file():
+        return said | {"agrees": False, "error": f"{folder} holds no {recorded.name}: it is no export of budwood"}
+    prompts = json.loads(recorded.read_text())
+    try:
+        found = {"transformers": transformers, "vllm": vllm, "llama.cpp": llama_cpp}[engine](
+            folder, [prompt["input_ids"] for prompt in prompts]
+        )
+    except Exception as error:  # noqa: BLE001 - engines raise what they like; it is reported
+        return said | {"agrees": False, "error": f"{type(error).__name__}: {error}"}
+    pairs = zip((p["logprobs"] for p in prompts), found, strict=True)
+    differences = [abs(a - b) for here, there in pairs for a, b in zip(here, there, strict=True)]
+    agrees = all(difference <= TOLERANCES[engine] for difference in differences)
+    return said | {"agrees": agrees, "largest_difference": max(differences), "num_tokens": len(differences)}
+
+
+if __name__ == "__main__":
+    results = []
+    for name in sys.argv[2:] or [str(Path(__file__).parent)]:
+        results.append(check(sys.argv[1], Path(name)))
+        print(json.dumps(results[-1]), flush=True)  # noqa: T201 - its product
+    sys.exit(not all(result["agrees"] for result in results))

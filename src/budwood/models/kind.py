@@ -1,0 +1,76 @@
+"""What a config says about whether its model can be cut, checked before anything is read or run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from budwood.arch.family import supported_family
+
+ADAPTER = "adapter_config.json"
+_MOST_LAYERS = 1024
+"""The deepest published dense decoders have fewer than 200; larger numbers are damage, and cost minutes to build."""
+
+
+def check_whole(folder: Path) -> None:
+    """Check that a folder holds a whole model.
+
+    Raises:
+        ValueError: it has no config, or holds an adapter.
+    """
+    # Where both lie, transformers would load the adapter's base model from wherever that is.
+    if (folder / ADAPTER).is_file():
+        raise ValueError(
+            f"{folder} holds an adapter ({ADAPTER}), not a whole model; merge it first: "
+            "AutoPeftModelForCausalLM.from_pretrained(folder).merge_and_unload().save_pretrained(target)"
+        )
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder.absolute()} is no checkpoint folder, it holds no config.json")
+
+
+def check_kind(folder: Path, written: Mapping[str, Any]) -> None:
+    """Check a `config.json` as it stands, before transformers reads it.
+
+    Raises:
+        ValueError: its model is of an unsupported kind or an impossible depth.
+    """
+    if "model_type" not in written:
+        raise ValueError(f"{folder / 'config.json'} must name a `model_type`")
+    supported_family(written)
+    depth = written.get("num_hidden_layers", 1)
+    if not isinstance(depth, int) or not 1 <= depth <= _MOST_LAYERS:
+        raise ValueError(f"{folder / 'config.json'}: num_hidden_layers={depth!r} must be between 1 and {_MOST_LAYERS}")
+
+
+def check_lengths(folder: Path, config: Mapping[str, Any], sequence_length: int) -> None:
+    """Check that a model sees all of a sequence, so that a cut of it computes what it computes.
+
+    Sub-networks have no sliding windows. On sequences that fit into the teacher's window that makes no difference.
+
+    Args:
+        folder: of the checkpoint.
+        config: with all defaults.
+        sequence_length: tokens of the longest sequence of a study.
+
+    Raises:
+        ValueError: the sequence is longer than the model's positions or its sliding window.
+    """
+    limits = {"positions": config["max_position_embeddings"], "tokens of the sliding window": sliding_window(config)}
+    for name, limit in limits.items():
+        if limit is not None and sequence_length > limit:
+            raise ValueError(
+                f"sequence_length={sequence_length} exceeds the {limit} {name} of {folder}: "
+                f"shorten the sequences, or take another model"
+            )
+
+
+def sliding_window(config: Mapping[str, Any]) -> int | None:
+    """Return the tokens that a layer looks back on where some look back on fewer than all; None where a cut keeps it.
+
+    Args:
+        config: with all defaults.
+    """
+    if not supported_family(config).without_window:
+        return None
+    windowed = "sliding_attention" in (config.get("layer_types") or ["sliding_attention"])
+    window: int | None = config.get("sliding_window")
+    return window if windowed else None

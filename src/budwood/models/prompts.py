@@ -1,0 +1,64 @@
+"""Log-probabilities of a few prompts, with which anybody can check an engine that serves an export."""
+
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from budwood.records.files import write_atomically
+from budwood.records.serving import Prompt
+
+CHECK = "certificate_check.py"
+PROMPTS = "certificate_prompts.json"
+LENGTHS = (512, 100, 9)
+"""Tokens of the prompts, which run as one padded batch; where a model has fewer positions, as many as it has."""
+TOLERANCE = 1e-3
+"""Nats by which padding may change a log-probability in float32."""
+
+
+@torch.no_grad()
+def record_prompts(model: PreTrainedModel) -> tuple[Prompt, ...]:
+    """Return prompts of several lengths with their log-probabilities, each run by itself in float32.
+
+    Raises:
+        ValueError: the model answers otherwise where the prompts run as one padded batch.
+    """
+    model = model.float().eval()
+    vocab_size, positions = int(model.config.vocab_size), int(model.config.max_position_embeddings)
+    # Engines keep one position for an answer.
+    prompts = [_ids(min(length, positions - 1), row, vocab_size) for row, length in enumerate(LENGTHS)]
+    alone = [_logprobs(model, ids[None], torch.ones_like(ids)[None])[0] for ids in prompts]
+    padded = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(ids) for ids in prompts], batch_first=True)
+    together = _logprobs(model, padded, mask)
+    difference = max(float((row[: len(one)] - one).abs().max()) for row, one in zip(together, alone, strict=True))
+    if not difference <= TOLERANCE:
+        raise ValueError(
+            f"the export answers otherwise in a padded batch: log-probabilities differ by {difference:.2e}, allowed "
+            f"{TOLERANCE:.0e}"
+        )
+    return tuple(
+        Prompt(input_ids=tuple(ids.tolist()), logprobs=tuple(logprobs.tolist()))
+        for ids, logprobs in zip(prompts, alone, strict=True)
+    )
+
+
+def write_check(folder: Path, prompts: Sequence[Prompt]) -> None:
+    """Write prompts into an export, with a script that compares an engine with them."""
+    text = json.dumps([prompt.model_dump(mode="json") for prompt in prompts])
+    write_atomically(folder / PROMPTS, text)
+    write_atomically(folder / CHECK, files("budwood.models").joinpath(CHECK).read_text(encoding="utf-8"))
+
+
+def _ids(length: int, row: int, vocab_size: int) -> Tensor:
+    return (torch.arange(1, length + 1) * 7919 + row) % vocab_size
+
+
+def _logprobs(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor:
+    """Return [B, T - 1] log-probabilities of all tokens but the first."""
+    logprobs: Tensor = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float().log_softmax(-1)
+    return logprobs.gather(-1, ids[:, 1:, None])[..., 0]

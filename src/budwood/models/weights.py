@@ -1,0 +1,167 @@
+"""The weight files of a checkpoint: exactly those that transformers reads."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from budwood.arch.family import Family, Module, axis_lengths, family_of
+from budwood.arch.spec import Architecture
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_NUM_FUSED = 3
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Return the object in a JSON file.
+
+    Raises:
+        ValueError: the file is missing, damaged, or holds something else.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is missing, empty or damaged ({error}): fetch or write it again") from error
+    if not isinstance(content, dict):
+        raise ValueError(  # noqa: TRY004 - the file is wrong, not the caller
+            f"{file} must hold a JSON object, got {type(content).__name__}"
+        )
+    return content
+
+
+def weight_files(folder: Path, config: Mapping[str, Any]) -> tuple[Path, ...]:
+    """Return the files that transformers reads a folder's weights from, sorted, the index among them.
+
+    It takes `config.json`'s `transformers_weights`, else `model.safetensors`, else the index. Other files are not read.
+
+    Raises:
+        ValueError: there are none, only pickles, or the index is damaged or leads out of the folder.
+    """
+    for name in (config.get("transformers_weights"), SINGLE, INDEX):
+        if name and (folder / name).is_file():
+            return _listed(folder, name)
+    strays = sorted(file.name for file in folder.glob("*.safetensors"))
+    pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
+    if pickles:
+        raise ValueError(
+            f"{folder} holds only pickled weights ({', '.join(pickles)}), which can run code when read; if you trust "
+            f"them, convert them: {_conversion(folder)}"
+        )
+    if strays:
+        raise ValueError(
+            f"{folder} must hold {SINGLE} or {INDEX}; transformers does not read {', '.join(strays)}. Rename a single "
+            f"file to {SINGLE}, or write the index that belongs to several"
+        )
+    raise ValueError(f"{folder} must hold safetensors weights ({SINGLE} or {INDEX}), found none")
+
+
+def tensor_files(folder: Path, config: Mapping[str, Any]) -> dict[str, Path]:
+    """Return the file of every tensor that transformers finds in a folder.
+
+    Raises:
+        ValueError: see `weight_files`; or a file is missing or damaged.
+    """
+    files: dict[str, Path] = {}
+    for file in weight_files(folder, config):
+        if file.suffix == ".safetensors":
+            with open_tensors(file) as tensors:
+                files |= dict.fromkeys(tensors.keys(), file)
+    return files
+
+
+def tensor_shapes(folder: Path, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor by the files' headers alone.
+
+    Raises:
+        ValueError: see `tensor_files`.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in weight_files(folder, config):
+        if file.suffix == ".safetensors":
+            with open_tensors(file) as tensors:
+                shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    return shapes
+
+
+def check_shapes(folder: Path, config: Mapping[str, Any], architecture: Architecture) -> None:
+    """Check by the files' headers that a folder holds every tensor of an architecture, in its shape.
+
+    Raises:
+        ValueError: it does not; or see `tensor_files`.
+    """
+    family, found = family_of(architecture.family), tensor_shapes(folder, config)
+    for name, shape in _expected_shapes(family, architecture):
+        stored = name if name in found else family.stored_names.get(name, name)
+        if stored not in found:
+            raise ValueError(f"{folder} holds no tensor {name!r}, which a {family.model_type} model needs")
+        if found[stored] != shape:
+            raise ValueError(f"{folder}: tensor {stored!r} is {found[stored]}, config.json says {shape}")
+
+
+def _expected_shapes(family: Family, architecture: Architecture) -> Iterator[tuple[str, tuple[int, ...]]]:
+    apart = (family.query, family.key, family.value) if family.fused else ()
+    modules = [module for module in (*family.layer_modules, family.fused) if module and module not in apart]
+    lengths = axis_lengths(architecture, architecture.layers[0])
+    for module in family.outer_modules(tied=architecture.tie_word_embeddings):
+        yield from _shapes(module, module.name, lengths)
+    for position, layer in enumerate(architecture.layers):
+        lengths = {**axis_lengths(architecture, layer), "part": _NUM_FUSED}
+        for module in modules:
+            yield from _shapes(module, family.layer_path(position, module), lengths)
+
+
+def _shapes(module: Module, path: str, lengths: Mapping[str, int]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    for name, axes in module.parameters:
+        shape = tuple(prod(lengths[basic] for basic in axis) for axis in axes)
+        yield path + name.removeprefix(module.name), shape
+
+
+def same_values(folder: Path, config: Mapping[str, Any], names: tuple[str, str]) -> bool:
+    """Return whether two tensors of a folder are equal, as transformers asks before it ties them."""
+    files, values = tensor_files(folder, config), []
+    for name in names:
+        with open_tensors(files[name]) as tensors:
+            values.append(tensors.get_tensor(name))
+    return torch.equal(*values)
+
+
+@contextmanager
+def open_tensors(file: Path) -> Iterator[Any]:
+    """Open a safetensors file; its tensors are read when they are asked for.
+
+    Raises:
+        ValueError: it is missing or damaged.
+    """
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            yield tensors
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} is damaged, truncated or missing ({error}): fetch it again") from error
+
+
+def _listed(folder: Path, name: str) -> tuple[Path, ...]:
+    if not name.endswith(".index.json"):
+        return (folder / name,)
+    listed = read_json(folder / name).get("weight_map")
+    if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
+        raise ValueError(f"{folder / name} must name the file of every tensor in `weight_map`")
+    names = sorted({*listed.values(), name})
+    outside = [file for file in names if Path(file).is_absolute() or ".." in Path(file).parts]
+    if outside:
+        raise ValueError(f"{folder / name} leads out of its folder ({', '.join(outside)}): put the files beside it")
+    return tuple(folder / file for file in names)
+
+
+def _conversion(folder: Path) -> str:
+    return (
+        'python -c "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
+        f"M.from_pretrained('{folder}', dtype='auto').save_pretrained('{folder}-safe'); "
+        f"T.from_pretrained('{folder}').save_pretrained('{folder}-safe')\""
+    )

@@ -1,0 +1,97 @@
+"""What models answer, and how fast they run."""
+
+from typing import Self
+
+from budwood.records.cost import Cost
+from budwood.records.names import SHARED, Variant
+from budwood.records.strict import Strict
+
+
+class Metric(Strict):
+    """A number with its standard error, where the harness gives one."""
+
+    value: float
+    standard_error: float | None
+
+
+class TaskAnswers(Metric):
+    """What one model answers in one task or group of tasks."""
+
+    task: str
+    version: float | str | None
+    num_fewshot: int
+    metric: str
+    num_questions: int
+    num_cut: int
+    """Requests that were longer than the model's positions and lost their beginning."""
+    chance: float | None
+    """What guessing gets right, in a multiple choice."""
+    metrics: dict[str, Metric]
+    answers: list[float] | None
+    """The metric of every question, the same questions for all models; None where it is no mean over questions."""
+    tokens: int
+    flops: float
+    seconds: float
+
+    @property
+    def cost(self) -> Cost:
+        """What the answers cost."""
+        return Cost(stage="evaluation", tokens=self.tokens, flops=self.flops, seconds=self.seconds)
+
+
+class Downstream(Strict):
+    """What one model answers; `bin` and `space` are empty for the teacher."""
+
+    bin: str = SHARED
+    space: str = SHARED
+    model: str
+    harness: str
+    device: str
+    precision: str
+    limit: int | None
+    tasks: tuple[TaskAnswers, ...]
+
+    def at(self, variant: Variant) -> Self:
+        """Return the answers as those of a model of a variant."""
+        return self.model_copy(update=variant._asdict())
+
+
+class ModelSpeed(Strict):
+    """Times of one model by repeat, and its memory."""
+
+    num_parameters: int
+    prefill_seconds: list[float]
+    """Of the whole batch."""
+    decode_seconds: list[float]
+    """Of a token of every sequence."""
+    weight_bytes: int
+    working_bytes: int | None
+    """The most that torch held beside the weights; None where it does not say."""
+    kv_bytes_per_token: int
+
+
+class Efficiency(Strict):
+    """How fast the teacher and the sub-network of a variant are, measured in turns."""
+
+    bin: str = SHARED
+    space: str = SHARED
+    prompt_tokens: int
+    new_tokens: int
+    batch_size: int
+    device: str
+    precision: str
+    threads: int
+    torch: str
+    models: dict[str, ModelSpeed]
+    tokens: int
+    flops: float
+    seconds: float
+
+    @property
+    def cost(self) -> Cost:
+        """What the measurement cost."""
+        return Cost(stage="evaluation", tokens=self.tokens, flops=self.flops, seconds=self.seconds)
+
+    def at(self, variant: Variant) -> Self:
+        """Return the speeds as those of a variant."""
+        return self.model_copy(update=variant._asdict())

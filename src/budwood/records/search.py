@@ -1,0 +1,84 @@
+"""What a search found, and which of it won."""
+
+from typing import Self
+
+from budwood.records.certificate import Proof
+from budwood.records.cost import Cost
+from budwood.records.fields import SelectionField
+from budwood.records.names import SHARED, Variant
+from budwood.records.strict import Strict
+
+
+class Finalist(Strict):
+    """One of the best candidates of a search."""
+
+    selection: SelectionField
+    description: str
+    num_parameters: int
+    selection_loss: float
+    """On the text of the search, by its fitness."""
+    choice_loss: float | None = None
+    """On the text of the choice, nats per token, corrected as it is exported."""
+
+
+class FrontPoint(Strict):
+    """A candidate that no other beats in all objectives."""
+
+    selection: SelectionField
+    description: str
+    num_parameters: int
+    objectives: dict[str, float]
+
+
+class Searched(Strict):
+    """How a search went; its winner carries the same facts."""
+
+    fitness: str
+    parameter_bin: tuple[int, int]
+    """Smallest and largest allowed number of parameters."""
+    num_evaluations: int
+    paper_flops: float
+    """What the paper's schedule would have cost: 5,050 candidates on 512,000 tokens each."""
+    front: tuple[FrontPoint, ...] = ()
+
+
+class Finalists(Searched):
+    """The best of a search, and what it cost."""
+
+    candidates: tuple[Finalist, ...]
+    costs: tuple[Cost, ...]
+
+
+class Winner(Searched):
+    """The finalist that is best on text that the search has not read."""
+
+    bin: str = SHARED
+    space: str = SHARED
+    selection: SelectionField
+    description: str
+    num_parameters: int
+    selection_loss: float
+    kept_channels: tuple[int, ...]
+    """For every channel of its residual stream, the teacher's."""
+    kept_layers: tuple[int, ...]
+    """For every layer in depth order, the teacher's."""
+    proof: Proof
+    """Of its folder."""
+    choice_loss: float
+    choice_interval: tuple[float, float]
+    """Of the loss on the text of the choice, with 95 % confidence."""
+    lead: float | None
+    """Over the next finalist; none where there was none."""
+    lead_interval: tuple[float, float] | None
+    finalists: tuple[Finalist, ...]
+    finalist_tokens: int
+    """On which finalists were trained before the choice."""
+    costs: tuple[Cost, ...]
+    """Of the choice, of the correction and of the proofs."""
+    search_flops: float = 0.0
+    """Of search and choice, as they ran."""
+
+    def at(self, variant: Variant, searched: Finalists) -> Self:
+        """Return the winner as that of a variant, with what its search and the choice cost."""
+        flops = sum(cost.flops for cost in (*searched.costs, *self.costs))
+        return self.model_copy(update={**variant._asdict(), "search_flops": flops})

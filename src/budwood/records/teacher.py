@@ -1,0 +1,52 @@
+"""The teacher: what it is, and how well it predicts text."""
+
+from budwood.records.cost import Cost
+from budwood.records.fields import ArchitectureField
+from budwood.records.strict import Strict
+
+
+class TeacherRecord(Strict):
+    """What the teacher is."""
+
+    name: str
+    revision: str
+    """Commit hash of a hub model; `local` elsewhere."""
+    model_type: str
+    num_parameters: int
+    fingerprint: str
+    license: str
+    attribution: str
+    num_token_ids: int
+    """Ids that its tokenizer makes; the vocabulary may be padded beyond them."""
+    architecture: ArchitectureField
+
+
+class SourceLoss(Strict):
+    """The teacher's loss on one source of one split, in nats per token."""
+
+    split: str
+    source: str
+    tokens: int
+    perplexity: float
+    loss: float
+    standard_error: float
+    bits_per_byte: float
+    bits_per_byte_standard_error: float
+
+
+class HeldOutText(Strict):
+    """The text on which the teacher and all arms are scored."""
+
+    tokens_per_sequence: int
+    bytes: dict[str, list[int]]
+    """Bytes of the predicted text of every sequence, by source."""
+
+
+class TeacherEvaluation(Strict):
+    """The teacher's losses, and what they cost."""
+
+    perplexity: tuple[SourceLoss, ...]
+    losses: dict[str, list[float]]
+    """On every validation sequence, by source, in nats per token."""
+    text: HeldOutText
+    costs: tuple[Cost, ...]

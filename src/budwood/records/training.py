@@ -1,0 +1,81 @@
+"""What a training run did, with the settings it was made with, and what its model is worth."""
+
+from typing import Annotated, Any
+
+from budwood.records.cost import Cost
+from budwood.records.names import SHARED
+from budwood.records.strict import HOW, Strict
+
+
+class MadeWith(Strict):
+    """What decided the result of a run: two runs compare where these are alike."""
+
+    schedule: dict[str, Any]
+    """Of `budwood.training.settings.Schedule`, as it was when the run was made."""
+    corpus: str
+    """Fingerprint of the text."""
+    start: str
+    """Fingerprint of the checkpoint that the run began with; the architecture's where weights were random."""
+    teacher: str | None
+    """Fingerprint of the teacher that took part; none without one."""
+    heldout: int
+    """Validation sequences behind the curve."""
+    code: str
+    """Hash of the source that made it."""
+
+
+class TrainingRecord(Strict):
+    """One training run."""
+
+    arm: str
+    seed: int
+    tokens: int
+    steps: int
+    tokens_per_step: int
+    steady_steps: int
+    """Steps before the decay of `warmup_stable_decay`, which a longer run can take over; 0 elsewhere."""
+    learning_rate: float
+    student_flops: float
+    teacher_flops: float
+    heldout_flops: float
+    heldout_tokens: int
+    seconds: Annotated[float, HOW]
+    tokens_per_second: Annotated[float | None, HOW] = None
+    mfu: Annotated[float | None, HOW] = None
+    device: Annotated[str, HOW]
+    precision: str
+    made_with: MadeWith
+
+    @property
+    def costs(self) -> tuple[Cost, ...]:
+        """The student, a live teacher, and the held-out losses on the way; the student has all seconds."""
+        student = Cost(
+            stage="training", arm=self.arm, tokens=self.tokens, flops=self.student_flops, seconds=self.seconds
+        )
+        teacher = Cost(stage="teacher", arm=self.arm, tokens=self.tokens, flops=self.teacher_flops)
+        heldout = Cost(stage="heldout", arm=self.arm, tokens=self.heldout_tokens, flops=self.heldout_flops)
+        return (student, *([teacher] if self.teacher_flops else []), heldout)
+
+
+class Score(TrainingRecord):
+    """A trained model: its run, and its mean loss in nats on each validation sequence, by source.
+
+    All arms and the teacher are scored on the same sequences in the same order.
+    """
+
+    bin: str = SHARED
+    space: str = SHARED
+    run: str
+    """Name of the run: the arm's, with the seed after the first."""
+    num_parameters: int
+    losses: dict[str, list[float]]
+    tokens_per_sequence: int
+
+
+class ProbeScore(TrainingRecord):
+    """A probe: its run, and its losses on the text of the choice."""
+
+    num_parameters: int
+    losses: list[float]
+    looked: Cost
+    """What that look cost."""

@@ -1,0 +1,82 @@
+"""The ledger of a study: every cost of every variant, once."""
+
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+
+from budwood.records.account import Findings, Results
+from budwood.records.cost import Cost
+from budwood.records.names import CONTINUED, REFERENCE, SHARED, Variant
+from budwood.records.training import ProbeScore, Score
+
+
+def ledger(
+    shared: Iterable[Cost], findings: Sequence[Findings], results: Sequence[Results], curves: pd.DataFrame
+) -> list[Cost]:
+    """Return all costs of a study.
+
+    Args:
+        shared: costs that no single variant has caused.
+        findings: of every search.
+        results: of everything that was trained in full.
+        curves: of all runs, with their `bin`, `space`, `arm` and `seed`.
+    """
+    probes = {found.variant: found.probe for found in findings}
+    taken_over = {result.variant: steps_taken_over(result, probes[result.variant]) for result in results}
+    entries = list(shared)
+    references: set[tuple[str, int]] = set()
+    for result in sorted(results, key=lambda each: each.variant):
+        # All spaces of a bin share its reference: the first that brings it is charged.
+        new = [score for score in result.scores if score.arm != REFERENCE or (result.bin, score.seed) not in references]
+        references |= {(result.bin, score.seed) for score in new if score.arm == REFERENCE}
+        entries += _of_training(result, new, curves, taken_over[result.variant])
+    for found in sorted(findings, key=lambda each: each.variant):
+        costs = [*found.finalists.costs, *found.winner.costs]
+        entries += [cost.at(found.variant) for cost in costs]
+        if found.probe is not None:
+            entries += [cost.at(found.variant) for cost in probe_costs(found.probe, taken_over.get(found.variant, 0))]
+    return entries
+
+
+def steps_taken_over(result: Results, probe: ProbeScore | None) -> int:
+    """Return how many steps of a probe the training after it did not repeat."""
+    if probe is None:
+        return 0
+    (score,) = [score for score in result.scores if score.run == CONTINUED]
+    return probe.steady_steps if probe.steady_steps <= score.steady_steps else 0
+
+
+def probe_costs(probe: ProbeScore, taken_over: int) -> list[Cost]:
+    """Return what a probe cost: its training, a teacher in it, held-out losses, and the look that shows its worth.
+
+    Steps that an arm has taken over carry its name: they are part of its training too, and charged here.
+    """
+    student, *others = [cost.model_copy(update={"arm": SHARED}) for cost in probe.costs]
+    student = student.model_copy(update={"stage": "probe"})
+    share = taken_over / probe.steps
+    own = student.share(share).model_copy(update={"arm": CONTINUED})
+    return [*([own, student.share(1 - share)] if share else [student]), *others, probe.looked]
+
+
+def _of_training(result: Results, scores: Sequence[Score], curves: pd.DataFrame, taken_over: int) -> list[Cost]:
+    measured = [*result.evaluation_costs, *(speed.cost for speed in result.efficiency)]
+    entries = [cost.at(result.variant) for cost in measured]
+    for answers in result.downstream:
+        entries += [task.cost.at(result.variant, answers.model) for task in answers.tasks]
+    for score in scores:
+        where = Variant(result.bin, SHARED) if score.arm == REFERENCE else result.variant
+        costs = score.costs
+        if score.run == CONTINUED and taken_over:
+            own = curves[(curves["bin"] == result.bin) & (curves["space"] == result.space)]
+            costs = _rest(score, own, taken_over)
+        entries += [cost.at(where) for cost in costs]
+    return entries
+
+
+def _rest(score: Score, curves: pd.DataFrame, taken_over: int) -> tuple[Cost, ...]:
+    """Return the costs of a training without the steps, and the held-out losses on them, that its probe has paid."""
+    own = (curves["arm"] == score.arm) & (curves["seed"] == score.seed)
+    measured = curves.loc[own & curves["heldout_losses"].notna(), "step"]
+    left = 1 - taken_over / score.steps
+    shares = {"training": left, "teacher": left, "heldout": float((measured > taken_over).mean())}
+    return tuple(cost.share(shares[cost.stage]) for cost in score.costs)

@@ -1,0 +1,88 @@
+"""Results of stages on disk: every field in the form that suits it, and one file that lists them."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+from safetensors.torch import load_file, save_file
+
+from budwood.corpus.packing import PackedCorpus
+from budwood.models.checkpoint import Checkpoint
+from budwood.records.files import write_atomically
+from budwood.records.form import read_records, write_records
+from budwood.training.cache import TeacherCache
+
+RESULT = "result.json"
+"""Lists the fields of a finished stage; written last."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How one kind of value is kept."""
+
+    fits: Callable[[Any], bool]
+    write: Callable[[Any, Path], Path]
+    """Takes a value and a path without a suffix; returns where the value is."""
+    read: Callable[[Path], Any]
+
+
+def _write_table(table: pd.DataFrame, target: Path) -> Path:
+    file = target.with_suffix(".parquet")
+    table.to_parquet(file)
+    return file
+
+
+def _write_tensors(tensors: Mapping[str, Any], target: Path) -> Path:
+    file = target.with_suffix(".safetensors")
+    save_file(dict(tensors), file)
+    return file
+
+
+def _write_records(records: Any, target: Path) -> Path:
+    file = target.with_suffix(".json")
+    write_records(file, records)
+    return file
+
+
+FORMS = {
+    "checkpoint": Form(lambda value: isinstance(value, Checkpoint), lambda value, _: value.folder, Checkpoint.open),
+    "corpus": Form(lambda value: isinstance(value, PackedCorpus), lambda value, _: value.directory, PackedCorpus.open),
+    "cache": Form(lambda value: isinstance(value, TeacherCache), lambda value, _: value.folder, TeacherCache.open),
+    "table": Form(lambda value: isinstance(value, pd.DataFrame), _write_table, pd.read_parquet),
+    "tensors": Form(lambda value: isinstance(value, dict), _write_tensors, load_file),
+    "records": Form(lambda _: True, _write_records, read_records),
+}
+"""The first form that fits a value is taken."""
+
+
+def save(result: Any, folder: Path) -> None:
+    """Write a result, a dataclass, into the folder of its stage."""
+    listed = {}
+    for field in fields(result):
+        value = getattr(result, field.name)
+        name, form = next((name, form) for name, form in FORMS.items() if form.fits(value))
+        place = form.write(value, folder / field.name).resolve()
+        inside = place.is_relative_to(folder.resolve())
+        listed[field.name] = {"form": name, "at": str(place.relative_to(folder.resolve()) if inside else place)}
+    write_atomically(folder / RESULT, json.dumps(listed, indent=1))
+
+
+def restore(kind: type[Result], folder: Path) -> Result:
+    """Return what `save` wrote.
+
+    Raises:
+        ValueError: a file is missing or damaged; the message names it.
+    """
+    file = folder / RESULT
+    try:
+        listed = json.loads(file.read_text(encoding="utf-8"))
+        return kind(**{name: FORMS[entry["form"]].read(folder / entry["at"]) for name, entry in listed.items()})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder.resolve()} is damaged ({error}): remove this folder and run again to make it anew"
+        ) from error

@@ -1,0 +1,329 @@
+"""The search of one variant, and the choice of its winner."""
+
+import math
+import shutil
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any, ClassVar
+
+import pandas as pd
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from budwood.arch.bins import ParameterBin
+from budwood.arch.count import forward_flops_per_token, num_parameters, paper_search_flops
+from budwood.arch.selection import Selection
+from budwood.arch.spec import Architecture
+from budwood.models.certificate import prove
+from budwood.models.checkpoint import Checkpoint, load_model
+from budwood.models.device import Compute
+from budwood.models.export import write_checkpoint
+from budwood.models.losses import sequence_losses
+from budwood.records.certificate import Proof
+from budwood.records.cost import Cost
+from budwood.records.files import write_atomically
+from budwood.records.search import Finalist, Finalists, FrontPoint, Searched, Winner
+from budwood.records.strict import Strict
+from budwood.search.candidate import SearchRecord, canonical_key
+from budwood.search.choice import Choice, choose
+from budwood.search.fitness import DIVERGENCE, PERPLEXITY
+from budwood.search.run import run_search
+from budwood.search.settings import SearchSettings
+from budwood.search.strategy import Strategy, open_strategy
+from budwood.study.costs import bin_center, choice_cost, correction_cost, proof_cost, reading_cost
+from budwood.study.evaluators import EvaluatorSource, evaluating_candidates
+from budwood.study.settings import BinSettings, Conditions
+from budwood.study.stage import NOT_DECIDING, Stage, Track, Work, no_tracking
+from budwood.study.teacher import importance_of
+from budwood.study.text import Windows
+from budwood.subnet.compensate import count_gaps, cut_out
+from budwood.subnet.extract import Cut, own_weights, resolve
+from budwood.subnet.ordering import OrderedTeacher, open_ordered
+from budwood.subnet.settings import SpaceSettings
+from budwood.training.job import TrainingJob
+from budwood.training.launch import run_job
+from budwood.training.run import MODEL
+from budwood.training.settings import Engine, Schedule
+
+HISTORY, LOOKS = "history.jsonl", "looks.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search found: all candidates, and the best."""
+
+    history: pd.DataFrame
+    """A row for every candidate; see `budwood.search.candidate.SearchRecord`."""
+    finalists: Finalists
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvolveSubnets(Stage[Found]):
+    """Search sub-networks inside a bin."""
+
+    name: ClassVar[str] = "search"
+    result: ClassVar[type] = Found
+
+    teacher: Checkpoint
+    importance: dict[str, Tensor]
+    selection: Windows
+    bin_: BinSettings
+    space: SpaceSettings
+    """Without corrections: candidates are compared without them."""
+    search: SearchSettings
+    compute: Compute
+    batch_size: int
+
+    @property
+    def parameter_bin(self) -> ParameterBin:
+        """The bin for this teacher."""
+        return self.bin_.parameter_bin(num_parameters(self.teacher.architecture))
+
+    def run(self, work: Work) -> Found:
+        """Search; a killed run continues after the last candidate."""
+        source = EvaluatorSource(
+            teacher=self.teacher,
+            importance=self.importance,
+            windows=self.selection.read(),
+            space=self.space,
+            search=self.search,
+            compute=self.compute,
+            batch_size=self.batch_size,
+        )
+        ranked = source.ordered().ranked
+        strategy = open_strategy(self.space.search_space(ranked), self.parameter_bin, self.search)
+
+        def log(strategy: Strategy, records: Sequence[SearchRecord]) -> None:
+            _log_epoch(strategy, records, work.track)
+
+        with evaluating_candidates(source) as evaluate:
+            records = run_search(strategy, evaluate, work.folder / HISTORY, self.selection.count, log)
+        return Found(_history(records, self.search.fitness), self._finalists(strategy, ranked, records))
+
+    def _finalists(self, strategy: Strategy, ranked: Architecture, records: Sequence[SearchRecord]) -> Finalists:
+        candidates = [
+            Finalist(selection=elite.selection, **_describe(elite.selection, ranked), selection_loss=elite.loss)
+            for elite in strategy.elites
+        ]
+        front = [
+            FrontPoint(selection=selection, **_describe(selection, ranked), objectives=dict(objectives))
+            for objectives, selection in strategy.front
+        ]
+        cost = Cost(
+            stage="search",
+            flops=sum(record.flops for record in records),
+            tokens=sum(record.tokens for record in records),
+            seconds=sum(record.seconds for record in records),
+        )
+        return Finalists(
+            fitness=self.search.fitness,
+            parameter_bin=(self.parameter_bin.low, self.parameter_bin.high),
+            num_evaluations=len(records),
+            paper_flops=paper_search_flops(bin_center(self.bin_, self.parameter_bin, ranked)),
+            front=tuple(front),
+            candidates=tuple(candidates),
+            costs=(cost, *fitness_costs(self.search.fitness, ranked, self.selection)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The winner, and its cut as a checkpoint folder without a certificate."""
+
+    winner: Winner
+    cut: Checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class BriefTraining:
+    """How finalists are trained before they are compared."""
+
+    schedule: Schedule
+    learning_rate: float
+    heldout: int
+    engine: Engine = field(metadata=NOT_DECIDING)
+
+    @classmethod
+    def of(cls, tokens: int, conditions: Conditions) -> "BriefTraining | None":
+        """Return how finalists are trained on some tokens; None for no tokens."""
+        if not tokens:
+            return None
+        schedule = conditions.schedule
+        return cls(
+            schedule=schedule.brief(tokens),
+            learning_rate=conditions.arms.subnet_init.rate(schedule),
+            heldout=conditions.measurement.heldout,
+            engine=conditions.engine,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChooseWinner(Stage[Chosen]):
+    """Cut all finalists as they are exported, perhaps train them briefly, and compare them on text of their own."""
+
+    name: ClassVar[str] = "choice"
+    result: ClassVar[type] = Chosen
+
+    teacher: Checkpoint
+    importance: dict[str, Tensor]
+    calibration: Windows
+    choice: Windows
+    finalists: tuple[Finalist, ...]
+    space: SpaceSettings
+    training: BriefTraining | None
+    compute: Compute
+    batch_size: int
+    searched: Searched = field(metadata=NOT_DECIDING)
+
+    def run(self, work: Work) -> Chosen:
+        """Look at the finalists one by one; a killed run continues with the first that it has not finished."""
+        file = work.folder / LOOKS
+        looks = _LOOKS.validate_json(file.read_text(encoding="utf-8")) if file.is_file() else []
+        ordered = open_ordered(self.teacher.folder, self.space, importance_of(self.importance)).in_memory(self.compute)
+        left = self.finalists[len(looks) :]
+        for finalist in tqdm(left, desc="finalists", unit="candidate", dynamic_ncols=True):
+            looks.append(self._look(ordered, finalist.selection, work))
+            write_atomically(file, _LOOKS.dump_json(looks).decode())
+        found = choose([look.losses for look in looks])
+        folders = [_folder_of(finalist.selection, work) for finalist in self.finalists]
+        for loser in set(folders) - {folders[found.winner]}:
+            shutil.rmtree(loser, ignore_errors=True)
+        return Chosen(self._winner(found, looks, ordered), Checkpoint.open(folders[found.winner]))
+
+    def _look(self, ordered: OrderedTeacher, finalist: Selection, work: Work) -> "Look":
+        """Cut a finalist out, train it where that is wanted, and return its losses."""
+        started = perf_counter()
+        calibration = self.calibration.read()[:, :-1]
+        child = cut_out(ordered, finalist, calibration, self.space.compensation, batch_size=self.batch_size)
+        child = own_weights(child)
+        cut = write_checkpoint(child, self.teacher.folder, _folder_of(finalist, work))
+        architecture, parameter_bin = (
+            resolve(ordered, finalist).architecture,
+            ParameterBin(*self.searched.parameter_bin),
+        )
+        proof = prove(child, cut, architecture, parameter_bin, self.choice.read()[0])
+        model = self._train(cut, work) if self.training else self.compute.lowered(child)
+        losses = sequence_losses(self.compute.place(model), self.choice.read(), batch_size=self.batch_size)
+        return Look(losses=losses.tolist(), proof=proof, seconds=perf_counter() - started)
+
+    def _train(self, cut: Path, work: Work) -> PreTrainedModel:
+        assert self.training is not None, "only called where finalists are trained"
+        job = TrainingJob(
+            arm="finalist",
+            model_folder=cut,
+            initialisation="checkpoint",
+            teacher_folder=self.teacher.folder,
+            corpus_folder=self.choice.tokens.directory,
+            output_folder=work.folder / f"{cut.name}-trained",
+            learning_rate=self.training.learning_rate,
+            schedule=self.training.schedule,
+            heldout_windows=self.training.heldout,
+            device=self.compute.name,
+            precision=self.compute.precision,
+            engine=self.training.engine,
+        )
+        run_job(job, no_tracking, {})
+        return load_model(job.output_folder / MODEL, torch.float32)
+
+    def _winner(self, found: Choice, looks: Sequence["Look"], ordered: OrderedTeacher) -> Winner:
+        judged = [
+            finalist.model_copy(update={"choice_loss": statistics.mean(look.losses)})
+            for finalist, look in zip(self.finalists, looks, strict=True)
+        ]
+        best = judged[found.winner]
+        alone = found.runner_up is None
+        shared = {name: getattr(self.searched, name) for name in Searched.model_fields}
+        return Winner(
+            **shared,
+            **best.model_dump(include={"description", "num_parameters", "selection_loss", "choice_loss"}),
+            selection=best.selection,
+            kept_channels=tuple(ordered.channels[channel] for channel in best.selection.hidden),
+            kept_layers=tuple(layer.teacher_layer for layer in resolve(ordered, best.selection).layers),
+            proof=looks[found.winner].proof,
+            choice_interval=found.interval,
+            lead=None if alone else found.lead,
+            lead_interval=None if alone else found.lead_interval,
+            finalists=tuple(judged),
+            finalist_tokens=self.training.schedule.tokens if self.training else 0,
+            costs=self._costs(looks, found.winner, ordered),
+        )
+
+    def _costs(self, looks: Sequence["Look"], winner: int, ordered: OrderedTeacher) -> tuple[Cost, ...]:
+        """Return the costs of comparing finalists, of correcting the winner, and of all proofs."""
+        teacher, calibration = ordered.architecture, self.calibration.extent
+        cuts = [resolve(ordered, finalist.selection) for finalist in self.finalists]
+        corrections = [
+            correction_cost(teacher, cut.architecture, _gaps(cut, teacher), self.space.compensation, calibration)
+            for cut in cuts
+        ]
+        length, schedule = self.choice.length, self.training.schedule if self.training else None
+        context = schedule.sequence_length if schedule else length
+        comparing = choice_cost(
+            [float(forward_flops_per_token(cut.architecture, context=length)) for cut in cuts],
+            self.choice.extent,
+            [3.0 * forward_flops_per_token(cut.architecture, context=context) for cut in cuts],
+            schedule.num_tokens if schedule else 0,
+            [correction for place, correction in enumerate(corrections) if place != winner],
+        )
+        proofs = [proof_cost(cut.architecture, look.proof) for cut, look in zip(cuts, looks, strict=True)]
+        return comparing.after(sum(look.seconds for look in looks)), corrections[winner], *proofs
+
+
+class Look(Strict):
+    """What a finalist is worth."""
+
+    losses: list[float]
+    """On every sequence of the choice, nats per token."""
+    proof: Proof
+    """Of its folder."""
+    seconds: float
+
+
+_LOOKS = TypeAdapter(list[Look])
+
+
+def fitness_costs(fitness: str, teacher: Architecture, selection: Windows) -> list[Cost]:
+    """Return what a fitness costs once a search: the teacher reads the text by which candidates are compared to it."""
+    if fitness != DIVERGENCE:
+        return []
+    return [reading_cost("search", teacher, selection.extent)]
+
+
+def _gaps(cut: Cut, teacher: Architecture) -> int:
+    return count_gaps([layer.teacher_layer for layer in cut.layers], teacher.num_hidden_layers)
+
+
+def _folder_of(finalist: Selection, work: Work) -> Path:
+    return work.folder / f"cut-{canonical_key(finalist)}"
+
+
+def _describe(selection: Selection, ranked: Architecture) -> dict[str, Any]:
+    sizes = selection.architecture(ranked)
+    return {"description": sizes.describe(), "num_parameters": num_parameters(sizes)}
+
+
+def _history(records: Sequence[SearchRecord], fitness: str) -> pd.DataFrame:
+    history = pd.DataFrame([record.to_dict() for record in records]).assign(fitness=fitness)
+    if fitness != PERPLEXITY:
+        history = history.drop(columns="perplexity")
+    # Columns without any value have no type of their own.
+    return history.astype({"flops_per_token": float, "latency_seconds": float})
+
+
+def _log_epoch(strategy: Strategy, records: Sequence[SearchRecord], track: Track) -> None:
+    epoch = records[-1].epoch
+    newest = [record.loss for record in records if record.epoch == epoch and math.isfinite(record.loss)]
+    metrics = {
+        "epoch_median_loss": statistics.median(newest) if newest else math.nan,
+        "evaluations": len(records),
+        "tokens": sum(record.tokens for record in records),
+        "flops": sum(record.flops for record in records),
+        **strategy.metrics(),
+    }
+    track({f"search.{name}": value for name, value in metrics.items()}, epoch)

@@ -1,0 +1,117 @@
+"""Settings of a whole study; imports no torch."""
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from budwood.arch.bins import ParameterBin
+from budwood.models.settings import DeviceName, ModelSizes, Precision
+from budwood.records.strict import HOW, Strict
+from budwood.training.settings import Arms, Engine, Schedule
+
+
+class BinSettings(Strict):
+    """A parameter bin, in one of three ways: a fraction of the teacher, a centre, or its bounds."""
+
+    fraction: float | None = Field(default=None, gt=0, le=1)
+    """Centre as a share of the teacher's parameters."""
+    center: int | None = Field(default=None, gt=0)
+    tolerance: float = Field(default=0.05, gt=0, lt=1)
+    """Relative half-width around the centre."""
+    low: int | None = Field(default=None, gt=0)
+    high: int | None = Field(default=None, gt=0)
+    reference: ModelSizes | None = None
+    """The model at the centre, by which the paper charges a search and counts a saving. It is trained from random
+    weights as the arm `reference_init`."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        bounds = self.low is not None or self.high is not None
+        if sum([self.fraction is not None, self.center is not None, bounds]) != 1:
+            raise ValueError("give exactly one of `fraction`, `center`, or both `low` and `high`")
+        if bounds:
+            if self.low is None or self.high is None:
+                raise ValueError("give both `low` and `high`")
+            ParameterBin(self.low, self.high)
+        return self
+
+    def parameter_bin(self, teacher_parameters: int) -> ParameterBin:
+        """Return the bin for a teacher of a size."""
+        if self.low is not None and self.high is not None:
+            return ParameterBin(self.low, self.high)
+        center = self.center if self.center is not None else (self.fraction or 0) * teacher_parameters
+        return ParameterBin.around(center, self.tolerance)
+
+
+class MeasurementSettings(Strict):
+    """On which sequences of text models are measured, and where they run; every split serves one purpose."""
+
+    length: int = Field(gt=0)
+    """Tokens predicted per sequence."""
+    calibration: int = Field(gt=0)
+    """Sequences behind the importance scores."""
+    elimination: int = Field(default=4, gt=0)
+    """The most of these on which layers are left out one by one."""
+    selection: int = Field(gt=0)
+    """Sequences on which all candidates of a search are compared."""
+    choice: int = Field(gt=0)
+    """Sequences on which the winner is chosen among the finalists."""
+    validation: int = Field(gt=0)
+    """Sequences of each source for the reported losses."""
+    heldout: int = Field(gt=0)
+    """Validation sequences behind the curves; also of every other split for the teacher's loss there."""
+    batch_size: int = Field(default=4, gt=0)
+    """Sequences of one forward pass."""
+    device: Annotated[DeviceName, HOW] = "auto"
+    precision: Precision = "auto"
+
+    @property
+    def searched(self) -> dict[str, int]:
+        """Sequences of each split that a search works with, of all sources together."""
+        return {"calibration": self.calibration, "selection": self.selection, "choice": self.choice}
+
+    @property
+    def reported(self) -> dict[str, int]:
+        """Sequences of every source of each split that losses are reported for."""
+        return dict.fromkeys(("train", *self.searched), self.heldout) | {"validation": self.validation}
+
+
+class ProtocolSettings(Strict):
+    """The paper's way to choose a space (section 4.3): probe all of them on few tokens, train the best of each bin."""
+
+    probe_tokens: int | None = Field(default=None, gt=0)
+    """Tokens on which the sub-network of every (bin, space) is trained before the best space of each bin goes on to
+    `schedule.tokens` with all arms; null: there are no probes, and every (bin, space) gets all arms."""
+    num_seeds: int = Field(default=1, gt=0)
+    """Times that every arm is trained: with `schedule.seed` and the seeds after it, which draw random weights and the
+    order of the text. Probes, tasks and speed are measured for the first seed only."""
+
+    def seeds(self, schedule: Schedule) -> list[int]:
+        """Return the seeds of a study."""
+        return [schedule.seed + place for place in range(self.num_seeds)]
+
+    def probe_schedule(self, schedule: Schedule) -> Schedule | None:
+        """Return the schedule of a probe: the study's own, but shorter; None without probes.
+
+        Raises:
+            ValueError: probes are as long as the training that they choose for, or end before they have warmed up.
+        """
+        if self.probe_tokens is None:
+            return None
+        probe = schedule.of_length(self.probe_tokens)
+        if probe.num_steps >= schedule.num_steps:
+            raise ValueError(
+                f"protocol.probe_tokens={self.probe_tokens} must be fewer than schedule.tokens={schedule.tokens}, "
+                "by one optimiser step at least"
+            )
+        return probe
+
+
+class Conditions(Strict):
+    """How everything is measured and trained, whatever is searched."""
+
+    measurement: MeasurementSettings
+    protocol: ProtocolSettings
+    schedule: Schedule
+    arms: Arms
+    engine: Engine

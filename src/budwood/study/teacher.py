@@ -1,0 +1,121 @@
+"""The teacher: taken in, and its components ranked."""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+from torch import Tensor
+
+from budwood.arch.count import num_parameters
+from budwood.models.checkpoint import Checkpoint
+from budwood.models.device import Compute
+from budwood.models.settings import TeacherSettings
+from budwood.models.teacher import FetchedTeacher, fetch_teacher
+from budwood.records.cost import Cost
+from budwood.records.locks import holding
+from budwood.records.teacher import TeacherRecord
+from budwood.study.costs import reading_cost
+from budwood.study.source import code_hash
+from budwood.study.stage import Stage, Work, Workspace
+from budwood.study.text import Windows
+from budwood.subnet.elimination import leave_layers_out
+from budwood.subnet.importance import Importance, measure_importance
+
+TRIALS = "trials.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """The importance of a teacher's components, and what it cost to find."""
+
+    importance: dict[str, Tensor]
+    """`budwood.subnet.importance.Importance` as tensors; empty where nothing was measured."""
+    costs: list[Cost]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankComponents(Stage[Ranked]):
+    """Score what layers are made of in one pass over calibration text, then leave layers out one by one."""
+
+    name: ClassVar[str] = "importance"
+    result: ClassVar[type] = Ranked
+
+    teacher: Checkpoint
+    calibration: Windows
+    elimination: int
+    """The most of these sequences on which layers are left out; 0: layers are not left out."""
+    compute: Compute
+    batch_size: int
+
+    def run(self, work: Work) -> Ranked:
+        """Measure; a killed run continues after the last trial of its elimination."""
+        started = time.perf_counter()
+        windows, architecture = self.calibration.read(), self.teacher.architecture
+        text = windows[:, :-1]
+        model = self.compute.place(self.teacher.load_model(self.compute.dtype)).eval()
+        importance = measure_importance(model, architecture, text, batch_size=self.batch_size)
+        del model
+        passed = time.perf_counter()
+        costs = [reading_cost("calibration", architecture, self.calibration.extent).after(passed - started)]
+        if self.elimination:
+            compared = windows[: self.elimination]
+            found = leave_layers_out(
+                self.teacher.folder,
+                compared,
+                self.compute,
+                batch_size=self.batch_size,
+                trials_file=work.folder / TRIALS,
+            )
+            importance = replace(importance, eliminated=found.order)
+            cost = Cost(stage="elimination", flops=found.flops, tokens=found.tokens)
+            costs.append(cost.after(time.perf_counter() - passed))
+        return Ranked(importance.to_tensors(), costs)
+
+
+def fetch_source(settings: TeacherSettings, workspace: Workspace, root: Path) -> FetchedTeacher:
+    """Return a teacher's checkpoint, converted anew only where its source has changed.
+
+    Args:
+        settings: where it comes from.
+        workspace: keeps what had to be converted.
+        root: where relative paths begin.
+
+    Raises:
+        ValueError: it cannot be fetched, or is of an unsupported kind.
+    """
+    source = settings.model_dump(mode="json", exclude={"architecture", "license", "attribution"})
+    folder = workspace.claim("teacher", {"source": source, "code": code_hash(fetch_teacher.__module__)})
+    with holding(folder, "teacher"):
+        return fetch_teacher(settings, folder, root)
+
+
+def importance_of(tensors: dict[str, Tensor]) -> Importance | None:
+    """Return the importance that a stage has measured; None where it measured nothing."""
+    return Importance.from_tensors(tensors) if tensors else None
+
+
+def teacher_record(fetched: FetchedTeacher, settings: TeacherSettings) -> TeacherRecord:
+    """Return what a teacher is.
+
+    Raises:
+        ValueError: it is not what the settings say it is.
+    """
+    teacher = fetched.checkpoint
+    stated = settings.architecture.architecture() if settings.architecture else teacher.architecture
+    if stated != teacher.architecture:
+        raise ValueError(
+            f"teacher.architecture: {fetched.name} is {teacher.architecture.describe()}, vocabulary "
+            f"{teacher.architecture.vocab_size:,}; stated is {stated.describe()}, vocabulary {stated.vocab_size:,}"
+        )
+    return TeacherRecord(
+        name=fetched.name,
+        revision=fetched.revision,
+        model_type=str(teacher.config["model_type"]),
+        num_parameters=num_parameters(teacher.architecture),
+        fingerprint=teacher.fingerprint,
+        license=settings.license,
+        attribution=settings.attribution,
+        num_token_ids=len(teacher.load_tokenizer()),
+        architecture=teacher.architecture,
+    )

@@ -1,0 +1,119 @@
+"""The text of a study: packed once, and read in windows that every stage declares."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from budwood.corpus.ingestion import describe_sources, tokenize_sources
+from budwood.corpus.packing import PackedCorpus
+from budwood.corpus.settings import CorpusSettings
+from budwood.corpus.tokenization import fingerprint_tokenizer
+from budwood.corpus.windows import require_windows
+from budwood.models.checkpoint import Checkpoint
+from budwood.study.costs import Extent
+from budwood.study.settings import MeasurementSettings
+from budwood.study.stage import NOT_DECIDING, Stage, Work
+from budwood.training.run import check_positions, training_order
+from budwood.training.settings import Schedule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Windows:
+    """Some sequences of a split, of all sources together."""
+
+    tokens: PackedCorpus
+    split: str
+    length: int
+    """Tokens predicted per sequence."""
+    count: int
+
+    @classmethod
+    def searched(cls, tokens: PackedCorpus, split: str, measurement: MeasurementSettings) -> "Windows":
+        """Return the sequences of a split that searches work with."""
+        return cls(tokens=tokens, split=split, length=measurement.length, count=measurement.searched[split])
+
+    @property
+    def extent(self) -> Extent:
+        """How much is read."""
+        return Extent(self.count, self.length)
+
+    def read(self) -> Tensor:
+        """Return [N, T + 1] token ids."""
+        return torch.from_numpy(self.tokens.windows(self.split, self.length, limit=self.count))
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Text in the teacher's tokens."""
+
+    tokens: PackedCorpus
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackText(Stage[Packed]):
+    """Tokenise with the teacher's tokenizer and pack."""
+
+    name: ClassVar[str] = "corpus"
+    result: ClassVar[type] = Packed
+    answers: ClassVar[bool] = False
+    """Files of text may have changed: what was read of them is compared at every run."""
+
+    sources: Sequence[Mapping[str, Any]]
+    seed: int
+    bos: str
+    tokenizer: str
+    """Its fingerprint."""
+    vocab_size: int
+    teacher: Checkpoint = field(metadata=NOT_DECIDING)
+    corpus: CorpusSettings = field(metadata=NOT_DECIDING)
+    root: Path = field(metadata=NOT_DECIDING)
+    """Where relative paths of text begin."""
+
+    @classmethod
+    def of(cls, teacher: Checkpoint, corpus: CorpusSettings, root: Path) -> "PackText":
+        """Declare the text of a teacher."""
+        return cls(
+            sources=describe_sources(corpus),
+            seed=corpus.seed,
+            bos=corpus.bos,
+            tokenizer=fingerprint_tokenizer(teacher.load_tokenizer()),
+            vocab_size=teacher.architecture.vocab_size,
+            teacher=teacher,
+            corpus=corpus,
+            root=root,
+        )
+
+    def run(self, work: Work) -> Packed:
+        """Read, tokenise and pack all sources; a killed run continues after its last whole shard."""
+        packed = tokenize_sources(
+            self.corpus,
+            self.teacher.load_tokenizer(),
+            directory=work.folder / "tokens",
+            root=self.root,
+            vocab_size=self.vocab_size,
+        )
+        return Packed(packed)
+
+
+def require_text(tokens: PackedCorpus, measurement: MeasurementSettings, schedule: Schedule) -> None:
+    """Check that every split is large enough for what a study asks of it.
+
+    Raises:
+        ValueError: one is not; the message gives what it holds.
+    """
+    require_windows(tokens, measurement.length, measurement.searched, per_source=False)
+    require_windows(tokens, measurement.length, measurement.reported, per_source=True)
+    training_order(tokens, schedule)
+
+
+def require_positions(teacher: Checkpoint, schedule: Schedule) -> None:
+    """Check that the teacher has a position for every token that is trained.
+
+    Raises:
+        ValueError: sequences are longer.
+    """
+    check_positions(teacher.folder, schedule.sequence_length)

@@ -1,0 +1,249 @@
+"""Training of arms and probes, and the teacher's words that they share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any, ClassVar, Self
+
+import pandas as pd
+
+from budwood.arch.spec import Architecture
+from budwood.corpus.packing import PackedCorpus
+from budwood.models.checkpoint import Checkpoint
+from budwood.models.device import Compute, choose_compute
+from budwood.records.cost import Cost
+from budwood.records.training import MadeWith, TrainingRecord
+from budwood.study.costs import cache_cost, heldout_cost
+from budwood.study.settings import Conditions
+from budwood.study.stage import NOT_DECIDING, Stage, Work, identity
+from budwood.training.cache import TeacherCache, write_cache
+from budwood.training.curve import read_curve, replay_curve
+from budwood.training.job import Initialisation, TrainingJob
+from budwood.training.launch import run_job
+from budwood.training.run import MODEL, training_order
+from budwood.training.settings import ArmSettings, DistillationSettings, Engine, Schedule
+from budwood.training.teacher import LiveTeacher, cache_facts, open_live_teacher
+
+_LENGTH = ("tokens", "decay_ratio", "num_evaluations")
+"""Settings of a schedule in which runs may differ that share all steps before their decay."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """What a run begins with: a checkpoint, or random weights of a checkpoint's or a named architecture."""
+
+    initialisation: Initialisation
+    checkpoint: Checkpoint | None = None
+    named: Architecture | None = None
+
+    @property
+    def architecture(self) -> Architecture:
+        """What is trained."""
+        if self.named is not None:
+            return self.named
+        assert self.checkpoint is not None, "a start has a checkpoint or an architecture"
+        return self.checkpoint.architecture
+
+    @property
+    def origin(self) -> str:
+        """Fingerprint of the checkpoint that gives the weights or the architecture; the sizes of a named one."""
+        return self.checkpoint.fingerprint if self.checkpoint else self.architecture.describe()
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells one start from another."""
+        return f"{self.initialisation} {identity(self.named or self.checkpoint)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A trained model, its run and its curve."""
+
+    model: Checkpoint
+    record: TrainingRecord
+    curve: pd.DataFrame
+    """A row for every loss: `step`, `train_loss`, `heldout_loss`, `heldout_losses`, `learning_rate`, and the `tokens`
+    and `flops` spent until then."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainArm(Stage[Trained]):
+    """One training run."""
+
+    name: ClassVar[str] = "training"
+    result: ClassVar[type] = Trained
+
+    arm: str
+    start: Start
+    settings: ArmSettings
+    schedule: Schedule
+    tokens: PackedCorpus
+    heldout: int
+    """Validation sequences behind the curve."""
+    teacher: Checkpoint
+    """Teaches where the settings distill; gives a named architecture all that is no size."""
+    cache: TeacherCache | None = None
+    compute: Compute
+    continued_by: str | None = field(default=None, metadata=NOT_DECIDING)
+    """Arm that takes over this one's steps where the schedule allows it; its own without."""
+    engine: Engine = field(metadata=NOT_DECIDING)
+
+    @classmethod
+    def of(cls, arm: str, start: Start, materials: tuple[Checkpoint, PackedCorpus], conditions: Conditions) -> Self:
+        """Declare a run of an arm under the conditions of a study.
+
+        Args:
+            arm: its name, one of the conditions' arms.
+            start: what it begins with.
+            materials: teacher and text.
+            conditions: how arms are trained.
+        """
+        return cls.with_settings(arm, start, materials, getattr(conditions.arms, arm), conditions)
+
+    @classmethod
+    def with_settings(
+        cls,
+        arm: str,
+        start: Start,
+        materials: tuple[Checkpoint, PackedCorpus],
+        settings: ArmSettings,
+        conditions: Conditions,
+    ) -> Self:
+        """Declare a run with settings of its own; see `of`."""
+        teacher, tokens = materials
+        measurement = conditions.measurement
+        return cls(
+            arm=arm,
+            start=start,
+            settings=settings,
+            schedule=conditions.schedule,
+            tokens=tokens,
+            heldout=measurement.heldout,
+            teacher=teacher,
+            compute=choose_compute(measurement.device, measurement.precision),
+            engine=conditions.engine,
+        )
+
+    def seeded(self, seed: int) -> Self:
+        """Return the run with another seed, of random weights and of the order of the text."""
+        return replace(self, schedule=self.schedule.model_copy(update={"seed": seed}))
+
+    def facts(self) -> dict[str, Any]:
+        """Return what decides the result; a teacher that takes no part does not."""
+        needed = self.settings.distillation or self.start.initialisation == "random"
+        return super().facts() | {"teacher": self.teacher.fingerprint if needed else None}
+
+    def run(self, work: Work) -> Trained:
+        """Train; a killed run continues from its newest whole checkpoint."""
+        schedule = self.schedule
+        branches = schedule.shape == "warmup_stable_decay"
+        job = TrainingJob(
+            arm=self.arm,
+            model_folder=self.start.checkpoint.folder if self.start.checkpoint else None,
+            architecture=self.start.named.to_dict() if self.start.named else None,
+            initialisation=self.start.initialisation,
+            teacher_folder=self.teacher.folder,
+            corpus_folder=self.tokens.directory,
+            output_folder=work.folder / "run",
+            branch_folder=work.workspace.claim("steady", self._steady()) if branches else None,
+            learning_rate=self.settings.rate(schedule),
+            schedule=schedule,
+            distillation=self.settings.distillation,
+            cache_folder=self.cache.folder if self.cache else None,
+            heldout_windows=self.heldout,
+            device=self.compute.name,
+            precision=self.compute.precision,
+            engine=self.engine,
+        )
+        ran = run_job(job, work.track, work.workspace.environment or {})
+        curve = _curve_table(ran, read_curve(job.output_folder))
+        return Trained(Checkpoint.open(job.output_folder / MODEL), self._record(ran, curve, branches=branches), curve)
+
+    def replay(self, result: Trained, work: Work) -> None:
+        """Report the curve of a run that an earlier process has finished."""
+        del result
+        replay_curve(work.folder / "run", work.track)
+
+    def _steady(self) -> dict[str, Any]:
+        """Return what decides the steps before the decay."""
+        alike = {name: value for name, value in self.facts()["schedule"].items() if name not in _LENGTH}
+        return self.facts() | {"arm": self.continued_by or self.arm, "schedule": alike}
+
+    def _record(self, ran: Mapping[str, Any], curve: pd.DataFrame, *, branches: bool) -> TrainingRecord:
+        points = int(curve["heldout_losses"].notna().sum())
+        heldout = heldout_cost(self.start.architecture, self.schedule, self.heldout, points)
+        taught = self.settings.distillation is not None
+        return TrainingRecord(
+            **{name: ran[name] for name in TrainingRecord.model_fields if name in ran},
+            seed=self.schedule.seed,
+            steady_steps=self.schedule.decay_start if branches else 0,
+            heldout_flops=heldout.flops,
+            heldout_tokens=heldout.tokens,
+            made_with=MadeWith(
+                schedule=identity(self.schedule),
+                corpus=self.tokens.fingerprint,
+                start=self.start.origin,
+                teacher=self.teacher.fingerprint if taught else None,
+                heldout=self.heldout,
+                code=self.code(),
+            ),
+        )
+
+
+def _curve_table(ran: Mapping[str, Any], rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return a run's losses by step, with the tokens and FLOPs spent until then."""
+    flops = (ran["student_flops"] + ran["teacher_flops"]) / ran["steps"]
+    columns = ["step", "train_loss", "heldout_loss", "heldout_losses", "learning_rate"]
+    table = pd.DataFrame(rows).reindex(columns=columns)
+    return table.assign(tokens=table["step"] * ran["tokens_per_step"], flops=table["step"] * flops)
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """What the teacher has said, and what that cost."""
+
+    cache: TeacherCache
+    costs: list[Cost]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheTeacher(Stage[Cached]):
+    """Ask the teacher about all training sequences once, for every variant."""
+
+    name: ClassVar[str] = "teacher_cache"
+    result: ClassVar[type] = Cached
+
+    teacher: Checkpoint
+    tokens: PackedCorpus
+    settings: DistillationSettings
+    schedule: Schedule
+    """Its sequences are asked about."""
+    compute: Compute
+    batch_size: int = field(metadata=NOT_DECIDING)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what decides the entries: the order of training does not, nor what the loss does with them."""
+        sequences = self.schedule.model_dump(include={"tokens", "sequence_length", "global_batch", "seed"})
+        return super().facts() | {"schedule": sequences, "settings": self._entries()}
+
+    def run(self, work: Work) -> Cached:
+        """Ask; a killed run continues after its last whole batch."""
+
+        @cache
+        def live() -> LiveTeacher:
+            # Not before it is needed: a finished cache asks nothing.
+            return open_live_teacher(self.teacher.folder, self.settings, self.compute)
+
+        said = write_cache(
+            work.folder / "cache",
+            lambda input_ids, starts: live().entries(input_ids, starts),
+            self.tokens,
+            training_order(self.tokens, self.schedule),
+            self._entries(),
+            self.batch_size,
+        )
+        cost = cache_cost(self.teacher.architecture, self.schedule.sequence_length, said.record["tokens"])
+        return Cached(said, [cost.after(said.record["seconds"])])
+
+    def _entries(self) -> dict[str, Any]:
+        return cache_facts(self.teacher.folder, self.tokens, self.schedule.sequence_length, self.settings)
