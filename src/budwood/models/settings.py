@@ -19,3 +19,15 @@ class ServingSettings(Strict):
     """Write `model.gguf` too, where llama.cpp has a form for the sub-network."""
     engines: Path | None = None
     """Folder of environments, as `make engines` makes one; every export is tried in the engines that are there."""
+
+
+class PushSettings(Strict):
+    """Where an export is published."""
+
+    repository: str
+    """Id on the Hub, `owner/name`."""
+    private: bool = True
+    dry_run: bool = True
+    """Only report what would be uploaded."""
+    revision: str | None = None
+    """Branch; it is made where there is none."""
