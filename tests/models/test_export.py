@@ -16,7 +16,7 @@ from budwood.arch.count import num_parameters
 from budwood.arch.family import architecture_from_config
 from budwood.models.certificate import Origin, certify
 from budwood.models.checkpoint import read_architecture
-from budwood.models.export import model_card, write_checkpoint
+from budwood.models.export import write_checkpoint
 from budwood.subnet.extract import extract_child, own_weights
 
 ORIGIN = Origin(
@@ -171,25 +171,6 @@ def test_strangers_open_both_kinds_of_folders(teacher, teacher_folder, architect
     for said in (stock, layerwise):
         assert said["difference"] < 1e-4
         assert (said["generated"], said["vocabulary"]) == (4, 97)
-
-
-@pytest.mark.parametrize("native", [True, False])
-def test_the_card_says_how_to_load_and_what_it_is(child_architecture, native):
-    teacher = {"name": "tree", "revision": "r1", "fingerprint": "f1", "license": "MIT", "attribution": "By all."}
-    sources = [{"name": "poems", "license": "CC0", "attribution": ""}]
-    card = model_card(
-        child_architecture,
-        teacher | {"num_parameters": 2 * num_parameters(child_architecture)},
-        sources,
-        {"Ordering": "activation"},
-        {"Loss": "3.2 nats"},
-        native=native,
-    )
-    assert ("trust_remote_code=True" in card) is not native
-    assert f"{num_parameters(child_architecture):,} (50.0% of the teacher)" in card
-    for line in ("base_model: tree", "- Ordering: activation", "- Loss: 3.2 nats", "- poems: CC0."):
-        assert line in card.splitlines()
-    assert "- Teacher: MIT. By all." in card
 
 
 @tied_and_preserved

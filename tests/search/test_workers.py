@@ -110,6 +110,23 @@ def replace_open(evaluate: RayEvaluate, evaluator: Evaluator) -> RayEvaluate:
     return other
 
 
+@pytest.mark.parametrize(("named", "expected"), [(None, "local"), ("ray://head:10001", None)])
+def test_only_a_named_cluster_is_joined(
+    monkeypatch: pytest.MonkeyPatch, named: str | None, expected: str | None
+) -> None:
+    """Ray keeps the address of a cluster that was started here, and fails to join it where that one is dead."""
+    given: dict[str, object] = {}
+    monkeypatch.setattr("ray.init", given.update)
+    monkeypatch.setattr("ray.remote", lambda **_: lambda function: function)
+    monkeypatch.setattr("ray.put", lambda value: value)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if named:
+        monkeypatch.setenv("RAY_ADDRESS", named)
+    with RayEvaluate(lambda: None, pairs, num_workers=2):
+        assert given.get("address") == expected
+
+
 def test_workers_without_ray_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers.importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(ValueError, match=r"needs Ray: pip install 'budwood\[ray\]'"):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from teachers import FULL, HEAD_DIM, TEACHERS, architecture_of, select, tiny_teacher, weights_of
 
@@ -108,7 +108,6 @@ def teachers():
     return {kind: ordered_by(teacher_of(kind)) for kind in ROPES}
 
 
-@settings(deadline=None, max_examples=40)
 @given(
     kind=st.sampled_from(sorted(ROPES)),
     rope=st.sampled_from(["preserve", "rebuild"]),

@@ -12,7 +12,7 @@ from budwood.subnet.compensate import compensate
 from budwood.subnet.extract import extract_child
 from budwood.subnet.importance import measure_importance
 from budwood.subnet.ordering import _value_basis, order_teacher
-from budwood.subnet.regression import GapMoments, regress, without_massive
+from budwood.subnet.regression import GapMoments, _solve, regress, without_massive
 from budwood.subnet.scoring import normalise
 from budwood.subnet.settings import Compensation, Ordering
 
@@ -146,4 +146,12 @@ def test_what_lies_in_the_massive_direction_alone_predicts_nothing():
     moment = torch.outer(bias, bias)
     noise = 1e-7 * torch.randn(48, 48, generator=torch.Generator().manual_seed(1))
     found = regress((moment * (1 + noise + noise.T)).double(), moment.double(), 0.3, massive=moment)
-    assert found.abs().max() < 1e-3
+    assert (found.T @ moment.double() @ found).diagonal().max() < 1e-3 * moment.max()
+
+
+def test_energies_that_rounding_has_made_negative_count_as_zero():
+    axes = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64))[0]
+    target = torch.randn(3, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    with_rounding, without = (axes @ torch.diag(torch.tensor([2.0, 1, low]).double()) @ axes.T for low in (-0.1, 0))
+    expected = torch.linalg.solve(without + 0.05 * torch.eye(3), target)
+    torch.testing.assert_close(_solve(with_rounding, target, 0.05), expected)

@@ -70,10 +70,10 @@ def test_a_run_learns_and_leaves_a_checkpoint_a_curve_and_a_result(make_job, mod
     assert [row["step"] for row in curve if "train_loss" in row] == list(range(1, 21))
     by_sequence = {row["step"]: row.pop("heldout_losses") for row in curve if "heldout_losses" in row}
     assert {step: pytest.approx(sum(losses) / 4) for step, losses in by_sequence.items()} == heldout
-    told = [(row["step"], {f"child.{name}": value for name, value in row.items() if name != "step"}) for row in curve]
-    rates = {"child.grad_norm", "child.tokens_per_second"}
+    told = [(row["step"], {name: value for name, value in row.items() if name != "step"}) for row in curve]
+    rates = {"grad_norm", "tokens_per_second"}
     assert [(step, {name: metrics[name] for name in metrics.keys() - rates}) for step, metrics in tracked] == told
-    assert all((metrics.keys() >= rates) == ("child.train_loss" in metrics) for _, metrics in tracked)
+    assert all((metrics.keys() >= rates) == ("train_loss" in metrics) for _, metrics in tracked)
     windows = torch.from_numpy(PackedCorpus.open(corpus_folder).windows("validation", 12, limit=4))
     for step, folder in ((0, model_folder), (20, job.output_folder / "model")):
         losses = sequence_losses(load_model(folder, torch.float32), windows)
@@ -152,9 +152,9 @@ def test_a_finished_job_is_told_again_but_not_trained_again(make_job, monkeypatc
     assert train(job, lambda metrics, _: told.append(metrics)) == result
     assert not forward_passes
     assert [list(metrics) for metrics in told] == [
-        ["child.heldout_loss"],
-        ["child.train_loss", "child.learning_rate"],
-        ["child.heldout_loss"],
+        ["heldout_loss"],
+        ["train_loss", "learning_rate"],
+        ["heldout_loss"],
     ]
 
 
@@ -226,20 +226,21 @@ def test_an_update_that_is_not_finite_is_never_saved(make_job):
         train(job)
 
 
-def test_sigterm_saves_before_it_leaves_and_the_run_goes_on_as_if_nothing_had_happened(make_job):
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_stopped_saves_before_it_leaves_and_goes_on_as_if_nothing_had_happened(make_job, how):
     whole, stopped = make_job("whole"), make_job("stopped")
     train(whole)
 
     def terminate_at_3(_metrics, step):
         if step == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), how)
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(how)
     with pytest.raises(
-        TrainingStoppedError, match=r"stopped by SIGTERM after step \d of 6; .*checkpoint-\d is complete"
+        TrainingStoppedError, match=r"stopped by SIGTERM or Ctrl-C after step \d of 6; .*checkpoint-\d is complete"
     ):
         train(stopped, terminate_at_3)
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(how) is before
     assert step_of(newest_checkpoint(stopped.output_folder)) in {3, 4}  # heard in step 3's log: at the next step's end
     train(stopped)
     assert equal(weights(stopped), weights(whole))

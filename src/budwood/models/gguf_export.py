@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import gguf
 import numpy as np
@@ -23,18 +23,14 @@ from budwood.arch.spec import Architecture
 from budwood.models.checkpoint import load_config, load_tokenizer, read_architecture
 from budwood.models.gguf_tokenizer import add_tokenizer
 from budwood.models.rotary import inverse_frequencies, rotary_dims
+from budwood.models.settings import Storage
 from budwood.models.tensors import CheckpointTensors
-
-Storage = Literal["f32", "f16", "bf16", "q8_0"]
-"""Number format of the matrices; vectors are float32 everywhere."""
 
 _STORAGE = {
     "f32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
     "f16": (gguf.GGMLQuantizationType.F16, gguf.LlamaFileType.MOSTLY_F16),
     "bf16": (gguf.GGMLQuantizationType.BF16, gguf.LlamaFileType.MOSTLY_BF16),
-    "q8_0": (gguf.GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
 }
-_Q8_BLOCK = 32
 _SMOLLM3_PERIOD = 4
 """Every fourth layer of llama.cpp's smollm3 has no positions."""
 _GEMMA2_27B_LAYERS = 46
@@ -147,9 +143,9 @@ FORMS: Mapping[str, tuple[Form, ...]] = {
     ),
     "llama": (_LLAMA, _DECI),
     "mistral": (_LLAMA, _DECI),
-    "olmo2": (Form(arch=gguf.MODEL_ARCH.OLMO2, interleaved=False, needs_head=True),),
-    # llama.cpp's llama takes biases too, and reads the factors that its qwen2 ignores.
-    "qwen2": (Form(arch=gguf.MODEL_ARCH.QWEN2, interleaved=False), _LLAMA),
+    "olmo2": (Form(arch=gguf.MODEL_ARCH.OLMO2, interleaved=False, needs_head=True, refuses=_refuse_unfilled),),
+    # llama.cpp's llama takes biases too, any heads, and the factors that its qwen2 ignores.
+    "qwen2": (Form(arch=gguf.MODEL_ARCH.QWEN2, interleaved=False, refuses=_refuse_unfilled), _LLAMA),
     "qwen3": (Form(arch=gguf.MODEL_ARCH.QWEN3, interleaved=False),),
     "smollm3": (Form(arch=gguf.MODEL_ARCH.SMOLLM3, interleaved=True, refuses=_refuse_other_period), _LLAMA, _DECI),
 }
@@ -171,7 +167,7 @@ def write_gguf(folder: Path, target: Path, storage: Storage = "f16") -> Path:
     Args:
         folder: a checkpoint of a stock class, or one of our own.
         target: the file; it appears whole or not at all.
-        storage: number format of the matrices. Rows of `q8_0` come in blocks of 32: matrices of other widths are f16.
+        storage: number format of the matrices.
 
     Raises:
         ValueError: llama.cpp has no form for the model or its tokenizer, a weight is too large for the format, or the
@@ -180,22 +176,26 @@ def write_gguf(folder: Path, target: Path, storage: Storage = "f16") -> Path:
     source = _read(folder)
     form = _form(folder, source)
     partial = target.with_name(f"{target.name}.partial")
-    writer = gguf.GGUFWriter(partial, gguf.MODEL_ARCH_NAMES[form.arch], use_temp_file=True)
+    writer = gguf.GGUFWriter(partial, gguf.MODEL_ARCH_NAMES[form.arch])
+    _add_sizes(writer, form, source)
+    _add_positions(writer, source)
+    writer.add_file_type(_STORAGE[storage][1])
+    add_tokenizer(writer, load_tokenizer(folder), source.architecture.vocab_size, _ends(source.config))
+    # The header lists all tensors before the first: they are read twice, and never all at once.
+    for name, data, kind in _stored(folder, form, source, storage):
+        writer.add_tensor_info(name, data.shape, data.dtype, data.nbytes, kind)
     try:
-        _add_sizes(writer, form, source)
-        _add_positions(writer, source)
-        writer.add_file_type(_STORAGE[storage][1])
-        add_tokenizer(writer, load_tokenizer(folder), source.architecture.vocab_size, _ends(source.config))
-        for name, tensor in _tensors(folder, form, source):
-            data, kind = _store(name, tensor, storage)
-            writer.add_tensor(name, data, raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
+        writer.write_ti_data_to_file()
+        for _, data, _ in _stored(folder, form, source, storage):
+            writer.write_tensor_data(data)
+        writer.close()
+        _check(partial, writer, source)
+        return partial.replace(target)
     finally:
         writer.close()
-    _check(partial, writer, source)
-    return partial.replace(target)
+        partial.unlink(missing_ok=True)
 
 
 def _read(folder: Path) -> Source:
@@ -351,24 +351,25 @@ def _converted(value: Tensor, name: str, layer: int | None, form: Form, source: 
         return value * math.sqrt(divisor / source.config["query_pre_attn_scalar"])
     turning = any(f".{module.name}." in name for module in (family.query, family.key))
     if form.interleaved and turning:
-        return value.unflatten(0, (-1, 2, spec.head_dim // 2)).transpose(1, 2).flatten(0, 2)
+        halves: Tensor = value.unflatten(0, (-1, 2, spec.head_dim // 2))
+        return halves.transpose(1, 2).flatten(0, 2)
     return value
 
 
-def _store(name: str, tensor: Tensor, storage: Storage) -> tuple[NDArray[Any], gguf.GGMLQuantizationType]:
-    """Return a tensor's bytes and their format.
+def _stored(
+    folder: Path, form: Form, source: Source, storage: Storage
+) -> Iterator[tuple[str, NDArray[Any], gguf.GGMLQuantizationType]]:
+    """Yield name, bytes and format of every tensor.
 
     Raises:
         ValueError: a weight does not fit the format.
     """
-    kind = _STORAGE[storage][0] if tensor.ndim > 1 else gguf.GGMLQuantizationType.F32
-    if kind == gguf.GGMLQuantizationType.Q8_0 and tensor.shape[-1] % _Q8_BLOCK:
-        kind = gguf.GGMLQuantizationType.F16
-    array = tensor.numpy()
-    largest = float(np.abs(array).max())
-    if kind in {gguf.GGMLQuantizationType.F16, gguf.GGMLQuantizationType.Q8_0} and not largest < np.finfo("f2").max:
-        raise ValueError(f"{name} holds {largest:.3g}, which {storage} cannot: write bf16 or f32")
-    return gguf.quantize(array, kind), kind
+    for name, tensor in _tensors(folder, form, source):
+        kind = _STORAGE[storage][0] if tensor.ndim > 1 else gguf.GGMLQuantizationType.F32
+        largest = float(tensor.abs().max())
+        if kind == gguf.GGMLQuantizationType.F16 and not largest <= float(np.finfo("f2").max):
+            raise ValueError(f"gguf: f16 cannot express {largest:.3g} in {name}; write bf16 or f32")
+        yield name, gguf.quantize(tensor.contiguous().numpy(), kind), kind
 
 
 def _ends(config: Mapping[str, Any]) -> tuple[int, ...]:

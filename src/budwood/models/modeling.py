@@ -82,6 +82,7 @@ class LayerwiseModel(PreTrainedModel):
     """Mixed into a family's decoder: every layer is built from its own configuration."""
 
     layer_class: ClassVar[type[LayerwiseDecoderLayer]]
+    rotary_emb: Any
 
     def __init__(self, config: PretrainedConfig) -> None:
         """Build the stock decoder without layers, then put ours in."""

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from kedro.config import MissingConfigException, OmegaConfigLoader
+from kedro.config import OmegaConfigLoader
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import settings
 
@@ -48,17 +48,3 @@ def typed(parameters: ProjectParameters) -> dict[str, Any]:
     """
     groups = {name: getattr(parameters, name) for name in ProjectParameters.model_fields}
     return groups | {"searches": parameters.searches} | {"conditions": parameters.conditions, "study": parameters}
-
-
-class HubAccessHook:
-    """Hands the access token of the credentials to the Hugging Face libraries, which keep it out of logs."""
-
-    @hook_impl(tryfirst=True)
-    def after_context_created(self, context: Any) -> None:
-        """Set `HF_TOKEN` from `hugging_face.token` of `credentials.yml`, where there is one."""
-        try:
-            token = context.config_loader["credentials"].get("hugging_face", {}).get("token")
-        except MissingConfigException:
-            return
-        if token:
-            os.environ["HF_TOKEN"] = token

@@ -131,7 +131,7 @@ class ScoreRun(Stage[Scored]):
     def replay(self, result: Scored, work: Work) -> None:
         """Report the mean loss."""
         losses = [loss for source in result.score.losses.values() for loss in source]
-        work.track({f"{self.run_name}.validation_loss": fmean(losses)}, self.record.steps)
+        work.track({"validation_loss": fmean(losses)}, self.record.steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +159,8 @@ class ScoreProbe(Stage[ProbeScored]):
         started = time.perf_counter()
         model = self.compute.place(self.model.load_model(self.compute.dtype))
         losses = sequence_losses(model, self.choice.read(), batch_size=self.batch_size, progress="probe on choice")
-        work.track({"probe.choice_loss": float(losses.mean())}, self.record.steps)
         looked = reading_cost("probe", self.model.architecture, self.choice.extent)
-        return ProbeScored(
+        result = ProbeScored(
             ProbeScore(
                 **self.record.model_dump(exclude={"made_with"}),
                 made_with=self.record.made_with,
@@ -170,6 +169,12 @@ class ScoreProbe(Stage[ProbeScored]):
                 looked=looked.after(time.perf_counter() - started),
             )
         )
+        self.replay(result, work)
+        return result
+
+    def replay(self, result: ProbeScored, work: Work) -> None:
+        """Report the mean loss."""
+        work.track({"choice_loss": fmean(result.score.losses)}, self.record.steps)
 
 
 def build_questions(tokens: PackedCorpus, teacher: Checkpoint, evaluation: EvaluationSettings) -> Questions:
@@ -222,7 +227,7 @@ class AskModel(Stage[Answered]):
         for task in result.downstream.tasks:
             # MLflow takes no comma, which separates a metric of the harness from its filter.
             values = {name.replace(",", "/"): metric.value for name, metric in task.metrics.items()}
-            work.track({f"{self.model_name}.{task.task}.{name}": value for name, value in values.items()}, 0)
+            work.track({f"{task.task}.{name}": value for name, value in values.items()}, 0)
 
 
 @torch.no_grad()

@@ -2,14 +2,21 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+
 from budwood.corpus.settings import CorpusSettings
+from budwood.models.card import Card, CardSource, Measurement
 from budwood.models.certificate import Origin, certify
+from budwood.models.chat import describe_chat
 from budwood.models.checkpoint import Checkpoint
-from budwood.models.export import CARD, CERTIFICATE, model_card
+from budwood.models.engines import open_everywhere
+from budwood.models.export import CARD, CERTIFICATE
+from budwood.models.prompts import record_prompts, write_check
+from budwood.models.settings import ServingSettings
 from budwood.records.certificate import Certificate
 from budwood.records.files import write_atomically
 from budwood.records.search import Winner
@@ -38,7 +45,7 @@ class ExportSubnet(Stage[Exported]):
     corpus_fingerprint: str
     winner: Winner
     space: SpaceSettings
-    sources: Sequence[Mapping[str, str]]
+    sources: Sequence[CardSource]
     """Licences and attributions of all texts."""
 
     def run(self, work: Work) -> Exported:
@@ -59,26 +66,28 @@ class ExportSubnet(Stage[Exported]):
         )
         architecture = self.cut.architecture
         certificate = certify(self.winner.proof, folder, origin)
-        story = _story(self.winner, self.space, origin)
-        card = model_card(
-            architecture,
-            self.teacher_record.model_dump(),
-            self.sources,
-            story,
-            _figures(self.winner),
+        child = self.cut.load_model(torch.float32)
+        write_check(folder, record_prompts(child))
+        card = Card(
+            architecture=architecture,
+            teacher=self.teacher_record,
+            sources=self.sources,
+            cut=_story(self.winner, self.space, origin),
+            measured=[_measured(self.winner)],
             native=certificate.native,
+            opens_in=open_everywhere(folder, ServingSettings()),
+            chat=describe_chat(child, self.cut.load_tokenizer()),
         )
-        write_atomically(folder / CARD, card)
+        write_atomically(folder / CARD, card.text())
         write_atomically(folder / CERTIFICATE, json.dumps(certificate.to_dict(), indent=1))
         return Exported(Checkpoint.open(folder), certificate)
 
 
-def text_sources(corpus: CorpusSettings) -> list[dict[str, str]]:
+def text_sources(corpus: CorpusSettings) -> list[CardSource]:
     """Return licences and attributions of all texts, for a card."""
     return [
-        {"name": name, "license": source.license, "attribution": source.attribution}
+        CardSource(name=name, license=source.license, attribution=source.attribution, dataset=source.dataset)
         for name, source in corpus.sources.items()
-        if source
     ]
 
 
@@ -94,9 +103,13 @@ def _story(winner: Winner, space: SpaceSettings, origin: Origin) -> dict[str, st
     }
 
 
-def _figures(winner: Winner) -> dict[str, str]:
+def _measured(winner: Winner) -> Measurement:
     """Return what was measured of a winner, for its card."""
     tokens = winner.finalist_tokens
-    trained = f"after {tokens:,} tokens of training" if tokens else "before any training"
-    text = "text kept for the choice among candidates"
-    return {"Loss": f"{winner.choice_loss:.3f} nats per token on {text}, {trained}"}
+    return Measurement(
+        metric="loss",
+        value=winner.choice_loss,
+        unit="nats per token",
+        data="text kept for the choice among candidates",
+        when=f"after {tokens:,} tokens of training" if tokens else "before any training",
+    )

@@ -162,7 +162,7 @@ class TrainArm(Stage[Trained]):
     def replay(self, result: Trained, work: Work) -> None:
         """Report the curve of a run that an earlier process has finished."""
         del result
-        replay_curve(work.folder / "run", self.arm, work.track)
+        replay_curve(work.folder / "run", work.track)
 
     def _steady(self) -> dict[str, Any]:
         """Return what decides the steps before the decay."""

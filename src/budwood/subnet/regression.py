@@ -45,10 +45,18 @@ def regress(moment: Tensor, target: Tensor, ridge: float, massive: Tensor | None
         floor = max(floor, _NOISE * float(moment.diagonal().max()))
         moment, target = seen @ moment @ seen, seen @ target
     scale = moment.diagonal().clamp_min(floor).sqrt()
-    correlations = moment / scale[:, None] / scale + ridge * torch.eye(len(moment), dtype=moment.dtype)
-    solution = torch.cholesky_solve(target / scale[:, None], torch.linalg.cholesky(correlations))
-    solution = solution / scale[:, None]
+    solution = _solve(moment / scale[:, None] / scale, target / scale[:, None], ridge) / scale[:, None]
     return solution if massive is None else seen @ solution
+
+
+def _solve(correlations: Tensor, target: Tensor, ridge: float) -> Tensor:
+    """Return the solution of a ridge regression; energies that rounding has made negative count as zero."""
+    identity = torch.eye(len(correlations), dtype=correlations.dtype)
+    factor, failed = torch.linalg.cholesky_ex(correlations + ridge * identity)
+    if not failed:
+        return torch.cholesky_solve(target, factor)
+    energies, axes = torch.linalg.eigh(correlations)
+    return axes @ (axes.T @ target / (energies.clamp_min(0) + ridge)[:, None])
 
 
 class InputMoments:

@@ -56,17 +56,16 @@ def append_row(output_folder: Path, row: Row) -> None:
     append_json_lines(output_folder / CURVE, [row])
 
 
-def replay_curve(output_folder: Path, arm: str, track: Track | None) -> None:
-    """Tell a tracker what an earlier process has measured of this run, so that its curves are whole."""
+def replay_curve(output_folder: Path, track: Track | None) -> None:
+    """Track what an earlier process has measured of this run, so that its curves are whole."""
     for row in read_curve(output_folder):
-        tell(track, arm, row)
+        track_row(track, row)
 
 
-def tell(track: Track | None, arm: str, row: Mapping[str, Any]) -> None:
-    """Tell a tracker the metrics of a row under the arm's name."""
+def track_row(track: Track | None, row: Mapping[str, Any]) -> None:
+    """Track the metrics of a row; every run has them under the same names, so that curves of several overlay."""
     if track:
-        curves = {name: value for name, value in row.items() if name not in {"step", "heldout_losses"}}
-        track({f"{arm}.{name}": value for name, value in curves.items()}, int(row["step"]))
+        track({name: value for name, value in row.items() if name not in {"step", "heldout_losses"}}, int(row["step"]))
 
 
 def steps_per_row(num_steps: int) -> int:

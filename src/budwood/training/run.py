@@ -33,7 +33,7 @@ from budwood.models.export import CERTIFICATE, write_checkpoint
 from budwood.models.kind import check_lengths
 from budwood.models.rotary import standard_rope
 from budwood.records.files import write_atomically
-from budwood.training.callbacks import Keeper, Recorder, stop_on_sigterm
+from budwood.training.callbacks import Keeper, Recorder, stop_on_signals
 from budwood.training.checkpoints import PARTIAL, newest_checkpoint, remove_checkpoint, require_space, step_of
 from budwood.training.curve import Curve, Track, replay_curve
 from budwood.training.job import TrainingJob
@@ -70,11 +70,11 @@ def train(job: TrainingJob, track: Track | None = None) -> dict[str, Any]:
         ValueError: the job does not fit its files or this machine (see `check_job`).
         OSError: checkpoints do not fit on the disk.
         FloatingPointError: the run diverges.
-        TrainingStoppedError: SIGTERM ended it.
+        TrainingStoppedError: SIGTERM or Ctrl-C ended it.
     """
     result_file = job.output_folder / RESULT
     if result_file.is_file():
-        replay_curve(job.output_folder, job.arm, track)
+        replay_curve(job.output_folder, track)
         return dict(json.loads(result_file.read_text()))
     compute = check_job(job)
     student = _student(job)
@@ -84,7 +84,7 @@ def train(job: TrainingJob, track: Track | None = None) -> dict[str, Any]:
     meter = Meter.of(compute, job.schedule.tokens_per_step, _useful_flops_per_token(job), arguments.world_size)
     if arguments.process_index == 0:
         shutil.rmtree(job.output_folder / PARTIAL, ignore_errors=True)  # what a kill left half-written
-    with stop_on_sigterm() as stop:
+    with stop_on_signals() as stop:
         keeper = Keeper(job, curve, stop)
         trainer = _Trainer(
             job=job,
@@ -98,12 +98,13 @@ def train(job: TrainingJob, track: Track | None = None) -> dict[str, Any]:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if trainer.state.global_step < job.schedule.num_steps:
         raise TrainingStoppedError(
-            f"arm {job.arm}: stopped by SIGTERM after step {trainer.state.global_step} of {job.schedule.num_steps}; "
-            f"{newest_checkpoint(job.output_folder)} is complete, and the same run continues from it"
+            f"arm {job.arm}: stopped by SIGTERM or Ctrl-C after step {trainer.state.global_step} of "
+            f"{job.schedule.num_steps}; {newest_checkpoint(job.output_folder)} is complete, and the same run continues "
+            "from it"
         )
     result = _finish(job, trainer, _result(job, compute, keeper.seconds()) | meter.rates())
     if stop.is_set():
-        raise TrainingStoppedError(f"arm {job.arm}: finished, then stopped by SIGTERM")
+        raise TrainingStoppedError(f"arm {job.arm}: finished, then stopped by SIGTERM or Ctrl-C")
     return result
 
 
@@ -242,7 +243,7 @@ def training_arguments(job: TrainingJob, compute: Compute, student: PreTrainedMo
         ignore_data_skip=True,
         remove_unused_columns=False,
         seed=schedule.seed,
-        report_to="none",
+        report_to=list(job.engine.report_to) or "none",
         disable_tqdm=True,
         dataloader_pin_memory=compute.device.type == "cuda",
         ddp_find_unused_parameters=False,

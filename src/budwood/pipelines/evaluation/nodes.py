@@ -12,7 +12,7 @@ from budwood.evaluation.harness import fingerprint_tasks
 from budwood.evaluation.settings import EvaluationSettings
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import choose_compute
-from budwood.pipelines.tracking import open_workspace, track
+from budwood.pipelines.tracking import open_workspace, run_of, track
 from budwood.records.account import Findings, Results
 from budwood.records.certificate import Certificate
 from budwood.records.cost import Cost
@@ -67,7 +67,11 @@ def ask_models(
         )
         for name, model in zip(names, models, strict=True)
     )
-    return [open_workspace(workspace).finish(stage).downstream for stage in stages]
+    answers = []
+    for stage in stages:
+        with run_of(stage.model_name):
+            answers.append(open_workspace(workspace).finish(stage).downstream)
+    return answers
 
 
 def time_models(
@@ -112,8 +116,9 @@ def score_runs(
             validation=measurement.validation,
             compute=choose_compute(measurement.device, measurement.precision),
         )
-        scored = open_workspace(workspace).finish(stage)
-        scores.append(scored.score)
+        with run_of(name):
+            scored = open_workspace(workspace).finish(stage)
+        scores.append(scored.score.model_copy(update={"folder": str(model.folder)}))
         costs += scored.costs
     return scores, costs
 

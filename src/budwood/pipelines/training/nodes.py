@@ -8,7 +8,7 @@ import pandas as pd
 from budwood.corpus.packing import PackedCorpus
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import choose_compute
-from budwood.pipelines.tracking import open_workspace
+from budwood.pipelines.tracking import open_workspace, run_of
 from budwood.records.cost import Cost
 from budwood.records.names import CONTINUED, REFERENCE
 from budwood.records.training import ProbeScore, TrainingRecord
@@ -83,7 +83,8 @@ def score_probe(
         compute=choose_compute(measurement.device, measurement.precision),
         batch_size=measurement.batch_size,
     )
-    return open_workspace(workspace).finish(stage).score
+    with run_of("probe"):
+        return open_workspace(workspace).finish(stage).score
 
 
 def cache_teacher(

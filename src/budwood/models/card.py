@@ -1,0 +1,201 @@
+"""The model card of an export, in the conventions of the Hugging Face Hub."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from budwood.arch.count import kv_cache_bytes_per_token, num_parameters
+from budwood.arch.spec import Architecture
+from budwood.models.engines import describe
+from budwood.models.export import CERTIFICATE
+from budwood.models.prompts import CHECK
+from budwood.records.serving import OpensIn
+from budwood.records.teacher import TeacherRecord
+
+LICENSES = frozenset(
+    {
+        *(
+            "apache-2.0",
+            "mit",
+            "openrail",
+            "bigscience-openrail-m",
+            "creativeml-openrail-m",
+            "cc-by-4.0",
+            "cc-by-sa-4.0",
+        ),
+        *(
+            "cc-by-nc-4.0",
+            "cc-by-nc-sa-4.0",
+            "cc0-1.0",
+            "bsd-3-clause",
+            "gpl-3.0",
+            "odc-by",
+            "gemma",
+            "llama2",
+            "llama3",
+        ),
+        *("llama3.1", "llama3.2", "llama3.3"),
+    }
+)
+"""Identifiers of the Hub for licences that models and texts have (hub documentation, "Licenses")."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """A number that a card reports."""
+
+    metric: str
+    """Such as `loss` or `accuracy`."""
+    value: float
+    unit: str
+    """What the number counts, such as `nats per token`."""
+    data: str
+    """Name of the text or task."""
+    when: str
+    """State of the model, such as `before any training`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardSource:
+    """A text that took part."""
+
+    name: str
+    license: str
+    attribution: str = ""
+    dataset: str | None = None
+    """Its id on the Hub, where it has one."""
+    language: str | None = None
+    """Two-letter code."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """What a model card says."""
+
+    architecture: Architecture
+    """Of the child, layers in depth order."""
+    teacher: TeacherRecord
+    sources: Sequence[CardSource]
+    cut: Mapping[str, str]
+    """How it was cut, by heading."""
+    measured: Sequence[Measurement]
+    native: bool
+    """Whether the model is of a stock class."""
+    opens_in: OpensIn = field(default_factory=dict)
+    chat: str | None = None
+    """What became of the chat template; None where the teacher has none."""
+
+    def text(self) -> str:
+        """Return the card in Markdown."""
+        count = num_parameters(self.architecture)
+        what = {
+            "Architecture": self.architecture.describe(),
+            "Parameters": f"{count:,} ({count / self.teacher.num_parameters:.1%} of the teacher)",
+            "KV cache": f"{kv_cache_bytes_per_token(self.architecture):,} bytes per token in 16 bits",
+        }
+        figures = {
+            _capital(one.metric): f"{one.value:.3f} {one.unit} on {one.data}, {one.when}" for one in self.measured
+        }
+        chat = {} if self.chat is None else {"Chat": self.chat}
+        teacher = f"{self.teacher.name}, revision {self.teacher.revision}, fingerprint {self.teacher.fingerprint}"
+        texts = {source.name: f"{source.license}. {source.attribution}".rstrip() for source in self.sources}
+        licenses = {"Teacher": f"{self.teacher.license}. {self.teacher.attribution}".rstrip()} | texts
+        return f"""---
+{self._metadata()}
+---
+
+# {self._title()}
+
+A dense sub-network of a pretrained language model, found by search and cut out by budwood. It is a starting point for
+further pretraining or distillation, not a finished model.
+
+{_usage(native=self.native)}
+
+## What it is
+
+{_bullets(what | figures | chat)}
+
+## How it was cut
+
+{_bullets({"Teacher": teacher} | dict(self.cut))}
+- Proof: `{CERTIFICATE}` compares this folder, loaded anew, with the child in memory
+
+{self._serving()}## Licences and attribution
+
+{_bullets(licenses)}
+"""
+
+    def _title(self) -> str:
+        return f"{num_parameters(self.architecture) / 1e6:.1f}M parameters cut from {self.teacher.name}"
+
+    def _metadata(self) -> str:
+        known = self.teacher.license.lower() in LICENSES
+        license_ = (
+            {"license": self.teacher.license.lower()}
+            if known
+            else {"license": "other", "license_name": self.teacher.license}
+        )
+        # The Hub takes ids of its own for these; names of local files would be dead links.
+        on_hub = "/" in self.teacher.name
+        facts: dict[str, Any] = {
+            "library_name": "transformers",
+            "pipeline_tag": "text-generation",
+            **license_,
+            "base_model": self.teacher.name if on_hub else None,
+            "base_model_relation": "finetune" if on_hub else None,
+            "datasets": sorted({source.dataset for source in self.sources if source.dataset}) or None,
+            "language": sorted({source.language for source in self.sources if source.language}) or None,
+            "tags": ["budwood", "sub-network"],
+        }
+        if self.measured:
+            facts |= {"model_name": self._title(), "eval_results": [_result(one) for one in self.measured]}
+        return str(ModelCardData(**facts).to_yaml())
+
+    def _serving(self) -> str:
+        if not self.opens_in:
+            return ""
+        return f"""## Serving
+
+{describe(self.opens_in)}
+
+`python {CHECK} ENGINE` compares an engine with the log-probabilities that the child in memory had.
+
+"""
+
+
+def _result(one: Measurement) -> EvalResult:
+    return EvalResult(
+        task_type="text-generation",
+        dataset_type=one.data.lower().replace(" ", "_"),
+        dataset_name=one.data,
+        metric_type=one.metric,
+        metric_value=one.value,
+        metric_name=f"{one.unit}, {one.when}",
+    )
+
+
+def _usage(*, native: bool) -> str:
+    trust = "" if native else ", trust_remote_code=True"
+    kind = (
+        "A stock transformers class."
+        if native
+        else "No stock class has layers of these sizes: its own travels with the weights, in `modeling.py`."
+    )
+    return f"""```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained(folder{trust})
+tokenizer = AutoTokenizer.from_pretrained(folder{trust})
+```
+
+{kind}"""
+
+
+def _bullets(entries: Mapping[str, str]) -> str:
+    return "\n".join(f"- {name}: {value}" for name, value in entries.items())
+
+
+def _capital(word: str) -> str:
+    return word[:1].upper() + word[1:]

