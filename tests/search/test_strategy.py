@@ -366,14 +366,10 @@ def test_origins_say_what_happened_where_only_two_elites_have_equal_depth(parent
     elites = [of_depth(depth, hidden) for depth, hidden in ((1, 8), (2, 8), (3, 8), (4, 8), (4, 12))]
     elites[3] = Candidate(Selection.prefix(replace(TEACHER, hidden_size=8, layers=(layer(2, 1, 4, 12),) * 4)), "random")
     strategy.tell(results(elites))
-    made = [candidate for _ in range(3) for candidate in strategy.ask()]
-    parents_of_both = {candidate.key: candidate.selection for candidate in elites[3:]}.values()
-    for candidate in made:
-        crossed = all(
-            any(part(candidate.selection) == part(parent) for parent in parents_of_both)
-            for part in (lambda kept: kept.hidden, lambda kept: len(kept.layers), lambda kept: kept.layers[0].pairs)
-        )
-        assert crossed or candidate.origin != "crossover"
+    made = strategy.ask()
+    for child in (candidate.selection for candidate in made if candidate.origin == "crossover"):
+        assert len(child.layers) == 4
+        assert len(child.hidden) in {8, 12}
     origins = Counter(candidate.origin for candidate in made)
     assert origins["crossover"]
     assert (origins["mutation"] > 0) is (parents == "any")

@@ -65,14 +65,14 @@ def _mask(weight: torch.Tensor, axes: Axes, lengths, zeros) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("by", ["activation", "magnitude"])
-@settings(max_examples=12)
+@settings(max_examples=12, deadline=None)
 @given(mask=masks(), cut=st.sampled_from(CUTS))
 def test_zeros_are_cut_like_other_weights(family, by, mask, cut):
     model, weights = masked(family, *mask)
     architecture = architecture_of(model)
     importance = measure_importance(model, architecture, IDS)
     assert all(torch.isfinite(tensor).all() for tensor in importance.to_tensors().values())
-    ordered = order_teacher(weights, model.config.to_dict(), architecture, Ordering(by=by), importance)
+    ordered = order_teacher(weights, model.config.to_dict(), architecture, Ordering(ordering=by), importance)
     ordered = ordered.materialise(FULL)
     cut = cut if family != "gpt_neox" else CUTS[0]
     with torch.no_grad():

@@ -54,7 +54,7 @@ class LocalSearch:
         proposer, population = self.proposer, self.proposer.settings.population
         if not self.elites:
             return proposer.generation([], (population, proposer.initial))
-        return proposer.generation([(population, self._mutant)], (0, proposer.random))
+        return proposer.generation([(population, [self._mutant])], (0, proposer.random))
 
     def tell(
         self, results: Sequence[tuple[Candidate, Evaluation]], dropped: Sequence[tuple[Candidate, float]] = ()

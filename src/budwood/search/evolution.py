@@ -26,8 +26,9 @@ class Evolution:
         if not self.elites:
             return proposer.generation([], (settings.population, proposer.initial))
         num_mutants, num_crossovers, num_randoms = settings.offspring
+        crossing = [self._crossed] if settings.crossover_parents == "any" else [self._crossed, self._mutant]
         return proposer.generation(
-            [(num_mutants, self._mutant), (num_crossovers, self._crossed)], (num_randoms, proposer.random)
+            [(num_mutants, [self._mutant]), (num_crossovers, crossing)], (num_randoms, proposer.random)
         )
 
     def tell(

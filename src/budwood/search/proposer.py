@@ -59,12 +59,12 @@ class Proposer:
         """Share of the members made for the current generation that could have been read; NaN before the first."""
         return self.num_accepted / self.num_tried if self.num_tried else math.nan
 
-    def generation(self, changed: Sequence[tuple[int, Make]], drawn: tuple[int, Make]) -> list[Candidate]:
+    def generation(self, changed: Sequence[tuple[int, Sequence[Make]]], drawn: tuple[int, Make]) -> list[Candidate]:
         """Return the candidates of a generation: so many new ones of each kind.
 
         Args:
-            changed: numbers of candidates that come from others, and what makes them; with `screening` a model of the
-                losses leads them on.
+            changed: numbers of candidates that come from others, and what makes them, each where those before it find
+                nothing new; with `screening` a model of the losses leads them on.
             drawn: number of candidates that are drawn, and what draws them.
 
         Raises:
@@ -73,7 +73,9 @@ class Proposer:
         self.num_tried = self.num_accepted = 0
         count, draw = drawn
         led = self._new if self.settings.screening == 1 else self._led
-        return [led(make) for times, make in changed for _ in range(times)] + [self._new(draw) for _ in range(count)]
+        return [led(makes) for times, makes in changed for _ in range(times)] + [
+            self._new([draw]) for _ in range(count)
+        ]
 
     def initial(self) -> Candidate:
         """Draw a member of the first generation."""
@@ -126,19 +128,20 @@ class Proposer:
         kept = constrain(child, self.space, self.parameter_bin, self._rng, self.settings.constraint)
         return None if kept is None else Candidate(kept, origin)
 
-    def _new(self, make: Make) -> Candidate:
-        (candidate,) = self._propose_or_draw(make, 1)
+    def _new(self, makes: Sequence[Make]) -> Candidate:
+        (candidate,) = self._propose_or_draw(makes, 1)
         self._seen.add(candidate.key)
         return candidate
 
-    def _led(self, make: Make) -> Candidate:
-        candidate = self._screen(self._propose_or_draw(make, self.settings.screening))
+    def _led(self, makes: Sequence[Make]) -> Candidate:
+        candidate = self._screen(self._propose_or_draw(makes, self.settings.screening))
         self._seen.add(candidate.key)
         return candidate
 
-    def _propose_or_draw(self, make: Make, count: int) -> list[Candidate]:
-        """Return new members; one that is drawn where what makes them finds none."""
-        proposals = self._propose(make, count) or self._propose(self.random, 1)
+    def _propose_or_draw(self, makes: Sequence[Make], count: int) -> list[Candidate]:
+        """Return new members of the first that finds any; one that is drawn where none does."""
+        found = (self._propose(make, count) for make in makes)
+        proposals = next(filter(None, found), None) or self._propose(self.random, 1)
         if not proposals:
             raise ValueError(
                 f"the bin {self.parameter_bin} holds too few sub-networks for {self.settings.num_evaluations:,} "

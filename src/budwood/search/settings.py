@@ -60,8 +60,8 @@ class SearchSettings(Strict):
     """`gate`: an offspring passes through its operator with this probability at each try, and is tried until it is
     new; `share`: this share of the population are mutants and as many crossovers, the rest random."""
     crossover_parents: CrossoverParents = "matching"
-    """`matching`: both parents are drawn among the elites that share their depth with another; `any`: the first is any
-    elite, and mutates where none has its depth."""
+    """`matching`: both parents are drawn among the elites that share their depth with another, and where these have no
+    new child an elite mutates; `any`: the first parent is any elite, and mutates where no other has its depth."""
     exchange: bool = True
     """Whether a mutation in a fine space keeps the size of its dimension as often as not, and exchanges entries."""
     level_switch: float = Field(default=0.0, ge=0, le=1)
