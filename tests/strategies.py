@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -87,25 +88,24 @@ def spaces(draw: st.DrawFn) -> SearchSpace:
             teacher.family, teacher.vocab_size, heads * head_dim, *teacher.layers, tied=teacher.tie_word_embeddings
         )
     widest = min(teacher.hidden_size, *(spec.intermediate_size for spec in teacher.layers))
-    return SearchSpace(
+    space = SearchSpace(
         teacher=teacher,
         granularity=draw(st.sampled_from(GRANULARITIES)),
         layerwise=layerwise,
         # Heads have even dimensions, so any of them add up to a multiple of two.
         alignment=draw(st.integers(1, min(widest, 2 if fills else 8))),
         native_only=native_only,
-        servable=draw(st.sampled_from(_servable(teacher, layerwise=layerwise, native_only=native_only))),
     )
+    return draw(st.sampled_from(_served(space)))
 
 
-def _servable(teacher: Architecture, *, layerwise: bool, native_only: bool) -> list[tuple[Engine, ...]]:
-    """Return the sets of engines that serve sub-networks of a teacher."""
-    found: list[tuple[Engine, ...]] = []
-    sets: tuple[tuple[Engine, ...], ...] = ((), ("vllm",), ("llama.cpp",), ("vllm", "llama.cpp"))
-    for engines in sets:
+def _served(space: SearchSpace) -> list[SearchSpace]:
+    """Return a space, and what engines leave of it."""
+    engines: tuple[tuple[Engine, ...], ...] = (("vllm",), ("llama.cpp",), ("vllm", "llama.cpp"))
+    found = [space]
+    for chosen in engines:
         with contextlib.suppress(ValueError):
-            SearchSpace(teacher=teacher, layerwise=layerwise, native_only=native_only, servable=engines)
-            found.append(engines)
+            found.append(replace(space, servable=chosen))
     return found
 
 

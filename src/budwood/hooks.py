@@ -11,11 +11,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import mlflow
-from kedro.config import MissingConfigException, OmegaConfigLoader
+from kedro.config import MissingConfigException
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
@@ -53,8 +54,11 @@ class CredentialsHook:
         `hugging_face.token` becomes `HF_TOKEN`: the Hugging Face libraries keep it out of logs.
         """
         loader = context.config_loader
-        local = OmegaConfigLoader(loader.conf_source, base_env=loader.base_env, env="local")
-        credentials = _credentials(loader) | _credentials(local)
+        # By the same loader: another one would take over its resolvers, and with them the globals of the environment.
+        local = (f"{loader.conf_source}/local", loader.config_patterns["credentials"], "credentials", set(), True)
+        credentials = _or_none(lambda: loader["credentials"]) | _or_none(
+            lambda: loader.load_and_merge_dir_config(*local)
+        )
         if credentials:
             loader["credentials"] = credentials
         token = credentials.get("hugging_face", {}).get("token")
@@ -275,9 +279,10 @@ def _name_of(run_params: dict[str, Any]) -> str:
     return " ".join([*(["+".join(pipelines)] if pipelines else []), *chosen, *missing]) or WHOLE
 
 
-def _credentials(loader: Any) -> dict[str, Any]:
+def _or_none(load: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return a configuration, or an empty one where it has no files."""
     try:
-        return dict(loader["credentials"])
+        return dict(load())
     except MissingConfigException:
         return {}
 

@@ -53,7 +53,7 @@ def test_every_draw_is_served(rng: np.random.Generator, *, layerwise: bool) -> N
         ("llama", 24, {"servable": ("vllm",)}, "vllm serve no heads that can be cut from those of dimension 24"),
         ("qwen3", 40, {"servable": ("vllm", "llama.cpp")}, "vllm and llama.cpp serve no heads"),
         ("gemma2", 64, {"servable": ("llama.cpp",)}, "expects the layers of gemma2 to alternate"),
-        ("gpt_neox", 64, {"servable": ("llama.cpp",)}, "needs native_only: true for gpt_neox"),
+        ("olmo2", 64, {"servable": ("llama.cpp",), "alignment": 40}, "servable: no heads of this teacher add up"),
         ("qwen3", 64, {"servable": ("llama.cpp",), "layerwise": True}, "no form for qwen3 whose layers differ"),
     ],
 )
@@ -69,3 +69,13 @@ def test_a_bin_without_a_servable_member_is_refused_in_one_sentence():
     smallest, _ = space.reach
     with pytest.raises(ValueError, match="sub-networks of this teacher that vllm can serve have"):
         sample(space, ParameterBin(1, smallest - 1), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(("family", "engine"), [("qwen2", "vllm"), ("gpt_neox", "llama.cpp"), ("olmo2", "llama.cpp")])
+def test_heads_fill_the_hidden_size_where_an_engine_takes_that_for_granted(family, engine):
+    teacher = decoder(family, 31, 256, *[layer(4, 4, 64, 40)] * 2)
+    space = SearchSpace(teacher=teacher, layerwise=False, servable=(engine,))
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        sizes = sample(space, ParameterBin(*space.reach), rng).architecture(teacher)
+        assert sizes.hidden_size == sizes.layers[0].num_attention_heads * sizes.layers[0].head_dim

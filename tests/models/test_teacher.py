@@ -219,3 +219,33 @@ def test_only_the_configuration_of_a_hub_model_is_fetched(fetched, monkeypatch):
 def test_a_folder_without_a_config_cannot_be_described(tmp_path):
     with pytest.raises(ValueError, match=r"is no checkpoint folder, it holds no config.json"):
         describe_teacher(TeacherSettings(model=str(tmp_path)))
+
+
+def test_relative_paths_begin_at_the_root_that_is_given(fetched, tmp_path, monkeypatch):
+    monkeypatch.chdir("/")
+    root = fetched.folder.parent
+    for model in (fetched.folder.name, f"./{fetched.folder.name}"):
+        settings = TeacherSettings(model=model)
+        assert fetch_teacher(settings, tmp_path, root).folder == fetched.folder
+        assert describe_teacher(settings, root) == read_architecture(fetched.folder)
+    with pytest.raises(ValueError, match=f"teacher.model: no checkpoint folder at {tmp_path}/none"):
+        fetch_teacher(TeacherSettings(model="./none"), tmp_path, tmp_path)
+
+
+def test_a_stated_architecture_needs_no_model():
+    sizes = SIZES | {"model_type": "llama", "vocab_size": 300}
+    described = describe_teacher(TeacherSettings(model="nobody/nothing", architecture=sizes))
+    assert (described.vocab_size, described.hidden_size) == (300, 16)
+
+
+def test_links_out_of_a_checkpoint_are_refused(broken, tmp_path):
+    folder = broken()
+    (folder / "model.safetensors").rename(tmp_path / "elsewhere")
+    (folder / "model.safetensors").symlink_to(tmp_path / "elsewhere")
+    refuse(folder, tmp_path, r"model.safetensors links to .*elsewhere, out of its folder")
+
+
+def test_another_shape_than_the_config_says_is_refused_before_anything_is_loaded(broken, tmp_path, monkeypatch):
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("a model was loaded"))
+    refuse(broken({"intermediate_size": 23}), tmp_path, "config.json says")
+    monkeypatch.undo()

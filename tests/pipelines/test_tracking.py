@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,15 +14,17 @@ from types import SimpleNamespace
 
 import mlflow
 import pytest
+from kedro.config import OmegaConfigLoader
 from kedro.framework.hooks.manager import _create_hook_manager
+from kedro.framework.project import configure_project, settings
 from kedro.io import DataCatalog
 from kedro.pipeline import Node, Pipeline
 from kedro.runner import SequentialRunner
 from kedro_datasets.json import JSONDataset
 from mlflow.entities import Run
-from projects import kedro
+from projects import ROOT, kedro
 
-from budwood.hooks import TrackingHook, _close_dead_runs
+from budwood.hooks import CredentialsHook, TrackingHook, _close_dead_runs
 from budwood.pipelines.tracking import active_run_environment, run_of, track
 from budwood.training.run import TrainingStoppedError
 
@@ -234,7 +237,10 @@ def test_a_process_that_is_stopped_closes_its_runs_and_says_how_to_go_on(tmp_pat
         sys.argv = ["/somewhere/kedro", "run", "--params=a.token=hf_x"]
         main([])
     """
-    path = {"PYTHONPATH": ":".join([*sys.path, str(Path(__file__).parent)])}
+    path = {
+        "PYTHONPATH": ":".join([*sys.path, str(Path(__file__).parent)]),
+        "KEDRO_LOGGING_CONFIG": str(ROOT / "conf/logging.yml"),
+    }
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)],
         env=os.environ | path,
@@ -306,6 +312,24 @@ def test_trained_checkpoints_are_registered_where_it_is_wanted(tmp_path, monkeyp
     run(tmp_path, *trainings(), settings={"register": True})
     models = mlflow.MlflowClient().search_registered_models()
     assert {model.name for model in models} == {f"half.coarse.{name}_done" for name in TRAININGS}
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_local_credentials_are_read_in_every_environment(tmp_path, monkeypatch, local):
+    """Those of the environment are kept, and so are its globals."""
+    monkeypatch.setenv("HF_TOKEN", "")
+    configure_project("budwood")
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    if local:
+        (tmp_path / "conf/local").mkdir(exist_ok=True)
+        (tmp_path / "conf/local/credentials.yml").write_text("hugging_face: {token: hf_local}")
+    (tmp_path / "conf/smoke/credentials.yml").write_text("hugging_face: {token: hf_smoke}\nother: {key: 1}")
+    loader = OmegaConfigLoader(str(tmp_path / "conf"), env="smoke", **settings.CONFIG_LOADER_ARGS)
+    CredentialsHook().after_context_created(SimpleNamespace(config_loader=loader))
+    token = "hf_local" if local else "hf_smoke"
+    assert loader["credentials"] == {"hugging_face": {"token": token}, "other": {"key": 1}}
+    assert os.environ["HF_TOKEN"] == token
+    assert loader["catalog"]["report"]["filepath"].startswith("data/smoke/")
 
 
 @pytest.mark.slow

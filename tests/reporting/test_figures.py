@@ -8,9 +8,9 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
+from budwood.records.names import ARMS
 from budwood.reporting import ledger, result_figures, style
 from budwood.reporting.benchmarks import speeds_table, tasks_table
-from budwood.reporting.records import ARMS
 
 NUM_SOURCES = NUM_TASKS = 2
 
@@ -146,7 +146,7 @@ def test_several_seeds_are_their_mean_and_range(study) -> None:
 def test_a_reference_that_is_never_reached_has_no_star_and_no_ratio(study) -> None:
     far = study.curves.copy()
     far.loc[far["arm"] == "random_init", "heldout_loss"] -= 5
-    saved = ledger.savings(far, study.ledger)
+    saved = ledger.savings(far, study.costs)
     assert set(saved["status"]) == {"not reached"}
     assert len(result_figures.training_curves(far, saved).data) == 3 * 3
     empty = result_figures.savings_by_ledger(saved)
@@ -156,7 +156,7 @@ def test_a_reference_that_is_never_reached_has_no_star_and_no_ratio(study) -> No
 
 def test_curves_without_their_baseline_or_without_losses_are_drawn_as_far_as_they_go(study) -> None:
     lone = study.curves[study.curves["arm"] == "distilled"]
-    saved = ledger.savings(lone, study.ledger)
+    saved = ledger.savings(lone, study.costs)
     assert len(result_figures.training_curves(lone, saved).data) == 3
     assert not result_figures.training_curves(lone.assign(heldout_loss=np.nan), saved).data
 
@@ -192,7 +192,7 @@ def test_without_data_a_figure_gives_the_reason(study) -> None:
 
 def test_stacked_costs_add_up_to_the_ledger(study) -> None:
     figure = study.figures["flops_by_stage"]
-    assert sum(sum(trace.x) for trace in figure.data) == pytest.approx(sum(entry["flops"] for entry in study.ledger))
+    assert sum(sum(trace.x) for trace in figure.data) == pytest.approx(sum(cost.flops for cost in study.costs))
     assert "shared" in figure.data[0].y
 
 

@@ -15,24 +15,26 @@ STALE = [
         {"tokens": 4096},
         "training tokens: 20,480 (random_init of coarse_uniform; subnet_init of coarse_uniform) and 4,096",
     ),
-    ({"schedule": {"global_batch": 8, "sequence_length": 256, "shape": "cosine"}}, "global batch"),
-    ({"schedule": {"global_batch": 4, "sequence_length": 128, "shape": "cosine"}}, "sequence length"),
-    ({"corpus_fingerprint": "other"}, "text"),
+    ({"made_with": {"schedule": {"global_batch": 8, "sequence_length": 256, "shape": "cosine"}}}, "global batch"),
+    ({"made_with": {"schedule": {"global_batch": 4, "sequence_length": 128, "shape": "cosine"}}}, "sequence length"),
+    ({"made_with": {"schedule": {"global_batch": 4, "sequence_length": 256}}}, "shape: cosine (random_init"),
+    ({"made_with": {"corpus": "other"}}, "text"),
     ({"tokens_per_sequence": 128}, "validation windows"),
-    ({"subnet_fingerprint": "another cut"}, "sub-network"),
+    ({"num_parameters": 7}, "parameters"),
 ]
 
 
 def change(study, arm: int, **values: object) -> None:
-    """Change a record of a study, of which other tests have none."""
-    study.arms[arm] = study.arms[arm] | values
+    """Change a record of a study."""
+    made_with = study.arms[arm]["made_with"] | values.pop("made_with", {})
+    study.arms[arm] = study.arms[arm] | values | {"made_with": made_with}
 
 
 @pytest.mark.parametrize("num_variants", [1, 4])
 def test_arms_that_match_give_no_warning(make_study: Callable, num_variants: int) -> None:
     study = make_study(num_variants)
-    assert mismatches(study.arms) == []
-    assert unlike(study.arms) == set()
+    assert mismatches(study.scores) == []
+    assert unlike(study.scores) == set()
     assert write_report(study.findings).warning == ""
 
 
@@ -40,16 +42,16 @@ def test_arms_that_match_give_no_warning(make_study: Callable, num_variants: int
 def test_a_stale_arm_is_named_and_gets_no_verdict(make_study: Callable, change_: dict, named: str) -> None:
     study = make_study(1)
     change(study, 2, **change_)
-    (found,) = mismatches(study.arms)
+    (found,) = mismatches(study.scores)
     assert f"arms differ in {named}" in found
     assert found.startswith("quarter")
-    assert unlike(study.arms) == {("quarter", "coarse_uniform", "distilled")}
+    assert unlike(study.scores) == {("quarter", "coarse_uniform", "distilled")}
     table = study.results.set_index("model")
     assert np.isnan(table.loc["distilled", ["difference", "difference_wikipedia"]].astype(float)).all()
     assert np.isfinite(table.loc["subnet_init", "difference"])
     # The best arm is the stale one: no lead over it either.
     assert np.isnan(table.loc["subnet_init", "difference_to_best"])
-    tasks = tasks_table(study.downstream, unlike(study.arms))
+    tasks = tasks_table(study.answers, unlike(study.scores))
     assert tasks.groupby("model")["difference"].count()[["subnet_init", "distilled"]].tolist() == [2, 0]
     report = write_report(study.findings)
     (row,) = [line for line in report.sections[0].body.splitlines() if "| distilled " in line]
@@ -64,44 +66,43 @@ def test_what_an_arm_may_choose_does_not_count(make_study: Callable) -> None:
     """The learning rate is the arm's own; micro batches, checkpoints and seeds do not change what is compared."""
     study = make_study(1)
     free = {"micro_batch": 1, "checkpoint_steps": 7, "peak_learning_rate": 1.0, "seed": 9, "tokens": 1}
-    change(study, 1, learning_rate=1.0, schedule=study.arms[1]["schedule"] | free)
-    assert mismatches(study.arms) == []
+    schedule = study.arms[1]["made_with"]["schedule"] | free
+    change(study, 1, learning_rate=1.0, made_with={"schedule": schedule})
+    assert mismatches(study.scores) == []
 
 
 def test_spaces_of_a_bin_differ_in_their_cut_and_bins_in_anything(make_study: Callable) -> None:
     study = make_study(3)
-    study.arms[6:] = [arm | {"tokens": 1, "corpus_fingerprint": "other"} for arm in study.arms[6:]]
-    assert mismatches(study.arms) == []
-    study.arms[3:6] = [arm | {"tokens": 2} for arm in study.arms[3:6]]
-    (found,) = mismatches(study.arms)
+    for place in range(6, 9):
+        change(study, place, tokens=1, made_with={"corpus": "other"})
+    assert mismatches(study.scores) == []
+    for place in range(3, 6):
+        change(study, place, tokens=2)
+    (found,) = mismatches(study.scores)
     assert "coarse_layerwise" in found
     # Within each variant the arms still match.
-    assert unlike(study.arms) == set()
+    assert unlike(study.scores) == set()
 
 
-def test_a_setting_that_only_some_arms_recorded_is_a_mismatch(make_study: Callable) -> None:
+def test_arms_of_one_variant_start_from_one_cut(make_study: Callable) -> None:
+    """Random weights have no start of their own; neither has a reference, whose size is its own too."""
     study = make_study(1)
-    del study.arms[0]["corpus_fingerprint"]
-    (found,) = mismatches(study.arms)
-    assert "text: not recorded (random_init of coarse_uniform) and 9f2c" in found
-    for arm in study.arms:
-        arm.pop("corpus_fingerprint", None)
-    assert mismatches(study.arms) == []
-
-
-def test_a_reference_has_no_cut(make_study: Callable) -> None:
+    change(study, 2, made_with={"start": "an older cut"})
+    (found,) = mismatches(study.scores)
+    assert found.startswith("quarter · coarse_uniform: arms differ in sub-network: False of")
+    assert "random_init" not in found
     study = make_study(1)
-    reference = study.arms[0] | {"arm": "reference_init"}
-    del reference["subnet_fingerprint"]
-    assert mismatches([*study.arms, reference]) == []
-    assert unlike([*study.arms, reference | {"tokens": 1}], "reference_init") == {
+    study.arms.append(study.arms[0] | {"arm": "reference_init", "num_parameters": 7})
+    assert mismatches(study.scores) == []
+    change(study, 3, tokens=1)
+    assert unlike(study.scores, "reference_init") == {
         ("quarter", "coarse_uniform", arm) for arm in ("random_init", "subnet_init", "distilled")
     }
 
 
 def test_the_report_gives_the_settings_of_the_records(make_study: Callable) -> None:
     study = make_study(1)
-    assert arm_settings(study.arms[0])["schedule"]["global_batch"] == 4
+    assert arm_settings(study.scores[0])["schedule"]["global_batch"] == 4
     made = write_report(study.findings).sections[-1].body
     assert "- training:\n  - tokens: `20480`" in made
     assert "    - global_batch: `4`" in made

@@ -27,7 +27,8 @@ SIZES = {
 }
 FAMILY_SIZES = {
     "gpt_neox": {"num_attention_heads": 2, "num_key_value_heads": None, "head_dim": None},
-    "gemma2": {"sliding_window": 48},
+    # Capped logits and a GELU from a table of float16: llama.cpp rounds more here than elsewhere.
+    "gemma2": {"sliding_window": 48, "initializer_range": 0.04},
     "smollm3": {"no_rope_layers": [1, 1, 1, 0]},
 }
 WHOLE, PREFIX, STRIDED = range(32), range(24), range(0, 32, 2)
@@ -64,15 +65,17 @@ KINDS = {
     "llama-strided": Kind("llama tied", uniform(STRIDED), "llama"),
     "llama-arbitrary": Kind("llama untied", uniform(ARBITRARY), "llama"),
     "llama-undivided": Kind("llama tied", uniform(ARBITRARY, heads=(1, 2), hidden=81), "llama"),
-    "qwen2-whole": Kind("qwen2 tied", uniform(WHOLE), "qwen2"),
+    "qwen2-filled": Kind("qwen2 tied", uniform(WHOLE, heads=(2, 1)), "qwen2"),
+    "qwen2-whole": Kind("qwen2 tied", uniform(WHOLE), "llama"),
     "qwen2-arbitrary": Kind("qwen2 untied", uniform(ARBITRARY), "llama"),
     "qwen3-strided": Kind("qwen3 tied", uniform(STRIDED), "qwen3"),
     "qwen3-arbitrary": Kind("qwen3 untied", uniform(ARBITRARY), FACTORS),
     "gemma2-prefix": Kind("gemma2 tied", uniform(PREFIX), "gemma2"),
     "gpt_neox-whole": Kind("gpt_neox untied", uniform(WHOLE, heads=(2, 1)), "gptneox"),
     "gpt_neox-tied": Kind("gpt_neox tied", uniform(WHOLE, heads=(1, 1), hidden=64), "gptneox"),
-    "olmo2-whole": Kind("olmo2 untied", uniform(WHOLE), "olmo2"),
-    "olmo2-tied": Kind("olmo2 tied", uniform(STRIDED, heads=(1, 2)), "olmo2"),
+    "olmo2-filled": Kind("olmo2 untied", uniform(WHOLE, heads=(1, 2)), "olmo2"),
+    "olmo2-tied": Kind("olmo2 tied", uniform(STRIDED, heads=(2, 2)), "olmo2"),
+    "olmo2-unfilled": Kind("olmo2 tied", uniform(WHOLE), "its heads do not add up to the hidden size"),
     "smollm3-whole": Kind("smollm3 tied", uniform(WHOLE), "smollm3"),
     "smollm3-turning": Kind("smollm3 tied", uniform(ARBITRARY, layers=range(3)), "llama"),
     "llama-layerwise-mlp": Kind("llama tied", MLP, "deci"),

@@ -198,7 +198,8 @@ def test_fewer_rows_than_ids_are_refused_and_a_cache_of_more(make_job, sized, mo
     for distillation in (None, settings()):
         with pytest.raises(ValueError, match=r"has vocab_size=200, the tokenizer of .* makes 257 ids"):
             train(make_job(**alone, distillation=distillation))
-    job = make_job(model_folder=sized(VOCABULARY), teacher_folder=sized(300), distillation=settings(loss="sampled", teacher="cached"))
+    wanted = settings(loss="sampled", teacher="cached")
+    job = make_job(model_folder=sized(VOCABULARY), teacher_folder=sized(300), distillation=wanted)
     with pytest.raises(ValueError, match=r"a cache says nothing of fewer tokens.*use teacher='live'"):
         train(job)
 

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import neuron_parameters, num_parameters, population_parameters
-from budwood.arch.family import family_of
 from budwood.arch.population import Population, Sizes
 from budwood.arch.selection import Indices, LayerSelection, Selection
 from budwood.arch.space import SearchSpace
@@ -263,7 +262,7 @@ def _draw_hidden(space: SearchSpace, heads: Sizes, head_dim: Sizes, rng: np.rand
     """Return [N] a hidden size for each of many heads."""
     if not space.ties_hidden_to_heads:
         return np.asarray(space.alignment * rng.integers(1, len(space.hidden_sizes) + 1, size=len(heads)))
-    if family_of(space.teacher.family).stock_heads == "fill":
+    if space.heads_fit == "fill":
         return np.where(heads * head_dim % space.alignment == 0, heads * head_dim, 0)
     step = np.lcm(heads, space.alignment)
     return np.asarray(step * rng.integers(1, np.maximum(space.teacher.hidden_size // step, 1) + 1))

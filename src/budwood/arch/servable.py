@@ -1,6 +1,6 @@
 """What serving engines ask of a shape, as far as sizes decide it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from budwood.arch.spec import Architecture
@@ -15,9 +15,11 @@ PAIR_FACTORS = ("llama", "mistral", "qwen2")
 LAYERWISE = ("llama", "mistral")
 """Families for which llama.cpp has a graph whose layers differ in heads, groups and neurons."""
 _ALTERNATING = ("gemma2", "smollm3")
+_FILLING: Mapping[Engine, tuple[str, ...]] = {"vllm": ("qwen2",), "llama.cpp": ("gpt_neox", "olmo2")}
+"""Families whose heads an engine takes to fill the hidden size; vLLM's Qwen 2 then computes something else, silently."""
 
 
-def check_servable(engines: Sequence[Engine], teacher: Architecture, *, layerwise: bool, native_only: bool) -> None:
+def check_servable(engines: Sequence[Engine], teacher: Architecture, *, layerwise: bool) -> None:
     """Check that engines can serve sub-networks of a teacher at all.
 
     Raises:
@@ -30,14 +32,17 @@ def check_servable(engines: Sequence[Engine], teacher: Architecture, *, layerwis
             f"servable: llama.cpp expects the layers of {teacher.family} to alternate as the teacher's do, which no "
             "size assures once layers are dropped; leave llama.cpp out and see what the export says"
         )
-    if teacher.family == "gpt_neox" and not native_only:
-        raise ValueError("servable: llama.cpp needs native_only: true for gpt_neox, whose heads fill the hidden size")
     if layerwise and teacher.family not in LAYERWISE:
         raise ValueError(
             f"servable: llama.cpp has no form for {teacher.family} whose layers differ; set layerwise: false"
         )
     if layerwise and len({layer.head_dim for layer in teacher.layers}) > 1:
         raise ValueError("servable: llama.cpp needs heads of one dimension; this teacher's differ by layer")
+
+
+def heads_must_fill(engines: Sequence[Engine], family: str, *, layerwise: bool) -> bool:
+    """Whether heads must add up to the hidden size; layer-wise classes are our own, which state every size."""
+    return not layerwise and any(family in _FILLING[engine] for engine in engines)
 
 
 def servable_head_dims(engines: Sequence[Engine], family: str, head_dims: range, *, layerwise: bool) -> range:

@@ -17,7 +17,7 @@ from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.arch.family import family_of
 from budwood.arch.selection import Selection
-from budwood.arch.servable import Engine, check_servable, servable_head_dims
+from budwood.arch.servable import Engine, check_servable, heads_must_fill, servable_head_dims
 from budwood.arch.spec import Architecture, LayerSpec
 
 Granularity = Literal["coarse", "fine"]
@@ -98,14 +98,15 @@ class SearchSpace:
             raise ValueError(f"alignment must lie between 1 and {widest}, got {self.alignment}")
         if self.native_only and self.layerwise:
             raise ValueError("native_only: stock classes give all layers the same sizes; set layerwise: false")
-        check_servable(self.servable, self.teacher, layerwise=self.layerwise, native_only=self.native_only)
+        check_servable(self.servable, self.teacher, layerwise=self.layerwise)
         if not all(legal.head_dims for legal in self.choices):
             whole = min(layer.head_dim for layer in self.pool.layers)
             engines = " and ".join(self.servable)
             raise ValueError(f"servable: {engines} serve no heads that can be cut from those of dimension {whole}")
         if self.ties_hidden_to_heads and not any(map(self.hidden_sizes_around, self.choices[0].attentions())):
+            cause = "native_only" if self.native_only else "servable"
             raise ValueError(
-                f"native_only: no heads of this teacher add up to a multiple of alignment={self.alignment} "
+                f"{cause}: no heads of this teacher add up to a multiple of alignment={self.alignment} "
                 f"within hidden_size={self.teacher.hidden_size}"
             )
 
@@ -119,17 +120,24 @@ class SearchSpace:
         """Legal hidden sizes."""
         return range(self.alignment, self.teacher.hidden_size + 1, self.alignment)
 
+    @cached_property
+    def heads_fit(self) -> Literal["any", "divide", "fill"]:
+        """Which heads may stand in a hidden size: see `Family.stock_heads`."""
+        if heads_must_fill(self.servable, self.teacher.family, layerwise=self.layerwise):
+            return "fill"
+        family = family_of(self.teacher.family)
+        return family.stock_heads if self.native_only and family.stand_in is None else "any"
+
     @property
     def ties_hidden_to_heads(self) -> bool:
-        """Whether `native_only` leaves only some hidden sizes to given heads."""
-        family = family_of(self.teacher.family)
-        return self.native_only and family.stock_heads != "any" and family.stand_in is None
+        """Whether stock classes or engines leave only some hidden sizes to given heads."""
+        return self.heads_fit != "any"
 
     def hidden_sizes_around(self, layer: LayerSpec) -> Sequence[int]:
-        """Return the legal hidden sizes around a layer: with `native_only` those a stock class accepts with it."""
+        """Return the legal hidden sizes around a layer: those that stock classes or engines accept with it."""
         if not self.ties_hidden_to_heads:
             return self.hidden_sizes
-        if family_of(self.teacher.family).stock_heads == "fill":
+        if self.heads_fit == "fill":
             filled = layer.num_attention_heads * layer.head_dim
             return (filled,) if filled in self.hidden_sizes else ()
         step = lcm(self.alignment, layer.num_attention_heads)

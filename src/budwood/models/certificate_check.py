@@ -51,8 +51,14 @@ def vllm(folder: Path, prompts: list[list[int]]) -> Any:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     from vllm import LLM, SamplingParams  # noqa: PLC0415 - reads the environment
 
+    config = json.loads((folder / "config.json").read_text())
+    filled = config["hidden_size"] == config.get("head_dim", 0) * config["num_attention_heads"]
+    # vLLM's own Qwen 2 takes it that heads fill the hidden size, and computes something else where they do not.
+    implementation = "transformers" if config["model_type"] == "qwen2" and not filled else "auto"
     limits = {"max_model_len": max(map(len, prompts)) + 1, "max_num_seqs": len(prompts)}
-    model = LLM(str(folder), dtype="float32", enforce_eager=True, trust_remote_code=True, **limits)
+    model = LLM(
+        str(folder), dtype="float32", enforce_eager=True, trust_remote_code=True, model_impl=implementation, **limits
+    )
     asked = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0)
     answers = model.generate([{"prompt_token_ids": prompt} for prompt in prompts], asked, use_tqdm=False)
     return [[next(iter(step.values())).logprob for step in answer.prompt_logprobs[1:]] for answer in answers]

@@ -267,8 +267,8 @@ def random_model(base: Mapping[str, Any], architecture: Architecture, seed: int)
     """Return a float32 model with its family's own initialisation, and `rope_parameters` as the base has them.
 
     Args:
-        base: a config. Where its lists by layer do not fit, the family's own take their place. Random weights suit the `rope_parameters` that
-            `budwood.models.rotary.standard_rope` returns.
+        base: a config. Where its lists by layer do not fit, the family's own take their place. Random weights suit the
+            `rope_parameters` that `budwood.models.rotary.standard_rope` returns.
         architecture: layers in depth order.
         seed: of the initialisation.
     """

@@ -143,9 +143,9 @@ FORMS: Mapping[str, tuple[Form, ...]] = {
     ),
     "llama": (_LLAMA, _DECI),
     "mistral": (_LLAMA, _DECI),
-    "olmo2": (Form(arch=gguf.MODEL_ARCH.OLMO2, interleaved=False, needs_head=True),),
-    # llama.cpp's llama takes biases too, and reads the factors that its qwen2 ignores.
-    "qwen2": (Form(arch=gguf.MODEL_ARCH.QWEN2, interleaved=False), _LLAMA),
+    "olmo2": (Form(arch=gguf.MODEL_ARCH.OLMO2, interleaved=False, needs_head=True, refuses=_refuse_unfilled),),
+    # llama.cpp's llama takes biases too, any heads, and the factors that its qwen2 ignores.
+    "qwen2": (Form(arch=gguf.MODEL_ARCH.QWEN2, interleaved=False, refuses=_refuse_unfilled), _LLAMA),
     "qwen3": (Form(arch=gguf.MODEL_ARCH.QWEN3, interleaved=False),),
     "smollm3": (Form(arch=gguf.MODEL_ARCH.SMOLLM3, interleaved=True, refuses=_refuse_other_period), _LLAMA, _DECI),
 }
@@ -176,22 +176,26 @@ def write_gguf(folder: Path, target: Path, storage: Storage = "f16") -> Path:
     source = _read(folder)
     form = _form(folder, source)
     partial = target.with_name(f"{target.name}.partial")
-    writer = gguf.GGUFWriter(partial, gguf.MODEL_ARCH_NAMES[form.arch], use_temp_file=True)
+    writer = gguf.GGUFWriter(partial, gguf.MODEL_ARCH_NAMES[form.arch])
+    _add_sizes(writer, form, source)
+    _add_positions(writer, source)
+    writer.add_file_type(_STORAGE[storage][1])
+    add_tokenizer(writer, load_tokenizer(folder), source.architecture.vocab_size, _ends(source.config))
+    # The header lists all tensors before the first: they are read twice, and never all at once.
+    for name, data, kind in _stored(folder, form, source, storage):
+        writer.add_tensor_info(name, data.shape, data.dtype, data.nbytes, kind)
     try:
-        _add_sizes(writer, form, source)
-        _add_positions(writer, source)
-        writer.add_file_type(_STORAGE[storage][1])
-        add_tokenizer(writer, load_tokenizer(folder), source.architecture.vocab_size, _ends(source.config))
-        for name, tensor in _tensors(folder, form, source):
-            data, kind = _store(name, tensor, storage)
-            writer.add_tensor(name, data, raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
+        writer.write_ti_data_to_file()
+        for _, data, _ in _stored(folder, form, source, storage):
+            writer.write_tensor_data(data)
+        writer.close()
+        _check(partial, writer, source)
+        return partial.replace(target)
     finally:
         writer.close()
-    _check(partial, writer, source)
-    return partial.replace(target)
+        partial.unlink(missing_ok=True)
 
 
 def _read(folder: Path) -> Source:
@@ -352,18 +356,20 @@ def _converted(value: Tensor, name: str, layer: int | None, form: Form, source: 
     return value
 
 
-def _store(name: str, tensor: Tensor, storage: Storage) -> tuple[NDArray[Any], gguf.GGMLQuantizationType]:
-    """Return a tensor's bytes and their format.
+def _stored(
+    folder: Path, form: Form, source: Source, storage: Storage
+) -> Iterator[tuple[str, NDArray[Any], gguf.GGMLQuantizationType]]:
+    """Yield name, bytes and format of every tensor.
 
     Raises:
         ValueError: a weight does not fit the format.
     """
-    kind = _STORAGE[storage][0] if tensor.ndim > 1 else gguf.GGMLQuantizationType.F32
-    array = tensor.numpy()
-    largest = float(np.abs(array).max())
-    if kind == gguf.GGMLQuantizationType.F16 and not largest <= np.finfo("f2").max:
-        raise ValueError(f"storage: f16 cannot express {largest:.3g} in {name}; write bf16 or f32")
-    return gguf.quantize(array, kind), kind
+    for name, tensor in _tensors(folder, form, source):
+        kind = _STORAGE[storage][0] if tensor.ndim > 1 else gguf.GGMLQuantizationType.F32
+        largest = float(tensor.abs().max())
+        if kind == gguf.GGMLQuantizationType.F16 and not largest <= float(np.finfo("f2").max):
+            raise ValueError(f"gguf: f16 cannot express {largest:.3g} in {name}; write bf16 or f32")
+        yield name, gguf.quantize(tensor.contiguous().numpy(), kind), kind
 
 
 def _ends(config: Mapping[str, Any]) -> tuple[int, ...]:

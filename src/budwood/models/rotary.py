@@ -34,7 +34,7 @@ ORIGINAL = "original_rope_parameters"
 
 
 def check_rope(config: Mapping[str, Any]) -> None:
-    """Check that the rotary embedding of a teacher can be cut.
+    """Check that the heads of a teacher can lose pairs while the others keep their frequencies.
 
     Args:
         config: the teacher's, as it stands in its file or as transformers reads it.
@@ -60,11 +60,12 @@ def _check_parameters(rope: Parameters) -> None:
     if any(isinstance(value, Mapping) for value in rope.values()):
         raise ValueError(f"rope_parameters differ between kinds of layers ({', '.join(rope)}); supported: one for all")
     if kind not in ROPE_TYPES:
-        raise ValueError(f"rope_type={kind!r} cannot be cut; supported: {', '.join(ROPE_TYPES)}")
+        supported = f"supported: {', '.join(ROPE_TYPES)}; or rope: rebuild"
+        raise ValueError(f"rope_type={kind!r} cannot be cut with rope: preserve; {supported}")
     if rope.get("short_factor") != rope.get("long_factor"):
         raise ValueError(
-            f"rope_type={kind!r} cannot be cut where short_factor and long_factor differ, because frequencies change "
-            "with the length of the text; supported: one list for both"
+            f"rope_type={kind!r} cannot be cut with rope: preserve where short_factor and long_factor differ, because "
+            "frequencies change with the length of the text; supported: one list for both, or rope: rebuild"
         )
 
 

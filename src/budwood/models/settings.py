@@ -25,6 +25,18 @@ class ServingSettings(Strict):
     """Folder of environments, as `make engines` makes one; every export is tried in the engines that are there."""
 
 
+class PushSettings(Strict):
+    """Where an export is published."""
+
+    repository: str
+    """Id on the Hub, `owner/name`."""
+    private: bool = True
+    dry_run: bool = True
+    """Only report what would be uploaded."""
+    revision: str | None = None
+    """Branch; it is made where there is none."""
+
+
 class ModelSizes(Strict):
     """A model of equal layers by its sizes, in the words of its config.json."""
 

@@ -13,12 +13,14 @@ from budwood.models.weights import open_tensors, read_json, tensor_files
 State = dict[str, Tensor]
 
 _NUM_FUSED = 3
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class CheckpointTensors(Mapping[str, Tensor]):
     """Parameters of a checkpoint folder by the names of its family's table; each access reads from disk.
 
-    Where a family fuses query, key and value, the three are handed out one by one.
+    Each has the precision of its file, and they need not be alike. Where a family fuses query, key and value, the three
+    are handed out one by one.
     """
 
     def __init__(self, folder: Path, architecture: Architecture) -> None:
@@ -44,7 +46,8 @@ class CheckpointTensors(Mapping[str, Tensor]):
 
         Raises:
             KeyError: there is none of that name.
-            ValueError: its file is damaged, or it holds values that are not finite.
+            ValueError: its file is damaged, it is stored in another precision than models compute in, or it holds
+                values that are not finite.
         """
         layer = self._layers[name]
         if name not in self._fused:
@@ -67,6 +70,9 @@ class CheckpointTensors(Mapping[str, Tensor]):
         file = self._files[stored]
         with open_tensors(file) as tensors:
             tensor: Tensor = tensors.get_tensor(stored)
+        if tensor.dtype not in _DTYPES:
+            allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES)
+            raise ValueError(f"{file}: tensor {stored!r} is stored as {tensor.dtype}; supported: {allowed}")
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{file}: tensor {stored!r} holds values that are not finite")
         return tensor

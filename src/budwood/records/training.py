@@ -70,6 +70,10 @@ class Score(TrainingRecord):
     num_parameters: int
     losses: dict[str, list[float]]
     tokens_per_sequence: int
+    folder: str = ""
+    """Of the trained checkpoint."""
+    engines: tuple[str, ...] = ()
+    """Inference engines that open it, as far as that was tried."""
 
 
 class ProbeScore(TrainingRecord):

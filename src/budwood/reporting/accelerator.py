@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from budwood.training.progress import PEAK_FLOPS
+from budwood.training.peaks import PEAK_FLOPS
 
 _GIB = 2**30
 

@@ -6,7 +6,10 @@ from typing import NotRequired, TypedDict
 
 import pandas as pd
 
-from budwood.reporting.records import Arm, LedgerEntry, Teacher, Winner
+from budwood.records.cost import Cost
+from budwood.records.search import Winner
+from budwood.records.teacher import TeacherEvaluation, TeacherRecord
+from budwood.records.training import Score
 
 
 class Sample(TypedDict):
@@ -33,7 +36,8 @@ class Findings:
         corpus_counts: `split`, `source`, `documents`, `tokens`.
         certificates: one row per (bin, space): `bin`, `space`, `num_parameters`, `largest_logit_difference`, `native`,
             `class`, `fingerprint`.
-        teacher: its record, with its losses.
+        teacher_record: what the teacher is.
+        teacher_evaluation: its losses.
         arms: records of all trainings.
         winners: of all searches.
         ledger: all costs.
@@ -48,9 +52,10 @@ class Findings:
     search_spaces: pd.DataFrame
     corpus_counts: pd.DataFrame
     certificates: pd.DataFrame
-    teacher: Teacher
-    arms: Sequence[Arm]
+    teacher_record: TeacherRecord
+    teacher_evaluation: TeacherEvaluation
+    arms: Sequence[Score]
     winners: Sequence[Winner]
-    ledger: Sequence[LedgerEntry]
+    ledger: Sequence[Cost]
     samples: Sequence[Sample] = ()
     selections: pd.DataFrame | None = None

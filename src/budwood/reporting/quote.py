@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from budwood.records.cost import STAGES
 from budwood.records.names import Variant
 from budwood.reporting import formats
-from budwood.reporting.ledger import PROBE, STAGES
+from budwood.reporting.ledger import PROBE
 from budwood.reporting.markup import markdown_table
 from budwood.reporting.memory import Memory
 

@@ -60,13 +60,13 @@ def write_report(findings: Findings) -> Report:
         "Search": sections.searches(findings.winners),
         "Search spaces": sections.search_spaces(findings.search_spaces),
         "Text": sections.corpus(findings.corpus_counts),
-        "Teacher": sections.teacher(findings.teacher),
+        "Teacher": sections.teacher(findings.teacher_record, findings.teacher_evaluation.perplexity),
         "How this was made": sections.made(findings),
     }
     first, rest = ([Section(title=title, body=body) for title, body in part.items()] for part in (opening, details))
     contents = Section(title="Contents", body="\n".join(f"- [{part.title}](#{part.anchor})" for part in rest))
     return Report(
-        title=f"Small models from {findings.teacher['name']}",
+        title=f"Small models from {findings.teacher_record.name}",
         warning=summary.warning(findings.arms),
         sections=(*first, contents, *rest),
     )

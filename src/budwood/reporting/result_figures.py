@@ -9,8 +9,9 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.colors import hex_to_rgb
 
+from budwood.records.cost import Cost
+from budwood.records.names import BASELINE, Variant
 from budwood.reporting.ledger import LEDGERS, REACHED, ledger_frame
-from budwood.reporting.records import BASELINE, LedgerEntry, variant_name
 from budwood.reporting.style import (
     ARM_COLORS,
     BAND_OPACITY,
@@ -30,11 +31,11 @@ from budwood.reporting.style import (
     variants,
 )
 
-Cost = Literal["tokens", "flops", "flops_with_search"]
+Axis = Literal["tokens", "flops", "flops_with_search"]
 """The horizontal axis of a training curve."""
 NO_TRAINING = "No arm was trained."
 
-_CURVE_AXES: dict[Cost, str] = {
+_CURVE_AXES: dict[Axis, str] = {
     "tokens": "training tokens",
     "flops": "training FLOPs, student and teacher",
     "flops_with_search": "FLOPs, search included",
@@ -42,7 +43,7 @@ _CURVE_AXES: dict[Cost, str] = {
 _LEDGER_NAMES = [name.replace("_", " ") for name in LEDGERS]
 
 
-def training_curves(curves: pd.DataFrame, saved: pd.DataFrame, x: Cost = "tokens") -> go.Figure:
+def training_curves(curves: pd.DataFrame, saved: pd.DataFrame, x: Axis = "tokens") -> go.Figure:
     """Return the held-out loss of every arm while it trains, a panel per variant.
 
     Bands are one standard error over the held-out sequences; they reflect how texts differ, not how arms do. With
@@ -58,8 +59,8 @@ def training_curves(curves: pd.DataFrame, saved: pd.DataFrame, x: Cost = "tokens
     Raises:
         ValueError: `x` is not a cost.
     """
-    if x not in get_args(Cost):
-        raise ValueError(f"x: {x!r} is unknown; allowed are {', '.join(get_args(Cost))}")
+    if x not in get_args(Axis):
+        raise ValueError(f"x: {x!r} is unknown; allowed are {', '.join(get_args(Axis))}")
     title, found = f"Held-out loss over {_CURVE_AXES[x]}", variants(curves)
     if not found:
         return nothing(title, NO_TRAINING)
@@ -234,16 +235,12 @@ def savings_by_ledger(saved: pd.DataFrame) -> go.Figure:
     return label_axes(figure, "ledger", f"{BASELINE}'s cost / the arm's", len(found))
 
 
-def flops_by_stage(ledger: Sequence[LedgerEntry]) -> go.Figure:
-    """Return the cost of every variant, stacked by stage; costs shared by variants have a bar of their own.
-
-    Raises:
-        ValueError: an entry has an unknown stage.
-    """
+def flops_by_stage(ledger: Sequence[Cost]) -> go.Figure:
+    """Return the cost of every variant, stacked by stage; costs shared by variants have a bar of their own."""
     costs = ledger_frame(ledger)
     if costs.empty:
         return nothing("Cost by stage", "The ledger is empty.")
-    costs = costs.assign(variant=[variant_name(b, s) for b, s in zip(costs["bin"], costs["space"], strict=True)])
+    costs = costs.assign(variant=[str(Variant(b, s)) for b, s in zip(costs["bin"], costs["space"], strict=True)])
     totals = costs.groupby(["stage", "variant"], observed=True, sort=True)["flops"].sum()
     names = list(dict.fromkeys(costs["variant"]))
     figure = go.Figure(layout={"template": TEMPLATE, "title": {"text": "Cost by stage"}, "barmode": "stack"})

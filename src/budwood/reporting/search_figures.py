@@ -1,8 +1,7 @@
 """Drawings of what searches found: histories -> plotly figures."""
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,8 +9,10 @@ import plotly.graph_objects as go
 
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
+from budwood.records.names import BASELINE, Variant
+from budwood.records.search import Winner
+from budwood.records.teacher import TeacherRecord
 from budwood.reporting import formats
-from budwood.reporting.records import BASELINE, Winner
 from budwood.reporting.style import (
     ARM_COLORS,
     FAINT,
@@ -102,7 +103,7 @@ def search_sizes(histories: pd.DataFrame, search_spaces: pd.DataFrame) -> go.Fig
     return label_axes(figure, "parameters", _loss_axis(histories), len(found))
 
 
-def elite_sizes(histories: pd.DataFrame, teacher_record: Mapping[str, Any]) -> go.Figure:
+def elite_sizes(histories: pd.DataFrame, teacher_record: TeacherRecord) -> go.Figure:
     """Return what the best candidates keep of each axis of the teacher, a panel per variant.
 
     The best of all is the thick line; the bars are the range over all candidates. Where layers differ, heads, head size
@@ -115,7 +116,7 @@ def elite_sizes(histories: pd.DataFrame, teacher_record: Mapping[str, Any]) -> g
     title, found = "Search: what the best candidates keep", variants(histories)
     if not found:
         return nothing(title, NO_SEARCH)
-    teacher = Architecture.from_dict(teacher_record["architecture"])
+    teacher = teacher_record.architecture
     figure = panels(title, list(found))
     for place, run in zip(places(len(found)), found.values(), strict=True):
         first = place == {"row": 1, "col": 1}
@@ -132,23 +133,20 @@ def elite_sizes(histories: pd.DataFrame, teacher_record: Mapping[str, Any]) -> g
     return label_axes(figure, "axis of the teacher", "kept (%)", len(found))
 
 
-def winner_layers(histories: pd.DataFrame, winners: Sequence[Winner], teacher_record: Mapping[str, Any]) -> go.Figure:
+def winner_layers(winners: Sequence[Winner], teacher_record: TeacherRecord) -> go.Figure:
     """Return how much every winner keeps of each layer of the teacher, a panel per variant; gaps are dropped layers.
 
     Args:
-        histories: columns `bin`, `space`, `loss`, `num_parameters`, `genes`.
-        winners: of the same searches.
+        winners: of all searches.
         teacher_record: the largest layer of its `architecture` is 100 %.
     """
-    title, found = "Winners: what they keep of every layer", variants(histories)
-    if not found or not winners:
+    title = "Winners: what they keep of every layer"
+    if not winners:
         return nothing(title, NO_SEARCH)
-    teacher = Architecture.from_dict(teacher_record["architecture"])
-    chosen = {(winner["bin"], winner["space"]): winner for winner in winners}
-    figure = panels(title, list(found))
-    for place, run in zip(places(len(found)), found.values(), strict=True):
-        selection = _winner(run, chosen.get((run["bin"].iloc[0], run["space"].iloc[0])))
-        kept = {layer.layer: layer.spec for layer in selection.layers} if selection else {}
+    teacher = teacher_record.architecture
+    figure = panels(title, [str(Variant(winner.bin, winner.space)) for winner in winners])
+    for place, winner in zip(places(len(winners)), winners, strict=True):
+        kept = {layer.layer: layer.spec for layer in winner.selection.layers}
         ranks = list(range(teacher.num_hidden_layers))
         for name, field, color, shape in (
             ("query heads", "num_attention_heads", SERIES[1], "square"),
@@ -161,7 +159,7 @@ def winner_layers(histories: pd.DataFrame, winners: Sequence[Winner], teacher_re
             look = {"name": name, "legendgroup": name, "showlegend": place == {"row": 1, "col": 1}, "marker": marker}
             figure.add_scatter(x=ranks, y=shares, mode="lines+markers", connectgaps=False, **look, **place)
     figure.update_yaxes(range=[0, 105])
-    return label_axes(figure, "layer of the teacher, by rank", "kept (%)", len(found))
+    return label_axes(figure, "layer of the teacher, by rank", "kept (%)", len(winners))
 
 
 def draws_and_elites(histories: pd.DataFrame) -> go.Figure:
@@ -204,20 +202,15 @@ def winners_by_variant(winners: Sequence[Winner]) -> go.Figure:
     title = "Winners before training"
     if not winners:
         return nothing(title, NO_SEARCH)
-    table = pd.DataFrame(winners)
-    ends = np.array(
-        [[np.nan if end is None else end for end in winner["choice_interval"]] for winner in winners], float
-    )
-    losses = table["choice_loss"].to_numpy(float)
+    losses = np.array([winner.choice_loss for winner in winners])
+    ends = np.array([winner.choice_interval for winner in winners])
     figure = panels(title, [""], num_columns=1)
     error = error_bars(ends[:, 1] - losses, losses - ends[:, 0])
     marker = {"color": ARM_COLORS["subnet_init"], "symbol": "square", "size": 11}
     look = {"mode": "markers", "marker": marker, "name": "winner", "showlegend": False}
-    about = [
-        f"{formats.count(size)} parameters<br>{text}"
-        for size, text in zip(table["num_parameters"], table["description"], strict=True)
-    ]
-    figure.add_scatter(x=variant_labels(table), y=losses, error_y=error, hovertext=about, **look, row=1, col=1)
+    about = [f"{formats.count(winner.num_parameters)} parameters<br>{winner.description}" for winner in winners]
+    labels = [f"{winner.bin}<br>{winner.space}" for winner in winners]
+    figure.add_scatter(x=labels, y=losses, error_y=error, hovertext=about, **look, row=1, col=1)
     return label_axes(figure, "variant", "loss (nats per token)", 1, num_columns=1)
 
 
@@ -275,15 +268,6 @@ def _best(run: pd.DataFrame) -> list[int]:
     losses = run["loss"].where(run["finished"], np.inf).to_numpy(float)
     order = np.argsort(losses, kind="stable")[:NUM_ELITES]
     return [int(place) for place in order if np.isfinite(losses[place])]
-
-
-def _winner(run: pd.DataFrame, winner: Winner | None) -> Selection | None:
-    """Return the winner's selection, found in a history by size and loss."""
-    same = run[run["num_parameters"] == winner["num_parameters"]] if winner else run.iloc[:0]
-    if winner is None or same.empty:
-        return None
-    row = same.iloc[int((same["loss"] - winner["selection_loss"]).abs().argmin())]
-    return Selection.from_dict(json.loads(row["genes"]))
 
 
 def _shares(selection: Selection, teacher: Architecture) -> list[float]:

@@ -6,13 +6,16 @@ import numpy as np
 import pandas as pd
 
 from budwood import __version__
+from budwood.records.names import BASELINE, Variant
+from budwood.records.search import Winner
+from budwood.records.teacher import SourceLoss, TeacherRecord
+from budwood.records.training import Score
 from budwood.reporting import formats
 from budwood.reporting.benchmarks import mean_over_tasks
 from budwood.reporting.findings import Findings
 from budwood.reporting.ledger import CONFIDENCE, LEDGERS, NUM_RESAMPLES
 from budwood.reporting.markup import markdown_table, means_and_errors, nested_list, once
 from budwood.reporting.matching import arm_settings
-from budwood.reporting.records import BASELINE, Arm, Teacher, TeacherPerplexity, Winner, variant_name
 from budwood.reporting.tables import NOISE_STANDARD_ERRORS, verdict
 
 NO_TRAINING = "No arm was trained."
@@ -59,11 +62,11 @@ def searches(found: Sequence[Winner]) -> str:
         "Losses of the winners are under [What was searched](#what-was-searched)."
     )
     columns = {
-        "variant": [variant_name(winner["bin"], winner["space"]) for winner in found],
-        "fitness": [winner["fitness"] for winner in found],
-        "winner's fitness": [f"{winner['selection_loss']:.3f}" for winner in found],
-        "cost": [formats.flops(winner["search_flops"]) for winner in found],
-        "the paper's schedule": [formats.flops(winner["paper_flops"]) for winner in found],
+        "variant": [str(Variant(winner.bin, winner.space)) for winner in found],
+        "fitness": [winner.fitness for winner in found],
+        "winner's fitness": [f"{winner.selection_loss:.3f}" for winner in found],
+        "cost": [formats.flops(winner.search_flops) for winner in found],
+        "the paper's schedule": [formats.flops(winner.paper_flops) for winner in found],
     }
     return f"{note}\n\n{markdown_table(columns, 2)}"
 
@@ -80,10 +83,12 @@ def tasks(tasks: pd.DataFrame) -> str:
     facts = []
     for name, rows in tasks.groupby("task", sort=False):
         first = rows.iloc[0]
+        most = int(rows["num_cut"].max())
+        cut = f"; up to {most:,} requests were longer than a model's context and lost their beginning" if most else ""
         guess = "" if np.isnan(first["chance"]) else f"; guessing scores {100 * first['chance']:.1f} %"
         facts.append(
             f"- **{name}**: {first['metric']}, {first['num_questions']:,} questions, {first['num_fewshot']} shots, "
-            f"version {first['version']}{guess}"
+            f"version {first['version']}{guess}{cut}"
         )
     table = mean_over_tasks(tasks)
     compared = table[table["difference"].notna()]
@@ -203,9 +208,9 @@ def corpus(counts: pd.DataFrame) -> str:
     return markdown_table(columns, 2)
 
 
-def teacher(record: Teacher) -> str:
+def teacher(record: TeacherRecord, losses: Sequence[SourceLoss]) -> str:
     """Return the identity of the teacher, and its loss on every split."""
-    scores = pd.DataFrame(record["perplexity"], columns=list(TeacherPerplexity.__annotations__))
+    scores = pd.DataFrame([loss.model_dump() for loss in losses], columns=list(SourceLoss.model_fields))
     columns = {
         "split": scores["split"].tolist(),
         "source": scores["source"].tolist(),
@@ -214,8 +219,8 @@ def teacher(record: Teacher) -> str:
         "bits per byte": means_and_errors(scores, "bits_per_byte", "bits_per_byte_standard_error"),
         "tokens": scores["tokens"].map(formats.count).tolist(),
     }
-    about = {name: record[name] for name in ("name", "model_type", "revision", "fingerprint", "license")}
-    about["num_parameters"] = f"{record['num_parameters']:,}"
+    about = record.model_dump(include={"name", "model_type", "revision", "fingerprint", "license"})
+    about["num_parameters"] = f"{record.num_parameters:,}"
     return f"{nested_list(about)}\n\n{markdown_table(columns, 2)}"
 
 
@@ -225,11 +230,10 @@ def made(findings: Findings) -> str:
     ran = sorted(
         {f"{device}, {precision}" for device, precision in zip(trained["device"], trained["precision"], strict=True)}
     )
-    searched = {variant_name(w["bin"], w["space"]): w["settings"] for w in findings.winners if "settings" in w}
     settings = {_run(arm): arm_settings(arm) for arm in findings.arms}
     common = {name: value for name, value in next(iter(settings.values()), {}).items() if _same(name, value, settings)}
     own = {run: {name: value for name, value in of.items() if name not in common} for run, of in settings.items()}
-    recorded = {"search": searched, "training": common, "training of each arm": own}
+    recorded = {"training": common, "training of each arm": own}
     facts = {"budwood": __version__, "training ran on": "; ".join(ran) or formats.MISSING}
     return nested_list(facts | {name: values for name, values in recorded.items() if values})
 
@@ -238,13 +242,12 @@ def _same(name: str, value: object, settings: Mapping[str, Mapping[str, object]]
     return all(name in own and own[name] == value for own in settings.values())
 
 
-def _run(arm: Arm) -> str:
-    seed = f", seed {arm['seed']}" if "seed" in arm else ""
-    return f"{variant_name(arm['bin'], arm['space'])}, {arm['arm']}{seed}"
+def _run(arm: Score) -> str:
+    return f"{Variant(arm.bin, arm.space)}, {arm.arm}, seed {arm.seed}"
 
 
 def _names(frame: pd.DataFrame) -> list[str]:
-    return [variant_name(bin_name, space) for bin_name, space in zip(frame["bin"], frame["space"], strict=True)]
+    return [str(Variant(bin_name, space)) for bin_name, space in zip(frame["bin"], frame["space"], strict=True)]
 
 
 def _models(frame: pd.DataFrame) -> dict[str, list[str]]:

@@ -1,13 +1,13 @@
 """The selection of a space by its probes: losses -> a table, a figure and a section."""
 
 from collections.abc import Mapping
-from typing import TypedDict
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from budwood.evaluation.statistics import mean_and_error
+from budwood.records.training import ProbeScore
 from budwood.reporting import formats
 from budwood.reporting.markup import markdown_table, means_and_errors
 from budwood.reporting.style import color_of, panel_row
@@ -20,16 +20,7 @@ COLUMNS = [
 ]
 
 
-class Probe(TypedDict):
-    """One probe: its cost, and its losses in nats per token on sequences that all probes of a bin share."""
-
-    num_parameters: int
-    tokens: int
-    student_flops: float
-    losses: list[float]
-
-
-def select_space(bin_name: str, probes: Mapping[str, Probe]) -> pd.DataFrame:
+def select_space(bin_name: str, probes: Mapping[str, ProbeScore]) -> pd.DataFrame:
     """Return one row for every space of a bin, the best first.
 
     The best has the lowest mean loss. Differences are paired over sequences: the space minus the best.
@@ -45,15 +36,15 @@ def select_space(bin_name: str, probes: Mapping[str, Probe]) -> pd.DataFrame:
         ValueError: no probe has a finite loss.
     """
     try:
-        best = list(probes)[choose([probe["losses"] for probe in probes.values()]).winner]
+        best = list(probes)[choose([probe.losses for probe in probes.values()]).winner]
     except ValueError:
         raise ValueError(f"bin {bin_name}: none of the probes of {', '.join(probes)} has a finite loss") from None
     rows = []
     for space, probe in probes.items():
-        loss, error = mean_and_error(probe["losses"])
-        difference = (np.nan, np.nan) if space == best else paired_difference(probe["losses"], probes[best]["losses"])
-        own = (bin_name, space, space == best, probe["num_parameters"], probe["tokens"], probe["student_flops"])
-        rows.append((*own, loss, error, *difference, len(probe["losses"])))
+        loss, error = mean_and_error(probe.losses)
+        difference = (np.nan, np.nan) if space == best else paired_difference(probe.losses, probes[best].losses)
+        own = (bin_name, space, space == best, probe.num_parameters, probe.tokens, probe.student_flops)
+        rows.append((*own, loss, error, *difference, len(probe.losses)))
     table = pd.DataFrame(rows, columns=COLUMNS)
     return table.sort_values(["chosen", "loss"], ascending=[False, True], kind="stable", ignore_index=True)
 

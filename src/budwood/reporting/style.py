@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import plotly.io
 from plotly.subplots import make_subplots
 
-from budwood.reporting.records import BASELINE, variant_name
+from budwood.records.names import BASELINE, Variant
 
 # Okabe and Ito (2008), "Color universal design": distinguishable with the common colour-vision deficiencies.
 ARM_COLORS = {BASELINE: "#D55E00", "subnet_init": "#0072B2", "distilled": "#009E73", "reference_init": "#CC79A7"}
@@ -127,12 +127,12 @@ def nothing(title: str, reason: str) -> go.Figure:
 def variants(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return the rows of every variant under its name, in their order."""
     groups = frame.groupby(["bin", "space"], sort=False)
-    return {variant_name(str(bin_name), str(space)): rows for (bin_name, space), rows in groups}
+    return {str(Variant(str(bin_name), str(space))): rows for (bin_name, space), rows in groups}
 
 
 def variant_labels(frame: pd.DataFrame) -> list[str]:
     """Return the variant of every row, on two lines."""
-    return [variant_name(b, s).replace(" · ", "<br>") for b, s in zip(frame["bin"], frame["space"], strict=True)]
+    return [str(Variant(b, s)).replace(" · ", "<br>") for b, s in zip(frame["bin"], frame["space"], strict=True)]
 
 
 def color_of(place: int) -> str:

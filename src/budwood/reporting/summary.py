@@ -4,12 +4,14 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from budwood.records.cost import SEARCH_STAGES
+from budwood.records.names import BASELINE, REFERENCE, Variant
+from budwood.records.training import Score
 from budwood.reporting import formats
 from budwood.reporting.findings import Findings, Sample
-from budwood.reporting.ledger import CONFIDENCE, SEARCH_STAGES, ledger_frame, total_by_stage
+from budwood.reporting.ledger import CONFIDENCE, ledger_frame, total_by_stage
 from budwood.reporting.markup import intervals, literal, markdown_table, means_and_errors, once, plural
 from budwood.reporting.matching import mismatches, unlike
-from budwood.reporting.records import BASELINE, REFERENCE, Arm, variant_name
 from budwood.reporting.tables import NOISE_STANDARD_ERRORS, verdict, verdicts
 
 NO_TRAINING = "No arm was trained."
@@ -17,7 +19,7 @@ NO_SEARCH = "Nothing was searched."
 _TRAINING_STAGES = ("training", "teacher", "teacher_cache")
 
 
-def warning(arms: Sequence[Arm]) -> str:
+def warning(arms: Sequence[Score]) -> str:
     """Return which arms do not compare, and why; empty where all match."""
     found = mismatches(arms)
     if not found:
@@ -87,30 +89,30 @@ def _taken(findings: Findings, trained: pd.DataFrame) -> list[str]:
         sure = verdict(*gap).removeprefix("higher, ")
         lead += f", {formats.plus_minus(*gap)} below `{rival['model']}` ({sure})"
     key = best["bin"], best["space"], best["model"]
-    record = next(arm for arm in findings.arms if (arm["bin"], arm["space"], arm["arm"]) == key)
+    record = next(arm for arm in findings.arms if (arm.bin, arm.space, arm.arm) == key)
     return [f"{lead}.", *_loading(record, native=_is_native(findings, record))]
 
 
-def _is_native(findings: Findings, arm: Arm) -> bool:
+def _is_native(findings: Findings, arm: Score) -> bool:
     """Return whether a stock class of transformers opens an arm, as one does every reference."""
     exports = findings.certificates
-    own = exports[(exports["bin"] == arm["bin"]) & (exports["space"] == arm["space"])]
-    return arm["arm"] == REFERENCE or bool(own["native"].all())
+    own = exports[(exports["bin"] == arm.bin) & (exports["space"] == arm.space)]
+    return arm.arm == REFERENCE or bool(own["native"].all())
 
 
-def _loading(arm: Arm, *, native: bool) -> list[str]:
-    if "folder" not in arm:
+def _loading(arm: Score, *, native: bool) -> list[str]:
+    if not arm.folder:
         return []
-    engines = ", ".join(arm.get("engines", [])) or "transformers"
+    engines = ", ".join(arm.engines) or "transformers"
     code = "" if native else ", trust_remote_code=True"
     lines = [
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "",
-        f"folder = {arm['folder']!r}",
+        f"folder = {arm.folder!r}",
         f"model = AutoModelForCausalLM.from_pretrained(folder{code})",
         "tokenizer = AutoTokenizer.from_pretrained(folder)",
     ]
-    return [f"- Folder: `{arm['folder']}`\n- Opens in: {engines}", "\n".join(["```python", *lines, "```"])]
+    return [f"- Folder: `{arm.folder}`\n- Opens in: {engines}", "\n".join(["```python", *lines, "```"])]
 
 
 def samples(found: Sequence[Sample]) -> str:
@@ -133,22 +135,22 @@ def searched(findings: Findings) -> str:
     found = findings.winners
     if not found:
         return NO_SEARCH
-    candidates = sum(winner["num_evaluations"] for winner in found)
+    candidates = sum(winner.num_evaluations for winner in found)
     note = (
-        f"{plural(candidates, 'sub-network')} of {findings.teacher['name']} in {plural(len(found), 'variant')}. Losses "
-        "are those of the exported winner before training, on text that its search never read, with "
+        f"{plural(candidates, 'sub-network')} of {findings.teacher_record.name} in {plural(len(found), 'variant')}. "
+        "Losses are those of the exported winner before training, on text that its search never read, with "
         f"{CONFIDENCE:.0%} intervals over sequences. The lead is over the next finalist; if its interval includes 0, "
         "the two cannot be distinguished on this text."
     )
-    trained = max(winner["finalist_tokens"] for winner in found)
+    trained = max(winner.finalist_tokens for winner in found)
     note += f" Finalists were trained on {formats.count(trained)} tokens before the choice." if trained else ""
     columns = {
-        "variant": [variant_name(winner["bin"], winner["space"]) for winner in found],
-        "winner": [winner["description"] for winner in found],
-        "parameters": [formats.count(winner["num_parameters"]) for winner in found],
-        "candidates": [formats.count(winner["num_evaluations"]) for winner in found],
-        "loss (nats)": intervals([winner["choice_loss"] for winner in found], [w["choice_interval"] for w in found]),
-        "lead (nats)": intervals([winner["lead"] for winner in found], [winner["lead_interval"] for winner in found]),
+        "variant": [str(Variant(winner.bin, winner.space)) for winner in found],
+        "winner": [winner.description for winner in found],
+        "parameters": [formats.count(winner.num_parameters) for winner in found],
+        "candidates": [formats.count(winner.num_evaluations) for winner in found],
+        "loss (nats)": intervals([winner.choice_loss for winner in found], [w.choice_interval for w in found]),
+        "lead (nats)": intervals([winner.lead for winner in found], [winner.lead_interval for winner in found]),
     }
     return f"{note}\n\n{markdown_table(columns, 2)}"
 
@@ -173,7 +175,7 @@ def evidence(findings: Findings) -> str:
         f"{measured} Errors treat sequences as independent. {spread}",
     ]
     lines += [
-        f"The export of {variant_name(row['bin'], row['space'])} has {row['num_parameters']:,} parameters, the counted "
+        f"The export of {Variant(row['bin'], row['space'])} has {row['num_parameters']:,} parameters, the counted "
         f"number. Reloaded by transformers as `{row['class']}`, its logits are within "
         f"{row['largest_logit_difference']:.1e} of the model that was searched."
         for row in findings.certificates.to_dict("records")

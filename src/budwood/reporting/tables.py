@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 
 from budwood.evaluation.statistics import mean_and_error, summarise
+from budwood.records.names import BASELINE
+from budwood.records.teacher import HeldOutText, TeacherEvaluation, TeacherRecord
+from budwood.records.training import Score
 from budwood.reporting import formats
 from budwood.reporting.matching import mismatches
-from budwood.reporting.records import BASELINE, Arm, HeldOutText, Teacher
 
 NOISE_STANDARD_ERRORS = 2.0
 """A difference exceeds the noise when it is larger than this many of its standard errors."""
@@ -49,7 +51,7 @@ def verdicts(table: pd.DataFrame) -> list[str]:
     return [formats.MISSING if np.isnan(mean) else verdict(mean, error) for mean, error in pairs]
 
 
-def results_table(arms: Sequence[Arm], teacher_losses: Losses, teacher: Teacher, text: HeldOutText) -> pd.DataFrame:
+def results_table(arms: Sequence[Score], evaluation: TeacherEvaluation, teacher: TeacherRecord) -> pd.DataFrame:
     """Return one row for the teacher and one per arm.
 
     Sequences have equal lengths, so the plain mean over the sequences of all sources is the token-weighted loss, and
@@ -68,10 +70,11 @@ def results_table(arms: Sequence[Arm], teacher_losses: Losses, teacher: Teacher,
     Raises:
         ValueError: the sources or numbers of sequences of an arm differ from the teacher's, or are zero.
     """
+    teacher_losses, text = evaluation.losses, evaluation.text
     for arm in arms:
         _check_same_sequences(arm, teacher_losses)
     nowhere = dict.fromkeys(("bin", "space", "device", "precision"), "")
-    own = {"model": teacher["name"], "num_parameters": teacher["num_parameters"]}
+    own = {"model": teacher.name, "num_parameters": teacher.num_parameters}
     nothing = _differences("", {"": {0: teacher_losses}}, set())
     rows: list[dict[str, object]] = [{**nowhere, **own, **_scores({0: teacher_losses}, text), **nothing}]
     for place, runs in _by_arm(arms).items():
@@ -85,20 +88,20 @@ def results_table(arms: Sequence[Arm], teacher_losses: Losses, teacher: Teacher,
     return pd.DataFrame(rows, columns=[*lead, *_scores({0: teacher_losses}, text), *nothing, *tail])
 
 
-def _by_arm(arms: Sequence[Arm]) -> dict[tuple[str, str, str], list[Arm]]:
+def _by_arm(arms: Sequence[Score]) -> dict[tuple[str, str, str], list[Score]]:
     """Return the runs of every arm, one for every seed."""
-    runs: dict[tuple[str, str, str], list[Arm]] = {}
+    runs: dict[tuple[str, str, str], list[Score]] = {}
     for arm in arms:
-        runs.setdefault((*_variant(arm), arm["arm"]), []).append(arm)
+        runs.setdefault((*_variant(arm), arm.arm), []).append(arm)
     return runs
 
 
-def _losses_by_seed(runs: Sequence[Arm]) -> dict[int, Losses]:
-    return {run.get("seed", place): run["losses"] for place, run in enumerate(runs)}
+def _losses_by_seed(runs: Sequence[Score]) -> dict[int, Losses]:
+    return {run.seed: run.losses for run in runs}
 
 
-def _variant(arm: Arm) -> tuple[str, str]:
-    return arm["bin"], arm["space"]
+def _variant(arm: Score) -> tuple[str, str]:
+    return arm.bin, arm.space
 
 
 def _pooled(losses: Losses) -> np.ndarray:
@@ -106,22 +109,22 @@ def _pooled(losses: Losses) -> np.ndarray:
     return np.concatenate([np.asarray(losses[source], dtype=float) for source in sorted(losses)])
 
 
-def _check_same_sequences(arm: Arm, teacher_losses: Losses) -> None:
+def _check_same_sequences(arm: Score, teacher_losses: Losses) -> None:
     expected = {source: len(values) for source, values in teacher_losses.items()}
-    found = {source: len(values) for source, values in arm["losses"].items()}
+    found = {source: len(values) for source, values in arm.losses.items()}
     if found != expected:
-        name = "/".join((*_variant(arm), arm["arm"]))
+        name = "/".join((*_variant(arm), arm.arm))
         raise ValueError(
             f"arms: {name} was scored on {found} sequences, the teacher on {expected}; they must be the same"
         )
 
 
-def _arm_columns(runs: Sequence[Arm]) -> dict[str, object]:
+def _arm_columns(runs: Sequence[Score]) -> dict[str, object]:
     arm = runs[0]
-    own = {"bin": arm["bin"], "space": arm["space"], "model": arm["arm"], "num_parameters": arm["num_parameters"]}
-    cost = {"tokens": arm["tokens"], "student_flops": arm["student_flops"], "teacher_flops": arm["teacher_flops"]}
-    how = {"learning_rate": arm["learning_rate"], "device": arm["device"], "precision": arm["precision"]}
-    seconds = float(np.mean([run["seconds"] for run in runs]))
+    own = {"bin": arm.bin, "space": arm.space, "model": arm.arm, "num_parameters": arm.num_parameters}
+    cost = {"tokens": arm.tokens, "student_flops": arm.student_flops, "teacher_flops": arm.teacher_flops}
+    how = {"learning_rate": arm.learning_rate, "device": arm.device, "precision": arm.precision}
+    seconds = float(np.mean([run.seconds for run in runs]))
     return {**own, "num_seeds": len(runs), **cost, "seconds": seconds, **how}
 
 
@@ -132,12 +135,12 @@ def _by_suffix(values: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
 
 def _scores(runs: Mapping[int, Losses], text: HeldOutText) -> dict[str, object]:
     """Return perplexity, loss and bits per byte with standard errors, overall and by source."""
-    by_seed, num_bytes = [_by_suffix(losses) for losses in runs.values()], _by_suffix(text["bytes"])
+    by_seed, num_bytes = [_by_suffix(losses) for losses in runs.values()], _by_suffix(text.bytes)
     columns: dict[str, object] = {"num_sequences": by_seed[0][""].size}
     for suffix in by_seed[0]:
         losses = np.stack([values[suffix] for values in by_seed])
-        each = [summarise(values, num_bytes[suffix], text["tokens_per_sequence"]) for values in losses]
-        scores = summarise(losses.mean(0), num_bytes[suffix], text["tokens_per_sequence"])
+        each = [summarise(values, num_bytes[suffix], text.tokens_per_sequence) for values in losses]
+        scores = summarise(losses.mean(0), num_bytes[suffix], text.tokens_per_sequence)
         for name, error in (("loss", "standard_error"), ("bits_per_byte", "bits_per_byte_standard_error")):
             scores[error] = _with_seeds(scores[error], [score[name] for score in each])
         columns |= {f"{name}{suffix}": score for name, score in scores.items()}

@@ -30,6 +30,7 @@ from budwood.subnet.extract import (
     extract_child,
     kept_positions,
     resolve,
+    widest_dtype,
 )
 from budwood.subnet.ordering import OrderedTeacher
 from budwood.subnet.pairs import can_choose_pairs, choose_pairs
@@ -84,7 +85,7 @@ def compensate(
     watched: list[InputMoments | GapMoments] = [*inputs, *gaps]
     # A model of its own: the hooks go with it.
     parent = extract_child(teacher, Selection.prefix(teacher.ranked))
-    nn.Module.to(parent, teacher.weights[teacher.family.final_norm.weight].device)
+    nn.Module.to(parent, teacher.weights[teacher.family.final_norm.weight].device, widest_dtype(parent))
     for moments in watched:
         moments.attach(parent)
     for batch in tqdm(windows.split(batch_size), desc="compensation", unit="batch", dynamic_ncols=True):

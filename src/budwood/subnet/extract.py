@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from math import prod
 from typing import Any
 
@@ -133,6 +134,11 @@ def assemble(state: Mapping[str, Tensor], config: PretrainedConfig, architecture
         parameters[name].data = weight
     model.eval()
     return model
+
+
+def widest_dtype(model: PreTrainedModel) -> torch.dtype:
+    """Return the precision in which a model runs whose parameters keep those of a checkpoint, which may differ."""
+    return reduce(torch.promote_types, (parameter.dtype for parameter in model.parameters()))
 
 
 def own_weights(child: PreTrainedModel) -> PreTrainedModel:

@@ -243,7 +243,7 @@ def training_arguments(job: TrainingJob, compute: Compute, student: PreTrainedMo
         ignore_data_skip=True,
         remove_unused_columns=False,
         seed=schedule.seed,
-        report_to="none",
+        report_to=list(job.engine.report_to) or "none",
         disable_tqdm=True,
         dataloader_pin_memory=compute.device.type == "cuda",
         ddp_find_unused_parameters=False,

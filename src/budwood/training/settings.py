@@ -1,10 +1,12 @@
 """How training proceeds; imports no torch."""
 
 import math
+import os
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from budwood.records.strict import HOW, Strict
 
@@ -12,6 +14,7 @@ Divergence = Literal["forward", "reverse", "jensen_shannon"]
 DistillationLoss = Literal["full", "topk_renorm", "topk_tail", "sampled"]
 OptimizerName = Literal["adamw", "muon"]
 Shape = Literal["cosine", "warmup_stable_decay"]
+Tracker = Literal["wandb", "trackio", "tensorboard"]
 
 _PAPER = {
     "tokens": 10_000_000_000,
@@ -235,6 +238,20 @@ class Engine(Strict):
     """Compute activations anew in the backward pass: a third more work, room for larger micro-batches."""
     kept_checkpoints: int = Field(default=2, ge=1)
     """Newest checkpoints that stay on disk while a run lasts."""
+    report_to: Annotated[tuple[Tracker, ...], HOW] = ()
+    """Trackers that get every step's losses beside MLflow; they are set up by their own variables, such as
+    `WANDB_PROJECT` or `TENSORBOARD_LOGGING_DIR`."""
+
+    @field_validator("report_to")
+    @classmethod
+    def _installed(cls, trackers: tuple[Tracker, ...]) -> tuple[Tracker, ...]:
+        for tracker in trackers:
+            if find_spec(tracker) is None:
+                raise ValueError(f"report_to: {tracker} is not installed; pip install {tracker}")
+        if "tensorboard" in trackers and not os.environ.get("TENSORBOARD_LOGGING_DIR"):
+            # The Trainer's own choice lies among the checkpoints, which are removed at the end.
+            raise ValueError("report_to: tensorboard needs TENSORBOARD_LOGGING_DIR, the folder that it reads")
+        return trackers
 
 
 class ArmSettings(Strict):

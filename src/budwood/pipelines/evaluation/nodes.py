@@ -118,7 +118,7 @@ def score_runs(
         )
         with run_of(name):
             scored = open_workspace(workspace).finish(stage)
-        scores.append(scored.score)
+        scores.append(scored.score.model_copy(update={"folder": str(model.folder)}))
         costs += scored.costs
     return scores, costs
 

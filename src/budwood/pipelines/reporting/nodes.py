@@ -12,7 +12,7 @@ from budwood.records.names import BASELINE, REFERENCE
 from budwood.records.teacher import TeacherEvaluation, TeacherRecord
 from budwood.records.training import Score
 from budwood.reporting.benchmarks import speeds_table, tasks_table
-from budwood.reporting.figures import draw, drawable
+from budwood.reporting.figures import FIGURES, drawable
 from budwood.reporting.findings import Findings
 from budwood.reporting.ledger import savings
 from budwood.reporting.matching import unlike
@@ -57,9 +57,7 @@ def draw_figures(*data: Any, names: Sequence[str]) -> dict[str, go.Figure]:
         names: of the datasets.
     """
     given = dict(zip(names, data, strict=True))
-    figures = drawable(names)
-    drawn = draw(figures, given)
-    return {figure.dataset: drawn[figure.name] for figure in figures}
+    return {figure.dataset: figure.draw(given) for figure in drawable(names)}
 
 
 def write_pages(*data: Any, names: Sequence[str]) -> tuple[str, str]:
@@ -67,9 +65,9 @@ def write_pages(*data: Any, names: Sequence[str]) -> tuple[str, str]:
 
     Args:
         data: figures, and the fields of `Findings`.
-        names: of both; those of figures begin with `figure.`.
+        names: of the datasets.
     """
     given = dict(zip(names, data, strict=True))
-    drawn = {name.partition(".")[2]: given.pop(name) for name in names if name.startswith("figure.")}
+    drawn = {figure.name: given.pop(figure.dataset) for figure in FIGURES if figure.dataset in names}
     report = write_report(Findings(**given))
     return report.markdown, html_report(report, drawn)
