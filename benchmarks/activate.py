@@ -33,7 +33,8 @@ from budwood.arch.spec import Architecture, LayerSpec
 from budwood.models.checkpoint import random_model
 from budwood.models.device import Compute
 from budwood.subnet.extract import child_config, child_state, extract_child, own_weights, resolve
-from budwood.subnet.ordering import OrderedTeacher, Ordering, order_teacher
+from budwood.subnet.ordering import OrderedTeacher, order_teacher
+from budwood.subnet.settings import Ordering
 
 NUM_TOKENS = 256
 NUM_COUNTS = 20_000
@@ -66,7 +67,7 @@ def random_teacher(architecture: Architecture, context: int) -> OrderedTeacher:
     }
     model = random_model(base, architecture, seed=0)
     weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    ordered = order_teacher(weights, model.config.to_dict(), architecture, Ordering(by="magnitude"))
+    ordered = order_teacher(weights, model.config.to_dict(), architecture, Ordering(ordering="magnitude"))
     return ordered.materialise(Compute(torch.device("cpu"), "float32"))
 
 

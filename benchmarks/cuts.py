@@ -45,9 +45,11 @@ from budwood.arch.spec import Architecture, LayerSpec
 from budwood.models.checkpoint import load_model
 from budwood.models.device import Compute
 from budwood.models.losses import sequence_losses
-from budwood.subnet.compensate import Compensation, compensate
+from budwood.subnet.compensate import compensate
+from budwood.subnet.settings import Compensation
 from budwood.subnet.extract import extract_child
-from budwood.subnet.ordering import OrderedTeacher, Ordering
+from budwood.subnet.ordering import OrderedTeacher
+from budwood.subnet.settings import Ordering
 
 HALF = ParameterBin(63_900_000, 70_600_000)
 HANDPICKED = {
@@ -102,7 +104,7 @@ class Cutter:
         def order(ordering: Ordering) -> OrderedTeacher:
             return quickstart.ordered(ordering).materialise(Compute(torch.device("cpu"), "float32"))
 
-        self.native = order(Ordering(by="native", rope="rebuild"))
+        self.native = order(Ordering(ordering="native", rope="rebuild"))
         self.sorted = order(replace(ORDERED, rope="rebuild", score_gain=False, singular_values=False))
         self.rotary = replace(self.sorted, rope="preserve")
         self.gain = order(replace(ORDERED, singular_values=False))

@@ -23,7 +23,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
 from budwood.subnet.extract import extract_child, own_weights
-from budwood.subnet.ordering import Ordering, open_ordered
+from budwood.subnet.ordering import open_ordered
+from budwood.subnet.settings import Ordering
 
 WIDTH, HEADS, NEURONS, VOCAB = 2048, 16, 5632, 32_000
 SHARD_SIZE = "500MB"
@@ -53,7 +54,7 @@ def half_of(architecture: Architecture) -> Selection:
 def cut(teacher: Path, child: Path) -> None:
     """Cut half of a teacher and write it; print the peak memory in bytes above that of the imports."""
     before = peak_bytes()
-    ordered = open_ordered(teacher, Ordering(by="magnitude"))
+    ordered = open_ordered(teacher, Ordering(ordering="magnitude"))
     own_weights(extract_child(ordered, half_of(ordered.ranked))).save_pretrained(child)
     sys.stdout.write(f"{peak_bytes() - before}\n")
 

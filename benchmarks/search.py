@@ -27,7 +27,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +42,18 @@ from budwood.arch.space import SearchSpace
 from budwood.models.checkpoint import load_model
 from budwood.models.device import Compute, choose_compute
 from budwood.models.losses import sequence_losses
-from budwood.parameters import ArmParameters, MeasurementParameters, SearchParameters, SpaceParameters
+from budwood.parameters import ArmParameters, MeasurementParameters, SpaceParameters
 from budwood.pipelines.evolution.finals import Finals, Look
 from budwood.search.candidate import SearchRecord, canonical_key
 from budwood.search.choice import choose
-from budwood.search.race import RaceSettings
 from budwood.search.run import run_search
-from budwood.search.strategy import Evolution, EvolutionSettings
-from budwood.subnet.compensate import Compensation, cut_out
+from budwood.search.settings import SearchSettings
+from budwood.search.strategy import Strategy, open_strategy
+from budwood.subnet.compensate import cut_out
+from budwood.subnet.settings import Compensation
 from budwood.subnet.evaluate import SubnetEvaluator
-from budwood.subnet.ordering import OrderedTeacher, Ordering
+from budwood.subnet.ordering import OrderedTeacher
+from budwood.subnet.settings import Ordering
 from budwood.training.run import MODEL
 from budwood.training.settings import Engine, Schedule
 
@@ -60,7 +62,7 @@ NUM_SEQUENCES, NUM_CHOICE, NUM_HELDOUT, NUM_FINALISTS = 8, 16, 32, 2
 FINALIST_TOKENS, LEARNING_RATE, ALIGNMENT = 16_384, 3e-4, 16
 EXACT = Compute(torch.device("cpu"), "float32")
 
-OURS = EvolutionSettings(
+OURS = SearchSettings(
     population=16,
     epochs=8,
     num_elites=4,
@@ -70,9 +72,10 @@ OURS = EvolutionSettings(
     probability=1.0,
     level_switch=0.5,
     screening=40,
+    crossover_parents="any",
+    stages=(2, 4),
 )
-PAPER = EvolutionSettings(epochs=20, sampling="rejection", constraint="rejection")
-RACE, ALL = RaceSettings(stages=(2, 4, NUM_SEQUENCES)), RaceSettings(stages=(NUM_SEQUENCES,))
+PAPER = SearchSettings(epochs=20, sampling="rejection", constraint="rejection")
 
 Result = dict[str, Any]
 
@@ -96,33 +99,33 @@ class Bench:
         return result
 
     def search(
-        self, name: str, teacher: OrderedTeacher, settings: EvolutionSettings, stages: RaceSettings
-    ) -> tuple[Evolution, list[SearchRecord], list[tuple[float, Selection]]]:
+        self, name: str, teacher: OrderedTeacher, settings: SearchSettings
+    ) -> tuple[Strategy, list[SearchRecord], list[tuple[float, Selection]]]:
         """Run a search; also return what was spent and the best candidate after every generation."""
         loaded = teacher.materialise(choose_compute())
         evaluate = SubnetEvaluator(teacher=loaded, windows=self.quickstart.windows("selection", NUM_SEQUENCES))
         space = SearchSpace(teacher=teacher.ranked, layerwise=False, alignment=1 if name == "paper" else ALIGNMENT)
-        strategy = Evolution(space, HALF, settings)
+        strategy = open_strategy(space, HALF, settings)
         steps: list[tuple[float, Selection]] = []
 
-        def after_generation(search: Evolution, records: Sequence[SearchRecord]) -> None:
-            steps.append((sum(record.flops for record in records), search.elites[0][1]))
+        def after_generation(search: Strategy, records: Sequence[SearchRecord]) -> None:
+            steps.append((sum(record.flops for record in records), search.elites[0].selection))
 
         history_file = self.folder / f"{name}-{settings.seed}.jsonl"
-        return strategy, run_search(strategy, evaluate, history_file, stages, after_generation), steps
+        return strategy, run_search(strategy, evaluate, history_file, NUM_SEQUENCES, after_generation), steps
 
 
 def run_paper(bench: Bench, seed: int) -> Result:
     """Search as the paper does."""
-    teacher = bench.quickstart.ordered(Ordering(by="native", rope="rebuild"))
-    strategy, records, _ = bench.search("paper", teacher, replace(PAPER, seed=seed), ALL)
-    return {"nats": bench.heldout(teacher, strategy.elites[0][1]), **_spent(records)}
+    teacher = bench.quickstart.ordered(Ordering(ordering="native", rope="rebuild"))
+    strategy, records, _ = bench.search("paper", teacher, PAPER.model_copy(update={"seed": seed}))
+    return {"nats": bench.heldout(teacher, strategy.elites[0].selection), **_spent(records)}
 
 
 def run_ours(bench: Bench, seed: int) -> Result:
     """Race ordered cuts, and correct, train and compare the finalists."""
     teacher = bench.quickstart.ordered()
-    strategy, records, steps = bench.search("ours", teacher, replace(OURS, seed=seed), RACE)
+    strategy, records, steps = bench.search("ours", teacher, OURS.model_copy(update={"seed": seed}))
     plain = [{"flops": flops, "nats": bench.heldout(teacher, best)} for flops, best in _changes(steps)]
     finals = _finals(bench, teacher, f"ours-{seed}", FINALIST_TOKENS)
     winner, looks = _winner(finals, strategy)
@@ -138,9 +141,9 @@ def run_ours(bench: Bench, seed: int) -> Result:
 def run_random(bench: Bench, seed: int) -> Result:
     """Draw as many ordered cuts as our search's tokens allow."""
     num_draws = bench.finished("ours", seed)["search_tokens"] // (NUM_SEQUENCES * LENGTH)
-    settings = EvolutionSettings(strategy="random", population=num_draws, epochs=0, num_elites=4, seed=seed)
+    settings = SearchSettings(strategy="random", population=num_draws, epochs=0, num_elites=4, seed=seed)
     teacher = bench.quickstart.ordered()
-    strategy, records, _ = bench.search("random", teacher, settings, ALL)
+    strategy, records, _ = bench.search("random", teacher, settings)
     winner, looks = _winner(_finals(bench, teacher, f"random-{seed}", 0), strategy)
     nats = bench.heldout(teacher, winner, Compensation())
     return {"nats": nats, **_told(bench, teacher, winner, records, looks)}
@@ -179,7 +182,7 @@ def _finals(bench: Bench, teacher: OrderedTeacher, name: str, trained_tokens: in
         ordered=teacher.materialise(EXACT),
         tokens=quickstart.tokens,
         space=SpaceParameters(layerwise=False, compensation=Compensation()),
-        search=SearchParameters(finalist_tokens=trained_tokens),
+        search=SearchSettings(finalist_tokens=trained_tokens),
         measurement=MeasurementParameters(length=LENGTH, validation=NUM_HELDOUT, heldout=4, device="cpu", **counts),
         schedule=Schedule(tokens=FINALIST_TOKENS, **schedule),
         arm=ArmParameters(learning_rate=LEARNING_RATE),
@@ -188,9 +191,9 @@ def _finals(bench: Bench, teacher: OrderedTeacher, name: str, trained_tokens: in
     )
 
 
-def _winner(finals: Finals, strategy: Evolution) -> tuple[Selection, list[Look]]:
+def _winner(finals: Finals, strategy: Strategy) -> tuple[Selection, list[Look]]:
     """Return the best of the finalists on text of their own, and what looking at them took."""
-    finalists = [selection for _, selection in strategy.elites[:NUM_FINALISTS]]
+    finalists = [elite.selection for elite in strategy.elites[:NUM_FINALISTS]]
     looks = [finals.look(finalist) for finalist in finalists]
     return finalists[choose([look.losses for look in looks]).winner], looks
 

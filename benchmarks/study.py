@@ -26,7 +26,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,22 +35,23 @@ import numpy as np
 import torch
 from cuts import HALF, sized
 from numpy.typing import NDArray
-from quickstart import CACHE_DIR, LENGTH, ORDERED, TEXT, Quickstart, open_quickstart
+from quickstart import CACHE_DIR, LENGTH, ORDERED, WIKIPEDIA, Quickstart, open_quickstart
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.arch.selection import Selection
 from budwood.corpus.ingestion import tokenize_sources
 from budwood.corpus.packing import PackedCorpus
+from budwood.corpus.settings import CorpusSettings
 from budwood.models.checkpoint import load_model, load_tokenizer
 from budwood.models.device import Compute, choose_compute
 from budwood.models.export import write_checkpoint
 from budwood.models.losses import sequence_losses
 from budwood.records.files import write_atomically
 from budwood.reporting.ledger import tokens_to_match
-from budwood.subnet.compensate import Compensation, cut_out
+from budwood.subnet.compensate import cut_out
 from budwood.subnet.extract import own_weights
-from budwood.subnet.ordering import Ordering
+from budwood.subnet.settings import Compensation, Ordering
 from budwood.training.cache import INDEX, write_cache
 from budwood.training.curve import read_curve
 from budwood.training.job import TrainingJob
@@ -108,10 +109,13 @@ class Study:
         # A window more than is read: the last token of one is the first of the next.
         limits = {"train": tokens + LENGTH, "validation": 10**9}
         self.corpus: PackedCorpus = tokenize_sources(
-            [replace(TEXT, max_tokens=limits)],
+            CorpusSettings(
+                sources={"wikipedia": WIKIPEDIA.model_copy(update={"max_tokens": limits})},
+                seed=self.quickstart.tokens.seed,
+            ),
             load_tokenizer(self.quickstart.teacher),
-            seed=self.quickstart.tokens.seed,
             directory=self.folder / f"tokens-{tokens}",
+            root=cache_dir,
         )
 
     @cached_property
@@ -175,7 +179,7 @@ class Study:
         folder = self.folder / "cuts" / f"{size}-{start}"
         if (folder / "config.json").is_file():
             return folder
-        ordering = Ordering(by="native", rope="rebuild") if start == "prefix" else ORDERED
+        ordering = Ordering(ordering="native", rope="rebuild") if start == "prefix" else ORDERED
         teacher = self.quickstart.ordered(ordering).materialise(Compute(torch.device("cpu"), "float32"))
         shape, parameter_bin = SHAPES[size]
         architecture = sized(teacher.architecture, shape)

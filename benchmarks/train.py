@@ -36,7 +36,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from budwood.corpus.packing import PackedCorpus, tokenize_and_pack
 from budwood.models.checkpoint import load_model
 from budwood.models.device import choose_compute
-from budwood.models.teacher import TeacherSource, byte_tokenizer, fetch_teacher
+from budwood.models.settings import TeacherSettings
+from budwood.models.teacher import byte_tokenizer, fetch_teacher
 from budwood.training.cache import write_cache
 from budwood.training.job import TrainingJob
 from budwood.training.objectives import NextToken
@@ -75,7 +76,7 @@ class Stage:
         self.corpus = tokenize_and_pack(text, byte_tokenizer(), seed=0, directory=directory, progress=False).directory
 
     def _model(self, name: str, sizes: Mapping[str, int]) -> Path:
-        source = TeacherSource(random=dict(sizes) | {"max_position_embeddings": LENGTH})
+        source = TeacherSettings(random=dict(sizes) | {"max_position_embeddings": LENGTH})
         return fetch_teacher(source, self.folder / name).folder
 
     def job(self, name: str, model: str, schedule: Mapping[str, Any], **changes: Any) -> TrainingJob:

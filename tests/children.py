@@ -14,7 +14,8 @@ from budwood.arch.spec import Architecture
 from budwood.models.checkpoint import load_model, read_architecture, save_checkpoint
 from budwood.subnet.extract import extract_child, own_weights
 from budwood.subnet.importance import Importance, measure_importance
-from budwood.subnet.ordering import OrderedTeacher, Ordering, open_ordered
+from budwood.subnet.ordering import OrderedTeacher, open_ordered
+from budwood.subnet.settings import Ordering
 
 
 def _fine(layer: int, pairs: tuple[int, ...], neurons: tuple[int, ...]) -> LayerSelection:
@@ -59,7 +60,7 @@ def orders(teacher_folder: Path, importance: Importance) -> dict[tuple[str, str]
     """Return the teacher in every order, in memory, by `ordering` and `rope`."""
     orders = {}
     for ordering in ("activation", "magnitude", "native"):
-        ordered = open_ordered(teacher_folder, Ordering(by=ordering), importance).materialise(FULL)
+        ordered = open_ordered(teacher_folder, Ordering(ordering=ordering), importance).materialise(FULL)
         orders |= {(ordering, rope): replace(ordered, rope=rope) for rope in ("preserve", "rebuild")}
     return orders
 
@@ -97,7 +98,7 @@ def own_folder(
     teacher_folder: Path, tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """Return a layer-wise export whose layers differ in all sizes and in their rotary embeddings."""
-    parent = open_ordered(teacher_folder, Ordering(by="magnitude"))
+    parent = open_ordered(teacher_folder, Ordering(ordering="magnitude"))
     queries = parent.ranked.layers[0].heads_per_group
     layers = (
         _own(0, range(3), range(1), (0, 1, 3, 5, 7, 6), 30),

@@ -16,6 +16,7 @@ from budwood.arch.selection import Selection
 from budwood.arch.servable import Engine
 from budwood.arch.space import Granularity, SearchSpace
 from budwood.arch.spec import Architecture, LayerSpec
+from budwood.search.settings import SearchSettings
 
 GRANULARITIES: tuple[Granularity, ...] = ("coarse", "fine")
 KINDS = tuple(itertools.product(GRANULARITIES, (False, True)))
@@ -153,3 +154,8 @@ def ropes(architecture: Architecture) -> list[dict[str, Any]]:
     if architecture.family != "gpt_neox":
         return [standard] * architecture.num_hidden_layers
     return [standard | {"partial_rotary_factor": 1.0 if spec.head_dim % 4 else 0.5} for spec in architecture.layers]
+
+
+def changed(settings: SearchSettings, **fields: Any) -> SearchSettings:
+    """Return settings of a search with some fields replaced, validated again."""
+    return SearchSettings(**settings.model_dump() | fields)

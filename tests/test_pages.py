@@ -45,7 +45,7 @@ def test_the_graph_unfolds_and_shows_a_figure(browser: Chrome, finished: Path):
         for name in ("subnets", "subnets.half", "subnets.half.coarse_uniform"):
             touch(browser, lambda name=name: browser.find_element(*css(f".pipeline-node[data-id='{name}']")))
         wait_for(browser, lambda: node_called(browser, "train_distilled"))
-        touch(browser, lambda: node_called(browser, "training_curves_tokens"))
+        touch(browser, lambda: node_called(browser, "figure_training_curves_tokens"))
         assert wait_for(browser, lambda: browser.find_elements(*css(".pipeline-metadata .main-svg .trace")))
         assert complaints(browser) == []
 

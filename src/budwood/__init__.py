@@ -1,3 +1,58 @@
-"""Cut a good sub-network out of a large pretrained language model and grow it into a small one."""
+"""Cut a good sub-network out of a large pretrained language model and grow it into a small one.
+
+The names below are imported when they are first used; see `budwood.study.door`.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from budwood.arch.selection import LayerSelection, Selection
+    from budwood.models.checkpoint import Checkpoint
+    from budwood.models.settings import TeacherSettings
+    from budwood.search.settings import SearchSettings
+    from budwood.study.door import Study, Subnet, open_study
+    from budwood.study.settings import BinSettings, MeasurementSettings
+    from budwood.subnet.settings import Compensation, SpaceSettings
+    from budwood.training.settings import DistillationSettings, Schedule
 
 __version__ = "0.1.0"
+
+_MODULES = {
+    "budwood.arch.selection": ("LayerSelection", "Selection"),
+    "budwood.models.checkpoint": ("Checkpoint",),
+    "budwood.models.settings": ("TeacherSettings",),
+    "budwood.search.settings": ("SearchSettings",),
+    "budwood.study.door": ("Study", "Subnet", "open_study"),
+    "budwood.study.settings": ("BinSettings", "MeasurementSettings"),
+    "budwood.subnet.settings": ("Compensation", "SpaceSettings"),
+    "budwood.training.settings": ("DistillationSettings", "Schedule"),
+}
+
+__all__ = [
+    "BinSettings",
+    "Checkpoint",
+    "Compensation",
+    "DistillationSettings",
+    "LayerSelection",
+    "MeasurementSettings",
+    "Schedule",
+    "SearchSettings",
+    "Selection",
+    "SpaceSettings",
+    "Study",
+    "Subnet",
+    "TeacherSettings",
+    "open_study",
+]
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module 'budwood' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,24 +1,32 @@
-"""What happens around the nodes: MLflow runs, artifacts, and a last word on where the report is."""
+"""What happens around the nodes: credentials, MLflow runs and artifacts, and a last line that names the report."""
 
+import atexit
 import logging
 import os
+import re
 import resource
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import mlflow
+from kedro.config import MissingConfigException
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
 from kedro.pipeline.node import Node
 from mlflow.entities import Run, ViewType
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from pydantic import BaseModel
+
+from budwood.pipelines.secrets import clean_command, without_secrets
+from budwood.pipelines.store import TrackingSettings, open_experiment, register_model
+from budwood.pipelines.tracking import enter_run, status_of
 
 logger = logging.getLogger(__name__)
 
@@ -27,106 +35,152 @@ HOST, PID = "budwood.host", "budwood.pid"
 WHOLE = "whole study"
 """Name of a run of all pipelines."""
 SHARED = ("teacher", "tokens")
-"""Heavy datasets that all variants come from: their tags stand at every run."""
+"""Heavy datasets that all variants come from: every run has their tags."""
+_FILTERS = ("tags", "namespaces", "node_names", "from_nodes", "to_nodes", "from_inputs", "to_outputs")
+"""Parameters of a Kedro run that leave nodes out."""
+_TRAINING = re.compile(r"train_(?P<name>(?P<arm>.+?)(_seed_(?P<seed>\d+))?)")
+"""Short names of the nodes that train an arm."""
+_STOPPED = 128 + signal.SIGTERM
+"""Exit status of a process that SIGTERM ended, as shells have it."""
+
+
+class CredentialsHook:
+    """Reads `conf/local/credentials.yml` in every environment, and gives the hub its token."""
+
+    @hook_impl(tryfirst=True)
+    def after_context_created(self, context: Any) -> None:
+        """Merge the credentials of the environment and the local ones, which win.
+
+        `hugging_face.token` becomes `HF_TOKEN`: the Hugging Face libraries keep it out of logs.
+        """
+        loader = context.config_loader
+        # By the same loader: another one would take over its resolvers, and with them the globals of the environment.
+        local = (f"{loader.conf_source}/local", loader.config_patterns["credentials"], "credentials", set(), True)
+        credentials = _or_none(lambda: loader["credentials"]) | _or_none(
+            lambda: loader.load_and_merge_dir_config(*local)
+        )
+        if credentials:
+            loader["credentials"] = credentials
+        token = credentials.get("hugging_face", {}).get("token")
+        if token:
+            os.environ["HF_TOKEN"] = token
 
 
 class TrackingHook:
-    """One MLflow run per `kedro run`, and inside it one child run per variant, shared by all its nodes."""
+    """One MLflow run per `kedro run`, inside it one for every variant, and inside that one for every training."""
 
     def __init__(self) -> None:
         """Begin without any run."""
-        self._children: dict[str, str] = {}
+        self._study: str | None = None
+        self._runs: dict[str, str] = {}
         self._started: dict[str, float] = {}
         self._catalog: DataCatalog | None = None
-        self._store: dict[str, str] = {}
+        self._settings: TrackingSettings | None = None
         self._parameters: dict[str, Any] = {}
-        self._about: dict[str, Any] = {}
+        self._about: dict[str, str] = {}
+        self._before: Any = None
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
-        """Read where runs are tracked, and the parameters they are described by."""
-        self._store = context.config_loader["mlflow"]
+        """Read where runs are tracked, and the parameters that describe them."""
+        self._settings = TrackingSettings.model_validate(context.config_loader["mlflow"])
         self._parameters = context.config_loader["parameters"]
 
     @hook_impl
     def after_catalog_created(self, catalog: DataCatalog) -> None:
-        """Remember the catalog: its metadata says what is logged."""
+        """Keep the catalog: its metadata says what is logged."""
         self._catalog = catalog
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any]) -> None:
-        """Start the run, describe it, and close what killed runs left open."""
-        self._children.clear()
-        _choose_experiment(self._store)
-        names = set(run_params.get("pipeline_names") or ["__default__"])
-        run = mlflow.start_run(run_name=WHOLE if names == {"__default__"} else "+".join(sorted(names)))
-        _close_dead_runs(run)
-        mlflow.log_params(_flatten("", self._parameters))
+        """Start the run, describe it, and close what killed runs left open.
+
+        Raises:
+            ValueError: the runner is not supported, or the store cannot keep what it is asked to.
+        """
+        assert self._settings is not None, "the context was created"
+        _require_sequential(str(run_params.get("runner")))
+        self._close("KILLED")  # a run of this process that Ctrl-C ended
+        open_experiment(self._settings)
         self._about = {
             HOST: socket.gethostname(),
             PID: str(os.getpid()),
             "git_commit": _git_commit(),
             "environment": str(run_params.get("env") or "base"),
         }
-        mlflow.set_tags(self._about | {"command": " ".join(sys.argv)})
+        tags = self._about | {"command": clean_command(sys.argv)}
+        run = mlflow.start_run(run_name=_name_of(run_params), tags=tags)
+        self._study = run.info.run_id
+        atexit.register(self._stopped)
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, _leave)
+        _close_dead_runs(run)
+        mlflow.log_params(without_secrets(_flatten("", self._parameters)))
 
     @hook_impl
     def after_pipeline_run(self) -> None:
         """End the run."""
-        mlflow.end_run("FINISHED")
+        self._close("FINISHED")
 
     @hook_impl
-    def on_pipeline_error(self) -> None:
-        """End the run as failed."""
-        mlflow.end_run("FAILED")
+    def on_pipeline_error(self, error: Exception) -> None:
+        """End the run as failed, or as killed where it was asked to stop."""
+        status = status_of(error)
+        self._close(status)
+        if status == "KILLED":
+            _say_how_to_go_on()
 
     @hook_impl
     def before_node_run(self, node: Node, inputs: dict[str, Any]) -> None:
-        """Enter the variant's run and log the node's parameters there."""
+        """Enter the run of the node's variant, and that of its training, and log the node's parameters there."""
         self._started[node.name] = time.perf_counter()
-        variant, parent = _variant(node), mlflow.active_run()
-        if variant is None or parent is None:
+        variant = _variant(node)
+        if variant is None or self._study is None:
             return
-        mlflow.start_run(run_id=self._child(variant, parent), nested=True)
         for name, value in inputs.items():
-            if name.startswith("params:"):
-                mlflow.log_params(_flatten(_short_name(name), value))
-            elif name in SHARED and f"{name}.fingerprint" not in self._about:
+            if name in SHARED and f"{name}.fingerprint" not in self._about:
                 self._about |= self._identity(name, value)
+        self._runs[node.name] = enter_run(variant, {"variant": variant} | self._about)
         mlflow.set_tags(self._about)
+        values: dict[str, Any] = {}
+        for name, value in inputs.items():
+            values |= _flatten(_short(name), value) if name.startswith("params:") else {}
+        training = _TRAINING.fullmatch(node.short_name)
+        if training:
+            arm, seed = training["arm"], training["seed"]
+            self._runs[node.name] = enter_run(training["name"], {"arm": arm})
+            # Under the same name in all arms, so that runs can be compared by it.
+            values = {key.replace(f"arms.{arm}", "arm", 1): value for key, value in values.items()}
+            values |= {"schedule.seed": seed} if seed else {}
+        mlflow.log_params(without_secrets(values))
 
     @hook_impl
     def after_node_run(self, node: Node) -> None:
         """Log time and memory, and leave the variant's run."""
         seconds = time.perf_counter() - self._started[node.name]
-        if mlflow.active_run():
+        if self._study is not None:
+            name = "training" if _TRAINING.fullmatch(node.short_name) else node.short_name
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            mlflow.log_metrics(
-                {
-                    # MLflow keeps these on a tab of their own.
-                    f"system/{node.short_name}.seconds": seconds,
-                    f"system/{node.short_name}.peak_rss_mib": peak,
-                }
-            )
-        self._leave(node, "FINISHED")
+            # MLflow keeps these on a tab of their own.
+            mlflow.log_metrics({f"system/{name}.seconds": seconds, f"system/{name}.peak_rss_mib": peak})
+        self._leave("FINISHED")
 
     @hook_impl
-    def on_node_error(self, node: Node) -> None:
-        """Leave the variant's run as failed."""
-        self._leave(node, "FAILED")
+    def on_node_error(self, error: Exception) -> None:
+        """Leave the variant's run as failed, or as killed where it was asked to stop."""
+        self._leave(status_of(error))
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any, node: Node) -> None:
         """Log what the catalog's metadata asks for: a copy of light files, path and hash of heavy ones."""
-        parent = mlflow.active_run()
-        if parent is None or self._catalog is None:
+        if self._study is None or self._catalog is None:
             return
         dataset = self._catalog.get(dataset_name)
         wanted = (getattr(dataset, "metadata", None) or {}).get("mlflow")
         if not wanted:
             return
-        variant = _variant(node)
-        run_id = self._children.get(variant, parent.info.run_id) if variant else parent.info.run_id
+        # Nodes have left their run when their outputs are saved.
+        run_id = self._runs.get(node.name, self._study)
         client = mlflow.MlflowClient()
         if wanted == "artifact":
             client.log_artifact(run_id, str(_path_of(dataset)), "artifacts")
@@ -136,6 +190,10 @@ class TrackingHook:
             self._about |= tags
         for name, value in tags.items():
             client.set_tag(run_id, name, value)
+        assert self._settings is not None, "the context was created"
+        if self._settings.registers and _TRAINING.fullmatch(node.short_name):
+            fingerprint = tags[f"{dataset_name.rpartition('.')[2]}.fingerprint"]
+            register_model(dataset_name.removeprefix("subnets."), run_id, _path_of(dataset), fingerprint)
 
     def _identity(self, dataset_name: str, data: Any) -> dict[str, str]:
         """Return where something heavy is and its hash, as tags."""
@@ -144,16 +202,28 @@ class TrackingHook:
         path = str(_path_of(self._catalog.get(dataset_name)))
         return {f"{name}.path": path, f"{name}.fingerprint": _fingerprint(data)}
 
-    def _child(self, variant: str, parent: Run) -> str:
-        if variant not in self._children:
-            tags = {MLFLOW_PARENT_RUN_ID: parent.info.run_id, "variant": variant} | self._about
-            run = mlflow.MlflowClient().create_run(parent.info.experiment_id, run_name=variant, tags=tags)
-            self._children[variant] = run.info.run_id
-        return self._children[variant]
-
-    def _leave(self, node: Node, status: str) -> None:
-        if _variant(node) is not None and mlflow.active_run():
+    def _leave(self, status: str) -> None:
+        """End all runs inside that of the study."""
+        while (run := mlflow.active_run()) is not None and self._study is not None and run.info.run_id != self._study:
             mlflow.end_run(status)
+
+    def _close(self, status: str) -> None:
+        """End all runs, and hear signals as before."""
+        if self._study is None:
+            return
+        self._leave(status)
+        mlflow.end_run(status)
+        self._study = None
+        self._runs.clear()
+        atexit.unregister(self._stopped)
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+            self._before = None
+
+    def _stopped(self) -> None:
+        """End the run of a process that leaves without Kedro's error hooks: after Ctrl-C or SIGTERM."""
+        self._close("KILLED")
+        _say_how_to_go_on()
 
 
 class ReportHook:
@@ -177,18 +247,58 @@ class ReportHook:
             logger.info("The graph: make viz    The curves: make mlflow")
 
 
+def _leave(*_: object) -> None:
+    """End this process as SIGTERM asks, but in order: what is half-written is undone, and MLflow's runs are closed."""
+    raise SystemExit(_STOPPED)
+
+
+def _say_how_to_go_on() -> None:
+    command = clean_command([Path(sys.argv[0]).name, *sys.argv[1:]])
+    logger.warning("Stopped; what is finished is kept. Go on with the same command: %s", command)
+
+
+def _require_sequential(runner: str) -> None:
+    """Refuse runners that run several nodes at once: every node uses the whole machine, and tracks in its own run.
+
+    Args:
+        runner: name or description of Kedro's runner; `None` is Kedro's default.
+
+    Raises:
+        ValueError: it is not the sequential one.
+    """
+    if "SequentialRunner" not in runner and runner != "None":
+        name = runner.partition(" ")[0].rpartition(".")[2]
+        raise ValueError(f"runner {name}: nodes share one machine and run one by one; use SequentialRunner")
+
+
+def _name_of(run_params: dict[str, Any]) -> str:
+    """Return the name of a run: what of the study it runs."""
+    pipelines = sorted(set(run_params.get("pipeline_names") or ["__default__"]) - {"__default__"})
+    chosen = [f"{name}={','.join(sorted(run_params[name]))}" for name in _FILTERS if run_params.get(name)]
+    missing = ["missing outputs"] if run_params.get("only_missing_outputs") else []
+    return " ".join([*(["+".join(pipelines)] if pipelines else []), *chosen, *missing]) or WHOLE
+
+
+def _or_none(load: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return a configuration, or an empty one where it has no files."""
+    try:
+        return dict(load())
+    except MissingConfigException:
+        return {}
+
+
 def _variant(node: Node) -> str | None:
     """Return `<bin>.<space>` of a node in `subnets.<bin>.<space>`."""
     return (node.namespace or "").partition(".")[2] or None
 
 
 def _path_of(dataset: Any) -> Path:
-    """Return where a dataset is; every file dataset knows, none tells."""
+    """Return where a dataset is; Kedro has no public name for it."""
     return Path(str(dataset._filepath))  # noqa: SLF001
 
 
-def _short_name(name: str) -> str:
-    """Return `bin` for `params:bins.half`: a child run has one bin, and children compare by equal names."""
+def _short(name: str) -> str:
+    """Return `bin` for `params:bins.half`: a variant has one bin, and variants compare by equal names."""
     group, _, member = name.removeprefix("params:").partition(".")
     return {"bins": "bin", "spaces": "space"}.get(group, f"{group}.{member}" if member else group)
 
@@ -199,16 +309,6 @@ def _flatten(prefix: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         return {prefix.removeprefix("."): value}
     return {name: leaf for key, part in value.items() for name, leaf in _flatten(f"{prefix}.{key}", part).items()}
-
-
-def _choose_experiment(store: Mapping[str, str]) -> None:
-    """Point MLflow to the store and the experiment of the environment, made where it does not exist."""
-    mlflow.set_tracking_uri(store["tracking_uri"])
-    if mlflow.get_experiment_by_name(store["experiment"]) is None:
-        mlflow.create_experiment(store["experiment"], artifact_location=Path(store["artifacts"]).as_uri())
-    mlflow.set_experiment(store["experiment"])
-    # Otherwise the page opens among traces and judges of chat models.
-    mlflow.set_experiment_tag("mlflow.experimentKind", "custom_model_development")
 
 
 def _fingerprint(data: Any) -> str:

@@ -1,24 +1,47 @@
 """All pipelines by name."""
 
-from kedro.framework.project import find_pipelines
+from collections.abc import Callable
+
+from kedro.framework.project import settings
 from kedro.pipeline import Pipeline
 
-ABLATION = "ablation_"
-"""How the names of pipelines begin that are run by name alone."""
+from budwood.parameters import ProjectParameters
+from budwood.pipelines import (
+    ablations,
+    corpus,
+    evaluation,
+    evolution,
+    export,
+    plan,
+    probe,
+    reporting,
+    search_space,
+    selection,
+    teacher,
+    training,
+)
+from budwood.pipelines.parameters import ParametersHook
+
+STAGES: dict[str, Callable[[ProjectParameters], Pipeline]] = {
+    "corpus": corpus.create_pipeline,
+    "teacher": teacher.create_pipeline,
+    "search_space": search_space.create_pipeline,
+    "plan": plan.create_pipeline,
+    "evolution": evolution.create_pipeline,
+    "export": export.create_pipeline,
+    "probe": probe.create_pipeline,
+    "selection": selection.create_pipeline,
+    "pretraining": training.create_pretraining,
+    "distillation": training.create_distillation,
+    "evaluation": evaluation.create_pipeline,
+    "reporting": reporting.create_pipeline,
+}
+"""What a whole study runs."""
 
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """Return every pipeline by its folder's name; all but the ablations together are the default.
-
-    Raises:
-        ValueError: a pipeline is asked for by name that this environment does not have.
-    """
-    pipelines = find_pipelines(raise_errors=True)
-    # Where some are asked for, Kedro finds no others, and no default.
-    for name, pipeline in pipelines.items() if "__default__" not in pipelines else ():
-        if not pipeline.nodes:
-            needed = "ablations" if name.startswith(ABLATION) else "protocol.probe_tokens"
-            raise ValueError(f"pipeline {name} is empty in this environment: the parameters give no {needed}")
-    study = [pipeline for name, pipeline in pipelines.items() if not name.startswith(ABLATION)]
-    pipelines["__default__"] = sum(study, Pipeline([]))
-    return pipelines
+    """Return every pipeline by its name; all but the ablations together are the default."""
+    (hook,) = (hook for hook in settings.HOOKS if isinstance(hook, ParametersHook))
+    parameters = hook.current()
+    study = {name: create(parameters) for name, create in STAGES.items()}
+    return study | ablations.create_pipelines(parameters) | {"__default__": sum(study.values(), Pipeline([]))}

@@ -8,13 +8,13 @@ warnings.filterwarnings("ignore", message=r"\s*register_new_resolver\(\) is depr
 warnings.filterwarnings("ignore", message=r".*Add type hints to the `predict` method")
 # MLflow reads this when it is imported, and takes no other spelling of yes.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# The same of torch's profiler, which tells of every start and stop.
+# Likewise torch's profiler, which reports every start and stop.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 from kedro.utils import find_kedro_project  # noqa: E402
 
-from budwood.hooks import ReportHook, TrackingHook  # noqa: E402
-from budwood.pipelines.grid import HubAccessHook, ParametersHook  # noqa: E402
+from budwood.hooks import CredentialsHook, ReportHook, TrackingHook  # noqa: E402
+from budwood.pipelines.parameters import ParametersHook  # noqa: E402
 
 
 def _in_project(path: str) -> str:
@@ -22,7 +22,7 @@ def _in_project(path: str) -> str:
     return str((find_kedro_project(Path.cwd()) or Path(__file__).parents[2]) / path)
 
 
-HOOKS = (ParametersHook(), HubAccessHook(), TrackingHook(), ReportHook())
+HOOKS = (ParametersHook(), CredentialsHook(), TrackingHook(), ReportHook())
 
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

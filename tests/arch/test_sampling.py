@@ -228,3 +228,13 @@ def test_nearly_unreachable_bins_are_refused_with_the_draws(
     message = rf"1,200 {sampling} draws \(acceptance below 8e-04\).*to 134,515,008 parameters.*widen the bin"
     with pytest.raises(ValueError, match=message):
         sample(space, ParameterBin(134_515_008, 134_515_009), np.random.default_rng(0), sampling)
+
+
+def test_a_space_of_two_counts_is_drawn_from_though_targets_miss_both() -> None:
+    """One layer of one neuron whose only head fills four or six channels, for a vocabulary of 64."""
+    teacher = decoder("gpt_neox", 64, 6, layer(1, 1, 6, 1))
+    space, rng = SearchSpace(teacher=teacher, layerwise=False, native_only=True), np.random.default_rng(0)
+    everything = ParameterBin(*space.reach)
+    drawn = [sample(space, everything, rng) for _ in range(8)]
+    assert all(member in space for member in drawn)
+    assert {count(space, member) for member in drawn} == set(space.reach)

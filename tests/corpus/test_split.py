@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from budwood.corpus.split import SPLITS, assign_split, text_digest, validate_fractions
+from budwood.corpus.split import SPLITS, assign_split, normalise, text_digest, validate_fractions
 
 QUARTERS = {"train": 0.5, "calibration": 0.25, "validation": 0.25}
 shares = st.lists(st.integers(0, 100), min_size=len(SPLITS), max_size=len(SPLITS)).filter(any)
@@ -50,6 +50,30 @@ def test_assignments_survive_releases():
     """
     drawn = [split_of(text, QUARTERS, seed=0) for text in ("omega", "alpha", "beta", "délta", "epsilon")]
     assert drawn == ["train", "train", "calibration", "calibration", "validation"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("  The CAT,\tsat\u00a0on—the mat!\n", "the cat sat on the mat"),
+        ("Straße ﬁne \uff38", "strasse fine x"),
+        ("naïve cafe\u0301", "naïve café"),
+        ("東京、です。", "東京 です"),
+        ("*** --- ***", "*** --- ***"),
+        ("", ""),
+    ],
+)
+def test_near_duplicates_have_the_same_words(text, expected):
+    assert normalise(text) == expected
+
+
+@given(
+    words=st.lists(st.text("abcxyzäø東019", min_size=1), min_size=1),
+    separators=st.lists(st.text(" \t\n.,;:!?'\"()_-—*#", min_size=1), min_size=1),
+)
+def test_case_and_what_is_between_words_do_not_matter(words, separators):
+    spelled = "".join(word.upper() + separators[place % len(separators)] for place, word in enumerate(words))
+    assert normalise(spelled) == normalise(" ".join(words)) == " ".join(words)
 
 
 @pytest.mark.parametrize(

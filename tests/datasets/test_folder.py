@@ -22,12 +22,17 @@ def contents(folder):
     return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_large_files_are_hard_links_and_configurations_are_not(source, tmp_path):
+def test_everything_is_copied(source, tmp_path):
+    """The user's files stay the user's: damage of the copy reaches none of them."""
     place_folder(source, tmp_path / "deep" / "target")
     assert contents(tmp_path / "deep" / "target") == {"a": "a", "nested/b.bin": "b"}
-    assert (tmp_path / "deep" / "target" / "nested" / "b.bin").samefile(source / "nested" / "b.bin")
-    (source / "a").write_text("rewritten in place")
-    assert contents(tmp_path / "deep" / "target") == {"a": "a", "nested/b.bin": "b"}
+    (tmp_path / "deep" / "target" / "nested" / "b.bin").write_text("damage")
+    assert contents(source) == {"a": "a", "nested/b.bin": "b"}
+
+
+def test_tokens_are_hard_links_where_that_is_asked_for(source, tmp_path):
+    place_folder(source, tmp_path / "target", link=True)
+    assert (tmp_path / "target" / "nested" / "b.bin").samefile(source / "nested" / "b.bin")
 
 
 def test_files_are_copied_where_links_are_impossible(source, tmp_path, monkeypatch):
@@ -35,20 +40,46 @@ def test_files_are_copied_where_links_are_impossible(source, tmp_path, monkeypat
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", refuse)
-    place_folder(source, tmp_path / "target")
+    place_folder(source, tmp_path / "target", link=True)
     assert contents(tmp_path / "target") == contents(source)
     assert not (tmp_path / "target" / "nested" / "b.bin").samefile(source / "nested" / "b.bin")
 
 
-def test_symbolic_links_are_followed(source, tmp_path):
-    """A snapshot of the hub links into its blobs."""
-    snapshot = tmp_path / "snapshot"
-    snapshot.mkdir()
-    (snapshot / "a").symlink_to(Path("..") / "source" / "a")
-    (snapshot / "nested").symlink_to(source / "nested")
-    place_folder(snapshot, tmp_path / "target")
+def test_what_is_remembered_of_files_stays_with_them(source, tmp_path):
+    (source / ".fingerprint.json").touch()
+    place_folder(source, tmp_path / "target")
     assert contents(tmp_path / "target") == {"a": "a", "nested/b.bin": "b"}
-    assert not any(path.is_symlink() for path in (tmp_path / "target").rglob("*"))
+
+
+def test_links_of_a_snapshot_are_followed(tmp_path):
+    """A snapshot of the hub links into its blobs."""
+    model = tmp_path / "models--a--b"
+    (model / "blobs").mkdir(parents=True)
+    (model / "blobs" / "123").write_text("weights")
+    snapshot = model / "snapshots" / "commit"
+    snapshot.mkdir(parents=True)
+    (snapshot / "a").symlink_to(Path("..") / ".." / "blobs" / "123")
+    place_folder(snapshot, tmp_path / "target")
+    assert contents(tmp_path / "target") == {"a": "weights"}
+    assert not (tmp_path / "target" / "a").is_symlink()
+
+
+def test_links_that_lead_elsewhere_are_refused(source, tmp_path):
+    (tmp_path / "private").write_text("secret")
+    (source / "nested" / "c").symlink_to(tmp_path / "private")
+    with pytest.raises(ValueError, match=r"c links to .*private, out of its folder: copy the file there"):
+        place_folder(source, tmp_path / "target")
+    assert not (tmp_path / "target").exists()
+
+
+def test_files_follow_the_umask(source, tmp_path):
+    (source / "a").chmod(0o600)
+    before = os.umask(0o027)
+    try:
+        place_folder(source, tmp_path / "target")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "target").rglob("*") if path.is_file()} == {0o640}
 
 
 def test_the_old_folder_and_what_a_kill_left_are_replaced(source, tmp_path):
@@ -60,12 +91,17 @@ def test_the_old_folder_and_what_a_kill_left_are_replaced(source, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"source", "target"}
 
 
-def test_a_failure_leaves_the_old_folder(source, tmp_path):
+def test_a_failure_leaves_the_old_folder(source, tmp_path, monkeypatch):
     place_folder(source, tmp_path / "target")
-    (source / "broken").symlink_to("nowhere")
-    with pytest.raises(shutil.Error, match="broken"):
+
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copytree", fail)
+    with pytest.raises(OSError, match="No space left"):
         place_folder(source, tmp_path / "target")
     assert contents(tmp_path / "target") == {"a": "a", "nested/b.bin": "b"}
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "target"}
 
 
 @pytest.mark.parametrize("step", ["rename", "rmtree"])

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from budwood.corpus.packing import TOKENS_FILE, tokenize_and_pack
+from budwood.datasets import folder
 from budwood.datasets.token_file import TokenFileDataset
 
 
@@ -28,7 +29,8 @@ def dataset(tmp_path):
     return TokenFileDataset(filepath=str(tmp_path / "data" / "packed"))
 
 
-def test_what_is_saved_is_loaded_memory_mapped(dataset, corpus, tmp_path):
+def test_what_is_saved_is_loaded_memory_mapped(dataset, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "_LARGEST_COPIED_BYTES", 0)
     assert not dataset.exists()
     dataset.save(corpus)
     assert dataset.exists()
@@ -45,8 +47,14 @@ def test_a_truncated_file_is_reported(dataset, corpus):
     dataset.save(corpus)
     path = dataset.load().directory / TOKENS_FILE
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(DatasetError, match="has 7 bytes, its index states 8"):
+    with pytest.raises(DatasetError, match=rf"{path} does not fit its index.json .*: remove {path.parent} to pack"):
         dataset.load()
+
+
+def test_a_corpus_without_its_tokens_does_not_exist(dataset, corpus):
+    dataset.save(corpus)
+    (dataset.load().directory / TOKENS_FILE).unlink()
+    assert not dataset.exists()
 
 
 def test_kedro_viz_sees_the_index(dataset, corpus):

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from budwood.models.teacher import TeacherSource, fetch_teacher
+from budwood.models.settings import TeacherSettings
+from budwood.models.teacher import fetch_teacher
 
 SIZES = {
     "hidden_size": 16,
@@ -17,4 +18,4 @@ SIZES = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fetch_teacher(TeacherSource(random=SIZES), tmp_path_factory.mktemp("model")).folder
+    return fetch_teacher(TeacherSettings(random=SIZES), tmp_path_factory.mktemp("model")).folder

@@ -1,17 +1,22 @@
 """Tokens stand for exactly the bytes of their text, whatever the tokenizer."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from budwood.corpus.packing import tokenize_and_pack
 from budwood.evaluation.bytes import ByteCounter
+from budwood.evaluation.perplexity import source_bytes
 from budwood.models.teacher import byte_tokenizer
-from budwood.reporting.tables import summarise
+from budwood.evaluation.statistics import summarise
 
 EOS = "<|endoftext|>"
 SAMPLE = ["the cat sat on the mat", "naïve café: 12 °C", "the quick brown fox of the north, 東京 and the cat"] * 3
@@ -49,7 +54,9 @@ def window(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> np.ndarray:
     """Return [1, T + 1] an end-of-document token, and every text with one behind it."""
     ids = [tokenizer.eos_token_id]
     for text in texts:
-        ids += [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
+        # As the corpus does: a special token that is written in a text is text.
+        plain = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        ids += [*plain, tokenizer.eos_token_id]
     return np.array([ids])
 
 
@@ -88,6 +95,35 @@ def test_bits_per_byte_do_not_depend_on_the_tokenizer(name: str) -> None:
     # `summarise` reads sequences of one length; these have not, so a sequence stands for one token here.
     found = summarise(nats, counted, tokens_per_sequence=1)["bits_per_byte"]
     assert found == pytest.approx(1.7 + 3 * len(SAMPLE) / sum(num_bytes))
+
+
+@pytest.mark.parametrize("bos", ["never", "always"])
+def test_a_token_in_front_of_every_window_has_no_bytes(bos: str, tmp_path: Path) -> None:
+    """Windows of one target: together they predict all but the first token, whether or not they show what is before."""
+    tokenizer = sentencepiece_tokenizer()
+    tokenizer.add_special_tokens({"bos_token": "<s>"})
+    texts = ["that hat", "not the cat", "heat"]
+    documents = pd.DataFrame({"split": "validation", "source": "s", "text": texts})
+    corpus = tokenize_and_pack(documents, tokenizer, seed=0, directory=tmp_path / "c", bos=bos, progress=False)
+    packed, count = corpus.text("validation", "s"), corpus.num_tokens("validation") - 1
+    windows = corpus.windows("validation", 1)
+    assert windows[:, 1].tolist() == packed[1:].tolist()
+    assert (windows[:, 0] == tokenizer.bos_token_id).all() == (bos == "always")
+    (counted,) = source_bytes(tokenizer, corpus, "validation", (1, count)).values()
+    first = tokenizer.convert_ids_to_tokens(int(packed[0]))
+    assert first.startswith("\u2581")
+    assert sum(counted) == sum(map(len, texts)) - (len(first) - 1)
+
+
+def test_ids_may_have_holes() -> None:
+    """256 bytes, an end of document at 256, nothing from 257 to 299, and one more token at 300."""
+    backend = json.loads(byte_tokenizer().backend_tokenizer.to_str())
+    backend["model"]["vocab"]["<|endoftext|>"] = 256
+    backend["model"]["vocab"]["\u0120the"] = 300
+    backend["model"]["merges"] = []
+    holes = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(backend)), eos_token=EOS)
+    assert len(holes) == 258
+    assert ByteCounter.of(holes).count(np.array([[256, 300, 100, 256]])).tolist() == [5]
 
 
 def test_a_tokenizer_without_bytes_is_refused() -> None:

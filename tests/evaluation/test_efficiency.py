@@ -6,7 +6,8 @@ import torch
 from teachers import FULL, HALF, TEACHERS, architecture_of, tiny_teacher
 
 from budwood.arch.count import forward_flops_per_token
-from budwood.evaluation.efficiency import EfficiencySettings, Subject, _working_bytes, measure_efficiency
+from budwood.evaluation.efficiency import Subject, _working_bytes, measure_efficiency
+from budwood.evaluation.settings import EfficiencySettings
 
 SETTINGS = EfficiencySettings(prompt_tokens=10, new_tokens=3, batch_size=2, repeats=4, warmups=2)
 
@@ -96,7 +97,10 @@ def test_more_sequences_need_more_memory() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
-    [("repeats", 0, "repeats must be at least 1, got 0"), ("warmups", -1, "warmups must not be negative, got -1")],
+    [
+        ("repeats", 0, "repeats\n  Input should be greater than 0"),
+        ("warmups", -1, "warmups\n  Input should be gr.* or equal to 0"),
+    ],
 )
 def test_settings_are_checked(name: str, value: int, expected: str) -> None:
     with pytest.raises(ValueError, match=expected):

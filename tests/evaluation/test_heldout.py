@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from budwood.corpus.packing import tokenize_and_pack
-from budwood.evaluation.heldout import CONTINUATION, LAST_WORD, HeldOutSettings, heldout_questions, read_texts
+from budwood.evaluation.heldout import heldout_questions, read_texts
+from budwood.evaluation.settings import CONTINUATION, LAST_WORD, HeldOutSettings
 from budwood.models.teacher import byte_tokenizer
 
 SMALL = HeldOutSettings(questions=8, context_words=4, continuation_words=3)
@@ -90,7 +91,7 @@ def test_too_little_text_is_refused(texts: list[str], expected: str):
 
 
 def test_settings_must_be_positive():
-    with pytest.raises(ValueError, match="context_words must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="context_words\n  Input should be greater than 0"):
         HeldOutSettings(context_words=0)
 
 

@@ -1,26 +1,36 @@
 """Models of any architecture: stock where a stock class can express it, the same weights from the same seed."""
 
+import json
+import os
 import random
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from strategies import layer, llama
-from teachers import TEACHERS
+from strategies import layer, llama, pythia
+from teachers import TEACHERS, architecture_of, tiny_teacher
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from budwood.arch.count import num_parameters
 from budwood.arch.family import family_of, stock_family
 from budwood.models.checkpoint import (
     OWN_MODELS,
+    Checkpoint,
     build_empty,
+    checkpoint_files,
+    fingerprint,
     load_config,
     load_model,
     model_config,
     random_model,
     read_architecture,
+    save_checkpoint,
 )
 from budwood.models.rotary import even_share, rope_for_dims
+from budwood.records import hashes
 
 both_families = pytest.mark.parametrize("teacher", ["llama tied", "gpt_neox untied"], indirect=True)
 every_family = pytest.mark.parametrize("teacher", [name for name in TEACHERS if " untied" in name], indirect=True)
@@ -134,3 +144,153 @@ def test_a_saved_layerwise_model_is_read_back_as_the_architecture_it_is(num_laye
     assert read_architecture(tmp_path) == architecture
     loaded = load_model(tmp_path, torch.float32)
     assert sum(parameter.numel() for parameter in loaded.parameters()) == num_parameters(architecture)
+
+
+def test_a_reference_has_the_vocabulary_and_the_ties_that_it_declares():
+    """Pythia-410M (Biderman et al., 2023) under the config of the 6.9B model, whose vocabulary has 128 rows more."""
+    teacher = AutoConfig.for_model(
+        "gpt_neox", vocab_size=50_432, hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, rotary_pct=0.25
+    ).to_dict()
+    reference = pythia(50_304, 24, 1024, 16)
+    with torch.device("meta"):
+        model = build_empty(model_config(teacher, reference, ropes(teacher, reference)))
+    assert sum(parameter.numel() for parameter in model.parameters()) == num_parameters(reference) == 405_334_016
+    assert num_parameters(pythia(50_432, 24, 1024, 16)) == 405_596_160
+
+
+@pytest.mark.parametrize("family", sorted({family for family, _ in TEACHERS.values()}))
+@pytest.mark.parametrize(("teacher_tied", "tied"), [(True, False), (False, True)])
+def test_a_reference_of_another_depth_and_ties_is_built(family, teacher_tied, tied):
+    base = tiny_teacher(family, tied=teacher_tied).config.to_dict()
+    own = architecture_of(tiny_teacher(family, tied=tied))
+    for depth in (2, 6):
+        reference = replace(own, vocab_size=101, layers=own.layers[:1] * depth)
+        model = random_model(base, reference, seed=0)
+        assert sum(parameter.numel() for parameter in model.parameters()) == num_parameters(reference)
+        assert model.config.vocab_size == 101
+
+
+LEFT_OUT = (
+    "tie_word_embeddings",
+    "head_dim",
+    "num_key_value_heads",
+    "sliding_window",
+    "layer_types",
+    "rope_parameters",
+    "vocab_size",
+)
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_fields_that_a_config_leaves_out_are_the_classs_defaults(name, tmp_path):
+    """transformers writes no field that equals the default of its class, and versions differ in which."""
+    family, tied = TEACHERS[name]
+    # The classes' defaults for groups divide 32 heads.
+    groups = {} if family == "gpt_neox" else {"num_key_value_heads": 16, "head_dim": 4}
+    config = tiny_teacher(family, tied=tied, hidden_size=64, num_attention_heads=32, **groups).config
+    stock = type(config)().to_dict()
+    for field in LEFT_OUT:
+        written = {key: value for key, value in config.to_diff_dict().items() if key != field}
+        (tmp_path / "config.json").write_text(json.dumps(written))
+        expected = AutoConfig.from_pretrained(tmp_path)
+        assert field not in json.loads((tmp_path / "config.json").read_text())
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(expected)
+        architecture = read_architecture(tmp_path)
+        assert sum(parameter.numel() for parameter in model.parameters()) == num_parameters(architecture)
+        assert architecture.tie_word_embeddings == (expected.tie_word_embeddings or False)
+        if field == "tie_word_embeddings":
+            assert architecture.tie_word_embeddings == stock["tie_word_embeddings"]
+
+
+@pytest.fixture
+def folder(teacher_folder, tmp_path):
+    return Path(shutil.copytree(teacher_folder, tmp_path / "copy"))
+
+
+def test_a_checkpoint_is_read_once(folder, teacher, architecture):
+    opened = Checkpoint.open(folder)
+    assert (opened.folder, opened.architecture, opened.fingerprint) == (folder, architecture, fingerprint(folder))
+    assert opened.config["initializer_range"] == teacher.config.initializer_range
+    assert opened.load_model(torch.bfloat16).dtype == torch.bfloat16
+    assert len(opened.load_tokenizer()) == architecture.vocab_size
+    opened.check_lengths(128)
+    opened.verify()
+
+
+def test_weights_are_hashed_once(folder, monkeypatch):
+    monkeypatch.setattr(hashes, "_SETTLING_NS", -(10**12))
+    first = fingerprint(folder)
+    monkeypatch.setattr(hashes, "hash_file", lambda file: pytest.fail(f"{file} was read again"))
+    assert fingerprint(folder) == first
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "generation_config.json"]
+)
+def test_every_file_that_counts_is_in_the_fingerprint(folder, name):
+    first = fingerprint(folder)
+    with (folder / name).open("ab") as stream:  # in place: the inode stays
+        stream.write(b"\n")
+    assert fingerprint(folder) != first
+
+
+def test_a_template_and_code_count_and_other_files_do_not(folder):
+    first = fingerprint(folder)
+    for name in ("README.md", "optimizer.pt", "unused.py", "stray.safetensors"):
+        (folder / name).touch()
+    assert fingerprint(folder) == first
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    second = fingerprint(folder)
+    config = json.loads((folder / "config.json").read_text()) | {"auto_map": {"AutoModelForCausalLM": "unused.Own"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert len({first, second, fingerprint(folder)}) == 3
+    assert "unused.py" in checkpoint_files(folder)
+
+
+def test_an_index_brings_its_files(teacher, tmp_path):
+    teacher.save_pretrained(tmp_path, max_shard_size="20KB")
+    shards = sorted(file.name for file in tmp_path.glob("*.safetensors"))
+    assert set(shards) < set(checkpoint_files(tmp_path))
+    first = fingerprint(tmp_path)
+    (tmp_path / shards[3]).write_bytes((tmp_path / shards[4]).read_bytes())
+    assert fingerprint(tmp_path) != first
+    (tmp_path / shards[3]).unlink()
+    with pytest.raises(ValueError, match=f"lacks .*{shards[3]}, which its index names"):
+        fingerprint(tmp_path)
+
+
+def test_damage_below_the_file_system_is_found_by_a_full_hash(folder, monkeypatch):
+    """All times and the inode stay: only reading everything again can tell."""
+    monkeypatch.setattr(hashes, "_SETTLING_NS", -(10**12))
+    opened = Checkpoint.open(folder)
+    memory = json.loads((folder / ".fingerprint.json").read_text())
+    (folder / "model.safetensors").write_bytes(b"damage")
+    found = (folder / "model.safetensors").stat()
+    memory["model.safetensors"]["stat"] = [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+    (folder / ".fingerprint.json").write_text(json.dumps(memory))
+    assert fingerprint(folder) == opened.fingerprint
+    with pytest.raises(ValueError, match=r"has changed since it was opened: .*; damaged: model.safetensors"):
+        opened.verify()
+    assert fingerprint(folder) != opened.fingerprint
+
+
+def test_a_snapshot_of_the_hub_is_remembered_elsewhere(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(hashes, "_SETTLING_NS", -(10**12))
+    snapshot = tmp_path / "snapshot"
+    snapshot.mkdir()
+    for file in folder.iterdir():
+        (snapshot / file.name).symlink_to(file)
+    assert fingerprint(snapshot) == fingerprint(folder)
+    assert not (snapshot / ".fingerprint.json").exists()
+    assert len(list((tmp_path / "cache").rglob("*.json"))) == 1
+
+
+def test_a_saved_checkpoint_can_be_read_by_the_group(teacher, tokenizer, tmp_path):
+    before = os.umask(0o027)
+    try:
+        save_checkpoint(teacher, tokenizer, tmp_path / "saved")
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "saved").iterdir()} == {0o640}

@@ -11,17 +11,23 @@ from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXRotaryEmbeddin
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from budwood.models.rotary import (
+    ORIGINAL,
+    ROPE_TYPES,
+    check_rope,
     even_share,
     inverse_frequencies,
     pair_dims,
     rank_pairs,
+    rebuilt_rope,
     rope_for_dims,
     rope_for_pairs,
     rotary_dims,
+    standard_rope,
 )
 
 HEAD_DIM, CONTEXT, THETA = 16, 128, 10_000.0
 ROPE = {"rope_type": "default", "rope_theta": THETA}
+CONFIG = {"head_dim": HEAD_DIM, "num_attention_heads": 4, "hidden_size": 48}
 PAIR_SETS = {
     "stride": (0, 2, 4, 6),
     "prefix": (0, 1, 2),
@@ -180,13 +186,63 @@ def test_between_two_pairs_lies_the_geometric_mean_of_their_frequencies():
     ids=["dynamic", "two tables"],
 )
 def test_frequencies_that_change_with_the_text_are_refused(rope):
-    with pytest.raises(ValueError, match=rf"rope_type '{rope['rope_type']}' .* changes with the length.*rope: rebuild"):
-        rope_for_pairs(rope | {"rope_theta": THETA}, [0, 1], HEAD_DIM, 4, CONTEXT)
+    for check in (
+        lambda parameters: rope_for_pairs(parameters, [0, 1], HEAD_DIM, 4, CONTEXT),
+        lambda parameters: check_rope(CONFIG | {"rope_parameters": parameters}),
+    ):
+        with pytest.raises(ValueError, match=rf"rope_type='{rope['rope_type']}' cannot be cut.*supported"):
+            check(rope | {"rope_theta": THETA})
+
+
+@pytest.mark.parametrize("kind", TEACHERS)
+def test_what_can_be_cut_is_accepted_in_all_its_forms(kind):
+    rope = {"rope_type": kind} | TEACHERS[kind]
+    check_rope(CONFIG | {"rope_parameters": rope | {"rope_theta": THETA}})
+    check_rope(CONFIG | {"rope_scaling": rope, "rope_theta": THETA})
+    check_rope(CONFIG | {"rope_scaling": {"type": kind} | TEACHERS[kind]})
+    check_rope(CONFIG | {"rope_scaling": None} | {"head_dim": None, "hidden_size": 64})
+    assert kind in ROPE_TYPES
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_type='dynamic'.*default, linear, llama3, yarn"),
+        ({"rope_scaling": {"rope_type": "proportional"}}, "rope_type='proportional'"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, r"kinds of layers \(full_attention\)"),
+        ({"rope_parameters": {"rope_type": "longrope"} | TEACHERS["longrope"], "head_dim": 8}, "8 factors for the 4"),
+        ({"per_layer_config": {"1": {"rope_parameters": {"rope_type": "dynamic"}}}}, "rope_type='dynamic'"),
+    ],
+)
+def test_everything_else_is_refused_by_name(fields, match):
+    with pytest.raises(ValueError, match=match):
+        check_rope(CONFIG | fields)
+
+
+@pytest.mark.parametrize("kind", TEACHERS)
+def test_random_weights_get_the_plain_embedding_of_the_original_base(kind):
+    own = {"rope_type": kind, "rope_theta": THETA} | TEACHERS[kind]
+    assert standard_rope({"rope_parameters": own}) == ROPE
+    child = rope_for_pairs(own, (1, 3, 5, 7), HEAD_DIM, 8, CONTEXT)
+    assert standard_rope({"rope_parameters": child, ORIGINAL: own}) == ROPE
+    partial = {"partial_rotary_factor": 0.25}
+    assert standard_rope({"rope_parameters": own | partial}) == ROPE | partial
 
 
 def test_rebuilding_keeps_the_teachers_parameters():
     teacher = {"rope_type": "dynamic", "rope_theta": THETA, "factor": 2.0}
     assert rope_for_dims(teacher, 6, 6) == teacher
+
+
+@pytest.mark.parametrize("kind", TEACHERS)
+def test_a_rebuilt_embedding_fits_its_head(kind):
+    """Formulas are evaluated for the smaller head; the list of a longrope fits no other."""
+    own = {"rope_type": kind, "rope_theta": THETA} | TEACHERS[kind]
+    for config in ({"rope_parameters": own}, {"rope_parameters": {"rope_type": "linear"}, ORIGINAL: own}):
+        rebuilt = rebuilt_rope(config, 10, 10)
+        assert rebuilt == (ROPE if kind == "longrope" else own)
+        frequencies, _ = turn(rebuilt, 10)
+        assert len(frequencies) == 5
 
 
 @pytest.mark.parametrize("teacher", [ROPE | {"partial_rotary_factor": 0.25}])

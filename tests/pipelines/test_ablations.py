@@ -8,7 +8,8 @@ import pytest
 from omegaconf import OmegaConf
 from projects import copy_project, kedro
 
-from budwood.models.teacher import TeacherSource, fetch_teacher
+from budwood.models.settings import TeacherSettings
+from budwood.models.teacher import fetch_teacher
 from budwood.parameters import ArmParameters, changed_arm
 from budwood.parameters.ablations import DistillationGrid
 from budwood.pipelines import ablations as core
@@ -68,7 +69,7 @@ def test_what_an_ablation_changes_is_checked() -> None:
 
 def test_a_training_that_diverges_does_not_end_the_ablation(monkeypatch, tmp_path) -> None:
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    folder = fetch_teacher(TeacherSource(random=sizes), tmp_path).folder
+    folder = fetch_teacher(TeacherSettings(random=sizes), tmp_path).folder
 
     def diverge(*_: object, **__: object) -> None:
         raise FloatingPointError("arm x: the training loss is nan")

@@ -13,7 +13,7 @@ from strategies import SMOLLM2_135M
 from budwood.parameters import Grid, TeacherParameters, read_parameters
 from budwood.pipelines.search_space.nodes import enumerate_spaces
 from budwood.pipelines.teacher.nodes import fetch_teacher
-from budwood.search.strategy import EvolutionSettings
+from budwood.search.settings import SearchSettings
 
 EXPENSIVE = ("Running node: rank_components", "Running node: evaluate_teacher", "evolve")
 
@@ -61,7 +61,7 @@ def changed(path: str, value: object) -> dict:
         ("schedule.tokens", -5, "schedule.tokens: Input should be greater than 0"),
         ("search.population", 0, "search.population: Input should be greater than or equal to 1"),
         ("search.populatoin", 4, "search.populatoin: Extra inputs are not permitted"),
-        ("search.stages", [8], "stages must grow from 1 sequence on, got [8, 4]"),
+        ("search.stages", [8], "search.stages ends at 8 but 4 sequences are given"),
         ("search.stages", [1], "the first stage of a race needs 2 sequences"),
         ("search.strategy", "grid", "search.strategy: Input should be 'evolution', 'random', 'local' or 'pareto'"),
         ("search.strategy", "pareto", "strategy pareto needs objectives (parameters, flops, latency)"),
@@ -69,7 +69,8 @@ def changed(path: str, value: object) -> dict:
         ("search.fitness", "importance", "fitness importance takes no stages: it reads no text"),
         ("search.level_switch", 2, "search.level_switch: Input should be less than or equal to 1"),
         ("search.workers", 0, "search.workers: Input should be greater than or equal to 1"),
-        ("search", "the paper's", "search: Input should be"),
+        ("search", "the paper's", "search.preset: Input should be 'paper'"),
+        ("search", {"preset": "fast"}, "search.preset: Input should be 'paper' (got 'fast')"),
         ("search.num_elites", 5, "num_elites=5 must not exceed population=4"),
         ("search.num_mutants", 3, "3 + 1 + 1 is not 4"),
         ("search.num_finalists", 3, "num_finalists=3 must not exceed num_elites=2"),
@@ -96,8 +97,8 @@ def changed(path: str, value: object) -> dict:
         ("arms.subnet_init.distillation", {"loss": "sampled", "teacher": "cached"}, "only `distilled` reads a cache"),
         ("corpus.sources.asyncio.splits", {"train": 0.5}, "corpus"),
         ("evaluation.limit", 0, "evaluation.limit: Input should be greater than 0"),
-        ("evaluation.heldout.questions", 0, "questions must be at least 1, got 0"),
-        ("evaluation.efficiency.repeats", 0, "repeats must be at least 1, got 0"),
+        ("evaluation.heldout.questions", 0, "evaluation.heldout.questions: Input should be greater than 0"),
+        ("evaluation.efficiency.repeats", 0, "evaluation.efficiency.repeats: Input should be greater than 0"),
         ("corpus.sources.asyncio.format", "docx", "format='docx'"),
         (
             "corpus.sources.asyncio.max_tokens",
@@ -126,13 +127,25 @@ def test_scores_of_another_order_are_refused():
     assert read_parameters(raw).search.fitness == "magnitude"
 
 
+def test_the_papers_search_goes_with_workers_and_a_seed(caplog, monkeypatch):
+    """Of the quickstart's settings, which an environment finds beside the preset, none else is left."""
+    monkeypatch.setattr("budwood.search.settings.require_ray", lambda: None)
+    raw = raw_parameters("base")
+    raw["search"] |= {"preset": "paper", "workers": 4, "seed": 7}
+    plain = read_parameters(raw_parameters("base") | {"search": "paper"}).search
+    assert read_parameters(raw).search == plain.model_copy(update={"workers": 4, "seed": 7})
+    assert "search.preset: paper supersedes population, epochs" in caplog.text
+
+
 def test_the_papers_search_is_one_word():
     """It takes the teacher as it is, whatever the spaces say, and evaluates 5,050 candidates on all text."""
     parameters = read_parameters(raw_parameters("base") | {"search": "paper"})
-    assert parameters.search.settings() == EvolutionSettings(sampling="rejection", constraint="rejection")
-    assert parameters.search.settings().num_evaluations == 5050
+    assert parameters.search == SearchSettings(
+        sampling="rejection", constraint="rejection", exchange=False, num_finalists=1, reuse=False, scores="paper"
+    )
+    assert parameters.search.num_evaluations == 5050
     assert parameters.search.race(1000).stages == (1000,)
-    assert (parameters.search.fitness, parameters.search.num_finalists) == ("perplexity", 1)
+    assert {(space.alignment, space.native_only) for space in parameters.spaces.root.values()} == {(1, False)}
     assert {(space.ordering, space.rope) for space in parameters.spaces.root.values()} == {("native", "rebuild")}
     assert not any(space.compensation for space in parameters.spaces.root.values())
     assert {space.granularity for space in parameters.spaces.root.values()} == {"coarse", "fine"}
@@ -201,7 +214,7 @@ def test_a_misspelt_parameter_stops_a_run_at_once(project):
 @pytest.mark.slow
 def test_an_unknown_task_is_refused_with_those_that_are_near(project):
     output = refused(project, "--params=evaluation.tasks=[hellaswagg]")
-    assert "'hellaswagg' is neither a preset (heldout, paper, extended) nor a task or group of lm_eval" in output
+    assert "'hellaswagg' is neither a preset (heldout, paper, extended) nor a task, group or tag of lm_eval" in output
     assert "did you mean hellaswag" in output
 
 

@@ -10,7 +10,8 @@ from projects import copy_project, kedro
 
 from budwood.corpus.packing import tokenize_and_pack
 from budwood.datasets.teacher_cache import TeacherCacheDataset
-from budwood.models.teacher import TeacherSource, byte_tokenizer, fetch_teacher
+from budwood.models.settings import TeacherSettings
+from budwood.models.teacher import byte_tokenizer, fetch_teacher
 from budwood.parameters import ArmParameters, MeasurementParameters
 from budwood.pipelines.distillation import nodes
 from budwood.pipelines.distillation.nodes import cache_teacher
@@ -30,7 +31,7 @@ MEASUREMENT = MeasurementParameters(
 @pytest.fixture
 def ask(tmp_path):
     """Return a call of the node on a tiny teacher and text."""
-    teacher = fetch_teacher(TeacherSource(random=SIZES, seed=1), tmp_path / "teacher").folder
+    teacher = fetch_teacher(TeacherSettings(random=SIZES, seed=1), tmp_path / "teacher").folder
     text = "".join(np.random.default_rng(0).choice(list("abcde "), 500))
     documents = pd.DataFrame({"split": ["train"], "source": ["one"], "text": [text]})
     tokens = tokenize_and_pack(documents, byte_tokenizer(), seed=0, directory=tmp_path / "tokens", progress=False)

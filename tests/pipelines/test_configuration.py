@@ -1,7 +1,6 @@
 """Law 7: every environment resolves, validates and names no unused entry; every artifact is registered."""
 
 import re
-from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -14,7 +13,8 @@ from projects import ROOT
 
 from budwood import pipeline_registry
 from budwood.corpus.documents import read_documents
-from budwood.parameters import CorpusParameters, ProjectParameters, read_parameters
+from budwood.corpus.settings import CorpusSettings
+from budwood.parameters import ProjectParameters, read_parameters
 from budwood.pipelines import grid
 
 ENVIRONMENTS = sorted(p.name for p in (ROOT / "conf").iterdir() if (p / "parameters.yml").is_file())
@@ -31,7 +31,16 @@ TEACHERS = {
     "cached": {"loss": "sampled", "teacher": "cached"},
 }
 """Settings on which the pipeline's shape depends."""
-SHAPES = (*TEACHERS, "probed", "ablated")
+SHAPES = (*TEACHERS, "probed", "ablated", "repeated")
+REFERENCE = {
+    "model_type": "llama",
+    "vocab_size": 128,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
 ABLATIONS = {
     "student": {"bin": "quarter", "space": "coarse_uniform"},
     "spaces": ["coarse_uniform"],
@@ -64,6 +73,9 @@ def choose(monkeypatch: pytest.MonkeyPatch, environment: str, shape: str) -> Non
     raw["arms"]["distilled"]["distillation"] |= TEACHERS.get(shape, {})
     if shape == "probed":
         raw["protocol"] = {"probe_tokens": parameters.schedule.tokens // 2}
+    if shape == "repeated":
+        raw["protocol"] = {"num_seeds": 2}
+        raw["bins"] = {name: bin_ | {"reference": REFERENCE} for name, bin_ in raw["bins"].items()}
     if shape == "ablated":
         raw["ablations"] = ABLATIONS | {"tokens": parameters.schedule.tokens}
     monkeypatch.setitem(grid._current, "parameters", read_parameters(raw))
@@ -89,6 +101,28 @@ def test_every_artifact_is_registered(with_either_teacher):
     datasets = {name for name in all_pipelines().datasets() if not name.startswith("params:")}
     assert datasets
     assert not {name for name in datasets if name not in catalog}
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("subnets.half.coarse.subnet", True),
+        ("subnets.half.coarse.distilled", True),
+        ("subnets.half.coarse.distilled_seed_43", True),
+        ("subnets.half.coarse.distilled_seed_43_run", True),
+        ("subnets.half.coarse.distiled", False),
+        ("subnets.half.coarse.distilled_seed_x", False),
+        ("subnets.half.coarse.distilled_seed_", False),
+        ("subnets.half.coarse.histroy", False),
+        ("figures_search_trajectory", False),
+    ],
+)
+def test_a_misspelt_dataset_is_in_no_catalog(name: str, found: bool) -> None:  # noqa: FBT001 - a table of cases
+    catalog = DataCatalog.from_config(load("base")[0]["catalog"])
+    assert (name in catalog) == found
+    if found:
+        kind = "HFCheckpointDataset" if not name.endswith("_run") else "JSONDataset"
+        assert type(catalog.get(name)).__name__ == kind
 
 
 def test_no_catalog_entry_is_unused(environment, monkeypatch):
@@ -204,7 +238,7 @@ def test_the_readme_names_every_make_target():
 def test_the_corpora_of_the_readme_are_valid_and_their_sets_are_streamed(tmp_path):
     """From files in the format of the hub: parquet in several parts, with more columns than the text."""
     blocks = re.findall(r"```yaml\n(corpus:\n.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    (sources,) = (CorpusParameters(**yaml.safe_load(block)["corpus"]).text_sources() for block in blocks)
+    (sources,) = (CorpusSettings(**yaml.safe_load(block)["corpus"]).sources.values() for block in blocks)
     sets = {source.dataset: source for source in sources if source.dataset}
     assert set(sets) == {"nvidia/Nemotron-CC-v2", "Salesforce/wikitext"}
     for part, rows in enumerate([[" = A = \n", " one \n"], [" = = B = = \n", " = C = \n"]]):
@@ -212,7 +246,7 @@ def test_the_corpora_of_the_readme_are_valid_and_their_sets_are_streamed(tmp_pat
         pd.DataFrame({"id": range(2), "text": rows}).to_parquet(file)
     found = {}
     for name, source in sets.items():
-        local = replace(source, dataset=str(tmp_path), dataset_config=None)
-        found[name] = [document.text for document in read_documents(local)]
+        local = source.model_copy(update={"dataset": str(tmp_path), "dataset_config": None})
+        found[name] = [document.text for document in read_documents(local, tmp_path)]
     assert found["nvidia/Nemotron-CC-v2"] == [" = A = \n", " one \n", " = = B = = \n", " = C = \n"]
     assert found["Salesforce/wikitext"] == [" = A = \n one \n = = B = = \n", " = C = \n"]

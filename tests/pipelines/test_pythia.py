@@ -9,6 +9,7 @@ from projects import ROOT, copy_project, kedro
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
+from budwood.models.teacher import describe_teacher
 from budwood.parameters import ProjectParameters, read_parameters
 from budwood.pipelines.plan.nodes import plan_study
 
@@ -64,7 +65,7 @@ def study(request: pytest.FixtureRequest) -> tuple[str, ProjectParameters]:
 def test_it_is_the_papers_study(study):
     name, given = study
     size, depth = STUDIES[name]
-    teacher = given.teacher.describe()
+    teacher = describe_teacher(given.teacher)
     assert (num_parameters(teacher), teacher.num_hidden_layers) == (size, depth)
     kinds = set()
     for bin_name, space_name in given.grid.variants():

@@ -28,15 +28,24 @@ VARIANTS = {
 }
 
 
+TRAININGS = {f"{variant}/{arm}" for variant in VARIANTS for arm in ("random_init", "subnet_init", "distilled")}
+
+
 def tracked(project) -> tuple[Run, dict[str, Run]]:
-    """Return the parent run and the child runs by variant."""
+    """Return the run of the study, and those inside it by variant and training."""
     client = mlflow.MlflowClient(f"sqlite:///{project}/data/09_tracking/mlflow.db")
     experiment = client.get_experiment_by_name("smoke")
     runs = client.search_runs([experiment.experiment_id])
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-    children = {run.info.run_name: run for run in runs if "mlflow.parentRunId" in run.data.tags}
-    assert all(run.data.tags["mlflow.parentRunId"] == parent.info.run_id for run in children.values())
-    return parent, children
+    around = {run.info.run_id: run.data.tags.get("mlflow.parentRunId") for run in runs}
+    names = {run.info.run_id: run.info.run_name for run in runs}
+    children = {run.info.run_name: run for run in runs if around[run.info.run_id] == parent.info.run_id}
+    inside = {
+        f"{names[around[run.info.run_id]]}/{run.info.run_name}": run
+        for run in runs
+        if around[run.info.run_id] not in {None, parent.info.run_id}
+    }
+    return parent, children | inside
 
 
 def test_it_plans_all_four_kinds_of_space_and_names_the_report(finished):
@@ -114,18 +123,20 @@ def test_every_model_was_asked_and_every_architecture_timed(finished):
     assert (arms["min"] > 0).all()
 
 
-def test_mlflow_has_a_parent_and_a_child_for_every_variant(finished):
+def test_mlflow_has_a_run_for_the_study_every_variant_and_every_training(finished):
     parent, children = tracked(finished)
-    assert set(children) == VARIANTS
+    assert set(children) == VARIANTS | TRAININGS | {"teacher"}
     assert {run.info.status for run in (parent, *children.values())} == {"FINISHED"}
     assert parent.data.params["search.population"] == "4"
-    for child in children.values():
-        assert {"search.best_loss", "random_init.train_loss", "distilled.heldout_loss"} <= set(child.data.metrics)
-        assert {
-            *("distilled.validation_loss", "random_init.heldout_continuation.acc_norm"),
-            *("subnet_init.heldout_last_word.acc", "subnet.decode_seconds"),
-        } <= set(child.data.metrics)
-        assert "space.layerwise" in child.data.params
+    for variant in VARIANTS:
+        assert {"search.best_loss", "subnet.decode_seconds"} <= set(children[variant].data.metrics)
+        assert "space.layerwise" in children[variant].data.params
+    asked = {"heldout_continuation.acc_norm", "heldout_last_word.acc"}
+    assert asked <= set(children["teacher"].data.metrics)
+    for training in TRAININGS:
+        metrics, params = children[training].data.metrics, children[training].data.params
+        assert {"train_loss", "heldout_loss", "validation_loss", *asked} <= set(metrics)
+        assert "arm.learning_rate" in params
 
 
 def test_every_run_says_what_it_came_from(finished):
@@ -139,7 +150,8 @@ def test_every_run_says_what_it_came_from(finished):
         assert len(tags["teacher.fingerprint"]) == 16
         assert tags["tokens.fingerprint"]
     assert len({run.data.tags["tokens.fingerprint"] for run in children.values()}) == 1
-    assert {f"system/{node}.seconds" for node in ("evolve", "train_distilled")} <= set(run.data.metrics)
+    assert "system/evolve.seconds" in children["half.coarse_uniform"].data.metrics
+    assert "system/training.seconds" in children["half.coarse_uniform/distilled"].data.metrics
 
 
 def test_every_catalog_output_is_found_from_its_run(finished, monkeypatch):
@@ -152,12 +164,19 @@ def test_every_catalog_output_is_found_from_its_run(finished, monkeypatch):
     catalog = DataCatalog.from_config(loader["catalog"])
     parent, children = tracked(finished)
     outputs = pipelines["__default__"].all_outputs()
+    trained = {
+        name: f"{node.namespace.partition('.')[2]}/{node.short_name.removeprefix('train_')}"
+        for node in pipelines["__default__"].nodes
+        if node.short_name.startswith("train_")
+        for name in node.outputs
+    }
     assert len(outputs) > 100
     copied = set()
     for name in outputs:
         dataset = catalog.get(name)
         path, short = finished / dataset._filepath, name.rpartition(".")[2]
-        run = children[".".join(name.split(".")[1:3])] if name.startswith("subnets.") else parent
+        variant = ".".join(name.split(".")[1:3])
+        run = children[trained.get(name, variant)] if name.startswith("subnets.") else parent
         if dataset.metadata["mlflow"] == "artifact":
             artifact = Path(run.info.artifact_uri.removeprefix("file://")) / "artifacts" / path.name
             assert contents(artifact) == contents(path), name

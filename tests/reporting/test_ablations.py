@@ -48,17 +48,17 @@ def test_differences_are_to_the_lowest_and_paired() -> None:
     assert table["space"].tolist() == ["b", "a", "c"]
 
 
-def test_the_page_tells_the_best_and_what_broke() -> None:
+def test_the_page_names_the_best_and_what_failed() -> None:
     page = ablation_page("Spaces", "What was varied.", ablation_table([*RUNS, BROKEN]))
     assert page.startswith("# Spaces\n\nWhat was varied.\n\nLowest validation loss: `a`, 4.0 ± 1.0 nats per token")
     assert "1.00 ± 0.58 below `b` (within the noise). `c` has no loss: its training diverged." in page
-    assert "it has no rival" in ablation_page("", "", ablation_table([RUNS[0], BROKEN]))
+    assert "No other variant finished." in ablation_page("", "", ablation_table([RUNS[0], BROKEN]))
 
 
-def test_nothing_trained_is_told_and_drawn_without_an_error() -> None:
+def test_without_a_finished_training_the_page_says_so() -> None:
     for runs in ([], [BROKEN]):
         table = ablation_table(runs)
-        assert "Nothing was trained to its end" in ablation_page("", "", table)
+        assert "No training finished" in ablation_page("", "", table)
         assert not len(losses_by_variant("", table).data[0].x)
     table = ablation_table([run("c", [], "its training diverged", alpha=0.2, temperature=1.0, top_k=None)])
     importances = setting_importances(table, SETTINGS)

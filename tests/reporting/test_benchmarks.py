@@ -13,7 +13,7 @@ def test_answers_by_hand(make_study: Callable) -> None:
     study = make_study(1)
     for record, answers in zip(study.downstream[1:], ([1, 0, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1]), strict=True):
         record["tasks"][0] |= {"answers": answers, "value": sum(answers) / 4, "num_questions": 4}
-    table = tasks_table(study.downstream).query("task == 'last_word'").set_index("model")
+    table = tasks_table(study.answers).query("task == 'last_word'").set_index("model")
     assert table.index.tolist() == ["SmolLM2-135M-Instruct", "random_init", "subnet_init", "distilled"]
     assert table.loc["subnet_init", "value"] == 0.75
     assert table.loc["subnet_init", "difference"] == 0.5
@@ -25,11 +25,11 @@ def test_answers_by_hand(make_study: Callable) -> None:
 
 def test_every_variant_has_its_own_baseline(make_study: Callable) -> None:
     study = make_study(2)
-    before = tasks_table(study.downstream)
+    before = tasks_table(study.answers)
     task = study.downstream[4]["tasks"][0]
     assert (study.downstream[4]["space"], study.downstream[4]["model"]) == ("coarse_layerwise", "random_init")
     task["answers"] = [1 - answer for answer in task["answers"]]
-    changed = ~tasks_table(study.downstream)["difference"].eq(before["difference"]) & before["difference"].notna()
+    changed = ~tasks_table(study.answers)["difference"].eq(before["difference"]) & before["difference"].notna()
     assert before[changed]["space"].tolist() == ["coarse_layerwise"] * 2
 
 
@@ -37,7 +37,7 @@ def test_other_questions_than_the_baselines_are_refused(make_study: Callable) ->
     study = make_study(1)
     study.downstream[2]["tasks"][0]["answers"].pop()
     with pytest.raises(ValueError, match="19 and 20 sequences"):
-        tasks_table(study.downstream)
+        tasks_table(study.answers)
 
 
 def test_speeds_by_hand(make_study: Callable) -> None:
@@ -46,7 +46,7 @@ def test_speeds_by_hand(make_study: Callable) -> None:
     (record,) = study.efficiency
     record["models"]["teacher"]["prefill_seconds"] = [1.0, 3.0]
     record["models"]["subnet"] |= {"prefill_seconds": [0.25, 0.5], "working_bytes": None}
-    table = speeds_table([record]).set_index("model")
+    table = speeds_table(study.measured).set_index("model")
     subnet = table.loc["subnet"]
     assert subnet["prefill_seconds"] == 0.375
     assert subnet["prefill_tokens_per_second"] == pytest.approx(128 / 0.375)

@@ -8,9 +8,9 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from budwood.reporting import figures, ledger, style
+from budwood.records.names import ARMS
+from budwood.reporting import ledger, result_figures, style
 from budwood.reporting.benchmarks import speeds_table, tasks_table
-from budwood.reporting.records import ARMS
 
 NUM_SOURCES = NUM_TASKS = 2
 
@@ -89,10 +89,10 @@ def curve(figure: go.Figure, arm: str) -> go.Scatter:
 
 def test_training_curves_show_measured_points_only(study) -> None:
     measured = study.curves.dropna(subset="heldout_loss").query("bin == 'quarter' and space == 'coarse_uniform'")
-    trace = figures.training_curves(study.curves, study.saved, x="flops").data[0]
+    trace = result_figures.training_curves(study.curves, study.saved, x="flops").data[0]
     assert list(trace.x) == measured.query("arm == 'random_init'")["flops"].tolist()
     with pytest.raises(ValueError, match="x: 'steps' is unknown; allowed are tokens, flops, flops_with_search"):
-        figures.training_curves(study.curves, study.saved, x="steps")  # type: ignore[arg-type]
+        result_figures.training_curves(study.curves, study.saved, x="steps")  # type: ignore[arg-type]
 
 
 def test_the_search_moves_every_curve_but_that_of_the_baseline(study) -> None:
@@ -106,10 +106,10 @@ def test_the_search_moves_every_curve_but_that_of_the_baseline(study) -> None:
         assert moved == pytest.approx(0 if arm == "random_init" else spent)
 
 
-def test_a_star_stands_where_an_arm_meets_the_baseline(study) -> None:
+def test_a_star_marks_where_an_arm_reaches_the_baseline(study) -> None:
     row = study.saved.query("arm == 'distilled'").iloc[0]
     for name, per_token in (("training_curves_tokens", 1), ("training_curves_flops", 4.5e8 + 2.9e8)):
-        star = next(trace for trace in study.figures[name].data if trace.name == "distilled meets random_init")
+        star = next(trace for trace in study.figures[name].data if trace.name == "distilled reaches random_init")
         assert star.x[0] == pytest.approx(row["tokens_to_match"] * per_token)
         assert star.y[0] == pytest.approx(row["target_loss"])
 
@@ -117,27 +117,28 @@ def test_a_star_stands_where_an_arm_meets_the_baseline(study) -> None:
 def test_bands_are_one_standard_error_over_sequences(study) -> None:
     """Losses 1 below and 1 above the mean: the deviation is sqrt(2), its error 1."""
     pairs = [None if np.isnan(loss) else [loss - 1, loss + 1] for loss in study.curves["heldout_loss"]]
-    figure = figures.training_curves(study.curves.assign(heldout_losses=pairs), study.saved)
+    figure = result_figures.training_curves(study.curves.assign(heldout_losses=pairs), study.saved)
     band, line = curve(figure, "distilled, uncertainty"), curve(figure, "distilled")
     above, below = np.split(np.asarray(band.y), 2)
     assert above - line.y == pytest.approx(1)
     assert line.y - below[::-1] == pytest.approx(1)
     alone = [None if pair is None else pair[:1] for pair in pairs]
-    assert len(figures.training_curves(study.curves.assign(heldout_losses=alone), study.saved).data) == 3 * (3 + 2)
+    figure = result_figures.training_curves(study.curves.assign(heldout_losses=alone), study.saved)
+    assert len(figure.data) == 3 * (3 + 2)
 
 
 def test_several_seeds_are_their_mean_and_range(study) -> None:
     """Losses 0.5 below and 1 above: 0.25 above, between the two."""
     losses = study.curves[["heldout_loss", "train_loss"]]
     seeds = pd.concat(study.curves.assign(seed=seed, **(losses + by)) for seed, by in ((1, -0.5), (2, 1)))
-    one, many = study.figures["training_curves_tokens"], figures.training_curves(seeds, study.saved)
+    one, many = study.figures["training_curves_tokens"], result_figures.training_curves(seeds, study.saved)
     line, band = curve(many, "distilled"), curve(many, "distilled, uncertainty")
     assert list(line.x) == list(curve(one, "distilled").x)
     assert np.asarray(line.y) - curve(one, "distilled").y == pytest.approx(0.25)
     above, below = np.split(np.asarray(band.y), 2)
     assert above - line.y == pytest.approx(0.75)
     assert line.y - below[::-1] == pytest.approx(0.75)
-    one, many = (curve(figures.training_losses(curves), "distilled") for curves in (study.curves, seeds))
+    one, many = (curve(result_figures.training_losses(curves), "distilled") for curves in (study.curves, seeds))
     assert list(many.x) == list(one.x)
     assert np.asarray(many.y) - one.y == pytest.approx(0.25)
 
@@ -145,19 +146,19 @@ def test_several_seeds_are_their_mean_and_range(study) -> None:
 def test_a_reference_that_is_never_reached_has_no_star_and_no_ratio(study) -> None:
     far = study.curves.copy()
     far.loc[far["arm"] == "random_init", "heldout_loss"] -= 5
-    saved = ledger.savings(far, study.ledger)
+    saved = ledger.savings(far, study.costs)
     assert set(saved["status"]) == {"not reached"}
-    assert len(figures.training_curves(far, saved).data) == 3 * 3
-    empty = figures.savings_by_ledger(saved)
+    assert len(result_figures.training_curves(far, saved).data) == 3 * 3
+    empty = result_figures.savings_by_ledger(saved)
     assert not empty.data
-    assert "No arm met the final loss of random_init" in empty.layout.meta["reason"]
+    assert "No arm reached the final loss of random_init" in empty.layout.meta["reason"]
 
 
 def test_curves_without_their_baseline_or_without_losses_are_drawn_as_far_as_they_go(study) -> None:
     lone = study.curves[study.curves["arm"] == "distilled"]
-    saved = ledger.savings(lone, study.ledger)
-    assert len(figures.training_curves(lone, saved).data) == 3
-    assert not figures.training_curves(lone.assign(heldout_loss=np.nan), saved).data
+    saved = ledger.savings(lone, study.costs)
+    assert len(result_figures.training_curves(lone, saved).data) == 3
+    assert not result_figures.training_curves(lone.assign(heldout_loss=np.nan), saved).data
 
 
 def test_savings_show_every_ledger_with_its_interval(study) -> None:
@@ -167,22 +168,22 @@ def test_savings_show_every_ledger_with_its_interval(study) -> None:
     assert list(trace.y) == [row[f"ratio_{name}"] for name in ledger.LEDGERS]
 
 
-def test_speed_is_told_against_the_teacher(study) -> None:
+def test_speed_is_relative_to_the_teacher(study) -> None:
     prefill, _, memory, cache = study.figures["speed_and_memory"].data
     assert set(prefill.y) == {4.0}
     assert memory.y[0] == pytest.approx((1.25e8 + 1e6) / 2**20)
     assert cache.y[0] == 45
 
 
-def test_without_data_a_figure_is_words(study) -> None:
+def test_without_data_a_figure_gives_the_reason(study) -> None:
     drawn = [
-        figures.training_curves(study.curves.iloc[:0], study.saved.iloc[:0]),
-        figures.training_losses(study.curves.iloc[:0]),
-        figures.perplexity_by_arm(study.results[study.results["bin"] == ""]),
-        figures.tasks_by_arm(tasks_table([])),
-        figures.speed_and_memory(speeds_table([])),
-        figures.savings_by_ledger(study.saved.iloc[:0]),
-        figures.flops_by_stage([]),
+        result_figures.training_curves(study.curves.iloc[:0], study.saved.iloc[:0]),
+        result_figures.training_losses(study.curves.iloc[:0]),
+        result_figures.perplexity_by_arm(study.results[study.results["bin"] == ""]),
+        result_figures.tasks_by_arm(tasks_table([])),
+        result_figures.speed_and_memory(speeds_table([])),
+        result_figures.savings_by_ledger(study.saved.iloc[:0]),
+        result_figures.flops_by_stage([]),
     ]
     for figure in drawn:
         assert not figure.data
@@ -191,7 +192,7 @@ def test_without_data_a_figure_is_words(study) -> None:
 
 def test_stacked_costs_add_up_to_the_ledger(study) -> None:
     figure = study.figures["flops_by_stage"]
-    assert sum(sum(trace.x) for trace in figure.data) == pytest.approx(sum(entry["flops"] for entry in study.ledger))
+    assert sum(sum(trace.x) for trace in figure.data) == pytest.approx(sum(cost.flops for cost in study.costs))
     assert "shared" in figure.data[0].y
 
 

@@ -7,19 +7,21 @@ from html.parser import HTMLParser
 import plotly.graph_objects as go
 import pytest
 
-from budwood.reporting.page import FIGURES, html_report
-from budwood.reporting.report import markdown_report
+from budwood.reporting.figures import FIGURES, drawable
+from budwood.reporting.page import html_report
+from budwood.reporting.report import Report, Section, write_report
 from budwood.reporting.style import nothing
 
 
 class Tags(HTMLParser):
-    """Collects elements, what they load, and the text of styles."""
+    """Collects elements, what they load, targets of links, and the text of styles."""
 
     def __init__(self, page: str) -> None:
         """Read a page."""
         super().__init__()
         self.tags: list[str] = []
         self.loaded: list[str] = []
+        self.ids: set[str] = set()
         self.styles = ""
         self.feed(page)
 
@@ -27,76 +29,86 @@ class Tags(HTMLParser):
         """Note what an element loads."""
         self.tags.append(tag)
         self.loaded += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data")]
+        self.ids |= {value or "" for name, value in attrs if name == "id"}
 
     def handle_data(self, data: str) -> None:
         """Note the text of a style."""
         self.styles += data if self.tags and self.tags[-1] == "style" else ""
 
 
+def report_of(body: str, title: str = "Search") -> Report:
+    """Return a report of one section."""
+    return Report(title="A report", warning="", sections=(Section(title=title, body=body),))
+
+
 def test_a_bar_in_a_name_does_not_break_a_table(study) -> None:
     counts = study.corpus_counts.assign(source="a|b")
-    markdown = markdown_report(dataclasses.replace(study, corpus_counts=counts).findings)
-    page = html_report(markdown, {})
+    page = html_report(write_report(dataclasses.replace(study, corpus_counts=counts).findings), {})
     assert "<td>a|b</td>" in page or '<td style="text-align:left">a|b</td>' in page
 
 
 def test_the_page_is_whole_and_offline(study) -> None:
-    figures = {**study.figures, "one <more>": go.Figure(go.Bar(y=[1]))}
-    page = html_report(markdown_report(study.findings), figures)
+    report = write_report(study.findings)
+    page = html_report(report, study.figures)
     tags = Tags(page)
-    assert tags.loaded == []
+    assert tags.loaded
+    # Links of the contents lead somewhere.
+    assert {target.removeprefix("#") for target in tags.loaded} <= tags.ids
     assert "link" not in tags.tags
     assert not re.search(r"@import|url\(", tags.styles)
-    assert page.count("Plotly.newPlot(") - html_report("", {}).count("Plotly.newPlot(") == len(figures)
-    assert tags.tags.count("figure") == len(figures)
-    # Eleven sections have one, and results, savings and questions a second.
-    assert tags.tags.count("table") == 14
+    assert page.count("Plotly.newPlot(") - html_report(report_of(""), {}).count("Plotly.newPlot(") == len(study.figures)
+    assert tags.tags.count("figure") == len(study.figures)
+    assert tags.tags.count("table") == report.markdown.count("\n|:-")
     assert "prefers-color-scheme: dark" in tags.styles
+    assert "@media print" in tags.styles
 
 
 def test_plotly_is_inlined_once(study) -> None:
-    few, many = (html_report("", dict(list(study.figures.items())[:number])) for number in (1, 6))
+    report = write_report(study.findings)
+    few, many = (html_report(report, dict(list(study.figures.items())[:number])) for number in (1, 6))
     assert len(few) > 3_000_000
     assert len(many) - len(few) < 1_000_000
 
 
-def test_figures_stand_in_their_sections(study) -> None:
-    page = html_report(markdown_report(study.findings), study.figures)
+def test_figures_end_their_sections(study) -> None:
+    page = html_report(write_report(study.findings), study.figures)
     body = page[page.index("<body>") :]
-    sections = dict(re.findall(r"<h2>(.*?)</h2>(.*?)(?=<h2>|</body>)", body, flags=re.DOTALL))
-    for name in study.figures:
-        heading, caption = FIGURES[name]
-        assert f'id="figure-{name}"' in sections[heading]
-        assert caption.replace("'", "&#x27;") in sections[heading]
-        assert f"<h4>{study.figures[name].layout.title.text}</h4>" in sections[heading].replace("&#x27;", "'")
+    sections = dict(re.findall(r"<h2 id='[\w-]+'>(.*?)</h2>(.*?)(?=<h2|</body>)", body, re.DOTALL))
+    for figure in drawable(study.data):
+        section = sections[figure.section].replace("&#x27;", "'")
+        assert f'id="figure-{figure.name}"' in section
+        assert figure.caption in section
+        assert f"<h4>{study.figures[figure.name].layout.title.text}</h4>" in section
 
 
-def test_figures_without_a_section_stand_at_the_end(study) -> None:
-    page = html_report("# Only a title", study.figures)
-    assert page.count("<figure>") == len(study.figures)
+def test_every_figure_has_a_name_of_its_own_and_a_section(study) -> None:
+    assert len({figure.name for figure in FIGURES}) == len(FIGURES)
+    titles = {section.title for section in write_report(study.findings).sections}
+    assert {figure.section for figure in FIGURES} - titles == {"Selection"}
 
 
 @pytest.mark.parametrize("text", ["<script>alert(1)</script>", "<img src=x>"])
-def test_html_in_the_markdown_is_shown_not_run(text: str) -> None:
-    tags = Tags(html_report(f"# Title\n\n{text}\n", {}))
-    assert tags.tags.count("script") == 1
+def test_html_in_the_text_is_shown_not_run(text: str) -> None:
+    report = Report(title=text, warning=text, sections=(Section(title=text, body=text),))
+    tags = Tags(html_report(report, {}))
+    assert tags.tags.count("script") == 2
     assert "img" not in tags.tags
 
 
-def test_a_figure_without_a_drawing_is_told_in_words() -> None:
-    page = html_report("## Search\n", {"search_trajectory": nothing("A <title>", "Nothing was searched.")})
+def test_a_figure_without_a_drawing_is_a_sentence() -> None:
+    page = html_report(report_of(""), {"search_trajectory": nothing("A <title>", "Nothing was searched.")})
     assert "<p>No figure “A &lt;title&gt;”: Nothing was searched.</p>" in page
     assert "<figure>" not in page
 
 
 def test_only_grids_keep_their_width_in_a_narrow_window(study) -> None:
-    figures = study.figures
-    for name, grid in (("training_curves_tokens", True), ("perplexity_by_arm", False), ("flops_by_stage", False)):
-        assert ("<div class='grid'>" in html_report("", {name: figures[name]})) == grid
+    places = (("training_curves_tokens", "Training", True), ("perplexity_by_arm", "Results", False))
+    for name, title, grid in places:
+        page = html_report(report_of("", title), {name: study.figures[name]})
+        assert ("<div class='grid'>" in page) == grid
 
 
-def test_the_figures_of_the_catalog_keep_their_titles(study) -> None:
-    figure = study.figures["flops_by_stage"]
-    height = figure.layout.height
-    html_report("", {"flops_by_stage": figure})
-    assert (figure.layout.title.text, figure.layout.height) == ("Cost by stage", height)
+def test_the_figures_of_the_catalog_keep_their_titles() -> None:
+    figure = go.Figure(go.Bar(y=[1]), layout={"title": {"text": "Losses"}, "height": 300})
+    html_report(report_of(""), {"search_trajectory": figure})
+    assert (figure.layout.title.text, figure.layout.height) == ("Losses", 300)

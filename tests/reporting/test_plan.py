@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from budwood.reporting.plan import disk_bytes, plan, plan_ablations, warnings_of
+from budwood.reporting.study import CHOSEN, Ablation, Reading, Study, Variant, draw_members, in_small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import SMOLLM2_135M, architectures, pythia
@@ -12,10 +14,9 @@ from budwood.arch.bins import ParameterBin
 from budwood.arch.count import forward_flops_per_token, num_parameters, training_flops_per_token
 from budwood.arch.space import SearchSpace
 from budwood.reporting.accelerator import ACCELERATORS
-from budwood.reporting.plan import disk_bytes, plan, plan_ablations, warnings_of
 from budwood.reporting.quote import markdown_plan
-from budwood.reporting.study import CHOSEN, Ablation, Reading, Study, Variant, draw_members, in_small
-from budwood.subnet.compensate import Compensation, regression_flops
+from budwood.subnet.compensate import regression_flops
+from budwood.subnet.settings import Compensation
 from budwood.training.settings import Schedule
 
 PYTHIA_69B, PYTHIA_410M = pythia(50432, 32, 4096, 32), pythia(50304, 24, 1024, 16)

@@ -4,48 +4,99 @@ import dataclasses
 import re
 from collections.abc import Callable
 
+import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
-from budwood.reporting.page import html_report
-from budwood.reporting.records import ARMS
-from budwood.reporting.report import markdown_report
+from budwood.records.names import ARMS
+from budwood.records.training import ProbeScore
+from budwood.reporting.findings import Findings
+from budwood.reporting.report import write_report
+from budwood.reporting.selection import select_space
 
-HEADINGS = [
-    *("Start here", "Results", "Training", "Savings", "Questions", "Speed and memory"),
-    *("Search", "Search spaces", "Text", "Teacher", "Costs", "How this was made"),
+OPENING = ["Models to take", "What they write", "What was searched", "Why to believe it", "What it cost", "Contents"]
+DETAILS = [
+    *("Results", "Training", "Savings", "Tasks", "Speed and memory"),
+    *("Search", "Search spaces", "Text", "Teacher", "How this was made"),
 ]
 
 
-def start(markdown: str) -> str:
-    """Return the section that opens the report."""
-    return re.sub(" +", " ", markdown.split("## Start here")[1].split("\n## ", maxsplit=1)[0])
+def section(findings: Findings, title: str) -> str:
+    """Return the text of a section, without the padding of its tables."""
+    (found,) = [part.body for part in write_report(findings).sections if part.title == title]
+    return re.sub(" +", " ", found)
 
 
 def test_sections_in_order(study) -> None:
-    assert re.findall("^## (.*)$", markdown_report(study.findings), flags=re.MULTILINE) == HEADINGS
+    report = write_report(study.findings)
+    assert [part.title for part in report.sections] == [*OPENING, *DETAILS]
+    assert re.findall("^## (.*)$", report.markdown, flags=re.MULTILINE) == [*OPENING, *DETAILS]
+    assert "- [Speed and memory](#speed-and-memory)" in section(study.findings, "Contents")
 
 
-def test_the_start_quotes_the_tables(make_study: Callable) -> None:
+def test_the_opening_quotes_the_tables(make_study: Callable) -> None:
     """Losses shifted by exactly 3 and 3.5 nats, with a flip of 0.1: the words must follow."""
     study = make_study(1)
     base = study.arms[0]["losses"]
     for arm, shift in zip(study.arms[1:], (3.0, 3.5), strict=True):
         arm["losses"] = {s: [x - shift + 0.1 * (-1) ** i for i, x in enumerate(xs)] for s, xs in base.items()}
-    text = start(markdown_report(study.findings))
-    assert "Sub-networks of SmolLM2-135M-Instruct were searched among 60 candidates" in text
-    assert "`subnet_init` is lower in 1 of 1" in text
-    assert "The lowest loss has `distilled` in quarter · coarse_uniform: " in text
+    models, outcome = (section(study.findings, title) for title in ("Models to take", "Why to believe it"))
+    assert models.startswith("### quarter\n\nLowest loss: `distilled` of coarse_uniform, 34.27M parameters, ")
+    assert re.search(r", 0\.50+ ± [\d.]+ below `subnet_init` \(beyond the noise\)\.", models)
     # The sample deviation of ±0.1 over 64 sequences is 0.1008, its error 0.0126.
-    assert re.search(r"\| subnet_init .* -3\.000 ± 0\.013 \| lower \| [\d.]+k \|", text)
-    assert re.search(r"\| distilled .* -3\.500 ± 0\.013 \| lower \| [\d.]+k \|", text)
-    assert re.search(r"\| random_init .* 9\.22 TFLOP \|", text)
-    assert "quarter · coarse_uniform: 12 layers x 448 wide, 34.27M parameters" in text
-    assert "2.50 TFLOP" in text
+    assert re.search(r"\| subnet_init .* -3\.000 ± 0\.013 \| lower, beyond the noise \|", models)
+    assert re.search(r"\| distilled .* -3\.500 ± 0\.013 \| lower, beyond the noise \|", models)
+    assert re.search(r"\| teacher \| SmolLM2-135M-Instruct \| 134.5M \| .* \| n/a \| \|", models)
+    assert "`subnet_init` is lower in 1 of 1; `distilled` is lower in 1 of 1." in outcome
+    assert "the same 64 validation sequences" in outcome
+    assert "one seed, so the errors do not include the spread between seeds" in outcome
+    assert "60 sub-networks of SmolLM2-135M-Instruct in 1 variant." in section(study.findings, "What was searched")
     # Of 65.6 TFLOP 2.1 + 24 + 3 and 27 + 5.9; then 1.2 + 2.4.
-    shares = "44% for calibration, elimination, search and compensation, 50% for training"
-    assert f"Everything together cost 65.6 TFLOP: {shares}" in text
-    assert "over 64 validation sequences" in text
+    spent = section(study.findings, "What it cost")
+    assert spent.startswith("Total: 65.6 TFLOP, ")
+    assert "compensation took 44%, training with its teacher 50%" in spent
+    assert "| all | 65.6 TFLOP | 100.0 % |" in spent
+
+
+def test_every_bin_says_what_to_take_and_how_to_load_it(make_study: Callable) -> None:
+    """The layer-wise arms are made best: they need code of their own, and an engine that was tested."""
+    study = make_study(3)
+    for arm in study.arms[3:6]:
+        arm["losses"] = {s: [x - 9 for x in xs] for s, xs in arm["losses"].items()}
+        arm["engines"] = ["transformers", "vLLM"]
+    quarter, half = section(study.findings, "Models to take").split("### half")
+    folder = "data/06_models/quarter/coarse_layerwise/distilled"
+    assert f"- Folder: `{folder}`\n- Opens in: transformers, vLLM\n" in quarter
+    assert (
+        f"folder = '{folder}'\nmodel = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)" in quarter
+    )
+    assert quarter.count("\n| ") - 1 == 1 + 6
+    assert "from_pretrained(folder)\n" in half
+    assert half.count("\n| ") - 1 == 1 + 3
+    compile(re.findall("```python\n(.*?)```", half, re.DOTALL)[0], "report", "exec")
+
+
+def test_an_arm_without_a_folder_or_a_finite_loss_is_not_offered(make_study: Callable) -> None:
+    study = make_study(1)
+    for arm in study.arms:
+        del arm["folder"]
+    assert "from_pretrained" not in section(study.findings, "Models to take")
+    for arm in study.arms:
+        arm["losses"] = {s: [np.nan] * len(xs) for s, xs in arm["losses"].items()}
+    assert "No arm has a finite loss." in section(study.findings, "Models to take")
+
+
+def test_samples_show_the_text_itself(study) -> None:
+    text = section(study.findings, "What they write")
+    assert "> 1\\. The river" in text
+    assert "| SmolLM2-135M-Instruct | rises \\*here\\*. |" in text
+    assert "| quarter · coarse_uniform · distilled | a b |" in text
+    assert section(dataclasses.replace(study, samples=[]).findings, "What they write") == "No text was generated."
+
+
+def test_exports_are_certified(study) -> None:
+    text = section(study.findings, "Why to believe it")
+    assert "The export of quarter · coarse_layerwise has 33,630,000 parameters, the counted number." in text
+    assert "as `LayerwiseLlamaForCausalLM`, its logits are within 2.0e-06" in text
 
 
 def test_a_difference_within_the_noise_is_called_so(make_study: Callable) -> None:
@@ -53,40 +104,48 @@ def test_a_difference_within_the_noise_is_called_so(make_study: Callable) -> Non
     base = study.arms[0]["losses"]
     for arm in study.arms[1:]:
         arm["losses"] = {s: [x - 0.01 + (-1) ** i for i, x in enumerate(xs)] for s, xs in base.items()}
-    text = start(markdown_report(study.findings))
-    assert "`subnet_init` is undecided in 1 of 1" in text
-    assert "(undecided)" in text
-    assert not re.search(r"\| +(lower|higher) \|", text)
+    assert "`subnet_init` is undecided in 1 of 1" in section(study.findings, "Why to believe it")
+    models = section(study.findings, "Models to take")
+    assert "(within the noise)." in models
+    assert not re.search(r"\| (lower|higher)", models)
 
 
-def test_a_winning_baseline_is_told(make_study: Callable) -> None:
+def test_a_winning_baseline_is_named(make_study: Callable) -> None:
     study = make_study(1)
     base = study.arms[0]["losses"]
     for arm in study.arms[1:]:
         arm["losses"] = {s: [x + 1 + 0.1 * (i % 2) for i, x in enumerate(xs)] for s, xs in base.items()}
-    text = start(markdown_report(study.findings))
-    assert "The lowest loss has `random_init` in quarter · coarse_uniform" in text
-    assert "nats below `subnet_init` there (beyond the noise)" in text
-    assert "`subnet_init` is higher in 1 of 1" in text
-    assert len(re.findall(r"\| +higher \|", text)) == 2
+    models = section(study.findings, "Models to take")
+    assert "Lowest loss: `random_init` of coarse_uniform" in models
+    assert "below `subnet_init` (beyond the noise)" in models
+    assert models.count("| higher, beyond the noise |") == 2
+    assert "`subnet_init` is higher in 1 of 1" in section(study.findings, "Why to believe it")
 
 
-def test_answers_are_told_with_errors_and_verdicts(make_study: Callable) -> None:
+def test_tasks_have_errors_and_verdicts(make_study: Callable) -> None:
     """5 of 20 right, 15, and another 5: the words must follow."""
     study = make_study(1)
     random_init, subnet_init, distilled = (record["tasks"][1] for record in study.downstream[1:])
     base = [1.0] * 5 + [0.0] * 15
     for task, answers in ((random_init, base), (subnet_init, [1.0] * 15 + [0.0] * 5), (distilled, base[::-1])):
         task |= {"answers": answers, "value": sum(answers) / 20, "standard_error": 0.0993}
-    section = markdown_report(study.findings).split("## Questions")[1].split("\n## ")[0]
-    assert "- **continuation**: acc_norm, 20 questions, 0 shots, version 1.0; guessing gives 25.0 %" in section
-    scores, differences = ({arm: cells(text, arm) for arm in ARMS} for text in section.split("### Minus random_init"))
+    text = section(study.findings, "Tasks")
+    assert "- **continuation**: acc_norm, 20 questions, 0 shots, version 1.0; guessing scores 25.0 %" in text
+    scores, differences = ({arm: cells(part, arm) for arm in ARMS} for part in text.split("### Minus random_init"))
     assert scores["random_init"][1] == "25.0 ± 9.9"
     # Ten of twenty differ by one: mean 0.5, sample deviation sqrt(5 / 19), error 0.1147.
     assert differences["subnet_init"][1] == "+50 ± 11 *"
     # Five gained, five lost: mean 0, sample deviation sqrt(10 / 19), error 0.162.
     assert differences["distilled"][1] == "+0 ± 16"
     assert not differences["random_init"]
+
+
+def test_cut_questions_are_counted(make_study: Callable) -> None:
+    study = make_study(1)
+    study.downstream[2]["tasks"][0]["num_cut"] = 3
+    text = section(study.findings, "Tasks")
+    assert "version 1.0; up to 3 requests were longer than a model's context and lost their beginning\n" in text
+    assert text.count("lost their") == 1
 
 
 def cells(text: str, model: str) -> list[str]:
@@ -104,35 +163,34 @@ def test_the_mean_over_tasks_has_the_error_of_a_mean(make_study: Callable) -> No
     for record in study.downstream:
         for task, (value, error) in zip(record["tasks"], ((0.25, 0.03), (0.75, 0.04)), strict=True):
             task |= {"value": value, "standard_error": error}
-    section = markdown_report(study.findings).split("## Questions")[1]
-    assert cells(section, "distilled") == ["25.0 ± 3.0", "75.0 ± 4.0", "50.0 ± 2.5"]
+    text = section(study.findings, "Tasks")
+    assert cells(text, "distilled") == ["25.0 ± 3.0", "75.0 ± 4.0", "50.0 ± 2.5"]
 
 
 def test_answers_that_are_all_alike_have_no_error(make_study: Callable) -> None:
     study = make_study(1)
     for record in study.downstream:
         record["tasks"] = [record["tasks"][0] | {"answers": [0.0] * 20, "value": 0.0, "standard_error": 0.0}]
-    section = markdown_report(study.findings).split("## Questions")[1].split("\n## ")[0]
-    assert section.count(" 0 (all alike) ") == 4
-    assert section.count(" +0 (all alike) ") == 2
-    assert "*" not in section.split("paired standard errors.")[1]
+    text = section(study.findings, "Tasks")
+    assert text.count(" 0 (all alike) ") == 4
+    assert text.count(" +0 (all alike) ") == 2
+    assert "*" not in text.split("paired standard errors.")[1]
 
 
-def test_speeds_are_told_with_their_spread_and_settings(make_study: Callable) -> None:
-    section = markdown_report(make_study(1).findings).split("## Speed and memory")[1].split("## ")[0]
-    assert "Measured on `cpu (2 threads)` in float32, 1 at a time: prompts of 128 tokens" in section
-    teacher, subnet = section.strip().splitlines()[-2:]
+def test_speeds_have_their_spread_and_settings(make_study: Callable) -> None:
+    text = section(make_study(1).findings, "Speed and memory")
+    assert "Measured on `cpu (2 threads)` in float32, batch size 1: prompts of 128 tokens" in text
+    teacher, subnet = text.strip().splitlines()[-2:]
     assert teacher.count(" n/a ") == 2
     assert "4.00x (4.00 to 4.00)" in subnet
     assert "312 ms" in subnet
     assert "45.0 KiB" in subnet
 
 
-def test_what_was_not_measured_is_told(make_study: Callable) -> None:
+def test_what_was_not_measured_is_said(make_study: Callable) -> None:
     study = dataclasses.replace(make_study(1), downstream=[], efficiency=[])
-    text = markdown_report(study.findings)
-    assert "No model was asked anything." in text
-    assert "Speed was not measured." in text
+    assert section(study.findings, "Tasks") == "No task was evaluated."
+    assert section(study.findings, "Speed and memory") == "Speed was not measured."
 
 
 def test_no_ratio_where_none_is_defined(make_study: Callable) -> None:
@@ -140,74 +198,69 @@ def test_no_ratio_where_none_is_defined(make_study: Callable) -> None:
     arms, held_out = study.curves["arm"], study.curves["heldout_loss"]
     study.curves.loc[arms == "subnet_init", "heldout_loss"] = held_out.where(held_out.isna(), 20.0)
     study.curves.loc[arms == "distilled", "heldout_loss"] = held_out.where(held_out.isna(), 1.0)
-    markdown = markdown_report(study.findings)
-    table = markdown.split("## Savings")[1].splitlines()
+    table = section(study.findings, "Savings").splitlines()
     rows = {arm: next(row for row in table if f"| {arm} " in row) for arm in ("subnet_init", "distilled")}
     assert "not reached" in rows["subnet_init"]
     assert not re.search(r"\dx ", rows["subnet_init"])
     assert "at step 0" in rows["distilled"]
     assert len(re.findall(r"\dx ", rows["distilled"])) == 3
-    assert re.search(r"\| subnet_init .*\| not reached \|", start(markdown))
-    assert re.search(r"\| distilled .*\| 0 \|", start(markdown))
 
 
 def test_a_report_without_arms_or_with_one(make_study: Callable) -> None:
     study = make_study(1)
     del study.arms[1:]
     alone = dataclasses.replace(study, curves=study.curves.query("arm == 'random_init'"))
-    text = markdown_report(alone.findings)
-    assert "there is nothing to compare" in text
-    assert "The lowest loss has `random_init` in quarter · coarse_uniform" in text
+    assert "there is nothing to compare" in section(alone.findings, "Why to believe it")
+    assert "Lowest loss: `random_init` of coarse_uniform" in section(alone.findings, "Models to take")
     del study.arms[0]
     none = dataclasses.replace(study, curves=study.curves.iloc[:0], ledger=[])
-    assert "No arm was trained" in markdown_report(none.findings)
+    assert section(none.findings, "Models to take") == "No arm was trained."
+    assert section(none.findings, "What it cost") == "No costs were recorded."
 
 
 def test_a_report_without_its_baseline_says_that_nothing_can_be_compared(make_study: Callable) -> None:
     study = make_study(1)
     del study.arms[0]
     lone = dataclasses.replace(study, curves=study.curves.query("arm != 'random_init'"))
-    text = markdown_report(lone.findings)
-    assert "`random_init` was not trained, so nothing tells whether that helped." in start(text)
-    assert "there is nothing to save against" in text
-    assert "undecided" not in start(text).split("|")[0]
+    outcome = section(lone.findings, "Why to believe it")
+    assert "`random_init` was not trained, so there is no evidence on whether the sub-networks helped." in outcome
+    assert "undecided" not in outcome
+    assert "there are no savings to report" in section(lone.findings, "Savings")
 
 
-def test_provenance_is_listed(study) -> None:
-    made = markdown_report(study.findings).split("## How this was made")[1]
-    assert "- training ran on: `cpu, float32`\n- seed: `42`\n- fingerprints:\n  - corpus: `9f2c`" in made
+def test_a_reference_appears_once_in_its_bin(make_study: Callable) -> None:
+    study = make_study(2)
+    references = [study.arms[place] | {"arm": "reference_init", "num_parameters": 41_000_000} for place in (0, 3)]
+    study.arms.extend(references)
+    assert section(study.findings, "Models to take").count("| reference_init | 41.00M |") == 1
 
 
-def test_a_section_that_only_some_studies_have_brings_its_figure(study) -> None:
-    findings = dataclasses.replace(study.findings, further={"Selection": "What was chosen."})
-    markdown = markdown_report(findings)
-    assert re.findall("^## (.*)$", markdown, flags=re.MULTILINE) == [*HEADINGS[:4], "Selection", *HEADINGS[4:]]
-    page = html_report(markdown, {"probe_losses": go.Figure(go.Scatter(y=[1]))})
-    section = page[page.index("<h2>Selection</h2>") : page.index("<h2>Questions</h2>")]
-    assert "What was chosen." in section
-    assert 'id="figure-probe_losses"' in section
+def test_a_study_with_probes_has_a_section_on_its_selection(study) -> None:
+    probe = ProbeScore.model_construct(num_parameters=33_600_000, tokens=2048, student_flops=4e11, losses=[3.0, 4.0])
+    findings = dataclasses.replace(study.findings, selections=select_space("quarter", {"coarse_uniform": probe}))
+    titles = [part.title for part in write_report(findings).sections]
+    assert titles == [*OPENING, *DETAILS[:3], "Selection", *DETAILS[3:]]
+    assert "`coarse_uniform` is its only space." in section(findings, "Selection")
 
 
 def test_savings_against_every_baseline_have_a_table_of_their_own(study) -> None:
     again = study.findings.savings.assign(baseline="reference_init")
     both = dataclasses.replace(study.findings, savings=pd.concat([study.findings.savings, again]))
-    section = markdown_report(both).split("## Savings")[1].split("\n## ")[0]
-    assert "final loss of random_init" in section
-    assert "final loss of reference_init" in section
-    # The opening words count every arm once.
-    assert start(markdown_report(both)) == start(markdown_report(study.findings))
+    text = section(both, "Savings")
+    assert "final loss of random_init" in text
+    assert "final loss of reference_init" in text
 
 
-def test_what_a_search_found_is_told_with_its_confidence(make_study) -> None:
+def test_winners_have_their_confidence(make_study: Callable) -> None:
     """The first variant's lead is sure, the others had one finalist."""
-    page = markdown_report(make_study(2).findings)
-    section = page.partition("## Search\n")[2].partition("\n## ")[0]
-    first, second = [line for line in section.splitlines() if "12 layers x 448 wide" in line]
-    for told in ("33.63M", " 60 ", "6.250", "5.500 [5.250, 5.750]", "0.125 [0.062, 0.188]", "2.50 TFLOP", "650 PFLOP"):
-        assert told in first
+    findings = make_study(2).findings
+    first, second = [line for line in section(findings, "What was searched").splitlines() if "12 layers x 448" in line]
+    for value in ("33.63M", " 60 ", "5.500 [5.250, 5.750]", "0.125 [0.062, 0.188]"):
+        assert value in first
     assert "n/a" in second
-    assert "perplexity on the search's text" in section
+    assert "| perplexity | 6.250 | 2.50 TFLOP | 650 PFLOP |" in section(findings, "Search")
 
 
 def test_a_report_without_any_search_says_so(study) -> None:
-    assert "Nothing was searched." in markdown_report(dataclasses.replace(study.findings, winners=[]))
+    findings = dataclasses.replace(study.findings, winners=[])
+    assert {section(findings, title) for title in ("What was searched", "Search")} == {"Nothing was searched."}

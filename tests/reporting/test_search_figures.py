@@ -3,11 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
-from strategies import SMOLLM2_135M
 
 from budwood.reporting import search_figures
 from budwood.reporting.style import FAINT
+
+HALF = pd.DataFrame([{"bin": "half", "low": 63_000_000, "high": 70_000_000}])
 
 
 def test_best_so_far_never_rises(study) -> None:
@@ -24,15 +26,16 @@ def test_best_so_far_never_rises(study) -> None:
 
 
 def test_spread_sums_to_100_percent_and_labels_the_bins(study) -> None:
-    figure = search_figures.parameter_spread(study.samples, {"half": (63_000_000, 70_000_000)})
+    figure = search_figures.parameter_spread(study.space_samples, HALF)
     for trace in figure.data:
         assert sum(trace.y) == pytest.approx(100)
     labels = [note.text for note in figure.layout.annotations if note.text.startswith("half")]
-    inside = study.samples.query("space == 'coarse_uniform'")["num_parameters"].between(63_000_000, 70_000_000).mean()
+    counts = study.space_samples.query("space == 'coarse_uniform'")["num_parameters"]
+    inside = counts.between(63_000_000, 70_000_000).mean()
     assert len(labels) == 2
     assert float(labels[0].removeprefix("half: ").removesuffix(" %")) == pytest.approx(100 * inside, rel=0.05)
     with pytest.raises(ValueError, match="samples: empty"):
-        search_figures.parameter_spread(study.samples.iloc[:0], {})
+        search_figures.parameter_spread(study.space_samples.iloc[:0], HALF)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +90,7 @@ def test_a_dropped_layer_is_a_gap(study) -> None:
     assert (trace.name, len(trace.y)) == ("neurons", 30)
     kept = [share for share in trace.y if share is not None]
     assert kept == pytest.approx([100 / 3] * len(kept))
-    assert len(kept) in {20, 21}
+    assert len(kept) == 20
     assert set(trace.y[len(kept) :]) == {None}
 
 
@@ -112,19 +115,13 @@ def test_winners_have_their_intervals(study) -> None:
     assert list(trace.error_y.array) == list(trace.error_y.arrayminus) == [0.25] * 3
 
 
-def test_a_winner_that_no_history_holds_leaves_its_panel_empty(study) -> None:
-    others = [winner | {"num_parameters": 1} for winner in study.winners]
-    figure = search_figures.winner_layers(study.histories, others, SMOLLM2_135M)
-    assert not [share for trace in figure.data for share in trace.y if share is not None]
-
-
 def test_without_any_search_every_figure_says_so(study) -> None:
     nothing = replace(study, histories=study.histories.iloc[:0])
     drawn = [
         search_figures.search_trajectory(nothing.histories),
         search_figures.search_sizes(nothing.histories, study.search_spaces),
-        search_figures.elite_sizes(nothing.histories, SMOLLM2_135M),
-        search_figures.winner_layers(nothing.histories, [], SMOLLM2_135M),
+        search_figures.elite_sizes(nothing.histories, study.teacher),
+        search_figures.winner_layers([], study.teacher),
         search_figures.draws_and_elites(nothing.histories),
         search_figures.winners_by_variant([]),
     ]
@@ -135,7 +132,7 @@ def test_without_any_search_every_figure_says_so(study) -> None:
 
 def test_a_search_of_which_nothing_finished_has_no_best(study) -> None:
     run = study.histories.assign(finished=False)
-    assert not [trace for trace in search_figures.elite_sizes(run, SMOLLM2_135M).data if trace.name == "the best"]
+    assert not [trace for trace in search_figures.elite_sizes(run, study.teacher).data if trace.name == "the best"]
     draws, best = search_figures.draws_and_elites(run).data
     assert len(draws.y) > 0
     assert len(best.y) == 0

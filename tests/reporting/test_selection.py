@@ -4,12 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from budwood.records.training import ProbeScore
 from budwood.reporting.selection import probe_losses, select_space, selection_section
 
 
-def probe(losses: list[float]) -> dict:
+def probe(losses: list[float]) -> ProbeScore:
     """Return a probe with some losses."""
-    return {"num_parameters": 33_600_000, "tokens": 2048, "student_flops": 4e11, "losses": losses}
+    return ProbeScore.model_construct(num_parameters=33_600_000, tokens=2048, student_flops=4e11, losses=losses)
 
 
 # Means 5, 4 and 6; coarse minus fine is 1, 2, 0 by sequence: mean 1, sample deviation 1, error 1 / sqrt(3).

@@ -2,9 +2,9 @@
 
 import pytest
 
+from budwood.records.cost import STAGES
+from budwood.records.names import ARMS
 from budwood.reporting import style
-from budwood.reporting.ledger import STAGES
-from budwood.reporting.records import ARMS
 
 
 def luminance(color: str) -> float:

@@ -2,20 +2,18 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from budwood.reporting.tables import (
-    mean_and_error,
-    paired_difference,
-    ratio_and_error,
-    results_table,
-    summarise,
-    verdict,
-)
+from budwood.evaluation.statistics import mean_and_error, ratio_and_error, summarise
+from budwood.records.teacher import HeldOutText
+from budwood.records.training import Score
+from budwood.reporting.tables import paired_difference, results_table, verdict
 
 LOSSES = st.lists(st.floats(0.0, 20.0), min_size=2, max_size=20)
 
@@ -108,9 +106,10 @@ def test_results_by_hand(make_study: Callable) -> None:
     random_init["losses"] = {"b": [8.0, 9.0, 10.0], "a": [5.0]}
     subnet_init["losses"] = {"a": [3.0], "b": [7.0, 6.0, 8.0]}
     distilled["losses"] = {"a": [2.0], "b": [6.0, 6.0, 6.0]}
-    text = {"tokens_per_sequence": 10, "bytes": {"a": [40], "b": [40, 50, 30]}}
-    table = results_table(study.arms, {"a": [1.0], "b": [2.0, 3.0, 4.0]}, study.teacher, text).set_index("model")
-    assert table.index.tolist() == [study.teacher["name"], "random_init", "subnet_init", "distilled"]
+    text = HeldOutText(tokens_per_sequence=10, bytes={"a": [40], "b": [40, 50, 30]})
+    study = replace(study, teacher_losses={"a": [1.0], "b": [2.0, 3.0, 4.0]}, text=text)
+    table = study.results.set_index("model")
+    assert table.index.tolist() == [study.teacher.name, "random_init", "subnet_init", "distilled"]
     assert table["loss"].tolist() == [2.5, 8.0, 6.0, 5.0]
     assert table.loc["subnet_init", "perplexity"] == pytest.approx(np.exp(6.0))
     assert table.loc["subnet_init", "perplexity_b"] == pytest.approx(np.exp(7.0))
@@ -127,7 +126,7 @@ def test_results_by_hand(make_study: Callable) -> None:
     assert table.loc["subnet_init", "difference_to_best"] == 1.0
     assert np.isnan(table.loc["random_init", "difference"])
     assert np.isnan(table.loc["distilled", "difference_to_best"])
-    assert np.isnan(table.loc[study.teacher["name"], "tokens"])
+    assert np.isnan(table.loc[study.teacher.name, "tokens"])
     assert table.loc["random_init", "num_sequences"] == 4
 
 
@@ -143,7 +142,7 @@ def test_each_variant_has_its_own_baseline(make_study: Callable) -> None:
 
 def test_without_a_baseline_there_is_no_difference(make_study: Callable) -> None:
     study = make_study(1)
-    table = results_table(study.arms[1:], study.teacher_losses, study.teacher, study.text)
+    table = results_table(study.scores[1:], study.evaluation, study.teacher)
     assert table["difference"].isna().all()
 
 
@@ -156,7 +155,13 @@ def test_other_sequences_than_the_teachers_are_refused(make_study: Callable, cha
     else:
         losses["news"] = losses.pop("wikipedia")
     with pytest.raises(ValueError, match=r"quarter/coarse_uniform/subnet_init was scored on .* the teacher on"):
-        results_table(study.arms, study.teacher_losses, study.teacher, study.text)
+        results_table(study.scores, study.evaluation, study.teacher)
+
+
+def results(study, runs: list[dict]) -> pd.DataFrame:
+    """Return the table of some runs."""
+    scores = [Score.model_validate(run) for run in runs]
+    return results_table(scores, study.evaluation, study.teacher)
 
 
 def test_seeds_are_averaged_and_their_spread_is_in_the_errors(make_study: Callable) -> None:
@@ -167,11 +172,11 @@ def test_seeds_are_averaged_and_their_spread_is_in_the_errors(make_study: Callab
     for seed, shift in enumerate((1.0, 3.0)):
         lower = {source: [loss - shift for loss in losses] for source, losses in base["losses"].items()}
         runs += [base | {"seed": seed, "seconds": 10.0 * (seed + 1)}, other | {"seed": seed, "losses": lower}]
-    table = results_table(runs, study.teacher_losses, study.teacher, study.text).set_index("model")
+    table = results(study, runs).set_index("model")
     assert table.loc["subnet_init", ["num_seeds", "difference"]].tolist() == [2, pytest.approx(-2.0)]
     assert table.loc["subnet_init", "difference_standard_error"] == pytest.approx(1.0)
     assert table.loc["random_init", "seconds"] == 15.0
-    one = results_table([base], study.teacher_losses, study.teacher, study.text).set_index("model")
+    one = results(study, [base]).set_index("model")
     # Twice the same run: the same loss, with the same error.
     columns = ["loss", "standard_error", "perplexity", "bits_per_byte_standard_error", "loss_wikipedia"]
     assert table.loc["random_init", columns].tolist() == pytest.approx(one.loc["random_init", columns].tolist())
@@ -182,5 +187,5 @@ def test_seeds_are_averaged_and_their_spread_is_in_the_errors(make_study: Callab
 def test_arms_of_other_seeds_are_not_compared(make_study: Callable) -> None:
     study = make_study(1)
     runs = [study.arms[0] | {"seed": 1}, study.arms[1] | {"seed": 2}]
-    table = results_table(runs, study.teacher_losses, study.teacher, study.text).set_index("model")
+    table = results(study, runs).set_index("model")
     assert np.isnan(table.loc["subnet_init", "difference"])

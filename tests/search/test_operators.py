@@ -295,3 +295,23 @@ def test_repair_saves_children_that_rejection_loses(*, granularity: Granularity,
 
 def _rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("layerwise", [False, True])
+def test_without_exchanges_a_fine_mutant_that_keeps_its_sizes_keeps_its_entries(*, layerwise: bool) -> None:
+    """The paper's mutation draws a size anew, and adds or removes entries; it never replaces them."""
+    space, rng = SearchSpace(teacher=TEACHER, granularity="fine", layerwise=layerwise), _rng()
+    parent = replace(sample_any(space, rng), hidden=(5, 15, 0, 8, 2))
+    for _ in range(300):
+        child = mutate(parent, space, rng, exchange=False)
+        for kept, before in zip(_axes(child), _axes(parent), strict=False):
+            common = min(len(kept), len(before))
+            assert kept[:common] == before[:common]
+
+
+def _axes(member: Selection) -> list[tuple[int, ...]]:
+    """Return the channels, the layers, and what layers that were there before keep."""
+    layers = [
+        tuple(getattr(kept, axis)) for kept in member.layers for axis in ("groups", "queries", "pairs", "neurons")
+    ]
+    return [tuple(member.hidden), tuple(kept.layer for kept in member.layers), *layers]

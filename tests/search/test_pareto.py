@@ -1,25 +1,24 @@
 """Fronts: worked by hand, against brute force, and found by the search more often than by random draws."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import count, layer, llama
+from strategies import changed, count, layer, llama
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.arch.selection import Selection
 from budwood.arch.space import SearchSpace
 from budwood.search.candidate import Candidate, Evaluation
-from budwood.search.pareto import ParetoEvolution, front, hypervolume
-from budwood.search.strategy import Evolution, EvolutionSettings
+from budwood.search.pareto import front, hypervolume
+from budwood.search.settings import SearchSettings
+from budwood.search.strategy import Strategy, open_strategy
 
 TEACHER = llama(32, 16, *[layer(6, 3, 8, 12)] * 4)
 SPACE = SearchSpace(teacher=TEACHER, layerwise=False)
 WIDE = ParameterBin.around(0.5 * num_parameters(TEACHER), 0.5)
-SETTINGS = EvolutionSettings(
+SETTINGS = SearchSettings(
     strategy="pareto",
     objectives=("flops",),
     population=12,
@@ -48,10 +47,10 @@ def measured(selection: Selection) -> Evaluation:
     )
 
 
-def run(strategy: Evolution) -> list[tuple[Candidate, Evaluation]]:
+def run(strategy: Strategy) -> list[tuple[Candidate, Evaluation]]:
     """Run a strategy to its end and return all it asked for with their results."""
     told = []
-    while not strategy.done:
+    for _ in range(SETTINGS.epochs + 1):
         told += (answers := results(strategy.ask()))
         strategy.tell(answers)
     return told
@@ -80,23 +79,23 @@ def test_more_points_never_shrink_the_hypervolume(points: np.ndarray, more: tupl
 
 
 def test_the_search_keeps_the_front_of_all_it_was_told() -> None:
-    strategy = ParetoEvolution(SPACE, WIDE, SETTINGS)
+    strategy = open_strategy(SPACE, WIDE, SETTINGS)
     told = run(strategy)
     points = np.array([[evaluation.loss, evaluation.flops_per_token] for _, evaluation in told])
     best = {tuple(point) for point in points[front(points)].tolist()}
     assert {(found["loss"], found["flops"]) for found, _ in strategy.front} == best
     assert [found["loss"] for found, _ in strategy.front] == sorted(found["loss"] for found, _ in strategy.front)
-    assert strategy.elites[0][0] == points[:, 0].min()
-    assert strategy.hypervolume == pytest.approx(hypervolume(points, points[: SETTINGS.population].max(0)))
+    assert strategy.elites[0].loss == points[:, 0].min()
+    assert strategy.metrics()["hypervolume"] == pytest.approx(hypervolume(points, points[: SETTINGS.population].max(0)))
 
 
 def test_the_search_covers_more_than_random_draws() -> None:
     """Over eight seeds, at equal numbers of evaluations."""
     covered: list[list[float]] = []
     for seed in range(8):
-        chosen = replace(SETTINGS, seed=seed)
-        drawn = run(Evolution(SPACE, WIDE, replace(chosen, strategy="random", objectives=())))
-        evolved = run(ParetoEvolution(SPACE, WIDE, chosen))
+        chosen = changed(SETTINGS, seed=seed)
+        drawn = run(open_strategy(SPACE, WIDE, changed(chosen, strategy="random", objectives=())))
+        evolved = run(open_strategy(SPACE, WIDE, chosen))
         pair = [
             np.array([[evaluation.loss, evaluation.flops_per_token] for _, evaluation in told])
             for told in (evolved, drawn)
@@ -110,17 +109,17 @@ def test_the_search_covers_more_than_random_draws() -> None:
 def test_the_same_seed_gives_the_same_front() -> None:
     fronts = []
     for _ in range(2):
-        strategy = ParetoEvolution(SPACE, WIDE, SETTINGS)
+        strategy = open_strategy(SPACE, WIDE, SETTINGS)
         run(strategy)
         fronts.append(strategy.front)
     assert fronts[0] == fronts[1]
 
 
 def test_parameters_are_counted_and_latency_is_asked_for() -> None:
-    strategy = ParetoEvolution(SPACE, WIDE, replace(SETTINGS, objectives=("parameters",)))
+    strategy = open_strategy(SPACE, WIDE, changed(SETTINGS, objectives=("parameters",)))
     generation = strategy.ask()
     strategy.tell(results(generation))
     assert all(found["parameters"] == count(SPACE, selection) for found, selection in strategy.front)
-    unmeasured = ParetoEvolution(SPACE, WIDE, replace(SETTINGS, objectives=("latency",)))
+    unmeasured = open_strategy(SPACE, WIDE, changed(SETTINGS, objectives=("latency",)))
     with pytest.raises(ValueError, match="does not measure latency"):
         unmeasured.tell(results(unmeasured.ask()))

@@ -6,30 +6,31 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import KINDS, layer, llama
+from strategies import KINDS, changed, layer, llama
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.arch.selection import Selection
 from budwood.arch.space import Granularity, SearchSpace
 from budwood.search.candidate import Evaluate, Evaluation, SearchRecord, canonical_key
-from budwood.search.race import RaceSettings
 from budwood.search.run import read_history, run_search
-from budwood.search.strategy import Evolution, EvolutionSettings
+from budwood.search.settings import SearchSettings
+from budwood.search.strategy import Strategy, open_strategy
 
 TEACHER = llama(32, 16, *[layer(6, 3, 8, 12)] * 4)
 HALF = ParameterBin.around(0.5 * num_parameters(TEACHER), 0.2)
-SMALL = EvolutionSettings(population=6, epochs=3, num_elites=3, num_mutants=2, num_crossovers=2, num_randoms=2)
+SMALL = SearchSettings(population=6, epochs=3, num_elites=3, num_mutants=2, num_crossovers=2, num_randoms=2)
 NUM_EVALUATIONS = 24
-ALL = RaceSettings(stages=(2,))
-RACE = RaceSettings(stages=(2, 3, 6), deviations=0.5)
+ALL, RACE = 2, 6
+"""Sequences: of a search that reads all at once, and of one whose candidates race."""
+RACING = changed(SMALL, stages=(2, 3), deviations=0.5)
 
 
 class KilledError(Exception):
@@ -74,10 +75,10 @@ def one_by_one(evaluate: Callable[[Selection, slice], Evaluation]) -> Evaluate:
 
 
 def evolution(
-    *, granularity: Granularity = "coarse", layerwise: bool = True, chosen: EvolutionSettings = SMALL
-) -> Evolution:
+    *, granularity: Granularity = "coarse", layerwise: bool = True, chosen: SearchSettings = SMALL
+) -> Strategy:
     """Return a strategy that was not asked yet."""
-    return Evolution(SearchSpace(teacher=TEACHER, granularity=granularity, layerwise=layerwise), HALF, chosen)
+    return open_strategy(SearchSpace(teacher=TEACHER, granularity=granularity, layerwise=layerwise), HALF, chosen)
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +92,7 @@ def test_a_search_with_the_papers_sizes_evaluates_5050_candidates_once(tmp_path:
     space = SearchSpace(teacher=teacher, layerwise=True)
     evaluate = CountingEvaluator()
     records = run_search(
-        Evolution(space, ParameterBin.around(0.3 * num_parameters(teacher)), EvolutionSettings()),
+        open_strategy(space, ParameterBin.around(0.3 * num_parameters(teacher)), SearchSettings()),
         evaluate,
         tmp_path / "history.jsonl",
         ALL,
@@ -109,7 +110,7 @@ def test_records_say_what_was_evaluated(tmp_path: Path) -> None:
         CountingEvaluator(),
         history_file,
         ALL,
-        lambda search, seen: epochs.append((search.epoch, len(seen))),
+        lambda _, seen: epochs.append((seen[-1].epoch, len(seen))),
     )
     assert [reading.key for reading in read_history(history_file)] == [record.key for record in records]
     assert epochs == [(0, 6), (1, 12), (2, 18), (3, 24)]
@@ -124,18 +125,19 @@ def test_records_say_what_was_evaluated(tmp_path: Path) -> None:
     kills=st.lists(st.integers(0, NUM_EVALUATIONS - 1), min_size=1, max_size=3),
     torn=st.floats(0, 1, exclude_max=True),
     kind=st.sampled_from(KINDS),
-    stages=st.sampled_from([ALL, RACE]),
+    chosen=st.sampled_from([SMALL, RACING]),
 )
 @settings(max_examples=16, deadline=None)
 def test_killed_and_resumed_is_uninterrupted(
-    kills: list[int], torn: float, kind: tuple[Granularity, bool], stages: RaceSettings
+    kills: list[int], torn: float, kind: tuple[Granularity, bool], chosen: SearchSettings
 ) -> None:
     """Each kill comes at some later evaluation and leaves a beginning of the next line, or none of it."""
     granularity, layerwise = kind
 
     def search(evaluate: CountingEvaluator, file: Path) -> list[SearchRecord]:
-        evaluate.num_sequences = stages.stages[-1]
-        return run_search(evolution(granularity=granularity, layerwise=layerwise), evaluate, file, stages)
+        evaluate.num_sequences = RACE if chosen.stages else ALL
+        strategy = evolution(granularity=granularity, layerwise=layerwise, chosen=chosen)
+        return run_search(strategy, evaluate, file, evaluate.num_sequences)
 
     with TemporaryDirectory() as folder:
         whole_file, history_file = Path(folder) / "whole.jsonl", Path(folder) / "history.jsonl"
@@ -159,7 +161,7 @@ def test_killed_and_resumed_is_uninterrupted(
 
 def test_a_screened_search_chooses_again_what_it_chose(tmp_path: Path) -> None:
     """What a model of the losses picks depends on nothing else, whoever was dropped and however often it was killed."""
-    chosen = replace(SMALL, screening=5, num_mutants=4, num_crossovers=1, num_randoms=1)
+    chosen = changed(RACING, screening=5, num_mutants=4, num_crossovers=1, num_randoms=1)
     searches = [evolution(chosen=chosen) for _ in range(3)]
     whole = run_search(searches[0], CountingEvaluator(num_sequences=6), tmp_path / "whole.jsonl", RACE)
     assert not all(record.finished for record in whole)
@@ -170,15 +172,15 @@ def test_a_screened_search_chooses_again_what_it_chose(tmp_path: Path) -> None:
 
 def test_the_order_of_evaluation_does_not_matter(tmp_path: Path) -> None:
     """Workers hand results back as they come, and a kill leaves gaps; both end with the same records."""
-    whole = run_search(evolution(), CountingEvaluator(num_sequences=6), tmp_path / "whole.jsonl", RACE)
+    whole = run_search(evolution(chosen=RACING), CountingEvaluator(num_sequences=6), tmp_path / "whole.jsonl", RACE)
 
     def backwards(selections: Sequence[Selection], sequences: slice = slice(None)) -> Iterator[tuple[int, Evaluation]]:
         yield from reversed(list(CountingEvaluator(num_sequences=6)(selections, sequences)))
 
-    assert run_search(evolution(), backwards, tmp_path / "backwards.jsonl", RACE) == whole
+    assert run_search(evolution(chosen=RACING), backwards, tmp_path / "backwards.jsonl", RACE) == whole
     lines = (tmp_path / "backwards.jsonl").read_bytes().splitlines(keepends=True)
     (tmp_path / "gaps.jsonl").write_bytes(b"".join(lines[:9]))
-    assert run_search(evolution(), backwards, tmp_path / "gaps.jsonl", RACE) == whole
+    assert run_search(evolution(chosen=RACING), backwards, tmp_path / "gaps.jsonl", RACE) == whole
 
 
 def test_a_finished_search_evaluates_nothing(tmp_path: Path) -> None:
@@ -189,18 +191,19 @@ def test_a_finished_search_evaluates_nothing(tmp_path: Path) -> None:
         CountingEvaluator(killed_at=0),
         tmp_path / "history.jsonl",
         ALL,
-        lambda search, _: epochs.append(search.epoch),
+        lambda _, seen: epochs.append(seen[-1].epoch),
     )
     assert again == records
     assert epochs == [0, 1, 2, 3]
 
 
-def test_a_torn_line_is_cut_off_the_file(tmp_path: Path) -> None:
+def test_a_torn_line_does_not_count(tmp_path: Path) -> None:
     history_file = tmp_path / "history.jsonl"
     run_search(evolution(), CountingEvaluator(), history_file, ALL)
     whole = history_file.read_bytes()
     history_file.write_bytes(whole + b'{"sequence_losses": [1.')
     assert len(read_history(history_file)) == NUM_EVALUATIONS
+    run_search(evolution(), CountingEvaluator(killed_at=0), history_file, ALL)
     assert history_file.read_bytes() == whole
     assert read_history(tmp_path / "absent.jsonl") == []
 
@@ -209,7 +212,10 @@ def test_a_torn_line_is_cut_off_the_file(tmp_path: Path) -> None:
 def test_a_history_of_another_version_is_named(line: str, tmp_path: Path) -> None:
     history = tmp_path / "history.jsonl"
     history.write_text(f"{line}\n")
-    with pytest.raises(ValueError, match=r"history\.jsonl is damaged or was written by another version of budwood"):
+    with pytest.raises(
+        ValueError,
+        match=r"history\.jsonl(, line 1, is damaged| was written by another).*remove the file",
+    ):
         read_history(history)
     assert history.read_text() == f"{line}\n"
 
@@ -217,14 +223,14 @@ def test_a_history_of_another_version_is_named(line: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "other",
     [
-        evolution(chosen=replace(SMALL, seed=7)),
+        evolution(chosen=changed(SMALL, seed=7)),
         evolution(layerwise=False),
         evolution(granularity="fine"),
-        Evolution(SearchSpace(teacher=TEACHER, layerwise=True), ParameterBin.around(3000), SMALL),
+        open_strategy(SearchSpace(teacher=TEACHER, layerwise=True), ParameterBin.around(3000), SMALL),
     ],
     ids=["seed", "layers", "granularity", "bin"],
 )
-def test_the_history_of_another_search_is_refused(other: Evolution, tmp_path: Path) -> None:
+def test_the_history_of_another_search_is_refused(other: Strategy, tmp_path: Path) -> None:
     history_file = tmp_path / "history.jsonl"
     records = run_search(evolution(), CountingEvaluator(), history_file, ALL)
     before, evaluate = history_file.read_bytes(), CountingEvaluator()
@@ -246,28 +252,46 @@ def test_a_loss_that_is_not_a_number_is_written_and_dropped(tmp_path: Path, capl
     records = run_search(strategy, one_by_one(evaluate), tmp_path / "history.jsonl", ALL)
     assert 0 < sum(math.isnan(record.loss) for record in records) < NUM_EVALUATIONS
     assert [record.finished for record in records] == [not math.isnan(record.loss) for record in records]
-    assert all(loss == 1e6 for loss, _ in strategy.elites)
+    assert all(elite.loss == 1e6 for elite in strategy.elites)
     assert [reading.key for reading in read_history(tmp_path / "history.jsonl")] == [record.key for record in records]
     assert "of 6 candidates of generation" in caplog.text
     assert "have no finite loss and are dropped" in caplog.text
 
 
-def test_a_search_in_which_nothing_is_finite_ends(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stages", [(), (2, 3)])
+@pytest.mark.parametrize("strategy", ["evolution", "random", "local", "pareto"])
+def test_a_search_in_which_nothing_is_finite_says_what_to_check(strategy, stages, tmp_path: Path) -> None:
     def evaluate(selection: Selection, sequences: slice) -> Evaluation:
         del selection
-        return Evaluation(sequence_losses=[float("inf"), 1.0][sequences], tokens=1, flops=1.0, seconds=0.0)
+        losses = [math.inf, 1.0, math.nan, 1.0, 1.0, 1.0][sequences]
+        return Evaluation(sequence_losses=losses, tokens=1, flops=1.0, seconds=0.0)
 
-    with pytest.raises(ValueError, match="no candidate of the first generation has a finite loss"):
-        run_search(evolution(), one_by_one(evaluate), tmp_path / "history.jsonl", ALL)
+    pareto = {"objectives": ("parameters",), "stages": ()} if strategy == "pareto" else {"stages": stages}
+    search = evolution(chosen=changed(SMALL, strategy=strategy, screening=3, **pareto))
+    with pytest.raises(ValueError, match=r"no candidate of the first generation has a finite loss: check the weights"):
+        run_search(search, one_by_one(evaluate), tmp_path / "history.jsonl", 6)
+
+
+@pytest.mark.parametrize("num_sequences", [1, 2, 3])
+def test_stages_beyond_the_sequences_are_refused_before_anything_is_read(num_sequences, tmp_path: Path) -> None:
+    evaluate = CountingEvaluator(num_sequences=num_sequences)
+    with pytest.raises(ValueError, match=f"stages ends at 3 but {num_sequences} sequences are given"):
+        run_search(evolution(chosen=RACING), evaluate, tmp_path / "history.jsonl", num_sequences)
+    assert not evaluate.finished
+
+
+def test_fewer_losses_than_sequences_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"were to read sequences 0 to 4, and 4 losses came back"):
+        run_search(evolution(), CountingEvaluator(num_sequences=4), tmp_path / "history.jsonl", 5)
 
 
 def test_a_race_spares_readings_and_finds_the_same_elites(tmp_path: Path) -> None:
     """The candidates keep their order on every sequence, so whoever is dropped was rightly dropped."""
-    raced, full = evolution(), evolution()
+    raced, full = evolution(chosen=RACING), evolution()
     records = run_search(raced, CountingEvaluator(num_sequences=6), tmp_path / "raced.jsonl", RACE)
-    complete = run_search(full, CountingEvaluator(num_sequences=6), tmp_path / "full.jsonl", RaceSettings(stages=(6,)))
+    complete = run_search(full, CountingEvaluator(num_sequences=6), tmp_path / "full.jsonl", RACE)
     assert [record.key for record in records] == [record.key for record in complete]
-    assert raced.elites == full.elites
+    assert [(elite.key, elite.loss) for elite in raced.elites] == [(elite.key, elite.loss) for elite in full.elites]
     assert sum(record.tokens for record in records) < sum(record.tokens for record in complete)
     for record, whole in zip(records, complete, strict=True):
         assert record.sequence_losses == whole.sequence_losses[: len(record.sequence_losses)]
@@ -278,7 +302,7 @@ def test_a_race_spares_readings_and_finds_the_same_elites(tmp_path: Path) -> Non
 
 def test_a_history_that_cannot_be_opened_is_told_before_anything_is_evaluated(tmp_path: Path) -> None:
     evaluate = CountingEvaluator()
-    with pytest.raises(OSError, match=r"cannot write its history .*absent/history.jsonl: No such file"):
+    with pytest.raises(OSError, match=r"cannot write .*absent/history.jsonl: No such file"):
         run_search(evolution(), evaluate, tmp_path / "absent" / "history.jsonl", ALL)
     assert not evaluate.finished
 
@@ -288,7 +312,7 @@ def test_a_full_disk_ends_the_search_and_spares_what_was_written(
 ) -> None:
     history_file = tmp_path / "history.jsonl"
     whole = run_search(evolution(), CountingEvaluator(), tmp_path / "whole.jsonl", ALL)
-    left = [5]
+    left = [6]
 
     def fsync(_descriptor: int) -> None:
         left[0] -= 1
@@ -297,7 +321,7 @@ def test_a_full_disk_ends_the_search_and_spares_what_was_written(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fsync)
-        with pytest.raises(OSError, match=r"cannot write its history .*history.jsonl: No space left.*run again"):
+        with pytest.raises(OSError, match=r"cannot write .*history.jsonl: No space left.*run again"):
             run_search(evolution(), CountingEvaluator(), history_file, ALL)
     assert len(read_history(history_file)) == 5
     assert run_search(evolution(), CountingEvaluator(), history_file, ALL) == whole

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import KINDS, count, decoder, layer, llama
+from strategies import KINDS, changed, count, decoder, layer, llama
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
@@ -19,9 +19,10 @@ from budwood.arch.sampling import Sampling
 from budwood.arch.selection import LayerSelection, Selection
 from budwood.arch.space import SearchSpace
 from budwood.arch.spec import Architecture
-from budwood.search.candidate import Candidate, Evaluation, canonical_key
+from budwood.search.candidate import Candidate, Evaluation
 from budwood.search.operators import Constraint
-from budwood.search.strategy import Evolution, EvolutionSettings, ProbabilityReading
+from budwood.search.settings import CrossoverParents, ProbabilityReading, SearchSettings, StrategyName
+from budwood.search.strategy import Strategy, open_strategy
 
 TEACHER = llama(32, 16, *[layer(6, 3, 8, 12)] * 4)
 SPACES = {
@@ -48,7 +49,7 @@ OTHER_SPACES = {
 }
 HALF = ParameterBin.around(0.5 * num_parameters(TEACHER), 0.2)
 FIFTH = ParameterBin.around(0.2 * num_parameters(TEACHER), 0.1)
-SMALL = EvolutionSettings(population=8, epochs=4, num_elites=4, num_mutants=3, num_crossovers=3, num_randoms=2)
+SMALL = SearchSettings(population=8, epochs=4, num_elites=4, num_mutants=3, num_crossovers=3, num_randoms=2)
 
 
 def distance(architecture: Architecture, optimum: Architecture) -> float:
@@ -79,10 +80,10 @@ def results(
     ]
 
 
-def run(strategy: Evolution, loss: Callable[[Selection], float] = to_teacher) -> list[Candidate]:
+def run(strategy: Strategy, loss: Callable[[Selection], float] = to_teacher) -> list[Candidate]:
     """Run a strategy on a synthetic loss and return all it asked for."""
     asked: list[Candidate] = []
-    while not strategy.done:
+    for _ in range(strategy.proposer.settings.epochs + 1):
         generation = strategy.ask()
         strategy.tell(results(generation, loss))
         asked += generation
@@ -90,9 +91,9 @@ def run(strategy: Evolution, loss: Callable[[Selection], float] = to_teacher) ->
 
 
 def test_the_papers_sizes_make_5050_evaluations() -> None:
-    assert EvolutionSettings().num_evaluations == 5050
-    assert EvolutionSettings(probability_reading="share").num_evaluations == 5050
-    assert EvolutionSettings(probability_reading="share").offspring == {"mutation": 10, "crossover": 10, "random": 30}
+    assert SearchSettings().num_evaluations == 5050
+    assert SearchSettings(probability_reading="share").num_evaluations == 5050
+    assert SearchSettings(probability_reading="share").offspring == (10, 10, 30)
 
 
 @pytest.mark.parametrize("space", [*SPACES.values(), *OTHER_SPACES.values()], ids=[*SPACES, *OTHER_SPACES])
@@ -102,26 +103,34 @@ def test_the_papers_sizes_make_5050_evaluations() -> None:
 def test_everything_asked_is_new_and_in_the_bin(
     space: SearchSpace, reading: ProbabilityReading, sampling: Sampling, constraint: Constraint
 ) -> None:
-    chosen = replace(SMALL, probability_reading=reading, sampling=sampling, constraint=constraint)
+    chosen = changed(SMALL, probability_reading=reading, sampling=sampling, constraint=constraint)
     parameter_bin = ParameterBin.around(0.5 * space.reach[1], 0.2)
-    asked = run(Evolution(space, parameter_bin, chosen))
+    asked = run(open_strategy(space, parameter_bin, chosen))
     assert len({candidate.key for candidate in asked}) == len(asked) == chosen.num_evaluations
     assert all(candidate.selection in space for candidate in asked)
     assert all(count(space, candidate.selection) in parameter_bin for candidate in asked)
-    origins, offspring = Counter(candidate.origin for candidate in asked), chosen.offspring
+    origins = Counter(candidate.origin for candidate in asked)
+    num_mutants, num_crossovers, num_randoms = chosen.offspring
     assert origins["initial"] == chosen.population
-    assert 0 < origins["mutation"] <= chosen.epochs * offspring["mutation"]
-    assert 0 < origins["crossover"] <= chosen.epochs * offspring["crossover"]
-    assert origins["random"] >= chosen.epochs * offspring["random"]
+    assert 0 < origins["mutation"] <= chosen.epochs * (num_mutants + num_crossovers)
+    assert 0 < origins["crossover"] <= chosen.epochs * num_crossovers
+    assert origins["random"] >= chosen.epochs * num_randoms
 
 
 def test_an_operator_without_new_offspring_gives_way_to_a_random_member() -> None:
     """One elite has no partner and its few mutants are used up; the generation is full all the same."""
-    chosen = EvolutionSettings(
-        population=20, epochs=1, num_elites=1, num_mutants=20, num_crossovers=0, num_randoms=0, probability=1.0
+    chosen = SearchSettings(
+        population=20,
+        epochs=1,
+        num_elites=1,
+        num_finalists=1,
+        num_mutants=20,
+        num_crossovers=0,
+        num_randoms=0,
+        probability=1.0,
     )
     tiny = SearchSpace(teacher=llama(1, 4, *[layer(2, 2, 4, 4)] * 2), layerwise=False)
-    origins = Counter(candidate.origin for candidate in run(Evolution(tiny, ParameterBin(*tiny.reach), chosen)))
+    origins = Counter(candidate.origin for candidate in run(open_strategy(tiny, ParameterBin(*tiny.reach), chosen)))
     assert origins.keys() == {"initial", "mutation", "random"}
     assert origins.total() == chosen.num_evaluations
 
@@ -129,10 +138,10 @@ def test_an_operator_without_new_offspring_gives_way_to_a_random_member() -> Non
 @given(seed=st.integers(0, 2**32 - 1), name=st.sampled_from(sorted(SPACES)))
 @settings(max_examples=10, deadline=None)
 def test_same_seed_same_history_whatever_global_seeds_do(seed: int, name: str) -> None:
-    strategies = [Evolution(SPACES[name], HALF, replace(SMALL, epochs=2, seed=seed)) for _ in range(2)]
+    strategies = [open_strategy(SPACES[name], HALF, changed(SMALL, epochs=2, seed=seed)) for _ in range(2)]
     quiet = run(strategies[0])
     disturbed: list[Candidate] = []
-    while not strategies[1].done:
+    for _ in range(3):
         for reseed in (random.seed, np.random.seed, torch.manual_seed):
             reseed(len(disturbed))
         generation = strategies[1].ask()
@@ -146,31 +155,31 @@ def test_same_seed_same_history_whatever_global_seeds_do(seed: int, name: str) -
 
 
 def test_another_seed_asks_for_others() -> None:
-    asked = [run(Evolution(UNIFORM, HALF, replace(SMALL, seed=seed))) for seed in (0, 1)]
+    asked = [run(open_strategy(UNIFORM, HALF, changed(SMALL, seed=seed))) for seed in (0, 1)]
     assert asked[0] != asked[1]
 
 
 def test_elites_are_the_best_of_all_told() -> None:
-    strategy = Evolution(UNIFORM, HALF, SMALL)
+    strategy = open_strategy(UNIFORM, HALF, SMALL)
     asked = run(strategy)
     losses = sorted(to_teacher(candidate.selection) for candidate in asked)
-    assert [loss for loss, _ in strategy.elites] == losses[: SMALL.num_elites]
-    assert all(to_teacher(selection) == loss for loss, selection in strategy.elites)
+    assert [elite.loss for elite in strategy.elites] == losses[: SMALL.num_elites]
+    assert all(to_teacher(elite.selection) == elite.loss for elite in strategy.elites)
 
 
 def test_ties_are_broken_by_key_in_whatever_order_losses_come() -> None:
-    strategies = [Evolution(UNIFORM, HALF, SMALL) for _ in range(2)]
+    strategies = [open_strategy(UNIFORM, HALF, SMALL) for _ in range(2)]
     first, second = (results(strategy.ask(), lambda _: 1.0) for strategy in strategies)
     strategies[0].tell(first)
     strategies[1].tell(second[::-1])
-    keys = [canonical_key(selection) for _, selection in strategies[0].elites]
+    keys = [elite.key for elite in strategies[0].elites]
     assert strategies[0].elites == strategies[1].elites
     assert keys == sorted(candidate.key for candidate, _ in first)[: SMALL.num_elites]
 
 
 def test_a_generation_of_which_nothing_is_left_changes_nothing() -> None:
     """But the first one has to leave something."""
-    strategy = Evolution(UNIFORM, HALF, SMALL)
+    strategy = open_strategy(UNIFORM, HALF, SMALL)
     generation = strategy.ask()
     with pytest.raises(ValueError, match="no candidate of the first generation has a finite loss"):
         strategy.tell([])
@@ -182,15 +191,15 @@ def test_a_generation_of_which_nothing_is_left_changes_nothing() -> None:
 
 
 def test_random_search_draws_every_generation_anew() -> None:
-    asked = run(Evolution(UNIFORM, HALF, replace(SMALL, strategy="random")))
+    asked = run(open_strategy(UNIFORM, HALF, changed(SMALL, strategy="random")))
     assert Counter(candidate.origin for candidate in asked) == {"initial": 8, "random": 4 * 8}
 
 
 def test_local_search_mutates_the_best() -> None:
     """A mutant of the best differs from it in one dimension, or in one and the MLP widths that repair it."""
-    strategy = Evolution(UNIFORM, HALF, replace(SMALL, strategy="local"))
+    strategy = open_strategy(UNIFORM, HALF, changed(SMALL, strategy="local"))
     strategy.tell(results(strategy.ask()))
-    best = strategy.elites[0][1]
+    best = strategy.elites[0].selection
     mutants = [candidate.selection for candidate in strategy.ask() if candidate.origin == "mutation"]
     assert mutants
     for mutant in mutants:
@@ -206,21 +215,21 @@ def test_local_search_mutates_the_best() -> None:
 
 @pytest.mark.parametrize("constraint", ["repair", "rejection"])
 def test_acceptance_is_the_share_of_proposals_that_became_candidates(constraint: Constraint) -> None:
-    strategy = Evolution(UNIFORM, FIFTH, replace(SMALL, constraint=constraint))
+    strategy = open_strategy(UNIFORM, FIFTH, changed(SMALL, constraint=constraint))
     strategy.tell(results(strategy.ask()))
-    assert 0 < strategy.acceptance <= 1
+    assert 0 < strategy.metrics()["acceptance"] <= 1
     strategy.ask()
-    assert 0 < strategy.acceptance < 1
+    assert 0 < strategy.metrics()["acceptance"] < 1
 
 
 @pytest.mark.parametrize("name", sorted(SPACES))
 def test_level_switches_keep_the_budget_of_their_parent(name: str) -> None:
     """They differ from some elite by less than a neuron in every layer."""
     space = SPACES[name]
-    chosen = replace(SMALL, population=40, num_mutants=40, num_crossovers=0, num_randoms=0, level_switch=1.0)
-    strategy = Evolution(space, HALF, chosen)
+    chosen = changed(SMALL, population=40, num_mutants=40, num_crossovers=0, num_randoms=0, level_switch=1.0)
+    strategy = open_strategy(space, HALF, chosen)
     strategy.tell(results(strategy.ask()))
-    budgets = [count(space, selection) for _, selection in strategy.elites]
+    budgets = [count(space, elite.selection) for elite in strategy.elites]
     mutants = [candidate for candidate in strategy.ask() if candidate.origin == "mutation"]
     assert mutants
     for mutant in mutants:
@@ -244,15 +253,15 @@ def test_guided_searches_find_the_optimum_more_often_than_random_search() -> Non
     )
     inside = [member for member in sizes if num_parameters(member) in FIFTH]
     assert len(inside) == 1160
-    evolving = EvolutionSettings(
+    evolving = SearchSettings(
         population=20, epochs=6, num_elites=10, num_mutants=14, num_crossovers=1, num_randoms=5, probability=1.0
     )
     searches = {
         "evolution": evolving,
-        "switching": replace(evolving, level_switch=0.5),
-        "screened": replace(evolving, screening=3),
-        "local": replace(evolving, strategy="local", epochs=3),
-        "random": replace(evolving, strategy="random"),
+        "switching": changed(evolving, level_switch=0.5),
+        "screened": changed(evolving, screening=3),
+        "local": changed(evolving, strategy="local", epochs=3),
+        "random": changed(evolving, strategy="random"),
     }
     assert {name: chosen.num_evaluations for name, chosen in searches.items()} == dict.fromkeys(searches, 140) | {
         "local": 80
@@ -261,7 +270,7 @@ def test_guided_searches_find_the_optimum_more_often_than_random_search() -> Non
     for seed, optimum in enumerate(inside[50::150]):
         for name, chosen in searches.items():
             asked = run(
-                Evolution(UNIFORM, FIFTH, replace(chosen, seed=seed)),
+                open_strategy(UNIFORM, FIFTH, changed(chosen, seed=seed)),
                 lambda selection, optimum=optimum: distance(selection.architecture(TEACHER), optimum),
             )
             hits[name] += any(candidate.selection == Selection.prefix(optimum) for candidate in asked)
@@ -280,15 +289,15 @@ def test_fine_evolution_learns_which_entries_to_keep(*, layerwise: bool) -> None
     def loss(selection: Selection) -> float:
         return float(sum(len(kept ^ best) for kept, best in zip(_sets(selection), _sets(optimum), strict=True)))
 
-    evolving = EvolutionSettings(
+    evolving = SearchSettings(
         population=20, epochs=10, num_elites=6, num_mutants=16, num_crossovers=1, num_randoms=3, probability=1.0
     )
-    unguided = replace(evolving, strategy="random")
+    unguided = changed(evolving, strategy="random")
     parameter_bin = ParameterBin.around(count(space, optimum), 0.2)
     evolved, drawn = (
         [
-            min(loss(candidate.selection) for candidate in run(Evolution(space, parameter_bin, chosen), loss))
-            for chosen in (replace(sizes, seed=seed) for seed in range(3))
+            min(loss(candidate.selection) for candidate in run(open_strategy(space, parameter_bin, chosen), loss))
+            for chosen in (changed(sizes, seed=seed) for seed in range(3))
         ]
         for sizes in (evolving, unguided)
     )
@@ -306,34 +315,77 @@ def test_a_bin_with_too_few_members_is_refused_with_their_number() -> None:
     """Sixteen members lie in the bin, equally often drawn: all are found, and a search that wants more says so."""
     tiny = SearchSpace(teacher=llama(1, 2, *[layer(2, 2, 4, 2)] * 2), layerwise=False)
     everything = ParameterBin(*tiny.reach)
-    chosen = replace(SMALL, strategy="random", population=16, epochs=0, sampling="rejection")
-    assert len(Evolution(tiny, everything, chosen).ask()) == 16
+    chosen = changed(SMALL, strategy="random", population=16, epochs=0, sampling="rejection")
+    assert len(open_strategy(tiny, everything, chosen).ask()) == 16
     with pytest.raises(ValueError, match=r"too few sub-networks for 17 evaluations: 16 found; lower the population"):
-        Evolution(tiny, everything, replace(chosen, population=17)).ask()
+        open_strategy(tiny, everything, changed(chosen, population=17)).ask()
 
 
 def test_an_unreachable_bin_is_refused_before_the_search() -> None:
     with pytest.raises(ValueError, match="cannot be reached"):
-        Evolution(UNIFORM, ParameterBin(10**8, 10**9), SMALL)
+        open_strategy(UNIFORM, ParameterBin(10**8, 10**9), SMALL)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"population": 0}, "population and num_elites must be at least 1"),
-        ({"num_elites": 0}, "population and num_elites must be at least 1"),
-        ({"epochs": -1}, "at least 0"),
-        ({"num_mutants": -1}, "at least 0"),
-        ({"probability": 0.0}, r"probability must lie in \(0, 1\], got 0.0"),
-        ({"probability": 1.5}, r"probability must lie in \(0, 1\], got 1.5"),
+        ({"population": 0}, "greater than or equal to 1"),
+        ({"num_elites": 0}, "greater than or equal to 1"),
+        ({"epochs": -1}, "greater than or equal to 0"),
+        ({"num_mutants": -1}, "greater than or equal to 0"),
+        ({"probability": 0.0}, "greater than 0"),
+        ({"probability": 1.5}, "less than or equal to 1"),
         ({"num_elites": 9}, "num_elites=9 must not exceed population=8"),
         ({"num_mutants": 4}, r"must make a population: 4 \+ 3 \+ 2 is not 8"),
-        ({"screening": 0}, "screening must be at least 1, got 0"),
-        ({"level_switch": 1.5}, r"level_switch must lie in \[0, 1\], got 1.5"),
+        ({"screening": 0}, "greater than or equal to 1"),
+        ({"level_switch": 1.5}, "less than or equal to 1"),
         ({"strategy": "pareto"}, "strategy pareto needs objectives"),
         ({"objectives": ("flops",)}, "no other takes any"),
+        ({"probability_reading": "share", "probability": 0.6}, "of crossovers must not exceed a half"),
+        ({"stages": (4, 3)}, r"stages must grow from 1 sequence on, got \[4, 3\]"),
     ],
 )
 def test_impossible_settings_are_refused(change: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        replace(SMALL, **change)
+        changed(SMALL, **change)
+
+
+def of_depth(depth: int, hidden: int) -> Candidate:
+    """Return a member of the uniform space."""
+    sizes = replace(TEACHER, hidden_size=hidden, layers=(layer(6, 3, 8, 6),) * depth)
+    return Candidate(Selection.prefix(sizes), "random")
+
+
+@pytest.mark.parametrize("parents", ["matching", "any"])
+def test_origins_say_what_happened_where_only_two_elites_have_equal_depth(parents: CrossoverParents) -> None:
+    """Three of five elites have no partner: `any` draws mutants of them, `matching` crosses the other two alone."""
+    chosen = changed(
+        SMALL, num_elites=5, num_mutants=0, num_crossovers=8, num_randoms=0, crossover_parents=parents, probability=1.0
+    )
+    strategy = open_strategy(UNIFORM, ParameterBin(*UNIFORM.reach), chosen)
+    elites = [of_depth(depth, hidden) for depth, hidden in ((1, 8), (2, 8), (3, 8), (4, 8), (4, 12))]
+    elites[3] = Candidate(Selection.prefix(replace(TEACHER, hidden_size=8, layers=(layer(2, 1, 4, 12),) * 4)), "random")
+    strategy.tell(results(elites))
+    made = strategy.ask()
+    for child in (candidate.selection for candidate in made if candidate.origin == "crossover"):
+        assert len(child.layers) == 4
+        assert len(child.hidden) in {8, 12}
+    origins = Counter(candidate.origin for candidate in made)
+    assert origins["crossover"]
+    assert (origins["mutation"] > 0) is (parents == "any")
+
+
+def test_without_a_pair_of_equal_depth_crossovers_are_mutants() -> None:
+    chosen = changed(SMALL, num_mutants=0, num_crossovers=8, num_randoms=0)
+    strategy = open_strategy(UNIFORM, ParameterBin(*UNIFORM.reach), chosen)
+    strategy.tell(results([of_depth(depth, 8) for depth in (1, 2, 3, 4)]))
+    assert {candidate.origin for candidate in strategy.ask()} == {"mutation"}
+
+
+@pytest.mark.parametrize("name", ["evolution", "random", "local"])
+def test_strategies_of_one_objective_have_no_front(name: StrategyName) -> None:
+    strategy = open_strategy(UNIFORM, HALF, changed(SMALL, strategy=name))
+    strategy.tell(results(strategy.ask()))
+    assert not strategy.front
+    assert strategy.metrics().keys() == {"best_loss", "acceptance"}
+    assert strategy.metrics()["best_loss"] == strategy.elites[0].loss

@@ -3,12 +3,12 @@
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pytest
-from strategies import layer, llama
+from strategies import changed, layer, llama
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
@@ -16,15 +16,17 @@ from budwood.arch.selection import Selection
 from budwood.arch.space import SearchSpace
 from budwood.search import workers
 from budwood.search.candidate import Evaluate, Evaluation, canonical_key
-from budwood.search.race import RaceSettings
 from budwood.search.run import run_search
-from budwood.search.strategy import Evolution, EvolutionSettings
+from budwood.search.settings import SearchSettings
+from budwood.search.strategy import open_strategy
 from budwood.search.workers import RayEvaluate
 
 TEACHER = llama(32, 16, *[layer(6, 3, 8, 12)] * 4)
 HALF = ParameterBin.around(0.5 * num_parameters(TEACHER), 0.2)
-SETTINGS = EvolutionSettings(population=8, epochs=1, num_elites=3, num_mutants=4, num_crossovers=2, num_randoms=2)
-RACE = RaceSettings(stages=(2, 4))
+SETTINGS = SearchSettings(
+    population=8, epochs=1, num_elites=3, num_mutants=4, num_crossovers=2, num_randoms=2, stages=(2,)
+)
+NUM_SEQUENCES = 4
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ def pairs(selections: Sequence[Selection]) -> list[list[int]]:
 
 def search(evaluate: Evaluate, history_file: Path) -> list[object]:
     """Run a small search."""
-    strategy = Evolution(SearchSpace(teacher=TEACHER, layerwise=True), HALF, SETTINGS)
-    return [*run_search(strategy, evaluate, history_file, RACE), *strategy.elites]
+    strategy = open_strategy(SearchSpace(teacher=TEACHER, layerwise=True), HALF, SETTINGS)
+    return [*run_search(strategy, evaluate, history_file, NUM_SEQUENCES), *strategy.elites]
 
 
 @pytest.mark.slow
@@ -92,8 +94,8 @@ def test_deaths_change_nothing_and_poison_only_itself(tmp_path: Path, monkeypatc
 
     poisonous = Evaluator(tmp_path, poison=keys[2], wrong="")
     with RayEvaluate(partial(open_evaluator, poisonous), pairs, num_workers=2) as evaluate:
-        strategy = Evolution(SearchSpace(teacher=TEACHER, layerwise=True), HALF, replace(SETTINGS, epochs=0))
-        records = run_search(strategy, evaluate, tmp_path / "poison.jsonl", RACE)
+        strategy = open_strategy(SearchSpace(teacher=TEACHER, layerwise=True), HALF, changed(SETTINGS, epochs=0))
+        records = run_search(strategy, evaluate, tmp_path / "poison.jsonl", NUM_SEQUENCES)
         assert [record.finished for record in records if record.key == keys[2]] == [False]
         assert [record.key for record in records] == keys[: SETTINGS.population]
         with pytest.raises(ArithmeticError, match=keys[0]):
@@ -106,6 +108,23 @@ def replace_open(evaluate: RayEvaluate, evaluator: Evaluator) -> RayEvaluate:
     other._ray, other._task = evaluate._ray, evaluate._task
     other._shared = evaluate._ray.put(other._open)
     return other
+
+
+@pytest.mark.parametrize(("named", "expected"), [(None, "local"), ("ray://head:10001", None)])
+def test_only_a_named_cluster_is_joined(
+    monkeypatch: pytest.MonkeyPatch, named: str | None, expected: str | None
+) -> None:
+    """Ray keeps the address of a cluster that was started here, and fails to join it where that one is dead."""
+    given: dict[str, object] = {}
+    monkeypatch.setattr("ray.init", given.update)
+    monkeypatch.setattr("ray.remote", lambda **_: lambda function: function)
+    monkeypatch.setattr("ray.put", lambda value: value)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if named:
+        monkeypatch.setenv("RAY_ADDRESS", named)
+    with RayEvaluate(lambda: None, pairs, num_workers=2):
+        assert given.get("address") == expected
 
 
 def test_workers_without_ray_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

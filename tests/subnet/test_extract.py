@@ -234,14 +234,3 @@ def test_what_the_teacher_lacks_is_named(orders, hidden, changes, message):
 def test_what_no_teacher_can_have_is_named(hidden, changes, message):
     with pytest.raises(ValueError, match=message):
         Selection(hidden=hidden, layers=(layer(**changes),))
-
-
-@llama_only
-def test_a_teacher_whose_frequencies_change_can_only_be_rebuilt(orders):
-    rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
-    config = orders["activation", "preserve"].config | {"rope_parameters": rope}
-    preserved, rebuilt = (replace(orders["activation", kind], config=config) for kind in ("preserve", "rebuild"))
-    with pytest.raises(ValueError, match=r"rope_type 'dynamic' .* use rope: rebuild"):
-        extract_child(preserved, CUT)
-    for ordered, selection in ((preserved, select(48, [0], (3, 2, 16, 5))), (rebuilt, select(48, [0], (3, 2, 8, 5)))):
-        assert extract_child(ordered, selection).config.rope_parameters == rope

@@ -18,7 +18,8 @@ from budwood.arch.selection import LayerSelection, Selection
 from budwood.arch.space import SearchSpace
 from budwood.models.checkpoint import read_architecture
 from budwood.subnet.extract import extract_child, own_weights, resolve
-from budwood.subnet.ordering import Ordering, open_ordered
+from budwood.subnet.ordering import open_ordered
+from budwood.subnet.settings import Ordering
 
 every_teacher = pytest.mark.parametrize("teacher", TEACHERS, indirect=True)
 every_family = pytest.mark.parametrize("teacher", [name for name in TEACHERS if " untied" in name], indirect=True)

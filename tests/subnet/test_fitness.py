@@ -9,12 +9,15 @@ from teachers import FULL, TEACHERS, VOCAB_SIZE, architecture_of, select, tiny_t
 
 from budwood.arch.selection import Selection
 from budwood.models.losses import sequence_losses
+from budwood.search.fitness import check_fitness
+from budwood.search.settings import SearchSettings
 from budwood.subnet.evaluate import ScoreEvaluator, SubnetEvaluator
 from budwood.subnet.extract import extract_child
-from budwood.subnet.fitness import TeacherDivergence, check_fitness, open_fitness
+from budwood.subnet.fitness import TeacherDivergence, open_fitness
 from budwood.subnet.importance import importance_of_weights
-from budwood.subnet.ordering import Ordering, order_teacher
-from budwood.subnet.scoring import score_selection
+from budwood.subnet.ordering import order_teacher
+from budwood.subnet.scoring import component_scores
+from budwood.subnet.settings import Ordering
 
 CHILD = select(33, [0, 1, 2], (2, 1, 8, 24))
 
@@ -22,7 +25,7 @@ CHILD = select(33, [0, 1, 2], (2, 1, 8, 24))
 def ordered(family="llama", *, tied=True):
     """Return a tiny teacher, ordered, in memory."""
     model = tiny_teacher(family, tied=tied)
-    settings = Ordering(by="magnitude")
+    settings = Ordering(ordering="magnitude")
     return order_teacher(weights_of(model), model.config.to_dict(), architecture_of(model), settings).materialise(FULL)
 
 
@@ -102,7 +105,9 @@ def test_known_measures_pass(name):
 def test_scores_need_no_text():
     model = tiny_teacher("llama", tied=True)
     importance = importance_of_weights(weights_of(model), architecture_of(model))
-    evaluate = ScoreEvaluator(importance=importance, normalisation="sum", ranking=None)
+    search = SearchSettings(fitness="magnitude")
+    shares = component_scores(search, {"magnitude": importance}).normalised("sum")
+    evaluate = ScoreEvaluator(shares=shares)
     ((place, evaluation),) = evaluate([CHILD], slice(0, 1))
     assert (place, evaluation.tokens, evaluation.flops) == (0, 0, 0.0)
-    assert evaluation.sequence_losses == [-score_selection(importance, CHILD, "sum")]
+    assert evaluation.sequence_losses == [-shares.of(CHILD)]

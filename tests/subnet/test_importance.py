@@ -9,7 +9,8 @@ from teachers import TEACHERS, architecture_of, tiny_teacher, weights_of
 
 from budwood.arch.family import family_of
 from budwood.subnet.importance import Importance, LayerImportance, importance_of_weights, measure_importance
-from budwood.subnet.ordering import Ordering, open_ordered
+from budwood.subnet.ordering import open_ordered
+from budwood.subnet.settings import Ordering
 
 GROUPS, HEAD_DIM = 3, 16
 SCORES = [field.name for field in fields(LayerImportance)]
@@ -62,7 +63,8 @@ def naive(teacher, windows):
             queries, keys = fused[:, :, 0, None], fused[:, :, 1]
         else:
             queries, keys = (seen[f"{path}.{modules[part]}"][-1] for part in ("q", "k"))
-        neurons = seen[f"{path}.{modules['mlp_out']}"][0][:, 1:].flatten(0, 1)
+        activations = seen[f"{path}.{modules['mlp_out']}"][0]
+        neurons = activations[:, 1:].flatten(0, 1)
         written = block.get_submodule(modules["mlp_out"]).weight.detach().double().norm(dim=0) ** 2
         layers.append(
             {
@@ -72,6 +74,8 @@ def naive(teacher, windows):
                 "queries": queries.reshape(-1, *outputs.shape[1:]).square().mean(0).sum(1),
                 "keys": keys.reshape(-1, GROUPS, HEAD_DIM).square().mean(0),
                 "neurons": neurons.square().mean(0) * written,
+                "head_norms": outputs.norm(dim=-1).mean(0),
+                "activations": activations.abs().mean((0, 1)),
                 "values": (outputs[..., None] * outputs[..., None, :]).mean((0, 2)),
             }
         )
@@ -117,7 +121,9 @@ def test_a_pair_is_what_turns_together_and_past_that_two_neighbours():
     energies = torch.arange(8.0)[None]
     zero = torch.zeros(())
     layer = LayerImportance(
-        influence=zero, change=zero, heads=zero, neurons=zero, values=zero, queries=energies, keys=2 * energies
+        **dict.fromkeys(("influence", "change", "heads", "neurons", "head_norms", "activations", "values"), zero),
+        queries=energies,
+        keys=2 * energies,
     )
     assert torch.allclose(layer.pairs(4), 2**0.5 * torch.tensor([[2.0, 4.0, 9.0, 13.0]]))
     assert torch.allclose(layer.pairs(8), 2**0.5 * torch.tensor([[4.0, 6.0, 8.0, 10.0]]))
@@ -219,7 +225,7 @@ def test_importance_of_weights_is_sums_of_squares(teacher, architecture):
 @llama_only
 def test_ordering_by_magnitude_asks_the_weights(teacher, teacher_folder, architecture):
     expected = importance_of_weights(weights_of(teacher), architecture)
-    ordered = open_ordered(teacher_folder, Ordering(by="magnitude"))
+    ordered = open_ordered(teacher_folder, Ordering(ordering="magnitude"))
     neurons = expected.layers[2].neurons.argsort(descending=True)
     channels = expected.channels.argsort(descending=True)
     gate = teacher.model.layers[2].mlp.gate_proj.weight[neurons][:, channels]

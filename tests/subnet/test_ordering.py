@@ -7,7 +7,8 @@ import torch
 from teachers import FULL, HALF, TEACHERS, weights_of
 
 from budwood.arch.family import family_of
-from budwood.subnet.ordering import Ordering, open_ordered, order_teacher
+from budwood.subnet.ordering import open_ordered, order_teacher
+from budwood.subnet.settings import Ordering
 
 FAMILIES = ["gpt_neox untied", "llama tied", "olmo2 untied", "qwen2 untied", "qwen3 untied"]
 every_kind = pytest.mark.parametrize("teacher", FAMILIES, indirect=True)
@@ -23,7 +24,7 @@ def descending(scores):
 @every_kind
 @pytest.mark.parametrize("ordering", ["native", "magnitude"])
 def test_without_activations_no_importance_is_needed(teacher, teacher_folder, ordering):
-    ordered = open_ordered(teacher_folder, Ordering(by=ordering, rope="rebuild"))
+    ordered = open_ordered(teacher_folder, Ordering(ordering=ordering, rope="rebuild"))
     assert not ordered.norms
     assert ordered.singular_values is (ordering == "magnitude")
     if ordering == "native":
@@ -103,8 +104,8 @@ def test_layers_that_can_be_left_out_first_are_ranked_last(teacher_folder, impor
     assert ordered.ranking == (1, 3, 0, 2)
     with pytest.raises(ValueError, match="layer_score: elimination needs an importance in which layers were left out"):
         open_ordered(teacher_folder, ordering, importance)
-    by_weight = open_ordered(teacher_folder, Ordering(by="magnitude", layer_score="elimination"))
-    assert by_weight.ranking == open_ordered(teacher_folder, Ordering(by="magnitude")).ranking
+    by_weight = open_ordered(teacher_folder, Ordering(ordering="magnitude", layer_score="elimination"))
+    assert by_weight.ranking == open_ordered(teacher_folder, Ordering(ordering="magnitude")).ranking
 
 
 @llama_only

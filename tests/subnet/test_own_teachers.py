@@ -13,10 +13,12 @@ from budwood.arch.sampling import sample_any
 from budwood.arch.selection import LayerSelection, Selection
 from budwood.arch.space import SearchSpace
 from budwood.models.checkpoint import load_config, load_model, read_architecture, read_config
-from budwood.models.teacher import TeacherSource, fetch_teacher
+from budwood.models.settings import TeacherSettings
+from budwood.models.teacher import fetch_teacher
 from budwood.models.tensors import CheckpointTensors
 from budwood.subnet.extract import extract_child, own_weights, resolve
-from budwood.subnet.ordering import Ordering, open_ordered
+from budwood.subnet.ordering import open_ordered
+from budwood.subnet.settings import Ordering
 
 every_family = pytest.mark.parametrize("teacher", [name for name in TEACHERS if " untied" in name], indirect=True)
 llama_only = pytest.mark.parametrize("teacher", ["llama tied"], indirect=True)
@@ -48,7 +50,7 @@ def test_its_folder_tells_its_architecture(architecture, own_folder):
 @every_family
 def test_ordering_it_changes_no_logit(own_folder, own_teacher, windows):
     expected = logits_of(load_model(own_folder, torch.float32), windows)
-    native = open_ordered(own_folder, Ordering(by="native"))
+    native = open_ordered(own_folder, Ordering(ordering="native"))
     for ordered, rounding in ((own_teacher, 3e-5), (native, 1e-6)):
         whole = extract_child(ordered, Selection.prefix(ordered.ranked))
         assert (logits_of(whole, windows) - expected).abs().max() < rounding * expected.abs().max()
@@ -83,7 +85,7 @@ def test_equal_layers_that_turn_differently_need_a_class_of_ours(own_teacher):
 @pytest.mark.parametrize("trust_remote_code", [False, True])
 def test_it_is_fetched_as_it_is_without_running_its_code(own_folder, tmp_path, trust_remote_code):
     """Its class is at hand: the source beside the weights is for others."""
-    source = TeacherSource(model=str(own_folder), trust_remote_code=trust_remote_code)
+    source = TeacherSettings(model=str(own_folder), trust_remote_code=trust_remote_code)
     assert fetch_teacher(source, tmp_path / "work").folder == own_folder
     assert not (tmp_path / "work").exists()
 

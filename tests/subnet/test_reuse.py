@@ -10,7 +10,8 @@ from teachers import DEPTH, FULL, TEACHERS, architecture_of, select, tiny_teache
 from budwood.arch.count import forward_flops_per_token, layer_flops_per_token, num_parameters
 from budwood.arch.selection import Selection
 from budwood.subnet.evaluate import SubnetEvaluator
-from budwood.subnet.ordering import OrderedTeacher, Ordering, order_teacher
+from budwood.subnet.ordering import OrderedTeacher, order_teacher
+from budwood.subnet.settings import Ordering
 from budwood.subnet.reuse import families, walk
 
 paths_of_candidates = st.lists(
@@ -47,7 +48,7 @@ def ordered(name: str) -> OrderedTeacher:
     """Return a tiny teacher, ordered, in memory."""
     family, tied = TEACHERS[name]
     model = tiny_teacher(family, tied=tied)
-    settings = Ordering(by="magnitude")
+    settings = Ordering(ordering="magnitude")
     return order_teacher(weights_of(model), model.config.to_dict(), architecture_of(model), settings).materialise(FULL)
 
 

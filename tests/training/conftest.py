@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from budwood.corpus.packing import tokenize_and_pack
-from budwood.models.teacher import TeacherSource, byte_tokenizer, fetch_teacher
+from budwood.models.settings import TeacherSettings
+from budwood.models.teacher import byte_tokenizer, fetch_teacher
 from budwood.training.job import TrainingJob
 from budwood.training.settings import Engine, Schedule
 
@@ -32,13 +33,13 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    source = TeacherSource(random=SIZES | {"hidden_size": 24, "num_hidden_layers": 2}, seed=1)
+    source = TeacherSettings(random=SIZES | {"hidden_size": 24, "num_hidden_layers": 2}, seed=1)
     return fetch_teacher(source, tmp_path_factory.mktemp("teacher")).folder
 
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    source = TeacherSource(random=SIZES | {"hidden_size": 16, "num_hidden_layers": 1}, seed=2)
+    source = TeacherSettings(random=SIZES | {"hidden_size": 16, "num_hidden_layers": 1}, seed=2)
     return fetch_teacher(source, tmp_path_factory.mktemp("child")).folder
 
 

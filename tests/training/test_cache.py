@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,9 +24,9 @@ SETTINGS = {
 every_kind = pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 
 
-@pytest.fixture
-def corpus(corpus_folder):
-    return PackedCorpus.open(corpus_folder)
+@pytest.fixture(params=[None, 256], ids=["as packed", "first token"])
+def corpus(request, corpus_folder):
+    return replace(PackedCorpus.open(corpus_folder), bos_token_id=request.param)
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_what_is_read_is_what_the_teacher_says(settings, write, corpus):
     cache, _, facts, starts, teacher = write(settings)
     cache.check(facts, starts)
     some = starts[[5, 0, 5, 9]]
-    ids = corpus.read(some[:, None] + np.arange(12))
+    ids = corpus.read(some, 12)[:, :-1]
     read = cache.read(some, ids)
     said = teacher.entries(torch.from_numpy(ids), torch.from_numpy(some))
     assert len(read["ids"]) == 48
@@ -110,7 +111,7 @@ def test_two_students_read_one_cache_and_it_knows_its_own_text(write, corpus):
     cache, *_, starts, _ = write(SETTINGS["sampled"])
     again = TeacherCache.open(cache.folder)
     assert again.fingerprint == cache.fingerprint
-    ids = corpus.read(starts[:2, None] + np.arange(12))
+    ids = corpus.read(starts[:2], 12)[:, :-1]
     for one, other in zip(cache.read(starts[:2], ids).values(), again.read(starts[:2], ids).values(), strict=True):
         assert torch.equal(one, other)
     with pytest.raises(ValueError, match=f"does not know the sequence at {starts[0]}"):

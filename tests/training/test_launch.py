@@ -173,7 +173,7 @@ def test_two_processes_make_the_run_of_one_and_a_killed_one_restarts(make_job, t
         assert row.keys() == expected.keys()
         assert all(row[name] == pytest.approx(expected[name], rel=1e-4) for name in row)
     assert all(torch.allclose(other_weights[name], one, rtol=0, atol=1e-5) for name, one in weights(alone).items())
-    history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "child.train_loss")
+    history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "train_loss")
     assert [(metric.step, metric.value) for metric in history] == [
         (row["step"], row["train_loss"]) for row in curve if "train_loss" in row
     ]

@@ -137,6 +137,37 @@ def test_the_gradient_is_the_slope_of_the_loss(kind):
         assert float(gradient[position]) / 3 == pytest.approx(float(above - below) / 2e-6, abs=1e-7)
 
 
+@pytest.mark.parametrize("kind", DIVERGENCES)
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_a_teacher_of_fewer_tokens_is_compared_on_those_alone(kind, temperature):
+    """As if the student's other logits were sliced off before the softmax; the text is learnt with all of them."""
+    hidden, head, labels, teacher = draw_inputs(11, 5, 7, 19)
+    teacher = Logits(teacher.hidden, teacher.head[:13])
+    weights = DistillationWeights(0.2, 0.8, temperature, kind)
+
+    def plain(hidden, head):
+        p, q = ((logits / temperature).softmax(-1) for logits in (plain_logits(teacher), (hidden @ head.T)[:, :13]))
+        text = functional.cross_entropy(hidden @ head.T, labels, reduction="sum")
+        return weights.alpha * text + weights.beta * temperature**2 * plain_divergence(p, q, kind)
+
+    expected = loss_and_gradients(plain, hidden, head)
+    found = loss_and_gradients(chunked_loss, hidden, head, labels, teacher, weights)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_sparse_targets_of_fewer_tokens_are_compared_on_those_alone():
+    """All entries of a smaller vocabulary say what its whole distribution says."""
+    hidden, head, labels, teacher = draw_inputs(11, 5, 7, 19)
+    teacher = Logits(teacher.hidden, teacher.head[:13])
+    entries = take_top(torch.log_softmax(plain_logits(teacher).float() / 2, -1), 13)
+    sparse = sparse_target(entries, DistillationSettings(loss="topk_tail", top_k=13, temperature=2.0), num_ids=13)
+    found = loss_and_gradients(chunked_loss, hidden, head, labels, sparse, WEIGHTS)
+    expected = loss_and_gradients(chunked_loss, hidden, head, labels, teacher, WEIGHTS)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
 def test_worked_values():
     """Uniform student over 4 tokens, teacher with odds 3 to 1 on the first two, temperature 1."""
     head, hidden = torch.eye(4, dtype=torch.float64), torch.zeros(1, 4, dtype=torch.float64)

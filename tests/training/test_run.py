@@ -6,6 +6,8 @@ import os
 import shutil
 import signal
 from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from budwood.arch.count import forward_flops_per_token, training_flops_per_token
-from budwood.corpus.packing import PackedCorpus
+from budwood.corpus.packing import PackedCorpus, read_index, write_index
 from budwood.models.checkpoint import load_config, load_model, random_model, read_architecture
 from budwood.models.losses import sequence_losses
 from budwood.training import callbacks, checkpoints, run
@@ -68,10 +70,10 @@ def test_a_run_learns_and_leaves_a_checkpoint_a_curve_and_a_result(make_job, mod
     assert [row["step"] for row in curve if "train_loss" in row] == list(range(1, 21))
     by_sequence = {row["step"]: row.pop("heldout_losses") for row in curve if "heldout_losses" in row}
     assert {step: pytest.approx(sum(losses) / 4) for step, losses in by_sequence.items()} == heldout
-    told = [(row["step"], {f"child.{name}": value for name, value in row.items() if name != "step"}) for row in curve]
-    rates = {"child.grad_norm", "child.tokens_per_second"}
+    told = [(row["step"], {name: value for name, value in row.items() if name != "step"}) for row in curve]
+    rates = {"grad_norm", "tokens_per_second"}
     assert [(step, {name: metrics[name] for name in metrics.keys() - rates}) for step, metrics in tracked] == told
-    assert all((metrics.keys() >= rates) == ("child.train_loss" in metrics) for _, metrics in tracked)
+    assert all((metrics.keys() >= rates) == ("train_loss" in metrics) for _, metrics in tracked)
     windows = torch.from_numpy(PackedCorpus.open(corpus_folder).windows("validation", 12, limit=4))
     for step, folder in ((0, model_folder), (20, job.output_folder / "model")):
         losses = sequence_losses(load_model(folder, torch.float32), windows)
@@ -150,9 +152,9 @@ def test_a_finished_job_is_told_again_but_not_trained_again(make_job, monkeypatc
     assert train(job, lambda metrics, _: told.append(metrics)) == result
     assert not forward_passes
     assert [list(metrics) for metrics in told] == [
-        ["child.heldout_loss"],
-        ["child.train_loss", "child.learning_rate"],
-        ["child.heldout_loss"],
+        ["heldout_loss"],
+        ["train_loss", "learning_rate"],
+        ["heldout_loss"],
     ]
 
 
@@ -224,20 +226,21 @@ def test_an_update_that_is_not_finite_is_never_saved(make_job):
         train(job)
 
 
-def test_sigterm_saves_before_it_leaves_and_the_run_goes_on_as_if_nothing_had_happened(make_job):
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_stopped_saves_before_it_leaves_and_goes_on_as_if_nothing_had_happened(make_job, how):
     whole, stopped = make_job("whole"), make_job("stopped")
     train(whole)
 
     def terminate_at_3(_metrics, step):
         if step == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), how)
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(how)
     with pytest.raises(
-        TrainingStoppedError, match=r"stopped by SIGTERM after step \d of 6; .*checkpoint-\d is complete"
+        TrainingStoppedError, match=r"stopped by SIGTERM or Ctrl-C after step \d of 6; .*checkpoint-\d is complete"
     ):
         train(stopped, terminate_at_3)
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(how) is before
     assert step_of(newest_checkpoint(stopped.output_folder)) in {3, 4}  # heard in step 3's log: at the next step's end
     train(stopped)
     assert equal(weights(stopped), weights(whole))
@@ -382,6 +385,22 @@ def test_an_architecture_alone_is_trained_from_random_weights(make_job, teacher_
     assert all(torch.allclose(tensor, expected[name], atol=1e-6) for name, tensor in weights(job).items())
 
 
+def test_random_weights_get_the_plain_frequencies_whatever_the_teacher_turns_at(make_job, teacher_folder, tmp_path):
+    """A list of factors for the teacher's heads would fit no other head; a kept base would be an odd one."""
+    folder = Path(shutil.copytree(teacher_folder, tmp_path / "listed"))
+    config = json.loads((folder / "config.json").read_text())
+    factors = [1.5] * (read_architecture(folder).layers[0].head_dim // 2)
+    rope = {"rope_type": "longrope", "short_factor": factors, "long_factor": factors, "factor": 1.0}
+    rope |= {"rope_theta": 10_000.0, "original_max_position_embeddings": config["max_position_embeddings"]}
+    (folder / "config.json").write_text(json.dumps(config | {"rope_parameters": rope}))
+    whole = read_architecture(folder)
+    narrow = whole.with_layers(tuple(replace(layer, head_dim=2) for layer in whole.layers))
+    job = make_job(architecture=narrow.to_dict(), model_folder=None, initialisation="random", teacher_folder=folder)
+    model = run._student(job)
+    assert model.config.rope_parameters == {"rope_type": "default", "rope_theta": 10_000.0}
+    assert model.base_model.rotary_emb.inv_freq.tolist() == [1.0]
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_updates_added_to_half_precision_are_caught(model_folder, dtype):
     model = load_model(model_folder, dtype)
@@ -400,10 +419,20 @@ def test_updates_added_to_half_precision_are_caught(model_folder, dtype):
 def test_a_resumed_run_reads_on_where_it_stopped_without_reading_what_it_skips(make_job, monkeypatch):
     job = make_job(global_batch=4, micro_batch=2)
     order = training_order(PackedCorpus.open(job.corpus_folder), job.schedule)
-    monkeypatch.setattr(PackedCorpus, "read", lambda _, positions: positions)
+    monkeypatch.setattr(PackedCorpus, "read", lambda _, start, length: start + np.arange(length + 1))
     resumed = run._Sequences(job, 3)
     assert len(resumed) == len(order)
     assert [int(resumed[i]["starts"]) for i in range(len(order) - 12)] == order[12:].tolist()
+
+
+def test_sequences_begin_with_the_first_token_of_the_corpus(make_job, tmp_path):
+    job = make_job()
+    folder = shutil.copytree(job.corpus_folder, tmp_path / "corpus")
+    write_index(folder, read_index(folder) | {"bos_token_id": 256}, {})
+    plain, begun = run._Sequences(job, 0), run._Sequences(job.model_copy(update={"corpus_folder": folder}), 0)
+    for index in range(8):
+        assert begun[index]["tokens"][0] == 256
+        assert torch.equal(begun[index]["tokens"][1:], plain[index]["tokens"][1:])
 
 
 def test_a_text_shorter_than_one_step_is_refused(make_job):

@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 from budwood.corpus.packing import PackedCorpus
-from budwood.models.checkpoint import read_architecture
+from budwood.models.checkpoint import load_model, read_architecture
 from budwood.models.device import Compute
-from budwood.models.teacher import TeacherSource, fetch_teacher, fingerprint
+from budwood.models.settings import TeacherSettings
+from budwood.models.teacher import fetch_teacher, fingerprint
 from budwood.training import run
 from budwood.training.cache import write_cache
 from budwood.training.curve import read_curve
@@ -147,19 +148,60 @@ def test_other_vocabularies_are_refused_before_a_model_is_loaded(make_job, model
     other = swap_two_tokens(model_folder, tmp_path / "other")
     with pytest.raises(ValueError, match="have different vocabularies"):
         train(make_job(model_folder=other, distillation=settings()))
-    sizes = {
-        "hidden_size": 8,
-        "intermediate_size": 8,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 1,
-        "vocab_size": 300,
-    }
-    larger = fetch_teacher(TeacherSource(random=sizes), tmp_path / "larger").folder
-    with pytest.raises(ValueError, match=r"has vocab_size=300 and teacher .* vocab_size=257"):
-        train(make_job(model_folder=larger, distillation=settings()))
-    alone = {"model_folder": None, "architecture": read_architecture(larger).to_dict(), "initialisation": "random"}
-    with pytest.raises(ValueError, match=r"architecture has vocab_size=300 and teacher .* vocab_size=257"):
-        train(make_job(**alone, distillation=settings()))
+
+
+@pytest.fixture
+def sized(tmp_path):
+    """Return a maker of models with a number of rows for the same 257 bytes."""
+
+    def make(vocab_size, seed=1):
+        sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+        settings = TeacherSettings(random=sizes | {"vocab_size": vocab_size}, seed=seed)
+        return fetch_teacher(settings, tmp_path / f"{vocab_size} {seed}").folder
+
+    return make
+
+
+def test_padding_does_not_keep_a_teacher_from_teaching(make_job, sized):
+    for student, teacher in ((300, 280), (280, 300), (VOCABULARY, 300)):
+        for loss in ("full", "topk_tail", "sampled"):
+            wanted = settings(loss=loss, top_k=8, num_samples=4)
+            job = make_job(
+                f"{student} {teacher} {loss}",
+                model_folder=sized(student),
+                teacher_folder=sized(teacher, 2),
+                distillation=wanted,
+            )
+            assert np.isfinite(train(job)["seconds"])
+
+
+def test_a_wider_teacher_is_sliced_before_the_softmax(sized):
+    """Its padding gets no probability: every entry is that of a teacher without padding."""
+    folder, ids = sized(300), torch.arange(12)[None]
+    whole = load_model(folder, torch.float32).eval()
+    expected = torch.log_softmax(whole(ids).logits[0, :, :VOCABULARY], -1)
+    for loss in ("full", "topk_tail"):
+        teacher = open_live_teacher(folder, settings(loss=loss, top_k=VOCABULARY), CPU, VOCABULARY)
+        target, _ = teacher(ids, torch.zeros(1))
+        if loss == "full":
+            found = torch.log_softmax(target.hidden @ target.head.T, -1)
+        else:
+            found = torch.zeros_like(expected).scatter(1, target.ids, target.probs).log()
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        assert target.num_ids == VOCABULARY
+
+
+def test_fewer_rows_than_ids_are_refused_and_a_cache_of_more(make_job, sized, monkeypatch):
+    monkeypatch.setattr(run, "load_model", lambda *_: pytest.fail("a model was loaded"))
+    small = read_architecture(sized(300)).to_dict() | {"vocab_size": 200}
+    alone = {"model_folder": None, "architecture": small, "initialisation": "random"}
+    for distillation in (None, settings()):
+        with pytest.raises(ValueError, match=r"has vocab_size=200, the tokenizer of .* makes 257 ids"):
+            train(make_job(**alone, distillation=distillation))
+    wanted = settings(loss="sampled", teacher="cached")
+    job = make_job(model_folder=sized(VOCABULARY), teacher_folder=sized(300), distillation=wanted)
+    with pytest.raises(ValueError, match=r"a cache says nothing of fewer tokens.*use teacher='live'"):
+        train(job)
 
 
 def test_text_of_another_tokenizer_is_refused_before_a_model_is_loaded(make_job, tmp_path, monkeypatch):

@@ -167,30 +167,58 @@ def pick(choices: Sequence[int], rng: np.random.Generator) -> int:
 
 
 def _construct(space: SearchSpace, parameter_bin: ParameterBin, rng: np.random.Generator) -> tuple[Architecture, Sizes]:
+    batches: list[Draws] = []
     for batch in range(MAX_DRAWS // _DRAWS_PER_BATCH):
         # Kept over many draws of shapes: counts that few shapes reach are then as likely as any other.
         if batch % _BATCHES_PER_TARGET == 0:
-            target = draw_target(space, parameter_bin, rng)
+            target, batches = draw_target(space, parameter_bin, rng), []
         draws = draw_many(space, _DRAWS_PER_BATCH, rng)
-        for row in np.flatnonzero(_legal(space, draws) & _has_widths(space, draws, target)):
-            architecture = draws.population.architecture(int(row), space.teacher)
-            resized = _resize(space, architecture, draws.ranks[row].tolist(), parameter_bin, target)
+        for row in np.flatnonzero(_legal(space, draws) & _has_widths(space, draws, target, target)):
+            resized = _resize(space, *_row(space, draws, int(row)), parameter_bin, target)
             if resized is not None:
                 return resized, draws.ranks[row]
-    raise ValueError(_unreachable(space, parameter_bin, "constructive"))
+        batches.append(draws)
+    found = _nearest(space, batches, parameter_bin, target)
+    if found is None:
+        raise ValueError(_unreachable(space, parameter_bin, "constructive"))
+    return found
 
 
-def _has_widths(space: SearchSpace, draws: Draws, target: int) -> NDArray[np.bool_]:
-    """Return [N] whether some legal MLP widths bring a shape to a parameter count, give or take one step."""
+def _nearest(
+    space: SearchSpace, batches: Sequence[Draws], parameter_bin: ParameterBin, target: int
+) -> tuple[Architecture, Sizes] | None:
+    """Return the member of a bin that comes nearest to a target which no shape reaches.
+
+    Tiny spaces have few counts, and nearly all targets lie in the gaps between them.
+    """
+    found: list[tuple[int, Architecture, Sizes]] = []
+    for draws in batches:
+        possible = _legal(space, draws) & _has_widths(space, draws, parameter_bin.low, parameter_bin.high)
+        for row in np.flatnonzero(possible):
+            scaled = _scale(space, *_row(space, draws, int(row)), target)
+            count = num_parameters(scaled)
+            if count in parameter_bin:
+                found.append((abs(count - target), scaled, draws.ranks[row]))
+    return min(found, key=lambda member: member[0])[1:] if found else None
+
+
+def _row(space: SearchSpace, draws: Draws, row: int) -> tuple[Architecture, list[int]]:
+    return draws.population.architecture(row, space.teacher), draws.ranks[row].tolist()
+
+
+def _has_widths(space: SearchSpace, draws: Draws, low: int, high: int) -> NDArray[np.bool_]:
+    """Return [N] whether some legal MLP widths bring a shape between two parameter counts, give or take one step."""
     population = draws.population
     present = population.groups > 0
-    bare = replace(population, intermediate_size=np.zeros_like(population.intermediate_size))
-    missing = target - population_parameters(bare, space.teacher)
-    neurons = missing / neuron_parameters(space.teacher.family, population.hidden_size)
+    bare = population_parameters(
+        replace(population, intermediate_size=np.zeros_like(population.intermediate_size)), space.teacher
+    )
+    per_neuron = neuron_parameters(space.teacher.family, population.hidden_size)
     narrowest = space.alignment * present.sum(1)
     widest = (np.array([choices.intermediate_sizes[-1] for choices in space.choices])[draws.ranks] * present).sum(1)
     # Rounding every width to a step may miss the target by half of all steps.
-    return np.asarray((neurons >= narrowest / 2) & (neurons <= widest + narrowest / 2))
+    enough, little = (high - bare) / per_neuron >= narrowest / 2, (low - bare) / per_neuron <= widest + narrowest / 2
+    return np.asarray(enough & little)
 
 
 def _reject(space: SearchSpace, parameter_bin: ParameterBin, rng: np.random.Generator) -> tuple[Architecture, Sizes]:
@@ -255,20 +283,27 @@ def _fill_layer(space: SearchSpace, spec: LayerSpec, rank: int, rng: np.random.G
 def _resize(
     space: SearchSpace, architecture: Architecture, ranks: list[int], parameter_bin: ParameterBin, target: int
 ) -> Architecture | None:
+    """Return an architecture with the widths for a parameter count, or none where no legal ones come near it."""
+    scaled = _scale(space, architecture, ranks, target)
+    per_neuron = int(neuron_parameters(architecture.family, np.array(architecture.hidden_size)))
+    count, rounding = num_parameters(scaled), per_neuron * len(scaled.layers) * space.alignment / 2
+    return scaled if count in parameter_bin and abs(count - target) <= rounding else None
+
+
+def _scale(space: SearchSpace, architecture: Architecture, ranks: list[int], target: int) -> Architecture:
+    """Return an architecture with the legal widths that bring it nearest to a parameter count."""
     per_neuron = int(neuron_parameters(architecture.family, np.array(architecture.hidden_size)))
     widths = np.array([layer.intermediate_size for layer in architecture.layers], dtype=float)
     largest = np.array([space.choices[rank].intermediate_sizes[-1] for rank in ranks[: len(widths)]])
     fixed = num_parameters(architecture) - per_neuron * int(widths.sum())
     wanted = _scale_widths(widths, (target - fixed) / per_neuron, largest)
     steps = np.clip(np.rint(wanted / space.alignment).astype(int) * space.alignment, space.alignment, largest)
-    resized = architecture.with_layers(
+    return architecture.with_layers(
         tuple(
             replace(layer, intermediate_size=int(width))
             for layer, width in zip(architecture.layers, steps, strict=True)
         )
     )
-    count, rounding = num_parameters(resized), per_neuron * len(steps) * space.alignment / 2
-    return resized if count in parameter_bin and abs(count - target) <= rounding else None
 
 
 def _scale_widths(widths: Widths, total: float, largest: Sizes) -> Widths:

@@ -1,101 +1,23 @@
-"""Where text comes from: local files, data files of installed packages, and datasets of the hub."""
+"""Documents of a source: from files, data files of installed packages, and datasets of the hub."""
 
-import glob
 import json
-import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from importlib.util import find_spec
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from budwood.corpus.files import SUFFIXES, UNREADABLE, read_rows
-from budwood.corpus.split import validate_fractions
+from budwood.corpus.files import UNREADABLE, File, Unreadable, find_files, read_rows
+from budwood.corpus.settings import SourceSettings
+from budwood.records.paths import resolve_path
 
 _PACKAGE_SCHEME = "package://"
 _QUOTED_CHARACTERS = 40
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextSource:
-    """One source of documents and its division into splits."""
-
-    name: str
-    """Names the source in the corpus; unique there."""
-    splits: Mapping[str, float]
-    """Share of each split (`budwood.corpus.split.SPLITS`); sums to 1."""
-    path: str | None = None
-    """A file, a folder, a glob, or `package://<import name>/<path or glob>` inside an installed package."""
-    dataset: str | None = None
-    """Id of a dataset on the Hugging Face hub, or a folder that `datasets` reads; streamed."""
-    dataset_config: str | None = None
-    dataset_split: str = "train"
-    revision: str | None = None
-    format: str = "text"
-    """Format of the files of `path`: `text` (a document per file), `jsonl` (per line; also compressed by gzip, bzip2 or
-    zstandard), `parquet` (per row) or `json_mapping` (per entry of one JSON object)."""
-    text_field: str = "text"
-    """The field, column or key that holds the text; unused by the format `text`."""
-    document_start: str | None = None
-    """Regular expression of rows that begin a document, for sets whose rows are lines: the rows up to the next such row
-    are one document. Without it every row is one."""
-    license: str = "unknown"
-    attribution: str = ""
-    max_documents: int | None = None
-    """Stop after this many documents that hold text."""
-    max_tokens: Mapping[str, int] = field(default_factory=dict)
-    """Most tokens of a split, by its name. Reading ends where every split named here is full."""
-    weight: float | None = None
-    """Share of the source in the mixture, relative to the weights of the others; by size without it."""
-
-    def __post_init__(self) -> None:
-        """Refuse a source that names no place, two places or an impossible division.
-
-        Raises:
-            ValueError: not exactly one of `path` and `dataset` is set, the format is unknown, a number is not positive,
-                `max_tokens` names a split without a share, `document_start` is no regular expression, or `splits` does
-                not divide the source.
-        """
-        if (self.path is None) == (self.dataset is None):
-            raise ValueError(
-                f"source {self.name!r} needs exactly one of path and dataset, "
-                f"got path={self.path!r}, dataset={self.dataset!r}"
-            )
-        if self.format not in SUFFIXES:
-            raise ValueError(f"source {self.name!r} has format={self.format!r}; allowed are {list(SUFFIXES)}")
-        if self.max_documents is not None and self.max_documents < 1:
-            raise ValueError(f"source {self.name!r} needs max_documents of at least 1, got {self.max_documents}")
-        validate_fractions(self.splits)
-        filled = [split for split, share in self.splits.items() if share > 0]
-        if not set(self.max_tokens) <= set(filled) or min(self.max_tokens.values(), default=1) < 1:
-            raise ValueError(
-                f"source {self.name!r} has max_tokens={dict(self.max_tokens)}; "
-                f"allowed are numbers of at least 1 for {filled}, the splits with a share"
-            )
-        if self.weight is not None and not (self.weight > 0 and math.isfinite(self.weight)):
-            raise ValueError(f"source {self.name!r} needs a weight above 0, got {self.weight}")
-        try:
-            re.compile(self.document_start or "")
-        except re.error as error:
-            raise ValueError(f"source {self.name!r} has document_start={self.document_start!r}: {error}") from error
-
-
-def require_consistent(sources: Sequence[TextSource]) -> None:
-    """Refuse sources that do not fit together.
-
-    Raises:
-        ValueError: two share a name, or only some have a weight.
-    """
-    names = [source.name for source in sources]
-    if len(set(names)) < len(names):
-        raise ValueError(f"sources must have distinct names, got {names}")
-    unweighted = [source.name for source in sources if source.weight is None]
-    if 0 < len(unweighted) < len(sources):
-        raise ValueError(f"give every source a weight or none; without one are {unweighted}")
+_KEPT_FAULTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,20 +33,25 @@ class Document:
 class SourceReader:
     """Reads the documents of a source one at a time, from any place on; those without text are left out."""
 
-    def __init__(self, source: TextSource, position: Any = None) -> None:
+    def __init__(self, source: SourceSettings, root: Path, position: Any = None) -> None:
         """Open a source.
 
         Args:
             source: What to read.
+            root: Where relative paths begin.
             position: Where to continue; from the beginning without it.
 
         Raises:
             ValueError: no file, package or dataset is found.
         """
         self.source = source
+        self.num_skipped = 0
+        """Rows that were left out because they cannot be used."""
+        self.faults: tuple[str, ...] = ()
+        """The first of them, with the reason."""
         self._start = re.compile(source.document_start) if source.document_start is not None else None
-        self._rows: _Rows = _FileRows(source) if source.dataset is None else _HubRows(source)
-        # A document that is not complete, by its id and rows: only the row after it tells its end.
+        self._rows: _Rows = _FileRows(source, root) if source.dataset is None else _HubRows(source, root)
+        # A document that is not complete, by its id and rows: only the row after it shows its end.
         self._pending: tuple[str, list[str]] = ("", [])
         if position is not None:
             rows, identifier, parts = position
@@ -147,11 +74,11 @@ class SourceReader:
         return sha256(json.dumps(self._rows.origin(position[0])).encode()).hexdigest()
 
     def __iter__(self) -> Iterator[Document]:
-        """Give the documents in the order of the source: files by name, rows as they stand.
+        """Give the documents in the order of the source: files by name, rows in their order.
 
         Raises:
-            ValueError: a file is damaged or not in the format, a row lacks the text field, or the first one does not
-                begin a document; the message names the file and the row.
+            ValueError: a file is damaged; a row is not in the format, lacks the text field or has no valid text in it,
+                and `on_error` is "stop"; or the first row does not begin a document. The message names file and row.
         """
         for identifier, text in self._texts():
             if text and not text.isspace():
@@ -159,8 +86,7 @@ class SourceReader:
 
     def _texts(self) -> Iterator[tuple[str, str]]:
         """Ids and texts of rows, or of the documents that rows make up."""
-        for identifier, row in self._rows:
-            text = _text_of(row, self.source, identifier)
+        for identifier, text in self._usable_rows():
             if self._start is None:
                 yield identifier, text
             elif self._start.match(text):
@@ -171,41 +97,84 @@ class SourceReader:
             elif text and not text.isspace():
                 raise ValueError(
                     f"source {self.source.name!r}: document_start={self.source.document_start!r} does not match "
-                    f"{identifier}, the first row with text: {text[:_QUOTED_CHARACTERS]!r}"
+                    f"{self._rows.locate(identifier)}, the first row with text: {text[:_QUOTED_CHARACTERS]!r}"
                 )
         (begun, parts), self._pending = self._pending, ("", [])
         yield begun, "".join(parts)
 
+    def _usable_rows(self) -> Iterator[tuple[str, str]]:
+        """Ids and texts of rows, without those that are skipped."""
+        for identifier, row in self._rows:
+            try:
+                text = _text_of(row, self.source)
+            except ValueError as error:
+                fault = f"{self._rows.locate(identifier)} {error}"
+                if self.source.on_error == "stop":
+                    raise ValueError(f"source {self.source.name!r}: {fault}") from error
+                self.num_skipped += 1
+                self.faults = (*self.faults, fault)[:_KEPT_FAULTS]
+            else:
+                yield identifier, text
 
-def read_documents(source: TextSource) -> Iterator[Document]:
+
+def read_documents(source: SourceSettings, root: Path) -> Iterator[Document]:
     """Read the documents of a source one at a time (see `SourceReader`), `max_documents` of them.
 
     Raises:
-        ValueError: as `SourceReader`, or the source holds no text at all.
+        ValueError: as `SourceReader`, or the source has no text at all.
     """
     empty = True
-    for document in islice(SourceReader(source), source.max_documents):
+    reader = SourceReader(source, root)
+    for document in islice(reader, source.max_documents):
         empty = False
         yield document
     if empty:
-        raise ValueError(f"source {source.name!r} is empty: no text in {source.path or source.dataset}")
+        raise ValueError(describe_empty(source, reader.num_skipped, reader.faults))
 
 
-def _text_of(row: object, source: TextSource, identifier: str) -> str:
-    """The text of a row; a null counts as no text."""
-    fields = row if isinstance(row, Mapping) else {}
-    if source.text_field not in fields:
+def describe_empty(source: SourceSettings, num_skipped: int, faults: tuple[str, ...]) -> str:
+    """Return what is said of a source without text."""
+    skipped = f"; {num_skipped} rows were skipped, the first because {faults[0]}" if num_skipped else ""
+    return f"source {source.name!r} is empty: no text in {source.place}{skipped}"
+
+
+def _text_of(row: object, source: SourceSettings) -> str:
+    """The text of a row; a null counts as no text.
+
+    Raises:
+        ValueError: the row has none that can be used; the message follows the row's place.
+    """
+    if isinstance(row, Unreadable):
+        raise ValueError(f"cannot be read as format={source.format!r}: {row.reason}")  # noqa: TRY004 - the data is wrong
+    found = _find_field(row, source.text_field)
+    if found is None:
+        return ""
+    if not isinstance(found, str):
+        raise ValueError(  # noqa: TRY004 - the data is wrong
+            f"must have text in text_field={source.text_field!r}, got {type(found).__name__}"
+        )
+    try:
+        found.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"is no valid text: {found[error.start]!r}, its character {error.start + 1}, is half of a surrogate pair"
+        ) from error
+    return found
+
+
+def _find_field(row: object, field: str) -> object:
+    """The content of a field; dots in its name lead into nested rows, unless a field has them in its own name."""
+    inner, left = row, field
+    while isinstance(inner, Mapping) and left not in inner and (head := left.partition("."))[0] in inner and head[2]:
+        inner, left = inner[head[0]], head[2]
+    if inner is None and inner is not row:
+        return None
+    fields = inner if isinstance(inner, Mapping) else {}
+    if left not in fields:
         present = ", ".join(map(str, fields)) or "none"
-        raise ValueError(
-            f"source {source.name!r}: {identifier} lacks text_field={source.text_field!r}; fields present: {present}"
-        )
-    text = fields[source.text_field]
-    if text is not None and not isinstance(text, str):
-        raise ValueError(
-            f"source {source.name!r}: text_field={source.text_field!r} of {identifier} must hold text, "
-            f"got {type(text).__name__}"
-        )
-    return text or ""
+        within = f" in {field.removesuffix(left).rstrip('.')}" if left != field else ""
+        raise ValueError(f"lacks text_field={field!r}; fields present{within}: {present}")
+    return fields[left]
 
 
 class _Rows(Protocol):
@@ -221,17 +190,18 @@ class _Rows(Protocol):
 
     def origin(self, position: Any) -> Any: ...
 
+    def locate(self, identifier: str) -> str: ...
+
     def __iter__(self) -> Iterator[tuple[str, object]]: ...
 
 
 class _FileRows:
     """Rows of all files of a source, identified by file and position or key."""
 
-    def __init__(self, source: TextSource) -> None:
+    def __init__(self, source: SourceSettings, root: Path) -> None:
         self._source = source
-        self._files = _find_files(source)
-        self._root = os.path.commonpath([file.parent for file in self._files])
-        self._stats = [(file.stat().st_size, file.stat().st_mtime_ns) for file in self._files]
+        self._files = _find_files(source, root)
+        self._common = os.path.commonpath([PurePosixPath(file.url).parent for file in self._files])
         self._file, self._row, self._share_of_file = 0, 0, 0.0
 
     @property
@@ -240,21 +210,24 @@ class _FileRows:
 
     @property
     def share(self) -> float:
-        done = sum(size for size, _ in self._stats[: self._file])
-        size = self._stats[self._file][0] if self._file < len(self._files) else 0
-        return (done + self._share_of_file * size) / max(1, sum(size for size, _ in self._stats))
+        done = sum(file.size for file in self._files[: self._file])
+        size = self._files[self._file].size if self._file < len(self._files) else 0
+        return (done + self._share_of_file * size) / max(1, sum(file.size for file in self._files))
 
     def seek(self, position: list[int]) -> None:
         self._file, self._row = position
 
     def origin(self, position: list[int]) -> list[Any]:
-        """Names, sizes and dates of the files up to a position, and whether it is the end."""
+        """Names, sizes and stamps of the files up to a position, and whether it is the end."""
         read = position[0] + (position[1] > 0)
-        files = [(self._name(file), stat) for file, stat in zip(self._files[:read], self._stats, strict=False)]
+        files = [(self._name(file), file.size, file.stamp) for file in self._files[:read]]
         return [files, position[0] == len(self._files)]
 
-    def _name(self, file: Path) -> str:
-        return file.relative_to(self._root).as_posix()
+    def locate(self, identifier: str) -> str:
+        return str(PurePosixPath(self._common, identifier))
+
+    def _name(self, file: File) -> str:
+        return PurePosixPath(file.url).relative_to(self._common).as_posix()
 
     def __iter__(self) -> Iterator[tuple[str, object]]:
         while self._file < len(self._files):
@@ -267,7 +240,7 @@ class _FileRows:
                     yield f"{name}:{place}" if place else name, row
             except UNREADABLE as error:
                 raise ValueError(
-                    f"source {self._source.name!r}: {file}:{self._row + 1} cannot be read as "
+                    f"source {self._source.name!r}: {file.url}:{self._row + 1} cannot be read as "
                     f"format={self._source.format!r}: {error}"
                 ) from error
             self._file, self._row, self._share_of_file = self._file + 1, 0, 0.0
@@ -276,12 +249,17 @@ class _FileRows:
 class _HubRows:
     """Rows of a dataset as `datasets` streams them, identified by their number."""
 
-    def __init__(self, source: TextSource) -> None:
-        from datasets import load_dataset_builder  # noqa: PLC0415 - takes seconds, and only hub ids need it
+    def __init__(self, source: SourceSettings, root: Path) -> None:
+        from datasets import load_dataset_builder  # noqa: PLC0415 - takes seconds, and only datasets need it
 
+        assert source.dataset is not None  # SourceReader opens files otherwise
+        # A folder of that name comes before the hub, as `datasets` has it.
+        local = resolve_path(source.dataset, root)
+        self._name = local if Path(local).exists() else source.dataset
+        self._source = source
         try:
             # What `load_dataset(..., streaming=True)` does; the builder knows the files besides.
-            builder = load_dataset_builder(source.dataset, source.dataset_config, revision=source.revision)
+            builder = load_dataset_builder(self._name, source.dataset_config, revision=source.revision)
             self._data = builder.as_streaming_dataset(split=source.dataset_split)
         except (OSError, ValueError) as error:  # what `datasets` raises for what is missing, unreachable or gated
             raise ValueError(
@@ -292,6 +270,7 @@ class _HubRows:
         # Repository and commit of hub files, dates of local ones.
         files = builder.config.data_files or {}
         self._origin = {str(split): [list(paths), paths.origin_metadata] for split, paths in files.items()}
+        self._files = list(map(str, files.get(source.dataset_split, ())))
         splits = self._data.info.splits or {}
         self._num_rows = splits[source.dataset_split].num_examples if source.dataset_split in splits else None
         self._row = 0
@@ -312,29 +291,44 @@ class _HubRows:
         del position
         return self._origin
 
+    def locate(self, identifier: str) -> str:
+        return f"row {identifier} of {self._name}{self._file()}"
+
     def __iter__(self) -> Iterator[tuple[str, object]]:
-        for row in self._data:
-            self._row += 1
-            yield str(self._row - 1), row
+        try:
+            for row in self._data:
+                self._row += 1
+                yield str(self._row - 1), row
+        except Exception as error:  # the readers of `datasets` let through whatever the libraries below them raise
+            raise ValueError(
+                f"source {self._source.name!r}: {self.locate(str(self._row))}, or one soon after it, cannot be read: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    def _file(self) -> str:
+        """The file that is being read, where `datasets` reads a file at a time."""
+        state = self._data.state_dict()
+        while "examples_iterable" in state:
+            state = state["examples_iterable"]
+        shard = state.get("shard_idx")
+        known = isinstance(shard, int) and self._data.num_shards == len(self._files) and shard < len(self._files)
+        return f", in {self._files[shard]}" if known else ""
 
 
-def _find_files(source: TextSource) -> list[Path]:
-    """The files of a source by name.
+def _find_files(source: SourceSettings, root: Path) -> list[File]:
+    """The files of a source, each once, in the order of its paths.
 
     Raises:
-        ValueError: there is none.
+        ValueError: one of the paths has none.
     """
-    assert source.path is not None  # read_documents sends only sources with a path here
-    path = resolve_package_path(source.path) if source.path.startswith(_PACKAGE_SCHEME) else source.path
-    found: Iterable[Path]
-    if Path(path).is_dir():
-        found = (file for file in Path(path).rglob("*") if file.name.endswith(SUFFIXES[source.format]))
-    else:
-        found = map(Path, [path] if Path(path).is_file() else glob.iglob(path, recursive=True))  # noqa: PTH207
-    files = sorted(file for file in found if file.is_file())
-    if not files:
-        raise ValueError(f"source {source.name!r}: no file of format={source.format!r} found at path={source.path!r}")
-    return files
+    files: dict[str, File] = {}
+    for path in source.path:
+        try:
+            place = resolve_package_path(path) if path.startswith(_PACKAGE_SCHEME) else resolve_path(path, root)
+            files |= {file.url: file for file in find_files(place, source.format)}
+        except (OSError, ValueError, ImportError) as error:  # fsspec names the package that a protocol needs
+            raise ValueError(f"source {source.name!r}: path={path!r} cannot be read: {error}") from error
+    return list(files.values())
 
 
 def resolve_package_path(path: str) -> str:

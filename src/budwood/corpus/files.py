@@ -1,95 +1,220 @@
-"""Local files: rows read one at a time from any row on, and text written whole or not at all."""
+"""Files of text, here or behind a URL: found by path, and read one row at a time from any row on."""
 
 import io
 import json
+import lzma
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO, cast
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
 
-Row = tuple[str, object, float]
-"""Place in the file, content, and the share of the file that is read after it."""
+from budwood.corpus.settings import Format
 
-SUFFIXES = {
+SUFFIXES: dict[Format, tuple[str, ...]] = {
     "text": (".txt",),
-    "jsonl": (".jsonl", ".jsonl.gz", ".jsonl.bz2", ".jsonl.zst", ".jsonl.zstd"),
+    "jsonl": (".jsonl", ".ndjson"),
     "parquet": (".parquet",),
-    "json_mapping": (".json",),
+    "json": (".json",),
 }
-"""The formats, and the files of each that a folder stands for."""
+"""The formats, and the files of each that a folder stands for; all but parquet may be compressed besides."""
 
-UNREADABLE = (OSError, EOFError, UnicodeError, json.JSONDecodeError, pa.ArrowException)
+UNREADABLE = (OSError, EOFError, lzma.LZMAError, pa.ArrowException)
 """What damaged files raise."""
 
-_COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".zstd": "zstd"}
+_COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd", ".zstd": "zstd"}
 _PARQUET_BATCH_ROWS = 1024
+_WILDCARD = re.compile(r"[*?\[]")
+_LISTED_SUFFIXES = 5
 
 
-def read_rows(file: Path, file_format: str, text_field: str, skip: int) -> Iterator[Row]:
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file, wherever it is."""
+
+    system: fsspec.AbstractFileSystem
+    path: str
+    size: int
+    stamp: str
+    """Changes when the file does: its date, or what its file system offers instead."""
+
+    @property
+    def url(self) -> str:
+        """The path of a local file; of others with the protocol in front."""
+        return self.path if isinstance(self.system, LocalFileSystem) else self.system.unstrip_protocol(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Stands for a row that cannot be read, where the rows after it can."""
+
+    reason: str
+
+
+Row = tuple[str, object, float]
+"""Place in the file, content or `Unreadable`, and the share of the file that is read after it."""
+
+
+def find_files(path: str, file_format: Format) -> list[File]:
+    """Find the files that a path stands for, in the order of their names.
+
+    Args:
+        path: An absolute path or a URL, of a file, a folder or a glob. Below a folder, and where a glob has wildcards,
+            hidden files and folders are left out.
+        file_format: Of a folder, the files with its suffixes are taken.
+
+    Raises:
+        ValueError: there is none; the message lists what is there instead, and what is accepted.
+        ImportError: the package for the URL's protocol is not installed.
+    """
+    system, place = fsspec.url_to_fs(path)
+    accepted = suffixes(file_format)
+    if system.isdir(place):
+        present = [found for found in system.find(place) if _is_visible(found, place)]
+        names = [found for found in present if found.endswith(accepted)]
+        if not names:
+            held = Counter(PurePosixPath(found).suffix or "files without a suffix" for found in present)
+            listed = ", ".join(f"{count} {suffix}" for suffix, count in held.most_common(_LISTED_SUFFIXES))
+            raise ValueError(
+                f"the folder {path} has no file of format={file_format!r}: it has {listed or 'no files'}, and "
+                f"{', '.join(accepted)} are accepted; a file or a glob may have any name"
+            )
+    elif system.isfile(place):
+        names = [place]
+    else:
+        fixed = _WILDCARD.split(place)[0].rpartition("/")[0]
+        names = [found for found in system.glob(place) if _is_visible(found, fixed) and system.isfile(found)]
+        if not names:
+            raise ValueError(f"no file is found at {path}")
+    return [_describe(system, name) for name in sorted(names, key=lambda name: PurePosixPath(name).parts)]
+
+
+def suffixes(file_format: Format) -> tuple[str, ...]:
+    """Return how the names of a format's files may end."""
+    stems = SUFFIXES[file_format]
+    packed = () if file_format == "parquet" else tuple(_COMPRESSIONS)
+    return (*stems, *(stem + ending for stem in stems for ending in packed))
+
+
+def read_rows(file: File, file_format: Format, text_field: str, skip: int) -> Iterator[Row]:
     """Read a file's rows without the first `skip`, in their order.
 
     Args:
-        file: Of any size; only `json_mapping` and `text` are read whole.
+        file: Of any size; only `json` and `text` are read whole.
         file_format: A key of `SUFFIXES`.
-        text_field: The field that holds the text; other columns of parquet files are not read.
+        text_field: The field with the text; other columns of parquet files are not read.
         skip: Rows to leave out; they are passed over without being parsed where the format allows it.
 
     Raises:
-        ValueError: a `json_mapping` holds no object, or one of `UNREADABLE`: the file is damaged.
+        Exception: one of `UNREADABLE`: the file is damaged.
     """
     return _READERS[file_format](file, text_field, skip)
 
 
-def _text_rows(file: Path, text_field: str, skip: int) -> Iterator[Row]:
+def _is_visible(path: str, place: str) -> bool:
+    """Whether no part of a path below a place begins with a dot."""
+    return not any(part.startswith(".") for part in PurePosixPath(path[len(place) :]).parts)
+
+
+def _describe(system: fsspec.AbstractFileSystem, path: str) -> File:
+    info = system.info(path)
+    return File(system, path, int(info["size"]), str(info.get("mtime") or system.ukey(path)))
+
+
+@contextmanager
+def _opened(file: File) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """Open a file; give its bytes without compression, and as they are stored."""
+    with file.system.open(file.path, "rb") as raw:
+        codec = _COMPRESSIONS.get(PurePosixPath(file.path).suffix)
+        if codec is None:
+            yield raw, raw
+        elif codec == "xz":
+            with lzma.LZMAFile(raw) as unpacked:
+                yield cast("BinaryIO", unpacked), raw
+        else:
+            yield cast("BinaryIO", io.BufferedReader(pa.CompressedInputStream(raw, codec))), raw
+
+
+def _parse(content: bytes) -> object:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of too many digits, nested too deeply
+        return Unreadable(str(error))
+
+
+def _text_rows(file: File, text_field: str, skip: int) -> Iterator[Row]:
     """The one row of a text file."""
-    if not skip:
-        yield "", {text_field: file.read_text(encoding="utf-8")}, 1.0
+    if skip:
+        return
+    with _opened(file) as (content, _):
+        try:
+            text = content.read().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+        except UnicodeDecodeError as error:
+            yield "", Unreadable(str(error)), 1.0
+        else:
+            yield "", {text_field: text}, 1.0
 
 
-def _jsonl_rows(file: Path, text_field: str, skip: int) -> Iterator[Row]:
+def _jsonl_rows(file: File, text_field: str, skip: int) -> Iterator[Row]:
     """A row per line, numbered from 1; blank lines are rows without text."""
-    size = file.stat().st_size
-    with file.open("rb") as raw:
-        codec = _COMPRESSIONS.get(file.suffix)
-        lines = io.BufferedReader(pa.CompressedInputStream(raw, codec)) if codec else raw
+    with _opened(file) as (lines, raw):
         for number, line in enumerate(lines, start=1):
             if number > skip:
-                yield str(number), json.loads(line) if line.strip() else {text_field: None}, raw.tell() / size
+                yield str(number), _parse(line) if line.strip() else {text_field: None}, raw.tell() / file.size
 
 
-def _parquet_rows(file: Path, text_field: str, skip: int) -> Iterator[Row]:
+def _parquet_rows(file: File, text_field: str, skip: int) -> Iterator[Row]:
     """Rows with the text column only; with all columns where it is missing, so that the error can name them."""
-    with pq.ParquetFile(file) as table:
-        columns = [text_field] if text_field in table.schema_arrow.names else None
+    with file.system.open(file.path, "rb") as raw, pq.ParquetFile(raw) as table:
+        paths = {table.schema.column(number).path for number in range(len(table.schema))}
+        columns = [text_field] if text_field in paths else None
         group = number = 0
         while group < table.num_row_groups and number + table.metadata.row_group(group).num_rows <= skip:
             number += table.metadata.row_group(group).num_rows
             group += 1
         groups = range(group, table.num_row_groups)
         for batch in table.iter_batches(batch_size=_PARQUET_BATCH_ROWS, row_groups=groups, columns=columns):
-            for row in batch.to_pylist():
+            for row in _to_rows(batch):
                 number += 1
                 if number > skip:
                     yield str(number - 1), row, number / table.metadata.num_rows
 
 
-def _mapping_rows(file: Path, text_field: str, skip: int) -> Iterator[Row]:
-    """A row per entry of the one JSON object in a file, by its key."""
+def _to_rows(batch: pa.RecordBatch) -> list[Any]:
+    try:
+        rows: list[Any] = batch.to_pylist()
+    except UnicodeDecodeError as error:
+        if batch.num_rows == 1:
+            return [Unreadable(str(error))]
+        return [row for number in range(batch.num_rows) for row in _to_rows(batch.slice(number, 1))]
+    else:
+        return rows
+
+
+def _json_rows(file: File, text_field: str, skip: int) -> Iterator[Row]:
+    """A row per entry of the one JSON object or array in a file, by its key or its index."""
     del text_field
-    mapping = json.loads(file.read_bytes())
-    if not isinstance(mapping, dict):
-        raise ValueError(  # noqa: TRY004 - the data is wrong, not the caller's type
-            f"format='json_mapping' needs a JSON object in {file}, got {type(mapping).__name__}"
-        )
-    for number, (key, row) in enumerate(mapping.items(), start=1):
+    with _opened(file) as (content, _):
+        whole = _parse(content.read())
+    if not isinstance(whole, dict | list):
+        fault = whole if isinstance(whole, Unreadable) else Unreadable(f"it is no object or array but {whole!r:.40}")
+        whole = {"": fault}
+    entries = whole.items() if isinstance(whole, dict) else enumerate(whole)
+    for number, (key, row) in enumerate(entries, start=1):
         if number > skip:
-            yield key, row, number / len(mapping)
+            yield str(key), row, number / len(whole)
 
 
-_READERS: dict[str, Callable[[Path, str, int], Iterator[Row]]] = {
+_READERS: dict[Format, Callable[[File, str, int], Iterator[Row]]] = {
     "text": _text_rows,
     "jsonl": _jsonl_rows,
     "parquet": _parquet_rows,
-    "json_mapping": _mapping_rows,
+    "json": _json_rows,
 }

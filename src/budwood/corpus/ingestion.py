@@ -22,11 +22,19 @@ import pandas as pd
 from tqdm import tqdm
 
 from budwood import __version__
-from budwood.corpus.documents import SourceReader, TextSource, read_documents, require_consistent
-from budwood.corpus.packing import INDEX_FILE, PackedCorpus, pack, shards_folder, write_index
+from budwood.corpus.documents import SourceReader, describe_empty, read_documents
+from budwood.corpus.packing import PackedCorpus, pack, read_index, shards_folder, write_index
+from budwood.corpus.settings import CorpusSettings, SourceSettings
 from budwood.corpus.shards import ShardWriter, SourceState, read_state, source_shards
 from budwood.corpus.split import assign_split, text_digest
-from budwood.corpus.tokenization import Encoder, Tokens, describe_tokenizer, start_workers, tokenize_batches
+from budwood.corpus.tokenization import (
+    Encoder,
+    Tokens,
+    describe_tokenizer,
+    first_token,
+    start_workers,
+    tokenize_batches,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,76 +52,82 @@ _NO_FACTS = {"weight", "license", "attribution"}
 """Fields of a source that do not decide its tokens."""
 
 
-def sample_sources(sources: Sequence[TextSource]) -> pd.DataFrame:
+def sample_sources(corpus: CorpusSettings, root: Path) -> pd.DataFrame:
     """Read the first documents of every source, to see what they look like and that they can be read at all.
+
+    Args:
+        corpus: What is read.
+        root: Where relative paths begin.
 
     Returns:
         At most five rows per source: `source`, `document` (id), `characters` and the beginning of `text`.
 
     Raises:
-        ValueError: two sources share a name, only some have a weight, or one cannot be read or is empty.
+        ValueError: a source cannot be read or is empty.
     """
-    require_consistent(sources)
     rows = [
         (source.name, document.id, len(document.text), document.text[:_SAMPLE_CHARACTERS])
-        for source in sources
-        for document in islice(read_documents(source), _SAMPLE_DOCUMENTS)
+        for source in corpus.sources.values()
+        for document in islice(read_documents(source, root), _SAMPLE_DOCUMENTS)
     ]
     return pd.DataFrame(rows, columns=["source", "document", "characters", "text"])
 
 
 def tokenize_sources(
-    sources: Sequence[TextSource],
+    corpus: CorpusSettings,
     tokenizer: "PreTrainedTokenizerBase",
     *,
-    seed: int,
     directory: Path,
-    num_processes: int = 1,
+    root: Path,
+    vocab_size: int | None = None,
     progress: bool = True,
 ) -> PackedCorpus:
     """Tokenise all sources into one corpus, or open the one that is there and still matches.
 
-    A text that occurs again is dropped, and the first source keeps it: it could otherwise stand in two splits.
-    Memory holds two shards (`budwood.corpus.shards.SHARD_BYTES`) and, for each process, three batches of a million
-    characters or one document; the disk holds the tokens twice until the end.
+    Equal texts and near-duplicates are dropped where they could be in two splits (see `budwood.corpus.shards.merge`).
+    Memory is enough for two shards (`budwood.corpus.shards.SHARD_BYTES`) and, for each process, three batches of a
+    million characters or one document; the disk has the tokens twice until the end.
 
     Args:
-        sources: Sources with distinct names.
+        corpus: What is read, and how.
         tokenizer: Its `eos_token_id` ends a document; special tokens are not added otherwise.
-        seed: Seed of the splits and of the order of documents.
-        directory: The folder to write; shards stand beside it until the end.
-        num_processes: Processes that tokenise.
+        directory: The folder to write; shards are beside it until the end.
+        root: Where relative paths begin.
+        vocab_size: Rows of the embedding of the model that will read the tokens; unlimited without it.
         progress: Whether to show a bar for each source.
 
     Returns:
         The corpus, opened.
 
     Raises:
-        ValueError: sources do not fit together, one cannot be read or is empty, the tokenizer has no end-of-document
-            token, or the disk is too small by an estimate from the beginning of each source.
+        ValueError: a source cannot be read or is empty, the tokenizer has no end-of-document token or gives ids beyond
+            `vocab_size`, or the disk is too small by an estimate from the beginning of each source.
         OSError: the disk is full.
     """
-    require_consistent(sources)
-    encoder = Encoder.of(tokenizer)
-    facts = describe_tokenizer(tokenizer) | {"seed": seed}
-    settings = {**facts, "budwood": __version__, "sources": describe_sources(sources)}
-    weights = {source.name: source.weight for source in sources}
+    encoder = Encoder.of(tokenizer, vocab_size)
+    facts = describe_tokenizer(tokenizer) | {"seed": corpus.seed}
+    settings = {**facts, "budwood": __version__, "vocab_size": vocab_size, "sources": describe_sources(corpus)}
+    facts |= {"bos_token_id": first_token(tokenizer, corpus.bos)}
     shards = shards_folder(directory)
-    if _is_current(directory, sources, settings):
-        # Weights may have changed; they change no token.
-        write_index(directory, json.loads((directory / INDEX_FILE).read_text(encoding="utf-8")), weights)
+    index = _current_index(directory, corpus, root, settings)
+    if index is not None:
+        # These may have changed; they change no token.
+        write_index(directory, index | {"bos_token_id": facts["bos_token_id"]}, corpus.weights)
         shutil.rmtree(shards, ignore_errors=True)
         return PackedCorpus.open(directory)
     _claim(shards, settings)
-    _require_space(sources, encoder, shards)
+    _require_space(corpus, root, encoder, shards)
     states: dict[str, SourceState] = {}
     try:
-        with start_workers(encoder, num_processes) as workers:
-            for number, source in enumerate(sources):
-                run = _SourceRun(source, shards, number, seed)
-                states[source.name] = run.finish(workers, _AHEAD * num_processes, progress=progress)
+        with start_workers(encoder, corpus.num_processes) as workers:
+            for number, source in enumerate(corpus.sources.values()):
+                run = _SourceRun(source, root, shards, number, corpus.seed)
+                states[source.name] = run.finish(workers, _AHEAD * corpus.num_processes, progress=progress)
         origin = {"settings": settings, "sources": {name: asdict(state) for name, state in states.items()}}
-        return pack(shards, weights, directory, facts | {"origin": origin}, progress=progress)
+        omitted = {"skipped_rows": sum(state.skipped for state in states.values())}
+        return pack(
+            shards, corpus.weights, directory, facts | {"origin": origin, "omitted": omitted}, progress=progress
+        )
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -121,21 +135,29 @@ def tokenize_sources(
         raise OSError(errno.ENOSPC, message) from error
 
 
-def describe_sources(sources: Sequence[TextSource]) -> list[dict[str, Any]]:
+def describe_sources(corpus: CorpusSettings) -> list[dict[str, Any]]:
     """Return what decides the tokens of sources."""
-    return [{name: value for name, value in asdict(source).items() if name not in _NO_FACTS} for source in sources]
+    return [source.model_dump(mode="json", exclude=_NO_FACTS) for source in corpus.sources.values()]
 
 
-def _is_current(directory: Path, sources: Sequence[TextSource], settings: Mapping[str, Any]) -> bool:
-    """Whether a folder holds the corpus of these settings, and what it was made from has not changed."""
-    if not (directory / INDEX_FILE).is_file():
-        return False
-    # Folders of earlier versions say nothing of their origin.
-    origin = json.loads((directory / INDEX_FILE).read_text(encoding="utf-8")).get("origin", {})
+def _current_index(
+    directory: Path, corpus: CorpusSettings, root: Path, settings: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """The index of a folder with the corpus of these settings, if what it was made from has not changed."""
+    if not directory.exists():
+        return None
+    try:
+        PackedCorpus.open(directory)
+        index = read_index(directory)
+    except ValueError as error:
+        logger.warning("Packing the text anew: %s", error)
+        return None
+    origin = index.get("origin", {})
     if origin.get("settings") != json.loads(json.dumps(settings)):
-        return False
-    states = [SourceState(**origin["sources"][source.name]) for source in sources]
-    return all(_matches(SourceReader(source), state) for source, state in zip(sources, states, strict=True))
+        return None
+    states = {name: SourceState(**state) for name, state in origin["sources"].items()}
+    matches = all(_matches(SourceReader(source, root), states[name]) for name, source in corpus.sources.items())
+    return index if matches else None
 
 
 def _matches(reader: SourceReader, state: SourceState) -> bool:
@@ -155,30 +177,30 @@ def _claim(shards: Path, settings: Mapping[str, Any]) -> None:
     file.write_text(text, encoding="utf-8")
 
 
-def _require_space(sources: Sequence[TextSource], encoder: Encoder, shards: Path) -> None:
-    """Refuse what will not fit on the disk, as far as the beginning of each source tells."""
-    estimates = [_estimate_bytes(source, encoder) for source in sources]
+def _require_space(corpus: CorpusSettings, root: Path, encoder: Encoder, shards: Path) -> None:
+    """Refuse what will not fit on the disk, as far as the beginning of each source shows."""
+    estimates = [_estimate_bytes(source, root, encoder) for source in corpus.sources.values()]
     needed = 2 * sum(filter(math.isfinite, estimates)) - sum(f.stat().st_size for f in shards.rglob("*") if f.is_file())
     free = shutil.disk_usage(shards).free
     if needed > free:
         raise ValueError(
             f"the corpus needs about {needed / 1e9:.2f} GB more in {shards.parent} and {free / 1e9:.2f} GB are free; "
-            f"free some space, or give the largest of the sources {[source.name for source in sources]} max_tokens"
+            f"free some space, or give the largest of the sources {list(corpus.sources)} max_tokens"
         )
     if not all(map(math.isfinite, estimates)):
         logger.warning("The size of some sources is not known: %.2f GB of disk space may not be enough", free / 1e9)
 
 
-def _estimate_bytes(source: TextSource, encoder: Encoder) -> float:
-    """Bytes of a source's tokens, from its beginning; infinite where the source does not tell its size."""
-    reader, texts, characters = SourceReader(source), list[str](), 0
+def _estimate_bytes(source: SourceSettings, root: Path, encoder: Encoder) -> float:
+    """Bytes of a source's tokens, from its beginning; infinite where the size of the source is unknown."""
+    reader, texts, characters = SourceReader(source, root), list[str](), 0
     for document in islice(reader, _BATCH_DOCUMENTS):
         texts.append(document.text)
         characters += len(document.text)
         if characters >= _BATCH_CHARACTERS:
             break
     if not texts:
-        raise ValueError(f"source {source.name!r} is empty: no text in {source.path or source.dataset}")
+        raise ValueError(describe_empty(source, reader.num_skipped, reader.faults))
     num_tokens = sum(map(len, encoder.encode(texts)))
     whole: float = num_tokens / reader.share if reader.share else math.inf
     if source.max_documents is not None:
@@ -203,10 +225,10 @@ class _Batch:
 class _SourceRun:
     """Tokenises one source into shards, from the last one on."""
 
-    def __init__(self, source: TextSource, shards: Path, number: int, seed: int) -> None:
+    def __init__(self, source: SourceSettings, root: Path, shards: Path, number: int, seed: int) -> None:
         self._source, self._seed = source, seed
-        self._state = _drop_outdated(source, source_shards(shards, number))
-        self._reader = SourceReader(source, self._state.position)
+        self._state = self._before = _drop_outdated(source, root, source_shards(shards, number))
+        self._reader = SourceReader(source, root, self._state.position)
         self._writer = ShardWriter(shards, number)
 
     def finish(self, workers: Executor, ahead: int, *, progress: bool) -> SourceState:
@@ -216,8 +238,8 @@ class _SourceRun:
         try:
             with bar:
                 batches = () if self._state.finished else self._batches()
-                for batch, tokens in tokenize_batches(batches, workers, ahead):
-                    self._add(batch, tokens)
+                for batch, documents in tokenize_batches(batches, workers, ahead):
+                    self._add(batch, documents)
                     bar.total = self._expected_characters(batch.share)
                     bar.set_postfix(documents=self._state.documents, refresh=False)
                     bar.update(self._state.characters - bar.n)
@@ -231,9 +253,12 @@ class _SourceRun:
                 if self._writer.size:
                     self._flush()
             raise
-        if not self._state.documents:
-            raise ValueError(f"source {name!r} is empty: no text in {self._source.path or self._source.dataset}")
-        return self._state
+        state = self._state
+        if not state.documents:
+            raise ValueError(describe_empty(self._source, state.skipped, tuple(state.faults)))
+        if state.skipped:
+            logger.warning("Source %s: %d rows were skipped, the first: %s", name, state.skipped, state.faults[0])
+        return state
 
     def _batches(self) -> Iterator[_Batch]:
         """What is left of the source, without documents of splits that are full; the last batch says so."""
@@ -249,25 +274,29 @@ class _SourceRun:
             size += len(document.text)
             state = replace(state, documents=state.documents + 1, characters=state.characters + len(document.text))
             if len(texts) == _BATCH_DOCUMENTS or size >= _BATCH_CHARACTERS:
-                state = replace(state, position=self._reader.position)
-                yield _Batch(texts, places, state, self._reader.share)
+                yield _Batch(texts, places, self._at_reader(state), self._reader.share)
                 texts, places, size = [], [], 0
-        state = replace(state, position=self._reader.position, finished=True)
-        yield _Batch(texts, places, state, self._reader.share)
+        yield _Batch(texts, places, replace(self._at_reader(state), finished=True), self._reader.share)
+
+    def _at_reader(self, state: SourceState) -> SourceState:
+        """A state after all that the reader gave."""
+        reader, before = self._reader, self._before
+        skipped, faults = before.skipped + reader.num_skipped, before.faults or reader.faults
+        return replace(state, position=reader.position, skipped=skipped, faults=faults)
 
     def _full(self) -> set[str]:
         """The splits that hold all the tokens they may."""
         limits = self._source.max_tokens
         return {split for split, limit in limits.items() if self._state.tokens.get(split, 0) >= limit}
 
-    def _add(self, batch: _Batch, tokens: Sequence[Tokens]) -> None:
+    def _add(self, batch: _Batch, documents: Sequence[tuple[Tokens, int]]) -> None:
         """Take a batch's documents while their splits have room; the last one is cut to fit."""
         counts = dict(self._state.tokens)
-        for (digest, split), ids in zip(batch.places, tokens, strict=True):
+        for (digest, split), (ids, near) in zip(batch.places, documents, strict=True):
             room = self._source.max_tokens.get(split, math.inf) - counts.get(split, 0)
             if room > 0:
                 kept = ids if len(ids) <= room else np.append(ids[: int(room) - 1], ids[-1:])
-                self._writer.add(digest, split, kept)
+                self._writer.add((digest, near), split, kept)
                 counts[split] = counts.get(split, 0) + len(kept)
         self._state = replace(batch.state, tokens=counts)
         if self._source.max_tokens and len(self._full()) == len(self._source.max_tokens):
@@ -285,9 +314,9 @@ class _SourceRun:
         return round(self._state.characters / min(1.0, done)) if done else None
 
 
-def _drop_outdated(source: TextSource, shards: Sequence[Path]) -> SourceState:
+def _drop_outdated(source: SourceSettings, root: Path, shards: Sequence[Path]) -> SourceState:
     """Return the state after the last shard whose text is still there unchanged, and drop those after it."""
-    reader, state = SourceReader(source), SourceState()
+    reader, state = SourceReader(source, root), SourceState()
     for number, shard in enumerate(shards):
         found = read_state(shard)
         if not _matches(reader, found):

@@ -12,10 +12,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from budwood.corpus.shards import ShardWriter, SourceState, merge
-from budwood.corpus.split import SPLITS, text_digest
-from budwood.corpus.tokenization import Encoder, describe_tokenizer
+from budwood.corpus.settings import Bos
+from budwood.corpus.shards import Merged, ShardWriter, SourceState, merge
+from budwood.corpus.split import SPLITS, near_digest, text_digest
+from budwood.corpus.tokenization import Encoder, describe_tokenizer, first_token
 from budwood.records.files import write_atomically
+from budwood.records.hashes import MEMORY, hash_file, hash_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,6 +26,7 @@ TOKENS_FILE = "tokens.bin"
 INDEX_FILE = "index.json"
 
 _BATCH_DOCUMENTS = 64
+_OUTSIDE_FINGERPRINT = {"origin", "omitted", "fingerprint"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,18 +57,27 @@ class PackedCorpus:
     segments: tuple[Segment, ...]
     tokens: NDArray[np.unsignedinteger[Any]]
     """[num_tokens], memory-mapped, `uint16` or `uint32`."""
+    tokens_sha256: str
     vocab_size: int
+    """All token ids are below it."""
     eos_token_id: int
+    """Ends every document."""
+    bos_token_id: int | None
+    """Begins every window, if the tokenizer or the settings want one; it is not in the file."""
     seed: int
     tokenizer_fingerprint: str
     fingerprint: str
     """SHA-256 over the token bytes and the facts of the index; equal corpora have equal ones."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """Share of each source in a mixture, relative to the others; without any, sources count by their size."""
+    omitted: Mapping[str, int] = field(default_factory=dict)
+    """What was left out: `skipped_rows`, `equal_documents`, `near_documents` (see `budwood.corpus.shards.Merged`)."""
 
     @classmethod
     def open(cls, directory: Path) -> Self:
         """Open a folder that `pack` wrote.
+
+        Tokens are hashed unless they were before and their file was not touched since.
 
         Args:
             directory: The folder with `tokens.bin` and `index.json`.
@@ -74,31 +86,38 @@ class PackedCorpus:
             The corpus; its tokens stay on disk until they are read.
 
         Raises:
-            ValueError: the token file does not have the size that the index states.
+            ValueError: a file is missing or damaged.
         """
-        index = json.loads((directory / INDEX_FILE).read_text(encoding="utf-8"))
-        segments = tuple(
-            Segment(split=split, source=source, **facts)
-            for split, sources in index["segments"].items()
-            for source, facts in sources.items()
-        )
-        dtype = np.dtype(index["dtype"])
-        tokens_path = directory / TOKENS_FILE
-        expected_bytes = segments[-1].stop * dtype.itemsize
-        actual_bytes = tokens_path.stat().st_size
-        if actual_bytes != expected_bytes:
-            raise ValueError(f"{tokens_path} has {actual_bytes} bytes, its index states {expected_bytes}: pack it anew")
-        return cls(
-            directory=directory,
-            segments=segments,
-            tokens=np.memmap(tokens_path, dtype=dtype, mode="r"),
-            vocab_size=index["vocab_size"],
-            eos_token_id=index["eos_token_id"],
-            seed=index["seed"],
-            tokenizer_fingerprint=index["tokenizer_fingerprint"],
-            fingerprint=index["fingerprint"],
-            weights=index.get("weights", {}),
-        )
+        index = read_index(directory)
+        try:
+            segments = tuple(
+                Segment(split=split, source=source, **facts)
+                for split, sources in index["segments"].items()
+                for source, facts in sources.items()
+            )
+            names = cls.__dataclass_fields__.keys() - {"directory", "segments", "tokens"}
+            facts = {name: index[name] for name in names}
+            tokens = np.memmap(directory / TOKENS_FILE, np.dtype(index["dtype"]), "r")
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(_damaged(directory, TOKENS_FILE, f"does not fit its {INDEX_FILE} ({error})")) from error
+        if len(tokens) != segments[-1].stop:
+            reason = f"has {len(tokens):,} tokens, its {INDEX_FILE} has {segments[-1].stop:,}"
+            raise ValueError(_damaged(directory, TOKENS_FILE, reason))
+        corpus = cls(directory=directory, segments=segments, tokens=tokens, **facts)
+        corpus._compare(hash_files({TOKENS_FILE: directory / TOKENS_FILE}, directory / MEMORY)[TOKENS_FILE])
+        return corpus
+
+    def verify(self) -> None:
+        """Read all tokens and compare them with what was packed.
+
+        Raises:
+            ValueError: they are others.
+        """
+        self._compare(hash_file(self.directory / TOKENS_FILE))
+
+    def _compare(self, sha256: str) -> None:
+        if sha256 != self.tokens_sha256:
+            raise ValueError(_damaged(self.directory, TOKENS_FILE, "is not what was packed"))
 
     def counts(self) -> pd.DataFrame:
         """Count what each source gives to each split.
@@ -126,18 +145,46 @@ class PackedCorpus:
     ) -> NDArray[np.int64]:
         """Cut consecutive windows with one token more than `length`, so that each of their inputs has a target.
 
-        Args and errors as `window_starts`.
+        Args and errors as `window_starts`; ids as `read`.
 
         Returns:
             [num_windows, length + 1]: inputs are `[:, :-1]`, targets `[:, 1:]`.
         """
-        starts = self.window_starts(split, length, source=source, limit=limit)
-        return self.read(starts[:, None] + np.arange(length + 1))
+        return self.read(self.window_starts(split, length, source=source, limit=limit), length)
 
-    def read(self, positions: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-        """Return the token ids at some positions, in the shape of `positions`."""
+    def read(self, starts: NDArray[np.integer[Any]], length: int) -> NDArray[np.int64]:
+        """Return the windows that begin at some positions of the token file.
+
+        Where sequences begin with a token of their own (`bos_token_id`), it replaces the first token of a window, which
+        is no target of that window but the last one of the window before. So the same tokens are predicted with it and
+        without it, each once, and it is never predicted itself.
+
+        Args:
+            starts: [...] positions.
+            length: Inputs per window, in tokens.
+
+        Returns:
+            [..., length + 1] token ids.
+        """
+        ids = self.read_packed(starts, length)
+        if self.bos_token_id is not None:
+            ids[..., 0] = self.bos_token_id
+        return ids
+
+    def read_packed(self, starts: NDArray[np.integer[Any]], length: int) -> NDArray[np.int64]:
+        """Return the windows of `read` as they are in the file: the first token is the one before the targets."""
+        positions = np.asarray(starts)[..., None] + np.arange(length + 1)
         ids: NDArray[np.int64] = self.tokens[positions].astype(np.int64)
         return ids
+
+    def text(self, split: str, source: str) -> NDArray[np.unsignedinteger[Any]]:
+        """Return [num_tokens] all tokens of a source in a split, documents one after the other, on disk.
+
+        Raises:
+            ValueError: the corpus has no such split, or no such source in it.
+        """
+        (segment,) = self._select(split, source)
+        return self.tokens[segment.start : segment.stop]
 
     def window_starts(
         self, split: str, length: int, *, source: str | None = None, limit: int | None = None
@@ -207,15 +254,18 @@ def tokenize_and_pack(
     *,
     seed: int,
     directory: Path,
+    bos: Bos = "auto",
     progress: bool = True,
 ) -> PackedCorpus:
     """Pack texts that are in memory and divided into splits already; `budwood.corpus.ingestion` reads sources.
 
     Args:
-        documents: The columns `source`, `split` and `text`; a text that occurs again is dropped.
+        documents: The columns `source`, `split` and `text`; a text that occurs again is dropped, as is one that differs
+            only in case, spacing or punctuation from one of another split.
         tokenizer: Its `eos_token_id` ends a document; special tokens are not added otherwise.
         seed: Seed of the order of the documents.
         directory: The folder to write; a corpus that is there is replaced.
+        bos: See `budwood.corpus.settings.CorpusSettings`.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -226,7 +276,7 @@ def tokenize_and_pack(
             folder holds other files.
     """
     encoder = Encoder.of(tokenizer)
-    facts = describe_tokenizer(tokenizer) | {"seed": seed}
+    facts = describe_tokenizer(tokenizer) | {"seed": seed, "bos_token_id": first_token(tokenizer, bos)}
     if documents.empty:
         raise ValueError("documents must hold at least one document")
     unknown = sorted(set(documents["split"]) - set(SPLITS))
@@ -242,19 +292,20 @@ def tokenize_and_pack(
             batch = rows.iloc[first : first + _BATCH_DOCUMENTS]
             tokens = encoder.encode(batch["text"].tolist())
             for text, split, ids in zip(batch["text"], batch["split"], tokens, strict=True):
-                writer.add(text_digest(text, seed), split, ids)
+                writer.add((text_digest(text, seed), near_digest(text)), split, ids)
         writer.flush(SourceState(finished=True))
     return pack(shards, sources, directory, facts, progress=progress)
 
 
 def shards_folder(directory: Path) -> Path:
-    """Return where the shards of a corpus stand until it is packed, which only a folder of a corpus may have.
+    """Return where the shards of a corpus are until it is packed, which only a folder of a corpus may have.
 
     Raises:
-        ValueError: the folder of the corpus holds other files.
+        ValueError: the folder of the corpus has other files.
     """
-    if directory.exists() and {path.name for path in directory.iterdir()} - {TOKENS_FILE, INDEX_FILE}:
-        raise ValueError(f"directory={directory} holds files that are no packed corpus; name another one")
+    present = {path.name.removesuffix(".partial") for path in directory.iterdir()} if directory.exists() else set()
+    if present - {TOKENS_FILE, INDEX_FILE, MEMORY}:
+        raise ValueError(f"directory={directory} has files that are no packed corpus; name another one")
     return directory.with_name(f"{directory.name}.shards")
 
 
@@ -269,8 +320,8 @@ def pack(
         shards: Folder of the shards.
         sources: Weight of each source, by name, in the order of their numbers.
         directory: The folder to write; a corpus that is there is replaced.
-        facts: What the index tells besides: of the tokenizer (`describe_tokenizer`), the seed, and `origin`, which is
-            kept out of the fingerprint.
+        facts: What the index says besides: of the tokenizer (`describe_tokenizer`), the seed, `bos_token_id`, and
+            `origin` and `omitted`, which are kept out of the fingerprint.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -279,11 +330,10 @@ def pack(
     partial = directory.with_name(f"{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    counts = merge(shards, len(sources), partial / TOKENS_FILE, np.dtype(facts["dtype"]), progress=progress)
-    with (partial / TOKENS_FILE).open("rb") as file:
-        tokens_sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    segments = _segments(counts, list(sources))
-    write_index(partial, {**facts, "segments": segments, "tokens_sha256": tokens_sha256}, sources)
+    merged = merge(shards, len(sources), partial / TOKENS_FILE, np.dtype(facts["dtype"]), progress=progress)
+    omitted = {**facts.get("omitted", {}), "equal_documents": merged.equal, "near_documents": merged.near}
+    found = {"segments": _segments(merged, list(sources)), "tokens_sha256": hash_file(partial / TOKENS_FILE)}
+    write_index(partial, {**facts, **found, "omitted": omitted}, sources)
     if directory.exists():
         # Without its index a half-deleted corpus cannot be taken for a whole one.
         (directory / INDEX_FILE).unlink(missing_ok=True)
@@ -293,11 +343,11 @@ def pack(
     return PackedCorpus.open(directory)
 
 
-def _segments(counts: NDArray[np.int64], sources: Sequence[str]) -> dict[str, dict[str, dict[str, int]]]:
+def _segments(merged: Merged, sources: Sequence[str]) -> dict[str, dict[str, dict[str, int]]]:
     """Begin, end and documents of each part of the file that is not empty, by split and source."""
     segments: dict[str, dict[str, dict[str, int]]] = {}
     stop = 0
-    for split, by_source in zip(SPLITS, counts.tolist(), strict=True):
+    for split, by_source in zip(SPLITS, merged.counts.tolist(), strict=True):
         for source, (num_tokens, documents) in zip(sources, by_source, strict=True):
             start, stop = stop, stop + num_tokens
             if documents:
@@ -308,9 +358,29 @@ def _segments(counts: NDArray[np.int64], sources: Sequence[str]) -> dict[str, di
 def write_index(directory: Path, facts: Mapping[str, Any], sources: Mapping[str, float | None]) -> None:
     """Write or replace the index of a corpus: its facts, the weights of its sources, and the fingerprint of both."""
     weights = {source: weight for source, weight in sources.items() if weight is not None}
-    origin = facts.get("origin", {})
-    content = {name: value for name, value in facts.items() if name not in {"origin", "fingerprint"}}
-    content |= {"weights": weights}
-    fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    index = {**content, "fingerprint": fingerprint, "origin": origin}
-    write_atomically(directory / INDEX_FILE, json.dumps(index, indent=2))
+    index = {**facts, "weights": weights}
+    write_atomically(directory / INDEX_FILE, json.dumps(index | {"fingerprint": _fingerprint(index)}, indent=2))
+
+
+def read_index(directory: Path) -> dict[str, Any]:
+    """Read the index of a corpus.
+
+    Raises:
+        ValueError: it is missing or damaged.
+    """
+    try:
+        index = json.loads((directory / INDEX_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(_damaged(directory, INDEX_FILE, f"cannot be read ({error})")) from error
+    if not isinstance(index, dict) or index.get("fingerprint") != _fingerprint(index):
+        raise ValueError(_damaged(directory, INDEX_FILE, "is not what was packed"))
+    return index
+
+
+def _fingerprint(index: Mapping[str, Any]) -> str:
+    content = {name: value for name, value in index.items() if name not in _OUTSIDE_FINGERPRINT}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _damaged(directory: Path, file: str, reason: str) -> str:
+    return f"{(directory / file).absolute()} {reason}: remove {directory.absolute()} to pack the text anew"

@@ -1,8 +1,8 @@
 """Tokenised documents on disk before they are one corpus: written in portions, merged in the order of their digests.
 
-A shard holds as many tokens as fit into a fixed amount of memory, its documents sorted by digest. Merging takes a range
-of digests from all shards at a time. So neither step holds more than a shard, however large the corpus is, and equal
-texts meet, whichever source they come from.
+A shard has as many tokens as fit into a fixed amount of memory, its documents sorted by digest. Merging takes a range
+of digests from all shards at a time. So neither step has more than a shard in memory, however large the corpus is, and
+equal texts meet, whichever source they come from.
 """
 
 import json
@@ -20,11 +20,13 @@ from budwood.corpus.split import SPLITS
 from budwood.corpus.tokenization import Tokens
 
 SHARD_BYTES = 2**26
-"""Tokens that are held in memory at a time, with what Python takes for each document besides."""
+"""Tokens in memory at a time, with what Python takes for each document besides."""
 
 _DOCUMENT_BYTES = 256
 
-_DOCUMENT = np.dtype([("digest", "u8"), ("start", "u8"), ("length", "u4"), ("split", "u1")])
+_DOCUMENT = np.dtype([("digest", "u8"), ("near", "u8"), ("start", "u8"), ("length", "u4"), ("split", "u1")])
+_IDENTITY_BYTES = 64
+"""Memory for each document while near-duplicates are looked for: 18 bytes of it, sorted."""
 _DIGESTS = 2**64
 _TOKENS, _DOCUMENTS, _STATE = "tokens.bin", "documents.bin", "state.json"
 
@@ -41,7 +43,23 @@ class SourceState:
     characters: int = 0
     tokens: Mapping[str, int] = field(default_factory=dict)
     """Tokens of each split, equal texts counted each time."""
+    skipped: int = 0
+    """Rows that could not be used."""
+    faults: Sequence[str] = ()
+    """The first of them, with the reason."""
     finished: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Merged:
+    """What became of the documents of all shards."""
+
+    counts: NDArray[np.int64]
+    """[splits, sources, 2]: tokens and documents of every segment of the file."""
+    equal: int
+    """Documents that were dropped because another one has the same text."""
+    near: int
+    """Documents that were dropped because a similar one is in another split (`budwood.corpus.split.normalise`)."""
 
 
 class ShardWriter:
@@ -56,14 +74,14 @@ class ShardWriter:
         """
         self._directory, self._source = directory, source
         self._number = len(source_shards(directory, source))
-        self._documents: list[tuple[int, int, int, int]] = []
+        self._documents: list[tuple[int, int, int, int, int]] = []
         self._tokens: list[Tokens] = []
         self.size = 0
         """Bytes that are not written yet, as `SHARD_BYTES` counts them."""
 
-    def add(self, digest: int, split: str, tokens: Tokens) -> None:
-        """Add a document."""
-        self._documents.append((digest, 0, len(tokens), SPLITS.index(split)))
+    def add(self, digests: tuple[int, int], split: str, tokens: Tokens) -> None:
+        """Add a document by the digests of its text and of its normalised text."""
+        self._documents.append((*digests, 0, len(tokens), SPLITS.index(split)))
         self._tokens.append(tokens)
         self.size += tokens.nbytes + _DOCUMENT_BYTES
 
@@ -73,17 +91,17 @@ class ShardWriter:
         return self.size >= SHARD_BYTES
 
     def flush(self, state: SourceState) -> None:
-        """Write what was added since the last time, each text once, and with it the state of the source."""
+        """Write what was added since the last time, and with it the state of the source."""
         documents = np.array(self._documents, dtype=_DOCUMENT)
-        _, kept = np.unique(documents["digest"], return_index=True)
-        documents = documents[kept]
+        order = np.argsort(documents["digest"], kind="stable")
+        documents = documents[order]
         documents["start"] = np.cumsum(documents["length"]) - documents["length"]
         shard = self._directory / f"{self._source:04}-{self._number:06}"
         partial = shard.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         with (partial / _TOKENS).open("wb") as file:
-            for index in kept:
+            for index in order:
                 file.write(self._tokens[index].tobytes())
         documents.tofile(partial / _DOCUMENTS)
         (partial / _STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
@@ -102,28 +120,25 @@ def read_state(shard: Path) -> SourceState:
     return SourceState(**json.loads((shard / _STATE).read_text(encoding="utf-8")))
 
 
-def merge(
-    directory: Path, num_sources: int, target: Path, dtype: np.dtype[Any], *, progress: bool
-) -> NDArray[np.int64]:
-    """Write the tokens of all shards as one file, every text once: that of the first source, where several have it.
+def merge(directory: Path, num_sources: int, target: Path, dtype: np.dtype[Any], *, progress: bool) -> Merged:
+    """Write the tokens of all shards as one file: every text once, and no near-duplicates in different splits.
 
-    The file is ordered by split, then by source, then by digest: a random order that depends on the texts and the seed
-    alone.
+    Of equal texts that of the first source stays. Of texts that only differ in case, spacing or punctuation those stay
+    that are in the split of the first source's first one by digest. The file is ordered by split, then by source, then
+    by digest: a random order that depends on the texts and the seed alone.
 
     Args:
-        directory: Holds the shards.
+        directory: Has the shards.
         num_sources: Sources that they come from, numbered from 0.
         target: The file to write.
         dtype: Of the tokens.
         progress: Whether to show a progress bar.
-
-    Returns:
-        [splits, sources, 2]: tokens and documents of every segment of the file.
     """
     shards = sorted(path for path in directory.iterdir() if (path / _STATE).is_file() and path.suffix != ".partial")
     num_documents = sum((shard / _DOCUMENTS).stat().st_size for shard in shards) // _DOCUMENT.itemsize
     num_bytes = sum((shard / _TOKENS).stat().st_size for shard in shards) + num_documents * _DOCUMENT_BYTES
-    ranges = _Ranges(shards, num_sources, max(1, -(-num_bytes // SHARD_BYTES)), dtype)
+    near = np.concatenate(list(_near_duplicates(shards, max(1, -(-num_documents * _IDENTITY_BYTES // SHARD_BYTES)))))
+    ranges = _Ranges(shards, num_sources, _edges(max(1, -(-num_bytes // SHARD_BYTES))), dtype, near)
     counts = np.zeros((len(ranges), len(SPLITS) * num_sources, 2), dtype=np.int64)
     for number in range(len(ranges)):
         documents, _, segments = ranges.read(number)
@@ -139,16 +154,52 @@ def merge(
                 file.write(tokens.tobytes())
                 bar.update(len(tokens))
     totals: NDArray[np.int64] = counts.sum(axis=0).reshape(len(SPLITS), num_sources, 2)
-    return totals
+    equal = num_documents - int(totals[..., 1].sum()) - len(near)
+    return Merged(counts=totals, equal=equal, near=len(near))
+
+
+def _source_of(shard: Path) -> int:
+    return int(shard.name.partition("-")[0])
+
+
+def _edges(number: int) -> NDArray[np.uint64]:
+    """Where a number of equal ranges of digests begin."""
+    return np.array([part * _DIGESTS // number for part in range(number)], dtype=np.uint64)
+
+
+def _near_duplicates(shards: Sequence[Path], passes: int) -> Iterator[NDArray[np.uint64]]:
+    """The digests of documents that have a near-duplicate in another split which stays, a range of them at a time."""
+    edges = _edges(passes)
+    for number in range(passes):
+        parts = []
+        for shard in shards:
+            documents = np.fromfile(shard / _DOCUMENTS, _DOCUMENT)
+            inside = documents[np.searchsorted(edges, documents["near"], side="right") == number + 1]
+            parts.append(inside[["digest", "near", "split"]])
+        found = np.concatenate(parts)
+        # Shards are in the order of their sources, and so are equal texts: the first of each stays.
+        sources = np.repeat([_source_of(shard) for shard in shards], [len(part) for part in parts])
+        _, first = np.unique(found["digest"], return_index=True)
+        found, sources = found[first], sources[first]
+        found = found[np.lexsort((found["digest"], sources, found["near"]))]
+        _, begin, group = np.unique(found["near"], return_index=True, return_inverse=True)
+        yield found["digest"][found["split"] != found["split"][begin][group]]
 
 
 class _Ranges:
     """All shards, cut at the same digests; no file stays open, there may be thousands."""
 
-    def __init__(self, shards: Sequence[Path], num_sources: int, number: int, dtype: np.dtype[Any]) -> None:
-        self._shards, self._num_sources, self._number, self._dtype = shards, num_sources, number, dtype
-        self._sources = np.array([int(shard.name.partition("-")[0]) for shard in shards], dtype=np.int64)
-        edges = np.array([part * _DIGESTS // number for part in range(number)], dtype=np.uint64)
+    def __init__(
+        self,
+        shards: Sequence[Path],
+        num_sources: int,
+        edges: NDArray[np.uint64],
+        dtype: np.dtype[Any],
+        left_out: NDArray[np.uint64],
+    ) -> None:
+        self._shards, self._num_sources, self._number, self._dtype = shards, num_sources, len(edges), dtype
+        self._left_out = left_out
+        self._sources = np.array([_source_of(shard) for shard in shards], dtype=np.int64)
         self._cuts = [self._cut(shard, edges) for shard in shards]
 
     def _cut(self, shard: Path, edges: NDArray[np.uint64]) -> NDArray[np.intp]:
@@ -175,6 +226,7 @@ class _Ranges:
         owners = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
         # The first of equal ones: shards are in the order of their sources.
         _, first = np.unique(documents["digest"], return_index=True)
+        first = first[~np.isin(documents["digest"][first], self._left_out)]
         documents, owners = documents[first], owners[first]
         return documents, owners, documents["split"].astype(np.int64) * self._num_sources + self._sources[owners]
 

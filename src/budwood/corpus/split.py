@@ -1,6 +1,8 @@
 """Which split a text belongs to, decided by the text itself."""
 
 import math
+import re
+import unicodedata
 from collections.abc import Mapping
 from hashlib import blake2b
 
@@ -10,6 +12,7 @@ picks among the finalists, `validation` is only ever reported."""
 
 _FRACTION_TOLERANCE = 1e-9
 _DIGEST_BYTES = 8
+_NOT_WORDS = re.compile(r"[\W_]+")
 
 
 def validate_fractions(fractions: Mapping[str, float]) -> None:
@@ -32,17 +35,30 @@ def validate_fractions(fractions: Mapping[str, float]) -> None:
 
 
 def text_digest(text: str, seed: int) -> int:
-    """Hash a seed and a text to 64 bits, which give the text its split and its place, and tell equal texts.
+    """Hash a seed and a text to 64 bits, which give the text its split and its place, and identify equal texts.
 
     Among n distinct texts about n² / 2^65 pairs share a digest: 3e-6 pairs for ten million texts.
     """
     return int.from_bytes(blake2b(f"{seed}\0{text}".encode(errors="surrogatepass"), digest_size=_DIGEST_BYTES).digest())
 
 
+def normalise(text: str) -> str:
+    """Return a text without what near-duplicates differ in: case, spacing, punctuation, and compatible characters.
+
+    A text without any letter or digit stays as it is.
+    """
+    return _NOT_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip() or text
+
+
+def near_digest(text: str) -> int:
+    """Hash what a text has in common with its near-duplicates to 64 bits."""
+    return text_digest(normalise(text), 0)
+
+
 def assign_split(digest: int, fractions: Mapping[str, float]) -> str:
     """Return the split in whose share of all digests one falls.
 
-    Equal texts land in the same split, wherever they stand and whatever surrounds them, so that a corpus can grow
+    Equal texts land in the same split, wherever they are and whatever surrounds them, so that a corpus can grow
     without moving a document that was there before.
 
     Args:

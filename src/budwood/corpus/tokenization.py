@@ -15,12 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from budwood.corpus.settings import Bos
+from budwood.corpus.split import near_digest
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Tokens = NDArray[np.unsignedinteger[Any]]
 
 _UINT16_VALUES = 2**16
+_QUOTED_CHARACTERS = 40
 
 
 class Batch(Protocol):
@@ -41,42 +45,99 @@ class Encoder:
     backend: "Tokenizer | PreTrainedTokenizerBase"
     eos_token_id: int
     dtype: np.dtype[Any]
-    """The smallest type that holds every id: two bytes for vocabularies of up to 65,536."""
+    """The smallest type for every id: two bytes for vocabularies of up to 65,536."""
+    refused: NDArray[np.bool_]
+    """[ids] true for those that no text may become: control tokens, and those beyond the model's embedding."""
 
     @classmethod
-    def of(cls, tokenizer: "PreTrainedTokenizerBase") -> Self:
+    def of(cls, tokenizer: "PreTrainedTokenizerBase", vocab_size: int | None = None) -> Self:
         """Copy what is needed of a tokenizer.
 
+        Args:
+            tokenizer: Any tokenizer.
+            vocab_size: Rows of the embedding of the model that will read the tokens; unlimited without it.
+
         Raises:
-            ValueError: the tokenizer has no end-of-document token.
+            ValueError: the tokenizer has no end-of-document token, or its id is beyond the embedding.
         """
-        if tokenizer.eos_token_id is None:
+        eos = tokenizer.eos_token_id
+        if eos is None:
             raise ValueError("tokenizer must have an eos_token: it ends every document")
-        largest = max(len(tokenizer) - 1, *tokenizer.get_vocab().values())
-        dtype = np.dtype(np.uint16 if largest < _UINT16_VALUES else np.uint32)
+        if vocab_size is not None and eos >= vocab_size:
+            raise ValueError(f"the tokenizer's eos_token_id={eos} must be below the model's vocab_size={vocab_size}")
+        refused = np.zeros(num_ids(tokenizer), dtype=bool)
+        refused[sorted(_control_ids(tokenizer))] = True
+        refused[vocab_size if vocab_size is not None else len(refused) :] = True
+        dtype = np.dtype(np.uint16 if len(refused) <= _UINT16_VALUES else np.uint32)
         if not tokenizer.is_fast:
-            return cls(tokenizer, tokenizer.eos_token_id, dtype)
+            return cls(tokenizer, eos, dtype, refused)
         backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         # Truncation and padding are left over from the tokenizer's last call.
         backend.no_truncation()
         backend.no_padding()
-        return cls(backend, tokenizer.eos_token_id, dtype)
+        return cls(backend, eos, dtype, refused)
 
     def encode(self, texts: list[str]) -> list[Tokens]:
-        """Return the ids of each text, ended by the end-of-document token; no other special token is added."""
+        """Return the ids of each text, ended by the end-of-document token.
+
+        No other special token is added, and those that are written in a text are text.
+
+        Raises:
+            ValueError: a text becomes a control token, or an id that the model has no embedding for.
+        """
         ids: Iterable[list[int]]
         if isinstance(self.backend, Tokenizer):
+            # Pickling loses it.
+            self.backend.encode_special_tokens = True
             ids = (encoding.ids for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False))
         else:
-            ids = (self.backend.encode(text, add_special_tokens=False) for text in texts)
-        return [np.array([*row, self.eos_token_id], dtype=self.dtype) for row in ids]
+            ids = (self.backend.encode(text, add_special_tokens=False, split_special_tokens=True) for text in texts)
+        return [self._end(np.array(row, dtype=self.dtype), text) for row, text in zip(ids, texts, strict=True)]
+
+    def _end(self, ids: Tokens, text: str) -> Tokens:
+        refused = ids[self.refused[ids]]
+        if refused.size:
+            raise ValueError(
+                f"the tokenizer makes the id {refused[0]} of a text, which is a control token or not in the model's "
+                f"embedding; the text begins with {text[:_QUOTED_CHARACTERS]!r}"
+            )
+        return np.append(ids, self.dtype.type(self.eos_token_id))
+
+
+def num_ids(tokenizer: "PreTrainedTokenizerBase") -> int:
+    """Return one more than the largest id of a tokenizer, which is more than its tokens where ids are left out."""
+    return max(len(tokenizer) - 1, *tokenizer.get_vocab().values()) + 1
+
+
+def _control_ids(tokenizer: "PreTrainedTokenizerBase") -> set[int]:
+    """Special tokens, without one for unknown text of its own."""
+    added = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    ends = {tokenizer.eos_token_id, tokenizer.bos_token_id} - {None}
+    return (added | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id} | ends
+
+
+def first_token(tokenizer: "PreTrainedTokenizerBase", bos: Bos) -> int | None:
+    """Return the id that begins every sequence, if one does.
+
+    Args:
+        tokenizer: Any tokenizer.
+        bos: `auto` follows the tokenizer: its beginning-of-text token, if it puts that in front of a text.
+
+    Raises:
+        ValueError: `bos` is `always`, and the tokenizer has no such token.
+    """
+    own: int | None = tokenizer.bos_token_id
+    if bos == "always" and own is None:
+        raise ValueError("bos='always' needs a tokenizer with a bos_token; this one allows 'auto' and 'never'")
+    prescribed = own is not None and tokenizer.encode("a")[:1] == [own]
+    return own if bos == "always" or (bos == "auto" and prescribed) else None
 
 
 def describe_tokenizer(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:
-    """Return what a corpus tells of its tokenizer: `dtype`, `vocab_size`, `eos_token_id`, `tokenizer_fingerprint`."""
+    """Return what a corpus says of its tokenizer: `dtype`, `vocab_size`, `eos_token_id`, `tokenizer_fingerprint`."""
     return {
         "dtype": Encoder.of(tokenizer).dtype.name,
-        "vocab_size": len(tokenizer),
+        "vocab_size": num_ids(tokenizer),
         "eos_token_id": tokenizer.eos_token_id,
         "tokenizer_fingerprint": fingerprint_tokenizer(tokenizer),
     }
@@ -115,7 +176,7 @@ def start_workers(encoder: Encoder, num_processes: int) -> Executor:
 
 def tokenize_batches(
     batches: Iterable[AnyBatch], workers: Executor, ahead: int
-) -> Iterator[tuple[AnyBatch, list[Tokens]]]:
+) -> Iterator[tuple[AnyBatch, list[tuple[Tokens, int]]]]:
     """Tokenise batches while the next ones are read, and return them in their order, whatever the number of workers.
 
     Args:
@@ -124,9 +185,9 @@ def tokenize_batches(
         ahead: Batches that wait for the workers or their turn.
 
     Yields:
-        Each batch with the tokens of its texts (see `Encoder.encode`).
+        Each batch with the tokens of its texts (see `Encoder.encode`) and their digests (`near_digest`).
     """
-    waiting: deque[tuple[AnyBatch, Future[list[Tokens]]]] = deque()
+    waiting: deque[tuple[AnyBatch, Future[list[tuple[Tokens, int]]]]] = deque()
     for batch in batches:
         waiting.append((batch, workers.submit(_encode, batch.texts)))
         if len(waiting) > ahead:
@@ -145,9 +206,9 @@ def _set_encoder(encoder: Encoder) -> None:
     _worker.encoder = encoder
 
 
-def _encode(texts: list[str]) -> list[Tokens]:
-    encoded: list[Tokens] = _worker.encoder.encode(texts)
-    return encoded
+def _encode(texts: list[str]) -> list[tuple[Tokens, int]]:
+    encoder: Encoder = _worker.encoder
+    return list(zip(encoder.encode(texts), map(near_digest, texts), strict=True))
 
 
 def _start_process(encoder: Encoder) -> None:

@@ -5,25 +5,27 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-# Safetensors and the corpus write these under another name and rename them. `save_pretrained` rewrites configurations
-# and tokenizers in place, which would reach through a link into the other folder.
-_LINKED_SUFFIXES = {".safetensors", ".bin"}
+from budwood.records.files import check_links, write_folder_atomically
+from budwood.records.hashes import MEMORY
+
+_LINKED_SUFFIX = ".bin"
+"""Of tokens and of what a teacher has said, which are written under another name and renamed."""
 
 
-def place_folder(source: Path, target: Path) -> None:
+def place_folder(source: Path, target: Path, *, link: bool = False) -> None:
     """Put a copy of a folder into place, replacing what is there.
 
-    Weights and tokens become hard links where the file system allows, so that they take no space twice: replace such a
-    file, never write into it. Everything else is copied. Symbolic links (as in snapshots of the hub) are followed. A
-    kill leaves the old target or none, never a mixture.
+    A kill leaves the old target or none, never a mixture.
 
     Args:
-        source: The folder to place; it stays.
+        source: The folder to place; it stays. Links into the blobs of a snapshot of the hub are followed.
         target: Where to place it; nothing happens when it is the source itself.
+        link: Whether `.bin` files become hard links where the file system allows, so that they take no space twice.
+            Only for folders that budwood wrote in its workspace: damage reaches both.
 
     Raises:
         NotADirectoryError: `source` is no folder.
-        ValueError: `target` lies inside `source`.
+        ValueError: `target` lies inside `source`, or a file of it is a link that leads elsewhere.
     """
     source, target = source.resolve(), target.resolve()
     if not source.is_dir():
@@ -32,21 +34,21 @@ def place_folder(source: Path, target: Path) -> None:
         return
     if target.is_relative_to(source):
         raise ValueError(f"target={target} must not lie inside source={source}")
-    partial, replaced = (target.with_name(f"{target.name}.{state}") for state in ("partial", "replaced"))
-    for left_over in (partial, replaced):
-        shutil.rmtree(left_over, ignore_errors=True)
-    shutil.copytree(source, partial, copy_function=_link_or_copy)
-    # Renamed before it is deleted: a half-deleted folder could still look whole.
-    if target.exists():
-        target.rename(replaced)
-    partial.rename(target)
-    shutil.rmtree(replaced, ignore_errors=True)
+    check_links(source)
+    with write_folder_atomically(target) as partial:
+        shutil.copytree(
+            source,
+            partial,
+            copy_function=_link_or_copy if link else shutil.copyfile,
+            dirs_exist_ok=True,
+            ignore=shutil.ignore_patterns(MEMORY),
+        )
 
 
 def _link_or_copy(source: str, target: str) -> None:
-    """Hard-link the file behind `source` if it is a large one, or copy it where that is impossible."""
-    if Path(source).suffix in _LINKED_SUFFIXES:
+    """Hard-link a large file, or copy it where that is impossible."""
+    if Path(source).suffix == _LINKED_SUFFIX:
         with suppress(OSError):
             os.link(Path(source).resolve(), target)
             return
-    shutil.copy2(source, target)
+    shutil.copyfile(source, target)

@@ -8,12 +8,11 @@ from kedro.io import AbstractDataset, DatasetError
 from kedro_datasets._typing import JSONPreview
 
 from budwood.datasets.folder import place_folder
+from budwood.models.checkpoint import CONFIG, Checkpoint
 
-_CONFIG_FILE = "config.json"
 
-
-class HFCheckpointDataset(AbstractDataset[Path, Path]):
-    """A Hugging Face checkpoint, handed between nodes as its folder and never as a live model."""
+class HFCheckpointDataset(AbstractDataset[Checkpoint, Checkpoint]):
+    """A Hugging Face checkpoint, described and never a live model."""
 
     def __init__(self, *, filepath: str | os.PathLike[str], metadata: dict[str, Any] | None = None) -> None:
         """Point to the folder.
@@ -25,35 +24,26 @@ class HFCheckpointDataset(AbstractDataset[Path, Path]):
         self._filepath = Path(filepath)
         self.metadata = metadata
 
-    def load(self) -> Path:
-        """Name the checkpoint's folder.
+    def load(self) -> Checkpoint:
+        """Open the checkpoint; its weights stay on disk.
 
         Raises:
             DatasetError: there is no checkpoint.
         """
         if not self._exists():
-            raise DatasetError(f"{self._filepath} is no checkpoint: it has no {_CONFIG_FILE}")
-        return self._filepath
+            raise DatasetError(f"{self._filepath} is no checkpoint: it has no {CONFIG}")
+        return Checkpoint.open(self._filepath)
 
-    def save(self, data: Path) -> None:
-        """Put a checkpoint that was written elsewhere into place (see `place_folder`).
-
-        Args:
-            data: A folder with a `config.json`: from a work directory or a snapshot of the hub.
-
-        Raises:
-            DatasetError: `data` is no checkpoint.
-        """
-        if not (Path(data) / _CONFIG_FILE).is_file():
-            raise DatasetError(f"{data} is no checkpoint: it has no {_CONFIG_FILE}")
-        place_folder(Path(data), self._filepath)
+    def save(self, data: Checkpoint) -> None:
+        """Put a checkpoint that was written elsewhere into place (see `place_folder`)."""
+        place_folder(data.folder, self._filepath)
 
     def preview(self) -> JSONPreview:
         """Show the checkpoint's configuration in Kedro-Viz."""
-        return JSONPreview((self._filepath / _CONFIG_FILE).read_text(encoding="utf-8"))
+        return JSONPreview((self._filepath / CONFIG).read_text(encoding="utf-8"))
 
     def _exists(self) -> bool:
-        return (self._filepath / _CONFIG_FILE).is_file()
+        return (self._filepath / CONFIG).is_file()
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._filepath)}

@@ -7,7 +7,7 @@ from typing import Any
 from kedro.io import AbstractDataset
 from kedro_datasets._typing import JSONPreview
 
-from budwood.corpus.packing import INDEX_FILE, PackedCorpus
+from budwood.corpus.packing import INDEX_FILE, TOKENS_FILE, PackedCorpus
 from budwood.datasets.folder import place_folder
 
 
@@ -30,14 +30,14 @@ class TokenFileDataset(AbstractDataset[PackedCorpus, PackedCorpus]):
 
     def save(self, data: PackedCorpus) -> None:
         """Put a corpus that was packed elsewhere into place (see `place_folder`)."""
-        place_folder(data.directory, self._filepath)
+        place_folder(data.directory, self._filepath, link=True)
 
     def preview(self) -> JSONPreview:
         """Show the index, with the tokens of every split and source, in Kedro-Viz."""
         return JSONPreview((self._filepath / INDEX_FILE).read_text(encoding="utf-8"))
 
     def _exists(self) -> bool:
-        return (self._filepath / INDEX_FILE).is_file()
+        return all((self._filepath / name).is_file() for name in (INDEX_FILE, TOKENS_FILE))
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._filepath)}

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from budwood.corpus.tokenization import num_ids
+
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
 
 
@@ -32,14 +34,14 @@ class ByteCounter:
         Raises:
             ValueError: it is of another kind, whose tokens have no bytes of their own.
         """
-        # The tokenizers of the supported families differ in how they write bytes, and tell by their decoder.
+        # The tokenizers of the supported families differ in how they write bytes, which their decoder shows.
         kinds = set(_decoders(json.loads(tokenizer.backend_tokenizer.to_str())["decoder"] or {}))
         if not kinds & {"ByteLevel", "ByteFallback"}:
             raise ValueError(
                 f"the tokenizer {tokenizer.name_or_path} decodes by {', '.join(sorted(kinds)) or 'nothing'}; "
                 "bits per byte need a byte-level tokenizer, or a SentencePiece one that falls back to bytes"
             )
-        per_token = np.zeros(len(tokenizer), dtype=np.int64)
+        per_token = np.zeros(num_ids(tokenizer), dtype=np.int64)
         for token, index in tokenizer.get_vocab().items():
             per_token[index] = len(token) if "ByteLevel" in kinds else _piece_bytes(token)
         for index, added in tokenizer.added_tokens_decoder.items():
@@ -52,7 +54,8 @@ class ByteCounter:
         """Return [N] the bytes of the predicted text of every sequence.
 
         Args:
-            windows: [N, T + 1] token ids; every token but the first is predicted.
+            windows: [N, T + 1] token ids of running text (`budwood.corpus.packing.PackedCorpus.read_packed`); every
+                token but the first is predicted.
         """
         # A document that ends at once has no first token to carry the prefix.
         starts = (windows[:, :-1] == self.eos_token_id) & (windows[:, 1:] != self.eos_token_id)

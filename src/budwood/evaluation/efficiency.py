@@ -16,45 +16,11 @@ from transformers import PreTrainedModel
 
 from budwood.arch.count import forward_flops_per_token, kv_cache_bytes_per_token, num_parameters
 from budwood.arch.spec import Architecture
+from budwood.evaluation.settings import EfficiencySettings
 from budwood.models.device import Compute
 from budwood.models.losses import evaluating
 
 Record = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EfficiencySettings:
-    """What is timed."""
-
-    prompt_tokens: int = 512
-    new_tokens: int = 32
-    """Tokens generated, one by one, after the prompt."""
-    batch_size: int = 1
-    repeats: int = 5
-    warmups: int = 1
-    """Rounds in front, which are not counted."""
-
-    def __post_init__(self) -> None:
-        """Check the sizes.
-
-        Raises:
-            ValueError: one is not positive (`warmups`: negative).
-        """
-        for name in ("prompt_tokens", "new_tokens", "batch_size", "repeats"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.warmups < 0:
-            raise ValueError(f"warmups must not be negative, got {self.warmups}")
-
-    @property
-    def num_rounds(self) -> int:
-        """Turns of every model: warm-ups, repeats, and one in which memory is measured."""
-        return self.warmups + self.repeats + 1
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens that every model reads in all of them."""
-        return self.num_rounds * self.batch_size * (self.prompt_tokens + self.new_tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The door to EleutherAI's lm-evaluation-harness; no other module imports it."""
+"""EleutherAI's lm-evaluation-harness: which tasks there are, and how a checkpoint answers them."""
 
 import difflib
 import hashlib
@@ -6,28 +6,34 @@ import importlib.metadata
 import json
 import logging
 import math
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from transformers import PreTrainedModel
 
-from budwood.arch.count import forward_flops_per_token
-from budwood.evaluation.heldout import CONTINUATION, LAST_WORD
-from budwood.models.checkpoint import load_model, load_tokenizer, read_architecture
+from budwood.evaluation.settings import (
+    CONTINUATION,
+    HELDOUT_TASKS,
+    LAST_WORD,
+    PRESETS,
+    Benchmark,
+    EvaluationSettings,
+)
 from budwood.models.device import Compute
 from budwood.records.files import write_atomically
 
+if TYPE_CHECKING:
+    from budwood.evaluation.respondent import Respondent
+
 Record = dict[str, Any]
 
-HELDOUT_TASKS = (LAST_WORD, CONTINUATION)
 VERSION = f"lm_eval {importlib.metadata.version('lm_eval')}"
 FEWSHOT_SEED = 1234
 """The harness's own default, which published numbers were made with."""
@@ -36,61 +42,12 @@ BOOTSTRAP_ITERATIONS = 1000
 HELDOUT_VERSION = 1.0
 """Raised whenever the questions of a held-out task would change."""
 
+_logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True, slots=True)
-class Benchmark:
-    """A task or a group of tasks of the harness, and how it is asked."""
-
-    task: str
-    num_fewshot: int | None = None
-    """Examples in front of every question; None: as many as the task itself has."""
-    metric: str | None = None
-    """The metric that tables show; None: `acc_norm` where there is one, else `acc`, else the task's first."""
-
-
-PRESETS: dict[str, tuple[Benchmark, ...]] = {
-    "heldout": (Benchmark(LAST_WORD, 0, "acc"), Benchmark(CONTINUATION, 0, "acc_norm")),
-    # "Where to begin", section 4.5.
-    "paper": (
-        Benchmark("copa", 0, "acc"),
-        Benchmark("lambada_openai", 0, "acc"),
-        Benchmark("winogrande", 0, "acc"),
-        Benchmark("mmlu", 5, "acc"),
-        Benchmark("arc_easy", 10, "acc_norm"),
-        Benchmark("arc_challenge", 10, "acc_norm"),
-        Benchmark("piqa", 10, "acc_norm"),
-        Benchmark("hellaswag", 10, "acc_norm"),
-    ),
-    # The further columns of its tables 13, 14 and 17, whose shots and metrics it does not print.
-    "extended": (
-        Benchmark("openbookqa", 0, "acc_norm"),
-        Benchmark("social_iqa", 0, "acc"),
-        Benchmark("mmlu_continuation", 0, "acc"),
-        Benchmark("commonsense_qa", 0, "acc"),
-        Benchmark("boolq", 0, "acc"),
-    ),
+_ANSWERS: dict[str, dict[str, str]] = {
+    LAST_WORD: {"output_type": "loglikelihood", "doc_to_target": "target"},
+    CONTINUATION: {"output_type": "multiple_choice", "doc_to_choice": "choices", "doc_to_target": "label"},
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HarnessOptions:
-    """What all tasks share."""
-
-    tasks_folder: Path
-    """Holds the held-out tasks (see `write_tasks`)."""
-    compute: Compute
-    batch_size: int = 4
-    limit: int | None = None
-    """Questions of each task, the first ones; None: all."""
-
-
-def choose_benchmarks(names: Sequence[str]) -> tuple[Benchmark, ...]:
-    """Return the benchmarks that names of presets and of tasks stand for; of a task that is named twice the first."""
-    chosen: dict[str, Benchmark] = {}
-    for name in names:
-        for benchmark in PRESETS.get(name, (Benchmark(name),)):
-            chosen.setdefault(benchmark.task, benchmark)
-    return tuple(chosen.values())
 
 
 def write_tasks(questions: Mapping[str, Sequence[Mapping[str, Any]]], folder: Path) -> None:
@@ -121,149 +78,171 @@ def write_tasks(questions: Mapping[str, Sequence[Mapping[str, Any]]], folder: Pa
     partial.rename(folder)
 
 
-def fingerprint_tasks(folder: Path) -> str:
-    """Return a hash of the questions of a folder that `write_tasks` wrote."""
+def fingerprint_tasks(heldout: Path, include_path: str | None = None) -> str:
+    """Return a hash of the held-out questions that `write_tasks` wrote, and of a folder of further tasks."""
     digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.jsonl")):
+    for file in sorted(heldout.glob("*.jsonl")):
         digest.update(f"{file.name} {HELDOUT_VERSION} ".encode() + file.read_bytes())
+    if include_path is not None:
+        own = _own_folder(include_path)
+        for file in sorted(path for path in own.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
+            digest.update(f"{file.relative_to(own)} {file.stat().st_size} ".encode() + file.read_bytes())
     return digest.hexdigest()[:16]
 
 
-_ANSWERS: dict[str, dict[str, str]] = {
-    LAST_WORD: {"output_type": "loglikelihood", "doc_to_target": "target"},
-    CONTINUATION: {"output_type": "multiple_choice", "doc_to_choice": "choices", "doc_to_target": "label"},
-}
-
-
-def check_benchmarks(chosen: Sequence[Benchmark]) -> None:
-    """Check that the harness knows every benchmark, and that its data is at hand or can be downloaded.
+def check_benchmarks(settings: EvaluationSettings) -> None:
+    """Check that the harness knows every benchmark, can ask it, and has its data or can download it.
 
     Raises:
-        ValueError: the harness knows no such task, or its data cannot be had.
+        ValueError: one is unknown, its data is missing, or its answers need images or are code that would be run.
     """
-    foreign = [benchmark.task for benchmark in chosen if benchmark.task not in HELDOUT_TASKS]
-    if not foreign:
-        return
-    manager = _own_tasks()
-    known = {*manager.all_subtasks, *manager.all_groups}
-    for task in foreign:
-        if task not in known:
-            near = difflib.get_close_matches(task, [*PRESETS, *known])
-            raise ValueError(
-                f"evaluation.tasks: {task!r} is neither a preset ({', '.join(PRESETS)}) nor a task or group of "
-                f"{VERSION}" + (f"; did you mean {' or '.join(near)}?" if near else "")
-            )
-    for task in foreign:
-        try:
-            manager.load(task)
-        except Exception as error:
-            raise ValueError(
-                f"evaluation.tasks: the data of {task!r} cannot be had ({type(error).__name__}: {error}); check the "
-                "network, or leave the task out"
-            ) from error
+    for benchmark in settings.benchmarks():
+        if benchmark.task in HELDOUT_TASKS:
+            continue
+        for task in _leaves(_load(benchmark, Path(), settings.include_path)):
+            for flag, reason in (("MULTIMODAL", "asks about images"), ("UNSAFE_CODE", "runs code that models write")):
+                if getattr(task, flag, False):
+                    raise ValueError(f"evaluation.tasks: {benchmark.task!r} cannot be asked: {task.task_name} {reason}")
 
 
-def run_benchmarks(folder: Path, chosen: Sequence[Benchmark], options: HarnessOptions, output: Path) -> Record:
-    """Ask a checkpoint all questions of some benchmarks.
+def run_benchmarks(folder: Path, heldout: Path, settings: EvaluationSettings, compute: Compute, output: Path) -> Record:
+    """Ask a checkpoint all questions of the settings' benchmarks.
 
-    Every finished benchmark is kept in `output`, and read instead of run when it is there.
+    Every finished task, and so every task of a group, is kept in `output` and read instead of asked again.
 
     Args:
         folder: the checkpoint with its tokenizer.
-        chosen: what is asked.
-        options: how.
-        output: for this checkpoint, these options and these questions alone.
+        heldout: the held-out tasks (see `write_tasks`).
+        settings: what is asked.
+        compute: where the model runs.
+        output: for this checkpoint, these settings and these questions alone.
 
     Returns:
-        versions, options, and for every benchmark in `tasks` what `_result` returns.
+        versions and settings, and in `tasks` what `_record` returns: one for a task and for a group that the harness
+        aggregates; one each for the tasks of other groups and of tags. Of equal names the first is reported.
 
     Raises:
         ValueError: the folder holds no tokenizer.
     """
     if not (folder / "tokenizer_config.json").is_file():
         raise ValueError(f"{folder} holds no tokenizer: the harness reads text, not tokens")
-    files = {benchmark: output / f"{'-'.join(map(str, astuple(benchmark)))}.json" for benchmark in chosen}
-    missing = [benchmark for benchmark, file in files.items() if not file.is_file()]
+    files = {
+        benchmark: output / f"{_slug(benchmark.task)}-{benchmark.num_fewshot}-{benchmark.metric}.json"
+        for benchmark in settings.benchmarks()
+    }
+    # All of them before the model: what cannot be loaded costs nothing yet.
+    missing = {
+        benchmark: _load(benchmark, heldout, settings.include_path)
+        for benchmark, file in files.items()
+        if not file.is_file()
+    }
     if missing:
-        session = _Session.open(folder, options)
-        for benchmark in missing:
-            write_atomically(files[benchmark], json.dumps(session.run(benchmark)))
+        # Seconds of imports that commands without an evaluation do without.
+        from budwood.evaluation.respondent import Respondent  # noqa: PLC0415
+
+        respondent = Respondent(folder, compute, settings.batch_size)
+        for benchmark, items in missing.items():
+            session = _Session(respondent, benchmark, settings.limit, files[benchmark].parent / files[benchmark].stem)
+            write_atomically(files[benchmark], json.dumps(session.records(items)))
+    records = [record for file in files.values() for record in json.loads(file.read_text(encoding="utf-8"))]
+    first = {record["task"]: record for record in reversed(records)}
     return {
         "harness": VERSION,
-        "device": options.compute.describe(),
-        "precision": options.compute.precision,
-        "limit": options.limit,
-        "tasks": [json.loads(file.read_text()) for file in files.values()],
+        "device": compute.describe(),
+        "precision": compute.precision,
+        "limit": settings.limit,
+        "tasks": list(reversed(first.values())),
     }
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Session:
-    """One model in the harness."""
+    """One benchmark asked of one model."""
 
-    language_model: Any
-    options: HarnessOptions
-    work: "_Work"
+    respondent: "Respondent"
+    benchmark: Benchmark
+    limit: int | None
+    folder: Path
+    """Keeps what every task gave."""
 
-    @classmethod
-    def open(cls, folder: Path, options: HarnessOptions) -> "_Session":
-        # Seconds of imports that commands without an evaluation do without.
-        from lm_eval.models.huggingface import HFLM  # noqa: PLC0415
+    def records(self, items: Sequence[Any]) -> list[Record]:
+        """Ask all tasks, then return the records of what the benchmark consists of."""
+        answers: dict[int, Record] = {}
+        for place, task in enumerate(_leaves(items)):
+            file = self.folder / f"{place}-{_slug(task.task_name)}.json"
+            if not file.is_file():
+                write_atomically(file, json.dumps(self._ask(task)))
+            answers[id(task)] = json.loads(file.read_text(encoding="utf-8"))
+        return [record for item in items for record in self._report(item, answers)]
 
-        # Loaded here and not by the harness, so that no code that came with a checkpoint runs.
-        model = options.compute.place(load_model(folder, options.compute.dtype))
-        with _silent("lm_eval.models.huggingface"):  # it warns that it was given a loaded model
-            language_model = HFLM(model, tokenizer=load_tokenizer(folder), batch_size=options.batch_size)
-        return cls(language_model, options, _Work.watch(folder, model))
+    def _ask(self, task: Any) -> Record:
+        """Return the scores of a task, and what its questions say of them."""
+        from lm_eval import evaluate  # noqa: PLC0415 - seconds of imports
 
-    def run(self, benchmark: Benchmark) -> Record:
-        from lm_eval import evaluate  # noqa: PLC0415
+        started, tokens, flops = time.perf_counter(), self.respondent.tokens, self.respondent.flops
+        shots = self.benchmark.num_fewshot
+        task.set_config("num_fewshot", (task.get_config("num_fewshot") or 0) if shots is None else shots)
+        task.set_fewshot_seed(FEWSHOT_SEED)
+        name = task.task_name
+        found = evaluate(
+            self.respondent, {"tasks": {name: task}}, limit=self.limit, bootstrap_iters=BOOTSTRAP_ITERATIONS
+        )
+        samples = found["samples"][name]
+        questions = {sample["doc_id"]: self.respondent.was_cut(sample["arguments"]) for sample in samples}
+        num_cut = sum(questions.values())
+        if num_cut:
+            _logger.warning(
+                "%s: %d of %d questions exceed the model's %d positions and were cut at their left",
+                *(name, num_cut, len(questions), self.respondent.max_length),
+            )
+        return {
+            "scores": {key: value for key, value in found["results"][name].items() if isinstance(value, int | float)},
+            "version": found["versions"][name],
+            "num_fewshot": found["n-shot"][name] or 0,
+            "num_cut": num_cut,
+            "samples": [
+                {metric: sample[metric] for metric in sample["metrics"] if isinstance(sample[metric], int | float)}
+                | {"filter": sample["filter"], "num_requests": len(sample["arguments"])}
+                for sample in samples
+            ],
+            "tokens": self.respondent.tokens - tokens,
+            "flops": self.respondent.flops - flops,
+            "seconds": time.perf_counter() - started,
+        }
 
-        started = time.perf_counter()
-        before = asdict(self.work)
-        heldout = benchmark.task in HELDOUT_TASKS
-        loaded = (_heldout_tasks(self.options.tasks_folder) if heldout else _own_tasks()).load(benchmark.task)
-        for task in loaded["tasks"].values():
-            own = task.get_config("num_fewshot") or 0
-            task.set_config("num_fewshot", own if benchmark.num_fewshot is None else benchmark.num_fewshot)
-            task.set_fewshot_seed(FEWSHOT_SEED)
-        found = evaluate(self.language_model, loaded, limit=self.options.limit, bootstrap_iters=BOOTSTRAP_ITERATIONS)
-        spent = {name: value - before[name] for name, value in asdict(self.work).items()}
-        return _result(benchmark, found) | spent | {"seconds": time.perf_counter() - started}
+    def _report(self, item: Any, answers: Mapping[int, Record]) -> Iterator[Record]:
+        """Yield the record of a task or of a group that has scores of its own, else those of the group's members."""
+        tasks = list(_leaves([item]))
+        own = [answers[id(task)] for task in tasks]
+        if not hasattr(item, "aggregate"):
+            scores, version = own[0]["scores"], own[0]["version"]
+        else:
+            of_members = {task.task_name: answer["scores"] for task, answer in zip(tasks, own, strict=True)}
+            scores, version = item.aggregate(of_members), item.version
+        if any("," in key for key in scores):
+            name = item.name if hasattr(item, "aggregate") else item.task_name
+            yield {"task": name, "version": version} | _record(self.benchmark, scores, own)
+        elif hasattr(item, "aggregate"):
+            for member in item:
+                yield from self._report(member, answers)
+        else:
+            _logger.warning("%s gives no number and is not reported", item.task_name)
 
 
-@dataclass(slots=True)
-class _Work:
-    """Counts what a model computes, padding included, whoever calls it."""
+def _record(benchmark: Benchmark, scores: Mapping[str, Any], answers: Sequence[Record]) -> Record:
+    """Return what tables need of the harness's scores.
 
-    tokens: int = 0
-    flops: float = 0.0
-
-    @classmethod
-    def watch(cls, folder: Path, model: PreTrainedModel) -> "_Work":
-        work, architecture = cls(), read_architecture(folder)
-
-        def count(_: object, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-            batch, length = (arguments[0] if arguments else named["input_ids"]).shape
-            cache = named.get("cache")
-            context = length + (cache.get_seq_length() if cache is not None else 0)
-            work.tokens += batch * length
-            work.flops += batch * length * forward_flops_per_token(architecture, context=context)
-
-        model.register_forward_pre_hook(count, with_kwargs=True)
-        return work
-
-
-def _result(benchmark: Benchmark, found: Mapping[str, Any]) -> Record:
-    """Return what tables need of the harness's results.
+    Args:
+        benchmark: names the metric that tables show.
+        scores: of a task or a group, by the harness's keys.
+        answers: of the task, or of all tasks of the group.
 
     Returns:
-        `task`, `version`, `num_fewshot`, `metric`, `value`, `standard_error` (as the harness gives it; None where it
-        gives none), `chance` (of accuracy in a multiple choice; None elsewhere), `metrics` (all others too), and
-        `answers`: the metric of every question, in order, so that models can be compared in pairs (None where it is no
-        mean over questions).
+        `num_fewshot`, `metric`, `value`, `standard_error` (as the harness gives it; None where it gives none), `chance`
+        (of accuracy in a multiple choice; None elsewhere), `metrics` (all others too), `num_questions`, `num_cut` (the
+        questions that exceed the model's positions), `answers`: the metric of every question, in order, so that models
+        can be compared in pairs (None where it is no mean over questions), and `tokens`, `flops` and `seconds`.
     """
-    scores = found["results"][benchmark.task]
     # The harness names a metric `acc,none`: the metric, and the filter that its answers went through.
     keys = [key for key in scores if "," in key and not key.partition(",")[0].endswith("_stderr")]
     metrics: dict[str, Record] = {
@@ -277,20 +256,19 @@ def _result(benchmark: Benchmark, found: Mapping[str, Any]) -> Record:
     metric = str([*wanted, *metrics][0])
     name, _, filter_name = metric.partition(",")
     samples = [
-        sample for task in found["samples"].values() for sample in task if sample["filter"] == (filter_name or "none")
+        sample for answer in answers for sample in answer["samples"] if sample["filter"] == (filter_name or "none")
     ]
-    answers, value = [sample[name] for sample in samples], metrics[metric]["value"]
+    values, value = [sample.get(name, math.nan) for sample in samples], metrics[metric]["value"]
+    summed = ("num_cut", "tokens", "flops", "seconds")
     return {
-        "task": benchmark.task,
-        "version": found["versions"].get(benchmark.task),
-        "num_fewshot": max(found["n-shot"][task] for task in found["samples"]),
+        "num_fewshot": max(answer["num_fewshot"] for answer in answers),
         "metric": metric,
         "num_questions": len(samples),
         **metrics[metric],
-        "chance": _chance([len(sample["arguments"]) for sample in samples], metrics, metric),
+        "chance": _chance([sample["num_requests"] for sample in samples], metrics, metric),
         "metrics": metrics,
-        "answers": list(map(float, answers)) if math.isclose(_mean(answers), value, abs_tol=1e-9) else None,
-    }
+        "answers": list(map(float, values)) if math.isclose(fmean(values), value, abs_tol=1e-9) else None,
+    } | {total: sum(answer[total] for answer in answers) for total in summed}
 
 
 def _chance(num_requests: Sequence[int], metrics: Mapping[str, Any], metric: str) -> float | None:
@@ -300,35 +278,72 @@ def _chance(num_requests: Sequence[int], metrics: Mapping[str, Any], metric: str
     return sum(1 / number for number in num_requests) / len(num_requests)
 
 
-def _mean(answers: Sequence[Any]) -> float:
-    """Return the mean of numbers; NaN of anything else."""
-    return fmean(answers) if all(isinstance(answer, int | float) for answer in answers) else math.nan
-
-
 def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-@cache
-def _own_tasks() -> Any:
-    """Return the index of the harness's own 14,000 tasks; to read them takes 7 seconds."""
-    from lm_eval.tasks import TaskManager  # noqa: PLC0415
+def _load(benchmark: Benchmark, heldout: Path, include_path: str | None) -> list[Any]:
+    """Return the task or the group of a benchmark, or the tasks of a tag, with their data.
 
-    return TaskManager()
+    Raises:
+        ValueError: the harness does not know it, or its data is missing.
+    """
+    name = benchmark.task
+    manager = _heldout_tasks(heldout) if name in HELDOUT_TASKS else _known_tasks(include_path)
+    if name not in manager.all_tasks:
+        near = difflib.get_close_matches(name, [*PRESETS, *manager.all_tasks])
+        where = f" or of {_own_folder(include_path)}" if include_path else ""
+        raise ValueError(
+            f"evaluation.tasks: {name!r} is neither a preset ({', '.join(PRESETS)}) nor a task, group or tag of "
+            f"{VERSION}{where}" + (f"; did you mean {' or '.join(near)}?" if near else "")
+        )
+    try:
+        loaded = manager.load(name)
+    except Exception as error:
+        raise ValueError(
+            f"evaluation.tasks: {name!r} cannot be loaded ({type(error).__name__}: {error}); check the network where "
+            "its data is missing, or leave the task out"
+        ) from error
+    groups = loaded.get("groups") or {}
+    return [groups[name]] if name in groups else list(loaded["tasks"].values())
+
+
+def _slug(name: str) -> str:
+    """Return a name as part of a file's name."""
+    return re.sub(r"[^\w.-]", "_", name)
+
+
+def _leaves(items: Sequence[Any]) -> Iterator[Any]:
+    """Yield all tasks of some tasks and groups."""
+    for item in items:
+        yield from item.get_all_tasks() if hasattr(item, "get_all_tasks") else (item,)
+
+
+@cache
+def _known_tasks(include_path: str | None) -> Any:
+    """Return the index of the harness's own 14,000 tasks, which takes 7 seconds to read, and of a further folder.
+
+    Raises:
+        ValueError: the folder does not exist or holds no task.
+    """
+    from lm_eval.tasks import TaskManager  # noqa: PLC0415 - seconds of imports
+
+    return TaskManager(include_path=None if include_path is None else str(_own_folder(include_path)))
+
+
+def _own_folder(include_path: str) -> Path:
+    """Return a folder of further tasks.
+
+    Raises:
+        ValueError: it does not exist or holds no task.
+    """
+    folder = Path(include_path).expanduser().resolve()
+    if not any(folder.rglob("*.yaml")):
+        raise ValueError(f"evaluation.include_path: {folder} must be a folder with tasks of lm_eval in .yaml files")
+    return folder
 
 
 def _heldout_tasks(folder: Path) -> Any:
-    from lm_eval.tasks import TaskManager  # noqa: PLC0415
+    from lm_eval.tasks import TaskManager  # noqa: PLC0415 - seconds of imports
 
     return TaskManager(include_path=str(folder), include_defaults=False)
-
-
-@contextmanager
-def _silent(name: str) -> Iterator[None]:
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -10,9 +10,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from budwood.corpus.packing import PackedCorpus
-
-LAST_WORD, CONTINUATION = "heldout_last_word", "heldout_continuation"
-NUM_CHOICES = 4
+from budwood.evaluation.settings import CONTINUATION, LAST_WORD, NUM_CHOICES, HeldOutSettings
 
 # A whole word of letters between single spaces: what ends the passages of LAMBADA, without the function words.
 _LAST_WORD = re.compile(r"(?<=\S) [^\W\d_]{4,}(?=[\s.,;:!?]|$)")
@@ -21,29 +19,6 @@ _MOST_TOKENS = 2**20
 _NUM_DRAWS = 64
 
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeldOutSettings:
-    """How questions are made."""
-
-    questions: int = 100
-    """Questions of each source in each task."""
-    context_words: int = 32
-    """Words that a model reads."""
-    continuation_words: int = 12
-    """Words of each of the four continuations."""
-    seed: int = 42
-
-    def __post_init__(self) -> None:
-        """Check the sizes.
-
-        Raises:
-            ValueError: one is not positive.
-        """
-        for name in ("questions", "context_words", "continuation_words"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +32,7 @@ def read_texts(corpus: PackedCorpus, tokenizer: PreTrainedTokenizerBase, split: 
     """Return the documents of a split by source; of a long source its first million tokens."""
     texts = {}
     for source in corpus.sources(split):
-        count = min(corpus.num_tokens(split, source) - 1, _MOST_TOKENS)
-        tokens = corpus.windows(split, 1, source=source, limit=count)[:, 0]
+        tokens = corpus.text(split, source)[:-1][:_MOST_TOKENS]
         documents = np.split(tokens, np.flatnonzero(tokens == corpus.eos_token_id) + 1)
         texts[source] = [str(tokenizer.decode(ids, skip_special_tokens=True)) for ids in documents]
     return texts

@@ -47,7 +47,7 @@ def source_bytes(
     """
     length, count = windows
     counter = ByteCounter.of(tokenizer)
-    return {
-        source: counter.count(corpus.windows(split, length, source=source, limit=count)).tolist()
-        for source in corpus.sources(split)
+    starts = {
+        source: corpus.window_starts(split, length, source=source, limit=count) for source in corpus.sources(split)
     }
+    return {source: counter.count(corpus.read_packed(where, length)).tolist() for source, where in starts.items()}

@@ -1,9 +1,9 @@
 """Proof that an exported folder is the child that the search found."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,13 +12,14 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.arch.spec import Architecture
-from budwood.models.checkpoint import read_config
-from budwood.models.teacher import fingerprint
+from budwood.models.checkpoint import fingerprint, read_config
+from budwood.records.certificate import Certificate, Probe, Proof
 
 TOLERANCE = 1e-4
 """Largest accepted difference of float32 logits between the child in memory and the folder loaded anew."""
-_PROBE_TOKENS = 16
-_PROBE_COLUMNS = 64
+_PROBE_LENGTHS = (1, 16, 256)
+_SHOWN_TOKENS = 16
+_SHOWN_COLUMNS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,70 +41,98 @@ class Origin:
 
 
 @torch.no_grad()
-def certify(
-    child: PreTrainedModel, folder: Path, architecture: Architecture, parameter_bin: ParameterBin, origin: Origin
-) -> dict[str, Any]:
-    """Load an exported folder anew with plain transformers and compare it with the child in memory, in float32.
+def prove(
+    child: PreTrainedModel, folder: Path, architecture: Architecture, parameter_bin: ParameterBin, tokens: Tensor
+) -> Proof:
+    """Load a folder anew with plain transformers and compare it with the child in memory, in float32.
 
-    Returns:
-        a JSON-ready record: counts, bin, largest logit difference, class, hashes, origin, and the logits of a few
-        tokens that anybody can compute again.
+    Args:
+        child: in memory; it is in float32 afterwards.
+        folder: its checkpoint.
+        architecture: the child's, layers in depth order.
+        parameter_bin: in which the child must lie.
+        tokens: [T] ids of real text; its first 1, 16 and 256 tokens are compared, or as many as there are.
 
     Raises:
-        ValueError: the folder and the child differ, or the parameter count is not the closed form's or not in the bin.
+        ValueError: the folder and the child differ, or compute what is no number, or the parameter count is not the
+            closed form's or not in the bin.
     """
-    ids = probe_ids(architecture.vocab_size)
-    config = read_config(folder)
+    config, dtypes = read_config(folder), _count_dtypes(child)
     native = "auto_map" not in config
     # Not budwood's own loader: the folder must hold all that plain transformers needs.
     loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=not native)
-    logits = loaded.eval()(input_ids=ids).logits
-    difference = float((logits - child.float().eval()(input_ids=ids).logits).abs().max())
     counted = sum(parameter.numel() for parameter in loaded.parameters())
-    record = {
-        "num_parameters": counted,
-        "num_parameters_closed_form": num_parameters(architecture),
-        "parameter_bin": [parameter_bin.low, parameter_bin.high],
-        "largest_logit_difference": difference,
-        "tolerance": TOLERANCE,
-        "native": native,
-        "class": config["architectures"][0],
-        "fingerprint": fingerprint(folder),
-        "teacher": origin.teacher,
-        "teacher_revision": origin.teacher_revision,
-        "teacher_fingerprint": origin.teacher_fingerprint,
-        "corpus_fingerprint": origin.corpus_fingerprint,
-        "ordering": origin.ordering,
-        "rope": origin.rope,
-        "compensation": list(origin.compensation),
-        "kept_channels": list(origin.channels),
-        "kept_layers": list(origin.layers),
-        "probe": {"input_ids": ids[0].tolist(), "columns": _columns(architecture.vocab_size)}
-        | {"logits": logits[0, :, _columns(architecture.vocab_size)].tolist()},
-    }
-    _refuse_defects(record, parameter_bin)
-    return record
-
-
-def probe_ids(vocab_size: int) -> Tensor:
-    """Return [1, 16] token ids spread over the vocabulary."""
-    return (torch.arange(1, _PROBE_TOKENS + 1) * 7919 % vocab_size)[None]
-
-
-def _columns(vocab_size: int) -> Sequence[int]:
-    return list(range(0, vocab_size, max(1, vocab_size // _PROBE_COLUMNS)))
-
-
-def _refuse_defects(record: dict[str, Any], parameter_bin: ParameterBin) -> None:
-    if record["largest_logit_difference"] > TOLERANCE:
+    _refuse_size(counted, num_parameters(architecture), parameter_bin)
+    lengths = probe_lengths(len(tokens), config["max_position_embeddings"])
+    models = loaded.eval(), child.float().eval()
+    reloaded, expected = ([model(input_ids=tokens[None, :n]).logits for n in lengths] for model in models)
+    difference = max_difference(reloaded, expected)
+    if not difference <= TOLERANCE:
         raise ValueError(
-            f"the exported folder computes other logits than the child (largest difference "
-            f"{record['largest_logit_difference']:.2e}, allowed {TOLERANCE:.0e}): it is not fit for use"
+            f"the exported folder computes other logits than the child (largest difference {difference:.2e}, allowed "
+            f"{TOLERANCE:.0e}): it is not fit for use"
         )
-    if record["num_parameters"] != record["num_parameters_closed_form"]:
-        raise ValueError(
-            f"the exported folder has {record['num_parameters']:,} parameters, "
-            f"the closed form {record['num_parameters_closed_form']:,}"
-        )
-    if record["num_parameters"] not in parameter_bin:
-        raise ValueError(f"the exported folder has {record['num_parameters']:,} parameters, outside {parameter_bin}")
+    return Proof(
+        num_parameters=counted,
+        num_parameters_closed_form=num_parameters(architecture),
+        parameter_bin=(parameter_bin.low, parameter_bin.high),
+        largest_logit_difference=difference,
+        tolerance=TOLERANCE,
+        probe_lengths=lengths,
+        probe=_probe(tokens, reloaded[-1][0]),
+        dtypes=dtypes,
+        native=native,
+        **{"class": config["architectures"][0]},
+    )
+
+
+def certify(proof: Proof, folder: Path, origin: Origin) -> Certificate:
+    """Return the certificate of a folder: its proof, its fingerprint and its origin."""
+    return Certificate(
+        **{name: getattr(proof, name) for name in Proof.model_fields},
+        fingerprint=fingerprint(folder),
+        teacher=origin.teacher,
+        teacher_revision=origin.teacher_revision,
+        teacher_fingerprint=origin.teacher_fingerprint,
+        corpus_fingerprint=origin.corpus_fingerprint,
+        ordering=origin.ordering,
+        rope=origin.rope,
+        compensation=tuple(origin.compensation),
+        kept_channels=tuple(origin.channels),
+        kept_layers=tuple(origin.layers),
+    )
+
+
+def probe_lengths(num_tokens: int, num_positions: int) -> tuple[int, ...]:
+    """Return the tokens of the texts on which a child and its folder are compared."""
+    longest = min(num_tokens, num_positions)
+    assert longest > 0, "no token to compare"
+    return tuple(sorted({min(length, longest) for length in _PROBE_LENGTHS}))
+
+
+def max_difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
+    """Return the largest difference between the logits of two models on several texts; NaN where any is no number."""
+    # On tensors: Python's `max` passes over NaN.
+    return float(torch.stack([(a - b).abs().max() for a, b in zip(ours, theirs, strict=True)]).max())
+
+
+def _probe(ids: Tensor, logits: Tensor) -> Probe:
+    columns = list(range(0, logits.shape[-1], max(1, logits.shape[-1] // _SHOWN_COLUMNS)))
+    shown = logits[:_SHOWN_TOKENS, columns]
+    return Probe(
+        input_ids=tuple(ids[: len(shown)].tolist()), columns=tuple(columns), logits=tuple(map(tuple, shown.tolist()))
+    )
+
+
+def _count_dtypes(model: PreTrainedModel) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for parameter in model.parameters():
+        counts[str(parameter.dtype).removeprefix("torch.")] += parameter.numel()
+    return dict(counts)
+
+
+def _refuse_size(counted: int, closed_form: int, parameter_bin: ParameterBin) -> None:
+    if counted != closed_form:
+        raise ValueError(f"the exported folder has {counted:,} parameters, the closed form {closed_form:,}")
+    if counted not in parameter_bin:
+        raise ValueError(f"the exported folder has {counted:,} parameters, outside {parameter_bin}")

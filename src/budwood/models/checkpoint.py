@@ -23,12 +23,12 @@ from transformers.initialization import no_init_weights
 
 from budwood.arch.family import architecture_from_config, family_of, layer_config, stock_family, supported_family
 from budwood.arch.spec import Architecture
-from budwood.models.kind import check_kind, check_rotary
+from budwood.models.kind import check_kind, check_lengths, check_whole
 from budwood.models.modeling import LAYERWISE_CLASSES
-from budwood.models.rotary import even_share, rope_for_dims
+from budwood.models.rotary import check_rope, even_share, rope_for_dims
 from budwood.models.weights import INDEX, SINGLE, read_json, same_values, tensor_files, weight_files
 from budwood.records.files import write_folder_atomically
-from budwood.records.hashes import hash_file, hash_files
+from budwood.records.hashes import MEMORY, hash_file, hash_files
 
 OWN_CONFIGS = {config.model_type: config for config, _ in LAYERWISE_CLASSES.values()}
 OWN_MODELS = {config.model_type: model for config, model in LAYERWISE_CLASSES.values()}
@@ -89,6 +89,14 @@ class Checkpoint:
         """Load the tokenizer."""
         return load_tokenizer(self.folder)
 
+    def check_lengths(self, longest_sequence: int) -> None:
+        """Check that the model sees all of the longest sequence of a study (see `budwood.models.kind.check_lengths`).
+
+        Raises:
+            ValueError: the sequence is longer than the model's positions or its sliding window.
+        """
+        check_lengths(self.folder, self.config, longest_sequence)
+
     def verify(self) -> None:
         """Read every file again, whatever its times say.
 
@@ -112,8 +120,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return a checkpoint's `config.json` as it stands.
 
     Raises:
-        ValueError: the file is missing or damaged.
+        ValueError: the file is missing or damaged, or the folder holds an adapter.
     """
+    check_whole(folder)
     return read_json(folder / CONFIG)
 
 
@@ -134,10 +143,16 @@ def load_config(folder: Path) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
         raise ValueError(f"{folder / CONFIG} is not a config that transformers reads: {error}") from error
     config: dict[str, Any] = loaded.to_dict()
-    check_rotary(folder, config)
+    check_rope(config)
     if config["tie_word_embeddings"] and _has_own_head(folder, config):
         config["tie_word_embeddings"] = False
     return config
+
+
+def config_object(config: Mapping[str, Any]) -> PretrainedConfig:
+    """Return what transformers builds a model from, for a config with all defaults."""
+    own: Any = OWN_CONFIGS.get(config["model_type"])
+    return cast("PretrainedConfig", own.from_dict(dict(config)) if own else AutoConfig.for_model(**config))
 
 
 def read_architecture(folder: Path) -> Architecture:
@@ -184,7 +199,7 @@ def _digest(hashes: Mapping[str, str]) -> str:
 def _memory_of(folder: Path) -> Path:
     """Return where hashes are remembered: in the folder, or in the user's cache for a snapshot of the hub."""
     if os.access(folder, os.W_OK) and not (folder / CONFIG).is_symlink():
-        return folder / ".fingerprint.json"
+        return folder / MEMORY
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return (
         cache / "budwood" / "fingerprints" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}.json"
@@ -252,11 +267,13 @@ def random_model(base: Mapping[str, Any], architecture: Architecture, seed: int)
     """Return a float32 model with its family's own initialisation, and `rope_parameters` as the base has them.
 
     Args:
-        base: a config whose lists by layer fit the architecture. The frequencies that a sub-network keeps of its
-            teacher suit the teacher's weights, not random ones: give the teacher's.
+        base: a config. Where its lists by layer do not fit, the family's own take their place. Random weights suit the
+            `rope_parameters` that `budwood.models.rotary.standard_rope` returns.
         architecture: layers in depth order.
         seed: of the initialisation.
     """
+    lists, depth = family_of(architecture.family).layer_lists, architecture.num_hidden_layers
+    base = {name: value for name, value in base.items() if name not in lists or len(value) == depth}
     rope = base["rope_parameters"]
     share = rope.get("partial_rotary_factor", 1.0)
     ropes = [rope_for_dims(rope, even_share(spec.head_dim, share), spec.head_dim) for spec in architecture.layers]
@@ -279,9 +296,14 @@ def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Load a checkpoint's tokenizer.
 
-    An explicit no to remote code: unasked, transformers puts the question to the terminal for folders that bring code.
+    Raises:
+        ValueError: it cannot be read.
     """
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    try:
+        # An explicit no to code: unasked, transformers puts the question to the terminal for folders that bring code.
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        raise ValueError(f"{folder}: its tokenizer cannot be read ({type(error).__name__}: {error})") from error
     return tokenizer
 
 

@@ -3,7 +3,7 @@
 import ctypes
 import sys
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import nn
@@ -35,6 +35,16 @@ class Compute:
         """Move a model to the device and return it."""
         nn.Module.to(model, self.device)
         return model
+
+    def lowered(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Give a model's weights the precision of matrix products and return it."""
+        nn.Module.to(model, self.dtype)
+        return model
+
+    @property
+    def name(self) -> DeviceName:
+        """Kind of the device, as settings name it."""
+        return cast("DeviceName", self.device.type)
 
     def describe(self) -> str:
         """Return the device's name as a person knows it."""

@@ -4,26 +4,35 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from budwood.arch.family import config_of_layer, supported_family
-from budwood.models.rotary import Rope, inverse_frequencies
+from budwood.arch.family import supported_family
 
 ADAPTER = "adapter_config.json"
 _MOST_LAYERS = 1024
 """The deepest published dense decoders have fewer than 200; larger numbers are damage, and cost minutes to build."""
-_ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "longrope", "llama3")
+
+
+def check_whole(folder: Path) -> None:
+    """Check that a folder holds a whole model.
+
+    Raises:
+        ValueError: it has no config, or holds an adapter.
+    """
+    # Where both lie, transformers would load the adapter's base model from wherever that is.
+    if (folder / ADAPTER).is_file():
+        raise ValueError(
+            f"{folder} holds an adapter ({ADAPTER}), not a whole model; merge it first: "
+            "AutoPeftModelForCausalLM.from_pretrained(folder).merge_and_unload().save_pretrained(target)"
+        )
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder.absolute()} is no checkpoint folder, it holds no config.json")
 
 
 def check_kind(folder: Path, written: Mapping[str, Any]) -> None:
     """Check a `config.json` as it stands, before transformers reads it.
 
     Raises:
-        ValueError: the folder holds an adapter, or its model is of an unsupported kind or an impossible depth.
+        ValueError: its model is of an unsupported kind or an impossible depth.
     """
-    if (folder / ADAPTER).is_file():
-        raise ValueError(
-            f"{folder} holds an adapter ({ADAPTER}), not a whole model; merge it first: "
-            "AutoPeftModelForCausalLM.from_pretrained(folder).merge_and_unload().save_pretrained(target)"
-        )
     if "model_type" not in written:
         raise ValueError(f"{folder / 'config.json'} must name a `model_type`")
     supported_family(written)
@@ -32,56 +41,25 @@ def check_kind(folder: Path, written: Mapping[str, Any]) -> None:
         raise ValueError(f"{folder / 'config.json'}: num_hidden_layers={depth!r} must be between 1 and {_MOST_LAYERS}")
 
 
-def check_rotary(folder: Path, config: Mapping[str, Any]) -> None:
-    """Check that the rotary embeddings of a config are of a known type.
+def check_lengths(folder: Path, config: Mapping[str, Any], sequence_length: int) -> None:
+    """Check that a model sees all of a sequence, so that a cut of it computes what it computes.
+
+    Sub-networks have no sliding windows. On sequences that fit into the teacher's window that makes no difference.
 
     Args:
         folder: of the checkpoint.
         config: with all defaults.
+        sequence_length: tokens of the longest sequence of a study.
 
     Raises:
-        ValueError: they are not.
+        ValueError: the sequence is longer than the model's positions or its sliding window.
     """
-    for rope in _ropes(config):
-        kind = rope.get("rope_type") if isinstance(rope, Mapping) else rope
-        if kind not in _ROPE_TYPES:
-            raise ValueError(
-                f"{folder / 'config.json'}: rotary embeddings of type {kind!r} are not supported; "
-                f"supported are {', '.join(_ROPE_TYPES)}"
-            )
-
-
-def check_cut(config: Mapping[str, Any], rope: Rope) -> None:
-    """Check that heads of a model can lose dimensions in the way that a space asks for.
-
-    Raises:
-        ValueError: frequencies are to be preserved that change with the length of the text.
-    """
-    if rope == "preserve":
-        for layer in range(config["num_hidden_layers"]):
-            own = config_of_layer(config, layer)
-            head_dim = own.get("head_dim") or own["hidden_size"] // own["num_attention_heads"]
-            inverse_frequencies(own["rope_parameters"], head_dim, config["max_position_embeddings"])
-
-
-def check_lengths(config: Mapping[str, Any], longest_sequence: int) -> None:
-    """Check that a model sees all of the longest sequence of a study, so that a cut of it computes what it computes.
-
-    Sub-networks have no sliding windows. On sequences that fit into the teacher's window there is no difference.
-
-    Args:
-        config: with all defaults.
-        longest_sequence: tokens of it.
-
-    Raises:
-        ValueError: a sequence is longer than the model's positions or its sliding window.
-    """
-    limits = {"positions": config["max_position_embeddings"], "sliding window": sliding_window(config)}
+    limits = {"positions": config["max_position_embeddings"], "tokens of the sliding window": sliding_window(config)}
     for name, limit in limits.items():
-        if limit is not None and longest_sequence > limit:
+        if limit is not None and sequence_length > limit:
             raise ValueError(
-                f"sequences of {longest_sequence} tokens exceed the {name} of the model ({limit}): "
-                f"use sequences of at most {limit} tokens, or another teacher"
+                f"sequence_length={sequence_length} exceeds the {limit} {name} of {folder}: "
+                f"shorten the sequences, or take another model"
             )
 
 
@@ -96,8 +74,3 @@ def sliding_window(config: Mapping[str, Any]) -> int | None:
     windowed = "sliding_attention" in (config.get("layer_types") or ["sliding_attention"])
     window: int | None = config.get("sliding_window")
     return window if windowed else None
-
-
-def _ropes(config: Mapping[str, Any]) -> list[Any]:
-    layers = {0, *(int(layer) for layer in config.get("per_layer_config") or {})}
-    return [config_of_layer(config, layer).get("rope_parameters") for layer in sorted(layers)]

@@ -19,8 +19,83 @@ of a model of the smaller size, as the paper's reference code does."""
 Parameters = Mapping[str, Any]
 """A config's `rope_parameters`."""
 
-_CHANGING_TYPES = ("dynamic",)
-"""Types whose frequencies change with the length of the text."""
+ROPE_TYPES: Mapping[str, str] = {
+    "default": "a base",
+    "linear": "a base, and one factor for all frequencies",
+    "llama3": "a base, and a factor that grows with the wavelength",
+    "yarn": "a base, a factor that grows with the wavelength, and a factor on cosine and sine",
+    "longrope": "a base, and a factor for every pair: the same whatever the length of the text",
+}
+"""Types that can be cut, and what their frequencies are made of.
+
+A child keeps the frequencies of its pairs, so they must not depend on the text, as those of `dynamic` do."""
+ORIGINAL = "original_rope_parameters"
+"""Config field of children whose pairs were chosen: the `rope_parameters` of the pretrained model they stem from."""
+
+
+def check_rope(config: Mapping[str, Any]) -> None:
+    """Check that the heads of a teacher can lose pairs while the others keep their frequencies.
+
+    Args:
+        config: the teacher's, as it stands in its file or as transformers reads it.
+
+    Raises:
+        ValueError: its type is none of `ROPE_TYPES`, differs between kinds of layers, has other factors for long texts,
+            or does not have one factor for every pair.
+    """
+    layers = (config.get("per_layer_config") or {}).values()
+    for own in ({}, *layers):
+        layer = {**config, **own}
+        rope = layer.get("rope_parameters") or layer.get("rope_scaling") or {}
+        _check_parameters(rope)
+        size, heads = layer.get("head_dim"), layer.get("num_attention_heads")
+        head_dim = int(size or (layer.get("hidden_size", 0) // heads if heads else 0))
+        num_pairs, num_factors = rotary_dims(rope, head_dim) // 2, len(rope.get("short_factor") or ())
+        if head_dim and num_factors not in (0, num_pairs):
+            raise ValueError(f"rope_type='longrope' has {num_factors} factors for the {num_pairs} pairs of a head")
+
+
+def _check_parameters(rope: Parameters) -> None:
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if any(isinstance(value, Mapping) for value in rope.values()):
+        raise ValueError(f"rope_parameters differ between kinds of layers ({', '.join(rope)}); supported: one for all")
+    if kind not in ROPE_TYPES:
+        supported = f"supported: {', '.join(ROPE_TYPES)}; or rope: rebuild"
+        raise ValueError(f"rope_type={kind!r} cannot be cut with rope: preserve; {supported}")
+    if rope.get("short_factor") != rope.get("long_factor"):
+        raise ValueError(
+            f"rope_type={kind!r} cannot be cut with rope: preserve where short_factor and long_factor differ, because "
+            "frequencies change with the length of the text; supported: one list for both, or rope: rebuild"
+        )
+
+
+def original_rope(config: Mapping[str, Any]) -> Parameters:
+    """Return the `rope_parameters` of the pretrained model that a model stems from, before any pairs were chosen."""
+    rope: Parameters = config.get(ORIGINAL) or config["rope_parameters"]
+    return rope
+
+
+def standard_rope(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the plain `rope_parameters` of a model's family, which suit random weights: those of the original base.
+
+    Scalings and kept pairs suit trained weights.
+    """
+    original = original_rope(config)
+    kept = {name: original[name] for name in ("rope_theta", "partial_rotary_factor") if name in original}
+    return {"rope_type": "default"} | kept
+
+
+def rebuilt_rope(config: Mapping[str, Any], turning: int, head_dim: int) -> dict[str, Any]:
+    """Return `rope_parameters` of a model of the smaller size: the original ones, without a list that fits no other.
+
+    Args:
+        config: the teacher's.
+        turning: dimensions of the smaller head that turn.
+        head_dim: of the smaller head.
+    """
+    original = original_rope(config)
+    listed = original.get("rope_type", "default") == "longrope"
+    return rope_for_dims(standard_rope(config) if listed else original, turning, head_dim)
 
 
 def rotary_dims(rope: Parameters, head_dim: int) -> int:
@@ -89,7 +164,7 @@ def rope_for_pairs(
         context: the teacher's largest number of positions.
 
     Raises:
-        ValueError: the teacher's frequencies change with the length of the text.
+        ValueError: the teacher's type cannot be cut, see `check_rope`.
     """
     kind, theta = teacher.get("rope_type", "default"), float(teacher["rope_theta"])
     turning, kept = rotary_dims(teacher, teacher_dim), 2 * len(pairs)
@@ -105,28 +180,38 @@ def rope_for_pairs(
     frequencies, scaling = inverse_frequencies(teacher, teacher_dim, context)
     own = _interpolate(frequencies.double().log(), pairs).exp()
     slots = theta ** (-2 * torch.arange(len(pairs), dtype=torch.float64) / kept)
-    factors = (slots / own).tolist()
+    return fixed_rope(theta, (slots / own).tolist(), scaling, context) | partial
+
+
+def fixed_rope(theta: float, divisors: Sequence[float], scaling: float, context: int) -> dict[str, Any]:
+    """Return `rope_parameters` of a head whose pairs turn at frequencies of their own, whatever the length of the text.
+
+    Args:
+        theta: base of the frequencies.
+        divisors: of every pair's frequency.
+        scaling: factor on cosine and sine.
+        context: the largest number of positions.
+    """
     return {
         "rope_type": "longrope",
         "rope_theta": theta,
-        "short_factor": factors,
-        "long_factor": factors,
+        "short_factor": list(divisors),
+        "long_factor": list(divisors),
         "factor": 1.0,
         "attention_factor": scaling,
         "original_max_position_embeddings": context,
-    } | partial
+    }
 
 
 def inverse_frequencies(rope: Parameters, head_dim: int, context: int) -> tuple[Tensor, float]:
     """Return [r / 2] radians per position of every rotary pair, and the factor on cosine and sine.
 
     Raises:
-        ValueError: the frequencies change with the length of the text.
+        ValueError: the type cannot be cut, see `check_rope`.
     """
+    _check_parameters(rope)
     kind = rope.get("rope_type", "default")
     original = rope.get("original_max_position_embeddings", context)
-    if kind in _CHANGING_TYPES or rope.get("short_factor") != rope.get("long_factor"):
-        raise ValueError(f"rope_type {kind!r} of the teacher changes with the length of the text; use rope: rebuild")
     if kind == "default":
         turning = rotary_dims(rope, head_dim)
         return float(rope["rope_theta"]) ** (-2 * torch.arange(turning // 2) / turning), 1.0

@@ -1,8 +1,12 @@
 """Settings of models; imports no torch."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
+from pydantic import Field, model_validator
+
+from budwood.arch.family import architecture_from_config
+from budwood.arch.spec import Architecture
 from budwood.records.strict import Strict
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
@@ -31,3 +35,64 @@ class PushSettings(Strict):
     """Only report what would be uploaded."""
     revision: str | None = None
     """Branch; it is made where there is none."""
+
+
+class ModelSizes(Strict):
+    """A model of equal layers by its sizes, in the words of its config.json."""
+
+    model_type: str
+    vocab_size: int = Field(gt=0)
+    hidden_size: int = Field(gt=0)
+    intermediate_size: int = Field(gt=0)
+    num_hidden_layers: int = Field(gt=0)
+    num_attention_heads: int = Field(gt=0)
+    num_key_value_heads: int | None = Field(default=None, gt=0)
+    """As many as heads where it is empty."""
+    head_dim: int | None = Field(default=None, gt=0)
+    """What fills the hidden size where it is empty."""
+    tie_word_embeddings: bool = False
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        self.architecture()
+        return self
+
+    def architecture(self) -> Architecture:
+        """Return the architecture.
+
+        Raises:
+            ValueError: the family is not supported, or a size is impossible.
+        """
+        return architecture_from_config(self.model_dump(exclude_none=True))
+
+
+class TeacherSettings(Strict):
+    """Where the pretrained model comes from: exactly one of `model` and `random`."""
+
+    model: str | None = None
+    """A hub id, a checkpoint folder, a GGUF file, or `package://<import name>/<file>` inside an installed package. A
+    relative path begins at the root of the project."""
+    revision: str | None = None
+    """Commit, tag or branch of a hub id."""
+    random: dict[str, bool | int | float | str] | None = None
+    """Configuration of a model with random weights and a byte tokenizer, for trials without any download; a Llama where
+    `model_type` names no other family."""
+    seed: int = 42
+    """Of a random model."""
+    architecture: ModelSizes | None = None
+    """What `model` is known to be, so that a study can be planned without its configuration. A run checks it."""
+    trust_remote_code: bool = False
+    """Run code that comes with the checkpoint, once, to bring its weights and tokenizer into stock classes."""
+    license: str = "unknown"
+    attribution: str = ""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.model is None) == (self.random is None):
+            raise ValueError("teacher: give exactly one of `model` and `random`")
+        return self
+
+    @property
+    def bytes_per_parameter(self) -> int:
+        """What a parameter takes in the files: models are published in 16 bits, conversions are in 32."""
+        return 4 if self.random or str(self.model).endswith(".gguf") else 2

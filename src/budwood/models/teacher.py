@@ -1,5 +1,9 @@
 """Bring a pretrained teacher into a clean checkpoint folder, whatever form it comes in."""
 
+import glob
+import hashlib
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PretrainedConfig,
-    PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
@@ -22,8 +24,22 @@ from budwood.arch.family import architecture_from_config
 from budwood.arch.spec import Architecture
 from budwood.corpus.documents import resolve_package_path
 from budwood.models import checkpoint
-from budwood.models.checkpoint import OWN_CONFIGS, read_architecture, read_config, save_checkpoint
-from budwood.models.weights import weight_files
+from budwood.models.checkpoint import (
+    CONFIG,
+    OWN_CONFIGS,
+    Checkpoint,
+    load_config,
+    read_architecture,
+    read_config,
+    save_checkpoint,
+)
+from budwood.models.conversion import check_tokenizer, convert_code
+from budwood.models.gguf import convert_gguf, describe_gguf
+from budwood.models.settings import TeacherSettings
+from budwood.models.weights import check_shapes, read_json
+from budwood.records.files import check_links
+from budwood.records.hashes import MEMORY, hash_files
+from budwood.records.paths import resolve_path
 
 PACKAGE_SCHEME = "package://"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -32,97 +48,88 @@ _HUB_ID_PARTS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TeacherSource:
-    """Where a teacher comes from; exactly one of `model` and `random` is given."""
-
-    model: str | None = None
-    """A hub id, a checkpoint folder, a GGUF file, or `package://<import name>/<file>` inside an installed package."""
-    revision: str | None = None
-    """Commit, tag or branch of a hub id."""
-    random: Mapping[str, Any] | None = None
-    """Configuration of a model with random weights and a byte tokenizer, for trials without any download; a Llama where
-    `model_type` names no other family."""
-    trust_remote_code: bool = False
-    """Run code that comes with the checkpoint, once, to bring its weights into the stock class."""
-    license: str = "unknown"
-    attribution: str = ""
-    seed: int = 42
-    """Seed of a random teacher."""
-
-    def __post_init__(self) -> None:
-        """Check that there is one source.
-
-        Raises:
-            ValueError: neither or both of `model` and `random` are given.
-        """
-        if (self.model is None) == (self.random is None):
-            raise ValueError("teacher: give exactly one of `model` and `random`")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class FetchedTeacher:
-    """A checkpoint folder that plain transformers opens, and what is known of it."""
+    """A checkpoint that plain transformers opens, and what is known of it."""
 
-    folder: Path
+    checkpoint: Checkpoint
     name: str
     revision: str
     """Commit hash of a hub model; `local` elsewhere."""
 
+    @property
+    def folder(self) -> Path:
+        """The checkpoint's; for callers that do not pass a `Checkpoint` yet."""
+        return self.checkpoint.folder
 
-def fetch_teacher(source: TeacherSource, work_dir: Path) -> FetchedTeacher:
-    """Return a checkpoint folder for a teacher, writing into `work_dir` what has to be converted.
+
+def fetch_teacher(settings: TeacherSettings, work_dir: Path, root: Path = Path()) -> FetchedTeacher:
+    """Return a checkpoint for a teacher, writing into `work_dir` what has to be converted.
+
+    Args:
+        settings: where it comes from.
+        work_dir: belongs to this teacher.
+        root: where relative paths begin.
 
     Raises:
-        ValueError: the source does not exist, is of an unsupported family, holds pickled weights only, or wants to run
-            code of its own without `trust_remote_code`.
+        ValueError: the source does not exist, is of an unsupported kind, holds pickled weights only, wants to run code
+            of its own without `trust_remote_code`, or its tokenizer does not give text back.
     """
-    if source.random is not None:
-        folder = _write_random(source.random, source.seed, work_dir / "random")
-        return FetchedTeacher(folder=folder, name=f"random {read_config(folder)['model_type']}", revision="local")
-    path = _local_path(source)
+    if settings.random is not None:
+        folder = _write_random(settings.random, settings.seed, work_dir / "random")
+        return _fetched(folder, f"random {read_config(folder)['model_type']}")
+    path = _local_path(settings, root)
     if path is None:
-        model = str(source.model)
-        snapshot = _download(model, source.revision, HUB_FILES)
-        return FetchedTeacher(folder=_accept(snapshot, source, work_dir), name=model, revision=snapshot.name)
+        model = str(settings.model)
+        snapshot = _download(model, settings.revision, HUB_FILES)
+        return _fetched(_accept(snapshot, settings, work_dir), model, snapshot.name)
     if path.is_file():
-        return FetchedTeacher(folder=_convert_gguf(path, work_dir / "converted"), name=path.stem, revision="local")
-    return FetchedTeacher(folder=_accept(path, source, work_dir), name=path.name, revision="local")
+        return _fetched(convert_gguf(path, work_dir / f"converted-{_file_fingerprint(path, work_dir)}"), path.stem)
+    return _fetched(_accept(path, settings, work_dir), path.name)
 
 
-def describe_teacher(source: TeacherSource) -> Architecture:
-    """Return a teacher's architecture from its configuration alone: no weights are read or downloaded.
+def describe_teacher(settings: TeacherSettings, root: Path = Path()) -> Architecture:
+    """Return a teacher's architecture as stated, or from its configuration: no weights are read or downloaded.
+
+    Args:
+        settings: where it comes from.
+        root: where relative paths begin.
 
     Raises:
-        ValueError: the source does not exist, or is of an unsupported family.
+        ValueError: the source does not exist, or is of an unsupported kind.
     """
-    if source.random is not None:
-        return architecture_from_config(_random_config(source.random, byte_tokenizer()).to_dict())
-    path = _local_path(source)
+    if settings.architecture is not None:
+        return settings.architecture.architecture()
+    if settings.random is not None:
+        return architecture_from_config(_random_config(settings.random, byte_tokenizer()).to_dict())
+    path = _local_path(settings, root)
     if path is not None and path.is_file():
-        return architecture_from_config(AutoConfig.from_pretrained(path.parent, gguf_file=path.name).to_dict())
-    folder = path if path is not None else _download(str(source.model), source.revision, ("config.json",))
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"teacher.model: {folder} is no checkpoint folder, it holds no config.json")
-    return read_architecture(folder)
+        return describe_gguf(path)
+    return read_architecture(path or _download(str(settings.model), settings.revision, (CONFIG,)))
 
 
 def check_folder(folder: Path, *, trust_remote_code: bool) -> Architecture:
-    """Check that a checkpoint folder can serve as a teacher and return its architecture.
+    """Check by configurations and headers alone that a checkpoint folder can serve as a teacher.
 
     Raises:
-        ValueError: no config, an unsupported family, remote code that was not allowed, no safetensors weights, or no
-            tokenizer.
+        ValueError: it is no checkpoint or an unsupported one, wants to run code that was not allowed or lies elsewhere,
+            has no safetensors weights or others than its config says, has no tokenizer, or links to files elsewhere.
     """
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"teacher.model: {folder} is no checkpoint folder, it holds no config.json")
-    config = read_config(folder)
-    if _brings_code(config) and not trust_remote_code:
+    code = _code_of(folder)
+    if elsewhere := sorted(name for name in code if "--" in name):
         raise ValueError(
-            f"teacher.model: {folder} brings code of its own ({', '.join(sorted(config['auto_map'].values()))}); "
+            f"teacher.model: {folder} wants code of another repository ({', '.join(elsewhere)}): put the "
+            "files beside the weights and name them in `auto_map`"
+        )
+    if code and not trust_remote_code:
+        raise ValueError(
+            f"teacher.model: {folder} brings code of its own ({', '.join(sorted(code))}); "
             "read it, then set teacher.trust_remote_code: true to run it"
         )
-    architecture = read_architecture(folder)
-    weight_files(folder, config)
+    config = load_config(folder)
+    architecture = architecture_from_config(config)
+    check_links(folder)
+    if not code:
+        check_shapes(folder, config, architecture)
     if not any((folder / name).is_file() for name in TOKENIZERS):
         raise ValueError(f"teacher.model: {folder} holds no tokenizer; put there one of {', '.join(TOKENIZERS)}")
     return architecture
@@ -133,40 +140,56 @@ def fingerprint(folder: Path) -> str:
     return checkpoint.fingerprint(folder)
 
 
-def _accept(folder: Path, source: TeacherSource, work_dir: Path) -> Path:
+def _fetched(folder: Path, name: str, revision: str = "local") -> FetchedTeacher:
+    check_tokenizer(folder)
+    return FetchedTeacher(checkpoint=Checkpoint.open(folder), name=name, revision=revision)
+
+
+def _accept(folder: Path, settings: TeacherSettings, work_dir: Path) -> Path:
     """Check a folder; where it may run code of its own, run it once and keep the weights in the stock class."""
-    check_folder(folder, trust_remote_code=source.trust_remote_code)
-    if not _brings_code(read_config(folder)):
+    check_folder(folder, trust_remote_code=settings.trust_remote_code)
+    if not _code_of(folder):
         return folder
-    target = work_dir / "converted"
-    if not (target / "config.json").is_file():
-        loaded = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32)
-        save_checkpoint(_stock_twin(loaded), AutoTokenizer.from_pretrained(folder, trust_remote_code=True), target)
-    return target
+    target = work_dir / f"converted-{checkpoint.fingerprint(folder)}"
+    return target if (target / CONFIG).is_file() else convert_code(folder, target)
 
 
-def _brings_code(config: Mapping[str, Any]) -> bool:
-    """Whether a model needs code that is not at hand; classes of our own are, whatever lies beside the weights."""
-    return "auto_map" in config and config.get("model_type") not in OWN_CONFIGS
+def _code_of(folder: Path) -> set[str]:
+    """Return the code that a model or its tokenizer needs; classes of our own are at hand, whatever lies there."""
+    if read_config(folder).get("model_type") in OWN_CONFIGS:
+        return set()
+    found = set()
+    for name in (CONFIG, "tokenizer_config.json"):
+        if (folder / name).is_file():
+            for value in read_json(folder / name).get("auto_map", {}).values():
+                found |= {part for part in (value if isinstance(value, list) else [value]) if part}
+    return found
 
 
-def _local_path(source: TeacherSource) -> Path | None:
-    """Return the folder or the GGUF file that a source names; None where it names a model of the hub.
+def _local_path(settings: TeacherSettings, root: Path) -> Path | None:
+    """Return the folder or the GGUF file that settings name; None where they name a model of the hub.
 
     Raises:
         ValueError: it can be neither, or does not exist.
     """
-    model = str(source.model)
-    path = Path(resolve_package_path(model) if model.startswith(PACKAGE_SCHEME) else model).expanduser()
+    model = str(settings.model)
+    path = Path(resolve_package_path(model) if model.startswith(PACKAGE_SCHEME) else resolve_path(model, root))
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ValueError(f"teacher.model: no file at {path}")
         return path
     if path.is_dir():
         return path
-    if model.startswith((".", "/", "~")) or len(model.split("/")) > _HUB_ID_PARTS:
-        raise ValueError(f"teacher.model: no checkpoint folder at {path.resolve()}")
+    if model.startswith((".", "/", "~", PACKAGE_SCHEME)) or len(model.split("/")) > _HUB_ID_PARTS:
+        raise ValueError(f"teacher.model: no checkpoint folder at {path}")
     return None
+
+
+def _file_fingerprint(file: Path, work_dir: Path) -> str:
+    """Return a hash of a file and of the parts that belong to it."""
+    parts = sorted(file.parent.glob(re.sub(r"-\d{5}-of-", "-?????-of-", glob.escape(file.name))))
+    hashes = hash_files({part.name: part for part in parts}, work_dir / MEMORY)
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _download(model: str, revision: str | None, files: Sequence[str]) -> Path:
@@ -177,28 +200,6 @@ def _download(model: str, revision: str | None, files: Sequence[str]) -> Path:
             f"teacher.model: {model!r} is no local folder, and the hub did not give it ({type(error).__name__}); "
             "check the name, the network, and for gated models the access token (HF_TOKEN)"
         ) from error
-
-
-def _convert_gguf(file: Path, target: Path) -> Path:
-    if (target / "config.json").is_file():
-        return target
-    loaded = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-    return save_checkpoint(_stock_twin(loaded), AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name), target)
-
-
-def _stock_twin(loaded: PreTrainedModel) -> PreTrainedModel:
-    """Return a model of the stock class with the same weights.
-
-    Transformers refuses to save a model that carries the trace of its quantisation, and a class that came with a
-    checkpoint would be needed again wherever the checkpoint goes.
-    """
-    traces = {"quantization_config", "auto_map", "_name_or_path", "_model_name_or_path"}
-    settings = {key: value for key, value in loaded.config.to_dict().items() if key not in traces}
-    twin: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings), dtype=torch.float32)
-    twin.load_state_dict(loaded.state_dict())
-    twin.tie_weights()
-    twin.generation_config = loaded.generation_config
-    return twin
 
 
 def _random_config(settings: Mapping[str, Any], tokenizer: PreTrainedTokenizerFast) -> PretrainedConfig:

@@ -1,29 +1,26 @@
 """The weights of a checkpoint, read from memory-mapped files only when they are asked for."""
 
-import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from budwood.arch.family import Family, family_of
 from budwood.arch.spec import Architecture
+from budwood.models.weights import open_tensors, read_json, tensor_files
 
 State = dict[str, Tensor]
 
-WEIGHTS = "*.safetensors"
-_INDEX = "model.safetensors.index.json"
 _NUM_FUSED = 3
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class CheckpointTensors(Mapping[str, Tensor]):
     """Parameters of a checkpoint folder by the names of its family's table; each access reads from disk.
 
-    Where a family fuses query, key and value, the three are handed out one by one.
+    Each has the precision of its file, and they need not be alike. Where a family fuses query, key and value, the three
+    are handed out one by one.
     """
 
     def __init__(self, folder: Path, architecture: Architecture) -> None:
@@ -37,7 +34,7 @@ class CheckpointTensors(Mapping[str, Tensor]):
         tied, depth = architecture.tie_word_embeddings, architecture.num_hidden_layers
         self._layers = {name: layer for name, layer, _ in family.parameters(depth, tied=tied)}
         self._fused = _fused_names(family, depth)
-        self._files = _find_tensors(folder)
+        self._files = tensor_files(folder, read_json(folder / "config.json"))
         self._stored = {name: other for name, other in family.stored_names.items() if other in self._files}
         for name in self:
             stored, _ = self._fused.get(name, (self._stored.get(name, name), 0))
@@ -49,7 +46,8 @@ class CheckpointTensors(Mapping[str, Tensor]):
 
         Raises:
             KeyError: there is none of that name.
-            ValueError: its file is damaged, or it holds values that are not finite.
+            ValueError: its file is damaged, it is stored in another precision than models compute in, or it holds
+                values that are not finite.
         """
         layer = self._layers[name]
         if name not in self._fused:
@@ -70,8 +68,11 @@ class CheckpointTensors(Mapping[str, Tensor]):
 
     def _read(self, stored: str) -> Tensor:
         file = self._files[stored]
-        with _open(file) as tensors:
+        with open_tensors(file) as tensors:
             tensor: Tensor = tensors.get_tensor(stored)
+        if tensor.dtype not in _DTYPES:
+            allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES)
+            raise ValueError(f"{file}: tensor {stored!r} is stored as {tensor.dtype}; supported: {allowed}")
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{file}: tensor {stored!r} holds values that are not finite")
         return tensor
@@ -105,32 +106,3 @@ def _fused_names(family: Family, depth: int) -> dict[str, tuple[str, int]]:
             for (name, _), (stored, _) in zip(module.parameters, family.fused.parameters, strict=True):
                 names[f"{family.decoder}.{layer}.{name}"] = (f"{family.decoder}.{layer}.{stored}", position)
     return names
-
-
-def _find_tensors(folder: Path) -> dict[str, Path]:
-    """Return the file of every tensor in a folder.
-
-    Raises:
-        ValueError: a file of the index is missing, or a file is damaged.
-    """
-    if (folder / _INDEX).is_file():
-        named = json.loads((folder / _INDEX).read_text())["weight_map"]
-        files = {name: folder / file for name, file in named.items()}
-    else:
-        files = {}
-        for file in sorted(folder.glob(WEIGHTS)):
-            with _open(file) as tensors:
-                files |= dict.fromkeys(tensors.keys(), file)
-    for file in sorted(set(files.values())):
-        with _open(file):
-            pass
-    return files
-
-
-@contextmanager
-def _open(file: Path) -> Iterator[Any]:
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            yield tensors
-    except (SafetensorError, FileNotFoundError) as error:
-        raise ValueError(f"{file} is damaged, truncated or missing ({error}): fetch it again") from error

@@ -3,14 +3,19 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from budwood.arch.family import Family, Module, axis_lengths, family_of
+from budwood.arch.spec import Architecture
+
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_NUM_FUSED = 3
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -83,6 +88,39 @@ def tensor_shapes(folder: Path, config: Mapping[str, Any]) -> dict[str, tuple[in
             with open_tensors(file) as tensors:
                 shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
     return shapes
+
+
+def check_shapes(folder: Path, config: Mapping[str, Any], architecture: Architecture) -> None:
+    """Check by the files' headers that a folder holds every tensor of an architecture, in its shape.
+
+    Raises:
+        ValueError: it does not; or see `tensor_files`.
+    """
+    family, found = family_of(architecture.family), tensor_shapes(folder, config)
+    for name, shape in _expected_shapes(family, architecture):
+        stored = name if name in found else family.stored_names.get(name, name)
+        if stored not in found:
+            raise ValueError(f"{folder} holds no tensor {name!r}, which a {family.model_type} model needs")
+        if found[stored] != shape:
+            raise ValueError(f"{folder}: tensor {stored!r} is {found[stored]}, config.json says {shape}")
+
+
+def _expected_shapes(family: Family, architecture: Architecture) -> Iterator[tuple[str, tuple[int, ...]]]:
+    apart = (family.query, family.key, family.value) if family.fused else ()
+    modules = [module for module in (*family.layer_modules, family.fused) if module and module not in apart]
+    lengths = axis_lengths(architecture, architecture.layers[0])
+    for module in family.outer_modules(tied=architecture.tie_word_embeddings):
+        yield from _shapes(module, module.name, lengths)
+    for position, layer in enumerate(architecture.layers):
+        lengths = {**axis_lengths(architecture, layer), "part": _NUM_FUSED}
+        for module in modules:
+            yield from _shapes(module, family.layer_path(position, module), lengths)
+
+
+def _shapes(module: Module, path: str, lengths: Mapping[str, int]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    for name, axes in module.parameters:
+        shape = tuple(prod(lengths[basic] for basic in axis) for axis in axes)
+        yield path + name.removeprefix(module.name), shape
 
 
 def same_values(folder: Path, config: Mapping[str, Any], names: tuple[str, str]) -> bool:

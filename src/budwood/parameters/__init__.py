@@ -1,41 +1,17 @@
-"""Typed parameters: what `conf/*/parameters.yml` may hold. Kedro validates them before any node runs."""
+"""All parameters of an environment: what `conf/*/parameters.yml` may hold, checked together before anything runs."""
 
-from budwood.parameters.ablations import AblationParameters, AblationTeacher, Place, changed_arm
-from budwood.parameters.arms import ArmParameters, Arms
-from budwood.parameters.corpus import CorpusParameters, SourceParameters
-from budwood.parameters.grid import BinParameters, Bins, Grid, SpaceParameters, Spaces
-from budwood.parameters.measurement import EvaluationParameters, MeasurementParameters
-from budwood.parameters.plan import PlanParameters
-from budwood.parameters.project import PAPER, SELECTED, ProjectParameters, expand_presets, read_parameters
-from budwood.parameters.protocol import ProtocolParameters, with_tokens
-from budwood.parameters.search import SearchParameters
-from budwood.parameters.teacher import ModelSizes, TeacherParameters
+from budwood.parameters.ablations import AblationSettings, AblationTeacher, DistillationGrid, Place
+from budwood.parameters.plan import PlanSettings
+from budwood.parameters.project import PAPER, ProjectParameters, expand_presets, read_parameters
 
 __all__ = [
     "PAPER",
-    "SELECTED",
-    "AblationParameters",
+    "AblationSettings",
     "AblationTeacher",
-    "ArmParameters",
-    "Arms",
-    "BinParameters",
-    "Bins",
-    "CorpusParameters",
-    "EvaluationParameters",
-    "Grid",
-    "MeasurementParameters",
-    "ModelSizes",
+    "DistillationGrid",
     "Place",
-    "PlanParameters",
+    "PlanSettings",
     "ProjectParameters",
-    "ProtocolParameters",
-    "SearchParameters",
-    "SourceParameters",
-    "SpaceParameters",
-    "Spaces",
-    "TeacherParameters",
-    "changed_arm",
     "expand_presets",
     "read_parameters",
-    "with_tokens",
 ]

@@ -4,11 +4,10 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from budwood.parameters.arms import ArmParameters
-from budwood.parameters.teacher import TeacherParameters
+from budwood.models.settings import TeacherSettings
+from budwood.records.names import Variant, require_names
 from budwood.records.strict import Strict
-from budwood.subnet.fitness import check_fitness
-from budwood.training.settings import DistillationSettings
+from budwood.search.fitness import check_fitness
 
 
 class Place(Strict):
@@ -17,12 +16,17 @@ class Place(Strict):
     bin: str
     space: str
 
+    @property
+    def variant(self) -> Variant:
+        """The bin and the space."""
+        return Variant(self.bin, self.space)
+
 
 class AblationTeacher(Strict):
     """One of several teachers: the study's own where nothing is given, a sub-network of it, or another model."""
 
     subnet: Place | None = None
-    source: TeacherParameters | None = None
+    source: TeacherSettings | None = None
     """Of the same vocabulary as the study's teacher."""
 
     @model_validator(mode="after")
@@ -62,7 +66,7 @@ class DistillationGrid(Strict):
         return found
 
 
-class AblationParameters(Strict):
+class AblationSettings(Strict):
     """The paper's ablations (section 5, appendix G), each a pipeline of its own."""
 
     tokens: int = Field(gt=0)
@@ -84,6 +88,7 @@ class AblationParameters(Strict):
     def _known(self) -> Self:
         for metric in self.metrics:
             check_fitness(metric)
+        require_names("ablations.teachers", self.teachers)
         return self
 
     def places(self) -> list[Place]:
@@ -91,14 +96,3 @@ class AblationParameters(Strict):
         of_teachers = [teacher.subnet for teacher in self.teachers.values() if teacher.subnet is not None]
         spaces = (*self.spaces, self.metric_space)
         return [self.student, *of_teachers, *(Place(bin=self.student.bin, space=space) for space in spaces)]
-
-
-def changed_arm(arm: ArmParameters, changes: dict[str, Any]) -> ArmParameters:
-    """Return an arm with other settings of distillation, under a live teacher.
-
-    Raises:
-        ValueError: a setting is unknown or does not go with the others.
-    """
-    assert arm.distillation is not None, "the parameters give this arm a teacher"
-    settings = arm.distillation.model_dump() | {"teacher": "live"} | changes
-    return arm.model_copy(update={"distillation": DistillationSettings.model_validate(settings)})

@@ -6,7 +6,7 @@ from budwood.records.strict import Strict
 from budwood.reporting.accelerator import AcceleratorName
 
 
-class PlanParameters(Strict):
+class PlanSettings(Strict):
     """On what a study would run, to tell beforehand what it costs; see `budwood.reporting.plan`."""
 
     accelerator: AcceleratorName = "h100"

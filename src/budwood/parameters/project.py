@@ -1,69 +1,154 @@
 """All parameters of an environment, read and validated at once."""
 
+import logging
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import ValidationError, model_validator
+from pydantic import BeforeValidator, ValidationError, model_validator
 
-from budwood.parameters.ablations import AblationParameters, changed_arm
-from budwood.parameters.arms import Arms
-from budwood.parameters.corpus import CorpusParameters
-from budwood.parameters.grid import Bins, Grid, Spaces
-from budwood.parameters.measurement import EvaluationParameters, MeasurementParameters
-from budwood.parameters.plan import PlanParameters
-from budwood.parameters.protocol import ProtocolParameters, with_tokens
-from budwood.parameters.search import SearchParameters
-from budwood.parameters.teacher import TeacherParameters
-from budwood.records.strict import Strict
-from budwood.subnet.fitness import FROM_SCORES
-from budwood.subnet.ordering import OrderingKind
-from budwood.training.settings import Engine, Schedule
+from budwood.corpus.settings import CorpusSettings
+from budwood.evaluation.settings import EvaluationSettings
+from budwood.models.settings import TeacherSettings
+from budwood.parameters.ablations import AblationSettings
+from budwood.parameters.plan import PlanSettings
+from budwood.records.names import SELECTED, Variant, require_names
+from budwood.records.strict import HOW, Strict
+from budwood.search.fitness import FROM_SCORES
+from budwood.search.settings import SearchSettings
+from budwood.study.settings import BinSettings, Conditions, MeasurementSettings, ProtocolSettings
+from budwood.subnet.settings import OrderingKind, SpaceSettings
+from budwood.training.settings import Arms, Engine, Schedule
 
+_INVALID = "the parameters are not valid:\n"
 _LONGEST_VALUE = 60
 _ORDERING_OF: dict[str, OrderingKind] = {"importance": "activation", "magnitude": "magnitude"}
 
-SELECTED = "selected"
-"""Stands for the space of a bin that probes will choose, wherever a pipeline names a space."""
 PAPER = "paper"
-"""Value of `search` that stands for the paper's own search."""
-_PAPER_SEARCH: dict[str, Any] = {"sampling": "rejection", "constraint": "rejection", "num_finalists": 1, "reuse": False}
-_PAPER_CUT: dict[str, Any] = {"ordering": "native", "rope": "rebuild", "compensation": None}
+"""Preset of `search` that stands for the paper's own."""
+_PAPER_SEARCH: dict[str, Any] = {
+    "sampling": "rejection",
+    "constraint": "rejection",
+    "exchange": False,
+    "num_finalists": 1,
+    "reuse": False,
+    "scores": "paper",
+}
+_PAPER_CUT: dict[str, Any] = {
+    "alignment": 1,
+    "native_only": False,
+    "ordering": "native",
+    "rope": "rebuild",
+    "compensation": None,
+}
+_BESIDE_PRESET = {"seed", *(name for name, field in SearchSettings.model_fields.items() if HOW in field.metadata)}
+"""What a preset of the search leaves open."""
+
+_logger = logging.getLogger(__name__)
+
+
+def _without_nulls(data: object) -> object:
+    """Leave out what an environment takes away from the base by giving it null."""
+    return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
 
 
 class ProjectParameters(Strict):
     """All parameters of an environment."""
 
-    corpus: CorpusParameters
-    teacher: TeacherParameters
-    measurement: MeasurementParameters
-    bins: Bins
-    spaces: Spaces
-    grid: Grid
-    search: SearchParameters
-    protocol: ProtocolParameters
+    corpus: CorpusSettings
+    teacher: TeacherSettings
+    measurement: MeasurementSettings
+    bins: Annotated[dict[str, BinSettings], BeforeValidator(_without_nulls)]
+    spaces: Annotated[dict[str, SpaceSettings], BeforeValidator(_without_nulls)]
+    grid: Annotated[dict[str, tuple[str, ...]], BeforeValidator(_without_nulls)]
+    """For every bin, the spaces to search in it."""
+    search: SearchSettings
+    protocol: ProtocolSettings
     schedule: Schedule
     arms: Arms
-    plan: PlanParameters
+    plan: PlanSettings
     engine: Engine
-    evaluation: EvaluationParameters
-    ablations: AblationParameters | None = None
+    evaluation: EvaluationSettings
+    ablations: AblationSettings | None = None
     """Null: there are none."""
+
+    @property
+    def searched(self) -> list[Variant]:
+        """Every (bin, space) of the grid."""
+        return [Variant(bin_name, space) for bin_name, spaces in self.grid.items() for space in spaces]
+
+    @property
+    def trained(self) -> list[Variant]:
+        """What gets all arms: every (bin, space), or (bin, `selected`) where probes choose the space."""
+        return [Variant(bin_name, SELECTED) for bin_name in self.grid] if self.has_probes else self.searched
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of every arm."""
+        return self.protocol.seeds(self.schedule)
+
+    @property
+    def conditions(self) -> Conditions:
+        """How everything is measured and trained."""
+        return Conditions(**{name: getattr(self, name) for name in Conditions.model_fields})
+
+    @property
+    def searches(self) -> dict[str, SearchSettings]:
+        """The searches of an ablation, by the metric that guides them."""
+        metrics = self.ablations.metrics if self.ablations else ()
+        return {metric: self.search.guided_by(metric) for metric in metrics}
+
+    @property
+    def has_probes(self) -> bool:
+        """Whether spaces are probed, and only the best of each bin is trained in full."""
+        return self.protocol.probe_tokens is not None
+
+    @property
+    def caches_teacher(self) -> bool:
+        """Whether the arm under the teacher reads what the teacher has said once."""
+        distillation = self.arms.distilled.distillation
+        return distillation is not None and distillation.teacher == "cached"
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether any search orders or scores components by activations on calibration text."""
+        fitnesses = {self.search.fitness, *self.searches}
+        return "importance" in fitnesses or any(space.needs_statistics for space in self._used_spaces())
+
+    @property
+    def needs_elimination(self) -> bool:
+        """Whether any space ranks layers by leaving them out one by one."""
+        return any(space.needs_elimination for space in self._used_spaces())
+
+    def has_reference(self, bin_name: str) -> bool:
+        """Return whether a bin names the architecture at its centre, which is then trained beside the sub-networks."""
+        return self.bins[bin_name].reference is not None
+
+    def _used_spaces(self) -> list[SpaceSettings]:
+        """Return the spaces of the grid, and those that an ablation compares."""
+        names = {variant.space for variant in self.searched}
+        if self.ablations is not None:
+            names |= {place.space for place in self.ablations.places()}
+        return [self.spaces[name] for name in names]
+
+    @model_validator(mode="after")
+    def _names_are_allowed(self) -> Self:
+        for group in ("bins", "spaces"):
+            require_names(group, getattr(self, group))
+        require_names("corpus.sources", self.corpus.sources)
+        return self
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        if not self.grid.root or not all(self.grid.root.values()):
+        if not self.grid or not all(self.grid.values()):
             raise ValueError("grid: name at least one bin, each with at least one space")
-        for bin_name, space in self.grid.variants():
-            if bin_name not in self.bins.root:
-                raise ValueError(f"grid: no bin {bin_name!r}; bins has {', '.join(self.bins.root)}")
-            if space not in self.spaces.root:
-                raise ValueError(f"grid.{bin_name}: no space {space!r}; spaces has {', '.join(self.spaces.root)}")
+        for bin_name, space in self.searched:
+            if bin_name not in self.bins:
+                raise ValueError(f"grid: no bin {bin_name!r}; bins has {', '.join(self.bins)}")
+            if space not in self.spaces:
+                raise ValueError(f"grid.{bin_name}: no space {space!r}; spaces has {', '.join(self.spaces)}")
             self._require_order("search.fitness", self.search.fitness, space)
-        if SELECTED in self.spaces.root:
-            raise ValueError(f"spaces.{SELECTED}: give it another name, this one stands for what probes choose")
         self.protocol.probe_schedule(self.schedule)
-        distillation = self.arms.distilled.distillation
-        if self.protocol.num_seeds > 1 and distillation is not None and distillation.teacher == "cached":
+        if self.protocol.num_seeds > 1 and self.caches_teacher:
             raise ValueError(
                 f"protocol.num_seeds={self.protocol.num_seeds} needs arms.distilled.distillation.teacher: live; a "
                 "cache holds the sequences of one seed"
@@ -77,7 +162,7 @@ class ProjectParameters(Strict):
         return self
 
     def _require_order(self, name: str, fitness: str, space: str) -> None:
-        ordering = self.spaces.root[space].ordering
+        ordering = self.spaces[space].ordering
         if fitness in FROM_SCORES and ordering not in {"native", _ORDERING_OF[fitness]}:
             raise ValueError(
                 f"{name} {fitness} scores a teacher in its own order or in that of the same scores: spaces.{space} has "
@@ -90,28 +175,40 @@ class ProjectParameters(Strict):
         if ablations is None:
             return self
         for place in ablations.places():
-            if place.bin not in self.bins.root or place.space not in self.spaces.root:
+            if place.bin not in self.bins or place.space not in self.spaces:
                 raise ValueError(
-                    f"ablations: no bin {place.bin!r} or no space {place.space!r}; bins has "
-                    f"{', '.join(self.bins.root)}, spaces has {', '.join(self.spaces.root)}"
+                    f"ablations: no bin {place.bin!r} or no space {place.space!r}; bins has {', '.join(self.bins)}, "
+                    f"spaces has {', '.join(self.spaces)}"
                 )
         for metric in ablations.metrics:
             self._require_order("ablations.metrics", metric, ablations.metric_space)
-        with_tokens(self.schedule, ablations.tokens)
+        self.schedule.of_length(ablations.tokens)
         for changes in (*ablations.logits.values(), *ablations.kd_grid.combinations().values()):
-            changed_arm(self.arms.distilled, changes)
+            self.arms.distilled.with_distillation(changes)
         return self
 
 
 def expand_presets(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Spell out `search: paper`: Algorithm 1 with the paper's sizes, and spaces that cut as the paper does.
+    """Spell out `search: paper`, or `search: {preset: paper, workers: 4}`.
 
-    That is the teacher's own order, rebuilt rotary embeddings and no correction.
+    That is Algorithm 1 with the paper's sizes, and spaces that cut as the paper does: every size, the teacher's own
+    order, rebuilt rotary embeddings and no correction. Beside the preset count only the seed and how the search runs;
+    other settings, such as those of the base, are superseded, and the log names them.
+
+    Raises:
+        ValueError: there is no such preset.
     """
-    if raw.get("search") != PAPER:
+    search = {"preset": raw["search"]} if isinstance(raw.get("search"), str) else raw.get("search")
+    if not isinstance(search, Mapping) or "preset" not in search:
         return dict(raw)
+    if search["preset"] != PAPER:
+        raise ValueError(f"{_INVALID}  search.preset: Input should be {PAPER!r} (got {_short(search['preset'])})")
+    superseded = [name for name in search if name not in _BESIDE_PRESET | {"preset"}]
+    if superseded:
+        _logger.warning("search.preset: paper supersedes %s of `search`", ", ".join(superseded))
+    beside = {name: value for name, value in search.items() if name in _BESIDE_PRESET}
     spaces = {name: {**space, **_PAPER_CUT} for name, space in raw.get("spaces", {}).items()}
-    return {**raw, "search": _PAPER_SEARCH, "spaces": spaces}
+    return {**raw, "search": _PAPER_SEARCH | beside, "spaces": spaces}
 
 
 def read_parameters(raw: Mapping[str, Any]) -> ProjectParameters:
@@ -128,7 +225,7 @@ def read_parameters(raw: Mapping[str, Any]) -> ProjectParameters:
             f"{problem['msg'].removeprefix('Value error, ')} (got {_short(problem['input'])})"
             for problem in error.errors()
         ]
-        raise ValueError("the parameters are not valid:\n" + "\n".join(lines)) from None
+        raise ValueError(_INVALID + "\n".join(lines)) from None
 
 
 def _short(value: object) -> str:

@@ -1,22 +1,76 @@
-"""Curves in MLflow while they arise."""
+"""Metrics go to the MLflow run at work: the study's, inside it a variant's, inside that one of a training."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 
 import mlflow
+from kedro.utils import find_kedro_project
+from mlflow.entities import RunStatus
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+
+from budwood.study.stage import Workspace
 
 _RUN = "MLFLOW_RUN_ID"
+_INHERITED = ("budwood.", "environment", "git_commit", "variant", "teacher.", "tokens.")
+"""Beginnings of the tags that a run has from the one around it."""
 
 
 def track(metrics: Mapping[str, float], step: int) -> None:
-    """Log metrics of a step to the active MLflow run, or to that of the environment; else there is nobody to tell."""
+    """Log metrics of a step to the active run, or to that of the environment; without either, log nothing."""
     run = mlflow.active_run()
     run_id = os.environ.get(_RUN) if run is None else run.info.run_id
     if run_id:
         mlflow.log_metrics(dict(metrics), step=step, run_id=run_id)
 
 
-def active_run_environment() -> dict[str, str]:
-    """Return the variables by which another process finds the active run; none without one."""
+def open_workspace(folder: Path) -> Workspace:
+    """Return the workspace in a folder; what it does is reported to the active run, by other processes too."""
     run = mlflow.active_run()
-    return {} if run is None else {_RUN: run.info.run_id, "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()}
+    found = {} if run is None else {_RUN: run.info.run_id, "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()}
+    return Workspace(folder=folder, track=track, environment=found)
+
+
+def project_root() -> Path:
+    """Return the project's folder, where relative paths of text and teachers begin."""
+    return find_kedro_project(Path.cwd()) or Path.cwd()
+
+
+@contextmanager
+def run_of(name: str) -> Iterator[None]:
+    """Track in the run of this name inside the active one, such as that of an arm; without an active one, nowhere."""
+    if mlflow.active_run() is None:
+        yield
+        return
+    enter_run(name)
+    try:
+        yield
+    except BaseException as error:
+        mlflow.end_run(status_of(error))
+        raise
+    mlflow.end_run()
+
+
+def enter_run(name: str, tags: Mapping[str, str] | None = None) -> str:
+    """Make the run of a name inside the active one active, a new one where there is none, and return its id."""
+    parent = mlflow.active_run()
+    assert parent is not None, "there is a run around every other"
+    client = mlflow.MlflowClient()
+    inside = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.info.run_id}'"
+    found = [run for run in client.search_runs([parent.info.experiment_id], inside) if run.info.run_name == name]
+    if not found:
+        around = client.get_run(parent.info.run_id).data.tags
+        inherited = {key: value for key, value in around.items() if key.startswith(_INHERITED)}
+        own = inherited | dict(tags or {}) | {MLFLOW_PARENT_RUN_ID: parent.info.run_id}
+        found = [client.create_run(parent.info.experiment_id, run_name=name, tags=own)]
+    mlflow.start_run(run_id=found[0].info.run_id, nested=True)
+    return str(found[0].info.run_id)
+
+
+def status_of(error: BaseException) -> str:
+    """Return the status of a run that an error ended: killed by whoever asked it to stop, or failed."""
+    from budwood.training.run import TrainingStoppedError  # noqa: PLC0415 - keeps torch out of commands without a run
+
+    stopped = not isinstance(error, Exception) or isinstance(error, TrainingStoppedError)
+    return RunStatus.to_string(RunStatus.KILLED if stopped else RunStatus.FAILED)

@@ -17,7 +17,6 @@ class Findings(Strict):
     winner: Winner
     finalists: Finalists
     certificate: Certificate
-    export_costs: tuple[Cost, ...]
     probe: ProbeScore | None = None
 
     @property

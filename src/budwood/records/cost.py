@@ -1,9 +1,9 @@
 """What work costs: entries of the ledger."""
 
-from typing import Literal, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 
 from budwood.records.names import SHARED, Variant
-from budwood.records.strict import Strict
+from budwood.records.strict import HOW, Strict
 
 Stage = Literal[
     "calibration",
@@ -32,7 +32,7 @@ class Cost(Strict):
     arm: str = SHARED
     flops: float
     tokens: int
-    seconds: float = 0.0
+    seconds: Annotated[float, HOW] = 0.0
     """Wall-clock time; 0 where the time is part of another cost."""
 
     @classmethod

@@ -1,9 +1,14 @@
-"""Files and folders written whole or not at all."""
+"""Files and folders written whole or not at all, and files that grow line by line."""
 
+import errno
+import json
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(file: Path, text: str) -> None:
@@ -38,6 +43,20 @@ def write_folder_atomically(target: Path) -> Iterator[Path]:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
+def check_links(folder: Path) -> None:
+    """Check that a folder holds its files itself; a snapshot of the hub links into the blobs beside it.
+
+    Raises:
+        ValueError: a file is a link that leads elsewhere.
+    """
+    home = folder.resolve()
+    allowed = (home, home.parent.parent / "blobs")
+    for file in sorted(home.rglob("*")):
+        place = file.resolve()
+        if file.is_symlink() and not any(place.is_relative_to(inside) for inside in allowed):
+            raise ValueError(f"{folder / file.name} links to {place}, out of its folder: copy the file there")
+
+
 def _follow_umask(folder: Path) -> None:
     """Give all files the mode of a new one; asking the system for its umask would change it for other threads."""
     fresh = folder / ".mode"
@@ -48,3 +67,61 @@ def _follow_umask(folder: Path) -> None:
         # A link leads to a file of somebody else's.
         if file.is_file() and not file.is_symlink() and file.stat().st_nlink == 1:
             file.chmod(mode)
+
+
+def append_json_lines(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Append rows to a file of JSON lines and wait until they are on the disk.
+
+    A last line that a kill has torn is cut off first. Without rows this only checks that the file can be written.
+
+    Raises:
+        OSError: the file cannot be written; complete lines stay valid.
+    """
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    try:
+        with file.open("a+b", buffering=0) as opened:
+            _cut_torn_line(opened)
+            if opened.write(lines) != len(lines):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # noqa: TRY301 - named below
+            os.fsync(opened.fileno())
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"cannot write {file}: {error.strerror}. All complete lines are kept; make room or grant the right to "
+            "write there, and run again to continue",
+        ) from error
+
+
+def read_json_lines(file: Path) -> list[dict[str, Any]]:
+    """Return the rows of a file of JSON lines; none where there is no file. A torn last line does not count.
+
+    The file is not changed, since another process may be writing it.
+
+    Raises:
+        ValueError: a complete line is damaged; the message gives the file and the line.
+    """
+    if not file.exists():
+        return []
+    text = file.read_bytes()
+    lines = text[: text.rfind(b"\n") + 1].splitlines()
+    return [_parse(file, number, line) for number, line in enumerate(lines, start=1)]
+
+
+def _parse(file: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+        if not isinstance(row, dict):
+            raise ValueError("no JSON object")  # noqa: TRY301, TRY004 - named below
+    except ValueError as error:
+        raise ValueError(f"{file}, line {number}, is damaged ({error}); remove the file to start again") from None
+    return row
+
+
+def _cut_torn_line(opened: FileIO) -> None:
+    size = opened.seek(0, os.SEEK_END)
+    if not size:
+        return
+    opened.seek(size - 1)
+    if opened.read(1) != b"\n":
+        opened.seek(0)
+        opened.truncate(opened.read().rfind(b"\n") + 1)

@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from budwood.records.account import Findings, Results
+from budwood.records.certificate import Certificate
 from budwood.records.cost import Cost
 from budwood.records.evaluation import Downstream, Efficiency
 from budwood.records.files import write_atomically
@@ -20,6 +22,7 @@ SCHEMA_VERSION = 1
 KINDS: dict[str, type[Strict]] = {
     kind.__name__: kind
     for kind in (
+        *(Certificate, Findings, Results),
         *(Cost, TeacherRecord, TeacherEvaluation, Finalists, Winner),
         *(TrainingRecord, Score, ProbeScore, Downstream, Efficiency),
     )

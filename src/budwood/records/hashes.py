@@ -10,6 +10,8 @@ from typing import Any
 
 from budwood.records.files import write_atomically
 
+MEMORY = ".fingerprint.json"
+"""Where the hashes of a folder's files are remembered. Copies of the folder do without it."""
 _SETTLING_NS = 2_000_000_000
 """The coarsest clock of a common file system (FAT). A younger file may change again without a change of its times."""
 

@@ -2,6 +2,7 @@
 
 from typing import Self
 
+from budwood.records.certificate import Proof
 from budwood.records.cost import Cost
 from budwood.records.fields import SelectionField
 from budwood.records.names import SHARED, Variant
@@ -57,6 +58,12 @@ class Winner(Searched):
     description: str
     num_parameters: int
     selection_loss: float
+    kept_channels: tuple[int, ...]
+    """For every channel of its residual stream, the teacher's."""
+    kept_layers: tuple[int, ...]
+    """For every layer in depth order, the teacher's."""
+    proof: Proof
+    """Of its folder."""
     choice_loss: float
     choice_interval: tuple[float, float]
     """Of the loss on the text of the choice, with 95 % confidence."""
@@ -67,7 +74,7 @@ class Winner(Searched):
     finalist_tokens: int
     """On which finalists were trained before the choice."""
     costs: tuple[Cost, ...]
-    """Of the choice."""
+    """Of the choice, of the correction and of the proofs."""
     search_flops: float = 0.0
     """Of search and choice, as they ran."""
 

@@ -1,12 +1,11 @@
-"""The base of settings and records."""
+"""The base of all settings, and what of them decides a result."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict
-
-HOW = "how"
-"""Marks a field, as in `workers: Annotated[int, HOW] = 1`, that decides how work is done and never what results."""
+from pydantic_core import to_jsonable_python
 
 
 class Strict(BaseModel):
@@ -15,22 +14,31 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
 
+@dataclass(frozen=True, slots=True)
+class _How:
+    """Equal to all others of its kind, because pydantic may copy the metadata of a field."""
+
+
+HOW: Final = _How()
+"""Marks a field that decides how something runs and never what comes out: `workers: Annotated[int, HOW] = 1`."""
+
+
 def facts(settings: BaseModel) -> dict[str, Any]:
-    """Return what decides results: all fields in JSON form, except those marked by `HOW`, at every depth."""
-    deciding: dict[str, Any] = _deciding(settings, settings.model_dump(mode="json"))
-    return deciding
+    """Return settings as JSON values without the fields marked `HOW`, those of nested settings included.
+
+    Two settings with equal facts give the same result, so that a fingerprint is made of them.
+    """
+    fields = type(settings).model_fields.items()
+    return {name: _fact(getattr(settings, name)) for name, field in fields if HOW not in field.metadata}
 
 
-def _deciding(value: object, plain: Any) -> Any:
-    if isinstance(value, BaseModel) and isinstance(plain, dict):
-        fields = type(value).model_fields
-        return {
-            name: _deciding(getattr(value, name), part)
-            for name, part in plain.items()
-            if name not in fields or HOW not in fields[name].metadata
-        }
+def _fact(value: object) -> Any:
+    if isinstance(value, BaseModel):
+        return facts(value)
     if isinstance(value, Mapping):
-        return {str(key): _deciding(part, plain[key]) for key, part in value.items()}
+        return {str(key): _fact(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_deciding(part, plain[place]) for place, part in enumerate(value)]
-    return plain
+        return [_fact(entry) for entry in value]
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    return to_jsonable_python(value)

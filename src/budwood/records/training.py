@@ -1,10 +1,10 @@
 """What a training run did, with the settings it was made with, and what its model is worth."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from budwood.records.cost import Cost
 from budwood.records.names import SHARED
-from budwood.records.strict import Strict
+from budwood.records.strict import HOW, Strict
 
 
 class MadeWith(Strict):
@@ -39,10 +39,10 @@ class TrainingRecord(Strict):
     teacher_flops: float
     heldout_flops: float
     heldout_tokens: int
-    seconds: float
-    tokens_per_second: float | None = None
-    mfu: float | None = None
-    device: str
+    seconds: Annotated[float, HOW]
+    tokens_per_second: Annotated[float | None, HOW] = None
+    mfu: Annotated[float | None, HOW] = None
+    device: Annotated[str, HOW]
     precision: str
     made_with: MadeWith
 
@@ -70,6 +70,10 @@ class Score(TrainingRecord):
     num_parameters: int
     losses: dict[str, list[float]]
     tokens_per_sequence: int
+    folder: str = ""
+    """Of the trained checkpoint."""
+    engines: tuple[str, ...] = ()
+    """Inference engines that open it, as far as that was tried."""
 
 
 class ProbeScore(TrainingRecord):

@@ -1,4 +1,4 @@
-"""Ablations: what was trained with one thing changed -> a tidy table, the importance of settings, figures and words."""
+"""Ablations: trainings with one setting changed -> a table, the importance of settings, figures and a page."""
 
 from collections.abc import Sequence
 from typing import Any, TypedDict
@@ -8,38 +8,38 @@ import pandas as pd
 import plotly.graph_objects as go
 from sklearn.ensemble import RandomForestRegressor
 
+from budwood.evaluation.statistics import mean_and_error
 from budwood.reporting import formats
 from budwood.reporting.markup import markdown_table, means_and_errors
-from budwood.reporting.panels import color_of, panel_row
-from budwood.reporting.style import GREY
-from budwood.reporting.tables import mean_and_error, paired_difference, verdict
+from budwood.reporting.style import GREY, color_of, panel_row
+from budwood.reporting.tables import paired_difference, verdict
 
 COLUMNS = [
     *("variant", "loss", "standard_error", "difference", "difference_standard_error", "num_sequences"),
     *("num_parameters", "tokens", "student_flops", "teacher_flops", "status"),
 ]
 TRAINED = "trained"
-"""Status of what was trained to its end; any other tells why there is no loss."""
+"""Status of a finished training; any other says why there is no loss."""
 NUM_TREES = 200
 
 
 class Trained(TypedDict):
-    """What became of one variant."""
+    """The outcome of one variant."""
 
     variant: str
     settings: dict[str, Any]
-    """What it changed: one column of the table each."""
+    """Changed settings; each is a column of the table."""
     status: str
     num_parameters: int
     tokens: int
     student_flops: float
     teacher_flops: float
     losses: list[float]
-    """On validation sequences that all variants share, nats per token; none where the training broke off."""
+    """On validation sequences that all variants share, nats per token; empty if the training failed."""
 
 
 def ablation_table(runs: Sequence[Trained]) -> pd.DataFrame:
-    """Return one row for every variant, in the order they were named.
+    """Return one row for every variant, in the given order.
 
     Differences are paired over sequences: the variant minus that of lowest loss.
 
@@ -69,26 +69,26 @@ def setting_importances(table: pd.DataFrame, settings: Sequence[str]) -> pd.Data
 
     `importance` is that of a random forest: the share of the variance that splits on the setting remove, mean and
     standard deviation over its trees (scikit-learn's `feature_importances_`; the paper's table 15). `main_effect` is
-    exact where the grid is whole: the variance of the mean losses by value of the setting over that of all losses. What
-    the main effects leave to 1 lies in how settings act together.
+    exact for a full grid: the variance of the mean losses by value of the setting over that of all losses. The rest of
+    the variance, up to 1, is interaction between settings.
 
     Args:
-        table: of `ablation_table`; rows without a finite loss are left out.
-        settings: columns that were varied; an empty value stands for the largest.
+        table: of `ablation_table`; rows without a finite loss are ignored.
+        settings: columns that were varied; an empty value counts as the largest.
 
     Returns:
-        Columns `setting`, `importance`, `importance_deviation`, `main_effect`, the most important first. NaN where
-        there are fewer than two losses, or all are equal.
+        Columns `setting`, `importance`, `importance_deviation`, `main_effect`, the most important first. NaN with
+        fewer than two losses, or equal ones.
     """
     known = table[np.isfinite(table["loss"])]
     losses = known["loss"].to_numpy(dtype=float)
     columns = ["setting", "importance", "importance_deviation", "main_effect"]
     if len(losses) < 2 or np.ptp(losses) == 0:  # noqa: PLR2004 - one loss varies with nothing
         return pd.DataFrame([(name, np.nan, np.nan, np.nan) for name in settings], columns=columns)
-    # Values by rank: a tree asks only for their order.
+    # Trees use only the order of values.
     features = np.stack([known[name].rank(method="dense", na_option="bottom") for name in settings], axis=1)
     forest = RandomForestRegressor(NUM_TREES, random_state=0).fit(features, losses)
-    # A tree that drew equal losses only explains nothing.
+    # A tree without a split drew equal losses only.
     trees = np.stack([tree.feature_importances_ for tree in forest.estimators_ if tree.get_n_leaves() > 1])
     effects = [
         pd.Series(losses).groupby(feature).transform("mean").var(ddof=0) / losses.var() for feature in features.T
@@ -127,7 +127,7 @@ def losses_by_setting(title: str, table: pd.DataFrame, settings: Sequence[str]) 
 
 
 def ablation_page(title: str, about: str, table: pd.DataFrame, importances: pd.DataFrame | None = None) -> str:
-    """Return an ablation as markdown: what was found, the table, and the importance of settings where it was asked.
+    """Return an ablation as markdown: the finding, the table, and optionally the importance of settings.
 
     Args:
         title: of the page.
@@ -146,13 +146,13 @@ def _found(table: pd.DataFrame) -> str:
     broken = table[table["status"] != TRAINED]
     words = [f"`{row['variant']}` has no loss: {row['status']}." for row in broken.to_dict("records")]
     if known.empty:
-        return " ".join(["Nothing was trained to its end, so there is nothing to compare.", *words])
+        return " ".join(["No training finished, so there is nothing to compare.", *words])
     best = known.iloc[0]
     lead = (
         f"Lowest validation loss: `{best['variant']}`, {formats.plus_minus(best['loss'], best['standard_error'])} nats"
     )
     if len(known) == 1:
-        return " ".join([f"{lead} per token; it has no rival.", *words])
+        return " ".join([f"{lead} per token. No other variant finished.", *words])
     rival = known.iloc[1]
     gap = formats.plus_minus(rival["difference"], rival["difference_standard_error"])
     sure = verdict(rival["difference"], rival["difference_standard_error"]).removeprefix("higher, ")
@@ -174,7 +174,7 @@ def _table(table: pd.DataFrame) -> str:
 
 def _importances(importances: pd.DataFrame) -> str:
     if importances["importance"].isna().all():
-        return "There are too few different losses to tell."
+        return "There are too few different losses for an importance."
     columns = {
         "setting": importances["setting"].tolist(),
         "importance": [
@@ -184,8 +184,8 @@ def _importances(importances: pd.DataFrame) -> str:
         "main effect": [f"{effect:.3f}" for effect in importances["main_effect"]],
     }
     note = (
-        f"Importance is the share of variance that a forest of {NUM_TREES} trees removes by the setting (mean and "
-        "standard deviation over trees); the main effect is the variance of the mean losses by value over that of all."
+        f"Importance: share of the variance that a forest of {NUM_TREES} trees explains by the setting (mean and "
+        "standard deviation over trees). Main effect: variance of the mean losses by value over that of all losses."
     )
     return f"{note}\n\n{markdown_table(columns, 1)}"
 

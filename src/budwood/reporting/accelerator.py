@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from budwood.training.progress import PEAK_FLOPS
+from budwood.training.peaks import PEAK_FLOPS
 
 _GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accelerator:
-    """What one device multiplies and holds."""
+    """Speed and memory of one device."""
 
     flops_per_second: float
     """Peak of dense matrix products in `precision`."""

@@ -1,102 +1,56 @@
-"""What models answer and how fast they run: records -> tables, with errors."""
+"""Task scores and speed of models: records -> tables, with errors."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from statistics import median
-from typing import NotRequired, TypedDict
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from budwood.reporting.records import BASELINE
+from budwood.records.evaluation import Downstream, Efficiency, ModelSpeed
+from budwood.records.names import BASELINE
 from budwood.reporting.tables import paired_difference
 
 
-class TaskAnswers(TypedDict):
-    """What one model answers in one task or group of tasks."""
-
-    task: str
-    version: float | str | None
-    num_fewshot: int
-    metric: str
-    num_questions: int
-    value: float
-    standard_error: float | None
-    chance: float | None
-    """What guessing gives, in a multiple choice."""
-    answers: list[float] | None
-    """The metric of every question, the same questions for all models; None where it is no mean over questions."""
-
-
-class Downstream(TypedDict):
-    """What one model answers; `bin` and `space` are empty for the teacher."""
-
-    bin: str
-    space: str
-    model: str
-    harness: str
-    tasks: list[TaskAnswers]
-    limit: NotRequired[int | None]
-
-
-class ModelSpeed(TypedDict):
-    """Times of one model by repeat, and its memory."""
-
-    num_parameters: int
-    prefill_seconds: list[float]
-    decode_seconds: list[float]
-    weight_bytes: int
-    working_bytes: int | None
-    kv_bytes_per_token: int
-
-
-class Efficiency(TypedDict):
-    """How fast the teacher and the sub-network of a variant are, measured in turns."""
-
-    bin: str
-    space: str
-    prompt_tokens: int
-    new_tokens: int
-    batch_size: int
-    device: str
-    precision: str
-    threads: int
-    models: dict[str, ModelSpeed]
-
-
-def tasks_table(records: Sequence[Downstream]) -> pd.DataFrame:
+def tasks_table(records: Sequence[Downstream], unlike: Collection[tuple[str, str, str]] = frozenset()) -> pd.DataFrame:
     """Return one row for every model and task.
 
+    Args:
+        records: of all models.
+        unlike: bin, space and name of arms that do not compare with their baseline; see `matching.unlike`.
+
     Returns:
-        Columns `bin`, `space`, `model`, `task`, `metric`, `num_fewshot`, `num_questions`, `value`, `standard_error` (as
-        the harness gives it), `chance`; `difference` and `difference_standard_error`: paired over the questions, the
-        model minus the variant's `random_init`; `version`, `harness`. NaN where it does not apply.
+        Columns `bin`, `space`, `model`, `task`, `metric`, `num_fewshot`, `num_questions`, `num_cut`, `value`,
+        `standard_error` (of the harness), `chance`; `difference` and `difference_standard_error`: paired over the
+        questions, the model minus the variant's `random_init`; `version`, `harness`. NaN where it does not apply.
 
     Raises:
-        ValueError: two models of a variant were asked different numbers of questions.
+        ValueError: two models of a variant answered different numbers of questions.
     """
-    answers = {(r["bin"], r["space"], r["model"], t["task"]): t["answers"] for r in records for t in r["tasks"]}
+    answers = {(r.bin, r.space, r.model, t.task): t.answers for r in records for t in r.tasks}
     rows = []
     for record in records:
-        for task in record["tasks"]:
-            baseline = answers.get((record["bin"], record["space"], BASELINE, task["task"]))
+        for task in record.tasks:
+            baseline = answers.get((record.bin, record.space, BASELINE, task.task))
             difference = (np.nan, np.nan)
-            if baseline and task["answers"] and record["model"] != BASELINE:
-                difference = paired_difference(task["answers"], baseline)
+            compared = record.model != BASELINE and (record.bin, record.space, record.model) not in unlike
+            if baseline and task.answers and compared:
+                difference = paired_difference(task.answers, baseline)
             rows.append(
-                {"bin": record["bin"], "space": record["space"], "model": record["model"]}
-                | {name: task[name] for name in _TASK_COLUMNS}  # type: ignore[literal-required]
+                {"bin": record.bin, "space": record.space, "model": record.model}
+                | task.model_dump(include=set(_TASK_COLUMNS))
                 | dict(zip(("difference", "difference_standard_error"), difference, strict=True))
-                | {"version": str(task["version"]), "harness": record["harness"]}
+                | {"version": str(task.version), "harness": record.harness}
             )
     columns = ["bin", "space", "model", *_TASK_COLUMNS, "difference", "difference_standard_error", "version", "harness"]
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(("value", "standard_error", "chance"), float))
 
 
 def mean_over_tasks(tasks: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with a further task, `mean`: that over all tasks that count right answers, weighed alike.
+    """Return the table with a further task, `mean`: the unweighted mean over all tasks that score accuracy.
 
-    Errors are those of a mean of independent numbers, as tasks have questions of their own: the root of the summed
-    squares over their number. With fewer than two such tasks the table is returned as it is.
+    Tasks have different questions, so errors are those of a mean of independent numbers: the root of the summed squares
+    over their number. With fewer than two such tasks the table is returned unchanged.
 
     Args:
         tasks: the frame of `tasks_table`.
@@ -113,7 +67,7 @@ def mean_over_tasks(tasks: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([tasks, means.assign(task="mean")], ignore_index=True)
 
 
-_TASK_COLUMNS = ("task", "metric", "num_fewshot", "num_questions", "value", "standard_error", "chance")
+_TASK_COLUMNS = ("task", "metric", "num_fewshot", "num_questions", "num_cut", "value", "standard_error", "chance")
 
 
 def speeds_table(records: Sequence[Efficiency]) -> pd.DataFrame:
@@ -122,22 +76,22 @@ def speeds_table(records: Sequence[Efficiency]) -> pd.DataFrame:
     Returns:
         Columns `bin`, `space`, `model`, `num_parameters`; for `prefill` and `decode`: `<phase>_seconds` (median over
         repeats), `<phase>_tokens_per_second`, and `<phase>_speedup` with `_low` and `_high`: the teacher's time over
-        the model's in the same repeat, median and quartiles; `peak_bytes` (weights and the most held beside them, NaN
-        where the device does not tell), `weight_bytes`, `kv_bytes_per_token`; the settings, `device`, `precision`
-        and `threads`.
+        the model's in the same repeat, median and quartiles; `peak_bytes` (weights and the most allocated beside them,
+        NaN where the device does not report it), `weight_bytes`, `kv_bytes_per_token`; the settings, `device`,
+        `precision` and `threads`.
     """
     rows = []
     for record in records:
-        how = {name: record[name] for name in _SPEED_SETTINGS}  # type: ignore[literal-required]
-        for name, model in record["models"].items():
-            working = np.nan if model["working_bytes"] is None else model["working_bytes"]
+        how = record.model_dump(include=set(_SPEED_SETTINGS))
+        for name, model in record.models.items():
+            working = np.nan if model.working_bytes is None else model.working_bytes
             rows.append(
-                {"bin": record["bin"], "space": record["space"], "model": name}
-                | {"num_parameters": model["num_parameters"]}
-                | _phase("prefill", record, name, record["prompt_tokens"])
+                {"bin": record.bin, "space": record.space, "model": name}
+                | {"num_parameters": model.num_parameters}
+                | _phase("prefill", record, name, record.prompt_tokens)
                 | _phase("decode", record, name, 1)
-                | {"peak_bytes": model["weight_bytes"] + working, "weight_bytes": model["weight_bytes"]}
-                | {"kv_bytes_per_token": model["kv_bytes_per_token"]}
+                | {"peak_bytes": model.weight_bytes + working, "weight_bytes": model.weight_bytes}
+                | {"kv_bytes_per_token": model.kv_bytes_per_token}
                 | how
             )
     return pd.DataFrame(rows)
@@ -147,15 +101,18 @@ _SPEED_SETTINGS = ("prompt_tokens", "new_tokens", "batch_size", "device", "preci
 
 
 def _phase(phase: str, record: Efficiency, name: str, tokens: int) -> dict[str, float]:
-    """Return time, throughput and speed-up of a model; `tokens` of every sequence are worked on in that time."""
-    key = f"{phase}_seconds"
-    own, teacher = (np.asarray(record["models"][who][key]) for who in (name, "teacher"))  # type: ignore[literal-required]
+    """Return time, throughput and speed-up of a model; that time covers `tokens` of every sequence."""
+    own, teacher = (_seconds(record.models[model], phase) for model in (name, "teacher"))
     low, middle, high = np.quantile(teacher / own, (0.25, 0.5, 0.75)) if name != "teacher" else (np.nan,) * 3
     seconds = median(own.tolist())
     return {
-        key: seconds,
-        f"{phase}_tokens_per_second": record["batch_size"] * tokens / seconds,
+        f"{phase}_seconds": seconds,
+        f"{phase}_tokens_per_second": record.batch_size * tokens / seconds,
         f"{phase}_speedup": float(middle),
         f"{phase}_speedup_low": float(low),
         f"{phase}_speedup_high": float(high),
     }
+
+
+def _seconds(model: ModelSpeed, phase: str) -> NDArray[np.float64]:
+    return np.asarray(model.prefill_seconds if phase == "prefill" else model.decode_seconds)

@@ -1,331 +1,169 @@
-"""What training, evaluation and the ledger say: tables -> plotly figures."""
+"""The figures of the report: one table of name, data, drawing, section and caption."""
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
-import plotly.graph_objects as go
-from numpy.typing import NDArray
-from plotly.colors import hex_to_rgb
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
-from budwood.reporting.ledger import LEDGERS, REACHED, ledger_frame
-from budwood.reporting.records import BASELINE, LedgerEntry, variant_name
-from budwood.reporting.style import (
-    ARM_COLORS,
-    BAND_OPACITY,
-    GREY,
-    MARGIN,
-    STAGE_COLORS,
-    TEMPLATE,
-    arm_look,
-    bar_look,
-    error_bars,
-    label_axes,
-    log_range,
-    nothing,
-    panels,
-    places,
-    variant_labels,
-    variants,
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One figure of the report."""
+
+    name: str
+    needs: tuple[str, ...]
+    """Datasets that the drawing takes, in its order."""
+    drawing: str
+    """A function of this package, which is imported when it draws: to list figures needs no plotly."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Further arguments of the drawing."""
+    section: str
+    """Heading of the section that ends with the figure."""
+    caption: str
+    """What to look at."""
+
+    @property
+    def dataset(self) -> str:
+        """The name of the figure in the catalog; Kedro reserves dots for namespaces."""
+        return f"figure_{self.name}"
+
+    def draw(self, data: Mapping[str, Any]) -> "go.Figure":
+        """Return the figure, drawn from datasets by name."""
+        module, function = self.drawing.split(".")
+        drawing: Callable[..., go.Figure] = getattr(import_module(f"budwood.reporting.{module}"), function)
+        return drawing(*(data[name] for name in self.needs), **self.options)
+
+
+_CURVES = ("curves", "savings")
+FIGURES = (
+    Figure(
+        name="perplexity_by_arm",
+        needs=("results",),
+        drawing="result_figures.perplexity_by_arm",
+        section="Results",
+        caption="Lower is better. Bars: one unpaired standard error. Dashed: the teacher.",
+    ),
+    Figure(
+        name="training_curves_tokens",
+        needs=_CURVES,
+        drawing="result_figures.training_curves",
+        options={"x": "tokens"},
+        section="Training",
+        caption="Bands: one standard error over sequences. Dotted: final loss of random_init. Star: an arm reaches it.",
+    ),
+    Figure(
+        name="training_curves_flops",
+        needs=_CURVES,
+        drawing="result_figures.training_curves",
+        options={"x": "flops"},
+        section="Training",
+        caption="The same losses against the cost of training, without the search.",
+    ),
+    Figure(
+        name="training_curves_flops_with_search",
+        needs=_CURVES,
+        drawing="result_figures.training_curves",
+        options={"x": "flops_with_search"},
+        section="Training",
+        caption="The same losses; every curve but that of random_init is shifted right by the cost of its search.",
+    ),
+    Figure(
+        name="training_losses",
+        needs=("curves",),
+        drawing="result_figures.training_losses",
+        section="Training",
+        caption="The training objective. Distillation has another objective, so compare only arms without a teacher.",
+    ),
+    Figure(
+        name="savings_by_ledger",
+        needs=("savings",),
+        drawing="result_figures.savings_by_ledger",
+        section="Savings",
+        caption="Above the dotted line the arm was cheaper than random_init. Each ledger includes the one before it.",
+    ),
+    Figure(
+        name="probe_losses",
+        needs=("probe_curves", "selections"),
+        drawing="selection.probe_losses",
+        section="Selection",
+        caption="The thick line is the selected space of the bin.",
+    ),
+    Figure(
+        name="tasks_by_arm",
+        needs=("tasks",),
+        drawing="result_figures.tasks_by_arm",
+        section="Tasks",
+        caption="Higher is better. Bars: one unpaired standard error. Dashed: the teacher. Dotted: guessing.",
+    ),
+    Figure(
+        name="speed_and_memory",
+        needs=("speeds",),
+        drawing="result_figures.speed_and_memory",
+        section="Speed and memory",
+        caption="Bars: quartiles over repeats. Dashed: the teacher.",
+    ),
+    Figure(
+        name="winners_by_variant",
+        needs=("winners",),
+        drawing="search_figures.winners_by_variant",
+        section="Search",
+        caption="The exported winners on text that their search never read, with 95 % intervals.",
+    ),
+    Figure(
+        name="winner_layers",
+        needs=("winners", "teacher_record"),
+        drawing="search_figures.winner_layers",
+        section="Search",
+        caption="Layers of the teacher by rank; gaps are dropped layers.",
+    ),
+    Figure(
+        name="elite_sizes",
+        needs=("histories", "teacher_record"),
+        drawing="search_figures.elite_sizes",
+        section="Search",
+        caption="Grey: the range over all candidates. Where layers differ, means over the kept layers.",
+    ),
+    Figure(
+        name="search_trajectory",
+        needs=("histories",),
+        drawing="search_figures.search_trajectory",
+        section="Search",
+        caption="Open points were dropped before they had read all the text. Faint lines separate generations.",
+    ),
+    Figure(
+        name="search_sizes",
+        needs=("histories", "search_spaces"),
+        drawing="search_figures.search_sizes",
+        section="Search",
+        caption="Shaded: the bin. Open points were dropped before they had read all the text.",
+    ),
+    Figure(
+        name="draws_and_elites",
+        needs=("histories",),
+        drawing="search_figures.draws_and_elites",
+        section="Search",
+        caption="What the search adds to random draws. A dropped draw is at its loss on the text that it read.",
+    ),
+    Figure(
+        name="parameter_spread",
+        needs=("space_samples", "search_spaces"),
+        drawing="search_figures.parameter_spread",
+        section="Search spaces",
+        caption="A bin with a small share of a uniform sample is hard to hit by chance.",
+    ),
+    Figure(
+        name="flops_by_stage",
+        needs=("ledger",),
+        drawing="result_figures.flops_by_stage",
+        section="What it cost",
+        caption="Cost of each variant; 'shared' costs serve several variants.",
+    ),
 )
 
-Cost = Literal["tokens", "flops", "flops_with_search"]
-"""What stands on the horizontal axis of a training curve."""
-NO_TRAINING = "No arm was trained."
 
-_CURVE_AXES: dict[Cost, str] = {
-    "tokens": "training tokens",
-    "flops": "training FLOPs, student and teacher",
-    "flops_with_search": "FLOPs, search included",
-}
-_LEDGER_NAMES = [name.replace("_", " ") for name in LEDGERS]
-
-
-def training_curves(curves: pd.DataFrame, saved: pd.DataFrame, x: Cost = "tokens") -> go.Figure:
-    """Return the held-out loss of every arm while it trains, a panel per variant.
-
-    Bands are one standard error over the held-out sequences: wide where texts differ, whatever the arms do. Of several
-    seeds the curve is the mean and the band the range. The dotted line is the loss at which `random_init` ended; stars
-    stand where another arm first meets it.
-
-    Args:
-        curves: columns `bin`, `space`, `arm`, `step`, `tokens`, `flops` (cumulative), `heldout_loss` (nats per token)
-            and, where there is any, `heldout_losses`, the same by sequence, and `seed`.
-        saved: the frame of `budwood.reporting.ledger.savings`.
-        x: the cost on the horizontal axis.
-
-    Raises:
-        ValueError: `x` is not a cost.
-    """
-    if x not in get_args(Cost):
-        raise ValueError(f"x: {x!r} is unknown; allowed are {', '.join(get_args(Cost))}")
-    title, found = f"Held-out loss over {_CURVE_AXES[x]}", variants(curves)
-    if not found:
-        return nothing(title, NO_TRAINING)
-    figure, named = panels(title, list(found)), set[str]()
-    for place, variant in zip(places(len(found)), found.values(), strict=True):
-        for arm, curve in variant.groupby("arm", sort=False):
-            points = _measured(curve)
-            if points.empty:
-                continue
-            match = _match(saved, points)
-            offset = match["search_flops"] if x == "flops_with_search" and match else 0.0
-            cost = points["tokens" if x == "tokens" else "flops"].to_numpy(float) + offset
-            _band(figure, str(arm), cost, points, place)
-            look = {**arm_look(str(arm)), "showlegend": arm not in named, "mode": "lines+markers"}
-            figure.add_scatter(x=cost, y=points["heldout_loss"], **look, **place)
-            named.add(str(arm))
-            if arm == BASELINE:
-                end = float(points["heldout_loss"].iloc[-1])
-                figure.add_hline(end, line={"color": GREY, "dash": "dot", "width": 1.5}, **place)
-            if match and match["status"] == REACHED:
-                where = np.interp(match["tokens_to_match"], points["tokens"].to_numpy(float), cost)
-                _star(figure, str(arm), (float(where), match["target_loss"]), place)
-    figure.update_xaxes(exponentformat="B" if x == "tokens" else "SI")
-    return label_axes(figure, _CURVE_AXES[x], "held-out loss (nats per token)", len(found))
-
-
-def training_losses(curves: pd.DataFrame) -> go.Figure:
-    """Return what every arm minimised while it trained, a panel per variant; of several seeds the mean.
-
-    Args:
-        curves: columns `bin`, `space`, `arm`, `step`, `tokens`, `train_loss` (NaN where none was noted).
-    """
-    title, found = "Training loss", variants(curves)
-    if not found:
-        return nothing(title, NO_TRAINING)
-    figure, named = panels(title, list(found)), set[str]()
-    for place, variant in zip(places(len(found)), found.values(), strict=True):
-        for arm, curve in variant.groupby("arm", sort=False):
-            noted = curve[np.isfinite(curve["train_loss"])]
-            points = noted.groupby("step", as_index=False)[["tokens", "train_loss"]].mean()
-            line = {"color": ARM_COLORS.get(str(arm), GREY), "width": 2}
-            look = {"name": str(arm), "legendgroup": str(arm), "showlegend": arm not in named, "line": line}
-            figure.add_scatter(x=points["tokens"], y=points["train_loss"], mode="lines", **look, **place)
-            named.add(str(arm))
-    figure.update_xaxes(exponentformat="B")
-    return label_axes(figure, "training tokens", "objective (nats per token)", len(found))
-
-
-def perplexity_by_arm(results: pd.DataFrame) -> go.Figure:
-    """Return the validation perplexity of every arm, overall and by source, with the teacher as a dashed line.
-
-    Error bars are one standard error of the mean loss over sequences, carried to perplexity. They are not paired:
-    whether two arms differ is told by the paired differences of `results_table`.
-
-    Args:
-        results: the frame of `budwood.reporting.tables.results_table`.
-    """
-    trained, teacher = results[results["bin"] != ""], results[results["bin"] == ""]
-    if trained.empty:
-        return nothing("Validation perplexity", NO_TRAINING)
-    suffixes = [name.removeprefix("perplexity") for name in map(str, results) if name.startswith("perplexity")]
-    names = [suffix.removeprefix("_") or "all sources" for suffix in suffixes]
-    figure = panels("Validation perplexity", names, num_columns=1)
-    for row, suffix in enumerate(suffixes, start=1):
-        for arm, scores in trained.groupby("model", sort=False):
-            look = {**bar_look(str(arm)), "error_y": _perplexity_error(scores, suffix), "showlegend": row == 1}
-            figure.add_bar(x=variant_labels(scores), y=scores[f"perplexity{suffix}"], row=row, col=1, **look)
-        for value in teacher[f"perplexity{suffix}"]:
-            line = {"line": {"color": GREY, "dash": "dash", "width": 2}, "name": "teacher", "showlegend": row == 1}
-            figure.add_hline(value, row=row, col=1, **line)
-        figure.update_yaxes(range=log_range(results[f"perplexity{suffix}"]), row=row, col=1)
-    figure.update_yaxes(type="log", dtick="D2").update_layout(barmode="group")
-    _name_variants_once(figure, len(suffixes))
-    return label_axes(figure, "variant", "perplexity (log)", len(suffixes), num_columns=1)
-
-
-def tasks_by_arm(tasks: pd.DataFrame) -> go.Figure:
-    """Return what every arm answers in every task, with the teacher as a dashed line and guessing as a dotted one.
-
-    Error bars are one standard error, not paired: whether two arms differ is told by the differences of the table.
-
-    Args:
-        tasks: the frame of `budwood.reporting.benchmarks.tasks_table`.
-    """
-    found = {str(task): rows for task, rows in tasks.groupby("task", sort=False)}
-    if not found:
-        return nothing("Questions", "No model was asked anything.")
-    figure = panels("Questions", [f"{name} ({rows['metric'].iloc[0]})" for name, rows in found.items()], 1)
-    for row, answers in enumerate(found.values(), start=1):
-        for arm, scores in answers[answers["bin"] != ""].groupby("model", sort=False):
-            error = error_bars(100 * scores["standard_error"].fillna(0.0))
-            look = {**bar_look(str(arm)), "error_y": error, "showlegend": row == 1}
-            figure.add_bar(x=variant_labels(scores), y=100 * scores["value"], row=row, col=1, **look)
-        lines = {
-            "teacher": ("dash", answers.loc[answers["bin"] == "", "value"]),
-            "guessing": ("dot", answers["chance"]),
-        }
-        for name, (dash, values) in lines.items():
-            for value in values.dropna().unique():
-                line = {"line": {"color": GREY, "dash": dash, "width": 2}, "name": name}
-                figure.add_hline(100 * value, row=row, col=1, showlegend=row == len(found), **line)
-    figure.update_layout(barmode="group").update_yaxes(rangemode="tozero")
-    _name_variants_once(figure, len(found))
-    return label_axes(figure, "variant", "%", len(found), num_columns=1)
-
-
-def speed_and_memory(speeds: pd.DataFrame) -> go.Figure:
-    """Return how much faster than the teacher every sub-network is, and what memory both hold.
-
-    Error bars are quartiles over repeats; dashed is the teacher.
-
-    Args:
-        speeds: the frame of `budwood.reporting.benchmarks.speeds_table`.
-    """
-    title = "Speed and memory of the sub-networks"
-    if speeds.empty:
-        return nothing(title, "Speed was not measured.")
-    teacher = speeds[speeds["model"] == "teacher"]
-    shown = {
-        "prefill: times faster than the teacher": ("prefill_speedup", 1.0),
-        "decode: times faster than the teacher": ("decode_speedup", 1.0),
-        "peak memory (MiB)": ("peak_bytes", 2.0**20),
-        "KV cache per token (KiB)": ("kv_bytes_per_token", 2.0**10),
-    }
-    figure = panels(title, list(shown))
-    for place, (column, unit) in zip(places(len(shown)), shown.values(), strict=True):
-        for model, own in speeds[speeds["model"] != "teacher"].groupby("model", sort=False):
-            color = ARM_COLORS["subnet_init"] if model == "subnet" else ARM_COLORS.get(str(model), GREY)
-            look = {"name": str(model), "legendgroup": str(model), "marker": {"color": color}}
-            error = _quartiles(own, column) if unit == 1 else None
-            figure.add_bar(
-                x=variant_labels(own),
-                y=own[column] / unit,
-                error_y=error,
-                showlegend=place == {"row": 1, "col": 1},
-                **look,
-                **place,
-            )
-        line = 1.0 if unit == 1 else float(teacher[column].median()) / unit
-        if np.isfinite(line):
-            figure.add_hline(line, line={"color": GREY, "dash": "dash", "width": 2}, **place)
-    figure.update_yaxes(rangemode="tozero").update_xaxes(showticklabels=False).update_xaxes(showticklabels=True, row=2)
-    return label_axes(figure, "variant", "", len(shown))
-
-
-def savings_by_ledger(saved: pd.DataFrame) -> go.Figure:
-    """Return how many times cheaper than the baseline every arm met its final loss, under each ledger.
-
-    Error bars are 95 % intervals, as far as they are known; an arm that never met the loss has no point.
-
-    Args:
-        saved: the frame of `budwood.reporting.ledger.savings`.
-    """
-    title = "Savings under each ledger"
-    ratios = saved[[f"ratio_{ledger}" for ledger in LEDGERS]] if len(saved) else pd.DataFrame()
-    if not np.isfinite(ratios.to_numpy(float)).any():
-        return nothing(title, f"No arm met the final loss of {BASELINE} in training, so there is no ratio.")
-    found = variants(saved[np.isfinite(ratios.to_numpy(float)).any(axis=1)])
-    figure, named = panels(title, list(found)), set[str]()
-    for place, rows in zip(places(len(found)), found.values(), strict=True):
-        for row in rows.to_dict("records"):
-            middle, low, high = (
-                np.array([row[f"ratio_{ledger}{end}"] for ledger in LEDGERS], float) for end in ("", "_low", "_high")
-            )
-            above = np.where(np.isfinite(high), high - middle, 0.0)
-            below = np.where(np.isfinite(low), middle - low, 0.0)
-            look = {**arm_look(row["arm"]), "mode": "markers", "showlegend": row["arm"] not in named}
-            figure.add_scatter(x=_LEDGER_NAMES, y=middle, error_y=error_bars(above, below), **look, **place)
-            named.add(row["arm"])
-        figure.add_hline(1.0, line={"color": GREY, "dash": "dot", "width": 1.5}, **place)
-    figure.update_yaxes(rangemode="tozero")
-    return label_axes(figure, "ledger", f"{BASELINE}'s cost / the arm's", len(found))
-
-
-def flops_by_stage(ledger: Sequence[LedgerEntry]) -> go.Figure:
-    """Return what every variant cost, stacked by stage; costs that serve all variants have a bar of their own.
-
-    Raises:
-        ValueError: an entry has an unknown stage.
-    """
-    costs = ledger_frame(ledger)
-    if costs.empty:
-        return nothing("Cost by stage", "The ledger is empty.")
-    costs = costs.assign(variant=[variant_name(b, s) for b, s in zip(costs["bin"], costs["space"], strict=True)])
-    totals = costs.groupby(["stage", "variant"], observed=True, sort=True)["flops"].sum()
-    names = list(dict.fromkeys(costs["variant"]))
-    figure = go.Figure(layout={"template": TEMPLATE, "title": {"text": "Cost by stage"}, "barmode": "stack"})
-    figure.update_layout(legend={"traceorder": "normal"})
-    for stage in totals.index.unique("stage"):
-        amounts = totals[stage].reindex(names, fill_value=0.0)
-        marker = {"color": STAGE_COLORS.get(stage, GREY), "line": {"color": GREY, "width": 0.5}}
-        figure.add_bar(x=amounts, y=names, orientation="h", name=stage, marker=marker)
-    figure.update_yaxes(autorange="reversed", title_text="variant").update_xaxes(title_text="floating-point operations")
-    return figure.update_layout(height=MARGIN["t"] + MARGIN["b"] + 50 * max(3, len(names)))
-
-
-def _match(saved: pd.DataFrame, points: pd.DataFrame) -> Mapping[Hashable, Any] | None:
-    """Return what an arm saved against the baseline; None where that was not asked."""
-    if saved.empty:
-        return None
-    where = np.logical_and.reduce([saved[name] == points[name].iloc[0] for name in ("bin", "space", "arm")])
-    if "baseline" in saved:
-        where = where & (saved["baseline"] == BASELINE)
-    rows = saved[where].to_dict("records")
-    return rows[0] if rows else None
-
-
-def _measured(curve: pd.DataFrame) -> pd.DataFrame:
-    """Return the finite held-out losses of an arm by step, with the ends of their band in `low` and `high`."""
-    points: pd.DataFrame = curve[np.isfinite(curve["heldout_loss"])].sort_values("step", kind="stable")
-    if "seed" in points and len(set(points["seed"])) > 1:
-        steps = points.groupby("step", sort=True)
-        first: pd.DataFrame = steps.first().reset_index()
-        losses = steps["heldout_loss"].agg(["mean", "min", "max"]).reset_index()
-        return first.assign(heldout_loss=losses["mean"], low=losses["min"], high=losses["max"])
-    error = _errors_over_sequences(points)
-    return points.assign(low=points["heldout_loss"] - error, high=points["heldout_loss"] + error)
-
-
-def _errors_over_sequences(points: pd.DataFrame) -> NDArray[np.float64]:
-    """Return the standard error of every point; NaN where there are no several losses by sequence."""
-    if "heldout_losses" not in points or points["heldout_losses"].isna().any():
-        return np.full(len(points), np.nan)
-    losses = [np.asarray(values, float) for values in points["heldout_losses"]]
-    return np.array([v.std(ddof=1) / np.sqrt(v.size) if v.size > 1 else np.nan for v in losses])
-
-
-def _band(figure: go.Figure, arm: str, cost: np.ndarray, points: pd.DataFrame, place: dict[str, int]) -> None:
-    """Shade between the ends of an arm's band, where it has one."""
-    low, high = (points[end].to_numpy(float) for end in ("low", "high"))
-    if not np.isfinite(high - low).all():
-        return
-    color = ARM_COLORS.get(arm, GREY)
-    figure.add_scatter(
-        x=np.concatenate([cost, cost[::-1]]),
-        y=np.concatenate([high, low[::-1]]),
-        fill="toself",
-        fillcolor="rgba({}, {}, {}, {})".format(*hex_to_rgb(color), BAND_OPACITY),
-        line={"width": 0},
-        mode="lines",
-        hoverinfo="skip",
-        name=f"{arm}, uncertainty",
-        legendgroup=arm,
-        showlegend=False,
-        **place,
-    )
-
-
-def _star(figure: go.Figure, arm: str, point: tuple[float, float], place: dict[str, int]) -> None:
-    """Mark where an arm meets the final loss of the baseline."""
-    marker = {"color": ARM_COLORS.get(arm, GREY), "symbol": "star", "size": 15, "line": {"color": GREY, "width": 1}}
-    look = {"name": f"{arm} meets {BASELINE}", "legendgroup": arm, "showlegend": False, "marker": marker}
-    figure.add_scatter(x=[point[0]], y=[point[1]], mode="markers", **look, **place)
-
-
-def _quartiles(speeds: pd.DataFrame, column: str) -> dict[str, object]:
-    """Return error bars from the lower to the upper quartile."""
-    return error_bars(speeds[f"{column}_high"] - speeds[column], speeds[column] - speeds[f"{column}_low"])
-
-
-def _perplexity_error(scores: pd.DataFrame, suffix: str) -> dict[str, object]:
-    """Return asymmetric error bars: exp(loss ± standard error) around exp(loss)."""
-    loss, error = scores[f"loss{suffix}"], scores[f"standard_error{suffix}"].fillna(0.0)
-    return error_bars(np.exp(loss + error) - np.exp(loss), np.exp(loss) - np.exp(loss - error))
-
-
-def _name_variants_once(figure: go.Figure, num_rows: int) -> None:
-    """Name variants below the last panel alone, where long names that turn aside have room."""
-    figure.update_xaxes(showticklabels=False).update_xaxes(showticklabels=True, row=num_rows, col=1)
+def drawable(datasets: Collection[str]) -> tuple[Figure, ...]:
+    """Return the figures whose data a study has."""
+    return tuple(figure for figure in FIGURES if set(figure.needs) <= set(datasets))

@@ -8,13 +8,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from budwood.reporting.records import BASELINE, REFERENCE, SHARED, LedgerEntry
+from budwood.records.cost import SEARCH_STAGES, STAGES, Cost
+from budwood.records.names import BASELINE, REFERENCE, SHARED
 
 PROBE = "probe"
 """The stage in which the sub-network of every space is trained on few tokens, and measured, to tell which is best."""
-SEARCH_STAGES = ("calibration", "elimination", "search", "compensation")
-"""What it takes to find and cut out the sub-network of one variant."""
-STAGES = (*SEARCH_STAGES, PROBE, "teacher_cache", "training", "teacher", "heldout", "evaluation")
 LEDGERS = ("training", "with_search", "with_selection", "with_teacher")
 """Each charges what the one before it does, and more; see `savings`."""
 
@@ -38,32 +36,22 @@ _SAVINGS_COLUMNS = [
 # Shape legend: R resamples, S runs (seeds) of an arm, P points of a curve, N held-out sequences.
 
 
-def ledger_frame(ledger: Sequence[LedgerEntry]) -> pd.DataFrame:
-    """Return the ledger as a frame whose `stage` is ordered as the stages run.
-
-    Raises:
-        ValueError: an entry has an unknown stage.
-    """
-    frame = pd.DataFrame(list(ledger), columns=_ENTRY_COLUMNS)
-    unknown = sorted(set(frame["stage"]) - set(STAGES))
-    if unknown:
-        raise ValueError(f"ledger: stage {unknown[0]!r} is unknown; allowed are {', '.join(STAGES)}")
+def ledger_frame(ledger: Sequence[Cost]) -> pd.DataFrame:
+    """Return the ledger as a frame whose `stage` is ordered as the stages run."""
+    frame = pd.DataFrame([cost.model_dump() for cost in ledger], columns=_ENTRY_COLUMNS)
     return frame.assign(stage=pd.Categorical(frame["stage"], categories=STAGES, ordered=True))
 
 
-def total_by_stage(ledger: Sequence[LedgerEntry]) -> pd.DataFrame:
+def total_by_stage(ledger: Sequence[Cost]) -> pd.DataFrame:
     """Return one row per stage that occurs, in the order the stages run.
 
     Returns:
         Columns `stage`, `flops`, `tokens`, `seconds`: sums over all variants and arms.
-
-    Raises:
-        ValueError: an entry has an unknown stage.
     """
     return ledger_frame(ledger).groupby("stage", observed=True)[_AMOUNTS].sum().reset_index().astype({"stage": str})
 
 
-def savings(curves: pd.DataFrame, ledger: Sequence[LedgerEntry], reference: str = BASELINE) -> pd.DataFrame:
+def savings(curves: pd.DataFrame, ledger: Sequence[Cost], reference: str = BASELINE) -> pd.DataFrame:
     """Return what each arm needed to reach the loss at which the reference of its variant ended.
 
     The target is the held-out loss of the reference after its last step, on the same variant and the same held-out
@@ -106,8 +94,7 @@ def savings(curves: pd.DataFrame, ledger: Sequence[LedgerEntry], reference: str 
         One row per (bin, space, arm other than the reference), in the order of `curves`; `baseline` is the reference.
 
     Raises:
-        ValueError: a curve has no finite held-out loss at step 0, its training is not in the ledger, or a ledger entry
-            has an unknown stage.
+        ValueError: a curve has no finite held-out loss at step 0, or its training is not in the ledger.
     """
     costs = ledger_frame(ledger)
     rows: list[dict[str, object]] = []

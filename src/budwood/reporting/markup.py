@@ -1,6 +1,8 @@
-"""Markdown from ready strings."""
+"""Markdown from strings."""
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -8,7 +10,7 @@ from budwood.reporting import formats
 
 
 def markdown_table(columns: Mapping[str, list[str]], num_labels: int) -> str:
-    """Return a markdown table of ready strings; the first `num_labels` columns are text, the others numbers."""
+    """Return a markdown table of formatted strings; the first `num_labels` columns are text, the others numbers."""
     safe = {_cell(name): [_cell(value) for value in values] for name, values in columns.items()}
     align = ["left"] * num_labels + ["right"] * (len(safe) - num_labels)
     frame = pd.DataFrame(safe, dtype=object)
@@ -30,10 +32,29 @@ def means_and_errors(frame: pd.DataFrame, mean: str, error: str, *, signed: bool
     return [formats.plus_minus(value, standard_error, signed=signed) for value, standard_error in pairs]
 
 
+def intervals(values: Sequence[float | None], bounds: Sequence[Sequence[float | None] | None]) -> list[str]:
+    """Return values with the ends of their intervals in brackets; ends that are not known are n/a."""
+    return [
+        formats.MISSING if value is None else f"{value:.3f} {_interval(ends)}"
+        for value, ends in zip(values, bounds, strict=True)
+    ]
+
+
+def _interval(ends: Sequence[float | None] | None) -> str:
+    known = [end for end in ends or () if end is not None and math.isfinite(end)]
+    return "[{:.3f}, {:.3f}]".format(*known) if len(known) == 2 else f"[{formats.MISSING}]"  # noqa: PLR2004
+
+
 def once(values: list[str]) -> list[str]:
-    """Leave out what only repeats the line above."""
+    """Return values with an empty string wherever one repeats the one above."""
     above = ["", *values]
     return ["" if value == before else value for value, before in zip(values, above, strict=False)]
+
+
+def literal(text: str) -> str:
+    """Return text as one line of markdown that shows it as it is, without any markup."""
+    marked = re.sub(r"([\\`*_\[\]<>&~|#+={}-])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"^(\d+)([.)])", r"\1\\\2", marked)
 
 
 def plural(number: int, noun: str) -> str:

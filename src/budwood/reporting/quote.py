@@ -4,15 +4,32 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from budwood.records.cost import STAGES
+from budwood.records.names import Variant
 from budwood.reporting import formats
-from budwood.reporting.ledger import PROBE, STAGES
+from budwood.reporting.ledger import PROBE
 from budwood.reporting.markup import markdown_table
 from budwood.reporting.memory import Memory
-from budwood.reporting.plan import ROOM, disk_bytes
-from budwood.reporting.records import variant_name
-from budwood.reporting.study import NUM_MEMBERS
 
 _MEMORY_PARTS = tuple(Memory.__slots__)
+NUM_MEMBERS = 64
+"""Sub-networks drawn from every bin."""
+ROOM = 0.9
+"""Share of a device's memory that is planned with: its runtime, fragments and what estimates miss take the rest."""
+COLUMNS = [
+    *("stage", "bin", "space", "arm", "tokens", "flops", "paper_flops", "device_hours"),
+    *("num_parameters", "memory_bytes", "disk_bytes", "passing_disk_bytes"),
+    *(f"{part}_bytes" for part in _MEMORY_PARTS),
+]
+"""Of a plan."""
+ABLATION_COLUMNS = [
+    *("ablation", "searches", "runs", "search_flops", "training_flops", "teacher_flops", "device_hours")
+]
+
+
+def disk_bytes(planned: pd.DataFrame) -> float:
+    """Return what a study takes on disk at most: all that stays, and the checkpoints of one run at a time."""
+    return float(planned["disk_bytes"].sum() + planned["passing_disk_bytes"].max())
 
 
 def markdown_plan(
@@ -25,11 +42,11 @@ def markdown_plan(
     """Return a plan as markdown.
 
     Args:
-        planned: the frame of `budwood.reporting.plan.plan`.
+        planned: the frame of `budwood.study.plan.plan`.
         devices: name of the accelerator, and how many train in parallel.
         mfu: share of its peak that is reached.
         warnings: what will not fit.
-        ablations: the frame of `budwood.reporting.plan.plan_ablations`, where there are any.
+        ablations: the frame of `budwood.study.plan.plan_ablations`, where there are any.
     """
     sections = {
         "What will not fit": "\n".join(f"- {warning}" for warning in warnings),
@@ -115,7 +132,7 @@ def _variant(part: pd.DataFrame, num_devices: int) -> dict[str, str]:
     search, training = (part[part["stage"] == stage] for stage in ("search", "training"))
     hours = part["device_hours"].sum()
     return {
-        "variant": variant_name(str(part["bin"].iloc[0]), str(part["space"].iloc[0])),
+        "variant": str(Variant(str(part["bin"].iloc[0]), str(part["space"].iloc[0]))),
         "largest": formats.count(part["num_parameters"].max()),
         "search": formats.flops(by_stage.get("search", 0.0)),
         "as the paper charges": formats.flops(search["paper_flops"].sum()),
@@ -135,7 +152,7 @@ def _memory(planned: pd.DataFrame) -> str:
     largest = held.loc[held.groupby(["stage", "arm"], sort=False)["memory_bytes"].idxmax()]
     names = zip(largest["stage"], largest["arm"], largest["bin"], largest["space"], strict=True)
     columns = {
-        "largest of": [f"{stage} {arm} ({variant_name(b, s)})".replace("  ", " ") for stage, arm, b, s in names],
+        "largest of": [f"{stage} {arm} ({Variant(b, s)})".replace("  ", " ") for stage, arm, b, s in names],
         "parameters": largest["num_parameters"].map(formats.count).tolist(),
         **{part: largest[f"{part}_bytes"].map(formats.size).tolist() for part in _MEMORY_PARTS},
         "all": largest["memory_bytes"].map(formats.size).tolist(),

@@ -1,29 +1,72 @@
-"""The report's text: its sections in their order."""
+"""The report's text: its sections in order."""
 
-from budwood.reporting import sections
-from budwood.reporting.ledger import total_by_stage
-from budwood.reporting.records import Findings
-from budwood.reporting.summary import start_here
+import re
+from dataclasses import dataclass
+
+from budwood.reporting import sections, summary
+from budwood.reporting.findings import Findings
+from budwood.reporting.selection import selection_section
 
 
-def markdown_report(findings: Findings) -> str:
-    """Return the report as markdown: what was found in plain words, then the tables behind it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A heading and the markdown below it."""
 
-    Every number, and every word that judges one, is computed from the findings.
+    title: str
+    body: str
+
+    @property
+    def anchor(self) -> str:
+        """The target of links to it, as markdown viewers form it."""
+        return re.sub(r"[^\w-]", "", self.title.lower().replace(" ", "-"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A title, a warning (empty without any), and sections."""
+
+    title: str
+    warning: str
+    sections: tuple[Section, ...]
+
+    @property
+    def markdown(self) -> str:
+        """The whole report as markdown."""
+        quoted = "\n".join(f"> {line}".rstrip() for line in self.warning.splitlines())
+        parts = [f"# {self.title}", quoted, *(f"## {part.title}\n\n{part.body}" for part in self.sections)]
+        return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def write_report(findings: Findings) -> Report:
+    """Return the report: the opening, contents, and the tables behind it.
+
+    Every number and every verdict is computed from the findings.
     """
-    parts = {
-        "Start here": start_here(findings),
+    opening = {
+        "Models to take": summary.models(findings),
+        "What they write": summary.samples(findings.samples),
+        "What was searched": summary.searched(findings),
+        "Why to believe it": summary.evidence(findings),
+        "What it cost": summary.cost(findings),
+    }
+    selected = {} if findings.selections is None else {"Selection": selection_section(findings.selections)}
+    details = {
         "Results": sections.results(findings.results),
         "Training": sections.training(findings.results),
         "Savings": sections.savings(findings.savings),
-        **findings.further,
-        "Questions": sections.questions(findings.tasks),
+        **selected,
+        "Tasks": sections.tasks(findings.tasks),
         "Speed and memory": sections.speeds(findings.speeds),
-        "Search": sections.winners(findings.winners),
+        "Search": sections.searches(findings.winners),
         "Search spaces": sections.search_spaces(findings.search_spaces),
         "Text": sections.corpus(findings.corpus_counts),
-        "Teacher": sections.teacher(findings.teacher),
-        "Costs": sections.costs(total_by_stage(findings.ledger)),
-        "How this was made": sections.made(findings.results, findings.provenance),
+        "Teacher": sections.teacher(findings.teacher_record, findings.teacher_evaluation.perplexity),
+        "How this was made": sections.made(findings),
     }
-    return "\n\n".join(["# Budwood report", *(f"## {name}\n\n{body}" for name, body in parts.items())]) + "\n"
+    first, rest = ([Section(title=title, body=body) for title, body in part.items()] for part in (opening, details))
+    contents = Section(title="Contents", body="\n".join(f"- [{part.title}](#{part.anchor})" for part in rest))
+    return Report(
+        title=f"Small models from {findings.teacher_record.name}",
+        warning=summary.warning(findings.arms),
+        sections=(*first, contents, *rest),
+    )

@@ -1,7 +1,7 @@
-"""What searches found: histories -> plotly figures."""
+"""Drawings of what searches found: histories -> plotly figures."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -9,8 +9,10 @@ import plotly.graph_objects as go
 
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
+from budwood.records.names import BASELINE, Variant
+from budwood.records.search import Winner
+from budwood.records.teacher import TeacherRecord
 from budwood.reporting import formats
-from budwood.reporting.records import BASELINE, Winner
 from budwood.reporting.style import (
     ARM_COLORS,
     FAINT,
@@ -26,7 +28,7 @@ from budwood.reporting.style import (
 )
 
 NUM_ELITES = 5
-"""Candidates that stand for the best of a search."""
+"""Candidates that are shown as the best of a search."""
 NO_SEARCH = "Nothing was searched."
 
 _ORIGINS = {
@@ -50,12 +52,12 @@ _SHARES = ("layers", "channels", "query heads", "key/value heads", "head size", 
 def search_trajectory(histories: pd.DataFrame) -> go.Figure:
     """Return the best loss so far (line) and every candidate (faint points) over evaluations, a panel per variant.
 
-    Candidates that a race dropped are open points, at the loss of the text that they read; they win nothing. Faint
-    lines stand where generations begin.
+    Candidates that a race dropped are open points, at their loss on the text that they read; they cannot win. Faint
+    lines separate generations.
 
     Args:
         histories: columns `bin`, `space`, `evaluation`, `epoch`, `origin`, `num_parameters`, `finished`, `loss` and,
-            where that is something else than nats per token on the text, `fitness`: its name.
+            where it is not nats per token on the text, `fitness`: its name.
     """
     title, found = "Search: loss of the candidates", variants(histories)
     if not found:
@@ -101,7 +103,7 @@ def search_sizes(histories: pd.DataFrame, search_spaces: pd.DataFrame) -> go.Fig
     return label_axes(figure, "parameters", _loss_axis(histories), len(found))
 
 
-def elite_sizes(histories: pd.DataFrame, teacher: Architecture) -> go.Figure:
+def elite_sizes(histories: pd.DataFrame, teacher_record: TeacherRecord) -> go.Figure:
     """Return what the best candidates keep of each axis of the teacher, a panel per variant.
 
     The best of all is the thick line; the bars are the range over all candidates. Where layers differ, heads, head size
@@ -109,11 +111,12 @@ def elite_sizes(histories: pd.DataFrame, teacher: Architecture) -> go.Figure:
 
     Args:
         histories: columns `bin`, `space`, `loss`, `finished`, `genes` (`Selection.to_dict` as JSON).
-        teacher: whose sizes are 100 %.
+        teacher_record: its `architecture` is 100 %.
     """
     title, found = "Search: what the best candidates keep", variants(histories)
     if not found:
         return nothing(title, NO_SEARCH)
+    teacher = teacher_record.architecture
     figure = panels(title, list(found))
     for place, run in zip(places(len(found)), found.values(), strict=True):
         first = place == {"row": 1, "col": 1}
@@ -130,22 +133,20 @@ def elite_sizes(histories: pd.DataFrame, teacher: Architecture) -> go.Figure:
     return label_axes(figure, "axis of the teacher", "kept (%)", len(found))
 
 
-def winner_layers(histories: pd.DataFrame, winners: Sequence[Winner], teacher: Architecture) -> go.Figure:
+def winner_layers(winners: Sequence[Winner], teacher_record: TeacherRecord) -> go.Figure:
     """Return how much every winner keeps of each layer of the teacher, a panel per variant; gaps are dropped layers.
 
     Args:
-        histories: columns `bin`, `space`, `loss`, `num_parameters`, `genes`.
-        winners: of the same searches.
-        teacher: whose largest layer is 100 %.
+        winners: of all searches.
+        teacher_record: the largest layer of its `architecture` is 100 %.
     """
-    title, found = "Winners: what they keep of every layer", variants(histories)
-    if not found or not winners:
+    title = "Winners: what they keep of every layer"
+    if not winners:
         return nothing(title, NO_SEARCH)
-    chosen = {(winner["bin"], winner["space"]): winner for winner in winners}
-    figure = panels(title, list(found))
-    for place, run in zip(places(len(found)), found.values(), strict=True):
-        selection = _winner(run, chosen.get((run["bin"].iloc[0], run["space"].iloc[0])))
-        kept = {layer.layer: layer.spec for layer in selection.layers} if selection else {}
+    teacher = teacher_record.architecture
+    figure = panels(title, [str(Variant(winner.bin, winner.space)) for winner in winners])
+    for place, winner in zip(places(len(winners)), winners, strict=True):
+        kept = {layer.layer: layer.spec for layer in winner.selection.layers}
         ranks = list(range(teacher.num_hidden_layers))
         for name, field, color, shape in (
             ("query heads", "num_attention_heads", SERIES[1], "square"),
@@ -158,13 +159,13 @@ def winner_layers(histories: pd.DataFrame, winners: Sequence[Winner], teacher: A
             look = {"name": name, "legendgroup": name, "showlegend": place == {"row": 1, "col": 1}, "marker": marker}
             figure.add_scatter(x=ranks, y=shares, mode="lines+markers", connectgaps=False, **look, **place)
     figure.update_yaxes(range=[0, 105])
-    return label_axes(figure, "layer of the teacher, by rank", "kept (%)", len(found))
+    return label_axes(figure, "layer of the teacher, by rank", "kept (%)", len(winners))
 
 
 def draws_and_elites(histories: pd.DataFrame) -> go.Figure:
-    """Return the losses of random members of each space beside those of the search's best.
+    """Return the losses of random members of each space beside those of the best of its search.
 
-    Random are the first generation and later draws, whether or not they finished their race.
+    The first generation and later draws are random. Dropped ones are included.
 
     Args:
         histories: as of `search_trajectory`.
@@ -201,35 +202,31 @@ def winners_by_variant(winners: Sequence[Winner]) -> go.Figure:
     title = "Winners before training"
     if not winners:
         return nothing(title, NO_SEARCH)
-    table = pd.DataFrame(winners)
-    ends = np.array(
-        [[np.nan if end is None else end for end in winner["choice_interval"]] for winner in winners], float
-    )
-    losses = table["choice_loss"].to_numpy(float)
+    losses = np.array([winner.choice_loss for winner in winners])
+    ends = np.array([winner.choice_interval for winner in winners])
     figure = panels(title, [""], num_columns=1)
     error = error_bars(ends[:, 1] - losses, losses - ends[:, 0])
     marker = {"color": ARM_COLORS["subnet_init"], "symbol": "square", "size": 11}
     look = {"mode": "markers", "marker": marker, "name": "winner", "showlegend": False}
-    about = [
-        f"{formats.count(size)} parameters<br>{text}"
-        for size, text in zip(table["num_parameters"], table["description"], strict=True)
-    ]
-    figure.add_scatter(x=variant_labels(table), y=losses, error_y=error, hovertext=about, **look, row=1, col=1)
+    about = [f"{formats.count(winner.num_parameters)} parameters<br>{winner.description}" for winner in winners]
+    labels = [f"{winner.bin}<br>{winner.space}" for winner in winners]
+    figure.add_scatter(x=labels, y=losses, error_y=error, hovertext=about, **look, row=1, col=1)
     return label_axes(figure, "variant", "loss (nats per token)", 1, num_columns=1)
 
 
-def parameter_spread(samples: pd.DataFrame, bins: Mapping[str, tuple[int, int]]) -> go.Figure:
+def parameter_spread(samples: pd.DataFrame, search_spaces: pd.DataFrame) -> go.Figure:
     """Return how a uniform sample of each space spreads over parameter counts, with the bins shaded and labelled.
 
     Args:
         samples: columns `space`, `num_parameters`; one row per sampled member.
-        bins: lowest and highest parameter count of each bin.
+        search_spaces: columns `bin`, `low`, `high`: the bounds of the bins.
 
     Raises:
         ValueError: there is no sample.
     """
     if samples.empty:
         raise ValueError("samples: empty; sample at least one member of a space")
+    bins = {row["bin"]: (row["low"], row["high"]) for row in search_spaces.to_dict("records")}
     spaces = dict(list(samples.groupby("space", sort=False)["num_parameters"]))
     figure = panels("Parameter counts of uniform samples", [str(space) for space in spaces], num_columns=1)
     bounds = [bound for limits in bins.values() for bound in limits]
@@ -273,15 +270,6 @@ def _best(run: pd.DataFrame) -> list[int]:
     return [int(place) for place in order if np.isfinite(losses[place])]
 
 
-def _winner(run: pd.DataFrame, winner: Winner | None) -> Selection | None:
-    """Return the candidate of a history that the choice made the winner: the one of its size and loss."""
-    same = run[run["num_parameters"] == winner["num_parameters"]] if winner else run.iloc[:0]
-    if winner is None or same.empty:
-        return None
-    row = same.iloc[int((same["loss"] - winner["selection_loss"]).abs().argmin())]
-    return Selection.from_dict(json.loads(row["genes"]))
-
-
 def _shares(selection: Selection, teacher: Architecture) -> list[float]:
     """Return what a candidate keeps, in percent of the teacher, in the order of `_SHARES`."""
     specs = [layer.spec for layer in selection.layers]
@@ -294,7 +282,7 @@ def _shares(selection: Selection, teacher: Architecture) -> list[float]:
 
 
 def _shade_bin(figure: go.Figure, row: int, limits: tuple[int, int], label: str) -> None:
-    """Shade a bin and write its label along its middle, so that neighbouring labels never meet."""
+    """Shade a bin and write its label along its middle, so that neighbouring labels do not overlap."""
     low, high = limits
     figure.add_vrect(
         low, high, fillcolor=ARM_COLORS[BASELINE], opacity=0.2, line_width=0, layer="below", row=row, col=1

@@ -1,45 +1,30 @@
-"""The sections of the report: tables -> markdown."""
+"""The detailed sections of the report: tables -> markdown."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
+from budwood import __version__
+from budwood.records.names import BASELINE, Variant
+from budwood.records.search import Winner
+from budwood.records.teacher import SourceLoss, TeacherRecord
+from budwood.records.training import Score
 from budwood.reporting import formats
 from budwood.reporting.benchmarks import mean_over_tasks
+from budwood.reporting.findings import Findings
 from budwood.reporting.ledger import CONFIDENCE, LEDGERS, NUM_RESAMPLES
 from budwood.reporting.markup import markdown_table, means_and_errors, nested_list, once
-from budwood.reporting.records import BASELINE, Teacher, TeacherPerplexity, Winner, variant_name
+from budwood.reporting.matching import arm_settings
 from budwood.reporting.tables import NOISE_STANDARD_ERRORS, verdict
 
 NO_TRAINING = "No arm was trained."
 _BEYOND = "*"
-"""Marks a difference beyond the noise in tables that have no room for words."""
+"""Marks a difference beyond the noise in tables without a verdict column."""
 
 
 def results(table: pd.DataFrame) -> str:
-    """Return the table of the teacher and the arms, and the same models by source of text."""
-    differences = zip(table["difference"], table["difference_standard_error"], strict=True)
-    words = [formats.MISSING if np.isnan(mean) else verdict(mean, error) for mean, error in differences]
-    columns = {
-        **_models(table),
-        "parameters": table["num_parameters"].map(formats.count).tolist(),
-        "perplexity": table["perplexity"].map(formats.significant).tolist(),
-        "loss (nats)": means_and_errors(table, "loss", "standard_error"),
-        "bits per byte": means_and_errors(table, "bits_per_byte", "bits_per_byte_standard_error"),
-        f"loss minus {BASELINE} (paired)": means_and_errors(
-            table, "difference", "difference_standard_error", signed=True
-        ),
-        "verdict": words,
-    }
-    note = (
-        "Validation loss and perplexity per token, and bits per byte of the text, ± one standard error over the same "
-        "sequences for all models. Bits per byte compare models whatever their tokenizers."
-    )
-    return "\n\n".join([note, markdown_table(columns, 2), *_by_source(table)])
-
-
-def _by_source(table: pd.DataFrame) -> list[str]:
+    """Return the losses of all models by source of text."""
     sources = [name.removeprefix("perplexity_") for name in map(str, table) if name.startswith("perplexity_")]
     columns = _models(table)
     for source in sources:
@@ -48,10 +33,8 @@ def _by_source(table: pd.DataFrame) -> list[str]:
         columns[f"{source}: minus {BASELINE}"] = _marked(
             table[f"difference_{source}"], table[f"difference_standard_error_{source}"]
         )
-    if not sources:
-        return []
-    note = f"`{_BEYOND}`: beyond the noise, {NOISE_STANDARD_ERRORS:g} paired standard errors."
-    return [f"### By source of text\n\n{note}", markdown_table(columns, 2)]
+    note = f"By source of text. `{_BEYOND}`: beyond the noise, {NOISE_STANDARD_ERRORS:g} paired standard errors."
+    return f"{note}\n\n{markdown_table(columns, 2)}"
 
 
 def training(table: pd.DataFrame) -> str:
@@ -70,66 +53,65 @@ def training(table: pd.DataFrame) -> str:
     return markdown_table(columns, 2)
 
 
-def winners(found: Sequence[Winner]) -> str:
-    """Return a table of what every search found."""
+def searches(found: Sequence[Winner]) -> str:
+    """Return what every search minimised, and its cost beside that of the paper's schedule."""
     if not found:
         return "Nothing was searched."
     note = (
-        f"The best finalist of every search on text that no stage of it has read, cut and corrected as it is exported "
-        f"({CONFIDENCE:.0%} intervals over sequences). Where the interval of its lead over the next finalist holds 0, "
-        "the text does not tell the two apart. The cost is what ran; the paper's schedule would have let 5,050 "
-        "candidates read 512,000 tokens each."
+        "The cost is that of search and choice. In the paper's schedule 5,050 candidates read 512,000 tokens each. "
+        "Losses of the winners are under [What was searched](#what-was-searched)."
     )
-    trained = max(winner["finalist_tokens"] for winner in found)
-    if trained:
-        note += f" Finalists were trained on {formats.count(trained)} tokens before the choice."
     columns = {
-        "variant": [variant_name(winner["bin"], winner["space"]) for winner in found],
-        "found": [winner["description"] for winner in found],
-        "parameters": [formats.count(winner["num_parameters"]) for winner in found],
-        "candidates": [formats.count(winner["num_evaluations"]) for winner in found],
-        f"{found[0]['fitness']} on the search's text": [f"{winner['selection_loss']:.3f}" for winner in found],
-        "loss (nats)": [f"{w['choice_loss']:.3f} {_interval(w['choice_interval'])}" for w in found],
-        "lead (nats)": [
-            formats.MISSING if w["lead"] is None else f"{w['lead']:.3f} {_interval(w['lead_interval'])}" for w in found
-        ],
-        "cost": [formats.flops(winner["search_flops"]) for winner in found],
-        "the paper's schedule": [formats.flops(winner["paper_flops"]) for winner in found],
+        "variant": [str(Variant(winner.bin, winner.space)) for winner in found],
+        "fitness": [winner.fitness for winner in found],
+        "winner's fitness": [f"{winner.selection_loss:.3f}" for winner in found],
+        "cost": [formats.flops(winner.search_flops) for winner in found],
+        "the paper's schedule": [formats.flops(winner.paper_flops) for winner in found],
     }
     return f"{note}\n\n{markdown_table(columns, 2)}"
 
 
-def questions(tasks: pd.DataFrame) -> str:
+def tasks(tasks: pd.DataFrame) -> str:
     """Return one table of all models and tasks, and one of the paired differences to the baseline."""
     if tasks.empty:
-        return "No model was asked anything."
+        return "No task was evaluated."
     note = (
-        f"Asked through {tasks['harness'].iloc[0]}, in %, ± the standard error that it gives over the questions; where "
-        "all of them went alike, so few cannot tell the error. The mean weighs all tasks alike."
+        f"Scores of {tasks['harness'].iloc[0]} in %, ± its standard error over the questions. Where all answers are "
+        "alike, the error is unknown. The mean weights all tasks equally. Tasks and speed are measured for the first "
+        "seed only."
     )
-    asked = []
+    facts = []
     for name, rows in tasks.groupby("task", sort=False):
         first = rows.iloc[0]
-        guess = "" if np.isnan(first["chance"]) else f"; guessing gives {100 * first['chance']:.1f} %"
-        asked.append(
+        most = int(rows["num_cut"].max())
+        cut = f"; up to {most:,} requests were longer than a model's context and lost their beginning" if most else ""
+        guess = "" if np.isnan(first["chance"]) else f"; guessing scores {100 * first['chance']:.1f} %"
+        facts.append(
             f"- **{name}**: {first['metric']}, {first['num_questions']:,} questions, {first['num_fewshot']} shots, "
-            f"version {first['version']}{guess}"
+            f"version {first['version']}{guess}{cut}"
         )
     table = mean_over_tasks(tasks)
-    models = table.drop_duplicates(["bin", "space", "model"])
-    scores, differences = _models(models), _models(models)
-    for name, rows in table.groupby("task", sort=False):
-        own = models[["bin", "space", "model"]].merge(rows, how="left", on=["bin", "space", "model"])
-        scores[f"{name}"] = _percents(own["value"], own["standard_error"])
-        differences[f"{name}"] = _marked(100 * own["difference"], 100 * own["difference_standard_error"])
+    compared = table[table["difference"].notna()]
+    scores = _by_task(table, lambda own: _percents(own["value"], own["standard_error"]))
+    differences = _by_task(
+        compared, lambda own: _marked(100 * own["difference"], 100 * own["difference_standard_error"])
+    )
     paired = (
         f"### Minus {BASELINE}\n\nPaired over the same questions, in percentage points; `{_BEYOND}`: beyond the noise, "
         f"{NOISE_STANDARD_ERRORS:g} paired standard errors."
     )
-    compared = models["difference"].notna().to_numpy()
-    kept = {name: [v for v, keep in zip(values, compared, strict=True) if keep] for name, values in differences.items()}
-    parts = [note, "\n".join(asked), markdown_table(scores, 2)]
-    return "\n\n".join([*parts, paired, markdown_table(kept, 2)] if compared.any() else parts)
+    parts = [note, "\n".join(facts), markdown_table(scores, 2)]
+    return "\n\n".join([*parts, paired, markdown_table(differences, 2)] if len(compared) else parts)
+
+
+def _by_task(table: pd.DataFrame, cells: Callable[[pd.DataFrame], list[str]]) -> dict[str, list[str]]:
+    """Return a row for every model of a table of tasks, and a column of cells for every task."""
+    key = ["bin", "space", "model"]
+    models = table[key].drop_duplicates()
+    columns = {
+        str(name): cells(models.merge(rows, how="left", on=key)) for name, rows in table.groupby("task", sort=False)
+    }
+    return _models(models) | columns
 
 
 def speeds(table: pd.DataFrame) -> str:
@@ -138,11 +120,11 @@ def speeds(table: pd.DataFrame) -> str:
         return "Speed was not measured."
     first = table.iloc[0]
     note = (
-        f"Measured on `{first['device']}` in {first['precision']}, {first['batch_size']} at a time: prompts of "
+        f"Measured on `{first['device']}` in {first['precision']}, batch size {first['batch_size']}: prompts of "
         f"{first['prompt_tokens']} tokens are read at once (prefill), then {first['new_tokens']} tokens are generated "
         "one by one with the cache (decode). Times are medians over repeats in which teacher and sub-network took "
-        "turns; the speed-up compares times of the same repeat: median (quartiles). Memory is the most that torch "
-        "held, weights included. The arms of a variant have the sub-network's speed."
+        "turns; the speed-up compares times of the same repeat: median (quartiles). Memory is the peak that torch "
+        "allocated, weights included. All arms of a variant run at the speed of its sub-network."
     )
     columns = {
         "variant": once(_names(table)),
@@ -161,21 +143,21 @@ def speeds(table: pd.DataFrame) -> str:
 
 
 def savings(table: pd.DataFrame) -> str:
-    """Return what was saved against each baseline, every ratio under the name of its ledger, and the costs behind."""
+    """Return the savings against each baseline under every ledger, and the costs behind them."""
     if table.empty:
-        return f"No arm other than `{BASELINE}` was trained."
+        return f"No other arm was trained as `{BASELINE}` was, so there are no savings to report."
     if table["target_loss"].isna().all():
-        return f"`{BASELINE}` was not trained, or has no final loss, so there is nothing to save against."
+        return f"`{BASELINE}` was not trained, or has no final loss, so there are no savings to report."
     baselines = table["baseline"] if "baseline" in table else pd.Series(BASELINE, index=table.index)
     note = (
-        "The target is the held-out loss at which the baseline ended; where an arm first meets it is read off the "
-        "straight line between two measurements. A ratio is the training cost of the baseline over the arm's cost "
-        "under the named ledger: above 1 the arm was cheaper, below 1 dearer. `training` is the student alone; "
-        "`with search` adds calibration, elimination, search and compensation; `with selection` adds those of the "
-        "other spaces of the bin, the training of the same arm there, and all probes; `with teacher` adds the "
-        f"teacher's forward passes. In brackets {CONFIDENCE:.0%} of {NUM_RESAMPLES:,} resamples of the held-out "
-        "sequences, and of the seeds where an arm ran with several; 0 is a curve that never matches. A target met at "
-        "step 0 costs no training, so its training ratio is undefined."
+        "The target is the final held-out loss of the baseline; the point at which an arm first reaches it is "
+        "interpolated between two measurements. A ratio is the training cost of the baseline over the arm's cost under "
+        "the named ledger: above 1 the arm was cheaper. `training` is the student alone; `with search` adds "
+        "calibration, elimination, search and compensation; `with selection` adds those of the other spaces of the "
+        "bin, the training of the same arm there, and all probes; `with teacher` adds the teacher's forward passes. In "
+        f"brackets: {CONFIDENCE:.0%} intervals from {NUM_RESAMPLES:,} resamples of the held-out sequences, and of the "
+        "seeds if there are several; 0 is a curve that never reaches the target. A target reached at step 0 costs no "
+        "training, so its training ratio is undefined."
     )
     parts = [part for name, rows in table.groupby(baselines, sort=False) for part in _savings(str(name), rows)]
     return "\n\n".join([note, *parts])
@@ -188,22 +170,23 @@ def _savings(baseline: str, table: pd.DataFrame) -> list[str]:
         f"final loss of {baseline}": table["status"].tolist(),
         "nats": table["target_loss"].map(formats.significant).tolist(),
         "tokens to match": [formats.count(tokens, 3) for tokens in table["tokens_to_match"]],
-        f"tokens of {baseline}": table["baseline_tokens"].map(formats.count).tolist(),
         **{f"ratio, {name.replace('_', ' ')}": _ratios(table, f"ratio_{name}") for name in LEDGERS},
     }
     charges = {
         **rows,
+        f"tokens of {baseline}": table["baseline_tokens"].map(formats.count).tolist(),
         "FLOPs to match": table["flops_to_match"].map(formats.flops).tolist(),
         f"FLOPs of {baseline}": table["baseline_flops"].map(formats.flops).tolist(),
         "calibration, elimination, search, compensation": table["search_flops"].map(formats.flops).tolist(),
         "other spaces of the bin, probes": table["selection_flops"].map(formats.flops).tolist(),
         "teacher": table["teacher_flops"].map(formats.flops).tolist(),
     }
-    return [f"### Against {baseline}", markdown_table(ratios, 3), "What stands behind it:", markdown_table(charges, 2)]
+    behind = "The costs behind these ratios:"
+    return [f"### Against {baseline}", markdown_table(ratios, 3), behind, markdown_table(charges, 2)]
 
 
 def search_spaces(spaces: pd.DataFrame) -> str:
-    """Return the size of every space and the reach of its members."""
+    """Return the size of every space and its smallest and largest members."""
     columns = {
         "bin": spaces["bin"].tolist(),
         "space": spaces["space"].tolist(),
@@ -225,9 +208,9 @@ def corpus(counts: pd.DataFrame) -> str:
     return markdown_table(columns, 2)
 
 
-def teacher(record: Teacher) -> str:
-    """Return who the teacher is, and how well it predicts every split."""
-    scores = pd.DataFrame(record["perplexity"], columns=list(TeacherPerplexity.__annotations__))
+def teacher(record: TeacherRecord, losses: Sequence[SourceLoss]) -> str:
+    """Return the identity of the teacher, and its loss on every split."""
+    scores = pd.DataFrame([loss.model_dump() for loss in losses], columns=list(SourceLoss.model_fields))
     columns = {
         "split": scores["split"].tolist(),
         "source": scores["source"].tolist(),
@@ -236,37 +219,35 @@ def teacher(record: Teacher) -> str:
         "bits per byte": means_and_errors(scores, "bits_per_byte", "bits_per_byte_standard_error"),
         "tokens": scores["tokens"].map(formats.count).tolist(),
     }
-    about = {name: record[name] for name in ("name", "model_type", "revision", "fingerprint", "license")}
-    about["num_parameters"] = f"{record['num_parameters']:,}"
+    about = record.model_dump(include={"name", "model_type", "revision", "fingerprint", "license"})
+    about["num_parameters"] = f"{record.num_parameters:,}"
     return f"{nested_list(about)}\n\n{markdown_table(columns, 2)}"
 
 
-def costs(totals: pd.DataFrame) -> str:
-    """Return the table of costs by stage with their sum."""
-    total = totals[["flops", "tokens", "seconds"]].sum()
-    rows = pd.concat([totals, total.to_frame().T.assign(stage="all")], ignore_index=True)
-    shares = rows["flops"] / total["flops"] if total["flops"] > 0 else rows["flops"] * np.nan
-    columns = {
-        "stage": rows["stage"].tolist(),
-        "FLOPs": rows["flops"].map(formats.flops).tolist(),
-        "share": [formats.MISSING if np.isnan(share) else f"{100 * share:.1f} %" for share in shares],
-        "tokens": rows["tokens"].map(formats.count).tolist(),
-        "time": rows["seconds"].map(formats.duration).tolist(),
-    }
-    return f"All variants and arms together.\n\n{markdown_table(columns, 1)}"
-
-
-def made(table: pd.DataFrame, provenance: Mapping[str, object]) -> str:
-    """Return on what the arms were trained, and how everything was made."""
-    trained = table[table["bin"] != ""]
+def made(findings: Findings) -> str:
+    """Return the recorded settings of every training, and how everything was made."""
+    trained = findings.results[findings.results["bin"] != ""]
     ran = sorted(
         {f"{device}, {precision}" for device, precision in zip(trained["device"], trained["precision"], strict=True)}
     )
-    return nested_list({"training ran on": "; ".join(ran) or formats.MISSING, **provenance})
+    settings = {_run(arm): arm_settings(arm) for arm in findings.arms}
+    common = {name: value for name, value in next(iter(settings.values()), {}).items() if _same(name, value, settings)}
+    own = {run: {name: value for name, value in of.items() if name not in common} for run, of in settings.items()}
+    recorded = {"training": common, "training of each arm": own}
+    facts = {"budwood": __version__, "training ran on": "; ".join(ran) or formats.MISSING}
+    return nested_list(facts | {name: values for name, values in recorded.items() if values})
+
+
+def _same(name: str, value: object, settings: Mapping[str, Mapping[str, object]]) -> bool:
+    return all(name in own and own[name] == value for own in settings.values())
+
+
+def _run(arm: Score) -> str:
+    return f"{Variant(arm.bin, arm.space)}, {arm.arm}, seed {arm.seed}"
 
 
 def _names(frame: pd.DataFrame) -> list[str]:
-    return [variant_name(bin_name, space) for bin_name, space in zip(frame["bin"], frame["space"], strict=True)]
+    return [str(Variant(bin_name, space)) for bin_name, space in zip(frame["bin"], frame["space"], strict=True)]
 
 
 def _models(frame: pd.DataFrame) -> dict[str, list[str]]:
@@ -292,12 +273,6 @@ def _percents(values: pd.Series, errors: pd.Series) -> list[str]:
     ]
 
 
-def _interval(bounds: tuple[float, float] | None) -> str:
-    if bounds is None or any(bound is None or np.isnan(bound) for bound in bounds):
-        return f"[{formats.MISSING}]"
-    return f"[{bounds[0]:.3f}, {bounds[1]:.3f}]"
-
-
 def _speedups(table: pd.DataFrame, phase: str) -> list[str]:
     names = [f"{phase}_speedup{suffix}" for suffix in ("", "_low", "_high")]
     triples = table[names].itertuples(index=False, name=None)
@@ -314,7 +289,7 @@ def _ratios(table: pd.DataFrame, name: str) -> list[str]:
 
 
 def _brackets(ends: np.ndarray) -> str:
-    return "" if np.isnan(ends).any() else " ({} to {})".format(*map(_times, ends))
+    return "" if np.isnan(ends).any() else " ({} to {})".format(*map(formats.significant, ends))
 
 
 def _times(ratio: float) -> str:

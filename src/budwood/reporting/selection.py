@@ -1,16 +1,17 @@
-"""The choice of a space by its probes: losses -> a table, a figure and words."""
+"""The selection of a space by its probes: losses -> a table, a figure and a section."""
 
 from collections.abc import Mapping
-from typing import TypedDict
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from budwood.evaluation.statistics import mean_and_error
+from budwood.records.training import ProbeScore
 from budwood.reporting import formats
 from budwood.reporting.markup import markdown_table, means_and_errors
-from budwood.reporting.panels import color_of, panel_row
-from budwood.reporting.tables import mean_and_error, paired_difference, verdict
+from budwood.reporting.style import color_of, panel_row
+from budwood.reporting.tables import paired_difference, verdict
 from budwood.search.choice import choose
 
 COLUMNS = [
@@ -19,16 +20,7 @@ COLUMNS = [
 ]
 
 
-class Probe(TypedDict):
-    """One probe: what it cost, and its losses in nats per token on sequences that all probes of a bin read."""
-
-    num_parameters: int
-    tokens: int
-    student_flops: float
-    losses: list[float]
-
-
-def select_space(bin_name: str, probes: Mapping[str, Probe]) -> pd.DataFrame:
+def select_space(bin_name: str, probes: Mapping[str, ProbeScore]) -> pd.DataFrame:
     """Return one row for every space of a bin, the best first.
 
     The best has the lowest mean loss. Differences are paired over sequences: the space minus the best.
@@ -44,15 +36,15 @@ def select_space(bin_name: str, probes: Mapping[str, Probe]) -> pd.DataFrame:
         ValueError: no probe has a finite loss.
     """
     try:
-        best = list(probes)[choose([probe["losses"] for probe in probes.values()]).winner]
+        best = list(probes)[choose([probe.losses for probe in probes.values()]).winner]
     except ValueError:
         raise ValueError(f"bin {bin_name}: none of the probes of {', '.join(probes)} has a finite loss") from None
     rows = []
     for space, probe in probes.items():
-        loss, error = mean_and_error(probe["losses"])
-        difference = (np.nan, np.nan) if space == best else paired_difference(probe["losses"], probes[best]["losses"])
-        own = (bin_name, space, space == best, probe["num_parameters"], probe["tokens"], probe["student_flops"])
-        rows.append((*own, loss, error, *difference, len(probe["losses"])))
+        loss, error = mean_and_error(probe.losses)
+        difference = (np.nan, np.nan) if space == best else paired_difference(probe.losses, probes[best].losses)
+        own = (bin_name, space, space == best, probe.num_parameters, probe.tokens, probe.student_flops)
+        rows.append((*own, loss, error, *difference, len(probe.losses)))
     table = pd.DataFrame(rows, columns=COLUMNS)
     return table.sort_values(["chosen", "loss"], ascending=[False, True], kind="stable", ignore_index=True)
 
@@ -81,22 +73,22 @@ def probe_losses(curves: pd.DataFrame, selections: pd.DataFrame) -> go.Figure:
 
 
 def selection_section(selections: pd.DataFrame) -> str:
-    """Return what was chosen in every bin, in words and a table."""
+    """Return the selected space of every bin, in a sentence and a table."""
     words = [_sentence(str(name), rows) for name, rows in selections.groupby("bin", sort=False)]
     note = (
-        "The sub-network of every space was trained on a few tokens (a probe) and then measured on text that is kept "
-        "for choices; differences are paired over its sequences, the space minus the best. The best space of each bin "
-        "went on to the full training."
+        "The sub-network of every space was trained briefly (a probe) and scored on the text reserved for choices. "
+        "Differences are paired over its sequences: the space minus the best. The best space of each bin was trained "
+        "in full."
     )
     columns = {
         "bin": selections["bin"].tolist(),
         "space": selections["space"].tolist(),
         "chosen": ["yes" if chosen else "" for chosen in selections["chosen"]],
         "parameters": selections["num_parameters"].map(formats.count).tolist(),
-        "tokens of the probe": selections["tokens"].map(formats.count).tolist(),
+        "probe tokens": selections["tokens"].map(formats.count).tolist(),
         "loss (nats)": means_and_errors(selections, "loss", "standard_error"),
         "minus the best (paired)": means_and_errors(selections, "difference", "difference_standard_error", signed=True),
-        "cost of the probe": selections["flops"].map(formats.flops).tolist(),
+        "probe cost": selections["flops"].map(formats.flops).tolist(),
     }
     return "\n\n".join([note, "\n".join(words), markdown_table(columns, 3)])
 

@@ -1,4 +1,6 @@
-"""One style for all figures: it reads on light and on dark pages, with and without colours."""
+"""One style for all figures, readable on light and dark pages, with and without colours."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -6,9 +8,9 @@ import plotly.graph_objects as go
 import plotly.io
 from plotly.subplots import make_subplots
 
-from budwood.reporting.records import BASELINE, variant_name
+from budwood.records.names import BASELINE, Variant
 
-# Okabe and Ito (2008), "Color universal design": told apart under the common colour-vision deficiencies.
+# Okabe and Ito (2008), "Color universal design": distinguishable with the common colour-vision deficiencies.
 ARM_COLORS = {BASELINE: "#D55E00", "subnet_init": "#0072B2", "distilled": "#009E73", "reference_init": "#CC79A7"}
 ARM_SYMBOLS = {BASELINE: "circle", "subnet_init": "square", "distilled": "diamond", "reference_init": "cross"}
 STAGE_COLORS = {
@@ -24,7 +26,7 @@ STAGE_COLORS = {
     "evaluation": "#bfbfbf",
 }
 SERIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
-"""Colours of what has none of its own, in turn."""
+"""Colours of other series, in turn."""
 # Contrast at least 3.9 : 1 against white as well as against #111.
 GREY = "#7f7f7f"
 FAINT = "rgba(127, 127, 127, 0.25)"
@@ -50,8 +52,8 @@ _TITLE = {
 }
 _LEGEND = {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom", "title": {"text": ""}}
 MARGIN = {"l": 70, "r": 24, "t": 90, "b": 100}
-_PANEL_HEIGHT, _PANEL_GAP = 260, 90
-# Room on a logarithmic axis below the lowest and above the highest value.
+_PANEL_HEIGHT, _PANEL_GAP, _ROW_HEIGHT = 260, 90, 460
+# Margin of a logarithmic axis, as a factor.
 _LOG_ROOM = 1.5
 
 TEMPLATE = "budwood"
@@ -82,6 +84,21 @@ def panels(title: str, names: list[str], num_columns: int = 2) -> go.Figure:
     return figure.update_layout(template=TEMPLATE, title={"text": title}, height=height)
 
 
+def panel_row(title: str, names: Sequence[str], x: str, y: str) -> go.Figure:
+    """Return an empty figure with a named panel for each of `names` side by side; one panel without any.
+
+    Args:
+        title: of the figure.
+        names: of the panels.
+        x: title of every horizontal axis.
+        y: title of the first vertical axis.
+    """
+    figure = make_subplots(rows=1, cols=max(1, len(names)), subplot_titles=list(names), shared_yaxes=True)
+    figure.update_annotations(font={"size": 14})
+    figure.update_xaxes(title_text=x).update_yaxes(title_text=y, col=1)
+    return figure.update_layout(template=TEMPLATE, title={"text": title}, height=_ROW_HEIGHT)
+
+
 def places(num_panels: int, num_columns: int = 2) -> list[dict[str, int]]:
     """Return row and column, from 1, of each panel of a grid that is filled row by row."""
     width = _num_columns(num_panels, num_columns)
@@ -100,7 +117,7 @@ def label_axes(figure: go.Figure, x: str, y: str, num_panels: int, num_columns: 
 
 
 def nothing(title: str, reason: str) -> go.Figure:
-    """Return a figure without a drawing that says why there is none."""
+    """Return an empty figure that says why it is empty."""
     layout = {"template": TEMPLATE, "title": {"text": title}, "height": 160, "meta": {"reason": reason}}
     axis = {"visible": False}
     figure = go.Figure(layout={**layout, "xaxis": axis, "yaxis": axis})
@@ -110,12 +127,17 @@ def nothing(title: str, reason: str) -> go.Figure:
 def variants(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return the rows of every variant under its name, in their order."""
     groups = frame.groupby(["bin", "space"], sort=False)
-    return {variant_name(str(bin_name), str(space)): rows for (bin_name, space), rows in groups}
+    return {str(Variant(str(bin_name), str(space))): rows for (bin_name, space), rows in groups}
 
 
 def variant_labels(frame: pd.DataFrame) -> list[str]:
     """Return the variant of every row, on two lines."""
-    return [variant_name(b, s).replace(" · ", "<br>") for b, s in zip(frame["bin"], frame["space"], strict=True)]
+    return [str(Variant(b, s)).replace(" · ", "<br>") for b, s in zip(frame["bin"], frame["space"], strict=True)]
+
+
+def color_of(place: int) -> str:
+    """Return the colour of the series in a place; they repeat after the last."""
+    return (*SERIES, "#F0E442", GREY)[place % (len(SERIES) + 2)]
 
 
 def arm_look(arm: str) -> dict[str, object]:

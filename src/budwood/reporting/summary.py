@@ -1,174 +1,225 @@
-"""The report's first words: what was found, computed from the numbers and saying no more than they do."""
+"""The opening of the report, for a reader who reads no further: what to take, and why."""
 
-from collections.abc import Hashable, Mapping
-from typing import Any
+from collections.abc import Sequence
 
 import pandas as pd
 
+from budwood.records.cost import SEARCH_STAGES
+from budwood.records.names import BASELINE, REFERENCE, Variant
+from budwood.records.training import Score
 from budwood.reporting import formats
-from budwood.reporting.ledger import AT_STEP_0, NOT_REACHED, REACHED, SEARCH_STAGES, ledger_frame
-from budwood.reporting.markup import markdown_table, means_and_errors, once, plural
-from budwood.reporting.records import BASELINE, REFERENCE, Findings, Winner, variant_name
-from budwood.reporting.tables import NOISE_STANDARD_ERRORS, verdict
+from budwood.reporting.findings import Findings, Sample
+from budwood.reporting.ledger import CONFIDENCE, ledger_frame, total_by_stage
+from budwood.reporting.markup import intervals, literal, markdown_table, means_and_errors, once, plural
+from budwood.reporting.matching import mismatches, unlike
+from budwood.reporting.tables import NOISE_STANDARD_ERRORS, verdict, verdicts
 
-_WORDS = {
-    "lower, beyond the noise": "lower",
-    "higher, beyond the noise": "higher",
-    "within the noise": "undecided",
-    "not decidable": "undecided",
-}
+NO_TRAINING = "No arm was trained."
+NO_SEARCH = "Nothing was searched."
+_TRAINING_STAGES = ("training", "teacher", "teacher_cache")
 
 
-def start_here(findings: Findings) -> str:
-    """Return what was searched, what won, whether it helped and what it cost, in a paragraph and a table."""
+def warning(arms: Sequence[Score]) -> str:
+    """Return which arms do not compare, and why; empty where all match."""
+    found = mismatches(arms)
+    if not found:
+        return ""
+    lead = (
+        "**Some arms were not trained and measured alike**, so their losses do not compare and the report gives no "
+        "verdict on them. Run the stages that are out of date again."
+    )
+    return "\n".join([lead, "", *(f"- {literal(sentence)}" for sentence in found)])
+
+
+def models(findings: Findings) -> str:
+    """Return for every bin the model of lowest loss, how to load it, and the losses of all models of the bin."""
     trained = findings.results[findings.results["bin"] != ""]
     if trained.empty:
-        return " ".join(["No arm was trained, so there is nothing to compare.", _cost(findings)])
-    opening = [_searched(findings, trained), _helped(trained), _best(findings.results), _cost(findings)]
-    return "\n\n".join([" ".join(filter(None, opening)), _table(findings, trained), _noise(trained)])
-
-
-def _searched(findings: Findings, trained: pd.DataFrame) -> str:
-    """Tell how many variants there are, and how many candidates their searches evaluated."""
-    number = len(trained[["bin", "space"]].drop_duplicates())
-    candidates = sum(winner["num_evaluations"] for winner in findings.winners)
-    among = f" among {plural(candidates, 'candidate')}" if candidates else ""
-    return (
-        f"Sub-networks of {findings.teacher['name']} were searched{among}, cut out and trained in "
-        f"{plural(number, 'variant')}."
+        return NO_TRAINING
+    note = (
+        "Validation loss per token, perplexity, and bits per byte, ± one standard error over the same sequences for "
+        f"all models. Differences to `{BASELINE}` (the same architecture from random weights) are paired over "
+        f"sequences; beyond the noise means more than {NOISE_STANDARD_ERRORS:g} standard errors."
     )
+    bins = [_bin(findings, str(name), rows) for name, rows in trained.groupby("bin", sort=False)]
+    return "\n\n".join([*bins, note])
 
 
-def _helped(trained: pd.DataFrame) -> str:
-    """Count, for each arm, the variants in which it ends lower or higher than the baseline beyond the noise."""
-    words = []
-    for arm, rows in trained[trained["model"] != BASELINE].groupby("model", sort=False):
-        verdicts = _verdicts(rows)
-        counts = {word: verdicts.count(word) for word in ("lower", "higher", "undecided")}
-        counted = ", ".join(f"{word} in {number}" for word, number in counts.items() if number)
-        words.append(f"`{arm}` is {counted} of {len(verdicts)}")
-    if not words:
+def _bin(findings: Findings, name: str, trained: pd.DataFrame) -> str:
+    repeated = trained["model"].eq(REFERENCE) & trained.duplicated("model")
+    rows = pd.concat([findings.results[findings.results["bin"] == ""], trained[~repeated]])
+    columns = {
+        "space": once(rows["space"].mask(rows["bin"] == "", "teacher").mask(rows["model"] == REFERENCE, "").tolist()),
+        "model": rows["model"].tolist(),
+        "parameters": rows["num_parameters"].map(formats.count).tolist(),
+        "loss (nats)": means_and_errors(rows, "loss", "standard_error"),
+        "perplexity": rows["perplexity"].map(formats.significant).tolist(),
+        "bits per byte": means_and_errors(rows, "bits_per_byte", "bits_per_byte_standard_error"),
+        f"minus {BASELINE}": means_and_errors(rows, "difference", "difference_standard_error", signed=True),
+        "verdict": _verdicts(findings, rows),
+    }
+    return "\n\n".join([f"### {name}", *_taken(findings, trained), markdown_table(columns, 2)])
+
+
+def _verdicts(findings: Findings, rows: pd.DataFrame) -> list[str]:
+    """Return the verdicts; nothing for the baseline and the teacher, which are not compared."""
+    stale, keys = unlike(findings.arms), zip(rows["bin"], rows["space"], rows["model"], strict=True)
+    words = ["not comparable" if key in stale else word for key, word in zip(keys, verdicts(rows), strict=True)]
+    compared = (rows["bin"] != "") & (rows["model"] != BASELINE)
+    return [word if own else "" for word, own in zip(words, compared, strict=True)]
+
+
+def _taken(findings: Findings, trained: pd.DataFrame) -> list[str]:
+    """Return what to take home of a bin: the arm of lowest loss, its lead, its folder, and the code that loads it."""
+    finite = trained.dropna(subset=["loss"]).sort_values("loss", kind="stable")
+    if finite.empty:
+        return ["No arm has a finite loss."]
+    best, variants = finite.iloc[0], ["bin", "space"]
+    loss = formats.plus_minus(best["loss"], best["standard_error"])
+    teacher = findings.results.loc[findings.results["bin"] == "", "perplexity"].iloc[0]
+    lead = (
+        f"Lowest loss: `{best['model']}` of {best['space']}, {formats.count(best['num_parameters'])} parameters, "
+        f"{loss} nats per token (perplexity {formats.significant(best['perplexity'])}, the teacher's "
+        f"{formats.significant(teacher)})"
+    )
+    rivals = finite[(finite[variants] == best[variants]).all(axis=1)].iloc[1:]
+    if len(rivals):
+        rival = rivals.iloc[0]
+        gap = rival["difference_to_best"], rival["difference_to_best_standard_error"]
+        sure = verdict(*gap).removeprefix("higher, ")
+        lead += f", {formats.plus_minus(*gap)} below `{rival['model']}` ({sure})"
+    key = best["bin"], best["space"], best["model"]
+    record = next(arm for arm in findings.arms if (arm.bin, arm.space, arm.arm) == key)
+    return [f"{lead}.", *_loading(record, native=_is_native(findings, record))]
+
+
+def _is_native(findings: Findings, arm: Score) -> bool:
+    """Return whether a stock class of transformers opens an arm, as one does every reference."""
+    exports = findings.certificates
+    own = exports[(exports["bin"] == arm.bin) & (exports["space"] == arm.space)]
+    return arm.arm == REFERENCE or bool(own["native"].all())
+
+
+def _loading(arm: Score, *, native: bool) -> list[str]:
+    if not arm.folder:
+        return []
+    engines = ", ".join(arm.engines) or "transformers"
+    code = "" if native else ", trust_remote_code=True"
+    lines = [
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        f"folder = {arm.folder!r}",
+        f"model = AutoModelForCausalLM.from_pretrained(folder{code})",
+        "tokenizer = AutoTokenizer.from_pretrained(folder)",
+    ]
+    return [f"- Folder: `{arm.folder}`\n- Opens in: {engines}", "\n".join(["```python", *lines, "```"])]
+
+
+def samples(found: Sequence[Sample]) -> str:
+    """Return every prompt with its continuations."""
+    if not found:
+        return "No text was generated."
+    parts = ["Greedy continuations of held-out text."]
+    for prompt in dict.fromkeys(sample["prompt"] for sample in found):
+        own = [sample for sample in found if sample["prompt"] == prompt]
+        columns = {
+            "model": [" · ".join(filter(None, (s.get("bin"), s.get("space"), s["model"]))) for s in own],
+            "continuation": [literal(sample["text"]) for sample in own],
+        }
+        parts += [f"> {literal(prompt)}", markdown_table(columns, 2)]
+    return "\n\n".join(parts)
+
+
+def searched(findings: Findings) -> str:
+    """Return what the searches found."""
+    found = findings.winners
+    if not found:
+        return NO_SEARCH
+    candidates = sum(winner.num_evaluations for winner in found)
+    note = (
+        f"{plural(candidates, 'sub-network')} of {findings.teacher_record.name} in {plural(len(found), 'variant')}. "
+        "Losses are those of the exported winner before training, on text that its search never read, with "
+        f"{CONFIDENCE:.0%} intervals over sequences. The lead is over the next finalist; if its interval includes 0, "
+        "the two cannot be distinguished on this text."
+    )
+    trained = max(winner.finalist_tokens for winner in found)
+    note += f" Finalists were trained on {formats.count(trained)} tokens before the choice." if trained else ""
+    columns = {
+        "variant": [str(Variant(winner.bin, winner.space)) for winner in found],
+        "winner": [winner.description for winner in found],
+        "parameters": [formats.count(winner.num_parameters) for winner in found],
+        "candidates": [formats.count(winner.num_evaluations) for winner in found],
+        "loss (nats)": intervals([winner.choice_loss for winner in found], [w.choice_interval for w in found]),
+        "lead (nats)": intervals([winner.lead for winner in found], [winner.lead_interval for winner in found]),
+    }
+    return f"{note}\n\n{markdown_table(columns, 2)}"
+
+
+def evidence(findings: Findings) -> str:
+    """Return what the comparisons rest on, and how they come out over all variants."""
+    trained = findings.results[findings.results["bin"] != ""]
+    if trained.empty:
+        return f"{NO_TRAINING} There is nothing to compare."
+    matched = "differ, see the top of this page" if mismatches(findings.arms) else "match"
+    seeds = int(trained["num_seeds"].min())
+    spread = (
+        f"Losses are means over {seeds} seeds; the errors include their spread."
+        if seeds > 1
+        else "Every arm was trained with one seed, so the errors do not include the spread between seeds."
+    )
+    scored = plural(int(trained["num_sequences"].iloc[0]), "validation sequence")
+    measured = f"All models were scored on the same {scored}, which no other stage read."
+    lines = [
+        _outcome(trained),
+        f"Recorded tokens, schedules, text and validation windows of the compared arms {matched}.",
+        f"{measured} Errors treat sequences as independent. {spread}",
+    ]
+    lines += [
+        f"The export of {Variant(row['bin'], row['space'])} has {row['num_parameters']:,} parameters, the counted "
+        f"number. Reloaded by transformers as `{row['class']}`, its logits are within "
+        f"{row['largest_logit_difference']:.1e} of the model that was searched."
+        for row in findings.certificates.to_dict("records")
+    ]
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _outcome(trained: pd.DataFrame) -> str:
+    """Return in how many variants each arm ends lower or higher than the baseline, beyond the noise."""
+    others = trained[trained["model"] != BASELINE]
+    if others.empty:
         return f"No arm other than `{BASELINE}` was trained, so there is nothing to compare."
     if BASELINE not in set(trained["model"]):
-        return f"`{BASELINE}` was not trained, so nothing tells whether that helped."
-    against = f"Validation loss against `{BASELINE}` (the same architecture from random weights), beyond the noise"
-    return f"{against}: {'; '.join(words)}."
+        return f"`{BASELINE}` was not trained, so there is no evidence on whether the sub-networks helped."
+    words = []
+    for arm, rows in others.groupby("model", sort=False):
+        found = [word.removesuffix(", beyond the noise") for word in verdicts(rows)]
+        counts = {word: found.count(word) for word in ("lower", "higher")}
+        counts["undecided"] = len(found) - sum(counts.values())
+        counted = ", ".join(f"{word} in {number}" for word, number in counts.items() if number)
+        words.append(f"`{arm}` is {counted} of {len(found)}")
+    return f"Validation loss against `{BASELINE}`: {'; '.join(words)}. Anything within the noise is undecided."
 
 
-def _verdicts(rows: pd.DataFrame) -> list[str]:
-    pairs = zip(rows["difference"], rows["difference_standard_error"], strict=True)
-    return [_WORDS[verdict(difference, error)] for difference, error in pairs]
-
-
-def _best(results: pd.DataFrame) -> str:
-    """Name the lowest loss of all, and whether its lead over the next arm of its variant is beyond the noise."""
-    trained = results[results["bin"] != ""].dropna(subset=["loss"])
-    if trained.empty:
-        return "No arm has a finite loss."
-    best = trained.sort_values("loss", kind="stable").iloc[0]
-    loss = formats.plus_minus(best["loss"], best["standard_error"])
-    teacher = results.loc[results["bin"] == "", "perplexity"].iloc[0]
-    level = f"{loss} nats per token (perplexity {formats.significant(best['perplexity'])}, the teacher's "
-    level += f"{formats.significant(teacher)})"
-    where = f"`{best['model']}` in {variant_name(best['bin'], best['space'])}"
-    siblings = trained[(trained["bin"] == best["bin"]) & (trained["space"] == best["space"])].sort_values("loss")
-    if len(siblings) == 1:
-        return f"The lowest loss has {where}: {level}."
-    rival = siblings.iloc[1]
-    lead, error = rival["difference_to_best"], rival["difference_to_best_standard_error"]
-    beyond = {"higher": "beyond the noise"}.get(_WORDS[verdict(lead, error)], "undecided")
-    gap = f"{formats.plus_minus(lead, error)} nats below `{rival['model']}` there ({beyond})"
-    return f"The lowest loss has {where}: {level}, {gap}."
-
-
-def _cost(findings: Findings) -> str:
-    """Tell what everything cost together, and the shares of search and training."""
+def cost(findings: Findings) -> str:
+    """Return the total cost, the shares of search and training, and the costs by stage."""
     costs = ledger_frame(findings.ledger)
     total = costs["flops"].sum()
     if not total > 0:
-        return ""
+        return "No costs were recorded."
     searching = costs.loc[costs["stage"].isin(SEARCH_STAGES), "flops"].sum() / total
-    training = costs.loc[costs["stage"].isin(["training", "teacher", "teacher_cache"]), "flops"].sum() / total
-    return (
-        f"Everything together cost {formats.flops(total)}: {searching:.0%} for calibration, elimination, search and "
-        f"compensation, {training:.0%} for training with its teacher, the rest for measuring."
-    )
-
-
-def _table(findings: Findings, trained: pd.DataFrame) -> str:
-    """Return what every arm reached, against the baseline of its variant, and at what cost."""
-    found = {(winner["bin"], winner["space"]): winner for winner in findings.winners}
-    rows = trained.to_dict("records")
-    shapes = [_shape(row, found.get((row["bin"], row["space"]))) for row in rows]
-    spent = [_search_cost(row, found.get((row["bin"], row["space"]))) for row in rows]
-    searched = [cost if shape else "" for shape, cost in zip(once(shapes), spent, strict=True)]
-    others = trained["model"] != BASELINE
-    words = [word if other else "" for word, other in zip(_verdicts(trained), others, strict=True)]
-    reached = [_reached(findings.savings, row) for row in rows]
+    training = costs.loc[costs["stage"].isin(_TRAINING_STAGES), "flops"].sum() / total
+    rows = total_by_stage(findings.ledger)
+    sums = rows[["flops", "tokens", "seconds"]].sum().to_frame().T.assign(stage="all")
+    rows = pd.concat([rows, sums], ignore_index=True)
     columns = {
-        "variant and what was found": once(shapes),
-        "arm": trained["model"].tolist(),
-        "loss (nats)": means_and_errors(trained, "loss", "standard_error"),
-        f"minus {BASELINE}": [
-            text if other else ""
-            for text, other in zip(
-                means_and_errors(trained, "difference", "difference_standard_error", signed=True), others, strict=True
-            )
-        ],
-        "so it is": words,
-        f"tokens to {BASELINE}'s end": reached,
-        "training": (trained["student_flops"] + trained["teacher_flops"].fillna(0.0)).map(formats.flops).tolist(),
-        "its search": searched,
+        "stage": rows["stage"].tolist(),
+        "FLOPs": rows["flops"].map(formats.flops).tolist(),
+        "share": [f"{100 * share:.1f} %" for share in rows["flops"] / total],
+        "tokens": rows["tokens"].map(formats.count).tolist(),
+        "time": rows["seconds"].map(formats.duration).tolist(),
     }
-    return markdown_table(columns, 2)
-
-
-def _shape(row: Mapping[Hashable, Any], winner: Winner | None) -> str:
-    """Return what an arm trained: what was found, or the reference of its bin, which was not searched."""
-    size = f"{formats.count(row['num_parameters'])} parameters"
-    if row["model"] == REFERENCE:
-        return f"{row['bin']}: the reference, {size}"
-    found = winner["description"] if winner else "not searched"
-    return f"{variant_name(row['bin'], row['space'])}: {found}, {size}"
-
-
-def _search_cost(row: Mapping[Hashable, Any], winner: Winner | None) -> str:
-    if row["model"] == REFERENCE:
-        return ""
-    return formats.flops(winner["search_flops"]) if winner else formats.MISSING
-
-
-def _reached(savings: pd.DataFrame, row: Mapping[Hashable, Any]) -> str:
-    """Tell after how many training tokens an arm had the baseline's final held-out loss."""
-    if row["model"] == BASELINE:
-        return formats.count(row["tokens"])
-    same = savings[
-        (savings["bin"] == row["bin"]) & (savings["space"] == row["space"]) & (savings["arm"] == row["model"])
-    ]
-    if "baseline" in same:
-        same = same[same["baseline"] == BASELINE]
-    if same.empty:
-        return formats.MISSING
-    saved = same.iloc[0]
-    ends = {
-        AT_STEP_0: "0",
-        NOT_REACHED: "not reached",
-        REACHED: formats.count(saved["tokens_to_match"], 3),
-    }
-    return ends.get(saved["status"], formats.MISSING)
-
-
-def _noise(trained: pd.DataFrame) -> str:
-    sequences = plural(int(trained["num_sequences"].iloc[0]), "validation sequence")
-    return (
-        f"Lower and higher mean by more than {NOISE_STANDARD_ERRORS:g} paired standard errors over {sequences}, taken "
-        f"as independent; anything less is undecided. {_seeds(int(trained['num_seeds'].min()))} The tokens are those "
-        f"after which an arm first had the held-out loss `{BASELINE}` ended with. The cost of training holds the "
-        "teacher's forward passes, that of a search the choice of its winner."
+    sentence = (
+        f"Total: {formats.flops(total)}, over all variants and arms. Calibration, elimination, search and compensation "
+        f"took {searching:.0%}, training with its teacher {training:.0%}, measuring the rest."
     )
-
-
-def _seeds(number: int) -> str:
-    if number > 1:
-        return f"Losses are means over {number} seeds, whose spread is in these errors."
-    return "Every arm was trained once, so the spread between seeds is not in these errors."
+    return f"{sentence}\n\n{markdown_table(columns, 1)}"

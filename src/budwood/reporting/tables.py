@@ -1,81 +1,22 @@
 """Compare the teacher and the arms on the same validation sequences."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from budwood.reporting.records import BASELINE, Arm, HeldOutText, Teacher
+from budwood.evaluation.statistics import mean_and_error, summarise
+from budwood.records.names import BASELINE
+from budwood.records.teacher import HeldOutText, TeacherEvaluation, TeacherRecord
+from budwood.records.training import Score
+from budwood.reporting import formats
+from budwood.reporting.matching import mismatches
 
 NOISE_STANDARD_ERRORS = 2.0
 """A difference exceeds the noise when it is larger than this many of its standard errors."""
 
 Losses = Mapping[str, Sequence[float]]
 """Mean loss in nats per token of each validation sequence, by source."""
-
-
-def mean_and_error(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
-    """Return the mean and its standard error (ddof = 1); the error of a single value is NaN.
-
-    Raises:
-        ValueError: there is no value.
-    """
-    array = np.asarray(values, dtype=float)
-    if array.size == 0:
-        raise ValueError("values: empty; at least one sequence is needed")
-    error = array.std(ddof=1) / np.sqrt(array.size) if array.size > 1 else np.nan
-    return float(array.mean()), float(error)
-
-
-def ratio_and_error(
-    numerators: Sequence[float] | np.ndarray, denominators: Sequence[float] | np.ndarray
-) -> tuple[float, float]:
-    """Return the ratio of two sums over sequences and its standard error.
-
-    The error is that of the mean residual `numerator - ratio * denominator` over the mean denominator: the usual
-    linearisation of a ratio estimator (Cochran, "Sampling Techniques", 1977, section 6.4). NaN for one sequence.
-
-    Raises:
-        ValueError: the numbers of sequences differ or are zero, or the denominators sum to zero.
-    """
-    top, bottom = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
-    if top.size != bottom.size:
-        raise ValueError(f"numerators and denominators: {top.size} and {bottom.size} sequences; they need the same")
-    if not bottom.sum() > 0:
-        raise ValueError(f"denominators: must sum to more than 0, got {bottom.sum()}")
-    ratio = float(top.sum() / bottom.sum())
-    _, error = mean_and_error(top - ratio * bottom)
-    return ratio, error / float(bottom.mean())
-
-
-def summarise(
-    losses: Sequence[float] | np.ndarray, num_bytes: Sequence[int] | np.ndarray, tokens_per_sequence: int
-) -> dict[str, float]:
-    """Return perplexity, loss and bits per byte over sequences of equal length, with standard errors.
-
-    Bits per byte are all bits that the sequences cost, ends of documents included, over the bytes of their text: a
-    measure in which models with different tokenizers compare.
-
-    Args:
-        losses: mean loss of each sequence, nats per token.
-        num_bytes: bytes of the predicted text of each sequence.
-        tokens_per_sequence: predicted tokens of a sequence.
-
-    Returns:
-        `perplexity`; `loss` and `standard_error` in nats per token; `bits_per_byte` and
-        `bits_per_byte_standard_error`.
-    """
-    loss, error = mean_and_error(losses)
-    bits = np.asarray(losses, dtype=float) * tokens_per_sequence / math.log(2)
-    bits_per_byte, bits_error = ratio_and_error(bits, num_bytes)
-    return {
-        "perplexity": float(np.exp(loss)),
-        "loss": loss,
-        "standard_error": error,
-        "bits_per_byte": bits_per_byte,
-        "bits_per_byte_standard_error": bits_error,
-    }
 
 
 def paired_difference(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> tuple[float, float]:
@@ -96,7 +37,7 @@ def paired_difference(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.n
 
 
 def verdict(difference: float, standard_error: float) -> str:
-    """Say in words whether a difference in loss exceeds the noise (2 standard errors)."""
+    """Return in words whether a difference in loss exceeds the noise (2 standard errors)."""
     if not np.isfinite(difference) or not np.isfinite(standard_error):
         return "not decidable"
     if abs(difference) <= NOISE_STANDARD_ERRORS * standard_error:
@@ -104,13 +45,20 @@ def verdict(difference: float, standard_error: float) -> str:
     return "lower, beyond the noise" if difference < 0 else "higher, beyond the noise"
 
 
-def results_table(arms: Sequence[Arm], teacher_losses: Losses, teacher: Teacher, text: HeldOutText) -> pd.DataFrame:
+def verdicts(table: pd.DataFrame) -> list[str]:
+    """Return the verdict on every difference of a table; n/a where there is none."""
+    pairs = zip(table["difference"], table["difference_standard_error"], strict=True)
+    return [formats.MISSING if np.isnan(mean) else verdict(mean, error) for mean, error in pairs]
+
+
+def results_table(arms: Sequence[Score], evaluation: TeacherEvaluation, teacher: TeacherRecord) -> pd.DataFrame:
     """Return one row for the teacher and one per arm.
 
     Sequences have equal lengths, so the plain mean over the sequences of all sources is the token-weighted loss, and
-    its exponential the perplexity. Where an arm ran with several seeds, losses are means over them, and every standard
-    error holds both spreads: the root of the summed squares of that over sequences and that over seeds. Differences are
-    paired over sequences and over seeds, which read the same text in the same order.
+    its exponential the perplexity. With several seeds, losses are means over them and every standard error includes
+    both spreads: the root of the summed squares of that over sequences and that over seeds. Differences are paired over
+    sequences and seeds, which read the same text in the same order. Arms that do not match (`matching.mismatches`) have
+    no difference.
 
     Returns:
         Columns `bin`, `space`, `model`, `num_parameters`, `num_seeds`, `tokens`, `student_flops`, `teacher_flops` (of
@@ -122,35 +70,38 @@ def results_table(arms: Sequence[Arm], teacher_losses: Losses, teacher: Teacher,
     Raises:
         ValueError: the sources or numbers of sequences of an arm differ from the teacher's, or are zero.
     """
+    teacher_losses, text = evaluation.losses, evaluation.text
     for arm in arms:
         _check_same_sequences(arm, teacher_losses)
     nowhere = dict.fromkeys(("bin", "space", "device", "precision"), "")
-    own = {"model": teacher["name"], "num_parameters": teacher["num_parameters"]}
-    nothing = _differences("", {"": {0: teacher_losses}})
+    own = {"model": teacher.name, "num_parameters": teacher.num_parameters}
+    nothing = _differences("", {"": {0: teacher_losses}}, set())
     rows: list[dict[str, object]] = [{**nowhere, **own, **_scores({0: teacher_losses}, text), **nothing}]
     for place, runs in _by_arm(arms).items():
-        siblings = {key[2]: _losses_by_seed(other) for key, other in _by_arm(arms).items() if key[:2] == place[:2]}
+        others = {key[2]: other for key, other in _by_arm(arms).items() if key[:2] == place[:2]}
+        siblings = {name: _losses_by_seed(other) for name, other in others.items()}
+        like = {name for name, other in others.items() if not mismatches([*runs, *other])}
         columns = _arm_columns(runs) | _scores(siblings[place[2]], text)
-        rows.append(columns | _differences(place[2], siblings))
+        rows.append(columns | _differences(place[2], siblings, like))
     lead = ["bin", "space", "model", "num_parameters", "num_seeds", "tokens", "student_flops", "teacher_flops"]
     tail = ["learning_rate", "seconds", "device", "precision"]
     return pd.DataFrame(rows, columns=[*lead, *_scores({0: teacher_losses}, text), *nothing, *tail])
 
 
-def _by_arm(arms: Sequence[Arm]) -> dict[tuple[str, str, str], list[Arm]]:
+def _by_arm(arms: Sequence[Score]) -> dict[tuple[str, str, str], list[Score]]:
     """Return the runs of every arm, one for every seed."""
-    runs: dict[tuple[str, str, str], list[Arm]] = {}
+    runs: dict[tuple[str, str, str], list[Score]] = {}
     for arm in arms:
-        runs.setdefault((*_variant(arm), arm["arm"]), []).append(arm)
+        runs.setdefault((*_variant(arm), arm.arm), []).append(arm)
     return runs
 
 
-def _losses_by_seed(runs: Sequence[Arm]) -> dict[int, Losses]:
-    return {run.get("seed", place): run["losses"] for place, run in enumerate(runs)}
+def _losses_by_seed(runs: Sequence[Score]) -> dict[int, Losses]:
+    return {run.seed: run.losses for run in runs}
 
 
-def _variant(arm: Arm) -> tuple[str, str]:
-    return arm["bin"], arm["space"]
+def _variant(arm: Score) -> tuple[str, str]:
+    return arm.bin, arm.space
 
 
 def _pooled(losses: Losses) -> np.ndarray:
@@ -158,22 +109,22 @@ def _pooled(losses: Losses) -> np.ndarray:
     return np.concatenate([np.asarray(losses[source], dtype=float) for source in sorted(losses)])
 
 
-def _check_same_sequences(arm: Arm, teacher_losses: Losses) -> None:
+def _check_same_sequences(arm: Score, teacher_losses: Losses) -> None:
     expected = {source: len(values) for source, values in teacher_losses.items()}
-    found = {source: len(values) for source, values in arm["losses"].items()}
+    found = {source: len(values) for source, values in arm.losses.items()}
     if found != expected:
-        name = "/".join((*_variant(arm), arm["arm"]))
+        name = "/".join((*_variant(arm), arm.arm))
         raise ValueError(
             f"arms: {name} was scored on {found} sequences, the teacher on {expected}; they must be the same"
         )
 
 
-def _arm_columns(runs: Sequence[Arm]) -> dict[str, object]:
+def _arm_columns(runs: Sequence[Score]) -> dict[str, object]:
     arm = runs[0]
-    own = {"bin": arm["bin"], "space": arm["space"], "model": arm["arm"], "num_parameters": arm["num_parameters"]}
-    cost = {"tokens": arm["tokens"], "student_flops": arm["student_flops"], "teacher_flops": arm["teacher_flops"]}
-    how = {"learning_rate": arm["learning_rate"], "device": arm["device"], "precision": arm["precision"]}
-    seconds = float(np.mean([run["seconds"] for run in runs]))
+    own = {"bin": arm.bin, "space": arm.space, "model": arm.arm, "num_parameters": arm.num_parameters}
+    cost = {"tokens": arm.tokens, "student_flops": arm.student_flops, "teacher_flops": arm.teacher_flops}
+    how = {"learning_rate": arm.learning_rate, "device": arm.device, "precision": arm.precision}
+    seconds = float(np.mean([run.seconds for run in runs]))
     return {**own, "num_seeds": len(runs), **cost, "seconds": seconds, **how}
 
 
@@ -184,12 +135,12 @@ def _by_suffix(values: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
 
 def _scores(runs: Mapping[int, Losses], text: HeldOutText) -> dict[str, object]:
     """Return perplexity, loss and bits per byte with standard errors, overall and by source."""
-    by_seed, num_bytes = [_by_suffix(losses) for losses in runs.values()], _by_suffix(text["bytes"])
+    by_seed, num_bytes = [_by_suffix(losses) for losses in runs.values()], _by_suffix(text.bytes)
     columns: dict[str, object] = {"num_sequences": by_seed[0][""].size}
     for suffix in by_seed[0]:
         losses = np.stack([values[suffix] for values in by_seed])
-        each = [summarise(values, num_bytes[suffix], text["tokens_per_sequence"]) for values in losses]
-        scores = summarise(losses.mean(0), num_bytes[suffix], text["tokens_per_sequence"])
+        each = [summarise(values, num_bytes[suffix], text.tokens_per_sequence) for values in losses]
+        scores = summarise(losses.mean(0), num_bytes[suffix], text.tokens_per_sequence)
         for name, error in (("loss", "standard_error"), ("bits_per_byte", "bits_per_byte_standard_error")):
             scores[error] = _with_seeds(scores[error], [score[name] for score in each])
         columns |= {f"{name}{suffix}": score for name, score in scores.items()}
@@ -201,8 +152,11 @@ def _with_seeds(error: float, means: Sequence[float]) -> float:
     return error if len(means) == 1 else float(np.hypot(error, mean_and_error(means)[1]))
 
 
-def _differences(arm: str, siblings: Mapping[str, Mapping[int, Losses]]) -> dict[str, object]:
-    """Return the paired differences to the variant's baseline and best arm with standard errors; NaN to itself."""
+def _differences(arm: str, siblings: Mapping[str, Mapping[int, Losses]], like: Collection[str]) -> dict[str, object]:
+    """Return the paired differences to the variant's baseline and best arm with standard errors.
+
+    NaN to itself, and to arms that are not among those that were trained alike.
+    """
     losses = {name: {seed: _by_suffix(run) for seed, run in runs.items()} for name, runs in siblings.items()}
     means = {name: np.mean([run[""].mean() for run in runs.values()]) for name, runs in losses.items()}
     best = min(means, key=lambda name: float(np.nan_to_num(means[name], nan=np.inf)))
@@ -210,7 +164,7 @@ def _differences(arm: str, siblings: Mapping[str, Mapping[int, Losses]]) -> dict
     pairs = {f"difference{{}}{suffix}": (BASELINE, suffix) for suffix in suffixes}
     columns: dict[str, object] = {}
     for column, (other, suffix) in (pairs | {"difference_to_best{}": (best, "")}).items():
-        defined = other in losses and other != arm
+        defined = other in losses and other in like and other != arm
         difference = _paired(losses[arm], losses[other], suffix) if defined else (np.nan, np.nan)
         columns |= dict(zip((column.format(""), column.format("_standard_error")), difference, strict=True))
     return columns

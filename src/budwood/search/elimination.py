@@ -1,17 +1,19 @@
 """In which order layers are best left out: always the one without which the loss is lowest, until one is left.
 
-Scores of single layers do not tell what becomes of a model that lacks several of them; leaving one out after the other
-and looking does (Song et al., 2024, "SLEB: Streamlining LLMs through redundancy verification and elimination of
+Scores of single layers do not say what becomes of a model that lacks several of them; leaving one out after the other
+and measuring does (Song et al., 2024, "SLEB: Streamlining LLMs through redundancy verification and elimination of
 transformer blocks").
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 from tqdm import tqdm
 
 from budwood.arch.selection import Selection
+from budwood.records.files import append_json_lines, read_json_lines
 from budwood.search.candidate import Evaluate, Evaluation
 
 _NUM_TOGETHER = 4
@@ -20,39 +22,42 @@ _NUM_TOGETHER = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Elimination:
-    """What came of leaving layers out."""
+    """The outcome of leaving layers out."""
 
     order: tuple[int, ...]
-    """Ranks of all layers: the first to go first, the one that is left last."""
+    """Ranks of all layers: the first to go comes first, the one that is left comes last."""
     evaluations: tuple[Evaluation, ...]
-    """All that was read to find out."""
+    """All trials, in the order in which they were asked for."""
 
     @property
     def tokens(self) -> int:
-        """Read to find out."""
+        """Read in all trials."""
         return sum(evaluation.tokens for evaluation in self.evaluations)
 
     @property
     def flops(self) -> float:
-        """Spent to find out."""
+        """Spent on all trials."""
         return sum(evaluation.flops for evaluation in self.evaluations)
 
 
-def eliminate_layers(whole: Selection, evaluate: Evaluate) -> Elimination:
+def eliminate_layers(whole: Selection, evaluate: Evaluate, trials_file: Path | None = None) -> Elimination:
     """Leave out one layer after the other.
 
-    What a layer was worth when it was last left out on trial stands for the least that it is worth now, because layers
-    seldom matter less once others are gone. Only those that may be worth least by it are tried again (Minoux, 1978,
-    "Accelerated greedy algorithms for maximizing submodular set functions").
+    What a layer was worth when it was last left out on trial is taken for the least that it is worth now, because
+    layers seldom matter less once others are gone. Only those that may be worth least by it are tried again (Minoux,
+    1978, "Accelerated greedy algorithms for maximizing submodular set functions").
 
     Args:
         whole: what layers are left out of.
         evaluate: the losses of what remains.
+        trials_file: belongs to this elimination alone. Every trial is appended to it (JSON lines) as soon as it is
+            made, and those that it already has are not repeated; the folder must exist.
 
     Raises:
-        ValueError: the loss of the whole is not finite.
+        ValueError: the loss of the whole is not finite, or the file is damaged or that of another elimination.
+        OSError: the file cannot be written; what was written before stays valid.
     """
-    trials = _Trials(evaluate, whole)
+    trials = _Trials(evaluate, whole, trials_file)
     (loss,) = trials.losses([whole])
     if not math.isfinite(loss):
         raise ValueError("the loss of the whole teacher is not finite: check its weights, its precision and the text")
@@ -73,7 +78,22 @@ class _Trials:
 
     evaluate: Evaluate
     kept: Selection
+    file: Path | None
     evaluations: list[Evaluation] = field(default_factory=list)
+    _known: dict[tuple[int, ...], Evaluation] = field(init=False)
+    """By the layers that were kept."""
+
+    def __post_init__(self) -> None:
+        """Read what an interrupted elimination wrote down."""
+        rows = read_json_lines(self.file) if self.file else []
+        try:
+            self._known = {tuple(row.pop("kept")): Evaluation(**row) for row in rows}
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"{self.file} was written by another version of budwood ({error}); remove the file to start again"
+            ) from None
+        if self._known and next(iter(self._known)) != _ranks(self.kept):
+            raise ValueError(f"{self.file} is the elimination of another teacher; remove the file to start again")
 
     def worth_now(self, worth: Mapping[int, float], loss: float) -> dict[int, float]:
         """Return by how much the loss rises without a layer, for those of which one may be worth least."""
@@ -86,17 +106,32 @@ class _Trials:
         return fresh
 
     def losses(self, selections: Sequence[Selection]) -> list[float]:
-        made = dict(self.evaluate(selections))
-        self.evaluations += made.values()
-        return [made[place].loss for place in range(len(selections))]
+        """Return the losses of selections, read from the file where it has them."""
+        kept = [_ranks(selection) for selection in selections]
+        missing = [place for place, ranks in enumerate(kept) if ranks not in self._known]
+        for position, made in self.evaluate([selections[place] for place in missing]) if missing else ():
+            ranks = kept[missing[position]]
+            if self.file:
+                append_json_lines(self.file, [{"kept": ranks} | asdict(made)])
+            self._known[ranks] = made
+        self.evaluations += [self._known[ranks] for ranks in kept]
+        return [self._known[ranks].loss for ranks in kept]
 
 
 def _promising(worth: Mapping[int, float], fresh: Mapping[int, float]) -> list[int]:
-    """Return untried layers that may be worth less than all that were tried; those that never were all at once."""
-    stale = [layer for layer in worth if layer not in fresh and (not fresh or worth[layer] < min(fresh.values()))]
+    """Return untried layers that may go before all that were tried; those that never were tried all at once.
+
+    Of layers that are worth the same the first goes, so that one may also go before by its number.
+    """
+    first = min(((rise, layer) for layer, rise in fresh.items()), default=(math.inf, math.inf))
+    stale = [layer for layer in worth if layer not in fresh and (worth[layer], layer) <= first]
     promising = sorted(stale, key=worth.__getitem__)
     never = [layer for layer in promising if worth[layer] == -math.inf]
     return never or promising[:_NUM_TOGETHER]
+
+
+def _ranks(selection: Selection) -> tuple[int, ...]:
+    return tuple(layer.layer for layer in selection.layers)
 
 
 def _without(selection: Selection, gone: int) -> Selection:

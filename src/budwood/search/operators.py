@@ -4,7 +4,7 @@ What they do to the indices of an axis, `resize_indices` decides: coarse spaces 
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -34,12 +34,14 @@ def mutate(
     rng: np.random.Generator,
     reach: float = 1.0,
     genes: Sequence[Gene] = GENES,
+    *,
+    exchange: bool = True,
 ) -> Selection:
     """Redraw one dimension; in layer-wise spaces that of one layer.
 
-    A larger dimension gains freshly drawn entries, a smaller one loses those it took last; layers are entries too. In
-    fine spaces a dimension may also keep its size and exchange entries. Where stock classes tie the hidden size to the
-    heads, it follows them. The result may lie outside the bin, or have heads that no hidden size suits.
+    A larger dimension gains freshly drawn entries, a smaller one loses those it took last; layers are entries too.
+    Where stock classes tie the hidden size to the heads, it follows them. The result may lie outside the bin, or have
+    heads that no hidden size suits.
 
     Args:
         parent: what is changed.
@@ -48,15 +50,16 @@ def mutate(
         reach: how far from the parent's size the new one may be, as a share of the dimension's range; anywhere in the
             paper.
         genes: dimensions that may change.
+        exchange: whether a dimension of a fine space as often keeps its size and exchanges entries; not in the paper.
     """
-    gene = genes[int(rng.integers(len(genes)))]
+    gene, draw = genes[int(rng.integers(len(genes)))], _Redraw(space, rng, reach, exchange=exchange)
     if gene == "hidden_size":
-        sizes = _within(reach, space.hidden_sizes_around(parent.layers[0].spec), len(parent.hidden))
-        return replace(parent, hidden=_redraw(space, rng, parent.hidden, sizes, space.teacher.hidden_size))
+        sizes = space.hidden_sizes_around(parent.layers[0].spec)
+        return replace(parent, hidden=draw(parent.hidden, sizes, space.teacher.hidden_size))
     if gene == "num_hidden_layers":
-        return replace(parent, layers=_mutate_depth(parent.layers, space, rng, reach))
+        return replace(parent, layers=_mutate_depth(parent.layers, draw))
     position = int(rng.integers(len(parent.layers)))
-    changed = _mutate_layer(parent.layers[position], gene, space, rng, reach)
+    changed = _mutate_layer(parent.layers[position], gene, draw)
     layers = tuple(
         changed if place == position else layer if space.layerwise else replace(changed, layer=layer.layer)
         for place, layer in enumerate(parent.layers)
@@ -65,7 +68,12 @@ def mutate(
 
 
 def switch_levels(
-    parent: Selection, space: SearchSpace, parameter_bin: ParameterBin, rng: np.random.Generator
+    parent: Selection,
+    space: SearchSpace,
+    parameter_bin: ParameterBin,
+    rng: np.random.Generator,
+    *,
+    exchange: bool = True,
 ) -> Selection | None:
     """Change one dimension by a small step and let neurons pay, so that the number of parameters nearly stays.
 
@@ -77,14 +85,14 @@ def switch_levels(
     """
     budget = num_parameters(parent.architecture(space.teacher))
     if not space.layerwise:
-        child = mutate(parent, space, rng, _STEP, genes=GENES[:-1])
+        child = mutate(parent, space, rng, _STEP, genes=GENES[:-1], exchange=exchange)
         return resize(space, child, parameter_bin, budget, rng)
     if len(parent.layers) == 1:
         return None
     changed, payer = rng.permutation(len(parent.layers))[:2].tolist()
     layers = list(parent.layers)
     gene = LAYER_GENES[rng.integers(len(LAYER_GENES))]
-    layers[changed] = _mutate_layer(layers[changed], gene, space, rng, _STEP)
+    layers[changed] = _mutate_layer(layers[changed], gene, _Redraw(space, rng, _STEP, exchange=exchange))
     debt = num_parameters(replace(parent, layers=tuple(layers)).architecture(space.teacher)) - budget
     per_step = space.alignment * int(neuron_parameters(space.teacher.family, np.array(len(parent.hidden))))
     rank = layers[payer].layer
@@ -138,26 +146,36 @@ def constrain(
     return kept if kept is not None and kept in space else None
 
 
-def _mutate_depth(
-    layers: Sequence[LayerSelection], space: SearchSpace, rng: np.random.Generator, reach: float
-) -> tuple[LayerSelection, ...]:
-    taken = {layer.layer: layer for layer in layers}
-    depths = _within(reach, space.num_layers_choices, len(layers))
-    ranks = _redraw(space, rng, tuple(taken), depths, space.teacher.num_hidden_layers)
+@dataclass(frozen=True, slots=True)
+class _Redraw:
+    """Gives an axis another size, or in fine spaces as often other entries."""
+
+    space: SearchSpace
+    rng: np.random.Generator
+    reach: float
+    """How far the new size may be, as a share of the range."""
+    exchange: bool = field(kw_only=True)
+
+    def __call__(self, indices: Indices, sizes: Sequence[int], length: int) -> Indices:
+        """Return the new indices of an axis that has some of `length` entries, and may have one of some sizes."""
+        exchanges = self.exchange and self.space.granularity == "fine" and len(indices) < length
+        if exchanges and self.rng.integers(2):
+            return _exchange(indices, length, self.rng)
+        size = pick(_within(self.reach, sizes, len(indices)), self.rng)
+        return resize_indices(self.space, indices, size, length, self.rng)
+
+
+def _mutate_depth(layers: Sequence[LayerSelection], redraw: _Redraw) -> tuple[LayerSelection, ...]:
+    space, taken = redraw.space, {layer.layer: layer for layer in layers}
+    ranks = redraw(tuple(taken), space.num_layers_choices, space.teacher.num_hidden_layers)
     for rank in ranks:
         if rank not in taken:
-            taken[rank] = draw_layer(space, rank, rng) if space.layerwise else replace(layers[0], layer=rank)
+            taken[rank] = draw_layer(space, rank, redraw.rng) if space.layerwise else replace(layers[0], layer=rank)
     return tuple(taken[rank] for rank in ranks)
 
 
-def _mutate_layer(
-    layer: LayerSelection, gene: Gene, space: SearchSpace, rng: np.random.Generator, reach: float
-) -> LayerSelection:
-    choices, whole = space.choices[layer.layer], space.pool.layers[layer.layer]
-
-    def redraw(indices: Indices, sizes: Sequence[int], length: int) -> Indices:
-        return _redraw(space, rng, indices, _within(reach, sizes, len(indices)), length)
-
+def _mutate_layer(layer: LayerSelection, gene: Gene, redraw: _Redraw) -> LayerSelection:
+    choices, whole = redraw.space.choices[layer.layer], redraw.space.pool.layers[layer.layer]
     if gene == "heads":
         return replace(
             layer,
@@ -176,15 +194,6 @@ def _within(reach: float, sizes: Sequence[int], size: int) -> Sequence[int]:
     nearest = min(abs(other - size) for other in sizes if other != size)
     farthest = max(nearest, reach * (sizes[-1] - sizes[0]))
     return [other for other in sizes if abs(other - size) <= farthest]
-
-
-def _redraw(
-    space: SearchSpace, rng: np.random.Generator, indices: Indices, sizes: Sequence[int], length: int
-) -> Indices:
-    """Give an axis another size, or in fine spaces as often other entries."""
-    if space.granularity == "fine" and len(indices) < length and rng.integers(2):
-        return _exchange(indices, length, rng)
-    return resize_indices(space, indices, pick(sizes, rng), length, rng)
 
 
 def _exchange(indices: Indices, length: int, rng: np.random.Generator) -> Indices:

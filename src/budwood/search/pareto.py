@@ -14,7 +14,10 @@ from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 from budwood.arch.count import num_parameters
 from budwood.arch.selection import Selection
 from budwood.search.candidate import Candidate, Evaluation
-from budwood.search.strategy import Elite, Evolution, Objective
+from budwood.search.elite import Elite, ranked
+from budwood.search.evolution import Evolution
+from budwood.search.proposer import Proposer
+from budwood.search.settings import Objective
 
 # Shape legend: M candidates, O objectives, the loss first.
 
@@ -34,12 +37,40 @@ def hypervolume(points: Points, reference: NDArray[np.float64]) -> float:
     return float(HV(ref_point=np.ones(len(reference)))(points / reference))
 
 
-@dataclass  # with slots, `super()` finds another class
-class ParetoEvolution(Evolution):
-    """Evolution whose elites spread over the front; they are asked for and told as ever."""
+@dataclass(slots=True)
+class ParetoEvolution:
+    """Evolution whose elites spread over the front."""
 
+    proposer: Proposer
+    _evolution: Evolution = field(init=False)
     _told: list[Elite] = field(init=False, default_factory=list)
     _reference: NDArray[np.float64] | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        """Make offspring as evolution does."""
+        self._evolution = Evolution(self.proposer)
+
+    @property
+    def elites(self) -> list[Elite]:
+        """The candidates that spread over the best fronts, lowest loss first."""
+        return self._evolution.elites
+
+    @property
+    def front(self) -> list[tuple[dict[str, float], Selection]]:
+        """All candidates so far that no other dominates, with their objectives by name, lowest loss first."""
+        if not self._told:
+            return []
+        points = self._points(self._told)
+        chosen = np.flatnonzero(front(points))
+        names = ("loss", *self.proposer.settings.objectives)
+        return [
+            (dict(zip(names, points[place].tolist(), strict=True)), self._told[place].selection)
+            for place in sorted(chosen, key=lambda place: points[place].tolist())
+        ]
+
+    def ask(self) -> list[Candidate]:
+        """Return the next generation's new candidates."""
+        return self._evolution.ask()
 
     def tell(
         self, results: Sequence[tuple[Candidate, Evaluation]], dropped: Sequence[tuple[Candidate, float]] = ()
@@ -49,30 +80,22 @@ class ParetoEvolution(Evolution):
         Raises:
             ValueError: there is nothing to go on with, or an objective was not measured.
         """
-        super().tell(results, dropped)
+        self._evolution.elites = self._survivors(ranked(self.elites, results))
         self._told += [Elite(candidate, evaluation) for candidate, evaluation in results]
         if self._reference is None:
             self._reference = self._points(self._told).max(0)
+        self.proposer.learn(results, dropped)
 
-    @property
-    def front(self) -> list[tuple[dict[str, float], Selection]]:
-        """All candidates so far that no other dominates, with their objectives by name, lowest loss first."""
-        points = self._points(self._told)
-        chosen = np.flatnonzero(front(points))
-        names = ("loss", *self.settings.objectives)
-        return [
-            (dict(zip(names, points[place].tolist(), strict=True)), self._told[place].candidate.selection)
-            for place in sorted(chosen, key=lambda place: points[place].tolist())
-        ]
+    def metrics(self) -> dict[str, float]:
+        """Return what evolution does, and the hypervolume.
 
-    @property
-    def hypervolume(self) -> float:
-        """What the front dominates, as a share of the box below the worst values of the first generation."""
+        That is what the front dominates, as a share of the box below the worst values of the first generation.
+        """
         assert self._reference is not None, "nothing was told"
-        return hypervolume(self._points(self._told), self._reference)
+        return self._evolution.metrics() | {"hypervolume": hypervolume(self._points(self._told), self._reference)}
 
     def _survivors(self, pool: list[Elite]) -> list[Elite]:
-        points, count = self._points(pool), min(self.settings.num_elites, len(pool))
+        points, count = self._points(pool), min(self.proposer.settings.num_elites, len(pool))
         population = Population.new(F=points)
         population.set("place", np.arange(len(pool)))
         problem = Problem(n_var=1, n_obj=points.shape[1])
@@ -85,11 +108,11 @@ class ParetoEvolution(Evolution):
 
     def _others(self, elite: Elite) -> list[float]:
         measured: dict[Objective, float | None] = {
-            "parameters": num_parameters(elite.candidate.selection.architecture(self.space.teacher)),
+            "parameters": num_parameters(elite.selection.architecture(self.proposer.space.teacher)),
             "flops": elite.evaluation.flops_per_token,
             "latency": elite.evaluation.latency_seconds,
         }
-        values = [(name, measured[name]) for name in self.settings.objectives]
+        values = [(name, measured[name]) for name in self.proposer.settings.objectives]
         missing = [name for name, value in values if value is None]
         if missing:
             raise ValueError(f"objectives: the evaluation of candidates does not measure {', '.join(missing)}")

@@ -53,11 +53,13 @@ def race(
         rivals: losses of candidates of earlier races that have read everything.
 
     Returns:
-        for every candidate its losses on the sequences that it read; whoever read less than all was dropped.
+        for every candidate its losses on the sequences that it read; those that read less than all were dropped.
     """
     losses: list[list[float]] = [[] for _ in range(num_candidates)]
     racing = list(range(num_candidates))
     for start, stop in pairwise((0, *settings.stages)):
+        if not racing:
+            break
         for candidate, more in zip(racing, read(racing, slice(start, stop)), strict=True):
             losses[candidate] += more
         compared = [losses[candidate] for candidate in racing] + [list(rival[:stop]) for rival in rivals]

@@ -1,14 +1,10 @@
 """The search loop: ask, race, tell, write down; continues from what an interrupted run wrote down."""
 
-import errno
-import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from io import FileIO
 from itertools import chain
 from pathlib import Path
 from typing import NoReturn
@@ -16,11 +12,13 @@ from typing import NoReturn
 import numpy as np
 from tqdm import tqdm
 
+from budwood.arch.spec import Architecture
+from budwood.records.files import append_json_lines, read_json_lines
 from budwood.search.candidate import Candidate, Evaluate, Evaluation, SearchRecord, gene_columns
 from budwood.search.race import RaceSettings, race
-from budwood.search.strategy import Evolution
+from budwood.search.strategy import Strategy
 
-OnEpoch = Callable[[Evolution, Sequence[SearchRecord]], None]
+OnEpoch = Callable[[Strategy, Sequence[SearchRecord]], None]
 
 _logger = logging.getLogger(__name__)
 
@@ -38,76 +36,70 @@ class Reading(Evaluation):
 
 
 def run_search(
-    strategy: Evolution,
+    strategy: Strategy,
     evaluate: Evaluate,
     history_file: Path,
-    stages: RaceSettings,
+    num_sequences: int,
     on_epoch: OnEpoch | None = None,
 ) -> list[SearchRecord]:
     """Run a strategy to its end.
 
-    Every reading is appended to `history_file` (JSON lines) as soon as it is made. Where the file already holds
-    readings of this search they are told instead of repeated, so a killed search ends with the same records as an
-    uninterrupted one.
+    Every reading is appended to `history_file` (JSON lines) as soon as it is made. Readings of this search that the
+    file already has are not repeated, so a killed search ends with the same records as an uninterrupted one.
 
     Args:
         strategy: asked and told, generation by generation.
         evaluate: the losses of candidates.
         history_file: belongs to this search alone.
-        stages: how the candidates of a generation race, with the elites as rivals.
+        num_sequences: that a candidate can read; the settings say in which stages it does.
         on_epoch: called after each generation with the strategy and all records so far.
 
     Raises:
-        ValueError: the file holds the history of another search, or no candidate has a finite loss.
+        ValueError: the stages go beyond the sequences, the file is damaged or the history of another search, or no
+            candidate has a finite loss.
         OSError: the file cannot be written; what was written before stays valid.
     """
+    settings = strategy.proposer.settings
+    stages = settings.race(num_sequences)
     records: list[SearchRecord] = []
     losses: dict[str, Sequence[float]] = {}
-    known = read_history(history_file)
-    total = strategy.settings.num_evaluations
-    bar = tqdm(total=total, desc="search", unit="candidate", dynamic_ncols=True)
-    with bar, _open(history_file) as file:
-        history = _History(evaluate, file, bar, {(reading.evaluation, reading.start): reading for reading in known})
-        while not strategy.done:
+    known = {(reading.evaluation, reading.start): reading for reading in read_history(history_file)}
+    append_json_lines(history_file, [])
+    with tqdm(total=settings.num_evaluations, desc="search", unit="candidate", dynamic_ncols=True) as bar:
+        history = _History(evaluate, history_file, bar, known)
+        for epoch in range(settings.epochs + 1):
             candidates = strategy.ask()
-            rivals = [losses[key] for key in strategy.elite_keys]
-            readings = _race(candidates, history, stages, strategy.settings.num_elites, rivals)
+            rivals = [losses[elite.key] for elite in strategy.elites]
+            readings = _race(candidates, history, stages, settings.num_elites, rivals)
             generation = [
-                _record(strategy, candidate, read, stages.stages[-1])
+                _record(strategy.proposer.space.teacher, epoch, candidate, read, stages.stages[-1])
                 for candidate, read in zip(candidates, readings, strict=True)
             ]
             records += generation
             finished = {record.key: record for record in generation if record.finished}
             losses |= {key: record.sequence_losses for key, record in finished.items()}
+            _warn_of_broken(generation)
             strategy.tell(
                 [(c, finished[c.key]) for c in candidates if c.key in finished],
                 _dropped(candidates, generation, list(losses.values())),
             )
-            _warn_of_broken(generation)
-            history.best = f"{strategy.elites[0][0]:.4g}"
+            history.best = f"{strategy.elites[0].loss:.4g}"
             if on_epoch:
                 on_epoch(strategy, records)
     return records
 
 
 def read_history(history_file: Path) -> list[Reading]:
-    """Return the complete readings of a history file; a last line torn by a kill is cut off the file.
+    """Return the complete readings of a history file.
 
     Raises:
-        ValueError: a line is none that this version writes.
+        ValueError: a line is damaged, or none that this version writes.
     """
-    if not history_file.exists():
-        return []
-    text = history_file.read_bytes()
-    complete = text[: text.rfind(b"\n") + 1]
-    if len(complete) < len(text):
-        with history_file.open("r+b") as file:
-            file.truncate(len(complete))
     try:
-        return [Reading(**json.loads(line)) for line in complete.splitlines()]
-    except (TypeError, ValueError) as error:
+        return [Reading(**row) for row in read_json_lines(history_file)]
+    except TypeError as error:
         raise ValueError(
-            f"{history_file} is damaged or was written by another version of budwood ({error}); remove it"
+            f"{history_file} was written by another version of budwood ({error}); remove the file to start again"
         ) from None
 
 
@@ -116,7 +108,7 @@ class _History:
     """Readings: taken from an interrupted run where it has them, else made and written down."""
 
     evaluate: Evaluate
-    file: FileIO
+    file: Path
     bar: "tqdm[NoReturn]"
     known: dict[tuple[int, int], Reading]
     """Readings of an interrupted run, by candidate and first sequence."""
@@ -138,7 +130,8 @@ class _History:
             reading = Reading(
                 evaluation=numbers[place], key=candidates[place].key, start=sequences.start, **asdict(made)
             )
-            self._append(json.dumps(asdict(reading)).encode() + b"\n")
+            self._require(reading, sequences)
+            append_json_lines(self.file, [asdict(reading)])
             self.tokens += reading.tokens
             self._show(reading)
             readings[place] = reading
@@ -161,29 +154,13 @@ class _History:
         self.bar.set_postfix_str(f"best={self.best}, {rate:,.0f} tokens/s", refresh=False)
         self.bar.update(reading.start == 0)
 
-    def _append(self, line: bytes) -> None:
-        try:
-            written = self.file.write(line)
-            os.fsync(self.file.fileno())
-        except OSError as error:
-            raise _unwritable(self.file.name, error) from error
-        if written != len(line):
-            raise _unwritable(self.file.name, OSError(errno.ENOSPC, "no room for a whole line"))
-
-
-def _open(history_file: Path) -> FileIO:
-    try:
-        return history_file.open("ab", buffering=0)
-    except OSError as error:
-        raise _unwritable(history_file, error) from error
-
-
-def _unwritable(file: object, error: OSError) -> OSError:
-    return OSError(
-        error.errno,
-        f"the search cannot write its history {file}: {error.strerror}. All that it wrote before is kept; make room or "
-        "give it the right to write there, and run again to continue",
-    )
+    def _require(self, reading: Reading, sequences: slice) -> None:
+        """Refuse an evaluation of fewer sequences than were asked for."""
+        if len(reading.sequence_losses) != sequences.stop - sequences.start:
+            raise ValueError(
+                f"num_sequences: candidates were to read sequences {sequences.start} to {sequences.stop - 1}, and "
+                f"{len(reading.sequence_losses)} losses came back; give the number of sequences that there are"
+            )
 
 
 def _race(
@@ -205,11 +182,13 @@ def _race(
     return readings
 
 
-def _record(strategy: Evolution, candidate: Candidate, readings: Sequence[Reading], num_sequences: int) -> SearchRecord:
+def _record(
+    teacher: Architecture, epoch: int, candidate: Candidate, readings: Sequence[Reading], num_sequences: int
+) -> SearchRecord:
     losses = list(chain.from_iterable(reading.sequence_losses for reading in readings))
     return SearchRecord(
         evaluation=readings[0].evaluation,
-        epoch=strategy.epoch,
+        epoch=epoch,
         origin=candidate.origin,
         sequence_losses=losses,
         tokens=sum(reading.tokens for reading in readings),
@@ -218,7 +197,7 @@ def _record(strategy: Evolution, candidate: Candidate, readings: Sequence[Readin
         flops_per_token=readings[0].flops_per_token,
         latency_seconds=readings[0].latency_seconds,
         finished=len(losses) == num_sequences and all(map(math.isfinite, losses)),
-        **gene_columns(candidate.selection, strategy.space.teacher),
+        **gene_columns(candidate.selection, teacher),
     )
 
 

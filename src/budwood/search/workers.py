@@ -64,7 +64,8 @@ class RayEvaluate:
         # Ray gives its workers the lowest priority; here they are the work.
         os.environ.setdefault("RAY_worker_niceness", "0")
         quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
-        local = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": self._num_workers, **quiet}
+        # Without an address Ray looks for a cluster that was started here, and fails where that one is dead.
+        local = {} if "RAY_ADDRESS" in os.environ else {"address": "local", "num_cpus": self._num_workers, **quiet}
         self._ray.init(**local)
         # Otherwise a worker that may use a GPU ends with its first task, and the teacher is loaded for each.
         options: dict[str, Any] = {

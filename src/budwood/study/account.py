@@ -31,7 +31,7 @@ def ledger(
         references |= {(result.bin, score.seed) for score in new if score.arm == REFERENCE}
         entries += _of_training(result, new, curves, taken_over[result.variant])
     for found in sorted(findings, key=lambda each: each.variant):
-        costs = [*found.finalists.costs, *found.winner.costs, *found.export_costs]
+        costs = [*found.finalists.costs, *found.winner.costs]
         entries += [cost.at(found.variant) for cost in costs]
         if found.probe is not None:
             entries += [cost.at(found.variant) for cost in probe_costs(found.probe, taken_over.get(found.variant, 0))]

@@ -12,10 +12,10 @@ import torch
 from budwood.arch.count import forward_flops_per_token, num_parameters
 from budwood.corpus.packing import PackedCorpus
 from budwood.evaluation.efficiency import Subject, measure_efficiency
-from budwood.evaluation.harness import HELDOUT_TASKS, VERSION, HarnessOptions, check_benchmarks, run_benchmarks
+from budwood.evaluation.harness import VERSION, check_benchmarks, run_benchmarks
 from budwood.evaluation.heldout import heldout_questions, read_texts
 from budwood.evaluation.perplexity import source_bytes, source_losses
-from budwood.evaluation.settings import EvaluationSettings
+from budwood.evaluation.settings import HELDOUT_TASKS, EvaluationSettings
 from budwood.evaluation.statistics import summarise
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import Compute
@@ -24,6 +24,7 @@ from budwood.records.cost import Cost
 from budwood.records.evaluation import Downstream, Efficiency
 from budwood.records.teacher import HeldOutText, SourceLoss, TeacherEvaluation
 from budwood.records.training import ProbeScore, Score, TrainingRecord
+from budwood.study.costs import reading_cost
 from budwood.study.stage import NOT_DECIDING, Stage, Track, Work
 from budwood.study.text import Windows
 
@@ -130,7 +131,7 @@ class ScoreRun(Stage[Scored]):
     def replay(self, result: Scored, work: Work) -> None:
         """Report the mean loss."""
         losses = [loss for source in result.score.losses.values() for loss in source]
-        work.track({f"{self.run_name}.validation_loss": fmean(losses)}, self.record.steps)
+        work.track({"validation_loss": fmean(losses)}, self.record.steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,18 +159,22 @@ class ScoreProbe(Stage[ProbeScored]):
         started = time.perf_counter()
         model = self.compute.place(self.model.load_model(self.compute.dtype))
         losses = sequence_losses(model, self.choice.read(), batch_size=self.batch_size, progress="probe on choice")
-        work.track({"probe.choice_loss": float(losses.mean())}, self.record.steps)
-        flops = forward_flops_per_token(self.model.architecture, context=self.choice.length)
-        looked = Cost.of("probe", self.choice.num_tokens, flops, time.perf_counter() - started)
-        return ProbeScored(
+        looked = reading_cost("probe", self.model.architecture, self.choice.extent)
+        result = ProbeScored(
             ProbeScore(
                 **self.record.model_dump(exclude={"made_with"}),
                 made_with=self.record.made_with,
                 num_parameters=num_parameters(self.model.architecture),
                 losses=losses.tolist(),
-                looked=looked,
+                looked=looked.after(time.perf_counter() - started),
             )
         )
+        self.replay(result, work)
+        return result
+
+    def replay(self, result: ProbeScored, work: Work) -> None:
+        """Report the mean loss."""
+        work.track({"choice_loss": fmean(result.score.losses)}, self.record.steps)
 
 
 def build_questions(tokens: PackedCorpus, teacher: Checkpoint, evaluation: EvaluationSettings) -> Questions:
@@ -178,9 +183,8 @@ def build_questions(tokens: PackedCorpus, teacher: Checkpoint, evaluation: Evalu
     Raises:
         ValueError: a task is unknown or cannot be had, or a source holds too little text.
     """
-    chosen = evaluation.benchmarks()
-    check_benchmarks(chosen)
-    if not {benchmark.task for benchmark in chosen} & set(HELDOUT_TASKS):
+    check_benchmarks(evaluation)
+    if not {benchmark.task for benchmark in evaluation.benchmarks()} & set(HELDOUT_TASKS):
         return {}
     return heldout_questions(read_texts(tokens, teacher.load_tokenizer(), "validation"), evaluation.heldout)
 
@@ -202,22 +206,18 @@ class AskModel(Stage[Answered]):
     model_name: str
     model: Checkpoint
     questions: str
-    """Fingerprint of those that are made from held-out text."""
+    """Fingerprint of those that are made from held-out text, and of tasks of the user's own."""
     tasks: tuple[str, ...]
     limit: int | None
     harness: str = VERSION
     compute: Compute
-    batch_size: int = field(metadata=NOT_DECIDING)
     folder: Path = field(metadata=NOT_DECIDING)
     """Of the questions."""
     evaluation: EvaluationSettings = field(metadata=NOT_DECIDING)
 
     def run(self, work: Work) -> Answered:
         """Ask; a killed run continues with the first task that it has not finished."""
-        options = HarnessOptions(
-            tasks_folder=self.folder, compute=self.compute, batch_size=self.batch_size, limit=self.limit
-        )
-        record = run_benchmarks(self.model.folder, self.evaluation.benchmarks(), options, work.folder)
+        record = run_benchmarks(self.model.folder, self.folder, self.evaluation, self.compute, work.folder)
         result = Answered(Downstream.model_validate({"model": self.model_name} | record))
         self.replay(result, work)
         return result
@@ -227,7 +227,7 @@ class AskModel(Stage[Answered]):
         for task in result.downstream.tasks:
             # MLflow takes no comma, which separates a metric of the harness from its filter.
             values = {name.replace(",", "/"): metric.value for name, metric in task.metrics.items()}
-            work.track({f"{self.model_name}.{task.task}.{name}": value for name, value in values.items()}, 0)
+            work.track({f"{task.task}.{name}": value for name, value in values.items()}, 0)
 
 
 @torch.no_grad()

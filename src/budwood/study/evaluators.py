@@ -9,14 +9,16 @@ from torch import Tensor
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import Compute
 from budwood.search.candidate import Evaluate
+from budwood.search.fitness import FROM_SCORES, ScoreMethod
 from budwood.search.settings import SearchSettings
 from budwood.search.workers import RayEvaluate
 from budwood.study.teacher import importance_of
 from budwood.subnet.evaluate import ScoreEvaluator, SubnetEvaluator
-from budwood.subnet.fitness import FROM_SCORES, open_fitness
+from budwood.subnet.fitness import open_fitness
 from budwood.subnet.importance import Importance, importance_of_weights
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
-from budwood.subnet.settings import SpaceSettings
+from budwood.subnet.scoring import component_scores
+from budwood.subnet.settings import Ordering, SpaceSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,14 +56,17 @@ class EvaluatorSource:
         )
 
     def _open_scores(self) -> ScoreEvaluator:
-        teacher = self.ordered()
-        importance = (
-            importance_of_weights(teacher.weights, teacher.architecture)
-            if self.search.fitness == "magnitude"
-            else Importance.from_tensors(self.importance)
-        )
-        ranking = None if self.space.ordering == "native" else teacher.ranking
-        return ScoreEvaluator(importance=importance, normalisation=self.search.normalisation, ranking=ranking)
+        own = open_ordered(self.teacher.folder, Ordering(ordering="native"))
+        importances: dict[ScoreMethod, Importance] = {}
+        if self.importance:
+            importances["importance"] = Importance.from_tensors(self.importance)
+        if "magnitude" in self.search.score_methods or self.space.ordering == "magnitude":
+            importances["magnitude"] = importance_of_weights(own.weights, own.architecture)
+        shares = component_scores(self.search, importances).normalised(self.search.normalisation)
+        if self.space.ordering != "native":
+            by = importances["magnitude" if self.space.ordering == "magnitude" else "importance"]
+            shares = shares.in_order(by, self.ordered().ranking)
+        return ScoreEvaluator(shares=shares)
 
 
 @contextmanager

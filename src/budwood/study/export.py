@@ -7,11 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
-from budwood.arch.bins import ParameterBin
-from budwood.arch.count import forward_flops_per_token
-from budwood.arch.spec import Architecture
 from budwood.corpus.settings import CorpusSettings
 from budwood.models.card import Card, CardSource, Measurement
 from budwood.models.certificate import Origin, certify
@@ -22,14 +18,10 @@ from budwood.models.export import CARD, CERTIFICATE
 from budwood.models.prompts import record_prompts, write_check
 from budwood.models.settings import ServingSettings
 from budwood.records.certificate import Certificate
-from budwood.records.cost import Cost
 from budwood.records.files import write_atomically
 from budwood.records.search import Winner
 from budwood.records.teacher import TeacherRecord
 from budwood.study.stage import Stage, Work
-from budwood.study.teacher import importance_of
-from budwood.subnet.extract import resolve
-from budwood.subnet.ordering import open_ordered
 from budwood.subnet.settings import SpaceSettings
 
 
@@ -39,20 +31,17 @@ class Exported:
 
     subnet: Checkpoint
     certificate: Certificate
-    costs: list[Cost]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSubnet(Stage[Exported]):
-    """Prove that the winner's folder is what the search found, and describe it for those who take it home."""
+    """Certify the winner's folder, and describe it for those who take it home."""
 
     name: ClassVar[str] = "export"
     result: ClassVar[type] = Exported
 
     cut: Checkpoint
-    teacher: Checkpoint
     teacher_record: TeacherRecord
-    importance: dict[str, Tensor]
     corpus_fingerprint: str
     winner: Winner
     space: SpaceSettings
@@ -60,32 +49,27 @@ class ExportSubnet(Stage[Exported]):
     """Licences and attributions of all texts."""
 
     def run(self, work: Work) -> Exported:
-        """Copy, certify and describe.
-
-        Raises:
-            ValueError: the folder does not compute what the searched child computes.
-        """
+        """Copy, certify and describe."""
         folder = work.folder / "subnet"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(self.cut.folder, folder)
-        ordered = open_ordered(self.teacher.folder, self.space, importance_of(self.importance))
-        cut = resolve(ordered, self.winner.selection)
         origin = Origin(
             teacher=self.teacher_record.name,
             teacher_revision=self.teacher_record.revision,
-            teacher_fingerprint=self.teacher.fingerprint,
+            teacher_fingerprint=self.teacher_record.fingerprint,
             corpus_fingerprint=self.corpus_fingerprint,
             ordering=self.space.ordering,
             rope=self.space.rope,
             compensation=self.space.compensation.steps if self.space.compensation else (),
-            channels=[ordered.channels[channel] for channel in self.winner.selection.hidden],
-            layers=[layer.teacher_layer for layer in cut.layers],
+            channels=self.winner.kept_channels,
+            layers=self.winner.kept_layers,
         )
+        architecture = self.cut.architecture
+        certificate = certify(self.winner.proof, folder, origin)
         child = self.cut.load_model(torch.float32)
-        certificate = certify(child, folder, cut.architecture, ParameterBin(*self.winner.parameter_bin), origin)
         write_check(folder, record_prompts(child))
         card = Card(
-            architecture=cut.architecture,
+            architecture=architecture,
             teacher=self.teacher_record,
             sources=self.sources,
             cut=_story(self.winner, self.space, origin),
@@ -96,14 +80,7 @@ class ExportSubnet(Stage[Exported]):
         )
         write_atomically(folder / CARD, card.text())
         write_atomically(folder / CERTIFICATE, json.dumps(certificate.to_dict(), indent=1))
-        return Exported(Checkpoint.open(folder), certificate, [certificate_cost(cut.architecture, certificate)])
-
-
-def certificate_cost(child: Architecture, certificate: Certificate) -> Cost:
-    """Return what a certificate cost: its probes run through the child in memory and the one loaded anew."""
-    lengths = [len(probe.input_ids) for probe in certificate.probes]
-    flops = sum(2 * length * forward_flops_per_token(child, context=length) for length in lengths)
-    return Cost(stage="evaluation", flops=float(flops), tokens=2 * sum(lengths))
+        return Exported(Checkpoint.open(folder), certificate)
 
 
 def text_sources(corpus: CorpusSettings) -> list[CardSource]:
@@ -111,7 +88,6 @@ def text_sources(corpus: CorpusSettings) -> list[CardSource]:
     return [
         CardSource(name=name, license=source.license, attribution=source.attribution, dataset=source.dataset)
         for name, source in corpus.sources.items()
-        if source
     ]
 
 

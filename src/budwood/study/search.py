@@ -1,6 +1,5 @@
 """The search of one variant, and the choice of its winner."""
 
-import json
 import math
 import shutil
 import statistics
@@ -12,41 +11,45 @@ from typing import Any, ClassVar
 
 import pandas as pd
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import forward_flops_per_token, num_parameters, paper_search_flops
-from budwood.arch.proportions import in_small
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
+from budwood.models.certificate import prove
 from budwood.models.checkpoint import Checkpoint, load_model
 from budwood.models.device import Compute
 from budwood.models.export import write_checkpoint
 from budwood.models.losses import sequence_losses
+from budwood.records.certificate import Proof
 from budwood.records.cost import Cost
 from budwood.records.files import write_atomically
 from budwood.records.search import Finalist, Finalists, FrontPoint, Searched, Winner
+from budwood.records.strict import Strict
 from budwood.search.candidate import SearchRecord, canonical_key
 from budwood.search.choice import Choice, choose
+from budwood.search.fitness import DIVERGENCE, PERPLEXITY
 from budwood.search.run import run_search
 from budwood.search.settings import SearchSettings
 from budwood.search.strategy import Strategy, open_strategy
+from budwood.study.costs import bin_center, choice_cost, correction_cost, proof_cost, reading_cost
 from budwood.study.evaluators import EvaluatorSource, evaluating_candidates
-from budwood.study.settings import BinSettings
+from budwood.study.settings import BinSettings, Conditions
 from budwood.study.stage import NOT_DECIDING, Stage, Track, Work, no_tracking
 from budwood.study.teacher import importance_of
 from budwood.study.text import Windows
-from budwood.subnet.compensate import compensation_flops, cut_out
+from budwood.subnet.compensate import count_gaps, cut_out
 from budwood.subnet.extract import Cut, own_weights, resolve
-from budwood.subnet.fitness import DIVERGENCE, PERPLEXITY
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
-from budwood.subnet.settings import Compensation, SpaceSettings
+from budwood.subnet.settings import SpaceSettings
 from budwood.training.job import TrainingJob
 from budwood.training.launch import run_job
 from budwood.training.run import MODEL
-from budwood.training.settings import ArmSettings, Engine, Schedule
+from budwood.training.settings import Engine, Schedule
 
 HISTORY, LOOKS = "history.jsonl", "looks.json"
 
@@ -70,39 +73,17 @@ class EvolveSubnets(Stage[Found]):
     teacher: Checkpoint
     importance: dict[str, Tensor]
     selection: Windows
-    parameter_bin: ParameterBin
-    center: Architecture
-    """What the paper charges the search by."""
+    bin_: BinSettings
     space: SpaceSettings
+    """Without corrections: candidates are compared without them."""
     search: SearchSettings
     compute: Compute
     batch_size: int
 
-    @classmethod
-    def of(
-        cls,
-        teacher: Checkpoint,
-        importance: dict[str, Tensor],
-        selection: Windows,
-        bin_: BinSettings,
-        space: SpaceSettings,
-        search: SearchSettings,
-        compute: Compute,
-        batch_size: int,
-    ) -> "EvolveSubnets":
-        """Declare a search; settings of what follows it do not decide what it finds."""
-        parameter_bin = bin_.parameter_bin(num_parameters(teacher.architecture))
-        return cls(
-            teacher=teacher,
-            importance=importance,
-            selection=selection,
-            parameter_bin=parameter_bin,
-            center=bin_center(bin_, parameter_bin, teacher.architecture),
-            space=space.model_copy(update={"compensation": None}),
-            search=search.model_copy(update={"num_finalists": 1, "finalist_tokens": 0}),
-            compute=compute,
-            batch_size=batch_size,
-        )
+    @property
+    def parameter_bin(self) -> ParameterBin:
+        """The bin for this teacher."""
+        return self.bin_.parameter_bin(num_parameters(self.teacher.architecture))
 
     def run(self, work: Work) -> Found:
         """Search; a killed run continues after the last candidate."""
@@ -117,19 +98,18 @@ class EvolveSubnets(Stage[Found]):
         )
         ranked = source.ordered().ranked
         strategy = open_strategy(self.space.search_space(ranked), self.parameter_bin, self.search)
-        race = self.search.race(self.selection.count)
 
         def log(strategy: Strategy, records: Sequence[SearchRecord]) -> None:
             _log_epoch(strategy, records, work.track)
 
         with evaluating_candidates(source) as evaluate:
-            records = run_search(strategy, evaluate, work.folder / HISTORY, race, log)
+            records = run_search(strategy, evaluate, work.folder / HISTORY, self.selection.count, log)
         return Found(_history(records, self.search.fitness), self._finalists(strategy, ranked, records))
 
     def _finalists(self, strategy: Strategy, ranked: Architecture, records: Sequence[SearchRecord]) -> Finalists:
         candidates = [
-            Finalist(selection=selection, **_describe(selection, ranked), selection_loss=loss)
-            for loss, selection in strategy.elites
+            Finalist(selection=elite.selection, **_describe(elite.selection, ranked), selection_loss=elite.loss)
+            for elite in strategy.elites
         ]
         front = [
             FrontPoint(selection=selection, **_describe(selection, ranked), objectives=dict(objectives))
@@ -145,7 +125,7 @@ class EvolveSubnets(Stage[Found]):
             fitness=self.search.fitness,
             parameter_bin=(self.parameter_bin.low, self.parameter_bin.high),
             num_evaluations=len(records),
-            paper_flops=paper_search_flops(self.center),
+            paper_flops=paper_search_flops(bin_center(self.bin_, self.parameter_bin, ranked)),
             front=tuple(front),
             candidates=tuple(candidates),
             costs=(cost, *fitness_costs(self.search.fitness, ranked, self.selection)),
@@ -170,14 +150,17 @@ class BriefTraining:
     engine: Engine = field(metadata=NOT_DECIDING)
 
     @classmethod
-    def of(
-        cls, search: SearchSettings, schedule: Schedule, arm: ArmSettings, heldout: int, engine: Engine
-    ) -> "BriefTraining | None":
-        """Return how; None where finalists are not trained."""
-        if not search.finalist_tokens:
+    def of(cls, tokens: int, conditions: Conditions) -> "BriefTraining | None":
+        """Return how finalists are trained on some tokens; None for no tokens."""
+        if not tokens:
             return None
-        brief = schedule.brief(search.finalist_tokens)
-        return cls(schedule=brief, learning_rate=arm.rate(schedule), heldout=heldout, engine=engine)
+        schedule = conditions.schedule
+        return cls(
+            schedule=schedule.brief(tokens),
+            learning_rate=conditions.arms.subnet_init.rate(schedule),
+            heldout=conditions.measurement.heldout,
+            engine=conditions.engine,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,12 +184,12 @@ class ChooseWinner(Stage[Chosen]):
     def run(self, work: Work) -> Chosen:
         """Look at the finalists one by one; a killed run continues with the first that it has not finished."""
         file = work.folder / LOOKS
-        looks = [Look(**look) for look in json.loads(file.read_text(encoding="utf-8"))] if file.is_file() else []
+        looks = _LOOKS.validate_json(file.read_text(encoding="utf-8")) if file.is_file() else []
         ordered = open_ordered(self.teacher.folder, self.space, importance_of(self.importance)).in_memory(self.compute)
         left = self.finalists[len(looks) :]
         for finalist in tqdm(left, desc="finalists", unit="candidate", dynamic_ncols=True):
             looks.append(self._look(ordered, finalist.selection, work))
-            write_atomically(file, json.dumps([vars(look) for look in looks]))
+            write_atomically(file, _LOOKS.dump_json(looks).decode())
         found = choose([look.losses for look in looks])
         folders = [_folder_of(finalist.selection, work) for finalist in self.finalists]
         for loser in set(folders) - {folders[found.winner]}:
@@ -218,10 +201,16 @@ class ChooseWinner(Stage[Chosen]):
         started = perf_counter()
         calibration = self.calibration.read()[:, :-1]
         child = cut_out(ordered, finalist, calibration, self.space.compensation, batch_size=self.batch_size)
-        cut = write_checkpoint(own_weights(child), self.teacher.folder, _folder_of(finalist, work))
-        model = self._train(cut, work) if self.training else child.to(self.compute.dtype)
+        child = own_weights(child)
+        cut = write_checkpoint(child, self.teacher.folder, _folder_of(finalist, work))
+        architecture, parameter_bin = (
+            resolve(ordered, finalist).architecture,
+            ParameterBin(*self.searched.parameter_bin),
+        )
+        proof = prove(child, cut, architecture, parameter_bin, self.choice.read()[0])
+        model = self._train(cut, work) if self.training else self.compute.lowered(child)
         losses = sequence_losses(self.compute.place(model), self.choice.read(), batch_size=self.batch_size)
-        return Look(losses=losses.tolist(), seconds=perf_counter() - started)
+        return Look(losses=losses.tolist(), proof=proof, seconds=perf_counter() - started)
 
     def _train(self, cut: Path, work: Work) -> PreTrainedModel:
         assert self.training is not None, "only called where finalists are trained"
@@ -235,7 +224,7 @@ class ChooseWinner(Stage[Chosen]):
             learning_rate=self.training.learning_rate,
             schedule=self.training.schedule,
             heldout_windows=self.training.heldout,
-            device=self.compute.device.type,
+            device=self.compute.name,
             precision=self.compute.precision,
             engine=self.training.engine,
         )
@@ -254,6 +243,9 @@ class ChooseWinner(Stage[Chosen]):
             **shared,
             **best.model_dump(include={"description", "num_parameters", "selection_loss", "choice_loss"}),
             selection=best.selection,
+            kept_channels=tuple(ordered.channels[channel] for channel in best.selection.hidden),
+            kept_layers=tuple(layer.teacher_layer for layer in resolve(ordered, best.selection).layers),
+            proof=looks[found.winner].proof,
             choice_interval=found.interval,
             lead=None if alone else found.lead,
             lead_interval=None if alone else found.lead_interval,
@@ -263,76 +255,48 @@ class ChooseWinner(Stage[Chosen]):
         )
 
     def _costs(self, looks: Sequence["Look"], winner: int, ordered: OrderedTeacher) -> tuple[Cost, ...]:
-        """Return the cost of comparing finalists, and by itself that of correcting the winner."""
+        """Return the costs of comparing finalists, of correcting the winner, and of all proofs."""
+        teacher, calibration = ordered.architecture, self.calibration.extent
         cuts = [resolve(ordered, finalist.selection) for finalist in self.finalists]
-        architectures = [cut.architecture for cut in cuts]
-        settings, windows = self.space.compensation, self.calibration
-        corrections = [correction_cost(ordered.architecture, cut, settings, windows) for cut in cuts]
-        forwards = [forward_flops_per_token(each, context=self.choice.length) for each in architectures]
-        schedule = self.training.schedule if self.training else None
-        if schedule is not None:
-            context = schedule.sequence_length
-            trainings = [3.0 * forward_flops_per_token(each, context=context) for each in architectures]
-        else:
-            trainings = [0.0] * len(cuts)
-        others = [correction for place, correction in enumerate(corrections) if place != winner]
-        comparing = choice_cost(forwards, self.choice, trainings, schedule, others)
-        return comparing.after(sum(look.seconds for look in looks)), corrections[winner]
+        corrections = [
+            correction_cost(teacher, cut.architecture, _gaps(cut, teacher), self.space.compensation, calibration)
+            for cut in cuts
+        ]
+        length, schedule = self.choice.length, self.training.schedule if self.training else None
+        context = schedule.sequence_length if schedule else length
+        comparing = choice_cost(
+            [float(forward_flops_per_token(cut.architecture, context=length)) for cut in cuts],
+            self.choice.extent,
+            [3.0 * forward_flops_per_token(cut.architecture, context=context) for cut in cuts],
+            schedule.num_tokens if schedule else 0,
+            [correction for place, correction in enumerate(corrections) if place != winner],
+        )
+        proofs = [proof_cost(cut.architecture, look.proof) for cut, look in zip(cuts, looks, strict=True)]
+        return comparing.after(sum(look.seconds for look in looks)), corrections[winner], *proofs
 
 
-@dataclass(frozen=True, kw_only=True)
-class Look:
+class Look(Strict):
     """What a finalist is worth."""
 
     losses: list[float]
     """On every sequence of the choice, nats per token."""
+    proof: Proof
+    """Of its folder."""
     seconds: float
 
 
-def choice_cost(
-    forwards: Sequence[float],
-    choice: Windows,
-    trainings: Sequence[float],
-    schedule: Schedule | None,
-    corrections: Sequence[Cost],
-) -> Cost:
-    """Return what it costs to compare finalists, beside the correction of the winner.
-
-    Args:
-        forwards: FLOPs of every finalist's forward pass, per token of the choice.
-        choice: the text on which they are compared.
-        trainings: FLOPs of training each of them, per token.
-        schedule: of that training; None where they are not trained.
-        corrections: of those that lose.
-    """
-    trained = schedule.num_tokens if schedule else 0
-    return Cost(
-        stage="search",
-        flops=choice.num_tokens * sum(forwards) + trained * sum(trainings) + sum(each.flops for each in corrections),
-        tokens=len(forwards) * (choice.num_tokens + trained) + sum(each.tokens for each in corrections),
-    )
-
-
-def correction_cost(teacher: Architecture, cut: Cut, settings: Compensation | None, calibration: Windows) -> Cost:
-    """Return what it costs to correct a cut; nothing where it is not corrected."""
-    if settings is None or not settings.steps:
-        return Cost(stage="compensation", flops=0.0, tokens=0)
-    flops = compensation_flops(teacher, cut, settings, calibration.count, calibration.length)
-    return Cost(stage="compensation", flops=flops, tokens=calibration.num_tokens)
+_LOOKS = TypeAdapter(list[Look])
 
 
 def fitness_costs(fitness: str, teacher: Architecture, selection: Windows) -> list[Cost]:
     """Return what a fitness costs once a search: the teacher reads the text by which candidates are compared to it."""
     if fitness != DIVERGENCE:
         return []
-    return [Cost.of("search", selection.num_tokens, forward_flops_per_token(teacher, context=selection.length))]
+    return [reading_cost("search", teacher, selection.extent)]
 
 
-def bin_center(bin_: BinSettings, parameter_bin: ParameterBin, teacher: Architecture) -> Architecture:
-    """Return the model by which the paper charges a search: the bin's reference, or the teacher in small."""
-    if bin_.reference:
-        return bin_.reference.architecture()
-    return in_small(teacher, (parameter_bin.low + parameter_bin.high) / 2)
+def _gaps(cut: Cut, teacher: Architecture) -> int:
+    return count_gaps([layer.teacher_layer for layer in cut.layers], teacher.num_hidden_layers)
 
 
 def _folder_of(finalist: Selection, work: Work) -> Path:
@@ -353,13 +317,13 @@ def _history(records: Sequence[SearchRecord], fitness: str) -> pd.DataFrame:
 
 
 def _log_epoch(strategy: Strategy, records: Sequence[SearchRecord], track: Track) -> None:
-    newest = [record.loss for record in records if record.epoch == strategy.epoch and math.isfinite(record.loss)]
+    epoch = records[-1].epoch
+    newest = [record.loss for record in records if record.epoch == epoch and math.isfinite(record.loss)]
     metrics = {
-        "best_loss": strategy.elites[0][0],
         "epoch_median_loss": statistics.median(newest) if newest else math.nan,
         "evaluations": len(records),
         "tokens": sum(record.tokens for record in records),
         "flops": sum(record.flops for record in records),
         **strategy.metrics(),
     }
-    track({f"search.{name}": value for name, value in metrics.items()}, strategy.epoch)
+    track({f"search.{name}": value for name, value in metrics.items()}, epoch)

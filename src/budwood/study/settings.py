@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from budwood.arch.bins import ParameterBin
 from budwood.models.settings import DeviceName, ModelSizes, Precision
 from budwood.records.strict import HOW, Strict
-from budwood.training.settings import Schedule
+from budwood.training.settings import Arms, Engine, Schedule
 
 
 class BinSettings(Strict):
@@ -105,3 +105,13 @@ class ProtocolSettings(Strict):
                 "by one optimiser step at least"
             )
         return probe
+
+
+class Conditions(Strict):
+    """How everything is measured and trained, whatever is searched."""
+
+    measurement: MeasurementSettings
+    protocol: ProtocolSettings
+    schedule: Schedule
+    arms: Arms
+    engine: Engine

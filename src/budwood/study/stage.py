@@ -6,7 +6,7 @@ import logging
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Generic
@@ -46,15 +46,20 @@ class Stage(ABC, Generic[Result]):
     name: ClassVar[str]
     """Begins the name of its folder."""
     result: ClassVar[type]
+    answers: ClassVar[bool] = True
+    """Whether a finished folder answers by itself; else `run` decides what of it still applies."""
 
     @abstractmethod
     def run(self, work: "Work") -> Result:
         """Do the work, or what is left of it, and return the result."""
 
+    def replay(self, result: Result, work: "Work") -> None:
+        """Report again what an earlier process has reported of this stage; nothing where it reports nothing."""
+        del result, work
+
     def facts(self) -> dict[str, Any]:
         """Return what decides the result, in JSON form."""
-        deciding = {each.name: identity(getattr(self, each.name)) for each in fields(self) if HOW not in each.metadata}
-        return {"stage": self.name, "code": self.code()} | deciding
+        return {"stage": self.name, "code": self.code()} | _of_fields(self)
 
     @classmethod
     def code(cls) -> str:
@@ -68,21 +73,31 @@ def identity(value: object) -> Any:
     Raises:
         TypeError: nothing is known by which the value could be told from others.
     """
-    if value is None or isinstance(value, str | int | float | bool):
-        return value
-    if isinstance(value, BaseModel):
-        return facts(value)
-    if hasattr(value, "fingerprint"):
-        return value.fingerprint
-    if hasattr(value, "to_dict"):
-        return value.to_dict()
-    if isinstance(value, Tensor):
-        return hashlib.sha256(value.contiguous().cpu().numpy().tobytes()).hexdigest()[:16]
-    if isinstance(value, Mapping):
-        return {str(key): identity(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [identity(part) for part in value]
+    for kind, tell in _IDENTITIES:
+        if kind(value):
+            return tell(value)
     raise TypeError(f"a stage cannot depend on a {type(value).__name__}: it has no fingerprint")
+
+
+def _of_fields(value: Any) -> dict[str, Any]:
+    return {each.name: identity(getattr(value, each.name)) for each in fields(value) if HOW not in each.metadata}
+
+
+def _of_tensor(value: Tensor) -> str:
+    return hashlib.sha256(value.contiguous().cpu().numpy().tobytes()).hexdigest()[:16]
+
+
+_IDENTITIES: tuple[tuple[Callable[[Any], bool], Callable[[Any], Any]], ...] = (
+    (lambda value: value is None or isinstance(value, str | int | float | bool), lambda value: value),
+    (lambda value: isinstance(value, BaseModel), facts),
+    (lambda value: hasattr(value, "fingerprint"), lambda value: value.fingerprint),
+    (lambda value: hasattr(value, "to_dict"), lambda value: value.to_dict()),
+    (lambda value: isinstance(value, Tensor), _of_tensor),
+    (lambda value: isinstance(value, Mapping), lambda value: {str(key): identity(value[key]) for key in value}),
+    (lambda value: isinstance(value, list | tuple), lambda value: [identity(part) for part in value]),
+    (is_dataclass, _of_fields),
+)
+"""What tells values of a kind apart; the first kind that fits is taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,12 +128,13 @@ class Workspace:
         """
         folder = self.claim(stage.name, stage.facts())
         with holding(folder, stage.name):
-            if (folder / RESULT).is_file():
+            work = Work(folder=folder, workspace=self, track=self.track)
+            if stage.answers and (folder / RESULT).is_file():
                 logger.info("Reusing %s", folder)
-                return restore(stage.result, folder)
-            if any(folder.iterdir()):
-                logger.info("Working in %s", folder)
-            result = stage.run(Work(folder=folder, workspace=self, track=self.track))
+                result: Result = restore(stage.result, folder)
+                stage.replay(result, work)
+                return result
+            result = stage.run(work)
             save(result, folder)
             return result
 

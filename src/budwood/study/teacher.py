@@ -1,28 +1,28 @@
 """The teacher: taken in, and its components ranked."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor
 
-from budwood.arch.count import forward_flops_per_token, num_parameters
-from budwood.arch.spec import Architecture
+from budwood.arch.count import num_parameters
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import Compute
 from budwood.models.settings import TeacherSettings
-from budwood.models.teacher import FetchedTeacher
+from budwood.models.teacher import FetchedTeacher, fetch_teacher
 from budwood.records.cost import Cost
+from budwood.records.locks import holding
 from budwood.records.teacher import TeacherRecord
-from budwood.study.stage import Stage, Work
+from budwood.study.costs import reading_cost
+from budwood.study.source import code_hash
+from budwood.study.stage import Stage, Work, Workspace
 from budwood.study.text import Windows
 from budwood.subnet.elimination import leave_layers_out
 from budwood.subnet.importance import Importance, measure_importance
 
 TRIALS = "trials.jsonl"
-_TRIALS_PER_LAYER = 5
-"""Layers that are left out on trial, about, for every one that is left out: 4.7 of 30 in SmolLM2-135M."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +57,37 @@ class RankComponents(Stage[Ranked]):
         importance = measure_importance(model, architecture, text, batch_size=self.batch_size)
         del model
         passed = time.perf_counter()
-        costs = [calibration_cost(architecture, self.calibration).after(passed - started)]
+        costs = [reading_cost("calibration", architecture, self.calibration.extent).after(passed - started)]
         if self.elimination:
             compared = windows[: self.elimination]
             found = leave_layers_out(
-                self.teacher.folder, compared, self.compute, work.folder / TRIALS, batch_size=self.batch_size
+                self.teacher.folder,
+                compared,
+                self.compute,
+                batch_size=self.batch_size,
+                trials_file=work.folder / TRIALS,
             )
             importance = replace(importance, eliminated=found.order)
             cost = Cost(stage="elimination", flops=found.flops, tokens=found.tokens)
             costs.append(cost.after(time.perf_counter() - passed))
         return Ranked(importance.to_tensors(), costs)
+
+
+def fetch_source(settings: TeacherSettings, workspace: Workspace, root: Path) -> FetchedTeacher:
+    """Return a teacher's checkpoint, converted anew only where its source has changed.
+
+    Args:
+        settings: where it comes from.
+        workspace: keeps what had to be converted.
+        root: where relative paths begin.
+
+    Raises:
+        ValueError: it cannot be fetched, or is of an unsupported kind.
+    """
+    source = settings.model_dump(mode="json", exclude={"architecture", "license", "attribution"})
+    folder = workspace.claim("teacher", {"source": source, "code": code_hash(fetch_teacher.__module__)})
+    with holding(folder, "teacher"):
+        return fetch_teacher(settings, folder, root)
 
 
 def importance_of(tensors: dict[str, Tensor]) -> Importance | None:
@@ -98,27 +119,3 @@ def teacher_record(fetched: FetchedTeacher, settings: TeacherSettings) -> Teache
         num_token_ids=len(teacher.load_tokenizer()),
         architecture=teacher.architecture,
     )
-
-
-def calibration_cost(teacher: Architecture, calibration: Windows) -> Cost:
-    """Return what one pass of the teacher over calibration text costs."""
-    return Cost.of("calibration", calibration.num_tokens, forward_flops_per_token(teacher, context=calibration.length))
-
-
-def elimination_cost(teacher: Architecture, num_tokens: int, context: int, trials: Sequence[int] | None = None) -> Cost:
-    """Return what it costs to leave layers out one by one.
-
-    Args:
-        teacher: all layers.
-        num_tokens: that are read in each trial.
-        context: tokens of a sequence.
-        trials: layers that were kept in each trial; an estimate where that is not known.
-    """
-    depth = teacher.num_hidden_layers
-    if trials is None:
-        trials = [(depth + 1) // 2] * min(_TRIALS_PER_LAYER * depth, depth * (depth + 1) // 2)
-    flops = sum(
-        num_tokens * forward_flops_per_token(teacher.with_layers(teacher.layers[:kept]), context=context)
-        for kept in trials
-    )
-    return Cost(stage="elimination", tokens=len(trials) * num_tokens, flops=float(flops))

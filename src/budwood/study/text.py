@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +14,7 @@ from budwood.corpus.settings import CorpusSettings
 from budwood.corpus.tokenization import fingerprint_tokenizer
 from budwood.corpus.windows import require_windows
 from budwood.models.checkpoint import Checkpoint
+from budwood.study.costs import Extent
 from budwood.study.settings import MeasurementSettings
 from budwood.study.stage import NOT_DECIDING, Stage, Work
 from budwood.training.run import check_positions, training_order
@@ -35,9 +37,9 @@ class Windows:
         return cls(tokens=tokens, split=split, length=measurement.length, count=measurement.searched[split])
 
     @property
-    def num_tokens(self) -> int:
-        """Tokens that are predicted."""
-        return self.count * self.length
+    def extent(self) -> Extent:
+        """How much is read."""
+        return Extent(self.count, self.length)
 
     def read(self) -> Tensor:
         """Return [N, T + 1] token ids."""
@@ -57,34 +59,42 @@ class PackText(Stage[Packed]):
 
     name: ClassVar[str] = "corpus"
     result: ClassVar[type] = Packed
+    answers: ClassVar[bool] = False
+    """Files of text may have changed: what was read of them is compared at every run."""
 
     sources: Sequence[Mapping[str, Any]]
-    """What the sources are, and the state of their files."""
     seed: int
+    bos: str
     tokenizer: str
     """Its fingerprint."""
+    vocab_size: int
     teacher: Checkpoint = field(metadata=NOT_DECIDING)
     corpus: CorpusSettings = field(metadata=NOT_DECIDING)
+    root: Path = field(metadata=NOT_DECIDING)
+    """Where relative paths of text begin."""
 
     @classmethod
-    def of(cls, teacher: Checkpoint, corpus: CorpusSettings) -> "PackText":
+    def of(cls, teacher: Checkpoint, corpus: CorpusSettings, root: Path) -> "PackText":
         """Declare the text of a teacher."""
         return cls(
-            sources=describe_sources(corpus.text_sources()),
+            sources=describe_sources(corpus),
             seed=corpus.seed,
+            bos=corpus.bos,
             tokenizer=fingerprint_tokenizer(teacher.load_tokenizer()),
+            vocab_size=teacher.architecture.vocab_size,
             teacher=teacher,
             corpus=corpus,
+            root=root,
         )
 
     def run(self, work: Work) -> Packed:
         """Read, tokenise and pack all sources; a killed run continues after its last whole shard."""
         packed = tokenize_sources(
-            self.corpus.text_sources(),
+            self.corpus,
             self.teacher.load_tokenizer(),
-            seed=self.seed,
             directory=work.folder / "tokens",
-            num_processes=self.corpus.num_processes,
+            root=self.root,
+            vocab_size=self.vocab_size,
         )
         return Packed(packed)
 

@@ -3,17 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import pandas as pd
 
-from budwood.arch.count import forward_flops_per_token
 from budwood.arch.spec import Architecture
 from budwood.corpus.packing import PackedCorpus
 from budwood.models.checkpoint import Checkpoint
-from budwood.models.device import Compute
+from budwood.models.device import Compute, choose_compute
 from budwood.records.cost import Cost
 from budwood.records.training import MadeWith, TrainingRecord
+from budwood.study.costs import cache_cost, heldout_cost
+from budwood.study.settings import Conditions
 from budwood.study.stage import NOT_DECIDING, Stage, Work, identity
 from budwood.training.cache import TeacherCache, write_cache
 from budwood.training.curve import read_curve, replay_curve
@@ -44,10 +45,14 @@ class Start:
         return self.checkpoint.architecture
 
     @property
+    def origin(self) -> str:
+        """Fingerprint of the checkpoint that gives the weights or the architecture; the sizes of a named one."""
+        return self.checkpoint.fingerprint if self.checkpoint else self.architecture.describe()
+
+    @property
     def fingerprint(self) -> str:
         """What tells one start from another."""
-        origin = self.named.to_dict() if self.named else identity(self.checkpoint)
-        return f"{self.initialisation} {origin}"
+        return f"{self.initialisation} {identity(self.named or self.checkpoint)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,46 @@ class TrainArm(Stage[Trained]):
     """Arm that takes over this one's steps where the schedule allows it; its own without."""
     engine: Engine = field(metadata=NOT_DECIDING)
 
+    @classmethod
+    def of(cls, arm: str, start: Start, materials: tuple[Checkpoint, PackedCorpus], conditions: Conditions) -> Self:
+        """Declare a run of an arm under the conditions of a study.
+
+        Args:
+            arm: its name, one of the conditions' arms.
+            start: what it begins with.
+            materials: teacher and text.
+            conditions: how arms are trained.
+        """
+        return cls.with_settings(arm, start, materials, getattr(conditions.arms, arm), conditions)
+
+    @classmethod
+    def with_settings(
+        cls,
+        arm: str,
+        start: Start,
+        materials: tuple[Checkpoint, PackedCorpus],
+        settings: ArmSettings,
+        conditions: Conditions,
+    ) -> Self:
+        """Declare a run with settings of its own; see `of`."""
+        teacher, tokens = materials
+        measurement = conditions.measurement
+        return cls(
+            arm=arm,
+            start=start,
+            settings=settings,
+            schedule=conditions.schedule,
+            tokens=tokens,
+            heldout=measurement.heldout,
+            teacher=teacher,
+            compute=choose_compute(measurement.device, measurement.precision),
+            engine=conditions.engine,
+        )
+
+    def seeded(self, seed: int) -> Self:
+        """Return the run with another seed, of random weights and of the order of the text."""
+        return replace(self, schedule=self.schedule.model_copy(update={"seed": seed}))
+
     def facts(self) -> dict[str, Any]:
         """Return what decides the result; a teacher that takes no part does not."""
         needed = self.settings.distillation or self.start.initialisation == "random"
@@ -106,7 +151,7 @@ class TrainArm(Stage[Trained]):
             distillation=self.settings.distillation,
             cache_folder=self.cache.folder if self.cache else None,
             heldout_windows=self.heldout,
-            device=self.compute.device.type,
+            device=self.compute.name,
             precision=self.compute.precision,
             engine=self.engine,
         )
@@ -116,7 +161,8 @@ class TrainArm(Stage[Trained]):
 
     def replay(self, result: Trained, work: Work) -> None:
         """Report the curve of a run that an earlier process has finished."""
-        replay_curve(work.folder / "run", self.arm, work.track)
+        del result
+        replay_curve(work.folder / "run", work.track)
 
     def _steady(self) -> dict[str, Any]:
         """Return what decides the steps before the decay."""
@@ -136,7 +182,7 @@ class TrainArm(Stage[Trained]):
             made_with=MadeWith(
                 schedule=identity(self.schedule),
                 corpus=self.tokens.fingerprint,
-                start=self.start.fingerprint,
+                start=self.start.origin,
                 teacher=self.teacher.fingerprint if taught else None,
                 heldout=self.heldout,
                 code=self.code(),
@@ -144,38 +190,12 @@ class TrainArm(Stage[Trained]):
         )
 
 
-def seeded(run: TrainArm, place: int) -> TrainArm:
-    """Return the run with the seed in a place of the study's: `schedule.seed`, and those after it."""
-    seed = run.schedule.seed + place
-    return replace(run, schedule=run.schedule.model_copy(update={"seed": seed}))
-
-
-def training_costs(student: float, teacher: float, schedule: Schedule, *, done: int = 0) -> list[Cost]:
-    """Return what a run costs beside its held-out losses.
-
-    Args:
-        student: FLOPs of a forward pass of the student, per token at the schedule's length; training takes three.
-        teacher: the same of a teacher that takes part; 0 without one.
-        schedule: of the run.
-        done: tokens that it takes over from another run.
-    """
-    tokens = schedule.num_tokens - done
-    costs = [Cost.of("training", tokens, 3 * student)]
-    return [*costs, Cost.of("teacher", tokens, teacher)] if teacher else costs
-
-
-def heldout_cost(student: Architecture | float, schedule: Schedule, windows: int, points: int) -> Cost:
-    """Return what the held-out losses on the way cost.
-
-    Args:
-        student: its architecture, or the FLOPs of its forward pass per token.
-        schedule: of the run.
-        windows: sequences that are read at every point.
-        points: of the curve.
-    """
-    length = schedule.sequence_length
-    forward = student if isinstance(student, float) else forward_flops_per_token(student, context=length)
-    return Cost.of("heldout", points * windows * length, forward)
+def _curve_table(ran: Mapping[str, Any], rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return a run's losses by step, with the tokens and FLOPs spent until then."""
+    flops = (ran["student_flops"] + ran["teacher_flops"]) / ran["steps"]
+    columns = ["step", "train_loss", "heldout_loss", "heldout_losses", "learning_rate"]
+    table = pd.DataFrame(rows).reindex(columns=columns)
+    return table.assign(tokens=table["step"] * ran["tokens_per_step"], flops=table["step"] * flops)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,9 +247,3 @@ class CacheTeacher(Stage[Cached]):
 
     def _entries(self) -> dict[str, Any]:
         return cache_facts(self.teacher.folder, self.tokens, self.schedule.sequence_length, self.settings)
-
-
-def cache_cost(teacher: Architecture, length: int, num_tokens: int) -> Cost:
-    """Return what it costs to ask the teacher about some tokens once."""
-    flops = forward_flops_per_token(teacher, context=length)
-    return Cost.of("teacher_cache", num_tokens, flops).model_copy(update={"arm": "distilled"})

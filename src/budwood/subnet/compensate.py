@@ -9,10 +9,8 @@ writes.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise, product
 from math import prod
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,54 +30,12 @@ from budwood.subnet.extract import (
     extract_child,
     kept_positions,
     resolve,
+    widest_dtype,
 )
 from budwood.subnet.ordering import OrderedTeacher
 from budwood.subnet.pairs import can_choose_pairs, choose_pairs
 from budwood.subnet.regression import GapMoments, InputMoments
-
-STEPS = ("norms", "neurons", "channels", "heads", "layers", "pairs")
-"""Names of the corrections."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Compensation:
-    """Which corrections are made, and how strongly regressions are shrunk; a ridge is relative to unit variance."""
-
-    norms: bool = True
-    """Norms that lose entries get the gain that those took; needs an ordering by activation."""
-    neurons: bool = True
-    """Removed neurons are predicted from kept ones."""
-    channels: bool = True
-    """Removed channels of the residual stream are predicted from kept ones."""
-    heads: bool = True
-    """Removed heads and value dimensions are predicted from kept ones."""
-    layers: bool = True
-    """Runs of dropped layers become a linear map; not where outputs are normalised before they are added."""
-    pairs: bool = True
-    """Every head group keeps its own rotary pairs, turned at frequencies that all share; not where one norm weights
-    the dimensions of all heads alike."""
-    neuron_ridge: float = 0.3
-    channel_ridge: float = 0.3
-    head_ridge: float = 0.1
-    layer_ridge: float = 0.3
-
-    # pydantic reads this where a configuration holds the class.
-    __pydantic_config__: ClassVar = {"extra": "forbid"}
-
-    def __post_init__(self) -> None:
-        """Refuse ridges that no regression can have.
-
-        Raises:
-            ValueError: a ridge is not positive.
-        """
-        for name in ("neuron_ridge", "channel_ridge", "head_ridge", "layer_ridge"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-
-    @property
-    def steps(self) -> tuple[str, ...]:
-        """Names of the corrections that are made."""
-        return tuple(name for name in STEPS if getattr(self, name))
+from budwood.subnet.settings import Compensation
 
 
 def cut_out(
@@ -129,7 +85,7 @@ def compensate(
     watched: list[InputMoments | GapMoments] = [*inputs, *gaps]
     # A model of its own: the hooks go with it.
     parent = extract_child(teacher, Selection.prefix(teacher.ranked))
-    nn.Module.to(parent, teacher.weights[teacher.family.final_norm.weight].device)
+    nn.Module.to(parent, teacher.weights[teacher.family.final_norm.weight].device, widest_dtype(parent))
     for moments in watched:
         moments.attach(parent)
     for batch in tqdm(windows.split(batch_size), desc="compensation", unit="batch", dynamic_ncols=True):

@@ -15,10 +15,9 @@ from budwood.models.losses import next_token_losses, sequence_losses
 from budwood.search.candidate import Evaluation
 from budwood.subnet.extract import Cut, assemble, child_config, child_state, resolve
 from budwood.subnet.fitness import Fitness
-from budwood.subnet.importance import Importance
 from budwood.subnet.ordering import OrderedTeacher
 from budwood.subnet.reuse import Resume, Visit, families, walk
-from budwood.subnet.scoring import Normalisation, score_selection
+from budwood.subnet.scoring import Scores
 
 # Shape legend: N sequences, T predicted tokens of a sequence.
 
@@ -46,6 +45,8 @@ class SubnetEvaluator:
         self, selections: Sequence[Selection], sequences: slice = slice(None)
     ) -> Iterator[tuple[int, Evaluation]]:
         """Cut every candidate out and yield its place and its loss on every one of some sequences."""
+        if (sequences.stop or 0) > len(self.windows):
+            raise ValueError(f"{sequences.stop} sequences are to be read but {len(self.windows)} are given")
         cuts = [resolve(self.teacher, selection) for selection in selections]
         visits = walk(self._paths(selections)) if self._shares else [Visit(i, 0, ()) for i in range(len(cuts))]
         resume, windows = Resume(), self.windows[sequences]
@@ -110,10 +111,8 @@ class SubnetEvaluator:
 class ScoreEvaluator:
     """Rates candidates by the importance of what they keep, without any text; also an `Evaluate`."""
 
-    importance: Importance
-    normalisation: Normalisation
-    ranking: tuple[int, ...] | None
-    """Layers of the ordered teacher by rank; None for a teacher in its own order."""
+    shares: Scores
+    """Normalised, in the order of the teacher that candidates are cut from."""
 
     def __call__(
         self, selections: Sequence[Selection], sequences: slice = slice(None)
@@ -121,8 +120,7 @@ class ScoreEvaluator:
         """Yield every candidate's place and its score, negated, as that of one sequence."""
         assert len(range(1)[sequences]) == 1, "scores have one stage"
         for place, selection in enumerate(selections):
-            score = score_selection(self.importance, selection, self.normalisation, ranking=self.ranking)
-            yield place, Evaluation(sequence_losses=[-score], tokens=0, flops=0.0, seconds=0.0)
+            yield place, Evaluation(sequence_losses=[-self.shares.of(selection)], tokens=0, flops=0.0, seconds=0.0)
 
 
 def _seconds(model: PreTrainedModel, tokens: Tensor) -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from math import prod
 from typing import Any
 
@@ -13,7 +14,7 @@ from budwood.arch.family import Axes, Axis, Family, axis_lengths
 from budwood.arch.selection import LayerSelection, Selection
 from budwood.arch.spec import Architecture
 from budwood.models.checkpoint import build_empty, model_config
-from budwood.models.rotary import pair_dims, rope_for_dims, rope_for_pairs, rotary_dims
+from budwood.models.rotary import ORIGINAL, original_rope, pair_dims, rebuilt_rope, rope_for_pairs, rotary_dims
 from budwood.models.tensors import State, fuse
 from budwood.subnet.ordering import OrderedTeacher
 from budwood.subnet.slicing import Indices, permute_within_groups, slice_tensor
@@ -84,7 +85,7 @@ def _resolve_layer(teacher: OrderedTeacher, hidden: Indices, layer: LayerSelecti
     if head_dim == teacher_dim:
         dims, child_rope = range(head_dim), rope
     elif teacher.rope == "rebuild":
-        child_rope = rope_for_dims(rope, 2 * len(rotary), head_dim)
+        child_rope = rebuilt_rope(teacher.config, 2 * len(rotary), head_dim)
     else:
         context = teacher.config["max_position_embeddings"]
         child_rope = rope_for_pairs(rope, rotary, teacher_dim, head_dim, context)
@@ -135,6 +136,11 @@ def assemble(state: Mapping[str, Tensor], config: PretrainedConfig, architecture
     return model
 
 
+def widest_dtype(model: PreTrainedModel) -> torch.dtype:
+    """Return the precision in which a model runs whose parameters keep those of a checkpoint, which may differ."""
+    return reduce(torch.promote_types, (parameter.dtype for parameter in model.parameters()))
+
+
 def own_weights(child: PreTrainedModel) -> PreTrainedModel:
     """Give a child contiguous weights of its own, and return it."""
     for parameter in child.parameters():
@@ -155,8 +161,9 @@ def child_state(teacher: OrderedTeacher, cut: Cut, corrections: Corrections | No
         state[name] = _cut_parameter(teacher, source, axes, layer, name, corrections)
         shrunk = state[name].shape != teacher.weights[source].shape
         if corrections.norm_gain and shrunk and source in teacher.norms:
-            energy = cut_tensor(teacher, teacher.norms[source], axes, layer)
-            _scale(state, name, float(energy.mean().sqrt()), family.norm_offset)
+            energy = float(cut_tensor(teacher, teacher.norms[source], axes, layer).mean())
+            # Entries that are always zero leave no size to keep.
+            _scale(state, name, energy**0.5 if energy > 0 else 1.0, family.norm_offset)
     if teacher.rope == "preserve":
         _mend_scores(state, teacher, cut)
     if family.scales_embedding and (teacher.singular_values or teacher.norms):
@@ -182,6 +189,8 @@ def child_config(teacher: OrderedTeacher, cut: Cut) -> PretrainedConfig:
     lists = {name: [teacher.config[name][layer] for layer in kept] for name in teacher.family.layer_lists}
     dtype = str(teacher.weights[teacher.family.final_norm.weight].dtype).removeprefix("torch.")
     base = {**teacher.config, **lists, "dtype": dtype}
+    if any(layer.rope != teacher.layer_rope(layer.teacher_layer) for layer in cut.layers):
+        base[ORIGINAL] = dict(original_rope(teacher.config))
     return model_config(base, cut.architecture, [layer.rope for layer in cut.layers])
 
 
@@ -226,12 +235,13 @@ def _mend_scores(state: State, teacher: OrderedTeacher, cut: Cut) -> None:
 
 
 def _score_gains(teacher: OrderedTeacher, layer: KeptLayer) -> Tensor:
-    """Return [kept groups] the size of all pairs' scores over that of the kept pairs'."""
+    """Return [kept groups] the size of all pairs' scores over that of the kept pairs'; one where those are zero."""
     if not teacher.score_gain:
         return torch.ones(len(layer.axes["group"]))
     scores = teacher.pair_scores[layer.teacher_layer][list(layer.axes["group"])]
     kept = scores.gather(1, layer.pairs) if layer.pairs.dim() > 1 else scores[:, layer.pairs]
-    return scores.sum(1) / kept.sum(1)
+    whole, rest = scores.sum(1), kept.sum(1)
+    return torch.where(rest > torch.finfo(rest.dtype).eps * whole, whole / rest, 1.0)
 
 
 def _mend_embedding(state: State, teacher: OrderedTeacher, cut: Cut) -> None:

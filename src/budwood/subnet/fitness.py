@@ -1,6 +1,5 @@
 """What a search minimises: the candidate's loss, its distance to the teacher, or a function of the user's own."""
 
-import importlib
 from dataclasses import dataclass
 
 import torch
@@ -11,36 +10,22 @@ from transformers import PreTrainedModel
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
 from budwood.models.losses import Measure, final_states, logits_of, next_token_losses
+from budwood.search.fitness import DIVERGENCE, PERPLEXITY, load_function
 from budwood.subnet.extract import extract_child
 from budwood.subnet.ordering import OrderedTeacher
 
 # Shape legend: N sequences, T predicted tokens of a sequence, E hidden size, V vocabulary.
 
-PERPLEXITY, DIVERGENCE = "perplexity", "kl"
-FROM_TEXT = (PERPLEXITY, DIVERGENCE)
-FROM_SCORES = ("importance", "magnitude")
-"""Names of the measures that budwood brings; from scores alone, a candidate reads no text."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fitness:
-    """A measure, and what a search has to know of it."""
+    """A measure, and what a search needs to know about it."""
 
     measure: Measure
     runs_once: bool = True
     """Whether it runs the model's layers once, on all of the batch: only then can first layers be shared."""
     flops_per_token: float = 0.0
     """Beside the candidate's own forward pass."""
-
-
-def check_fitness(name: str) -> None:
-    """Check that a fitness exists, without opening a teacher.
-
-    Raises:
-        ValueError: it is none of budwood's and no importable function.
-    """
-    if name not in FROM_TEXT + FROM_SCORES:
-        _load(name)
 
 
 def open_fitness(name: str, teacher: OrderedTeacher) -> Fitness:
@@ -59,7 +44,7 @@ def open_fitness(name: str, teacher: OrderedTeacher) -> Fitness:
         return Fitness(
             measure=TeacherDivergence(teacher), flops_per_token=fitness_flops_per_token(name, teacher.architecture)
         )
-    return Fitness(measure=_load(name), runs_once=False)
+    return Fitness(measure=load_function(name), runs_once=False)
 
 
 def fitness_flops_per_token(name: str, teacher: Architecture) -> float:
@@ -93,17 +78,3 @@ class TeacherDivergence:
             logits_of(owner, states).log_softmax(-1) for owner, states in ((model, student), (self._model, teacher))
         )
         return functional.kl_div(predicted, wanted, reduction="batchmean", log_target=True)
-
-
-def _load(path: str) -> Measure:
-    module, _, name = path.rpartition(".")
-    try:
-        function: Measure = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        names = ", ".join(FROM_TEXT + FROM_SCORES)
-        raise ValueError(
-            f"search.fitness: {path!r} is none of {names}, and no function of that path can be imported ({error})"
-        ) from error
-    if not callable(function):
-        raise ValueError(f"search.fitness: {path!r} is no function of a model and token ids")  # noqa: TRY004 - a setting
-    return function

@@ -39,6 +39,10 @@ class LayerImportance:
     neurons: Tensor
     """[D] mean square activation after the first position times the squared norm of the neuron's output weights. The
     few that write most at the first position, whose massive activations all others attend to, stand above all."""
+    head_norms: Tensor
+    """[G, Q] mean norm of a query head's output before the output projection (paper, appendix E)."""
+    activations: Tensor
+    """[D] mean absolute activation of a neuron (paper, appendix E)."""
     values: Tensor
     """[G, S, S] second moment of head outputs before the output projection, over the queries of a group."""
 
@@ -121,7 +125,7 @@ def measure_importance(
             model.base_model(input_ids=batch.to(model.device), use_cache=False)
     return Importance(
         channels=torch.stack([norms[weight].outputs / norms[weight].tokens for weight in residual]).mean(0),
-        norms={weight: norm.energy / norm.later_entries for weight, norm in norms.items()},
+        norms={weight: norm.mean_energy() for weight, norm in norms.items()},
         layers=tuple(layer.result() for layer in layers),
     )
 
@@ -132,7 +136,8 @@ def importance_of_weights(weights: Mapping[str, Tensor], architecture: Architect
 
     Every score is the sum of the squares of the weights that belong to the component: for neurons and heads the product
     of what leads in and what leads out; values count as uncorrelated, and norms as if all their entries were alike. The
-    layers that write least are those that can best be left out.
+    layers that write least are those that can best be left out. The paper's scores of heads and neurons are the norms
+    of all weights that belong to them, keys and values to every head of their group (appendix E gives no formula).
 
     Args:
         weights: the teacher's, by the names of its family's table.
@@ -157,16 +162,21 @@ def importance_of_weights(weights: Mapping[str, Tensor], architecture: Architect
 def _layer_of_weights(squares: Mapping[Module, Tensor], family: Family, spec: LayerSpec) -> LayerImportance:
     groups, queries, size = spec.num_key_value_heads, spec.heads_per_group, spec.head_dim
     output = squares[family.output].unflatten(1, (groups, queries, size)).sum((0, 3))
+    query = squares[family.query].unflatten(0, (groups, queries, size))
+    key = squares[family.key].unflatten(0, (groups, size)).sum(2)
     value = squares[family.value].unflatten(0, (groups, size)).sum((1, 2))
+    read = (key.sum(1) + value)[:, None] + query.sum((2, 3))
     written = squares[family.output].sum() + squares[family.mlp_out].sum()
     reading = sum((squares[module].sum(1) for module in family.mlp_in), torch.zeros(spec.intermediate_size))
     return LayerImportance(
         influence=written,
         change=written,
         heads=output * value[:, None],
-        queries=squares[family.query].unflatten(0, (groups, queries, size)).sum((1, 3)),
-        keys=squares[family.key].unflatten(0, (groups, size)).sum(2),
+        queries=query.sum((1, 3)),
+        keys=key,
         neurons=reading * squares[family.mlp_out].sum(0),
+        head_norms=(read + output).sqrt(),
+        activations=(reading + squares[family.mlp_out].sum(0)).sqrt(),
         values=torch.eye(size).repeat(groups, 1, 1),
     )
 
@@ -198,13 +208,18 @@ class _NormStatistics:
     def hook(self) -> Hook:
         return self.module, self._add
 
+    def mean_energy(self) -> Tensor:
+        """Return the mean square of each entry; all alike where every input was zero."""
+        return self.energy / self.later_entries if self.later_entries else torch.ones_like(self.energy)
+
     def _add(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         later = inputs[0][:, 1:].float().flatten(0, -2)
         if isinstance(self.module, nn.LayerNorm):
             later = later - later.mean(-1, keepdim=True)
-        normalised = later.square() / later.square().mean(-1, keepdim=True)
-        self.energy += normalised.sum(0).cpu()
-        self.later_entries += len(later)
+        size = later.square().mean(-1, keepdim=True)
+        # Zeros, as masked heads give, have no direction.
+        self.energy += torch.where(size > 0, later.square() / size, 0.0).sum(0).cpu()
+        self.later_entries += int((size > 0).sum())
         outputs = output.float().abs().flatten(0, -2)
         self.outputs += outputs.sum(0).cpu()
         self.tokens += len(outputs)
@@ -219,6 +234,7 @@ class _LayerStatistics:
         self.influence, self.added, self.returned = torch.zeros(()), torch.zeros(()), torch.zeros(())
         self.queries, self.keys = torch.zeros(groups, size), torch.zeros(groups, size)
         self.activations, self.first_activations = torch.zeros(2, spec.intermediate_size)
+        self.absolute, self.head_norms = torch.zeros(spec.intermediate_size), torch.zeros(groups, queries)
         self.moments = torch.zeros(groups, queries, size, size)
         self.tokens = self.later_tokens = 0
 
@@ -273,10 +289,12 @@ class _LayerStatistics:
             inputs[0].float().reshape(-1, self.spec.num_key_value_heads, self.spec.heads_per_group, self.spec.head_dim)
         )
         self.moments += torch.einsum("tgqs,tgqr->gqsr", heads, heads).cpu()
+        self.head_norms += heads.norm(dim=-1).sum(0).cpu()
 
     def _neuron_hook(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         del output
         squares = inputs[0].float().square()
+        self.absolute += inputs[0].float().abs().flatten(0, -2).sum(0).cpu()
         self.activations += squares[:, 1:].flatten(0, -2).sum(0).cpu()
         self.first_activations += squares[:, 0].sum(0).cpu()
         self.later_tokens += squares[:, 1:].shape[:2].numel()
@@ -291,11 +309,13 @@ class _LayerStatistics:
         heads = output.unflatten(1, (groups, queries, size))
         return LayerImportance(
             influence=self.influence / self.tokens,
-            change=self.added / self.returned,
+            change=self.added / self.returned if self.returned > 0 else torch.zeros(()),
             heads=torch.einsum("egqs,gqsr,egqr->gq", heads, self.moments, heads) / self.tokens,
             queries=self.queries / self.tokens,
             keys=self.keys / self.tokens,
             neurons=self._neuron_scores(mlp_out),
+            head_norms=self.head_norms / self.tokens,
+            activations=self.absolute / self.tokens,
             values=self.moments.sum(1) / (self.tokens * queries),
         )
 

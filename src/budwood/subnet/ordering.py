@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,34 +13,15 @@ from budwood.arch.family import Family, axis_lengths, config_of_layer, family_of
 from budwood.arch.spec import Architecture
 from budwood.models.checkpoint import load_config, read_architecture
 from budwood.models.device import Compute
-from budwood.models.rotary import Parameters, Rope, rank_pairs, rotary_dims
+from budwood.models.rotary import Parameters, rank_pairs, rotary_dims
+from budwood.models.settings import Rope
 from budwood.models.tensors import CheckpointTensors
 from budwood.subnet.importance import Importance, LayerImportance, importance_of_weights
+from budwood.subnet.settings import LayerScore, Ordering
 from budwood.subnet.slicing import Indices, permute_within_groups, slice_tensor
 
-OrderingKind = Literal["activation", "magnitude", "native"]
-"""What a teacher is ordered by: activations on calibration text, the magnitude of its weights, or nothing, so that the
-first entries are those of the teacher as it is, as in the paper."""
-LayerScore = Literal["influence", "change", "elimination"]
-"""What layers are ranked by: block influence; the normalised square error of leaving the layer out; or how late it goes
-when they are left out one by one, see `budwood.search.elimination`."""
-
 _RIDGE = 1e-6
-"""Added to the diagonal of a covariance, relative to its mean, so that its Cholesky factor exists."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ordering:
-    """How a teacher is ordered, and what a cut of it mends."""
-
-    by: OrderingKind = "activation"
-    layer_score: LayerScore = "change"
-    rope: Rope = "preserve"
-    """How heads that lose dimensions turn."""
-    score_gain: bool = True
-    """Whether attention scores get the gain that the missing rotary pairs took; needs kept frequencies."""
-    singular_values: bool = True
-    """Whether values are turned into their singular basis."""
+"""Added to the energies of a second moment, relative to their mean, so that its root can be inverted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +65,10 @@ class OrderedTeacher:
         """Return the `rope_parameters` of a layer of the teacher."""
         rope: Parameters = config_of_layer(self.config, layer)["rope_parameters"]
         return rope
+
+    def in_memory(self, compute: Compute) -> "OrderedTeacher":
+        """Return the same teacher with all weights in memory, on a device, in the precision of its files."""
+        return replace(self, weights={name: weight.to(compute.device) for name, weight in self.weights.items()})
 
     def materialise(self, compute: Compute) -> "OrderedTeacher":
         """Return the same teacher with all weights in memory, on a device and in its precision."""
@@ -134,9 +119,9 @@ def order_teacher(
         rotary_dims(config_of_layer(config, layer)["rope_parameters"], spec.head_dim)
         for layer, spec in enumerate(architecture.layers)
     ]
-    if ordering.by == "native":
+    if ordering.ordering == "native":
         return _own_order(weights, config, architecture, turning, ordering.rope)
-    if ordering.by == "magnitude":
+    if ordering.ordering == "magnitude":
         importance = importance_of_weights(weights, architecture)
     if importance is None:
         raise ValueError("ordering: activation needs the importance of the teacher's components")
@@ -324,7 +309,9 @@ def _rank_pairs_together(
         pairs = torch.cat(
             [layer.pairs(kind[1]) for layer, other in zip(importance.layers, kinds, strict=True) if other == kind]
         )
-        rankings[kind] = rank_pairs((pairs / pairs.sum(-1, keepdim=True)).mean(0).tolist(), kind[1])
+        # A group without any energy has no say.
+        shares = pairs / pairs.sum(-1, keepdim=True).clamp_min(torch.finfo(pairs.dtype).tiny)
+        rankings[kind] = rank_pairs(shares.mean(0).tolist(), kind[1])
     return tuple(rankings[kind] for kind in kinds)
 
 
@@ -335,8 +322,12 @@ def _value_basis(weight: Tensor, moment: Tensor) -> tuple[Tensor, Tensor]:
         weight: [E, Q, S] output weights of the group's queries.
         moment: [S, S] second moment of the head outputs.
     """
-    ridge = _RIDGE * moment.diagonal().mean().clamp_min(_RIDGE) * torch.eye(len(moment), dtype=moment.dtype)
-    root = torch.linalg.cholesky(moment + ridge)
-    _, _, directions = torch.linalg.svd(weight.flatten(0, 1) @ root, full_matrices=False)
-    inverse = root @ directions.T
-    return torch.linalg.solve_triangular(root, directions, upper=False, left=False), inverse
+    energies, axes = torch.linalg.eigh(moment)
+    # Heads that are always zero have no energy: then the output weights alone decide.
+    mean = energies.mean() if energies.mean() > 0 else torch.ones(())
+    scales = (energies.clamp_min(0) + _RIDGE * mean).sqrt()
+    root = axes * scales
+    # The triangular factor has the same directions, all of them even where the weights have fewer rows.
+    _, triangular = torch.linalg.qr(weight.flatten(0, 1) @ root, mode="r")
+    _, _, directions = torch.linalg.svd(triangular)
+    return directions @ (axes / scales).T, root @ directions.T

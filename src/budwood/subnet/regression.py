@@ -19,8 +19,10 @@ def without_massive(moment: Tensor) -> Tensor:
     over it leaves the first position, and the attention that rests there, as they are.
 
     Args:
-        moment: [k, k] second moment of first positions.
+        moment: [k, k] second moment of first positions; where all are zero, no direction is passed over.
     """
+    if not moment.any():
+        return torch.eye(len(moment), dtype=torch.float64)
     _, directions = torch.linalg.eigh(moment.double())
     return torch.eye(len(moment), dtype=torch.float64) - torch.outer(directions[:, -1], directions[:, -1])
 
@@ -139,7 +141,9 @@ class GapMoments:
 
     def _add(self, _: nn.Module, inputs: tuple[Tensor]) -> None:
         after = inputs[0][:, 1:].float().flatten(0, 1)
-        weight = after.square().mean(-1, keepdim=True).rsqrt()
+        size = after.square().mean(-1, keepdim=True)
+        # A token whose stream is zero after the gap has no size to be counted by.
+        weight = torch.where(size > 0, size.rsqrt(), 0.0)
         written, missing = self._written * weight, (after - self._before) * weight
         self.moment += (written.T @ written).cpu()
         self.target += (written.T @ missing).cpu()

@@ -1,19 +1,19 @@
-"""What a sub-network is worth by the importance of what it keeps, without running it (paper, appendix E)."""
+"""The score of a sub-network without any text: the normalised scores of all that it keeps (paper, appendix E)."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
 from budwood.arch.selection import Selection
+from budwood.search.fitness import Normalisation, ScoreMethod
+from budwood.search.settings import SearchSettings
 from budwood.subnet.importance import Importance, LayerImportance
 
-Normalisation = Literal["softmax", "rank", "sum"]
-"""How scores of one axis are made comparable. `softmax` is the paper's; over many components it comes close to counting
-them. `rank` gives the k-th best of n the share of n + 1 - k in 1 + ... + n, equal scores their mean; `sum` divides by
-the total."""
+# Shape legend: L layers, E hidden size, G groups, Q queries of a group, D neurons.
 
 
 def normalise(scores: Tensor, normalisation: Normalisation) -> Tensor:
@@ -25,52 +25,104 @@ def normalise(scores: Tensor, normalisation: Normalisation) -> Tensor:
     if normalisation == "softmax":
         return scores.double().softmax(0)
     if normalisation == "sum":
-        return scores.double() / scores.double().sum()
+        # Where nothing has a score, all have equal shares.
+        total = scores.double().sum()
+        return scores.double() / total if total > 0 else torch.full_like(scores.double(), 1 / len(scores))
     if normalisation == "rank":
         ranks = torch.from_numpy(rankdata(scores.numpy()))
         return ranks / ranks.sum()
     raise ValueError(f"normalisation must be softmax, rank or sum, got {normalisation!r}")
 
 
-def score_selection(
-    importance: Importance,
-    selection: Selection,
-    normalisation: Normalisation,
-    *,
-    ranking: Sequence[int] | None = None,
-) -> float:
-    """Return the sum of the normalised scores of the layers, channels, heads and neurons that a sub-network keeps.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """Scores of a teacher's components."""
 
-    Every axis of the whole teacher adds up to one; heads and neurons count once for every layer.
+    channels: Tensor
+    """[E]"""
+    layers: Tensor
+    """[L]"""
+    heads: tuple[Tensor, ...]
+    """[G, Q] for every layer."""
+    neurons: tuple[Tensor, ...]
+    """[D] for every layer."""
+
+    def normalised(self, normalisation: Normalisation) -> Self:
+        """Return shares: every axis of the whole teacher adds up to one, heads and neurons in every layer."""
+        return self._map(
+            lambda axis: normalise(axis.flatten(), normalisation).reshape(axis.shape),
+        )
+
+    def in_order(self, importance: Importance, ranking: tuple[int, ...]) -> Self:
+        """Return the scores as they are found in a teacher that is ordered.
+
+        Args:
+            importance: by which it is ordered.
+            ranking: its layers, the first to keep first.
+        """
+        orders = [_LayerOrder.of(layer) for layer in importance.layers]
+        return replace(
+            self,
+            channels=self.channels[_descending(importance.channels)],
+            layers=self.layers[list(ranking)],
+            heads=tuple(orders[layer].heads(self.heads[layer]) for layer in ranking),
+            neurons=tuple(self.neurons[layer][orders[layer].neurons] for layer in ranking),
+        )
+
+    def of(self, selection: Selection) -> float:
+        """Return the sum of the scores of the layers, channels, heads and neurons that a sub-network keeps."""
+        score = self.channels[list(selection.hidden)].sum()
+        for layer in selection.layers:
+            heads, neurons = self.heads[layer.layer], self.neurons[layer.layer]
+            score = score + self.layers[layer.layer] + neurons[list(layer.neurons)].sum()
+            score = score + heads[list(layer.groups)][:, list(layer.queries)].sum()
+        return float(score)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        return replace(
+            self,
+            channels=change(self.channels),
+            layers=change(self.layers),
+            heads=tuple(map(change, self.heads)),
+            neurons=tuple(map(change, self.neurons)),
+        )
+
+
+def component_scores(search: SearchSettings, importances: Mapping[ScoreMethod, Importance]) -> Scores:
+    """Return the scores that a search adds up, each by its method, in the teacher's own order.
 
     Args:
-        importance: of the teacher's components.
-        selection: the sub-network.
-        normalisation: of the scores of an axis.
-        ranking: the layers of a teacher that is ordered by this importance, by rank; None where the selection is of the
-            teacher as it is.
+        search: names the method of every axis, and which statistics it reads.
+        importances: of every method that is named.
     """
-    ordered = ranking is not None
-    influence = torch.stack([layer.influence for layer in importance.layers])
-    by_rank = ranking if ranking is not None else range(len(importance.layers))
-    kept = [by_rank[layer.layer] for layer in selection.layers]
-    score = _kept(importance.channels, selection.hidden, normalisation, ordered=ordered)
-    score += float(normalise(influence, normalisation)[kept].sum())
-    for position, layer in zip(kept, selection.layers, strict=True):
-        scores = importance.layers[position]
-        heads = _heads_in_order(scores) if ordered else scores.heads
-        shares = normalise(heads.flatten(), normalisation).reshape(heads.shape)
-        score += float(shares[list(layer.groups)][:, list(layer.queries)].sum())
-        score += _kept(scores.neurons, layer.neurons, normalisation, ordered=ordered)
-    return score
+    methods = search.score_methods
+    heads, neurons = importances[methods.heads].layers, importances[methods.neurons].layers
+    paper = search.scores == "paper"
+    return Scores(
+        channels=importances[methods.channels].channels,
+        layers=torch.stack([layer.influence for layer in importances[methods.layers].layers]),
+        heads=tuple(layer.head_norms if paper else layer.heads for layer in heads),
+        neurons=tuple(layer.activations if paper else layer.neurons for layer in neurons),
+    )
 
 
-def _kept(scores: Tensor, indices: range | tuple[int, ...], normalisation: Normalisation, *, ordered: bool) -> float:
-    shares = normalise(scores, normalisation)
-    return float((shares.sort(descending=True).values if ordered else shares)[list(indices)].sum())
+@dataclass(frozen=True, slots=True)
+class _LayerOrder:
+    """Where an ordered teacher has the components of a layer: groups first, then the queries of each."""
+
+    groups: Tensor
+    queries: Tensor
+    neurons: Tensor
+
+    @classmethod
+    def of(cls, layer: LayerImportance) -> Self:
+        groups = _descending(layer.heads.sum(1))
+        return cls(groups, layer.heads[groups].argsort(dim=1, descending=True, stable=True), _descending(layer.neurons))
+
+    def heads(self, scores: Tensor) -> Tensor:
+        """Return [G, Q] scores of heads in this order."""
+        return scores[self.groups].gather(1, self.queries)
 
 
-def _heads_in_order(layer: LayerImportance) -> Tensor:
-    """Return [G, Q] the scores of heads, groups and the queries of each by importance."""
-    groups = layer.heads.sum(1).argsort(descending=True, stable=True)
-    return layer.heads[groups].sort(dim=1, descending=True).values
+def _descending(scores: Tensor) -> Tensor:
+    return scores.argsort(descending=True, stable=True)

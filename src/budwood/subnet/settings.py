@@ -84,6 +84,20 @@ class SpaceSettings(Ordering):
             raise ValueError("native_only needs layerwise: false, stock classes give all layers the same sizes")
         return self
 
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether the order of components, or the gain of cut norms, follows from activations on calibration text."""
+        return self.ordering == "activation"
+
+    @property
+    def needs_elimination(self) -> bool:
+        """Whether layers are ranked by leaving them out one by one."""
+        return self.ordering == "activation" and self.layer_score == "elimination"
+
+    def without_corrections(self) -> Self:
+        """Return the space as a search compares its members: not corrected."""
+        return self.model_copy(update={"compensation": None})
+
     def search_space(self, teacher: Architecture) -> SearchSpace:
         """Return the space of a teacher.
 

@@ -197,13 +197,12 @@ def write_cache(
         return cache
     folder.mkdir(parents=True, exist_ok=True)
     state = _resume(folder, facts, starts)
-    inputs = np.arange(facts["sequence_length"])
     bar = tqdm(total=len(starts), initial=state["rows"], desc="Cache the teacher", unit="seq", dynamic_ncols=True)
     before = time.perf_counter() - state["seconds"]
     with bar:
         while state["rows"] < len(starts):
             batch = starts[state["rows"] : state["rows"] + batch_size]
-            input_ids = corpus.read(batch[:, None] + inputs)
+            input_ids = corpus.read(batch, facts["sequence_length"])[:, :-1]
             entries = ask(torch.from_numpy(input_ids), torch.from_numpy(batch))
             arrays = {name: part.cpu().numpy() for name, part in entries.items()}
             parts = _encode(arrays, len(batch), state["ragged_items"]) | {"tokens": input_ids}

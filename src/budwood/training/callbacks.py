@@ -25,7 +25,7 @@ from budwood.training.curve import (
     finite,
     replay_curve,
     steps_per_row,
-    tell,
+    track_row,
     write_curve,
 )
 from budwood.training.job import TrainingJob
@@ -49,8 +49,8 @@ class Recorder(TrainerCallback):
         self.job, self.curve, self.meter, self.track = job, curve, meter, track
         corpus, length = PackedCorpus.open(job.corpus_folder), job.schedule.sequence_length
         self.heldout = torch.from_numpy(corpus.windows("validation", length, limit=job.heldout_windows))
-        self.num_steps, count = job.schedule.num_steps, job.schedule.num_evaluations
-        self.evaluation_steps = {round(self.num_steps * (i + 1) / count) for i in range(count)}
+        self.num_steps = job.schedule.num_steps
+        self.evaluation_steps = set(job.schedule.evaluation_steps)
         self.row_steps = steps_per_row(self.num_steps)
         self.bar = training_bar(job.arm, 0, self.num_steps, hidden=True)
 
@@ -66,7 +66,7 @@ class Recorder(TrainerCallback):
         if state.is_world_process_zero:
             # What an interrupted run wrote after its checkpoint goes: those steps are trained again.
             write_curve(self.job.output_folder, self.curve.rows)
-            replay_curve(self.job.output_folder, self.job.arm, self.track)
+            replay_curve(self.job.output_folder, self.track)
         if not self.curve.rows:
             self._evaluate(student, state)
 
@@ -135,7 +135,7 @@ class Recorder(TrainerCallback):
         self.curve.rows.append(row)
         if state.is_world_process_zero:
             append_row(self.job.output_folder, row)
-            tell(self.track, self.job.arm, row | rates)
+            track_row(self.track, row | rates)
 
 
 def _readable(loss: float, rates: dict[str, float]) -> dict[str, str]:
@@ -211,14 +211,15 @@ def _assert_float32(student: Student, optimizer: Optimizer) -> None:
 
 
 @contextmanager
-def stop_on_sigterm() -> Iterator[threading.Event]:
-    """Turn SIGTERM into an event; outside the main thread, which alone may, the process's own handler stays."""
+def stop_on_signals() -> Iterator[threading.Event]:
+    """Turn SIGTERM and Ctrl-C into an event; outside the main thread, which alone may, the process's handlers stay."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from budwood.records.files import write_atomically
+from budwood.records.files import append_json_lines, read_json_lines, write_atomically
 
 Track = Callable[[Mapping[str, float], int], None]
 """Takes metrics and the optimiser step they belong to."""
@@ -43,10 +43,7 @@ class Curve:
 
 def read_curve(output_folder: Path) -> list[Row]:
     """Return the rows of a run's curve."""
-    file = output_folder / CURVE
-    if not file.is_file():
-        return []
-    return [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
+    return read_json_lines(output_folder / CURVE)
 
 
 def write_curve(output_folder: Path, rows: list[Row]) -> None:
@@ -56,21 +53,19 @@ def write_curve(output_folder: Path, rows: list[Row]) -> None:
 
 def append_row(output_folder: Path, row: Row) -> None:
     """Add a row to a run's curve."""
-    with (output_folder / CURVE).open("a") as file:
-        file.write(json.dumps(row) + "\n")
+    append_json_lines(output_folder / CURVE, [row])
 
 
-def replay_curve(output_folder: Path, arm: str, track: Track | None) -> None:
-    """Tell a tracker what an earlier process has measured of this run, so that its curves are whole."""
+def replay_curve(output_folder: Path, track: Track | None) -> None:
+    """Track what an earlier process has measured of this run, so that its curves are whole."""
     for row in read_curve(output_folder):
-        tell(track, arm, row)
+        track_row(track, row)
 
 
-def tell(track: Track | None, arm: str, row: Mapping[str, Any]) -> None:
-    """Tell a tracker the metrics of a row under the arm's name."""
+def track_row(track: Track | None, row: Mapping[str, Any]) -> None:
+    """Track the metrics of a row; every run has them under the same names, so that curves of several overlay."""
     if track:
-        curves = {name: value for name, value in row.items() if name not in {"step", "heldout_losses"}}
-        track({f"{arm}.{name}": value for name, value in curves.items()}, int(row["step"]))
+        track({name: value for name, value in row.items() if name not in {"step", "heldout_losses"}}, int(row["step"]))
 
 
 def steps_per_row(num_steps: int) -> int:

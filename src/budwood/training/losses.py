@@ -36,6 +36,11 @@ class Logits:
     cap: float | None = None
     """See `budwood.models.losses.softcap`."""
 
+    @property
+    def num_ids(self) -> int:
+        """V."""
+        return len(self.head)
+
 
 @dataclass(frozen=True, slots=True)
 class SparseTarget:
@@ -49,6 +54,8 @@ class SparseTarget:
     """[N] what makes the cross-entropy with the entries a divergence: it moves the value, not the gradient."""
     rest: Tensor | None = None
     """[N] probability of all other tokens together; without it the student's other tokens are not looked at."""
+    num_ids: int | None = None
+    """Tokens that student and teacher share, the first of both; all where it is empty."""
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Return all tensors, each with the tokens first."""
@@ -77,11 +84,13 @@ def chunked_loss(
     Args:
         student: of N tokens; its states and head get gradients.
         labels: [N] ids of the next tokens.
-        target: what the teacher says of the N tokens; it gets no gradient.
+        target: what the teacher says of the N tokens; it gets no gradient. Of fewer tokens than the student's, it is
+            compared with the student's distribution over those alone.
         weights: alpha, beta, the temperature, and the divergence from a dense target.
         compiled: whether torch.compile makes the step of a chunk (see `inductor_works`): half the time and memory.
     """
-    formula = _Formula(weights, student.cap, target.cap if isinstance(target, Logits) else None)
+    teacher_cap = target.cap if isinstance(target, Logits) else None
+    formula = _Formula(weights, student.cap, teacher_cap, None if target is None else target.num_ids)
     loss: Tensor = _head_loss(student.hidden, student.head, labels, target, formula, compiled)
     return loss
 
@@ -91,6 +100,7 @@ class _Formula:
     weights: DistillationWeights
     cap: float | None
     teacher_cap: float | None
+    num_ids: int | None
 
 
 # The head is a graph of its own: a compiler of the whole model would unroll the loop over chunks.
@@ -161,7 +171,7 @@ def _chunk_step(
     if target is not None and len(target) == DENSE_PARTS:
         target = (softcap(target[0] @ target[1].T, formula.teacher_cap),)
     logits = softcap(states @ head.T, formula.cap)
-    loss, grad = logits_loss(logits, labels, target, formula.weights)
+    loss, grad = logits_loss(logits, labels, target, formula.weights, formula.num_ids)
     if formula.cap is not None:
         grad *= 1 - (logits / formula.cap).square()
     grad = grad.to(states.dtype)
@@ -170,7 +180,11 @@ def _chunk_step(
 
 
 def logits_loss(
-    logits: Tensor, labels: Tensor, target: tuple[Tensor, ...] | None, weights: DistillationWeights
+    logits: Tensor,
+    labels: Tensor,
+    target: tuple[Tensor, ...] | None,
+    weights: DistillationWeights,
+    num_ids: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the summed loss of a chunk, and its gradient with respect to the student's logits in their own type.
 
@@ -182,6 +196,7 @@ def logits_loss(
         labels: [C] ids.
         target: ([C, V] the teacher's logits,), or the tensors of a `SparseTarget`; nothing without a teacher.
         weights: alpha, beta, the temperature and the divergence.
+        num_ids: the first tokens, on which student and teacher are compared; all without it.
     """
     alpha, beta, temperature = weights.alpha, weights.beta, weights.temperature
     scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -190,14 +205,16 @@ def logits_loss(
     loss = -alpha * log_probs.gather(1, rows).sum()
     grad = log_probs.exp().mul_(alpha)
     if target is not None:
-        log_student = log_probs if temperature == 1 else torch.log_softmax(scores / temperature, -1)
+        shared = scores[:, :num_ids]
+        whole = shared.shape == scores.shape
+        log_student = log_probs if whole and temperature == 1 else torch.log_softmax(shared / temperature, -1)
         if len(target) == 1:
             log_teacher = torch.log_softmax(target[0].to(scores.dtype) / temperature, -1)
             value, slope = divergence(log_teacher, log_student, weights.divergence)
         else:
             value, slope = sparse_divergence(log_student, *target)
         loss = loss + beta * temperature**2 * value.sum()
-        grad.add_(slope, alpha=beta * temperature)
+        grad[:, :num_ids].add_(slope, alpha=beta * temperature)
     columns = torch.arange(logits.shape[1], device=logits.device)
     # A scatter would keep the compiler from fusing this with the rest: a quarter more time for the whole head.
     return loss, torch.where(columns == rows, grad - alpha, grad).to(logits.dtype)

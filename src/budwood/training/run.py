@@ -30,8 +30,10 @@ from budwood.models.checkpoint import (
 )
 from budwood.models.device import Compute, choose_compute
 from budwood.models.export import CERTIFICATE, write_checkpoint
+from budwood.models.kind import check_lengths
+from budwood.models.rotary import standard_rope
 from budwood.records.files import write_atomically
-from budwood.training.callbacks import Keeper, Recorder, stop_on_sigterm
+from budwood.training.callbacks import Keeper, Recorder, stop_on_signals
 from budwood.training.checkpoints import PARTIAL, newest_checkpoint, remove_checkpoint, require_space, step_of
 from budwood.training.curve import Curve, Track, replay_curve
 from budwood.training.job import TrainingJob
@@ -40,7 +42,7 @@ from budwood.training.optimizer import muon_with_adamw
 from budwood.training.progress import Meter
 from budwood.training.settings import Schedule
 from budwood.training.student import Student
-from budwood.training.teacher import check_teacher
+from budwood.training.teacher import check_rows, check_teacher, student_rows
 
 RESULT = "result.json"
 MODEL = "model"
@@ -68,11 +70,11 @@ def train(job: TrainingJob, track: Track | None = None) -> dict[str, Any]:
         ValueError: the job does not fit its files or this machine (see `check_job`).
         OSError: checkpoints do not fit on the disk.
         FloatingPointError: the run diverges.
-        TrainingStoppedError: SIGTERM ended it.
+        TrainingStoppedError: SIGTERM or Ctrl-C ended it.
     """
     result_file = job.output_folder / RESULT
     if result_file.is_file():
-        replay_curve(job.output_folder, job.arm, track)
+        replay_curve(job.output_folder, track)
         return dict(json.loads(result_file.read_text()))
     compute = check_job(job)
     student = _student(job)
@@ -82,7 +84,7 @@ def train(job: TrainingJob, track: Track | None = None) -> dict[str, Any]:
     meter = Meter.of(compute, job.schedule.tokens_per_step, _useful_flops_per_token(job), arguments.world_size)
     if arguments.process_index == 0:
         shutil.rmtree(job.output_folder / PARTIAL, ignore_errors=True)  # what a kill left half-written
-    with stop_on_sigterm() as stop:
+    with stop_on_signals() as stop:
         keeper = Keeper(job, curve, stop)
         trainer = _Trainer(
             job=job,
@@ -96,12 +98,13 @@ def train(job: TrainingJob, track: Track | None = None) -> dict[str, Any]:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if trainer.state.global_step < job.schedule.num_steps:
         raise TrainingStoppedError(
-            f"arm {job.arm}: stopped by SIGTERM after step {trainer.state.global_step} of {job.schedule.num_steps}; "
-            f"{newest_checkpoint(job.output_folder)} is complete, and the same run continues from it"
+            f"arm {job.arm}: stopped by SIGTERM or Ctrl-C after step {trainer.state.global_step} of "
+            f"{job.schedule.num_steps}; {newest_checkpoint(job.output_folder)} is complete, and the same run continues "
+            "from it"
         )
     result = _finish(job, trainer, _result(job, compute, keeper.seconds()) | meter.rates())
     if stop.is_set():
-        raise TrainingStoppedError(f"arm {job.arm}: finished, then stopped by SIGTERM")
+        raise TrainingStoppedError(f"arm {job.arm}: finished, then stopped by SIGTERM or Ctrl-C")
     return result
 
 
@@ -150,6 +153,7 @@ def check_job(job: TrainingJob) -> Compute:
         raise ValueError("sharding=true needs accelerators: on a CPU accelerate would run plain DDP without a word")
     corpus = PackedCorpus.open(job.corpus_folder)
     check_text(corpus, job.teacher_folder)
+    check_rows(f"arm {job.arm}", student_rows(job), job.teacher_folder)
     starts = training_order(corpus, schedule)
     if job.distillation is not None:
         check_teacher(job, corpus, starts)
@@ -160,14 +164,12 @@ def check_job(job: TrainingJob) -> Compute:
 
 
 def check_positions(folder: Path, sequence_length: int) -> None:
-    """Check that a model has a position for every token of a sequence.
+    """Check that a model sees all tokens of a sequence; see `budwood.models.kind.check_lengths`.
 
     Raises:
-        ValueError: sequences are longer.
+        ValueError: it does not.
     """
-    positions = load_config(folder)["max_position_embeddings"]
-    if sequence_length > positions:
-        raise ValueError(f"sequence_length={sequence_length} exceeds the {positions} positions of {folder}")
+    check_lengths(folder, load_config(folder), sequence_length)
 
 
 def check_text(corpus: PackedCorpus, teacher_folder: Path) -> None:
@@ -309,7 +311,7 @@ class _Sequences(Dataset[dict[str, Tensor]]):
         return len(self.starts)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        tokens = torch.from_numpy(self.corpus.read(self.starts[index] + np.arange(self.length + 1)))
+        tokens = torch.from_numpy(self.corpus.read(self.starts[index], self.length))
         progress = torch.tensor((self.num_done + index) / len(self.starts), dtype=torch.float32)
         return {"tokens": tokens, "starts": torch.tensor(self.starts[index]), "progress": progress}
 
@@ -333,7 +335,7 @@ def _student(job: TrainingJob) -> PreTrainedModel:
     if job.initialisation == "random":
         teacher = load_config(job.teacher_folder)
         base = teacher if job.model_folder is None else load_config(job.model_folder)
-        base |= {"rope_parameters": teacher["rope_parameters"]}
+        base |= {"rope_parameters": standard_rope(teacher)}
         model = random_model(base, _architecture(job), job.schedule.seed)
     else:
         assert job.model_folder is not None

@@ -156,6 +156,12 @@ class Schedule(Strict):
         return self.warmup_steps or math.ceil(self.warmup_ratio * self.num_steps)
 
     @property
+    def evaluation_steps(self) -> tuple[int, ...]:
+        """Optimiser steps after which a held-out loss is taken, 0 included."""
+        ends = {round(self.num_steps * (place + 1) / self.num_evaluations) for place in range(self.num_evaluations)}
+        return tuple(sorted({0, *ends}))
+
+    @property
     def decay_start(self) -> int:
         """Optimiser steps before the decay of `warmup_stable_decay`."""
         return self.num_steps - math.ceil(self.decay_ratio * self.num_steps)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from budwood.corpus.packing import PackedCorpus
+from budwood.corpus.tokenization import num_ids as num_ids_of
 from budwood.models.checkpoint import load_config, load_model, load_tokenizer
 from budwood.models.device import Compute, choose_compute
 from budwood.models.export import CERTIFICATE
@@ -55,7 +56,7 @@ class LiveTeacher:
     device: torch.device
     """The student's."""
     head: Tensor
-    """[V, F] output weights on the student's device."""
+    """[V, F] output weights on the student's device, of the tokens that both have."""
 
     def __call__(self, input_ids: Tensor, starts: Tensor) -> tuple[Target, tuple[Tensor, ...]]:
         """Run the model: hidden states or a few entries cross to the student's device, never logits."""
@@ -64,7 +65,8 @@ class LiveTeacher:
             hidden, states = self._run(input_ids, want_states=self.settings.hidden_weight > 0)
             entries = {} if self.settings.loss == "full" else self._entries(hidden, starts)
         if entries:
-            return sparse_target({name: part.to(self.device) for name, part in entries.items()}, self.settings), states
+            moved = {name: part.to(self.device) for name, part in entries.items()}
+            return sparse_target(moved, self.settings, len(self.head)), states
         return Logits(hidden.flatten(0, 1).to(self.device), self.head, cap_of(self.model)), states
 
     def entries(self, input_ids: Tensor, starts: Tensor) -> Entries:
@@ -73,7 +75,8 @@ class LiveTeacher:
 
     def _log_probs(self, states: Tensor) -> Tensor:
         """Return [C, V] tempered log-probabilities in float32."""
-        logits = softcap(states @ self.model.get_output_embeddings().weight.T, cap_of(self.model))
+        head = self.model.get_output_embeddings().weight[: len(self.head)]
+        logits = softcap(states @ head.T, cap_of(self.model))
         return torch.log_softmax(logits.float() / self.settings.temperature, -1)
 
     @torch.no_grad()
@@ -113,7 +116,8 @@ class CachedTeacher:
     def __call__(self, input_ids: Tensor, starts: Tensor) -> tuple[Target, tuple[Tensor, ...]]:
         """Read the entries of a batch."""
         entries = self.cache.read(starts.cpu().numpy(), input_ids.cpu().numpy())
-        return sparse_target({name: part.to(input_ids.device) for name, part in entries.items()}, self.settings), ()
+        moved = {name: part.to(input_ids.device) for name, part in entries.items()}
+        return sparse_target(moved, self.settings, self.cache.facts["vocab_size"]), ()
 
 
 def _join(parts: list[Entries]) -> Entries:
@@ -160,7 +164,7 @@ def draw(log_probs: Tensor, num_samples: int, generator: torch.Generator) -> Ent
     }
 
 
-def sparse_target(entries: Entries, settings: DistillationSettings) -> SparseTarget:
+def sparse_target(entries: Entries, settings: DistillationSettings, num_ids: int | None = None) -> SparseTarget:
     """Return the target that a loss makes of some entries p of the teacher's distribution.
 
     * `topk_tail`: weights p on the top k, and the rest r = 1 - sum p as one more event. The divergence of k + 1 events
@@ -171,46 +175,58 @@ def sparse_target(entries: Entries, settings: DistillationSettings) -> SparseTar
       al., 2025, arXiv 2503.16870).
     * `sampled`: weights count / S of S draws from the teacher. The gradient is unbiased, E[count / S] = p; so is the
       value, with the mean of log p over the draws for the entropy (Random Sampling Knowledge Distillation, ibid.).
+
+    Args:
+        entries: of the teacher.
+        settings: of the loss.
+        num_ids: tokens that the distribution is over.
     """
     ids = entries["ids"].long()
     if settings.loss == "sampled":
         counts = entries["counts"].float()
-        return SparseTarget(ids, counts / counts.sum(-1, keepdim=True), entries["mean_log_prob"].float())
+        weights = counts / counts.sum(-1, keepdim=True)
+        return SparseTarget(ids, weights, entries["mean_log_prob"].float(), num_ids=num_ids)
     log_probs, log_rest = entries["log_probs"].float(), entries["log_rest"].float()
     mass = log_probs.logsumexp(-1)
     if settings.loss == "topk_renorm":
         log_probs = log_probs - mass[:, None]
         probs = log_probs.exp()
-        return SparseTarget(ids, probs, (probs * log_probs).sum(-1))
+        return SparseTarget(ids, probs, (probs * log_probs).sum(-1), num_ids=num_ids)
     # One again, whatever a cache has rounded.
     total = torch.logaddexp(mass, log_rest)
     log_probs, log_rest = log_probs - total[:, None], log_rest - total
     probs, rest = log_probs.exp(), log_rest.exp()
-    return SparseTarget(ids, probs, (probs * log_probs).sum(-1) + torch.xlogy(rest, rest), rest)
+    entropy = (probs * log_probs).sum(-1) + torch.xlogy(rest, rest)
+    return SparseTarget(ids, probs, entropy, rest, num_ids)
 
 
 def _seed_of(seed: int, start: int) -> int:
     return int(np.random.SeedSequence((seed, start)).generate_state(1, np.uint64)[0])
 
 
-def open_live_teacher(folder: Path, settings: DistillationSettings, compute: Compute) -> LiveTeacher:
+def open_live_teacher(
+    folder: Path, settings: DistillationSettings, compute: Compute, num_ids: int | None = None
+) -> LiveTeacher:
     """Load a teacher, frozen, in the precision of the hardware.
 
     Args:
         folder: its checkpoint.
         settings: of the loss.
         compute: the student's device and precision.
+        num_ids: the first tokens, which student and teacher share; the teacher's others are masked, as if they were
+            sliced off its logits. All of the teacher's without it.
 
     Raises:
         ValueError: the teacher's own device does not exist here, or the loss asks for more entries than there are.
     """
-    check_entries(settings, int(load_config(folder)["vocab_size"]))
+    num_ids = min(num_ids or num_rows(folder), num_rows(folder))
+    check_entries(settings, num_ids)
     place = teacher_compute(settings, compute)
     model = place.place(load_model(folder, place.dtype)).eval()
     nn.Module.requires_grad_(model, requires_grad=False)
     if settings.compile_teacher:
         model.base_model.compile()
-    head = model.get_output_embeddings().weight.to(compute.device)
+    head = model.get_output_embeddings().weight[:num_ids].to(compute.device)
     return LiveTeacher(model=model, settings=settings, device=compute.device, head=head)
 
 
@@ -245,23 +261,41 @@ def check_entries(settings: DistillationSettings, vocab_size: int) -> None:
         raise ValueError(f"top_k={settings.top_k} must not exceed the vocabulary of {vocab_size} tokens")
 
 
+def num_rows(folder: Path) -> int:
+    """Return the tokens that a model has logits of: those of its tokenizer, and often some that pad them."""
+    return int(load_config(folder)["vocab_size"])
+
+
 def check_vocabulary(student_folder: Path, teacher_folder: Path) -> None:
-    """Check that a teacher's distribution means the same tokens to its student.
+    """Check that a teacher's distribution means the same tokens to its student; how both are padded does not matter.
 
     Raises:
-        ValueError: the outputs have different sizes, or the tokenizers map tokens to other ids.
+        ValueError: the tokenizers map tokens to other ids.
     """
-    sizes = [int(load_config(folder)["vocab_size"]) for folder in (student_folder, teacher_folder)]
-    if sizes[0] != sizes[1]:
-        raise ValueError(
-            f"student {student_folder} has vocab_size={sizes[0]} and teacher {teacher_folder} vocab_size={sizes[1]}: "
-            "they have different vocabularies, logits cannot be compared"
-        )
     student, teacher = load_tokenizer(student_folder), load_tokenizer(teacher_folder)
     if student.get_vocab() != teacher.get_vocab():
         raise ValueError(
             f"student {student_folder} ({len(student)} tokens) and teacher {teacher_folder} ({len(teacher)} tokens) "
             "have different vocabularies: logits cannot be compared"
+        )
+
+
+def check_rows(name: str, vocab_size: int, folder: Path) -> None:
+    """Check that a model has a row for every id that a tokenizer makes; more rows pad.
+
+    Args:
+        name: of the model, for the message.
+        vocab_size: its rows.
+        folder: with the tokenizer.
+
+    Raises:
+        ValueError: it has fewer.
+    """
+    needed = num_ids_of(load_tokenizer(folder))
+    if vocab_size < needed:
+        raise ValueError(
+            f"{name} has vocab_size={vocab_size}, the tokenizer of {folder} makes {needed} ids: "
+            f"give it at least {needed}"
         )
 
 
@@ -313,7 +347,7 @@ def cache_facts(
         "teacher": fingerprint(teacher_folder),
         "tokenizer": corpus.tokenizer_fingerprint,
         "corpus": corpus.fingerprint,
-        **cache_shape(settings, length, int(load_config(teacher_folder)["vocab_size"])),
+        **cache_shape(settings, length, num_rows(teacher_folder)),
         "temperature": settings.temperature,
         "seed": settings.sampling_seed if settings.loss == "sampled" else None,
     }
@@ -344,19 +378,19 @@ def check_teacher(job: TrainingJob, corpus: PackedCorpus, starts: NDArray[np.int
     """
     settings = job.distillation
     assert settings is not None, "only a distillation has a teacher"
-    vocab_size = int(load_config(job.teacher_folder)["vocab_size"])
     if job.model_folder is not None:
         check_vocabulary(job.model_folder, job.teacher_folder)
-    elif job.architecture is not None and job.architecture["vocab_size"] != vocab_size:
-        raise ValueError(
-            f"architecture has vocab_size={job.architecture['vocab_size']} and teacher {job.teacher_folder} "
-            f"vocab_size={vocab_size}: they have different vocabularies, logits cannot be compared"
-        )
-    check_entries(settings, vocab_size)
+    rows, teacher_rows = student_rows(job), num_rows(job.teacher_folder)
+    check_entries(settings, min(rows, teacher_rows))
     teacher_compute(settings, choose_compute(job.device, job.precision))
     if settings.hidden_weight:
         shared_states(job)
     if settings.teacher == "cached":
+        if teacher_rows > rows:
+            raise ValueError(
+                f"arm {job.arm} has teacher='cached' and vocab_size={rows}, {job.teacher_folder} has {teacher_rows}: "
+                "a cache says nothing of fewer tokens than its teacher's; use teacher='live'"
+            )
         cache = open_cache(job)
         length = job.schedule.sequence_length
         cache.check(cache_facts(job.teacher_folder, corpus, length, settings), starts)
@@ -379,4 +413,12 @@ def open_teacher(job: TrainingJob, compute: Compute) -> Teacher:
     assert settings is not None, "only a distillation has a teacher"
     if settings.teacher == "cached":
         return CachedTeacher(cache=open_cache(job), settings=settings)
-    return open_live_teacher(job.teacher_folder, settings, compute)
+    return open_live_teacher(job.teacher_folder, settings, compute, student_rows(job))
+
+
+def student_rows(job: TrainingJob) -> int:
+    """Return the tokens that the student of a job has logits of."""
+    if job.architecture is not None:
+        return int(job.architecture["vocab_size"])
+    assert job.model_folder is not None, "a job has a model or an architecture"
+    return num_rows(job.model_folder)

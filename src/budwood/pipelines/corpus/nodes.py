@@ -4,28 +4,25 @@ from pathlib import Path
 
 import pandas as pd
 
-from budwood.corpus.ingestion import describe_sources, sample_sources, tokenize_sources
+from budwood.corpus.ingestion import sample_sources
 from budwood.corpus.packing import PackedCorpus
-from budwood.corpus.tokenization import fingerprint_tokenizer
-from budwood.corpus.windows import require_windows
-from budwood.models.checkpoint import load_tokenizer
-from budwood.parameters import CorpusParameters, MeasurementParameters
-from budwood.pipelines.work import claim
-from budwood.training.run import check_positions, training_order
-from budwood.training.settings import Schedule
+from budwood.corpus.settings import CorpusSettings
+from budwood.models.checkpoint import Checkpoint
+from budwood.pipelines.tracking import open_workspace, project_root
+from budwood.study.settings import Conditions
+from budwood.study.text import PackText, require_positions, require_text
 
 
-def sample_documents(corpus: CorpusParameters) -> pd.DataFrame:
+def sample_documents(corpus: CorpusSettings) -> pd.DataFrame:
     """Return the first documents of every source, before anything expensive is done."""
-    return sample_sources(corpus.text_sources())
+    return sample_sources(corpus, project_root())
 
 
 def pack_documents(
     document_samples: pd.DataFrame,
-    teacher: Path,
-    corpus: CorpusParameters,
-    measurement: MeasurementParameters,
-    schedule: Schedule,
+    teacher: Checkpoint,
+    corpus: CorpusSettings,
+    conditions: Conditions,
     workspace: Path,
 ) -> PackedCorpus:
     """Tokenise with the teacher's tokenizer, pack, and check that every split is large enough.
@@ -34,25 +31,10 @@ def pack_documents(
         ValueError: a split is too small for the windows that the parameters ask of it, or training sequences are longer
             than the teacher's positions.
     """
-    check_positions(teacher, schedule.sequence_length)
     del document_samples  # only here so that sources are looked at first
-    tokenizer = load_tokenizer(teacher)
-    # Text that has changed is recognised by what stands in the folder.
-    facts = {
-        "sources": describe_sources(corpus.text_sources()),
-        "seed": corpus.seed,
-        "tokenizer": fingerprint_tokenizer(tokenizer),
-    }
-    packed = tokenize_sources(
-        corpus.text_sources(),
-        tokenizer,
-        seed=corpus.seed,
-        directory=claim(workspace, "corpus", facts) / "tokens",
-        num_processes=corpus.num_processes,
-    )
-    require_windows(packed, measurement.length, measurement.searched, per_source=False)
-    require_windows(packed, measurement.length, measurement.reported, per_source=True)
-    training_order(packed, schedule)
+    require_positions(teacher, conditions.schedule)
+    packed = open_workspace(workspace).finish(PackText.of(teacher, corpus, project_root())).tokens
+    require_text(packed, conditions.measurement, conditions.schedule)
     return packed
 
 

@@ -2,28 +2,21 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from budwood.pipelines.corpus.nodes import count_tokens, pack_documents, sample_documents
+from budwood.parameters import ProjectParameters
+from budwood.pipelines.wiring import Deferred
+
+NODES = "budwood.pipelines.corpus.nodes"
 
 
-def create_pipeline() -> Pipeline:
+def create_pipeline(parameters: ProjectParameters) -> Pipeline:
     """Look at text, and pack it with the teacher's tokenizer."""
+    del parameters
+    pack = ["document_samples", "teacher", "params:corpus", "params:conditions", "workspace"]
     return Pipeline(
         [
-            Node(sample_documents, "params:corpus", "document_samples", name="sample_documents"),
-            Node(
-                pack_documents,
-                [
-                    "document_samples",
-                    "teacher",
-                    "params:corpus",
-                    "params:measurement",
-                    "params:schedule",
-                    "workspace",
-                ],
-                "tokens",
-                name="pack_documents",
-            ),
-            Node(count_tokens, "tokens", "corpus_counts", name="count_tokens"),
+            Node(Deferred(NODES, "sample_documents"), "params:corpus", "document_samples", name="sample_documents"),
+            Node(Deferred(NODES, "pack_documents"), pack, "tokens", name="pack_documents"),
+            Node(Deferred(NODES, "count_tokens"), "tokens", "corpus_counts", name="count_tokens"),
         ],
         tags="corpus",
     )

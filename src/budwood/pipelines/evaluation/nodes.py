@@ -1,224 +1,236 @@
 """Measure the arms of a variant, and gather all variants."""
 
-import time
-from collections import defaultdict
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from budwood.arch.count import forward_flops_per_token, num_parameters
 from budwood.corpus.packing import PackedCorpus
-from budwood.evaluation.efficiency import Subject, measure_efficiency
-from budwood.evaluation.harness import (
-    HELDOUT_TASKS,
-    VERSION,
-    HarnessOptions,
-    check_benchmarks,
-    fingerprint_tasks,
-    run_benchmarks,
-)
-from budwood.evaluation.heldout import heldout_questions, read_texts
-from budwood.evaluation.perplexity import source_losses
-from budwood.models.checkpoint import load_model, load_tokenizer, read_architecture
-from budwood.models.teacher import fingerprint
-from budwood.parameters import EvaluationParameters, MeasurementParameters
-from budwood.pipelines.evaluation.gathering import Gathered, Record, steps_taken_over, task_costs
-from budwood.pipelines.tracking import track
-from budwood.pipelines.work import claim
-from budwood.reporting.records import ARMS, REFERENCE
+from budwood.evaluation.harness import fingerprint_tasks
+from budwood.evaluation.settings import EvaluationSettings
+from budwood.models.checkpoint import Checkpoint
+from budwood.models.device import choose_compute
+from budwood.pipelines.tracking import open_workspace, run_of, track
+from budwood.records.account import Findings, Results
+from budwood.records.certificate import Certificate
+from budwood.records.cost import Cost
+from budwood.records.evaluation import Downstream, Efficiency
+from budwood.records.names import Variant
+from budwood.records.search import Finalists, Winner
+from budwood.records.teacher import TeacherEvaluation
+from budwood.records.training import ProbeScore, Score, TrainingRecord
+from budwood.study.account import ledger
+from budwood.study.evaluation import AskModel, Questions, ScoreRun, build_questions, measure_speed
+from budwood.study.settings import Conditions
 
 
-def build_tasks(
-    tokens: PackedCorpus, teacher: Path, evaluation: EvaluationParameters
-) -> dict[str, list[dict[str, Any]]]:
+def build_tasks(tokens: PackedCorpus, teacher: Checkpoint, evaluation: EvaluationSettings) -> Questions:
     """Return the questions that are made from validation text, having checked that all other tasks are at hand.
 
     Raises:
         ValueError: a task is unknown or cannot be had, or a source holds too little text.
     """
-    chosen = evaluation.benchmarks()
-    check_benchmarks(chosen)
-    if not {benchmark.task for benchmark in chosen} & set(HELDOUT_TASKS):
-        return {}
-    return heldout_questions(read_texts(tokens, load_tokenizer(teacher), "validation"), evaluation.heldout)
+    return build_questions(tokens, teacher, evaluation)
 
 
-def ask_teacher(
-    teacher: Path,
+def ask_models(
     heldout_tasks: Path,
-    evaluation: EvaluationParameters,
-    measurement: MeasurementParameters,
+    evaluation: EvaluationSettings,
+    conditions: Conditions,
     workspace: Path,
-) -> list[Record]:
-    """Return what the teacher answers, with the cost."""
-    return _ask({"teacher": teacher}, heldout_tasks, evaluation, measurement, workspace)
+    *models: Checkpoint,
+    names: Sequence[str],
+) -> list[Downstream]:
+    """Return what some models answer, with the cost.
 
-
-def ask_arms(
-    random_init: Path,
-    subnet_init: Path,
-    distilled: Path,
-    heldout_tasks: Path,
-    evaluation: EvaluationParameters,
-    measurement: MeasurementParameters,
-    workspace: Path,
-    reference_init: Path | None = None,
-) -> list[Record]:
-    """Return what every arm answers, with the cost."""
-    folders = _by_arm(random_init, subnet_init, distilled, reference_init)
-    return _ask(folders, heldout_tasks, evaluation, measurement, workspace)
-
-
-def measure_speed(
-    teacher: Path,
-    subnet: Path,
-    evaluation: EvaluationParameters,
-    measurement: MeasurementParameters,
-    reference_init: Path | None = None,
-) -> Record:
-    """Return latency and memory of the teacher, the sub-network and the reference, in turns; nothing where not wanted.
-
-    All other arms have the sub-network's architecture, and so its speed.
+    Args:
+        heldout_tasks: folder of the questions that are made from held-out text.
+        evaluation: what is asked.
+        conditions: where models run.
+        workspace: keeps every finished task.
+        models: the models.
+        names: of the models.
     """
-    if evaluation.efficiency is None:
-        return {}
-    compute = measurement.compute()
-    folders = {"teacher": teacher, "subnet": subnet, REFERENCE: reference_init}
-    subjects = {
-        name: Subject(compute.place(load_model(folder, compute.dtype)), read_architecture(folder))
-        for name, folder in folders.items()
-        if folder is not None
-    }
-    record = measure_efficiency(subjects, evaluation.efficiency, compute)
-    own = record["models"]["subnet"]
-    track({f"subnet.{name}": median(own[name]) for name in ("prefill_seconds", "decode_seconds")}, 0)
-    return record
+    measurement = conditions.measurement
+    stages = (
+        AskModel(
+            model_name=name,
+            model=model,
+            questions=fingerprint_tasks(heldout_tasks, evaluation.include_path),
+            tasks=evaluation.tasks,
+            limit=evaluation.limit,
+            compute=choose_compute(measurement.device, measurement.precision),
+            folder=heldout_tasks,
+            evaluation=evaluation,
+        )
+        for name, model in zip(names, models, strict=True)
+    )
+    answers = []
+    for stage in stages:
+        with run_of(stage.model_name):
+            answers.append(open_workspace(workspace).finish(stage).downstream)
+    return answers
 
 
-def evaluate_arms(
-    tokens: PackedCorpus, measurement: MeasurementParameters, **runs: Any
-) -> tuple[list[Record], list[Record]]:
+def time_models(
+    evaluation: EvaluationSettings, conditions: Conditions, *models: Checkpoint, names: Sequence[str]
+) -> list[Efficiency]:
+    """Return latency and memory of some models, in turns, as one record; none where it is not wanted.
+
+    All arms have the sub-network's architecture, and so its speed.
+    """
+    measurement = conditions.measurement
+    compute = choose_compute(measurement.device, measurement.precision)
+    return measure_speed(dict(zip(names, models, strict=True)), evaluation, compute, track)
+
+
+def score_runs(
+    tokens: PackedCorpus,
+    conditions: Conditions,
+    workspace: Path,
+    *runs: Checkpoint | TrainingRecord,
+    names: Sequence[str],
+) -> tuple[list[Score], list[Cost]]:
     """Return every run's validation losses by source and sequence beside its training record, and the cost.
 
     Args:
         tokens: the text.
-        measurement: how much of it.
-        runs: `<run>`, the trained checkpoint, and `<run>_run`, its record, of every arm and seed.
+        conditions: how much of it is read, and where models run.
+        workspace: keeps the losses.
+        runs: the checkpoints of all runs, then their records.
+        names: of the runs.
     """
-    started = time.perf_counter()
-    compute, windows = measurement.compute(), (measurement.length, measurement.validation)
-    scores, num_tokens, flops = [], 0, 0
-    for name in [name for name in runs if f"{name}_run" in runs]:
-        run, architecture = runs[f"{name}_run"], read_architecture(runs[name])
-        model = compute.place(load_model(runs[name], compute.dtype))
-        losses = source_losses(model, tokens, "validation", windows, name)
-        read = sum(map(len, losses.values())) * measurement.length
-        num_tokens += read
-        flops += read * forward_flops_per_token(architecture, context=measurement.length)
-        track({f"{name}.validation_loss": float(np.concatenate([*losses.values()]).mean())}, run["steps"])
-        scores.append(
-            run
-            | {"run": name, "num_parameters": num_parameters(architecture), "losses": losses}
-            | {"tokens_per_sequence": measurement.length}
+    measurement = conditions.measurement
+    scores, costs = [], []
+    for name, model, record in zip(names, runs, runs[len(names) :], strict=False):
+        assert isinstance(model, Checkpoint), "checkpoints come first"
+        assert isinstance(record, TrainingRecord), "then records"
+        stage = ScoreRun(
+            run_name=name,
+            model=model,
+            record=record,
+            tokens=tokens,
+            length=measurement.length,
+            validation=measurement.validation,
+            compute=choose_compute(measurement.device, measurement.precision),
         )
-    cost = {"stage": "evaluation", "flops": float(flops), "tokens": num_tokens}
-    return scores, [cost | {"seconds": time.perf_counter() - started}]
+        with run_of(name):
+            scored = open_workspace(workspace).finish(stage)
+        scores.append(scored.score.model_copy(update={"folder": str(model.folder)}))
+        costs += scored.costs
+    return scores, costs
 
 
-def _by_arm(random_init: Any, subnet_init: Any, distilled: Any, reference_init: Any) -> dict[str, Any]:
-    """Return what arms have by their names; a bin without a reference has no such arm."""
-    arms = dict(zip(ARMS, (random_init, subnet_init, distilled), strict=True))
-    return arms if reference_init is None else arms | {REFERENCE: reference_init}
-
-
-def _ask(
-    folders: dict[str, Path],
-    heldout_tasks: Path,
-    evaluation: EvaluationParameters,
-    measurement: MeasurementParameters,
-    workspace: Path,
-) -> list[Record]:
-    chosen, compute = evaluation.benchmarks(), measurement.compute()
-    options = HarnessOptions(
-        tasks_folder=heldout_tasks, compute=compute, batch_size=evaluation.batch_size, limit=evaluation.limit
+def collect_findings(
+    winner: Winner,
+    finalists: Finalists,
+    certificate: Certificate,
+    probe: ProbeScore | None = None,
+    *,
+    variant: Variant,
+) -> Findings:
+    """Return what the search of a variant found and cost, and its probe."""
+    return Findings(
+        **variant._asdict(),
+        winner=winner.at(variant, finalists),
+        finalists=finalists,
+        certificate=certificate,
+        probe=probe,
     )
-    records = []
-    for name, folder in folders.items():
-        facts = {
-            "model": fingerprint(folder),
-            "harness": VERSION,
-            "heldout": fingerprint_tasks(heldout_tasks),
-            "limit": evaluation.limit,
-            "precision": compute.precision,
-        }
-        record = run_benchmarks(folder, chosen, options, claim(workspace, f"tasks-{name}", facts))
-        for task in record["tasks"]:
-            # MLflow takes no comma, which stands between a metric of the harness and its filter.
-            values = {metric.replace(",", "/"): found["value"] for metric, found in task["metrics"].items()}
-            track({f"{name}.{task['task']}.{metric}": value for metric, value in values.items()}, 0)
-        records.append({"model": name} | record)
-    return records
 
 
-def collect(**parts: Any) -> dict[str, Any]:
-    """Return all that the tables of the study need of a variant, by the names of its datasets."""
-    return parts
+def collect_results(
+    scores: list[Score],
+    downstream: list[Downstream],
+    efficiency: list[Efficiency],
+    evaluation_costs: list[Cost],
+    selection: pd.DataFrame | None = None,
+    *,
+    variant: Variant,
+) -> Results:
+    """Return what was trained of a variant, and how it was measured, under the space that probes chose."""
+    where = chosen(variant, selection)
+    return Results(
+        **where._asdict(),
+        scores=tuple(score.model_copy(update=where._asdict()) for score in scores),
+        downstream=tuple(answers.at(where) for answers in downstream),
+        efficiency=tuple(speed.at(where) for speed in efficiency),
+        evaluation_costs=tuple(evaluation_costs),
+    )
 
 
-def join_curves(scores: list[Record], **curves: pd.DataFrame) -> pd.DataFrame:
+def chosen(variant: Variant, selection: pd.DataFrame | None) -> Variant:
+    """Return a variant with the space that probes chose, where they did."""
+    return variant if selection is None else Variant(variant.bin, str(selection["space"].iloc[0]))
+
+
+def join_curves(scores: list[Score], *curves: pd.DataFrame, variant: Variant, selects: bool) -> pd.DataFrame:
     """Return the curves of all runs of a variant, with the arm and the seed of each.
 
     Args:
         scores: of the runs.
-        curves: `<run>_curve` of each.
+        curves: of the runs; where probes chose the space, the table of their choice comes last.
+        variant: the variant.
+        selects: whether they did.
     """
-    return pd.concat(
-        [curves[f"{score['run']}_curve"].assign(arm=score["arm"], seed=score["seed"]) for score in scores],
-        ignore_index=True,
-    )
+    where = chosen(variant, curves[-1] if selects else None)
+    own = curves[:-1] if selects else curves
+    tables = [
+        curve.assign(arm=score.arm, seed=score.seed, **where._asdict())
+        for score, curve in zip(scores, own, strict=True)
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
-def gather(
-    calibration_costs: list[Record],
-    teacher_evaluation: Record,
-    teacher_downstream: list[Record],
-    teacher_cache_record: Record | None = None,
-    selections: pd.DataFrame | None = None,
-    **parts: Any,
-) -> tuple[
-    pd.DataFrame, pd.DataFrame, pd.DataFrame, list[Record], list[Record], list[Record], list[Record], list[Record]
-]:
-    """Return the histories, curves, certificates, winners, arms, downstream answers, speeds and costs of all variants.
+def gather_histories(*histories: pd.DataFrame, variants: Sequence[Variant]) -> pd.DataFrame:
+    """Return the histories of all searches, with the variant of each."""
+    named = [history.assign(**variant._asdict()) for history, variant in zip(histories, variants, strict=True)]
+    return pd.concat(named, ignore_index=True)
+
+
+def gather_curves(*curves: pd.DataFrame) -> pd.DataFrame:
+    """Return the curves of all runs."""
+    return pd.concat(curves, ignore_index=True)
+
+
+def gather_findings(*findings: Findings) -> tuple[list[Winner], pd.DataFrame]:
+    """Return the winners of all searches, and what their certificates say in short."""
+    rows: list[dict[str, Any]] = [
+        found.variant._asdict() | found.certificate.summary() for found in sorted(findings, key=lambda f: f.variant)
+    ]
+    return [found.winner for found in sorted(findings, key=lambda f: f.variant)], pd.DataFrame(rows)
+
+
+def gather_results(
+    teacher_downstream: list[Downstream], *results: Results
+) -> tuple[list[Score], list[Downstream], list[Efficiency]]:
+    """Return the scores of all arms, what they and the teacher answer, and how fast models are."""
+    ordered = sorted(results, key=lambda result: result.variant)
+    scores = list(chain.from_iterable(result.scores for result in ordered))
+    answers = [*teacher_downstream, *chain.from_iterable(result.downstream for result in ordered)]
+    return scores, answers, list(chain.from_iterable(result.efficiency for result in ordered))
+
+
+def write_ledger(
+    calibration_costs: list[Cost],
+    teacher_evaluation: TeacherEvaluation,
+    teacher_downstream: list[Downstream],
+    curves: pd.DataFrame,
+    *parts: Findings | Results | list[Cost],
+) -> list[Cost]:
+    """Return all costs of the study.
 
     Args:
         calibration_costs: of the teacher's importance.
         teacher_evaluation: holds the cost of the teacher's own losses.
-        teacher_downstream: what the teacher answers.
-        teacher_cache_record: holds the cost of what a cached teacher has said.
-        selections: how the spaces of every bin compare, the best first, where probes chose one.
-        parts: `<bin>__<space>__<what>`: `history` and `findings` of every search, `curves` and `results` of everything
-            that was trained; where probes chose the space, the latter under `selected`.
+        teacher_downstream: holds what its answers cost.
+        curves: of all runs.
+        parts: what every variant found and became, and the costs of a cached teacher.
     """
-    asked_once = (teacher_cache_record or {"costs": []})["costs"]
-    shared = [*calibration_costs, *teacher_evaluation["costs"], *asked_once, *task_costs(teacher_downstream)]
-    found = Gathered(ledger=[{"bin": "", "space": "", "arm": ""} | cost for cost in shared])
-    found.downstream += [{"bin": "", "space": ""} | record for record in teacher_downstream]
-    by_variant: dict[tuple[str, str], Record] = defaultdict(dict)
-    for key, value in parts.items():
-        bin_name, space, what = key.split("__")
-        by_variant[bin_name, space][what] = value
-    searched = {variant: part["findings"] | part for variant, part in by_variant.items() if "findings" in part}
-    trained = {variant: part["results"] | part for variant, part in by_variant.items() if "results" in part}
-    best = {} if selections is None else selections.groupby("bin")["space"].first().to_dict()
-    taken_over: dict[tuple[str, str], int] = {}
-    for (bin_name, space), part in sorted(trained.items()):
-        chosen = str(best.get(bin_name, space))
-        steps = taken_over[bin_name, chosen] = steps_taken_over(part, searched[bin_name, chosen].get("probe_scores"))
-        found.add_training({"bin": bin_name, "space": chosen}, part, steps)
-    for (bin_name, space), part in sorted(searched.items()):
-        found.add_search({"bin": bin_name, "space": space}, part, taken_over.get((bin_name, space), 0))
-    tables = pd.concat(found.histories), pd.concat(found.curves), pd.DataFrame(found.certificates)
-    return *tables, found.winners, found.arms, found.downstream, found.efficiency, found.ledger
+    asked = [task.cost for answers in teacher_downstream for task in answers.tasks]
+    cached = [cost for part in parts if isinstance(part, list) for cost in part]
+    findings = [part for part in parts if isinstance(part, Findings)]
+    results = [part for part in parts if isinstance(part, Results)]
+    return ledger([*calibration_costs, *teacher_evaluation.costs, *cached, *asked], findings, results, curves)

@@ -1,98 +1,104 @@
 """Per variant: arms -> scores, downstream, efficiency -> findings, results, curves; then all variants together."""
 
-from collections.abc import Sequence
-
 from kedro.pipeline import Node, Pipeline
 
-from budwood.pipelines.evaluation.gathering import PROBED, SEARCHED, TRAINED
-from budwood.pipelines.evaluation.nodes import (
-    ask_arms,
-    ask_teacher,
-    build_tasks,
-    collect,
-    evaluate_arms,
-    gather,
-    join_curves,
-    measure_speed,
-)
-from budwood.pipelines.grid import (
-    for_each_variant,
-    has_reference,
-    run_names,
-    searched_variants,
-    trained_variants,
-    wants_probes,
-    wants_teacher_cache,
-)
-from budwood.reporting.records import ARMS, REFERENCE
+from budwood.parameters import ProjectParameters
+from budwood.pipelines.wiring import Deferred, Place
+from budwood.records.names import ARMS, REFERENCE, Variant, run_name
 
-HOW = {"evaluation": "params:evaluation", "measurement": "params:measurement"}
+NODES = "budwood.pipelines.evaluation.nodes"
+ASKED = ["heldout_tasks", "params:evaluation", "params:conditions", "workspace"]
 
 
-def create_pipeline() -> Pipeline:
+def create_pipeline(parameters: ProjectParameters) -> Pipeline:
     """Measure the teacher and all arms of every variant and gather the results."""
-    asked = ["teacher", "heldout_tasks", *HOW.values(), "workspace"]
-    shared = Pipeline(
-        [
-            Node(build_tasks, ["tokens", "teacher", "params:evaluation"], "heldout_tasks", name="build_tasks"),
-            Node(ask_teacher, asked, "teacher_downstream", name="ask_teacher"),
-        ],
-        tags="evaluation",
-    )
-    cached = ["teacher_cache_record"] if wants_teacher_cache() else []
-    chosen = ["selections"] if wants_probes() else []
-    once = ("calibration_costs", "teacher_evaluation", "teacher_downstream", *cached, *chosen)
-    # In the namespace of the variants, so that the collapsed graph shows one box with few edges.
-    gathering = Node(
-        gather,
-        _same(once) | _parts(),
-        ["histories", "curves", "certificates", "winners", "arms", "downstream", "efficiency", "ledger"],
-        name="gather",
-        namespace="subnets",
-        tags="evaluation",
-    )
-    own = {"tokens", "teacher", "heldout_tasks", "workspace"}
-    found = for_each_variant(_findings(), set(), searched_variants())
-    variants = [
-        for_each_variant(_stages(refers), own, [v for v in trained_variants() if has_reference(v[0]) == refers])
-        for refers in (False, True)
+    shared = [
+        Node(
+            Deferred(NODES, "build_tasks"),
+            ["tokens", "teacher", "params:evaluation"],
+            "heldout_tasks",
+            name="build_tasks",
+        ),
+        Node(
+            Deferred(NODES, "ask_models", names=["teacher"]),
+            [*ASKED, "teacher"],
+            "teacher_downstream",
+            name="ask_teacher",
+        ),
     ]
-    return shared + found + sum(variants, Pipeline([])) + Pipeline([gathering])
+    findings = [_findings(Place(variant, ("evaluation",)), parameters) for variant in parameters.searched]
+    trained = [node for variant in parameters.trained for node in _trained(Place(variant, ("evaluation",)), parameters)]
+    return Pipeline([*shared, *findings, *trained, *_gathering(parameters)], tags="evaluation")
 
 
-def _findings() -> Pipeline:
-    """Return the stage that puts together what a search found and cost, and its probe."""
-    names = SEARCHED + PROBED * wants_probes()
-    return Pipeline([Node(collect, _same(names), "findings", name="collect_findings")], tags="evaluation")
+def _findings(place: Place, parameters: ProjectParameters) -> Node:
+    names = ["winner", "finalists", "certificate", *["probe_scores"] * parameters.has_probes]
+    function = Deferred(NODES, "collect_findings", variant=place.variant)
+    return place.node(function, place.own(*names), place.own("findings"))
 
 
-def _stages(refers: bool) -> Pipeline:  # noqa: FBT001 - a pipeline with the arm of the reference, or one without
-    reference = _same([REFERENCE]) if refers else {}
-    arms = _same(ARMS) | reference
-    runs = [run for arm in arms for run in run_names(arm)]
-    scored = _same(["tokens", *runs, *(f"{run}_run" for run in runs)]) | {"measurement": HOW["measurement"]}
-    asked = arms | HOW | _same(["heldout_tasks", "workspace"])
-    timed = HOW | reference | _same(["teacher", "subnet"])
-    joined = _same(["scores", *(f"{run}_curve" for run in runs)])
-    return Pipeline(
-        [
-            Node(evaluate_arms, scored, ["scores", "evaluation_costs"], name="evaluate_arms"),
-            Node(ask_arms, asked, "downstream", name="ask_arms"),
-            Node(measure_speed, timed, "efficiency", name="measure_speed"),
-            Node(collect, _same(TRAINED), "results", name="collect_results"),
-            Node(join_curves, joined, "curves", name="join_curves"),
-        ],
-        tags="evaluation",
-    )
+def _trained(place: Place, parameters: ProjectParameters) -> list[Node]:
+    """Return what measures the arms of one variant."""
+    reference = [REFERENCE] * parameters.has_reference(place.variant.bin)
+    arms = [*ARMS, *reference]
+    runs = [run_name(arm, parameters.seeds[0], seed) for arm in arms for seed in parameters.seeds]
+    selection = place.own("selection") if parameters.has_probes else []
+    scored = [
+        "tokens",
+        "params:conditions",
+        "workspace",
+        *place.own(*runs),
+        *place.own(*(f"{run}_run" for run in runs)),
+    ]
+    timed = ["params:evaluation", "params:conditions", "teacher", *place.own("subnet", *reference)]
+    results = place.own("scores", "downstream", "efficiency", "evaluation_costs")
+    curves = [*place.own("scores", *(f"{run}_curve" for run in runs)), *selection]
+    variant = place.variant
+    return [
+        place.node(Deferred(NODES, "score_runs", names=runs), scored, place.own("scores", "evaluation_costs")),
+        place.node(
+            Deferred(NODES, "ask_models", names=arms),
+            [*ASKED, *place.own(*arms)],
+            place.own("downstream"),
+            name="ask_arms",
+        ),
+        place.node(
+            Deferred(NODES, "time_models", names=["teacher", "subnet", *reference]), timed, place.own("efficiency")
+        ),
+        place.node(Deferred(NODES, "collect_results", variant=variant), [*results, *selection], place.own("results")),
+        place.node(
+            Deferred(NODES, "join_curves", variant=variant, selects=bool(selection)), curves, place.own("curves")
+        ),
+    ]
 
 
-def _parts() -> dict[str, str]:
-    """Return the datasets of all variants that are gathered."""
-    wanted = [(variant, what) for variant in searched_variants() for what in ("history", "findings")]
-    wanted += [(variant, what) for variant in trained_variants() for what in ("results", "curves")]
-    return {f"{bin_name}__{space}__{what}": f"subnets.{bin_name}.{space}.{what}" for (bin_name, space), what in wanted}
+def _gathering(parameters: ProjectParameters) -> list[Node]:
+    """Return the nodes that put all variants together.
+
+    In the namespace of the variants, so that the collapsed graph shows one box with few edges.
+    """
+    searched, trained = parameters.searched, parameters.trained
+    findings, results = _of(searched, "findings"), _of(trained, "results")
+    measured = ["calibration_costs", "teacher_evaluation", "teacher_downstream", "curves"]
+    cached = ["teacher_cache_costs"] * parameters.caches_teacher
+    gathered: dict[Deferred, tuple[list[str], str | list[str]]] = {
+        Deferred(NODES, "gather_histories", variants=searched): (_of(searched, "history"), "histories"),
+        Deferred(NODES, "gather_curves"): (_of(trained, "curves"), "curves"),
+        Deferred(NODES, "gather_findings"): (findings, ["winners", "certificates"]),
+        Deferred(NODES, "gather_results"): (["teacher_downstream", *results], ["arms", "downstream", "efficiency"]),
+        Deferred(NODES, "write_ledger"): ([*measured, *findings, *results, *cached], "ledger"),
+    }
+    return [
+        Node(
+            function,
+            inputs,
+            outputs if isinstance(outputs, str) else list(outputs),
+            name=function.__name__,
+            namespace="subnets",
+        )
+        for function, (inputs, outputs) in gathered.items()
+    ]
 
 
-def _same(names: Sequence[str]) -> dict[str, str]:
-    """Return arguments of a node that are named as their datasets are."""
-    return {name: name for name in names}
+def _of(variants: list[Variant], what: str) -> list[str]:
+    return [name for variant in variants for name in Place(variant).own(what)]

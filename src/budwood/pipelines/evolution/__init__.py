@@ -1,4 +1,4 @@
-"""Search the best sub-network of a bin."""
+"""Search every variant and choose its winner."""
 
 from budwood.pipelines.evolution.pipeline import create_pipeline
 

@@ -1,201 +1,71 @@
 """Search one variant, and choose its winner."""
 
-import math
-import statistics
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from torch import Tensor
-from tqdm import tqdm
 
-from budwood.arch.bins import ParameterBin
-from budwood.arch.count import forward_flops_per_token, num_parameters
-from budwood.arch.selection import Selection
-from budwood.arch.spec import Architecture
 from budwood.corpus.packing import PackedCorpus
-from budwood.parameters import ArmParameters, BinParameters, MeasurementParameters, SearchParameters, SpaceParameters
-from budwood.pipelines.evolution.evaluators import EvaluatorSource, evaluating_candidates, windows_of
-from budwood.pipelines.evolution.finals import Finals, Look
-from budwood.pipelines.tracking import track
-from budwood.pipelines.work import claim
-from budwood.reporting.ledger import paper_search_flops
-from budwood.reporting.study import in_small
-from budwood.search.candidate import SearchRecord
-from budwood.search.choice import Choice, choose
-from budwood.search.pareto import ParetoEvolution
-from budwood.search.run import run_search
-from budwood.search.strategy import Evolution
-from budwood.subnet.fitness import DIVERGENCE, PERPLEXITY
-from budwood.training.settings import Engine, Schedule
-
-HISTORY = "history.jsonl"
-
-Record = dict[str, Any]
+from budwood.models.checkpoint import Checkpoint
+from budwood.models.device import choose_compute
+from budwood.pipelines.tracking import open_workspace
+from budwood.records.search import Finalists, Winner
+from budwood.search.settings import SearchSettings
+from budwood.study.search import BriefTraining, ChooseWinner, EvolveSubnets
+from budwood.study.settings import BinSettings, Conditions
+from budwood.study.text import Windows
+from budwood.subnet.settings import SpaceSettings
 
 
 def evolve(
-    teacher: Path,
-    teacher_record: Record,
+    teacher: Checkpoint,
     importance: dict[str, Tensor],
     tokens: PackedCorpus,
-    bin_: BinParameters,
-    space: SpaceParameters,
-    search: SearchParameters,
-    measurement: MeasurementParameters,
+    bin_: BinSettings,
+    space: SpaceSettings,
+    search: SearchSettings,
+    conditions: Conditions,
     workspace: Path,
-) -> tuple[pd.DataFrame, Record, list[Record]]:
-    """Evolve sub-networks inside a bin; return all that were evaluated, the finalists, and the costs."""
-    windows = windows_of(tokens, "selection", measurement)
-    source = EvaluatorSource(
-        teacher=teacher, importance=importance, windows=windows, space=space, search=search, measurement=measurement
+) -> tuple[pd.DataFrame, Finalists]:
+    """Evolve sub-networks inside a bin; return all that were evaluated, and the best with what they cost."""
+    measurement = conditions.measurement
+    stage = EvolveSubnets(
+        teacher=teacher,
+        importance=importance,
+        selection=Windows.searched(tokens, "selection", measurement),
+        bin_=bin_,
+        space=space.without_corrections(),
+        search=search.alone(),
+        compute=choose_compute(measurement.device, measurement.precision),
+        batch_size=measurement.batch_size,
     )
-    ranked = source.ordered().ranked
-    parameter_bin = bin_.parameter_bin(num_parameters(ranked))
-    facts = {
-        "teacher": teacher_record["fingerprint"],
-        "tokens": tokens.fingerprint,
-        "bin": [parameter_bin.low, parameter_bin.high],
-        "space": space.model_dump(exclude={"compensation"}),
-        "search": search.model_dump(exclude={"num_finalists", "finalist_tokens", "workers", "gpus_per_worker"}),
-        "measurement": measurement.model_dump(include={"length", "calibration", "selection", "batch_size"}),
-        "precision": measurement.compute().precision,
-    }
-    strategy = _open_strategy(space, ranked, parameter_bin, search)
-    history_file = claim(workspace, "search", facts) / HISTORY
-    with evaluating_candidates(source) as evaluate:
-        records = run_search(strategy, evaluate, history_file, search.race(measurement.selection), _log_epoch)
-    finalists = {
-        "fitness": search.fitness,
-        "parameter_bin": [parameter_bin.low, parameter_bin.high],
-        "num_evaluations": len(records),
-        "paper_flops": paper_search_flops(_center(bin_, parameter_bin, ranked)),
-        "candidates": [
-            _describe(selection, ranked) | {"selection_loss": loss}
-            for loss, selection in strategy.elites[: search.num_finalists]
-        ],
-        "front": _front(strategy, ranked),
-    }
-    history = pd.DataFrame([record.to_dict() for record in records]).assign(fitness=search.fitness)
-    if search.fitness != PERPLEXITY:
-        history = history.drop(columns="perplexity")
-    # Columns without any value have no type of their own.
-    history = history.astype({"flops_per_token": float, "latency_seconds": float})
-    costs = [_cost(records)]
-    if search.fitness == DIVERGENCE:
-        tokens_read = windows[:, 1:].numel()
-        flops = float(tokens_read * forward_flops_per_token(ranked, context=measurement.length))
-        costs.append({"stage": "search", "flops": flops, "tokens": tokens_read, "seconds": 0.0})
-    return history, finalists, costs
+    found = open_workspace(workspace).finish(stage)
+    return found.history, found.finalists
 
 
 def choose_winner(
-    teacher: Path,
-    teacher_record: Record,
+    teacher: Checkpoint,
     importance: dict[str, Tensor],
     tokens: PackedCorpus,
-    finalists: Record,
-    space: SpaceParameters,
-    search: SearchParameters,
-    measurement: MeasurementParameters,
-    schedule: Schedule,
-    arm: ArmParameters,
-    engine: Engine,
+    finalists: Finalists,
+    space: SpaceSettings,
+    search: SearchSettings,
+    conditions: Conditions,
     workspace: Path,
-) -> tuple[Record, list[Record]]:
-    """Return the finalist that is best on text of its own, cut as it will be exported, and what that look cost."""
-    selections = [Selection.from_dict(candidate["selection"]) for candidate in finalists["candidates"]]
-    facts = {
-        "teacher": teacher_record["fingerprint"],
-        "finalists": [candidate["selection"] for candidate in finalists["candidates"]],
-        "tokens": tokens.fingerprint,
-        "space": space,
-        "schedule": schedule.model_copy(update={"tokens": search.finalist_tokens}),
-        "arm": arm,
-        "heldout": measurement.heldout,
-        "precision": measurement.compute().precision,
-    }
-    finals = Finals(
+) -> tuple[Winner, Checkpoint]:
+    """Return the finalist that is best on text of its own, and its cut as it will be exported."""
+    measurement = conditions.measurement
+    stage = ChooseWinner(
         teacher=teacher,
-        ordered=space.ordered_teacher(teacher, importance).materialise(measurement.compute()),
-        tokens=tokens,
+        importance=importance,
+        calibration=Windows.searched(tokens, "calibration", measurement),
+        choice=Windows.searched(tokens, "choice", measurement),
+        finalists=finalists.candidates[: search.num_finalists],
         space=space,
-        search=search,
-        measurement=measurement,
-        schedule=schedule,
-        arm=arm,
-        engine=engine,
-        folder=claim(workspace, "finals", facts),
+        training=BriefTraining.of(search.finalist_tokens, conditions),
+        compute=choose_compute(measurement.device, measurement.precision),
+        batch_size=measurement.batch_size,
+        searched=finalists,
     )
-    looks = [finals.look(finalist) for finalist in tqdm(selections, desc="finalists", unit="candidate")]
-    choice = choose([look.losses for look in looks])
-    candidates = [
-        candidate | {"choice_loss": statistics.mean(look.losses)}
-        for candidate, look in zip(finalists["candidates"], looks, strict=True)
-    ]
-    shared = {name: finalists[name] for name in ("fitness", "parameter_bin", "num_evaluations", "paper_flops", "front")}
-    told = [{name: candidate[name] for name in candidate if name != "selection"} for candidate in candidates]
-    best = {**candidates[choice.winner], **shared, **_confidence(choice), "finalists": told}
-    return best | {"finalist_tokens": search.finalist_tokens}, [_cost(looks)]
-
-
-def _center(bin_: BinParameters, parameter_bin: ParameterBin, ranked: Architecture) -> Architecture:
-    """Return the model that the paper would charge a search by."""
-    if bin_.reference:
-        return bin_.reference.architecture()
-    return in_small(ranked, (parameter_bin.low + parameter_bin.high) / 2)
-
-
-def _open_strategy(
-    space: SpaceParameters, ranked: Architecture, parameter_bin: ParameterBin, search: SearchParameters
-) -> Evolution:
-    kind = ParetoEvolution if search.strategy == "pareto" else Evolution
-    return kind(space.search_space(ranked), parameter_bin, search.settings())
-
-
-def _describe(selection: Selection, ranked: Architecture) -> Record:
-    sizes = selection.architecture(ranked)
-    return {
-        "selection": selection.to_dict(),
-        "description": sizes.describe(),
-        "num_parameters": num_parameters(sizes),
-    }
-
-
-def _front(strategy: Evolution, ranked: Architecture) -> list[Record]:
-    if not isinstance(strategy, ParetoEvolution):
-        return []
-    return [_describe(selection, ranked) | objectives for objectives, selection in strategy.front]
-
-
-def _confidence(choice: Choice) -> Record:
-    return {
-        "choice_interval": choice.interval,
-        "lead": None if choice.runner_up is None else choice.lead,
-        "lead_interval": None if choice.runner_up is None else choice.lead_interval,
-    }
-
-
-def _cost(evaluated: Sequence[SearchRecord] | Sequence[Look]) -> Record:
-    return {
-        "stage": "search",
-        "flops": sum(entry.flops for entry in evaluated),
-        "tokens": sum(entry.tokens for entry in evaluated),
-        "seconds": sum(entry.seconds for entry in evaluated),
-    }
-
-
-def _log_epoch(strategy: Evolution, records: Sequence[SearchRecord]) -> None:
-    newest = [record.loss for record in records if record.epoch == strategy.epoch and math.isfinite(record.loss)]
-    metrics = {
-        "search.best_loss": strategy.elites[0][0],
-        "search.epoch_median_loss": statistics.median(newest) if newest else math.nan,
-        "search.acceptance": strategy.acceptance,
-        "search.evaluations": len(records),
-        "search.tokens": sum(record.tokens for record in records),
-        "search.flops": sum(record.flops for record in records),
-    }
-    if isinstance(strategy, ParetoEvolution):
-        metrics["search.hypervolume"] = strategy.hypervolume
-    track(metrics, strategy.epoch)
+    chosen = open_workspace(workspace).finish(stage)
+    return chosen.winner, chosen.cut

@@ -1,55 +1,38 @@
-"""Per variant: history, finalists -> best; search_costs, choice_costs."""
+"""Per variant: history, finalists -> winner, cut."""
 
 from kedro.pipeline import Node, Pipeline
 
-from budwood.pipelines.evolution.nodes import choose_winner, evolve
-from budwood.pipelines.grid import SEARCH_INPUTS, for_each_variant, searched_variants
+from budwood.parameters import ProjectParameters
+from budwood.pipelines.wiring import Deferred, Place
+
+NODES = "budwood.pipelines.evolution.nodes"
 
 
-def create_pipeline() -> Pipeline:
+def create_pipeline(parameters: ProjectParameters) -> Pipeline:
     """Search every variant of the grid and choose its winner."""
-    return for_each_variant(search_stages(), SEARCH_INPUTS, searched_variants())
+    places = [Place(variant, ("evolution",)) for variant in parameters.searched]
+    return Pipeline([node for place in places for node in search_nodes(place)])
 
 
-def search_stages() -> Pipeline:
-    """Return the search of one variant."""
-    return Pipeline(
-        [
-            Node(
-                evolve,
-                [
-                    "teacher",
-                    "teacher_record",
-                    "importance",
-                    "tokens",
-                    "params:bin",
-                    "params:space",
-                    "params:search",
-                    "params:measurement",
-                    "workspace",
-                ],
-                ["history", "finalists", "search_costs"],
-                name="evolve",
-            ),
-            Node(
-                choose_winner,
-                [
-                    "teacher",
-                    "teacher_record",
-                    "importance",
-                    "tokens",
-                    "finalists",
-                    "params:space",
-                    "params:search",
-                    "params:measurement",
-                    "params:schedule",
-                    "params:arms.subnet_init",
-                    "params:engine",
-                    "workspace",
-                ],
-                ["best", "choice_costs"],
-                name="choose_winner",
-            ),
-        ],
-        tags="evolution",
-    )
+def search_nodes(place: Place, search: str = "params:search", space: str | None = None) -> list[Node]:
+    """Return the search of one variant.
+
+    Args:
+        place: of the variant.
+        search: parameters of the search.
+        space: parameters of its space; those that the variant names without.
+    """
+    space = space or place.space_parameters
+    text, how = ["teacher", "importance", "tokens"], [search, "params:conditions", "workspace"]
+    return [
+        place.node(
+            Deferred(NODES, "evolve"),
+            [*text, place.bin_parameters, space, *how],
+            place.own("history", "finalists"),
+        ),
+        place.node(
+            Deferred(NODES, "choose_winner"),
+            [*text, *place.own("finalists"), space, *how],
+            place.own("winner", "cut"),
+        ),
+    ]

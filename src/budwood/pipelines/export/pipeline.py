@@ -1,36 +1,21 @@
-"""Per variant: best -> subnet, certificate, export_costs."""
+"""Per variant: winner, cut -> subnet, certificate."""
 
 from kedro.pipeline import Node, Pipeline
 
-from budwood.pipelines.export.nodes import export_subnet
-from budwood.pipelines.grid import SEARCH_INPUTS, for_each_variant, searched_variants
+from budwood.parameters import ProjectParameters
+from budwood.pipelines.wiring import Deferred, Place
 
 
-def create_pipeline() -> Pipeline:
+def create_pipeline(parameters: ProjectParameters) -> Pipeline:
     """Export the winner of every variant."""
-    return for_each_variant(export_stages(), SEARCH_INPUTS, searched_variants())
+    return Pipeline([export_node(Place(variant, ("export",))) for variant in parameters.searched])
 
 
-def export_stages() -> Pipeline:
-    """Return the export of one variant."""
-    return Pipeline(
-        [
-            Node(
-                export_subnet,
-                [
-                    "teacher",
-                    "teacher_record",
-                    "importance",
-                    "tokens",
-                    "best",
-                    "params:space",
-                    "params:corpus",
-                    "params:measurement",
-                    "workspace",
-                ],
-                ["subnet", "certificate", "export_costs"],
-                name="export_subnet",
-                tags="export",
-            )
-        ]
+def export_node(place: Place, space: str | None = None) -> Node:
+    """Return the export of one variant; its space has other parameters where some are given."""
+    space = space or place.space_parameters
+    return place.node(
+        Deferred("budwood.pipelines.export.nodes", "export_subnet"),
+        [*place.own("cut", "winner"), "teacher_record", "tokens", space, "params:corpus", "workspace"],
+        place.own("subnet", "certificate"),
     )

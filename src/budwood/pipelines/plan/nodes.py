@@ -2,160 +2,108 @@
 
 import logging
 import shutil
-from collections.abc import Iterable
-from functools import cache
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from budwood.arch.bins import require_disjoint
-from budwood.arch.count import num_parameters
-from budwood.arch.spec import Architecture
-from budwood.parameters import (
-    AblationParameters,
-    Arms,
-    BinParameters,
-    Bins,
-    CorpusParameters,
-    EvaluationParameters,
-    Grid,
-    MeasurementParameters,
-    PlanParameters,
-    ProtocolParameters,
-    SearchParameters,
-    SpaceParameters,
-    Spaces,
-    TeacherParameters,
-)
-from budwood.pipelines.plan.ablations import planned_ablations
-from budwood.reporting.accelerator import ACCELERATORS
-from budwood.reporting.plan import plan, plan_ablations, warnings_of
+from budwood.arch.count import forward_flops_per_token, num_parameters
+from budwood.models.teacher import describe_teacher
+from budwood.parameters import AblationTeacher, ProjectParameters
+from budwood.pipelines.ablations.comparison import Ablation, Comparison, ablations_of
+from budwood.pipelines.tracking import project_root
+from budwood.records.names import Variant
+from budwood.reporting.accelerator import ACCELERATORS, Accelerator
 from budwood.reporting.quote import markdown_plan
-from budwood.reporting.records import ARMS
-from budwood.reporting.study import Reading, Study, Variant, draw_members, in_small
-from budwood.subnet.fitness import FROM_SCORES, fitness_flops_per_token
-from budwood.training.cache import bytes_of_sequence
-from budwood.training.settings import DistillationSettings, Schedule
-from budwood.training.teacher import cache_shape
+from budwood.study.forecast import Forecast, forecast
+from budwood.study.plan import PlannedAblation, Study, plan, plan_ablations, warnings_of
 
 logger = logging.getLogger(__name__)
 
 _GIGABYTE = 10**9
 
 
-def plan_study(
-    teacher: TeacherParameters,
-    bins: dict[str, Any],
-    spaces: dict[str, Any],
-    grid: Grid,
-    corpus: CorpusParameters,
-    measurement: MeasurementParameters,
-    search: SearchParameters,
-    protocol: ProtocolParameters,
-    schedule: Schedule,
-    arms: dict[str, Any],
-    plan_: PlanParameters,
-    evaluation: EvaluationParameters,
-    ablations: AblationParameters | None,
-    workspace: Path,
-) -> tuple[pd.DataFrame, str]:
-    """Return what every stage of the study will cost, and the page that tells it; print the page.
-
-    Kedro types one bin, space or arm at a time; the dictionaries of all of them are typed here.
+def plan_study(study: ProjectParameters, workspace: Path) -> tuple[pd.DataFrame, str]:
+    """Return what every stage of the study will cost, and the page that reports it; print the page.
 
     Raises:
         ValueError: the teacher is not known, a bin cannot be reached, or two overlap; nothing has been spent yet.
     """
-    accelerator, architecture = ACCELERATORS[plan_.accelerator], teacher.describe()
-    all_bins, all_spaces = Bins.model_validate(bins), Spaces.model_validate(spaces)
-    require_disjoint({name: all_bins.root[name].parameter_bin(num_parameters(architecture)) for name in grid.root})
-    distilled = {name: arm.distillation for name, arm in Arms.model_validate(arms) if name in ARMS}
-
-    @cache
-    def find(bin_name: str, space: str) -> Variant:
-        return _variant(architecture, (bin_name, all_bins.root[bin_name]), (space, all_spaces.root[space]))
-
-    def study_by(way: SearchParameters) -> Study:
-        return Study(
-            teacher=architecture,
-            teacher_bytes_per_parameter=teacher.bytes_per_parameter,
-            variants=tuple(find(*names) for names in grid.variants()),
-            num_evaluations=way.settings().num_evaluations,
-            num_finalists=way.num_finalists,
-            finalist_tokens=way.finalist_tokens,
-            reading=_reading(corpus, measurement, way, evaluation),
-            schedule=schedule,
-            arms={name: settings is not None and settings.teacher == "live" for name, settings in distilled.items()},
-            cached_sequence_bytes=_cached_bytes(distilled.values(), schedule, architecture),
-            num_seeds=protocol.num_seeds,
-            probe_schedule=protocol.probe_schedule(schedule),
-            precision=accelerator.precision if measurement.precision == "auto" else measurement.precision,
-            fitness_flops_per_token=fitness_flops_per_token(way.fitness, architecture),
-        )
-
-    study = study_by(search)
-    planned = plan(study, accelerator, plan_.mfu)
-    warnings = warnings_of(study, planned, accelerator, plan_.num_devices, _free_bytes(plan_, workspace))
+    parameters, settings = study, study.plan
+    accelerator = ACCELERATORS[settings.accelerator]
+    described = describe_study(parameters, accelerator)
+    planned = plan(described, accelerator, settings.mfu)
+    free = settings.disk_gb * _GIGABYTE if settings.disk_gb else shutil.disk_usage(workspace).free
+    warnings = warnings_of(described, planned, accelerator, settings.num_devices, free)
     compared = None
-    if ablations:
-        changed = planned_ablations(ablations, study, find, lambda metric: study_by(search.guided_by(metric)))
-        compared = plan_ablations(changed, accelerator, plan_.mfu)
-    page = markdown_plan(planned, (plan_.accelerator, plan_.num_devices), plan_.mfu, warnings, compared)
+    if parameters.ablations is not None:
+        ablations = [_planned(each, parameters, described) for each in ablations_of(parameters)]
+        compared = plan_ablations(ablations, accelerator, settings.mfu)
+    page = markdown_plan(planned, (settings.accelerator, settings.num_devices), settings.mfu, warnings, compared)
     (logger.warning if warnings else logger.info)("The plan\n\n%s", page)
     return planned, page
 
 
-def _free_bytes(plan_: PlanParameters, workspace: Path) -> float:
-    return plan_.disk_gb * _GIGABYTE if plan_.disk_gb else shutil.disk_usage(workspace).free
+def describe_study(parameters: ProjectParameters, accelerator: Accelerator) -> Study:
+    """Return a study as the plan counts it.
 
-
-def _cached_bytes(distilled: Iterable[DistillationSettings | None], schedule: Schedule, teacher: Architecture) -> int:
-    """Return what a cached teacher's words on a training sequence take, of all arms that read them."""
-    return sum(
-        bytes_of_sequence(cache_shape(settings, schedule.sequence_length, teacher.vocab_size))
-        for settings in distilled
-        if settings is not None and settings.teacher == "cached"
+    Raises:
+        ValueError: the teacher is not known, a bin cannot be reached, or two overlap.
+    """
+    teacher, precision = describe_teacher(parameters.teacher, project_root()), parameters.measurement.precision
+    used = {name: parameters.bins[name] for name in parameters.grid}
+    require_disjoint({name: bin_.parameter_bin(num_parameters(teacher)) for name, bin_ in used.items()})
+    splits = [source.splits for source in parameters.corpus.sources.values()]
+    reported = parameters.measurement.reported
+    return Study(
+        teacher=teacher,
+        teacher_bytes_per_parameter=parameters.teacher.bytes_per_parameter,
+        forecasts=tuple(
+            forecast(teacher, variant, parameters.bins[variant.bin], parameters.spaces[variant.space])
+            for variant in parameters.searched
+        ),
+        search=parameters.search,
+        conditions=parameters.conditions,
+        evaluation=parameters.evaluation,
+        num_sources={split: sum(shares.get(split, 0) > 0 for shares in splits) for split in reported},
+        precision=accelerator.precision if precision == "auto" else precision,
+        needs_statistics=parameters.needs_statistics,
+        needs_elimination=parameters.needs_elimination,
     )
 
 
-def _variant(teacher: Architecture, bin_: tuple[str, BinParameters], space: tuple[str, SpaceParameters]) -> Variant:
-    (bin_name, of_bin), (space_name, of_space) = bin_, space
-    parameter_bin = of_bin.parameter_bin(num_parameters(teacher))
-    try:
-        members, genes_bytes = draw_members(of_space.search_space(teacher), parameter_bin)
-    except ValueError as error:
-        raise ValueError(f"bins.{bin_name} in spaces.{space_name}: {error}") from None
-    reference = of_bin.reference.architecture() if of_bin.reference else None
-    return Variant(
-        bin=bin_name,
-        space=space_name,
-        members=members,
-        center=reference or in_small(teacher, (parameter_bin.low + parameter_bin.high) / 2),
-        compensation=of_space.compensation,
-        reference=reference,
-        genes_bytes=genes_bytes,
-    )
+def _planned(ablation: Ablation, parameters: ProjectParameters, study: Study) -> PlannedAblation:
+    """Return what an ablation searches and trains."""
+    ablations = parameters.ablations
+    assert ablations is not None, "only called where something is compared"
+    forecasts = {variant: _forecast(variant, parameters, study) for variant in ablation.searched}
+    searches = [(study, each) for each in forecasts.values()]
+    student = forecasts.get(ablations.student.variant)
+    if ablation.name == "metric":
+        student = _forecast(Variant(ablations.student.bin, ablations.metric_space), parameters, study)
+        searches = [(replace(study, search=search), student) for search in parameters.searches.values()]
+    trained = [student] * len(ablation.comparisons) if ablation.name != "spaces" else list(forecasts.values())
+    runs = [
+        (each, _teacher_flops(comparison, parameters, study))
+        for comparison, each in zip(ablation.comparisons, trained, strict=True)
+        if each is not None
+    ]
+    return PlannedAblation(name=ablation.name, tokens=ablations.tokens, searches=tuple(searches), runs=tuple(runs))
 
 
-def _reading(
-    corpus: CorpusParameters,
-    measurement: MeasurementParameters,
-    search: SearchParameters,
-    evaluation: EvaluationParameters,
-) -> Reading:
-    sources = [source.splits for source in corpus.sources.values() if source]
-    having = {split: sum(splits.get(split, 0) > 0 for splits in sources) for split in measurement.reported}
-    return Reading(
-        length=measurement.length,
-        batch_size=measurement.batch_size,
-        calibration=measurement.calibration,
-        elimination=min(measurement.elimination, measurement.calibration),
-        selection=0 if search.fitness in FROM_SCORES else measurement.selection,
-        choice=measurement.choice,
-        teacher=sum(count * having[split] for split, count in measurement.reported.items()),
-        validation=measurement.validation * having["validation"],
-        heldout=measurement.heldout,
-        question_tokens=evaluation.question_tokens(having["validation"]),
-        timed_tokens=evaluation.efficiency.num_tokens if evaluation.efficiency else 0,
-    )
+def _forecast(variant: Variant, parameters: ProjectParameters, study: Study) -> Forecast:
+    return forecast(study.teacher, variant, parameters.bins[variant.bin], parameters.spaces[variant.space])
+
+
+def _teacher_flops(comparison: Comparison, parameters: ProjectParameters, study: Study) -> float:
+    """Return the FLOPs of a forward pass of the teacher of a comparison, per token; 0 without one."""
+    if comparison.distillation is None:
+        return 0.0
+    context = study.schedule.sequence_length
+    teachers = parameters.ablations.teachers if parameters.ablations else {}
+    teacher = teachers.get(comparison.name, AblationTeacher()) if comparison.teacher != "teacher" else AblationTeacher()
+    if teacher.subnet is not None:
+        return _forecast(teacher.subnet.variant, parameters, study).forward(context)
+    own = study.teacher if teacher.source is None else describe_teacher(teacher.source, project_root())
+    return float(forward_flops_per_token(own, context=context))

@@ -2,14 +2,12 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from budwood.pipelines.plan.nodes import plan_study
+from budwood.parameters import ProjectParameters
+from budwood.pipelines.wiring import Deferred
 
 
-def create_pipeline() -> Pipeline:
-    """Tell what a study will cost; needs neither the teacher's weights nor any text."""
-    groups = (
-        *("teacher", "bins", "spaces", "grid", "corpus", "measurement", "search", "protocol", "schedule", "arms"),
-        *("plan", "evaluation", "ablations"),
-    )
-    inputs = [*(f"params:{group}" for group in groups), "workspace"]
-    return Pipeline([Node(plan_study, inputs, ["plan", "plan_markdown"], name="plan_study")], tags="plan")
+def create_pipeline(parameters: ProjectParameters) -> Pipeline:
+    """Report what a study will cost; needs neither the teacher's weights nor any text."""
+    del parameters
+    function, outputs = Deferred("budwood.pipelines.plan.nodes", "plan_study"), ["plan", "plan_markdown"]
+    return Pipeline([Node(function, ["params:study", "workspace"], outputs, name="plan_study")], tags="plan")

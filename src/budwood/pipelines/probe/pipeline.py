@@ -2,27 +2,24 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from budwood.pipelines.grid import for_each_variant, searched_variants, wants_probes
-from budwood.pipelines.probe.nodes import score_probe, train_probe
+from budwood.parameters import ProjectParameters
+from budwood.pipelines.wiring import Deferred, Place
+
+NODES = "budwood.pipelines.training.nodes"
+HOW = ["tokens", "params:conditions", "workspace"]
 
 
-def create_pipeline() -> Pipeline:
+def create_pipeline(parameters: ProjectParameters) -> Pipeline:
     """Train the sub-network of every variant on few tokens, and measure it."""
-    if not wants_probes():
+    if not parameters.has_probes:
         return Pipeline([])
-    how = ["params:protocol", "params:schedule", "params:measurement", "params:engine", "workspace"]
-    stages = Pipeline(
-        [
-            Node(
-                train_probe,
-                ["subnet", "teacher", "tokens", "params:arms.subnet_init", *how],
-                ["probe", "probe_run", "probe_curve"],
-                name="train_probe",
-            ),
-            Node(
-                score_probe, ["probe", "probe_run", "tokens", "params:measurement"], "probe_scores", name="score_probe"
-            ),
-        ],
-        tags="probe",
-    )
-    return for_each_variant(stages, {"teacher", "tokens", "workspace"}, searched_variants())
+    places = [Place(variant, ("probe",)) for variant in parameters.searched]
+    return Pipeline([node for place in places for node in _nodes(place)])
+
+
+def _nodes(place: Place) -> list[Node]:
+    outputs = place.own("probe", "probe_run", "probe_curve")
+    return [
+        place.node(Deferred(NODES, "train_probe"), [*place.own("subnet"), "teacher", *HOW], outputs),
+        place.node(Deferred(NODES, "score_probe"), [*place.own("probe", "probe_run"), *HOW], place.own("probe_scores")),
+    ]

@@ -2,79 +2,48 @@
 
 from kedro.pipeline import Node, Pipeline
 
-from budwood.pipelines.grid import wants_probes
-from budwood.pipelines.reporting.nodes import (
-    draw_results,
-    draw_search,
-    tabulate_benchmarks,
-    tabulate_results,
-    write_html,
-    write_markdown,
-)
+from budwood.parameters import ProjectParameters
+from budwood.pipelines.wiring import Deferred
+from budwood.reporting.figures import drawable
 
-OF_SEARCH = (
-    *("winners_by_variant", "winner_layers", "elite_sizes"),
-    *("search_trajectory", "search_sizes", "draws_and_elites"),
-)
-OF_RESULTS = (
-    *("perplexity_by_arm", "training_curves_tokens", "training_curves_flops", "training_curves_flops_with_search"),
-    *("training_losses", "savings_by_ledger", "tasks_by_arm", "speed_and_memory", "flops_by_stage"),
-)
+NODES = "budwood.pipelines.reporting.nodes"
+_PROBED = ["probe_curves", "selections"]
+_DRAWN = [
+    *("curves", "histories", "ledger", "results", "savings", "search_spaces", "space_samples", "speeds", "tasks"),
+    *("teacher_record", "winners"),
+]
+_WRITTEN = [
+    *("results", "savings", "tasks", "speeds", "search_spaces", "corpus_counts", "certificates", "teacher_record"),
+    *("teacher_evaluation", "arms", "winners", "ledger"),
+]
 
 
-def create_pipeline() -> Pipeline:
-    """Tell what was found, what it cost and what it saved."""
-    selections, probes = (["selections"], ["probe_losses"]) if wants_probes() else ([], [])
-    drawn = ("parameter_spread", *OF_SEARCH, *OF_RESULTS, *probes)
+def create_pipeline(parameters: ProjectParameters) -> Pipeline:
+    """Report what was found, what it cost and what it saved."""
+    data = [*_DRAWN, *_PROBED * parameters.has_probes]
+    figures = [figure.dataset for figure in drawable(data)]
+    written = [*_WRITTEN, *["selections"] * parameters.has_probes, *figures]
+    tabulated = ["arms", "curves", "ledger", "teacher_record", "teacher_evaluation"]
     return Pipeline(
         [
+            Node(Deferred(NODES, "tabulate_results"), tabulated, ["results", "savings"], name="tabulate_results"),
             Node(
-                tabulate_results,
-                ["arms", "curves", "ledger", "teacher_record", "teacher_evaluation"],
-                ["results", "savings"],
-                name="tabulate_results",
-            ),
-            Node(tabulate_benchmarks, ["downstream", "efficiency"], ["tasks", "speeds"], name="tabulate_benchmarks"),
-            Node(
-                draw_search,
-                ["histories", "search_spaces", "winners", "teacher_record"],
-                {name: name for name in OF_SEARCH},
-                name="draw_search",
+                Deferred(NODES, "tabulate_benchmarks"),
+                ["downstream", "efficiency", "arms"],
+                ["tasks", "speeds"],
+                name="tabulate_benchmarks",
             ),
             Node(
-                draw_results,
-                ["curves", "results", "savings", "tasks", "speeds", "ledger"],
-                {name: name for name in OF_RESULTS},
-                name="draw_results",
+                Deferred(NODES, "draw_figures", names=data),
+                data,
+                {figure: figure for figure in figures},
+                name="draw_figures",
             ),
             Node(
-                write_markdown,
-                [
-                    "results",
-                    "savings",
-                    "search_spaces",
-                    "corpus_counts",
-                    "teacher_record",
-                    "teacher_evaluation",
-                    "ledger",
-                    "certificates",
-                    "winners",
-                    "tasks",
-                    "speeds",
-                    "tokens",
-                    "params:search",
-                    "params:schedule",
-                    "params:measurement",
-                    *selections,
-                ],
-                "report_markdown",
-                name="write_markdown",
-            ),
-            Node(
-                write_html,
-                {"markdown": "report_markdown"} | {name: name for name in drawn},
-                "report",
-                name="write_html",
+                Deferred(NODES, "write_pages", names=written),
+                written,
+                ["report_markdown", "report"],
+                name="write_pages",
             ),
         ],
         tags="reporting",

@@ -1,25 +1,29 @@
-"""teacher_record -> search_spaces -> parameter_spread."""
+"""teacher_record -> search_spaces -> space_samples."""
 
 from kedro.pipeline import Node, Pipeline
 
-from budwood.pipelines.search_space.nodes import enumerate_spaces, spread_spaces
+from budwood.parameters import ProjectParameters
+from budwood.pipelines.wiring import Deferred
+
+NODES = "budwood.pipelines.search_space.nodes"
 
 
-def create_pipeline() -> Pipeline:
-    """Enumerate the spaces, check that every bin can be reached."""
+def create_pipeline(parameters: ProjectParameters) -> Pipeline:
+    """Enumerate the spaces, and check that every bin can be reached."""
+    del parameters
     return Pipeline(
         [
             Node(
-                enumerate_spaces,
+                Deferred(NODES, "enumerate_spaces"),
                 ["teacher_record", "params:bins", "params:spaces", "params:grid"],
                 "search_spaces",
                 name="enumerate_spaces",
             ),
             Node(
-                spread_spaces,
+                Deferred(NODES, "sample_spaces"),
                 ["teacher_record", "search_spaces", "params:spaces", "params:search"],
-                ["space_samples", "parameter_spread"],
-                name="spread_spaces",
+                "space_samples",
+                name="sample_spaces",
             ),
         ],
         tags="search_space",

@@ -1,47 +1,49 @@
 """Choose the best space of a bin."""
 
 import logging
-from pathlib import Path
-from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
 
+from budwood.models.checkpoint import Checkpoint
 from budwood.pipelines.tracking import track
-from budwood.reporting.selection import probe_losses, select_space
+from budwood.records.names import Variant
+from budwood.records.training import ProbeScore
+from budwood.reporting.selection import select_space
 
 logger = logging.getLogger(__name__)
 
 
-def choose_space(**parts: Any) -> tuple[pd.DataFrame, Path]:
+def choose_space(*parts: ProbeScore | Checkpoint, bin_name: str, spaces: list[str]) -> tuple[pd.DataFrame, Checkpoint]:
     """Return how the spaces of a bin compare, the best first, and the sub-network of the best.
 
     Args:
-        parts: `<bin>__<space>__probe_scores` and `<bin>__<space>__subnet` for every space of one bin.
+        parts: the probes of all spaces, then their sub-networks.
+        bin_name: the bin.
+        spaces: in the order of the parts.
 
     Raises:
         ValueError: no probe has a finite loss.
     """
-    (bin_name,) = {key.split("__")[0] for key in parts}
-    spaces = {key.split("__")[1]: key.removesuffix("__subnet") for key in parts if key.endswith("__subnet")}
-    table = select_space(bin_name, {space: parts[f"{key}__probe_scores"] for space, key in spaces.items()})
+    probes = {space: part for space, part in zip(spaces, parts, strict=False) if isinstance(part, ProbeScore)}
+    subnets = dict(zip(spaces, parts[len(spaces) :], strict=True))
+    table = select_space(bin_name, probes)
     best = str(table["space"].iloc[0])
     logger.info("Bin %s goes on with space %s", bin_name, best)
     track({"selected.choice_loss": float(table["loss"].iloc[0])}, 0)
-    subnet: Path = parts[f"{spaces[best]}__subnet"]
+    subnet = subnets[best]
+    assert isinstance(subnet, Checkpoint), "the second half of the parts are sub-networks"
     return table, subnet
 
 
-def gather_selections(**parts: pd.DataFrame) -> tuple[pd.DataFrame, go.Figure]:
-    """Return how all spaces of all bins compare, and the curves of their probes as a figure.
+def gather_selections(*parts: pd.DataFrame, variants: list[Variant]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return how all spaces of all bins compare, and the curves of their probes.
 
     Args:
-        parts: `<bin>__selected__selection` of every bin and `<bin>__<space>__probe_curve` of every variant.
+        parts: the curves of all probes, then the selections of all bins.
+        variants: of the probes.
     """
-    selections = pd.concat([part for key, part in parts.items() if key.endswith("__selection")], ignore_index=True)
-    curves = []
-    for key, part in parts.items():
-        bin_name, space, kind = key.split("__")
-        if kind == "probe_curve":
-            curves.append(part.assign(bin=bin_name, space=space))
-    return selections, probe_losses(pd.concat(curves, ignore_index=True), selections)
+    selections = pd.concat(parts[len(variants) :], ignore_index=True)
+    curves = [
+        curve.assign(bin=variant.bin, space=variant.space) for curve, variant in zip(parts, variants, strict=False)
+    ]
+    return selections, pd.concat(curves, ignore_index=True)

@@ -1,36 +1,44 @@
-"""Per bin, where there are probes: probe_scores of its spaces -> selection, subnet; then selections, probe_losses."""
+"""Per bin, where there are probes: probe_scores of its spaces -> selection, subnet; then selections, probe_curves."""
 
 from kedro.pipeline import Node, Pipeline
 
-from budwood.parameters import SELECTED
-from budwood.pipelines.grid import searched_variants, trained_variants, wants_probes
-from budwood.pipelines.selection.nodes import choose_space, gather_selections
+from budwood.parameters import ProjectParameters
+from budwood.pipelines.wiring import Deferred, Place
+from budwood.records.names import Variant
+
+NODES = "budwood.pipelines.selection.nodes"
 
 
-def create_pipeline() -> Pipeline:
+def create_pipeline(parameters: ProjectParameters) -> Pipeline:
     """Choose the space with which every bin goes on to the full training."""
-    if not wants_probes():
+    if not parameters.has_probes:
         return Pipeline([])
-    nodes = [_choosing(bin_name) for bin_name, _ in trained_variants()]
-    parts = _parts(trained_variants(), "selection") | _parts(searched_variants(), "probe_curve")
+    searched = parameters.searched
+    choosing = [
+        _choosing(Place(selected, ("selection",)), [variant for variant in searched if variant.bin == selected.bin])
+        for selected in parameters.trained
+    ]
+    inputs = [*_of(searched, "probe_curve"), *_of(parameters.trained, "selection")]
+    outputs = ["selections", "probe_curves"]
     gathering = Node(
-        gather_selections, parts, ["selections", "probe_losses"], name="gather_selections", namespace="subnets"
+        Deferred(NODES, "gather_selections", variants=searched),
+        inputs,
+        outputs,
+        name="gather_selections",
+        namespace="subnets",
+        tags="selection",
     )
-    return Pipeline([*nodes, gathering], tags="selection")
+    return Pipeline([*choosing, gathering])
 
 
-def _choosing(bin_name: str) -> Node:
-    variants = [variant for variant in searched_variants() if variant[0] == bin_name]
-    target = f"subnets.{bin_name}.{SELECTED}"
-    return Node(
-        choose_space,
-        _parts(variants, "probe_scores") | _parts(variants, "subnet"),
-        [f"{target}.selection", f"{target}.subnet"],
-        name="choose_space",
-        namespace=target,
-        tags=[bin_name, SELECTED],
+def _choosing(place: Place, variants: list[Variant]) -> Node:
+    spaces = [variant.space for variant in variants]
+    return place.node(
+        Deferred(NODES, "choose_space", bin_name=place.variant.bin, spaces=spaces),
+        [*_of(variants, "probe_scores"), *_of(variants, "subnet")],
+        place.own("selection", "subnet"),
     )
 
 
-def _parts(variants: list[tuple[str, str]], what: str) -> dict[str, str]:
-    return {f"{bin_name}__{space}__{what}": f"subnets.{bin_name}.{space}.{what}" for bin_name, space in variants}
+def _of(variants: list[Variant], what: str) -> list[str]:
+    return [name for variant in variants for name in Place(variant).own(what)]

@@ -1,0 +1,46 @@
+"""Records in the catalog."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from kedro.io import AbstractDataset
+from kedro_datasets._typing import JSONPreview
+
+from budwood.records.form import read_records, write_records
+
+
+class RecordDataset(AbstractDataset[Any, Any]):
+    """A typed record, or a list of them, as JSON that says what it is and in which version of the schema."""
+
+    def __init__(self, *, filepath: str | os.PathLike[str], metadata: dict[str, Any] | None = None) -> None:
+        """Point to the file.
+
+        Args:
+            filepath: A JSON file on a local file system.
+            metadata: For plugins, as in every dataset.
+        """
+        self._filepath = Path(filepath)
+        self.metadata = metadata
+
+    def load(self) -> Any:
+        """Return the record, or the list.
+
+        Raises:
+            ValueError: the file is damaged, or was written in another version of the schema.
+        """
+        return read_records(self._filepath)
+
+    def save(self, data: Any) -> None:
+        """Write the record, or the list, whole or not at all."""
+        write_records(self._filepath, data)
+
+    def preview(self) -> JSONPreview:
+        """Show the file in Kedro-Viz."""
+        return JSONPreview(self._filepath.read_text(encoding="utf-8"))
+
+    def _exists(self) -> bool:
+        return self._filepath.is_file()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._filepath)}

@@ -1,0 +1,127 @@
+"""Settings of evaluation: which tasks are asked, and what is timed; imports neither torch nor lm_eval."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from budwood.records.strict import Strict
+
+LAST_WORD, CONTINUATION = "heldout_last_word", "heldout_continuation"
+HELDOUT_TASKS = (LAST_WORD, CONTINUATION)
+NUM_CHOICES = 4
+"""Texts among which `heldout_continuation` asks for the right one."""
+TOKENS_PER_WORD = 1.2
+"""Of held-out questions, padding included; measured on the quickstart's, whose tokenizer is SmolLM2's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """A task, group or tag of the harness, and how it is asked."""
+
+    task: str
+    num_fewshot: int | None = None
+    """Examples in front of every question; None: as many as the task itself has."""
+    metric: str | None = None
+    """The metric that tables show; None: `acc_norm` where there is one, else `acc`, else the task's first."""
+
+
+PRESETS: dict[str, tuple[Benchmark, ...]] = {
+    "heldout": (Benchmark(LAST_WORD, 0, "acc"), Benchmark(CONTINUATION, 0, "acc_norm")),
+    # "Where to begin", section 4.5.
+    "paper": (
+        Benchmark("copa", 0, "acc"),
+        Benchmark("lambada_openai", 0, "acc"),
+        Benchmark("winogrande", 0, "acc"),
+        Benchmark("mmlu", 5, "acc"),
+        Benchmark("arc_easy", 10, "acc_norm"),
+        Benchmark("arc_challenge", 10, "acc_norm"),
+        Benchmark("piqa", 10, "acc_norm"),
+        Benchmark("hellaswag", 10, "acc_norm"),
+    ),
+    # The further columns of its tables 13, 14 and 17, whose shots and metrics it does not print.
+    "extended": (
+        Benchmark("openbookqa", 0, "acc_norm"),
+        Benchmark("social_iqa", 0, "acc"),
+        Benchmark("mmlu_continuation", 0, "acc"),
+        Benchmark("commonsense_qa", 0, "acc"),
+        Benchmark("boolq", 0, "acc"),
+    ),
+}
+
+
+def choose_benchmarks(names: Sequence[str]) -> tuple[Benchmark, ...]:
+    """Return the benchmarks of some presets and tasks by name; of a task that is named twice, the first."""
+    chosen: dict[str, Benchmark] = {}
+    for name in names:
+        for benchmark in PRESETS.get(name, (Benchmark(name),)):
+            chosen.setdefault(benchmark.task, benchmark)
+    return tuple(chosen.values())
+
+
+class HeldOutSettings(Strict):
+    """How questions are made from held-out text; see `budwood.evaluation.heldout`."""
+
+    questions: int = Field(default=100, gt=0)
+    """Questions of each source in each task."""
+    context_words: int = Field(default=32, gt=0)
+    """Words that a model reads."""
+    continuation_words: int = Field(default=12, gt=0)
+    """Words of each of the four continuations."""
+    seed: int = 42
+
+
+class EfficiencySettings(Strict):
+    """What is timed; see `budwood.evaluation.efficiency`."""
+
+    prompt_tokens: int = Field(default=512, gt=0)
+    new_tokens: int = Field(default=32, gt=0)
+    """Tokens generated, one by one, after the prompt."""
+    batch_size: int = Field(default=1, gt=0)
+    repeats: int = Field(default=5, gt=0)
+    warmups: int = Field(default=1, ge=0)
+    """Rounds before the repeats, which are not counted."""
+
+    @property
+    def num_rounds(self) -> int:
+        """Turns of every model: warm-ups, repeats, and one in which memory is measured."""
+        return self.warmups + self.repeats + 1
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that every model reads in all of them."""
+        return self.num_rounds * self.batch_size * (self.prompt_tokens + self.new_tokens)
+
+
+class EvaluationSettings(Strict):
+    """Which tasks trained models are asked, and what is timed, beside the losses on validation text."""
+
+    tasks: tuple[str, ...] = ("heldout",)
+    """Presets (`heldout`, `paper`, `extended`; see `PRESETS`) and names of lm_eval's tasks, groups and tags; empty:
+    nothing is asked."""
+    include_path: str | None = None
+    """A folder of further tasks, as `lm_eval --include_path` takes it."""
+    limit: int | None = Field(default=None, gt=0)
+    """Questions of every task, the first ones; null: all."""
+    batch_size: int = Field(default=4, gt=0)
+    """Questions of one forward pass."""
+    heldout: HeldOutSettings = HeldOutSettings()
+    efficiency: EfficiencySettings | None = EfficiencySettings()
+    """Null: nothing is timed."""
+
+    def benchmarks(self) -> tuple[Benchmark, ...]:
+        """Return what is asked."""
+        return choose_benchmarks(self.tasks)
+
+    def question_tokens(self, num_sources: int) -> int:
+        """Return about how many tokens a model reads of all held-out questions.
+
+        Args:
+            num_sources: of validation text.
+        """
+        asked = self.heldout.questions * num_sources
+        asked = asked if self.limit is None else min(asked, self.limit)
+        words = self.heldout.context_words + self.heldout.continuation_words
+        tasks = {benchmark.task for benchmark in self.benchmarks()}
+        requests = (LAST_WORD in tasks) + NUM_CHOICES * (CONTINUATION in tasks)
+        return round(asked * requests * words * TOKENS_PER_WORD)

@@ -1,0 +1,162 @@
+"""What ablations compare: one table of them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from budwood.parameters import AblationSettings, AblationTeacher, ProjectParameters
+from budwood.pipelines.wiring import Place
+from budwood.records.names import Variant
+
+GRID_SETTINGS = ("alpha", "temperature", "top_k")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """One thing that is compared."""
+
+    name: str
+    subnet: str
+    """Dataset of the sub-network that training begins with."""
+    settings: Mapping[str, Any]
+    """What it changes, for the table."""
+    distillation: dict[str, Any] | None = None
+    """Changed settings of distillation; None trains without a teacher."""
+    teacher: str = "teacher"
+    """Dataset of its teacher."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ablation:
+    """One ablation."""
+
+    name: str
+    title: str
+    about: str
+    """What is varied, in a sentence."""
+    comparisons: tuple[Comparison, ...]
+    searched: tuple[Variant, ...] = ()
+    """Variants whose searches it needs."""
+    settings: tuple[str, ...] = ()
+    """Columns whose importance is computed."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Datasets of all models beside the study's teacher."""
+        names = (name for each in self.comparisons for name in (each.subnet, each.teacher) if name != "teacher")
+        return tuple(dict.fromkeys(names))
+
+
+def ablations_of(parameters: ProjectParameters) -> list[Ablation]:
+    """Return the ablations of an environment; none where its parameters name none."""
+    chosen = parameters.ablations
+    return (
+        [] if chosen is None else [_spaces(chosen), _metric(chosen), _logits(chosen), _teacher(chosen), _grid(chosen)]
+    )
+
+
+def metric_place(ablations: AblationSettings, metric: str) -> Place:
+    """Return where the search that a metric guides keeps what it finds."""
+    return Place(Variant(ablations.student.bin, f"by_{metric.replace('.', '_')}"), ("ablations",))
+
+
+def teacher_dataset(name: str, teacher: AblationTeacher) -> str:
+    """Return the dataset of one of several teachers."""
+    if teacher.subnet is not None:
+        return subnet_of(teacher.subnet.variant)
+    return "teacher" if teacher.source is None else f"subnets.ablations.teacher.model_{name}"
+
+
+def subnet_of(variant: Variant) -> str:
+    """Return the dataset of a variant's sub-network."""
+    return Place(variant).own("subnet")[0]
+
+
+def _spaces(ablations: AblationSettings) -> Ablation:
+    """Sub-networks of every space of one bin (paper, section 5 and figure 6)."""
+    variants = {space: Variant(ablations.student.bin, space) for space in ablations.spaces}
+    return Ablation(
+        name="spaces",
+        title="Search spaces",
+        about=f"The sub-network of every space in the bin `{ablations.student.bin}`, trained on the same tokens.",
+        comparisons=tuple(
+            Comparison(name=space, subnet=subnet_of(variant), settings={"space": space})
+            for space, variant in variants.items()
+        ),
+        searched=tuple(variants.values()),
+    )
+
+
+def _metric(ablations: AblationSettings) -> Ablation:
+    """Searches of one space by several metrics (paper, section 5 and figure 8)."""
+    return Ablation(
+        name="metric",
+        title="Metrics that guide a search",
+        about=(
+            f"The space `{ablations.metric_space}` of the bin `{ablations.student.bin}`, searched with the same budget "
+            "by each metric; what it ranks first is trained on the same tokens."
+        ),
+        comparisons=tuple(
+            Comparison(
+                name=metric, subnet=metric_place(ablations, metric).own("subnet")[0], settings={"metric": metric}
+            )
+            for metric in ablations.metrics
+        ),
+    )
+
+
+def _logits(ablations: AblationSettings) -> Ablation:
+    """One student distilled from all logits, the top of them, or draws (paper, section 5 and figure 7)."""
+    return Ablation(
+        name="logits",
+        title="Logits of the teacher",
+        about="One sub-network, distilled on the same tokens from the whole distribution of its teacher or from parts.",
+        comparisons=tuple(
+            Comparison(
+                name=name, subnet=subnet_of(ablations.student.variant), settings={"logits": name}, distillation=changes
+            )
+            for name, changes in ablations.logits.items()
+        ),
+        searched=(ablations.student.variant,),
+    )
+
+
+def _teacher(ablations: AblationSettings) -> Ablation:
+    """One student distilled by several teachers (paper, appendix D and table 7)."""
+    exported = [teacher.subnet.variant for teacher in ablations.teachers.values() if teacher.subnet is not None]
+    return Ablation(
+        name="teacher",
+        title="Teachers",
+        about="One sub-network of the study's own teacher, distilled on the same tokens by each teacher.",
+        comparisons=tuple(
+            Comparison(
+                name=name,
+                subnet=subnet_of(ablations.student.variant),
+                settings={"teacher": name},
+                distillation={},
+                teacher=teacher_dataset(name, teacher),
+            )
+            for name, teacher in ablations.teachers.items()
+        ),
+        searched=tuple(dict.fromkeys([ablations.student.variant, *exported])),
+    )
+
+
+def _grid(ablations: AblationSettings) -> Ablation:
+    """One student distilled with every combination of settings (paper, appendix G and table 15)."""
+    return Ablation(
+        name="kd_grid",
+        title="Settings of distillation",
+        about="One sub-network, distilled on the same tokens with every combination; beta is 1 - alpha.",
+        comparisons=tuple(
+            Comparison(
+                name=name,
+                subnet=subnet_of(ablations.student.variant),
+                settings={setting: changes.get(setting) for setting in GRID_SETTINGS},
+                distillation=changes,
+            )
+            for name, changes in ablations.kd_grid.combinations().items()
+        ),
+        searched=(ablations.student.variant,),
+        settings=GRID_SETTINGS,
+    )

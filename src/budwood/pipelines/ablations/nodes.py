@@ -1,0 +1,75 @@
+"""Train what an ablation compares, and report how it compares."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from budwood.corpus.packing import PackedCorpus
+from budwood.models.checkpoint import Checkpoint
+from budwood.models.settings import TeacherSettings
+from budwood.parameters import AblationSettings
+from budwood.pipelines.ablations.comparison import Ablation, Comparison
+from budwood.pipelines.tracking import open_workspace, project_root
+from budwood.reporting.ablations import (
+    ablation_page,
+    ablation_table,
+    losses_by_setting,
+    losses_by_variant,
+    setting_importances,
+)
+from budwood.study.ablation import Compared, train_compared
+from budwood.study.settings import Conditions
+from budwood.study.teacher import fetch_source
+
+
+def ablate(
+    tokens: PackedCorpus,
+    ablations: AblationSettings,
+    conditions: Conditions,
+    workspace: Path,
+    *models: Checkpoint,
+    ablation: Ablation,
+) -> tuple[Any, ...]:
+    """Train everything that is compared alike; return table, figure and page, and the importance of settings.
+
+    Args:
+        tokens: the text.
+        ablations: on how many tokens.
+        conditions: how everything is trained.
+        workspace: keeps the runs.
+        models: the study's teacher, then all that the comparisons name.
+        ablation: what is compared.
+    """
+    brief = conditions.model_copy(update={"schedule": conditions.schedule.of_length(ablations.tokens)})
+    by_name = dict(zip(("teacher", *ablation.models), models, strict=True))
+    compared = [_compared(each, by_name, brief) for each in ablation.comparisons]
+    runs = train_compared(ablation.name, compared, tokens, brief, open_workspace(workspace))
+    table = ablation_table(runs)
+    title, about = ablation.title, ablation.about
+    if not ablation.settings:
+        return table, losses_by_variant(title, table), ablation_page(title, about, table)
+    importances = setting_importances(table, ablation.settings)
+    figure = losses_by_setting(title, table, ablation.settings)
+    return table, figure, ablation_page(title, about, table, importances), importances
+
+
+def fetch_teachers(workspace: Path, *, sources: Sequence[TeacherSettings]) -> tuple[Checkpoint, ...]:
+    """Return the teachers that are neither the study's own nor sub-networks of it.
+
+    Raises:
+        ValueError: one cannot be fetched, or is of an unsupported family.
+    """
+    found = open_workspace(workspace)
+    return tuple(fetch_source(source, found, project_root()).checkpoint for source in sources)
+
+
+def _compared(comparison: Comparison, models: dict[str, Checkpoint], conditions: Conditions) -> Compared:
+    arms = conditions.arms
+    changes = comparison.distillation
+    return Compared(
+        name=comparison.name,
+        subnet=models[comparison.subnet],
+        teacher=models[comparison.teacher],
+        arm=arms.subnet_init if changes is None else arms.distilled.with_distillation(changes),
+        settings=comparison.settings,
+    )

@@ -1,0 +1,50 @@
+"""The parameters of the session, validated before anything else."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from kedro.config import OmegaConfigLoader
+from kedro.framework.hooks import hook_impl
+from kedro.framework.project import settings
+
+from budwood.parameters import ProjectParameters, read_parameters
+
+PROJECT = Path(__file__).parents[3]
+
+
+class ParametersHook:
+    """Validates all parameters of the environment before anything else; nodes get them typed."""
+
+    def __init__(self) -> None:
+        """Begin without a session."""
+        self.parameters: ProjectParameters | None = None
+
+    @hook_impl(tryfirst=True)
+    def after_context_created(self, context: Any) -> None:
+        """Read the parameters, with what the command line changed in them.
+
+        Raises:
+            ValueError: they are not valid.
+        """
+        raw = context.config_loader["parameters"]
+        self.parameters = read_parameters(raw)
+        context.config_loader["parameters"] = typed(self.parameters)
+
+    def current(self) -> ProjectParameters:
+        """Return the parameters of the session, or those of `KEDRO_ENV` where there is no session (Kedro-Viz)."""
+        if self.parameters is None:
+            environment = os.getenv("KEDRO_ENV")
+            arguments = settings.CONFIG_LOADER_ARGS
+            loader = OmegaConfigLoader(str(PROJECT / settings.CONF_SOURCE), env=environment, **arguments)
+            return read_parameters(loader["parameters"])
+        return self.parameters
+
+
+def typed(parameters: ProjectParameters) -> dict[str, Any]:
+    """Return parameters by group as Kedro's datasets have them; bins and spaces by name.
+
+    Groups that nodes take together are one dataset more: `conditions`, and `study` for all of them.
+    """
+    groups = {name: getattr(parameters, name) for name in ProjectParameters.model_fields}
+    return groups | {"searches": parameters.searches} | {"conditions": parameters.conditions, "study": parameters}

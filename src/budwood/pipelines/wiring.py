@@ -1,0 +1,86 @@
+"""How nodes are put together: functions that are imported when they run, and names of a variant's datasets."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+from kedro.pipeline import Node
+
+from budwood.records.names import Variant
+
+
+class Deferred:
+    """A function of a module that is imported when it is first called.
+
+    To list pipelines costs no import of torch then. Some arguments can be given beforehand.
+    """
+
+    def __init__(self, module: str, name: str, **arguments: Any) -> None:
+        """Name the function.
+
+        Args:
+            module: its dotted name.
+            name: of the function in it.
+            arguments: given beforehand, by keyword.
+        """
+        self.module, self.__name__, self.arguments = module, name, arguments
+        # Kedro reads the types of parameters from here; ours are typed before nodes are made.
+        self.__annotations__: dict[str, type] = {}
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The function itself."""
+        found: Callable[..., Any] = getattr(import_module(self.module), self.__name__)
+        return found
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function."""
+        return self.function(*args, **kwargs, **self.arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a variant's nodes and datasets are: in the namespace `subnets.<bin>.<space>`."""
+
+    variant: Variant
+    tags: tuple[str, ...] = field(default=())
+
+    @property
+    def namespace(self) -> str:
+        """The namespace."""
+        return f"subnets.{self.variant.bin}.{self.variant.space}"
+
+    @property
+    def bin_parameters(self) -> str:
+        """The parameters of the bin."""
+        return f"params:bins.{self.variant.bin}"
+
+    @property
+    def space_parameters(self) -> str:
+        """The parameters of the space."""
+        return f"params:spaces.{self.variant.space}"
+
+    def own(self, *names: str) -> list[str]:
+        """Return datasets of the variant."""
+        return [f"{self.namespace}.{name}" for name in names]
+
+    def node(
+        self, function: Callable[..., Any], inputs: Sequence[str], outputs: Sequence[str], *, name: str | None = None
+    ) -> Node:
+        """Return a node of the variant.
+
+        Args:
+            function: takes the inputs by position.
+            inputs: full names of datasets.
+            outputs: the same; one alone is the function's whole result.
+            name: of the node; the function's without one.
+        """
+        return Node(
+            function,
+            list(inputs),
+            outputs[0] if len(outputs) == 1 else list(outputs),
+            name=name or function.__name__,
+            namespace=self.namespace,
+            tags=[*self.variant, *self.tags],
+        )

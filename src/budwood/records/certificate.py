@@ -1,0 +1,77 @@
+"""Proof that an exported folder is the child that a search found, as a plain record."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import ConfigDict, Field
+
+from budwood.records.strict import Strict
+
+
+class Probe(Strict):
+    """Logits that anybody can compute again."""
+
+    input_ids: tuple[int, ...]
+    columns: tuple[int, ...]
+    """Tokens whose logits are given."""
+    logits: tuple[tuple[float, ...], ...]
+    """One row for every position."""
+
+
+class Proof(Strict):
+    """What was compared between a child in memory and its folder, loaded anew by plain transformers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
+
+    num_parameters: int
+    num_parameters_closed_form: int
+    parameter_bin: tuple[int, int]
+    """Inclusive."""
+    largest_logit_difference: float
+    """In float32."""
+    tolerance: float
+    probe_lengths: tuple[int, ...]
+    """Tokens of the texts on which the two were compared."""
+    probe: Probe
+    dtypes: Mapping[str, int]
+    """How many parameters are stored in every precision: each keeps that of the teacher's file."""
+    native: bool
+    """Whether the class is one of transformers."""
+    model_class: str = Field(alias="class")
+
+
+class Certificate(Proof):
+    """What was checked of an exported folder, and where it came from."""
+
+    schema_version: Literal[1] = 1
+    fingerprint: str
+    teacher: str
+    teacher_revision: str
+    teacher_fingerprint: str
+    corpus_fingerprint: str
+    ordering: str
+    rope: str
+    compensation: tuple[str, ...]
+    """Names of the corrections."""
+    kept_channels: tuple[int, ...]
+    """For every channel of the child's residual stream, the teacher's."""
+    kept_layers: tuple[int, ...]
+    """For every layer of the child in depth order, the teacher's."""
+
+    def summary(self) -> dict[str, Any]:
+        """Return the facts that fit in a table."""
+        names = {"num_parameters", "largest_logit_difference", "native", "model_class", "fingerprint"}
+        return self.model_dump(mode="json", include=names, by_alias=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary; `from_dict` is its inverse."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild what `to_dict` wrote.
+
+        Raises:
+            ValueError: a field is missing, unknown or of another type, or a number is not finite.
+        """
+        return cls.model_validate(data)

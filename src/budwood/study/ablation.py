@@ -1,0 +1,91 @@
+"""Ablations: variants that differ in one thing, trained under equal conditions."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from budwood.arch.count import num_parameters
+from budwood.corpus.packing import PackedCorpus
+from budwood.models.checkpoint import Checkpoint
+from budwood.reporting.ablations import TRAINED, Trained
+from budwood.study.evaluation import ScoreRun
+from budwood.study.settings import Conditions
+from budwood.study.stage import Workspace
+from budwood.study.training import Start, TrainArm
+from budwood.training.settings import ArmSettings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """One thing that is compared."""
+
+    name: str
+    subnet: Checkpoint
+    """The sub-network that training begins with."""
+    teacher: Checkpoint
+    arm: ArmSettings
+    settings: Mapping[str, Any]
+    """What was changed, for the table."""
+
+
+def train_compared(
+    ablation: str, compared: Sequence[Compared], tokens: PackedCorpus, conditions: Conditions, workspace: Workspace
+) -> list[Trained]:
+    """Train all that is compared on the same sequences, and measure it on the same validation sequences.
+
+    A training that diverges is reported as such, and the others go on.
+
+    Args:
+        ablation: names the runs and their metrics.
+        compared: in the order of the table.
+        tokens: the text.
+        conditions: how everything is trained.
+        workspace: keeps the runs.
+    """
+    rows = []
+    for place, each in enumerate(compared):
+        row = _train(f"{ablation}-{place}", each, tokens, conditions, workspace)
+        if row["losses"]:
+            workspace.track({f"{ablation}.validation_loss": float(np.mean(row["losses"]))}, place)
+        rows.append(row)
+    return rows
+
+
+def _train(run: str, compared: Compared, tokens: PackedCorpus, conditions: Conditions, workspace: Workspace) -> Trained:
+    start = Start(initialisation="subnet", checkpoint=compared.subnet)
+    stage = TrainArm.with_settings(run, start, (compared.teacher, tokens), compared.arm, conditions)
+    row: Trained = {
+        "variant": compared.name,
+        "settings": dict(compared.settings),
+        "status": TRAINED,
+        "num_parameters": num_parameters(start.architecture),
+        "tokens": 0,
+        "student_flops": 0.0,
+        "teacher_flops": 0.0,
+        "losses": [],
+    }
+    try:
+        trained = workspace.finish(stage)
+    except FloatingPointError as error:
+        logger.warning("Ablation %s: %s", compared.name, error)
+        return row | {"status": "its training diverged"}
+    scored = workspace.finish(
+        ScoreRun(
+            run_name=run,
+            model=trained.model,
+            record=trained.record,
+            tokens=tokens,
+            length=conditions.measurement.length,
+            validation=conditions.measurement.validation,
+            compute=stage.compute,
+        )
+    )
+    losses = [loss for source in sorted(scored.score.losses) for loss in scored.score.losses[source]]
+    record = trained.record
+    spent: Trained = row | {"tokens": record.tokens, "student_flops": record.student_flops}
+    return spent | {"teacher_flops": record.teacher_flops, "losses": losses}

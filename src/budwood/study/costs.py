@@ -1,0 +1,144 @@
+"""What stages cost, as functions of what they read and run: the ledger and the plan call the same ones."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from budwood.arch.bins import ParameterBin
+from budwood.arch.count import forward_flops_per_token
+from budwood.arch.proportions import in_small
+from budwood.arch.spec import Architecture
+from budwood.records.certificate import Proof
+from budwood.records.cost import Cost, Stage
+from budwood.study.settings import BinSettings
+from budwood.subnet.compensate import regression_flops
+from budwood.subnet.settings import Compensation
+from budwood.training.settings import Schedule
+
+_TRIALS_PER_LAYER = 5
+"""Layers that are left out on trial, about, for every one that is left out: 4.7 of 30 in SmolLM2-135M."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much text is read."""
+
+    count: int
+    """Sequences."""
+    length: int
+    """Tokens predicted in each."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that are predicted."""
+        return self.count * self.length
+
+
+def reading_cost(stage: Stage, model: Architecture | float, text: Extent) -> Cost:
+    """Return what it costs a model to read a text once.
+
+    Args:
+        stage: in which it does.
+        model: its architecture, or the FLOPs of its forward pass per token.
+        text: what it reads.
+    """
+    forward = model if isinstance(model, float) else forward_flops_per_token(model, context=text.length)
+    return Cost.of(stage, text.num_tokens, forward)
+
+
+def elimination_cost(teacher: Architecture, text: Extent, trials: Sequence[int] | None = None) -> Cost:
+    """Return what it costs to leave layers out one by one.
+
+    Args:
+        teacher: all layers.
+        text: read in each trial.
+        trials: layers that were kept in each trial; an estimate where that is not known.
+    """
+    depth = teacher.num_hidden_layers
+    if trials is None:
+        trials = [(depth + 1) // 2] * min(_TRIALS_PER_LAYER * depth, depth * (depth + 1) // 2)
+    costs = [reading_cost("elimination", teacher.with_layers(teacher.layers[:kept]), text) for kept in trials]
+    return Cost(stage="elimination", tokens=sum(c.tokens for c in costs), flops=sum(c.flops for c in costs))
+
+
+def correction_cost(
+    teacher: Architecture, child: Architecture, num_gaps: int, settings: Compensation | None, calibration: Extent
+) -> Cost:
+    """Return what it costs to correct a cut: the teacher's pass over calibration text, and the regressions.
+
+    Args:
+        teacher: what is cut.
+        child: what is left of it.
+        num_gaps: runs of dropped layers that follow a kept one.
+        settings: which corrections are made; none cost nothing.
+        calibration: the text.
+    """
+    if settings is None or not settings.steps:
+        return Cost(stage="compensation", flops=0.0, tokens=0)
+    passed = reading_cost("compensation", teacher, calibration)
+    solved = regression_flops(teacher, child, settings, num_tokens=calibration.num_tokens, num_gaps=num_gaps)
+    return passed.model_copy(update={"flops": passed.flops + solved})
+
+
+def choice_cost(
+    forwards: Sequence[float], choice: Extent, trainings: Sequence[float], num_tokens: int, corrections: Sequence[Cost]
+) -> Cost:
+    """Return what it costs to compare finalists, beside the correction of the winner.
+
+    Args:
+        forwards: FLOPs of every finalist's forward pass, per token of the choice.
+        choice: the text on which they are compared.
+        trainings: FLOPs of a training step of each of them, per token.
+        num_tokens: on which each is trained before.
+        corrections: of those that lose.
+    """
+    corrected = sum(cost.flops for cost in corrections)
+    return Cost(
+        stage="search",
+        flops=choice.num_tokens * sum(forwards) + num_tokens * sum(trainings) + corrected,
+        tokens=len(forwards) * (choice.num_tokens + num_tokens) + sum(cost.tokens for cost in corrections),
+    )
+
+
+def proof_cost(child: Architecture, proof: Proof) -> Cost:
+    """Return what a proof cost: its texts run through the child in memory and the one loaded anew."""
+    costs = [reading_cost("evaluation", child, Extent(2, length)) for length in proof.probe_lengths]
+    return Cost(stage="evaluation", tokens=sum(c.tokens for c in costs), flops=sum(c.flops for c in costs))
+
+
+def training_costs(student: float, teacher: float, schedule: Schedule, *, done: int = 0) -> list[Cost]:
+    """Return what a run costs beside its held-out losses.
+
+    Args:
+        student: FLOPs of a forward pass of the student, per token at the schedule's length; training takes three.
+        teacher: the same of a teacher that takes part; 0 without one.
+        schedule: of the run.
+        done: tokens that it takes over from another run.
+    """
+    tokens = schedule.num_tokens - done
+    costs = [Cost.of("training", tokens, 3 * student)]
+    return [*costs, Cost.of("teacher", tokens, teacher)] if teacher else costs
+
+
+def heldout_cost(student: Architecture | float, schedule: Schedule, windows: int, points: int) -> Cost:
+    """Return what the held-out losses on the way cost.
+
+    Args:
+        student: its architecture, or the FLOPs of its forward pass per token.
+        schedule: of the run.
+        windows: sequences that are read at every point.
+        points: of the curve.
+    """
+    return reading_cost("heldout", student, Extent(points * windows, schedule.sequence_length))
+
+
+def cache_cost(teacher: Architecture, length: int, num_tokens: int) -> Cost:
+    """Return what it costs to ask the teacher about some tokens once."""
+    flops = forward_flops_per_token(teacher, context=length)
+    return Cost.of("teacher_cache", num_tokens, flops).model_copy(update={"arm": "distilled"})
+
+
+def bin_center(bin_: BinSettings, parameter_bin: ParameterBin, teacher: Architecture) -> Architecture:
+    """Return the model by which the paper charges a search: the bin's reference, or the teacher in small."""
+    if bin_.reference:
+        return bin_.reference.architecture()
+    return in_small(teacher, (parameter_bin.low + parameter_bin.high) / 2)

@@ -1,0 +1,95 @@
+"""What may come out of a search, before anybody knows: members of its bin, drawn at random."""
+
+import json
+import statistics
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from budwood.arch.bins import ParameterBin
+from budwood.arch.count import forward_flops_per_token, num_parameters
+from budwood.arch.sampling import sample
+from budwood.arch.space import SearchSpace
+from budwood.arch.spec import Architecture
+from budwood.records.cost import Cost
+from budwood.records.names import Variant
+from budwood.reporting.quote import NUM_MEMBERS
+from budwood.study.costs import Extent, bin_center, correction_cost
+from budwood.study.settings import BinSettings
+from budwood.subnet.settings import Compensation, SpaceSettings
+
+_NUM_HISTORIES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """A variant, and what may come out of it."""
+
+    variant: Variant
+    members: tuple[Architecture, ...]
+    """Drawn from the bin; the winner alone where it is known."""
+    center: Architecture
+    """The model at the centre of the bin, by which the paper charges."""
+    compensation: Compensation | None
+    genes_bytes: float
+    """What the history of a search takes for one candidate."""
+    reference: Architecture | None = None
+    """Named by the bin, to be trained beside the sub-networks."""
+
+    def forward(self, context: int) -> float:
+        """Return the mean FLOPs of a forward pass of the members, per token."""
+        return statistics.fmean(forward_flops_per_token(member, context=context) for member in self.members)
+
+    def correction(self, teacher: Architecture, calibration: Extent) -> Cost:
+        """Return the mean cost of correcting a member, if every dropped layer stood by itself."""
+        costs = [
+            correction_cost(teacher, member, _most_gaps(teacher, member), self.compensation, calibration)
+            for member in self.members
+        ]
+        return costs[0].model_copy(update={"flops": statistics.fmean(cost.flops for cost in costs)})
+
+    @property
+    def largest(self) -> Architecture:
+        """The member with the most parameters."""
+        return max(self.members, key=num_parameters)
+
+
+def forecast(teacher: Architecture, variant: Variant, bin_: BinSettings, space: SpaceSettings) -> Forecast:
+    """Draw what may come out of a variant.
+
+    Raises:
+        ValueError: the bin cannot be reached.
+    """
+    parameter_bin = bin_.parameter_bin(num_parameters(teacher))
+    try:
+        members, genes_bytes = draw_members(space.search_space(teacher), parameter_bin)
+    except ValueError as error:
+        raise ValueError(f"bins.{variant.bin} in spaces.{variant.space}: {error}") from None
+    return Forecast(
+        variant=variant,
+        members=members,
+        center=bin_center(bin_, parameter_bin, teacher),
+        compensation=space.compensation,
+        genes_bytes=genes_bytes,
+        reference=bin_.reference.architecture() if bin_.reference else None,
+    )
+
+
+def draw_members(
+    space: SearchSpace, parameter_bin: ParameterBin, *, num_members: int = NUM_MEMBERS
+) -> tuple[tuple[Architecture, ...], float]:
+    """Return sub-networks that lie in a bin, and the mean bytes of what a search writes down of one of them.
+
+    Raises:
+        ValueError: the bin cannot be reached.
+    """
+    rng = np.random.default_rng(0)
+    # Sizes are drawn before entries: where layers are alike those of the coarse space are the same, and come at once.
+    sizes = replace(space, granularity="coarse") if space.teacher.is_uniform else space
+    members = tuple(sample(sizes, parameter_bin, rng).architecture(space.teacher) for _ in range(num_members))
+    written = [len(json.dumps(sample(space, parameter_bin, rng).to_dict())) for _ in range(_NUM_HISTORIES)]
+    return members, statistics.fmean(written)
+
+
+def _most_gaps(teacher: Architecture, member: Architecture) -> int:
+    return min(member.num_hidden_layers, teacher.num_hidden_layers - member.num_hidden_layers)

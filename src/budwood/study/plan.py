@@ -1,0 +1,412 @@
+"""What a study will cost, before anything is spent: the costs of its stages, without weights or text."""
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from budwood.arch.count import forward_flops_per_token, num_parameters, paper_search_flops
+from budwood.arch.spec import Architecture
+from budwood.evaluation.settings import EvaluationSettings
+from budwood.records.cost import Cost
+from budwood.records.names import ARMS, BASELINE, CONTINUED, REFERENCE, SHARED, Variant
+from budwood.reporting import formats
+from budwood.reporting.accelerator import Accelerator
+from budwood.reporting.memory import Memory, Precision, forward_memory, training_memory
+from budwood.reporting.quote import ABLATION_COLUMNS, COLUMNS, ROOM, disk_bytes
+from budwood.search.fitness import FROM_SCORES
+from budwood.search.settings import SearchSettings
+from budwood.study.costs import (
+    Extent,
+    cache_cost,
+    choice_cost,
+    elimination_cost,
+    heldout_cost,
+    reading_cost,
+    training_costs,
+)
+from budwood.study.forecast import Forecast
+from budwood.study.settings import Conditions
+from budwood.subnet.fitness import fitness_flops_per_token
+from budwood.training.cache import bytes_of_sequence
+from budwood.training.settings import Schedule
+from budwood.training.teacher import cache_shape
+
+CHOSEN = "chosen by probes"
+"""The space of a bin that probes will choose."""
+_MODEL_BYTES = 4
+"""Of a parameter of a trained model."""
+_CHECKPOINT_BYTES = 12
+"""Of a parameter in a checkpoint: float32 weights and AdamW's two moments."""
+_NUM_CHECKPOINTS = 3
+"""Two are kept, and a third is there until it is whole."""
+_UINT16_VALUES = 2**16
+_LARGE_HISTORIES_BYTES = 4 * 2**30
+_SECONDS_PER_HOUR = 3600
+
+Row = dict[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """All that a study's cost follows from."""
+
+    teacher: Architecture
+    teacher_bytes_per_parameter: int
+    """In its files, and in those of what is cut out of it."""
+    forecasts: tuple[Forecast, ...]
+    search: SearchSettings
+    conditions: Conditions
+    evaluation: EvaluationSettings
+    num_sources: Mapping[str, int]
+    """Sources of text that every split has."""
+    precision: Precision
+    needs_statistics: bool = True
+    needs_elimination: bool = True
+    trials: tuple[int, ...] | None = None
+    """Layers that were kept in each trial of the elimination, where that is known."""
+
+    @property
+    def trained(self) -> tuple[Forecast, ...]:
+        """What is trained in full: all variants, or one of every bin that nobody knows yet."""
+        if self.probe_schedule is None:
+            return self.forecasts
+        bins: dict[str, list[Forecast]] = {}
+        for each in self.forecasts:
+            bins.setdefault(each.variant.bin, []).append(each)
+        return tuple(
+            replace(
+                spaces[0],
+                variant=Variant(bin_name, CHOSEN),
+                members=tuple(member for space in spaces for member in space.members),
+            )
+            for bin_name, spaces in bins.items()
+        )
+
+    @property
+    def schedule(self) -> Schedule:
+        """Of every arm."""
+        return self.conditions.schedule
+
+    @property
+    def probe_schedule(self) -> Schedule | None:
+        """Of probes; None without them."""
+        return self.conditions.protocol.probe_schedule(self.schedule)
+
+    @property
+    def taught(self) -> dict[str, bool]:
+        """Whether a live teacher takes part, by the name of the arm."""
+        settings = {arm: getattr(self.conditions.arms, arm).distillation for arm in ARMS}
+        return {arm: each is not None and each.teacher == "live" for arm, each in settings.items()}
+
+    def text(self, split: str, count: int | None = None) -> Extent:
+        """Return the sequences of a split that a search works with, or some number of them."""
+        measurement = self.conditions.measurement
+        return Extent(measurement.searched[split] if count is None else count, measurement.length)
+
+    def training_memory(self, members: Sequence[Architecture], micro_batch: int, *, taught: bool) -> Memory:
+        """Return what training takes, of that model which takes most."""
+        tokens, teacher = micro_batch * self.schedule.sequence_length, self.teacher if taught else None
+        memories = (
+            training_memory(member, num_tokens=tokens, precision=self.precision, teacher=teacher) for member in members
+        )
+        return max(memories, key=lambda memory: memory.total)
+
+    def reading_memory(self, model: Architecture, teacher: Architecture | None = None) -> Memory:
+        """Return what measuring losses takes."""
+        measurement = self.conditions.measurement
+        return forward_memory(
+            model,
+            num_sequences=measurement.batch_size,
+            length=measurement.length,
+            precision=self.precision,
+            teacher=teacher,
+        )
+
+
+def plan(study: Study, accelerator: Accelerator, mfu: float) -> pd.DataFrame:
+    """Return what every stage of a study will cost.
+
+    Sub-networks that nobody knows yet are counted as the mean of members of their bin, and their memory as that of the
+    member that takes most. Searches whose candidates race are counted as if none was dropped.
+
+    Args:
+        study: the study.
+        accelerator: runs it.
+        mfu: share of the accelerator's peak that is reached.
+
+    Returns:
+        Rows as the ledger will have them, and one for the text. Columns: `stage`, `bin`, `space`, `arm`; `tokens` and
+        `flops`; `paper_flops`: what the paper charges in place of a search (the bin's centre at 2,048 tokens), and of
+        `random_init` (the training of the bin's centre), NaN elsewhere; `device_hours`; `num_parameters` of the largest
+        model of the row; `memory_bytes` of one device with its parts (`weights_bytes` ...); `disk_bytes` that stay, and
+        `passing_disk_bytes` that checkpoints take until the run ends.
+    """
+    one_of_each = {each.variant.bin: each for each in study.trained}
+    rows = [
+        *_shared_rows(study),
+        *(row for each in study.forecasts for row in _search_rows(study, each)),
+        *(row for each in study.trained for row in _training_rows(study, each)),
+        *(row for each in one_of_each.values() for row in _reference_rows(study, each)),
+    ]
+    frame = pd.DataFrame(rows).reindex(columns=COLUMNS)
+    hours = frame["flops"] / flops_per_hour(accelerator, mfu)
+    texts = dict.fromkeys(("bin", "space", "arm"), "")
+    counted = [name for name in COLUMNS if name not in {"stage", *texts, "paper_flops"}]
+    return (
+        frame.assign(device_hours=hours)
+        .fillna(texts | dict.fromkeys(counted, 0))
+        .astype(dict.fromkeys([*counted, "paper_flops"], float))
+    )
+
+
+def flops_per_hour(accelerator: Accelerator, mfu: float) -> float:
+    """Return what an accelerator computes in an hour."""
+    return accelerator.flops_per_second * mfu * _SECONDS_PER_HOUR
+
+
+def warnings_of(
+    study: Study, planned: pd.DataFrame, accelerator: Accelerator, num_devices: int, free_disk_bytes: float
+) -> list[str]:
+    """Return what will not fit, each with what can be done about it."""
+    room, schedule, warnings = ROOM * accelerator.memory_bytes, study.schedule, []
+    too_large = planned[planned["memory_bytes"] > room].sort_values("memory_bytes", ascending=False)
+    for (stage, arm), rows in too_large.groupby(["stage", "arm"], sort=False):
+        worst = rows.iloc[0].to_dict()
+        place = " · ".join(str(name) for name in (stage, arm, worst["bin"], worst["space"]) if name)
+        others = f" ({len(rows) - 1} more do not fit either)" if len(rows) > 1 else ""
+        needs = f"needs {formats.size(worst['memory_bytes'])} of a device, which has {formats.size(room)} to plan with"
+        warnings.append(f"{place} {needs}{others}: {_advice(study, worst, room, num_devices)}.")
+    if schedule.global_batch % (schedule.micro_batch * num_devices):
+        warnings.append(
+            f"{num_devices} devices with schedule.micro_batch={schedule.micro_batch} each cannot share "
+            f"schedule.global_batch={schedule.global_batch} equally."
+        )
+    needed = disk_bytes(planned)
+    if needed > free_disk_bytes:
+        room_left = formats.size(free_disk_bytes)
+        warnings.append(f"The study writes up to {formats.size(needed)} to disk, where {room_left} are free.")
+    histories = planned.loc[planned["stage"] == "search", "disk_bytes"].sum()
+    if histories > _LARGE_HISTORIES_BYTES:
+        warnings.append(
+            f"Searches write down all that every candidate keeps, up to {formats.size(histories)}, which the machine's "
+            "memory holds when variants are gathered: search fewer fine spaces in one run."
+        )
+    return warnings
+
+
+def search_costs(study: Study, each: Forecast) -> list[Cost]:
+    """Return what it takes to find a sub-network, and by itself to correct the winner."""
+    search, length = study.search, study.conditions.measurement.length
+    selection = study.text("selection", 0 if search.fitness in FROM_SCORES else None)
+    per_token = each.forward(length) + fitness_flops_per_token(search.fitness, study.teacher)
+    searching = reading_cost("search", per_token, Extent(search.num_evaluations * selection.count, length))
+    correction, finalists = each.correction(study.teacher, study.text("calibration")), search.num_finalists
+    brief = study.schedule.brief(search.finalist_tokens) if search.finalist_tokens else None
+    comparing = choice_cost(
+        [each.forward(length)] * finalists,
+        study.text("choice"),
+        [3 * each.forward(study.schedule.sequence_length)] * finalists,
+        brief.num_tokens if brief else 0,
+        [correction] * (finalists - 1),
+    )
+    total = {name: getattr(searching, name) + getattr(comparing, name) for name in ("flops", "tokens")}
+    return [searching.model_copy(update=total), correction]
+
+
+def _row(cost: Cost, variant: Variant | None = None, arm: str = SHARED) -> Row:
+    place = (variant or Variant(SHARED, SHARED))._asdict()
+    return {"stage": cost.stage, **place, "arm": arm, "tokens": cost.tokens, "flops": cost.flops}
+
+
+def _held(memory: Memory, largest: Architecture) -> Row:
+    parts = {f"{part}_bytes": size for part, size in asdict(memory).items()}
+    return parts | {"memory_bytes": memory.total, "num_parameters": num_parameters(largest)}
+
+
+def _files(count: int) -> Row:
+    """Return what a trained model of some parameters leaves on disk, and its checkpoints meanwhile."""
+    return {"disk_bytes": _MODEL_BYTES * count, "passing_disk_bytes": _NUM_CHECKPOINTS * _CHECKPOINT_BYTES * count}
+
+
+def _shared_rows(study: Study) -> Iterator[Row]:
+    """Yield what is spent once: the text, and the passes of the teacher alone."""
+    teacher, schedule, measurement = study.teacher, study.schedule, study.conditions.measurement
+    token_bytes = 2 if teacher.vocab_size <= _UINT16_VALUES else 4
+    yield _row(Cost(stage="training", flops=0, tokens=0)) | {
+        "stage": "text",
+        "disk_bytes": schedule.num_tokens * token_bytes,
+    }
+    held = _held(study.reading_memory(teacher), teacher)
+    files = {"disk_bytes": num_parameters(teacher) * study.teacher_bytes_per_parameter}
+    passed = study.text("calibration") if study.needs_statistics else study.text("calibration", 0)
+    yield _row(reading_cost("calibration", teacher, passed)) | held | files
+    if study.needs_elimination:
+        text = study.text("calibration", min(measurement.elimination, measurement.calibration))
+        yield _row(elimination_cost(teacher, text, study.trials)) | held
+    sequences = sum(count * study.num_sources[split] for split, count in measurement.reported.items())
+    asked = study.evaluation.question_tokens(study.num_sources["validation"])
+    forward = float(forward_flops_per_token(teacher, context=measurement.length))
+    tokens = sequences * measurement.length + asked
+    yield _row(Cost.of("evaluation", tokens, forward)) | held
+    if cached := _cached_bytes(study):
+        cost = cache_cost(teacher, schedule.sequence_length, schedule.num_tokens)
+        yield _row(cost) | held | {"disk_bytes": schedule.num_sequences * cached}
+
+
+def _cached_bytes(study: Study) -> int:
+    """Return what a cached teacher's entries of a training sequence take, for all arms that read them."""
+    settings = (getattr(study.conditions.arms, arm).distillation for arm in ARMS)
+    return sum(
+        bytes_of_sequence(cache_shape(each, study.schedule.sequence_length, study.teacher.vocab_size))
+        for each in settings
+        if each is not None and each.teacher == "cached"
+    )
+
+
+def _search_rows(study: Study, each: Forecast) -> Iterator[Row]:
+    """Yield what it takes to find and cut out a sub-network, and to probe it."""
+    measurement, largest, variant = study.conditions.measurement, each.largest, each.variant
+    searching, correction = search_costs(study, each)
+    charged = paper_search_flops(
+        each.center,
+        num_evaluations=study.search.num_evaluations,
+        num_sequences=measurement.selection if searching.tokens else 0,
+        sequence_length=measurement.length,
+    )
+    history = {"disk_bytes": study.search.num_evaluations * each.genes_bytes, "paper_flops": charged}
+    yield _row(searching, variant) | _held(study.reading_memory(largest, study.teacher), largest) | history
+    files = {"disk_bytes": num_parameters(largest) * study.teacher_bytes_per_parameter}
+    yield _row(correction, variant) | files
+    if (probe := study.probe_schedule) is not None:
+        forward = each.forward(probe.sequence_length)
+        (trained,) = training_costs(forward, 0.0, probe)
+        looked = reading_cost("probe", each.forward(measurement.length), study.text("choice"))
+        total = {name: getattr(trained, name) + getattr(looked, name) for name in ("flops", "tokens")}
+        memory = study.training_memory(each.members, probe.micro_batch, taught=False)
+        yield _row(looked.model_copy(update=total), variant) | _held(memory, largest) | _files(num_parameters(largest))
+        heldout = heldout_cost(forward, probe, measurement.heldout, len(probe.evaluation_steps))
+        yield _row(heldout, variant)
+
+
+def _training_rows(study: Study, each: Forecast) -> Iterator[Row]:
+    """Yield what the arms of a variant cost, and what it takes to measure them."""
+    probe = study.probe_schedule
+    steady = probe is not None and probe.shape == "warmup_stable_decay"
+    for arm, taught in study.taught.items():
+        for place in range(study.conditions.protocol.num_seeds):
+            taken_over = steady and arm == CONTINUED and place == 0
+            done = probe.decay_start if probe is not None and taken_over else 0
+            yield from _arm_rows(study, each, arm, taught=taught, steps_done=done)
+    yield _evaluation_row(study, each)
+
+
+def _arm_rows(study: Study, each: Forecast, arm: str, *, taught: bool, steps_done: int) -> Iterator[Row]:
+    schedule, largest = study.schedule, each.largest
+    length, done = schedule.sequence_length, steps_done * schedule.tokens_per_step
+    forward, teacher = each.forward(length), float(forward_flops_per_token(study.teacher, context=length))
+    training, *asked = training_costs(forward, teacher if taught else 0.0, schedule, done=done)
+    (centre,) = training_costs(float(forward_flops_per_token(each.center, context=length)), 0.0, schedule, done=done)
+    memory = study.training_memory(each.members, schedule.micro_batch, taught=taught)
+    row = _row(training, each.variant, arm) | _held(memory, largest) | _files(num_parameters(largest))
+    yield row | {"paper_flops": centre.flops if arm == BASELINE else np.nan}
+    yield from (_row(cost, each.variant, arm) for cost in asked)
+    points = [step for step in schedule.evaluation_steps if step > steps_done or not steps_done]
+    heldout = heldout_cost(forward, schedule, study.conditions.measurement.heldout, len(points))
+    yield _row(heldout, each.variant, arm)
+
+
+def _evaluation_row(study: Study, each: Forecast) -> Row:
+    """Return what it takes to measure arms, to ask the first of each, and to time their model and the teacher."""
+    measurement, evaluation, sources = study.conditions.measurement, study.evaluation, study.num_sources["validation"]
+    length, asked = measurement.length, evaluation.question_tokens(sources)
+    timed = evaluation.efficiency.num_tokens if evaluation.efficiency else 0
+    of_arm = study.conditions.protocol.num_seeds * measurement.validation * sources * length + asked
+    read = [
+        (len(ARMS) * of_arm + timed, each.forward(length)),
+        (timed, float(forward_flops_per_token(study.teacher, context=length))),
+    ]
+    if each.reference is not None:
+        read.append((of_arm + timed, float(forward_flops_per_token(each.reference, context=length))))
+    costs = [Cost.of("evaluation", tokens, flops) for tokens, flops in read]
+    total = Cost(stage="evaluation", tokens=sum(c.tokens for c in costs), flops=sum(c.flops for c in costs))
+    return _row(total, each.variant) | _held(study.reading_memory(each.largest), each.largest)
+
+
+def _reference_rows(study: Study, each: Forecast) -> Iterator[Row]:
+    """Yield what the reference of a bin costs; all its spaces share it."""
+    reference, schedule = each.reference, study.schedule
+    if reference is None:
+        return
+    variant = Variant(each.variant.bin, SHARED)
+    forward = float(forward_flops_per_token(reference, context=schedule.sequence_length))
+    memory = study.training_memory((reference,), schedule.micro_batch, taught=False)
+    (training,) = training_costs(forward, 0.0, schedule)
+    points = len(schedule.evaluation_steps)
+    for _ in range(study.conditions.protocol.num_seeds):
+        yield _row(training, variant, REFERENCE) | _held(memory, reference) | _files(num_parameters(reference))
+        heldout = heldout_cost(forward, schedule, study.conditions.measurement.heldout, points)
+        yield _row(heldout, variant, REFERENCE)
+
+
+def _advice(study: Study, row: Mapping[Hashable, object], room: float, num_devices: int) -> str:
+    if row["stage"] != "training":
+        return "take a device with more memory, or lower measurement.batch_size"
+    (found, *_) = [
+        each
+        for each in study.trained
+        if each.variant.bin == row["bin"] and row["space"] in {each.variant.space, SHARED}
+    ]
+    reference = found.reference if row["arm"] == REFERENCE else None
+    members = (reference,) if reference else found.members
+    taught, micro_batch = study.taught.get(str(row["arm"]), False), study.schedule.micro_batch
+    for smaller in range(micro_batch - 1, 0, -1):
+        fits = study.training_memory(members, smaller, taught=taught).total <= room
+        if fits and study.schedule.global_batch % (smaller * num_devices) == 0:
+            return f"schedule.micro_batch={smaller} fits"
+    return "no schedule.micro_batch fits; take a device with more memory, or shard the training"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedAblation:
+    """Searches, and trainings of what they find, that are run by the name of their pipeline alone."""
+
+    name: str
+    tokens: int
+    """Of each training."""
+    searches: tuple[tuple[Study, Forecast], ...]
+    """How each is searched, and what."""
+    runs: tuple[tuple[Forecast, float], ...]
+    """What is trained, and the FLOPs of its teacher's forward pass, per token; 0 without a teacher."""
+
+
+def plan_ablations(ablations: Sequence[PlannedAblation], accelerator: Accelerator, mfu: float) -> pd.DataFrame:
+    """Return what every ablation will cost by itself, beside the text and what is measured of the teacher.
+
+    Args:
+        ablations: in the order of the rows.
+        accelerator: runs them.
+        mfu: share of the accelerator's peak that is reached.
+
+    Returns:
+        `ABLATION_COLUMNS`: `ablation`; `searches` and `runs`, their numbers; `search_flops` with corrections,
+        `training_flops`, `teacher_flops`, and `device_hours` of all.
+    """
+    rows = []
+    for ablation in ablations:
+        searches = [cost for study, each in ablation.searches for cost in search_costs(study, each)]
+        runs = []
+        for each, teacher in ablation.runs:
+            (study, _) = ablation.searches[0]
+            schedule = study.schedule.of_length(ablation.tokens)
+            runs += training_costs(each.forward(schedule.sequence_length), teacher, schedule)
+        flops = {
+            "search_flops": sum(cost.flops for cost in searches),
+            "training_flops": sum(cost.flops for cost in runs if cost.stage == "training"),
+            "teacher_flops": sum(cost.flops for cost in runs if cost.stage == "teacher"),
+        }
+        hours = {"device_hours": sum(flops.values()) / flops_per_hour(accelerator, mfu)}
+        counts = {"searches": len(ablation.searches), "runs": len(ablation.runs)}
+        rows.append({"ablation": ablation.name, **counts, **flops, **hours})
+    return pd.DataFrame(rows, columns=ABLATION_COLUMNS)

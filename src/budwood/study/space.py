@@ -1,0 +1,78 @@
+"""What can be searched, before anything expensive."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from budwood.arch.bins import require_disjoint
+from budwood.arch.count import num_parameters, population_parameters
+from budwood.arch.sampling import draw_many, sample
+from budwood.arch.spec import Architecture
+from budwood.records.names import Variant
+from budwood.records.teacher import TeacherRecord
+from budwood.study.settings import BinSettings
+from budwood.subnet.settings import SpaceSettings
+
+NUM_SAMPLES = 2000
+"""Uniform draws behind the figure of a space's spread."""
+
+
+def enumerate_spaces(
+    teacher: TeacherRecord,
+    bins: Mapping[str, BinSettings],
+    spaces: Mapping[str, SpaceSettings],
+    variants: Sequence[Variant],
+) -> pd.DataFrame:
+    """Return one row per variant: bin, size of the space, smallest and largest member.
+
+    Raises:
+        ValueError: a bin cannot be reached, or two overlap; nothing expensive has run yet.
+    """
+    rows = []
+    used = {variant.bin: bins[variant.bin] for variant in variants}
+    ranges = {name: bin_.parameter_bin(teacher.num_parameters) for name, bin_ in used.items()}
+    require_disjoint(ranges)
+    for name, bin_ in used.items():
+        _check_reference(name, bin_, teacher)
+    for variant in variants:
+        parameter_bin, space = ranges[variant.bin], spaces[variant.space].search_space(teacher.architecture)
+        try:
+            space.require_reachable(parameter_bin)
+            sample(space, parameter_bin, np.random.default_rng(0))
+        except ValueError as error:
+            raise ValueError(f"bins.{variant.bin} in spaces.{variant.space}: {error}") from None
+        sizes = {"smallest": num_parameters(space.smallest()), "largest": num_parameters(space.largest())}
+        members = {"log10_members": space.log10_size(), "log10_members_paper": space.log10_size("paper")}
+        bounds = {"low": parameter_bin.low, "high": parameter_bin.high}
+        rows.append(variant._asdict() | bounds | sizes | members | {"reachable": True})
+    return pd.DataFrame(rows)
+
+
+def sample_spaces(
+    teacher: Architecture, spaces: Mapping[str, SpaceSettings], names: Sequence[str], seed: int
+) -> pd.DataFrame:
+    """Return the parameter counts of uniform draws from some spaces, as columns `space` and `num_parameters`."""
+    tables = []
+    for name in names:
+        draws = draw_many(spaces[name].search_space(teacher), NUM_SAMPLES, np.random.default_rng(seed))
+        counts = population_parameters(draws.population, teacher).tolist()
+        tables.append(pd.DataFrame({"space": name, "num_parameters": counts}))
+    return pd.concat(tables)
+
+
+def _check_reference(name: str, bin_: BinSettings, teacher: TeacherRecord) -> None:
+    """Check that the reference of a bin can be trained as the sub-networks are."""
+    reference, family = bin_.reference, teacher.architecture.family
+    if reference is None:
+        return
+    if reference.model_type != family:
+        raise ValueError(
+            f"bins.{name}.reference: model_type {reference.model_type!r} cannot be trained beside a teacher of the "
+            f"family {family!r}, whose settings it takes; name an architecture of that family"
+        )
+    if reference.vocab_size < teacher.num_token_ids:
+        raise ValueError(
+            f"bins.{name}.reference: vocab_size={reference.vocab_size} must hold the {teacher.num_token_ids} tokens of "
+            "the teacher's tokenizer"
+        )

@@ -1,0 +1,33 @@
+"""How fast devices are at most; imports no torch."""
+
+PEAK_FLOPS = {
+    "A10G": 70e12,
+    "A30": 165e12,
+    "A40": 149.7e12,
+    "A100": 312e12,
+    "A800": 312e12,
+    "B200": 2.25e15,
+    "GH200": 989e12,
+    "H100": 989e12,
+    "H100 NVL": 835e12,
+    "H100 PCIe": 756e12,
+    "H200": 989e12,
+    "H800": 989e12,
+    "L4": 121e12,
+    "L40": 181e12,
+    "L40S": 362e12,
+    "RTX 3090": 71e12,
+    "RTX 4090": 165e12,
+}
+"""Dense bfloat16 FLOPs per second by the name that a device gives of itself (data sheets, without sparsity)."""
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Return the dense bfloat16 FLOPs per second of a device; none where it is not known."""
+    words = device_name.replace("-", " ").split()
+    known = [name for name in PEAK_FLOPS if _contains(words, name.split())]
+    return PEAK_FLOPS[max(known, key=len)] if known else None
+
+
+def _contains(words: list[str], part: list[str]) -> bool:
+    return any(words[start : start + len(part)] == part for start in range(len(words)))

