@@ -55,7 +55,13 @@ class CredentialsHook:
         """
         loader = context.config_loader
         # By the same loader: another one would take over its resolvers, and with them the globals of the environment.
-        local = (f"{loader.conf_source}/local", loader.config_patterns["credentials"], "credentials", set(), True)
+        local: tuple[Any, ...] = (
+            f"{loader.conf_source}/local",
+            loader.config_patterns["credentials"],
+            "credentials",
+            set(),
+            True,
+        )
         credentials = _or_none(lambda: loader["credentials"]) | _or_none(
             lambda: loader.load_and_merge_dir_config(*local)
         )
