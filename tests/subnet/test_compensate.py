@@ -38,7 +38,9 @@ def ordered_by(teacher, windows):
     """Return a teacher in memory, ordered by the given text."""
     architecture = architecture_of(teacher)
     importance = measure_importance(teacher, architecture, windows)
-    return order_teacher(weights_of(teacher), teacher.config.to_dict(), architecture, Ordering(layer_score="change"), importance)
+    return order_teacher(
+        weights_of(teacher), teacher.config.to_dict(), architecture, Ordering(layer_score="change"), importance
+    )
 
 
 def test_regression_is_ridge_regression_on_features_of_unit_variance():

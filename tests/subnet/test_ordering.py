@@ -194,7 +194,9 @@ def test_the_given_weights_are_left_as_they_are(teacher, architecture, importanc
     weights = weights_of(teacher)
     before = {name: weight.clone() for name, weight in weights.items()}
     lazy = orders["native", "preserve"]
-    ordered = order_teacher(weights, lazy.config, architecture, Ordering(layer_score="change"), importance).materialise(FULL)
+    ordered = order_teacher(weights, lazy.config, architecture, Ordering(layer_score="change"), importance).materialise(
+        FULL
+    )
     for name, weight in ordered.weights.items():
         assert torch.equal(weight, orders["activation", "preserve"].weights[name])
     assert all(torch.equal(weights[name], before[name]) for name in before)

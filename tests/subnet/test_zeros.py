@@ -8,12 +8,13 @@ from teachers import DEPTH, FULL, HEAD_DIM, HIDDEN_SIZE, NEURONS, architecture_o
 
 from budwood.arch.family import Axes, axis_lengths, family_of
 from budwood.arch.selection import Selection
+from budwood.search.settings import SearchSettings
 from budwood.subnet.compensate import compensate
 from budwood.subnet.extract import extract_child
 from budwood.subnet.importance import measure_importance
 from budwood.subnet.ordering import _value_basis, order_teacher
 from budwood.subnet.regression import GapMoments, _solve, regress, without_massive
-from budwood.subnet.scoring import normalise
+from budwood.subnet.scoring import component_scores, normalise
 from budwood.subnet.settings import Compensation, Ordering
 
 IDS = torch.randint(0, 97, (2, 20), generator=torch.Generator().manual_seed(3))
@@ -87,6 +88,11 @@ def test_zeros_are_cut_like_other_weights(family, by, mask, cut):
     assert (whole - expected).abs().max() <= 1e-4 * max(1.0, float(expected.abs().max()))
     assert torch.isfinite(child).all()
     assert torch.isfinite(corrected).all()
+    for normalisation in ("sum", "softmax", "rank"):
+        for reading in ("budwood", "paper"):
+            search = SearchSettings(fitness="importance", scores=reading)
+            shares = component_scores(search, {"importance": importance}).normalised(normalisation)
+            assert shares.in_order(importance, ordered.ranking).of(cut) > 0
 
 
 @pytest.mark.parametrize("normalisation", ["sum", "softmax", "rank"])

@@ -23,7 +23,7 @@ class TaskAnswers(Metric):
     metric: str
     num_questions: int
     num_cut: int
-    """Requests that were longer than the model's positions and lost their beginning."""
+    """Questions that were longer than the model's positions and lost their beginning."""
     chance: float | None
     """What guessing gets right, in a multiple choice."""
     metrics: dict[str, Metric]
