@@ -11,12 +11,11 @@ from teachers import FULL, TEACHERS, architecture_of, select, tiny_teacher, weig
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
 from budwood.subnet.compensate import compensate, count_gaps, regression_flops
-from budwood.subnet.settings import STEPS, Compensation
 from budwood.subnet.extract import child_state, extract_child, resolve
 from budwood.subnet.importance import measure_importance
 from budwood.subnet.ordering import order_teacher
-from budwood.subnet.settings import Ordering
 from budwood.subnet.regression import regress
+from budwood.subnet.settings import STEPS, Compensation, Ordering
 
 NONE = Compensation(norms=False, neurons=False, channels=False, heads=False, layers=False, pairs=False)
 RIDGES = ("neuron_ridge", "channel_ridge", "head_ridge", "layer_ridge")
