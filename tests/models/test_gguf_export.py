@@ -158,7 +158,7 @@ def test_sentencepiece_scores_fall_in_the_order_of_merges():
     backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", unk_token="<unk>")  # noqa: S106
     writer = Recorder()
-    add_tokenizer(writer, tokenizer, 8, ())
+    add_tokenizer(writer, tokenizer, {"vocab_size": 8})
     assert (writer.said("model"), writer.said("add_space_prefix")) == ("llama", True)
     assert writer.said("scores")[6:] == [0.0, -1.0]
     assert writer.said("scores")[:6] == [-2.0] * 6
@@ -179,9 +179,9 @@ def test_tokenizers_that_llama_cpp_lacks_are_refused(changes, message):
     for name, value in changes.items():
         setattr(tokenizer.backend_tokenizer, name, value)
     with pytest.raises(ValueError, match=message):
-        add_tokenizer(Recorder(), tokenizer, 300, ())
+        add_tokenizer(Recorder(), tokenizer, {"vocab_size": 300})
 
 
 def test_a_vocabulary_larger_than_the_models_is_refused():
     with pytest.raises(ValueError, match="the tokenizer has 257 tokens, the model 200"):
-        add_tokenizer(Recorder(), byte_tokenizer(), 200, ())
+        add_tokenizer(Recorder(), byte_tokenizer(), {"vocab_size": 200})

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import plotly.graph_objects as go
 import pytest
 
+from budwood.pipelines.reporting.nodes import draw_figures, tabulate_results, write_pages
 from budwood.reporting.figures import FIGURES, drawable
 from budwood.reporting.page import html_report
 from budwood.reporting.report import Report, Section, write_report
@@ -112,3 +113,17 @@ def test_the_figures_of_the_catalog_keep_their_titles() -> None:
     figure = go.Figure(go.Bar(y=[1]), layout={"title": {"text": "Losses"}, "height": 300})
     html_report(report_of(""), {"search_trajectory": figure})
     assert (figure.layout.title.text, figure.layout.height) == ("Losses", 300)
+
+
+def test_the_nodes_hand_every_dataset_to_the_page(study) -> None:
+    """As Kedro calls them: datasets by position, their names beforehand."""
+    results, saved = tabulate_results(study.scores, study.curves, study.costs, study.teacher, study.evaluation)
+    assert saved["arm"].tolist() == study.saved["arm"].tolist()
+    data = study.data | {"results": results, "savings": saved}
+    figures = draw_figures(*data.values(), names=list(data))
+    assert set(figures) == {figure.dataset for figure in drawable(data)}
+    findings = study.findings
+    written = {field.name: getattr(findings, field.name) for field in dataclasses.fields(findings)} | figures
+    markdown, page = write_pages(*written.values(), names=list(written))
+    assert markdown == write_report(findings).markdown
+    assert page.count("<figure>") == len(figures)

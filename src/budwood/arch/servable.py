@@ -16,7 +16,8 @@ LAYERWISE = ("llama", "mistral")
 """Families for which llama.cpp has a graph whose layers differ in heads, groups and neurons."""
 _ALTERNATING = ("gemma2", "smollm3")
 _FILLING: Mapping[Engine, tuple[str, ...]] = {"vllm": ("qwen2",), "llama.cpp": ("gpt_neox", "olmo2")}
-"""Families whose heads an engine takes to fill the hidden size; vLLM's Qwen 2 then computes something else, silently."""
+"""Families whose heads an engine takes to fill the hidden size; vLLM's Qwen 2 then computes something else without a
+word."""
 
 
 def check_servable(engines: Sequence[Engine], teacher: Architecture, *, layerwise: bool) -> None:

@@ -5,36 +5,22 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from budwood.arch.count import num_parameters
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
-from budwood.models.checkpoint import Checkpoint, config_object
+from budwood.models.checkpoint import OWN_MODELS, Checkpoint, config_object
 from budwood.models.kind import sliding_window
 from budwood.models.probe import TOLERANCE, largest_difference, probe_ids, probe_logits
 from budwood.models.tensors import CheckpointTensors
-from budwood.records.strict import Strict
+from budwood.records.teacher import IntakeRecord
 from budwood.subnet.extract import assemble, extract_child
 from budwood.subnet.ordering import order_teacher
 from budwood.subnet.settings import Ordering
 
 _LOOSE_TOLERANCE = 2e-2
 """Of logits in bfloat16, whose values have 8 significant bits."""
-
-
-class IntakeRecord(Strict):
-    """How far readings of one teacher differ; in shares of the largest logit where that is above one."""
-
-    num_tokens: int
-    """Of the probe."""
-    dtype: str
-    """In which the readings were run."""
-    tolerance: float
-    reading_difference: float
-    """Between plain transformers and our reading of the files."""
-    cut_difference: float
-    """Between plain transformers and the whole cut, from which nothing is removed."""
 
 
 def verify_teacher(
@@ -56,7 +42,7 @@ def verify_teacher(
     dtype = dtype or fitting_dtype(architecture)
     longest = min(config["max_position_embeddings"], sliding_window(config) or config["max_position_embeddings"])
     ids = probe_ids(tokenizer, architecture.vocab_size, longest)
-    expected = probe_logits(teacher.load_model(dtype), ids)
+    expected = _plain(teacher, dtype, ids)
     if not expected.isfinite().all():
         raise ValueError(f"teacher.model: {teacher.folder} gives logits that are not finite; its weights are damaged")
     weights = {name: tensor.to(dtype) for name, tensor in CheckpointTensors(teacher.folder, architecture).items()}
@@ -82,6 +68,13 @@ def fitting_dtype(architecture: Architecture) -> torch.dtype:
     """Return float32 where twice a model in it fits into the free memory, as loading may need, else bfloat16."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return torch.float32 if 2 * 4 * num_parameters(architecture) <= free else torch.bfloat16
+
+
+def _plain(teacher: Checkpoint, dtype: torch.dtype, ids: Tensor) -> Tensor:
+    if teacher.config["model_type"] in OWN_MODELS:
+        return probe_logits(teacher.load_model(dtype), ids)
+    # Not budwood's own loader: it settles ties by itself.
+    return probe_logits(AutoModelForCausalLM.from_pretrained(teacher.folder, dtype=dtype), ids)
 
 
 def _read(teacher: Checkpoint, weights: Mapping[str, Tensor], ids: Tensor) -> Tensor:
