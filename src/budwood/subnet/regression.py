@@ -56,8 +56,8 @@ def _solve(correlations: Tensor, target: Tensor, ridge: float) -> Tensor:
     if not failed:
         return torch.cholesky_solve(target, factor)
     energies, axes = torch.linalg.eigh(correlations)
-    solution: Tensor = axes @ (axes.T @ target / (energies.clamp_min(0) + ridge)[:, None])
-    return solution
+    solved: Tensor = axes @ (axes.T @ target / (energies.clamp_min(0) + ridge)[:, None])
+    return solved
 
 
 class InputMoments:
