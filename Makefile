@@ -2,10 +2,12 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# Passed on to the command of run, test, viz and mlflow, as in `make run ARGS="--pipelines evolution"`.
+# Passed on to the command of run, test, viz, mlflow and prune, as in `make run ARGS="--pipelines evolution"`.
 ARGS :=
 # Where the serving engines are installed, each in an environment of its own.
 ENGINES := .engines
+# Where an environment keeps what it makes, for prune.
+DATA := data
 # The folder under conf/, as in `make run ENV=smoke`. Not ?=: shells have an ENV of their own.
 ENV :=
 
@@ -17,7 +19,7 @@ RUN := PATH="$$(cd "$(BIN)" && pwd):$$PATH" $(if $(ENV),KEDRO_ENV="$(ENV)")
 export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help install engines run test check format viz mlflow clean clean-all
+.PHONY: help install engines run test check format viz mlflow prune clean clean-all
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -59,6 +61,10 @@ viz: $(READY) ## Open the graph in Kedro-Viz
 mlflow: $(READY) ## Serve the tracked runs at http://127.0.0.1:5000
 	$(RUN) MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui \
 		--backend-store-uri sqlite:///data/09_tracking/mlflow.db --workers 1 --host 127.0.0.1 $(ARGS)
+
+# `make prune ARGS=--yes` removes what this lists; `make prune DATA=data/smoke` is for another environment.
+prune: $(READY) ## List work folders that no recent run has used
+	$(RUN) python -m budwood.study.prune "$(DATA)" $(ARGS)
 
 clean: ## Remove what runs wrote; data/01_raw and the virtual environment stay
 	find data -mindepth 1 ! -path 'data/01_raw/*' ! -name .gitkeep ! -type d -delete

@@ -47,4 +47,20 @@ def typed(parameters: ProjectParameters) -> dict[str, Any]:
     Groups that nodes take together are one dataset more: `conditions`, and `study` for all of them.
     """
     groups = {name: getattr(parameters, name) for name in ProjectParameters.model_fields}
+    groups["evaluation"] = parameters.evaluation.rooted(PROJECT)
     return groups | {"searches": parameters.searches} | {"conditions": parameters.conditions, "study": parameters}
+
+
+class LateHooks:
+    """Registers the hooks that track runs once there is a session: commands without one do not import MLflow."""
+
+    @hook_impl
+    def after_context_created(self, context: Any) -> None:
+        """Register them, and let them see the context."""
+        from budwood.hooks import CredentialsHook, ReportHook, TrackingHook  # noqa: PLC0415 - seconds of imports
+        from budwood.pipelines.lock import LockHook  # noqa: PLC0415
+
+        for hook in (CredentialsHook(), LockHook(), TrackingHook(), ReportHook()):
+            context._hook_manager.register(hook)  # noqa: SLF001 - Kedro has no public way to add a hook to a session
+            if hasattr(hook, "after_context_created"):
+                hook.after_context_created(context)

@@ -10,11 +10,11 @@ from pydantic import ValidationError
 from budwood.records.account import Findings, Results
 from budwood.records.certificate import Certificate
 from budwood.records.cost import Cost
-from budwood.records.evaluation import Downstream, Efficiency
+from budwood.records.evaluation import Downstream, Efficiency, Sample
 from budwood.records.files import write_atomically
 from budwood.records.search import Finalists, Winner
 from budwood.records.strict import Strict
-from budwood.records.teacher import TeacherEvaluation, TeacherRecord
+from budwood.records.teacher import IntakeRecord, TeacherEvaluation, TeacherRecord
 from budwood.records.training import ProbeScore, Score, TrainingRecord
 
 SCHEMA_VERSION = 1
@@ -23,8 +23,8 @@ KINDS: dict[str, type[Strict]] = {
     kind.__name__: kind
     for kind in (
         *(Certificate, Findings, Results),
-        *(Cost, TeacherRecord, TeacherEvaluation, Finalists, Winner),
-        *(TrainingRecord, Score, ProbeScore, Downstream, Efficiency),
+        *(Cost, IntakeRecord, TeacherRecord, TeacherEvaluation, Finalists, Winner),
+        *(TrainingRecord, Score, ProbeScore, Downstream, Efficiency, Sample),
     )
 }
 """All records that are written, by the name that the file gives."""

@@ -35,7 +35,7 @@ from budwood.study.search import BriefTraining, ChooseWinner, EvolveSubnets
 from budwood.study.settings import BinSettings, Conditions, MeasurementSettings, ProtocolSettings
 from budwood.study.stage import Track, Workspace, no_tracking
 from budwood.study.teacher import RankComponents, fetch_source, importance_of, teacher_record
-from budwood.study.text import PackText, Windows, require_positions, require_text
+from budwood.study.text import PackText, Windows, require_text
 from budwood.study.training import Start, TrainArm, Trained
 from budwood.subnet.compensate import cut_out
 from budwood.subnet.extract import own_weights
@@ -368,11 +368,11 @@ def open_study(
     sources = {name: {"path": text} if isinstance(text, str) else dict(text) for name, text in texts.items()}
     corpus = CorpusSettings.model_validate({"sources": {n: {"splits": SPLITS} | each for n, each in sources.items()}})
     fetched = fetch_source(settings, workspace, root)
-    require_positions(fetched.checkpoint, SCHEDULE.model_copy(update={"sequence_length": measurement.length}))
+    fetched.checkpoint.check_lengths(measurement.length)
     tokens = workspace.finish(PackText.of(fetched.checkpoint, corpus, root)).tokens
     return Study(
         teacher=fetched.checkpoint,
-        record=teacher_record(fetched, settings),
+        record=teacher_record(fetched, settings, workspace),
         tokens=tokens,
         corpus=corpus,
         measurement=measurement,

@@ -68,7 +68,11 @@ def save(result: Any, folder: Path) -> None:
         name, form = next((name, form) for name, form in FORMS.items() if form.fits(value))
         place = form.write(value, folder / field.name).resolve()
         inside = place.is_relative_to(folder.resolve())
-        listed[field.name] = {"form": name, "at": str(place.relative_to(folder.resolve()) if inside else place)}
+        listed[field.name] = {
+            "form": name,
+            "at": str(place.relative_to(folder.resolve()) if inside else place),
+            "fingerprint": getattr(value, "fingerprint", None),
+        }
     write_atomically(folder / RESULT, json.dumps(listed, indent=1))
 
 
@@ -81,8 +85,17 @@ def restore(kind: type[Result], folder: Path) -> Result:
     file = folder / RESULT
     try:
         listed = json.loads(file.read_text(encoding="utf-8"))
-        return kind(**{name: FORMS[entry["form"]].read(folder / entry["at"]) for name, entry in listed.items()})
+        return kind(**{name: _read(folder, entry) for name, entry in listed.items()})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{folder.resolve()} is damaged ({error}): remove this folder and run again to make it anew"
         ) from error
+
+
+def _read(folder: Path, entry: Mapping[str, Any]) -> Any:
+    """Return one field of a result, unless its files are no longer what they were."""
+    place = folder / entry["at"]
+    value = FORMS[entry["form"]].read(place)
+    if getattr(value, "fingerprint", None) != entry["fingerprint"]:
+        raise ValueError(f"{place} has changed since it was written")
+    return value

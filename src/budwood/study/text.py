@@ -17,7 +17,7 @@ from budwood.models.checkpoint import Checkpoint
 from budwood.study.costs import Extent
 from budwood.study.settings import MeasurementSettings
 from budwood.study.stage import NOT_DECIDING, Stage, Work
-from budwood.training.run import check_positions, training_order
+from budwood.training.run import training_order
 from budwood.training.settings import Schedule
 
 
@@ -108,12 +108,3 @@ def require_text(tokens: PackedCorpus, measurement: MeasurementSettings, schedul
     require_windows(tokens, measurement.length, measurement.searched, per_source=False)
     require_windows(tokens, measurement.length, measurement.reported, per_source=True)
     training_order(tokens, schedule)
-
-
-def require_positions(teacher: Checkpoint, schedule: Schedule) -> None:
-    """Check that the teacher has a position for every token that is trained.
-
-    Raises:
-        ValueError: sequences are longer.
-    """
-    check_positions(teacher.folder, schedule.sequence_length)

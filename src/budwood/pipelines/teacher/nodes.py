@@ -23,8 +23,9 @@ def fetch_teacher(teacher: TeacherSettings, workspace: Path) -> tuple[Checkpoint
     Raises:
         ValueError: it cannot be fetched, or is not what the parameters say it is.
     """
-    fetched = fetch_source(teacher, open_workspace(workspace), project_root())
-    return fetched.checkpoint, teacher_record(fetched, teacher)
+    found = open_workspace(workspace)
+    fetched = fetch_source(teacher, found, project_root())
+    return fetched.checkpoint, teacher_record(fetched, teacher, found)
 
 
 def rank_components(
