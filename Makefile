@@ -4,10 +4,10 @@ PYTHON ?= python3
 VENV ?= .venv
 # Passed on to the command of run, test, viz, mlflow and prune, as in `make run ARGS="--pipelines evolution"`.
 ARGS :=
-# Where the serving engines are installed, each in an environment of its own.
-ENGINES := .engines
 # Where an environment keeps what it makes, for prune.
 DATA := data
+# Where the serving engines are installed, each in an environment of its own.
+ENGINES := .engines
 # The folder under conf/, as in `make run ENV=smoke`. Not ?=: shells have an ENV of their own.
 ENV :=
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from kedro.framework.project import settings
+from kedro.framework.project import pipelines, settings
 from kedro.pipeline import Pipeline
 
 from budwood.parameters import ProjectParameters
@@ -40,8 +40,17 @@ STAGES: dict[str, Callable[[ProjectParameters], Pipeline]] = {
 
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """Return every pipeline by its name; all but the ablations together are the default."""
+    """Return every pipeline by its name; all but the ablations together are the default.
+
+    Raises:
+        ValueError: a pipeline is asked for by name that this environment does not have.
+    """
     (hook,) = (hook for hook in settings.HOOKS if isinstance(hook, ParametersHook))
     parameters = hook.current()
     study = {name: create(parameters) for name, create in STAGES.items()}
-    return study | ablations.create_pipelines(parameters) | {"__default__": sum(study.values(), Pipeline([]))}
+    found = study | ablations.create_pipelines(parameters)
+    for name in pipelines._requested_pipelines or ():  # noqa: SLF001 - Kedro has no public name for it
+        if name in found and not found[name].nodes:
+            needed = "ablations" if name.startswith(ablations.PREFIX) else "protocol.probe_tokens"
+            raise ValueError(f"pipeline {name} is empty in this environment: the parameters give no {needed}")
+    return found | {"__default__": sum(study.values(), Pipeline([]))}

@@ -9,6 +9,7 @@ from budwood.arch.proportions import in_small
 from budwood.arch.spec import Architecture
 from budwood.records.certificate import Proof
 from budwood.records.cost import Cost, Stage
+from budwood.search.fitness import DIVERGENCE
 from budwood.study.settings import BinSettings
 from budwood.subnet.compensate import regression_flops
 from budwood.subnet.settings import Compensation
@@ -43,6 +44,17 @@ def reading_cost(stage: Stage, model: Architecture | float, text: Extent) -> Cos
     """
     forward = model if isinstance(model, float) else forward_flops_per_token(model, context=text.length)
     return Cost.of(stage, text.num_tokens, forward)
+
+
+def fitness_costs(fitness: str, teacher: Architecture, text: Extent) -> list[Cost]:
+    """Return what a fitness costs once a search: of `kl` the teacher reads the text by which candidates are compared.
+
+    Args:
+        fitness: its name.
+        teacher: all of it.
+        text: what candidates read.
+    """
+    return [reading_cost("search", teacher, text)] if fitness == DIVERGENCE else []
 
 
 def elimination_cost(teacher: Architecture, text: Extent, trials: Sequence[int] | None = None) -> Cost:

@@ -22,6 +22,7 @@ from budwood.study.costs import (
     cache_cost,
     choice_cost,
     elimination_cost,
+    fitness_costs,
     heldout_cost,
     reading_cost,
     training_costs,
@@ -211,7 +212,8 @@ def search_costs(study: Study, each: Forecast) -> list[Cost]:
         brief.num_tokens if brief else 0,
         [correction] * (finalists - 1),
     )
-    total = {name: getattr(searching, name) + getattr(comparing, name) for name in ("flops", "tokens")}
+    costs = [searching, comparing, *fitness_costs(search.fitness, study.teacher, selection)]
+    total = {name: sum(getattr(cost, name) for cost in costs) for name in ("flops", "tokens")}
     return [searching.model_copy(update=total), correction]
 
 
@@ -272,7 +274,7 @@ def _search_rows(study: Study, each: Forecast) -> Iterator[Row]:
     charged = paper_search_flops(
         each.center,
         num_evaluations=study.search.num_evaluations,
-        num_sequences=measurement.selection if searching.tokens else 0,
+        num_sequences=0 if study.search.fitness in FROM_SCORES else measurement.selection,
         sequence_length=measurement.length,
     )
     history = {"disk_bytes": study.search.num_evaluations * each.genes_bytes, "paper_flops": charged}
