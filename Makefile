@@ -6,6 +6,8 @@ VENV ?= .venv
 ARGS :=
 # Where an environment keeps what it makes, for prune.
 DATA := data
+# Where the serving engines are installed, each in an environment of its own.
+ENGINES := .engines
 # The folder under conf/, as in `make run ENV=smoke`. Not ?=: shells have an ENV of their own.
 ENV :=
 
@@ -17,7 +19,7 @@ RUN := PATH="$$(cd "$(BIN)" && pwd):$$PATH" $(if $(ENV),KEDRO_ENV="$(ENV)")
 export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check format viz mlflow prune clean clean-all
+.PHONY: help install engines run test check format viz mlflow prune clean clean-all
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -31,6 +33,9 @@ $(READY): pyproject.toml requirements-quickstart.txt
 	"$(BIN)/python" -m pip install --disable-pip-version-check --quiet --editable '.[dev]'
 	"$(BIN)/python" -m pip install --disable-pip-version-check --quiet --no-deps --requirement requirements-quickstart.txt
 	@touch "$@"
+
+engines: ## Install vLLM and llama.cpp into .engines, for the tests marked serving (2 minutes, 4 GB; needs npm)
+	tests/serving/install_engines.sh "$(ENGINES)"
 
 run: $(READY) ## Run the default pipeline
 	$(RUN) kedro run $(ARGS)
@@ -67,5 +72,5 @@ clean: ## Remove what runs wrote; data/01_raw and the virtual environment stay
 	rm -rf build dist .viz .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests notebooks -name __pycache__ -type d -prune -exec rm -rf {} +
 
-clean-all: clean ## Remove the virtual environment too
-	rm -rf "$(VENV)" src/budwood.egg-info
+clean-all: clean ## Remove the virtual environment and the engines too
+	rm -rf "$(VENV)" "$(ENGINES)" src/budwood.egg-info

