@@ -57,7 +57,7 @@ def train_compared(
 
 
 def _train(run: str, compared: Compared, tokens: PackedCorpus, conditions: Conditions, workspace: Workspace) -> Trained:
-    start = Start(initialisation="subnet", checkpoint=compared.subnet)
+    start = Start(initialisation="checkpoint", checkpoint=compared.subnet)
     stage = TrainArm.with_settings(run, start, (compared.teacher, tokens), compared.arm, conditions)
     row: Trained = {
         "variant": compared.name,
