@@ -14,7 +14,7 @@ from strategies import SMOLLM2_135M
 
 from budwood.evaluation.statistics import summarise
 from budwood.records.cost import Cost
-from budwood.records.evaluation import Downstream, Efficiency
+from budwood.records.evaluation import Downstream, Efficiency, Sample
 from budwood.records.names import ARMS
 from budwood.records.search import Winner
 from budwood.records.teacher import HeldOutText, IntakeRecord, SourceLoss, TeacherEvaluation, TeacherRecord
@@ -22,7 +22,7 @@ from budwood.records.training import Score
 from budwood.reporting import ledger, tables
 from budwood.reporting.benchmarks import speeds_table, tasks_table
 from budwood.reporting.figures import drawable
-from budwood.reporting.findings import Findings, Sample
+from budwood.reporting.findings import Findings
 
 NUM_SEQUENCES = {"wikipedia": 24, "addresses": 40}
 TEACHER_LOSS = {"wikipedia": 2.9, "addresses": 3.6}
