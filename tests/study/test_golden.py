@@ -2,8 +2,8 @@
 
 To renew them after a change that is meant to move them, run this file by itself and copy what the failures print; the
 commit says why they moved. CPUs sum float32 products in an order of their own, and so does every release of torch:
-between AVX2 and AVX-512 these losses differ by less than 1e-7, and a run that takes another decision by far more than
-the tolerance.
+between AVX-512, AVX2 and neither these losses differ by 5e-7 at most, relative to their size. A search that takes another
+decision moves by far more than the tolerance.
 """
 
 import random
@@ -24,12 +24,13 @@ SIZES = {
     "max_position_embeddings": 128,
 }
 NUM_DOCUMENTS, WORDS_PER_DOCUMENT = 60, 120
-TOLERANCE = 1e-6
+TOLERANCE = 5e-6
 """Relative."""
 
-SEARCHED = {"selection": [0.0, 0.0], "choice": [0.0, 0.0]}
-PRETRAINED = [0.0]
-DISTILLED = [0.0]
+SEARCHED = {"selection": [5.5291781, 5.5406984], "choice": [5.5507728, 5.5696944]}
+PRETRAINED = [5.5571017, 4.6111155, 3.9938483]
+DISTILLED = [5.5571017, 4.6258321, 4.0865335]
+"""Held-out losses before, on the way and at the end, nats per token."""
 
 
 @pytest.fixture(scope="module")
