@@ -198,14 +198,8 @@ def build_study(num_variants: int) -> Study:
         efficiency=[_speed(variant) for variant in variants],
         certificates=pd.DataFrame([_certificate(variant) for variant in variants]),
         samples=[
-            {"model": "SmolLM2-135M-Instruct", "prompt": "1. The river", "text": " rises *here*."},
-            {
-                "bin": "quarter",
-                "space": "coarse_uniform",
-                "model": "distilled",
-                "prompt": "1. The river",
-                "text": " a\nb",
-            },
+            Sample(model="SmolLM2-135M-Instruct", prompt="1. The river", text=" rises *here*."),
+            Sample(bin="quarter", space="coarse_uniform", model="distilled", prompt="1. The river", text=" a\nb"),
         ],
     )
 

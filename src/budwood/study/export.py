@@ -97,8 +97,9 @@ def text_sources(corpus: CorpusSettings) -> list[CardSource]:
 def _story(winner: Winner, space: SpaceSettings, origin: Origin) -> dict[str, str]:
     """Return how a winner was found and cut, for its card."""
     layers = "layer-wise" if space.layerwise else "equal"
+    looked = f"{winner.num_evaluations:,} {space.granularity} sub-networks of {layers} layers"
     return {
-        "Search": f"{winner.num_evaluations:,} {space.granularity} sub-networks of {layers} layers",
+        "Search": looked if winner.num_evaluations else "none, chosen by hand",
         "Order of the teacher's components": space.ordering,
         "Rotary embeddings": space.rope,
         "Kept layers of the teacher": ", ".join(map(str, origin.layers)),

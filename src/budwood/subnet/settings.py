@@ -13,6 +13,9 @@ from budwood.records.strict import Strict
 OrderingKind = Literal["activation", "magnitude", "native"]
 LayerScore = Literal["elimination", "change", "influence"]
 
+_ORDERING_OF: dict[str, OrderingKind] = {"importance": "activation", "magnitude": "magnitude"}
+"""The order by the scores that a fitness adds up."""
+
 STEPS = ("norms", "neurons", "channels", "heads", "layers", "pairs")
 """Names of the corrections."""
 
@@ -93,6 +96,19 @@ class SpaceSettings(Ordering):
     def needs_elimination(self) -> bool:
         """Whether layers are ranked by leaving them out one by one."""
         return self.ordering == "activation" and self.layer_score == "elimination"
+
+    def require_scored_by(self, fitness: str) -> None:
+        """Check that a search by a fitness can score what a member keeps.
+
+        Raises:
+            ValueError: the fitness scores components that have another order here.
+        """
+        own = _ORDERING_OF.get(fitness)
+        if own is not None and self.ordering not in {"native", own}:
+            raise ValueError(
+                f"fitness {fitness} scores a teacher in its own order or in that of the same scores: ordering is "
+                f"{self.ordering}, and must be native or {own}"
+            )
 
     def without_corrections(self) -> Self:
         """Return the space as a search compares its members: not corrected."""
