@@ -89,18 +89,23 @@ class Study:
     @cached_property
     def importance(self) -> Importance:
         """The importance of every component of the teacher on calibration text, layers left out one by one."""
-        return Importance.from_tensors(self._tensors)
+        return Importance.from_tensors(self._ranked(self.measurement.elimination))
 
-    @cached_property
-    def _tensors(self) -> dict[str, Any]:
+    def _ranked(self, elimination: int) -> dict[str, Any]:
         stage = RankComponents(
             teacher=self.teacher,
             calibration=self._windows("calibration"),
-            elimination=self.measurement.elimination,
+            elimination=elimination,
             compute=self.compute,
             batch_size=self.measurement.batch_size,
         )
         return self.workspace.finish(stage).importance
+
+    def _importance(self, space: SpaceSettings, search: SearchSettings | None = None) -> dict[str, Any]:
+        """Return what a space, or a search in it, needs of the importance; nothing is measured for none of it."""
+        if space.needs_statistics or (search is not None and search.needs_statistics):
+            return self._ranked(self.measurement.elimination if space.needs_elimination else 0)
+        return {}
 
     def select(
         self,
@@ -146,8 +151,7 @@ class Study:
 
     def ordered(self, space: SpaceSettings = SPACE) -> OrderedTeacher:
         """Return the teacher with its best components first."""
-        tensors = self._tensors if space.needs_statistics else {}
-        return open_ordered(self.teacher.folder, space, importance_of(tensors))
+        return open_ordered(self.teacher.folder, space, importance_of(self._importance(space)))
 
     def activate(self, selection: Selection, space: SpaceSettings = SPACE) -> PreTrainedModel:
         """Return a sub-network as a dense model in memory, corrected as the space says.
@@ -202,7 +206,7 @@ class Study:
         for name, bin_ in bins.items():
             stage = EvolveSubnets(
                 teacher=self.teacher,
-                importance=self._tensors if space.needs_statistics else {},
+                importance=self._importance(space, settings),
                 selection=self._windows("selection"),
                 bin_=bin_ if isinstance(bin_, BinSettings) else BinSettings(fraction=bin_),
                 space=space.without_corrections(),
@@ -319,7 +323,7 @@ class Study:
     ) -> Subnet:
         choice = ChooseWinner(
             teacher=self.teacher,
-            importance=self._tensors if space.needs_statistics else {},
+            importance=self._importance(space),
             calibration=self._windows("calibration"),
             choice=self._windows("choice"),
             finalists=finalists,
