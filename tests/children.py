@@ -60,7 +60,9 @@ def orders(teacher_folder: Path, importance: Importance) -> dict[tuple[str, str]
     """Return the teacher in every order, in memory, by `ordering` and `rope`."""
     orders = {}
     for ordering in ("activation", "magnitude", "native"):
-        ordered = open_ordered(teacher_folder, Ordering(ordering=ordering, layer_score="change"), importance).materialise(FULL)
+        ordered = open_ordered(
+            teacher_folder, Ordering(ordering=ordering, layer_score="change"), importance
+        ).materialise(FULL)
         orders |= {(ordering, rope): replace(ordered, rope=rope) for rope in ("preserve", "rebuild")}
     return orders
 

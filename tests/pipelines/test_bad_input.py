@@ -15,7 +15,7 @@ from budwood.models.settings import TeacherSettings
 from budwood.parameters import read_parameters
 from budwood.pipelines.teacher.nodes import fetch_teacher
 from budwood.records.names import Variant
-from budwood.records.teacher import TeacherRecord
+from budwood.records.teacher import IntakeRecord, TeacherRecord
 from budwood.search.settings import SearchSettings
 from budwood.study.settings import BinSettings
 from budwood.study.space import enumerate_spaces
@@ -199,6 +199,7 @@ RECORD = TeacherRecord(
     license="none",
     attribution="",
     num_token_ids=49152,
+    intake=IntakeRecord(num_tokens=48, dtype="float32", tolerance=1e-4, reading_difference=0.0, cut_difference=1e-6),
     architecture=SMOLLM2_135M,
 )
 

@@ -17,7 +17,7 @@ from budwood.records.cost import Cost
 from budwood.records.evaluation import Downstream, Efficiency
 from budwood.records.names import ARMS
 from budwood.records.search import Winner
-from budwood.records.teacher import HeldOutText, SourceLoss, TeacherEvaluation, TeacherRecord
+from budwood.records.teacher import HeldOutText, IntakeRecord, SourceLoss, TeacherEvaluation, TeacherRecord
 from budwood.records.training import Score
 from budwood.reporting import ledger, tables
 from budwood.reporting.benchmarks import speeds_table, tasks_table
@@ -220,6 +220,9 @@ def _teacher() -> TeacherRecord:
         license="apache-2.0",
         attribution="",
         num_token_ids=49_152,
+        intake=IntakeRecord(
+            num_tokens=48, dtype="float32", tolerance=1e-4, reading_difference=0.0, cut_difference=1e-6
+        ),
         architecture=SMOLLM2_135M,
     )
 

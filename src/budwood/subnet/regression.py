@@ -56,7 +56,8 @@ def _solve(correlations: Tensor, target: Tensor, ridge: float) -> Tensor:
     if not failed:
         return torch.cholesky_solve(target, factor)
     energies, axes = torch.linalg.eigh(correlations)
-    return axes @ (axes.T @ target / (energies.clamp_min(0) + ridge)[:, None])
+    solved: Tensor = axes @ (axes.T @ target / (energies.clamp_min(0) + ridge)[:, None])
+    return solved
 
 
 class InputMoments:
