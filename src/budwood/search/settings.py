@@ -148,6 +148,11 @@ class SearchSettings(Strict):
         )
 
     @property
+    def needs_statistics(self) -> bool:
+        """Whether candidates are scored by activations on calibration text."""
+        return self.fitness in FROM_SCORES and "importance" in self.score_methods
+
+    @property
     def num_evaluations(self) -> int:
         """Candidates evaluated in a whole search: 5,050 with the paper's sizes."""
         return self.population * (1 + self.epochs)

@@ -102,7 +102,7 @@ class Study:
     @cached_property
     def importance(self) -> Importance:
         """The importance of every component of the teacher on calibration text, layers left out one by one."""
-        return Importance.from_tensors(self._tensors)
+        return Importance.from_tensors(self._ranked(self.measurement.elimination))
 
     def ordered(self, space: SpaceSettings = SPACE) -> OrderedTeacher:
         """Return the teacher with its best components first, its weights on disk."""
@@ -315,20 +315,21 @@ class Study:
         )
         return plan(planned, ACCELERATORS[accelerator], _MFU)
 
-    @cached_property
-    def _tensors(self) -> dict[str, Tensor]:
+    def _ranked(self, elimination: int) -> dict[str, Tensor]:
         stage = RankComponents(
             teacher=self.teacher,
             calibration=self._windows("calibration"),
-            elimination=self.measurement.elimination,
+            elimination=elimination,
             compute=self.compute,
             batch_size=self.measurement.batch_size,
         )
         return self.workspace.finish(stage).importance
 
     def _needed(self, space: SpaceSettings, fitness: str = "") -> dict[str, Tensor]:
-        """Return the importance where a space is ordered by it, or a search scores by it."""
-        return self._tensors if space.needs_statistics or fitness == "importance" else {}
+        """Return what a space, or a search in it, needs of the importance; nothing is measured for none of it."""
+        if space.needs_statistics or fitness == "importance":
+            return self._ranked(self.measurement.elimination if space.needs_elimination else 0)
+        return {}
 
     def _windows(self, split: str) -> Windows:
         return Windows.searched(self.tokens, split, self.measurement)

@@ -61,7 +61,7 @@ class ExportSubnet(Stage[Exported]):
             corpus_fingerprint=self.corpus_fingerprint,
             ordering=self.space.ordering,
             rope=self.space.rope,
-            compensation=self.space.compensation.steps if self.space.compensation else (),
+            compensation=self.space.corrections,
             channels=self.winner.kept_channels,
             layers=self.winner.kept_layers,
         )
