@@ -10,6 +10,7 @@ SCHEMES = {
     "dark": {"text": "#e6edf3", "faint": "#9198a1", "grid": "#30363d", "ours": "#8fc47d", "baseline": "#d3ac6a"},
 }
 """Colours by scheme; all texts have a contrast of at least 4.5 : 1 against the page."""
+FONT = 'font-family="system-ui, -apple-system, Segoe UI, sans-serif" font-size="14"'
 WIDTH, LEFT, RIGHT = 720, 250, 600
 TOP, ROW, BOTTOM = 70, 32, 34
 TICKS = (5.0, 5.5, 6.0, 6.5, 7.0)
@@ -20,8 +21,7 @@ def draw(result: dict[str, Any], scheme: str) -> str:
     colours, rows = SCHEMES[scheme], result["rows"]
     height = TOP + ROW * len(rows) + BOTTOM
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
-        'font-family="system-ui, -apple-system, Segoe UI, sans-serif" font-size="14">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" {FONT}>',
         f"<title>{result['title']}: {result['subtitle']}</title>",
         _text(16, 26, result["title"], colours["text"], 'font-size="17" font-weight="600"'),
         _text(16, 48, result["subtitle"], colours["faint"], 'font-size="13"'),
