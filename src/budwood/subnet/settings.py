@@ -37,9 +37,13 @@ class Compensation(Strict):
     """Every head group keeps its own rotary pairs, turned at frequencies that all share; not where one norm weights
     the dimensions of all heads alike."""
     neuron_ridge: float = Field(default=0.3, gt=0)
+    """Of `neurons`."""
     channel_ridge: float = Field(default=0.3, gt=0)
+    """Of `channels`."""
     head_ridge: float = Field(default=0.1, gt=0)
+    """Of `heads`."""
     layer_ridge: float = Field(default=0.3, gt=0)
+    """Of `layers`."""
 
     @property
     def steps(self) -> tuple[str, ...]:
