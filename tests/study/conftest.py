@@ -145,7 +145,9 @@ def stages(materials: Materials) -> list[Stage]:
             corpus=corpus,
             root=Path(),
         ),
-        RankComponents(teacher=teacher, calibration=windows("calibration"), elimination=1, compute=compute, batch_size=2),
+        RankComponents(
+            teacher=teacher, calibration=windows("calibration"), elimination=1, compute=compute, batch_size=2
+        ),
         EvaluateTeacher(teacher=teacher, tokens=tokens, length=8, reported={"validation": 2}, compute=compute),
         EvolveSubnets(
             teacher=teacher,

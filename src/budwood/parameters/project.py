@@ -109,8 +109,8 @@ class ProjectParameters(Strict):
     @property
     def needs_statistics(self) -> bool:
         """Whether any search orders or scores components by activations on calibration text."""
-        searches = [self.search, *self.searches.values()]
-        return any(part.needs_statistics for part in [*searches, *self._used_spaces()])
+        searching = any(search.needs_statistics for search in [self.search, *self.searches.values()])
+        return searching or any(space.needs_statistics for space in self._used_spaces())
 
     @property
     def needs_elimination(self) -> bool:

@@ -325,9 +325,9 @@ class Study:
         )
         return self.workspace.finish(stage).importance
 
-    def _needed(self, space: SpaceSettings, fitness: str = "") -> dict[str, Tensor]:
+    def _needed(self, space: SpaceSettings, search: SearchSettings | None = None) -> dict[str, Tensor]:
         """Return what a space, or a search in it, needs of the importance; nothing is measured for none of it."""
-        if space.needs_statistics or fitness == "importance":
+        if space.needs_statistics or (search is not None and search.needs_statistics):
             return self._ranked(self.measurement.elimination if space.needs_elimination else 0)
         return {}
 
@@ -354,7 +354,7 @@ class Study:
     ) -> Subnet:
         stage = EvolveSubnets(
             teacher=self.teacher,
-            importance=self._needed(space, settings.fitness),
+            importance=self._needed(space, settings),
             selection=self._windows("selection"),
             bin_=bin_,
             space=space.without_corrections(),
@@ -381,7 +381,7 @@ class Study:
     ) -> Subnet:
         choice = ChooseWinner(
             teacher=self.teacher,
-            importance=self._needed(space, searched.fitness),
+            importance=self._needed(space),
             calibration=self._windows("calibration"),
             choice=self._windows("choice"),
             finalists=finalists,
