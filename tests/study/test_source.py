@@ -1,6 +1,5 @@
 """Changed code never answers from old results."""
 
-import importlib
 import os
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from projects import ROOT
+from sources import forget, write_source
 
 from budwood.study import source
 from budwood.study.source import code_hash
@@ -16,7 +16,9 @@ from budwood.study.source import code_hash
 FILES = {
     "made_up/__init__.py": "",
     "made_up/first.py": "from made_up import second\n\n\ndef answer():\n    return second.number() + 1\n",
-    "made_up/second.py": "def number():\n    from . import third\n    from .deeper.fourth import four\n\n    return third.THREE + four\n",
+    "made_up/second.py": (
+        "def number():\n    from . import third\n    from .deeper.fourth import four\n\n    return third.THREE + four\n"
+    ),
     "made_up/third.py": "import beside_it\nimport torch\n\nTHREE = 3 + beside_it.ZERO\n",
     "made_up/deeper/__init__.py": "",
     "made_up/deeper/fourth.py": "from ..fifth import FIVE\n\nfour = FIVE - 1\n",
@@ -29,24 +31,13 @@ IMPORTED = ["first", "second", "third", "deeper.fourth", "fifth"]
 Write = Callable[[str, str], None]
 
 
-def forget() -> None:
-    """Forget what was read of files, as a new process has not read any."""
-    for each in (code_hash, source._imports, source._hash_of, source._home):
-        each.cache_clear()
-    importlib.invalidate_caches()
-
-
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
     """Yield what writes a file of a project in a new folder, long ago; the project is there."""
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def put(name: str, text: str) -> None:
-        file = tmp_path / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
-        os.utime(file, (1e9, 1e9))
-        forget()
+        write_source(tmp_path / name, text)
 
     for name, text in FILES.items():
         put(name, text)
@@ -89,7 +80,10 @@ def test_comments_docstrings_and_layout_do_not_count(write: Write, text: str) ->
 
 def test_docstrings_of_functions_and_classes_do_not_count_and_other_texts_do(write: Write) -> None:
     def of(doc: str, value: str) -> str:
-        write("made_up/fifth.py", f"class Five:\n    def of(self):\n        {doc!r}\n        return {value!r}\n\n\nFIVE = 5\n")
+        write(
+            "made_up/fifth.py",
+            f"class Five:\n    def of(self):\n        {doc!r}\n        return {value!r}\n\n\nFIVE = 5\n",
+        )
         return code_hash("made_up.first")
 
     assert of("One.", "five") == of("Other.", "five")
@@ -122,9 +116,7 @@ def test_nothing_that_a_stage_imports_is_left_out(module: str) -> None:
         " if name.startswith('budwood.') and not hasattr(module, '__path__')))"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
     assert len(loaded) > 20
     assert loaded <= set(source._closure(f"budwood.study.{module}"))
