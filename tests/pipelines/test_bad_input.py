@@ -178,7 +178,7 @@ def test_scores_of_another_order_are_refused():
     raw = changed("search.stages", [])
     raw["search"]["fitness"] = "magnitude"
     with pytest.raises(
-        ValueError, match=r"spaces\.coarse_uniform has ordering activation, and must have native or magn"
+        ValueError, match=r"spaces\.coarse_uniform: .* ordering is activation, and must be native or magn"
     ):
         read_parameters(raw)
     raw["grid"] = {"half": ["fine_layerwise"]}

@@ -58,7 +58,7 @@ def another(value: Any) -> Any:
     for kinds, change in table:
         if isinstance(value, kinds):
             return change(value)
-    return SimpleNamespace(fingerprint="another")
+    return SimpleNamespace(fingerprint="another", folder=getattr(value, "folder", None))
 
 
 def _other_settings(value: BaseModel) -> BaseModel:
@@ -70,7 +70,7 @@ def _other_settings(value: BaseModel) -> BaseModel:
         "layerwise": True,
         "fraction": 0.3,
     }
-    changes |= {"description": "other", "revision": "other"}
+    changes |= {"description": "other", "revision": "other", "gguf": "f16"}
     known = {name: change for name, change in changes.items() if name in type(value).model_fields}
     assert known, f"no other {type(value).__name__} is known"
     return value.model_copy(update=known)

@@ -41,16 +41,23 @@ class ModelSizes(Strict):
     """A model of equal layers by its sizes, in the words of its config.json."""
 
     model_type: str
+    """Family, such as `llama` or `gpt_neox`."""
     vocab_size: int = Field(gt=0)
+    """Rows of the embedding."""
     hidden_size: int = Field(gt=0)
+    """Width of the residual stream."""
     intermediate_size: int = Field(gt=0)
+    """Neurons of an MLP."""
     num_hidden_layers: int = Field(gt=0)
+    """Decoder layers."""
     num_attention_heads: int = Field(gt=0)
+    """Query heads of a layer."""
     num_key_value_heads: int | None = Field(default=None, gt=0)
     """As many as heads where it is empty."""
     head_dim: int | None = Field(default=None, gt=0)
     """What fills the hidden size where it is empty."""
     tie_word_embeddings: bool = False
+    """Whether the output head is the embedding."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -84,7 +91,9 @@ class TeacherSettings(Strict):
     trust_remote_code: bool = False
     """Run code that comes with the checkpoint, once, to bring its weights and tokenizer into stock classes."""
     license: str = "unknown"
+    """Recorded, and written into every model card."""
     attribution: str = ""
+    """Whom a model card names as the source."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

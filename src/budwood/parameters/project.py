@@ -13,15 +13,13 @@ from budwood.parameters.ablations import AblationSettings
 from budwood.parameters.plan import PlanSettings
 from budwood.records.names import SELECTED, Variant, require_names
 from budwood.records.strict import HOW, Strict
-from budwood.search.fitness import FROM_SCORES
 from budwood.search.settings import SearchSettings
 from budwood.study.settings import BinSettings, Conditions, MeasurementSettings, ProtocolSettings
-from budwood.subnet.settings import OrderingKind, SpaceSettings
+from budwood.subnet.settings import SpaceSettings
 from budwood.training.settings import Arms, Engine, Schedule
 
 _INVALID = "the parameters are not valid:\n"
 _LONGEST_VALUE = 60
-_ORDERING_OF: dict[str, OrderingKind] = {"importance": "activation", "magnitude": "magnitude"}
 
 PAPER = "paper"
 """Preset of `search` that stands for the paper's own."""
@@ -111,8 +109,8 @@ class ProjectParameters(Strict):
     @property
     def needs_statistics(self) -> bool:
         """Whether any search orders or scores components by activations on calibration text."""
-        fitnesses = {self.search.fitness, *self.searches}
-        return "importance" in fitnesses or any(space.needs_statistics for space in self._used_spaces())
+        searching = any(search.needs_statistics for search in [self.search, *self.searches.values()])
+        return searching or any(space.needs_statistics for space in self._used_spaces())
 
     @property
     def needs_elimination(self) -> bool:
@@ -162,12 +160,10 @@ class ProjectParameters(Strict):
         return self
 
     def _require_order(self, name: str, fitness: str, space: str) -> None:
-        ordering = self.spaces[space].ordering
-        if fitness in FROM_SCORES and ordering not in {"native", _ORDERING_OF[fitness]}:
-            raise ValueError(
-                f"{name} {fitness} scores a teacher in its own order or in that of the same scores: spaces.{space} has "
-                f"ordering {ordering}, and must have native or {_ORDERING_OF[fitness]}"
-            )
+        try:
+            self.spaces[space].require_scored_by(fitness)
+        except ValueError as error:
+            raise ValueError(f"{name} in spaces.{space}: {error}") from None
 
     @model_validator(mode="after")
     def _ablations_fit(self) -> Self:

@@ -105,6 +105,15 @@ def require_text(tokens: PackedCorpus, measurement: MeasurementSettings, schedul
     Raises:
         ValueError: one is not; the message gives what it holds.
     """
+    require_measured(tokens, measurement)
+    training_order(tokens, schedule)
+
+
+def require_measured(tokens: PackedCorpus, measurement: MeasurementSettings) -> None:
+    """Check that every split has the sequences that searches and measurements read.
+
+    Raises:
+        ValueError: one has not; the message gives what it has.
+    """
     require_windows(tokens, measurement.length, measurement.searched, per_source=False)
     require_windows(tokens, measurement.length, measurement.reported, per_source=True)
-    training_order(tokens, schedule)
