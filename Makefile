@@ -2,8 +2,12 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# Passed on to the command of run, test, viz and mlflow, as in `make run ARGS="--pipelines evolution"`.
+# Passed on to the command of run, test, viz, mlflow and prune, as in `make run ARGS="--pipelines evolution"`.
 ARGS :=
+# Where an environment keeps what it makes, for prune.
+DATA := data
+# Where the serving engines are installed, each in an environment of its own.
+ENGINES := .engines
 # The folder under conf/, as in `make run ENV=smoke`. Not ?=: shells have an ENV of their own.
 ENV :=
 
@@ -15,7 +19,7 @@ RUN := PATH="$$(cd "$(BIN)" && pwd):$$PATH" $(if $(ENV),KEDRO_ENV="$(ENV)")
 export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check format viz mlflow clean clean-all
+.PHONY: help install engines run test check docs format viz mlflow prune clean clean-all
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -30,6 +34,9 @@ $(READY): pyproject.toml requirements-quickstart.txt
 	"$(BIN)/python" -m pip install --disable-pip-version-check --quiet --no-deps --requirement requirements-quickstart.txt
 	@touch "$@"
 
+engines: ## Install vLLM and llama.cpp into .engines, for the tests marked serving (2 minutes, 4 GB; needs npm)
+	tests/serving/install_engines.sh "$(ENGINES)"
+
 run: $(READY) ## Run the default pipeline
 	$(RUN) kedro run $(ARGS)
 
@@ -41,6 +48,9 @@ check: $(READY) ## Lint, formatting, types, import rules
 	$(RUN) ruff format --check
 	$(RUN) mypy
 	$(RUN) lint-imports
+
+docs: $(READY) ## Build the documentation into site/, which opens without a server or a network
+	$(RUN) mkdocs build --strict
 
 format: $(READY) ## Format, and fix what can be fixed
 	$(RUN) ruff format
@@ -55,11 +65,15 @@ mlflow: $(READY) ## Serve the tracked runs at http://127.0.0.1:5000
 	$(RUN) MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui \
 		--backend-store-uri sqlite:///data/09_tracking/mlflow.db --workers 1 --host 127.0.0.1 $(ARGS)
 
+# `make prune ARGS=--yes` removes what this lists; `make prune DATA=data/smoke` is for another environment.
+prune: $(READY) ## List work folders that no recent run has used
+	$(RUN) python -m budwood.study.prune "$(DATA)" $(ARGS)
+
 clean: ## Remove what runs wrote; data/01_raw and the virtual environment stay
 	find data -mindepth 1 ! -path 'data/01_raw/*' ! -name .gitkeep ! -type d -delete
 	find data -mindepth 1 -type d -empty -delete
-	rm -rf build dist .viz .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist site .viz .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests notebooks -name __pycache__ -type d -prune -exec rm -rf {} +
 
-clean-all: clean ## Remove the virtual environment too
-	rm -rf "$(VENV)" src/budwood.egg-info
+clean-all: clean ## Remove the virtual environment and the engines too
+	rm -rf "$(VENV)" "$(ENGINES)" src/budwood.egg-info

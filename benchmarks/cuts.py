@@ -46,10 +46,9 @@ from budwood.models.checkpoint import load_model
 from budwood.models.device import Compute
 from budwood.models.losses import sequence_losses
 from budwood.subnet.compensate import compensate
-from budwood.subnet.settings import Compensation
 from budwood.subnet.extract import extract_child
 from budwood.subnet.ordering import OrderedTeacher
-from budwood.subnet.settings import Ordering
+from budwood.subnet.settings import Compensation, Ordering
 
 HALF = ParameterBin(63_900_000, 70_600_000)
 HANDPICKED = {

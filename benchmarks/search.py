@@ -33,6 +33,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from budwood.pipelines.evolution.finals import Finals, Look
 from cuts import HALF
 from peers import CACHE_DIR, WHITTLE_SEARCH_INSTALLS, make_environment, run_script
 from quickstart import LENGTH, NUM_CALIBRATION_WINDOWS, Quickstart, open_quickstart
@@ -43,17 +44,15 @@ from budwood.models.checkpoint import load_model
 from budwood.models.device import Compute, choose_compute
 from budwood.models.losses import sequence_losses
 from budwood.parameters import ArmParameters, MeasurementParameters, SpaceParameters
-from budwood.pipelines.evolution.finals import Finals, Look
 from budwood.search.candidate import SearchRecord, canonical_key
 from budwood.search.choice import choose
 from budwood.search.run import run_search
 from budwood.search.settings import SearchSettings
 from budwood.search.strategy import Strategy, open_strategy
 from budwood.subnet.compensate import cut_out
-from budwood.subnet.settings import Compensation
 from budwood.subnet.evaluate import SubnetEvaluator
 from budwood.subnet.ordering import OrderedTeacher
-from budwood.subnet.settings import Ordering
+from budwood.subnet.settings import Compensation, Ordering
 from budwood.training.run import MODEL
 from budwood.training.settings import Engine, Schedule
 

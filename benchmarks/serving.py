@@ -89,7 +89,7 @@ process.exit(0);
 def write_models(folder: Path, cache_dir: Path) -> dict[str, Path]:
     """Write the teacher and all shapes, with prompts, and as GGUF where there is a form."""
     teacher = fetch_teacher(TEACHER, cache_dir).folder
-    ordered = open_ordered(teacher, Ordering(by="magnitude", layer_score="influence"))
+    ordered = open_ordered(teacher, Ordering(ordering="magnitude", layer_score="influence"))
     shapes = {name: sized(ordered.architecture, shape) for name, shape in SHAPES.items()}
     shapes["layerwise"] = layerwise(shapes["half"], (64,), ordered.architecture)
     shapes["heads_of_6_to_54"] = layerwise(shapes["half"], (6, 24, 54), ordered.architecture)

@@ -156,7 +156,7 @@ def bare_seconds_per_step(stage: Stage, schedule: Schedule) -> float:
     items, times = torch.tensor(schedule.tokens_per_step), []
     for _ in range(schedule.num_steps):
         for _ in range(schedule.global_batch // schedule.micro_batch):
-            rows = [torch.from_numpy(corpus.read(start + np.arange(schedule.sequence_length + 1))) for start in starts]
+            rows = [torch.from_numpy(corpus.read(start, schedule.sequence_length)) for start in starts]
             batch = torch.stack(rows)
             student(batch[:, :-1], batch[:, 1:], items)["loss"].backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)

@@ -54,14 +54,9 @@ class CredentialsHook:
         `hugging_face.token` becomes `HF_TOKEN`: the Hugging Face libraries keep it out of logs.
         """
         loader = context.config_loader
-        # By the same loader: another one would take over its resolvers, and with them the globals of the environment.
-        local: tuple[Any, ...] = (
-            f"{loader.conf_source}/local",
-            loader.config_patterns["credentials"],
-            "credentials",
-            set(),
-            True,
-        )
+        # Another loader would take over the resolvers of this one, and with them the globals of the environment.
+        patterns = loader.config_patterns["credentials"]
+        local: tuple[Any, ...] = (f"{loader.conf_source}/local", patterns, "credentials", set(), True)
         credentials = _or_none(lambda: loader["credentials"]) | _or_none(
             lambda: loader.load_and_merge_dir_config(*local)
         )
@@ -155,9 +150,7 @@ class TrackingHook:
         if training:
             arm, seed = training["arm"], training["seed"]
             self._runs[node.name] = enter_run(training["name"], {"arm": arm})
-            # Under the same name in all arms, so that runs can be compared by it.
-            values = {key.replace(f"arms.{arm}", "arm", 1): value for key, value in values.items()}
-            values |= {"schedule.seed": seed} if seed else {}
+            values = _of_arm(values, arm) | ({"schedule.seed": seed} if seed else {})
         mlflow.log_params(without_secrets(values))
 
     @hook_impl
@@ -306,7 +299,19 @@ def _path_of(dataset: Any) -> Path:
 def _short(name: str) -> str:
     """Return `bin` for `params:bins.half`: a variant has one bin, and variants compare by equal names."""
     group, _, member = name.removeprefix("params:").partition(".")
-    return {"bins": "bin", "spaces": "space"}.get(group, f"{group}.{member}" if member else group)
+    # Conditions are the parameters of several groups, by their names.
+    short = {"bins": "bin", "spaces": "space", "conditions": ""}
+    return short.get(group, f"{group}.{member}" if member else group)
+
+
+def _of_arm(values: dict[str, Any], arm: str) -> dict[str, Any]:
+    """Return the parameters of one arm, under the same names for all arms, so that runs can be compared by them."""
+    own, others = f"arms.{arm}.", "arms."
+    return {
+        f"arm.{name.removeprefix(own)}" if name.startswith(own) else name: value
+        for name, value in values.items()
+        if name.startswith(own) or not name.startswith(others)
+    }
 
 
 def _flatten(prefix: str, value: Any) -> dict[str, Any]:

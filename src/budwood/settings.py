@@ -13,8 +13,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 from kedro.utils import find_kedro_project  # noqa: E402
 
-from budwood.hooks import CredentialsHook, ReportHook, TrackingHook  # noqa: E402
-from budwood.pipelines.parameters import ParametersHook  # noqa: E402
+from budwood.pipelines.parameters import LateHooks, ParametersHook  # noqa: E402
 
 
 def _in_project(path: str) -> str:
@@ -22,7 +21,7 @@ def _in_project(path: str) -> str:
     return str((find_kedro_project(Path.cwd()) or Path(__file__).parents[2]) / path)
 
 
-HOOKS = (ParametersHook(), CredentialsHook(), TrackingHook(), ReportHook())
+HOOKS = (ParametersHook(), LateHooks())
 
 CONFIG_LOADER_ARGS = {
     "base_env": "base",

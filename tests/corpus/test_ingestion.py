@@ -417,7 +417,7 @@ def test_the_index_tells_where_the_tokens_come_from(tokenizer, tmp_path):
     (tmp_path / "a.txt").write_text("w1")
     tokenize([source(tmp_path / "a.txt", format="text", revision="abc")], tokenizer, tmp_path / "corpus")
     settings = json.loads((tmp_path / "corpus" / INDEX_FILE).read_text())["origin"]["settings"]
-    assert {"budwood", "seed", "tokenizer_fingerprint", "sources"} <= set(settings)
+    assert {"seed", "vocab_size", "tokenizer_fingerprint", "sources"} <= set(settings)
     assert settings["sources"][0]["revision"] == "abc"
 
 

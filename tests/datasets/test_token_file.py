@@ -12,7 +12,6 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from budwood.corpus.packing import TOKENS_FILE, tokenize_and_pack
-from budwood.datasets import folder
 from budwood.datasets.token_file import TokenFileDataset
 
 
@@ -29,8 +28,7 @@ def dataset(tmp_path):
     return TokenFileDataset(filepath=str(tmp_path / "data" / "packed"))
 
 
-def test_what_is_saved_is_loaded_memory_mapped(dataset, corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(folder, "_LARGEST_COPIED_BYTES", 0)
+def test_what_is_saved_is_loaded_memory_mapped(dataset, corpus, tmp_path):
     assert not dataset.exists()
     dataset.save(corpus)
     assert dataset.exists()

@@ -32,7 +32,8 @@ from budwood.evaluation.settings import (
 )
 from budwood.models.checkpoint import load_tokenizer, read_architecture
 from budwood.models.device import choose_compute
-from budwood.models.teacher import TeacherSource, fetch_teacher
+from budwood.models.settings import TeacherSettings
+from budwood.models.teacher import fetch_teacher
 
 QUESTIONS = 100
 SIZES = {
@@ -400,7 +401,9 @@ def test_questions_that_exceed_the_positions_are_counted(
     tmp_path: Path, positions: int, num_cut: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Byte tokens: contexts of 4, 8 and 11 with a space and at most five of choice; the last token is not read."""
-    folder = fetch_teacher(TeacherSource(random=SIZES | {"max_position_embeddings": positions}), tmp_path / "m").folder
+    folder = fetch_teacher(
+        TeacherSettings(random=SIZES | {"max_position_embeddings": positions}), tmp_path / "m"
+    ).folder
     rows = [{"context": "a" * size, "choices": ["one", "seven"], "label": 0} for size in (4, 8, 11)]
     write_tasks({CONTINUATION: rows}, tmp_path / "tasks")
     (task,) = ask(folder, tmp_path / "tasks", tmp_path, tasks=[CONTINUATION])

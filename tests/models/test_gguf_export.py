@@ -8,11 +8,16 @@ from teachers import TEACHERS, tiny_teacher
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from budwood.arch.sampling import sample_any
+from budwood.arch.servable import LAYERWISE
+from budwood.arch.space import SearchSpace
 from budwood.models import gguf_export
 from budwood.models.checkpoint import save_checkpoint
 from budwood.models.gguf_export import choose_form, write_gguf
 from budwood.models.gguf_tokenizer import add_tokenizer
 from budwood.models.teacher import byte_tokenizer
+from budwood.subnet.extract import extract_child, own_weights
+from budwood.subnet.ordering import Ordering, open_ordered
 
 WIDE = {"vocab_size": 257, "max_position_embeddings": 64}
 
@@ -117,6 +122,23 @@ def test_what_llama_cpp_cannot_express_is_refused_with_the_reason(name, changes,
     assert not list(tmp_path.glob("*.gguf*"))
 
 
+@pytest.mark.parametrize("layerwise", [False, True])
+@pytest.mark.parametrize("family", ["gpt_neox", "llama", "mistral", "olmo2", "qwen2", "qwen3"])
+def test_every_member_of_a_servable_space_has_a_form(family, layerwise, tmp_path):
+    folder = write_teacher(f"{family} tied", tmp_path / "teacher")
+    parent = open_ordered(folder, Ordering(ordering="magnitude", layer_score="influence"))
+    try:
+        space = SearchSpace(teacher=parent.ranked, layerwise=layerwise, servable=("llama.cpp",))
+    except ValueError:
+        assert layerwise
+        assert family not in LAYERWISE
+        return
+    rng = np.random.default_rng(0)
+    for member in range(4):
+        child = own_weights(extract_child(parent, sample_any(space, rng)))
+        choose_form(save_checkpoint(child, byte_tokenizer(), tmp_path / f"child-{member}"))
+
+
 def test_windows_that_never_bind_need_not_alternate(tmp_path):
     settings = {"layer_types": ["full_attention"] * 4, "sliding_window": 64}
     assert choose_form(write_teacher("gemma2 tied", tmp_path / "teacher", **settings)) == "gemma2"
@@ -158,7 +180,7 @@ def test_sentencepiece_scores_fall_in_the_order_of_merges():
     backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", unk_token="<unk>")  # noqa: S106
     writer = Recorder()
-    add_tokenizer(writer, tokenizer, 8, ())
+    add_tokenizer(writer, tokenizer, {"vocab_size": 8})
     assert (writer.said("model"), writer.said("add_space_prefix")) == ("llama", True)
     assert writer.said("scores")[6:] == [0.0, -1.0]
     assert writer.said("scores")[:6] == [-2.0] * 6
@@ -179,9 +201,9 @@ def test_tokenizers_that_llama_cpp_lacks_are_refused(changes, message):
     for name, value in changes.items():
         setattr(tokenizer.backend_tokenizer, name, value)
     with pytest.raises(ValueError, match=message):
-        add_tokenizer(Recorder(), tokenizer, 300, ())
+        add_tokenizer(Recorder(), tokenizer, {"vocab_size": 300})
 
 
 def test_a_vocabulary_larger_than_the_models_is_refused():
     with pytest.raises(ValueError, match="the tokenizer has 257 tokens, the model 200"):
-        add_tokenizer(Recorder(), byte_tokenizer(), 200, ())
+        add_tokenizer(Recorder(), byte_tokenizer(), {"vocab_size": 200})

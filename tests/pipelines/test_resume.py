@@ -54,6 +54,11 @@ def finish(project: Path, *arguments: str) -> str:
     return output
 
 
+def reused(output: str) -> list[Path]:
+    """Return the work folders that answered."""
+    return [Path(line.split()[-1]) for line in output.splitlines() if "Reusing" in line]
+
+
 def results(project: Path) -> dict[str, pd.DataFrame]:
     variant = Path("quarter/coarse_uniform")
     data = project / "data/smoke"
@@ -77,7 +82,7 @@ def test_a_search_killed_midway_ends_with_the_history_of_an_uninterrupted_one_an
 
 
 def test_a_training_killed_midway_ends_with_the_curve_of_an_uninterrupted_one(finished, started):
-    kill_when(started, "distilled-*/checkpoint-4/trainer_state.json", lambda f: f.stat().st_size > 0)
+    kill_when(started, "training-*/run/checkpoint-4/trainer_state.json", lambda f: f.stat().st_size > 0)
     finish(started)
     pd.testing.assert_frame_equal(results(started)["curve"], results(finished)["curve"])
 
@@ -85,7 +90,6 @@ def test_a_training_killed_midway_ends_with_the_curve_of_an_uninterrupted_one(fi
 def test_other_parameters_reuse_only_what_still_matches(finished, project):
     shutil.copytree(finished / "data/smoke", project / "data/smoke")
     output = finish(project, "--params=schedule.tokens=4096")
-    reused = [line for line in output.splitlines() if "Continuing with what" in line]
-    assert {Path(line.split()[-2]).name.split("-")[0] for line in reused} == {"search", "finals", "export"}
+    assert {folder.name.rpartition("-")[0] for folder in reused(output)} == {"search", "choice", "export"}
     curve = results(project)["curve"]
     assert curve["tokens"].max() == 4096

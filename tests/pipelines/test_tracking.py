@@ -25,7 +25,7 @@ from mlflow.entities import Run
 from projects import ROOT, kedro
 
 from budwood.hooks import CredentialsHook, TrackingHook, _close_dead_runs
-from budwood.pipelines.tracking import active_run_environment, run_of, track
+from budwood.pipelines.tracking import open_workspace, run_of, track
 from budwood.training.run import TrainingStoppedError
 
 VARIANT = "subnets.half.coarse"
@@ -45,7 +45,7 @@ def losses(*values: float) -> Callable[[dict], list[float]]:
     def node(_: dict) -> list[float]:
         for step, value in enumerate(values):
             track({"train_loss": value}, step)
-        assert active_run_environment()["MLFLOW_RUN_ID"] == mlflow.active_run().info.run_id
+        assert open_workspace(Path()).environment["MLFLOW_RUN_ID"] == mlflow.active_run().info.run_id
         return list(values)
 
     return node
@@ -82,11 +82,7 @@ def run(
         for name in pipeline.all_outputs()
     }
     catalog = DataCatalog(datasets)
-    for group in ("arms.distilled", "arms.random_init", "schedule"):
-        value = PARAMETERS
-        for key in group.split("."):
-            value = value[key]
-        catalog[f"params:{group}"] = value
+    catalog["params:schedule"], catalog["params:conditions"] = PARAMETERS["schedule"], PARAMETERS
     hook.after_catalog_created(catalog)
     hook.before_pipeline_run(run_params)
     try:
@@ -110,17 +106,14 @@ def runs(folder: Path) -> dict[str, Run]:
 
 
 TRAININGS = {
-    "train_distilled": (["params:arms.distilled", "params:schedule"], (3.0, 2.0)),
-    "train_distilled_seed_43": (["params:arms.distilled", "params:schedule"], (3.0, 2.5)),
-    "train_random_init": (["params:arms.random_init", "params:schedule"], (9.0, 8.0)),
+    "train_distilled": (3.0, 2.0),
+    "train_distilled_seed_43": (3.0, 2.5),
+    "train_random_init": (9.0, 8.0),
 }
 
 
 def trainings() -> list[Node]:
-    return [
-        node(name, lambda *_, values=values: losses(*values)({}), inputs)
-        for name, (inputs, values) in TRAININGS.items()
-    ]
+    return [node(name, losses(*values), "params:conditions") for name, values in TRAININGS.items()]
 
 
 def test_every_training_has_a_run_with_metrics_and_parameters_of_equal_names(tmp_path):
@@ -177,7 +170,7 @@ def test_what_is_measured_later_goes_to_the_run_of_the_training(tmp_path):
 def test_without_a_run_nothing_is_tracked():
     with run_of("distilled"):
         track({"train_loss": 1.0}, 0)
-    assert active_run_environment() == {}
+    assert open_workspace(Path()).environment == {}
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from budwood.corpus.packing import PackedCorpus
 from budwood.models.device import choose_compute
-from budwood.pipelines.tracking import active_run_environment, track
+from budwood.pipelines.tracking import open_workspace, track
 from budwood.training import launch
 from budwood.training.cache import write_cache
 from budwood.training.curve import read_curve
@@ -162,7 +162,7 @@ def test_two_processes_make_the_run_of_one_and_a_killed_one_restarts(make_job, t
     train(alone)
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     with mlflow.start_run() as run:
-        result = run_job(together.model_copy(update={"engine": engine}), track, active_run_environment())
+        result = run_job(together.model_copy(update={"engine": engine}), track, open_workspace(tmp_path).environment)
     monkeypatch.setenv("KILL_MARK", str(tmp_path / "mark"))
     monkeypatch.setenv("KILL_STEP", "5")
     run_job(killed.model_copy(update={"engine": engine}), kills.kill_once, {})

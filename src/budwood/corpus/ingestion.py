@@ -21,7 +21,6 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from budwood import __version__
 from budwood.corpus.documents import SourceReader, describe_empty, read_documents
 from budwood.corpus.packing import PackedCorpus, pack, read_index, shards_folder, write_index
 from budwood.corpus.settings import CorpusSettings, SourceSettings
@@ -106,7 +105,7 @@ def tokenize_sources(
     """
     encoder = Encoder.of(tokenizer, vocab_size)
     facts = describe_tokenizer(tokenizer) | {"seed": corpus.seed}
-    settings = {**facts, "budwood": __version__, "vocab_size": vocab_size, "sources": describe_sources(corpus)}
+    settings = {**facts, "vocab_size": vocab_size, "sources": describe_sources(corpus)}
     facts |= {"bos_token_id": first_token(tokenizer, corpus.bos)}
     shards = shards_folder(directory)
     index = _current_index(directory, corpus, root, settings)

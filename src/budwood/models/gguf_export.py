@@ -180,7 +180,7 @@ def write_gguf(folder: Path, target: Path, storage: Storage = "f16") -> Path:
     _add_sizes(writer, form, source)
     _add_positions(writer, source)
     writer.add_file_type(_STORAGE[storage][1])
-    add_tokenizer(writer, load_tokenizer(folder), source.architecture.vocab_size, _ends(source.config))
+    add_tokenizer(writer, load_tokenizer(folder), source.config)
     # The header lists all tensors before the first: they are read twice, and never all at once.
     for name, data, kind in _stored(folder, form, source, storage):
         writer.add_tensor_info(name, data.shape, data.dtype, data.nbytes, kind)
@@ -370,11 +370,6 @@ def _stored(
         if kind == gguf.GGMLQuantizationType.F16 and not largest <= float(np.finfo("f2").max):
             raise ValueError(f"gguf: f16 cannot express {largest:.3g} in {name}; write bf16 or f32")
         yield name, gguf.quantize(tensor.contiguous().numpy(), kind), kind
-
-
-def _ends(config: Mapping[str, Any]) -> tuple[int, ...]:
-    ends = config.get("eos_token_id")
-    return tuple(ends) if isinstance(ends, list) else () if ends is None else (int(ends),)
 
 
 def _check(file: Path, writer: gguf.GGUFWriter, source: Source) -> None:

@@ -28,16 +28,13 @@ _NO_MERGE = "ÿ ÿ"
 """llama.cpp wants at least one merge; no UTF-8 text has these bytes."""
 
 
-def add_tokenizer(
-    writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, vocab_size: int, ends: Sequence[int]
-) -> None:
+def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, config: Mapping[str, Any]) -> None:
     """Add vocabulary, merges, special tokens and chat template.
 
     Args:
         writer: of the file.
         tokenizer: of the checkpoint.
-        vocab_size: of the model, which may have more rows than the tokenizer has tokens.
-        ends: ids that end a text; the model's first, where it names several.
+        config: of the model, which may have more rows than the tokenizer has tokens, and several ends of a text.
 
     Raises:
         ValueError: llama.cpp has no such tokenizer.
@@ -48,6 +45,7 @@ def add_tokenizer(
     model = described["model"]
     if model["type"] != "BPE":
         raise ValueError(f"llama.cpp has no form for a {model['type']} tokenizer; it takes byte-pair encodings")
+    vocab_size = int(config["vocab_size"])
     vocabulary = model["vocab"] | {token["content"]: token["id"] for token in described["added_tokens"]}
     if max(vocabulary.values()) >= vocab_size:
         raise ValueError(f"the tokenizer has {max(vocabulary.values()) + 1} tokens, the model {vocab_size}")
@@ -64,7 +62,7 @@ def add_tokenizer(
         writer.add_token_merges(merges or [_NO_MERGE])
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
-    _add_special_tokens(writer, tokenizer, ends)
+    _add_special_tokens(writer, tokenizer, config)
 
 
 def _pre_tokenizer(described: Mapping[str, Any]) -> str:
@@ -142,11 +140,15 @@ def _prepends_space(described: Mapping[str, Any]) -> bool:
     )
 
 
-def _add_special_tokens(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]) -> None:
+def _add_special_tokens(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, config: Mapping[str, Any]) -> None:
     begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-    ends = [end, *(other for other in ends if other != end)] if end is not None else ends
-    if begin is not None:
-        writer.add_bos_token_id(begin)
+    named = config.get("eos_token_id")
+    ends = [] if end is None else [end]
+    ends += [other for other in (named if isinstance(named, list) else [named]) if other not in {end, None}]
+    # Where the tokenizer has none; without any llama.cpp takes token 11.
+    first = config.get("bos_token_id") if begin is None else begin
+    if first is not None:
+        writer.add_bos_token_id(first)
     if ends:
         writer.add_eos_token_id(ends[0])
     if ends[1:]:

@@ -1,7 +1,6 @@
 """The parameters of the session, validated before anything else."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 from kedro.config import OmegaConfigLoader
@@ -9,8 +8,7 @@ from kedro.framework.hooks import hook_impl
 from kedro.framework.project import settings
 
 from budwood.parameters import ProjectParameters, read_parameters
-
-PROJECT = Path(__file__).parents[3]
+from budwood.pipelines.wiring import project_root
 
 
 class ParametersHook:
@@ -36,7 +34,7 @@ class ParametersHook:
         if self.parameters is None:
             environment = os.getenv("KEDRO_ENV")
             arguments = settings.CONFIG_LOADER_ARGS
-            loader = OmegaConfigLoader(str(PROJECT / settings.CONF_SOURCE), env=environment, **arguments)
+            loader = OmegaConfigLoader(str(project_root() / settings.CONF_SOURCE), env=environment, **arguments)
             return read_parameters(loader["parameters"])
         return self.parameters
 
@@ -47,4 +45,20 @@ def typed(parameters: ProjectParameters) -> dict[str, Any]:
     Groups that nodes take together are one dataset more: `conditions`, and `study` for all of them.
     """
     groups = {name: getattr(parameters, name) for name in ProjectParameters.model_fields}
+    groups |= {name: groups[name].rooted(project_root()) for name in ("evaluation", "serving")}
     return groups | {"searches": parameters.searches} | {"conditions": parameters.conditions, "study": parameters}
+
+
+class LateHooks:
+    """Registers the hooks that track runs once there is a session: commands without one do not import MLflow."""
+
+    @hook_impl
+    def after_context_created(self, context: Any) -> None:
+        """Register them, and let them see the context."""
+        from budwood.hooks import CredentialsHook, ReportHook, TrackingHook  # noqa: PLC0415 - seconds of imports
+        from budwood.pipelines.lock import LockHook  # noqa: PLC0415
+
+        for hook in (CredentialsHook(), LockHook(), TrackingHook(), ReportHook()):
+            context._hook_manager.register(hook)  # noqa: SLF001 - Kedro has no public way to add a hook to a session
+            if hasattr(hook, "after_context_created"):
+                hook.after_context_created(context)

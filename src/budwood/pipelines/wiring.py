@@ -3,11 +3,18 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from kedro.pipeline import Node
+from kedro.utils import find_kedro_project
 
 from budwood.records.names import Variant
+
+
+def project_root() -> Path:
+    """Return the project's folder, where relative paths begin."""
+    return find_kedro_project(Path.cwd()) or Path.cwd()
 
 
 class Deferred:

@@ -23,7 +23,7 @@ class TaskAnswers(Metric):
     metric: str
     num_questions: int
     num_cut: int
-    """Requests that were longer than the model's positions and lost their beginning."""
+    """Questions that were longer than the model's positions and lost their beginning."""
     chance: float | None
     """What guessing gets right, in a multiple choice."""
     metrics: dict[str, Metric]
@@ -53,6 +53,20 @@ class Downstream(Strict):
 
     def at(self, variant: Variant) -> Self:
         """Return the answers as those of a model of a variant."""
+        return self.model_copy(update=variant._asdict())
+
+
+class Sample(Strict):
+    """How one model continues a held-out prompt; `bin` and `space` are empty for the teacher."""
+
+    bin: str = SHARED
+    space: str = SHARED
+    model: str
+    prompt: str
+    text: str
+
+    def at(self, variant: Variant) -> Self:
+        """Return the sample as one of a model of a variant."""
         return self.model_copy(update=variant._asdict())
 
 

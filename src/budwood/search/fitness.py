@@ -51,6 +51,11 @@ def check_fitness(name: str) -> None:
         load_function(name)
 
 
+def module_of(name: str) -> str | None:
+    """Return the module of a fitness of the user's own; None for those that budwood brings."""
+    return None if name in FROM_TEXT + FROM_SCORES else name.rpartition(".")[0]
+
+
 def load_function(path: str) -> Callable[..., Any]:
     """Import a function by its dotted path.
 

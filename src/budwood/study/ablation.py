@@ -1,11 +1,9 @@
 """Ablations: variants that differ in one thing, trained under equal conditions."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from budwood.arch.count import num_parameters
 from budwood.corpus.packing import PackedCorpus
@@ -34,29 +32,19 @@ class Compared:
 
 
 def train_compared(
-    ablation: str, compared: Sequence[Compared], tokens: PackedCorpus, conditions: Conditions, workspace: Workspace
-) -> list[Trained]:
-    """Train all that is compared on the same sequences, and measure it on the same validation sequences.
+    run: str, compared: Compared, tokens: PackedCorpus, conditions: Conditions, workspace: Workspace
+) -> Trained:
+    """Train one of the things that are compared, all on the same sequences, and measure it on the validation sequences.
 
-    A training that diverges is reported as such, and the others go on.
+    A training that diverges is reported as such.
 
     Args:
-        ablation: names the runs and their metrics.
-        compared: in the order of the table.
+        run: names the training.
+        compared: what is trained.
         tokens: the text.
         conditions: how everything is trained.
-        workspace: keeps the runs.
+        workspace: keeps the training.
     """
-    rows = []
-    for place, each in enumerate(compared):
-        row = _train(f"{ablation}-{place}", each, tokens, conditions, workspace)
-        if row["losses"]:
-            workspace.track({f"{ablation}.validation_loss": float(np.mean(row["losses"]))}, place)
-        rows.append(row)
-    return rows
-
-
-def _train(run: str, compared: Compared, tokens: PackedCorpus, conditions: Conditions, workspace: Workspace) -> Trained:
     start = Start(initialisation="checkpoint", checkpoint=compared.subnet)
     stage = TrainArm.with_settings(run, start, (compared.teacher, tokens), compared.arm, conditions)
     row: Trained = {

@@ -32,13 +32,14 @@ from budwood.records.search import Finalist, Finalists, FrontPoint, Searched, Wi
 from budwood.records.strict import Strict
 from budwood.search.candidate import SearchRecord, canonical_key
 from budwood.search.choice import Choice, choose
-from budwood.search.fitness import DIVERGENCE, PERPLEXITY
+from budwood.search.fitness import PERPLEXITY, module_of
 from budwood.search.run import run_search
 from budwood.search.settings import SearchSettings
 from budwood.search.strategy import Strategy, open_strategy
-from budwood.study.costs import bin_center, choice_cost, correction_cost, proof_cost, reading_cost
+from budwood.study.costs import bin_center, choice_cost, correction_cost, fitness_costs, proof_cost
 from budwood.study.evaluators import EvaluatorSource, evaluating_candidates
 from budwood.study.settings import BinSettings, Conditions
+from budwood.study.source import code_hash
 from budwood.study.stage import NOT_DECIDING, Stage, Track, Work, no_tracking
 from budwood.study.teacher import importance_of
 from budwood.study.text import Windows
@@ -85,6 +86,11 @@ class EvolveSubnets(Stage[Found]):
         """The bin for this teacher."""
         return self.bin_.parameter_bin(num_parameters(self.teacher.architecture))
 
+    def facts(self) -> dict[str, Any]:
+        """Return what decides the result, with the source of a fitness of the user's own."""
+        module = module_of(self.search.fitness)
+        return super().facts() | ({"fitness_code": code_hash(module)} if module else {})
+
     def run(self, work: Work) -> Found:
         """Search; a killed run continues after the last candidate."""
         source = EvaluatorSource(
@@ -128,7 +134,7 @@ class EvolveSubnets(Stage[Found]):
             paper_flops=paper_search_flops(bin_center(self.bin_, self.parameter_bin, ranked)),
             front=tuple(front),
             candidates=tuple(candidates),
-            costs=(cost, *fitness_costs(self.search.fitness, ranked, self.selection)),
+            costs=(cost, *fitness_costs(self.search.fitness, ranked, self.selection.extent)),
         )
 
 
@@ -286,13 +292,6 @@ class Look(Strict):
 
 
 _LOOKS = TypeAdapter(list[Look])
-
-
-def fitness_costs(fitness: str, teacher: Architecture, selection: Windows) -> list[Cost]:
-    """Return what a fitness costs once a search: the teacher reads the text by which candidates are compared to it."""
-    if fitness != DIVERGENCE:
-        return []
-    return [reading_cost("search", teacher, selection.extent)]
 
 
 def _gaps(cut: Cut, teacher: Architecture) -> int:

@@ -4,27 +4,36 @@ import ast
 import hashlib
 import importlib.metadata
 import sys
+import sysconfig
+import time
 from collections.abc import Iterator
 from functools import cache
-from importlib.util import find_spec
+from importlib.util import find_spec, resolve_name
 from pathlib import Path
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "accelerate", "numpy", "scipy", "scikit-learn")
 """Libraries whose versions can change a result."""
-_PACKAGE = __name__.partition(".")[0]
+_BEGAN = time.time()
+_INSTALLED = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+"""Folders of modules that belong neither to budwood nor to the user, unless they are of the package itself."""
 
 
 @cache
 def code_hash(module: str) -> str:
-    """Return a hash of a module and of all modules of its package that it imports, directly or not.
+    """Return a hash of a module and of all that it imports, directly or not, from its package or beside it.
 
     Comments, docstrings and layout do not count; the versions of `LIBRARIES` and of Python do.
 
     Args:
         module: its dotted name; it belongs to budwood, or to the user.
+
+    Raises:
+        ValueError: one of them has changed since this process began, which may run what it was before.
     """
     digest = hashlib.sha256()
     for name, file in sorted(_closure(module).items()):
+        if file.stat().st_mtime > _BEGAN:
+            raise ValueError(f"{file} has changed since this process began: start again, to run what it is now")
         digest.update(f"{name} {_hash_of(file)}\n".encode())
     versions = [f"{library} {importlib.metadata.version(library)}" for library in LIBRARIES]
     digest.update("\n".join([*versions, f"python {sys.version_info.major}.{sys.version_info.minor}"]).encode())
@@ -32,8 +41,9 @@ def code_hash(module: str) -> str:
 
 
 def _closure(module: str) -> dict[str, Path]:
-    """Return the files of a module and of what it imports from its own package, by dotted name."""
-    package = module.partition(".")[0]
+    """Return the files of a module and of what it imports from its package or beside it, by dotted name."""
+    top = module.partition(".")[0]
+    home = _home(top)
     found: dict[str, Path] = {}
     waiting = [module]
     while waiting:
@@ -41,37 +51,58 @@ def _closure(module: str) -> dict[str, Path]:
         file = None if name in found else _file_of(name)
         if file is not None:
             found[name] = file
-            waiting += [each for each in _imports(file) if each.partition(".")[0] == package]
+            waiting += [each for each in _imports(name, file) if _is_own(each.partition(".")[0], top, home)]
     return found
+
+
+@cache
+def _home(top: str) -> Path | None:
+    """Return the folder that a top-level package or module is in."""
+    file = _file_of(top)
+    if file is None:
+        return None
+    return file.resolve().parents[1 if file.stem == "__init__" else 0]
+
+
+def _is_own(other: str, top: str, home: Path | None) -> bool:
+    """Whether a top-level module is this one, or in the same folder where neither is installed."""
+    return other == top or (home is not None and home not in _INSTALLED and _home(other) == home)
 
 
 def _file_of(name: str) -> Path | None:
     """Return the file of a module; nothing for a name that is no module, such as that of a function."""
     try:
         spec = find_spec(name)
-    except ModuleNotFoundError:  # a parent of the name is a module and no package
+    except (ModuleNotFoundError, ValueError):  # a parent of the name is a module and no package; a module has no spec
         return None
     return Path(spec.origin) if spec is not None and spec.origin and spec.has_location else None
 
 
 @cache
-def _imports(file: Path) -> tuple[str, ...]:
-    """Return all that a file may import, at whatever depth the statement is."""
-    return tuple(_imported(ast.parse(file.read_bytes())))
+def _imports(name: str, file: Path) -> tuple[str, ...]:
+    """Return all that a module may import, at whatever depth the statement is."""
+    if file.suffix != ".py":
+        return ()
+    package = name if file.stem == "__init__" else name.rpartition(".")[0]
+    return tuple(_imported(ast.parse(file.read_bytes()), package))
 
 
-def _imported(tree: ast.Module) -> Iterator[str]:
+def _imported(tree: ast.Module, package: str) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = resolve_name("." * node.level + (node.module or ""), package) if node.level else str(node.module)
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
 @cache
 def _hash_of(file: Path) -> str:
-    tree = ast.parse(file.read_bytes())
+    content = file.read_bytes()
+    if file.suffix != ".py":  # a compiled module
+        return hashlib.sha256(content).hexdigest()
+    tree = ast.parse(content)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):

@@ -160,6 +160,7 @@ class Unused:
     folder: Path
     last_used: datetime
     num_bytes: int
+    """That its removal frees: what is also linked elsewhere stays."""
 
 
 def unused_since(workspace: Path, since: datetime) -> list[Unused]:
@@ -168,8 +169,8 @@ def unused_since(workspace: Path, since: datetime) -> list[Unused]:
     for folder in sorted(file.parent for file in workspace.glob(f"*/{USED}")):
         last = datetime.fromisoformat((folder / USED).read_text(encoding="utf-8"))
         if last < since:
-            size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-            found.append(Unused(folder, last, size))
+            files = [file.stat() for file in folder.rglob("*") if file.is_file()]
+            found.append(Unused(folder, last, sum(each.st_size for each in files if each.st_nlink == 1)))
     return sorted(found, key=lambda each: -each.num_bytes)
 
 

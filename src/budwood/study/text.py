@@ -17,7 +17,7 @@ from budwood.models.checkpoint import Checkpoint
 from budwood.study.costs import Extent
 from budwood.study.settings import MeasurementSettings
 from budwood.study.stage import NOT_DECIDING, Stage, Work
-from budwood.training.run import check_positions, training_order
+from budwood.training.run import training_order
 from budwood.training.settings import Schedule
 
 
@@ -105,15 +105,15 @@ def require_text(tokens: PackedCorpus, measurement: MeasurementSettings, schedul
     Raises:
         ValueError: one is not; the message gives what it holds.
     """
-    require_windows(tokens, measurement.length, measurement.searched, per_source=False)
-    require_windows(tokens, measurement.length, measurement.reported, per_source=True)
+    require_measured(tokens, measurement)
     training_order(tokens, schedule)
 
 
-def require_positions(teacher: Checkpoint, schedule: Schedule) -> None:
-    """Check that the teacher has a position for every token that is trained.
+def require_measured(tokens: PackedCorpus, measurement: MeasurementSettings) -> None:
+    """Check that every split has the sequences that searches and measurements read.
 
     Raises:
-        ValueError: sequences are longer.
+        ValueError: one has not; the message gives what it has.
     """
-    check_positions(teacher.folder, schedule.sequence_length)
+    require_windows(tokens, measurement.length, measurement.searched, per_source=False)
+    require_windows(tokens, measurement.length, measurement.reported, per_source=True)

@@ -136,7 +136,6 @@ class TrainArm(Stage[Trained]):
     def run(self, work: Work) -> Trained:
         """Train; a killed run continues from its newest whole checkpoint."""
         schedule = self.schedule
-        branches = schedule.shape == "warmup_stable_decay"
         job = TrainingJob(
             arm=self.arm,
             model_folder=self.start.checkpoint.folder if self.start.checkpoint else None,
@@ -145,7 +144,7 @@ class TrainArm(Stage[Trained]):
             teacher_folder=self.teacher.folder,
             corpus_folder=self.tokens.directory,
             output_folder=work.folder / "run",
-            branch_folder=work.workspace.claim("steady", self._steady()) if branches else None,
+            branch_folder=work.workspace.claim("steady", self._steady()) if self._branches else None,
             learning_rate=self.settings.rate(schedule),
             schedule=schedule,
             distillation=self.settings.distillation,
@@ -157,26 +156,33 @@ class TrainArm(Stage[Trained]):
         )
         ran = run_job(job, work.track, work.workspace.environment or {})
         curve = _curve_table(ran, read_curve(job.output_folder))
-        return Trained(Checkpoint.open(job.output_folder / MODEL), self._record(ran, curve, branches=branches), curve)
+        return Trained(Checkpoint.open(job.output_folder / MODEL), self._record(ran, curve), curve)
 
     def replay(self, result: Trained, work: Work) -> None:
-        """Report the curve of a run that an earlier process has finished."""
+        """Report the curve of a run that an earlier process has finished, and keep its first steps for longer runs."""
         del result
+        if self._branches:
+            work.workspace.claim("steady", self._steady())
         replay_curve(work.folder / "run", work.track)
+
+    @property
+    def _branches(self) -> bool:
+        """Whether a longer run can take over the steps before the decay."""
+        return self.schedule.shape == "warmup_stable_decay"
 
     def _steady(self) -> dict[str, Any]:
         """Return what decides the steps before the decay."""
         alike = {name: value for name, value in self.facts()["schedule"].items() if name not in _LENGTH}
         return self.facts() | {"arm": self.continued_by or self.arm, "schedule": alike}
 
-    def _record(self, ran: Mapping[str, Any], curve: pd.DataFrame, *, branches: bool) -> TrainingRecord:
+    def _record(self, ran: Mapping[str, Any], curve: pd.DataFrame) -> TrainingRecord:
         points = int(curve["heldout_losses"].notna().sum())
         heldout = heldout_cost(self.start.architecture, self.schedule, self.heldout, points)
         taught = self.settings.distillation is not None
         return TrainingRecord(
             **{name: ran[name] for name in TrainingRecord.model_fields if name in ran},
             seed=self.schedule.seed,
-            steady_steps=self.schedule.decay_start if branches else 0,
+            steady_steps=self.schedule.decay_start if self._branches else 0,
             heldout_flops=heldout.flops,
             heldout_tokens=heldout.tokens,
             made_with=MadeWith(
@@ -195,6 +201,9 @@ def _curve_table(ran: Mapping[str, Any], rows: list[dict[str, Any]]) -> pd.DataF
     flops = (ran["student_flops"] + ran["teacher_flops"]) / ran["steps"]
     columns = ["step", "train_loss", "heldout_loss", "heldout_losses", "learning_rate"]
     table = pd.DataFrame(rows).reindex(columns=columns)
+    # What a file gives back for no losses.
+    heldout = table["heldout_losses"].astype(object).where(table["heldout_losses"].notna(), None)
+    table = table.assign(heldout_losses=heldout)
     return table.assign(tokens=table["step"] * ran["tokens_per_step"], flops=table["step"] * flops)
 
 

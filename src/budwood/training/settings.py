@@ -90,11 +90,13 @@ class Schedule(Strict):
     betas: tuple[float, float] = (0.9, 0.95)
     """Of AdamW."""
     max_grad_norm: float = Field(default=1.0, gt=0)
+    """Longer gradients are shortened to this norm."""
     num_evaluations: int = Field(default=4, ge=1)
     """Held-out losses taken on the way, the last one at the end; one more is taken at step 0."""
     checkpoint_steps: Annotated[int, HOW] = Field(default=500, gt=0)
     """Optimiser steps between checkpoints."""
     seed: int = 42
+    """Of random weights and of the order of the text."""
 
     @model_validator(mode="before")
     @classmethod
@@ -181,8 +183,11 @@ class DistillationSettings(Strict):
     """`alpha * CE + beta * T^2 * D(teacher, student)` (paper, equation 2; section 4: 0.2, 0.8, 0.9, top 1024)."""
 
     alpha: float = Field(default=0.2, ge=0)
+    """Weight of the cross-entropy with the text."""
     beta: float = Field(default=0.8, ge=0)
+    """Weight of the divergence from the teacher."""
     temperature: float = Field(default=1.0, gt=0)
+    """Divides the logits of both."""
     loss: DistillationLoss = "full"
     """Which part of the teacher's distribution the student learns, see `budwood.training.teacher`: all (`full`), its
     `top_k` most likely entries and one bucket for all others (`topk_tail`), tokens drawn from it (`sampled`), or its top `top_k`
@@ -190,6 +195,7 @@ class DistillationSettings(Strict):
     divergence: Divergence = "forward"
     """`reverse` and `jensen_shannon` need every entry of both sides: `loss: full`."""
     top_k: int = Field(default=1024, ge=1)
+    """Entries of the teacher that `topk_renorm` and `topk_tail` keep per token."""
     num_samples: int = Field(default=64, ge=1, le=255)
     """Draws per token, with replacement."""
     sampling_seed: int = 42
@@ -203,6 +209,7 @@ class DistillationSettings(Strict):
     teacher_device: str = "same"
     """`same` as the student's, or a device of the teacher's own, such as `cuda:1`."""
     compile_teacher: bool = False
+    """Compile the teacher with torch.compile."""
 
     @model_validator(mode="after")
     def _sensible(self) -> Self:
@@ -260,6 +267,7 @@ class ArmSettings(Strict):
     learning_rate: float | None = Field(default=None, gt=0)
     """Peak, chosen for the arm's initialisation; without one it is `schedule.peak_learning_rate`."""
     distillation: DistillationSettings | None = None
+    """How the arm learns from the teacher; null: from the text alone."""
 
     def rate(self, schedule: Schedule) -> float:
         """Return the peak learning rate under a schedule.

@@ -9,7 +9,8 @@ from budwood.models.checkpoint import Checkpoint
 from budwood.models.settings import TeacherSettings
 from budwood.parameters import AblationSettings
 from budwood.pipelines.ablations.comparison import Ablation, Comparison
-from budwood.pipelines.tracking import open_workspace, project_root
+from budwood.pipelines.tracking import open_workspace, run_of
+from budwood.pipelines.wiring import project_root
 from budwood.reporting.ablations import (
     ablation_page,
     ablation_table,
@@ -42,8 +43,11 @@ def ablate(
     """
     brief = conditions.model_copy(update={"schedule": conditions.schedule.of_length(ablations.tokens)})
     by_name = dict(zip(("teacher", *ablation.models), models, strict=True))
-    compared = [_compared(each, by_name, brief) for each in ablation.comparisons]
-    runs = train_compared(ablation.name, compared, tokens, brief, open_workspace(workspace))
+    runs = []
+    for place, each in enumerate(ablation.comparisons):
+        compared = _compared(each, by_name, brief)
+        with run_of(each.name):
+            runs.append(train_compared(f"{ablation.name}-{place}", compared, tokens, brief, open_workspace(workspace)))
     table = ablation_table(runs)
     title, about = ablation.title, ablation.about
     if not ablation.settings:
