@@ -2,8 +2,8 @@
 
 To renew them after a change that is meant to move them, run this file by itself and copy what the failures print; the
 commit says why they moved. CPUs sum float32 products in an order of their own, and so does every release of torch:
-between AVX-512, AVX2 and neither these losses differ by 5e-7 at most, relative to their size. A search that takes another
-decision moves by far more than the tolerance.
+between AVX-512, AVX2 and neither these losses differ by 5e-7 at most, relative to their size. A search that takes
+another decision moves by far more than the tolerance.
 """
 
 import random
@@ -36,9 +36,10 @@ DISTILLED = [5.5571017, 4.6258321, 4.0865335]
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[budwood.Study]:
     """Yield a study in float32 on one thread, of a random teacher and sentences of eight words."""
-    folder, rng, threads = tmp_path_factory.mktemp("golden"), random.Random(0), torch.get_num_threads()
+    folder, threads = tmp_path_factory.mktemp("golden"), torch.get_num_threads()
+    rng = random.Random(0)  # noqa: S311 - no secret
     (folder / "text").mkdir()
-    words = "the bud grows where wood was cut last".split()
+    words = ["the", "bud", "grows", "where", "wood", "was", "cut", "last"]
     for number in range(NUM_DOCUMENTS):
         text = " ".join(rng.choices(words, k=WORDS_PER_DOCUMENT))
         (folder / "text" / f"{number}.txt").write_text(text)
