@@ -18,7 +18,7 @@ from budwood.models.device import Compute, choose_compute
 from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import byte_tokenizer, fetch_teacher
 from budwood.records.certificate import Probe, Proof
-from budwood.records.search import Finalist, Finalists, Winner
+from budwood.records.search import Finalist, Searched, Winner
 from budwood.records.teacher import IntakeRecord, TeacherRecord
 from budwood.records.training import MadeWith, TrainingRecord
 from budwood.search.settings import SearchSettings
@@ -140,7 +140,6 @@ def stages(materials: Materials) -> list[Stage]:
         PackText(
             sources=[{"path": "text.txt"}],
             seed=1,
-            bos="auto",
             tokenizer="words",
             vocab_size=257,
             teacher=teacher,
@@ -164,7 +163,7 @@ def stages(materials: Materials) -> list[Stage]:
             choice=windows("choice"),
             finalists=(FINALIST,),
             training=BriefTraining(schedule=SCHEDULE, learning_rate=0.1, heldout=1, engine=Engine()),
-            searched=Finalists(**SEARCHED, candidates=(FINALIST,), costs=()),
+            searched=Searched(**SEARCHED),
             **heavy,
         ),
         ExportSubnet(

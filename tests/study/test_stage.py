@@ -70,6 +70,7 @@ def _other_settings(value: BaseModel) -> BaseModel:
         "num_samples": 3,
         "learning_rate": 0.5,
         "layerwise": True,
+        "num_evaluations": 9,
         "fraction": 0.3,
     }
     changes |= {"description": "other", "revision": "other", "gguf": "f16"}

@@ -25,7 +25,7 @@ from budwood.models.device import Compute, choose_compute
 from budwood.models.settings import TeacherSettings
 from budwood.records.certificate import Certificate
 from budwood.records.names import Variant, require_names
-from budwood.records.search import Finalist, Finalists, Searched, Winner
+from budwood.records.search import Finalist, Searched, Winner
 from budwood.records.teacher import TeacherEvaluation, TeacherRecord
 from budwood.reporting.accelerator import ACCELERATORS, AcceleratorName
 from budwood.search.settings import SearchSettings
@@ -377,12 +377,12 @@ class Study:
         found = replace(self.workspace, track=tracked).finish(stage)
         finalists = found.finalists.candidates[: settings.num_finalists]
         training = BriefTraining.of(settings.finalist_tokens, self._conditions(schedule))
-        return replace(self._export(finalists, found.finalists, space, training), history=found.history)
+        return replace(self._export(finalists, found.finalists.searched, space, training), history=found.history)
 
     def _export(
         self,
         finalists: tuple[Finalist, ...],
-        searched: Searched | Finalists,
+        searched: Searched,
         space: SpaceSettings,
         training: BriefTraining | None,
     ) -> Subnet:
