@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 
 from budwood.arch.family import architecture_from_config
 from budwood.arch.spec import Architecture
+from budwood.records.names import Variant
+from budwood.records.paths import resolve_path
 from budwood.records.strict import Strict
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
@@ -22,19 +24,29 @@ class ServingSettings(Strict):
     gguf: Storage | None = None
     """Write `model.gguf` too, where llama.cpp has a form for the sub-network."""
     engines: Path | None = None
-    """Folder of environments, as `make engines` makes one; every export is tried in the engines that are there."""
+    """Folder of environments, as `make engines` makes one; every export is tried in the engines that are there. A
+    relative path begins at the root of the project."""
+
+    def rooted(self, root: Path) -> Self:
+        """Return the settings with the folder of engines spelt out."""
+        engines = self.engines and Path(resolve_path(str(self.engines), root))
+        return self.model_copy(update={"engines": engines})
 
 
 class PushSettings(Strict):
     """Where an export is published."""
 
     repository: str
-    """Id on the Hub, `owner/name`."""
+    """Id on the Hub, `owner/name`; `{bin}` and `{space}` in it stand for those of the export."""
     private: bool = True
     dry_run: bool = True
     """Only report what would be uploaded."""
     revision: str | None = None
     """Branch; it is made where there is none."""
+
+    def of(self, variant: Variant) -> Self:
+        """Return the settings for the export of a variant."""
+        return self.model_copy(update={"repository": self.repository.format(**variant._asdict())})
 
 
 class ModelSizes(Strict):
