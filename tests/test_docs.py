@@ -25,7 +25,7 @@ from selenium.webdriver.common.by import By
 
 import budwood
 from budwood.parameters import ProjectParameters, read_parameters
-from budwood.pipeline_registry import STAGES
+from budwood.pipeline_registry import _NEEDED, STAGES
 from budwood.pipelines.ablations.pipeline import NAMES, PREFIX
 from budwood.pipelines.store import TrackingSettings
 from budwood.records.strict import Strict
@@ -219,7 +219,7 @@ def test_the_fitness_of_ones_own_is_one():
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-PIPELINES = {*STAGES, *(f"{PREFIX}{name}" for name in NAMES), "..."}
+PIPELINES = {*STAGES, *_NEEDED, *(f"{PREFIX}{name}" for name in NAMES), "..."}
 OPTIONS = {option for parameter in kedro_run.params for option in parameter.opts}
 
 

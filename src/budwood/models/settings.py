@@ -39,6 +39,7 @@ class PushSettings(Strict):
     repository: str
     """Id on the Hub, `owner/name`; `{bin}` and `{space}` in it stand for those of the export."""
     private: bool = True
+    """Whether a repository that is made is private."""
     dry_run: bool = True
     """Only report what would be uploaded."""
     revision: str | None = None
