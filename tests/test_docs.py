@@ -5,6 +5,7 @@ import importlib
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib.util import find_spec
@@ -214,6 +215,39 @@ def test_the_fitness_of_ones_own_is_one():
             return type("Output", (), {"logits": logits})
 
     assert torch.allclose(names["worst_token"](Answer(), torch.ones(2, 4, dtype=torch.long)), torch.tensor(5.0).log())
+
+
+TINY = """budwood.TeacherSettings(
+    random={"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 256})"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["README.md", "docs/guides/python.md"])
+def test_the_door_opens_as_shown(page, tmp_path):
+    """Every block that opens a study runs, with a tiny teacher and text that every Python brings."""
+    shown = [b.text for b in blocks("python") if b.page == ROOT / page and "budwood.open_study(" in b.text]
+    assert shown
+    for text in shown:
+        small = (
+            text.replace('"HuggingFaceTB/SmolLM2-135M"', TINY)
+            .replace('"texts/*.txt"', '"package://encodings/*.py"')
+            .replace('folder="my-study"', f'folder={str(tmp_path)!r}, engine=budwood.Engine(compile_loss="off")')
+            .replace("num_hidden_layers=20, hidden_size=480, intermediate_size=1024", "num_hidden_layers=2")
+        )
+        assert small.count("TeacherSettings") == small.count("package://") == 1
+        exec(small, {})  # noqa: S102 - our own page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("needle", ["AutoTokenizer.from_pretrained(folder)", "write_gguf(folder"])
+def test_models_open_as_shown(needle, finished, tmp_path, monkeypatch):
+    shutil.copytree(finished / "data/smoke/06_models/half", tmp_path / "data/06_models/half")
+    monkeypatch.chdir(tmp_path)
+    shown = [block for block in blocks("python") if needle in block.text]
+    assert shown
+    for block in shown:
+        exec(block.text, {})  # noqa: S102 - our own page
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------
