@@ -149,24 +149,9 @@ def test_yaml_is_valid_in_the_quickstart(block, monkeypatch):
         assert set(found["hugging_face"]) == {"token"}
         return
     assert set(found) <= set(ProjectParameters.model_fields), set(found) - set(ProjectParameters.model_fields)
-    raw = OmegaConf.to_container(OmegaConf.merge(raw_parameters("base"), standing_alone(found)))
+    raw = OmegaConf.to_container(OmegaConf.merge(raw_parameters("base"), found))
     assert isinstance(raw, dict)
     read_parameters({str(name): value for name, value in raw.items()})
-
-
-def standing_alone(found: dict[str, Any]) -> dict[str, Any]:
-    """Return an excerpt with what the text around it takes for granted."""
-    if isinstance(found.get("search"), str):
-        return found
-    if "stages" in found.get("search", {}):
-        found = {"measurement": {"selection": 1000}, **found}
-    if any("weight" in source for source in found.get("corpus", {}).get("sources", {}).values() if source):
-        assert {"wikipedia", "addresses"} <= set(found["corpus"]["sources"]), "weights for all, or for none"
-    if "random" in found.get("teacher", {}):
-        found["teacher"].setdefault("model", None)
-    if "probe_tokens" in found.get("protocol", {}):
-        found = {"schedule": {"tokens": 10 * found["protocol"]["probe_tokens"]}, **found}
-    return found
 
 
 # --- Python -----------------------------------------------------------------------------------------------------------
