@@ -27,6 +27,7 @@ from pydantic import BaseModel
 from budwood.pipelines.secrets import clean_command, without_secrets
 from budwood.pipelines.store import TrackingSettings, open_experiment, register_model
 from budwood.pipelines.tracking import enter_run, status_of
+from budwood.pipelines.wiring import project_root
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ class TrackingHook:
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
         """Read where runs are tracked, and the parameters that describe them."""
-        self._settings = TrackingSettings.model_validate(context.config_loader["mlflow"])
+        self._settings = TrackingSettings.model_validate(context.config_loader["mlflow"]).rooted(project_root())
         self._parameters = context.config_loader["parameters"]
 
     @hook_impl
