@@ -253,7 +253,8 @@ def _leave(*_: object) -> None:
 
 
 def _say_how_to_go_on() -> None:
-    command = clean_command([Path(sys.argv[0]).name, *sys.argv[1:]])
+    # `python -m kedro` is one word of Kedro's.
+    command = clean_command([*Path(sys.argv[0]).name.split(), *sys.argv[1:]])
     logger.warning("Stopped; what is finished is kept. Go on with the same command: %s", command)
 
 

@@ -29,7 +29,7 @@ class TrackingSettings(Strict):
     """What `conf/*/mlflow.yml` may hold."""
 
     tracking_uri: str
-    """A relative path begins at the root of the project; the environment variable `MLFLOW_TRACKING_URI` overrides it."""
+    """Relative paths begin at the root of the project. The environment variable `MLFLOW_TRACKING_URI` overrides it."""
     experiment: str
     """The environment variable `MLFLOW_EXPERIMENT_NAME` overrides it."""
     artifacts: str | None = None
