@@ -5,7 +5,7 @@ import json
 import pkgutil
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -58,7 +58,9 @@ def another(value: Any) -> Any:
     for kinds, change in table:
         if isinstance(value, kinds):
             return change(value)
-    return SimpleNamespace(fingerprint="another", folder=getattr(value, "folder", None))
+    if is_dataclass(value) and "fingerprint" in {each.name for each in fields(value)}:
+        return replace(value, fingerprint="another")
+    return SimpleNamespace(fingerprint="another")
 
 
 def _other_settings(value: BaseModel) -> BaseModel:
