@@ -19,6 +19,18 @@ def write_atomically(file: Path, text: str) -> None:
     partial.replace(file)
 
 
+def read_json(file: Path) -> Any:
+    """Return what is in a JSON file that budwood wrote.
+
+    Raises:
+        ValueError: the file is damaged; the message gives it and what to do.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file.resolve()} is damaged ({error}): remove it and run again to make it anew") from None
+
+
 @contextmanager
 def write_folder_atomically(target: Path) -> Iterator[Path]:
     """Yield an empty folder to fill, and put it in the place of `target` at the end.
