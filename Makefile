@@ -6,6 +6,8 @@ VENV ?= .venv
 ARGS :=
 # Where an environment keeps what it makes, for prune.
 DATA := data
+# Where the serving engines are installed, each in an environment of its own.
+ENGINES := .engines
 # The folder under conf/, as in `make run ENV=smoke`. Not ?=: shells have an ENV of their own.
 ENV :=
 
@@ -17,7 +19,7 @@ RUN := PATH="$$(cd "$(BIN)" && pwd):$$PATH" $(if $(ENV),KEDRO_ENV="$(ENV)")
 export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check format viz mlflow prune clean clean-all
+.PHONY: help install engines run test check docs format viz mlflow prune clean clean-all
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -32,6 +34,9 @@ $(READY): pyproject.toml requirements-quickstart.txt
 	"$(BIN)/python" -m pip install --disable-pip-version-check --quiet --no-deps --requirement requirements-quickstart.txt
 	@touch "$@"
 
+engines: ## Install vLLM and llama.cpp into .engines, for the tests marked serving (2 minutes, 4 GB; needs npm)
+	tests/serving/install_engines.sh "$(ENGINES)"
+
 run: $(READY) ## Run the default pipeline
 	$(RUN) kedro run $(ARGS)
 
@@ -43,6 +48,9 @@ check: $(READY) ## Lint, formatting, types, import rules
 	$(RUN) ruff format --check
 	$(RUN) mypy
 	$(RUN) lint-imports
+
+docs: $(READY) ## Build the documentation into site/, which opens without a server or a network
+	$(RUN) NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 format: $(READY) ## Format, and fix what can be fixed
 	$(RUN) ruff format
@@ -64,8 +72,8 @@ prune: $(READY) ## List work folders that no recent run has used
 clean: ## Remove what runs wrote; data/01_raw and the virtual environment stay
 	find data -mindepth 1 ! -path 'data/01_raw/*' ! -name .gitkeep ! -type d -delete
 	find data -mindepth 1 -type d -empty -delete
-	rm -rf build dist .viz .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist site .viz .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests notebooks -name __pycache__ -type d -prune -exec rm -rf {} +
 
-clean-all: clean ## Remove the virtual environment too
-	rm -rf "$(VENV)" src/budwood.egg-info
+clean-all: clean ## Remove the virtual environment and the engines too
+	rm -rf "$(VENV)" "$(ENGINES)" src/budwood.egg-info

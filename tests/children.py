@@ -60,7 +60,9 @@ def orders(teacher_folder: Path, importance: Importance) -> dict[tuple[str, str]
     """Return the teacher in every order, in memory, by `ordering` and `rope`."""
     orders = {}
     for ordering in ("activation", "magnitude", "native"):
-        ordered = open_ordered(teacher_folder, Ordering(ordering=ordering), importance).materialise(FULL)
+        ordered = open_ordered(
+            teacher_folder, Ordering(ordering=ordering, layer_score="change"), importance
+        ).materialise(FULL)
         orders |= {(ordering, rope): replace(ordered, rope=rope) for rope in ("preserve", "rebuild")}
     return orders
 
@@ -117,7 +119,7 @@ def _own(layer: int, groups: Indices, queries: range, pairs: Indices, neurons: i
 def own_teacher(own_folder: Path, windows: torch.Tensor) -> OrderedTeacher:
     """Return the layer-wise export as a teacher of its own, ordered."""
     importance = measure_importance(load_model(own_folder, torch.float32), read_architecture(own_folder), windows)
-    return open_ordered(own_folder, Ordering(), importance).materialise(FULL)
+    return open_ordered(own_folder, Ordering(layer_score="change"), importance).materialise(FULL)
 
 
 @pytest.fixture(scope="session", autouse=True)

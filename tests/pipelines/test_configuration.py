@@ -1,6 +1,7 @@
 """Law 7: every environment resolves, validates and names no unused entry; every artifact is registered."""
 
 import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,11 +12,13 @@ from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
 from projects import ROOT
 
-from budwood import pipeline_registry
 from budwood.corpus.documents import read_documents
 from budwood.corpus.settings import CorpusSettings
 from budwood.parameters import ProjectParameters, read_parameters
-from budwood.pipelines import grid
+from budwood.pipelines.ablations.pipeline import NAMES
+from budwood.pipelines.parameters import ParametersHook, typed
+from budwood.records.runs import WORKSPACE
+from budwood.study.settings import Conditions
 
 ENVIRONMENTS = sorted(p.name for p in (ROOT / "conf").iterdir() if (p / "parameters.yml").is_file())
 
@@ -78,7 +81,13 @@ def choose(monkeypatch: pytest.MonkeyPatch, environment: str, shape: str) -> Non
         raw["bins"] = {name: bin_ | {"reference": REFERENCE} for name, bin_ in raw["bins"].items()}
     if shape == "ablated":
         raw["ablations"] = ABLATIONS | {"tokens": parameters.schedule.tokens}
-    monkeypatch.setitem(grid._current, "parameters", read_parameters(raw))
+    monkeypatch.setattr(parameters_hook(), "parameters", read_parameters(raw))
+
+
+def parameters_hook() -> ParametersHook:
+    """Return what gives the pipelines their parameters."""
+    (hook,) = (hook for hook in settings.HOOKS if isinstance(hook, ParametersHook))
+    return hook
 
 
 def default_pipeline() -> Pipeline:
@@ -121,7 +130,7 @@ def test_a_misspelt_dataset_is_in_no_catalog(name: str, found: bool) -> None:  #
     catalog = DataCatalog.from_config(load("base")[0]["catalog"])
     assert (name in catalog) == found
     if found:
-        kind = "HFCheckpointDataset" if not name.endswith("_run") else "JSONDataset"
+        kind = "HFCheckpointDataset" if not name.endswith("_run") else "RecordDataset"
         assert type(catalog.get(name)).__name__ == kind
 
 
@@ -138,10 +147,10 @@ def test_no_catalog_entry_is_unused(environment, monkeypatch):
 
 
 def test_every_parameter_of_a_node_exists(environment):
-    raw = load(environment)[0]["parameters"]
+    groups = typed(load(environment)[1])
     for name in all_pipelines().inputs():
         if name.startswith("params:"):
-            value = raw
+            value = groups
             for key in name.removeprefix("params:").split("."):
                 value = value[key]
 
@@ -149,22 +158,42 @@ def test_every_parameter_of_a_node_exists(environment):
 @pytest.mark.usefixtures("environment")
 def test_no_parameter_group_is_unused():
     used = {name.removeprefix("params:").split(".")[0] for name in all_pipelines().inputs() if "params:" in name}
-    assert used == set(ProjectParameters.model_fields)
+    assert {"conditions", "study"} <= used
+    # The plan reads all of them as `study`, and what nothing else reads.
+    used |= set(Conditions.model_fields) | {"plan", "ablations"}
+    assert used - {"conditions", "study", "searches"} == set(ProjectParameters.model_fields)
+
+
+def test_parameters_are_typed_and_hold_what_was_validated(environment):
+    _, parameters = load(environment)
+    groups = typed(parameters)
+    assert groups["study"] is parameters
+    assert groups["conditions"] == parameters.conditions
+    assert groups["bins"] is parameters.bins
+    assert set(groups) == {*ProjectParameters.model_fields, "conditions", "searches", "study"}
 
 
 @pytest.mark.parametrize(("name", "needed"), [("probe", "protocol.probe_tokens"), ("ablation_logits", "ablations")])
-def test_a_pipeline_that_an_environment_does_not_have_is_told(monkeypatch, name, needed):
-    monkeypatch.setattr(pipeline_registry, "find_pipelines", lambda **_: {name: Pipeline([])})
+def test_a_pipeline_that_an_environment_does_not_have_is_reported(monkeypatch, name, needed):
+    choose(monkeypatch, "smoke", "live")
+    configure_project("budwood")
+    pipelines.set_requested([name])
     with pytest.raises(
         ValueError, match=f"pipeline {name} is empty in this environment: the parameters give no {needed}"
     ):
-        pipeline_registry.register_pipelines()
+        pipelines.keys()
+
+
+def test_the_workspace_is_where_its_folders_are_counted(environment):
+    loader, _ = load(environment)
+    assert loader["catalog"]["workspace"]["filepath"] == str(Path(loader["globals"]["data"]) / WORKSPACE)
 
 
 def test_ablations_are_run_by_name_alone():
     configure_project("budwood")
     names = {name for name in pipelines if name.startswith("ablation_")}
-    assert names == {f"ablation_{name}" for name in ("spaces", "metric", "logits", "teacher", "kd_grid")}
+    assert names == {f"ablation_{name}" for name in NAMES}
+    assert set(NAMES) == {"spaces", "metric", "logits", "teacher", "kd_grid"}
     assert not [node for node in pipelines["__default__"].nodes if "ablations" in node.tags]
 
 
@@ -184,8 +213,9 @@ def test_reachability_is_checked_before_any_expensive_node():
     names = [node.short_name for node in default_pipeline().nodes]
     expensive = {
         *("rank_components", "evaluate_teacher", "ask_teacher", "evolve", "export_subnet", "train_random_init"),
-        "measure_speed",
+        "time_models",
     }
+    assert expensive <= set(names)
     first = min(names.index(name) for name in expensive)
     assert names.index("build_tasks") < first
     assert names.index("enumerate_spaces") < first
@@ -200,9 +230,9 @@ def test_a_cached_teacher_is_asked_once_for_all_variants(environment, monkeypatc
     assert asking.namespace is None
     readers = [node for node in pipeline.nodes if "teacher_cache" in node.inputs]
     assert {node.short_name for node in readers} == {"train_distilled"}
-    assert len(readers) == len(grid.trained_variants())
-    (gathering,) = [node for node in pipeline.nodes if node.short_name == "gather"]
-    assert "teacher_cache_record" in gathering.inputs
+    assert len(readers) == len(parameters_hook().current().trained)
+    (writing,) = [node for node in pipeline.nodes if node.short_name == "write_ledger"]
+    assert "teacher_cache_costs" in writing.inputs
 
 
 def test_layers_of_the_graph_never_run_backwards(with_either_teacher):
@@ -221,9 +251,9 @@ def test_layers_of_the_graph_never_run_backwards(with_either_teacher):
 
 def test_the_quickstart_searches_two_bins_and_one_of_them_layer_wise():
     _, parameters = load("base")
-    variants = parameters.grid.variants()
+    variants = parameters.searched
     assert len({bin_name for bin_name, _ in variants}) >= 2
-    assert any(parameters.spaces.root[space].layerwise for _, space in variants)
+    assert any(parameters.spaces[space].layerwise for _, space in variants)
 
 
 def test_the_readme_names_every_make_target():

@@ -1,6 +1,5 @@
 """The paper's protocol end to end: probe every space, go on with the best of each bin, beside the bin's reference."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -9,7 +8,8 @@ import pytest
 from omegaconf import OmegaConf
 from projects import copy_project, kedro
 
-from budwood.parameters import ProtocolParameters
+from budwood.records.form import read_records
+from budwood.study.settings import ProtocolSettings
 from budwood.training.settings import Schedule
 
 CHANGES = """
@@ -26,11 +26,11 @@ schedule: {shape: warmup_stable_decay}
 
 def test_a_probe_is_the_study_in_short() -> None:
     schedule = Schedule(preset="where_to_begin_1b", micro_batch=6)
-    probe = ProtocolParameters(probe_tokens=2_000_000_000).probe_schedule(schedule)
+    probe = ProtocolSettings(probe_tokens=2_000_000_000).probe_schedule(schedule)
     assert (probe.num_steps, probe.micro_batch, probe.peak_learning_rate) == (925, 6, 3e-4)
-    assert ProtocolParameters().probe_schedule(schedule) is None
+    assert ProtocolSettings().probe_schedule(schedule) is None
     with pytest.raises(ValueError, match="warmup_steps=238 must be fewer than the run's 47"):
-        ProtocolParameters(probe_tokens=10**8).probe_schedule(Schedule(preset="where_to_begin_2.8b"))
+        ProtocolSettings(probe_tokens=10**8).probe_schedule(Schedule(preset="where_to_begin_2.8b"))
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_the_best_space_goes_on_and_repeats_no_step(probed):
 @pytest.mark.slow
 def test_the_plan_foretold_the_tokens_of_every_stage(probed):
     planned = pd.read_parquet(probed / "08_reporting/plan.parquet").groupby("stage")["tokens"].sum()
-    spent = pd.read_json(probed / "07_model_output/ledger.json")
+    spent = pd.DataFrame([cost.model_dump() for cost in read_records(probed / "07_model_output/ledger.json")])
     tokens = spent.groupby("stage")["tokens"].sum()
     for stage in ("probe", "training", "teacher", "heldout", "compensation", "calibration"):
         assert tokens[stage] == planned[stage], stage
@@ -86,4 +86,4 @@ def test_the_report_tells_the_choice_and_both_baselines(probed):
     assert {("random_init", "reference_init"), ("reference_init", "distilled")} <= pairs
     speeds = pd.read_parquet(probed / "08_reporting/speeds.parquet")
     assert speeds["model"].tolist() == ["teacher", "subnet", "reference_init"]
-    assert len(json.loads((probed / "07_model_output/winners.json").read_text())) == 2
+    assert len(read_records(probed / "07_model_output/winners.json")) == 2

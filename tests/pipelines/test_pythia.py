@@ -12,6 +12,7 @@ from budwood.arch.count import num_parameters
 from budwood.models.teacher import describe_teacher
 from budwood.parameters import ProjectParameters, read_parameters
 from budwood.pipelines.plan.nodes import plan_study
+from budwood.records.form import read_records
 
 STUDIES = {"pythia_6_9b": (6_857_302_016, 32), "pythia_12b": (11_846_072_320, 36)}
 BINS = {"pythia_410m": 405_334_016, "pythia_1b": 1_011_781_632, "pythia_2_8b": 2_775_208_960}
@@ -68,15 +69,15 @@ def test_it_is_the_papers_study(study):
     teacher = describe_teacher(given.teacher)
     assert (num_parameters(teacher), teacher.num_hidden_layers) == (size, depth)
     kinds = set()
-    for bin_name, space_name in given.grid.variants():
-        bin_, space = given.bins.root[bin_name], given.spaces.root[space_name]
+    for bin_name, space_name in given.searched:
+        bin_, space = given.bins[bin_name], given.spaces[space_name]
         assert bin_.parameter_bin(size) == ParameterBin.around(BINS[bin_name])
         assert num_parameters(bin_.reference.architecture()) == BINS[bin_name]
         assert (space.ordering, space.rope, space.compensation, space.alignment) == ("native", "rebuild", None, 1)
         kinds.add((bin_name, space.granularity, space.layerwise))
     assert len(kinds) == 3 * 4
     search, schedule = given.search, given.schedule
-    assert (search.settings().num_evaluations, search.stages, search.num_finalists) == (5050, (), 1)
+    assert (search.num_evaluations, search.stages, search.num_finalists) == (5050, (), 1)
     assert (schedule.num_steps, schedule.tokens_per_step) == (4624, 2_162_688)
     assert (given.measurement.selection, given.measurement.length) == (1000, 512)
     assert {arm["learning_rate"] for arm in given.arms.model_dump().values()} == {None}
@@ -88,23 +89,8 @@ def test_it_is_the_papers_study(study):
 
 def test_it_is_planned_without_a_download(study, tmp_path):
     _, given = study
-    raw = {name: getattr(given, name).model_dump() for name in ("bins", "spaces", "arms")}
-    planned, page = plan_study(
-        given.teacher,
-        raw["bins"],
-        raw["spaces"],
-        given.grid,
-        given.corpus,
-        given.measurement,
-        given.search,
-        given.protocol,
-        given.schedule,
-        raw["arms"],
-        given.plan.model_copy(update={"disk_gb": 1e6}),
-        given.evaluation,
-        given.ablations,
-        tmp_path,
-    )
+    wide = given.plan.model_copy(update={"disk_gb": 1e6})
+    planned, page = plan_study(given.model_copy(update={"plan": wide}), tmp_path)
     planned.to_parquet(tmp_path / "plan.parquet")  # exaFLOPs fit no integer
     searches = planned[planned["stage"] == "search"].groupby("bin")["paper_flops"].first() / 1e18
     assert {name: round(flops, 1) for name, flops in searches.items()} == dict(zip(BINS, (2.3, 5.4, 15.4), strict=True))
@@ -144,7 +130,7 @@ def test_its_pipelines_run_on_a_tiny_teacher_of_the_family(name, tmp_path):
     of_subnets = savings[(savings["baseline"] == "random_init") & (savings["arm"] != "reference_init")]
     assert len(of_subnets) == 2
     # Searches of the other three spaces of the bin, and probes of all four; the teacher is put in order once.
-    ledger = pd.read_json(data / "07_model_output/ledger.json")
+    ledger = pd.DataFrame([cost.model_dump() for cost in read_records(data / "07_model_output/ledger.json")])
     ordering = ledger.loc[ledger["stage"].isin(["calibration", "elimination"]), "flops"].sum()
     assert ordering > 0
     assert (of_subnets["selection_flops"] > 3 * (of_subnets["search_flops"] - ordering)).all()

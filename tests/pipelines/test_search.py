@@ -1,6 +1,6 @@
 """Searches of every kind through Kedro: what they leave behind, and that workers change nothing."""
 
-import json
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -8,13 +8,16 @@ import pytest
 import yaml
 from projects import kedro
 
+from budwood.records.form import read_records
+from budwood.records.search import Winner
+
 pytestmark = pytest.mark.slow
 
 SEARCH = {"population": 6, "epochs": 1, "num_elites": 3, "num_mutants": 4, "num_crossovers": 1, "num_randoms": 1}
-OUTPUTS = "--to-outputs=subnets.half.coarse_layerwise.best"
+OUTPUTS = "--to-outputs=subnets.half.coarse_layerwise.winner"
 
 
-def search(project: Path, **changes: object) -> tuple[pd.DataFrame, dict]:
+def search(project: Path, **changes: object) -> tuple[pd.DataFrame, Winner]:
     """Search one variant of the smoke environment with other settings; return its history and its winner."""
     file = project / "conf/smoke/parameters.yml"
     raw = yaml.safe_load(file.read_text())
@@ -23,17 +26,19 @@ def search(project: Path, **changes: object) -> tuple[pd.DataFrame, dict]:
     done = kedro(project, "run", "--env=smoke", OUTPUTS)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     folder = project / "data/smoke/05_model_input/half/coarse_layerwise"
-    return pd.read_parquet(folder / "history.parquet"), json.loads((folder / "best.json").read_text())
+    return pd.read_parquet(folder / "history.parquet"), read_records(folder / "winner.json")
 
 
 def test_two_workers_write_the_same_history_as_one(project):
     kept = ["evaluation", "key", "loss", "flops", "tokens", "origin", "finished"]
     alone, winner = search(project, stages=[2], strategy="local")
     for folder in (project / "data/smoke").rglob("search-*"):
-        (folder / "history.jsonl").unlink()
+        shutil.rmtree(folder)
     together, other = search(project, stages=[2], strategy="local", workers=2)
     pd.testing.assert_frame_equal(alone[kept], together[kept])
-    assert winner == other
+    times = {name: getattr(winner, name) for name in ("costs", "search_flops")}
+    assert winner == other.model_copy(update=times)
+    assert [cost.flops for cost in winner.costs] == [cost.flops for cost in other.costs]
     assert alone["flops"].sum() < (alone["flops_per_token"] * alone["tokens"]).sum()
 
 
@@ -42,18 +47,19 @@ def test_a_front_of_divergence_and_latency_with_trained_finalists(project):
     history, best = search(project, **settings, finalist_tokens=512, num_finalists=2)
     assert (history[["flops_per_token", "latency_seconds"]] > 0).all(axis=None)
     assert len(history) == 12
-    front = pd.DataFrame(best["front"])
-    assert {"loss", "flops", "latency", "selection", "description"} <= set(front)
+    front = pd.DataFrame([point.objectives for point in best.front])
+    assert {"loss", "flops", "latency"} <= set(front)
+    assert all(point.description and point.selection.layers for point in best.front)
     assert front["loss"].is_monotonic_increasing
     assert front["loss"].min() == history["loss"].min()
-    assert best["finalist_tokens"] == 512
-    low, high = best["choice_interval"]
-    assert low < best["choice_loss"] < high
-    assert len(best["finalists"]) == 2
+    assert best.finalist_tokens == 512
+    low, high = best.choice_interval
+    assert low < best.choice_loss < high
+    assert len(best.finalists) == 2
 
 
 def test_a_search_by_importance_reads_no_text(project):
     history, best = search(project, fitness="importance", normalisation="rank", num_finalists=1)
     assert history["tokens"].sum() == 0
-    assert best["selection_loss"] == history["loss"].min() < 0
-    assert best["lead"] is None
+    assert best.selection_loss == history["loss"].min() < 0
+    assert best.lead is None

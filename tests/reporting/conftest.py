@@ -14,15 +14,15 @@ from strategies import SMOLLM2_135M
 
 from budwood.evaluation.statistics import summarise
 from budwood.records.cost import Cost
-from budwood.records.evaluation import Downstream, Efficiency
+from budwood.records.evaluation import Downstream, Efficiency, Sample
 from budwood.records.names import ARMS
 from budwood.records.search import Winner
-from budwood.records.teacher import HeldOutText, SourceLoss, TeacherEvaluation, TeacherRecord
+from budwood.records.teacher import HeldOutText, IntakeRecord, SourceLoss, TeacherEvaluation, TeacherRecord
 from budwood.records.training import Score
 from budwood.reporting import ledger, tables
 from budwood.reporting.benchmarks import speeds_table, tasks_table
 from budwood.reporting.figures import drawable
-from budwood.reporting.findings import Findings, Sample
+from budwood.reporting.findings import Findings
 
 NUM_SEQUENCES = {"wikipedia": 24, "addresses": 40}
 TEACHER_LOSS = {"wikipedia": 2.9, "addresses": 3.6}
@@ -198,14 +198,8 @@ def build_study(num_variants: int) -> Study:
         efficiency=[_speed(variant) for variant in variants],
         certificates=pd.DataFrame([_certificate(variant) for variant in variants]),
         samples=[
-            {"model": "SmolLM2-135M-Instruct", "prompt": "1. The river", "text": " rises *here*."},
-            {
-                "bin": "quarter",
-                "space": "coarse_uniform",
-                "model": "distilled",
-                "prompt": "1. The river",
-                "text": " a\nb",
-            },
+            Sample(model="SmolLM2-135M-Instruct", prompt="1. The river", text=" rises *here*."),
+            Sample(bin="quarter", space="coarse_uniform", model="distilled", prompt="1. The river", text=" a\nb"),
         ],
     )
 
@@ -220,6 +214,9 @@ def _teacher() -> TeacherRecord:
         license="apache-2.0",
         attribution="",
         num_token_ids=49_152,
+        intake=IntakeRecord(
+            num_tokens=48, dtype="float32", tolerance=1e-4, reading_difference=0.0, cut_difference=1e-6
+        ),
         architecture=SMOLLM2_135M,
     )
 

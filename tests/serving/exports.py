@@ -99,7 +99,7 @@ def write_export(kind: Kind, target: Path) -> Path:
     settings = {name: value for name, value in settings.items() if value is not None or name == "sliding_window"}
     teacher = tiny_teacher(family, tied=tied, **settings)
     source = save_checkpoint(teacher, byte_tokenizer(), target.with_name(f"{target.name}-teacher"))
-    parent = open_ordered(source, Ordering(by="native", layer_score="influence"))
+    parent = open_ordered(source, Ordering(ordering="native", layer_score="influence"))
     child = own_weights(extract_child(parent, kind.selection))
     folder = save_checkpoint(child, byte_tokenizer(), target)
     write_check(folder, record_prompts(load_model(folder, torch.float32)))

@@ -37,7 +37,7 @@ DISTILLED = [5.5571017, 4.6258321, 4.0865335]
 def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[budwood.Study]:
     """Yield a study in float32 on one thread, of a random teacher and sentences of eight words."""
     folder, threads = tmp_path_factory.mktemp("golden"), torch.get_num_threads()
-    rng = random.Random(0)  # noqa: S311 - no secret
+    rng = random.Random(0)  # noqa: S311 - sentences, not secrets
     (folder / "text").mkdir()
     words = ["the", "bud", "grows", "where", "wood", "was", "cut", "last"]
     for number in range(NUM_DOCUMENTS):

@@ -11,12 +11,11 @@ from teachers import FULL, TEACHERS, architecture_of, select, tiny_teacher, weig
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
 from budwood.subnet.compensate import compensate, count_gaps, regression_flops
-from budwood.subnet.settings import STEPS, Compensation
 from budwood.subnet.extract import child_state, extract_child, resolve
 from budwood.subnet.importance import measure_importance
 from budwood.subnet.ordering import order_teacher
-from budwood.subnet.settings import Ordering
 from budwood.subnet.regression import regress
+from budwood.subnet.settings import STEPS, Compensation, Ordering
 
 NONE = Compensation(norms=False, neurons=False, channels=False, heads=False, layers=False, pairs=False)
 RIDGES = ("neuron_ridge", "channel_ridge", "head_ridge", "layer_ridge")
@@ -27,7 +26,7 @@ every_family = pytest.mark.parametrize("teacher", [name for name in TEACHERS if 
 
 
 def only(step: str, **changes) -> Compensation:
-    return replace(NONE, **{step: True, **changes})
+    return Compensation(**NONE.model_dump() | {step: True, **changes})
 
 
 def logits_of(model, windows):
@@ -39,7 +38,9 @@ def ordered_by(teacher, windows):
     """Return a teacher in memory, ordered by the given text."""
     architecture = architecture_of(teacher)
     importance = measure_importance(teacher, architecture, windows)
-    return order_teacher(weights_of(teacher), teacher.config.to_dict(), architecture, Ordering(), importance)
+    return order_teacher(
+        weights_of(teacher), teacher.config.to_dict(), architecture, Ordering(layer_score="change"), importance
+    )
 
 
 def test_regression_is_ridge_regression_on_features_of_unit_variance():
@@ -81,6 +82,13 @@ def test_where_nothing_is_removed_nothing_changes(orders, windows):
 
 
 @every_family
+def test_corrections_without_a_regression_read_no_text(orders, windows):
+    """So they cost none: see `budwood.study.costs.correction_cost`."""
+    unreadable = torch.full_like(windows, -1)
+    for step in ("norms", "pairs"):
+        compensate(orders["activation", "preserve"], CUT, unreadable, only(step))
+
+
 def test_every_step_changes_what_it_should(teacher, orders, windows):
     """Each step has its own parameters, and all of them together give a sound model of the same sizes."""
     ordered = orders["activation", "preserve"]
@@ -244,13 +252,13 @@ def test_the_teacher_is_untouched_and_unhooked(windows):
 @pytest.mark.parametrize("name", RIDGES)
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
 def test_a_ridge_must_be_positive(name, value):
-    with pytest.raises(ValueError, match=f"{name} must be positive"):
+    with pytest.raises(ValueError, match=rf"{name}\n.*greater than 0"):
         Compensation(**{name: value})
 
 
 def test_steps_are_named_in_order():
     assert Compensation().steps == STEPS
-    assert replace(NONE, layers=True, neurons=True).steps == ("neurons", "layers")
+    assert only("layers", neurons=True).steps == ("neurons", "layers")
 
 
 def test_what_regressions_cost_by_hand() -> None:

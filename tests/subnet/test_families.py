@@ -71,7 +71,7 @@ def test_the_teacher_is_untouched(teacher, teacher_folder, importance):
     """Ordering and cutting leave every bit on disk and in memory."""
     file = teacher_folder / "model.safetensors"
     on_disk, before = load_file(file), file.read_bytes()
-    ordered = open_ordered(teacher_folder, Ordering(), importance)
+    ordered = open_ordered(teacher_folder, Ordering(layer_score="change"), importance)
     first = {name: weight.clone() for name, weight in ordered.weights.items()}
     for selection in (Selection.prefix(ordered.ranked), select(30, [3], (2, 1, 8, 9))):
         child = own_weights(extract_child(ordered, selection))

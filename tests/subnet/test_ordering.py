@@ -43,7 +43,7 @@ def test_channels_say_where_the_teacher_has_them(teacher, architecture, orders, 
 @llama_only
 def test_ordering_by_activation_needs_importance(teacher_folder):
     with pytest.raises(ValueError, match="ordering: activation needs the importance"):
-        open_ordered(teacher_folder, Ordering())
+        open_ordered(teacher_folder, Ordering(layer_score="change"))
 
 
 @every_kind
@@ -180,7 +180,7 @@ def test_value_biases_are_turned_as_value_weights_are(teacher, architecture, imp
 
 @every_kind
 def test_materialised_weights_are_those_of_the_folder_in_the_precision_asked_for(teacher_folder, importance):
-    lazy = open_ordered(teacher_folder, Ordering(), importance)
+    lazy = open_ordered(teacher_folder, Ordering(layer_score="change"), importance)
     whole, halved = lazy.materialise(FULL), lazy.materialise(HALF)
     assert set(whole.weights) == set(lazy.weights)
     assert len(whole.weights) == len(lazy.weights)
@@ -194,7 +194,9 @@ def test_the_given_weights_are_left_as_they_are(teacher, architecture, importanc
     weights = weights_of(teacher)
     before = {name: weight.clone() for name, weight in weights.items()}
     lazy = orders["native", "preserve"]
-    ordered = order_teacher(weights, lazy.config, architecture, Ordering(), importance).materialise(FULL)
+    ordered = order_teacher(weights, lazy.config, architecture, Ordering(layer_score="change"), importance).materialise(
+        FULL
+    )
     for name, weight in ordered.weights.items():
         assert torch.equal(weight, orders["activation", "preserve"].weights[name])
     assert all(torch.equal(weights[name], before[name]) for name in before)

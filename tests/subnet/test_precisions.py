@@ -9,11 +9,12 @@ from teachers import FULL, HALF, architecture_of, select, tiny_teacher
 from budwood.arch.selection import Selection
 from budwood.models.checkpoint import load_model, save_checkpoint
 from budwood.models.tensors import CheckpointTensors
-from budwood.subnet.compensate import Compensation, compensate
+from budwood.subnet.compensate import compensate
 from budwood.subnet.evaluate import SubnetEvaluator
 from budwood.subnet.extract import extract_child, own_weights, widest_dtype
 from budwood.subnet.importance import measure_importance
-from budwood.subnet.ordering import Ordering, open_ordered
+from budwood.subnet.ordering import open_ordered
+from budwood.subnet.settings import Compensation, Ordering
 
 IDS = torch.randint(0, 97, (2, 20), generator=torch.Generator().manual_seed(3))
 CUT = select(24, [0, 1, 3], (2, 1, 8, 15))
@@ -46,7 +47,7 @@ def test_any_mixture_works_to_the_end(family, dtypes, tied, tokenizer, tmp_path_
     kinds = {parameter.dtype for parameter in model.parameters()}
     assert widest_dtype(whole) == (kinds.pop() if len(kinds) == 1 else torch.float32)
     assert torch.equal(logits_of(whole.float()), logits_of(loaded))
-    ordered = open_ordered(folder / "teacher", Ordering(), importance)
+    ordered = open_ordered(folder / "teacher", Ordering(layer_score="change"), importance)
     for compute in (FULL, HALF):
         evaluator = SubnetEvaluator(teacher=ordered.materialise(compute), windows=IDS)
         assert torch.tensor(evaluator.one(CUT).sequence_losses).isfinite().all()

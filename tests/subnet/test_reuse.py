@@ -11,8 +11,8 @@ from budwood.arch.count import forward_flops_per_token, layer_flops_per_token, n
 from budwood.arch.selection import Selection
 from budwood.subnet.evaluate import SubnetEvaluator
 from budwood.subnet.ordering import OrderedTeacher, order_teacher
-from budwood.subnet.settings import Ordering
 from budwood.subnet.reuse import families, walk
+from budwood.subnet.settings import Ordering
 
 paths_of_candidates = st.lists(
     st.lists(st.integers(0, 2), min_size=1, max_size=5).map(lambda layers: ["root", *layers]), max_size=8

@@ -42,10 +42,8 @@ def teacher_of(kind, family="llama"):
 def ordered_by(model, rope="preserve", by="activation"):
     architecture = architecture_of(model)
     importance = measure_importance(model, architecture, IDS)
-    settings = Ordering(ordering=by, rope=rope)
-    return order_teacher(weights_of(model), model.config.to_dict(), architecture, settings, importance).materialise(
-        FULL
-    )
+    chosen = Ordering(ordering=by, rope=rope, layer_score="change")
+    return order_teacher(weights_of(model), model.config.to_dict(), architecture, chosen, importance).materialise(FULL)
 
 
 def logits_of(model):

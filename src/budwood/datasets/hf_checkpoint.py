@@ -9,6 +9,7 @@ from kedro_datasets._typing import JSONPreview
 
 from budwood.datasets.folder import place_folder
 from budwood.models.checkpoint import CONFIG, Checkpoint
+from budwood.records.files import write_atomically
 
 
 class HFCheckpointDataset(AbstractDataset[Checkpoint, Checkpoint]):
@@ -28,15 +29,27 @@ class HFCheckpointDataset(AbstractDataset[Checkpoint, Checkpoint]):
         """Open the checkpoint; its weights stay on disk.
 
         Raises:
-            DatasetError: there is no checkpoint.
+            DatasetError: there is no checkpoint, or its files are no longer those that were saved.
         """
         if not self._exists():
             raise DatasetError(f"{self._filepath} is no checkpoint: it has no {CONFIG}")
-        return Checkpoint.open(self._filepath)
+        found = Checkpoint.open(self._filepath)
+        if self._note.is_file() and self._note.read_text(encoding="utf-8") != found.fingerprint:
+            raise DatasetError(
+                f"{self._filepath.resolve()} has changed since it was written; remove it and run again to make it anew"
+            )
+        return found
 
     def save(self, data: Checkpoint) -> None:
         """Put a checkpoint that was written elsewhere into place (see `place_folder`)."""
+        self._note.unlink(missing_ok=True)
         place_folder(data.folder, self._filepath)
+        write_atomically(self._note, data.fingerprint)
+
+    @property
+    def _note(self) -> Path:
+        """The fingerprint of what was saved."""
+        return self._filepath.with_name(f"{self._filepath.name}.fingerprint")
 
     def preview(self) -> JSONPreview:
         """Show the checkpoint's configuration in Kedro-Viz."""

@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
 
 from pydantic import Field
 
+from budwood.records.paths import resolve_path
 from budwood.records.strict import Strict
 
 LAST_WORD, CONTINUATION = "heldout_last_word", "heldout_continuation"
@@ -69,16 +72,20 @@ class HeldOutSettings(Strict):
     continuation_words: int = Field(default=12, gt=0)
     """Words of each of the four continuations."""
     seed: int = 42
+    """Of the draw of questions."""
 
 
 class EfficiencySettings(Strict):
     """What is timed; see `budwood.evaluation.efficiency`."""
 
     prompt_tokens: int = Field(default=512, gt=0)
+    """Tokens that are read at once."""
     new_tokens: int = Field(default=32, gt=0)
     """Tokens generated, one by one, after the prompt."""
     batch_size: int = Field(default=1, gt=0)
+    """Prompts at a time."""
     repeats: int = Field(default=5, gt=0)
+    """Counted rounds, in which teacher and sub-network take turns."""
     warmups: int = Field(default=1, ge=0)
     """Rounds before the repeats, which are not counted."""
 
@@ -100,7 +107,8 @@ class EvaluationSettings(Strict):
     """Presets (`heldout`, `paper`, `extended`; see `PRESETS`) and names of lm_eval's tasks, groups and tags; empty:
     nothing is asked."""
     include_path: str | None = None
-    """A folder of further tasks, as `lm_eval --include_path` takes it."""
+    """A folder of further tasks, as `lm_eval --include_path` takes it. A relative path begins at the root of the
+    project."""
     limit: int | None = Field(default=None, gt=0)
     """Questions of every task, the first ones; null: all."""
     batch_size: int = Field(default=4, gt=0)
@@ -108,6 +116,12 @@ class EvaluationSettings(Strict):
     heldout: HeldOutSettings = HeldOutSettings()
     efficiency: EfficiencySettings | None = EfficiencySettings()
     """Null: nothing is timed."""
+
+    def rooted(self, root: Path) -> Self:
+        """Return the settings with the path of further tasks spelt out."""
+        if self.include_path is None:
+            return self
+        return self.model_copy(update={"include_path": str(resolve_path(self.include_path, root))})
 
     def benchmarks(self) -> tuple[Benchmark, ...]:
         """Return what is asked."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from budwood.arch.bins import ParameterBin
@@ -64,8 +64,10 @@ def prove(
     counted = sum(parameter.numel() for parameter in loaded.parameters())
     _refuse_size(counted, num_parameters(architecture), parameter_bin)
     lengths = probe_lengths(len(tokens), config["max_position_embeddings"])
+    texts = [tokens[None, :length].to(child.device) for length in lengths]
+    nn.Module.to(loaded, child.device)
     models = loaded.eval(), child.float().eval()
-    reloaded, expected = ([model(input_ids=tokens[None, :n]).logits for n in lengths] for model in models)
+    reloaded, expected = ([model(input_ids=text).logits for text in texts] for model in models)
     difference = max_difference(reloaded, expected)
     if not difference <= TOLERANCE:
         raise ValueError(

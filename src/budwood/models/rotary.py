@@ -60,12 +60,11 @@ def _check_parameters(rope: Parameters) -> None:
     if any(isinstance(value, Mapping) for value in rope.values()):
         raise ValueError(f"rope_parameters differ between kinds of layers ({', '.join(rope)}); supported: one for all")
     if kind not in ROPE_TYPES:
-        supported = f"supported: {', '.join(ROPE_TYPES)}; or rope: rebuild"
-        raise ValueError(f"rope_type={kind!r} cannot be cut with rope: preserve; {supported}")
+        raise ValueError(f"rope_type={kind!r} cannot be cut; supported: {', '.join(ROPE_TYPES)}")
     if rope.get("short_factor") != rope.get("long_factor"):
         raise ValueError(
-            f"rope_type={kind!r} cannot be cut with rope: preserve where short_factor and long_factor differ, because "
-            "frequencies change with the length of the text; supported: one list for both, or rope: rebuild"
+            f"rope_type={kind!r} cannot be cut where short_factor and long_factor differ, because frequencies "
+            "change with the length of the text; supported: one list for both"
         )
 
 

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, ValidationError, model_validator
 
 from budwood.corpus.settings import CorpusSettings
 from budwood.evaluation.settings import EvaluationSettings
-from budwood.models.settings import TeacherSettings
+from budwood.models.settings import PushSettings, ServingSettings, TeacherSettings
 from budwood.parameters.ablations import AblationSettings
 from budwood.parameters.plan import PlanSettings
 from budwood.records.names import SELECTED, Variant, require_names
@@ -66,6 +66,9 @@ class ProjectParameters(Strict):
     plan: PlanSettings
     engine: Engine
     evaluation: EvaluationSettings
+    serving: ServingSettings = ServingSettings()
+    push: PushSettings | None = None
+    """Null: exports are published nowhere."""
     ablations: AblationSettings | None = None
     """Null: there are none."""
 
@@ -109,8 +112,8 @@ class ProjectParameters(Strict):
     @property
     def needs_statistics(self) -> bool:
         """Whether any search orders or scores components by activations on calibration text."""
-        fitnesses = {self.search.fitness, *self.searches}
-        return "importance" in fitnesses or any(space.needs_statistics for space in self._used_spaces())
+        searching = any(search.needs_statistics for search in [self.search, *self.searches.values()])
+        return searching or any(space.needs_statistics for space in self._used_spaces())
 
     @property
     def needs_elimination(self) -> bool:
@@ -145,6 +148,12 @@ class ProjectParameters(Strict):
             if space not in self.spaces:
                 raise ValueError(f"grid.{bin_name}: no space {space!r}; spaces has {', '.join(self.spaces)}")
             self._require_order("search.fitness", self.search.fitness, space)
+        if self.push is not None and len({self.push.of(variant).repository for variant in self.searched}) < len(
+            self.searched
+        ):
+            raise ValueError(
+                "push.repository: several exports cannot go to one repository; put {bin} and {space} into its name"
+            )
         self.protocol.probe_schedule(self.schedule)
         if self.protocol.num_seeds > 1 and self.caches_teacher:
             raise ValueError(

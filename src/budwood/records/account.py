@@ -2,7 +2,7 @@
 
 from budwood.records.certificate import Certificate
 from budwood.records.cost import Cost
-from budwood.records.evaluation import Downstream, Efficiency
+from budwood.records.evaluation import Downstream, Efficiency, Sample
 from budwood.records.names import Variant
 from budwood.records.search import Finalists, Winner
 from budwood.records.strict import Strict
@@ -35,6 +35,7 @@ class Results(Strict):
     downstream: tuple[Downstream, ...]
     efficiency: tuple[Efficiency, ...]
     evaluation_costs: tuple[Cost, ...]
+    samples: tuple[Sample, ...]
 
     @property
     def variant(self) -> Variant:

@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field
 
+from budwood.records.serving import OpensIn
 from budwood.records.strict import Strict
 
 
@@ -57,6 +58,8 @@ class Certificate(Proof):
     """For every channel of the child's residual stream, the teacher's."""
     kept_layers: tuple[int, ...]
     """For every layer of the child in depth order, the teacher's."""
+    opens_in: OpensIn = Field(default_factory=dict)
+    """Which engines open the folder, and how that was checked."""
 
     def summary(self) -> dict[str, Any]:
         """Return the facts that fit in a table."""

@@ -56,6 +56,20 @@ class Downstream(Strict):
         return self.model_copy(update=variant._asdict())
 
 
+class Sample(Strict):
+    """How one model continues a held-out prompt; `bin` and `space` are empty for the teacher."""
+
+    bin: str = SHARED
+    space: str = SHARED
+    model: str
+    prompt: str
+    text: str
+
+    def at(self, variant: Variant) -> Self:
+        """Return the sample as one of a model of a variant."""
+        return self.model_copy(update=variant._asdict())
+
+
 class ModelSpeed(Strict):
     """Times of one model by repeat, and its memory."""
 

@@ -5,6 +5,20 @@ from budwood.records.fields import ArchitectureField
 from budwood.records.strict import Strict
 
 
+class IntakeRecord(Strict):
+    """How far readings of one teacher differ, as shares of the largest logit where that is above one."""
+
+    num_tokens: int
+    """Of the probe."""
+    dtype: str
+    """In which the readings were run."""
+    tolerance: float
+    reading_difference: float
+    """Between plain transformers and our reading of the files."""
+    cut_difference: float
+    """Between plain transformers and the whole cut, from which nothing is removed."""
+
+
 class TeacherRecord(Strict):
     """What the teacher is."""
 
@@ -19,6 +33,7 @@ class TeacherRecord(Strict):
     num_token_ids: int
     """Ids that its tokenizer makes; the vocabulary may be padded beyond them."""
     architecture: ArchitectureField
+    intake: IntakeRecord
 
 
 class SourceLoss(Strict):

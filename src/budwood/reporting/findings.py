@@ -2,24 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NotRequired, TypedDict
 
 import pandas as pd
 
 from budwood.records.cost import Cost
+from budwood.records.evaluation import Sample
 from budwood.records.search import Winner
 from budwood.records.teacher import TeacherEvaluation, TeacherRecord
 from budwood.records.training import Score
-
-
-class Sample(TypedDict):
-    """How one model continues a held-out prompt; `bin` and `space` are empty for the teacher."""
-
-    bin: NotRequired[str]
-    space: NotRequired[str]
-    model: str
-    prompt: str
-    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

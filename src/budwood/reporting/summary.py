@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import pandas as pd
 
 from budwood.records.cost import SEARCH_STAGES
+from budwood.records.evaluation import Sample
 from budwood.records.names import BASELINE, REFERENCE, Variant
 from budwood.records.training import Score
 from budwood.reporting import formats
-from budwood.reporting.findings import Findings, Sample
+from budwood.reporting.findings import Findings
 from budwood.reporting.ledger import CONFIDENCE, ledger_frame, total_by_stage
 from budwood.reporting.markup import intervals, literal, markdown_table, means_and_errors, once, plural
 from budwood.reporting.matching import mismatches, unlike
@@ -120,11 +121,11 @@ def samples(found: Sequence[Sample]) -> str:
     if not found:
         return "No text was generated."
     parts = ["Greedy continuations of held-out text."]
-    for prompt in dict.fromkeys(sample["prompt"] for sample in found):
-        own = [sample for sample in found if sample["prompt"] == prompt]
+    for prompt in dict.fromkeys(sample.prompt for sample in found):
+        own = [sample for sample in found if sample.prompt == prompt]
         columns = {
-            "model": [" · ".join(filter(None, (s.get("bin"), s.get("space"), s["model"]))) for s in own],
-            "continuation": [literal(sample["text"]) for sample in own],
+            "model": [" · ".join(filter(None, (s.bin, s.space, s.model))) for s in own],
+            "continuation": [literal(sample.text) for sample in own],
         }
         parts += [f"> {literal(prompt)}", markdown_table(columns, 2)]
     return "\n\n".join(parts)

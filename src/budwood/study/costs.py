@@ -9,6 +9,7 @@ from budwood.arch.proportions import in_small
 from budwood.arch.spec import Architecture
 from budwood.records.certificate import Proof
 from budwood.records.cost import Cost, Stage
+from budwood.search.fitness import DIVERGENCE
 from budwood.study.settings import BinSettings
 from budwood.subnet.compensate import regression_flops
 from budwood.subnet.settings import Compensation
@@ -45,6 +46,17 @@ def reading_cost(stage: Stage, model: Architecture | float, text: Extent) -> Cos
     return Cost.of(stage, text.num_tokens, forward)
 
 
+def fitness_costs(fitness: str, teacher: Architecture, text: Extent) -> list[Cost]:
+    """Return what a fitness costs once a search: of `kl` the teacher reads the text by which candidates are compared.
+
+    Args:
+        fitness: its name.
+        teacher: all of it.
+        text: what candidates read.
+    """
+    return [reading_cost("search", teacher, text)] if fitness == DIVERGENCE else []
+
+
 def elimination_cost(teacher: Architecture, text: Extent, trials: Sequence[int] | None = None) -> Cost:
     """Return what it costs to leave layers out one by one.
 
@@ -69,13 +81,15 @@ def correction_cost(
         teacher: what is cut.
         child: what is left of it.
         num_gaps: runs of dropped layers that follow a kept one.
-        settings: which corrections are made; none cost nothing.
+        settings: which corrections are made; those without a regression cost nothing.
         calibration: the text.
     """
-    if settings is None or not settings.steps:
+    solved = 0.0
+    if settings is not None:
+        solved = regression_flops(teacher, child, settings, num_tokens=calibration.num_tokens, num_gaps=num_gaps)
+    if not solved:
         return Cost(stage="compensation", flops=0.0, tokens=0)
     passed = reading_cost("compensation", teacher, calibration)
-    solved = regression_flops(teacher, child, settings, num_tokens=calibration.num_tokens, num_gaps=num_gaps)
     return passed.model_copy(update={"flops": passed.flops + solved})
 
 

@@ -25,7 +25,7 @@ from budwood.models.device import Compute, choose_compute
 from budwood.models.settings import TeacherSettings
 from budwood.records.certificate import Certificate
 from budwood.records.names import Variant, require_names
-from budwood.records.search import Finalist, Finalists, Searched, Winner
+from budwood.records.search import Finalist, Searched, Winner
 from budwood.records.teacher import TeacherEvaluation, TeacherRecord
 from budwood.reporting.accelerator import ACCELERATORS, AcceleratorName
 from budwood.search.settings import SearchSettings
@@ -102,14 +102,7 @@ class Study:
     @cached_property
     def ranked(self) -> Ranked:
         """What one pass over calibration text and leaving layers out one by one found, and what it cost."""
-        stage = RankComponents(
-            teacher=self.teacher,
-            calibration=self._windows("calibration"),
-            elimination=self.measurement.elimination,
-            compute=self.compute,
-            batch_size=self.measurement.batch_size,
-        )
-        return self.workspace.finish(stage)
+        return self._rank(self.measurement.elimination)
 
     @property
     def importance(self) -> Importance:
@@ -327,9 +320,23 @@ class Study:
         )
         return plan(planned, ACCELERATORS[accelerator], _MFU)
 
-    def _needed(self, ordering: Ordering, fitness: str = "") -> dict[str, Tensor]:
-        """Return the importance where a teacher is ordered by it, or a search scores by it."""
-        return self.ranked.importance if ordering.needs_statistics or fitness == "importance" else {}
+    def _rank(self, elimination: int) -> Ranked:
+        stage = RankComponents(
+            teacher=self.teacher,
+            calibration=self._windows("calibration"),
+            elimination=elimination,
+            compute=self.compute,
+            batch_size=self.measurement.batch_size,
+        )
+        return self.workspace.finish(stage)
+
+    def _needed(self, ordering: Ordering, search: SearchSettings | None = None) -> dict[str, Tensor]:
+        """Return what an order, or a search, needs of the importance; nothing is measured for none of it."""
+        if ordering.needs_elimination:
+            return self.ranked.importance
+        if ordering.needs_statistics or (search is not None and search.needs_statistics):
+            return self._rank(0).importance
+        return {}
 
     def _windows(self, split: str) -> Windows:
         return Windows.searched(self.tokens, split, self.measurement)
@@ -354,7 +361,7 @@ class Study:
     ) -> Subnet:
         stage = EvolveSubnets(
             teacher=self.teacher,
-            importance=self._needed(space, settings.fitness),
+            importance=self._needed(space, settings),
             selection=self._windows("selection"),
             bin_=bin_,
             space=space.without_corrections(),
@@ -370,18 +377,18 @@ class Study:
         found = replace(self.workspace, track=tracked).finish(stage)
         finalists = found.finalists.candidates[: settings.num_finalists]
         training = BriefTraining.of(settings.finalist_tokens, self._conditions(schedule))
-        return replace(self._export(finalists, found.finalists, space, training), history=found.history)
+        return replace(self._export(finalists, found.finalists.searched, space, training), history=found.history)
 
     def _export(
         self,
         finalists: tuple[Finalist, ...],
-        searched: Searched | Finalists,
+        searched: Searched,
         space: SpaceSettings,
         training: BriefTraining | None,
     ) -> Subnet:
         choice = ChooseWinner(
             teacher=self.teacher,
-            importance=self._needed(space, searched.fitness),
+            importance=self._needed(space),
             calibration=self._windows("calibration"),
             choice=self._windows("choice"),
             finalists=finalists,
@@ -452,7 +459,7 @@ def open_study(
     return Study(
         teacher=fetched.checkpoint,
         source=settings,
-        record=teacher_record(fetched, settings),
+        record=teacher_record(fetched, settings, workspace),
         tokens=tokens,
         corpus=corpus,
         measurement=measurement,

@@ -11,6 +11,7 @@ import torch
 
 from budwood.arch.count import forward_flops_per_token, num_parameters
 from budwood.corpus.packing import PackedCorpus
+from budwood.evaluation.continuations import continue_prompts, heldout_prompts
 from budwood.evaluation.efficiency import Subject, measure_efficiency
 from budwood.evaluation.harness import VERSION, check_benchmarks, run_benchmarks
 from budwood.evaluation.heldout import heldout_questions, read_texts
@@ -21,7 +22,7 @@ from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import Compute
 from budwood.models.losses import sequence_losses
 from budwood.records.cost import Cost
-from budwood.records.evaluation import Downstream, Efficiency
+from budwood.records.evaluation import Downstream, Efficiency, Sample
 from budwood.records.teacher import HeldOutText, SourceLoss, TeacherEvaluation
 from budwood.records.training import ProbeScore, Score, TrainingRecord
 from budwood.study.costs import reading_cost
@@ -228,6 +229,40 @@ class AskModel(Stage[Answered]):
             # MLflow takes no comma, which separates a metric of the harness from its filter.
             values = {name.replace(",", "/"): metric.value for name, metric in task.metrics.items()}
             work.track({f"{task.task}.{name}": value for name, value in values.items()}, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a model writes."""
+
+    samples: list[Sample]
+    costs: list[Cost]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContinuePrompts(Stage[Written]):
+    """Let a model continue the beginnings of held-out documents, for people to read."""
+
+    name: ClassVar[str] = "samples"
+    result: ClassVar[type] = Written
+
+    model_name: str
+    model: Checkpoint
+    tokens: PackedCorpus
+    compute: Compute
+
+    def run(self, work: Work) -> Written:
+        """Write, always the likeliest token."""
+        del work
+        started = time.perf_counter()
+        tokenizer, architecture = self.model.load_tokenizer(), self.model.architecture
+        prompts = heldout_prompts(read_texts(self.tokens, tokenizer, "validation"))
+        model = self.compute.place(self.model.load_model(self.compute.dtype))
+        written = continue_prompts(model, tokenizer, prompts)
+        flops = sum(each.flops(architecture) for each in written)
+        cost = Cost(stage="evaluation", tokens=sum(each.num_tokens for each in written), flops=float(flops))
+        samples = [Sample(model=self.model_name, prompt=each.prompt, text=each.text) for each in written]
+        return Written(samples, [cost.after(time.perf_counter() - started)])
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -47,6 +47,7 @@ class ExportSubnet(Stage[Exported]):
     space: SpaceSettings
     sources: Sequence[CardSource]
     """Licences and attributions of all texts."""
+    serving: ServingSettings = field(default_factory=ServingSettings)
 
     def run(self, work: Work) -> Exported:
         """Copy, certify and describe."""
@@ -60,7 +61,7 @@ class ExportSubnet(Stage[Exported]):
             corpus_fingerprint=self.corpus_fingerprint,
             ordering=self.space.ordering,
             rope=self.space.rope,
-            compensation=self.space.compensation.steps if self.space.compensation else (),
+            compensation=self.space.corrections,
             channels=self.winner.kept_channels,
             layers=self.winner.kept_layers,
         )
@@ -68,6 +69,8 @@ class ExportSubnet(Stage[Exported]):
         certificate = certify(self.winner.proof, folder, origin)
         child = self.cut.load_model(torch.float32)
         write_check(folder, record_prompts(child))
+        opens_in = open_everywhere(folder, self.serving)
+        certificate = certificate.model_copy(update={"opens_in": opens_in})
         card = Card(
             architecture=architecture,
             teacher=self.teacher_record,
@@ -75,7 +78,7 @@ class ExportSubnet(Stage[Exported]):
             cut=_story(self.winner, self.space, origin),
             measured=[_measured(self.winner)],
             native=certificate.native,
-            opens_in=open_everywhere(folder, ServingSettings()),
+            opens_in=opens_in,
             chat=describe_chat(child, self.cut.load_tokenizer()),
         )
         write_atomically(folder / CARD, card.text())

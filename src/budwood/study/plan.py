@@ -22,6 +22,7 @@ from budwood.study.costs import (
     cache_cost,
     choice_cost,
     elimination_cost,
+    fitness_costs,
     heldout_cost,
     reading_cost,
     training_costs,
@@ -211,7 +212,8 @@ def search_costs(study: Study, each: Forecast) -> list[Cost]:
         brief.num_tokens if brief else 0,
         [correction] * (finalists - 1),
     )
-    total = {name: getattr(searching, name) + getattr(comparing, name) for name in ("flops", "tokens")}
+    costs = [searching, comparing, *fitness_costs(search.fitness, study.teacher, selection)]
+    total = {name: sum(getattr(cost, name) for cost in costs) for name in ("flops", "tokens")}
     return [searching.model_copy(update=total), correction]
 
 
@@ -240,8 +242,8 @@ def _shared_rows(study: Study) -> Iterator[Row]:
     }
     held = _held(study.reading_memory(teacher), teacher)
     files = {"disk_bytes": num_parameters(teacher) * study.teacher_bytes_per_parameter}
-    passed = study.text("calibration") if study.needs_statistics else study.text("calibration", 0)
-    yield _row(reading_cost("calibration", teacher, passed)) | held | files
+    if study.needs_statistics:
+        yield _row(reading_cost("calibration", teacher, study.text("calibration"))) | held
     if study.needs_elimination:
         text = study.text("calibration", min(measurement.elimination, measurement.calibration))
         yield _row(elimination_cost(teacher, text, study.trials)) | held
@@ -249,7 +251,7 @@ def _shared_rows(study: Study) -> Iterator[Row]:
     asked = study.evaluation.question_tokens(study.num_sources["validation"])
     forward = float(forward_flops_per_token(teacher, context=measurement.length))
     tokens = sequences * measurement.length + asked
-    yield _row(Cost.of("evaluation", tokens, forward)) | held
+    yield _row(Cost.of("evaluation", tokens, forward)) | held | files
     if cached := _cached_bytes(study):
         cost = cache_cost(teacher, schedule.sequence_length, schedule.num_tokens)
         yield _row(cost) | held | {"disk_bytes": schedule.num_sequences * cached}
@@ -272,7 +274,7 @@ def _search_rows(study: Study, each: Forecast) -> Iterator[Row]:
     charged = paper_search_flops(
         each.center,
         num_evaluations=study.search.num_evaluations,
-        num_sequences=measurement.selection if searching.tokens else 0,
+        num_sequences=0 if study.search.fitness in FROM_SCORES else measurement.selection,
         sequence_length=measurement.length,
     )
     history = {"disk_bytes": study.search.num_evaluations * each.genes_bytes, "paper_flops": charged}

@@ -32,11 +32,11 @@ from budwood.records.search import Finalist, Finalists, FrontPoint, Searched, Wi
 from budwood.records.strict import Strict
 from budwood.search.candidate import SearchRecord, canonical_key
 from budwood.search.choice import Choice, choose
-from budwood.search.fitness import DIVERGENCE, PERPLEXITY, module_of
+from budwood.search.fitness import PERPLEXITY, module_of
 from budwood.search.run import run_search
 from budwood.search.settings import SearchSettings
 from budwood.search.strategy import Strategy, open_strategy
-from budwood.study.costs import bin_center, choice_cost, correction_cost, proof_cost, reading_cost
+from budwood.study.costs import bin_center, choice_cost, correction_cost, fitness_costs, proof_cost
 from budwood.study.evaluators import EvaluatorSource, evaluating_candidates
 from budwood.study.settings import BinSettings, Conditions
 from budwood.study.source import code_hash
@@ -134,7 +134,7 @@ class EvolveSubnets(Stage[Found]):
             paper_flops=paper_search_flops(bin_center(self.bin_, self.parameter_bin, ranked)),
             front=tuple(front),
             candidates=tuple(candidates),
-            costs=(cost, *fitness_costs(self.search.fitness, ranked, self.selection)),
+            costs=(cost, *fitness_costs(self.search.fitness, ranked, self.selection.extent)),
         )
 
 
@@ -185,7 +185,8 @@ class ChooseWinner(Stage[Chosen]):
     training: BriefTraining | None
     compute: Compute
     batch_size: int
-    searched: Searched = field(metadata=NOT_DECIDING)
+    searched: Searched
+    """The winner carries its facts."""
 
     def run(self, work: Work) -> Chosen:
         """Look at the finalists one by one; a killed run continues with the first that it has not finished."""
@@ -244,9 +245,8 @@ class ChooseWinner(Stage[Chosen]):
         ]
         best = judged[found.winner]
         alone = found.runner_up is None
-        shared = {name: getattr(self.searched, name) for name in Searched.model_fields}
         return Winner(
-            **shared,
+            **dict(self.searched),
             **best.model_dump(include={"description", "num_parameters", "selection_loss", "choice_loss"}),
             selection=best.selection,
             kept_channels=tuple(ordered.channels[channel] for channel in best.selection.hidden),
@@ -292,13 +292,6 @@ class Look(Strict):
 
 
 _LOOKS = TypeAdapter(list[Look])
-
-
-def fitness_costs(fitness: str, teacher: Architecture, selection: Windows) -> list[Cost]:
-    """Return what a fitness costs once a search: the teacher reads the text by which candidates are compared to it."""
-    if fitness != DIVERGENCE:
-        return []
-    return [reading_cost("search", teacher, selection.extent)]
 
 
 def _gaps(cut: Cut, teacher: Architecture) -> int:

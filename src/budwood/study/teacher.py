@@ -8,19 +8,21 @@ from typing import ClassVar
 from torch import Tensor
 
 from budwood.arch.count import num_parameters
+from budwood.corpus.tokenization import num_ids
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import Compute
 from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import FetchedTeacher, fetch_teacher
 from budwood.records.cost import Cost
 from budwood.records.locks import holding
-from budwood.records.teacher import TeacherRecord
+from budwood.records.teacher import IntakeRecord, TeacherRecord
 from budwood.study.costs import reading_cost
 from budwood.study.source import code_hash
 from budwood.study.stage import Stage, Work, Workspace
 from budwood.study.text import Windows
 from budwood.subnet.elimination import leave_layers_out
 from budwood.subnet.importance import Importance, measure_importance
+from budwood.subnet.intake import verify_teacher
 
 TRIALS = "trials.jsonl"
 
@@ -95,11 +97,37 @@ def importance_of(tensors: dict[str, Tensor]) -> Importance | None:
     return Importance.from_tensors(tensors) if tensors else None
 
 
-def teacher_record(fetched: FetchedTeacher, settings: TeacherSettings) -> TeacherRecord:
-    """Return what a teacher is.
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """How far readings of a teacher differ."""
+
+    intake: IntakeRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyTeacher(Stage[Verified]):
+    """Compare plain transformers, our reading of the files, and the whole cut, on a few real tokens."""
+
+    name: ClassVar[str] = "intake"
+    result: ClassVar[type] = Verified
+
+    teacher: Checkpoint
+
+    def run(self, work: Work) -> Verified:
+        """Compare.
+
+        Raises:
+            ValueError: they do not give the same logits.
+        """
+        del work
+        return Verified(verify_teacher(self.teacher, self.teacher.load_tokenizer()))
+
+
+def teacher_record(fetched: FetchedTeacher, settings: TeacherSettings, workspace: Workspace) -> TeacherRecord:
+    """Return what a teacher is, after all ways of reading it have given the same logits.
 
     Raises:
-        ValueError: it is not what the settings say it is.
+        ValueError: it is not what the settings say it is, or cannot be cut.
     """
     teacher = fetched.checkpoint
     stated = settings.architecture.architecture() if settings.architecture else teacher.architecture
@@ -116,6 +144,7 @@ def teacher_record(fetched: FetchedTeacher, settings: TeacherSettings) -> Teache
         fingerprint=teacher.fingerprint,
         license=settings.license,
         attribution=settings.attribution,
-        num_token_ids=len(teacher.load_tokenizer()),
+        num_token_ids=num_ids(teacher.load_tokenizer()),
         architecture=teacher.architecture,
+        intake=workspace.finish(VerifyTeacher(teacher=teacher)).intake,
     )

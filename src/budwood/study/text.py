@@ -17,7 +17,7 @@ from budwood.models.checkpoint import Checkpoint
 from budwood.study.costs import Extent
 from budwood.study.settings import MeasurementSettings
 from budwood.study.stage import NOT_DECIDING, Stage, Work
-from budwood.training.run import check_positions, training_order
+from budwood.training.run import training_order
 from budwood.training.settings import Schedule
 
 
@@ -64,7 +64,6 @@ class PackText(Stage[Packed]):
 
     sources: Sequence[Mapping[str, Any]]
     seed: int
-    bos: str
     tokenizer: str
     """Its fingerprint."""
     vocab_size: int
@@ -79,7 +78,6 @@ class PackText(Stage[Packed]):
         return cls(
             sources=describe_sources(corpus),
             seed=corpus.seed,
-            bos=corpus.bos,
             tokenizer=fingerprint_tokenizer(teacher.load_tokenizer()),
             vocab_size=teacher.architecture.vocab_size,
             teacher=teacher,
@@ -117,12 +115,3 @@ def require_measured(tokens: PackedCorpus, measurement: MeasurementSettings) -> 
     """
     require_windows(tokens, measurement.length, measurement.searched, per_source=False)
     require_windows(tokens, measurement.length, measurement.reported, per_source=True)
-
-
-def require_positions(teacher: Checkpoint, schedule: Schedule) -> None:
-    """Check that the teacher has a position for every token that is trained.
-
-    Raises:
-        ValueError: sequences are longer.
-    """
-    check_positions(teacher.folder, schedule.sequence_length)

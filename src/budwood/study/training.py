@@ -201,6 +201,9 @@ def _curve_table(ran: Mapping[str, Any], rows: list[dict[str, Any]]) -> pd.DataF
     flops = (ran["student_flops"] + ran["teacher_flops"]) / ran["steps"]
     columns = ["step", "train_loss", "heldout_loss", "heldout_losses", "learning_rate"]
     table = pd.DataFrame(rows).reindex(columns=columns)
+    # What a file gives back for no losses.
+    heldout = table["heldout_losses"].astype(object).where(table["heldout_losses"].notna(), None)
+    table = table.assign(heldout_losses=heldout)
     return table.assign(tokens=table["step"] * ran["tokens_per_step"], flops=table["step"] * flops)
 
 

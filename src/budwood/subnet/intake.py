@@ -14,27 +14,13 @@ from budwood.models.checkpoint import OWN_MODELS, Checkpoint, config_object
 from budwood.models.kind import sliding_window
 from budwood.models.probe import TOLERANCE, largest_difference, probe_ids, probe_logits
 from budwood.models.tensors import CheckpointTensors
-from budwood.records.strict import Strict
+from budwood.records.teacher import IntakeRecord
 from budwood.subnet.extract import assemble, extract_child
 from budwood.subnet.ordering import order_teacher
 from budwood.subnet.settings import Ordering
 
 _LOOSE_TOLERANCE = 2e-2
 """Of logits in bfloat16, whose values have 8 significant bits."""
-
-
-class IntakeRecord(Strict):
-    """How far readings of one teacher differ; in shares of the largest logit where that is above one."""
-
-    num_tokens: int
-    """Of the probe."""
-    dtype: str
-    """In which the readings were run."""
-    tolerance: float
-    reading_difference: float
-    """Between plain transformers and our reading of the files."""
-    cut_difference: float
-    """Between plain transformers and the whole cut, from which nothing is removed."""
 
 
 def verify_teacher(

@@ -10,6 +10,8 @@ from transformers import PreTrainedModel
 # Shape legend: E hidden size, n entries of an input, k kept ones, m targets.
 
 _TINY = 1e-12
+_NOISE = 1e-6
+"""Of the largest moment: what is smaller after a direction was taken out is rounding, moments are sums in float32."""
 
 
 def without_massive(moment: Tensor) -> Tensor:
@@ -37,13 +39,25 @@ def regress(moment: Tensor, target: Tensor, ridge: float, massive: Tensor | None
         massive: [k, k] second moment of first positions, whose largest direction is passed over; see
             `without_massive`.
     """
+    floor = _TINY
     if massive is not None:
         seen = without_massive(massive)
-        return seen @ regress(seen @ moment @ seen, seen @ target, ridge)
-    scale = moment.diagonal().clamp_min(_TINY).sqrt()
-    correlations = moment / scale[:, None] / scale + ridge * torch.eye(len(moment), dtype=moment.dtype)
-    solution = torch.cholesky_solve(target / scale[:, None], torch.linalg.cholesky(correlations))
-    return solution / scale[:, None]
+        floor = max(floor, _NOISE * float(moment.diagonal().max()))
+        moment, target = seen @ moment @ seen, seen @ target
+    scale = moment.diagonal().clamp_min(floor).sqrt()
+    solution = _solve(moment / scale[:, None] / scale, target / scale[:, None], ridge) / scale[:, None]
+    return solution if massive is None else seen @ solution
+
+
+def _solve(correlations: Tensor, target: Tensor, ridge: float) -> Tensor:
+    """Return the solution of a ridge regression; energies that rounding has made negative count as zero."""
+    identity = torch.eye(len(correlations), dtype=correlations.dtype)
+    factor, failed = torch.linalg.cholesky_ex(correlations + ridge * identity)
+    if not failed:
+        return torch.cholesky_solve(target, factor)
+    energies, axes = torch.linalg.eigh(correlations)
+    solved: Tensor = axes @ (axes.T @ target / (energies.clamp_min(0) + ridge)[:, None])
+    return solved
 
 
 class InputMoments:

@@ -27,7 +27,7 @@ def normalise(scores: Tensor, normalisation: Normalisation) -> Tensor:
     if normalisation == "sum":
         # Where nothing has a score, all have equal shares.
         total = scores.double().sum()
-        return scores.double() / total if total > 0 else torch.full_like(scores.double(), 1 / len(scores))
+        return scores.double() / total if total > 0 else torch.full_like(scores.double(), 1 / scores.numel())
     if normalisation == "rank":
         ranks = torch.from_numpy(rankdata(scores.numpy()))
         return ranks / ranks.sum()

@@ -37,9 +37,13 @@ class Compensation(Strict):
     """Every head group keeps its own rotary pairs, turned at frequencies that all share; not where one norm weights
     the dimensions of all heads alike."""
     neuron_ridge: float = Field(default=0.3, gt=0)
+    """Of `neurons`."""
     channel_ridge: float = Field(default=0.3, gt=0)
+    """Of `channels`."""
     head_ridge: float = Field(default=0.1, gt=0)
+    """Of `heads`."""
     layer_ridge: float = Field(default=0.3, gt=0)
+    """Of `layers`."""
 
     @property
     def steps(self) -> tuple[str, ...]:
@@ -109,6 +113,12 @@ class SpaceSettings(Ordering):
                 f"fitness {fitness} scores a teacher in its own order or in that of the same scores: ordering is "
                 f"{self.ordering}, and must be native or {own}"
             )
+
+    @property
+    def corrections(self) -> tuple[str, ...]:
+        """Names of the corrections that are made: norms and pairs have no statistics in every order."""
+        missing = {"activation": set[str](), "magnitude": {"norms"}, "native": {"norms", "pairs"}}[self.ordering]
+        return tuple(step for step in (self.compensation.steps if self.compensation else ()) if step not in missing)
 
     def without_corrections(self) -> Self:
         """Return the space as a search compares its members: not corrected."""

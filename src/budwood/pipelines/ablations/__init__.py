@@ -1,5 +1,5 @@
 """The paper's ablations, each a pipeline of its own."""
 
-from budwood.pipelines.ablations.pipeline import create_pipelines
+from budwood.pipelines.ablations.pipeline import PREFIX, create_pipelines
 
-__all__ = ["create_pipelines"]
+__all__ = ["PREFIX", "create_pipelines"]

@@ -8,9 +8,10 @@ from budwood.corpus.ingestion import sample_sources
 from budwood.corpus.packing import PackedCorpus
 from budwood.corpus.settings import CorpusSettings
 from budwood.models.checkpoint import Checkpoint
-from budwood.pipelines.tracking import open_workspace, project_root
+from budwood.pipelines.tracking import open_workspace
+from budwood.pipelines.wiring import project_root
 from budwood.study.settings import Conditions
-from budwood.study.text import PackText, require_positions, require_text
+from budwood.study.text import PackText, require_text
 
 
 def sample_documents(corpus: CorpusSettings) -> pd.DataFrame:
@@ -32,7 +33,7 @@ def pack_documents(
             than the teacher's positions.
     """
     del document_samples  # only here so that sources are looked at first
-    require_positions(teacher, conditions.schedule)
+    teacher.check_lengths(max(conditions.schedule.sequence_length, conditions.measurement.length))
     packed = open_workspace(workspace).finish(PackText.of(teacher, corpus, project_root())).tokens
     require_text(packed, conditions.measurement, conditions.schedule)
     return packed

@@ -16,13 +16,13 @@ from budwood.pipelines.tracking import open_workspace, run_of, track
 from budwood.records.account import Findings, Results
 from budwood.records.certificate import Certificate
 from budwood.records.cost import Cost
-from budwood.records.evaluation import Downstream, Efficiency
+from budwood.records.evaluation import Downstream, Efficiency, Sample
 from budwood.records.names import Variant
 from budwood.records.search import Finalists, Winner
 from budwood.records.teacher import TeacherEvaluation
 from budwood.records.training import ProbeScore, Score, TrainingRecord
 from budwood.study.account import ledger
-from budwood.study.evaluation import AskModel, Questions, ScoreRun, build_questions, measure_speed
+from budwood.study.evaluation import AskModel, ContinuePrompts, Questions, ScoreRun, build_questions, measure_speed
 from budwood.study.settings import Conditions
 
 
@@ -86,6 +86,20 @@ def time_models(
     return measure_speed(dict(zip(names, models, strict=True)), evaluation, compute, track)
 
 
+def continue_texts(
+    tokens: PackedCorpus, conditions: Conditions, workspace: Path, *models: Checkpoint, names: Sequence[str]
+) -> tuple[list[Sample], list[Cost]]:
+    """Return how some models continue the beginnings of held-out documents, and what that cost."""
+    compute = choose_compute(conditions.measurement.device, conditions.measurement.precision)
+    samples, costs = [], []
+    for name, model in zip(names, models, strict=True):
+        stage = ContinuePrompts(model_name=name, model=model, tokens=tokens, compute=compute)
+        written = open_workspace(workspace).finish(stage)
+        samples += written.samples
+        costs += written.costs
+    return samples, costs
+
+
 def score_runs(
     tokens: PackedCorpus,
     conditions: Conditions,
@@ -146,6 +160,8 @@ def collect_results(
     downstream: list[Downstream],
     efficiency: list[Efficiency],
     evaluation_costs: list[Cost],
+    samples: list[Sample],
+    sample_costs: list[Cost],
     selection: pd.DataFrame | None = None,
     *,
     variant: Variant,
@@ -157,7 +173,8 @@ def collect_results(
         scores=tuple(score.model_copy(update=where._asdict()) for score in scores),
         downstream=tuple(answers.at(where) for answers in downstream),
         efficiency=tuple(speed.at(where) for speed in efficiency),
-        evaluation_costs=tuple(evaluation_costs),
+        evaluation_costs=(*evaluation_costs, *sample_costs),
+        samples=tuple(sample.at(where) for sample in samples),
     )
 
 
@@ -204,13 +221,14 @@ def gather_findings(*findings: Findings) -> tuple[list[Winner], pd.DataFrame]:
 
 
 def gather_results(
-    teacher_downstream: list[Downstream], *results: Results
-) -> tuple[list[Score], list[Downstream], list[Efficiency]]:
-    """Return the scores of all arms, what they and the teacher answer, and how fast models are."""
+    teacher_downstream: list[Downstream], teacher_samples: list[Sample], *results: Results
+) -> tuple[list[Score], list[Downstream], list[Efficiency], list[Sample]]:
+    """Return the scores of all arms, what they and the teacher answer and write, and how fast models are."""
     ordered = sorted(results, key=lambda result: result.variant)
     scores = list(chain.from_iterable(result.scores for result in ordered))
     answers = [*teacher_downstream, *chain.from_iterable(result.downstream for result in ordered)]
-    return scores, answers, list(chain.from_iterable(result.efficiency for result in ordered))
+    samples = [*teacher_samples, *chain.from_iterable(result.samples for result in ordered)]
+    return scores, answers, list(chain.from_iterable(result.efficiency for result in ordered)), samples
 
 
 def write_ledger(

@@ -7,6 +7,7 @@ from budwood.pipelines.wiring import Deferred, Place
 from budwood.records.names import ARMS, REFERENCE, Variant, run_name
 
 NODES = "budwood.pipelines.evaluation.nodes"
+TEXT = ["tokens", "params:conditions", "workspace"]
 ASKED = ["heldout_tasks", "params:evaluation", "params:conditions", "workspace"]
 
 
@@ -24,6 +25,12 @@ def create_pipeline(parameters: ProjectParameters) -> Pipeline:
             [*ASKED, "teacher"],
             "teacher_downstream",
             name="ask_teacher",
+        ),
+        Node(
+            Deferred(NODES, "continue_texts", names=["teacher"]),
+            [*TEXT, "teacher"],
+            ["teacher_samples", "teacher_sample_costs"],
+            name="continue_texts",
         ),
     ]
     findings = [_findings(Place(variant, ("evaluation",)), parameters) for variant in parameters.searched]
@@ -51,7 +58,7 @@ def _trained(place: Place, parameters: ProjectParameters) -> list[Node]:
         *place.own(*(f"{run}_run" for run in runs)),
     ]
     timed = ["params:evaluation", "params:conditions", "teacher", *place.own("subnet", *reference)]
-    results = place.own("scores", "downstream", "efficiency", "evaluation_costs")
+    results = place.own("scores", "downstream", "efficiency", "evaluation_costs", "samples", "sample_costs")
     curves = [*place.own("scores", *(f"{run}_curve" for run in runs)), *selection]
     variant = place.variant
     return [
@@ -64,6 +71,11 @@ def _trained(place: Place, parameters: ProjectParameters) -> list[Node]:
         ),
         place.node(
             Deferred(NODES, "time_models", names=["teacher", "subnet", *reference]), timed, place.own("efficiency")
+        ),
+        place.node(
+            Deferred(NODES, "continue_texts", names=arms),
+            [*TEXT, *place.own(*arms)],
+            place.own("samples", "sample_costs"),
         ),
         place.node(Deferred(NODES, "collect_results", variant=variant), [*results, *selection], place.own("results")),
         place.node(
@@ -79,13 +91,14 @@ def _gathering(parameters: ProjectParameters) -> list[Node]:
     """
     searched, trained = parameters.searched, parameters.trained
     findings, results = _of(searched, "findings"), _of(trained, "results")
+    answers = ["teacher_downstream", "teacher_samples", *results]
     measured = ["calibration_costs", "teacher_evaluation", "teacher_downstream", "curves"]
-    cached = ["teacher_cache_costs"] * parameters.caches_teacher
+    cached = ["teacher_sample_costs", *["teacher_cache_costs"] * parameters.caches_teacher]
     gathered: dict[Deferred, tuple[list[str], str | list[str]]] = {
         Deferred(NODES, "gather_histories", variants=searched): (_of(searched, "history"), "histories"),
         Deferred(NODES, "gather_curves"): (_of(trained, "curves"), "curves"),
         Deferred(NODES, "gather_findings"): (findings, ["winners", "certificates"]),
-        Deferred(NODES, "gather_results"): (["teacher_downstream", *results], ["arms", "downstream", "efficiency"]),
+        Deferred(NODES, "gather_results"): (answers, ["arms", "downstream", "efficiency", "samples"]),
         Deferred(NODES, "write_ledger"): ([*measured, *findings, *results, *cached], "ledger"),
     }
     return [

@@ -8,7 +8,8 @@ from budwood.corpus.packing import PackedCorpus
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import choose_compute
 from budwood.models.settings import TeacherSettings
-from budwood.pipelines.tracking import open_workspace, project_root
+from budwood.pipelines.tracking import open_workspace
+from budwood.pipelines.wiring import project_root
 from budwood.records.cost import Cost
 from budwood.records.teacher import TeacherEvaluation, TeacherRecord
 from budwood.study.evaluation import EvaluateTeacher
@@ -23,8 +24,9 @@ def fetch_teacher(teacher: TeacherSettings, workspace: Path) -> tuple[Checkpoint
     Raises:
         ValueError: it cannot be fetched, or is not what the parameters say it is.
     """
-    fetched = fetch_source(teacher, open_workspace(workspace), project_root())
-    return fetched.checkpoint, teacher_record(fetched, teacher)
+    found = open_workspace(workspace)
+    fetched = fetch_source(teacher, found, project_root())
+    return fetched.checkpoint, teacher_record(fetched, teacher, found)
 
 
 def rank_components(

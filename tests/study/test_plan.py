@@ -4,54 +4,71 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from budwood.reporting.plan import disk_bytes, plan, plan_ablations, warnings_of
-from budwood.reporting.study import CHOSEN, Ablation, Reading, Study, Variant, draw_members, in_small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import SMOLLM2_135M, architectures, pythia
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import forward_flops_per_token, num_parameters, training_flops_per_token
+from budwood.arch.proportions import in_small
 from budwood.arch.space import SearchSpace
+from budwood.evaluation.settings import EfficiencySettings, EvaluationSettings, HeldOutSettings
+from budwood.records.names import Variant
 from budwood.reporting.accelerator import ACCELERATORS
-from budwood.reporting.quote import markdown_plan
+from budwood.reporting.quote import disk_bytes, markdown_plan
+from budwood.search.settings import SearchSettings
+from budwood.study.costs import Extent, choice_cost, correction_cost, elimination_cost, reading_cost
+from budwood.study.forecast import Forecast, draw_members
+from budwood.study.plan import CHOSEN, PlannedAblation, Study, plan, plan_ablations, search_costs, warnings_of
+from budwood.study.settings import Conditions, MeasurementSettings, ProtocolSettings
 from budwood.subnet.compensate import regression_flops
 from budwood.subnet.settings import Compensation
-from budwood.training.settings import Schedule
+from budwood.training.cache import bytes_of_sequence
+from budwood.training.settings import Arms, ArmSettings, DistillationSettings, Engine, Schedule
+from budwood.training.teacher import cache_shape
 
 PYTHIA_69B, PYTHIA_410M = pythia(50432, 32, 4096, 32), pythia(50304, 24, 1024, 16)
 H100 = ACCELERATORS["h100"]
-PAPERS = Schedule(tokens=10_000_000_000, sequence_length=2048, global_batch=1056, micro_batch=6)
+PAPERS = Schedule(
+    tokens=10_000_000_000, sequence_length=2048, global_batch=1056, micro_batch=6, peak_learning_rate=3e-4
+)
+PROBE_TOKENS = 2_000_000_000
+MEASUREMENT = MeasurementSettings(
+    length=512, batch_size=16, calibration=64, elimination=4, selection=1000, choice=64, validation=200, heldout=32
+)
+SEARCH = SearchSettings(num_finalists=1)
+SMALL = Variant("small", "coarse")
 
 
-def variant(**changes) -> Variant:
+def forecast(**changes) -> Forecast:
     """Return a bin of which nothing but Pythia-410M can come out."""
-    facts = {"bin": "small", "space": "coarse", "members": (PYTHIA_410M,), "center": PYTHIA_410M}
-    return Variant(**facts | {"compensation": None, "genes_bytes": 1000.0} | changes)
+    facts = {"variant": SMALL, "members": (PYTHIA_410M,), "center": PYTHIA_410M}
+    return Forecast(**facts | {"compensation": None, "genes_bytes": 1000.0} | changes)
+
+
+def conditions(**changes) -> Conditions:
+    """Return the paper's conditions, with some groups replaced."""
+    arm = ArmSettings()
+    taught = ArmSettings(distillation=changes.pop("distillation", DistillationSettings()))
+    groups = {"measurement": MEASUREMENT, "protocol": ProtocolSettings(), "schedule": PAPERS, "engine": Engine()}
+    arms = Arms(random_init=arm, reference_init=arm, subnet_init=arm, distilled=taught)
+    return Conditions(**groups | {"arms": arms} | changes)
 
 
 def study(**changes) -> Study:
-    """Return the paper's study of one bin and one space."""
-    reading = Reading(
-        length=512,
-        batch_size=16,
-        calibration=64,
-        elimination=4,
-        selection=1000,
-        choice=64,
-        teacher=100,
-        validation=200,
-        heldout=32,
-    )
-    facts = {"teacher": PYTHIA_69B, "teacher_bytes_per_parameter": 2, "variants": (variant(),), "reading": reading}
-    facts |= {
-        "num_evaluations": 5050,
-        "num_finalists": 1,
-        "finalist_tokens": 0,
-        "schedule": PAPERS,
+    """Return the paper's study of one bin and one space; groups of its conditions are replaced by their names."""
+    own = {name: changes.pop(name) for name in [*Conditions.model_fields, "distillation"] if name in changes}
+    facts = {
+        "teacher": PYTHIA_69B,
+        "teacher_bytes_per_parameter": 2,
+        "forecasts": (forecast(),),
+        "search": SEARCH,
+        "conditions": conditions(**own),
+        "evaluation": EvaluationSettings(tasks=(), efficiency=None),
+        "num_sources": {"train": 1, "calibration": 0, "selection": 0, "choice": 0, "validation": 1},
         "precision": "bfloat16",
     }
-    return Study(**facts | {"arms": {"random_init": False, "distilled": True}} | changes)
+    return Study(**facts | changes)
 
 
 def row(planned, stage: str, arm: str = "", bin_name: str = "small") -> dict:
@@ -75,20 +92,26 @@ def test_the_papers_bin_by_hand() -> None:
     assert search["flops"] == (5050 * 1000 + 64) * 512 * forward_flops_per_token(PYTHIA_410M, **context)
     assert search["paper_flops"] / 1e18 == pytest.approx(2.349, abs=0.0005)
     assert row(planned, "heldout", "distilled")["tokens"] == 5 * 32 * 2048
-    assert row(planned, "evaluation")["tokens"] == 2 * 200 * 512
+    assert row(planned, "evaluation")["tokens"] == 3 * 200 * 512
+    # The teacher: 200 sequences of validation and 32 of training text.
+    assert row(planned, "evaluation", bin_name="")["tokens"] == 232 * 512
     assert row(planned, "compensation")["flops"] == 0
     calibration = row(planned, "calibration", bin_name="")
     assert calibration["flops"] == 64 * 512 * forward_flops_per_token(PYTHIA_69B, **context)
     assert np.isnan(calibration["paper_flops"])
 
 
-PROBES = PAPERS.model_copy(update={"tokens": 2_000_000_000})
+def test_what_no_space_needs_of_the_teacher_is_not_planned() -> None:
+    """The paper orders nothing. The teacher's files are counted all the same."""
+    planned = plan(study(needs_statistics=False, needs_elimination=False), H100, 0.4)
+    assert not {"calibration", "elimination"} & set(planned["stage"])
+    assert planned["disk_bytes"].sum() == plan(study(), H100, 0.4)["disk_bytes"].sum()
 
 
 def test_probes_come_before_one_training_of_every_bin() -> None:
     """925 steps each; a cosine begins anew, so the training has all of its 4,624 steps."""
-    two = (variant(), variant(space="fine"))
-    planned = plan(study(variants=two, probe_schedule=PROBES), H100, 0.4)
+    two = (forecast(), forecast(variant=Variant("small", "fine")))
+    planned = plan(study(forecasts=two, protocol=ProtocolSettings(probe_tokens=PROBE_TOKENS)), H100, 0.4)
     look = 64 * 512
     probes = planned[planned["stage"] == "probe"]
     assert probes["space"].tolist() == ["coarse", "fine"]
@@ -100,71 +123,123 @@ def test_probes_come_before_one_training_of_every_bin() -> None:
     assert probes["flops"].iloc[0] == 925 * 1056 * 2048 * training + look * reading
     trained = planned[planned["stage"] == "training"]
     assert trained["space"].unique().tolist() == [CHOSEN]
-    assert trained["tokens"].tolist() == [4624 * 1056 * 2048] * 2
+    assert trained["tokens"].tolist() == [4624 * 1056 * 2048] * 3
 
 
 def test_a_training_that_continues_its_probe_is_shorter_by_what_it_does_not_repeat() -> None:
     """Four fifths of 925 steps: 740, the decay begins there. The 10th held-out loss of ten is the only one left out."""
-    long, short = (
-        plan_.model_copy(update={"shape": "warmup_stable_decay", "num_evaluations": 10}) for plan_ in (PAPERS, PROBES)
-    )
-    steady = study(schedule=long, probe_schedule=short, arms={"random_init": False, "subnet_init": False})
-    planned = plan(steady, H100, 0.4)
+    long = PAPERS.model_copy(update={"shape": "warmup_stable_decay", "num_evaluations": 10})
+    planned = plan(study(schedule=long, protocol=ProtocolSettings(probe_tokens=PROBE_TOKENS)), H100, 0.4)
     trained = planned[planned["stage"] == "training"].set_index("arm")["tokens"]
     assert trained["random_init"] - trained["subnet_init"] == 740 * 1056 * 2048
     heldout = planned[(planned["stage"] == "heldout") & (planned["space"] == CHOSEN)].set_index("arm")["tokens"]
     # Of 0, 462, 925 ... those after step 740 are measured by the training.
-    assert heldout.to_dict() == {"random_init": 11 * 32 * 2048, "subnet_init": 9 * 32 * 2048}
+    whole = 11 * 32 * 2048
+    assert heldout.to_dict() == {"random_init": whole, "subnet_init": 9 * 32 * 2048, "distilled": whole}
 
 
 def test_the_reference_of_a_bin_is_trained_once() -> None:
-    two = tuple(variant(space=space, reference=PYTHIA_410M) for space in ("coarse", "fine"))
-    planned = plan(study(variants=two), H100, 0.4)
+    two = tuple(forecast(variant=Variant("small", space), reference=PYTHIA_410M) for space in ("coarse", "fine"))
+    planned = plan(study(forecasts=two), H100, 0.4)
     (found,) = planned[(planned["arm"] == "reference_init") & (planned["stage"] == "training")].to_dict("records")
     assert (found["space"], found["tokens"]) == ("", 4624 * 1056 * 2048)
-    assert planned.loc[planned["stage"] == "evaluation", "tokens"].tolist()[1:] == [3 * 200 * 512] * 2
+    assert planned.loc[planned["stage"] == "evaluation", "tokens"].tolist()[1:] == [4 * 200 * 512] * 2
     page = markdown_plan(planned, ("h100", 8), 0.4, [])
-    assert "2 searches and 5 training runs" in page
-    large = study(variants=two, schedule=PAPERS.model_copy(update={"micro_batch": 48}))
+    assert "2 searches and 7 training runs" in page
+    large = study(forecasts=two, schedule=PAPERS.model_copy(update={"micro_batch": 48}))
     assert any("reference_init" in warning for warning in warnings_of(large, plan(large, H100, 0.4), H100, 1, 1e15))
 
 
 def test_questions_and_timing_are_part_of_the_evaluation() -> None:
-    """Two arms are asked; the sub-network is timed, and the teacher beside it."""
-    reading = replace(study().reading, question_tokens=1000, timed_tokens=300)
+    """Three arms are asked; the sub-network is timed, and the teacher beside it.
+
+    Ten questions of 25 words, once as a last word and four times as continuations, 1.2 tokens a word: 1,500. Three
+    rounds of 100 tokens: 300.
+    """
+    evaluation = EvaluationSettings(
+        heldout=HeldOutSettings(questions=10, context_words=20, continuation_words=5),
+        efficiency=EfficiencySettings(prompt_tokens=80, new_tokens=20, repeats=1, warmups=1),
+    )
     small, large = (forward_flops_per_token(model, context=512) for model in (PYTHIA_410M, PYTHIA_69B))
-    planned = plan(study(reading=reading), H100, 0.4)
-    evaluation = row(planned, "evaluation")
-    assert evaluation["tokens"] == 2 * (200 * 512 + 1000) + 2 * 300
-    assert evaluation["flops"] == (2 * (200 * 512 + 1000) + 300) * small + 300 * large
-    assert row(planned, "evaluation", bin_name="")["tokens"] == 100 * 512 + 1000
-    compared = plan(study(reading=reading, variants=(variant(reference=PYTHIA_410M),)), H100, 0.4)
-    assert row(compared, "evaluation")["tokens"] == evaluation["tokens"] + 200 * 512 + 1000 + 300
+    planned = plan(study(evaluation=evaluation), H100, 0.4)
+    found = row(planned, "evaluation")
+    assert found["tokens"] == 3 * (200 * 512 + 1500) + 2 * 300
+    assert found["flops"] == (3 * (200 * 512 + 1500) + 300) * small + 300 * large
+    assert row(planned, "evaluation", bin_name="")["tokens"] == 232 * 512 + 1500
+    compared = plan(study(evaluation=evaluation, forecasts=(forecast(reference=PYTHIA_410M),)), H100, 0.4)
+    assert row(compared, "evaluation")["tokens"] == found["tokens"] + 200 * 512 + 1500 + 300
 
 
 def test_a_cached_teacher_is_asked_once_and_takes_disk() -> None:
-    """4,624 steps of 1,056 sequences; no teacher stands beside a student."""
-    planned = plan(study(arms={"distilled": False}, cached_sequence_bytes=10), H100, 0.4)
+    """4,624 steps of 1,056 sequences; no teacher runs beside a student."""
+    cached = DistillationSettings(loss="sampled", num_samples=8, teacher="cached")
+    planned = plan(study(distillation=cached), H100, 0.4)
     asked = row(planned, "teacher_cache", bin_name="")
     assert asked["tokens"] == 4624 * 1056 * 2048
     assert asked["flops"] == asked["tokens"] * forward_flops_per_token(PYTHIA_69B, context=2048)
-    assert asked["disk_bytes"] == 4624 * 1056 * 10
+    of_sequence = bytes_of_sequence(cache_shape(cached, 2048, 50432))
+    # Every token: its id, at most 8 ids with counts, their number, and a mean.
+    assert of_sequence == pytest.approx(2048 * (2 + 8 * (2 + 1) + 1 + 4), abs=8)
+    assert asked["disk_bytes"] == 4624 * 1056 * of_sequence
     assert "teacher" not in set(planned["stage"])
 
 
 def test_a_fitness_costs_more_than_the_candidates_pass() -> None:
-    alone, beside = (plan(study(fitness_flops_per_token=extra), H100, 0.4) for extra in (0.0, 7.0))
-    read = (5050 * 1000 + 64) * 512
-    assert row(beside, "search")["flops"] - row(alone, "search")["flops"] == pytest.approx(7 * read)
+    """The teacher's head runs again beside every candidate; candidates alone read the text of the search."""
+    alone, beside = (plan(study(search=search), H100, 0.4) for search in (SEARCH, SEARCH.guided_by("kl")))
+    difference = row(beside, "search")["flops"] - row(alone, "search")["flops"]
+    # And the teacher reads that text once.
+    once = 1000 * 512 * forward_flops_per_token(PYTHIA_69B, context=512)
+    assert difference == pytest.approx(2 * 50432 * 4096 * 5050 * 1000 * 512 + once)
+    assert row(beside, "search")["tokens"] == row(alone, "search")["tokens"] + 1000 * 512
+
+
+def test_scores_read_no_text_and_the_winner_is_looked_at() -> None:
+    planned = plan(study(search=SEARCH.guided_by("magnitude")), H100, 0.4)
+    assert row(planned, "search")["tokens"] == 64 * 512
+    assert row(planned, "search")["paper_flops"] == 0
+
+
+def test_finalists_are_trained_and_corrected_and_the_winner_pays_for_its_correction_alone() -> None:
+    """Three finalists, two of them lose; each trains two steps."""
+    tokens = 2 * 1056 * 2048
+    search = SEARCH.model_copy(update={"num_finalists": 3, "finalist_tokens": tokens})
+    own = forecast(compensation=Compensation())
+    searching, correction = search_costs(study(search=search), own)
+    evaluated = 5050 * 1000 * 512 * forward_flops_per_token(PYTHIA_410M, context=512)
+    looked = 3 * 64 * 512 * forward_flops_per_token(PYTHIA_410M, context=512)
+    trained = 3 * tokens * training_flops_per_token(PYTHIA_410M, context=2048)
+    assert correction == correction_cost(PYTHIA_69B, PYTHIA_410M, 8, Compensation(), Extent(64, 512))
+    assert searching.flops == pytest.approx(evaluated + looked + trained + 2 * correction.flops, rel=1e-12)
+    assert searching.tokens == 5050 * 1000 * 512 + 3 * (64 * 512 + tokens) + 2 * 64 * 512
+
+
+def test_the_costs_that_ledger_and_plan_share_by_hand() -> None:
+    """Two models of 10 and 20 FLOPs a token read 3 sequences of 4 tokens, and train on 5 tokens at 60 and 90."""
+    lost = reading_cost("compensation", 7.0, Extent(2, 4))
+    assert (lost.flops, lost.tokens) == (56.0, 8)
+    comparing = choice_cost([10.0, 20.0], Extent(3, 4), [60.0, 90.0], 5, [lost])
+    assert comparing.flops == 12 * 30 + 5 * 150 + 56
+    assert comparing.tokens == 2 * (12 + 5) + 8
+    four = pythia(64, 4, 16, 2)
+    # All four layers once, then three of them four times.
+    trials = [4, 3, 3, 3, 3]
+    forwards = [forward_flops_per_token(four.with_layers(four.layers[:kept]), context=4) for kept in trials]
+    spent = elimination_cost(four, Extent(3, 4), trials)
+    assert (spent.flops, spent.tokens) == (12 * sum(forwards), 5 * 12)
+    # An estimate: as many trials as there are sets of layers to leave out, no more than five for every layer.
+    assert elimination_cost(four, Extent(3, 4)).tokens == 12 * 10
+    assert elimination_cost(SMOLLM2_135M, Extent(1, 1)).tokens == 5 * 30
 
 
 def test_an_ablation_by_hand() -> None:
     """One search, and two trainings of 4,624 steps of which one has a teacher of 10 FLOPs a token."""
-    own, tokens = variant(compensation=Compensation()), 4624 * 1056 * 2048
-    ablation = Ablation(name="logits", schedule=PAPERS, searches=((study(), own),), runs=((own, 0.0), (own, 10.0)))
+    own, tokens = forecast(compensation=Compensation()), 4624 * 1056 * 2048
+    searches, runs = ((study(), own),), ((own, 0.0), (own, 10.0))
+    ablation = PlannedAblation(name="logits", tokens=PAPERS.tokens, searches=searches, runs=runs)
     costs = plan_ablations([ablation], H100, 0.4)
     (found,) = costs.to_dict("records")
-    planned = plan(study(variants=(own,)), H100, 0.4)
+    planned = plan(study(forecasts=(own,)), H100, 0.4)
     searched = sum(row(planned, stage)["flops"] for stage in ("search", "compensation"))
     assert found["search_flops"] == pytest.approx(searched)
     assert found["training_flops"] == 2 * tokens * training_flops_per_token(PYTHIA_410M, context=2048)
@@ -179,19 +254,20 @@ def test_an_ablation_by_hand() -> None:
 
 def test_every_seed_is_a_training_of_its_own() -> None:
     """The first of them continues its probe."""
-    long, short = (plan_.model_copy(update={"shape": "warmup_stable_decay"}) for plan_ in (PAPERS, PROBES))
-    arms = {"subnet_init": False}
-    planned = plan(study(schedule=long, probe_schedule=short, arms=arms, num_seeds=3), H100, 0.4)
-    tokens = planned.loc[planned["stage"] == "training", "tokens"].tolist()
+    long = PAPERS.model_copy(update={"shape": "warmup_stable_decay"})
+    protocol = ProtocolSettings(probe_tokens=PROBE_TOKENS, num_seeds=3)
+    planned = plan(study(schedule=long, protocol=protocol), H100, 0.4)
+    tokens = planned[planned["stage"] == "training"].groupby("arm")["tokens"].apply(list)
     whole = 4624 * 1056 * 2048
-    assert tokens == [whole - 740 * 1056 * 2048, whole, whole]
-    assert planned.loc[planned["stage"] == "evaluation", "tokens"].iloc[-1] == 3 * 200 * 512
+    assert tokens["subnet_init"] == [whole - 740 * 1056 * 2048, whole, whole]
+    assert tokens["random_init"] == tokens["distilled"] == [whole] * 3
+    assert planned.loc[planned["stage"] == "evaluation", "tokens"].iloc[-1] == 3 * 3 * 200 * 512
 
 
 def test_disk_by_hand() -> None:
-    """Teacher and cut in 16 bits, two models in 32, two bytes a token, and three checkpoints while one trains."""
+    """Teacher and cut in 16 bits, three models in 32, two bytes a token, and three checkpoints while one trains."""
     planned, count = plan(study(), H100, 0.4), num_parameters(PYTHIA_410M)
-    stays = 2 * num_parameters(PYTHIA_69B) + 2 * count + 2 * 4 * count + 2 * 4624 * 1056 * 2048 + 5050 * 1000
+    stays = 2 * num_parameters(PYTHIA_69B) + 2 * count + 3 * 4 * count + 2 * 4624 * 1056 * 2048 + 5050 * 1000
     assert disk_bytes(planned) == stays + 3 * 12 * count
 
 
@@ -205,7 +281,7 @@ def test_a_teacher_beside_the_student_needs_room() -> None:
 def test_compensation_is_a_pass_of_the_teacher_and_its_regressions() -> None:
     """Eight of the teacher's layers are dropped."""
     settings = Compensation()
-    planned = plan(study(variants=(variant(compensation=settings),)), H100, 0.4)
+    planned = plan(study(forecasts=(forecast(compensation=settings),)), H100, 0.4)
     regressions = regression_flops(PYTHIA_69B, PYTHIA_410M, settings, num_tokens=64 * 512, num_gaps=8)
     teachers_pass = row(planned, "calibration", bin_name="")["flops"]
     assert row(planned, "compensation")["flops"] == pytest.approx(teachers_pass + regressions)
@@ -222,6 +298,7 @@ def test_what_does_not_fit_is_told_with_a_way_out() -> None:
     assert [warning.split(" needs ")[0] for warning in told] == [
         "training · distilled · small · coarse",
         "training · random_init · small · coarse",
+        "training · subnet_init · small · coarse",
     ]
     for warning in told:
         size = int(warning.split("schedule.micro_batch=")[1].split()[0])
@@ -242,7 +319,7 @@ def test_no_micro_batch_fits_a_small_device() -> None:
     [
         ({}, 1, 1e9, "to disk, where 954 MiB are free"),
         ({}, 7, 1e15, "7 devices with schedule.micro_batch=6 each cannot share schedule.global_batch=1056"),
-        ({"variants": (variant(genes_bytes=2e6),)}, 1, 1e15, "search fewer fine spaces in one run"),
+        ({"forecasts": (forecast(genes_bytes=2e6),)}, 1, 1e15, "search fewer fine spaces in one run"),
     ],
 )
 def test_other_limits(changes: dict, devices: int, disk: float, expected: str) -> None:
@@ -281,7 +358,7 @@ def test_the_page_tells_totals_and_warnings() -> None:
     planned = plan(study(), H100, 0.4)
     page = markdown_plan(planned, ("h100", 8), 0.4, ["Too much."])
     assert "# What this study will cost" in page
-    assert "1 searches and 2 training runs" in page
+    assert "1 searches and 3 training runs" in page
     assert "on h100 at 40% of its peak" in page
     assert "- Too much." in page
     assert "| small · coarse |" in page

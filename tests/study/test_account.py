@@ -1,0 +1,135 @@
+"""The ledger: what probes, trainings and references cost, and that what is shared is charged once."""
+
+import pandas as pd
+import pytest
+
+from budwood.pipelines.evaluation.nodes import join_curves
+from budwood.records.account import Findings, Results
+from budwood.records.cost import Cost
+from budwood.records.names import Variant
+from budwood.records.training import MadeWith, ProbeScore, Score
+from budwood.study.account import ledger, probe_costs, steps_taken_over
+
+RUN = {
+    "seed": 42,
+    "steps": 4,
+    "steady_steps": 3,
+    "tokens": 400,
+    "tokens_per_step": 100,
+    "learning_rate": 0.1,
+    "seconds": 8.0,
+    "student_flops": 4000.0,
+    "teacher_flops": 0.0,
+    "heldout_tokens": 30,
+    "heldout_flops": 90.0,
+    "device": "cpu",
+    "precision": "float32",
+    "made_with": MadeWith(schedule={}, corpus="", start="", teacher=None, heldout=1, code=""),
+    "num_parameters": 7,
+}
+PROBE = ProbeScore(
+    **RUN | {"arm": "probe", "losses": [1.0], "looked": Cost(stage="probe", tokens=20, flops=60.0, seconds=1.0)}
+)
+SCORE = Score(
+    **RUN
+    | {"arm": "subnet_init", "run": "subnet_init", "steps": 10, "steady_steps": 8, "tokens": 1000}
+    | {"student_flops": 10_000.0, "losses": {"one": [1.0]}, "tokens_per_sequence": 5}
+)
+# Held-out losses at steps 0, 2, 5 and 10: the first two are the probe's.
+CURVE = pd.DataFrame({"step": [0, 1, 2, 5, 10], "heldout_losses": [[1.0], None, [1.0], [1.0], [1.0]]})
+PLACE = Variant("half", "coarse")
+FINE = Variant("half", "fine")
+
+
+def trained(*scores: Score, at: Variant = PLACE) -> Results:
+    """Return what was trained of a variant, and nothing else that was measured."""
+    return Results(**at._asdict(), scores=scores, downstream=(), efficiency=(), evaluation_costs=(), samples=())
+
+
+def curves_of(*results: Results) -> pd.DataFrame:
+    """Return the curves of all runs."""
+    tables = [
+        join_curves(list(result.scores), *[CURVE] * len(result.scores), variant=result.variant, selects=False)
+        for result in results
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def searched(probe: ProbeScore | None, at: Variant = PLACE, **costs: tuple[Cost, ...]) -> Findings:
+    """Return what was found of a variant; the winner and the certificate are not looked at."""
+    winner = Findings.model_fields["winner"].annotation.model_construct(costs=costs.get("winner", ()))
+    finalists = Findings.model_fields["finalists"].annotation.model_construct(costs=costs.get("finalists", ()))
+    return Findings.model_construct(**at._asdict(), winner=winner, finalists=finalists, certificate=None, probe=probe)
+
+
+def charged(*results: Results, probes: dict[Variant, ProbeScore] | None = None) -> list[Cost]:
+    """Return the ledger of some trainings."""
+    findings = [searched((probes or {}).get(result.variant), result.variant) for result in results]
+    return ledger([], findings, results, curves_of(*results))
+
+
+def by_stage(entries: list[Cost]) -> dict:
+    """Return tokens and FLOPs by stage and arm."""
+    frame = pd.DataFrame([entry.model_dump() for entry in entries])
+    sums = frame.groupby(["stage", "arm"])[["tokens", "flops"]].sum()
+    return {key: (row["tokens"], row["flops"]) for key, row in sums.iterrows()}
+
+
+def test_a_training_that_continues_its_probe_is_charged_for_the_rest() -> None:
+    assert steps_taken_over(trained(SCORE), PROBE) == 3
+    assert by_stage(charged(trained(SCORE), probes={PLACE: PROBE})) == {
+        ("probe", "subnet_init"): (300, pytest.approx(3000)),
+        ("probe", ""): (100 + 20, pytest.approx(1000 + 60)),
+        ("heldout", ""): (30, 90),
+        ("training", "subnet_init"): (700, pytest.approx(7000)),
+        ("heldout", "subnet_init"): (15, pytest.approx(45)),
+    }
+
+
+@pytest.mark.parametrize("steady", [0, 9])
+def test_a_training_that_begins_anew_is_charged_in_full(steady: int) -> None:
+    """A cosine shares nothing, and a probe that decays later than the training gives it no start."""
+    probe = PROBE.model_copy(update={"steady_steps": steady})
+    result = trained(SCORE)
+    assert steps_taken_over(result, None) == 0
+    assert steps_taken_over(result, probe) == 0
+    costs = by_stage(charged(result, probes={PLACE: probe}))
+    assert costs["probe", ""] == (420, 4060)
+    assert costs["training", "subnet_init"] == (1000, 10_000)
+
+
+def test_a_probe_whose_space_lost_is_charged_whole() -> None:
+    assert by_stage(probe_costs(PROBE, 0)) == {("probe", ""): (420, 4060), ("heldout", ""): (30, 90)}
+
+
+def test_the_reference_is_charged_once_for_all_spaces_of_its_bin() -> None:
+    reference = SCORE.model_copy(update={"arm": "reference_init", "run": "reference_init"})
+    entries = charged(trained(SCORE, reference), trained(SCORE, reference, at=FINE))
+    assert {entry.space for entry in entries if entry.arm == "reference_init"} == {""}
+    costs = by_stage(entries)
+    assert costs["training", "reference_init"] == (1000, 10_000)
+    assert costs["training", "subnet_init"] == (2000, 20_000)
+
+
+def test_every_seed_is_charged_and_only_the_first_continues_its_probe() -> None:
+    again = SCORE.model_copy(update={"run": "subnet_init_seed_43", "seed": 43})
+    references = [
+        score.model_copy(update={"arm": "reference_init", "run": score.run.replace("subnet", "reference")})
+        for score in (SCORE, again)
+    ]
+    results = [trained(SCORE, again, *references, at=at) for at in (PLACE, FINE)]
+    costs = by_stage(charged(*results, probes={PLACE: PROBE}))
+    assert costs["training", "subnet_init"] == (700 + 3 * 1000, pytest.approx(37_000))
+    assert costs["training", "reference_init"] == (2000, 20_000)
+    curves = curves_of(*results)
+    assert set(zip(curves["arm"], curves["seed"], strict=True)) == {
+        *(("subnet_init", 42), ("subnet_init", 43), ("reference_init", 42), ("reference_init", 43))
+    }
+
+
+def test_all_that_a_search_cost_is_charged_to_its_variant() -> None:
+    """The search, and of the choice the comparison, the winner's correction and the proofs; shared costs come first."""
+    found, won = Cost(stage="search", flops=5.0, tokens=1), Cost(stage="compensation", flops=7.0, tokens=2)
+    shared = Cost(stage="calibration", flops=3.0, tokens=4)
+    entries = ledger([shared], [searched(None, finalists=(found,), winner=(won,))], [], pd.DataFrame())
+    assert entries == [shared, found.at(PLACE), won.at(PLACE)]
