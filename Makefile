@@ -19,7 +19,7 @@ RUN := PATH="$$(cd "$(BIN)" && pwd):$$PATH" $(if $(ENV),KEDRO_ENV="$(ENV)")
 export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help install engines run test check format viz mlflow prune clean clean-all
+.PHONY: help install engines run test check docs format viz mlflow prune clean clean-all
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -49,6 +49,9 @@ check: $(READY) ## Lint, formatting, types, import rules
 	$(RUN) mypy
 	$(RUN) lint-imports
 
+docs: $(READY) ## Build the documentation into site/, which opens without a server or a network
+	$(RUN) NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+
 format: $(READY) ## Format, and fix what can be fixed
 	$(RUN) ruff format
 	$(RUN) ruff check --fix
@@ -69,7 +72,7 @@ prune: $(READY) ## List work folders that no recent run has used
 clean: ## Remove what runs wrote; data/01_raw and the virtual environment stay
 	find data -mindepth 1 ! -path 'data/01_raw/*' ! -name .gitkeep ! -type d -delete
 	find data -mindepth 1 -type d -empty -delete
-	rm -rf build dist .viz .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist site .viz .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests notebooks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 clean-all: clean ## Remove the virtual environment and the engines too

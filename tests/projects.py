@@ -5,6 +5,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+from kedro.config import OmegaConfigLoader
+
+from budwood.settings import CONFIG_LOADER_ARGS
 
 ROOT = Path(__file__).parents[1]
 
@@ -16,6 +21,12 @@ def copy_project(target: Path) -> Path:
     shutil.copy(ROOT / "pyproject.toml", target)
     (target / "data" / "09_tracking").mkdir(parents=True)
     return target
+
+
+def raw_parameters(environment: str) -> dict[str, Any]:
+    """Return the parameters of an environment as they are written, over those of the base."""
+    found: dict[str, Any] = OmegaConfigLoader(str(ROOT / "conf"), env=environment, **CONFIG_LOADER_ARGS)["parameters"]
+    return found
 
 
 def environment(project: Path) -> dict[str, str]:

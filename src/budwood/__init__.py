@@ -8,37 +8,43 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from budwood.arch.selection import LayerSelection, Selection
+    from budwood.corpus.settings import CorpusSettings, SourceSettings
     from budwood.models.checkpoint import Checkpoint
     from budwood.models.settings import TeacherSettings
     from budwood.search.settings import SearchSettings
     from budwood.study.door import Study, Subnet, open_study
     from budwood.study.settings import BinSettings, MeasurementSettings
-    from budwood.subnet.settings import Compensation, SpaceSettings
-    from budwood.training.settings import DistillationSettings, Schedule
+    from budwood.subnet.settings import Compensation, Ordering, SpaceSettings
+    from budwood.training.settings import DistillationSettings, Engine, Schedule
 
 __version__ = "0.1.0"
 
 _MODULES = {
     "budwood.arch.selection": ("LayerSelection", "Selection"),
+    "budwood.corpus.settings": ("CorpusSettings", "SourceSettings"),
     "budwood.models.checkpoint": ("Checkpoint",),
     "budwood.models.settings": ("TeacherSettings",),
     "budwood.search.settings": ("SearchSettings",),
     "budwood.study.door": ("Study", "Subnet", "open_study"),
     "budwood.study.settings": ("BinSettings", "MeasurementSettings"),
-    "budwood.subnet.settings": ("Compensation", "SpaceSettings"),
-    "budwood.training.settings": ("DistillationSettings", "Schedule"),
+    "budwood.subnet.settings": ("Compensation", "Ordering", "SpaceSettings"),
+    "budwood.training.settings": ("DistillationSettings", "Engine", "Schedule"),
 }
 
 __all__ = [
     "BinSettings",
     "Checkpoint",
     "Compensation",
+    "CorpusSettings",
     "DistillationSettings",
+    "Engine",
     "LayerSelection",
     "MeasurementSettings",
+    "Ordering",
     "Schedule",
     "SearchSettings",
     "Selection",
+    "SourceSettings",
     "SpaceSettings",
     "Study",
     "Subnet",

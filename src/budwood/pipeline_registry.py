@@ -14,6 +14,7 @@ from budwood.pipelines import (
     export,
     plan,
     probe,
+    publish,
     reporting,
     search_space,
     selection,
@@ -37,10 +38,12 @@ STAGES: dict[str, Callable[[ProjectParameters], Pipeline]] = {
     "reporting": reporting.create_pipeline,
 }
 """What a whole study runs."""
+_NEEDED = {"probe": "protocol.probe_tokens", "selection": "protocol.probe_tokens", "publish": "push"}
+"""What an environment gives to have a pipeline."""
 
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """Return every pipeline by its name; all but the ablations together are the default.
+    """Return every pipeline by its name; all but ablations and publishing together are the default.
 
     Raises:
         ValueError: a pipeline is asked for by name that this environment does not have.
@@ -48,9 +51,9 @@ def register_pipelines() -> dict[str, Pipeline]:
     (hook,) = (hook for hook in settings.HOOKS if isinstance(hook, ParametersHook))
     parameters = hook.current()
     study = {name: create(parameters) for name, create in STAGES.items()}
-    found = study | ablations.create_pipelines(parameters)
+    found = study | ablations.create_pipelines(parameters) | {"publish": publish.create_pipeline(parameters)}
     for name in pipelines._requested_pipelines or ():  # noqa: SLF001 - Kedro has no public name for it
         if name in found and not found[name].nodes:
-            needed = "ablations" if name.startswith(ablations.PREFIX) else "protocol.probe_tokens"
+            needed = "ablations" if name.startswith(ablations.PREFIX) else _NEEDED[name]
             raise ValueError(f"pipeline {name} is empty in this environment: the parameters give no {needed}")
     return found | {"__default__": sum(study.values(), Pipeline([]))}

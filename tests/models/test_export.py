@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.arch.family import architecture_from_config
-from budwood.models.certificate import Origin, certify
+from budwood.models.certificate import Origin, certify, prove
 from budwood.models.checkpoint import read_architecture
 from budwood.models.export import write_checkpoint
 from budwood.subnet.extract import extract_child, own_weights
@@ -151,8 +151,8 @@ def test_strangers_open_both_kinds_of_folders(teacher, teacher_folder, architect
         child = own_weights(extract_child(ordered, selection))
         folder = write_checkpoint(child, teacher_folder, tmp_path / name)
         sizes = selection.architecture(architecture)
-        record = certify(child, folder, sizes, ParameterBin(1, num_parameters(sizes)), ORIGIN)
-        (folder / "certificate.json").write_text(json.dumps(record))
+        proof = prove(child, folder, sizes, ParameterBin(1, num_parameters(sizes)), torch.arange(20))
+        (folder / "certificate.json").write_text(json.dumps(certify(proof, folder, ORIGIN).to_dict()))
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
     environment.pop("PYTHONPATH", None)
     done = subprocess.run(

@@ -8,14 +8,20 @@ import torch
 from gguf import GGMLQuantizationType, quantize
 from ggufs import header_of, tensors_of, write_gguf
 from teachers import HEAD_DIM, VOCAB_SIZE, tiny_teacher
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from budwood.arch.count import num_parameters
+from budwood.arch.selection import LayerSelection, Selection
 from budwood.models import gguf as module
-from budwood.models.checkpoint import read_architecture
+from budwood.models.checkpoint import read_architecture, save_checkpoint
 from budwood.models.gguf import KINDS, convert_gguf, describe_gguf
+from budwood.models.gguf_export import write_gguf as write_gguf_file
 from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import check_folder, describe_teacher, fetch_teacher
+from budwood.subnet.extract import extract_child, own_weights
+from budwood.subnet.ordering import open_ordered
+from budwood.subnet.settings import Ordering
 
 THETA = 10_000.0
 ROPES = {
@@ -46,7 +52,7 @@ def stored_rope(model):
         turns = rope["original_max_position_embeddings"] * plain / (2 * np.pi)
         smooth = np.clip((turns - 1) / (4 - 1), 0, 1)
         return {}, {"rope_freqs.weight": (1 / ((1 - smooth) / 8 + smooth)).astype(np.float32)}
-    keys = {} if kind == "default" else {"rope.scaling.type": kind, "rope.scaling.factor": rope["factor"]}
+    keys = {} if kind in ("default", "longrope") else {"rope.scaling.type": kind, "rope.scaling.factor": rope["factor"]}
     if kind == "yarn":
         keys["rope.scaling.original_context_length"] = rope["original_max_position_embeddings"]
     return keys, {}
@@ -130,6 +136,17 @@ def test_gemma2_with_46_layers_scales_by_the_width_of_a_head(tmp_path):
     same_logits(written(tmp_path, model, keys={"attention.sliding_window": 8}), model, tmp_path)
 
 
+def test_a_stated_factor_on_cosine_and_sine_is_restored(tmp_path):
+    """Beside yarn's own: 1.5 (0.1 ln 4 + 1) = 1.70794."""
+    model = tiny_teacher("llama", tied=True, rope_parameters=rope_of("yarn") | {"attention_factor": 1.7079442})
+    same_logits(written(tmp_path, model, keys={"rope.scaling.attn_factor": 1.5}), model, tmp_path / "yarn")
+    lists = {"short_factor": [2.5] * 8, "long_factor": [2.5] * 8, "original_max_position_embeddings": 128}
+    fixed = {"rope_type": "longrope", "rope_theta": THETA, "factor": 1.0, "attention_factor": 1.5} | lists
+    model = tiny_teacher("llama", tied=True, rope_parameters=fixed)
+    keys = {"rope.scaling.type": "linear", "rope.scaling.factor": 2.5, "rope.scaling.attn_factor": 1.5}
+    same_logits(written(tmp_path, model, keys=keys), model, tmp_path / "linear")
+
+
 @pytest.mark.parametrize(
     ("keys", "rope"),
     [
@@ -191,7 +208,7 @@ def refuse(file, tmp_path, match):
     ("keys", "match"),
     [
         ({"rope.scaling.type": "longrope"}, r"llama.rope.scaling.type='longrope' .* none, linear, yarn"),
-        ({"rope.scaling.attn_factor": 1.25}, r"llama.rope.scaling.attn_factor=1.25 .* supported: 1"),
+        ({"rope.scaling.yarn_attn_factor": 1.25}, r"llama.rope.scaling.yarn_attn_factor=1.25 .* supported: 1"),
         ({"rope.scaling.yarn_log_multiplier": 0.1}, r"yarn_log_multiplier=0.1"),
         ({"rope.dimension_count": 8}, r"rope.dimension_count=8 .* the 16 dimensions of a head"),
         ({"attention.value_length": 8}, r"attention.value_length=8"),
@@ -311,6 +328,33 @@ def test_the_tokenizer_comes_with_the_model(tmp_path):
 
 def test_the_table_names_families_of_budwood():
     assert {kind.family for kind in KINDS.values()} == {"llama", "qwen2", "qwen3", "gemma2"}
+
+
+def merging_tokenizer():
+    """Return a tokenizer of bytes with one merge, as every published vocabulary has some."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: position for position, token in enumerate([*alphabet, "ab"])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[("a", "b")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")  # noqa: S106
+
+
+@pytest.mark.parametrize("kind", ROPES)
+@pytest.mark.parametrize("pairs", [(0, 1, 3, 7), (1, 3, 5, 7), (0, 1, 2)])
+def test_what_budwood_writes_it_reads(kind, pairs, tmp_path):
+    """A child with pairs of its own goes out as a GGUF file and comes back as a teacher."""
+    rope = rope_of(kind) | {"rope_theta": THETA}
+    sizes = {"hidden_size": 48, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 6}
+    model = tiny_teacher("llama", tied=True, rope_parameters=rope, **sizes, vocab_size=258)
+    folder = save_checkpoint(model, merging_tokenizer(), tmp_path / "teacher")
+    ordered = open_ordered(folder, Ordering(ordering="native"))
+    layers = tuple(
+        LayerSelection(layer=layer, groups=(0, 2), queries=(0,), pairs=pairs, neurons=range(32)) for layer in range(2)
+    )
+    child = own_weights(extract_child(ordered, Selection(hidden=range(48), layers=layers)))
+    exported = save_checkpoint(child, merging_tokenizer(), tmp_path / "child")
+    same_logits(write_gguf_file(exported, tmp_path / "child.gguf", "f32"), child, tmp_path)
 
 
 @pytest.mark.slow

@@ -134,11 +134,51 @@ def test_parameters_are_refused_with_their_path(path, value, expected):
     assert expected in str(error.value)
 
 
+def named(group: str, *names: str) -> dict:
+    """Return the smoke parameters with further members of a group."""
+    raw = raw_parameters()
+    members = {
+        "bins": {name: {"fraction": 0.1 * (place + 1), "tolerance": 0.01} for place, name in enumerate(names)},
+        "spaces": {key: {"layerwise": False} for key in names},
+        "corpus.sources": dict.fromkeys(names, raw["corpus"]["sources"]["asyncio"]),
+        "ablations.teachers": {key: {} for key in names},
+    }[group]
+    if group == "ablations.teachers":
+        place = {"bin": "half", "space": "coarse_uniform"}
+        ablations = {"tokens": 256, "student": place, "spaces": ["coarse_uniform"], "logits": {"all": {}}}
+        ablations |= {"metrics": ["perplexity"], "metric_space": "coarse_uniform", "teachers": members}
+        return raw | {"ablations": ablations}
+    *parents, last = group.split(".")
+    at = raw
+    for key in parents:
+        at = at[key]
+    at[last] = at[last] | members
+    return raw
+
+
+GROUPS = ("bins", "spaces", "corpus.sources", "ablations.teachers")
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("name", ["tiny__half", "0.5b", "../../x", "~", "+", "(", ",", "selected", "distilled"])
+def test_names_that_cannot_be_folders_and_datasets_are_refused(group, name):
+    with pytest.raises(ValueError, match="the parameters are not valid") as error:
+        read_parameters(named(group, name))
+    assert f"{group}: the name {name!r}" in str(error.value)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_names_that_differ_in_case_only_are_refused(group):
+    with pytest.raises(ValueError, match=f"{group}: the names 'Tiny' and 'tiny' differ in case alone"):
+        read_parameters(named(group, "Tiny", "tiny"))
+    assert read_parameters(named(group, "tiny", "small_1"))
+
+
 def test_scores_of_another_order_are_refused():
     raw = changed("search.stages", [])
     raw["search"]["fitness"] = "magnitude"
     with pytest.raises(
-        ValueError, match=r"spaces\.coarse_uniform has ordering activation, and must have native or magn"
+        ValueError, match=r"spaces\.coarse_uniform: .* ordering is activation, and must be native or magn"
     ):
         read_parameters(raw)
     raw["grid"] = {"half": ["fine_layerwise"]}

@@ -14,7 +14,7 @@ from strategies import SMOLLM2_135M
 
 from budwood.evaluation.statistics import summarise
 from budwood.records.cost import Cost
-from budwood.records.evaluation import Downstream, Efficiency
+from budwood.records.evaluation import Downstream, Efficiency, Sample
 from budwood.records.names import ARMS
 from budwood.records.search import Winner
 from budwood.records.teacher import HeldOutText, IntakeRecord, SourceLoss, TeacherEvaluation, TeacherRecord
@@ -22,7 +22,7 @@ from budwood.records.training import Score
 from budwood.reporting import ledger, tables
 from budwood.reporting.benchmarks import speeds_table, tasks_table
 from budwood.reporting.figures import drawable
-from budwood.reporting.findings import Findings, Sample
+from budwood.reporting.findings import Findings
 
 NUM_SEQUENCES = {"wikipedia": 24, "addresses": 40}
 TEACHER_LOSS = {"wikipedia": 2.9, "addresses": 3.6}
@@ -198,14 +198,8 @@ def build_study(num_variants: int) -> Study:
         efficiency=[_speed(variant) for variant in variants],
         certificates=pd.DataFrame([_certificate(variant) for variant in variants]),
         samples=[
-            {"model": "SmolLM2-135M-Instruct", "prompt": "1. The river", "text": " rises *here*."},
-            {
-                "bin": "quarter",
-                "space": "coarse_uniform",
-                "model": "distilled",
-                "prompt": "1. The river",
-                "text": " a\nb",
-            },
+            Sample(model="SmolLM2-135M-Instruct", prompt="1. The river", text=" rises *here*."),
+            Sample(bin="quarter", space="coarse_uniform", model="distilled", prompt="1. The river", text=" a\nb"),
         ],
     )
 

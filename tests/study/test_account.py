@@ -43,7 +43,7 @@ FINE = Variant("half", "fine")
 
 def trained(*scores: Score, at: Variant = PLACE) -> Results:
     """Return what was trained of a variant, and nothing else that was measured."""
-    return Results(**at._asdict(), scores=scores, downstream=(), efficiency=(), evaluation_costs=())
+    return Results(**at._asdict(), scores=scores, downstream=(), efficiency=(), evaluation_costs=(), samples=())
 
 
 def curves_of(*results: Results) -> pd.DataFrame:

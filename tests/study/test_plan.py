@@ -101,6 +101,13 @@ def test_the_papers_bin_by_hand() -> None:
     assert np.isnan(calibration["paper_flops"])
 
 
+def test_what_no_space_needs_of_the_teacher_is_not_planned() -> None:
+    """The paper orders nothing. The teacher's files are counted all the same."""
+    planned = plan(study(needs_statistics=False, needs_elimination=False), H100, 0.4)
+    assert not {"calibration", "elimination"} & set(planned["stage"])
+    assert planned["disk_bytes"].sum() == plan(study(), H100, 0.4)["disk_bytes"].sum()
+
+
 def test_probes_come_before_one_training_of_every_bin() -> None:
     """925 steps each; a cosine begins anew, so the training has all of its 4,624 steps."""
     two = (forecast(), forecast(variant=Variant("small", "fine")))

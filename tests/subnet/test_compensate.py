@@ -82,6 +82,13 @@ def test_where_nothing_is_removed_nothing_changes(orders, windows):
 
 
 @every_family
+def test_corrections_without_a_regression_read_no_text(orders, windows):
+    """So they cost none: see `budwood.study.costs.correction_cost`."""
+    unreadable = torch.full_like(windows, -1)
+    for step in ("norms", "pairs"):
+        compensate(orders["activation", "preserve"], CUT, unreadable, only(step))
+
+
 def test_every_step_changes_what_it_should(teacher, orders, windows):
     """Each step has its own parameters, and all of them together give a sound model of the same sizes."""
     ordered = orders["activation", "preserve"]

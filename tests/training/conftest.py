@@ -57,13 +57,11 @@ def corpus_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tokenize_and_pack(documents, byte_tokenizer(), seed=0, directory=directory, progress=False).directory
 
 
-@pytest.fixture
-def make_job(
-    teacher_folder: Path, model_folder: Path, corpus_folder: Path, tmp_path: Path
-) -> Callable[..., TrainingJob]:
+@pytest.fixture(scope="session")
+def job_in(teacher_folder: Path, model_folder: Path, corpus_folder: Path) -> Callable[..., TrainingJob]:
     """Return a maker of jobs; what it is given replaces fields of the job or of its schedule."""
 
-    def make(folder: str = "run", **changes: Any) -> TrainingJob:
+    def make(output_folder: Path, **changes: Any) -> TrainingJob:
         schedule = {name: changes.pop(name, value) for name, value in SCHEDULE.items()}
         schedule |= {name: changes.pop(name) for name in list(changes) if name in Schedule.model_fields}
         fields = {
@@ -72,7 +70,7 @@ def make_job(
             "initialisation": "checkpoint",
             "teacher_folder": teacher_folder,
             "corpus_folder": corpus_folder,
-            "output_folder": tmp_path / folder,
+            "output_folder": output_folder,
             "learning_rate": 0.01,
             "heldout_windows": 4,
             "device": "cpu",
@@ -82,3 +80,9 @@ def make_job(
         return TrainingJob(**fields | {"schedule": Schedule(**schedule)} | changes)
 
     return make
+
+
+@pytest.fixture
+def make_job(job_in: Callable[..., TrainingJob], tmp_path: Path) -> Callable[..., TrainingJob]:
+    """Return a maker of jobs in folders of this test."""
+    return lambda folder="run", **changes: job_in(tmp_path / folder, **changes)

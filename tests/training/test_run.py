@@ -5,6 +5,10 @@ import math
 import os
 import shutil
 import signal
+import socket
+import subprocess
+import sys
+import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from projects import ROOT
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
@@ -20,10 +25,12 @@ from budwood.arch.count import forward_flops_per_token, training_flops_per_token
 from budwood.corpus.packing import PackedCorpus, read_index, write_index
 from budwood.models.checkpoint import load_config, load_model, random_model, read_architecture
 from budwood.models.losses import sequence_losses
+from budwood.records.locks import FolderInUseError, holding
 from budwood.training import callbacks, checkpoints, run
 from budwood.training import curve as curves
-from budwood.training.checkpoints import newest_checkpoint, step_of
+from budwood.training.checkpoints import checkpoints_of, step_of, whole_checkpoint
 from budwood.training.curve import read_curve
+from budwood.training.job import TrainingJob
 from budwood.training.objectives import NextToken
 from budwood.training.run import TrainingStoppedError, train, training_order
 from budwood.training.settings import DistillationSettings, Engine
@@ -115,7 +122,7 @@ def test_micro_batches_do_not_matter(make_job, objective):
 @pytest.mark.parametrize(
     ("objective", "step"), [("next token", 1), ("next token", 3), ("next token", 6), ("distillation", 5)]
 )
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(make_job, objective, step, monkeypatch):
+def test_a_killed_run_continues_to_the_same_end(make_job, objective, step, monkeypatch):
     """Killed before the first checkpoint, between two, after the last, and at the very end."""
     settings = {"distillation": OBJECTIVES[objective], "warmup_ratio": 0.3}
     whole, killed = make_job("whole", **settings), make_job("killed", **settings)
@@ -125,7 +132,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(make_job, objective, st
     assert not (killed.output_folder / "result.json").exists()
     told, forward_passes = [], count_forward_passes(monkeypatch)
     train(killed, lambda _, at: told.append(at))
-    assert len(forward_passes) == 6 - (step - 1) // 2 * 2  # checkpoints stand at 2, 4 and 6
+    assert len(forward_passes) == 6 - (step - 1) // 2 * 2  # checkpoints are at 2, 4 and 6
     assert equal(weights(killed), weights(whole))
     curve = read_curve(killed.output_folder)
     assert curve == read_curve(whole.output_folder)
@@ -133,7 +140,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(make_job, objective, st
 
 
 def test_no_row_of_the_curve_is_cut_short_by_a_kill(make_job, monkeypatch):
-    """A row of a long run averages several steps; here a checkpoint stands in the middle of two of them."""
+    """A row of a long run averages several steps; here a checkpoint is in the middle of two of them."""
     monkeypatch.setattr(curves, "CURVE_ROWS", 2)
     settings = {"tokens": 8 * 8 * 12, "checkpoint_steps": 3}
     whole, killed = make_job("whole", **settings), make_job("killed", **settings)
@@ -145,7 +152,7 @@ def test_no_row_of_the_curve_is_cut_short_by_a_kill(make_job, monkeypatch):
     assert read_curve(killed.output_folder) == read_curve(whole.output_folder)
 
 
-def test_a_finished_job_is_told_again_but_not_trained_again(make_job, monkeypatch):
+def test_a_finished_job_is_reported_again_but_not_trained_again(make_job, monkeypatch):
     job = make_job(tokens=1)
     result = train(job)
     told, forward_passes = [], count_forward_passes(monkeypatch)
@@ -199,7 +206,7 @@ def test_divergence_stops_the_run_before_it_is_saved_and_names_the_last_good_che
     job = make_job(learning_rate=1e30, max_grad_norm=1e30, checkpoint_steps=1)
     with pytest.raises(FloatingPointError, match=r"arm child: the training loss is .* at step \d: ") as error:
         train(job)
-    good = newest_checkpoint(job.output_folder)
+    good = whole_checkpoint(job.output_folder)
     assert str(good or "the start, none was saved") in str(error.value)
     assert good is None or all(bool(t.isfinite().all()) for t in load_file(good / "model.safetensors").values())
     assert not (job.output_folder / "result.json").exists()
@@ -227,7 +234,7 @@ def test_an_update_that_is_not_finite_is_never_saved(make_job):
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_stopped_saves_before_it_leaves_and_goes_on_as_if_nothing_had_happened(make_job, how):
+def test_a_run_that_is_stopped_saves_first_and_continues_to_the_same_end(make_job, how):
     whole, stopped = make_job("whole"), make_job("stopped")
     train(whole)
 
@@ -241,7 +248,7 @@ def test_a_run_that_is_stopped_saves_before_it_leaves_and_goes_on_as_if_nothing_
     ):
         train(stopped, terminate_at_3)
     assert signal.getsignal(how) is before
-    assert step_of(newest_checkpoint(stopped.output_folder)) in {3, 4}  # heard in step 3's log: at the next step's end
+    assert step_of(whole_checkpoint(stopped.output_folder)) in {3, 4}  # heard in step 3's log: at the next step's end
     train(stopped)
     assert equal(weights(stopped), weights(whole))
     assert read_curve(stopped.output_folder) == read_curve(whole.output_folder)
@@ -349,14 +356,160 @@ def test_a_checkpoint_that_was_being_written_is_no_checkpoint(make_job):
     assert not (torn.output_folder / "partial").exists()
 
 
+def alter(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def empty(file):
+    file.write_bytes(b"")
+
+
+HARMS = {"altered": alter, "cut": cut, "emptied": empty, "removed": Path.unlink}
+OF_A_CHECKPOINT = [
+    "model.safetensors",
+    "optimizer.pt",
+    "scheduler.pt",
+    "rng_state.pth",
+    "trainer_state.json",
+    "curve.json",
+]
+
+
+@pytest.fixture(scope="module")
+def whole_and_killed(tmp_path_factory, job_in):
+    """A run of six steps, and the same run killed in the last, with checkpoints at 2 and 4."""
+    folder = tmp_path_factory.mktemp("runs")
+    whole, killed = job_in(folder / "whole"), job_in(folder / "killed")
+    train(whole)
+    with pytest.raises(KilledError):
+        train(killed, kill_at(6))
+    assert [step_of(path) for path in checkpoints_of(killed.output_folder)] == [2, 4]
+    return whole, killed
+
+
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [
+        *((name, "altered") for name in OF_A_CHECKPOINT),
+        *(("optimizer.pt", harm) for harm in ("cut", "emptied", "removed")),
+        *(("seal.json", harm) for harm in ("cut", "removed")),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over_and_the_run_ends_the_same(
+    whole_and_killed, make_job, name, harm, caplog, monkeypatch
+):
+    whole, killed = whole_and_killed
+    job = make_job()
+    shutil.copytree(killed.output_folder, job.output_folder)
+    HARMS[harm](job.output_folder / "checkpoint-4" / name)
+    forward_passes = count_forward_passes(monkeypatch)
+    train(job)
+    assert len(forward_passes) == 4
+    assert f"Passing over checkpoint {job.output_folder}/checkpoint-4: {name} " in caplog.text
+    assert equal(weights(job), weights(whole))
+    assert read_curve(job.output_folder) == read_curve(whole.output_folder)
+
+
+def test_without_an_undamaged_checkpoint_a_run_begins_anew(whole_and_killed, make_job, caplog):
+    whole, killed = whole_and_killed
+    job = make_job()
+    shutil.copytree(killed.output_folder, job.output_folder)
+    for step in (2, 4):
+        (job.output_folder / f"checkpoint-{step}" / "optimizer.pt").unlink()
+    train(job)
+    assert caplog.text.count("Passing over checkpoint") == 2
+    assert equal(weights(job), weights(whole))
+
+
+def test_a_curve_that_is_cut_during_a_run_is_whole_at_its_end(whole_and_killed, make_job):
+    whole, _ = whole_and_killed
+    job = make_job()
+
+    def cut_at_5(_metrics, step):
+        if step == 5:
+            cut(job.output_folder / "curve.jsonl")
+
+    train(job, cut_at_5)
+    assert read_curve(job.output_folder) == read_curve(whole.output_folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [
+        *(("result.json", harm) for harm in HARMS),
+        *(("curve.jsonl", "cut"), ("model/model.safetensors", "altered"), ("model/config.json", "emptied")),
+    ],
+)
+def test_a_damaged_result_is_refused_and_made_anew_once_removed(whole_and_killed, make_job, name, harm):
+    whole, _ = whole_and_killed
+    job = make_job()
+    shutil.copytree(whole.output_folder, job.output_folder)
+    train(job)
+    HARMS[harm](job.output_folder / name)
+    with pytest.raises(ValueError, match=rf"{job.output_folder} is damaged \({name} .*\): remove this folder and run"):
+        train(job)
+    shutil.rmtree(job.output_folder)
+    train(job)
+    assert equal(weights(job), weights(whole))
+
+
+def test_a_damaged_job_is_named(tmp_path, make_job):
+    file = tmp_path / "job.json"
+    file.write_text(make_job().model_dump_json())
+    assert TrainingJob.read(file) == make_job()
+    for harm in (cut, empty, Path.unlink):
+        harm(file)
+        with pytest.raises(ValueError, match=r"job\.json is not a training job: "):
+            TrainingJob.read(file)
+
+
+def test_two_runs_in_one_folder_are_refused(make_job):
+    job = make_job()
+    with (
+        holding(job.output_folder, "training of another"),
+        pytest.raises(FolderInUseError, match=rf"is in use: training of another by process {os.getpid()} on .* since "),
+    ):
+        train(job)
+    train(job)
+
+
+@pytest.mark.slow
+def test_two_processes_do_not_train_in_one_folder(make_job, whole_and_killed, tmp_path):
+    """The second is refused while the first lives; after its death the second takes over."""
+    whole, _ = whole_and_killed
+    job, mark = make_job(), tmp_path / "mark"
+    file = tmp_path / "job.json"
+    file.write_text(job.model_dump_json())
+    paths = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])
+    environment = os.environ | {"PYTHONPATH": paths, "KILL_MARK": str(mark)}
+    command = [sys.executable, "-m", "budwood.training", str(file)]
+    first = subprocess.Popen([*command, "--track", "kills:hold"], env=environment)
+    try:
+        while not mark.exists():
+            assert first.poll() is None
+            time.sleep(0.1)
+        first.send_signal(signal.SIGSTOP)
+        second = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert second.returncode == 75
+        assert f"training of arm child by process {first.pid} on {socket.gethostname()} since 20" in second.stderr
+        assert "Traceback" not in second.stderr
+    finally:
+        first.kill()
+        first.wait()
+    train(job)
+    assert equal(weights(job), weights(whole))
+    assert read_curve(job.output_folder) == read_curve(whole.output_folder)
+
+
 def test_sequences_longer_than_the_models_positions_are_refused(make_job):
     with pytest.raises(ValueError, match=r"sequence_length=4096 exceeds the 2048 positions of "):
         train(make_job(sequence_length=4096))
-
-
-def test_a_subnet_needs_its_certificate(make_job):
-    with pytest.raises(ValueError, match=r"needs an export with its certificate\.json"):
-        train(make_job(initialisation="subnet"))
 
 
 def test_processes_must_divide_the_batch(make_job, monkeypatch):

@@ -28,8 +28,11 @@ class SourceSettings(Strict):
     dataset: str | None = None
     """Id of a dataset on the Hugging Face hub, or a folder that `datasets` reads; streamed."""
     dataset_config: str | None = None
+    """Configuration of a hub dataset."""
     dataset_split: str = "train"
+    """Split of a hub dataset that is read; `splits` divides what it holds."""
     revision: str | None = None
+    """Commit, tag or branch of a hub dataset."""
     format: Format = "text"
     """Format of the files of `path`: `text` (a document per file), `jsonl` (per line) or `json` (per entry of one array
     or object), also compressed by gzip, bzip2, xz or zstandard; or `parquet` (per row)."""
@@ -43,7 +46,9 @@ class SourceSettings(Strict):
     splits: dict[str, float]
     """Share of each split (`budwood.corpus.split.SPLITS`); sums to 1."""
     license: str = "unknown"
+    """Recorded, and written into every model card."""
     attribution: str = ""
+    """Whom a model card names as the source."""
     max_documents: int | None = Field(default=None, gt=0)
     """Stop after this many documents with text."""
     max_tokens: dict[str, int] = Field(default_factory=dict)

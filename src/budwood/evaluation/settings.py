@@ -72,16 +72,20 @@ class HeldOutSettings(Strict):
     continuation_words: int = Field(default=12, gt=0)
     """Words of each of the four continuations."""
     seed: int = 42
+    """Of the draw of questions."""
 
 
 class EfficiencySettings(Strict):
     """What is timed; see `budwood.evaluation.efficiency`."""
 
     prompt_tokens: int = Field(default=512, gt=0)
+    """Tokens that are read at once."""
     new_tokens: int = Field(default=32, gt=0)
     """Tokens generated, one by one, after the prompt."""
     batch_size: int = Field(default=1, gt=0)
+    """Prompts at a time."""
     repeats: int = Field(default=5, gt=0)
+    """Counted rounds, in which teacher and sub-network take turns."""
     warmups: int = Field(default=1, ge=0)
     """Rounds before the repeats, which are not counted."""
 

@@ -10,6 +10,7 @@
 A key of the architecture that is in none of the tables may change the function, so the file is refused.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -54,6 +55,7 @@ _ROPE = {
     "rope.freq_base",
     "rope.scale_linear",
     "rope.scaling.type",
+    "rope.scaling.attn_factor",
     "rope.scaling.factor",
     "rope.scaling.original_context_length",
     "rope.scaling.yarn_beta_fast",
@@ -64,7 +66,6 @@ _ONLY: Mapping[str, float] = {
     "expert_count": 0,
     "expert_used_count": 0,
     "attention.causal": 1,
-    "rope.scaling.attn_factor": 1,
     "rope.scaling.yarn_attn_factor": 1,
     "rope.scaling.yarn_ext_factor": 1,
     "rope.scaling.yarn_log_multiplier": 0,
@@ -311,26 +312,44 @@ def _rope(gguf: GgufModel) -> dict[str, Any]:
     theta, context = gguf.setting("rope.freq_base", _DEFAULT_BASE), gguf.size("context_length")
     scaling = gguf.setting("rope.scaling.type", "linear")
     factor = gguf.setting("rope.scaling.factor", gguf.setting("rope.scale_linear", 0.0)) or 1.0
+    gain = gguf.setting("rope.scaling.attn_factor", 1.0)
     if scaling not in ("none", "linear", "yarn"):
         raise gguf.refusal("rope.scaling.type", scaling, "none, linear, yarn")
-    plain = scaling == "none" or factor == 1
-    if _FREQUENCIES in gguf.tensors:
-        tensor = gguf.tensors[_FREQUENCIES]
-        divisors = np.array(dequantize(tensor.data, tensor.tensor_type), np.float64).tolist()
-        if not plain:
-            raise gguf.refusal("rope.scaling.factor", factor, f"1 beside the tensor {_FREQUENCIES!r}")
-        if len(divisors) != gguf.head_dim // 2:
-            raise ValueError(f"{gguf.file}: {_FREQUENCIES!r} holds {len(divisors)} values for {gguf.head_dim // 2}")
-        if set(divisors) != {1.0}:
-            return fixed_rope(theta, divisors, 1.0, context)
-    if plain:
+    if scaling == "none":
+        factor = 1.0
+    divisors = _divisors(gguf)
+    if divisors and factor != 1:
+        raise gguf.refusal("rope.scaling.factor", factor, f"1 beside the tensor {_FREQUENCIES!r}")
+    if scaling == "yarn" and factor != 1:
+        return _yarn(gguf, {"rope_type": "yarn", "rope_theta": theta, "factor": factor}, gain)
+    if divisors or gain != 1:
+        return fixed_rope(theta, divisors or [factor] * (gguf.head_dim // 2), gain, context)
+    if factor == 1:
         return {"rope_type": "default", "rope_theta": theta}
-    rope = {"rope_type": scaling, "rope_theta": theta, "factor": factor}
-    if scaling == "linear":
-        return rope
+    return {"rope_type": "linear", "rope_theta": theta, "factor": factor}
+
+
+def _divisors(gguf: GgufModel) -> list[float]:
+    """Return by what the frequency of every rotary pair is divided; empty where all keep theirs.
+
+    Raises:
+        ValueError: there is not one for every pair.
+    """
+    if _FREQUENCIES not in gguf.tensors:
+        return []
+    tensor, pairs = gguf.tensors[_FREQUENCIES], gguf.head_dim // 2
+    divisors: list[float] = np.array(dequantize(tensor.data, tensor.tensor_type), np.float64).tolist()
+    if len(divisors) != pairs:
+        raise ValueError(f"{gguf.file}: {_FREQUENCIES!r} holds {len(divisors)} values for {pairs} pairs")
+    return [] if set(divisors) == {1.0} else divisors
+
+
+def _yarn(gguf: GgufModel, rope: dict[str, Any], gain: float) -> dict[str, Any]:
     betas = {name: gguf.setting(f"rope.scaling.yarn_{name}", value) for name, value in _DEFAULT_BETAS.items()}
-    original = gguf.setting("rope.scaling.original_context_length", context)
-    return rope | {"original_max_position_embeddings": original} | betas
+    original = gguf.setting("rope.scaling.original_context_length", gguf.size("context_length"))
+    # The rule of the YaRN paper; ggml multiplies by it what the file states.
+    own = {} if gain == 1 else {"attention_factor": gain * (0.1 * math.log(rope["factor"]) + 1)}
+    return rope | {"original_max_position_embeddings": original} | betas | own
 
 
 def _stored_parameters(gguf: GgufModel, architecture: Architecture) -> dict[str, tuple[ReaderTensor, Axes]]:

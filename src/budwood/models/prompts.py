@@ -35,7 +35,9 @@ def record_prompts(model: PreTrainedModel) -> tuple[Prompt, ...]:
     padded = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True)
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(ids) for ids in prompts], batch_first=True)
     together = _logprobs(model, padded, mask)
-    difference = max(float((row[: len(one)] - one).abs().max()) for row, one in zip(together, alone, strict=True))
+    # On tensors: Python's `max` passes over NaN.
+    pairs = zip(together, alone, strict=True)
+    difference = float(torch.stack([(row[: len(one)] - one).abs().max() for row, one in pairs]).max())
     if not difference <= TOLERANCE:
         raise ValueError(
             f"the export answers otherwise in a padded batch: log-probabilities differ by {difference:.2e}, allowed "

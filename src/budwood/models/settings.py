@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 
 from budwood.arch.family import architecture_from_config
 from budwood.arch.spec import Architecture
+from budwood.records.names import Variant
+from budwood.records.paths import resolve_path
 from budwood.records.strict import Strict
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
@@ -22,35 +24,52 @@ class ServingSettings(Strict):
     gguf: Storage | None = None
     """Write `model.gguf` too, where llama.cpp has a form for the sub-network."""
     engines: Path | None = None
-    """Folder of environments, as `make engines` makes one; every export is tried in the engines that are there."""
+    """Folder of environments, as `make engines` makes one; every export is tried in the engines that are there. A
+    relative path begins at the root of the project."""
+
+    def rooted(self, root: Path) -> Self:
+        """Return the settings with the folder of engines spelt out."""
+        engines = self.engines and Path(resolve_path(str(self.engines), root))
+        return self.model_copy(update={"engines": engines})
 
 
 class PushSettings(Strict):
     """Where an export is published."""
 
     repository: str
-    """Id on the Hub, `owner/name`."""
+    """Id on the Hub, `owner/name`; `{bin}` and `{space}` in it stand for those of the export."""
     private: bool = True
     dry_run: bool = True
     """Only report what would be uploaded."""
     revision: str | None = None
     """Branch; it is made where there is none."""
 
+    def of(self, variant: Variant) -> Self:
+        """Return the settings for the export of a variant."""
+        return self.model_copy(update={"repository": self.repository.format(**variant._asdict())})
+
 
 class ModelSizes(Strict):
     """A model of equal layers by its sizes, in the words of its config.json."""
 
     model_type: str
+    """Family, such as `llama` or `gpt_neox`."""
     vocab_size: int = Field(gt=0)
+    """Rows of the embedding."""
     hidden_size: int = Field(gt=0)
+    """Width of the residual stream."""
     intermediate_size: int = Field(gt=0)
+    """Neurons of an MLP."""
     num_hidden_layers: int = Field(gt=0)
+    """Decoder layers."""
     num_attention_heads: int = Field(gt=0)
+    """Query heads of a layer."""
     num_key_value_heads: int | None = Field(default=None, gt=0)
     """As many as heads where it is empty."""
     head_dim: int | None = Field(default=None, gt=0)
     """What fills the hidden size where it is empty."""
     tie_word_embeddings: bool = False
+    """Whether the output head is the embedding."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -84,7 +103,9 @@ class TeacherSettings(Strict):
     trust_remote_code: bool = False
     """Run code that comes with the checkpoint, once, to bring its weights and tokenizer into stock classes."""
     license: str = "unknown"
+    """Recorded, and written into every model card."""
     attribution: str = ""
+    """Whom a model card names as the source."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

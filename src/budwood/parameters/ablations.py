@@ -14,7 +14,9 @@ class Place(Strict):
     """A bin and a space of the study, whether or not its grid combines them."""
 
     bin: str
+    """Name of a bin."""
     space: str
+    """Name of a space."""
 
     @property
     def variant(self) -> Variant:
@@ -26,6 +28,7 @@ class AblationTeacher(Strict):
     """One of several teachers: the study's own where nothing is given, a sub-network of it, or another model."""
 
     subnet: Place | None = None
+    """The sub-network that a search found in this bin and space."""
     source: TeacherSettings | None = None
     """Of the same vocabulary as the study's teacher."""
 
@@ -40,7 +43,9 @@ class DistillationGrid(Strict):
     """All combinations of some settings of distillation (paper, appendix G); beta is 1 - alpha."""
 
     alpha: tuple[float, ...] = (0.2, 0.8, 0.0)
+    """Weights of the text."""
     temperature: tuple[float, ...] = (0.8, 0.9, 1.0)
+    """Temperatures."""
     top_k: tuple[int | None, ...] = (1024, 2048, None)
     """Of `topk_renorm`, as in the paper; null is the whole distribution."""
 
@@ -78,6 +83,7 @@ class AblationSettings(Strict):
     metrics: tuple[str, ...] = ("perplexity", "importance", "magnitude")
     """By which searches of one space are guided; see `search.fitness`."""
     metric_space: str
+    """Space in which the metrics are compared."""
     logits: dict[str, dict[str, Any]] = Field(min_length=1)
     """Settings of distillation by name; each changes some of `arms.distilled.distillation`."""
     teachers: dict[str, AblationTeacher] = Field(min_length=1)

@@ -10,6 +10,7 @@ class PlanSettings(Strict):
     """On what a study would run, to tell beforehand what it costs; see `budwood.reporting.plan`."""
 
     accelerator: AcceleratorName = "h100"
+    """Device that the plan assumes."""
     num_devices: int = Field(default=1, gt=0)
     """Devices that train in parallel; they divide the time, not the memory."""
     mfu: float = Field(default=0.4, gt=0, le=1)

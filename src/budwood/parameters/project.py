@@ -8,20 +8,18 @@ from pydantic import BeforeValidator, ValidationError, model_validator
 
 from budwood.corpus.settings import CorpusSettings
 from budwood.evaluation.settings import EvaluationSettings
-from budwood.models.settings import TeacherSettings
+from budwood.models.settings import PushSettings, ServingSettings, TeacherSettings
 from budwood.parameters.ablations import AblationSettings
 from budwood.parameters.plan import PlanSettings
 from budwood.records.names import SELECTED, Variant, require_names
 from budwood.records.strict import HOW, Strict
-from budwood.search.fitness import FROM_SCORES
 from budwood.search.settings import SearchSettings
 from budwood.study.settings import BinSettings, Conditions, MeasurementSettings, ProtocolSettings
-from budwood.subnet.settings import OrderingKind, SpaceSettings
+from budwood.subnet.settings import SpaceSettings
 from budwood.training.settings import Arms, Engine, Schedule
 
 _INVALID = "the parameters are not valid:\n"
 _LONGEST_VALUE = 60
-_ORDERING_OF: dict[str, OrderingKind] = {"importance": "activation", "magnitude": "magnitude"}
 
 PAPER = "paper"
 """Preset of `search` that stands for the paper's own."""
@@ -68,6 +66,9 @@ class ProjectParameters(Strict):
     plan: PlanSettings
     engine: Engine
     evaluation: EvaluationSettings
+    serving: ServingSettings = ServingSettings()
+    push: PushSettings | None = None
+    """Null: exports are published nowhere."""
     ablations: AblationSettings | None = None
     """Null: there are none."""
 
@@ -111,8 +112,8 @@ class ProjectParameters(Strict):
     @property
     def needs_statistics(self) -> bool:
         """Whether any search orders or scores components by activations on calibration text."""
-        fitnesses = {self.search.fitness, *self.searches}
-        return "importance" in fitnesses or any(space.needs_statistics for space in self._used_spaces())
+        searching = any(search.needs_statistics for search in [self.search, *self.searches.values()])
+        return searching or any(space.needs_statistics for space in self._used_spaces())
 
     @property
     def needs_elimination(self) -> bool:
@@ -147,6 +148,12 @@ class ProjectParameters(Strict):
             if space not in self.spaces:
                 raise ValueError(f"grid.{bin_name}: no space {space!r}; spaces has {', '.join(self.spaces)}")
             self._require_order("search.fitness", self.search.fitness, space)
+        if self.push is not None and len({self.push.of(variant).repository for variant in self.searched}) < len(
+            self.searched
+        ):
+            raise ValueError(
+                "push.repository: several exports cannot go to one repository; put {bin} and {space} into its name"
+            )
         self.protocol.probe_schedule(self.schedule)
         if self.protocol.num_seeds > 1 and self.caches_teacher:
             raise ValueError(
@@ -162,12 +169,10 @@ class ProjectParameters(Strict):
         return self
 
     def _require_order(self, name: str, fitness: str, space: str) -> None:
-        ordering = self.spaces[space].ordering
-        if fitness in FROM_SCORES and ordering not in {"native", _ORDERING_OF[fitness]}:
-            raise ValueError(
-                f"{name} {fitness} scores a teacher in its own order or in that of the same scores: spaces.{space} has "
-                f"ordering {ordering}, and must have native or {_ORDERING_OF[fitness]}"
-            )
+        try:
+            self.spaces[space].require_scored_by(fitness)
+        except ValueError as error:
+            raise ValueError(f"{name} in spaces.{space}: {error}") from None
 
     @model_validator(mode="after")
     def _ablations_fit(self) -> Self:

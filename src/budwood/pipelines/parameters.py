@@ -1,7 +1,6 @@
 """The parameters of the session, validated before anything else."""
 
 import os
-from pathlib import Path
 from typing import Any
 
 from kedro.config import OmegaConfigLoader
@@ -9,8 +8,7 @@ from kedro.framework.hooks import hook_impl
 from kedro.framework.project import settings
 
 from budwood.parameters import ProjectParameters, read_parameters
-
-PROJECT = Path(__file__).parents[3]
+from budwood.pipelines.wiring import project_root
 
 
 class ParametersHook:
@@ -36,7 +34,7 @@ class ParametersHook:
         if self.parameters is None:
             environment = os.getenv("KEDRO_ENV")
             arguments = settings.CONFIG_LOADER_ARGS
-            loader = OmegaConfigLoader(str(PROJECT / settings.CONF_SOURCE), env=environment, **arguments)
+            loader = OmegaConfigLoader(str(project_root() / settings.CONF_SOURCE), env=environment, **arguments)
             return read_parameters(loader["parameters"])
         return self.parameters
 
@@ -47,7 +45,7 @@ def typed(parameters: ProjectParameters) -> dict[str, Any]:
     Groups that nodes take together are one dataset more: `conditions`, and `study` for all of them.
     """
     groups = {name: getattr(parameters, name) for name in ProjectParameters.model_fields}
-    groups["evaluation"] = parameters.evaluation.rooted(PROJECT)
+    groups |= {name: groups[name].rooted(project_root()) for name in ("evaluation", "serving")}
     return groups | {"searches": parameters.searches} | {"conditions": parameters.conditions, "study": parameters}
 
 

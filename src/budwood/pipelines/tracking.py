@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
-from kedro.utils import find_kedro_project
 from mlflow.entities import RunStatus
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
@@ -30,11 +29,6 @@ def open_workspace(folder: Path) -> Workspace:
     run = mlflow.active_run()
     found = {} if run is None else {_RUN: run.info.run_id, "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()}
     return Workspace(folder=folder, track=track, environment=found)
-
-
-def project_root() -> Path:
-    """Return the project's folder, where relative paths of text and teachers begin."""
-    return find_kedro_project(Path.cwd()) or Path.cwd()
 
 
 @contextmanager

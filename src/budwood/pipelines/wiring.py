@@ -3,11 +3,18 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from kedro.pipeline import Node
+from kedro.utils import find_kedro_project
 
 from budwood.records.names import Variant
+
+
+def project_root() -> Path:
+    """Return the project's folder, where relative paths begin."""
+    return find_kedro_project(Path.cwd()) or Path.cwd()
 
 
 class Deferred:
@@ -33,6 +40,11 @@ class Deferred:
         """The function itself."""
         found: Callable[..., Any] = getattr(import_module(self.module), self.__name__)
         return found
+
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        """The function itself, by the name under which Kedro-Viz looks for source to show."""
+        return self.function
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function."""

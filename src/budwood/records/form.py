@@ -1,7 +1,7 @@
 """The one JSON form of records: what they are, in which version of the schema, and their fields."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,10 @@ def read_records(file: Path) -> Any:
     """
     remedy = "remove it and run again to make it anew"
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        version, kind, value = content["schema_version"], content["kind"], content["value"]
+        version, kind, value = _parts(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file.resolve()} is damaged ({type(error).__name__}: {error}): {remedy}") from None
-    if version != SCHEMA_VERSION or (kind is not None and kind not in KINDS):
+    if version != SCHEMA_VERSION or (kind and kind not in KINDS):
         raise ValueError(
             f"{file.resolve()} holds {kind} in version {version} of the schema, this budwood reads version "
             f"{SCHEMA_VERSION}: {remedy}"
@@ -65,3 +64,11 @@ def read_records(file: Path) -> Any:
         return KINDS[kind].model_validate(value)
     except ValidationError as error:
         raise ValueError(f"{file.resolve()} is damaged ({error.error_count()} fields are wrong): {remedy}") from None
+
+
+def _parts(content: Mapping[str, Any]) -> tuple[Any, str, Any]:
+    """Return version, kind and value; only of an empty list there is no kind."""
+    version, kind, value = content["schema_version"], content["kind"], content["value"]
+    if not isinstance(kind, str) and (kind is not None or value != []):
+        raise ValueError(f"kind {kind}")
+    return version, kind or "", value

@@ -47,7 +47,7 @@ def require_name(kind: str, name: str) -> str:
         raise ValueError(
             f"{kind}: the name {name!r} must be made of letters and digits, with single `-` or `_` between them"
         )
-    if name in _RESERVED:
+    if name.lower() in _RESERVED:  # some file systems do not tell cases apart
         raise ValueError(f"{kind}: the name {name!r} is taken by budwood itself; choose another")
     return name
 

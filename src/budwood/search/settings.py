@@ -47,13 +47,21 @@ class SearchSettings(Strict):
     layer_scores: ScoreMethod | None = None
     """Null, here and in the next two: the method that `fitness` names (paper, listing 6)."""
     head_scores: ScoreMethod | None = None
+    """The same for heads."""
     neuron_scores: ScoreMethod | None = None
+    """The same for neurons."""
     population: int = Field(default=50, ge=1)
+    """Candidates of a generation."""
     epochs: int = Field(default=100, ge=0)
+    """Generations after the first."""
     num_elites: int = Field(default=10, ge=1)
+    """Best candidates so far, from which the next generation is made."""
     num_mutants: int = Field(default=20, ge=0)
+    """Candidates of a generation that change one dimension of an elite."""
     num_crossovers: int = Field(default=20, ge=0)
+    """Candidates of a generation that combine two elites."""
     num_randoms: int = Field(default=10, ge=0)
+    """Candidates of a generation that are drawn anew."""
     probability: float = Field(default=0.2, gt=0, le=1)
     """Of mutation and crossover."""
     probability_reading: ProbabilityReading = "gate"
@@ -71,8 +79,12 @@ class SearchSettings(Strict):
     """Proposals for every step in which a model of the losses so far leads a mutant or a crossover on before it is
     read; 1: none, as in the paper. See `budwood.search.surrogate`."""
     sampling: Sampling = "constructive"
+    """`constructive` solves the last size of a random draw so that it lies in the bin; `rejection` draws until one
+    does."""
     constraint: Constraint = "repair"
+    """The same for mutants and crossovers: `repair` changes a size, `rejection` tries again."""
     seed: int = 42
+    """Of all draws of the search."""
     stages: tuple[int, ...] = ()
     """Sequences after which candidates that are clearly behind are dropped; all sequences are read after the last.
     Empty: every candidate reads all, as in the paper."""
@@ -89,6 +101,7 @@ class SearchSettings(Strict):
     workers: Annotated[int, HOW] = Field(default=1, ge=1)
     """Processes that evaluate candidates; more than one need `budwood[ray]`."""
     gpus_per_worker: Annotated[float, HOW] = Field(default=0, ge=0)
+    """Share of a GPU that Ray reserves for a worker."""
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
@@ -146,6 +159,11 @@ class SearchSettings(Strict):
             heads=self.head_scores or method,
             neurons=self.neuron_scores or method,
         )
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether candidates are scored by activations on calibration text."""
+        return self.fitness in FROM_SCORES and "importance" in self.score_methods
 
     @property
     def num_evaluations(self) -> int:

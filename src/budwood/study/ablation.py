@@ -45,7 +45,7 @@ def train_compared(
         conditions: how everything is trained.
         workspace: keeps the training.
     """
-    start = Start(initialisation="subnet", checkpoint=compared.subnet)
+    start = Start(initialisation="checkpoint", checkpoint=compared.subnet)
     stage = TrainArm.with_settings(run, start, (compared.teacher, tokens), compared.arm, conditions)
     row: Trained = {
         "variant": compared.name,

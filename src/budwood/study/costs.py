@@ -81,13 +81,15 @@ def correction_cost(
         teacher: what is cut.
         child: what is left of it.
         num_gaps: runs of dropped layers that follow a kept one.
-        settings: which corrections are made; none cost nothing.
+        settings: which corrections are made; those without a regression cost nothing.
         calibration: the text.
     """
-    if settings is None or not settings.steps:
+    solved = 0.0
+    if settings is not None:
+        solved = regression_flops(teacher, child, settings, num_tokens=calibration.num_tokens, num_gaps=num_gaps)
+    if not solved:
         return Cost(stage="compensation", flops=0.0, tokens=0)
     passed = reading_cost("compensation", teacher, calibration)
-    solved = regression_flops(teacher, child, settings, num_tokens=calibration.num_tokens, num_gaps=num_gaps)
     return passed.model_copy(update={"flops": passed.flops + solved})
 
 

@@ -7,24 +7,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
+from torch import Tensor
 from transformers import PreTrainedModel
 
+from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.arch.selection import LayerSelection, Selection
+from budwood.arch.spec import LayerSpec
 from budwood.corpus.packing import PackedCorpus
-from budwood.corpus.settings import CorpusSettings
+from budwood.corpus.settings import CorpusSettings, SourceSettings
+from budwood.corpus.tokenization import fingerprint_tokenizer
 from budwood.evaluation.settings import EvaluationSettings
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import Compute, choose_compute
 from budwood.models.settings import TeacherSettings
 from budwood.records.certificate import Certificate
 from budwood.records.names import Variant, require_names
-from budwood.records.search import Finalist, Finalists, Searched, Winner
+from budwood.records.search import Finalist, Searched, Winner
 from budwood.records.teacher import TeacherEvaluation, TeacherRecord
-from budwood.reporting.accelerator import ACCELERATORS
+from budwood.reporting.accelerator import ACCELERATORS, AcceleratorName
 from budwood.search.settings import SearchSettings
 from budwood.study.evaluation import EvaluateTeacher
 from budwood.study.export import ExportSubnet, text_sources
@@ -33,15 +36,17 @@ from budwood.study.plan import Study as Planned
 from budwood.study.plan import plan
 from budwood.study.search import BriefTraining, ChooseWinner, EvolveSubnets
 from budwood.study.settings import BinSettings, Conditions, MeasurementSettings, ProtocolSettings
+from budwood.study.space import require_members
 from budwood.study.stage import Track, Workspace, no_tracking
-from budwood.study.teacher import RankComponents, fetch_source, importance_of, teacher_record
-from budwood.study.text import PackText, Windows, require_text
-from budwood.study.training import Start, TrainArm, Trained
+from budwood.study.teacher import RankComponents, Ranked, fetch_source, importance_of, teacher_record
+from budwood.study.text import PackText, Windows, require_measured
+from budwood.study.training import CacheTeacher, Start, TrainArm, Trained
 from budwood.subnet.compensate import cut_out
 from budwood.subnet.extract import own_weights
 from budwood.subnet.importance import Importance
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
-from budwood.subnet.settings import Compensation, SpaceSettings
+from budwood.subnet.settings import Compensation, Ordering, SpaceSettings
+from budwood.training.cache import TeacherCache
 from budwood.training.settings import Arms, ArmSettings, DistillationSettings, Engine, Schedule
 
 SPLITS = {"train": 0.8, "calibration": 0.05, "selection": 0.05, "choice": 0.05, "validation": 0.05}
@@ -56,6 +61,8 @@ SPACE = SpaceSettings(layerwise=False, alignment=16, compensation=Compensation()
 SCHEDULE = Schedule.model_validate({"preset": "quickstart"})
 """Small enough for two processor cores; see the quickstart."""
 _LEARNING_RATE, _RANDOM_LEARNING_RATE = 3e-4, 3e-3
+_MFU = 0.2
+"""Share of a peak that plans expect."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,13 +79,19 @@ class Subnet:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """A teacher, text in its tokens, and a folder that keeps everything; see `open_study`."""
+    """A teacher, text in its tokens, and a folder that keeps everything; see `open_study`.
+
+    Every method that works raises `FolderInUseError` where another process is doing the same work.
+    """
 
     teacher: Checkpoint
+    source: TeacherSettings
+    """Where the teacher came from."""
     record: TeacherRecord
     tokens: PackedCorpus
     corpus: CorpusSettings
     measurement: MeasurementSettings
+    engine: Engine
     workspace: Workspace
 
     @cached_property
@@ -87,20 +100,18 @@ class Study:
         return choose_compute(self.measurement.device, self.measurement.precision)
 
     @cached_property
-    def importance(self) -> Importance:
-        """The importance of every component of the teacher on calibration text, layers left out one by one."""
-        return Importance.from_tensors(self._tensors)
+    def ranked(self) -> Ranked:
+        """What one pass over calibration text and leaving layers out one by one found, and what it cost."""
+        return self._rank(self.measurement.elimination)
 
-    @cached_property
-    def _tensors(self) -> dict[str, Any]:
-        stage = RankComponents(
-            teacher=self.teacher,
-            calibration=self._windows("calibration"),
-            elimination=self.measurement.elimination,
-            compute=self.compute,
-            batch_size=self.measurement.batch_size,
-        )
-        return self.workspace.finish(stage).importance
+    @property
+    def importance(self) -> Importance:
+        """The importance of every component of the teacher; `eliminated` are its layers, the first to go first."""
+        return Importance.from_tensors(self.ranked.importance)
+
+    def ordered(self, ordering: Ordering = SPACE) -> OrderedTeacher:
+        """Return the teacher with its best components first, its weights on disk."""
+        return open_ordered(self.teacher.folder, ordering, importance_of(self._needed(ordering)))
 
     def select(
         self,
@@ -112,45 +123,33 @@ class Study:
         head_dim: int | None = None,
         intermediate_size: int | None = None,
     ) -> Selection:
-        """Return the best-ranked components of every axis, by sizes; those of the teacher where none is given.
+        """Return the best of every axis by sizes, the same in all layers; where none is given, the teacher's.
+
+        For other choices make a `Selection` of indices into the ordered teacher: 0 is the best of every axis.
+
+        Args:
+            hidden_size: channels of the residual stream.
+            num_hidden_layers: layers.
+            num_key_value_heads: key/value heads.
+            num_attention_heads: query heads, a multiple of the former; as many to each as the teacher has without.
+            head_dim: dimensions of a head, an even number.
+            intermediate_size: neurons.
 
         Raises:
-            ValueError: the teacher has fewer, or heads do not divide among key/value heads; the message names the
-                argument.
+            ValueError: the teacher has fewer, or a size is not allowed; the message names the argument.
         """
         whole = self.teacher.architecture
-        ranked = self.ordered().ranked
-        depth = _within("num_hidden_layers", num_hidden_layers, whole.num_hidden_layers)
-        layers = []
-        for rank in range(depth):
-            spec = ranked.layers[rank]
-            groups = _within("num_key_value_heads", num_key_value_heads, spec.num_key_value_heads)
-            heads = _within("num_attention_heads", num_attention_heads, groups * spec.heads_per_group)
-            if heads % groups:
-                raise ValueError(f"num_attention_heads={heads} must be a multiple of num_key_value_heads={groups}")
-            dims = _within("head_dim", head_dim, spec.head_dim)
-            if dims % 2:
-                raise ValueError(f"head_dim={dims} must be even: rotary embeddings turn pairs")
-            neurons = _within("intermediate_size", intermediate_size, spec.intermediate_size)
-            layers.append(
-                LayerSelection(
-                    layer=rank,
-                    groups=range(groups),
-                    queries=range(heads // groups),
-                    pairs=range(dims // 2),
-                    neurons=range(neurons),
-                )
-            )
-        channels = _within("hidden_size", hidden_size, whole.hidden_size)
-        return Selection(hidden=range(channels), layers=tuple(layers))
-
-    def ordered(self, space: SpaceSettings = SPACE) -> OrderedTeacher:
-        """Return the teacher with its best components first."""
-        tensors = self._tensors if space.needs_statistics else {}
-        return open_ordered(self.teacher.folder, space, importance_of(tensors))
+        # Only where the teacher's layers differ does it matter which of them are best.
+        specs = whole.layers if whole.is_uniform else self.ordered().ranked.layers
+        depth = _within("num_hidden_layers", num_hidden_layers, len(specs))
+        sizes = (num_key_value_heads, num_attention_heads, head_dim, intermediate_size)
+        layers = tuple(_narrowed(rank, specs[rank], sizes) for rank in range(depth))
+        return Selection(hidden=range(_within("hidden_size", hidden_size, whole.hidden_size)), layers=layers)
 
     def activate(self, selection: Selection, space: SpaceSettings = SPACE) -> PreTrainedModel:
         """Return a sub-network as a dense model in memory, corrected as the space says.
+
+        It maps token ids [N, T] to logits [N, T, vocabulary], as the folder does that `extract` writes.
 
         Raises:
             ValueError: an index is out of range.
@@ -158,7 +157,7 @@ class Study:
         ordered = self.ordered(space)
         selection.require_within(ordered.ranked)
         windows = self._windows("calibration").read()[:, :-1]
-        batch_size = self.measurement.batch_size
+        ordered, batch_size = ordered.in_memory(self.compute), self.measurement.batch_size
         return own_weights(cut_out(ordered, selection, windows, space.compensation, batch_size=batch_size))
 
     def extract(self, selection: Selection, space: SpaceSettings = SPACE) -> Subnet:
@@ -170,12 +169,12 @@ class Study:
         ranked = self.ordered(space).ranked
         selection.require_within(ranked)
         sizes = selection.architecture(ranked)
-        count = num_parameters(sizes)
-        finalist = Finalist(
-            selection=selection, description=sizes.describe(), num_parameters=count, selection_loss=float("nan")
+        count, unread = num_parameters(sizes), float("nan")
+        chosen = Finalist(
+            selection=selection, description=sizes.describe(), num_parameters=count, selection_loss=unread
         )
-        chosen = Searched(fitness="none", parameter_bin=(count, count + 1), num_evaluations=0, paper_flops=0.0)
-        return self._export((finalist,), chosen, space, None)
+        unsearched = Searched(fitness="none", parameter_bin=(count, count + 1), num_evaluations=0, paper_flops=0.0)
+        return self._export((chosen,), unsearched, space, None)
 
     def search(
         self,
@@ -183,6 +182,7 @@ class Study:
         *,
         space: SpaceSettings = SPACE,
         settings: SearchSettings = SEARCH,
+        schedule: Schedule = SCHEDULE,
     ) -> dict[str, Subnet]:
         """Search the best sub-network of every bin and export it.
 
@@ -190,32 +190,24 @@ class Study:
             bins: by name: a share of the teacher's parameters, or `BinSettings`.
             space: what is searched, and how it is cut.
             settings: how.
+            schedule: how finalists are trained, where the settings give them tokens.
 
         Returns:
-            the winners, by the names of the bins.
+            the winners, by the names of the bins. The study's `track` gets the metrics of a bin with its name in front,
+            such as `half.search.best_loss`.
 
         Raises:
-            ValueError: a bin cannot be reached, or a setting does not fit the text.
+            ValueError: a bin cannot be reached, or settings do not fit the text or the space; before any work.
         """
-        require_names("bins", bins)
-        found = {}
-        for name, bin_ in bins.items():
-            stage = EvolveSubnets(
-                teacher=self.teacher,
-                importance=self._tensors if space.needs_statistics else {},
-                selection=self._windows("selection"),
-                bin_=bin_ if isinstance(bin_, BinSettings) else BinSettings(fraction=bin_),
-                space=space.without_corrections(),
-                search=settings.alone(),
-                compute=self.compute,
-                batch_size=self.measurement.batch_size,
-            )
-            result = self.workspace.finish(stage)
-            finalists = result.finalists.candidates[: settings.num_finalists]
-            training = BriefTraining.of(settings.finalist_tokens, self.conditions())
-            subnet = self._export(finalists, result.finalists, space, training)
-            found[name] = replace(subnet, history=result.history)
-        return found
+        typed = _bins(bins)
+        settings.race(self.measurement.selection)
+        space.require_scored_by(settings.fitness)
+        for name, bin_ in typed.items():
+            try:
+                require_members(self.teacher.architecture, self._range(bin_), space)
+            except ValueError as error:
+                raise ValueError(f"bins[{name!r}]: {error}") from None
+        return {name: self._search(name, bin_, space, settings, schedule) for name, bin_ in typed.items()}
 
     def pretrain(
         self,
@@ -232,9 +224,14 @@ class Study:
             random: train its architecture from random weights instead.
             schedule: how long, and in which portions.
             learning_rate: peak; without one, 3e-4 for weights and 3e-3 for random ones.
+
+        Raises:
+            ValueError: there is too little text, or its sequences are too long for the model.
         """
-        rate = learning_rate or (_RANDOM_LEARNING_RATE if random else _LEARNING_RATE)
-        return self._train("pretrained", start, ArmSettings(learning_rate=rate), schedule, random=random)
+        default = _RANDOM_LEARNING_RATE if random else _LEARNING_RATE
+        arm = ArmSettings(learning_rate=default if learning_rate is None else learning_rate)
+        begin = Start(initialisation="random" if random else "checkpoint", checkpoint=start)
+        return self.workspace.finish(self._training("pretrained", begin, arm, schedule))
 
     def distill(
         self,
@@ -244,19 +241,38 @@ class Study:
         learning_rate: float = _LEARNING_RATE,
         settings: DistillationSettings | None = None,
     ) -> Trained:
-        """Train a checkpoint towards the teacher's distribution and the text."""
-        arm = ArmSettings(learning_rate=learning_rate, distillation=settings or DistillationSettings())
-        return self._train("distilled", start, arm, schedule, random=False)
+        """Train a checkpoint towards the teacher's distribution and the text.
+
+        Args:
+            start: gives the weights.
+            schedule: how long, and in which portions.
+            learning_rate: peak.
+            settings: the loss, and whether the teacher answers beside the student or is asked once beforehand.
+
+        Raises:
+            ValueError: there is too little text, or its sequences are too long for one of the models.
+        """
+        settings = settings or DistillationSettings()
+        arm = ArmSettings(learning_rate=learning_rate, distillation=settings)
+        run = self._training("distilled", Start(initialisation="checkpoint", checkpoint=start), arm, schedule)
+        if settings.teacher == "cached":
+            run = replace(run, cache=self._ask_teacher(settings, schedule))
+        return self.workspace.finish(run)
 
     def evaluate(self, model: Checkpoint | None = None) -> TeacherEvaluation:
         """Return a model's losses on every split and source, in nats per token and bits per byte.
 
         Args:
             model: has the teacher's tokenizer; the teacher itself without one.
+
+        Raises:
+            ValueError: it has another.
         """
-        measurement = self.measurement
+        model, measurement = model or self.teacher, self.measurement
+        if fingerprint_tokenizer(model.load_tokenizer()) != self.tokens.tokenizer_fingerprint:
+            raise ValueError(f"model={model.folder} has another tokenizer than {self.teacher.folder}, its teacher")
         stage = EvaluateTeacher(
-            teacher=model or self.teacher,
+            teacher=model,
             tokens=self.tokens,
             length=measurement.length,
             reported=measurement.reported,
@@ -271,55 +287,108 @@ class Study:
         space: SpaceSettings = SPACE,
         settings: SearchSettings = SEARCH,
         schedule: Schedule = SCHEDULE,
+        accelerator: AcceleratorName = "cpu",
     ) -> pd.DataFrame:
-        """Return what a search of every bin and the training of all arms will cost; see `budwood.study.plan.plan`."""
-        typed = {name: b if isinstance(b, BinSettings) else BinSettings(fraction=b) for name, b in bins.items()}
-        teacher = self.teacher.architecture
-        splits = [source.splits for source in self.corpus.sources.values()]
+        """Return what a search of every bin and the training of all its arms will cost.
+
+        Args:
+            bins: as `search` takes them.
+            space: what is searched, and how it is cut.
+            settings: of the search.
+            schedule: of every arm.
+            accelerator: runs it, at a fifth of its peak.
+
+        Returns:
+            a row for every stage, bin and arm; see `budwood.study.plan.plan`.
+
+        Raises:
+            ValueError: a bin cannot be reached.
+        """
+        teacher, splits = self.teacher.architecture, [source.splits for source in self.corpus.sources.values()]
+        named = {name: (Variant(name, "space"), bin_) for name, bin_ in _bins(bins).items()}
         planned = Planned(
             teacher=teacher,
-            teacher_bytes_per_parameter=4,
-            forecasts=tuple(forecast(teacher, Variant(name, "space"), bin_, space) for name, bin_ in typed.items()),
+            teacher_bytes_per_parameter=self.source.bytes_per_parameter,
+            forecasts=tuple(forecast(teacher, variant, bin_, space) for variant, bin_ in named.values()),
             search=settings,
-            conditions=self.conditions(schedule),
+            conditions=self._conditions(schedule),
             evaluation=EvaluationSettings(tasks=(), efficiency=None),
             num_sources={split: sum(shares.get(split, 0) > 0 for shares in splits) for split in SPLITS},
             precision=self.compute.precision,
             needs_statistics=space.needs_statistics,
             needs_elimination=space.needs_elimination,
         )
-        return plan(planned, ACCELERATORS["cpu"], 0.2)
+        return plan(planned, ACCELERATORS[accelerator], _MFU)
 
-    def conditions(self, schedule: Schedule = SCHEDULE) -> Conditions:
-        """Return how everything is measured and trained."""
-        weights, random = ArmSettings(learning_rate=_LEARNING_RATE), ArmSettings(learning_rate=_RANDOM_LEARNING_RATE)
-        taught = ArmSettings(learning_rate=_LEARNING_RATE, distillation=DistillationSettings())
-        arms = Arms(random_init=random, reference_init=random, subnet_init=weights, distilled=taught)
-        return Conditions(
-            measurement=self.measurement, protocol=ProtocolSettings(), schedule=schedule, arms=arms, engine=Engine()
+    def _rank(self, elimination: int) -> Ranked:
+        stage = RankComponents(
+            teacher=self.teacher,
+            calibration=self._windows("calibration"),
+            elimination=elimination,
+            compute=self.compute,
+            batch_size=self.measurement.batch_size,
         )
+        return self.workspace.finish(stage)
+
+    def _needed(self, ordering: Ordering, search: SearchSettings | None = None) -> dict[str, Tensor]:
+        """Return what an order, or a search, needs of the importance; nothing is measured for none of it."""
+        if ordering.needs_elimination:
+            return self.ranked.importance
+        if ordering.needs_statistics or (search is not None and search.needs_statistics):
+            return self._rank(0).importance
+        return {}
 
     def _windows(self, split: str) -> Windows:
         return Windows.searched(self.tokens, split, self.measurement)
 
-    def _train(
-        self, arm: str, start: Checkpoint, settings: ArmSettings, schedule: Schedule, *, random: bool
-    ) -> Trained:
-        require_text(self.tokens, self.measurement, schedule)
-        begin = Start(initialisation="random" if random else "checkpoint", checkpoint=start)
-        materials = self.teacher, self.tokens
-        return self.workspace.finish(TrainArm.with_settings(arm, begin, materials, settings, self.conditions(schedule)))
+    def _range(self, bin_: BinSettings) -> ParameterBin:
+        return bin_.parameter_bin(num_parameters(self.teacher.architecture))
+
+    def _conditions(self, schedule: Schedule) -> Conditions:
+        weights, random = ArmSettings(learning_rate=_LEARNING_RATE), ArmSettings(learning_rate=_RANDOM_LEARNING_RATE)
+        taught = ArmSettings(learning_rate=_LEARNING_RATE, distillation=DistillationSettings())
+        arms = Arms(random_init=random, reference_init=random, subnet_init=weights, distilled=taught)
+        return Conditions(
+            measurement=self.measurement,
+            protocol=ProtocolSettings(),
+            schedule=schedule,
+            arms=arms,
+            engine=self.engine,
+        )
+
+    def _search(
+        self, name: str, bin_: BinSettings, space: SpaceSettings, settings: SearchSettings, schedule: Schedule
+    ) -> Subnet:
+        stage = EvolveSubnets(
+            teacher=self.teacher,
+            importance=self._needed(space, settings),
+            selection=self._windows("selection"),
+            bin_=bin_,
+            space=space.without_corrections(),
+            search=settings.alone(),
+            compute=self.compute,
+            batch_size=self.measurement.batch_size,
+        )
+        track = self.workspace.track
+
+        def tracked(metrics: Mapping[str, float], step: int) -> None:
+            track({f"{name}.{metric}": value for metric, value in metrics.items()}, step)
+
+        found = replace(self.workspace, track=tracked).finish(stage)
+        finalists = found.finalists.candidates[: settings.num_finalists]
+        training = BriefTraining.of(settings.finalist_tokens, self._conditions(schedule))
+        return replace(self._export(finalists, found.finalists.searched, space, training), history=found.history)
 
     def _export(
         self,
         finalists: tuple[Finalist, ...],
-        searched: Searched | Finalists,
+        searched: Searched,
         space: SpaceSettings,
         training: BriefTraining | None,
     ) -> Subnet:
         choice = ChooseWinner(
             teacher=self.teacher,
-            importance=self._tensors if space.needs_statistics else {},
+            importance=self._needed(space),
             calibration=self._windows("calibration"),
             choice=self._windows("choice"),
             finalists=finalists,
@@ -341,42 +410,98 @@ class Study:
         exported = self.workspace.finish(export)
         return Subnet(checkpoint=exported.subnet, certificate=exported.certificate, winner=chosen.winner)
 
+    def _training(self, arm: str, begin: Start, settings: ArmSettings, schedule: Schedule) -> TrainArm:
+        materials = self.teacher, self.tokens
+        return TrainArm.with_settings(arm, begin, materials, settings, self._conditions(schedule))
+
+    def _ask_teacher(self, settings: DistillationSettings, schedule: Schedule) -> TeacherCache:
+        stage = CacheTeacher(
+            teacher=self.teacher,
+            tokens=self.tokens,
+            settings=settings,
+            schedule=schedule,
+            compute=self.compute,
+            batch_size=self.measurement.batch_size,
+        )
+        return self.workspace.finish(stage).cache
+
 
 def open_study(
-    teacher: str | TeacherSettings,
-    texts: Mapping[str, str | Mapping[str, Any]],
+    teacher: str | Path | TeacherSettings,
+    texts: CorpusSettings | Mapping[str, str | Path | SourceSettings],
     *,
     folder: str | Path = "budwood-study",
     measurement: MeasurementSettings = MEASUREMENT,
+    engine: Engine | None = None,
     track: Track = no_tracking,
 ) -> Study:
     """Open a study: fetch the teacher and pack the text in its tokens.
 
     Args:
         teacher: a hub id, a checkpoint folder, a GGUF file, `package://<import name>/<file>`, or `TeacherSettings`.
-        texts: sources by name: a path, or the fields of `budwood.corpus.settings.SourceSettings`. Where `splits` is not
-            given, a text is divided as `SPLITS` says.
+        texts: sources by name, a path each, divided as `SPLITS` says; or `SourceSettings`; or a whole corpus.
         folder: keeps everything, for later calls too.
         measurement: how much text is measured on, and where models run.
-        track: called with metrics and a step while searches and trainings run.
+        engine: how models are trained; on one device of this machine without.
+        track: called with metrics and a step while searches and trainings run; with a launcher, a function of a module.
 
     Raises:
         ValueError: the teacher cannot be fetched, a text cannot be read, or there is too little of it.
+        FolderInUseError: another process is doing the same work in this folder.
     """
     workspace, root = Workspace(folder=Path(folder).expanduser().resolve(), track=track), Path.cwd()
-    settings = teacher if isinstance(teacher, TeacherSettings) else TeacherSettings(model=teacher)
-    sources = {name: {"path": text} if isinstance(text, str) else dict(text) for name, text in texts.items()}
-    corpus = CorpusSettings.model_validate({"sources": {n: {"splits": SPLITS} | each for n, each in sources.items()}})
+    settings = teacher if isinstance(teacher, TeacherSettings) else TeacherSettings(model=str(teacher))
+    corpus = texts if isinstance(texts, CorpusSettings) else _corpus(texts)
     fetched = fetch_source(settings, workspace, root)
     fetched.checkpoint.check_lengths(measurement.length)
     tokens = workspace.finish(PackText.of(fetched.checkpoint, corpus, root)).tokens
+    require_measured(tokens, measurement)
     return Study(
         teacher=fetched.checkpoint,
+        source=settings,
         record=teacher_record(fetched, settings, workspace),
         tokens=tokens,
         corpus=corpus,
         measurement=measurement,
+        engine=engine or Engine(),
         workspace=workspace,
+    )
+
+
+def _corpus(texts: Mapping[str, str | Path | SourceSettings]) -> CorpusSettings:
+    require_names("texts", texts)
+    return CorpusSettings(
+        sources={
+            name: text if isinstance(text, SourceSettings) else SourceSettings(path=(str(text),), splits=SPLITS)
+            for name, text in texts.items()
+        }
+    )
+
+
+def _bins(bins: Mapping[str, float | BinSettings]) -> dict[str, BinSettings]:
+    require_names("bins", bins)
+    return {name: b if isinstance(b, BinSettings) else BinSettings(fraction=b) for name, b in bins.items()}
+
+
+def _narrowed(
+    rank: int, spec: LayerSpec, sizes: tuple[int | None, int | None, int | None, int | None]
+) -> LayerSelection:
+    """Return the best of a layer, by its groups, heads, head dimensions and neurons."""
+    num_groups, num_heads, head_dim, num_neurons = sizes
+    groups = _within("num_key_value_heads", num_groups, spec.num_key_value_heads)
+    heads = _within("num_attention_heads", num_heads, groups * spec.heads_per_group)
+    dims = _within("head_dim", head_dim, spec.head_dim)
+    if heads % groups:
+        raise ValueError(f"num_attention_heads={heads} must be a multiple of num_key_value_heads={groups}")
+    if dims % 2:
+        raise ValueError(f"head_dim={dims} must be even: rotary embeddings turn dimensions two by two")
+    neurons = _within("intermediate_size", num_neurons, spec.intermediate_size)
+    return LayerSelection(
+        layer=rank,
+        groups=range(groups),
+        queries=range(heads // groups),
+        pairs=range(dims // 2),
+        neurons=range(neurons),
     )
 
 
@@ -384,5 +509,5 @@ def _within(name: str, wanted: int | None, most: int) -> int:
     if wanted is None:
         return most
     if not 0 < wanted <= most:
-        raise ValueError(f"{name}={wanted} must be between 1 and the teacher's {most}")
+        raise ValueError(f"{name}={wanted} must be between 1 and {most}, what the teacher has there")
     return wanted

@@ -61,7 +61,7 @@ class ExportSubnet(Stage[Exported]):
             corpus_fingerprint=self.corpus_fingerprint,
             ordering=self.space.ordering,
             rope=self.space.rope,
-            compensation=self.space.compensation.steps if self.space.compensation else (),
+            compensation=self.space.corrections,
             channels=self.winner.kept_channels,
             layers=self.winner.kept_layers,
         )
@@ -97,8 +97,9 @@ def text_sources(corpus: CorpusSettings) -> list[CardSource]:
 def _story(winner: Winner, space: SpaceSettings, origin: Origin) -> dict[str, str]:
     """Return how a winner was found and cut, for its card."""
     layers = "layer-wise" if space.layerwise else "equal"
+    looked = f"{winner.num_evaluations:,} {space.granularity} sub-networks of {layers} layers"
     return {
-        "Search": f"{winner.num_evaluations:,} {space.granularity} sub-networks of {layers} layers",
+        "Search": looked if winner.num_evaluations else "none, chosen by hand",
         "Order of the teacher's components": space.ordering,
         "Rotary embeddings": space.rope,
         "Kept layers of the teacher": ", ".join(map(str, origin.layers)),

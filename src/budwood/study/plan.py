@@ -242,8 +242,8 @@ def _shared_rows(study: Study) -> Iterator[Row]:
     }
     held = _held(study.reading_memory(teacher), teacher)
     files = {"disk_bytes": num_parameters(teacher) * study.teacher_bytes_per_parameter}
-    passed = study.text("calibration") if study.needs_statistics else study.text("calibration", 0)
-    yield _row(reading_cost("calibration", teacher, passed)) | held | files
+    if study.needs_statistics:
+        yield _row(reading_cost("calibration", teacher, study.text("calibration"))) | held
     if study.needs_elimination:
         text = study.text("calibration", min(measurement.elimination, measurement.calibration))
         yield _row(elimination_cost(teacher, text, study.trials)) | held
@@ -251,7 +251,7 @@ def _shared_rows(study: Study) -> Iterator[Row]:
     asked = study.evaluation.question_tokens(study.num_sources["validation"])
     forward = float(forward_flops_per_token(teacher, context=measurement.length))
     tokens = sequences * measurement.length + asked
-    yield _row(Cost.of("evaluation", tokens, forward)) | held
+    yield _row(Cost.of("evaluation", tokens, forward)) | held | files
     if cached := _cached_bytes(study):
         cost = cache_cost(teacher, schedule.sequence_length, schedule.num_tokens)
         yield _row(cost) | held | {"disk_bytes": schedule.num_sequences * cached}

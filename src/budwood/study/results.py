@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from budwood.corpus.packing import PackedCorpus
 from budwood.models.checkpoint import Checkpoint
 from budwood.records.files import write_atomically
 from budwood.records.form import read_records, write_records
+from budwood.records.hashes import hash_file
 from budwood.training.cache import TeacherCache
 
 RESULT = "result.json"
@@ -68,11 +70,8 @@ def save(result: Any, folder: Path) -> None:
         name, form = next((name, form) for name, form in FORMS.items() if form.fits(value))
         place = form.write(value, folder / field.name).resolve()
         inside = place.is_relative_to(folder.resolve())
-        listed[field.name] = {
-            "form": name,
-            "at": str(place.relative_to(folder.resolve()) if inside else place),
-            "fingerprint": getattr(value, "fingerprint", None),
-        }
+        at = str(place.relative_to(folder.resolve()) if inside else place)
+        listed[field.name] = {"form": name, "at": at, "fingerprint": _fingerprint(value, place)}
     write_atomically(folder / RESULT, json.dumps(listed, indent=1))
 
 
@@ -82,20 +81,22 @@ def restore(kind: type[Result], folder: Path) -> Result:
     Raises:
         ValueError: a file is missing or damaged; the message names it.
     """
-    file = folder / RESULT
     try:
-        listed = json.loads(file.read_text(encoding="utf-8"))
-        return kind(**{name: _read(folder, entry) for name, entry in listed.items()})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        listed = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        return kind(**{name: _read(folder / entry["at"], entry) for name, entry in listed.items()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise ValueError(
             f"{folder.resolve()} is damaged ({error}): remove this folder and run again to make it anew"
         ) from error
 
 
-def _read(folder: Path, entry: Mapping[str, Any]) -> Any:
-    """Return one field of a result, unless its files are no longer what they were."""
-    place = folder / entry["at"]
+def _read(place: Path, entry: Mapping[str, str]) -> Any:
     value = FORMS[entry["form"]].read(place)
-    if getattr(value, "fingerprint", None) != entry["fingerprint"]:
+    if _fingerprint(value, place) != entry["fingerprint"]:
         raise ValueError(f"{place} has changed since it was written")
     return value
+
+
+def _fingerprint(value: Any, place: Path) -> str:
+    """Return the hash of a file, or what tells the content of a folder from others."""
+    return str(value.fingerprint) if place.is_dir() else hash_file(place)

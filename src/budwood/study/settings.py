@@ -16,10 +16,13 @@ class BinSettings(Strict):
     fraction: float | None = Field(default=None, gt=0, le=1)
     """Centre as a share of the teacher's parameters."""
     center: int | None = Field(default=None, gt=0)
+    """Centre as a number of parameters."""
     tolerance: float = Field(default=0.05, gt=0, lt=1)
     """Relative half-width around the centre."""
     low: int | None = Field(default=None, gt=0)
+    """Fewest parameters; with `high`."""
     high: int | None = Field(default=None, gt=0)
+    """Most parameters; with `low`."""
     reference: ModelSizes | None = None
     """The model at the centre, by which the paper charges a search and counts a saving. It is trained from random
     weights as the arm `reference_init`."""
@@ -63,7 +66,9 @@ class MeasurementSettings(Strict):
     batch_size: int = Field(default=4, gt=0)
     """Sequences of one forward pass."""
     device: Annotated[DeviceName, HOW] = "auto"
+    """Where models run; `auto` is an accelerator where there is one."""
     precision: Precision = "auto"
+    """Of forward passes; `auto` is bfloat16 where the hardware multiplies it."""
 
     @property
     def searched(self) -> dict[str, int]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from budwood.arch.bins import require_disjoint
+from budwood.arch.bins import ParameterBin, require_disjoint
 from budwood.arch.count import num_parameters, population_parameters
 from budwood.arch.sampling import draw_many, sample
 from budwood.arch.spec import Architecture
@@ -38,8 +38,7 @@ def enumerate_spaces(
     for variant in variants:
         parameter_bin, space = ranges[variant.bin], spaces[variant.space].search_space(teacher.architecture)
         try:
-            space.require_reachable(parameter_bin)
-            sample(space, parameter_bin, np.random.default_rng(0))
+            require_members(teacher.architecture, parameter_bin, spaces[variant.space])
         except ValueError as error:
             raise ValueError(f"bins.{variant.bin} in spaces.{variant.space}: {error}") from None
         sizes = {"smallest": num_parameters(space.smallest()), "largest": num_parameters(space.largest())}
@@ -47,6 +46,15 @@ def enumerate_spaces(
         bounds = {"low": parameter_bin.low, "high": parameter_bin.high}
         rows.append(variant._asdict() | bounds | sizes | members | {"reachable": True})
     return pd.DataFrame(rows)
+
+
+def require_members(teacher: Architecture, parameter_bin: ParameterBin, space: SpaceSettings) -> None:
+    """Check that a space has members in a bin, by drawing one.
+
+    Raises:
+        ValueError: none is found; the message gives the reachable range.
+    """
+    sample(space.search_space(teacher), parameter_bin, np.random.default_rng(0))
 
 
 def sample_spaces(

@@ -64,7 +64,6 @@ class PackText(Stage[Packed]):
 
     sources: Sequence[Mapping[str, Any]]
     seed: int
-    bos: str
     tokenizer: str
     """Its fingerprint."""
     vocab_size: int
@@ -79,7 +78,6 @@ class PackText(Stage[Packed]):
         return cls(
             sources=describe_sources(corpus),
             seed=corpus.seed,
-            bos=corpus.bos,
             tokenizer=fingerprint_tokenizer(teacher.load_tokenizer()),
             vocab_size=teacher.architecture.vocab_size,
             teacher=teacher,
@@ -105,6 +103,15 @@ def require_text(tokens: PackedCorpus, measurement: MeasurementSettings, schedul
     Raises:
         ValueError: one is not; the message gives what it holds.
     """
+    require_measured(tokens, measurement)
+    training_order(tokens, schedule)
+
+
+def require_measured(tokens: PackedCorpus, measurement: MeasurementSettings) -> None:
+    """Check that every split has the sequences that searches and measurements read.
+
+    Raises:
+        ValueError: one has not; the message gives what it has.
+    """
     require_windows(tokens, measurement.length, measurement.searched, per_source=False)
     require_windows(tokens, measurement.length, measurement.reported, per_source=True)
-    training_order(tokens, schedule)

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from budwood.arch.count import forward_flops_per_token
 from budwood.arch.family import Module, axis_lengths, family_of
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
@@ -62,7 +61,7 @@ def compensate(
     """Cut a candidate out of its teacher and correct it; see `budwood.subnet.extract.extract_child`.
 
     One pass over calibration text gathers second moments of the inputs of the teacher's matrices: memory does not grow
-    with the number of tokens.
+    with the number of tokens. Without a regression there is no pass.
 
     Args:
         teacher: the ordered teacher.
@@ -83,13 +82,8 @@ def compensate(
         cut, dims = choose_pairs(teacher, cut)
     inputs, gaps = list(_inputs(teacher, cut, settings)), list(_gaps(teacher, cut, settings))
     watched: list[InputMoments | GapMoments] = [*inputs, *gaps]
-    # A model of its own: the hooks go with it.
-    parent = extract_child(teacher, Selection.prefix(teacher.ranked))
-    nn.Module.to(parent, teacher.weights[teacher.family.final_norm.weight].device, widest_dtype(parent))
-    for moments in watched:
-        moments.attach(parent)
-    for batch in tqdm(windows.split(batch_size), desc="compensation", unit="batch", dynamic_ncols=True):
-        parent.base_model(input_ids=batch.to(parent.device), use_cache=False)
+    if watched:
+        _watch(teacher, watched, windows.split(batch_size))
     corrections = Corrections(
         mixes={name: moment.mix() for moment in inputs for name in moment.readers},
         maps={name: moment.map() for moment in gaps for name in moment.writers},
@@ -97,6 +91,17 @@ def compensate(
         norm_gain=settings.norms,
     )
     return assemble(child_state(teacher, cut, corrections), child_config(teacher, cut), cut.architecture)
+
+
+def _watch(teacher: OrderedTeacher, watched: Sequence[InputMoments | GapMoments], batches: Sequence[Tensor]) -> None:
+    """Let the whole teacher read text while moments are gathered."""
+    # A model of its own: the hooks go with it.
+    parent = extract_child(teacher, Selection.prefix(teacher.ranked))
+    nn.Module.to(parent, teacher.weights[teacher.family.final_norm.weight].device, widest_dtype(parent))
+    for moments in watched:
+        moments.attach(parent)
+    for batch in tqdm(batches, desc="compensation", unit="batch", dynamic_ncols=True):
+        parent.base_model(input_ids=batch.to(parent.device), use_cache=False)
 
 
 def regression_flops(
@@ -127,24 +132,6 @@ def regression_flops(
     flops = sum(2 * k * n * num_tokens + k**3 / 3 + 2 * k**2 * (n - k) for k, n in inputs if k < n)
     gaps = num_gaps if settings.layers and not family.output_norms else 0
     return flops + gaps * (4 * width**2 * num_tokens + width**3 / 3 + 2 * width**3)
-
-
-def compensation_flops(
-    teacher: Architecture, cut: Cut, settings: Compensation, num_sequences: int, length: int
-) -> float:
-    """Return what it costs to correct a cut: the teacher's pass over calibration text, and the regressions.
-
-    Args:
-        teacher: what was cut.
-        cut: what is kept of it.
-        settings: which corrections are made.
-        num_sequences: of calibration text.
-        length: tokens of a sequence.
-    """
-    tokens = num_sequences * length
-    gaps = count_gaps([layer.teacher_layer for layer in cut.layers], teacher.num_hidden_layers)
-    regressions = regression_flops(teacher, cut.architecture, settings, num_tokens=tokens, num_gaps=gaps)
-    return regressions + tokens * forward_flops_per_token(teacher, context=length)
 
 
 def count_gaps(kept: Sequence[int], depth: int) -> int:

@@ -13,6 +13,9 @@ from budwood.records.strict import Strict
 OrderingKind = Literal["activation", "magnitude", "native"]
 LayerScore = Literal["elimination", "change", "influence"]
 
+_ORDERING_OF: dict[str, OrderingKind] = {"importance": "activation", "magnitude": "magnitude"}
+"""The order by the scores that a fitness adds up."""
+
 STEPS = ("norms", "neurons", "channels", "heads", "layers", "pairs")
 """Names of the corrections."""
 
@@ -34,9 +37,13 @@ class Compensation(Strict):
     """Every head group keeps its own rotary pairs, turned at frequencies that all share; not where one norm weights
     the dimensions of all heads alike."""
     neuron_ridge: float = Field(default=0.3, gt=0)
+    """Of `neurons`."""
     channel_ridge: float = Field(default=0.3, gt=0)
+    """Of `channels`."""
     head_ridge: float = Field(default=0.1, gt=0)
+    """Of `heads`."""
     layer_ridge: float = Field(default=0.3, gt=0)
+    """Of `layers`."""
 
     @property
     def steps(self) -> tuple[str, ...]:
@@ -61,6 +68,16 @@ class Ordering(Strict):
     singular_values: bool = True
     """Whether values are turned into their singular basis, except under `ordering: native`."""
 
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether the order of components, or the gain of cut norms, follows from activations on calibration text."""
+        return self.ordering == "activation"
+
+    @property
+    def needs_elimination(self) -> bool:
+        """Whether layers are ranked by leaving them out one by one."""
+        return self.ordering == "activation" and self.layer_score == "elimination"
+
 
 class SpaceSettings(Ordering):
     """A search space and the way its members are cut."""
@@ -84,15 +101,24 @@ class SpaceSettings(Ordering):
             raise ValueError("native_only needs layerwise: false, stock classes give all layers the same sizes")
         return self
 
-    @property
-    def needs_statistics(self) -> bool:
-        """Whether the order of components, or the gain of cut norms, follows from activations on calibration text."""
-        return self.ordering == "activation"
+    def require_scored_by(self, fitness: str) -> None:
+        """Check that a search by a fitness can score what a member keeps.
+
+        Raises:
+            ValueError: the fitness scores components that have another order here.
+        """
+        own = _ORDERING_OF.get(fitness)
+        if own is not None and self.ordering not in {"native", own}:
+            raise ValueError(
+                f"fitness {fitness} scores a teacher in its own order or in that of the same scores: ordering is "
+                f"{self.ordering}, and must be native or {own}"
+            )
 
     @property
-    def needs_elimination(self) -> bool:
-        """Whether layers are ranked by leaving them out one by one."""
-        return self.ordering == "activation" and self.layer_score == "elimination"
+    def corrections(self) -> tuple[str, ...]:
+        """Names of the corrections that are made: norms and pairs have no statistics in every order."""
+        missing = {"activation": set[str](), "magnitude": {"norms"}, "native": {"norms", "pairs"}}[self.ordering]
+        return tuple(step for step in (self.compensation.steps if self.compensation else ()) if step not in missing)
 
     def without_corrections(self) -> Self:
         """Return the space as a search compares its members: not corrected."""

@@ -1,6 +1,7 @@
 """Train a job: `python -m budwood.training job.json`, once in every process that a launcher starts.
 
-A run that SIGTERM ended has saved its state and exits with 143; the same command continues it.
+A run that SIGTERM stopped has saved its state and exits with 143; the same command continues it. A job that another
+process is training exits with 75.
 """
 
 import argparse
@@ -11,11 +12,13 @@ from pathlib import Path
 
 from torch import distributed
 
+from budwood.records.locks import FolderInUseError
 from budwood.training.job import TrainingJob
 from budwood.training.launch import end_with_parent
 from budwood.training.run import TrainingStoppedError, train
 
-_STOPPED = 143  # 128 + SIGTERM, as shells have it
+_STOPPED = 143  # 128 + SIGTERM, as in shells
+_IN_USE = 75  # EX_TEMPFAIL of sysexits.h
 
 
 def main() -> None:
@@ -28,12 +31,12 @@ def main() -> None:
     first = os.environ.get("RANK", "0") == "0"
     track = pkgutil.resolve_name(arguments.track) if arguments.track and first else None
     try:
-        train(TrainingJob.model_validate_json(arguments.job.read_text()), track)
-    except TrainingStoppedError as stopped:
-        sys.stderr.write(f"{stopped}\n")
-        sys.exit(_STOPPED)
+        train(TrainingJob.read(arguments.job), track)
+    except (TrainingStoppedError, FolderInUseError) as reason:
+        sys.stderr.write(f"{reason}\n")
+        sys.exit(_STOPPED if isinstance(reason, TrainingStoppedError) else _IN_USE)
     if distributed.is_initialized():
-        # Left to the interpreter's end, it aborts now and then, and the launcher counts a failure.
+        # At the interpreter's end it would sometimes abort, which the launcher counts as a failure.
         distributed.destroy_process_group()
 
 

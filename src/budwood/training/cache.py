@@ -1,9 +1,10 @@
-"""A teacher's words on disk: a few entries of its distribution for every token, memory-mapped beside the tokens.
+"""A teacher's cache: a few entries of its distribution for every token, memory-mapped beside the tokens.
 
-A folder holds one file per column, a row for every sequence. The top is stored as log-probabilities in float16 (logits
-less the log-sum-exp over the vocabulary: the likelier, the more exact) with the log of the remaining mass in float32;
-draws as distinct ids with counts, whose number differs from token to token. Rows are appended; `progress.json` says how
-many are whole, so that a killed writer goes on; `index.json` is written last.
+A folder contains one file per column, with a row for every sequence. The top is stored as log-probabilities in float16
+(logits less the log-sum-exp over the vocabulary: the likelier, the more exact) with the log of the remaining mass in
+float32; draws as distinct ids with counts, whose number differs from token to token. Rows are appended; `progress.json`
+gives the number of complete rows and the files' hashes up to there, so that a killed writer can continue; `index.json`
+is written last.
 
 Shape legend: B sequences, T tokens of a sequence, N = B T, S draws.
 """
@@ -25,12 +26,14 @@ from tqdm import tqdm
 
 from budwood.corpus.packing import PackedCorpus
 from budwood.records.files import write_atomically
+from budwood.records.hashes import MEMORY, hash_file, hash_files
 
 logger = logging.getLogger(__name__)
 
 INDEX = "index.json"
 PROGRESS = "progress.json"
 STARTS = "starts.bin"
+_START = np.dtype(np.int64)
 
 Ask = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 """Takes [B, T] token ids and [B] starts; returns the entries of N tokens, as `budwood.training.teacher.Entries`."""
@@ -43,11 +46,16 @@ class Column:
     name: str
     dtype: np.dtype[Any]
     items: int | None
-    """Numbers of a row; nothing where they differ and `offsets` tells where a row begins."""
+    """Numbers of a row; nothing where rows differ, which begin at `offsets`."""
 
-    def length(self, rows: int, ragged_items: int) -> int:
-        """Return how many numbers some whole rows take."""
-        return ragged_items if self.items is None else rows * self.items
+    @property
+    def file(self) -> str:
+        """Name of the file."""
+        return f"{self.name}.bin"
+
+    def num_bytes(self, rows: int, ragged_items: int) -> int:
+        """Return the size of some complete rows."""
+        return (ragged_items if self.items is None else rows * self.items) * self.dtype.itemsize
 
 
 def columns(facts: Mapping[str, Any]) -> tuple[Column, ...]:
@@ -67,7 +75,7 @@ def columns(facts: Mapping[str, Any]) -> tuple[Column, ...]:
 def bytes_of_sequence(facts: Mapping[str, Any]) -> int:
     """Return the bytes that a sequence takes in a cache with some facts; at most, where numbers of draws differ."""
     most = facts["sequence_length"] * facts["num_entries"]
-    return sum(column.length(1, most) * column.dtype.itemsize for column in columns(facts))
+    return sum(column.num_bytes(1, most) for column in columns(facts))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -76,13 +84,15 @@ class TeacherCache:
 
     folder: Path
     facts: Mapping[str, Any]
-    """What decides its content: teacher, tokenizer, text, length and entries."""
+    """Everything that decides its content: teacher, tokenizer, text, length and entries."""
     record: Mapping[str, Any]
     """`rows`, `tokens`, `bytes_per_token`, `seconds`."""
     starts: NDArray[np.int64]
     """[rows] where the sequences begin in the token file, rising."""
     fingerprint: str
     """Of the facts and the sequences."""
+    sha256: Mapping[str, str]
+    """Of every file, by name."""
     data: Mapping[str, NDArray[Any]]
     """Memory-mapped columns."""
 
@@ -90,30 +100,43 @@ class TeacherCache:
     def open(cls, folder: Path) -> Self:
         """Open a folder that `write_cache` has finished.
 
+        Files are hashed unless they were before and nobody has touched them since.
+
         Raises:
-            ValueError: there is no cache, or an unfinished or damaged one.
+            ValueError: there is no cache, or it is unfinished or damaged.
         """
         if not (folder / INDEX).is_file():
             state = "is unfinished: write it to its end" if (folder / PROGRESS).is_file() else "does not exist"
             raise ValueError(f"the teacher's cache {folder} {state}")
-        index = json.loads((folder / INDEX).read_text())
-        data = {}
-        for column in columns(index["facts"]):
-            file, length = folder / f"{column.name}.bin", column.length(index["rows"], index["ragged_items"])
-            if not file.is_file() or file.stat().st_size != length * column.dtype.itemsize:
-                raise ValueError(f"the teacher's cache {folder} is damaged: {file.name} has not the size of its index")
-            data[column.name] = np.memmap(file, dtype=column.dtype, mode="r")
+        try:
+            index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+            facts, sequences, sha256 = (index[name] for name in ("facts", "starts", "sha256"))
+            record = {name: index[name] for name in ("rows", "tokens", "bytes_per_token", "seconds")}
+            found = hash_files(_files(folder, sha256), folder / MEMORY)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _damaged(folder, f"{type(error).__name__}: {error}") from error
+        _compare(folder, sha256, found)
         return cls(
             folder=folder,
-            facts=index["facts"],
-            record={name: index[name] for name in ("rows", "tokens", "bytes_per_token", "seconds")},
-            starts=np.fromfile(folder / STARTS, dtype=np.int64),
-            fingerprint=_hash(json.dumps([index["facts"], index["starts"]], sort_keys=True).encode())[:16],
-            data=data,
+            facts=facts,
+            record=record,
+            starts=np.fromfile(folder / STARTS, dtype=_START),
+            fingerprint=_hash(json.dumps([facts, sequences], sort_keys=True).encode())[:16],
+            sha256=sha256,
+            data={column.name: np.memmap(folder / column.file, column.dtype, "r") for column in columns(facts)},
         )
 
+    def verify(self) -> None:
+        """Read all files and compare them with what was written.
+
+        Raises:
+            ValueError: a file has changed.
+        """
+        files = _files(self.folder, self.sha256)
+        _compare(self.folder, self.sha256, {name: hash_file(file) for name, file in files.items()})
+
     def check(self, facts: Mapping[str, Any], starts: NDArray[np.int64]) -> None:
-        """Check that the cache is of a teacher, a text and a loss, and has some sequences.
+        """Check that the cache is of some teacher, text and loss, and has some sequences.
 
         Raises:
             ValueError: it is of something else; the message names everything that differs.
@@ -137,7 +160,7 @@ class TeacherCache:
 
         Args:
             starts: [B] where the sequences begin.
-            input_ids: [B, T] their tokens, to be compared with those the teacher has read.
+            input_ids: [B, T] their tokens, which are compared with those that the teacher read.
 
         Raises:
             ValueError: a sequence is not in the cache, or has other tokens there.
@@ -145,7 +168,7 @@ class TeacherCache:
         rows = np.searchsorted(self.starts, starts).clip(max=len(self.starts) - 1)
         known = (self.starts[rows] == starts) & (self._rows("tokens", rows) == input_ids).all(-1)
         if not known.all():
-            raise ValueError(f"the teacher's cache {self.folder} does not know the sequence at {starts[~known][0]}")
+            raise ValueError(f"the teacher's cache {self.folder} has no such sequence at {starts[~known][0]}")
         if self.facts["entries"] == "top_k":
             count = self.facts["num_entries"]
             top = {name: self._rows(name, rows).reshape(-1, count) for name in ("ids", "log_probs")}
@@ -177,63 +200,125 @@ class TeacherCache:
 def write_cache(
     folder: Path, ask: Ask, corpus: PackedCorpus, starts: NDArray[np.int64], facts: Mapping[str, Any], batch_size: int
 ) -> TeacherCache:
-    """Ask a teacher about some sequences and write down what it says; go on where an earlier process was killed.
+    """Write a teacher's entries for some sequences; continue where an earlier process was killed.
+
+    What an earlier process has written is read and compared with its hashes.
 
     Args:
         folder: belongs to this cache alone.
         ask: the teacher.
-        corpus: holds the sequences.
-        starts: where they begin; repeated ones are asked about once.
+        corpus: contains the sequences.
+        starts: where they begin; the teacher reads repeated ones once.
         facts: see `budwood.training.teacher.cache_facts`.
         batch_size: sequences of one forward pass.
 
     Raises:
-        ValueError: the folder holds another cache, or a damaged one.
+        ValueError: the folder contains another cache, or a damaged one.
     """
     starts = np.unique(starts)
     if (folder / INDEX).is_file():
         cache = TeacherCache.open(folder)
         cache.check(facts, starts)
+        cache.verify()
         return cache
     folder.mkdir(parents=True, exist_ok=True)
-    state = _resume(folder, facts, starts)
-    bar = tqdm(total=len(starts), initial=state["rows"], desc="Cache the teacher", unit="seq", dynamic_ncols=True)
-    before = time.perf_counter() - state["seconds"]
+    writer = _Writer(folder, facts, starts)
+    bar = tqdm(total=len(starts), initial=writer.rows, desc="Cache the teacher", unit="seq", dynamic_ncols=True)
     with bar:
-        while state["rows"] < len(starts):
-            batch = starts[state["rows"] : state["rows"] + batch_size]
+        while writer.rows < len(starts):
+            batch = starts[writer.rows : writer.rows + batch_size]
             input_ids = corpus.read(batch, facts["sequence_length"])[:, :-1]
             entries = ask(torch.from_numpy(input_ids), torch.from_numpy(batch))
-            arrays = {name: part.cpu().numpy() for name, part in entries.items()}
-            parts = _encode(arrays, len(batch), state["ragged_items"]) | {"tokens": input_ids}
-            for column in columns(facts):
-                with (folder / f"{column.name}.bin").open("ab") as file:
-                    file.write(parts[column.name].astype(column.dtype).tobytes())
-            state["rows"] += len(batch)
-            state["ragged_items"] += parts["ids"].size
-            state["seconds"] = time.perf_counter() - before
-            write_atomically(folder / PROGRESS, json.dumps(state))
+            writer.append(input_ids, {name: part.cpu().numpy() for name, part in entries.items()})
             bar.update(len(batch))
-    _finish(folder, facts, starts, state)
+    writer.finish()
     return TeacherCache.open(folder)
 
 
-def _resume(folder: Path, facts: Mapping[str, Any], starts: NDArray[np.int64]) -> dict[str, Any]:
-    """Return how far a killed writer has come, and cut off what it has left unfinished after that."""
-    file = folder / PROGRESS
-    begin = {"facts": dict(facts), "starts": _hash(starts.tobytes())}
-    fresh = begin | {"rows": 0, "ragged_items": 0, "seconds": 0.0}
-    state: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else fresh
-    if {name: state[name] for name in begin} != begin:
-        raise ValueError(f"{folder} holds the unfinished cache of another teacher, text or loss: name another folder")
-    write_atomically(file, json.dumps(state))
-    for column in columns(facts):
-        size = column.length(state["rows"], state["ragged_items"]) * column.dtype.itemsize
-        with (folder / f"{column.name}.bin").open("ab") as stream:
+class _Writer:
+    """Appends rows to the files of a cache, and keeps its progress."""
+
+    def __init__(self, folder: Path, facts: Mapping[str, Any], starts: NDArray[np.int64]) -> None:
+        """Begin, or continue after the last complete row of a killed writer."""
+        self.folder, self.starts, self.columns = folder, starts.astype(_START), columns(facts)
+        self.facts: dict[str, Any] = {"facts": dict(facts), "starts": _hash(self.starts.tobytes())}
+        progress = self._progress()
+        self.rows, self.ragged_items = progress["rows"], progress["ragged_items"]
+        self.begun = time.perf_counter() - progress["seconds"]
+        self.hashes = {column.file: self._resumed(column, progress["sha256"]) for column in self.columns}
+        self._save()
+
+    def _progress(self) -> dict[str, Any]:
+        file = self.folder / PROGRESS
+        fresh = self.facts | {"rows": 0, "ragged_items": 0, "seconds": 0.0, "sha256": {}}
+        try:
+            progress: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else fresh
+            found = {name: progress[name] for name in fresh}
+        except (ValueError, KeyError, TypeError) as error:
+            raise _damaged(self.folder, f"{PROGRESS} cannot be read ({type(error).__name__}: {error})") from error
+        if {name: found[name] for name in self.facts} != self.facts:
+            raise ValueError(
+                f"{self.folder} contains the unfinished cache of another teacher, text or loss: use another folder"
+            )
+        return found
+
+    def _resumed(self, column: Column, sha256: Mapping[str, str]) -> "hashlib._Hash":
+        """Cut off incomplete rows of a column, and return the hash of the others."""
+        size, file = column.num_bytes(self.rows, self.ragged_items), self.folder / column.file
+        with file.open("ab") as stream:
             if stream.tell() < size:
-                raise ValueError(f"{folder} is damaged: {column.name}.bin is shorter than {PROGRESS} says; delete it")
+                raise _damaged(self.folder, f"{column.file} is shorter than its {PROGRESS} says")
             stream.truncate(size)
-    return state
+        with file.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256")
+        if self.rows and found.hexdigest() != sha256.get(column.file):
+            raise _damaged(self.folder, f"{column.file} changed since it was written")
+        return found
+
+    def append(self, input_ids: NDArray[np.int64], entries: dict[str, NDArray[Any]]) -> None:
+        """Add the rows of a batch."""
+        parts = _encode(entries, len(input_ids), self.ragged_items) | {"tokens": input_ids}
+        for column in self.columns:
+            content = parts[column.name].astype(column.dtype).tobytes()
+            with (self.folder / column.file).open("ab") as file:
+                file.write(content)
+            self.hashes[column.file].update(content)
+        self.rows += len(input_ids)
+        self.ragged_items += parts["ids"].size
+        self._save()
+
+    def _save(self) -> None:
+        write_atomically(self.folder / PROGRESS, json.dumps(self._state()))
+
+    def _state(self) -> dict[str, Any]:
+        """Return what the progress and the index have in common."""
+        counted = {"rows": self.rows, "ragged_items": self.ragged_items, "seconds": time.perf_counter() - self.begun}
+        return self.facts | counted | {"sha256": {name: sha256.hexdigest() for name, sha256 in self.hashes.items()}}
+
+    def finish(self) -> None:
+        """Write the index, from which on the cache can be opened."""
+        self.starts.tofile(self.folder / STARTS)
+        tokens = self.rows * self.facts["facts"]["sequence_length"]
+        size = sum(column.num_bytes(self.rows, self.ragged_items) for column in self.columns)
+        logger.info("%s: %.0f bytes per token, %.2f GB in all", self.folder, size / tokens, size / 1e9)
+        index = self._state() | {"tokens": tokens, "bytes_per_token": size / tokens}
+        index["sha256"][STARTS] = self.facts["starts"]
+        write_atomically(self.folder / INDEX, json.dumps(index, indent=1))
+        (self.folder / PROGRESS).unlink()
+
+
+def _files(folder: Path, sha256: Mapping[str, str]) -> dict[str, Path]:
+    return {name: folder / name for name in sha256}
+
+
+def _compare(folder: Path, sha256: Mapping[str, str], found: Mapping[str, str]) -> None:
+    changed = [name for name, digest in sha256.items() if found[name] != digest]
+    if changed:
+        raise _damaged(folder, f"{', '.join(changed)} changed since it was written")
+
+
+def _damaged(folder: Path, reason: str) -> ValueError:
+    return ValueError(f"the teacher's cache {folder.resolve()} is damaged ({reason}): remove this folder and run again")
 
 
 def _hash(content: bytes) -> str:
@@ -257,13 +342,3 @@ def _encode(entries: dict[str, NDArray[Any]], rows: int, ragged_items: int) -> d
         "mean_log_prob": entries["mean_log_prob"],
         "offsets": ragged_items + np.cumsum(items) - items,
     }
-
-
-def _finish(folder: Path, facts: Mapping[str, Any], starts: NDArray[np.int64], state: Mapping[str, Any]) -> None:
-    starts.astype(np.int64).tofile(folder / STARTS)
-    tokens = len(starts) * facts["sequence_length"]
-    size = sum((folder / f"{column.name}.bin").stat().st_size for column in columns(facts))
-    logger.info("%s: %.0f bytes per token, %.2f GB in all", folder, size / tokens, size / 1e9)
-    index = {**state, "tokens": tokens, "bytes_per_token": size / tokens}
-    write_atomically(folder / INDEX, json.dumps(index, indent=1))
-    (folder / PROGRESS).unlink()

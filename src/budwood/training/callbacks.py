@@ -1,4 +1,4 @@
-"""What happens between the steps of a run: losses recorded, checkpoints kept, requests to leave heard."""
+"""What happens between the steps of a run: losses are recorded, checkpoints kept, and signals to stop obeyed."""
 
 import math
 import signal
@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from budwood.corpus.packing import PackedCorpus
-from budwood.training.checkpoints import PARTIAL, keep_branch, newest_checkpoint, place_checkpoint
+from budwood.training.checkpoints import PARTIAL, checkpoints_of, keep_branch, place_checkpoint
 from budwood.training.curve import (
     Curve,
     Row,
@@ -35,7 +35,7 @@ from budwood.training.student import Student
 
 
 class Recorder(TrainerCallback):
-    """Writes and tells the losses of a run, shows how it goes, and stops one that diverges."""
+    """Writes and reports the losses of a run, shows its progress, and stops it where it diverges."""
 
     def __init__(self, job: TrainingJob, curve: Curve, meter: Meter, track: Track | None) -> None:
         """Watch a run.
@@ -64,7 +64,7 @@ class Recorder(TrainerCallback):
             register_fsdp_forward_method(kwargs["model"], "heldout_losses")
         self.bar = training_bar(self.job.arm, state.global_step, self.num_steps, hidden=not state.is_world_process_zero)
         if state.is_world_process_zero:
-            # What an interrupted run wrote after its checkpoint goes: those steps are trained again.
+            # Rows that an interrupted run wrote after its checkpoint go: those steps are trained again.
             write_curve(self.job.output_folder, self.curve.rows)
             replay_curve(self.job.output_folder, self.track)
         if not self.curve.rows:
@@ -73,9 +73,11 @@ class Recorder(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Close the bar."""
-        del args, state, control, kwargs
+        """Close the bar, and write the curve whole, whatever happened to its file."""
+        del args, control, kwargs
         self.bar.close()
+        if state.is_world_process_zero:
+            write_curve(self.job.output_folder, self.curve.rows)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -109,7 +111,7 @@ class Recorder(TrainerCallback):
     def _refuse_divergence(
         self, student: Student, state: TrainerState, control: TrainerControl, logs: dict[str, float]
     ) -> None:
-        """Stop before a step that is not finite, or far above guessing, is saved."""
+        """Stop before a step is saved whose loss is not finite or far above guessing."""
         weights = self.job.distillation.weights if self.job.distillation else None
         scale = 1.0 if weights is None else weights.alpha + weights.beta * weights.temperature**2
         limit = divergence_limit(student.config.vocab_size, self.curve.rows[0]["heldout_loss"], scale)
@@ -117,16 +119,17 @@ class Recorder(TrainerCallback):
         if sound and control.should_save:
             sound = all(bool(torch.isfinite(parameter).all()) for parameter in student.parameters())
         if not sound:
-            good = newest_checkpoint(self.job.output_folder)
+            saved = checkpoints_of(self.job.output_folder)
+            good = saved[-1] if saved else "the start, none was saved"
             raise FloatingPointError(
                 f"arm {self.job.arm}: the training loss is {logs['loss']:.6g} and the gradient's norm "
                 f"{logs['grad_norm']:.6g} at step {state.global_step}: the run diverges. The last good checkpoint is "
-                f"{good or 'the start, none was saved'}; lower learning_rate ({self.job.learning_rate}) or "
+                f"{good}; lower learning_rate ({self.job.learning_rate}) or "
                 f"max_grad_norm ({self.job.schedule.max_grad_norm})"
             )
 
     def _evaluate(self, student: Any, state: TrainerState) -> None:
-        # Every process measures all: with shared-out weights all must take part.
+        # Every process measures all: with sharded weights all must take part.
         losses = student.heldout_losses(self.heldout)
         self._add(state, {"heldout_loss": float(losses.mean()), "heldout_losses": losses.tolist()}, {})
 
@@ -144,15 +147,15 @@ def _readable(loss: float, rates: dict[str, float]) -> dict[str, str]:
 
 
 class Keeper(TrainerCallback):
-    """Puts checkpoints into place whole, and has one taken before a run is asked to leave."""
+    """Puts checkpoints into place, and takes one before a run stops at a signal."""
 
     def __init__(self, job: TrainingJob, curve: Curve, stop: threading.Event) -> None:
-        """Keep a run.
+        """Keep the checkpoints of a run.
 
         Args:
             job: what is trained.
             curve: goes into every checkpoint.
-            stop: set where the run shall leave.
+            stop: set when the run is to stop.
         """
         self.job, self.curve, self.stop = job, curve, stop
         self.started, self.spent = time.perf_counter(), curve.seconds
@@ -160,7 +163,7 @@ class Keeper(TrainerCallback):
         self.checked = False
 
     def seconds(self) -> float:
-        """Return the wall-clock time of the run until now, over all its processes' lives."""
+        """Return the wall-clock time of the run until now, in all processes that had a part in it."""
         return self.spent + time.perf_counter() - self.started
 
     def on_train_begin(
@@ -168,12 +171,12 @@ class Keeper(TrainerCallback):
     ) -> None:
         """Begin where the checkpoint ended."""
         del control, kwargs
-        # A checkpoint brings the interval of the run that wrote it.
+        # A checkpoint contains the interval of the run that wrote it.
         state.save_steps = int(args.save_steps)
         self.started = time.perf_counter()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Ask for a checkpoint before the decay and before leaving."""
+        """Ask for a checkpoint before the decay and before stopping."""
         if not self.checked:
             _assert_float32(kwargs["model"], kwargs["optimizer"].optimizer)
             self.checked = True
@@ -194,7 +197,7 @@ class Keeper(TrainerCallback):
                 keep_branch(placed, self.job.branch_folder)
 
     def _agree_to_stop(self, args: TrainingArguments) -> bool:
-        """Whether any process was asked to leave: all must leave after the same step."""
+        """Return whether any process was asked to stop: all must stop after the same step."""
         if args.world_size == 1:
             return self.stop.is_set()
         asked = torch.tensor(int(self.stop.is_set()), device=args.device)
@@ -203,7 +206,7 @@ class Keeper(TrainerCallback):
 
 
 def _assert_float32(student: Student, optimizer: Optimizer) -> None:
-    """Guard against libraries that lower the precision of what updates are added to."""
+    """Check that no library has lowered the precision of the weights and averages that updates are added to."""
     weights = {parameter.dtype for parameter in student.parameters()}
     assert weights == {torch.float32}, f"weights must be float32, found {weights}"
     averages = state_dtypes(optimizer)
@@ -212,7 +215,7 @@ def _assert_float32(student: Student, optimizer: Optimizer) -> None:
 
 @contextmanager
 def stop_on_signals() -> Iterator[threading.Event]:
-    """Turn SIGTERM and Ctrl-C into an event; outside the main thread, which alone may, the process's handlers stay."""
+    """Turn SIGTERM and Ctrl-C into an event; only in the main thread, others may not change a process's handlers."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop

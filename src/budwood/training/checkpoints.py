@@ -1,16 +1,25 @@
-"""Checkpoints of a run: whole or not there, the newest few, and room for them."""
+"""Checkpoints of a run: sealed, the newest few kept, and room for them."""
 
+import logging
 import os
+import re
 import shutil
 from pathlib import Path
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from budwood.records.files import write_folder_atomically
+from budwood.records.locks import FolderInUseError, holding
+from budwood.records.seal import damage, seal
+
+logger = logging.getLogger(__name__)
+
 PARTIAL = "partial"
-"""Folder in which checkpoints are written; a rename puts them into place."""
+"""Folder in which the Trainer writes checkpoints, before they are put into place."""
 BYTES_PER_PARAMETER = 12
 """Of a checkpoint: weights and AdamW's two moments, all in float32."""
 MODEL_BYTES_PER_PARAMETER = 4
+_NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 
 
 def step_of(checkpoint: Path) -> int:
@@ -18,40 +27,56 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-"))
 
 
-def newest_checkpoint(folder: Path | None, limit: int | None = None) -> Path | None:
-    """Return the newest checkpoint of a folder, of those up to a step; none where there is none."""
-    found = [] if folder is None else sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=step_of)
-    found = [checkpoint for checkpoint in found if limit is None or step_of(checkpoint) <= limit]
-    return found[-1] if found else None
+def checkpoints_of(folder: Path) -> list[Path]:
+    """Return the checkpoints of a folder, by rising step."""
+    return sorted((path for path in folder.glob("*") if _NAME.fullmatch(path.name)), key=step_of)
+
+
+def whole_checkpoint(folder: Path | None, limit: int | None = None) -> Path | None:
+    """Return the newest undamaged checkpoint of a folder, if there is one; the log names those that are damaged.
+
+    Args:
+        folder: of a run, or of the starts of longer runs.
+        limit: the last step to consider; all without it.
+    """
+    for checkpoint in reversed([] if folder is None else checkpoints_of(folder)):
+        if limit is not None and step_of(checkpoint) > limit:
+            continue
+        reason = damage(checkpoint)
+        if reason is None:
+            return checkpoint
+        logger.warning("Passing over checkpoint %s: %s", checkpoint, reason)
+    return None
 
 
 def place_checkpoint(folder: Path, step: int, kept: int) -> Path:
-    """Rename a checkpoint out of `folder/partial`, and remove all but the newest few."""
-    name = f"{PREFIX_CHECKPOINT_DIR}-{step}"
-    placed = folder / name
-    (folder / PARTIAL / name).rename(placed)
-    for stale in sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=step_of)[:-kept]:
-        remove_checkpoint(stale)
+    """Seal the checkpoint in `folder/partial`, put it into place, and keep only the newest few.
+
+    Checkpoints of this step or later ones go: the run has passed them over as damaged.
+    """
+    written = folder / PARTIAL / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+    seal(written)
+    for later in checkpoints_of(folder):
+        if step_of(later) >= step:
+            shutil.rmtree(later)
+    placed = written.rename(folder / written.name)
+    for stale in checkpoints_of(folder)[:-kept]:
+        shutil.rmtree(stale)
     return placed
 
 
-def remove_checkpoint(checkpoint: Path) -> None:
-    """Remove a checkpoint; a kill meanwhile leaves nothing that could be taken for a whole one."""
-    doomed = checkpoint.parent / PARTIAL / f"{checkpoint.name}.stale"
-    shutil.rmtree(doomed, ignore_errors=True)
-    doomed.parent.mkdir(exist_ok=True)
-    checkpoint.rename(doomed)
-    shutil.rmtree(doomed)
-
-
 def keep_branch(checkpoint: Path, branch_folder: Path) -> None:
-    """Put a second name of a checkpoint's files into a folder from which longer runs begin; it takes no space."""
-    target, partial = branch_folder / checkpoint.name, branch_folder / PARTIAL / checkpoint.name
-    if target.is_dir():
-        return
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(checkpoint, partial, copy_function=_link_or_copy)
-    partial.rename(target)
+    """Keep a checkpoint as the start of longer runs; its files get second names, which take no space."""
+    target = branch_folder / checkpoint.name
+    try:
+        with holding(branch_folder, f"keeping {checkpoint}"):
+            if target.is_dir() and damage(target) is None:
+                return
+            with write_folder_atomically(target) as partial:
+                shutil.copytree(checkpoint, partial, copy_function=_link_or_copy, dirs_exist_ok=True)
+    except FolderInUseError as error:
+        # The run itself needs no branch.
+        logger.warning("No longer run can begin with %s: %s", checkpoint, error)
 
 
 def _link_or_copy(source: str, target: str) -> None:
@@ -65,7 +90,7 @@ def require_space(folder: Path, num_parameters: int, kept: int) -> None:
     """Check that a run's checkpoints fit on the disk: those that are kept, the next one, and the trained model.
 
     Args:
-        folder: where they go; what it holds already is made room of.
+        folder: where they go; what it contains already counts as room.
         num_parameters: of the model.
         kept: checkpoints that stay.
 

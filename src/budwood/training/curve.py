@@ -1,4 +1,4 @@
-"""The losses of a run: written, told, taken up again after an interruption, and watched for divergence."""
+"""The losses of a run: written, reported, continued after an interruption, and watched for divergence."""
 
 import json
 import math
@@ -24,7 +24,7 @@ CURVE_ROWS = 100
 
 @dataclass(slots=True)
 class Curve:
-    """The rows of a run and the losses of the steps that no row tells yet, so that no interruption is seen in them."""
+    """The rows of a run, and the losses of steps that no row averages yet, so that an interruption leaves no trace."""
 
     rows: list[Row] = field(default_factory=list)
     pending: list[float] = field(default_factory=list)
@@ -33,12 +33,12 @@ class Curve:
 
     def save(self, checkpoint: Path) -> None:
         """Write the curve into a checkpoint."""
-        (checkpoint / STATE).write_text(json.dumps(asdict(self)))
+        write_atomically(checkpoint / STATE, json.dumps(asdict(self)))
 
     @classmethod
     def load(cls, checkpoint: Path | None) -> "Curve":
         """Return the curve of a checkpoint; an empty one without a checkpoint."""
-        return cls() if checkpoint is None else cls(**json.loads((checkpoint / STATE).read_text()))
+        return cls() if checkpoint is None else cls(**json.loads((checkpoint / STATE).read_text(encoding="utf-8")))
 
 
 def read_curve(output_folder: Path) -> list[Row]:
@@ -57,13 +57,13 @@ def append_row(output_folder: Path, row: Row) -> None:
 
 
 def replay_curve(output_folder: Path, track: Track | None) -> None:
-    """Track what an earlier process has measured of this run, so that its curves are whole."""
+    """Report the losses that an earlier process measured, so that the tracked curves are whole."""
     for row in read_curve(output_folder):
         track_row(track, row)
 
 
 def track_row(track: Track | None, row: Mapping[str, Any]) -> None:
-    """Track the metrics of a row; every run has them under the same names, so that curves of several overlay."""
+    """Report the metrics of a row, under the same names in every run, so that curves of several overlay."""
     if track:
         track({name: value for name, value in row.items() if name not in {"step", "heldout_losses"}}, int(row["step"]))
 
@@ -85,5 +85,5 @@ def divergence_limit(vocab_size: int, first_loss: float, weight: float) -> float
 
 
 def finite(values: Mapping[str, Any], *names: str) -> bool:
-    """Whether all values of some names that are there are finite."""
+    """Return whether all values under some names are finite; names that are absent do not count."""
     return all(math.isfinite(values[name]) for name in names if name in values)

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from budwood.arch.spec import Architecture
 from budwood.models.settings import DeviceName, Precision
 from budwood.records.strict import Strict
 from budwood.training.settings import DistillationSettings, Engine, Schedule
 
-Initialisation = Literal["random", "subnet", "checkpoint"]
+Initialisation = Literal["random", "checkpoint"]
 
 
 class TrainingJob(Strict):
@@ -23,29 +23,41 @@ class TrainingJob(Strict):
     architecture: dict[str, Any] | None = None
     """In place of a checkpoint: `Architecture.to_dict()` of the teacher's family, for random weights."""
     initialisation: Initialisation
-    """`random` draws the weights by the family's own scheme, with standard rotary embeddings; `subnet` takes those of
-    an export with its certificate, `checkpoint` those of any folder."""
+    """`random` draws the weights by the family's own scheme, with standard rotary embeddings; `checkpoint` reads those
+    of `model_folder`."""
     teacher_folder: Path
-    """Gives the tokenizer and all of a random model's configuration that is no size."""
+    """Gives the tokenizer, and a random model's configuration apart from its sizes."""
     corpus_folder: Path
     output_folder: Path
     """Belongs to this run alone: checkpoints, curve and result."""
     branch_folder: Path | None = None
-    """Of `warmup_stable_decay`: keeps the checkpoint before the decay, and gives a longer run its start. Shared by runs
-    that differ in length alone."""
+    """Of `warmup_stable_decay`: keeps the checkpoint before the decay, with which a longer run starts. Shared by runs
+    that differ only in length."""
     learning_rate: float = Field(gt=0)
     """Peak."""
     schedule: Schedule
     distillation: DistillationSettings | None = None
-    """Given, the teacher's distribution is part of the objective."""
+    """With it, the teacher's distribution is part of the objective."""
     cache_folder: Path | None = None
-    """What a cached teacher has said; see `budwood.training.cache`."""
+    """Entries of a cached teacher; see `budwood.training.cache`."""
     heldout_windows: int = Field(gt=0)
     """Validation sequences behind the held-out curve."""
     device: DeviceName = "auto"
     precision: Precision = "auto"
-    """Of matrix products; weights and optimiser state are float32 always."""
+    """Of matrix products; weights and optimiser state are always float32."""
     engine: Engine = Engine()
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """Return the job in a JSON file.
+
+        Raises:
+            ValueError: the file is missing or damaged, or is no job.
+        """
+        try:
+            return cls.model_validate_json(file.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise ValueError(f"{file.resolve()} is not a training job: {error}") from error
 
     @model_validator(mode="after")
     def _one_model(self) -> Self:

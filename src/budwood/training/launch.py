@@ -1,7 +1,6 @@
-"""Run a job in this process, or in those of a launcher."""
+"""Run a job in this process, or in processes that a launcher starts."""
 
 import ctypes
-import json
 import os
 import shlex
 import signal
@@ -13,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from budwood.records.files import write_atomically
+from budwood.records.locks import holding
 from budwood.training.curve import Track
 from budwood.training.job import TrainingJob
-from budwood.training.run import RESULT, TrainingStoppedError, check_job, train
+from budwood.training.run import TrainingStoppedError, check_job, read_result, train
 
 JOB = "job.json"
 _OF_A_RANK = {"RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
@@ -28,41 +28,44 @@ def run_job(job: TrainingJob, track: Track, environment: Mapping[str, str]) -> d
 
     Args:
         job: what to train.
-        track: receives losses and rates while they arise; a function of a module, which other processes import.
-        environment: what `track` needs to know there.
+        track: receives losses and rates during training; a function of a module, which other processes import.
+        environment: variables that `track` needs there.
 
     Raises:
-        RuntimeError: the launcher failed; what it printed says why.
-        TrainingStoppedError: SIGTERM ended it.
+        RuntimeError: the launcher failed; its output says why.
+        FolderInUseError: another process is training in the job's folder.
+        TrainingStoppedError: SIGTERM or Ctrl-C stopped it.
     """
-    if not job.engine.launcher or (job.output_folder / RESULT).is_file():
+    if not job.engine.launcher or read_result(job.output_folder) is not None:
         return train(job, track)
     check_job(job)
     file = job.output_folder / JOB
-    write_atomically(file, job.model_dump_json(indent=1))
-    told = ["--track", f"{track.__module__}:{getattr(track, '__name__', '')}"]
+    with holding(job.output_folder, f"training of arm {job.arm}"):  # afterwards the first rank does
+        write_atomically(file, job.model_dump_json(indent=1))
+    tracked = ["--track", f"{track.__module__}:{getattr(track, '__name__', '')}"]
     command = [os.path.expandvars(word) for word in shlex.split(job.engine.launcher)]
-    status = run_command([*command, "-m", "budwood.training", str(file), *told], environment)
-    if status:
+    status = run_command([*command, "-m", "budwood.training", str(file), *tracked], environment)
+    result = read_result(job.output_folder)
+    if status or result is None:
         raise RuntimeError(
-            f"arm {job.arm}: `{job.engine.launcher}` ended with status {status}; what it printed stands above. "
+            f"arm {job.arm}: `{job.engine.launcher}` ended with status {status}; see its output above. "
             f"The same run continues from the newest checkpoint in {job.output_folder}"
         )
-    return dict(json.loads((job.output_folder / RESULT).read_text()))
+    return result
 
 
 def run_command(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run a launcher to its end and return its status; whatever ends this process ends the launcher and its workers.
+    """Run a launcher to its end and return its status; when this process ends, the launcher and its workers end too.
 
     Raises:
-        TrainingStoppedError: SIGTERM was received; the launcher has ended.
+        TrainingStoppedError: SIGTERM or Ctrl-C was received; the launcher has ended.
     """
     inherited = {name: value for name, value in os.environ.items() if name not in _OF_A_RANK}
     path = os.pathsep.join([str(Path(sys.executable).parent), inherited.get("PATH", "")])
     # Restarted workers would otherwise read the addresses of dead ones (pytorch#135712).
     own = {"PATH": path, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    heard = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, _leave) if heard else None
+    signals = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, _leave) for number in signals}
     process = subprocess.Popen(  # noqa: S603 - the command is the user's own configuration
         command,
         env=inherited | own | dict(environment),
@@ -77,17 +80,17 @@ def run_command(command: Sequence[str], environment: Mapping[str, str]) -> int:
                 process.wait(_SECONDS_TO_SAVE)
             except subprocess.TimeoutExpired:
                 process.kill()
-        if heard:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _leave(*_: object) -> None:
-    # An exception and no exit, so that Kedro's error hooks close the MLflow run as failed.
-    raise TrainingStoppedError("stopped by SIGTERM; the same run continues from its newest checkpoint")
+    # An exception and no exit, so that Kedro's error hooks close the MLflow run.
+    raise TrainingStoppedError("stopped by SIGTERM or Ctrl-C; the same run continues from its newest checkpoint")
 
 
 def end_with_parent() -> Callable[[], None]:
-    """Return what makes a process receive SIGTERM when its parent ends, however that ends; nothing outside Linux."""
+    """Return a function by which a process gets SIGTERM when its parent ends in any way; only Linux can do that."""
     if sys.platform != "linux":
         return lambda: None
     libc = ctypes.CDLL(None)

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,13 +31,15 @@ from budwood.models.checkpoint import (
     read_architecture,
 )
 from budwood.models.device import Compute, choose_compute
-from budwood.models.export import CERTIFICATE, write_checkpoint
+from budwood.models.export import write_checkpoint
 from budwood.models.kind import check_lengths
 from budwood.models.rotary import standard_rope
 from budwood.records.files import write_atomically
+from budwood.records.locks import holding
+from budwood.records.seal import SEAL, damage, seal
 from budwood.training.callbacks import Keeper, Recorder, stop_on_signals
-from budwood.training.checkpoints import PARTIAL, newest_checkpoint, remove_checkpoint, require_space, step_of
-from budwood.training.curve import Curve, Track, replay_curve
+from budwood.training.checkpoints import PARTIAL, checkpoints_of, require_space, step_of, whole_checkpoint
+from budwood.training.curve import CURVE, Curve, Track, replay_curve
 from budwood.training.job import TrainingJob
 from budwood.training.objectives import objective_of
 from budwood.training.optimizer import muon_with_adamw
@@ -49,41 +53,63 @@ MODEL = "model"
 
 
 class TrainingStoppedError(RuntimeError):
-    """A run was asked to end (SIGTERM) and has saved its state; the same job continues it."""
+    """A run was asked to stop and has saved its state; the same job continues it."""
 
 
 def train(job: TrainingJob, track: Track | None = None) -> dict[str, Any]:
     """Run a job to its end and return its result.
 
-    A job whose folder holds a result is not run again; one that was interrupted continues at its newest checkpoint.
-    Under a launcher every process calls this; the first one writes.
+    A job whose folder contains a result is not run again; one that was interrupted continues from its newest undamaged
+    checkpoint. Under a launcher every process calls this, and the first one writes.
 
     Args:
         job: what to train.
-        track: receives losses and rates while they arise, for a tracking server.
+        track: receives losses and rates during training, for a tracking server.
 
     Returns:
-        tokens, steps, seconds, FLOPs, speed, device and precision; the trained checkpoint stands in
-        `output_folder/model`, the curve in `output_folder/curve.jsonl`.
+        tokens, steps, seconds, FLOPs, speed, device and precision. The trained checkpoint is in `output_folder/model`,
+        the curve in `output_folder/curve.jsonl`.
 
     Raises:
-        ValueError: the job does not fit its files or this machine (see `check_job`).
+        ValueError: the job does not fit its files or this machine (see `check_job`), or its result is damaged.
+        FolderInUseError: another process is training in the job's folder.
         OSError: checkpoints do not fit on the disk.
         FloatingPointError: the run diverges.
-        TrainingStoppedError: SIGTERM or Ctrl-C ended it.
+        TrainingStoppedError: SIGTERM or Ctrl-C stopped it.
     """
-    result_file = job.output_folder / RESULT
-    if result_file.is_file():
+    first = os.environ.get("RANK", "0") == "0"
+    with holding(job.output_folder, f"training of arm {job.arm}") if first else nullcontext():
+        result = read_result(job.output_folder)
+        if result is None:
+            return _train(job, track)
         replay_curve(job.output_folder, track)
-        return dict(json.loads(result_file.read_text()))
+        return result
+
+
+def read_result(output_folder: Path) -> dict[str, Any] | None:
+    """Return the result of a finished run; nothing where there is none.
+
+    Raises:
+        ValueError: the result, the curve or the model is damaged.
+    """
+    if not (output_folder / SEAL).is_file():
+        return None
+    reason = damage(output_folder, remembered=True)
+    if reason is not None:
+        raise ValueError(
+            f"the training run in {output_folder.resolve()} is damaged ({reason}): remove this folder and run again to "
+            "train anew"
+        )
+    return dict(json.loads((output_folder / RESULT).read_text(encoding="utf-8")))
+
+
+def _train(job: TrainingJob, track: Track | None) -> dict[str, Any]:
     compute = check_job(job)
     student = _student(job)
     arguments = training_arguments(job, compute, student)  # makes this process's device the current one
-    checkpoint = newest_checkpoint(job.output_folder) or newest_checkpoint(job.branch_folder, job.schedule.decay_start)
+    checkpoint = _resumed(job, arguments)
     curve = Curve.load(checkpoint)
     meter = Meter.of(compute, job.schedule.tokens_per_step, _useful_flops_per_token(job), arguments.world_size)
-    if arguments.process_index == 0:
-        shutil.rmtree(job.output_folder / PARTIAL, ignore_errors=True)  # what a kill left half-written
     with stop_on_signals() as stop:
         keeper = Keeper(job, curve, stop)
         trainer = _Trainer(
@@ -99,35 +125,48 @@ def train(job: TrainingJob, track: Track | None = None) -> dict[str, Any]:
     if trainer.state.global_step < job.schedule.num_steps:
         raise TrainingStoppedError(
             f"arm {job.arm}: stopped by SIGTERM or Ctrl-C after step {trainer.state.global_step} of "
-            f"{job.schedule.num_steps}; {newest_checkpoint(job.output_folder)} is complete, and the same run continues "
-            "from it"
+            f"{job.schedule.num_steps}; {checkpoints_of(job.output_folder)[-1]} is complete, and the same run "
+            "continues from it"
         )
-    result = _finish(job, trainer, _result(job, compute, keeper.seconds()) | meter.rates())
+    result = _result(job, compute, keeper.seconds()) | meter.rates()
+    _finish(job, trainer, result)
     if stop.is_set():
         raise TrainingStoppedError(f"arm {job.arm}: finished, then stopped by SIGTERM or Ctrl-C")
     return result
 
 
-def _finish(job: TrainingJob, trainer: Trainer, result: dict[str, Any]) -> dict[str, Any]:
-    """Write the model and the result, and remove what was only for resuming."""
-    model = _whole_model(trainer)
+def _resumed(job: TrainingJob, arguments: TrainingArguments) -> Path | None:
+    """Return the checkpoint to continue from, which the first process chooses for all."""
+    chosen: list[Path | None] = [None]
+    if arguments.process_index == 0:
+        shutil.rmtree(job.output_folder / PARTIAL, ignore_errors=True)  # what a killed process left half-written
+        own = whole_checkpoint(job.output_folder)
+        chosen = [own or whole_checkpoint(job.branch_folder, job.schedule.decay_start)]
+    if arguments.world_size > 1:
+        distributed.broadcast_object_list(chosen)
+    return chosen[0]
+
+
+def _finish(job: TrainingJob, trainer: Trainer, result: Mapping[str, Any]) -> None:
+    """Write the model and the result, seal them with the curve, and remove what was only for resuming."""
+    model, folder = _whole_model(trainer), job.output_folder
     if trainer.is_world_process_zero():
-        write_checkpoint(model, job.teacher_folder, job.output_folder / MODEL)
-        write_atomically(job.output_folder / RESULT, json.dumps(result))
-        for stale in job.output_folder.glob("checkpoint-*"):
-            remove_checkpoint(stale)
-        shutil.rmtree(job.output_folder / PARTIAL, ignore_errors=True)
+        write_checkpoint(model, job.teacher_folder, folder / MODEL)
+        write_atomically(folder / RESULT, json.dumps(result))
+        seal(folder, MODEL, CURVE, RESULT)
+        for stale in checkpoints_of(folder):
+            shutil.rmtree(stale)
+        shutil.rmtree(folder / PARTIAL, ignore_errors=True)  # absent in a run without checkpoints
     if distributed.is_initialized():
         distributed.barrier()
-    return result
 
 
 def check_job(job: TrainingJob) -> Compute:
     """Check a job against its files and this machine before anything expensive, and return where it runs.
 
     Raises:
-        ValueError: a folder holds no checkpoint, sequences are longer than the model's positions, the corpus is too
-            small or in the tokens of another tokenizer, the teacher cannot teach (see
+        ValueError: a folder contains no checkpoint, sequences are longer than the model's positions, the corpus is too
+            small or was made by another tokenizer, the teacher cannot teach (see
             `budwood.training.teacher.check_teacher`), the processes do not divide the batch, or weights are to be
             sharded on a CPU.
         OSError: checkpoints do not fit on the disk.
@@ -136,9 +175,7 @@ def check_job(job: TrainingJob) -> Compute:
     folders = {"model_folder": job.model_folder, "teacher_folder": job.teacher_folder}
     for name, folder in folders.items():
         if folder is not None and not (folder / "config.json").is_file():
-            raise ValueError(f"{name}: {folder} is no checkpoint folder, it holds no config.json")
-    if job.initialisation == "subnet" and job.model_folder and not (job.model_folder / CERTIFICATE).is_file():
-        raise ValueError(f"initialisation='subnet' needs an export with its {CERTIFICATE}, {job.model_folder} has none")
+            raise ValueError(f"{name}: {folder} is no checkpoint folder, it has no config.json")
     for folder in {job.model_folder or job.teacher_folder, job.teacher_folder if job.distillation else None} - {None}:
         check_positions(Path(str(folder)), schedule.sequence_length)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -148,9 +185,9 @@ def check_job(job: TrainingJob) -> Compute:
             f"{processes} processes"
         )
     if job.engine.sharding and not job.engine.launcher and processes == 1:
-        raise ValueError("sharding=true needs a launcher: one process has nobody to share with")
+        raise ValueError("sharding=true needs a launcher: one process has no other to share with")
     if job.engine.sharding and compute.device.type == "cpu":
-        raise ValueError("sharding=true needs accelerators: on a CPU accelerate would run plain DDP without a word")
+        raise ValueError("sharding=true needs accelerators: on a CPU accelerate would run plain DDP and not say so")
     corpus = PackedCorpus.open(job.corpus_folder)
     check_text(corpus, job.teacher_folder)
     check_rows(f"arm {job.arm}", student_rows(job), job.teacher_folder)
@@ -173,10 +210,10 @@ def check_positions(folder: Path, sequence_length: int) -> None:
 
 
 def check_text(corpus: PackedCorpus, teacher_folder: Path) -> None:
-    """Check that a text is in the tokens of a teacher, which are also those of its students.
+    """Check that a text was made by a teacher's tokenizer, which is also that of its students.
 
     Raises:
-        ValueError: another tokenizer made them.
+        ValueError: another tokenizer made it.
     """
     own = fingerprint_tokenizer(load_tokenizer(teacher_folder))
     if corpus.tokenizer_fingerprint != own:
@@ -192,12 +229,12 @@ def training_order(corpus: PackedCorpus, schedule: Schedule) -> NDArray[np.int64
     A run longer than the training split reads it again in another order. The order of a shorter run begins alike.
 
     Raises:
-        ValueError: the training split holds less than one optimiser step.
+        ValueError: the training split is shorter than one optimiser step.
     """
     starts = corpus.window_starts("train", schedule.sequence_length)
     if len(starts) < schedule.global_batch:
         raise ValueError(
-            f"the training split holds {len(starts)} sequences of {schedule.sequence_length} tokens, fewer than one "
+            f"the training split has {len(starts)} sequences of {schedule.sequence_length} tokens, fewer than one "
             f"step of global_batch={schedule.global_batch}; add text or shorten the sequences"
         )
     rng = np.random.default_rng(schedule.seed)
@@ -239,7 +276,7 @@ def training_arguments(job: TrainingJob, compute: Compute, student: PreTrainedMo
         logging_nan_inf_filter=False,
         save_steps=schedule.checkpoint_steps,
         train_sampling_strategy="sequential",
-        # Sequences that were read already are left out by `_Sequences`.
+        # `_Sequences` leaves out those of the steps that are done.
         ignore_data_skip=True,
         remove_unused_columns=False,
         seed=schedule.seed,
@@ -304,7 +341,7 @@ class _Sequences(Dataset[dict[str, Tensor]]):
         schedule = job.schedule
         self.corpus, self.length = PackedCorpus.open(job.corpus_folder), schedule.sequence_length
         self.num_done = steps_done * schedule.global_batch
-        # The length stays the whole run's: what was read stands at the end, where this run never comes to.
+        # The length stays the whole run's: sequences that were read go to the end, which this run never reaches.
         self.starts = np.roll(training_order(self.corpus, schedule), -self.num_done)
 
     def __len__(self) -> int:
@@ -358,7 +395,7 @@ def compile_layers(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _whole_model(trainer: Trainer) -> PreTrainedModel:
-    """Return the trained model with all its weights, gathered from the processes where they are shared out."""
+    """Return the trained model with all its weights, gathered from the processes where they are sharded."""
     student: Any = trainer.model
     if not isinstance(student, FSDPModule):
         return student.model  # type: ignore[no-any-return]
@@ -370,7 +407,7 @@ def _whole_model(trainer: Trainer) -> PreTrainedModel:
 
 
 def _useful_flops_per_token(job: TrainingJob) -> float:
-    """Return the FLOPs of a training step per token, attention as far as the causal mask lets it."""
+    """Return the FLOPs of a training step per token, of attention only those that the causal mask leaves."""
     length = job.schedule.sequence_length
     flops = 3 * forward_flops_per_token(_architecture(job), context=length, causal=True)
     if job.distillation is not None and job.distillation.teacher == "live":

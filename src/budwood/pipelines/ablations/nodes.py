@@ -9,7 +9,8 @@ from budwood.models.checkpoint import Checkpoint
 from budwood.models.settings import TeacherSettings
 from budwood.parameters import AblationSettings
 from budwood.pipelines.ablations.comparison import Ablation, Comparison
-from budwood.pipelines.tracking import open_workspace, project_root, run_of
+from budwood.pipelines.tracking import open_workspace, run_of
+from budwood.pipelines.wiring import project_root
 from budwood.reporting.ablations import (
     ablation_page,
     ablation_table,

@@ -8,7 +8,8 @@ from budwood.corpus.ingestion import sample_sources
 from budwood.corpus.packing import PackedCorpus
 from budwood.corpus.settings import CorpusSettings
 from budwood.models.checkpoint import Checkpoint
-from budwood.pipelines.tracking import open_workspace, project_root
+from budwood.pipelines.tracking import open_workspace
+from budwood.pipelines.wiring import project_root
 from budwood.study.settings import Conditions
 from budwood.study.text import PackText, require_text
 

@@ -31,7 +31,7 @@ def evolve(
     measurement = conditions.measurement
     stage = EvolveSubnets(
         teacher=teacher,
-        importance=importance,
+        importance=importance if space.needs_statistics or search.needs_statistics else {},
         selection=Windows.searched(tokens, "selection", measurement),
         bin_=bin_,
         space=space.without_corrections(),
@@ -57,7 +57,7 @@ def choose_winner(
     measurement = conditions.measurement
     stage = ChooseWinner(
         teacher=teacher,
-        importance=importance,
+        importance=importance if space.needs_statistics else {},
         calibration=Windows.searched(tokens, "calibration", measurement),
         choice=Windows.searched(tokens, "choice", measurement),
         finalists=finalists.candidates[: search.num_finalists],
@@ -65,7 +65,7 @@ def choose_winner(
         training=BriefTraining.of(search.finalist_tokens, conditions),
         compute=choose_compute(measurement.device, measurement.precision),
         batch_size=measurement.batch_size,
-        searched=finalists,
+        searched=finalists.searched,
     )
     chosen = open_workspace(workspace).finish(stage)
     return chosen.winner, chosen.cut

@@ -5,6 +5,7 @@ from pathlib import Path
 from budwood.corpus.packing import PackedCorpus
 from budwood.corpus.settings import CorpusSettings
 from budwood.models.checkpoint import Checkpoint
+from budwood.models.settings import ServingSettings
 from budwood.pipelines.tracking import open_workspace
 from budwood.records.certificate import Certificate
 from budwood.records.search import Winner
@@ -20,6 +21,7 @@ def export_subnet(
     tokens: PackedCorpus,
     space: SpaceSettings,
     corpus: CorpusSettings,
+    serving: ServingSettings,
     workspace: Path,
 ) -> tuple[Checkpoint, Certificate]:
     """Return the winner as a folder with card and certificate."""
@@ -30,6 +32,7 @@ def export_subnet(
         winner=winner,
         space=space,
         sources=text_sources(corpus),
+        serving=serving,
     )
     exported = open_workspace(workspace).finish(stage)
     return exported.subnet, exported.certificate

@@ -16,6 +16,14 @@ def export_node(place: Place, space: str | None = None) -> Node:
     space = space or place.space_parameters
     return place.node(
         Deferred("budwood.pipelines.export.nodes", "export_subnet"),
-        [*place.own("cut", "winner"), "teacher_record", "tokens", space, "params:corpus", "workspace"],
+        [
+            *place.own("cut", "winner"),
+            "teacher_record",
+            "tokens",
+            space,
+            "params:corpus",
+            "params:serving",
+            "workspace",
+        ],
         place.own("subnet", "certificate"),
     )

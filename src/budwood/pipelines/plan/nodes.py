@@ -12,7 +12,7 @@ from budwood.arch.count import forward_flops_per_token, num_parameters
 from budwood.models.teacher import describe_teacher
 from budwood.parameters import AblationTeacher, ProjectParameters
 from budwood.pipelines.ablations.comparison import Ablation, Comparison, ablations_of
-from budwood.pipelines.tracking import project_root
+from budwood.pipelines.wiring import project_root
 from budwood.records.names import Variant
 from budwood.reporting.accelerator import ACCELERATORS, Accelerator
 from budwood.reporting.quote import markdown_plan

@@ -8,7 +8,8 @@ from budwood.corpus.packing import PackedCorpus
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import choose_compute
 from budwood.models.settings import TeacherSettings
-from budwood.pipelines.tracking import open_workspace, project_root
+from budwood.pipelines.tracking import open_workspace
+from budwood.pipelines.wiring import project_root
 from budwood.records.cost import Cost
 from budwood.records.teacher import TeacherEvaluation, TeacherRecord
 from budwood.study.evaluation import EvaluateTeacher

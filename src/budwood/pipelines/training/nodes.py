@@ -66,7 +66,7 @@ def train_probe(
     """Train the sub-network as `subnet_init` is trained, on the tokens of a probe."""
     short = conditions.protocol.probe_schedule(conditions.schedule)
     assert short is not None, "probes are only in the pipeline where they have a budget"
-    start = Start(initialisation="subnet", checkpoint=subnet)
+    start = Start(initialisation="checkpoint", checkpoint=subnet)
     run = TrainArm.of(CONTINUED, start, (teacher, tokens), conditions.model_copy(update={"schedule": short}))
     return _finish(replace(run, arm="probe", continued_by=CONTINUED), workspace)
 

@@ -7,7 +7,7 @@ from budwood.pipelines.wiring import Deferred, Place
 from budwood.records.names import REFERENCE, run_name
 
 NODES = "budwood.pipelines.training.nodes"
-INITIALISATIONS = {"random_init": "random", "subnet_init": "subnet", "distilled": "subnet"}
+INITIALISATIONS = {"random_init": "random", "subnet_init": "checkpoint", "distilled": "checkpoint"}
 HOW = ["params:conditions", "workspace"]
 
 

@@ -1,0 +1,61 @@
+"""Draw the figure of the README from `result.json`, for light and dark pages: `python docs/figure.py`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+SCHEMES = {
+    "light": {"text": "#1f2328", "faint": "#59636e", "grid": "#d8dee4", "ours": "#2f7d3a", "baseline": "#8a6d3b"},
+    "dark": {"text": "#e6edf3", "faint": "#9198a1", "grid": "#30363d", "ours": "#8fc47d", "baseline": "#d3ac6a"},
+}
+"""Colours by scheme; all texts have a contrast of at least 4.5 : 1 against the page."""
+FONT = 'font-family="system-ui, -apple-system, Segoe UI, sans-serif" font-size="14"'
+WIDTH, LEFT, RIGHT = 720, 250, 600
+TOP, ROW, BOTTOM = 70, 32, 34
+TICKS = (5.0, 5.5, 6.0, 6.5, 7.0)
+
+
+def draw(result: dict[str, Any], scheme: str) -> str:
+    """Return the figure as SVG."""
+    colours, rows = SCHEMES[scheme], result["rows"]
+    height = TOP + ROW * len(rows) + BOTTOM
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" {FONT}>',
+        f"<title>{result['title']}: {result['subtitle']}</title>",
+        _text(16, 26, result["title"], colours["text"], 'font-size="17" font-weight="600"'),
+        _text(16, 48, result["subtitle"], colours["faint"], 'font-size="13"'),
+    ]
+    for tick in TICKS:
+        x, end = _x(tick), height - BOTTOM
+        parts.append(f'<path d="M{x} {TOP}V{end}" stroke="{colours["grid"]}"/>')
+        parts.append(_text(x, end + 20, f"{tick:g}", colours["faint"], 'text-anchor="middle" font-size="13"'))
+    for place, row in enumerate(rows):
+        parts += _row(row, TOP + ROW * place + ROW // 2, colours)
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def _row(row: dict[str, Any], y: int, colours: dict[str, str]) -> list[str]:
+    loss, error, colour = row["loss"], row["error"], colours[row["kind"]]
+    value = f"{loss:.3f} ± {error:.3f}"
+    return [
+        _text(LEFT - 10, y + 5, row["start"], colours["text"], 'text-anchor="end"'),
+        f'<path d="M{_x(loss - error)} {y}H{_x(loss + error)}" stroke="{colour}" stroke-width="3"/>',
+        f'<circle cx="{_x(loss)}" cy="{y}" r="6" fill="{colour}"/>',
+        _text(RIGHT + 12, y + 5, value, colours["text"], ""),
+    ]
+
+
+def _x(loss: float) -> float:
+    low, high = TICKS[0], TICKS[-1]
+    return round(LEFT + (loss - low) / (high - low) * (RIGHT - LEFT), 1)
+
+
+def _text(x: float, y: float, content: str, colour: str, attributes: str) -> str:
+    return f'<text x="{x}" y="{y}" fill="{colour}" {attributes}>{content}</text>'
+
+
+if __name__ == "__main__":
+    numbers = json.loads((HERE / "result.json").read_text(encoding="utf-8"))
+    for name in SCHEMES:
+        (HERE / "assets" / f"result-{name}.svg").write_text(draw(numbers, name), encoding="utf-8")
