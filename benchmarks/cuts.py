@@ -48,7 +48,6 @@ from budwood.models.losses import sequence_losses
 from budwood.subnet.compensate import compensate
 from budwood.subnet.extract import extract_child
 from budwood.subnet.ordering import OrderedTeacher
-from budwood.subnet.settings import Compensation, Ordering
 
 HALF = ParameterBin(63_900_000, 70_600_000)
 HANDPICKED = {

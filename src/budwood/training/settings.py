@@ -190,8 +190,8 @@ class DistillationSettings(Strict):
     """Divides the logits of both."""
     loss: DistillationLoss = "full"
     """Which part of the teacher's distribution the student learns, see `budwood.training.teacher`: all (`full`), its
-    `top_k` most likely entries and one bucket for all others (`topk_tail`), tokens drawn from it (`sampled`), or its top `top_k`
-    renormalised (`topk_renorm`: the paper's way; biased)."""
+    `top_k` most likely entries and one bucket for all others (`topk_tail`), tokens drawn from it (`sampled`), or the
+    first `top_k` renormalised (`topk_renorm`: the paper's way; biased)."""
     divergence: Divergence = "forward"
     """`reverse` and `jensen_shannon` need every entry of both sides: `loss: full`."""
     top_k: int = Field(default=1024, ge=1)
