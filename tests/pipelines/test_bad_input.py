@@ -12,6 +12,7 @@ from strategies import SMOLLM2_135M
 
 from budwood.arch.count import num_parameters
 from budwood.models.settings import TeacherSettings
+from budwood.models.teacher import fetch_teacher as load_source
 from budwood.parameters import read_parameters
 from budwood.pipelines.teacher.nodes import fetch_teacher
 from budwood.records.names import Variant
@@ -145,7 +146,7 @@ def named(group: str, *names: str) -> dict:
     }[group]
     if group == "ablations.teachers":
         place = {"bin": "half", "space": "coarse_uniform"}
-        ablations = {"tokens": 256, "student": place, "spaces": ["coarse_uniform"], "logits": {"all": {}}}
+        ablations = {"tokens": 1024, "student": place, "spaces": ["coarse_uniform"], "logits": {"all": {}}}
         ablations |= {"metrics": ["perplexity"], "metric_space": "coarse_uniform", "teachers": members}
         return raw | {"ablations": ablations}
     *parents, last = group.split(".")
@@ -321,7 +322,6 @@ def test_a_missing_teacher_is_refused(project, tmp_path):
         ),
         ({"model_type": "llama", "auto_map": {"AutoModel": "x.Y"}}, ["model.safetensors"], "trust_remote_code: true"),
         ({}, ["pytorch_model.bin"], "only pickled weights (pytorch_model.bin), which can run code"),
-        ({}, ["model.safetensors"], "holds no tokenizer; put there one of tokenizer.json, tokenizer.model, vocab.json"),
     ],
 )
 def test_an_unfit_teacher_is_refused(tmp_path, config, files, expected):
@@ -333,6 +333,17 @@ def test_an_unfit_teacher_is_refused(tmp_path, config, files, expected):
     for name in files:
         (folder / name).write_bytes(b"\x02" + bytes(7) + b"{}")  # no tensors
     with pytest.raises(ValueError, match=re.escape(expected)):
+        fetch_teacher(TeacherSettings(model=str(folder)), tmp_path / "work")
+
+
+def test_a_teacher_without_words_is_refused(tmp_path):
+    sizes = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8, "num_hidden_layers": 1}
+    folder = load_source(TeacherSettings(random=sizes), tmp_path / "made").folder
+    for file in folder.glob("*token*"):
+        file.unlink()
+    with pytest.raises(
+        ValueError, match=r"holds no tokenizer; put there one of tokenizer\.json, tokenizer\.model, vocab"
+    ):
         fetch_teacher(TeacherSettings(model=str(folder)), tmp_path / "work")
 
 
