@@ -38,6 +38,7 @@ from budwood.models.checkpoint import load_model
 from budwood.models.device import choose_compute
 from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import byte_tokenizer, fetch_teacher
+from budwood.records.seal import seal
 from budwood.training.cache import write_cache
 from budwood.training.job import TrainingJob
 from budwood.training.objectives import NextToken
@@ -237,6 +238,7 @@ def resume_skip_seconds(stage: Stage, num_repeats: int) -> float:
         shutil.copytree(stage.folder / "fresh" / "checkpoint-1", checkpoint)
         state = json.loads((checkpoint / "trainer_state.json").read_text())
         (checkpoint / "trainer_state.json").write_text(json.dumps(state | {"global_step": SKIPPED}))
+        seal(checkpoint)
         seconds = _seconds_to_first_step(resumed)
         sys.stderr.write(f"to the first step: from the start {first:.2f} s, resumed {seconds:.2f} s\n")
         differences.append(seconds - first)
