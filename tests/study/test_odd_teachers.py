@@ -210,3 +210,15 @@ def test_further_teachers_read_the_same_tokens_and_whole_sequences(bench, tmp_pa
     tokenizer.save_pretrained(further)
     with pytest.raises(ValueError, match="further has another tokenizer than the study's teacher"):
         fetch(32)
+
+
+@pytest.mark.slow
+def test_a_tokenizer_with_more_ids_than_the_embedding_has_rows(bench):
+    """Special tokens are added without a row; no packed text holds them, so nothing needs one."""
+    folder, tokenizer = bench.teacher(), byte_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<turn>"]})
+    tokenizer.save_pretrained(folder)
+    study = bench.study(folder)
+    assert study.record.num_token_ids == 257
+    child = study.search({"half": HALF}, space=UNIFORM, settings=SEARCH)["half"].checkpoint
+    assert study.pretrain(child, random=True, schedule=SCHEDULE).model.architecture.vocab_size == 257

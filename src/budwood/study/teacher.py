@@ -171,7 +171,7 @@ def teacher_record(fetched: FetchedTeacher, settings: TeacherSettings, workspace
         fingerprint=teacher.fingerprint,
         license=settings.license,
         attribution=settings.attribution,
-        num_token_ids=num_ids(teacher.load_tokenizer()),
+        num_token_ids=min(num_ids(teacher.load_tokenizer()), teacher.architecture.vocab_size),
         architecture=teacher.architecture,
         intake=workspace.finish(VerifyTeacher(teacher=teacher)).intake,
     )

@@ -59,7 +59,7 @@ def describe_study(parameters: ProjectParameters, accelerator: Accelerator) -> S
     used = {name: parameters.bins[name] for name in parameters.grid}
     num_token_ids = count_token_ids(parameters.teacher, root) if any(bin_.reference for bin_ in used.values()) else None
     for name, bin_ in used.items():
-        check_reference(name, bin_, teacher.family, num_token_ids)
+        check_reference(name, bin_, teacher.family, num_token_ids and min(num_token_ids, teacher.vocab_size))
     require_disjoint({name: bin_.parameter_bin(num_parameters(teacher)) for name, bin_ in used.items()})
     splits = [source.splits for source in parameters.corpus.sources.values()]
     reported = parameters.measurement.reported
