@@ -50,7 +50,7 @@ check: $(READY) ## Lint, formatting, types, import rules
 	$(RUN) lint-imports
 
 docs: $(READY) ## Build the documentation into site/, which opens without a server or a network
-	$(RUN) mkdocs build --strict
+	$(RUN) NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 format: $(READY) ## Format, and fix what can be fixed
 	$(RUN) ruff format

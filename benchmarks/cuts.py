@@ -31,24 +31,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from quickstart import CACHE_DIR, ORDERED, Quickstart, open_quickstart
+from quickstart import CACHE_DIR, ORDERED, PAPER_ORDER, calibration, open_quickstart, windows
 from scipy.stats import spearmanr
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from budwood import Compensation, Ordering, Study
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.arch.sampling import fill
 from budwood.arch.selection import Selection
 from budwood.arch.space import SearchSpace
 from budwood.arch.spec import Architecture, LayerSpec
-from budwood.models.checkpoint import load_model
 from budwood.models.device import Compute
 from budwood.models.losses import sequence_losses
 from budwood.subnet.compensate import compensate
 from budwood.subnet.extract import extract_child
 from budwood.subnet.ordering import OrderedTeacher
-from budwood.subnet.settings import Compensation, Ordering
 
 HALF = ParameterBin(63_900_000, 70_600_000)
 HANDPICKED = {
@@ -96,17 +95,17 @@ def draw_shapes(teacher: Architecture, count: int, seed: int = 1) -> Iterator[Sh
 class Cutter:
     """Cuts shapes in every way."""
 
-    def __init__(self, quickstart: Quickstart) -> None:
+    def __init__(self, study: Study) -> None:
         """Order the teacher in all the ways that cuts begin with."""
-        self.calibration = quickstart.calibration
+        self.calibration = calibration(study)
 
         def order(ordering: Ordering) -> OrderedTeacher:
-            return quickstart.ordered(ordering).materialise(Compute(torch.device("cpu"), "float32"))
+            return study.ordered(ordering).materialise(Compute(torch.device("cpu"), "float32"))
 
-        self.native = order(Ordering(ordering="native", rope="rebuild"))
-        self.sorted = order(replace(ORDERED, rope="rebuild", score_gain=False, singular_values=False))
+        self.native = order(PAPER_ORDER)
+        self.sorted = order(Ordering(rope="rebuild", score_gain=False, singular_values=False))
         self.rotary = replace(self.sorted, rope="preserve")
-        self.gain = order(replace(ORDERED, singular_values=False))
+        self.gain = order(Ordering(singular_values=False))
         self.ordered = order(ORDERED)
 
     def ways(self, shape: Shape) -> dict[str, Callable[[], PreTrainedModel]]:
@@ -122,7 +121,7 @@ class Cutter:
             "rotary": lambda: extract_child(self.rotary, prefix),
             "gain": lambda: extract_child(self.gain, prefix),
             "ordered": lambda: extract_child(self.ordered, prefix),
-            "norms": lambda: self.compensate(prefix, replace(pairs, pairs=False)),
+            "norms": lambda: self.compensate(prefix, pairs.model_copy(update={"pairs": False})),
             "pairs": lambda: self.compensate(prefix, pairs),
             "least_squares": lambda: self.compensate(prefix, Compensation(layers=False)),
             "compensated": lambda: self.compensate(prefix, Compensation()),
@@ -153,10 +152,10 @@ def main() -> None:
     parser.add_argument("--ways", nargs="*", default=STEPS, choices=STEPS, help="beside the four main ones")
     parser.add_argument("--cache-dir", type=Path, default=CACHE_DIR)
     arguments = parser.parse_args()
-    quickstart = open_quickstart(arguments.cache_dir)
+    study = open_quickstart(arguments.cache_dir)
     # Two splits that nothing was chosen on; one alone is further from the mean difficulty of the text.
-    text = torch.cat([quickstart.windows(split, arguments.num_windows // 2) for split in ("validation", "choice")])
-    cutter = Cutter(quickstart)
+    text = torch.cat([windows(study, split, arguments.num_windows // 2) for split in ("validation", "choice")])
+    cutter = Cutter(study)
     teacher = cutter.native.architecture
     by_way: dict[str, list[float]] = {}
     for shape in draw_shapes(teacher, arguments.num_shapes):
@@ -168,7 +167,7 @@ def main() -> None:
         sys.stderr.write(f"{shape}: " + ", ".join(f"{way} {value:.2f}" for way, value in losses.items()) + "\n")
     steps = {way: statistics.mean(values) for way, values in by_way.items()}
     figures = {
-        "teacher_nats": loss(load_model(quickstart.teacher, torch.float32), text),
+        "teacher_nats": loss(study.teacher.load_model(torch.float32), text),
         **{f"{way}_nats": steps[way] for way in MAIN_WAYS},
         **{
             f"{name}_nats": loss(cutter.compensate(handpicked(teacher, *shape), Compensation()), text)

@@ -19,15 +19,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 from cuts import HALF
 from numpy.typing import NDArray
-from quickstart import CACHE_DIR, open_quickstart
+from quickstart import CACHE_DIR, open_quickstart, windows
 from tqdm import tqdm
 
 from budwood.arch.sampling import sample
 from budwood.arch.space import SearchSpace
-from budwood.models.device import choose_compute
 from budwood.search.race import RaceSettings, race
 from budwood.subnet.evaluate import SubnetEvaluator
 
@@ -40,12 +38,12 @@ NEAR_NATS = 0.02
 
 def measure(cache_dir: Path) -> NDArray[np.float64]:
     """Return [64, 64] the loss of every candidate on every sequence."""
-    quickstart = open_quickstart(cache_dir)
-    ordered = quickstart.ordered().materialise(choose_compute())
-    text = torch.from_numpy(quickstart.tokens.windows("selection", SEQUENCE_LENGTH, limit=NUM_SEQUENCES))
+    study = open_quickstart(cache_dir)
+    ordered = study.ordered().materialise(study.compute)
+    text = windows(study, "selection", NUM_SEQUENCES, SEQUENCE_LENGTH)
     evaluate, rng = SubnetEvaluator(teacher=ordered, windows=text, batch_size=8), np.random.default_rng(0)
     space = SearchSpace(teacher=ordered.ranked, layerwise=False)
-    kept = cache_dir / f"race-{NUM_CANDIDATES}x{NUM_SEQUENCES}x{SEQUENCE_LENGTH}-{quickstart.tokens.fingerprint}.jsonl"
+    kept = cache_dir / f"race-{NUM_CANDIDATES}x{NUM_SEQUENCES}x{SEQUENCE_LENGTH}-{study.tokens.fingerprint}.jsonl"
     rows = [json.loads(line) for line in kept.read_text().splitlines()] if kept.is_file() else []
     selections = [sample(space, HALF, rng) for _ in range(NUM_CANDIDATES)]
     with kept.open("a") as file:

@@ -21,10 +21,9 @@ from pathlib import Path
 
 import torch
 from cuts import HANDPICKED, sized
-from quickstart import CACHE_DIR, open_quickstart
+from quickstart import CACHE_DIR, open_quickstart, windows
 
 from budwood.arch.selection import Selection
-from budwood.models.device import choose_compute
 from budwood.subnet.evaluate import SubnetEvaluator
 
 NUM_SEQUENCES = 4
@@ -52,9 +51,9 @@ def main() -> None:
     parser.add_argument("--cache-dir", type=Path, default=CACHE_DIR)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    quickstart = open_quickstart(arguments.cache_dir)
-    teacher = quickstart.ordered().materialise(choose_compute())
-    evaluator = SubnetEvaluator(teacher=teacher, windows=quickstart.windows("selection", NUM_SEQUENCES))
+    study = open_quickstart(arguments.cache_dir)
+    teacher = study.ordered().materialise(study.compute)
+    evaluator = SubnetEvaluator(teacher=teacher, windows=windows(study, "selection", NUM_SEQUENCES))
     parents = {name: sized(teacher.architecture, shape) for name, (shape, _) in HANDPICKED.items()}
     speedups = {}
     for name, sizes in {**parents, "whole": teacher.architecture}.items():

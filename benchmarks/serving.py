@@ -26,6 +26,7 @@ from pathlib import Path
 import torch
 from cuts import Shape, sized
 from quickstart import CACHE_DIR, TEACHER
+from transformers import PreTrainedModel
 
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
@@ -35,7 +36,8 @@ from budwood.models.gguf_export import write_gguf
 from budwood.models.prompts import record_prompts, write_check
 from budwood.models.teacher import fetch_teacher
 from budwood.subnet.extract import extract_child, own_weights
-from budwood.subnet.ordering import OrderedTeacher, Ordering, open_ordered
+from budwood.subnet.ordering import OrderedTeacher, open_ordered
+from budwood.subnet.settings import Ordering
 
 SHAPES: dict[str, Shape] = {
     "half": (480, 3, 64, 1024, 19),
@@ -107,7 +109,7 @@ def write_models(folder: Path, cache_dir: Path) -> dict[str, Path]:
     return written
 
 
-def cut(ordered: OrderedTeacher, shape: Architecture) -> torch.nn.Module:
+def cut(ordered: OrderedTeacher, shape: Architecture) -> PreTrainedModel:
     """Return the child that takes the first of everything."""
     return extract_child(ordered, Selection.prefix(shape))
 

@@ -9,7 +9,7 @@ teacher = budwood.TeacherSettings(
             "num_key_value_heads": 3, "head_dim": 16, "max_position_embeddings": 256}
 )  # fmt: skip
 splits = {"train": 0.4, "calibration": 0.15, "selection": 0.15, "choice": 0.15, "validation": 0.15}
-text = budwood.SourceSettings(path="package://encodings/cp*.py", splits=splits)
+text = budwood.SourceSettings(path=("package://encodings/cp*.py",), splits=splits)
 measurement = budwood.MeasurementSettings(
     length=64, calibration=8, elimination=2, selection=4, choice=4, validation=8, heldout=4
 )

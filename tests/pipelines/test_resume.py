@@ -8,7 +8,12 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
+import torch
 from projects import copy_project, kedro, start_kedro
+from safetensors.torch import load_file
+
+from budwood.records.files import read_json_lines
+from budwood.records.form import read_records
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +39,7 @@ def workspace(project: Path) -> Path:
 
 def kill_when(project: Path, pattern: str, condition, *arguments: str) -> Path:
     """Start a run, kill it as soon as a file of the workspace meets a condition, and return that file."""
-    process = start_kedro(project, "run", "--env=smoke", VARIANT, *arguments)
+    process = start_kedro(project, "run", "--env=smoke", *(arguments or [VARIANT]))
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and process.poll() is None:
         for file in workspace(project).glob(pattern):
@@ -85,6 +90,27 @@ def test_a_training_killed_midway_ends_with_the_curve_of_an_uninterrupted_one(fi
     kill_when(started, "training-*/run/checkpoint-4/trainer_state.json", lambda f: f.stat().st_size > 0)
     finish(started)
     pd.testing.assert_frame_equal(results(started)["curve"], results(finished)["curve"])
+
+
+def test_an_elimination_killed_midway_continues_after_its_last_trial(finished, started):
+    """The trials before are not made again, and layers have the importance of an uninterrupted run."""
+    only = "--to-outputs=importance"
+    file = kill_when(started, "importance-*/trials.jsonl", lambda f: f.read_bytes().count(b"\n") >= 2, only)
+    made = file.read_bytes()
+    made = made[: made.rfind(b"\n") + 1]
+    (whole,) = (finished / "data/smoke/02_intermediate/workspace").glob("importance-*/trials.jsonl")
+    assert 2 <= made.count(b"\n") < whole.read_bytes().count(b"\n")
+    done = kedro(started, "run", "--env=smoke", only)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    # The lines are those of before, with the times that they took.
+    assert file.read_bytes().startswith(made)
+    kept = [[row["kept"], row["sequence_losses"]] for row in read_json_lines(file)]
+    assert kept == [[row["kept"], row["sequence_losses"]] for row in read_json_lines(whole)]
+    ours, theirs = (load_file(each / "data/smoke/04_feature/importance.safetensors") for each in (started, finished))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    costs = [read_records(each / "data/smoke/04_feature/calibration_costs.json") for each in (started, finished)]
+    assert [cost.flops for cost in costs[0]] == [cost.flops for cost in costs[1]]
 
 
 def test_other_parameters_reuse_only_what_still_matches(finished, project):

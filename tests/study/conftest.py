@@ -18,16 +18,16 @@ from budwood.models.device import Compute, choose_compute
 from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import byte_tokenizer, fetch_teacher
 from budwood.records.certificate import Probe, Proof
-from budwood.records.search import Finalist, Finalists, Winner
-from budwood.records.teacher import TeacherRecord
+from budwood.records.search import Finalist, Searched, Winner
+from budwood.records.teacher import IntakeRecord, TeacherRecord
 from budwood.records.training import MadeWith, TrainingRecord
 from budwood.search.settings import SearchSettings
-from budwood.study.evaluation import AskModel, EvaluateTeacher, ScoreProbe, ScoreRun
+from budwood.study.evaluation import AskModel, ContinuePrompts, EvaluateTeacher, ScoreProbe, ScoreRun
 from budwood.study.export import ExportSubnet
 from budwood.study.search import BriefTraining, ChooseWinner, EvolveSubnets
 from budwood.study.settings import BinSettings
 from budwood.study.stage import Stage
-from budwood.study.teacher import RankComponents
+from budwood.study.teacher import RankComponents, VerifyTeacher
 from budwood.study.text import PackText, Windows
 from budwood.study.training import CacheTeacher, Start, TrainArm
 from budwood.subnet.settings import SpaceSettings
@@ -57,6 +57,7 @@ RECORD = TrainingRecord(
     made_with=MadeWith(schedule={}, corpus="", start="", teacher=None, heldout=1, code=""),
 )
 SEARCHED = {"fitness": "perplexity", "parameter_bin": (1, 9), "num_evaluations": 3, "paper_flops": 1.0}
+INTAKE = IntakeRecord(num_tokens=1, dtype="float32", tolerance=0.1, reading_difference=0.0, cut_difference=0.0)
 FINALIST = Finalist(selection=SELECTION, description="small", num_parameters=5, selection_loss=2.0)
 PROOF = Proof(
     num_parameters=5,
@@ -132,13 +133,13 @@ def stages(materials: Materials) -> list[Stage]:
         attribution="",
         num_token_ids=257,
         architecture=teacher.architecture,
+        intake=INTAKE,
     )
     taught = ArmSettings(learning_rate=0.1, distillation=DistillationSettings(loss="sampled"))
     return [
         PackText(
             sources=[{"path": "text.txt"}],
             seed=1,
-            bos="auto",
             tokenizer="words",
             vocab_size=257,
             teacher=teacher,
@@ -162,7 +163,7 @@ def stages(materials: Materials) -> list[Stage]:
             choice=windows("choice"),
             finalists=(FINALIST,),
             training=BriefTraining(schedule=SCHEDULE, learning_rate=0.1, heldout=1, engine=Engine()),
-            searched=Finalists(**SEARCHED, candidates=(FINALIST,), costs=()),
+            searched=Searched(**SEARCHED),
             **heavy,
         ),
         ExportSubnet(
@@ -206,4 +207,6 @@ def stages(materials: Materials) -> list[Stage]:
             folder=Path("questions"),
             evaluation=EvaluationSettings(),
         ),
+        VerifyTeacher(teacher=teacher),
+        ContinuePrompts(model_name="teacher", model=teacher, tokens=tokens, compute=compute),
     ]

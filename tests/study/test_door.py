@@ -192,7 +192,9 @@ def test_the_door_does_what_the_nodes_do(tmp_path):
     ranked = study.teacher, importance, study.tokens
     history, finalists = evolve(*ranked, bin_, space, search, conditions, own)
     winner, cut = choose_winner(*ranked, finalists, space, search, conditions, own)
-    _, certificate = export_subnet(cut, winner, study.record, study.tokens, space, parameters.corpus, own)
+    _, certificate = export_subnet(
+        cut, winner, study.record, study.tokens, space, parameters.corpus, parameters.serving, own
+    )
 
     assert found.winner.model_dump(exclude={"costs"}) == winner.model_dump(exclude={"costs"})
     assert found.history["loss"].tolist() == history["loss"].tolist()

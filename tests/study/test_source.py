@@ -1,6 +1,5 @@
 """Changed code never answers from old results."""
 
-import importlib
 import os
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from projects import ROOT
+from sources import forget, write_source
 
 from budwood.study import source
 from budwood.study.source import code_hash
@@ -31,24 +31,13 @@ IMPORTED = ["first", "second", "third", "deeper.fourth", "fifth"]
 Write = Callable[[str, str], None]
 
 
-def forget() -> None:
-    """Forget what was read of files, as a new process has not read any."""
-    for each in (code_hash, source._imports, source._hash_of, source._home):
-        each.cache_clear()
-    importlib.invalidate_caches()
-
-
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
     """Yield what writes a file of a project in a new folder, long ago; the project is there."""
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def put(name: str, text: str) -> None:
-        file = tmp_path / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
-        os.utime(file, (1e9, 1e9))
-        forget()
+        write_source(tmp_path / name, text)
 
     for name, text in FILES.items():
         put(name, text)

@@ -84,7 +84,7 @@ def test_a_decay_is_the_last_share_of_the_steps():
         ({"architecture": {}}, "give exactly one of model_folder and architecture"),
         ({"branch_folder": "b"}, "branch_folder needs shape=warmup_stable_decay, got cosine"),
         ({"engine": {"sharding": True, "launcher": "x"}, "optimizer": "muon"}, "sharding=true needs optimizer=adamw"),
-        ({"initialisation": "best"}, "Input should be 'random', 'subnet' or 'checkpoint'"),
+        ({"initialisation": "best"}, "Input should be 'random' or 'checkpoint'"),
     ],
     ids=str,
 )

@@ -383,7 +383,7 @@ def test_where_nothing_compiles_that_is_said(monkeypatch, caplog):
     inductor_works.cache_clear()
     assert not inductor_works("cpu")
     inductor_works.cache_clear()
-    assert "runs uncompiled on cpu, for torch.compile fails: no compiler" in caplog.text
+    assert "runs uncompiled on cpu because torch.compile fails: no compiler" in caplog.text
 
 
 def test_hidden_distance_by_hand():

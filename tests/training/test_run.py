@@ -494,6 +494,7 @@ def test_two_processes_do_not_train_in_one_folder(make_job, whole_and_killed, tm
         while not mark.exists():
             assert first.poll() is None
             time.sleep(0.1)
+        first.send_signal(signal.SIGSTOP)
         second = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert second.returncode == 75
         assert f"training of arm child by process {first.pid} on {socket.gethostname()} since 20" in second.stderr

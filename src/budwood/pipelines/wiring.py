@@ -41,6 +41,11 @@ class Deferred:
         found: Callable[..., Any] = getattr(import_module(self.module), self.__name__)
         return found
 
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        """The function itself, by the name under which Kedro-Viz looks for source to show."""
+        return self.function
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function."""
         return self.function(*args, **kwargs, **self.arguments)

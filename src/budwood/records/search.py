@@ -48,6 +48,11 @@ class Finalists(Searched):
     candidates: tuple[Finalist, ...]
     costs: tuple[Cost, ...]
 
+    @property
+    def searched(self) -> Searched:
+        """How the search went, and nothing more."""
+        return Searched(**{name: getattr(self, name) for name in Searched.model_fields})
+
 
 class Winner(Searched):
     """The finalist that is best on text that the search has not read."""

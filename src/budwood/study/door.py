@@ -25,7 +25,7 @@ from budwood.models.device import Compute, choose_compute
 from budwood.models.settings import TeacherSettings
 from budwood.records.certificate import Certificate
 from budwood.records.names import Variant, require_names
-from budwood.records.search import Finalist, Finalists, Searched, Winner
+from budwood.records.search import Finalist, Searched, Winner
 from budwood.records.teacher import TeacherEvaluation, TeacherRecord
 from budwood.reporting.accelerator import ACCELERATORS, AcceleratorName
 from budwood.search.settings import SearchSettings
@@ -38,14 +38,14 @@ from budwood.study.search import BriefTraining, ChooseWinner, EvolveSubnets
 from budwood.study.settings import BinSettings, Conditions, MeasurementSettings, ProtocolSettings
 from budwood.study.space import require_members
 from budwood.study.stage import Track, Workspace, no_tracking
-from budwood.study.teacher import RankComponents, fetch_source, importance_of, teacher_record
+from budwood.study.teacher import RankComponents, Ranked, fetch_source, importance_of, teacher_record
 from budwood.study.text import PackText, Windows, require_measured
 from budwood.study.training import CacheTeacher, Start, TrainArm, Trained
 from budwood.subnet.compensate import cut_out
 from budwood.subnet.extract import own_weights
 from budwood.subnet.importance import Importance
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
-from budwood.subnet.settings import Compensation, SpaceSettings
+from budwood.subnet.settings import Compensation, Ordering, SpaceSettings
 from budwood.training.cache import TeacherCache
 from budwood.training.settings import Arms, ArmSettings, DistillationSettings, Engine, Schedule
 
@@ -100,13 +100,18 @@ class Study:
         return choose_compute(self.measurement.device, self.measurement.precision)
 
     @cached_property
-    def importance(self) -> Importance:
-        """The importance of every component of the teacher on calibration text, layers left out one by one."""
-        return Importance.from_tensors(self._ranked(self.measurement.elimination))
+    def ranked(self) -> Ranked:
+        """What one pass over calibration text and leaving layers out one by one found, and what it cost."""
+        return self._rank(self.measurement.elimination)
 
-    def ordered(self, space: SpaceSettings = SPACE) -> OrderedTeacher:
+    @property
+    def importance(self) -> Importance:
+        """The importance of every component of the teacher; `eliminated` are its layers, the first to go first."""
+        return Importance.from_tensors(self.ranked.importance)
+
+    def ordered(self, ordering: Ordering = SPACE) -> OrderedTeacher:
         """Return the teacher with its best components first, its weights on disk."""
-        return open_ordered(self.teacher.folder, space, importance_of(self._needed(space)))
+        return open_ordered(self.teacher.folder, ordering, importance_of(self._needed(ordering)))
 
     def select(
         self,
@@ -315,7 +320,7 @@ class Study:
         )
         return plan(planned, ACCELERATORS[accelerator], _MFU)
 
-    def _ranked(self, elimination: int) -> dict[str, Tensor]:
+    def _rank(self, elimination: int) -> Ranked:
         stage = RankComponents(
             teacher=self.teacher,
             calibration=self._windows("calibration"),
@@ -323,12 +328,14 @@ class Study:
             compute=self.compute,
             batch_size=self.measurement.batch_size,
         )
-        return self.workspace.finish(stage).importance
+        return self.workspace.finish(stage)
 
-    def _needed(self, space: SpaceSettings, search: SearchSettings | None = None) -> dict[str, Tensor]:
-        """Return what a space, or a search in it, needs of the importance; nothing is measured for none of it."""
-        if space.needs_statistics or (search is not None and search.needs_statistics):
-            return self._ranked(self.measurement.elimination if space.needs_elimination else 0)
+    def _needed(self, ordering: Ordering, search: SearchSettings | None = None) -> dict[str, Tensor]:
+        """Return what an order, or a search, needs of the importance; nothing is measured for none of it."""
+        if ordering.needs_elimination:
+            return self.ranked.importance
+        if ordering.needs_statistics or (search is not None and search.needs_statistics):
+            return self._rank(0).importance
         return {}
 
     def _windows(self, split: str) -> Windows:
@@ -370,12 +377,12 @@ class Study:
         found = replace(self.workspace, track=tracked).finish(stage)
         finalists = found.finalists.candidates[: settings.num_finalists]
         training = BriefTraining.of(settings.finalist_tokens, self._conditions(schedule))
-        return replace(self._export(finalists, found.finalists, space, training), history=found.history)
+        return replace(self._export(finalists, found.finalists.searched, space, training), history=found.history)
 
     def _export(
         self,
         finalists: tuple[Finalist, ...],
-        searched: Searched | Finalists,
+        searched: Searched,
         space: SpaceSettings,
         training: BriefTraining | None,
     ) -> Subnet:

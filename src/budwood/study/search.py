@@ -185,7 +185,8 @@ class ChooseWinner(Stage[Chosen]):
     training: BriefTraining | None
     compute: Compute
     batch_size: int
-    searched: Searched = field(metadata=NOT_DECIDING)
+    searched: Searched
+    """The winner carries its facts."""
 
     def run(self, work: Work) -> Chosen:
         """Look at the finalists one by one; a killed run continues with the first that it has not finished."""
@@ -244,9 +245,8 @@ class ChooseWinner(Stage[Chosen]):
         ]
         best = judged[found.winner]
         alone = found.runner_up is None
-        shared = {name: getattr(self.searched, name) for name in Searched.model_fields}
         return Winner(
-            **shared,
+            **dict(self.searched),
             **best.model_dump(include={"description", "num_parameters", "selection_loss", "choice_loss"}),
             selection=best.selection,
             kept_channels=tuple(ordered.channels[channel] for channel in best.selection.hidden),

@@ -64,7 +64,6 @@ class PackText(Stage[Packed]):
 
     sources: Sequence[Mapping[str, Any]]
     seed: int
-    bos: str
     tokenizer: str
     """Its fingerprint."""
     vocab_size: int
@@ -79,7 +78,6 @@ class PackText(Stage[Packed]):
         return cls(
             sources=describe_sources(corpus),
             seed=corpus.seed,
-            bos=corpus.bos,
             tokenizer=fingerprint_tokenizer(teacher.load_tokenizer()),
             vocab_size=teacher.architecture.vocab_size,
             teacher=teacher,

@@ -68,6 +68,16 @@ class Ordering(Strict):
     singular_values: bool = True
     """Whether values are turned into their singular basis, except under `ordering: native`."""
 
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether the order of components, or the gain of cut norms, follows from activations on calibration text."""
+        return self.ordering == "activation"
+
+    @property
+    def needs_elimination(self) -> bool:
+        """Whether layers are ranked by leaving them out one by one."""
+        return self.ordering == "activation" and self.layer_score == "elimination"
+
 
 class SpaceSettings(Ordering):
     """A search space and the way its members are cut."""
@@ -90,16 +100,6 @@ class SpaceSettings(Ordering):
         if self.native_only and self.layerwise:
             raise ValueError("native_only needs layerwise: false, stock classes give all layers the same sizes")
         return self
-
-    @property
-    def needs_statistics(self) -> bool:
-        """Whether the order of components, or the gain of cut norms, follows from activations on calibration text."""
-        return self.ordering == "activation"
-
-    @property
-    def needs_elimination(self) -> bool:
-        """Whether layers are ranked by leaving them out one by one."""
-        return self.ordering == "activation" and self.layer_score == "elimination"
 
     def require_scored_by(self, fitness: str) -> None:
         """Check that a search by a fitness can score what a member keeps.

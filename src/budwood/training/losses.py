@@ -53,7 +53,7 @@ class SparseTarget:
     negative_entropy: Tensor
     """[N] what makes the cross-entropy with the entries a divergence: it moves the value, not the gradient."""
     rest: Tensor | None = None
-    """[N] probability of all other tokens together; without it the student's other tokens are not looked at."""
+    """[N] probability of all other tokens together; without it the student's other tokens do not count."""
     num_ids: int | None = None
     """Tokens that student and teacher share, the first of both; all where it is empty."""
 
@@ -84,10 +84,10 @@ def chunked_loss(
     Args:
         student: of N tokens; its states and head get gradients.
         labels: [N] ids of the next tokens.
-        target: what the teacher says of the N tokens; it gets no gradient. Of fewer tokens than the student's, it is
-            compared with the student's distribution over those alone.
+        target: the teacher's distributions of the N tokens; it gets no gradient. With fewer ids than the student's,
+            it is compared with the student's distribution over those ids.
         weights: alpha, beta, the temperature, and the divergence from a dense target.
-        compiled: whether torch.compile makes the step of a chunk (see `inductor_works`): half the time and memory.
+        compiled: whether the step of a chunk is compiled (see `inductor_works`): half the time and memory.
     """
     teacher_cap = target.cap if isinstance(target, Logits) else None
     formula = _Formula(weights, student.cap, teacher_cap, None if target is None else target.num_ids)
@@ -261,8 +261,8 @@ def sparse_divergence(
     With weights w on the ids and q = softmax(u) over the whole vocabulary the value is `sum w log w - sum w log q` and
     the gradient q - w, as the weights sum to one. With the rest r of the teacher's mass, and q_r of the student's on
     all tokens that are not among the ids, it is the divergence of K + 1 events: the value gains `r log r - r log q_r`,
-    and the gradient of a token outside is q (1 - r / q_r). Where weights come from is told by `sparse_target` in
-    `budwood.training.teacher`.
+    and the gradient of a token outside is q (1 - r / q_r). `sparse_target` in `budwood.training.teacher` makes
+    the weights.
 
     Args:
         log_student: [C, V] log-probabilities.
@@ -305,13 +305,15 @@ def _compiled_step() -> Callable[..., tuple[Tensor, Tensor]]:
 
 @cache
 def inductor_works(device: str) -> bool:
-    """Return whether torch.compile makes code that runs on a kind of device; what keeps it from it is logged.
+    """Return whether torch.compile works on a kind of device; the reason why not is logged.
 
     On a CPU it needs a C++ compiler and Python's headers, on an accelerator Triton. The trial takes seconds, once.
     """
     try:
         torch.compile(torch.sin)(torch.zeros(2, device=device))
-    except Exception as error:  # noqa: BLE001 - every backend fails in its own way, and all of them mean no
-        logger.warning("The loss runs uncompiled on %s, for torch.compile fails: %s", device, str(error).split("\n")[0])
+    except Exception as error:  # noqa: BLE001 - every backend raises errors of its own
+        logger.warning(
+            "The loss runs uncompiled on %s because torch.compile fails: %s", device, str(error).split("\n")[0]
+        )
         return False
     return True

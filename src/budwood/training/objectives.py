@@ -1,4 +1,4 @@
-"""What a training run minimises; pretraining and distillation differ in this value alone.
+"""What a training run minimises; pretraining and distillation differ only in this value.
 
 Shape legend: B sequences of a batch, T predicted tokens, E student width, V vocabulary.
 """
@@ -20,7 +20,7 @@ from budwood.training.teacher import SharedStates, Teacher, layer_inputs, open_t
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What a student and its teacher read."""
+    """Input of a student and its teacher."""
 
     input_ids: Tensor
     """[B, T]."""
@@ -29,7 +29,7 @@ class Batch:
     starts: Tensor | None = None
     """[B] where the sequences begin in the token file."""
     progress: Tensor | None = None
-    """[B] share of the run that lies before a sequence."""
+    """[B] share of the run before a sequence."""
 
 
 class Objective(Protocol):
@@ -50,7 +50,7 @@ class NextToken:
     """Cross-entropy with the text."""
 
     compiled: bool = False
-    """Whether torch.compile makes the loss."""
+    """Whether the loss is compiled."""
 
     def __call__(self, model: PreTrainedModel, batch: Batch) -> Tensor:
         """Return the summed cross-entropy."""
@@ -74,7 +74,7 @@ class HiddenStates:
         Args:
             student: [B, T, E] for every layer of the student.
             teacher: [B, T, F] for every layer of the teacher.
-            progress: [B] share of the run that is over.
+            progress: [B] share of the run before a sequence.
         """
         channels = torch.tensor(self.shared.channels, device=teacher[0].device)
         distances = [
@@ -93,11 +93,11 @@ class Distillation:
     """With the student's tokenizer."""
     weights: DistillationWeights
     compiled: bool = False
-    """Whether torch.compile makes the loss."""
+    """Whether the loss is compiled."""
     states: HiddenStates | None = None
 
     def __call__(self, model: PreTrainedModel, batch: Batch) -> Tensor:
-        """Return the summed loss; the teacher's hidden states or a few entries, not its logits, live through it."""
+        """Return the summed loss; the teacher's hidden states or a few entries stay in memory, never all its logits."""
         starts = torch.zeros(len(batch.input_ids), dtype=torch.long) if batch.starts is None else batch.starts
         target, teacher_states = self.teacher(batch.input_ids, starts)
         output = model.base_model(
@@ -106,7 +106,7 @@ class Distillation:
         student = logits_of(model, output.last_hidden_state)
         loss = chunked_loss(student, batch.labels.flatten(), target, self.weights, compiled=self.compiled)
         if self.states is not None:
-            assert batch.progress is not None, "an annealed loss needs to know how far the run is"
+            assert batch.progress is not None, "an annealed loss depends on the progress of the run"
             loss = loss + self.states(layer_inputs(output), teacher_states, batch.progress)
         return loss
 
@@ -115,7 +115,7 @@ def objective_of(job: TrainingJob, compute: Compute) -> NextToken | Distillation
     """Return what a job minimises.
 
     Args:
-        job: passed by `budwood.training.teacher.check_teacher` where it has a teacher.
+        job: where it has a teacher, `budwood.training.teacher.check_teacher` has passed it.
         compute: device and precision of the student.
     """
     settings, compiled = job.distillation, compiles_loss(job.engine, compute)
@@ -133,7 +133,7 @@ def objective_of(job: TrainingJob, compute: Compute) -> NextToken | Distillation
 
 
 def compiles_loss(engine: Engine, compute: Compute) -> bool:
-    """Return whether the loss is compiled; `auto` tries whether that works here, and logs where it does not."""
+    """Return whether the loss is compiled; `auto` tries whether that works here, and logs why not."""
     if engine.compile_loss == "auto":
         return inductor_works(compute.device.type)
     return engine.compile_loss == "on"

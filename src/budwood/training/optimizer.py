@@ -1,4 +1,4 @@
-"""Optimisers that transformers' Trainer does not make by itself."""
+"""Optimisers that the Trainer of transformers does not have."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -34,7 +34,7 @@ class MuonWithAdamW(Optimizer):
         return {"muon": self.parts[0].state_dict(), "adamw": self.parts[1].state_dict()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restore the state of both, which makes groups anew."""
+        """Restore the state of both, which replaces their groups."""
         for part, name in zip(self.parts, ("muon", "adamw"), strict=True):
             part.load_state_dict(state_dict[name])
         self.param_groups = self._groups()
@@ -55,7 +55,7 @@ def muon_with_adamw(
 
     Args:
         model: what is trained.
-        decayed: parameters that AdamW decays, of those it gets.
+        decayed: parameters that AdamW decays, among its own.
         learning_rate: peak.
         betas: of AdamW.
         decay: weight decay.

@@ -1,4 +1,4 @@
-"""How fast devices are at most; imports no torch."""
+"""Peak speeds of devices; imports no torch."""
 
 PEAK_FLOPS = {
     "A10G": 70e12,
@@ -19,7 +19,7 @@ PEAK_FLOPS = {
     "RTX 3090": 71e12,
     "RTX 4090": 165e12,
 }
-"""Dense bfloat16 FLOPs per second by the name that a device gives of itself (data sheets, without sparsity)."""
+"""Dense bfloat16 FLOPs per second by the device's name (data sheets, without sparsity)."""
 
 
 def peak_flops(device_name: str) -> float | None:

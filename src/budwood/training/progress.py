@@ -1,4 +1,4 @@
-"""How fast a run is, and how long it will take."""
+"""The speed of a run, and its remaining time."""
 
 import time
 from dataclasses import dataclass, field
@@ -12,11 +12,11 @@ from budwood.training.peaks import peak_flops
 
 @dataclass(slots=True)
 class Meter:
-    """Measures the training steps alone: no evaluation, no checkpoint."""
+    """Measures the time of training steps, without evaluations and checkpoints."""
 
     tokens_per_step: int
     flops_per_token: float
-    """Of all that a step runs, attention as far as the causal mask lets it."""
+    """Of a step, with only the attention that the causal mask leaves."""
     peak: float | None
     """FLOPs per second of all devices together."""
     seconds: float = 0.0

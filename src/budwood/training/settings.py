@@ -61,7 +61,7 @@ class Schedule(Strict):
     """How many tokens are trained, in which portions, and how learning proceeds (paper, tables 3 to 8)."""
 
     preset: Annotated[str | None, HOW] = None
-    """Name of `PRESETS` whose values hold wherever none is given."""
+    """Name of `PRESETS`, which gives every value that is not set here."""
     tokens: int = Field(gt=0)
     """Tokens predicted in the whole run; rounded up to whole optimiser steps."""
     sequence_length: int = Field(gt=0)
@@ -71,7 +71,7 @@ class Schedule(Strict):
     micro_batch: Annotated[int, HOW] = Field(gt=0)
     """Sequences that fit through the model of one device at once; divides the global batch."""
     peak_learning_rate: float | None = Field(default=None, gt=0)
-    """Of every arm that names none of its own."""
+    """Of every arm without one of its own."""
     shape: Shape = "cosine"
     """`warmup_stable_decay` keeps the peak until the decay begins, so that a longer run can continue a shorter one."""
     warmup_steps: int = Field(default=0, ge=0)
@@ -189,9 +189,9 @@ class DistillationSettings(Strict):
     temperature: float = Field(default=1.0, gt=0)
     """Divides the logits of both."""
     loss: DistillationLoss = "full"
-    """What the student sees of the teacher's distribution, see `budwood.training.teacher`: all of it (`full`), its top
-    `top_k` entries and one bucket for all others (`topk_tail`), tokens drawn from it (`sampled`), or its top `top_k`
-    renormalised (`topk_renorm`: the paper's way; biased)."""
+    """Which part of the teacher's distribution the student learns, see `budwood.training.teacher`: all (`full`), its
+    `top_k` most likely entries and one bucket for all others (`topk_tail`), tokens drawn from it (`sampled`), or the
+    first `top_k` renormalised (`topk_renorm`: the paper's way; biased)."""
     divergence: Divergence = "forward"
     """`reverse` and `jensen_shannon` need every entry of both sides: `loss: full`."""
     top_k: int = Field(default=1024, ge=1)
@@ -205,7 +205,7 @@ class DistillationSettings(Strict):
     hidden_share: float = Field(default=0.3, gt=0, le=1)
     """Share of training in which that weight falls to zero."""
     teacher: Literal["live", "cached"] = "live"
-    """`cached`: read what a teacher has said once, for all students that read the same sequences."""
+    """`cached` runs the teacher once for all students that read the same sequences."""
     teacher_device: str = "same"
     """`same` as the student's, or a device of the teacher's own, such as `cuda:1`."""
     compile_teacher: bool = False
@@ -230,19 +230,19 @@ class DistillationSettings(Strict):
 
 
 class Engine(Strict):
-    """How training runs; nothing here changes what is learned beyond rounding."""
+    """How training runs; nothing here changes the result beyond rounding."""
 
     launcher: str | None = None
     """Command that starts one process for every device, such as `torchrun --standalone --nproc-per-node auto
     --max-restarts 3`; null trains in this process, on one device. Variables of the environment are expanded."""
     sharding: bool = False
-    """Share weights, gradients and optimiser state out among the devices (FSDP2); otherwise each has them all (DDP)."""
+    """Shard weights, gradients and optimiser state among the devices (FSDP2); otherwise each has them all (DDP)."""
     compile: bool = False
     """Compile every decoder layer; costs a minute and pays in long runs."""
     compile_loss: Literal["auto", "on", "off"] = "auto"
-    """Whether torch.compile makes the loss: `auto` where it works here, and says so where it does not."""
+    """Whether the loss is compiled; `auto` does so where that works, and logs why where it does not."""
     activation_checkpointing: bool = False
-    """Compute activations anew in the backward pass: a third more work, room for larger micro-batches."""
+    """Compute activations again in the backward pass: a third more work, room for larger micro-batches."""
     kept_checkpoints: int = Field(default=2, ge=1)
     """Newest checkpoints that stay on disk while a run lasts."""
     report_to: Annotated[tuple[Tracker, ...], HOW] = ()
@@ -256,7 +256,7 @@ class Engine(Strict):
             if find_spec(tracker) is None:
                 raise ValueError(f"report_to: {tracker} is not installed; pip install {tracker}")
         if "tensorboard" in trackers and not os.environ.get("TENSORBOARD_LOGGING_DIR"):
-            # The Trainer's own choice lies among the checkpoints, which are removed at the end.
+            # The Trainer's default is a folder among the checkpoints, which are removed at the end.
             raise ValueError("report_to: tensorboard needs TENSORBOARD_LOGGING_DIR, the folder that it reads")
         return trackers
 
@@ -297,7 +297,7 @@ class Arms(Strict):
     random_init: ArmSettings
     """The sub-network's architecture from its family's own initialisation: the baseline."""
     subnet_init: ArmSettings
-    """The sub-network with the weights it was cut with."""
+    """The sub-network with the weights that it was cut with."""
     distilled: ArmSettings
     """The sub-network with its weights, under the teacher."""
     reference_init: ArmSettings

@@ -24,7 +24,7 @@ class Student(nn.Module):
         self.config = model.config
         self._objective = (objective,)
         tied = model._tied_weights_keys or {} if model.config.tie_word_embeddings else {}  # noqa: SLF001
-        # The Trainer's name for what checkpoints leave out; it asks for it when it resumes.
+        # The Trainer reads this when it resumes: names that checkpoints leave out.
         self._keys_to_ignore_on_save = [f"model.{name}" for name in tied]
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
@@ -61,7 +61,7 @@ class Student(nn.Module):
             input_ids: [B, T].
             shift_labels: [B, T] next tokens; this name makes the Trainer count all of them.
             starts: [B] where the sequences begin in the token file.
-            progress: [B] share of the run that lies before a sequence.
+            progress: [B] share of the run before a sequence.
             num_items_in_batch: tokens of the whole optimiser step, over all its micro-batches.
         """
         (objective,) = self._objective

@@ -1,10 +1,9 @@
-"""What a teacher says of a batch: from its forward pass, or read from a cache of an earlier one.
+"""A teacher's distributions for a batch: from its forward pass, or read from a cache.
 
 Shape legend: B sequences, T tokens of a sequence, C tokens of a chunk, N = B T, F teacher width, V vocabulary,
 k entries of the top, S draws.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from budwood.models.device import Compute, choose_compute
 from budwood.models.export import CERTIFICATE
 from budwood.models.losses import cap_of, softcap
 from budwood.models.teacher import fingerprint
+from budwood.models.weights import read_json
 from budwood.training import losses
 from budwood.training.cache import TeacherCache
 from budwood.training.job import TrainingJob
@@ -35,10 +35,10 @@ Entries = Mapping[str, Tensor]
 
 
 class Teacher(Protocol):
-    """Tells what the next token may be."""
+    """Gives distributions of the next token."""
 
     def __call__(self, input_ids: Tensor, starts: Tensor) -> tuple[Target, tuple[Tensor, ...]]:
-        """Return the target of a batch, and the inputs of all layers where they are asked for.
+        """Return the target of a batch, and the inputs of all layers where the loss needs them.
 
         Args:
             input_ids: [B, T].
@@ -60,7 +60,7 @@ class LiveTeacher:
 
     def __call__(self, input_ids: Tensor, starts: Tensor) -> tuple[Target, tuple[Tensor, ...]]:
         """Run the model: hidden states or a few entries cross to the student's device, never logits."""
-        # Its weights have the precision it runs in, inside the student's autocast and when a cache is written.
+        # Its weights have the precision that it runs in, also inside the student's autocast.
         with torch.autocast(self.model.device.type, enabled=False):
             hidden, states = self._run(input_ids, want_states=self.settings.hidden_weight > 0)
             entries = {} if self.settings.loss == "full" else self._entries(hidden, starts)
@@ -108,7 +108,7 @@ class LiveTeacher:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CachedTeacher:
-    """What a teacher has said once."""
+    """A teacher whose entries were cached."""
 
     cache: TeacherCache
     settings: DistillationSettings
@@ -125,7 +125,7 @@ def _join(parts: list[Entries]) -> Entries:
 
 
 def layer_inputs(output: Any) -> tuple[Tensor, ...]:
-    """Return [B, T, F] what every layer of a model was given, from an output with hidden states.
+    """Return [B, T, F] the inputs of all layers of a model, from an output with hidden states.
 
     Inputs, and not outputs: the last entry of Hugging Face's hidden states is normalised.
     """
@@ -165,7 +165,7 @@ def draw(log_probs: Tensor, num_samples: int, generator: torch.Generator) -> Ent
 
 
 def sparse_target(entries: Entries, settings: DistillationSettings, num_ids: int | None = None) -> SparseTarget:
-    """Return the target that a loss makes of some entries p of the teacher's distribution.
+    """Return the target of a loss, from some entries p of the teacher's distribution.
 
     * `topk_tail`: weights p on the top k, and the rest r = 1 - sum p as one more event. The divergence of k + 1 events
       is a lower bound of the whole one and its minimum has the teacher's probabilities on the top (the bucket for
@@ -192,7 +192,7 @@ def sparse_target(entries: Entries, settings: DistillationSettings, num_ids: int
         log_probs = log_probs - mass[:, None]
         probs = log_probs.exp()
         return SparseTarget(ids, probs, (probs * log_probs).sum(-1), num_ids=num_ids)
-    # One again, whatever a cache has rounded.
+    # Normalised again, after the rounding of a cache.
     total = torch.logaddexp(mass, log_rest)
     log_probs, log_rest = log_probs - total[:, None], log_rest - total
     probs, rest = log_probs.exp(), log_rest.exp()
@@ -267,7 +267,7 @@ def num_rows(folder: Path) -> int:
 
 
 def check_vocabulary(student_folder: Path, teacher_folder: Path) -> None:
-    """Check that a teacher's distribution means the same tokens to its student; how both are padded does not matter.
+    """Check that a teacher's ids mean the same tokens to its student; the padding of either does not matter.
 
     Raises:
         ValueError: the tokenizers map tokens to other ids.
@@ -312,23 +312,23 @@ class SharedStates:
 
 
 def shared_states(job: TrainingJob) -> SharedStates:
-    """Return what the certificate of a sub-network says it shares with its teacher.
+    """Return what a sub-network shares with its teacher, according to its certificate.
 
     Raises:
-        ValueError: the student has random weights, says nothing of its channels, or was cut from another teacher.
+        ValueError: the student has random weights or no undamaged certificate, or was cut from another teacher.
     """
-    told = "hidden_weight needs a student that shares channels with its teacher"
+    reason = "hidden_weight needs a student that shares channels with its teacher"
     if job.initialisation == "random":
-        raise ValueError(f"{told}: arm {job.arm} has initialisation='random'")
+        raise ValueError(f"{reason}: arm {job.arm} has initialisation='random'")
     assert job.model_folder is not None, "only random weights need no folder"
     file = job.model_folder / CERTIFICATE
-    record = json.loads(file.read_text()) if file.is_file() else {}
+    record = read_json(file) if file.is_file() else {}
     if "kept_channels" not in record:
-        raise ValueError(f"{told}: {job.model_folder} has no {CERTIFICATE} that names them; export it anew")
+        raise ValueError(f"{reason}: {job.model_folder} has no {CERTIFICATE} that names them; export it anew")
     own = fingerprint(job.teacher_folder)
     if record["teacher_fingerprint"] != own:
         raise ValueError(
-            f"{told}: {job.model_folder} was cut from teacher {record['teacher_fingerprint']}, "
+            f"{reason}: {job.model_folder} was cut from teacher {record['teacher_fingerprint']}, "
             f"and {job.teacher_folder} is {own}"
         )
     return SharedStates(channels=tuple(record["kept_channels"]), layers=tuple(record["kept_layers"]))
@@ -337,7 +337,7 @@ def shared_states(job: TrainingJob) -> SharedStates:
 def cache_facts(
     teacher_folder: Path, corpus: PackedCorpus, length: int, settings: DistillationSettings
 ) -> dict[str, Any]:
-    """Return all that decides what a cache says; equal facts mean an equal teacher on equal text.
+    """Return everything that decides the content of a cache: the teacher, the text and the entries.
 
     Args:
         teacher_folder: the teacher's checkpoint.
@@ -356,7 +356,7 @@ def cache_facts(
 
 
 def cache_shape(settings: DistillationSettings, length: int, vocab_size: int) -> dict[str, Any]:
-    """Return the facts of a cache that its size on disk follows from."""
+    """Return the facts of a cache that decide its size on disk."""
     sampled = settings.loss == "sampled"
     return {
         "sequence_length": length,
@@ -391,7 +391,7 @@ def check_teacher(job: TrainingJob, corpus: PackedCorpus, starts: NDArray[np.int
         if teacher_rows > rows:
             raise ValueError(
                 f"arm {job.arm} has teacher='cached' and vocab_size={rows}, {job.teacher_folder} has {teacher_rows}: "
-                "a cache says nothing of fewer tokens than its teacher's; use teacher='live'"
+                "a cache has entries of all of its teacher's tokens; use teacher='live'"
             )
         cache = open_cache(job)
         length = job.schedule.sequence_length

@@ -65,7 +65,7 @@ def choose_winner(
         training=BriefTraining.of(search.finalist_tokens, conditions),
         compute=choose_compute(measurement.device, measurement.precision),
         batch_size=measurement.batch_size,
-        searched=finalists,
+        searched=finalists.searched,
     )
     chosen = open_workspace(workspace).finish(stage)
     return chosen.winner, chosen.cut

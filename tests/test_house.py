@@ -1,0 +1,67 @@
+"""Rules of the house that no linter knows."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from projects import ROOT
+
+SOURCE = ROOT / "src" / "budwood"
+LONGEST, MOST_PARAMETERS = 60, 8
+UNTYPED = re.compile(r"\b[dD]ict\[str, Any\]|\bMapping\[str, Any\]")
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def functions(file: Path) -> Iterator[Function]:
+    """Yield all functions of a file, at whatever depth."""
+    yield from (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, Function))
+
+
+def parameters(function: Function) -> list[ast.arg]:
+    """Return what a caller gives."""
+    given = function.args
+    named = [*given.posonlyargs, *given.args, *given.kwonlyargs, *filter(None, [given.vararg, given.kwarg])]
+    return [each for each in named if each.arg not in {"self", "cls"}]
+
+
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def test_functions_are_short_and_take_few_parameters():
+    assert len(FILES) > 150
+    broken = []
+    for file in FILES:
+        for function in functions(file):
+            length = (function.end_lineno or 0) - function.lineno + 1
+            count = len(parameters(function))
+            if length > LONGEST or count > MOST_PARAMETERS:
+                place = file.relative_to(ROOT)
+                broken.append(f"{place}:{function.lineno} {function.name}: {length} lines, {count} parameters")
+    assert broken == []
+
+
+@pytest.mark.parametrize("file", sorted(SOURCE.glob("pipelines/*/nodes.py")), ids=lambda file: file.parent.name)
+def test_nodes_pass_typed_values(file: Path):
+    for function in functions(file):
+        if not function.name.startswith("_"):
+            written = [ast.unparse(each.annotation) for each in parameters(function) if each.annotation]
+            written.append(ast.unparse(function.returns) if function.returns else "")
+            assert not [text for text in written if UNTYPED.search(text)], function.name
+
+
+def test_stages_take_and_give_typed_values():
+    seen = 0
+    for file in sorted((SOURCE / "study").glob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ClassDef) and any("Stage[" in ast.unparse(base) for base in node.bases):
+                seen += 1
+                fields = [part for part in node.body if isinstance(part, ast.AnnAssign)]
+                untyped = [ast.unparse(part) for part in fields if UNTYPED.search(ast.unparse(part.annotation))]
+                # What the world outside describes: sources as the corpus settings give them.
+                assert node.name == "PackText" or untyped == [], node.name
+                runs = [part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == "run"]
+                assert not [run for run in runs if UNTYPED.search(ast.unparse(run.args) + ast.unparse(run.returns))]
+    assert seen >= 11
