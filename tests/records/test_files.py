@@ -103,6 +103,13 @@ def test_links_inside_a_folder_and_folders_behind_links_are_allowed(tmp_path):
     check_links(tmp_path / "alias")
 
 
+def test_links_into_homes_that_are_named_and_hidden_ones_are_allowed(tmp_path):
+    (tmp_path / "folder" / ".cache").mkdir(parents=True)
+    (tmp_path / "folder" / ".cache" / "a").symlink_to("/etc/hostname")
+    (tmp_path / "folder" / "b").symlink_to(tmp_path / "store" / "b")
+    check_links(tmp_path / "folder", [tmp_path / "store"])
+
+
 @pytest.mark.parametrize("place", ["../outside", "/etc/hostname", "../blobs/x"])
 def test_links_that_lead_out_are_refused(tmp_path, place):
     (tmp_path / "folder").mkdir()

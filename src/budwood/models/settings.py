@@ -90,8 +90,8 @@ class TeacherSettings(Strict):
     """Where the pretrained model comes from: exactly one of `model` and `random`."""
 
     model: str | None = None
-    """A hub id, a checkpoint folder, a GGUF file, or `package://<import name>/<file>` inside an installed package. A
-    relative path begins at the root of the project."""
+    """A hub id, a checkpoint folder, a GGUF file (of Llama, Mistral, Qwen2, Qwen3 or Gemma 2), or `package://<import
+    name>/<file>` inside an installed package. A relative path begins at the root of the project."""
     revision: str | None = None
     """Commit, tag or branch of a hub id."""
     random: dict[str, bool | int | float | str] | None = None
