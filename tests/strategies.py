@@ -13,7 +13,7 @@ from budwood.arch.count import num_parameters
 from budwood.arch.family import FAMILIES, family_of
 from budwood.arch.sampling import sample_any
 from budwood.arch.selection import Selection
-from budwood.arch.servable import Engine
+from budwood.arch.servable import ServingEngine
 from budwood.arch.space import Granularity, SearchSpace
 from budwood.arch.spec import Architecture, LayerSpec
 from budwood.search.settings import SearchSettings
@@ -101,7 +101,7 @@ def spaces(draw: st.DrawFn) -> SearchSpace:
 
 def _served(space: SearchSpace) -> list[SearchSpace]:
     """Return a space, and what engines leave of it."""
-    engines: tuple[tuple[Engine, ...], ...] = (("vllm",), ("llama.cpp",), ("vllm", "llama.cpp"))
+    engines: tuple[tuple[ServingEngine, ...], ...] = (("vllm",), ("llama.cpp",), ("vllm", "llama.cpp"))
     found = [space]
     for chosen in engines:
         with contextlib.suppress(ValueError):

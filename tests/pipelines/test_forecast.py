@@ -11,14 +11,14 @@ from kedro.framework.project import configure_project, settings
 from budwood.arch.count import forward_flops_per_token
 from budwood.parameters import ProjectParameters, read_parameters
 from budwood.pipelines.plan.nodes import describe_study
-from budwood.records.account import Findings
+from budwood.records.account import SearchFindings
 from budwood.records.cost import Cost
 from budwood.records.files import read_json_lines
 from budwood.records.form import read_records
 from budwood.records.teacher import TeacherRecord
 from budwood.reporting.accelerator import ACCELERATORS
 from budwood.study.costs import Extent
-from budwood.study.plan import Study, plan, search_costs
+from budwood.study.plan import PlannedStudy, plan, search_costs
 
 pytestmark = pytest.mark.slow
 
@@ -43,13 +43,13 @@ def teacher(data: Path) -> TeacherRecord:
 
 
 @pytest.fixture(scope="module")
-def findings(data: Path) -> dict[tuple[str, str], Findings]:
+def findings(data: Path) -> dict[tuple[str, str], SearchFindings]:
     found = [read_records(file) for file in data.glob("07_model_output/*/*/findings.json")]
     return {each.variant: each for each in found}
 
 
 @pytest.fixture(scope="module")
-def study(data: Path, parameters: ProjectParameters, teacher: TeacherRecord, findings) -> Study:
+def study(data: Path, parameters: ProjectParameters, teacher: TeacherRecord, findings) -> PlannedStudy:
     """Return the study with the winner of every search, and the trials of the elimination."""
     described = describe_study(parameters, CPU)
     forecasts = []
@@ -73,13 +73,13 @@ def sums(table: pd.DataFrame, stage: str) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("stage", ["calibration", "elimination", "training", "teacher", "heldout"])
-def test_a_stage_costs_what_was_planned(study: Study, spent: pd.DataFrame, stage: str) -> None:
+def test_a_stage_costs_what_was_planned(study: PlannedStudy, spent: pd.DataFrame, stage: str) -> None:
     planned, paid = sums(plan(study, CPU, 0.2), stage), sums(spent, stage)
     assert len(paid) > 0
     pd.testing.assert_frame_equal(planned, paid, check_dtype=False, rtol=1e-9)
 
 
-def test_corrections_cost_what_was_planned(study: Study, spent: pd.DataFrame) -> None:
+def test_corrections_cost_what_was_planned(study: PlannedStudy, spent: pd.DataFrame) -> None:
     """But for how dropped layers lie: the plan takes each of them for a gap of its own."""
     planned, paid = sums(plan(study, CPU, 0.2), "compensation"), sums(spent, "compensation")
     assert planned["tokens"].tolist() == paid["tokens"].tolist()
@@ -87,7 +87,7 @@ def test_corrections_cost_what_was_planned(study: Study, spent: pd.DataFrame) ->
 
 
 def test_a_search_costs_what_its_candidates_read(
-    study: Study, spent: pd.DataFrame, data: Path, teacher, findings
+    study: PlannedStudy, spent: pd.DataFrame, data: Path, teacher, findings
 ) -> None:
     """The evaluations by all candidates and the tokens that the race let them read, the choice by the finalists."""
     histories = pd.read_parquet(data / "07_model_output/histories.parquet")
@@ -111,7 +111,7 @@ def test_a_search_costs_what_its_candidates_read(
 
 
 def test_evaluation_costs_what_was_planned_beside_questions_and_proofs(
-    study: Study, spent: pd.DataFrame, data: Path, teacher: TeacherRecord, findings
+    study: PlannedStudy, spent: pd.DataFrame, data: Path, teacher: TeacherRecord, findings
 ) -> None:
     """Questions are counted by words beforehand; proofs and samples are too short to plan."""
     planned, paid = sums(plan(study, CPU, 0.2), "evaluation"), sums(spent, "evaluation")

@@ -17,7 +17,7 @@ from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import Compute, choose_compute
 from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import byte_tokenizer, fetch_teacher
-from budwood.records.certificate import Probe, Proof
+from budwood.records.certificate import LogitProbe, Proof
 from budwood.records.search import Finalist, Searched, Winner
 from budwood.records.teacher import IntakeRecord, TeacherRecord
 from budwood.records.training import MadeWith, TrainingRecord
@@ -66,7 +66,7 @@ PROOF = Proof(
     largest_logit_difference=0.0,
     tolerance=1e-4,
     probe_lengths=(4,),
-    probe=Probe(input_ids=(1,), columns=(1,), logits=((0.5,),)),
+    probe=LogitProbe(input_ids=(1,), columns=(1,), logits=((0.5,),)),
     dtypes={"float32": 5},
     native=True,
     model_class="X",

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from budwood.pipelines.evaluation.nodes import join_curves
-from budwood.records.account import Findings, Results
+from budwood.records.account import SearchFindings, TrainingFindings
 from budwood.records.cost import Cost
 from budwood.records.names import Variant
 from budwood.records.training import MadeWith, ProbeScore, Score
@@ -41,12 +41,14 @@ PLACE = Variant("half", "coarse")
 FINE = Variant("half", "fine")
 
 
-def trained(*scores: Score, at: Variant = PLACE) -> Results:
+def trained(*scores: Score, at: Variant = PLACE) -> TrainingFindings:
     """Return what was trained of a variant, and nothing else that was measured."""
-    return Results(**at._asdict(), scores=scores, downstream=(), efficiency=(), evaluation_costs=(), samples=())
+    return TrainingFindings(
+        **at._asdict(), scores=scores, downstream=(), efficiency=(), evaluation_costs=(), samples=()
+    )
 
 
-def curves_of(*results: Results) -> pd.DataFrame:
+def curves_of(*results: TrainingFindings) -> pd.DataFrame:
     """Return the curves of all runs."""
     tables = [
         join_curves(list(result.scores), *[CURVE] * len(result.scores), variant=result.variant, selects=False)
@@ -55,14 +57,16 @@ def curves_of(*results: Results) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def searched(probe: ProbeScore | None, at: Variant = PLACE, **costs: tuple[Cost, ...]) -> Findings:
+def searched(probe: ProbeScore | None, at: Variant = PLACE, **costs: tuple[Cost, ...]) -> SearchFindings:
     """Return what was found of a variant; the winner and the certificate are not looked at."""
-    winner = Findings.model_fields["winner"].annotation.model_construct(costs=costs.get("winner", ()))
-    finalists = Findings.model_fields["finalists"].annotation.model_construct(costs=costs.get("finalists", ()))
-    return Findings.model_construct(**at._asdict(), winner=winner, finalists=finalists, certificate=None, probe=probe)
+    winner = SearchFindings.model_fields["winner"].annotation.model_construct(costs=costs.get("winner", ()))
+    finalists = SearchFindings.model_fields["finalists"].annotation.model_construct(costs=costs.get("finalists", ()))
+    return SearchFindings.model_construct(
+        **at._asdict(), winner=winner, finalists=finalists, certificate=None, probe=probe
+    )
 
 
-def charged(*results: Results, probes: dict[Variant, ProbeScore] | None = None) -> list[Cost]:
+def charged(*results: TrainingFindings, probes: dict[Variant, ProbeScore] | None = None) -> list[Cost]:
     """Return the ledger of some trainings."""
     findings = [searched((probes or {}).get(result.variant), result.variant) for result in results]
     return ledger([], findings, results, curves_of(*results))

@@ -19,7 +19,7 @@ from budwood.reporting.quote import disk_bytes, markdown_plan
 from budwood.search.settings import SearchSettings
 from budwood.study.costs import Extent, choice_cost, correction_cost, elimination_cost, reading_cost
 from budwood.study.forecast import Forecast, draw_members
-from budwood.study.plan import CHOSEN, PlannedAblation, Study, plan, plan_ablations, search_costs, warnings_of
+from budwood.study.plan import CHOSEN, PlannedAblation, PlannedStudy, plan, plan_ablations, search_costs, warnings_of
 from budwood.study.settings import Conditions, MeasurementSettings, ProtocolSettings
 from budwood.subnet.compensate import regression_flops
 from budwood.subnet.settings import Compensation
@@ -55,7 +55,7 @@ def conditions(**changes) -> Conditions:
     return Conditions(**groups | {"arms": arms} | changes)
 
 
-def study(**changes) -> Study:
+def study(**changes) -> PlannedStudy:
     """Return the paper's study of one bin and one space; groups of its conditions are replaced by their names."""
     own = {name: changes.pop(name) for name in [*Conditions.model_fields, "distillation"] if name in changes}
     facts = {
@@ -68,7 +68,7 @@ def study(**changes) -> Study:
         "num_sources": {"train": 1, "calibration": 0, "selection": 0, "choice": 0, "validation": 1},
         "precision": "bfloat16",
     }
-    return Study(**facts | changes)
+    return PlannedStudy(**facts | changes)
 
 
 def row(planned, stage: str, arm: str = "", bin_name: str = "small") -> dict:

@@ -5,7 +5,7 @@ from typing import Literal
 
 from budwood.arch.spec import Architecture
 
-Engine = Literal["vllm", "llama.cpp"]
+ServingEngine = Literal["vllm", "llama.cpp"]
 
 VLLM_HEAD_DIMS = (range(32, 129, 16), range(32, 257, 32))
 """Head dimensions that vLLM's CPU kernels take, up to 128 and beyond (0.32 tried with every multiple of 8; it takes 512
@@ -15,12 +15,12 @@ PAIR_FACTORS = ("llama", "mistral", "qwen2")
 LAYERWISE = ("llama", "mistral")
 """Families for which llama.cpp has a graph whose layers differ in heads, groups and neurons."""
 _ALTERNATING = ("gemma2", "smollm3")
-_FILLING: Mapping[Engine, tuple[str, ...]] = {"vllm": ("qwen2",), "llama.cpp": ("gpt_neox", "olmo2")}
+_FILLING: Mapping[ServingEngine, tuple[str, ...]] = {"vllm": ("qwen2",), "llama.cpp": ("gpt_neox", "olmo2")}
 """Families whose heads an engine takes to fill the hidden size; vLLM's Qwen 2 then computes something else without a
 word."""
 
 
-def check_servable(engines: Sequence[Engine], teacher: Architecture, *, layerwise: bool) -> None:
+def check_servable(engines: Sequence[ServingEngine], teacher: Architecture, *, layerwise: bool) -> None:
     """Check that engines can serve sub-networks of a teacher at all.
 
     Raises:
@@ -41,12 +41,12 @@ def check_servable(engines: Sequence[Engine], teacher: Architecture, *, layerwis
         raise ValueError("servable: llama.cpp needs heads of one dimension; this teacher's differ by layer")
 
 
-def heads_must_fill(engines: Sequence[Engine], family: str, *, layerwise: bool) -> bool:
+def heads_must_fill(engines: Sequence[ServingEngine], family: str, *, layerwise: bool) -> bool:
     """Whether heads must add up to the hidden size; layer-wise classes are our own, which state every size."""
     return not layerwise and any(family in _FILLING[engine] for engine in engines)
 
 
-def servable_head_dims(engines: Sequence[Engine], family: str, head_dims: range, *, layerwise: bool) -> range:
+def servable_head_dims(engines: Sequence[ServingEngine], family: str, head_dims: range, *, layerwise: bool) -> range:
     """Return those head dimensions that engines take.
 
     Args:

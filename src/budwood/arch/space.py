@@ -17,7 +17,7 @@ from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.arch.family import family_of
 from budwood.arch.selection import Selection
-from budwood.arch.servable import Engine, check_servable, heads_must_fill, servable_head_dims
+from budwood.arch.servable import ServingEngine, check_servable, heads_must_fill, servable_head_dims
 from budwood.arch.spec import Architecture, LayerSpec
 
 Granularity = Literal["coarse", "fine"]
@@ -83,7 +83,7 @@ class SearchSpace:
     """Hidden and MLP widths are multiples of this; 1 is the paper's space, 64 or 128 suit tensor cores."""
     native_only: bool = False
     """Only what stock Hugging Face classes express."""
-    servable: tuple[Engine, ...] = ()
+    servable: tuple[ServingEngine, ...] = ()
     """Only what these engines serve."""
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.arch.spec import Architecture
 from budwood.models.checkpoint import fingerprint, read_config
-from budwood.records.certificate import Certificate, Probe, Proof
+from budwood.records.certificate import Certificate, LogitProbe, Proof
 
 TOLERANCE = 1e-4
 """Largest accepted difference of float32 logits between the child in memory and the folder loaded anew."""
@@ -118,10 +118,10 @@ def max_difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
     return float(torch.stack([(a - b).abs().max() for a, b in zip(ours, theirs, strict=True)]).max())
 
 
-def _probe(ids: Tensor, logits: Tensor) -> Probe:
+def _probe(ids: Tensor, logits: Tensor) -> LogitProbe:
     columns = list(range(0, logits.shape[-1], max(1, logits.shape[-1] // _SHOWN_COLUMNS)))
     shown = logits[:_SHOWN_TOKENS, columns]
-    return Probe(
+    return LogitProbe(
         input_ids=tuple(ids[: len(shown)].tolist()), columns=tuple(columns), logits=tuple(map(tuple, shown.tolist()))
     )
 

@@ -1,6 +1,6 @@
 """All parameters of an environment: what `conf/*/parameters.yml` may hold, checked together before anything runs."""
 
-from budwood.parameters.ablations import AblationSettings, AblationTeacher, DistillationGrid, Place
+from budwood.parameters.ablations import AblationSettings, AblationTeacher, DistillationGrid, VariantName
 from budwood.parameters.plan import PlanSettings
 from budwood.parameters.project import PAPER, ProjectParameters, expand_presets, read_parameters
 
@@ -9,9 +9,9 @@ __all__ = [
     "AblationSettings",
     "AblationTeacher",
     "DistillationGrid",
-    "Place",
     "PlanSettings",
     "ProjectParameters",
+    "VariantName",
     "expand_presets",
     "read_parameters",
 ]

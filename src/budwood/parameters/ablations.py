@@ -10,7 +10,7 @@ from budwood.records.strict import Strict
 from budwood.search.fitness import check_fitness
 
 
-class Place(Strict):
+class VariantName(Strict):
     """A bin and a space of the study, whether or not its grid combines them."""
 
     bin: str
@@ -27,7 +27,7 @@ class Place(Strict):
 class AblationTeacher(Strict):
     """One of several teachers: the study's own where nothing is given, a sub-network of it, or another model."""
 
-    subnet: Place | None = None
+    subnet: VariantName | None = None
     """The sub-network that a search found in this bin and space."""
     source: TeacherSettings | None = None
     """Of the same vocabulary as the study's teacher."""
@@ -76,7 +76,7 @@ class AblationSettings(Strict):
 
     tokens: int = Field(gt=0)
     """On which everything that is compared is trained."""
-    student: Place
+    student: VariantName
     """What is trained in the ablations of distillation."""
     spaces: tuple[str, ...] = Field(min_length=1)
     """Compared in the student's bin."""
@@ -97,8 +97,8 @@ class AblationSettings(Strict):
         require_names("ablations.teachers", self.teachers)
         return self
 
-    def places(self) -> list[Place]:
+    def places(self) -> list[VariantName]:
         """Return every bin and space that is named."""
         of_teachers = [teacher.subnet for teacher in self.teachers.values() if teacher.subnet is not None]
         spaces = (*self.spaces, self.metric_space)
-        return [self.student, *of_teachers, *(Place(bin=self.student.bin, space=space) for space in spaces)]
+        return [self.student, *of_teachers, *(VariantName(bin=self.student.bin, space=space) for space in spaces)]

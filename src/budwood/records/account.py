@@ -9,7 +9,7 @@ from budwood.records.strict import Strict
 from budwood.records.training import ProbeScore, Score
 
 
-class Findings(Strict):
+class SearchFindings(Strict):
     """What the search of a variant found and cost, and its probe."""
 
     bin: str
@@ -25,7 +25,7 @@ class Findings(Strict):
         return Variant(self.bin, self.space)
 
 
-class Results(Strict):
+class TrainingFindings(Strict):
     """What was trained of a variant, and how it was measured."""
 
     bin: str

@@ -9,7 +9,7 @@ from budwood.records.serving import OpensIn
 from budwood.records.strict import Strict
 
 
-class Probe(Strict):
+class LogitProbe(Strict):
     """Logits that anybody can compute again."""
 
     input_ids: tuple[int, ...]
@@ -33,7 +33,7 @@ class Proof(Strict):
     tolerance: float
     probe_lengths: tuple[int, ...]
     """Tokens of the texts on which the two were compared."""
-    probe: Probe
+    probe: LogitProbe
     dtypes: Mapping[str, int]
     """How many parameters are stored in every precision: each keeps that of the teacher's file."""
     native: bool

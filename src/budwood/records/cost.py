@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self, get_args
 from budwood.records.names import SHARED, Variant
 from budwood.records.strict import HOW, Strict
 
-Stage = Literal[
+CostStage = Literal[
     "calibration",
     "elimination",
     "search",
@@ -18,15 +18,15 @@ Stage = Literal[
     "evaluation",
 ]
 """Stages that cost FLOPs, in the order in which they run."""
-STAGES: tuple[Stage, ...] = get_args(Stage)
-SEARCH_STAGES: tuple[Stage, ...] = ("calibration", "elimination", "search", "compensation")
+STAGES: tuple[CostStage, ...] = get_args(CostStage)
+SEARCH_STAGES: tuple[CostStage, ...] = ("calibration", "elimination", "search", "compensation")
 """What it takes to find and cut out the sub-network of one variant."""
 
 
 class Cost(Strict):
     """One cost. `bin`, `space` and `arm` are empty where they do not apply."""
 
-    stage: Stage
+    stage: CostStage
     bin: str = SHARED
     space: str = SHARED
     arm: str = SHARED
@@ -36,7 +36,7 @@ class Cost(Strict):
     """Wall-clock time; 0 where the time is part of another cost."""
 
     @classmethod
-    def of(cls, stage: Stage, tokens: float, flops_per_token: float, seconds: float = 0.0) -> Self:
+    def of(cls, stage: CostStage, tokens: float, flops_per_token: float, seconds: float = 0.0) -> Self:
         """Return the cost of reading some tokens."""
         return cls(stage=stage, tokens=round(tokens), flops=float(tokens * flops_per_token), seconds=seconds)
 

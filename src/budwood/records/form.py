@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from budwood.records.account import Findings, Results
+from budwood.records.account import SearchFindings, TrainingFindings
 from budwood.records.certificate import Certificate
 from budwood.records.cost import Cost
 from budwood.records.evaluation import Downstream, Efficiency, Sample
@@ -22,7 +22,7 @@ SCHEMA_VERSION = 1
 KINDS: dict[str, type[Strict]] = {
     kind.__name__: kind
     for kind in (
-        *(Certificate, Findings, Results),
+        *(Certificate, SearchFindings, TrainingFindings),
         *(Cost, IntakeRecord, TeacherRecord, TeacherEvaluation, Finalists, Winner),
         *(TrainingRecord, Score, ProbeScore, Downstream, Efficiency, Sample),
     )

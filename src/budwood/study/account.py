@@ -4,14 +4,17 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from budwood.records.account import Findings, Results
+from budwood.records.account import SearchFindings, TrainingFindings
 from budwood.records.cost import Cost
 from budwood.records.names import CONTINUED, REFERENCE, SHARED, Variant
 from budwood.records.training import ProbeScore, Score
 
 
 def ledger(
-    shared: Iterable[Cost], findings: Sequence[Findings], results: Sequence[Results], curves: pd.DataFrame
+    shared: Iterable[Cost],
+    findings: Sequence[SearchFindings],
+    results: Sequence[TrainingFindings],
+    curves: pd.DataFrame,
 ) -> list[Cost]:
     """Return all costs of a study.
 
@@ -38,7 +41,7 @@ def ledger(
     return entries
 
 
-def steps_taken_over(result: Results, probe: ProbeScore | None) -> int:
+def steps_taken_over(result: TrainingFindings, probe: ProbeScore | None) -> int:
     """Return how many steps of a probe the training after it did not repeat."""
     if probe is None:
         return 0
@@ -58,7 +61,9 @@ def probe_costs(probe: ProbeScore, taken_over: int) -> list[Cost]:
     return [*([own, student.share(1 - share)] if share else [student]), *others, probe.looked]
 
 
-def _of_training(result: Results, scores: Sequence[Score], curves: pd.DataFrame, taken_over: int) -> list[Cost]:
+def _of_training(
+    result: TrainingFindings, scores: Sequence[Score], curves: pd.DataFrame, taken_over: int
+) -> list[Cost]:
     measured = [*result.evaluation_costs, *(speed.cost for speed in result.efficiency)]
     entries = [cost.at(result.variant) for cost in measured]
     for answers in result.downstream:

@@ -8,7 +8,7 @@ from budwood.arch.count import forward_flops_per_token
 from budwood.arch.proportions import in_small
 from budwood.arch.spec import Architecture
 from budwood.records.certificate import Proof
-from budwood.records.cost import Cost, Stage
+from budwood.records.cost import Cost, CostStage
 from budwood.search.fitness import DIVERGENCE
 from budwood.study.settings import BinSettings
 from budwood.subnet.compensate import regression_flops
@@ -34,7 +34,7 @@ class Extent:
         return self.count * self.length
 
 
-def reading_cost(stage: Stage, model: Architecture | float, text: Extent) -> Cost:
+def reading_cost(stage: CostStage, model: Architecture | float, text: Extent) -> Cost:
     """Return what it costs a model to read a text once.
 
     Args:

@@ -32,8 +32,7 @@ from budwood.search.settings import SearchSettings
 from budwood.study.evaluation import EvaluateTeacher
 from budwood.study.export import ExportSubnet, text_sources
 from budwood.study.forecast import forecast
-from budwood.study.plan import Study as Planned
-from budwood.study.plan import plan
+from budwood.study.plan import PlannedStudy, plan
 from budwood.study.search import BriefTraining, ChooseWinner, EvolveSubnets
 from budwood.study.settings import BinSettings, Conditions, MeasurementSettings, ProtocolSettings
 from budwood.study.space import require_members
@@ -306,7 +305,7 @@ class Study:
         """
         teacher, splits = self.teacher.architecture, [source.splits for source in self.corpus.sources.values()]
         named = {name: (Variant(name, "space"), bin_) for name, bin_ in _bins(bins).items()}
-        planned = Planned(
+        planned = PlannedStudy(
             teacher=teacher,
             teacher_bytes_per_parameter=self.source.bytes_per_parameter,
             forecasts=tuple(forecast(teacher, variant, bin_, space) for variant, bin_ in named.values()),

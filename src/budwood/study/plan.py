@@ -50,7 +50,7 @@ Row = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Study:
+class PlannedStudy:
     """All that a study's cost follows from."""
 
     teacher: Architecture
@@ -126,7 +126,7 @@ class Study:
         )
 
 
-def plan(study: Study, accelerator: Accelerator, mfu: float) -> pd.DataFrame:
+def plan(study: PlannedStudy, accelerator: Accelerator, mfu: float) -> pd.DataFrame:
     """Return what every stage of a study will cost.
 
     Sub-networks that nobody knows yet are counted as the mean of members of their bin, and their memory as that of the
@@ -168,7 +168,7 @@ def flops_per_hour(accelerator: Accelerator, mfu: float) -> float:
 
 
 def warnings_of(
-    study: Study, planned: pd.DataFrame, accelerator: Accelerator, num_devices: int, free_disk_bytes: float
+    study: PlannedStudy, planned: pd.DataFrame, accelerator: Accelerator, num_devices: int, free_disk_bytes: float
 ) -> list[str]:
     """Return what will not fit, each with what can be done about it."""
     room, schedule, warnings = ROOM * accelerator.memory_bytes, study.schedule, []
@@ -197,7 +197,7 @@ def warnings_of(
     return warnings
 
 
-def search_costs(study: Study, each: Forecast) -> list[Cost]:
+def search_costs(study: PlannedStudy, each: Forecast) -> list[Cost]:
     """Return what it takes to find a sub-network, and by itself to correct the winner."""
     search, length = study.search, study.conditions.measurement.length
     selection = study.text("selection", 0 if search.fitness in FROM_SCORES else None)
@@ -232,7 +232,7 @@ def _files(count: int) -> Row:
     return {"disk_bytes": _MODEL_BYTES * count, "passing_disk_bytes": _NUM_CHECKPOINTS * _CHECKPOINT_BYTES * count}
 
 
-def _shared_rows(study: Study) -> Iterator[Row]:
+def _shared_rows(study: PlannedStudy) -> Iterator[Row]:
     """Yield what is spent once: the text, and the passes of the teacher alone."""
     teacher, schedule, measurement = study.teacher, study.schedule, study.conditions.measurement
     token_bytes = 2 if teacher.vocab_size <= _UINT16_VALUES else 4
@@ -257,7 +257,7 @@ def _shared_rows(study: Study) -> Iterator[Row]:
         yield _row(cost) | held | {"disk_bytes": schedule.num_sequences * cached}
 
 
-def _cached_bytes(study: Study) -> int:
+def _cached_bytes(study: PlannedStudy) -> int:
     """Return what a cached teacher's entries of a training sequence take, for all arms that read them."""
     settings = (getattr(study.conditions.arms, arm).distillation for arm in ARMS)
     return sum(
@@ -267,7 +267,7 @@ def _cached_bytes(study: Study) -> int:
     )
 
 
-def _search_rows(study: Study, each: Forecast) -> Iterator[Row]:
+def _search_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:
     """Yield what it takes to find and cut out a sub-network, and to probe it."""
     measurement, largest, variant = study.conditions.measurement, each.largest, each.variant
     searching, correction = search_costs(study, each)
@@ -292,7 +292,7 @@ def _search_rows(study: Study, each: Forecast) -> Iterator[Row]:
         yield _row(heldout, variant)
 
 
-def _training_rows(study: Study, each: Forecast) -> Iterator[Row]:
+def _training_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:
     """Yield what the arms of a variant cost, and what it takes to measure them."""
     probe = study.probe_schedule
     steady = probe is not None and probe.shape == "warmup_stable_decay"
@@ -304,7 +304,7 @@ def _training_rows(study: Study, each: Forecast) -> Iterator[Row]:
     yield _evaluation_row(study, each)
 
 
-def _arm_rows(study: Study, each: Forecast, arm: str, *, taught: bool, steps_done: int) -> Iterator[Row]:
+def _arm_rows(study: PlannedStudy, each: Forecast, arm: str, *, taught: bool, steps_done: int) -> Iterator[Row]:
     schedule, largest = study.schedule, each.largest
     length, done = schedule.sequence_length, steps_done * schedule.tokens_per_step
     forward, teacher = each.forward(length), float(forward_flops_per_token(study.teacher, context=length))
@@ -319,7 +319,7 @@ def _arm_rows(study: Study, each: Forecast, arm: str, *, taught: bool, steps_don
     yield _row(heldout, each.variant, arm)
 
 
-def _evaluation_row(study: Study, each: Forecast) -> Row:
+def _evaluation_row(study: PlannedStudy, each: Forecast) -> Row:
     """Return what it takes to measure arms, to ask the first of each, and to time their model and the teacher."""
     measurement, evaluation, sources = study.conditions.measurement, study.evaluation, study.num_sources["validation"]
     length, asked = measurement.length, evaluation.question_tokens(sources)
@@ -336,7 +336,7 @@ def _evaluation_row(study: Study, each: Forecast) -> Row:
     return _row(total, each.variant) | _held(study.reading_memory(each.largest), each.largest)
 
 
-def _reference_rows(study: Study, each: Forecast) -> Iterator[Row]:
+def _reference_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:
     """Yield what the reference of a bin costs; all its spaces share it."""
     reference, schedule = each.reference, study.schedule
     if reference is None:
@@ -352,7 +352,7 @@ def _reference_rows(study: Study, each: Forecast) -> Iterator[Row]:
         yield _row(heldout, variant, REFERENCE)
 
 
-def _advice(study: Study, row: Mapping[Hashable, object], room: float, num_devices: int) -> str:
+def _advice(study: PlannedStudy, row: Mapping[Hashable, object], room: float, num_devices: int) -> str:
     if row["stage"] != "training":
         return "take a device with more memory, or lower measurement.batch_size"
     (found, *_) = [
@@ -377,7 +377,7 @@ class PlannedAblation:
     name: str
     tokens: int
     """Of each training."""
-    searches: tuple[tuple[Study, Forecast], ...]
+    searches: tuple[tuple[PlannedStudy, Forecast], ...]
     """How each is searched, and what."""
     runs: tuple[tuple[Forecast, float], ...]
     """What is trained, and the FLOPs of its teacher's forward pass, per token; 0 without a teacher."""

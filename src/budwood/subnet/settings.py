@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from budwood.arch.servable import Engine
+from budwood.arch.servable import ServingEngine
 from budwood.arch.space import Granularity, SearchSpace
 from budwood.arch.spec import Architecture
 from budwood.models.settings import Rope
@@ -90,7 +90,7 @@ class SpaceSettings(Ordering):
     """Hidden and MLP widths are multiples of this."""
     native_only: bool = False
     """Only sub-networks that stock Hugging Face classes express."""
-    servable: tuple[Engine, ...] = ()
+    servable: tuple[ServingEngine, ...] = ()
     """Only sub-networks that these engines serve: `vllm`, `llama.cpp`."""
     compensation: Compensation | None = None
     """Closed-form corrections of the exported sub-network; `{}` makes all of them."""

@@ -13,7 +13,7 @@ from budwood.evaluation.settings import EvaluationSettings
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import choose_compute
 from budwood.pipelines.tracking import open_workspace, run_of, track
-from budwood.records.account import Findings, Results
+from budwood.records.account import SearchFindings, TrainingFindings
 from budwood.records.certificate import Certificate
 from budwood.records.cost import Cost
 from budwood.records.evaluation import Downstream, Efficiency, Sample
@@ -144,9 +144,9 @@ def collect_findings(
     probe: ProbeScore | None = None,
     *,
     variant: Variant,
-) -> Findings:
+) -> SearchFindings:
     """Return what the search of a variant found and cost, and its probe."""
-    return Findings(
+    return SearchFindings(
         **variant._asdict(),
         winner=winner.at(variant, finalists),
         finalists=finalists,
@@ -165,10 +165,10 @@ def collect_results(
     selection: pd.DataFrame | None = None,
     *,
     variant: Variant,
-) -> Results:
+) -> TrainingFindings:
     """Return what was trained of a variant, and how it was measured, under the space that probes chose."""
     where = chosen(variant, selection)
-    return Results(
+    return TrainingFindings(
         **where._asdict(),
         scores=tuple(score.model_copy(update=where._asdict()) for score in scores),
         downstream=tuple(answers.at(where) for answers in downstream),
@@ -212,7 +212,7 @@ def gather_curves(*curves: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(curves, ignore_index=True)
 
 
-def gather_findings(*findings: Findings) -> tuple[list[Winner], pd.DataFrame]:
+def gather_findings(*findings: SearchFindings) -> tuple[list[Winner], pd.DataFrame]:
     """Return the winners of all searches, and what their certificates say in short."""
     rows: list[dict[str, Any]] = [
         found.variant._asdict() | found.certificate.summary() for found in sorted(findings, key=lambda f: f.variant)
@@ -221,7 +221,7 @@ def gather_findings(*findings: Findings) -> tuple[list[Winner], pd.DataFrame]:
 
 
 def gather_results(
-    teacher_downstream: list[Downstream], teacher_samples: list[Sample], *results: Results
+    teacher_downstream: list[Downstream], teacher_samples: list[Sample], *results: TrainingFindings
 ) -> tuple[list[Score], list[Downstream], list[Efficiency], list[Sample]]:
     """Return the scores of all arms, what they and the teacher answer and write, and how fast models are."""
     ordered = sorted(results, key=lambda result: result.variant)
@@ -236,7 +236,7 @@ def write_ledger(
     teacher_evaluation: TeacherEvaluation,
     teacher_downstream: list[Downstream],
     curves: pd.DataFrame,
-    *parts: Findings | Results | list[Cost],
+    *parts: SearchFindings | TrainingFindings | list[Cost],
 ) -> list[Cost]:
     """Return all costs of the study.
 
@@ -249,6 +249,6 @@ def write_ledger(
     """
     asked = [task.cost for answers in teacher_downstream for task in answers.tasks]
     cached = [cost for part in parts if isinstance(part, list) for cost in part]
-    findings = [part for part in parts if isinstance(part, Findings)]
-    results = [part for part in parts if isinstance(part, Results)]
+    findings = [part for part in parts if isinstance(part, SearchFindings)]
+    results = [part for part in parts if isinstance(part, TrainingFindings)]
     return ledger([*calibration_costs, *teacher_evaluation.costs, *cached, *asked], findings, results, curves)

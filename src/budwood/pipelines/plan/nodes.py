@@ -17,7 +17,7 @@ from budwood.records.names import Variant
 from budwood.reporting.accelerator import ACCELERATORS, Accelerator
 from budwood.reporting.quote import markdown_plan
 from budwood.study.forecast import Forecast, forecast
-from budwood.study.plan import PlannedAblation, Study, plan, plan_ablations, warnings_of
+from budwood.study.plan import PlannedAblation, PlannedStudy, plan, plan_ablations, warnings_of
 from budwood.study.space import check_reference
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def plan_study(study: ProjectParameters, workspace: Path) -> tuple[pd.DataFrame,
     return planned, page
 
 
-def describe_study(parameters: ProjectParameters, accelerator: Accelerator) -> Study:
+def describe_study(parameters: ProjectParameters, accelerator: Accelerator) -> PlannedStudy:
     """Return a study as the plan counts it.
 
     Raises:
@@ -63,7 +63,7 @@ def describe_study(parameters: ProjectParameters, accelerator: Accelerator) -> S
     require_disjoint({name: bin_.parameter_bin(num_parameters(teacher)) for name, bin_ in used.items()})
     splits = [source.splits for source in parameters.corpus.sources.values()]
     reported = parameters.measurement.reported
-    return Study(
+    return PlannedStudy(
         teacher=teacher,
         teacher_bytes_per_parameter=parameters.teacher.bytes_per_parameter,
         forecasts=tuple(
@@ -80,7 +80,7 @@ def describe_study(parameters: ProjectParameters, accelerator: Accelerator) -> S
     )
 
 
-def _planned(ablation: Ablation, parameters: ProjectParameters, study: Study) -> PlannedAblation:
+def _planned(ablation: Ablation, parameters: ProjectParameters, study: PlannedStudy) -> PlannedAblation:
     """Return what an ablation searches and trains."""
     ablations = parameters.ablations
     assert ablations is not None, "only called where something is compared"
@@ -99,11 +99,11 @@ def _planned(ablation: Ablation, parameters: ProjectParameters, study: Study) ->
     return PlannedAblation(name=ablation.name, tokens=ablations.tokens, searches=tuple(searches), runs=tuple(runs))
 
 
-def _forecast(variant: Variant, parameters: ProjectParameters, study: Study) -> Forecast:
+def _forecast(variant: Variant, parameters: ProjectParameters, study: PlannedStudy) -> Forecast:
     return forecast(study.teacher, variant, parameters.bins[variant.bin], parameters.spaces[variant.space])
 
 
-def _teacher_flops(comparison: Comparison, parameters: ProjectParameters, study: Study) -> float:
+def _teacher_flops(comparison: Comparison, parameters: ProjectParameters, study: PlannedStudy) -> float:
     """Return the FLOPs of a forward pass of the teacher of a comparison, per token; 0 without one."""
     if comparison.distillation is None:
         return 0.0
