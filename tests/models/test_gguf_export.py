@@ -139,6 +139,13 @@ def test_every_member_of_a_servable_space_has_a_form(family, layerwise, tmp_path
         choose_form(save_checkpoint(child, byte_tokenizer(), tmp_path / f"child-{member}"))
 
 
+def test_heads_that_turn_nowhere_have_no_form(tmp_path):
+    """Fine cuts of partial rotary embeddings may keep no pair that turns."""
+    rope = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.1}
+    with pytest.raises(ValueError, match="no form for it: as gptneox, no dimension of its heads turns"):
+        choose_form(write_teacher("gpt_neox untied", tmp_path / "teacher", rope_parameters=rope))
+
+
 def test_windows_that_never_bind_need_not_alternate(tmp_path):
     settings = {"layer_types": ["full_attention"] * 4, "sliding_window": 64}
     assert choose_form(write_teacher("gemma2 tied", tmp_path / "teacher", **settings)) == "gemma2"

@@ -89,7 +89,7 @@ def test_a_training_that_diverges_does_not_end_the_ablation(monkeypatch, tmp_pat
 
     monkeypatch.setattr(TrainArm, "run", diverge)
     compared = Compared(name="one", subnet=teacher, teacher=teacher, arm=arm, settings={"space": "one"})
-    (row,) = train_compared("spaces", [compared], tokens, conditions, Workspace(folder=tmp_path / "work"))
+    row = train_compared("spaces-0", compared, tokens, conditions, Workspace(folder=tmp_path / "work"))
     assert (row["status"], row["losses"], row["tokens"]) == ("its training diverged", [], 0)
 
 

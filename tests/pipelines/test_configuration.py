@@ -13,7 +13,7 @@ from kedro.pipeline import Pipeline
 from projects import ROOT
 
 from budwood.corpus.documents import read_documents
-from budwood.corpus.settings import CorpusSettings
+from budwood.corpus.settings import SourceSettings
 from budwood.parameters import ProjectParameters, read_parameters
 from budwood.pipelines.ablations.pipeline import NAMES
 from budwood.pipelines.parameters import ParametersHook, typed
@@ -34,7 +34,7 @@ TEACHERS = {
     "cached": {"loss": "sampled", "teacher": "cached"},
 }
 """Settings on which the pipeline's shape depends."""
-SHAPES = (*TEACHERS, "probed", "ablated", "repeated")
+SHAPES = (*TEACHERS, "probed", "ablated", "repeated", "published")
 REFERENCE = {
     "model_type": "llama",
     "vocab_size": 128,
@@ -79,6 +79,8 @@ def choose(monkeypatch: pytest.MonkeyPatch, environment: str, shape: str) -> Non
     if shape == "repeated":
         raw["protocol"] = {"num_seeds": 2}
         raw["bins"] = {name: bin_ | {"reference": REFERENCE} for name, bin_ in raw["bins"].items()}
+    if shape == "published":
+        raw["push"] = {"repository": "somebody/{bin}-{space}"}
     if shape == "ablated":
         raw["ablations"] = ABLATIONS | {"tokens": parameters.schedule.tokens}
     monkeypatch.setattr(parameters_hook(), "parameters", read_parameters(raw))
@@ -155,8 +157,8 @@ def test_every_parameter_of_a_node_exists(environment):
                 value = value[key]
 
 
-@pytest.mark.usefixtures("environment")
-def test_no_parameter_group_is_unused():
+def test_no_parameter_group_is_unused(environment, monkeypatch):
+    choose(monkeypatch, environment, "published")
     used = {name.removeprefix("params:").split(".")[0] for name in all_pipelines().inputs() if "params:" in name}
     assert {"conditions", "study"} <= used
     # The plan reads all of them as `study`, and what nothing else reads.
@@ -173,7 +175,9 @@ def test_parameters_are_typed_and_hold_what_was_validated(environment):
     assert set(groups) == {*ProjectParameters.model_fields, "conditions", "searches", "study"}
 
 
-@pytest.mark.parametrize(("name", "needed"), [("probe", "protocol.probe_tokens"), ("ablation_logits", "ablations")])
+@pytest.mark.parametrize(
+    ("name", "needed"), [("probe", "protocol.probe_tokens"), ("ablation_logits", "ablations"), ("publish", "push")]
+)
 def test_a_pipeline_that_an_environment_does_not_have_is_reported(monkeypatch, name, needed):
     choose(monkeypatch, "smoke", "live")
     configure_project("budwood")
@@ -256,19 +260,12 @@ def test_the_quickstart_searches_two_bins_and_one_of_them_layer_wise():
     assert any(parameters.spaces[space].layerwise for _, space in variants)
 
 
-def test_the_readme_names_every_make_target():
-    targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-    readme = (ROOT / "README.md").read_text()
-    assert {"run", "test", "check", "viz", "mlflow", "clean"} <= targets
-    assert not {
-        target for target in targets - {"help", "install", "format", "clean-all"} if f"make {target}" not in readme
-    }
-
-
-def test_the_corpora_of_the_readme_are_valid_and_their_sets_are_streamed(tmp_path):
+def test_the_sets_of_the_guide_are_streamed(tmp_path):
     """From files in the format of the hub: parquet in several parts, with more columns than the text."""
-    blocks = re.findall(r"```yaml\n(corpus:\n.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    (sources,) = (CorpusSettings(**yaml.safe_load(block)["corpus"]).sources.values() for block in blocks)
+    guide = (ROOT / "docs/guides/corpus.md").read_text()
+    blocks = re.findall(r"```yaml\n(corpus:\n.*?)```", guide, flags=re.DOTALL)
+    given = [yaml.safe_load(block)["corpus"]["sources"] for block in blocks]
+    sources = [SourceSettings(**source) for group in given for source in group.values() if source]
     sets = {source.dataset: source for source in sources if source.dataset}
     assert set(sets) == {"nvidia/Nemotron-CC-v2", "Salesforce/wikitext"}
     for part, rows in enumerate([[" = A = \n", " one \n"], [" = = B = = \n", " = C = \n"]]):
