@@ -589,7 +589,7 @@ def test_sequences_begin_with_the_first_token_of_the_corpus(make_job, tmp_path):
 
 
 def test_a_text_shorter_than_one_step_is_refused(make_job):
-    with pytest.raises(ValueError, match=r"holds \d+ sequences of 12 tokens, fewer than one step of global_batch=512"):
+    with pytest.raises(ValueError, match=r"has \d+ sequences of 12 tokens, fewer than one step of global_batch=512"):
         train(make_job(global_batch=512))
 
 
