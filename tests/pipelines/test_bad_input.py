@@ -146,7 +146,7 @@ def named(group: str, *names: str) -> dict:
     }[group]
     if group == "ablations.teachers":
         place = {"bin": "half", "space": "coarse_uniform"}
-        ablations = {"tokens": 256, "student": place, "spaces": ["coarse_uniform"], "logits": {"all": {}}}
+        ablations = {"tokens": 768, "student": place, "spaces": ["coarse_uniform"], "logits": {"all": {}}}
         ablations |= {"metrics": ["perplexity"], "metric_space": "coarse_uniform", "teachers": members}
         return raw | {"ablations": ablations}
     *parents, last = group.split(".")
