@@ -154,11 +154,11 @@ def check_folder(folder: Path, *, trust_remote_code: bool) -> Architecture:
     architecture = architecture_from_config(config)
     check_buildable(folder, config)
     check_links(folder, homes_of_weights(folder))
+    if not _has_tokenizer(folder):
+        raise ValueError(f"teacher.model: {folder} holds no tokenizer; put there one of {', '.join(TOKENIZERS)}")
     if not _code_of(folder):
         check_shapes(folder, config, architecture)
     load_generation(folder)
-    if not _has_tokenizer(folder):
-        raise ValueError(f"teacher.model: {folder} holds no tokenizer; put there one of {', '.join(TOKENIZERS)}")
     return architecture
 
 
