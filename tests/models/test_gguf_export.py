@@ -19,6 +19,7 @@ from budwood.models.teacher import byte_tokenizer
 from budwood.subnet.extract import extract_child, own_weights
 from budwood.subnet.ordering import Ordering, open_ordered
 
+UNTURNED = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.0}
 WIDE = {"vocab_size": 257, "max_position_embeddings": 64}
 
 
@@ -111,6 +112,7 @@ def test_matrices_have_the_format_and_vectors_are_float32(storage, tmp_path):
             "as smollm3, its layers without positions are not every 4th",
         ),
         ("llama tied", {"hidden_act": "gelu"}, "its activation is gelu and not silu"),
+        ("gpt_neox untied", {"rope_parameters": UNTURNED}, "as gptneox, its heads keep no pair that turns"),
     ],
 )
 def test_what_llama_cpp_cannot_express_is_refused_with_the_reason(name, changes, message, tmp_path):
