@@ -14,7 +14,8 @@ which a fifth is read twice; they come from all articles, those of the other run
 Losses are nats per token of 96 validation sequences that nothing was chosen on.
 
 Usage: python benchmarks/study.py [--seeds 0 1 2] [--tokens 200704]. A run that is finished is kept in the cache folder
-and not repeated, a killed one continues from its checkpoint. Five to six hours on a core that multiplies bfloat16.
+and not repeated, a killed one continues from its checkpoint: about 6 GB in all, and five to six hours on a core that
+multiplies bfloat16.
 
 Last line: a JSON object with `seeds`, `nats`, `standard_errors`, `differences` (from the compensated start, in pairs of
 seed and sequence, with standard errors), `half_nats`, `learning_rates`, and `tokens_to_match_ratio`: how many times the
@@ -23,7 +24,6 @@ tokens of an arm the longest run from random weights took to the lowest loss on 
 
 import argparse
 import json
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,29 +35,19 @@ import numpy as np
 import torch
 from cuts import HALF, sized
 from numpy.typing import NDArray
-from quickstart import CACHE_DIR, LENGTH, ORDERED, WIKIPEDIA, Quickstart, open_quickstart
+from quickstart import CACHE_DIR, LENGTH, PAPER_ORDER, WIKIPEDIA, open_quickstart
 
+from budwood import Checkpoint, Compensation, CorpusSettings, DistillationSettings, Schedule, Selection, SpaceSettings
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
-from budwood.arch.selection import Selection
-from budwood.corpus.ingestion import tokenize_sources
 from budwood.corpus.packing import PackedCorpus
-from budwood.corpus.settings import CorpusSettings
-from budwood.models.checkpoint import load_model, load_tokenizer
-from budwood.models.device import Compute, choose_compute
-from budwood.models.export import write_checkpoint
-from budwood.models.losses import sequence_losses
-from budwood.records.files import write_atomically
+from budwood.models.device import Compute
 from budwood.reporting.ledger import tokens_to_match
-from budwood.subnet.compensate import cut_out
-from budwood.subnet.extract import own_weights
-from budwood.subnet.settings import Compensation, Ordering
-from budwood.training.cache import INDEX, write_cache
-from budwood.training.curve import read_curve
-from budwood.training.job import TrainingJob
-from budwood.training.run import MODEL, train
-from budwood.training.settings import DistillationSettings, Schedule
-from budwood.training.teacher import cache_facts, open_live_teacher
+from budwood.study.evaluation import ScoreProbe, ScoreRun
+from budwood.study.text import PackText, Windows
+from budwood.study.training import CacheTeacher, Start, TrainArm, Trained
+from budwood.training.cache import TeacherCache
+from budwood.training.settings import ArmSettings, Engine
 
 STARTS = ("random", "compensated", "ordered", "prefix")
 LOSSES: dict[str, DistillationSettings] = {
@@ -72,6 +62,13 @@ SHAPES = {
 """Hidden size, groups, head dimension, neurons, layers, and the bin; near the best that short searches found."""
 RATES = (3e-4, 1e-3, 3e-3)
 """Learning rates of a sweep; it goes on by factors of about three."""
+NATIVE = SpaceSettings(layerwise=False, **PAPER_ORDER.model_dump())
+SPACES = {
+    "prefix": NATIVE,
+    "ordered": SpaceSettings(layerwise=False),
+    "compensated": SpaceSettings(layerwise=False, compensation=Compensation()),
+}
+EXACT = Compute(torch.device("cpu"), "float32")
 BATCH, SWEEP_SEED, SWEEP_SHARE, LONG = 4, 1000, 8, 5
 NUM_CURVE, NUM_HELDOUT, NUM_CHOICE = 16, 96, 32
 
@@ -90,7 +87,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Name of the run's files."""
+        """Name of the run."""
         return f"{self.size}-{self.arm}-{self.seed}-{self.tokens}-{self.rate:g}"
 
     @property
@@ -100,102 +97,87 @@ class Run:
 
 
 class Study:
-    """The teacher, the text, and where results are kept."""
+    """The teacher, the text, and the stages of all runs."""
 
     def __init__(self, cache_dir: Path, tokens: int) -> None:
         """Open the text."""
-        self.quickstart: Quickstart = open_quickstart(cache_dir)
-        self.folder, self.tokens = cache_dir / "study", tokens
-        # A window more than is read: the last token of one is the first of the next.
-        limits = {"train": tokens + LENGTH, "validation": 10**9}
-        self.corpus: PackedCorpus = tokenize_sources(
-            CorpusSettings(
-                sources={"wikipedia": WIKIPEDIA.model_copy(update={"max_tokens": limits})},
-                seed=self.quickstart.tokens.seed,
-            ),
-            load_tokenizer(self.quickstart.teacher),
-            directory=self.folder / f"tokens-{tokens}",
-            root=cache_dir,
-        )
+        self.quickstart, self.tokens = open_quickstart(cache_dir), tokens
+        self.workspace, self.teacher = self.quickstart.workspace, self.quickstart.teacher
 
     @cached_property
-    def text(self) -> dict[str, torch.Tensor]:
-        """[N, T + 1] token ids on which students are measured, and learning rates chosen."""
-        counts = {"validation": NUM_HELDOUT, "choice": NUM_CHOICE}
-        return {split: self.quickstart.windows(split, count) for split, count in counts.items()}
+    def corpus(self) -> PackedCorpus:
+        """The text of all runs but the longest."""
+        # A window more than is read: the last token of one is the first of the next.
+        limits = {"train": self.tokens + LENGTH, "validation": 10**9}
+        text = CorpusSettings(sources={"wikipedia": WIKIPEDIA.model_copy(update={"max_tokens": limits})})
+        return self.workspace.finish(PackText.of(self.teacher, text, Path.cwd())).tokens
 
     def result(self, run: Run, split: str = "validation") -> Result:
         """Return a run's losses, after training it where it is not finished."""
-        file = self.folder / f"{run.name}.json"
-        if not file.is_file():
-            write_atomically(file, json.dumps(self._train(run, split)))
-            shutil.rmtree(self.folder / run.name)
-        result: Result = json.loads(file.read_text())
-        sys.stderr.write(f"{run.name}: {np.mean(result['losses']):.3f} nats, {result['seconds']:.0f} s\n")
-        return result
+        trained = self.workspace.finish(self._training(run))
+        losses = self._losses(run, trained, split)
+        sys.stderr.write(f"{run.name}: {np.mean(losses):.3f} nats, {trained.record.seconds:.0f} s\n")
+        curve = trained.curve.dropna(subset=["heldout_loss"])
+        return {"losses": losses, "curve": curve[["tokens", "heldout_loss"]].to_numpy().tolist()}
 
-    def _train(self, run: Run, split: str) -> Result:
+    def _losses(self, run: Run, trained: Trained, split: str) -> list[float]:
+        shared = {"model": trained.model, "record": trained.record, "compute": EXACT}
+        text = self.quickstart.tokens
+        if split == "choice":
+            windows = Windows(tokens=text, split=split, length=LENGTH, count=NUM_CHOICE)
+            return list(self.workspace.finish(ScoreProbe(choice=windows, batch_size=BATCH, **shared)).score.losses)
+        stage = ScoreRun(run_name=run.name, tokens=text, length=LENGTH, validation=NUM_HELDOUT, **shared)
+        return list(self.workspace.finish(stage).score.losses["wikipedia"])
+
+    def _training(self, run: Run) -> TrainArm:
         settings = LOSSES.get(run.arm)
         cached = settings is not None and settings.teacher == "cached"
-        # Longer runs read all the text there is before they repeat any.
-        corpus = self.corpus if run.tokens <= self.tokens else self.quickstart.tokens
-        job = TrainingJob(
-            arm=run.name,
-            model_folder=self.cut(run.size, "ordered" if run.start == "random" else run.start),
-            initialisation="random" if run.start == "random" else "checkpoint",
-            teacher_folder=self.quickstart.teacher,
-            corpus_folder=corpus.directory,
-            output_folder=self.folder / run.name,
-            learning_rate=run.rate,
-            schedule=self._schedule(run),
-            distillation=settings,
-            cache_folder=self.cache(run.arm) if cached else None,
-            heldout_windows=NUM_CURVE,
+        start = self.cut(run.size, "ordered" if run.start == "random" else run.start)
+        return TrainArm(
+            arm=run.arm,
+            start=Start(initialisation="random" if run.start == "random" else "checkpoint", checkpoint=start),
+            settings=ArmSettings(learning_rate=run.rate, distillation=settings),
+            schedule=self._schedule(run.tokens, run.seed),
+            # Longer runs read all the text there is before they repeat any.
+            tokens=self.corpus if run.tokens <= self.tokens else self.quickstart.tokens,
+            heldout=NUM_CURVE,
+            teacher=self.teacher,
+            cache=self.cache(run.arm) if cached else None,
+            compute=self.quickstart.compute,
+            engine=Engine(),
         )
-        record = train(job)
-        student = load_model(job.output_folder / MODEL, torch.float32)
-        curve = [
-            (row["step"] * record["tokens_per_step"], row["heldout_loss"])
-            for row in read_curve(job.output_folder)
-            if "heldout_loss" in row
-        ]
-        return record | {"losses": sequence_losses(student, self.text[split]).tolist(), "curve": curve}
 
-    def _schedule(self, run: Run) -> Schedule:
+    def _schedule(self, tokens: int, seed: int) -> Schedule:
         return Schedule(
-            tokens=run.tokens,
+            tokens=tokens,
             sequence_length=LENGTH,
             global_batch=BATCH,
             micro_batch=BATCH,
             shape="warmup_stable_decay",
             warmup_steps=8,
-            num_evaluations=max(1, 4 * run.tokens // self.tokens),
+            num_evaluations=max(1, 4 * tokens // self.tokens),
             checkpoint_steps=50,
-            seed=run.seed,
+            seed=seed,
         )
 
-    def cut(self, size: str, start: str) -> Path:
-        """Return the folder of a start, cut where it is not there yet."""
-        folder = self.folder / "cuts" / f"{size}-{start}"
-        if (folder / "config.json").is_file():
-            return folder
-        ordering = Ordering(ordering="native", rope="rebuild") if start == "prefix" else ORDERED
-        teacher = self.quickstart.ordered(ordering).materialise(Compute(torch.device("cpu"), "float32"))
+    def cut(self, size: str, start: str) -> Checkpoint:
+        """Return a start as a checkpoint."""
         shape, parameter_bin = SHAPES[size]
-        architecture = sized(teacher.architecture, shape)
+        architecture = sized(self.teacher.architecture, shape)
         assert num_parameters(architecture) in parameter_bin, f"{shape} lies outside {parameter_bin}"
-        settings = Compensation() if start == "compensated" else None
-        child = cut_out(teacher, Selection.prefix(architecture), self.quickstart.calibration, settings)
-        return write_checkpoint(own_weights(child), self.quickstart.teacher, folder)
+        return self.quickstart.extract(Selection.prefix(architecture), SPACES[start]).checkpoint
 
-    def cache(self, arm: str) -> Path:
-        """Return what the teacher says of all training text, asked where it is not written yet."""
-        folder, settings = self.folder / f"{arm}-{self.tokens}", LOSSES[arm]
-        if not (folder / INDEX).is_file():
-            facts = cache_facts(self.quickstart.teacher, self.corpus, LENGTH, settings)
-            teacher = open_live_teacher(self.quickstart.teacher, settings, choose_compute())
-            write_cache(folder, teacher.entries, self.corpus, self.corpus.window_starts("train", LENGTH), facts, BATCH)
-        return folder
+    def cache(self, arm: str) -> TeacherCache:
+        """Return what the teacher says of all training text; runs of other seeds read it in another order."""
+        stage = CacheTeacher(
+            teacher=self.teacher,
+            tokens=self.corpus,
+            settings=LOSSES[arm],
+            schedule=self._schedule(self.tokens, 0),
+            compute=self.quickstart.compute,
+            batch_size=BATCH,
+        )
+        return self.workspace.finish(stage).cache
 
     def rate(self, start: str) -> float:
         """Return the best learning rate of a start: one with a worse value on either side."""

@@ -38,6 +38,7 @@ from budwood.models.checkpoint import load_model
 from budwood.models.device import choose_compute
 from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import byte_tokenizer, fetch_teacher
+from budwood.records.seal import seal
 from budwood.training.cache import write_cache
 from budwood.training.job import TrainingJob
 from budwood.training.objectives import NextToken
@@ -112,7 +113,7 @@ def step_times(job: TrainingJob) -> list[float]:
     times: list[float] = []
 
     def note(metrics: Mapping[str, float], _: int) -> None:
-        if f"{job.arm}.train_loss" in metrics:
+        if "train_loss" in metrics:
             times.append(time.process_time())
 
     train(job, note)
@@ -156,8 +157,7 @@ def bare_seconds_per_step(stage: Stage, schedule: Schedule) -> float:
     items, times = torch.tensor(schedule.tokens_per_step), []
     for _ in range(schedule.num_steps):
         for _ in range(schedule.global_batch // schedule.micro_batch):
-            rows = [torch.from_numpy(corpus.read(start, schedule.sequence_length)) for start in starts]
-            batch = torch.stack(rows)
+            batch = torch.from_numpy(corpus.read(starts, schedule.sequence_length))
             student(batch[:, :-1], batch[:, 1:], items)["loss"].backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
@@ -238,6 +238,7 @@ def resume_skip_seconds(stage: Stage, num_repeats: int) -> float:
         shutil.copytree(stage.folder / "fresh" / "checkpoint-1", checkpoint)
         state = json.loads((checkpoint / "trainer_state.json").read_text())
         (checkpoint / "trainer_state.json").write_text(json.dumps(state | {"global_step": SKIPPED}))
+        seal(checkpoint)
         seconds = _seconds_to_first_step(resumed)
         sys.stderr.write(f"to the first step: from the start {first:.2f} s, resumed {seconds:.2f} s\n")
         differences.append(seconds - first)

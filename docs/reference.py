@@ -45,7 +45,11 @@ one more level of YAML, and `<name>` is a key that you choose. The values of the
 
 A setting marked *how* decides how something runs. It never changes a result, so a change of it repeats no work.
 """
-_CATALOG_HEAD = """# Catalog
+_CATALOG_HEAD = """---
+hide: [toc]
+---
+
+# Catalog
 
 Every dataset that a run writes, generated from `conf/base/catalog*.yml`. `<data>` is the environment's `data` folder
 (`globals.yml`). In a notebook or in `kedro ipython`, `catalog.load("results")` returns one; names with `<bin>` and

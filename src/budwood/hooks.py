@@ -27,6 +27,7 @@ from pydantic import BaseModel
 from budwood.pipelines.secrets import clean_command, without_secrets
 from budwood.pipelines.store import TrackingSettings, open_experiment, register_model
 from budwood.pipelines.tracking import enter_run, status_of
+from budwood.pipelines.wiring import project_root
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ class TrackingHook:
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
         """Read where runs are tracked, and the parameters that describe them."""
-        self._settings = TrackingSettings.model_validate(context.config_loader["mlflow"])
+        self._settings = TrackingSettings.model_validate(context.config_loader["mlflow"]).rooted(project_root())
         self._parameters = context.config_loader["parameters"]
 
     @hook_impl
@@ -252,7 +253,8 @@ def _leave(*_: object) -> None:
 
 
 def _say_how_to_go_on() -> None:
-    command = clean_command([Path(sys.argv[0]).name, *sys.argv[1:]])
+    # `python -m kedro` is one word of Kedro's.
+    command = clean_command([*Path(sys.argv[0]).name.split(), *sys.argv[1:]])
     logger.warning("Stopped; what is finished is kept. Go on with the same command: %s", command)
 
 

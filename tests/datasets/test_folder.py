@@ -45,9 +45,11 @@ def test_files_are_copied_where_links_are_impossible(source, tmp_path, monkeypat
     assert not (tmp_path / "target" / "nested" / "b.bin").samefile(source / "nested" / "b.bin")
 
 
-def test_what_is_remembered_of_files_stays_with_them(source, tmp_path):
-    (source / ".fingerprint.json").touch()
-    place_folder(source, tmp_path / "target")
+def test_hidden_files_and_what_is_left_out_stay_where_they_are(source, tmp_path):
+    (source / ".git").mkdir()
+    (source / ".git" / "b").touch()
+    (source / "optimizer.pt").touch()
+    place_folder(source, tmp_path / "target", leave_out=["*.pt"])
     assert contents(tmp_path / "target") == {"a": "a", "nested/b.bin": "b"}
 
 
@@ -59,7 +61,7 @@ def test_links_of_a_snapshot_are_followed(tmp_path):
     snapshot = model / "snapshots" / "commit"
     snapshot.mkdir(parents=True)
     (snapshot / "a").symlink_to(Path("..") / ".." / "blobs" / "123")
-    place_folder(snapshot, tmp_path / "target")
+    place_folder(snapshot, tmp_path / "target", homes=[model / "blobs"])
     assert contents(tmp_path / "target") == {"a": "weights"}
     assert not (tmp_path / "target" / "a").is_symlink()
 

@@ -57,6 +57,20 @@ def test_a_damaged_checkpoint_is_refused_with_its_folder(dataset, checkpoint):
         dataset.load()
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_what_was_altered_since_it_was_saved_is_refused(dataset, checkpoint, name):
+    """One bit of a weight, or another token: everything can still be read."""
+    dataset.save(checkpoint)
+    file = dataset.load().folder / name
+    content = bytearray(file.read_bytes())
+    content[-1 if name == "model.safetensors" else content.index(b"\n")] ^= 1 if name == "model.safetensors" else 42
+    file.write_bytes(content)
+    with pytest.raises(DatasetError, match=rf"{file.parent} has changed since it was written; remove it and run"):
+        dataset.load()
+    dataset.save(checkpoint)
+    assert dataset.load().fingerprint == checkpoint.fingerprint
+
+
 def test_kedro_viz_sees_the_config(dataset, checkpoint):
     dataset.save(checkpoint)
     assert inspect.signature(dataset.preview).return_annotation is JSONPreview

@@ -24,6 +24,16 @@ def test_every_family_writes_what_transformers_generates(family: str) -> None:
         assert (found.prompt_tokens, found.new_tokens) == (ids.shape[1], len(expected))
 
 
+def test_prompts_are_read_as_the_text_of_a_corpus_is() -> None:
+    """Control tokens that are written in them are text, and sequences begin with the corpus's token."""
+    model, tokenizer = tiny_teacher("llama", tied=True, vocab_size=260), byte_tokenizer()
+    prompt = f"a{tokenizer.eos_token}"
+    (plain,) = continue_prompts(model, tokenizer, [prompt])
+    (begun,) = continue_prompts(model, tokenizer, [prompt], bos_token_id=259)
+    assert (plain.prompt_tokens, begun.prompt_tokens) == (len(prompt), len(prompt) + 1)
+    assert plain.text != begun.text
+
+
 def test_the_end_of_a_document_ends_the_text() -> None:
     model, tokenizer = tiny_teacher("llama", tied=False, vocab_size=260), byte_tokenizer()
     head = model.get_output_embeddings().weight

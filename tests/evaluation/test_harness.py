@@ -169,6 +169,15 @@ def test_finished_benchmarks_are_not_run_again(
     assert asked == [LAST_WORD, CONTINUATION]
 
 
+def test_damaged_answers_are_named(folder: Path, tasks_folder: Path, tmp_path: Path) -> None:
+    ask(folder, tasks_folder, tmp_path, tasks=[LAST_WORD])
+    damaged = next(file for file in tmp_path.rglob(f"*{LAST_WORD}-*.json"))
+    for content in ("", damaged.read_text()[:-2]):
+        damaged.write_text(content)
+        with pytest.raises(ValueError, match=f"{damaged} is damaged .*: remove it and run again"):
+            ask(folder, tasks_folder, tmp_path, tasks=[LAST_WORD])
+
+
 def test_a_folder_without_tokenizer_is_refused(folder: Path, tasks_folder: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     shutil.copytree(folder, bare, ignore=shutil.ignore_patterns("tokenizer*"))

@@ -23,6 +23,7 @@ from budwood.models.checkpoint import (
     checkpoint_files,
     fingerprint,
     load_config,
+    load_generation,
     load_model,
     model_config,
     random_model,
@@ -260,31 +261,44 @@ def test_an_index_brings_its_files(teacher, tmp_path):
         fingerprint(tmp_path)
 
 
-def test_damage_below_the_file_system_is_found_by_a_full_hash(folder, monkeypatch):
-    """All times and the inode stay: only reading everything again can tell."""
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """Remember hashes in a cache of the test, of files of any age."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(hashes, "_SETTLING_NS", -(10**12))
+    return tmp_path / "cache"
+
+
+def test_damage_below_the_file_system_is_found_by_a_full_hash(folder, cache):
+    """All times and the inode stay: only reading everything again can tell."""
     opened = Checkpoint.open(folder)
-    memory = json.loads((folder / ".fingerprint.json").read_text())
+    (file,) = cache.rglob("*.json")
+    memory = json.loads(file.read_text())
     (folder / "model.safetensors").write_bytes(b"damage")
     found = (folder / "model.safetensors").stat()
     memory["model.safetensors"]["stat"] = [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
-    (folder / ".fingerprint.json").write_text(json.dumps(memory))
+    file.write_text(json.dumps(memory))
     assert fingerprint(folder) == opened.fingerprint
     with pytest.raises(ValueError, match=r"has changed since it was opened: .*; damaged: model.safetensors"):
         opened.verify()
     assert fingerprint(folder) != opened.fingerprint
 
 
-def test_a_snapshot_of_the_hub_is_remembered_elsewhere(folder, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(hashes, "_SETTLING_NS", -(10**12))
-    snapshot = tmp_path / "snapshot"
-    snapshot.mkdir()
-    for file in folder.iterdir():
-        (snapshot / file.name).symlink_to(file)
-    assert fingerprint(snapshot) == fingerprint(folder)
-    assert not (snapshot / ".fingerprint.json").exists()
-    assert len(list((tmp_path / "cache").rglob("*.json"))) == 1
+def test_nothing_is_written_into_the_folder(folder, cache):
+    """It may be somebody else's, read-only, or on its way to a hub."""
+    before = sorted(folder.iterdir())
+    Checkpoint.open(folder).verify()
+    assert sorted(folder.iterdir()) == before
+    assert len(list(cache.rglob("*.json"))) == 1
+
+
+def test_damaged_generation_settings_are_named(folder):
+    for content in ('{"a":', '{"max_new_tokens": 0}', "[]"):
+        (folder / "generation_config.json").write_text(content)
+        with pytest.raises(ValueError, match=r"generation_config\.json"):
+            load_generation(folder)
+    (folder / "generation_config.json").unlink()
+    assert load_generation(folder) is None
 
 
 def test_a_saved_checkpoint_can_be_read_by_the_group(teacher, tokenizer, tmp_path):

@@ -8,12 +8,14 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from budwood.arch.count import num_parameters
+from budwood.datasets.hf_checkpoint import HFCheckpointDataset
 from budwood.models import teacher as module
 from budwood.models.checkpoint import read_architecture
 from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import (
     byte_tokenizer,
     check_folder,
+    count_token_ids,
     describe_teacher,
     fetch_teacher,
     fingerprint,
@@ -26,6 +28,9 @@ SIZES = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
+
+
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}
 
 
 @pytest.fixture(scope="module")
@@ -240,9 +245,69 @@ def test_a_stated_architecture_needs_no_model():
 
 def test_links_out_of_a_checkpoint_are_refused(broken, tmp_path):
     folder = broken()
-    (folder / "model.safetensors").rename(tmp_path / "elsewhere")
-    (folder / "model.safetensors").symlink_to(tmp_path / "elsewhere")
-    refuse(folder, tmp_path, r"model.safetensors links to .*elsewhere, out of its folder")
+    """Copies and exports would take along what is private."""
+    (folder / "config.json").rename(tmp_path / "private")
+    (folder / "config.json").symlink_to(tmp_path / "private")
+    with pytest.raises(ValueError, match=r"config.json links to .*private, out of its folder: copy the file there"):
+        check_folder(folder, trust_remote_code=False)
+
+
+def test_a_folder_of_links_into_a_store_is_a_teacher(fetched, tmp_path):
+    """Shared stores and caches keep files by other names, the weights and what belongs to them side by side."""
+    (tmp_path / "store").mkdir()
+    (tmp_path / "linked").mkdir()
+    for number, file in enumerate(fetched.folder.iterdir()):
+        (tmp_path / "store" / str(number)).write_bytes(file.read_bytes())
+        (tmp_path / "linked" / file.name).symlink_to(tmp_path / "store" / str(number))
+    found = fetch_teacher(TeacherSettings(model=str(tmp_path / "linked")), tmp_path / "work").checkpoint
+    assert found.fingerprint == fetched.checkpoint.fingerprint
+    HFCheckpointDataset(filepath=tmp_path / "data" / "teacher").save(found)
+    assert not any(file.is_symlink() for file in (tmp_path / "data" / "teacher").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"hidden_act": "nonsense"}, "transformers builds a model from: KeyError: 'nonsense'"),
+        ({"pad_token_id": 9999}, "transformers builds a model from: AssertionError: Padding_idx"),
+        ({"num_attention_heads": 0}, "is not a config that transformers reads: integer modulo by zero"),
+        ({"model_type": ["llama"]}, "must name a `model_type`"),
+        ({"auto_map": {"AutoModel": "x.Y"}}, "trust_remote_code: true"),
+        ({"attention_bias": True}, r"config.json: llama models with attention_bias=True"),
+        (
+            {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1.0, "factor": 2.0}},
+            r"config.json: rope_type='dyn",
+        ),
+        ({"max_position_embeddings": 64}, "sequence_length=65 exceeds the 64 positions of .*broken"),
+    ],
+)
+def test_what_a_config_says_is_checked_before_anything_runs(broken, tmp_path, change, expected):
+    """A plan reads it alone."""
+    folder = broken(change)
+    with pytest.raises(ValueError, match=expected):
+        describe_teacher(TeacherSettings(model=str(folder)), longest_sequence=65)
+    if "max_position_embeddings" not in change:
+        refuse(folder, tmp_path / "work", expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"max_position_embeddings": 64}, "sequence_length=65 exceeds the 64 positions of teacher.random"),
+        ({"hidden_size": 15}, "teacher.random: (?s:.*)not a multiple"),
+    ],
+)
+def test_so_is_what_a_random_teacher_is_made_of(change, expected):
+    with pytest.raises(ValueError, match=expected):
+        describe_teacher(TeacherSettings(random=SIZES | change), longest_sequence=65)
+
+
+def test_token_ids_are_counted_where_the_tokenizer_is_at_hand(fetched, tmp_path):
+    assert count_token_ids(TeacherSettings(random=SIZES)) == 257
+    assert count_token_ids(TeacherSettings(model=str(fetched.folder))) == 257
+    assert count_token_ids(TeacherSettings(model="nobody/nothing")) is None
+    (tmp_path / "config.json").write_text((fetched.folder / "config.json").read_text())
+    assert count_token_ids(TeacherSettings(model=str(tmp_path))) is None
 
 
 def test_another_shape_than_the_config_says_is_refused_before_anything_is_loaded(broken, tmp_path, monkeypatch):

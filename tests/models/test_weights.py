@@ -99,3 +99,20 @@ def test_other_shapes_and_missing_tensors_are_named(folder):
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 5}))
     with pytest.raises(ValueError, match=r"holds no tensor 'model.layers.4\."):
         check_shapes(folder, load_config(folder), read_architecture(folder))
+
+
+def test_pickles_that_a_config_or_an_index_names_are_refused(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "weights.bin").touch()
+    with pytest.raises(ValueError, match=r"names pickled weights \(weights.bin\), which can run code when read"):
+        weight_files(folder, config | {"transformers_weights": "weights.bin"})
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "weights.bin"}}))
+    with pytest.raises(ValueError, match="names pickled weights"):
+        weight_files(folder, config)
+
+
+def test_a_config_that_leads_out_of_its_folder_is_refused(folder):
+    (folder.parent / "model.safetensors").touch()
+    with pytest.raises(ValueError, match="leads out of its folder"):
+        weight_files(folder, {"transformers_weights": "../model.safetensors"})

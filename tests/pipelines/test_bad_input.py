@@ -14,6 +14,7 @@ from budwood.arch.count import num_parameters
 from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import fetch_teacher as load_source
 from budwood.parameters import read_parameters
+from budwood.pipelines.plan.nodes import plan_study
 from budwood.pipelines.teacher.nodes import fetch_teacher
 from budwood.records.names import Variant
 from budwood.records.teacher import IntakeRecord, TeacherRecord
@@ -173,6 +174,37 @@ def test_names_that_differ_in_case_only_are_refused(group):
     with pytest.raises(ValueError, match=f"{group}: the names 'Tiny' and 'tiny' differ in case alone"):
         read_parameters(named(group, "Tiny", "tiny"))
     assert read_parameters(named(group, "tiny", "small_1"))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("teacher.random.max_position_embeddings", 16, "sequence_length=64 exceeds the 16 positions of teacher.random"),
+        ("teacher.random.num_attention_heads", 7, "teacher.random: .*not a multiple of the number of attention heads"),
+        ("bins.half.reference", SIZES | {"vocab_size": 200}, "bins.half.reference: vocab_size=200 must hold the 257"),
+        ("bins.half.reference", SIZES | {"model_type": "qwen2"}, "cannot be trained beside a teacher of the family"),
+    ],
+)
+def test_a_plan_refuses_what_a_run_would(path, value, expected, tmp_path):
+    with pytest.raises(ValueError, match=f"(?s){expected}"):
+        plan_study(read_parameters(changed(path, value)), tmp_path)
+
+
+def test_a_plan_refuses_a_teacher_of_an_ablation_that_sees_too_little(tmp_path):
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    place = {"bin": "half", "space": "coarse_uniform"}
+    raw = changed("search.seed", 1)
+    raw["ablations"] = {
+        "tokens": 768,
+        "student": place,
+        "spaces": ["coarse_uniform"],
+        "metric_space": "coarse_uniform",
+        "metrics": ["perplexity"],
+        "logits": {"all": {"loss": "full"}},
+        "teachers": {"other": {"source": {"random": sizes | {"max_position_embeddings": 16}}}},
+    }
+    with pytest.raises(ValueError, match=r"exceeds the 16 positions of teacher\.random"):
+        plan_study(read_parameters(raw), tmp_path)
 
 
 def test_scores_of_another_order_are_refused():

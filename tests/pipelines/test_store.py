@@ -56,6 +56,24 @@ def test_where_artifacts_are_kept(uri, configured, expected):
     assert artifact_root(uri, configured) == expected
 
 
+@pytest.mark.parametrize(
+    ("uri", "artifacts", "expected"),
+    [
+        ("sqlite:///data/mlflow.db", "kept", ("sqlite:////project/data/mlflow.db", "/project/kept")),
+        ("sqlite:////data/mlflow.db", "/kept", ("sqlite:////data/mlflow.db", "/kept")),
+        ("sqlite:///~/mlflow.db", "~/kept", ("sqlite:////home/me/mlflow.db", "/home/me/kept")),
+        ("mlruns", None, ("/project/mlruns", None)),
+        ("databricks", "s3://bucket/x", ("databricks", "s3://bucket/x")),
+        ("http://host:5000", "mlflow-artifacts:/", ("http://host:5000", "mlflow-artifacts:/")),
+    ],
+)
+def test_relative_places_begin_at_the_root_of_the_project(monkeypatch, uri, artifacts, expected):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.chdir("/")
+    found = TrackingSettings(tracking_uri=uri, experiment="study", artifacts=artifacts).rooted(Path("/project"))
+    assert (found.tracking_uri, found.artifacts) == expected
+
+
 def test_a_database_without_a_folder_needs_a_place_for_artifacts():
     with pytest.raises(ValueError, match=re.escape("mlflow.artifacts: name a folder") + ".*me:\\*\\*\\*@db"):
         artifact_root("postgresql://me:pw@db/x", None)

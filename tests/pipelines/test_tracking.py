@@ -24,7 +24,7 @@ from kedro_datasets.json import JSONDataset
 from mlflow.entities import Run
 from projects import ROOT, kedro
 
-from budwood.hooks import CredentialsHook, TrackingHook, _close_dead_runs
+from budwood.hooks import CredentialsHook, TrackingHook, _close_dead_runs, _say_how_to_go_on
 from budwood.pipelines.tracking import open_workspace, run_of, track
 from budwood.training.run import TrainingStoppedError
 
@@ -246,6 +246,14 @@ def test_a_process_that_is_stopped_closes_its_runs_and_says_how_to_go_on(tmp_pat
     assert len(runs(tmp_path)) == 3
     said = " ".join((done.stdout + done.stderr).split())
     assert "Go on with the same command: kedro run --params=a.token=***" in said
+
+
+@pytest.mark.parametrize("called", ["/some where/kedro", "python -m kedro"])
+def test_the_command_to_go_on_can_be_typed(monkeypatch, caplog, called):
+    """Kedro's module calls itself by three words."""
+    monkeypatch.setattr(sys, "argv", [called, "run", "--tags=a b"])
+    _say_how_to_go_on()
+    assert caplog.messages[-1].endswith(f"same command: {called.rpartition('/')[2]} run '--tags=a b'")
 
 
 def test_signals_are_heard_as_before_when_a_run_has_ended(tmp_path):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from budwood.records.files import (
     append_json_lines,
     check_links,
+    read_json,
     read_json_lines,
     write_atomically,
     write_folder_atomically,
@@ -102,9 +103,26 @@ def test_links_inside_a_folder_and_folders_behind_links_are_allowed(tmp_path):
     check_links(tmp_path / "alias")
 
 
+def test_links_into_homes_that_are_named_and_hidden_ones_are_allowed(tmp_path):
+    (tmp_path / "folder" / ".cache").mkdir(parents=True)
+    (tmp_path / "folder" / ".cache" / "a").symlink_to("/etc/hostname")
+    (tmp_path / "folder" / "b").symlink_to(tmp_path / "store" / "b")
+    check_links(tmp_path / "folder", [tmp_path / "store"])
+
+
 @pytest.mark.parametrize("place", ["../outside", "/etc/hostname", "../blobs/x"])
 def test_links_that_lead_out_are_refused(tmp_path, place):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "a").symlink_to(place)
     with pytest.raises(ValueError, match="out of its folder: copy the file there"):
         check_links(tmp_path / "folder")
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"a": 1', "\x00"])
+def test_a_damaged_json_file_is_named_with_what_to_do(tmp_path, content):
+    file = tmp_path / "state.json"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=rf"{file} is damaged \(.*\): remove it and run again to make it anew"):
+        read_json(file)
+    write_atomically(file, '{"a": 1}')
+    assert read_json(file) == {"a": 1}

@@ -15,7 +15,7 @@ from budwood.subnet.extract import child_state, extract_child, resolve
 from budwood.subnet.importance import measure_importance
 from budwood.subnet.ordering import order_teacher
 from budwood.subnet.regression import regress
-from budwood.subnet.settings import STEPS, Compensation, Ordering
+from budwood.subnet.settings import STEPS, Compensation, Ordering, SpaceSettings
 
 NONE = Compensation(norms=False, neurons=False, channels=False, heads=False, layers=False, pairs=False)
 RIDGES = ("neuron_ridge", "channel_ridge", "head_ridge", "layer_ridge")
@@ -87,6 +87,20 @@ def test_corrections_without_a_regression_read_no_text(orders, windows):
     unreadable = torch.full_like(windows, -1)
     for step in ("norms", "pairs"):
         compensate(orders["activation", "preserve"], CUT, unreadable, only(step))
+
+
+@pytest.mark.parametrize(
+    ("ordering", "missing"), [("activation", ()), ("magnitude", ("norms",)), ("native", ("norms", "pairs"))]
+)
+def test_a_space_names_the_corrections_that_its_order_makes(orders, windows, ordering, missing):
+    """Those that it leaves out change nothing: they have no statistics."""
+    space = SpaceSettings(layerwise=False, ordering=ordering, compensation=Compensation())
+    assert space.corrections == tuple(step for step in STEPS if step not in missing)
+    assert SpaceSettings(layerwise=False, ordering=ordering).corrections == ()
+    ordered = orders[ordering, "preserve"]
+    plain = extract_child(ordered, CUT).state_dict()
+    for step in missing:
+        assert not differing(plain, compensate(ordered, CUT, windows, only(step)).state_dict())
 
 
 def test_every_step_changes_what_it_should(teacher, orders, windows):

@@ -1,5 +1,6 @@
 """Arms as stages: what a later run takes up, and what it does anew."""
 
+import shutil
 from dataclasses import replace
 
 import pandas as pd
@@ -153,3 +154,17 @@ def test_a_teacher_that_takes_no_part_does_not_decide(start, materials, own_teac
     assert plain.facts() == other.facts()
     taught, under = (TrainArm.of("distilled", start, (each, tokens), conditions(1)) for each in (teacher, own_teacher))
     assert taught.facts() != under.facts()
+
+
+def test_a_finished_arm_whose_model_was_damaged_is_refused_and_trained_anew_once_removed(run_arm):
+    trained, _ = run_arm(ARM, 1)
+    weights = trained.model.folder / "model.safetensors"
+    before = weights.read_bytes()
+    weights.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    with pytest.raises(
+        ValueError, match=r"is damaged \(model/model\.safetensors changed .*\): remove this folder and run"
+    ):
+        run_arm(ARM, 1)
+    shutil.rmtree(trained.model.folder.parent)
+    assert run_arm(ARM, 1)[1] == 1
+    assert weights.read_bytes() == before

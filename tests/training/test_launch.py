@@ -125,13 +125,14 @@ def test_a_launcher_gets_the_job_and_an_environment_without_traces_of_other_rank
     assert environment["PATH"].startswith(str(Path(sys.executable).parent))
 
 
-def test_sigterm_ends_the_launcher_and_tells(tmp_path):
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGINT"])
+def test_a_signal_ends_the_launcher(tmp_path, how):
     mark = tmp_path / "ended"
     script = (
         f"import os, signal, time\nsignal.signal(signal.SIGTERM, lambda *_: (open({str(mark)!r}, 'w'), os._exit(0)))\n"
-        "os.kill(os.getppid(), signal.SIGTERM)\ntime.sleep(60)"
+        f"os.kill(os.getppid(), signal.{how})\ntime.sleep(60)"
     )
-    with pytest.raises(TrainingStoppedError, match="stopped by SIGTERM"):
+    with pytest.raises(TrainingStoppedError, match="stopped by SIGTERM or Ctrl-C"):
         run_command([sys.executable, "-c", script], {})
     assert mark.exists()
 

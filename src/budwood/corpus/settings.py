@@ -42,7 +42,8 @@ class SourceSettings(Strict):
     """Regular expression of rows that begin a document, for sets whose rows are lines: the rows up to the next such row
     are one document. Without it every row is one."""
     on_error: Literal["stop", "skip"] = "stop"
-    """What a row that cannot be used does: stop the run, or be left out and counted. Damaged files always stop it."""
+    """What a row that cannot be used does: stop the run, or be left out and counted. Damaged files always stop it, and
+    so does a row of a `dataset` that cannot be read."""
     splits: dict[str, float]
     """Share of each split (`budwood.corpus.split.SPLITS`); sums to 1."""
     license: str = "unknown"

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from budwood.corpus.split import SPLITS
 from budwood.corpus.tokenization import Tokens
+from budwood.records.files import read_json
 
 SHARD_BYTES = 2**26
 """Tokens in memory at a time, with what Python takes for each document besides."""
@@ -117,7 +118,7 @@ def source_shards(directory: Path, source: int) -> list[Path]:
 
 def read_state(shard: Path) -> SourceState:
     """Return the state of the source when a shard was written."""
-    return SourceState(**json.loads((shard / _STATE).read_text(encoding="utf-8")))
+    return SourceState(**read_json(shard / _STATE))
 
 
 def merge(directory: Path, num_sources: int, target: Path, dtype: np.dtype[Any], *, progress: bool) -> Merged:

@@ -2,26 +2,30 @@
 
 import os
 import shutil
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from budwood.records.files import check_links, write_folder_atomically
-from budwood.records.hashes import MEMORY
 
 _LINKED_SUFFIX = ".bin"
 """Of tokens and of what a teacher has said, which are written under another name and renamed."""
 
 
-def place_folder(source: Path, target: Path, *, link: bool = False) -> None:
-    """Put a copy of a folder into place, replacing what is there.
+def place_folder(
+    source: Path, target: Path, *, link: bool = False, homes: Collection[Path] = (), leave_out: Sequence[str] = ()
+) -> None:
+    """Put a copy of a folder without its hidden files into place, replacing what is there.
 
     A kill leaves the old target or none, never a mixture.
 
     Args:
-        source: The folder to place; it stays. Links into the blobs of a snapshot of the hub are followed.
+        source: The folder to place; it stays.
         target: Where to place it; nothing happens when it is the source itself.
         link: Whether `.bin` files become hard links where the file system allows, so that they take no space twice.
             Only for folders that budwood wrote in its workspace: damage reaches both.
+        homes: Folders into which links are followed.
+        leave_out: Patterns of names that are not copied.
 
     Raises:
         NotADirectoryError: `source` is no folder.
@@ -34,14 +38,14 @@ def place_folder(source: Path, target: Path, *, link: bool = False) -> None:
         return
     if target.is_relative_to(source):
         raise ValueError(f"target={target} must not lie inside source={source}")
-    check_links(source)
+    check_links(source, homes)
     with write_folder_atomically(target) as partial:
         shutil.copytree(
             source,
             partial,
             copy_function=_link_or_copy if link else shutil.copyfile,
             dirs_exist_ok=True,
-            ignore=shutil.ignore_patterns(MEMORY),
+            ignore=shutil.ignore_patterns(".*", *leave_out),
         )
 
 

@@ -8,7 +8,8 @@ from kedro.io import AbstractDataset, DatasetError
 from kedro_datasets._typing import JSONPreview
 
 from budwood.datasets.folder import place_folder
-from budwood.models.checkpoint import CONFIG, Checkpoint
+from budwood.models.checkpoint import CONFIG, Checkpoint, homes_of_weights
+from budwood.models.weights import PICKLES
 from budwood.records.files import write_atomically
 
 
@@ -41,9 +42,9 @@ class HFCheckpointDataset(AbstractDataset[Checkpoint, Checkpoint]):
         return found
 
     def save(self, data: Checkpoint) -> None:
-        """Put a checkpoint that was written elsewhere into place (see `place_folder`)."""
+        """Put a checkpoint that was written elsewhere into place (see `place_folder`), without pickles beside it."""
         self._note.unlink(missing_ok=True)
-        place_folder(data.folder, self._filepath)
+        place_folder(data.folder, self._filepath, homes=homes_of_weights(data.folder), leave_out=PICKLES)
         write_atomically(self._note, data.fingerprint)
 
     @property

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from itertools import islice, zip_longest
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from budwood.arch.count import forward_flops_per_token
 from budwood.arch.spec import Architecture
+from budwood.corpus.tokenization import Encoder
 from budwood.models.losses import evaluating
 
 
@@ -57,22 +59,36 @@ def _beginnings(documents: Sequence[str], num_words: int) -> Iterator[str]:
 
 @torch.no_grad()
 def continue_prompts(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], *, new_tokens: int = 48
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    bos_token_id: int | None = None,
+    new_tokens: int = 48,
 ) -> list[Continuation]:
     """Return the most likely next tokens of each prompt, one by one with the cache, up to the end of a document.
 
     Args:
         model: any causal language model, where it is to run.
         tokenizer: of the model.
-        prompts: texts.
+        prompts: texts; special tokens that are written in them are text, as in a packed corpus.
+        bos_token_id: begins every prompt, as it begins the sequences of a corpus.
         new_tokens: tokens to append, at most.
     """
+    first = [] if bos_token_id is None else [bos_token_id]
+    # Without the token that ends a document.
+    ids = [[*first, *tokens[:-1].tolist()] for tokens in Encoder.of(tokenizer).encode(list(prompts))]
     with evaluating(model):
-        return [_continue(model, tokenizer, prompt, new_tokens) for prompt in prompts]
+        return [
+            _continue(model, tokenizer, prompt, torch.tensor([row]), new_tokens)
+            for prompt, row in zip(prompts, ids, strict=True)
+        ]
 
 
-def _continue(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, new_tokens: int) -> Continuation:
-    read = tokenizer(prompt, return_tensors="pt")["input_ids"].to(model.device)
+def _continue(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, ids: Tensor, new_tokens: int
+) -> Continuation:
+    read = ids.to(model.device)
     written: list[int] = []
     output = model(input_ids=read, use_cache=True, logits_to_keep=1)
     while True:

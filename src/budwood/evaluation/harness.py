@@ -27,7 +27,7 @@ from budwood.evaluation.settings import (
     EvaluationSettings,
 )
 from budwood.models.device import Compute
-from budwood.records.files import write_atomically
+from budwood.records.files import read_json, write_atomically
 
 if TYPE_CHECKING:
     from budwood.evaluation.respondent import Respondent
@@ -144,7 +144,7 @@ def run_benchmarks(folder: Path, heldout: Path, settings: EvaluationSettings, co
         for benchmark, items in missing.items():
             session = _Session(respondent, benchmark, settings.limit, files[benchmark].parent / files[benchmark].stem)
             write_atomically(files[benchmark], json.dumps(session.records(items)))
-    records = [record for file in files.values() for record in json.loads(file.read_text(encoding="utf-8"))]
+    records = [record for file in files.values() for record in read_json(file)]
     first = {record["task"]: record for record in reversed(records)}
     return {
         "harness": VERSION,
@@ -172,7 +172,7 @@ class _Session:
             file = self.folder / f"{place}-{_slug(task.task_name)}.json"
             if not file.is_file():
                 write_atomically(file, json.dumps(self._ask(task)))
-            answers[id(task)] = json.loads(file.read_text(encoding="utf-8"))
+            answers[id(task)] = read_json(file)
         return [record for item in items for record in self._report(item, answers)]
 
     def _ask(self, task: Any) -> Record:

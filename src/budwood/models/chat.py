@@ -1,6 +1,7 @@
 """Whether a child still takes part in a conversation, as its teacher's tokenizer formats one."""
 
 import torch
+from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 QUESTION = "What is the capital of France?"
@@ -17,7 +18,12 @@ def describe_chat(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     if not tokenizer.chat_template:
         return None
     asked = [{"role": "user", "content": QUESTION}]
-    prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt", return_dict=False)
+    try:
+        prompt = tokenizer.apply_chat_template(
+            asked, add_generation_prompt=True, return_tensors="pt", return_dict=False
+        )
+    except (TemplateError, ValueError, TypeError) as error:
+        return f"the teacher's template is kept, but it does not format a question by itself: {error}"
     assert isinstance(prompt, torch.Tensor)
     ends = model.generation_config.eos_token_id if model.generation_config else tokenizer.eos_token_id
     answer = model.generate(

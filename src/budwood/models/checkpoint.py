@@ -15,6 +15,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -28,7 +29,7 @@ from budwood.models.modeling import LAYERWISE_CLASSES
 from budwood.models.rotary import check_rope, even_share, rope_for_dims
 from budwood.models.weights import INDEX, SINGLE, read_json, same_values, tensor_files, weight_files
 from budwood.records.files import write_folder_atomically
-from budwood.records.hashes import MEMORY, hash_file, hash_files
+from budwood.records.hashes import hash_file, hash_files
 
 OWN_CONFIGS = {config.model_type: config for config, _ in LAYERWISE_CLASSES.values()}
 OWN_MODELS = {config.model_type: model for config, model in LAYERWISE_CLASSES.values()}
@@ -38,7 +39,7 @@ for _config, _model in LAYERWISE_CLASSES.values():
     _config.register_for_auto_class()
     _model.register_for_auto_class("AutoModelForCausalLM")
 
-CONFIG = "config.json"
+CONFIG, GENERATION = "config.json", "generation_config.json"
 _SIDE_FILES = (
     "tokenizer_config.json",
     "tokenizer.json",
@@ -48,7 +49,7 @@ _SIDE_FILES = (
     "vocab.json",
     "vocab.txt",
     "merges.txt",
-    "generation_config.json",
+    GENERATION,
     "chat_template.jinja",
     "chat_template.json",
 )
@@ -140,13 +141,47 @@ def load_config(folder: Path) -> dict[str, Any]:
     config_class: Any = OWN_CONFIGS.get(written["model_type"], AutoConfig)
     try:
         loaded = config_class.from_pretrained(folder)
-    except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, StrictDataclassError) as error:
         raise ValueError(f"{folder / CONFIG} is not a config that transformers reads: {error}") from error
     config: dict[str, Any] = loaded.to_dict()
-    check_rope(config)
+    try:
+        check_rope(config)
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG}: {error}") from error
     if config["tie_word_embeddings"] and _has_own_head(folder, config):
         config["tie_word_embeddings"] = False
     return config
+
+
+def check_buildable(folder: Path, config: Mapping[str, Any]) -> None:
+    """Check that transformers builds a model from a config; it takes no memory.
+
+    Raises:
+        ValueError: it does not.
+    """
+    try:
+        with torch.device("meta"):
+            build_empty(config_object(config))
+    except Exception as error:  # transformers and torch raise whatever they meet
+        raise ValueError(
+            f"{folder / CONFIG} is not a config that transformers builds a model from: {type(error).__name__}: {error}"
+        ) from error
+
+
+def load_generation(folder: Path) -> GenerationConfig | None:
+    """Return a checkpoint's generation settings; None where it has none.
+
+    Raises:
+        ValueError: the file is damaged, or its values are not allowed.
+    """
+    file = folder / GENERATION
+    if not file.is_file():
+        return None
+    read_json(file)
+    try:
+        return GenerationConfig.from_pretrained(folder)
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{file} does not hold generation settings that transformers reads: {error}") from error
 
 
 def config_object(config: Mapping[str, Any]) -> PretrainedConfig:
@@ -163,7 +198,7 @@ def read_architecture(folder: Path) -> Architecture:
 def fingerprint(folder: Path) -> str:
     """Return a hash of all that decides what a checkpoint computes and how text reaches it.
 
-    Hashes of files are remembered beside them (see `hash_files`), so that a second call reads no weights.
+    Hashes of files are remembered in the user's cache (see `hash_files`), so that a second call reads no weights.
 
     Raises:
         ValueError: there are no weights that transformers would read, or a file is missing.
@@ -192,18 +227,23 @@ def checkpoint_files(folder: Path) -> dict[str, Path]:
     return {file.relative_to(folder).as_posix(): file for file in sorted({*found, *weights})}
 
 
+def homes_of_weights(folder: Path) -> tuple[Path, ...]:
+    """Return the folders in which a checkpoint's weights lie: its own, or a store into which it links.
+
+    Raises:
+        ValueError: there are no weights.
+    """
+    return tuple({file.resolve().parent for file in weight_files(folder, read_config(folder))})
+
+
 def _digest(hashes: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _memory_of(folder: Path) -> Path:
-    """Return where hashes are remembered: in the folder, or in the user's cache for a snapshot of the hub."""
-    if os.access(folder, os.W_OK) and not (folder / CONFIG).is_symlink():
-        return folder / MEMORY
+    """Return where hashes are remembered: in the user's cache; the folder may be shared, read-only or uploaded."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return (
-        cache / "budwood" / "fingerprints" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}.json"
-    )
+    return cache / "budwood" / "fingerprints" / f"{hashlib.sha256(bytes(folder.resolve())).hexdigest()[:16]}.json"
 
 
 def _has_own_head(folder: Path, config: Mapping[str, Any]) -> bool:

@@ -24,7 +24,7 @@ from gguf import MODEL_ARCH_NAMES, GGUFReader, GGUFValueType, ReaderField, Reade
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
-from budwood.arch.family import Axes, Family, architecture_from_config, axis_lengths, family_of
+from budwood.arch.family import Axes, Family, axis_lengths, family_of
 from budwood.arch.spec import Architecture, LayerSpec
 from budwood.models.checkpoint import build_empty, model_config, save_checkpoint
 from budwood.models.rotary import fixed_rope
@@ -218,13 +218,14 @@ class GgufModel:
         return kind
 
 
-def describe_gguf(file: Path) -> Architecture:
-    """Return the architecture of the model in a GGUF file from its header alone.
+def describe_gguf(file: Path) -> dict[str, Any]:
+    """Return the config of the model in a GGUF file, with all defaults, from its header alone.
 
     Raises:
         ValueError: the file cannot be read; see `GgufModel` and `gguf_config`.
     """
-    return architecture_from_config(gguf_config(GgufModel.open(file)).to_dict())
+    config: dict[str, Any] = gguf_config(GgufModel.open(file)).to_dict()
+    return config
 
 
 def convert_gguf(file: Path, target: Path) -> Path:

@@ -36,6 +36,7 @@ _SMOLLM3_PERIOD = 4
 _GEMMA2_27B_LAYERS = 46
 """llama.cpp knows the one Gemma 2 whose scores it scales otherwise by its number of layers."""
 _ROPE_TOLERANCE = 1e-5
+_PAIR = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,8 +219,8 @@ def _objection(form: Form, source: Source) -> str | None:
     architecture, positions = source.architecture, source.positions
     if len({layer.head_dim for layer in architecture.layers}) > 1:
         return "its head dimension differs by layer"
-    if positions is None or not positions.dims:
-        return "its rotary embedding differs by layer" if positions is None else "its heads keep no pair that turns"
+    if positions is None or positions.dims < _PAIR:
+        return "its rotary embedding differs by layer" if positions is None else "no dimension of its heads turns"
     if not architecture.is_uniform and not form.layerwise:
         return "its sizes differ by layer"
     if positions.factors is not None and not form.factors:
@@ -239,13 +240,12 @@ def _shared_positions(config: Mapping[str, Any], architecture: Architecture) -> 
         dims, theta = rotary_dims(rope, spec.head_dim), float(rope["rope_theta"])
         slots = theta ** (-2 * torch.arange(len(frequencies), dtype=torch.float64) / dims)
         factors = slots / frequencies.double()
-        # A fine cut may keep none of the pairs that turn.
         constant = not len(factors) or bool(factors.max() <= factors.min() * (1 + _ROPE_TOLERANCE))
         found.append(
             Positions(
                 dims=dims,
                 theta=theta,
-                slowdown=float(factors[0]) if constant and len(factors) else 1.0,
+                slowdown=float(factors[0]) if len(factors) and constant else 1.0,
                 factors=None if constant else factors,
                 gain=gain,
             )

@@ -33,21 +33,25 @@ def check_kind(folder: Path, written: Mapping[str, Any]) -> None:
     Raises:
         ValueError: its model is of an unsupported kind or an impossible depth.
     """
-    if "model_type" not in written:
-        raise ValueError(f"{folder / 'config.json'} must name a `model_type`")
-    supported_family(written)
+    file = folder / "config.json"
+    if not isinstance(written.get("model_type"), str):
+        raise ValueError(f"{file} must name a `model_type`")  # noqa: TRY004 - the file is wrong
+    try:
+        supported_family(written)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
     depth = written.get("num_hidden_layers", 1)
     if not isinstance(depth, int) or not 1 <= depth <= _MOST_LAYERS:
-        raise ValueError(f"{folder / 'config.json'}: num_hidden_layers={depth!r} must be between 1 and {_MOST_LAYERS}")
+        raise ValueError(f"{file}: num_hidden_layers={depth!r} must be between 1 and {_MOST_LAYERS}")
 
 
-def check_lengths(folder: Path, config: Mapping[str, Any], sequence_length: int) -> None:
+def check_lengths(place: Path | str, config: Mapping[str, Any], sequence_length: int) -> None:
     """Check that a model sees all of a sequence, so that a cut of it computes what it computes.
 
     Sub-networks have no sliding windows. On sequences that fit into the teacher's window that makes no difference.
 
     Args:
-        folder: of the checkpoint.
+        place: of the checkpoint, for the message.
         config: with all defaults.
         sequence_length: tokens of the longest sequence of a study.
 
@@ -58,7 +62,7 @@ def check_lengths(folder: Path, config: Mapping[str, Any], sequence_length: int)
     for name, limit in limits.items():
         if limit is not None and sequence_length > limit:
             raise ValueError(
-                f"sequence_length={sequence_length} exceeds the {limit} {name} of {folder}: "
+                f"sequence_length={sequence_length} exceeds the {limit} {name} of {place}: "
                 f"shorten the sequences, or take another model"
             )
 

@@ -39,6 +39,7 @@ class PushSettings(Strict):
     repository: str
     """Id on the Hub, `owner/name`; `{bin}` and `{space}` in it stand for those of the export."""
     private: bool = True
+    """Whether a repository that is made is private."""
     dry_run: bool = True
     """Only report what would be uploaded."""
     revision: str | None = None
@@ -89,8 +90,8 @@ class TeacherSettings(Strict):
     """Where the pretrained model comes from: exactly one of `model` and `random`."""
 
     model: str | None = None
-    """A hub id, a checkpoint folder, a GGUF file, or `package://<import name>/<file>` inside an installed package. A
-    relative path begins at the root of the project."""
+    """A hub id, a checkpoint folder, a GGUF file (of Llama, Mistral, Qwen2, Qwen3 or Gemma 2), or `package://<import
+    name>/<file>` inside an installed package. A relative path begins at the root of the project."""
     revision: str | None = None
     """Commit, tag or branch of a hub id."""
     random: dict[str, bool | int | float | str] | None = None

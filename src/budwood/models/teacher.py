@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, StrictDataclassError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoConfig,
@@ -23,18 +23,23 @@ from transformers import (
 from budwood.arch.family import architecture_from_config
 from budwood.arch.spec import Architecture
 from budwood.corpus.documents import resolve_package_path
+from budwood.corpus.tokenization import num_ids
 from budwood.models import checkpoint
 from budwood.models.checkpoint import (
     CONFIG,
     OWN_CONFIGS,
     Checkpoint,
+    check_buildable,
+    homes_of_weights,
     load_config,
-    read_architecture,
+    load_generation,
+    load_tokenizer,
     read_config,
     save_checkpoint,
 )
 from budwood.models.conversion import check_tokenizer, convert_code
 from budwood.models.gguf import convert_gguf, describe_gguf
+from budwood.models.kind import check_lengths
 from budwood.models.settings import TeacherSettings
 from budwood.models.weights import check_shapes, read_json
 from budwood.records.files import check_links
@@ -87,24 +92,53 @@ def fetch_teacher(settings: TeacherSettings, work_dir: Path, root: Path = Path()
     return _fetched(_accept(path, settings, work_dir), path.name)
 
 
-def describe_teacher(settings: TeacherSettings, root: Path = Path()) -> Architecture:
+def describe_teacher(settings: TeacherSettings, root: Path = Path(), longest_sequence: int = 1) -> Architecture:
     """Return a teacher's architecture as stated, or from its configuration: no weights are read or downloaded.
+
+    Args:
+        settings: where it comes from.
+        root: where relative paths begin.
+        longest_sequence: tokens of the longest sequence of a study.
+
+    Raises:
+        ValueError: the source does not exist, is of an unsupported kind, wants to run code that was not allowed, or
+            does not see all of the longest sequence.
+    """
+    if settings.architecture is not None:
+        return settings.architecture.architecture()
+    if settings.random is not None:
+        config = _random_config(settings.random, byte_tokenizer()).to_dict()
+        check_lengths("teacher.random", config, longest_sequence)
+        return architecture_from_config(config)
+    path = _local_path(settings, root)
+    if path is not None and path.is_file():
+        config = describe_gguf(path)
+        check_lengths(path, config, longest_sequence)
+        return architecture_from_config(config)
+    folder = path or _download(str(settings.model), settings.revision, (CONFIG,))
+    _check_code(folder, trust_remote_code=settings.trust_remote_code)
+    config = load_config(folder)
+    check_lengths(folder, config, longest_sequence)
+    check_buildable(folder, config)
+    return architecture_from_config(config)
+
+
+def count_token_ids(settings: TeacherSettings, root: Path = Path()) -> int | None:
+    """Return one more than the largest id of a teacher's tokenizer; None where that takes more than a local file.
 
     Args:
         settings: where it comes from.
         root: where relative paths begin.
 
     Raises:
-        ValueError: the source does not exist, or is of an unsupported kind.
+        ValueError: the source does not exist, or its tokenizer is damaged.
     """
-    if settings.architecture is not None:
-        return settings.architecture.architecture()
     if settings.random is not None:
-        return architecture_from_config(_random_config(settings.random, byte_tokenizer()).to_dict())
+        return num_ids(byte_tokenizer())
     path = _local_path(settings, root)
-    if path is not None and path.is_file():
-        return describe_gguf(path)
-    return read_architecture(path or _download(str(settings.model), settings.revision, (CONFIG,)))
+    if path is None or path.is_file() or _code_of(path) or not _has_tokenizer(path):
+        return None
+    return num_ids(load_tokenizer(path))
 
 
 def check_folder(folder: Path, *, trust_remote_code: bool) -> Architecture:
@@ -112,7 +146,31 @@ def check_folder(folder: Path, *, trust_remote_code: bool) -> Architecture:
 
     Raises:
         ValueError: it is no checkpoint or an unsupported one, wants to run code that was not allowed or lies elsewhere,
-            has no safetensors weights or others than its config says, has no tokenizer, or links to files elsewhere.
+            has no safetensors weights or others than its config says, has damaged generation settings or no tokenizer,
+            or links to files elsewhere.
+    """
+    _check_code(folder, trust_remote_code=trust_remote_code)
+    config = load_config(folder)
+    architecture = architecture_from_config(config)
+    check_buildable(folder, config)
+    check_links(folder, homes_of_weights(folder))
+    if not _code_of(folder):
+        check_shapes(folder, config, architecture)
+    load_generation(folder)
+    if not _has_tokenizer(folder):
+        raise ValueError(f"teacher.model: {folder} holds no tokenizer; put there one of {', '.join(TOKENIZERS)}")
+    return architecture
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in TOKENIZERS)
+
+
+def _check_code(folder: Path, *, trust_remote_code: bool) -> None:
+    """Check that a folder wants to run no code that was not allowed or lies elsewhere.
+
+    Raises:
+        ValueError: it does.
     """
     code = _code_of(folder)
     if elsewhere := sorted(name for name in code if "--" in name):
@@ -125,14 +183,6 @@ def check_folder(folder: Path, *, trust_remote_code: bool) -> Architecture:
             f"teacher.model: {folder} brings code of its own ({', '.join(sorted(code))}); "
             "read it, then set teacher.trust_remote_code: true to run it"
         )
-    config = load_config(folder)
-    architecture = architecture_from_config(config)
-    check_links(folder)
-    if not code:
-        check_shapes(folder, config, architecture)
-    if not any((folder / name).is_file() for name in TOKENIZERS):
-        raise ValueError(f"teacher.model: {folder} holds no tokenizer; put there one of {', '.join(TOKENIZERS)}")
-    return architecture
 
 
 def fingerprint(folder: Path) -> str:
@@ -156,7 +206,7 @@ def _accept(folder: Path, settings: TeacherSettings, work_dir: Path) -> Path:
 
 def _code_of(folder: Path) -> set[str]:
     """Return the code that a model or its tokenizer needs; classes of our own are at hand, whatever lies there."""
-    if read_config(folder).get("model_type") in OWN_CONFIGS:
+    if str(read_config(folder).get("model_type")) in OWN_CONFIGS:
         return set()
     found = set()
     for name in (CONFIG, "tokenizer_config.json"):
@@ -210,7 +260,10 @@ def _random_config(settings: Mapping[str, Any], tokenizer: PreTrainedTokenizerFa
         "eos_token_id": tokenizer.eos_token_id,
         "tie_word_embeddings": True,
     }
-    return AutoConfig.for_model(**defaults | dict(settings))
+    try:
+        return AutoConfig.for_model(**defaults | dict(settings))
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, StrictDataclassError) as error:
+        raise ValueError(f"teacher.random: {error}") from error
 
 
 def _write_random(settings: Mapping[str, Any], seed: int, target: Path) -> Path:

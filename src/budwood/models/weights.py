@@ -39,7 +39,8 @@ def read_json(file: Path) -> dict[str, Any]:
 def weight_files(folder: Path, config: Mapping[str, Any]) -> tuple[Path, ...]:
     """Return the files that transformers reads a folder's weights from, sorted, the index among them.
 
-    It takes `config.json`'s `transformers_weights`, else `model.safetensors`, else the index. Other files are not read.
+    They are those of `config.json`'s `transformers_weights`, else `model.safetensors`, else the index. No others are
+    read.
 
     Raises:
         ValueError: there are none, only pickles, or the index is damaged or leads out of the folder.
@@ -50,10 +51,7 @@ def weight_files(folder: Path, config: Mapping[str, Any]) -> tuple[Path, ...]:
     strays = sorted(file.name for file in folder.glob("*.safetensors"))
     pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
     if pickles:
-        raise ValueError(
-            f"{folder} holds only pickled weights ({', '.join(pickles)}), which can run code when read; if you trust "
-            f"them, convert them: {_conversion(folder)}"
-        )
+        raise ValueError(f"{folder} holds only pickled weights ({', '.join(pickles)}), {_conversion(folder)}")
     if strays:
         raise ValueError(
             f"{folder} must hold {SINGLE} or {INDEX}; transformers does not read {', '.join(strays)}. Rename a single "
@@ -147,20 +145,29 @@ def open_tensors(file: Path) -> Iterator[Any]:
 
 
 def _listed(folder: Path, name: str) -> tuple[Path, ...]:
-    if not name.endswith(".index.json"):
-        return (folder / name,)
-    listed = read_json(folder / name).get("weight_map")
-    if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
-        raise ValueError(f"{folder / name} must name the file of every tensor in `weight_map`")
-    names = sorted({*listed.values(), name})
+    names = _named(folder, name)
     outside = [file for file in names if Path(file).is_absolute() or ".." in Path(file).parts]
     if outside:
         raise ValueError(f"{folder / name} leads out of its folder ({', '.join(outside)}): put the files beside it")
+    pickles = [file for file in names if not file.endswith((".safetensors", ".index.json"))]
+    if pickles:
+        raise ValueError(f"{folder} names pickled weights ({', '.join(pickles)}), {_conversion(folder)}")
     return tuple(folder / file for file in names)
+
+
+def _named(folder: Path, name: str) -> list[str]:
+    """Return the names of a weight file, or of an index and the files that it names."""
+    if not name.endswith(".index.json"):
+        return [name]
+    listed = read_json(folder / name).get("weight_map")
+    if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
+        raise ValueError(f"{folder / name} must name the file of every tensor in `weight_map`")
+    return sorted({*listed.values(), name})
 
 
 def _conversion(folder: Path) -> str:
     return (
+        "which can run code when read; if you trust them, convert them: "
         'python -c "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
         f"M.from_pretrained('{folder}', dtype='auto').save_pretrained('{folder}-safe'); "
         f"T.from_pretrained('{folder}').save_pretrained('{folder}-safe')\""

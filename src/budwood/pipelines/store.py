@@ -5,6 +5,7 @@ import logging
 import os
 import sqlite3
 from pathlib import Path
+from typing import Self
 from urllib.parse import unquote, urlsplit
 
 import mlflow
@@ -12,6 +13,7 @@ from mlflow.entities import Experiment, LifecycleStage
 from pydantic import Field
 
 from budwood.pipelines.secrets import clean_text
+from budwood.records.paths import resolve_path
 from budwood.records.strict import Strict
 
 logger = logging.getLogger(__name__)
@@ -27,14 +29,26 @@ class TrackingSettings(Strict):
     """What `conf/*/mlflow.yml` may hold."""
 
     tracking_uri: str
-    """The environment variable `MLFLOW_TRACKING_URI` overrides it."""
+    """Relative paths begin at the root of the project. The environment variable `MLFLOW_TRACKING_URI` overrides it."""
     experiment: str
     """The environment variable `MLFLOW_EXPERIMENT_NAME` overrides it."""
     artifacts: str | None = None
     """A folder or an address, such as `s3://bucket/budwood`; null: beside a database in a file, and where a server
-    keeps its artifacts."""
+    keeps its artifacts. A relative path begins at the root of the project."""
     registers: bool = Field(default=False, alias="register")
     """Whether trained checkpoints become versions of registered models, by reference."""
+
+    def rooted(self, root: Path) -> Self:
+        """Return the settings with relative paths spelt out."""
+        uri = self.tracking_uri
+        if uri.startswith(_SQLITE):
+            uri = _SQLITE + resolve_path(uri.removeprefix(_SQLITE), root)
+        elif not urlsplit(uri).scheme and uri not in _SERVERS:
+            uri = resolve_path(uri, root)
+        artifacts = self.artifacts
+        if artifacts is not None and not urlsplit(artifacts).scheme:
+            artifacts = resolve_path(artifacts, root)
+        return self.model_copy(update={"tracking_uri": uri, "artifacts": artifacts})
 
 
 def open_experiment(settings: TrackingSettings) -> None:
@@ -74,13 +88,13 @@ def artifact_root(uri: str, configured: str | None) -> str | None:
 
     Args:
         uri: of the store.
-        configured: a folder, an address, or nothing.
+        configured: the absolute path of a folder, an address, or nothing.
 
     Raises:
         ValueError: nothing is configured, and the store is a database without a folder of its own.
     """
     if configured is not None:
-        return configured if urlsplit(configured).scheme else Path(configured).expanduser().resolve().as_uri()
+        return configured if urlsplit(configured).scheme else Path(configured).as_uri()
     if uri.startswith(_SQLITE):
         return (_file_of(uri).parent / "artifacts").as_uri()
     if urlsplit(uri).scheme in {"", "file", *_SERVERS}:

@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
@@ -17,6 +17,18 @@ def write_atomically(file: Path, text: str) -> None:
     partial = file.with_name(f"{file.name}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(file)
+
+
+def read_json(file: Path) -> Any:
+    """Return what is in a JSON file that budwood wrote.
+
+    Raises:
+        ValueError: the file is damaged; the message gives it and what to do.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file.resolve()} is damaged ({error}): remove it and run again to make it anew") from None
 
 
 @contextmanager
@@ -43,18 +55,23 @@ def write_folder_atomically(target: Path) -> Iterator[Path]:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def check_links(folder: Path) -> None:
-    """Check that a folder holds its files itself; a snapshot of the hub links into the blobs beside it.
+def check_links(folder: Path, homes: Collection[Path] = ()) -> None:
+    """Check that a folder holds its files itself, so that copies of it take nothing along that is none of it.
+
+    Args:
+        folder: hidden files and folders in it are not looked at.
+        homes: folders that it may link into besides.
 
     Raises:
         ValueError: a file is a link that leads elsewhere.
     """
     home = folder.resolve()
-    allowed = (home, home.parent.parent / "blobs")
     for file in sorted(home.rglob("*")):
-        place = file.resolve()
-        if file.is_symlink() and not any(place.is_relative_to(inside) for inside in allowed):
-            raise ValueError(f"{folder / file.name} links to {place}, out of its folder: copy the file there")
+        within, place = file.relative_to(home), file.resolve()
+        if not file.is_symlink() or any(part.startswith(".") for part in within.parts):
+            continue
+        if not any(place.is_relative_to(inside) for inside in (home, *homes)):
+            raise ValueError(f"{folder / within} links to {place}, out of its folder: copy the file there")
 
 
 def _follow_umask(folder: Path) -> None:

@@ -31,7 +31,7 @@ class TeacherRecord(Strict):
     license: str
     attribution: str
     num_token_ids: int
-    """Ids that its tokenizer makes; the vocabulary may be padded beyond them."""
+    """Ids that texts hold: those of its tokenizer, as far as its embedding has rows, which may be more."""
     architecture: ArchitectureField
     intake: IntakeRecord
 

@@ -454,12 +454,13 @@ def open_study(
     corpus = texts if isinstance(texts, CorpusSettings) else _corpus(texts)
     fetched = fetch_source(settings, workspace, root)
     fetched.checkpoint.check_lengths(measurement.length)
+    record = teacher_record(fetched, settings, workspace)
     tokens = workspace.finish(PackText.of(fetched.checkpoint, corpus, root)).tokens
     require_measured(tokens, measurement)
     return Study(
         teacher=fetched.checkpoint,
         source=settings,
-        record=teacher_record(fetched, settings, workspace),
+        record=record,
         tokens=tokens,
         corpus=corpus,
         measurement=measurement,

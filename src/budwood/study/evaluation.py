@@ -258,7 +258,7 @@ class ContinuePrompts(Stage[Written]):
         tokenizer, architecture = self.model.load_tokenizer(), self.model.architecture
         prompts = heldout_prompts(read_texts(self.tokens, tokenizer, "validation"))
         model = self.compute.place(self.model.load_model(self.compute.dtype))
-        written = continue_prompts(model, tokenizer, prompts)
+        written = continue_prompts(model, tokenizer, prompts, bos_token_id=self.tokens.bos_token_id)
         flops = sum(each.flops(architecture) for each in written)
         cost = Cost(stage="evaluation", tokens=sum(each.num_tokens for each in written), flops=float(flops))
         samples = [Sample(model=self.model_name, prompt=each.prompt, text=each.text) for each in written]

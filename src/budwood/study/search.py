@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import pandas as pd
 import torch
-from pydantic import TypeAdapter
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
@@ -27,7 +26,7 @@ from budwood.models.export import write_checkpoint
 from budwood.models.losses import sequence_losses
 from budwood.records.certificate import Proof
 from budwood.records.cost import Cost
-from budwood.records.files import write_atomically
+from budwood.records.files import append_json_lines, read_json_lines
 from budwood.records.search import Finalist, Finalists, FrontPoint, Searched, Winner
 from budwood.records.strict import Strict
 from budwood.search.candidate import SearchRecord, canonical_key
@@ -52,7 +51,7 @@ from budwood.training.launch import run_job
 from budwood.training.run import MODEL
 from budwood.training.settings import Engine, Schedule
 
-HISTORY, LOOKS = "history.jsonl", "looks.json"
+HISTORY, LOOKS = "history.jsonl", "looks.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,12 +190,12 @@ class ChooseWinner(Stage[Chosen]):
     def run(self, work: Work) -> Chosen:
         """Look at the finalists one by one; a killed run continues with the first that it has not finished."""
         file = work.folder / LOOKS
-        looks = _LOOKS.validate_json(file.read_text(encoding="utf-8")) if file.is_file() else []
+        looks = [Look.model_validate(row) for row in read_json_lines(file)]
         ordered = open_ordered(self.teacher.folder, self.space, importance_of(self.importance)).in_memory(self.compute)
         left = self.finalists[len(looks) :]
         for finalist in tqdm(left, desc="finalists", unit="candidate", dynamic_ncols=True):
             looks.append(self._look(ordered, finalist.selection, work))
-            write_atomically(file, _LOOKS.dump_json(looks).decode())
+            append_json_lines(file, [looks[-1].model_dump(mode="json")])
         found = choose([look.losses for look in looks])
         folders = [_folder_of(finalist.selection, work) for finalist in self.finalists]
         for loser in set(folders) - {folders[found.winner]}:
@@ -289,9 +288,6 @@ class Look(Strict):
     proof: Proof
     """Of its folder."""
     seconds: float
-
-
-_LOOKS = TypeAdapter(list[Look])
 
 
 def _gaps(cut: Cut, teacher: Architecture) -> int:

@@ -34,7 +34,7 @@ def enumerate_spaces(
     ranges = {name: bin_.parameter_bin(teacher.num_parameters) for name, bin_ in used.items()}
     require_disjoint(ranges)
     for name, bin_ in used.items():
-        _check_reference(name, bin_, teacher)
+        check_reference(name, bin_, teacher.architecture.family, teacher.num_token_ids)
     for variant in variants:
         parameter_bin, space = ranges[variant.bin], spaces[variant.space].search_space(teacher.architecture)
         try:
@@ -69,9 +69,19 @@ def sample_spaces(
     return pd.concat(tables)
 
 
-def _check_reference(name: str, bin_: BinSettings, teacher: TeacherRecord) -> None:
-    """Check that the reference of a bin can be trained as the sub-networks are."""
-    reference, family = bin_.reference, teacher.architecture.family
+def check_reference(name: str, bin_: BinSettings, family: str, num_token_ids: int | None) -> None:
+    """Check that the reference of a bin can be trained as the sub-networks are.
+
+    Args:
+        name: of the bin.
+        bin_: its settings.
+        family: of the teacher.
+        num_token_ids: of the teacher's tokenizer; None where they are not known yet.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    reference = bin_.reference
     if reference is None:
         return
     if reference.model_type != family:
@@ -79,8 +89,8 @@ def _check_reference(name: str, bin_: BinSettings, teacher: TeacherRecord) -> No
             f"bins.{name}.reference: model_type {reference.model_type!r} cannot be trained beside a teacher of the "
             f"family {family!r}, whose settings it takes; name an architecture of that family"
         )
-    if reference.vocab_size < teacher.num_token_ids:
+    if num_token_ids is not None and reference.vocab_size < num_token_ids:
         raise ValueError(
-            f"bins.{name}.reference: vocab_size={reference.vocab_size} must hold the {teacher.num_token_ids} tokens of "
+            f"bins.{name}.reference: vocab_size={reference.vocab_size} must hold the {num_token_ids} tokens of "
             "the teacher's tokenizer"
         )

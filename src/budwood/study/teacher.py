@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from budwood.arch.count import num_parameters
-from budwood.corpus.tokenization import num_ids
+from budwood.corpus.tokenization import fingerprint_tokenizer, num_ids
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import Compute
 from budwood.models.settings import TeacherSettings
@@ -92,6 +92,33 @@ def fetch_source(settings: TeacherSettings, workspace: Workspace, root: Path) ->
         return fetch_teacher(settings, folder, root)
 
 
+def fetch_further(
+    settings: TeacherSettings, own: Checkpoint, sequence_length: int, workspace: Workspace, root: Path
+) -> Checkpoint:
+    """Return a teacher beside the study's own, which reads the same tokens.
+
+    Args:
+        settings: where it comes from.
+        own: the study's teacher.
+        sequence_length: tokens of a training sequence.
+        workspace: keeps what had to be converted.
+        root: where relative paths begin.
+
+    Raises:
+        ValueError: it cannot be fetched, is of an unsupported kind, sees less than a sequence, or has other tokens.
+    """
+    fetched = fetch_source(settings, workspace, root)
+    further = fetched.checkpoint
+    further.check_lengths(sequence_length)
+    if fingerprint_tokenizer(further.load_tokenizer()) != fingerprint_tokenizer(own.load_tokenizer()):
+        raise ValueError(
+            f"{fetched.name} has another tokenizer than the study's teacher: name a teacher of the same tokenizer "
+            "(its embedding may have more rows)"
+        )
+    teacher_record(fetched, settings, workspace)
+    return further
+
+
 def importance_of(tensors: dict[str, Tensor]) -> Importance | None:
     """Return the importance that a stage has measured; None where it measured nothing."""
     return Importance.from_tensors(tensors) if tensors else None
@@ -144,7 +171,7 @@ def teacher_record(fetched: FetchedTeacher, settings: TeacherSettings, workspace
         fingerprint=teacher.fingerprint,
         license=settings.license,
         attribution=settings.attribution,
-        num_token_ids=num_ids(teacher.load_tokenizer()),
+        num_token_ids=min(num_ids(teacher.load_tokenizer()), teacher.architecture.vocab_size),
         architecture=teacher.architecture,
         intake=workspace.finish(VerifyTeacher(teacher=teacher)).intake,
     )

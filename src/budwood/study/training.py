@@ -17,7 +17,7 @@ from budwood.study.costs import cache_cost, heldout_cost
 from budwood.study.settings import Conditions
 from budwood.study.stage import NOT_DECIDING, Stage, Work, identity
 from budwood.training.cache import TeacherCache, write_cache
-from budwood.training.curve import read_curve, replay_curve
+from budwood.training.curve import read_curve
 from budwood.training.job import Initialisation, TrainingJob
 from budwood.training.launch import run_job
 from budwood.training.run import MODEL, training_order
@@ -72,6 +72,7 @@ class TrainArm(Stage[Trained]):
 
     name: ClassVar[str] = "training"
     result: ClassVar[type] = Trained
+    answers: ClassVar[bool] = False
 
     arm: str
     start: Start
@@ -134,7 +135,7 @@ class TrainArm(Stage[Trained]):
         return super().facts() | {"teacher": self.teacher.fingerprint if needed else None}
 
     def run(self, work: Work) -> Trained:
-        """Train; a killed run continues from its newest whole checkpoint."""
+        """Train; a killed run continues from its newest undamaged checkpoint, a finished one only reports its curve."""
         schedule = self.schedule
         job = TrainingJob(
             arm=self.arm,
@@ -157,13 +158,6 @@ class TrainArm(Stage[Trained]):
         ran = run_job(job, work.track, work.workspace.environment or {})
         curve = _curve_table(ran, read_curve(job.output_folder))
         return Trained(Checkpoint.open(job.output_folder / MODEL), self._record(ran, curve), curve)
-
-    def replay(self, result: Trained, work: Work) -> None:
-        """Report the curve of a run that an earlier process has finished, and keep its first steps for longer runs."""
-        del result
-        if self._branches:
-            work.workspace.claim("steady", self._steady())
-        replay_curve(work.folder / "run", work.track)
 
     @property
     def _branches(self) -> bool:

@@ -189,9 +189,9 @@ class DistillationSettings(Strict):
     temperature: float = Field(default=1.0, gt=0)
     """Divides the logits of both."""
     loss: DistillationLoss = "full"
-    """Which part of the teacher's distribution the student learns, see `budwood.training.teacher`: all (`full`), its
-    `top_k` most likely entries and one bucket for all others (`topk_tail`), tokens drawn from it (`sampled`), or the
-    first `top_k` renormalised (`topk_renorm`: the paper's way; biased)."""
+    """Which part of the teacher's distribution the student learns, see `budwood.training.teacher`: all of it (`full`),
+    its top `top_k` entries and one bucket for all others (`topk_tail`), tokens drawn from it (`sampled`), or its top
+    `top_k` renormalised (`topk_renorm`: the paper's way; biased)."""
     divergence: Divergence = "forward"
     """`reverse` and `jensen_shannon` need every entry of both sides: `loss: full`."""
     top_k: int = Field(default=1024, ge=1)

@@ -281,17 +281,19 @@ def check_vocabulary(student_folder: Path, teacher_folder: Path) -> None:
 
 
 def check_rows(name: str, vocab_size: int, folder: Path) -> None:
-    """Check that a model has a row for every id that a tokenizer makes; more rows pad.
+    """Check that a model has a row for every id of a text; more rows pad.
+
+    A tokenizer may make ids beyond its model's rows. No packed text holds them.
 
     Args:
         name: of the model, for the message.
         vocab_size: its rows.
-        folder: with the tokenizer.
+        folder: of the teacher, with the tokenizer.
 
     Raises:
         ValueError: it has fewer.
     """
-    needed = num_ids_of(load_tokenizer(folder))
+    needed = min(num_ids_of(load_tokenizer(folder)), num_rows(folder))
     if vocab_size < needed:
         raise ValueError(
             f"{name} has vocab_size={vocab_size}, the tokenizer of {folder} makes {needed} ids: "

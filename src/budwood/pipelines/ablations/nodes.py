@@ -20,7 +20,7 @@ from budwood.reporting.ablations import (
 )
 from budwood.study.ablation import Compared, train_compared
 from budwood.study.settings import Conditions
-from budwood.study.teacher import fetch_source
+from budwood.study.teacher import fetch_further
 
 
 def ablate(
@@ -57,14 +57,16 @@ def ablate(
     return table, figure, ablation_page(title, about, table, importances), importances
 
 
-def fetch_teachers(workspace: Path, *, sources: Sequence[TeacherSettings]) -> tuple[Checkpoint, ...]:
+def fetch_teachers(
+    teacher: Checkpoint, conditions: Conditions, workspace: Path, *, sources: Sequence[TeacherSettings]
+) -> tuple[Checkpoint, ...]:
     """Return the teachers that are neither the study's own nor sub-networks of it.
 
     Raises:
-        ValueError: one cannot be fetched, or is of an unsupported family.
+        ValueError: one cannot be fetched, is of an unsupported kind, sees less than a sequence, or has other tokens.
     """
-    found = open_workspace(workspace)
-    return tuple(fetch_source(source, found, project_root()).checkpoint for source in sources)
+    found, length = open_workspace(workspace), conditions.schedule.sequence_length
+    return tuple(fetch_further(source, teacher, length, found, project_root()) for source in sources)
 
 
 def _compared(comparison: Comparison, models: dict[str, Checkpoint], conditions: Conditions) -> Compared:

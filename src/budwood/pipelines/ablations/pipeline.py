@@ -57,7 +57,8 @@ def _fetching(ablations: AblationSettings) -> list[Node]:
     outputs = [teacher_dataset(name, ablations.teachers[name]) for name in sources]
     function = Deferred(NODES, "fetch_teachers", sources=list(sources.values()))
     place = "subnets.ablations.teacher"
-    return [Node(function, ["workspace"], outputs, name="fetch_teachers", namespace=place, tags="ablations")]
+    inputs = ["teacher", "params:conditions", "workspace"]
+    return [Node(function, inputs, outputs, name="fetch_teachers", namespace=place, tags="ablations")]
 
 
 def _node(ablation: Ablation) -> Node:

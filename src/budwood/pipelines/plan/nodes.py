@@ -9,7 +9,7 @@ import pandas as pd
 
 from budwood.arch.bins import require_disjoint
 from budwood.arch.count import forward_flops_per_token, num_parameters
-from budwood.models.teacher import describe_teacher
+from budwood.models.teacher import count_token_ids, describe_teacher
 from budwood.parameters import AblationTeacher, ProjectParameters
 from budwood.pipelines.ablations.comparison import Ablation, Comparison, ablations_of
 from budwood.pipelines.wiring import project_root
@@ -18,6 +18,7 @@ from budwood.reporting.accelerator import ACCELERATORS, Accelerator
 from budwood.reporting.quote import markdown_plan
 from budwood.study.forecast import Forecast, forecast
 from budwood.study.plan import PlannedAblation, Study, plan, plan_ablations, warnings_of
+from budwood.study.space import check_reference
 
 logger = logging.getLogger(__name__)
 
@@ -49,10 +50,16 @@ def describe_study(parameters: ProjectParameters, accelerator: Accelerator) -> S
     """Return a study as the plan counts it.
 
     Raises:
-        ValueError: the teacher is not known, a bin cannot be reached, or two overlap.
+        ValueError: the teacher is not known or does not fit, a bin cannot be reached, two overlap, or the reference of
+            one cannot be trained.
     """
-    teacher, precision = describe_teacher(parameters.teacher, project_root()), parameters.measurement.precision
+    precision, root = parameters.measurement.precision, project_root()
+    longest = max(parameters.schedule.sequence_length, parameters.measurement.length)
+    teacher = describe_teacher(parameters.teacher, root, longest)
     used = {name: parameters.bins[name] for name in parameters.grid}
+    num_token_ids = count_token_ids(parameters.teacher, root) if any(bin_.reference for bin_ in used.values()) else None
+    for name, bin_ in used.items():
+        check_reference(name, bin_, teacher.family, num_token_ids and min(num_token_ids, teacher.vocab_size))
     require_disjoint({name: bin_.parameter_bin(num_parameters(teacher)) for name, bin_ in used.items()})
     splits = [source.splits for source in parameters.corpus.sources.values()]
     reported = parameters.measurement.reported
@@ -105,5 +112,5 @@ def _teacher_flops(comparison: Comparison, parameters: ProjectParameters, study:
     teacher = teachers.get(comparison.name, AblationTeacher()) if comparison.teacher != "teacher" else AblationTeacher()
     if teacher.subnet is not None:
         return _forecast(teacher.subnet.variant, parameters, study).forward(context)
-    own = study.teacher if teacher.source is None else describe_teacher(teacher.source, project_root())
+    own = study.teacher if teacher.source is None else describe_teacher(teacher.source, project_root(), context)
     return float(forward_flops_per_token(own, context=context))

@@ -1,0 +1,120 @@
+"""Benchmarks start, and those that search and train run to their end on a teacher of nothing."""
+
+import ast
+import json
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from projects import ROOT
+
+import budwood
+from budwood.training import objectives
+
+FOLDER = ROOT / "benchmarks"
+PEERS = {"litgpt_train", "whittle_activate", "whittle_kd", "whittle_search"}
+"""Run in environments of their own."""
+SHARED = {"__init__", "peers", "quickstart"}
+SCRIPTS = sorted({file.stem for file in FOLDER.glob("*.py")} - PEERS - SHARED)
+
+TEACHER = {
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "head_dim": 16,
+    "max_position_embeddings": 256,
+}
+SMALL_SHAPE = (32, 3, 16, 48, 3)
+
+
+@pytest.fixture(autouse=True)
+def beside_the_scripts(monkeypatch):
+    """Import what scripts share as they do, and forget it afterwards."""
+    monkeypatch.syspath_prepend(FOLDER)
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if Path(getattr(sys.modules[name], "__file__", None) or "").parent == FOLDER:
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_scripts_start(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
+    assert ended.value.code == 0
+    assert "usage" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", sorted(PEERS))
+def test_scripts_of_peers_import_nothing_of_budwood(name):
+    tree = ast.parse((FOLDER / f"{name}.py").read_text())
+    imported = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert not [module for module in imported if module and module.startswith("budwood")]
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Put a random teacher and short text in place of the quickstart's."""
+    import cuts
+    import quickstart
+
+    splits = {"train": 0.4, "calibration": 0.15, "selection": 0.15, "choice": 0.15, "validation": 0.15}
+    text = budwood.SourceSettings(path=("package://encodings/cp*.py",), splits=splits)
+    # To compile the loss takes longer than these runs.
+    monkeypatch.setattr(objectives, "inductor_works", lambda _: False)
+    monkeypatch.setattr(quickstart, "LENGTH", 32)
+    monkeypatch.setattr(quickstart, "TEACHER", budwood.TeacherSettings(random=TEACHER))
+    monkeypatch.setattr(quickstart, "WIKIPEDIA", text)
+    counts = {"length": 32, "calibration": 4, "elimination": 1, "selection": 3, "choice": 2, "validation": 2}
+    monkeypatch.setattr(quickstart, "MEASUREMENT", budwood.MeasurementSettings(**counts, heldout=1))
+    monkeypatch.setattr(cuts, "HALF", cuts.ParameterBin(40_000, 60_000))
+
+
+def last_line(text: str) -> dict[str, Any]:
+    return dict(json.loads(text.splitlines()[-1]))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small")
+def test_the_search_compares_what_was_found(monkeypatch, capsys, tmp_path):
+    import search
+
+    few = {"population": 4, "epochs": 1, "num_elites": 2, "num_mutants": 2, "num_crossovers": 1, "num_randoms": 1}
+    schedule = {"tokens": 256, "sequence_length": 32, "global_batch": 4, "micro_batch": 4}
+    monkeypatch.setattr(search, "OURS", search.OURS.model_copy(update={**few, "stages": (2,), "finalist_tokens": 128}))
+    monkeypatch.setattr(search, "PAPER", search.PAPER.model_copy(update=few))
+    monkeypatch.setattr(search, "SCHEDULE", budwood.Schedule(**schedule))
+    monkeypatch.setattr(
+        sys, "argv", ["search.py", "--seeds=0", "--arms", "ours", "random", "paper", f"--cache-dir={tmp_path}"]
+    )
+    search.main()
+    found = last_line(capsys.readouterr().out)
+    assert set(found) == {"ours_nats", "untrained_nats", "random_nats", "paper_nats", "flops_ratio_to_paper"}
+    assert min(losses[0] for name, losses in found.items() if name.endswith("_nats")) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small")
+def test_the_study_trains_every_start(monkeypatch, capsys, tmp_path):
+    import study
+
+    bins = study.ParameterBin(1, 10**6)
+    few = {name: loss.model_copy(update={"top_k": 16}) for name, loss in study.LOSSES.items()}
+    monkeypatch.setattr(study, "LOSSES", few)
+    monkeypatch.setattr(study, "SHAPES", {"quarter": (SMALL_SHAPE, bins), "half": (SMALL_SHAPE, bins)})
+    monkeypatch.setattr(study, "NUM_CURVE", 1)
+    monkeypatch.setattr(study, "NUM_HELDOUT", 2)
+    monkeypatch.setattr(study, "NUM_CHOICE", 2)
+    monkeypatch.setattr(study.Study, "rate", lambda *_: 1e-3)
+    monkeypatch.setattr(sys, "argv", ["study.py", "--seeds=0", "--tokens=2048", f"--cache-dir={tmp_path}"])
+    study.main()
+    found = last_line(capsys.readouterr().out)
+    assert set(found["nats"]) == {*study.STARTS, *study.LOSSES}
+    assert set(found["differences"]) == set(found["nats"]) - {"compensated"}
+    assert set(found["half_nats"]) == {"compensated", "random", "ordered", "full", "prefix"}
