@@ -77,7 +77,7 @@ def test_only_a_run_of_everything_counts_as_whole(hook, tmp_path, whole):
 
 
 @pytest.mark.slow
-def test_the_second_of_two_runs_is_refused_and_the_first_ends_well(project):
+def test_the_second_of_two_runs_is_refused_and_the_first_ends_well(project, monkeypatch):
     """The first is stopped while it holds the folder, so that the second surely comes too early."""
     root = project / "data/smoke"
     first = start_kedro(project, *ONE_NODE)
@@ -95,10 +95,14 @@ def test_the_second_of_two_runs_is_refused_and_the_first_ends_well(project):
         assert f"{root} is in use: a run by process {first.pid} on " in output.replace("\n", " "), output[-3000:]
         assert "Running node" not in output
         assert sorted(path for path in root.rglob("*") if path.is_file()) == before
-        listed = kedro(project, "registry", "list", "--env=smoke")
+        monkeypatch.setenv("KEDRO_ENV", "smoke")
+        listed = kedro(project, "registry", "list")
         assert listed.returncode == 0, "what runs nothing holds nothing"
-    finally:
-        os.kill(first.pid, signal.SIGCONT)
+    except BaseException:
+        first.kill()
+        first.wait()
+        raise
+    os.kill(first.pid, signal.SIGCONT)
     assert first.wait(240) == 0
     (row,) = [json.loads(line) for line in (root / WORKSPACE / RUNS).read_text().splitlines()]
     assert row["whole"] is False

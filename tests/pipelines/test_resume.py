@@ -27,7 +27,7 @@ def started(finished: Path, tmp_path: Path) -> Path:
     shutil.copytree(finished / "data/smoke", project / "data/smoke")
     for folder in ("05_model_input", "06_models", "07_model_output", "08_reporting"):
         shutil.rmtree(project / "data/smoke" / folder)
-    for folder in workspace(project).iterdir():
+    for folder in workspace(project).glob("*-*"):
         if not folder.name.startswith(("teacher", "corpus")):
             shutil.rmtree(folder)
     return project

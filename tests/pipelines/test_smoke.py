@@ -126,8 +126,14 @@ def test_every_model_was_asked_and_every_architecture_timed(finished):
     assert (speeds[["prefill_seconds", "decode_seconds", "peak_bytes"]] > 0).all(axis=None)
     ledger = ledger_of(finished)
     arms = ledger[ledger["stage"] == "evaluation"].groupby("arm")["flops"].agg(["count", "min"])
-    # Per variant the certificate, the losses and the speed; the teacher's losses and two tasks; per arm two tasks.
-    assert arms["count"].to_dict() == {"": 3 * 5 + 1 + 2, "distilled": 10, "random_init": 10, "subnet_init": 10}
+    # Per variant two proofs, the losses and samples of three arms and the speed; the teacher's losses, samples and two
+    # tasks; per arm two tasks.
+    assert arms["count"].to_dict() == {
+        "": (2 + 3 + 3 + 1) * 5 + 1 + 1 + 2,
+        "distilled": 10,
+        "random_init": 10,
+        "subnet_init": 10,
+    }
     assert (arms["min"] > 0).all()
 
 
@@ -214,7 +220,7 @@ def test_a_second_run_repeats_nothing_and_ends_with_the_same_numbers(finished, p
     assert done.returncode == 0, output[-3000:]
     reused = [Path(line.split()[-1]).name.rpartition("-")[0] for line in output.splitlines() if "Reusing" in line]
     once = {"search": 1, "choice": 1, "export": 1}
-    assert Counter(reused) == once | {"training": 3, "scores": 3, "tasks": 3}, output[-3000:]
+    assert Counter(reused) == once | {"training": 3, "scores": 3, "tasks": 3, "samples": 3}, output[-3000:]
     scores = read_records(project / "data/smoke/07_model_output/quarter/coarse_layerwise/scores.json")
     kept = before[(before["bin"] == "quarter") & (before["space"] == "coarse_layerwise")].set_index("model")
     for score in scores:
