@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 from words import make_tokenizer
 
-from budwood.corpus.tokenization import Encoder, first_token, num_ids
+from budwood.corpus.tokenization import Encoder, begin_texts, first_token, num_ids
 
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|tool|>"]
 TEXTS = [
@@ -115,6 +115,17 @@ def prescribing(bos: bool) -> PreTrainedTokenizerFast:  # noqa: FBT001 - the one
 def test_the_tokenizer_or_the_settings_decide_what_begins_a_window(prescribes, bos, expected):
     tokenizer = prescribing(prescribes)
     assert first_token(tokenizer, bos) == (tokenizer.bos_token_id if expected else None)
+
+
+@pytest.mark.parametrize("prescribes", [True, False])
+@pytest.mark.parametrize("bos", ["always", "never"])
+def test_texts_begin_as_windows_do(prescribes, bos):
+    tokenizer = prescribing(prescribes)
+    own = tokenizer.encode("ab", add_special_tokens=False)
+    token = first_token(tokenizer, bos)
+    begin_texts(tokenizer, token)
+    assert tokenizer.encode("ab") == ([] if token is None else [token]) + own
+    assert tokenizer("ab", add_special_tokens=False)["input_ids"] == own
 
 
 def test_a_tokenizer_without_the_token_cannot_always_begin_with_it():

@@ -82,12 +82,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def ask(folder: Path, heldout: Path, output: Path, **settings: object) -> list[dict]:
     """Return the records of all tasks."""
-    return run_benchmarks(folder, heldout, EvaluationSettings(**{"batch_size": 16} | settings), CPU, output)["tasks"]
+    asked = EvaluationSettings(**{"batch_size": 16} | settings)
+    return run_benchmarks(folder, heldout, asked, CPU, output, bos_token_id=None)["tasks"]
 
 
 def test_random_weights_answer_by_chance(folder: Path, tasks_folder: Path, tmp_path: Path) -> None:
     """One in four of 100 is right, with a deviation of 4.3; nobody guesses a word."""
-    record = run_benchmarks(folder, tasks_folder, EvaluationSettings(), CPU, tmp_path)
+    record = run_benchmarks(folder, tasks_folder, EvaluationSettings(), CPU, tmp_path, bos_token_id=None)
     last_word, continuation = record["tasks"]
     assert abs(continuation["value"] - 0.25) < 4 * 0.0433
     assert last_word["value"] < 0.05
@@ -423,13 +424,25 @@ def test_questions_that_exceed_the_positions_are_counted(
 
 
 def test_prompts_that_exceed_the_positions_are_counted(folder: Path) -> None:
-    respondent = Respondent(folder, CPU, 2)
+    respondent = Respondent(folder, CPU, 2, None)
     ids, mask = respondent.tok_batch_encode(["abc", "abcdef"], left_truncate_len=4)
     whole, _ = HFLM.tok_batch_encode(respondent, ["abc", "abcdef"], left_truncate_len=4)
     assert torch.equal(ids, whole)
     assert mask.sum(1).tolist() == [3, 4]
     assert respondent.was_cut([("abcdef", {"until": []})])
     assert not respondent.was_cut([("abc", {"until": []})])
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_requests_begin_as_the_sequences_of_the_corpus(folder: Path, begins: bool) -> None:  # noqa: FBT001
+    token = load_tokenizer(folder).eos_token_id if begins else None
+    respondent = Respondent(folder, CPU, 2, token)
+    first = [token] if begins else []
+    context, continuation = respondent._encode_pair("abc", " def")
+    assert context == first + respondent.tok_encode("abc", add_special_tokens=False)
+    assert continuation == respondent.tok_encode(" def", add_special_tokens=False)
+    ids, _ = respondent.tok_batch_encode(["abc"])
+    assert ids[0].tolist() == context
 
 
 def test_a_fingerprint_follows_the_questions(tmp_path: Path) -> None:

@@ -203,6 +203,7 @@ def stages(materials: Materials) -> list[Stage]:
             questions="some",
             tasks=("heldout",),
             limit=None,
+            bos_token_id=None,
             compute=compute,
             folder=Path("questions"),
             evaluation=EvaluationSettings(),

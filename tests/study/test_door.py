@@ -58,8 +58,8 @@ def test_a_second_run_repeats_nothing(example, monkeypatch):
 
     monkeypatch.setattr(stages, "save", save)
     again = run_example(example["folder"])
-    # What was read of files of text is compared at every run.
-    assert made == ["corpus"]
+    # What was read of files of text is compared at every run, and a trained model with its hashes.
+    assert made == ["corpus", "training", "training"]
     assert again["found"]["half"].winner == example["found"]["half"].winner
     assert again["losses"]["heldout_loss"] == example["losses"]["heldout_loss"]
 

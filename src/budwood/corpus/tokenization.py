@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from budwood.corpus.settings import Bos
 from budwood.corpus.split import near_digest
@@ -131,6 +132,21 @@ def first_token(tokenizer: "PreTrainedTokenizerBase", bos: Bos) -> int | None:
         raise ValueError("bos='always' needs a tokenizer with a bos_token; this one allows 'auto' and 'never'")
     prescribed = own is not None and tokenizer.encode("a")[:1] == [own]
     return own if bos == "always" or (bos == "auto" and prescribed) else None
+
+
+def begin_texts(tokenizer: "PreTrainedTokenizerBase", bos_token_id: int | None) -> None:
+    """Let a tokenizer put an id in front of every text, as sequences of a corpus begin.
+
+    Args:
+        tokenizer: A fast tokenizer; changed only where it begins texts otherwise.
+        bos_token_id: As `first_token` returns it; `None`: nothing is put in front.
+    """
+    if first_token(tokenizer, "auto") == bos_token_id:
+        return
+    token = [] if bos_token_id is None else [tokenizer.convert_ids_to_tokens(bos_token_id)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=[*token, "$A"], pair=[*token, "$A", "$B"], special_tokens=[(each, bos_token_id) for each in token]
+    )
 
 
 def describe_tokenizer(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any]:

@@ -105,7 +105,15 @@ def check_benchmarks(settings: EvaluationSettings) -> None:
                     raise ValueError(f"evaluation.tasks: {benchmark.task!r} cannot be asked: {task.task_name} {reason}")
 
 
-def run_benchmarks(folder: Path, heldout: Path, settings: EvaluationSettings, compute: Compute, output: Path) -> Record:
+def run_benchmarks(
+    folder: Path,
+    heldout: Path,
+    settings: EvaluationSettings,
+    compute: Compute,
+    output: Path,
+    *,
+    bos_token_id: int | None,
+) -> Record:
     """Ask a checkpoint all questions of the settings' benchmarks.
 
     Every finished task, and so every task of a group, is kept in `output` and read instead of asked again.
@@ -116,6 +124,7 @@ def run_benchmarks(folder: Path, heldout: Path, settings: EvaluationSettings, co
         settings: what is asked.
         compute: where the model runs.
         output: for this checkpoint, these settings and these questions alone.
+        bos_token_id: begins every request, as it begins the sequences of the corpus.
 
     Returns:
         versions and settings, and in `tasks` what `_record` returns: one for a task and for a group that the harness
@@ -140,7 +149,7 @@ def run_benchmarks(folder: Path, heldout: Path, settings: EvaluationSettings, co
         # Seconds of imports that commands without an evaluation do without.
         from budwood.evaluation.respondent import Respondent  # noqa: PLC0415
 
-        respondent = Respondent(folder, compute, settings.batch_size)
+        respondent = Respondent(folder, compute, settings.batch_size, bos_token_id)
         for benchmark, items in missing.items():
             session = _Session(respondent, benchmark, settings.limit, files[benchmark].parent / files[benchmark].stem)
             write_atomically(files[benchmark], json.dumps(session.records(items)))

@@ -10,6 +10,7 @@ from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 
 from budwood.arch.count import forward_flops_per_token
+from budwood.corpus.tokenization import begin_texts
 from budwood.models.checkpoint import load_model, load_tokenizer, read_architecture
 from budwood.models.device import Compute
 
@@ -21,13 +22,14 @@ _CUT = "Combined length of context"
 class Respondent(HFLM):  # type: ignore[misc]  # lm_eval ships no types
     """A checkpoint in lm_eval."""
 
-    def __init__(self, folder: Path, compute: Compute, batch_size: int) -> None:
+    def __init__(self, folder: Path, compute: Compute, batch_size: int, bos_token_id: int | None) -> None:
         """Load a checkpoint here and not in the harness, so that no code that came with it runs.
 
         Args:
             folder: the checkpoint with its tokenizer.
             compute: where it runs.
             batch_size: requests of one forward pass.
+            bos_token_id: begins every request, as it begins the sequences of a corpus.
         """
         self.tokens, self.flops = 0, 0.0
         """What the model computed, padding included."""
@@ -36,8 +38,10 @@ class Respondent(HFLM):  # type: ignore[misc]  # lm_eval ships no types
         self._architecture = read_architecture(folder)
         model = compute.place(load_model(folder, compute.dtype))
         model.register_forward_pre_hook(self._count, with_kwargs=True)
+        tokenizer = load_tokenizer(folder)
+        begin_texts(tokenizer, bos_token_id)
         with _filtered(lambda record: record.levelno >= logging.ERROR):  # it warns that it was given a loaded model
-            super().__init__(model, tokenizer=load_tokenizer(folder), batch_size=batch_size)
+            super().__init__(model, tokenizer=tokenizer, batch_size=batch_size)
 
     def _count(self, _: object, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         batch, length = (arguments[0] if arguments else named["input_ids"]).shape

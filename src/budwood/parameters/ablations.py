@@ -97,6 +97,10 @@ class AblationSettings(Strict):
         require_names("ablations.teachers", self.teachers)
         return self
 
+    def searched_by(self, metric: str) -> Variant:
+        """Return the name of what a search finds that a metric guides."""
+        return Variant(self.student.bin, f"by_{metric.replace('.', '_')}")
+
     def places(self) -> list[VariantName]:
         """Return every bin and space that is named."""
         of_teachers = [teacher.subnet for teacher in self.teachers.values() if teacher.subnet is not None]

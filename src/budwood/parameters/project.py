@@ -136,6 +136,13 @@ class ProjectParameters(Strict):
         for group in ("bins", "spaces"):
             require_names(group, getattr(self, group))
         require_names("corpus.sources", self.corpus.sources)
+        for metric in self.searches:
+            assert self.ablations is not None
+            taken = self.ablations.searched_by(metric).space
+            if taken in self.spaces:
+                raise ValueError(
+                    f"spaces.{taken}: ablations.metrics gives what {metric} finds this name; choose another"
+                )
         return self
 
     @model_validator(mode="after")

@@ -210,6 +210,8 @@ class AskModel(Stage[Answered]):
     """Fingerprint of those that are made from held-out text, and of tasks of the user's own."""
     tasks: tuple[str, ...]
     limit: int | None
+    bos_token_id: int | None
+    """Begins every request, as it begins the sequences of the corpus."""
     harness: str = VERSION
     compute: Compute
     folder: Path = field(metadata=NOT_DECIDING)
@@ -218,7 +220,14 @@ class AskModel(Stage[Answered]):
 
     def run(self, work: Work) -> Answered:
         """Ask; a killed run continues with the first task that it has not finished."""
-        record = run_benchmarks(self.model.folder, self.folder, self.evaluation, self.compute, work.folder)
+        record = run_benchmarks(
+            self.model.folder,
+            self.folder,
+            self.evaluation,
+            self.compute,
+            work.folder,
+            bos_token_id=self.bos_token_id,
+        )
         result = Answered(Downstream.model_validate({"model": self.model_name} | record))
         self.replay(result, work)
         return result

@@ -57,7 +57,7 @@ def ablations_of(parameters: ProjectParameters) -> list[Ablation]:
 
 def metric_place(ablations: AblationSettings, metric: str) -> Place:
     """Return where the search that a metric guides keeps what it finds."""
-    return Place(Variant(ablations.student.bin, f"by_{metric.replace('.', '_')}"), ("ablations",))
+    return Place(ablations.searched_by(metric), ("ablations",))
 
 
 def teacher_dataset(name: str, teacher: AblationTeacher) -> str:

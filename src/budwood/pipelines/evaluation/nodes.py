@@ -36,6 +36,7 @@ def build_tasks(tokens: PackedCorpus, teacher: Checkpoint, evaluation: Evaluatio
 
 
 def ask_models(
+    tokens: PackedCorpus,
     heldout_tasks: Path,
     evaluation: EvaluationSettings,
     conditions: Conditions,
@@ -46,6 +47,7 @@ def ask_models(
     """Return what some models answer, with the cost.
 
     Args:
+        tokens: the text whose sequences begin as requests do.
         heldout_tasks: folder of the questions that are made from held-out text.
         evaluation: what is asked.
         conditions: where models run.
@@ -61,6 +63,7 @@ def ask_models(
             questions=fingerprint_tasks(heldout_tasks, evaluation.include_path),
             tasks=evaluation.tasks,
             limit=evaluation.limit,
+            bos_token_id=tokens.bos_token_id,
             compute=choose_compute(measurement.device, measurement.precision),
             folder=heldout_tasks,
             evaluation=evaluation,

@@ -8,7 +8,7 @@ from budwood.records.names import ARMS, REFERENCE, Variant, run_name
 
 NODES = "budwood.pipelines.evaluation.nodes"
 TEXT = ["tokens", "params:conditions", "workspace"]
-ASKED = ["heldout_tasks", "params:evaluation", "params:conditions", "workspace"]
+ASKED = ["tokens", "heldout_tasks", "params:evaluation", "params:conditions", "workspace"]
 
 
 def create_pipeline(parameters: ProjectParameters) -> Pipeline:
