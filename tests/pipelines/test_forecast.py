@@ -90,7 +90,7 @@ def test_a_stage_costs_what_was_planned(study: PlannedStudy, spent: pd.DataFrame
 
 
 def test_an_elimination_costs_what_was_planned_but_for_layers_that_trials_share(
-    study: Study, spent: pd.DataFrame, data: Path
+    study: PlannedStudy, spent: pd.DataFrame, data: Path
 ) -> None:
     planned, paid = (sums(table, "elimination").iloc[0] for table in (plan(study, CPU, 0.2), spent))
     alone = sum(row["tokens"] * row["flops_per_token"] for row in trials(data))
