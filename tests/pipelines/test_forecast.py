@@ -7,18 +7,22 @@ import pandas as pd
 import pytest
 from kedro.config import OmegaConfigLoader
 from kedro.framework.project import configure_project, settings
+from safetensors.torch import load_file
 
 from budwood.arch.count import forward_flops_per_token
 from budwood.parameters import ProjectParameters, read_parameters
 from budwood.pipelines.plan.nodes import describe_study
 from budwood.records.account import SearchFindings
-from budwood.records.cost import Cost
 from budwood.records.files import read_json_lines
 from budwood.records.form import read_records
 from budwood.records.teacher import TeacherRecord
 from budwood.reporting.accelerator import ACCELERATORS
 from budwood.study.costs import Extent
 from budwood.study.plan import PlannedStudy, plan, search_costs
+from budwood.study.teacher import importance_of
+from budwood.subnet.compensate import count_gaps
+from budwood.subnet.extract import Cut, resolve
+from budwood.subnet.ordering import open_ordered
 
 pytestmark = pytest.mark.slow
 
@@ -55,10 +59,16 @@ def study(data: Path, parameters: ProjectParameters, teacher: TeacherRecord, fin
     forecasts = []
     for each in described.forecasts:
         winner = findings[each.variant].winner
-        forecasts.append(replace(each, members=(winner.selection.architecture(teacher.architecture),)))
-    (trials,) = data.glob("02_intermediate/workspace/importance-*/trials.jsonl")
-    kept = tuple(len(row["kept"]) for row in read_json_lines(trials))
-    return replace(described, forecasts=tuple(forecasts), trials=kept)
+        gaps = count_gaps(winner.kept_layers, teacher.architecture.num_hidden_layers)
+        members = (winner.selection.architecture(teacher.architecture),)
+        forecasts.append(replace(each, members=members, num_gaps=gaps))
+    return replace(described, forecasts=tuple(forecasts), trials=tuple(len(row["kept"]) for row in trials(data)))
+
+
+def trials(data: Path) -> list[dict]:
+    """Return the trials of the elimination."""
+    (file,) = data.glob("02_intermediate/workspace/importance-*/trials.jsonl")
+    return read_json_lines(file)
 
 
 @pytest.fixture(scope="module")
@@ -72,41 +82,57 @@ def sums(table: pd.DataFrame, stage: str) -> pd.DataFrame:
     return table[table["stage"] == stage].groupby(["bin", "space"])[["tokens", "flops"]].sum()
 
 
-@pytest.mark.parametrize("stage", ["calibration", "elimination", "training", "teacher", "heldout"])
+@pytest.mark.parametrize("stage", ["calibration", "compensation", "training", "teacher", "heldout"])
 def test_a_stage_costs_what_was_planned(study: PlannedStudy, spent: pd.DataFrame, stage: str) -> None:
     planned, paid = sums(plan(study, CPU, 0.2), stage), sums(spent, stage)
     assert len(paid) > 0
     pd.testing.assert_frame_equal(planned, paid, check_dtype=False, rtol=1e-9)
 
 
-def test_corrections_cost_what_was_planned(study: PlannedStudy, spent: pd.DataFrame) -> None:
-    """But for how dropped layers lie: the plan takes each of them for a gap of its own."""
-    planned, paid = sums(plan(study, CPU, 0.2), "compensation"), sums(spent, "compensation")
-    assert planned["tokens"].tolist() == paid["tokens"].tolist()
-    assert planned["flops"].to_numpy() == pytest.approx(paid["flops"].to_numpy(), rel=0.01)
+def test_an_elimination_costs_what_was_planned_but_for_layers_that_trials_share(
+    study: PlannedStudy, spent: pd.DataFrame, data: Path
+) -> None:
+    planned, paid = (sums(table, "elimination").iloc[0] for table in (plan(study, CPU, 0.2), spent))
+    alone = sum(row["tokens"] * row["flops_per_token"] for row in trials(data))
+    assert planned["tokens"] == paid["tokens"]
+    assert planned["flops"] == pytest.approx(alone, rel=1e-9)
+    assert paid["flops"] == sum(row["flops"] for row in trials(data)) <= alone
+
+
+def gaps(cut: Cut, study: PlannedStudy) -> int:
+    """Return the runs of dropped layers of a cut that follow a kept one."""
+    return count_gaps([layer.teacher_layer for layer in cut.layers], study.teacher.num_hidden_layers)
 
 
 def test_a_search_costs_what_its_candidates_read(
-    study: PlannedStudy, spent: pd.DataFrame, data: Path, teacher, findings
+    study: PlannedStudy, spent: pd.DataFrame, data: Path, parameters, findings
 ) -> None:
     """The evaluations by all candidates and the tokens that the race let them read, the choice by the finalists."""
     histories = pd.read_parquet(data / "07_model_output/histories.parquet")
     paid = sums(spent, "search")
-    length = study.conditions.measurement.length
+    length, calibration = study.conditions.measurement.length, study.text("calibration")
+    importance = importance_of(load_file(data / "04_feature/importance.safetensors"))
     for each in study.forecasts:
         read = histories[(histories["bin"] == each.variant.bin) & (histories["space"] == each.variant.space)]
         found = findings[each.variant]
-        compared = tuple(finalist.selection.architecture(teacher.architecture) for finalist in found.winner.finalists)
-        finalists = replace(each, members=compared)
-        alone = replace(study, search=study.search.model_copy(update={"epochs": 0, "population": len(compared)}))
+        compared, looked = found.winner.finalists, study.text("selection").num_tokens
+        ordered = open_ordered(data / "03_primary/teacher", parameters.spaces[each.variant.space], importance)
+        cuts = [resolve(ordered, finalist.selection) for finalist in compared]
+        members = [cut.architecture for cut in cuts]
+        finalists = replace(each, members=tuple(members), compensation=None)
+        alone = replace(study, search=study.search.model_copy(update={"epochs": 0, "population": len(members)}))
         total, _ = search_costs(alone, finalists)
-        evaluated = Cost.of(
-            "search", len(compared) * 1.0 * study.text("selection").num_tokens, finalists.forward(length)
-        )
-        choice = {"tokens": total.tokens - evaluated.tokens, "flops": total.flops - evaluated.flops}
+        losers = [
+            replace(each, members=(cut.architecture,), num_gaps=gaps(cut, study)).correction(study.teacher, calibration)
+            for finalist, cut in zip(compared, cuts, strict=True)
+            if finalist.selection != found.winner.selection
+        ]
+        choice = {
+            "tokens": total.tokens - len(members) * looked + sum(cost.tokens for cost in losers),
+            "flops": total.flops - len(members) * looked * finalists.forward(length) + sum(c.flops for c in losers),
+        }
         flops = (read["tokens"] * read["flops_per_token"]).sum() + choice["flops"]
         assert read["tokens"].sum() + choice["tokens"] == paid.loc[each.variant, "tokens"], each.variant
-        # The loser's correction is that of a mean finalist.
         assert flops == pytest.approx(paid.loc[each.variant, "flops"], rel=0.01), each.variant
 
 

@@ -129,8 +129,9 @@ def test_its_pipelines_run_on_a_tiny_teacher_of_the_family(name, tmp_path):
     savings = pd.read_parquet(data / "08_reporting/savings.parquet")
     of_subnets = savings[(savings["baseline"] == "random_init") & (savings["arm"] != "reference_init")]
     assert len(of_subnets) == 2
-    # Searches of the other three spaces of the bin, and probes of all four; the teacher is put in order once.
+    # Searches of the other three spaces of the bin, and probes of all four; the teacher keeps its own order, for which
+    # nothing is measured.
     ledger = pd.DataFrame([cost.model_dump() for cost in read_records(data / "07_model_output/ledger.json")])
     ordering = ledger.loc[ledger["stage"].isin(["calibration", "elimination"]), "flops"].sum()
-    assert ordering > 0
+    assert ordering == 0
     assert (of_subnets["selection_flops"] > 3 * (of_subnets["search_flops"] - ordering)).all()

@@ -109,8 +109,11 @@ def test_an_elimination_killed_midway_continues_after_its_last_trial(finished, s
     ours, theirs = (load_file(each / "data/smoke/04_feature/importance.safetensors") for each in (started, finished))
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-    costs = [read_records(each / "data/smoke/04_feature/calibration_costs.json") for each in (started, finished)]
-    assert [cost.flops for cost in costs[0]] == [cost.flops for cost in costs[1]]
+    ours, theirs = (read_records(each / "data/smoke/04_feature/calibration_costs.json") for each in (started, finished))
+    assert [cost.tokens for cost in ours] == [cost.tokens for cost in theirs]
+    # Layers that trials of one call share are run again where the kill came between them, and that is charged.
+    once = read_json_lines(whole)[0]["flops"]
+    assert theirs[1].flops <= ours[1].flops <= theirs[1].flops + once
 
 
 def test_other_parameters_reuse_only_what_still_matches(finished, project):

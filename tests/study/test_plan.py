@@ -160,11 +160,16 @@ def test_questions_and_timing_are_part_of_the_evaluation() -> None:
         heldout=HeldOutSettings(questions=10, context_words=20, continuation_words=5),
         efficiency=EfficiencySettings(prompt_tokens=80, new_tokens=20, repeats=1, warmups=1),
     )
-    small, large = (forward_flops_per_token(model, context=512) for model in (PYTHIA_410M, PYTHIA_69B))
+    small = forward_flops_per_token(PYTHIA_410M, context=512)
     planned = plan(study(evaluation=evaluation), H100, 0.4)
     found = row(planned, "evaluation")
     assert found["tokens"] == 3 * (200 * 512 + 1500) + 2 * 300
-    assert found["flops"] == (3 * (200 * 512 + 1500) + 300) * small + 300 * large
+    timed = 0
+    for model in (PYTHIA_410M, PYTHIA_69B):
+        read = [80 * forward_flops_per_token(model, context=80)]
+        read += [forward_flops_per_token(model, context=81 + step) for step in range(20)]
+        timed += 3 * sum(read)
+    assert found["flops"] == 3 * (200 * 512 + 1500) * small + timed
     assert row(planned, "evaluation", bin_name="")["tokens"] == 232 * 512 + 1500
     compared = plan(study(evaluation=evaluation, forecasts=(forecast(reference=PYTHIA_410M),)), H100, 0.4)
     assert row(compared, "evaluation")["tokens"] == found["tokens"] + 200 * 512 + 1500 + 300

@@ -62,7 +62,7 @@ def measure_efficiency(subjects: Mapping[str, Subject], settings: EfficiencySett
         }
         for name, subject in subjects.items()
     }
-    flops = settings.num_rounds * sum(_flops(subject.architecture, settings) for subject in subjects.values())
+    flops = sum(timing_flops(subject.architecture, settings) for subject in subjects.values())
     return {
         "prompt_tokens": settings.prompt_tokens,
         "new_tokens": settings.new_tokens,
@@ -128,8 +128,9 @@ def _working_bytes(run: Callable[[], object], compute: Compute) -> int | None:
     return max(int(event["args"]["Total Allocated"]) for event in events if event["name"] == "[memory]")
 
 
-def _flops(architecture: Architecture, settings: EfficiencySettings) -> int:
-    """Return the FLOPs of one prefill and the decoding behind it."""
+def timing_flops(architecture: Architecture, settings: EfficiencySettings) -> int:
+    """Return the FLOPs of timing a model: in every round one prefill, and the decoding behind it."""
     prompt = settings.prompt_tokens
     decode = (forward_flops_per_token(architecture, context=prompt + step + 1) for step in range(settings.new_tokens))
-    return settings.batch_size * (prompt * forward_flops_per_token(architecture, context=prompt) + sum(decode))
+    once = settings.batch_size * (prompt * forward_flops_per_token(architecture, context=prompt) + sum(decode))
+    return settings.num_rounds * once

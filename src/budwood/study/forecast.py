@@ -11,6 +11,8 @@ from budwood.arch.count import forward_flops_per_token, num_parameters
 from budwood.arch.sampling import sample
 from budwood.arch.space import SearchSpace
 from budwood.arch.spec import Architecture
+from budwood.evaluation.efficiency import timing_flops
+from budwood.evaluation.settings import EfficiencySettings
 from budwood.records.cost import Cost
 from budwood.records.names import Variant
 from budwood.reporting.quote import NUM_MEMBERS
@@ -35,18 +37,28 @@ class Forecast:
     """What the history of a search takes for one candidate."""
     reference: Architecture | None = None
     """Named by the bin, to be trained beside the sub-networks."""
+    num_gaps: int | None = None
+    """Runs of dropped layers that follow a kept one, where that is known."""
 
     def forward(self, context: int) -> float:
         """Return the mean FLOPs of a forward pass of the members, per token."""
         return statistics.fmean(forward_flops_per_token(member, context=context) for member in self.members)
 
     def correction(self, teacher: Architecture, calibration: Extent) -> Cost:
-        """Return the mean cost of correcting a member, if every dropped layer stood by itself."""
+        """Return the mean cost of correcting a member; where gaps are not known, every dropped layer is one."""
         costs = [
-            correction_cost(teacher, member, _most_gaps(teacher, member), self.compensation, calibration)
+            correction_cost(teacher, member, self._gaps(teacher, member), self.compensation, calibration)
             for member in self.members
         ]
         return costs[0].model_copy(update={"flops": statistics.fmean(cost.flops for cost in costs)})
+
+    def _gaps(self, teacher: Architecture, member: Architecture) -> int:
+        kept = member.num_hidden_layers
+        return min(kept, teacher.num_hidden_layers - kept) if self.num_gaps is None else self.num_gaps
+
+    def timing(self, settings: EfficiencySettings) -> float:
+        """Return the mean FLOPs of timing a member."""
+        return statistics.fmean(timing_flops(member, settings) for member in self.members)
 
     @property
     def largest(self) -> Architecture:
@@ -89,7 +101,3 @@ def draw_members(
     members = tuple(sample(sizes, parameter_bin, rng).architecture(space.teacher) for _ in range(num_members))
     written = [len(json.dumps(sample(space, parameter_bin, rng).to_dict())) for _ in range(_NUM_HISTORIES)]
     return members, statistics.fmean(written)
-
-
-def _most_gaps(teacher: Architecture, member: Architecture) -> int:
-    return min(member.num_hidden_layers, teacher.num_hidden_layers - member.num_hidden_layers)

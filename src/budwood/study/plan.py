@@ -8,6 +8,7 @@ import pandas as pd
 
 from budwood.arch.count import forward_flops_per_token, num_parameters, paper_search_flops
 from budwood.arch.spec import Architecture
+from budwood.evaluation.efficiency import timing_flops
 from budwood.evaluation.settings import EvaluationSettings
 from budwood.records.cost import Cost
 from budwood.records.names import ARMS, BASELINE, CONTINUED, REFERENCE, SHARED, Variant
@@ -323,15 +324,14 @@ def _evaluation_row(study: PlannedStudy, each: Forecast) -> Row:
     """Return what it takes to measure arms, to ask the first of each, and to time their model and the teacher."""
     measurement, evaluation, sources = study.conditions.measurement, study.evaluation, study.num_sources["validation"]
     length, asked = measurement.length, evaluation.question_tokens(sources)
-    timed = evaluation.efficiency.num_tokens if evaluation.efficiency else 0
     of_arm = study.conditions.protocol.num_seeds * measurement.validation * sources * length + asked
-    read = [
-        (len(ARMS) * of_arm + timed, each.forward(length)),
-        (timed, float(forward_flops_per_token(study.teacher, context=length))),
-    ]
+    costs = [Cost.of("evaluation", len(ARMS) * of_arm, each.forward(length))]
     if each.reference is not None:
-        read.append((of_arm + timed, float(forward_flops_per_token(each.reference, context=length))))
-    costs = [Cost.of("evaluation", tokens, flops) for tokens, flops in read]
+        costs.append(Cost.of("evaluation", of_arm, forward_flops_per_token(each.reference, context=length)))
+    if (efficiency := evaluation.efficiency) is not None:
+        beside = [model for model in (study.teacher, each.reference) if model is not None]
+        timed = [each.timing(efficiency), *(float(timing_flops(model, efficiency)) for model in beside)]
+        costs += [Cost(stage="evaluation", tokens=efficiency.num_tokens, flops=flops) for flops in timed]
     total = Cost(stage="evaluation", tokens=sum(c.tokens for c in costs), flops=sum(c.flops for c in costs))
     return _row(total, each.variant) | _held(study.reading_memory(each.largest), each.largest)
 
