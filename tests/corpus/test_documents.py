@@ -174,6 +174,17 @@ def test_a_missing_column_names_those_present(tmp_path):
         texts(source(path=str(tmp_path), format="parquet"))
 
 
+@pytest.mark.parametrize(("name", "other"), [("a.jsonl", "jsonl"), ("a.json.gz", "json"), ("a.parquet", "parquet")])
+def test_markup_is_not_read_as_text(tmp_path, name, other):
+    (tmp_path / name).write_bytes(gzip.compress(b"{}"))
+    for path in (name, "a*"):
+        with pytest.raises(ValueError, match=f"holds format='{other}' by its name"):
+            texts(source(path=str(tmp_path / path)))
+    (tmp_path / "a.py").write_text("one")
+    (tmp_path / name).rename(tmp_path / "b.jsonl.txt.gz")
+    assert texts(source(path=str(tmp_path / "*"))) == ["one", "{}"]
+
+
 def test_a_place_without_files_names_what_is_there_and_what_is_accepted(tmp_path):
     for name in ("a.csv", "b.csv", "c.md", "d", ".hidden.txt"):
         (tmp_path / name).touch()

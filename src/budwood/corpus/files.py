@@ -71,7 +71,8 @@ def find_files(path: str, file_format: Format) -> list[File]:
         file_format: Of a folder, the files with its suffixes are taken.
 
     Raises:
-        ValueError: there is none; the message lists what is there instead, and what is accepted.
+        ValueError: there is none; the message lists what is there instead, and what is accepted. Or all are to be
+            read as text and named as files of another format.
         ImportError: the package for the URL's protocol is not installed.
     """
     system, place = fsspec.url_to_fs(path)
@@ -93,6 +94,8 @@ def find_files(path: str, file_format: Format) -> list[File]:
         names = [found for found in system.glob(place) if _is_visible(found, fixed) and system.isfile(found)]
         if not names:
             raise ValueError(f"no file is found at {path}")
+    if file_format == "text":
+        _refuse_structured(path, names)
     return [_describe(system, name) for name in sorted(names, key=lambda name: PurePosixPath(name).parts)]
 
 
@@ -101,6 +104,13 @@ def suffixes(file_format: Format) -> tuple[str, ...]:
     stems = SUFFIXES[file_format]
     packed = () if file_format == "parquet" else tuple(_COMPRESSIONS)
     return (*stems, *(stem + ending for stem in stems for ending in packed))
+
+
+def _refuse_structured(path: str, names: list[str]) -> None:
+    """Refuse to read as plain text what is named as rows or entries throughout."""
+    for other in SUFFIXES:
+        if other != "text" and all(name.endswith(suffixes(other)) for name in names):
+            raise ValueError(f"{path} holds format={other!r} by its name, and format='text' would read the markup too")
 
 
 def read_rows(file: File, file_format: Format, text_field: str, skip: int) -> Iterator[Row]:
