@@ -29,9 +29,14 @@ def raw_parameters(environment: str) -> dict[str, Any]:
     return found
 
 
+_OF_MLFLOW = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT", "MLFLOW_RUN_ID")
+
+
 def environment(project: Path) -> dict[str, str]:
     """Return the process environment in which a copy's own source is imported."""
-    return os.environ | {"PYTHONPATH": str(project / "src"), "KEDRO_LOGGING_CONFIG": str(project / "conf/logging.yml")}
+    # MLflow leaves variables in this process that lead to its own store.
+    bare = {name: value for name, value in os.environ.items() if not name.startswith(_OF_MLFLOW)}
+    return bare | {"PYTHONPATH": str(project / "src"), "KEDRO_LOGGING_CONFIG": str(project / "conf/logging.yml")}
 
 
 def kedro(project: Path, *arguments: str, folder: str = ".") -> subprocess.CompletedProcess[str]:

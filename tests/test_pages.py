@@ -50,19 +50,22 @@ def test_the_graph_unfolds_and_shows_a_figure(browser: Chrome, finished: Path):
         assert complaints(browser) == []
 
 
-def test_the_tracker_leads_to_the_curves_of_a_variant(browser: Chrome, finished: Path):
+def test_the_tracker_leads_to_the_curves_of_a_training(browser: Chrome, finished: Path):
     with making(finished, "mlflow", "") as url:
         browser.get(url)
         click(browser, lambda: browser.find_element(By.XPATH, "//*[text()='Model training']"))
         click(browser, lambda: browser.find_element(By.LINK_TEXT, "smoke"))
         wait_for(browser, lambda: browser.find_element(By.LINK_TEXT, "whole study"))
         click(browser, lambda: browser.find_element(*css(".ag-row button")))
-        click(browser, lambda: browser.find_element(By.LINK_TEXT, "half.coarse_uniform"))
+        # The variant's row unfolds to its trainings.
+        row = "//*[contains(@class, 'ag-row')][.//a[text()='half.coarse_uniform']]"
+        click(browser, lambda: browser.find_element(By.XPATH, f"{row}//button"))
+        click(browser, lambda: browser.find_element(By.LINK_TEXT, "distilled"))
         click(browser, lambda: browser.find_element(By.XPATH, "//*[text()='Model metrics']"))
         search = wait_for(browser, lambda: browser.find_element(*css("input[placeholder='Search metric charts']")))
-        search.send_keys("distilled.heldout_loss")
+        search.send_keys("heldout_loss")
         assert wait_for(browser, lambda: browser.find_elements(*css(".js-plotly-plot .scatterlayer .trace")))
-        assert browser.find_element(By.XPATH, "//*[text()='distilled.heldout_loss']")
+        assert browser.find_element(By.XPATH, "//*[text()='heldout_loss']")
 
 
 def css(selector: str) -> tuple[str, str]:

@@ -52,7 +52,7 @@ def test_the_record_states_what_was_checked(child, folder, child_architecture):
     assert Certificate.from_dict(json.loads(json.dumps(record.to_dict()))) == record
     assert record.num_parameters == record.num_parameters_closed_form == count
     assert record.parameter_bin == (count, count + 1)
-    assert record.largest_logit_difference <= record.tolerance == TOLERANCE
+    assert record.largest_logit_difference <= TOLERANCE <= record.tolerance
     assert record.native is child_architecture.is_uniform
     assert record.model_class == record.to_dict()["class"] == type(child).__name__
     assert record.dtypes == {"float32": count}
