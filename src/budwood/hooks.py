@@ -302,7 +302,7 @@ def _short(name: str) -> str:
     """Return `bin` for `params:bins.half`: a variant has one bin, and variants compare by equal names."""
     group, _, member = name.removeprefix("params:").partition(".")
     # Conditions are the parameters of several groups, by their names.
-    short = {"bins": "bin", "spaces": "space", "conditions": ""}
+    short = {"bins": "bin", "spaces": "space", "conditions": "", "bin_conditions": ""}
     return short.get(group, f"{group}.{member}" if member else group)
 
 

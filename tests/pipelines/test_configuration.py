@@ -163,7 +163,7 @@ def test_no_parameter_group_is_unused(environment, monkeypatch):
     assert {"conditions", "study"} <= used
     # The plan reads all of them as `study`, and what nothing else reads.
     used |= set(Conditions.model_fields) | {"plan", "ablations"}
-    assert used - {"conditions", "study", "searches"} == set(ProjectParameters.model_fields)
+    assert used - {"conditions", "bin_conditions", "study", "searches"} == set(ProjectParameters.model_fields)
 
 
 def test_parameters_are_typed_and_hold_what_was_validated(environment):
@@ -172,7 +172,8 @@ def test_parameters_are_typed_and_hold_what_was_validated(environment):
     assert groups["study"] is parameters
     assert groups["conditions"] == parameters.conditions
     assert groups["bins"] is parameters.bins
-    assert set(groups) == {*ProjectParameters.model_fields, "conditions", "searches", "study"}
+    assert groups["bin_conditions"] == parameters.conditions_by_bin
+    assert set(groups) == {*ProjectParameters.model_fields, "conditions", "bin_conditions", "searches", "study"}
 
 
 @pytest.mark.parametrize(

@@ -306,7 +306,7 @@ def test_what_does_not_fit_is_told_with_a_way_out() -> None:
         "training · subnet_init · small · coarse",
     ]
     for warning in told:
-        size = int(warning.split("schedule.micro_batch=")[1].split()[0])
+        size = int(warning.split("micro_batch=")[1].split()[0])
         assert 1056 % size == 0
         fitting = study(schedule=PAPERS.model_copy(update={"micro_batch": size}))
         arm = warning.split(" · ")[1]
@@ -323,7 +323,7 @@ def test_no_micro_batch_fits_a_small_device() -> None:
     ("changes", "devices", "disk", "expected"),
     [
         ({}, 1, 1e9, "to disk, where 954 MiB are free"),
-        ({}, 7, 1e15, "7 devices with schedule.micro_batch=6 each cannot share schedule.global_batch=1056"),
+        ({}, 7, 1e15, "7 devices with micro_batch=6 each cannot share schedule.global_batch=1056"),
         ({"forecasts": (forecast(genes_bytes=2e6),)}, 1, 1e15, "search fewer fine spaces in one run"),
     ],
 )

@@ -93,6 +93,21 @@ class ProjectParameters(Strict):
         return Conditions(**{name: getattr(self, name) for name in Conditions.model_fields})
 
     @property
+    def conditions_by_bin(self) -> dict[str, Conditions]:
+        """How everything of a bin is measured and trained, by its name.
+
+        Raises:
+            ValueError: what a bin changes does not fit.
+        """
+        found = {}
+        for name, bin_ in self.bins.items():
+            try:
+                found[name] = self.conditions.within(bin_)
+            except ValueError as error:
+                raise ValueError(f"bins.{name}.{error}") from None
+        return found
+
+    @property
     def searches(self) -> dict[str, SearchSettings]:
         """The searches of an ablation, by the metric that guides them."""
         metrics = self.ablations.metrics if self.ablations else ()
@@ -106,8 +121,7 @@ class ProjectParameters(Strict):
     @property
     def caches_teacher(self) -> bool:
         """Whether the arm under the teacher reads what the teacher has said once."""
-        distillation = self.arms.distilled.distillation
-        return distillation is not None and distillation.teacher == "cached"
+        return self.arms.caches_teacher
 
     @property
     def needs_statistics(self) -> bool:
@@ -170,9 +184,15 @@ class ProjectParameters(Strict):
         self.search.race(self.measurement.selection)
         if self.engine.sharding and (not self.engine.launcher or self.schedule.optimizer == "muon"):
             raise ValueError("engine.sharding: true needs a launcher, and schedule.optimizer: adamw")
-        for name in Arms.model_fields:
-            if getattr(self.arms, name).learning_rate is None and self.schedule.peak_learning_rate is None:
-                raise ValueError(f"arms.{name}: give it a learning_rate, or all arms schedule.peak_learning_rate")
+        for conditions in (self.conditions, *self.conditions_by_bin.values()):
+            for name in Arms.model_fields:
+                try:
+                    getattr(conditions.arms, name).rate(conditions.schedule)
+                except ValueError as error:
+                    raise ValueError(f"arms.{name}: {error}") from None
+            cached = self.caches_teacher or conditions.arms.caches_teacher
+            if cached and conditions.arms.distilled.distillation != self.arms.distilled.distillation:
+                raise ValueError("bins: arms.distilled.distillation is that of all bins where its teacher is cached")
         return self
 
     def _require_order(self, name: str, fitness: str, space: str) -> None:

@@ -42,11 +42,12 @@ class ParametersHook:
 def typed(parameters: ProjectParameters) -> dict[str, Any]:
     """Return parameters by group as Kedro's datasets have them; bins and spaces by name.
 
-    Groups that nodes take together are one dataset more: `conditions`, and `study` for all of them.
+    Groups that nodes take together are one dataset more: `conditions`, those of every bin, and `study` for all of them.
     """
     groups = {name: getattr(parameters, name) for name in ProjectParameters.model_fields}
     groups |= {name: groups[name].rooted(project_root()) for name in ("evaluation", "serving")}
-    return groups | {"searches": parameters.searches} | {"conditions": parameters.conditions, "study": parameters}
+    groups |= {"conditions": parameters.conditions, "bin_conditions": parameters.conditions_by_bin}
+    return groups | {"searches": parameters.searches, "study": parameters}
 
 
 class LateHooks:

@@ -73,6 +73,11 @@ class Place:
         """The parameters of the space."""
         return f"params:spaces.{self.variant.space}"
 
+    @property
+    def conditions(self) -> str:
+        """The parameters that say how everything of the bin is measured and trained."""
+        return f"params:bin_conditions.{self.variant.bin}"
+
     def own(self, *names: str) -> list[str]:
         """Return datasets of the variant."""
         return [f"{self.namespace}.{name}" for name in names]

@@ -68,7 +68,7 @@ def train_compared(
             model=trained.model,
             record=trained.record,
             tokens=tokens,
-            length=conditions.measurement.length,
+            length=conditions.measurement.final_length,
             validation=conditions.measurement.validation,
             compute=stage.compute,
         )

@@ -273,7 +273,7 @@ class Study:
         stage = EvaluateTeacher(
             teacher=model,
             tokens=self.tokens,
-            length=measurement.length,
+            length=measurement.final_length,
             reported=measurement.reported,
             compute=self.compute,
         )
@@ -362,7 +362,7 @@ class Study:
             teacher=self.teacher,
             importance=self._needed(space, settings),
             selection=self._windows("selection"),
-            bin_=bin_,
+            bin_=bin_.alone(),
             space=space.without_corrections(),
             search=settings.alone(),
             compute=self.compute,
@@ -452,7 +452,7 @@ def open_study(
     settings = teacher if isinstance(teacher, TeacherSettings) else TeacherSettings(model=str(teacher))
     corpus = texts if isinstance(texts, CorpusSettings) else _corpus(texts)
     fetched = fetch_source(settings, workspace, root)
-    fetched.checkpoint.check_lengths(measurement.length)
+    fetched.checkpoint.check_lengths(measurement.longest)
     record = teacher_record(fetched, settings, workspace)
     tokens = workspace.finish(PackText.of(fetched.checkpoint, corpus, root)).tokens
     require_measured(tokens, measurement)

@@ -117,7 +117,7 @@ class TrainArm(Stage[Trained]):
             arm=arm,
             start=start,
             settings=settings,
-            schedule=conditions.schedule,
+            schedule=settings.fitted(conditions.schedule),
             tokens=tokens,
             heldout=measurement.heldout,
             teacher=teacher,

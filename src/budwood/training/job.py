@@ -41,7 +41,7 @@ class TrainingJob(Strict):
     cache_folder: Path | None = None
     """Entries of a cached teacher; see `budwood.training.cache`."""
     heldout_windows: int = Field(gt=0)
-    """Validation sequences behind the held-out curve."""
+    """Validation sequences behind the held-out curve, of the sources that are trained on."""
     device: DeviceName = "auto"
     precision: Precision = "auto"
     """Of matrix products; weights and optimiser state are always float32."""

@@ -194,7 +194,7 @@ def check_job(job: TrainingJob) -> Compute:
     starts = training_order(corpus, schedule)
     if job.distillation is not None:
         check_teacher(job, corpus, starts)
-    corpus.window_starts("validation", schedule.sequence_length, limit=job.heldout_windows)
+    corpus.heldout_starts(schedule.sequence_length, job.heldout_windows)
     kept = job.engine.kept_checkpoints + (job.branch_folder is not None)
     require_space(job.output_folder, num_parameters(_architecture(job)), kept)
     return compute

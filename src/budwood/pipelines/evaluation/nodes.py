@@ -129,7 +129,7 @@ def score_runs(
             model=model,
             record=record,
             tokens=tokens,
-            length=measurement.length,
+            length=measurement.final_length,
             validation=measurement.validation,
             compute=choose_compute(measurement.device, measurement.precision),
         )

@@ -33,7 +33,7 @@ def evolve(
         teacher=teacher,
         importance=importance if space.needs_statistics or search.needs_statistics else {},
         selection=Windows.searched(tokens, "selection", measurement),
-        bin_=bin_,
+        bin_=bin_.alone(),
         space=space.without_corrections(),
         search=search.alone(),
         compute=choose_compute(measurement.device, measurement.precision),

@@ -54,7 +54,7 @@ def describe_study(parameters: ProjectParameters, accelerator: Accelerator) -> P
             one cannot be trained.
     """
     precision, root = parameters.measurement.precision, project_root()
-    longest = max(parameters.schedule.sequence_length, parameters.measurement.length)
+    longest = max(parameters.schedule.sequence_length, parameters.measurement.longest)
     teacher = describe_teacher(parameters.teacher, root, longest)
     used = {name: parameters.bins[name] for name in parameters.grid}
     num_token_ids = count_token_ids(parameters.teacher, root) if any(bin_.reference for bin_ in used.values()) else None
@@ -72,6 +72,7 @@ def describe_study(parameters: ProjectParameters, accelerator: Accelerator) -> P
         ),
         search=parameters.search,
         conditions=parameters.conditions,
+        bins=parameters.conditions_by_bin,
         evaluation=parameters.evaluation,
         num_sources={split: sum(shares.get(split, 0) > 0 for shares in splits) for split in reported},
         precision=accelerator.precision if precision == "auto" else precision,
