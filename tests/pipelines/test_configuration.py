@@ -6,7 +6,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from kedro.config import OmegaConfigLoader
 from kedro.framework.project import configure_project, pipelines, settings
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
@@ -16,6 +15,7 @@ from budwood.corpus.documents import read_documents
 from budwood.corpus.settings import SourceSettings
 from budwood.parameters import ProjectParameters, read_parameters
 from budwood.pipelines.ablations.pipeline import NAMES
+from budwood.pipelines.loader import EnvironmentLoader
 from budwood.pipelines.parameters import ParametersHook, typed
 from budwood.records.runs import WORKSPACE
 from budwood.study.settings import Conditions
@@ -45,7 +45,7 @@ REFERENCE = {
     "num_key_value_heads": 1,
 }
 ABLATIONS = {
-    "student": {"bin": "quarter", "space": "coarse_uniform"},
+    "students": {"quarter": "coarse_uniform", "half": "coarse_uniform"},
     "spaces": ["coarse_uniform"],
     "metric_space": "paper_coarse_uniform",
     "logits": {"all": {"loss": "full"}},
@@ -53,8 +53,8 @@ ABLATIONS = {
 }
 
 
-def load(environment: str) -> tuple[OmegaConfigLoader, ProjectParameters]:
-    loader = OmegaConfigLoader(str(ROOT / "conf"), env=environment, **settings.CONFIG_LOADER_ARGS)
+def load(environment: str) -> tuple[EnvironmentLoader, ProjectParameters]:
+    loader = EnvironmentLoader(str(ROOT / "conf"), env=environment, **settings.CONFIG_LOADER_ARGS)
     return loader, read_parameters(loader["parameters"])
 
 

@@ -2,7 +2,6 @@
 
 import pandas as pd
 import pytest
-from kedro.config import OmegaConfigLoader
 from kedro.framework.project import configure_project, settings
 from omegaconf import OmegaConf
 from projects import ROOT, copy_project, kedro
@@ -11,6 +10,7 @@ from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.models.teacher import describe_teacher
 from budwood.parameters import ProjectParameters, read_parameters
+from budwood.pipelines.loader import EnvironmentLoader
 from budwood.pipelines.plan.nodes import plan_study
 from budwood.records.form import read_records
 
@@ -54,7 +54,7 @@ engine: {compile_loss: "off"}
 
 def parameters(environment: str) -> ProjectParameters:
     configure_project("budwood")
-    loader = OmegaConfigLoader(str(ROOT / "conf"), env=environment, **settings.CONFIG_LOADER_ARGS)
+    loader = EnvironmentLoader(str(ROOT / "conf"), env=environment, **settings.CONFIG_LOADER_ARGS)
     return read_parameters(loader["parameters"])
 
 

@@ -241,7 +241,7 @@ def test_an_ablation_by_hand() -> None:
     """One search, and two trainings of 4,624 steps of which one has a teacher of 10 FLOPs a token."""
     own, tokens = forecast(compensation=Compensation()), 4624 * 1056 * 2048
     searches, runs = ((study(), own),), ((own, 0.0), (own, 10.0))
-    ablation = PlannedAblation(name="logits", tokens=PAPERS.tokens, searches=searches, runs=runs)
+    ablation = PlannedAblation(name="logits", bin="small", tokens=PAPERS.tokens, searches=searches, runs=runs)
     costs = plan_ablations([ablation], H100, 0.4)
     (found,) = costs.to_dict("records")
     planned = plan(study(forecasts=(own,)), H100, 0.4)

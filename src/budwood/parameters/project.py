@@ -94,13 +94,15 @@ class ProjectParameters(Strict):
 
     @property
     def conditions_by_bin(self) -> dict[str, Conditions]:
-        """How everything of a bin is measured and trained, by its name.
+        """How everything of a bin is measured and trained, by its name; of bins that are searched.
 
         Raises:
             ValueError: what a bin changes does not fit.
         """
-        found = {}
+        found, used = {}, {place.bin for place in (*self.searched, *(self.ablations.places() if self.ablations else ()))}
         for name, bin_ in self.bins.items():
+            if name not in used:
+                continue
             try:
                 found[name] = self.conditions.within(bin_)
             except ValueError as error:
@@ -152,7 +154,7 @@ class ProjectParameters(Strict):
         require_names("corpus.sources", self.corpus.sources)
         for metric in self.searches:
             assert self.ablations is not None
-            taken = self.ablations.searched_by(metric).space
+            taken = self.ablations.searched_by(metric, "").space
             if taken in self.spaces:
                 raise ValueError(
                     f"spaces.{taken}: ablations.metrics gives what {metric} finds this name; choose another"
@@ -212,11 +214,16 @@ class ProjectParameters(Strict):
                     f"ablations: no bin {place.bin!r} or no space {place.space!r}; bins has {', '.join(self.bins)}, "
                     f"spaces has {', '.join(self.spaces)}"
                 )
-        for metric in ablations.metrics:
-            self._require_order("ablations.metrics", metric, ablations.metric_space)
-        self.schedule.of_length(ablations.tokens)
-        for changes in (*ablations.logits.values(), *ablations.kd_grid.combinations().values()):
-            self.arms.distilled.with_distillation(changes)
+        for bin_name in ablations.students:
+            for metric in ablations.metrics:
+                self._require_order("ablations.metrics", metric, ablations.metric_variant(bin_name).space)
+            conditions = self.conditions_by_bin[bin_name]
+            try:
+                conditions.schedule.of_length(ablations.tokens)
+            except ValueError as error:
+                raise ValueError(f"ablations.tokens in bins.{bin_name}: {error}") from None
+            for changes in (*ablations.logits.values(), *ablations.kd_grid.combinations().values()):
+                conditions.arms.distilled.with_distillation(changes)
         return self
 
 

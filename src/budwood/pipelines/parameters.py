@@ -3,7 +3,6 @@
 import os
 from typing import Any
 
-from kedro.config import OmegaConfigLoader
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import settings
 
@@ -34,7 +33,7 @@ class ParametersHook:
         if self.parameters is None:
             environment = os.getenv("KEDRO_ENV")
             arguments = settings.CONFIG_LOADER_ARGS
-            loader = OmegaConfigLoader(str(project_root() / settings.CONF_SOURCE), env=environment, **arguments)
+            loader = settings.CONFIG_LOADER_CLASS(str(project_root() / settings.CONF_SOURCE), env=environment, **arguments)
             return read_parameters(loader["parameters"])
         return self.parameters
 

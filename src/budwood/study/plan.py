@@ -395,6 +395,7 @@ class PlannedAblation:
     """Searches, and trainings of what they find, that are run by the name of their pipeline alone."""
 
     name: str
+    bin: str
     tokens: int
     """Of each training."""
     searches: tuple[tuple[PlannedStudy, Forecast], ...]
@@ -412,7 +413,7 @@ def plan_ablations(ablations: Sequence[PlannedAblation], accelerator: Accelerato
         mfu: share of the accelerator's peak that is reached.
 
     Returns:
-        `ABLATION_COLUMNS`: `ablation`; `searches` and `runs`, their numbers; `search_flops` with corrections,
+        `ABLATION_COLUMNS`: `ablation`, `bin`; `searches` and `runs`, their numbers; `search_flops` with corrections,
         `training_flops`, `teacher_flops`, and `device_hours` of all.
     """
     rows = []
@@ -430,5 +431,5 @@ def plan_ablations(ablations: Sequence[PlannedAblation], accelerator: Accelerato
         }
         hours = {"device_hours": sum(flops.values()) / flops_per_hour(accelerator, mfu)}
         counts = {"searches": len(ablation.searches), "runs": len(ablation.runs)}
-        rows.append({"ablation": ablation.name, **counts, **flops, **hours})
+        rows.append({"ablation": ablation.name, "bin": ablation.bin, **counts, **flops, **hours})
     return pd.DataFrame(rows, columns=ABLATION_COLUMNS)

@@ -87,9 +87,9 @@ def _planned(ablation: Ablation, parameters: ProjectParameters, study: PlannedSt
     assert ablations is not None, "only called where something is compared"
     forecasts = {variant: _forecast(variant, parameters, study) for variant in ablation.searched}
     searches = [(study, each) for each in forecasts.values()]
-    student = forecasts.get(ablations.student.variant)
+    student = forecasts.get(ablations.student(ablation.bin))
     if ablation.name == "metric":
-        student = _forecast(Variant(ablations.student.bin, ablations.metric_space), parameters, study)
+        student = _forecast(ablations.metric_variant(ablation.bin), parameters, study)
         searches = [(replace(study, search=search), student) for search in parameters.searches.values()]
     trained = [student] * len(ablation.comparisons) if ablation.name != "spaces" else list(forecasts.values())
     runs = [
@@ -97,7 +97,7 @@ def _planned(ablation: Ablation, parameters: ProjectParameters, study: PlannedSt
         for comparison, each in zip(ablation.comparisons, trained, strict=True)
         if each is not None
     ]
-    return PlannedAblation(name=ablation.name, tokens=ablations.tokens, searches=tuple(searches), runs=tuple(runs))
+    return PlannedAblation(name=ablation.name, bin=ablation.bin, tokens=ablations.tokens, searches=tuple(searches), runs=tuple(runs))
 
 
 def _forecast(variant: Variant, parameters: ProjectParameters, study: PlannedStudy) -> Forecast:
