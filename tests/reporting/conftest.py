@@ -1,6 +1,5 @@
 """A made-up study in the shapes of `budwood.records`: its numbers are invented, not measured."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -249,18 +248,15 @@ def _history(rng: np.random.Generator, variant: tuple[str, str]) -> pd.DataFrame
     origins = np.where(number < 20, "initial", np.array(["mutation", "crossover", "random"])[number % 3])
     about = {"origin": origins, "num_parameters": 33_630_000 + 1000 * (number % 7), "seconds": 0.4, "flops": 4e11}
     read = {"finished": number % 3 > 0, "num_sequences": np.where(number % 3 > 0, 8, 2), "tokens": 2048}
-    genes = {"hidden_size": 288, "num_hidden_layers": 20, "key": "k", "genes": [_genes(place) for place in number]}
+    # Half of the channels and heads, a third of the neurons, and two thirds of the layers or one more.
+    heads = {"num_attention_heads": 6.0, "num_key_value_heads": 3.0, "head_dim": 32.0, "intermediate_size": 512.0}
+    genes = {"hidden_size": 288, "num_hidden_layers": 20 + number % 2, "key": "k", **heads}
     return frame.assign(bin=variant[0], space=variant[1], **about, **genes, **read)
 
 
 def _selection(num_layers: int) -> dict[str, object]:
     layers = [{"layer": layer, "groups": 3, "queries": 2, "pairs": 16, "neurons": 512} for layer in range(num_layers)]
     return {"hidden": 288, "layers": layers}
-
-
-def _genes(place: int) -> str:
-    """Return half of the channels and heads, a third of the neurons, and two thirds of the layers or one more."""
-    return json.dumps(_selection(20 + place % 2))
 
 
 _WINNER = {

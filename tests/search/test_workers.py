@@ -16,7 +16,8 @@ from budwood.arch.selection import Selection
 from budwood.arch.space import SearchSpace
 from budwood.search import workers
 from budwood.search.candidate import Evaluate, Evaluation, canonical_key
-from budwood.search.run import run_search
+from budwood.search.genes import Genes
+from budwood.search.run import genes_folder, run_search
 from budwood.search.settings import SearchSettings
 from budwood.search.strategy import open_strategy
 from budwood.search.workers import RayEvaluate
@@ -98,8 +99,9 @@ def test_deaths_change_nothing_and_poison_only_itself(tmp_path: Path, monkeypatc
         records = run_search(strategy, evaluate, tmp_path / "poison.jsonl", NUM_SEQUENCES)
         assert [record.finished for record in records if record.key == keys[2]] == [False]
         assert [record.key for record in records] == keys[: SETTINGS.population]
+        first = Genes.open(genes_folder(tmp_path / "poison.jsonl")).read(0)
         with pytest.raises(ArithmeticError, match=keys[0]):
-            list(replace_open(evaluate, Evaluator(tmp_path, wrong=keys[0]))([records[0].selection], slice(0, 2)))
+            list(replace_open(evaluate, Evaluator(tmp_path, wrong=keys[0]))([first], slice(0, 2)))
 
 
 def replace_open(evaluate: RayEvaluate, evaluator: Evaluator) -> RayEvaluate:

@@ -99,7 +99,8 @@ class ProjectParameters(Strict):
         Raises:
             ValueError: what a bin changes does not fit.
         """
-        found, used = {}, {place.bin for place in (*self.searched, *(self.ablations.places() if self.ablations else ()))}
+        compared = self.ablations.places() if self.ablations else []
+        found, used = {}, {place.bin for place in (*self.searched, *compared)}
         for name, bin_ in self.bins.items():
             if name not in used:
                 continue
@@ -186,6 +187,10 @@ class ProjectParameters(Strict):
         self.search.race(self.measurement.selection)
         if self.engine.sharding and (not self.engine.launcher or self.schedule.optimizer == "muon"):
             raise ValueError("engine.sharding: true needs a launcher, and schedule.optimizer: adamw")
+        return self
+
+    @model_validator(mode="after")
+    def _bins_fit(self) -> Self:
         for conditions in (self.conditions, *self.conditions_by_bin.values()):
             for name in Arms.model_fields:
                 try:

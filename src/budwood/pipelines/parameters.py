@@ -32,8 +32,8 @@ class ParametersHook:
         """Return the parameters of the session, or those of `KEDRO_ENV` where there is no session (Kedro-Viz)."""
         if self.parameters is None:
             environment = os.getenv("KEDRO_ENV")
-            arguments = settings.CONFIG_LOADER_ARGS
-            loader = settings.CONFIG_LOADER_CLASS(str(project_root() / settings.CONF_SOURCE), env=environment, **arguments)
+            folder, arguments = str(project_root() / settings.CONF_SOURCE), settings.CONFIG_LOADER_ARGS
+            loader = settings.CONFIG_LOADER_CLASS(folder, env=environment, **arguments)
             return read_parameters(loader["parameters"])
         return self.parameters
 

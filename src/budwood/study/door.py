@@ -28,6 +28,7 @@ from budwood.records.names import Variant, require_names
 from budwood.records.search import Finalist, Searched, Winner
 from budwood.records.teacher import TeacherEvaluation, TeacherRecord
 from budwood.reporting.accelerator import ACCELERATORS, AcceleratorName
+from budwood.search.genes import Genes
 from budwood.search.settings import SearchSettings
 from budwood.study.evaluation import EvaluateTeacher
 from budwood.study.export import ExportSubnet, text_sources
@@ -74,6 +75,8 @@ class Subnet:
     """What is kept of the teacher, its losses, and what it cost."""
     history: pd.DataFrame | None = None
     """All candidates of its search; None where it was chosen by hand."""
+    genes: Genes | None = None
+    """What each of them keeps, by `evaluation` of the history."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -376,7 +379,8 @@ class Study:
         found = replace(self.workspace, track=tracked).finish(stage)
         finalists = found.finalists.candidates[: settings.num_finalists]
         training = BriefTraining.of(settings.finalist_tokens, self._conditions(schedule))
-        return replace(self._export(finalists, found.finalists.searched, space, training), history=found.history)
+        exported = self._export(finalists, found.finalists.searched, space, training)
+        return replace(exported, history=found.history, genes=found.genes)
 
     def _export(
         self,

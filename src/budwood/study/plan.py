@@ -44,7 +44,6 @@ _CHECKPOINT_BYTES = 12
 _NUM_CHECKPOINTS = 3
 """Two are kept, and a third is there until it is whole."""
 _UINT16_VALUES = 2**16
-_LARGE_HISTORIES_BYTES = 4 * 2**30
 _SECONDS_PER_HOUR = 3600
 
 Row = dict[str, object]
@@ -208,12 +207,6 @@ def warnings_of(
     if needed > free_disk_bytes:
         room_left = formats.size(free_disk_bytes)
         warnings.append(f"The study writes up to {formats.size(needed)} to disk, where {room_left} are free.")
-    histories = planned.loc[planned["stage"] == "search", "disk_bytes"].sum()
-    if histories > _LARGE_HISTORIES_BYTES:
-        warnings.append(
-            f"Searches write down all that every candidate keeps, up to {formats.size(histories)}, which the machine's "
-            "memory holds when variants are gathered: search fewer fine spaces in one run."
-        )
     return warnings
 
 

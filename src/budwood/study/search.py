@@ -32,7 +32,8 @@ from budwood.records.strict import Strict
 from budwood.search.candidate import SearchRecord, canonical_key
 from budwood.search.choice import Choice, choose
 from budwood.search.fitness import PERPLEXITY, module_of
-from budwood.search.run import run_search
+from budwood.search.genes import Genes
+from budwood.search.run import genes_folder, run_search
 from budwood.search.settings import SearchSettings
 from budwood.search.strategy import Strategy, open_strategy
 from budwood.study.costs import bin_center, choice_cost, correction_cost, fitness_costs, proof_cost
@@ -60,6 +61,8 @@ class Found:
 
     history: pd.DataFrame
     """A row for every candidate; see `budwood.search.candidate.SearchRecord`."""
+    genes: Genes
+    """What every candidate keeps."""
     finalists: Finalists
 
 
@@ -109,7 +112,9 @@ class EvolveSubnets(Stage[Found]):
 
         with evaluating_candidates(source) as evaluate:
             records = run_search(strategy, evaluate, work.folder / HISTORY, self.selection.count, log)
-        return Found(_history(records, self.search.fitness), self._finalists(strategy, ranked, records))
+        finalists = self._finalists(strategy, ranked, records)
+        genes = Genes.open(genes_folder(work.folder / HISTORY))
+        return Found(_history(records, self.search.fitness), genes, finalists)
 
     def _finalists(self, strategy: Strategy, ranked: Architecture, records: Sequence[SearchRecord]) -> Finalists:
         candidates = [

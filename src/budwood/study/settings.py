@@ -73,8 +73,7 @@ class MeasurementSettings(Strict):
     length: int = Field(gt=0)
     """Tokens predicted per sequence."""
     reported_length: int | None = Field(default=None, gt=0)
-    """The same where trained models are compared: in the split of the choice, and for reported losses; `length` where it
-    is null."""
+    """The same where trained models are compared (split of the choice, reported losses); null: `length`."""
     calibration: int = Field(gt=0)
     """Sequences behind the importance scores."""
     elimination: int = Field(default=4, gt=0)

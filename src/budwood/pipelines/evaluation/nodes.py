@@ -205,8 +205,11 @@ def join_curves(scores: list[Score], *curves: pd.DataFrame, variant: Variant, se
 
 
 def gather_histories(*histories: pd.DataFrame, variants: Sequence[Variant]) -> pd.DataFrame:
-    """Return the histories of all searches, with the variant of each."""
-    named = [history.assign(**variant._asdict()) for history, variant in zip(histories, variants, strict=True)]
+    """Return the histories of all searches, with the variant of each; losses by sequence stay in those of variants."""
+    named = [
+        history.drop(columns="sequence_losses").assign(**variant._asdict())
+        for history, variant in zip(histories, variants, strict=True)
+    ]
     return pd.concat(named, ignore_index=True)
 
 

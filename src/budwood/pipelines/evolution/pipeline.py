@@ -28,7 +28,7 @@ def search_nodes(place: Place, search: str = "params:search", space: str | None 
         place.node(
             Deferred(NODES, "evolve"),
             [*text, place.bin_parameters, space, *how],
-            place.own("history", "finalists"),
+            place.own("history", "genes", "finalists"),
         ),
         place.node(
             Deferred(NODES, "choose_winner"),

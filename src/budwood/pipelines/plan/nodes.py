@@ -97,7 +97,13 @@ def _planned(ablation: Ablation, parameters: ProjectParameters, study: PlannedSt
         for comparison, each in zip(ablation.comparisons, trained, strict=True)
         if each is not None
     ]
-    return PlannedAblation(name=ablation.name, bin=ablation.bin, tokens=ablations.tokens, searches=tuple(searches), runs=tuple(runs))
+    return PlannedAblation(
+        name=ablation.name,
+        bin=ablation.bin,
+        tokens=ablations.tokens,
+        searches=tuple(searches),
+        runs=tuple(runs),
+    )
 
 
 def _forecast(variant: Variant, parameters: ProjectParameters, study: PlannedStudy) -> Forecast:
