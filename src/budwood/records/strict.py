@@ -20,7 +20,7 @@ class Strict(BaseModel):
             ValueError: one is unknown, not allowed, or does not go with the others; the message is one line.
         """
         try:
-            return type(self).model_validate(self.model_dump() | changes)
+            return type(self).model_validate(self.model_dump() | dict(changes))
         except ValidationError as error:
             problems = [
                 ": ".join([*[".".join(map(str, problem["loc"]))] * bool(problem["loc"]), problem["msg"]])

@@ -1,12 +1,13 @@
 """Ablations: trainings with one setting changed -> a table, the importance of settings, figures and a page."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestRegressor
 
 from budwood.evaluation.statistics import mean_and_error
@@ -23,7 +24,10 @@ TRAINED = "trained"
 """Status of a finished training; any other says why there is no loss."""
 NUM_TREES = 200
 CURVE = ["step", "tokens", "flops", "train_loss", "heldout_loss"]
-MEASURES = {"held-out loss (nats per token)": np.asarray, "held-out perplexity": np.exp}
+MEASURES: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "held-out loss (nats per token)": np.asarray,
+    "held-out perplexity": np.exp,
+}
 
 
 class Trained(TypedDict):

@@ -321,7 +321,7 @@ class Arms(Strict):
         distillation = self.distilled.distillation
         return distillation is not None and distillation.teacher == "cached"
 
-    def with_arms(self, changes: Mapping[str, Mapping[str, Any]]) -> Self:
+    def with_arms(self, changes: Mapping[ArmName, Mapping[str, Any]]) -> Self:
         """Return the arms with other values of some; of `distillation` too, only those that are given change.
 
         Raises:
