@@ -128,6 +128,8 @@ class Bench:
     compiled: bool
     times: dict[str, list[float]] = field(default_factory=dict)
     """When the steps of a run ended, by its name."""
+    peaks: dict[str, int] = field(default_factory=dict)
+    """Bytes that torch had allocated at most in a run, by its name."""
 
     @cached_property
     def models(self) -> dict[str, Path]:
@@ -182,7 +184,7 @@ class Bench:
             initialisation="checkpoint",
             teacher_folder=self.models["teacher"],
             corpus_folder=self.corpus.directory,
-            output_folder=self.folder / name,
+            output_folder=self.folder / "runs" / name,
             learning_rate=1e-4,
             schedule=self.schedule(model),
             heldout_windows=1,
@@ -191,8 +193,12 @@ class Bench:
             engine=Engine(compile=self.compiled, compile_loss="auto" if self.compiled else "off"),
             **changes,
         )
+        if self.compute.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         train(job, note)
-        shutil.rmtree(self.folder / name)
+        if self.compute.device.type == "cuda":
+            self.peaks[name] = torch.cuda.max_memory_allocated()
+        shutil.rmtree(job.output_folder)
         sys.stderr.write(f"{name}: {(times[-1] - times[self.scale.warm]) / (len(times) - self.scale.warm - 1):.3f} s\n")
         return times
 
@@ -311,12 +317,11 @@ def memory_over_plan(bench: Bench) -> float:
     """Return the peak of training the larger model over what the plan expects."""
     if bench.compute.device.type != "cuda":
         raise ValueError(f"torch does not count what is allocated on a {bench.compute.device.type}")
-    torch.cuda.reset_peak_memory_stats()
-    bench.seconds_per_step("measured", "teacher")
+    bench.seconds_per_step("teacher", "teacher")
     schedule, architecture = bench.schedule("teacher"), read_architecture(bench.models["teacher"])
     tokens = schedule.micro_batch * schedule.sequence_length
     planned = training_memory(architecture, num_tokens=tokens, precision=bench.compute.precision)
-    return torch.cuda.max_memory_allocated() / planned.total
+    return bench.peaks["teacher"] / planned.total
 
 
 MEASURES: dict[str, Callable[[Bench], float]] = {

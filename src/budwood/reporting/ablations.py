@@ -1,19 +1,18 @@
 """Ablations: trainings with one setting changed -> a table, the importance of settings, figures and a page."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestRegressor
 
 from budwood.evaluation.statistics import mean_and_error
 from budwood.reporting import formats
 from budwood.reporting.markup import markdown_table, means_and_errors
-from budwood.reporting.style import GREY, color_of, label_axes, panel_row, panels
+from budwood.reporting.style import GREY, MEASURE_AXES, color_of, label_axes, panel_row, panels, shown
 from budwood.reporting.tables import paired_difference, verdict
 
 COLUMNS = [
@@ -24,10 +23,6 @@ TRAINED = "trained"
 """Status of a finished training; any other says why there is no loss."""
 NUM_TREES = 200
 CURVE = ["step", "tokens", "flops", "train_loss", "heldout_loss"]
-MEASURES: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
-    "held-out loss (nats per token)": np.asarray,
-    "held-out perplexity": np.exp,
-}
 
 
 class Trained(TypedDict):
@@ -158,15 +153,15 @@ def curves_by_variant(title: str, curves: pd.DataFrame) -> go.Figure:
         title: of the ablation.
         curves: of `ablation_curves`.
     """
-    figure = panels(title, list(MEASURES))
+    figure = panels(title, list(MEASURE_AXES.values()))
     points = curves[np.isfinite(curves["heldout_loss"])]
     for place, (variant, own) in enumerate(points.groupby("variant", sort=False)):
         look = {"line": {"color": color_of(place)}, "name": str(variant), "legendgroup": str(variant)}
-        for column, measure in enumerate(MEASURES.values(), start=1):
-            values = measure(own["heldout_loss"].to_numpy(float))
+        for column, measure in enumerate(MEASURE_AXES, start=1):
+            values = shown(own["heldout_loss"].to_numpy(float), measure)
             figure.add_scatter(x=own["tokens"], y=values, showlegend=column == 1, **look, row=1, col=column)
     figure.update_traces(mode="lines+markers").update_xaxes(exponentformat="B")
-    return label_axes(figure, "training tokens", "", len(MEASURES))
+    return label_axes(figure, "training tokens", "", len(MEASURE_AXES))
 
 
 def curves_by_setting(title: str, curves: pd.DataFrame, settings: Sequence[str]) -> go.Figure:
