@@ -167,6 +167,18 @@ def test_the_mean_over_tasks_has_the_error_of_a_mean(make_study: Callable) -> No
     assert cells(text, "distilled") == ["25.0 ± 3.0", "75.0 ± 4.0", "50.0 ± 2.5"]
 
 
+def test_the_mean_is_of_benchmarks_where_there_are_any(make_study: Callable) -> None:
+    """Questions from the study's own text stay out of a mean that is compared with published ones."""
+    study = make_study(1)
+    for record in study.downstream:
+        first, second = record["tasks"]
+        record["tasks"] = [first | {"task": name, "value": v} for name, v in (("copa", 0.2), ("piqa", 0.6))]
+        record["tasks"].append(second | {"task": "heldout_last_word", "value": 0.9})
+    text = section(study.findings, "Tasks")
+    assert "mean of 2" in text
+    assert cells(text, "distilled")[3].startswith("40.0 ±")
+
+
 def test_answers_that_are_all_alike_have_no_error(make_study: Callable) -> None:
     study = make_study(1)
     for record in study.downstream:

@@ -1,12 +1,12 @@
 """What is varied while everything else stays."""
 
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from budwood.models.settings import TeacherSettings
 from budwood.records.names import Variant, require_names
-from budwood.records.strict import Strict
+from budwood.records.strict import Strict, without_nulls
 from budwood.search.fitness import check_fitness
 
 
@@ -76,7 +76,7 @@ class AblationSettings(Strict):
 
     tokens: int = Field(gt=0)
     """On which everything that is compared is trained."""
-    students: dict[str, str] = Field(min_length=1)
+    students: Annotated[dict[str, str], BeforeValidator(without_nulls)] = Field(min_length=1)
     """For every bin in which something is compared, the space whose sub-network the ablations of distillation train."""
     spaces: tuple[str, ...] = Field(min_length=1)
     """Compared in these bins."""
@@ -84,9 +84,9 @@ class AblationSettings(Strict):
     """By which searches of one space are guided; see `search.fitness`."""
     metric_space: str | None = None
     """Space in which the metrics are compared; null: the student's."""
-    logits: dict[str, dict[str, Any]] = Field(min_length=1)
+    logits: Annotated[dict[str, dict[str, Any]], BeforeValidator(without_nulls)] = Field(min_length=1)
     """Settings of distillation by name; each changes some of `arms.distilled.distillation`."""
-    teachers: dict[str, AblationTeacher] = Field(min_length=1)
+    teachers: Annotated[dict[str, AblationTeacher], BeforeValidator(without_nulls)] = Field(min_length=1)
     """By name."""
     kd_grid: DistillationGrid = DistillationGrid()
 

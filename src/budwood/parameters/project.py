@@ -12,7 +12,7 @@ from budwood.models.settings import PushSettings, ServingSettings, TeacherSettin
 from budwood.parameters.ablations import AblationSettings
 from budwood.parameters.plan import PlanSettings
 from budwood.records.names import SELECTED, Variant, require_names
-from budwood.records.strict import HOW, Strict
+from budwood.records.strict import HOW, Strict, without_nulls
 from budwood.search.settings import SearchSettings
 from budwood.study.settings import BinSettings, Conditions, MeasurementSettings, ProtocolSettings
 from budwood.subnet.settings import SpaceSettings
@@ -44,20 +44,15 @@ _BESIDE_PRESET = {"seed", *(name for name, field in SearchSettings.model_fields.
 _logger = logging.getLogger(__name__)
 
 
-def _without_nulls(data: object) -> object:
-    """Leave out what an environment takes away from the base by giving it null."""
-    return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
-
-
 class ProjectParameters(Strict):
     """All parameters of an environment."""
 
     corpus: CorpusSettings
     teacher: TeacherSettings
     measurement: MeasurementSettings
-    bins: Annotated[dict[str, BinSettings], BeforeValidator(_without_nulls)]
-    spaces: Annotated[dict[str, SpaceSettings], BeforeValidator(_without_nulls)]
-    grid: Annotated[dict[str, tuple[str, ...]], BeforeValidator(_without_nulls)]
+    bins: Annotated[dict[str, BinSettings], BeforeValidator(without_nulls)]
+    spaces: Annotated[dict[str, SpaceSettings], BeforeValidator(without_nulls)]
+    grid: Annotated[dict[str, tuple[str, ...]], BeforeValidator(without_nulls)]
     """For every bin, the spaces to search in it."""
     search: SearchSettings
     protocol: ProtocolSettings

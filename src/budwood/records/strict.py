@@ -29,6 +29,11 @@ class Strict(BaseModel):
             raise ValueError("; ".join(problems).replace("Value error, ", "")) from None
 
 
+def without_nulls(data: object) -> object:
+    """Leave out what an environment takes away from the one under it by giving it null."""
+    return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
+
+
 @dataclass(frozen=True, slots=True)
 class _How:
     """Equal to all others of its kind, because pydantic may copy the metadata of a field."""
