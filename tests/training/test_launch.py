@@ -192,13 +192,14 @@ def free_port():
         return opened.getsockname()[1]
 
 
-def start_agent(job_file, port, restarts=3, **environment):
-    """Start what a launcher starts on one of two nodes; both nodes are this machine."""
+def start_agent(job_file, port, said, restarts=3, **environment):
+    """Start what a launcher starts on one of two nodes, both this machine; what it says goes to a file."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-id=study"]
     command += ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--local-addr=127.0.0.1"]
     command += [f"--max-restarts={restarts}", "-m", "budwood.training", str(job_file), "--track", "kills:hold"]
     own = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"} | environment
-    return subprocess.Popen(command, env=os.environ | own, stderr=subprocess.PIPE, text=True)
+    with said.open("w") as stderr:
+        return subprocess.Popen(command, env=os.environ | own, stderr=stderr)
 
 
 def wait_for_port(port):
@@ -216,14 +217,16 @@ def test_two_nodes_make_the_run_of_one_process_and_a_lost_one_is_replaced(make_j
     alone, together = (make_job(name, **fields) for name in ("alone", "together"))
     train(alone)
     file, port, mark = write(together), free_port(), tmp_path / "mark"
-    first = start_agent(file, port, KILL_MARK=str(mark))
+    said = [tmp_path / name for name in ("first", "lost", "replaced")]
+    first = start_agent(file, port, said[0], KILL_MARK=str(mark))
     wait_for_port(port)  # the first keeps what the agents know of each other
-    lost = start_agent(file, port, KILL_MARK=str(mark))
+    lost = start_agent(file, port, said[1], KILL_MARK=str(mark))
     wait_until(lambda: mark.exists() and mark.read_text().isdigit() and int(mark.read_text()) >= 5)
     lost.kill()
     lost.wait()
-    replaced = start_agent(file, port, KILL_MARK=str(mark))
-    assert [agent.wait(300) for agent in (first, replaced)] == [0, 0], first.stderr.read()[-2000:]
+    assert not (together.output_folder / "result.json").exists()
+    replaced = start_agent(file, port, said[2], KILL_MARK=str(mark))
+    assert [agent.wait(300) for agent in (first, replaced)] == [0, 0], said[0].read_text()[-2000:]
     assert not processes_of(file)
     for row, expected in zip(read_curve(together.output_folder), read_curve(alone.output_folder), strict=True):
         assert all(row[name] == pytest.approx(expected[name], rel=1e-4) for name in expected)
@@ -238,11 +241,12 @@ def test_processes_that_disagree_on_the_job_are_refused(make_job, tmp_path):
     files = write(job), job.output_folder / "older.json"
     files[1].write_text(job.model_copy(update={"learning_rate": 0.5}).model_dump_json())
     port, mark = free_port(), str(tmp_path / "mark")
-    agents = [start_agent(file, port, restarts=0, KILL_MARK=mark) for file in files]
-    said = [agent.communicate(timeout=300)[1] for agent in agents]
-    assert all(agent.returncode for agent in agents)
-    assert all("has another job than process 0" in text for text in said)
-    assert "give every node the same data folder and the same budwood" in said[0]
+    said = [tmp_path / name for name in ("first", "second")]
+    agents = [start_agent(file, port, told, restarts=0, KILL_MARK=mark) for file, told in zip(files, said, strict=True)]
+    assert all(agent.wait(300) for agent in agents)
+    text = "".join(told.read_text() for told in said)
+    assert "has another job than process 0" in text
+    assert "give every node the same data folder and the same budwood" in text
 
 
 def test_a_node_without_the_data_folder_is_told_in_a_sentence(tmp_path):

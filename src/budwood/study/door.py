@@ -314,6 +314,7 @@ class Study:
             forecasts=tuple(forecast(teacher, variant, bin_, space) for variant, bin_ in named.values()),
             search=settings,
             conditions=self._conditions(schedule),
+            bins={name: self._conditions(schedule).within(bin_) for name, (_, bin_) in named.items()},
             evaluation=EvaluationSettings(tasks=(), efficiency=None),
             num_sources={split: sum(shares.get(split, 0) > 0 for shares in splits) for split in SPLITS},
             precision=self.compute.precision,
@@ -378,7 +379,7 @@ class Study:
 
         found = replace(self.workspace, track=tracked).finish(stage)
         finalists = found.finalists.candidates[: settings.num_finalists]
-        training = BriefTraining.of(settings.finalist_tokens, self._conditions(schedule))
+        training = BriefTraining.of(settings.finalist_tokens, self._conditions(schedule).within(bin_))
         exported = self._export(finalists, found.finalists.searched, space, training)
         return replace(exported, history=found.history, genes=found.genes)
 

@@ -142,7 +142,7 @@ def _require_agreement(job: TrainingJob) -> None:
     """Check that all processes train the same job on the same text: files of one node may be older than another's.
 
     Raises:
-        ValueError: two do not; every process raises it.
+        ValueError: two do not.
     """
     if not distributed.is_initialized():
         return
