@@ -20,7 +20,7 @@ from budwood.corpus.packing import PackedCorpus
 from budwood.corpus.settings import CorpusSettings, SourceSettings
 from budwood.corpus.tokenization import fingerprint_tokenizer
 from budwood.evaluation.settings import EvaluationSettings
-from budwood.models.checkpoint import Checkpoint
+from budwood.models.checkpoint import Checkpoint, own_weights
 from budwood.models.device import Compute, choose_compute
 from budwood.models.settings import TeacherSettings
 from budwood.records.certificate import Certificate
@@ -41,7 +41,6 @@ from budwood.study.teacher import RankComponents, Ranked, fetch_source, importan
 from budwood.study.text import PackText, Windows, require_measured
 from budwood.study.training import CacheTeacher, Start, TrainArm, Trained
 from budwood.subnet.compensate import cut_out
-from budwood.subnet.extract import own_weights
 from budwood.subnet.importance import Importance
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
 from budwood.subnet.settings import Compensation, Ordering, SpaceSettings
