@@ -214,6 +214,8 @@ class ProjectParameters(Strict):
                     f"ablations: no bin {place.bin!r} or no space {place.space!r}; bins has {', '.join(self.bins)}, "
                     f"spaces has {', '.join(self.spaces)}"
                 )
+        if self.teacher.vocabulary is not None and any(each.source for each in ablations.teachers.values()):
+            raise ValueError("ablations.teachers: with teacher.vocabulary, no other model has the study's tokens")
         for bin_name in ablations.students:
             for metric in ablations.metrics:
                 self._require_order("ablations.metrics", metric, ablations.metric_variant(bin_name).space)
