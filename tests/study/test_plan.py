@@ -253,8 +253,36 @@ def test_an_ablation_by_hand() -> None:
     assert found["device_hours"] == pytest.approx(total / 989e12 / 0.4 / 3600)
     page = markdown_plan(planned, ("h100", 8), 0.4, [], costs)
     assert "## Ablations, each run by name" in page
-    assert "| `ablation_logits` | 1 | 2 |" in " ".join(page.split())
+    assert "| `ablation_logits` | small | 1 | 2 |" in " ".join(page.split())
     assert "Ablations" not in markdown_plan(planned, ("h100", 8), 0.4, [])
+
+
+def test_a_bin_is_planned_under_its_own_conditions() -> None:
+    """Twice the tokens in a bin; the text is as long as the longest training, and micro-batches decide the memory."""
+    two = (forecast(), forecast(variant=Variant("large", "coarse")))
+    own = conditions()
+    longer = own.schedule.changed({"tokens": 2 * PAPERS.tokens, "micro_batch": 12})
+    arms = own.arms.with_arms({"distilled": {"micro_batch": 3}})
+    changed = study(forecasts=two, bins={"large": own.model_copy(update={"schedule": longer, "arms": arms})})
+    planned, same = plan(changed, H100, 0.4), plan(study(forecasts=two), H100, 0.4)
+    small, large = (row(planned, "training", "subnet_init", name) for name in ("small", "large"))
+    assert small == row(same, "training", "subnet_init")
+    assert (small["tokens"], large["tokens"]) == (4624 * 1056 * 2048, 9248 * 1056 * 2048)
+    assert large["activations_bytes"] == 2 * small["activations_bytes"]
+    taught = [row(table, "training", "distilled", "large")["activations_bytes"] for table in (planned, same)]
+    assert 2 * taught[0] == taught[1]
+    assert row(planned, "text", bin_name="")["disk_bytes"] == 2 * 9248 * 1056 * 2048
+    # 1,056 is 7 times nothing: each of the portions 3, 6 and 12 is named.
+    assert len([warning for warning in warnings_of(changed, planned, H100, 7, 1e15) if "cannot share" in warning]) == 3
+
+
+def test_what_is_reported_is_read_at_its_own_length() -> None:
+    long = MEASUREMENT.model_copy(update={"reported_length": 2048})
+    planned, same = (plan(study(measurement=each), H100, 0.4) for each in (long, MEASUREMENT))
+    assert row(planned, "evaluation")["tokens"] == 4 * row(same, "evaluation")["tokens"] == 3 * 200 * 2048
+    finalist = 64 * (2048 - 512)
+    assert row(planned, "search")["tokens"] - row(same, "search")["tokens"] == finalist
+    assert row(planned, "calibration", bin_name="")["tokens"] == row(same, "calibration", bin_name="")["tokens"]
 
 
 def test_every_seed_is_a_training_of_its_own() -> None:
@@ -324,7 +352,6 @@ def test_no_micro_batch_fits_a_small_device() -> None:
     [
         ({}, 1, 1e9, "to disk, where 954 MiB are free"),
         ({}, 7, 1e15, "7 devices with micro_batch=6 each cannot share schedule.global_batch=1056"),
-        ({"forecasts": (forecast(genes_bytes=2e6),)}, 1, 1e15, "search fewer fine spaces in one run"),
     ],
 )
 def test_other_limits(changes: dict, devices: int, disk: float, expected: str) -> None:
