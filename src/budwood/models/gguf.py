@@ -26,7 +26,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from budwood.arch.family import Axes, Family, axis_lengths, family_of
 from budwood.arch.spec import Architecture, LayerSpec
-from budwood.models.checkpoint import build_empty, model_config, save_checkpoint
+from budwood.models.checkpoint import build_empty, is_saved, model_config, save_checkpoint
 from budwood.models.rotary import fixed_rope
 
 _MAGIC = b"GGUF"
@@ -237,7 +237,7 @@ def convert_gguf(file: Path, target: Path) -> Path:
     Raises:
         ValueError: the file cannot be read; see `GgufModel` and `gguf_config`.
     """
-    if (target / "config.json").is_file():
+    if is_saved(target):
         return target
     gguf = GgufModel.open(file)
     config = gguf_config(gguf)
