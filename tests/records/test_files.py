@@ -143,5 +143,5 @@ def test_a_damaged_json_file_is_named_with_what_to_do(tmp_path, content):
     file.write_text(content)
     with pytest.raises(ValueError, match=rf"{file} is damaged \(.*\): remove it and run again to make it anew"):
         read_json(file)
-    write_atomically(file, '{"a": 1}')
+    write_json(file, {"a": 1})
     assert read_json(file) == {"a": 1}

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -100,6 +101,22 @@ def test_deaths_change_nothing_and_poison_only_itself(tmp_path: Path, monkeypatc
         assert [record.key for record in records] == keys[: SETTINGS.population]
         with pytest.raises(ArithmeticError, match=keys[0]):
             list(replace_open(evaluate, Evaluator(tmp_path, wrong=keys[0]))([records[0].selection], slice(0, 2)))
+
+
+@pytest.mark.slow
+def test_the_address_of_a_dead_cluster_does_not_stop_a_local_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray leaves the file behind where a cluster was killed."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path("src").resolve()), str(Path("tests").resolve())]))
+    with tempfile.TemporaryDirectory(prefix="r") as short:  # the path of a socket has 107 characters at most
+        folder = Path(short)
+        monkeypatch.setenv("RAY_TMPDIR", short)
+        (folder / "ray").mkdir()
+        (folder / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
+        whole = search(Evaluator(folder), folder / "whole.jsonl")
+        with RayEvaluate(partial(open_evaluator, Evaluator(folder)), pairs, num_workers=1) as evaluate:
+            assert search(evaluate, folder / "history.jsonl") == whole
+        assert list(folder.glob("opened-*"))
 
 
 def replace_open(evaluate: RayEvaluate, evaluator: Evaluator) -> RayEvaluate:
