@@ -104,6 +104,19 @@ def test_code_that_changed_is_converted_anew(folder, tmp_path):
     assert fetch(folder, tmp_path).folder != first.folder
 
 
+def test_a_conversion_that_was_altered_is_made_anew(folder, tmp_path, caplog):
+    with_model_code(folder, OWN_MODEL.format(change="* 1"))
+    before = fetch(folder, tmp_path)
+    assert fetch(folder, tmp_path).checkpoint.fingerprint == before.checkpoint.fingerprint
+    assert "made anew" not in caplog.text
+    weights = before.folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert fetch(folder, tmp_path).checkpoint.fingerprint == before.checkpoint.fingerprint
+    assert "is damaged (model.safetensors changed since it was written): it is made anew" in caplog.text
+
+
 def test_code_of_another_repository_is_refused(folder, tmp_path):
     add(folder / "config.json", auto_map={"AutoModelForCausalLM": "some/body--modeling.Own"})
     with pytest.raises(ValueError, match=r"code of another repository \(some/body--modeling.Own\)"):

@@ -352,16 +352,21 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, target: Path) -> Path:
-    """Write a model and its tokenizer as a folder with its hashes, atomically, and return the folder."""
+    """Write a model and its tokenizer as a folder, atomically, and return the folder."""
     with write_folder_atomically(target) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        seal(folder)
     return target
 
 
-def is_saved(target: Path) -> bool:
-    """Whether a folder is what `save_checkpoint` wrote; the log says so where it is damaged."""
+def save_sealed(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, target: Path) -> Path:
+    """Write a model and its tokenizer as a folder with its hashes, for `is_whole`, and return the folder."""
+    seal(save_checkpoint(model, tokenizer, target))
+    return target
+
+
+def is_whole(target: Path) -> bool:
+    """Whether a folder is what `save_sealed` wrote; the log says so where it is damaged."""
     if not target.is_dir():
         return False
     reason = damage(target, remembered=True)

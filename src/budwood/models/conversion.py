@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from budwood.models.checkpoint import load_config, load_tokenizer, save_checkpoint
+from budwood.models.checkpoint import load_config, load_tokenizer, save_sealed
 from budwood.models.probe import TEXT, TOLERANCE, largest_difference, probe_ids, probe_logits
 
 _TEXTS = (TEXT, "Zoë, naïve 漢字 🌱", "  two  spaces\n\n\tand a tab", "1 + 1 = 2; x_1 -> y")
@@ -50,7 +50,7 @@ def convert_code(folder: Path, target: Path) -> Path:
             f"with the same weights (logits differ by {difference:.1e} of the largest); such a model cannot be cut"
         )
     dtype: Any = config.get("dtype") or "float32"
-    return save_checkpoint(twin.to(getattr(torch, dtype)), tokenizer, target)
+    return save_sealed(twin.to(getattr(torch, dtype)), tokenizer, target)
 
 
 def stock_twin(loaded: PreTrainedModel) -> PreTrainedModel:

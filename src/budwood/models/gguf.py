@@ -26,7 +26,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from budwood.arch.family import Axes, Family, axis_lengths, family_of
 from budwood.arch.spec import Architecture, LayerSpec
-from budwood.models.checkpoint import build_empty, is_saved, model_config, save_checkpoint
+from budwood.models.checkpoint import build_empty, is_whole, model_config, save_sealed
 from budwood.models.rotary import fixed_rope
 
 _MAGIC = b"GGUF"
@@ -237,7 +237,7 @@ def convert_gguf(file: Path, target: Path) -> Path:
     Raises:
         ValueError: the file cannot be read; see `GgufModel` and `gguf_config`.
     """
-    if is_saved(target):
+    if is_whole(target):
         return target
     gguf = GgufModel.open(file)
     config = gguf_config(gguf)
@@ -246,7 +246,7 @@ def convert_gguf(file: Path, target: Path) -> Path:
     assert parameters.keys() == stored.keys(), f"not of both: {sorted(parameters.keys() ^ stored.keys())}"
     for name, (tensor, axes) in stored.items():
         parameters[name].data = _weight(gguf, name, tensor, axes)
-    return save_checkpoint(model, tokenizer, target)
+    return save_sealed(model, tokenizer, target)
 
 
 def gguf_tokenizer(file: Path) -> PreTrainedTokenizerFast:

@@ -31,7 +31,7 @@ from budwood.models.checkpoint import (
     Checkpoint,
     check_buildable,
     homes_of_weights,
-    is_saved,
+    is_whole,
     load_config,
     load_generation,
     load_tokenizer,
@@ -207,7 +207,7 @@ def _accept(folder: Path, settings: TeacherSettings, work_dir: Path) -> Path:
     if not _code_of(folder):
         return folder
     target = work_dir / f"converted-{checkpoint.fingerprint(folder)}"
-    return target if is_saved(target) else convert_code(folder, target)
+    return target if is_whole(target) else convert_code(folder, target)
 
 
 def _code_of(folder: Path) -> set[str]:
