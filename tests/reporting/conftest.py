@@ -264,6 +264,7 @@ _WINNER = {
     "parameter_bin": (1, 2),
     "kept_channels": (),
     "kept_layers": (),
+    "corrections": (),
     "finalists": (),
     "costs": (),
     "proof": {

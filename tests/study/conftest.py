@@ -79,6 +79,7 @@ WINNER = Winner(
     selection_loss=2.0,
     kept_channels=tuple(range(8)),
     kept_layers=(0,),
+    corrections=(),
     proof=PROOF,
     choice_loss=2.0,
     choice_interval=(1.0, 3.0),

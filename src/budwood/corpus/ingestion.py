@@ -37,6 +37,7 @@ from budwood.corpus.tokenization import (
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+from budwood.records.seal import damage
 
 logger = logging.getLogger(__name__)
 
@@ -317,11 +318,11 @@ def _drop_outdated(source: SourceSettings, root: Path, shards: Sequence[Path]) -
     """Return the state after the last shard whose text is still there unchanged, and drop those after it."""
     reader, state = SourceReader(source, root), SourceState()
     for number, shard in enumerate(shards):
-        found = read_state(shard)
-        if not _matches(reader, found):
-            logger.warning("Source %s has changed: dropping %d shards", source.name, len(shards) - number)
+        reason = damage(shard) or (None if _matches(reader, read_state(shard)) else f"source {source.name} has changed")
+        if reason is not None:
+            logger.warning("Dropping %d shards of source %s: %s", len(shards) - number, source.name, reason)
             for outdated in shards[number:]:
                 shutil.rmtree(outdated)
             break
-        state = found
+        state = read_state(shard)
     return state

@@ -43,7 +43,7 @@ class SourceSettings(Strict):
     are one document. Without it every row is one."""
     on_error: Literal["stop", "skip"] = "stop"
     """What a row that cannot be used does: stop the run, or be left out and counted. Damaged files always stop it, and
-    so does a row of a `dataset` that cannot be read."""
+    so does a row of a `dataset` that cannot be read, unless its files are JSON lines (`.jsonl`, `.ndjson`)."""
     splits: dict[str, float]
     """Share of each split (`budwood.corpus.split.SPLITS`); sums to 1."""
     license: str = "unknown"

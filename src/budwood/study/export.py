@@ -61,7 +61,7 @@ class ExportSubnet(Stage[Exported]):
             corpus_fingerprint=self.corpus_fingerprint,
             ordering=self.space.ordering,
             rope=self.space.rope,
-            compensation=self.space.corrections,
+            compensation=self.winner.corrections,
             channels=self.winner.kept_channels,
             layers=self.winner.kept_layers,
         )

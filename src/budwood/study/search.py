@@ -43,7 +43,7 @@ from budwood.study.source import code_hash
 from budwood.study.stage import NOT_DECIDING, Stage, Track, Work, no_tracking
 from budwood.study.teacher import importance_of
 from budwood.study.text import Windows
-from budwood.subnet.compensate import count_gaps, cut_out
+from budwood.subnet.compensate import corrections_made, count_gaps, cut_out
 from budwood.subnet.extract import Cut, resolve
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
 from budwood.subnet.settings import SpaceSettings
@@ -255,6 +255,7 @@ class ChooseWinner(Stage[Chosen]):
             selection=best.selection,
             kept_channels=tuple(ordered.channels[channel] for channel in best.selection.hidden),
             kept_layers=tuple(layer.teacher_layer for layer in resolve(ordered, best.selection).layers),
+            corrections=corrections_made(ordered, best.selection, self.space.compensation),
             proof=looks[found.winner].proof,
             choice_interval=found.interval,
             lead=None if alone else found.lead,

@@ -13,6 +13,7 @@ from budwood.evaluation.settings import EvaluationSettings
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import choose_compute
 from budwood.pipelines.tracking import open_workspace, run_of, track
+from budwood.pipelines.wiring import from_root
 from budwood.records.account import SearchFindings, TrainingFindings
 from budwood.records.certificate import Certificate
 from budwood.records.cost import Cost
@@ -135,7 +136,7 @@ def score_runs(
         )
         with run_of(name):
             scored = open_workspace(workspace).finish(stage)
-        scores.append(scored.score.model_copy(update={"folder": str(model.folder)}))
+        scores.append(scored.score.model_copy(update={"folder": from_root(model.folder)}))
         costs += scored.costs
     return scores, costs
 
