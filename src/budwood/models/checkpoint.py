@@ -30,6 +30,7 @@ from budwood.models.rotary import check_rope, even_share, rope_for_dims
 from budwood.models.weights import INDEX, SINGLE, read_json, same_values, tensor_files, weight_files
 from budwood.records.files import write_folder_atomically
 from budwood.records.hashes import hash_file, hash_files
+from budwood.records.serving import CHECK
 
 OWN_CONFIGS = {config.model_type: config for config, _ in LAYERWISE_CLASSES.values()}
 OWN_MODELS = {config.model_type: model for config, model in LAYERWISE_CLASSES.values()}
@@ -219,7 +220,7 @@ def checkpoint_files(folder: Path) -> dict[str, Path]:
     names = [folder / name for name in (CONFIG, *_SIDE_FILES)]
     templates = (folder / "additional_chat_templates").glob("*.jinja")
     uses_code = any("auto_map" in read_json(file) for file in names[:2] if file.is_file())
-    code = folder.rglob("*.py") if uses_code else ()
+    code = (file for file in folder.rglob("*.py") if file.name != CHECK) if uses_code else ()
     found = [*(file for file in names if file.is_file()), *templates, *code]
     weights = weight_files(folder, config)
     if missing := [str(file) for file in weights if not file.is_file()]:

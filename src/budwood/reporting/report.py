@@ -53,6 +53,7 @@ def write_report(findings: Findings) -> Report:
     details = {
         "Results": sections.results(findings.results),
         "Training": sections.training(findings.results),
+        "Opens in": sections.opens_in(findings.certificates),
         "Savings": sections.savings(findings.savings),
         **selected,
         "Tasks": sections.tasks(findings.tasks),

@@ -24,6 +24,7 @@ STAGE_COLORS = {
     "teacher": "#CC79A7",
     "heldout": "#7f7f7f",
     "evaluation": "#bfbfbf",
+    "certificate": "#D55E00",
 }
 SERIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 """Colours of other series, in turn."""
