@@ -33,7 +33,9 @@ TEXTS = {
 MEASUREMENT = budwood.MeasurementSettings(
     length=256, calibration=16, elimination=2, selection=6, choice=4, validation=6, heldout=4
 )
-SPACE = budwood.SpaceSettings(layerwise=False, alignment=16, compensation=budwood.Compensation())
+SPACE = budwood.SpaceSettings(
+    layerwise=False, alignment=64, servable=("vllm", "llama.cpp"), compensation=budwood.Compensation()
+)
 SEARCH = budwood.SearchSettings(
     population=7,
     epochs=2,
