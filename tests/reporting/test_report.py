@@ -16,7 +16,7 @@ from budwood.reporting.selection import select_space
 
 OPENING = ["Models to take", "What they write", "What was searched", "Why to believe it", "What it cost", "Contents"]
 DETAILS = [
-    *("Results", "Training", "Savings", "Tasks", "Speed and memory"),
+    *("Results", "Training", "Savings", "Tasks", "Speed and memory", "Opens in"),
     *("Search", "Search spaces", "Text", "Teacher", "How this was made"),
 ]
 

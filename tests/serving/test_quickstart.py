@@ -47,24 +47,25 @@ SHAPES = {
 
 
 @pytest.fixture(scope="module")
-def teacher(need, tmp_path_factory):
+def teacher(need, tmp_path_factory) -> Path:
     settings = TeacherSettings(**BASE["teacher"])
     try:
         folder = fetch_teacher(settings, tmp_path_factory.mktemp("teacher")).checkpoint.folder
     except ValueError as error:
         need(False, f"the quickstart's teacher cannot be had: {error}")  # noqa: FBT003 - what is needed is not there
         raise
-    return open_ordered(folder, Ordering(ordering="magnitude", layer_score="influence"))
+    return folder
 
 
 @pytest.fixture(scope="module")
-def cuts(teacher, tmp_path_factory) -> dict[tuple[str, str], Path]:
-    folder, whole = tmp_path_factory.mktemp("cuts"), teacher.architecture
+def cuts(teacher: Path, tmp_path_factory) -> dict[tuple[str, str], Path]:
+    folder, tokenizer = tmp_path_factory.mktemp("cuts"), load_tokenizer(teacher)
+    ordered = open_ordered(teacher, Ordering(ordering="magnitude", layer_score="influence"))
     written = {}
     for (bin_name, space), (hidden_size, layers) in SHAPES.items():
-        sizes = replace(whole, hidden_size=hidden_size, layers=layers)
-        child = own_weights(extract_child(teacher, Selection.prefix(sizes)))
-        target = save_checkpoint(child, load_tokenizer(teacher.folder), folder / f"{bin_name}-{space}")
+        sizes = replace(ordered.architecture, hidden_size=hidden_size, layers=layers)
+        child = own_weights(extract_child(ordered, Selection.prefix(sizes)))
+        target = save_checkpoint(child, tokenizer, folder / f"{bin_name}-{space}")
         (longest, *_) = record_prompts(child)
         prompt = longest.model_copy(
             update={

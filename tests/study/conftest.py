@@ -12,7 +12,7 @@ from budwood.arch.selection import LayerSelection, Selection
 from budwood.corpus.packing import PackedCorpus, tokenize_and_pack
 from budwood.corpus.settings import CorpusSettings, SourceSettings
 from budwood.evaluation.settings import EvaluationSettings
-from budwood.models.card import CardSource
+from budwood.models.card import CardSource, Measurement
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import Compute, choose_compute
 from budwood.models.settings import TeacherSettings
@@ -194,7 +194,7 @@ def stages(materials: Materials) -> list[Stage]:
             proven_on=windows("choice"),
             teacher_record=record,
             sources=[CardSource(name="one", license="MIT")],
-            measured=[],
+            measured=[Measurement(metric="loss", value=1.0, unit="nats", data="one", when="now")],
         ),
         TrainArm(
             arm="distilled",

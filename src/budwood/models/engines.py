@@ -129,7 +129,8 @@ def _judge_vllm(folder: Path) -> Opening:
     head_dims = {layer.head_dim for layer in read_architecture(folder).layers}
     odd = sorted(dim for dim in head_dims if not vllm_takes(dim))
     if odd:
-        return Opening(opens=None, how=f"not tried; its CPU kernels take no heads of {', '.join(map(str, odd))}")
+        sizes = ", ".join(map(str, odd))
+        return Opening(opens=None, how=f"not tried; its CPU kernels take no heads of {sizes}{_warning(folder)}")
     return Opening(opens=None, how="not tried; its kernels take heads of these dimensions" + _warning(folder))
 
 

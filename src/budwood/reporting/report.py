@@ -53,11 +53,11 @@ def write_report(findings: Findings) -> Report:
     details = {
         "Results": sections.results(findings.results),
         "Training": sections.training(findings.results),
-        "Opens in": sections.opens_in(findings.certificates),
         "Savings": sections.savings(findings.savings),
         **selected,
         "Tasks": sections.tasks(findings.tasks),
         "Speed and memory": sections.speeds(findings.speeds),
+        "Opens in": sections.opens_in(findings.certificates),
         "Search": sections.searches(findings.winners),
         "Search spaces": sections.search_spaces(findings.search_spaces),
         "Text": sections.corpus(findings.corpus_counts),
