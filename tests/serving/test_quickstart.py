@@ -12,14 +12,14 @@ import yaml
 from budwood.arch.count import num_parameters
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture, LayerSpec
-from budwood.models.checkpoint import load_tokenizer, save_checkpoint
+from budwood.models.checkpoint import load_tokenizer, own_weights, save_checkpoint
 from budwood.models.engines import GGUF, ask
 from budwood.models.gguf_export import write_gguf
 from budwood.models.prompts import record_prompts, write_check
 from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import fetch_teacher
 from budwood.study.settings import BinSettings
-from budwood.subnet.extract import extract_child, own_weights
+from budwood.subnet.extract import extract_child
 from budwood.subnet.ordering import open_ordered
 from budwood.subnet.settings import Ordering, SpaceSettings
 

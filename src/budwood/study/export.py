@@ -15,7 +15,7 @@ from budwood.corpus.settings import CorpusSettings
 from budwood.models.card import Card, CardSource, Measurement
 from budwood.models.certificate import Origin, certify, certify_trained, prove
 from budwood.models.chat import ask_question
-from budwood.models.checkpoint import Checkpoint
+from budwood.models.checkpoint import Checkpoint, own_weights
 from budwood.models.engines import GGUF, open_everywhere, serving_commands
 from budwood.models.export import CARD, CERTIFICATE
 from budwood.models.prompts import PROMPTS, record_prompts, write_check
@@ -119,7 +119,7 @@ class CertifyTrained(Stage[Certified]):
 
     def run(self, work: Work) -> Certified:
         """Compare the folder as plain transformers loads it with the model as budwood loads it, and describe it."""
-        child, record = self.model.load_model(torch.float32), self.record
+        child, record = own_weights(self.model.load_model(torch.float32)), self.record
         low, high = self.subnet.parameter_bin
         proof = prove(
             child, self.model.folder, self.model.architecture, ParameterBin(low, high), self.proven_on.read()[0]
