@@ -56,15 +56,14 @@ def training(table: pd.DataFrame) -> str:
 
 def opens_in(certificates: pd.DataFrame) -> str:
     """Return which engines open every export, and how that was checked or why not."""
-    engines = [engine for engine in ENGINES if engine in certificates]
-    if certificates.empty or not engines:
-        return "No export was tried in an engine."
     rows = [
         (str(Variant(row["bin"], row["space"])), engine, *str(row[engine]).split(": ", 1))
         for row in certificates.to_dict("records")
-        for engine in engines
-        if row[engine]
+        for engine in ENGINES
+        if engine in row
     ]
+    if not rows:
+        return "No export was tried in an engine."
     variants, names, words, reasons = (list(column) for column in zip(*rows, strict=True))
     columns = {
         "variant": once(variants),
