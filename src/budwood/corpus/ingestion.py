@@ -48,7 +48,7 @@ _AHEAD = 2
 _SAMPLE_DOCUMENTS = 5
 _SAMPLE_CHARACTERS = 200
 _FACTS = "facts.json"
-_NO_FACTS = {"weight", "license", "attribution"}
+_NO_FACTS = {"weight", "license", "attribution", "language"}
 """Fields of a source that do not decide its tokens."""
 
 

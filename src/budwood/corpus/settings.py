@@ -50,6 +50,8 @@ class SourceSettings(Strict):
     """Recorded, and written into every model card."""
     attribution: str = ""
     """Whom a model card names as the source."""
+    language: str | None = Field(default=None, pattern=r"^[a-z]{2,3}$")
+    """Code of its language, such as `en`, for model cards."""
     max_documents: int | None = Field(default=None, gt=0)
     """Stop after this many documents with text."""
     max_tokens: dict[str, int] = Field(default_factory=dict)

@@ -32,6 +32,7 @@ from budwood.models.weights import INDEX, SINGLE, read_json, same_values, tensor
 from budwood.records.files import write_folder_atomically
 from budwood.records.hashes import hash_file, hash_files
 from budwood.records.seal import damage, seal
+from budwood.records.serving import CHECK
 
 logger = logging.getLogger(__name__)
 
@@ -223,7 +224,7 @@ def checkpoint_files(folder: Path) -> dict[str, Path]:
     names = [folder / name for name in (CONFIG, *_SIDE_FILES)]
     templates = (folder / "additional_chat_templates").glob("*.jinja")
     uses_code = any("auto_map" in read_json(file) for file in names[:2] if file.is_file())
-    code = folder.rglob("*.py") if uses_code else ()
+    code = (file for file in folder.rglob("*.py") if file.name != CHECK) if uses_code else ()
     found = [*(file for file in names if file.is_file()), *templates, *code]
     weights = weight_files(folder, config)
     if missing := [str(file) for file in weights if not file.is_file()]:

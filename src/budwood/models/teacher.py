@@ -118,21 +118,41 @@ def _describe_whole(settings: TeacherSettings, root: Path, longest_sequence: int
     """Return the architecture of a teacher with all of its vocabulary."""
     if settings.architecture is not None:
         return settings.architecture.architecture()
+    return architecture_from_config(_describe(settings, root, longest_sequence))
+
+
+def count_positions(settings: TeacherSettings, root: Path = Path()) -> int | None:
+    """Return the largest number of positions of a teacher from its configuration; None where it is not at hand.
+
+    Args:
+        settings: where it comes from.
+        root: where relative paths begin.
+
+    Raises:
+        ValueError: as `describe_teacher`.
+    """
+    if settings.architecture is not None:
+        return None
+    return int(_describe(settings, root, 1)["max_position_embeddings"])
+
+
+def _describe(settings: TeacherSettings, root: Path, longest_sequence: int) -> dict[str, Any]:
+    """Return the checked configuration of a teacher."""
     if settings.random is not None:
         config = _random_config(settings.random, byte_tokenizer()).to_dict()
         check_lengths("teacher.random", config, longest_sequence)
-        return architecture_from_config(config)
+        return config
     path = _local_path(settings, root)
     if path is not None and path.is_file():
         config = describe_gguf(path)
         check_lengths(path, config, longest_sequence)
-        return architecture_from_config(config)
+        return config
     folder = path or _download(str(settings.model), settings.revision, (CONFIG,))
     _check_code(folder, trust_remote_code=settings.trust_remote_code)
     config = load_config(folder)
     check_lengths(folder, config, longest_sequence)
     check_buildable(folder, config)
-    return architecture_from_config(config)
+    return config
 
 
 def count_token_ids(settings: TeacherSettings, root: Path = Path()) -> int | None:

@@ -75,6 +75,11 @@ class Score(TrainingRecord):
     engines: tuple[str, ...] = ()
     """Inference engines that open it, as far as that was tried."""
 
+    @property
+    def record(self) -> TrainingRecord:
+        """The run alone."""
+        return TrainingRecord(**{name: getattr(self, name) for name in TrainingRecord.model_fields})
+
 
 class ProbeScore(TrainingRecord):
     """A probe: its run, and its losses on the text of the choice."""

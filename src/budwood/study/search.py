@@ -36,7 +36,7 @@ from budwood.search.genes import Genes
 from budwood.search.run import genes_folder, run_search
 from budwood.search.settings import SearchSettings
 from budwood.search.strategy import Strategy, open_strategy
-from budwood.study.costs import bin_center, choice_cost, correction_cost, fitness_costs, proof_cost
+from budwood.study.costs import bin_center, choice_cost, correction_cost, fitness_costs, forward_of, proof_cost
 from budwood.study.evaluators import EvaluatorSource, evaluating_candidates
 from budwood.study.settings import BinSettings, Conditions
 from budwood.study.source import code_hash
@@ -282,7 +282,10 @@ class ChooseWinner(Stage[Chosen]):
             schedule.num_tokens if schedule else 0,
             [correction for place, correction in enumerate(corrections) if place != winner],
         )
-        proofs = [proof_cost(cut.architecture, look.proof) for cut, look in zip(cuts, looks, strict=True)]
+        proofs = [
+            proof_cost(forward_of(cut.architecture), look.proof.probe_lengths)
+            for cut, look in zip(cuts, looks, strict=True)
+        ]
         return comparing.after(sum(look.seconds for look in looks)), corrections[winner], *proofs
 
 
