@@ -281,7 +281,7 @@ def test_a_bin_is_planned_under_its_own_conditions() -> None:
     changed = study(forecasts=two, bins={"large": own.model_copy(update={"schedule": longer, "arms": arms})})
     planned, same = plan(changed, H100, 0.4), plan(study(forecasts=two), H100, 0.4)
     small, large = (row(planned, "training", "subnet_init", name) for name in ("small", "large"))
-    assert small == row(same, "training", "subnet_init")
+    assert small["memory_bytes"] == row(same, "training", "subnet_init")["memory_bytes"]
     assert (small["tokens"], large["tokens"]) == (4624 * 1056 * 2048, 9248 * 1056 * 2048)
     assert large["activations_bytes"] == 2 * small["activations_bytes"]
     taught = [row(table, "training", "distilled", "large")["activations_bytes"] for table in (planned, same)]
