@@ -30,6 +30,7 @@ from budwood.study.stage import Stage
 from budwood.study.teacher import RankComponents, VerifyTeacher
 from budwood.study.text import PackText, Windows
 from budwood.study.training import CacheTeacher, Start, TrainArm
+from budwood.study.vocabulary import TrimVocabulary
 from budwood.subnet.settings import SpaceSettings
 from budwood.training.settings import ArmSettings, DistillationSettings, Engine, Schedule
 
@@ -232,5 +233,6 @@ def stages(materials: Materials) -> list[Stage]:
             evaluation=EvaluationSettings(),
         ),
         VerifyTeacher(teacher=teacher),
+        TrimVocabulary(teacher=teacher, counts=torch.ones(257, dtype=torch.int64), size=256),
         ContinuePrompts(model_name="teacher", model=teacher, tokens=tokens, compute=compute),
     ]

@@ -1,5 +1,6 @@
 """The model card of an export, in the conventions of the Hugging Face Hub."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -187,7 +188,7 @@ def _measured(measured: Sequence[Measurement]) -> str:
 def _result(one: Measurement) -> EvalResult:
     return EvalResult(
         task_type="text-generation",
-        dataset_type=one.data.lower().replace(" ", "_"),
+        dataset_type=re.sub(r"\W+", "_", one.data.lower()),
         dataset_name=one.data,
         metric_type=one.metric,
         metric_value=one.value,
