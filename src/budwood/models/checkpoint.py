@@ -22,11 +22,18 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 
-from budwood.arch.family import architecture_from_config, family_of, layer_config, stock_family, supported_family
+from budwood.arch.family import (
+    Family,
+    architecture_from_config,
+    family_of,
+    layer_config,
+    stock_family,
+    supported_family,
+)
 from budwood.arch.spec import Architecture
 from budwood.models.kind import check_kind, check_lengths, check_whole
 from budwood.models.modeling import LAYERWISE_CLASSES
-from budwood.models.rotary import check_rope, even_share, rope_for_dims
+from budwood.models.rotary import check_rope, even_share, rope_constants, rope_for_dims, rope_for_pairs, rotary_dims
 from budwood.models.weights import INDEX, SINGLE, read_json, same_values, tensor_files, weight_files
 from budwood.records.files import write_folder_atomically
 from budwood.records.hashes import hash_file, hash_files
@@ -55,8 +62,11 @@ _SIDE_FILES = (
 )
 
 _NOT_INHERITED = frozenset(
-    {"architectures", "auto_map", "model_type", "transformers_version", "_name_or_path", "per_layer_config"}
-)
+    {
+        "architectures", "auto_map", "model_type", "transformers_version", "_name_or_path", "per_layer_config",
+        "partial_rotary_factor",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +104,7 @@ class Checkpoint:
         """Check that the model sees all of the longest sequence of a study (see `budwood.models.kind.check_lengths`).
 
         Raises:
-            ValueError: the sequence is longer than the model's positions or its sliding window.
+            ValueError: the sequence is longer than the model's positions.
         """
         check_lengths(self.folder, self.config, longest_sequence)
 
@@ -270,7 +280,7 @@ def model_config(
     """
     family, first = family_of(architecture.family), architecture.layers[0]
     layers = [
-        layer_config(family, spec) | {"rope_parameters": dict(rope)}
+        layer_config(family, spec) | {"rope_parameters": _stated_rope(family, base, rope, spec.head_dim)}
         for spec, rope in zip(architecture.layers, ropes, strict=True)
     ]
     settings: dict[str, Any] = {key: value for key, value in base.items() if key not in _NOT_INHERITED} | {
@@ -279,19 +289,25 @@ def model_config(
         "hidden_size": architecture.hidden_size,
         "num_hidden_layers": architecture.num_hidden_layers,
         **layers[0],
-        **family.without_window,
+        **family.biases,
     }
-    if family.without_window and "layer_types" in settings:
-        settings["layer_types"] = ["full_attention"] * len(layers)
     stock = stock_family(family, hidden_size=architecture.hidden_size, layer=first)
     if stock and all(layer == layers[0] for layer in layers):
-        own = {"model_type": stock.model_type, **stock.required, **stock.without_window}
-        return AutoConfig.for_model(**settings | own)
+        stands_in = family.stand_in_settings if stock.model_type == family.stand_in else {}
+        return AutoConfig.for_model(**settings | {"model_type": stock.model_type, **stock.required, **stands_in})
     # One head for the whole: some config classes refuse a number of heads that does not divide the hidden size.
     settings |= {name: 1 for name in ("num_attention_heads", "num_key_value_heads") if name in settings}
     settings |= {"per_layer_config": dict(enumerate(layers)), "allow_global_per_layer_attribute_access": True}
-    config_class, _ = LAYERWISE_CLASSES[architecture.family]
+    config_class, _ = LAYERWISE_CLASSES[family.model_type]
     return config_class(**settings)
+
+
+def _stated_rope(family: Family, base: Mapping[str, Any], rope: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
+    """Return `rope_parameters` as a family's config takes them: of a type that it has, with what its class reads."""
+    if family.rope_types and rope.get("rope_type", "default") not in family.rope_types:
+        pairs = range(rotary_dims(rope, head_dim) // 2)
+        rope = rope_for_pairs(rope, pairs, head_dim, head_dim, base["max_position_embeddings"])
+    return dict(rope) | (rope_constants(base) if "rope_parameters" in base else {})
 
 
 def build_empty(config: PretrainedConfig) -> PreTrainedModel:

@@ -71,6 +71,10 @@ class ModelSizes(Strict):
     """What fills the hidden size where it is empty."""
     tie_word_embeddings: bool = False
     """Whether the output head is the embedding."""
+    attention_bias: bool | None = None
+    """Whether attention has biases, in families whose config says so."""
+    mlp_bias: bool | None = None
+    """Whether MLPs have biases, in families whose config says so."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
