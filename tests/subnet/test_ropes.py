@@ -26,7 +26,7 @@ ROPES = {
     "longrope": {
         "factor": 4.0,
         "short_factor": GROWING,
-        "long_factor": GROWING,
+        "long_factor": [3.0 + factor for factor in GROWING],
         "original_max_position_embeddings": 32,
     },
 }
@@ -52,12 +52,17 @@ def logits_of(model):
 
 
 def turns_of(model):
-    """Return the frequencies and the factor on cosine and sine of every layer, past the original context as well."""
+    """Return the frequencies and the factor on cosine and sine of every layer, within the original context and past it."""
     layers = model.base_model.layers
     embeddings = [getattr(layer, "rotary_emb", None) or model.base_model.rotary_emb for layer in layers]
+    turns = []
     for embedding in embeddings:
-        embedding(torch.zeros(1), torch.arange(100)[None])
-    return [(embedding.inv_freq.clone(), embedding.attention_scaling) for embedding in embeddings]
+        frequencies = []
+        for length in (20, 100):
+            embedding(torch.zeros(1), torch.arange(length)[None])
+            frequencies.append(embedding.inv_freq.clone())
+        turns.append((torch.stack(frequencies), embedding.attention_scaling))
+    return turns
 
 
 def test_every_type_of_the_table_is_tried():
@@ -81,7 +86,7 @@ def test_a_whole_cut_computes_what_the_teacher_computes(kind, rope):
 def test_kept_pairs_turn_as_they_did(kind, family):
     if family == "gpt_neox":
         changes = {"partial_rotary_factor": 0.5}
-        lists = {name: GROWING[:4] for name in ("short_factor", "long_factor") if kind == "longrope"}
+        lists = {name: ROPES[kind][name][:4] for name in ("short_factor", "long_factor") if kind == "longrope"}
         rope = {"rope_type": kind, "rope_theta": THETA} | ROPES[kind] | lists | changes
         model = tiny_teacher(family, tied=False, rope_parameters=rope)
     else:
@@ -90,8 +95,8 @@ def test_kept_pairs_turn_as_they_did(kind, family):
     child, cut = extract_child(ordered, selection), resolve(ordered, selection)
     expected, scaling = turns_of(model)[0]
     for layer, (frequencies, own_scaling) in zip(cut.layers, turns_of(child), strict=True):
-        kept = sorted(pair for pair in layer.pairs.tolist() if pair < len(expected))
-        torch.testing.assert_close(frequencies, expected[kept], rtol=1e-5, atol=0)
+        kept = sorted(pair for pair in layer.pairs.tolist() if pair < expected.shape[1])
+        torch.testing.assert_close(frequencies, expected[:, kept], rtol=1e-5, atol=0)
         assert own_scaling == pytest.approx(scaling)
 
 
@@ -100,7 +105,7 @@ def test_rebuilt_heads_run(kind):
     model = teacher_of(kind)
     child = extract_child(ordered_by(model, "rebuild"), HALF_HEADS)
     assert torch.isfinite(logits_of(child)).all()
-    assert len(turns_of(child)[0][0]) == 4
+    assert turns_of(child)[0][0].shape == (2, 4)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +132,7 @@ def test_random_weights_of_any_child_get_the_plain_frequencies(teachers, kind, r
     random = random_model(config | {"rope_parameters": standard_rope(config)}, architecture, seed=0)
     head_dim = architecture.layers[0].head_dim
     expected = THETA ** (-torch.arange(0, head_dim, 2) / head_dim)
-    torch.testing.assert_close(turns_of(random)[0][0], expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(turns_of(random)[0][0][0], expected, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("teacher", [name for name in TEACHERS if " untied" in name], indirect=True)
@@ -139,6 +144,7 @@ def test_so_do_those_of_an_export_on_disk(teacher, orders, tokenizer, tmp_path):
     assert standard_rope(config)["rope_theta"] == original["rope_theta"]
     parent = open_ordered(folder, Ordering(ordering="magnitude")).ranked
     random = random_model(config | {"rope_parameters": standard_rope(config)}, parent, seed=0)
-    turning = 4 if teacher.config.model_type == "gpt_neox" else 12  # the even number nearest to a quarter
+    # The even numbers nearest to a quarter and to three quarters.
+    turning = {"gpt_neox": 4, "stablelm": 4, "phi3": 8}.get(teacher.config.model_type, 12)
     expected = original["rope_theta"] ** (-torch.arange(0, turning, 2) / turning)
-    torch.testing.assert_close(turns_of(random)[0][0], expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(turns_of(random)[0][0][0], expected, rtol=1e-5, atol=0)
