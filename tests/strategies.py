@@ -132,12 +132,13 @@ def count(space: SearchSpace, member: Selection) -> int:
 def base_config(architecture: Architecture) -> dict[str, Any]:
     """Return what a configuration of an architecture's family holds beside the sizes."""
     depth = architecture.num_hidden_layers
-    kinds = ("sliding_attention", "full_attention") if architecture.family == "gemma2" else ("full_attention",)
+    family = family_of(architecture.family)
+    # A family that cannot switch windows off alternates them.
+    kinds = ("full_attention",) if family.without_window else ("sliding_attention", "full_attention")
     layer_lists = {
         "layer_types": [kinds[position % len(kinds)] for position in range(depth)],
         "no_rope_layers": [position % 2 for position in range(depth)],
     }
-    family = family_of(architecture.family)
     return {
         "model_type": family.model_type,
         "vocab_size": architecture.vocab_size,

@@ -23,7 +23,7 @@ from budwood.arch.family import (
 from budwood.arch.spec import Architecture
 from budwood.models.checkpoint import build_empty, model_config
 
-SUPPORTED = "gemma2, gpt_neox, llama, mistral, olmo2, qwen2, qwen3, smollm3"
+SUPPORTED = ", ".join(sorted(FAMILIES))
 CONFIG = {
     "model_type": "llama",
     "vocab_size": 49152,

@@ -27,7 +27,7 @@ from budwood.models.rotary import (
 
 HEAD_DIM, CONTEXT, THETA = 16, 128, 10_000.0
 ROPE = {"rope_type": "default", "rope_theta": THETA}
-CONFIG = {"head_dim": HEAD_DIM, "num_attention_heads": 4, "hidden_size": 48}
+CONFIG = {"model_type": "llama", "head_dim": HEAD_DIM, "num_attention_heads": 4, "hidden_size": 48}
 PAIR_SETS = {
     "stride": (0, 2, 4, 6),
     "prefix": (0, 1, 2),
@@ -239,7 +239,7 @@ def test_a_rebuilt_embedding_fits_its_head(kind):
     """Formulas are evaluated for the smaller head; the list of a longrope fits no other."""
     own = {"rope_type": kind, "rope_theta": THETA} | TEACHERS[kind]
     for config in ({"rope_parameters": own}, {"rope_parameters": {"rope_type": "linear"}, ORIGINAL: own}):
-        rebuilt = rebuilt_rope(config, 10, 10)
+        rebuilt = rebuilt_rope(CONFIG | {"num_hidden_layers": 1} | config, 0, 10, 10)
         assert rebuilt == (ROPE if kind == "longrope" else own)
         frequencies, _ = turn(rebuilt, 10)
         assert len(frequencies) == 5

@@ -63,6 +63,8 @@ class Family:
     """Model type of a stock model that computes the same and accepts any heads."""
     layer_lists: tuple[str, ...] = ()
     """Config fields with one entry for every layer."""
+    rope_by_type: bool = False
+    """Whether `rope_parameters` has an entry for every type of layer that `layer_types` lists; otherwise one for all."""
     norm_offset: int = 0
     """What norms add to their weight before they multiply by it."""
     scales_embedding: bool = False
@@ -79,6 +81,9 @@ class Family:
     """Norms over the residual stream, inside a layer."""
     query_norm: Module | None = None
     key_norm: Module | None = None
+    heads_first: bool = False
+    """Whether norms over queries and keys read [batch, head, token, dimension] and not [batch, token, head, dimension].
+    """
     output_norms: bool = False
     """Whether what attention and MLP compute is normalised before it joins the residual stream."""
     stored_names: Mapping[str, str] = field(default_factory=dict)
@@ -193,6 +198,8 @@ OLMO2 = replace(
     output_norms=True,
 )
 
+OLMO3 = replace(OLMO2, model_type="olmo3", layer_lists=("layer_types",), rope_by_type=True)
+
 GEMMA2 = replace(
     _ANY_HEADS,
     model_type="gemma2",
@@ -208,6 +215,16 @@ GEMMA2 = replace(
         Module("post_feedforward_layernorm", (HIDDEN,)),
     ),
     output_norms=True,
+)
+
+GEMMA3_TEXT = replace(
+    GEMMA2,
+    model_type="gemma3_text",
+    required={"attention_bias": False, "use_bidirectional_attention": None},
+    rope_by_type=True,
+    query_norm=Module("self_attn.q_norm", (("qk",),)),
+    key_norm=Module("self_attn.k_norm", (("qk",),)),
+    heads_first=True,
 )
 
 GPT_NEOX = Family(
@@ -233,7 +250,8 @@ GPT_NEOX = Family(
 )
 
 FAMILIES: Mapping[str, Family] = {
-    family.model_type: family for family in (GEMMA2, GPT_NEOX, LLAMA, MISTRAL, OLMO2, QWEN2, QWEN3, SMOLLM3)
+    family.model_type: family
+    for family in (GEMMA2, GEMMA3_TEXT, GPT_NEOX, LLAMA, MISTRAL, OLMO2, OLMO3, QWEN2, QWEN3, SMOLLM3)
 }
 
 

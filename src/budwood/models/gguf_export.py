@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from budwood.arch.count import num_parameters
-from budwood.arch.family import Family, Module, config_of_layer, family_of
+from budwood.arch.family import Family, Module, family_of
 from budwood.arch.spec import Architecture
 from budwood.models.checkpoint import load_config, load_tokenizer, read_architecture
 from budwood.models.gguf_tokenizer import add_tokenizer
-from budwood.models.rotary import inverse_frequencies, rotary_dims
+from budwood.models.rotary import inverse_frequencies, layer_rope, rotary_dims
 from budwood.models.settings import Storage
 from budwood.models.tensors import CheckpointTensors
 
@@ -235,7 +235,7 @@ def _shared_positions(config: Mapping[str, Any], architecture: Architecture) -> 
     """Return the rotary embedding that all layers share, or None."""
     found: list[Positions] = []
     for layer, spec in enumerate(architecture.layers):
-        rope = config_of_layer(config, layer)["rope_parameters"]
+        rope = layer_rope(config, layer)
         frequencies, gain = inverse_frequencies(rope, spec.head_dim, int(config["max_position_embeddings"]))
         dims, theta = rotary_dims(rope, spec.head_dim), float(rope["rope_theta"])
         slots = theta ** (-2 * torch.arange(len(frequencies), dtype=torch.float64) / dims)

@@ -118,7 +118,8 @@ def measure_importance(
         *(family.layer_weight(layer, norm) for layer in depth for norm in family.norms),
     ]
     heads = [family.layer_weight(layer, norm) for layer in depth for norm in family.head_norms]
-    norms = {weight: _NormStatistics(weight, model) for weight in residual + heads}
+    norms = {weight: _NormStatistics(weight, model) for weight in residual}
+    norms |= {weight: _NormStatistics(weight, model, heads_first=family.heads_first) for weight in heads}
     hooks = [hook for layer in layers for hook in layer.hooks()] + [norm.hook for norm in norms.values()]
     with _watching(hooks):
         for batch in tqdm(windows.split(batch_size), desc="calibration", unit="batch", dynamic_ncols=True):
@@ -198,7 +199,8 @@ def _watching(hooks: list[Hook]) -> Iterator[None]:
 class _NormStatistics:
     """Running sums of one norm."""
 
-    def __init__(self, weight: str, model: PreTrainedModel) -> None:
+    def __init__(self, weight: str, model: PreTrainedModel, *, heads_first: bool = False) -> None:
+        self.token_axis = 2 if heads_first else 1
         self.module = model.get_submodule(weight.removesuffix(".weight"))
         self.energy = torch.zeros(len(model.get_parameter(weight)))
         self.outputs = torch.zeros_like(self.energy)
@@ -213,7 +215,7 @@ class _NormStatistics:
         return self.energy / self.later_entries if self.later_entries else torch.ones_like(self.energy)
 
     def _add(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        later = inputs[0][:, 1:].float().flatten(0, -2)
+        later = inputs[0].movedim(self.token_axis, 0)[1:].float().flatten(0, -2)
         if isinstance(self.module, nn.LayerNorm):
             later = later - later.mean(-1, keepdim=True)
         size = later.square().mean(-1, keepdim=True)
@@ -261,11 +263,14 @@ class _LayerStatistics:
 
     def _query_hook(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         del inputs
-        self.queries += self._energy(output, self.spec.heads_per_group)
+        self.queries += self._energy(self._tokens_first(output), self.spec.heads_per_group)
 
     def _key_hook(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         del inputs
-        self.keys += self._energy(output, 1)
+        self.keys += self._energy(self._tokens_first(output), 1)
+
+    def _tokens_first(self, heads: Tensor) -> Tensor:
+        return heads.transpose(1, 2) if self.family.heads_first else heads
 
     def _fused_hook(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         del inputs
