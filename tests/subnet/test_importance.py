@@ -16,7 +16,15 @@ GROUPS, HEAD_DIM = 3, 16
 SCORES = [field.name for field in fields(LayerImportance)]
 every_kind = pytest.mark.parametrize(
     "teacher",
-    ["gemma2 tied", "gemma3_text untied", "gpt_neox untied", "llama tied", "olmo2 untied", "qwen2 tied", "qwen3 untied"],
+    [
+        "gemma2 tied",
+        "gemma3_text untied",
+        "gpt_neox untied",
+        "llama tied",
+        "olmo2 untied",
+        "qwen2 tied",
+        "qwen3 untied",
+    ],
     indirect=True,
 )
 every_family = pytest.mark.parametrize("teacher", [name for name in TEACHERS if " untied" in name], indirect=True)

@@ -64,7 +64,7 @@ class Family:
     layer_lists: tuple[str, ...] = ()
     """Config fields with one entry for every layer."""
     rope_by_type: bool = False
-    """Whether `rope_parameters` has an entry for every type of layer that `layer_types` lists; otherwise one for all."""
+    """Whether `rope_parameters` has an entry for every type of layer in `layer_types`; otherwise one serves all."""
     norm_offset: int = 0
     """What norms add to their weight before they multiply by it."""
     scales_embedding: bool = False

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from budwood.arch.family import architecture_from_config, family_of, layer_confi
 from budwood.arch.spec import Architecture
 from budwood.models.kind import check_kind, check_lengths, check_whole
 from budwood.models.modeling import LAYERWISE_CLASSES
+from budwood.models.parts import cache_folder
 from budwood.models.rotary import check_rope, even_share, layer_types, rope_for_dims, rope_of_type, state_ropes
 from budwood.models.weights import INDEX, SINGLE, read_json, same_values, tensor_files, weight_files
 from budwood.records.files import write_folder_atomically
@@ -242,8 +242,7 @@ def _digest(hashes: Mapping[str, str]) -> str:
 
 def _memory_of(folder: Path) -> Path:
     """Return where hashes are remembered: in the user's cache; the folder may be shared, read-only or uploaded."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "budwood" / "fingerprints" / f"{hashlib.sha256(bytes(folder.resolve())).hexdigest()[:16]}.json"
+    return cache_folder() / "fingerprints" / f"{hashlib.sha256(bytes(folder.resolve())).hexdigest()[:16]}.json"
 
 
 def _has_own_head(folder: Path, config: Mapping[str, Any]) -> bool:

@@ -13,15 +13,17 @@ A key of the architecture that is in none of the tables may change the function,
 
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from gguf import MODEL_ARCH_NAMES, GGUFReader, GGUFValueType, ReaderField, ReaderTensor, dequantize, get_tensor_name_map
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
@@ -35,6 +37,9 @@ _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 _FREQUENCIES = "rope_freqs.weight"
 """A divisor for the frequency of every rotary pair: how Llama 3 and other scalings by table are stored."""
 _HEAD = "output.weight"
+_OTHER_ORDER: Mapping[str, Literal["little", "big"]] = {"little": "big", "big": "little"}
+_MOST_VALUES = 4096
+"""Of a list that is read; lists by layer are shorter, and only the lengths of vocabularies matter here."""
 
 _SIZES = {
     "block_count",
@@ -441,13 +446,35 @@ def _parts(file: Path) -> tuple[Path, ...]:
     return parts
 
 
+class _HeaderReader(GGUFReader):
+    """Skips the contents of long lists, such as vocabularies: read value by value they take a minute."""
+
+    def _get_field_parts(
+        self, orig_offs: int, raw_type: int
+    ) -> tuple[int, list[NDArray[Any]], list[int], list[GGUFValueType]]:
+        if raw_type != GGUFValueType.ARRAY:
+            return super()._get_field_parts(orig_offs, raw_type)
+        kind = GGUFValueType(int(self._get(orig_offs, np.uint32)[0]))
+        length = int(self._get(orig_offs + 4, np.uint64)[0])
+        if length <= _MOST_VALUES or kind == GGUFValueType.ARRAY:
+            return super()._get_field_parts(orig_offs, raw_type)
+        end = orig_offs + 12
+        if kind == GGUFValueType.STRING:
+            raw, order = memoryview(self.data), sys.byteorder if self.byte_order == "I" else _OTHER_ORDER[sys.byteorder]
+            for _ in range(length):
+                end += 8 + int.from_bytes(raw[end : end + 8], order)
+        else:
+            end += length * np.dtype(self.gguf_scalar_to_np[kind]).itemsize
+        return end - orig_offs, [], list(range(length)), [GGUFValueType.ARRAY, kind]
+
+
 def _read(file: Path) -> GGUFReader:
     with file.open("rb") as stream:
         magic = stream.read(len(_MAGIC))
     if magic != _MAGIC:
         raise ValueError(f"{file} is no GGUF file: it begins with {magic!r} and not with {_MAGIC!r}")
     try:
-        return GGUFReader(file)
+        return _HeaderReader(file)
     except (ValueError, IndexError, KeyError, OverflowError, MemoryError) as error:
         raise ValueError(
             f"{file} is damaged or truncated, or of a version of GGUF that cannot be read ({error}): fetch it again"

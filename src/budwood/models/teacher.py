@@ -22,7 +22,6 @@ from transformers import (
 
 from budwood.arch.family import architecture_from_config
 from budwood.arch.spec import Architecture
-from budwood.corpus.documents import resolve_package_path
 from budwood.corpus.tokenization import num_ids
 from budwood.models import checkpoint
 from budwood.models.checkpoint import (
@@ -40,13 +39,12 @@ from budwood.models.checkpoint import (
 from budwood.models.conversion import check_tokenizer, convert_code
 from budwood.models.gguf import convert_gguf, describe_gguf
 from budwood.models.kind import check_lengths
+from budwood.models.parts import PACKAGE_SCHEME, join_parts, locate
 from budwood.models.settings import TeacherSettings
 from budwood.models.weights import check_shapes, read_json
 from budwood.records.files import check_links
 from budwood.records.hashes import MEMORY, hash_files
-from budwood.records.paths import resolve_path
 
-PACKAGE_SCHEME = "package://"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py", "LICENSE*", "README.md")
 _HUB_ID_PARTS = 2
@@ -220,10 +218,12 @@ def _local_path(settings: TeacherSettings, root: Path) -> Path | None:
     """Return the folder or the GGUF file that settings name; None where they name a model of the hub.
 
     Raises:
-        ValueError: it can be neither, or does not exist.
+        ValueError: it can be neither, does not exist, or its parts do not make it up.
     """
+    if settings.parts:
+        return join_parts(settings.parts, str(settings.sha256), root)
     model = str(settings.model)
-    path = Path(resolve_package_path(model) if model.startswith(PACKAGE_SCHEME) else resolve_path(model, root))
+    path = locate(model, root)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ValueError(f"teacher.model: no file at {path}")
