@@ -255,6 +255,9 @@ FAMILIES: Mapping[str, Family] = {
 }
 
 
+WRAPPERS: Mapping[str, str] = {"gemma3": "gemma3_text"}
+"""Model types that hold a text model beside others, and the family of that model."""
+
 _OTHER_KINDS: Mapping[str, frozenset[str]] = {
     "mixtures of experts": frozenset(
         {

@@ -15,6 +15,8 @@ PAIR_FACTORS = ("llama", "mistral", "qwen2")
 LAYERWISE = ("llama", "mistral")
 """Families for which llama.cpp has a graph whose layers differ in heads, groups and neurons."""
 _ALTERNATING = ("gemma2", "smollm3")
+_UNWRITTEN = ("gemma3_text", "olmo3")
+"""Families of which budwood writes no GGUF file."""
 _FILLING: Mapping[ServingEngine, tuple[str, ...]] = {"vllm": ("qwen2",), "llama.cpp": ("gpt_neox", "olmo2")}
 """Families whose heads an engine takes to fill the hidden size; vLLM's Qwen 2 then computes something else without a
 word."""
@@ -28,6 +30,8 @@ def check_servable(engines: Sequence[ServingEngine], teacher: Architecture, *, l
     """
     if "llama.cpp" not in engines:
         return
+    if teacher.family in _UNWRITTEN:
+        raise ValueError(f"servable: budwood writes no GGUF file of {teacher.family}; leave llama.cpp out")
     if teacher.family in _ALTERNATING:
         raise ValueError(
             f"servable: llama.cpp expects the layers of {teacher.family} to alternate as the teacher's do, which no "

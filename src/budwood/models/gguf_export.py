@@ -205,7 +205,12 @@ def _read(folder: Path) -> Source:
 
 
 def _form(folder: Path, source: Source) -> Form:
-    forms = FORMS[source.architecture.family]
+    forms = FORMS.get(source.architecture.family, ())
+    if not forms:
+        raise ValueError(
+            f"{folder.name} cannot be written as GGUF: budwood writes none of the family {source.architecture.family}; "
+            f"supported: {', '.join(FORMS)}"
+        )
     objections = {gguf.MODEL_ARCH_NAMES[form.arch]: _objection(form, source) for form in forms}
     for form in forms:
         if objections[gguf.MODEL_ARCH_NAMES[form.arch]] is None:

@@ -42,6 +42,7 @@ from budwood.models.kind import check_lengths
 from budwood.models.parts import PACKAGE_SCHEME, join_parts, locate
 from budwood.models.settings import TeacherSettings
 from budwood.models.weights import check_shapes, read_json
+from budwood.models.wrapper import is_wrapper, text_config, unwrap
 from budwood.records.files import check_links
 from budwood.records.hashes import MEMORY, hash_files
 
@@ -115,7 +116,7 @@ def describe_teacher(settings: TeacherSettings, root: Path = Path(), longest_seq
         return architecture_from_config(config)
     folder = path or _download(str(settings.model), settings.revision, (CONFIG,))
     _check_code(folder, trust_remote_code=settings.trust_remote_code)
-    config = load_config(folder)
+    config = text_config(folder).to_dict() if is_wrapper(folder) else load_config(folder)
     check_lengths(folder, config, longest_sequence)
     check_buildable(folder, config)
     return architecture_from_config(config)
@@ -151,13 +152,17 @@ def check_folder(folder: Path, *, trust_remote_code: bool) -> Architecture:
     config = load_config(folder)
     architecture = architecture_from_config(config)
     check_buildable(folder, config)
-    check_links(folder, homes_of_weights(folder))
-    if not _has_tokenizer(folder):
-        raise ValueError(f"teacher.model: {folder} holds no tokenizer; put there one of {', '.join(TOKENIZERS)}")
+    _check_files(folder)
     if not _code_of(folder):
         check_shapes(folder, config, architecture)
     load_generation(folder)
     return architecture
+
+
+def _check_files(folder: Path) -> None:
+    check_links(folder, homes_of_weights(folder))
+    if not _has_tokenizer(folder):
+        raise ValueError(f"teacher.model: {folder} holds no tokenizer; put there one of {', '.join(TOKENIZERS)}")
 
 
 def _has_tokenizer(folder: Path) -> bool:
@@ -194,7 +199,13 @@ def _fetched(folder: Path, name: str, revision: str = "local") -> FetchedTeacher
 
 
 def _accept(folder: Path, settings: TeacherSettings, work_dir: Path) -> Path:
-    """Check a folder; where it may run code of its own, run it once and keep the weights in the stock class."""
+    """Check a folder; where it may run code of its own, run it once and keep the weights in the stock class.
+
+    Of a model that holds others beside its text model, the text model is taken out.
+    """
+    if is_wrapper(folder):
+        _check_files(folder)
+        return unwrap(folder, work_dir / f"text-{checkpoint.fingerprint(folder)}")
     check_folder(folder, trust_remote_code=settings.trust_remote_code)
     if not _code_of(folder):
         return folder
