@@ -139,7 +139,6 @@ def base_config(architecture: Architecture) -> dict[str, Any]:
         "layer_types": [kinds[position % len(kinds)] for position in range(depth)],
         "no_rope_layers": [position % 2 for position in range(depth)],
     }
-    family = family_of(architecture.family)
     return {
         "model_type": family.model_type,
         "vocab_size": architecture.vocab_size,

@@ -18,6 +18,15 @@ HALF = Compute(torch.device("cpu"), "bfloat16")
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "gemma2": {"query_pre_attn_scalar": 24, "sliding_window": 8, "attn_implementation": "eager"},
+    "gemma3_text": {
+        "query_pre_attn_scalar": 24,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+            "full_attention": {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 2.0},
+        },
+    },
     "gpt_neox": {"num_attention_heads": 3, "rotary_pct": 0.25},
     "granite": {
         "embedding_multiplier": 3.0,
@@ -38,6 +47,19 @@ SETTINGS: dict[str, dict[str, Any]] = {
         },
     },
     "mistral": {"sliding_window": 8},
+    "olmo3": {
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1_000.0},
+            "full_attention": {
+                "rope_type": "yarn",
+                "rope_theta": 1_000.0,
+                "factor": 4.0,
+                "original_max_position_embeddings": 32,
+            },
+        },
+    },
     "phi3": {
         "hidden_size": 96,
         "initializer_range": 0.1,

@@ -47,6 +47,12 @@ SETTINGS = {
         "sliding_window": 4,
         "query_pre_attn_scalar": 16,
     },
+    "gemma3_text": {
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "sliding_window": 4,
+        "query_pre_attn_scalar": 16,
+    },
+    "olmo3": {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "sliding_window": 4},
 }
 STRANGER = """
 import sys
@@ -74,6 +80,9 @@ def layer_settings(family, sizes, position):
     names = ("num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size")
     rope = {"rope_type": "default", "rope_theta": 100.0 * (position + 1)}
     settings = dict(zip(names, sizes, strict=True)) | {"rope_parameters": rope}
+    if family in ("gemma3_text", "olmo3"):
+        # Each layer finds its own under the name of its type.
+        settings["rope_parameters"] = {"sliding_attention": rope, "full_attention": rope}
     if family == "gpt_neox":
         settings.pop("num_key_value_heads")
     if family in PARTLY_TURNING:
@@ -277,8 +286,8 @@ def test_the_attention_implementation_can_be_switched(family, model, tokens):
 
 @pytest.mark.parametrize(
     "family",
-    ["gpt_neox", "llama", "gemma2"]
-    + [pytest.param(family, marks=pytest.mark.slow) for family in ("olmo2", "qwen2", "qwen3", "smollm3")],
+    ["gpt_neox", "llama", "gemma2", "gemma3_text"]
+    + [pytest.param(family, marks=pytest.mark.slow) for family in ("olmo2", "olmo3", "qwen2", "qwen3", "smollm3")],
 )
 def test_compiling_changes_nothing(model, tokens):
     torch.compiler.reset()

@@ -257,7 +257,7 @@ def test_a_rebuilt_embedding_fits_its_head(kind):
     """Formulas are evaluated for the smaller head; the list of a longrope fits no other."""
     own = {"rope_type": kind, "rope_theta": THETA} | TEACHERS[kind]
     for config in ({"rope_parameters": own}, {"rope_parameters": {"rope_type": "linear"}, ORIGINAL: own}):
-        rebuilt = rebuilt_rope(CONFIG | config, 10, 10)
+        rebuilt = rebuilt_rope(CONFIG | {"num_hidden_layers": 1} | config, 0, 10, 10)
         assert rebuilt == (ROPE if kind == "longrope" else own)
         frequencies, _ = turn(rebuilt, 10)
         assert len(frequencies) == 5

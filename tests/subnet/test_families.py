@@ -40,8 +40,8 @@ def logits_of(model, windows):
 
 
 def rounding(teacher, expected):
-    """Return how far float32 may carry logits of this size; Gemma 2 adds one to weights that were stored without it."""
-    return float(expected.abs().max()) * (3e-5 if teacher.config.model_type == "gemma2" else 5e-6)
+    """Return how far float32 may carry logits of this size; Gemma adds one to weights that were stored without it."""
+    return float(expected.abs().max()) * (3e-5 if family_of(teacher.config.model_type).norm_offset else 5e-6)
 
 
 @every_teacher
@@ -129,6 +129,7 @@ def test_extremes_are_exported_too(orders, windows, tmp_path, extreme):
 OWN = "Layerwise"
 UNIFORM_CLASSES = {
     "gemma2": (OWN, ""),
+    "gemma3_text": (OWN, ""),
     "gpt_neox": (OWN, OWN),
     "llama": ("Mistral", ""),
     "llama+attention_bias+mlp_bias": (OWN, ""),

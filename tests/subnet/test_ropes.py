@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from teachers import FULL, HEAD_DIM, TEACHERS, architecture_of, select, tiny_teacher, weights_of
 
+from budwood.arch.family import supported_family
 from budwood.arch.selection import Selection
 from budwood.models.checkpoint import load_config, random_model, save_checkpoint
-from budwood.models.rotary import ROPE_TYPES, check_rope, standard_rope
+from budwood.models.rotary import ROPE_TYPES, check_rope, layer_types, rope_of_type, standard_rope
 from budwood.subnet.extract import extract_child, own_weights, resolve
 from budwood.subnet.importance import measure_importance
 from budwood.subnet.ordering import open_ordered, order_teacher
@@ -53,16 +54,16 @@ def logits_of(model):
 
 def turns_of(model):
     """Return the frequencies and the factor on cosine and sine of every layer, within the original context and past it."""
-    layers = model.base_model.layers
-    embeddings = [getattr(layer, "rotary_emb", None) or model.base_model.rotary_emb for layer in layers]
-    turns = []
-    for embedding in embeddings:
+    config, found = model.config.to_dict(), []
+    types = layer_types(supported_family(config), config)
+    for layer, own in zip(model.base_model.layers, types, strict=True):
+        embedding, prefix = getattr(layer, "rotary_emb", None) or model.base_model.rotary_emb, (own and f"{own}_") or ""
         frequencies = []
         for length in (20, 100):
-            embedding(torch.zeros(1), torch.arange(length)[None])
-            frequencies.append(embedding.inv_freq.clone())
-        turns.append((torch.stack(frequencies), embedding.attention_scaling))
-    return turns
+            embedding(torch.zeros(1), torch.arange(length)[None], *([own] if own else []))
+            frequencies.append(getattr(embedding, f"{prefix}inv_freq").clone())
+        found.append((torch.stack(frequencies), getattr(embedding, f"{prefix}attention_scaling")))
+    return found
 
 
 def test_every_type_of_the_table_is_tried():
@@ -140,11 +141,13 @@ def test_so_do_those_of_an_export_on_disk(teacher, orders, tokenizer, tmp_path):
     child = own_weights(extract_child(orders["activation", "preserve"], select(48, [0, 2], (3, 1, 12, 20))))
     folder = save_checkpoint(child, tokenizer, tmp_path / "child")
     config = load_config(folder)
-    original = teacher.config.rope_parameters
-    assert standard_rope(config)["rope_theta"] == original["rope_theta"]
+    types = layer_types(supported_family(config), config)
+    bases = [rope_of_type(teacher.config.rope_parameters, own)["rope_theta"] for own in types]
+    assert [rope_of_type(standard_rope(config), own)["rope_theta"] for own in types] == bases
     parent = open_ordered(folder, Ordering(ordering="magnitude")).ranked
     random = random_model(config | {"rope_parameters": standard_rope(config)}, parent, seed=0)
     # The even numbers nearest to a quarter and to three quarters.
     turning = {"gpt_neox": 4, "stablelm": 4, "phi3": 8}.get(teacher.config.model_type, 12)
-    expected = original["rope_theta"] ** (-torch.arange(0, turning, 2) / turning)
-    torch.testing.assert_close(turns_of(random)[0][0][0], expected, rtol=1e-5, atol=0)
+    for (frequencies, _), base in zip(turns_of(random), bases, strict=True):
+        expected = base ** (-torch.arange(0, turning, 2) / turning)
+        torch.testing.assert_close(frequencies[0], expected, rtol=1e-5, atol=0)

@@ -77,6 +77,8 @@ class Family:
     """Entries of `rope_parameters` that a class reads for more than frequencies; cuts keep them."""
     layer_lists: tuple[str, ...] = ()
     """Config fields with one entry for every layer."""
+    rope_by_type: bool = False
+    """Whether `rope_parameters` has an entry for every type of layer in `layer_types`; otherwise one serves all."""
     norm_offset: int = 0
     """What norms add to their weight before they multiply by it."""
     scales_embedding: bool = False
@@ -95,6 +97,9 @@ class Family:
     """Norms over the residual stream, inside a layer."""
     query_norm: Module | None = None
     key_norm: Module | None = None
+    heads_first: bool = False
+    """Whether norms over queries and keys read [batch, head, token, dimension] and not [batch, token, head, dimension].
+    """
     output_norms: bool = False
     """Whether what attention and MLP compute is normalised before it joins the residual stream."""
     stored_names: Mapping[str, str] = field(default_factory=dict)
@@ -250,6 +255,8 @@ OLMO2 = replace(
     output_norms=True,
 )
 
+OLMO3 = replace(OLMO2, model_type="olmo3", layer_lists=("layer_types",), rope_by_type=True)
+
 GEMMA2 = replace(
     _PLAIN_MLP,
     model_type="gemma2",
@@ -265,6 +272,15 @@ GEMMA2 = replace(
         Module("post_feedforward_layernorm", (HIDDEN,)),
     ),
     output_norms=True,
+)
+
+GEMMA3_TEXT = replace(
+    GEMMA2,
+    model_type="gemma3_text",
+    rope_by_type=True,
+    query_norm=Module("self_attn.q_norm", (("qk",),)),
+    key_norm=Module("self_attn.k_norm", (("qk",),)),
+    heads_first=True,
 )
 
 STARCODER2 = replace(
@@ -343,7 +359,8 @@ def _with_biases(family: Family, on: tuple[str, ...]) -> Family:
 
 
 _TABLE = (
-    GEMMA2, GPT_NEOX, GRANITE, LLAMA, MINISTRAL3, MISTRAL, OLMO2, PHI3, QWEN2, QWEN3, SMOLLM3, STABLELM, STARCODER2,
+    GEMMA2, GEMMA3_TEXT, GPT_NEOX, GRANITE, LLAMA, MINISTRAL3, MISTRAL, OLMO2, OLMO3, PHI3, QWEN2, QWEN3, SMOLLM3,
+    STABLELM, STARCODER2,
 )  # fmt: skip
 
 MODEL_TYPES: Mapping[str, Family] = {family.model_type: family for family in _TABLE}
@@ -357,6 +374,10 @@ FAMILIES: Mapping[str, Family] = {
     for entry in [_with_biases(family, on)]
 }
 """By name: the model type, and the biases that are switched on."""
+
+
+WRAPPERS: Mapping[str, tuple[str, ...]] = {"gemma3": ("gemma3_text",), "mistral3": ("ministral3", "mistral")}
+"""Model types that hold a text model beside others, and the families that it may be of."""
 
 
 def family_of(name: str) -> Family:

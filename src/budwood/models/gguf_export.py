@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from budwood.arch.count import num_parameters
-from budwood.arch.family import Family, config_of_layer, family_of
+from budwood.arch.family import Family, family_of
 from budwood.arch.spec import Architecture, LayerSpec
 from budwood.models.checkpoint import load_config, load_tokenizer, read_architecture
 from budwood.models.gguf_tokenizer import add_tokenizer
-from budwood.models.rotary import changes_at, inverse_frequencies, rotary_dims
+from budwood.models.rotary import changes_at, inverse_frequencies, layer_rope, rotary_dims
 from budwood.models.settings import Storage
 from budwood.models.tensors import CheckpointTensors
 
@@ -86,7 +86,7 @@ class Source:
         Args:
             windows: whether the file has the model's sliding windows.
         """
-        ropes = [config_of_layer(self.config, layer)["rope_parameters"] for layer in range(self.num_layers)]
+        ropes = [layer_rope(self.config, layer) for layer in range(self.num_layers)]
         found = [self.config["max_position_embeddings"], None if windows else self.window, *map(changes_at, ropes)]
         return min(limit for limit in found if limit)
 
@@ -304,7 +304,12 @@ def _read(folder: Path) -> Source:
 
 
 def _form(folder: Path, source: Source) -> Form:
-    forms = FORMS[source.family.model_type]
+    forms = FORMS.get(source.family.model_type, ())
+    if not forms:
+        raise ValueError(
+            f"{folder.name} cannot be written as GGUF: budwood writes none of the family {source.family.model_type}; "
+            f"supported: {', '.join(FORMS)}"
+        )
     objections = {gguf.MODEL_ARCH_NAMES[form.arch]: _objection(form, source) for form in forms}
     for form in forms:
         if objections[gguf.MODEL_ARCH_NAMES[form.arch]] is None:
@@ -334,7 +339,7 @@ def _shared_positions(config: Mapping[str, Any], architecture: Architecture) -> 
     """Return the rotary embedding that all layers share, or None."""
     found: list[Positions] = []
     for layer, spec in enumerate(architecture.layers):
-        rope = config_of_layer(config, layer)["rope_parameters"]
+        rope = layer_rope(config, layer)
         frequencies, gain = inverse_frequencies(rope, spec.head_dim, int(config["max_position_embeddings"]))
         dims, theta = rotary_dims(rope, spec.head_dim), float(rope["rope_theta"])
         slots = theta ** (-2 * torch.arange(len(frequencies), dtype=torch.float64) / dims)

@@ -13,6 +13,9 @@ from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma2Model,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    Gemma3TextModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
     GPTNeoXModel,
@@ -31,6 +34,9 @@ from transformers import (
     Olmo2Config,
     Olmo2ForCausalLM,
     Olmo2Model,
+    Olmo3Config,
+    Olmo3ForCausalLM,
+    Olmo3Model,
     Phi3Config,
     Phi3ForCausalLM,
     Phi3Model,
@@ -54,12 +60,14 @@ from transformers import (
 )
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.gemma2.modeling_gemma2 import Gemma2DecoderLayer, Gemma2RotaryEmbedding
+from transformers.models.gemma3.modeling_gemma3 import Gemma3DecoderLayer, Gemma3RotaryEmbedding
 from transformers.models.gpt_neox.modeling_gpt_neox import GPTNeoXLayer, GPTNeoXRotaryEmbedding
 from transformers.models.granite.modeling_granite import GraniteDecoderLayer, GraniteRotaryEmbedding
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 from transformers.models.ministral3.modeling_ministral3 import Ministral3DecoderLayer, Ministral3RotaryEmbedding
 from transformers.models.mistral.modeling_mistral import MistralDecoderLayer, MistralRotaryEmbedding
 from transformers.models.olmo2.modeling_olmo2 import Olmo2DecoderLayer, Olmo2RotaryEmbedding
+from transformers.models.olmo3.modeling_olmo3 import Olmo3DecoderLayer, Olmo3RotaryEmbedding
 from transformers.models.phi3.modeling_phi3 import Phi3DecoderLayer, Phi3RotaryEmbedding
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RotaryEmbedding
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer, Qwen3RotaryEmbedding
@@ -91,9 +99,26 @@ class LayerwiseDecoderLayer(GradientCheckpointingLayer):
         # Attention asks its configuration for the attention implementation, which is switched in the model's.
         if self.stock._attn_implementation != self.whole._attn_implementation:  # noqa: SLF001
             self.stock._attn_implementation = self.whole._attn_implementation  # noqa: SLF001
-        kwargs["position_embeddings"] = self.rotary_emb(hidden_states, position_ids=kwargs["position_ids"])
+        kwargs["position_embeddings"] = self.embed_positions(hidden_states, kwargs["position_ids"])
         output: Tensor = super().forward(hidden_states, *args, **kwargs)
         return output
+
+    def embed_positions(self, hidden_states: Tensor | None, position_ids: Tensor) -> Any:
+        """Return the layer's position embeddings."""
+        return self.rotary_emb(hidden_states, position_ids)
+
+
+class TypedDecoderLayer(LayerwiseDecoderLayer):
+    """A layer of a family whose rotary embeddings go by the types of layers."""
+
+    def __init__(self, config: PretrainedConfig, layer_idx: int) -> None:
+        """Build the layer and note its type."""
+        super().__init__(config, layer_idx)
+        self.layer_type = config.layer_types[layer_idx]
+
+    def embed_positions(self, hidden_states: Tensor | None, position_ids: Tensor) -> Any:
+        """Return the layer's position embeddings."""
+        return self.rotary_emb(hidden_states, position_ids, self.layer_type)
 
 
 def one_headed(own_config: PretrainedConfig) -> PretrainedConfig:
@@ -108,7 +133,7 @@ def one_headed(own_config: PretrainedConfig) -> PretrainedConfig:
 class NoRotaryEmbedding(nn.Module):
     """Stands where a stock decoder computes one embedding for all layers."""
 
-    def forward(self, hidden_states: Tensor, position_ids: Tensor) -> None:
+    def forward(self, hidden_states: Tensor, position_ids: Tensor, layer_type: str | None = None) -> None:
         """Compute nothing: every layer has an embedding of its own."""
 
 
@@ -280,6 +305,32 @@ class LayerwiseOlmo2ForCausalLM(LayerwiseCausalLM, Olmo2ForCausalLM):
 
     config: LayerwiseOlmo2Config
     decoder_class = LayerwiseOlmo2Model
+
+
+class LayerwiseOlmo3Config(Olmo3Config):
+    """An OLMo 3 configuration whose `per_layer_config` names what each layer has of its own."""
+
+    model_type = "budwood_olmo3"
+
+
+class LayerwiseOlmo3DecoderLayer(TypedDecoderLayer, Olmo3DecoderLayer):
+    """An OLMo 3 layer of its own size."""
+
+    rotary_class = Olmo3RotaryEmbedding
+
+
+class LayerwiseOlmo3Model(LayerwiseModel, Olmo3Model):
+    """An OLMo 3 decoder with layer-wise sizes."""
+
+    config: LayerwiseOlmo3Config
+    layer_class = LayerwiseOlmo3DecoderLayer
+
+
+class LayerwiseOlmo3ForCausalLM(LayerwiseCausalLM, Olmo3ForCausalLM):
+    """OLMo 3 with layer-wise sizes."""
+
+    config: LayerwiseOlmo3Config
+    decoder_class = LayerwiseOlmo3Model
 
 
 class LayerwiseGemma2Config(Gemma2Config):
@@ -487,6 +538,32 @@ class LayerwiseStableLmForCausalLM(LayerwiseCausalLM, StableLmForCausalLM):
     decoder_class = LayerwiseStableLmModel
 
 
+class LayerwiseGemma3Config(Gemma3TextConfig):
+    """A Gemma 3 text configuration whose `per_layer_config` names what each layer has of its own."""
+
+    model_type = "budwood_gemma3_text"
+
+
+class LayerwiseGemma3DecoderLayer(TypedDecoderLayer, Gemma3DecoderLayer):
+    """A Gemma 3 layer of its own size."""
+
+    rotary_class = Gemma3RotaryEmbedding
+
+
+class LayerwiseGemma3TextModel(LayerwiseModel, Gemma3TextModel):
+    """A Gemma 3 decoder with layer-wise sizes."""
+
+    config: LayerwiseGemma3Config
+    layer_class = LayerwiseGemma3DecoderLayer
+
+
+class LayerwiseGemma3ForCausalLM(LayerwiseCausalLM, Gemma3ForCausalLM):
+    """Gemma 3 with layer-wise sizes."""
+
+    config: LayerwiseGemma3Config
+    decoder_class = LayerwiseGemma3TextModel
+
+
 class LayerwiseGPTNeoXConfig(GPTNeoXConfig):
     """A GPT-NeoX configuration whose `per_layer_config` names what each layer has of its own."""
 
@@ -532,12 +609,14 @@ class LayerwiseGPTNeoXForCausalLM(LayerwiseCausalLM, GPTNeoXForCausalLM):
 
 LAYERWISE_CLASSES: dict[str, tuple[type[PretrainedConfig], type[PreTrainedModel]]] = {
     "gemma2": (LayerwiseGemma2Config, LayerwiseGemma2ForCausalLM),
+    "gemma3_text": (LayerwiseGemma3Config, LayerwiseGemma3ForCausalLM),
     "gpt_neox": (LayerwiseGPTNeoXConfig, LayerwiseGPTNeoXForCausalLM),
     "granite": (LayerwiseGraniteConfig, LayerwiseGraniteForCausalLM),
     "llama": (LayerwiseLlamaConfig, LayerwiseLlamaForCausalLM),
     "ministral3": (LayerwiseMinistral3Config, LayerwiseMinistral3ForCausalLM),
     "mistral": (LayerwiseMistralConfig, LayerwiseMistralForCausalLM),
     "olmo2": (LayerwiseOlmo2Config, LayerwiseOlmo2ForCausalLM),
+    "olmo3": (LayerwiseOlmo3Config, LayerwiseOlmo3ForCausalLM),
     "phi3": (LayerwisePhi3Config, LayerwisePhi3ForCausalLM),
     "qwen2": (LayerwiseQwen2Config, LayerwiseQwen2ForCausalLM),
     "qwen3": (LayerwiseQwen3Config, LayerwiseQwen3ForCausalLM),

@@ -13,13 +13,15 @@ from torch import Tensor
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from budwood.arch.family import supported_family
+from budwood.arch.family import Family, config_of_layer, supported_family
 
 Rope = Literal["preserve", "rebuild"]
 """`preserve` keeps every pair's frequency and the attention scale; `rebuild` gives the kept dimensions the frequencies
 of a model of the smaller size, as the paper's reference code does."""
 Parameters = Mapping[str, Any]
-"""A config's `rope_parameters`."""
+"""A config's `rope_parameters`, of one layer."""
+LayerTypes = Sequence[str | None]
+"""For every layer, the key of its entry in `rope_parameters`; None where these are not nested."""
 
 ROPE_TYPES: Mapping[str, str] = {
     "default": "a base",
@@ -49,33 +51,69 @@ def check_rope(config: Mapping[str, Any]) -> None:
     layers = (config.get("per_layer_config") or {}).values()
     for own in ({}, *layers):
         layer = {**config, **own}
-        rope = layer.get("rope_parameters") or layer.get("rope_scaling") or {}
-        _check_parameters(rope)
-        size, heads = layer.get("head_dim"), layer.get("num_attention_heads")
-        head_dim = int(size or (layer.get("hidden_size", 0) // heads if heads else 0))
-        share = {"partial_rotary_factor": layer["partial_rotary_factor"]} if "partial_rotary_factor" in layer else {}
-        num_pairs = rotary_dims(share | rope, head_dim) // 2
-        for name in ("short_factor", "long_factor"):
-            num_factors = len(rope.get(name) or ())
-            if head_dim and num_factors not in (0, num_pairs):
-                raise ValueError(
-                    f"rope_type='longrope' has {num_factors} factors in {name}; supported: one for each of the "
-                    f"{num_pairs} pairs of a head"
-                )
+        stated = layer.get("rope_parameters") or layer.get("rope_scaling") or {}
+        nested = supported_family(config).rope_by_type and _is_nested(stated)
+        for rope in stated.values() if nested else (stated,):
+            _check_parameters(rope)
+            _check_factors(rope, layer)
+
+
+def _check_factors(rope: Parameters, layer: Mapping[str, Any]) -> None:
+    size, heads = layer.get("head_dim"), layer.get("num_attention_heads")
+    head_dim = int(size or (layer.get("hidden_size", 0) // heads if heads else 0))
+    share = {"partial_rotary_factor": layer["partial_rotary_factor"]} if "partial_rotary_factor" in layer else {}
+    num_pairs = rotary_dims({**share, **rope}, head_dim) // 2
+    for name in ("short_factor", "long_factor"):
+        num_factors = len(rope.get(name) or ())
+        if head_dim and num_factors not in (0, num_pairs):
+            raise ValueError(
+                f"rope_type='longrope' has {num_factors} factors in {name}; supported: one for each of the "
+                f"{num_pairs} pairs of a head"
+            )
+
+
+def _is_nested(rope: Mapping[str, Any]) -> bool:
+    return any(isinstance(value, Mapping) for value in rope.values())
 
 
 def _check_parameters(rope: Parameters) -> None:
     kind = rope.get("rope_type", rope.get("type", "default"))
-    if any(isinstance(value, Mapping) for value in rope.values()):
+    if _is_nested(rope):
         raise ValueError(f"rope_parameters differ between kinds of layers ({', '.join(rope)}); supported: one for all")
     if kind not in ROPE_TYPES:
         raise ValueError(f"rope_type={kind!r} cannot be cut; supported: {', '.join(ROPE_TYPES)}")
 
 
-def original_rope(config: Mapping[str, Any]) -> Parameters:
-    """Return the `rope_parameters` of the pretrained model that a model stems from, before any pairs were chosen."""
-    rope: Parameters = config.get(ORIGINAL) or config["rope_parameters"]
+def layer_types(family: Family, config: Mapping[str, Any]) -> LayerTypes:
+    """Return the types of a model's layers as far as their rotary embeddings depend on them."""
+    types: LayerTypes = config["layer_types"] if family.rope_by_type else [None] * int(config["num_hidden_layers"])
+    return types
+
+
+def layer_rope(config: Mapping[str, Any], layer: int) -> Parameters:
+    """Return the `rope_parameters` of one layer."""
+    types = layer_types(supported_family(config), config)
+    return rope_of_type(config_of_layer(config, layer)["rope_parameters"], types[layer])
+
+
+def rope_of_type(stated: Mapping[str, Any], layer_type: str | None) -> Parameters:
+    """Return what a config's `rope_parameters` state for layers of one type."""
+    rope: Parameters = stated if layer_type is None else stated[layer_type]
     return rope
+
+
+def state_ropes(ropes: Sequence[Parameters], types: LayerTypes) -> Mapping[str, Any] | None:
+    """Return a config's `rope_parameters` that state those of all layers; None where layers of one type differ."""
+    by_type = dict(zip(types, ropes, strict=True))
+    if any(rope != by_type[layer_type] for layer_type, rope in zip(types, ropes, strict=True)):
+        return None
+    return by_type[None] if None in by_type else {str(layer_type): rope for layer_type, rope in by_type.items()}
+
+
+def original_rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the `rope_parameters` of the pretrained model that a model stems from, before any pairs were chosen."""
+    stated: Mapping[str, Any] = config.get(ORIGINAL) or config["rope_parameters"]
+    return stated
 
 
 def standard_rope(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,8 +122,14 @@ def standard_rope(config: Mapping[str, Any]) -> dict[str, Any]:
     Scalings and kept pairs suit trained weights.
     """
     original = original_rope(config)
-    kept = {name: original[name] for name in ("rope_theta", "partial_rotary_factor") if name in original}
-    return {"rope_type": "default"} | kept | rope_constants(config)
+    if _is_nested(original):
+        return {layer_type: _standard(rope) for layer_type, rope in original.items()}
+    return _standard(original) | rope_constants(config)
+
+
+def _standard(rope: Parameters) -> dict[str, Any]:
+    kept = {name: rope[name] for name in ("rope_theta", "partial_rotary_factor") if name in rope}
+    return {"rope_type": "default"} | kept
 
 
 def rope_constants(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,17 +138,18 @@ def rope_constants(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: rope[name] for name in supported_family(config).rope_constants if name in rope}
 
 
-def rebuilt_rope(config: Mapping[str, Any], turning: int, head_dim: int) -> dict[str, Any]:
+def rebuilt_rope(config: Mapping[str, Any], layer: int, turning: int, head_dim: int) -> dict[str, Any]:
     """Return `rope_parameters` of a model of the smaller size: the original ones, without a list that fits no other.
 
     Args:
         config: the teacher's.
+        layer: of the teacher.
         turning: dimensions of the smaller head that turn.
         head_dim: of the smaller head.
     """
-    original = original_rope(config)
+    original = rope_of_type(original_rope(config), layer_types(supported_family(config), config)[layer])
     listed = original.get("rope_type", "default") == "longrope"
-    return rope_for_dims(standard_rope(config) if listed else original, turning, head_dim)
+    return rope_for_dims(_standard(original) if listed else original, turning, head_dim)
 
 
 def rotary_dims(rope: Parameters, head_dim: int) -> int:

@@ -119,7 +119,8 @@ def measure_importance(
         *(family.layer_weight(layer, norm) for layer in depth for norm in family.norms),
     ]
     heads = [family.layer_weight(layer, norm) for layer in depth for norm in family.head_norms]
-    norms = {weight: _NormStatistics(weight, model) for weight in residual + heads}
+    norms = {weight: _NormStatistics(weight, model) for weight in residual}
+    norms |= {weight: _NormStatistics(weight, model, heads_first=family.heads_first) for weight in heads}
     hooks = [hook for layer in layers for hook in layer.hooks()] + [norm.hook for norm in norms.values()]
     with _watching(hooks):
         for batch in tqdm(windows.split(batch_size), desc="calibration", unit="batch", dynamic_ncols=True):
@@ -199,7 +200,8 @@ def _watching(hooks: list[Hook]) -> Iterator[None]:
 class _NormStatistics:
     """Running sums of one norm."""
 
-    def __init__(self, weight: str, model: PreTrainedModel) -> None:
+    def __init__(self, weight: str, model: PreTrainedModel, *, heads_first: bool = False) -> None:
+        self.token_axis = 2 if heads_first else 1
         self.module = model.get_submodule(weight.removesuffix(".weight"))
         self.energy = torch.zeros(len(model.get_parameter(weight)))
         self.outputs = torch.zeros_like(self.energy)
@@ -214,7 +216,7 @@ class _NormStatistics:
         return self.energy / self.later_entries if self.later_entries else torch.ones_like(self.energy)
 
     def _add(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        later = inputs[0][:, 1:].float().flatten(0, -2)
+        later = inputs[0].movedim(self.token_axis, 0)[1:].float().flatten(0, -2)
         if isinstance(self.module, nn.LayerNorm):
             later = later - later.mean(-1, keepdim=True)
         size = later.square().mean(-1, keepdim=True)
@@ -260,15 +262,17 @@ class _LayerStatistics:
 
     def _query_hook(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         del inputs
-        self.queries += self._energy(self._part(output, self.family.query), self.spec.heads_per_group)
+        self.queries += self._energy(self._output(output, self.family.query), self.spec.heads_per_group)
 
     def _key_hook(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         del inputs
-        self.keys += self._energy(self._part(output, self.family.key), 1)
+        self.keys += self._energy(self._output(output, self.family.key), 1)
 
-    def _part(self, output: Tensor, module: Module) -> Tensor:
-        """Return what one of the modules wrote that another holds."""
-        return part_of(output, module, self.family, self.lengths, dim=-1) if module.inside else output
+    def _output(self, output: Tensor, module: Module) -> Tensor:
+        """Return what a module wrote that another may hold, tokens before heads."""
+        if module.inside:
+            return part_of(output, module, self.family, self.lengths, dim=-1)
+        return output.transpose(1, 2) if self.family.heads_first else output
 
     def _energy(self, output: Tensor, heads: int) -> Tensor:
         """Return [G, S] squares, added over tokens and over the heads of a group."""
