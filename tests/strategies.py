@@ -133,7 +133,7 @@ def count(space: SearchSpace, member: Selection) -> int:
 
 def base_config(architecture: Architecture) -> dict[str, Any]:
     """Return what a configuration of an architecture's family holds beside the sizes."""
-    depth = architecture.num_hidden_layers
+    family, depth = family_of(architecture.family), architecture.num_hidden_layers
     kinds = ("sliding_attention", "full_attention")
     layer_lists = {
         "layer_types": [kinds[position % len(kinds)] for position in range(depth)],

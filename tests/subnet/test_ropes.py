@@ -53,7 +53,7 @@ def logits_of(model):
 
 
 def turns_of(model):
-    """Return the frequencies and the factor on cosine and sine of every layer, within the original context and past it."""
+    """Return the frequencies and the factor on cosine and sine of every layer, in the original context and past it."""
     config, found = model.config.to_dict(), []
     types = layer_types(supported_family(config), config)
     for layer, own in zip(model.base_model.layers, types, strict=True):

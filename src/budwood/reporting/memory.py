@@ -120,9 +120,10 @@ def _layer_bytes(architecture: Architecture, layer: LayerSpec, precision: Precis
 
 
 def _norm_bytes(architecture: Architecture, number: int) -> int:
-    # Layer norms of the families here have a bias, and those of one layer read the same input.
-    layer_norm = family_of(architecture.family).final_norm.bias
-    return _FLOAT32 * architecture.hidden_size * (1 if layer_norm else 2 * number)
+    # Layer norms of the families here have a bias.
+    family = family_of(architecture.family)
+    kept = (1 if family.parallel else number) if family.final_norm.bias else 2 * number
+    return _FLOAT32 * architecture.hidden_size * kept
 
 
 def _resident(teacher: Architecture, num_tokens: int, precision: Precision) -> int:
