@@ -30,7 +30,7 @@ from budwood.models.checkpoint import (
     read_architecture,
     save_checkpoint,
 )
-from budwood.models.rotary import even_share, rope_for_dims
+from budwood.models.rotary import even_share, layer_types, rope_for_dims, rope_of_type
 from budwood.records import hashes
 
 both_families = pytest.mark.parametrize("teacher", ["llama tied", "gpt_neox untied"], indirect=True)
@@ -45,9 +45,13 @@ def base(teacher_folder, child_architecture):
 
 
 def ropes(base, architecture):
-    rope = base["rope_parameters"]
-    share = rope.get("partial_rotary_factor", 1.0)
-    return [rope_for_dims(rope, even_share(spec.head_dim, share), spec.head_dim) for spec in architecture.layers]
+    types = layer_types(family_of(architecture.family), base)
+    found = [rope_of_type(base["rope_parameters"], layer_type) for layer_type in types]
+    shares = [rope.get("partial_rotary_factor", 1.0) for rope in found]
+    return [
+        rope_for_dims(rope, even_share(spec.head_dim, share), spec.head_dim)
+        for rope, share, spec in zip(found, shares, architecture.layers, strict=False)
+    ]
 
 
 @every_family

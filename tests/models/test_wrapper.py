@@ -1,0 +1,82 @@
+"""The text part of a Gemma 3 that also sees images becomes a teacher of its own."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from teachers import tiny_teacher
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+from budwood.models.checkpoint import read_architecture
+from budwood.models.settings import TeacherSettings
+from budwood.models.teacher import byte_tokenizer, describe_teacher, fetch_teacher
+
+VISION = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 16,
+    "patch_size": 8,
+}
+IDS = torch.randint(0, 257, (2, 20), generator=torch.Generator().manual_seed(4))
+
+
+@pytest.fixture(scope="module")
+def wrapped(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wrapped")
+    text = tiny_teacher("gemma3_text", tied=True, vocab_size=257).config.to_dict()
+    config = Gemma3Config(text_config=text, vision_config=VISION, mm_tokens_per_image=4)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Gemma3ForConditionalGeneration(config).eval()
+    model.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return model, folder
+
+
+@pytest.mark.parametrize("naming", ["published", "of transformers"])
+def test_the_text_model_computes_what_the_whole_computes(wrapped, naming, tmp_path):
+    model, source = wrapped
+    folder = _copy(source, tmp_path / "copy")
+    if naming == "of transformers":
+        tensors = load_file(folder / "model.safetensors")
+        names = {name: name.replace("language_model.model.", "model.language_model.") for name in tensors}
+        assert names.keys() != set(names.values())
+        tensors = {names[name]: tensor for name, tensor in tensors.items()}
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    settings = TeacherSettings(model=str(folder))
+    fetched = fetch_teacher(settings, tmp_path / "work")
+    assert fetched.checkpoint.config["model_type"] == "gemma3_text"
+    assert describe_teacher(settings) == read_architecture(fetched.folder)
+    with torch.no_grad():
+        assert torch.equal(fetched.checkpoint.load_model(torch.float32)(IDS).logits, model(input_ids=IDS).logits)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"model_type": "llama"},
+            "gemma3 with text_config.model_type='llama' is not supported; supported: gemma3_text",
+        ),
+        ({"num_hidden_layers": 5, "layer_types": None}, "holds no tensor 'model.layers.4"),
+        ({"intermediate_size": 41}, "its weights do not fit its config"),
+    ],
+)
+def test_what_does_not_fit_is_refused(wrapped, change, message, tmp_path):
+    folder = _copy(wrapped[1], tmp_path / "copy")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"] |= change
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=message):
+        fetch_teacher(TeacherSettings(model=str(folder)), tmp_path / "work")
+
+
+def _copy(source, target):
+    target.mkdir()
+    for file in source.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    return target
