@@ -9,8 +9,9 @@ from teachers import TEACHERS, kept_in_layer, kept_mask, select, weights_of
 from budwood.arch.count import num_parameters
 from budwood.arch.family import axis_lengths
 from budwood.arch.selection import LayerSelection, Selection
+from budwood.models.checkpoint import own_weights
 from budwood.models.rotary import layer_rope
-from budwood.subnet.extract import Corrections, child_state, extract_child, kept_positions, own_weights, resolve
+from budwood.subnet.extract import Corrections, child_state, extract_child, kept_positions, resolve
 
 every_family = pytest.mark.parametrize("teacher", [name for name in TEACHERS if " untied" in name], indirect=True)
 llama_only = pytest.mark.parametrize("teacher", ["llama untied"], indirect=True)
@@ -80,7 +81,7 @@ def test_native_prefix_with_rebuilt_embeddings_is_the_papers_cut(teacher, orders
         rope, whole = dict(layer_rope(config, position)), layer_rope(teacher.config.to_dict(), position)
         share = rope.pop("partial_rotary_factor", 1.0)
         assert rope == {k: v for k, v in whole.items() if k != "partial_rotary_factor"}
-        turning = max(2, 2 * round(layer.spec.head_dim / 8)) if family.fused else layer.spec.head_dim
+        turning = max(2, 2 * round(layer.spec.head_dim / 8)) if not family.grouped else layer.spec.head_dim
         assert int(share * layer.spec.head_dim) == turning
 
 

@@ -16,8 +16,8 @@ from budwood.arch.family import family_of
 from budwood.arch.sampling import sample_any
 from budwood.arch.selection import LayerSelection, Selection
 from budwood.arch.space import SearchSpace
-from budwood.models.checkpoint import read_architecture
-from budwood.subnet.extract import extract_child, own_weights, resolve
+from budwood.models.checkpoint import own_weights, read_architecture
+from budwood.subnet.extract import extract_child, resolve
 from budwood.subnet.ordering import open_ordered
 from budwood.subnet.settings import Ordering
 
@@ -132,6 +132,9 @@ UNIFORM_CLASSES = {
     "gemma3_text": (OWN, ""),
     "gpt_neox": (OWN, OWN),
     "llama": ("Mistral", ""),
+    "llama+attention_bias+mlp_bias": (OWN, ""),
+    "phi3": (OWN, OWN),
+    "stablelm+use_qkv_bias": (OWN, OWN),
 }
 """Prefix of the class of uniform children: whose heads do not divide the hidden size, and whose heads do; elsewhere the
 teacher's own."""
@@ -141,14 +144,14 @@ teacher's own."""
 @pytest.mark.parametrize(("hidden", "divides"), [(32, False), (36, True)])
 def test_the_stock_class_holds_what_it_can_express(teacher, orders, hidden, divides):
     child = extract_child(orders["activation", "preserve"], select(hidden, [0, 1], (3, 1, 8, 17)))
-    kind = UNIFORM_CLASSES.get(teacher.config.model_type, ("", ""))[divides]
+    kind = UNIFORM_CLASSES.get(orders["native", "preserve"].architecture.family, ("", ""))[divides]
     own = type(teacher).__name__
     assert type(child).__name__ == {"": own, OWN: OWN + own, "Mistral": "MistralForCausalLM"}[kind]
     assert not child.training
 
 
-@pytest.mark.parametrize("teacher", ["gpt_neox tied"], indirect=True)
-def test_a_stock_gpt_neox_needs_heads_that_fill_the_hidden_size(teacher, orders):
+@pytest.mark.parametrize("teacher", ["gpt_neox tied", "phi3 untied", "stablelm+use_qkv_bias tied"], indirect=True)
+def test_some_stock_classes_need_heads_that_fill_the_hidden_size(teacher, orders):
     child = extract_child(orders["activation", "preserve"], select(24, [0, 1], (3, 1, 8, 17)))
     assert type(child) is type(teacher)
 
@@ -156,5 +159,4 @@ def test_a_stock_gpt_neox_needs_heads_that_fill_the_hidden_size(teacher, orders)
 @every_family
 def test_layers_that_differ_need_a_class_of_ours(teacher, orders):
     child = extract_child(orders["activation", "preserve"], select(36, [0, 1], (3, 1, 8, 17), (3, 1, 8, 18)))
-    own = type(teacher).__name__.replace("Mistral", "Llama")
-    assert type(child).__name__ == f"Layerwise{own}"
+    assert type(child).__name__ == f"Layerwise{type(teacher).__name__}"

@@ -48,7 +48,7 @@ def masked(family, layers, zeros):
         if layer in layers and "norm" not in name:
             lengths = axis_lengths(architecture, architecture.layers[layer])
             _mask(weights[name], axes, lengths, zeros)
-    if table.fused:
+    if not table.grouped:
         for name, parameter in model.named_parameters():
             if "query_key_value" in name:
                 parts = [weights[name.replace("query_key_value", part)] for part in ("query", "key", "value")]

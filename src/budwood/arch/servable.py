@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from budwood.arch.family import family_of
 from budwood.arch.spec import Architecture
 
 ServingEngine = Literal["vllm", "llama.cpp"]
@@ -30,24 +31,24 @@ def check_servable(engines: Sequence[ServingEngine], teacher: Architecture, *, l
     """
     if "llama.cpp" not in engines:
         return
-    if teacher.family in _UNWRITTEN:
-        raise ValueError(f"servable: budwood writes no GGUF file of {teacher.family}; leave llama.cpp out")
-    if teacher.family in _ALTERNATING:
+    model_type = family_of(teacher.family).model_type
+    if model_type in _UNWRITTEN:
+        raise ValueError(f"servable: budwood writes no GGUF file of {model_type}; leave llama.cpp out")
+    if model_type in _ALTERNATING:
         raise ValueError(
-            f"servable: llama.cpp expects the layers of {teacher.family} to alternate as the teacher's do, which no "
+            f"servable: llama.cpp expects the layers of {model_type} to alternate as the teacher's do, which no "
             "size assures once layers are dropped; leave llama.cpp out and see what the export says"
         )
-    if layerwise and teacher.family not in LAYERWISE:
-        raise ValueError(
-            f"servable: llama.cpp has no form for {teacher.family} whose layers differ; set layerwise: false"
-        )
+    if layerwise and model_type not in LAYERWISE:
+        raise ValueError(f"servable: llama.cpp has no form for {model_type} whose layers differ; set layerwise: false")
     if layerwise and len({layer.head_dim for layer in teacher.layers}) > 1:
         raise ValueError("servable: llama.cpp needs heads of one dimension; this teacher's differ by layer")
 
 
 def heads_must_fill(engines: Sequence[ServingEngine], family: str, *, layerwise: bool) -> bool:
     """Whether heads must add up to the hidden size; layer-wise classes are our own, which state every size."""
-    return not layerwise and any(family in _FILLING[engine] for engine in engines)
+    model_type = family_of(family).model_type
+    return not layerwise and any(model_type in _FILLING[engine] for engine in engines)
 
 
 def servable_head_dims(engines: Sequence[ServingEngine], family: str, head_dims: range, *, layerwise: bool) -> range:
@@ -59,7 +60,7 @@ def servable_head_dims(engines: Sequence[ServingEngine], family: str, head_dims:
         head_dims: what can be cut; the last is the whole head.
         layerwise: whether layers differ: each then keeps rotary pairs of its own, and llama.cpp has one set for all.
     """
-    if "llama.cpp" in engines and (layerwise or family not in PAIR_FACTORS):
+    if "llama.cpp" in engines and (layerwise or family_of(family).model_type not in PAIR_FACTORS):
         head_dims = head_dims[-1:]
     if "vllm" not in engines:
         return head_dims

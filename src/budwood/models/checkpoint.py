@@ -21,12 +21,29 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 
-from budwood.arch.family import architecture_from_config, family_of, layer_config, stock_family, supported_family
+from budwood.arch.family import (
+    Family,
+    architecture_from_config,
+    family_of,
+    layer_config,
+    stock_family,
+    supported_family,
+)
 from budwood.arch.spec import Architecture
 from budwood.models.kind import check_kind, check_lengths, check_whole
 from budwood.models.modeling import LAYERWISE_CLASSES
 from budwood.models.parts import cache_folder
-from budwood.models.rotary import check_rope, even_share, layer_types, rope_for_dims, rope_of_type, state_ropes
+from budwood.models.rotary import (
+    check_rope,
+    even_share,
+    layer_types,
+    rope_constants,
+    rope_for_dims,
+    rope_for_pairs,
+    rope_of_type,
+    rotary_dims,
+    state_ropes,
+)
 from budwood.models.weights import INDEX, SINGLE, read_json, same_values, tensor_files, weight_files
 from budwood.records.files import write_folder_atomically
 from budwood.records.hashes import hash_file, hash_files
@@ -55,8 +72,11 @@ _SIDE_FILES = (
 )
 
 _NOT_INHERITED = frozenset(
-    {"architectures", "auto_map", "model_type", "transformers_version", "_name_or_path", "per_layer_config"}
-)
+    {
+        "architectures", "auto_map", "model_type", "transformers_version", "_name_or_path", "per_layer_config",
+        "partial_rotary_factor",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +114,7 @@ class Checkpoint:
         """Check that the model sees all of the longest sequence of a study (see `budwood.models.kind.check_lengths`).
 
         Raises:
-            ValueError: the sequence is longer than the model's positions or its sliding window.
+            ValueError: the sequence is longer than the model's positions.
         """
         check_lengths(self.folder, self.config, longest_sequence)
 
@@ -268,21 +288,23 @@ def model_config(
         ropes: `rope_parameters` of every layer.
     """
     family, first = family_of(architecture.family), architecture.layers[0]
+    ropes = [
+        _stated_rope(family, base, rope, spec.head_dim) for spec, rope in zip(architecture.layers, ropes, strict=True)
+    ]
     settings: dict[str, Any] = {key: value for key, value in base.items() if key not in _NOT_INHERITED} | {
         "vocab_size": architecture.vocab_size,
         "tie_word_embeddings": architecture.tie_word_embeddings,
         "hidden_size": architecture.hidden_size,
         "num_hidden_layers": architecture.num_hidden_layers,
         **layer_config(family, first),
-        **family.without_window,
+        **family.biases,
     }
-    if family.without_window and "layer_types" in settings:
-        settings["layer_types"] = ["full_attention"] * architecture.num_hidden_layers
     types = layer_types(family, settings)
     stock = stock_family(family, hidden_size=architecture.hidden_size, layer=first)
     stated = state_ropes(ropes, types)
     if stock and architecture.is_uniform and stated:
-        own = {"model_type": stock.model_type, **stock.required, **stock.without_window}
+        stands_in = family.stand_in_settings if stock.model_type == family.stand_in else {}
+        own = {"model_type": stock.model_type, **stock.required, **stands_in}
         return AutoConfig.for_model(**settings | own | {"rope_parameters": dict(stated)})
     layers = [
         # A layer's rotary embedding is its own, whatever its type.
@@ -293,8 +315,16 @@ def model_config(
     # One head for the whole: some config classes refuse a number of heads that does not divide the hidden size.
     settings |= {name: 1 for name in ("num_attention_heads", "num_key_value_heads") if name in settings}
     settings |= {"per_layer_config": dict(enumerate(layers)), "allow_global_per_layer_attribute_access": True}
-    config_class, _ = LAYERWISE_CLASSES[architecture.family]
+    config_class, _ = LAYERWISE_CLASSES[family.model_type]
     return config_class(**settings)
+
+
+def _stated_rope(family: Family, base: Mapping[str, Any], rope: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
+    """Return `rope_parameters` as a family's config takes them: of a type that it has, with what its class reads."""
+    if family.rope_types and rope.get("rope_type", "default") not in family.rope_types:
+        pairs = range(rotary_dims(rope, head_dim) // 2)
+        rope = rope_for_pairs(rope, pairs, head_dim, head_dim, base["max_position_embeddings"])
+    return dict(rope) | (rope_constants(base) if "rope_parameters" in base else {})
 
 
 def build_empty(config: PretrainedConfig) -> PreTrainedModel:
@@ -347,6 +377,13 @@ def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     # Without `use_safetensors` transformers would read pickles where there is nothing else.
     loaded: PreTrainedModel = model_class.from_pretrained(folder, use_safetensors=True, **settings)
     return loaded
+
+
+def own_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """Give a model contiguous weights in memory of its own, shared with no file and no other model; return it."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
+    return model
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -71,6 +71,10 @@ class ModelSizes(Strict):
     """What fills the hidden size where it is empty."""
     tie_word_embeddings: bool = False
     """Whether the output head is the embedding."""
+    attention_bias: bool | None = None
+    """Whether attention has biases, in families whose config says so."""
+    mlp_bias: bool | None = None
+    """Whether MLPs have biases, in families whose config says so."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -105,6 +109,11 @@ class TeacherSettings(Strict):
     """Of a random model."""
     architecture: ModelSizes | None = None
     """What `model` is known to be, so that a study can be planned without its configuration. A run checks it."""
+    vocabulary: int | None = Field(default=None, gt=0)
+    """Ids to keep of the vocabulary: special tokens, bytes, and the most frequent tokens of the training text. The
+    tokenizer is rewritten, the embedding and the head are cut; everything after that knows only the smaller teacher,
+    whose size the fractions of bins refer to. Null keeps all. Losses per token of different vocabularies do not
+    compare, bits per byte do."""
     trust_remote_code: bool = False
     """Run code that comes with the checkpoint, once, to bring its weights and tokenizer into stock classes."""
     license: str = "unknown"

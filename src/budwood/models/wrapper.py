@@ -31,10 +31,10 @@ def text_config(folder: Path) -> PretrainedConfig:
         config: PretrainedConfig = AutoConfig.from_pretrained(folder).text_config
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, StrictDataclassError) as error:
         raise ValueError(f"{folder / CONFIG} is not a config that transformers reads: {error}") from error
-    if config.model_type != WRAPPERS[wrapper]:
+    if config.model_type not in WRAPPERS[wrapper]:
         raise ValueError(
             f"{folder / CONFIG}: {wrapper} with text_config.model_type={config.model_type!r} is not supported; "
-            f"supported: {WRAPPERS[wrapper]}"
+            f"supported: {', '.join(WRAPPERS[wrapper])}"
         )
     try:
         check_rope(config.to_dict())

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from budwood.arch.family import Family, Module, family_of
+from budwood.arch.family import Family, Module, family_of, layer_lengths
 from budwood.arch.spec import Architecture, LayerSpec
+from budwood.models.tensors import part_of
 
 _NUM_MASSIVE, _NEURONS_PER_MASSIVE = 8, 64
 """Neurons of a layer that are kept for the massive activations they write, and of how many one is at most."""
@@ -232,6 +233,7 @@ class _LayerStatistics:
 
     def __init__(self, model: PreTrainedModel, family: Family, position: int, spec: LayerSpec) -> None:
         self.model, self.family, self.position, self.spec = model, family, position, spec
+        self.lengths = layer_lengths(spec)
         groups, queries, size = spec.num_key_value_heads, spec.heads_per_group, spec.head_dim
         self.influence, self.added, self.returned = torch.zeros(()), torch.zeros(()), torch.zeros(())
         self.queries, self.keys = torch.zeros(groups, size), torch.zeros(groups, size)
@@ -245,11 +247,8 @@ class _LayerStatistics:
         yield self.model.get_submodule(f"{family.decoder}.{self.position}"), self._layer_hook
         yield self._module(family.output), self._head_hook
         yield self._module(family.mlp_out), self._neuron_hook
-        if family.fused:
-            yield self._module(family.fused), self._fused_hook
-        else:
-            yield self._module(family.query_norm or family.query), self._query_hook
-            yield self._module(family.key_norm or family.key), self._key_hook
+        yield self._module(family.query_norm or family.query), self._query_hook
+        yield self._module(family.key_norm or family.key), self._key_hook
 
     def _module(self, module: Module) -> nn.Module:
         return self.model.get_submodule(self.family.layer_path(self.position, module))
@@ -263,20 +262,17 @@ class _LayerStatistics:
 
     def _query_hook(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         del inputs
-        self.queries += self._energy(self._tokens_first(output), self.spec.heads_per_group)
+        self.queries += self._energy(self._output(output, self.family.query), self.spec.heads_per_group)
 
     def _key_hook(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         del inputs
-        self.keys += self._energy(self._tokens_first(output), 1)
+        self.keys += self._energy(self._output(output, self.family.key), 1)
 
-    def _tokens_first(self, heads: Tensor) -> Tensor:
-        return heads.transpose(1, 2) if self.family.heads_first else heads
-
-    def _fused_hook(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        del inputs
-        query, key, _value = output.unflatten(-1, (self.spec.num_attention_heads, 3, -1)).unbind(-2)
-        self.queries += self._energy(query, 1)
-        self.keys += self._energy(key, 1)
+    def _output(self, output: Tensor, module: Module) -> Tensor:
+        """Return what a module wrote that another may hold, tokens before heads."""
+        if module.inside:
+            return part_of(output, module, self.family, self.lengths, dim=-1)
+        return output.transpose(1, 2) if self.family.heads_first else output
 
     def _energy(self, output: Tensor, heads: int) -> Tensor:
         """Return [G, S] squares, added over tokens and over the heads of a group."""
