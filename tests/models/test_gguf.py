@@ -17,13 +17,14 @@ from budwood.arch.count import num_parameters
 from budwood.arch.family import architecture_from_config
 from budwood.arch.selection import LayerSelection, Selection
 from budwood.models import gguf as module
-from budwood.models.checkpoint import read_architecture, save_checkpoint
+from budwood.models import gguf_header
+from budwood.models.checkpoint import own_weights, read_architecture, save_checkpoint
 from budwood.models.gguf import KINDS, convert_gguf, describe_gguf
 from budwood.models.gguf_export import write_gguf as write_gguf_file
 from budwood.models.parts import join_parts
 from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import check_folder, describe_teacher, fetch_teacher
-from budwood.subnet.extract import extract_child, own_weights
+from budwood.subnet.extract import extract_child
 from budwood.subnet.ordering import open_ordered
 from budwood.subnet.settings import Ordering
 
@@ -311,6 +312,20 @@ def test_tokens_without_a_row_in_the_embedding_are_refused(tmp_path):
         tmp_path,
         "names 98 tokens, and its embedding has 97 rows",
     )
+
+
+def test_a_long_vocabulary_is_counted_and_not_read(tmp_path, monkeypatch):
+    model = tiny_teacher("llama", tied=True, vocab_size=5_000)
+    same_logits(written(tmp_path, model), model, tmp_path)
+    file = written(tmp_path, model, keys={" tokenizer.ggml.tokens": ["a"] * 5_001, " own.numbers": [1] * 5_000})
+    refuse(file, tmp_path, "names 5001 tokens, and its embedding has 5000 rows")
+    data = file.read_bytes()
+    at = data.index(np.uint64(5_001).tobytes())
+    file.write_bytes(data[:at] + np.uint64(10**15).tobytes() + data[at + 8 :])
+    refuse(file, tmp_path, "a list of 1000000000000000 values is longer than the file")
+    monkeypatch.setattr(gguf_header, "_MOST_VALUES", 10**16)
+    with pytest.raises(ValueError, match="names 5001 tokens"):
+        describe_gguf(written(tmp_path, model, keys={" tokenizer.ggml.tokens": ["a"] * 5_001}))
 
 
 @pytest.mark.parametrize("architecture", ["gemma", "mamba", "gptneox"])

@@ -63,7 +63,7 @@ def test_the_text_model_computes_what_the_whole_computes(wrapped, naming, tmp_pa
             "gemma3 with text_config.model_type='llama' is not supported; supported: gemma3_text",
         ),
         ({"num_hidden_layers": 5, "layer_types": None}, "holds no tensor 'model.layers.4"),
-        ({"intermediate_size": 41}, "its weights do not fit its config"),
+        ({"intermediate_size": 41}, "has the shape .40, 48., and its config asks for .41, 48."),
     ],
 )
 def test_what_does_not_fit_is_refused(wrapped, change, message, tmp_path):

@@ -12,34 +12,27 @@ A key of the architecture that is in none of the tables may change the function,
 """
 
 import math
-import re
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from gguf import MODEL_ARCH_NAMES, GGUFReader, GGUFValueType, ReaderField, ReaderTensor, dequantize, get_tensor_name_map
-from numpy.typing import NDArray
+from gguf import MODEL_ARCH_NAMES, GGUFValueType, ReaderField, ReaderTensor, dequantize, get_tensor_name_map
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from budwood.arch.family import Axes, Family, axis_lengths, family_of
 from budwood.arch.spec import Architecture, LayerSpec
 from budwood.models.checkpoint import build_empty, model_config, save_checkpoint
+from budwood.models.gguf_header import find_parts, open_reader
 from budwood.models.rotary import fixed_rope, layer_types
 
-_MAGIC = b"GGUF"
-_PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 _FREQUENCIES = "rope_freqs.weight"
 """A divisor for the frequency of every rotary pair: how Llama 3 and other scalings by table are stored."""
 _HEAD = "output.weight"
-_OTHER_ORDER: Mapping[str, Literal["little", "big"]] = {"little": "big", "big": "little"}
-_MOST_VALUES = 4096
-"""Of a list that is read; lists by layer are shorter, and only the lengths of vocabularies matter here."""
 
 _SIZES = {
     "block_count",
@@ -164,8 +157,8 @@ class GgufModel:
         Raises:
             ValueError: the file is none of GGUF, is damaged, or is one of several parts of which some are missing.
         """
-        parts = _parts(file)
-        readers = [_read(part) for part in parts]
+        parts = find_parts(file)
+        readers = [open_reader(part) for part in parts]
         fields = readers[0].fields
         tensors = {tensor.name: tensor for reader in readers for tensor in reader.tensors}
         model = cls(file=parts[0], fields=fields, tensors=tensors)
@@ -427,55 +420,3 @@ def _weight(gguf: GgufModel, name: str, tensor: ReaderTensor, axes: Axes) -> Ten
 
 def _is_norm(family: Family, name: str) -> bool:
     return name.endswith(tuple(norm.weight for norm in (family.final_norm, *family.norms, *family.head_norms)))
-
-
-def _parts(file: Path) -> tuple[Path, ...]:
-    """Return the file, or all parts of the model that it is a part of.
-
-    Raises:
-        ValueError: a part is missing.
-    """
-    named = _PART.fullmatch(file.name)
-    if not named:
-        return (file,)
-    stem, _, total = named.groups()
-    parts = tuple(file.with_name(f"{stem}-{part:05}-of-{total}.gguf") for part in range(1, int(total) + 1))
-    missing = [part.name for part in parts if not part.is_file()]
-    if missing:
-        raise ValueError(f"{file} is one of {int(total)} parts; these are not beside it: {', '.join(missing)}")
-    return parts
-
-
-class _HeaderReader(GGUFReader):
-    """Skips the contents of long lists, such as vocabularies: read value by value they take a minute."""
-
-    def _get_field_parts(
-        self, orig_offs: int, raw_type: int
-    ) -> tuple[int, list[NDArray[Any]], list[int], list[GGUFValueType]]:
-        if raw_type != GGUFValueType.ARRAY:
-            return super()._get_field_parts(orig_offs, raw_type)
-        kind = GGUFValueType(int(self._get(orig_offs, np.uint32)[0]))
-        length = int(self._get(orig_offs + 4, np.uint64)[0])
-        if length <= _MOST_VALUES or kind == GGUFValueType.ARRAY:
-            return super()._get_field_parts(orig_offs, raw_type)
-        end = orig_offs + 12
-        if kind == GGUFValueType.STRING:
-            raw, order = memoryview(self.data), sys.byteorder if self.byte_order == "I" else _OTHER_ORDER[sys.byteorder]
-            for _ in range(length):
-                end += 8 + int.from_bytes(raw[end : end + 8], order)
-        else:
-            end += length * np.dtype(self.gguf_scalar_to_np[kind]).itemsize
-        return end - orig_offs, [], list(range(length)), [GGUFValueType.ARRAY, kind]
-
-
-def _read(file: Path) -> GGUFReader:
-    with file.open("rb") as stream:
-        magic = stream.read(len(_MAGIC))
-    if magic != _MAGIC:
-        raise ValueError(f"{file} is no GGUF file: it begins with {magic!r} and not with {_MAGIC!r}")
-    try:
-        return _HeaderReader(file)
-    except (ValueError, IndexError, KeyError, OverflowError, MemoryError) as error:
-        raise ValueError(
-            f"{file} is damaged or truncated, or of a version of GGUF that cannot be read ({error}): fetch it again"
-        ) from error

@@ -1,17 +1,18 @@
 """The text model of a checkpoint that holds other models beside it, such as an encoder of images."""
 
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from budwood.arch.family import WRAPPERS
-from budwood.models.checkpoint import CONFIG, load_tokenizer, read_config, save_checkpoint
+from budwood.models.checkpoint import CONFIG, build_empty, load_tokenizer, read_config, save_checkpoint
 from budwood.models.rotary import check_rope
+from budwood.models.weights import open_tensors, tensor_files
 
-_NAMES = {r"^language_model\.lm_head": "lm_head", r"^(language_model\.model|model\.language_model)\.": "model."}
-"""How wrappers name the tensors of their text model, as they are published and as transformers writes them."""
+_OWN_NAMES = (("language_model.", ""), ("model.language_model.", "model."))
+"""What the names of a text model's tensors begin with in files, as published or as transformers writes them, and in the
+text model's class."""
 
 
 def is_wrapper(folder: Path) -> bool:
@@ -50,14 +51,18 @@ def unwrap(folder: Path, target: Path) -> Path:
     """
     if (target / CONFIG).is_file():
         return target
-    config = text_config(folder)
-    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    try:
-        model, found = model_class.from_pretrained(
-            folder, config=config, key_mapping=_NAMES, use_safetensors=True, dtype="auto", output_loading_info=True
-        )
-    except RuntimeError as error:
-        raise ValueError(f"{folder}: its weights do not fit its config: {error}") from error
-    if found["missing_keys"]:
-        raise ValueError(f"{folder} holds no tensor {min(found['missing_keys'])!r}, which its text model needs")
+    model = build_empty(text_config(folder))
+    files = tensor_files(folder, read_config(folder))
+    stored = {
+        own + name.removeprefix(prefix): name for prefix, own in _OWN_NAMES for name in files if name.startswith(prefix)
+    }
+    for name, parameter in model.named_parameters():
+        if name not in stored:
+            raise ValueError(f"{folder} holds no tensor {name!r}, which its text model needs")
+        with open_tensors(files[stored[name]]) as tensors:
+            tensor = tensors.get_tensor(stored[name])
+        if tensor.shape != parameter.shape:
+            shapes = f"{list(tensor.shape)}, and its config asks for {list(parameter.shape)}"
+            raise ValueError(f"{folder}: tensor {stored[name]!r} has the shape {shapes}")
+        parameter.data = tensor
     return save_checkpoint(model, load_tokenizer(folder), target)
