@@ -1,4 +1,4 @@
-"""The text part of a Gemma 3 that also sees images becomes a teacher of its own."""
+"""The text part of a Gemma 3 or a Ministral 3 that also sees images becomes a teacher of its own."""
 
 import json
 
@@ -6,7 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from teachers import tiny_teacher
-from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+from transformers import (
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
+)
 
 from budwood.models.checkpoint import read_architecture
 from budwood.models.settings import TeacherSettings
@@ -35,6 +40,47 @@ def wrapped(tmp_path_factory):
     model.save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
     return model, folder
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
+def ministral(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ministral")
+    text = tiny_teacher("ministral3", tied=False, vocab_size=257).config.to_dict()
+    vision = VISION | {"model_type": "pixtral", "head_dim": 8}
+    config = Mistral3Config(text_config=text, vision_config=vision, tie_word_embeddings=request.param)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Mistral3ForConditionalGeneration(config).eval()
+    model.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return model, folder
+
+
+@pytest.mark.parametrize("naming", ["published", "of transformers"])
+def test_the_text_part_of_a_ministral_too(ministral, naming, tmp_path):
+    model, source = ministral
+    folder = _copy(source, tmp_path / "copy")
+    if naming == "of transformers":
+        tensors = load_file(folder / "model.safetensors")
+        new = {"language_model.model.": "model.language_model.", "language_model.lm_head.": "lm_head."}
+        names = {
+            name: next((name.replace(a, b) for a, b in new.items() if name.startswith(a)), name) for name in tensors
+        }
+        save_file({names[name]: tensors[name] for name in tensors}, folder / "model.safetensors", {"format": "pt"})
+    fetched = fetch_teacher(TeacherSettings(model=str(folder)), tmp_path / "work")
+    assert fetched.checkpoint.architecture.family == "ministral3"
+    assert fetched.checkpoint.architecture.tie_word_embeddings is model.config.tie_word_embeddings
+    with torch.no_grad():
+        assert torch.equal(fetched.checkpoint.load_model(torch.float32)(IDS).logits, model(input_ids=IDS).logits)
+
+
+def test_a_quantised_wrapper_says_what_to_take_instead(ministral, tmp_path):
+    """Ministral 3 Instruct is published in float8, its base model in bfloat16."""
+    folder = _copy(ministral[1], tmp_path / "copy")
+    config = json.loads((folder / "config.json").read_text()) | {"quantization_config": {"quant_method": "fp8"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"quantised .*quant_method='fp8'\); take the checkpoint that was quantised"):
+        fetch_teacher(TeacherSettings(model=str(folder)), tmp_path / "work")
 
 
 @pytest.mark.parametrize("naming", ["published", "of transformers"])

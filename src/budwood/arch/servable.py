@@ -11,14 +11,17 @@ ServingEngine = Literal["vllm", "llama.cpp"]
 VLLM_HEAD_DIMS = (range(32, 129, 16), range(32, 257, 32))
 """Head dimensions that vLLM's CPU kernels take, up to 128 and beyond (0.32 tried with every multiple of 8; it takes 512
 too); those of GPUs take any multiple of 8 up to 256."""
-PAIR_FACTORS = ("llama", "mistral", "qwen2")
+PAIR_FACTORS = ("granite", "llama", "ministral3", "mistral", "phi3", "qwen2")
 """Families whose graph in llama.cpp turns every rotary pair by a factor of its own, so that heads can lose pairs."""
 LAYERWISE = ("llama", "mistral")
 """Families for which llama.cpp has a graph whose layers differ in heads, groups and neurons."""
 _ALTERNATING = ("gemma2", "smollm3")
 _UNWRITTEN = ("gemma3_text", "olmo3")
 """Families of which budwood writes no GGUF file."""
-_FILLING: Mapping[ServingEngine, tuple[str, ...]] = {"vllm": ("qwen2",), "llama.cpp": ("gpt_neox", "olmo2")}
+_FILLING: Mapping[ServingEngine, tuple[str, ...]] = {
+    "vllm": ("qwen2",),
+    "llama.cpp": ("gpt_neox", "olmo2", "phi3", "stablelm", "starcoder2"),
+}
 """Families whose heads an engine takes to fill the hidden size; vLLM's Qwen 2 then computes something else without a
 word."""
 

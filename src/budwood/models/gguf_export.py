@@ -156,6 +156,11 @@ def _gemma2_factor(source: Source, layer: LayerSpec) -> float:
     return math.sqrt(divisor / source.config["query_pre_attn_scalar"])
 
 
+def _refuse_biases(source: Source) -> str | None:
+    on = [switch for switch, is_on in source.family.biases.items() if is_on]
+    return f"it has biases ({', '.join(on)})" if on else None
+
+
 _LLAMA = Form(arch=gguf.MODEL_ARCH.LLAMA, interleaved=True, factors=_FREQUENCIES, refuses=_refuse_silent_layers)
 _DECI = replace(_LLAMA, arch=gguf.MODEL_ARCH.DECI, layerwise=True)
 FORMS: Mapping[str, tuple[Form, ...]] = {
@@ -227,7 +232,7 @@ FORMS: Mapping[str, tuple[Form, ...]] = {
     ),
     # llama.cpp's llama takes biases too, any heads, and the factors that its qwen2 ignores.
     "qwen2": (Form(arch=gguf.MODEL_ARCH.QWEN2, interleaved=False, refuses=_refuse_unfilled), _LLAMA),
-    "qwen3": (Form(arch=gguf.MODEL_ARCH.QWEN3, interleaved=False),),
+    "qwen3": (Form(arch=gguf.MODEL_ARCH.QWEN3, interleaved=False, refuses=_refuse_biases),),
     "smollm3": (Form(arch=gguf.MODEL_ARCH.SMOLLM3, interleaved=True, refuses=_refuse_other_period), _LLAMA, _DECI),
     "stablelm": (
         Form(

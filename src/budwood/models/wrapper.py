@@ -6,11 +6,12 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PretrainedConfig
 
 from budwood.arch.family import WRAPPERS
+from budwood.arch.kinds import refuse_other_kinds
 from budwood.models.checkpoint import CONFIG, build_empty, load_tokenizer, read_config, save_checkpoint
 from budwood.models.rotary import check_rope
 from budwood.models.weights import open_tensors, tensor_files
 
-_OWN_NAMES = (("language_model.", ""), ("model.language_model.", "model."))
+_OWN_NAMES = (("language_model.", ""), ("model.language_model.", "model."), ("lm_head.", "lm_head."))
 """What the names of a text model's tensors begin with in files, as published or as transformers writes them, and in the
 text model's class."""
 
@@ -24,11 +25,16 @@ def text_config(folder: Path) -> PretrainedConfig:
     """Return the configuration of a wrapper's text model, with all defaults.
 
     Raises:
-        ValueError: it cannot be read, or is of another family.
+        ValueError: it cannot be read, is of another family, or is quantised.
     """
-    wrapper = read_config(folder)["model_type"]
+    written = read_config(folder)
+    wrapper = written["model_type"]
+    refuse_other_kinds(written, f"supported are {', '.join(WRAPPERS[wrapper])} in {wrapper}")
     try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(folder).text_config
+        whole = AutoConfig.from_pretrained(folder)
+        config: PretrainedConfig = whole.text_config
+        # The class of the whole ties by its own flag.
+        config.tie_word_embeddings = whole.tie_word_embeddings
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, StrictDataclassError) as error:
         raise ValueError(f"{folder / CONFIG} is not a config that transformers reads: {error}") from error
     if config.model_type not in WRAPPERS[wrapper]:
