@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from teachers import TEACHERS, kept_in_layer, kept_mask, select, weights_of
+from teachers import HEAD_DIM, TEACHERS, kept_in_layer, kept_mask, select, weights_of
 
 from budwood.arch.count import num_parameters
 from budwood.arch.family import axis_lengths
@@ -78,10 +78,12 @@ def test_native_prefix_with_rebuilt_embeddings_is_the_papers_cut(teacher, orders
         assert torch.equal(state[name].flatten(), expected.flatten())
     config = extract_child(ordered, selection).config.to_dict()
     for position, layer in enumerate(selection.layers):
-        rope, whole = dict(layer_rope(config, position)), layer_rope(teacher.config.to_dict(), position)
+        rope, whole = dict(layer_rope(config, position)), dict(layer_rope(teacher.config.to_dict(), position))
         share = rope.pop("partial_rotary_factor", 1.0)
-        assert rope == {k: v for k, v in whole.items() if k != "partial_rotary_factor"}
-        turning = max(2, 2 * round(layer.spec.head_dim / 8)) if not family.grouped else layer.spec.head_dim
+        turning = 2 * max(1, round(layer.spec.head_dim / 2 * whole.pop("partial_rotary_factor", 1.0)))
+        # The list of a longrope fits no other head.
+        listed = whole["rope_type"] == "longrope" and layer.spec.head_dim < HEAD_DIM
+        assert rope == ({"rope_type": "default", "rope_theta": whole["rope_theta"]} if listed else whole)
         assert int(share * layer.spec.head_dim) == turning
 
 
