@@ -34,7 +34,10 @@ from budwood.models.rotary import even_share, layer_types, rope_for_dims, rope_o
 from budwood.records import hashes
 
 both_families = pytest.mark.parametrize("teacher", ["llama tied", "gpt_neox untied"], indirect=True)
-every_family = pytest.mark.parametrize("teacher", [name for name in TEACHERS if " untied" in name], indirect=True)
+# The factors of Phi-3 fit no other head; `tests/subnet/test_families.py` builds its children with factors of their own.
+every_family = pytest.mark.parametrize(
+    "teacher", [name for name in TEACHERS if " untied" in name and not name.startswith("phi3")], indirect=True
+)
 
 
 @pytest.fixture
@@ -186,7 +189,8 @@ LEFT_OUT = (
 )
 
 
-@pytest.mark.parametrize("name", TEACHERS)
+# Heads of 4 do not fill the hidden size, and have no list of factors.
+@pytest.mark.parametrize("name", [name for name in TEACHERS if not name.startswith(("phi3", "stablelm"))])
 def test_fields_that_a_config_leaves_out_are_the_classs_defaults(name, tmp_path):
     """transformers writes no field that equals the default of its class, and versions differ in which."""
     family, tied = TEACHERS[name]
