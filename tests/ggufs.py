@@ -28,7 +28,7 @@ NAMES = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
-GEMMA2_NAMES = NAMES | {
+GEMMA_NAMES = NAMES | {
     "post_attention_layernorm": "post_attention_norm",
     "pre_feedforward_layernorm": "ffn_norm",
     "post_feedforward_layernorm": "post_ffw_norm",
@@ -49,7 +49,7 @@ def header_of(model: PreTrainedModel) -> dict[str, Any]:
         "attention.key_length": config.head_dim,
         "attention.value_length": config.head_dim,
         "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
-        "rope.freq_base": config.rope_parameters["rope_theta"],
+        "rope.freq_base": config.rope_parameters.get("full_attention", config.rope_parameters)["rope_theta"],
         "rope.dimension_count": config.head_dim,
     }
 
@@ -61,12 +61,12 @@ def tensors_of(model: PreTrainedModel) -> dict[str, np.ndarray]:
     for name, weight in model.named_parameters():
         stem, suffix = name.rsplit(".", 1)
         layer = _LAYER.fullmatch(stem)
-        names = GEMMA2_NAMES if kind == "gemma2" else NAMES
+        names = GEMMA_NAMES if kind.startswith("gemma") else NAMES
         own = f"blk.{layer[1]}.{names[layer[2]]}" if layer else names[stem]
         if kind in ("llama", "mistral") and own.endswith(("attn_q", "attn_k")):
             stored = permuted(weight, model.config.head_dim)
         else:
-            stored = weight + 1 if kind == "gemma2" and "norm" in own else weight
+            stored = weight + 1 if kind.startswith("gemma") and "norm" in own else weight
         tensors[f"{own}.{suffix}"] = stored.detach().float().numpy()
     return tensors
 

@@ -19,6 +19,8 @@ from budwood.arch.spec import Architecture, LayerSpec
 from budwood.search.settings import SearchSettings
 
 GRANULARITIES: tuple[Granularity, ...] = ("coarse", "fine")
+PARTLY_TURNING = ("gpt_neox", "phi3", "stablelm")
+"""Model types of which only a part of a head turns."""
 KINDS = tuple(itertools.product(GRANULARITIES, (False, True)))
 """`(granularity, layerwise)` of the paper's four spaces."""
 
@@ -65,7 +67,7 @@ def layer_specs(draw: st.DrawFn, *, grouped: bool = True) -> LayerSpec:
 def architectures(draw: st.DrawFn, *, uniform: bool | None = None) -> Architecture:
     """Draw a small architecture of any family, tied or not, whose layers are equal, differ, or either."""
     family = draw(st.sampled_from(sorted(FAMILIES)))
-    specs = layer_specs(grouped=not FAMILIES[family].fused)
+    specs = layer_specs(grouped=FAMILIES[family].grouped)
     depth = draw(st.integers(1, 4))
     if draw(st.booleans()) if uniform is None else uniform:
         layers = [draw(specs)] * depth
@@ -131,27 +133,32 @@ def count(space: SearchSpace, member: Selection) -> int:
 
 def base_config(architecture: Architecture) -> dict[str, Any]:
     """Return what a configuration of an architecture's family holds beside the sizes."""
-    depth = architecture.num_hidden_layers
-    kinds = ("sliding_attention", "full_attention") if architecture.family == "gemma2" else ("full_attention",)
+    family, depth = family_of(architecture.family), architecture.num_hidden_layers
+    kinds = ("sliding_attention", "full_attention")
     layer_lists = {
         "layer_types": [kinds[position % len(kinds)] for position in range(depth)],
         "no_rope_layers": [position % 2 for position in range(depth)],
     }
-    family = family_of(architecture.family)
     return {
         "model_type": family.model_type,
         "vocab_size": architecture.vocab_size,
         "tie_word_embeddings": architecture.tie_word_embeddings,
+        "max_position_embeddings": 128,
+        "use_sliding_window": True,
+        "sliding_window": 8,
         **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")),
         **family.required,
+        **family.biases,
         **{name: layer_lists[name] for name in family.layer_lists},
     }
 
 
 def ropes(architecture: Architecture) -> list[dict[str, Any]]:
     """Return standard rotary embeddings for every layer, of half the dimensions where a family rotates only some."""
-    standard = {"rope_type": "default", "rope_theta": 10_000.0}
-    if architecture.family != "gpt_neox":
+    standard: dict[str, Any] = {"rope_type": "default", "rope_theta": 10_000.0}
+    if family_of(architecture.family).model_type == "ministral3":
+        standard |= {"llama_4_scaling_beta": 0.1, "original_max_position_embeddings": 32}
+    if family_of(architecture.family).model_type not in PARTLY_TURNING:
         return [standard] * architecture.num_hidden_layers
     return [standard | {"partial_rotary_factor": 1.0 if spec.head_dim % 4 else 0.5} for spec in architecture.layers]
 

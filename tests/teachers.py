@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from budwood.arch.family import FAMILIES, Axis, architecture_from_config, axis_lengths, family_of
+from budwood.arch.family import FAMILIES, MODEL_TYPES, Axis, architecture_from_config, axis_lengths
 from budwood.arch.selection import Indices, LayerSelection, Selection
 from budwood.arch.spec import Architecture
 from budwood.models.device import Compute
@@ -18,14 +18,87 @@ HALF = Compute(torch.device("cpu"), "bfloat16")
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "gemma2": {"query_pre_attn_scalar": 24, "sliding_window": 8, "attn_implementation": "eager"},
+    "gemma3_text": {
+        "query_pre_attn_scalar": 24,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+            "full_attention": {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 2.0},
+        },
+    },
     "gpt_neox": {"num_attention_heads": 3, "rotary_pct": 0.25},
-    "mistral": {"sliding_window": None},
+    "granite": {
+        "embedding_multiplier": 3.0,
+        "attention_multiplier": 0.15,
+        "residual_multiplier": 0.6,
+        "logits_scaling": 2.5,
+    },
+    "ministral3": {
+        "sliding_window": None,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 1000.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 8,
+            "mscale": 1.0,
+            "mscale_all_dim": 0.5,
+            "llama_4_scaling_beta": 0.3,
+        },
+    },
+    "mistral": {"sliding_window": 8},
+    "olmo3": {
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1_000.0},
+            "full_attention": {
+                "rope_type": "yarn",
+                "rope_theta": 1_000.0,
+                "factor": 4.0,
+                "original_max_position_embeddings": 32,
+            },
+        },
+    },
+    "phi3": {
+        "hidden_size": 96,
+        "initializer_range": 0.1,
+        "sliding_window": 12,
+        "original_max_position_embeddings": 20,
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "rope_theta": 1000.0,
+            "partial_rotary_factor": 0.75,
+            "short_factor": [1.0, 1.0, 1.1, 1.2, 1.5, 2.0],
+            "long_factor": [1.0, 1.3, 2.0, 4.0, 6.0, 9.0],
+        },
+    },
+    "qwen3": {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2},
     "smollm3": {"no_rope_layers": [1, 1, 0, 1]},
+    "stablelm": {
+        "hidden_size": 96,
+        "initializer_range": 0.1,
+        "rope_parameters": {"rope_theta": 1000.0, "partial_rotary_factor": 0.25},
+    },
+    "starcoder2": {"sliding_window": 8},
 }
+BIASED = {
+    "granite": "granite+attention_bias+mlp_bias",
+    "llama": "llama+attention_bias+mlp_bias",
+    "qwen3": "qwen3+attention_bias",
+    "stablelm": "stablelm+use_qkv_bias",
+}
+"""Families whose config has switched all biases on."""
+NAMES = sorted({*MODEL_TYPES, *BIASED.values()} - {"granite", "stablelm"})
+"""Every family; those that choose biases with all of them, and the usual ones without."""
+HOLDERS = {
+    "attention.query_key_value": ("attention.query", "attention.key", "attention.value"),
+    "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
+}
+"""Modules that hold several, and what the table calls those."""
 TEACHERS = {
-    f"{family} {kind}": (family, tied)
-    for family in sorted(FAMILIES)
-    for kind, tied in (("tied", True), ("untied", False))
+    f"{family} {kind}": (family, tied) for family in NAMES for kind, tied in (("tied", True), ("untied", False))
 }
 
 
@@ -44,9 +117,11 @@ def tiny_teacher(family: str, *, tied: bool, **changes: Any) -> PreTrainedModel:
         "eos_token_id": 0,
         "pad_token_id": None,
     }
-    if family != "gpt_neox":
+    entry = FAMILIES[family]
+    if entry.grouped:
         settings |= {"num_key_value_heads": 3, "head_dim": HEAD_DIM}
-    config = AutoConfig.for_model(family, **settings | SETTINGS.get(family, {}) | changes)
+    own = settings | entry.biases | SETTINGS.get(entry.model_type, {}) | changes
+    config = AutoConfig.for_model(entry.model_type, **own)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config).eval()
@@ -68,12 +143,16 @@ def weights_of(model: PreTrainedModel) -> dict[str, Tensor]:
     """Return a model's parameters by the names of its family's table: fused projections apart."""
     weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
     architecture = architecture_of(model)
-    fused = family_of(architecture.family).fused
-    for name in [name for name in weights if fused and fused.name in name]:
-        layer = architecture.layers[int(name.split(".")[2])]
-        parts = weights.pop(name).unflatten(0, (layer.num_attention_heads, 3, layer.head_dim))
-        for position, part in enumerate(("query", "key", "value")):
-            weights[name.replace("query_key_value", part)] = parts[:, position].flatten(0, 1)
+    for name in [name for name in weights if any(holder in name for holder in HOLDERS)]:
+        layer, whole = architecture.layers[int(name.split(".")[2])], weights.pop(name)
+        queries, keys = (n * layer.head_dim for n in (layer.num_attention_heads, layer.num_key_value_heads))
+        if "query_key_value" in name:
+            heads = whole.unflatten(0, (layer.num_attention_heads, 3, layer.head_dim))
+            parts = [heads[:, part].flatten(0, 1) for part in range(3)]
+        else:
+            parts = list(whole.split((queries, keys, keys)) if "qkv" in name else whole.chunk(2))
+        holder = next(holder for holder in HOLDERS if holder in name)
+        weights |= {name.replace(holder, part): value for part, value in zip(HOLDERS[holder], parts, strict=True)}
     return weights
 
 

@@ -44,7 +44,30 @@ PUBLIC = {  # sizes and counts as their model cards and configurations give them
     "Qwen2.5-0.5B": (decoder("qwen2", 151936, 896, *[layer(14, 2, 64, 4864)] * 24), 494_032_768),
     "Qwen3-0.6B": (decoder("qwen3", 151936, 1024, *[layer(16, 8, 128, 3072)] * 28), 596_049_920),
     "Gemma-2-2B": (decoder("gemma2", 256000, 2304, *[layer(8, 4, 256, 9216)] * 26), 2_614_341_888),
+    "Gemma-3-270M": (decoder("gemma3_text", 262144, 640, *[layer(4, 1, 256, 2048)] * 18), 268_098_176),
+    "Gemma-3-1B": (decoder("gemma3_text", 262144, 1152, *[layer(4, 1, 256, 6912)] * 26), 999_885_952),
+    "Granite-3.1-2B": (decoder("granite", 49155, 2048, *[layer(32, 8, 64, 8192)] * 40), 2_533_531_648),
+    "Granite-3.1-8B": (decoder("granite", 49155, 4096, *[layer(32, 8, 128, 12800)] * 40), 8_170_848_256),
+    "Phi-3-mini": (decoder("phi3", 32064, 3072, *[layer(32, 32, 96, 8192)] * 32, tied=False), 3_821_079_552),
+    "Phi-4-mini": (decoder("phi3", 200064, 3072, *[layer(24, 8, 128, 8192)] * 32), 3_836_021_760),
+    "Phi-4": (decoder("phi3", 100352, 5120, *[layer(40, 10, 128, 17920)] * 40, tied=False), 14_659_507_200),
+    # Published as 3.4 and 13.5 billion parameters beside the encoder of images.
+    "Ministral-3-3B": (decoder("ministral3", 131072, 3072, *[layer(32, 8, 128, 9216)] * 26), 3_429_006_336),
+    "Ministral-3-14B": (
+        decoder("ministral3", 131072, 5120, *[layer(32, 8, 128, 16384)] * 40, tied=False),
+        13_506_073_600,
+    ),
+    "StarCoder2-3B": (decoder("starcoder2", 49152, 3072, *[layer(24, 2, 128, 12288)] * 30), 3_030_371_328),
+    "StarCoder2-7B": (decoder("starcoder2", 49152, 4608, *[layer(36, 4, 128, 18432)] * 32), 7_173_923_840),
+    "StableLM-3B-4E1T": (decoder("stablelm", 50304, 2560, *[layer(32, 32, 80, 6912)] * 32, tied=False), 2_795_443_200),
+    # Its card leaves out the biases of the norms inside layers, 24 x 2 x 2,048.
+    "StableLM-2-1.6B": (
+        decoder("stablelm+use_qkv_bias", 100352, 2048, *[layer(32, 32, 64, 5632)] * 24, tied=False),
+        1_644_417_024 + 24 * 2 * 2048,
+    ),
     "SmolLM3-3B": (decoder("smollm3", 128256, 2048, *[layer(16, 4, 128, 11008)] * 36), 3_075_098_624),
+    "OLMo-3-7B": (decoder("olmo3", 100278, 4096, *[layer(32, 32, 128, 11008)] * 32, tied=False), 7_298_011_136),
+    "OLMo-3-32B": (decoder("olmo3", 100278, 5120, *[layer(40, 8, 128, 27648)] * 64, tied=False), 32_233_522_176),
     "OLMo-2-1B": (decoder("olmo2", 100352, 2048, *[layer(16, 16, 128, 8192)] * 16, tied=False), 1_484_916_736),
 }
 

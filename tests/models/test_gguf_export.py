@@ -146,6 +146,30 @@ def test_heads_that_turn_nowhere_have_no_form(tmp_path):
         choose_form(write_teacher("gpt_neox untied", tmp_path / "teacher", rope_parameters=rope))
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "positions"),
+    [
+        ("llama tied", {}, 64),
+        ("mistral tied", {"sliding_window": 16}, 16),
+        ("qwen3 tied", {"sliding_window": 16}, 16),
+        ("gemma2 tied", {"sliding_window": 16}, 64),
+        ("phi3 tied", {"sliding_window": None}, 20),
+        ("phi3 untied", {"sliding_window": 12}, 12),
+    ],
+)
+def test_a_file_has_as_many_positions_as_it_is_right_for(name, changes, positions, tmp_path):
+    """llama.cpp has no windows of most families, and chooses between lists of factors by the size of its cache."""
+    said = fields(write_gguf(write_teacher(name, tmp_path / "teacher", **changes), tmp_path / "model.gguf"))
+    assert said[f"{said['general.architecture']}.context_length"] == positions
+
+
+def test_multipliers_are_in_the_header(tmp_path):
+    folder = write_teacher("granite+attention_bias+mlp_bias untied", tmp_path / "teacher")
+    said = fields(write_gguf(folder, tmp_path / "model.gguf"))
+    keys = ("embedding_scale", "attention.scale", "residual_scale", "logit_scale")
+    assert [said[f"granite.{key}"] for key in keys] == pytest.approx([3.0, 0.15, 0.6, 2.5])
+
+
 def test_windows_that_never_bind_need_not_alternate(tmp_path):
     settings = {"layer_types": ["full_attention"] * 4, "sliding_window": 64}
     assert choose_form(write_teacher("gemma2 tied", tmp_path / "teacher", **settings)) == "gemma2"

@@ -1,13 +1,15 @@
 """What a config says is checked before anything runs, in one sentence."""
 
 import json
+from dataclasses import replace
 
 import pytest
+import torch
 from teachers import FULL, SETTINGS, tiny_teacher
 
 from budwood.arch.selection import Selection
 from budwood.models.checkpoint import load_config, read_architecture
-from budwood.models.kind import check_lengths, sliding_window
+from budwood.models.kind import check_lengths
 from budwood.subnet.extract import extract_child
 from budwood.subnet.ordering import open_ordered
 from budwood.subnet.settings import Ordering
@@ -53,7 +55,10 @@ def changed(tmp_path):
         ),
         ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "rope_type='dynamic' cannot"),
         ({"rope_parameters": {"rope_type": "su", "rope_theta": 1e4}}, "rope_type='su' cannot be cut; supported: "),
-        ({"attention_bias": True}, "attention_bias=True are not supported"),
+        (
+            {"model_type": "starcoder2", "use_bias": False},
+            "starcoder2: use_bias=False is not supported; supported: True",
+        ),
     ],
 )
 def test_what_cannot_be_cut_is_refused_in_a_sentence(changed, changes, expected):
@@ -76,39 +81,25 @@ def test_an_adapter_is_to_be_merged_first(changed):
 
 
 @pytest.mark.parametrize("family", WINDOWED)
-def test_windows_are_accepted_where_sequences_fit_into_them(family, tmp_path, windows):
-    """The whole cut is the teacher on sequences of a window, and is not on longer ones."""
+def test_windows_stay_in_cuts(family, tmp_path, windows):
+    """The whole cut is the teacher on sequences that are longer than its window, in a class of ours too."""
     teacher = tiny_teacher(family, tied=False, **SETTINGS.get(family, {}) | WINDOWED[family])
     teacher.save_pretrained(tmp_path)
-    config = load_config(tmp_path)
-    assert sliding_window(config) == 8
-    check_lengths(tmp_path, config, 8)
-    with pytest.raises(ValueError, match=r"sequence_length=9 exceeds the 8 tokens of the sliding window .* shorten"):
-        check_lengths(tmp_path, config, 9)
     ordered = open_ordered(tmp_path, Ordering(ordering="native")).materialise(FULL)
-    child = extract_child(ordered, Selection.prefix(ordered.ranked))
-    for length, same in ((8, True), (20, False)):
-        gap = (child(windows[:, :length]).logits - teacher(windows[:, :length]).logits).abs().max()
-        assert bool(gap < 1e-5) is same
-
-
-def test_windows_that_no_layer_uses_do_not_count(tmp_path):
-    tiny_teacher("qwen2", tied=True, use_sliding_window=True, sliding_window=8, max_window_layers=4).save_pretrained(
-        tmp_path
-    )
-    assert sliding_window(load_config(tmp_path)) is None
-
-
-def test_a_family_that_alternates_windows_keeps_them(tmp_path):
-    tiny_teacher("gemma2", tied=True).save_pretrained(tmp_path)
-    assert sliding_window(load_config(tmp_path)) is None
-
-
-def test_a_window_that_the_file_leaves_out_is_the_classs(tmp_path):
-    config = tiny_teacher("mistral", tied=True).config.to_dict()
-    del config["sliding_window"]
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert sliding_window(load_config(tmp_path)) == 4096
+    first = ordered.ranked.layers[0].intermediate_size
+    member = Selection.prefix(ordered.ranked)
+    whole = extract_child(ordered, member)
+    fewer = replace(member.layers[0], neurons=range(first - 1))
+    ours = extract_child(ordered, replace(member, layers=(fewer, *member.layers[1:])))
+    with torch.no_grad():
+        teacher.model.layers[0].mlp.down_proj.weight[:, -1] = 0
+        expected = teacher(windows).logits
+        last = teacher(windows[:, -8:], position_ids=torch.arange(windows.shape[1])[None, -8:]).logits
+    assert type(ours).__name__.startswith("Layerwise")
+    assert torch.allclose(ours(windows).logits, expected, atol=1e-4)
+    assert whole.config.sliding_window == ours.config.sliding_window == 8
+    # The window binds.
+    assert not torch.allclose(last[:, -1], expected[:, -1], atol=1e-2)
 
 
 def test_positions_are_limits_too(changed):

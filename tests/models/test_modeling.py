@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from strategies import PARTLY_TURNING
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from budwood.models.modeling import LAYERWISE_CLASSES
@@ -18,17 +19,40 @@ STOCK_SIZES = ((1, 1, 24, 20), (4, 2, 6, 9), (3, 1, 8, 31))
 """Sizes that every stock class can express."""
 SETTINGS = {
     "gpt_neox": {},
-    "llama": {},
-    "mistral": {"sliding_window": None},
+    "granite": {
+        "embedding_multiplier": 3.0,
+        "attention_multiplier": 0.15,
+        "residual_multiplier": 0.6,
+        "logits_scaling": 2.5,
+        "attention_bias": True,
+        "mlp_bias": True,
+    },
+    "llama": {"attention_bias": True, "mlp_bias": True},
+    "ministral3": {"sliding_window": None},
+    "mistral": {"sliding_window": 4},
     "olmo2": {},
+    "phi3": {"sliding_window": None, "original_max_position_embeddings": 64},
     "qwen2": {},
-    "qwen3": {},
+    "qwen3": {
+        "attention_bias": True,
+        "use_sliding_window": True,
+        "sliding_window": 4,
+        "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+    },
     "smollm3": {"no_rope_layers": [1, 0, 1]},
+    "stablelm": {"use_qkv_bias": True},
+    "starcoder2": {"sliding_window": 4},
     "gemma2": {
         "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
         "sliding_window": 4,
         "query_pre_attn_scalar": 16,
     },
+    "gemma3_text": {
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "sliding_window": 4,
+        "query_pre_attn_scalar": 16,
+    },
+    "olmo3": {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "sliding_window": 4},
 }
 STRANGER = """
 import sys
@@ -48,19 +72,27 @@ for folder in folders:
         assert torch.equal(states, model.base_model(torch.load(tokens)).last_hidden_state)
 """
 
-# Mistral shares Llama's class.
-every_class = pytest.mark.parametrize("family", [family for family in SETTINGS if family != "mistral"])
-every_family = pytest.mark.parametrize("family", SETTINGS)
+every_class = pytest.mark.parametrize("family", SETTINGS)
 
 
 def layer_settings(family, sizes, position):
-    """Return what one layer has of its own; GPT-NeoX rotates an even part of each head dimension."""
+    """Return what one layer has of its own; some families rotate an even part of each head dimension."""
     names = ("num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size")
     rope = {"rope_type": "default", "rope_theta": 100.0 * (position + 1)}
     settings = dict(zip(names, sizes, strict=True)) | {"rope_parameters": rope}
+    if family in ("gemma3_text", "olmo3"):
+        # Each layer finds its own under the name of its type.
+        settings["rope_parameters"] = {"sliding_attention": rope, "full_attention": rope}
     if family == "gpt_neox":
         settings.pop("num_key_value_heads")
+    if family in PARTLY_TURNING:
         rope["partial_rotary_factor"] = 0.25 if sizes[2] % 8 == 0 else 1 / 3
+    if family == "phi3":
+        pairs = int(sizes[2] * rope["partial_rotary_factor"]) // 2
+        factors = {"short_factor": [1.0 + position] * pairs, "long_factor": [2.0] * pairs}
+        rope |= {"rope_type": "longrope", "attention_factor": 1.1, "original_max_position_embeddings": 64} | factors
+    if family == "ministral3":
+        rope |= {"llama_4_scaling_beta": 0.3, "original_max_position_embeddings": 4}
     return settings
 
 
@@ -123,7 +155,7 @@ def logits_of(model, tokens, **settings):
         return model(tokens, **settings).logits
 
 
-@every_family
+@every_class
 @pytest.mark.parametrize("tied", [False, True])
 def test_equal_layers_compute_what_the_stock_model_computes(family, tied, tokens):
     sizes = STOCK_SIZES[1]
@@ -138,7 +170,7 @@ def test_equal_layers_compute_what_the_stock_model_computes(family, tied, tokens
     assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) is tied
 
 
-@every_family
+@every_class
 def test_each_layer_is_a_stock_layer_of_its_own_sizes(family, tokens):
     """Layer i continues the hidden states as a stock model does that has layer i alone."""
     model = layerwise_model(family, STOCK_SIZES)
@@ -157,7 +189,8 @@ def test_each_layer_is_a_stock_layer_of_its_own_sizes(family, tokens):
             | {f"layers.0.{name}": value for name, value in layer.state_dict().items()}
         )
         with torch.no_grad():
-            assert torch.allclose(stock(inputs_embeds=states[i]).last_hidden_state, expected[i], atol=1e-6)
+            embedded = states[i] / settings.get("embedding_multiplier", 1.0)
+            assert torch.allclose(stock(inputs_embeds=embedded).last_hidden_state, expected[i], atol=1e-6)
 
 
 def test_gpt_neox_heads_need_not_add_up_to_the_hidden_size(tokens):
@@ -253,8 +286,8 @@ def test_the_attention_implementation_can_be_switched(family, model, tokens):
 
 @pytest.mark.parametrize(
     "family",
-    ["gpt_neox", "llama", "gemma2"]
-    + [pytest.param(family, marks=pytest.mark.slow) for family in ("olmo2", "qwen2", "qwen3", "smollm3")],
+    ["gpt_neox", "llama", "gemma2", "gemma3_text"]
+    + [pytest.param(family, marks=pytest.mark.slow) for family in ("olmo2", "olmo3", "qwen2", "qwen3", "smollm3")],
 )
 def test_compiling_changes_nothing(model, tokens):
     torch.compiler.reset()

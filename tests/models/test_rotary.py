@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -13,6 +14,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from budwood.models.rotary import (
     ORIGINAL,
     ROPE_TYPES,
+    changes_at,
     check_rope,
     even_share,
     inverse_frequencies,
@@ -27,7 +29,7 @@ from budwood.models.rotary import (
 
 HEAD_DIM, CONTEXT, THETA = 16, 128, 10_000.0
 ROPE = {"rope_type": "default", "rope_theta": THETA}
-CONFIG = {"head_dim": HEAD_DIM, "num_attention_heads": 4, "hidden_size": 48}
+CONFIG = {"model_type": "llama", "head_dim": HEAD_DIM, "num_attention_heads": 4, "hidden_size": 48}
 PAIR_SETS = {
     "stride": (0, 2, 4, 6),
     "prefix": (0, 1, 2),
@@ -177,15 +179,28 @@ def test_between_two_pairs_lies_the_geometric_mean_of_their_frequencies():
     torch.testing.assert_close(frequencies, expected, rtol=2e-6, atol=0)
 
 
-@pytest.mark.parametrize(
-    "rope",
-    [
-        {"rope_type": "dynamic", "factor": 2.0},
-        TEACHERS["longrope"] | {"rope_type": "longrope", "long_factor": [9.0] * 8},
-    ],
-    ids=["dynamic", "two tables"],
-)
-def test_frequencies_that_change_with_the_text_are_refused(rope):
+def test_a_longrope_keeps_both_its_lists():
+    """Pair k turns at `theta^(-k / 8)` over its factor: of one list up to the original context, of the other beyond."""
+    own = {"short_factor": [1.0] * 4 + [1.5] * 4, "long_factor": [2.0 + pair for pair in range(8)]}
+    teacher = {"rope_type": "longrope", "rope_theta": THETA, "original_max_position_embeddings": CONTEXT // 2} | own
+    check_rope(CONFIG | {"rope_parameters": teacher})
+    rope = rope_for_pairs(teacher, (1, 2, 6), HEAD_DIM, 6, CONTEXT)
+    assert changes_at(rope) == changes_at(teacher) == CONTEXT // 2
+    for name, long in (("short_factor", False), ("long_factor", True)):
+        expected = [THETA ** (-pair / 8) / own[name][pair] for pair in (1, 2, 6)]
+        frequencies, scaling = inverse_frequencies(rope, 6, CONTEXT, long=long)
+        assert frequencies.tolist() == pytest.approx(expected, rel=1e-5)
+        assert scaling == pytest.approx((1 + np.log(2) / np.log(CONTEXT // 2)) ** 0.5)
+
+
+def test_a_class_reads_constants_beside_frequencies():
+    own = {"llama_4_scaling_beta": 0.3, "original_max_position_embeddings": 8}
+    rope = {"rope_type": "yarn", "rope_theta": THETA, "factor": 4.0} | own
+    assert standard_rope(CONFIG | {"model_type": "ministral3", "rope_parameters": rope}) == ROPE | own
+
+
+def test_frequencies_that_change_with_the_text_are_refused():
+    rope = {"rope_type": "dynamic", "factor": 2.0}
     for check in (
         lambda parameters: rope_for_pairs(parameters, [0, 1], HEAD_DIM, 4, CONTEXT),
         lambda parameters: check_rope(CONFIG | {"rope_parameters": parameters}),
@@ -210,7 +225,10 @@ def test_what_can_be_cut_is_accepted_in_all_its_forms(kind):
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_type='dynamic'.*default, linear, llama3, yarn"),
         ({"rope_scaling": {"rope_type": "proportional"}}, "rope_type='proportional'"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, r"kinds of layers \(full_attention\)"),
-        ({"rope_parameters": {"rope_type": "longrope"} | TEACHERS["longrope"], "head_dim": 8}, "8 factors for the 4"),
+        (
+            {"rope_parameters": {"rope_type": "longrope"} | TEACHERS["longrope"], "head_dim": 8},
+            "8 factors in short_factor; supported: one for each of the 4 pairs",
+        ),
         ({"per_layer_config": {"1": {"rope_parameters": {"rope_type": "dynamic"}}}}, "rope_type='dynamic'"),
     ],
 )
@@ -222,11 +240,11 @@ def test_everything_else_is_refused_by_name(fields, match):
 @pytest.mark.parametrize("kind", TEACHERS)
 def test_random_weights_get_the_plain_embedding_of_the_original_base(kind):
     own = {"rope_type": kind, "rope_theta": THETA} | TEACHERS[kind]
-    assert standard_rope({"rope_parameters": own}) == ROPE
+    assert standard_rope(CONFIG | {"rope_parameters": own}) == ROPE
     child = rope_for_pairs(own, (1, 3, 5, 7), HEAD_DIM, 8, CONTEXT)
-    assert standard_rope({"rope_parameters": child, ORIGINAL: own}) == ROPE
+    assert standard_rope(CONFIG | {"rope_parameters": child, ORIGINAL: own}) == ROPE
     partial = {"partial_rotary_factor": 0.25}
-    assert standard_rope({"rope_parameters": own | partial}) == ROPE | partial
+    assert standard_rope(CONFIG | {"rope_parameters": own | partial}) == ROPE | partial
 
 
 def test_rebuilding_keeps_the_teachers_parameters():
@@ -239,7 +257,7 @@ def test_a_rebuilt_embedding_fits_its_head(kind):
     """Formulas are evaluated for the smaller head; the list of a longrope fits no other."""
     own = {"rope_type": kind, "rope_theta": THETA} | TEACHERS[kind]
     for config in ({"rope_parameters": own}, {"rope_parameters": {"rope_type": "linear"}, ORIGINAL: own}):
-        rebuilt = rebuilt_rope(config, 10, 10)
+        rebuilt = rebuilt_rope(CONFIG | {"num_hidden_layers": 1} | config, 0, 10, 10)
         assert rebuilt == (ROPE if kind == "longrope" else own)
         frequencies, _ = turn(rebuilt, 10)
         assert len(frequencies) == 5

@@ -19,7 +19,7 @@ SIZES = {
 
 @pytest.mark.parametrize("given", [{}, {"model": "a/b", "random": {"hidden_size": 8}}], ids=["neither", "both"])
 def test_there_is_exactly_one_source(given):
-    with pytest.raises(ValueError, match="exactly one of `model` and `random`"):
+    with pytest.raises(ValueError, match="exactly one of `model`, `parts` and `random`"):
         TeacherSettings(**given)
 
 

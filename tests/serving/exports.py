@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from teachers import SETTINGS, TEACHERS, select, tiny_teacher
 
+from budwood.arch.family import FAMILIES
 from budwood.arch.selection import LayerSelection, Selection
 from budwood.models.checkpoint import load_model, own_weights, save_checkpoint
 from budwood.models.prompts import record_prompts, write_check
@@ -27,6 +28,33 @@ SIZES = {
 }
 FAMILY_SIZES = {
     "gpt_neox": {"num_attention_heads": 2, "num_key_value_heads": None, "head_dim": None},
+    "ministral3": {
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 1000.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 100,
+            "llama_4_scaling_beta": 0.3,
+        }
+    },
+    # Windows end a file of llama.cpp, and so does the first of two lists of factors.
+    "mistral": {"sliding_window": None},
+    "phi3": {
+        "hidden_size": 256,
+        "sliding_window": None,
+        "max_position_embeddings": 1200,
+        "original_max_position_embeddings": 600,
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "rope_theta": 1e4,
+            "partial_rotary_factor": 0.75,
+            "short_factor": [1 + pair / 10 for pair in range(24)],
+            "long_factor": [2 + pair / 5 for pair in range(24)],
+        },
+    },
+    "qwen3": {"use_sliding_window": False},
+    "stablelm": {"hidden_size": 256},
+    "starcoder2": {"sliding_window": None},
     # Capped logits and a GELU from a table of float16: llama.cpp rounds more here than elsewhere.
     "gemma2": {"sliding_window": 48, "initializer_range": 0.04},
     "smollm3": {"no_rope_layers": [1, 1, 1, 0]},
@@ -78,6 +106,17 @@ KINDS = {
     "olmo2-unfilled": Kind("olmo2 tied", uniform(WHOLE), "its heads do not add up to the hidden size"),
     "smollm3-whole": Kind("smollm3 tied", uniform(WHOLE), "smollm3"),
     "smollm3-turning": Kind("smollm3 tied", uniform(ARBITRARY, layers=range(3)), "llama"),
+    "llama-biased": Kind("llama+attention_bias+mlp_bias untied", uniform(ARBITRARY, heads=(1, 2)), "llama"),
+    "qwen3-biased": Kind("qwen3+attention_bias tied", uniform(STRIDED), "it has biases"),
+    "granite-whole": Kind("granite+attention_bias+mlp_bias untied", uniform(WHOLE), "granite"),
+    "granite-arbitrary": Kind("granite+attention_bias+mlp_bias tied", uniform(ARBITRARY), "granite"),
+    "ministral3-arbitrary": Kind("ministral3 tied", uniform(ARBITRARY), "mistral3"),
+    "phi3-whole": Kind("phi3 untied", uniform(WHOLE, hidden=256), "phi3"),
+    "phi3-prefix": Kind("phi3 tied", uniform(range(16)), "phi3"),
+    "stablelm-filled": Kind("stablelm+use_qkv_bias tied", uniform(WHOLE, heads=(1, 2)), "stablelm"),
+    "starcoder2-filled": Kind("starcoder2 tied", uniform(WHOLE, heads=(2, 1)), "starcoder2"),
+    "starcoder2-unfilled": Kind("starcoder2 tied", uniform(WHOLE), "its heads do not add up to the hidden size"),
+    "llama-layerwise-biased": Kind("llama+attention_bias+mlp_bias tied", HEADS, "deci"),
     "llama-layerwise-mlp": Kind("llama tied", MLP, "deci"),
     "llama-layerwise-heads": Kind("llama untied", HEADS, "deci"),
     "llama-layerwise-all": Kind("llama tied", ALL, HEADS_DIFFER),
@@ -95,7 +134,8 @@ KINDS = {
 def write_export(kind: Kind, target: Path) -> Path:
     """Cut a child out of a tiny teacher and write it with its prompts."""
     family, tied = TEACHERS[kind.teacher]
-    settings = SETTINGS.get(family, {}) | SIZES | FAMILY_SIZES.get(family, {})
+    model_type = FAMILIES[family].model_type
+    settings = SETTINGS.get(model_type, {}) | SIZES | FAMILY_SIZES.get(model_type, {})
     settings = {name: value for name, value in settings.items() if value is not None or name == "sliding_window"}
     teacher = tiny_teacher(family, tied=tied, **settings)
     source = save_checkpoint(teacher, byte_tokenizer(), target.with_name(f"{target.name}-teacher"))

@@ -214,6 +214,25 @@ def test_a_dropped_layer_becomes_a_linear_map(windows):
     assert errors["mapped"] < 0.9 * errors["plain"]
 
 
+def test_a_factor_on_what_sub_layers_add_may_as_well_be_in_their_weights(windows):
+    """Law: a map over dropped layers is the same whichever way the teacher states what an MLP adds."""
+    stated = tiny_teacher("granite+attention_bias+mlp_bias", tied=False)
+    folded = tiny_teacher("granite+attention_bias+mlp_bias", tied=False, residual_multiplier=1.0)
+    with torch.no_grad():
+        for name, parameter in folded.named_parameters():
+            if "o_proj" in name or "down_proj" in name:
+                parameter.mul_(stated.config.residual_multiplier)
+    assert torch.allclose(logits_of(folded, windows), logits_of(stated, windows), atol=1e-4)
+    cut = select(48, [0, 3], (3, 2, 16, 40))
+    children = []
+    for model in (stated, folded):
+        native, config = Ordering(ordering="native"), model.config.to_dict()
+        ordered = order_teacher(weights_of(model), config, architecture_of(model), native)
+        children.append(compensate(ordered, cut, windows, only("layers")))
+    one, other = children
+    torch.testing.assert_close(logits_of(one, windows), logits_of(other, windows), rtol=1e-3, atol=1e-3)
+
+
 def test_a_group_keeps_its_own_pairs_at_their_frequencies(windows):
     """With one group and one layer there is nothing to share: the child turns its best pairs as the teacher did."""
     teacher = tiny_teacher("llama", tied=False, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1)

@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from teachers import TEACHERS, kept_in_layer, kept_mask, select, weights_of
+from teachers import HEAD_DIM, TEACHERS, kept_in_layer, kept_mask, select, weights_of
 
 from budwood.arch.count import num_parameters
 from budwood.arch.family import axis_lengths
 from budwood.arch.selection import LayerSelection, Selection
 from budwood.models.checkpoint import own_weights
+from budwood.models.rotary import layer_rope
 from budwood.subnet.extract import Corrections, child_state, extract_child, kept_positions, resolve
 
 every_family = pytest.mark.parametrize("teacher", [name for name in TEACHERS if " untied" in name], indirect=True)
@@ -75,13 +76,14 @@ def test_native_prefix_with_rebuilt_embeddings_is_the_papers_cut(teacher, orders
         tensor = weights[name].view([lengths[basic] for axis in axes for basic in axis])
         expected = tensor[tuple(slice(sizes[basic]) for axis in axes for basic in axis)]
         assert torch.equal(state[name].flatten(), expected.flatten())
-    config = extract_child(ordered, selection).config
-    parts = config.per_layer_config or [config]
-    for part, layer in zip(parts, selection.layers, strict=False):
-        rope = dict(part.rope_parameters)
+    config = extract_child(ordered, selection).config.to_dict()
+    for position, layer in enumerate(selection.layers):
+        rope, whole = dict(layer_rope(config, position)), dict(layer_rope(teacher.config.to_dict(), position))
         share = rope.pop("partial_rotary_factor", 1.0)
-        assert rope == {k: v for k, v in teacher.config.rope_parameters.items() if k != "partial_rotary_factor"}
-        turning = max(2, 2 * round(layer.spec.head_dim / 8)) if family.fused else layer.spec.head_dim
+        turning = 2 * max(1, round(layer.spec.head_dim / 2 * whole.pop("partial_rotary_factor", 1.0)))
+        # The list of a longrope fits no other head.
+        listed = whole["rope_type"] == "longrope" and layer.spec.head_dim < HEAD_DIM
+        assert rope == ({"rope_type": "default", "rope_theta": whole["rope_theta"]} if listed else whole)
         assert int(share * layer.spec.head_dim) == turning
 
 
@@ -143,13 +145,14 @@ def test_kept_pairs_make_up_for_the_scores_of_dropped_ones(orders):
         for name, axes in target.parameters:
             full = f"{family.decoder}.{position}.{name}"
             expected = gains if "group" in axes[0] else gains.mean(0, keepdim=True)
-            ratio = (scaled[full] / plain[full]).reshape(len(expected), -1)
+            offset = family.norm_offset if family.query_norm else 0
+            ratio = ((scaled[full] + offset) / (plain[full] + offset)).reshape(len(expected), -1)
             torch.testing.assert_close(ratio, expected[:, None].expand_as(ratio), rtol=1e-4, atol=0)
     changed = {name for name, weight in scaled.items() if not torch.equal(weight, plain[name])}
     assert changed == {f"{family.decoder}.{p}.{name}" for p in range(len(cut.layers)) for name, _ in target.parameters}
 
 
-@pytest.mark.parametrize("teacher", ["gemma2 tied", "gemma2 untied"], indirect=True)
+@pytest.mark.parametrize("teacher", ["gemma2 tied", "gemma2 untied", "gemma3_text tied"], indirect=True)
 def test_embeddings_keep_their_size_where_the_model_scales_them(architecture, orders):
     """Gemma multiplies by the root of the hidden size: 48 in the teacher, 24 in the child. A tied head pays it back."""
     ordered = orders["activation", "preserve"]

@@ -16,7 +16,15 @@ GROUPS, HEAD_DIM = 3, 16
 SCORES = [field.name for field in fields(LayerImportance)]
 every_kind = pytest.mark.parametrize(
     "teacher",
-    ["gemma2 tied", "gpt_neox untied", "llama tied", "olmo2 untied", "qwen2 tied", "qwen3 untied"],
+    [
+        "gemma2 tied",
+        "gemma3_text untied",
+        "gpt_neox untied",
+        "llama tied",
+        "olmo2 untied",
+        "qwen2 tied",
+        "qwen3 untied",
+    ],
     indirect=True,
 )
 every_family = pytest.mark.parametrize("teacher", [name for name in TEACHERS if " untied" in name], indirect=True)
@@ -39,7 +47,7 @@ def modules_of(model):
     if model.config.model_type == "gpt_neox":
         names = {"qkv": "attention.query_key_value", "output": "attention.dense", "mlp_out": "mlp.dense_4h_to_h"}
         return names, ["input_layernorm", "post_attention_layernorm"], "final_layer_norm"
-    normed = model.config.model_type in {"qwen3", "olmo2"}
+    normed = model.config.model_type in {"gemma3_text", "olmo2", "qwen3"}
     names = {"output": "self_attn.o_proj", "mlp_out": "mlp.down_proj"}
     names |= {part: f"self_attn.{part}_{'norm' if normed else 'proj'}" for part in ("q", "k")}
     norms = [name for name, _ in model.base_model.layers[0].named_children() if name.endswith("layernorm")]
@@ -62,7 +70,7 @@ def naive(teacher, windows):
             fused = seen[f"{path}.{modules['qkv']}"][-1].view(-1, GROUPS, 3, HEAD_DIM)
             queries, keys = fused[:, :, 0, None], fused[:, :, 1]
         else:
-            queries, keys = (seen[f"{path}.{modules[part]}"][-1] for part in ("q", "k"))
+            queries, keys = (tokens_first(teacher, seen[f"{path}.{modules[part]}"][-1]) for part in ("q", "k"))
         activations = seen[f"{path}.{modules['mlp_out']}"][0]
         neurons = activations[:, 1:].flatten(0, 1)
         written = block.get_submodule(modules["mlp_out"]).weight.detach().double().norm(dim=0) ** 2
@@ -91,9 +99,14 @@ def naive(teacher, windows):
     }
 
 
+def tokens_first(model, heads):
+    """Put positions before heads, where the norms of Gemma 3 read them behind."""
+    return heads.transpose(1, 2) if model.config.model_type == "gemma3_text" and heads.dim() == 4 else heads
+
+
 def energy(model, states):
     """Mean square of every entry after the first position, of inputs that are scaled to mean square one."""
-    later = states[:, 1:]
+    later = tokens_first(model, states)[:, 1:]
     if model.config.model_type == "gpt_neox":
         later = later - later.mean(-1, keepdim=True)
     normalised = later**2 / (later**2).mean(-1, keepdim=True)

@@ -54,7 +54,7 @@ def test_every_axis_of_the_ordered_teacher_stands_best_first(teacher, architectu
     embedding = family.embedding.weight
     assert torch.equal(ordered[embedding], weights[embedding][:, channels])
     assert torch.equal(ordered[family.final_norm.weight], weights[family.final_norm.weight][channels])
-    turning = 4 if family.fused else 16
+    turning = 4 if not family.grouped else 16
     for layer, scores in enumerate(importance.layers):
         neurons, groups = descending(scores.neurons), descending(scores.heads.sum(1))
         for module in family.mlp_in:

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from teachers import FULL, HEAD_DIM, TEACHERS, architecture_of, select, tiny_teacher, weights_of
 
+from budwood.arch.family import supported_family
 from budwood.arch.selection import Selection
 from budwood.models.checkpoint import load_config, own_weights, random_model, save_checkpoint
-from budwood.models.rotary import ROPE_TYPES, check_rope, standard_rope
+from budwood.models.rotary import ROPE_TYPES, check_rope, layer_types, rope_of_type, standard_rope
 from budwood.subnet.extract import extract_child, resolve
 from budwood.subnet.importance import measure_importance
 from budwood.subnet.ordering import open_ordered, order_teacher
@@ -26,7 +27,7 @@ ROPES = {
     "longrope": {
         "factor": 4.0,
         "short_factor": GROWING,
-        "long_factor": GROWING,
+        "long_factor": [3.0 + factor for factor in GROWING],
         "original_max_position_embeddings": 32,
     },
 }
@@ -52,12 +53,17 @@ def logits_of(model):
 
 
 def turns_of(model):
-    """Return the frequencies and the factor on cosine and sine of every layer, past the original context as well."""
-    layers = model.base_model.layers
-    embeddings = [getattr(layer, "rotary_emb", None) or model.base_model.rotary_emb for layer in layers]
-    for embedding in embeddings:
-        embedding(torch.zeros(1), torch.arange(100)[None])
-    return [(embedding.inv_freq.clone(), embedding.attention_scaling) for embedding in embeddings]
+    """Return the frequencies and the factor on cosine and sine of every layer, in the original context and past it."""
+    config, found = model.config.to_dict(), []
+    types = layer_types(supported_family(config), config)
+    for layer, own in zip(model.base_model.layers, types, strict=True):
+        embedding, prefix = getattr(layer, "rotary_emb", None) or model.base_model.rotary_emb, (own and f"{own}_") or ""
+        frequencies = []
+        for length in (20, 100):
+            embedding(torch.zeros(1), torch.arange(length)[None], *([own] if own else []))
+            frequencies.append(getattr(embedding, f"{prefix}inv_freq").clone())
+        found.append((torch.stack(frequencies), getattr(embedding, f"{prefix}attention_scaling")))
+    return found
 
 
 def test_every_type_of_the_table_is_tried():
@@ -81,7 +87,7 @@ def test_a_whole_cut_computes_what_the_teacher_computes(kind, rope):
 def test_kept_pairs_turn_as_they_did(kind, family):
     if family == "gpt_neox":
         changes = {"partial_rotary_factor": 0.5}
-        lists = {name: GROWING[:4] for name in ("short_factor", "long_factor") if kind == "longrope"}
+        lists = {name: ROPES[kind][name][:4] for name in ("short_factor", "long_factor") if kind == "longrope"}
         rope = {"rope_type": kind, "rope_theta": THETA} | ROPES[kind] | lists | changes
         model = tiny_teacher(family, tied=False, rope_parameters=rope)
     else:
@@ -90,8 +96,8 @@ def test_kept_pairs_turn_as_they_did(kind, family):
     child, cut = extract_child(ordered, selection), resolve(ordered, selection)
     expected, scaling = turns_of(model)[0]
     for layer, (frequencies, own_scaling) in zip(cut.layers, turns_of(child), strict=True):
-        kept = sorted(pair for pair in layer.pairs.tolist() if pair < len(expected))
-        torch.testing.assert_close(frequencies, expected[kept], rtol=1e-5, atol=0)
+        kept = sorted(pair for pair in layer.pairs.tolist() if pair < expected.shape[1])
+        torch.testing.assert_close(frequencies, expected[:, kept], rtol=1e-5, atol=0)
         assert own_scaling == pytest.approx(scaling)
 
 
@@ -100,7 +106,7 @@ def test_rebuilt_heads_run(kind):
     model = teacher_of(kind)
     child = extract_child(ordered_by(model, "rebuild"), HALF_HEADS)
     assert torch.isfinite(logits_of(child)).all()
-    assert len(turns_of(child)[0][0]) == 4
+    assert turns_of(child)[0][0].shape == (2, 4)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +133,7 @@ def test_random_weights_of_any_child_get_the_plain_frequencies(teachers, kind, r
     random = random_model(config | {"rope_parameters": standard_rope(config)}, architecture, seed=0)
     head_dim = architecture.layers[0].head_dim
     expected = THETA ** (-torch.arange(0, head_dim, 2) / head_dim)
-    torch.testing.assert_close(turns_of(random)[0][0], expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(turns_of(random)[0][0][0], expected, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("teacher", [name for name in TEACHERS if " untied" in name], indirect=True)
@@ -135,10 +141,13 @@ def test_so_do_those_of_an_export_on_disk(teacher, orders, tokenizer, tmp_path):
     child = own_weights(extract_child(orders["activation", "preserve"], select(48, [0, 2], (3, 1, 12, 20))))
     folder = save_checkpoint(child, tokenizer, tmp_path / "child")
     config = load_config(folder)
-    original = teacher.config.rope_parameters
-    assert standard_rope(config)["rope_theta"] == original["rope_theta"]
+    types = layer_types(supported_family(config), config)
+    bases = [rope_of_type(teacher.config.rope_parameters, own)["rope_theta"] for own in types]
+    assert [rope_of_type(standard_rope(config), own)["rope_theta"] for own in types] == bases
     parent = open_ordered(folder, Ordering(ordering="magnitude")).ranked
     random = random_model(config | {"rope_parameters": standard_rope(config)}, parent, seed=0)
-    turning = 4 if teacher.config.model_type == "gpt_neox" else 12  # the even number nearest to a quarter
-    expected = original["rope_theta"] ** (-torch.arange(0, turning, 2) / turning)
-    torch.testing.assert_close(turns_of(random)[0][0], expected, rtol=1e-5, atol=0)
+    # The even numbers nearest to a quarter and to three quarters.
+    turning = {"gpt_neox": 4, "stablelm": 4, "phi3": 8}.get(teacher.config.model_type, 12)
+    for (frequencies, _), base in zip(turns_of(random), bases, strict=True):
+        expected = base ** (-torch.arange(0, turning, 2) / turning)
+        torch.testing.assert_close(frequencies[0], expected, rtol=1e-5, atol=0)

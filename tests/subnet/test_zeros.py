@@ -48,7 +48,7 @@ def masked(family, layers, zeros):
         if layer in layers and "norm" not in name:
             lengths = axis_lengths(architecture, architecture.layers[layer])
             _mask(weights[name], axes, lengths, zeros)
-    if table.fused:
+    if not table.grouped:
         for name, parameter in model.named_parameters():
             if "query_key_value" in name:
                 parts = [weights[name.replace("query_key_value", part)] for part in ("query", "key", "value")]
@@ -137,7 +137,7 @@ def test_zeros_at_first_positions_pass_over_no_direction():
 
 
 def test_a_token_whose_stream_is_zero_is_not_counted():
-    gap = GapMoments("w", ("w",), "b", "a", width=2, ridge=0.3)
+    gap = GapMoments("w", ("w",), ("b", "a"), width=2, ridge=0.3, scale=1.0)
     written = torch.tensor([[[0.0, 0], [3, 4], [1, 1]]])
     gap._keep_written(None, (written,), written)
     gap._keep_before(None, (written,), 0 * written)

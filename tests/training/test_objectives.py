@@ -4,11 +4,13 @@ import json
 
 import pytest
 import torch
+from teachers import tiny_teacher
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 from budwood.models.checkpoint import load_model, load_tokenizer, save_checkpoint
 from budwood.models.device import Compute
+from budwood.models.losses import next_token_losses
 from budwood.training import objectives
 from budwood.training.objectives import Batch, HiddenStates, NextToken, compiles_loss, objective_of
 from budwood.training.settings import DistillationSettings, Engine
@@ -188,3 +190,16 @@ def test_whether_the_loss_is_compiled(monkeypatch):
     assert not asked
     assert compiles_loss(Engine(), CPU)
     assert asked == ["cpu"]
+
+
+def test_divided_logits_are_those_of_the_class():
+    """Granite divides its logits after the head, which losses apply themselves."""
+    model = tiny_teacher("granite+attention_bias+mlp_bias", tied=True)
+    ids = torch.randint(0, 97, (2, 12), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        logits = model(ids[:, :-1]).logits
+        expected = functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
+        found = NextToken()(model, Batch(input_ids=ids[:, :-1], labels=ids[:, 1:]))
+        assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+        means = next_token_losses(model, ids)
+    assert means.sum().item() * 11 == pytest.approx(expected.item(), rel=1e-5)

@@ -7,8 +7,10 @@ derived from these descriptions. CONTRIBUTING.md, "How to add a family", says wh
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from typing import Any, Literal
 
+from budwood.arch.kinds import refuse_other_kinds
 from budwood.arch.spec import Architecture, LayerSpec
 
 Axis = tuple[str, ...]
@@ -33,7 +35,10 @@ class Module:
 
     name: str
     axes: Axes
-    bias: bool = False
+    bias: bool | str = False
+    """Whether there is one, or the config field that says so."""
+    inside: str | None = None
+    """Name of the module that holds this one together with others, where the class has no module of this name."""
 
     @property
     def weight(self) -> str:
@@ -44,6 +49,7 @@ class Module:
     def parameters(self) -> tuple[tuple[str, Axes], ...]:
         """Name and axes of the weight, and of the bias where there is one."""
         weight = (self.weight, self.axes)
+        assert isinstance(self.bias, bool), "the family's entry for a config has settled it"
         return (weight, (f"{self.name}.bias", self.axes[:1])) if self.bias else (weight,)
 
 
@@ -54,21 +60,33 @@ class Family:
     model_type: str
     required: Mapping[str, object]
     """Config fields with the only value that is supported."""
-    without_window: Mapping[str, object] = field(default_factory=dict)
-    """Config fields that switch sliding windows off. Cuts have no windows, except where a family alternates them."""
+    biases: Mapping[str, bool] = field(default_factory=dict)
+    """Config fields that switch biases on, off where a config has none, and what they say."""
     stock_heads: Literal["any", "divide", "fill"] = "any"
     """Which heads the stock class accepts: any, those whose number divides the hidden size, or those whose dimensions
     add up to it."""
     stand_in: str | None = None
     """Model type of a stock model that computes the same and accepts any heads."""
+    stand_in_settings: Mapping[str, object] = field(default_factory=dict)
+    """Config fields with which it computes the same."""
+    grouped: bool = True
+    """Whether queries may share keys and values; otherwise the config has no word for their number."""
+    rope_types: tuple[str, ...] = ()
+    """Types of rotary embeddings that the stock config accepts; all where it is empty."""
+    rope_constants: tuple[str, ...] = ()
+    """Entries of `rope_parameters` that a class reads for more than frequencies; cuts keep them."""
     layer_lists: tuple[str, ...] = ()
     """Config fields with one entry for every layer."""
+    rope_by_type: bool = False
+    """Whether `rope_parameters` has an entry for every type of layer in `layer_types`; otherwise one serves all."""
     norm_offset: int = 0
     """What norms add to their weight before they multiply by it."""
     scales_embedding: bool = False
     """Whether embeddings are multiplied by the square root of the hidden size."""
     scales_by_head_dim: bool = True
-    """Whether attention scores are divided by sqrt(head_dim); otherwise by a constant of the config."""
+    """Whether attention scores are divided by sqrt(head_dim); otherwise they are scaled by a constant of the config."""
+    residual_multiplier: str | None = None
+    """Config field of a factor on what attention and MLP add to the residual stream."""
     decoder: str
     """Path of the module list of decoder layers."""
     embedding: Module
@@ -79,12 +97,17 @@ class Family:
     """Norms over the residual stream, inside a layer."""
     query_norm: Module | None = None
     key_norm: Module | None = None
+    heads_first: bool = False
+    """Whether norms over queries and keys read [batch, head, token, dimension] and not [batch, token, head, dimension].
+    """
+    parallel: bool = False
+    """Whether attention and MLP read one input."""
     output_norms: bool = False
     """Whether what attention and MLP compute is normalised before it joins the residual stream."""
     stored_names: Mapping[str, str] = field(default_factory=dict)
     """What files call a parameter that the stock class names otherwise."""
-    fused: Module | None = None
-    """One module that holds query, key and value, interleaved by group; they are named below as if it did not."""
+    alternates: bool = False
+    """Whether a module that holds several goes through them group by group; otherwise one follows the other."""
     query: Module
     key: Module
     value: Module
@@ -92,6 +115,11 @@ class Family:
     mlp_in: tuple[Module, ...]
     """Projections into the neurons: gate and up, or a single one."""
     mlp_out: Module
+
+    @property
+    def name(self) -> str:
+        """Key in `FAMILIES`: the model type, and the biases that are switched on."""
+        return "+".join((self.model_type, *(switch for switch, on in self.biases.items() if on)))
 
     @property
     def readers(self) -> tuple[Module, ...]:
@@ -108,13 +136,19 @@ class Family:
         """All modules with weights of one decoder layer."""
         return (*self.norms, *self.head_norms, *self.readers, self.output, self.mlp_out)
 
+    @property
+    def holders(self) -> Mapping[str, tuple[Module, ...]]:
+        """Names of modules that hold several others, and those in their order."""
+        names = dict.fromkeys(module.inside for module in self.readers if module.inside)
+        return {name: tuple(module for module in self.readers if module.inside == name) for name in names}
+
     def outer_modules(self, *, tied: bool) -> tuple[Module, ...]:
         """Return the modules outside the layers that own a weight."""
         return (self.embedding, self.final_norm) if tied else (self.embedding, self.final_norm, self.head)
 
     def layer_path(self, layer: int, module: Module) -> str:
-        """Return the full path of a layer's module."""
-        return f"{self.decoder}.{layer}.{module.name}"
+        """Return the full path of a layer's module, or of the one that holds it."""
+        return f"{self.decoder}.{layer}.{module.inside or module.name}"
 
     def layer_weight(self, layer: int, module: Module) -> str:
         """Return the state-dict name of a layer's weight."""
@@ -133,32 +167,69 @@ class Family:
 
 LLAMA = Family(
     model_type="llama",
-    required={"attention_bias": False, "mlp_bias": False},
+    required={},
+    biases={"attention_bias": False, "mlp_bias": False},
     # LlamaConfig refuses other heads since transformers 5; MistralForCausalLM without a window is the same function.
     stock_heads="divide",
     stand_in="mistral",
+    stand_in_settings={"sliding_window": None},
     decoder="model.layers",
     embedding=Module("model.embed_tokens", (VOCAB, HIDDEN)),
     head=Module("lm_head", (VOCAB, HIDDEN)),
     final_norm=Module("model.norm", (HIDDEN,)),
     norms=(Module("input_layernorm", (HIDDEN,)), Module("post_attention_layernorm", (HIDDEN,))),
-    query=Module("self_attn.q_proj", (QUERY_ROWS, HIDDEN)),
-    key=Module("self_attn.k_proj", (KEY_ROWS, HIDDEN)),
-    value=Module("self_attn.v_proj", (VALUE_ROWS, HIDDEN)),
-    output=Module("self_attn.o_proj", (HIDDEN, HEAD_OUTPUT)),
-    mlp_in=(Module("mlp.gate_proj", (NEURON, HIDDEN)), Module("mlp.up_proj", (NEURON, HIDDEN))),
-    mlp_out=Module("mlp.down_proj", (HIDDEN, NEURON)),
+    query=Module("self_attn.q_proj", (QUERY_ROWS, HIDDEN), bias="attention_bias"),
+    key=Module("self_attn.k_proj", (KEY_ROWS, HIDDEN), bias="attention_bias"),
+    value=Module("self_attn.v_proj", (VALUE_ROWS, HIDDEN), bias="attention_bias"),
+    output=Module("self_attn.o_proj", (HIDDEN, HEAD_OUTPUT), bias="attention_bias"),
+    mlp_in=(
+        Module("mlp.gate_proj", (NEURON, HIDDEN), bias="mlp_bias"),
+        Module("mlp.up_proj", (NEURON, HIDDEN), bias="mlp_bias"),
+    ),
+    mlp_out=Module("mlp.down_proj", (HIDDEN, NEURON), bias="mlp_bias"),
 )
 
-_ANY_HEADS = replace(LLAMA, stock_heads="any", stand_in=None)
+_ANY_HEADS = replace(LLAMA, stock_heads="any", stand_in=None, stand_in_settings={})
 
-MISTRAL = replace(_ANY_HEADS, model_type="mistral", required={}, without_window={"sliding_window": None})
+_PLAIN_MLP = replace(
+    _ANY_HEADS,
+    biases={"attention_bias": False},
+    mlp_in=tuple(replace(module, bias=False) for module in LLAMA.mlp_in),
+    mlp_out=replace(LLAMA.mlp_out, bias=False),
+)
+
+MISTRAL = replace(
+    _PLAIN_MLP,
+    model_type="mistral",
+    biases={},
+    query=replace(LLAMA.query, bias=False),
+    key=replace(LLAMA.key, bias=False),
+    value=replace(LLAMA.value, bias=False),
+    output=replace(LLAMA.output, bias=False),
+)
+
+MINISTRAL3 = replace(
+    MISTRAL,
+    model_type="ministral3",
+    # Queries grow with their position, by both.
+    rope_constants=("llama_4_scaling_beta", "original_max_position_embeddings"),
+)
+
+PHI3 = replace(
+    MISTRAL,
+    model_type="phi3",
+    # Beside a list of factors its config takes no heads but those that fill the hidden size.
+    stock_heads="fill",
+    rope_types=("default", "longrope"),
+    query=replace(MISTRAL.query, inside="self_attn.qkv_proj"),
+    key=replace(MISTRAL.key, inside="self_attn.qkv_proj"),
+    value=replace(MISTRAL.value, inside="self_attn.qkv_proj"),
+    mlp_in=tuple(replace(module, inside="mlp.gate_up_proj") for module in MISTRAL.mlp_in),
+)
 
 QWEN2 = replace(
-    _ANY_HEADS,
+    MISTRAL,
     model_type="qwen2",
-    required={},
-    without_window={"use_sliding_window": False},
     layer_lists=("layer_types",),
     query=replace(LLAMA.query, bias=True),
     key=replace(LLAMA.key, bias=True),
@@ -166,37 +237,32 @@ QWEN2 = replace(
 )
 
 QWEN3 = replace(
-    _ANY_HEADS,
+    _PLAIN_MLP,
     model_type="qwen3",
-    required={"attention_bias": False},
-    without_window={"use_sliding_window": False},
     layer_lists=("layer_types",),
     query_norm=Module("self_attn.q_norm", (("qk",),)),
     key_norm=Module("self_attn.k_norm", (("qk",),)),
 )
 
-SMOLLM3 = replace(
-    _ANY_HEADS,
-    model_type="smollm3",
-    required={"attention_bias": False, "mlp_bias": False},
-    without_window={"use_sliding_window": False},
-    layer_lists=("layer_types", "no_rope_layers"),
-)
+SMOLLM3 = replace(_ANY_HEADS, model_type="smollm3", layer_lists=("layer_types", "no_rope_layers"))
+
+GRANITE = replace(_ANY_HEADS, model_type="granite", scales_by_head_dim=False, residual_multiplier="residual_multiplier")
 
 OLMO2 = replace(
-    _ANY_HEADS,
+    _PLAIN_MLP,
     model_type="olmo2",
-    required={"attention_bias": False},
     norms=(Module("post_attention_layernorm", (HIDDEN,)), Module("post_feedforward_layernorm", (HIDDEN,))),
     query_norm=Module("self_attn.q_norm", (QUERY_ROWS,)),
     key_norm=Module("self_attn.k_norm", (KEY_ROWS,)),
     output_norms=True,
 )
 
+OLMO3 = replace(OLMO2, model_type="olmo3", layer_lists=("layer_types",), rope_by_type=True)
+
 GEMMA2 = replace(
-    _ANY_HEADS,
+    _PLAIN_MLP,
     model_type="gemma2",
-    required={"attention_bias": False, "use_bidirectional_attention": None},
+    required={"use_bidirectional_attention": None},
     stock_heads="divide",
     layer_lists=("layer_types",),
     norm_offset=1,
@@ -210,10 +276,52 @@ GEMMA2 = replace(
     output_norms=True,
 )
 
+GEMMA3_TEXT = replace(
+    GEMMA2,
+    model_type="gemma3_text",
+    rope_by_type=True,
+    query_norm=Module("self_attn.q_norm", (("qk",),)),
+    key_norm=Module("self_attn.k_norm", (("qk",),)),
+    heads_first=True,
+)
+
+STARCODER2 = replace(
+    _ANY_HEADS,
+    model_type="starcoder2",
+    required={"use_bias": True},
+    biases={},
+    final_norm=replace(LLAMA.final_norm, bias=True),
+    norms=tuple(replace(norm, bias=True) for norm in LLAMA.norms),
+    query=replace(LLAMA.query, bias=True),
+    key=replace(LLAMA.key, bias=True),
+    value=replace(LLAMA.value, bias=True),
+    output=replace(LLAMA.output, bias=True),
+    mlp_in=(Module("mlp.c_fc", (NEURON, HIDDEN), bias=True),),
+    mlp_out=Module("mlp.c_proj", (HIDDEN, NEURON), bias=True),
+)
+
+STABLELM = replace(
+    QWEN2,
+    model_type="stablelm",
+    required={"use_parallel_residual": False, "qk_layernorm": False},
+    biases={"use_qkv_bias": False},
+    layer_lists=(),
+    stock_heads="fill",
+    final_norm=replace(LLAMA.final_norm, bias=True),
+    norms=tuple(replace(norm, bias=True) for norm in LLAMA.norms),
+    query=replace(LLAMA.query, bias="use_qkv_bias"),
+    key=replace(LLAMA.key, bias="use_qkv_bias"),
+    value=replace(LLAMA.value, bias="use_qkv_bias"),
+)
+
+_NEOX_HOLDER = "attention.query_key_value"
+
 GPT_NEOX = Family(
     model_type="gpt_neox",
     required={"attention_bias": True},
     stock_heads="fill",
+    grouped=False,
+    parallel=True,
     decoder="gpt_neox.layers",
     embedding=Module("gpt_neox.embed_in", (VOCAB, HIDDEN)),
     head=Module("lm_head", (VOCAB, HIDDEN)),
@@ -223,53 +331,77 @@ GPT_NEOX = Family(
         Module("input_layernorm", (HIDDEN,), bias=True),
         Module("post_attention_layernorm", (HIDDEN,), bias=True),
     ),
-    fused=Module("attention.query_key_value", (("group", "part", "qk"), HIDDEN), bias=True),
-    query=Module("attention.query", (QUERY_ROWS, HIDDEN), bias=True),
-    key=Module("attention.key", (KEY_ROWS, HIDDEN), bias=True),
-    value=Module("attention.value", (VALUE_ROWS, HIDDEN), bias=True),
+    alternates=True,
+    query=Module("attention.query", (QUERY_ROWS, HIDDEN), bias=True, inside=_NEOX_HOLDER),
+    key=Module("attention.key", (KEY_ROWS, HIDDEN), bias=True, inside=_NEOX_HOLDER),
+    value=Module("attention.value", (VALUE_ROWS, HIDDEN), bias=True, inside=_NEOX_HOLDER),
     output=Module("attention.dense", (HIDDEN, HEAD_OUTPUT), bias=True),
     mlp_in=(Module("mlp.dense_h_to_4h", (NEURON, HIDDEN), bias=True),),
     mlp_out=Module("mlp.dense_4h_to_h", (HIDDEN, NEURON), bias=True),
 )
 
+
+def _with_biases(family: Family, on: tuple[str, ...]) -> Family:
+    """Return the entry of the models whose configs switch some biases on."""
+
+    def settled(module: Module) -> Module:
+        return replace(module, bias=module.bias in on if isinstance(module.bias, str) else module.bias)
+
+    return replace(
+        family,
+        biases={switch: switch in on for switch in family.biases},
+        # What stands in has no biases.
+        stand_in=None if on else family.stand_in,
+        query=settled(family.query),
+        key=settled(family.key),
+        value=settled(family.value),
+        output=settled(family.output),
+        mlp_in=tuple(map(settled, family.mlp_in)),
+        mlp_out=settled(family.mlp_out),
+    )
+
+
+_TABLE = (
+    GEMMA2, GEMMA3_TEXT, GPT_NEOX, GRANITE, LLAMA, MINISTRAL3, MISTRAL, OLMO2, OLMO3, PHI3, QWEN2, QWEN3, SMOLLM3,
+    STABLELM, STARCODER2,
+)  # fmt: skip
+
+MODEL_TYPES: Mapping[str, Family] = {family.model_type: family for family in _TABLE}
+"""The families, before a config has settled which biases they have."""
+
 FAMILIES: Mapping[str, Family] = {
-    family.model_type: family for family in (GEMMA2, GPT_NEOX, LLAMA, MISTRAL, OLMO2, QWEN2, QWEN3, SMOLLM3)
+    entry.name: entry
+    for family in _TABLE
+    for number in range(len(family.biases) + 1)
+    for on in combinations(family.biases, number)
+    for entry in [_with_biases(family, on)]
 }
+"""By name: the model type, and the biases that are switched on."""
 
 
-_OTHER_KINDS: Mapping[str, frozenset[str]] = {
-    "mixtures of experts": frozenset(
-        {
-            "dbrx", "deepseek_v2", "deepseek_v3", "ernie4_5_moe", "glm4_moe", "gpt_oss", "granitemoe", "jetmoe",
-            "llama4", "llama4_text", "minimax", "mixtral", "olmoe", "phimoe", "qwen2_moe", "qwen3_moe",
-        }
-    ),
-    "hybrids and models without attention": frozenset(
-        {
-            "bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "lfm2", "mamba", "mamba2", "nemotron_h",
-            "qwen3_next", "recurrent_gemma", "rwkv", "zamba", "zamba2",
-        }
-    ),
-}  # fmt: skip
-"""Model types of other kinds, by what they are; the list only makes the message better."""
+WRAPPERS: Mapping[str, tuple[str, ...]] = {"gemma3": ("gemma3_text",), "mistral3": ("ministral3", "mistral")}
+"""Model types that hold a text model beside others, and the families that it may be of."""
 
 
-def family_of(model_type: str) -> Family:
-    """Return the table entry of a `model_type`.
+def family_of(name: str) -> Family:
+    """Return the table entry of an architecture's `family`.
 
     Raises:
         ValueError: the family is not supported; the message lists those that are.
     """
-    if model_type not in FAMILIES:
-        raise ValueError(f"model type {model_type!r} is not supported; supported: {', '.join(sorted(FAMILIES))}")
-    return FAMILIES[model_type]
+    if name not in FAMILIES:
+        raise ValueError(f"model type {name!r} is not supported; supported: {', '.join(MODEL_TYPES)}")
+    return FAMILIES[name]
 
 
 def axis_lengths(architecture: Architecture, layer: LayerSpec) -> dict[str, int]:
     """Return the length of every basic axis in one layer of an architecture."""
+    return {"vocab": architecture.vocab_size, "hidden": architecture.hidden_size, **layer_lengths(layer)}
+
+
+def layer_lengths(layer: LayerSpec) -> dict[str, int]:
+    """Return the length of every basic axis that a layer has of its own."""
     return {
-        "vocab": architecture.vocab_size,
-        "hidden": architecture.hidden_size,
         "group": layer.num_key_value_heads,
         "query": layer.heads_per_group,
         "qk": layer.head_dim,
@@ -291,7 +423,7 @@ def architecture_from_config(config: Mapping[str, Any]) -> Architecture:
     family = supported_family(config)
     layers = tuple(_layer_from_config(config_of_layer(config, i)) for i in range(int(config["num_hidden_layers"])))
     return Architecture(
-        family=family.model_type,
+        family=family.name,
         vocab_size=int(config["vocab_size"]),
         hidden_size=int(config["hidden_size"]),
         tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
@@ -313,25 +445,18 @@ def supported_family(config: Mapping[str, Any]) -> Family:
         ValueError: the family or one of its settings is not supported.
     """
     model_type = str(config.get("model_type"))
-    supported = f"supported are dense decoders of the families {', '.join(sorted(FAMILIES))}"
-    if config.get("is_encoder_decoder"):
-        raise ValueError(f"{model_type}: models with an encoder cannot be cut; {supported}")
-    experts = [name for name in ("num_experts", "num_local_experts", "n_routed_experts") if config.get(name)]
-    if experts:
-        raise ValueError(f"{model_type}: mixtures of experts cannot be cut ({experts[0]} is set); {supported}")
-    for kind, names in _OTHER_KINDS.items():
-        if model_type in names:
-            raise ValueError(f"{model_type}: {kind} cannot be cut; {supported}")
-    if config.get("quantization_config"):
-        raise ValueError("quantised models cannot be cut: load and save the model in full precision first")
+    supported = f"supported are dense decoders of the families {', '.join(MODEL_TYPES)}"
+    refuse_other_kinds(config, supported)
     name = model_type.removeprefix(OWN_PREFIX)
-    if name not in FAMILIES:
+    if name not in MODEL_TYPES:
         raise ValueError(f"model type {model_type!r} is not supported; {supported}")
-    for setting, value in FAMILIES[name].required.items():
+    family = MODEL_TYPES[name]
+    for setting, value in family.required.items():
         # Configurations write "off" as false or null.
         if (config.get(setting, value) or None) != (value or None):
-            raise ValueError(f"{model_type} models with {setting}={config[setting]!r} are not supported")
-    return FAMILIES[name]
+            raise ValueError(f"{model_type}: {setting}={config[setting]!r} is not supported; supported: {value!r}")
+    on = [switch for switch, default in family.biases.items() if config.get(switch, default)]
+    return FAMILIES["+".join((name, *on))]
 
 
 def _layer_from_config(config: Mapping[str, Any]) -> LayerSpec:
@@ -365,5 +490,4 @@ def layer_config(family: Family, layer: LayerSpec) -> dict[str, int]:
         "head_dim": layer.head_dim,
         "intermediate_size": layer.intermediate_size,
     }
-    # A family that fuses its projections has as many keys as queries, and no word for their number.
-    return {name: size for name, size in sizes.items() if not (family.fused and name == "num_key_value_heads")}
+    return {name: size for name, size in sizes.items() if family.grouped or name != "num_key_value_heads"}

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from budwood.arch.family import family_of
 from budwood.arch.spec import Architecture
 
 ServingEngine = Literal["vllm", "llama.cpp"]
@@ -10,12 +11,17 @@ ServingEngine = Literal["vllm", "llama.cpp"]
 VLLM_HEAD_DIMS = (range(32, 129, 16), range(32, 257, 32))
 """Head dimensions that vLLM's CPU kernels take, up to 128 and beyond (0.32 tried with every multiple of 8; it takes 512
 too); those of GPUs take any multiple of 8 up to 256."""
-PAIR_FACTORS = ("llama", "mistral", "qwen2")
+PAIR_FACTORS = ("granite", "llama", "ministral3", "mistral", "phi3", "qwen2")
 """Families whose graph in llama.cpp turns every rotary pair by a factor of its own, so that heads can lose pairs."""
 LAYERWISE = ("llama", "mistral")
 """Families for which llama.cpp has a graph whose layers differ in heads, groups and neurons."""
 _ALTERNATING = ("gemma2", "smollm3")
-_FILLING: Mapping[ServingEngine, tuple[str, ...]] = {"vllm": ("qwen2",), "llama.cpp": ("gpt_neox", "olmo2")}
+_UNWRITTEN = ("gemma3_text", "olmo3")
+"""Families of which budwood writes no GGUF file."""
+_FILLING: Mapping[ServingEngine, tuple[str, ...]] = {
+    "vllm": ("qwen2",),
+    "llama.cpp": ("gpt_neox", "olmo2", "phi3", "stablelm", "starcoder2"),
+}
 """Families whose heads an engine takes to fill the hidden size; vLLM's Qwen 2 then computes something else without a
 word."""
 
@@ -28,14 +34,17 @@ def check_servable(engines: Sequence[ServingEngine], teacher: Architecture, *, l
     """
     if "llama.cpp" not in engines:
         return
-    if teacher.family in _ALTERNATING:
+    model_type = family_of(teacher.family).model_type
+    if model_type in _UNWRITTEN:
+        raise ValueError(f"servable: budwood writes no GGUF file of {model_type}; leave llama.cpp out")
+    if model_type in _ALTERNATING:
         raise ValueError(
-            f"servable: llama.cpp expects the layers of {teacher.family} to alternate as the teacher's do, which no "
+            f"servable: llama.cpp expects the layers of {model_type} to alternate as the teacher's do, which no "
             "size assures once layers are dropped; leave llama.cpp out and see what the export says"
         )
-    if layerwise and teacher.family not in LAYERWISE:
+    if layerwise and model_type not in LAYERWISE:
         raise ValueError(
-            f"servable: llama.cpp has no form for {teacher.family} whose layers differ; set layerwise: false, or leave "
+            f"servable: llama.cpp has no form for {model_type} whose layers differ; set layerwise: false, or leave "
             "llama.cpp out"
         )
     if layerwise and len({layer.head_dim for layer in teacher.layers}) > 1:
@@ -46,7 +55,8 @@ def check_servable(engines: Sequence[ServingEngine], teacher: Architecture, *, l
 
 def heads_must_fill(engines: Sequence[ServingEngine], family: str, *, layerwise: bool) -> bool:
     """Whether heads must add up to the hidden size; layer-wise classes are our own, which state every size."""
-    return not layerwise and any(family in _FILLING[engine] for engine in engines)
+    model_type = family_of(family).model_type
+    return not layerwise and any(model_type in _FILLING[engine] for engine in engines)
 
 
 def servable_head_dims(engines: Sequence[ServingEngine], family: str, head_dims: range, *, layerwise: bool) -> range:
@@ -58,7 +68,7 @@ def servable_head_dims(engines: Sequence[ServingEngine], family: str, head_dims:
         head_dims: what can be cut; the last is the whole head.
         layerwise: whether layers differ: each then keeps rotary pairs of its own, and llama.cpp has one set for all.
     """
-    if "llama.cpp" in engines and (layerwise or family not in PAIR_FACTORS):
+    if "llama.cpp" in engines and (layerwise or family_of(family).model_type not in PAIR_FACTORS):
         head_dims = head_dims[-1:]
     if "vllm" not in engines:
         return head_dims

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,11 +22,29 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 
-from budwood.arch.family import architecture_from_config, family_of, layer_config, stock_family, supported_family
+from budwood.arch.family import (
+    Family,
+    architecture_from_config,
+    family_of,
+    layer_config,
+    stock_family,
+    supported_family,
+)
 from budwood.arch.spec import Architecture
 from budwood.models.kind import check_kind, check_lengths, check_whole
 from budwood.models.modeling import LAYERWISE_CLASSES
-from budwood.models.rotary import check_rope, even_share, rope_for_dims
+from budwood.models.parts import cache_folder
+from budwood.models.rotary import (
+    check_rope,
+    even_share,
+    layer_types,
+    rope_constants,
+    rope_for_dims,
+    rope_for_pairs,
+    rope_of_type,
+    rotary_dims,
+    state_ropes,
+)
 from budwood.models.weights import INDEX, SINGLE, read_json, same_values, tensor_files, weight_files
 from budwood.records.files import write_folder_atomically
 from budwood.records.hashes import hash_file, hash_files
@@ -60,8 +77,11 @@ _SIDE_FILES = (
 )
 
 _NOT_INHERITED = frozenset(
-    {"architectures", "auto_map", "model_type", "transformers_version", "_name_or_path", "per_layer_config"}
-)
+    {
+        "architectures", "auto_map", "model_type", "transformers_version", "_name_or_path", "per_layer_config",
+        "partial_rotary_factor",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +119,7 @@ class Checkpoint:
         """Check that the model sees all of the longest sequence of a study (see `budwood.models.kind.check_lengths`).
 
         Raises:
-            ValueError: the sequence is longer than the model's positions or its sliding window.
+            ValueError: the sequence is longer than the model's positions.
         """
         check_lengths(self.folder, self.config, longest_sequence)
 
@@ -247,8 +267,7 @@ def _digest(hashes: Mapping[str, str]) -> str:
 
 def _memory_of(folder: Path) -> Path:
     """Return where hashes are remembered: in the user's cache; the folder may be shared, read-only or uploaded."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "budwood" / "fingerprints" / f"{hashlib.sha256(bytes(folder.resolve())).hexdigest()[:16]}.json"
+    return cache_folder() / "fingerprints" / f"{hashlib.sha256(bytes(folder.resolve())).hexdigest()[:16]}.json"
 
 
 def _has_own_head(folder: Path, config: Mapping[str, Any]) -> bool:
@@ -274,29 +293,43 @@ def model_config(
         ropes: `rope_parameters` of every layer.
     """
     family, first = family_of(architecture.family), architecture.layers[0]
-    layers = [
-        layer_config(family, spec) | {"rope_parameters": dict(rope)}
-        for spec, rope in zip(architecture.layers, ropes, strict=True)
+    ropes = [
+        _stated_rope(family, base, rope, spec.head_dim) for spec, rope in zip(architecture.layers, ropes, strict=True)
     ]
     settings: dict[str, Any] = {key: value for key, value in base.items() if key not in _NOT_INHERITED} | {
         "vocab_size": architecture.vocab_size,
         "tie_word_embeddings": architecture.tie_word_embeddings,
         "hidden_size": architecture.hidden_size,
         "num_hidden_layers": architecture.num_hidden_layers,
-        **layers[0],
-        **family.without_window,
+        **layer_config(family, first),
+        **family.biases,
     }
-    if family.without_window and "layer_types" in settings:
-        settings["layer_types"] = ["full_attention"] * len(layers)
+    types = layer_types(family, settings)
     stock = stock_family(family, hidden_size=architecture.hidden_size, layer=first)
-    if stock and all(layer == layers[0] for layer in layers):
-        own = {"model_type": stock.model_type, **stock.required, **stock.without_window}
-        return AutoConfig.for_model(**settings | own)
+    stated = state_ropes(ropes, types)
+    if stock and architecture.is_uniform and stated:
+        stands_in = family.stand_in_settings if stock.model_type == family.stand_in else {}
+        own = {"model_type": stock.model_type, **stock.required, **stands_in}
+        return AutoConfig.for_model(**settings | own | {"rope_parameters": dict(stated)})
+    layers = [
+        # A layer's rotary embedding is its own, whatever its type.
+        layer_config(family, spec) | {"rope_parameters": state_ropes([rope] * len(types), types)}
+        for spec, rope in zip(architecture.layers, ropes, strict=True)
+    ]
+    settings |= layers[0]
     # One head for the whole: some config classes refuse a number of heads that does not divide the hidden size.
     settings |= {name: 1 for name in ("num_attention_heads", "num_key_value_heads") if name in settings}
     settings |= {"per_layer_config": dict(enumerate(layers)), "allow_global_per_layer_attribute_access": True}
-    config_class, _ = LAYERWISE_CLASSES[architecture.family]
+    config_class, _ = LAYERWISE_CLASSES[family.model_type]
     return config_class(**settings)
+
+
+def _stated_rope(family: Family, base: Mapping[str, Any], rope: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
+    """Return `rope_parameters` as a family's config takes them: of a type that it has, with what its class reads."""
+    if family.rope_types and rope.get("rope_type", "default") not in family.rope_types:
+        pairs = range(rotary_dims(rope, head_dim) // 2)
+        rope = rope_for_pairs(rope, pairs, head_dim, head_dim, base["max_position_embeddings"])
+    return dict(rope) | (rope_constants(base) if "rope_parameters" in base else {})
 
 
 def build_empty(config: PretrainedConfig) -> PreTrainedModel:
@@ -312,20 +345,33 @@ def random_model(base: Mapping[str, Any], architecture: Architecture, seed: int)
     """Return a float32 model with its family's own initialisation, and `rope_parameters` as the base has them.
 
     Args:
-        base: a config. Where its lists by layer do not fit, the family's own take their place. Random weights suit the
-            `rope_parameters` that `budwood.models.rotary.standard_rope` returns.
+        base: a config of the family. Where its lists by layer do not fit, the family's own take their place. Random
+            weights suit the `rope_parameters` that `budwood.models.rotary.standard_rope` returns.
         architecture: layers in depth order.
         seed: of the initialisation.
     """
-    lists, depth = family_of(architecture.family).layer_lists, architecture.num_hidden_layers
-    base = {name: value for name, value in base.items() if name not in lists or len(value) == depth}
-    rope = base["rope_parameters"]
-    share = rope.get("partial_rotary_factor", 1.0)
-    ropes = [rope_for_dims(rope, even_share(spec.head_dim, share), spec.head_dim) for spec in architecture.layers]
+    base, family = _with_own_lists(base, architecture), family_of(architecture.family)
+    stated = [rope_of_type(base["rope_parameters"], layer_type) for layer_type in layer_types(family, base)]
+    ropes = [
+        rope_for_dims(rope, even_share(spec.head_dim, rope.get("partial_rotary_factor", 1.0)), spec.head_dim)
+        for rope, spec in zip(stated, architecture.layers, strict=True)
+    ]
     config = model_config(base, architecture, ropes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return cast("PreTrainedModel", _model_class(config)(config).float())
+
+
+def _with_own_lists(base: Mapping[str, Any], architecture: Architecture) -> dict[str, Any]:
+    """Return a config of an architecture's depth; lists by layer that do not fit it are the family's own."""
+    family, depth = family_of(architecture.family), architecture.num_hidden_layers
+    settings = dict(base) | {"model_type": family.model_type, "num_hidden_layers": depth}
+    wrong = [name for name in family.layer_lists if len(settings.get(name) or ()) != depth]
+    if not wrong:
+        return settings
+    rest = {name: value for name, value in settings.items() if name not in {*wrong, "per_layer_config"}}
+    own = AutoConfig.for_model(**rest)
+    return settings | {name: getattr(own, name) for name in wrong}
 
 
 def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:

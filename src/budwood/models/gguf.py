@@ -6,12 +6,12 @@
 | qwen2 | qwen2 | |
 | qwen3 | qwen3 | |
 | gemma2 | gemma2 | attn_logit_softcapping, final_logit_softcapping, attention.sliding_window |
+| gemma3 | gemma3_text | final_logit_softcapping, attention.sliding_window, rope.freq_base_swa |
 
 A key of the architecture that is in none of the tables may change the function, so the file is refused.
 """
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,17 +20,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from gguf import MODEL_ARCH_NAMES, GGUFReader, GGUFValueType, ReaderField, ReaderTensor, dequantize, get_tensor_name_map
+from gguf import MODEL_ARCH_NAMES, GGUFValueType, ReaderField, ReaderTensor, dequantize, get_tensor_name_map
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from budwood.arch.family import Axes, Family, axis_lengths, family_of
 from budwood.arch.spec import Architecture, LayerSpec
 from budwood.models.checkpoint import build_empty, is_whole, model_config, save_sealed
-from budwood.models.rotary import fixed_rope
+from budwood.models.gguf_header import find_parts, open_reader
+from budwood.models.rotary import fixed_rope, layer_types
 
-_MAGIC = b"GGUF"
-_PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 _FREQUENCIES = "rope_freqs.weight"
 """A divisor for the frequency of every rotary pair: how Llama 3 and other scalings by table are stored."""
 _HEAD = "output.weight"
@@ -61,6 +60,7 @@ _ROPE = {
     "rope.scaling.yarn_beta_fast",
     "rope.scaling.yarn_beta_slow",
 }
+_SLIDING_BASE = "rope.freq_base_swa"
 _INERT = {"rope.scaling.finetuned", "tensor_data_layout"}
 _ONLY: Mapping[str, float] = {
     "expert_count": 0,
@@ -88,6 +88,18 @@ def _gemma2_constants(model: "GgufModel") -> dict[str, Any]:
     return {"query_pre_attn_scalar": share if large else model.head_dim}
 
 
+def _gemma3_constants(model: "GgufModel") -> dict[str, Any]:
+    """Return what ggml derives from the size: only the 27B model, by its 62 layers, scales by the width of a head.
+
+    Every sixth layer sees everything; without a window all do.
+    """
+    large = model.size("block_count") == 62  # noqa: PLR2004
+    share = model.size("embedding_length") // model.size("attention.head_count")
+    windowed, depth = bool(model.setting("attention.sliding_window")), model.size("block_count")
+    types = ["sliding_attention" if windowed and (layer + 1) % 6 else "full_attention" for layer in range(depth)]
+    return {"query_pre_attn_scalar": share if large else model.head_dim, "layer_types": types}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GgufKind:
     """How files of one `general.architecture` are read."""
@@ -97,6 +109,9 @@ class GgufKind:
     """Whether the two dimensions of a rotary pair are neighbours in the rows of queries and keys."""
     settings: Mapping[str, str] = field(default_factory=dict)
     """Config field of keys that only this architecture has."""
+    sliding_base: float | None = None
+    """Base of the rotary embedding of layers with a window where `rope.freq_base_swa` states none; None where it is
+    that of all layers."""
     constants: Callable[["GgufModel"], Mapping[str, Any]] = _no_constants
     """Config fields that no key states."""
 
@@ -113,6 +128,12 @@ KINDS: Mapping[str, GgufKind] = {
             "attention.sliding_window": "sliding_window",
         },
         constants=_gemma2_constants,
+    ),
+    "gemma3": GgufKind(
+        family="gemma3_text",
+        settings={"final_logit_softcapping": "final_logit_softcapping", "attention.sliding_window": "sliding_window"},
+        sliding_base=10_000.0,
+        constants=_gemma3_constants,
     ),
 }
 """By `general.architecture`."""
@@ -136,8 +157,8 @@ class GgufModel:
         Raises:
             ValueError: the file is none of GGUF, is damaged, or is one of several parts of which some are missing.
         """
-        parts = _parts(file)
-        readers = [_read(part) for part in parts]
+        parts = find_parts(file)
+        readers = [open_reader(part) for part in parts]
         fields = readers[0].fields
         tensors = {tensor.name: tensor for reader in readers for tensor in reader.tensors}
         model = cls(file=parts[0], fields=fields, tensors=tensors)
@@ -207,6 +228,7 @@ class GgufModel:
             raise ValueError(f"{self.file}: general.architecture={self.architecture!r} cannot be read; {supported}")
         kind = KINDS[self.architecture]
         known = _SIZES | _SETTINGS.keys() | _ROPE | _INERT | kind.settings.keys()
+        known |= {_SLIDING_BASE} if kind.sliding_base else set()
         for name in self.fields:
             key = name.removeprefix(f"{self.architecture}.")
             if key == name or key in known:
@@ -280,7 +302,8 @@ def gguf_config(gguf: GgufModel) -> PretrainedConfig:
             base[name] = found
         elif key in _SETTINGS:
             raise gguf.refusal(key, None, "files that state it")
-    return model_config(base, architecture, [_rope(gguf)] * architecture.num_hidden_layers)
+    types = layer_types(family_of(kind.family), base | {"num_hidden_layers": architecture.num_hidden_layers})
+    return model_config(base, architecture, [_rope(gguf, layer_type) for layer_type in types])
 
 
 def _architecture(gguf: GgufModel) -> Architecture:
@@ -309,12 +332,15 @@ def _architecture(gguf: GgufModel) -> Architecture:
     )
 
 
-def _rope(gguf: GgufModel) -> dict[str, Any]:
-    """Return the `rope_parameters` that a header states, read as ggml reads it.
+def _rope(gguf: GgufModel, layer_type: str | None) -> dict[str, Any]:
+    """Return the `rope_parameters` that a header states for layers of a type, read as ggml reads it.
 
     Raises:
         ValueError: the scaling is of another type, or there are two.
     """
+    if layer_type == "sliding_attention":
+        # ggml scales the positions of the other layers alone.
+        return {"rope_type": "default", "rope_theta": gguf.setting(_SLIDING_BASE, gguf.kind.sliding_base)}
     theta, context = gguf.setting("rope.freq_base", _DEFAULT_BASE), gguf.size("context_length")
     scaling = gguf.setting("rope.scaling.type", "linear")
     factor = gguf.setting("rope.scaling.factor", gguf.setting("rope.scale_linear", 0.0)) or 1.0
@@ -326,6 +352,8 @@ def _rope(gguf: GgufModel) -> dict[str, Any]:
     divisors = _divisors(gguf)
     if divisors and factor != 1:
         raise gguf.refusal("rope.scaling.factor", factor, f"1 beside the tensor {_FREQUENCIES!r}")
+    if gguf.kind.sliding_base and (divisors or gain != 1 or scaling == "yarn"):
+        raise gguf.refusal("rope.scaling.type", scaling, "none and linear, without factors of single pairs")
     if scaling == "yarn" and factor != 1:
         return _yarn(gguf, {"rope_type": "yarn", "rope_theta": theta, "factor": factor}, gain)
     if divisors or gain != 1:
@@ -397,33 +425,3 @@ def _weight(gguf: GgufModel, name: str, tensor: ReaderTensor, axes: Axes) -> Ten
 
 def _is_norm(family: Family, name: str) -> bool:
     return name.endswith(tuple(norm.weight for norm in (family.final_norm, *family.norms, *family.head_norms)))
-
-
-def _parts(file: Path) -> tuple[Path, ...]:
-    """Return the file, or all parts of the model that it is a part of.
-
-    Raises:
-        ValueError: a part is missing.
-    """
-    named = _PART.fullmatch(file.name)
-    if not named:
-        return (file,)
-    stem, _, total = named.groups()
-    parts = tuple(file.with_name(f"{stem}-{part:05}-of-{total}.gguf") for part in range(1, int(total) + 1))
-    missing = [part.name for part in parts if not part.is_file()]
-    if missing:
-        raise ValueError(f"{file} is one of {int(total)} parts; these are not beside it: {', '.join(missing)}")
-    return parts
-
-
-def _read(file: Path) -> GGUFReader:
-    with file.open("rb") as stream:
-        magic = stream.read(len(_MAGIC))
-    if magic != _MAGIC:
-        raise ValueError(f"{file} is no GGUF file: it begins with {magic!r} and not with {_MAGIC!r}")
-    try:
-        return GGUFReader(file)
-    except (ValueError, IndexError, KeyError, OverflowError, MemoryError) as error:
-        raise ValueError(
-            f"{file} is damaged or truncated, or of a version of GGUF that cannot be read ({error}): fetch it again"
-        ) from error

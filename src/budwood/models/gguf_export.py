@@ -7,8 +7,10 @@ refused. How each architecture computes was read in `src/models/*.cpp` of llama.
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import gguf
@@ -18,11 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from budwood.arch.count import num_parameters
-from budwood.arch.family import Family, Module, config_of_layer, family_of
-from budwood.arch.spec import Architecture
+from budwood.arch.family import Family, family_of
+from budwood.arch.spec import Architecture, LayerSpec
 from budwood.models.checkpoint import load_config, load_tokenizer, read_architecture
 from budwood.models.gguf_tokenizer import add_tokenizer
-from budwood.models.rotary import inverse_frequencies, rotary_dims
+from budwood.models.rotary import changes_at, inverse_frequencies, layer_rope, rotary_dims
 from budwood.models.settings import Storage
 from budwood.models.tensors import CheckpointTensors
 
@@ -35,6 +37,9 @@ _SMOLLM3_PERIOD = 4
 """Every fourth layer of llama.cpp's smollm3 has no positions."""
 _GEMMA2_27B_LAYERS = 46
 """llama.cpp knows the one Gemma 2 whose scores it scales otherwise by its number of layers."""
+_FREQUENCIES = ("rope_freqs.weight",)
+_RMS: Mapping[str, str | int] = MappingProxyType({"add_layer_norm_rms_eps": "rms_norm_eps"})
+_LAYER_NORM: Mapping[str, str | int] = MappingProxyType({"add_layer_norm_eps": "layer_norm_eps"})
 _ROPE_TOLERANCE = 1e-5
 _PAIR = 2
 
@@ -69,9 +74,26 @@ class Source:
         return family_of(self.architecture.family)
 
     @property
-    def context(self) -> int:
-        """Largest number of positions."""
-        return int(self.config["max_position_embeddings"])
+    def window(self) -> int | None:
+        """Tokens that some layer looks back on at most; None where all layers see all."""
+        types = self.config.get("layer_types") or ["sliding_attention"]
+        window: int | None = self.config.get("sliding_window")
+        return window if "sliding_attention" in types else None
+
+    def limits(self, *, windows: bool) -> int:
+        """Return the positions up to which a file computes what the checkpoint computes.
+
+        Args:
+            windows: whether the file has the model's sliding windows.
+        """
+        ropes = [layer_rope(self.config, layer) for layer in range(self.num_layers)]
+        found = [self.config["max_position_embeddings"], None if windows else self.window, *map(changes_at, ropes)]
+        return min(limit for limit in found if limit)
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers."""
+        return self.architecture.num_hidden_layers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,11 +103,17 @@ class Form:
     arch: gguf.MODEL_ARCH
     interleaved: bool
     """Whether the two dimensions of a rotary pair lie side by side; transformers puts them half a head apart."""
-    factors: bool = False
-    """Whether its graph reads `rope_freqs.weight`."""
+    factors: tuple[str, ...] = ()
+    """Tensors in which its graph looks for a factor of every rotary pair."""
     layerwise: bool = False
     """Whether heads, groups and neurons may differ by layer."""
     activation: str = "silu"
+    windows: bool = False
+    """Whether it has sliding windows; a file without them has no more positions than the window."""
+    keys: Mapping[str, str | int] = field(default_factory=lambda: _RMS)
+    """Methods of the writer, and the field of the config whose value they write, or a value."""
+    query_factor: Callable[[Source, LayerSpec], float] = lambda _source, _layer: 1.0
+    """Of queries, so that its scaling of scores is the model's."""
     needs_head: bool = False
     """Whether it wants an output matrix of its own even where that is the embedding."""
     refuses: Callable[[Source], str | None] = lambda _source: None
@@ -111,7 +139,7 @@ def _refuse_other_gemma(source: Source) -> str | None:
         return "it does not cap its logits"
     sliding = [kind == "sliding_attention" for kind in config["layer_types"]]
     alternates = sliding == [layer % 2 == 0 for layer in range(len(sliding))]
-    if not alternates and config["sliding_window"] < source.context:
+    if not alternates and config["sliding_window"] < config["max_position_embeddings"]:
         return "its sliding and full layers do not alternate"
     return None
 
@@ -122,14 +150,33 @@ def _refuse_unfilled(source: Source) -> str | None:
     return None if fills else "its heads do not add up to the hidden size"
 
 
-_LLAMA = Form(arch=gguf.MODEL_ARCH.LLAMA, interleaved=True, factors=True, refuses=_refuse_silent_layers)
-_DECI = Form(arch=gguf.MODEL_ARCH.DECI, interleaved=True, factors=True, layerwise=True, refuses=_refuse_silent_layers)
+def _gemma2_factor(source: Source, layer: LayerSpec) -> float:
+    wide = source.num_layers == _GEMMA2_27B_LAYERS
+    divisor = source.architecture.hidden_size // layer.num_attention_heads if wide else layer.head_dim
+    return math.sqrt(divisor / source.config["query_pre_attn_scalar"])
+
+
+def _refuse_biases(source: Source) -> str | None:
+    on = [switch for switch, is_on in source.family.biases.items() if is_on]
+    return f"it has biases ({', '.join(on)})" if on else None
+
+
+_LLAMA = Form(arch=gguf.MODEL_ARCH.LLAMA, interleaved=True, factors=_FREQUENCIES, refuses=_refuse_silent_layers)
+_DECI = replace(_LLAMA, arch=gguf.MODEL_ARCH.DECI, layerwise=True)
 FORMS: Mapping[str, tuple[Form, ...]] = {
     "gemma2": (
         Form(
             arch=gguf.MODEL_ARCH.GEMMA2,
             interleaved=False,
             activation="gelu_pytorch_tanh",
+            windows=True,
+            keys={
+                **_RMS,
+                "add_attn_logit_softcapping": "attn_logit_softcapping",
+                "add_final_logit_softcapping": "final_logit_softcapping",
+                "add_sliding_window": "sliding_window",
+            },
+            query_factor=_gemma2_factor,
             refuses=_refuse_other_gemma,
         ),
     ),
@@ -138,17 +185,73 @@ FORMS: Mapping[str, tuple[Form, ...]] = {
             arch=gguf.MODEL_ARCH.GPTNEOX,
             interleaved=False,
             activation="gelu",
+            keys={**_LAYER_NORM, "add_parallel_residual": "use_parallel_residual"},
             needs_head=True,
             refuses=_refuse_unfilled,
         ),
     ),
+    "granite": (
+        Form(
+            arch=gguf.MODEL_ARCH.GRANITE,
+            interleaved=True,
+            factors=_FREQUENCIES,
+            keys={
+                **_RMS,
+                "add_embedding_scale": "embedding_multiplier",
+                "add_attention_scale": "attention_multiplier",
+                "add_residual_scale": "residual_multiplier",
+                "add_logit_scale": "logits_scaling",
+            },
+        ),
+    ),
     "llama": (_LLAMA, _DECI),
+    "ministral3": (
+        Form(
+            arch=gguf.MODEL_ARCH.MISTRAL3,
+            interleaved=True,
+            factors=_FREQUENCIES,
+            keys={
+                **_RMS,
+                "add_attn_temperature_scale": "rope_parameters.llama_4_scaling_beta",
+                "add_attn_temperature_length": "rope_parameters.original_max_position_embeddings",
+                "add_rope_scaling_orig_ctx_len": "rope_parameters.original_max_position_embeddings",
+            },
+        ),
+    ),
     "mistral": (_LLAMA, _DECI),
     "olmo2": (Form(arch=gguf.MODEL_ARCH.OLMO2, interleaved=False, needs_head=True, refuses=_refuse_unfilled),),
+    "phi3": (
+        Form(
+            arch=gguf.MODEL_ARCH.PHI3,
+            interleaved=False,
+            factors=("rope_factors_long.weight", "rope_factors_short.weight"),
+            # Without the key llama.cpp gives some sizes a window of their own.
+            keys={**_RMS, "add_sliding_window": 0},
+            refuses=_refuse_unfilled,
+        ),
+    ),
     # llama.cpp's llama takes biases too, any heads, and the factors that its qwen2 ignores.
     "qwen2": (Form(arch=gguf.MODEL_ARCH.QWEN2, interleaved=False, refuses=_refuse_unfilled), _LLAMA),
-    "qwen3": (Form(arch=gguf.MODEL_ARCH.QWEN3, interleaved=False),),
+    "qwen3": (Form(arch=gguf.MODEL_ARCH.QWEN3, interleaved=False, refuses=_refuse_biases),),
     "smollm3": (Form(arch=gguf.MODEL_ARCH.SMOLLM3, interleaved=True, refuses=_refuse_other_period), _LLAMA, _DECI),
+    "stablelm": (
+        Form(
+            arch=gguf.MODEL_ARCH.STABLELM,
+            interleaved=False,
+            keys=_LAYER_NORM,
+            needs_head=True,
+            refuses=_refuse_unfilled,
+        ),
+    ),
+    "starcoder2": (
+        Form(
+            arch=gguf.MODEL_ARCH.STARCODER2,
+            interleaved=False,
+            activation="gelu_pytorch_tanh",
+            keys={"add_layer_norm_eps": "norm_epsilon"},
+            refuses=_refuse_unfilled,
+        ),
+    ),
 }
 """What llama.cpp has for a family, the nearest first."""
 
@@ -179,6 +282,7 @@ def write_gguf(folder: Path, target: Path, storage: Storage = "f16") -> Path:
     partial = target.with_name(f"{target.name}.partial")
     writer = gguf.GGUFWriter(partial, gguf.MODEL_ARCH_NAMES[form.arch])
     _add_sizes(writer, form, source)
+    _add_settings(writer, form, source)
     _add_positions(writer, source)
     writer.add_file_type(_STORAGE[storage][1])
     add_tokenizer(writer, load_tokenizer(folder), source.config)
@@ -192,7 +296,7 @@ def write_gguf(folder: Path, target: Path, storage: Storage = "f16") -> Path:
         for _, data, _ in _stored(folder, form, source, storage):
             writer.write_tensor_data(data)
         writer.close()
-        _check(partial, writer, source)
+        _check(partial, writer, form, source)
         return partial.replace(target)
     finally:
         writer.close()
@@ -205,7 +309,12 @@ def _read(folder: Path) -> Source:
 
 
 def _form(folder: Path, source: Source) -> Form:
-    forms = FORMS[source.architecture.family]
+    forms = FORMS.get(source.family.model_type, ())
+    if not forms:
+        raise ValueError(
+            f"{folder.name} cannot be written as GGUF: budwood writes none of the family {source.family.model_type}; "
+            f"supported: {', '.join(FORMS)}"
+        )
     objections = {gguf.MODEL_ARCH_NAMES[form.arch]: _objection(form, source) for form in forms}
     for form in forms:
         if objections[gguf.MODEL_ARCH_NAMES[form.arch]] is None:
@@ -235,7 +344,7 @@ def _shared_positions(config: Mapping[str, Any], architecture: Architecture) -> 
     """Return the rotary embedding that all layers share, or None."""
     found: list[Positions] = []
     for layer, spec in enumerate(architecture.layers):
-        rope = config_of_layer(config, layer)["rope_parameters"]
+        rope = layer_rope(config, layer)
         frequencies, gain = inverse_frequencies(rope, spec.head_dim, int(config["max_position_embeddings"]))
         dims, theta = rotary_dims(rope, spec.head_dim), float(rope["rope_theta"])
         slots = theta ** (-2 * torch.arange(len(frequencies), dtype=torch.float64) / dims)
@@ -267,14 +376,14 @@ def _frequencies(positions: Positions) -> Tensor:
 
 
 def _add_sizes(writer: gguf.GGUFWriter, form: Form, source: Source) -> None:
-    config, architecture = source.config, source.architecture
+    architecture = source.architecture
     layers, first = architecture.layers, architecture.layers[0]
 
     def by_layer(sizes: Sequence[int]) -> int | list[int]:
         return list(sizes) if form.layerwise else sizes[0]
 
     writer.add_name(f"{num_parameters(architecture) / 1e6:.1f}M {architecture.family}")
-    writer.add_context_length(source.context)
+    writer.add_context_length(source.limits(windows=form.windows))
     writer.add_vocab_size(architecture.vocab_size)
     writer.add_embedding_length(architecture.hidden_size)
     writer.add_block_count(architecture.num_hidden_layers)
@@ -283,15 +392,14 @@ def _add_sizes(writer: gguf.GGUFWriter, form: Form, source: Source) -> None:
     writer.add_feed_forward_length(by_layer([layer.intermediate_size for layer in layers]))
     writer.add_key_length(first.head_dim)
     writer.add_value_length(first.head_dim)
-    if form.arch == gguf.MODEL_ARCH.GPTNEOX:
-        writer.add_layer_norm_eps(config["layer_norm_eps"])
-        writer.add_parallel_residual(config["use_parallel_residual"])
-    else:
-        writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    if form.arch == gguf.MODEL_ARCH.GEMMA2:
-        writer.add_attn_logit_softcapping(config["attn_logit_softcapping"])
-        writer.add_final_logit_softcapping(config["final_logit_softcapping"])
-        writer.add_sliding_window(config["sliding_window"])
+
+
+def _add_settings(writer: gguf.GGUFWriter, form: Form, source: Source) -> None:
+    for method, place in form.keys.items():
+        value: Any = place
+        if isinstance(place, str):
+            value = reduce(lambda fields, name: fields[name], place.split("."), source.config)
+        getattr(writer, method)(value)
 
 
 def _add_positions(writer: gguf.GGUFWriter, source: Source) -> None:
@@ -311,25 +419,22 @@ def _tensors(folder: Path, form: Form, source: Source) -> Iterator[tuple[str, Te
     family, architecture = source.family, source.architecture
     stored = CheckpointTensors(folder, architecture)
     names = gguf.get_tensor_name_map(form.arch, architecture.num_hidden_layers)
-    parts = (family.query, family.key, family.value) if family.fused else ()
-    for name, layer, _ in family.parameters(architecture.num_hidden_layers, tied=architecture.tie_word_embeddings):
-        if any(f".{part.name}." in name for part in parts[1:]):
+    held = {part.name: (holder, parts) for holder, parts in family.holders.items() for part in parts}
+    for name, layer, _ in family.parameters(source.num_layers, tied=architecture.tie_word_embeddings):
+        own = next((own for own in held if f".{own}." in name), None)
+        if own is None:
+            yield _renamed(names, name), _converted(stored[name].float(), name, layer, form, source).float()
             continue
-        if parts and f".{parts[0].name}." in name:
-            pieces = [stored[name.replace(parts[0].name, part.name)] for part in parts]
-            name, value = name.replace(parts[0].name, _name_of(family.fused)), torch.cat(pieces)  # noqa: PLW2901
-        else:
-            value = _converted(stored[name].float(), name, layer, form, source)
-        yield _renamed(names, name), value.float()
+        holder, parts = held[own]
+        # One after the other, whatever the class does.
+        if own == parts[0].name:
+            pieces = [stored[name.replace(own, part.name)].float() for part in parts]
+            yield _renamed(names, name.replace(own, holder)), torch.cat(pieces)
     if form.needs_head and architecture.tie_word_embeddings:
         yield "output.weight", stored[family.embedding.weight].float()
     if source.positions is not None and source.positions.factors is not None:
-        yield "rope_freqs.weight", source.positions.factors.float()
-
-
-def _name_of(module: Module | None) -> str:
-    assert module is not None
-    return module.name
+        for name in form.factors:
+            yield name, source.positions.factors.float()
 
 
 def _renamed(names: gguf.TensorNameMap, name: str) -> str:
@@ -346,10 +451,8 @@ def _converted(value: Tensor, name: str, layer: int | None, form: Form, source: 
     if layer is None:
         return value
     spec = source.architecture.layers[layer]
-    if not family.scales_by_head_dim and f".{family.query.name}." in name:
-        wide = source.architecture.num_hidden_layers == _GEMMA2_27B_LAYERS
-        divisor = source.architecture.hidden_size // spec.num_attention_heads if wide else spec.head_dim
-        return value * math.sqrt(divisor / source.config["query_pre_attn_scalar"])
+    if f".{family.query.name}." in name:
+        value = value * form.query_factor(source, spec)
     turning = any(f".{module.name}." in name for module in (family.query, family.key))
     if form.interleaved and turning:
         halves: Tensor = value.unflatten(0, (-1, 2, spec.head_dim // 2))
@@ -373,7 +476,7 @@ def _stored(
         yield name, gguf.quantize(tensor.contiguous().numpy(), kind), kind
 
 
-def _check(file: Path, writer: gguf.GGUFWriter, source: Source) -> None:
+def _check(file: Path, writer: gguf.GGUFWriter, form: Form, source: Source) -> None:
     """Compare a written file with what was to be written, and that with the checkpoint.
 
     Raises:
@@ -383,19 +486,18 @@ def _check(file: Path, writer: gguf.GGUFWriter, source: Source) -> None:
     wrong = [key for key, value in writer.kv_data[0].items() if not _same(reader.fields[key].contents(), value.value)]
     extra = {"output.weight"} if source.architecture.tie_word_embeddings else set()
     shapes = {tensor.name: tensor for tensor in reader.tensors}
-    counted = sum(
-        int(tensor.n_elements) for name, tensor in shapes.items() if name not in extra | {"rope_freqs.weight"}
-    )
+    counted = sum(int(tensor.n_elements) for name, tensor in shapes.items() if name not in {*extra, *form.factors})
     if counted != num_parameters(source.architecture):
         wrong.append(f"number of parameters ({counted:,})")
     positions = source.positions
     assert positions is not None, "no form takes layers that turn differently"
-    if (positions.factors is not None) != ("rope_freqs.weight" in shapes):
-        wrong.append("rope_freqs.weight")
-    elif positions.factors is not None:
-        factors = torch.from_numpy(np.array(shapes["rope_freqs.weight"].data)).double()
-        if not torch.allclose(factors, positions.factors, rtol=_ROPE_TOLERANCE, atol=0):
-            wrong.append("rope_freqs.weight")
+    for name in form.factors:
+        if (positions.factors is not None) != (name in shapes):
+            wrong.append(name)
+        elif positions.factors is not None:
+            factors = torch.from_numpy(np.array(shapes[name].data)).double()
+            if not torch.allclose(factors, positions.factors, rtol=_ROPE_TOLERANCE, atol=0):
+                wrong.append(name)
     if wrong:
         raise ValueError(f"{file.name} differs from its checkpoint in {', '.join(wrong)}: it is not fit for use")
 

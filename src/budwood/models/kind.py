@@ -46,9 +46,7 @@ def check_kind(folder: Path, written: Mapping[str, Any]) -> None:
 
 
 def check_lengths(place: Path | str, config: Mapping[str, Any], sequence_length: int) -> None:
-    """Check that a model sees all of a sequence, so that a cut of it computes what it computes.
-
-    Sub-networks have no sliding windows. On sequences that fit into the teacher's window that makes no difference.
+    """Check that a model has positions for all of a sequence.
 
     Args:
         place: of the checkpoint, for the message.
@@ -56,25 +54,11 @@ def check_lengths(place: Path | str, config: Mapping[str, Any], sequence_length:
         sequence_length: tokens of the longest sequence of a study.
 
     Raises:
-        ValueError: the sequence is longer than the model's positions or its sliding window.
+        ValueError: the sequence is longer than the model's positions.
     """
-    limits = {"positions": config["max_position_embeddings"], "tokens of the sliding window": sliding_window(config)}
-    for name, limit in limits.items():
-        if limit is not None and sequence_length > limit:
-            raise ValueError(
-                f"sequence_length={sequence_length} exceeds the {limit} {name} of {place}: "
-                f"shorten the sequences, or take another model"
-            )
-
-
-def sliding_window(config: Mapping[str, Any]) -> int | None:
-    """Return the tokens that a layer looks back on where some look back on fewer than all; None where a cut keeps it.
-
-    Args:
-        config: with all defaults.
-    """
-    if not supported_family(config).without_window:
-        return None
-    windowed = "sliding_attention" in (config.get("layer_types") or ["sliding_attention"])
-    window: int | None = config.get("sliding_window")
-    return window if windowed else None
+    limit = config["max_position_embeddings"]
+    if sequence_length > limit:
+        raise ValueError(
+            f"sequence_length={sequence_length} exceeds the {limit} positions of {place}: "
+            f"shorten the sequences, or take another model"
+        )

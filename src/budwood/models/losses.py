@@ -49,7 +49,13 @@ def final_states(model: PreTrainedModel, windows: Tensor) -> Tensor:
 
 def logits_of(model: PreTrainedModel, states: Tensor) -> Tensor:
     """Return [T, V] float32."""
-    return softcap(model.get_output_embeddings()(states), cap_of(model)).float()
+    return softcap(model.get_output_embeddings()(scaled(model, states)), cap_of(model)).float()
+
+
+def scaled(model: PreTrainedModel, states: Tensor) -> Tensor:
+    """Return states so that the head makes the model's logits of them, which some classes divide (Granite)."""
+    divisor: float = getattr(model.config, "logits_scaling", 1.0)
+    return states / divisor if divisor != 1 else states
 
 
 def cap_of(model: PreTrainedModel) -> float | None:

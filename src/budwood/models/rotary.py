@@ -13,22 +13,27 @@ from torch import Tensor
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from budwood.arch.family import Family, config_of_layer, supported_family
+
 Rope = Literal["preserve", "rebuild"]
 """`preserve` keeps every pair's frequency and the attention scale; `rebuild` gives the kept dimensions the frequencies
 of a model of the smaller size, as the paper's reference code does."""
 Parameters = Mapping[str, Any]
-"""A config's `rope_parameters`."""
+"""A config's `rope_parameters`, of one layer."""
+LayerTypes = Sequence[str | None]
+"""For every layer, the key of its entry in `rope_parameters`; None where these are not nested."""
 
 ROPE_TYPES: Mapping[str, str] = {
     "default": "a base",
     "linear": "a base, and one factor for all frequencies",
     "llama3": "a base, and a factor that grows with the wavelength",
     "yarn": "a base, a factor that grows with the wavelength, and a factor on cosine and sine",
-    "longrope": "a base, and a factor for every pair: the same whatever the length of the text",
+    "longrope": "a base, and a factor for every pair: one list up to the original number of positions, one beyond",
 }
 """Types that can be cut, and what their frequencies are made of.
 
-A child keeps the frequencies of its pairs, so they must not depend on the text, as those of `dynamic` do."""
+A child keeps the frequencies of its pairs, so they must be known, which those of `dynamic` are not: they change with
+every token of a long text."""
 ORIGINAL = "original_rope_parameters"
 """Config field of children whose pairs were chosen: the `rope_parameters` of the pretrained model they stem from."""
 
@@ -40,38 +45,75 @@ def check_rope(config: Mapping[str, Any]) -> None:
         config: the teacher's, as it stands in its file or as transformers reads it.
 
     Raises:
-        ValueError: its type is none of `ROPE_TYPES`, differs between kinds of layers, has other factors for long texts,
-            or does not have one factor for every pair.
+        ValueError: its type is none of `ROPE_TYPES`, differs between kinds of layers, or does not have one factor for
+            every pair.
     """
     layers = (config.get("per_layer_config") or {}).values()
     for own in ({}, *layers):
         layer = {**config, **own}
-        rope = layer.get("rope_parameters") or layer.get("rope_scaling") or {}
-        _check_parameters(rope)
-        size, heads = layer.get("head_dim"), layer.get("num_attention_heads")
-        head_dim = int(size or (layer.get("hidden_size", 0) // heads if heads else 0))
-        num_pairs, num_factors = rotary_dims(rope, head_dim) // 2, len(rope.get("short_factor") or ())
+        stated = layer.get("rope_parameters") or layer.get("rope_scaling") or {}
+        nested = supported_family(config).rope_by_type and _is_nested(stated)
+        for rope in stated.values() if nested else (stated,):
+            _check_parameters(rope)
+            _check_factors(rope, layer)
+
+
+def _check_factors(rope: Parameters, layer: Mapping[str, Any]) -> None:
+    size, heads = layer.get("head_dim"), layer.get("num_attention_heads")
+    head_dim = int(size or (layer.get("hidden_size", 0) // heads if heads else 0))
+    share = {"partial_rotary_factor": layer["partial_rotary_factor"]} if "partial_rotary_factor" in layer else {}
+    num_pairs = rotary_dims({**share, **rope}, head_dim) // 2
+    for name in ("short_factor", "long_factor"):
+        num_factors = len(rope.get(name) or ())
         if head_dim and num_factors not in (0, num_pairs):
-            raise ValueError(f"rope_type='longrope' has {num_factors} factors for the {num_pairs} pairs of a head")
+            raise ValueError(
+                f"rope_type='longrope' has {num_factors} factors in {name}; supported: one for each of the "
+                f"{num_pairs} pairs of a head"
+            )
+
+
+def _is_nested(rope: Mapping[str, Any]) -> bool:
+    return any(isinstance(value, Mapping) for value in rope.values())
 
 
 def _check_parameters(rope: Parameters) -> None:
     kind = rope.get("rope_type", rope.get("type", "default"))
-    if any(isinstance(value, Mapping) for value in rope.values()):
+    if _is_nested(rope):
         raise ValueError(f"rope_parameters differ between kinds of layers ({', '.join(rope)}); supported: one for all")
     if kind not in ROPE_TYPES:
         raise ValueError(f"rope_type={kind!r} cannot be cut; supported: {', '.join(ROPE_TYPES)}")
-    if rope.get("short_factor") != rope.get("long_factor"):
-        raise ValueError(
-            f"rope_type={kind!r} cannot be cut where short_factor and long_factor differ, because frequencies "
-            "change with the length of the text; supported: one list for both"
-        )
 
 
-def original_rope(config: Mapping[str, Any]) -> Parameters:
-    """Return the `rope_parameters` of the pretrained model that a model stems from, before any pairs were chosen."""
-    rope: Parameters = config.get(ORIGINAL) or config["rope_parameters"]
+def layer_types(family: Family, config: Mapping[str, Any]) -> LayerTypes:
+    """Return the types of a model's layers as far as their rotary embeddings depend on them."""
+    types: LayerTypes = config["layer_types"] if family.rope_by_type else [None] * int(config["num_hidden_layers"])
+    return types
+
+
+def layer_rope(config: Mapping[str, Any], layer: int) -> Parameters:
+    """Return the `rope_parameters` of one layer."""
+    types = layer_types(supported_family(config), config)
+    return rope_of_type(config_of_layer(config, layer)["rope_parameters"], types[layer])
+
+
+def rope_of_type(stated: Mapping[str, Any], layer_type: str | None) -> Parameters:
+    """Return what a config's `rope_parameters` state for layers of one type."""
+    rope: Parameters = stated if layer_type is None else stated[layer_type]
     return rope
+
+
+def state_ropes(ropes: Sequence[Parameters], types: LayerTypes) -> Mapping[str, Any] | None:
+    """Return a config's `rope_parameters` that state those of all layers; None where layers of one type differ."""
+    by_type = dict(zip(types, ropes, strict=True))
+    if any(rope != by_type[layer_type] for layer_type, rope in zip(types, ropes, strict=True)):
+        return None
+    return by_type[None] if None in by_type else {str(layer_type): rope for layer_type, rope in by_type.items()}
+
+
+def original_rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the `rope_parameters` of the pretrained model that a model stems from, before any pairs were chosen."""
+    stated: Mapping[str, Any] = config.get(ORIGINAL) or config["rope_parameters"]
+    return stated
 
 
 def standard_rope(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,21 +122,34 @@ def standard_rope(config: Mapping[str, Any]) -> dict[str, Any]:
     Scalings and kept pairs suit trained weights.
     """
     original = original_rope(config)
-    kept = {name: original[name] for name in ("rope_theta", "partial_rotary_factor") if name in original}
+    if _is_nested(original):
+        return {layer_type: _standard(rope) for layer_type, rope in original.items()}
+    return _standard(original) | rope_constants(config)
+
+
+def _standard(rope: Parameters) -> dict[str, Any]:
+    kept = {name: rope[name] for name in ("rope_theta", "partial_rotary_factor") if name in rope}
     return {"rope_type": "default"} | kept
 
 
-def rebuilt_rope(config: Mapping[str, Any], turning: int, head_dim: int) -> dict[str, Any]:
+def rope_constants(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of `rope_parameters` that a model's class reads for more than frequencies."""
+    rope = original_rope(config)
+    return {name: rope[name] for name in supported_family(config).rope_constants if name in rope}
+
+
+def rebuilt_rope(config: Mapping[str, Any], layer: int, turning: int, head_dim: int) -> dict[str, Any]:
     """Return `rope_parameters` of a model of the smaller size: the original ones, without a list that fits no other.
 
     Args:
         config: the teacher's.
+        layer: of the teacher.
         turning: dimensions of the smaller head that turn.
         head_dim: of the smaller head.
     """
-    original = original_rope(config)
+    original = rope_of_type(original_rope(config), layer_types(supported_family(config), config)[layer])
     listed = original.get("rope_type", "default") == "longrope"
-    return rope_for_dims(standard_rope(config) if listed else original, turning, head_dim)
+    return rope_for_dims(_standard(original) if listed else original, turning, head_dim)
 
 
 def rotary_dims(rope: Parameters, head_dim: int) -> int:
@@ -153,7 +208,8 @@ def rope_for_pairs(
 
     With r rotary dimensions in the teacher and r' in the child, an arithmetic progression `a + s k` of a default
     embedding is a default embedding of base `theta^(s r' / r)`, slowed by the constant factor `theta^(2 a / r)`; any
-    other set, and any other static type, takes LongRoPE's factor for each pair.
+    other set, and any other static type, takes LongRoPE's factor for each pair, and another beyond the original number
+    of positions where the teacher has one.
 
     Args:
         teacher: the teacher's `rope_parameters`.
@@ -176,10 +232,14 @@ def rope_for_pairs(
         if start == 0:
             return {"rope_type": "default"} | rope
         return {"rope_type": "linear", "factor": theta ** (2 * start / turning)} | rope
-    frequencies, scaling = inverse_frequencies(teacher, teacher_dim, context)
-    own = _interpolate(frequencies.double().log(), pairs).exp()
     slots = theta ** (-2 * torch.arange(len(pairs), dtype=torch.float64) / kept)
-    return fixed_rope(theta, (slots / own).tolist(), scaling, context) | partial
+    _, scaling = inverse_frequencies(teacher, teacher_dim, context)
+    short, long = (
+        (slots / _interpolate(frequencies.double().log(), pairs).exp()).tolist()
+        for frequencies, _ in (inverse_frequencies(teacher, teacher_dim, context, long=long) for long in (False, True))
+    )
+    changes = {"long_factor": long, "original_max_position_embeddings": changes_at(teacher)} if short != long else {}
+    return fixed_rope(theta, short, scaling, context) | changes | partial
 
 
 def fixed_rope(theta: float, divisors: Sequence[float], scaling: float, context: int) -> dict[str, Any]:
@@ -202,8 +262,20 @@ def fixed_rope(theta: float, divisors: Sequence[float], scaling: float, context:
     }
 
 
-def inverse_frequencies(rope: Parameters, head_dim: int, context: int) -> tuple[Tensor, float]:
+def changes_at(rope: Parameters) -> int | None:
+    """Return the number of positions beyond which all frequencies are others; None where they never change."""
+    same = rope.get("short_factor") == rope.get("long_factor")
+    return None if same else int(rope["original_max_position_embeddings"])
+
+
+def inverse_frequencies(rope: Parameters, head_dim: int, context: int, *, long: bool = False) -> tuple[Tensor, float]:
     """Return [r / 2] radians per position of every rotary pair, and the factor on cosine and sine.
+
+    Args:
+        rope: `rope_parameters`.
+        head_dim: dimensions of a head.
+        context: the largest number of positions.
+        long: for texts beyond the original number of positions.
 
     Raises:
         ValueError: the type cannot be cut, see `check_rope`.
@@ -221,7 +293,8 @@ def inverse_frequencies(rope: Parameters, head_dim: int, context: int) -> tuple[
         max_position_embeddings=context,
         rope_parameters=dict(rope) | {"original_max_position_embeddings": original},
     )
-    frequencies, scaling = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
+    length = original + 1 if long else None
+    frequencies, scaling = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"), seq_len=length)
     return frequencies, float(scaling)
 
 

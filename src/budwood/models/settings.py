@@ -73,6 +73,10 @@ class ModelSizes(Strict):
     """What fills the hidden size where it is empty."""
     tie_word_embeddings: bool = False
     """Whether the output head is the embedding."""
+    attention_bias: bool | None = None
+    """Whether attention has biases, in families whose config says so."""
+    mlp_bias: bool | None = None
+    """Whether MLPs have biases, in families whose config says so."""
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -89,11 +93,15 @@ class ModelSizes(Strict):
 
 
 class TeacherSettings(Strict):
-    """Where the pretrained model comes from: exactly one of `model` and `random`."""
+    """Where the pretrained model comes from: exactly one of `model`, `parts` and `random`."""
 
     model: str | None = None
-    """A hub id, a checkpoint folder, a GGUF file (of Llama, Mistral, Qwen2, Qwen3 or Gemma 2), or `package://<import
-    name>/<file>` inside an installed package. A relative path begins at the root of the project."""
+    """A hub id, a checkpoint folder, a GGUF file (of Llama, Mistral, Qwen2, Qwen3, Gemma 2 or Gemma 3), or
+    `package://<import name>/<file>` inside an installed package. A relative path begins at the root of the project."""
+    parts: tuple[str, ...] = ()
+    """Pieces of a GGUF file, in order, each named as a file of `model` is. They are joined in the user's cache."""
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """Of the file that `parts` make up, which need it."""
     revision: str | None = None
     """Commit, tag or branch of a hub id."""
     random: dict[str, bool | int | float | str] | None = None
@@ -117,11 +125,13 @@ class TeacherSettings(Strict):
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.model is None) == (self.random is None):
-            raise ValueError("teacher: give exactly one of `model` and `random`")
+        if [self.model is None, not self.parts, self.random is None].count(False) != 1:
+            raise ValueError("teacher: give exactly one of `model`, `parts` and `random`")
+        if bool(self.parts) != (self.sha256 is not None):
+            raise ValueError("teacher: `parts` and `sha256` go together; give the hash of the joined file")
         return self
 
     @property
     def bytes_per_parameter(self) -> int:
         """What a parameter takes in the files: models are published in 16 bits, conversions are in 32."""
-        return 4 if self.random or str(self.model).endswith(".gguf") else 2
+        return 4 if self.random or self.parts or str(self.model).endswith(".gguf") else 2

@@ -22,7 +22,6 @@ from transformers import (
 
 from budwood.arch.family import architecture_from_config
 from budwood.arch.spec import Architecture
-from budwood.corpus.documents import resolve_package_path
 from budwood.corpus.tokenization import num_ids
 from budwood.models import checkpoint
 from budwood.models.checkpoint import (
@@ -41,13 +40,13 @@ from budwood.models.checkpoint import (
 from budwood.models.conversion import check_tokenizer, convert_code
 from budwood.models.gguf import convert_gguf, describe_gguf, gguf_tokenizer
 from budwood.models.kind import check_lengths
+from budwood.models.parts import PACKAGE_SCHEME, join_parts, locate
 from budwood.models.settings import TeacherSettings
 from budwood.models.weights import check_shapes, read_json
+from budwood.models.wrapper import is_wrapper, text_config, unwrap
 from budwood.records.files import check_links
 from budwood.records.hashes import MEMORY, hash_files
-from budwood.records.paths import resolve_path
 
-PACKAGE_SCHEME = "package://"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py", "LICENSE*", "README.md")
 _TOKENIZER_FILES = ("*.json", "*.model", "*.txt")
@@ -149,7 +148,7 @@ def _describe(settings: TeacherSettings, root: Path, longest_sequence: int) -> d
         return config
     folder = path or _download(str(settings.model), settings.revision, (CONFIG,))
     _check_code(folder, trust_remote_code=settings.trust_remote_code)
-    config = load_config(folder)
+    config = text_config(folder).to_dict() if is_wrapper(folder) else load_config(folder)
     check_lengths(folder, config, longest_sequence)
     check_buildable(folder, config)
     return config
@@ -191,13 +190,17 @@ def check_folder(folder: Path, *, trust_remote_code: bool) -> Architecture:
     config = load_config(folder)
     architecture = architecture_from_config(config)
     check_buildable(folder, config)
-    check_links(folder, homes_of_weights(folder))
-    if not _has_tokenizer(folder):
-        raise ValueError(f"teacher.model: {folder} holds no tokenizer; put there one of {', '.join(TOKENIZERS)}")
+    _check_files(folder)
     if not _code_of(folder):
         check_shapes(folder, config, architecture)
     load_generation(folder)
     return architecture
+
+
+def _check_files(folder: Path) -> None:
+    check_links(folder, homes_of_weights(folder))
+    if not _has_tokenizer(folder):
+        raise ValueError(f"teacher.model: {folder} holds no tokenizer; put there one of {', '.join(TOKENIZERS)}")
 
 
 def _has_tokenizer(folder: Path) -> bool:
@@ -234,7 +237,13 @@ def _fetched(folder: Path, name: str, revision: str = "local") -> FetchedTeacher
 
 
 def _accept(folder: Path, settings: TeacherSettings, work_dir: Path) -> Path:
-    """Check a folder; where it may run code of its own, run it once and keep the weights in the stock class."""
+    """Check a folder; where it may run code of its own, run it once and keep the weights in the stock class.
+
+    Of a model that holds others beside its text model, the text model is taken out.
+    """
+    if is_wrapper(folder):
+        _check_files(folder)
+        return unwrap(folder, work_dir / f"text-{checkpoint.fingerprint(folder)}")
     check_folder(folder, trust_remote_code=settings.trust_remote_code)
     if not _code_of(folder):
         return folder
@@ -258,10 +267,12 @@ def _local_path(settings: TeacherSettings, root: Path) -> Path | None:
     """Return the folder or the GGUF file that settings name; None where they name a model of the hub.
 
     Raises:
-        ValueError: it can be neither, or does not exist.
+        ValueError: it can be neither, does not exist, or its parts do not make it up.
     """
+    if settings.parts:
+        return join_parts(settings.parts, str(settings.sha256), root)
     model = str(settings.model)
-    path = Path(resolve_package_path(model) if model.startswith(PACKAGE_SCHEME) else resolve_path(model, root))
+    path = locate(model, root)
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ValueError(f"teacher.model: no file at {path}")

@@ -1,26 +1,26 @@
 """The weights of a checkpoint, read from memory-mapped files only when they are asked for."""
 
 from collections.abc import Iterator, Mapping
+from math import prod
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from budwood.arch.family import Family, family_of
+from budwood.arch.family import Family, Module, family_of, layer_lengths
 from budwood.arch.spec import Architecture
 from budwood.models.weights import open_tensors, read_json, tensor_files
 
 State = dict[str, Tensor]
 
-_NUM_FUSED = 3
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class CheckpointTensors(Mapping[str, Tensor]):
     """Parameters of a checkpoint folder by the names of its family's table; each access reads from disk.
 
-    Each has the precision of its file, and they need not be alike. Where a family fuses query, key and value, the three
-    are handed out one by one.
+    Each has the precision of its file, and they need not be alike. Where one module of a family holds several, they are
+    handed out one by one.
     """
 
     def __init__(self, folder: Path, architecture: Architecture) -> None:
@@ -33,11 +33,11 @@ class CheckpointTensors(Mapping[str, Tensor]):
         family = family_of(architecture.family)
         tied, depth = architecture.tie_word_embeddings, architecture.num_hidden_layers
         self._layers = {name: layer for name, layer, _ in family.parameters(depth, tied=tied)}
-        self._fused = _fused_names(family, depth)
+        self._held = _held_names(family, depth)
         self._files = tensor_files(folder, read_json(folder / "config.json"))
         self._stored = {name: other for name, other in family.stored_names.items() if other in self._files}
         for name in self:
-            stored, _ = self._fused.get(name, (self._stored.get(name, name), 0))
+            stored = self._held[name][0] if name in self._held else self._stored.get(name, name)
             if stored not in self._files:
                 raise ValueError(f"{folder} holds no tensor {stored!r}, which a {family.model_type} model needs")
 
@@ -50,13 +50,12 @@ class CheckpointTensors(Mapping[str, Tensor]):
                 values that are not finite.
         """
         layer = self._layers[name]
-        if name not in self._fused:
+        if name not in self._held:
             return self._read(self._stored.get(name, name))
-        stored, part = self._fused[name]
-        assert layer is not None, "only layers fuse projections"
-        heads = self._architecture.layers[layer].num_attention_heads
-        parts: Tensor = self._read(stored).unflatten(0, (heads, _NUM_FUSED, -1))
-        return parts.select(1, part).flatten(0, 1)
+        stored, module = self._held[name]
+        assert layer is not None, "only modules of layers hold several"
+        family, spec = family_of(self._architecture.family), self._architecture.layers[layer]
+        return part_of(self._read(stored), module, family, layer_lengths(spec))
 
     def __iter__(self) -> Iterator[str]:
         """Yield the names of all parameters."""
@@ -78,31 +77,50 @@ class CheckpointTensors(Mapping[str, Tensor]):
         return tensor
 
 
+def part_of(whole: Tensor, module: Module, family: Family, lengths: Mapping[str, int], dim: int = 0) -> Tensor:
+    """Return the part of a module that holds several: of its weight, its bias or its output.
+
+    Args:
+        whole: of the module that holds them.
+        module: the part, by the family's table.
+        family: the table entry.
+        lengths: of every basic axis.
+        dim: of the module's rows.
+    """
+    parts, dim = family.holders[module.inside or ""], dim % whole.dim()
+    groups = lengths["group"] if family.alternates else 1
+    sizes = [prod(lengths[name] for name in part.axes[0]) // groups for part in parts]
+    pieces = whole.unflatten(dim, (groups, -1)).split(sizes, dim + 1)
+    return pieces[parts.index(module)].flatten(dim, dim + 1)
+
+
 def fuse(state: Mapping[str, Tensor], architecture: Architecture) -> State:
-    """Return a state under the names of the family's model class: query, key and value fused where it fuses them.
+    """Return a state under the names of the family's model class, in which one module may hold several.
 
     Args:
         state: parameters by the names of the family's table.
         architecture: the model's, layers in depth order.
     """
     family = family_of(architecture.family)
-    fused = _fused_names(family, architecture.num_hidden_layers)
-    joined = {name: tensor for name, tensor in state.items() if name not in fused}
-    for stored in dict.fromkeys(stored for stored, _ in fused.values()):
+    held = _held_names(family, architecture.num_hidden_layers)
+    joined = {name: tensor for name, tensor in state.items() if name not in held}
+    parts: dict[str, list[str]] = {}
+    for name, (stored, _) in held.items():
+        parts.setdefault(stored, []).append(name)
+    for stored, names in parts.items():
         layer = int(stored.removeprefix(f"{family.decoder}.").split(".")[0])
-        heads = architecture.layers[layer].num_attention_heads
-        parts = [state[name].unflatten(0, (heads, -1)) for name, (whole, _) in fused.items() if whole == stored]
-        joined[stored] = torch.stack(parts, 1).flatten(0, 2)
+        groups = architecture.layers[layer].num_key_value_heads if family.alternates else 1
+        joined[stored] = torch.cat([state[name].unflatten(0, (groups, -1)) for name in names], 1).flatten(0, 1)
     return joined
 
 
-def _fused_names(family: Family, depth: int) -> dict[str, tuple[str, int]]:
-    """Return for every fused parameter of the table the name it is stored under, and its position there."""
-    if family.fused is None:
-        return {}
+def _held_names(family: Family, depth: int) -> dict[str, tuple[str, Module]]:
+    """Return for every parameter of the table that another holds the name of that one, and the module it belongs to."""
     names = {}
     for layer in range(depth):
-        for position, module in enumerate((family.query, family.key, family.value)):
-            for (name, _), (stored, _) in zip(module.parameters, family.fused.parameters, strict=True):
-                names[f"{family.decoder}.{layer}.{name}"] = (f"{family.decoder}.{layer}.{stored}", position)
+        for holder, parts in family.holders.items():
+            for part in parts:
+                for name, _ in part.parameters:
+                    stored = f"{holder}{name.removeprefix(part.name)}"
+                    names[f"{family.decoder}.{layer}.{name}"] = (f"{family.decoder}.{layer}.{stored}", part)
     return names

@@ -15,7 +15,6 @@ from budwood.arch.spec import Architecture
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_NUM_FUSED = 3
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -104,15 +103,20 @@ def check_shapes(folder: Path, config: Mapping[str, Any], architecture: Architec
 
 
 def _expected_shapes(family: Family, architecture: Architecture) -> Iterator[tuple[str, tuple[int, ...]]]:
-    apart = (family.query, family.key, family.value) if family.fused else ()
-    modules = [module for module in (*family.layer_modules, family.fused) if module and module not in apart]
+    apart = [part for parts in family.holders.values() for part in parts]
+    modules = [module for module in family.layer_modules if module not in apart]
     lengths = axis_lengths(architecture, architecture.layers[0])
     for module in family.outer_modules(tied=architecture.tie_word_embeddings):
         yield from _shapes(module, module.name, lengths)
     for position, layer in enumerate(architecture.layers):
-        lengths = {**axis_lengths(architecture, layer), "part": _NUM_FUSED}
+        lengths = axis_lengths(architecture, layer)
         for module in modules:
             yield from _shapes(module, family.layer_path(position, module), lengths)
+        for parts in family.holders.values():
+            held = [_shapes(part, family.layer_path(position, part), lengths) for part in parts]
+            for shapes in zip(*held, strict=True):
+                name, (_, *rest) = shapes[0]
+                yield name, (sum(rows for _, (rows, *_) in shapes), *rest)
 
 
 def _shapes(module: Module, path: str, lengths: Mapping[str, int]) -> Iterator[tuple[str, tuple[int, ...]]]:

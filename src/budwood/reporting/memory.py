@@ -108,11 +108,11 @@ def activation_bytes_per_token(architecture: Architecture, precision: Precision)
 def _layer_bytes(architecture: Architecture, layer: LayerSpec, precision: Precision) -> int:
     family, size = family_of(architecture.family), BYTES[precision]
     queries, keys = layer.num_attention_heads * layer.head_dim, layer.num_key_value_heads * layer.head_dim
-    projections = 1 if family.fused else 3
+    projections = 3 if family.query.inside is None else 1
     readers = 2 if precision == "float32" else projections + len(family.mlp_in)
     attention = 2 * size * (queries + keys) + _FLOAT32 * layer.num_attention_heads
     attention += 2 * _FLOAT32 * (queries + keys) if family.head_norms else 0
-    attention += 3 * size * queries if family.fused else 0
+    attention += size * (queries + 2 * keys) if family.query.inside else 0
     neurons = 2 * len(family.mlp_in) * size * layer.intermediate_size
     return (
         _norm_bytes(architecture, len(family.norms)) + readers * size * architecture.hidden_size + attention + neurons
@@ -120,9 +120,10 @@ def _layer_bytes(architecture: Architecture, layer: LayerSpec, precision: Precis
 
 
 def _norm_bytes(architecture: Architecture, number: int) -> int:
-    # Layer norms of the families here have a bias, and those of one layer read the same input.
-    layer_norm = family_of(architecture.family).final_norm.bias
-    return _FLOAT32 * architecture.hidden_size * (1 if layer_norm else 2 * number)
+    # Layer norms of the families here have a bias.
+    family = family_of(architecture.family)
+    kept = (1 if family.parallel else number) if family.final_norm.bias else 2 * number
+    return _FLOAT32 * architecture.hidden_size * kept
 
 
 def _resident(teacher: Architecture, num_tokens: int, precision: Precision) -> int:

@@ -84,9 +84,9 @@ def check_reference(name: str, bin_: BinSettings, family: str, num_token_ids: in
     reference = bin_.reference
     if reference is None:
         return
-    if reference.model_type != family:
+    if (own := reference.architecture().family) != family:
         raise ValueError(
-            f"bins.{name}.reference: model_type {reference.model_type!r} cannot be trained beside a teacher of the "
+            f"bins.{name}.reference: an architecture of the family {own!r} cannot be trained beside a teacher of the "
             f"family {family!r}, whose settings it takes; name an architecture of that family"
         )
     if num_token_ids is not None and reference.vocab_size < num_token_ids:

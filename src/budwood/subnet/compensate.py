@@ -184,9 +184,8 @@ def _inputs(teacher: OrderedTeacher, cut: Cut, settings: Compensation) -> Iterat
         lengths = axis_lengths(teacher.architecture, teacher.architecture.layers[layer.teacher_layer])
         length = prod(lengths[name] for name in modules[0].axes[1])
         if len(kept) < length:
-            stored = family.fused if family.fused and modules[0] == family.query else modules[0]
             readers = tuple(family.layer_weight(position, module) for module in modules)
-            yield InputMoments(family.layer_path(layer.teacher_layer, stored), readers, kept, length, ridge, first)
+            yield InputMoments(family.layer_path(layer.teacher_layer, modules[0]), readers, kept, length, ridge, first)
     kept = kept_positions(teacher, family.head.axes[1], cut.layers[0])
     if settings.channels and len(kept) < width and not teacher.architecture.tie_word_embeddings:
         yield InputMoments(family.final_norm.name, (family.head.weight,), kept, width, settings.channel_ridge, 1)
@@ -203,8 +202,11 @@ def _gaps(teacher: OrderedTeacher, cut: Cut, settings: Compensation) -> Iterator
             yield GapMoments(
                 writer=family.layer_path(layer, family.mlp_out),
                 writers=tuple(f"{family.decoder}.{position}.{name}" for name, _ in family.mlp_out.parameters),
-                before=f"{family.decoder}.{layer}",
-                after=f"{family.decoder}.{following}" if following < depth else family.final_norm.name,
+                ends=(
+                    f"{family.decoder}.{layer}",
+                    f"{family.decoder}.{following}" if following < depth else family.final_norm.name,
+                ),
                 width=teacher.architecture.hidden_size,
                 ridge=settings.layer_ridge,
+                scale=float(teacher.config[family.residual_multiplier]) if family.residual_multiplier else 1.0,
             )

@@ -85,7 +85,7 @@ def _resolve_layer(teacher: OrderedTeacher, hidden: Indices, layer: LayerSelecti
     if head_dim == teacher_dim:
         dims, child_rope = range(head_dim), rope
     elif teacher.rope == "rebuild":
-        child_rope = rebuilt_rope(teacher.config, 2 * len(rotary), head_dim)
+        child_rope = rebuilt_rope(teacher.config, depth, 2 * len(rotary), head_dim)
     else:
         context = teacher.config["max_position_embeddings"]
         child_rope = rope_for_pairs(rope, rotary, teacher_dim, head_dim, context)
@@ -215,6 +215,7 @@ def _mend_scores(state: State, teacher: OrderedTeacher, cut: Cut) -> None:
     size, each group's kept pairs make up for.
     """
     family = teacher.family
+    offset = family.norm_offset if family.query_norm else 0
     for position, (layer, spec) in enumerate(zip(cut.layers, cut.architecture.layers, strict=True)):
         teacher_dim = teacher.architecture.layers[layer.teacher_layer].head_dim
         temperature = (spec.head_dim / teacher_dim) ** 0.5 if family.scales_by_head_dim else 1.0
@@ -225,7 +226,7 @@ def _mend_scores(state: State, teacher: OrderedTeacher, cut: Cut) -> None:
                 full = f"{family.decoder}.{position}.{name}"
                 weight = state[full]
                 factors = rows.to(weight).repeat_interleave(len(weight) // len(rows))
-                state[full] = weight * factors.reshape(-1, *[1] * (weight.dim() - 1))
+                state[full] = (weight + offset) * factors.reshape(-1, *[1] * (weight.dim() - 1)) - offset
 
 
 def _score_gains(teacher: OrderedTeacher, layer: KeptLayer) -> Tensor:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from budwood.arch.family import Family, Module, family_of
+from budwood.arch.family import Family, Module, family_of, layer_lengths
 from budwood.arch.spec import Architecture, LayerSpec
+from budwood.models.tensors import part_of
 
 _NUM_MASSIVE, _NEURONS_PER_MASSIVE = 8, 64
 """Neurons of a layer that are kept for the massive activations they write, and of how many one is at most."""
@@ -118,7 +119,8 @@ def measure_importance(
         *(family.layer_weight(layer, norm) for layer in depth for norm in family.norms),
     ]
     heads = [family.layer_weight(layer, norm) for layer in depth for norm in family.head_norms]
-    norms = {weight: _NormStatistics(weight, model) for weight in residual + heads}
+    norms = {weight: _NormStatistics(weight, model) for weight in residual}
+    norms |= {weight: _NormStatistics(weight, model, heads_first=family.heads_first) for weight in heads}
     hooks = [hook for layer in layers for hook in layer.hooks()] + [norm.hook for norm in norms.values()]
     with _watching(hooks):
         for batch in tqdm(windows.split(batch_size), desc="calibration", unit="batch", dynamic_ncols=True):
@@ -198,7 +200,8 @@ def _watching(hooks: list[Hook]) -> Iterator[None]:
 class _NormStatistics:
     """Running sums of one norm."""
 
-    def __init__(self, weight: str, model: PreTrainedModel) -> None:
+    def __init__(self, weight: str, model: PreTrainedModel, *, heads_first: bool = False) -> None:
+        self.token_axis = 2 if heads_first else 1
         self.module = model.get_submodule(weight.removesuffix(".weight"))
         self.energy = torch.zeros(len(model.get_parameter(weight)))
         self.outputs = torch.zeros_like(self.energy)
@@ -213,7 +216,7 @@ class _NormStatistics:
         return self.energy / self.later_entries if self.later_entries else torch.ones_like(self.energy)
 
     def _add(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        later = inputs[0][:, 1:].float().flatten(0, -2)
+        later = inputs[0].movedim(self.token_axis, 0)[1:].float().flatten(0, -2)
         if isinstance(self.module, nn.LayerNorm):
             later = later - later.mean(-1, keepdim=True)
         size = later.square().mean(-1, keepdim=True)
@@ -230,6 +233,7 @@ class _LayerStatistics:
 
     def __init__(self, model: PreTrainedModel, family: Family, position: int, spec: LayerSpec) -> None:
         self.model, self.family, self.position, self.spec = model, family, position, spec
+        self.lengths = layer_lengths(spec)
         groups, queries, size = spec.num_key_value_heads, spec.heads_per_group, spec.head_dim
         self.influence, self.added, self.returned = torch.zeros(()), torch.zeros(()), torch.zeros(())
         self.queries, self.keys = torch.zeros(groups, size), torch.zeros(groups, size)
@@ -243,11 +247,8 @@ class _LayerStatistics:
         yield self.model.get_submodule(f"{family.decoder}.{self.position}"), self._layer_hook
         yield self._module(family.output), self._head_hook
         yield self._module(family.mlp_out), self._neuron_hook
-        if family.fused:
-            yield self._module(family.fused), self._fused_hook
-        else:
-            yield self._module(family.query_norm or family.query), self._query_hook
-            yield self._module(family.key_norm or family.key), self._key_hook
+        yield self._module(family.query_norm or family.query), self._query_hook
+        yield self._module(family.key_norm or family.key), self._key_hook
 
     def _module(self, module: Module) -> nn.Module:
         return self.model.get_submodule(self.family.layer_path(self.position, module))
@@ -261,17 +262,17 @@ class _LayerStatistics:
 
     def _query_hook(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         del inputs
-        self.queries += self._energy(output, self.spec.heads_per_group)
+        self.queries += self._energy(self._output(output, self.family.query), self.spec.heads_per_group)
 
     def _key_hook(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         del inputs
-        self.keys += self._energy(output, 1)
+        self.keys += self._energy(self._output(output, self.family.key), 1)
 
-    def _fused_hook(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        del inputs
-        query, key, _value = output.unflatten(-1, (self.spec.num_attention_heads, 3, -1)).unbind(-2)
-        self.queries += self._energy(query, 1)
-        self.keys += self._energy(key, 1)
+    def _output(self, output: Tensor, module: Module) -> Tensor:
+        """Return what a module wrote that another may hold, tokens before heads."""
+        if module.inside:
+            return part_of(output, module, self.family, self.lengths, dim=-1)
+        return output.transpose(1, 2) if self.family.heads_first else output
 
     def _energy(self, output: Tensor, heads: int) -> Tensor:
         """Return [G, S] squares, added over tokens and over the heads of a group."""

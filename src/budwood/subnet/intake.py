@@ -11,7 +11,6 @@ from budwood.arch.count import num_parameters
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
 from budwood.models.checkpoint import OWN_MODELS, Checkpoint, config_object
-from budwood.models.kind import sliding_window
 from budwood.models.probe import TOLERANCE, largest_difference, probe_ids, probe_logits
 from budwood.models.tensors import CheckpointTensors
 from budwood.records.teacher import IntakeRecord
@@ -40,8 +39,7 @@ def verify_teacher(
     """
     config, architecture = teacher.config, teacher.architecture
     dtype = dtype or fitting_dtype(architecture)
-    longest = min(config["max_position_embeddings"], sliding_window(config) or config["max_position_embeddings"])
-    ids = probe_ids(tokenizer, architecture.vocab_size, longest)
+    ids = probe_ids(tokenizer, architecture.vocab_size, config["max_position_embeddings"])
     expected = _plain(teacher, dtype, ids)
     if not expected.isfinite().all():
         raise ValueError(f"teacher.model: {teacher.folder} gives logits that are not finite; its weights are damaged")

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from budwood.arch.family import Family, axis_lengths, config_of_layer, family_of
+from budwood.arch.family import Family, axis_lengths, family_of
 from budwood.arch.spec import Architecture
 from budwood.models.checkpoint import load_config, read_architecture
 from budwood.models.device import Compute
-from budwood.models.rotary import Parameters, rank_pairs, rotary_dims
+from budwood.models.rotary import Parameters, layer_rope, layer_types, rank_pairs, rotary_dims
 from budwood.models.settings import Rope
 from budwood.models.tensors import CheckpointTensors
 from budwood.subnet.importance import Importance, LayerImportance, importance_of_weights
@@ -63,8 +63,7 @@ class OrderedTeacher:
 
     def layer_rope(self, layer: int) -> Parameters:
         """Return the `rope_parameters` of a layer of the teacher."""
-        rope: Parameters = config_of_layer(self.config, layer)["rope_parameters"]
-        return rope
+        return layer_rope(self.config, layer)
 
     def in_memory(self, compute: Compute) -> "OrderedTeacher":
         """Return the same teacher with all weights in memory, on a device, in the precision of its files."""
@@ -115,10 +114,7 @@ def order_teacher(
     Raises:
         ValueError: there are no scores to order by activation, or layers were never left out that are ranked by it.
     """
-    turning = [
-        rotary_dims(config_of_layer(config, layer)["rope_parameters"], spec.head_dim)
-        for layer, spec in enumerate(architecture.layers)
-    ]
+    turning = [rotary_dims(layer_rope(config, layer), spec.head_dim) for layer, spec in enumerate(architecture.layers)]
     if ordering.ordering == "native":
         return _own_order(weights, config, architecture, turning, ordering.rope)
     if ordering.ordering == "magnitude":
@@ -132,7 +128,7 @@ def order_teacher(
         architecture=architecture,
         channels=ordered.channels,
         ranking=_rank_layers(importance, ordering.layer_score),
-        pair_rankings=_rank_pairs_together(importance, architecture, turning),
+        pair_rankings=_rank_pairs_together(importance, architecture, turning, config),
         pair_scores=ordered.pair_scores(turning),
         norms={name: ordered.permute(name, energy) for name, energy in importance.norms.items()},
         score_gain=ordering.score_gain,
@@ -297,13 +293,14 @@ def _descending(scores: Tensor) -> tuple[int, ...]:
 
 
 def _rank_pairs_together(
-    importance: Importance, architecture: Architecture, turning: Sequence[int]
+    importance: Importance, architecture: Architecture, turning: Sequence[int], config: Mapping[str, Any]
 ) -> tuple[Indices, ...]:
     """Rank rotary pairs by their mean share of a group's energy.
 
     One set serves all layers whose heads turn alike, as native configs need.
     """
-    kinds = [(spec.head_dim, r) for spec, r in zip(architecture.layers, turning, strict=True)]
+    types = layer_types(family_of(architecture.family), config)
+    kinds = [(spec.head_dim, r, own) for spec, r, own in zip(architecture.layers, turning, types, strict=True)]
     rankings = {}
     for kind in set(kinds):
         pairs = torch.cat(

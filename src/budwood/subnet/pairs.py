@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from budwood.models.rotary import pair_dims, rope_for_pairs, rotary_dims
+from budwood.models.rotary import layer_types, pair_dims, rope_for_pairs, rotary_dims, state_ropes
 from budwood.subnet.extract import Cut, KeptLayer
 from budwood.subnet.ordering import OrderedTeacher
 
@@ -22,8 +22,8 @@ def can_choose_pairs(teacher: OrderedTeacher) -> bool:
 def choose_pairs(teacher: OrderedTeacher, cut: Cut) -> tuple[Cut, dict[str, tuple[tuple[int, ...], ...]]]:
     """Let every group keep its own most important rotary pairs, as many as the cut keeps.
 
-    The k-th fastest kept pairs of all groups turn at one frequency, the median of theirs: over all layers that turn
-    alike where the child's layers have one size, as stock classes need, else within each layer.
+    The k-th fastest kept pairs of all groups turn at one frequency, the median of theirs: over all layers of
+    one type where the child's layers have one size, as stock classes need, else within each layer.
 
     Returns:
         the cut with its rotary parameters, and the dimensions of every group with the kept ones first, by parameter.
@@ -31,8 +31,10 @@ def choose_pairs(teacher: OrderedTeacher, cut: Cut) -> tuple[Cut, dict[str, tupl
     family = teacher.family
     chosen = [_best_pairs(teacher, layer) for layer in cut.layers]
     kept = [pairs[list(layer.axes["group"])] for pairs, layer in zip(chosen, cut.layers, strict=True)]
+    types = layer_types(family, teacher.config)
+    own_types = [types[layer.teacher_layer] for layer in cut.layers]
+    turns_alike = cut.architecture.is_uniform and state_ropes([layer.rope for layer in cut.layers], own_types)
     layers, dims = [], {}
-    turns_alike = cut.architecture.is_uniform and all(layer.rope == cut.layers[0].rope for layer in cut.layers)
     for position, (layer, pairs) in enumerate(zip(cut.layers, chosen, strict=True)):
         head_dim = cut.architecture.layers[position].head_dim
         teacher_dim = teacher.architecture.layers[layer.teacher_layer].head_dim
@@ -40,7 +42,8 @@ def choose_pairs(teacher: OrderedTeacher, cut: Cut) -> tuple[Cut, dict[str, tupl
             layers.append(layer)
             continue
         rope, context = teacher.layer_rope(layer.teacher_layer), teacher.config["max_position_embeddings"]
-        slots = torch.cat(kept if turns_alike else [kept[position]]).double().quantile(0.5, dim=0).tolist()
+        alike = [chosen for chosen, own in zip(kept, own_types, strict=True) if own == own_types[position]]
+        slots = torch.cat(alike if turns_alike else [kept[position]]).double().quantile(0.5, dim=0).tolist()
         own_rope = rope_for_pairs(rope, slots, teacher_dim, head_dim, context)
         turning = rotary_dims(rope, teacher_dim)
         plain_pairs = layer.pairs[layer.pairs >= turning // 2].repeat(len(kept[position]), 1)

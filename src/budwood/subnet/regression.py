@@ -118,19 +118,19 @@ class GapMoments:
     """
 
     def __init__(
-        self, writer: str, writers: tuple[str, ...], before: str, after: str, width: int, ridge: float
+        self, writer: str, writers: tuple[str, ...], ends: tuple[str, str], width: int, ridge: float, scale: float
     ) -> None:
         """Begin with no token.
 
         Args:
             writer: last matrix of the kept layer's MLP, in the teacher.
             writers: its parameters in the child.
-            before: module of the teacher whose output goes into the gap.
-            after: module that reads what comes out.
+            ends: modules of the teacher: whose output goes into the gap, and which reads what comes out.
             width: E.
             ridge: see `regress`.
+            scale: factor of what the MLP adds to the residual stream.
         """
-        self.writer, self.writers, self.before, self.after, self.ridge = writer, writers, before, after, ridge
+        self.writer, self.writers, self.ends, self.ridge, self.scale = writer, writers, ends, ridge, scale
         self.moment, self.target = torch.zeros(width, width), torch.zeros(width, width)
         self.massive = torch.zeros(width, width)
         self.tokens = 0
@@ -139,15 +139,16 @@ class GapMoments:
     def attach(self, parent: PreTrainedModel) -> None:
         """Watch the teacher on both sides of the gap."""
         parent.get_submodule(self.writer).register_forward_hook(self._keep_written)
-        parent.get_submodule(self.before).register_forward_hook(self._keep_before)
-        parent.get_submodule(self.after).register_forward_pre_hook(self._add)
+        parent.get_submodule(self.ends[0]).register_forward_hook(self._keep_before)
+        parent.get_submodule(self.ends[1]).register_forward_pre_hook(self._add)
 
     def _keep_written(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         # What is kept here and before the gap waits until the batch has passed it.
         del inputs
-        first = output[:, 0].float()
+        added = output.float() * self.scale
+        first = added[:, 0]
         self.massive += (first.T @ first).cpu()
-        self._written = output[:, 1:].float().flatten(0, 1)
+        self._written = added[:, 1:].flatten(0, 1)
 
     def _keep_before(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         del inputs

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from budwood.models.device import Compute
-from budwood.models.losses import cap_of
+from budwood.models.losses import cap_of, scaled
 from budwood.training.job import TrainingJob
 from budwood.training.losses import Logits, chunked_loss, hidden_distance, inductor_works
 from budwood.training.settings import DistillationWeights, Engine
@@ -42,7 +42,7 @@ class Objective(Protocol):
 
 def logits_of(model: PreTrainedModel, hidden: Tensor) -> Logits:
     """Return a model's logits of [B, T, E] last hidden states."""
-    return Logits(hidden.flatten(0, 1), model.get_output_embeddings().weight, cap_of(model))
+    return Logits(scaled(model, hidden.flatten(0, 1)), model.get_output_embeddings().weight, cap_of(model))
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from budwood.corpus.tokenization import num_ids as num_ids_of
 from budwood.models.checkpoint import load_config, load_model, load_tokenizer
 from budwood.models.device import Compute, choose_compute
 from budwood.models.export import CERTIFICATE
-from budwood.models.losses import cap_of, softcap
+from budwood.models.losses import cap_of, scaled, softcap
 from budwood.models.teacher import fingerprint
 from budwood.models.weights import read_json
 from budwood.training import losses
@@ -67,7 +67,8 @@ class LiveTeacher:
         if entries:
             moved = {name: part.to(self.device) for name, part in entries.items()}
             return sparse_target(moved, self.settings, len(self.head)), states
-        return Logits(hidden.flatten(0, 1).to(self.device), self.head, cap_of(self.model)), states
+        inputs = scaled(self.model, hidden.flatten(0, 1)).to(self.device)
+        return Logits(inputs, self.head, cap_of(self.model)), states
 
     def entries(self, input_ids: Tensor, starts: Tensor) -> Entries:
         """Return the entries that `settings.loss` asks for, of all N tokens."""
@@ -76,7 +77,7 @@ class LiveTeacher:
     def _log_probs(self, states: Tensor) -> Tensor:
         """Return [C, V] tempered log-probabilities in float32."""
         head = self.model.get_output_embeddings().weight[: len(self.head)]
-        logits = softcap(states @ head.T, cap_of(self.model))
+        logits = softcap(scaled(self.model, states) @ head.T, cap_of(self.model))
         return torch.log_softmax(logits.float() / self.settings.temperature, -1)
 
     @torch.no_grad()

@@ -1,0 +1,69 @@
+"""A file that comes in parts, as where a package index limits sizes: joined once, in the user's cache."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from budwood.corpus.documents import resolve_package_path
+from budwood.records.hashes import MEMORY, hash_file, hash_files
+from budwood.records.paths import resolve_path
+
+PACKAGE_SCHEME = "package://"
+
+
+def locate(place: str, root: Path) -> Path:
+    """Return the path that a setting names: inside an installed package, or relative to a root.
+
+    Raises:
+        ValueError: the package is not installed.
+    """
+    return Path(resolve_package_path(place) if place.startswith(PACKAGE_SCHEME) else resolve_path(place, root))
+
+
+def cache_folder() -> Path:
+    """Return the folder of budwood in the user's cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "budwood"
+
+
+def join_parts(places: Sequence[str], sha256: str, root: Path) -> Path:
+    """Return the GGUF file that parts make up, from the user's cache where it was joined before.
+
+    Args:
+        places: of the parts, in order.
+        sha256: of the whole, in hexadecimal.
+        root: where relative paths begin.
+
+    Raises:
+        ValueError: a part is missing, or together they are another file.
+    """
+    name = f"{Path(places[0]).name.partition('.gguf')[0]}.gguf"
+    target = cache_folder() / "joined" / sha256[:16] / name
+    if target.is_file() and hash_files({name: target}, target.with_name(MEMORY))[name] == sha256:
+        return target
+    parts = [_part(place, root) for place in places]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as whole:
+            for part in parts:
+                with part.open("rb") as stream:
+                    shutil.copyfileobj(stream, whole, 2**20)
+        if (found := hash_file(partial)) != sha256:
+            raise ValueError(
+                f"teacher.parts: joined in this order they have the SHA-256 {found} and not teacher.sha256={sha256}; "
+                "correct their order, or fetch them again"
+            )
+        return partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _part(place: str, root: Path) -> Path:
+    try:
+        path = locate(place, root)
+    except ValueError as error:
+        raise ValueError(f"teacher.parts: {error}") from error
+    if not path.is_file():
+        raise ValueError(f"teacher.parts: no file at {path}")
+    return path

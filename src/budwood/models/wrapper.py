@@ -1,0 +1,74 @@
+"""The text model of a checkpoint that holds other models beside it, such as an encoder of images."""
+
+from pathlib import Path
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, PretrainedConfig
+
+from budwood.arch.family import WRAPPERS
+from budwood.arch.kinds import refuse_other_kinds
+from budwood.models.checkpoint import CONFIG, build_empty, load_tokenizer, read_config, save_checkpoint
+from budwood.models.rotary import check_rope
+from budwood.models.weights import open_tensors, tensor_files
+
+_OWN_NAMES = (("language_model.", ""), ("model.language_model.", "model."), ("lm_head.", "lm_head."))
+"""What the names of a text model's tensors begin with in files, as published or as transformers writes them, and in the
+text model's class."""
+
+
+def is_wrapper(folder: Path) -> bool:
+    """Whether a folder holds a text model beside others."""
+    return read_config(folder).get("model_type") in WRAPPERS
+
+
+def text_config(folder: Path) -> PretrainedConfig:
+    """Return the configuration of a wrapper's text model, with all defaults.
+
+    Raises:
+        ValueError: it cannot be read, is of another family, or is quantised.
+    """
+    written = read_config(folder)
+    wrapper = written["model_type"]
+    refuse_other_kinds(written, f"supported are {', '.join(WRAPPERS[wrapper])} in {wrapper}")
+    try:
+        whole = AutoConfig.from_pretrained(folder)
+        config: PretrainedConfig = whole.text_config
+        # The class of the whole ties by its own flag.
+        config.tie_word_embeddings = whole.tie_word_embeddings
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, StrictDataclassError) as error:
+        raise ValueError(f"{folder / CONFIG} is not a config that transformers reads: {error}") from error
+    if config.model_type not in WRAPPERS[wrapper]:
+        raise ValueError(
+            f"{folder / CONFIG}: {wrapper} with text_config.model_type={config.model_type!r} is not supported; "
+            f"supported: {', '.join(WRAPPERS[wrapper])}"
+        )
+    try:
+        check_rope(config.to_dict())
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG}: {error}") from error
+    return config
+
+
+def unwrap(folder: Path, target: Path) -> Path:
+    """Write a wrapper's text model and tokenizer as a checkpoint of its own, unless it is there already.
+
+    Raises:
+        ValueError: the config cannot be read, or the weights do not fit it.
+    """
+    if (target / CONFIG).is_file():
+        return target
+    model = build_empty(text_config(folder))
+    files = tensor_files(folder, read_config(folder))
+    stored = {
+        own + name.removeprefix(prefix): name for prefix, own in _OWN_NAMES for name in files if name.startswith(prefix)
+    }
+    for name, parameter in model.named_parameters():
+        if name not in stored:
+            raise ValueError(f"{folder} holds no tensor {name!r}, which its text model needs")
+        with open_tensors(files[stored[name]]) as tensors:
+            tensor = tensors.get_tensor(stored[name])
+        if tensor.shape != parameter.shape:
+            shapes = f"{list(tensor.shape)}, and its config asks for {list(parameter.shape)}"
+            raise ValueError(f"{folder}: tensor {stored[name]!r} has the shape {shapes}")
+        parameter.data = tensor
+    return save_checkpoint(model, load_tokenizer(folder), target)
