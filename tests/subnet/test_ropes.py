@@ -10,9 +10,9 @@ from teachers import FULL, HEAD_DIM, TEACHERS, architecture_of, select, tiny_tea
 
 from budwood.arch.family import supported_family
 from budwood.arch.selection import Selection
-from budwood.models.checkpoint import load_config, random_model, save_checkpoint
+from budwood.models.checkpoint import load_config, own_weights, random_model, save_checkpoint
 from budwood.models.rotary import ROPE_TYPES, check_rope, layer_types, rope_of_type, standard_rope
-from budwood.subnet.extract import extract_child, own_weights, resolve
+from budwood.subnet.extract import extract_child, resolve
 from budwood.subnet.importance import measure_importance
 from budwood.subnet.ordering import open_ordered, order_teacher
 from budwood.subnet.settings import Ordering
