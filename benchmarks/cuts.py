@@ -13,7 +13,7 @@ token; guessing uniformly costs 10.8, for Gemma 12.5. From `layers` on, each way
   kept ones; `compensated`: dropped layers replaced by linear maps.
 
 Usage: python benchmarks/cuts.py [--teacher smollm2_135m] [--num-shapes 8] [--num-windows 8] [--ways ...]; about half an
-hour on two cores, for Gemma (`--teacher gemma3_270m`) an hour with three shapes and no further way.
+hour on two cores for SmolLM2; the other teacher is `gemma3_270m`, whose packages `requirements-gemma3_270m.txt` lists.
 `--num-shapes 18 --ways` with no way compares only `prefix, random, ordered, compensated`, on as many shapes as it
 takes to see how they rank them.
 
