@@ -88,7 +88,7 @@ class Source:
         """
         ropes = [layer_rope(self.config, layer) for layer in range(self.num_layers)]
         found = [self.config["max_position_embeddings"], None if windows else self.window, *map(changes_at, ropes)]
-        return min(limit for limit in found if limit)
+        return min(int(limit) for limit in found if limit)
 
     @property
     def num_layers(self) -> int:

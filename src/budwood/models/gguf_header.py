@@ -52,7 +52,7 @@ class _HeaderReader(GGUFReader):
         if end + length * size > len(self.data):
             raise ValueError(f"a list of {length} values is longer than the file")
         if kind == GGUFValueType.STRING:
-            raw, order = memoryview(self.data), sys.byteorder if self.byte_order == "I" else _OTHER_ORDER[sys.byteorder]
+            raw, order = self.data.data, sys.byteorder if self.byte_order == "I" else _OTHER_ORDER[sys.byteorder]
             for _ in range(length):
                 end += size + int.from_bytes(raw[end : end + size], order)
         else:

@@ -91,7 +91,8 @@ def part_of(whole: Tensor, module: Module, family: Family, lengths: Mapping[str,
     groups = lengths["group"] if family.alternates else 1
     sizes = [prod(lengths[name] for name in part.axes[0]) // groups for part in parts]
     pieces = whole.unflatten(dim, (groups, -1)).split(sizes, dim + 1)
-    return pieces[parts.index(module)].flatten(dim, dim + 1)
+    piece: Tensor = pieces[parts.index(module)]
+    return piece.flatten(dim, dim + 1)
 
 
 def fuse(state: Mapping[str, Tensor], architecture: Architecture) -> State:
