@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -150,6 +151,22 @@ def test_workers_that_would_wait_for_ever_for_a_gpu_are_refused(monkeypatch: pyt
     ):
         pass
     assert ended == [True]
+
+
+@pytest.mark.slow
+def test_the_address_of_a_dead_cluster_does_not_stop_a_local_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray leaves the file behind where a cluster was killed."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path("src").resolve()), str(Path("tests").resolve())]))
+    with tempfile.TemporaryDirectory(prefix="r") as short:  # the path of a socket has 107 characters at most
+        folder = Path(short)
+        monkeypatch.setenv("RAY_TMPDIR", short)
+        (folder / "ray").mkdir()
+        (folder / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
+        whole = search(Evaluator(folder), folder / "whole.jsonl")
+        with RayEvaluate(partial(open_evaluator, Evaluator(folder)), pairs, num_workers=1) as evaluate:
+            assert search(evaluate, folder / "history.jsonl") == whole
+        assert list(folder.glob("opened-*"))
 
 
 def replace_open(evaluate: RayEvaluate, evaluator: Evaluator) -> RayEvaluate:

@@ -237,6 +237,21 @@ def test_the_costs_that_ledger_and_plan_share_by_hand() -> None:
     assert elimination_cost(SMOLLM2_135M, Extent(1, 1)).tokens == 5 * 30
 
 
+def test_certificates_by_hand() -> None:
+    """Two finalists are proven on 1, 16 and 256 tokens, twice each; prompts of 512, 100 and 9 run alone and padded.
+
+    A chat adds 128 tokens. The two arms that begin with the sub-network are proven and checked once each.
+    """
+    proof, check = 2 * (1 + 16 + 256), 512 + 100 + 9 + 3 * 512
+    planned = plan(study(search=SEARCH.model_copy(update={"num_finalists": 2}), chats=False), H100, 0.4)
+    assert row(planned, "certificate")["tokens"] == 2 * proof + check
+    assert row(planned, "certificate", "distilled")["tokens"] == proof + check
+    assert "random_init" not in set(planned.loc[planned["stage"] == "certificate", "arm"])
+    assert row(plan(study(), H100, 0.4), "certificate")["tokens"] == proof + check + 128
+    short = plan(study(chats=False, positions=11), H100, 0.4)
+    assert row(short, "certificate")["tokens"] == 2 * (1 + 11) + (10 + 10 + 9 + 3 * 10)
+
+
 def test_an_ablation_by_hand() -> None:
     """One search, and two trainings of 4,624 steps of which one has a teacher of 10 FLOPs a token."""
     own, tokens = forecast(compensation=Compensation()), 4624 * 1056 * 2048

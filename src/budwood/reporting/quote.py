@@ -140,7 +140,7 @@ def _variant(part: pd.DataFrame, num_devices: int) -> dict[str, str]:
         "probe": formats.flops(by_stage.get(PROBE, 0.0)),
         "training, each arm": formats.flops(training["flops"].mean()),
         "teacher": formats.flops(by_stage.get("teacher", 0.0)),
-        "held out, evaluation": formats.flops(by_stage.reindex(["heldout", "evaluation"]).sum()),
+        "held out, evaluation": formats.flops(by_stage.reindex(["heldout", "evaluation", "certificate"]).sum()),
         "device-hours": formats.significant(hours),
         "time": _time(hours, num_devices),
         "centre's training": formats.flops(training["paper_flops"].sum()),

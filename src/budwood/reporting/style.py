@@ -26,6 +26,7 @@ STAGE_COLORS = {
     "teacher": "#CC79A7",
     "heldout": "#7f7f7f",
     "evaluation": "#bfbfbf",
+    "certificate": "#D55E00",
 }
 Measure = Literal["loss", "perplexity"]
 """What a held-out curve shows."""

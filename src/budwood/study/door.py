@@ -31,7 +31,7 @@ from budwood.reporting.accelerator import ACCELERATORS, AcceleratorName
 from budwood.search.genes import Genes
 from budwood.search.settings import SearchSettings
 from budwood.study.evaluation import EvaluateTeacher
-from budwood.study.export import ExportSubnet, text_sources
+from budwood.study.export import CertifyTrained, ExportSubnet, last_loss, text_sources
 from budwood.study.forecast import forecast
 from budwood.study.plan import PlannedStudy, plan
 from budwood.study.search import BriefTraining, ChooseWinner, EvolveSubnets
@@ -260,6 +260,33 @@ class Study:
         if settings.teacher == "cached":
             run = replace(run, cache=self._ask_teacher(settings, schedule))
         return self.workspace.finish(run)
+
+    def certify(self, trained: Trained, subnet: Subnet) -> Certificate:
+        """Put card, certificate and check beside a trained sub-network, as an export has them.
+
+        Args:
+            trained: what `pretrain` or `distill` returned.
+            subnet: what it was trained from.
+
+        Raises:
+            ValueError: it was trained from something else, or plain transformers computes something else with it.
+        """
+        start = trained.record.made_with.start
+        if start != subnet.checkpoint.fingerprint:
+            raise ValueError(
+                f"subnet={subnet.checkpoint.folder} is not what was trained: its fingerprint is "
+                f"{subnet.checkpoint.fingerprint}, and the training began with {start}"
+            )
+        stage = CertifyTrained(
+            model=trained.model,
+            record=trained.record,
+            subnet=subnet.certificate,
+            proven_on=self._windows("choice"),
+            teacher_record=self.record,
+            sources=text_sources(self.corpus),
+            measured=[last_loss(trained.record, float(trained.curve["heldout_loss"].dropna().iloc[-1]))],
+        )
+        return self.workspace.finish(stage).certificate
 
     def evaluate(self, model: Checkpoint | None = None) -> TeacherEvaluation:
         """Return a model's losses on every split and source, in nats per token and bits per byte.

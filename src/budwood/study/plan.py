@@ -10,8 +10,11 @@ from budwood.arch.count import forward_flops_per_token, num_parameters, paper_se
 from budwood.arch.spec import Architecture
 from budwood.evaluation.efficiency import timing_flops
 from budwood.evaluation.settings import EvaluationSettings
+from budwood.models.certificate import probe_lengths
+from budwood.models.chat import MAX_TOKENS
+from budwood.models.prompts import prompt_lengths
 from budwood.records.cost import Cost
-from budwood.records.names import ARMS, BASELINE, CONTINUED, REFERENCE, SHARED, Variant
+from budwood.records.names import ARMS, BASELINE, CERTIFIED, CONTINUED, REFERENCE, SHARED, Variant
 from budwood.reporting import formats
 from budwood.reporting.accelerator import Accelerator
 from budwood.reporting.memory import Memory, Precision, forward_memory, training_memory
@@ -21,10 +24,12 @@ from budwood.search.settings import SearchSettings
 from budwood.study.costs import (
     Extent,
     cache_cost,
+    check_cost,
     choice_cost,
     elimination_cost,
     fitness_costs,
     heldout_cost,
+    proof_cost,
     reading_cost,
     training_costs,
 )
@@ -69,6 +74,10 @@ class PlannedStudy:
     needs_elimination: bool = True
     trials: tuple[int, ...] | None = None
     """Layers that were kept in each trial of the elimination, where that is known."""
+    positions: int | None = None
+    """The largest number of positions; None where that is not known."""
+    chats: bool = True
+    """Whether the teacher's tokenizer may have a chat template."""
 
     @property
     def trained(self) -> tuple[Forecast, ...]:
@@ -230,6 +239,14 @@ def search_costs(study: PlannedStudy, each: Forecast) -> list[Cost]:
     return [searching.model_copy(update=total), correction]
 
 
+def certificate_cost(study: PlannedStudy, each: Forecast, num_proofs: int) -> Cost:
+    """Return what it takes to prove some models of a variant, and to check and ask one of them."""
+    proof = proof_cost(each.forward, probe_lengths(study.conditions.measurement.length + 1, study.positions))
+    check = check_cost(each.forward, prompt_lengths(study.positions), MAX_TOKENS if study.chats else 0)
+    total = {name: num_proofs * getattr(proof, name) + getattr(check, name) for name in ("flops", "tokens")}
+    return proof.model_copy(update=total)
+
+
 def _row(cost: Cost, variant: Variant | None = None, arm: str = SHARED) -> Row:
     place = (variant or Variant(SHARED, SHARED))._asdict()
     return {"stage": cost.stage, **place, "arm": arm, "tokens": cost.tokens, "flops": cost.flops}
@@ -294,6 +311,7 @@ def _search_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:
     yield _row(searching, variant) | _held(study.reading_memory(largest, study.teacher), largest) | history
     files = {"disk_bytes": num_parameters(largest) * study.teacher_bytes_per_parameter}
     yield _row(correction, variant) | files
+    yield _row(certificate_cost(study, each, study.search.num_finalists), variant)
     if (probe := study.probe_schedule) is not None:
         forward = each.forward(probe.sequence_length)
         (trained,) = training_costs(forward, 0.0, probe)
@@ -310,6 +328,8 @@ def _training_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:
     probe = study.probe_schedule
     steady = probe is not None and probe.shape == "warmup_stable_decay"
     for arm, taught in study.taught.items():
+        if arm in CERTIFIED:
+            yield _row(certificate_cost(study, each, 1), each.variant, arm)
         for place in range(study.conditions.protocol.num_seeds):
             taken_over = steady and arm == CONTINUED and place == 0
             done = probe.decay_start if probe is not None and taken_over else 0

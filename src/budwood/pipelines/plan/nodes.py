@@ -9,7 +9,7 @@ import pandas as pd
 
 from budwood.arch.bins import require_disjoint
 from budwood.arch.count import forward_flops_per_token, num_parameters
-from budwood.models.teacher import count_token_ids, describe_teacher
+from budwood.models.teacher import count_positions, count_token_ids, describe_teacher
 from budwood.parameters import AblationTeacher, ProjectParameters
 from budwood.pipelines.ablations.comparison import Ablation, Comparison, ablations_of
 from budwood.pipelines.wiring import project_root
@@ -78,6 +78,8 @@ def describe_study(parameters: ProjectParameters, accelerator: Accelerator) -> P
         precision=accelerator.precision if precision == "auto" else precision,
         needs_statistics=parameters.needs_statistics,
         needs_elimination=parameters.needs_elimination,
+        positions=count_positions(parameters.teacher, root),
+        chats=parameters.teacher.random is None,
     )
 
 
