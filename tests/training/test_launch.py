@@ -239,7 +239,7 @@ def test_two_nodes_make_the_run_of_one_process_and_a_lost_one_is_replaced(make_j
 @pytest.mark.slow
 def test_processes_that_disagree_on_the_job_are_refused(make_job, tmp_path):
     """Such as those of a node whose files are older."""
-    job = make_job("one")
+    job = make_job("one", micro_batch=2)
     files = write(job), job.output_folder / "older.json"
     files[1].write_text(job.model_copy(update={"learning_rate": 0.5}).model_dump_json())
     port, mark = free_port(), str(tmp_path / "mark")

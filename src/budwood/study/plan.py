@@ -241,7 +241,7 @@ def search_costs(study: PlannedStudy, each: Forecast) -> list[Cost]:
 
 def certificate_cost(study: PlannedStudy, each: Forecast, num_proofs: int) -> Cost:
     """Return what it takes to prove some models of a variant, and to check and ask one of them."""
-    proof = proof_cost(each.forward, probe_lengths(study.conditions.measurement.length + 1, study.positions))
+    proof = proof_cost(each.forward, probe_lengths(study.text("choice").length + 1, study.positions))
     check = check_cost(each.forward, prompt_lengths(study.positions), MAX_TOKENS if study.chats else 0)
     total = {name: num_proofs * getattr(proof, name) + getattr(check, name) for name in ("flops", "tokens")}
     return proof.model_copy(update=total)
