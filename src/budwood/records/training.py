@@ -3,6 +3,7 @@
 from typing import Annotated, Any
 
 from budwood.records.cost import Cost
+from budwood.records.gate import Gate
 from budwood.records.names import SHARED
 from budwood.records.strict import HOW, Strict
 
@@ -45,16 +46,19 @@ class TrainingRecord(Strict):
     device: Annotated[str, HOW]
     precision: str
     made_with: MadeWith
+    gates: tuple[Gate, ...] = ()
+    """What was checked before the run."""
 
     @property
     def costs(self) -> tuple[Cost, ...]:
-        """The student, a live teacher, and the held-out losses on the way; the student has all seconds."""
+        """The student, a live teacher, the held-out losses on the way, and gates; the student has the run's seconds."""
         student = Cost(
             stage="training", arm=self.arm, tokens=self.tokens, flops=self.student_flops, seconds=self.seconds
         )
         teacher = Cost(stage="teacher", arm=self.arm, tokens=self.tokens, flops=self.teacher_flops)
         heldout = Cost(stage="heldout", arm=self.arm, tokens=self.heldout_tokens, flops=self.heldout_flops)
-        return (student, *([teacher] if self.teacher_flops else []), heldout)
+        gates = [gate.cost.model_copy(update={"arm": self.arm}) for gate in self.gates]
+        return (student, *([teacher] if self.teacher_flops else []), heldout, *gates)
 
 
 class Score(TrainingRecord):

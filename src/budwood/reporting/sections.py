@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 
 from budwood import __version__
+from budwood.records.evaluation import Sample
+from budwood.records.gate import LONG_STEPS
 from budwood.records.names import BASELINE, Variant
 from budwood.records.search import Winner
 from budwood.records.teacher import SourceLoss, TeacherRecord
@@ -183,6 +185,45 @@ def _savings(baseline: str, table: pd.DataFrame) -> list[str]:
     }
     behind = "The costs behind these ratios:"
     return [f"### Against {baseline}", markdown_table(ratios, 3), behind, markdown_table(charges, 2)]
+
+
+def generation(samples: Sequence[Sample]) -> str:
+    """Return how much models repeat themselves, and how far they write what the teacher does."""
+    if not samples:
+        return "No text was generated."
+    note = (
+        "Greedy continuations of held-out beginnings, means over prompts in %, ± one standard error. Agreement: the "
+        "teacher's tokens that are the model's likeliest too, each after the teacher's before it. Repetition: "
+        "sequences of four tokens that the same continuation has before. Distinct: different pairs of tokens."
+    )
+    key, measured = ["bin", "space", "model"], ["agreement", "repetition", "distinct"]
+    table = pd.DataFrame([sample.model_dump(include={*key, *measured, "ids"}) for sample in samples])
+    table = table.assign(tokens=table["ids"].map(len)).astype(dict.fromkeys(measured, float))
+    groups = table.groupby(key, sort=False)
+    means, errors = groups[[*measured, "tokens"]].mean().reset_index(), groups[measured].sem().reset_index()
+    columns = {name: _percents(means[name], errors[name]) for name in measured}
+    written = {"tokens written": [f"{number:.0f}" for number in means["tokens"]]}
+    return f"{note}\n\n{markdown_table({**_models(means), **columns, **written}, 2)}"
+
+
+def gates(findings: Findings) -> str:
+    """Return what was checked before money was spent on it."""
+    rows = [("teacher", gate) for gate in findings.order_gates]
+    rows += [(_run(arm), gate) for arm in findings.arms for gate in arm.gates]
+    if not rows:
+        return "Nothing was checked: no space orders the teacher, and no start has a certificate."
+    note = (
+        "Each number must be below its limit. Half of an axis is kept by itself for the order. A run of fewer than "
+        f"{LONG_STEPS:,} steps is not preceded by a check that one batch can be learned by heart."
+    )
+    columns = {
+        "of": once([name for name, _ in rows]),
+        "gate": [gate.name for _, gate in rows],
+        "found": [f"{gate.value:.3g} {gate.unit}" for _, gate in rows],
+        "limit": [f"{gate.limit:g}" for _, gate in rows],
+        "verdict": ["passed" if gate.passed else "FAILED" for _, gate in rows],
+    }
+    return f"{note}\n\n{markdown_table(columns, 2)}"
 
 
 def search_spaces(spaces: pd.DataFrame) -> str:

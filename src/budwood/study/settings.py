@@ -1,6 +1,6 @@
 """Settings of a whole study; imports no torch."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -8,6 +8,8 @@ from budwood.arch.bins import ParameterBin
 from budwood.models.settings import DeviceName, ModelSizes, Precision
 from budwood.records.strict import HOW, Strict
 from budwood.training.settings import Arms, Engine, Schedule
+
+OnFailure = Literal["stop", "warn"]
 
 
 class BinSettings(Strict):
@@ -90,6 +92,8 @@ class ProtocolSettings(Strict):
     num_seeds: int = Field(default=1, gt=0)
     """Times that every arm is trained: with `schedule.seed` and the seeds after it, which draw random weights and the
     order of the text. Probes, tasks and speed are measured for the first seed only."""
+    failed_gate: Annotated[OnFailure, HOW] = "stop"
+    """What a sanity gate does that fails: `stop` before anything is spent on what it checks, or `warn` and go on."""
 
     def seeds(self, schedule: Schedule) -> list[int]:
         """Return the seeds of a study."""

@@ -90,17 +90,32 @@ def time_models(
 
 
 def continue_texts(
-    tokens: PackedCorpus, conditions: Conditions, workspace: Path, *models: Checkpoint, names: Sequence[str]
+    tokens: PackedCorpus,
+    conditions: Conditions,
+    workspace: Path,
+    teacher_samples: list[Sample],
+    *models: Checkpoint,
+    names: Sequence[str],
 ) -> tuple[list[Sample], list[Cost]]:
-    """Return how some models continue the beginnings of held-out documents, and what that cost."""
+    """Return how some models continue the beginnings of held-out documents beside their teacher, and what that cost."""
     compute = choose_compute(conditions.measurement.device, conditions.measurement.precision)
     samples, costs = [], []
     for name, model in zip(names, models, strict=True):
-        stage = ContinuePrompts(model_name=name, model=model, tokens=tokens, compute=compute)
-        written = open_workspace(workspace).finish(stage)
+        stage = ContinuePrompts(
+            model_name=name, model=model, tokens=tokens, teacher=tuple(teacher_samples), compute=compute
+        )
+        with run_of(name):
+            written = open_workspace(workspace).finish(stage)
         samples += written.samples
         costs += written.costs
     return samples, costs
+
+
+def continue_teacher(
+    tokens: PackedCorpus, conditions: Conditions, workspace: Path, teacher: Checkpoint
+) -> tuple[list[Sample], list[Cost]]:
+    """Return how the teacher continues the beginnings of held-out documents, and what that cost."""
+    return continue_texts(tokens, conditions, workspace, [], teacher, names=["teacher"])
 
 
 def score_runs(
