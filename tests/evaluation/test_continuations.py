@@ -16,8 +16,16 @@ from budwood.evaluation.continuations import (
 )
 from budwood.models.teacher import byte_tokenizer
 
-PROMPTS = [list(b"the river"), list(b"a bud, no")]
-EOS = byte_tokenizer().eos_token_id
+TOKENIZER = byte_tokenizer()
+EOS = TOKENIZER.eos_token_id
+
+
+def ids_of(text: str) -> list[int]:
+    return TOKENIZER.backend_tokenizer.encode(text, add_special_tokens=False).ids
+
+
+PROMPTS = [ids_of("the river"), ids_of("a bud, no")]
+(RIVERS_END, NOS_END, X) = ids_of("rox")
 
 
 @pytest.mark.parametrize("family", sorted({family for family, _ in TEACHERS.values()}))
@@ -49,12 +57,12 @@ def test_the_end_of_a_document_ends_its_text_alone() -> None:
         for layer in model.base_model.layers:
             layer.mlp.down_proj.weight.zero_()
             layer.self_attn.o_proj.weight.zero_()
-        head[EOS], head[ord("x")] = embedding[ord("r")], embedding[ord("o")] + embedding[ord("x")]
+        head[EOS], head[X] = embedding[RIVERS_END], embedding[NOS_END] + embedding[X]
     written = continue_prompts(model, PROMPTS, eos_token_id=EOS, new_tokens=3)
-    assert written == [[EOS], [ord("x")] * 3]
+    assert written == [[EOS], [X] * 3]
     # Rows of unlike length are compared as far as they go.
     assert agreement(model, PROMPTS, written) == [1.0, 1.0]
-    assert agreement(model, PROMPTS, [[EOS], [ord("x"), ord("x"), EOS]]) == [1.0, pytest.approx(2 / 3)]
+    assert agreement(model, PROMPTS, [[EOS], [X, X, EOS]]) == [1.0, pytest.approx(2 / 3)]
 
 
 def test_random_weights_agree_with_another_model_by_chance() -> None:
@@ -87,17 +95,17 @@ def test_variety_is_a_share(ids: list[int]) -> None:
 
 
 def test_prompts_come_from_every_source_in_turn_and_end_before_a_word() -> None:
-    """The second document has a letter after its third byte."""
-    texts = {"one": ["short", "abcd efg", "abc efgh", "xyz\nefgh"], "two": ["jkl mnop"]}
-    tokenizer = byte_tokenizer()
-    found = heldout_prompts(texts, tokenizer, num_prompts=2, num_tokens=3)
-    assert found == {"abc": list(b"abc"), "jkl": list(b"jkl")}
-    assert list(heldout_prompts(texts, tokenizer, num_prompts=9, num_tokens=3)) == ["abc", "jkl", "xyz"]
-    assert heldout_prompts({"one": ["too short"]}, tokenizer) == {}
+    """A letter after the third byte moves the prompt; a document without a word's end soon has none."""
+    texts = {"one": ["short", "abcd efgh", "abc efgh", "xyzefghijk l", "xyz\nefgh"], "two": ["jkl mnop"]}
+    found = heldout_prompts(texts, TOKENIZER, num_prompts=2, num_tokens=3)
+    assert found == {text: ids_of(text) for text in ("bcd", "jkl")}
+    assert list(heldout_prompts(texts, TOKENIZER, num_prompts=9, num_tokens=3)) == ["bcd", "jkl", "abc", "xyz"]
+    assert heldout_prompts({"one": ["too short"]}, TOKENIZER) == {}
 
 
 def test_special_tokens_that_a_document_writes_are_text() -> None:
-    tokenizer = byte_tokenizer()
-    text = f"{tokenizer.eos_token} and so on"
-    (ids,) = heldout_prompts({"one": [text]}, tokenizer, num_tokens=len(tokenizer.eos_token)).values()
-    assert ids == list(tokenizer.eos_token.encode())
+    name = TOKENIZER.eos_token
+    texts = {"one": [f"{name} and so on, as long again, and more"]}
+    (ids,) = heldout_prompts(texts, TOKENIZER, num_tokens=len(name)).values()
+    assert len(ids) == len(name)
+    assert EOS not in ids

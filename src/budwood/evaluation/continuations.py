@@ -33,9 +33,10 @@ def heldout_prompts(
     num_prompts: int = NUM_PROMPTS,
     num_tokens: int = PROMPT_TOKENS,
 ) -> dict[str, list[int]]:
-    """Return the first tokens of held-out documents, of every source in turn; equal arguments give equal prompts.
+    """Return beginnings of held-out documents, of every source in turn; equal arguments give equal prompts.
 
-    All have equally many tokens, so that they can be continued together, and end before a new word.
+    All have equally many tokens, so that they can be continued together, and end before a new word; for that, the first
+    tokens of a document may be missing.
 
     Args:
         texts: documents by source, as of `heldout.read_texts`.
@@ -58,10 +59,11 @@ def _beginnings(
         # Of a long document a part: a token has fewer characters than this.
         (ids,) = encoder.encode([text[: 64 * num_tokens]])
         # Without the token that ends a document.
-        if len(ids) > 2 * num_tokens:
-            prompt, more = (str(tokenizer.decode(ids[:end])) for end in (num_tokens, num_tokens + 1))
+        for end in range(num_tokens, min(2 * num_tokens, len(ids) - 1 - num_tokens)):
+            prompt, more = (str(tokenizer.decode(ids[end - num_tokens : stop])) for stop in (end, end + 1))
             if more[len(prompt) :][:1].isspace():
-                yield prompt, ids[:num_tokens].tolist()
+                yield prompt, ids[end - num_tokens : end].tolist()
+                break
 
 
 @torch.no_grad()

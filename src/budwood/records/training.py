@@ -2,6 +2,8 @@
 
 from typing import Annotated, Any
 
+from pydantic import Field
+
 from budwood.records.cost import Cost
 from budwood.records.gate import Gate
 from budwood.records.names import SHARED
@@ -74,6 +76,10 @@ class Score(TrainingRecord):
     num_parameters: int
     losses: dict[str, list[float]]
     tokens_per_sequence: int
+    foreign: dict[str, list[float]] = Field(default_factory=dict)
+    """The same on text of which training text has none."""
+    foreign_before: dict[str, list[float]] = Field(default_factory=dict)
+    """The same of the checkpoint that the run began with; empty where its weights were random."""
     folder: str = ""
     """Of the trained checkpoint."""
     engines: tuple[str, ...] = ()

@@ -52,6 +52,7 @@ def write_report(findings: Findings) -> Report:
     selected = {} if findings.selections is None else {"Selection": selection_section(findings.selections)}
     details = {
         "Results": sections.results(findings.results),
+        "Forgetting": sections.forgetting(findings),
         "Training": sections.training(findings.results),
         "Savings": sections.savings(findings.savings),
         **selected,

@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 
 from budwood import __version__
+from budwood.corpus.split import FOREIGN
+from budwood.evaluation.statistics import mean_and_error
 from budwood.records.evaluation import Sample
 from budwood.records.gate import LONG_STEPS
 from budwood.records.names import BASELINE, Variant
@@ -18,7 +20,7 @@ from budwood.reporting.findings import Findings
 from budwood.reporting.ledger import CONFIDENCE, LEDGERS, NUM_RESAMPLES
 from budwood.reporting.markup import markdown_table, means_and_errors, nested_list, once
 from budwood.reporting.matching import arm_settings
-from budwood.reporting.tables import NOISE_STANDARD_ERRORS, verdict
+from budwood.reporting.tables import NOISE_STANDARD_ERRORS, paired_difference, verdict
 
 NO_TRAINING = "No arm was trained."
 _BEYOND = "*"
@@ -185,6 +187,33 @@ def _savings(baseline: str, table: pd.DataFrame) -> list[str]:
     }
     behind = "The costs behind these ratios:"
     return [f"### Against {baseline}", markdown_table(ratios, 3), behind, markdown_table(charges, 2)]
+
+
+def forgetting(findings: Findings) -> str:
+    """Return what training makes of text that it has none of."""
+    own = {loss.source: loss for loss in findings.teacher_evaluation.perplexity if loss.split == FOREIGN}
+    rows = [(arm, source) for source in own for arm in findings.arms if source in arm.foreign]
+    if not rows:
+        return "Nothing is known of what training forgets: no source has `splits: {foreign: 1}`."
+    unknown = (np.nan, np.nan)
+    befores = [mean_and_error(arm.foreign_before[source]) if arm.foreign_before else unknown for arm, source in rows]
+    changes = [
+        paired_difference(arm.foreign[source], arm.foreign_before[source]) if arm.foreign_before else unknown
+        for arm, source in rows
+    ]
+    columns = {
+        "source": once([source for _, source in rows]),
+        "run": [_run(arm) for arm, _ in rows],
+        "teacher": [formats.plus_minus(own[source].loss, own[source].standard_error) for _, source in rows],
+        "before": [formats.plus_minus(*before) for before in befores],
+        "after": [formats.plus_minus(*mean_and_error(arm.foreign[source])) for arm, source in rows],
+        "after minus before": _marked(*(pd.Series(part) for part in zip(*changes, strict=True))),
+    }
+    note = (
+        "Nats per token of text that is only ever measured: of the teacher, of the sub-network as it was cut, and "
+        f"after training. `{_BEYOND}`: beyond the noise, {NOISE_STANDARD_ERRORS:g} paired standard errors."
+    )
+    return f"{note}\n\n{markdown_table(columns, 2)}"
 
 
 def generation(samples: Sequence[Sample]) -> str:

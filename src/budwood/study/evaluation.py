@@ -11,6 +11,7 @@ import torch
 
 from budwood.arch.count import forward_flops_per_token, num_parameters
 from budwood.corpus.packing import PackedCorpus
+from budwood.corpus.split import FOREIGN
 from budwood.evaluation.continuations import Variety, agreement, continue_prompts, heldout_prompts
 from budwood.evaluation.efficiency import Subject, measure_efficiency
 from budwood.evaluation.harness import VERSION, check_benchmarks, run_benchmarks
@@ -118,13 +119,16 @@ class ScoreRun(Stage[Scored]):
     length: int
     validation: int
     compute: Compute
+    start: Checkpoint | None = None
+    """The checkpoint that the run began with; none where its weights were random."""
 
     def run(self, work: Work) -> Scored:
-        """Measure."""
+        """Measure, on foreign text the start as well."""
         started = time.perf_counter()
-        model = self.compute.place(self.model.load_model(self.compute.dtype))
-        losses = source_losses(model, self.tokens, "validation", (self.length, self.validation), self.run_name)
-        read = sum(map(len, losses.values())) * self.length
+        losses, foreign = (self._losses(self.model, split) for split in ("validation", FOREIGN))
+        before = self._losses(self.start, FOREIGN) if self.start and foreign else {}
+        parts = (losses, foreign, before)
+        read = sum(len(values) for part in parts for values in part.values()) * self.length
         flops = forward_flops_per_token(self.model.architecture, context=self.length)
         score = Score(
             **self.record.model_dump(exclude={"made_with"}),
@@ -133,15 +137,24 @@ class ScoreRun(Stage[Scored]):
             num_parameters=num_parameters(self.model.architecture),
             losses=losses,
             tokens_per_sequence=self.length,
+            foreign=foreign,
+            foreign_before=before,
         )
         result = Scored(score, [Cost.of("evaluation", read, flops, time.perf_counter() - started)])
         self.replay(result, work)
         return result
 
+    def _losses(self, model: Checkpoint, split: str) -> dict[str, list[float]]:
+        if not self.tokens.sources(split):
+            return {}
+        placed = self.compute.place(model.load_model(self.compute.dtype))
+        return source_losses(placed, self.tokens, split, (self.length, self.validation), self.run_name)
+
     def replay(self, result: Scored, work: Work) -> None:
-        """Report the mean loss."""
-        losses = [loss for source in result.score.losses.values() for loss in source]
-        work.track({"validation_loss": fmean(losses)}, self.record.steps)
+        """Report the mean losses."""
+        for name, losses in (("validation_loss", result.score.losses), ("foreign_loss", result.score.foreign)):
+            if losses:
+                work.track({name: fmean([loss for source in losses.values() for loss in source])}, self.record.steps)
 
 
 @dataclass(frozen=True, slots=True)

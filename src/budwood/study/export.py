@@ -87,10 +87,11 @@ class ExportSubnet(Stage[Exported]):
 
 
 def text_sources(corpus: CorpusSettings) -> list[CardSource]:
-    """Return licences and attributions of all texts, for a card."""
+    """Return licences and attributions of all texts that a model may come from, for a card."""
     return [
         CardSource(name=name, license=source.license, attribution=source.attribution, dataset=source.dataset)
         for name, source in corpus.sources.items()
+        if not source.is_foreign
     ]
 
 

@@ -8,10 +8,11 @@ import pandas as pd
 
 from budwood.arch.count import forward_flops_per_token, num_parameters, paper_search_flops
 from budwood.arch.spec import Architecture
+from budwood.corpus.split import FOREIGN
 from budwood.evaluation.efficiency import timing_flops
 from budwood.evaluation.settings import NEW_TOKENS, NUM_PROMPTS, PROMPT_TOKENS, EvaluationSettings
 from budwood.records.cost import Cost
-from budwood.records.names import ARMS, BASELINE, CONTINUED, REFERENCE, SHARED, Variant
+from budwood.records.names import ARMS, BASELINE, CONTINUED, FROM_SUBNET, REFERENCE, SHARED, Variant
 from budwood.reporting import formats
 from budwood.reporting.accelerator import Accelerator
 from budwood.reporting.memory import Memory, Precision, forward_memory, training_memory
@@ -265,7 +266,7 @@ def _shared_rows(study: PlannedStudy) -> Iterator[Row]:
     checked = study.text("selection", min(measurement.elimination, measurement.selection))
     for cost in order_gate_costs(teacher, checked).values():
         yield from [_row(cost)] * study.num_orderings
-    sequences = sum(count * study.num_sources[split] for split, count in measurement.reported.items())
+    sequences = sum(count * study.num_sources.get(split, 0) for split, count in measurement.reported.items())
     asked = study.evaluation.question_tokens(study.num_sources["validation"])
     forward = float(forward_flops_per_token(teacher, context=measurement.length))
     read, written = (
@@ -355,8 +356,11 @@ def _evaluation_row(study: PlannedStudy, each: Forecast) -> Row:
     """Return what it takes to measure arms, to ask the first of each, and to time their model and the teacher."""
     measurement, evaluation, sources = study.conditions.measurement, study.evaluation, study.num_sources["validation"]
     length, asked = measurement.length, evaluation.question_tokens(sources)
-    of_arm = study.conditions.protocol.num_seeds * measurement.validation * sources * length + asked
+    foreign, seeds = study.num_sources.get(FOREIGN, 0), study.conditions.protocol.num_seeds
+    of_arm = seeds * measurement.validation * (sources + foreign) * length + asked
     costs = [Cost.of("evaluation", len(ARMS) * of_arm, each.forward(length))]
+    before = seeds * measurement.validation * foreign * length
+    costs.append(Cost.of("evaluation", len(FROM_SUBNET) * before, each.forward(length)))
     costs += [writing_cost(each.largest, PROMPT_TOKENS, _WRITTEN, _WRITTEN)] * len(ARMS)
     if each.reference is not None:
         costs.append(Cost.of("evaluation", of_arm, forward_flops_per_token(each.reference, context=length)))

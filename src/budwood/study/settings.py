@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from budwood.arch.bins import ParameterBin
+from budwood.corpus.split import FOREIGN
 from budwood.models.settings import DeviceName, ModelSizes, Precision
 from budwood.records.strict import HOW, Strict
 from budwood.training.settings import Arms, Engine, Schedule
@@ -62,7 +63,7 @@ class MeasurementSettings(Strict):
     choice: int = Field(gt=0)
     """Sequences on which the winner is chosen among the finalists."""
     validation: int = Field(gt=0)
-    """Sequences of each source for the reported losses."""
+    """Sequences of each source for the reported losses, and of foreign text."""
     heldout: int = Field(gt=0)
     """Validation sequences behind the curves; also of every other split for the teacher's loss there."""
     batch_size: int = Field(default=4, gt=0)
@@ -80,7 +81,8 @@ class MeasurementSettings(Strict):
     @property
     def reported(self) -> dict[str, int]:
         """Sequences of every source of each split that losses are reported for."""
-        return dict.fromkeys(("train", *self.searched), self.heldout) | {"validation": self.validation}
+        read = dict.fromkeys(("validation", FOREIGN), self.validation)
+        return dict.fromkeys(("train", *self.searched), self.heldout) | read
 
 
 class ProtocolSettings(Strict):

@@ -17,7 +17,7 @@ from budwood.records.account import SearchFindings, TrainingFindings
 from budwood.records.certificate import Certificate
 from budwood.records.cost import Cost
 from budwood.records.evaluation import Downstream, Efficiency, Sample
-from budwood.records.names import Variant
+from budwood.records.names import FROM_SUBNET, Variant
 from budwood.records.search import Finalists, Winner
 from budwood.records.teacher import TeacherEvaluation
 from budwood.records.training import ProbeScore, Score, TrainingRecord
@@ -122,6 +122,7 @@ def score_runs(
     tokens: PackedCorpus,
     conditions: Conditions,
     workspace: Path,
+    subnet: Checkpoint,
     *runs: Checkpoint | TrainingRecord,
     names: Sequence[str],
 ) -> tuple[list[Score], list[Cost]]:
@@ -131,6 +132,7 @@ def score_runs(
         tokens: the text.
         conditions: how much of it is read, and where models run.
         workspace: keeps the losses.
+        subnet: with which some runs began.
         runs: the checkpoints of all runs, then their records.
         names: of the runs.
     """
@@ -147,6 +149,7 @@ def score_runs(
             length=measurement.length,
             validation=measurement.validation,
             compute=choose_compute(measurement.device, measurement.precision),
+            start=subnet if record.arm in FROM_SUBNET else None,
         )
         with run_of(name):
             scored = open_workspace(workspace).finish(stage)

@@ -54,7 +54,7 @@ def _trained(place: Place, parameters: ProjectParameters) -> list[Node]:
         "tokens",
         "params:conditions",
         "workspace",
-        *place.own(*runs),
+        *place.own("subnet", *runs),
         *place.own(*(f"{run}_run" for run in runs)),
     ]
     timed = ["params:evaluation", "params:conditions", "teacher", *place.own("subnet", *reference)]
