@@ -18,6 +18,7 @@ from budwood.models.device import Compute, choose_compute
 from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import byte_tokenizer, fetch_teacher
 from budwood.records.certificate import LogitProbe, Proof
+from budwood.records.evaluation import Sample
 from budwood.records.search import Finalist, Searched, Winner
 from budwood.records.teacher import IntakeRecord, TeacherRecord
 from budwood.records.training import MadeWith, TrainingRecord
@@ -31,6 +32,7 @@ from budwood.study.stage import Stage
 from budwood.study.teacher import RankComponents, VerifyTeacher
 from budwood.study.text import PackText, Windows
 from budwood.study.training import CacheTeacher, Start, TrainArm
+from budwood.study.vocabulary import TrimVocabulary
 from budwood.subnet.settings import Ordering, SpaceSettings
 from budwood.training.job import TrainingJob
 from budwood.training.settings import ArmSettings, DistillationSettings, Engine, Schedule
@@ -232,5 +234,12 @@ def stages(materials: Materials) -> list[Stage]:
         ),
         CheckStart(arm="distilled", seed=1, start=teacher, certificate="prompts", compute=compute),
         OverfitBatch(run_facts={"arm": "distilled"}, student=teacher.architecture, job=JOB),
-        ContinuePrompts(model_name="teacher", model=teacher, tokens=tokens, compute=compute),
+        ContinuePrompts(
+            model_name="distilled",
+            model=teacher,
+            tokens=tokens,
+            teacher=(Sample(model="teacher", prompt="a", text="b"),),
+            compute=compute,
+        ),
+        TrimVocabulary(teacher=teacher, counts=torch.ones(3), size=2),
     ]

@@ -141,19 +141,16 @@ def test_a_start_has_the_loss_of_its_certificate(run: TrainArm, certified: Check
 
 
 def test_a_start_that_is_not_what_was_certified_is_not_trained(
-    run: TrainArm, certified: Checkpoint, tmp_path: Path
+    run: TrainArm, certified: Checkpoint, workspace: Workspace, tmp_path: Path
 ) -> None:
-    """The certificate is that of a model whose last norm is larger by a tenth."""
-    model = certified.load_model(torch.float32)
-    with torch.no_grad():
-        model.base_model.norm.weight.mul_(1.1)
-    write_check(certified.folder, record_prompts(model))
+    """The certificate is that of the model after a training, and the weights are those before it."""
+    write_check(certified.folder, record_prompts(workspace.finish(run).model.load_model(torch.float32)))
     broken = replace(run, start=replace(run.start, checkpoint=certified), schedule=SCHEDULE)
-    workspace = Workspace(folder=tmp_path / "work")
+    own = Workspace(folder=tmp_path / "work")
     with pytest.raises(ValueError, match="sanity gate failed: loss at step 0 against the certificate's"):
-        workspace.finish(broken)
-    assert not list(workspace.folder.glob("training-*/run")), "nothing was spent"
-    (found,) = workspace.finish(replace(broken, on_failure="warn")).record.gates
+        own.finish(broken)
+    assert not list(own.folder.glob("training-*/run")), "nothing was spent"
+    (found,) = own.finish(replace(broken, on_failure="warn")).record.gates
     assert not found.passed
 
 
