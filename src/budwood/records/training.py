@@ -81,9 +81,14 @@ class Score(TrainingRecord):
     foreign_before: dict[str, list[float]] = Field(default_factory=dict)
     """The same of the checkpoint that the run began with; empty where its weights were random."""
     folder: str = ""
-    """Of the trained checkpoint."""
+    """Of the trained checkpoint, as seen from the project's."""
     engines: tuple[str, ...] = ()
     """Inference engines that open it, as far as that was tried."""
+
+    @property
+    def record(self) -> TrainingRecord:
+        """The run alone."""
+        return TrainingRecord(**{name: getattr(self, name) for name in TrainingRecord.model_fields})
 
 
 class ProbeScore(TrainingRecord):

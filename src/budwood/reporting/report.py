@@ -60,6 +60,7 @@ def write_report(findings: Findings) -> Report:
         "Generation": sections.generation(findings.samples),
         "Speed and memory": sections.speeds(findings.speeds),
         "Sanity gates": sections.gates(findings),
+        "Opens in": sections.opens_in(findings.certificates),
         "Search": sections.searches(findings.winners),
         "Search spaces": sections.search_spaces(findings.search_spaces),
         "Text": sections.corpus(findings.corpus_counts),

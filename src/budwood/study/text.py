@@ -35,7 +35,8 @@ class Windows:
     @classmethod
     def searched(cls, tokens: PackedCorpus, split: str, measurement: MeasurementSettings) -> "Windows":
         """Return the sequences of a split that searches work with."""
-        return cls(tokens=tokens, split=split, length=measurement.length, count=measurement.searched[split])
+        length, count = measurement.length_of(split), measurement.searched[split]
+        return cls(tokens=tokens, split=split, length=length, count=count)
 
     @property
     def extent(self) -> Extent:
@@ -106,6 +107,7 @@ def require_text(tokens: PackedCorpus, measurement: MeasurementSettings, schedul
     """
     require_measured(tokens, measurement)
     training_order(tokens, schedule)
+    tokens.heldout_starts(schedule.sequence_length, measurement.heldout)
 
 
 def require_measured(tokens: PackedCorpus, measurement: MeasurementSettings) -> None:
@@ -114,8 +116,9 @@ def require_measured(tokens: PackedCorpus, measurement: MeasurementSettings) -> 
     Raises:
         ValueError: one has not; the message gives what it has.
     """
-    require_windows(tokens, measurement.length, measurement.searched, per_source=False)
+    for split, count in measurement.searched.items():
+        require_windows(tokens, measurement.length_of(split), {split: count}, per_source=False)
     reported = dict(measurement.reported)
     if not tokens.sources(FOREIGN):
         del reported[FOREIGN]
-    require_windows(tokens, measurement.length, reported, per_source=True)
+    require_windows(tokens, measurement.final_length, reported, per_source=True)

@@ -71,7 +71,7 @@ def rank_components(
     selection = Windows(
         tokens=tokens,
         split="selection",
-        length=measurement.length,
+        length=measurement.length_of("selection"),
         count=min(measurement.elimination, measurement.selection),
     )
     gates = [
@@ -116,7 +116,7 @@ def evaluate_teacher(
     stage = EvaluateTeacher(
         teacher=teacher,
         tokens=tokens,
-        length=measurement.length,
+        length=measurement.final_length,
         reported=measurement.reported,
         compute=choose_compute(measurement.device, measurement.precision),
     )
