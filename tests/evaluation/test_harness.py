@@ -21,11 +21,14 @@ from budwood.arch.count import forward_flops_per_token
 from budwood.evaluation import harness
 from budwood.evaluation.harness import check_benchmarks, fingerprint_tasks, run_benchmarks, write_tasks
 from budwood.evaluation.heldout import heldout_questions
+from budwood.evaluation.in_context import in_context_questions
 from budwood.evaluation.respondent import Respondent
 from budwood.evaluation.settings import (
     CONTINUATION,
+    COPY,
     LAST_WORD,
     PRESETS,
+    RECALL,
     Benchmark,
     EvaluationSettings,
     HeldOutSettings,
@@ -96,6 +99,18 @@ def test_random_weights_answer_by_chance(folder: Path, tasks_folder: Path, tmp_p
     assert (continuation["task"], continuation["metric"], continuation["chance"]) == (CONTINUATION, "acc_norm", 0.25)
     assert (last_word["task"], last_word["metric"], last_word["chance"]) == (LAST_WORD, "acc", None)
     assert record["harness"].startswith("lm_eval 0.4.")
+
+
+def test_random_weights_answer_from_their_context_by_chance(folder: Path, tmp_path: Path) -> None:
+    """As one in four of 100 is right by chance in both tasks."""
+    questions = in_context_questions({"noise": texts(40)}, HeldOutSettings(questions=QUESTIONS))
+    write_tasks(questions, tmp_path / "in_context")
+    found = ask(folder, tmp_path / "in_context", tmp_path, tasks=("in_context",))
+    assert [task["task"] for task in found] == [COPY, RECALL]
+    for task in found:
+        assert abs(task["value"] - 0.25) < 4 * 0.0433
+        assert (task["metric"], task["chance"], task["num_questions"]) == ("acc", 0.25, QUESTIONS)
+        assert 0 < task["standard_error"] < 0.06
 
 
 def test_errors_and_answers_fit_the_value(folder: Path, tasks_folder: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from kedro.framework.project import configure_project, settings
 from safetensors.torch import load_file
 
 from budwood.arch.count import forward_flops_per_token
+from budwood.evaluation.settings import NEW_TOKENS, NUM_PROMPTS, PROMPT_TOKENS
 from budwood.parameters import ProjectParameters, read_parameters
 from budwood.pipelines.plan.nodes import describe_study
 from budwood.records.account import SearchFindings
@@ -17,7 +18,7 @@ from budwood.records.files import read_json_lines
 from budwood.records.form import read_records
 from budwood.records.teacher import TeacherRecord
 from budwood.reporting.accelerator import ACCELERATORS
-from budwood.study.costs import Extent
+from budwood.study.costs import Extent, writing_cost
 from budwood.study.plan import PlannedStudy, plan, search_costs
 from budwood.study.teacher import importance_of
 from budwood.subnet.compensate import count_gaps
@@ -82,7 +83,9 @@ def sums(table: pd.DataFrame, stage: str) -> pd.DataFrame:
     return table[table["stage"] == stage].groupby(["bin", "space"])[["tokens", "flops"]].sum()
 
 
-@pytest.mark.parametrize("stage", ["calibration", "compensation", "training", "teacher", "heldout", "certificate"])
+@pytest.mark.parametrize(
+    "stage", ["calibration", "compensation", "training", "teacher", "heldout", "certificate", "gate"]
+)
 def test_a_stage_costs_what_was_planned(study: PlannedStudy, spent: pd.DataFrame, stage: str) -> None:
     planned, paid = sums(plan(study, CPU, 0.2), stage), sums(spent, stage)
     assert len(paid) > 0
@@ -139,7 +142,7 @@ def test_a_search_costs_what_its_candidates_read(
 def test_evaluation_costs_what_was_planned_beside_questions_and_samples(
     study: PlannedStudy, spent: pd.DataFrame, data: Path, teacher: TeacherRecord
 ) -> None:
-    """Questions are counted by words beforehand; samples are too short to plan."""
+    """Questions are counted by words beforehand; texts that models write may end early."""
     planned, paid = sums(plan(study, CPU, 0.2), "evaluation"), sums(spent, "evaluation")
     measurement, sources = study.conditions.measurement, study.num_sources["validation"]
     words = study.evaluation.question_tokens(sources)
@@ -150,13 +153,18 @@ def test_evaluation_costs_what_was_planned_beside_questions_and_samples(
         asked = [task.cost for answers in results[each.variant].downstream for task in answers.tasks]
         scored, speed = results[each.variant].evaluation_costs, results[each.variant].efficiency
         forward = each.forward(measurement.length)
-        known = Extent(3 * measurement.validation * sources, measurement.length).num_tokens
-        rest = planned.loc[each.variant] - pd.Series({"tokens": 3 * words, "flops": 3 * words * forward})
+        # Foreign text is read by three arms, and by the sub-network before two of them are trained.
+        foreign = study.num_sources["foreign"]
+        known = Extent((3 * sources + 5 * foreign) * measurement.validation, measurement.length).num_tokens
+        written = writing_cost(each.largest, PROMPT_TOKENS, *[[NEW_TOKENS] * NUM_PROMPTS] * 2)
+        unknown = pd.Series({"tokens": words + written.tokens, "flops": words * forward + written.flops})
+        rest = planned.loc[each.variant] - 3 * unknown
         read = paid.loc[each.variant, ["tokens", "flops"]] - [
             sum(cost.tokens for cost in asked),
             sum(cost.flops for cost in asked),
         ]
-        samples = [cost for cost in scored if cost.tokens != measurement.validation * sources * measurement.length]
+        samples = scored[-3:]
+        assert all(0 < cost.tokens <= written.tokens for cost in samples)
         read -= [sum(cost.tokens for cost in samples), sum(cost.flops for cost in samples)]
         assert known + sum(each.tokens for each in speed) == read["tokens"] == rest["tokens"], each.variant
         assert rest["flops"] == pytest.approx(read["flops"], rel=0.01), each.variant

@@ -7,6 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
+from budwood.records.cost import Cost
+from budwood.records.evaluation import Sample
+from budwood.records.gate import Gate
 from budwood.records.names import ARMS
 from budwood.records.training import ProbeScore
 from budwood.reporting.findings import Findings
@@ -16,7 +19,8 @@ from budwood.reporting.selection import select_space
 
 OPENING = ["Models to take", "What they write", "What was searched", "Why to believe it", "What it cost", "Contents"]
 DETAILS = [
-    *("Results", "Training", "Savings", "Tasks", "Speed and memory", "Opens in"),
+    *("Results", "Forgetting", "Training", "Savings", "Tasks", "Generation", "Speed and memory", "Sanity gates"),
+    "Opens in",
     *("Search", "Search spaces", "Text", "Teacher", "How this was made"),
 ]
 
@@ -259,7 +263,7 @@ def test_a_study_with_probes_has_a_section_on_its_selection(study) -> None:
     probe = ProbeScore.model_construct(num_parameters=33_600_000, tokens=2048, student_flops=4e11, losses=[3.0, 4.0])
     findings = dataclasses.replace(study.findings, selections=select_space("quarter", {"coarse_uniform": probe}))
     titles = [part.title for part in write_report(findings).sections]
-    assert titles == [*OPENING, *DETAILS[:3], "Selection", *DETAILS[3:]]
+    assert titles == [*OPENING, *DETAILS[:4], "Selection", *DETAILS[4:]]
     assert "`coarse_uniform` is its only space." in section(findings, "Selection")
 
 
@@ -284,3 +288,53 @@ def test_winners_have_their_confidence(make_study: Callable) -> None:
 def test_a_report_without_any_search_says_so(study) -> None:
     findings = dataclasses.replace(study.findings, winners=[])
     assert {section(findings, title) for title in ("What was searched", "Search")} == {"Nothing was searched."}
+
+
+def test_the_sanity_gates_are_named_with_what_they_found(study) -> None:
+    def gate(name: str, value: float) -> Gate:
+        return Gate(name=name, value=value, limit=0.5, unit="nats", cost=Cost(stage="gate", flops=1.0, tokens=1))
+
+    arms = list(study.findings.arms)
+    arms[1] = arms[1].model_copy(update={"gates": (gate("loss at step 0", 0.25),)})
+    passed = dataclasses.replace(study.findings, order_gates=[gate("order of heads", -1.5)], arms=arms)
+    text = section(passed, "Sanity gates")
+    assert "| teacher | order of heads | -1.5 nats | 0.5 | passed |" in text
+    assert "| quarter · coarse_uniform, subnet_init, seed 42 | loss at step 0 | 0.25 nats | 0.5 | passed |" in text
+    assert "- 2 sanity gates passed" in section(passed, "Why to believe it")
+    failed = dataclasses.replace(passed, order_gates=[gate("order of heads", np.nan)])
+    assert "| teacher | order of heads | nan nats | 0.5 | FAILED |" in section(failed, "Sanity gates")
+    assert "- 1 of 2 sanity gates failed: order of heads: nan nats" in section(failed, "Why to believe it")
+    assert section(study.findings, "Sanity gates").startswith("Nothing was checked")
+
+
+def test_generation_by_hand(study) -> None:
+    """Agreement 0.2 and 0.6: a mean of 0.4, and an error of 0.283 / sqrt(2)."""
+    where = {"bin": "quarter", "space": "coarse_uniform", "model": "distilled", "text": ""}
+    found = {"ids": (1,) * 8, "repetition": 0.8, "distinct": 0.5}
+    own = Sample(model="SmolLM2-135M-Instruct", prompt="a", text="", ids=(1, 2), repetition=0.5, distinct=1.0)
+    arm = [Sample(**where, **found, prompt=prompt, agreement=share) for prompt, share in (("a", 0.2), ("b", 0.6))]
+    samples = [own, *arm]
+    text = section(dataclasses.replace(study, samples=samples).findings, "Generation")
+    assert "| quarter · coarse_uniform | distilled | 40 ± 20 | 80 (all alike) | 50 (all alike) | 8 |" in text
+    assert "| teacher | SmolLM2-135M-Instruct | n/a | 50.000 ± n/a | 100.000 ± n/a | 2 |" in text
+
+
+def test_forgetting_is_paired_with_the_cut(study) -> None:
+    """Foreign text rises by 1 and 1.2 nats over the cut: 1.1 with an error of 0.1."""
+    arms = list(study.findings.arms)
+    foreign = {"french": [8.0, 7.2]}
+    arms[1] = arms[1].model_copy(update={"foreign": foreign, "foreign_before": {"french": [7.0, 6.0]}})
+    arms[0] = arms[0].model_copy(update={"foreign": foreign})
+    teacher = study.evaluation
+    row = teacher.perplexity[0].model_copy(
+        update={"split": "foreign", "source": "french", "loss": 3.0, "standard_error": 0.5}
+    )
+    evaluation = teacher.model_copy(update={"perplexity": (*teacher.perplexity, row)})
+    findings = dataclasses.replace(study.findings, arms=arms, teacher_evaluation=evaluation)
+    text = section(findings, "Forgetting")
+    assert "| french | quarter · coarse_uniform, random_init, seed 42 | 3.00 ± 0.50 | n/a | 7.60 ± 0.40 | n/a |" in text
+    assert (
+        "| quarter · coarse_uniform, subnet_init, seed 42 | 3.00 ± 0.50 | 6.50 ± 0.50 | 7.60 ± 0.40 | +1.10 ± 0.10 * |"
+        in text
+    )
+    assert section(study.findings, "Forgetting").startswith("Nothing is known")

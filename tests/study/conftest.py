@@ -18,12 +18,14 @@ from budwood.models.device import Compute, choose_compute
 from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import byte_tokenizer, fetch_teacher
 from budwood.records.certificate import Certificate, LogitProbe, Proof
+from budwood.records.evaluation import Sample
 from budwood.records.search import Finalist, Searched, Winner
 from budwood.records.teacher import IntakeRecord, TeacherRecord
 from budwood.records.training import MadeWith, TrainingRecord
 from budwood.search.settings import SearchSettings
 from budwood.study.evaluation import AskModel, ContinuePrompts, EvaluateTeacher, ScoreProbe, ScoreRun
 from budwood.study.export import CertifyTrained, ExportSubnet
+from budwood.study.gates import CheckOrder, CheckStart, OverfitBatch
 from budwood.study.search import BriefTraining, ChooseWinner, EvolveSubnets
 from budwood.study.settings import BinSettings
 from budwood.study.stage import Stage
@@ -31,7 +33,8 @@ from budwood.study.teacher import RankComponents, VerifyTeacher
 from budwood.study.text import PackText, Windows
 from budwood.study.training import CacheTeacher, Start, TrainArm
 from budwood.study.vocabulary import TrimVocabulary
-from budwood.subnet.settings import SpaceSettings
+from budwood.subnet.settings import Ordering, SpaceSettings
+from budwood.training.job import TrainingJob
 from budwood.training.settings import ArmSettings, DistillationSettings, Engine, Schedule
 
 SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -56,6 +59,17 @@ RECORD = TrainingRecord(
     device="cpu",
     precision="float32",
     made_with=MadeWith(schedule={}, corpus="", start="", teacher=None, heldout=1, code=""),
+)
+JOB = TrainingJob(
+    arm="distilled",
+    model_folder="model",
+    initialisation="checkpoint",
+    teacher_folder="teacher",
+    corpus_folder="corpus",
+    output_folder="output",
+    learning_rate=0.1,
+    schedule=SCHEDULE,
+    heldout_windows=1,
 )
 SEARCHED = {"fitness": "perplexity", "parameter_bin": (1, 9), "num_evaluations": 3, "paper_flops": 1.0}
 INTAKE = IntakeRecord(num_tokens=1, dtype="float32", tolerance=0.1, reading_difference=0.0, cut_difference=0.0)
@@ -234,5 +248,21 @@ def stages(materials: Materials) -> list[Stage]:
         ),
         VerifyTeacher(teacher=teacher),
         TrimVocabulary(teacher=teacher, counts=torch.ones(257, dtype=torch.int64), size=256),
-        ContinuePrompts(model_name="teacher", model=teacher, tokens=tokens, compute=compute),
+        CheckOrder(
+            teacher=teacher,
+            importance={"channels": torch.ones(3)},
+            ordering=Ordering(),
+            windows=windows("selection"),
+            compute=compute,
+            batch_size=2,
+        ),
+        CheckStart(arm="distilled", seed=1, start=teacher, certificate="prompts", compute=compute),
+        OverfitBatch(run_facts={"arm": "distilled"}, student=teacher.architecture, job=JOB),
+        ContinuePrompts(
+            model_name="distilled",
+            model=teacher,
+            tokens=tokens,
+            teacher=(Sample(model="teacher", prompt="a", text="b"),),
+            compute=compute,
+        ),
     ]

@@ -208,7 +208,7 @@ def test_the_door_does_what_the_nodes_do(tmp_path):
 
     text = study.teacher, study.tokens
     own = tmp_path / "nodes"
-    importance, _ = rank_components(*text, conditions, own, statistics=True, elimination=True)
+    importance, _, _ = rank_components(*text, conditions, own, statistics=True, elimination=True, orderings=())
     ranked = study.teacher, importance, study.tokens
     history, finalists = evolve(*ranked, bin_, space, search, conditions, own)
     winner, cut = choose_winner(*ranked, finalists, space, search, conditions, own)

@@ -17,7 +17,15 @@ from budwood.records.names import Variant
 from budwood.reporting.accelerator import ACCELERATORS
 from budwood.reporting.quote import disk_bytes, markdown_plan
 from budwood.search.settings import SearchSettings
-from budwood.study.costs import Extent, choice_cost, correction_cost, elimination_cost, reading_cost
+from budwood.study.costs import (
+    Extent,
+    choice_cost,
+    correction_cost,
+    elimination_cost,
+    halved,
+    reading_cost,
+    writing_cost,
+)
 from budwood.study.forecast import Forecast, draw_members
 from budwood.study.plan import CHOSEN, PlannedAblation, PlannedStudy, plan, plan_ablations, search_costs, warnings_of
 from budwood.study.settings import Conditions, MeasurementSettings, ProtocolSettings
@@ -38,6 +46,8 @@ MEASUREMENT = MeasurementSettings(
 )
 SEARCH = SearchSettings(num_finalists=1)
 SMALL = Variant("small", "coarse")
+WRITTEN = 16 * (32 + 48 - 1)
+"""Tokens that a model reads to continue 16 prompts of 32 tokens by 48; arms read as many of the teacher's."""
 
 
 def forecast(**changes) -> Forecast:
@@ -92,9 +102,9 @@ def test_the_papers_bin_by_hand() -> None:
     assert search["flops"] == (5050 * 1000 + 64) * 512 * forward_flops_per_token(PYTHIA_410M, **context)
     assert search["paper_flops"] / 1e18 == pytest.approx(2.349, abs=0.0005)
     assert row(planned, "heldout", "distilled")["tokens"] == 5 * 32 * 2048
-    assert row(planned, "evaluation")["tokens"] == 3 * 200 * 512
+    assert row(planned, "evaluation")["tokens"] == 3 * (200 * 512 + 2 * WRITTEN)
     # The teacher: 200 sequences of validation and 32 of training text.
-    assert row(planned, "evaluation", bin_name="")["tokens"] == 232 * 512
+    assert row(planned, "evaluation", bin_name="")["tokens"] == 232 * 512 + WRITTEN
     assert row(planned, "compensation")["flops"] == 0
     calibration = row(planned, "calibration", bin_name="")
     assert calibration["flops"] == 64 * 512 * forward_flops_per_token(PYTHIA_69B, **context)
@@ -143,7 +153,7 @@ def test_the_reference_of_a_bin_is_trained_once() -> None:
     planned = plan(study(forecasts=two), H100, 0.4)
     (found,) = planned[(planned["arm"] == "reference_init") & (planned["stage"] == "training")].to_dict("records")
     assert (found["space"], found["tokens"]) == ("", 4624 * 1056 * 2048)
-    assert planned.loc[planned["stage"] == "evaluation", "tokens"].tolist()[1:] == [4 * 200 * 512] * 2
+    assert planned.loc[planned["stage"] == "evaluation", "tokens"].tolist()[1:] == [4 * (200 * 512 + 2 * WRITTEN)] * 2
     page = markdown_plan(planned, ("h100", 8), 0.4, [])
     assert "2 searches and 7 training runs" in page
     large = study(forecasts=two, schedule=PAPERS.model_copy(update={"micro_batch": 48}))
@@ -163,16 +173,43 @@ def test_questions_and_timing_are_part_of_the_evaluation() -> None:
     small = forward_flops_per_token(PYTHIA_410M, context=512)
     planned = plan(study(evaluation=evaluation), H100, 0.4)
     found = row(planned, "evaluation")
-    assert found["tokens"] == 3 * (200 * 512 + 1500) + 2 * 300
-    timed = 0
+    assert found["tokens"] == 3 * (200 * 512 + 1500 + 2 * WRITTEN) + 2 * 300
+    timed = 3 * writing_cost(PYTHIA_410M, 32, [48] * 16, [48] * 16).flops
     for model in (PYTHIA_410M, PYTHIA_69B):
         read = [80 * forward_flops_per_token(model, context=80)]
         read += [forward_flops_per_token(model, context=81 + step) for step in range(20)]
         timed += 3 * sum(read)
     assert found["flops"] == 3 * (200 * 512 + 1500) * small + timed
-    assert row(planned, "evaluation", bin_name="")["tokens"] == 232 * 512 + 1500
+    assert row(planned, "evaluation", bin_name="")["tokens"] == 232 * 512 + 1500 + WRITTEN
     compared = plan(study(evaluation=evaluation, forecasts=(forecast(reference=PYTHIA_410M),)), H100, 0.4)
-    assert row(compared, "evaluation")["tokens"] == found["tokens"] + 200 * 512 + 1500 + 300
+    assert row(compared, "evaluation")["tokens"] == found["tokens"] + 200 * 512 + 1500 + 300 + 2 * WRITTEN
+
+
+def test_what_foreign_text_and_gates_cost_by_hand() -> None:
+    """Two foreign sources: three arms after training, two of them before. Two orders of four axes, three cuts each.
+
+    A start is checked on 99 and 8 tokens, that a student learns on 20 steps of 1,056 x 2,048 tokens.
+    """
+    sources = {"train": 1, "validation": 1, "foreign": 2}
+    plain, planned = plan(study(), H100, 0.4), plan(study(num_sources=sources, num_orderings=2), H100, 0.4)
+    assert row(planned, "evaluation")["tokens"] - row(plain, "evaluation")["tokens"] == (3 + 2) * 2 * 200 * 512
+    teacher = (row(table, "evaluation", bin_name="")["tokens"] for table in (planned, plain))
+    assert next(teacher) - next(teacher) == 2 * 200 * 512
+    orders = planned[(planned["stage"] == "gate") & (planned["bin"] == "")]
+    assert orders["tokens"].tolist() == [3 * 4 * 512] * 8
+    layers = PYTHIA_69B.with_layers(PYTHIA_69B.layers[:16])
+    assert halved(PYTHIA_69B, "layers") == layers
+    assert 3 * 4 * 512 * forward_flops_per_token(layers, context=512) in set(orders["flops"])
+    gates = planned[(planned["stage"] == "gate") & (planned["bin"] == "small")].groupby("arm")["tokens"].apply(list)
+    learned = 20 * 1056 * 2048
+    assert gates.to_dict() == {
+        "random_init": [learned],
+        "subnet_init": [99 + 8, learned],
+        "distilled": [99 + 8, learned],
+    }
+    brief = study(schedule=PAPERS.of_length(10**9))
+    short = plan(brief, H100, 0.4)
+    assert short.loc[short["stage"] == "gate", "tokens"].tolist() == [99 + 8] * 2, "463 steps are not a long run"
 
 
 def test_a_cached_teacher_is_asked_once_and_takes_disk() -> None:
@@ -309,7 +346,7 @@ def test_every_seed_is_a_training_of_its_own() -> None:
     whole = 4624 * 1056 * 2048
     assert tokens["subnet_init"] == [whole - 740 * 1056 * 2048, whole, whole]
     assert tokens["random_init"] == tokens["distilled"] == [whole] * 3
-    assert planned.loc[planned["stage"] == "evaluation", "tokens"].iloc[-1] == 3 * 3 * 200 * 512
+    assert planned.loc[planned["stage"] == "evaluation", "tokens"].iloc[-1] == 3 * (3 * 200 * 512 + 2 * WRITTEN)
 
 
 def test_disk_by_hand() -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from budwood.corpus.split import validate_fractions
+from budwood.corpus.split import FOREIGN, validate_fractions
 from budwood.records.strict import HOW, Strict
 
 Format = Literal["text", "jsonl", "parquet", "json"]
@@ -58,6 +58,11 @@ class SourceSettings(Strict):
     """Most tokens of a split, by its name. Reading ends where every split named here is full."""
     weight: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Share of the source in the mixture, relative to the weights of the others; by size without it."""
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether the source is only ever measured, beside the text of the study."""
+        return {split for split, share in self.splits.items() if share > 0} == {FOREIGN}
 
     @property
     def place(self) -> str:
@@ -118,7 +123,8 @@ class CorpusSettings(Strict):
 
     @model_validator(mode="after")
     def _weighted_alike(self) -> Self:
-        unweighted = [name for name, weight in self.weights.items() if weight is None]
-        if 0 < len(unweighted) < len(self.sources):
+        mixed = [name for name, source in self.sources.items() if not source.is_foreign]
+        unweighted = [name for name in mixed if self.weights[name] is None]
+        if 0 < len(unweighted) < len(mixed):
             raise ValueError(f"give every source a weight or none; without one are {unweighted}")
         return self

@@ -6,9 +6,11 @@ import unicodedata
 from collections.abc import Mapping
 from hashlib import blake2b
 
-SPLITS = ("train", "calibration", "selection", "choice", "validation")
+FOREIGN = "foreign"
+SPLITS = ("train", "calibration", "selection", "choice", "validation", FOREIGN)
 """`train` trains students, `calibration` scores importance, `selection` scores candidates during the search, `choice`
-picks among the finalists, `validation` is only ever reported."""
+picks among the finalists, `validation` is only ever reported, `foreign` too: what training text lacks, to see what is
+forgotten."""
 
 _FRACTION_TOLERANCE = 1e-9
 _DIGEST_BYTES = 8

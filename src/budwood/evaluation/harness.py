@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from budwood.evaluation.settings import (
-    CONTINUATION,
     HELDOUT_TASKS,
     LAST_WORD,
     PRESETS,
@@ -45,9 +44,9 @@ HELDOUT_VERSION = 1.0
 
 _logger = logging.getLogger(__name__)
 
-_ANSWERS: dict[str, dict[str, str]] = {
-    LAST_WORD: {"output_type": "loglikelihood", "doc_to_target": "target"},
-    CONTINUATION: {"output_type": "multiple_choice", "doc_to_choice": "choices", "doc_to_target": "label"},
+_CHOICE = {"output_type": "multiple_choice", "doc_to_choice": "choices", "doc_to_target": "label"}
+_ANSWERS: dict[str, dict[str, str]] = dict.fromkeys(HELDOUT_TASKS, _CHOICE) | {
+    LAST_WORD: {"output_type": "loglikelihood", "doc_to_target": "target"}
 }
 
 

@@ -11,9 +11,18 @@ from budwood.records.paths import resolve_path
 from budwood.records.strict import Strict
 
 LAST_WORD, CONTINUATION = "heldout_last_word", "heldout_continuation"
-HELDOUT_TASKS = (LAST_WORD, CONTINUATION)
+COPY, RECALL = "heldout_copy", "heldout_recall"
+HELDOUT_TASKS = (LAST_WORD, CONTINUATION, COPY, RECALL)
 NUM_CHOICES = 4
-"""Texts among which `heldout_continuation` asks for the right one."""
+"""Texts among which `heldout_continuation` and the tasks in context ask for the right one."""
+COPIED_WORDS, RECALLED_PAIRS = 12, 6
+"""Words of a question of `heldout_copy`, and pairs of one of `heldout_recall`."""
+IN_CONTEXT_TOKENS = {COPY: 106, RECALL: 150}
+"""Of a question with all its choices; measured as `TOKENS_PER_WORD` is."""
+NUM_PROMPTS, PROMPT_TOKENS, NEW_TOKENS = 16, 32, 48
+"""Held-out beginnings that every model continues, their tokens, and the most that it writes."""
+NUM_SHOWN_PROMPTS = 3
+"""Of these, those whose continuations people read."""
 TOKENS_PER_WORD = 1.2
 """Of held-out questions, padding included; measured on the quickstart's, whose tokenizer is SmolLM2's."""
 
@@ -31,6 +40,7 @@ class Benchmark:
 
 PRESETS: dict[str, tuple[Benchmark, ...]] = {
     "heldout": (Benchmark(LAST_WORD, 0, "acc"), Benchmark(CONTINUATION, 0, "acc_norm")),
+    "in_context": (Benchmark(COPY, 0, "acc"), Benchmark(RECALL, 0, "acc")),
     # "Where to begin", section 4.5.
     "paper": (
         Benchmark("copa", 0, "acc"),
@@ -104,8 +114,8 @@ class EvaluationSettings(Strict):
     """Which tasks trained models are asked, and what is timed, beside the losses on validation text."""
 
     tasks: tuple[str, ...] = ("heldout",)
-    """Presets (`heldout`, `paper`, `extended`; see `PRESETS`) and names of lm_eval's tasks, groups and tags; empty:
-    nothing is asked."""
+    """Presets (`heldout`, `in_context`, `paper`, `extended`; see `PRESETS`) and names of lm_eval's tasks, groups and
+    tags; empty: nothing is asked."""
     include_path: str | None = None
     """A folder of further tasks, as `lm_eval --include_path` takes it. A relative path begins at the root of the
     project."""
@@ -133,9 +143,10 @@ class EvaluationSettings(Strict):
         Args:
             num_sources: of validation text.
         """
+        tasks = {benchmark.task for benchmark in self.benchmarks()}
         asked = self.heldout.questions * num_sources
         asked = asked if self.limit is None else min(asked, self.limit)
+        beside = sum(tokens for task, tokens in IN_CONTEXT_TOKENS.items() if task in tasks)
         words = self.heldout.context_words + self.heldout.continuation_words
-        tasks = {benchmark.task for benchmark in self.benchmarks()}
         requests = (LAST_WORD in tasks) + NUM_CHOICES * (CONTINUATION in tasks)
-        return round(asked * requests * words * TOKENS_PER_WORD)
+        return round(asked * (requests * words * TOKENS_PER_WORD + beside))

@@ -15,7 +15,7 @@ from budwood.records.names import SELECTED, Variant, require_names
 from budwood.records.strict import HOW, Strict, without_nulls
 from budwood.search.settings import SearchSettings
 from budwood.study.settings import BinSettings, Conditions, MeasurementSettings, ProtocolSettings
-from budwood.subnet.settings import SpaceSettings
+from budwood.subnet.settings import Ordering, SpaceSettings
 from budwood.training.settings import Arms, Engine, Schedule
 
 _INVALID = "the parameters are not valid:\n"
@@ -132,6 +132,13 @@ class ProjectParameters(Strict):
         """Whether any space ranks layers by leaving them out one by one."""
         return any(space.needs_elimination for space in self._used_spaces())
 
+    @property
+    def orderings(self) -> tuple[Ordering, ...]:
+        """The orders of the teacher that spaces use, but its own."""
+        names, used = set(Ordering.model_fields), self._used_spaces()
+        orders = [Ordering(**space.model_dump(include=names)) for space in used if space.ordering != "native"]
+        return tuple(order for place, order in enumerate(orders) if order not in orders[:place])
+
     def has_reference(self, bin_name: str) -> bool:
         """Return whether a bin names the architecture at its centre, which is then trained beside the sub-networks."""
         return self.bins[bin_name].reference is not None
@@ -141,7 +148,7 @@ class ProjectParameters(Strict):
         names = {variant.space for variant in self.searched}
         if self.ablations is not None:
             names |= {place.space for place in self.ablations.places()}
-        return [self.spaces[name] for name in names]
+        return [self.spaces[name] for name in sorted(names)]
 
     @model_validator(mode="after")
     def _names_are_allowed(self) -> Self:

@@ -12,6 +12,7 @@ CostStage = Literal[
     "compensation",
     "probe",
     "teacher_cache",
+    "gate",
     "training",
     "teacher",
     "heldout",

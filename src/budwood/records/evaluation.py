@@ -64,6 +64,15 @@ class Sample(Strict):
     model: str
     prompt: str
     text: str
+    ids: tuple[int, ...] = ()
+    """Tokens that the model wrote."""
+    repetition: float = 0.0
+    """Share of its sequences of four tokens that it had written before (Welleck et al., 2020: rep-4)."""
+    distinct: float = 1.0
+    """Share of different ones among its pairs of tokens (Li et al., 2016: distinct-2)."""
+    agreement: float | None = None
+    """Share of the teacher's tokens that are the model's likeliest too, each after the teacher's before it; None for
+    the teacher."""
 
     def at(self, variant: Variant) -> Self:
         """Return the sample as one of a model of a variant."""

@@ -12,6 +12,7 @@ from budwood.records.certificate import Certificate
 from budwood.records.cost import Cost
 from budwood.records.evaluation import Downstream, Efficiency, Sample
 from budwood.records.files import write_atomically
+from budwood.records.gate import Gate
 from budwood.records.search import Finalists, Winner
 from budwood.records.strict import Strict
 from budwood.records.teacher import IntakeRecord, TeacherEvaluation, TeacherRecord
@@ -24,7 +25,7 @@ KINDS: dict[str, type[Strict]] = {
     for kind in (
         *(Certificate, SearchFindings, TrainingFindings),
         *(Cost, IntakeRecord, TeacherRecord, TeacherEvaluation, Finalists, Winner),
-        *(TrainingRecord, Score, ProbeScore, Downstream, Efficiency, Sample),
+        *(TrainingRecord, Score, ProbeScore, Downstream, Efficiency, Sample, Gate),
     )
 }
 """All records that are written, by the name that the file gives."""

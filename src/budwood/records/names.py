@@ -13,6 +13,8 @@ REFERENCE = "reference_init"
 """The arm of a bin that names a reference architecture: that architecture from random weights."""
 CONTINUED = "subnet_init"
 """The arm that is trained as probes are, and takes over their steps where the schedule allows it."""
+FROM_SUBNET = ("subnet_init", "distilled")
+"""The arms that begin with the weights of the sub-network."""
 SHARED = ""
 """The bin, space or arm of a cost that no single variant or arm has caused."""
 SELECTED = "selected"

@@ -2,7 +2,10 @@
 
 from typing import Annotated, Any
 
+from pydantic import Field
+
 from budwood.records.cost import Cost
+from budwood.records.gate import Gate
 from budwood.records.names import SHARED
 from budwood.records.strict import HOW, Strict
 
@@ -45,16 +48,19 @@ class TrainingRecord(Strict):
     device: Annotated[str, HOW]
     precision: str
     made_with: MadeWith
+    gates: tuple[Gate, ...] = ()
+    """What was checked before the run."""
 
     @property
     def costs(self) -> tuple[Cost, ...]:
-        """The student, a live teacher, and the held-out losses on the way; the student has all seconds."""
+        """The student, a live teacher, the held-out losses on the way, and gates; the student has the run's seconds."""
         student = Cost(
             stage="training", arm=self.arm, tokens=self.tokens, flops=self.student_flops, seconds=self.seconds
         )
         teacher = Cost(stage="teacher", arm=self.arm, tokens=self.tokens, flops=self.teacher_flops)
         heldout = Cost(stage="heldout", arm=self.arm, tokens=self.heldout_tokens, flops=self.heldout_flops)
-        return (student, *([teacher] if self.teacher_flops else []), heldout)
+        gates = [gate.cost.model_copy(update={"arm": self.arm}) for gate in self.gates]
+        return (student, *([teacher] if self.teacher_flops else []), heldout, *gates)
 
 
 class Score(TrainingRecord):
@@ -70,6 +76,10 @@ class Score(TrainingRecord):
     num_parameters: int
     losses: dict[str, list[float]]
     tokens_per_sequence: int
+    foreign: dict[str, list[float]] = Field(default_factory=dict)
+    """The same on text of which training text has none."""
+    foreign_before: dict[str, list[float]] = Field(default_factory=dict)
+    """The same of the checkpoint that the run began with; empty where its weights were random."""
     folder: str = ""
     """Of the trained checkpoint, as seen from the project's."""
     engines: tuple[str, ...] = ()

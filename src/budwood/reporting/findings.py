@@ -7,6 +7,7 @@ import pandas as pd
 
 from budwood.records.cost import Cost
 from budwood.records.evaluation import Sample
+from budwood.records.gate import Gate
 from budwood.records.search import Winner
 from budwood.records.teacher import TeacherEvaluation, TeacherRecord
 from budwood.records.training import Score
@@ -31,6 +32,7 @@ class Findings:
         arms: records of all trainings.
         winners: of all searches.
         ledger: all costs.
+        order_gates: what was checked of the order of the teacher; the arms have what was checked of them.
         samples: continuations of held-out prompts.
         selections: see `budwood.reporting.selection.select_space`; None where spaces were not probed.
     """
@@ -47,5 +49,6 @@ class Findings:
     arms: Sequence[Score]
     winners: Sequence[Winner]
     ledger: Sequence[Cost]
+    order_gates: Sequence[Gate] = ()
     samples: Sequence[Sample] = ()
     selections: pd.DataFrame | None = None

@@ -52,11 +52,14 @@ def write_report(findings: Findings) -> Report:
     selected = {} if findings.selections is None else {"Selection": selection_section(findings.selections)}
     details = {
         "Results": sections.results(findings.results),
+        "Forgetting": sections.forgetting(findings),
         "Training": sections.training(findings.results),
         "Savings": sections.savings(findings.savings),
         **selected,
         "Tasks": sections.tasks(findings.tasks),
+        "Generation": sections.generation(findings.samples),
         "Speed and memory": sections.speeds(findings.speeds),
+        "Sanity gates": sections.gates(findings),
         "Opens in": sections.opens_in(findings.certificates),
         "Search": sections.searches(findings.winners),
         "Search spaces": sections.search_spaces(findings.search_spaces),

@@ -6,6 +6,10 @@ import numpy as np
 import pandas as pd
 
 from budwood import __version__
+from budwood.corpus.split import FOREIGN
+from budwood.evaluation.statistics import mean_and_error
+from budwood.records.evaluation import Sample
+from budwood.records.gate import LONG_STEPS
 from budwood.records.names import BASELINE, Variant
 from budwood.records.search import Winner
 from budwood.records.serving import ENGINES
@@ -17,7 +21,7 @@ from budwood.reporting.findings import Findings
 from budwood.reporting.ledger import CONFIDENCE, LEDGERS, NUM_RESAMPLES
 from budwood.reporting.markup import literal, markdown_table, means_and_errors, nested_list, once
 from budwood.reporting.matching import arm_settings
-from budwood.reporting.tables import NOISE_STANDARD_ERRORS, verdict
+from budwood.reporting.tables import NOISE_STANDARD_ERRORS, paired_difference, verdict
 
 NO_TRAINING = "No arm was trained."
 _BEYOND = "*"
@@ -208,6 +212,72 @@ def _savings(baseline: str, table: pd.DataFrame) -> list[str]:
     }
     behind = "The costs behind these ratios:"
     return [f"### Against {baseline}", markdown_table(ratios, 3), behind, markdown_table(charges, 2)]
+
+
+def forgetting(findings: Findings) -> str:
+    """Return what training makes of text that it has none of."""
+    own = {loss.source: loss for loss in findings.teacher_evaluation.perplexity if loss.split == FOREIGN}
+    rows = [(arm, source) for source in own for arm in findings.arms if source in arm.foreign]
+    if not rows:
+        return "Nothing is known of what training forgets: no source has `splits: {foreign: 1}`."
+    unknown = (np.nan, np.nan)
+    befores = [mean_and_error(arm.foreign_before[source]) if arm.foreign_before else unknown for arm, source in rows]
+    changes = [
+        paired_difference(arm.foreign[source], arm.foreign_before[source]) if arm.foreign_before else unknown
+        for arm, source in rows
+    ]
+    columns = {
+        "source": once([source for _, source in rows]),
+        "run": [_run(arm) for arm, _ in rows],
+        "teacher": [formats.plus_minus(own[source].loss, own[source].standard_error) for _, source in rows],
+        "before": [formats.plus_minus(*before) for before in befores],
+        "after": [formats.plus_minus(*mean_and_error(arm.foreign[source])) for arm, source in rows],
+        "after minus before": _marked(*(pd.Series(part) for part in zip(*changes, strict=True))),
+    }
+    note = (
+        "Nats per token of text that is only ever measured: of the teacher, of the sub-network as it was cut, and "
+        f"after training. `{_BEYOND}`: beyond the noise, {NOISE_STANDARD_ERRORS:g} paired standard errors."
+    )
+    return f"{note}\n\n{markdown_table(columns, 2)}"
+
+
+def generation(samples: Sequence[Sample]) -> str:
+    """Return how much models repeat themselves, and how far they write what the teacher does."""
+    if not samples:
+        return "No text was generated."
+    note = (
+        "Greedy continuations of held-out beginnings, means over prompts in %, ± one standard error. Agreement: the "
+        "teacher's tokens that are the model's likeliest too, each after the teacher's before it. Repetition: "
+        "sequences of four tokens that the same continuation has before. Distinct: different pairs of tokens."
+    )
+    key, measured = ["bin", "space", "model"], ["agreement", "repetition", "distinct"]
+    table = pd.DataFrame([sample.model_dump(include={*key, *measured, "ids"}) for sample in samples])
+    table = table.assign(tokens=table["ids"].map(len)).astype(dict.fromkeys(measured, float))
+    groups = table.groupby(key, sort=False)
+    means, errors = groups[[*measured, "tokens"]].mean().reset_index(), groups[measured].sem().reset_index()
+    columns = {name: _percents(means[name], errors[name]) for name in measured}
+    written = {"tokens written": [f"{number:.0f}" for number in means["tokens"]]}
+    return f"{note}\n\n{markdown_table({**_models(means), **columns, **written}, 2)}"
+
+
+def gates(findings: Findings) -> str:
+    """Return what was checked before money was spent on it."""
+    rows = [("teacher", gate) for gate in findings.order_gates]
+    rows += [(_run(arm), gate) for arm in findings.arms for gate in arm.gates]
+    if not rows:
+        return "Nothing was checked: no space orders the teacher, and no start has a certificate."
+    note = (
+        "Each number must be below its limit. Half of an axis is kept by itself for the order. A run of fewer than "
+        f"{LONG_STEPS:,} steps is not preceded by a check that one batch can be learned by heart."
+    )
+    columns = {
+        "of": once([name for name, _ in rows]),
+        "gate": [gate.name for _, gate in rows],
+        "found": [f"{gate.value:.3g} {gate.unit}" for _, gate in rows],
+        "limit": [f"{gate.limit:g}" for _, gate in rows],
+        "verdict": ["passed" if gate.passed else "FAILED" for _, gate in rows],
+    }
+    return f"{note}\n\n{markdown_table(columns, 2)}"
 
 
 def search_spaces(spaces: pd.DataFrame) -> str:

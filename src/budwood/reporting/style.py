@@ -22,6 +22,7 @@ STAGE_COLORS = {
     "compensation": "#8C6BB1",
     "probe": "#0072B2",
     "teacher_cache": "#F0E442",
+    "gate": "#882255",
     "training": "#44AA99",
     "teacher": "#CC79A7",
     "heldout": "#7f7f7f",

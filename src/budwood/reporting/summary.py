@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from budwood.evaluation.settings import NUM_SHOWN_PROMPTS
 from budwood.records.cost import SEARCH_STAGES
 from budwood.records.evaluation import Sample
 from budwood.records.names import BASELINE, REFERENCE, Variant
@@ -123,8 +124,10 @@ def samples(found: Sequence[Sample]) -> str:
     """Return every prompt with its continuations."""
     if not found:
         return "No text was generated."
-    parts = ["Greedy continuations of held-out text."]
-    for prompt in dict.fromkeys(sample.prompt for sample in found):
+    prompts = list(dict.fromkeys(sample.prompt for sample in found))
+    shown = f"Greedy continuations of held-out text: {min(NUM_SHOWN_PROMPTS, len(prompts))} of {len(prompts)}."
+    parts = [f"{shown} All are counted under [Generation](#generation)."]
+    for prompt in prompts[:NUM_SHOWN_PROMPTS]:
         own = [sample for sample in found if sample.prompt == prompt]
         columns = {
             "model": [" · ".join(filter(None, (s.bin, s.space, s.model))) for s in own],
@@ -178,6 +181,7 @@ def evidence(findings: Findings) -> str:
         f"Recorded tokens, schedules, text and validation windows of the compared arms {matched}.",
         f"{measured} Errors treat sequences as independent. {spread}",
     ]
+    lines += _gates(findings)
     lines += [
         f"The export of {Variant(row['bin'], row['space'])} has {row['num_parameters']:,} parameters, the counted "
         f"number. Reloaded by transformers as `{row['class']}`, its logits are within "
@@ -185,6 +189,16 @@ def evidence(findings: Findings) -> str:
         for row in findings.certificates.to_dict("records")
     ]
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _gates(findings: Findings) -> list[str]:
+    """Return how many sanity gates were passed."""
+    gates = [*findings.order_gates, *(gate for arm in findings.arms for gate in arm.gates)]
+    failed = [gate.describe() for gate in gates if not gate.passed]
+    number = plural(len(gates), "sanity gate")
+    if failed:
+        return [f"{len(failed)} of {number} failed: {'; '.join(failed)}."]
+    return [f"{number} passed, see [Sanity gates](#sanity-gates)."] if gates else []
 
 
 def _outcome(trained: pd.DataFrame) -> str:

@@ -86,5 +86,5 @@ def _rest(score: Score, curves: pd.DataFrame, taken_over: int) -> tuple[Cost, ..
     own = (curves["arm"] == score.arm) & (curves["seed"] == score.seed)
     measured = curves.loc[own & curves["heldout_losses"].notna(), "step"]
     left = 1 - taken_over / score.steps
-    shares = {"training": left, "teacher": left, "heldout": float((measured > taken_over).mean())}
+    shares = {"training": left, "teacher": left, "heldout": float((measured > taken_over).mean()), "gate": 1.0}
     return tuple(cost.share(shares[cost.stage]) for cost in score.costs)

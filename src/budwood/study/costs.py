@@ -1,13 +1,16 @@
 """What stages cost, as functions of what they read and run: the ledger and the plan call the same ones."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import forward_flops_per_token
 from budwood.arch.proportions import in_small
 from budwood.arch.spec import Architecture
+from budwood.evaluation.continuations import continuation_flops
 from budwood.records.cost import Cost, CostStage
+from budwood.records.gate import LONG_STEPS, OVERFIT_STEPS
 from budwood.search.fitness import DIVERGENCE
 from budwood.study.settings import BinSettings
 from budwood.subnet.compensate import regression_flops
@@ -18,6 +21,11 @@ Forward = Callable[[int], float]
 """FLOPs of a model's forward pass, per token, by the number of tokens of the text."""
 _TRIALS_PER_LAYER = 5
 """Layers that are left out on trial, about, for every one that is left out: 4.7 of 30 in SmolLM2-135M."""
+
+HalvedAxis = Literal["channels", "layers", "heads", "neurons"]
+"""Axes of which the gate of an order keeps a half; heads are those of keys and values, with their queries."""
+START_LENGTHS = (99, 8)
+"""Tokens predicted of the certificate's prompts on which a start is checked: all but the longest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +156,22 @@ def _certificate_cost(forward: Forward, texts: Sequence[Extent]) -> Cost:
     return Cost(stage="certificate", tokens=sum(c.tokens for c in costs), flops=sum(c.flops for c in costs))
 
 
+def writing_cost(model: Architecture, first: int, written: Sequence[int], compared: Sequence[int] = ()) -> Cost:
+    """Return what it costs a model to continue prompts, and to read what the teacher wrote.
+
+    Args:
+        model: its architecture.
+        first: tokens of a prompt.
+        written: tokens that it appends to each; the last one is not read.
+        compared: the same of the teacher, where the two are compared; shorter ones are padded.
+    """
+    longest = first + max(compared, default=0) - 1
+    read = len(compared) * longest
+    flops = sum(continuation_flops(model, first, new) for new in written)
+    flops += read * forward_flops_per_token(model, context=longest) if read else 0
+    return Cost(stage="evaluation", tokens=sum(first + new - 1 for new in written) + read, flops=float(flops))
+
+
 def training_costs(student: float, teacher: float, schedule: Schedule, *, done: int = 0) -> list[Cost]:
     """Return what a run costs beside its held-out losses.
 
@@ -178,6 +202,81 @@ def cache_cost(teacher: Architecture, length: int, num_tokens: int) -> Cost:
     """Return what it costs to ask the teacher about some tokens once."""
     flops = forward_flops_per_token(teacher, context=length)
     return Cost.of("teacher_cache", num_tokens, flops).model_copy(update={"arm": "distilled"})
+
+
+def halved(teacher: Architecture, axis: HalvedAxis) -> Architecture:
+    """Return an architecture with the first half of one axis, rounded up."""
+    if axis == "channels":
+        return replace(teacher, hidden_size=_half(teacher.hidden_size))
+    if axis == "layers":
+        return teacher.with_layers(teacher.layers[: _half(teacher.num_hidden_layers)])
+    if axis == "neurons":
+        return teacher.with_layers(
+            tuple(replace(layer, intermediate_size=_half(layer.intermediate_size)) for layer in teacher.layers)
+        )
+    return teacher.with_layers(
+        tuple(
+            replace(
+                layer,
+                num_key_value_heads=_half(layer.num_key_value_heads),
+                num_attention_heads=_half(layer.num_key_value_heads) * layer.heads_per_group,
+            )
+            for layer in teacher.layers
+        )
+    )
+
+
+def _half(number: int) -> int:
+    return -(-number // 2)
+
+
+def order_gate_costs(teacher: Architecture, text: Extent) -> dict[HalvedAxis, Cost]:
+    """Return what it costs to check the order of every axis that can be halved: three cuts read the text.
+
+    Args:
+        teacher: what is ordered.
+        text: what they read.
+    """
+    halves: dict[HalvedAxis, Architecture] = {axis: halved(teacher, axis) for axis in get_args(HalvedAxis)}
+    thrice = Extent(3 * text.count, text.length)
+    return {axis: reading_cost("gate", half, thrice) for axis, half in halves.items() if half != teacher}
+
+
+def start_gate_cost(forwards: Mapping[int, float]) -> Cost:
+    """Return what it costs to check the loss of a start.
+
+    Args:
+        forwards: FLOPs of the student's forward pass per token, by the tokens of each prompt.
+    """
+    tokens, flops = sum(forwards), sum(length * forward for length, forward in forwards.items())
+    return Cost(stage="gate", tokens=tokens, flops=flops)
+
+
+def is_long(schedule: Schedule) -> bool:
+    """Return whether a run is long enough for a check that its student learns."""
+    return schedule.num_steps >= LONG_STEPS
+
+
+def overfit_schedule(schedule: Schedule) -> Schedule:
+    """Return the schedule of that check."""
+    return schedule.brief(OVERFIT_STEPS * schedule.tokens_per_step)
+
+
+def overfit_cost(student: Architecture | float, teacher: Architecture | float | None, schedule: Schedule) -> Cost:
+    """Return what that check costs.
+
+    Args:
+        student: its architecture, or the FLOPs of its forward pass per token.
+        teacher: the same of a teacher that takes part.
+        schedule: of the run that is checked.
+    """
+    brief = overfit_schedule(schedule)
+    length = brief.sequence_length
+    passes = [Extent(3 * brief.num_sequences, length), Extent(len(brief.evaluation_steps), length)]
+    costs = [reading_cost("gate", student, text) for text in passes]
+    if teacher is not None:
+        costs.append(reading_cost("gate", teacher, Extent(brief.num_sequences, length)))
+    return Cost(stage="gate", tokens=brief.num_tokens, flops=sum(cost.flops for cost in costs))
 
 
 def bin_center(bin_: BinSettings, parameter_bin: ParameterBin, teacher: Architecture) -> Architecture:

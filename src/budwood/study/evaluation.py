@@ -1,8 +1,8 @@
 """Models measured: losses on held-out text, tasks, and speed."""
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean, median
 from typing import ClassVar
@@ -11,12 +11,22 @@ import torch
 
 from budwood.arch.count import forward_flops_per_token, num_parameters
 from budwood.corpus.packing import PackedCorpus
-from budwood.evaluation.continuations import continue_prompts, heldout_prompts
+from budwood.corpus.split import FOREIGN
+from budwood.evaluation.continuations import Variety, agreement, continue_prompts, heldout_prompts
 from budwood.evaluation.efficiency import Subject, measure_efficiency
 from budwood.evaluation.harness import VERSION, check_benchmarks, run_benchmarks
 from budwood.evaluation.heldout import heldout_questions, read_texts
+from budwood.evaluation.in_context import in_context_questions
 from budwood.evaluation.perplexity import source_bytes, source_losses
-from budwood.evaluation.settings import HELDOUT_TASKS, EvaluationSettings
+from budwood.evaluation.settings import (
+    CONTINUATION,
+    COPY,
+    HELDOUT_TASKS,
+    LAST_WORD,
+    PROMPT_TOKENS,
+    RECALL,
+    EvaluationSettings,
+)
 from budwood.evaluation.statistics import summarise
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import Compute
@@ -25,7 +35,7 @@ from budwood.records.cost import Cost
 from budwood.records.evaluation import Downstream, Efficiency, Sample
 from budwood.records.teacher import HeldOutText, SourceLoss, TeacherEvaluation
 from budwood.records.training import ProbeScore, Score, TrainingRecord
-from budwood.study.costs import reading_cost
+from budwood.study.costs import reading_cost, writing_cost
 from budwood.study.stage import NOT_DECIDING, Stage, Track, Work
 from budwood.study.text import Windows
 
@@ -109,13 +119,16 @@ class ScoreRun(Stage[Scored]):
     length: int
     validation: int
     compute: Compute
+    start: Checkpoint | None = None
+    """The checkpoint that the run began with; none where its weights were random."""
 
     def run(self, work: Work) -> Scored:
-        """Measure."""
+        """Measure, on foreign text the start as well."""
         started = time.perf_counter()
-        model = self.compute.place(self.model.load_model(self.compute.dtype))
-        losses = source_losses(model, self.tokens, "validation", (self.length, self.validation), self.run_name)
-        read = sum(map(len, losses.values())) * self.length
+        losses, foreign = (self._losses(self.model, split) for split in ("validation", FOREIGN))
+        before = self._losses(self.start, FOREIGN) if self.start and foreign else {}
+        parts = (losses, foreign, before)
+        read = sum(len(values) for part in parts for values in part.values()) * self.length
         flops = forward_flops_per_token(self.model.architecture, context=self.length)
         score = Score(
             **self.record.model_dump(exclude={"made_with"}),
@@ -124,15 +137,24 @@ class ScoreRun(Stage[Scored]):
             num_parameters=num_parameters(self.model.architecture),
             losses=losses,
             tokens_per_sequence=self.length,
+            foreign=foreign,
+            foreign_before=before,
         )
         result = Scored(score, [Cost.of("evaluation", read, flops, time.perf_counter() - started)])
         self.replay(result, work)
         return result
 
+    def _losses(self, model: Checkpoint, split: str) -> dict[str, list[float]]:
+        if not self.tokens.sources(split):
+            return {}
+        placed = self.compute.place(model.load_model(self.compute.dtype))
+        return source_losses(placed, self.tokens, split, (self.length, self.validation), self.run_name)
+
     def replay(self, result: Scored, work: Work) -> None:
-        """Report the mean loss."""
-        losses = [loss for source in result.score.losses.values() for loss in source]
-        work.track({"validation_loss": fmean(losses)}, self.record.steps)
+        """Report the mean losses."""
+        for name, losses in (("validation_loss", result.score.losses), ("foreign_loss", result.score.foreign)):
+            if losses:
+                work.track({name: fmean([loss for source in losses.values() for loss in source])}, self.record.steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,9 +207,14 @@ def build_questions(tokens: PackedCorpus, teacher: Checkpoint, evaluation: Evalu
         ValueError: a task is unknown or cannot be had, or a source holds too little text.
     """
     check_benchmarks(evaluation)
-    if not {benchmark.task for benchmark in evaluation.benchmarks()} & set(HELDOUT_TASKS):
+    asked = {benchmark.task for benchmark in evaluation.benchmarks()} & set(HELDOUT_TASKS)
+    if not asked:
         return {}
-    return heldout_questions(read_texts(tokens, teacher.load_tokenizer(), "validation"), evaluation.heldout)
+    texts = read_texts(tokens, teacher.load_tokenizer(), "validation")
+    questions: Questions = {}
+    for tasks, make in (({LAST_WORD, CONTINUATION}, heldout_questions), ({COPY, RECALL}, in_context_questions)):
+        questions |= make(texts, evaluation.heldout) if asked & tasks else {}
+    return questions
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +277,7 @@ class Written:
 
 @dataclass(frozen=True, kw_only=True)
 class ContinuePrompts(Stage[Written]):
-    """Let a model continue the beginnings of held-out documents, for people to read."""
+    """Let a model continue the beginnings of held-out documents, and count how it writes."""
 
     name: ClassVar[str] = "samples"
     result: ClassVar[type] = Written
@@ -258,20 +285,50 @@ class ContinuePrompts(Stage[Written]):
     model_name: str
     model: Checkpoint
     tokens: PackedCorpus
+    teacher: tuple[Sample, ...] = ()
+    """What the teacher writes; none where the model is the teacher."""
     compute: Compute
 
     def run(self, work: Work) -> Written:
-        """Write, always the likeliest token."""
-        del work
-        started = time.perf_counter()
-        tokenizer, architecture = self.model.load_tokenizer(), self.model.architecture
-        prompts = heldout_prompts(read_texts(self.tokens, tokenizer, "validation"))
+        """Write, always the likeliest token, and compare with what the teacher writes."""
+        started, tokens = time.perf_counter(), self.tokens
+        tokenizer = self.model.load_tokenizer()
+        prompts = heldout_prompts(read_texts(tokens, tokenizer, "validation"), tokenizer)
         model = self.compute.place(self.model.load_model(self.compute.dtype))
-        written = continue_prompts(model, tokenizer, prompts, bos_token_id=self.tokens.bos_token_id)
-        flops = sum(each.flops(architecture) for each in written)
-        cost = Cost(stage="evaluation", tokens=sum(each.num_tokens for each in written), flops=float(flops))
-        samples = [Sample(model=self.model_name, prompt=each.prompt, text=each.text) for each in written]
-        return Written(samples, [cost.after(time.perf_counter() - started)])
+        rows, bos, eos = list(prompts.values()), tokens.bos_token_id, tokens.eos_token_id
+        written = continue_prompts(model, rows, eos_token_id=eos, bos_token_id=bos) if rows else []
+        agreed: list[float | None] = [None] * len(rows)
+        if self.teacher and rows:
+            assert [sample.prompt for sample in self.teacher] == list(prompts), "the teacher continued other prompts"
+            agreed = [*agreement(model, rows, [sample.ids for sample in self.teacher], bos_token_id=bos)]
+        samples = [
+            Sample(
+                model=self.model_name,
+                prompt=prompt,
+                text=str(tokenizer.decode(ids, skip_special_tokens=True)),
+                ids=tuple(ids),
+                agreement=share,
+                **asdict(Variety.of(ids)),
+            )
+            for prompt, ids, share in zip(prompts, written, agreed, strict=True)
+        ]
+        result = Written(samples, [self._cost(written).after(time.perf_counter() - started)])
+        self.replay(result, work)
+        return result
+
+    def _cost(self, written: Sequence[Sequence[int]]) -> Cost:
+        first = PROMPT_TOKENS + (self.tokens.bos_token_id is not None)
+        compared = [len(sample.ids) for sample in self.teacher]
+        return writing_cost(self.model.architecture, first, [len(ids) for ids in written], compared)
+
+    def replay(self, result: Written, work: Work) -> None:
+        """Report the means."""
+        if not result.samples:
+            return
+        means = {name: [getattr(sample, name) for sample in result.samples] for name in ("repetition", "distinct")}
+        agreed = [sample.agreement for sample in result.samples if sample.agreement is not None]
+        means |= {"agreement": agreed} if agreed else {}
+        work.track({f"written.{name}": fmean(values) for name, values in means.items()}, 0)
 
 
 @torch.no_grad()

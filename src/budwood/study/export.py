@@ -161,7 +161,7 @@ def read_certificate(folder: Path) -> Certificate:
 
 
 def text_sources(corpus: CorpusSettings) -> list[CardSource]:
-    """Return licences, attributions and languages of all texts, for a card."""
+    """Return licences, attributions and languages of all texts that a model may come from, for a card."""
     return [
         CardSource(
             name=name,
@@ -171,6 +171,7 @@ def text_sources(corpus: CorpusSettings) -> list[CardSource]:
             language=source.language,
         )
         for name, source in corpus.sources.items()
+        if not source.is_foreign
     ]
 
 

@@ -8,13 +8,14 @@ import pandas as pd
 
 from budwood.arch.count import forward_flops_per_token, num_parameters, paper_search_flops
 from budwood.arch.spec import Architecture
+from budwood.corpus.split import FOREIGN
 from budwood.evaluation.efficiency import timing_flops
-from budwood.evaluation.settings import EvaluationSettings
+from budwood.evaluation.settings import NEW_TOKENS, NUM_PROMPTS, PROMPT_TOKENS, EvaluationSettings
 from budwood.models.certificate import probe_lengths
 from budwood.models.chat import MAX_TOKENS
 from budwood.models.prompts import prompt_lengths
 from budwood.records.cost import Cost
-from budwood.records.names import ARMS, BASELINE, CERTIFIED, CONTINUED, REFERENCE, SHARED, Variant
+from budwood.records.names import ARMS, BASELINE, CERTIFIED, CONTINUED, FROM_SUBNET, REFERENCE, SHARED, Variant
 from budwood.reporting import formats
 from budwood.reporting.accelerator import Accelerator
 from budwood.reporting.memory import Memory, Precision, forward_memory, training_memory
@@ -22,6 +23,7 @@ from budwood.reporting.quote import ABLATION_COLUMNS, COLUMNS, ROOM, disk_bytes
 from budwood.search.fitness import FROM_SCORES
 from budwood.search.settings import SearchSettings
 from budwood.study.costs import (
+    START_LENGTHS,
     Extent,
     cache_cost,
     check_cost,
@@ -29,9 +31,14 @@ from budwood.study.costs import (
     elimination_cost,
     fitness_costs,
     heldout_cost,
+    is_long,
+    order_gate_costs,
+    overfit_cost,
     proof_cost,
     reading_cost,
+    start_gate_cost,
     training_costs,
+    writing_cost,
 )
 from budwood.study.forecast import Forecast
 from budwood.study.settings import Conditions
@@ -49,6 +56,8 @@ _CHECKPOINT_BYTES = 12
 _NUM_CHECKPOINTS = 3
 """Two are kept, and a third is there until it is whole."""
 _UINT16_VALUES = 2**16
+_WRITTEN = (NEW_TOKENS,) * NUM_PROMPTS
+"""Tokens of every continuation, if none ends a document."""
 _SECONDS_PER_HOUR = 3600
 
 Row = dict[str, object]
@@ -72,6 +81,8 @@ class PlannedStudy:
     precision: Precision
     needs_statistics: bool = True
     needs_elimination: bool = True
+    num_orderings: int = 0
+    """Orders of the teacher that are checked."""
     trials: tuple[int, ...] | None = None
     """Layers that were kept in each trial of the elimination, where that is known."""
     positions: int | None = None
@@ -252,6 +263,10 @@ def _row(cost: Cost, variant: Variant | None = None, arm: str = SHARED) -> Row:
     return {"stage": cost.stage, **place, "arm": arm, "tokens": cost.tokens, "flops": cost.flops}
 
 
+def _sum(costs: Sequence[Cost]) -> Cost:
+    return Cost(stage=costs[0].stage, tokens=sum(c.tokens for c in costs), flops=sum(c.flops for c in costs))
+
+
 def _held(memory: Memory, largest: Architecture) -> Row:
     parts = {f"{part}_bytes": size for part, size in asdict(memory).items()}
     return parts | {"memory_bytes": memory.total, "num_parameters": num_parameters(largest)}
@@ -277,11 +292,17 @@ def _shared_rows(study: PlannedStudy) -> Iterator[Row]:
     if study.needs_elimination:
         text = study.text("calibration", min(measurement.elimination, measurement.calibration))
         yield _row(elimination_cost(teacher, text, study.trials)) | held
-    sequences = sum(count * study.num_sources[split] for split, count in measurement.reported.items())
+    checked = study.text("selection", min(measurement.elimination, measurement.selection))
+    for cost in order_gate_costs(teacher, checked).values():
+        yield from [_row(cost)] * study.num_orderings
+    sequences = sum(count * study.num_sources.get(split, 0) for split, count in measurement.reported.items())
     asked = study.evaluation.question_tokens(study.num_sources["validation"])
     forward = float(forward_flops_per_token(teacher, context=measurement.final_length))
-    tokens = sequences * measurement.final_length + asked
-    yield _row(Cost.of("evaluation", tokens, forward)) | held | files
+    read, written = (
+        Cost.of("evaluation", sequences * measurement.final_length + asked, forward),
+        writing_cost(teacher, PROMPT_TOKENS, _WRITTEN),
+    )
+    yield _row(_sum([read, written])) | held | files
     if cached := _cached_bytes(study):
         cost = cache_cost(teacher, schedule.sequence_length, schedule.num_tokens)
         yield _row(cost) | held | {"disk_bytes": schedule.num_sequences * cached}
@@ -321,6 +342,7 @@ def _search_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:
         yield _row(looked.model_copy(update=total), variant) | _held(memory, largest) | _files(num_parameters(largest))
         heldout = heldout_cost(forward, probe, measurement.heldout, len(probe.evaluation_steps))
         yield _row(heldout, variant)
+        yield from (_row(cost, variant) for cost in _gates(each, None, probe, starts=True))
 
 
 def _training_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:
@@ -350,22 +372,36 @@ def _arm_rows(study: PlannedStudy, each: Forecast, arm: str, *, taught: bool, st
     points = [step for step in schedule.evaluation_steps if step > steps_done or not steps_done]
     heldout = heldout_cost(forward, schedule, study.conditions.measurement.heldout, len(points))
     yield _row(heldout, each.variant, arm)
+    gates = _gates(each, teacher if taught else None, schedule, starts=arm != BASELINE)
+    yield from (_row(cost, each.variant, arm) for cost in gates)
+
+
+def _gates(each: Forecast, teacher: float | None, schedule: Schedule, *, starts: bool) -> Iterator[Cost]:
+    """Yield what is checked before a run: the loss of its start, and that it learns where it is long."""
+    if starts:
+        yield start_gate_cost({length: each.forward(length) for length in START_LENGTHS})
+    if is_long(schedule):
+        yield overfit_cost(each.forward(schedule.sequence_length), teacher, schedule)
 
 
 def _evaluation_row(study: PlannedStudy, each: Forecast) -> Row:
     """Return what it takes to measure arms, to ask the first of each, and to time their model and the teacher."""
     measurement, evaluation, sources = study.conditions.measurement, study.evaluation, study.num_sources["validation"]
     length, asked = measurement.final_length, evaluation.question_tokens(sources)
-    of_arm = study.conditions.protocol.num_seeds * measurement.validation * sources * length + asked
+    foreign, seeds = study.num_sources.get(FOREIGN, 0), study.conditions.protocol.num_seeds
+    of_arm = seeds * measurement.validation * (sources + foreign) * length + asked
     costs = [Cost.of("evaluation", len(ARMS) * of_arm, each.forward(length))]
+    before = seeds * measurement.validation * foreign * length
+    costs.append(Cost.of("evaluation", len(FROM_SUBNET) * before, each.forward(length)))
+    costs += [writing_cost(each.largest, PROMPT_TOKENS, _WRITTEN, _WRITTEN)] * len(ARMS)
     if each.reference is not None:
         costs.append(Cost.of("evaluation", of_arm, forward_flops_per_token(each.reference, context=length)))
+        costs.append(writing_cost(each.reference, PROMPT_TOKENS, _WRITTEN, _WRITTEN))
     if (efficiency := evaluation.efficiency) is not None:
         beside = [model for model in (study.teacher, each.reference) if model is not None]
         timed = [each.timing(efficiency), *(float(timing_flops(model, efficiency)) for model in beside)]
         costs += [Cost(stage="evaluation", tokens=efficiency.num_tokens, flops=flops) for flops in timed]
-    total = Cost(stage="evaluation", tokens=sum(c.tokens for c in costs), flops=sum(c.flops for c in costs))
-    return _row(total, each.variant) | _held(study.reading_memory(each.largest), each.largest)
+    return _row(_sum(costs), each.variant) | _held(study.reading_memory(each.largest), each.largest)
 
 
 def _reference_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:

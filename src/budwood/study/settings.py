@@ -1,10 +1,11 @@
 """Settings of a whole study; imports no torch."""
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from budwood.arch.bins import ParameterBin
+from budwood.corpus.split import FOREIGN
 from budwood.models.settings import DeviceName, ModelSizes, Precision
 from budwood.records.strict import HOW, Strict
 from budwood.training.settings import ArmName, Arms, Engine, Schedule
@@ -21,6 +22,9 @@ class BinSchedule(Strict):
     """Of every arm without one of its own."""
     warmup_steps: int | None = Field(default=None, ge=0)
     """Optimiser steps in which the learning rate rises."""
+
+
+OnFailure = Literal["stop", "warn"]
 
 
 class BinSettings(Strict):
@@ -83,7 +87,7 @@ class MeasurementSettings(Strict):
     choice: int = Field(gt=0)
     """Sequences on which the winner is chosen among the finalists."""
     validation: int = Field(gt=0)
-    """Sequences of each source for the reported losses."""
+    """Sequences of each source for the reported losses, and of foreign text."""
     heldout: int = Field(gt=0)
     """Validation sequences behind the curves and savings, of the sources that are trained on; also of every other split
     for the teacher's loss there."""
@@ -116,7 +120,8 @@ class MeasurementSettings(Strict):
     @property
     def reported(self) -> dict[str, int]:
         """Sequences of every source of each split that losses are reported for."""
-        return dict.fromkeys(("train", *self.searched), self.heldout) | {"validation": self.validation}
+        read = dict.fromkeys(("validation", FOREIGN), self.validation)
+        return dict.fromkeys(("train", *self.searched), self.heldout) | read
 
 
 class ProtocolSettings(Strict):
@@ -128,6 +133,8 @@ class ProtocolSettings(Strict):
     num_seeds: int = Field(default=1, gt=0)
     """Times that every arm is trained: with `schedule.seed` and the seeds after it, which draw random weights and the
     order of the text. Probes, tasks and speed are measured for the first seed only."""
+    failed_gate: Annotated[OnFailure, HOW] = "stop"
+    """What a sanity gate does that fails: `stop` before anything is spent on what it checks, or `warn` and go on."""
 
     def seeds(self, schedule: Schedule) -> list[int]:
         """Return the seeds of a study."""

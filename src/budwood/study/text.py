@@ -11,6 +11,7 @@ from torch import Tensor
 from budwood.corpus.ingestion import describe_sources, tokenize_sources
 from budwood.corpus.packing import PackedCorpus
 from budwood.corpus.settings import CorpusSettings
+from budwood.corpus.split import FOREIGN
 from budwood.corpus.tokenization import fingerprint_tokenizer
 from budwood.corpus.windows import require_windows
 from budwood.models.checkpoint import Checkpoint
@@ -117,4 +118,7 @@ def require_measured(tokens: PackedCorpus, measurement: MeasurementSettings) -> 
     """
     for split, count in measurement.searched.items():
         require_windows(tokens, measurement.length_of(split), {split: count}, per_source=False)
-    require_windows(tokens, measurement.final_length, measurement.reported, per_source=True)
+    reported = dict(measurement.reported)
+    if not tokens.sources(FOREIGN):
+        del reported[FOREIGN]
+    require_windows(tokens, measurement.final_length, reported, per_source=True)

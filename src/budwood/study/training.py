@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import pandas as pd
@@ -12,9 +13,11 @@ from budwood.corpus.packing import PackedCorpus
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import Compute, choose_compute
 from budwood.records.cost import Cost
+from budwood.records.gate import Gate
 from budwood.records.training import MadeWith, TrainingRecord
-from budwood.study.costs import cache_cost, heldout_cost
-from budwood.study.settings import Conditions
+from budwood.study.costs import cache_cost, heldout_cost, is_long
+from budwood.study.gates import CheckStart, Gated, OverfitBatch, require_passed
+from budwood.study.settings import Conditions, OnFailure
 from budwood.study.stage import NOT_DECIDING, Stage, Work, identity
 from budwood.training.cache import TeacherCache, write_cache
 from budwood.training.curve import read_curve
@@ -88,6 +91,8 @@ class TrainArm(Stage[Trained]):
     continued_by: str | None = field(default=None, metadata=NOT_DECIDING)
     """Arm that takes over this one's steps where the schedule allows it; its own without."""
     engine: Engine = field(metadata=NOT_DECIDING)
+    on_failure: OnFailure = field(default="stop", metadata=NOT_DECIDING)
+    """What a failed gate does."""
 
     @classmethod
     def of(cls, arm: str, start: Start, materials: tuple[Checkpoint, PackedCorpus], conditions: Conditions) -> Self:
@@ -133,6 +138,7 @@ class TrainArm(Stage[Trained]):
             teacher=teacher,
             compute=compute,
             engine=conditions.engine,
+            on_failure=conditions.protocol.failed_gate,
         )
 
     def seeded(self, seed: int) -> Self:
@@ -145,17 +151,47 @@ class TrainArm(Stage[Trained]):
         return super().facts() | {"teacher": self.teacher.fingerprint if needed else None}
 
     def run(self, work: Work) -> Trained:
-        """Train; a killed run continues from its newest undamaged checkpoint, a finished one only reports its curve."""
+        """Check the start, and before a long run that the student learns; then train.
+
+        A killed run continues from its newest undamaged checkpoint, a finished one only reports its curve.
+
+        Raises:
+            ValueError: a gate has failed and none may.
+        """
+        branch = work.workspace.claim("steady", self._steady()) if self._branches else None
+        job = self.job(work.folder / "run", branch)
+        gates = self._gates(job, work)
+        require_passed(gates, self.on_failure)
+        ran = run_job(job, work.track, work.workspace.environment or {})
+        curve = _curve_table(ran, read_curve(job.output_folder))
+        return Trained(Checkpoint.open(job.output_folder / MODEL), self._record(ran, curve, gates), curve)
+
+    def _gates(self, job: TrainingJob, work: Work) -> list[Gate]:
+        checks: list[Stage[Gated]] = []
+        if self.start.initialisation == "checkpoint" and self.start.checkpoint is not None:
+            start = CheckStart.of(self.arm, self.schedule.seed, self.start.checkpoint, self.compute)
+            checks += [start] if start else []
+        if is_long(self.schedule):
+            checks.append(OverfitBatch(run_facts=self.facts(), student=self.start.architecture, job=job))
+        return [gate for check in checks for gate in work.workspace.finish(check).gates]
+
+    def job(self, folder: Path, branch: Path | None = None) -> TrainingJob:
+        """Return the run as a job.
+
+        Args:
+            folder: belongs to the run alone.
+            branch: keeps the checkpoint with which a longer run starts.
+        """
         schedule = self.schedule
-        job = TrainingJob(
+        return TrainingJob(
             arm=self.arm,
             model_folder=self.start.checkpoint.folder if self.start.checkpoint else None,
             architecture=self.start.named.to_dict() if self.start.named else None,
             initialisation=self.start.initialisation,
             teacher_folder=self.teacher.folder,
             corpus_folder=self.tokens.directory,
-            output_folder=work.folder / "run",
-            branch_folder=work.workspace.claim("steady", self._steady()) if self._branches else None,
+            output_folder=folder,
+            branch_folder=branch,
             learning_rate=self.settings.rate(schedule),
             schedule=schedule,
             distillation=self.settings.distillation,
@@ -165,9 +201,6 @@ class TrainArm(Stage[Trained]):
             precision=self.compute.precision,
             engine=self.engine,
         )
-        ran = run_job(job, work.track, work.workspace.environment or {})
-        curve = _curve_table(ran, read_curve(job.output_folder))
-        return Trained(Checkpoint.open(job.output_folder / MODEL), self._record(ran, curve), curve)
 
     @property
     def _branches(self) -> bool:
@@ -179,7 +212,7 @@ class TrainArm(Stage[Trained]):
         alike = {name: value for name, value in self.facts()["schedule"].items() if name not in _LENGTH}
         return self.facts() | {"arm": self.continued_by or self.arm, "schedule": alike}
 
-    def _record(self, ran: Mapping[str, Any], curve: pd.DataFrame) -> TrainingRecord:
+    def _record(self, ran: Mapping[str, Any], curve: pd.DataFrame, gates: list[Gate]) -> TrainingRecord:
         points = int(curve["heldout_losses"].notna().sum())
         heldout = heldout_cost(self.start.architecture, self.schedule, self.heldout, points)
         taught = self.settings.distillation is not None
@@ -189,6 +222,7 @@ class TrainArm(Stage[Trained]):
             steady_steps=self.schedule.decay_start if self._branches else 0,
             heldout_flops=heldout.flops,
             heldout_tokens=heldout.tokens,
+            gates=tuple(gates),
             made_with=MadeWith(
                 schedule=identity(self.schedule),
                 corpus=self.tokens.fingerprint,

@@ -43,6 +43,8 @@ class TrainingJob(Strict):
     """Entries of a cached teacher; see `budwood.training.cache`."""
     heldout_windows: int = Field(gt=0)
     """Validation sequences behind the held-out curve, of the sources that are trained on."""
+    frozen_batch: bool = False
+    """Whether every step reads the batch of the first one: a student that learns soon knows it by heart."""
     device: DeviceName = "auto"
     precision: Precision = "auto"
     """Of matrix products; weights and optimiser state are always float32."""

@@ -221,7 +221,7 @@ def check_job(job: TrainingJob) -> Compute:
     corpus = PackedCorpus.open(job.corpus_folder)
     check_text(corpus, job.teacher_folder)
     check_rows(f"arm {job.arm}", student_rows(job), job.teacher_folder)
-    starts = training_order(corpus, schedule)
+    starts = reading_order(corpus, job)
     if job.distillation is not None:
         check_teacher(job, corpus, starts)
     corpus.heldout_starts(schedule.sequence_length, job.heldout_windows)
@@ -270,6 +270,12 @@ def training_order(corpus: PackedCorpus, schedule: Schedule) -> NDArray[np.int64
     rng = np.random.default_rng(schedule.seed)
     epochs = -(-schedule.num_sequences // len(starts))
     return np.concatenate([rng.permutation(starts) for _ in range(epochs)])[: schedule.num_sequences]
+
+
+def reading_order(corpus: PackedCorpus, job: TrainingJob) -> NDArray[np.int64]:
+    """Return where the sequences of a job begin: in the order of its schedule, or those of one batch over and over."""
+    order = training_order(corpus, job.schedule)
+    return np.resize(order[: job.schedule.global_batch], order.shape) if job.frozen_batch else order
 
 
 def training_arguments(job: TrainingJob, compute: Compute, student: PreTrainedModel) -> TrainingArguments:
@@ -372,7 +378,7 @@ class _Sequences(Dataset[dict[str, Tensor]]):
         self.corpus, self.length = PackedCorpus.open(job.corpus_folder), schedule.sequence_length
         self.num_done = steps_done * schedule.global_batch
         # The length stays the whole run's: sequences that were read go to the end, which this run never reaches.
-        self.starts = np.roll(training_order(self.corpus, schedule), -self.num_done)
+        self.starts = np.roll(reading_order(self.corpus, job), -self.num_done)
 
     def __len__(self) -> int:
         return len(self.starts)

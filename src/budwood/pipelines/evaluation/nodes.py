@@ -20,7 +20,7 @@ from budwood.records.account import SearchFindings, TrainingFindings
 from budwood.records.certificate import Certificate
 from budwood.records.cost import Cost
 from budwood.records.evaluation import Downstream, Efficiency, Sample
-from budwood.records.names import Variant
+from budwood.records.names import FROM_SUBNET, Variant
 from budwood.records.search import Finalists, Winner
 from budwood.records.teacher import TeacherEvaluation, TeacherRecord
 from budwood.records.training import ProbeScore, Score, TrainingRecord
@@ -95,23 +95,39 @@ def time_models(
 
 
 def continue_texts(
-    tokens: PackedCorpus, conditions: Conditions, workspace: Path, *models: Checkpoint, names: Sequence[str]
+    tokens: PackedCorpus,
+    conditions: Conditions,
+    workspace: Path,
+    teacher_samples: list[Sample],
+    *models: Checkpoint,
+    names: Sequence[str],
 ) -> tuple[list[Sample], list[Cost]]:
-    """Return how some models continue the beginnings of held-out documents, and what that cost."""
+    """Return how some models continue the beginnings of held-out documents beside their teacher, and what that cost."""
     compute = choose_compute(conditions.measurement.device, conditions.measurement.precision)
     samples, costs = [], []
     for name, model in zip(names, models, strict=True):
-        stage = ContinuePrompts(model_name=name, model=model, tokens=tokens, compute=compute)
-        written = open_workspace(workspace).finish(stage)
+        stage = ContinuePrompts(
+            model_name=name, model=model, tokens=tokens, teacher=tuple(teacher_samples), compute=compute
+        )
+        with run_of(name):
+            written = open_workspace(workspace).finish(stage)
         samples += written.samples
         costs += written.costs
     return samples, costs
+
+
+def continue_teacher(
+    tokens: PackedCorpus, conditions: Conditions, workspace: Path, teacher: Checkpoint
+) -> tuple[list[Sample], list[Cost]]:
+    """Return how the teacher continues the beginnings of held-out documents, and what that cost."""
+    return continue_texts(tokens, conditions, workspace, [], teacher, names=["teacher"])
 
 
 def score_runs(
     tokens: PackedCorpus,
     conditions: Conditions,
     workspace: Path,
+    subnet: Checkpoint,
     *runs: Checkpoint | TrainingRecord,
     names: Sequence[str],
 ) -> tuple[list[Score], list[Cost]]:
@@ -121,6 +137,7 @@ def score_runs(
         tokens: the text.
         conditions: how much of it is read, and where models run.
         workspace: keeps the losses.
+        subnet: with which some runs began.
         runs: the checkpoints of all runs, then their records.
         names: of the runs.
     """
@@ -137,6 +154,7 @@ def score_runs(
             length=measurement.final_length,
             validation=measurement.validation,
             compute=choose_compute(measurement.device, measurement.precision),
+            start=subnet if record.arm in FROM_SUBNET else None,
         )
         with run_of(name):
             scored = open_workspace(workspace).finish(stage)

@@ -27,7 +27,7 @@ def create_pipeline(parameters: ProjectParameters) -> Pipeline:
             name="ask_teacher",
         ),
         Node(
-            Deferred(NODES, "continue_texts", names=["teacher"]),
+            Deferred(NODES, "continue_teacher"),
             [*TEXT, "teacher"],
             ["teacher_samples", "teacher_sample_costs"],
             name="continue_texts",
@@ -54,7 +54,7 @@ def _trained(place: Place, parameters: ProjectParameters) -> list[Node]:
         "tokens",
         "params:conditions",
         "workspace",
-        *place.own(*runs),
+        *place.own("subnet", *runs),
         *place.own(*(f"{run}_run" for run in runs)),
     ]
     timed = ["params:evaluation", "params:conditions", "teacher", *place.own("subnet", *reference)]
@@ -77,7 +77,7 @@ def _trained(place: Place, parameters: ProjectParameters) -> list[Node]:
         ),
         place.node(
             Deferred(NODES, "continue_texts", names=arms),
-            [*TEXT, *place.own(*arms)],
+            [*TEXT, "teacher_samples", *place.own(*arms)],
             place.own("samples", "sample_costs"),
         ),
         place.node(Deferred(NODES, "certify_arms", names=CERTIFIED), certified, place.own("arm_certificates")),

@@ -78,6 +78,7 @@ def describe_study(parameters: ProjectParameters, accelerator: Accelerator) -> P
         precision=accelerator.precision if precision == "auto" else precision,
         needs_statistics=parameters.needs_statistics,
         needs_elimination=parameters.needs_elimination,
+        num_orderings=len(parameters.orderings),
         positions=count_positions(parameters.teacher, root),
         chats=parameters.teacher.random is None,
     )

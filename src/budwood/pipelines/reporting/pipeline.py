@@ -14,7 +14,7 @@ _DRAWN = [
 ]
 _WRITTEN = [
     *("results", "savings", "tasks", "speeds", "search_spaces", "corpus_counts", "certificates", "teacher_record"),
-    *("teacher_evaluation", "arms", "winners", "ledger", "samples"),
+    *("teacher_evaluation", "arms", "winners", "ledger", "samples", "order_gates"),
 ]
 
 

@@ -1,5 +1,6 @@
 """Fetch the teacher, describe it, measure it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -12,12 +13,15 @@ from budwood.models.settings import TeacherSettings
 from budwood.pipelines.tracking import open_workspace
 from budwood.pipelines.wiring import project_root
 from budwood.records.cost import Cost
+from budwood.records.gate import Gate
 from budwood.records.teacher import TeacherEvaluation, TeacherRecord
 from budwood.study.evaluation import EvaluateTeacher
+from budwood.study.gates import CheckOrder, require_passed
 from budwood.study.settings import Conditions
-from budwood.study.teacher import RankComponents, fetch_source, teacher_record
+from budwood.study.teacher import RankComponents, Ranked, fetch_source, teacher_record
 from budwood.study.text import Windows
 from budwood.study.vocabulary import trim
+from budwood.subnet.settings import Ordering
 
 
 def fetch_teacher(
@@ -46,8 +50,9 @@ def rank_components(
     *,
     statistics: bool,
     elimination: bool,
-) -> tuple[dict[str, Tensor], list[Cost]]:
-    """Return the importance of the teacher's components on calibration text, and what that cost.
+    orderings: Sequence[Ordering],
+) -> tuple[dict[str, Tensor], list[Cost], list[Gate]]:
+    """Return the importance of the teacher's components on calibration text, what that cost, and whether orders hold.
 
     Args:
         teacher: the teacher.
@@ -56,9 +61,42 @@ def rank_components(
         workspace: keeps every trial.
         statistics: whether any space orders or scores by what is measured; without, nothing is.
         elimination: whether any space ranks layers by leaving them out.
+        orderings: what spaces order the teacher by.
+
+    Raises:
+        ValueError: an order is no better than its reverse or the teacher's own, and that may not be.
     """
-    if not statistics:
-        return {}, []
+    ranked = _rank(teacher, tokens, conditions, workspace, elimination=elimination) if statistics else Ranked({}, [])
+    measurement = conditions.measurement
+    selection = Windows(
+        tokens=tokens,
+        split="selection",
+        length=measurement.length_of("selection"),
+        count=min(measurement.elimination, measurement.selection),
+    )
+    gates = [
+        gate
+        for ordering in orderings
+        for gate in open_workspace(workspace)
+        .finish(
+            CheckOrder(
+                teacher=teacher,
+                importance=ranked.importance,
+                ordering=ordering,
+                windows=selection,
+                compute=choose_compute(measurement.device, measurement.precision),
+                batch_size=measurement.batch_size,
+            )
+        )
+        .gates
+    ]
+    require_passed(gates, conditions.protocol.failed_gate)
+    return ranked.importance, [*ranked.costs, *(gate.cost for gate in gates)], gates
+
+
+def _rank(
+    teacher: Checkpoint, tokens: PackedCorpus, conditions: Conditions, workspace: Path, *, elimination: bool
+) -> Ranked:
     measurement = conditions.measurement
     stage = RankComponents(
         teacher=teacher,
@@ -67,8 +105,7 @@ def rank_components(
         compute=choose_compute(measurement.device, measurement.precision),
         batch_size=measurement.batch_size,
     )
-    ranked = open_workspace(workspace).finish(stage)
-    return ranked.importance, ranked.costs
+    return open_workspace(workspace).finish(stage)
 
 
 def evaluate_teacher(

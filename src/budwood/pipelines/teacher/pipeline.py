@@ -16,6 +16,7 @@ def create_pipeline(parameters: ProjectParameters) -> Pipeline:
         "rank_components",
         statistics=parameters.needs_statistics,
         elimination=parameters.needs_elimination,
+        orderings=parameters.orderings,
     )
     return Pipeline(
         [
@@ -25,7 +26,7 @@ def create_pipeline(parameters: ProjectParameters) -> Pipeline:
                 ["teacher", "teacher_record"],
                 name="fetch_teacher",
             ),
-            Node(rank, measured, ["importance", "calibration_costs"], name="rank_components"),
+            Node(rank, measured, ["importance", "calibration_costs", "order_gates"], name="rank_components"),
             Node(Deferred(NODES, "evaluate_teacher"), measured, "teacher_evaluation", name="evaluate_teacher"),
         ],
         tags="teacher",
