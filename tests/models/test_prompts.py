@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
+from processes import run_python
 from teachers import tiny_teacher
 
 from budwood.models.checkpoint import save_checkpoint
@@ -27,12 +26,9 @@ def prompts(model):
 
 
 def check(folder, *arguments):
-    """Run an export's own script in an interpreter that cannot import budwood."""
+    """Run an export's own script in a process that cannot import budwood."""
     code = f"import sys; sys.argv = {[CHECK, *arguments]!r}; {STRANGER}"
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+    done = run_python(["-c", code], folder, {**os.environ, "PYTHONPATH": "", "HF_HUB_OFFLINE": "1"})
     return done.returncode, json.loads(done.stdout.splitlines()[-1])
 
 

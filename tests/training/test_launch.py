@@ -12,6 +12,7 @@ import kills
 import mlflow
 import pytest
 import torch
+from processes import start_python
 from projects import ROOT
 from safetensors.torch import load_file
 
@@ -67,8 +68,8 @@ def write(job):
 
 
 def start(job_file, track_name, **environment):
-    command = [sys.executable, "-m", "budwood.training", str(job_file), "--track", track_name]
-    return subprocess.Popen(command, env=os.environ | environment)
+    command = ["-m", "budwood.training", str(job_file), "--track", track_name]
+    return start_python(command, Path.cwd(), os.environ | environment)
 
 
 def processes_of(job_file):
@@ -154,6 +155,7 @@ def test_a_run_killed_for_real_goes_on_as_if_nothing_had_happened(make_job, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("own_mlflow")
 @every_objective
 def test_two_processes_make_the_run_of_one_and_a_killed_one_restarts(make_job, tmp_path, monkeypatch, objective):
     """Equal to rounding in two processes as in one; to the last bit with a rank killed or not."""

@@ -18,7 +18,7 @@ from budwood.models.export import CARD, CERTIFICATE
 from budwood.models.prompts import record_prompts, write_check
 from budwood.models.settings import ServingSettings
 from budwood.records.certificate import Certificate
-from budwood.records.files import write_atomically
+from budwood.records.files import link_large, write_atomically
 from budwood.records.search import Winner
 from budwood.records.teacher import TeacherRecord
 from budwood.study.stage import Stage, Work
@@ -53,7 +53,7 @@ class ExportSubnet(Stage[Exported]):
         """Copy, certify and describe."""
         folder = work.folder / "subnet"
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(self.cut.folder, folder)
+        shutil.copytree(self.cut.folder, folder, copy_function=link_large)
         origin = Origin(
             teacher=self.teacher_record.name,
             teacher_revision=self.teacher_record.revision,
