@@ -138,6 +138,7 @@ def test_a_child_survives_torch_save(exported, windows):
         assert torch.equal(loaded(windows).logits, child(windows).logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("teacher", ["llama tied"], indirect=True)
 def test_strangers_open_both_kinds_of_folders(teacher, teacher_folder, architecture, orders, tmp_path):
     """In a process without budwood, a stock and a layer-wise folder give the certificate's logits and text."""

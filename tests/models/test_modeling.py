@@ -193,6 +193,7 @@ def test_the_cache_changes_nothing(model, tokens):
     assert torch.allclose(torch.cat(steps, dim=1), logits_of(model, tokens), atol=1e-10)
 
 
+@pytest.mark.slow
 def test_strangers_load_every_class(tokens, tmp_path):
     """A process without budwood finds the same logits in folders that bring the source along."""
     torch.save(tokens, tmp_path / "tokens.pt")
@@ -243,6 +244,7 @@ def test_the_attention_implementation_can_be_switched(family, model, tokens):
     assert torch.equal(logits_of(model, tokens), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "family",
     ["gpt_neox", "llama", "gemma2"]

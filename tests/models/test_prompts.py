@@ -58,6 +58,7 @@ def test_a_model_that_answers_otherwise_in_a_batch_is_refused(model, monkeypatch
         record_prompts(model)
 
 
+@pytest.mark.slow
 def test_the_script_agrees_with_the_folder_and_notices_another_model(model, prompts, tmp_path):
     folder = save_checkpoint(model, byte_tokenizer(), tmp_path / "export")
     write_check(folder, prompts)

@@ -20,7 +20,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def new_store(
     empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_mlflow: None
 ) -> Callable[[Path], str]:
-    """Return what makes a store in a folder and returns its address."""
+    """Return a maker of stores, by folder, which returns the address."""
     del own_mlflow
     monkeypatch.chdir(tmp_path)
 

@@ -107,6 +107,7 @@ def test_code_that_changes_while_a_process_runs_ends_it(write: Write, tmp_path: 
         code_hash("made_up.first")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["training", "search", "evaluation"])
 def test_nothing_that_a_stage_imports_is_left_out(module: str) -> None:
     """What Python itself has loaded after the import of a stage is among what was read."""

@@ -166,10 +166,6 @@ def test_two_processes_make_the_run_of_one_and_a_killed_one_restarts(make_job, t
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     with mlflow.start_run() as run:
         result = run_job(together.model_copy(update={"engine": engine}), track, open_workspace(tmp_path).environment)
-    monkeypatch.setenv("KILL_MARK", str(tmp_path / "mark"))
-    monkeypatch.setenv("KILL_STEP", "5")
-    run_job(killed.model_copy(update={"engine": engine}), kills.kill_once, {})
-
     assert result["tokens"] == 576
     curve, other_weights = read_curve(together.output_folder), weights(together)
     for row, expected in zip(curve, read_curve(alone.output_folder), strict=True):
@@ -180,6 +176,11 @@ def test_two_processes_make_the_run_of_one_and_a_killed_one_restarts(make_job, t
     assert [(metric.step, metric.value) for metric in history] == [
         (row["step"], row["train_loss"]) for row in curve if "train_loss" in row
     ]
+    if objective != "live":  # how a rank is killed and restarted does not depend on it
+        return
+    monkeypatch.setenv("KILL_MARK", str(tmp_path / "mark"))
+    monkeypatch.setenv("KILL_STEP", "5")
+    run_job(killed.model_copy(update={"engine": engine}), kills.kill_once, {})
     assert (tmp_path / "mark").exists()
     assert read_curve(killed.output_folder) == curve
     assert all(torch.equal(other_weights[name], one) for name, one in weights(killed).items())

@@ -35,6 +35,8 @@ from budwood.training.run import TrainingStoppedError, train, training_order
 from budwood.training.settings import DistillationSettings, Engine
 from budwood.training.student import Student
 
+pytestmark = pytest.mark.slow
+
 PLAIN = DistillationSettings()
 OBJECTIVES = {"next token": None, "distillation": PLAIN}
 
