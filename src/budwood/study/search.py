@@ -20,7 +20,7 @@ from budwood.arch.count import forward_flops_per_token, num_parameters, paper_se
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
 from budwood.models.certificate import prove
-from budwood.models.checkpoint import Checkpoint, load_model
+from budwood.models.checkpoint import Checkpoint, load_model, own_weights
 from budwood.models.device import Compute
 from budwood.models.export import write_checkpoint
 from budwood.models.losses import sequence_losses
@@ -43,7 +43,7 @@ from budwood.study.stage import NOT_DECIDING, Stage, Track, Work, no_tracking
 from budwood.study.teacher import importance_of
 from budwood.study.text import Windows
 from budwood.subnet.compensate import count_gaps, cut_out
-from budwood.subnet.extract import Cut, own_weights, resolve
+from budwood.subnet.extract import Cut, resolve
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
 from budwood.subnet.settings import SpaceSettings
 from budwood.training.job import TrainingJob
