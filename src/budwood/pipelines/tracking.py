@@ -63,7 +63,7 @@ def enter_run(name: str, tags: Mapping[str, str] | None = None) -> str:
 
 
 def status_of(error: BaseException) -> str:
-    """Return the status of a run that an error ended: killed by whoever asked it to stop, or failed."""
+    """Return the status of a run that an error ended: killed where it was asked to stop, otherwise failed."""
     from budwood.training.run import TrainingStoppedError  # noqa: PLC0415 - keeps torch out of commands without a run
 
     stopped = not isinstance(error, Exception) or isinstance(error, TrainingStoppedError)
