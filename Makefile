@@ -13,8 +13,7 @@ ENV :=
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
-# To compile all modules takes longer than to install them, and few are ever imported. Those that are compile once.
-PIP = "$(BIN)/python" -m pip install --disable-pip-version-check --quiet --no-compile
+PIP = "$(BIN)/python" -m pip install --disable-pip-version-check --quiet
 # The MLflow plugin starts `mlflow`, and tests start `kedro`, by name.
 RUN := PATH="$$(cd "$(BIN)" && pwd):$$PATH" $(if $(ENV),KEDRO_ENV="$(ENV)")
 
@@ -35,7 +34,6 @@ $(READY): pyproject.toml requirements-lock.txt requirements-quickstart.txt requi
 	$(PIP) --no-deps --require-hashes --requirement requirements-lock.txt --requirement requirements-quickstart.txt
 	$(PIP) --requirement requirements-torch.txt
 	$(PIP) --no-deps --no-build-isolation --editable .
-	env -u PYTHONDONTWRITEBYTECODE "$(BIN)/python" -c 'import budwood.hooks, budwood.study.door, kedro.framework.cli.cli'
 	@touch "$@"
 
 lock: $(READY) ## Write the versions to install anew; ARGS=--upgrade takes the newest that pyproject.toml allows
