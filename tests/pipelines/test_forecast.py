@@ -82,7 +82,7 @@ def sums(table: pd.DataFrame, stage: str) -> pd.DataFrame:
     return table[table["stage"] == stage].groupby(["bin", "space"])[["tokens", "flops"]].sum()
 
 
-@pytest.mark.parametrize("stage", ["calibration", "compensation", "training", "teacher", "heldout"])
+@pytest.mark.parametrize("stage", ["calibration", "compensation", "training", "teacher", "heldout", "certificate"])
 def test_a_stage_costs_what_was_planned(study: PlannedStudy, spent: pd.DataFrame, stage: str) -> None:
     planned, paid = sums(plan(study, CPU, 0.2), stage), sums(spent, stage)
     assert len(paid) > 0
@@ -136,10 +136,10 @@ def test_a_search_costs_what_its_candidates_read(
         assert flops == pytest.approx(paid.loc[each.variant, "flops"], rel=0.01), each.variant
 
 
-def test_evaluation_costs_what_was_planned_beside_questions_and_proofs(
-    study: PlannedStudy, spent: pd.DataFrame, data: Path, teacher: TeacherRecord, findings
+def test_evaluation_costs_what_was_planned_beside_questions_and_samples(
+    study: PlannedStudy, spent: pd.DataFrame, data: Path, teacher: TeacherRecord
 ) -> None:
-    """Questions are counted by words beforehand; proofs and samples are too short to plan."""
+    """Questions are counted by words beforehand; samples are too short to plan."""
     planned, paid = sums(plan(study, CPU, 0.2), "evaluation"), sums(spent, "evaluation")
     measurement, sources = study.conditions.measurement, study.num_sources["validation"]
     words = study.evaluation.question_tokens(sources)
@@ -148,14 +148,13 @@ def test_evaluation_costs_what_was_planned_beside_questions_and_proofs(
     }
     for each in study.forecasts:
         asked = [task.cost for answers in results[each.variant].downstream for task in answers.tasks]
-        short = [cost for cost in findings[each.variant].winner.costs if cost.stage == "evaluation"]
         scored, speed = results[each.variant].evaluation_costs, results[each.variant].efficiency
         forward = each.forward(measurement.length)
         known = Extent(3 * measurement.validation * sources, measurement.length).num_tokens
         rest = planned.loc[each.variant] - pd.Series({"tokens": 3 * words, "flops": 3 * words * forward})
         read = paid.loc[each.variant, ["tokens", "flops"]] - [
-            sum(cost.tokens for cost in (*asked, *short)),
-            sum(cost.flops for cost in (*asked, *short)),
+            sum(cost.tokens for cost in asked),
+            sum(cost.flops for cost in asked),
         ]
         samples = [cost for cost in scored if cost.tokens != measurement.validation * sources * measurement.length]
         read -= [sum(cost.tokens for cost in samples), sum(cost.flops for cost in samples)]

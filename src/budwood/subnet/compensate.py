@@ -29,12 +29,13 @@ from budwood.subnet.extract import (
     extract_child,
     kept_positions,
     resolve,
+    teacher_name,
     widest_dtype,
 )
 from budwood.subnet.ordering import OrderedTeacher
 from budwood.subnet.pairs import can_choose_pairs, choose_pairs
 from budwood.subnet.regression import GapMoments, InputMoments
-from budwood.subnet.settings import Compensation
+from budwood.subnet.settings import STEPS, Compensation
 
 
 def cut_out(
@@ -91,6 +92,29 @@ def compensate(
         norm_gain=settings.norms,
     )
     return assemble(child_state(teacher, cut, corrections), child_config(teacher, cut), cut.architecture)
+
+
+def corrections_made(teacher: OrderedTeacher, selection: Selection, settings: Compensation | None) -> tuple[str, ...]:
+    """Return the names of the corrections that `compensate` makes of a candidate.
+
+    What a candidate keeps whole needs none, and some teachers and orders have no form of one.
+    """
+    cut = resolve(teacher, selection)
+    alone = {step: Compensation(**dict.fromkeys(STEPS, False) | {step: True}) for step in STEPS}
+    made = {step: any(_inputs(teacher, cut, alone[step])) for step in ("neurons", "channels", "heads")}
+    made["norms"] = any(_cut_norms(teacher, cut))
+    made["layers"] = any(_gaps(teacher, cut, alone["layers"]))
+    made["pairs"] = can_choose_pairs(teacher) and bool(choose_pairs(teacher, cut)[1])
+    return tuple(step for step in (settings.steps if settings else ()) if made[step])
+
+
+def _cut_norms(teacher: OrderedTeacher, cut: Cut) -> Iterator[bool]:
+    """Yield of every norm with statistics whether entries of it are cut."""
+    for name, position, axes in teacher.family.parameters(len(cut.layers), tied=True):
+        layer = cut.layers[position or 0]
+        source = name if position is None else teacher_name(teacher.family, name, position, layer)
+        if source in teacher.norms:
+            yield len(kept_positions(teacher, axes[0], layer)) < len(teacher.norms[source])
 
 
 def _watch(teacher: OrderedTeacher, watched: Sequence[InputMoments | GapMoments], batches: Sequence[Tensor]) -> None:

@@ -150,7 +150,7 @@ def child_state(teacher: OrderedTeacher, cut: Cut, corrections: Corrections | No
     family, state, corrections = teacher.family, State(), corrections or Corrections()
     for name, position, axes in family.parameters(len(cut.layers), tied=teacher.architecture.tie_word_embeddings):
         layer = cut.layers[position or 0]
-        source = name if position is None else _teacher_name(family, name, position, layer)
+        source = name if position is None else teacher_name(family, name, position, layer)
         state[name] = _cut_parameter(teacher, source, axes, layer, name, corrections)
         shrunk = state[name].shape != teacher.weights[source].shape
         if corrections.norm_gain and shrunk and source in teacher.norms:
@@ -203,7 +203,8 @@ def _cut_parameter(
     return cut_tensor(teacher, tensor, axes, layer)
 
 
-def _teacher_name(family: Family, name: str, position: int, layer: KeptLayer) -> str:
+def teacher_name(family: Family, name: str, position: int, layer: KeptLayer) -> str:
+    """Return what the teacher calls a parameter of a layer of the child."""
     return f"{family.decoder}.{layer.teacher_layer}.{name.removeprefix(f'{family.decoder}.{position}.')}"
 
 

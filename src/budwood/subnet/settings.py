@@ -114,12 +114,6 @@ class SpaceSettings(Ordering):
                 f"{self.ordering}, and must be native or {own}"
             )
 
-    @property
-    def corrections(self) -> tuple[str, ...]:
-        """Names of the corrections that are made: norms and pairs have no statistics in every order."""
-        missing = {"activation": set[str](), "magnitude": {"norms"}, "native": {"norms", "pairs"}}[self.ordering]
-        return tuple(step for step in (self.compensation.steps if self.compensation else ()) if step not in missing)
-
     def without_corrections(self) -> Self:
         """Return the space as a search compares its members: not corrected."""
         return self.model_copy(update={"compensation": None})

@@ -10,6 +10,7 @@ from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import choose_compute
 from budwood.pipelines.tracking import open_workspace
 from budwood.records.search import Finalists, Winner
+from budwood.search.genes import Genes
 from budwood.search.settings import SearchSettings
 from budwood.study.search import BriefTraining, ChooseWinner, EvolveSubnets
 from budwood.study.settings import BinSettings, Conditions
@@ -26,21 +27,21 @@ def evolve(
     search: SearchSettings,
     conditions: Conditions,
     workspace: Path,
-) -> tuple[pd.DataFrame, Finalists]:
+) -> tuple[pd.DataFrame, Genes, Finalists]:
     """Evolve sub-networks inside a bin; return all that were evaluated, and the best with what they cost."""
     measurement = conditions.measurement
     stage = EvolveSubnets(
         teacher=teacher,
         importance=importance if space.needs_statistics or search.needs_statistics else {},
         selection=Windows.searched(tokens, "selection", measurement),
-        bin_=bin_,
+        bin_=bin_.alone(),
         space=space.without_corrections(),
         search=search.alone(),
         compute=choose_compute(measurement.device, measurement.precision),
         batch_size=measurement.batch_size,
     )
     found = open_workspace(workspace).finish(stage)
-    return found.history, found.finalists
+    return found.history, found.genes, found.finalists
 
 
 def choose_winner(
