@@ -13,26 +13,33 @@ ENV :=
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+PIP = "$(BIN)/python" -m pip install --disable-pip-version-check --quiet
 # The MLflow plugin starts `mlflow`, and tests start `kedro`, by name.
 RUN := PATH="$$(cd "$(BIN)" && pwd):$$PATH" $(if $(ENV),KEDRO_ENV="$(ENV)")
 
 export DO_NOT_TRACK := true
 
 .DEFAULT_GOAL := help
-.PHONY: help install engines run test check docs format viz mlflow prune clean clean-all
+.PHONY: help install lock engines run test check docs format viz mlflow prune clean clean-all
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 install: $(READY) ## Make the virtual environment and install everything into it
 
-$(READY): pyproject.toml requirements-quickstart.txt
+$(READY): pyproject.toml requirements-lock.txt requirements-quickstart.txt requirements-torch.txt
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo 'budwood needs Python 3.11 or newer: name one with `make PYTHON=/path/to/python3.11 ...`' >&2; exit 1; }
 	test -x "$(BIN)/pip" || "$(PYTHON)" -m venv "$(VENV)"
-	"$(BIN)/python" -m pip install --disable-pip-version-check --quiet --editable '.[dev]'
-	"$(BIN)/python" -m pip install --disable-pip-version-check --quiet --no-deps --requirement requirements-quickstart.txt
+	$(PIP) --no-deps --require-hashes --requirement requirements-lock.txt --requirement requirements-quickstart.txt
+	$(PIP) --requirement requirements-torch.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch "$@"
+
+lock: $(READY) ## Write the versions to install anew; ARGS=--upgrade takes the newest that pyproject.toml allows
+	"$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+		--custom-compile-command "make lock" --extra dev --no-emit-package torch \
+		--output-file requirements-lock.txt $(ARGS) pyproject.toml
 
 engines: ## Install vLLM and llama.cpp into .engines, for the tests marked serving (2 minutes, 4 GB; needs npm)
 	tests/serving/install_engines.sh "$(ENGINES)"

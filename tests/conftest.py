@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from filelock import FileLock
@@ -11,9 +12,12 @@ from projects import copy_project, kedro
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
-# Nothing here may reach a hub.
+# Nothing here may reach a hub, or the store of the user's runs.
 os.environ["HF_HUB_OFFLINE"] = "1"
-# A shell ignores Ctrl-C in what it starts in the background; what the tests start shall heed it there too.
+STORE = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID")
+for _name in STORE:
+    os.environ.pop(_name, None)
+# A shell ignores Ctrl-C in what it starts in the background. What the tests start must not inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -46,6 +50,27 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _no_store_is_left_behind() -> Iterator[None]:
+    """Fail a test after which MLflow would lead other tests, and the processes that they start, to its own store."""
+    yield
+    assert not [name for name in STORE if name in os.environ]
+
+
+@pytest.fixture
+def own_mlflow() -> Iterator[None]:
+    """Leave MLflow and its variables as they were."""
+    import mlflow
+    from mlflow.tracking import fluent
+
+    with patch.dict(os.environ):  # MLflow itself sets variables
+        yield
+        while mlflow.active_run():
+            mlflow.end_run()
+        mlflow.set_tracking_uri(None)
+        fluent._active_experiment_id = None
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """Return a throw-away copy of the project."""
@@ -56,7 +81,7 @@ def project(tmp_path: Path) -> Path:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a copy of the project in which the smoke environment has run to its end, with its output.
 
-    All test processes share it: whoever changes something there takes a copy first.
+    All test processes share it. A test that changes something takes a copy first.
     """
     base = tmp_path_factory.getbasetemp()
     base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base

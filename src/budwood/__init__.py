@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from budwood.subnet.settings import Compensation, Ordering, SpaceSettings
     from budwood.training.settings import DistillationSettings, Engine, Schedule
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _MODULES = {
     "budwood.arch.selection": ("LayerSelection", "Selection"),

@@ -11,7 +11,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # Likewise torch's profiler, which reports every start and stop.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
-from kedro.utils import find_kedro_project  # noqa: E402
+from kedro.utils import find_kedro_project, is_kedro_project  # noqa: E402
 
 from budwood.pipelines.loader import EnvironmentLoader  # noqa: E402
 from budwood.pipelines.parameters import LateHooks, ParametersHook  # noqa: E402
@@ -19,7 +19,9 @@ from budwood.pipelines.parameters import LateHooks, ParametersHook  # noqa: E402
 
 def _in_project(path: str) -> str:
     """Return a path of the project, from whatever folder Kedro is called."""
-    return str((find_kedro_project(Path.cwd()) or Path(__file__).parents[2]) / path)
+    checkout = Path(__file__).parents[2]
+    other = checkout if is_kedro_project(checkout) else Path.cwd()  # where only the package is installed
+    return str((find_kedro_project(Path.cwd()) or other) / path)
 
 
 HOOKS = (ParametersHook(), LateHooks())

@@ -209,6 +209,7 @@ def test_another_first_token_packs_nothing_anew(tmp_path, monkeypatch):
     assert begun.tokens_sha256 == plain.tokens_sha256
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", [TOKENS_FILE, INDEX_FILE])
 @pytest.mark.parametrize("damage", ["altered", "cut", "removed"])
 def test_a_damaged_corpus_is_packed_anew(tokenizer, tmp_path, caplog, file, damage):
@@ -239,6 +240,7 @@ def test_more_documents_move_no_old_one(two_sources, tokenizer, tmp_path):
     assert {document: after[document] for document in before} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"SHARD_BYTES": 700}, {"SHARD_BYTES": 2**20}, {"_BATCH_DOCUMENTS": 3}, {}])
 def test_portions_and_processes_change_nothing(two_sources, tokenizer, tmp_path, monkeypatch, change):
     expected = tokenize(two_sources, tokenizer, tmp_path / "expected")
@@ -279,6 +281,7 @@ tokenize([source({file!r})], make_tokenizer(NUM_WORDS), Path({directory!r}), num
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("patch", "num_processes"),
     [
@@ -326,6 +329,7 @@ for name in ("small", "large"):
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_source(tmp_path):
     """A source of 3 MB, then one of 15 MB, whose 6 MB of tokens would be seen if they were held."""
     for name, number in (("small", 30), ("large", 150)):
@@ -421,6 +425,7 @@ def test_the_index_tells_where_the_tokens_come_from(tokenizer, tmp_path):
     assert settings["sources"][0]["revision"] == "abc"
 
 
+@pytest.mark.slow
 def test_too_small_a_disk_is_told_of_before_anything_is_written(tokenizer, tmp_path, monkeypatch):
     file = write(tmp_path / "rows.jsonl", range(1000))
     usage = ingestion.shutil.disk_usage(tmp_path)

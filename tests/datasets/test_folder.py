@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from budwood.datasets.folder import place_folder
+from budwood.records.runs import WORKSPACE
 
 
 @pytest.fixture
@@ -30,19 +31,42 @@ def test_everything_is_copied(source, tmp_path):
     assert contents(source) == {"a": "a", "nested/b.bin": "b"}
 
 
-def test_tokens_are_hard_links_where_that_is_asked_for(source, tmp_path):
-    place_folder(source, tmp_path / "target", link=True)
-    assert (tmp_path / "target" / "nested" / "b.bin").samefile(source / "nested" / "b.bin")
+@pytest.fixture
+def own(source, tmp_path):
+    """Return the folder in the workspace of a study."""
+    folder = tmp_path / "data" / WORKSPACE / "packing-1" / "source"
+    shutil.copytree(source, folder)
+    return folder
 
 
-def test_files_are_copied_where_links_are_impossible(source, tmp_path, monkeypatch):
+def test_large_files_of_the_workspace_are_linked_in_its_own_data_folder(own, tmp_path):
+    (own / "c.safetensors").write_text("c")
+    place_folder(own, tmp_path / "data" / "06_models" / "target")
+    place_folder(own, tmp_path / "other" / "06_models" / "target")
+    for name, linked in (("nested/b.bin", True), ("c.safetensors", True), ("a", False)):
+        assert (tmp_path / "data" / "06_models" / "target" / name).samefile(own / name) == linked
+        assert not (tmp_path / "other" / "06_models" / "target" / name).samefile(own / name)
+
+
+def test_what_a_link_of_the_workspace_leads_to_is_copied(own, tmp_path):
+    """It is the user's."""
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / "123").write_text("weights")
+    (own / "c.safetensors").symlink_to(store / "123")
+    place_folder(own, tmp_path / "data" / "target", homes=[store])
+    assert not (tmp_path / "data" / "target" / "c.safetensors").samefile(store / "123")
+    assert (tmp_path / "data" / "target" / "c.safetensors").read_text() == "weights"
+
+
+def test_files_are_copied_where_links_are_impossible(own, tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "link", refuse)
-    place_folder(source, tmp_path / "target", link=True)
-    assert contents(tmp_path / "target") == contents(source)
-    assert not (tmp_path / "target" / "nested" / "b.bin").samefile(source / "nested" / "b.bin")
+    place_folder(own, tmp_path / "data" / "target")
+    assert contents(tmp_path / "data" / "target") == contents(own)
+    assert not (tmp_path / "data" / "target" / "nested" / "b.bin").samefile(own / "nested" / "b.bin")
 
 
 def test_hidden_files_and_what_is_left_out_stay_where_they_are(source, tmp_path):

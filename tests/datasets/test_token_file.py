@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from budwood.corpus.packing import TOKENS_FILE, tokenize_and_pack
 from budwood.datasets.token_file import TokenFileDataset
+from budwood.records.runs import WORKSPACE
 
 
 @pytest.fixture
@@ -20,7 +21,9 @@ def corpus(tmp_path):
     backend = Tokenizer(models.WordLevel({"<eos>": 0, "word": 1, "other": 2}, unk_token="<eos>"))  # noqa: S106
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")  # noqa: S106
     documents = pd.DataFrame({"source": ["a", "a"], "split": ["train", "validation"], "text": ["word", "other"]})
-    return tokenize_and_pack(documents, tokenizer, seed=0, directory=tmp_path / "work", progress=False)
+    return tokenize_and_pack(
+        documents, tokenizer, seed=0, directory=tmp_path / "data" / WORKSPACE / "text-1", progress=False
+    )
 
 
 @pytest.fixture

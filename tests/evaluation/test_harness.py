@@ -222,6 +222,7 @@ def test_a_task_that_is_named_twice_is_asked_once() -> None:
     assert choose_benchmarks([]) == ()
 
 
+@pytest.mark.slow
 def test_every_task_of_a_preset_is_known_to_the_harness_and_others_are_not() -> None:
     known = set(harness._known_tasks(None).all_tasks)
     assert {b.task for name in ("paper", "extended") for b in PRESETS[name]} <= known
@@ -394,6 +395,7 @@ class NamedTask(Task):
 NamedTask.__abstractmethods__ = frozenset()
 
 
+@pytest.mark.slow
 def test_every_group_and_tag_of_the_harness_gives_at_least_one_record(monkeypatch: pytest.MonkeyPatch) -> None:
     """862 groups, 42 of them without scores, and all tags, with answers as if their tasks had been asked."""
     monkeypatch.setattr(

@@ -3,11 +3,10 @@
 import io
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
+from processes import run_python
 from teachers import select
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
@@ -140,9 +139,10 @@ def test_a_child_survives_torch_save(exported, windows):
         assert torch.equal(loaded(windows).logits, child(windows).logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("teacher", ["llama tied"], indirect=True)
 def test_strangers_open_both_kinds_of_folders(teacher, teacher_folder, architecture, orders, tmp_path):
-    """In an interpreter without budwood, a stock and a layer-wise folder give the certificate's logits and text."""
+    """In a process without budwood, a stock and a layer-wise folder give the certificate's logits and text."""
     ordered = orders["activation", "preserve"]
     kinds = {
         "stock": select(40, [0, 1], (2, 1, 10, 40)),
@@ -154,16 +154,8 @@ def test_strangers_open_both_kinds_of_folders(teacher, teacher_folder, architect
         sizes = selection.architecture(architecture)
         proof = prove(child, folder, sizes, ParameterBin(1, num_parameters(sizes)), torch.arange(20))
         (folder / "certificate.json").write_text(json.dumps(certify(proof, folder, ORIGIN).to_dict()))
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    environment.pop("PYTHONPATH", None)
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", STRANGER, *(str(tmp_path / name) for name in kinds)],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = {**os.environ, "PYTHONPATH": "", "HF_HUB_OFFLINE": "1"}
+    done = run_python(["-c", STRANGER, *(str(tmp_path / name) for name in kinds)], tmp_path, environment)
     assert done.returncode == 0, done.stderr
     stock, layerwise = (json.loads(line) for line in done.stdout.splitlines())
     assert stock["class"] == type(teacher).__name__

@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
+from processes import run_python
 from strategies import PARTLY_TURNING
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -227,8 +226,9 @@ def test_the_cache_changes_nothing(model, tokens):
     assert torch.allclose(torch.cat(steps, dim=1), logits_of(model, tokens), atol=1e-10)
 
 
+@pytest.mark.slow
 def test_strangers_load_every_class(tokens, tmp_path):
-    """An interpreter without budwood finds the same logits in folders that bring the source along."""
+    """A process without budwood finds the same logits in folders that bring the source along."""
     torch.save(tokens, tmp_path / "tokens.pt")
     models = {family: layerwise_model(family, tied=family == "gemma2") for family in SETTINGS}
     for family, model in models.items():
@@ -239,16 +239,9 @@ def test_strangers_load_every_class(tokens, tmp_path):
         automap = json.loads((tmp_path / family / "config.json").read_text())["auto_map"]
         assert automap["AutoModelForCausalLM"] == f"modeling.{model_class.__name__}"
         assert automap["AutoModel"] == f"modeling.{model_class.decoder_class.__name__}"
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "PYTHONPATH": "", "HF_HUB_OFFLINE": "1"}
     folders = [str(tmp_path / family) for family in SETTINGS]
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", STRANGER, str(tmp_path / "tokens.pt"), *folders],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python(["-c", STRANGER, str(tmp_path / "tokens.pt"), *folders], tmp_path, environment)
     assert done.returncode == 0, done.stderr
     for family, model in models.items():
         assert torch.equal(torch.load(tmp_path / family / "logits.pt"), logits_of(model, tokens)), family
@@ -284,6 +277,7 @@ def test_the_attention_implementation_can_be_switched(family, model, tokens):
     assert torch.equal(logits_of(model, tokens), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "family",
     ["gpt_neox", "llama", "gemma2", "gemma3_text"]

@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
+from processes import run_python
 from teachers import tiny_teacher
 
 from budwood.models.checkpoint import save_checkpoint
@@ -28,12 +27,9 @@ def prompts(model):
 
 
 def check(folder, *arguments):
-    """Run an export's own script in an interpreter that cannot import budwood."""
+    """Run an export's own script in a process that cannot import budwood."""
     code = f"import sys; sys.argv = {[CHECK, *arguments]!r}; {STRANGER}"
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+    done = run_python(["-c", code], folder, {**os.environ, "PYTHONPATH": "", "HF_HUB_OFFLINE": "1"})
     return done.returncode, json.loads(done.stdout.splitlines()[-1])
 
 
@@ -63,6 +59,7 @@ def test_a_model_that_answers_otherwise_in_a_batch_is_refused(model, monkeypatch
         record_prompts(model)
 
 
+@pytest.mark.slow
 def test_the_script_agrees_with_the_folder_and_notices_another_model(model, prompts, tmp_path):
     folder = save_checkpoint(model, byte_tokenizer(), tmp_path / "export")
     write_check(folder, prompts)

@@ -1,14 +1,11 @@
 """MLflow databases without runs: to make one takes seconds, to copy it none."""
 
-import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from unittest.mock import patch
 
 import mlflow
 import pytest
-from mlflow.tracking import fluent
 
 
 @pytest.fixture(scope="session")
@@ -20,8 +17,11 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def new_store(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], str]]:
-    """Yield what makes a store in a folder and returns its address; MLflow is left as it was."""
+def new_store(
+    empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_mlflow: None
+) -> Callable[[Path], str]:
+    """Return a maker of stores, by folder, which returns the address."""
+    del own_mlflow
     monkeypatch.chdir(tmp_path)
 
     def make(folder: Path) -> str:
@@ -30,11 +30,4 @@ def new_store(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
             shutil.copy(empty_database, folder / "mlflow.db")
         return f"sqlite:///{folder}/mlflow.db"
 
-    with patch.dict(os.environ):  # MLflow itself sets variables
-        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID"):
-            os.environ.pop(name, None)
-        yield make
-        while mlflow.active_run():
-            mlflow.end_run()
-    mlflow.set_tracking_uri(None)
-    fluent._active_experiment_id = None
+    return make

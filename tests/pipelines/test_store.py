@@ -168,17 +168,18 @@ def test_a_server_takes_no_models_by_reference(tmp_path):
         open_experiment(settings(tmp_path, tracking_uri="http://host", register=True))
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
-    """Start a tracking server that keeps artifacts itself, and return its address."""
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """Start a tracking server that keeps artifacts itself; return its address and where it keeps them."""
+    folder = tmp_path_factory.mktemp("server")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     store = [
         "--backend-store-uri",
-        f"sqlite:///{tmp_path}/server.db",
+        f"sqlite:///{folder}/server.db",
         "--artifacts-destination",
-        str(tmp_path / "kept"),
+        str(folder / "kept"),
     ]
     command = [sys.executable, "-m", "mlflow", "server", *store, "--workers", "1", "--port", str(port)]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -193,7 +194,7 @@ def server(tmp_path: Path) -> Iterator[str]:
                 break
             except OSError:
                 time.sleep(0.2)
-        yield address
+        yield address, folder / "kept"
     finally:
         os.killpg(process.pid, 15)
         process.wait()
@@ -202,8 +203,10 @@ def server(tmp_path: Path) -> Iterator[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("artifacts", [None, "mlflow-artifacts:/budwood"])
 def test_a_server_gets_the_artifacts(tmp_path, server, artifacts):
-    open_experiment(settings(tmp_path, tracking_uri=server, artifacts=artifacts))
+    address, folder = server
+    before = set(folder.rglob("note.txt"))
+    open_experiment(settings(tmp_path, tracking_uri=address, artifacts=artifacts, experiment=f"in {artifacts}"))
     log("to the server")
-    (kept,) = (tmp_path / "kept").rglob("note.txt")
+    (kept,) = set(folder.rglob("note.txt")) - before
     assert kept.read_text() == "to the server"
     assert ("budwood" in kept.parts) == (artifacts is not None)

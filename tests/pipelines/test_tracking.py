@@ -22,6 +22,7 @@ from kedro.pipeline import Node, Pipeline
 from kedro.runner import SequentialRunner
 from kedro_datasets.json import JSONDataset
 from mlflow.entities import Run
+from processes import run_python
 from projects import ROOT, kedro
 
 from budwood.hooks import CredentialsHook, TrackingHook, _close_dead_runs, _say_how_to_go_on
@@ -244,13 +245,7 @@ def test_a_process_that_is_stopped_closes_its_runs_and_says_how_to_go_on(tmp_pat
         "PYTHONPATH": ":".join([*sys.path, str(Path(__file__).parent)]),
         "KEDRO_LOGGING_CONFIG": str(ROOT / "conf/logging.yml"),
     }
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        env=os.environ | path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python(["-c", textwrap.dedent(script)], ROOT, os.environ | path)
     assert done.returncode == code, done.stderr
     assert {r.info.status for r in runs(tmp_path).values()} == {"KILLED"}
     assert len(runs(tmp_path)) == 3

@@ -12,6 +12,8 @@ from budwood.records.names import ARMS
 from budwood.reporting import ledger, result_figures, style
 from budwood.reporting.benchmarks import speeds_table, tasks_table
 
+pytestmark = pytest.mark.slow
+
 NUM_SOURCES = NUM_TASKS = 2
 
 

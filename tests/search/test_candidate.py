@@ -28,6 +28,7 @@ def test_keys_are_equal_exactly_where_the_same_is_kept(
     assert canonical_key(backwards) == canonical_key(one)
 
 
+@pytest.mark.slow
 def test_keys_are_the_same_in_every_process() -> None:
     """Histories are compared by key across restarts, so no key may depend on Python's hash seed."""
     code = (

@@ -88,6 +88,7 @@ def _no_disk_flush(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
 
 
+@pytest.mark.slow
 def test_a_search_with_the_papers_sizes_evaluates_5050_candidates_once(tmp_path: Path) -> None:
     teacher = llama(96, 64, *[layer(8, 4, 32, 256)] * 2)
     space = SearchSpace(teacher=teacher, layerwise=True)
@@ -125,6 +126,7 @@ def test_records_say_what_was_evaluated(tmp_path: Path) -> None:
         assert (record.tokens, record.flops, record.seconds) == (2, 1.0, 0.25)
 
 
+@pytest.mark.slow
 @given(
     kills=st.lists(st.integers(0, NUM_EVALUATIONS - 1), min_size=1, max_size=3),
     torn=st.floats(0, 1, exclude_max=True),

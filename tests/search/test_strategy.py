@@ -237,6 +237,7 @@ def test_level_switches_keep_the_budget_of_their_parent(name: str) -> None:
         assert min(abs(count(space, mutant.selection) - budget) for budget in budgets) <= rounding
 
 
+@pytest.mark.slow
 def test_guided_searches_find_the_optimum_more_often_than_random_search() -> None:
     """Eight optima spread over the 1,160 members of a bin, a seed for each, 140 evaluations to find it.
 

@@ -18,6 +18,8 @@ from budwood.pipelines.teacher.nodes import rank_components
 from budwood.records.locks import FolderInUseError, holding
 from budwood.study import stage as stages
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = 2e-6
 """Of logits in float32, whose products may be summed in another order."""
 

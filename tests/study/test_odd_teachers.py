@@ -27,6 +27,8 @@ from budwood.study.teacher import fetch_further
 from budwood.subnet.settings import Compensation, SpaceSettings
 from budwood.training.settings import Schedule
 
+pytestmark = pytest.mark.slow
+
 MEASUREMENT = MeasurementSettings(
     length=32, calibration=4, elimination=1, selection=2, choice=2, validation=2, heldout=2, device="cpu"
 )

@@ -1,12 +1,12 @@
 """Changed code never answers from old results."""
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from processes import run_python
 from projects import ROOT
 from sources import forget, write_source
 
@@ -107,6 +107,7 @@ def test_code_that_changes_while_a_process_runs_ends_it(write: Write, tmp_path: 
         code_hash("made_up.first")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["training", "search", "evaluation"])
 def test_nothing_that_a_stage_imports_is_left_out(module: str) -> None:
     """What Python itself has loaded after the import of a stage is among what was read."""
@@ -115,8 +116,7 @@ def test_nothing_that_a_stage_imports_is_left_out(module: str) -> None:
         "print(*(name for name, module in sys.modules.items()"
         " if name.startswith('budwood.') and not hasattr(module, '__path__')))"
     )
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    done = run_python(["-c", script], ROOT, os.environ | {"PYTHONPATH": str(ROOT / "src")})
     loaded = set(done.stdout.split())
     assert len(loaded) > 20
     assert loaded <= set(source._closure(f"budwood.study.{module}"))

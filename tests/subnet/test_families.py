@@ -21,6 +21,8 @@ from budwood.subnet.extract import extract_child, resolve
 from budwood.subnet.ordering import open_ordered
 from budwood.subnet.settings import Ordering
 
+pytestmark = pytest.mark.slow
+
 every_teacher = pytest.mark.parametrize("teacher", TEACHERS, indirect=True)
 every_family = pytest.mark.parametrize("teacher", [name for name in TEACHERS if " untied" in name], indirect=True)
 

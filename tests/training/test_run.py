@@ -6,8 +6,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from contextlib import nullcontext
 from dataclasses import replace
@@ -17,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from processes import run_python, start_python
 from projects import ROOT
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
@@ -35,6 +34,8 @@ from budwood.training.objectives import NextToken
 from budwood.training.run import TrainingStoppedError, train, training_order
 from budwood.training.settings import DistillationSettings, Engine
 from budwood.training.student import Student
+
+pytestmark = pytest.mark.slow
 
 PLAIN = DistillationSettings()
 OBJECTIVES = {"next token": None, "distillation": PLAIN}
@@ -488,14 +489,14 @@ def test_two_processes_do_not_train_in_one_folder(make_job, whole_and_killed, tm
     file.write_text(job.model_dump_json())
     paths = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])
     environment = os.environ | {"PYTHONPATH": paths, "KILL_MARK": str(mark)}
-    command = [sys.executable, "-m", "budwood.training", str(file)]
-    first = subprocess.Popen([*command, "--track", "kills:hold"], env=environment)
+    command = ["-m", "budwood.training", str(file)]
+    first = start_python([*command, "--track", "kills:hold"], tmp_path, environment)
     try:
         while not mark.exists():
             assert first.poll() is None
             time.sleep(0.1)
         first.send_signal(signal.SIGSTOP)
-        second = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        second = run_python(command, tmp_path, environment)
         assert second.returncode == 75
         assert f"training of arm child by process {first.pid} on {socket.gethostname()} since 20" in second.stderr
         assert "Traceback" not in second.stderr

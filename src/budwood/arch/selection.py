@@ -51,7 +51,7 @@ class LayerSelection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """What a sub-network keeps of its teacher; layers stand in the order in which they were taken."""
+    """What a sub-network keeps of its teacher; layers are in the order in which they were taken."""
 
     hidden: Indices
     """Channels of the residual stream."""

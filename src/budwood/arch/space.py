@@ -124,7 +124,7 @@ class SearchSpace:
 
     @cached_property
     def heads_fit(self) -> Literal["any", "divide", "fill"]:
-        """Which heads may stand in a hidden size: see `Family.stock_heads`."""
+        """Which heads a hidden size allows: see `Family.stock_heads`."""
         if heads_must_fill(self.servable, self.teacher.family, layerwise=self.layerwise):
             return "fill"
         family = family_of(self.teacher.family)

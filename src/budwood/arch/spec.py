@@ -45,7 +45,7 @@ class LayerSpec:
 class Architecture:
     """A decoder language model without its weights.
 
-    In a model `layers` stand in depth order. In a search candidate they stand in the order in which the search
+    In a model `layers` are in depth order. In a search candidate they are in the order in which the search
     space takes them (most important first once the teacher is ordered); counting does not depend on it.
     """
 

@@ -29,7 +29,7 @@ class GenesDataset(AbstractDataset[Genes, Genes]):
 
     def save(self, data: Genes) -> None:
         """Put what a search has written into place (see `place_folder`)."""
-        place_folder(data.folder, self._filepath, link=True)
+        place_folder(data.folder, self._filepath)
 
     def _exists(self) -> bool:
         return self._filepath.is_dir()

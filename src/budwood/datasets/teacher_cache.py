@@ -30,7 +30,7 @@ class TeacherCacheDataset(AbstractDataset[TeacherCache, TeacherCache]):
 
     def save(self, data: TeacherCache) -> None:
         """Put a cache that was written elsewhere into place (see `place_folder`)."""
-        place_folder(data.folder, self._filepath, link=True)
+        place_folder(data.folder, self._filepath)
 
     def preview(self) -> JSONPreview:
         """Show in Kedro-Viz what the cache is of."""

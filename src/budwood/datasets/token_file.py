@@ -30,7 +30,7 @@ class TokenFileDataset(AbstractDataset[PackedCorpus, PackedCorpus]):
 
     def save(self, data: PackedCorpus) -> None:
         """Put a corpus that was packed elsewhere into place (see `place_folder`)."""
-        place_folder(data.directory, self._filepath, link=True)
+        place_folder(data.directory, self._filepath)
 
     def preview(self) -> JSONPreview:
         """Show the index, with the tokens of every split and source, in Kedro-Viz."""

@@ -118,7 +118,7 @@ def _working_bytes(run: Callable[[], object], compute: Compute) -> int | None:
         return torch.cuda.max_memory_allocated(compute.device) - before
     if compute.device.type != "cpu":
         return None
-    # The CPU's allocator keeps no peak, but tells the profiler of everything it hands out and takes back.
+    # The CPU's allocator keeps no peak, but reports to the profiler everything it hands out and takes back.
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         run()
     with tempfile.TemporaryDirectory() as folder:

@@ -60,7 +60,7 @@ class DistillationGrid(Strict):
         return self
 
     def combinations(self) -> dict[str, dict[str, Any]]:
-        """Return the changed settings of every combination, by a name that tells them."""
+        """Return the changed settings of every combination, by name."""
         found = {}
         for alpha in self.alpha:
             for temperature in self.temperature:

@@ -7,7 +7,7 @@ from budwood.reporting.accelerator import AcceleratorName
 
 
 class PlanSettings(Strict):
-    """On what a study would run, to tell beforehand what it costs; see `budwood.reporting.plan`."""
+    """The hardware that a study would run on, to estimate its cost beforehand; see `budwood.reporting.plan`."""
 
     accelerator: AcceleratorName = "h100"
     """Device that the plan assumes."""

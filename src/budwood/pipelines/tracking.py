@@ -1,12 +1,13 @@
 """Metrics go to the MLflow run at work: the study's, inside it a variant's, inside that one of a training."""
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
-from mlflow.entities import RunStatus
+from mlflow.entities import Metric, RunStatus
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from budwood.study.stage import Workspace
@@ -21,7 +22,10 @@ def track(metrics: Mapping[str, float], step: int) -> None:
     run = mlflow.active_run()
     run_id = os.environ.get(_RUN) if run is None else run.info.run_id
     if run_id:
-        mlflow.log_metrics(dict(metrics), step=step, run_id=run_id)
+        now = time.time_ns() // 10**6
+        logged = [Metric(name, value, now, step) for name, value in metrics.items()]
+        # `mlflow.log_metrics` reads the whole run before it writes.
+        mlflow.MlflowClient().log_batch(run_id, logged)
 
 
 def open_workspace(folder: Path) -> Workspace:
@@ -63,7 +67,7 @@ def enter_run(name: str, tags: Mapping[str, str] | None = None) -> str:
 
 
 def status_of(error: BaseException) -> str:
-    """Return the status of a run that an error ended: killed by whoever asked it to stop, or failed."""
+    """Return the status of a run that an error ended: killed where it was asked to stop, otherwise failed."""
     from budwood.training.run import TrainingStoppedError  # noqa: PLC0415 - keeps torch out of commands without a run
 
     stopped = not isinstance(error, Exception) or isinstance(error, TrainingStoppedError)

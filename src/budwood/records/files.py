@@ -11,6 +11,9 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+_LARGE = (".bin", ".parquet", ".safetensors")
+"""Endings of large files."""
+
 
 def write_atomically(file: Path, text: str) -> None:
     """Write a file whole or not at all; its folder is made where there is none."""
@@ -66,6 +69,23 @@ def write_folder_atomically(target: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """Give a file a second name, which takes no space, or copy it where the file system allows none.
+
+    Only for files that budwood wrote and never writes again: damage reaches both names.
+    """
+    try:
+        os.link(Path(source).resolve(), target)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)
+
+
+def link_large(source: str, target: str) -> None:
+    """Copy a file, or link it (see `link_or_copy`) where it has tokens, weights, genes or what a teacher has said."""
+    large = Path(source).suffix in _LARGE and not Path(source).is_symlink()
+    (link_or_copy if large else shutil.copyfile)(source, target)
 
 
 def check_links(folder: Path, homes: Collection[Path] = ()) -> None:

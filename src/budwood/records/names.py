@@ -1,4 +1,4 @@
-"""Names that users give, and the names that budwood gives: arms, and what stands for none of them."""
+"""Names that users give, and the names that budwood gives: arms, and the name for none of them."""
 
 import re
 from collections.abc import Iterable
@@ -41,7 +41,7 @@ def require_name(kind: str, name: str) -> str:
     Such names become parts of dataset names, folders and MLflow keys, so one rule holds for all of them.
 
     Args:
-        kind: what is named, as the message shall call it, such as `bins`.
+        kind: what is named, as the message calls it, such as `bins`.
         name: the name.
 
     Raises:
@@ -51,7 +51,7 @@ def require_name(kind: str, name: str) -> str:
         raise ValueError(
             f"{kind}: the name {name!r} must be made of letters and digits, with single `-` or `_` between them"
         )
-    if name.lower() in _RESERVED:  # some file systems do not tell cases apart
+    if name.lower() in _RESERVED:  # some file systems ignore case
         raise ValueError(f"{kind}: the name {name!r} is taken by budwood itself; choose another")
     return name
 
@@ -60,7 +60,7 @@ def require_names(kind: str, names: Iterable[str]) -> None:
     """Check several names; see `require_name`.
 
     Raises:
-        ValueError: one is not allowed, or two differ in case alone, which some file systems do not tell apart.
+        ValueError: one is not allowed, or two differ in case alone, which some file systems ignore.
     """
     seen: dict[str, str] = {}
     for name in names:

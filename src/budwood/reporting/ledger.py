@@ -12,7 +12,7 @@ from budwood.records.cost import SEARCH_STAGES, STAGES, Cost
 from budwood.records.names import BASELINE, REFERENCE, SHARED
 
 PROBE = "probe"
-"""The stage in which the sub-network of every space is trained on few tokens, and measured, to tell which is best."""
+"""The stage in which the sub-network of every space is trained on few tokens and measured, to choose the best."""
 LEDGERS = ("training", "with_search", "with_selection", "with_teacher")
 """Each charges what the one before it does, and more; see `savings`."""
 
@@ -75,7 +75,7 @@ def savings(curves: pd.DataFrame, ledger: Sequence[Cost], reference: str = BASEL
     * `ratio_training`: `flops_to_match`; NaN at step 0, where the cost is zero and the ratio undefined;
     * `ratio_with_search`: and `search_flops`: calibration, elimination, search and compensation of this variant;
     * `ratio_with_selection`: and `selection_flops`: those of all other spaces of the bin, the training of the same arm
-      there, and all probes of the bin: what it took to tell which space is best. Steps of its own probe that an arm
+      there, and all probes of the bin: what the choice of a space took. Steps of its own probe that an arm
       takes over are charged once, by whichever goes further, the match or the probe;
     * `ratio_with_teacher`: and the teacher's forward passes until the match, and those in the probes; those for a cache
       in full. `teacher_flops` is their sum at the match.

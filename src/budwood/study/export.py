@@ -23,7 +23,7 @@ from budwood.models.settings import ServingSettings
 from budwood.records.certificate import Certificate, Lessons
 from budwood.records.cost import Cost
 from budwood.records.evaluation import Downstream
-from budwood.records.files import write_atomically
+from budwood.records.files import link_large, write_atomically
 from budwood.records.search import Winner
 from budwood.records.serving import CHECK
 from budwood.records.teacher import TeacherRecord
@@ -75,7 +75,7 @@ class ExportSubnet(Stage[Exported]):
         """Copy, certify and describe."""
         folder = work.folder / "subnet"
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(self.cut.folder, folder)
+        shutil.copytree(self.cut.folder, folder, copy_function=link_large)
         origin = Origin(
             teacher=self.teacher_record.name,
             teacher_revision=self.teacher_record.revision,

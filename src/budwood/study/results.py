@@ -100,5 +100,5 @@ def _read(place: Path, entry: Mapping[str, str]) -> Any:
 
 
 def _fingerprint(value: Any, place: Path) -> str:
-    """Return the hash of a file, or what tells the content of a folder from others."""
+    """Return the hash of a file, or what identifies the content of a folder."""
     return str(value.fingerprint) if place.is_dir() else hash_file(place)

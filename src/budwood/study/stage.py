@@ -68,14 +68,14 @@ class Stage(ABC, Generic[Result]):
 
 
 def identity(value: object) -> Any:
-    """Return in JSON form what tells a value from others: of heavy things their fingerprint.
+    """Return in JSON form what identifies a value: of heavy things their fingerprint.
 
     Raises:
-        TypeError: nothing is known by which the value could be told from others.
+        TypeError: nothing is known that identifies the value.
     """
-    for kind, tell in _IDENTITIES:
+    for kind, identify in _IDENTITIES:
         if kind(value):
-            return tell(value)
+            return identify(value)
     raise TypeError(f"a stage cannot depend on a {type(value).__name__}: it has no fingerprint")
 
 
@@ -97,7 +97,7 @@ _IDENTITIES: tuple[tuple[Callable[[Any], bool], Callable[[Any], Any]], ...] = (
     (lambda value: isinstance(value, list | tuple), lambda value: [identity(part) for part in value]),
     (is_dataclass, _of_fields),
 )
-"""What tells values of a kind apart; the first kind that fits is taken."""
+"""What identifies values of a kind; the first kind that fits is taken."""
 
 
 @dataclass(frozen=True, kw_only=True)

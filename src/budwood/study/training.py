@@ -54,7 +54,7 @@ class Start:
 
     @property
     def fingerprint(self) -> str:
-        """What tells one start from another."""
+        """What distinguishes one start from another."""
         return f"{self.initialisation} {identity(self.named or self.checkpoint)}"
 
 

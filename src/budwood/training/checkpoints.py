@@ -1,14 +1,13 @@
 """Checkpoints of a run: sealed, the newest few kept, and room for them."""
 
 import logging
-import os
 import re
 import shutil
 from pathlib import Path
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from budwood.records.files import write_folder_atomically
+from budwood.records.files import link_or_copy, write_folder_atomically
 from budwood.records.locks import FolderInUseError, holding
 from budwood.records.seal import damage, seal
 
@@ -73,17 +72,10 @@ def keep_branch(checkpoint: Path, branch_folder: Path) -> None:
             if target.is_dir() and damage(target) is None:
                 return
             with write_folder_atomically(target) as partial:
-                shutil.copytree(checkpoint, partial, copy_function=_link_or_copy, dirs_exist_ok=True)
+                shutil.copytree(checkpoint, partial, copy_function=link_or_copy, dirs_exist_ok=True)
     except FolderInUseError as error:
         # The run itself needs no branch.
         logger.warning("No longer run can begin with %s: %s", checkpoint, error)
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system
-        shutil.copy2(source, target)
 
 
 def require_space(folder: Path, num_parameters: int, kept: int) -> None:

@@ -1,0 +1,171 @@
+"""Python processes that are forked from one that has imported the large libraries once.
+
+What a process imports of budwood, of tests or of a project comes from its own `PYTHONPATH`; the server imports none.
+A test that needs a new interpreter, as for another hash seed or for what is imported, starts a subprocess instead.
+"""
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Mapping
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+LIBRARIES = (
+    "accelerate",
+    "datasets",
+    "git",
+    "gguf",
+    "IPython",
+    "joblib",
+    "kedro.config",
+    "kedro.io",
+    "kedro.pipeline",
+    "kedro_datasets.json",
+    "kedro_datasets.pandas",
+    "kedro_datasets.plotly",
+    "lm_eval.evaluator",
+    "lm_eval.tasks",
+    "mlflow",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.tracing.processor.otel",
+    "pandas",
+    "plotly.graph_objects",
+    "plotly.io",
+    "pyarrow.dataset",
+    "pyarrow.parquet",
+    "pymoo.core.problem",
+    "pytest",
+    "rich.logging",
+    "safetensors.torch",
+    "scipy.stats",
+    "sklearn.gaussian_process",
+    "torch._dynamo",
+    "torch.utils.data",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.gemma2.modeling_gemma2",
+    "transformers.models.gpt_neox.modeling_gpt_neox",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.mistral.modeling_mistral",
+    "transformers.models.olmo2.modeling_olmo2",
+    "transformers.models.qwen2.modeling_qwen2",
+    "transformers.models.qwen3.modeling_qwen3",
+    "transformers.models.smollm3.modeling_smollm3",
+    "transformers.trainer",
+)
+"""What the processes under test import. `kedro.framework` reads the environment on import, so it is left out."""
+
+_STREAMS = ("stdout", "stderr")
+
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload(list(LIBRARIES))
+
+
+class PythonProcess:
+    """A forked process, as `subprocess.Popen` has it."""
+
+    def __init__(self, arguments: list[str], folder: Path, environment: Mapping[str, str], output: Path | None) -> None:
+        """Start `python <arguments>` in a folder.
+
+        Args:
+            arguments: `-c` or `-m`, and what follows.
+            folder: in which it starts.
+            environment: all of its variables.
+            output: the folder for the files `stdout` and `stderr`; without one, what it writes is lost.
+        """
+        self._process: ForkServerProcess = _forks.Process(
+            target=_become, args=(arguments, folder, dict(environment), output), name=" ".join(arguments)
+        )
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        """Of the process itself."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        """Return the exit status, or None while it runs; negative where a signal ended it."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the exit status when it has ended.
+
+        Raises:
+            TimeoutExpired: it ran longer than this many seconds, and was killed.
+        """
+        self._process.join(timeout)
+        status = self._process.exitcode
+        if status is None:
+            self.kill()
+            raise subprocess.TimeoutExpired(self._process.name, timeout or 0.0)
+        return status
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal."""
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill it."""
+        self._process.kill()
+
+
+def start_python(arguments: list[str], folder: Path, environment: Mapping[str, str]) -> PythonProcess:
+    """Start `python <arguments>` and return at once."""
+    return PythonProcess(arguments, folder, environment, None)
+
+
+def run_python(
+    arguments: list[str], folder: Path, environment: Mapping[str, str], timeout: float | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run `python <arguments>` to its end."""
+    with tempfile.TemporaryDirectory() as name:
+        output = Path(name)
+        status = PythonProcess(arguments, folder, environment, output).wait(timeout)
+        said = ((output / stream).read_text() if (output / stream).exists() else "" for stream in _STREAMS)
+        return subprocess.CompletedProcess(arguments, status, *said)
+
+
+def _become(arguments: list[str], folder: Path, environment: dict[str, str], output: Path | None) -> None:
+    """Become the process that a command starts."""
+    for number, name in enumerate(_STREAMS, 1):
+        file = os.devnull if output is None else output / name
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    own = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+    installed = [path for path in sys.path if path.startswith((sys.prefix, sys.base_prefix))]
+    sys.path[:] = [str(folder), *own, *installed]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    status = 1
+    try:
+        _run(arguments)
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            sys.stderr.write(end.code)
+    except BaseException:  # noqa: BLE001 - as an interpreter does
+        traceback.print_exc()
+    finally:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _run(arguments: list[str]) -> None:
+    kind, code, *rest = arguments
+    sys.argv = [kind if kind == "-c" else code, *rest]
+    if kind == "-m":
+        runpy.run_module(code, run_name="__main__", alter_sys=True)
+    else:
+        exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})  # noqa: S102 - our own tests
