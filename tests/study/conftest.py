@@ -257,7 +257,7 @@ def stages(materials: Materials) -> list[Stage]:
             batch_size=2,
         ),
         CheckStart(arm="distilled", seed=1, start=teacher, certificate="prompts", compute=compute),
-        OverfitBatch(run_facts={"arm": "distilled"}, student=teacher.architecture, job=JOB),
+        OverfitBatch(run_facts="distilled", student=teacher.architecture, job=JOB),
         ContinuePrompts(
             model_name="distilled",
             model=teacher,

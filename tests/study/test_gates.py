@@ -1,5 +1,6 @@
 """Sanity gates pass what is sound and stop what is broken, before anything is spent on it."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -161,7 +162,9 @@ def long(run: TrainArm, rate: float) -> TrainArm:
 
 
 def overfit(run: TrainArm, workspace: Workspace) -> Gate:
-    check = OverfitBatch(run_facts=run.facts(), student=run.start.architecture, job=run.job(workspace.folder / "none"))
+    check = OverfitBatch(
+        run_facts=json.dumps(run.facts()), student=run.start.architecture, job=run.job(workspace.folder / "none")
+    )
     (found,) = workspace.finish(check).gates
     return found
 

@@ -34,6 +34,7 @@ _PAPER_SEARCH: dict[str, Any] = {
 _PAPER_CUT: dict[str, Any] = {
     "alignment": 1,
     "native_only": False,
+    "servable": (),
     "ordering": "native",
     "rope": "rebuild",
     "compensation": None,

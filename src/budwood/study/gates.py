@@ -1,12 +1,13 @@
 """Checks of seconds, before money is spent: the order of a teacher, the start of a student, and that it learns."""
 
+import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,7 +19,6 @@ from budwood.models.checkpoint import Checkpoint, load_model, read_architecture
 from budwood.models.device import Compute
 from budwood.models.losses import sequence_losses
 from budwood.models.prompts import PROMPTS
-from budwood.records.files import read_json
 from budwood.records.gate import Gate
 from budwood.records.hashes import hash_file
 from budwood.records.serving import Prompt
@@ -172,7 +172,8 @@ class CheckStart(Stage[Gated]):
         """Take the loss as training takes it, in float32."""
         del work
         started = time.perf_counter()
-        (_, *prompts) = [Prompt.model_validate(prompt) for prompt in read_json(self.start.folder / PROMPTS)]
+        recorded = json.loads((self.start.folder / PROMPTS).read_text(encoding="utf-8"))
+        (_, *prompts) = [Prompt.model_validate(prompt) for prompt in recorded]
         student = Student(self.compute.place(load_model(self.start.folder, torch.float32)), NextToken())
         differences = [_loss(student, prompt, self.compute) + fmean(prompt.logprobs) for prompt in prompts]
         lengths = [len(prompt.logprobs) for prompt in prompts]
@@ -204,8 +205,8 @@ class OverfitBatch(Stage[Gated]):
     name: ClassVar[str] = "overfit_gate"
     result: ClassVar[type] = Gated
 
-    run_facts: Mapping[str, Any]
-    """What decides the run."""
+    run_facts: str
+    """What decides the run, in JSON form."""
     student: Architecture
     job: TrainingJob = field(metadata=NOT_DECIDING)
     """Of the run."""

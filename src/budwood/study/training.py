@@ -1,5 +1,6 @@
 """Training of arms and probes, and the teacher's words that they share."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -172,7 +173,11 @@ class TrainArm(Stage[Trained]):
             start = CheckStart.of(self.arm, self.schedule.seed, self.start.checkpoint, self.compute)
             checks += [start] if start else []
         if is_long(self.schedule):
-            checks.append(OverfitBatch(run_facts=self.facts(), student=self.start.architecture, job=job))
+            checks.append(
+                OverfitBatch(
+                    run_facts=json.dumps(self.facts(), sort_keys=True), student=self.start.architecture, job=job
+                )
+            )
         return [gate for check in checks for gate in work.workspace.finish(check).gates]
 
     def job(self, folder: Path, branch: Path | None = None) -> TrainingJob:

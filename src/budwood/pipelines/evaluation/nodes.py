@@ -8,12 +8,11 @@ from typing import Any
 import pandas as pd
 
 from budwood.corpus.packing import PackedCorpus
-from budwood.corpus.settings import CorpusSettings
 from budwood.evaluation.harness import fingerprint_tasks
 from budwood.evaluation.settings import EvaluationSettings
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import choose_compute
-from budwood.models.settings import ServingSettings
+from budwood.parameters import ProjectParameters
 from budwood.pipelines.tracking import open_workspace, run_of, track
 from budwood.pipelines.wiring import from_root
 from budwood.records.account import SearchFindings, TrainingFindings
@@ -166,11 +165,8 @@ def score_runs(
 def certify_arms(
     tokens: PackedCorpus,
     teacher_record: TeacherRecord,
-    corpus: CorpusSettings,
-    serving: ServingSettings,
-    conditions: Conditions,
+    study: ProjectParameters,
     workspace: Path,
-    subnet: Checkpoint,
     scores: list[Score],
     downstream: list[Downstream],
     *models: Checkpoint,
@@ -181,28 +177,26 @@ def certify_arms(
     Args:
         tokens: the text.
         teacher_record: what they were cut from.
-        corpus: the sources of the text.
-        serving: in which forms they are written, and where they are tried.
-        conditions: how much text is read.
+        study: the sources of the text, how much of it is read, and in which forms models are written and tried.
         workspace: keeps what was found.
-        subnet: what was trained, with its certificate.
         scores: of all runs.
         downstream: what all arms answer.
-        models: the trained sub-networks, of the first seed.
+        models: what was trained, with its certificate; then the trained sub-networks, of the first seed.
         names: of their arms.
     """
+    subnet, *trained = models
     runs, answers = ({score.run: score for score in scores}, {each.model: each for each in downstream})
     certificates = []
-    for name, model in zip(names, models, strict=True):
+    for name, model in zip(names, trained, strict=True):
         stage = CertifyTrained(
             model=model,
             record=runs[name].record,
             subnet=read_certificate(subnet.folder),
-            proven_on=Windows.searched(tokens, "choice", conditions.measurement),
+            proven_on=Windows.searched(tokens, "choice", study.measurement),
             teacher_record=teacher_record,
-            sources=text_sources(corpus),
+            sources=text_sources(study.corpus),
             measured=measured_of(runs[name], answers[name]),
-            serving=serving,
+            serving=study.serving,
         )
         certificates.append(open_workspace(workspace).finish(stage).certificate)
     return certificates
@@ -230,15 +224,25 @@ def collect_results(
     scores: list[Score],
     downstream: list[Downstream],
     efficiency: list[Efficiency],
-    evaluation_costs: list[Cost],
     samples: list[Sample],
-    sample_costs: list[Cost],
     certificates: list[Certificate],
-    selection: pd.DataFrame | None = None,
-    *,
+    *costs: Any,
     variant: Variant,
+    selects: bool,
 ) -> TrainingFindings:
-    """Return what was trained of a variant, and how it was measured, under the space that probes chose."""
+    """Return what was trained of a variant, and how it was measured, under the space that probes chose.
+
+    Args:
+        scores: of all runs.
+        downstream: what all arms answer.
+        efficiency: how fast they are.
+        samples: what they write.
+        certificates: of the trained sub-networks.
+        costs: lists of what measuring cost; where probes chose the space, the table of their choice comes last.
+        variant: the variant.
+        selects: whether probes chose the space.
+    """
+    *spent, selection = costs if selects else (*costs, None)
     where = chosen(variant, selection)
     engines = {each.training.arm: each.engines for each in certificates if each.training is not None}
     return TrainingFindings(
@@ -248,7 +252,7 @@ def collect_results(
         ),
         downstream=tuple(answers.at(where) for answers in downstream),
         efficiency=tuple(speed.at(where) for speed in efficiency),
-        evaluation_costs=(*evaluation_costs, *sample_costs),
+        evaluation_costs=tuple(cost for each in spent for cost in each),
         samples=tuple(sample.at(where) for sample in samples),
         certificates=tuple(certificates),
     )

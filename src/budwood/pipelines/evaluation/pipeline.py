@@ -58,10 +58,10 @@ def _trained(place: Place, parameters: ProjectParameters) -> list[Node]:
         *place.own(*(f"{run}_run" for run in runs)),
     ]
     timed = ["params:evaluation", "params:conditions", "teacher", *place.own("subnet", *reference)]
-    shared = ["tokens", "teacher_record", "params:corpus", "params:serving", "params:conditions", "workspace"]
-    certified = [*shared, *place.own("subnet", "scores", "downstream", *CERTIFIED)]
-    measured = ("scores", "downstream", "efficiency", "evaluation_costs", "samples", "sample_costs")
-    results = place.own(*measured, "arm_certificates")
+    shared = ["tokens", "teacher_record", "params:study", "workspace"]
+    certified = [*shared, *place.own("scores", "downstream", "subnet", *CERTIFIED)]
+    measured = ("scores", "downstream", "efficiency", "samples")
+    results = place.own(*measured, "arm_certificates", "evaluation_costs", "sample_costs")
     curves = [*place.own("scores", *(f"{run}_curve" for run in runs)), *selection]
     variant = place.variant
     return [
@@ -81,7 +81,11 @@ def _trained(place: Place, parameters: ProjectParameters) -> list[Node]:
             place.own("samples", "sample_costs"),
         ),
         place.node(Deferred(NODES, "certify_arms", names=CERTIFIED), certified, place.own("arm_certificates")),
-        place.node(Deferred(NODES, "collect_results", variant=variant), [*results, *selection], place.own("results")),
+        place.node(
+            Deferred(NODES, "collect_results", variant=variant, selects=bool(selection)),
+            [*results, *selection],
+            place.own("results"),
+        ),
         place.node(
             Deferred(NODES, "join_curves", variant=variant, selects=bool(selection)), curves, place.own("curves")
         ),
