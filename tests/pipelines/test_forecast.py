@@ -1,5 +1,6 @@
 """The plan agrees with the ledger within a hundredth once it is given what nobody knows beforehand."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,19 +11,22 @@ from kedro.framework.project import configure_project, settings
 from safetensors.torch import load_file
 
 from budwood.arch.count import forward_flops_per_token
+from budwood.arch.selection import Selection
 from budwood.parameters import ProjectParameters, read_parameters
 from budwood.pipelines.plan.nodes import describe_study
 from budwood.records.account import SearchFindings
+from budwood.records.cost import Cost
 from budwood.records.files import read_json_lines
 from budwood.records.form import read_records
 from budwood.records.teacher import TeacherRecord
 from budwood.reporting.accelerator import ACCELERATORS
-from budwood.study.costs import Extent
+from budwood.study.costs import Extent, moments_costs
+from budwood.study.forecast import Forecast
 from budwood.study.plan import PlannedStudy, plan, search_costs
 from budwood.study.teacher import importance_of
-from budwood.subnet.compensate import count_gaps
+from budwood.subnet.compensate import gaps_of, possible_gaps, solve_flops
 from budwood.subnet.extract import Cut, resolve
-from budwood.subnet.ordering import open_ordered
+from budwood.subnet.ordering import OrderedTeacher, open_ordered
 
 pytestmark = pytest.mark.slow
 
@@ -59,9 +63,9 @@ def study(data: Path, parameters: ProjectParameters, teacher: TeacherRecord, fin
     forecasts = []
     for each in described.forecasts:
         winner = findings[each.variant].winner
-        gaps = count_gaps(winner.kept_layers, teacher.architecture.num_hidden_layers)
+        num_gaps = len(gaps_of(winner.kept_layers, teacher.architecture.num_hidden_layers))
         members = (winner.selection.architecture(teacher.architecture),)
-        forecasts.append(replace(each, members=members, num_gaps=gaps))
+        forecasts.append(replace(each, members=members, num_gaps=num_gaps))
     return replace(described, forecasts=tuple(forecasts), trials=tuple(len(row["kept"]) for row in trials(data)))
 
 
@@ -101,13 +105,27 @@ def test_an_elimination_costs_what_was_planned_but_for_layers_that_trials_share(
 
 def gaps(cut: Cut, study: PlannedStudy) -> int:
     """Return the runs of dropped layers of a cut that follow a kept one."""
-    return count_gaps([layer.teacher_layer for layer in cut.layers], study.teacher.num_hidden_layers)
+    return len(gaps_of([layer.teacher_layer for layer in cut.layers], study.teacher.num_hidden_layers))
+
+
+def correcting(read: pd.DataFrame, study: PlannedStudy, each: Forecast, ordered: OrderedTeacher) -> list[Cost]:
+    """Return what it costs to gather moments, and to solve for every candidate each time that it reads."""
+    if each.compensation is None:
+        return []
+    num_gaps = len(possible_gaps(ordered, coarse=each.coarse))
+    costs = moments_costs(study.teacher, each.compensation, num_gaps, study.text("calibration"))
+    stages = (*study.search.stages, study.conditions.measurement.selection)
+    for genes, num_sequences in zip(read["genes"], read["num_sequences"], strict=True):
+        cut = resolve(ordered, Selection.from_dict(json.loads(genes)))
+        once = solve_flops(study.teacher, cut.architecture, each.compensation, num_gaps=gaps(cut, study))
+        costs.append(Cost(stage="search", flops=once * sum(stage <= num_sequences for stage in stages), tokens=0))
+    return costs
 
 
 def test_a_search_costs_what_its_candidates_read(
     study: PlannedStudy, spent: pd.DataFrame, data: Path, parameters, findings
 ) -> None:
-    """The evaluations by all candidates and the tokens that the race let them read, the choice by the finalists."""
+    """The evaluations by all candidates, their corrections, what the race let them read, the choice by the finalists."""
     histories = pd.read_parquet(data / "07_model_output/histories.parquet")
     paid = sums(spent, "search")
     length, calibration = study.conditions.measurement.length, study.text("calibration")
@@ -131,8 +149,10 @@ def test_a_search_costs_what_its_candidates_read(
             "tokens": total.tokens - len(members) * looked + sum(cost.tokens for cost in losers),
             "flops": total.flops - len(members) * looked * finalists.forward(length) + sum(c.flops for c in losers),
         }
-        flops = (read["tokens"] * read["flops_per_token"]).sum() + choice["flops"]
-        assert read["tokens"].sum() + choice["tokens"] == paid.loc[each.variant, "tokens"], each.variant
+        corrected = correcting(read, study, each, ordered)
+        flops = (read["tokens"] * read["flops_per_token"]).sum() + choice["flops"] + sum(c.flops for c in corrected)
+        tokens = read["tokens"].sum() + choice["tokens"] + sum(cost.tokens for cost in corrected)
+        assert tokens == paid.loc[each.variant, "tokens"], each.variant
         assert flops == pytest.approx(paid.loc[each.variant, "flops"], rel=0.01), each.variant
 
 

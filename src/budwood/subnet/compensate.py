@@ -107,13 +107,15 @@ def corrected_child(
     dims: dict[str, tuple[tuple[int, ...], ...]] = {}
     if settings.pairs and can_choose_pairs(teacher):
         cut, dims = choose_pairs(teacher, cut)
+    readers = {reader: each for each in _inputs(teacher, cut, settings) for reader in each.readers}
+    writers = _writers(teacher, cut, _gaps(teacher, cut, settings))
     corrections = Corrections(dims=dims, norm_gain=settings.norms)
-    if moments is not None:
-        readers = {reader: each for each in _inputs(teacher, cut, settings) for reader in each.readers}
+    if readers or writers:
+        assert moments is not None, "a regression needs moments"
         corrections = replace(
             corrections,
             mixes=_Lazy(readers, lambda each: each.mix(moments.input(each.module))),
-            maps=_Lazy(_writers(teacher, cut, _gaps(teacher, cut, settings)), moments.gap),
+            maps=_Lazy(writers, moments.gap),
         )
     return assemble(child_state(teacher, cut, corrections), child_config(teacher, cut), cut.architecture)
 
@@ -139,18 +141,15 @@ def store_moments(
     """
     stored, whole = StoredMoments(folder), resolve(teacher, Selection.prefix(teacher.ranked))
     inputs = list(_inputs(teacher, whole, settings, of_all=True))
-    gaps = sorted(gaps, key=lambda gap: gap[1]) if _maps_layers(teacher, settings) else []
-    if not inputs and not gaps:
-        return stored
+    gaps = gaps if _maps_layers(teacher, settings) else ()
     moments = _stream(teacher, windows, inputs, gaps, settings, batch_size)
-    depth = teacher.architecture.num_hidden_layers
-    in_layer = [[each for each in inputs if each.layer == layer] for layer in range(depth + 1)]
-    for layer in range(depth + 1):
+    for depth in range(teacher.architecture.num_hidden_layers + 1):
         for gap in gaps:
-            if gap[1] == layer:
+            if gap[1] == depth:
                 stored.add_gap(gap, moments.gap(gap))
-        for each in in_layer[layer]:
-            stored.add_input(each.module, moments.input(each.module))
+        for each in inputs:
+            if each.layer == depth:
+                stored.add_input(each.module, moments.input(each.module))
     return stored
 
 
