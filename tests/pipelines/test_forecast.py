@@ -125,7 +125,7 @@ def correcting(read: pd.DataFrame, study: PlannedStudy, each: Forecast, ordered:
 def test_a_search_costs_what_its_candidates_read(
     study: PlannedStudy, spent: pd.DataFrame, data: Path, parameters, findings
 ) -> None:
-    """The evaluations by all candidates, their corrections, what the race let them read, the choice by the finalists."""
+    """All candidates with their corrections and what the race let them read, and the choice by the finalists."""
     histories = pd.read_parquet(data / "07_model_output/histories.parquet")
     paid = sums(spent, "search")
     length, calibration = study.conditions.measurement.length, study.text("calibration")
