@@ -30,9 +30,9 @@ from budwood.arch.sampling import draw_many
 from budwood.arch.selection import Selection
 from budwood.arch.space import SearchSpace
 from budwood.arch.spec import Architecture, LayerSpec
-from budwood.models.checkpoint import random_model
+from budwood.models.checkpoint import own_weights, random_model
 from budwood.models.device import Compute
-from budwood.subnet.extract import child_config, child_state, extract_child, own_weights, resolve
+from budwood.subnet.extract import child_config, child_state, extract_child, resolve
 from budwood.subnet.ordering import OrderedTeacher, order_teacher
 from budwood.subnet.settings import Ordering
 

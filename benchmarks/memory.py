@@ -22,7 +22,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
-from budwood.subnet.extract import extract_child, own_weights
+from budwood.models.checkpoint import own_weights
+from budwood.subnet.extract import extract_child
 from budwood.subnet.ordering import open_ordered
 from budwood.subnet.settings import Ordering
 

@@ -30,12 +30,12 @@ from transformers import PreTrainedModel
 
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
-from budwood.models.checkpoint import load_model, load_tokenizer, save_checkpoint
+from budwood.models.checkpoint import load_model, load_tokenizer, own_weights, save_checkpoint
 from budwood.models.engines import GGUF, LLAMA_CPP, ask, python_of
 from budwood.models.gguf_export import write_gguf
 from budwood.models.prompts import record_prompts, write_check
 from budwood.models.teacher import fetch_teacher
-from budwood.subnet.extract import extract_child, own_weights
+from budwood.subnet.extract import extract_child
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
 from budwood.subnet.settings import Ordering
 

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from budwood.arch.selection import Indices, LayerSelection, Selection
 from budwood.arch.spec import Architecture
-from budwood.models.checkpoint import load_model, read_architecture, save_checkpoint
-from budwood.subnet.extract import extract_child, own_weights
+from budwood.models.checkpoint import load_model, own_weights, read_architecture, save_checkpoint
+from budwood.subnet.extract import extract_child
 from budwood.subnet.importance import Importance, measure_importance
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
 from budwood.subnet.settings import Ordering

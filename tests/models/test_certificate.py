@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.models.certificate import TOLERANCE, Origin, certify, max_difference, probe_lengths, prove
-from budwood.models.checkpoint import fingerprint
+from budwood.models.checkpoint import fingerprint, own_weights
 from budwood.models.export import write_checkpoint
 from budwood.records.certificate import Certificate
-from budwood.subnet.extract import extract_child, own_weights
+from budwood.subnet.extract import extract_child
 
 llama_only = pytest.mark.parametrize("teacher", ["llama tied"], indirect=True)
 
@@ -52,7 +52,7 @@ def test_the_record_states_what_was_checked(child, folder, child_architecture):
     assert Certificate.from_dict(json.loads(json.dumps(record.to_dict()))) == record
     assert record.num_parameters == record.num_parameters_closed_form == count
     assert record.parameter_bin == (count, count + 1)
-    assert record.largest_logit_difference <= TOLERANCE <= record.tolerance
+    assert record.largest_logit_difference == 0 < record.tolerance == TOLERANCE
     assert record.native is child_architecture.is_uniform
     assert record.model_class == record.to_dict()["class"] == type(child).__name__
     assert record.dtypes == {"float32": count}
@@ -61,6 +61,14 @@ def test_the_record_states_what_was_checked(child, folder, child_architecture):
     assert (record.teacher, record.teacher_revision, record.rope) == ("tree", "r1", "preserve")
     assert record.compensation == ("neurons", "pairs")
     assert (record.kept_channels, record.kept_layers) == ((2, 0), (1,))
+
+
+@llama_only
+@pytest.mark.parametrize("padding", [8, 24])
+def test_where_weights_lie_in_their_file_does_not_matter(child, folder, child_architecture, padding):
+    file = folder / "model.safetensors"
+    save_file(load_file(file), file, metadata={"format": "pt", "padding": "-" * padding})
+    assert prove(child, folder, child_architecture, ANY, TOKENS).largest_logit_difference == 0
 
 
 @llama_only

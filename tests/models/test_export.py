@@ -15,9 +15,9 @@ from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.arch.family import architecture_from_config
 from budwood.models.certificate import Origin, certify, prove
-from budwood.models.checkpoint import read_architecture
+from budwood.models.checkpoint import own_weights, read_architecture
 from budwood.models.export import write_checkpoint
-from budwood.subnet.extract import extract_child, own_weights
+from budwood.subnet.extract import extract_child
 
 ORIGIN = Origin(
     teacher="tree",

@@ -15,12 +15,12 @@ from budwood.arch.count import num_parameters
 from budwood.arch.family import architecture_from_config
 from budwood.arch.selection import LayerSelection, Selection
 from budwood.models import gguf as module
-from budwood.models.checkpoint import read_architecture, save_checkpoint
+from budwood.models.checkpoint import own_weights, read_architecture, save_checkpoint
 from budwood.models.gguf import KINDS, convert_gguf, describe_gguf
 from budwood.models.gguf_export import write_gguf as write_gguf_file
 from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import check_folder, describe_teacher, fetch_teacher
-from budwood.subnet.extract import extract_child, own_weights
+from budwood.subnet.extract import extract_child
 from budwood.subnet.ordering import open_ordered
 from budwood.subnet.settings import Ordering
 

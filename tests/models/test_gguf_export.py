@@ -12,11 +12,11 @@ from budwood.arch.sampling import sample_any
 from budwood.arch.servable import LAYERWISE
 from budwood.arch.space import SearchSpace
 from budwood.models import gguf_export
-from budwood.models.checkpoint import save_checkpoint
+from budwood.models.checkpoint import own_weights, save_checkpoint
 from budwood.models.gguf_export import choose_form, write_gguf
 from budwood.models.gguf_tokenizer import add_tokenizer
 from budwood.models.teacher import byte_tokenizer
-from budwood.subnet.extract import extract_child, own_weights
+from budwood.subnet.extract import extract_child
 from budwood.subnet.ordering import Ordering, open_ordered
 
 WIDE = {"vocab_size": 257, "max_position_embeddings": 64}

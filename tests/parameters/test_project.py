@@ -11,12 +11,12 @@ NATIVE = {"layerwise": False, "ordering": "native"}
 SCORED = {"scores": "paper", "stages": []}
 
 
-def study(space: dict, search: dict, ablations: dict | None = None) -> ProjectParameters:
-    """Return the smoke study in one space, its search changed."""
+def study(space: dict, search: dict, ablations: dict | None = None, **further: dict) -> ProjectParameters:
+    """Return the smoke study in one space, its search changed, with further groups."""
     configure_project("budwood")
     raw = OmegaConfigLoader(str(ROOT / "conf"), env="smoke", **settings.CONFIG_LOADER_ARGS)["parameters"]
     changed = {"spaces": {"one": space}, "grid": {"half": ["one"]}, "search": raw["search"] | search}
-    return read_parameters(raw | changed | {"ablations": ablations})
+    return read_parameters(raw | changed | {"ablations": ablations} | further)
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,17 @@ def test_a_metric_of_an_ablation_needs_statistics():
     }
     assert study(NATIVE, {}, ablations).needs_statistics
     assert not study(NATIVE, {}, ablations | {"metrics": ["perplexity"]}).needs_statistics
+
+
+def test_no_other_teacher_has_the_tokens_that_a_study_keeps():
+    ablations = {
+        "student": {"bin": "half", "space": "one"},
+        "spaces": ["one"],
+        "metric_space": "one",
+        "logits": {"all": {"loss": "full"}},
+        "teachers": {"other": {"source": {"random": {"hidden_size": 16}}}},
+        "tokens": 2048,
+    }
+    assert study(NATIVE, {}, ablations).ablations
+    with pytest.raises(ValueError, match=r"ablations.teachers: with teacher.vocabulary"):
+        study(NATIVE, {}, ablations, teacher={"random": {"hidden_size": 16}, "vocabulary": 300})

@@ -7,10 +7,10 @@ import torch
 from teachers import SETTINGS, TEACHERS, select, tiny_teacher
 
 from budwood.arch.selection import LayerSelection, Selection
-from budwood.models.checkpoint import load_model, save_checkpoint
+from budwood.models.checkpoint import load_model, own_weights, save_checkpoint
 from budwood.models.prompts import record_prompts, write_check
 from budwood.models.teacher import byte_tokenizer
-from budwood.subnet.extract import extract_child, own_weights
+from budwood.subnet.extract import extract_child
 from budwood.subnet.ordering import Ordering, open_ordered
 
 HEAD_DIM = 64

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from budwood.arch.count import forward_flops_per_token
-from budwood.models.checkpoint import load_model
+from budwood.models.checkpoint import load_model, own_weights
 from budwood.models.export import write_checkpoint
 from budwood.models.losses import evaluating, sequence_losses
 from budwood.subnet.evaluate import SubnetEvaluator
-from budwood.subnet.extract import extract_child, own_weights
+from budwood.subnet.extract import extract_child
 
 
 def test_losses_equal_those_of_hugging_face(teacher, windows):

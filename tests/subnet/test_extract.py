@@ -9,7 +9,8 @@ from teachers import TEACHERS, kept_in_layer, kept_mask, select, weights_of
 from budwood.arch.count import num_parameters
 from budwood.arch.family import axis_lengths
 from budwood.arch.selection import LayerSelection, Selection
-from budwood.subnet.extract import Corrections, child_state, extract_child, kept_positions, own_weights, resolve
+from budwood.models.checkpoint import own_weights
+from budwood.subnet.extract import Corrections, child_state, extract_child, kept_positions, resolve
 
 every_family = pytest.mark.parametrize("teacher", [name for name in TEACHERS if " untied" in name], indirect=True)
 llama_only = pytest.mark.parametrize("teacher", ["llama untied"], indirect=True)

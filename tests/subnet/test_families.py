@@ -16,8 +16,8 @@ from budwood.arch.family import family_of
 from budwood.arch.sampling import sample_any
 from budwood.arch.selection import LayerSelection, Selection
 from budwood.arch.space import SearchSpace
-from budwood.models.checkpoint import read_architecture
-from budwood.subnet.extract import extract_child, own_weights, resolve
+from budwood.models.checkpoint import own_weights, read_architecture
+from budwood.subnet.extract import extract_child, resolve
 from budwood.subnet.ordering import open_ordered
 from budwood.subnet.settings import Ordering
 

@@ -6,12 +6,12 @@ from corrections import ordered_by
 from teachers import DEPTH, FULL, TEACHERS, architecture_of, select, tiny_teacher, weights_of
 
 from budwood.arch.selection import Selection
-from budwood.models.checkpoint import load_model
+from budwood.models.checkpoint import load_model, own_weights
 from budwood.models.export import write_checkpoint
 from budwood.models.losses import sequence_losses
 from budwood.subnet.compensate import compensate, corrected_child, possible_gaps, store_moments
 from budwood.subnet.evaluate import SubnetEvaluator
-from budwood.subnet.extract import own_weights, resolve
+from budwood.subnet.extract import resolve
 from budwood.subnet.moments import StreamedMoments, WatchedInput
 from budwood.subnet.ordering import order_teacher
 from budwood.subnet.settings import Compensation, Ordering

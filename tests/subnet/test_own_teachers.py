@@ -12,11 +12,11 @@ from budwood.arch.family import OWN_PREFIX
 from budwood.arch.sampling import sample_any
 from budwood.arch.selection import LayerSelection, Selection
 from budwood.arch.space import SearchSpace
-from budwood.models.checkpoint import load_config, load_model, read_architecture, read_config
+from budwood.models.checkpoint import load_config, load_model, own_weights, read_architecture, read_config
 from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import fetch_teacher
 from budwood.models.tensors import CheckpointTensors
-from budwood.subnet.extract import extract_child, own_weights, resolve
+from budwood.subnet.extract import extract_child, resolve
 from budwood.subnet.ordering import open_ordered
 from budwood.subnet.settings import Ordering
 

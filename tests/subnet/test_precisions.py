@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from teachers import FULL, HALF, architecture_of, select, tiny_teacher
 
 from budwood.arch.selection import Selection
-from budwood.models.checkpoint import load_model, save_checkpoint
+from budwood.models.checkpoint import load_model, own_weights, save_checkpoint
 from budwood.models.tensors import CheckpointTensors
 from budwood.subnet.compensate import compensate
 from budwood.subnet.evaluate import SubnetEvaluator
-from budwood.subnet.extract import extract_child, own_weights, widest_dtype
+from budwood.subnet.extract import extract_child, widest_dtype
 from budwood.subnet.importance import measure_importance
 from budwood.subnet.ordering import open_ordered
 from budwood.subnet.settings import Compensation, Ordering

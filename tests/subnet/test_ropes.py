@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from teachers import FULL, HEAD_DIM, TEACHERS, architecture_of, select, tiny_teacher, weights_of
 
 from budwood.arch.selection import Selection
-from budwood.models.checkpoint import load_config, random_model, save_checkpoint
+from budwood.models.checkpoint import load_config, own_weights, random_model, save_checkpoint
 from budwood.models.rotary import ROPE_TYPES, check_rope, standard_rope
-from budwood.subnet.extract import extract_child, own_weights, resolve
+from budwood.subnet.extract import extract_child, resolve
 from budwood.subnet.importance import measure_importance
 from budwood.subnet.ordering import open_ordered, order_teacher
 from budwood.subnet.settings import Ordering

@@ -333,6 +333,13 @@ def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     return loaded
 
 
+def own_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """Give a model contiguous weights in memory of its own, shared with no file and no other model; return it."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
+    return model
+
+
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Load a checkpoint's tokenizer.
 

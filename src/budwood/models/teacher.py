@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,16 @@ def describe_teacher(settings: TeacherSettings, root: Path = Path(), longest_seq
         ValueError: the source does not exist, is of an unsupported kind, wants to run code that was not allowed, or
             does not see all of the longest sequence.
     """
+    whole = _describe_whole(settings, root, longest_sequence)
+    if settings.vocabulary is None:
+        return whole
+    if settings.vocabulary >= whole.vocab_size:
+        raise ValueError(f"teacher.vocabulary={settings.vocabulary} must be less than {whole.vocab_size}, the whole")
+    return replace(whole, vocab_size=settings.vocabulary)
+
+
+def _describe_whole(settings: TeacherSettings, root: Path, longest_sequence: int) -> Architecture:
+    """Return the architecture of a teacher with all of its vocabulary."""
     if settings.architecture is not None:
         return settings.architecture.architecture()
     if settings.random is not None:
@@ -133,6 +143,8 @@ def count_token_ids(settings: TeacherSettings, root: Path = Path()) -> int | Non
     Raises:
         ValueError: the source does not exist, or its tokenizer is damaged.
     """
+    if settings.vocabulary is not None:
+        return settings.vocabulary
     if settings.random is not None:
         return num_ids(byte_tokenizer())
     path = _local_path(settings, root)

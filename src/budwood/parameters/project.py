@@ -194,6 +194,8 @@ class ProjectParameters(Strict):
                 )
         for metric in ablations.metrics:
             self._require_order("ablations.metrics", metric, ablations.metric_space)
+        if self.teacher.vocabulary is not None and any(each.source for each in ablations.teachers.values()):
+            raise ValueError("ablations.teachers: with teacher.vocabulary, no other model has the study's tokens")
         self.schedule.of_length(ablations.tokens)
         for changes in (*ablations.logits.values(), *ablations.kd_grid.combinations().values()):
             self.arms.distilled.with_distillation(changes)

@@ -20,7 +20,7 @@ from budwood.corpus.packing import PackedCorpus
 from budwood.corpus.settings import CorpusSettings, SourceSettings
 from budwood.corpus.tokenization import fingerprint_tokenizer
 from budwood.evaluation.settings import EvaluationSettings
-from budwood.models.checkpoint import Checkpoint
+from budwood.models.checkpoint import Checkpoint, own_weights
 from budwood.models.device import Compute, choose_compute
 from budwood.models.settings import TeacherSettings
 from budwood.records.certificate import Certificate
@@ -40,8 +40,8 @@ from budwood.study.stage import Track, Workspace, no_tracking
 from budwood.study.teacher import RankComponents, Ranked, fetch_source, importance_of, teacher_record
 from budwood.study.text import PackText, Windows, require_measured
 from budwood.study.training import CacheTeacher, Start, TrainArm, Trained
+from budwood.study.vocabulary import trim
 from budwood.subnet.compensate import cut_out
-from budwood.subnet.extract import own_weights
 from budwood.subnet.importance import Importance
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
 from budwood.subnet.settings import Compensation, Ordering, SpaceSettings
@@ -444,7 +444,7 @@ def open_study(
     workspace, root = Workspace(folder=Path(folder).expanduser().resolve(), track=track), Path.cwd()
     settings = teacher if isinstance(teacher, TeacherSettings) else TeacherSettings(model=str(teacher))
     corpus = texts if isinstance(texts, CorpusSettings) else _corpus(texts)
-    fetched = fetch_source(settings, workspace, root)
+    fetched = trim(fetch_source(settings, workspace, root), settings.vocabulary, corpus, workspace, root)
     fetched.checkpoint.check_lengths(measurement.length)
     record = teacher_record(fetched, settings, workspace)
     tokens = workspace.finish(PackText.of(fetched.checkpoint, corpus, root)).tokens

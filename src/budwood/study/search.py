@@ -21,7 +21,7 @@ from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
 from budwood.corpus.packing import PackedCorpus
 from budwood.models.certificate import prove
-from budwood.models.checkpoint import Checkpoint, load_model
+from budwood.models.checkpoint import Checkpoint, load_model, own_weights
 from budwood.models.device import Compute, choose_compute
 from budwood.models.export import write_checkpoint
 from budwood.models.losses import sequence_losses
@@ -44,7 +44,7 @@ from budwood.study.stage import NOT_DECIDING, Stage, Track, Work, no_tracking
 from budwood.study.teacher import importance_of
 from budwood.study.text import Windows
 from budwood.subnet.compensate import cut_out, gaps_of, possible_gaps, store_moments
-from budwood.subnet.extract import Cut, own_weights, resolve
+from budwood.subnet.extract import Cut, resolve
 from budwood.subnet.moments import Gap, StoredMoments
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
 from budwood.subnet.settings import SpaceSettings

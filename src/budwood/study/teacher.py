@@ -86,7 +86,7 @@ def fetch_source(settings: TeacherSettings, workspace: Workspace, root: Path) ->
     Raises:
         ValueError: it cannot be fetched, or is of an unsupported kind.
     """
-    source = settings.model_dump(mode="json", exclude={"architecture", "license", "attribution"})
+    source = settings.model_dump(mode="json", exclude={"architecture", "vocabulary", "license", "attribution"})
     folder = workspace.claim("teacher", {"source": source, "code": code_hash(fetch_teacher.__module__)})
     with holding(folder, "teacher"):
         return fetch_teacher(settings, folder, root)
@@ -158,6 +158,8 @@ def teacher_record(fetched: FetchedTeacher, settings: TeacherSettings, workspace
     """
     teacher = fetched.checkpoint
     stated = settings.architecture.architecture() if settings.architecture else teacher.architecture
+    if settings.vocabulary is not None:
+        stated = replace(stated, vocab_size=settings.vocabulary)
     if stated != teacher.architecture:
         raise ValueError(
             f"teacher.architecture: {fetched.name} is {teacher.architecture.describe()}, vocabulary "

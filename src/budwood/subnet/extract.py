@@ -168,13 +168,6 @@ def in_one_precision(model: PreTrainedModel, device: torch.device) -> PreTrained
     return model
 
 
-def own_weights(child: PreTrainedModel) -> PreTrainedModel:
-    """Give a child contiguous weights of its own, and return it."""
-    for parameter in child.parameters():
-        parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
-    return child
-
-
 def child_state(teacher: OrderedTeacher, cut: Cut, corrections: Corrections | None = None) -> State:
     """Slice the ordered teacher, correct it, and mend the scale of attention scores and embeddings.
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from torch import Tensor
 
 from budwood.corpus.packing import PackedCorpus
+from budwood.corpus.settings import CorpusSettings
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import choose_compute
 from budwood.models.settings import TeacherSettings
@@ -16,16 +17,24 @@ from budwood.study.evaluation import EvaluateTeacher
 from budwood.study.settings import Conditions
 from budwood.study.teacher import RankComponents, fetch_source, teacher_record
 from budwood.study.text import Windows
+from budwood.study.vocabulary import trim
 
 
-def fetch_teacher(teacher: TeacherSettings, workspace: Path) -> tuple[Checkpoint, TeacherRecord]:
+def fetch_teacher(
+    teacher: TeacherSettings, corpus: CorpusSettings, workspace: Path
+) -> tuple[Checkpoint, TeacherRecord]:
     """Return the teacher as a checkpoint, and what it is.
+
+    Args:
+        teacher: where it comes from.
+        corpus: its text decides which tokens stay, where not all do.
+        workspace: keeps what has to be converted.
 
     Raises:
         ValueError: it cannot be fetched, or is not what the parameters say it is.
     """
-    found = open_workspace(workspace)
-    fetched = fetch_source(teacher, found, project_root())
+    found, root = open_workspace(workspace), project_root()
+    fetched = trim(fetch_source(teacher, found, root), teacher.vocabulary, corpus, found, root)
     return fetched.checkpoint, teacher_record(fetched, teacher, found)
 
 

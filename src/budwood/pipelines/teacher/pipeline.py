@@ -21,7 +21,7 @@ def create_pipeline(parameters: ProjectParameters) -> Pipeline:
         [
             Node(
                 Deferred(NODES, "fetch_teacher"),
-                ["params:teacher", "workspace"],
+                ["params:teacher", "params:corpus", "workspace"],
                 ["teacher", "teacher_record"],
                 name="fetch_teacher",
             ),

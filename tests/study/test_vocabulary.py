@@ -1,0 +1,102 @@
+"""A study of a teacher with part of its vocabulary."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from teachers import tiny_teacher
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from budwood.corpus.counting import count_training_tokens
+from budwood.corpus.settings import CorpusSettings, SourceSettings
+from budwood.corpus.split import assign_split, text_digest
+from budwood.models.checkpoint import save_checkpoint
+from budwood.models.settings import ModelSizes, TeacherSettings
+from budwood.models.teacher import count_token_ids, describe_teacher
+from budwood.search.settings import SearchSettings
+from budwood.study.door import open_study
+from budwood.study.settings import BinSettings, MeasurementSettings
+from budwood.subnet.settings import Compensation, SpaceSettings
+
+WORDS = ["the", "tree", "grew", "old", "wall", "garden", "river", "stone", "autumn", "spring", "counted", "apple"]
+MEASUREMENT = MeasurementSettings(
+    length=32, calibration=4, elimination=1, selection=2, choice=2, validation=2, heldout=2, device="cpu"
+)
+SEARCH = SearchSettings(
+    population=3, epochs=1, num_elites=2, num_mutants=1, num_crossovers=1, num_randoms=1, num_finalists=1
+)
+SPLITS = {"train": 0.6, "calibration": 0.1, "selection": 0.1, "choice": 0.1, "validation": 0.1}
+SIZE = 290
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory) -> dict[str, SourceSettings]:
+    folder, draws = tmp_path_factory.mktemp("text"), np.random.default_rng(0)
+    for number in range(120):
+        (folder / f"{number}.txt").write_text(" ".join(draws.choice(WORDS, 60)) + f" {number}")
+    return {"words": SourceSettings(name="words", path=(str(folder),), splits=SPLITS)}
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> Path:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, special_tokens=["<end>"])
+    tokenizer.train_from_iterator([" ".join([*WORDS, "bark", "gardens", "stones"])] * 3, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")  # noqa: S106 - a token of text
+    model = tiny_teacher("llama", tied=True, vocab_size=len(fast), bos_token_id=0, eos_token_id=0, pad_token_id=None)
+    return save_checkpoint(model, fast, tmp_path_factory.mktemp("teacher"))
+
+
+def test_a_study_knows_only_the_smaller_teacher(teacher, texts, tmp_path):
+    settings = TeacherSettings(model=str(teacher), vocabulary=SIZE)
+    study = open_study(settings, texts, folder=tmp_path, measurement=MEASUREMENT)
+    assert study.teacher.architecture == describe_teacher(settings)
+    assert study.record.num_token_ids == study.teacher.architecture.vocab_size == count_token_ids(settings) == SIZE
+    assert study.tokens.windows("train", 32).max() < SIZE
+    space = SpaceSettings(layerwise=False, compensation=Compensation())
+    half = BinSettings(fraction=0.7, tolerance=0.2)
+    found = study.search({"half": half}, space=space, settings=SEARCH)["half"]
+    assert found.checkpoint.config["vocab_size"] == len(found.checkpoint.load_tokenizer()) == SIZE
+
+
+def test_other_text_keeps_other_tokens(teacher, texts, tmp_path):
+    settings = TeacherSettings(model=str(teacher), vocabulary=SIZE)
+    (tmp_path / "stones.txt").write_text("gardens stones bark " * 300)
+    other = {"stones": SourceSettings(name="stones", path=(str(tmp_path / "*.txt"),), splits=SPLITS)}
+    tiny = MEASUREMENT.model_copy(update={"length": 8})
+    found = []
+    for sources in (texts, texts | other):
+        study = open_study(settings, sources, folder=tmp_path / "study", measurement=tiny)
+        found.append(study.teacher.load_tokenizer().get_vocab())
+    assert found[0].keys() != found[1].keys()
+
+
+def test_only_training_text_counts(teacher, texts):
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(teacher)
+    corpus = CorpusSettings(sources=texts)
+    files = sorted(Path(texts["words"].path[0]).glob("*.txt"))
+    training = [
+        text
+        for text in (file.read_text() for file in files)
+        if assign_split(text_digest(text, corpus.seed), SPLITS) == "train"
+    ]
+    expected = np.zeros(len(tokenizer), dtype=np.int64)
+    for text in training:
+        np.add.at(expected, [*tokenizer(text).input_ids, tokenizer.eos_token_id], 1)
+    assert count_training_tokens(corpus, tokenizer, Path()).tolist() == expected.tolist()
+
+
+def test_a_vocabulary_that_is_not_smaller_is_refused_before_anything_is_read():
+    sizes = ModelSizes(
+        model_type="llama",
+        vocab_size=300,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+    )
+    with pytest.raises(ValueError, match=r"teacher.vocabulary=300 must be less than 300"):
+        describe_teacher(TeacherSettings(model="nobody/nothing", architecture=sizes, vocabulary=300))
