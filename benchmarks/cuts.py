@@ -1,6 +1,6 @@
 """What a cut is worth: the loss of sub-networks of SmolLM2-135M, cut in different ways, before any training.
 
-Eight random half-size shapes, drawn uniformly until they lie in the bin of 63.9M to 70.6M parameters, are cut in eleven
+Eight random half-size shapes, drawn uniformly until they lie in the bin of 63.9M to 70.6M parameters, are cut in twelve
 ways and measured on the same Wikipedia text; so are two hand-picked shapes, of half and of three quarters of the
 teacher. All losses are nats per token; guessing uniformly costs 10.8. From `layers` on, each way adds to the one
 before it:
@@ -9,7 +9,8 @@ before it:
 * `layers`: the best layers instead of the first; `sorted`: the best channels, heads and neurons too; `rotary`: the best
   rotary pairs at their own frequencies; `gain`: attention scores mended; `ordered`: values in their singular basis;
 * `norms`: cut norms mended; `pairs`: every group its own rotary pairs; `least_squares`: removed entries predicted from
-  kept ones; `compensated`: dropped layers replaced by linear maps.
+  kept ones; `maps`: dropped layers replaced by linear maps, as a search compares candidates; `compensated`: layers
+  refitted to the teacher's stream, as finalists are exported.
 
 Usage: python benchmarks/cuts.py [--num-shapes 8] [--num-windows 8] [--ways ...]; about half an hour on two cores.
 `--num-shapes 18 --ways` with no way compares only `prefix, random, ordered, compensated`, on as many shapes as it
@@ -56,7 +57,7 @@ HANDPICKED = {
 }
 """Shapes picked by hand, and the bins that they lie in."""
 MAIN_WAYS = ("prefix", "random", "ordered", "compensated")
-STEPS = ("layers", "sorted", "rotary", "gain", "norms", "pairs", "least_squares")
+STEPS = ("layers", "sorted", "rotary", "gain", "norms", "pairs", "least_squares", "maps")
 MIN_WIDTH = 64
 """Smallest hidden size and MLP width that shapes are drawn with."""
 
@@ -112,7 +113,7 @@ class Cutter:
         """Return what makes the child of every way."""
         prefix = Selection.prefix(sized(self.native.architecture, shape))
         best_layers = replace(self.native, ranking=self.ordered.ranking)
-        pairs = Compensation(neurons=False, channels=False, heads=False, layers=False)
+        pairs = Compensation(neurons=False, channels=False, heads=False, layers=False, refit=False)
         return {
             "prefix": lambda: extract_child(self.native, prefix),
             "random": lambda: extract_child(self.native, self.random_indices(shape)),
@@ -123,7 +124,8 @@ class Cutter:
             "ordered": lambda: extract_child(self.ordered, prefix),
             "norms": lambda: self.compensate(prefix, pairs.model_copy(update={"pairs": False})),
             "pairs": lambda: self.compensate(prefix, pairs),
-            "least_squares": lambda: self.compensate(prefix, Compensation(layers=False)),
+            "least_squares": lambda: self.compensate(prefix, Compensation(layers=False, refit=False)),
+            "maps": lambda: self.compensate(prefix, Compensation(refit=False)),
             "compensated": lambda: self.compensate(prefix, Compensation()),
         }
 
