@@ -112,9 +112,10 @@ def corrected_child(
     corrections = Corrections(dims=dims, norm_gain=settings.norms)
     if readers or writers:
         assert moments is not None, "a regression needs moments"
+        device = teacher.weights[teacher.family.final_norm.weight].device
         corrections = replace(
             corrections,
-            mixes=_Lazy(readers, lambda each: each.mix(moments.input(each.module))),
+            mixes=_Lazy(readers, lambda each: each.mix(moments.input(each.module), device)),
             maps=_Lazy(writers, moments.gap),
         )
     return assemble(child_state(teacher, cut, corrections), child_config(teacher, cut), cut.architecture)
@@ -254,16 +255,15 @@ class _Input:
     first: int
     """Positions at the beginning of a sequence that are left as they are."""
 
-    def mix(self, known: InputMoment) -> Mix:
-        """Return what each kept entry stands for."""
-        moment = known.moment
-        kept = self.kept.to(moment.device)
-        removed = torch.ones(self.length, dtype=torch.bool, device=moment.device)
-        removed[kept] = False
-        gone = removed.nonzero()[:, 0]
-        features = moment[kept]
-        shares = regress(features[:, kept], features[:, gone], self.ridge, known.held[kept])
-        return Mix(kept=kept, removed=gone, shares=shares.T)
+    def mix(self, known: InputMoment, device: torch.device) -> Mix:
+        """Return what each kept entry stands for, solved on a device."""
+        is_removed = torch.ones(self.length, dtype=torch.bool)
+        is_removed[self.kept] = False
+        kept, removed = self.kept.to(device), is_removed.nonzero()[:, 0].to(device)
+        features = known.moment.to(device)[kept]
+        held = known.held.to(device)[kept]
+        shares = regress(features[:, kept], features[:, removed], self.ridge, held)
+        return Mix(kept=kept, removed=removed, shares=shares.T)
 
 
 def _stream(
