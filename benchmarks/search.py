@@ -33,7 +33,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from cuts import HALF
 from peers import CACHE_DIR, WHITTLE_SEARCH_INSTALLS, make_environment, run_script
@@ -122,7 +121,7 @@ def run_ours(bench: Bench, seed: int) -> Result:
     trained = bench.study.pretrain(found.checkpoint, schedule=SCHEDULE.brief(OURS.finalist_tokens))
     steps = [
         {"flops": flops, "nats": bench.heldout(bench.study.activate(best, CORRECTED))}
-        for flops, best in best_by_generation(found.history)
+        for flops, best in best_by_generation(found)
     ]
     own = {
         "nats": bench.heldout(trained.model.load_model(torch.float32)),
@@ -194,16 +193,18 @@ def _with_all_costs(bench: Bench, found: Subnet, result: Result) -> Result:
     }
 
 
-def best_by_generation(history: pd.DataFrame | None) -> list[tuple[float, Selection]]:
+def best_by_generation(found: Subnet) -> list[tuple[float, Selection]]:
     """Return the generations that brought a new best candidate: the FLOPs spent until their end, and that candidate."""
+    history, genes = found.history, found.genes
     assert history is not None, "a search has candidates"
+    assert genes is not None, "and keeps what they keep"
     finished = history[history["finished"]]
     changes: list[tuple[float, Selection]] = []
     for epoch in sorted(history["epoch"].unique()):
         best = finished.loc[finished[finished["epoch"] <= epoch]["loss"].idxmin()]
         if best["epoch"] == epoch:
             spent = float(history.loc[history["epoch"] <= epoch, "flops"].sum())
-            changes.append((spent, Selection.from_dict(json.loads(best["genes"]))))
+            changes.append((spent, genes.read(int(best["evaluation"]))))
     return changes
 
 

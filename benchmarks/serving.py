@@ -2,8 +2,9 @@
 
 SmolLM2-135M, a half and a quarter of it, cut by magnitude, answer in vLLM (float32, a batch of 8 prompts) and in
 llama.cpp (f16 weights, one prompt): all three are loaded, then each answers in turn, round after round, on two threads.
-Three more shapes, those of the quickstart's winners (heads of 50, of 12, and of 6 to 54 by layer), and one that is
-layer-wise with whole heads are only opened: every answer is compared with the log-probabilities of the child in memory.
+More shapes are only opened: one that is layer-wise with whole heads, as the quickstart's space has it, and two that its
+search may end with if `servable` is left out (heads of 50, and of 6 to 54 by layer). Every answer is compared with the
+log-probabilities of the child in memory.
 
 Usage: python benchmarks/serving.py --engines FOLDER [--num-rounds 3]; about ten minutes on two cores. `make engines`
 makes the folder.
@@ -40,10 +41,9 @@ from budwood.subnet.ordering import OrderedTeacher, open_ordered
 from budwood.subnet.settings import Ordering
 
 SHAPES: dict[str, Shape] = {
-    "half": (480, 3, 64, 1024, 19),
-    "quarter": (384, 2, 48, 640, 14),
+    "half": (512, 3, 64, 1024, 18),
+    "quarter": (320, 2, 48, 704, 18),
     "heads_of_50": (480, 3, 50, 1024, 19),
-    "heads_of_12": (384, 3, 12, 900, 16),
 }
 TIMED = ("teacher", "half", "quarter")
 NUM_ANSWER_TOKENS = 64

@@ -32,5 +32,6 @@ found = study.search({"half": 0.5, "quarter": 0.25}, space=space)
 print({name: each.winner.description for name, each in found.items()}, losses)
 trained = study.pretrain(found["half"].checkpoint, schedule=schedule)
 taught = study.distill(found["half"].checkpoint, schedule=schedule)
+print(study.certify(taught, found["half"]).training)  # its folder has a card and a check too
 for each in (None, trained.model, taught.model):
     print(study.evaluate(each).perplexity[-1])

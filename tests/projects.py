@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from kedro.config import OmegaConfigLoader
-
+from budwood.pipelines.loader import EnvironmentLoader
 from budwood.settings import CONFIG_LOADER_ARGS
 
 ROOT = Path(__file__).parents[1]
@@ -25,7 +24,7 @@ def copy_project(target: Path) -> Path:
 
 def raw_parameters(environment: str) -> dict[str, Any]:
     """Return the parameters of an environment as they are written, over those of the base."""
-    found: dict[str, Any] = OmegaConfigLoader(str(ROOT / "conf"), env=environment, **CONFIG_LOADER_ARGS)["parameters"]
+    found: dict[str, Any] = EnvironmentLoader(str(ROOT / "conf"), env=environment, **CONFIG_LOADER_ARGS)["parameters"]
     return found
 
 

@@ -81,6 +81,22 @@ def last_line(text: str) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+def test_an_accelerator_is_measured_in_small(monkeypatch, capsys):
+    """On a CPU all of it runs but the memory, which torch does not count there, and what needs a known peak."""
+    import gpu
+
+    monkeypatch.setattr(gpu, "find_spec", lambda _: None)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--device=cpu", "--small"])
+    gpu.main()
+    found = last_line(capsys.readouterr().out)
+    missing = {name for name in gpu.FIGURES if found[name] is None}
+    assert missing == set(found["reasons"]) == {"mfu_0_4b", "mfu_1b", "memory_over_plan", "litgpt_ratio"}
+    assert found["reasons"]["litgpt_ratio"] == "ValueError: litgpt is not installed"
+    assert "the peak of cpu" in found["reasons"]["mfu_1b"]
+    assert min(found[name] for name in set(gpu.FIGURES) - missing) > 0
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_the_search_compares_what_was_found(monkeypatch, capsys, tmp_path):
     import search

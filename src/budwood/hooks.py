@@ -27,7 +27,7 @@ from pydantic import BaseModel
 from budwood.pipelines.secrets import clean_command, without_secrets
 from budwood.pipelines.store import TrackingSettings, open_experiment, register_model
 from budwood.pipelines.tracking import enter_run, status_of
-from budwood.pipelines.wiring import project_root
+from budwood.pipelines.wiring import STOPPED, project_root
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +41,6 @@ _FILTERS = ("tags", "namespaces", "node_names", "from_nodes", "to_nodes", "from_
 """Parameters of a Kedro run that leave nodes out."""
 _TRAINING = re.compile(r"train_(?P<name>(?P<arm>.+?)(_seed_(?P<seed>\d+))?)")
 """Short names of the nodes that train an arm."""
-_STOPPED = 128 + signal.SIGTERM
-"""Exit status of a process that SIGTERM ended, as shells have it."""
 
 
 class CredentialsHook:
@@ -249,7 +247,7 @@ class ReportHook:
 
 def _leave(*_: object) -> None:
     """End this process as SIGTERM asks, but in order: what is half-written is undone, and MLflow's runs are closed."""
-    raise SystemExit(_STOPPED)
+    raise SystemExit(STOPPED)
 
 
 def _say_how_to_go_on() -> None:
@@ -302,7 +300,7 @@ def _short(name: str) -> str:
     """Return `bin` for `params:bins.half`: a variant has one bin, and variants compare by equal names."""
     group, _, member = name.removeprefix("params:").partition(".")
     # Conditions are the parameters of several groups, by their names.
-    short = {"bins": "bin", "spaces": "space", "conditions": ""}
+    short = {"bins": "bin", "spaces": "space", "conditions": "", "bin_conditions": ""}
     return short.get(group, f"{group}.{member}" if member else group)
 
 

@@ -13,6 +13,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 from kedro.utils import find_kedro_project  # noqa: E402
 
+from budwood.pipelines.loader import EnvironmentLoader  # noqa: E402
 from budwood.pipelines.parameters import LateHooks, ParametersHook  # noqa: E402
 
 
@@ -23,6 +24,7 @@ def _in_project(path: str) -> str:
 
 HOOKS = (ParametersHook(), LateHooks())
 
+CONFIG_LOADER_CLASS = EnvironmentLoader
 CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": "local",

@@ -12,11 +12,13 @@ from strategies import KINDS, SMOLLM2_135M, count, decoder, generators, layer, l
 from budwood.arch import sampling as sampling_module
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
+from budwood.arch.regular import draw_regular
 from budwood.arch.sampling import (
     Sampling,
     draw_indices,
     draw_layer,
     draw_target,
+    fill,
     resize,
     resize_indices,
     sample,
@@ -218,16 +220,52 @@ def test_unreachable_bins_are_refused_with_the_range(sampling: Sampling, low: in
         sample(space, ParameterBin(low, high), np.random.default_rng(0), sampling)
 
 
-@pytest.mark.parametrize("sampling", ["constructive", "rejection"])
-def test_nearly_unreachable_bins_are_refused_with_the_draws(
-    sampling: Sampling, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nearly_unreachable_bins_are_refused_with_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the teacher itself has this count."""
     monkeypatch.setattr(sampling_module, "MAX_DRAWS", 1200)
     space = SearchSpace(teacher=SMOLLM2_135M, layerwise=False)
-    message = rf"1,200 {sampling} draws \(acceptance below 8e-04\).*to 134,515,008 parameters.*widen the bin"
+    message = r"1,200 rejection draws \(acceptance below 8e-04\).*to 134,515,008 parameters.*widen the bin"
     with pytest.raises(ValueError, match=message):
-        sample(space, ParameterBin(134_515_008, 134_515_009), np.random.default_rng(0), sampling)
+        sample(space, ParameterBin(134_515_008, 134_515_009), np.random.default_rng(0), "rejection")
+
+
+@given(drawn=spaces_with_bins(), rng=generators)
+@settings(deadline=None)
+def test_members_with_equal_layers_are_found_without_luck(
+    drawn: tuple[SearchSpace, ParameterBin], rng: np.random.Generator
+) -> None:
+    """In uniform spaces these are all members."""
+    space, parameter_bin = drawn
+    smallest, largest = space.reach
+    bins = [ParameterBin(smallest, smallest + 1), ParameterBin(largest, largest + 1)]
+    bins += [] if space.layerwise else [parameter_bin, ParameterBin(parameter_bin.low, parameter_bin.low + 1)]
+    for each in bins:
+        found = draw_regular(space, each, rng)
+        assert found is not None
+        member = fill(space, *found, rng)
+        assert member in space
+        assert count(space, member) in each
+
+
+@pytest.mark.parametrize(("granularity", "layerwise"), KINDS)
+@pytest.mark.parametrize("end", [0, 1])
+def test_the_ends_of_a_space_are_drawn_though_hardly_any_draw_meets_them(
+    *, granularity: Granularity, layerwise: bool, end: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling_module, "MAX_DRAWS", 100)
+    space = SearchSpace(teacher=MIXED, granularity=granularity, layerwise=layerwise)
+    wanted = space.reach[end]
+    member = sample(space, ParameterBin(wanted - end, wanted + 1 - end), np.random.default_rng(0))
+    assert member in space
+    assert count(space, member) == wanted
+
+
+def test_a_gap_between_the_counts_of_a_space_has_no_member() -> None:
+    """One layer of one neuron whose only head fills four or six channels."""
+    space = SearchSpace(teacher=decoder("gpt_neox", 64, 6, layer(1, 1, 6, 1)), layerwise=False, native_only=True)
+    smallest, largest = space.reach
+    with pytest.raises(ValueError, match=rf"no sub-network has {smallest + 1} to {largest - 1:,} parameters.* have"):
+        sample(space, ParameterBin(smallest + 1, largest - 1), np.random.default_rng(0))
 
 
 def test_a_space_of_two_counts_is_drawn_from_though_targets_miss_both() -> None:

@@ -99,7 +99,10 @@ def test_a_dataset_is_streamed_through_the_same_path(tmp_path):
     write_jsonl(tmp_path / "train.jsonl", [{"body": text} for text in ("one", "", "two")])
     write_jsonl(tmp_path / "test.jsonl", [{"body": "three"}])
     hub = source(path=None, dataset=str(tmp_path), text_field="body")
-    assert [(document.id, document.text) for document in read(hub)] == [("0", "one"), ("2", "two")]
+    assert [(document.id, document.text) for document in read(hub)] == [
+        ("train.jsonl:1", "one"),
+        ("train.jsonl:3", "two"),
+    ]
     assert texts(changed(hub, dataset_split="test")) == ["three"]
     with pytest.raises(ValueError, match="lacks text_field='text'; fields present: body"):
         texts(changed(hub, text_field="text"))
@@ -334,16 +337,40 @@ def test_text_of_parquet_that_is_no_utf8_is_named_by_row(tmp_path):
     ids=["broken last line", "schema drift", "latin-1", "other type"],
 )
 def test_faults_of_a_dataset_name_file_row_and_reason(tmp_path, content, reason):
-    write_jsonl(tmp_path / "train-1.jsonl", [{"text": "one"}, {"text": "two"}])
-    (tmp_path / "train-2.jsonl").write_bytes(content)
-    with pytest.raises(ValueError, match=rf"source 's': row 2 of {tmp_path}, in {tmp_path}/train-2.jsonl.*({reason})"):
+    """By their names these files could be JSON of any kind, which `datasets` reads as a whole."""
+    write_jsonl(tmp_path / "train-1.json", [{"text": "one"}, {"text": "two"}])
+    (tmp_path / "train-2.json").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"source 's': row 2 of {tmp_path}, in {tmp_path}/train-2.json.*({reason})"):
         texts(source(path=None, dataset=str(tmp_path)))
 
 
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b'{"te', "cannot be read as format='jsonl': Expecting|Unterminated|Invalid"),
+        (b'{"other": {"x": 1}}', "lacks text_field='text'; fields present: other"),
+        (b'{"text": "caf\xe9"}', "cannot be read as format='jsonl': 'utf-8'"),
+        (b'{"text": ["b"]}', "must have text in text_field='text', got list"),
+    ],
+    ids=["broken line", "schema drift", "latin-1", "other type"],
+)
+@pytest.mark.parametrize("name", ["train-2.jsonl", "train-2.ndjson.gz"])
+def test_a_bad_line_of_a_dataset_is_skipped_alone(tmp_path, content, reason, name):
+    write_jsonl(tmp_path / "train-1.jsonl", [{"text": "one"}, {"text": "two"}])
+    lines = b'{"text": "three"}\n' + content + b'\n{"text": "four"}\n'
+    (tmp_path / name).write_bytes(gzip.compress(lines) if name.endswith(".gz") else lines)
+    of = source(path=None, dataset=str(tmp_path))
+    with pytest.raises(ValueError, match=rf"source 's': {tmp_path}/{name}:2 .*({reason})"):
+        texts(of)
+    reader = SourceReader(changed(of, on_error="skip"), ROOT)
+    assert [document.text for document in reader] == ["one", "two", "three", "four"]
+    assert reader.num_skipped == 1
+
+
 def test_unusable_rows_of_a_dataset_are_faults_too(tmp_path):
-    write_jsonl(tmp_path / "train.jsonl", [{"text": 1}, {"text": 2}])
+    write_jsonl(tmp_path / "train.json", [{"text": 1}, {"text": 2}])
     numbers = source(path=None, dataset=str(tmp_path))
-    with pytest.raises(ValueError, match=r"row 0 of .*, in .*train.jsonl must have text in text_field='text', got int"):
+    with pytest.raises(ValueError, match=r"row 0 of .*, in .*train.json must have text in text_field='text', got int"):
         texts(numbers)
     with pytest.raises(ValueError, match=r"is empty: .*; 2 rows were skipped, the first because row 0 of"):
         texts(changed(numbers, on_error="skip"))

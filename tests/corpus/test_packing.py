@@ -56,6 +56,17 @@ def test_every_document_is_there_once_and_ended(documents, tokenizer, tmp_path):
     assert corpus.segments[-1].stop == len(corpus.tokens)
 
 
+def test_what_training_learns_is_read_on_the_sources_that_it_reads(tokenizer, tmp_path):
+    """Text that is only searched with and reported says nothing of what a training saves."""
+    rows = [("train", "a", [1] * 9), ("train", "b", [2] * 9), ("selection", "wiki", [3] * 9)]
+    rows += [("validation", source, [number] * 9) for source, number in (("a", 11), ("b", 12), ("wiki", 13))]
+    corpus = pack(make_documents(rows), tokenizer, tmp_path / "corpus")
+    read = corpus.read(corpus.heldout_starts(4, 4), 4)
+    assert read[:, 1].tolist() == [11, 12, 11, 12]
+    with pytest.raises(ValueError, match=r"4 windows of length=4 .*asked for 5"):
+        corpus.heldout_starts(4, 5)
+
+
 def test_counts_and_num_tokens(documents, tokenizer, tmp_path):
     corpus = pack(documents, tokenizer, tmp_path / "corpus")
     # Source a: lengths 2 3 4 5 1 2 3 4 5 1 2 3 = 35 and 12 ends; b: lengths 2 3 4 = 9 and 3 ends.

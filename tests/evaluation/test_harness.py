@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from lm_eval import evaluate
+from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
@@ -443,6 +444,20 @@ def test_requests_begin_as_the_sequences_of_the_corpus(folder: Path, begins: boo
     assert continuation == respondent.tok_encode(" def", add_special_tokens=False)
     ids, _ = respondent.tok_batch_encode(["abc"])
     assert ids[0].tolist() == context
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_continuation_of_nothing_follows_what_precedes_a_document(folder: Path, tmp_path: Path, begins: bool) -> None:  # noqa: FBT001
+    """The harness would take the tokenizer's beginning of text also where the corpus never has it."""
+    own = shutil.copytree(folder, tmp_path / "model")
+    tokenizer = load_tokenizer(own)
+    tokenizer.add_special_tokens({"bos_token": "a"})
+    tokenizer.save_pretrained(own)
+    respondent = Respondent(own, CPU, 2, tokenizer.bos_token_id if begins else None)
+    read: list[list[int]] = []
+    respondent._loglikelihood_tokens = lambda requests, **_: read.extend(row[1] for row in requests) or [(0.0, True)]
+    respondent.loglikelihood([Instance("loglikelihood", {}, ("", " def"), 0)])
+    assert read == [[tokenizer.bos_token_id if begins else tokenizer.eos_token_id]]
 
 
 def test_a_fingerprint_follows_the_questions(tmp_path: Path) -> None:

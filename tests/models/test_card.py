@@ -75,7 +75,7 @@ def test_the_card_says_how_to_load_and_what_it_is(native):
     assert f"{num_parameters(CHILD):,} (50.0% of the teacher)" in text
     for line in (
         "- Ordering: activation",
-        "- Loss: 3.250 nats per token on poems, before any training",
+        "| Loss | 3.250 nats per token | poems | before any training |",
         "- Chat: the template is kept",
         "| vllm | no | heads of 50 |",
         "| llama.cpp | not tried | not tried |",

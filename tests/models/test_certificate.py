@@ -24,6 +24,7 @@ ORIGIN = Origin(
     teacher_revision="r1",
     teacher_fingerprint="f1",
     corpus_fingerprint="c1",
+    search="none, chosen by hand",
     ordering="activation",
     rope="preserve",
     compensation=("neurons", "pairs"),

@@ -3,7 +3,7 @@
 import pytest
 from teachers import tiny_teacher
 
-from budwood.models.chat import describe_chat
+from budwood.models.chat import MAX_TOKENS, QUESTION, ask_question
 from budwood.models.teacher import byte_tokenizer
 
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
@@ -12,15 +12,18 @@ TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
 def described(template):
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = template
-    return describe_chat(tiny_teacher("llama", tied=True, vocab_size=257), tokenizer)
+    return ask_question(tiny_teacher("llama", tied=True, vocab_size=257), tokenizer)
 
 
 def test_without_a_template_there_is_nothing_to_say():
-    assert described(None) is None
+    asked = described(None)
+    assert (asked.description, asked.num_tokens) == (None, 0)
 
 
 def test_a_template_is_tried():
-    assert "ends its answer after" in described(TEMPLATE) or "does not end its answer" in described(TEMPLATE)
+    asked = described(TEMPLATE)
+    assert "ends its answer after" in asked.description or "does not end its answer" in asked.description
+    assert len(QUESTION) < asked.num_tokens <= MAX_TOKENS
 
 
 @pytest.mark.parametrize(
@@ -33,5 +36,7 @@ def test_a_template_is_tried():
     ],
 )
 def test_a_template_that_fails_is_described_and_stops_nothing(template, reason):
-    assert "does not format a question by itself: " in described(template)
-    assert reason in described(template)
+    asked = described(template)
+    assert "does not format a question by itself: " in asked.description
+    assert reason in asked.description
+    assert asked.num_tokens == 0

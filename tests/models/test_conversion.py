@@ -16,6 +16,7 @@ from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import byte_tokenizer, fetch_teacher
 
 OWN_MODEL = """
+import torch
 from transformers import LlamaForCausalLM
 class Own(LlamaForCausalLM):
     def forward(self, *arguments, **named):
@@ -44,7 +45,9 @@ class Own(PythonBackend):
 @pytest.fixture
 def folder(tmp_path):
     target = tmp_path / "teacher"
-    tiny_teacher("llama", tied=True, vocab_size=257).to(torch.bfloat16).save_pretrained(target)
+    tiny_teacher("llama", tied=True, vocab_size=257, max_position_embeddings=512).to(torch.bfloat16).save_pretrained(
+        target
+    )
     byte_tokenizer().save_pretrained(target)
     return target
 
@@ -81,7 +84,11 @@ def test_code_that_computes_the_same_is_converted_in_its_own_precision(folder, t
     assert torch.equal(plain, converted)
 
 
-@pytest.mark.parametrize("change", ["* 2", "+ float('nan')", "* float('inf')"])
+WINDOWED = "+ (torch.arange(output.logits.shape[1]) >= 500)[None, :, None]"
+"""Begins where a window or a scaling of positions would."""
+
+
+@pytest.mark.parametrize("change", ["* 2", "+ float('nan')", "* float('inf')", WINDOWED])
 def test_code_that_computes_something_else_is_refused(folder, tmp_path, change):
     with_model_code(folder, OWN_MODEL.format(change=change))
     with pytest.raises(ValueError, match="does not compute what the stock class LlamaForCausalLM computes"):
@@ -95,6 +102,19 @@ def test_code_that_changed_is_converted_anew(folder, tmp_path):
     assert fetch(folder, tmp_path).folder == first.folder
     with_model_code(folder, OWN_MODEL.format(change="+ 0"))
     assert fetch(folder, tmp_path).folder != first.folder
+
+
+def test_a_conversion_that_was_altered_is_made_anew(folder, tmp_path, caplog):
+    with_model_code(folder, OWN_MODEL.format(change="* 1"))
+    before = fetch(folder, tmp_path)
+    assert fetch(folder, tmp_path).checkpoint.fingerprint == before.checkpoint.fingerprint
+    assert "made anew" not in caplog.text
+    weights = before.folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert fetch(folder, tmp_path).checkpoint.fingerprint == before.checkpoint.fingerprint
+    assert "is damaged (model.safetensors changed since it was written): it is made anew" in caplog.text
 
 
 def test_code_of_another_repository_is_refused(folder, tmp_path):

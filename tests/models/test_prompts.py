@@ -10,8 +10,9 @@ import torch
 from teachers import tiny_teacher
 
 from budwood.models.checkpoint import save_checkpoint
-from budwood.models.prompts import CHECK, PROMPTS, record_prompts, write_check
+from budwood.models.prompts import PROMPTS, record_prompts, write_check
 from budwood.models.teacher import byte_tokenizer
+from budwood.records.serving import CHECK
 
 STRANGER = "import sys; sys.modules['budwood'] = None; import runpy; runpy.run_path(sys.argv[0], run_name='__main__')"
 

@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from ggufs import write_gguf
 from huggingface_hub.errors import LocalEntryNotFoundError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -302,10 +304,18 @@ def test_so_is_what_a_random_teacher_is_made_of(change, expected):
         describe_teacher(TeacherSettings(random=SIZES | change), longest_sequence=65)
 
 
-def test_token_ids_are_counted_where_the_tokenizer_is_at_hand(fetched, tmp_path):
+def test_token_ids_are_counted_before_anything_runs(fetched, tmp_path, monkeypatch):
     assert count_token_ids(TeacherSettings(random=SIZES)) == 257
     assert count_token_ids(TeacherSettings(model=str(fetched.folder))) == 257
-    assert count_token_ids(TeacherSettings(model="nobody/nothing")) is None
+    monkeypatch.setattr(module, "snapshot_download", lambda *_, **__: str(fetched.folder))
+    assert count_token_ids(TeacherSettings(model="nobody/nothing")) == 257
+    sizes = {"vocab_size": 300, "hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 8}
+    stated = {"model_type": "llama", "num_attention_heads": 1, "head_dim": 8} | sizes
+    unread = TeacherSettings(model="nobody/nothing", architecture=stated)
+    assert count_token_ids(unread) is None, "whoever states the architecture plans without a network"
+    embedding = {"token_embd.weight": np.zeros((300, 16), dtype=np.float32)}
+    file = write_gguf(tmp_path / "model.gguf", "llama", {}, embedding)
+    assert count_token_ids(TeacherSettings(model=str(file))) == 301, "one that transformers adds"
     (tmp_path / "config.json").write_text((fetched.folder / "config.json").read_text())
     assert count_token_ids(TeacherSettings(model=str(tmp_path))) is None
 

@@ -6,6 +6,8 @@ from kedro.framework.project import configure_project, settings
 from projects import ROOT
 
 from budwood.parameters import ProjectParameters, read_parameters
+from budwood.pipelines.loader import EnvironmentLoader
+from budwood.study.settings import BinSchedule
 
 NATIVE = {"layerwise": False, "ordering": "native"}
 SCORED = {"scores": "paper", "stages": []}
@@ -39,9 +41,8 @@ def test_a_teacher_is_measured_only_where_something_needs_it(space, search, stat
 
 
 def test_a_metric_of_an_ablation_needs_statistics():
-    place = {"bin": "half", "space": "one"}
     ablations = {
-        "student": place,
+        "students": {"half": "one"},
         "spaces": ["one"],
         "metric_space": "one",
         "metrics": ["perplexity", "importance"],
@@ -55,7 +56,7 @@ def test_a_metric_of_an_ablation_needs_statistics():
 
 def test_no_other_teacher_has_the_tokens_that_a_study_keeps():
     ablations = {
-        "student": {"bin": "half", "space": "one"},
+        "students": {"half": "one"},
         "spaces": ["one"],
         "metric_space": "one",
         "logits": {"all": {"loss": "full"}},
@@ -65,3 +66,58 @@ def test_no_other_teacher_has_the_tokens_that_a_study_keeps():
     assert study(NATIVE, {}, ablations).ablations
     with pytest.raises(ValueError, match=r"ablations.teachers: with teacher.vocabulary"):
         study(NATIVE, {}, ablations, teacher={"random": {"hidden_size": 16}, "vocabulary": 300})
+
+
+def test_a_bin_changes_its_own_schedule_and_arms_alone():
+    configure_project("budwood")
+    raw = OmegaConfigLoader(str(ROOT / "conf"), env="smoke", **settings.CONFIG_LOADER_ARGS)["parameters"]
+    own = {"schedule": {"peak_learning_rate": 1e-4, "warmup_steps": 2, "micro_batch": 1}}
+    own["arms"] = {"distilled": {"learning_rate": None, "micro_batch": 4, "distillation": {"alpha": 0.5}}}
+    raw["bins"]["half"] |= own
+    parameters = read_parameters(raw)
+    half, quarter = (parameters.conditions_by_bin[name] for name in ("half", "quarter"))
+    assert quarter == parameters.conditions
+    assert (half.schedule.num_warmup_steps, half.schedule.micro_batch) == (2, 1)
+    assert half.schedule.num_steps == parameters.schedule.num_steps
+    assert half.arms.distilled.rate(half.schedule) == 1e-4
+    assert half.arms.distilled.fitted(half.schedule).micro_batch == 4
+    assert half.arms.subnet_init == parameters.arms.subnet_init
+    assert half.arms.distilled.distillation.alpha == 0.5
+    assert half.arms.distilled.distillation.beta == parameters.arms.distilled.distillation.beta
+    # What a bin changes of training decides nothing of its search.
+    alone = parameters.bins["half"].alone()
+    assert (alone.schedule, alone.arms, alone.fraction) == (BinSchedule(), {}, 0.5)
+
+
+def test_one_cache_serves_all_bins_or_none():
+    configure_project("budwood")
+    raw = OmegaConfigLoader(str(ROOT / "conf"), env="smoke", **settings.CONFIG_LOADER_ARGS)["parameters"]
+    raw["arms"]["distilled"]["distillation"] |= {"loss": "sampled", "teacher": "cached"}
+    raw["bins"]["half"]["arms"] = {"distilled": {"distillation": {"num_samples": 8}}}
+    with pytest.raises(ValueError, match="is that of all bins where its teacher is cached"):
+        read_parameters(raw)
+
+
+def test_an_environment_extends_another(tmp_path):
+    conf = {
+        "base": ("", "a: {x: 1, y: 1, z: 1}"),
+        "first": ("", "a: {y: 2, z: 2}\nb: {c: 1}"),
+        "second": ("extends: first", "a: {z: 3}\nb: null"),
+        "third": ("extends: second", "d: [1]"),
+        "round": ("extends: trip", ""),
+        "trip": ("extends: round", ""),
+    }
+    for name, (own, parameters) in conf.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "globals.yml").write_text(own)
+        (tmp_path / name / "parameters.yml").write_text(parameters)
+
+    def read(name: str, **given: object) -> dict:
+        arguments = {"env": name, "runtime_params": given, **settings.CONFIG_LOADER_ARGS}
+        return EnvironmentLoader(str(tmp_path), **arguments)["parameters"]
+
+    assert read("first") == {"a": {"x": 1, "y": 2, "z": 2}, "b": {"c": 1}}
+    assert read("third") == {"a": {"x": 1, "y": 2, "z": 3}, "b": None, "d": [1]}
+    assert read("second", a={"z": 9})["a"] == {"x": 1, "y": 2, "z": 9}
+    with pytest.raises(ValueError, match="extends: round extends itself by way of"):
+        read("round")

@@ -1,6 +1,7 @@
 """Ablations: their parameters, and all five pipelines by name on the tiny teacher."""
 
 import shutil
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -21,9 +22,10 @@ from budwood.training.settings import Arms, ArmSettings, DistillationSettings, E
 
 CHANGES = """
 grid: {half: [coarse_uniform], quarter: null}
+bins: {quarter: {schedule: {warmup_steps: 2}, arms: {distilled: {micro_batch: 1}}}}
 ablations:
   tokens: 768
-  student: {bin: half, space: coarse_uniform}
+  students: {half: coarse_uniform, quarter: coarse_uniform}
   spaces: [coarse_uniform, fine_layerwise]
   metrics: [perplexity, importance, magnitude]
   metric_space: paper_coarse_uniform
@@ -89,7 +91,9 @@ def test_a_training_that_diverges_does_not_end_the_ablation(monkeypatch, tmp_pat
 
     monkeypatch.setattr(TrainArm, "run", diverge)
     compared = Compared(name="one", subnet=teacher, teacher=teacher, arm=arm, settings={"space": "one"})
-    row = train_compared("spaces-0", compared, tokens, conditions, Workspace(folder=tmp_path / "work"))
+    ran = train_compared("spaces-0", compared, tokens, conditions, Workspace(folder=tmp_path / "work"))
+    row = ran.row
+    assert ran.curve.empty
     assert (row["status"], row["losses"], row["tokens"]) == ("its training diverged", [], 0)
 
 
@@ -113,26 +117,32 @@ def test_every_ablation_ends_in_a_table_a_figure_and_a_page(compared):
         "logits": ["all", "top"],
         "teacher": ["whole", "part", "other"],
     }
-    for name in NAMES:
-        table = pd.read_parquet(compared / f"{name}.parquet")
+    for bin_name, name in product(("half", "quarter"), NAMES):
+        folder = compared / bin_name
+        table = pd.read_parquet(folder / f"{name}.parquet")
         assert table["loss"].notna().all(), name
         assert set(table["tokens"]) == {768}
         assert table["difference"].isna().sum() == 1
         assert table["variant"].tolist() == variants.get(name, table["variant"].tolist())
-        assert "Lowest validation loss" in (compared / f"{name}.md").read_text()
-        assert (compared / f"{name}.json").stat().st_size > 0
-    teachers = pd.read_parquet(compared / "teacher.parquet").set_index("variant")["teacher_flops"]
+        assert "Lowest validation loss" in (folder / f"{name}.md").read_text()
+        assert all((folder / f"{name}{end}.json").stat().st_size > 0 for end in ("", "_curves"))
+        curves = pd.read_parquet(folder / f"{name}_curves.parquet")
+        assert set(curves["variant"]) == set(table["variant"])
+        assert curves.groupby("variant")["heldout_loss"].count().min() >= 2
+    teachers = pd.read_parquet(compared / "half/teacher.parquet").set_index("variant")["teacher_flops"]
     assert teachers["whole"] > teachers["part"] > teachers["other"] > 0
     # All variants of a distillation but the teacher's have one student.
-    assert len(set(pd.read_parquet(compared / "logits.parquet")["num_parameters"])) == 1
+    sizes = [set(pd.read_parquet(compared / name / "logits.parquet")["num_parameters"]) for name in ("half", "quarter")]
+    assert [len(size) for size in sizes] == [1, 1]
+    assert sizes[0] != sizes[1]
 
 
 @pytest.mark.slow
 def test_the_grid_tells_how_much_each_setting_matters(compared):
-    grid = pd.read_parquet(compared / "kd_grid.parquet")
+    grid = pd.read_parquet(compared / "quarter/kd_grid.parquet")
     assert len(grid) == 4
     assert grid["top_k"].isna().sum() == 2
-    importances = pd.read_parquet(compared / "kd_grid_importances.parquet").set_index("setting")
+    importances = pd.read_parquet(compared / "quarter/kd_grid_importances.parquet").set_index("setting")
     assert importances["importance"].sum() == pytest.approx(1.0)
     assert importances.loc["temperature", "importance"] == 0
-    assert "Importance of the settings" in (compared / "kd_grid.md").read_text()
+    assert "Importance of the settings" in (compared / "quarter/kd_grid.md").read_text()

@@ -61,6 +61,20 @@ def changed(path: str, value: object) -> dict:
         ("bins.half", {"low": 200, "high": 100}, "0 < low < high, got low=200 and high=100"),
         ("bins.half", {"low": 100, "high": 100}, "0 < low < high"),
         ("bins.half", {"fraction": 0.5, "low": 1, "high": 2}, "exactly one of `fraction`, `center`"),
+        (
+            "bins.half.schedule",
+            {"warmup_steps": 9},
+            "bins.half.schedule: warmup_steps=9 must be fewer than the",
+        ),
+        ("bins.half.schedule", {"tokens": 0}, "bins.half.schedule.tokens: Input should be greater than 0"),
+        ("bins.half.schedule", {"seed": 3}, "bins.half.schedule.seed: Extra inputs are not permitted"),
+        (
+            "bins.half.arms",
+            {"distilled": {"micro_batch": 3}},
+            "bins.half.arms: micro_batch=3 must divide",
+        ),
+        ("bins.half.arms", {"distilled": {"rate": 1}}, "bins.half.arms: distilled.rate: Extra inputs"),
+        ("bins.half.arms", {"teacher": {}}, "bins.half.arms.teacher"),
         ("spaces.coarse_uniform.granularity", "medium", "spaces.coarse_uniform.granularity: Input should be 'coarse'"),
         (
             "spaces.coarse_uniform.compensation",

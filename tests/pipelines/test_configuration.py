@@ -6,7 +6,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from kedro.config import OmegaConfigLoader
 from kedro.framework.project import configure_project, pipelines, settings
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
@@ -16,6 +15,7 @@ from budwood.corpus.documents import read_documents
 from budwood.corpus.settings import SourceSettings
 from budwood.parameters import ProjectParameters, read_parameters
 from budwood.pipelines.ablations.pipeline import NAMES
+from budwood.pipelines.loader import EnvironmentLoader
 from budwood.pipelines.parameters import ParametersHook, typed
 from budwood.records.runs import WORKSPACE
 from budwood.study.settings import Conditions
@@ -45,7 +45,7 @@ REFERENCE = {
     "num_key_value_heads": 1,
 }
 ABLATIONS = {
-    "student": {"bin": "quarter", "space": "coarse_uniform"},
+    "students": {"quarter": "coarse_uniform", "half": "coarse_uniform"},
     "spaces": ["coarse_uniform"],
     "metric_space": "paper_coarse_uniform",
     "logits": {"all": {"loss": "full"}},
@@ -53,8 +53,8 @@ ABLATIONS = {
 }
 
 
-def load(environment: str) -> tuple[OmegaConfigLoader, ProjectParameters]:
-    loader = OmegaConfigLoader(str(ROOT / "conf"), env=environment, **settings.CONFIG_LOADER_ARGS)
+def load(environment: str) -> tuple[EnvironmentLoader, ProjectParameters]:
+    loader = EnvironmentLoader(str(ROOT / "conf"), env=environment, **settings.CONFIG_LOADER_ARGS)
     return loader, read_parameters(loader["parameters"])
 
 
@@ -163,7 +163,7 @@ def test_no_parameter_group_is_unused(environment, monkeypatch):
     assert {"conditions", "study"} <= used
     # The plan reads all of them as `study`, and what nothing else reads.
     used |= set(Conditions.model_fields) | {"plan", "ablations"}
-    assert used - {"conditions", "study", "searches"} == set(ProjectParameters.model_fields)
+    assert used - {"conditions", "bin_conditions", "study", "searches"} == set(ProjectParameters.model_fields)
 
 
 def test_parameters_are_typed_and_hold_what_was_validated(environment):
@@ -172,7 +172,8 @@ def test_parameters_are_typed_and_hold_what_was_validated(environment):
     assert groups["study"] is parameters
     assert groups["conditions"] == parameters.conditions
     assert groups["bins"] is parameters.bins
-    assert set(groups) == {*ProjectParameters.model_fields, "conditions", "searches", "study"}
+    assert groups["bin_conditions"] == parameters.conditions_by_bin
+    assert set(groups) == {*ProjectParameters.model_fields, "conditions", "bin_conditions", "searches", "study"}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """The plan agrees with the ledger within a hundredth once it is given what nobody knows beforehand."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from kedro.framework.project import configure_project, settings
 from safetensors.torch import load_file
 
 from budwood.arch.count import forward_flops_per_token
-from budwood.arch.selection import Selection
 from budwood.parameters import ProjectParameters, read_parameters
 from budwood.pipelines.plan.nodes import describe_study
 from budwood.records.account import SearchFindings
@@ -20,6 +18,7 @@ from budwood.records.files import read_json_lines
 from budwood.records.form import read_records
 from budwood.records.teacher import TeacherRecord
 from budwood.reporting.accelerator import ACCELERATORS
+from budwood.search.genes import Genes
 from budwood.study.costs import Extent, moments_costs
 from budwood.study.forecast import Forecast
 from budwood.study.plan import PlannedStudy, plan, search_costs
@@ -86,7 +85,7 @@ def sums(table: pd.DataFrame, stage: str) -> pd.DataFrame:
     return table[table["stage"] == stage].groupby(["bin", "space"])[["tokens", "flops"]].sum()
 
 
-@pytest.mark.parametrize("stage", ["calibration", "compensation", "training", "teacher", "heldout"])
+@pytest.mark.parametrize("stage", ["calibration", "compensation", "training", "teacher", "heldout", "certificate"])
 def test_a_stage_costs_what_was_planned(study: PlannedStudy, spent: pd.DataFrame, stage: str) -> None:
     planned, paid = sums(plan(study, CPU, 0.2), stage), sums(spent, stage)
     assert len(paid) > 0
@@ -108,15 +107,17 @@ def gaps(cut: Cut, study: PlannedStudy) -> int:
     return len(gaps_of([layer.teacher_layer for layer in cut.layers], study.teacher.num_hidden_layers))
 
 
-def correcting(read: pd.DataFrame, study: PlannedStudy, each: Forecast, ordered: OrderedTeacher) -> list[Cost]:
+def correcting(
+    read: pd.DataFrame, kept: Genes, study: PlannedStudy, each: Forecast, ordered: OrderedTeacher
+) -> list[Cost]:
     """Return what it costs to gather moments, and to solve for every candidate each time that it reads."""
     if each.compensation is None:
         return []
     num_gaps = len(possible_gaps(ordered, coarse=each.coarse))
     costs = moments_costs(study.teacher, each.compensation, num_gaps, study.text("calibration"))
     stages = (*study.search.stages, study.conditions.measurement.selection)
-    for genes, num_sequences in zip(read["genes"], read["num_sequences"], strict=True):
-        cut = resolve(ordered, Selection.from_dict(json.loads(genes)))
+    for evaluation, num_sequences in zip(read["evaluation"], read["num_sequences"], strict=True):
+        cut = resolve(ordered, kept.read(evaluation))
         once = solve_flops(study.teacher, cut.architecture, each.compensation, num_gaps=gaps(cut, study))
         costs.append(Cost(stage="search", flops=once * sum(stage <= num_sequences for stage in stages), tokens=0))
     return costs
@@ -149,17 +150,18 @@ def test_a_search_costs_what_its_candidates_read(
             "tokens": total.tokens - len(members) * looked + sum(cost.tokens for cost in losers),
             "flops": total.flops - len(members) * looked * finalists.forward(length) + sum(c.flops for c in losers),
         }
-        corrected = correcting(read, study, each, ordered)
+        genes = Genes.open(data / "05_model_input" / each.variant.bin / each.variant.space / "genes")
+        corrected = correcting(read, genes, study, each, ordered)
         flops = (read["tokens"] * read["flops_per_token"]).sum() + choice["flops"] + sum(c.flops for c in corrected)
         tokens = read["tokens"].sum() + choice["tokens"] + sum(cost.tokens for cost in corrected)
         assert tokens == paid.loc[each.variant, "tokens"], each.variant
         assert flops == pytest.approx(paid.loc[each.variant, "flops"], rel=0.01), each.variant
 
 
-def test_evaluation_costs_what_was_planned_beside_questions_and_proofs(
-    study: PlannedStudy, spent: pd.DataFrame, data: Path, teacher: TeacherRecord, findings
+def test_evaluation_costs_what_was_planned_beside_questions_and_samples(
+    study: PlannedStudy, spent: pd.DataFrame, data: Path, teacher: TeacherRecord
 ) -> None:
-    """Questions are counted by words beforehand; proofs and samples are too short to plan."""
+    """Questions are counted by words beforehand; samples are too short to plan."""
     planned, paid = sums(plan(study, CPU, 0.2), "evaluation"), sums(spent, "evaluation")
     measurement, sources = study.conditions.measurement, study.num_sources["validation"]
     words = study.evaluation.question_tokens(sources)
@@ -168,14 +170,13 @@ def test_evaluation_costs_what_was_planned_beside_questions_and_proofs(
     }
     for each in study.forecasts:
         asked = [task.cost for answers in results[each.variant].downstream for task in answers.tasks]
-        short = [cost for cost in findings[each.variant].winner.costs if cost.stage == "evaluation"]
         scored, speed = results[each.variant].evaluation_costs, results[each.variant].efficiency
         forward = each.forward(measurement.length)
         known = Extent(3 * measurement.validation * sources, measurement.length).num_tokens
         rest = planned.loc[each.variant] - pd.Series({"tokens": 3 * words, "flops": 3 * words * forward})
         read = paid.loc[each.variant, ["tokens", "flops"]] - [
-            sum(cost.tokens for cost in (*asked, *short)),
-            sum(cost.flops for cost in (*asked, *short)),
+            sum(cost.tokens for cost in asked),
+            sum(cost.flops for cost in asked),
         ]
         samples = [cost for cost in scored if cost.tokens != measurement.validation * sources * measurement.length]
         read -= [sum(cost.tokens for cost in samples), sum(cost.flops for cost in samples)]

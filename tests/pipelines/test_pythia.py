@@ -1,8 +1,11 @@
 """The paper's study: its environments hold it whole, plan without a download, and run on a tiny random teacher."""
 
+import json
+from itertools import product
+from pathlib import Path
+
 import pandas as pd
 import pytest
-from kedro.config import OmegaConfigLoader
 from kedro.framework.project import configure_project, settings
 from omegaconf import OmegaConf
 from projects import ROOT, copy_project, kedro
@@ -11,10 +14,17 @@ from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.models.teacher import describe_teacher
 from budwood.parameters import ProjectParameters, read_parameters
+from budwood.pipelines.ablations.pipeline import NAMES
+from budwood.pipelines.loader import EnvironmentLoader
 from budwood.pipelines.plan.nodes import plan_study
 from budwood.records.form import read_records
+from budwood.records.names import ARMS
+from budwood.reporting.figures import FIGURES
+from budwood.search.candidate import canonical_key
+from budwood.search.genes import Genes
 
 STUDIES = {"pythia_6_9b": (6_857_302_016, 32), "pythia_12b": (11_846_072_320, 36)}
+LONG = "pythia_100b"
 BINS = {"pythia_410m": 405_334_016, "pythia_1b": 1_011_781_632, "pythia_2_8b": 2_775_208_960}
 TINY = """
 teacher:
@@ -31,34 +41,66 @@ teacher:
 corpus:
   sources:
     nemotron_cc:
-      dataset: null
-      dataset_config: null
       path: "package://encodings/cp*.py"
-      splits: {train: 0.8, validation: 0.2}
+      format: text
+      splits: {train: 0.7, choice: 0.15, validation: 0.15}
+      max_tokens: {train: 1_000_000}
     wikitext: {dataset: null, dataset_config: null, document_start: null, path: "package://asyncio/*.py"}
-measurement: {length: 32, calibration: 2, selection: 3, choice: 1, validation: 2, heldout: 2, batch_size: 2}
+measurement:
+  {length: 16, reported_length: 32, calibration: 2, selection: 3, choice: 1, validation: 2, heldout: 2, batch_size: 2,
+   device: cpu}
 bins:
-  pythia_410m:
-    center: null
-    fraction: 0.4
-    reference: {vocab_size: 257, hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 4}
-grid: {pythia_1b: null, pythia_2_8b: null}
-search: {population: 3, epochs: 1, num_elites: 2, num_mutants: 1, num_crossovers: 1, num_randoms: 1}
+  pythia_410m: {center: null, fraction: 0.4, reference: &reference
+    {vocab_size: 257, hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 4}}
+  pythia_1b:
+    {center: null, fraction: 0.55, reference: *reference, arms: {distilled: {micro_batch: 1}}}
+  pythia_2_8b:
+    {center: null, fraction: 0.7, reference: *reference, schedule: {micro_batch: 1, warmup_steps: 1},
+     arms: {distilled: {micro_batch: 4}}}
+search:
+  {population: 3, epochs: 1, num_elites: 2, num_mutants: 1, num_crossovers: 1, num_randoms: 1, workers: 1,
+   gpus_per_worker: 0}
 protocol: {probe_tokens: 256}
 schedule: {tokens: 512, sequence_length: 32, global_batch: 4, micro_batch: 2, num_evaluations: 1}
 arms: {distilled: {distillation: {top_k: 16}}}
-engine: {compile_loss: "off"}
+engine: {launcher: null, compile: false, compile_loss: "off"}
+evaluation: {tasks: [heldout], heldout: {questions: 2, context_words: 4, continuation_words: 3}, efficiency: null}
 """
 """Budgets and a teacher for a minute; everything else stays the paper's."""
+COMPARED = """
+ablations:
+  tokens: 256
+  students: {pythia_410m: paper_coarse_uniform, pythia_1b: paper_coarse_layerwise, pythia_2_8b: null}
+  logits: {top_1024: {top_k: 16}}
+  teachers:
+    pythia_12b: {source: &other
+      {model: null, architecture: null, random: {model_type: gpt_neox, hidden_size: 32, intermediate_size: 64,
+       num_hidden_layers: 2, num_attention_heads: 4, max_position_embeddings: 256, tie_word_embeddings: false}}}
+    pythia_1b: {source: *other}
+  kd_grid: {alpha: [0.2, 0.0], temperature: [0.9], top_k: [8, null]}
+  spaces: [paper_coarse_uniform, paper_coarse_layerwise]
+  metrics: [perplexity, magnitude]
+"""
+GRIDS = {
+    "pythia_6_9b": """
+      pythia_410m: [paper_coarse_uniform, paper_fine_layerwise]
+      pythia_1b: [paper_coarse_layerwise]
+      pythia_2_8b: [paper_fine_uniform]""",
+    "pythia_12b": """
+      pythia_410m: null
+      pythia_1b: null
+      pythia_2_8b: [paper_coarse_uniform]""",
+}
+"""Fewer spaces, so that the tests end; each of the paper's four is searched once."""
 
 
 def parameters(environment: str) -> ProjectParameters:
     configure_project("budwood")
-    loader = OmegaConfigLoader(str(ROOT / "conf"), env=environment, **settings.CONFIG_LOADER_ARGS)
+    loader = EnvironmentLoader(str(ROOT / "conf"), env=environment, **settings.CONFIG_LOADER_ARGS)
     return read_parameters(loader["parameters"])
 
 
-@pytest.fixture(params=STUDIES)
+@pytest.fixture(scope="module", params=STUDIES)
 def study(request: pytest.FixtureRequest) -> tuple[str, ProjectParameters]:
     return request.param, parameters(request.param)
 
@@ -76,6 +118,11 @@ def test_it_is_the_papers_study(study):
         assert (space.ordering, space.rope, space.compensation, space.alignment) == ("native", "rebuild", None, 1)
         kinds.add((bin_name, space.granularity, space.layerwise))
     assert len(kinds) == 3 * 4
+    by_bin = {bin_name: given.conditions_by_bin[bin_name] for bin_name in BINS}
+    peaks = {name: each.arms.subnet_init.rate(each.schedule) for name, each in by_bin.items()}
+    assert peaks == {"pythia_410m": 3e-4, "pythia_1b": 3e-4, "pythia_2_8b": 1.6e-4}
+    assert [each.schedule.num_warmup_steps for each in by_bin.values()] == [0, 0, 238]
+    assert all(each.schedule.num_steps == 4624 for each in by_bin.values())
     search, schedule = given.search, given.schedule
     assert (search.num_evaluations, search.stages, search.num_finalists) == (5050, (), 1)
     assert (schedule.num_steps, schedule.tokens_per_step) == (4624, 2_162_688)
@@ -85,6 +132,40 @@ def test_it_is_the_papers_study(study):
     wanted = {"alpha": 0.2, "beta": 0.8, "temperature": 0.9, "loss": "topk_renorm", "top_k": 1024}
     assert given.arms.distilled.distillation.model_dump(include=set(wanted)) == wanted
     assert given.protocol.probe_schedule(schedule).num_steps == 925
+    # Tables 13, 14 and 17; figures are read at the length of training, on its text.
+    assert len(given.evaluation.benchmarks()) == 13
+    assert (given.measurement.final_length, schedule.sequence_length) == (2048, 2048)
+    splits = {name: source.splits for name, source in given.corpus.sources.items()}
+    assert set(splits) == {"nemotron_cc", "wikitext"}
+    assert splits["nemotron_cc"].get("selection", 0) == splits["wikitext"].get("choice", 0) == 0
+    assert given.corpus.sources["nemotron_cc"].format == "jsonl"
+    assert (given.search.workers, given.plan.num_devices) == (8, 8)
+    assert "--nproc-per-node 8" in given.engine.launcher
+    batches = {getattr(each.arms, arm).fitted(each.schedule).micro_batch for each in by_bin.values() for arm in ARMS}
+    assert not [batch for batch in batches if schedule.global_batch % (8 * batch)]
+
+
+def test_its_ablations_are_the_papers(study):
+    name, given = study
+    ablations = given.ablations
+    assert set(ablations.students) == set(BINS)
+    assert ablations.tokens == 2_000_000_000
+    assert set(ablations.teachers) == {"pythia_6_9b", "pythia_12b", "pythia_1b"}
+    own = [teacher for teacher, from_where in ablations.teachers.items() if from_where.source is None]
+    assert own == [name]
+    assert len(ablations.kd_grid.combinations()) == 18  # appendix G
+    assert ablations.kd_grid.top_k == (1024, 2048, None)
+    assert {variant.space for variant in map(ablations.metric_variant, BINS)} == set(ablations.students.values())
+
+
+def test_the_largest_budget_is_that_of_appendix_j():
+    given, short = parameters(LONG), parameters("pythia_6_9b")
+    assert given.searched == [("pythia_1b", "paper_coarse_layerwise"), ("pythia_2_8b", "paper_coarse_uniform")]
+    assert given.trained == given.searched
+    large = given.conditions_by_bin["pythia_2_8b"].schedule
+    assert (large.num_steps, large.num_warmup_steps, large.peak_learning_rate) == (46_239, 238, 1.6e-4)
+    assert large.num_tokens == pytest.approx(100e9, rel=1e-4)
+    assert (given.teacher, given.search, given.arms) == (short.teacher, short.search, short.arms)
 
 
 def test_it_is_planned_without_a_download(study, tmp_path):
@@ -101,37 +182,115 @@ def test_it_is_planned_without_a_download(study, tmp_path):
     # The audit's 1.96, 4.87 and 14.11 are those of Pythia's own shapes, which are deeper than most members.
     assert honest.to_dict() == pytest.approx(dict(zip(BINS, (1.96, 4.87, 14.11), strict=True)), rel=0.2)
     assert "12 searches, 12 probes and 12 training runs" in page
-    assert "of a device, which has" not in page
-    assert "search fewer fine spaces in one run" in page
+    assert "Everything fits." in page
+    assert page.count("`ablation_") == 5 * 3
+
+
+def test_the_largest_budget_is_planned_without_a_download(tmp_path):
+    given = parameters(LONG)
+    wide = given.plan.model_copy(update={"disk_gb": 1e6})
+    _, page = plan_study(given.model_copy(update={"plan": wide}), tmp_path)
+    assert "2 searches and 8 training runs" in page
+    assert "Everything fits." in page
 
 
 def test_the_studies_differ_in_their_teacher_and_what_fits_beside_it():
     one, other = (parameters(name).model_dump() for name in STUDIES)
     for given in (one, other):
-        del given["teacher"], given["schedule"]["micro_batch"]
+        del given["teacher"], given["bins"]["pythia_1b"]["arms"]
+        del given["ablations"]["teachers"], given["ablations"]["students"]["pythia_410m"]
     assert one == other
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", STUDIES)
-def test_its_pipelines_run_on_a_tiny_teacher_of_the_family(name, tmp_path):
+def run_in_small(name: str, tmp_path: Path, *changes: str, pipelines: str = "__default__") -> tuple[Path, str]:
+    """Run a study on a tiny teacher; return its data and its output."""
     project = copy_project(tmp_path / "project")
     file = project / f"conf/{name}/parameters.yml"
-    OmegaConf.save(OmegaConf.merge(OmegaConf.load(file), OmegaConf.create(TINY)), file)
-    done = kedro(project, "run", f"--env={name}")
+    parts = [OmegaConf.create(text) for text in (TINY, *changes)]
+    OmegaConf.save(OmegaConf.merge(OmegaConf.load(file), *parts), file)
+    done = kedro(project, "run", f"--env={name}", f"--pipelines={pipelines}")
     output = done.stdout + done.stderr
     assert done.returncode == 0, output[-4000:]
-    assert "4 searches, 4 probes and 4 training runs" in output
-    data = project / "data" / name
+    return project / "data" / name, output
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Return the data and the output of the study of Pythia-6.9B in small, with its ablations in two bins."""
+    pipelines = ",".join(["__default__", *(f"ablation_{name}" for name in NAMES)])
+    grid = f"grid: {GRIDS['pythia_6_9b']}"
+    return run_in_small("pythia_6_9b", tmp_path_factory.mktemp("ran"), grid, COMPARED, pipelines=pipelines)
+
+
+@pytest.mark.slow
+def test_every_bin_is_trained_as_its_tables_say(ran):
+    data, output = ran
+    assert "4 searches, 4 probes and 12 training runs" in output
+    arms = read_records(data / "07_model_output/arms.json")
+    rates = {(arm.bin, arm.learning_rate) for arm in arms}
+    assert rates == {("pythia_410m", 3e-4), ("pythia_1b", 3e-4), ("pythia_2_8b", 1.6e-4)}
+    warmups = {(arm.bin, arm.made_with.schedule["warmup_steps"]) for arm in arms}
+    assert warmups == {("pythia_410m", 0), ("pythia_1b", 0), ("pythia_2_8b", 1)}
+    assert {arm.tokens_per_sequence for arm in arms} == {32}
     certificates = pd.read_parquet(data / "07_model_output/certificates.parquet")
     assert len(certificates) == 4
     assert (certificates["largest_logit_difference"] <= 1e-4).all()
+
+
+@pytest.mark.slow
+def test_savings_charge_what_other_spaces_and_probes_cost(ran):
+    """The teacher keeps its own order, for which nothing is measured."""
+    data, _ = ran
     savings = pd.read_parquet(data / "08_reporting/savings.parquet")
+    assert set(savings["baseline"]) == {"random_init", "reference_init"}
     of_subnets = savings[(savings["baseline"] == "random_init") & (savings["arm"] != "reference_init")]
-    assert len(of_subnets) == 2
-    # Searches of the other three spaces of the bin, and probes of all four; the teacher keeps its own order, for which
-    # nothing is measured.
+    assert len(of_subnets) == 2 * 3
     ledger = pd.DataFrame([cost.model_dump() for cost in read_records(data / "07_model_output/ledger.json")])
-    ordering = ledger.loc[ledger["stage"].isin(["calibration", "elimination"]), "flops"].sum()
-    assert ordering == 0
-    assert (of_subnets["selection_flops"] > 3 * (of_subnets["search_flops"] - ordering)).all()
+    assert ledger.loc[ledger["stage"].isin(["calibration", "elimination"]), "flops"].sum() == 0
+    two_spaces = of_subnets["bin"] == "pythia_410m"
+    more = of_subnets["selection_flops"] / of_subnets["search_flops"]
+    assert more[two_spaces].min() > 1
+
+
+@pytest.mark.slow
+def test_every_figure_and_table_of_the_paper_is_drawn(ran):
+    data, _ = ran
+    reasons = {}
+    for figure in FIGURES:
+        drawn = json.loads((data / f"08_reporting/figures/{figure.name}.json").read_text())
+        reasons[figure.name] = drawn["layout"].get("meta", {}).get("reason")
+    empty = {name for name, reason in reasons.items() if reason}
+    assert empty <= {"speed_and_memory", "savings_by_ledger"}  # nothing is timed, and no arm may have met the other
+    for name in ("results", "savings", "tasks"):
+        assert len(pd.read_parquet(data / f"08_reporting/{name}.parquet"))
+    assert len(pd.read_csv(data / "04_feature/search_spaces.csv")) == 4
+    for bin_name, name in product(("pythia_410m", "pythia_1b"), NAMES):
+        folder = data / "08_reporting/ablations" / bin_name
+        table = pd.read_parquet(folder / f"{name}.parquet")
+        assert table["loss"].notna().all()
+        curves = json.loads((folder / f"{name}_curves.json").read_text())
+        assert len(curves["data"]) >= len(table)
+    assert len(pd.read_parquet(folder / "kd_grid_importances.parquet")) == 3
+
+
+@pytest.mark.slow
+def test_what_candidates_keep_is_read_one_at_a_time(ran):
+    data, _ = ran
+    folder = data / "05_model_input/pythia_2_8b/paper_fine_uniform"
+    history, genes = pd.read_parquet(folder / "history.parquet"), Genes.open(folder / "genes")
+    for row in history.to_dict("records"):
+        selection = genes.read(row["evaluation"])
+        assert canonical_key(selection) == row["key"]
+        assert len(selection.layers) == row["num_hidden_layers"]
+    assert "genes" not in history
+    assert "sequence_losses" not in pd.read_parquet(data / "07_model_output/histories.parquet")
+
+
+@pytest.mark.slow
+def test_the_other_studies_run_on_a_tiny_teacher_too(tmp_path):
+    larger = run_in_small("pythia_12b", tmp_path / "larger", f"grid: {GRIDS['pythia_12b']}", "ablations: null")
+    longer = run_in_small(LONG, tmp_path / "longer", "protocol: {probe_tokens: null}")
+    assert "1 searches, 1 probes and 4 training runs" in larger[1]
+    assert "2 searches and 8 training runs" in longer[1]
+    for data, output in (larger, longer):
+        assert (data / "08_reporting/report.html").is_file(), output[-2000:]

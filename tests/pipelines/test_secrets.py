@@ -3,7 +3,7 @@
 import pytest
 from kedro.config import OmegaConfigLoader
 from kedro.framework.project import configure_project, settings
-from projects import ROOT
+from projects import ROOT, kedro
 
 from budwood.hooks import _flatten
 from budwood.pipelines.secrets import clean_command, clean_text, is_secret, without_secrets
@@ -71,3 +71,14 @@ def test_a_command_is_shown_without_secrets(arguments, expected):
 def test_an_address_keeps_all_but_its_password():
     assert clean_text("postgresql://me:pw@db:5432/x") == "postgresql://me:***@db:5432/x"
     assert clean_text("http://127.0.0.1:5000") == "http://127.0.0.1:5000"
+
+
+@pytest.mark.slow
+def test_a_secret_of_the_command_line_reaches_no_file_of_mlflow(project):
+    """A random teacher's settings are those of its config class, which takes any name."""
+    done = kedro(project, "run", "--env=smoke", "--to-outputs=teacher", "--params=teacher.random.hf_token=hf_private")
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    files = [file for file in (project / "data/09_tracking").rglob("*") if file.is_file()]
+    stored = b"".join(file.read_bytes() for file in files)
+    assert b"hf_token" in stored
+    assert b"hf_private" not in stored

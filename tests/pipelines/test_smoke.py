@@ -8,6 +8,7 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
+from huggingface_hub import ModelCard
 from kedro.config import OmegaConfigLoader
 from kedro.framework.project import configure_project, pipelines, settings
 from kedro.io import DataCatalog
@@ -107,6 +108,22 @@ def test_every_export_is_certified(finished):
         assert json.loads((folder / "certificate.json").read_text())["num_parameters"] > 0
 
 
+def test_trained_sub_networks_have_card_and_certificate(finished):
+    for folder in (finished / "data/smoke/06_models").glob("*/*"):
+        subnet = json.loads((folder / "subnet/certificate.json").read_text())
+        for arm in ("subnet_init", "distilled"):
+            found = json.loads((folder / arm / "certificate.json").read_text())
+            assert found["kept_channels"] == subnet["kept_channels"]
+            assert (found["training"]["arm"], found["training"]["start"]) == (arm, subnet["fingerprint"])
+            assert found["fingerprint"] == (folder / f"{arm}.fingerprint").read_text() != subnet["fingerprint"]
+            card = ModelCard.load(folder / arm / "README.md")
+            results = {(result.dataset_name, result.metric_type) for result in card.data.eval_results}
+            assert {("encodings, held out", "loss"), ("heldout_last_word", "acc")} <= results
+            assert "on 2,048 tokens, peak learning rate" in card.text
+            assert (folder / arm / "certificate_check.py").is_file()
+        assert not (folder / "random_init/README.md").exists()
+
+
 def test_the_report_tells_both_baselines_and_no_invented_ratio(finished):
     results = pd.read_parquet(finished / "data/smoke/08_reporting/results.parquet")
     assert set(results["model"]) >= {"random_init", "subnet_init", "distilled"}
@@ -126,10 +143,10 @@ def test_every_model_was_asked_and_every_architecture_timed(finished):
     assert (speeds[["prefill_seconds", "decode_seconds", "peak_bytes"]] > 0).all(axis=None)
     ledger = ledger_of(finished)
     arms = ledger[ledger["stage"] == "evaluation"].groupby("arm")["flops"].agg(["count", "min"])
-    # Per variant two proofs, the losses and samples of three arms and the speed; the teacher's losses, samples and two
-    # tasks; per arm two tasks.
+    # Per variant the losses and samples of three arms and the speed; the teacher's losses, samples and two tasks; per
+    # arm two tasks.
     assert arms["count"].to_dict() == {
-        "": (2 + 3 + 3 + 1) * 5 + 1 + 1 + 2,
+        "": (3 + 3 + 1) * 5 + 1 + 1 + 2,
         "distilled": 10,
         "random_init": 10,
         "subnet_init": 10,

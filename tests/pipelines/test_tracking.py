@@ -209,21 +209,31 @@ def test_a_variant_of_an_ablation_that_diverges_has_failed_and_the_others_go_on(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("how", "code"), [("SIGTERM", 143), ("SIGINT", 1)])
+@pytest.mark.parametrize(
+    ("how", "code"),
+    [
+        ("os.kill(os.getpid(), signal.SIGTERM)", 143),
+        ("os.kill(os.getpid(), signal.SIGINT)", 1),
+        ("raise TrainingStoppedError('arm distilled: stopped by SIGTERM or Ctrl-C')", 143),
+    ],
+    ids=["SIGTERM", "Ctrl-C", "training"],
+)
 def test_a_process_that_is_stopped_closes_its_runs_and_says_how_to_go_on(tmp_path, how, code):
-    """As Kedro's command line does: Ctrl-C becomes exit status 1."""
+    """As Kedro's command line does: Ctrl-C becomes exit status 1. A training takes the signal itself."""
     script = f"""
         import os, signal, sys, logging, click, test_tracking
         from pathlib import Path
         from budwood.pipelines.tracking import track
+        from budwood.pipelines.wiring import Deferred
+        from budwood.training.run import TrainingStoppedError
 
         def stop(_):
             track({{"train_loss": 1.0}}, 0)
-            os.kill(os.getpid(), signal.{how})
+            {how}
 
         @click.command()
         def main():
-            node = test_tracking.node("train_distilled", stop, "params:schedule")
+            node = test_tracking.node("train_distilled", Deferred("__main__", "stop"), "params:schedule")
             test_tracking.run(Path({str(tmp_path)!r}), node)
 
         logging.basicConfig()
@@ -245,7 +255,8 @@ def test_a_process_that_is_stopped_closes_its_runs_and_says_how_to_go_on(tmp_pat
     assert {r.info.status for r in runs(tmp_path).values()} == {"KILLED"}
     assert len(runs(tmp_path)) == 3
     said = " ".join((done.stdout + done.stderr).split())
-    assert "Go on with the same command: kedro run --params=a.token=***" in said
+    assert said.endswith("Go on with the same command: kedro run --params=a.token=***" + " Aborted!" * (code == 1))
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize("called", ["/some where/kedro", "python -m kedro"])

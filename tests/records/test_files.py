@@ -1,6 +1,5 @@
 """Files and folders are written whole or not at all; JSON lines survive kills, and damage is named."""
 
-import json
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +15,8 @@ from budwood.records.files import (
     read_json_lines,
     write_atomically,
     write_folder_atomically,
+    write_json,
+    write_json_lines,
 )
 
 ROWS = [{"step": step, "name": "\N{LATIN SMALL LETTER U WITH DIAERESIS}\n", "loss": [0.1, None]} for step in range(3)]
@@ -44,9 +45,27 @@ def test_no_file_has_no_rows(tmp_path):
 @pytest.mark.parametrize("line", ["no JSON", "[1]", '{"a": ', "", "\xff"])
 def test_damage_is_named(line, tmp_path):
     file = tmp_path / "rows.jsonl"
-    file.write_text(json.dumps(ROWS[0]) + f"\n{line}\n" + json.dumps(ROWS[1]) + "\n", encoding="latin-1")
+    write_json_lines(file, ROWS[:2])
+    first, second = file.read_text().splitlines()
+    file.write_text(f"{first}\n{line}\n{second}\n", encoding="latin-1")
     with pytest.raises(ValueError, match=r"rows\.jsonl, line 2, is damaged .*remove the file to start again"):
         read_json_lines(file)
+
+
+@pytest.mark.parametrize(("before", "after"), [("0.1", "0.2"), ('"step": 1', '"step": 7'), ("sha256", "sha265")])
+def test_a_value_that_was_altered_is_noticed(before, after, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    append_json_lines(file, ROWS)
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([lines[0], lines[1].replace(before, after), lines[2], ""]))
+    with pytest.raises(ValueError, match=r"line 2, is damaged \(it has changed since it was written\)"):
+        read_json_lines(file)
+    write_json(tmp_path / "value.json", ROWS)
+    assert read_json(tmp_path / "value.json") == ROWS
+    content = (tmp_path / "value.json").read_text()
+    (tmp_path / "value.json").write_text(content.replace(before, after))
+    with pytest.raises(ValueError, match=r"value\.json is damaged \(it has changed since it was written\): remove it"):
+        read_json(tmp_path / "value.json")
 
 
 def test_a_line_for_which_there_is_no_room_is_an_error(tmp_path, monkeypatch):
@@ -124,5 +143,5 @@ def test_a_damaged_json_file_is_named_with_what_to_do(tmp_path, content):
     file.write_text(content)
     with pytest.raises(ValueError, match=rf"{file} is damaged \(.*\): remove it and run again to make it anew"):
         read_json(file)
-    write_atomically(file, '{"a": 1}')
+    write_json(file, {"a": 1})
     assert read_json(file) == {"a": 1}

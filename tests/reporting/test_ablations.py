@@ -8,8 +8,12 @@ import pytest
 
 from budwood.reporting.ablations import (
     TRAINED,
+    Ran,
+    ablation_curves,
     ablation_page,
     ablation_table,
+    curves_by_setting,
+    curves_by_variant,
     losses_by_setting,
     losses_by_variant,
     setting_importances,
@@ -111,3 +115,33 @@ def test_means_are_drawn_over_the_values_in_order() -> None:
     assert list(mean.x) == ["16", "all"]
     assert list(mean.y) == pytest.approx([16 + 1 / 3, 1 / 3])
     assert [note.text for note in figure.layout.annotations] == list(SETTINGS)
+
+
+def ran(variant: str, losses: list[float], **settings: object) -> Ran:
+    """Return a training with held-out losses at 0, 10, ... tokens and an objective between them."""
+    points = pd.DataFrame({"step": range(len(losses)), "heldout_loss": losses, "learning_rate": 0.1})
+    points = points.assign(tokens=10 * points["step"], flops=20.0 * points["step"], train_loss=np.nan)
+    between = pd.DataFrame({"step": [0.5], "tokens": [5], "flops": [10.0], "train_loss": [9.0]})
+    return Ran(run(variant, losses, **settings), pd.concat([points, between]))
+
+
+def test_curves_of_variants_are_their_losses_and_what_perplexity_these_are() -> None:
+    """A failed variant has none."""
+    curves = ablation_curves([ran("a", [2.0, 1.0]), ran("b", [3.0, 0.0]), Ran(BROKEN, pd.DataFrame())])
+    assert list(curves) == ["variant", "space", "step", "tokens", "flops", "train_loss", "heldout_loss"]
+    assert curves["variant"].tolist() == ["a"] * 3 + ["b"] * 3
+    losses, perplexities, *others = curves_by_variant("", curves).data
+    assert (list(losses.x), list(losses.y)) == ([0, 10], [2.0, 1.0])
+    assert list(perplexities.y) == pytest.approx([np.e**2, np.e])
+    assert {trace.name for trace in others} == {"b"}
+
+
+def test_curves_of_settings_are_mean_perplexities_of_every_value() -> None:
+    """Of alpha 0: (e^2 + e^4) / 2 at the start."""
+    grid = [(0.0, 16, 2.0), (0.0, None, 4.0), (0.2, 16, 1.0), (0.2, None, 3.0)]
+    curves = ablation_curves([ran(str(v), [v[2], 0.0], alpha=v[0], top_k=v[1]) for v in grid])
+    traces = {trace.name: trace for trace in curves_by_setting("", curves, ("alpha", "top_k")).data}
+    assert set(traces) == {"alpha 0", "alpha 0.2", "top_k 16", "top_k all"}
+    assert list(traces["alpha 0"].y) == pytest.approx([(np.e**2 + np.e**4) / 2, 1.0])
+    assert list(traces["top_k all"].y) == pytest.approx([(np.e**4 + np.e**3) / 2, 1.0])
+    assert list(traces["top_k all"].x) == [0, 10]

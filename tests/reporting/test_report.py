@@ -11,11 +11,12 @@ from budwood.records.names import ARMS
 from budwood.records.training import ProbeScore
 from budwood.reporting.findings import Findings
 from budwood.reporting.report import write_report
+from budwood.reporting.sections import opens_in
 from budwood.reporting.selection import select_space
 
 OPENING = ["Models to take", "What they write", "What was searched", "Why to believe it", "What it cost", "Contents"]
 DETAILS = [
-    *("Results", "Training", "Savings", "Tasks", "Speed and memory"),
+    *("Results", "Training", "Savings", "Tasks", "Speed and memory", "Opens in"),
     *("Search", "Search spaces", "Text", "Teacher", "How this was made"),
 ]
 
@@ -65,7 +66,7 @@ def test_every_bin_says_what_to_take_and_how_to_load_it(make_study: Callable) ->
         arm["engines"] = ["transformers", "vLLM"]
     quarter, half = section(study.findings, "Models to take").split("### half")
     folder = "data/06_models/quarter/coarse_layerwise/distilled"
-    assert f"- Folder: `{folder}`\n- Opens in: transformers, vLLM\n" in quarter
+    assert f"- Folder, from that of the project: `{folder}`\n- Opens in: transformers, vLLM\n" in quarter
     assert (
         f"folder = '{folder}'\nmodel = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)" in quarter
     )
@@ -97,6 +98,13 @@ def test_exports_are_certified(study) -> None:
     text = section(study.findings, "Why to believe it")
     assert "The export of quarter · coarse_layerwise has 33,630,000 parameters, the counted number." in text
     assert "as `LayerwiseLlamaForCausalLM`, its logits are within 2.0e-06" in text
+
+
+def test_every_export_says_which_engines_open_it_and_how_that_was_checked(study) -> None:
+    text = " ".join(section(study.findings, "Opens in").split())
+    assert "| quarter · coarse_layerwise | transformers | yes | loaded anew |" in text
+    assert text.count("| llama.cpp | no | heads differ by layer |") == len(study.findings.certificates)
+    assert opens_in(study.certificates[["bin", "space"]]) == "No export was tried in an engine."
 
 
 def test_a_difference_within_the_noise_is_called_so(make_study: Callable) -> None:
@@ -165,6 +173,18 @@ def test_the_mean_over_tasks_has_the_error_of_a_mean(make_study: Callable) -> No
             task |= {"value": value, "standard_error": error}
     text = section(study.findings, "Tasks")
     assert cells(text, "distilled") == ["25.0 ± 3.0", "75.0 ± 4.0", "50.0 ± 2.5"]
+
+
+def test_the_mean_is_of_benchmarks_where_there_are_any(make_study: Callable) -> None:
+    """Questions from the study's own text stay out of a mean that is compared with published ones."""
+    study = make_study(1)
+    for record in study.downstream:
+        first, second = record["tasks"]
+        record["tasks"] = [first | {"task": name, "value": v} for name, v in (("copa", 0.2), ("piqa", 0.6))]
+        record["tasks"].append(second | {"task": "heldout_last_word", "value": 0.9})
+    text = section(study.findings, "Tasks")
+    assert "mean of 2" in text
+    assert cells(text, "distilled")[3].startswith("40.0 ±")
 
 
 def test_answers_that_are_all_alike_have_no_error(make_study: Callable) -> None:

@@ -64,9 +64,10 @@ def test_records_survive_json(drawn: tuple[SearchSpace, Selection]) -> None:
     row = json.loads(json.dumps(record.to_dict()))
     assert (row.pop("loss"), row.pop("perplexity"), row.pop("num_sequences")) == (2.125, math.exp(2.125), 2)
     assert SearchRecord(**row) == record
-    assert record.selection == member
     assert (record.key, record.num_parameters) == (canonical_key(member), count(space, member))
     assert (record.hidden_size, record.num_hidden_layers) == (len(member.hidden), len(member.layers))
+    neurons = [len(layer.neurons) for layer in member.layers]
+    assert record.intermediate_size == pytest.approx(sum(neurons) / len(neurons))
 
 
 def test_a_loss_is_the_mean_over_sequences() -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from strategies import layer, llama
 
 from budwood.arch.selection import Selection
+from budwood.records.files import write_json_lines
 from budwood.search.candidate import Evaluation
 from budwood.search.elimination import Elimination, eliminate_layers
 
@@ -155,6 +156,9 @@ def test_a_killed_elimination_continues(killed_at: int, tmp_path: Path) -> None:
 )
 def test_the_trials_of_another_elimination_are_refused(row: object, message: str, tmp_path: Path) -> None:
     trials_file = tmp_path / "trials.jsonl"
-    trials_file.write_text(json.dumps(row) + "\n")
+    if isinstance(row, dict):
+        write_json_lines(trials_file, [row])
+    else:
+        trials_file.write_text(json.dumps(row) + "\n")
     with pytest.raises(ValueError, match=rf"trials\.jsonl.*{message}.*remove the file to start again"):
         eliminate(sharing, 8, trials_file)

@@ -20,7 +20,8 @@ from budwood.arch.count import num_parameters
 from budwood.arch.selection import Selection
 from budwood.arch.space import Granularity, SearchSpace
 from budwood.search.candidate import Evaluate, Evaluation, SearchRecord, canonical_key
-from budwood.search.run import read_history, run_search
+from budwood.search.genes import Genes
+from budwood.search.run import genes_folder, read_history, run_search
 from budwood.search.settings import SearchSettings
 from budwood.search.strategy import Strategy, open_strategy
 
@@ -115,9 +116,12 @@ def test_records_say_what_was_evaluated(tmp_path: Path) -> None:
     assert [reading.key for reading in read_history(history_file)] == [record.key for record in records]
     assert epochs == [(0, 6), (1, 12), (2, 18), (3, 24)]
     assert [record.evaluation for record in records] == list(range(NUM_EVALUATIONS))
+    genes = Genes.open(genes_folder(history_file))
     for record in records:
-        assert record.loss == CountingEvaluator().one(record.selection).loss
-        assert record.num_parameters == num_parameters(record.selection.architecture(TEACHER))
+        selection = genes.read(record.evaluation)
+        assert record.key == canonical_key(selection)
+        assert record.loss == CountingEvaluator().one(selection).loss
+        assert record.num_parameters == num_parameters(selection.architecture(TEACHER))
         assert (record.tokens, record.flops, record.seconds) == (2, 1.0, 0.25)
 
 

@@ -2,12 +2,16 @@
 
 import os
 import signal
+import tempfile
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pytest
+from ray.cluster_utils import Cluster
 from strategies import changed, layer, llama
 
 from budwood.arch.bins import ParameterBin
@@ -16,7 +20,8 @@ from budwood.arch.selection import Selection
 from budwood.arch.space import SearchSpace
 from budwood.search import workers
 from budwood.search.candidate import Evaluate, Evaluation, canonical_key
-from budwood.search.run import run_search
+from budwood.search.genes import Genes
+from budwood.search.run import genes_folder, run_search
 from budwood.search.settings import SearchSettings
 from budwood.search.strategy import open_strategy
 from budwood.search.workers import RayEvaluate
@@ -40,6 +45,8 @@ class Evaluator:
     """Key of a candidate whose process is killed the first time."""
     wrong: str = ""
     """Key of a candidate that raises."""
+    delay: float = 0.0
+    """Seconds that a candidate takes."""
 
     def __call__(
         self, selections: Sequence[Selection], sequences: slice = slice(None)
@@ -51,6 +58,7 @@ class Evaluator:
     def one(self, selection: Selection, sequences: slice) -> Evaluation:
         """Return the losses of a candidate, or die."""
         key = canonical_key(selection)
+        time.sleep(self.delay)
         if key == self.poison or (key == self.killed_once and not (self.folder / "killed").exists()):
             (self.folder / "killed").touch()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -98,8 +106,67 @@ def test_deaths_change_nothing_and_poison_only_itself(tmp_path: Path, monkeypatc
         records = run_search(strategy, evaluate, tmp_path / "poison.jsonl", NUM_SEQUENCES)
         assert [record.finished for record in records if record.key == keys[2]] == [False]
         assert [record.key for record in records] == keys[: SETTINGS.population]
+        first = Genes.open(genes_folder(tmp_path / "poison.jsonl")).read(0)
         with pytest.raises(ArithmeticError, match=keys[0]):
-            list(replace_open(evaluate, Evaluator(tmp_path, wrong=keys[0]))([records[0].selection], slice(0, 2)))
+            list(replace_open(evaluate, Evaluator(tmp_path, wrong=keys[0]))([first], slice(0, 2)))
+
+
+@pytest.mark.slow
+def test_a_node_that_is_lost_takes_no_candidate_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two Ray nodes, both this machine; one is killed once both evaluate. The history is that of one process."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path("src").resolve()), str(Path("tests").resolve())]))
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    whole = search(Evaluator(tmp_path), tmp_path / "whole.jsonl")
+    here = {"num_cpus": 1, "node_ip_address": "127.0.0.1"}
+    cluster = Cluster(initialize_head=True, head_node_args=here | {"include_dashboard": False})
+    try:
+        lost = cluster.add_node(**here)
+        monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+
+        def lose() -> None:
+            deadline = time.monotonic() + 120
+            while len(list(tmp_path.glob("opened-*"))) < 2 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            cluster.remove_node(lost, allow_graceful=False)
+
+        losing = threading.Thread(target=lose)
+        losing.start()
+        slow = partial(open_evaluator, Evaluator(tmp_path, delay=0.3))
+        with RayEvaluate(slow, pairs, num_workers=2) as evaluate:
+            assert search(evaluate, tmp_path / "lost.jsonl") == whole
+        losing.join()
+        assert len(list(tmp_path.glob("opened-*"))) >= 2
+    finally:
+        cluster.shutdown()
+
+
+def test_workers_that_would_wait_for_ever_for_a_gpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[bool] = []
+    monkeypatch.setattr("ray.init", lambda **_: None)
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 8.0, "GPU": 0.5})
+    monkeypatch.setattr("ray.shutdown", lambda: ended.append(True))
+    with (
+        pytest.raises(ValueError, match=r"search.gpus_per_worker=1: Ray's machines have 0.5 GPUs, so no worker"),
+        RayEvaluate(lambda: None, pairs, num_workers=2, num_gpus=1),
+    ):
+        pass
+    assert ended == [True]
+
+
+@pytest.mark.slow
+def test_the_address_of_a_dead_cluster_does_not_stop_a_local_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray leaves the file behind where a cluster was killed."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path("src").resolve()), str(Path("tests").resolve())]))
+    with tempfile.TemporaryDirectory(prefix="r") as short:  # the path of a socket has 107 characters at most
+        folder = Path(short)
+        monkeypatch.setenv("RAY_TMPDIR", short)
+        (folder / "ray").mkdir()
+        (folder / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
+        whole = search(Evaluator(folder), folder / "whole.jsonl")
+        with RayEvaluate(partial(open_evaluator, Evaluator(folder)), pairs, num_workers=1) as evaluate:
+            assert search(evaluate, folder / "history.jsonl") == whole
+        assert list(folder.glob("opened-*"))
 
 
 def replace_open(evaluate: RayEvaluate, evaluator: Evaluator) -> RayEvaluate:

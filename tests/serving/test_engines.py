@@ -77,11 +77,6 @@ def test_wrong_prompts_and_folders_without_any_differ(llama_cpp, exports, tmp_pa
     assert not said[wrong].agrees
 
 
-def test_an_engine_that_is_not_installed_is_one_sentence(tmp_path):
-    with pytest.raises(ValueError, match=r"engines: vllm is not installed in .*; `make engines` installs it"):
-        ask("vllm", [tmp_path], tmp_path)
-
-
 def test_the_table_says_what_opens_and_why_the_rest_does_not(vllm, tmp_path):
     """Heads of 50, the dimension of the quickstart's first winner, run in llama.cpp and not in vLLM."""
     folder = write_export(Kind("llama tied", uniform(range(25)), "llama"), tmp_path / "fifty")

@@ -12,18 +12,18 @@ from budwood.arch.selection import LayerSelection, Selection
 from budwood.corpus.packing import PackedCorpus, tokenize_and_pack
 from budwood.corpus.settings import CorpusSettings, SourceSettings
 from budwood.evaluation.settings import EvaluationSettings
-from budwood.models.card import CardSource
+from budwood.models.card import CardSource, Measurement
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import Compute, choose_compute
 from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import byte_tokenizer, fetch_teacher
-from budwood.records.certificate import LogitProbe, Proof
+from budwood.records.certificate import Certificate, LogitProbe, Proof
 from budwood.records.search import Finalist, Searched, Winner
 from budwood.records.teacher import IntakeRecord, TeacherRecord
 from budwood.records.training import MadeWith, TrainingRecord
 from budwood.search.settings import SearchSettings
 from budwood.study.evaluation import AskModel, ContinuePrompts, EvaluateTeacher, ScoreProbe, ScoreRun
-from budwood.study.export import ExportSubnet
+from budwood.study.export import CertifyTrained, ExportSubnet
 from budwood.study.search import BriefTraining, ChooseWinner, EvolveSubnets
 from budwood.study.settings import BinSettings
 from budwood.study.stage import Stage
@@ -71,6 +71,19 @@ PROOF = Proof(
     native=True,
     model_class="X",
 )
+CERTIFICATE = Certificate(
+    **dict(PROOF),
+    fingerprint="f",
+    teacher="t",
+    teacher_revision="r",
+    teacher_fingerprint="tf",
+    corpus_fingerprint="c",
+    ordering="activation",
+    rope="preserve",
+    compensation=(),
+    kept_channels=tuple(range(8)),
+    kept_layers=(0,),
+)
 WINNER = Winner(
     **SEARCHED,
     selection=SELECTION,
@@ -79,6 +92,7 @@ WINNER = Winner(
     selection_loss=2.0,
     kept_channels=tuple(range(8)),
     kept_layers=(0,),
+    corrections=(),
     proof=PROOF,
     choice_loss=2.0,
     choice_interval=(1.0, 3.0),
@@ -174,6 +188,15 @@ def stages(materials: Materials) -> list[Stage]:
             winner=WINNER,
             space=SPACE,
             sources=[CardSource(name="one", license="MIT", attribution="", dataset=None)],
+        ),
+        CertifyTrained(
+            model=teacher,
+            record=RECORD,
+            subnet=CERTIFICATE,
+            proven_on=windows("choice"),
+            teacher_record=record,
+            sources=[CardSource(name="one", license="MIT")],
+            measured=[Measurement(metric="loss", value=1.0, unit="nats", data="one", when="now")],
         ),
         TrainArm(
             arm="distilled",

@@ -5,6 +5,7 @@ import pytest
 
 from budwood.pipelines.evaluation.nodes import join_curves
 from budwood.records.account import SearchFindings, TrainingFindings
+from budwood.records.certificate import Certificate
 from budwood.records.cost import Cost
 from budwood.records.names import Variant
 from budwood.records.training import MadeWith, ProbeScore, Score
@@ -58,11 +59,12 @@ def curves_of(*results: TrainingFindings) -> pd.DataFrame:
 
 
 def searched(probe: ProbeScore | None, at: Variant = PLACE, **costs: tuple[Cost, ...]) -> SearchFindings:
-    """Return what was found of a variant; the winner and the certificate are not looked at."""
+    """Return what was found of a variant; only their costs are looked at."""
     winner = SearchFindings.model_fields["winner"].annotation.model_construct(costs=costs.get("winner", ()))
     finalists = SearchFindings.model_fields["finalists"].annotation.model_construct(costs=costs.get("finalists", ()))
+    certificate = Certificate.model_construct(costs=costs.get("certificate", ()))
     return SearchFindings.model_construct(
-        **at._asdict(), winner=winner, finalists=finalists, certificate=None, probe=probe
+        **at._asdict(), winner=winner, finalists=finalists, certificate=certificate, probe=probe
     )
 
 
@@ -132,8 +134,13 @@ def test_every_seed_is_charged_and_only_the_first_continues_its_probe() -> None:
 
 
 def test_all_that_a_search_cost_is_charged_to_its_variant() -> None:
-    """The search, and of the choice the comparison, the winner's correction and the proofs; shared costs come first."""
+    """The search, and of the choice the comparison, the winner's correction and the proofs; then the certificate.
+
+    Shared costs come first.
+    """
     found, won = Cost(stage="search", flops=5.0, tokens=1), Cost(stage="compensation", flops=7.0, tokens=2)
+    checked = Cost(stage="certificate", flops=9.0, tokens=5)
     shared = Cost(stage="calibration", flops=3.0, tokens=4)
-    entries = ledger([shared], [searched(None, finalists=(found,), winner=(won,))], [], pd.DataFrame())
-    assert entries == [shared, found.at(PLACE), won.at(PLACE)]
+    one = searched(None, finalists=(found,), winner=(won,), certificate=(checked,))
+    entries = ledger([shared], [one], [], pd.DataFrame())
+    assert entries == [shared, found.at(PLACE), won.at(PLACE), checked.at(PLACE)]

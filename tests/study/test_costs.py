@@ -3,7 +3,7 @@
 from strategies import decoder, layer
 
 from budwood.arch.count import forward_flops_per_token, layer_flops_per_token
-from budwood.study.costs import Extent, correction_cost, moments_costs
+from budwood.study.costs import Extent, check_cost, correction_cost, forward_of, moments_costs, proof_cost
 from budwood.subnet.settings import Compensation
 
 TEACHER = decoder("llama", 11, 8, *[layer(4, 4, 2, 10)] * 3, tied=True)
@@ -47,3 +47,13 @@ def test_moments_for_a_search_cost_a_pass_of_the_teacher() -> None:
     assert cost.flops == 21 * forward_flops_per_token(TEACHER, context=7) + moments
     assert cost.tokens == 21
     assert moments_costs(TEACHER, Compensation(**NO_REGRESSION), 2, TEXT) == moments_costs(TEACHER, None, 2, TEXT) == []
+
+
+def test_a_certificate_costs_what_its_texts_do() -> None:
+    """A token of a text of n costs n FLOPs here. Proofs read every text twice, checks alone and padded."""
+    proof = proof_cost(float, (1, 16))
+    assert (proof.stage, proof.tokens, proof.flops) == ("certificate", 2 * 17, 2 * (1 + 16 * 16))
+    check = check_cost(float, (10, 4), num_chat_tokens=5)
+    assert (check.tokens, check.flops) == (14 + 2 * 10 + 5, 100 + 16 + 20 * 10 + 25)
+    assert check_cost(float, (10, 4), num_chat_tokens=0).tokens == 34
+    assert forward_of(CHILD)(7) == forward_flops_per_token(CHILD, context=7)

@@ -157,6 +157,26 @@ def test_schedules_that_do_not_fit_are_refused(example):
         study.pretrain(checkpoint, learning_rate=0.0)
 
 
+def test_a_trained_sub_network_is_certified_as_the_cut_is(example):
+    """Its folder has card, certificate and check, also after it was written anew; another cut is refused."""
+    study, half, taught = example["study"], example["found"]["half"], example["taught"]
+    certificate, folder = study.certify(taught, half), taught.model.folder
+    assert certificate.training.distilled
+    assert certificate.training.start == half.checkpoint.fingerprint
+    assert certificate.fingerprint == taught.model.fingerprint
+    assert certificate.kept_channels == half.certificate.kept_channels
+    assert certificate.largest_logit_difference <= certificate.tolerance
+    assert {cost.stage for cost in certificate.costs} == {"certificate"}
+    kept = {name: (folder / name).read_text() for name in ("README.md", "certificate.json", "certificate_check.py")}
+    assert "distilled from its teacher on 1,024 tokens" in kept["README.md"]
+    for name in kept:
+        (folder / name).unlink()
+    assert study.certify(taught, half) == certificate
+    assert {name: (folder / name).read_text() for name in kept} == kept
+    with pytest.raises(ValueError, match=r"subnet=.* is not what was trained: its fingerprint is"):
+        study.certify(taught, example["found"]["quarter"])
+
+
 def test_a_folder_in_use_is_named(example):
     folder = next(example["folder"].glob("corpus-*"))
     with holding(folder, "a test"), pytest.raises(FolderInUseError, match=f"{folder.name} is in use: a test"):

@@ -1,5 +1,6 @@
 """Teachers as people bring them, from the intake over search, choice and export to a training from random weights."""
 
+import io
 import json
 import shutil
 from dataclasses import dataclass
@@ -8,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ggufs import header_of, tensors_of, write_gguf
 from safetensors.torch import load_file, save_file
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from teachers import TEACHERS, tiny_teacher
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from budwood.models.checkpoint import Checkpoint
+from budwood.models.probe import TEXT
 from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import byte_tokenizer
 from budwood.search.settings import SearchSettings
@@ -170,6 +174,46 @@ def test_a_tokenizer_with_code(bench):
     found = bench.searched(TeacherSettings(model=str(folder), trust_remote_code=True))
     assert isinstance(found.checkpoint.load_tokenizer(), PreTrainedTokenizerFast)
     assert not list(found.checkpoint.folder.glob("own.py"))
+
+
+def test_a_sentencepiece_model_alone(bench):
+    """Without tokenizer.json: its tokens are those of sentencepiece, from the text to the export."""
+    folder, model = bench.teacher(vocab_size=400), io.BytesIO()
+    sentences = [file.read_text() for file in sorted(bench.texts["words"].glob("*.txt"))]
+    SentencePieceTrainer.train(
+        sentence_iterator=iter([*sentences, TEXT]),
+        model_writer=model,
+        vocab_size=400,
+        model_type="bpe",
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    (folder / "tokenizer.model").write_bytes(model.getvalue())
+    found = bench.searched(folder)
+    expected = SentencePieceProcessor(model_proto=model.getvalue()).encode(sentences[0])
+    for checkpoint in (bench.study(folder).teacher, found.checkpoint):
+        assert checkpoint.load_tokenizer()(sentences[0], add_special_tokens=False).input_ids == expected
+
+
+def test_a_gguf_file_from_the_intake_to_the_end_of_a_training(bench):
+    """With the rotary factors of Llama 3, which the file keeps as a tensor."""
+    model = tiny_teacher("llama", tied=True, vocab_size=257)
+    factors = {"rope_freqs.weight": np.linspace(1, 8, model.config.head_dim // 2, dtype=np.float32)}
+    file = write_gguf(bench.folder / "teacher.gguf", "llama", header_of(model), tensors_of(model) | factors)
+    study, found = bench.study(str(file)), bench.searched(str(file))
+    assert found.certificate.largest_logit_difference <= found.certificate.tolerance
+    teacher = AutoModelForCausalLM.from_pretrained(study.teacher.folder)
+    for name, weight in model.named_parameters():
+        assert torch.equal(teacher.get_parameter(name), weight), name
+    for trained in (
+        study.pretrain(found.checkpoint, schedule=SCHEDULE),
+        study.distill(found.checkpoint, schedule=SCHEDULE),
+    ):
+        assert trained.record.steps == 2
+        assert np.isfinite(trained.curve["heldout_loss"].dropna()).all()
 
 
 @pytest.mark.parametrize("family", ["mistral untied", "qwen2 tied"])

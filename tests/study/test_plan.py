@@ -244,11 +244,26 @@ def test_the_costs_that_ledger_and_plan_share_by_hand() -> None:
     assert elimination_cost(SMOLLM2_135M, Extent(1, 1)).tokens == 5 * 30
 
 
+def test_certificates_by_hand() -> None:
+    """Two finalists are proven on 1, 16 and 256 tokens, twice each; prompts of 512, 100 and 9 run alone and padded.
+
+    A chat adds 128 tokens. The two arms that begin with the sub-network are proven and checked once each.
+    """
+    proof, check = 2 * (1 + 16 + 256), 512 + 100 + 9 + 3 * 512
+    planned = plan(study(search=SEARCH.model_copy(update={"num_finalists": 2}), chats=False), H100, 0.4)
+    assert row(planned, "certificate")["tokens"] == 2 * proof + check
+    assert row(planned, "certificate", "distilled")["tokens"] == proof + check
+    assert "random_init" not in set(planned.loc[planned["stage"] == "certificate", "arm"])
+    assert row(plan(study(), H100, 0.4), "certificate")["tokens"] == proof + check + 128
+    short = plan(study(chats=False, positions=11), H100, 0.4)
+    assert row(short, "certificate")["tokens"] == 2 * (1 + 11) + (10 + 10 + 9 + 3 * 10)
+
+
 def test_an_ablation_by_hand() -> None:
     """One search, and two trainings of 4,624 steps of which one has a teacher of 10 FLOPs a token."""
     own, tokens = forecast(compensation=Compensation()), 4624 * 1056 * 2048
     searches, runs = ((study(), own),), ((own, 0.0), (own, 10.0))
-    ablation = PlannedAblation(name="logits", tokens=PAPERS.tokens, searches=searches, runs=runs)
+    ablation = PlannedAblation(name="logits", bin="small", tokens=PAPERS.tokens, searches=searches, runs=runs)
     costs = plan_ablations([ablation], H100, 0.4)
     (found,) = costs.to_dict("records")
     planned = plan(study(forecasts=(own,)), H100, 0.4)
@@ -260,8 +275,36 @@ def test_an_ablation_by_hand() -> None:
     assert found["device_hours"] == pytest.approx(total / 989e12 / 0.4 / 3600)
     page = markdown_plan(planned, ("h100", 8), 0.4, [], costs)
     assert "## Ablations, each run by name" in page
-    assert "| `ablation_logits` | 1 | 2 |" in " ".join(page.split())
+    assert "| `ablation_logits` | small | 1 | 2 |" in " ".join(page.split())
     assert "Ablations" not in markdown_plan(planned, ("h100", 8), 0.4, [])
+
+
+def test_a_bin_is_planned_under_its_own_conditions() -> None:
+    """Twice the tokens in a bin; the text is as long as the longest training, and micro-batches decide the memory."""
+    two = (forecast(), forecast(variant=Variant("large", "coarse")))
+    own = conditions()
+    longer = own.schedule.changed({"tokens": 2 * PAPERS.tokens, "micro_batch": 12})
+    arms = own.arms.with_arms({"distilled": {"micro_batch": 3}})
+    changed = study(forecasts=two, bins={"large": own.model_copy(update={"schedule": longer, "arms": arms})})
+    planned, same = plan(changed, H100, 0.4), plan(study(forecasts=two), H100, 0.4)
+    small, large = (row(planned, "training", "subnet_init", name) for name in ("small", "large"))
+    assert small == row(same, "training", "subnet_init")
+    assert (small["tokens"], large["tokens"]) == (4624 * 1056 * 2048, 9248 * 1056 * 2048)
+    assert large["activations_bytes"] == 2 * small["activations_bytes"]
+    taught = [row(table, "training", "distilled", "large")["activations_bytes"] for table in (planned, same)]
+    assert 2 * taught[0] == taught[1]
+    assert row(planned, "text", bin_name="")["disk_bytes"] == 2 * 9248 * 1056 * 2048
+    # 1,056 is 7 times nothing: each of the portions 3, 6 and 12 is named.
+    assert len([warning for warning in warnings_of(changed, planned, H100, 7, 1e15) if "cannot share" in warning]) == 3
+
+
+def test_what_is_reported_is_read_at_its_own_length() -> None:
+    long = MEASUREMENT.model_copy(update={"reported_length": 2048})
+    planned, same = (plan(study(measurement=each), H100, 0.4) for each in (long, MEASUREMENT))
+    assert row(planned, "evaluation")["tokens"] == 4 * row(same, "evaluation")["tokens"] == 3 * 200 * 2048
+    finalist = 64 * (2048 - 512)
+    assert row(planned, "search")["tokens"] - row(same, "search")["tokens"] == finalist
+    assert row(planned, "calibration", bin_name="")["tokens"] == row(same, "calibration", bin_name="")["tokens"]
 
 
 def test_every_seed_is_a_training_of_its_own() -> None:
@@ -315,7 +358,7 @@ def test_what_does_not_fit_is_told_with_a_way_out() -> None:
         "training · subnet_init · small · coarse",
     ]
     for warning in told:
-        size = int(warning.split("schedule.micro_batch=")[1].split()[0])
+        size = int(warning.split("micro_batch=")[1].split()[0])
         assert 1056 % size == 0
         fitting = study(schedule=PAPERS.model_copy(update={"micro_batch": size}))
         arm = warning.split(" · ")[1]
@@ -332,8 +375,7 @@ def test_no_micro_batch_fits_a_small_device() -> None:
     ("changes", "devices", "disk", "expected"),
     [
         ({}, 1, 1e9, "to disk, where 954 MiB are free"),
-        ({}, 7, 1e15, "7 devices with schedule.micro_batch=6 each cannot share schedule.global_batch=1056"),
-        ({"forecasts": (forecast(genes_bytes=2e6),)}, 1, 1e15, "search fewer fine spaces in one run"),
+        ({}, 7, 1e15, "7 devices with micro_batch=6 each cannot share schedule.global_batch=1056"),
     ],
 )
 def test_other_limits(changes: dict, devices: int, disk: float, expected: str) -> None:

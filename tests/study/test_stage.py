@@ -73,7 +73,7 @@ def _other_settings(value: BaseModel) -> BaseModel:
         "num_evaluations": 9,
         "fraction": 0.3,
     }
-    changes |= {"description": "other", "revision": "other", "gguf": "f16"}
+    changes |= {"description": "other", "revision": "other", "gguf": "f16", "fingerprint": "other"}
     known = {name: change for name, change in changes.items() if name in type(value).model_fields}
     assert known, f"no other {type(value).__name__} is known"
     return value.model_copy(update=known)

@@ -11,10 +11,10 @@ from teachers import FULL, TEACHERS, select, tiny_teacher
 
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
-from budwood.subnet.compensate import compensate, gaps_of, moment_flops, solve_flops
+from budwood.subnet.compensate import compensate, corrections_made, gaps_of, moment_flops, solve_flops
 from budwood.subnet.extract import child_state, extract_child, resolve
 from budwood.subnet.regression import regress
-from budwood.subnet.settings import NO_CORRECTION, STEPS, Compensation, SpaceSettings
+from budwood.subnet.settings import NO_CORRECTION, STEPS, Compensation
 
 NONE = NO_CORRECTION
 RIDGES = ("neuron_ridge", "channel_ridge", "head_ridge", "layer_ridge", "refit_ridge")
@@ -70,18 +70,16 @@ def test_corrections_without_a_regression_read_no_text(orders, windows):
         compensate(orders["activation", "preserve"], CUT, unreadable, only(step))
 
 
-@pytest.mark.parametrize(
-    ("ordering", "missing"), [("activation", ()), ("magnitude", ("norms",)), ("native", ("norms", "pairs"))]
-)
-def test_a_space_names_the_corrections_that_its_order_makes(orders, windows, ordering, missing):
-    """Those that it leaves out change nothing: they have no statistics."""
-    space = SpaceSettings(layerwise=False, ordering=ordering, compensation=Compensation())
-    assert space.corrections == tuple(step for step in STEPS if step not in missing)
-    assert SpaceSettings(layerwise=False, ordering=ordering).corrections == ()
-    ordered = orders[ordering, "preserve"]
-    plain = extract_child(ordered, CUT).state_dict()
-    for step in missing:
-        assert not differing(plain, compensate(ordered, CUT, windows, only(step)).state_dict())
+@every_family
+def test_the_corrections_that_are_named_are_those_that_change_something(orders, windows):
+    """In every order and under either rotary embedding; a whole cut needs none, and none are made unasked."""
+    for ordered in orders.values():
+        plain = extract_child(ordered, CUT).state_dict()
+        made = [step for step in STEPS if differing(plain, compensate(ordered, CUT, windows, only(step)).state_dict())]
+        assert list(corrections_made(ordered, CUT, Compensation())) == made
+        assert corrections_made(ordered, CUT, only("heads")) == ("heads",)
+        assert corrections_made(ordered, CUT, None) == ()
+        assert corrections_made(ordered, Selection.prefix(ordered.ranked), Compensation()) == ()
 
 
 def test_every_step_changes_what_it_should(teacher, orders, windows):

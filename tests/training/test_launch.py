@@ -3,10 +3,12 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import kills
 import mlflow
@@ -16,16 +18,19 @@ from projects import ROOT
 from safetensors.torch import load_file
 
 from budwood.corpus.packing import PackedCorpus
-from budwood.models.device import choose_compute
+from budwood.models.device import Compute, choose_compute
 from budwood.pipelines.tracking import open_workspace, track
-from budwood.training import launch
+from budwood.study import training
+from budwood.training import launch, run
 from budwood.training.cache import write_cache
 from budwood.training.curve import read_curve
 from budwood.training.launch import run_command, run_job
 from budwood.training.run import TrainingStoppedError, train, training_order
-from budwood.training.settings import DistillationSettings, Engine
+from budwood.training.settings import ArmSettings, DistillationSettings, Engine
 from budwood.training.teacher import cache_facts, open_live_teacher
 
+PATIENCE = 900
+"""Seconds for two agents: a busy machine is slow, not wrong."""
 TWO = "torchrun --standalone --local-addr 127.0.0.1 --nproc-per-node 2 --max-restarts 2"
 OBJECTIVES = {
     "next token": None,
@@ -181,6 +186,93 @@ def test_two_processes_make_the_run_of_one_and_a_killed_one_restarts(make_job, t
     assert (tmp_path / "mark").exists()
     assert read_curve(killed.output_folder) == curve
     assert all(torch.equal(other_weights[name], one) for name, one in weights(killed).items())
+
+
+def free_port():
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return opened.getsockname()[1]
+
+
+def start_agent(job_file, port, said, restarts=3, **environment):
+    """Start what a launcher starts on one of two nodes, both this machine; what it says goes to a file."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-id=study"]
+    command += ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--local-addr=127.0.0.1"]
+    command += [f"--max-restarts={restarts}", "-m", "budwood.training", str(job_file), "--track", "kills:hold"]
+    own = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"} | environment
+    with said.open("w") as stderr:
+        return subprocess.Popen(command, env=os.environ | own, stderr=stderr)
+
+
+def wait_for_port(port):
+    def listens():
+        with socket.socket() as tried:
+            return tried.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_until(listens, PATIENCE)
+
+
+@pytest.mark.slow
+def test_two_nodes_make_the_run_of_one_process_and_a_lost_one_is_replaced(make_job, tmp_path):
+    """The second agent and its process are killed; another agent takes their place, and nothing is left running."""
+    fields = {"micro_batch": 2, "tokens": 20 * 8 * 12, "checkpoint_steps": 2}
+    alone, together = (make_job(name, **fields) for name in ("alone", "together"))
+    train(alone)
+    file, port, mark = write(together), free_port(), tmp_path / "mark"
+    said = [tmp_path / name for name in ("first", "lost", "replaced")]
+    first = start_agent(file, port, said[0], KILL_MARK=str(mark))
+    wait_for_port(port)  # the first keeps what the agents know of each other
+    lost = start_agent(file, port, said[1], KILL_MARK=str(mark))
+    wait_until(lambda: mark.exists() and mark.read_text().isdigit() and int(mark.read_text()) >= 5, PATIENCE)
+    lost.kill()
+    lost.wait()
+    assert not (together.output_folder / "result.json").exists()
+    replaced = start_agent(file, port, said[2], KILL_MARK=str(mark))
+    assert [agent.wait(PATIENCE) for agent in (first, replaced)] == [0, 0], said[0].read_text()[-2000:]
+    assert not processes_of(file)
+    for row, expected in zip(read_curve(together.output_folder), read_curve(alone.output_folder), strict=True):
+        assert all(row[name] == pytest.approx(expected[name], rel=1e-4) for name in expected)
+    one, other = weights(alone), weights(together)
+    assert all(torch.allclose(other[name], one[name], rtol=0, atol=1e-5) for name in one)
+
+
+@pytest.mark.slow
+def test_processes_that_disagree_on_the_job_are_refused(make_job, tmp_path):
+    """Such as those of a node whose files are older."""
+    job = make_job("one")
+    files = write(job), job.output_folder / "older.json"
+    files[1].write_text(job.model_copy(update={"learning_rate": 0.5}).model_dump_json())
+    port, mark = free_port(), str(tmp_path / "mark")
+    said = [tmp_path / name for name in ("first", "second")]
+    agents = [start_agent(file, port, told, restarts=0, KILL_MARK=mark) for file, told in zip(files, said, strict=True)]
+    assert all(agent.wait(PATIENCE) for agent in agents)
+    text = "".join(told.read_text() for told in said)
+    assert "has another job than process 0" in text
+    assert "give every node the same data folder and the same budwood" in text
+
+
+def test_a_node_without_the_data_folder_is_told_in_a_sentence(tmp_path):
+    command = [sys.executable, "-m", "budwood.training", str(tmp_path / "nowhere/job.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].endswith("every node needs the data folder, under the same path")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("how", ["more processes than devices", "no device at all"])
+def test_a_launcher_without_devices_is_refused(make_job, monkeypatch, how):
+    if how == "no device at all":
+        engine, measurement = Engine(launcher=TWO), SimpleNamespace(device="auto", precision="float32", heldout=1)
+        monkeypatch.setattr(training, "choose_compute", lambda *_: choose_compute("cpu", "float32"))
+        conditions = SimpleNamespace(engine=engine, measurement=measurement)
+        with pytest.raises(ValueError, match=r"engine.launcher starts .* this machine has no accelerator: name"):
+            training.TrainArm.with_settings("x", None, (None, None), ArmSettings(), conditions)
+        return
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    monkeypatch.setattr(run, "choose_compute", lambda *_: Compute(torch.device("cuda"), "float32"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match=r"engine.launcher started 8 processes on .*, which has 2 devices: start one"):
+        run.check_job(make_job())
 
 
 @pytest.mark.slow

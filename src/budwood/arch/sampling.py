@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import neuron_parameters, num_parameters, population_parameters
 from budwood.arch.population import Population, Sizes
+from budwood.arch.regular import draw_regular
 from budwood.arch.selection import Indices, LayerSelection, Selection
 from budwood.arch.space import SearchSpace
 from budwood.arch.spec import Architecture, LayerSpec
@@ -38,11 +39,13 @@ def sample(
 ) -> Selection:
     """Draw a member inside a bin.
 
-    `constructive` draws a parameter count uniformly from the bin and solves the MLP widths for it; `rejection` draws
-    until a member happens to lie in the bin (paper, section 2.2).
+    `constructive` draws a parameter count uniformly from the bin and solves the MLP widths for it; where no draw comes
+    near, it tries the members whose layers have the same sizes one by one, which in a uniform space are all.
+    `rejection` draws until a member happens to lie in the bin (paper, section 2.2).
 
     Raises:
-        ValueError: no member is found; the message gives the reachable range and the number of draws.
+        ValueError: no member is found; the message gives the reachable range, and the number of draws where members
+            may have been missed.
     """
     space.require_reachable(parameter_bin)
     draw = _construct if sampling == "constructive" else _reject
@@ -178,7 +181,7 @@ def _construct(space: SearchSpace, parameter_bin: ParameterBin, rng: np.random.G
             if resized is not None:
                 return resized, draws.ranks[row]
         batches.append(draws)
-    found = _nearest(space, batches, parameter_bin, target)
+    found = _nearest(space, batches, parameter_bin, target) or draw_regular(space, parameter_bin, rng)
     if found is None:
         raise ValueError(_unreachable(space, parameter_bin, "constructive"))
     return found
@@ -217,7 +220,7 @@ def _has_widths(space: SearchSpace, draws: Draws, low: int, high: int) -> NDArra
     narrowest = space.alignment * present.sum(1)
     widest = (np.array([choices.intermediate_sizes[-1] for choices in space.choices])[draws.ranks] * present).sum(1)
     # Rounding every width to a step may miss the target by half of all steps.
-    enough, little = (high - bare) / per_neuron >= narrowest / 2, (low - bare) / per_neuron <= widest + narrowest / 2
+    enough, little = high - bare >= per_neuron * narrowest / 2, low - bare <= per_neuron * (widest + narrowest / 2)
     return np.asarray(enough & little)
 
 
@@ -233,6 +236,10 @@ def _reject(space: SearchSpace, parameter_bin: ParameterBin, rng: np.random.Gene
 
 
 def _unreachable(space: SearchSpace, parameter_bin: ParameterBin, sampling: Sampling) -> str:
+    if sampling == "constructive" and not space.layerwise:
+        return (
+            f"no sub-network has {parameter_bin.low:,} to {parameter_bin.high:,} parameters: {space.describe_reach()}"
+        )
     return (
         f"no sub-network in {parameter_bin} among {MAX_DRAWS:,} {sampling} draws (acceptance below "
         f"{1 / MAX_DRAWS:.0e}): the bin is at the edge of what the space reaches ({space.describe_reach()}); "

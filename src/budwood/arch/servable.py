@@ -35,10 +35,13 @@ def check_servable(engines: Sequence[ServingEngine], teacher: Architecture, *, l
         )
     if layerwise and teacher.family not in LAYERWISE:
         raise ValueError(
-            f"servable: llama.cpp has no form for {teacher.family} whose layers differ; set layerwise: false"
+            f"servable: llama.cpp has no form for {teacher.family} whose layers differ; set layerwise: false, or leave "
+            "llama.cpp out"
         )
     if layerwise and len({layer.head_dim for layer in teacher.layers}) > 1:
-        raise ValueError("servable: llama.cpp needs heads of one dimension; this teacher's differ by layer")
+        raise ValueError(
+            "servable: llama.cpp needs heads of one dimension, and this teacher's differ by layer; leave llama.cpp out"
+        )
 
 
 def heads_must_fill(engines: Sequence[ServingEngine], family: str, *, layerwise: bool) -> bool:

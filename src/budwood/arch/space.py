@@ -102,7 +102,9 @@ class SearchSpace:
         if not all(legal.head_dims for legal in self.choices):
             whole = min(layer.head_dim for layer in self.pool.layers)
             engines = " and ".join(self.servable)
-            raise ValueError(f"servable: {engines} serve no heads that can be cut from those of dimension {whole}")
+            raise ValueError(
+                f"servable: {engines} serve no heads that can be cut from those of dimension {whole}; leave one out"
+            )
         if self.ties_hidden_to_heads and not any(map(self.hidden_sizes_around, self.choices[0].attentions())):
             cause = "native_only" if self.native_only else "servable"
             raise ValueError(

@@ -11,8 +11,8 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from budwood.corpus.files import UNREADABLE, File, Unreadable, find_files, read_rows
-from budwood.corpus.settings import SourceSettings
+from budwood.corpus.files import UNREADABLE, File, Unreadable, find_files, read_rows, suffixes
+from budwood.corpus.settings import Format, SourceSettings
 from budwood.records.paths import resolve_path
 
 _PACKAGE_SCHEME = "package://"
@@ -50,7 +50,7 @@ class SourceReader:
         self.faults: tuple[str, ...] = ()
         """The first of them, with the reason."""
         self._start = re.compile(source.document_start) if source.document_start is not None else None
-        self._rows: _Rows = _FileRows(source, root) if source.dataset is None else _HubRows(source, root)
+        self._rows = _open_rows(source, root)
         # A document that is not complete, by its id and rows: only the row after it shows its end.
         self._pending: tuple[str, list[str]] = ("", [])
         if position is not None:
@@ -145,7 +145,8 @@ def _text_of(row: object, source: SourceSettings) -> str:
         ValueError: the row has none that can be used; the message follows the row's place.
     """
     if isinstance(row, Unreadable):
-        raise ValueError(f"cannot be read as format={source.format!r}: {row.reason}")  # noqa: TRY004 - the data is wrong
+        kind = source.format if source.dataset is None else "jsonl"
+        raise ValueError(f"cannot be read as format={kind!r}: {row.reason}")  # noqa: TRY004 - the data is wrong
     found = _find_field(row, source.text_field)
     if found is None:
         return ""
@@ -195,12 +196,25 @@ class _Rows(Protocol):
     def __iter__(self) -> Iterator[tuple[str, object]]: ...
 
 
+def _open_rows(source: SourceSettings, root: Path) -> _Rows:
+    """Open the rows of a source.
+
+    Files of JSON lines in a dataset are read one line at a time: `datasets` parses many at once, and none of them where
+    one is damaged.
+    """
+    if source.dataset is None:
+        return _FileRows(source, _find_files(source, root), source.format)
+    rows = _HubRows(source, root)
+    if rows.files and all(name.endswith(suffixes("jsonl")) for name in rows.files):
+        return _FileRows(source, [file for name in rows.files for file in find_files(name, "jsonl")], "jsonl")
+    return rows
+
+
 class _FileRows:
     """Rows of all files of a source, identified by file and position or key."""
 
-    def __init__(self, source: SourceSettings, root: Path) -> None:
-        self._source = source
-        self._files = _find_files(source, root)
+    def __init__(self, source: SourceSettings, files: list[File], file_format: Format) -> None:
+        self._source, self._files, self._format = source, files, file_format
         self._common = os.path.commonpath([PurePosixPath(file.url).parent for file in self._files])
         self._file, self._row, self._share_of_file = 0, 0, 0.0
 
@@ -234,14 +248,14 @@ class _FileRows:
             file = self._files[self._file]
             name = self._name(file)
             try:
-                rows = read_rows(file, self._source.format, self._source.text_field, self._row)
+                rows = read_rows(file, self._format, self._source.text_field, self._row)
                 for place, row, self._share_of_file in rows:
                     self._row += 1
                     yield f"{name}:{place}" if place else name, row
             except UNREADABLE as error:
                 raise ValueError(
                     f"source {self._source.name!r}: {file.url}:{self._row + 1} cannot be read as "
-                    f"format={self._source.format!r}: {error}"
+                    f"format={self._format!r}: {error}"
                 ) from error
             self._file, self._row, self._share_of_file = self._file + 1, 0, 0.0
 
@@ -270,7 +284,7 @@ class _HubRows:
         # Repository and commit of hub files, dates of local ones.
         files = builder.config.data_files or {}
         self._origin = {str(split): [list(paths), paths.origin_metadata] for split, paths in files.items()}
-        self._files = list(map(str, files.get(source.dataset_split, ())))
+        self.files = list(map(str, files.get(source.dataset_split, ())))
         splits = self._data.info.splits or {}
         self._num_rows = splits[source.dataset_split].num_examples if source.dataset_split in splits else None
         self._row = 0
@@ -311,8 +325,8 @@ class _HubRows:
         while "examples_iterable" in state:
             state = state["examples_iterable"]
         shard = state.get("shard_idx")
-        known = isinstance(shard, int) and self._data.num_shards == len(self._files) and shard < len(self._files)
-        return f", in {self._files[shard]}" if known else ""
+        known = isinstance(shard, int) and self._data.num_shards == len(self.files) and shard < len(self.files)
+        return f", in {self.files[shard]}" if known else ""
 
 
 def _find_files(source: SourceSettings, root: Path) -> list[File]:

@@ -37,6 +37,7 @@ from budwood.corpus.tokenization import (
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+from budwood.records.seal import damage
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ _AHEAD = 2
 _SAMPLE_DOCUMENTS = 5
 _SAMPLE_CHARACTERS = 200
 _FACTS = "facts.json"
-_NO_FACTS = {"weight", "license", "attribution"}
+_NO_FACTS = {"weight", "license", "attribution", "language"}
 """Fields of a source that do not decide its tokens."""
 
 
@@ -317,11 +318,11 @@ def _drop_outdated(source: SourceSettings, root: Path, shards: Sequence[Path]) -
     """Return the state after the last shard whose text is still there unchanged, and drop those after it."""
     reader, state = SourceReader(source, root), SourceState()
     for number, shard in enumerate(shards):
-        found = read_state(shard)
-        if not _matches(reader, found):
-            logger.warning("Source %s has changed: dropping %d shards", source.name, len(shards) - number)
+        reason = damage(shard) or (None if _matches(reader, read_state(shard)) else f"source {source.name} has changed")
+        if reason is not None:
+            logger.warning("Dropping %d shards of source %s: %s", len(shards) - number, source.name, reason)
             for outdated in shards[number:]:
                 shutil.rmtree(outdated)
             break
-        state = found
+        state = read_state(shard)
     return state

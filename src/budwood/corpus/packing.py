@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -132,7 +132,7 @@ class PackedCorpus:
         """Return the sources that a split has; none where there is no such split."""
         return [part.source for part in self.segments if part.split == split]
 
-    def num_tokens(self, split: str, source: str | None = None) -> int:
+    def num_tokens(self, split: str, source: str | Collection[str] | None = None) -> int:
         """Count the tokens of a split, of all its sources or of one.
 
         Raises:
@@ -186,8 +186,18 @@ class PackedCorpus:
         (segment,) = self._select(split, source)
         return self.tokens[segment.start : segment.stop]
 
+    def heldout_starts(self, length: int, limit: int) -> NDArray[np.int64]:
+        """Return where validation windows begin, of those sources that are trained on, which take turns.
+
+        What training learns shows there. Other sources have validation text to be reported beside.
+
+        Raises:
+            ValueError: there are fewer windows than `limit`.
+        """
+        return self.window_starts("validation", length, source=self.sources("train"), limit=limit)
+
     def window_starts(
-        self, split: str, length: int, *, source: str | None = None, limit: int | None = None
+        self, split: str, length: int, *, source: str | Collection[str] | None = None, limit: int | None = None
     ) -> NDArray[np.int64]:
         """Return where the windows of a split begin in the token file.
 
@@ -199,7 +209,7 @@ class PackedCorpus:
         Args:
             split: Name of the split.
             length: Inputs per window, in tokens.
-            source: Take this source only.
+            source: Take this source, or these, only.
             limit: Take the first `limit` windows; all without it.
 
         Returns:
@@ -227,13 +237,14 @@ class PackedCorpus:
         starts: NDArray[np.int64] = (origins + turns % np.repeat(present, taken) * length)[order]
         return starts
 
-    def _select(self, split: str, source: str | None) -> list[Segment]:
-        """The segments of a split, or the one of a source in it."""
+    def _select(self, split: str, source: str | Collection[str] | None) -> list[Segment]:
+        """The segments of a split, or those of some sources in it."""
         inside = [part for part in self.segments if part.split == split]
         if not inside:
             present = list(dict.fromkeys(part.split for part in self.segments))
             raise ValueError(f"split={split!r} is not in the corpus, which has {present}")
-        chosen = [part for part in inside if source in (None, part.source)]
+        names = [source] if isinstance(source, str) else source
+        chosen = [part for part in inside if names is None or part.source in names]
         if not chosen:
             raise ValueError(f"source={source!r} is not in split {split!r}, which has {[s.source for s in inside]}")
         return chosen

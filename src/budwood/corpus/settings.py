@@ -43,13 +43,15 @@ class SourceSettings(Strict):
     are one document. Without it every row is one."""
     on_error: Literal["stop", "skip"] = "stop"
     """What a row that cannot be used does: stop the run, or be left out and counted. Damaged files always stop it, and
-    so does a row of a `dataset` that cannot be read."""
+    so does a row of a `dataset` that cannot be read, unless its files are JSON lines (`.jsonl`, `.ndjson`)."""
     splits: dict[str, float]
     """Share of each split (`budwood.corpus.split.SPLITS`); sums to 1."""
     license: str = "unknown"
     """Recorded, and written into every model card."""
     attribution: str = ""
     """Whom a model card names as the source."""
+    language: str | None = Field(default=None, pattern=r"^[a-z]{2,3}$")
+    """Code of its language, such as `en`, for model cards."""
     max_documents: int | None = Field(default=None, gt=0)
     """Stop after this many documents with text."""
     max_tokens: dict[str, int] = Field(default_factory=dict)

@@ -5,7 +5,6 @@ of digests from all shards at a time. So neither step has more than a shard in m
 equal texts meet, whichever source they come from.
 """
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,7 +17,8 @@ from tqdm import tqdm
 
 from budwood.corpus.split import SPLITS
 from budwood.corpus.tokenization import Tokens
-from budwood.records.files import read_json
+from budwood.records.files import read_json, write_json
+from budwood.records.seal import seal
 
 SHARD_BYTES = 2**26
 """Tokens in memory at a time, with what Python takes for each document besides."""
@@ -105,7 +105,8 @@ class ShardWriter:
             for index in order:
                 file.write(self._tokens[index].tobytes())
         documents.tofile(partial / _DOCUMENTS)
-        (partial / _STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
+        write_json(partial / _STATE, asdict(state))
+        seal(partial)
         partial.rename(shard)
         self._number += 1
         self._documents, self._tokens, self.size = [], [], 0

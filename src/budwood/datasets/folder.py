@@ -8,8 +8,8 @@ from pathlib import Path
 
 from budwood.records.files import check_links, write_folder_atomically
 
-_LINKED_SUFFIX = ".bin"
-"""Of tokens and of what a teacher has said, which are written under another name and renamed."""
+_LINKED_SUFFIXES = {".bin", ".parquet"}
+"""Of tokens, of what a teacher has said, and of genes, which are written under another name and renamed."""
 
 
 def place_folder(
@@ -22,8 +22,8 @@ def place_folder(
     Args:
         source: The folder to place; it stays.
         target: Where to place it; nothing happens when it is the source itself.
-        link: Whether `.bin` files become hard links where the file system allows, so that they take no space twice.
-            Only for folders that budwood wrote in its workspace: damage reaches both.
+        link: Whether `.bin` and `.parquet` files become hard links where the file system allows, so that they take no
+            space twice. Only for folders that budwood wrote in its workspace: damage reaches both.
         homes: Folders into which links are followed.
         leave_out: Patterns of names that are not copied.
 
@@ -51,7 +51,7 @@ def place_folder(
 
 def _link_or_copy(source: str, target: str) -> None:
     """Hard-link a large file, or copy it where that is impossible."""
-    if Path(source).suffix == _LINKED_SUFFIX:
+    if Path(source).suffix in _LINKED_SUFFIXES:
         with suppress(OSError):
             os.link(Path(source).resolve(), target)
             return

@@ -11,6 +11,7 @@ from budwood.datasets.folder import place_folder
 from budwood.models.checkpoint import CONFIG, Checkpoint, homes_of_weights
 from budwood.models.weights import PICKLES
 from budwood.records.files import write_atomically
+from budwood.records.seal import SEAL
 
 
 class HFCheckpointDataset(AbstractDataset[Checkpoint, Checkpoint]):
@@ -44,7 +45,7 @@ class HFCheckpointDataset(AbstractDataset[Checkpoint, Checkpoint]):
     def save(self, data: Checkpoint) -> None:
         """Put a checkpoint that was written elsewhere into place (see `place_folder`), without pickles beside it."""
         self._note.unlink(missing_ok=True)
-        place_folder(data.folder, self._filepath, homes=homes_of_weights(data.folder), leave_out=PICKLES)
+        place_folder(data.folder, self._filepath, homes=homes_of_weights(data.folder), leave_out=(*PICKLES, SEAL))
         write_atomically(self._note, data.fingerprint)
 
     @property

@@ -7,7 +7,7 @@ from typing import Any
 from kedro.io import AbstractDataset
 from kedro_datasets._typing import JSONPreview
 
-from budwood.evaluation.harness import write_tasks
+from budwood.evaluation.harness import open_tasks, write_tasks
 
 Questions = dict[str, list[dict[str, Any]]]
 
@@ -26,8 +26,12 @@ class TaskFolderDataset(AbstractDataset[Questions, Path]):
         self.metadata = metadata
 
     def load(self) -> Path:
-        """Name the folder."""
-        return self._filepath
+        """Name the folder, and let it lead to its questions where it was moved.
+
+        Raises:
+            ValueError: a file has changed since it was saved.
+        """
+        return open_tasks(self._filepath)
 
     def save(self, data: Questions) -> None:
         """Write a task for each entry, replacing those of before."""

@@ -27,7 +27,8 @@ from budwood.evaluation.settings import (
     EvaluationSettings,
 )
 from budwood.models.device import Compute
-from budwood.records.files import read_json, write_atomically
+from budwood.records.files import read_json, write_json
+from budwood.records.seal import damage, seal
 
 if TYPE_CHECKING:
     from budwood.evaluation.respondent import Respondent
@@ -53,8 +54,8 @@ _ANSWERS: dict[str, dict[str, str]] = {
 def write_tasks(questions: Mapping[str, Sequence[Mapping[str, Any]]], folder: Path) -> None:
     """Write held-out tasks as `lm_eval --include_path` reads them: each a YAML file, and its questions in JSON lines.
 
-    The YAML names the questions by their absolute path: write anew what was moved. A kill leaves the old folder, or
-    none.
+    The YAML names the questions by their absolute path, since the harness knows no other: see `open_tasks`. A kill
+    leaves the old folder, or none.
     """
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -74,8 +75,26 @@ def write_tasks(questions: Mapping[str, Sequence[Mapping[str, Any]]], folder: Pa
             "metadata": {"version": HELDOUT_VERSION},
         }
         (partial / f"{task}.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    seal(partial)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
+
+
+def open_tasks(folder: Path) -> Path:
+    """Return a folder that `write_tasks` wrote, whose YAML leads to its questions though it was moved.
+
+    Raises:
+        ValueError: a file has changed.
+    """
+    reason = damage(folder)
+    if reason is not None:
+        raise ValueError(f"{folder.absolute()} is damaged ({reason}): remove it and run again to make it anew")
+    files = {file.stem: file for file in sorted(folder.glob("*.jsonl"))}
+    configs = [yaml.safe_load(file.with_suffix(".yaml").read_text(encoding="utf-8")) for file in files.values()]
+    if any(Path(config["dataset_kwargs"]["data_files"]["test"]).parent != folder.resolve() for config in configs):
+        lines = {task: file.read_text(encoding="utf-8").splitlines() for task, file in files.items()}
+        write_tasks({task: [json.loads(line) for line in rows] for task, rows in lines.items()}, folder)
+    return folder
 
 
 def fingerprint_tasks(heldout: Path, include_path: str | None = None) -> str:
@@ -152,7 +171,7 @@ def run_benchmarks(
         respondent = Respondent(folder, compute, settings.batch_size, bos_token_id)
         for benchmark, items in missing.items():
             session = _Session(respondent, benchmark, settings.limit, files[benchmark].parent / files[benchmark].stem)
-            write_atomically(files[benchmark], json.dumps(session.records(items)))
+            write_json(files[benchmark], session.records(items))
     records = [record for file in files.values() for record in read_json(file)]
     first = {record["task"]: record for record in reversed(records)}
     return {
@@ -180,7 +199,7 @@ class _Session:
         for place, task in enumerate(_leaves(items)):
             file = self.folder / f"{place}-{_slug(task.task_name)}.json"
             if not file.is_file():
-                write_atomically(file, json.dumps(self._ask(task)))
+                write_json(file, self._ask(task))
             answers[id(task)] = read_json(file)
         return [record for item in items for record in self._report(item, answers)]
 

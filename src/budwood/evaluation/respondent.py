@@ -29,7 +29,8 @@ class Respondent(HFLM):  # type: ignore[misc]  # lm_eval ships no types
             folder: the checkpoint with its tokenizer.
             compute: where it runs.
             batch_size: requests of one forward pass.
-            bos_token_id: begins every request, as it begins the sequences of a corpus.
+            bos_token_id: begins every request, as it begins the sequences of a corpus. Without one, a continuation of
+                nothing follows the end of a text, which is what stands before every document of a corpus.
         """
         self.tokens, self.flops = 0, 0.0
         """What the model computed, padding included."""
@@ -41,7 +42,8 @@ class Respondent(HFLM):  # type: ignore[misc]  # lm_eval ships no types
         tokenizer = load_tokenizer(folder)
         begin_texts(tokenizer, bos_token_id)
         with _filtered(lambda record: record.levelno >= logging.ERROR):  # it warns that it was given a loaded model
-            super().__init__(model, tokenizer=tokenizer, batch_size=batch_size)
+            before = tokenizer.eos_token_id if bos_token_id is None else bos_token_id
+            super().__init__(model, tokenizer=tokenizer, batch_size=batch_size, prefix_token_id=before)
 
     def _count(self, _: object, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
         batch, length = (arguments[0] if arguments else named["input_ids"]).shape

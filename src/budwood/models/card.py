@@ -10,10 +10,14 @@ from budwood.arch.count import kv_cache_bytes_per_token, num_parameters
 from budwood.arch.spec import Architecture
 from budwood.models.engines import describe
 from budwood.models.export import CERTIFICATE
-from budwood.models.prompts import CHECK
-from budwood.records.serving import OpensIn
+from budwood.records.serving import CHECK, OpensIn
 from budwood.records.teacher import TeacherRecord
 
+_LEAD = """A dense sub-network of a pretrained language model, found by search and cut out by budwood. It is a starting
+point for further pretraining or distillation, not a finished model."""
+_TRAINED_LEAD = (
+    """A dense sub-network of a pretrained language model, found by search, cut out and trained by budwood."""
+)
 LICENSES = frozenset(
     {
         *(
@@ -84,6 +88,10 @@ class Card:
     native: bool
     """Whether the model is of a stock class."""
     opens_in: OpensIn = field(default_factory=dict)
+    commands: Sequence[str] = ()
+    """What serves it, in the engines that were seen to open it."""
+    training: str | None = None
+    """How it was trained since; None where it was not."""
     chat: str | None = None
     """What became of the chat template; None where the teacher has none."""
 
@@ -95,10 +103,8 @@ class Card:
             "Parameters": f"{count:,} ({count / self.teacher.num_parameters:.1%} of the teacher)",
             "KV cache": f"{kv_cache_bytes_per_token(self.architecture):,} bytes per token in 16 bits",
         }
-        figures = {
-            _capital(one.metric): f"{one.value:.3f} {one.unit} on {one.data}, {one.when}" for one in self.measured
-        }
-        chat = {} if self.chat is None else {"Chat": self.chat}
+        rest = {"Training since": self.training, "Chat": self.chat}
+        known = {name: text for name, text in rest.items() if text is not None}
         teacher = f"{self.teacher.name}, revision {self.teacher.revision}, fingerprint {self.teacher.fingerprint}"
         texts = {source.name: f"{source.license}. {source.attribution}".rstrip() for source in self.sources}
         licenses = {"Teacher": f"{self.teacher.license}. {self.teacher.attribution}".rstrip()} | texts
@@ -108,14 +114,17 @@ class Card:
 
 # {self._title()}
 
-A dense sub-network of a pretrained language model, found by search and cut out by budwood. It is a starting point for
-further pretraining or distillation, not a finished model.
+{_LEAD if self.training is None else _TRAINED_LEAD}
 
 {_usage(native=self.native)}
 
 ## What it is
 
-{_bullets(what | figures | chat)}
+{_bullets(what | known)}
+
+## Measured
+
+{_measured(self.measured)}
 
 ## How it was cut
 
@@ -162,7 +171,17 @@ further pretraining or distillation, not a finished model.
 
 `python {CHECK} ENGINE` compares an engine with the log-probabilities that the child in memory had.
 
-"""
+{_commands(self.commands)}"""
+
+
+def _commands(commands: Sequence[str]) -> str:
+    listed = "\n".join(commands)
+    return f"```\n{listed}\n```\n\n" if commands else ""
+
+
+def _measured(measured: Sequence[Measurement]) -> str:
+    rows = [f"| {_capital(one.metric)} | {one.value:.3f} {one.unit} | {one.data} | {one.when} |" for one in measured]
+    return "\n".join(["| measure | value | on | model |", "|---|---|---|---|", *rows]) if rows else "Nothing."
 
 
 def _result(one: Measurement) -> EvalResult:

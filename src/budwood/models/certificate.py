@@ -13,7 +13,7 @@ from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.arch.spec import Architecture
 from budwood.models.checkpoint import fingerprint, own_weights, read_config
-from budwood.records.certificate import Certificate, LogitProbe, Proof
+from budwood.records.certificate import Certificate, Lessons, LogitProbe, Proof
 
 TOLERANCE = 1e-4
 """Largest accepted difference of float32 logits between the child in memory and the folder loaded anew."""
@@ -30,6 +30,8 @@ class Origin:
     teacher_revision: str
     teacher_fingerprint: str
     corpus_fingerprint: str
+    search: str
+    """What was searched."""
     ordering: str
     rope: str
     compensation: Sequence[str]
@@ -98,6 +100,7 @@ def certify(proof: Proof, folder: Path, origin: Origin) -> Certificate:
         teacher_revision=origin.teacher_revision,
         teacher_fingerprint=origin.teacher_fingerprint,
         corpus_fingerprint=origin.corpus_fingerprint,
+        search=origin.search,
         ordering=origin.ordering,
         rope=origin.rope,
         compensation=tuple(origin.compensation),
@@ -106,9 +109,22 @@ def certify(proof: Proof, folder: Path, origin: Origin) -> Certificate:
     )
 
 
-def probe_lengths(num_tokens: int, num_positions: int) -> tuple[int, ...]:
-    """Return the tokens of the texts on which a child and its folder are compared."""
-    longest = min(num_tokens, num_positions)
+def certify_trained(subnet: Certificate, proof: Proof, folder: Path, training: Lessons) -> Certificate:
+    """Return the certificate of a sub-network that was trained: the origin of its cut with a proof of its own."""
+    own = {name: getattr(proof, name) for name in Proof.model_fields}
+    return subnet.model_copy(
+        update=own | {"fingerprint": fingerprint(folder), "opens_in": {}, "costs": (), "training": training}
+    )
+
+
+def probe_lengths(num_tokens: int, num_positions: int | None = None) -> tuple[int, ...]:
+    """Return the tokens of the texts on which a child and its folder are compared.
+
+    Args:
+        num_tokens: of the text at hand.
+        num_positions: of the child; None: enough.
+    """
+    longest = num_tokens if num_positions is None else min(num_tokens, num_positions)
     assert longest > 0, "no token to compare"
     return tuple(sorted({min(length, longest) for length in _PROBE_LENGTHS}))
 

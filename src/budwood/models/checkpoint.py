@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,10 @@ from budwood.models.rotary import check_rope, even_share, rope_for_dims
 from budwood.models.weights import INDEX, SINGLE, read_json, same_values, tensor_files, weight_files
 from budwood.records.files import write_folder_atomically
 from budwood.records.hashes import hash_file, hash_files
+from budwood.records.seal import damage, seal
+from budwood.records.serving import CHECK
+
+logger = logging.getLogger(__name__)
 
 OWN_CONFIGS = {config.model_type: config for config, _ in LAYERWISE_CLASSES.values()}
 OWN_MODELS = {config.model_type: model for config, model in LAYERWISE_CLASSES.values()}
@@ -219,7 +224,7 @@ def checkpoint_files(folder: Path) -> dict[str, Path]:
     names = [folder / name for name in (CONFIG, *_SIDE_FILES)]
     templates = (folder / "additional_chat_templates").glob("*.jinja")
     uses_code = any("auto_map" in read_json(file) for file in names[:2] if file.is_file())
-    code = folder.rglob("*.py") if uses_code else ()
+    code = (file for file in folder.rglob("*.py") if file.name != CHECK) if uses_code else ()
     found = [*(file for file in names if file.is_file()), *templates, *code]
     weights = weight_files(folder, config)
     if missing := [str(file) for file in weights if not file.is_file()]:
@@ -360,6 +365,22 @@ def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return target
+
+
+def save_sealed(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, target: Path) -> Path:
+    """Write a model and its tokenizer as a folder with its hashes, for `is_whole`, and return the folder."""
+    seal(save_checkpoint(model, tokenizer, target))
+    return target
+
+
+def is_whole(target: Path) -> bool:
+    """Whether a folder is what `save_sealed` wrote; the log says so where it is damaged."""
+    if not target.is_dir():
+        return False
+    reason = damage(target, remembered=True)
+    if reason is not None:
+        logger.warning("%s is damaged (%s): it is made anew", target.absolute(), reason)
+    return reason is None
 
 
 def _model_class(config: PretrainedConfig) -> type[PreTrainedModel]:

@@ -19,12 +19,14 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from budwood.models.checkpoint import load_config, load_tokenizer, save_checkpoint
+from budwood.models.checkpoint import load_config, load_tokenizer, save_sealed
 from budwood.models.probe import TEXT, TOLERANCE, largest_difference, probe_ids, probe_logits
 
 _TEXTS = (TEXT, "Zoë, naïve 漢字 🌱", "  two  spaces\n\n\tand a tab", "1 + 1 = 2; x_1 -> y")
 
 _NUM_OWN_TOKENS = 64
+_NUM_TOKENS_OF_CODE = 512
+"""On which a model with code of its own is compared: windows and scalings of positions may begin late."""
 
 
 def convert_code(folder: Path, target: Path) -> Path:
@@ -40,7 +42,7 @@ def convert_code(folder: Path, target: Path) -> Path:
     original = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
     tokenizer = _stock_tokenizer(folder, original)
     twin = stock_twin(loaded)
-    ids = probe_ids(original, config["vocab_size"], config["max_position_embeddings"])
+    ids = probe_ids(original, config["vocab_size"], config["max_position_embeddings"], _NUM_TOKENS_OF_CODE)
     difference = largest_difference(probe_logits(loaded, ids), probe_logits(twin, ids))
     if not difference <= TOLERANCE:
         raise ValueError(
@@ -48,7 +50,7 @@ def convert_code(folder: Path, target: Path) -> Path:
             f"with the same weights (logits differ by {difference:.1e} of the largest); such a model cannot be cut"
         )
     dtype: Any = config.get("dtype") or "float32"
-    return save_checkpoint(twin.to(getattr(torch, dtype)), tokenizer, target)
+    return save_sealed(twin.to(getattr(torch, dtype)), tokenizer, target)
 
 
 def stock_twin(loaded: PreTrainedModel) -> PreTrainedModel:

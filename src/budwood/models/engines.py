@@ -12,12 +12,11 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from budwood.arch.servable import vllm_takes
-from budwood.models.checkpoint import read_architecture
+from budwood.models.checkpoint import read_architecture, read_config
 from budwood.models.export import CERTIFICATE
 from budwood.models.gguf_export import choose_form, write_gguf
-from budwood.models.prompts import CHECK
 from budwood.models.settings import ServingSettings
-from budwood.records.serving import EngineName, Opening, OpensIn
+from budwood.records.serving import CHECK, EngineName, Opening, OpensIn
 from budwood.records.strict import Strict
 
 GGUF = "model.gguf"
@@ -103,13 +102,45 @@ def open_everywhere(folder: Path, settings: ServingSettings) -> OpensIn:
     return found | {"llama.cpp": _tried("llama.cpp", folder, home)}
 
 
+def serving_commands(folder: Path, opens_in: OpensIn) -> list[str]:
+    """Return what serves a folder in the engines that opened it, with the options that they need."""
+    lines = []
+    if "vllm" in opens_in and opens_in["vllm"].opens:
+        code = " --trust-remote-code" * ("auto_map" in read_config(folder))
+        backend = " --model-impl transformers" * misread_by_vllm(folder)
+        lines.append(f"vllm serve .{code}{backend}")
+    if "llama.cpp" in opens_in and opens_in["llama.cpp"].opens:
+        lines.append(f"llama-server --model {GGUF}")
+    return lines
+
+
+def misread_by_vllm(folder: Path) -> bool:
+    """Whether vLLM's own class computes something else without a word.
+
+    Its Qwen 2 has no head dimension of its own: it takes it that heads fill the hidden size.
+    """
+    config = read_config(folder)
+    head_dim, heads = config.get("head_dim"), config["num_attention_heads"]
+    return config["model_type"] == "qwen2" and head_dim is not None and head_dim * heads != config["hidden_size"]
+
+
 def _judge_vllm(folder: Path) -> Opening:
     """Return what is known without trying."""
     head_dims = {layer.head_dim for layer in read_architecture(folder).layers}
     odd = sorted(dim for dim in head_dims if not vllm_takes(dim))
     if odd:
-        return Opening(opens=None, how=f"not tried; its CPU kernels take no heads of {', '.join(map(str, odd))}")
-    return Opening(opens=None, how="not tried; its kernels take heads of these dimensions")
+        sizes = ", ".join(map(str, odd))
+        return Opening(opens=None, how=f"not tried; its CPU kernels take no heads of {sizes}{_warning(folder)}")
+    return Opening(opens=None, how="not tried; its kernels take heads of these dimensions" + _warning(folder))
+
+
+def _warning(folder: Path) -> str:
+    if not misread_by_vllm(folder):
+        return ""
+    return (
+        "; only with `--model-impl transformers`: vLLM's own Qwen 2 takes it that heads fill the hidden size, and "
+        "computes something else without an error"
+    )
 
 
 def _tried(engine: EngineName, folder: Path, home: Path) -> Opening:
@@ -122,11 +153,11 @@ def _tried(engine: EngineName, folder: Path, home: Path) -> Opening:
     tokens, difference = f"{answer.num_tokens} log-probabilities", f"{answer.largest_difference:.1e}"
     if not answer.agrees:
         return Opening(opens=False, how=f"it answers otherwise: {tokens} differ by up to {difference}")
-    return Opening(opens=True, how=f"`python {CHECK} {engine}`: {tokens} agree within {difference}")
+    warning = _warning(folder) if engine == "vllm" else ""
+    return Opening(opens=True, how=f"`python {CHECK} {engine}`: {tokens} agree within {difference}{warning}")
 
 
 def describe(opens_in: Mapping[EngineName, Opening]) -> str:
     """Return a table of engines in Markdown."""
-    word = {True: "yes", False: "no", None: "not tried"}
-    rows = [f"| {engine} | {word[opening.opens]} | {opening.how} |" for engine, opening in opens_in.items()]
+    rows = [f"| {engine} | {opening.word} | {opening.how} |" for engine, opening in opens_in.items()]
     return "\n".join(["| engine | opens | how that was checked, or why not |", "|---|---|---|", *rows])

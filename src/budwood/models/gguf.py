@@ -26,7 +26,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from budwood.arch.family import Axes, Family, axis_lengths, family_of
 from budwood.arch.spec import Architecture, LayerSpec
-from budwood.models.checkpoint import build_empty, model_config, save_checkpoint
+from budwood.models.checkpoint import build_empty, is_whole, model_config, save_sealed
 from budwood.models.rotary import fixed_rope
 
 _MAGIC = b"GGUF"
@@ -237,18 +237,23 @@ def convert_gguf(file: Path, target: Path) -> Path:
     Raises:
         ValueError: the file cannot be read; see `GgufModel` and `gguf_config`.
     """
-    if (target / "config.json").is_file():
+    if is_whole(target):
         return target
     gguf = GgufModel.open(file)
     config = gguf_config(gguf)
-    # Not AutoTokenizer, which reads the sizes as well and refuses some; the tokenizer that it finds is the same.
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(gguf.file.parent, gguf_file=gguf.file.name)
-    model = build_empty(config)
+    tokenizer, model = gguf_tokenizer(gguf.file), build_empty(config)
     parameters, stored = dict(model.named_parameters()), _stored_parameters(gguf, _architecture(gguf))
     assert parameters.keys() == stored.keys(), f"not of both: {sorted(parameters.keys() ^ stored.keys())}"
     for name, (tensor, axes) in stored.items():
         parameters[name].data = _weight(gguf, name, tensor, axes)
-    return save_checkpoint(model, tokenizer, target)
+    return save_sealed(model, tokenizer, target)
+
+
+def gguf_tokenizer(file: Path) -> PreTrainedTokenizerFast:
+    """Return the tokenizer in a GGUF file."""
+    # Not AutoTokenizer, which reads the sizes as well and refuses some; the tokenizer that it finds is the same.
+    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(file.parent, gguf_file=file.name)
+    return tokenizer
 
 
 def gguf_config(gguf: GgufModel) -> PretrainedConfig:

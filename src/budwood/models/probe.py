@@ -14,21 +14,25 @@ TEXT = (
 """Prose, figures, quotation marks and code."""
 TOLERANCE = 1e-4
 """Largest accepted difference of float32 logits, as a share of the largest logit where that is above one."""
-_NUM_TOKENS = 48
+NUM_TOKENS = 48
 
 
-def probe_ids(tokenizer: PreTrainedTokenizerBase, vocab_size: int, longest: int) -> Tensor:
-    """Return [1, T] the first tokens of the probe.
+def probe_ids(
+    tokenizer: PreTrainedTokenizerBase, vocab_size: int, longest: int, num_tokens: int = NUM_TOKENS
+) -> Tensor:
+    """Return [1, T] the first tokens of the probe, which begins again where it ends.
 
     Args:
         tokenizer: of the model.
         vocab_size: rows of the model's embedding.
         longest: the most tokens that the model sees at once.
+        num_tokens: how many, where the model sees as many.
 
     Raises:
         ValueError: the tokenizer makes no tokens, or ids that the model does not have.
     """
-    ids = cast("list[int]", tokenizer(TEXT).input_ids)[: min(_NUM_TOKENS, longest)]
+    text = " ".join([TEXT] * (1 + num_tokens // NUM_TOKENS))
+    ids = cast("list[int]", tokenizer(text).input_ids)[: min(num_tokens, longest)]
     if not ids:
         raise ValueError("tokenizer: it makes no tokens of plain text")
     if max(ids) >= vocab_size:

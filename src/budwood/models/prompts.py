@@ -10,9 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from budwood.records.files import write_atomically
-from budwood.records.serving import Prompt
+from budwood.records.serving import CHECK, Prompt
 
-CHECK = "certificate_check.py"
 PROMPTS = "certificate_prompts.json"
 LENGTHS = (512, 100, 9)
 """Tokens of the prompts, which run as one padded batch; where a model has fewer positions, as many as it has."""
@@ -29,8 +28,7 @@ def record_prompts(model: PreTrainedModel) -> tuple[Prompt, ...]:
     """
     model = model.float().eval()
     vocab_size, positions = int(model.config.vocab_size), int(model.config.max_position_embeddings)
-    # Engines keep one position for an answer.
-    prompts = [_ids(min(length, positions - 1), row, vocab_size) for row, length in enumerate(LENGTHS)]
+    prompts = [_ids(length, row, vocab_size) for row, length in enumerate(prompt_lengths(positions))]
     alone = [_logprobs(model, ids[None], torch.ones_like(ids)[None])[0] for ids in prompts]
     padded = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True)
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(ids) for ids in prompts], batch_first=True)
@@ -47,6 +45,15 @@ def record_prompts(model: PreTrainedModel) -> tuple[Prompt, ...]:
         Prompt(input_ids=tuple(ids.tolist()), logprobs=tuple(logprobs.tolist()))
         for ids, logprobs in zip(prompts, alone, strict=True)
     )
+
+
+def prompt_lengths(positions: int | None = None) -> tuple[int, ...]:
+    """Return the tokens of the prompts.
+
+    Args:
+        positions: of the model, of which engines keep one for an answer; None: enough.
+    """
+    return LENGTHS if positions is None else tuple(min(length, positions - 1) for length in LENGTHS)
 
 
 def write_check(folder: Path, prompts: Sequence[Prompt]) -> None:

@@ -38,6 +38,8 @@ class PushSettings(Strict):
 
     repository: str
     """Id on the Hub, `owner/name`; `{bin}` and `{space}` in it stand for those of the export."""
+    model: Literal["subnet", "subnet_init", "distilled"] = "subnet"
+    """Which model of a variant: the sub-network as it was cut, or an arm that was trained from it."""
     private: bool = True
     """Whether a repository that is made is private."""
     dry_run: bool = True

@@ -31,6 +31,7 @@ from budwood.models.checkpoint import (
     Checkpoint,
     check_buildable,
     homes_of_weights,
+    is_whole,
     load_config,
     load_generation,
     load_tokenizer,
@@ -38,7 +39,7 @@ from budwood.models.checkpoint import (
     save_checkpoint,
 )
 from budwood.models.conversion import check_tokenizer, convert_code
-from budwood.models.gguf import convert_gguf, describe_gguf
+from budwood.models.gguf import convert_gguf, describe_gguf, gguf_tokenizer
 from budwood.models.kind import check_lengths
 from budwood.models.settings import TeacherSettings
 from budwood.models.weights import check_shapes, read_json
@@ -49,6 +50,7 @@ from budwood.records.paths import resolve_path
 PACKAGE_SCHEME = "package://"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py", "LICENSE*", "README.md")
+_TOKENIZER_FILES = ("*.json", "*.model", "*.txt")
 _HUB_ID_PARTS = 2
 
 
@@ -116,41 +118,65 @@ def _describe_whole(settings: TeacherSettings, root: Path, longest_sequence: int
     """Return the architecture of a teacher with all of its vocabulary."""
     if settings.architecture is not None:
         return settings.architecture.architecture()
-    if settings.random is not None:
-        config = _random_config(settings.random, byte_tokenizer()).to_dict()
-        check_lengths("teacher.random", config, longest_sequence)
-        return architecture_from_config(config)
-    path = _local_path(settings, root)
-    if path is not None and path.is_file():
-        config = describe_gguf(path)
-        check_lengths(path, config, longest_sequence)
-        return architecture_from_config(config)
-    folder = path or _download(str(settings.model), settings.revision, (CONFIG,))
-    _check_code(folder, trust_remote_code=settings.trust_remote_code)
-    config = load_config(folder)
-    check_lengths(folder, config, longest_sequence)
-    check_buildable(folder, config)
-    return architecture_from_config(config)
+    return architecture_from_config(_describe(settings, root, longest_sequence))
 
 
-def count_token_ids(settings: TeacherSettings, root: Path = Path()) -> int | None:
-    """Return one more than the largest id of a teacher's tokenizer; None where that takes more than a local file.
+def count_positions(settings: TeacherSettings, root: Path = Path()) -> int | None:
+    """Return the largest number of positions of a teacher from its configuration; None where it is not at hand.
 
     Args:
         settings: where it comes from.
         root: where relative paths begin.
 
     Raises:
-        ValueError: the source does not exist, or its tokenizer is damaged.
+        ValueError: as `describe_teacher`.
+    """
+    if settings.architecture is not None:
+        return None
+    return int(_describe(settings, root, 1)["max_position_embeddings"])
+
+
+def _describe(settings: TeacherSettings, root: Path, longest_sequence: int) -> dict[str, Any]:
+    """Return the checked configuration of a teacher."""
+    if settings.random is not None:
+        config = _random_config(settings.random, byte_tokenizer()).to_dict()
+        check_lengths("teacher.random", config, longest_sequence)
+        return config
+    path = _local_path(settings, root)
+    if path is not None and path.is_file():
+        config = describe_gguf(path)
+        check_lengths(path, config, longest_sequence)
+        return config
+    folder = path or _download(str(settings.model), settings.revision, (CONFIG,))
+    _check_code(folder, trust_remote_code=settings.trust_remote_code)
+    config = load_config(folder)
+    check_lengths(folder, config, longest_sequence)
+    check_buildable(folder, config)
+    return config
+
+
+def count_token_ids(settings: TeacherSettings, root: Path = Path()) -> int | None:
+    """Return one more than the largest id of a teacher's tokenizer; None where none is at hand, or it takes code.
+
+    Args:
+        settings: where it comes from.
+        root: where relative paths begin.
+
+    Raises:
+        ValueError: the source does not exist, or its tokenizer is damaged. Of the hub, its small files are fetched.
     """
     if settings.vocabulary is not None:
         return settings.vocabulary
     if settings.random is not None:
         return num_ids(byte_tokenizer())
     path = _local_path(settings, root)
-    if path is None or path.is_file() or _code_of(path) or not _has_tokenizer(path):
-        return None
-    return num_ids(load_tokenizer(path))
+    if path is None:
+        if settings.architecture is not None:  # stated where there is no network
+            return None
+        path = _download(str(settings.model), settings.revision, _TOKENIZER_FILES)
+    if path.is_file():
+        return num_ids(gguf_tokenizer(path))
+    return None if _code_of(path) or not _has_tokenizer(path) else num_ids(load_tokenizer(path))
 
 
 def check_folder(folder: Path, *, trust_remote_code: bool) -> Architecture:
@@ -213,7 +239,7 @@ def _accept(folder: Path, settings: TeacherSettings, work_dir: Path) -> Path:
     if not _code_of(folder):
         return folder
     target = work_dir / f"converted-{checkpoint.fingerprint(folder)}"
-    return target if (target / CONFIG).is_file() else convert_code(folder, target)
+    return target if is_whole(target) else convert_code(folder, target)
 
 
 def _code_of(folder: Path) -> set[str]:

@@ -1,12 +1,12 @@
 """What is varied while everything else stays."""
 
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from budwood.models.settings import TeacherSettings
 from budwood.records.names import Variant, require_names
-from budwood.records.strict import Strict
+from budwood.records.strict import Strict, without_nulls
 from budwood.search.fitness import check_fitness
 
 
@@ -76,17 +76,17 @@ class AblationSettings(Strict):
 
     tokens: int = Field(gt=0)
     """On which everything that is compared is trained."""
-    student: VariantName
-    """What is trained in the ablations of distillation."""
+    students: Annotated[dict[str, str], BeforeValidator(without_nulls)] = Field(min_length=1)
+    """For every bin in which something is compared, the space whose sub-network the ablations of distillation train."""
     spaces: tuple[str, ...] = Field(min_length=1)
-    """Compared in the student's bin."""
+    """Compared in these bins."""
     metrics: tuple[str, ...] = ("perplexity", "importance", "magnitude")
     """By which searches of one space are guided; see `search.fitness`."""
-    metric_space: str
-    """Space in which the metrics are compared."""
-    logits: dict[str, dict[str, Any]] = Field(min_length=1)
+    metric_space: str | None = None
+    """Space in which the metrics are compared; null: the student's."""
+    logits: Annotated[dict[str, dict[str, Any]], BeforeValidator(without_nulls)] = Field(min_length=1)
     """Settings of distillation by name; each changes some of `arms.distilled.distillation`."""
-    teachers: dict[str, AblationTeacher] = Field(min_length=1)
+    teachers: Annotated[dict[str, AblationTeacher], BeforeValidator(without_nulls)] = Field(min_length=1)
     """By name."""
     kd_grid: DistillationGrid = DistillationGrid()
 
@@ -97,12 +97,21 @@ class AblationSettings(Strict):
         require_names("ablations.teachers", self.teachers)
         return self
 
-    def searched_by(self, metric: str) -> Variant:
-        """Return the name of what a search finds that a metric guides."""
-        return Variant(self.student.bin, f"by_{metric.replace('.', '_')}")
+    def student(self, bin_name: str) -> Variant:
+        """Return whose sub-network is trained in a bin."""
+        return Variant(bin_name, self.students[bin_name])
 
-    def places(self) -> list[VariantName]:
+    def metric_variant(self, bin_name: str) -> Variant:
+        """Return what the metrics search in a bin."""
+        return Variant(bin_name, self.metric_space or self.students[bin_name])
+
+    def searched_by(self, metric: str, bin_name: str) -> Variant:
+        """Return the name of what a search finds in a bin that a metric guides."""
+        return Variant(bin_name, f"by_{metric.replace('.', '_')}")
+
+    def places(self) -> list[Variant]:
         """Return every bin and space that is named."""
-        of_teachers = [teacher.subnet for teacher in self.teachers.values() if teacher.subnet is not None]
-        spaces = (*self.spaces, self.metric_space)
-        return [self.student, *of_teachers, *(VariantName(bin=self.student.bin, space=space) for space in spaces)]
+        of_teachers = [teacher.subnet.variant for teacher in self.teachers.values() if teacher.subnet is not None]
+        compared = [Variant(bin_name, space) for bin_name in self.students for space in self.spaces]
+        own = [variant for name in self.students for variant in (self.student(name), self.metric_variant(name))]
+        return [*own, *compared, *of_teachers]

@@ -12,7 +12,7 @@ from budwood.models.settings import PushSettings, ServingSettings, TeacherSettin
 from budwood.parameters.ablations import AblationSettings
 from budwood.parameters.plan import PlanSettings
 from budwood.records.names import SELECTED, Variant, require_names
-from budwood.records.strict import HOW, Strict
+from budwood.records.strict import HOW, Strict, without_nulls
 from budwood.search.settings import SearchSettings
 from budwood.study.settings import BinSettings, Conditions, MeasurementSettings, ProtocolSettings
 from budwood.subnet.settings import SpaceSettings
@@ -44,20 +44,15 @@ _BESIDE_PRESET = {"seed", *(name for name, field in SearchSettings.model_fields.
 _logger = logging.getLogger(__name__)
 
 
-def _without_nulls(data: object) -> object:
-    """Leave out what an environment takes away from the base by giving it null."""
-    return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
-
-
 class ProjectParameters(Strict):
     """All parameters of an environment."""
 
     corpus: CorpusSettings
     teacher: TeacherSettings
     measurement: MeasurementSettings
-    bins: Annotated[dict[str, BinSettings], BeforeValidator(_without_nulls)]
-    spaces: Annotated[dict[str, SpaceSettings], BeforeValidator(_without_nulls)]
-    grid: Annotated[dict[str, tuple[str, ...]], BeforeValidator(_without_nulls)]
+    bins: Annotated[dict[str, BinSettings], BeforeValidator(without_nulls)]
+    spaces: Annotated[dict[str, SpaceSettings], BeforeValidator(without_nulls)]
+    grid: Annotated[dict[str, tuple[str, ...]], BeforeValidator(without_nulls)]
     """For every bin, the spaces to search in it."""
     search: SearchSettings
     protocol: ProtocolSettings
@@ -93,6 +88,24 @@ class ProjectParameters(Strict):
         return Conditions(**{name: getattr(self, name) for name in Conditions.model_fields})
 
     @property
+    def conditions_by_bin(self) -> dict[str, Conditions]:
+        """How everything of a bin is measured and trained, by its name; of bins that are searched.
+
+        Raises:
+            ValueError: what a bin changes does not fit.
+        """
+        compared = self.ablations.places() if self.ablations else []
+        found, used = {}, {place.bin for place in (*self.searched, *compared)}
+        for name, bin_ in self.bins.items():
+            if name not in used:
+                continue
+            try:
+                found[name] = self.conditions.within(bin_)
+            except ValueError as error:
+                raise ValueError(f"bins.{name}.{error}") from None
+        return found
+
+    @property
     def searches(self) -> dict[str, SearchSettings]:
         """The searches of an ablation, by the metric that guides them."""
         metrics = self.ablations.metrics if self.ablations else ()
@@ -106,8 +119,7 @@ class ProjectParameters(Strict):
     @property
     def caches_teacher(self) -> bool:
         """Whether the arm under the teacher reads what the teacher has said once."""
-        distillation = self.arms.distilled.distillation
-        return distillation is not None and distillation.teacher == "cached"
+        return self.arms.caches_teacher
 
     @property
     def needs_statistics(self) -> bool:
@@ -138,7 +150,7 @@ class ProjectParameters(Strict):
         require_names("corpus.sources", self.corpus.sources)
         for metric in self.searches:
             assert self.ablations is not None
-            taken = self.ablations.searched_by(metric).space
+            taken = self.ablations.searched_by(metric, "").space
             if taken in self.spaces:
                 raise ValueError(
                     f"spaces.{taken}: ablations.metrics gives what {metric} finds this name; choose another"
@@ -170,9 +182,19 @@ class ProjectParameters(Strict):
         self.search.race(self.measurement.selection)
         if self.engine.sharding and (not self.engine.launcher or self.schedule.optimizer == "muon"):
             raise ValueError("engine.sharding: true needs a launcher, and schedule.optimizer: adamw")
-        for name in Arms.model_fields:
-            if getattr(self.arms, name).learning_rate is None and self.schedule.peak_learning_rate is None:
-                raise ValueError(f"arms.{name}: give it a learning_rate, or all arms schedule.peak_learning_rate")
+        return self
+
+    @model_validator(mode="after")
+    def _bins_fit(self) -> Self:
+        for conditions in (self.conditions, *self.conditions_by_bin.values()):
+            for name in Arms.model_fields:
+                try:
+                    getattr(conditions.arms, name).rate(conditions.schedule)
+                except ValueError as error:
+                    raise ValueError(f"arms.{name}: {error}") from None
+            cached = self.caches_teacher or conditions.arms.caches_teacher
+            if cached and conditions.arms.distilled.distillation != self.arms.distilled.distillation:
+                raise ValueError("bins: arms.distilled.distillation is that of all bins where its teacher is cached")
         return self
 
     def _require_order(self, name: str, fitness: str, space: str) -> None:
@@ -192,13 +214,18 @@ class ProjectParameters(Strict):
                     f"ablations: no bin {place.bin!r} or no space {place.space!r}; bins has {', '.join(self.bins)}, "
                     f"spaces has {', '.join(self.spaces)}"
                 )
-        for metric in ablations.metrics:
-            self._require_order("ablations.metrics", metric, ablations.metric_space)
         if self.teacher.vocabulary is not None and any(each.source for each in ablations.teachers.values()):
             raise ValueError("ablations.teachers: with teacher.vocabulary, no other model has the study's tokens")
-        self.schedule.of_length(ablations.tokens)
-        for changes in (*ablations.logits.values(), *ablations.kd_grid.combinations().values()):
-            self.arms.distilled.with_distillation(changes)
+        for bin_name in ablations.students:
+            for metric in ablations.metrics:
+                self._require_order("ablations.metrics", metric, ablations.metric_variant(bin_name).space)
+            conditions = self.conditions_by_bin[bin_name]
+            try:
+                conditions.schedule.of_length(ablations.tokens)
+            except ValueError as error:
+                raise ValueError(f"ablations.tokens in bins.{bin_name}: {error}") from None
+            for changes in (*ablations.logits.values(), *ablations.kd_grid.combinations().values()):
+                conditions.arms.distilled.with_distillation(changes)
         return self
 
 

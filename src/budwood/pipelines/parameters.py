@@ -3,7 +3,6 @@
 import os
 from typing import Any
 
-from kedro.config import OmegaConfigLoader
 from kedro.framework.hooks import hook_impl
 from kedro.framework.project import settings
 
@@ -33,8 +32,8 @@ class ParametersHook:
         """Return the parameters of the session, or those of `KEDRO_ENV` where there is no session (Kedro-Viz)."""
         if self.parameters is None:
             environment = os.getenv("KEDRO_ENV")
-            arguments = settings.CONFIG_LOADER_ARGS
-            loader = OmegaConfigLoader(str(project_root() / settings.CONF_SOURCE), env=environment, **arguments)
+            folder, arguments = str(project_root() / settings.CONF_SOURCE), settings.CONFIG_LOADER_ARGS
+            loader = settings.CONFIG_LOADER_CLASS(folder, env=environment, **arguments)
             return read_parameters(loader["parameters"])
         return self.parameters
 
@@ -42,11 +41,12 @@ class ParametersHook:
 def typed(parameters: ProjectParameters) -> dict[str, Any]:
     """Return parameters by group as Kedro's datasets have them; bins and spaces by name.
 
-    Groups that nodes take together are one dataset more: `conditions`, and `study` for all of them.
+    Groups that nodes take together are one dataset more: `conditions`, those of every bin, and `study` for all of them.
     """
     groups = {name: getattr(parameters, name) for name in ProjectParameters.model_fields}
     groups |= {name: groups[name].rooted(project_root()) for name in ("evaluation", "serving")}
-    return groups | {"searches": parameters.searches} | {"conditions": parameters.conditions, "study": parameters}
+    groups |= {"conditions": parameters.conditions, "bin_conditions": parameters.conditions_by_bin}
+    return groups | {"searches": parameters.searches, "study": parameters}
 
 
 class LateHooks:
@@ -57,8 +57,9 @@ class LateHooks:
         """Register them, and let them see the context."""
         from budwood.hooks import CredentialsHook, ReportHook, TrackingHook  # noqa: PLC0415 - seconds of imports
         from budwood.pipelines.lock import LockHook  # noqa: PLC0415
+        from budwood.pipelines.seals import SealHook  # noqa: PLC0415
 
-        for hook in (CredentialsHook(), LockHook(), TrackingHook(), ReportHook()):
+        for hook in (CredentialsHook(), LockHook(), SealHook(), TrackingHook(), ReportHook()):
             context._hook_manager.register(hook)  # noqa: SLF001 - Kedro has no public way to add a hook to a session
             if hasattr(hook, "after_context_created"):
                 hook.after_context_created(context)

@@ -1,5 +1,7 @@
 """How nodes are put together: functions that are imported when they run, and names of a variant's datasets."""
 
+import logging
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -11,10 +13,21 @@ from kedro.utils import find_kedro_project
 
 from budwood.records.names import Variant
 
+logger = logging.getLogger(__name__)
+
+STOPPED = 128 + signal.SIGTERM
+"""Exit status of a process that SIGTERM ended, as shells have it."""
+
 
 def project_root() -> Path:
     """Return the project's folder, where relative paths begin."""
     return find_kedro_project(Path.cwd()) or Path.cwd()
+
+
+def from_root(folder: Path) -> str:
+    """Return a folder as seen from that of the project, so that it stays right where the project is moved."""
+    root = project_root().resolve()
+    return str(folder.resolve().relative_to(root) if folder.resolve().is_relative_to(root) else folder)
 
 
 class Deferred:
@@ -47,8 +60,20 @@ class Deferred:
         return self.function
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the function."""
-        return self.function(*args, **kwargs, **self.arguments)
+        """Call the function.
+
+        Raises:
+            SystemExit: a training was asked to stop; as elsewhere, the run ends without a traceback.
+        """
+        try:
+            return self.function(*args, **kwargs, **self.arguments)
+        except RuntimeError as error:
+            from budwood.training.run import TrainingStoppedError  # noqa: PLC0415 - only what raised it has torch
+
+            if not isinstance(error, TrainingStoppedError):
+                raise
+            logger.warning("%s", error)
+            raise SystemExit(STOPPED) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +97,11 @@ class Place:
     def space_parameters(self) -> str:
         """The parameters of the space."""
         return f"params:spaces.{self.variant.space}"
+
+    @property
+    def conditions(self) -> str:
+        """The parameters that say how everything of the bin is measured and trained."""
+        return f"params:bin_conditions.{self.variant.bin}"
 
     def own(self, *names: str) -> list[str]:
         """Return datasets of the variant."""

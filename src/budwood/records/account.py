@@ -36,6 +36,8 @@ class TrainingFindings(Strict):
     efficiency: tuple[Efficiency, ...]
     evaluation_costs: tuple[Cost, ...]
     samples: tuple[Sample, ...]
+    certificates: tuple[Certificate, ...] = ()
+    """Of the trained sub-networks."""
 
     @property
     def variant(self) -> Variant:

@@ -5,7 +5,8 @@ from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field
 
-from budwood.records.serving import OpensIn
+from budwood.records.cost import Cost
+from budwood.records.serving import EngineName, OpensIn
 from budwood.records.strict import Strict
 
 
@@ -41,6 +42,19 @@ class Proof(Strict):
     model_class: str = Field(alias="class")
 
 
+class Lessons(Strict):
+    """How a sub-network was trained after it was cut."""
+
+    arm: str
+    start: str
+    """Fingerprint of the checkpoint that it began with."""
+    tokens: int
+    learning_rate: float
+    """Peak."""
+    distilled: bool
+    """Whether its teacher took part."""
+
+
 class Certificate(Proof):
     """What was checked of an exported folder, and where it came from."""
 
@@ -50,6 +64,8 @@ class Certificate(Proof):
     teacher_revision: str
     teacher_fingerprint: str
     corpus_fingerprint: str
+    search: str = "unknown"
+    """What was searched."""
     ordering: str
     rope: str
     compensation: tuple[str, ...]
@@ -60,11 +76,21 @@ class Certificate(Proof):
     """For every layer of the child in depth order, the teacher's."""
     opens_in: OpensIn = Field(default_factory=dict)
     """Which engines open the folder, and how that was checked."""
+    training: Lessons | None = None
+    """None where nothing was trained since the cut."""
+    costs: tuple[Cost, ...] = ()
+    """Of recording the prompts and asking a question; of a trained model also of its proof."""
+
+    @property
+    def engines(self) -> tuple[EngineName, ...]:
+        """Engines that were seen to open the folder and answer as they should."""
+        return tuple(engine for engine, opening in self.opens_in.items() if opening.opens)
 
     def summary(self) -> dict[str, Any]:
         """Return the facts that fit in a table."""
         names = {"num_parameters", "largest_logit_difference", "native", "model_class", "fingerprint"}
-        return self.model_dump(mode="json", include=names, by_alias=True)
+        opens = {engine: f"{opening.word}: {opening.how}" for engine, opening in self.opens_in.items()}
+        return self.model_dump(mode="json", include=names, by_alias=True) | opens
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary; `from_dict` is its inverse."""

@@ -16,6 +16,7 @@ CostStage = Literal[
     "teacher",
     "heldout",
     "evaluation",
+    "certificate",
 ]
 """Stages that cost FLOPs, in the order in which they run."""
 STAGES: tuple[CostStage, ...] = get_args(CostStage)

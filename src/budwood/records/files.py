@@ -1,6 +1,7 @@
 """Files and folders written whole or not at all, and files that grow line by line."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -19,14 +20,26 @@ def write_atomically(file: Path, text: str) -> None:
     partial.replace(file)
 
 
+SUM = "sha256"
+"""Of what a line or a file holds besides."""
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write a value in JSON form with its hash, whole or not at all."""
+    write_atomically(file, json.dumps({"value": value, SUM: _sum(value)}))
+
+
 def read_json(file: Path) -> Any:
-    """Return what is in a JSON file that budwood wrote.
+    """Return what `write_json` wrote.
 
     Raises:
         ValueError: the file is damaged; the message gives it and what to do.
     """
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(content, dict) or content.get(SUM) != _sum(content.get("value")):
+            raise ValueError("it has changed since it was written")  # noqa: TRY301 - named below
+        return content["value"]
     except ValueError as error:
         raise ValueError(f"{file.resolve()} is damaged ({error}): remove it and run again to make it anew") from None
 
@@ -86,15 +99,20 @@ def _follow_umask(folder: Path) -> None:
             file.chmod(mode)
 
 
+def write_json_lines(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows, each with its hash, as a file of JSON lines, whole or not at all."""
+    write_atomically(file, _lines(rows))
+
+
 def append_json_lines(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Append rows to a file of JSON lines and wait until they are on the disk.
+    """Append rows, each with its hash, to a file of JSON lines and wait until they are on the disk.
 
     A last line that a kill has torn is cut off first. Without rows this only checks that the file can be written.
 
     Raises:
         OSError: the file cannot be written; complete lines stay valid.
     """
-    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    lines = _lines(rows).encode()
     try:
         with file.open("a+b", buffering=0) as opened:
             _cut_torn_line(opened)
@@ -110,7 +128,9 @@ def append_json_lines(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_json_lines(file: Path) -> list[dict[str, Any]]:
-    """Return the rows of a file of JSON lines; none where there is no file. A torn last line does not count.
+    """Return the rows of a file of JSON lines without their hashes; none where there is no file.
+
+    A torn last line does not count.
 
     The file is not changed, since another process may be writing it.
 
@@ -129,9 +149,19 @@ def _parse(file: Path, number: int, line: bytes) -> dict[str, Any]:
         row = json.loads(line)
         if not isinstance(row, dict):
             raise ValueError("no JSON object")  # noqa: TRY301, TRY004 - named below
+        if row.pop(SUM, None) != _sum(row):
+            raise ValueError("it has changed since it was written")  # noqa: TRY301 - named below
     except ValueError as error:
         raise ValueError(f"{file}, line {number}, is damaged ({error}); remove the file to start again") from None
     return row
+
+
+def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps({**row, SUM: _sum(row)}) + "\n" for row in rows)
+
+
+def _sum(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
 def _cut_torn_line(opened: FileIO) -> None:

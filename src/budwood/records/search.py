@@ -67,6 +67,8 @@ class Winner(Searched):
     """For every channel of its residual stream, the teacher's."""
     kept_layers: tuple[int, ...]
     """For every layer in depth order, the teacher's."""
+    corrections: tuple[str, ...]
+    """Names of those that were made; see `budwood.subnet.settings.Compensation`."""
     proof: Proof
     """Of its folder."""
     choice_loss: float

@@ -1,10 +1,14 @@
 """Which engines serve an export, and what they are checked against."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from budwood.records.strict import Strict
 
+CHECK = "certificate_check.py"
+"""The script in an export with which anybody checks an engine; no part of the model."""
+
 EngineName = Literal["transformers", "vllm", "llama.cpp"]
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 
 
 class Prompt(Strict):
@@ -22,6 +26,11 @@ class Opening(Strict):
     """None where it was not tried."""
     how: str
     """How that was checked, or why not."""
+
+    @property
+    def word(self) -> str:
+        """The answer, for a table."""
+        return "not tried" if self.opens is None else "yes" if self.opens else "no"
 
 
 OpensIn = dict[EngineName, Opening]

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import to_jsonable_python
 
 
@@ -12,6 +12,26 @@ class Strict(BaseModel):
     """Frozen; refuses fields it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+    def changed(self, changes: Mapping[str, Any]) -> Self:
+        """Return a validated copy with other values.
+
+        Raises:
+            ValueError: one is unknown, not allowed, or does not go with the others; the message is one line.
+        """
+        try:
+            return type(self).model_validate(self.model_dump() | dict(changes))
+        except ValidationError as error:
+            problems = [
+                ": ".join([*[".".join(map(str, problem["loc"]))] * bool(problem["loc"]), problem["msg"]])
+                for problem in error.errors()
+            ]
+            raise ValueError("; ".join(problems).replace("Value error, ", "")) from None
+
+
+def without_nulls(data: object) -> object:
+    """Leave out what an environment takes away from the one under it by giving it null."""
+    return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
 
 
 @dataclass(frozen=True, slots=True)

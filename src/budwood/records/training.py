@@ -71,9 +71,14 @@ class Score(TrainingRecord):
     losses: dict[str, list[float]]
     tokens_per_sequence: int
     folder: str = ""
-    """Of the trained checkpoint."""
+    """Of the trained checkpoint, as seen from the project's."""
     engines: tuple[str, ...] = ()
     """Inference engines that open it, as far as that was tried."""
+
+    @property
+    def record(self) -> TrainingRecord:
+        """The run alone."""
+        return TrainingRecord(**{name: getattr(self, name) for name in TrainingRecord.model_fields})
 
 
 class ProbeScore(TrainingRecord):

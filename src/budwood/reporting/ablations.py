@@ -1,6 +1,7 @@
 """Ablations: trainings with one setting changed -> a table, the importance of settings, figures and a page."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import numpy as np
@@ -11,7 +12,7 @@ from sklearn.ensemble import RandomForestRegressor
 from budwood.evaluation.statistics import mean_and_error
 from budwood.reporting import formats
 from budwood.reporting.markup import markdown_table, means_and_errors
-from budwood.reporting.style import GREY, color_of, panel_row
+from budwood.reporting.style import GREY, MEASURE_AXES, color_of, label_axes, panel_row, panels, shown
 from budwood.reporting.tables import paired_difference, verdict
 
 COLUMNS = [
@@ -21,6 +22,7 @@ COLUMNS = [
 TRAINED = "trained"
 """Status of a finished training; any other says why there is no loss."""
 NUM_TREES = 200
+CURVE = ["step", "tokens", "flops", "train_loss", "heldout_loss"]
 
 
 class Trained(TypedDict):
@@ -36,6 +38,15 @@ class Trained(TypedDict):
     teacher_flops: float
     losses: list[float]
     """On validation sequences that all variants share, nats per token; empty if the training failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A training that is compared."""
+
+    row: Trained
+    curve: pd.DataFrame
+    """Columns `step`, `tokens`, `flops`, `train_loss`, `heldout_loss`; empty where the training failed."""
 
 
 def ablation_table(runs: Sequence[Trained]) -> pd.DataFrame:
@@ -124,6 +135,54 @@ def losses_by_setting(title: str, table: pd.DataFrame, settings: Sequence[str]) 
         figure.add_scatter(x=order, y=means, row=1, col=column, showlegend=column == 1, **line)
         figure.update_xaxes(type="category", categoryarray=order, categoryorder="array", col=column)
     return figure
+
+
+def ablation_curves(runs: Sequence[Ran]) -> pd.DataFrame:
+    """Return the curves of all variants, with the variant and its changed settings in front."""
+    named = [run.curve.reindex(columns=CURVE).assign(**run.row["settings"], variant=run.row["variant"]) for run in runs]
+    table = pd.concat(named, ignore_index=True)
+    return table[["variant", *(name for name in table if name not in {"variant", *CURVE}), *CURVE]].astype(
+        dict.fromkeys(CURVE, float)
+    )
+
+
+def curves_by_variant(title: str, curves: pd.DataFrame) -> go.Figure:
+    """Return the held-out loss of every variant while it trains, and the perplexity that this is.
+
+    Args:
+        title: of the ablation.
+        curves: of `ablation_curves`.
+    """
+    figure = panels(title, list(MEASURE_AXES.values()))
+    points = curves[np.isfinite(curves["heldout_loss"])]
+    for place, (variant, own) in enumerate(points.groupby("variant", sort=False)):
+        look = {"line": {"color": color_of(place)}, "name": str(variant), "legendgroup": str(variant)}
+        for column, measure in enumerate(MEASURE_AXES, start=1):
+            values = shown(own["heldout_loss"].to_numpy(float), measure)
+            figure.add_scatter(x=own["tokens"], y=values, showlegend=column == 1, **look, row=1, col=column)
+    figure.update_traces(mode="lines+markers").update_xaxes(exponentformat="B")
+    return label_axes(figure, "training tokens", "", len(MEASURE_AXES))
+
+
+def curves_by_setting(title: str, curves: pd.DataFrame, settings: Sequence[str]) -> go.Figure:
+    """Return the held-out perplexity over training, a panel for every setting: the mean of the variants of each value.
+
+    As in the paper's figures 18 to 20.
+
+    Args:
+        title: of the ablation.
+        curves: of `ablation_curves`.
+        settings: columns that were varied.
+    """
+    figure = panel_row(title, settings, "training tokens", "held-out perplexity, mean")
+    points = curves[np.isfinite(curves["heldout_loss"])]
+    points = points.assign(perplexity=np.exp(points["heldout_loss"]))
+    for column, setting in enumerate(settings, start=1):
+        for place, (value, own) in enumerate(points.groupby(points[setting].map(_value), sort=False)):
+            means = own.groupby("tokens")["perplexity"].mean()
+            look = {"line": {"color": color_of(place)}, "name": f"{setting} {value}", "mode": "lines+markers"}
+            figure.add_scatter(x=means.index, y=means, **look, row=1, col=column)
+    return figure.update_xaxes(exponentformat="B")
 
 
 def ablation_page(title: str, about: str, table: pd.DataFrame, importances: pd.DataFrame | None = None) -> str:

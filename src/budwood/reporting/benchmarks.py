@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from budwood.evaluation.settings import HELDOUT_TASKS
 from budwood.records.evaluation import Downstream, Efficiency, ModelSpeed
 from budwood.records.names import BASELINE
 from budwood.reporting.tables import paired_difference
@@ -47,7 +48,9 @@ def tasks_table(records: Sequence[Downstream], unlike: Collection[tuple[str, str
 
 
 def mean_over_tasks(tasks: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with a further task, `mean`: the unweighted mean over all tasks that score accuracy.
+    """Return the table with a further task, `mean of <number>`: the unweighted mean over the tasks that score accuracy.
+
+    Questions from held-out text are no benchmark: they count where nothing else was asked.
 
     Tasks have different questions, so errors are those of a mean of independent numbers: the root of the summed squares
     over their number. With fewer than two such tasks the table is returned unchanged.
@@ -56,6 +59,8 @@ def mean_over_tasks(tasks: pd.DataFrame) -> pd.DataFrame:
         tasks: the frame of `tasks_table`.
     """
     counted = tasks[tasks["metric"].str.startswith("acc")]
+    benchmarks = counted[~counted["task"].isin(HELDOUT_TASKS)]
+    counted = benchmarks if len(benchmarks) else counted
     number = counted["task"].nunique()
     if number < 2:  # noqa: PLR2004 - one task is its own mean
         return tasks
@@ -64,7 +69,7 @@ def mean_over_tasks(tasks: pd.DataFrame) -> pd.DataFrame:
     for error in ("standard_error", "difference_standard_error"):
         squares = groups[error].agg(lambda errors: np.sqrt((errors**2).sum(skipna=False)) / number)
         means[error] = squares.to_numpy()
-    return pd.concat([tasks, means.assign(task="mean")], ignore_index=True)
+    return pd.concat([tasks, means.assign(task=f"mean of {number}")], ignore_index=True)
 
 
 _TASK_COLUMNS = ("task", "metric", "num_fewshot", "num_questions", "num_cut", "value", "standard_error", "chance")

@@ -63,6 +63,22 @@ FIGURES = (
         caption="The same losses against the cost of training, without the search.",
     ),
     Figure(
+        name="training_perplexity_tokens",
+        needs=_CURVES,
+        drawing="result_figures.training_curves",
+        options={"x": "tokens", "y": "perplexity"},
+        section="Training",
+        caption="The same curves as perplexity: the exponential of the loss.",
+    ),
+    Figure(
+        name="training_perplexity_flops_with_search",
+        needs=_CURVES,
+        drawing="result_figures.training_curves",
+        options={"x": "flops_with_search", "y": "perplexity"},
+        section="Training",
+        caption="Perplexity against the cost of training, shifted by that of the search.",
+    ),
+    Figure(
         name="training_curves_flops_with_search",
         needs=_CURVES,
         drawing="result_figures.training_curves",
@@ -90,6 +106,14 @@ FIGURES = (
         drawing="selection.probe_losses",
         section="Selection",
         caption="The thick line is the selected space of the bin.",
+    ),
+    Figure(
+        name="probe_perplexity",
+        needs=("probe_curves", "selections"),
+        drawing="selection.probe_losses",
+        options={"y": "perplexity"},
+        section="Selection",
+        caption="The same curves as perplexity.",
     ),
     Figure(
         name="tasks_by_arm",

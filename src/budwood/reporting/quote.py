@@ -23,7 +23,7 @@ COLUMNS = [
 ]
 """Of a plan."""
 ABLATION_COLUMNS = [
-    *("ablation", "searches", "runs", "search_flops", "training_flops", "teacher_flops", "device_hours")
+    *("ablation", "bin", "searches", "runs", "search_flops", "training_flops", "teacher_flops", "device_hours")
 ]
 
 
@@ -100,6 +100,7 @@ def _stages(planned: pd.DataFrame) -> str:
 def _ablations(ablations: pd.DataFrame) -> str:
     columns = {
         "pipeline": [f"`ablation_{name}`" for name in ablations["ablation"]],
+        "bin": ablations["bin"].tolist(),
         "searches": ablations["searches"].map(str).tolist(),
         "training runs": ablations["runs"].map(str).tolist(),
         "search": ablations["search_flops"].map(formats.flops).tolist(),
@@ -111,7 +112,7 @@ def _ablations(ablations: pd.DataFrame) -> str:
         "Beside what is above, each by itself; a search that several of them or the study need is run once. Text and "
         "calibration come on top."
     )
-    return f"{note}\n\n{markdown_table(columns, 1)}"
+    return f"{note}\n\n{markdown_table(columns, 2)}"
 
 
 def _variants(planned: pd.DataFrame, num_devices: int) -> str:
@@ -139,7 +140,7 @@ def _variant(part: pd.DataFrame, num_devices: int) -> dict[str, str]:
         "probe": formats.flops(by_stage.get(PROBE, 0.0)),
         "training, each arm": formats.flops(training["flops"].mean()),
         "teacher": formats.flops(by_stage.get("teacher", 0.0)),
-        "held out, evaluation": formats.flops(by_stage.reindex(["heldout", "evaluation"]).sum()),
+        "held out, evaluation": formats.flops(by_stage.reindex(["heldout", "evaluation", "certificate"]).sum()),
         "device-hours": formats.significant(hours),
         "time": _time(hours, num_devices),
         "centre's training": formats.flops(training["paper_flops"].sum()),

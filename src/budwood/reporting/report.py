@@ -57,6 +57,7 @@ def write_report(findings: Findings) -> Report:
         **selected,
         "Tasks": sections.tasks(findings.tasks),
         "Speed and memory": sections.speeds(findings.speeds),
+        "Opens in": sections.opens_in(findings.certificates),
         "Search": sections.searches(findings.winners),
         "Search spaces": sections.search_spaces(findings.search_spaces),
         "Text": sections.corpus(findings.corpus_counts),

@@ -17,8 +17,10 @@ from budwood.reporting.style import (
     BAND_OPACITY,
     GREY,
     MARGIN,
+    MEASURE_AXES,
     STAGE_COLORS,
     TEMPLATE,
+    Measure,
     arm_look,
     bar_look,
     error_bars,
@@ -27,6 +29,7 @@ from budwood.reporting.style import (
     nothing,
     panels,
     places,
+    shown,
     variant_labels,
     variants,
 )
@@ -43,8 +46,8 @@ _CURVE_AXES: dict[Axis, str] = {
 _LEDGER_NAMES = [name.replace("_", " ") for name in LEDGERS]
 
 
-def training_curves(curves: pd.DataFrame, saved: pd.DataFrame, x: Axis = "tokens") -> go.Figure:
-    """Return the held-out loss of every arm while it trains, a panel per variant.
+def training_curves(curves: pd.DataFrame, saved: pd.DataFrame, x: Axis = "tokens", y: Measure = "loss") -> go.Figure:
+    """Return the held-out loss of every arm while it trains, or its perplexity, a panel per variant.
 
     Bands are one standard error over the held-out sequences; they reflect how texts differ, not how arms do. With
     several seeds the curve is the mean and the band the range. The dotted line is the final loss of `random_init`; a
@@ -55,13 +58,14 @@ def training_curves(curves: pd.DataFrame, saved: pd.DataFrame, x: Axis = "tokens
             and optionally `heldout_losses`, the same by sequence, and `seed`.
         saved: the frame of `budwood.reporting.ledger.savings`.
         x: the cost on the horizontal axis.
+        y: what the vertical axis shows.
 
     Raises:
         ValueError: `x` is not a cost.
     """
     if x not in get_args(Axis):
         raise ValueError(f"x: {x!r} is unknown; allowed are {', '.join(get_args(Axis))}")
-    title, found = f"Held-out loss over {_CURVE_AXES[x]}", variants(curves)
+    title, found = f"Held-out {y} over {_CURVE_AXES[x]}", variants(curves)
     if not found:
         return nothing(title, NO_TRAINING)
     figure, named = panels(title, list(found)), set[str]()
@@ -73,18 +77,20 @@ def training_curves(curves: pd.DataFrame, saved: pd.DataFrame, x: Axis = "tokens
             match = _match(saved, points)
             offset = match["search_flops"] if x == "flops_with_search" and match else 0.0
             cost = points["tokens" if x == "tokens" else "flops"].to_numpy(float) + offset
-            _band(figure, str(arm), cost, points, place)
+            ends = [shown(points[end].to_numpy(float), y) for end in ("low", "high")]
+            _band(figure, str(arm), cost, ends, place)
+            measured = shown(points["heldout_loss"].to_numpy(float), y)
             look = {**arm_look(str(arm)), "showlegend": arm not in named, "mode": "lines+markers"}
-            figure.add_scatter(x=cost, y=points["heldout_loss"], **look, **place)
+            figure.add_scatter(x=cost, y=measured, **look, **place)
             named.add(str(arm))
             if arm == BASELINE:
-                end = float(points["heldout_loss"].iloc[-1])
-                figure.add_hline(end, line={"color": GREY, "dash": "dot", "width": 1.5}, **place)
+                figure.add_hline(float(measured[-1]), line={"color": GREY, "dash": "dot", "width": 1.5}, **place)
             if match and match["status"] == REACHED:
                 where = np.interp(match["tokens_to_match"], points["tokens"].to_numpy(float), cost)
-                _star(figure, str(arm), (float(where), match["target_loss"]), place)
+                target = shown(np.array(match["target_loss"], float), y)
+                _star(figure, str(arm), (float(where), float(target)), place)
     figure.update_xaxes(exponentformat="B" if x == "tokens" else "SI")
-    return label_axes(figure, _CURVE_AXES[x], "held-out loss (nats per token)", len(found))
+    return label_axes(figure, _CURVE_AXES[x], MEASURE_AXES[y], len(found))
 
 
 def training_losses(curves: pd.DataFrame) -> go.Figure:
@@ -284,9 +290,11 @@ def _errors_over_sequences(points: pd.DataFrame) -> NDArray[np.float64]:
     return np.array([v.std(ddof=1) / np.sqrt(v.size) if v.size > 1 else np.nan for v in losses])
 
 
-def _band(figure: go.Figure, arm: str, cost: np.ndarray, points: pd.DataFrame, place: dict[str, int]) -> None:
-    """Shade the band of an arm, if it has one."""
-    low, high = (points[end].to_numpy(float) for end in ("low", "high"))
+def _band(
+    figure: go.Figure, arm: str, cost: np.ndarray, ends: Sequence[NDArray[np.float64]], place: dict[str, int]
+) -> None:
+    """Shade the band of an arm between its lower and upper end, if it has one."""
+    low, high = ends
     if not np.isfinite(high - low).all():
         return
     color = ARM_COLORS.get(arm, GREY)

@@ -1,13 +1,12 @@
 """Drawings of what searches found: histories -> plotly figures."""
 
-import json
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 
-from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
 from budwood.records.names import BASELINE, Variant
 from budwood.records.search import Winner
@@ -26,6 +25,7 @@ from budwood.reporting.style import (
     variant_labels,
     variants,
 )
+from budwood.search.candidate import LAYER_SIZES
 
 NUM_ELITES = 5
 """Candidates that are shown as the best of a search."""
@@ -110,7 +110,7 @@ def elite_sizes(histories: pd.DataFrame, teacher_record: TeacherRecord) -> go.Fi
     and neurons are means over the kept layers.
 
     Args:
-        histories: columns `bin`, `space`, `loss`, `finished`, `genes` (`Selection.to_dict` as JSON).
+        histories: columns `bin`, `space`, `loss`, `finished`, and the sizes of `SearchRecord`.
         teacher_record: its `architecture` is 100 %.
     """
     title, found = "Search: what the best candidates keep", variants(histories)
@@ -120,7 +120,7 @@ def elite_sizes(histories: pd.DataFrame, teacher_record: TeacherRecord) -> go.Fi
     figure = panels(title, list(found))
     for place, run in zip(places(len(found)), found.values(), strict=True):
         first = place == {"row": 1, "col": 1}
-        shares = np.stack([_shares(Selection.from_dict(json.loads(genes)), teacher) for genes in run["genes"]])
+        shares = _shares(run, teacher)
         low, high = shares.min(0), shares.max(0)
         bars = {"base": low, "marker": {"color": FAINT}, "name": "all candidates", "showlegend": first}
         figure.add_bar(x=_SHARES, y=high - low, **bars, **place)
@@ -270,15 +270,11 @@ def _best(run: pd.DataFrame) -> list[int]:
     return [int(place) for place in order if np.isfinite(losses[place])]
 
 
-def _shares(selection: Selection, teacher: Architecture) -> list[float]:
-    """Return what a candidate keeps, in percent of the teacher, in the order of `_SHARES`."""
-    specs = [layer.spec for layer in selection.layers]
-    means = [
-        np.mean([getattr(spec, field) for spec in specs]) / np.mean([getattr(spec, field) for spec in teacher.layers])
-        for field in ("num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size")
-    ]
-    shares = [len(specs) / teacher.num_hidden_layers, len(selection.hidden) / teacher.hidden_size, *means]
-    return [100 * float(share) for share in shares]
+def _shares(run: pd.DataFrame, teacher: Architecture) -> NDArray[np.float64]:
+    """Return [N, 6] what candidates keep, in percent of the teacher, in the order of `_SHARES`."""
+    whole = {name: np.mean([getattr(spec, name) for spec in teacher.layers]) for name in LAYER_SIZES}
+    whole = {"num_hidden_layers": teacher.num_hidden_layers, "hidden_size": teacher.hidden_size, **whole}
+    return np.stack([100 * run[name].to_numpy(float) / size for name, size in whole.items()], axis=1)
 
 
 def _shade_bin(figure: go.Figure, row: int, limits: tuple[int, int], label: str) -> None:

@@ -8,13 +8,14 @@ import pandas as pd
 from budwood import __version__
 from budwood.records.names import BASELINE, Variant
 from budwood.records.search import Winner
+from budwood.records.serving import ENGINES
 from budwood.records.teacher import SourceLoss, TeacherRecord
 from budwood.records.training import Score
 from budwood.reporting import formats
 from budwood.reporting.benchmarks import mean_over_tasks
 from budwood.reporting.findings import Findings
 from budwood.reporting.ledger import CONFIDENCE, LEDGERS, NUM_RESAMPLES
-from budwood.reporting.markup import markdown_table, means_and_errors, nested_list, once
+from budwood.reporting.markup import literal, markdown_table, means_and_errors, nested_list, once
 from budwood.reporting.matching import arm_settings
 from budwood.reporting.tables import NOISE_STANDARD_ERRORS, verdict
 
@@ -51,6 +52,30 @@ def training(table: pd.DataFrame) -> str:
         "time": arms["seconds"].map(formats.duration).tolist(),
     }
     return markdown_table(columns, 2)
+
+
+def opens_in(certificates: pd.DataFrame) -> str:
+    """Return which engines open every export, and how that was checked or why not."""
+    rows = [
+        (str(Variant(row["bin"], row["space"])), engine, *str(row[engine]).split(": ", 1))
+        for row in certificates.to_dict("records")
+        for engine in ENGINES
+        if engine in row
+    ]
+    if not rows:
+        return "No export was tried in an engine."
+    variants, names, words, reasons = (list(column) for column in zip(*rows, strict=True))
+    columns = {
+        "variant": once(variants),
+        "engine": names,
+        "opens": words,
+        "how that was checked, or why not": [literal(reason) for reason in reasons],
+    }
+    note = (
+        "Exports before training; `subnet_init` and `distilled` have the same sizes and a table of their own in their "
+        "cards. `serving.gguf` writes the form that llama.cpp reads, `serving.engines` tries the engines."
+    )
+    return f"{note}\n\n{markdown_table(columns, len(columns))}"
 
 
 def searches(found: Sequence[Winner]) -> str:

@@ -10,7 +10,7 @@ from budwood.evaluation.statistics import mean_and_error
 from budwood.records.training import ProbeScore
 from budwood.reporting import formats
 from budwood.reporting.markup import markdown_table, means_and_errors
-from budwood.reporting.style import color_of, panel_row
+from budwood.reporting.style import MEASURE_AXES, Measure, color_of, panel_row, shown
 from budwood.reporting.tables import paired_difference, verdict
 from budwood.search.choice import choose
 
@@ -49,24 +49,28 @@ def select_space(bin_name: str, probes: Mapping[str, ProbeScore]) -> pd.DataFram
     return table.sort_values(["chosen", "loss"], ascending=[False, True], kind="stable", ignore_index=True)
 
 
-def probe_losses(curves: pd.DataFrame, selections: pd.DataFrame) -> go.Figure:
-    """Return the held-out loss of every probe while it trains, a panel per bin; the chosen space has the thick line.
+def probe_losses(curves: pd.DataFrame, selections: pd.DataFrame, y: Measure = "loss") -> go.Figure:
+    """Return the held-out loss of every probe while it trains, or its perplexity, a panel per bin.
+
+    The chosen space has the thick line.
 
     Args:
         curves: columns `bin`, `space`, `tokens`, `heldout_loss` (nats per token, NaN where none was measured).
         selections: rows of `select_space` of all bins.
+        y: what the vertical axis shows.
     """
     bins = [str(name) for name in dict.fromkeys(selections["bin"])]
     colors = {space: color_of(place) for place, space in enumerate(dict.fromkeys(curves["space"]))}
     chosen = {(row["bin"], row["space"]) for row in selections[selections["chosen"]].to_dict("records")}
-    axes = ("training tokens", "held-out loss (nats per token)")
-    figure, named = panel_row("Held-out loss of the probes", bins, *axes), set[str]()
+    axes = ("training tokens", MEASURE_AXES[y])
+    figure, named = panel_row(f"Held-out {y} of the probes", bins, *axes), set[str]()
     for column, bin_name in enumerate(bins, start=1):
         for space, curve in curves[curves["bin"] == bin_name].groupby("space", sort=False):
             points = curve[np.isfinite(curve["heldout_loss"])].sort_values("step")
             line = {"color": colors[space], "width": 4 if (bin_name, space) in chosen else 1.5}
             look = {"name": str(space), "legendgroup": str(space), "showlegend": space not in named, "line": line}
-            places = {"x": points["tokens"], "y": points["heldout_loss"], "row": 1, "col": column}
+            losses = shown(points["heldout_loss"].to_numpy(float), y)
+            places = {"x": points["tokens"], "y": losses, "row": 1, "col": column}
             figure.add_scatter(mode="lines+markers", **places, **look)
             named.add(str(space))
     return figure.update_xaxes(exponentformat="B")

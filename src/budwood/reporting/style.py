@@ -1,11 +1,13 @@
 """One style for all figures, readable on light and dark pages, with and without colours."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import plotly.io
+from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from budwood.records.names import BASELINE, Variant
@@ -24,7 +26,12 @@ STAGE_COLORS = {
     "teacher": "#CC79A7",
     "heldout": "#7f7f7f",
     "evaluation": "#bfbfbf",
+    "certificate": "#D55E00",
 }
+Measure = Literal["loss", "perplexity"]
+"""What a held-out curve shows."""
+MEASURE_AXES: dict[Measure, str] = {"loss": "held-out loss (nats per token)", "perplexity": "held-out perplexity"}
+
 SERIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 """Colours of other series, in turn."""
 # Contrast at least 3.9 : 1 against white as well as against #111.
@@ -82,6 +89,11 @@ def panels(title: str, names: list[str], num_columns: int = 2) -> go.Figure:
     figure.update_annotations(font={"size": 14})
     height = area + MARGIN["t"] + MARGIN["b"]
     return figure.update_layout(template=TEMPLATE, title={"text": title}, height=height)
+
+
+def shown(losses: NDArray[np.float64], measure: Measure) -> NDArray[np.float64]:
+    """Return losses as a measure shows them."""
+    return losses if measure == "loss" else np.exp(losses)
 
 
 def panel_row(title: str, names: Sequence[str], x: str, y: str) -> go.Figure:

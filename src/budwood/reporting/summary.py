@@ -113,7 +113,10 @@ def _loading(arm: Score, *, native: bool) -> list[str]:
         f"model = AutoModelForCausalLM.from_pretrained(folder{code})",
         "tokenizer = AutoTokenizer.from_pretrained(folder)",
     ]
-    return [f"- Folder: `{arm.folder}`\n- Opens in: {engines}", "\n".join(["```python", *lines, "```"])]
+    return [
+        f"- Folder, from that of the project: `{arm.folder}`\n- Opens in: {engines}",
+        "\n".join(["```python", *lines, "```"]),
+    ]
 
 
 def samples(found: Sequence[Sample]) -> str:

@@ -6,11 +6,15 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from statistics import fmean
 from typing import Any, Literal, Protocol
 
 from budwood.arch.count import num_parameters
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
+
+LAYER_SIZES = ("num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size")
+"""Of which a history has the mean over a candidate's layers."""
 
 Origin = Literal["initial", "mutation", "crossover", "random"]
 
@@ -68,15 +72,13 @@ class SearchRecord(Evaluation):
     num_parameters: int
     hidden_size: int
     num_hidden_layers: int
+    num_attention_heads: float
+    """Of a layer, in the mean; so are the sizes that follow."""
+    num_key_value_heads: float
+    head_dim: float
+    intermediate_size: float
     finished: bool
     """Whether the candidate read all sequences and has a finite loss; else its race dropped it."""
-    genes: str
-    """`Selection.to_dict` as JSON."""
-
-    @property
-    def selection(self) -> Selection:
-        """What the candidate keeps, rebuilt from its genes."""
-        return Selection.from_dict(json.loads(self.genes))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as a JSON-ready dictionary, with its loss and perplexity."""
@@ -95,11 +97,12 @@ class Evaluate(Protocol):
 
 
 def gene_columns(selection: Selection, teacher: Architecture) -> dict[str, Any]:
-    """Return the columns of a history that describe what a candidate keeps of a teacher."""
+    """Return the columns of a history that describe what a candidate keeps of a teacher; see `budwood.search.genes`."""
+    specs = [layer.spec for layer in selection.layers]
     return {
         "key": canonical_key(selection),
         "num_parameters": num_parameters(selection.architecture(teacher)),
         "hidden_size": len(selection.hidden),
         "num_hidden_layers": len(selection.layers),
-        "genes": json.dumps(selection.to_dict()),
+        **{name: fmean(getattr(spec, name) for spec in specs) for name in LAYER_SIZES},
     }

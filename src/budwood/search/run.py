@@ -15,6 +15,7 @@ from tqdm import tqdm
 from budwood.arch.spec import Architecture
 from budwood.records.files import append_json_lines, read_json_lines
 from budwood.search.candidate import Candidate, Evaluate, Evaluation, SearchRecord, gene_columns
+from budwood.search.genes import Genes
 from budwood.search.race import RaceSettings, race
 from budwood.search.strategy import Strategy
 
@@ -45,7 +46,8 @@ def run_search(
     """Run a strategy to its end.
 
     Every reading is appended to `history_file` (JSON lines) as soon as it is made. Readings of this search that the
-    file already has are not repeated, so a killed search ends with the same records as an uninterrupted one.
+    file already has are not repeated, so a killed search ends with the same records as an uninterrupted one. What
+    candidates keep is written beside it (`genes_folder`), a generation at a time, and not kept in memory.
 
     Args:
         strategy: asked and told, generation by generation.
@@ -63,6 +65,7 @@ def run_search(
     stages = settings.race(num_sequences)
     records: list[SearchRecord] = []
     losses: dict[str, Sequence[float]] = {}
+    genes = Genes(genes_folder(history_file))
     known = {(reading.evaluation, reading.start): reading for reading in read_history(history_file)}
     append_json_lines(history_file, [])
     with tqdm(total=settings.num_evaluations, desc="search", unit="candidate", dynamic_ncols=True) as bar:
@@ -75,6 +78,7 @@ def run_search(
                 _record(strategy.proposer.space.teacher, epoch, candidate, read, stages.stages[-1])
                 for candidate, read in zip(candidates, readings, strict=True)
             ]
+            genes.write(len(records), [candidate.selection for candidate in candidates])
             records += generation
             finished = {record.key: record for record in generation if record.finished}
             losses |= {key: record.sequence_losses for key, record in finished.items()}
@@ -87,6 +91,11 @@ def run_search(
             if on_epoch:
                 on_epoch(strategy, records)
     return records
+
+
+def genes_folder(history_file: Path) -> Path:
+    """Return where a search writes down what its candidates keep."""
+    return history_file.with_suffix(".genes")
 
 
 def read_history(history_file: Path) -> list[Reading]:

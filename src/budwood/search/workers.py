@@ -57,7 +57,11 @@ class RayEvaluate:
         self._name = uuid.uuid4().hex
 
     def __enter__(self) -> Self:
-        """Start Ray, or join the cluster of `RAY_ADDRESS`."""
+        """Start Ray, or join the cluster of `RAY_ADDRESS`.
+
+        Raises:
+            ValueError: it has fewer GPUs than one worker needs.
+        """
         import ray  # noqa: PLC0415 - optional
 
         self._ray: Any = ray
@@ -67,6 +71,7 @@ class RayEvaluate:
         # Without an address Ray looks for a cluster that was started here, and fails where that one is dead.
         local = {} if "RAY_ADDRESS" in os.environ else {"address": "local", "num_cpus": self._num_workers, **quiet}
         self._ray.init(**local)
+        self._require_gpus()
         # Otherwise a worker that may use a GPU ends with its first task, and the teacher is loaded for each.
         options: dict[str, Any] = {
             "num_cpus": 1,
@@ -77,6 +82,16 @@ class RayEvaluate:
         self._task = self._ray.remote(**options)(_evaluate)
         self._shared = self._ray.put(self._open)
         return self
+
+    def _require_gpus(self) -> None:
+        """Refuse to wait for ever for GPUs that no machine has."""
+        owned = self._ray.cluster_resources().get("GPU", 0) if self._num_gpus else 0
+        if self._num_gpus > owned:
+            self._ray.shutdown()
+            raise ValueError(
+                f"search.gpus_per_worker={self._num_gpus:g}: Ray's machines have {owned:g} GPUs, so no worker would "
+                "ever start"
+            )
 
     def __exit__(self, *_: object) -> None:
         """Stop the workers; idle ones would keep the teacher in memory."""

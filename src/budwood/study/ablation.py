@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
+
 from budwood.arch.count import num_parameters
 from budwood.corpus.packing import PackedCorpus
 from budwood.models.checkpoint import Checkpoint
-from budwood.reporting.ablations import TRAINED, Trained
+from budwood.reporting.ablations import TRAINED, Ran, Trained
 from budwood.study.evaluation import ScoreRun
 from budwood.study.settings import Conditions
 from budwood.study.stage import Workspace
@@ -33,7 +35,7 @@ class Compared:
 
 def train_compared(
     run: str, compared: Compared, tokens: PackedCorpus, conditions: Conditions, workspace: Workspace
-) -> Trained:
+) -> Ran:
     """Train one of the things that are compared, all on the same sequences, and measure it on the validation sequences.
 
     A training that diverges is reported as such.
@@ -61,14 +63,14 @@ def train_compared(
         trained = workspace.finish(stage)
     except FloatingPointError as error:
         logger.warning("Ablation %s: %s", compared.name, error)
-        return row | {"status": "its training diverged"}
+        return Ran(row | {"status": "its training diverged"}, pd.DataFrame())
     scored = workspace.finish(
         ScoreRun(
             run_name=run,
             model=trained.model,
             record=trained.record,
             tokens=tokens,
-            length=conditions.measurement.length,
+            length=conditions.measurement.final_length,
             validation=conditions.measurement.validation,
             compute=stage.compute,
         )
@@ -76,4 +78,4 @@ def train_compared(
     losses = [loss for source in sorted(scored.score.losses) for loss in scored.score.losses[source]]
     record = trained.record
     spent: Trained = row | {"tokens": record.tokens, "student_flops": record.student_flops}
-    return spent | {"teacher_flops": record.teacher_flops, "losses": losses}
+    return Ran(spent | {"teacher_flops": record.teacher_flops, "losses": losses}, trained.curve)

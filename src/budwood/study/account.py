@@ -34,7 +34,7 @@ def ledger(
         references |= {(result.bin, score.seed) for score in new if score.arm == REFERENCE}
         entries += _of_training(result, new, curves, taken_over[result.variant])
     for found in sorted(findings, key=lambda each: each.variant):
-        costs = [*found.finalists.costs, *found.winner.costs]
+        costs = [*found.finalists.costs, *found.winner.costs, *found.certificate.costs]
         entries += [cost.at(found.variant) for cost in costs]
         if found.probe is not None:
             entries += [cost.at(found.variant) for cost in probe_costs(found.probe, taken_over.get(found.variant, 0))]
@@ -68,6 +68,9 @@ def _of_training(
     entries = [cost.at(result.variant) for cost in measured]
     for answers in result.downstream:
         entries += [task.cost.at(result.variant, answers.model) for task in answers.tasks]
+    for certificate in result.certificates:
+        assert certificate.training is not None, "of a trained sub-network"
+        entries += [cost.at(result.variant, certificate.training.arm) for cost in certificate.costs]
     for score in scores:
         where = Variant(result.bin, SHARED) if score.arm == REFERENCE else result.variant
         costs = score.costs

@@ -1,6 +1,6 @@
 """What stages cost, as functions of what they read and run: the ledger and the plan call the same ones."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from budwood.arch.bins import ParameterBin
@@ -8,7 +8,6 @@ from budwood.arch.count import forward_flops_per_token
 from budwood.arch.family import family_of
 from budwood.arch.proportions import in_small
 from budwood.arch.spec import Architecture
-from budwood.records.certificate import Proof
 from budwood.records.cost import Cost, CostStage
 from budwood.search.fitness import DIVERGENCE
 from budwood.study.settings import BinSettings
@@ -17,6 +16,8 @@ from budwood.subnet.refit import refit_flops
 from budwood.subnet.settings import Compensation
 from budwood.training.settings import Schedule
 
+Forward = Callable[[int], float]
+"""FLOPs of a model's forward pass, per token, by the number of tokens of the text."""
 _TRIALS_PER_LAYER = 5
 """Layers that are left out on trial, about, for every one that is left out: 4.7 of 30 in SmolLM2-135M."""
 
@@ -34,6 +35,11 @@ class Extent:
     def num_tokens(self) -> int:
         """Tokens that are predicted."""
         return self.count * self.length
+
+
+def forward_of(model: Architecture) -> Forward:
+    """Return the FLOPs of a model's forward pass as a function of the length of the text."""
+    return lambda length: float(forward_flops_per_token(model, context=length))
 
 
 def reading_cost(stage: CostStage, model: Architecture | float, text: Extent) -> Cost:
@@ -136,10 +142,33 @@ def choice_cost(
     )
 
 
-def proof_cost(child: Architecture, proof: Proof) -> Cost:
-    """Return what a proof cost: its texts run through the child in memory and the one loaded anew."""
-    costs = [reading_cost("evaluation", child, Extent(2, length)) for length in proof.probe_lengths]
-    return Cost(stage="evaluation", tokens=sum(c.tokens for c in costs), flops=sum(c.flops for c in costs))
+def proof_cost(forward: Forward, lengths: Sequence[int]) -> Cost:
+    """Return what a proof costs: its texts run through the child in memory and the one loaded anew.
+
+    Args:
+        forward: of the child.
+        lengths: tokens of the texts.
+    """
+    return _certificate_cost(forward, [Extent(2, length) for length in lengths])
+
+
+def check_cost(forward: Forward, lengths: Sequence[int], num_chat_tokens: int) -> Cost:
+    """Return what a certificate costs beside its proof.
+
+    The prompts run one by one and as one padded batch; then a question is asked, if the model has a form for one.
+
+    Args:
+        forward: of the child.
+        lengths: tokens of the prompts.
+        num_chat_tokens: of the question with its answer; 0 where none is asked.
+    """
+    alone = [Extent(1, length) for length in lengths]
+    return _certificate_cost(forward, [*alone, Extent(len(lengths), max(lengths)), Extent(1, num_chat_tokens)])
+
+
+def _certificate_cost(forward: Forward, texts: Sequence[Extent]) -> Cost:
+    costs = [reading_cost("certificate", forward(text.length), text) for text in texts if text.length]
+    return Cost(stage="certificate", tokens=sum(c.tokens for c in costs), flops=sum(c.flops for c in costs))
 
 
 def training_costs(student: float, teacher: float, schedule: Schedule, *, done: int = 0) -> list[Cost]:

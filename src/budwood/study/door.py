@@ -28,9 +28,10 @@ from budwood.records.names import Variant, require_names
 from budwood.records.search import Finalist, Searched, Winner
 from budwood.records.teacher import TeacherEvaluation, TeacherRecord
 from budwood.reporting.accelerator import ACCELERATORS, AcceleratorName
+from budwood.search.genes import Genes
 from budwood.search.settings import SearchSettings
 from budwood.study.evaluation import EvaluateTeacher
-from budwood.study.export import ExportSubnet, text_sources
+from budwood.study.export import CertifyTrained, ExportSubnet, last_loss, text_sources
 from budwood.study.forecast import forecast
 from budwood.study.plan import PlannedStudy, plan
 from budwood.study.search import BriefTraining, ChooseWinner, EvolveSubnets
@@ -74,6 +75,8 @@ class Subnet:
     """What is kept of the teacher, its losses, and what it cost."""
     history: pd.DataFrame | None = None
     """All candidates of its search; None where it was chosen by hand."""
+    genes: Genes | None = None
+    """What each of them keeps, by `evaluation` of the history."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,6 +261,33 @@ class Study:
             run = replace(run, cache=self._ask_teacher(settings, schedule))
         return self.workspace.finish(run)
 
+    def certify(self, trained: Trained, subnet: Subnet) -> Certificate:
+        """Put card, certificate and check beside a trained sub-network, as an export has them.
+
+        Args:
+            trained: what `pretrain` or `distill` returned.
+            subnet: what it was trained from.
+
+        Raises:
+            ValueError: it was trained from something else, or plain transformers computes something else with it.
+        """
+        start = trained.record.made_with.start
+        if start != subnet.checkpoint.fingerprint:
+            raise ValueError(
+                f"subnet={subnet.checkpoint.folder} is not what was trained: its fingerprint is "
+                f"{subnet.checkpoint.fingerprint}, and the training began with {start}"
+            )
+        stage = CertifyTrained(
+            model=trained.model,
+            record=trained.record,
+            subnet=subnet.certificate,
+            proven_on=self._windows("choice"),
+            teacher_record=self.record,
+            sources=text_sources(self.corpus),
+            measured=[last_loss(trained.record, float(trained.curve["heldout_loss"].dropna().iloc[-1]))],
+        )
+        return self.workspace.finish(stage).certificate
+
     def evaluate(self, model: Checkpoint | None = None) -> TeacherEvaluation:
         """Return a model's losses on every split and source, in nats per token and bits per byte.
 
@@ -273,7 +303,7 @@ class Study:
         stage = EvaluateTeacher(
             teacher=model,
             tokens=self.tokens,
-            length=measurement.length,
+            length=measurement.final_length,
             reported=measurement.reported,
             compute=self.compute,
         )
@@ -311,6 +341,7 @@ class Study:
             forecasts=tuple(forecast(teacher, variant, bin_, space) for variant, bin_ in named.values()),
             search=settings,
             conditions=self._conditions(schedule),
+            bins={name: self._conditions(schedule).within(bin_) for name, (_, bin_) in named.items()},
             evaluation=EvaluationSettings(tasks=(), efficiency=None),
             num_sources={split: sum(shares.get(split, 0) > 0 for shares in splits) for split in SPLITS},
             precision=self.compute.precision,
@@ -368,8 +399,9 @@ class Study:
 
         found = replace(self.workspace, track=tracked).finish(stage)
         finalists = found.finalists.candidates[: settings.num_finalists]
-        training = BriefTraining.of(settings.finalist_tokens, self._conditions(schedule))
-        return replace(self._export(finalists, found.finalists.searched, space, training), history=found.history)
+        training = BriefTraining.of(settings.finalist_tokens, self._conditions(schedule).within(bin_))
+        exported = self._export(finalists, found.finalists.searched, space, training)
+        return replace(exported, history=found.history, genes=found.genes)
 
     def _export(
         self,
@@ -445,7 +477,7 @@ def open_study(
     settings = teacher if isinstance(teacher, TeacherSettings) else TeacherSettings(model=str(teacher))
     corpus = texts if isinstance(texts, CorpusSettings) else _corpus(texts)
     fetched = trim(fetch_source(settings, workspace, root), settings.vocabulary, corpus, workspace, root)
-    fetched.checkpoint.check_lengths(measurement.length)
+    fetched.checkpoint.check_lengths(measurement.longest)
     record = teacher_record(fetched, settings, workspace)
     tokens = workspace.finish(PackText.of(fetched.checkpoint, corpus, root)).tokens
     require_measured(tokens, measurement)

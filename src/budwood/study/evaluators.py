@@ -1,5 +1,6 @@
 """The evaluators of a search, opened in this process or in workers."""
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -42,7 +43,16 @@ class EvaluatorSource:
         return open_ordered(self.teacher.folder, self.space, importance_of(self.importance))
 
     def open(self) -> Evaluate:
-        """Load the teacher and return the evaluator of the fitness."""
+        """Load the teacher and return the evaluator of the fitness.
+
+        Raises:
+            ValueError: this machine, that of a worker, does not have the teacher.
+        """
+        if not self.teacher.folder.is_dir():
+            raise ValueError(
+                f"search.workers: {self.teacher.folder} is not on {socket.gethostname()}: every node needs the data "
+                "folder, under the same path"
+            )
         if self.search.fitness in FROM_SCORES:
             return self._open_scores()
         teacher = self.ordered().materialise(self.compute)

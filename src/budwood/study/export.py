@@ -1,28 +1,50 @@
-"""The winner of a variant as a checkpoint folder that other tools open."""
+"""Sub-networks, cut or trained, as checkpoint folders that other tools open: certified, tried and described."""
 
 import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
 from typing import ClassVar
 
 import torch
 
+from budwood.arch.bins import ParameterBin
 from budwood.corpus.settings import CorpusSettings
 from budwood.models.card import Card, CardSource, Measurement
-from budwood.models.certificate import Origin, certify
-from budwood.models.chat import describe_chat
-from budwood.models.checkpoint import Checkpoint
-from budwood.models.engines import open_everywhere
+from budwood.models.certificate import Origin, certify, certify_trained, prove
+from budwood.models.chat import ask_question
+from budwood.models.checkpoint import Checkpoint, own_weights
+from budwood.models.engines import GGUF, open_everywhere, serving_commands
 from budwood.models.export import CARD, CERTIFICATE
-from budwood.models.prompts import record_prompts, write_check
+from budwood.models.prompts import PROMPTS, record_prompts, write_check
 from budwood.models.settings import ServingSettings
-from budwood.records.certificate import Certificate
+from budwood.records.certificate import Certificate, Lessons
+from budwood.records.cost import Cost
+from budwood.records.evaluation import Downstream
 from budwood.records.files import write_atomically
 from budwood.records.search import Winner
+from budwood.records.serving import CHECK
 from budwood.records.teacher import TeacherRecord
+from budwood.records.training import Score, TrainingRecord
+from budwood.study.costs import check_cost, forward_of, proof_cost
 from budwood.study.stage import Stage, Work
+from budwood.study.text import Windows
 from budwood.subnet.settings import SpaceSettings
+
+PAPERS = (CARD, CERTIFICATE, CHECK, PROMPTS, GGUF)
+"""What stands beside a model without being a part of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """What a card says beside what follows from the model."""
+
+    teacher: TeacherRecord
+    sources: Sequence[CardSource]
+    """All texts."""
+    measured: Sequence[Measurement] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,61 +81,190 @@ class ExportSubnet(Stage[Exported]):
             teacher_revision=self.teacher_record.revision,
             teacher_fingerprint=self.teacher_record.fingerprint,
             corpus_fingerprint=self.corpus_fingerprint,
+            search=_searched(self.winner, self.space),
             ordering=self.space.ordering,
             rope=self.space.rope,
-            compensation=self.space.corrections,
+            compensation=self.winner.corrections,
             channels=self.winner.kept_channels,
             layers=self.winner.kept_layers,
         )
-        architecture = self.cut.architecture
-        certificate = certify(self.winner.proof, folder, origin)
-        child = self.cut.load_model(torch.float32)
-        write_check(folder, record_prompts(child))
-        opens_in = open_everywhere(folder, self.serving)
-        certificate = certificate.model_copy(update={"opens_in": opens_in})
-        card = Card(
-            architecture=architecture,
-            teacher=self.teacher_record,
-            sources=self.sources,
-            cut=_story(self.winner, self.space, origin),
-            measured=[_measured(self.winner)],
-            native=certificate.native,
-            opens_in=opens_in,
-            chat=describe_chat(child, self.cut.load_tokenizer()),
+        certificate, subnet = certify(self.winner.proof, folder, origin), Checkpoint.open(folder)
+        about = About(teacher=self.teacher_record, sources=self.sources, measured=[_measured_by_choice(self.winner)])
+        return Exported(subnet, _describe(subnet, certificate, about, self.serving))
+
+
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """The certificate of a trained sub-network; its folder has it too, with the card and the check."""
+
+    certificate: Certificate
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertifyTrained(Stage[Certified]):
+    """Certify a trained sub-network, and describe it for those who take it home, in its own folder."""
+
+    name: ClassVar[str] = "certificate"
+    result: ClassVar[type] = Certified
+
+    model: Checkpoint
+    record: TrainingRecord
+    subnet: Certificate
+    """Of what was trained."""
+    proven_on: Windows
+    teacher_record: TeacherRecord
+    sources: Sequence[CardSource]
+    measured: Sequence[Measurement]
+    serving: ServingSettings = field(default_factory=ServingSettings)
+
+    def run(self, work: Work) -> Certified:
+        """Compare the folder as plain transformers loads it with the model as budwood loads it, and describe it."""
+        child, record = own_weights(self.model.load_model(torch.float32)), self.record
+        low, high = self.subnet.parameter_bin
+        proof = prove(
+            child, self.model.folder, self.model.architecture, ParameterBin(low, high), self.proven_on.read()[0]
         )
-        write_atomically(folder / CARD, card.text())
-        write_atomically(folder / CERTIFICATE, json.dumps(certificate.to_dict(), indent=1))
-        return Exported(Checkpoint.open(folder), certificate)
+        lessons = Lessons(
+            arm=record.arm,
+            start=record.made_with.start,
+            tokens=record.tokens,
+            learning_rate=record.learning_rate,
+            distilled=record.made_with.teacher is not None,
+        )
+        certificate = certify_trained(self.subnet, proof, self.model.folder, lessons)
+        cost = proof_cost(forward_of(self.model.architecture), proof.probe_lengths)
+        about = About(teacher=self.teacher_record, sources=self.sources, measured=self.measured)
+        certificate = certificate.model_copy(update={"costs": (cost,)})
+        certificate = _describe(self.model, certificate, about, self.serving)
+        _copy_papers(self.model.folder, work.folder)
+        return Certified(certificate)
+
+    def replay(self, result: Certified, work: Work) -> None:
+        """Put card, certificate and check beside the model again, whose folder may have been written anew."""
+        del result
+        _copy_papers(work.folder, self.model.folder)
+
+
+def read_certificate(folder: Path) -> Certificate:
+    """Return the certificate of an export.
+
+    Raises:
+        ValueError: the folder holds none, or it is damaged.
+    """
+    file = folder / CERTIFICATE
+    try:
+        return Certificate.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise ValueError(f"{folder} holds no {CERTIFICATE}: it is no export of budwood") from None
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged, export the sub-network again: {error}") from error
 
 
 def text_sources(corpus: CorpusSettings) -> list[CardSource]:
-    """Return licences and attributions of all texts, for a card."""
+    """Return licences, attributions and languages of all texts, for a card."""
     return [
-        CardSource(name=name, license=source.license, attribution=source.attribution, dataset=source.dataset)
+        CardSource(
+            name=name,
+            license=source.license,
+            attribution=source.attribution,
+            dataset=source.dataset,
+            language=source.language,
+        )
         for name, source in corpus.sources.items()
     ]
 
 
-def _story(winner: Winner, space: SpaceSettings, origin: Origin) -> dict[str, str]:
-    """Return how a winner was found and cut, for its card."""
+def measured_of(score: Score, answers: Downstream) -> list[Measurement]:
+    """Return what was measured of a trained model, for its card: its losses by source, and its answers by task."""
+    when = _after(score.tokens)
+    losses = [
+        Measurement(metric="loss", value=fmean(values), unit="nats per token", data=f"{source}, held out", when=when)
+        for source, values in score.losses.items()
+    ]
+    tasks = [
+        Measurement(
+            metric=task.metric,
+            value=task.value,
+            unit=f"over {task.num_questions:,} questions with {task.num_fewshot} shots",
+            data=task.task,
+            when=when,
+        )
+        for task in answers.tasks
+    ]
+    return [*losses, *tasks]
+
+
+def last_loss(record: TrainingRecord, loss: float) -> Measurement:
+    """Return the last held-out loss of a training, for the card of a model of which nothing else was measured."""
+    return Measurement(
+        metric="loss", value=loss, unit="nats per token", data="held-out text", when=_after(record.tokens)
+    )
+
+
+def _describe(checkpoint: Checkpoint, certificate: Certificate, about: About, serving: ServingSettings) -> Certificate:
+    """Try a model in engines and with a question, write what came of it into its folder, and return the certificate."""
+    folder, child = checkpoint.folder, checkpoint.load_model(torch.float32)
+    prompts, chat = record_prompts(child), ask_question(child, checkpoint.load_tokenizer())
+    write_check(folder, prompts)
+    lengths = [len(prompt.input_ids) for prompt in prompts]
+    checked = check_cost(forward_of(checkpoint.architecture), lengths, chat.num_tokens)
+    costs: tuple[Cost, ...] = (*certificate.costs, checked)
+    certificate = certificate.model_copy(update={"opens_in": open_everywhere(folder, serving), "costs": costs})
+    card = Card(
+        architecture=checkpoint.architecture,
+        teacher=about.teacher,
+        sources=about.sources,
+        cut=_story(certificate),
+        training=_training(certificate.training) if certificate.training else None,
+        measured=about.measured,
+        native=certificate.native,
+        opens_in=certificate.opens_in,
+        commands=serving_commands(folder, certificate.opens_in),
+        chat=chat.description,
+    )
+    write_atomically(folder / CARD, card.text())
+    write_atomically(folder / CERTIFICATE, json.dumps(certificate.to_dict(), indent=1))
+    return certificate
+
+
+def _copy_papers(source: Path, target: Path) -> None:
+    for name in PAPERS:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def _searched(winner: Winner, space: SpaceSettings) -> str:
+    if not winner.num_evaluations:
+        return "none, chosen by hand"
     layers = "layer-wise" if space.layerwise else "equal"
-    looked = f"{winner.num_evaluations:,} {space.granularity} sub-networks of {layers} layers"
+    return f"{winner.num_evaluations:,} {space.granularity} sub-networks of {layers} layers"
+
+
+def _story(certificate: Certificate) -> dict[str, str]:
+    """Return how a sub-network was found and cut, for its card."""
     return {
-        "Search": looked if winner.num_evaluations else "none, chosen by hand",
-        "Order of the teacher's components": space.ordering,
-        "Rotary embeddings": space.rope,
-        "Kept layers of the teacher": ", ".join(map(str, origin.layers)),
-        "Corrections": ", ".join(origin.compensation) or "none",
+        "Search": certificate.search,
+        "Order of the teacher's components": certificate.ordering,
+        "Rotary embeddings": certificate.rope,
+        "Kept layers of the teacher": ", ".join(map(str, certificate.kept_layers)),
+        "Corrections": ", ".join(certificate.compensation) or "none",
     }
 
 
-def _measured(winner: Winner) -> Measurement:
-    """Return what was measured of a winner, for its card."""
-    tokens = winner.finalist_tokens
+def _training(lessons: Lessons) -> str:
+    how = "distilled from its teacher" if lessons.distilled else "pretrained"
+    return f"{how} on {lessons.tokens:,} tokens, peak learning rate {lessons.learning_rate:g} (arm `{lessons.arm}`)"
+
+
+def _measured_by_choice(winner: Winner) -> Measurement:
     return Measurement(
         metric="loss",
         value=winner.choice_loss,
         unit="nats per token",
         data="text kept for the choice among candidates",
-        when=f"after {tokens:,} tokens of training" if tokens else "before any training",
+        when=_after(winner.finalist_tokens),
     )
+
+
+def _after(tokens: int) -> str:
+    return f"after {tokens:,} tokens of training" if tokens else "before any training"

@@ -1,6 +1,5 @@
 """What may come out of a search, before anybody knows: members of its bin, drawn at random."""
 
-import json
 import statistics
 from dataclasses import dataclass, replace
 
@@ -16,6 +15,7 @@ from budwood.evaluation.settings import EfficiencySettings
 from budwood.records.cost import Cost
 from budwood.records.names import Variant
 from budwood.reporting.quote import NUM_MEMBERS
+from budwood.search.genes import stored_bytes
 from budwood.study.costs import Extent, bin_center, correction_cost, moments_costs
 from budwood.study.settings import BinSettings
 from budwood.subnet.compensate import solve_flops
@@ -120,5 +120,5 @@ def draw_members(
     # Sizes are drawn before entries: where layers are alike those of the coarse space are the same, and come at once.
     sizes = replace(space, granularity="coarse") if space.teacher.is_uniform else space
     members = tuple(sample(sizes, parameter_bin, rng).architecture(space.teacher) for _ in range(num_members))
-    written = [len(json.dumps(sample(space, parameter_bin, rng).to_dict())) for _ in range(_NUM_HISTORIES)]
-    return members, statistics.fmean(written)
+    written = stored_bytes([sample(space, parameter_bin, rng) for _ in range(_NUM_HISTORIES)])
+    return members, written / _NUM_HISTORIES

@@ -1,7 +1,7 @@
 """What a study will cost, before anything is spent: the costs of its stages, without weights or text."""
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -10,8 +10,11 @@ from budwood.arch.count import forward_flops_per_token, num_parameters, paper_se
 from budwood.arch.spec import Architecture
 from budwood.evaluation.efficiency import timing_flops
 from budwood.evaluation.settings import EvaluationSettings
+from budwood.models.certificate import probe_lengths
+from budwood.models.chat import MAX_TOKENS
+from budwood.models.prompts import prompt_lengths
 from budwood.records.cost import Cost
-from budwood.records.names import ARMS, BASELINE, CONTINUED, REFERENCE, SHARED, Variant
+from budwood.records.names import ARMS, BASELINE, CERTIFIED, CONTINUED, REFERENCE, SHARED, Variant
 from budwood.reporting import formats
 from budwood.reporting.accelerator import Accelerator
 from budwood.reporting.memory import Memory, Precision, forward_memory, training_memory
@@ -21,10 +24,12 @@ from budwood.search.settings import SearchSettings
 from budwood.study.costs import (
     Extent,
     cache_cost,
+    check_cost,
     choice_cost,
     elimination_cost,
     fitness_costs,
     heldout_cost,
+    proof_cost,
     reading_cost,
     training_costs,
 )
@@ -32,7 +37,7 @@ from budwood.study.forecast import Forecast
 from budwood.study.settings import Conditions
 from budwood.subnet.fitness import fitness_flops_per_token
 from budwood.training.cache import bytes_of_sequence
-from budwood.training.settings import Schedule
+from budwood.training.settings import ArmSettings, Schedule
 from budwood.training.teacher import cache_shape
 
 CHOSEN = "chosen by probes"
@@ -44,7 +49,6 @@ _CHECKPOINT_BYTES = 12
 _NUM_CHECKPOINTS = 3
 """Two are kept, and a third is there until it is whole."""
 _UINT16_VALUES = 2**16
-_LARGE_HISTORIES_BYTES = 4 * 2**30
 _SECONDS_PER_HOUR = 3600
 
 Row = dict[str, object]
@@ -61,6 +65,8 @@ class PlannedStudy:
     search: SearchSettings
     conditions: Conditions
     evaluation: EvaluationSettings
+    bins: Mapping[str, Conditions] = field(default_factory=dict)
+    """Conditions of bins that change something of them."""
     num_sources: Mapping[str, int]
     """Sources of text that every split has."""
     precision: Precision
@@ -68,6 +74,10 @@ class PlannedStudy:
     needs_elimination: bool = True
     trials: tuple[int, ...] | None = None
     """Layers that were kept in each trial of the elimination, where that is known."""
+    positions: int | None = None
+    """The largest number of positions; None where that is not known."""
+    chats: bool = True
+    """Whether the teacher's tokenizer may have a chat template."""
 
     @property
     def trained(self) -> tuple[Forecast, ...]:
@@ -86,10 +96,25 @@ class PlannedStudy:
             for bin_name, spaces in bins.items()
         )
 
+    def within(self, bin_name: str) -> "PlannedStudy":
+        """Return the study under the conditions of a bin."""
+        return replace(self, conditions=self.bins.get(bin_name, self.conditions))
+
     @property
     def schedule(self) -> Schedule:
         """Of every arm."""
         return self.conditions.schedule
+
+    @property
+    def longest(self) -> Schedule:
+        """The longest of all bins."""
+        schedules = [self.within(each.variant.bin).schedule for each in self.forecasts]
+        return max(schedules or [self.schedule], key=lambda schedule: schedule.num_tokens)
+
+    def micro_batch(self, arm: str) -> int:
+        """Return how many sequences of an arm go through the model of one device at once."""
+        own: ArmSettings = getattr(self.conditions.arms, arm)
+        return own.fitted(self.schedule).micro_batch
 
     @property
     def probe_schedule(self) -> Schedule | None:
@@ -105,7 +130,7 @@ class PlannedStudy:
     def text(self, split: str, count: int | None = None) -> Extent:
         """Return the sequences of a split that a search works with, or some number of them."""
         measurement = self.conditions.measurement
-        return Extent(measurement.searched[split] if count is None else count, measurement.length)
+        return Extent(measurement.searched[split] if count is None else count, measurement.length_of(split))
 
     def training_memory(self, members: Sequence[Architecture], micro_batch: int, *, taught: bool) -> Memory:
         """Return what training takes, of that model which takes most."""
@@ -116,12 +141,12 @@ class PlannedStudy:
         return max(memories, key=lambda memory: memory.total)
 
     def reading_memory(self, model: Architecture, teacher: Architecture | None = None) -> Memory:
-        """Return what measuring losses takes."""
+        """Return what measuring losses takes; with a teacher, those of its candidates."""
         measurement = self.conditions.measurement
         return forward_memory(
             model,
             num_sequences=measurement.batch_size,
-            length=measurement.length,
+            length=measurement.length if teacher else measurement.final_length,
             precision=self.precision,
             teacher=teacher,
         )
@@ -148,9 +173,9 @@ def plan(study: PlannedStudy, accelerator: Accelerator, mfu: float) -> pd.DataFr
     one_of_each = {each.variant.bin: each for each in study.trained}
     rows = [
         *_shared_rows(study),
-        *(row for each in study.forecasts for row in _search_rows(study, each)),
-        *(row for each in study.trained for row in _training_rows(study, each)),
-        *(row for each in one_of_each.values() for row in _reference_rows(study, each)),
+        *(row for each in study.forecasts for row in _search_rows(study.within(each.variant.bin), each)),
+        *(row for each in study.trained for row in _training_rows(study.within(each.variant.bin), each)),
+        *(row for each in one_of_each.values() for row in _reference_rows(study.within(each.variant.bin), each)),
     ]
     frame = pd.DataFrame(rows).reindex(columns=COLUMNS)
     hours = frame["flops"] / flops_per_hour(accelerator, mfu)
@@ -172,7 +197,7 @@ def warnings_of(
     study: PlannedStudy, planned: pd.DataFrame, accelerator: Accelerator, num_devices: int, free_disk_bytes: float
 ) -> list[str]:
     """Return what will not fit, each with what can be done about it."""
-    room, schedule, warnings = ROOM * accelerator.memory_bytes, study.schedule, []
+    room, batch, warnings = ROOM * accelerator.memory_bytes, study.schedule.global_batch, []
     too_large = planned[planned["memory_bytes"] > room].sort_values("memory_bytes", ascending=False)
     for (stage, arm), rows in too_large.groupby(["stage", "arm"], sort=False):
         worst = rows.iloc[0].to_dict()
@@ -180,21 +205,17 @@ def warnings_of(
         others = f" ({len(rows) - 1} more do not fit either)" if len(rows) > 1 else ""
         needs = f"needs {formats.size(worst['memory_bytes'])} of a device, which has {formats.size(room)} to plan with"
         warnings.append(f"{place} {needs}{others}: {_advice(study, worst, room, num_devices)}.")
-    if schedule.global_batch % (schedule.micro_batch * num_devices):
-        warnings.append(
-            f"{num_devices} devices with schedule.micro_batch={schedule.micro_batch} each cannot share "
-            f"schedule.global_batch={schedule.global_batch} equally."
-        )
+    bins = dict.fromkeys(each.variant.bin for each in study.forecasts)
+    portions = {study.within(name).micro_batch(arm) for name in bins for arm in (*ARMS, REFERENCE)}
+    warnings += [
+        f"{num_devices} devices with micro_batch={portion} each cannot share schedule.global_batch={batch} equally."
+        for portion in sorted(portions)
+        if batch % (portion * num_devices)
+    ]
     needed = disk_bytes(planned)
     if needed > free_disk_bytes:
         room_left = formats.size(free_disk_bytes)
         warnings.append(f"The study writes up to {formats.size(needed)} to disk, where {room_left} are free.")
-    histories = planned.loc[planned["stage"] == "search", "disk_bytes"].sum()
-    if histories > _LARGE_HISTORIES_BYTES:
-        warnings.append(
-            f"Searches write down all that every candidate keeps, up to {formats.size(histories)}, which the machine's "
-            "memory holds when variants are gathered: search fewer fine spaces in one run."
-        )
     return warnings
 
 
@@ -210,7 +231,7 @@ def search_costs(study: PlannedStudy, each: Forecast) -> list[Cost]:
     correction, finalists = each.correction(study.teacher, study.text("calibration")), search.num_finalists
     brief = study.schedule.brief(search.finalist_tokens) if search.finalist_tokens else None
     comparing = choice_cost(
-        [each.forward(length)] * finalists,
+        [each.forward(study.text("choice").length)] * finalists,
         study.text("choice"),
         [3 * each.forward(study.schedule.sequence_length)] * finalists,
         brief.num_tokens if brief else 0,
@@ -221,6 +242,14 @@ def search_costs(study: PlannedStudy, each: Forecast) -> list[Cost]:
         costs += each.gathering(study.teacher, study.text("calibration"))
     total = {name: sum(getattr(cost, name) for cost in costs) for name in ("flops", "tokens")}
     return [searching.model_copy(update=total), correction]
+
+
+def certificate_cost(study: PlannedStudy, each: Forecast, num_proofs: int) -> Cost:
+    """Return what it takes to prove some models of a variant, and to check and ask one of them."""
+    proof = proof_cost(each.forward, probe_lengths(study.conditions.measurement.length + 1, study.positions))
+    check = check_cost(each.forward, prompt_lengths(study.positions), MAX_TOKENS if study.chats else 0)
+    total = {name: num_proofs * getattr(proof, name) + getattr(check, name) for name in ("flops", "tokens")}
+    return proof.model_copy(update=total)
 
 
 def _row(cost: Cost, variant: Variant | None = None, arm: str = SHARED) -> Row:
@@ -240,7 +269,7 @@ def _files(count: int) -> Row:
 
 def _shared_rows(study: PlannedStudy) -> Iterator[Row]:
     """Yield what is spent once: the text, and the passes of the teacher alone."""
-    teacher, schedule, measurement = study.teacher, study.schedule, study.conditions.measurement
+    teacher, schedule, measurement = study.teacher, study.longest, study.conditions.measurement
     token_bytes = 2 if teacher.vocab_size <= _UINT16_VALUES else 4
     yield _row(Cost(stage="training", flops=0, tokens=0)) | {
         "stage": "text",
@@ -255,8 +284,8 @@ def _shared_rows(study: PlannedStudy) -> Iterator[Row]:
         yield _row(elimination_cost(teacher, text, study.trials)) | held
     sequences = sum(count * study.num_sources[split] for split, count in measurement.reported.items())
     asked = study.evaluation.question_tokens(study.num_sources["validation"])
-    forward = float(forward_flops_per_token(teacher, context=measurement.length))
-    tokens = sequences * measurement.length + asked
+    forward = float(forward_flops_per_token(teacher, context=measurement.final_length))
+    tokens = sequences * measurement.final_length + asked
     yield _row(Cost.of("evaluation", tokens, forward)) | held | files
     if cached := _cached_bytes(study):
         cost = cache_cost(teacher, schedule.sequence_length, schedule.num_tokens)
@@ -287,12 +316,13 @@ def _search_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:
     yield _row(searching, variant) | _held(study.reading_memory(largest, study.teacher), largest) | history
     files = {"disk_bytes": num_parameters(largest) * study.teacher_bytes_per_parameter}
     yield _row(correction, variant) | files
+    yield _row(certificate_cost(study, each, study.search.num_finalists), variant)
     if (probe := study.probe_schedule) is not None:
         forward = each.forward(probe.sequence_length)
         (trained,) = training_costs(forward, 0.0, probe)
-        looked = reading_cost("probe", each.forward(measurement.length), study.text("choice"))
+        looked = reading_cost("probe", each.forward(measurement.final_length), study.text("choice"))
         total = {name: getattr(trained, name) + getattr(looked, name) for name in ("flops", "tokens")}
-        memory = study.training_memory(each.members, probe.micro_batch, taught=False)
+        memory = study.training_memory(each.members, study.micro_batch(CONTINUED), taught=False)
         yield _row(looked.model_copy(update=total), variant) | _held(memory, largest) | _files(num_parameters(largest))
         heldout = heldout_cost(forward, probe, measurement.heldout, len(probe.evaluation_steps))
         yield _row(heldout, variant)
@@ -303,6 +333,8 @@ def _training_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:
     probe = study.probe_schedule
     steady = probe is not None and probe.shape == "warmup_stable_decay"
     for arm, taught in study.taught.items():
+        if arm in CERTIFIED:
+            yield _row(certificate_cost(study, each, 1), each.variant, arm)
         for place in range(study.conditions.protocol.num_seeds):
             taken_over = steady and arm == CONTINUED and place == 0
             done = probe.decay_start if probe is not None and taken_over else 0
@@ -316,7 +348,7 @@ def _arm_rows(study: PlannedStudy, each: Forecast, arm: str, *, taught: bool, st
     forward, teacher = each.forward(length), float(forward_flops_per_token(study.teacher, context=length))
     training, *asked = training_costs(forward, teacher if taught else 0.0, schedule, done=done)
     (centre,) = training_costs(float(forward_flops_per_token(each.center, context=length)), 0.0, schedule, done=done)
-    memory = study.training_memory(each.members, schedule.micro_batch, taught=taught)
+    memory = study.training_memory(each.members, study.micro_batch(arm), taught=taught)
     row = _row(training, each.variant, arm) | _held(memory, largest) | _files(num_parameters(largest))
     yield row | {"paper_flops": centre.flops if arm == BASELINE else np.nan}
     yield from (_row(cost, each.variant, arm) for cost in asked)
@@ -328,7 +360,7 @@ def _arm_rows(study: PlannedStudy, each: Forecast, arm: str, *, taught: bool, st
 def _evaluation_row(study: PlannedStudy, each: Forecast) -> Row:
     """Return what it takes to measure arms, to ask the first of each, and to time their model and the teacher."""
     measurement, evaluation, sources = study.conditions.measurement, study.evaluation, study.num_sources["validation"]
-    length, asked = measurement.length, evaluation.question_tokens(sources)
+    length, asked = measurement.final_length, evaluation.question_tokens(sources)
     of_arm = study.conditions.protocol.num_seeds * measurement.validation * sources * length + asked
     costs = [Cost.of("evaluation", len(ARMS) * of_arm, each.forward(length))]
     if each.reference is not None:
@@ -348,7 +380,7 @@ def _reference_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:
         return
     variant = Variant(each.variant.bin, SHARED)
     forward = float(forward_flops_per_token(reference, context=schedule.sequence_length))
-    memory = study.training_memory((reference,), schedule.micro_batch, taught=False)
+    memory = study.training_memory((reference,), study.micro_batch(REFERENCE), taught=False)
     (training,) = training_costs(forward, 0.0, schedule)
     points = len(schedule.evaluation_steps)
     for _ in range(study.conditions.protocol.num_seeds):
@@ -367,12 +399,13 @@ def _advice(study: PlannedStudy, row: Mapping[Hashable, object], room: float, nu
     ]
     reference = found.reference if row["arm"] == REFERENCE else None
     members = (reference,) if reference else found.members
-    taught, micro_batch = study.taught.get(str(row["arm"]), False), study.schedule.micro_batch
-    for smaller in range(micro_batch - 1, 0, -1):
+    bin_name, arm = str(row["bin"]), str(row["arm"])
+    own, taught = study.within(bin_name), study.taught.get(arm, False)
+    for smaller in range(own.micro_batch(arm) - 1, 0, -1):
         fits = study.training_memory(members, smaller, taught=taught).total <= room
         if fits and study.schedule.global_batch % (smaller * num_devices) == 0:
-            return f"schedule.micro_batch={smaller} fits"
-    return "no schedule.micro_batch fits; take a device with more memory, or shard the training"
+            return f"bins.{bin_name}.arms.{arm}.micro_batch={smaller} fits"
+    return "no micro_batch fits; take a device with more memory, or shard the training"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -380,6 +413,7 @@ class PlannedAblation:
     """Searches, and trainings of what they find, that are run by the name of their pipeline alone."""
 
     name: str
+    bin: str
     tokens: int
     """Of each training."""
     searches: tuple[tuple[PlannedStudy, Forecast], ...]
@@ -397,7 +431,7 @@ def plan_ablations(ablations: Sequence[PlannedAblation], accelerator: Accelerato
         mfu: share of the accelerator's peak that is reached.
 
     Returns:
-        `ABLATION_COLUMNS`: `ablation`; `searches` and `runs`, their numbers; `search_flops` with corrections,
+        `ABLATION_COLUMNS`: `ablation`, `bin`; `searches` and `runs`, their numbers; `search_flops` with corrections,
         `training_flops`, `teacher_flops`, and `device_hours` of all.
     """
     rows = []
@@ -406,7 +440,7 @@ def plan_ablations(ablations: Sequence[PlannedAblation], accelerator: Accelerato
         runs = []
         for each, teacher in ablation.runs:
             (study, _) = ablation.searches[0]
-            schedule = study.schedule.of_length(ablation.tokens)
+            schedule = study.within(each.variant.bin).schedule.of_length(ablation.tokens)
             runs += training_costs(each.forward(schedule.sequence_length), teacher, schedule)
         flops = {
             "search_flops": sum(cost.flops for cost in searches),
@@ -415,5 +449,5 @@ def plan_ablations(ablations: Sequence[PlannedAblation], accelerator: Accelerato
         }
         hours = {"device_hours": sum(flops.values()) / flops_per_hour(accelerator, mfu)}
         counts = {"searches": len(ablation.searches), "runs": len(ablation.runs)}
-        rows.append({"ablation": ablation.name, **counts, **flops, **hours})
+        rows.append({"ablation": ablation.name, "bin": ablation.bin, **counts, **flops, **hours})
     return pd.DataFrame(rows, columns=ABLATION_COLUMNS)

@@ -15,6 +15,7 @@ from budwood.models.checkpoint import Checkpoint
 from budwood.records.files import write_atomically
 from budwood.records.form import read_records, write_records
 from budwood.records.hashes import hash_file
+from budwood.search.genes import Genes
 from budwood.training.cache import TeacherCache
 
 RESULT = "result.json"
@@ -55,6 +56,7 @@ FORMS = {
     "checkpoint": Form(lambda value: isinstance(value, Checkpoint), lambda value, _: value.folder, Checkpoint.open),
     "corpus": Form(lambda value: isinstance(value, PackedCorpus), lambda value, _: value.directory, PackedCorpus.open),
     "cache": Form(lambda value: isinstance(value, TeacherCache), lambda value, _: value.folder, TeacherCache.open),
+    "genes": Form(lambda value: isinstance(value, Genes), lambda value, _: value.folder, Genes.open),
     "table": Form(lambda value: isinstance(value, pd.DataFrame), _write_table, pd.read_parquet),
     "tensors": Form(lambda value: isinstance(value, dict), _write_tensors, load_file),
     "records": Form(lambda _: True, _write_records, read_records),

@@ -33,17 +33,26 @@ from budwood.records.strict import Strict
 from budwood.search.candidate import SearchRecord, canonical_key
 from budwood.search.choice import Choice, choose
 from budwood.search.fitness import PERPLEXITY, module_of
-from budwood.search.run import run_search
+from budwood.search.genes import Genes
+from budwood.search.run import genes_folder, run_search
 from budwood.search.settings import SearchSettings
 from budwood.search.strategy import Strategy, open_strategy
-from budwood.study.costs import bin_center, choice_cost, correction_cost, fitness_costs, moments_costs, proof_cost
+from budwood.study.costs import (
+    bin_center,
+    choice_cost,
+    correction_cost,
+    fitness_costs,
+    forward_of,
+    moments_costs,
+    proof_cost,
+)
 from budwood.study.evaluators import EvaluatorSource, evaluating_candidates
 from budwood.study.settings import BinSettings, Conditions, MeasurementSettings
 from budwood.study.source import code_hash
 from budwood.study.stage import NOT_DECIDING, Stage, Track, Work, no_tracking
 from budwood.study.teacher import importance_of
 from budwood.study.text import Windows
-from budwood.subnet.compensate import cut_out, gaps_of, possible_gaps, store_moments
+from budwood.subnet.compensate import corrections_made, cut_out, gaps_of, possible_gaps, store_moments
 from budwood.subnet.extract import Cut, resolve
 from budwood.subnet.moments import Gap, StoredMoments
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
@@ -67,6 +76,8 @@ class Found:
 
     history: pd.DataFrame
     """A row for every candidate; see `budwood.search.candidate.SearchRecord`."""
+    genes: Genes
+    """What every candidate keeps."""
     finalists: Finalists
 
 
@@ -106,7 +117,7 @@ class EvolveSubnets(Stage[Found]):
             teacher=teacher,
             importance=importance,
             selection=Windows.searched(tokens, "selection", measurement),
-            bin_=bin_,
+            bin_=bin_.alone(),
             space=space,
             search=search.alone(),
             calibration=Windows.searched(tokens, "calibration", measurement) if space.regresses else None,
@@ -147,7 +158,9 @@ class EvolveSubnets(Stage[Found]):
             records = run_search(strategy, evaluate, work.folder / HISTORY, self.selection.count, log)
         # They are as large as the teacher, and nothing needs them any more.
         shutil.rmtree(work.folder / MOMENTS, ignore_errors=True)
-        return Found(_history(records, self.search.fitness), self._finalists(strategy, ordered, records))
+        finalists = self._finalists(strategy, ordered, records)
+        genes = Genes.open(genes_folder(work.folder / HISTORY))
+        return Found(_history(records, self.search.fitness), genes, finalists)
 
     def _moments(self, ordered: OrderedTeacher, work: Work) -> StoredMoments | None:
         """Return what candidates are corrected from; gathered once, whatever becomes of this process."""
@@ -316,6 +329,7 @@ class ChooseWinner(Stage[Chosen]):
             selection=best.selection,
             kept_channels=tuple(ordered.channels[channel] for channel in best.selection.hidden),
             kept_layers=tuple(layer.teacher_layer for layer in resolve(ordered, best.selection).layers),
+            corrections=corrections_made(ordered, best.selection, self.space.compensation),
             proof=looks[found.winner].proof,
             choice_interval=found.interval,
             lead=None if alone else found.lead,
@@ -342,7 +356,10 @@ class ChooseWinner(Stage[Chosen]):
             schedule.num_tokens if schedule else 0,
             [correction for place, correction in enumerate(corrections) if place != winner],
         )
-        proofs = [proof_cost(cut.architecture, look.proof) for cut, look in zip(cuts, looks, strict=True)]
+        proofs = [
+            proof_cost(forward_of(cut.architecture), look.proof.probe_lengths)
+            for cut, look in zip(cuts, looks, strict=True)
+        ]
         return comparing.after(sum(look.seconds for look in looks)), corrections[winner], *proofs
 
 

@@ -1,13 +1,26 @@
 """Settings of a whole study; imports no torch."""
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
 from budwood.arch.bins import ParameterBin
 from budwood.models.settings import DeviceName, ModelSizes, Precision
 from budwood.records.strict import HOW, Strict
-from budwood.training.settings import Arms, Engine, Schedule
+from budwood.training.settings import ArmName, Arms, Engine, Schedule
+
+
+class BinSchedule(Strict):
+    """What a bin changes of `schedule`. All else, such as the sequences that are read, is the same in all bins."""
+
+    tokens: int | None = Field(default=None, gt=0)
+    """Tokens predicted in a whole run."""
+    micro_batch: Annotated[int | None, HOW] = Field(default=None, gt=0)
+    """Sequences that fit through the model of one device at once."""
+    peak_learning_rate: float | None = Field(default=None, gt=0)
+    """Of every arm without one of its own."""
+    warmup_steps: int | None = Field(default=None, ge=0)
+    """Optimiser steps in which the learning rate rises."""
 
 
 class BinSettings(Strict):
@@ -26,6 +39,10 @@ class BinSettings(Strict):
     reference: ModelSizes | None = None
     """The model at the centre, by which the paper charges a search and counts a saving. It is trained from random
     weights as the arm `reference_init`."""
+    schedule: BinSchedule = BinSchedule()
+    """What the bin changes of `schedule`: larger models learn at lower rates, in smaller portions."""
+    arms: dict[ArmName, dict[str, Any]] = Field(default_factory=dict)
+    """What the bin changes of `arms`, by arm: `distilled: {micro_batch: 4}`."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -37,6 +54,10 @@ class BinSettings(Strict):
                 raise ValueError("give both `low` and `high`")
             ParameterBin(self.low, self.high)
         return self
+
+    def alone(self) -> Self:
+        """Return the bin without what it changes of training, which decides nothing of a search."""
+        return self.model_copy(update={"schedule": BinSchedule(), "arms": {}})
 
     def parameter_bin(self, teacher_parameters: int) -> ParameterBin:
         """Return the bin for a teacher of a size."""
@@ -51,6 +72,8 @@ class MeasurementSettings(Strict):
 
     length: int = Field(gt=0)
     """Tokens predicted per sequence."""
+    reported_length: int | None = Field(default=None, gt=0)
+    """The same where trained models are compared (split of the choice, reported losses); null: `length`."""
     calibration: int = Field(gt=0)
     """Sequences behind the importance scores."""
     elimination: int = Field(default=4, gt=0)
@@ -62,13 +85,28 @@ class MeasurementSettings(Strict):
     validation: int = Field(gt=0)
     """Sequences of each source for the reported losses."""
     heldout: int = Field(gt=0)
-    """Validation sequences behind the curves; also of every other split for the teacher's loss there."""
+    """Validation sequences behind the curves and savings, of the sources that are trained on; also of every other split
+    for the teacher's loss there."""
     batch_size: int = Field(default=4, gt=0)
     """Sequences of one forward pass."""
     device: Annotated[DeviceName, HOW] = "auto"
     """Where models run; `auto` is an accelerator where there is one."""
     precision: Precision = "auto"
     """Of forward passes; `auto` is bfloat16 where the hardware multiplies it."""
+
+    @property
+    def final_length(self) -> int:
+        """Tokens predicted per sequence of the choice and of reported losses."""
+        return self.reported_length or self.length
+
+    def length_of(self, split: str) -> int:
+        """Return the tokens predicted per sequence of a split that a search works with."""
+        return self.final_length if split == "choice" else self.length
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return max(self.length, self.final_length)
 
     @property
     def searched(self) -> dict[str, int]:
@@ -120,3 +158,22 @@ class Conditions(Strict):
     schedule: Schedule
     arms: Arms
     engine: Engine
+
+    def within(self, bin_: BinSettings) -> Self:
+        """Return the conditions of one bin, with what it changes of schedule and arms.
+
+        Raises:
+            ValueError: a change does not fit; the message names it and its place in the bin.
+        """
+        try:
+            schedule = self.schedule.changed(bin_.schedule.model_dump(exclude_none=True))
+            self.protocol.probe_schedule(schedule)
+        except ValueError as error:
+            raise ValueError(f"schedule: {error}") from None
+        try:
+            arms = self.arms.with_arms(bin_.arms)
+            for name in Arms.model_fields:
+                getattr(arms, name).fitted(schedule)
+        except ValueError as error:
+            raise ValueError(f"arms: {error}") from None
+        return self.model_copy(update={"schedule": schedule, "arms": arms})

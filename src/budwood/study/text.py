@@ -34,7 +34,8 @@ class Windows:
     @classmethod
     def searched(cls, tokens: PackedCorpus, split: str, measurement: MeasurementSettings) -> "Windows":
         """Return the sequences of a split that searches work with."""
-        return cls(tokens=tokens, split=split, length=measurement.length, count=measurement.searched[split])
+        length, count = measurement.length_of(split), measurement.searched[split]
+        return cls(tokens=tokens, split=split, length=length, count=count)
 
     @property
     def extent(self) -> Extent:
@@ -105,6 +106,7 @@ def require_text(tokens: PackedCorpus, measurement: MeasurementSettings, schedul
     """
     require_measured(tokens, measurement)
     training_order(tokens, schedule)
+    tokens.heldout_starts(schedule.sequence_length, measurement.heldout)
 
 
 def require_measured(tokens: PackedCorpus, measurement: MeasurementSettings) -> None:
@@ -113,5 +115,6 @@ def require_measured(tokens: PackedCorpus, measurement: MeasurementSettings) -> 
     Raises:
         ValueError: one has not; the message gives what it has.
     """
-    require_windows(tokens, measurement.length, measurement.searched, per_source=False)
-    require_windows(tokens, measurement.length, measurement.reported, per_source=True)
+    for split, count in measurement.searched.items():
+        require_windows(tokens, measurement.length_of(split), {split: count}, per_source=False)
+    require_windows(tokens, measurement.final_length, measurement.reported, per_source=True)

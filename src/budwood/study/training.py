@@ -110,18 +110,28 @@ class TrainArm(Stage[Trained]):
         settings: ArmSettings,
         conditions: Conditions,
     ) -> Self:
-        """Declare a run with settings of its own; see `of`."""
+        """Declare a run with settings of its own; see `of`.
+
+        Raises:
+            ValueError: it has a launcher, and this machine no accelerator.
+        """
         teacher, tokens = materials
         measurement = conditions.measurement
+        compute = choose_compute(measurement.device, measurement.precision)
+        if conditions.engine.launcher and measurement.device == "auto" and compute.name == "cpu":
+            raise ValueError(
+                "engine.launcher starts a process for every device, and this machine has no accelerator: name "
+                "measurement.device: cpu to share its processor, or train without a launcher"
+            )
         return cls(
             arm=arm,
             start=start,
             settings=settings,
-            schedule=conditions.schedule,
+            schedule=settings.fitted(conditions.schedule),
             tokens=tokens,
             heldout=measurement.heldout,
             teacher=teacher,
-            compute=choose_compute(measurement.device, measurement.precision),
+            compute=compute,
             engine=conditions.engine,
         )
 

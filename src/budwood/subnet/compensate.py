@@ -34,13 +34,14 @@ from budwood.subnet.extract import (
     extract_child,
     kept_positions,
     resolve,
+    teacher_name,
 )
 from budwood.subnet.moments import Gap, InputMoment, Moments, StoredMoments, StreamedMoments, WatchedInput
 from budwood.subnet.ordering import OrderedTeacher
 from budwood.subnet.pairs import can_choose_pairs, choose_pairs
 from budwood.subnet.refit import refit
 from budwood.subnet.regression import regress
-from budwood.subnet.settings import Compensation
+from budwood.subnet.settings import STEPS, Compensation
 
 Key, Value = TypeVar("Key"), TypeVar("Value")
 
@@ -87,9 +88,14 @@ def compensate(
     inputs, gaps = list(_inputs(teacher, cut, settings)), _gaps(teacher, cut, settings)
     moments = _stream(teacher, windows, inputs, gaps, settings, batch_size) if inputs or gaps else None
     child = corrected_child(teacher, cut, settings, moments)
-    if settings.refit and not teacher.family.output_norms and cut.architecture != teacher.architecture:
+    if refits(teacher, cut, settings):
         refit(child, teacher, cut, windows.split(batch_size), settings.refit_ridge)
     return child
+
+
+def refits(teacher: OrderedTeacher, cut: Cut, settings: Compensation) -> bool:
+    """Return whether a child is fitted to its teacher's stream."""
+    return settings.refit and not teacher.family.output_norms and cut.architecture != teacher.architecture
 
 
 @torch.no_grad()
@@ -119,6 +125,30 @@ def corrected_child(
             maps=_Lazy(writers, moments.gap),
         )
     return assemble(child_state(teacher, cut, corrections), child_config(teacher, cut), cut.architecture)
+
+
+def corrections_made(teacher: OrderedTeacher, selection: Selection, settings: Compensation | None) -> tuple[str, ...]:
+    """Return the names of the corrections that `compensate` makes of a candidate.
+
+    What a candidate keeps whole needs none, and some teachers and orders have no form of one.
+    """
+    cut = resolve(teacher, selection)
+    alone = {step: Compensation(**dict.fromkeys(STEPS, False) | {step: True}) for step in STEPS}
+    made = {step: any(_inputs(teacher, cut, alone[step])) for step in ("neurons", "channels", "heads")}
+    made["norms"] = any(_cut_norms(teacher, cut))
+    made["layers"] = any(_gaps(teacher, cut, alone["layers"]))
+    made["refit"] = refits(teacher, cut, alone["refit"])
+    made["pairs"] = can_choose_pairs(teacher) and bool(choose_pairs(teacher, cut)[1])
+    return tuple(step for step in (settings.steps if settings else ()) if made[step])
+
+
+def _cut_norms(teacher: OrderedTeacher, cut: Cut) -> Iterator[bool]:
+    """Yield of every norm with statistics whether entries of it are cut."""
+    for name, position, axes in teacher.family.parameters(len(cut.layers), tied=True):
+        layer = cut.layers[position or 0]
+        source = name if position is None else teacher_name(teacher.family, name, position, layer)
+        if source in teacher.norms:
+            yield len(kept_positions(teacher, axes[0], layer)) < len(teacher.norms[source])
 
 
 def store_moments(

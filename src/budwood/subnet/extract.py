@@ -179,7 +179,7 @@ def child_state(teacher: OrderedTeacher, cut: Cut, corrections: Corrections | No
     # Layers first, in depth order: so moments are gathered.
     for name, position, axes in sorted(parameters, key=lambda parameter: parameter[1] is None):
         layer = cut.layers[position or 0]
-        source = name if position is None else _teacher_name(family, name, position, layer)
+        source = name if position is None else teacher_name(family, name, position, layer)
         state[name] = _cut_parameter(teacher, source, axes, layer, name, corrections)
         shrunk = state[name].shape != teacher.weights[source].shape
         if corrections.norm_gain and shrunk and source in teacher.norms:
@@ -233,7 +233,8 @@ def _cut_parameter(
     return cut_tensor(teacher, tensor, axes if rows else ((), *axes[1:]), layer)
 
 
-def _teacher_name(family: Family, name: str, position: int, layer: KeptLayer) -> str:
+def teacher_name(family: Family, name: str, position: int, layer: KeptLayer) -> str:
+    """Return what the teacher calls a parameter of a layer of the child."""
     return f"{family.decoder}.{layer.teacher_layer}.{name.removeprefix(f'{family.decoder}.{position}.')}"
 
 

@@ -129,12 +129,6 @@ class SpaceSettings(Ordering):
             )
 
     @property
-    def corrections(self) -> tuple[str, ...]:
-        """Names of the corrections that are made: norms and pairs have no statistics in every order."""
-        missing = {"activation": set[str](), "magnitude": {"norms"}, "native": {"norms", "pairs"}}[self.ordering]
-        return tuple(step for step in (self.compensation.steps if self.compensation else ()) if step not in missing)
-
-    @property
     def regresses(self) -> bool:
         """Whether a correction follows from activations on calibration text."""
         return self.compensation is not None and self.compensation.regresses

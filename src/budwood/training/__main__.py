@@ -31,7 +31,11 @@ def main() -> None:
     first = os.environ.get("RANK", "0") == "0"
     track = pkgutil.resolve_name(arguments.track) if arguments.track and first else None
     try:
-        train(TrainingJob.read(arguments.job), track)
+        job = TrainingJob.read(arguments.job)
+    except ValueError as error:
+        sys.exit(str(error))
+    try:
+        train(job, track)
     except (TrainingStoppedError, FolderInUseError) as reason:
         sys.stderr.write(f"{reason}\n")
         sys.exit(_STOPPED if isinstance(reason, TrainingStoppedError) else _IN_USE)

@@ -48,7 +48,7 @@ class Recorder(TrainerCallback):
         """
         self.job, self.curve, self.meter, self.track = job, curve, meter, track
         corpus, length = PackedCorpus.open(job.corpus_folder), job.schedule.sequence_length
-        self.heldout = torch.from_numpy(corpus.windows("validation", length, limit=job.heldout_windows))
+        self.heldout = torch.from_numpy(corpus.read(corpus.heldout_starts(length, job.heldout_windows), length))
         self.num_steps = job.schedule.num_steps
         self.evaluation_steps = set(job.schedule.evaluation_steps)
         self.row_steps = steps_per_row(self.num_steps)

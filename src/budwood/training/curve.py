@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from budwood.records.files import append_json_lines, read_json_lines, write_atomically
+from budwood.records.files import append_json_lines, read_json_lines, write_atomically, write_json_lines
 
 Track = Callable[[Mapping[str, float], int], None]
 """Takes metrics and the optimiser step they belong to."""
@@ -48,7 +48,7 @@ def read_curve(output_folder: Path) -> list[Row]:
 
 def write_curve(output_folder: Path, rows: list[Row]) -> None:
     """Replace a run's curve."""
-    write_atomically(output_folder / CURVE, "".join(json.dumps(row) + "\n" for row in rows))
+    write_json_lines(output_folder / CURVE, rows)
 
 
 def append_row(output_folder: Path, row: Row) -> None:

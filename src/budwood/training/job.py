@@ -1,5 +1,6 @@
 """Everything that one training run needs."""
 
+import socket
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -41,7 +42,7 @@ class TrainingJob(Strict):
     cache_folder: Path | None = None
     """Entries of a cached teacher; see `budwood.training.cache`."""
     heldout_windows: int = Field(gt=0)
-    """Validation sequences behind the held-out curve."""
+    """Validation sequences behind the held-out curve, of the sources that are trained on."""
     device: DeviceName = "auto"
     precision: Precision = "auto"
     """Of matrix products; weights and optimiser state are always float32."""
@@ -54,6 +55,10 @@ class TrainingJob(Strict):
         Raises:
             ValueError: the file is missing or damaged, or is no job.
         """
+        if not file.is_file():
+            raise ValueError(
+                f"{file} is not on {socket.gethostname()}: every node needs the data folder, under the same path"
+            )
         try:
             return cls.model_validate_json(file.read_bytes())
         except (OSError, ValidationError) as error:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch.optim import Optimizer
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 
+from budwood import __version__
 from budwood.arch.count import forward_flops_per_token, num_parameters, training_flops_per_token
 from budwood.arch.spec import Architecture
 from budwood.corpus.packing import PackedCorpus
@@ -107,6 +109,7 @@ def _train(job: TrainingJob, track: Track | None) -> dict[str, Any]:
     compute = check_job(job)
     student = _student(job)
     arguments = training_arguments(job, compute, student)  # makes this process's device the current one
+    _require_agreement(job)
     checkpoint = _resumed(job, arguments)
     curve = Curve.load(checkpoint)
     meter = Meter.of(compute, job.schedule.tokens_per_step, _useful_flops_per_token(job), arguments.world_size)
@@ -133,6 +136,27 @@ def _train(job: TrainingJob, track: Track | None) -> dict[str, Any]:
     if stop.is_set():
         raise TrainingStoppedError(f"arm {job.arm}: finished, then stopped by SIGTERM or Ctrl-C")
     return result
+
+
+def _require_agreement(job: TrainingJob) -> None:
+    """Check that all processes train the same job on the same text: files of one node may be older than another's.
+
+    Raises:
+        ValueError: two do not.
+    """
+    if not distributed.is_initialized():
+        return
+    corpus = PackedCorpus.open(job.corpus_folder).fingerprint
+    own = {"host": socket.gethostname(), "job": job.model_dump_json(), "text": corpus, "budwood": __version__}
+    found: list[dict[str, str]] = [own] * distributed.get_world_size()
+    distributed.all_gather_object(found, own)
+    for rank, other in enumerate(found):
+        for name in ("budwood", "job", "text"):
+            if other[name] != found[0][name]:
+                raise ValueError(
+                    f"engine.launcher: process {rank} on {other['host']} has another {name} than process 0 on "
+                    f"{found[0]['host']}; give every node the same data folder and the same budwood"
+                )
 
 
 def _resumed(job: TrainingJob, arguments: TrainingArguments) -> Path | None:
@@ -167,8 +191,8 @@ def check_job(job: TrainingJob) -> Compute:
     Raises:
         ValueError: a folder contains no checkpoint, sequences are longer than the model's positions, the corpus is too
             small or was made by another tokenizer, the teacher cannot teach (see
-            `budwood.training.teacher.check_teacher`), the processes do not divide the batch, or weights are to be
-            sharded on a CPU.
+            `budwood.training.teacher.check_teacher`), the processes do not divide the batch or are more than the
+            devices, or weights are to be sharded on a CPU.
         OSError: checkpoints do not fit on the disk.
     """
     compute, schedule = choose_compute(job.device, job.precision), job.schedule
@@ -184,6 +208,12 @@ def check_job(job: TrainingJob) -> Compute:
             f"global_batch={schedule.global_batch} must be a multiple of micro_batch={schedule.micro_batch} times the "
             f"{processes} processes"
         )
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if compute.device.type == "cuda" and here > torch.cuda.device_count():
+        raise ValueError(
+            f"engine.launcher started {here} processes on {socket.gethostname()}, which has "
+            f"{torch.cuda.device_count()} devices: start one for each"
+        )
     if job.engine.sharding and not job.engine.launcher and processes == 1:
         raise ValueError("sharding=true needs a launcher: one process has no other to share with")
     if job.engine.sharding and compute.device.type == "cpu":
@@ -194,7 +224,7 @@ def check_job(job: TrainingJob) -> Compute:
     starts = training_order(corpus, schedule)
     if job.distillation is not None:
         check_teacher(job, corpus, starts)
-    corpus.window_starts("validation", schedule.sequence_length, limit=job.heldout_windows)
+    corpus.heldout_starts(schedule.sequence_length, job.heldout_windows)
     kept = job.engine.kept_checkpoints + (job.branch_folder is not None)
     require_space(job.output_folder, num_parameters(_architecture(job)), kept)
     return compute

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal, Self
@@ -14,6 +15,7 @@ Divergence = Literal["forward", "reverse", "jensen_shannon"]
 DistillationLoss = Literal["full", "topk_renorm", "topk_tail", "sampled"]
 OptimizerName = Literal["adamw", "muon"]
 Shape = Literal["cosine", "warmup_stable_decay"]
+ArmName = Literal["random_init", "subnet_init", "distilled", "reference_init"]
 Tracker = Literal["wandb", "trackio", "tensorboard"]
 
 _PAPER = {
@@ -134,7 +136,7 @@ class Schedule(Strict):
         Raises:
             ValueError: it does not allow for that length.
         """
-        return type(self).model_validate(self.model_dump() | {"tokens": tokens})
+        return self.changed({"tokens": tokens})
 
     def brief(self, tokens: int) -> Self:
         """Return the schedule of a short run: a cosine whose warm-up takes no more than a quarter of its steps."""
@@ -266,6 +268,8 @@ class ArmSettings(Strict):
 
     learning_rate: float | None = Field(default=None, gt=0)
     """Peak, chosen for the arm's initialisation; without one it is `schedule.peak_learning_rate`."""
+    micro_batch: Annotated[int | None, HOW] = Field(default=None, gt=0)
+    """In place of `schedule.micro_batch`: a teacher leaves less room for the student's sequences."""
     distillation: DistillationSettings | None = None
     """How the arm learns from the teacher; null: from the text alone."""
 
@@ -277,8 +281,16 @@ class ArmSettings(Strict):
         """
         rate = self.learning_rate or schedule.peak_learning_rate
         if rate is None:
-            raise ValueError("learning_rate: give the arm one, or all arms schedule.peak_learning_rate")
+            raise ValueError("give it a learning_rate, or all arms schedule.peak_learning_rate")
         return rate
+
+    def fitted(self, schedule: Schedule) -> Schedule:
+        """Return a schedule with the arm's own micro batch, where it has one.
+
+        Raises:
+            ValueError: it does not divide the global batch.
+        """
+        return schedule if self.micro_batch is None else schedule.changed({"micro_batch": self.micro_batch})
 
     def with_distillation(self, changes: dict[str, Any]) -> Self:
         """Return an arm with other settings of distillation, under a live teacher.
@@ -302,6 +314,26 @@ class Arms(Strict):
     """The sub-network with its weights, under the teacher."""
     reference_init: ArmSettings
     """The reference architecture of the bin from its family's own initialisation, where the bin names one."""
+
+    @property
+    def caches_teacher(self) -> bool:
+        """Whether the arm under the teacher reads what the teacher has said once."""
+        distillation = self.distilled.distillation
+        return distillation is not None and distillation.teacher == "cached"
+
+    def with_arms(self, changes: Mapping[ArmName, Mapping[str, Any]]) -> Self:
+        """Return the arms with other values of some; of `distillation` too, only those that are given change.
+
+        Raises:
+            ValueError: a value is unknown, not allowed, or does not go with the others.
+        """
+        arms = self.model_dump()
+        for name, values in changes.items():
+            arms[name] |= values
+            own = getattr(self, name).distillation
+            if own is not None and values.get("distillation") is not None:
+                arms[name]["distillation"] = own.model_dump() | values["distillation"]
+        return self.changed(arms)
 
     @model_validator(mode="after")
     def _distilled_has_a_teacher(self) -> Self:

@@ -28,9 +28,10 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ablation:
-    """One ablation."""
+    """One ablation in one bin."""
 
     name: str
+    bin: str
     title: str
     about: str
     """What is varied, in a sentence."""
@@ -48,16 +49,15 @@ class Ablation:
 
 
 def ablations_of(parameters: ProjectParameters) -> list[Ablation]:
-    """Return the ablations of an environment; none where its parameters name none."""
+    """Return the ablations of an environment, each in every bin; none where its parameters name none."""
     chosen = parameters.ablations
-    return (
-        [] if chosen is None else [_spaces(chosen), _metric(chosen), _logits(chosen), _teacher(chosen), _grid(chosen)]
-    )
+    kinds = (_spaces, _metric, _logits, _teacher, _grid)
+    return [] if chosen is None else [kind(chosen, bin_name) for kind in kinds for bin_name in chosen.students]
 
 
-def metric_place(ablations: AblationSettings, metric: str) -> Place:
-    """Return where the search that a metric guides keeps what it finds."""
-    return Place(ablations.searched_by(metric), ("ablations",))
+def metric_place(ablations: AblationSettings, metric: str, bin_name: str) -> Place:
+    """Return where the search of a bin that a metric guides keeps what it finds."""
+    return Place(ablations.searched_by(metric, bin_name), ("ablations",))
 
 
 def teacher_dataset(name: str, teacher: AblationTeacher) -> str:
@@ -72,13 +72,14 @@ def subnet_of(variant: Variant) -> str:
     return Place(variant).own("subnet")[0]
 
 
-def _spaces(ablations: AblationSettings) -> Ablation:
+def _spaces(ablations: AblationSettings, bin_name: str) -> Ablation:
     """Sub-networks of every space of one bin (paper, section 5 and figure 6)."""
-    variants = {space: Variant(ablations.student.bin, space) for space in ablations.spaces}
+    variants = {space: Variant(bin_name, space) for space in ablations.spaces}
     return Ablation(
         name="spaces",
-        title="Search spaces",
-        about=f"The sub-network of every space in the bin `{ablations.student.bin}`, trained on the same tokens.",
+        bin=bin_name,
+        title=f"Search spaces of {bin_name}",
+        about=f"The sub-network of every space in the bin `{bin_name}`, trained on the same tokens.",
         comparisons=tuple(
             Comparison(name=space, subnet=subnet_of(variant), settings={"space": space})
             for space, variant in variants.items()
@@ -87,76 +88,80 @@ def _spaces(ablations: AblationSettings) -> Ablation:
     )
 
 
-def _metric(ablations: AblationSettings) -> Ablation:
+def _metric(ablations: AblationSettings, bin_name: str) -> Ablation:
     """Searches of one space by several metrics (paper, section 5 and figure 8)."""
+    found = {metric: metric_place(ablations, metric, bin_name) for metric in ablations.metrics}
     return Ablation(
         name="metric",
-        title="Metrics that guide a search",
+        bin=bin_name,
+        title=f"Metrics that guide a search of {bin_name}",
         about=(
-            f"The space `{ablations.metric_space}` of the bin `{ablations.student.bin}`, searched with the same budget "
-            "by each metric; what it ranks first is trained on the same tokens."
+            f"The space `{ablations.metric_variant(bin_name).space}` of the bin `{bin_name}`, searched with the same "
+            "budget by each metric; what it ranks first is trained on the same tokens."
         ),
         comparisons=tuple(
-            Comparison(
-                name=metric, subnet=metric_place(ablations, metric).own("subnet")[0], settings={"metric": metric}
-            )
-            for metric in ablations.metrics
+            Comparison(name=metric, subnet=place.own("subnet")[0], settings={"metric": metric})
+            for metric, place in found.items()
         ),
     )
 
 
-def _logits(ablations: AblationSettings) -> Ablation:
+def _logits(ablations: AblationSettings, bin_name: str) -> Ablation:
     """One student distilled from all logits, the top of them, or draws (paper, section 5 and figure 7)."""
+    student = ablations.student(bin_name)
     return Ablation(
         name="logits",
-        title="Logits of the teacher",
+        bin=bin_name,
+        title=f"Logits of the teacher of {bin_name}",
         about="One sub-network, distilled on the same tokens from the whole distribution of its teacher or from parts.",
         comparisons=tuple(
-            Comparison(
-                name=name, subnet=subnet_of(ablations.student.variant), settings={"logits": name}, distillation=changes
-            )
+            Comparison(name=name, subnet=subnet_of(student), settings={"logits": name}, distillation=changes)
             for name, changes in ablations.logits.items()
         ),
-        searched=(ablations.student.variant,),
+        searched=(student,),
     )
 
 
-def _teacher(ablations: AblationSettings) -> Ablation:
-    """One student distilled by several teachers (paper, appendix D and table 7)."""
+def _teacher(ablations: AblationSettings, bin_name: str) -> Ablation:
+    """One student distilled by several teachers (paper, appendix D, figure 13 and table 7)."""
+    student = ablations.student(bin_name)
     exported = [teacher.subnet.variant for teacher in ablations.teachers.values() if teacher.subnet is not None]
     return Ablation(
         name="teacher",
-        title="Teachers",
+        bin=bin_name,
+        title=f"Teachers of {bin_name}",
         about="One sub-network of the study's own teacher, distilled on the same tokens by each teacher.",
         comparisons=tuple(
             Comparison(
                 name=name,
-                subnet=subnet_of(ablations.student.variant),
+                subnet=subnet_of(student),
                 settings={"teacher": name},
                 distillation={},
                 teacher=teacher_dataset(name, teacher),
             )
             for name, teacher in ablations.teachers.items()
         ),
-        searched=tuple(dict.fromkeys([ablations.student.variant, *exported])),
+        searched=tuple(dict.fromkeys([student, *exported])),
     )
 
 
-def _grid(ablations: AblationSettings) -> Ablation:
-    """One student distilled with every combination of settings (paper, appendix G and table 15)."""
+def _grid(ablations: AblationSettings, bin_name: str) -> Ablation:
+    """One student distilled with every combination of settings (paper, appendix G, figures 18 to 20 and table 15)."""
+    student = ablations.student(bin_name)
     return Ablation(
         name="kd_grid",
-        title="Settings of distillation",
+        bin=bin_name,
+        title=f"Settings of distillation of {bin_name}",
         about="One sub-network, distilled on the same tokens with every combination; beta is 1 - alpha.",
         comparisons=tuple(
             Comparison(
                 name=name,
-                subnet=subnet_of(ablations.student.variant),
+                subnet=subnet_of(student),
                 settings={setting: changes.get(setting) for setting in GRID_SETTINGS},
                 distillation=changes,
             )
             for name, changes in ablations.kd_grid.combinations().items()
         ),
-        searched=(ablations.student.variant,),
+        searched=(student,),
         settings=GRID_SETTINGS,
     )

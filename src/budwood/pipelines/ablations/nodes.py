@@ -12,8 +12,11 @@ from budwood.pipelines.ablations.comparison import Ablation, Comparison
 from budwood.pipelines.tracking import open_workspace, run_of
 from budwood.pipelines.wiring import project_root
 from budwood.reporting.ablations import (
+    ablation_curves,
     ablation_page,
     ablation_table,
+    curves_by_setting,
+    curves_by_variant,
     losses_by_setting,
     losses_by_variant,
     setting_importances,
@@ -31,7 +34,7 @@ def ablate(
     *models: Checkpoint,
     ablation: Ablation,
 ) -> tuple[Any, ...]:
-    """Train everything that is compared alike; return table, figure and page, and the importance of settings.
+    """Train everything that is compared alike; return table, curves, figures and page, and the importance of settings.
 
     Args:
         tokens: the text.
@@ -48,13 +51,14 @@ def ablate(
         compared = _compared(each, by_name, brief)
         with run_of(each.name):
             runs.append(train_compared(f"{ablation.name}-{place}", compared, tokens, brief, open_workspace(workspace)))
-    table = ablation_table(runs)
+    table, curves = ablation_table([run.row for run in runs]), ablation_curves(runs)
     title, about = ablation.title, ablation.about
     if not ablation.settings:
-        return table, losses_by_variant(title, table), ablation_page(title, about, table)
+        figures = losses_by_variant(title, table), curves_by_variant(title, curves)
+        return table, curves, *figures, ablation_page(title, about, table)
     importances = setting_importances(table, ablation.settings)
-    figure = losses_by_setting(title, table, ablation.settings)
-    return table, figure, ablation_page(title, about, table, importances), importances
+    figures = losses_by_setting(title, table, ablation.settings), curves_by_setting(title, curves, ablation.settings)
+    return table, curves, *figures, ablation_page(title, about, table, importances), importances
 
 
 def fetch_teachers(

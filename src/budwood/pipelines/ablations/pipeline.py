@@ -8,6 +8,7 @@ from budwood.pipelines.ablations.comparison import Ablation, ablations_of, metri
 from budwood.pipelines.evolution.pipeline import search_nodes
 from budwood.pipelines.export.pipeline import export_node
 from budwood.pipelines.wiring import Deferred, Place
+from budwood.records.names import Variant
 
 NODES = "budwood.pipelines.ablations.nodes"
 PREFIX = "ablation_"
@@ -17,11 +18,10 @@ NAMES = ("spaces", "metric", "logits", "teacher", "kd_grid")
 
 def create_pipelines(parameters: ProjectParameters) -> dict[str, Pipeline]:
     """Return a pipeline for every ablation, by its name; empty ones where the environment compares nothing."""
-    made = {
-        f"{PREFIX}{ablation.name}": _prepared(ablation, parameters) + Pipeline([_node(ablation)])
-        for ablation in ablations_of(parameters)
-    }
-    return {f"{PREFIX}{name}": made.get(f"{PREFIX}{name}", Pipeline([])) for name in NAMES}
+    made = {f"{PREFIX}{name}": Pipeline([]) for name in NAMES}
+    for ablation in ablations_of(parameters):
+        made[f"{PREFIX}{ablation.name}"] += _prepared(ablation, parameters) + Pipeline([_node(ablation)])
+    return made
 
 
 def _prepared(ablation: Ablation, parameters: ProjectParameters) -> Pipeline:
@@ -31,7 +31,7 @@ def _prepared(ablation: Ablation, parameters: ProjectParameters) -> Pipeline:
     nodes = [node for variant in ablation.searched for node in _searched(Place(variant, ("ablations",)))]
     if ablation.name == "metric":
         for metric in ablations.metrics:
-            nodes += _guided(metric_place(ablations, metric), ablations, metric)
+            nodes += _guided(metric_place(ablations, metric, ablation.bin), ablations, metric)
     if ablation.name == "teacher":
         nodes += _fetching(ablations)
     # What only a whole study needs of these is left out.
@@ -45,7 +45,7 @@ def _searched(place: Place) -> list[Node]:
 
 def _guided(place: Place, ablations: AblationSettings, metric: str) -> list[Node]:
     """Return the search of one space that a metric guides."""
-    space = f"params:spaces.{ablations.metric_space}"
+    space = f"params:spaces.{ablations.metric_variant(place.variant.bin).space}"
     return [*search_nodes(place, f"params:searches.{metric}", space), export_node(place, space)]
 
 
@@ -64,11 +64,12 @@ def _fetching(ablations: AblationSettings) -> list[Node]:
 def _node(ablation: Ablation) -> Node:
     """Return the node that trains what is compared and reports how it compares."""
     # In the namespace of the sub-networks, whose datasets it reads.
-    place = f"subnets.ablations.{ablation.name}"
-    outputs = ["table", "figure", "page", *(["importances"] if ablation.settings else [])]
+    place = f"subnets.ablations.{ablation.bin}.{ablation.name}"
+    conditions = Place(Variant(ablation.bin, ablation.name)).conditions
+    outputs = ["table", "curves", "figure", "curves_figure", "page", *(["importances"] if ablation.settings else [])]
     return Node(
         Deferred(NODES, "ablate", ablation=ablation),
-        ["tokens", "params:ablations", "params:conditions", "workspace", "teacher", *ablation.models],
+        ["tokens", "params:ablations", conditions, "workspace", "teacher", *ablation.models],
         [f"{place}.{output}" for output in outputs],
         name=f"ablate_{ablation.name}",
         namespace=place,

@@ -8,22 +8,27 @@ from typing import Any
 import pandas as pd
 
 from budwood.corpus.packing import PackedCorpus
+from budwood.corpus.settings import CorpusSettings
 from budwood.evaluation.harness import fingerprint_tasks
 from budwood.evaluation.settings import EvaluationSettings
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import choose_compute
+from budwood.models.settings import ServingSettings
 from budwood.pipelines.tracking import open_workspace, run_of, track
+from budwood.pipelines.wiring import from_root
 from budwood.records.account import SearchFindings, TrainingFindings
 from budwood.records.certificate import Certificate
 from budwood.records.cost import Cost
 from budwood.records.evaluation import Downstream, Efficiency, Sample
 from budwood.records.names import Variant
 from budwood.records.search import Finalists, Winner
-from budwood.records.teacher import TeacherEvaluation
+from budwood.records.teacher import TeacherEvaluation, TeacherRecord
 from budwood.records.training import ProbeScore, Score, TrainingRecord
 from budwood.study.account import ledger
 from budwood.study.evaluation import AskModel, ContinuePrompts, Questions, ScoreRun, build_questions, measure_speed
+from budwood.study.export import CertifyTrained, measured_of, read_certificate, text_sources
 from budwood.study.settings import Conditions
+from budwood.study.text import Windows
 
 
 def build_tasks(tokens: PackedCorpus, teacher: Checkpoint, evaluation: EvaluationSettings) -> Questions:
@@ -129,15 +134,60 @@ def score_runs(
             model=model,
             record=record,
             tokens=tokens,
-            length=measurement.length,
+            length=measurement.final_length,
             validation=measurement.validation,
             compute=choose_compute(measurement.device, measurement.precision),
         )
         with run_of(name):
             scored = open_workspace(workspace).finish(stage)
-        scores.append(scored.score.model_copy(update={"folder": str(model.folder)}))
+        scores.append(scored.score.model_copy(update={"folder": from_root(model.folder)}))
         costs += scored.costs
     return scores, costs
+
+
+def certify_arms(
+    tokens: PackedCorpus,
+    teacher_record: TeacherRecord,
+    corpus: CorpusSettings,
+    serving: ServingSettings,
+    conditions: Conditions,
+    workspace: Path,
+    subnet: Checkpoint,
+    scores: list[Score],
+    downstream: list[Downstream],
+    *models: Checkpoint,
+    names: Sequence[str],
+) -> list[Certificate]:
+    """Return the certificates of trained sub-networks; their folders get them too, with card and check.
+
+    Args:
+        tokens: the text.
+        teacher_record: what they were cut from.
+        corpus: the sources of the text.
+        serving: in which forms they are written, and where they are tried.
+        conditions: how much text is read.
+        workspace: keeps what was found.
+        subnet: what was trained, with its certificate.
+        scores: of all runs.
+        downstream: what all arms answer.
+        models: the trained sub-networks, of the first seed.
+        names: of their arms.
+    """
+    runs, answers = ({score.run: score for score in scores}, {each.model: each for each in downstream})
+    certificates = []
+    for name, model in zip(names, models, strict=True):
+        stage = CertifyTrained(
+            model=model,
+            record=runs[name].record,
+            subnet=read_certificate(subnet.folder),
+            proven_on=Windows.searched(tokens, "choice", conditions.measurement),
+            teacher_record=teacher_record,
+            sources=text_sources(corpus),
+            measured=measured_of(runs[name], answers[name]),
+            serving=serving,
+        )
+        certificates.append(open_workspace(workspace).finish(stage).certificate)
+    return certificates
 
 
 def collect_findings(
@@ -165,19 +215,24 @@ def collect_results(
     evaluation_costs: list[Cost],
     samples: list[Sample],
     sample_costs: list[Cost],
+    certificates: list[Certificate],
     selection: pd.DataFrame | None = None,
     *,
     variant: Variant,
 ) -> TrainingFindings:
     """Return what was trained of a variant, and how it was measured, under the space that probes chose."""
     where = chosen(variant, selection)
+    engines = {each.training.arm: each.engines for each in certificates if each.training is not None}
     return TrainingFindings(
         **where._asdict(),
-        scores=tuple(score.model_copy(update=where._asdict()) for score in scores),
+        scores=tuple(
+            score.model_copy(update=where._asdict() | {"engines": engines.get(score.run, ())}) for score in scores
+        ),
         downstream=tuple(answers.at(where) for answers in downstream),
         efficiency=tuple(speed.at(where) for speed in efficiency),
         evaluation_costs=(*evaluation_costs, *sample_costs),
         samples=tuple(sample.at(where) for sample in samples),
+        certificates=tuple(certificates),
     )
 
 
@@ -205,8 +260,11 @@ def join_curves(scores: list[Score], *curves: pd.DataFrame, variant: Variant, se
 
 
 def gather_histories(*histories: pd.DataFrame, variants: Sequence[Variant]) -> pd.DataFrame:
-    """Return the histories of all searches, with the variant of each."""
-    named = [history.assign(**variant._asdict()) for history, variant in zip(histories, variants, strict=True)]
+    """Return the histories of all searches, with the variant of each; losses by sequence stay in those of variants."""
+    named = [
+        history.drop(columns="sequence_losses").assign(**variant._asdict())
+        for history, variant in zip(histories, variants, strict=True)
+    ]
     return pd.concat(named, ignore_index=True)
 
 

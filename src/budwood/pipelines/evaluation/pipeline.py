@@ -4,7 +4,7 @@ from kedro.pipeline import Node, Pipeline
 
 from budwood.parameters import ProjectParameters
 from budwood.pipelines.wiring import Deferred, Place
-from budwood.records.names import ARMS, REFERENCE, Variant, run_name
+from budwood.records.names import ARMS, CERTIFIED, REFERENCE, Variant, run_name
 
 NODES = "budwood.pipelines.evaluation.nodes"
 TEXT = ["tokens", "params:conditions", "workspace"]
@@ -58,7 +58,10 @@ def _trained(place: Place, parameters: ProjectParameters) -> list[Node]:
         *place.own(*(f"{run}_run" for run in runs)),
     ]
     timed = ["params:evaluation", "params:conditions", "teacher", *place.own("subnet", *reference)]
-    results = place.own("scores", "downstream", "efficiency", "evaluation_costs", "samples", "sample_costs")
+    shared = ["tokens", "teacher_record", "params:corpus", "params:serving", "params:conditions", "workspace"]
+    certified = [*shared, *place.own("subnet", "scores", "downstream", *CERTIFIED)]
+    measured = ("scores", "downstream", "efficiency", "evaluation_costs", "samples", "sample_costs")
+    results = place.own(*measured, "arm_certificates")
     curves = [*place.own("scores", *(f"{run}_curve" for run in runs)), *selection]
     variant = place.variant
     return [
@@ -77,6 +80,7 @@ def _trained(place: Place, parameters: ProjectParameters) -> list[Node]:
             [*TEXT, *place.own(*arms)],
             place.own("samples", "sample_costs"),
         ),
+        place.node(Deferred(NODES, "certify_arms", names=CERTIFIED), certified, place.own("arm_certificates")),
         place.node(Deferred(NODES, "collect_results", variant=variant), [*results, *selection], place.own("results")),
         place.node(
             Deferred(NODES, "join_curves", variant=variant, selects=bool(selection)), curves, place.own("curves")

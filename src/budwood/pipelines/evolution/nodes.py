@@ -10,6 +10,7 @@ from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import choose_compute
 from budwood.pipelines.tracking import open_workspace
 from budwood.records.search import Finalists, Winner
+from budwood.search.genes import Genes
 from budwood.search.settings import SearchSettings
 from budwood.study.search import BriefTraining, ChooseWinner, EvolveSubnets
 from budwood.study.settings import BinSettings, Conditions
@@ -26,12 +27,12 @@ def evolve(
     search: SearchSettings,
     conditions: Conditions,
     workspace: Path,
-) -> tuple[pd.DataFrame, Finalists]:
+) -> tuple[pd.DataFrame, Genes, Finalists]:
     """Evolve sub-networks inside a bin; return all that were evaluated, and the best with what they cost."""
     needed = importance if space.needs_statistics or search.needs_statistics else {}
     stage = EvolveSubnets.of(teacher, needed, tokens, (bin_, space), search, conditions.measurement)
     found = open_workspace(workspace).finish(stage)
-    return found.history, found.finalists
+    return found.history, found.genes, found.finalists
 
 
 def choose_winner(

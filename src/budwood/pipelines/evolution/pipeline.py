@@ -23,12 +23,12 @@ def search_nodes(place: Place, search: str = "params:search", space: str | None 
         space: parameters of its space; those that the variant names without.
     """
     space = space or place.space_parameters
-    text, how = ["teacher", "importance", "tokens"], [search, "params:conditions", "workspace"]
+    text, how = ["teacher", "importance", "tokens"], [search, place.conditions, "workspace"]
     return [
         place.node(
             Deferred(NODES, "evolve"),
             [*text, place.bin_parameters, space, *how],
-            place.own("history", "finalists"),
+            place.own("history", "genes", "finalists"),
         ),
         place.node(
             Deferred(NODES, "choose_winner"),

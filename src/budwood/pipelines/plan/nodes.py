@@ -9,7 +9,7 @@ import pandas as pd
 
 from budwood.arch.bins import require_disjoint
 from budwood.arch.count import forward_flops_per_token, num_parameters
-from budwood.models.teacher import count_token_ids, describe_teacher
+from budwood.models.teacher import count_positions, count_token_ids, describe_teacher
 from budwood.parameters import AblationTeacher, ProjectParameters
 from budwood.pipelines.ablations.comparison import Ablation, Comparison, ablations_of
 from budwood.pipelines.wiring import project_root
@@ -54,7 +54,7 @@ def describe_study(parameters: ProjectParameters, accelerator: Accelerator) -> P
             one cannot be trained.
     """
     precision, root = parameters.measurement.precision, project_root()
-    longest = max(parameters.schedule.sequence_length, parameters.measurement.length)
+    longest = max(parameters.schedule.sequence_length, parameters.measurement.longest)
     teacher = describe_teacher(parameters.teacher, root, longest)
     used = {name: parameters.bins[name] for name in parameters.grid}
     num_token_ids = count_token_ids(parameters.teacher, root) if any(bin_.reference for bin_ in used.values()) else None
@@ -72,11 +72,14 @@ def describe_study(parameters: ProjectParameters, accelerator: Accelerator) -> P
         ),
         search=parameters.search,
         conditions=parameters.conditions,
+        bins=parameters.conditions_by_bin,
         evaluation=parameters.evaluation,
         num_sources={split: sum(shares.get(split, 0) > 0 for shares in splits) for split in reported},
         precision=accelerator.precision if precision == "auto" else precision,
         needs_statistics=parameters.needs_statistics,
         needs_elimination=parameters.needs_elimination,
+        positions=count_positions(parameters.teacher, root),
+        chats=parameters.teacher.random is None,
     )
 
 
@@ -86,9 +89,9 @@ def _planned(ablation: Ablation, parameters: ProjectParameters, study: PlannedSt
     assert ablations is not None, "only called where something is compared"
     forecasts = {variant: _forecast(variant, parameters, study) for variant in ablation.searched}
     searches = [(study, each) for each in forecasts.values()]
-    student = forecasts.get(ablations.student.variant)
+    student = forecasts.get(ablations.student(ablation.bin))
     if ablation.name == "metric":
-        student = _forecast(Variant(ablations.student.bin, ablations.metric_space), parameters, study)
+        student = _forecast(ablations.metric_variant(ablation.bin), parameters, study)
         searches = [(replace(study, search=search), student) for search in parameters.searches.values()]
     trained = [student] * len(ablation.comparisons) if ablation.name != "spaces" else list(forecasts.values())
     runs = [
@@ -96,7 +99,13 @@ def _planned(ablation: Ablation, parameters: ProjectParameters, study: PlannedSt
         for comparison, each in zip(ablation.comparisons, trained, strict=True)
         if each is not None
     ]
-    return PlannedAblation(name=ablation.name, tokens=ablations.tokens, searches=tuple(searches), runs=tuple(runs))
+    return PlannedAblation(
+        name=ablation.name,
+        bin=ablation.bin,
+        tokens=ablations.tokens,
+        searches=tuple(searches),
+        runs=tuple(runs),
+    )
 
 
 def _forecast(variant: Variant, parameters: ProjectParameters, study: PlannedStudy) -> Forecast:

@@ -6,7 +6,6 @@ from budwood.parameters import ProjectParameters
 from budwood.pipelines.wiring import Deferred, Place
 
 NODES = "budwood.pipelines.training.nodes"
-HOW = ["tokens", "params:conditions", "workspace"]
 
 
 def create_pipeline(parameters: ProjectParameters) -> Pipeline:
@@ -18,8 +17,8 @@ def create_pipeline(parameters: ProjectParameters) -> Pipeline:
 
 
 def _nodes(place: Place) -> list[Node]:
-    outputs = place.own("probe", "probe_run", "probe_curve")
+    outputs, how = place.own("probe", "probe_run", "probe_curve"), ["tokens", place.conditions, "workspace"]
     return [
-        place.node(Deferred(NODES, "train_probe"), [*place.own("subnet"), "teacher", *HOW], outputs),
-        place.node(Deferred(NODES, "score_probe"), [*place.own("probe", "probe_run"), *HOW], place.own("probe_scores")),
+        place.node(Deferred(NODES, "train_probe"), [*place.own("subnet"), "teacher", *how], outputs),
+        place.node(Deferred(NODES, "score_probe"), [*place.own("probe", "probe_run"), *how], place.own("probe_scores")),
     ]

@@ -10,12 +10,12 @@ from budwood.records.names import Variant
 logger = logging.getLogger(__name__)
 
 
-def publish_subnet(subnet: Checkpoint, settings: PushSettings, *, variant: Variant) -> str:
+def publish_model(model: Checkpoint, settings: PushSettings, *, variant: Variant) -> str:
     """Upload an export, or report what would be uploaded; return that report.
 
     Raises:
         ValueError: there is no access token, or the Hub refuses.
     """
-    report = push(subnet.folder, settings.of(variant)).describe()
+    report = push(model.folder, settings.of(variant)).describe()
     logger.info("%s: %s", variant, report)
     return report

@@ -1,4 +1,4 @@
-"""Per variant, where `push` names a repository: subnet -> publication."""
+"""Per variant, where `push` names a repository: subnet, or a trained arm -> publication."""
 
 from kedro.pipeline import Pipeline
 
@@ -7,15 +7,17 @@ from budwood.pipelines.wiring import Deferred, Place
 
 
 def create_pipeline(parameters: ProjectParameters) -> Pipeline:
-    """Publish the export of every variant."""
-    if parameters.push is None:
+    """Publish one model of every variant."""
+    push = parameters.push
+    if push is None:
         return Pipeline([])
+    variants = parameters.searched if push.model == "subnet" else parameters.trained
     nodes = [
         place.node(
-            Deferred("budwood.pipelines.publish.nodes", "publish_subnet", variant=place.variant),
-            [*place.own("subnet"), "params:push"],
+            Deferred("budwood.pipelines.publish.nodes", "publish_model", variant=place.variant),
+            [*place.own(push.model), "params:push"],
             place.own("publication"),
         )
-        for place in (Place(variant, ("publish",)) for variant in parameters.searched)
+        for place in (Place(variant, ("publish",)) for variant in variants)
     ]
     return Pipeline(nodes)

@@ -79,7 +79,7 @@ def evaluate_teacher(
     stage = EvaluateTeacher(
         teacher=teacher,
         tokens=tokens,
-        length=measurement.length,
+        length=measurement.final_length,
         reported=measurement.reported,
         compute=choose_compute(measurement.device, measurement.precision),
     )

@@ -88,16 +88,16 @@ def score_probe(
 
 
 def cache_teacher(
-    teacher: Checkpoint, tokens: PackedCorpus, conditions: Conditions, workspace: Path
+    teacher: Checkpoint, tokens: PackedCorpus, conditions: Conditions, workspace: Path, *, num_tokens: int
 ) -> tuple[TeacherCache, list[Cost]]:
-    """Return what the teacher says of all training sequences, for every variant, and what that cost."""
+    """Return what the teacher says of the sequences of the longest training, for every variant, and what that cost."""
     settings, measurement = conditions.arms.distilled.distillation, conditions.measurement
     assert settings is not None, "the parameters give this arm a teacher"
     stage = CacheTeacher(
         teacher=teacher,
         tokens=tokens,
         settings=settings,
-        schedule=conditions.schedule,
+        schedule=conditions.schedule.of_length(num_tokens),
         compute=choose_compute(measurement.device, measurement.precision),
         batch_size=measurement.batch_size,
     )

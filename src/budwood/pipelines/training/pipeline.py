@@ -8,7 +8,6 @@ from budwood.records.names import REFERENCE, run_name
 
 NODES = "budwood.pipelines.training.nodes"
 INITIALISATIONS = {"random_init": "random", "subnet_init": "checkpoint", "distilled": "checkpoint"}
-HOW = ["params:conditions", "workspace"]
 
 
 def create_pretraining(parameters: ProjectParameters) -> Pipeline:
@@ -26,15 +25,18 @@ def create_distillation(parameters: ProjectParameters) -> Pipeline:
     places = [Place(variant, ("distillation",)) for variant in parameters.trained]
     nodes = [node for place in places for node in _runs(place, "distilled", parameters)]
     if parameters.caches_teacher:
-        outputs, asking = ["teacher_cache", "teacher_cache_costs"], Deferred(NODES, "cache_teacher")
-        nodes.append(Node(asking, ["teacher", "tokens", *HOW], outputs, name="cache_teacher", tags="distillation"))
+        outputs = ["teacher_cache", "teacher_cache_costs"]
+        longest = max(parameters.conditions_by_bin[variant.bin].schedule.tokens for variant in parameters.trained)
+        asking, inputs = Deferred(NODES, "cache_teacher", num_tokens=longest), ["teacher", "tokens"]
+        inputs += ["params:conditions", "workspace"]
+        nodes.append(Node(asking, inputs, outputs, name="cache_teacher", tags="distillation"))
     return Pipeline(nodes)
 
 
 def _runs(place: Place, arm: str, parameters: ProjectParameters) -> list[Node]:
     """Return the runs of one arm of a variant, one for every seed."""
     cache = ["teacher_cache"] if arm == "distilled" and parameters.caches_teacher else []
-    inputs = [*place.own("subnet"), "teacher", "tokens", *HOW, *cache]
+    inputs = [*place.own("subnet"), "teacher", "tokens", place.conditions, "workspace", *cache]
     kind = (arm, INITIALISATIONS[arm])
     return [
         _run(place, Deferred(NODES, "train_arm", arm=kind, seed=seed), inputs, run_name(arm, parameters.seeds[0], seed))
@@ -46,7 +48,7 @@ def _references(place: Place, parameters: ProjectParameters) -> list[Node]:
     """Return the runs of the bin's reference, where it names one."""
     if not parameters.has_reference(place.variant.bin):
         return []
-    inputs = ["teacher", "tokens", place.bin_parameters, *HOW]
+    inputs = ["teacher", "tokens", place.bin_parameters, place.conditions, "workspace"]
     return [
         _run(
             place, Deferred(NODES, "train_reference", seed=seed), inputs, run_name(REFERENCE, parameters.seeds[0], seed)

@@ -1,0 +1,142 @@
+"""Members whose layers have the same attention: they are tried one by one where random draws find none in a bin."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from budwood.arch.bins import ParameterBin
+from budwood.arch.count import layer_parameters, neuron_parameters, population_parameters
+from budwood.arch.population import Population, Sizes
+from budwood.arch.space import LayerChoices, SearchSpace
+from budwood.arch.spec import Architecture, LayerSpec
+
+# Shape legend: A attentions, L layers, N shapes.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shapes:
+    """What some MLP widths bring into a bin, around one hidden size."""
+
+    hidden_size: int
+    attentions: Sizes
+    """[N] the row of the attention."""
+    depths: Sizes
+    """[N] one less than the number of layers."""
+    least: Sizes
+    """[N] the fewest steps of its widths: of all together, in uniform spaces of each."""
+    most: Sizes
+    """[N]"""
+
+
+def draw_regular(
+    space: SearchSpace, parameter_bin: ParameterBin, rng: np.random.Generator
+) -> tuple[Architecture, Sizes] | None:
+    """Draw a member of a bin whose layers have the same attention, or as much of it as a smaller layer has.
+
+    In uniform spaces these are all members; in layer-wise ones they reach from the smallest to the largest.
+
+    Returns:
+        the member and the ranks of its layers; None where the bin has no such member.
+    """
+    ranks = np.arange(space.teacher.num_hidden_layers)
+    if space.granularity == "fine":
+        # Any layer may be the only one: the smallest comes first.
+        family, width = space.teacher.family, space.hidden_sizes[0]
+        ranks = np.argsort([layer_parameters(family, width, choices.smallest) for choices in space.choices])
+    choices = [space.choices[rank] for rank in ranks]
+    attentions = _attentions(choices)
+    around = [_shapes_around(space, parameter_bin, hidden, attentions, choices) for hidden in space.hidden_sizes]
+    found = [shapes for shapes in around if len(shapes.least)]
+    if not found:
+        return None
+    shapes = found[int(rng.integers(len(found)))]
+    row = int(rng.integers(len(shapes.least)))
+    steps = int(rng.integers(shapes.least[row], shapes.most[row] + 1))
+    kept, attention = choices[: shapes.depths[row] + 1], attentions[shapes.attentions[row]]
+    steps *= 1 if space.layerwise else len(kept)
+    layers = tuple(
+        _layer(_clip(attention, choice), width * space.alignment)
+        for choice, width in zip(kept, _spread(steps, kept), strict=True)
+    )
+    return replace(space.teacher, hidden_size=shapes.hidden_size, layers=layers), ranks
+
+
+def _shapes_around(
+    space: SearchSpace, parameter_bin: ParameterBin, hidden: int, attentions: Sizes, choices: Sequence[LayerChoices]
+) -> _Shapes:
+    outer = _counts(space.teacher, hidden, np.zeros((1, 3), dtype=np.int64))
+    layers = [_counts(space.teacher, hidden, _clip(attentions, choice)) - outer for choice in choices]
+    bare = outer + np.cumsum(layers, axis=0)  # [L, A]
+    depths = np.arange(1, len(choices) + 1)[:, None]
+    widest = np.cumsum([len(choice.intermediate_sizes) for choice in choices])[:, None]
+    # A uniform space widens all layers at once.
+    together = np.ones_like(depths) if space.layerwise else depths
+    per_step = int(neuron_parameters(space.teacher.family, np.array(hidden))) * space.alignment * together
+    least = np.maximum(-((bare - parameter_bin.low) // per_step), depths // together)
+    most = np.minimum((parameter_bin.high - bare) // per_step, widest // together)
+    depth, attention = np.nonzero((least <= most) & _fits(space, hidden, attentions))
+    return _Shapes(
+        hidden_size=hidden,
+        attentions=attention,
+        depths=depth,
+        least=least[depth, attention],
+        most=most[depth, attention],
+    )
+
+
+def _counts(teacher: Architecture, hidden: int, attentions: Sizes) -> Sizes:
+    """Return [A] the parameters of one layer without neurons, and of what is outside the layers."""
+    groups, queries, head_dim = attentions.T[:, :, None]
+    sizes = np.full(len(attentions), hidden)
+    return population_parameters(
+        Population(
+            hidden_size=sizes, groups=groups, queries=queries, head_dim=head_dim, intermediate_size=0 * head_dim
+        ),
+        teacher,
+    )
+
+
+def _fits(space: SearchSpace, hidden: int, attentions: Sizes) -> NDArray[np.bool_]:
+    """Return [A] whether stock classes and engines accept a hidden size around an attention."""
+    if not space.ties_hidden_to_heads:
+        return np.ones(len(attentions), dtype=bool)
+    return np.array([hidden in space.hidden_sizes_around(_layer(attention, 1)) for attention in attentions])
+
+
+def _axes(choices: LayerChoices) -> tuple[range, range, range]:
+    return choices.groups, choices.queries, choices.head_dims
+
+
+def _attentions(choices: Sequence[LayerChoices]) -> Sizes:
+    """Return [A, 3] groups, queries and head dimension of every attention that the largest layers have."""
+    longest = [max(axes, key=len) for axes in zip(*map(_axes, choices), strict=True)]
+    return np.array(list(product(*longest)), dtype=np.int64)
+
+
+def _clip(attentions: Sizes, choices: LayerChoices) -> Sizes:
+    """Return attentions within what a layer may have."""
+    axes = _axes(choices)
+    return attentions.clip([axis[0] for axis in axes], [axis[-1] for axis in axes])
+
+
+def _spread(steps: int, choices: Sequence[LayerChoices]) -> list[int]:
+    """Return the steps of every layer's width, as equal as what each may have allows."""
+    widest = [len(choice.intermediate_sizes) for choice in choices]
+    given = [0] * len(widest)
+    for done, position in enumerate(sorted(range(len(widest)), key=widest.__getitem__)):
+        given[position] = min(widest[position], steps // (len(widest) - done))
+        steps -= given[position]
+    return given
+
+
+def _layer(attention: Sizes, neurons: int) -> LayerSpec:
+    groups, queries, head_dim = attention.tolist()
+    return LayerSpec(
+        num_attention_heads=groups * queries,
+        num_key_value_heads=groups,
+        head_dim=head_dim,
+        intermediate_size=neurons,
+    )

@@ -1,0 +1,60 @@
+"""What is known of an export without an engine, and what a user who lacks one reads."""
+
+import json
+
+import pytest
+from teachers import tiny_teacher
+
+from budwood.models.checkpoint import fingerprint, save_checkpoint
+from budwood.models.engines import ask, misread_by_vllm, open_everywhere, serving_commands
+from budwood.models.settings import ServingSettings
+from budwood.models.teacher import byte_tokenizer
+from budwood.records.serving import CHECK, Opening
+
+
+@pytest.mark.parametrize(
+    ("model_type", "head_dim", "misread"),
+    [("qwen2", 8, False), ("qwen2", None, False), ("qwen2", 6, True), ("mistral", 6, False)],
+)
+def test_vllm_misreads_a_qwen2_whose_heads_do_not_fill_the_hidden_size(tmp_path, model_type, head_dim, misread):
+    config = {"model_type": model_type, "hidden_size": 32, "num_attention_heads": 4, "head_dim": head_dim}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert misread_by_vllm(tmp_path) is misread
+    commands = serving_commands(tmp_path, {"vllm": Opening(opens=True, how="tried")})
+    assert commands == ["vllm serve ." + " --model-impl transformers" * misread]
+
+
+def test_commands_are_given_for_engines_that_opened_the_folder_alone(tmp_path):
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "budwood_llama", "hidden_size": 8, "num_attention_heads": 1, "auto_map": {}})
+    )
+    unseen, seen = Opening(opens=None, how="not tried"), Opening(opens=True, how="tried")
+    assert serving_commands(tmp_path, {"transformers": seen, "vllm": unseen, "llama.cpp": unseen}) == []
+    assert serving_commands(tmp_path, {"vllm": seen, "llama.cpp": seen}) == [
+        "vllm serve . --trust-remote-code",
+        "llama-server --model model.gguf",
+    ]
+
+
+def test_an_engine_that_is_not_installed_is_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match=r"engines: vllm is not installed in .*; `make engines` installs it"):
+        ask("vllm", [tmp_path], tmp_path)
+
+
+@pytest.mark.parametrize(("hidden_size", "misread"), [(192, False), (96, True)])
+def test_the_certificate_warns_of_what_vllm_misreads(tmp_path, hidden_size, misread):
+    model = tiny_teacher("qwen2", tied=True, vocab_size=257, head_dim=32, hidden_size=hidden_size)
+    folder = save_checkpoint(model, byte_tokenizer(), tmp_path / "qwen2")
+    said = open_everywhere(folder, ServingSettings())["vllm"]
+    assert said.opens is None
+    assert ("only with `--model-impl transformers`" in said.how) is misread
+
+
+def test_the_check_is_no_part_of_the_model(tmp_path):
+    """The script beside a layer-wise model is code too, but not the model's."""
+    folder = save_checkpoint(tiny_teacher("llama", tied=True, vocab_size=257), byte_tokenizer(), tmp_path / "llama")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {}}))
+    before = fingerprint(folder)
+    (folder / CHECK).write_text("print()")
+    assert fingerprint(folder) == before
