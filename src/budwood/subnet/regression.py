@@ -21,7 +21,7 @@ def first_direction(first: Tensor) -> Tensor:
     """
     if not first.any():
         return torch.zeros(first.shape[1], device=first.device)
-    _, _, directions = torch.linalg.svd(first.float(), full_matrices=False)
+    directions: Tensor = torch.linalg.svd(first.float(), full_matrices=False).Vh
     return directions[0]
 
 
@@ -54,5 +54,5 @@ def _solve(correlations: Tensor, target: Tensor, ridge: float) -> Tensor:
     if not failed:
         return torch.cholesky_solve(target, factor)
     energies, axes = torch.linalg.eigh(correlations.double())
-    solved = axes @ (axes.T @ target.double() / (energies.clamp_min(0) + ridge)[:, None])
+    solved: Tensor = axes @ (axes.T @ target.double() / (energies.clamp_min(0) + ridge)[:, None])
     return solved.to(target.dtype)
