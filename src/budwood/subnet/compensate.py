@@ -43,7 +43,8 @@ from budwood.subnet.refit import refit
 from budwood.subnet.regression import regress
 from budwood.subnet.settings import STEPS, Compensation
 
-Key, Value = TypeVar("Key"), TypeVar("Value")
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
 def cut_out(

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from budwood.arch.count import layer_flops_per_token
+from budwood.arch.family import Module
 from budwood.arch.spec import Architecture
 from budwood.subnet.extract import Cut, in_one_precision
 from budwood.subnet.moments import whole_teacher
@@ -51,7 +52,7 @@ def refit(child: PreTrainedModel, teacher: OrderedTeacher, cut: Cut, batches: Se
             whole.advance(layer + 1)
         between = [after - added for after, added in zip(whole.states, written, strict=True)]
         own_layer = own.layers[position]
-        output, mlp_out = (own_layer.get_submodule(module.name) for module in (family.output, family.mlp_out))
+        output, mlp_out = (_linear(own_layer, module) for module in (family.output, family.mlp_out))
         with inputs_of(output) as heads:
             own.returned()
         attended = [x + output(read) for x, read in zip(own.states, heads, strict=True)]
@@ -84,12 +85,18 @@ def refit_flops(child: Architecture, *, num_tokens: int, context: int) -> float:
     return flops
 
 
+def _linear(layer: nn.Module, module: Module) -> nn.Linear:
+    found = layer.get_submodule(module.name)
+    assert isinstance(found, nn.Linear)
+    return found
+
+
 def _channels(states: States, hidden: Indices) -> States:
     kept = torch.tensor(list(hidden), device=states[0].device)
     return [each.index_select(-1, kept) for each in states]
 
 
-def _fit(module: nn.Module, read: States, reached: States, wanted: States, ridge: float) -> Tensor:
+def _fit(module: nn.Linear, read: States, reached: States, wanted: States, ridge: float) -> Tensor:
     """Add to a projection what takes the stream nearest to the one that is wanted; return what was added.
 
     Tokens count by the inverse square of the size of what is wanted, as norms will see them. The first position is left
