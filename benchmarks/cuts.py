@@ -1,7 +1,7 @@
 """What a cut is worth: the loss of sub-networks of a teacher, cut in different ways, before any training.
 
 Eight random half-size shapes of SmolLM2-135M, drawn uniformly until they lie in the bin of 63.9M to 70.6M parameters,
-are cut in eleven ways and measured on the same Wikipedia text; so are two hand-picked shapes, of half and of three
+are cut in twelve ways and measured on the same Wikipedia text; so are two hand-picked shapes, of half and of three
 quarters of the teacher. Of Gemma 3 270M, which is mostly vocabulary, the parameters outside the embedding count: random
 shapes of half and of three quarters of these are drawn (47.7M to 52.7M, and 71.5M to 79.0M). All losses are nats per
 token; guessing uniformly costs 10.8, for Gemma 12.5. From `layers` on, each way adds to the one before it:
@@ -10,7 +10,8 @@ token; guessing uniformly costs 10.8, for Gemma 12.5. From `layers` on, each way
 * `layers`: the best layers instead of the first; `sorted`: the best channels, heads and neurons too; `rotary`: the best
   rotary pairs at their own frequencies; `gain`: attention scores mended; `ordered`: values in their singular basis;
 * `norms`: cut norms mended; `pairs`: every group its own rotary pairs; `least_squares`: removed entries predicted from
-  kept ones; `compensated`: dropped layers replaced by linear maps.
+  kept ones; `maps`: dropped layers replaced by linear maps, as a search compares candidates; `compensated`: layers
+  refitted to the teacher's stream, as finalists are exported.
 
 Usage: python benchmarks/cuts.py [--teacher smollm2_135m] [--num-shapes 8] [--num-windows 8] [--ways ...]; about half an
 hour on two cores for SmolLM2; the other teacher is `gemma3_270m`, whose packages `requirements-gemma3_270m.txt` lists.
@@ -55,7 +56,7 @@ from budwood.subnet.ordering import OrderedTeacher
 
 HALF = ParameterBin(63_900_000, 70_600_000)
 MAIN_WAYS = ("prefix", "random", "ordered", "compensated")
-STEPS = ("layers", "sorted", "rotary", "gain", "norms", "pairs", "least_squares")
+STEPS = ("layers", "sorted", "rotary", "gain", "norms", "pairs", "least_squares", "maps")
 MIN_WIDTH = 64
 """Smallest hidden size and MLP width that shapes are drawn with."""
 
@@ -165,7 +166,7 @@ class Cutter:
     def ways(self, shape: Shape) -> dict[str, Callable[[], PreTrainedModel]]:
         """Return what makes the child of every way."""
         prefix = Selection.prefix(sized(self.native.architecture, shape))
-        pairs = Compensation(neurons=False, channels=False, heads=False, layers=False)
+        pairs = Compensation(neurons=False, channels=False, heads=False, layers=False, refit=False)
         return {
             "prefix": lambda: extract_child(self.native, prefix),
             "random": lambda: extract_child(self.native, self.random_indices(shape)),
@@ -176,7 +177,8 @@ class Cutter:
             "ordered": lambda: extract_child(self.ordered, prefix),
             "norms": lambda: self.compensate(prefix, pairs.model_copy(update={"pairs": False})),
             "pairs": lambda: self.compensate(prefix, pairs),
-            "least_squares": lambda: self.compensate(prefix, Compensation(layers=False)),
+            "least_squares": lambda: self.compensate(prefix, Compensation(layers=False, refit=False)),
+            "maps": lambda: self.compensate(prefix, Compensation(refit=False)),
             "compensated": lambda: self.compensate(prefix, Compensation()),
         }
 

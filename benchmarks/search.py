@@ -3,8 +3,10 @@
 All look for the best sub-network of SmolLM2-135M with half of its parameters (63.9M to 70.6M) and equal layers, on
 eight Wikipedia sequences of 256 tokens; the winner is measured on 32 others, in float32:
 
-* `ours`: layers are left out one by one, and evolution, led by a surrogate, races cuts; two finalists are corrected,
-  trained on 16,384 tokens, and compared on text of their own. `untrained` is the same winner before that training;
+* `ours`: layers are left out one by one, and evolution, led by a surrogate, races corrected cuts; two finalists are
+  refitted, trained on 16,384 tokens, and compared on text of their own;
+* `untrained`: a third of the candidates, and finalists that are compared untrained; also at three quarters of the
+  parameters (95.8M to 105.9M);
 * `paper`: Algorithm 1 on the teacher's own order with rebuilt rotary embeddings, 50 + 20 x 50 candidates that read all;
 * `whittle`: its random search, with as many evaluation tokens as ours, in an environment of its own;
 * `random`: random draws of our cuts with as many evaluation tokens as ours, corrected and compared, without training:
@@ -17,10 +19,10 @@ Usage: python benchmarks/search.py [--seeds 0 1 2]. Whatever is finished is kept
 search takes half an hour a seed on a core that multiplies bfloat16, an hour and more on others; all the rest together
 takes about as long.
 
-Last line: a JSON object with `ours_nats, untrained_nats, paper_nats, whittle_nats, random_nats` (a list over seeds
-each), and `flops_ratio_to_paper`: what the paper's search spends over what ours has spent, calibration and elimination
-included, at the end of the generation whose best plain cut is as good on the held-out text as the paper's winner; the
-smallest over seeds.
+Last line: a JSON object with `ours_nats, untrained_nats, three_quarter_nats, paper_nats, whittle_nats, random_nats` (a
+list over seeds each), and `flops_ratio_to_paper`: what the paper's search spends over what ours has spent, calibration
+and elimination included, at the end of the generation whose best corrected cut, not refitted, is as good on the
+held-out text as the paper's winner; the smallest over seeds.
 """
 
 import argparse
@@ -40,8 +42,11 @@ from transformers import PreTrainedModel
 from budwood import BinSettings, Compensation, Schedule, SearchSettings, Selection, SpaceSettings, Study, Subnet
 from budwood.models.losses import sequence_losses
 
-ARMS = ("ours", "random", "whittle", "paper")
-BINS = {"half": BinSettings(low=HALF.low, high=HALF.high)}
+ARMS = ("ours", "untrained", "three_quarter", "random", "whittle", "paper")
+BINS = {
+    "half": BinSettings(low=HALF.low, high=HALF.high),
+    "three_quarter": BinSettings(low=95_800_000, high=105_900_000),
+}
 
 OURS = SearchSettings(
     population=16,
@@ -58,10 +63,22 @@ OURS = SearchSettings(
     num_finalists=2,
     finalist_tokens=16_384,
 )
+UNTRAINED = OURS.model_copy(
+    update={
+        "population": 8,
+        "epochs": 5,
+        "num_mutants": 5,
+        "num_crossovers": 1,
+        "num_randoms": 2,
+        "stages": (2,),
+        "finalist_tokens": 0,
+    }
+)
 PAPER = SearchSettings(epochs=20, sampling="rejection", constraint="rejection", num_finalists=1)
 
-PLAIN = SpaceSettings(layerwise=False, alignment=16)
-SPACE = PLAIN.model_copy(update={"compensation": Compensation()})
+SPACE = SpaceSettings(layerwise=False, alignment=16, compensation=Compensation())
+CORRECTED = SPACE.model_copy(update={"compensation": Compensation(refit=False)})
+"""What candidates are compared as."""
 PAPER_SPACE = SpaceSettings(layerwise=False, **PAPER_ORDER.model_dump())
 SCHEDULE = Schedule(tokens=16_384, sequence_length=LENGTH, global_batch=4, micro_batch=4, warmup_steps=4)
 """Of finalists."""
@@ -80,10 +97,12 @@ class Bench:
         """Return the loss of a model on the held-out text, in float32."""
         return float(sequence_losses(model.float(), windows(self.study, "validation", MEASUREMENT.validation)).mean())
 
-    def search(self, settings: SearchSettings, seed: int, space: SpaceSettings = SPACE) -> tuple[Subnet, Result]:
+    def search(
+        self, settings: SearchSettings, seed: int, space: SpaceSettings = SPACE, bin_name: str = "half"
+    ) -> tuple[Subnet, Result]:
         """Return what a search finds, with its loss and its cost."""
-        seeded = settings.model_copy(update={"seed": seed})
-        found = self.study.search(BINS, space=space, settings=seeded, schedule=SCHEDULE)["half"]
+        seeded, bins = settings.model_copy(update={"seed": seed}), {bin_name: BINS[bin_name]}
+        found = self.study.search(bins, space=space, settings=seeded, schedule=SCHEDULE)[bin_name]
         history = found.history
         assert history is not None, "a search has candidates"
         spent = {name: float(history[name].sum()) for name in ("tokens", "flops", "seconds")}
@@ -97,19 +116,29 @@ def run_paper(bench: Bench, seed: int) -> Result:
 
 
 def run_ours(bench: Bench, seed: int) -> Result:
-    """Race ordered cuts, and correct, train and compare the finalists."""
+    """Race corrected cuts, and refit, train and compare the finalists."""
     found, result = bench.search(OURS, seed)
     trained = bench.study.pretrain(found.checkpoint, schedule=SCHEDULE.brief(OURS.finalist_tokens))
     steps = [
-        {"flops": flops, "nats": bench.heldout(bench.study.activate(best, PLAIN))}
+        {"flops": flops, "nats": bench.heldout(bench.study.activate(best, CORRECTED))}
         for flops, best in best_by_generation(found)
     ]
     own = {
         "nats": bench.heldout(trained.model.load_model(torch.float32)),
-        "untrained_nats": result["nats"],
+        "before_training": result["nats"],
         "steps": steps,
     }
     return _with_all_costs(bench, found, result) | own
+
+
+def run_untrained(bench: Bench, seed: int) -> Result:
+    """Race corrected cuts of half the parameters, and compare refitted finalists."""
+    return _with_all_costs(bench, *bench.search(UNTRAINED, seed))
+
+
+def run_three_quarter(bench: Bench, seed: int) -> Result:
+    """Do the same at three quarters of the parameters."""
+    return _with_all_costs(bench, *bench.search(UNTRAINED, seed, bin_name="three_quarter"))
 
 
 def run_random(bench: Bench, seed: int) -> Result:
@@ -193,7 +222,14 @@ def main() -> None:
     parser.add_argument("--cache-dir", type=Path, default=CACHE_DIR)
     arguments = parser.parse_args()
     bench = Bench(open_quickstart(arguments.cache_dir), arguments.cache_dir)
-    runs = {"ours": run_ours, "random": run_random, "whittle": run_whittle, "paper": run_paper}
+    runs = {
+        "ours": run_ours,
+        "untrained": run_untrained,
+        "three_quarter": run_three_quarter,
+        "random": run_random,
+        "whittle": run_whittle,
+        "paper": run_paper,
+    }
     results: dict[tuple[str, int], Result] = {}
     for seed in arguments.seeds:
         for arm in arguments.arms:
@@ -202,8 +238,6 @@ def main() -> None:
     figures: Result = {
         f"{arm}_nats": [round(results[arm, seed]["nats"], 3) for seed in arguments.seeds] for arm in arguments.arms
     }
-    if "ours" in arguments.arms:
-        figures["untrained_nats"] = [round(results["ours", seed]["untrained_nats"], 3) for seed in arguments.seeds]
     if {"ours", "paper"} <= set(arguments.arms):
         ratios = [flops_ratio(results["ours", seed], results["paper", seed]) for seed in arguments.seeds]
         figures["flops_ratio_to_paper"] = round(min(ratios), 1)

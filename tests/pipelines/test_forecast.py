@@ -14,16 +14,19 @@ from budwood.evaluation.settings import NEW_TOKENS, NUM_PROMPTS, PROMPT_TOKENS
 from budwood.parameters import ProjectParameters, read_parameters
 from budwood.pipelines.plan.nodes import describe_study
 from budwood.records.account import SearchFindings
+from budwood.records.cost import Cost
 from budwood.records.files import read_json_lines
 from budwood.records.form import read_records
 from budwood.records.teacher import TeacherRecord
 from budwood.reporting.accelerator import ACCELERATORS
-from budwood.study.costs import Extent, writing_cost
+from budwood.search.genes import Genes
+from budwood.study.costs import Extent, moments_costs, writing_cost
+from budwood.study.forecast import Forecast
 from budwood.study.plan import PlannedStudy, plan, search_costs
 from budwood.study.teacher import importance_of
-from budwood.subnet.compensate import count_gaps
+from budwood.subnet.compensate import gaps_of, possible_gaps, solve_flops
 from budwood.subnet.extract import Cut, resolve
-from budwood.subnet.ordering import open_ordered
+from budwood.subnet.ordering import OrderedTeacher, open_ordered
 
 pytestmark = pytest.mark.slow
 
@@ -60,9 +63,9 @@ def study(data: Path, parameters: ProjectParameters, teacher: TeacherRecord, fin
     forecasts = []
     for each in described.forecasts:
         winner = findings[each.variant].winner
-        gaps = count_gaps(winner.kept_layers, teacher.architecture.num_hidden_layers)
+        num_gaps = len(gaps_of(winner.kept_layers, teacher.architecture.num_hidden_layers))
         members = (winner.selection.architecture(teacher.architecture),)
-        forecasts.append(replace(each, members=members, num_gaps=gaps))
+        forecasts.append(replace(each, members=members, num_gaps=num_gaps))
     return replace(described, forecasts=tuple(forecasts), trials=tuple(len(row["kept"]) for row in trials(data)))
 
 
@@ -104,13 +107,29 @@ def test_an_elimination_costs_what_was_planned_but_for_layers_that_trials_share(
 
 def gaps(cut: Cut, study: PlannedStudy) -> int:
     """Return the runs of dropped layers of a cut that follow a kept one."""
-    return count_gaps([layer.teacher_layer for layer in cut.layers], study.teacher.num_hidden_layers)
+    return len(gaps_of([layer.teacher_layer for layer in cut.layers], study.teacher.num_hidden_layers))
+
+
+def correcting(
+    read: pd.DataFrame, kept: Genes, study: PlannedStudy, each: Forecast, ordered: OrderedTeacher
+) -> list[Cost]:
+    """Return what it costs to gather moments, and to solve for every candidate each time that it reads."""
+    if each.compensation is None:
+        return []
+    num_gaps = len(possible_gaps(ordered, coarse=each.coarse))
+    costs = moments_costs(study.teacher, each.compensation, num_gaps, study.text("calibration"))
+    stages = (*study.search.stages, study.conditions.measurement.selection)
+    for evaluation, num_sequences in zip(read["evaluation"], read["num_sequences"], strict=True):
+        cut = resolve(ordered, kept.read(evaluation))
+        once = solve_flops(study.teacher, cut.architecture, each.compensation, num_gaps=gaps(cut, study))
+        costs.append(Cost(stage="search", flops=once * sum(stage <= num_sequences for stage in stages), tokens=0))
+    return costs
 
 
 def test_a_search_costs_what_its_candidates_read(
     study: PlannedStudy, spent: pd.DataFrame, data: Path, parameters, findings
 ) -> None:
-    """The evaluations by all candidates and the tokens that the race let them read, the choice by the finalists."""
+    """All candidates with their corrections and what the race let them read, and the choice by the finalists."""
     histories = pd.read_parquet(data / "07_model_output/histories.parquet")
     paid = sums(spent, "search")
     length, calibration = study.conditions.measurement.length, study.text("calibration")
@@ -134,8 +153,11 @@ def test_a_search_costs_what_its_candidates_read(
             "tokens": total.tokens - len(members) * looked + sum(cost.tokens for cost in losers),
             "flops": total.flops - len(members) * looked * finalists.forward(length) + sum(c.flops for c in losers),
         }
-        flops = (read["tokens"] * read["flops_per_token"]).sum() + choice["flops"]
-        assert read["tokens"].sum() + choice["tokens"] == paid.loc[each.variant, "tokens"], each.variant
+        genes = Genes.open(data / "05_model_input" / each.variant.bin / each.variant.space / "genes")
+        corrected = correcting(read, genes, study, each, ordered)
+        flops = (read["tokens"] * read["flops_per_token"]).sum() + choice["flops"] + sum(c.flops for c in corrected)
+        tokens = read["tokens"].sum() + choice["tokens"] + sum(cost.tokens for cost in corrected)
+        assert tokens == paid.loc[each.variant, "tokens"], each.variant
         assert flops == pytest.approx(paid.loc[each.variant, "flops"], rel=0.01), each.variant
 
 

@@ -184,6 +184,7 @@ def stages(materials: Materials) -> list[Stage]:
             selection=windows("selection"),
             bin_=BinSettings(fraction=0.5),
             search=SearchSettings(),
+            calibration=windows("calibration"),
             **heavy,
         ),
         ChooseWinner(

@@ -2,14 +2,14 @@
 
 from strategies import decoder, layer
 
-from budwood.arch.count import forward_flops_per_token
-from budwood.study.costs import Extent, check_cost, correction_cost, forward_of, proof_cost
+from budwood.arch.count import forward_flops_per_token, layer_flops_per_token
+from budwood.study.costs import Extent, check_cost, correction_cost, forward_of, moments_costs, proof_cost
 from budwood.subnet.settings import Compensation
 
 TEACHER = decoder("llama", 11, 8, *[layer(4, 4, 2, 10)] * 3, tied=True)
 CHILD = decoder("llama", 11, 6, layer(2, 2, 2, 5), tied=True)
 TEXT = Extent(count=3, length=7)
-NO_REGRESSION = dict.fromkeys(("neurons", "channels", "heads", "layers"), False)
+NO_REGRESSION = dict.fromkeys(("neurons", "channels", "heads", "layers", "refit"), False)
 
 
 def test_corrections_without_a_regression_read_no_text() -> None:
@@ -21,12 +21,32 @@ def test_corrections_without_a_regression_read_no_text() -> None:
 
 
 def test_a_correction_costs_a_pass_of_the_teacher_and_its_regression() -> None:
-    """Of 10 neurons 5 are kept: 2kn for every token, and k^3/3 + 2k^2(n - k)."""
+    """Of 10 neurons 5 are kept: 2n^2 for every token; k^3/3 + 2k^2(n - k), and 2k(n - k) for each of 6 rows."""
     settings = Compensation(**NO_REGRESSION | {"neurons": True})
     cost = correction_cost(TEACHER, CHILD, 1, settings, TEXT)
-    solved = 2 * 5 * 10 * 21 + 5**3 / 3 + 2 * 5**2 * 5
+    solved = 2 * 10**2 * 21 + 5**3 / 3 + 2 * 5**2 * 5 + 2 * 5 * 5 * 6
     assert cost.flops == 21 * forward_flops_per_token(TEACHER, context=7) + solved
     assert cost.tokens == 21
+
+
+def test_a_refit_costs_a_pass_of_the_teacher_and_two_of_the_childs_layers() -> None:
+    """Of heads of 4 dimensions and 5 neurons, onto 6 channels."""
+    cost = correction_cost(TEACHER, CHILD, 0, Compensation(**NO_REGRESSION | {"refit": True}), TEXT)
+    passes = forward_flops_per_token(TEACHER, context=7) + 2 * layer_flops_per_token(CHILD, *CHILD.layers, context=7)
+    heads = (2 * 4**2 + 2 * 4 * 6) * 21 + 4**3 / 3 + 2 * 4**2 * 6
+    neurons = (2 * 5**2 + 2 * 5 * 6) * 21 + 5**3 / 3 + 2 * 5**2 * 6
+    assert cost.flops == 21 * passes + heads + neurons
+    assert cost.tokens == 21
+
+
+def test_moments_for_a_search_cost_a_pass_of_the_teacher() -> None:
+    """Three layers with inputs of 8, 8 and 8 channels or head dimensions, and of 10 neurons; two gaps of 8 channels."""
+    (cost,) = moments_costs(TEACHER, Compensation(), 2, TEXT)
+    gaps = 2 * (4 * 8**2 * 21 + 8**3 / 3 + 2 * 8**3)
+    moments = 3 * 2 * 21 * (3 * 8**2 + 10**2) + gaps
+    assert cost.flops == 21 * forward_flops_per_token(TEACHER, context=7) + moments
+    assert cost.tokens == 21
+    assert moments_costs(TEACHER, Compensation(**NO_REGRESSION), 2, TEXT) == moments_costs(TEACHER, None, 2, TEXT) == []
 
 
 def test_a_certificate_costs_what_its_texts_do() -> None:

@@ -23,13 +23,15 @@ from budwood.study.costs import (
     correction_cost,
     elimination_cost,
     halved,
+    moments_costs,
     reading_cost,
     writing_cost,
 )
 from budwood.study.forecast import Forecast, draw_members
 from budwood.study.plan import CHOSEN, PlannedAblation, PlannedStudy, plan, plan_ablations, search_costs, warnings_of
 from budwood.study.settings import Conditions, MeasurementSettings, ProtocolSettings
-from budwood.subnet.compensate import regression_flops
+from budwood.subnet.compensate import moment_flops, solve_flops
+from budwood.subnet.refit import refit_flops
 from budwood.subnet.settings import Compensation
 from budwood.training.cache import bytes_of_sequence
 from budwood.training.settings import Arms, ArmSettings, DistillationSettings, Engine, Schedule
@@ -53,7 +55,7 @@ WRITTEN = 16 * (32 + 48 - 1)
 def forecast(**changes) -> Forecast:
     """Return a bin of which nothing but Pythia-410M can come out."""
     facts = {"variant": SMALL, "members": (PYTHIA_410M,), "center": PYTHIA_410M}
-    return Forecast(**facts | {"compensation": None, "genes_bytes": 1000.0} | changes)
+    return Forecast(**facts | {"compensation": None, "genes_bytes": 1000.0, "coarse": True} | changes)
 
 
 def conditions(**changes) -> Conditions:
@@ -247,13 +249,19 @@ def test_finalists_are_trained_and_corrected_and_the_winner_pays_for_its_correct
     tokens = 2 * 1056 * 2048
     search = SEARCH.model_copy(update={"num_finalists": 3, "finalist_tokens": tokens})
     own = forecast(compensation=Compensation())
-    searching, correction = search_costs(study(search=search), own)
+    searching, correction = search_costs(study(search=search.model_copy(update={"compare": "plain"})), own)
     evaluated = 5050 * 1000 * 512 * forward_flops_per_token(PYTHIA_410M, context=512)
     looked = 3 * 64 * 512 * forward_flops_per_token(PYTHIA_410M, context=512)
     trained = 3 * tokens * training_flops_per_token(PYTHIA_410M, context=2048)
     assert correction == correction_cost(PYTHIA_69B, PYTHIA_410M, 8, Compensation(), Extent(64, 512))
     assert searching.flops == pytest.approx(evaluated + looked + trained + 2 * correction.flops, rel=1e-12)
-    assert searching.tokens == 5050 * 1000 * 512 + 3 * (64 * 512 + tokens) + 2 * 64 * 512
+    assert searching.tokens == 5050 * 1000 * 512 + 3 * (64 * 512 + tokens) + 2 * correction.tokens
+    # What comparing corrected candidates costs comes on top: moments once, a gap behind each of 31 layers, and solving.
+    corrected, same = search_costs(study(search=search), own)
+    (gathering,) = moments_costs(PYTHIA_69B, Compensation(), 31, Extent(64, 512))
+    solving = 5050 * solve_flops(PYTHIA_69B, PYTHIA_410M, Compensation(), num_gaps=8)
+    assert corrected.flops == pytest.approx(searching.flops + gathering.flops + solving, rel=1e-12)
+    assert (corrected.tokens, same) == (searching.tokens + gathering.tokens, correction)
 
 
 def test_the_costs_that_ledger_and_plan_share_by_hand() -> None:
@@ -367,9 +375,11 @@ def test_compensation_is_a_pass_of_the_teacher_and_its_regressions() -> None:
     """Eight of the teacher's layers are dropped."""
     settings = Compensation()
     planned = plan(study(forecasts=(forecast(compensation=settings),)), H100, 0.4)
-    regressions = regression_flops(PYTHIA_69B, PYTHIA_410M, settings, num_tokens=64 * 512, num_gaps=8)
+    regressions = moment_flops(PYTHIA_69B, PYTHIA_410M, settings, num_tokens=64 * 512, num_gaps=8)
+    regressions += solve_flops(PYTHIA_69B, PYTHIA_410M, settings, num_gaps=8)
+    regressions += refit_flops(PYTHIA_410M, num_tokens=64 * 512, context=512)
     teachers_pass = row(planned, "calibration", bin_name="")["flops"]
-    assert row(planned, "compensation")["flops"] == pytest.approx(teachers_pass + regressions)
+    assert row(planned, "compensation")["flops"] == pytest.approx(2 * teachers_pass + regressions)
 
 
 def test_what_fits_is_not_warned_of() -> None:

@@ -5,42 +5,24 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from corrections import logits_of, only, ordered_by
 from strategies import decoder, layer
 from teachers import FULL, TEACHERS, architecture_of, select, tiny_teacher, weights_of
 
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
-from budwood.subnet.compensate import compensate, corrections_made, count_gaps, regression_flops
+from budwood.subnet.compensate import compensate, corrections_made, gaps_of, moment_flops, solve_flops
 from budwood.subnet.extract import child_state, extract_child, resolve
-from budwood.subnet.importance import measure_importance
 from budwood.subnet.ordering import order_teacher
 from budwood.subnet.regression import regress
-from budwood.subnet.settings import STEPS, Compensation, Ordering
+from budwood.subnet.settings import NO_CORRECTION, STEPS, Compensation, Ordering
 
-NONE = Compensation(norms=False, neurons=False, channels=False, heads=False, layers=False, pairs=False)
-RIDGES = ("neuron_ridge", "channel_ridge", "head_ridge", "layer_ridge")
+NONE = NO_CORRECTION
+RIDGES = ("neuron_ridge", "channel_ridge", "head_ridge", "layer_ridge", "refit_ridge")
 TINY = dict.fromkeys(RIDGES, 1e-9)
 CUT = select(30, [0, 2, 3], (2, 1, 8, 20))
 
 every_family = pytest.mark.parametrize("teacher", [name for name in TEACHERS if " untied" in name], indirect=True)
-
-
-def only(step: str, **changes) -> Compensation:
-    return Compensation(**NONE.model_dump() | {step: True, **changes})
-
-
-def logits_of(model, windows):
-    with torch.no_grad():
-        return model(windows).logits
-
-
-def ordered_by(teacher, windows):
-    """Return a teacher in memory, ordered by the given text."""
-    architecture = architecture_of(teacher)
-    importance = measure_importance(teacher, architecture, windows)
-    return order_teacher(
-        weights_of(teacher), teacher.config.to_dict(), architecture, Ordering(layer_score="change"), importance
-    )
 
 
 def test_regression_is_ridge_regression_on_features_of_unit_variance():
@@ -65,7 +47,7 @@ def test_without_corrections_it_is_the_plain_cut(orders, windows, selection, ord
 
 
 @every_family
-@pytest.mark.parametrize("step", ["neurons", "channels", "heads", "layers"])
+@pytest.mark.parametrize("step", ["neurons", "channels", "heads", "layers", "refit"])
 def test_an_infinite_ridge_is_the_plain_cut(orders, windows, step):
     ordered = orders["activation", "preserve"]
     child = compensate(ordered, CUT, windows, only(step, **dict.fromkeys(RIDGES, 1e12)))
@@ -113,6 +95,8 @@ def test_every_step_changes_what_it_should(teacher, orders, windows):
     normed = {family.final_norm.weight} | names(ordered, CUT, *family.norms)
     assert normed <= changed["norms"] <= normed | names(ordered, CUT, *family.head_norms)
     assert bool(changed["layers"]) is not family.output_norms
+    refitted = names(ordered, CUT, family.output, family.mlp_out)
+    assert changed["refit"] == (set() if family.output_norms else refitted)
     assert bool(changed["pairs"]) is (teacher.config.model_type != "qwen3")
     child = compensate(ordered, CUT, windows, Compensation())
     assert {name: weight.shape for name, weight in child.state_dict().items()} == {n: w.shape for n, w in plain.items()}
@@ -214,8 +198,9 @@ def test_a_dropped_layer_becomes_a_linear_map(windows):
     assert errors["mapped"] < 0.9 * errors["plain"]
 
 
-def test_a_factor_on_what_sub_layers_add_may_as_well_be_in_their_weights(windows):
-    """Law: a map over dropped layers is the same whichever way the teacher states what an MLP adds."""
+@pytest.mark.parametrize("step", ["layers", "refit"])
+def test_a_factor_on_what_sub_layers_add_may_as_well_be_in_their_weights(windows, step):
+    """Law: a correction is the same whichever way the teacher states what attention and MLPs add."""
     stated = tiny_teacher("granite+attention_bias+mlp_bias", tied=False)
     folded = tiny_teacher("granite+attention_bias+mlp_bias", tied=False, residual_multiplier=1.0)
     with torch.no_grad():
@@ -228,7 +213,7 @@ def test_a_factor_on_what_sub_layers_add_may_as_well_be_in_their_weights(windows
     for model in (stated, folded):
         native, config = Ordering(ordering="native"), model.config.to_dict()
         ordered = order_teacher(weights_of(model), config, architecture_of(model), native)
-        children.append(compensate(ordered, cut, windows, only("layers")))
+        children.append(compensate(ordered, cut, windows, only(step)))
     one, other = children
     torch.testing.assert_close(logits_of(one, windows), logits_of(other, windows), rtol=1e-3, atol=1e-3)
 
@@ -292,26 +277,44 @@ def test_steps_are_named_in_order():
     assert only("layers", neurons=True).steps == ("neurons", "layers")
 
 
-def test_what_regressions_cost_by_hand() -> None:
+def test_what_corrections_cost_by_hand() -> None:
     """A layer of 8 head dimensions and 10 neurons, of which 4 and 5 are kept, and 6 of 8 channels; 7 tokens."""
     teacher = decoder("llama", 11, 8, *[layer(4, 4, 2, 10)] * 3, tied=True)
     child = decoder("llama", 11, 6, layer(2, 2, 2, 5), tied=True)
-    channels = 2 * 6 * 8 * 7 + 6**3 / 3 + 2 * 6**2 * 2
-    heads = 2 * 4 * 8 * 7 + 4**3 / 3 + 2 * 4**2 * 4
-    neurons = 2 * 5 * 10 * 7 + 5**3 / 3 + 2 * 5**2 * 5
-    gap = 4 * 8**2 * 7 + 8**3 / 3 + 2 * 8**3
+    moments = {"channels": 2 * 2 * 8**2 * 7, "heads": 2 * 8**2 * 7, "neurons": 2 * 10**2 * 7}
+    # Queries, keys and values have 4 rows each, gate and up 5.
+    channels = 2 * (6**3 / 3 + 2 * 6**2 * 2) + 2 * 6 * 2 * (3 * 4 + 2 * 5)
+    heads = 4**3 / 3 + 2 * 4**2 * 4 + 2 * 4 * 4 * 6
+    neurons = 5**3 / 3 + 2 * 5**2 * 5 + 2 * 5 * 5 * 6
+    gap, over = 4 * 8**2 * 7 + 8**3 / 3 + 2 * 8**3, 2 * 6 * 8 * 10
 
-    def cost(gaps: int = 0, whole: Architecture = teacher, **changes: bool) -> float:
-        return regression_flops(whole, child, Compensation(**changes), num_tokens=7, num_gaps=gaps)
+    def gathered(gaps: int = 0, whole: Architecture = teacher, **changes: bool) -> float:
+        return moment_flops(whole, child, Compensation(**changes), num_tokens=7, num_gaps=gaps)
 
-    assert cost() == pytest.approx(2 * channels + heads + neurons)
-    assert cost(gaps=2) == pytest.approx(2 * channels + heads + neurons + 2 * gap)
-    assert cost(gaps=2, layers=False, heads=False, neurons=False) == pytest.approx(2 * channels)
+    def solved(gaps: int = 0, whole: Architecture = teacher, **changes: bool) -> float:
+        return solve_flops(whole, child, Compensation(**changes), num_gaps=gaps)
+
+    assert gathered() == pytest.approx(sum(moments.values()))
+    assert gathered(gaps=2) == pytest.approx(sum(moments.values()) + 2 * gap)
+    assert gathered(gaps=2, layers=False, heads=False, neurons=False) == pytest.approx(moments["channels"])
+    assert solved() == pytest.approx(channels + heads + neurons)
+    assert solved(gaps=2) == pytest.approx(channels + heads + neurons + 2 * over)
+    assert solved(gaps=2, layers=False, channels=False) == pytest.approx(heads + neurons)
     # An output matrix of its own reads the channels once more.
-    assert cost(whole=replace(teacher, tie_word_embeddings=False)) == pytest.approx(3 * channels + heads + neurons)
-    assert regression_flops(child, child, Compensation(), num_tokens=7, num_gaps=0) == 0
+    untied = replace(teacher, tie_word_embeddings=False)
+    assert gathered(whole=untied) == pytest.approx(sum(moments.values()) + moments["channels"] / 2)
+    once_more = 6**3 / 3 + 2 * 6**2 * 2 + 2 * 6 * 2 * 11
+    assert solved(whole=untied) == pytest.approx(channels + heads + neurons + once_more)
+    assert moment_flops(teacher, child, Compensation(), num_tokens=7, num_gaps=0) > 0
+    assert solve_flops(child, child, Compensation(), num_gaps=0) == 0
+
+
+def test_moments_for_all_children_are_those_of_every_input() -> None:
+    whole = decoder("llama", 11, 8, *[layer(4, 4, 2, 10)] * 3, tied=True)
+    every = moment_flops(whole, None, Compensation(), num_tokens=7, num_gaps=0)
+    assert every == pytest.approx(3 * 2 * 7 * (3 * 8**2 + 10**2))
 
 
 @pytest.mark.parametrize(("kept", "gaps"), [([0, 1, 2, 3], 0), ([0, 2], 2), ([1, 2, 3], 0), ([0], 1), ([0, 3], 1)])
 def test_gaps_follow_kept_layers(kept: list[int], gaps: int) -> None:
-    assert count_gaps(kept, depth=4) == gaps
+    assert len(gaps_of(kept, depth=4)) == gaps

@@ -12,8 +12,9 @@ from budwood.search.settings import SearchSettings
 from budwood.subnet.compensate import compensate
 from budwood.subnet.extract import extract_child
 from budwood.subnet.importance import measure_importance
+from budwood.subnet.moments import _Start
 from budwood.subnet.ordering import _value_basis, order_teacher
-from budwood.subnet.regression import GapMoments, _solve, regress, without_massive
+from budwood.subnet.regression import _solve, first_direction, regress
 from budwood.subnet.scoring import component_scores, normalise
 from budwood.subnet.settings import Compensation, Ordering
 
@@ -132,26 +133,25 @@ def test_a_basis_of_values_is_one_whatever_is_zero(rows, rank):
         torch.testing.assert_close(basis @ inverse, torch.eye(6, dtype=torch.float64), rtol=0, atol=1e-9)
 
 
-def test_zeros_at_first_positions_pass_over_no_direction():
-    assert torch.equal(without_massive(torch.zeros(3, 3)), torch.eye(3, dtype=torch.float64))
+def test_zeros_at_first_positions_have_no_direction():
+    assert torch.equal(first_direction(torch.zeros(2, 3)), torch.zeros(3))
 
 
 def test_a_token_whose_stream_is_zero_is_not_counted():
-    gap = GapMoments("w", ("w",), ("b", "a"), width=2, ridge=0.3, scale=1.0)
-    written = torch.tensor([[[0.0, 0], [3, 4], [1, 1]]])
-    gap._keep_written(None, (written,), written)
-    gap._keep_before(None, (written,), 0 * written)
-    gap._add(None, (torch.tensor([[[0.0, 0], [1, 1], [0, 0]]]),))
-    assert torch.equal(gap.moment, torch.tensor([[9.0, 12], [12, 16]]))
-    assert torch.isfinite(gap.map()).all()
+    """Two tokens that count: with a tiny ridge the map takes each to where it came out."""
+    written = torch.tensor([[[0.0, 0], [3, 4], [1, 1], [1, 0]]])
+    after = torch.tensor([[[0.0, 0], [1, 1], [0, 0], [2, 2]]])
+    over = _Start([written], [torch.zeros_like(written)]).map([after], 1e-9)
+    expected = written[0, [1, 3]] + after[0, [1, 3]]
+    torch.testing.assert_close(written[0, [1, 3]] @ over.T, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_what_lies_in_the_massive_direction_alone_predicts_nothing():
+def test_what_lies_in_the_held_direction_alone_predicts_nothing():
     """A layer whose neurons are all zero writes its bias for every token: what remains of it is rounding."""
     bias = torch.randn(48, generator=torch.Generator().manual_seed(0))
     moment = torch.outer(bias, bias)
     noise = 1e-7 * torch.randn(48, 48, generator=torch.Generator().manual_seed(1))
-    found = regress((moment * (1 + noise + noise.T)).double(), moment.double(), 0.3, massive=moment)
+    found = regress((moment * (1 + noise + noise.T)).double(), moment.double(), 0.3, held=bias)
     assert (found.T @ moment.double() @ found).diagonal().max() < 1e-3 * moment.max()
 
 

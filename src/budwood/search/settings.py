@@ -23,6 +23,7 @@ StrategyName = Literal["evolution", "random", "local", "pareto"]
 Objective = Literal["parameters", "flops", "latency"]
 ProbabilityReading = Literal["gate", "share"]
 CrossoverParents = Literal["matching", "any"]
+Compared = Literal["corrected", "plain"]
 
 EVOLVING: tuple[StrategyName, ...] = ("evolution", "pareto")
 
@@ -90,6 +91,9 @@ class SearchSettings(Strict):
     Empty: every candidate reads all, as in the paper."""
     deviations: float = Field(default=2.0, gt=0)
     """Standard errors behind the last elite at which a candidate is dropped."""
+    compare: Compared = "corrected"
+    """How candidates are cut: `corrected` in closed form, as their space says; `plain`, without corrections. Finalists
+    are corrected either way."""
     num_finalists: int = Field(default=3, ge=1)
     """Elites among which the winner is chosen, cut and corrected as exports are, on text that the search has not
     seen."""
@@ -164,6 +168,11 @@ class SearchSettings(Strict):
     def needs_statistics(self) -> bool:
         """Whether candidates are scored by activations on calibration text."""
         return self.fitness in FROM_SCORES and "importance" in self.score_methods
+
+    @property
+    def compares_corrected(self) -> bool:
+        """Whether candidates are corrected before they are compared, where their space corrects them."""
+        return self.compare == "corrected" and self.fitness not in FROM_SCORES
 
     @property
     def num_evaluations(self) -> int:

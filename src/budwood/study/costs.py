@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import forward_flops_per_token
+from budwood.arch.family import family_of
 from budwood.arch.proportions import in_small
 from budwood.arch.spec import Architecture
 from budwood.evaluation.continuations import continuation_flops
@@ -13,7 +14,8 @@ from budwood.records.cost import Cost, CostStage
 from budwood.records.gate import LONG_STEPS, OVERFIT_STEPS
 from budwood.search.fitness import DIVERGENCE
 from budwood.study.settings import BinSettings
-from budwood.subnet.compensate import regression_flops
+from budwood.subnet.compensate import moment_flops, solve_flops
+from budwood.subnet.refit import refit_flops
 from budwood.subnet.settings import Compensation
 from budwood.training.settings import Schedule
 
@@ -98,13 +100,34 @@ def correction_cost(
         settings: which corrections are made; those without a regression cost nothing.
         calibration: the text.
     """
-    solved = 0.0
-    if settings is not None:
-        solved = regression_flops(teacher, child, settings, num_tokens=calibration.num_tokens, num_gaps=num_gaps)
-    if not solved:
-        return Cost(stage="compensation", flops=0.0, tokens=0)
-    passed = reading_cost("compensation", teacher, calibration)
-    return passed.model_copy(update={"flops": passed.flops + solved})
+    passed, nothing = reading_cost("compensation", teacher, calibration), Cost(stage="compensation", flops=0, tokens=0)
+    if settings is None:
+        return nothing
+    gathered = moment_flops(teacher, child, settings, num_tokens=calibration.num_tokens, num_gaps=num_gaps)
+    parts = [gathered + solve_flops(teacher, child, settings, num_gaps=num_gaps)]
+    if settings.refit and not family_of(teacher.family).output_norms and child != teacher:
+        parts.append(refit_flops(child, num_tokens=calibration.num_tokens, context=calibration.length))
+    # The teacher reads the text once for each.
+    needed = [flops + passed.flops for flops in parts if flops]
+    return nothing.model_copy(update={"flops": sum(needed, 0.0), "tokens": len(needed) * passed.tokens})
+
+
+def moments_costs(
+    teacher: Architecture, settings: Compensation | None, num_gaps: int, calibration: Extent
+) -> list[Cost]:
+    """Return what it costs, once a search, to gather the moments from which candidates are corrected.
+
+    Args:
+        teacher: all of it.
+        settings: which corrections are made.
+        num_gaps: runs of dropped layers that candidates can have.
+        calibration: the text.
+    """
+    if settings is None or not settings.regresses:
+        return []
+    passed = reading_cost("search", teacher, calibration)
+    flops = moment_flops(teacher, None, settings, num_tokens=calibration.num_tokens, num_gaps=num_gaps)
+    return [passed.model_copy(update={"flops": passed.flops + flops})]
 
 
 def choice_cost(

@@ -389,15 +389,8 @@ class Study:
     def _search(
         self, name: str, bin_: BinSettings, space: SpaceSettings, settings: SearchSettings, schedule: Schedule
     ) -> Subnet:
-        stage = EvolveSubnets(
-            teacher=self.teacher,
-            importance=self._needed(space, settings),
-            selection=self._windows("selection"),
-            bin_=bin_.alone(),
-            space=space.without_corrections(),
-            search=settings.alone(),
-            compute=self.compute,
-            batch_size=self.measurement.batch_size,
+        stage = EvolveSubnets.of(
+            self.teacher, self._needed(space, settings), self.tokens, (bin_, space), settings, self.measurement
         )
         track = self.workspace.track
 

@@ -17,9 +17,10 @@ from budwood.study.teacher import importance_of
 from budwood.subnet.evaluate import ScoreEvaluator, SubnetEvaluator
 from budwood.subnet.fitness import open_fitness
 from budwood.subnet.importance import Importance, importance_of_weights
+from budwood.subnet.moments import StoredMoments
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
 from budwood.subnet.scoring import component_scores
-from budwood.subnet.settings import Ordering, SpaceSettings
+from budwood.subnet.settings import NO_CORRECTION, Ordering, SpaceSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,8 @@ class EvaluatorSource:
     search: SearchSettings
     compute: Compute
     batch_size: int
+    moments: StoredMoments | None = None
+    """From which candidates are corrected; none where no regression is made."""
 
     def ordered(self) -> OrderedTeacher:
         """Return the teacher in the order of the space, its weights on disk."""
@@ -63,6 +66,8 @@ class EvaluatorSource:
             batch_size=self.batch_size,
             reuse=self.search.reuse,
             times="latency" in self.search.objectives,
+            compensation=self.space.compensation or NO_CORRECTION,
+            moments=self.moments,
         )
 
     def _open_scores(self) -> ScoreEvaluator:

@@ -16,8 +16,9 @@ from budwood.records.cost import Cost
 from budwood.records.names import Variant
 from budwood.reporting.quote import NUM_MEMBERS
 from budwood.search.genes import stored_bytes
-from budwood.study.costs import Extent, bin_center, correction_cost
+from budwood.study.costs import Extent, bin_center, correction_cost, moments_costs
 from budwood.study.settings import BinSettings
+from budwood.subnet.compensate import solve_flops
 from budwood.subnet.settings import Compensation, SpaceSettings
 
 _NUM_HISTORIES = 3
@@ -33,6 +34,8 @@ class Forecast:
     center: Architecture
     """The model at the centre of the bin, by which the paper charges."""
     compensation: Compensation | None
+    coarse: bool
+    """Whether members keep the first layers by rank."""
     genes_bytes: float
     """What the history of a search takes for one candidate."""
     reference: Architecture | None = None
@@ -51,6 +54,23 @@ class Forecast:
             for member in self.members
         ]
         return costs[0].model_copy(update={"flops": statistics.fmean(cost.flops for cost in costs)})
+
+    def solving(self, teacher: Architecture) -> float:
+        """Return the mean FLOPs in which a member is corrected once moments are known."""
+        if self.compensation is None:
+            return 0.0
+        return statistics.fmean(
+            solve_flops(teacher, member, self.compensation, num_gaps=self._gaps(teacher, member))
+            for member in self.members
+        )
+
+    def gathering(self, teacher: Architecture, calibration: Extent) -> list[Cost]:
+        """Return what it costs a search to gather moments; each layer but one may begin a gap, as in coarse spaces."""
+        return moments_costs(teacher, self.compensation, self._num_gaps(teacher), calibration)
+
+    def _num_gaps(self, teacher: Architecture) -> int:
+        depth = teacher.num_hidden_layers
+        return depth - 1 if self.coarse else depth * (depth - 1) // 2
 
     def _gaps(self, teacher: Architecture, member: Architecture) -> int:
         kept = member.num_hidden_layers
@@ -82,6 +102,7 @@ def forecast(teacher: Architecture, variant: Variant, bin_: BinSettings, space: 
         members=members,
         center=bin_center(bin_, parameter_bin, teacher),
         compensation=space.compensation,
+        coarse=space.granularity == "coarse",
         genes_bytes=genes_bytes,
         reference=bin_.reference.architecture() if bin_.reference else None,
     )

@@ -235,7 +235,10 @@ def search_costs(study: PlannedStudy, each: Forecast) -> list[Cost]:
     search, length = study.search, study.conditions.measurement.length
     selection = study.text("selection", 0 if search.fitness in FROM_SCORES else None)
     per_token = each.forward(length) + fitness_flops_per_token(search.fitness, study.teacher)
-    searching = reading_cost("search", per_token, Extent(search.num_evaluations * selection.count, length))
+    reading = reading_cost("search", per_token, Extent(search.num_evaluations * selection.count, length))
+    num_readings = search.num_evaluations * (1 + len(search.stages))
+    solved = num_readings * each.solving(study.teacher) if search.compares_corrected else 0.0
+    searching = reading.model_copy(update={"flops": reading.flops + solved})
     correction, finalists = each.correction(study.teacher, study.text("calibration")), search.num_finalists
     brief = study.schedule.brief(search.finalist_tokens) if search.finalist_tokens else None
     comparing = choice_cost(
@@ -246,6 +249,8 @@ def search_costs(study: PlannedStudy, each: Forecast) -> list[Cost]:
         [correction] * (finalists - 1),
     )
     costs = [searching, comparing, *fitness_costs(search.fitness, study.teacher, selection)]
+    if search.compares_corrected:
+        costs += each.gathering(study.teacher, study.text("calibration"))
     total = {name: sum(getattr(cost, name) for cost in costs) for name in ("flops", "tokens")}
     return [searching.model_copy(update=total), correction]
 

@@ -19,9 +19,10 @@ from budwood.arch.bins import ParameterBin
 from budwood.arch.count import forward_flops_per_token, num_parameters, paper_search_flops
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
+from budwood.corpus.packing import PackedCorpus
 from budwood.models.certificate import prove
 from budwood.models.checkpoint import Checkpoint, load_model, own_weights
-from budwood.models.device import Compute
+from budwood.models.device import Compute, choose_compute
 from budwood.models.export import write_checkpoint
 from budwood.models.losses import sequence_losses
 from budwood.records.certificate import Proof
@@ -36,15 +37,24 @@ from budwood.search.genes import Genes
 from budwood.search.run import genes_folder, run_search
 from budwood.search.settings import SearchSettings
 from budwood.search.strategy import Strategy, open_strategy
-from budwood.study.costs import bin_center, choice_cost, correction_cost, fitness_costs, forward_of, proof_cost
+from budwood.study.costs import (
+    bin_center,
+    choice_cost,
+    correction_cost,
+    fitness_costs,
+    forward_of,
+    moments_costs,
+    proof_cost,
+)
 from budwood.study.evaluators import EvaluatorSource, evaluating_candidates
-from budwood.study.settings import BinSettings, Conditions
+from budwood.study.settings import BinSettings, Conditions, MeasurementSettings
 from budwood.study.source import code_hash
 from budwood.study.stage import NOT_DECIDING, Stage, Track, Work, no_tracking
 from budwood.study.teacher import importance_of
 from budwood.study.text import Windows
-from budwood.subnet.compensate import corrections_made, count_gaps, cut_out
+from budwood.subnet.compensate import corrections_made, cut_out, gaps_of, possible_gaps, store_moments
 from budwood.subnet.extract import Cut, resolve
+from budwood.subnet.moments import Gap, StoredMoments
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
 from budwood.subnet.settings import SpaceSettings
 from budwood.training.job import TrainingJob
@@ -52,7 +62,12 @@ from budwood.training.launch import run_job
 from budwood.training.run import MODEL
 from budwood.training.settings import Engine, Schedule
 
-HISTORY, LOOKS = "history.jsonl", "looks.jsonl"
+HISTORY, LOOKS, MOMENTS = "history.jsonl", "looks.jsonl", "moments"
+
+
+def compared_space(space: SpaceSettings, search: SearchSettings) -> SpaceSettings:
+    """Return a space with the corrections with which a search compares its members."""
+    return space if search.compares_corrected else space.without_corrections()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +93,37 @@ class EvolveSubnets(Stage[Found]):
     selection: Windows
     bin_: BinSettings
     space: SpaceSettings
-    """Without corrections: candidates are compared without them."""
+    """With the corrections with which candidates are compared."""
     search: SearchSettings
+    calibration: Windows | None
+    """From which candidates are corrected; none where no regression is made."""
     compute: Compute
     batch_size: int
+
+    @classmethod
+    def of(
+        cls,
+        teacher: Checkpoint,
+        importance: dict[str, Tensor],
+        tokens: PackedCorpus,
+        variant: tuple[BinSettings, SpaceSettings],
+        search: SearchSettings,
+        measurement: MeasurementSettings,
+    ) -> "EvolveSubnets":
+        """Declare the search of a variant."""
+        bin_, space = variant
+        space = compared_space(space, search)
+        return cls(
+            teacher=teacher,
+            importance=importance,
+            selection=Windows.searched(tokens, "selection", measurement),
+            bin_=bin_.alone(),
+            space=space,
+            search=search.alone(),
+            calibration=Windows.searched(tokens, "calibration", measurement) if space.regresses else None,
+            compute=choose_compute(measurement.device, measurement.precision),
+            batch_size=measurement.batch_size,
+        )
 
     @property
     def parameter_bin(self) -> ParameterBin:
@@ -95,6 +137,7 @@ class EvolveSubnets(Stage[Found]):
 
     def run(self, work: Work) -> Found:
         """Search; a killed run continues after the last candidate."""
+        ordered = open_ordered(self.teacher.folder, self.space, importance_of(self.importance))
         source = EvaluatorSource(
             teacher=self.teacher,
             importance=self.importance,
@@ -103,8 +146,9 @@ class EvolveSubnets(Stage[Found]):
             search=self.search,
             compute=self.compute,
             batch_size=self.batch_size,
+            moments=self._moments(ordered, work),
         )
-        ranked = source.ordered().ranked
+        ranked = ordered.ranked
         strategy = open_strategy(self.space.search_space(ranked), self.parameter_bin, self.search)
 
         def log(strategy: Strategy, records: Sequence[SearchRecord]) -> None:
@@ -112,11 +156,37 @@ class EvolveSubnets(Stage[Found]):
 
         with evaluating_candidates(source) as evaluate:
             records = run_search(strategy, evaluate, work.folder / HISTORY, self.selection.count, log)
-        finalists = self._finalists(strategy, ranked, records)
+        # They are as large as the teacher, and nothing needs them any more.
+        shutil.rmtree(work.folder / MOMENTS, ignore_errors=True)
+        finalists = self._finalists(strategy, ordered, records)
         genes = Genes.open(genes_folder(work.folder / HISTORY))
         return Found(_history(records, self.search.fitness), genes, finalists)
 
-    def _finalists(self, strategy: Strategy, ranked: Architecture, records: Sequence[SearchRecord]) -> Finalists:
+    def _moments(self, ordered: OrderedTeacher, work: Work) -> StoredMoments | None:
+        """Return what candidates are corrected from; gathered once, whatever becomes of this process."""
+        if self.calibration is None:
+            return None
+        assert self.space.compensation is not None, "only given where candidates are corrected"
+        folder, unfinished = work.folder / MOMENTS, work.folder / f"{MOMENTS}-unfinished"
+        if not folder.is_dir():
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
+            store_moments(
+                ordered.in_memory(self.compute),
+                self.calibration.read()[:, :-1],
+                self.space.compensation,
+                unfinished,
+                gaps=self._gaps(ordered),
+                batch_size=self.batch_size,
+            )
+            unfinished.rename(folder)
+        return StoredMoments(folder)
+
+    def _gaps(self, ordered: OrderedTeacher) -> tuple[Gap, ...]:
+        return possible_gaps(ordered, coarse=self.space.granularity == "coarse")
+
+    def _finalists(self, strategy: Strategy, ordered: OrderedTeacher, records: Sequence[SearchRecord]) -> Finalists:
+        ranked, calibration = ordered.ranked, self.calibration
         candidates = [
             Finalist(selection=elite.selection, **_describe(elite.selection, ranked), selection_loss=elite.loss)
             for elite in strategy.elites
@@ -131,6 +201,10 @@ class EvolveSubnets(Stage[Found]):
             tokens=sum(record.tokens for record in records),
             seconds=sum(record.seconds for record in records),
         )
+        gathering = []
+        if calibration is not None:
+            settings, num_gaps = self.space.compensation, len(self._gaps(ordered))
+            gathering = moments_costs(ordered.architecture, settings, num_gaps, calibration.extent)
         return Finalists(
             fitness=self.search.fitness,
             parameter_bin=(self.parameter_bin.low, self.parameter_bin.high),
@@ -138,7 +212,7 @@ class EvolveSubnets(Stage[Found]):
             paper_flops=paper_search_flops(bin_center(self.bin_, self.parameter_bin, ranked)),
             front=tuple(front),
             candidates=tuple(candidates),
-            costs=(cost, *fitness_costs(self.search.fitness, ranked, self.selection.extent)),
+            costs=(cost, *gathering, *fitness_costs(self.search.fitness, ranked, self.selection.extent)),
         )
 
 
@@ -300,7 +374,7 @@ class Look(Strict):
 
 
 def _gaps(cut: Cut, teacher: Architecture) -> int:
-    return count_gaps([layer.teacher_layer for layer in cut.layers], teacher.num_hidden_layers)
+    return len(gaps_of([layer.teacher_layer for layer in cut.layers], teacher.num_hidden_layers))
 
 
 def _folder_of(finalist: Selection, work: Work) -> Path:

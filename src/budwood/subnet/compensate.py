@@ -6,15 +6,19 @@ regression is shrunk towards plain slicing: only what was removed is predicted, 
 of infinite size changes nothing. More corrections give cut norms the gain that the missing entries took, let every head
 group choose its own rotary pairs, and replace a run of dropped layers by a linear map of what the layer before it
 writes.
+
+All of it follows from second moments of the whole teacher, so moments that are gathered once serve every candidate.
 """
 
-from collections.abc import Iterator, Sequence
-from itertools import pairwise, product
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, pairwise, product
 from math import prod
+from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from budwood.arch.family import Module, axis_lengths, family_of
@@ -23,6 +27,7 @@ from budwood.arch.spec import Architecture
 from budwood.subnet.extract import (
     Corrections,
     Cut,
+    Mix,
     assemble,
     child_config,
     child_state,
@@ -30,12 +35,16 @@ from budwood.subnet.extract import (
     kept_positions,
     resolve,
     teacher_name,
-    widest_dtype,
 )
+from budwood.subnet.moments import Gap, InputMoment, Moments, StoredMoments, StreamedMoments, WatchedInput
 from budwood.subnet.ordering import OrderedTeacher
 from budwood.subnet.pairs import can_choose_pairs, choose_pairs
-from budwood.subnet.regression import GapMoments, InputMoments
+from budwood.subnet.refit import refit
+from budwood.subnet.regression import regress
 from budwood.subnet.settings import STEPS, Compensation
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
 def cut_out(
@@ -55,14 +64,13 @@ def cut_out(
     return extract_child(teacher, selection)
 
 
-@torch.no_grad()
 def compensate(
     teacher: OrderedTeacher, selection: Selection, windows: Tensor, settings: Compensation, *, batch_size: int = 4
 ) -> PreTrainedModel:
     """Cut a candidate out of its teacher and correct it; see `budwood.subnet.extract.extract_child`.
 
-    One pass over calibration text gathers second moments of the inputs of the teacher's matrices: memory does not grow
-    with the number of tokens. Without a regression there is no pass.
+    The teacher reads calibration text layer by layer, and every layer is corrected as soon as it has: the moments of
+    one are in memory at a time. Without a regression nothing is read.
 
     Args:
         teacher: the ordered teacher.
@@ -78,19 +86,45 @@ def compensate(
         ValueError: the teacher lacks something that is selected, or its rotary embedding cannot be preserved.
     """
     cut = resolve(teacher, selection)
+    inputs, gaps = list(_inputs(teacher, cut, settings)), _gaps(teacher, cut, settings)
+    moments = _stream(teacher, windows, inputs, gaps, settings, batch_size) if inputs or gaps else None
+    child = corrected_child(teacher, cut, settings, moments)
+    if refits(teacher, cut, settings):
+        refit(child, teacher, cut, windows.split(batch_size), settings.refit_ridge)
+    return child
+
+
+def refits(teacher: OrderedTeacher, cut: Cut, settings: Compensation) -> bool:
+    """Return whether a child is fitted to its teacher's stream."""
+    return settings.refit and not teacher.family.output_norms and cut.architecture != teacher.architecture
+
+
+@torch.no_grad()
+def corrected_child(
+    teacher: OrderedTeacher, cut: Cut, settings: Compensation, moments: Moments | None
+) -> PreTrainedModel:
+    """Return the child of a cut, corrected by what is known of the teacher's activations; it is not refitted.
+
+    Args:
+        teacher: the ordered teacher.
+        cut: what is kept of it.
+        settings: which corrections are made.
+        moments: of the inputs that the cut makes smaller, and of its gaps; none where there are no such.
+    """
     dims: dict[str, tuple[tuple[int, ...], ...]] = {}
     if settings.pairs and can_choose_pairs(teacher):
         cut, dims = choose_pairs(teacher, cut)
-    inputs, gaps = list(_inputs(teacher, cut, settings)), list(_gaps(teacher, cut, settings))
-    watched: list[InputMoments | GapMoments] = [*inputs, *gaps]
-    if watched:
-        _watch(teacher, watched, windows.split(batch_size))
-    corrections = Corrections(
-        mixes={name: moment.mix() for moment in inputs for name in moment.readers},
-        maps={name: moment.map() for moment in gaps for name in moment.writers},
-        dims=dims,
-        norm_gain=settings.norms,
-    )
+    readers = {reader: each for each in _inputs(teacher, cut, settings) for reader in each.readers}
+    writers = _writers(teacher, cut, _gaps(teacher, cut, settings))
+    corrections = Corrections(dims=dims, norm_gain=settings.norms)
+    if readers or writers:
+        assert moments is not None, "a regression needs moments"
+        device = teacher.weights[teacher.family.final_norm.weight].device
+        corrections = replace(
+            corrections,
+            mixes=_Lazy(readers, lambda each: each.mix(moments.input(each.module), device)),
+            maps=_Lazy(writers, moments.gap),
+        )
     return assemble(child_state(teacher, cut, corrections), child_config(teacher, cut), cut.architecture)
 
 
@@ -104,6 +138,7 @@ def corrections_made(teacher: OrderedTeacher, selection: Selection, settings: Co
     made = {step: any(_inputs(teacher, cut, alone[step])) for step in ("neurons", "channels", "heads")}
     made["norms"] = any(_cut_norms(teacher, cut))
     made["layers"] = any(_gaps(teacher, cut, alone["layers"]))
+    made["refit"] = refits(teacher, cut, alone["refit"])
     made["pairs"] = can_choose_pairs(teacher) and bool(choose_pairs(teacher, cut)[1])
     return tuple(step for step in (settings.steps if settings else ()) if made[step])
 
@@ -117,59 +152,165 @@ def _cut_norms(teacher: OrderedTeacher, cut: Cut) -> Iterator[bool]:
             yield len(kept_positions(teacher, axes[0], layer)) < len(teacher.norms[source])
 
 
-def _watch(teacher: OrderedTeacher, watched: Sequence[InputMoments | GapMoments], batches: Sequence[Tensor]) -> None:
-    """Let the whole teacher read text while moments are gathered."""
-    # A model of its own: the hooks go with it.
-    parent = extract_child(teacher, Selection.prefix(teacher.ranked))
-    nn.Module.to(parent, teacher.weights[teacher.family.final_norm.weight].device, widest_dtype(parent))
-    for moments in watched:
-        moments.attach(parent)
-    for batch in tqdm(batches, desc="compensation", unit="batch", dynamic_ncols=True):
-        parent.base_model(input_ids=batch.to(parent.device), use_cache=False)
-
-
-def regression_flops(
-    teacher: Architecture, child: Architecture, settings: Compensation, *, num_tokens: int, num_gaps: int
-) -> float:
-    """Return the FLOPs of the moments and regressions behind corrections, beside the teacher's pass over the text.
-
-    An input of n entries of which k are kept takes 2kn for every token and k^3/3 + 2k^2(n - k) to solve (Cholesky); a
-    gap of dropped layers takes 4E^2 for every token and E^3/3 + 2E^3.
+def store_moments(
+    teacher: OrderedTeacher,
+    windows: Tensor,
+    settings: Compensation,
+    folder: Path,
+    *,
+    gaps: Sequence[Gap],
+    batch_size: int = 4,
+) -> StoredMoments:
+    """Gather the moments from which every candidate of a teacher is corrected, into a folder.
 
     Args:
-        teacher: what is cut; its layers are taken to be alike where the child keeps only some.
-        child: what is left of it.
+        teacher: the ordered teacher.
+        windows: [number of sequences, length] token ids of calibration text.
         settings: which corrections are made.
-        num_tokens: of calibration text.
-        num_gaps: runs of dropped layers that follow a kept one.
+        folder: exists, and is empty.
+        gaps: that candidates have, see `possible_gaps`.
+        batch_size: sequences per forward pass.
     """
-    family, width, kept = family_of(teacher.family), teacher.hidden_size, child.hidden_size
-    inputs: list[tuple[int, int]] = []
-    for spec, whole in zip(child.layers, teacher.layers, strict=False):
-        inputs += [(kept, width)] * (2 if settings.channels else 0)
-        if settings.heads:
-            inputs.append((spec.num_attention_heads * spec.head_dim, whole.num_attention_heads * whole.head_dim))
-        if settings.neurons:
-            inputs.append((spec.intermediate_size, whole.intermediate_size))
-    if settings.channels and not teacher.tie_word_embeddings:
-        inputs.append((kept, width))
-    flops = sum(2 * k * n * num_tokens + k**3 / 3 + 2 * k**2 * (n - k) for k, n in inputs if k < n)
-    gaps = num_gaps if settings.layers and not family.output_norms else 0
-    return flops + gaps * (4 * width**2 * num_tokens + width**3 / 3 + 2 * width**3)
+    stored, whole = StoredMoments(folder), resolve(teacher, Selection.prefix(teacher.ranked))
+    inputs = list(_inputs(teacher, whole, settings, of_all=True))
+    gaps = gaps if _maps_layers(teacher, settings) else ()
+    moments = _stream(teacher, windows, inputs, gaps, settings, batch_size)
+    for depth in range(teacher.architecture.num_hidden_layers + 1):
+        for gap in gaps:
+            if gap[1] == depth:
+                stored.add_gap(gap, moments.gap(gap))
+        for each in inputs:
+            if each.layer == depth:
+                stored.add_input(each.module, moments.input(each.module))
+    return stored
 
 
-def count_gaps(kept: Sequence[int], depth: int) -> int:
-    """Return how many runs of dropped layers follow a kept one.
+def possible_gaps(teacher: OrderedTeacher, *, coarse: bool) -> tuple[Gap, ...]:
+    """Return the runs of dropped layers that candidates can have.
+
+    Args:
+        teacher: the ordered teacher.
+        coarse: whether candidates keep the first layers by rank; otherwise any.
+    """
+    depth = teacher.architecture.num_hidden_layers
+    if not coarse:
+        return tuple((start, end) for start, end in combinations(range(depth + 1), 2) if end > start + 1)
+    kept = [sorted(teacher.ranking[:count]) for count in range(1, depth + 1)]
+    return tuple(sorted({gap for layers in kept for gap in gaps_of(layers, depth)}))
+
+
+def gaps_of(kept: Sequence[int], depth: int) -> list[Gap]:
+    """Return the runs of dropped layers that follow a kept one.
 
     Args:
         kept: layers of the teacher that are kept, ascending.
         depth: layers of the teacher.
     """
-    return sum(following > layer + 1 for layer, following in pairwise([*kept, depth]))
+    return [(layer, following) for layer, following in pairwise([*kept, depth]) if following > layer + 1]
 
 
-def _inputs(teacher: OrderedTeacher, cut: Cut, settings: Compensation) -> Iterator[InputMoments]:
-    """Yield the inputs of which a cut removes a part."""
+def moment_flops(
+    teacher: Architecture, child: Architecture | None, settings: Compensation, *, num_tokens: int, num_gaps: int
+) -> float:
+    """Return the FLOPs of the moments behind corrections, beside the teacher's pass over the text.
+
+    An input of n entries takes 2n^2 for every token; a gap of dropped layers takes 4E^2 for every token, and
+    E^3/3 + 2E^3 to solve (Cholesky).
+
+    Args:
+        teacher: what is cut; its layers are taken to be alike where the child keeps only some.
+        child: what is left of it; none where moments serve whatever is left.
+        settings: which corrections are made.
+        num_tokens: of calibration text.
+        num_gaps: runs of dropped layers that follow a kept one.
+    """
+    width, sizes = teacher.hidden_size, _input_sizes(teacher, child or teacher, settings)
+    inputs = [n for k, n, _ in sizes if k < n or child is None]
+    gaps = num_gaps if settings.layers and not family_of(teacher.family).output_norms else 0
+    solved = width**3 / 3 + 2 * width**3
+    return sum(2.0 * n**2 * num_tokens for n in inputs) + gaps * (4 * width**2 * num_tokens + solved)
+
+
+def solve_flops(teacher: Architecture, child: Architecture, settings: Compensation, *, num_gaps: int) -> float:
+    """Return the FLOPs in which a child is corrected once moments are known.
+
+    An input of n entries of which k are kept takes k^3/3 + 2k^2(n - k) to solve (Cholesky), and 2k(n - k) for every
+    row that reads it; a gap of dropped layers 2ED for every row that the layer before it writes.
+
+    Args:
+        teacher: what is cut; its layers are taken to be alike where the child keeps only some.
+        child: what is left of it.
+        settings: which corrections are made.
+        num_gaps: runs of dropped layers that follow a kept one.
+    """
+    flops = 0.0
+    for k, n, rows in _input_sizes(teacher, child, settings):
+        flops += k**3 / 3 + 2 * k**2 * (n - k) + 2 * k * (n - k) * rows if k < n else 0
+    gaps = num_gaps if settings.layers and not family_of(teacher.family).output_norms else 0
+    neurons = max(layer.intermediate_size for layer in teacher.layers)
+    return flops + gaps * 2 * child.hidden_size * teacher.hidden_size * neurons
+
+
+def _input_sizes(teacher: Architecture, child: Architecture, settings: Compensation) -> Iterator[tuple[int, int, int]]:
+    """Yield, for every input, the kept entries, all entries, and the child's rows that read it."""
+    width, kept = teacher.hidden_size, child.hidden_size
+    num_mlp_in = len(family_of(teacher.family).mlp_in)
+    for spec, whole in zip(child.layers, teacher.layers, strict=False):
+        heads = spec.num_attention_heads * spec.head_dim
+        if settings.channels:
+            yield kept, width, heads + 2 * spec.num_key_value_heads * spec.head_dim
+            yield kept, width, num_mlp_in * spec.intermediate_size
+        if settings.heads:
+            yield heads, whole.num_attention_heads * whole.head_dim, kept
+        if settings.neurons:
+            yield spec.intermediate_size, whole.intermediate_size, kept
+    if settings.channels and not teacher.tie_word_embeddings:
+        yield kept, width, teacher.vocab_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Input:
+    """An input that some matrices of a child share."""
+
+    layer: int
+    """Of the teacher; its number of layers for the input of the head."""
+    module: str
+    """Of the teacher; reads the input."""
+    readers: tuple[str, ...]
+    """Matrices of the child that multiply what is kept of it."""
+    kept: Tensor
+    """[k] entries that are kept."""
+    length: int
+    """Of the whole input."""
+    ridge: float
+    first: int
+    """Positions at the beginning of a sequence that are left as they are."""
+
+    def mix(self, known: InputMoment, device: torch.device) -> Mix:
+        """Return what each kept entry stands for, solved on a device."""
+        is_removed = torch.ones(self.length, dtype=torch.bool)
+        is_removed[self.kept] = False
+        kept, removed = self.kept.to(device), is_removed.nonzero()[:, 0].to(device)
+        features = known.moment.to(device)[kept]
+        held = known.held.to(device)[kept]
+        shares = regress(features[:, kept], features[:, removed], self.ridge, held)
+        return Mix(kept=kept, removed=removed, shares=shares.T)
+
+
+def _stream(
+    teacher: OrderedTeacher,
+    windows: Tensor,
+    inputs: Sequence[_Input],
+    gaps: Sequence[Gap],
+    settings: Compensation,
+    batch_size: int,
+) -> StreamedMoments:
+    watched = [WatchedInput(each.module, each.first) for each in inputs]
+    return StreamedMoments(teacher, windows, watched, gaps, gap_ridge=settings.layer_ridge, batch_size=batch_size)
+
+
+def _inputs(teacher: OrderedTeacher, cut: Cut, settings: Compensation, *, of_all: bool = False) -> Iterator[_Input]:
+    """Yield the inputs of which a cut removes a part, in depth order; or those of all kinds that are corrected."""
     family, width = teacher.family, teacher.architecture.hidden_size
     kinds: list[tuple[bool, tuple[Module, ...], float, int]] = [
         # Massive activations at the first position would drown all others.
@@ -180,33 +321,66 @@ def _inputs(teacher: OrderedTeacher, cut: Cut, settings: Compensation) -> Iterat
     ]
     wanted = [kind for kind in kinds if kind[0]]
     for (position, layer), (_, modules, ridge, first) in product(enumerate(cut.layers), wanted):
+        depth = layer.teacher_layer
         kept = kept_positions(teacher, modules[0].axes[1], layer)
-        lengths = axis_lengths(teacher.architecture, teacher.architecture.layers[layer.teacher_layer])
+        lengths = axis_lengths(teacher.architecture, teacher.architecture.layers[depth])
         length = prod(lengths[name] for name in modules[0].axes[1])
-        if len(kept) < length:
-            readers = tuple(family.layer_weight(position, module) for module in modules)
-            yield InputMoments(family.layer_path(layer.teacher_layer, modules[0]), readers, kept, length, ridge, first)
+        readers = tuple(family.layer_weight(position, module) for module in modules)
+        path = family.layer_path(depth, modules[0])
+        if of_all or len(kept) < length:
+            yield _Input(layer=depth, module=path, readers=readers, kept=kept, length=length, ridge=ridge, first=first)
     kept = kept_positions(teacher, family.head.axes[1], cut.layers[0])
-    if settings.channels and len(kept) < width and not teacher.architecture.tie_word_embeddings:
-        yield InputMoments(family.final_norm.name, (family.head.weight,), kept, width, settings.channel_ridge, 1)
+    if settings.channels and (of_all or len(kept) < width) and not teacher.architecture.tie_word_embeddings:
+        yield _Input(
+            layer=teacher.architecture.num_hidden_layers,
+            module=family.final_norm.name,
+            readers=(family.head.weight,),
+            kept=kept,
+            length=width,
+            ridge=settings.channel_ridge,
+            first=1,
+        )
 
 
-def _gaps(teacher: OrderedTeacher, cut: Cut, settings: Compensation) -> Iterator[GapMoments]:
-    """Yield the runs of dropped layers that follow a kept one."""
-    family, depth = teacher.family, teacher.architecture.num_hidden_layers
-    if not settings.layers or family.output_norms:
-        return
+def _maps_layers(teacher: OrderedTeacher, settings: Compensation) -> bool:
+    return settings.layers and not teacher.family.output_norms
+
+
+def _gaps(teacher: OrderedTeacher, cut: Cut, settings: Compensation) -> list[Gap]:
+    """Return the runs of dropped layers that are replaced by a map."""
     kept = [layer.teacher_layer for layer in cut.layers]
-    for position, (layer, following) in enumerate(zip(kept, [*kept[1:], depth], strict=True)):
-        if following > layer + 1:
-            yield GapMoments(
-                writer=family.layer_path(layer, family.mlp_out),
-                writers=tuple(f"{family.decoder}.{position}.{name}" for name, _ in family.mlp_out.parameters),
-                ends=(
-                    f"{family.decoder}.{layer}",
-                    f"{family.decoder}.{following}" if following < depth else family.final_norm.name,
-                ),
-                width=teacher.architecture.hidden_size,
-                ridge=settings.layer_ridge,
-                scale=float(teacher.config[family.residual_multiplier]) if family.residual_multiplier else 1.0,
-            )
+    return gaps_of(kept, teacher.architecture.num_hidden_layers) if _maps_layers(teacher, settings) else []
+
+
+def _writers(teacher: OrderedTeacher, cut: Cut, gaps: Sequence[Gap]) -> dict[str, Gap]:
+    """Return the child's parameters that write into a gap, with the gap."""
+    family, starts = teacher.family, {gap[0]: gap for gap in gaps}
+    return {
+        f"{family.decoder}.{position}.{name}": starts[layer.teacher_layer]
+        for position, layer in enumerate(cut.layers)
+        if layer.teacher_layer in starts
+        for name, _ in family.mlp_out.parameters
+    }
+
+
+class _Lazy(Mapping[str, Value], Generic[Key, Value]):
+    """Corrections by the names of parameters, made when they are asked for; neighbours share the last one."""
+
+    def __init__(self, sources: Mapping[str, Key], make: Callable[[Key], Value]) -> None:
+        self._sources, self._make = sources, make
+        self._last: tuple[Key, Value] | None = None
+
+    def __getitem__(self, name: str) -> Value:
+        source = self._sources[name]
+        if self._last is None or self._last[0] is not source:
+            self._last = source, self._make(source)
+        return self._last[1]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._sources
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sources)
+
+    def __len__(self) -> int:
+        return len(self._sources)

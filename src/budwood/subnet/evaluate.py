@@ -9,15 +9,18 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from budwood.arch.count import forward_flops_per_token, layer_flops_per_token
-from budwood.arch.selection import Selection
+from budwood.arch.selection import LayerSelection, Selection
 from budwood.models.device import release_memory
 from budwood.models.losses import next_token_losses, sequence_losses
 from budwood.search.candidate import Evaluation
-from budwood.subnet.extract import Cut, assemble, child_config, child_state, resolve
+from budwood.subnet.compensate import corrected_child, gaps_of, solve_flops
+from budwood.subnet.extract import Cut, resolve
 from budwood.subnet.fitness import Fitness
+from budwood.subnet.moments import Moments
 from budwood.subnet.ordering import OrderedTeacher
 from budwood.subnet.reuse import Resume, Visit, families, walk
 from budwood.subnet.scoring import Scores
+from budwood.subnet.settings import NO_CORRECTION, Compensation
 
 # Shape legend: N sequences, T predicted tokens of a sequence.
 
@@ -40,6 +43,10 @@ class SubnetEvaluator:
     """Whether candidates of one call that share their first layers run them once."""
     times: bool = False
     """Whether the latency of candidates is measured as well."""
+    compensation: Compensation = NO_CORRECTION
+    """How candidates are corrected."""
+    moments: Moments | None = None
+    """What corrections follow from; none where there is no regression."""
 
     def __call__(
         self, selections: Sequence[Selection], sequences: slice = slice(None)
@@ -70,18 +77,26 @@ class SubnetEvaluator:
 
     def _paths(self, selections: Sequence[Selection]) -> list[list[Hashable]]:
         """Return what the layers of every candidate depend on, and its layers in depth order."""
-        ranking = self.teacher.ranking
-        return [
-            [
-                (selection.hidden, selection.architecture(self.teacher.architecture).is_uniform),
-                *sorted(selection.layers, key=lambda layer: ranking[layer.layer]),
-            ]
-            for selection in selections
-        ]
+        return [self._path(selection) for selection in selections]
+
+    def _path(self, selection: Selection) -> list[Hashable]:
+        ranking, depth = self.teacher.ranking, self.teacher.architecture.num_hidden_layers
+        layers = sorted(selection.layers, key=lambda layer: ranking[layer.layer])
+        common = (selection.hidden, selection.architecture(self.teacher.architecture).is_uniform)
+        if not self.compensation.steps:
+            return [common, *layers]
+        # A layer makes up for those that are dropped after it, and slots of rotary pairs are those of all layers.
+        following = [*(ranking[layer.layer] for layer in layers[1:]), depth]
+        slots = tuple(layers) if self.compensation.pairs and self._drops_pairs(layers) else ()
+        return [(*common, slots), *zip(layers, following, strict=True)]
+
+    def _drops_pairs(self, layers: Sequence[LayerSelection]) -> bool:
+        whole = self.teacher.ranked.layers
+        return any(2 * len(layer.pairs) < whole[layer.layer].head_dim for layer in layers)
 
     def _evaluate(self, cut: Cut, windows: Tensor, visit: Visit, resume: Resume) -> Evaluation:
         started = time.perf_counter()
-        child = assemble(child_state(self.teacher, cut), child_config(self.teacher, cut), cut.architecture)
+        child = corrected_child(self.teacher, cut, self.compensation, self.moments)
         nn.Module.to(child, self.teacher.weights[self.teacher.family.final_norm.weight].device)
         latency = self._latency(child) if self.times else None
         layers = child.get_submodule(self.teacher.family.decoder)
@@ -94,11 +109,16 @@ class SubnetEvaluator:
         return Evaluation(
             sequence_losses=losses.tolist(),
             tokens=len(windows) * length,
-            flops=len(windows) * length * (whole - shared + self.fitness.flops_per_token),
+            flops=len(windows) * length * (whole - shared + self.fitness.flops_per_token) + self._correcting(cut),
             seconds=time.perf_counter() - started,
             flops_per_token=float(whole),
             latency_seconds=latency,
         )
+
+    def _correcting(self, cut: Cut) -> float:
+        teacher, kept = self.teacher.architecture, [layer.teacher_layer for layer in cut.layers]
+        num_gaps = len(gaps_of(kept, teacher.num_hidden_layers))
+        return solve_flops(teacher, cut.architecture, self.compensation, num_gaps=num_gaps)
 
     @torch.no_grad()
     def _latency(self, child: PreTrainedModel) -> float:

@@ -7,7 +7,7 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from budwood.arch.family import Axes, Axis, Family, axis_lengths
@@ -46,11 +46,29 @@ class Cut:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Mix:
+    """What the kept entries of an input stand for: themselves, and their shares in the removed ones."""
+
+    kept: Tensor
+    """[k] positions."""
+    removed: Tensor
+    """[n - k] positions."""
+    shares: Tensor
+    """[n - k, k] by which kept entries predict removed ones."""
+
+    def fold(self, weight: Tensor) -> Tensor:
+        """Return [rows, k] the weight [rows, n] of what is kept, with that of what is removed folded in."""
+        kept, removed = self.kept.to(weight.device), self.removed.to(weight.device)
+        shares = self.shares.to(weight.device, torch.float32)
+        return torch.addmm(weight[:, kept].float(), weight[:, removed].float(), shares).to(weight.dtype)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Corrections:
     """What takes the place of plain slicing; all by the names of the child's parameters."""
 
-    mixes: Mapping[str, Tensor] = field(default_factory=dict)
-    """[n, k] what each of the k kept entries of a matrix's input stands for, in terms of all n."""
+    mixes: Mapping[str, Mix] = field(default_factory=dict)
+    """Of the inputs of matrices."""
     maps: Mapping[str, Tensor] = field(default_factory=dict)
     """[E, E] applied to what a parameter writes into the residual stream, before channels are cut."""
     dims: Mapping[str, tuple[Indices, ...]] = field(default_factory=dict)
@@ -141,6 +159,15 @@ def widest_dtype(model: PreTrainedModel) -> torch.dtype:
     return reduce(torch.promote_types, (parameter.dtype for parameter in model.parameters()))
 
 
+def in_one_precision(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    """Move a model, give its parameters their widest precision, and return it; buffers keep theirs."""
+    dtype = widest_dtype(model)
+    nn.Module.to(model, device)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
+
+
 def child_state(teacher: OrderedTeacher, cut: Cut, corrections: Corrections | None = None) -> State:
     """Slice the ordered teacher, correct it, and mend the scale of attention scores and embeddings.
 
@@ -148,7 +175,9 @@ def child_state(teacher: OrderedTeacher, cut: Cut, corrections: Corrections | No
         the child's parameters by the names of the family's table.
     """
     family, state, corrections = teacher.family, State(), corrections or Corrections()
-    for name, position, axes in family.parameters(len(cut.layers), tied=teacher.architecture.tie_word_embeddings):
+    parameters = family.parameters(len(cut.layers), tied=teacher.architecture.tie_word_embeddings)
+    # Layers first, in depth order: so moments are gathered.
+    for name, position, axes in sorted(parameters, key=lambda parameter: parameter[1] is None):
         layer = cut.layers[position or 0]
         source = name if position is None else teacher_name(family, name, position, layer)
         state[name] = _cut_parameter(teacher, source, axes, layer, name, corrections)
@@ -191,16 +220,17 @@ def _cut_parameter(
     teacher: OrderedTeacher, source: str, axes: Axes, layer: KeptLayer, name: str, corrections: Corrections
 ) -> Tensor:
     tensor = teacher.weights[source]
-    if name in corrections.maps:
-        written = corrections.maps[name].to(tensor.device, torch.float32) @ tensor.float().reshape(len(tensor), -1)
-        tensor = written.reshape(tensor.shape).to(tensor.dtype)
     if name in corrections.dims:
         lengths = axis_lengths(teacher.architecture, teacher.architecture.layers[layer.teacher_layer])
         tensor = permute_within_groups(tensor, axes, lengths, "qk", corrections.dims[name])
+    rows = axes[:1]
+    if name in corrections.maps:
+        over = cut_tensor(teacher, corrections.maps[name], rows, layer).to(tensor.device, torch.float32)
+        written = over @ tensor.float().reshape(len(tensor), -1)
+        tensor, rows = written.reshape(-1, *tensor.shape[1:]).to(tensor.dtype), ()
     if name in corrections.mixes:
-        rows = cut_tensor(teacher, tensor, axes[:1], layer)
-        return (rows.float() @ corrections.mixes[name].to(rows.device, torch.float32)).to(rows.dtype)
-    return cut_tensor(teacher, tensor, axes, layer)
+        return corrections.mixes[name].fold(cut_tensor(teacher, tensor, rows, layer))
+    return cut_tensor(teacher, tensor, axes if rows else ((), *axes[1:]), layer)
 
 
 def teacher_name(family: Family, name: str, position: int, layer: KeptLayer) -> str:

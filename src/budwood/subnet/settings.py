@@ -16,7 +16,7 @@ LayerScore = Literal["elimination", "change", "influence"]
 _ORDERING_OF: dict[str, OrderingKind] = {"importance": "activation", "magnitude": "magnitude"}
 """The order by the scores that a fitness adds up."""
 
-STEPS = ("norms", "neurons", "channels", "heads", "layers", "pairs")
+STEPS = ("norms", "neurons", "channels", "heads", "layers", "pairs", "refit")
 """Names of the corrections."""
 
 
@@ -36,6 +36,10 @@ class Compensation(Strict):
     pairs: bool = True
     """Every head group keeps its own rotary pairs, turned at frequencies that all share; not where one norm weights
     the dimensions of all heads alike."""
+    refit: bool = True
+    """What attention and MLPs write is fitted, on the child's own activations, to what its stream lacks of the
+    teacher's; not where outputs are normalised before they are added. It takes two passes of the child over calibration
+    text, so candidates of a search are compared without it."""
     neuron_ridge: float = Field(default=0.3, gt=0)
     """Of `neurons`."""
     channel_ridge: float = Field(default=0.3, gt=0)
@@ -44,11 +48,21 @@ class Compensation(Strict):
     """Of `heads`."""
     layer_ridge: float = Field(default=0.3, gt=0)
     """Of `layers`."""
+    refit_ridge: float = Field(default=1.0, gt=0)
+    """Of `refit`."""
 
     @property
     def steps(self) -> tuple[str, ...]:
         """Names of the corrections that are made."""
         return tuple(name for name in STEPS if getattr(self, name))
+
+    @property
+    def regresses(self) -> bool:
+        """Whether a correction follows from activations on calibration text."""
+        return self.neurons or self.channels or self.heads or self.layers
+
+
+NO_CORRECTION = Compensation.model_validate(dict.fromkeys(STEPS, False))
 
 
 class Ordering(Strict):
@@ -114,8 +128,13 @@ class SpaceSettings(Ordering):
                 f"{self.ordering}, and must be native or {own}"
             )
 
+    @property
+    def regresses(self) -> bool:
+        """Whether a correction follows from activations on calibration text."""
+        return self.compensation is not None and self.compensation.regresses
+
     def without_corrections(self) -> Self:
-        """Return the space as a search compares its members: not corrected."""
+        """Return the space with members that are not corrected."""
         return self.model_copy(update={"compensation": None})
 
     def search_space(self, teacher: Architecture) -> SearchSpace:

@@ -29,17 +29,8 @@ def evolve(
     workspace: Path,
 ) -> tuple[pd.DataFrame, Genes, Finalists]:
     """Evolve sub-networks inside a bin; return all that were evaluated, and the best with what they cost."""
-    measurement = conditions.measurement
-    stage = EvolveSubnets(
-        teacher=teacher,
-        importance=importance if space.needs_statistics or search.needs_statistics else {},
-        selection=Windows.searched(tokens, "selection", measurement),
-        bin_=bin_.alone(),
-        space=space.without_corrections(),
-        search=search.alone(),
-        compute=choose_compute(measurement.device, measurement.precision),
-        batch_size=measurement.batch_size,
-    )
+    needed = importance if space.needs_statistics or search.needs_statistics else {}
+    stage = EvolveSubnets.of(teacher, needed, tokens, (bin_, space), search, conditions.measurement)
     found = open_workspace(workspace).finish(stage)
     return found.history, found.genes, found.finalists
 

@@ -1,0 +1,238 @@
+"""Second moments of what a teacher's matrices read, gathered one layer at a time.
+
+The hidden states of calibration text are carried from layer to layer, so memory grows neither with the number of tokens
+that a moment has seen nor with the depth of the teacher.
+"""
+
+from collections.abc import Collection, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from budwood.arch.selection import Selection
+from budwood.subnet.extract import extract_child, in_one_precision
+from budwood.subnet.ordering import OrderedTeacher
+from budwood.subnet.regression import first_direction, regress
+from budwood.subnet.stream import LayerStream, States, outputs_of
+
+# Shape legend: E hidden size, N sequences, T tokens of a sequence, n entries of an input.
+
+Gap = tuple[int, int]
+"""A kept layer, and the next kept one or the number of layers; those between are dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputMoment:
+    """What is known of an input that some matrices of a teacher share."""
+
+    moment: Tensor
+    """[n, n] mean of the outer products of its entries."""
+    held: Tensor
+    """[n] a direction in which nothing may change, see `first_direction`; zeros without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedInput:
+    """An input whose moment is wanted."""
+
+    module: str
+    """Path of the module of the teacher that reads it; of the final norm, that makes it."""
+    first: int
+    """Positions at the beginning of a sequence that are left as they are."""
+
+
+class Moments(Protocol):
+    """What corrections follow from."""
+
+    def input(self, module: str) -> InputMoment:
+        """Return the moment of the input that a module of the teacher reads."""
+        ...
+
+    def gap(self, gap: Gap) -> Tensor:
+        """Return [E, E] what takes the output of a kept layer's MLP over the layers that are dropped after it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMoments:
+    """Moments in a folder, a file each, mapped into memory when they are asked for."""
+
+    folder: Path
+
+    def input(self, module: str) -> InputMoment:
+        """Return the moment of an input."""
+        return InputMoment(self._read(module), self._read(f"{module}.held"))
+
+    def gap(self, gap: Gap) -> Tensor:
+        """Return the map over a gap."""
+        return self._read("gap.{}.{}".format(*gap))
+
+    def add_input(self, module: str, moment: InputMoment) -> None:
+        """Keep the moment of an input."""
+        self._write(module, moment.moment)
+        self._write(f"{module}.held", moment.held)
+
+    def add_gap(self, gap: Gap, over: Tensor) -> None:
+        """Keep the map over a gap."""
+        self._write("gap.{}.{}".format(*gap), over)
+
+    def _read(self, name: str) -> Tensor:
+        # Copy on write: torch takes no array that cannot be written to.
+        return torch.from_numpy(np.load(self.folder / f"{name}.npy", mmap_mode="c"))
+
+    def _write(self, name: str, tensor: Tensor) -> None:
+        np.save(self.folder / f"{name}.npy", tensor.float().cpu().numpy())
+
+
+class StreamedMoments:
+    """Moments that are gathered when they are asked for, in the order of the teacher's layers.
+
+    Inputs of a layer are asked for before those of later ones, and before gaps that end later.
+    """
+
+    def __init__(
+        self,
+        teacher: OrderedTeacher,
+        windows: Tensor,
+        inputs: Iterable[WatchedInput],
+        gaps: Collection[Gap],
+        *,
+        gap_ridge: float,
+        batch_size: int = 4,
+    ) -> None:
+        """Read the embeddings.
+
+        Args:
+            teacher: the ordered teacher.
+            windows: [N, T] token ids of calibration text.
+            inputs: all that will be asked for.
+            gaps: all that will be asked for.
+            gap_ridge: of the regressions over gaps.
+            batch_size: sequences per forward pass.
+        """
+        self._family, self._ridge = teacher.family, gap_ridge
+        self._watched, self._gaps = {each.module: each for each in inputs}, set(gaps)
+        self._parent, self._scale = whole_teacher(teacher), residual_scale(teacher)
+        self._stream = LayerStream(self._parent, self._family.decoder, windows.split(batch_size))
+        self._starts: dict[int, _Start] = {}
+        self._inputs: dict[str, InputMoment] = {}
+        self._bar = tqdm(total=len(self._stream.layers), desc="compensation", unit="layer", dynamic_ncols=True)
+
+    def input(self, module: str) -> InputMoment:
+        """Return the moment of an input; the text is read up to its layer."""
+        while module not in self._inputs and self._stream.depth < len(self._stream.layers):
+            self._read_layer()
+        if module not in self._inputs:
+            assert module == self._family.final_norm.name, f"{module} was read before layer {self._stream.depth}"
+            self._read_norm(module)
+        return self._inputs[module]
+
+    def gap(self, gap: Gap) -> Tensor:
+        """Return the map over a gap; the text is read up to its end."""
+        start, end = gap
+        while self._stream.depth < end:
+            self._read_layer()
+        assert self._stream.depth == end, f"the text was read to layer {self._stream.depth}, past the gap {gap}"
+        return self._starts[start].map(self._stream.states, self._ridge)
+
+    @torch.no_grad()
+    def _read_layer(self) -> None:
+        """Let a layer read all text, and note what is wanted of it."""
+        depth = self._stream.depth
+        layer, place = self._stream.layers[depth], f"{self._family.decoder}.{depth}."
+        self._starts = {start: kept for start, kept in self._starts.items() if self._needed(start, depth)}
+        sums = {name: _Sum(each.first) for name, each in self._watched.items() if name.startswith(place)}
+        with ExitStack() as watching:
+            for name, total in sums.items():
+                hook = layer.get_submodule(name.removeprefix(place)).register_forward_pre_hook(total.hook)
+                watching.callback(hook.remove)
+            written: States = []
+            if any(start == depth for start, _ in self._gaps):
+                written = watching.enter_context(outputs_of(layer.get_submodule(self._family.mlp_out.name)))
+            self._stream.pass_on(self._stream.returned())
+        if sums:
+            self._inputs = {name: total.moment() for name, total in sums.items()}
+        if written:
+            self._starts[depth] = _Start([self._scale * added for added in written], self._stream.states)
+        self._bar.update()
+
+    def _needed(self, start: int, depth: int) -> bool:
+        return any(begin == start and end > depth for begin, end in self._gaps)
+
+    @torch.no_grad()
+    def _read_norm(self, module: str) -> None:
+        norm, total = self._parent.get_submodule(module), _Sum(self._watched[module].first)
+        for states in self._stream.states:
+            total.add(norm(states))
+        self._inputs = {module: total.moment()}
+
+
+def whole_teacher(teacher: OrderedTeacher) -> PreTrainedModel:
+    """Return the whole ordered teacher as a model, in one precision."""
+    parent = extract_child(teacher, Selection.prefix(teacher.ranked))
+    return in_one_precision(parent, teacher.weights[teacher.family.final_norm.weight].device)
+
+
+def residual_scale(teacher: OrderedTeacher) -> float:
+    """Return the factor of what attention and MLPs add to the stream."""
+    multiplier = teacher.family.residual_multiplier
+    return float(teacher.config[multiplier]) if multiplier else 1.0
+
+
+@dataclass(slots=True)
+class _Start:
+    """Where a gap begins."""
+
+    written: States
+    """What the kept layer's MLP added to the stream."""
+    before: States
+    """The stream that goes into the gap."""
+
+    def map(self, after: States, ridge: float) -> Tensor:
+        """Return [E, E] the identity and the regression of what the gap adds on what was written.
+
+        Tokens count by the inverse square of their size after the gap, as norms will see them. The first position is
+        left as it is.
+        """
+        moment, target, tokens = torch.zeros(()), torch.zeros(()), 0
+        for written, before, came in zip(self.written, self.before, after, strict=True):
+            stream = came[:, 1:].float().flatten(0, 1)
+            size = stream.square().mean(-1, keepdim=True)
+            # A token whose stream is zero after the gap has no size to be counted by.
+            weight = torch.where(size > 0, size.rsqrt(), 0.0)
+            features = written[:, 1:].float().flatten(0, 1) * weight
+            missing = (stream - before[:, 1:].float().flatten(0, 1)) * weight
+            moment, target = moment.to(features) + features.T @ features, target.to(features) + features.T @ missing
+            tokens += len(stream)
+        held = first_direction(torch.cat([written[:, 0].float() for written in self.written]))
+        identity = torch.eye(len(moment), device=moment.device)
+        return identity + regress(moment / tokens, target / tokens, ridge, held).T.float()
+
+
+@dataclass(slots=True)
+class _Sum:
+    """A moment that grows batch by batch."""
+
+    first: int
+    total: Tensor = field(default_factory=lambda: torch.zeros(()))
+    firsts: States = field(default_factory=list)
+    tokens: int = 0
+
+    def hook(self, _: nn.Module, inputs: tuple[Tensor]) -> None:
+        self.add(inputs[0])
+
+    def add(self, inputs: Tensor) -> None:
+        entries = inputs[:, self.first :].float().flatten(0, -2)
+        self.total = self.total.to(entries) + entries.T @ entries
+        self.firsts.append(inputs[:, : self.first].float().flatten(0, -2))
+        self.tokens += len(entries)
+
+    def moment(self) -> InputMoment:
+        return InputMoment(self.total / self.tokens, first_direction(torch.cat(self.firsts)))

@@ -1,0 +1,48 @@
+"""A refit brings a child's stream to its teacher's, and leaves the first position alone."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from corrections import logits_of, only, ordered_by
+from teachers import DEPTH, select, tiny_teacher
+
+from budwood.arch.selection import Selection
+from budwood.subnet.compensate import compensate
+from budwood.subnet.extract import extract_child
+
+
+def streams(model, windows):
+    with torch.no_grad():
+        return model(windows, output_hidden_states=True).hidden_states
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "qwen3"])
+def test_the_stream_comes_nearer_to_the_teachers(family, windows):
+    """Behind every layer of a child that lacks half of the neurons of each."""
+    ordered = ordered_by(tiny_teacher(family, tied=False), windows)
+    queries = ordered.ranked.layers[0].heads_per_group
+    cut = select(48, list(range(DEPTH)), (3, queries, 16, 20))
+    whole = streams(extract_child(ordered, Selection.prefix(ordered.ranked)), windows)
+    plain, refitted = (
+        streams(child, windows)
+        for child in (extract_child(ordered, cut), compensate(ordered, cut, windows, only("refit", refit_ridge=1e-3)))
+    )
+    for depth in range(1, DEPTH):
+        errors = [float((each[depth] - whole[depth])[:, 1:].norm()) for each in (plain, refitted)]
+        assert errors[1] < 0.95 * errors[0]
+
+
+def test_what_can_be_made_up_for_is(windows):
+    """The teacher's own output projections, scaled: a refit finds them again."""
+    ordered = ordered_by(tiny_teacher("llama", tied=False), windows)
+    # One neuron fewer, which is always zero: the child could be the teacher.
+    weights = {name: weight.clone() for name, weight in ordered.weights.items()}
+    for name, weight in weights.items():
+        if name.endswith("gate_proj.weight"):
+            weight[-1] = 0
+    poor = replace(ordered, weights=weights)
+    cut = select(48, list(range(DEPTH)), (3, 2, 16, 39))
+    expected = logits_of(extract_child(poor, Selection.prefix(poor.ranked)), windows)
+    actual = logits_of(compensate(poor, cut, windows, only("refit", refit_ridge=1e-6)), windows)
+    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-3)
