@@ -62,10 +62,11 @@ def centred(ordered, hidden):
 
 def check(ordered, selection, windows):
     # Norms add a constant to mean squares, which are smaller in a parent that has zeros.
-    exact = {**ordered.config, "rms_norm_eps": 1e-15, "layer_norm_eps": 1e-15}
+    exact = {**ordered.config, "rms_norm_eps": 1e-15, "layer_norm_eps": 1e-15, "norm_epsilon": 1e-15}
     # Scores of pairs that are zero have no size to make up for.
     ordered = replace(ordered, config=exact, score_gain=False)
-    if ordered.architecture.family == "gpt_neox" and selection.hidden != WHOLE:
+    subtracts_mean = len(ordered.family.final_norm.parameters) > 1
+    if subtracts_mean and len(selection.hidden) < ordered.architecture.hidden_size:
         ordered = centred(ordered, selection.hidden)
     with torch.no_grad():
         expected = masked_parent(ordered, selection)(windows).logits

@@ -8,7 +8,7 @@ from teachers import TEACHERS, weights_of
 from transformers import AutoModelForCausalLM
 
 from budwood.arch.count import num_parameters
-from budwood.arch.family import OWN_PREFIX
+from budwood.arch.family import OWN_PREFIX, family_of
 from budwood.arch.sampling import sample_any
 from budwood.arch.selection import LayerSelection, Selection
 from budwood.arch.space import SearchSpace
@@ -34,13 +34,8 @@ def test_its_folder_tells_its_architecture(architecture, own_folder):
     queries = architecture.layers[0].heads_per_group
     expected = {layer(3, 3, 12, 30), layer(2 * queries, 2, 16, 40), layer(2, 2, 8, 25)}
     read = read_architecture(own_folder)
-    assert (read.family, read.hidden_size, set(read.layers)) == (
-        # Llama and Mistral share one class.
-        "llama" if architecture.family == "mistral" else architecture.family,
-        40,
-        expected,
-    )
-    assert read_config(own_folder)["model_type"] == OWN_PREFIX + read.family
+    assert (read.family, read.hidden_size, set(read.layers)) == (architecture.family, 40, expected)
+    assert read_config(own_folder)["model_type"] == OWN_PREFIX + family_of(read.family).model_type
     weights = weights_of(load_model(own_folder, torch.float32))
     stored = CheckpointTensors(own_folder, read)
     assert stored.keys() == weights.keys()
