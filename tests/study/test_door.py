@@ -212,7 +212,7 @@ def test_the_door_does_what_the_nodes_do(tmp_path):
     own = tmp_path / "nodes"
     importance, _, _ = rank_components(*text, conditions, own, statistics=True, elimination=True, orderings=())
     ranked = study.teacher, importance, study.tokens
-    history, finalists = evolve(*ranked, bin_, space, search, conditions, own)
+    history, _, finalists = evolve(*ranked, bin_, space, search, conditions, own)
     winner, cut = choose_winner(*ranked, finalists, space, search, conditions, own)
     _, certificate = export_subnet(
         cut, winner, study.record, study.tokens, space, parameters.corpus, parameters.serving, own
