@@ -91,9 +91,9 @@ class SearchSettings(Strict):
     Empty: every candidate reads all, as in the paper."""
     deviations: float = Field(default=2.0, gt=0)
     """Standard errors behind the last elite at which a candidate is dropped."""
-    compare: Compared = "corrected"
-    """How candidates are cut: `corrected` in closed form, as their space says; `plain`, without corrections. Finalists
-    are corrected either way."""
+    compare: Compared = "plain"
+    """How candidates are cut: `plain`, without corrections, or `corrected` in closed form, as their space says, which
+    takes several times as long. Finalists are corrected either way."""
     num_finalists: int = Field(default=3, ge=1)
     """Elites among which the winner is chosen, cut and corrected as exports are, on text that the search has not
     seen."""

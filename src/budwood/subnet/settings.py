@@ -36,7 +36,7 @@ class Compensation(Strict):
     pairs: bool = True
     """Every head group keeps its own rotary pairs, turned at frequencies that all share; not where one norm weights
     the dimensions of all heads alike."""
-    refit: bool = True
+    refit: bool = False
     """What attention and MLPs write is fitted, on the child's own activations, to what its stream lacks of the
     teacher's; not where outputs are normalised before they are added. It takes two passes of the child over calibration
     text, so candidates of a search are compared without it."""
