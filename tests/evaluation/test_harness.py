@@ -226,7 +226,9 @@ def test_a_task_that_is_named_twice_is_asked_once() -> None:
 def test_every_task_of_a_preset_is_known_to_the_harness_and_others_are_not() -> None:
     known = set(harness._known_tasks(None).all_tasks)
     assert {b.task for name in ("paper", "extended") for b in PRESETS[name]} <= known
-    with pytest.raises(ValueError, match=r"'hellaswagg' is neither a preset \(heldout, paper, extended\) nor") as error:
+    with pytest.raises(
+        ValueError, match=r"'hellaswagg' is neither a preset \(heldout, in_context, paper, extended\) nor"
+    ) as error:
         check_benchmarks(EvaluationSettings(tasks=["heldout", "hellaswagg"]))
     assert "did you mean hellaswag" in str(error.value)
 

@@ -335,7 +335,10 @@ def test_a_misspelt_parameter_stops_a_run_at_once(project):
 @pytest.mark.slow
 def test_an_unknown_task_is_refused_with_those_that_are_near(project):
     output = refused(project, "--params=evaluation.tasks=[hellaswagg]")
-    assert "'hellaswagg' is neither a preset (heldout, paper, extended) nor a task, group or tag of lm_eval" in output
+    assert (
+        "'hellaswagg' is neither a preset (heldout, in_context, paper, extended) nor a task, group or tag of lm_eval"
+        in output
+    )
     assert "did you mean hellaswag" in output
 
 

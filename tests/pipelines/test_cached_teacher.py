@@ -42,7 +42,9 @@ def ask(tmp_path):
     text = "".join(np.random.default_rng(0).choice(list("abcde "), 500))
     documents = pd.DataFrame({"split": ["train"], "source": ["one"], "text": [text]})
     tokens = tokenize_and_pack(documents, byte_tokenizer(), seed=0, directory=tmp_path / "tokens", progress=False)
-    return lambda **changes: cache_teacher(teacher, tokens, conditions(**changes), tmp_path / "work")
+    return lambda **changes: cache_teacher(
+        teacher, tokens, conditions(**changes), tmp_path / "work", num_tokens=SCHEDULE.tokens
+    )
 
 
 def test_the_node_reports_what_it_cost_and_asks_once(ask, monkeypatch):

@@ -464,10 +464,13 @@ def test_a_damaged_job_is_named(tmp_path, make_job):
     file = tmp_path / "job.json"
     file.write_text(make_job().model_dump_json())
     assert TrainingJob.read(file) == make_job()
-    for harm in (cut, empty, Path.unlink):
+    for harm in (cut, empty):
         harm(file)
         with pytest.raises(ValueError, match=r"job\.json is not a training job: "):
             TrainingJob.read(file)
+    file.unlink()
+    with pytest.raises(ValueError, match=r"job\.json is not on .*: every node needs the data folder"):
+        TrainingJob.read(file)
 
 
 def test_two_runs_in_one_folder_are_refused(make_job):

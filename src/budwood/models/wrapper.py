@@ -18,7 +18,7 @@ text model's class."""
 
 def is_wrapper(folder: Path) -> bool:
     """Whether a folder holds a text model beside others."""
-    return read_config(folder).get("model_type") in WRAPPERS
+    return str(read_config(folder).get("model_type")) in WRAPPERS
 
 
 def text_config(folder: Path) -> PretrainedConfig:
