@@ -43,6 +43,14 @@ ROPES = {
 IDS = torch.randint(0, VOCAB_SIZE, (2, 90), generator=torch.Generator().manual_seed(5))
 
 
+WITHOUT_WINDOW = {"mistral": {"sliding_window": None}, "qwen3": {"use_sliding_window": False}}
+
+
+def teacher_without_window(family, **changes):
+    """Return a tiny teacher that sees all positions, as whatever ggml reads under `llama`, `qwen2` or `qwen3` does."""
+    return tiny_teacher(family, **WITHOUT_WINDOW.get(family, {}) | changes)
+
+
 def rope_of(kind, theta=THETA):
     return {"rope_type": kind, "rope_theta": theta} | ROPES[kind]
 
@@ -90,11 +98,11 @@ def same_logits(file, model, tmp_path):
 @pytest.mark.parametrize("kind", ROPES)
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 def test_every_rotary_embedding_is_restored(family, kind, tied, tmp_path):
-    model = tiny_teacher(family, tied=tied, rope_parameters=rope_of(kind))
+    model = teacher_without_window(family, tied=tied, rope_parameters=rope_of(kind))
     loaded = same_logits(written(tmp_path, model), model, tmp_path)
     assert loaded.config.tie_word_embeddings is tied
     if kind != "default":
-        plain = tiny_teacher(family, tied=tied)
+        plain = teacher_without_window(family, tied=tied)
         with torch.no_grad():
             assert (plain(IDS).logits - model(IDS).logits).abs().max() > 0.01
 
@@ -107,12 +115,12 @@ def test_so_is_its_base(theta, tmp_path):
 
 @pytest.mark.parametrize("head_dim", [4, 20])
 def test_heads_need_not_fill_the_hidden_size(head_dim, tmp_path):
-    model = tiny_teacher("qwen3", tied=True, head_dim=head_dim)
+    model = teacher_without_window("qwen3", tied=True, head_dim=head_dim)
     assert same_logits(written(tmp_path, model), model, tmp_path).config.head_dim == head_dim
 
 
 def test_heads_that_the_stock_llama_refuses_are_read_as_a_mistral(tmp_path):
-    model = tiny_teacher("mistral", tied=True, num_attention_heads=9)
+    model = teacher_without_window("mistral", tied=True, num_attention_heads=9)
     loaded = same_logits(written(tmp_path, model, "llama"), model, tmp_path)
     assert loaded.config.model_type == "mistral"
 
@@ -231,7 +239,7 @@ def test_floats_are_the_shortest_decimals_that_were_stored(tmp_path):
 
 
 def test_quantised_weights_are_dequantised(tmp_path):
-    model = tiny_teacher("qwen3", tied=True, hidden_size=64, intermediate_size=64)
+    model = teacher_without_window("qwen3", tied=True, hidden_size=64, intermediate_size=64)
     stored = {}
     for name, tensor in tensors_of(model).items():
         half = "ffn_down" not in name

@@ -7,7 +7,7 @@ import pytest
 import torch
 from corrections import logits_of, only, ordered_by
 from strategies import decoder, layer
-from teachers import FULL, TEACHERS, architecture_of, select, tiny_teacher, weights_of
+from teachers import FULL, NEURONS, TEACHERS, architecture_of, select, tiny_teacher, weights_of
 
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
@@ -118,13 +118,15 @@ def test_twin_neurons_are_folded_into_one(teacher, windows):
     twins = tiny_teacher(teacher.config.model_type, tied=False)
     with torch.no_grad():
         for name, parameter in twins.named_parameters():
-            if ".mlp." in name and len(parameter) == 40:  # rows are neurons
+            # Rows are neurons: 40, or where one module holds gate and up, those of the one before those of the other.
+            if ".mlp." in name and len(parameter) in (NEURONS, 2 * NEURONS):
                 parameter[1::2] = parameter[::2]
     ordered = ordered_by(twins, windows)
     kept = Selection.prefix(ordered.ranked)
     # The two of a pair matter unequally, by their output weights, so one of each is named.
     layers = tuple(replace(layer, neurons=one_of_each(ordered, layer.layer)) for layer in kept.layers)
     halved = replace(kept, layers=layers)
+    assert all(len(layer.neurons) == NEURONS // 2 for layer in layers)
     expected = logits_of(twins, windows)
     mended = logits_of(compensate(ordered, halved, windows, only("neurons", **TINY)), windows)
     plain = logits_of(extract_child(ordered, halved), windows)
