@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Mapping
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from types import ModuleType
 
 LIBRARIES = (
     "accelerate",
@@ -168,4 +169,5 @@ def _run(arguments: list[str]) -> None:
     if kind == "-m":
         runpy.run_module(code, run_name="__main__", alter_sys=True)
     else:
-        exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})  # noqa: S102 - our own tests
+        main = sys.modules["__main__"] = ModuleType("__main__")  # from which a script may import what it defines
+        exec(compile(code, "<string>", "exec"), main.__dict__)  # noqa: S102 - our own tests

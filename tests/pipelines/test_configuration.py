@@ -255,6 +255,21 @@ def test_layers_of_the_graph_never_run_backwards(with_either_teacher):
         assert not inputs or max(inputs) <= min(rank(name) for name in node.outputs), node.name
 
 
+@pytest.mark.usefixtures("with_either_teacher")
+def test_a_variant_has_the_conditions_of_its_bin():
+    """Its run keeps one value of every parameter, and a bin may have a schedule of its own."""
+    variants = [*parameters_hook().current().searched, *parameters_hook().current().trained]
+    taken = {
+        (node.namespace, name)
+        for node in all_pipelines().nodes
+        for name in node.inputs
+        if name.startswith(("params:conditions", "params:bin_conditions"))
+    }
+    for bin_name, space in variants:
+        of_variant = {name for namespace, name in taken if namespace == f"subnets.{bin_name}.{space}"}
+        assert of_variant == {f"params:bin_conditions.{bin_name}"}
+
+
 def test_the_quickstart_searches_two_bins_and_one_of_them_layer_wise():
     _, parameters = load("base")
     variants = parameters.searched

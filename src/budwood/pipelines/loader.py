@@ -1,6 +1,5 @@
 """Configuration of environments that build on others."""
 
-from pathlib import Path
 from typing import Any
 
 from kedro.config import OmegaConfigLoader
@@ -38,6 +37,6 @@ class EnvironmentLoader(OmegaConfigLoader):
         return line
 
     def _of(self, environment: str, key: str) -> dict[str, Any]:
-        folder = str(Path(self.conf_source) / environment)
+        folder = self._get_conf_env_path(environment)  # which may be in an archive, or remote
         found: dict[str, Any] = self.load_and_merge_dir_config(folder, self.config_patterns[key], key, set())
         return found

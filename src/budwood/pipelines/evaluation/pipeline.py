@@ -7,8 +7,7 @@ from budwood.pipelines.wiring import Deferred, Place
 from budwood.records.names import ARMS, CERTIFIED, REFERENCE, Variant, run_name
 
 NODES = "budwood.pipelines.evaluation.nodes"
-TEXT = ["tokens", "params:conditions", "workspace"]
-ASKED = ["tokens", "heldout_tasks", "params:evaluation", "params:conditions", "workspace"]
+ASKED = ["tokens", "heldout_tasks", "params:evaluation"]
 
 
 def create_pipeline(parameters: ProjectParameters) -> Pipeline:
@@ -22,13 +21,13 @@ def create_pipeline(parameters: ProjectParameters) -> Pipeline:
         ),
         Node(
             Deferred(NODES, "ask_models", names=["teacher"]),
-            [*ASKED, "teacher"],
+            [*ASKED, "params:conditions", "workspace", "teacher"],
             "teacher_downstream",
             name="ask_teacher",
         ),
         Node(
             Deferred(NODES, "continue_teacher"),
-            [*TEXT, "teacher"],
+            ["tokens", "params:conditions", "workspace", "teacher"],
             ["teacher_samples", "teacher_sample_costs"],
             name="continue_texts",
         ),
@@ -50,14 +49,14 @@ def _trained(place: Place, parameters: ProjectParameters) -> list[Node]:
     arms = [*ARMS, *reference]
     runs = [run_name(arm, parameters.seeds[0], seed) for arm in arms for seed in parameters.seeds]
     selection = place.own("selection") if parameters.has_probes else []
+    how = [place.conditions, "workspace"]
     scored = [
         "tokens",
-        "params:conditions",
-        "workspace",
+        *how,
         *place.own("subnet", *runs),
         *place.own(*(f"{run}_run" for run in runs)),
     ]
-    timed = ["params:evaluation", "params:conditions", "teacher", *place.own("subnet", *reference)]
+    timed = ["params:evaluation", place.conditions, "teacher", *place.own("subnet", *reference)]
     shared = ["tokens", "teacher_record", "params:study", "workspace"]
     certified = [*shared, *place.own("scores", "downstream", "subnet", *CERTIFIED)]
     measured = ("scores", "downstream", "efficiency", "samples")
@@ -68,7 +67,7 @@ def _trained(place: Place, parameters: ProjectParameters) -> list[Node]:
         place.node(Deferred(NODES, "score_runs", names=runs), scored, place.own("scores", "evaluation_costs")),
         place.node(
             Deferred(NODES, "ask_models", names=arms),
-            [*ASKED, *place.own(*arms)],
+            [*ASKED, *how, *place.own(*arms)],
             place.own("downstream"),
             name="ask_arms",
         ),
@@ -77,7 +76,7 @@ def _trained(place: Place, parameters: ProjectParameters) -> list[Node]:
         ),
         place.node(
             Deferred(NODES, "continue_texts", names=arms),
-            [*TEXT, "teacher_samples", *place.own(*arms)],
+            ["tokens", *how, "teacher_samples", *place.own(*arms)],
             place.own("samples", "sample_costs"),
         ),
         place.node(Deferred(NODES, "certify_arms", names=CERTIFIED), certified, place.own("arm_certificates")),
