@@ -119,6 +119,6 @@ def test_an_elimination_killed_midway_continues_after_its_last_trial(finished, s
 def test_other_parameters_reuse_only_what_still_matches(finished, project):
     shutil.copytree(finished / "data/smoke", project / "data/smoke")
     output = finish(project, "--params=schedule.tokens=4096")
-    assert {folder.name.rpartition("-")[0] for folder in reused(output)} == {"search", "choice", "export"}
+    assert {folder.name.rpartition("-")[0] for folder in reused(output)} == {"search", "choice", "export", "start_gate"}
     curve = results(project)["curve"]
     assert curve["tokens"].max() == 4096
