@@ -17,7 +17,7 @@ from budwood.subnet.ordering import order_teacher
 from budwood.subnet.regression import regress
 from budwood.subnet.settings import NO_CORRECTION, STEPS, Compensation, Ordering
 
-NONE = NO_CORRECTION
+NONE, ALL = NO_CORRECTION, Compensation(**dict.fromkeys(STEPS, True))
 RIDGES = ("neuron_ridge", "channel_ridge", "head_ridge", "layer_ridge", "refit_ridge")
 TINY = dict.fromkeys(RIDGES, 1e-9)
 CUT = select(30, [0, 2, 3], (2, 1, 8, 20))
@@ -59,7 +59,7 @@ def test_an_infinite_ridge_is_the_plain_cut(orders, windows, step):
 def test_where_nothing_is_removed_nothing_changes(orders, windows):
     ordered = orders["activation", "preserve"]
     whole = Selection.prefix(ordered.ranked)
-    child = compensate(ordered, whole, windows, Compensation())
+    child = compensate(ordered, whole, windows, ALL)
     assert torch.equal(logits_of(child, windows), logits_of(extract_child(ordered, whole), windows))
 
 
@@ -77,10 +77,10 @@ def test_the_corrections_that_are_named_are_those_that_change_something(orders, 
     for ordered in orders.values():
         plain = extract_child(ordered, CUT).state_dict()
         made = [step for step in STEPS if differing(plain, compensate(ordered, CUT, windows, only(step)).state_dict())]
-        assert list(corrections_made(ordered, CUT, Compensation())) == made
+        assert list(corrections_made(ordered, CUT, ALL)) == made
         assert corrections_made(ordered, CUT, only("heads")) == ("heads",)
         assert corrections_made(ordered, CUT, None) == ()
-        assert corrections_made(ordered, Selection.prefix(ordered.ranked), Compensation()) == ()
+        assert corrections_made(ordered, Selection.prefix(ordered.ranked), ALL) == ()
 
 
 def test_every_step_changes_what_it_should(teacher, orders, windows):
@@ -98,7 +98,7 @@ def test_every_step_changes_what_it_should(teacher, orders, windows):
     refitted = names(ordered, CUT, family.output, family.mlp_out)
     assert changed["refit"] == (set() if family.output_norms else refitted)
     assert bool(changed["pairs"]) is (teacher.config.model_type != "qwen3")
-    child = compensate(ordered, CUT, windows, Compensation())
+    child = compensate(ordered, CUT, windows, ALL)
     assert {name: weight.shape for name, weight in child.state_dict().items()} == {n: w.shape for n, w in plain.items()}
     assert logits_of(child, windows).isfinite().all()
 
@@ -253,15 +253,15 @@ def test_groups_share_the_median_frequency(windows):
 @pytest.mark.parametrize("batch_size", [1, 6])
 def test_batches_do_not_matter(windows, batch_size):
     ordered = ordered_by(tiny_teacher("gpt_neox", tied=False), windows)
-    one = compensate(ordered, CUT, windows, Compensation(), batch_size=batch_size)
-    other = compensate(ordered, CUT, windows, Compensation(), batch_size=4)
+    one = compensate(ordered, CUT, windows, ALL, batch_size=batch_size)
+    other = compensate(ordered, CUT, windows, ALL, batch_size=4)
     torch.testing.assert_close(logits_of(one, windows), logits_of(other, windows), rtol=1e-3, atol=1e-3)
 
 
 def test_the_teacher_is_untouched_and_unhooked(windows):
     ordered = ordered_by(tiny_teacher("llama", tied=True), windows).materialise(FULL)
     before = {name: weight.clone() for name, weight in ordered.weights.items()}
-    compensate(ordered, CUT, windows, Compensation())
+    compensate(ordered, CUT, windows, ALL)
     assert all(torch.equal(ordered.weights[name], weight) for name, weight in before.items())
     plain = child_state(ordered, resolve(ordered, CUT))
     assert all(weight.isfinite().all() for weight in plain.values())
@@ -275,7 +275,8 @@ def test_a_ridge_must_be_positive(name, value):
 
 
 def test_steps_are_named_in_order():
-    assert Compensation().steps == STEPS
+    assert ALL.steps == STEPS
+    assert Compensation().steps == tuple(step for step in STEPS if step != "refit")
     assert only("layers", neurons=True).steps == ("neurons", "layers")
 
 
@@ -307,13 +308,13 @@ def test_what_corrections_cost_by_hand() -> None:
     assert gathered(whole=untied) == pytest.approx(sum(moments.values()) + moments["channels"] / 2)
     once_more = 6**3 / 3 + 2 * 6**2 * 2 + 2 * 6 * 2 * 11
     assert solved(whole=untied) == pytest.approx(channels + heads + neurons + once_more)
-    assert moment_flops(teacher, child, Compensation(), num_tokens=7, num_gaps=0) > 0
-    assert solve_flops(child, child, Compensation(), num_gaps=0) == 0
+    assert moment_flops(teacher, child, ALL, num_tokens=7, num_gaps=0) > 0
+    assert solve_flops(child, child, ALL, num_gaps=0) == 0
 
 
 def test_moments_for_all_children_are_those_of_every_input() -> None:
     whole = decoder("llama", 11, 8, *[layer(4, 4, 2, 10)] * 3, tied=True)
-    every = moment_flops(whole, None, Compensation(), num_tokens=7, num_gaps=0)
+    every = moment_flops(whole, None, ALL, num_tokens=7, num_gaps=0)
     assert every == pytest.approx(3 * 2 * 7 * (3 * 8**2 + 10**2))
 
 
