@@ -24,6 +24,23 @@ def test_vllm_misreads_a_qwen2_whose_heads_do_not_fill_the_hidden_size(tmp_path,
     assert commands == ["vllm serve ." + " --model-impl transformers" * misread]
 
 
+@pytest.mark.parametrize(
+    ("fields", "misread"),
+    [
+        ({"model_type": "qwen3", "attention_bias": True}, True),
+        ({"model_type": "qwen3", "attention_bias": False}, False),
+        ({"model_type": "llama", "attention_bias": True}, False),
+        ({"model_type": "ministral3"}, True),
+        ({"model_type": "budwood_ministral3"}, False),
+    ],
+)
+def test_vllm_misreads_biased_qwen3_and_ministral3(tmp_path, fields, misread):
+    (tmp_path / "config.json").write_text(json.dumps(fields | {"hidden_size": 32, "num_attention_heads": 4}))
+    assert misread_by_vllm(tmp_path) is misread
+    commands = serving_commands(tmp_path, {"vllm": Opening(opens=True, how="tried")})
+    assert commands == ["vllm serve ." + " --model-impl transformers" * misread]
+
+
 def test_commands_are_given_for_engines_that_opened_the_folder_alone(tmp_path):
     (tmp_path / "config.json").write_text(
         json.dumps({"model_type": "budwood_llama", "hidden_size": 8, "num_attention_heads": 1, "auto_map": {}})

@@ -170,6 +170,22 @@ def test_multipliers_are_in_the_header(tmp_path):
     assert [said[f"granite.{key}"] for key in keys] == pytest.approx([3.0, 0.15, 0.6, 2.5])
 
 
+@pytest.mark.parametrize(
+    ("rstrip", "lacking", "name"),
+    [(True, (), "phi3"), (False, (), "phi"), (True, ("<unk>",), "phi"), (True, ("</s>",), "phi")],
+)
+def test_only_tokens_that_strip_as_those_of_phi3_mini_are_in_a_file_of_that_name(rstrip, lacking, name, tmp_path):
+    """llama.cpp goes by the name, and opens no file of that name that lacks one of the tokens."""
+    tokenizer = byte_tokenizer()
+    given = [AddedToken("</s>", rstrip=rstrip), AddedToken("<unk>"), AddedToken("<s>")]
+    tokenizer.add_tokens([token for token in given if token.content not in lacking], special_tokens=True)
+    teacher = tiny_teacher("phi3", tied=True, vocab_size=260, hidden_size=96)
+    folder = save_checkpoint(teacher, tokenizer, tmp_path / "phi3")
+    header = fields(write_gguf(folder, tmp_path / "model.gguf", "f32"))
+    assert header["general.name"].split()[1] == name
+    assert header["general.architecture"] == "phi3"
+
+
 def test_windows_that_never_bind_need_not_alternate(tmp_path):
     settings = {"layer_types": ["full_attention"] * 4, "sliding_window": 64}
     assert choose_form(write_teacher("gemma2 tied", tmp_path / "teacher", **settings)) == "gemma2"

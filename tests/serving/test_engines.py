@@ -7,7 +7,7 @@ from exports import KINDS, Kind, uniform, write_export
 
 from budwood.models import gguf_export
 from budwood.models.checkpoint import load_config
-from budwood.models.engines import ask, open_everywhere
+from budwood.models.engines import ask, open_everywhere, serving_commands
 from budwood.models.gguf_export import choose_form, write_gguf
 from budwood.models.prompts import PROMPTS
 from budwood.models.settings import ServingSettings
@@ -21,6 +21,22 @@ def test_vllm_agrees_within_a_thousandth(in_vllm, name):
     said = in_vllm[name]
     assert said.agrees, said
     assert said.largest_difference < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("qwen2-whole", "heads fill the hidden size"),
+        ("qwen3-biased", "leaves out the bias"),
+        ("ministral3-arbitrary", "does not scale queries"),
+    ],
+)
+def test_what_vllm_itself_misreads_is_served_by_its_transformers_backend_and_said(vllm, exports, name, reason):
+    said = open_everywhere(exports[name], ServingSettings(engines=vllm))
+    assert said["vllm"].opens
+    assert "only with `--model-impl transformers`" in said["vllm"].how
+    assert reason in said["vllm"].how
+    assert serving_commands(exports[name], said) == ["vllm serve . --model-impl transformers"]
 
 
 @pytest.mark.parametrize("name", GGUF_KINDS)

@@ -49,6 +49,18 @@ def transformers(folder: Path, prompts: list[list[int]]) -> Any:
     return [[found[row, i, prompt[i + 1]].item() for i in range(len(prompt) - 1)] for row, prompt in enumerate(prompts)]
 
 
+def misreading_of_vllm(config: dict[str, Any]) -> str | None:
+    """Return what vLLM's own class of a model takes otherwise than its config says, without a word, or None."""
+    kind, head_dim = config["model_type"], config.get("head_dim")
+    if kind == "qwen2" and head_dim is not None and head_dim * config["num_attention_heads"] != config["hidden_size"]:
+        return "vLLM's own Qwen 2 takes it that heads fill the hidden size"
+    if kind == "qwen3" and config.get("attention_bias"):
+        return "vLLM's own Qwen 3 leaves out the bias of attention's output"
+    if kind == "ministral3":
+        return "vLLM's own Ministral 3 does not scale queries by position"
+    return None
+
+
 def vllm(folder: Path, prompts: list[list[int]]) -> Any:
     """Run all prompts as one batch."""
     os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_LOGGING_LEVEL="ERROR", VLLM_NO_USAGE_STATS="1")
@@ -56,10 +68,7 @@ def vllm(folder: Path, prompts: list[list[int]]) -> Any:
     from vllm import LLM, SamplingParams  # noqa: PLC0415 - reads the environment
 
     config = json.loads((folder / "config.json").read_text())
-    head_dim, heads = config.get("head_dim"), config["num_attention_heads"]
-    filled = head_dim is None or head_dim * heads == config["hidden_size"]
-    # vLLM's own Qwen 2 takes it that heads fill the hidden size, and computes something else where they do not.
-    implementation = "transformers" if config["model_type"] == "qwen2" and not filled else "auto"
+    implementation = "transformers" if misreading_of_vllm(config) else "auto"
     limits = {"max_model_len": max(map(len, prompts)) + 1, "max_num_seqs": len(prompts)}
     model = LLM(
         str(folder), dtype="float32", enforce_eager=True, trust_remote_code=True, model_impl=implementation, **limits

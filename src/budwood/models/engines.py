@@ -12,6 +12,7 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 from budwood.arch.servable import vllm_takes
+from budwood.models.certificate_check import misreading_of_vllm
 from budwood.models.checkpoint import read_architecture, read_config
 from budwood.models.export import CERTIFICATE
 from budwood.models.gguf_export import choose_form, write_gguf
@@ -115,13 +116,8 @@ def serving_commands(folder: Path, opens_in: OpensIn) -> list[str]:
 
 
 def misread_by_vllm(folder: Path) -> bool:
-    """Whether vLLM's own class computes something else without a word.
-
-    Its Qwen 2 has no head dimension of its own: it takes it that heads fill the hidden size.
-    """
-    config = read_config(folder)
-    head_dim, heads = config.get("head_dim"), config["num_attention_heads"]
-    return config["model_type"] == "qwen2" and head_dim is not None and head_dim * heads != config["hidden_size"]
+    """Whether vLLM's own class computes something else without a word; its Transformers backend does not."""
+    return misreading_of_vllm(read_config(folder)) is not None
 
 
 def _judge_vllm(folder: Path) -> Opening:
@@ -135,12 +131,10 @@ def _judge_vllm(folder: Path) -> Opening:
 
 
 def _warning(folder: Path) -> str:
-    if not misread_by_vllm(folder):
+    reason = misreading_of_vllm(read_config(folder))
+    if reason is None:
         return ""
-    return (
-        "; only with `--model-impl transformers`: vLLM's own Qwen 2 takes it that heads fill the hidden size, and "
-        "computes something else without an error"
-    )
+    return f"; only with `--model-impl transformers`: {reason}, and computes something else without an error"
 
 
 def _tried(engine: EngineName, folder: Path, home: Path) -> Opening:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from budwood.arch.count import num_parameters
 from budwood.arch.family import Family, family_of
@@ -41,6 +42,10 @@ _FREQUENCIES = ("rope_freqs.weight",)
 _RMS: Mapping[str, str | int] = MappingProxyType({"add_layer_norm_rms_eps": "rms_norm_eps"})
 _LAYER_NORM: Mapping[str, str | int] = MappingProxyType({"add_layer_norm_eps": "layer_norm_eps"})
 _ROPE_TOLERANCE = 1e-5
+_STRIPPING_NAME, _OTHER_NAME = "phi3", "phi"
+"""llama.cpp lets the special tokens of a model with the first in its name take the spaces behind them, as Phi-3 mini
+does, and opens no such file whose vocabulary lacks one of `_STRIPPING`."""
+_STRIPPING = ("</s>", "<unk>", "<s>", "<|endoftext|>")
 _PAIR = 2
 
 
@@ -281,11 +286,13 @@ def write_gguf(folder: Path, target: Path, storage: Storage = "f16") -> Path:
     form = _form(folder, source)
     partial = target.with_name(f"{target.name}.partial")
     writer = gguf.GGUFWriter(partial, gguf.MODEL_ARCH_NAMES[form.arch])
+    tokenizer = load_tokenizer(folder)
+    writer.add_name(_name(tokenizer, source.architecture))
     _add_sizes(writer, form, source)
     _add_settings(writer, form, source)
     _add_positions(writer, source)
     writer.add_file_type(_STORAGE[storage][1])
-    add_tokenizer(writer, load_tokenizer(folder), source.config)
+    add_tokenizer(writer, tokenizer, source.config)
     # The header lists all tensors before the first: they are read twice, and never all at once.
     for name, data, kind in _stored(folder, form, source, storage):
         writer.add_tensor_info(name, data.shape, data.dtype, data.nbytes, kind)
@@ -375,6 +382,14 @@ def _frequencies(positions: Positions) -> Tensor:
     return slots / (positions.slowdown if positions.factors is None else positions.factors)
 
 
+def _name(tokenizer: PreTrainedTokenizerBase, architecture: Architecture) -> str:
+    name = f"{num_parameters(architecture) / 1e6:.1f}M {architecture.family}"
+    strips = {token.content for token in tokenizer.added_tokens_decoder.values() if token.rstrip}
+    if _STRIPPING[0] in strips and set(_STRIPPING) <= tokenizer.get_vocab().keys():
+        return name
+    return name.replace(_STRIPPING_NAME, _OTHER_NAME)
+
+
 def _add_sizes(writer: gguf.GGUFWriter, form: Form, source: Source) -> None:
     architecture = source.architecture
     layers, first = architecture.layers, architecture.layers[0]
@@ -382,7 +397,6 @@ def _add_sizes(writer: gguf.GGUFWriter, form: Form, source: Source) -> None:
     def by_layer(sizes: Sequence[int]) -> int | list[int]:
         return list(sizes) if form.layerwise else sizes[0]
 
-    writer.add_name(f"{num_parameters(architecture) / 1e6:.1f}M {architecture.family}")
     writer.add_context_length(source.limits(windows=form.windows))
     writer.add_vocab_size(architecture.vocab_size)
     writer.add_embedding_length(architecture.hidden_size)
