@@ -121,7 +121,7 @@ def correcting(
     read: pd.DataFrame, kept: Genes, study: PlannedStudy, each: Forecast, ordered: OrderedTeacher
 ) -> list[Cost]:
     """Return what it costs to gather moments, and to solve for every candidate each time that it reads."""
-    if each.compensation is None:
+    if each.compensation is None or not study.search.compares_corrected:
         return []
     num_gaps = len(possible_gaps(ordered, coarse=each.coarse))
     costs = moments_costs(study.teacher, each.compensation, num_gaps, study.text("calibration"))

@@ -249,7 +249,7 @@ def test_finalists_are_trained_and_corrected_and_the_winner_pays_for_its_correct
     tokens = 2 * 1056 * 2048
     search = SEARCH.model_copy(update={"num_finalists": 3, "finalist_tokens": tokens})
     own = forecast(compensation=Compensation())
-    searching, correction = search_costs(study(search=search.model_copy(update={"compare": "plain"})), own)
+    searching, correction = search_costs(study(search=search), own)
     evaluated = 5050 * 1000 * 512 * forward_flops_per_token(PYTHIA_410M, context=512)
     looked = 3 * 64 * 512 * forward_flops_per_token(PYTHIA_410M, context=512)
     trained = 3 * tokens * training_flops_per_token(PYTHIA_410M, context=2048)
@@ -257,7 +257,7 @@ def test_finalists_are_trained_and_corrected_and_the_winner_pays_for_its_correct
     assert searching.flops == pytest.approx(evaluated + looked + trained + 2 * correction.flops, rel=1e-12)
     assert searching.tokens == 5050 * 1000 * 512 + 3 * (64 * 512 + tokens) + 2 * correction.tokens
     # What comparing corrected candidates costs comes on top: moments once, a gap behind each of 31 layers, and solving.
-    corrected, same = search_costs(study(search=search), own)
+    corrected, same = search_costs(study(search=search.model_copy(update={"compare": "corrected"})), own)
     (gathering,) = moments_costs(PYTHIA_69B, Compensation(), 31, Extent(64, 512))
     solving = 5050 * solve_flops(PYTHIA_69B, PYTHIA_410M, Compensation(), num_gaps=8)
     assert corrected.flops == pytest.approx(searching.flops + gathering.flops + solving, rel=1e-12)
@@ -374,7 +374,7 @@ def test_a_teacher_beside_the_student_needs_room() -> None:
 
 def test_compensation_is_a_pass_of_the_teacher_and_its_regressions() -> None:
     """Eight of the teacher's layers are dropped."""
-    settings = Compensation()
+    settings = Compensation(refit=True)
     planned = plan(study(forecasts=(forecast(compensation=settings),)), H100, 0.4)
     regressions = moment_flops(PYTHIA_69B, PYTHIA_410M, settings, num_tokens=64 * 512, num_gaps=8)
     regressions += solve_flops(PYTHIA_69B, PYTHIA_410M, settings, num_gaps=8)
