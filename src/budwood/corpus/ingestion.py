@@ -34,10 +34,10 @@ from budwood.corpus.tokenization import (
     start_workers,
     tokenize_batches,
 )
+from budwood.records.seal import damage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-from budwood.records.seal import damage
 
 logger = logging.getLogger(__name__)
 

@@ -1,31 +1,20 @@
 """Folders that `from_pretrained` opens."""
 
-import os
 from pathlib import Path
-from typing import Any
 
-from kedro.io import AbstractDataset, DatasetError
+from kedro.io import DatasetError
 from kedro_datasets._typing import JSONPreview
 
 from budwood.datasets.folder import place_folder
+from budwood.datasets.path import PathDataset
 from budwood.models.checkpoint import CONFIG, Checkpoint, homes_of_weights
 from budwood.models.weights import PICKLES
 from budwood.records.files import write_atomically
 from budwood.records.seal import SEAL
 
 
-class HFCheckpointDataset(AbstractDataset[Checkpoint, Checkpoint]):
+class HFCheckpointDataset(PathDataset[Checkpoint, Checkpoint]):
     """A Hugging Face checkpoint, described and never a live model."""
-
-    def __init__(self, *, filepath: str | os.PathLike[str], metadata: dict[str, Any] | None = None) -> None:
-        """Point to the folder.
-
-        Args:
-            filepath: The checkpoint's folder on a local file system.
-            metadata: For plugins, as in every dataset.
-        """
-        self._filepath = Path(filepath)
-        self.metadata = metadata
 
     def load(self) -> Checkpoint:
         """Open the checkpoint; its weights stay on disk.
@@ -59,6 +48,3 @@ class HFCheckpointDataset(AbstractDataset[Checkpoint, Checkpoint]):
 
     def _exists(self) -> bool:
         return (self._filepath / CONFIG).is_file()
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}

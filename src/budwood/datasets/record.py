@@ -1,27 +1,15 @@
 """Records in the catalog."""
 
-import os
-from pathlib import Path
 from typing import Any
 
-from kedro.io import AbstractDataset
 from kedro_datasets._typing import JSONPreview
 
+from budwood.datasets.path import PathDataset
 from budwood.records.form import read_records, write_records
 
 
-class RecordDataset(AbstractDataset[Any, Any]):
+class RecordDataset(PathDataset[Any, Any]):
     """A typed record, or a list of them, as JSON that says what it is and in which version of the schema."""
-
-    def __init__(self, *, filepath: str | os.PathLike[str], metadata: dict[str, Any] | None = None) -> None:
-        """Point to the file.
-
-        Args:
-            filepath: A JSON file on a local file system.
-            metadata: For plugins, as in every dataset.
-        """
-        self._filepath = Path(filepath)
-        self.metadata = metadata
 
     def load(self) -> Any:
         """Return the record, or the list.
@@ -41,6 +29,3 @@ class RecordDataset(AbstractDataset[Any, Any]):
 
     def _exists(self) -> bool:
         return self._filepath.is_file()
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}

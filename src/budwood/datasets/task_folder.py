@@ -1,29 +1,18 @@
 """Questions in the catalog, as the evaluation harness reads them."""
 
-import os
 from pathlib import Path
 from typing import Any
 
-from kedro.io import AbstractDataset
 from kedro_datasets._typing import JSONPreview
 
+from budwood.datasets.path import PathDataset
 from budwood.evaluation.harness import open_tasks, write_tasks
 
 Questions = dict[str, list[dict[str, Any]]]
 
 
-class TaskFolderDataset(AbstractDataset[Questions, Path]):
+class TaskFolderDataset(PathDataset[Questions, Path]):
     """A folder for `lm_eval --include_path`: saved as questions by task, handed on as its path."""
-
-    def __init__(self, *, filepath: str | os.PathLike[str], metadata: dict[str, Any] | None = None) -> None:
-        """Point to the folder.
-
-        Args:
-            filepath: The folder on a local file system.
-            metadata: For plugins, as in every dataset.
-        """
-        self._filepath = Path(filepath)
-        self.metadata = metadata
 
     def load(self) -> Path:
         """Name the folder, and let it lead to its questions where it was moved.
@@ -47,6 +36,3 @@ class TaskFolderDataset(AbstractDataset[Questions, Path]):
 
     def _exists(self) -> bool:
         return self._filepath.is_dir()
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}

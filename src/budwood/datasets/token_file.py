@@ -1,28 +1,14 @@
 """Packed corpora in the catalog."""
 
-import os
-from pathlib import Path
-from typing import Any
-
-from kedro.io import AbstractDataset
 from kedro_datasets._typing import JSONPreview
 
 from budwood.corpus.packing import INDEX_FILE, TOKENS_FILE, PackedCorpus
 from budwood.datasets.folder import place_folder
+from budwood.datasets.path import PathDataset
 
 
-class TokenFileDataset(AbstractDataset[PackedCorpus, PackedCorpus]):
+class TokenFileDataset(PathDataset[PackedCorpus, PackedCorpus]):
     """A folder of tokens, memory-mapped on load."""
-
-    def __init__(self, *, filepath: str | os.PathLike[str], metadata: dict[str, Any] | None = None) -> None:
-        """Point to the folder.
-
-        Args:
-            filepath: The corpus's folder on a local file system.
-            metadata: For plugins, as in every dataset.
-        """
-        self._filepath = Path(filepath)
-        self.metadata = metadata
 
     def load(self) -> PackedCorpus:
         """Open the corpus; its tokens stay on disk until they are read."""
@@ -38,6 +24,3 @@ class TokenFileDataset(AbstractDataset[PackedCorpus, PackedCorpus]):
 
     def _exists(self) -> bool:
         return all((self._filepath / name).is_file() for name in (INDEX_FILE, TOKENS_FILE))
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}

@@ -1,24 +1,15 @@
 """Folders in which long nodes keep their state."""
 
-import os
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from kedro.io import AbstractDataset, DatasetError
+from kedro.io import DatasetError
+
+from budwood.datasets.path import PathDataset
 
 
-class WorkDirDataset(AbstractDataset[None, Path]):
+class WorkDirDataset(PathDataset[None, Path]):
     """A folder for a node's own checkpoints: an input that always exists."""
-
-    def __init__(self, *, filepath: str | os.PathLike[str], metadata: dict[str, Any] | None = None) -> None:
-        """Point to the folder.
-
-        Args:
-            filepath: The work directory on a local file system.
-            metadata: For plugins, as in every dataset.
-        """
-        self._filepath = Path(filepath)
-        self.metadata = metadata
 
     def load(self) -> Path:
         """Make the folder where it is missing, and name it."""
@@ -35,6 +26,3 @@ class WorkDirDataset(AbstractDataset[None, Path]):
 
     def _exists(self) -> bool:
         return True
-
-    def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._filepath)}

@@ -8,6 +8,8 @@ from typing import Any
 import gguf
 from transformers import PreTrainedTokenizerBase
 
+from budwood.models.vocabulary import merges_of, vocabulary_of
+
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _BY_THREE, _BY_ONE = _WORDS + r"\p{N}{1,3}" + _REST, _WORDS + r"\p{N}" + _REST
@@ -46,10 +48,10 @@ def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, c
     if model["type"] != "BPE":
         raise ValueError(f"llama.cpp has no form for a {model['type']} tokenizer; it takes byte-pair encodings")
     vocab_size = int(config["vocab_size"])
-    vocabulary = model["vocab"] | {token["content"]: token["id"] for token in described["added_tokens"]}
+    vocabulary = vocabulary_of(described)
     if max(vocabulary.values()) >= vocab_size:
         raise ValueError(f"the tokenizer has {max(vocabulary.values()) + 1} tokens, the model {vocab_size}")
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
+    merges = [" ".join(pair) for pair in merges_of(model)]
     tokens, kinds = _tokens(described, vocabulary, vocab_size)
     if model.get("byte_fallback"):
         writer.add_tokenizer_model("llama")

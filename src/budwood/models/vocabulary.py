@@ -40,7 +40,7 @@ def kept_ids(
         ValueError: the tokenizer is of a kind that cannot be rewritten, or the size is too small or too large.
     """
     described = _described(tokenizer)
-    vocabulary, ways = _vocabulary(described), _ways(described)
+    vocabulary, ways = vocabulary_of(described), _ways(described)
     kept = set(_required(described)) | _named(teacher)
     rows = teacher.architecture.vocab_size
     if max(kept) >= rows:
@@ -71,11 +71,11 @@ def trim_tokenizer(tokenizer: PreTrainedTokenizerBase, kept: Sequence[int]) -> P
         ValueError: the tokenizer is of a kind that cannot be rewritten.
     """
     described, numbers = _described(tokenizer), {old: new for new, old in enumerate(kept)}
-    vocabulary = _vocabulary(described)
+    vocabulary = vocabulary_of(described)
     model = described["model"]
     if model["type"] == "BPE":
         model["vocab"] = {token: numbers[old] for token, old in model["vocab"].items() if old in numbers}
-        model["merges"] = [pair for pair in _merges(model) if {*pair, "".join(pair)} <= model["vocab"].keys()]
+        model["merges"] = [pair for pair in merges_of(model) if {*pair, "".join(pair)} <= model["vocab"].keys()]
     else:
         model["vocab"] = [piece for old, piece in enumerate(model["vocab"]) if old in numbers]
         model["unk_id"] = None if model["unk_id"] is None else numbers[model["unk_id"]]
@@ -133,7 +133,8 @@ def _described(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     return described
 
 
-def _vocabulary(described: Mapping[str, Any]) -> dict[str, int]:
+def vocabulary_of(described: Mapping[str, Any]) -> dict[str, int]:
+    """Return the ids of all tokens of a tokenizer in JSON form, added ones among them."""
     vocab, added = described["model"]["vocab"], described["added_tokens"]
     own = vocab if isinstance(vocab, dict) else {piece: index for index, (piece, _) in enumerate(vocab)}
     return own | {token["content"]: token["id"] for token in added}
@@ -141,7 +142,7 @@ def _vocabulary(described: Mapping[str, Any]) -> dict[str, int]:
 
 def _required(described: Mapping[str, Any]) -> Iterator[int]:
     """Give the ids of added tokens, of the token for unknown text, and of what any text can be made of."""
-    model, vocabulary = described["model"], _vocabulary(described)
+    model, vocabulary = described["model"], vocabulary_of(described)
     yield from (token["id"] for token in described["added_tokens"])
     if model["type"] == "Unigram" and model["unk_id"] is not None:
         yield model["unk_id"]
@@ -167,7 +168,7 @@ def _ways(described: Mapping[str, Any]) -> dict[int, set[int]]:
     model = described["model"]
     if model["type"] != "BPE":
         return {}
-    vocab, ranks = model["vocab"], {pair: rank for rank, pair in enumerate(_merges(model))}
+    vocab, ranks = model["vocab"], {pair: rank for rank, pair in enumerate(merges_of(model))}
     return {index: {vocab[part] for part in _way(token, ranks)} for token, index in vocab.items()}
 
 
@@ -184,7 +185,8 @@ def _way(token: str, ranks: Mapping[tuple[str, str], int]) -> set[str]:
     return made
 
 
-def _merges(model: Mapping[str, Any]) -> list[tuple[str, str]]:
+def merges_of(model: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the pairs of a byte-pair encoding in JSON form, the first to be merged first."""
     pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
     return [(first, second) for first, second in pairs]
 

@@ -6,7 +6,6 @@ from typing import Literal, get_args
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import forward_flops_per_token
-from budwood.arch.family import family_of
 from budwood.arch.proportions import in_small
 from budwood.arch.spec import Architecture
 from budwood.evaluation.continuations import continuation_flops
@@ -14,7 +13,7 @@ from budwood.records.cost import Cost, CostStage
 from budwood.records.gate import LONG_STEPS, OVERFIT_STEPS
 from budwood.search.fitness import DIVERGENCE
 from budwood.study.settings import BinSettings
-from budwood.subnet.compensate import moment_flops, solve_flops
+from budwood.subnet.compensate import moment_flops, refits, solve_flops
 from budwood.subnet.refit import refit_flops
 from budwood.subnet.settings import Compensation
 from budwood.training.settings import Schedule
@@ -105,7 +104,7 @@ def correction_cost(
         return nothing
     gathered = moment_flops(teacher, child, settings, num_tokens=calibration.num_tokens, num_gaps=num_gaps)
     parts = [gathered + solve_flops(teacher, child, settings, num_gaps=num_gaps)]
-    if settings.refit and not family_of(teacher.family).output_norms and child != teacher:
+    if refits(teacher, child, settings):
         parts.append(refit_flops(child, num_tokens=calibration.num_tokens, context=calibration.length))
     # The teacher reads the text once for each.
     needed = [flops + passed.flops for flops in parts if flops]

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import ClassVar
 
 import torch
+from transformers import PreTrainedModel
 
 from budwood.arch.bins import ParameterBin
 from budwood.corpus.settings import CorpusSettings
@@ -90,7 +91,8 @@ class ExportSubnet(Stage[Exported]):
         )
         certificate, subnet = certify(self.winner.proof, folder, origin), Checkpoint.open(folder)
         about = About(teacher=self.teacher_record, sources=self.sources, measured=[_measured_by_choice(self.winner)])
-        return Exported(subnet, _describe(subnet, certificate, about, self.serving))
+        child = subnet.load_model(torch.float32)
+        return Exported(subnet, _describe(subnet, child, certificate, about, self.serving))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,7 @@ class CertifyTrained(Stage[Certified]):
         cost = proof_cost(forward_of(self.model.architecture), proof.probe_lengths)
         about = About(teacher=self.teacher_record, sources=self.sources, measured=self.measured)
         certificate = certificate.model_copy(update={"costs": (cost,)})
-        certificate = _describe(self.model, certificate, about, self.serving)
+        certificate = _describe(self.model, child, certificate, about, self.serving)
         _copy_papers(self.model.folder, work.folder)
         return Certified(certificate)
 
@@ -202,9 +204,11 @@ def last_loss(record: TrainingRecord, loss: float) -> Measurement:
     )
 
 
-def _describe(checkpoint: Checkpoint, certificate: Certificate, about: About, serving: ServingSettings) -> Certificate:
+def _describe(
+    checkpoint: Checkpoint, child: PreTrainedModel, certificate: Certificate, about: About, serving: ServingSettings
+) -> Certificate:
     """Try a model in engines and with a question, write what came of it into its folder, and return the certificate."""
-    folder, child = checkpoint.folder, checkpoint.load_model(torch.float32)
+    folder = checkpoint.folder
     prompts, chat = record_prompts(child), ask_question(child, checkpoint.load_tokenizer())
     write_check(folder, prompts)
     lengths = [len(prompt.input_ids) for prompt in prompts]

@@ -80,7 +80,7 @@ def _file_of(name: str) -> Path | None:
 
 @cache
 def _imports(name: str, file: Path) -> tuple[str, ...]:
-    """Return all that a module may import, at whatever depth the statement is."""
+    """Return all that a module may import when it runs, at whatever depth the statement is."""
     if file.suffix != ".py":
         return ()
     package = name if file.stem == "__init__" else name.rpartition(".")[0]
@@ -88,13 +88,25 @@ def _imports(name: str, file: Path) -> tuple[str, ...]:
 
 
 def _imported(tree: ast.Module, package: str) -> Iterator[str]:
-    for node in ast.walk(tree):
+    for node in _running(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             module = resolve_name("." * node.level + (node.module or ""), package) if node.level else str(node.module)
             yield module
             yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def _running(tree: ast.Module) -> Iterator[ast.AST]:
+    """Yield all nodes but those that only type checkers read."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            waiting += node.orelse
+        else:
+            waiting += ast.iter_child_nodes(node)
 
 
 @cache

@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -65,5 +64,5 @@ def trim(
         return fetched
     teacher = fetched.checkpoint
     counts = count_training_tokens(corpus, teacher.load_tokenizer(), root)
-    stage = TrimVocabulary(teacher=teacher, counts=torch.from_numpy(counts.astype(np.int64)), size=size)
+    stage = TrimVocabulary(teacher=teacher, counts=torch.from_numpy(counts), size=size)
     return replace(fetched, checkpoint=workspace.finish(stage).teacher)

@@ -41,7 +41,7 @@ from budwood.subnet.ordering import OrderedTeacher
 from budwood.subnet.pairs import can_choose_pairs, choose_pairs
 from budwood.subnet.refit import refit
 from budwood.subnet.regression import regress
-from budwood.subnet.settings import STEPS, Compensation
+from budwood.subnet.settings import NO_CORRECTION, STEPS, Compensation
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -89,14 +89,14 @@ def compensate(
     inputs, gaps = list(_inputs(teacher, cut, settings)), _gaps(teacher, cut, settings)
     moments = _stream(teacher, windows, inputs, gaps, settings, batch_size) if inputs or gaps else None
     child = corrected_child(teacher, cut, settings, moments)
-    if refits(teacher, cut, settings):
+    if refits(teacher.architecture, cut.architecture, settings):
         refit(child, teacher, cut, windows.split(batch_size), settings.refit_ridge)
     return child
 
 
-def refits(teacher: OrderedTeacher, cut: Cut, settings: Compensation) -> bool:
+def refits(teacher: Architecture, child: Architecture, settings: Compensation) -> bool:
     """Return whether a child is fitted to its teacher's stream."""
-    return settings.refit and not teacher.family.output_norms and cut.architecture != teacher.architecture
+    return settings.refit and not family_of(teacher.family).output_norms and child != teacher
 
 
 @torch.no_grad()
@@ -134,11 +134,11 @@ def corrections_made(teacher: OrderedTeacher, selection: Selection, settings: Co
     What a candidate keeps whole needs none, and some teachers and orders have no form of one.
     """
     cut = resolve(teacher, selection)
-    alone = {step: Compensation(**dict.fromkeys(STEPS, False) | {step: True}) for step in STEPS}
+    alone = {step: NO_CORRECTION.model_copy(update={step: True}) for step in STEPS}
     made = {step: any(_inputs(teacher, cut, alone[step])) for step in ("neurons", "channels", "heads")}
     made["norms"] = any(_cut_norms(teacher, cut))
     made["layers"] = any(_gaps(teacher, cut, alone["layers"]))
-    made["refit"] = refits(teacher, cut, alone["refit"])
+    made["refit"] = refits(teacher.architecture, cut.architecture, alone["refit"])
     made["pairs"] = can_choose_pairs(teacher) and bool(choose_pairs(teacher, cut)[1])
     return tuple(step for step in (settings.steps if settings else ()) if made[step])
 
@@ -173,7 +173,7 @@ def store_moments(
     """
     stored, whole = StoredMoments(folder), resolve(teacher, Selection.prefix(teacher.ranked))
     inputs = list(_inputs(teacher, whole, settings, of_all=True))
-    gaps = gaps if _maps_layers(teacher, settings) else ()
+    gaps = gaps if _maps_layers(teacher.architecture, settings) else ()
     moments = _stream(teacher, windows, inputs, gaps, settings, batch_size)
     for depth in range(teacher.architecture.num_hidden_layers + 1):
         for gap in gaps:
@@ -226,7 +226,7 @@ def moment_flops(
     """
     width, sizes = teacher.hidden_size, _input_sizes(teacher, child or teacher, settings)
     inputs = [n for k, n, _ in sizes if k < n or child is None]
-    gaps = num_gaps if settings.layers and not family_of(teacher.family).output_norms else 0
+    gaps = num_gaps if _maps_layers(teacher, settings) else 0
     solved = width**3 / 3 + 2 * width**3
     return sum(2.0 * n**2 * num_tokens for n in inputs) + gaps * (4 * width**2 * num_tokens + solved)
 
@@ -246,7 +246,7 @@ def solve_flops(teacher: Architecture, child: Architecture, settings: Compensati
     flops = 0.0
     for k, n, rows in _input_sizes(teacher, child, settings):
         flops += k**3 / 3 + 2 * k**2 * (n - k) + 2 * k * (n - k) * rows if k < n else 0
-    gaps = num_gaps if settings.layers and not family_of(teacher.family).output_norms else 0
+    gaps = num_gaps if _maps_layers(teacher, settings) else 0
     neurons = max(layer.intermediate_size for layer in teacher.layers)
     return flops + gaps * 2 * child.hidden_size * teacher.hidden_size * neurons
 
@@ -342,14 +342,15 @@ def _inputs(teacher: OrderedTeacher, cut: Cut, settings: Compensation, *, of_all
         )
 
 
-def _maps_layers(teacher: OrderedTeacher, settings: Compensation) -> bool:
-    return settings.layers and not teacher.family.output_norms
+def _maps_layers(teacher: Architecture, settings: Compensation) -> bool:
+    return settings.layers and not family_of(teacher.family).output_norms
 
 
 def _gaps(teacher: OrderedTeacher, cut: Cut, settings: Compensation) -> list[Gap]:
     """Return the runs of dropped layers that are replaced by a map."""
     kept = [layer.teacher_layer for layer in cut.layers]
-    return gaps_of(kept, teacher.architecture.num_hidden_layers) if _maps_layers(teacher, settings) else []
+    architecture = teacher.architecture
+    return gaps_of(kept, architecture.num_hidden_layers) if _maps_layers(architecture, settings) else []
 
 
 def _writers(teacher: OrderedTeacher, cut: Cut, gaps: Sequence[Gap]) -> dict[str, Gap]:

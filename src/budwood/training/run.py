@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import socket
-import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch.optim import Optimizer
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 
+from budwood import __version__
 from budwood.arch.count import forward_flops_per_token, num_parameters, training_flops_per_token
 from budwood.arch.spec import Architecture
 from budwood.corpus.packing import PackedCorpus
@@ -147,9 +147,7 @@ def _require_agreement(job: TrainingJob) -> None:
     if not distributed.is_initialized():
         return
     corpus = PackedCorpus.open(job.corpus_folder).fingerprint
-    # Not by an import, which would make all of the library part of the code that decides what a training results in.
-    version = sys.modules["budwood"].__version__
-    own = {"host": socket.gethostname(), "job": job.model_dump_json(), "text": corpus, "budwood": version}
+    own = {"host": socket.gethostname(), "job": job.model_dump_json(), "text": corpus, "budwood": __version__}
     found: list[dict[str, str]] = [own] * distributed.get_world_size()
     distributed.all_gather_object(found, own)
     for rank, other in enumerate(found):
