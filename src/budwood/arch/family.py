@@ -42,7 +42,7 @@ class Module:
 
     @property
     def weight(self) -> str:
-        """Name of the weight, relative to where the module stands."""
+        """Name of the weight, relative to the parent of the module."""
         return f"{self.name}.weight"
 
     @property
@@ -350,7 +350,7 @@ def _with_biases(family: Family, on: tuple[str, ...]) -> Family:
     return replace(
         family,
         biases={switch: switch in on for switch in family.biases},
-        # What stands in has no biases.
+        # The class that takes its place has no biases.
         stand_in=None if on else family.stand_in,
         query=settled(family.query),
         key=settled(family.key),

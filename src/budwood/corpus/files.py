@@ -24,7 +24,7 @@ SUFFIXES: dict[Format, tuple[str, ...]] = {
     "parquet": (".parquet",),
     "json": (".json",),
 }
-"""The formats, and the files of each that a folder stands for; all but parquet may be compressed besides."""
+"""The formats, and the files of each that a folder means; all but parquet may be compressed besides."""
 
 UNREADABLE = (OSError, EOFError, lzma.LZMAError, pa.ArrowException)
 """What damaged files raise."""
@@ -63,7 +63,7 @@ Row = tuple[str, object, float]
 
 
 def find_files(path: str, file_format: Format) -> list[File]:
-    """Find the files that a path stands for, in the order of their names.
+    """Find the files that a path means, in the order of their names.
 
     Args:
         path: An absolute path or a URL, of a file, a folder or a glob. Below a folder, and where a glob has wildcards,

@@ -29,7 +29,7 @@ class ByteCounter:
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> Self:
         """Return the counter of a byte-level tokenizer, or of a SentencePiece one that falls back to bytes.
 
-        What a normaliser changes (NFC of Qwen and Pythia) is counted as it stands after the change.
+        What a normaliser changes (NFC of Qwen and Pythia) is counted as it is after the change.
 
         Raises:
             ValueError: it is of another kind, whose tokens have no bytes of their own.

@@ -41,7 +41,7 @@ def measure_efficiency(subjects: Mapping[str, Subject], settings: EfficiencySett
     Returns:
         the settings, `device`, `precision`, `threads` and `torch`; in `models` for every name `num_parameters`,
         `prefill_seconds` (of the whole batch) and `decode_seconds` (of a token of every sequence) by repeat,
-        `weight_bytes`, `working_bytes` (the most that torch held beside the weights; None where it does not tell), and
+        `weight_bytes`, `working_bytes` (the most that torch held beside the weights; None where it does not say), and
         `kv_bytes_per_token` (closed form); the whole cost in `tokens`, `flops` and `seconds`.
     """
     started = time.perf_counter()

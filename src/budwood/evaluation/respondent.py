@@ -30,7 +30,7 @@ class Respondent(HFLM):  # type: ignore[misc]  # lm_eval ships no types
             compute: where it runs.
             batch_size: requests of one forward pass.
             bos_token_id: begins every request, as it begins the sequences of a corpus. Without one, a continuation of
-                nothing follows the end of a text, which is what stands before every document of a corpus.
+                nothing follows the end of a text, which is what precedes every document of a corpus.
         """
         self.tokens, self.flops = 0, 0.0
         """What the model computed, padding included."""

@@ -143,7 +143,7 @@ class Checkpoint:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return a checkpoint's `config.json` as it stands.
+    """Return a checkpoint's `config.json` as it is on disk.
 
     Raises:
         ValueError: the file is missing or damaged, or the folder holds an adapter.

@@ -108,7 +108,7 @@ def _refuse(folder: Path, tokenizer: PreTrainedTokenizerBase, fault: str) -> Non
 
 
 def _is_unknown(ids: Sequence[int]) -> bool:
-    """Whether one token stands for most of a text, as where the vocabulary lacks its words."""
+    """Whether most of a text is one token, as where the vocabulary lacks its words."""
     return not ids or 2 * max(Counter(ids).values()) > len(ids)
 
 
@@ -154,5 +154,5 @@ def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 
 def _words(text: str) -> list[str]:
     """Return the words of a text; spaces around punctuation and case are the tokenizer's business."""
-    # U+2581 stands for a space in pieces of sentencepiece, and is none in a text.
+    # U+2581 marks a space in pieces of sentencepiece, and is none in a text.
     return re.findall(r"[\w\u2581]+", unicodedata.normalize("NFKC", text).casefold())

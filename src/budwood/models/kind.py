@@ -28,7 +28,7 @@ def check_whole(folder: Path) -> None:
 
 
 def check_kind(folder: Path, written: Mapping[str, Any]) -> None:
-    """Check a `config.json` as it stands, before transformers reads it.
+    """Check a `config.json` as it is on disk, before transformers reads it.
 
     Raises:
         ValueError: its model is of an unsupported kind or an impossible depth.

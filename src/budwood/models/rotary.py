@@ -42,7 +42,7 @@ def check_rope(config: Mapping[str, Any]) -> None:
     """Check that the heads of a teacher can lose pairs while the others keep their frequencies.
 
     Args:
-        config: the teacher's, as it stands in its file or as transformers reads it.
+        config: the teacher's, as its file has it or as transformers reads it.
 
     Raises:
         ValueError: its type is none of `ROPE_TYPES`, differs between kinds of layers, or does not have one factor for

@@ -22,7 +22,7 @@ _INVALID = "the parameters are not valid:\n"
 _LONGEST_VALUE = 60
 
 PAPER = "paper"
-"""Preset of `search` that stands for the paper's own."""
+"""Preset of `search` that means the paper's own."""
 _PAPER_SEARCH: dict[str, Any] = {
     "sampling": "rejection",
     "constraint": "rejection",

@@ -305,6 +305,6 @@ def _interval(runs: _Runs, target: _Runs) -> tuple[float, float]:
     targets = target.resampled(sequences, rng)[:, 0]
     tokens = tokens_to_match(runs.tokens, runs.resampled(sequences, rng), targets)
     tail = (1 - CONFIDENCE) / 2
-    # Quantiles between a number and infinity are no numbers: take the resample that stands there.
+    # Quantiles between a number and infinity are no numbers: take the resample at that place.
     low, high = np.quantile(tokens, [tail, 1 - tail], method="inverted_cdf")
     return float(low), float(high)

@@ -35,7 +35,7 @@ from budwood.study.text import Windows
 from budwood.subnet.settings import SpaceSettings
 
 PAPERS = (CARD, CERTIFICATE, CHECK, PROMPTS, GGUF)
-"""What stands beside a model without being a part of it."""
+"""What is beside a model without being a part of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -287,7 +287,7 @@ class _Input:
     """Positions at the beginning of a sequence that are left as they are."""
 
     def mix(self, known: InputMoment, device: torch.device) -> Mix:
-        """Return what each kept entry stands for, solved on a device."""
+        """Return what each kept entry represents, solved on a device."""
         is_removed = torch.ones(self.length, dtype=torch.bool)
         is_removed[self.kept] = False
         kept, removed = self.kept.to(device), is_removed.nonzero()[:, 0].to(device)

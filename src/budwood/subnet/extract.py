@@ -1,4 +1,4 @@
-"""Build the dense child that a candidate stands for; what a search evaluates is what an export saves."""
+"""Build the dense child of a candidate; what a search evaluates is what an export saves."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

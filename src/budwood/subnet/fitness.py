@@ -55,7 +55,7 @@ def fitness_flops_per_token(name: str, teacher: Architecture) -> float:
 class TeacherDivergence:
     """Kullback-Leibler divergence of a candidate's predictions from the teacher's.
 
-    Differences between candidates stand out more than in the loss on the text: half as many tokens tell as much. The
+    Differences between candidates are clearer than in the loss on the text: half as many tokens show as much. The
     teacher reads every batch once; its final states are kept, [N, T, E] for each, and its head runs again.
     """
 

@@ -48,7 +48,7 @@ class OrderedTeacher:
     score_gain: bool
     """Whether heads that lose pairs keep the size of their scores."""
     singular_values: bool
-    """Whether values stand in their singular basis, so that their first dimensions are their best."""
+    """Whether values are in their singular basis, so that their first dimensions are their best."""
     rope: Rope
 
     @property

@@ -35,7 +35,7 @@ def walk(paths: Sequence[Sequence[Hashable]]) -> list[Visit]:
     numbers: dict[tuple[int, Hashable], int] = {}
     nodes = [_nodes(path, numbers) for path in paths]
     order = sorted(range(len(paths)), key=nodes.__getitem__)
-    # The first node stands for no layer.
+    # The first node is no layer.
     shared = [max(0, _common(nodes[a], nodes[b]) - 1) for a, b in pairwise(order)]
     shared = [0, *shared][: len(order)]
     return [Visit(place, shared[turn], _held(shared, turn)) for turn, place in enumerate(order)]
@@ -75,7 +75,7 @@ class Resume:
 
 
 class _Given(nn.Module):
-    """Stands where the first layers stood, and returns what the last of them returned, batch by batch."""
+    """Takes the place of the first layers, and returns what the last of them returned, batch by batch."""
 
     def __init__(self, states: States) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class _Given(nn.Module):
 
 
 class _Passed(nn.Module):
-    """Stands where a layer stood whose result is known."""
+    """Takes the place of a layer whose result is known."""
 
     def forward(self, hidden_states: Tensor, *_args: object, **_kwargs: object) -> Tensor:
         return hidden_states

@@ -87,7 +87,7 @@ def outputs_of(module: nn.Module) -> Iterator[States]:
 
 
 class _Recorder(nn.Module):
-    """Stands where a layer stood, notes how it is called, and returns the stream as it is."""
+    """Takes the place of a layer, notes how it is called, and returns the stream as it is."""
 
     def __init__(self) -> None:
         super().__init__()
