@@ -238,8 +238,8 @@ def _json_rows(file: File, text_field: str, skip: int) -> Iterator[Row]:
     with _opened(file) as (content, _):
         whole = _parse(content.read())
     if not isinstance(whole, dict | list):
-        unread = isinstance(whole, Unreadable)
-        raise DamagedError(whole.reason if unread else f"it is no object or array but {whole!r:.40}")
+        kind = f"it is no object or array but {whole!r:.40}"
+        raise DamagedError(whole.reason if isinstance(whole, Unreadable) else kind)
     entries = whole.items() if isinstance(whole, dict) else enumerate(whole)
     for number, (key, row) in enumerate(entries, start=1):
         if number > skip:
