@@ -28,7 +28,7 @@ SUFFIXES: dict[Format, tuple[str, ...]] = {
 
 
 class DamagedError(ValueError):
-    """A file none of whose rows can be told apart."""
+    """A file whose rows cannot be separated."""
 
 
 UNREADABLE = (OSError, EOFError, lzma.LZMAError, pa.ArrowException, DamagedError)

@@ -25,7 +25,7 @@ _NOT_SKIPPED = (
 def open_rows(source: SourceSettings, root: Path) -> "_FileRows | _HubRows":
     """Open the rows of a source.
 
-    Files of a dataset whose rows can be told apart are read a row at a time: `datasets` parses many at once, and none
+    Files of a dataset whose rows can be separated are read a row at a time: `datasets` parses many at once, and none
     of them where one is damaged.
     """
     if source.dataset is None:
