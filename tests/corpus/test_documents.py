@@ -7,41 +7,15 @@ import re
 import sys
 from importlib.util import find_spec
 from itertools import islice
-from pathlib import Path
 
 import fsspec
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from documents import NOWHERE, changed, compressed, read, source, texts, write_jsonl
 
-from budwood.corpus.documents import SourceReader, read_documents
-from budwood.corpus.settings import SourceSettings
+from budwood.corpus.documents import SourceReader
 
 TEXTS = ["one", "zwei", "троє"]
-ALL_TRAIN = {"train": 1.0}
-ROOT = Path("/nowhere")
-
-
-def source(**changes):
-    return SourceSettings(**{"name": "s", "splits": ALL_TRAIN, "path": "unset"} | changes)
-
-
-def changed(of, **changes):
-    return SourceSettings(**of.model_dump() | changes)
-
-
-def read(of, root=ROOT):
-    return list(read_documents(of, root))
-
-
-def texts(of, root=ROOT):
-    return [document.text for document in read(of, root)]
-
-
-def write_jsonl(path, rows):
-    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
-    return str(path)
 
 
 @pytest.fixture(params=["text", "jsonl", "parquet", "json"])
@@ -143,40 +117,6 @@ def test_a_missing_package_is_named_with_the_command_that_helps(package):
         texts(source(path=f"package://{package}/data"))
 
 
-@pytest.mark.parametrize(
-    ("content", "changes", "message"),
-    [
-        ('{"title": "x", "body": "y"}', {"format": "jsonl"}, "lacks text_field='text'; fields present: title, body"),
-        ('"text"', {"format": "jsonl"}, "lacks text_field='text'; fields present: none"),
-        ('{"text": 3}', {"format": "jsonl"}, "file:1 must have text in text_field='text', got int"),
-        ('{"text": "x"}\n{"text"', {"format": "jsonl"}, r"file:2 cannot be read as format='jsonl': Expecting"),
-        ('["text"]', {"format": "json"}, "file:0 lacks text_field='text'; fields present: none"),
-        ("3", {"format": "json"}, "file cannot be read as format='json': it is no object or array but 3"),
-        ('{"text": "x"}\n{"text": "y"}', {"format": "json"}, "cannot be read as format='json': Extra data: line 2"),
-        (
-            '{"text": "a"}\n{"text": "x\\ud83dy"}',
-            {"format": "jsonl"},
-            r"file:2 is no valid text: '\\ud83d', its character 2",
-        ),
-        ('{"text": %s}' % ("[" * 200_000), {"format": "jsonl"}, "file:1 cannot be read as format='jsonl': .*recursion"),
-        ('{"text": "a", "n": %s}' % ("1" * 5000), {"format": "jsonl"}, r"file:1 cannot be read .* \(4300 digits\)"),
-        ('{"meta": {"id": 1}}', {"format": "jsonl", "text_field": "meta.text"}, "fields present in meta: id"),
-        ('{"text": null}', {"format": "jsonl"}, "is empty"),
-        (" \n", {}, "is empty"),
-    ],
-)
-def test_unreadable_content_is_refused(tmp_path, content, changes, message):
-    (tmp_path / "file").write_text(content)
-    with pytest.raises(ValueError, match=message):
-        texts(source(path=str(tmp_path / "file"), **changes))
-
-
-def test_a_missing_column_names_those_present(tmp_path):
-    pd.DataFrame({"title": ["x"], "body": ["y"]}).to_parquet(tmp_path / "rows.parquet")
-    with pytest.raises(ValueError, match="lacks text_field='text'; fields present: title, body"):
-        texts(source(path=str(tmp_path), format="parquet"))
-
-
 @pytest.mark.parametrize(("name", "other"), [("a.jsonl", "jsonl"), ("a.json.gz", "json"), ("a.parquet", "parquet")])
 def test_markup_is_not_read_as_text(tmp_path, name, other):
     (tmp_path / name).write_bytes(gzip.compress(b"{}"))
@@ -208,7 +148,7 @@ def test_relative_paths_begin_at_the_root_and_messages_are_absolute(tmp_path, mo
     for path, root in [
         ("text/*.txt", tmp_path / "project"),
         ("./text", tmp_path / "project"),
-        ("~/project/text", ROOT),
+        ("~/project/text", NOWHERE),
     ]:
         assert texts(source(path=path), root) == ["one"]
     with pytest.raises(ValueError, match=f"path='absent' cannot be read: no file is found at {tmp_path}/absent"):
@@ -279,10 +219,10 @@ def test_urls_are_read_through_fsspec():
             ("a.jsonl:1", "one"), ("a.jsonl:2", "two"), ("sub/b.jsonl.gz:1", "three")
         ]  # fmt: skip
         assert texts(source(path="memory://corpus/*.parquet", format="parquet")) == ["four"]
-        before = SourceReader(rows, ROOT)
+        before = SourceReader(rows, NOWHERE)
         position = [before.position for _ in before][-1]
         memory.pipe("/corpus/a.jsonl", b'{"text": "one"}\n{"text": "new"}\n')
-        assert SourceReader(rows, ROOT).fingerprint(position) != before.fingerprint(position)
+        assert SourceReader(rows, NOWHERE).fingerprint(position) != before.fingerprint(position)
         memory.pipe("/corpus/a.jsonl", b"{")
         with pytest.raises(ValueError, match=r"memory:/+corpus/a.jsonl:1 cannot be read"):
             texts(rows)
@@ -291,97 +231,6 @@ def test_urls_are_read_through_fsspec():
     for path, message in [("no-such://x", "Protocol not known"), ("memory://absent", "no file is found")]:
         with pytest.raises(ValueError, match=rf"path='{path}' cannot be read: .*{message}"):
             texts(source(path=path))
-
-
-def test_bad_rows_are_skipped_and_counted_where_that_is_wanted(tmp_path):
-    file = tmp_path / "rows.jsonl"
-    file.write_bytes(
-        b'{"text": "one"}\n{"tex\n{"body": "x"}\n{"text": "caf\xe9"}\n{"text": "\\ud800"}\n{"text": "two"}\n{"te'
-    )
-    skipping = source(path=str(file), format="jsonl", on_error="skip")
-    reader = SourceReader(skipping, ROOT)
-    assert [document.text for document in reader] == ["one", "two"]
-    assert reader.num_skipped == 5
-    assert [fault.partition(" ")[0] for fault in reader.faults] == [f"{file}:{line}" for line in (2, 3, 4, 5, 7)]
-    with pytest.raises(
-        ValueError, match=r"rows.jsonl:2 cannot be read as format='jsonl': Invalid control|Unterminated"
-    ):
-        texts(changed(skipping, on_error="stop"))
-    (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"latin.txt cannot be read as format='text': 'utf-8' codec"):
-        texts(source(path=str(tmp_path)))
-    with pytest.raises(
-        ValueError, match=r"is empty: .*; 1 rows were skipped, the first because .*latin.txt cannot be read"
-    ):
-        texts(source(path=str(tmp_path), on_error="skip"))
-
-
-def test_text_of_parquet_that_is_no_utf8_is_named_by_row(tmp_path):
-    column = pa.array([b"one", "é".encode("latin-1"), b"two"]).cast(pa.binary())
-    column = pa.Array.from_buffers(pa.string(), 3, column.buffers())
-    pq.write_table(pa.table({"text": column}), tmp_path / "rows.parquet")
-    rows = source(path=str(tmp_path), format="parquet")
-    with pytest.raises(ValueError, match=r"rows.parquet:1 cannot be read as format='parquet': 'utf-8' codec"):
-        texts(rows)
-    assert texts(changed(rows, on_error="skip")) == ["one", "two"]
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b'{"text": "b"}\n{"te', "ArrowInvalid: JSON parse error"),
-        (b'{"other": {"x": 1}}\n', "Cast|schema|column"),
-        (b'{"text": "caf\xe9"}\n', "utf-8|UTF8|UTF-8"),
-        (b'{"text": ["b"]}\n', "Cast|convert|type"),
-    ],
-    ids=["broken last line", "schema drift", "latin-1", "other type"],
-)
-def test_faults_of_a_dataset_name_file_row_and_reason(tmp_path, content, reason):
-    """By their names these files could be JSON of any kind, which `datasets` reads as a whole."""
-    write_jsonl(tmp_path / "train-1.json", [{"text": "one"}, {"text": "two"}])
-    (tmp_path / "train-2.json").write_bytes(content)
-    with pytest.raises(ValueError, match=rf"source 's': row 2 of {tmp_path}, in {tmp_path}/train-2.json.*({reason})"):
-        texts(source(path=None, dataset=str(tmp_path)))
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b'{"te', "cannot be read as format='jsonl': Expecting|Unterminated|Invalid"),
-        (b'{"other": {"x": 1}}', "lacks text_field='text'; fields present: other"),
-        (b'{"text": "caf\xe9"}', "cannot be read as format='jsonl': 'utf-8'"),
-        (b'{"text": ["b"]}', "must have text in text_field='text', got list"),
-    ],
-    ids=["broken line", "schema drift", "latin-1", "other type"],
-)
-@pytest.mark.parametrize("name", ["train-2.jsonl", "train-2.ndjson.gz"])
-def test_a_bad_line_of_a_dataset_is_skipped_alone(tmp_path, content, reason, name):
-    write_jsonl(tmp_path / "train-1.jsonl", [{"text": "one"}, {"text": "two"}])
-    lines = b'{"text": "three"}\n' + content + b'\n{"text": "four"}\n'
-    (tmp_path / name).write_bytes(gzip.compress(lines) if name.endswith(".gz") else lines)
-    of = source(path=None, dataset=str(tmp_path))
-    with pytest.raises(ValueError, match=rf"source 's': {tmp_path}/{name}:2 .*({reason})"):
-        texts(of)
-    reader = SourceReader(changed(of, on_error="skip"), ROOT)
-    assert [document.text for document in reader] == ["one", "two", "three", "four"]
-    assert reader.num_skipped == 1
-
-
-def test_unusable_rows_of_a_dataset_are_faults_too(tmp_path):
-    write_jsonl(tmp_path / "train.json", [{"text": 1}, {"text": 2}])
-    numbers = source(path=None, dataset=str(tmp_path))
-    with pytest.raises(ValueError, match=r"row 0 of .*, in .*train.json must have text in text_field='text', got int"):
-        texts(numbers)
-    with pytest.raises(ValueError, match=r"is empty: .*; 2 rows were skipped, the first because row 0 of"):
-        texts(changed(numbers, on_error="skip"))
-
-
-def compressed(path, content, codec):
-    if codec == "xz":
-        path.write_bytes(lzma.compress(content))
-        return
-    with pa.OSFile(str(path), "wb") as raw, pa.CompressedOutputStream(raw, codec) as file:
-        file.write(content)
 
 
 @pytest.mark.parametrize(
@@ -406,14 +255,6 @@ def test_every_format_may_be_compressed(tmp_path, name):
     (tmp_path / name).write_bytes((gzip if name.endswith("gz") else lzma).compress(content))
     kind = {"txt": "text", "json": "json", "ndjson": "jsonl"}[name.split(".")[1]]
     assert texts(source(path=str(tmp_path), format=kind)) == ["one"]
-
-
-def test_a_torn_parquet_file_is_refused(tmp_path):
-    file = tmp_path / "rows.parquet"
-    pd.DataFrame({"text": TEXTS}).to_parquet(file)
-    file.write_bytes(file.read_bytes()[:-5])
-    with pytest.raises(ValueError, match=r"rows.parquet:1 cannot be read as format='parquet'"):
-        texts(source(path=str(file), format="parquet"))
 
 
 WIKI = ["", " = First = \n", "", " text \n", " = = Section = = \n", " more \n", " = Second = \n", " end \n"]
@@ -468,16 +309,16 @@ def test_reading_continues_at_any_place(tmp_path, kind):
     whole = read(of)
     assert len({document.id for document in whole}) == len(whole)
     for stop in {0, 1, 2, 5, 17, len(whole) - 1, len(whole)}:
-        reader = SourceReader(of, ROOT)
+        reader = SourceReader(of, NOWHERE)
         begun = list(islice(reader, stop))
         position = json.loads(json.dumps(reader.position))
-        assert begun + list(SourceReader(of, ROOT, position)) == whole, stop
-        assert reader.fingerprint(reader.position) == SourceReader(of, ROOT).fingerprint(position)
+        assert begun + list(SourceReader(of, NOWHERE, position)) == whole, stop
+        assert reader.fingerprint(reader.position) == SourceReader(of, NOWHERE).fingerprint(position)
 
 
 def test_the_share_grows_to_the_whole(tmp_path):
     for of in places(tmp_path)[:4]:
-        reader = SourceReader(of, ROOT)
+        reader = SourceReader(of, NOWHERE)
         shares = [reader.share for _ in reader]
         assert shares == sorted(shares)
         assert 0 < shares[0] < 0.6
@@ -486,24 +327,10 @@ def test_the_share_grows_to_the_whole(tmp_path):
 
 def test_a_changed_file_changes_only_what_lies_behind_its_beginning(tmp_path):
     of = places(tmp_path)[0]
-    reader = SourceReader(of, ROOT)
+    reader = SourceReader(of, NOWHERE)
     positions = {document.id: reader.position for document in reader}
     before = {place: reader.fingerprint(position) for place, position in positions.items()}
     write_jsonl(tmp_path / "b.jsonl", [{"text": "other"}])
-    after = {place: SourceReader(of, ROOT).fingerprint(position) for place, position in positions.items()}
+    after = {place: SourceReader(of, NOWHERE).fingerprint(position) for place, position in positions.items()}
     same = {place for place in before if before[place] == after[place]}
     assert same == {place for place in before if place.startswith("a.jsonl")}
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"dataset": "no/such/folder"}, r"dataset='no/such/folder' cannot be opened with dataset_config=None"),
-        ({"dataset_split": "test"}, r"dataset_split='test' and revision=None: Bad split"),
-        ({"dataset_config": "other"}, r"dataset_config='other'"),
-    ],
-)
-def test_a_dataset_that_is_not_there_is_refused(tmp_path, changes, message):
-    write_jsonl(tmp_path / "train.jsonl", [{"text": "one"}])
-    with pytest.raises(ValueError, match=message):
-        texts(source(path=None, **{"dataset": str(tmp_path)} | changes))

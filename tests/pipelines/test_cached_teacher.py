@@ -1,11 +1,9 @@
 """A teacher that is asked once: what its node hands on, and a whole run with it."""
 
-import shutil
-
 import numpy as np
 import pandas as pd
 import pytest
-from projects import copy_project, kedro
+from projects import copy_finished, kedro
 
 from budwood.corpus.packing import tokenize_and_pack
 from budwood.datasets.teacher_cache import TeacherCacheDataset
@@ -82,8 +80,7 @@ def test_the_catalog_keeps_it(ask, tmp_path):
 @pytest.mark.slow
 def test_a_run_with_a_cached_teacher(finished, tmp_path):
     """Only the arm under the teacher is trained anew; its teacher's cost moves to an entry of its own in the ledger."""
-    project = copy_project(tmp_path / "project")
-    shutil.copytree(finished / "data/smoke", project / "data/smoke")
+    project = copy_finished(finished, tmp_path / "project")
     (project / "conf/smoke/parameters_changed.yml").write_text(
         "arms: {distilled: {distillation: {loss: sampled, num_samples: 16, teacher: cached}}}"
     )

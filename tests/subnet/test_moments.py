@@ -3,7 +3,7 @@
 import pytest
 import torch
 from corrections import ordered_by
-from teachers import DEPTH, FULL, TEACHERS, architecture_of, select, tiny_teacher, weights_of
+from teachers import DEPTH, FULL, TEACHERS, architecture_of, every_family, select, tiny_teacher, weights_of
 
 from budwood.arch.selection import Selection
 from budwood.models.checkpoint import load_model, own_weights
@@ -17,7 +17,6 @@ from budwood.subnet.ordering import order_teacher
 from budwood.subnet.settings import Compensation, Ordering
 
 SEARCHED = Compensation(refit=False)
-every_family = pytest.mark.parametrize("teacher", [name for name in TEACHERS if " untied" in name], indirect=True)
 
 
 def cuts(ordered):

@@ -16,7 +16,7 @@ import pytest
 import torch
 from processes import start_python
 from projects import ROOT
-from safetensors.torch import load_file
+from runs import assert_close, assert_same, weights
 
 from budwood.corpus.packing import PackedCorpus
 from budwood.models.device import Compute, choose_compute
@@ -46,10 +46,6 @@ def _here_alone(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")]))
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-
-def weights(job):
-    return load_file(job.output_folder / "model" / "model.safetensors")
 
 
 def towards(objective, make_job, cache):
@@ -154,9 +150,7 @@ def test_a_run_killed_for_real_goes_on_as_if_nothing_had_happened(make_job, tmp_
     assert start(file, "kills:kill_once", **environment).wait() == -signal.SIGKILL
     assert not (killed.output_folder / "result.json").exists()
     assert start(file, "kills:kill_once", **environment).wait() == 0
-    assert read_curve(killed.output_folder) == read_curve(whole.output_folder)
-    one, other = weights(killed), weights(whole)
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert_same(killed, whole)
 
 
 @pytest.mark.slow
@@ -173,9 +167,7 @@ def test_two_processes_make_the_run_of_one_and_a_killed_one_restarts(make_job, t
         result = run_job(together.model_copy(update={"engine": engine}), track, open_workspace(tmp_path).environment)
     assert result["tokens"] == 576
     curve, other_weights = read_curve(together.output_folder), weights(together)
-    for row, expected in zip(curve, read_curve(alone.output_folder), strict=True):
-        assert row.keys() == expected.keys()
-        assert all(row[name] == pytest.approx(expected[name], rel=1e-4) for name in row)
+    assert_close(together, alone, 1e-4)
     assert all(torch.allclose(other_weights[name], one, rtol=0, atol=1e-5) for name, one in weights(alone).items())
     history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "train_loss")
     assert [(metric.step, metric.value) for metric in history] == [
@@ -187,8 +179,7 @@ def test_two_processes_make_the_run_of_one_and_a_killed_one_restarts(make_job, t
     monkeypatch.setenv("KILL_STEP", "5")
     run_job(killed.model_copy(update={"engine": engine}), kills.kill_once, {})
     assert (tmp_path / "mark").exists()
-    assert read_curve(killed.output_folder) == curve
-    assert all(torch.equal(other_weights[name], one) for name, one in weights(killed).items())
+    assert_same(killed, together)
 
 
 def free_port():
@@ -233,8 +224,7 @@ def test_two_nodes_make_the_run_of_one_process_and_a_lost_one_is_replaced(make_j
     replaced = start_agent(file, port, said[2], KILL_MARK=str(mark))
     assert [agent.wait(PATIENCE) for agent in (first, replaced)] == [0, 0], said[0].read_text()[-2000:]
     assert not processes_of(file)
-    for row, expected in zip(read_curve(together.output_folder), read_curve(alone.output_folder), strict=True):
-        assert all(row[name] == pytest.approx(expected[name], rel=1e-4) for name in expected)
+    assert_close(together, alone, 1e-4)
     one, other = weights(alone), weights(together)
     assert all(torch.allclose(other[name], one[name], rtol=0, atol=1e-5) for name in one)
 
