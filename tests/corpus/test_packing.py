@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from words import EOS, make_tokenizer, split_documents
 
@@ -293,7 +293,6 @@ def test_weights_mix_the_training_windows_and_keep_their_number():
     assert corpus.window_starts("train", 2, source="b").tolist() == list(range(9, 25, 2))
 
 
-@settings(deadline=None)
 @given(
     sizes=st.lists(st.integers(3, 200), min_size=2, max_size=4),
     weights=st.lists(st.floats(0.1, 10), min_size=4, max_size=4),

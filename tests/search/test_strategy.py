@@ -136,7 +136,7 @@ def test_an_operator_without_new_offspring_gives_way_to_a_random_member() -> Non
 
 
 @given(seed=st.integers(0, 2**32 - 1), name=st.sampled_from(sorted(SPACES)))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_same_seed_same_history_whatever_global_seeds_do(seed: int, name: str) -> None:
     strategies = [open_strategy(SPACES[name], HALF, changed(SMALL, epochs=2, seed=seed)) for _ in range(2)]
     quiet = run(strategies[0])
@@ -239,7 +239,7 @@ def test_level_switches_keep_the_budget_of_their_parent(name: str) -> None:
 
 @pytest.mark.slow
 def test_guided_searches_find_the_optimum_more_often_than_random_search() -> None:
-    """Eight optima spread over the 1,160 members of a bin, a seed for each, 140 evaluations to find it.
+    """Five optima spread over the 1,160 members of a bin, a seed for each, 140 evaluations to find it.
 
     Local search has 80, for its neighbourhoods are used up by then.
     """
@@ -268,7 +268,7 @@ def test_guided_searches_find_the_optimum_more_often_than_random_search() -> Non
         "local": 80
     }
     hits = Counter[str]()
-    for seed, optimum in enumerate(inside[50::150]):
+    for seed, optimum in enumerate(inside[50:800:150]):
         for name, chosen in searches.items():
             asked = run(
                 open_strategy(UNIFORM, FIFTH, changed(chosen, seed=seed)),
