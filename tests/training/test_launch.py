@@ -192,15 +192,15 @@ def test_two_processes_make_the_run_of_one(make_job, tmp_path, objective):
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_mlflow")
 def test_so_does_a_launcher_whose_killed_process_restarts(make_job, tmp_path, monkeypatch):
-    """With a live teacher; to the last bit with a rank killed or not. MLflow gets every loss once."""
+    """With a live teacher; to the last bit with a rank killed or not. MLflow gets every loss."""
     fields = {"micro_batch": 2, **towards("live", make_job, tmp_path / "cache")}
-    engine = Engine(launcher=TWO, compile_loss="off")
     alone, together, killed = (make_job(name, **fields) for name in ("alone", "together", "killed"))
     train(alone)
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    command = ["-m", "budwood.training", str(write(together)), "--track", f"{track.__module__}:{track.__name__}"]
     with mlflow.start_run() as run:
-        result = run_job(together.model_copy(update={"engine": engine}), track, open_workspace(tmp_path).environment)
-    assert result["tokens"] == 576
+        statuses, said = run_ranks(command, tmp_path, **open_workspace(tmp_path).environment)
+    assert statuses == [0, 0], said[-2000:]
     assert_learned_together(together, alone)
     history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "train_loss")
     assert [(metric.step, metric.value) for metric in history] == [
@@ -208,7 +208,8 @@ def test_so_does_a_launcher_whose_killed_process_restarts(make_job, tmp_path, mo
     ]
     monkeypatch.setenv("KILL_MARK", str(tmp_path / "mark"))
     monkeypatch.setenv("KILL_STEP", "5")
-    run_job(killed.model_copy(update={"engine": engine}), kills.kill_once, {})
+    launched = killed.model_copy(update={"engine": Engine(launcher=TWO, compile_loss="off")})
+    assert run_job(launched, kills.kill_once, {})["tokens"] == 576
     assert (tmp_path / "mark").exists()
     assert_same(killed, together)
 
