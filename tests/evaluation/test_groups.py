@@ -16,10 +16,7 @@ from questions import ask, texts
 
 from budwood.evaluation import harness
 from budwood.evaluation.harness import check_benchmarks, fingerprint_tasks
-from budwood.evaluation.settings import (
-    Benchmark,
-    EvaluationSettings,
-)
+from budwood.evaluation.settings import PRESETS, Benchmark, EvaluationSettings
 
 pytestmark = pytest.mark.usefixtures("_datasets_cache")
 
@@ -203,3 +200,24 @@ def test_every_group_and_tag_of_the_harness_gives_at_least_one_record(monkeypatc
     assert {"pythia", "openllm", "tinyBenchmarks", "glue", "ai2_arc"} <= {*manager.all_groups, *manager.all_tags}
     # The harness itself cannot read these.
     assert malformed == ["t0_eval", "toksuite_abridged"]
+
+
+@pytest.mark.slow
+def test_every_task_of_a_preset_is_known_to_the_harness_and_others_are_not() -> None:
+    known = set(harness._known_tasks(None).all_tasks)
+    assert {b.task for name in ("paper", "extended") for b in PRESETS[name]} <= known
+    with pytest.raises(
+        ValueError, match=r"'hellaswagg' is neither a preset \(heldout, in_context, paper, extended\) nor"
+    ) as error:
+        check_benchmarks(EvaluationSettings(tasks=["heldout", "hellaswagg"]))
+    assert "did you mean hellaswag" in str(error.value)
+
+
+@pytest.mark.slow
+def test_data_that_cannot_be_had_is_told_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("datasets.load_dataset", refuse)
+    with pytest.raises(ValueError, match=r"'piqa' cannot be loaded \(ConnectionError: no route\)"):
+        check_benchmarks(EvaluationSettings(tasks=["piqa"]))

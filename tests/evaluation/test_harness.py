@@ -192,26 +192,6 @@ def test_a_task_that_is_named_twice_is_asked_once() -> None:
     assert choose_benchmarks([]) == ()
 
 
-@pytest.mark.slow
-def test_every_task_of_a_preset_is_known_to_the_harness_and_others_are_not() -> None:
-    known = set(harness._known_tasks(None).all_tasks)
-    assert {b.task for name in ("paper", "extended") for b in PRESETS[name]} <= known
-    with pytest.raises(
-        ValueError, match=r"'hellaswagg' is neither a preset \(heldout, in_context, paper, extended\) nor"
-    ) as error:
-        check_benchmarks(EvaluationSettings(tasks=["heldout", "hellaswagg"]))
-    assert "did you mean hellaswag" in str(error.value)
-
-
-def test_data_that_cannot_be_had_is_told_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise ConnectionError("no route")
-
-    monkeypatch.setattr("datasets.load_dataset", refuse)
-    with pytest.raises(ValueError, match=r"'piqa' cannot be loaded \(ConnectionError: no route\)"):
-        check_benchmarks(EvaluationSettings(tasks=["piqa"]))
-
-
 def test_questions_of_their_own_need_no_look_at_the_harness(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness, "_known_tasks", None)
     check_benchmarks(EvaluationSettings())

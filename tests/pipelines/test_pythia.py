@@ -13,7 +13,6 @@ from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.models.teacher import describe_teacher
 from budwood.parameters import ProjectParameters, read_parameters
-from budwood.pipelines.ablations.pipeline import NAMES
 from budwood.pipelines.loader import EnvironmentLoader
 from budwood.pipelines.plan.nodes import plan_study
 from budwood.records.form import read_records
@@ -66,29 +65,12 @@ engine: {launcher: null, compile: false, compile_loss: "off"}
 evaluation: {tasks: [heldout], heldout: {questions: 2, context_words: 4, continuation_words: 3}, efficiency: null}
 """
 """Budgets and a teacher for a minute; everything else stays the paper's."""
-COMPARED = """
-ablations:
-  tokens: 256
-  students: {pythia_410m: paper_coarse_uniform, pythia_1b: null, pythia_2_8b: null}
-  logits: {top_1024: {top_k: 16}}
-  teachers:
-    pythia_12b: {source: &other
-      {model: null, architecture: null, random: {model_type: gpt_neox, hidden_size: 32, intermediate_size: 64,
-       num_hidden_layers: 2, num_attention_heads: 4, max_position_embeddings: 256, tie_word_embeddings: false}}}
-    pythia_1b: {source: *other}
-  kd_grid: {alpha: [0.2, 0.0], temperature: [0.9], top_k: [8, null]}
-  spaces: [paper_coarse_uniform, paper_coarse_layerwise]
-  metrics: [perplexity, magnitude]
+GRID = """
+grid:
+  pythia_410m: [paper_coarse_uniform, paper_fine_layerwise]
+  pythia_1b: [paper_coarse_layerwise]
+  pythia_2_8b: [paper_fine_uniform]
 """
-GRIDS = {
-    "pythia_6_9b": """
-      pythia_410m: [paper_coarse_uniform, paper_fine_layerwise]
-      pythia_1b: [paper_coarse_layerwise]
-      pythia_2_8b: [paper_fine_uniform]""",
-    LONG: """
-      pythia_1b: null
-      pythia_2_8b: [paper_coarse_uniform]""",
-}
 """Fewer spaces, so that the tests end; each of the paper's four is searched once."""
 
 
@@ -200,24 +182,20 @@ def test_the_studies_differ_in_their_teacher_and_what_fits_beside_it():
     assert one == other
 
 
-def run_in_small(name: str, tmp_path: Path, *changes: str, pipelines: str = "__default__") -> tuple[Path, str]:
-    """Run a study on a tiny teacher; return its data and its output."""
-    project = copy_project(tmp_path / "project")
-    file = project / f"conf/{name}/parameters.yml"
-    parts = [OmegaConf.create(text) for text in (TINY, *changes)]
-    OmegaConf.save(OmegaConf.merge(OmegaConf.load(file), *parts), file)
-    done = kedro(project, "run", f"--env={name}", f"--pipelines={pipelines}")
-    output = done.stdout + done.stderr
-    assert done.returncode == 0, output[-4000:]
-    return project / "data" / name, output
-
-
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Return the data and the output of the study of Pythia-6.9B in small, with its ablations in two bins."""
-    pipelines = ",".join(["__default__", *(f"ablation_{name}" for name in NAMES)])
-    grid = f"grid: {GRIDS['pythia_6_9b']}"
-    return run_in_small("pythia_6_9b", tmp_path_factory.mktemp("ran"), grid, COMPARED, pipelines=pipelines)
+    """Return the data and the output of the study of Pythia-6.9B on a tiny teacher.
+
+    The other studies have its parameters but for what fits beside their teacher, and budgets. `test_ablations` runs
+    ablations.
+    """
+    project = copy_project(tmp_path_factory.mktemp("ran") / "project")
+    file = project / "conf/pythia_6_9b/parameters.yml"
+    OmegaConf.save(OmegaConf.merge(OmegaConf.load(file), *map(OmegaConf.create, (TINY, GRID, "ablations: null"))), file)
+    done = kedro(project, "run", "--env=pythia_6_9b")
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output[-4000:]
+    return project / "data/pythia_6_9b", output
 
 
 @pytest.mark.slow
@@ -262,13 +240,6 @@ def test_every_figure_and_table_of_the_paper_is_drawn(ran):
     for name in ("results", "savings", "tasks"):
         assert len(pd.read_parquet(data / f"08_reporting/{name}.parquet"))
     assert len(pd.read_csv(data / "04_feature/search_spaces.csv")) == 4
-    folder = data / "08_reporting/ablations/pythia_410m"
-    for name in NAMES:
-        table = pd.read_parquet(folder / f"{name}.parquet")
-        assert table["loss"].notna().all()
-        curves = json.loads((folder / f"{name}_curves.json").read_text())
-        assert len(curves["data"]) >= len(table)
-    assert len(pd.read_parquet(folder / "kd_grid_importances.parquet")) == 3
 
 
 @pytest.mark.slow
@@ -282,12 +253,3 @@ def test_what_candidates_keep_is_read_one_at_a_time(ran):
         assert len(selection.layers) == row["num_hidden_layers"]
     assert "genes" not in history
     assert "sequence_losses" not in pd.read_parquet(data / "07_model_output/histories.parquet")
-
-
-@pytest.mark.slow
-def test_the_largest_budget_runs_on_a_tiny_teacher_too(tmp_path):
-    """And so does the other teacher's study: its parameters are those of the first but for what fits beside it."""
-    changes = (f"grid: {GRIDS[LONG]}", "protocol: {probe_tokens: null}")
-    data, output = run_in_small(LONG, tmp_path, *changes)
-    assert "1 searches and 4 training runs" in output
-    assert (data / "08_reporting/report.html").is_file(), output[-2000:]

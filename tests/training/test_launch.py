@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ import kills
 import mlflow
 import pytest
 import torch
-from processes import PythonProcess, start_python
+from processes import PythonProcess, run_python, start_python
 from projects import ROOT
 from runs import assert_close, assert_same, weights
 
@@ -271,9 +270,9 @@ def test_processes_that_disagree_on_the_job_are_refused(make_job, tmp_path):
     assert "give every node the same data folder and the same budwood" in said
 
 
+@pytest.mark.slow
 def test_a_node_without_the_data_folder_is_told_in_a_sentence(tmp_path):
-    command = [sys.executable, "-m", "budwood.training", str(tmp_path / "nowhere/job.json")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_python(["-m", "budwood.training", str(tmp_path / "nowhere/job.json")], Path.cwd(), os.environ)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].endswith("every node needs the data folder, under the same path")
     assert "Traceback" not in done.stderr
