@@ -122,6 +122,7 @@ def test_parameters_equal_the_built_model(architecture: Architecture) -> None:
         assert counted == sum(parameter.numel() for parameter in built.parameters())
 
 
+@pytest.mark.slow
 @given(architectures(), st.integers(1, 3), st.integers(1, 9))
 def test_flops_equal_torchs_counter(architecture: Architecture, batch: int, context: int) -> None:
     """Torch counts what we count: every linear map with the head, and both products of full, uncausal attention.

@@ -70,6 +70,7 @@ def variants_tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")  # noqa: S106
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("portion", [700, 2**20])
 def test_no_near_duplicates_stand_in_two_splits(tmp_path, monkeypatch, portion):
     """60 texts in three spellings each and 40 in one; a second source has all 100 in a fourth, for validation alone."""
@@ -105,6 +106,7 @@ def test_no_near_duplicates_stand_in_two_splits(tmp_path, monkeypatch, portion):
     assert PackedCorpus.open(corpus.directory).omitted == corpus.omitted
 
 
+@pytest.mark.slow
 def test_what_was_left_out_is_counted(two_sources, word_tokenizer, tmp_path, caplog):
     first, second = two_sources
     file = Path(*first.path)
@@ -139,6 +141,7 @@ def test_another_first_token_packs_nothing_anew(tmp_path, monkeypatch):
     assert begun.tokens_sha256 == plain.tokens_sha256
 
 
+@pytest.mark.slow
 def test_more_documents_move_no_old_one(two_sources, word_tokenizer, tmp_path):
     def splits(sources, name):
         found = documents(tokenize(sources, word_tokenizer, tmp_path / name))
@@ -201,6 +204,7 @@ def test_memory_does_not_grow_with_the_source(tmp_path):
     assert (large - small) / 1024 < 4, f"{small / 1024:.0f} MiB, then {large / 1024:.0f} MiB"
 
 
+@pytest.mark.slow
 def test_a_split_holds_no_more_than_its_max_tokens_and_the_rest_is_not_read(word_tokenizer, tmp_path):
     file = Path(write(tmp_path / "rows.jsonl", range(3000)))
     file.write_text(file.read_text() + "not json\n")
@@ -215,6 +219,7 @@ def test_a_split_holds_no_more_than_its_max_tokens_and_the_rest_is_not_read(word
         tokenize([changed(limited, max_tokens={"train": 10**9})], word_tokenizer, tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_limits_do_not_depend_on_portions(word_tokenizer, tmp_path, monkeypatch):
     file = write(tmp_path / "rows.jsonl", range(500))
     limited = source(file, max_tokens={"train": 333, "validation": 100})
@@ -231,6 +236,7 @@ def test_max_documents_counts_documents_with_text(word_tokenizer, tmp_path):
     assert sorted(found) == sorted(words(n) for n in range(33))
 
 
+@pytest.mark.slow
 def test_a_corpus_that_still_matches_is_opened_and_another_is_made_anew(word_tokenizer, tmp_path, monkeypatch):
     (tmp_path / "rows").mkdir()
     file = Path(write(tmp_path / "rows" / "0.jsonl", range(100)))
@@ -261,6 +267,7 @@ def sample(sources):
     return sample_sources(corpus_of(sources), NOWHERE)
 
 
+@pytest.mark.slow
 def test_an_empty_source_is_refused(word_tokenizer, tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"text": " "}\n')
     for refuse in (sample, lambda given: tokenize(given, word_tokenizer, tmp_path / "corpus")):

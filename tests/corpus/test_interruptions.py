@@ -14,7 +14,7 @@ from projects import ROOT
 from budwood.corpus import ingestion, shards
 from budwood.corpus.packing import INDEX_FILE, TOKENS_FILE, PackedCorpus
 
-pytestmark = pytest.mark.usefixtures("small_portions")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_portions")]
 
 
 def test_skipped_rows_are_counted_once_when_a_run_continues(word_tokenizer, tmp_path, monkeypatch):
@@ -40,7 +40,6 @@ def test_skipped_rows_are_counted_once_when_a_run_continues(word_tokenizer, tmp_
     assert continued.fingerprint == whole.fingerprint
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("file", [TOKENS_FILE, INDEX_FILE])
 @pytest.mark.parametrize("damage", ["altered", "cut", "removed"])
 def test_a_damaged_corpus_is_packed_anew(word_tokenizer, tmp_path, caplog, file, damage):
@@ -80,7 +79,6 @@ tokenize([source({file!r})], make_tokenizer(NUM_WORDS), Path({directory!r}), num
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("patch", "num_processes"),
     [
@@ -140,7 +138,6 @@ def test_a_damaged_file_is_named_and_what_came_before_is_kept(word_tokenizer, tm
     assert corpus.fingerprint == whole.fingerprint
 
 
-@pytest.mark.slow
 def test_too_small_a_disk_is_told_of_before_anything_is_written(word_tokenizer, tmp_path, monkeypatch):
     file = write(tmp_path / "rows.jsonl", range(1000))
     usage = ingestion.shutil.disk_usage(tmp_path)

@@ -106,6 +106,7 @@ def test_fingerprint_follows_content(documents, tokenizer, tmp_path):
     assert len({first, *others}) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_words", "dtype"), [(65_536, "uint16"), (65_537, "uint32")])
 def test_ids_take_two_bytes_where_they_fit(tmp_path, num_words, dtype):
     corpus = pack(make_documents([("train", "a", [num_words - 1])]), make_tokenizer(num_words), tmp_path / "corpus")

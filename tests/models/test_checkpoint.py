@@ -138,6 +138,7 @@ def test_what_is_saved_is_loaded(base, child_architecture, windows, tmp_path, dt
         torch.testing.assert_close(loaded(windows).logits, model(windows).logits, **close)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_layers", [2, 9, 10, 11, 101])
 def test_a_saved_layerwise_model_is_read_back_as_the_architecture_it_is(num_layers, tmp_path):
     """transformers writes the layers' numbers with leading zeros, as many as the largest needs."""

@@ -90,6 +90,7 @@ def test_gemma2_keeps_its_caps_its_window_and_its_scale(caps, tmp_path):
     assert loaded.config.query_pre_attn_scalar == HEAD_DIM
 
 
+@pytest.mark.slow
 def test_gemma2_with_46_layers_scales_by_the_width_of_a_head(tmp_path):
     """Gemma 2 27B: 4,608 / 32 = 144, and not its 128 dimensions of a head."""
     model = tiny_teacher("gemma2", tied=True, num_hidden_layers=46, query_pre_attn_scalar=48 // 6)
@@ -99,6 +100,7 @@ def test_gemma2_with_46_layers_scales_by_the_width_of_a_head(tmp_path):
 SCALED = {"sliding_attention": rope_of("default", 100.0), "full_attention": rope_of("linear", 1e5)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "keys"),
     [
@@ -223,6 +225,7 @@ def merging_tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")  # noqa: S106
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "pairs"), [*((kind, (0, 1, 3, 7)) for kind in ROPES), ("linear", (1, 3, 5, 7)), ("default", (0, 1, 2))]
 )

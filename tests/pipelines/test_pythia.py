@@ -138,6 +138,7 @@ def test_its_ablations_are_the_papers(study):
     assert {variant.space for variant in map(ablations.metric_variant, BINS)} == set(ablations.students.values())
 
 
+@pytest.mark.slow
 def test_the_largest_budget_is_that_of_appendix_j():
     given, short = parameters(LONG), parameters("pythia_6_9b")
     assert given.searched == [("pythia_1b", "paper_coarse_layerwise"), ("pythia_2_8b", "paper_coarse_uniform")]
@@ -148,6 +149,7 @@ def test_the_largest_budget_is_that_of_appendix_j():
     assert (given.teacher, given.search, given.arms) == (short.teacher, short.search, short.arms)
 
 
+@pytest.mark.slow
 def test_it_is_planned_without_a_download(study, tmp_path):
     _, given = study
     wide = given.plan.model_copy(update={"disk_gb": 1e6})
@@ -166,6 +168,7 @@ def test_it_is_planned_without_a_download(study, tmp_path):
     assert page.count("`ablation_") == 5 * 3
 
 
+@pytest.mark.slow
 def test_the_largest_budget_is_planned_without_a_download(tmp_path):
     given = parameters(LONG)
     wide = given.plan.model_copy(update={"disk_gb": 1e6})
@@ -174,6 +177,7 @@ def test_the_largest_budget_is_planned_without_a_download(tmp_path):
     assert "Everything fits." in page
 
 
+@pytest.mark.slow
 def test_the_studies_differ_in_their_teacher_and_what_fits_beside_it():
     one, other = (parameters(name).model_dump() for name in STUDIES)
     for given in (one, other):

@@ -96,6 +96,7 @@ def test_the_papers_sizes_make_5050_evaluations() -> None:
     assert SearchSettings(probability_reading="share").offspring == (10, 10, 30)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", [*SPACES.values(), *OTHER_SPACES.values()], ids=[*SPACES, *OTHER_SPACES])
 @pytest.mark.parametrize(
     ("reading", "sampling", "constraint"), [("gate", "constructive", "repair"), ("share", "rejection", "rejection")]
@@ -222,6 +223,7 @@ def test_acceptance_is_the_share_of_proposals_that_became_candidates(constraint:
     assert 0 < strategy.metrics()["acceptance"] < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SPACES))
 def test_level_switches_keep_the_budget_of_their_parent(name: str) -> None:
     """They differ from some elite by less than a neuron in every layer."""
@@ -280,6 +282,7 @@ def test_guided_searches_find_the_optimum_more_often_than_random_search() -> Non
     assert hits["local"] > hits["random"], hits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layerwise", [False, True])
 def test_fine_evolution_learns_which_entries_to_keep(*, layerwise: bool) -> None:
     """The loss counts in how many entries a candidate differs from a hidden one that keeps every other entry."""

@@ -73,6 +73,7 @@ def test_corrections_without_a_regression_read_no_text(orders, windows):
         compensate(orders["activation", "preserve"], CUT, unreadable, only(step))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("teacher", "order"), across(ORDERS), indirect=["teacher"])
 def test_the_corrections_that_are_named_are_those_that_change_something(orders, windows, order):
     """In every order and under either rotary embedding; a whole cut needs none, and none are made unasked."""

@@ -58,6 +58,7 @@ def mutants(parent: Selection) -> list[Selection]:
     return [parent, *changed, replace(parent, layers=parent.layers[:-1])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("teacher", "layerwise"), across([False, True]), indirect=["teacher"])
 def test_losses_are_the_same_to_the_last_bit(orders, layerwise, windows):
     teacher = orders["magnitude", "preserve"]
