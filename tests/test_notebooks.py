@@ -9,6 +9,8 @@ import pytest
 from nbclient import NotebookClient
 from projects import ROOT, environment
 
+FORGET = "get_ipython().extension_manager.loaded.clear()\n%reset -f"
+"""What leaves nothing of a notebook but imported modules."""
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -25,7 +27,7 @@ def test_they_run(finished: Path, monkeypatch: pytest.MonkeyPatch):
         cells = [cell for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
         for cell in cells:
             cell.metadata["notebook"] = notebook.stem
-        all_cells.cells += [*cells, nbformat.v4.new_code_cell("%reset -f")]
+        all_cells.cells += [*cells, nbformat.v4.new_code_cell(FORGET)]
     executed = NotebookClient(all_cells, timeout=600, resources={"metadata": {"path": str(folder)}}).execute()
     for notebook in NOTEBOOKS:
         cells = [cell for cell in executed.cells if cell.metadata.get("notebook") == notebook.stem]

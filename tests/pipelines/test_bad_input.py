@@ -342,7 +342,7 @@ def test_a_teacher_without_words_is_refused(tmp_path):
 
 def test_a_bin_out_of_reach_is_refused_with_the_range():
     with pytest.raises(ValueError, match="cannot be reached: sub-networks of this teacher have") as error:
-        enumerate_spaces(RECORD, {"half": BinSettings(fraction=0.001)}, COARSE, [Variant("half", "coarse")])
+        enumerate_spaces(RECORD, {"half": BinSettings(fraction=1e-5)}, COARSE, [Variant("half", "coarse")])
     assert "bins.half in spaces.coarse: the parameter bin" in str(error.value)
 
 

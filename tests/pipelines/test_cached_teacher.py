@@ -82,7 +82,8 @@ def test_a_run_with_a_cached_teacher(finished, tmp_path):
     """Only the arm under the teacher is trained anew; its teacher's cost moves to an entry of its own in the ledger."""
     project = copy_finished(finished, tmp_path / "project")
     (project / "conf/smoke/parameters_changed.yml").write_text(
-        "arms: {distilled: {distillation: {loss: sampled, num_samples: 16, teacher: cached}}}"
+        "arms: {distilled: {distillation: {loss: sampled, num_samples: 16, teacher: cached}}}\n"
+        "grid: {half: null, quarter: [coarse_uniform]}"
     )
     done = kedro(project, "run", "--env=smoke", "--pipelines=plan,distillation,evaluation,reporting")
     output = done.stdout + done.stderr
