@@ -114,10 +114,6 @@ def all_pipelines() -> Pipeline:
     return sum((pipelines[name] for name in pipelines), Pipeline([]))
 
 
-def test_both_environments_are_here():
-    assert {"base", "smoke"} <= set(ENVIRONMENTS)
-
-
 def test_every_artifact_is_registered(with_either_teacher):
     catalog = catalog_of(with_either_teacher)
     datasets = {name for name in all_pipelines().datasets() if not name.startswith("params:")}
