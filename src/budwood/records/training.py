@@ -6,7 +6,7 @@ from pydantic import Field
 
 from budwood.records.cost import Cost
 from budwood.records.gate import Gate
-from budwood.records.names import SHARED
+from budwood.records.placed import Placed
 from budwood.records.strict import HOW, Strict
 
 
@@ -63,14 +63,12 @@ class TrainingRecord(Strict):
         return (student, *([teacher] if self.teacher_flops else []), heldout, *gates)
 
 
-class Score(TrainingRecord):
+class Score(TrainingRecord, Placed):
     """A trained model: its run, and its mean loss in nats on each validation sequence, by source.
 
     All arms and the teacher are scored on the same sequences in the same order.
     """
 
-    bin: str = SHARED
-    space: str = SHARED
     run: str
     """Name of the run: the arm's, with the seed after the first."""
     num_parameters: int

@@ -21,7 +21,6 @@ from budwood.corpus.settings import CorpusSettings, SourceSettings
 from budwood.corpus.tokenization import fingerprint_tokenizer
 from budwood.evaluation.settings import EvaluationSettings
 from budwood.models.checkpoint import Checkpoint, own_weights
-from budwood.models.device import Compute, choose_compute
 from budwood.models.settings import TeacherSettings
 from budwood.records.certificate import Certificate
 from budwood.records.names import Variant, require_names
@@ -39,14 +38,13 @@ from budwood.study.settings import BinSettings, Conditions, MeasurementSettings,
 from budwood.study.space import require_members
 from budwood.study.stage import Track, Workspace, no_tracking
 from budwood.study.teacher import RankComponents, Ranked, fetch_source, importance_of, teacher_record
-from budwood.study.text import PackText, Windows, require_measured
+from budwood.study.text import Materials, PackText, require_measured
 from budwood.study.training import CacheTeacher, Start, TrainArm, Trained
 from budwood.study.vocabulary import trim
 from budwood.subnet.compensate import cut_out
 from budwood.subnet.importance import Importance
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
 from budwood.subnet.settings import Compensation, Ordering, SpaceSettings
-from budwood.training.cache import TeacherCache
 from budwood.training.settings import Arms, ArmSettings, DistillationSettings, Engine, Schedule
 
 SPLITS = {"train": 0.8, "calibration": 0.05, "selection": 0.05, "choice": 0.05, "validation": 0.05}
@@ -96,15 +94,15 @@ class Study:
     engine: Engine
     workspace: Workspace
 
-    @cached_property
-    def compute(self) -> Compute:
-        """Device and precision of this machine."""
-        return choose_compute(self.measurement.device, self.measurement.precision)
+    @property
+    def materials(self) -> Materials:
+        """What all stages work with."""
+        return Materials(self.teacher, self.tokens, self.measurement)
 
     @cached_property
     def ranked(self) -> Ranked:
         """What one pass over calibration text and leaving layers out one by one found, and what it cost."""
-        return self._rank(self.measurement.elimination)
+        return self._rank(eliminates=True)
 
     @property
     def importance(self) -> Importance:
@@ -158,8 +156,8 @@ class Study:
         """
         ordered = self.ordered(space)
         selection.require_within(ordered.ranked)
-        windows = self._windows("calibration").read()[:, :-1]
-        ordered, batch_size = ordered.in_memory(self.compute), self.measurement.batch_size
+        windows = self.materials.windows("calibration").read()[:, :-1]
+        ordered, batch_size = ordered.in_memory(self.materials.compute), self.measurement.batch_size
         return own_weights(cut_out(ordered, selection, windows, space.compensation, batch_size=batch_size))
 
     def extract(self, selection: Selection, space: SpaceSettings = SPACE) -> Subnet:
@@ -258,7 +256,8 @@ class Study:
         arm = ArmSettings(learning_rate=learning_rate, distillation=settings)
         run = self._training("distilled", Start(initialisation="checkpoint", checkpoint=start), arm, schedule)
         if settings.teacher == "cached":
-            run = replace(run, cache=self._ask_teacher(settings, schedule))
+            asked = CacheTeacher.of(self.materials, settings, schedule)
+            run = replace(run, cache=self.workspace.finish(asked).cache)
         return self.workspace.finish(run)
 
     def certify(self, trained: Trained, subnet: Subnet) -> Certificate:
@@ -281,12 +280,12 @@ class Study:
             model=trained.model,
             record=trained.record,
             subnet=subnet.certificate,
-            proven_on=self._windows("choice"),
+            proven_on=self.materials.windows("choice"),
             teacher_record=self.record,
             sources=text_sources(self.corpus),
             measured=[last_loss(trained.record, float(trained.curve["heldout_loss"].dropna().iloc[-1]))],
         )
-        return self.workspace.finish(stage).certificate
+        return self.workspace.finish(stage)
 
     def evaluate(self, model: Checkpoint | None = None) -> TeacherEvaluation:
         """Return a model's losses on every split and source, in nats per token and bits per byte.
@@ -297,17 +296,10 @@ class Study:
         Raises:
             ValueError: it has another.
         """
-        model, measurement = model or self.teacher, self.measurement
+        model = model or self.teacher
         if fingerprint_tokenizer(model.load_tokenizer()) != self.tokens.tokenizer_fingerprint:
             raise ValueError(f"model={model.folder} has another tokenizer than {self.teacher.folder}, its teacher")
-        stage = EvaluateTeacher(
-            teacher=model,
-            tokens=self.tokens,
-            length=measurement.final_length,
-            reported=measurement.reported,
-            compute=self.compute,
-        )
-        return self.workspace.finish(stage).evaluation
+        return self.workspace.finish(EvaluateTeacher.of(replace(self.materials, teacher=model)))
 
     def plan(
         self,
@@ -344,32 +336,22 @@ class Study:
             bins={name: self._conditions(schedule).within(bin_) for name, (_, bin_) in named.items()},
             evaluation=EvaluationSettings(tasks=(), efficiency=None),
             num_sources={split: sum(shares.get(split, 0) > 0 for shares in splits) for split in SPLITS},
-            precision=self.compute.precision,
+            precision=self.materials.compute.precision,
             needs_statistics=space.needs_statistics,
             needs_elimination=space.needs_elimination,
         )
         return plan(planned, ACCELERATORS[accelerator], _MFU)
 
-    def _rank(self, elimination: int) -> Ranked:
-        stage = RankComponents(
-            teacher=self.teacher,
-            calibration=self._windows("calibration"),
-            elimination=elimination,
-            compute=self.compute,
-            batch_size=self.measurement.batch_size,
-        )
-        return self.workspace.finish(stage)
+    def _rank(self, *, eliminates: bool) -> Ranked:
+        return self.workspace.finish(RankComponents.of(self.materials, eliminates=eliminates))
 
     def _needed(self, ordering: Ordering, search: SearchSettings | None = None) -> dict[str, Tensor]:
         """Return what an order, or a search, needs of the importance; nothing is measured for none of it."""
         if ordering.needs_elimination:
             return self.ranked.importance
         if ordering.needs_statistics or (search is not None and search.needs_statistics):
-            return self._rank(0).importance
+            return self._rank(eliminates=False).importance
         return {}
-
-    def _windows(self, split: str) -> Windows:
-        return Windows.searched(self.tokens, split, self.measurement)
 
     def _range(self, bin_: BinSettings) -> ParameterBin:
         return bin_.parameter_bin(num_parameters(self.teacher.architecture))
@@ -389,9 +371,7 @@ class Study:
     def _search(
         self, name: str, bin_: BinSettings, space: SpaceSettings, settings: SearchSettings, schedule: Schedule
     ) -> Subnet:
-        stage = EvolveSubnets.of(
-            self.teacher, self._needed(space, settings), self.tokens, (bin_, space), settings, self.measurement
-        )
+        stage = EvolveSubnets.of(self.materials, self._needed(space, settings), bin_, space, settings)
         track = self.workspace.track
 
         def tracked(metrics: Mapping[str, float], step: int) -> None:
@@ -410,18 +390,7 @@ class Study:
         space: SpaceSettings,
         training: BriefTraining | None,
     ) -> Subnet:
-        choice = ChooseWinner(
-            teacher=self.teacher,
-            importance=self._needed(space),
-            calibration=self._windows("calibration"),
-            choice=self._windows("choice"),
-            finalists=finalists,
-            space=space,
-            training=training,
-            compute=self.compute,
-            batch_size=self.measurement.batch_size,
-            searched=searched,
-        )
+        choice = ChooseWinner.of(self.materials, self._needed(space), finalists, searched, space, training)
         chosen = self.workspace.finish(choice)
         export = ExportSubnet(
             cut=chosen.cut,
@@ -431,23 +400,12 @@ class Study:
             space=space,
             sources=text_sources(self.corpus),
         )
-        exported = self.workspace.finish(export)
-        return Subnet(checkpoint=exported.subnet, certificate=exported.certificate, winner=chosen.winner)
+        checkpoint, certificate = self.workspace.finish(export)
+        return Subnet(checkpoint=checkpoint, certificate=certificate, winner=chosen.winner)
 
     def _training(self, arm: str, begin: Start, settings: ArmSettings, schedule: Schedule) -> TrainArm:
         materials = self.teacher, self.tokens
         return TrainArm.with_settings(arm, begin, materials, settings, self._conditions(schedule))
-
-    def _ask_teacher(self, settings: DistillationSettings, schedule: Schedule) -> TeacherCache:
-        stage = CacheTeacher(
-            teacher=self.teacher,
-            tokens=self.tokens,
-            settings=settings,
-            schedule=schedule,
-            compute=self.compute,
-            batch_size=self.measurement.batch_size,
-        )
-        return self.workspace.finish(stage).cache
 
 
 def open_study(
@@ -479,7 +437,7 @@ def open_study(
     fetched = trim(fetch_source(settings, workspace, root), settings.vocabulary, corpus, workspace, root)
     fetched.checkpoint.check_lengths(measurement.longest)
     record = teacher_record(fetched, settings, workspace)
-    tokens = workspace.finish(PackText.of(fetched.checkpoint, corpus, root)).tokens
+    tokens = workspace.finish(PackText.of(fetched.checkpoint, corpus, root))
     require_measured(tokens, measurement)
     return Study(
         teacher=fetched.checkpoint,

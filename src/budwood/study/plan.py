@@ -251,25 +251,19 @@ def search_costs(study: PlannedStudy, each: Forecast) -> list[Cost]:
     costs = [searching, comparing, *fitness_costs(search.fitness, study.teacher, selection)]
     if search.compares_corrected:
         costs += each.gathering(study.teacher, study.text("calibration"))
-    total = {name: sum(getattr(cost, name) for cost in costs) for name in ("flops", "tokens")}
-    return [searching.model_copy(update=total), correction]
+    return [Cost.total("search", costs), correction]
 
 
 def certificate_cost(study: PlannedStudy, each: Forecast, num_proofs: int) -> Cost:
     """Return what it takes to prove some models of a variant, and to check and ask one of them."""
     proof = proof_cost(each.forward, probe_lengths(study.text("choice").length + 1, study.positions))
     check = check_cost(each.forward, prompt_lengths(study.positions), MAX_TOKENS if study.chats else 0)
-    total = {name: num_proofs * getattr(proof, name) + getattr(check, name) for name in ("flops", "tokens")}
-    return proof.model_copy(update=total)
+    return Cost.total("certificate", [*[proof] * num_proofs, check])
 
 
 def _row(cost: Cost, variant: Variant | None = None, arm: str = SHARED) -> Row:
     place = (variant or Variant(SHARED, SHARED))._asdict()
     return {"stage": cost.stage, **place, "arm": arm, "tokens": cost.tokens, "flops": cost.flops}
-
-
-def _sum(costs: Sequence[Cost]) -> Cost:
-    return Cost(stage=costs[0].stage, tokens=sum(c.tokens for c in costs), flops=sum(c.flops for c in costs))
 
 
 def _held(memory: Memory, largest: Architecture) -> Row:
@@ -307,7 +301,7 @@ def _shared_rows(study: PlannedStudy) -> Iterator[Row]:
         Cost.of("evaluation", sequences * measurement.final_length + asked, forward),
         writing_cost(teacher, PROMPT_TOKENS, _WRITTEN),
     )
-    yield _row(_sum([read, written])) | held | files
+    yield _row(Cost.total("evaluation", [read, written])) | held | files
     if cached := _cached_bytes(study):
         cost = cache_cost(teacher, schedule.sequence_length, schedule.num_tokens)
         yield _row(cost) | held | {"disk_bytes": schedule.num_sequences * cached}
@@ -342,9 +336,9 @@ def _search_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:
         forward = each.forward(probe.sequence_length)
         (trained,) = training_costs(forward, 0.0, probe)
         looked = reading_cost("probe", each.forward(measurement.final_length), study.text("choice"))
-        total = {name: getattr(trained, name) + getattr(looked, name) for name in ("flops", "tokens")}
         memory = study.training_memory(each.members, study.micro_batch(CONTINUED), taught=False)
-        yield _row(looked.model_copy(update=total), variant) | _held(memory, largest) | _files(num_parameters(largest))
+        row = _row(Cost.total("probe", [trained, looked]), variant) | _held(memory, largest)
+        yield row | _files(num_parameters(largest))
         heldout = heldout_cost(forward, probe, measurement.heldout, len(probe.evaluation_steps))
         yield _row(heldout, variant)
         yield from (_row(cost, variant) for cost in _gates(each, None, probe, starts=True))
@@ -406,7 +400,7 @@ def _evaluation_row(study: PlannedStudy, each: Forecast) -> Row:
         beside = [model for model in (study.teacher, each.reference) if model is not None]
         timed = [each.timing(efficiency), *(float(timing_flops(model, efficiency)) for model in beside)]
         costs += [Cost(stage="evaluation", tokens=efficiency.num_tokens, flops=flops) for flops in timed]
-    return _row(_sum(costs), each.variant) | _held(study.reading_memory(each.largest), each.largest)
+    return _row(Cost.total("evaluation", costs), each.variant) | _held(study.reading_memory(each.largest), each.largest)
 
 
 def _reference_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple, Self
 
 import pandas as pd
 import torch
@@ -19,10 +19,9 @@ from budwood.arch.bins import ParameterBin
 from budwood.arch.count import forward_flops_per_token, num_parameters, paper_search_flops
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
-from budwood.corpus.packing import PackedCorpus
 from budwood.models.certificate import prove
 from budwood.models.checkpoint import Checkpoint, load_model, own_weights
-from budwood.models.device import Compute, choose_compute
+from budwood.models.device import Compute
 from budwood.models.export import write_checkpoint
 from budwood.models.losses import sequence_losses
 from budwood.records.certificate import Proof
@@ -47,11 +46,11 @@ from budwood.study.costs import (
     proof_cost,
 )
 from budwood.study.evaluators import EvaluatorSource, evaluating_candidates
-from budwood.study.settings import BinSettings, Conditions, MeasurementSettings
+from budwood.study.settings import BinSettings, Conditions
 from budwood.study.source import code_hash
 from budwood.study.stage import NOT_DECIDING, Stage, Track, Work, no_tracking
 from budwood.study.teacher import importance_of
-from budwood.study.text import Windows
+from budwood.study.text import Materials, Windows
 from budwood.subnet.compensate import corrections_made, cut_out, gaps_of, possible_gaps, store_moments
 from budwood.subnet.extract import Cut, resolve
 from budwood.subnet.moments import Gap, StoredMoments
@@ -65,13 +64,7 @@ from budwood.training.settings import Engine, Schedule
 HISTORY, LOOKS, MOMENTS = "history.jsonl", "looks.jsonl", "moments"
 
 
-def compared_space(space: SpaceSettings, search: SearchSettings) -> SpaceSettings:
-    """Return a space with the corrections with which a search compares its members."""
-    return space if search.compares_corrected else space.without_corrections()
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """What a search found: all candidates, and the best."""
 
     history: pd.DataFrame
@@ -86,7 +79,6 @@ class EvolveSubnets(Stage[Found]):
     """Search sub-networks inside a bin."""
 
     name: ClassVar[str] = "search"
-    result: ClassVar[type] = Found
 
     teacher: Checkpoint
     importance: dict[str, Tensor]
@@ -103,26 +95,24 @@ class EvolveSubnets(Stage[Found]):
     @classmethod
     def of(
         cls,
-        teacher: Checkpoint,
+        materials: Materials,
         importance: dict[str, Tensor],
-        tokens: PackedCorpus,
-        variant: tuple[BinSettings, SpaceSettings],
+        bin_: BinSettings,
+        space: SpaceSettings,
         search: SearchSettings,
-        measurement: MeasurementSettings,
-    ) -> "EvolveSubnets":
-        """Declare the search of a variant."""
-        bin_, space = variant
-        space = compared_space(space, search)
+    ) -> Self:
+        """Declare the search of a bin in a space."""
+        compared = space if search.compares_corrected else space.without_corrections()
         return cls(
-            teacher=teacher,
-            importance=importance,
-            selection=Windows.searched(tokens, "selection", measurement),
+            teacher=materials.teacher,
+            importance=importance if space.needs_statistics or search.needs_statistics else {},
+            selection=materials.windows("selection"),
             bin_=bin_.alone(),
-            space=space,
+            space=compared,
             search=search.alone(),
-            calibration=Windows.searched(tokens, "calibration", measurement) if space.regresses else None,
-            compute=choose_compute(measurement.device, measurement.precision),
-            batch_size=measurement.batch_size,
+            calibration=materials.windows("calibration") if compared.regresses else None,
+            compute=materials.compute,
+            batch_size=materials.measurement.batch_size,
         )
 
     @property
@@ -216,8 +206,7 @@ class EvolveSubnets(Stage[Found]):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
+class Chosen(NamedTuple):
     """The winner, and its cut as a checkpoint folder without a certificate."""
 
     winner: Winner
@@ -234,7 +223,7 @@ class BriefTraining:
     engine: Engine = field(metadata=NOT_DECIDING)
 
     @classmethod
-    def of(cls, tokens: int, conditions: Conditions) -> "BriefTraining | None":
+    def of(cls, tokens: int, conditions: Conditions) -> Self | None:
         """Return how finalists are trained on some tokens; None for no tokens."""
         if not tokens:
             return None
@@ -252,7 +241,6 @@ class ChooseWinner(Stage[Chosen]):
     """Cut all finalists as they are exported, perhaps train them briefly, and compare them on text of their own."""
 
     name: ClassVar[str] = "choice"
-    result: ClassVar[type] = Chosen
 
     teacher: Checkpoint
     importance: dict[str, Tensor]
@@ -265,6 +253,30 @@ class ChooseWinner(Stage[Chosen]):
     batch_size: int
     searched: Searched
     """The winner carries its facts."""
+
+    @classmethod
+    def of(
+        cls,
+        materials: Materials,
+        importance: dict[str, Tensor],
+        finalists: tuple[Finalist, ...],
+        searched: Searched,
+        space: SpaceSettings,
+        training: BriefTraining | None,
+    ) -> Self:
+        """Declare the choice among the finalists of a search."""
+        return cls(
+            teacher=materials.teacher,
+            importance=importance if space.needs_statistics else {},
+            calibration=materials.windows("calibration"),
+            choice=materials.windows("choice"),
+            finalists=finalists,
+            space=space,
+            training=training,
+            compute=materials.compute,
+            batch_size=materials.measurement.batch_size,
+            searched=searched,
+        )
 
     def run(self, work: Work) -> Chosen:
         """Look at the finalists one by one; a killed run continues with the first that it has not finished."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import pandas as pd
 
@@ -17,9 +17,10 @@ from budwood.records.cost import Cost
 from budwood.records.gate import Gate
 from budwood.records.training import MadeWith, TrainingRecord
 from budwood.study.costs import cache_cost, heldout_cost, is_long
-from budwood.study.gates import CheckStart, Gated, OverfitBatch, require_passed
+from budwood.study.gates import CheckStart, OverfitBatch, require_passed
 from budwood.study.settings import Conditions, OnFailure
 from budwood.study.stage import NOT_DECIDING, Stage, Work, identity
+from budwood.study.text import Materials
 from budwood.training.cache import TeacherCache, write_cache
 from budwood.training.curve import read_curve
 from budwood.training.job import Initialisation, TrainingJob
@@ -59,8 +60,7 @@ class Start:
         return f"{self.initialisation} {identity(self.named or self.checkpoint)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Trained:
+class Trained(NamedTuple):
     """A trained model, its run and its curve."""
 
     model: Checkpoint
@@ -75,7 +75,6 @@ class TrainArm(Stage[Trained]):
     """One training run."""
 
     name: ClassVar[str] = "training"
-    result: ClassVar[type] = Trained
     answers: ClassVar[bool] = False
 
     arm: str
@@ -123,7 +122,7 @@ class TrainArm(Stage[Trained]):
         """
         teacher, tokens = materials
         measurement = conditions.measurement
-        compute = choose_compute(measurement.device, measurement.precision)
+        compute = choose_compute(*measurement.hardware)
         if conditions.engine.launcher and measurement.device == "auto" and compute.name == "cpu":
             raise ValueError(
                 "engine.launcher starts a process for every device, and this machine has no accelerator: name "
@@ -168,7 +167,7 @@ class TrainArm(Stage[Trained]):
         return Trained(Checkpoint.open(job.output_folder / MODEL), self._record(ran, curve, gates), curve)
 
     def _gates(self, job: TrainingJob, work: Work) -> list[Gate]:
-        checks: list[Stage[Gated]] = []
+        checks: list[Stage[list[Gate]]] = []
         if self.start.initialisation == "checkpoint" and self.start.checkpoint is not None:
             start = CheckStart.of(self.arm, self.schedule.seed, self.start.checkpoint, self.compute)
             checks += [start] if start else []
@@ -178,7 +177,7 @@ class TrainArm(Stage[Trained]):
                     run_facts=json.dumps(self.facts(), sort_keys=True), student=self.start.architecture, job=job
                 )
             )
-        return [gate for check in checks for gate in work.workspace.finish(check).gates]
+        return [gate for check in checks for gate in work.workspace.finish(check)]
 
     def job(self, folder: Path, branch: Path | None = None) -> TrainingJob:
         """Return the run as a job.
@@ -250,8 +249,7 @@ def _curve_table(ran: Mapping[str, Any], rows: list[dict[str, Any]]) -> pd.DataF
     return table.assign(tokens=table["step"] * ran["tokens_per_step"], flops=table["step"] * flops)
 
 
-@dataclass(frozen=True, slots=True)
-class Cached:
+class Cached(NamedTuple):
     """What the teacher has said, and what that cost."""
 
     cache: TeacherCache
@@ -263,7 +261,6 @@ class CacheTeacher(Stage[Cached]):
     """Ask the teacher about all training sequences once, for every variant."""
 
     name: ClassVar[str] = "teacher_cache"
-    result: ClassVar[type] = Cached
 
     teacher: Checkpoint
     tokens: PackedCorpus
@@ -272,6 +269,18 @@ class CacheTeacher(Stage[Cached]):
     """Its sequences are asked about."""
     compute: Compute
     batch_size: int = field(metadata=NOT_DECIDING)
+
+    @classmethod
+    def of(cls, materials: Materials, settings: DistillationSettings, schedule: Schedule) -> Self:
+        """Declare the cache of a schedule's sequences."""
+        return cls(
+            teacher=materials.teacher,
+            tokens=materials.tokens,
+            settings=settings,
+            schedule=schedule,
+            compute=materials.compute,
+            batch_size=materials.measurement.batch_size,
+        )
 
     def facts(self) -> dict[str, Any]:
         """Return what decides the entries: the order of training does not, nor what the loss does with them."""
