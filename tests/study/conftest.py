@@ -23,10 +23,11 @@ from budwood.records.search import Finalist, Searched, Winner
 from budwood.records.teacher import IntakeRecord, TeacherRecord
 from budwood.records.training import MadeWith, TrainingRecord
 from budwood.search.settings import SearchSettings
+from budwood.study.choice import BriefTraining, ChooseWinner
 from budwood.study.evaluation import AskModel, ContinuePrompts, EvaluateTeacher, ScoreProbe, ScoreRun
 from budwood.study.export import CertifyTrained, ExportSubnet
 from budwood.study.gates import CheckOrder, CheckStart, OverfitBatch
-from budwood.study.search import BriefTraining, ChooseWinner, EvolveSubnets
+from budwood.study.search import EvolveSubnets
 from budwood.study.settings import BinSettings
 from budwood.study.stage import Stage
 from budwood.study.teacher import RankComponents, VerifyTeacher

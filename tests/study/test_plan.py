@@ -17,6 +17,7 @@ from budwood.records.names import Variant
 from budwood.reporting.accelerator import ACCELERATORS
 from budwood.reporting.quote import disk_bytes, markdown_plan
 from budwood.search.settings import SearchSettings
+from budwood.study.ablation import PlannedAblation, plan_ablations
 from budwood.study.costs import (
     Extent,
     choice_cost,
@@ -28,7 +29,8 @@ from budwood.study.costs import (
     writing_cost,
 )
 from budwood.study.forecast import Forecast, draw_members
-from budwood.study.plan import CHOSEN, PlannedAblation, PlannedStudy, plan, plan_ablations, search_costs, warnings_of
+from budwood.study.limits import warnings_of
+from budwood.study.plan import CHOSEN, PlannedStudy, plan, search_costs
 from budwood.study.settings import Conditions, MeasurementSettings, ProtocolSettings
 from budwood.subnet.compensate import moment_flops, solve_flops
 from budwood.subnet.refit import refit_flops

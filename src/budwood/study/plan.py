@@ -1,6 +1,6 @@
 """What a study will cost, before anything is spent: the costs of its stages, without weights or text."""
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
@@ -16,10 +16,9 @@ from budwood.models.chat import MAX_TOKENS
 from budwood.models.prompts import prompt_lengths
 from budwood.records.cost import Cost
 from budwood.records.names import ARMS, BASELINE, CERTIFIED, CONTINUED, FROM_SUBNET, REFERENCE, SHARED, Variant
-from budwood.reporting import formats
 from budwood.reporting.accelerator import Accelerator
 from budwood.reporting.memory import Memory, Precision, forward_memory, training_memory
-from budwood.reporting.quote import ABLATION_COLUMNS, COLUMNS, ROOM, disk_bytes
+from budwood.reporting.quote import COLUMNS
 from budwood.search.fitness import FROM_SCORES
 from budwood.search.settings import SearchSettings
 from budwood.study.costs import (
@@ -58,7 +57,6 @@ _NUM_CHECKPOINTS = 3
 _UINT16_VALUES = 2**16
 _WRITTEN = (NEW_TOKENS,) * NUM_PROMPTS
 """Tokens of every continuation, if none ends a document."""
-_SECONDS_PER_HOUR = 3600
 
 Row = dict[str, object]
 
@@ -189,7 +187,7 @@ def plan(study: PlannedStudy, accelerator: Accelerator, mfu: float) -> pd.DataFr
         *(row for each in one_of_each.values() for row in _reference_rows(study.within(each.variant.bin), each)),
     ]
     frame = pd.DataFrame(rows).reindex(columns=COLUMNS)
-    hours = frame["flops"] / flops_per_hour(accelerator, mfu)
+    hours = frame["flops"] / accelerator.flops_per_hour(mfu)
     texts = dict.fromkeys(("bin", "space", "arm"), "")
     counted = [name for name in COLUMNS if name not in {"stage", *texts, "paper_flops"}]
     return (
@@ -197,37 +195,6 @@ def plan(study: PlannedStudy, accelerator: Accelerator, mfu: float) -> pd.DataFr
         .fillna(texts | dict.fromkeys(counted, 0))
         .astype(dict.fromkeys([*counted, "paper_flops"], float))
     )
-
-
-def flops_per_hour(accelerator: Accelerator, mfu: float) -> float:
-    """Return what an accelerator computes in an hour."""
-    return accelerator.flops_per_second * mfu * _SECONDS_PER_HOUR
-
-
-def warnings_of(
-    study: PlannedStudy, planned: pd.DataFrame, accelerator: Accelerator, num_devices: int, free_disk_bytes: float
-) -> list[str]:
-    """Return what will not fit, each with what can be done about it."""
-    room, batch, warnings = ROOM * accelerator.memory_bytes, study.schedule.global_batch, []
-    too_large = planned[planned["memory_bytes"] > room].sort_values("memory_bytes", ascending=False)
-    for (stage, arm), rows in too_large.groupby(["stage", "arm"], sort=False):
-        worst = rows.iloc[0].to_dict()
-        place = " · ".join(str(name) for name in (stage, arm, worst["bin"], worst["space"]) if name)
-        others = f" ({len(rows) - 1} more do not fit either)" if len(rows) > 1 else ""
-        needs = f"needs {formats.size(worst['memory_bytes'])} of a device, which has {formats.size(room)} to plan with"
-        warnings.append(f"{place} {needs}{others}: {_advice(study, worst, room, num_devices)}.")
-    bins = dict.fromkeys(each.variant.bin for each in study.forecasts)
-    portions = {study.within(name).micro_batch(arm) for name in bins for arm in (*ARMS, REFERENCE)}
-    warnings += [
-        f"{num_devices} devices with micro_batch={portion} each cannot share schedule.global_batch={batch} equally."
-        for portion in sorted(portions)
-        if batch % (portion * num_devices)
-    ]
-    needed = disk_bytes(planned)
-    if needed > free_disk_bytes:
-        room_left = formats.size(free_disk_bytes)
-        warnings.append(f"The study writes up to {formats.size(needed)} to disk, where {room_left} are free.")
-    return warnings
 
 
 def search_costs(study: PlannedStudy, each: Forecast) -> list[Cost]:
@@ -417,67 +384,3 @@ def _reference_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:
         yield _row(training, variant, REFERENCE) | _held(memory, reference) | _files(num_parameters(reference))
         heldout = heldout_cost(forward, schedule, study.conditions.measurement.heldout, points)
         yield _row(heldout, variant, REFERENCE)
-
-
-def _advice(study: PlannedStudy, row: Mapping[Hashable, object], room: float, num_devices: int) -> str:
-    if row["stage"] != "training":
-        return "take a device with more memory, or lower measurement.batch_size"
-    (found, *_) = [
-        each
-        for each in study.trained
-        if each.variant.bin == row["bin"] and row["space"] in {each.variant.space, SHARED}
-    ]
-    reference = found.reference if row["arm"] == REFERENCE else None
-    members = (reference,) if reference else found.members
-    bin_name, arm = str(row["bin"]), str(row["arm"])
-    own, taught = study.within(bin_name), study.taught.get(arm, False)
-    for smaller in range(own.micro_batch(arm) - 1, 0, -1):
-        fits = study.training_memory(members, smaller, taught=taught).total <= room
-        if fits and study.schedule.global_batch % (smaller * num_devices) == 0:
-            return f"bins.{bin_name}.arms.{arm}.micro_batch={smaller} fits"
-    return "no micro_batch fits; take a device with more memory, or shard the training"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedAblation:
-    """Searches, and trainings of what they find, that are run by the name of their pipeline alone."""
-
-    name: str
-    bin: str
-    tokens: int
-    """Of each training."""
-    searches: tuple[tuple[PlannedStudy, Forecast], ...]
-    """How each is searched, and what."""
-    runs: tuple[tuple[Forecast, float], ...]
-    """What is trained, and the FLOPs of its teacher's forward pass, per token; 0 without a teacher."""
-
-
-def plan_ablations(ablations: Sequence[PlannedAblation], accelerator: Accelerator, mfu: float) -> pd.DataFrame:
-    """Return what every ablation will cost by itself, beside the text and what is measured of the teacher.
-
-    Args:
-        ablations: in the order of the rows.
-        accelerator: runs them.
-        mfu: share of the accelerator's peak that is reached.
-
-    Returns:
-        `ABLATION_COLUMNS`: `ablation`, `bin`; `searches` and `runs`, their numbers; `search_flops` with corrections,
-        `training_flops`, `teacher_flops`, and `device_hours` of all.
-    """
-    rows = []
-    for ablation in ablations:
-        searches = [cost for study, each in ablation.searches for cost in search_costs(study, each)]
-        runs = []
-        for each, teacher in ablation.runs:
-            (study, _) = ablation.searches[0]
-            schedule = study.within(each.variant.bin).schedule.of_length(ablation.tokens)
-            runs += training_costs(each.forward(schedule.sequence_length), teacher, schedule)
-        flops = {
-            "search_flops": sum(cost.flops for cost in searches),
-            "training_flops": sum(cost.flops for cost in runs if cost.stage == "training"),
-            "teacher_flops": sum(cost.flops for cost in runs if cost.stage == "teacher"),
-        }
-        hours = {"device_hours": sum(flops.values()) / flops_per_hour(accelerator, mfu)}
-        counts = {"searches": len(ablation.searches), "runs": len(ablation.runs)}
-        rows.append({"ablation": ablation.name, "bin": ablation.bin, **counts, **flops, **hours})
-    return pd.DataFrame(rows, columns=ABLATION_COLUMNS)

@@ -9,7 +9,8 @@ from budwood.models.checkpoint import Checkpoint
 from budwood.pipelines.tracking import open_workspace
 from budwood.records.search import Finalists
 from budwood.search.settings import SearchSettings
-from budwood.study.search import BriefTraining, ChooseWinner, Chosen, EvolveSubnets, Found
+from budwood.study.choice import BriefTraining, ChooseWinner, Chosen
+from budwood.study.search import EvolveSubnets, Found
 from budwood.study.settings import BinSettings, Conditions
 from budwood.study.text import Materials
 from budwood.subnet.settings import SpaceSettings
