@@ -12,7 +12,7 @@ import torch
 from budwood.corpus.packing import PackedCorpus
 from budwood.models.device import Compute
 from budwood.training.cache import TeacherCache, bytes_of_sequence, columns, write_cache
-from budwood.training.run import training_order
+from budwood.training.order import training_order
 from budwood.training.settings import DistillationSettings
 from budwood.training.teacher import cache_facts, open_live_teacher
 

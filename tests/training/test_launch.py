@@ -26,7 +26,8 @@ from budwood.training import launch, run
 from budwood.training.cache import write_cache
 from budwood.training.curve import read_curve
 from budwood.training.launch import run_command, run_job
-from budwood.training.run import TrainingStoppedError, train, training_order
+from budwood.training.order import training_order
+from budwood.training.run import TrainingStoppedError, train
 from budwood.training.settings import ArmSettings, DistillationSettings, Engine
 from budwood.training.teacher import cache_facts, open_live_teacher
 

@@ -31,7 +31,8 @@ from budwood.training.checkpoints import checkpoints_of, step_of, whole_checkpoi
 from budwood.training.curve import read_curve
 from budwood.training.job import TrainingJob
 from budwood.training.objectives import NextToken
-from budwood.training.run import TrainingStoppedError, train, training_order
+from budwood.training.order import training_order
+from budwood.training.run import TrainingStoppedError, train
 from budwood.training.settings import DistillationSettings, Engine
 from budwood.training.student import Student
 

@@ -15,10 +15,12 @@ from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import fetch_teacher, fingerprint
 from budwood.training import run
 from budwood.training.cache import write_cache
+from budwood.training.checks import check_vocabulary
 from budwood.training.curve import read_curve
-from budwood.training.run import train, training_order
+from budwood.training.order import training_order
+from budwood.training.run import train
 from budwood.training.settings import DistillationSettings
-from budwood.training.teacher import cache_facts, check_vocabulary, draw, open_live_teacher, take_top
+from budwood.training.teacher import cache_facts, draw, open_live_teacher, take_top
 
 CPU = Compute(torch.device("cpu"), "float32")
 VOCABULARY = 257

@@ -19,7 +19,7 @@ from budwood.models.device import Compute, choose_compute
 from budwood.study.costs import Extent
 from budwood.study.settings import MeasurementSettings
 from budwood.study.stage import NOT_DECIDING, Stage, Work
-from budwood.training.run import training_order
+from budwood.training.order import training_order
 from budwood.training.settings import Schedule
 
 

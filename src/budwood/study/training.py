@@ -25,7 +25,8 @@ from budwood.training.cache import TeacherCache, write_cache
 from budwood.training.curve import read_curve
 from budwood.training.job import Initialisation, TrainingJob
 from budwood.training.launch import run_job
-from budwood.training.run import MODEL, training_order
+from budwood.training.order import training_order
+from budwood.training.run import MODEL
 from budwood.training.settings import ArmSettings, DistillationSettings, Engine, Schedule
 from budwood.training.teacher import LiveTeacher, cache_facts, open_live_teacher
 

@@ -13,9 +13,10 @@ from typing import Any
 
 from budwood.records.files import write_atomically
 from budwood.records.locks import holding
+from budwood.training.checks import check_job
 from budwood.training.curve import Track
 from budwood.training.job import TrainingJob
-from budwood.training.run import TrainingStoppedError, check_job, read_result, train
+from budwood.training.run import TrainingStoppedError, read_result, train
 
 JOB = "job.json"
 _OF_A_RANK = {"RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
