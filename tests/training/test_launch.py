@@ -172,7 +172,7 @@ def test_two_processes_make_the_run_of_one_and_a_killed_one_restarts(make_job, t
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     with mlflow.start_run() as run:
         result = run_job(together.model_copy(update={"engine": engine}), track, open_workspace(tmp_path).environment)
-    assert result["tokens"] == 576
+    assert result.tokens == 576
     curve, other_weights = read_curve(together.output_folder), weights(together)
     for row, expected in zip(curve, read_curve(alone.output_folder), strict=True):
         assert row.keys() == expected.keys()

@@ -27,26 +27,31 @@ class MadeWith(Strict):
     """Hash of the source that made it."""
 
 
-class TrainingRecord(Strict):
-    """One training run."""
+class Run(Strict):
+    """What a training run did."""
 
     arm: str
-    seed: int
     tokens: int
     steps: int
     tokens_per_step: int
-    steady_steps: int
-    """Steps before the decay of `warmup_stable_decay`, which a longer run can take over; 0 elsewhere."""
     learning_rate: float
     student_flops: float
     teacher_flops: float
-    heldout_flops: float
-    heldout_tokens: int
     seconds: Annotated[float, HOW]
     tokens_per_second: Annotated[float | None, HOW] = None
     mfu: Annotated[float | None, HOW] = None
     device: Annotated[str, HOW]
     precision: str
+
+
+class TrainingRecord(Run):
+    """One training run, with what it was made with and what was measured on its way."""
+
+    seed: int
+    steady_steps: int
+    """Steps before the decay of `warmup_stable_decay`, which a longer run can take over; 0 elsewhere."""
+    heldout_flops: float
+    heldout_tokens: int
     made_with: MadeWith
     gates: tuple[Gate, ...] = ()
     """What was checked before the run."""

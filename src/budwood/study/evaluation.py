@@ -329,7 +329,7 @@ def measure_speed(
         name: Subject(compute.place(model.load_model(compute.dtype)), model.architecture)
         for name, model in models.items()
     }
-    record = Efficiency.model_validate(measure_efficiency(subjects, evaluation.efficiency, compute))
+    record = measure_efficiency(subjects, evaluation.efficiency, compute)
     own = record.models["subnet"]
     track({"subnet.prefill_seconds": median(own.prefill_seconds)}, 0)
     track({"subnet.decode_seconds": median(own.decode_seconds)}, 0)

@@ -1,7 +1,6 @@
 """Training of arms and probes, and the teacher's words that they share."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -15,7 +14,7 @@ from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import Compute, choose_compute
 from budwood.records.cost import Cost
 from budwood.records.gate import Gate
-from budwood.records.training import MadeWith, TrainingRecord
+from budwood.records.training import MadeWith, Run, TrainingRecord
 from budwood.study.costs import cache_cost, heldout_cost, is_long
 from budwood.study.gates import CheckStart, OverfitBatch, require_passed
 from budwood.study.settings import Conditions, OnFailure
@@ -217,12 +216,12 @@ class TrainArm(Stage[Trained]):
         alike = {name: value for name, value in self.facts()["schedule"].items() if name not in _LENGTH}
         return self.facts() | {"arm": self.continued_by or self.arm, "schedule": alike}
 
-    def _record(self, ran: Mapping[str, Any], curve: pd.DataFrame, gates: list[Gate]) -> TrainingRecord:
+    def _record(self, ran: Run, curve: pd.DataFrame, gates: list[Gate]) -> TrainingRecord:
         points = int(curve["heldout_losses"].notna().sum())
         heldout = heldout_cost(self.start.architecture, self.schedule, self.heldout, points)
         taught = self.settings.distillation is not None
         return TrainingRecord(
-            **{name: ran[name] for name in TrainingRecord.model_fields if name in ran},
+            **dict(ran),
             seed=self.schedule.seed,
             steady_steps=self.schedule.decay_start if self._branches else 0,
             heldout_flops=heldout.flops,
@@ -239,15 +238,15 @@ class TrainArm(Stage[Trained]):
         )
 
 
-def _curve_table(ran: Mapping[str, Any], rows: list[dict[str, Any]]) -> pd.DataFrame:
+def _curve_table(ran: Run, rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Return a run's losses by step, with the tokens and FLOPs spent until then."""
-    flops = (ran["student_flops"] + ran["teacher_flops"]) / ran["steps"]
+    flops = (ran.student_flops + ran.teacher_flops) / ran.steps
     columns = ["step", "train_loss", "heldout_loss", "heldout_losses", "learning_rate"]
     table = pd.DataFrame(rows).reindex(columns=columns)
     # What a file gives back for no losses.
     heldout = table["heldout_losses"].astype(object).where(table["heldout_losses"].notna(), None)
     table = table.assign(heldout_losses=heldout)
-    return table.assign(tokens=table["step"] * ran["tokens_per_step"], flops=table["step"] * flops)
+    return table.assign(tokens=table["step"] * ran.tokens_per_step, flops=table["step"] * flops)
 
 
 class Cached(NamedTuple):

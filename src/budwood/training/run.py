@@ -1,10 +1,8 @@
 """The only training loop: a Hugging Face Trainer set up from a job."""
 
-import json
 import os
 import shutil
 import socket
-from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -34,6 +32,7 @@ from budwood.models.rotary import standard_rope
 from budwood.records.files import write_atomically
 from budwood.records.locks import holding
 from budwood.records.seal import SEAL, damage, seal
+from budwood.records.training import Run
 from budwood.training.callbacks import Keeper, Recorder, stop_on_signals
 from budwood.training.checkpoints import PARTIAL, checkpoints_of, step_of, whole_checkpoint
 from budwood.training.checks import check_job, student_architecture
@@ -53,8 +52,8 @@ class TrainingStoppedError(RuntimeError):
     """A run was asked to stop and has saved its state; the same job continues it."""
 
 
-def train(job: TrainingJob, track: Track | None = None) -> dict[str, Any]:
-    """Run a job to its end and return its result.
+def train(job: TrainingJob, track: Track | None = None) -> Run:
+    """Run a job to its end and return what it did.
 
     A job whose folder contains a result is not run again; one that was interrupted continues from its newest undamaged
     checkpoint. Under a launcher every process calls this, and the first one writes.
@@ -64,8 +63,7 @@ def train(job: TrainingJob, track: Track | None = None) -> dict[str, Any]:
         track: receives losses and rates during training, for a tracking server.
 
     Returns:
-        tokens, steps, seconds, FLOPs, speed, device and precision. The trained checkpoint is in `output_folder/model`,
-        the curve in `output_folder/curve.jsonl`.
+        the run; its trained checkpoint is in `output_folder/model`, the curve in `output_folder/curve.jsonl`.
 
     Raises:
         ValueError: the job does not fit its files or this machine (see `check_job`), or its result is damaged.
@@ -83,7 +81,7 @@ def train(job: TrainingJob, track: Track | None = None) -> dict[str, Any]:
         return result
 
 
-def read_result(output_folder: Path) -> dict[str, Any] | None:
+def read_result(output_folder: Path) -> Run | None:
     """Return the result of a finished run; nothing where there is none.
 
     Raises:
@@ -97,10 +95,10 @@ def read_result(output_folder: Path) -> dict[str, Any] | None:
             f"the training run in {output_folder.resolve()} is damaged ({reason}): remove this folder and run again to "
             "train anew"
         )
-    return dict(json.loads((output_folder / RESULT).read_text(encoding="utf-8")))
+    return Run.model_validate_json((output_folder / RESULT).read_bytes())
 
 
-def _train(job: TrainingJob, track: Track | None) -> dict[str, Any]:
+def _train(job: TrainingJob, track: Track | None) -> Run:
     compute = check_job(job)
     student = _student(job)
     arguments = training_arguments(job, compute, student)  # makes this process's device the current one
@@ -126,7 +124,7 @@ def _train(job: TrainingJob, track: Track | None) -> dict[str, Any]:
             f"{job.schedule.num_steps}; {checkpoints_of(job.output_folder)[-1]} is complete, and the same run "
             "continues from it"
         )
-    result = _result(job, compute, keeper.seconds()) | meter.rates()
+    result = _run(job, compute, keeper.seconds(), meter)
     _finish(job, trainer, result)
     if stop.is_set():
         raise TrainingStoppedError(f"arm {job.arm}: finished, then stopped by SIGTERM or Ctrl-C")
@@ -166,12 +164,12 @@ def _resumed(job: TrainingJob, arguments: TrainingArguments) -> Path | None:
     return chosen[0]
 
 
-def _finish(job: TrainingJob, trainer: Trainer, result: Mapping[str, Any]) -> None:
+def _finish(job: TrainingJob, trainer: Trainer, result: Run) -> None:
     """Write the model and the result, seal them with the curve, and remove what was only for resuming."""
     model, folder = _whole_model(trainer), job.output_folder
     if trainer.is_world_process_zero():
         write_checkpoint(model, job.teacher_folder, folder / MODEL)
-        write_atomically(folder / RESULT, json.dumps(result))
+        write_atomically(folder / RESULT, result.model_dump_json())
         seal(folder, MODEL, CURVE, RESULT)
         for stale in checkpoints_of(folder):
             shutil.rmtree(stale)
@@ -346,21 +344,24 @@ def _useful_flops_per_token(job: TrainingJob) -> float:
     return float(flops)
 
 
-def _result(job: TrainingJob, compute: Compute, seconds: float) -> dict[str, Any]:
+def _run(job: TrainingJob, compute: Compute, seconds: float, meter: Meter) -> Run:
     tokens, length = job.schedule.num_tokens, job.schedule.sequence_length
     student_flops = training_flops_per_token(student_architecture(job), context=length)
     teacher_flops = 0
     if job.distillation is not None and job.distillation.teacher == "live":
         teacher_flops = forward_flops_per_token(read_architecture(job.teacher_folder), context=length)
-    return {
-        "arm": job.arm,
-        "tokens": tokens,
-        "steps": job.schedule.num_steps,
-        "tokens_per_step": job.schedule.tokens_per_step,
-        "student_flops": float(tokens * student_flops),
-        "teacher_flops": float(tokens * teacher_flops),
-        "learning_rate": job.learning_rate,
-        "seconds": seconds,
-        "device": compute.describe(),
-        "precision": compute.precision,
-    }
+    rates = meter.rates()
+    return Run(
+        arm=job.arm,
+        tokens=tokens,
+        steps=job.schedule.num_steps,
+        tokens_per_step=job.schedule.tokens_per_step,
+        learning_rate=job.learning_rate,
+        student_flops=float(tokens * student_flops),
+        teacher_flops=float(tokens * teacher_flops),
+        seconds=seconds,
+        tokens_per_second=rates.get("tokens_per_second"),
+        mfu=rates.get("mfu"),
+        device=compute.describe(),
+        precision=compute.precision,
+    )
