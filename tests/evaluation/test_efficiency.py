@@ -89,7 +89,9 @@ def test_more_sequences_need_more_memory() -> None:
     peaks = [
         measure_efficiency(
             own, EfficiencySettings(prompt_tokens=8, new_tokens=1, batch_size=size, repeats=1, warmups=0), FULL
-        ).models["own"].working_bytes
+        )
+        .models["own"]
+        .working_bytes
         for size in (1, 2, 4)
     ]
     assert np.all(np.diff(peaks) > 0)

@@ -19,6 +19,7 @@ COLUMNS = [
     *("variant", "loss", "standard_error", "difference", "difference_standard_error", "num_sequences"),
     *("num_parameters", "tokens", "student_flops", "teacher_flops", "status"),
 ]
+Setting = str | float | None
 TRAINED = "trained"
 """Status of a finished training; any other says why there is no loss."""
 NUM_TREES = 200
@@ -30,7 +31,7 @@ class Outcome:
     """What became of a training that is compared."""
 
     variant: str
-    settings: Mapping[str, object]
+    settings: Mapping[str, Setting]
     """Changed settings; each is a column of the table."""
     num_parameters: int
     status: str = TRAINED

@@ -9,7 +9,7 @@ import pandas as pd
 from budwood.arch.count import num_parameters
 from budwood.corpus.packing import PackedCorpus
 from budwood.models.checkpoint import Checkpoint
-from budwood.reporting.ablations import Outcome
+from budwood.reporting.ablations import Outcome, Setting
 from budwood.reporting.accelerator import Accelerator
 from budwood.reporting.quote import ABLATION_COLUMNS
 from budwood.study.costs import training_costs
@@ -33,7 +33,7 @@ class Compared:
     """The sub-network that training begins with."""
     teacher: Checkpoint
     arm: ArmSettings
-    settings: Mapping[str, object]
+    settings: Mapping[str, Setting]
     """What was changed, for the table."""
 
 

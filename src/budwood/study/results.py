@@ -68,8 +68,9 @@ FORMS = {
 
 def save(result: Any, folder: Path) -> None:
     """Write a result, one value or a named tuple of several, into the folder of its stage."""
+    parts = result._asdict() if hasattr(result, "_asdict") else {_ALONE: result}
     listed = {}
-    for part, value in (result._asdict() if isinstance(result, tuple) else {_ALONE: result}).items():
+    for part, value in parts.items():
         name, form = next((name, form) for name, form in FORMS.items() if form.fits(value))
         place = form.write(value, folder / part).resolve()
         inside = place.is_relative_to(folder.resolve())

@@ -145,7 +145,7 @@ class Study:
             ValueError: an index is out of range.
         """
         ordered = self.ordered(space)
-        selection.requirewithin(ordered.ranked)
+        selection.require_within(ordered.ranked)
         windows = self.materials.windows("calibration").read()[:, :-1]
         ordered, batch_size = ordered.in_memory(self.materials.compute), self.measurement.batch_size
         return own_weights(cut_out(ordered, selection, windows, space.compensation, batch_size=batch_size))
@@ -157,7 +157,7 @@ class Study:
             ValueError: an index is out of range, or the folder does not compute what the sub-network does in memory.
         """
         ranked = self.ordered(space).ranked
-        selection.requirewithin(ranked)
+        selection.require_within(ranked)
         sizes = selection.architecture(ranked)
         count, unread = num_parameters(sizes), float("nan")
         chosen = Finalist(

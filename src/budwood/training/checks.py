@@ -45,7 +45,8 @@ def check_job(job: TrainingJob) -> Compute:
     for name, folder in folders.items():
         if folder is not None and not (folder / "config.json").is_file():
             raise ValueError(f"{name}: {folder} is no checkpoint folder, it has no config.json")
-    for folder in {job.model_folder or job.teacher_folder, job.teacher_folder if job.distillation else None} - {None}:
+    seeing = {job.model_folder or job.teacher_folder} | ({job.teacher_folder} if job.distillation else set())
+    for folder in seeing:
         check_lengths(folder, load_config(folder), schedule.sequence_length)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if schedule.global_batch % (schedule.micro_batch * processes):
