@@ -20,7 +20,7 @@ from budwood.study.gates import CheckStart, OverfitBatch, require_passed
 from budwood.study.settings import Conditions, OnFailure
 from budwood.study.stage import NOT_DECIDING, Stage, Work, identity
 from budwood.study.text import Materials
-from budwood.training.cache import TeacherCache, write_cache
+from budwood.training.cache import CacheFacts, TeacherCache, write_cache
 from budwood.training.curve import read_curve
 from budwood.training.job import Initialisation, TrainingJob
 from budwood.training.launch import run_job
@@ -285,7 +285,7 @@ class CacheTeacher(Stage[Cached]):
     def facts(self) -> dict[str, Any]:
         """Return what decides the entries: the order of training does not, nor what the loss does with them."""
         sequences = self.schedule.model_dump(include={"tokens", "sequence_length", "global_batch", "seed"})
-        return super().facts() | {"schedule": sequences, "settings": self._entries()}
+        return super().facts() | {"schedule": sequences, "settings": self._entries().model_dump(mode="json")}
 
     def run(self, work: Work) -> Cached:
         """Ask; a killed run continues after its last whole batch."""
@@ -303,8 +303,8 @@ class CacheTeacher(Stage[Cached]):
             self._entries(),
             self.batch_size,
         )
-        cost = cache_cost(self.teacher.architecture, self.schedule.sequence_length, said.record["tokens"])
-        return Cached(said, [cost.after(said.record["seconds"])])
+        cost = cache_cost(self.teacher.architecture, self.schedule.sequence_length, said.record.tokens)
+        return Cached(said, [cost.after(said.record.seconds)])
 
-    def _entries(self) -> dict[str, Any]:
+    def _entries(self) -> CacheFacts:
         return cache_facts(self.teacher.folder, self.tokens, self.schedule.sequence_length, self.settings)

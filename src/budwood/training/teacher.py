@@ -22,7 +22,7 @@ from budwood.models.losses import cap_of, scaled, softcap
 from budwood.models.teacher import fingerprint
 from budwood.models.weights import read_json
 from budwood.training import losses
-from budwood.training.cache import TeacherCache
+from budwood.training.cache import CacheFacts, CacheShape, TeacherCache
 from budwood.training.job import TrainingJob
 from budwood.training.losses import Logits, SparseTarget, Target
 from budwood.training.settings import DistillationSettings
@@ -116,7 +116,7 @@ class CachedTeacher:
         """Read the entries of a batch."""
         entries = self.cache.read(starts.cpu().numpy(), input_ids.cpu().numpy())
         moved = {name: part.to(input_ids.device) for name, part in entries.items()}
-        return sparse_target(moved, self.settings, self.cache.facts["vocab_size"]), ()
+        return sparse_target(moved, self.settings, self.cache.facts.vocab_size), ()
 
 
 def _join(parts: list[Entries]) -> Entries:
@@ -298,9 +298,7 @@ def shared_states(job: TrainingJob) -> SharedStates:
     return SharedStates(channels=tuple(record["kept_channels"]), layers=tuple(record["kept_layers"]))
 
 
-def cache_facts(
-    teacher_folder: Path, corpus: PackedCorpus, length: int, settings: DistillationSettings
-) -> dict[str, Any]:
+def cache_facts(teacher_folder: Path, corpus: PackedCorpus, length: int, settings: DistillationSettings) -> CacheFacts:
     """Return everything that decides the content of a cache: the teacher, the text and the entries.
 
     Args:
@@ -309,25 +307,25 @@ def cache_facts(
         length: tokens of a sequence.
         settings: of the loss.
     """
-    return {
-        "teacher": fingerprint(teacher_folder),
-        "tokenizer": corpus.tokenizer_fingerprint,
-        "corpus": corpus.fingerprint,
-        **cache_shape(settings, length, num_rows(teacher_folder)),
-        "temperature": settings.temperature,
-        "seed": settings.sampling_seed if settings.loss == "sampled" else None,
-    }
+    return CacheFacts(
+        **dict(cache_shape(settings, length, num_rows(teacher_folder))),
+        teacher=fingerprint(teacher_folder),
+        tokenizer=corpus.tokenizer_fingerprint,
+        corpus=corpus.fingerprint,
+        temperature=settings.temperature,
+        seed=settings.sampling_seed if settings.loss == "sampled" else None,
+    )
 
 
-def cache_shape(settings: DistillationSettings, length: int, vocab_size: int) -> dict[str, Any]:
+def cache_shape(settings: DistillationSettings, length: int, vocab_size: int) -> CacheShape:
     """Return the facts of a cache that decide its size on disk."""
     sampled = settings.loss == "sampled"
-    return {
-        "sequence_length": length,
-        "vocab_size": vocab_size,
-        "entries": "sampled" if sampled else "top_k",
-        "num_entries": settings.num_samples if sampled else settings.top_k,
-    }
+    return CacheShape(
+        sequence_length=length,
+        vocab_size=vocab_size,
+        entries="sampled" if sampled else "top_k",
+        num_entries=settings.num_samples if sampled else settings.top_k,
+    )
 
 
 def open_cache(job: TrainingJob) -> TeacherCache:
