@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from budwood.corpus.packing import PackedCorpus
 from budwood.models.checkpoint import load_model, read_architecture
 from budwood.models.device import Compute
+from budwood.models.fingerprint import fingerprint
 from budwood.models.settings import TeacherSettings
-from budwood.models.teacher import fetch_teacher, fingerprint
+from budwood.models.teacher import fetch_teacher
 from budwood.training import run
 from budwood.training.cache import write_cache
 from budwood.training.checks import check_vocabulary

@@ -18,8 +18,8 @@ from budwood.corpus.packing import PackedCorpus
 from budwood.models.checkpoint import load_config, load_model
 from budwood.models.device import Compute, choose_compute
 from budwood.models.export import CERTIFICATE
+from budwood.models.fingerprint import fingerprint
 from budwood.models.losses import cap_of, scaled, softcap
-from budwood.models.teacher import fingerprint
 from budwood.models.weights import read_json
 from budwood.training import losses
 from budwood.training.cache import CacheFacts, CacheShape, TeacherCache
