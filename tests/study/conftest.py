@@ -221,7 +221,7 @@ def of_training(materials: Materials) -> list[Stage]:
             engine=Engine(),
         ),
         CacheTeacher.of(materials, TAUGHT.distillation, SCHEDULE),
-        CheckStart(arm="distilled", seed=1, start=teacher, certificate="prompts", compute=compute),
+        CheckStart(start=teacher, certificate="prompts", compute=compute),
         OverfitBatch(run_facts="distilled", student=teacher.architecture, job=JOB),
     ]
 

@@ -132,13 +132,16 @@ def certified(run: TrainArm, tmp_path: Path) -> Checkpoint:
 
 def test_a_start_has_the_loss_of_its_certificate(run: TrainArm, certified: Checkpoint, tmp_path: Path) -> None:
     workspace = Workspace(folder=tmp_path / "work")
-    trained = workspace.finish(replace(run, start=replace(run.start, checkpoint=certified), schedule=SCHEDULE))
+    own = replace(run, start=replace(run.start, checkpoint=certified), schedule=SCHEDULE)
+    trained = workspace.finish(own)
     (found,) = trained.record.gates
+    assert workspace.finish(own.seeded(7)).record.gates == (found,)
+    assert len(list(workspace.folder.glob("start_gate-*"))) == 1, "checked once, whatever the arm and the seed"
     assert found.passed
     assert found.value < 1e-5
     assert found.cost.tokens == sum(START_LENGTHS)
-    assert [cost.stage for cost in trained.record.costs] == ["training", "heldout", "gate"]
-    assert CheckStart.of("subnet_init", 1, run.start.checkpoint, run.compute) is None, "without a certificate"
+    assert [cost.stage for cost in trained.record.costs] == ["training", "heldout"], "no run pays for the start alone"
+    assert CheckStart.of(run.start.checkpoint, run.compute) is None, "without a certificate"
 
 
 def test_a_start_that_is_not_what_was_certified_is_not_trained(

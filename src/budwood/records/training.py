@@ -58,13 +58,13 @@ class TrainingRecord(Run):
 
     @property
     def costs(self) -> tuple[Cost, ...]:
-        """The student, a live teacher, the held-out losses on the way, and gates; the student has the run's seconds."""
+        """The student with all seconds, a live teacher, the held-out losses on the way, and gates of its own."""
         student = Cost(
             stage="training", arm=self.arm, tokens=self.tokens, flops=self.student_flops, seconds=self.seconds
         )
         teacher = Cost(stage="teacher", arm=self.arm, tokens=self.tokens, flops=self.teacher_flops)
         heldout = Cost(stage="heldout", arm=self.arm, tokens=self.heldout_tokens, flops=self.heldout_flops)
-        gates = [gate.cost.model_copy(update={"arm": self.arm}) for gate in self.gates]
+        gates = [gate.cost.model_copy(update={"arm": self.arm}) for gate in self.gates if not gate.once]
         return (student, *([teacher] if self.teacher_flops else []), heldout, *gates)
 
 

@@ -155,20 +155,18 @@ class CheckStart(Stage[list[Gate]]):
 
     name: ClassVar[str] = "start_gate"
 
-    arm: str
-    seed: int
     start: Checkpoint
     certificate: str
     """Fingerprint of the recorded prompts."""
     compute: Compute
 
     @classmethod
-    def of(cls, arm: str, seed: int, start: Checkpoint, compute: Compute) -> "CheckStart | None":
+    def of(cls, start: Checkpoint, compute: Compute) -> Self | None:
         """Declare the check of a start; None where no certificate records a loss."""
         file = start.folder / PROMPTS
         if not file.is_file():
             return None
-        return cls(arm=arm, seed=seed, start=start, certificate=hash_file(file), compute=compute)
+        return cls(start=start, certificate=hash_file(file), compute=compute)
 
     def run(self, work: Work) -> list[Gate]:
         """Take the loss as training takes it, in float32."""
@@ -187,6 +185,7 @@ class CheckStart(Stage[list[Gate]]):
             limit=START_TOLERANCE,
             unit="nats",
             cost=cost.after(time.perf_counter() - started),
+            once=True,
         )
         return [gate]
 

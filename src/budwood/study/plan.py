@@ -308,7 +308,9 @@ def _search_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:
         yield row | _files(num_parameters(largest))
         heldout = heldout_cost(forward, probe, measurement.heldout, len(probe.evaluation_steps))
         yield _row(heldout, variant)
-        yield from (_row(cost, variant) for cost in _gates(each, None, probe, starts=True))
+        yield _start_row(each)
+        if is_long(probe):
+            yield _row(overfit_cost(forward, None, probe), variant)
 
 
 def _training_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:
@@ -322,6 +324,8 @@ def _training_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:
             taken_over = steady and arm == CONTINUED and place == 0
             done = probe.decay_start if probe is not None and taken_over else 0
             yield from _arm_rows(study, each, arm, taught=taught, steps_done=done)
+    if probe is None:
+        yield _start_row(each)
     yield _evaluation_row(study, each)
 
 
@@ -338,16 +342,13 @@ def _arm_rows(study: PlannedStudy, each: Forecast, arm: str, *, taught: bool, st
     points = [step for step in schedule.evaluation_steps if step > steps_done or not steps_done]
     heldout = heldout_cost(forward, schedule, study.conditions.measurement.heldout, len(points))
     yield _row(heldout, each.variant, arm)
-    gates = _gates(each, teacher if taught else None, schedule, starts=arm != BASELINE)
-    yield from (_row(cost, each.variant, arm) for cost in gates)
-
-
-def _gates(each: Forecast, teacher: float | None, schedule: Schedule, *, starts: bool) -> Iterator[Cost]:
-    """Yield what is checked before a run: the loss of its start, and that it learns where it is long."""
-    if starts:
-        yield start_gate_cost({length: each.forward(length) for length in START_LENGTHS})
     if is_long(schedule):
-        yield overfit_cost(each.forward(schedule.sequence_length), teacher, schedule)
+        yield _row(overfit_cost(forward, teacher if taught else None, schedule), each.variant, arm)
+
+
+def _start_row(each: Forecast) -> Row:
+    """Return what it takes to check the loss of a sub-network once, before the first run that begins with it."""
+    return _row(start_gate_cost({length: each.forward(length) for length in START_LENGTHS}), each.variant)
 
 
 def _evaluation_row(study: PlannedStudy, each: Forecast) -> Row:

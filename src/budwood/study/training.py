@@ -169,7 +169,7 @@ class TrainArm(Stage[Trained]):
     def _gates(self, job: TrainingJob, work: Work) -> list[Gate]:
         checks: list[Stage[list[Gate]]] = []
         if self.start.initialisation == "checkpoint" and self.start.checkpoint is not None:
-            start = CheckStart.of(self.arm, self.schedule.seed, self.start.checkpoint, self.compute)
+            start = CheckStart.of(self.start.checkpoint, self.compute)
             checks += [start] if start else []
         if is_long(self.schedule):
             checks.append(
