@@ -101,7 +101,7 @@ def wait_until(condition, seconds=120):
 def test_without_a_launcher_this_process_trains(make_job, monkeypatch):
     monkeypatch.setattr(launch, "run_command", lambda *_: pytest.fail("launched"))
     job = make_job(tokens=1)
-    assert run_job(job, lambda *_: None, {})["steps"] == 1
+    assert run_job(job, lambda *_: None, {}).steps == 1
 
 
 def test_a_finished_job_is_not_launched_again(make_job, monkeypatch):

@@ -63,9 +63,9 @@ def test_a_cache_of_everything_teaches_what_the_live_teacher_does(make_job, cach
     read = make_job("read", distillation=whole, cache_folder=cached(whole))
     results = [train(job) for job in (live, read)]
     curves_agree(live, read, 1e-3)
-    assert results[0]["teacher_flops"] > 0
-    assert results[1]["teacher_flops"] == 0
-    assert results[0]["student_flops"] == results[1]["student_flops"]
+    assert results[0].teacher_flops > 0
+    assert results[1].teacher_flops == 0
+    assert results[0].student_flops == results[1].student_flops
 
 
 @pytest.mark.parametrize("loss", ["sampled", "topk_tail", "topk_renorm"])
@@ -176,7 +176,7 @@ def test_padding_does_not_keep_a_teacher_from_teaching(make_job, sized):
                 teacher_folder=sized(teacher, 2),
                 distillation=wanted,
             )
-            assert np.isfinite(train(job)["seconds"])
+            assert np.isfinite(train(job).seconds)
 
 
 @pytest.mark.parametrize("loss", ["topk_tail", "sampled", "topk_renorm"])
