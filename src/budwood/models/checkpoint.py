@@ -43,7 +43,7 @@ from budwood.models.rotary import (
     rotary_dims,
     state_ropes,
 )
-from budwood.models.weights import INDEX, SINGLE, read_json, same_values, tensor_files
+from budwood.models.weights import INDEX, SINGLE, HFConfig, read_json, same_values, tensor_files
 from budwood.records.files import write_folder_atomically
 from budwood.records.hashes import hash_file, hash_files
 from budwood.records.seal import damage, seal
@@ -72,7 +72,7 @@ class Checkpoint:
     """A model on disk, read once: what stages hand to each other in place of a path."""
 
     folder: Path
-    config: Mapping[str, Any] = field(repr=False)
+    config: HFConfig = field(repr=False)
     """As transformers reads it, with all defaults."""
     architecture: Architecture
     """Layers in depth order."""
@@ -151,7 +151,7 @@ def load_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def check_buildable(folder: Path, config: Mapping[str, Any]) -> None:
+def check_buildable(folder: Path, config: HFConfig) -> None:
     """Check that transformers builds a model from a config; it takes no memory.
 
     Raises:
@@ -182,7 +182,7 @@ def load_generation(folder: Path) -> GenerationConfig | None:
         raise ValueError(f"{file} does not hold generation settings that transformers reads: {error}") from error
 
 
-def config_object(config: Mapping[str, Any]) -> PretrainedConfig:
+def config_object(config: HFConfig) -> PretrainedConfig:
     """Return what transformers builds a model from, for a config with all defaults."""
     own: Any = OWN_CONFIGS.get(config["model_type"])
     return cast("PretrainedConfig", own.from_dict(dict(config)) if own else AutoConfig.for_model(**config))
@@ -193,7 +193,7 @@ def read_architecture(folder: Path) -> Architecture:
     return architecture_from_config(load_config(folder))
 
 
-def _has_own_head(folder: Path, config: Mapping[str, Any]) -> bool:
+def _has_own_head(folder: Path, config: HFConfig) -> bool:
     """Whether the weights hold a head beside the embedding, with other values."""
     family = supported_family(config)
     embedding, head = family.embedding.weight, family.head.weight
@@ -204,9 +204,7 @@ def _has_own_head(folder: Path, config: Mapping[str, Any]) -> bool:
     return bool(heads) and embedding in files and not same_values(folder, config, (embedding, str(heads[0])))
 
 
-def model_config(
-    base: Mapping[str, Any], architecture: Architecture, ropes: Sequence[Mapping[str, Any]]
-) -> PretrainedConfig:
+def model_config(base: HFConfig, architecture: Architecture, ropes: Sequence[Mapping[str, Any]]) -> PretrainedConfig:
     """Return the Hugging Face configuration of an architecture, of a stock class where one can express it.
 
     Args:
@@ -247,7 +245,7 @@ def model_config(
     return config_class(**settings)
 
 
-def _stated_rope(family: Family, base: Mapping[str, Any], rope: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
+def _stated_rope(family: Family, base: HFConfig, rope: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
     """Return `rope_parameters` as a family's config takes them: of a type that it has, with what its class reads."""
     if family.rope_types and rope.get("rope_type", "default") not in family.rope_types:
         pairs = range(rotary_dims(rope, head_dim) // 2)
@@ -264,7 +262,7 @@ def build_empty(config: PretrainedConfig) -> PreTrainedModel:
     return model
 
 
-def random_model(base: Mapping[str, Any], architecture: Architecture, seed: int) -> PreTrainedModel:
+def random_model(base: HFConfig, architecture: Architecture, seed: int) -> PreTrainedModel:
     """Return a float32 model with its family's own initialisation, and `rope_parameters` as the base has them.
 
     Args:
@@ -285,7 +283,7 @@ def random_model(base: Mapping[str, Any], architecture: Architecture, seed: int)
         return cast("PreTrainedModel", _model_class(config)(config).float())
 
 
-def _with_own_lists(base: Mapping[str, Any], architecture: Architecture) -> dict[str, Any]:
+def _with_own_lists(base: HFConfig, architecture: Architecture) -> dict[str, Any]:
     """Return a config of an architecture's depth; lists by layer that do not fit it are the family's own."""
     family, depth = family_of(architecture.family), architecture.num_hidden_layers
     settings = dict(base) | {"model_type": family.model_type, "num_hidden_layers": depth}

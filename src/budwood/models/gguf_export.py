@@ -6,7 +6,7 @@ refused.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from budwood.models.gguf_tokenizer import add_tokenizer
 from budwood.models.rotary import inverse_frequencies, layer_rope, rotary_dims
 from budwood.models.settings import Storage
 from budwood.models.tensors import CheckpointTensors
+from budwood.models.weights import HFConfig
 
 _STORAGE = {
     "f32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
@@ -126,7 +127,7 @@ def _objection(form: Form, source: Source) -> str | None:
     return form.refuses(source)
 
 
-def _shared_positions(config: Mapping[str, Any], architecture: Architecture) -> Positions | None:
+def _shared_positions(config: HFConfig, architecture: Architecture) -> Positions | None:
     """Return the rotary embedding that all layers share, or None."""
     found: list[Positions] = []
     for layer, spec in enumerate(architecture.layers):

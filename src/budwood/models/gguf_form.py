@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
 
 import gguf
 from torch import Tensor
@@ -15,6 +14,7 @@ from torch import Tensor
 from budwood.arch.family import Family, family_of
 from budwood.arch.spec import Architecture, LayerSpec
 from budwood.models.rotary import changes_at, layer_rope
+from budwood.models.weights import HFConfig
 
 _SMOLLM3_PERIOD = 4
 """Every fourth layer of llama.cpp's smollm3 has no positions."""
@@ -44,7 +44,7 @@ class Positions:
 class Source:
     """A checkpoint, read as far as its form depends on it."""
 
-    config: Mapping[str, Any]
+    config: HFConfig
     architecture: Architecture
     positions: Positions | None
     """None where layers turn differently."""

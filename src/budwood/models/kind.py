@@ -1,12 +1,11 @@
 """What a config says about whether its model can be cut, checked before anything is read or run."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from budwood.arch.family import supported_family
 from budwood.arch.spec import check_depth
-from budwood.models.weights import read_json
+from budwood.models.weights import HFConfig, read_json
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 ADAPTER = "adapter_config.json"
@@ -38,7 +37,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return read_json(folder / CONFIG)
 
 
-def check_kind(folder: Path, written: Mapping[str, Any]) -> None:
+def check_kind(folder: Path, written: HFConfig) -> None:
     """Check a `config.json` as it is on disk, before transformers reads it.
 
     Raises:
@@ -54,7 +53,7 @@ def check_kind(folder: Path, written: Mapping[str, Any]) -> None:
         raise ValueError(f"{file}: {error}") from error
 
 
-def check_lengths(place: Path | str, config: Mapping[str, Any], sequence_length: int) -> None:
+def check_lengths(place: Path | str, config: HFConfig, sequence_length: int) -> None:
     """Check that a model has positions for all of a sequence.
 
     Args:
