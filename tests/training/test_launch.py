@@ -270,7 +270,7 @@ def test_a_launcher_without_devices_is_refused(make_job, monkeypatch, how):
         monkeypatch.setattr(training, "choose_compute", lambda *_: choose_compute("cpu", "float32"))
         conditions = SimpleNamespace(engine=engine, measurement=measurement)
         with pytest.raises(ValueError, match=r"engine.launcher starts .* this machine has no accelerator: name"):
-            training.TrainArm.with_settings("x", None, (None, None), ArmSettings(), conditions)
+            training.TrainArm.of("x", None, (None, None), conditions, ArmSettings())
         return
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     monkeypatch.setattr(run, "choose_compute", lambda *_: Compute(torch.device("cuda"), "float32"))

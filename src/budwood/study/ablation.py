@@ -52,7 +52,7 @@ def train_compared(
         workspace: keeps the training.
     """
     start = Start(initialisation="checkpoint", checkpoint=compared.subnet)
-    stage = TrainArm.with_settings(run, start, (compared.teacher, tokens), compared.arm, conditions)
+    stage = TrainArm.of(run, start, (compared.teacher, tokens), conditions, compared.arm)
     outcome = Outcome(
         variant=compared.name, settings=compared.settings, num_parameters=num_parameters(start.architecture)
     )

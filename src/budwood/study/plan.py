@@ -15,7 +15,7 @@ from budwood.models.certificate import probe_lengths
 from budwood.models.chat import MAX_TOKENS
 from budwood.models.prompts import prompt_lengths
 from budwood.records.cost import Cost
-from budwood.records.names import ARMS, BASELINE, CERTIFIED, CONTINUED, FROM_SUBNET, REFERENCE, SHARED, Variant
+from budwood.records.names import ARMS, BASELINE, CONTINUED, FROM_SUBNET, REFERENCE, SHARED, Variant
 from budwood.reporting.accelerator import Accelerator
 from budwood.reporting.memory import Memory, Precision, forward_memory, training_memory
 from budwood.reporting.quote import COLUMNS
@@ -318,7 +318,7 @@ def _training_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:
     probe = study.probe_schedule
     steady = probe is not None and probe.shape == "warmup_stable_decay"
     for arm, taught in study.taught.items():
-        if arm in CERTIFIED:
+        if arm in FROM_SUBNET:
             yield _row(certificate_cost(study, each, 1), each.variant, arm)
         for place in range(study.conditions.protocol.num_seeds):
             taken_over = steady and arm == CONTINUED and place == 0

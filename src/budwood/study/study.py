@@ -391,7 +391,7 @@ class Study:
         return Subnet(checkpoint=checkpoint, certificate=certificate, winner=chosen.winner)
 
     def _training(self, arm: str, begin: Start, settings: ArmSettings, schedule: Schedule) -> TrainArm:
-        return TrainArm.with_settings(arm, begin, (self.teacher, self.tokens), settings, self._conditions(schedule))
+        return TrainArm.of(arm, begin, (self.teacher, self.tokens), self._conditions(schedule), settings)
 
 
 def _bins(bins: Mapping[str, float | BinSettings]) -> dict[str, BinSettings]:

@@ -13,7 +13,6 @@ from budwood.corpus.packing import PackedCorpus
 from budwood.corpus.settings import CorpusSettings
 from budwood.corpus.split import FOREIGN
 from budwood.corpus.tokenization import fingerprint_tokenizer
-from budwood.corpus.windows import require_windows
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import Compute, choose_compute
 from budwood.study.costs import Extent
@@ -127,8 +126,16 @@ def require_measured(tokens: PackedCorpus, measurement: MeasurementSettings) -> 
         ValueError: one has not; the message gives what it has.
     """
     for split, count in measurement.searched.items():
-        require_windows(tokens, measurement.length_of(split), {split: count}, per_source=False)
+        _require(tokens, measurement.length_of(split), {split: count}, per_source=False)
     reported = dict(measurement.reported)
     if not tokens.sources(FOREIGN):
         del reported[FOREIGN]
-    require_windows(tokens, measurement.final_length, reported, per_source=True)
+    _require(tokens, measurement.final_length, reported, per_source=True)
+
+
+def _require(tokens: PackedCorpus, length: int, counts: Mapping[str, int], *, per_source: bool) -> None:
+    """Check that every split has the sequences that are asked of it, or of every source that it has."""
+    for split, count in counts.items():
+        sources: list[str | None] = [*tokens.sources(split)] if per_source else []
+        for source in sources or [None]:
+            tokens.window_starts(split, length, source=source, limit=count)

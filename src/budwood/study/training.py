@@ -95,31 +95,27 @@ class TrainArm(Stage[Trained]):
     """What a failed gate does."""
 
     @classmethod
-    def of(cls, arm: str, start: Start, materials: tuple[Checkpoint, PackedCorpus], conditions: Conditions) -> Self:
-        """Declare a run of an arm under the conditions of a study.
-
-        Args:
-            arm: its name, one of the conditions' arms.
-            start: what it begins with.
-            materials: teacher and text.
-            conditions: how arms are trained.
-        """
-        return cls.with_settings(arm, start, materials, getattr(conditions.arms, arm), conditions)
-
-    @classmethod
-    def with_settings(
+    def of(
         cls,
         arm: str,
         start: Start,
         materials: tuple[Checkpoint, PackedCorpus],
-        settings: ArmSettings,
         conditions: Conditions,
+        settings: ArmSettings | None = None,
     ) -> Self:
-        """Declare a run with settings of its own; see `of`.
+        """Declare a run under the conditions of a study.
+
+        Args:
+            arm: its name; one of the conditions' arms where it has no settings of its own.
+            start: what it begins with.
+            materials: teacher and text.
+            conditions: how arms are trained.
+            settings: of the arm.
 
         Raises:
             ValueError: it has a launcher, and this machine no accelerator.
         """
+        settings = settings or getattr(conditions.arms, arm)
         teacher, tokens = materials
         measurement = conditions.measurement
         compute = choose_compute(*measurement.hardware)

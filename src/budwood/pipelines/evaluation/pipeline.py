@@ -4,7 +4,7 @@ from kedro.pipeline import Node, Pipeline
 
 from budwood.parameters import ProjectParameters
 from budwood.pipelines.wiring import Deferred, Place, own_of, shared_node
-from budwood.records.names import ARMS, CERTIFIED, REFERENCE, run_name
+from budwood.records.names import ARMS, FROM_SUBNET, REFERENCE, run_name
 
 NODES = "budwood.pipelines.evaluation.nodes"
 ASKED = ["tokens", "heldout_tasks", "params:evaluation"]
@@ -41,7 +41,7 @@ def _trained(place: Place, parameters: ProjectParameters) -> list[Node]:
     scored = ["tokens", *how, *place.own("subnet", *runs, *(f"{run}_run" for run in runs))]
     timed = ["params:evaluation", place.conditions, "teacher", *place.own("subnet", *reference)]
     shared = ["tokens", "teacher_record", "params:study", "workspace"]
-    certified = [*shared, *place.own("scores", "downstream", "subnet", *CERTIFIED)]
+    certified = [*shared, *place.own("scores", "downstream", "subnet", *FROM_SUBNET)]
     measured = ("scores", "downstream", "efficiency", "samples")
     results = place.own(*measured, "arm_certificates", "evaluation_costs", "sample_costs")
     curves = [*place.own("scores", *(f"{run}_curve" for run in runs)), *selection]
@@ -54,7 +54,7 @@ def _trained(place: Place, parameters: ProjectParameters) -> list[Node]:
         place.node(ask, [*ASKED, *how, *place.own(*arms)], place.own("downstream"), name="ask_arms"),
         place.node(time, timed, place.own("efficiency")),
         place.node(write, written, place.own("samples", "sample_costs")),
-        place.node(Deferred(NODES, "certify_arms", names=CERTIFIED), certified, place.own("arm_certificates")),
+        place.node(Deferred(NODES, "certify_arms", names=FROM_SUBNET), certified, place.own("arm_certificates")),
         place.node(Deferred(NODES, "collect_results", **where), [*results, *selection], place.own("results")),
         place.node(Deferred(NODES, "join_curves", **where), curves, place.own("curves")),
     ]
