@@ -13,7 +13,6 @@ from budwood.models.teacher import fetch_teacher as load_source
 from budwood.parameters import read_parameters
 from budwood.pipelines.plan.nodes import plan_study
 from budwood.pipelines.teacher.nodes import fetch_teacher
-from budwood.records.names import Variant
 from budwood.records.teacher import IntakeRecord, TeacherRecord
 from budwood.search.settings import SearchSettings
 from budwood.study.settings import BinSettings
@@ -288,7 +287,7 @@ RECORD = TeacherRecord(
 def test_bins_that_overlap_are_refused():
     bins = {"half": BinSettings(fraction=0.5), "most": BinSettings(fraction=0.54)}
     with pytest.raises(ValueError, match=r"bins 'half' .* and 'most' .* overlap"):
-        enumerate_spaces(RECORD, bins, COARSE, [Variant("half", "coarse"), Variant("most", "coarse")])
+        enumerate_spaces(RECORD, bins, COARSE, {"half": ["coarse"], "most": ["coarse"]})
 
 
 @pytest.mark.parametrize(
@@ -301,7 +300,7 @@ def test_bins_that_overlap_are_refused():
 def test_a_reference_that_cannot_be_trained_is_refused(changes, expected):
     bins = {"half": BinSettings(fraction=0.5, reference=SIZES | changes)}
     with pytest.raises(ValueError, match=r"bins\.half\.reference") as error:
-        enumerate_spaces(RECORD, bins, COARSE, [Variant("half", "coarse")])
+        enumerate_spaces(RECORD, bins, COARSE, {"half": ["coarse"]})
     assert expected in str(error.value)
 
 
@@ -342,7 +341,7 @@ def test_a_teacher_without_words_is_refused(tmp_path):
 
 def test_a_bin_out_of_reach_is_refused_with_the_range():
     with pytest.raises(ValueError, match="cannot be reached: sub-networks of this teacher have") as error:
-        enumerate_spaces(RECORD, {"half": BinSettings(fraction=1e-5)}, COARSE, [Variant("half", "coarse")])
+        enumerate_spaces(RECORD, {"half": BinSettings(fraction=1e-5)}, COARSE, {"half": ["coarse"]})
     assert "bins.half in spaces.coarse: the parameter bin" in str(error.value)
 
 

@@ -25,7 +25,8 @@ from budwood.training import launch, run
 from budwood.training.cache import write_cache
 from budwood.training.curve import read_curve
 from budwood.training.launch import run_command, run_job
-from budwood.training.run import TrainingStoppedError, train, training_order
+from budwood.training.order import training_order
+from budwood.training.run import TrainingStoppedError, train
 from budwood.training.settings import ArmSettings, DistillationSettings, Engine
 from budwood.training.teacher import cache_facts, open_live_teacher
 
@@ -95,7 +96,7 @@ def wait_until(condition, seconds=120):
 def test_without_a_launcher_this_process_trains(make_job, monkeypatch):
     monkeypatch.setattr(launch, "run_command", lambda *_: pytest.fail("launched"))
     job = make_job(tokens=1)
-    assert run_job(job, lambda *_: None, {})["steps"] == 1
+    assert run_job(job, lambda *_: None, {}).steps == 1
 
 
 @pytest.mark.slow
@@ -210,7 +211,7 @@ def test_so_does_a_launcher_whose_killed_process_restarts(make_job, tmp_path, mo
     monkeypatch.setenv("KILL_MARK", str(tmp_path / "mark"))
     monkeypatch.setenv("KILL_STEP", "5")
     launched = killed.model_copy(update={"engine": Engine(launcher=TWO, compile_loss="off")})
-    assert run_job(launched, kills.kill_once, {})["tokens"] == 576
+    assert run_job(launched, kills.kill_once, {}).tokens == 576
     assert (tmp_path / "mark").exists()
     assert_same(killed, together)
 
@@ -287,7 +288,7 @@ def test_a_launcher_without_devices_is_refused(make_job, monkeypatch, how):
         monkeypatch.setattr(training, "choose_compute", lambda *_: choose_compute("cpu", "float32"))
         conditions = SimpleNamespace(engine=engine, measurement=measurement)
         with pytest.raises(ValueError, match=r"engine.launcher starts .* this machine has no accelerator: name"):
-            training.TrainArm.with_settings("x", None, (None, None), ArmSettings(), conditions)
+            training.TrainArm.of("x", None, (None, None), conditions, ArmSettings())
         return
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     monkeypatch.setattr(run, "choose_compute", lambda *_: Compute(torch.device("cuda"), "float32"))

@@ -11,14 +11,17 @@ from runs import assert_close
 from budwood.corpus.packing import PackedCorpus
 from budwood.models.checkpoint import load_model, read_architecture
 from budwood.models.device import Compute
+from budwood.models.fingerprint import fingerprint
 from budwood.models.settings import TeacherSettings
-from budwood.models.teacher import fetch_teacher, fingerprint
+from budwood.models.teacher import fetch_teacher
 from budwood.training import run
 from budwood.training.cache import write_cache
+from budwood.training.checks import check_vocabulary
 from budwood.training.curve import read_curve
-from budwood.training.run import train, training_order
+from budwood.training.order import training_order
+from budwood.training.run import train
 from budwood.training.settings import DistillationSettings
-from budwood.training.teacher import cache_facts, check_vocabulary, draw, open_live_teacher, take_top
+from budwood.training.teacher import cache_facts, draw, open_live_teacher, take_top
 
 CPU = Compute(torch.device("cpu"), "float32")
 VOCABULARY = 257
@@ -48,9 +51,9 @@ def test_a_cache_of_everything_teaches_what_the_live_teacher_does(make_job, cach
     read = make_job("read", distillation=whole, cache_folder=cached(whole))
     results = [train(job) for job in (live, read)]
     assert_close(live, read, 1e-3)
-    assert results[0]["teacher_flops"] > 0
-    assert results[1]["teacher_flops"] == 0
-    assert results[0]["student_flops"] == results[1]["student_flops"]
+    assert results[0].teacher_flops > 0
+    assert results[1].teacher_flops == 0
+    assert results[0].student_flops == results[1].student_flops
 
 
 def test_the_pull_towards_hidden_states_ends_with_its_share(make_job, model_folder, teacher_folder, tmp_path):
@@ -127,7 +130,7 @@ def sized(tmp_path):
 def test_padding_does_not_keep_a_teacher_from_teaching(make_job, sized, student, teacher, loss):
     wanted = settings(loss=loss, top_k=8, num_samples=4)
     job = make_job(tokens=1, model_folder=sized(student), teacher_folder=sized(teacher, 2), distillation=wanted)
-    assert np.isfinite(train(job)["seconds"])
+    assert np.isfinite(train(job).seconds)
 
 
 @pytest.mark.parametrize(
