@@ -19,7 +19,7 @@ from budwood.arch.spec import Architecture, LayerSpec
 MOST_CHANNELS = 2.0
 """Share of channels over that of layers; the least is 1."""
 _TOLERANCE = 1.25
-"""Factor by which the share of neurons may differ from that of layers, once widths are solved for the bin."""
+"""Factor by which the share of neurons may differ from that of layers."""
 _NUM_HIDDEN_SIZES = 64
 """That are tried at every depth."""
 
@@ -78,10 +78,13 @@ def _nearest(sizes: range, share: float) -> int:
 def _solve(
     space: SearchSpace, shape: Architecture, parameter_bin: ParameterBin, target: int, rng: np.random.Generator
 ) -> Selection | None:
-    """Return a member of the bin with a shape whose widths had to change little for it."""
+    """Return a member of the bin with a shape; widths are solved for the target where they change little by that."""
     filled = fill(space, shape, np.arange(len(shape.layers)), rng)
-    member = resize(space, filled, parameter_bin, target, rng)
-    if member is None:
-        return None
-    widths = [sum(layer.intermediate_size for layer in each.layers) for each in (shape, member.architecture(shape))]
-    return member if max(widths) <= _TOLERANCE * min(widths) else None
+    solved = resize(space, filled, parameter_bin, target, rng)
+    if solved is not None:
+        widths = [
+            sum(layer.intermediate_size for layer in each.architecture(shape).layers) for each in (filled, solved)
+        ]
+        if max(widths) <= _TOLERANCE * min(widths):
+            return solved
+    return filled if num_parameters(shape) in parameter_bin else None

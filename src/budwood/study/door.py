@@ -55,7 +55,14 @@ MEASUREMENT = MeasurementSettings(
     length=256, calibration=16, elimination=2, selection=6, choice=4, validation=6, heldout=4
 )
 SEARCH = SearchSettings(
-    population=7, epochs=2, num_elites=4, num_mutants=3, num_crossovers=2, num_randoms=2, num_finalists=2
+    population=7,
+    num_balanced=4,
+    epochs=2,
+    num_elites=4,
+    num_mutants=3,
+    num_crossovers=2,
+    num_randoms=2,
+    num_finalists=2,
 )
 SPACE = SpaceSettings(layerwise=False, alignment=16, compensation=Compensation())
 SCHEDULE = Schedule.model_validate({"preset": "quickstart"})
