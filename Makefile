@@ -75,7 +75,7 @@ format: $(READY) ## Format, and fix what can be fixed
 	$(RUN) ruff check --fix
 
 viz: $(READY) ## Open the graph in Kedro-Viz
-	$(RUN) kedro viz run $(ARGS)
+	$(RUN) kedro viz run --include-hooks $(ARGS)
 
 # Every environment keeps its runs in this one database. Without the job runner and with one worker the server takes
 # 0.5 GB of memory instead of 2.5 GB.
