@@ -28,7 +28,7 @@ from budwood.study.evaluation import EvaluateTeacher
 from budwood.study.export import CertifyTrained, ExportSubnet, last_loss, text_sources
 from budwood.study.forecast import forecast
 from budwood.study.plan import PlannedStudy, plan
-from budwood.study.search import EvolveSubnets
+from budwood.study.search import EvolveSubnets, describe
 from budwood.study.settings import BinSettings, Conditions, MeasurementSettings, ProtocolSettings
 from budwood.study.sizes import narrowed, within
 from budwood.study.space import require_members
@@ -158,11 +158,8 @@ class Study:
         """
         ranked = self.ordered(space).ranked
         selection.require_within(ranked)
-        sizes = selection.architecture(ranked)
-        count, unread = num_parameters(sizes), float("nan")
-        chosen = Finalist(
-            selection=selection, description=sizes.describe(), num_parameters=count, selection_loss=unread
-        )
+        described = describe(selection, ranked)
+        chosen, count = Finalist(**dict(described), selection_loss=float("nan")), described.num_parameters
         unsearched = Searched(fitness="none", parameter_bin=(count, count + 1), num_evaluations=0, paper_flops=0.0)
         return self._export((chosen,), unsearched, space, None)
 
