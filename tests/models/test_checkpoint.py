@@ -14,8 +14,9 @@ from strategies import layer, llama, pythia
 from teachers import TEACHERS, architecture_of, tiny_teacher
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from budwood.arch.config import stock_family
 from budwood.arch.count import num_parameters
-from budwood.arch.family import family_of, stock_family
+from budwood.arch.family import family_of
 from budwood.models.checkpoint import (
     OWN_MODELS,
     Checkpoint,
