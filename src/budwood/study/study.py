@@ -43,7 +43,14 @@ from budwood.subnet.settings import Compensation, Ordering, SpaceSettings
 from budwood.training.settings import Arms, ArmSettings, DistillationSettings, Engine, Schedule
 
 SEARCH = SearchSettings(
-    population=7, epochs=2, num_elites=4, num_mutants=3, num_crossovers=2, num_randoms=2, num_finalists=2
+    population=7,
+    num_balanced=4,
+    epochs=2,
+    num_elites=4,
+    num_mutants=3,
+    num_crossovers=2,
+    num_randoms=2,
+    num_finalists=2,
 )
 SPACE = SpaceSettings(layerwise=False, alignment=16, compensation=Compensation())
 SCHEDULE = Schedule.model_validate({"preset": "quickstart"})
