@@ -32,7 +32,8 @@ def open_study(
 
     Args:
         teacher: a hub id, a checkpoint folder, a GGUF file, `package://<import name>/<file>`, or `TeacherSettings`.
-        texts: sources by name, a path each, divided as `budwood.study.defaults.SPLITS` says; or `SourceSettings`; or a whole corpus.
+        texts: sources by name, a path each, divided as `budwood.study.defaults.SPLITS` says; or `SourceSettings`; or a
+            whole corpus.
         folder: keeps everything, for later calls too.
         measurement: how much text is measured on, and where models run.
         engine: how models are trained; on one device of this machine without.
