@@ -289,7 +289,7 @@ def test_a_launcher_without_devices_is_refused(make_job, monkeypatch, how):
             SimpleNamespace(device="auto", hardware=("auto", "float32"), heldout=1),
         )
         monkeypatch.setattr(training, "choose_compute", lambda *_: choose_compute("cpu", "float32"))
-        conditions = SimpleNamespace(engine=engine, measurement=measurement)
+        conditions = SimpleNamespace(engine=Engine(launcher=TWO), measurement=measurement)
         with pytest.raises(ValueError, match=r"engine.launcher starts .* this machine has no accelerator: name"):
             training.TrainArm.of("x", None, (None, None), conditions, ArmSettings())
         return
