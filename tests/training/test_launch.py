@@ -284,10 +284,7 @@ def test_a_node_without_the_data_folder_is_told_in_a_sentence(tmp_path):
 @pytest.mark.parametrize("how", ["more processes than devices", "no device at all"])
 def test_a_launcher_without_devices_is_refused(make_job, monkeypatch, how):
     if how == "no device at all":
-        engine, measurement = (
-            Engine(launcher=TWO),
-            SimpleNamespace(device="auto", hardware=("auto", "float32"), heldout=1),
-        )
+        measurement = SimpleNamespace(device="auto", hardware=("auto", "float32"), heldout=1)
         monkeypatch.setattr(training, "choose_compute", lambda *_: choose_compute("cpu", "float32"))
         conditions = SimpleNamespace(engine=Engine(launcher=TWO), measurement=measurement)
         with pytest.raises(ValueError, match=r"engine.launcher starts .* this machine has no accelerator: name"):
