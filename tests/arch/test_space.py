@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from strategies import (
     GRANULARITIES,
     KINDS,
@@ -25,8 +25,9 @@ from strategies import (
 )
 
 from budwood.arch.bins import ParameterBin
+from budwood.arch.config import stock_family
 from budwood.arch.count import num_parameters
-from budwood.arch.family import family_of, stock_family
+from budwood.arch.family import family_of
 from budwood.arch.sampling import sample, sample_any
 from budwood.arch.selection import Indices, LayerSelection, Selection
 from budwood.arch.space import Granularity, SearchSpace, log10_paper_size
@@ -67,6 +68,7 @@ def test_grouped_queries_leave_few_legal_heads() -> None:
     assert heads == set(itertools.product((1, 2, 3), repeat=2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize(
     ("teacher", "layerwise", "alignment", "native_only"),
@@ -146,7 +148,6 @@ def test_stock_classes_that_accept_any_heads_take_nothing_away(granularity: Gran
 
 
 @given(spaces(), generators)
-@settings(deadline=None)
 def test_members_lie_between_smallest_and_largest(space: SearchSpace, rng: np.random.Generator) -> None:
     for _ in range(10):
         member = sample_any(space, rng)
@@ -164,7 +165,6 @@ def test_a_whole_teacher_is_the_largest_of_its_layerwise_spaces(teacher: Archite
 
 
 @given(members())
-@settings(deadline=None)
 def test_selections_beyond_the_teacher_are_no_members(drawn: tuple[SearchSpace, Selection]) -> None:
     space, member = drawn
     teacher, first = space.teacher, member.layers[0]

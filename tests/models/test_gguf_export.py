@@ -33,6 +33,7 @@ def fields(file):
     return {key: field.contents() for key, field in gguf.GGUFReader(file).fields.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama tied", "llama untied", "qwen2 tied"])
 def test_transformers_own_reader_finds_the_same_model(name, tmp_path):
     # Its reader knows only heads that fill the hidden size.
@@ -122,6 +123,7 @@ def test_what_llama_cpp_cannot_express_is_refused_with_the_reason(name, changes,
     assert not list(tmp_path.glob("*.gguf*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layerwise", [False, True])
 @pytest.mark.parametrize("family", ["gpt_neox", "llama", "mistral", "olmo2", "qwen2", "qwen3"])
 def test_every_member_of_a_servable_space_has_a_form(family, layerwise, tmp_path):

@@ -88,6 +88,7 @@ def checkpoint(tmp_path_factory) -> Checkpoint:
     return Checkpoint.open(save_checkpoint(model, fast(KINDS["byte level"]), tmp_path_factory.mktemp("whole")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @given(place=st.integers(0, SIZE), text=st.text() | st.sampled_from(TEXT), seed=st.integers(0, 3))
 def test_every_text_comes_back_and_kept_tokens_are_made_as_before(checkpoint, kind, place, text, seed):
@@ -126,6 +127,7 @@ def test_the_special_tokens_around_a_text_are_numbered_anew(checkpoint):
     assert trim_tokenizer(whole, kept)("a tree").input_ids[0] == kept.index(whole.eos_token_id)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", "gemma2"])
 def test_the_smaller_model_has_the_logits_of_the_whole_one(family, tied, tmp_path):

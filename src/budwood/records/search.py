@@ -5,28 +5,30 @@ from typing import Self
 from budwood.records.certificate import Proof
 from budwood.records.cost import Cost
 from budwood.records.fields import SelectionField
-from budwood.records.names import SHARED, Variant
+from budwood.records.placed import Placed
 from budwood.records.strict import Strict
 
 
-class Finalist(Strict):
-    """One of the best candidates of a search."""
+class Described(Strict):
+    """A sub-network: what it keeps, in words, and its size."""
 
     selection: SelectionField
     description: str
     num_parameters: int
+
+
+class Finalist(Described):
+    """One of the best candidates of a search."""
+
     selection_loss: float
     """On the text of the search, by its fitness."""
     choice_loss: float | None = None
     """On the text of the choice, nats per token, corrected as it is exported."""
 
 
-class FrontPoint(Strict):
+class FrontPoint(Described):
     """A candidate that no other beats in all objectives."""
 
-    selection: SelectionField
-    description: str
-    num_parameters: int
     objectives: dict[str, float]
 
 
@@ -54,14 +56,9 @@ class Finalists(Searched):
         return Searched(**{name: getattr(self, name) for name in Searched.model_fields})
 
 
-class Winner(Searched):
+class Winner(Searched, Placed, Described):
     """The finalist that is best on text that the search has not read."""
 
-    bin: str = SHARED
-    space: str = SHARED
-    selection: SelectionField
-    description: str
-    num_parameters: int
     selection_loss: float
     kept_channels: tuple[int, ...]
     """For every channel of its residual stream, the teacher's."""
@@ -85,7 +82,6 @@ class Winner(Searched):
     search_flops: float = 0.0
     """Of search and choice, as they ran."""
 
-    def at(self, variant: Variant, searched: Finalists) -> Self:
-        """Return the winner as that of a variant, with what its search and the choice cost."""
-        flops = sum(cost.flops for cost in (*searched.costs, *self.costs))
-        return self.model_copy(update={**variant._asdict(), "search_flops": flops})
+    def charged(self, searched: Finalists) -> Self:
+        """Return the winner with what its search and the choice cost."""
+        return self.model_copy(update={"search_flops": sum(cost.flops for cost in (*searched.costs, *self.costs))})
