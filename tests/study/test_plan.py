@@ -378,7 +378,7 @@ def test_compensation_is_a_pass_of_the_teacher_and_its_regressions() -> None:
     planned = plan(study(forecasts=(forecast(compensation=settings),)), H100, 0.4)
     regressions = moment_flops(PYTHIA_69B, PYTHIA_410M, settings, num_tokens=64 * 512, num_gaps=8)
     regressions += solve_flops(PYTHIA_69B, PYTHIA_410M, settings, num_gaps=8)
-    regressions += refit_flops(PYTHIA_410M, None, num_tokens=64 * 512, context=512)
+    regressions += refit_flops(PYTHIA_410M, num_tokens=64 * 512, context=512)
     teachers_pass = row(planned, "calibration", bin_name="")["flops"]
     assert row(planned, "compensation")["flops"] == pytest.approx(2 * teachers_pass + regressions)
 

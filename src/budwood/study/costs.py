@@ -105,11 +105,7 @@ def correction_cost(
     gathered = moment_flops(teacher, child, settings, num_tokens=calibration.num_tokens, num_gaps=num_gaps)
     parts = [gathered + solve_flops(teacher, child, settings, num_gaps=num_gaps)]
     if refits(teacher, child, settings):
-        parts.append(
-            refit_flops(
-                child, settings.refit_ridge, num_tokens=calibration.num_tokens, context=calibration.length
-            )
-        )
+        parts.append(refit_flops(child, num_tokens=calibration.num_tokens, context=calibration.length))
     # The teacher reads the text once for each.
     needed = [flops + passed.flops for flops in parts if flops]
     return nothing.model_copy(update={"flops": sum(needed, 0.0), "tokens": len(needed) * passed.tokens})

@@ -48,8 +48,8 @@ class Compensation(Strict):
     """Of `heads`."""
     layer_ridge: float = Field(default=0.3, gt=0)
     """Of `layers`."""
-    refit_ridge: float | None = Field(default=None, gt=0)
-    """Of `refit`; null: each fit takes the ridge that predicts a quarter of the text best from the rest."""
+    refit_ridge: float = Field(default=1.0, gt=0)
+    """Of `refit`."""
 
     @property
     def steps(self) -> tuple[str, ...]:
