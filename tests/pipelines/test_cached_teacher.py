@@ -1,11 +1,10 @@
 """A teacher that is asked once: what its node hands on, and a whole run with it."""
 
-import shutil
-
 import numpy as np
 import pandas as pd
 import pytest
-from projects import copy_project, kedro
+from omegaconf import OmegaConf
+from projects import copy_finished, kedro
 
 from budwood.corpus.packing import tokenize_and_pack
 from budwood.datasets.teacher_cache import TeacherCacheDataset
@@ -17,6 +16,10 @@ from budwood.study import training
 from budwood.study.settings import Conditions, MeasurementSettings, ProtocolSettings
 from budwood.training.settings import Arms, ArmSettings, DistillationSettings, Engine, Schedule
 
+CHANGES = """
+arms: {distilled: {distillation: {loss: sampled, num_samples: 16, teacher: cached}}}
+grid: {half: null, quarter: [coarse_uniform]}
+"""
 SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 DISTILLATION = DistillationSettings(loss="sampled", num_samples=8, teacher="cached")
 SCHEDULE = Schedule(tokens=300, sequence_length=10, global_batch=4, micro_batch=2)
@@ -50,11 +53,11 @@ def ask(tmp_path):
 def test_the_node_reports_what_it_cost_and_asks_once(ask, monkeypatch):
     said, costs = ask()
     (cost,) = costs
-    assert (cost.stage, cost.arm, cost.tokens) == ("teacher_cache", "distilled", said.record["tokens"])
-    assert said.record["tokens"] == 10 * len(said.starts) == 10 * 32
+    assert (cost.stage, cost.arm, cost.tokens) == ("teacher_cache", "distilled", said.record.tokens)
+    assert said.record.tokens == 10 * len(said.starts) == 10 * 32
     # Two multiplications and additions for every matrix entry, and what attention needs on top.
     assert cost.flops > 2 * cost.tokens * (257 * 16 + 4 * 16 * 16 + 3 * 16 * 16)
-    assert 2 < said.record["bytes_per_token"] < 2 + 8 * 3 + 1 + 4 + 1
+    assert 2 < said.record.bytes_per_token < 2 + 8 * 3 + 1 + 4 + 1
     monkeypatch.setattr(training, "open_live_teacher", lambda *_: pytest.fail("the teacher was loaded again"))
     again, same = ask()
     assert (again.fingerprint, same) == (said.fingerprint, costs)
@@ -82,11 +85,9 @@ def test_the_catalog_keeps_it(ask, tmp_path):
 @pytest.mark.slow
 def test_a_run_with_a_cached_teacher(finished, tmp_path):
     """Only the arm under the teacher is trained anew; its teacher's cost moves to an entry of its own in the ledger."""
-    project = copy_project(tmp_path / "project")
-    shutil.copytree(finished / "data/smoke", project / "data/smoke")
-    (project / "conf/smoke/parameters_changed.yml").write_text(
-        "arms: {distilled: {distillation: {loss: sampled, num_samples: 16, teacher: cached}}}"
-    )
+    project = copy_finished(finished, tmp_path / "project")
+    file = project / "conf/smoke/parameters.yml"
+    OmegaConf.save(OmegaConf.merge(OmegaConf.load(file), OmegaConf.create(CHANGES)), file)
     done = kedro(project, "run", "--env=smoke", "--pipelines=plan,distillation,evaluation,reporting")
     output = done.stdout + done.stderr
     assert done.returncode == 0, output[-3000:]

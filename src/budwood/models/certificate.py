@@ -12,7 +12,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.arch.spec import Architecture
-from budwood.models.checkpoint import fingerprint, own_weights, read_config
+from budwood.models.checkpoint import own_weights
+from budwood.models.fingerprint import fingerprint
+from budwood.models.kind import read_config
 from budwood.records.certificate import Certificate, Lessons, LogitProbe, Proof
 
 TOLERANCE = 1e-4

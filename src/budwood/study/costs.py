@@ -83,8 +83,8 @@ def elimination_cost(teacher: Architecture, text: Extent, trials: Sequence[int] 
     depth = teacher.num_hidden_layers
     if trials is None:
         trials = [(depth + 1) // 2] * min(_TRIALS_PER_LAYER * depth, depth * (depth + 1) // 2)
-    costs = [reading_cost("elimination", teacher.with_layers(teacher.layers[:kept]), text) for kept in trials]
-    return Cost(stage="elimination", tokens=sum(c.tokens for c in costs), flops=sum(c.flops for c in costs))
+    costs = (reading_cost("elimination", teacher.with_layers(teacher.layers[:kept]), text) for kept in trials)
+    return Cost.total("elimination", costs)
 
 
 def correction_cost(
@@ -174,8 +174,8 @@ def check_cost(forward: Forward, lengths: Sequence[int], num_chat_tokens: int) -
 
 
 def _certificate_cost(forward: Forward, texts: Sequence[Extent]) -> Cost:
-    costs = [reading_cost("certificate", forward(text.length), text) for text in texts if text.length]
-    return Cost(stage="certificate", tokens=sum(c.tokens for c in costs), flops=sum(c.flops for c in costs))
+    costs = (reading_cost("certificate", forward(text.length), text) for text in texts if text.length)
+    return Cost.total("certificate", costs)
 
 
 def writing_cost(model: Architecture, first: int, written: Sequence[int], compared: Sequence[int] = ()) -> Cost:
