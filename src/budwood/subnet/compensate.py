@@ -19,32 +19,52 @@ from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from budwood.arch.family import Module, axis_lengths, family_of
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
+from budwood.models.certificate import Expected, expect
+from budwood.models.checkpoint import build_empty
+from budwood.models.export import writing_parts
+from budwood.models.tensors import State, fuse
 from budwood.subnet.extract import (
     Corrections,
     Cut,
     Mix,
     assemble,
     child_config,
+    child_parts,
     child_state,
-    extract_child,
     kept_positions,
+    merged,
     resolve,
     teacher_name,
 )
 from budwood.subnet.moments import Gap, InputMoment, Moments, StoredMoments, StreamedMoments, WatchedInput
 from budwood.subnet.ordering import OrderedTeacher
 from budwood.subnet.pairs import can_choose_pairs, choose_pairs
-from budwood.subnet.refit import refit
+from budwood.subnet.refit import refitted
 from budwood.subnet.regression import regress
 from budwood.subnet.settings import NO_CORRECTION, STEPS, Compensation
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """A child that is made part by part, so that neither it nor its teacher is ever whole in memory."""
+
+    architecture: Architecture
+    """Layers in depth order."""
+    config: PretrainedConfig
+    states: Iterator[State]
+    """The embedding, the layers in depth order, and the rest: parameters by the names of the family's table."""
+
+    def assemble(self) -> PreTrainedModel:
+        """Make all parts and return the child, in evaluation mode."""
+        return assemble(merged(self.states), self.config, self.architecture)
 
 
 def cut_out(
@@ -54,44 +74,65 @@ def cut_out(
     settings: Compensation | None,
     *,
     batch_size: int = 4,
-) -> PreTrainedModel:
+) -> Parts:
     """Cut a candidate out of its teacher as it is exported: corrected where corrections are wanted.
 
-    Args and errors: those of `compensate`.
+    The teacher reads calibration text layer by layer, and every layer is corrected as soon as it has: the weights and
+    moments of one are in memory at a time. Without a regression nothing is read.
+
+    Args:
+        teacher: the ordered teacher; of weights that are on disk one layer is in memory at a time.
+        selection: the candidate.
+        windows: [number of sequences, length] token ids of calibration text.
+        settings: which corrections are made; none without them.
+        batch_size: sequences per forward pass.
+
+    Raises:
+        ValueError: the teacher lacks something that is selected, or its rotary embedding cannot be preserved.
     """
-    if settings and settings.steps:
-        return compensate(teacher, selection, windows, settings, batch_size=batch_size)
-    return extract_child(teacher, selection)
+    cut, settings = resolve(teacher, selection), settings or NO_CORRECTION
+    inputs, gaps = list(_inputs(teacher, cut, settings)), _gaps(teacher, cut, settings)
+    moments = _stream(teacher, windows, inputs, gaps, settings, batch_size) if inputs or gaps else None
+    cut, corrections = _corrections(teacher, cut, settings, moments)
+    config, states = child_config(teacher, cut), child_parts(teacher, cut, corrections)
+    if refits(teacher.architecture, cut.architecture, settings):
+        states = refitted(states, config, teacher, cut, windows.split(batch_size), settings.refit_ridge)
+    return Parts(architecture=cut.architecture, config=config, states=states)
+
+
+def write_cut(
+    parts: Parts, teacher_folder: Path, target: Path, tokens: Tensor, device: torch.device
+) -> tuple[Path, Expected]:
+    """Write a child as it is made, and run the texts of its proof through it.
+
+    Args:
+        parts: the child.
+        teacher_folder: has the tokenizer and the generation settings.
+        target: its folder.
+        tokens: [T] ids of real text, see `budwood.models.certificate.expect`.
+        device: where it runs.
+
+    Returns:
+        the folder, and what it must compute.
+    """
+    decoder = family_of(parts.architecture.family).decoder
+    with writing_parts(parts.config, decoder, teacher_folder, target) as write:
+
+        def written() -> Iterator[State]:
+            for state in parts.states:
+                part = fuse(state, parts.architecture)
+                write(part)
+                yield part
+
+        expected = expect(build_empty(parts.config), written(), decoder, tokens, device)
+    return target, expected
 
 
 def compensate(
     teacher: OrderedTeacher, selection: Selection, windows: Tensor, settings: Compensation, *, batch_size: int = 4
 ) -> PreTrainedModel:
-    """Cut a candidate out of its teacher and correct it; see `budwood.subnet.extract.extract_child`.
-
-    The teacher reads calibration text layer by layer, and every layer is corrected as soon as it has: the moments of
-    one are in memory at a time. Without a regression nothing is read.
-
-    Args:
-        teacher: the ordered teacher.
-        selection: the candidate.
-        windows: [number of sequences, length] token ids of calibration text.
-        settings: which corrections are made.
-        batch_size: sequences per forward pass.
-
-    Returns:
-        the child in evaluation mode.
-
-    Raises:
-        ValueError: the teacher lacks something that is selected, or its rotary embedding cannot be preserved.
-    """
-    cut = resolve(teacher, selection)
-    inputs, gaps = list(_inputs(teacher, cut, settings)), _gaps(teacher, cut, settings)
-    moments = _stream(teacher, windows, inputs, gaps, settings, batch_size) if inputs or gaps else None
-    child = corrected_child(teacher, cut, settings, moments)
-    if refits(teacher.architecture, cut.architecture, settings):
-        refit(child, teacher, cut, windows.split(batch_size), settings.refit_ridge)
-    return child
+    """Return a corrected candidate in memory, in evaluation mode; see `cut_out`."""
+    return cut_out(teacher, selection, windows, settings, batch_size=batch_size).assemble()
 
 
 def refits(teacher: Architecture, child: Architecture, settings: Compensation) -> bool:
@@ -111,6 +152,14 @@ def corrected_child(
         settings: which corrections are made.
         moments: of the inputs that the cut makes smaller, and of its gaps; none where there are no such.
     """
+    cut, corrections = _corrections(teacher, cut, settings, moments)
+    return assemble(child_state(teacher, cut, corrections), child_config(teacher, cut), cut.architecture)
+
+
+def _corrections(
+    teacher: OrderedTeacher, cut: Cut, settings: Compensation, moments: Moments | None
+) -> tuple[Cut, Corrections]:
+    """Return a cut with the rotary pairs that its groups choose, and its corrections, made when they are asked for."""
     dims: dict[str, tuple[tuple[int, ...], ...]] = {}
     if settings.pairs and can_choose_pairs(teacher):
         cut, dims = choose_pairs(teacher, cut)
@@ -119,13 +168,13 @@ def corrected_child(
     corrections = Corrections(dims=dims, norm_gain=settings.norms)
     if readers or writers:
         assert moments is not None, "a regression needs moments"
-        device = teacher.weights[teacher.family.final_norm.weight].device
+        device = teacher.device
         corrections = replace(
             corrections,
             mixes=_Lazy(readers, lambda each: each.mix(moments.input(each.module), device)),
             maps=_Lazy(writers, moments.gap),
         )
-    return assemble(child_state(teacher, cut, corrections), child_config(teacher, cut), cut.architecture)
+    return cut, corrections
 
 
 def corrections_made(teacher: OrderedTeacher, selection: Selection, settings: Compensation | None) -> tuple[str, ...]:

@@ -6,52 +6,64 @@ the MLP write is fitted, by ridge regression on what the output projections read
 the teacher's at the same place: behind the layer, or where layers are dropped, behind these.
 """
 
-from collections.abc import Sequence
-from copy import deepcopy
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig
 
 from budwood.arch.count import layer_flops_per_token
 from budwood.arch.family import Module
 from budwood.arch.spec import Architecture
-from budwood.subnet.extract import Cut, in_one_precision
-from budwood.subnet.moments import residual_scale, whole_teacher
+from budwood.models.checkpoint import build_empty
+from budwood.models.stream import LayerStream, States, fill, hollow, inputs_of, outputs_of
+from budwood.models.tensors import State, fuse
+from budwood.subnet.extract import Cut
+from budwood.subnet.moments import residual_scale, teacher_stream
 from budwood.subnet.ordering import OrderedTeacher
 from budwood.subnet.regression import first_direction, regress
 from budwood.subnet.slicing import Indices
-from budwood.subnet.stream import LayerStream, States, inputs_of, outputs_of
 
 
 @torch.no_grad()
-def refit(child: PreTrainedModel, teacher: OrderedTeacher, cut: Cut, batches: Sequence[Tensor], ridge: float) -> None:
-    """Fit the output projections of a child to the stream of its teacher.
+def refitted(
+    parts: Iterable[State],
+    config: PretrainedConfig,
+    teacher: OrderedTeacher,
+    cut: Cut,
+    batches: Sequence[Tensor],
+    ridge: float,
+) -> Iterator[State]:
+    """Yield the parts of a child with output projections that are fitted to the stream of its teacher.
 
     Args:
-        child: of the cut, in evaluation mode; gets new weights and leaves the old ones as they are.
+        parts: of the child: the embedding, its layers in depth order, and the rest.
+        config: the child's.
         teacher: the ordered teacher.
         cut: what the child keeps of it.
         batches: [N, T] token ids of calibration text each.
         ridge: of the regressions, relative to the unit variance of features.
     """
     family, depth, scale = teacher.family, teacher.architecture.num_hidden_layers, residual_scale(teacher)
-    whole = LayerStream(whole_teacher(teacher), family.decoder, batches)
-    # Only a child whose parameters differ in precision is not fitted in place.
-    runs = child if len({parameter.dtype for parameter in child.parameters()}) == 1 else deepcopy(child)
-    device = teacher.weights[family.final_norm.weight].device
-    own = LayerStream(in_one_precision(runs, device), family.decoder, batches)
+    made = iter(parts)
+    embedding = next(made)
+    yield embedding
+    model = hollow(build_empty(config), family.decoder, teacher.device, teacher.dtype)
+    fill(model, {name: weight.to(teacher.dtype) for name, weight in embedding.items()})
+    whole, part = teacher_stream(teacher, batches), State()
+    own = LayerStream(model, family.decoder, batches, lambda _: _in_one_precision(part, teacher, cut))
     kept = [layer.teacher_layer for layer in cut.layers]
     hidden = cut.layers[0].axes["hidden"]
     bar = tqdm(zip(kept, [*kept[1:], depth], strict=True), total=len(kept), desc="refit", unit="layer")
     for position, (layer, following) in enumerate(bar):
+        part = next(made)
         whole.advance(layer)
-        with outputs_of(whole.layers[layer].get_submodule(family.mlp_out.name)) as written:
+        with outputs_of(whole.next_layer().get_submodule(family.mlp_out.name)) as written:
             whole.advance(layer + 1)
         between = [after - scale * added for after, added in zip(whole.states, written, strict=True)]
-        own_layer = own.layers[position]
+        own_layer = own.next_layer()
         output, mlp_out = (_linear(own_layer, module) for module in (family.output, family.mlp_out))
         with inputs_of(output) as heads:
             own.returned()
@@ -61,12 +73,18 @@ def refit(child: PreTrainedModel, teacher: OrderedTeacher, cut: Cut, batches: Se
             returned = own.returned()
         whole.advance(following)
         added = _fit(mlp_out, neurons, returned, _channels(whole.states, hidden), ridge, scale)
+        for module, fitted in ((family.output, output), (family.mlp_out, mlp_out)):
+            name = family.layer_weight(position, module)
+            part[name] = fitted.weight.data.to(part[name].dtype)
         own.pass_on(
             [came + scale * functional.linear(read, added) for came, read in zip(returned, neurons, strict=True)]
         )
-        for module, fitted in ((family.output, output), (family.mlp_out, mlp_out)):
-            weight = child.get_parameter(family.layer_weight(position, module))
-            weight.data = fitted.weight.data.to(weight.device, weight.dtype)
+        yield part
+    yield from made
+
+
+def _in_one_precision(part: State, teacher: OrderedTeacher, cut: Cut) -> State:
+    return fuse({name: weight.to(teacher.dtype) for name, weight in part.items()}, cut.architecture)
 
 
 def refit_flops(child: Architecture, *, num_tokens: int, context: int) -> float:
