@@ -116,7 +116,10 @@ def main() -> None:
         write_teacher(
             teacher, config_of(arguments.hidden_size, arguments.num_layers, compensated=arguments.compensated)
         )
-        command, begun = [sys.executable, __file__, *sys.argv[1:], "--cut", str(teacher), str(child)], time.perf_counter()
+        command, begun = (
+            [sys.executable, __file__, *sys.argv[1:], "--cut", str(teacher), str(child)],
+            time.perf_counter(),
+        )
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603 - this very script
         seconds, peak = time.perf_counter() - begun, int(done.stdout.splitlines()[-1])
         figures = {"teacher_bytes": weight_bytes(teacher), "child_bytes": weight_bytes(child), "peak_bytes": peak}

@@ -126,7 +126,9 @@ def test_so_is_a_pair_of_models_that_compute_no_numbers(child, teacher_folder, c
 
 @llama_only
 def test_a_record_holds_no_number_that_is_none(child, folder, child_architecture):
-    record = certify(prove(expected_of(child, TOKENS), folder, child_architecture, ANY, TOKENS), folder, ORIGIN).to_dict()
+    record = certify(
+        prove(expected_of(child, TOKENS), folder, child_architecture, ANY, TOKENS), folder, ORIGIN
+    ).to_dict()
     with pytest.raises(ValueError, match="largest_logit_difference"):
         Certificate.from_dict(record | {"largest_logit_difference": float("nan")})
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from budwood.models.device import release_memory
+
 # Shape legend: E hidden size, N sequences, T tokens of a sequence, V vocabulary.
 
 States = list[Tensor]
@@ -69,6 +71,7 @@ class LayerStream:
         """Go on to the layer after the next one."""
         if self._read:
             _empty(self._layers[self.depth])
+            release_memory()
         self.states, self.depth = states, self.depth + 1
 
     def advance(self, depth: int) -> None:

@@ -340,10 +340,9 @@ class _Input:
         is_removed = torch.ones(self.length, dtype=torch.bool)
         is_removed[self.kept] = False
         kept, removed = self.kept.to(device), is_removed.nonzero()[:, 0].to(device)
-        features = known.moment.to(device)[kept]
-        held = known.held.to(device)[kept]
-        shares = regress(features[:, kept], features[:, removed], self.ridge, held)
-        return Mix(kept=kept, removed=removed, shares=shares.T)
+        moment, rows = known.moment.to(device), kept[:, None]
+        shares = regress(moment[rows, kept], moment[rows, removed], self.ridge, known.held.to(device)[kept])
+        return Mix(kept=kept, removed=removed, shares=shares.T.float())
 
 
 def _stream(

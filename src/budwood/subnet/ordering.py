@@ -72,9 +72,14 @@ class OrderedTeacher:
         """Where the weights are when they are asked for."""
         return self.weights[self.family.final_norm.weight].device
 
-    def on(self, compute: Compute) -> "OrderedTeacher":
-        """Return the same teacher, whose weights are moved to a device when they are asked for."""
-        return replace(self, weights=_Moved(self.weights, compute.device))
+    def on(self, compute: Compute, dtype: torch.dtype | None = None) -> "OrderedTeacher":
+        """Return the same teacher, whose weights are moved to a device when they are asked for.
+
+        Args:
+            compute: has the device.
+            dtype: in which it reads text; without it that of its files.
+        """
+        return replace(self, weights=_Moved(self.weights, compute.device), dtype=dtype or self.dtype)
 
     def materialise(self, compute: Compute) -> "OrderedTeacher":
         """Return the same teacher with all weights in memory, on a device and in its precision."""
