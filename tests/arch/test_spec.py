@@ -43,7 +43,7 @@ def test_architectures_refuse_sizes_below_one(name: str) -> None:
 
 
 def test_an_architecture_needs_a_layer() -> None:
-    with pytest.raises(ValueError, match="at least one layer"):
+    with pytest.raises(ValueError, match="num_hidden_layers=0 must be between 1 and 1024"):
         llama(10, 8)
 
 

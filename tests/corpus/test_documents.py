@@ -150,8 +150,8 @@ def test_a_missing_package_is_named_with_the_command_that_helps(package):
         ('"text"', {"format": "jsonl"}, "lacks text_field='text'; fields present: none"),
         ('{"text": 3}', {"format": "jsonl"}, "file:1 must have text in text_field='text', got int"),
         ('{"text": "x"}\n{"text"', {"format": "jsonl"}, r"file:2 cannot be read as format='jsonl': Expecting"),
-        ('["text"]', {"format": "json"}, "file:0 lacks text_field='text'; fields present: none"),
-        ("3", {"format": "json"}, "file cannot be read as format='json': it is no object or array but 3"),
+        ("[3]", {"format": "json"}, "file:0 lacks text_field='text'; fields present: none"),
+        ("3", {"format": "json"}, "file:1 cannot be read as format='json': it is no object or array but 3"),
         ('{"text": "x"}\n{"text": "y"}', {"format": "json"}, "cannot be read as format='json': Extra data: line 2"),
         (
             '{"text": "a"}\n{"text": "x\\ud83dy"}',
@@ -316,47 +316,20 @@ def test_bad_rows_are_skipped_and_counted_where_that_is_wanted(tmp_path):
         texts(source(path=str(tmp_path), on_error="skip"))
 
 
-def test_text_of_parquet_that_is_no_utf8_is_named_by_row(tmp_path):
-    column = pa.array([b"one", "é".encode("latin-1"), b"two"]).cast(pa.binary())
-    column = pa.Array.from_buffers(pa.string(), 3, column.buffers())
-    pq.write_table(pa.table({"text": column}), tmp_path / "rows.parquet")
-    rows = source(path=str(tmp_path), format="parquet")
-    with pytest.raises(ValueError, match=r"rows.parquet:1 cannot be read as format='parquet': 'utf-8' codec"):
-        texts(rows)
-    assert texts(changed(rows, on_error="skip")) == ["one", "two"]
+BAD_ROWS = {
+    "broken line": (b'{"te', "cannot be read as format='jsonl': Expecting|Unterminated|Invalid"),
+    "schema drift": (b'{"other": {"x": 1}}', "lacks text_field='text'; fields present: other"),
+    "latin-1": (b'{"text": "caf\xe9"}', "cannot be read as format='jsonl': 'utf-8'"),
+    "other type": (b'{"text": ["b"]}', "must have text in text_field='text', got list"),
+}
 
 
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b'{"text": "b"}\n{"te', "ArrowInvalid: JSON parse error"),
-        (b'{"other": {"x": 1}}\n', "Cast|schema|column"),
-        (b'{"text": "caf\xe9"}\n', "utf-8|UTF8|UTF-8"),
-        (b'{"text": ["b"]}\n', "Cast|convert|type"),
-    ],
-    ids=["broken last line", "schema drift", "latin-1", "other type"],
-)
-def test_faults_of_a_dataset_name_file_row_and_reason(tmp_path, content, reason):
-    """By their names these files could be JSON of any kind, which `datasets` reads as a whole."""
-    write_jsonl(tmp_path / "train-1.json", [{"text": "one"}, {"text": "two"}])
-    (tmp_path / "train-2.json").write_bytes(content)
-    with pytest.raises(ValueError, match=rf"source 's': row 2 of {tmp_path}, in {tmp_path}/train-2.json.*({reason})"):
-        texts(source(path=None, dataset=str(tmp_path)))
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b'{"te', "cannot be read as format='jsonl': Expecting|Unterminated|Invalid"),
-        (b'{"other": {"x": 1}}', "lacks text_field='text'; fields present: other"),
-        (b'{"text": "caf\xe9"}', "cannot be read as format='jsonl': 'utf-8'"),
-        (b'{"text": ["b"]}', "must have text in text_field='text', got list"),
-    ],
-    ids=["broken line", "schema drift", "latin-1", "other type"],
-)
-@pytest.mark.parametrize("name", ["train-2.jsonl", "train-2.ndjson.gz"])
+@pytest.mark.parametrize(("content", "reason"), BAD_ROWS.values(), ids=BAD_ROWS)
+@pytest.mark.parametrize("name", ["train-2.jsonl", "train-2.ndjson.gz", "train-2.json"])
 def test_a_bad_line_of_a_dataset_is_skipped_alone(tmp_path, content, reason, name):
-    write_jsonl(tmp_path / "train-1.jsonl", [{"text": "one"}, {"text": "two"}])
+    write_jsonl(
+        tmp_path / f"train-1{'.json' if name.endswith('.json') else '.jsonl'}", [{"text": "one"}, {"text": "two"}]
+    )
     lines = b'{"text": "three"}\n' + content + b'\n{"text": "four"}\n'
     (tmp_path / name).write_bytes(gzip.compress(lines) if name.endswith(".gz") else lines)
     of = source(path=None, dataset=str(tmp_path))
@@ -367,13 +340,69 @@ def test_a_bad_line_of_a_dataset_is_skipped_alone(tmp_path, content, reason, nam
     assert reader.num_skipped == 1
 
 
+def write_parquet(path, texts):
+    """Write texts in latin-1, which no reader of parquet expects."""
+    binary = pa.array([text.encode("latin-1") for text in texts])
+    pq.write_table(pa.table({"text": pa.Array.from_buffers(pa.string(), len(texts), binary.buffers())}), path)
+
+
+@pytest.mark.parametrize("extension", ["json", "parquet"])
+def test_a_bad_entry_or_row_of_a_dataset_is_skipped_alone(tmp_path, extension):
+    if extension == "json":
+        (tmp_path / "train.json").write_text('[{"text": "one"}, {"text": 2}, "two"]')
+    else:
+        write_parquet(tmp_path / "train.parquet", ["one", "café", "two"])
+    of = source(path=None, dataset=str(tmp_path))
+    with pytest.raises(
+        ValueError, match=rf"source 's': {tmp_path}/train.{extension}:1 (must have text|cannot be read)"
+    ):
+        texts(of)
+    reader = SourceReader(changed(of, on_error="skip"), ROOT)
+    assert [document.text for document in reader] == ["one", "two"]
+    assert reader.num_skipped == 1
+
+
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("train.csv", b"text,n\none,1\ntwo,2,3\n", "Expected 2 fields in line 3, saw 3"),
+        ("train.csv", b"text\none\ncaf\xe9\n", "UnicodeDecodeError: .*; line 3 is no UTF-8"),
+        ("train.txt", b"one\ncaf\xe9\n", "UnicodeDecodeError: .*; line 2 is no UTF-8"),
+    ],
+)
+def test_rows_that_cannot_be_told_apart_stop_a_run_with_file_and_row(tmp_path, name, content, reason, on_error):
+    (tmp_path / name).write_bytes(content)
+    place = rf"source 's': row 0 of {tmp_path}, in {tmp_path}/{name}, or one soon after it, cannot be read: .*{reason}"
+    advice = "; on_error='skip' passes over rows of .jsonl.* only" if on_error == "skip" else "$"
+    with pytest.raises(ValueError, match=place + f"[^;]*{advice}"):
+        texts(source(path=None, dataset=str(tmp_path), on_error=on_error))
+
+
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_a_broken_array_is_a_damaged_file(tmp_path, on_error):
+    (tmp_path / "train.json").write_text('[{"text": "one"}, {"te')
+    for of in ({"dataset": str(tmp_path), "path": None}, {"path": str(tmp_path), "format": "json"}):
+        with pytest.raises(ValueError, match=r"train.json:1 cannot be read as format='json': Unterminated"):
+            texts(source(**of, on_error=on_error))
+
+
+def test_rows_of_a_dataset_are_read_as_its_card_says(tmp_path):
+    """An option that only `datasets` knows leaves the reading to it."""
+    (tmp_path / "a.csv").write_text("text;n\none;1\n")
+    (tmp_path / "rows.json").write_text('{"data": [{"text": "two"}]}')
+    for options, text in [("data_files: a.csv\n  sep: ;", "one"), ("data_files: rows.json\n  field: data", "two")]:
+        (tmp_path / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  {options}\n---\n")
+        assert texts(source(path=None, dataset=str(tmp_path))) == [text]
+
+
 def test_unusable_rows_of_a_dataset_are_faults_too(tmp_path):
-    write_jsonl(tmp_path / "train.json", [{"text": 1}, {"text": 2}])
-    numbers = source(path=None, dataset=str(tmp_path))
+    (tmp_path / "train.json").write_text('{\n"text": 1\n}')
+    number = source(path=None, dataset=str(tmp_path))
     with pytest.raises(ValueError, match=r"row 0 of .*, in .*train.json must have text in text_field='text', got int"):
-        texts(numbers)
-    with pytest.raises(ValueError, match=r"is empty: .*; 2 rows were skipped, the first because row 0 of"):
-        texts(changed(numbers, on_error="skip"))
+        texts(number)
+    with pytest.raises(ValueError, match=r"is empty: .*; 1 rows were skipped, the first because row 0 of"):
+        texts(changed(number, on_error="skip"))
 
 
 def compressed(path, content, codec):
@@ -447,7 +476,7 @@ def places(tmp_path):
     hub = tmp_path / "hub"
     hub.mkdir()
     for part in ("train-00000-of-00002", "train-00001-of-00002"):
-        (frame + part).to_parquet(hub / f"{part}.parquet", row_group_size=4)
+        (hub / f"{part}.txt").write_text("\n".join(f"{part} {row}" for row in rows))
     lines = tmp_path / "lines"
     lines.mkdir()
     write_jsonl(lines / "train.jsonl", [{"text": line} for line in WIKI * 3])

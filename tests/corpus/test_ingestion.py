@@ -18,9 +18,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from words import make_tokenizer, split_documents
 
 from budwood.corpus import ingestion, shards
-from budwood.corpus.documents import resolve_package_path
 from budwood.corpus.ingestion import sample_sources, tokenize_sources
 from budwood.corpus.packing import INDEX_FILE, TOKENS_FILE, PackedCorpus, read_index
+from budwood.corpus.rows import resolve_package_path
 from budwood.corpus.settings import CorpusSettings, SourceSettings
 from budwood.corpus.split import assign_split, normalise, text_digest
 

@@ -276,6 +276,7 @@ def refuse(file, tmp_path, match):
         ({"attention.sliding_window": 8}, r"attention.sliding_window=8 cannot be read"),
         ({"attention.head_count": [6, 6, 6, 4]}, r"attention.head_count=\[6, 6, 6, 4\] .* for all layers"),
         ({"block_count": None}, r"block_count=None"),
+        ({"block_count": 200_000}, r"num_hidden_layers=200000 must be between 1 and 1024"),
         ({"attention.layer_norm_rms_epsilon": None}, r"layer_norm_rms_epsilon=None"),
         ({"feed_forward_length": 41}, r"tensor 'blk.0.ffn_gate.weight' has the shape \(40, 48\)"),
         ({"block_count": 5}, r"holds no tensor 'blk.4.attn_norm.weight'"),

@@ -29,6 +29,7 @@ def test_there_is_exactly_one_source(given):
         ({"model_type": "mixtral"}, "mixtral: mixtures of experts cannot be cut"),
         ({"num_attention_heads": 0}, "num_attention_heads"),
         ({"num_attention_heads": 1000}, "head_dim must be"),
+        ({"num_hidden_layers": 200_000}, "num_hidden_layers=200000 must be between 1 and 1024"),
         ({"window": 3}, "Extra inputs"),
     ],
 )

@@ -298,6 +298,7 @@ def test_what_a_config_says_is_checked_before_anything_runs(broken, tmp_path, ch
     [
         ({"max_position_embeddings": 64}, "sequence_length=65 exceeds the 64 positions of teacher.random"),
         ({"hidden_size": 15}, "teacher.random: (?s:.*)not a multiple"),
+        ({"num_hidden_layers": 200_000}, "teacher.random: num_hidden_layers=200000 must be between 1 and 1024"),
     ],
 )
 def test_so_is_what_a_random_teacher_is_made_of(change, expected):

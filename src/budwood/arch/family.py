@@ -11,7 +11,7 @@ from itertools import combinations
 from typing import Any, Literal
 
 from budwood.arch.kinds import refuse_other_kinds
-from budwood.arch.spec import Architecture, LayerSpec
+from budwood.arch.spec import Architecture, LayerSpec, check_depth
 
 Axis = tuple[str, ...]
 """Basic axes, outermost first: vocab, hidden, group, query (heads of one group), qk, value, neuron."""
@@ -420,8 +420,9 @@ def architecture_from_config(config: Mapping[str, Any]) -> Architecture:
         ValueError: the family is unknown, the model is quantised, mixes experts or has an encoder, or a field has an
             unsupported value.
     """
-    family = supported_family(config)
-    layers = tuple(_layer_from_config(config_of_layer(config, i)) for i in range(int(config["num_hidden_layers"])))
+    family, depth = supported_family(config), int(config["num_hidden_layers"])
+    check_depth(depth)
+    layers = tuple(_layer_from_config(config_of_layer(config, position)) for position in range(depth))
     return Architecture(
         family=family.name,
         vocab_size=int(config["vocab_size"]),

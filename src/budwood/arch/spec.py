@@ -4,6 +4,19 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
+_MOST_LAYERS = 1024
+"""The deepest published dense decoders have fewer than 200; larger numbers are damage, and cost minutes to build."""
+
+
+def check_depth(depth: object) -> None:
+    """Check a number of decoder layers.
+
+    Raises:
+        ValueError: no model has as many.
+    """
+    if not isinstance(depth, int) or not 1 <= depth <= _MOST_LAYERS:
+        raise ValueError(f"num_hidden_layers={depth!r} must be between 1 and {_MOST_LAYERS}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerSpec:
@@ -57,13 +70,12 @@ class Architecture:
     layers: tuple[LayerSpec, ...]
 
     def __post_init__(self) -> None:
-        """Refuse an empty or non-positive description.
+        """Refuse an impossible description.
 
         Raises:
-            ValueError: there is no layer, or a size is below one.
+            ValueError: there are no layers or too many, or a size is below one.
         """
-        if not self.layers:
-            raise ValueError("an architecture needs at least one layer")
+        check_depth(len(self.layers))
         for name in ("vocab_size", "hidden_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -26,7 +26,12 @@ SUFFIXES: dict[Format, tuple[str, ...]] = {
 }
 """The formats, and the files of each that a folder means; all but parquet may be compressed besides."""
 
-UNREADABLE = (OSError, EOFError, lzma.LZMAError, pa.ArrowException)
+
+class DamagedError(ValueError):
+    """A file whose rows cannot be separated."""
+
+
+UNREADABLE = (OSError, EOFError, lzma.LZMAError, pa.ArrowException, DamagedError)
 """What damaged files raise."""
 
 _COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd", ".zstd": "zstd"}
@@ -111,6 +116,26 @@ def _refuse_structured(path: str, names: list[str]) -> None:
     for other in SUFFIXES:
         if other != "text" and all(name.endswith(suffixes(other)) for name in names):
             raise ValueError(f"{path} holds format={other!r} by its name, and format='text' would read the markup too")
+
+
+def find_layout(file: File) -> Format | None:
+    """Return the format of a `.json` file as `datasets` takes it: lines or an array; None for one object over lines."""
+    with _opened(file) as (lines, _):
+        first = next(filter(None, map(bytes.strip, lines)), b"")
+    if first.startswith(b"["):
+        return "json"
+    return None if first == b"{" else "jsonl"
+
+
+def find_undecodable(file: File) -> int | None:
+    """Return the number of the first line of a file that is no UTF-8, from 1."""
+    with _opened(file) as (lines, _):
+        for number, line in enumerate(lines, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return None
 
 
 def read_rows(file: File, file_format: Format, text_field: str, skip: int) -> Iterator[Row]:
@@ -209,17 +234,16 @@ def _to_rows(batch: pa.RecordBatch) -> list[Any]:
 
 
 def _json_rows(file: File, text_field: str, skip: int) -> Iterator[Row]:
-    """A row per entry of the one JSON object or array in a file, by its key or its index."""
-    del text_field
+    """A row per entry of the one JSON object or array in a file, by its key or its index; a string is its own text."""
     with _opened(file) as (content, _):
         whole = _parse(content.read())
     if not isinstance(whole, dict | list):
-        fault = whole if isinstance(whole, Unreadable) else Unreadable(f"it is no object or array but {whole!r:.40}")
-        whole = {"": fault}
+        kind = f"it is no object or array but {whole!r:.40}"
+        raise DamagedError(whole.reason if isinstance(whole, Unreadable) else kind)
     entries = whole.items() if isinstance(whole, dict) else enumerate(whole)
     for number, (key, row) in enumerate(entries, start=1):
         if number > skip:
-            yield str(key), row, number / len(whole)
+            yield str(key), {text_field: row} if isinstance(row, str) else row, number / len(whole)
 
 
 _READERS: dict[Format, Callable[[File, str, int], Iterator[Row]]] = {

@@ -35,7 +35,7 @@ class SourceSettings(Strict):
     """Commit, tag or branch of a hub dataset."""
     format: Format = "text"
     """Format of the files of `path`: `text` (a document per file), `jsonl` (per line) or `json` (per entry of one array
-    or object), also compressed by gzip, bzip2, xz or zstandard; or `parquet` (per row)."""
+    or object; a string is a text itself), also compressed by gzip, bzip2, xz or zstandard; or `parquet` (per row)."""
     text_field: str = "text"
     """The field, column or key with the text; dots lead into nested ones (`meta.text`). Unused by the format `text`."""
     document_start: str | None = None
@@ -43,7 +43,7 @@ class SourceSettings(Strict):
     are one document. Without it every row is one."""
     on_error: Literal["stop", "skip"] = "stop"
     """What a row that cannot be used does: stop the run, or be left out and counted. Damaged files always stop it, and
-    so does a row of a `dataset` that cannot be read, unless its files are JSON lines (`.jsonl`, `.ndjson`)."""
+    so does a row that cannot be read of a `dataset` whose files are not JSON or parquet."""
     splits: dict[str, float]
     """Share of each split (`budwood.corpus.split.SPLITS`); sums to 1."""
     license: str = "unknown"

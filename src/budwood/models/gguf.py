@@ -25,7 +25,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from budwood.arch.family import Axes, Family, axis_lengths, family_of
-from budwood.arch.spec import Architecture, LayerSpec
+from budwood.arch.spec import Architecture, LayerSpec, check_depth
 from budwood.models.checkpoint import build_empty, is_whole, model_config, save_sealed
 from budwood.models.gguf_header import find_parts, open_reader
 from budwood.models.rotary import fixed_rope, layer_types
@@ -307,7 +307,11 @@ def gguf_config(gguf: GgufModel) -> PretrainedConfig:
 
 
 def _architecture(gguf: GgufModel) -> Architecture:
-    heads, head_dim = gguf.size("attention.head_count"), gguf.head_dim
+    depth, heads, head_dim = gguf.size("block_count"), gguf.size("attention.head_count"), gguf.head_dim
+    try:
+        check_depth(depth)
+    except ValueError as error:
+        raise ValueError(f"{gguf.file}: block_count: {error}") from error
     for key in ("attention.value_length", "rope.dimension_count"):
         if (found := gguf.size(key, head_dim)) != head_dim:
             raise gguf.refusal(key, found, f"the {head_dim} dimensions of a head")
@@ -328,7 +332,7 @@ def _architecture(gguf: GgufModel) -> Architecture:
         vocab_size=rows,
         hidden_size=gguf.size("embedding_length"),
         tie_word_embeddings=_HEAD not in gguf.tensors,
-        layers=(layer,) * gguf.size("block_count"),
+        layers=(layer,) * depth,
     )
 
 

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from budwood.arch.family import supported_family
+from budwood.arch.spec import check_depth
 
 ADAPTER = "adapter_config.json"
-_MOST_LAYERS = 1024
-"""The deepest published dense decoders have fewer than 200; larger numbers are damage, and cost minutes to build."""
 
 
 def check_whole(folder: Path) -> None:
@@ -38,11 +37,9 @@ def check_kind(folder: Path, written: Mapping[str, Any]) -> None:
         raise ValueError(f"{file} must name a `model_type`")  # noqa: TRY004 - the file is wrong
     try:
         supported_family(written)
+        check_depth(written.get("num_hidden_layers", 1))
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
-    depth = written.get("num_hidden_layers", 1)
-    if not isinstance(depth, int) or not 1 <= depth <= _MOST_LAYERS:
-        raise ValueError(f"{file}: num_hidden_layers={depth!r} must be between 1 and {_MOST_LAYERS}")
 
 
 def check_lengths(place: Path | str, config: Mapping[str, Any], sequence_length: int) -> None:

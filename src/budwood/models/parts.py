@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from budwood.corpus.documents import resolve_package_path
+from budwood.corpus.rows import resolve_package_path
 from budwood.records.hashes import MEMORY, hash_file, hash_files
 from budwood.records.paths import resolve_path
 

@@ -310,9 +310,11 @@ def _random_config(settings: Mapping[str, Any], tokenizer: PreTrainedTokenizerFa
         "tie_word_embeddings": True,
     }
     try:
-        return AutoConfig.for_model(**defaults | dict(settings))
+        config = AutoConfig.for_model(**defaults | dict(settings))
+        architecture_from_config(config.to_dict())
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, StrictDataclassError) as error:
         raise ValueError(f"teacher.random: {error}") from error
+    return config
 
 
 def _write_random(settings: Mapping[str, Any], seed: int, target: Path) -> Path:

@@ -7,6 +7,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from budwood.arch.family import WRAPPERS
 from budwood.arch.kinds import refuse_other_kinds
+from budwood.arch.spec import check_depth
 from budwood.models.checkpoint import CONFIG, build_empty, load_tokenizer, read_config, save_checkpoint
 from budwood.models.rotary import check_rope
 from budwood.models.weights import open_tensors, tensor_files
@@ -31,6 +32,8 @@ def text_config(folder: Path) -> PretrainedConfig:
     wrapper = written["model_type"]
     refuse_other_kinds(written, f"supported are {', '.join(WRAPPERS[wrapper])} in {wrapper}")
     try:
+        # transformers lists something for every layer.
+        check_depth((written.get("text_config") or {}).get("num_hidden_layers", 1))
         whole = AutoConfig.from_pretrained(folder)
         config: PretrainedConfig = whole.text_config
         # The class of the whole ties by its own flag.
