@@ -18,7 +18,7 @@ from budwood.records.files import write_folder_atomically
 
 CARD = "README.md"
 CERTIFICATE = "certificate.json"
-_SHARD_BYTES = 2**29
+SHARD_BYTES = 2**29
 """A shard is written as soon as it has as many."""
 
 
@@ -63,7 +63,7 @@ class _Shards:
         """Take parameters, and write a shard where there are enough for one."""
         how = {"copy": True, "memory_format": torch.contiguous_format}
         self._waiting |= {name: weight.detach().to("cpu", **how) for name, weight in part.items()}
-        if sum(weight.nbytes for weight in self._waiting.values()) >= _SHARD_BYTES:
+        if sum(weight.nbytes for weight in self._waiting.values()) >= SHARD_BYTES:
             self._write()
 
     def finish(self) -> None:

@@ -18,7 +18,15 @@ from budwood.records.cost import Cost
 from budwood.records.names import ARMS, BASELINE, CERTIFIED, CONTINUED, FROM_SUBNET, REFERENCE, SHARED, Variant
 from budwood.reporting import formats
 from budwood.reporting.accelerator import Accelerator
-from budwood.reporting.memory import Memory, Precision, forward_memory, training_memory
+from budwood.reporting.memory import (
+    BYTES,
+    Memory,
+    Precision,
+    cut_memory,
+    forward_memory,
+    stream_memory,
+    training_memory,
+)
 from budwood.reporting.quote import ABLATION_COLUMNS, COLUMNS, ROOM, disk_bytes
 from budwood.search.fitness import FROM_SCORES
 from budwood.search.settings import SearchSettings
@@ -42,6 +50,7 @@ from budwood.study.costs import (
 )
 from budwood.study.forecast import Forecast
 from budwood.study.settings import Conditions
+from budwood.subnet.elimination import NUM_TOGETHER
 from budwood.subnet.fitness import fitness_flops_per_token
 from budwood.training.cache import bytes_of_sequence
 from budwood.training.settings import ArmSettings, Schedule
@@ -161,6 +170,26 @@ class PlannedStudy:
             precision=self.precision,
             teacher=teacher,
         )
+
+    def streaming_memory(self, text: Extent, size: int, num_streams: int = 1) -> Memory:
+        """Return what it takes the teacher to read a text layer by layer, in numbers of some bytes."""
+        return stream_memory(
+            self.teacher,
+            num_sequences=text.count,
+            length=text.length,
+            batch_size=self.conditions.measurement.batch_size,
+            size=size,
+            num_streams=num_streams,
+        )
+
+    def cutting_memory(self, each: Forecast) -> Memory:
+        """Return what it takes to cut a sub-network out and to correct it, of that member which takes most."""
+        text = self.text("calibration")
+        stream = self.streaming_memory(text, self.teacher_bytes_per_parameter)
+        memories = (
+            cut_memory(self.teacher, member, each.compensation, text.num_tokens, stream) for member in each.members
+        )
+        return max(memories, key=lambda memory: memory.total)
 
 
 def plan(study: PlannedStudy, accelerator: Accelerator, mfu: float) -> pd.DataFrame:
@@ -293,10 +322,14 @@ def _shared_rows(study: PlannedStudy) -> Iterator[Row]:
     held = _held(study.reading_memory(teacher), teacher)
     files = {"disk_bytes": num_parameters(teacher) * study.teacher_bytes_per_parameter}
     if study.needs_statistics:
-        yield _row(reading_cost("calibration", teacher, study.text("calibration"))) | held
+        text = study.text("calibration")
+        streamed = _held(study.streaming_memory(text, BYTES[study.precision]), teacher)
+        yield _row(reading_cost("calibration", teacher, text)) | streamed
     if study.needs_elimination:
         text = study.text("calibration", min(measurement.elimination, measurement.calibration))
-        yield _row(elimination_cost(teacher, text, study.trials)) | held
+        together = min(NUM_TOGETHER, teacher.num_hidden_layers)
+        streamed = _held(study.streaming_memory(text, BYTES[study.precision], together), teacher)
+        yield _row(elimination_cost(teacher, text, study.trials)) | streamed
     checked = study.text("selection", min(measurement.elimination, measurement.selection))
     for cost in order_gate_costs(teacher, checked).values():
         yield from [_row(cost)] * study.num_orderings
@@ -336,7 +369,7 @@ def _search_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:
     history = {"disk_bytes": study.search.num_evaluations * each.genes_bytes, "paper_flops": charged}
     yield _row(searching, variant) | _held(study.reading_memory(largest, study.teacher), largest) | history
     files = {"disk_bytes": num_parameters(largest) * study.teacher_bytes_per_parameter}
-    yield _row(correction, variant) | files
+    yield _row(correction, variant) | _held(study.cutting_memory(each), largest) | files
     yield _row(certificate_cost(study, each, study.search.num_finalists), variant)
     if (probe := study.probe_schedule) is not None:
         forward = each.forward(probe.sequence_length)

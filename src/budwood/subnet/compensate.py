@@ -303,18 +303,26 @@ def solve_flops(teacher: Architecture, child: Architecture, settings: Compensati
 def _input_sizes(teacher: Architecture, child: Architecture, settings: Compensation) -> Iterator[tuple[int, int, int]]:
     """Yield, for every input, the kept entries, all entries, and the child's rows that read it."""
     width, kept = teacher.hidden_size, child.hidden_size
-    num_mlp_in = len(family_of(teacher.family).mlp_in)
-    for spec, whole in zip(child.layers, teacher.layers, strict=False):
-        heads = spec.num_attention_heads * spec.head_dim
-        if settings.channels:
-            yield kept, width, heads + 2 * spec.num_key_value_heads * spec.head_dim
-            yield kept, width, num_mlp_in * spec.intermediate_size
-        if settings.heads:
-            yield heads, whole.num_attention_heads * whole.head_dim, kept
-        if settings.neurons:
-            yield spec.intermediate_size, whole.intermediate_size, kept
+    for place in range(child.num_hidden_layers):
+        yield from layer_input_sizes(teacher, child, settings, place)
     if settings.channels and not teacher.tie_word_embeddings:
         yield kept, width, teacher.vocab_size
+
+
+def layer_input_sizes(
+    teacher: Architecture, child: Architecture, settings: Compensation, place: int
+) -> Iterator[tuple[int, int, int]]:
+    """Yield, for every input of a layer, the kept entries, all entries, and the child's rows that read it."""
+    width, kept = teacher.hidden_size, child.hidden_size
+    spec, whole = child.layers[place], teacher.layers[place]
+    heads = spec.num_attention_heads * spec.head_dim
+    if settings.channels:
+        yield kept, width, heads + 2 * spec.num_key_value_heads * spec.head_dim
+        yield kept, width, len(family_of(teacher.family).mlp_in) * spec.intermediate_size
+    if settings.heads:
+        yield heads, whole.num_attention_heads * whole.head_dim, kept
+    if settings.neurons:
+        yield spec.intermediate_size, whole.intermediate_size, kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

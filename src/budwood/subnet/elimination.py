@@ -18,7 +18,7 @@ from budwood.subnet.moments import teacher_stream
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
 from budwood.subnet.settings import Ordering
 
-_NUM_TOGETHER = 16
+NUM_TOGETHER = 16
 """Trials that read the text in one pass over the teacher; the streams of all of them are in memory."""
 _Kept = tuple[int, ...]
 
@@ -42,8 +42,8 @@ class LayerTrials:
         """Yield every trial's place and its losses."""
         assert sequences == slice(None), "all trials read the same text"
         kept = [tuple(sorted(layer.layer for layer in selection.layers)) for selection in selections]
-        for first in range(0, len(kept), _NUM_TOGETHER):
-            yield from enumerate(self._evaluate(kept[first : first + _NUM_TOGETHER]), start=first)
+        for first in range(0, len(kept), NUM_TOGETHER):
+            yield from enumerate(self._evaluate(kept[first : first + NUM_TOGETHER]), start=first)
 
     def _evaluate(self, trials: Sequence[_Kept]) -> list[Evaluation]:
         started = time.perf_counter()

@@ -6,7 +6,7 @@ from torch import Tensor
 # Shape legend: N sequences, n entries of an input, k features, m targets.
 
 _TINY = 1e-12
-_SMALL_RIDGE = 1e-2
+SMALL_RIDGE = 1e-2
 """Below it, float32 loses too many digits of a solution."""
 
 
@@ -34,7 +34,7 @@ def regress(moment: Tensor, target: Tensor, ridge: float, held: Tensor | None = 
         ridge: added to the diagonal of the features' correlations.
         held: [k] features for which all predictions must be zero.
     """
-    dtype = torch.float64 if ridge < _SMALL_RIDGE else torch.promote_types(moment.dtype, torch.float32)
+    dtype = torch.float64 if ridge < SMALL_RIDGE else torch.promote_types(moment.dtype, torch.float32)
     scale = moment.diagonal().to(dtype).clamp_min(_TINY).sqrt()
     # In place wherever possible: a moment of a wide layer takes gigabytes.
     correlations = moment.to(dtype, copy=True).div_(scale[:, None]).div_(scale)
