@@ -8,8 +8,8 @@ memory-mapped files count. Plain cuts are of a Llama, in memory: the bound is th
 Usage: python benchmarks/memory.py [--num-layers 24] [--compensated [--hidden-size 2048] [--num-sequences 16]]
 
 Last line: a JSON object with `teacher_bytes`, `child_bytes`, `peak_bytes` and `peak_over_bound`; with `--compensated`,
-in place of the last, `peak_over_layer`, the peak over a layer of the teacher in its file, `peak_over_plan`, over what the
-plan expects, and `seconds`.
+in place of the last, `peak_over_layer`, the peak over a layer of the teacher in its file, `peak_over_plan`, over what
+the plan expects, and `seconds`.
 """
 
 import argparse

@@ -6,7 +6,7 @@ import pytest
 import torch
 from corrections import logits_of
 from safetensors.torch import load_file
-from teachers import TEACHERS, expected_of, select
+from teachers import expected_of, select
 
 from budwood.arch.bins import ParameterBin
 from budwood.models import export
@@ -34,7 +34,7 @@ def parts(teacher_folder, importance, windows):
     return make
 
 
-@pytest.mark.parametrize("teacher", sorted(TEACHERS), indirect=True)
+@pytest.mark.parametrize("teacher", ["gemma3_text tied", "gpt_neox untied", "phi3 untied"], indirect=True)
 @pytest.mark.parametrize("settings", SETTINGS, ids=["plain", "corrected", "refitted"])
 def test_the_folder_is_that_of_the_child_in_memory(parts, settings, teacher_folder, tmp_path, monkeypatch):
     whole = own_weights(parts(settings).assemble())
