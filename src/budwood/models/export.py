@@ -61,8 +61,10 @@ class _Shards:
 
     def add(self, part: Mapping[str, Tensor]) -> None:
         """Take parameters, and write a shard where there are enough for one."""
-        how = {"copy": True, "memory_format": torch.contiguous_format}
-        self._waiting |= {name: weight.detach().to("cpu", **how) for name, weight in part.items()}
+        self._waiting |= {
+            name: weight.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+            for name, weight in part.items()
+        }
         if sum(weight.nbytes for weight in self._waiting.values()) >= SHARD_BYTES:
             self._write()
 
@@ -70,8 +72,8 @@ class _Shards:
         """Write what is left, and name the shards as transformers does."""
         if self._waiting:
             self._write()
-        shards, places = [place / SINGLE for place in self._written], {}
-        total = len(shards)
+        shards = [place / SINGLE for place in self._written]
+        total, places = len(shards), dict[str, str]()
         for number, shard in enumerate(shards, start=1):
             name = SINGLE if total == 1 else f"model-{number:05}-of-{total:05}.safetensors"
             with open_tensors(shard) as tensors:

@@ -110,7 +110,9 @@ def hollow(model: PreTrainedModel, decoder: str, device: torch.device, dtype: to
     _empty(model.get_submodule(decoder))
     for parameter in model.parameters():
         parameter.data = torch.empty(parameter.shape, device=device, dtype=dtype)
-    return nn.Module.to(model, device).eval()
+    nn.Module.to(model, device)
+    model.eval()
+    return model
 
 
 def fill(model: PreTrainedModel, state: Mapping[str, Tensor]) -> None:
@@ -152,8 +154,10 @@ def logits_by_part(
 
     def next_part() -> dict[str, Tensor]:
         # A product of one row rounds by where a matrix lies in memory, and in a file it may lie anywhere.
-        how = {"copy": True, "memory_format": torch.contiguous_format}
-        return {name: weight.to(device, torch.float32, **how) for name, weight in next(rest).items()}
+        return {
+            name: weight.to(device, torch.float32, copy=True, memory_format=torch.contiguous_format)
+            for name, weight in next(rest).items()
+        }
 
     fill(model, next_part())
     stream = LayerStream(model, decoder, texts, lambda _: next_part())

@@ -67,11 +67,12 @@ class CheckpointTensors(Mapping[str, Tensor]):
     @property
     def dtype(self) -> torch.dtype:
         """The widest precision of all parameters; of each a row is read."""
-        found = set()
+        found: set[torch.dtype] = set()
         for stored in {self._stored_name(name) for name in self}:
             with open_tensors(self._files[stored]) as tensors:
                 found.add(tensors.get_slice(stored)[:1].dtype)
-        return reduce(torch.promote_types, found)
+        widest: torch.dtype = reduce(torch.promote_types, found)
+        return widest
 
     def _stored_name(self, name: str) -> str:
         return self._held[name][0] if name in self._held else self._stored.get(name, name)

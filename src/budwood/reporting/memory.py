@@ -146,10 +146,11 @@ def cut_memory(
     if settings.refit:
         states += 6 * teacher.hidden_size + max(layer.intermediate_size for layer in child.layers)
     shard = size * min(num_parameters(child), SHARD_BYTES // size + _largest_layer(child))
+    reads = settings.regresses or settings.refit
     return replace(
         stream,
         weights=stream.weights + shard + _FLOAT32 * child.vocab_size * child.hidden_size,
-        activations=stream.activations + size * num_tokens * states,
+        activations=stream.activations + size * num_tokens * states if reads else 0,
         moments=moments,
     )
 
