@@ -14,6 +14,10 @@ ENV :=
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 PIP = "$(BIN)/python" -m pip install --disable-pip-version-check --quiet
+# Takes a tenth of pip's processor time. It reads none of pip's settings, and has no use for a build that lies on disk.
+UV = UV_DEFAULT_INDEX="$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-https://pypi.org/simple}}" \
+	"$(BIN)/uv" pip install --quiet --python "$(BIN)/python"
+LOCKED := --no-deps --require-hashes --requirement requirements-lock.txt --requirement requirements-quickstart.txt
 # The MLflow plugin starts `mlflow`, and tests start `kedro`, by name.
 RUN := PATH="$$(cd "$(BIN)" && pwd):$$PATH" $(if $(ENV),KEDRO_ENV="$(ENV)")
 
@@ -31,7 +35,8 @@ $(READY): pyproject.toml requirements-lock.txt requirements-quickstart.txt requi
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo 'budwood needs Python 3.11 or newer: name one with `make PYTHON=/path/to/python3.11 ...`' >&2; exit 1; }
 	test -x "$(BIN)/pip" || "$(PYTHON)" -m venv "$(VENV)"
-	$(PIP) --no-deps --require-hashes --requirement requirements-lock.txt --requirement requirements-quickstart.txt
+	sed -n '/^uv==/,/[^\\]$$/p' requirements-lock.txt | $(PIP) --no-deps --require-hashes --requirement /dev/stdin
+	$(UV) $(LOCKED) || { echo 'uv could not install the lock, see above; pip tries it' >&2; $(PIP) $(LOCKED); }
 	$(PIP) --requirement requirements-torch.txt
 	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch "$@"
@@ -70,7 +75,7 @@ format: $(READY) ## Format, and fix what can be fixed
 	$(RUN) ruff check --fix
 
 viz: $(READY) ## Open the graph in Kedro-Viz
-	$(RUN) kedro viz run $(ARGS)
+	$(RUN) kedro viz run --include-hooks $(ARGS)
 
 # Every environment keeps its runs in this one database. Without the job runner and with one worker the server takes
 # 0.5 GB of memory instead of 2.5 GB.

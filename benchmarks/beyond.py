@@ -46,10 +46,10 @@ def order_gates(study: Study) -> dict[str, float]:
         importance=study.ranked.importance,
         ordering=ORDERED,
         windows=Windows(tokens=study.tokens, split="selection", length=256, count=2),
-        compute=study.compute,
+        compute=study.materials.compute,
         batch_size=4,
     )
-    return {gate.name.split()[3]: round(gate.value, 3) for gate in study.workspace.finish(stage).gates}
+    return {gate.name.split()[3]: round(gate.value, 3) for gate in study.workspace.finish(stage)}
 
 
 class Measured:
@@ -70,7 +70,7 @@ class Measured:
     def _written(self, name: str, model: Checkpoint) -> list[Sample]:
         study = self.study
         stage = ContinuePrompts(
-            model_name=name, model=model, tokens=study.tokens, teacher=self.samples, compute=study.compute
+            model_name=name, model=model, tokens=study.tokens, teacher=self.samples, compute=study.materials.compute
         )
         return study.workspace.finish(stage).samples
 
@@ -82,11 +82,11 @@ class Measured:
             tasks=ASKED.tasks,
             limit=None,
             bos_token_id=self.study.tokens.bos_token_id,
-            compute=self.study.compute,
+            compute=self.study.materials.compute,
             folder=self.tasks,
             evaluation=ASKED,
         )
-        found = {task.task: task for task in self.study.workspace.finish(stage).downstream.tasks}
+        found = {task.task: task for task in self.study.workspace.finish(stage).tasks}
         return {
             short: [round(found[task].value, 3), round(found[task].standard_error or 0.0, 3)]
             for short, task in (("copy", COPY), ("recall", RECALL))

@@ -47,8 +47,8 @@ from budwood import Schedule, Selection
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters, training_flops_per_token
 from budwood.models.device import Compute
-from budwood.study.door import Subnet
 from budwood.study.evaluation import ScoreRun
+from budwood.study.study import Subnet
 from budwood.study.training import Trained
 
 ARMS = ("random", "compensated", "distilled")

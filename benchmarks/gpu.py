@@ -53,8 +53,9 @@ from budwood.subnet.settings import Ordering
 from budwood.training.cache import write_cache
 from budwood.training.job import TrainingJob
 from budwood.training.objectives import NextToken
+from budwood.training.order import training_order
 from budwood.training.peaks import peak_flops
-from budwood.training.run import train, training_order
+from budwood.training.run import train
 from budwood.training.settings import DistillationSettings, Engine, Schedule
 from budwood.training.student import Student
 from budwood.training.teacher import cache_facts, open_live_teacher

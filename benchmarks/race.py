@@ -39,7 +39,7 @@ NEAR_NATS = 0.02
 def measure(cache_dir: Path) -> NDArray[np.float64]:
     """Return [64, 64] the loss of every candidate on every sequence."""
     study = open_quickstart(cache_dir)
-    ordered = study.ordered().materialise(study.compute)
+    ordered = study.ordered().materialise(study.materials.compute)
     text = windows(study, "selection", NUM_SEQUENCES, SEQUENCE_LENGTH)
     evaluate, rng = SubnetEvaluator(teacher=ordered, windows=text, batch_size=8), np.random.default_rng(0)
     space = SearchSpace(teacher=ordered.ranked, layerwise=False)

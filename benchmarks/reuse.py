@@ -52,7 +52,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     study = open_quickstart(arguments.cache_dir)
-    teacher = study.ordered().materialise(study.compute)
+    teacher = study.ordered().materialise(study.materials.compute)
     evaluator = SubnetEvaluator(teacher=teacher, windows=windows(study, "selection", NUM_SEQUENCES))
     case = CASES["smollm2_135m"]
     shapes = {"handpicked": case.handpicked, "three_quarter": case.handpicked_three_quarter}

@@ -168,7 +168,7 @@ def run_whittle(bench: Bench, seed: int) -> Result:
         "tokens": _with_all_costs(bench, found, result)["evaluation_tokens"],
         "seed": seed,
         "num-threads": torch.get_num_threads(),
-        "dtype": study.compute.precision,
+        "dtype": study.materials.compute.precision,
         "history": folder / f"whittle-{seed}.jsonl",
     }
     options = [f"--{name}={value}" for name, value in arguments.items()]

@@ -110,7 +110,7 @@ class Study:
         # A window more than is read: the last token of one is the first of the next.
         limits = {"train": self.tokens + LENGTH, "validation": 10**9}
         text = CorpusSettings(sources={"wikipedia": WIKIPEDIA.model_copy(update={"max_tokens": limits})})
-        return self.workspace.finish(PackText.of(self.teacher, text, Path.cwd())).tokens
+        return self.workspace.finish(PackText.of(self.teacher, text, Path.cwd()))
 
     def result(self, run: Run, split: str = "validation") -> Result:
         """Return a run's losses, after training it where it is not finished."""
@@ -125,7 +125,7 @@ class Study:
         text = self.quickstart.tokens
         if split == "choice":
             windows = Windows(tokens=text, split=split, length=LENGTH, count=NUM_CHOICE)
-            return list(self.workspace.finish(ScoreProbe(choice=windows, batch_size=BATCH, **shared)).score.losses)
+            return list(self.workspace.finish(ScoreProbe(choice=windows, batch_size=BATCH, **shared)).losses)
         stage = ScoreRun(run_name=run.name, tokens=text, length=LENGTH, validation=NUM_HELDOUT, **shared)
         return list(self.workspace.finish(stage).score.losses["wikipedia"])
 

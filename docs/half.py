@@ -51,6 +51,7 @@ SPACE = budwood.SpaceSettings(
 )
 SEARCH = budwood.SearchSettings(
     population=7,
+    num_balanced=4,
     epochs=2,
     num_elites=4,
     num_mutants=3,

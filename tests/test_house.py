@@ -9,7 +9,7 @@ import pytest
 from projects import ROOT
 
 SOURCE = ROOT / "src" / "budwood"
-LONGEST, MOST_PARAMETERS = 60, 8
+LONGEST, MOST_PARAMETERS, LONGEST_FILE = 60, 8, 400
 UNTYPED = re.compile(r"\b[dD]ict\[str, Any\]|\bMapping\[str, Any\]")
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -41,6 +41,12 @@ def test_functions_are_short_and_take_few_parameters():
                 place = file.relative_to(ROOT)
                 broken.append(f"{place}:{function.lineno} {function.name}: {length} lines, {count} parameters")
     assert broken == []
+
+
+def test_files_are_short():
+    tables = {SOURCE / "arch" / "family.py"}
+    lengths = {file.relative_to(SOURCE): len(file.read_text().splitlines()) for file in FILES if file not in tables}
+    assert {str(file): length for file, length in lengths.items() if length > LONGEST_FILE} == {}
 
 
 @pytest.mark.parametrize("file", sorted(SOURCE.glob("pipelines/*/nodes.py")), ids=lambda file: file.parent.name)

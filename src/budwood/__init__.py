@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from budwood.models.checkpoint import Checkpoint
     from budwood.models.settings import TeacherSettings
     from budwood.search.settings import SearchSettings
-    from budwood.study.door import Study, Subnet, open_study
+    from budwood.study.door import open_study
     from budwood.study.settings import BinSettings, MeasurementSettings
+    from budwood.study.study import Study, Subnet
     from budwood.subnet.settings import Compensation, Ordering, SpaceSettings
     from budwood.training.settings import DistillationSettings, Engine, Schedule
 
@@ -25,8 +26,9 @@ _MODULES = {
     "budwood.models.checkpoint": ("Checkpoint",),
     "budwood.models.settings": ("TeacherSettings",),
     "budwood.search.settings": ("SearchSettings",),
-    "budwood.study.door": ("Study", "Subnet", "open_study"),
+    "budwood.study.door": ("open_study",),
     "budwood.study.settings": ("BinSettings", "MeasurementSettings"),
+    "budwood.study.study": ("Study", "Subnet"),
     "budwood.subnet.settings": ("Compensation", "Ordering", "SpaceSettings"),
     "budwood.training.settings": ("DistillationSettings", "Engine", "Schedule"),
 }

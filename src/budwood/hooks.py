@@ -323,9 +323,7 @@ def _flatten(prefix: str, value: Any) -> dict[str, Any]:
 
 
 def _fingerprint(data: Any) -> str:
-    from budwood.models.teacher import fingerprint  # noqa: PLC0415 - keeps torch out of commands without a run
-
-    return fingerprint(data) if isinstance(data, Path) else str(data.fingerprint)
+    return str(data.fingerprint)
 
 
 def _git_commit() -> str:

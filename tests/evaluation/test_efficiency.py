@@ -20,22 +20,22 @@ def subject(family: str = "llama", **changes: int) -> Subject:
 @pytest.mark.parametrize("family", sorted({family for family, _ in TEACHERS.values()}))
 def test_every_family_is_measured(family: str) -> None:
     record = measure_efficiency({"own": subject(family)}, SETTINGS, FULL)
-    own = record["models"]["own"]
-    assert len(own["prefill_seconds"]) == len(own["decode_seconds"]) == 4
-    assert min(own["prefill_seconds"] + own["decode_seconds"]) > 0
-    assert own["weight_bytes"] == 4 * own["num_parameters"]
-    assert own["working_bytes"] >= 2 * 12 * own["kv_bytes_per_token"]
-    assert record["threads"] == torch.get_num_threads()
+    own = record.models["own"]
+    assert len(own.prefill_seconds) == len(own.decode_seconds) == 4
+    assert min(own.prefill_seconds + own.decode_seconds) > 0
+    assert own.weight_bytes == 4 * own.num_parameters
+    assert own.working_bytes >= 2 * 12 * own.kv_bytes_per_token
+    assert record.threads == torch.get_num_threads()
 
 
 def test_the_cache_by_hand() -> None:
     """4 layers of 3 key-value heads of 16, keys and values: 384 numbers of 4 bytes, or of 2."""
     model = subject()
-    assert measure_efficiency({"own": model}, SETTINGS, FULL)["models"]["own"]["kv_bytes_per_token"] == 1536
+    assert measure_efficiency({"own": model}, SETTINGS, FULL).models["own"].kv_bytes_per_token == 1536
     half = Subject(model.model.bfloat16(), model.architecture)
-    own = measure_efficiency({"own": half}, SETTINGS, HALF)["models"]["own"]
-    assert own["kv_bytes_per_token"] == 768
-    assert own["weight_bytes"] == 2 * own["num_parameters"]
+    own = measure_efficiency({"own": half}, SETTINGS, HALF).models["own"]
+    assert own.kv_bytes_per_token == 768
+    assert own.weight_bytes == 2 * own.num_parameters
 
 
 def test_models_take_turns() -> None:
@@ -67,8 +67,8 @@ def test_the_cost_is_counted() -> None:
     own = subject()
     record = measure_efficiency({"one": own, "two": own}, SETTINGS, FULL)
     forward = {context: forward_flops_per_token(own.architecture, context=context) for context in range(10, 14)}
-    assert record["flops"] == 7 * 2 * 2 * (10 * forward[10] + forward[11] + forward[12] + forward[13])
-    assert record["tokens"] == 7 * 2 * 2 * 13
+    assert record.flops == 7 * 2 * 2 * (10 * forward[10] + forward[11] + forward[12] + forward[13])
+    assert record.tokens == 7 * 2 * 2 * 13
 
 
 def test_working_memory_by_hand() -> None:
@@ -89,7 +89,9 @@ def test_more_sequences_need_more_memory() -> None:
     peaks = [
         measure_efficiency(
             own, EfficiencySettings(prompt_tokens=8, new_tokens=1, batch_size=size, repeats=1, warmups=0), FULL
-        )["models"]["own"]["working_bytes"]
+        )
+        .models["own"]
+        .working_bytes
         for size in (1, 2, 4)
     ]
     assert np.all(np.diff(peaks) > 0)

@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.models.certificate import TOLERANCE, Origin, certify, max_difference, probe_lengths, prove
-from budwood.models.checkpoint import fingerprint, own_weights
+from budwood.models.checkpoint import own_weights
 from budwood.models.export import write_checkpoint
+from budwood.models.fingerprint import fingerprint
 from budwood.records.certificate import Certificate
 from budwood.subnet.extract import extract_child
 

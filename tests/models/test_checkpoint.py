@@ -20,8 +20,6 @@ from budwood.models.checkpoint import (
     OWN_MODELS,
     Checkpoint,
     build_empty,
-    checkpoint_files,
-    fingerprint,
     load_config,
     load_generation,
     load_model,
@@ -30,6 +28,7 @@ from budwood.models.checkpoint import (
     read_architecture,
     save_checkpoint,
 )
+from budwood.models.fingerprint import checkpoint_files, fingerprint
 from budwood.models.rotary import even_share, layer_types, rope_for_dims, rope_of_type
 from budwood.records import hashes
 

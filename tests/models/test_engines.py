@@ -5,8 +5,9 @@ import json
 import pytest
 from teachers import tiny_teacher
 
-from budwood.models.checkpoint import fingerprint, save_checkpoint
+from budwood.models.checkpoint import save_checkpoint
 from budwood.models.engines import ask, misread_by_vllm, open_everywhere, serving_commands
+from budwood.models.fingerprint import fingerprint
 from budwood.models.settings import ServingSettings
 from budwood.models.teacher import byte_tokenizer
 from budwood.records.serving import CHECK, Opening

@@ -19,8 +19,9 @@ from budwood.arch.selection import LayerSelection, Selection
 from budwood.models import gguf as module
 from budwood.models import gguf_header
 from budwood.models.checkpoint import own_weights, read_architecture, save_checkpoint
-from budwood.models.gguf import KINDS, convert_gguf, describe_gguf
+from budwood.models.gguf import convert_gguf, describe_gguf
 from budwood.models.gguf_export import write_gguf as write_gguf_file
+from budwood.models.gguf_model import KINDS
 from budwood.models.parts import join_parts
 from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import check_folder, describe_teacher, fetch_teacher

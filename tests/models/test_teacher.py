@@ -13,15 +13,9 @@ from budwood.arch.count import num_parameters
 from budwood.datasets.hf_checkpoint import HFCheckpointDataset
 from budwood.models import teacher as module
 from budwood.models.checkpoint import read_architecture
+from budwood.models.fingerprint import fingerprint
 from budwood.models.settings import TeacherSettings
-from budwood.models.teacher import (
-    byte_tokenizer,
-    check_folder,
-    count_token_ids,
-    describe_teacher,
-    fetch_teacher,
-    fingerprint,
-)
+from budwood.models.teacher import byte_tokenizer, check_folder, count_token_ids, describe_teacher, fetch_teacher
 
 SIZES = {
     "hidden_size": 16,

@@ -16,7 +16,6 @@ from budwood.models.teacher import fetch_teacher as load_source
 from budwood.parameters import read_parameters
 from budwood.pipelines.plan.nodes import plan_study
 from budwood.pipelines.teacher.nodes import fetch_teacher
-from budwood.records.names import Variant
 from budwood.records.teacher import IntakeRecord, TeacherRecord
 from budwood.search.settings import SearchSettings
 from budwood.study.settings import BinSettings
@@ -299,7 +298,7 @@ RECORD = TeacherRecord(
 def test_bins_that_overlap_are_refused():
     bins = {"half": BinSettings(fraction=0.5), "most": BinSettings(fraction=0.54)}
     with pytest.raises(ValueError, match=r"bins 'half' .* and 'most' .* overlap"):
-        enumerate_spaces(RECORD, bins, COARSE, [Variant("half", "coarse"), Variant("most", "coarse")])
+        enumerate_spaces(RECORD, bins, COARSE, {"half": ["coarse"], "most": ["coarse"]})
 
 
 @pytest.mark.parametrize(
@@ -312,7 +311,7 @@ def test_bins_that_overlap_are_refused():
 def test_a_reference_that_cannot_be_trained_is_refused(changes, expected):
     bins = {"half": BinSettings(fraction=0.5, reference=SIZES | changes)}
     with pytest.raises(ValueError, match=r"bins\.half\.reference") as error:
-        enumerate_spaces(RECORD, bins, COARSE, [Variant("half", "coarse")])
+        enumerate_spaces(RECORD, bins, COARSE, {"half": ["coarse"]})
     assert expected in str(error.value)
 
 

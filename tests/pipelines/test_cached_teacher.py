@@ -50,11 +50,11 @@ def ask(tmp_path):
 def test_the_node_reports_what_it_cost_and_asks_once(ask, monkeypatch):
     said, costs = ask()
     (cost,) = costs
-    assert (cost.stage, cost.arm, cost.tokens) == ("teacher_cache", "distilled", said.record["tokens"])
-    assert said.record["tokens"] == 10 * len(said.starts) == 10 * 32
+    assert (cost.stage, cost.arm, cost.tokens) == ("teacher_cache", "distilled", said.record.tokens)
+    assert said.record.tokens == 10 * len(said.starts) == 10 * 32
     # Two multiplications and additions for every matrix entry, and what attention needs on top.
     assert cost.flops > 2 * cost.tokens * (257 * 16 + 4 * 16 * 16 + 3 * 16 * 16)
-    assert 2 < said.record["bytes_per_token"] < 2 + 8 * 3 + 1 + 4 + 1
+    assert 2 < said.record.bytes_per_token < 2 + 8 * 3 + 1 + 4 + 1
     monkeypatch.setattr(training, "open_live_teacher", lambda *_: pytest.fail("the teacher was loaded again"))
     again, same = ask()
     assert (again.fingerprint, same) == (said.fingerprint, costs)

@@ -15,7 +15,7 @@ from kedro.io import DataCatalog
 from mlflow.entities import Run
 from projects import kedro
 
-from budwood.models.teacher import fingerprint
+from budwood.models.fingerprint import fingerprint
 from budwood.parameters import read_parameters
 from budwood.pipelines.parameters import ParametersHook
 from budwood.records.form import read_records

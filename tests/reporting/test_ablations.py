@@ -1,6 +1,7 @@
 """Ablations, against values worked by hand and against an analysis of variance."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ import pytest
 
 from budwood.reporting.ablations import (
     TRAINED,
-    Ran,
+    Outcome,
     ablation_curves,
     ablation_page,
     ablation_table,
@@ -20,10 +21,10 @@ from budwood.reporting.ablations import (
 )
 
 
-def run(variant: str, losses: list[float], status: str = TRAINED, **settings: object) -> dict:
+def run(variant: str, losses: list[float], status: str = TRAINED, **settings: object) -> Outcome:
     """Return what became of a variant."""
     cost = {"num_parameters": 1000, "tokens": 2048, "student_flops": 1e12, "teacher_flops": 0.0}
-    return {"variant": variant, "settings": settings or {"space": variant}, "status": status, "losses": losses, **cost}
+    return Outcome(variant=variant, settings=settings or {"space": variant}, status=status, losses=losses, **cost)
 
 
 # b minus a is 1, 2, 0 by sequence: mean 1, error 1 / sqrt(3).
@@ -117,17 +118,17 @@ def test_means_are_drawn_over_the_values_in_order() -> None:
     assert [note.text for note in figure.layout.annotations] == list(SETTINGS)
 
 
-def ran(variant: str, losses: list[float], **settings: object) -> Ran:
+def ran(variant: str, losses: list[float], **settings: object) -> Outcome:
     """Return a training with held-out losses at 0, 10, ... tokens and an objective between them."""
     points = pd.DataFrame({"step": range(len(losses)), "heldout_loss": losses, "learning_rate": 0.1})
     points = points.assign(tokens=10 * points["step"], flops=20.0 * points["step"], train_loss=np.nan)
     between = pd.DataFrame({"step": [0.5], "tokens": [5], "flops": [10.0], "train_loss": [9.0]})
-    return Ran(run(variant, losses, **settings), pd.concat([points, between]))
+    return replace(run(variant, losses, **settings), curve=pd.concat([points, between]))
 
 
 def test_curves_of_variants_are_their_losses_and_what_perplexity_these_are() -> None:
     """A failed variant has none."""
-    curves = ablation_curves([ran("a", [2.0, 1.0]), ran("b", [3.0, 0.0]), Ran(BROKEN, pd.DataFrame())])
+    curves = ablation_curves([ran("a", [2.0, 1.0]), ran("b", [3.0, 0.0]), BROKEN])
     assert list(curves) == ["variant", "space", "step", "tokens", "flops", "train_loss", "heldout_loss"]
     assert curves["variant"].tolist() == ["a"] * 3 + ["b"] * 3
     losses, perplexities, *others = curves_by_variant("", curves).data

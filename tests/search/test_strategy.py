@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import KINDS, changed, count, decoder, layer, llama
 
+from budwood.arch.balanced import balanced_members
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.arch.sampling import Sampling
@@ -327,6 +328,20 @@ def test_an_unreachable_bin_is_refused_before_the_search() -> None:
         open_strategy(UNIFORM, ParameterBin(10**8, 10**9), SMALL)
 
 
+@pytest.mark.parametrize("name", SPACES)
+def test_the_first_generation_begins_with_balanced_members(name: str) -> None:
+    drawn, begun = (open_strategy(SPACES[name], HALF, changed(SMALL, num_balanced=count)).ask() for count in (0, 2))
+    assert [candidate.origin for candidate in begun] == ["initial"] * 8
+    assert len({candidate.key for candidate in begun}) == 8
+    balanced = [candidate.selection for candidate in begun[:2]]
+    shapes = [(len(member.layers), len(member.hidden)) for member in balanced]
+    suggested = balanced_members(SPACES[name], HALF, 2, np.random.default_rng(0))
+    assert shapes == [(len(member.layers), len(member.hidden)) for member in suggested]
+    if SPACES[name].granularity == "coarse":
+        assert balanced == suggested
+        assert [candidate.key for candidate in begun[2:]] == [candidate.key for candidate in drawn[:6]]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -336,6 +351,7 @@ def test_an_unreachable_bin_is_refused_before_the_search() -> None:
         ({"num_mutants": -1}, "greater than or equal to 0"),
         ({"probability": 0.0}, "greater than 0"),
         ({"probability": 1.5}, "less than or equal to 1"),
+        ({"num_balanced": 9}, "num_balanced=9 must not exceed population=8"),
         ({"num_elites": 9}, "num_elites=9 must not exceed population=8"),
         ({"num_mutants": 4}, r"must make a population: 4 \+ 3 \+ 2 is not 8"),
         ({"screening": 0}, "greater than or equal to 1"),

@@ -1,6 +1,5 @@
 """One of every stage, of a tiny teacher and a little text."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +8,10 @@ import pytest
 import torch
 
 from budwood.arch.selection import LayerSelection, Selection
-from budwood.corpus.packing import PackedCorpus, tokenize_and_pack
+from budwood.corpus.packing import tokenize_and_pack
 from budwood.corpus.settings import CorpusSettings, SourceSettings
 from budwood.evaluation.settings import EvaluationSettings
 from budwood.models.card import CardSource, Measurement
-from budwood.models.checkpoint import Checkpoint
-from budwood.models.device import Compute, choose_compute
 from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import byte_tokenizer, fetch_teacher
 from budwood.records.certificate import Certificate, LogitProbe, Proof
@@ -23,14 +20,15 @@ from budwood.records.search import Finalist, Searched, Winner
 from budwood.records.teacher import IntakeRecord, TeacherRecord
 from budwood.records.training import MadeWith, TrainingRecord
 from budwood.search.settings import SearchSettings
+from budwood.study.choice import BriefTraining, ChooseWinner
 from budwood.study.evaluation import AskModel, ContinuePrompts, EvaluateTeacher, ScoreProbe, ScoreRun
 from budwood.study.export import CertifyTrained, ExportSubnet
 from budwood.study.gates import CheckOrder, CheckStart, OverfitBatch
-from budwood.study.search import BriefTraining, ChooseWinner, EvolveSubnets
-from budwood.study.settings import BinSettings
+from budwood.study.search import EvolveSubnets
+from budwood.study.settings import BinSettings, MeasurementSettings
 from budwood.study.stage import Stage
 from budwood.study.teacher import RankComponents, VerifyTeacher
-from budwood.study.text import PackText, Windows
+from budwood.study.text import Materials, PackText
 from budwood.study.training import CacheTeacher, Start, TrainArm
 from budwood.study.vocabulary import TrimVocabulary
 from budwood.subnet.settings import Ordering, SpaceSettings
@@ -39,7 +37,21 @@ from budwood.training.settings import ArmSettings, DistillationSettings, Engine,
 
 SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 SCHEDULE = Schedule(tokens=64, sequence_length=8, global_batch=2, micro_batch=1)
+MEASUREMENT = MeasurementSettings(
+    length=8,
+    calibration=2,
+    elimination=1,
+    selection=2,
+    choice=2,
+    validation=2,
+    heldout=1,
+    batch_size=2,
+    device="cpu",
+    precision="float32",
+)
 SPACE = SpaceSettings(layerwise=False)
+IMPORTANCE = {"channels": torch.ones(3)}
+TAUGHT = ArmSettings(learning_rate=0.1, distillation=DistillationSettings(loss="sampled"))
 SELECTION = Selection(
     hidden=range(8), layers=(LayerSelection(layer=0, groups=(0,), queries=(0,), pairs=range(4), neurons=range(8)),)
 )
@@ -119,15 +131,6 @@ WINNER = Winner(
 )
 
 
-@dataclass(frozen=True)
-class Materials:
-    """A teacher and text."""
-
-    teacher: Checkpoint
-    tokens: PackedCorpus
-    compute: Compute = field(default_factory=lambda: choose_compute("cpu", "float32"))
-
-
 @pytest.fixture(scope="session")
 def materials(tmp_path_factory: pytest.TempPathFactory) -> Materials:
     folder = tmp_path_factory.mktemp("materials")
@@ -139,19 +142,39 @@ def materials(tmp_path_factory: pytest.TempPathFactory) -> Materials:
     ]
     documents = pd.DataFrame(rows, columns=["split", "source", "text"])
     tokens = tokenize_and_pack(documents, byte_tokenizer(), seed=0, directory=folder / "tokens", progress=False)
-    return Materials(fetch_teacher(TeacherSettings(random=SIZES), folder).checkpoint, tokens)
+    return Materials(fetch_teacher(TeacherSettings(random=SIZES), folder).checkpoint, tokens, MEASUREMENT)
 
 
 @pytest.fixture
 def stages(materials: Materials) -> list[Stage]:
     """Return one of every stage."""
-    teacher, tokens, compute = materials.teacher, materials.tokens, materials.compute
+    return [*of_teacher(materials), *of_search(materials), *of_training(materials), *of_evaluation(materials)]
 
-    def windows(split: str) -> Windows:
-        return Windows(tokens=tokens, split=split, length=8, count=2)
 
+def of_teacher(materials: Materials) -> list[Stage]:
+    """Return the stages that take a teacher in."""
     corpus = CorpusSettings(sources={"one": SourceSettings(path="text.txt", splits={"train": 0.5, "validation": 0.5})})
-    heavy = {"importance": {"channels": torch.ones(3)}, "space": SPACE, "compute": compute, "batch_size": 2}
+    return [
+        PackText(
+            sources=[{"path": "text.txt"}],
+            seed=1,
+            tokenizer="words",
+            vocab_size=257,
+            teacher=materials.teacher,
+            corpus=corpus,
+            root=Path(),
+        ),
+        VerifyTeacher(teacher=materials.teacher),
+        TrimVocabulary(teacher=materials.teacher, counts=torch.ones(257, dtype=torch.int64), size=256),
+        RankComponents.of(materials, eliminates=True),
+        CheckOrder.of(materials, IMPORTANCE, Ordering()),
+        EvaluateTeacher.of(materials),
+    ]
+
+
+def of_search(materials: Materials) -> list[Stage]:
+    """Return the stages that find a sub-network and export it."""
+    teacher = materials.teacher
     record = TeacherRecord(
         name="teacher",
         revision="local",
@@ -164,59 +187,32 @@ def stages(materials: Materials) -> list[Stage]:
         architecture=teacher.architecture,
         intake=INTAKE,
     )
-    taught = ArmSettings(learning_rate=0.1, distillation=DistillationSettings(loss="sampled"))
+    described = {"teacher_record": record, "sources": [CardSource(name="one", license="MIT")]}
+    brief = BriefTraining(schedule=SCHEDULE, learning_rate=0.1, heldout=1, engine=Engine())
+    measured = Measurement(metric="loss", value=1.0, unit="nats", data="one", when="now")
     return [
-        PackText(
-            sources=[{"path": "text.txt"}],
-            seed=1,
-            tokenizer="words",
-            vocab_size=257,
-            teacher=teacher,
-            corpus=corpus,
-            root=Path(),
-        ),
-        RankComponents(
-            teacher=teacher, calibration=windows("calibration"), elimination=1, compute=compute, batch_size=2
-        ),
-        EvaluateTeacher(teacher=teacher, tokens=tokens, length=8, reported={"validation": 2}, compute=compute),
-        EvolveSubnets(
-            teacher=teacher,
-            selection=windows("selection"),
-            bin_=BinSettings(fraction=0.5),
-            search=SearchSettings(),
-            calibration=windows("calibration"),
-            **heavy,
-        ),
-        ChooseWinner(
-            teacher=teacher,
-            calibration=windows("calibration"),
-            choice=windows("choice"),
-            finalists=(FINALIST,),
-            training=BriefTraining(schedule=SCHEDULE, learning_rate=0.1, heldout=1, engine=Engine()),
-            searched=Searched(**SEARCHED),
-            **heavy,
-        ),
-        ExportSubnet(
-            cut=teacher,
-            teacher_record=record,
-            corpus_fingerprint="text",
-            winner=WINNER,
-            space=SPACE,
-            sources=[CardSource(name="one", license="MIT", attribution="", dataset=None)],
-        ),
+        EvolveSubnets.of(materials, IMPORTANCE, BinSettings(fraction=0.5), SPACE, SearchSettings()),
+        ChooseWinner.of(materials, IMPORTANCE, (FINALIST,), Searched(**SEARCHED), SPACE, brief),
+        ExportSubnet(cut=teacher, corpus_fingerprint="text", winner=WINNER, space=SPACE, **described),
         CertifyTrained(
             model=teacher,
             record=RECORD,
             subnet=CERTIFICATE,
-            proven_on=windows("choice"),
-            teacher_record=record,
-            sources=[CardSource(name="one", license="MIT")],
-            measured=[Measurement(metric="loss", value=1.0, unit="nats", data="one", when="now")],
+            proven_on=materials.windows("choice"),
+            measured=[measured],
+            **described,
         ),
+    ]
+
+
+def of_training(materials: Materials) -> list[Stage]:
+    """Return the stages of a training."""
+    teacher, tokens, compute = materials.teacher, materials.tokens, materials.compute
+    return [
         TrainArm(
             arm="distilled",
             start=Start(initialisation="subnet", checkpoint=teacher),
-            settings=taught,
+            settings=TAUGHT,
             schedule=SCHEDULE,
             tokens=tokens,
             heldout=1,
@@ -224,18 +220,20 @@ def stages(materials: Materials) -> list[Stage]:
             compute=compute,
             engine=Engine(),
         ),
-        CacheTeacher(
-            teacher=teacher,
-            tokens=tokens,
-            settings=taught.distillation,
-            schedule=SCHEDULE,
-            compute=compute,
-            batch_size=2,
-        ),
+        CacheTeacher.of(materials, TAUGHT.distillation, SCHEDULE),
+        CheckStart(start=teacher, certificate="prompts", compute=compute),
+        OverfitBatch(run_facts="distilled", student=teacher.architecture, job=JOB),
+    ]
+
+
+def of_evaluation(materials: Materials) -> list[Stage]:
+    """Return the stages that measure models."""
+    teacher, tokens, compute = materials.teacher, materials.tokens, materials.compute
+    return [
         ScoreRun(
             run_name="distilled", model=teacher, record=RECORD, tokens=tokens, length=8, validation=2, compute=compute
         ),
-        ScoreProbe(model=teacher, record=RECORD, choice=windows("choice"), compute=compute, batch_size=2),
+        ScoreProbe(model=teacher, record=RECORD, choice=materials.windows("choice"), compute=compute, batch_size=2),
         AskModel(
             model_name="teacher",
             model=teacher,
@@ -247,18 +245,6 @@ def stages(materials: Materials) -> list[Stage]:
             folder=Path("questions"),
             evaluation=EvaluationSettings(),
         ),
-        VerifyTeacher(teacher=teacher),
-        TrimVocabulary(teacher=teacher, counts=torch.ones(257, dtype=torch.int64), size=256),
-        CheckOrder(
-            teacher=teacher,
-            importance={"channels": torch.ones(3)},
-            ordering=Ordering(),
-            windows=windows("selection"),
-            compute=compute,
-            batch_size=2,
-        ),
-        CheckStart(arm="distilled", seed=1, start=teacher, certificate="prompts", compute=compute),
-        OverfitBatch(run_facts="distilled", student=teacher.architecture, job=JOB),
         ContinuePrompts(
             model_name="distilled",
             model=teacher,

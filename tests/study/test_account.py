@@ -7,6 +7,7 @@ from budwood.pipelines.evaluation.nodes import join_curves
 from budwood.records.account import SearchFindings, TrainingFindings
 from budwood.records.certificate import Certificate
 from budwood.records.cost import Cost
+from budwood.records.gate import Gate
 from budwood.records.names import Variant
 from budwood.records.training import MadeWith, ProbeScore, Score
 from budwood.study.account import ledger, probe_costs, steps_taken_over
@@ -144,3 +145,14 @@ def test_all_that_a_search_cost_is_charged_to_its_variant() -> None:
     one = searched(None, finalists=(found,), winner=(won,), certificate=(checked,))
     entries = ledger([shared], [one], [], pd.DataFrame())
     assert entries == [shared, found.at(PLACE), won.at(PLACE), checked.at(PLACE)]
+
+
+def test_a_start_is_charged_once_for_all_runs_that_begin_with_it() -> None:
+    """By the probe where there is one, since it is the first."""
+    cost = Cost(stage="gate", tokens=9, flops=90.0)
+    gates = (Gate(name="start", value=0.0, limit=1.0, unit="nats", cost=cost, once=True),)
+    scores = [SCORE.model_copy(update={"gates": gates, "seed": seed, "run": run}) for seed, run in enumerate("ab")]
+    scores.append(SCORE.model_copy(update={"gates": gates}))
+    for probes in ({}, {PLACE: PROBE.model_copy(update={"gates": gates})}):
+        charged_gates = [cost for cost in charged(trained(*scores), probes=probes) if cost.stage == "gate"]
+        assert charged_gates == [cost.at(PLACE)]

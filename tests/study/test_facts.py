@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from budwood.corpus.settings import CorpusSettings
 from budwood.records.search import Finalists
-from budwood.study.search import ChooseWinner
+from budwood.study.choice import ChooseWinner
 from budwood.study.stage import Stage
 from budwood.study.text import PackText
 

@@ -89,7 +89,7 @@ def ranked(run: TrainArm, workspace: Workspace) -> CheckOrder:
 
 
 def values(check: CheckOrder, workspace: Workspace) -> dict[str, float]:
-    return {found.name.split()[3]: found.value for found in workspace.finish(check).gates}
+    return {found.name.split()[3]: found.value for found in workspace.finish(check)}
 
 
 def test_an_order_is_better_than_its_reverse_and_a_broken_one_is_not(ranked: CheckOrder, workspace: Workspace) -> None:
@@ -118,7 +118,7 @@ def test_the_check_of_an_order_costs_three_readings_of_every_half(ranked: CheckO
     for axis, cost in order_gate_costs(ranked.teacher.architecture, ranked.windows.extent).items():
         half = forward_flops_per_token(halved(ranked.teacher.architecture, axis), context=32)
         assert (cost.tokens, cost.flops) == (3 * 6 * 32, 3 * 6 * 32 * half)
-    assert sum(found.cost.tokens for found in workspace.finish(ranked).gates) == 4 * 3 * 6 * 32
+    assert sum(found.cost.tokens for found in workspace.finish(ranked)) == 4 * 3 * 6 * 32
 
 
 @pytest.fixture
@@ -132,13 +132,16 @@ def certified(run: TrainArm, tmp_path: Path) -> Checkpoint:
 
 def test_a_start_has_the_loss_of_its_certificate(run: TrainArm, certified: Checkpoint, tmp_path: Path) -> None:
     workspace = Workspace(folder=tmp_path / "work")
-    trained = workspace.finish(replace(run, start=replace(run.start, checkpoint=certified), schedule=SCHEDULE))
+    own = replace(run, start=replace(run.start, checkpoint=certified), schedule=SCHEDULE)
+    trained = workspace.finish(own)
     (found,) = trained.record.gates
+    assert workspace.finish(own.seeded(7)).record.gates == (found,)
+    assert len(list(workspace.folder.glob("start_gate-*"))) == 1, "checked once, whatever the arm and the seed"
     assert found.passed
     assert found.value < 1e-5
     assert found.cost.tokens == sum(START_LENGTHS)
-    assert [cost.stage for cost in trained.record.costs] == ["training", "heldout", "gate"]
-    assert CheckStart.of("subnet_init", 1, run.start.checkpoint, run.compute) is None, "without a certificate"
+    assert [cost.stage for cost in trained.record.costs] == ["training", "heldout"], "no run pays for the start alone"
+    assert CheckStart.of(run.start.checkpoint, run.compute) is None, "without a certificate"
 
 
 def test_a_start_that_is_not_what_was_certified_is_not_trained(
@@ -165,7 +168,7 @@ def overfit(run: TrainArm, workspace: Workspace) -> Gate:
     check = OverfitBatch(
         run_facts=json.dumps(run.facts()), student=run.start.architecture, job=run.job(workspace.folder / "none")
     )
-    (found,) = workspace.finish(check).gates
+    (found,) = workspace.finish(check)
     return found
 
 

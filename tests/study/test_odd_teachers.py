@@ -20,9 +20,10 @@ from budwood.models.probe import TEXT
 from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import byte_tokenizer
 from budwood.search.settings import SearchSettings
-from budwood.study.door import Study, Subnet, open_study
+from budwood.study.door import open_study
 from budwood.study.settings import BinSettings, MeasurementSettings
 from budwood.study.stage import Workspace
+from budwood.study.study import Study, Subnet
 from budwood.study.teacher import fetch_further
 from budwood.subnet.settings import Compensation, SpaceSettings
 from budwood.training.settings import Schedule

@@ -17,6 +17,7 @@ from budwood.records.names import Variant
 from budwood.reporting.accelerator import ACCELERATORS
 from budwood.reporting.quote import disk_bytes, markdown_plan
 from budwood.search.settings import SearchSettings
+from budwood.study.ablation import PlannedAblation, plan_ablations
 from budwood.study.costs import (
     Extent,
     choice_cost,
@@ -28,9 +29,10 @@ from budwood.study.costs import (
     writing_cost,
 )
 from budwood.study.forecast import Forecast, draw_members
-from budwood.study.plan import CHOSEN, PlannedAblation, PlannedStudy, plan, plan_ablations, search_costs, warnings_of
+from budwood.study.limits import warnings_of
+from budwood.study.plan import CHOSEN, PlannedStudy, plan, search_costs
 from budwood.study.settings import Conditions, MeasurementSettings, ProtocolSettings
-from budwood.subnet.compensate import moment_flops, solve_flops
+from budwood.subnet.flops import moment_flops, solve_flops
 from budwood.subnet.refit import refit_flops
 from budwood.subnet.settings import Compensation
 from budwood.training.cache import bytes_of_sequence
@@ -190,7 +192,7 @@ def test_questions_and_timing_are_part_of_the_evaluation() -> None:
 def test_what_foreign_text_and_gates_cost_by_hand() -> None:
     """Two foreign sources: three arms after training, two of them before. Two orders of four axes, three cuts each.
 
-    A start is checked on 99 and 8 tokens, that a student learns on 20 steps of 1,056 x 2,048 tokens.
+    A start is checked once on 99 and 8 tokens, that a student learns on 20 steps of 1,056 x 2,048 tokens.
     """
     sources = {"train": 1, "validation": 1, "foreign": 2}
     plain, planned = plan(study(), H100, 0.4), plan(study(num_sources=sources, num_orderings=2), H100, 0.4)
@@ -205,13 +207,14 @@ def test_what_foreign_text_and_gates_cost_by_hand() -> None:
     gates = planned[(planned["stage"] == "gate") & (planned["bin"] == "small")].groupby("arm")["tokens"].apply(list)
     learned = 20 * 1056 * 2048
     assert gates.to_dict() == {
+        "": [99 + 8],
         "random_init": [learned],
-        "subnet_init": [99 + 8, learned],
-        "distilled": [99 + 8, learned],
+        "subnet_init": [learned],
+        "distilled": [learned],
     }
     brief = study(schedule=PAPERS.of_length(10**9))
     short = plan(brief, H100, 0.4)
-    assert short.loc[short["stage"] == "gate", "tokens"].tolist() == [99 + 8] * 2, "463 steps are not a long run"
+    assert short.loc[short["stage"] == "gate", "tokens"].tolist() == [99 + 8], "463 steps are not a long run"
 
 
 def test_a_cached_teacher_is_asked_once_and_takes_disk() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -150,8 +150,7 @@ def test_a_fitness_of_ones_own_decides_with_its_source(stages, tmp_path, monkeyp
 # ---- Folders and reuse -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Made:
+class Made(NamedTuple):
     """Something of every kind."""
 
     table: pd.DataFrame
@@ -169,7 +168,6 @@ class Make(Stage[Made]):
     """Make it."""
 
     name: ClassVar[str] = "make"
-    result: ClassVar[type] = Made
     number: int
     teacher: Checkpoint
 
@@ -322,7 +320,7 @@ def test_the_teachers_own_folder_is_read_again_when_it_was_edited(materials, wor
             reported={"validation": 2},
             compute=materials.compute,
         )
-        return workspace.finish(stage).evaluation.losses["one"]
+        return workspace.finish(stage).losses["one"]
 
     before = measure()
     assert measure() == before

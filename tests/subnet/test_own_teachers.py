@@ -12,7 +12,8 @@ from budwood.arch.family import OWN_PREFIX, family_of
 from budwood.arch.sampling import sample_any
 from budwood.arch.selection import LayerSelection, Selection
 from budwood.arch.space import SearchSpace
-from budwood.models.checkpoint import load_config, load_model, own_weights, read_architecture, read_config
+from budwood.models.checkpoint import load_config, load_model, own_weights, read_architecture
+from budwood.models.kind import read_config
 from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import fetch_teacher
 from budwood.models.tensors import CheckpointTensors

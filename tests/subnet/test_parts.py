@@ -11,8 +11,9 @@ from teachers import expected_of, select
 from budwood.arch.bins import ParameterBin
 from budwood.models import export
 from budwood.models.certificate import prove
-from budwood.models.checkpoint import checkpoint_files, load_model, own_weights
+from budwood.models.checkpoint import load_model, own_weights
 from budwood.models.export import write_checkpoint
+from budwood.models.fingerprint import checkpoint_files
 from budwood.subnet.compensate import cut_out, write_cut
 from budwood.subnet.ordering import open_ordered
 from budwood.subnet.settings import Compensation, Ordering

@@ -75,7 +75,7 @@ def run_arm(start, materials, finish):
     """Return what runs an arm on a schedule."""
 
     def run(arm, steps, **schedule):
-        return finish(TrainArm.with_settings("child", start, materials, arm, conditions(steps, **schedule)))
+        return finish(TrainArm.of("child", start, materials, conditions(steps, **schedule), arm))
 
     return run
 
@@ -106,7 +106,7 @@ def test_an_arm_without_a_rate_takes_the_schedules(run_arm):
 
 def test_an_arm_continues_what_its_probe_has_begun(start, materials, finish, run_arm):
     """Five steps are probed, four of them before the decay: the arm has six of its ten steps left."""
-    short = TrainArm.with_settings("probe", start, materials, ARM, conditions(5, **STEADY))
+    short = TrainArm.of("probe", start, materials, conditions(5, **STEADY), ARM)
     probed, _ = finish(replace(short, continued_by="child"))
     record = probed.record
     assert (record.arm, record.steps, record.steady_steps) == ("probe", 5, 4)
@@ -119,7 +119,7 @@ def test_an_arm_continues_what_its_probe_has_begun(start, materials, finish, run
 
 def test_the_first_steps_of_a_reused_run_count_as_used(start, materials, finish, tmp_path):
     """Otherwise they would be removed as old, and a longer run would begin anew."""
-    stage = TrainArm.with_settings("child", start, materials, ARM, conditions(5, **STEADY))
+    stage = TrainArm.of("child", start, materials, conditions(5, **STEADY), ARM)
     finish(stage)
     (used,) = tmp_path.glob("steady-*/used")
     before = used.read_text()

@@ -11,8 +11,8 @@ import torch
 
 from budwood.corpus.packing import PackedCorpus
 from budwood.models.device import Compute
-from budwood.training.cache import TeacherCache, bytes_of_sequence, columns, write_cache
-from budwood.training.run import training_order
+from budwood.training.cache import CacheFacts, TeacherCache, bytes_of_sequence, columns, write_cache
+from budwood.training.order import training_order
 from budwood.training.settings import DistillationSettings
 from budwood.training.teacher import cache_facts, open_live_teacher
 
@@ -81,15 +81,15 @@ def test_what_is_read_is_what_the_teacher_computes(settings, write, corpus):
 def test_every_sequence_is_read_once_and_bytes_are_counted_and_logged(settings, write, caplog):
     with caplog.at_level("INFO"):
         cache, asked, _, starts, _ = write(settings)
-    assert f"{cache.record['bytes_per_token']:.0f} bytes per token" in caplog.text
-    assert sum(asked) == len(np.unique(starts)) == cache.record["rows"]
-    assert cache.record["tokens"] == 12 * sum(asked)
+    assert f"{cache.record.bytes_per_token:.0f} bytes per token" in caplog.text
+    assert sum(asked) == len(np.unique(starts)) == cache.record.rows
+    assert cache.record.tokens == 12 * sum(asked)
     size = sum(map(len, contents(cache.folder).values())) - 8 * sum(asked)  # without the starts
-    assert cache.record["bytes_per_token"] == pytest.approx(size / cache.record["tokens"])
+    assert cache.record.bytes_per_token == pytest.approx(size / cache.record.tokens)
     predicted = bytes_of_sequence(cache.facts) / 12
     if settings.loss == "topk_tail":
-        assert cache.record["bytes_per_token"] == predicted == 2 + 9 * (2 + 2) + 4
-    assert cache.record["bytes_per_token"] <= predicted
+        assert cache.record.bytes_per_token == predicted == 2 + 9 * (2 + 2) + 4
+    assert cache.record.bytes_per_token <= predicted
     assert write(settings)[1] == []
 
 
@@ -104,7 +104,7 @@ def test_a_killed_writer_continues(settings, write, stop, tmp_path):
     with (tmp_path / "killed/ids.bin").open("ab") as file:
         file.write(b"half a batch")
     cache, asked, *_ = write(settings, "killed")
-    assert len(asked) == -(-cache.record["rows"] // 7) - stop
+    assert len(asked) == -(-cache.record.rows // 7) - stop
     assert contents(cache.folder) == contents(whole.folder)
 
 
@@ -124,7 +124,7 @@ def test_two_students_read_one_cache_which_has_its_own_text_only(write, corpus):
 def test_foreign_caches_are_refused_with_all_that_differs(write):
     cache, _, facts, starts, _ = write(SETTINGS["topk_tail"])
     with pytest.raises(ValueError, match="is of something else") as error:
-        cache.check(facts | {"teacher": "other", "num_entries": 3, "temperature": 1.0, "tokenizer": "t"}, starts)
+        cache.check(facts.changed({"teacher": "other", "num_entries": 3, "temperature": 1.0, "tokenizer": "t"}), starts)
     assert "teacher is " in str(error.value)
     for part in ("needed 'other'", "num_entries is 9, needed 3", "temperature is 1.5, needed 1.0", "needed 't'"):
         assert part in str(error.value)
@@ -212,6 +212,8 @@ def test_a_folder_with_another_unfinished_cache_is_refused(write):
 def test_a_large_vocabulary_takes_wider_ids(write):
     cache, _, facts, *_ = write(SETTINGS["topk_tail"])
     index = json.loads((cache.folder / "index.json").read_text())
-    assert index["facts"] == facts
+    assert CacheFacts.model_validate(index["facts"]) == facts
     assert cache.data["ids"].dtype == np.uint16
-    assert {c.dtype for c in columns(facts | {"vocab_size": 2**16 + 1}) if c.name == "ids"} == {np.dtype(np.uint32)}
+    assert {c.dtype for c in columns(facts.changed({"vocab_size": 2**16 + 1})) if c.name == "ids"} == {
+        np.dtype(np.uint32)
+    }

@@ -26,7 +26,8 @@ from budwood.training import launch, run
 from budwood.training.cache import write_cache
 from budwood.training.curve import read_curve
 from budwood.training.launch import run_command, run_job
-from budwood.training.run import TrainingStoppedError, train, training_order
+from budwood.training.order import training_order
+from budwood.training.run import TrainingStoppedError, train
 from budwood.training.settings import ArmSettings, DistillationSettings, Engine
 from budwood.training.teacher import cache_facts, open_live_teacher
 
@@ -100,7 +101,7 @@ def wait_until(condition, seconds=120):
 def test_without_a_launcher_this_process_trains(make_job, monkeypatch):
     monkeypatch.setattr(launch, "run_command", lambda *_: pytest.fail("launched"))
     job = make_job(tokens=1)
-    assert run_job(job, lambda *_: None, {})["steps"] == 1
+    assert run_job(job, lambda *_: None, {}).steps == 1
 
 
 def test_a_finished_job_is_not_launched_again(make_job, monkeypatch):
@@ -171,7 +172,7 @@ def test_two_processes_make_the_run_of_one_and_a_killed_one_restarts(make_job, t
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     with mlflow.start_run() as run:
         result = run_job(together.model_copy(update={"engine": engine}), track, open_workspace(tmp_path).environment)
-    assert result["tokens"] == 576
+    assert result.tokens == 576
     curve, other_weights = read_curve(together.output_folder), weights(together)
     for row, expected in zip(curve, read_curve(alone.output_folder), strict=True):
         assert row.keys() == expected.keys()
@@ -269,7 +270,7 @@ def test_a_launcher_without_devices_is_refused(make_job, monkeypatch, how):
         monkeypatch.setattr(training, "choose_compute", lambda *_: choose_compute("cpu", "float32"))
         conditions = SimpleNamespace(engine=engine, measurement=measurement)
         with pytest.raises(ValueError, match=r"engine.launcher starts .* this machine has no accelerator: name"):
-            training.TrainArm.with_settings("x", None, (None, None), ArmSettings(), conditions)
+            training.TrainArm.of("x", None, (None, None), conditions, ArmSettings())
         return
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     monkeypatch.setattr(run, "choose_compute", lambda *_: Compute(torch.device("cuda"), "float32"))

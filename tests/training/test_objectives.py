@@ -163,7 +163,7 @@ def write_certificate(folder, **record):
 
 
 def test_a_student_is_pulled_towards_the_teacher_it_was_cut_from(models, batch, make_job, model_folder, teacher_folder):
-    from budwood.models.teacher import fingerprint
+    from budwood.models.fingerprint import fingerprint
 
     teacher, student = models
     kept = {"kept_channels": list(range(4, 20)), "kept_layers": [1]}

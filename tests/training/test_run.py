@@ -25,13 +25,15 @@ from budwood.corpus.packing import PackedCorpus, read_index, write_index
 from budwood.models.checkpoint import load_config, load_model, random_model, read_architecture
 from budwood.models.losses import sequence_losses
 from budwood.records.locks import FolderInUseError, holding
+from budwood.records.training import Run
 from budwood.training import callbacks, checkpoints, run
 from budwood.training import curve as curves
 from budwood.training.checkpoints import checkpoints_of, step_of, whole_checkpoint
 from budwood.training.curve import read_curve
 from budwood.training.job import TrainingJob
 from budwood.training.objectives import NextToken
-from budwood.training.run import TrainingStoppedError, train, training_order
+from budwood.training.order import training_order
+from budwood.training.run import TrainingStoppedError, train
 from budwood.training.settings import DistillationSettings, Engine
 from budwood.training.student import Student
 
@@ -87,10 +89,10 @@ def test_a_run_learns_and_leaves_a_checkpoint_a_curve_and_a_result(make_job, mod
         losses = sequence_losses(load_model(folder, torch.float32), windows)
         assert float(losses.mean()) == pytest.approx(heldout[step], rel=1e-6)
     student, teacher = (read_architecture(folder) for folder in (model_folder, job.teacher_folder))
-    assert (result["tokens"], result["steps"], result["tokens_per_step"]) == (1920, 20, 96)
-    assert result["student_flops"] == 1920 * training_flops_per_token(student, context=12)
-    assert result["teacher_flops"] == 1920 * forward_flops_per_token(teacher, context=12)
-    assert json.loads((job.output_folder / "result.json").read_text()) == result
+    assert (result.tokens, result.steps, result.tokens_per_step) == (1920, 20, 96)
+    assert result.student_flops == 1920 * training_flops_per_token(student, context=12)
+    assert result.teacher_flops == 1920 * forward_flops_per_token(teacher, context=12)
+    assert Run.model_validate_json((job.output_folder / "result.json").read_text()) == result
     assert not list(job.output_folder.glob("checkpoint-*"))
 
 
@@ -536,7 +538,7 @@ def test_an_architecture_alone_is_trained_from_random_weights(make_job, teacher_
     job = make_job(architecture=half.to_dict(), **settings)
     result = train(job)
     assert read_architecture(job.output_folder / "model") == half
-    assert result["student_flops"] == 576 * training_flops_per_token(half, context=12)
+    assert result.student_flops == 576 * training_flops_per_token(half, context=12)
     seed = job.schedule.seed
     expected = dict(random_model(load_config(teacher_folder), half, seed).named_parameters())
     assert all(torch.allclose(tensor, expected[name], atol=1e-6) for name, tensor in weights(job).items())

@@ -11,14 +11,17 @@ from safetensors.torch import load_file
 from budwood.corpus.packing import PackedCorpus
 from budwood.models.checkpoint import load_model, read_architecture
 from budwood.models.device import Compute
+from budwood.models.fingerprint import fingerprint
 from budwood.models.settings import TeacherSettings
-from budwood.models.teacher import fetch_teacher, fingerprint
+from budwood.models.teacher import fetch_teacher
 from budwood.training import run
 from budwood.training.cache import write_cache
+from budwood.training.checks import check_vocabulary
 from budwood.training.curve import read_curve
-from budwood.training.run import train, training_order
+from budwood.training.order import training_order
+from budwood.training.run import train
 from budwood.training.settings import DistillationSettings
-from budwood.training.teacher import cache_facts, check_vocabulary, draw, open_live_teacher, take_top
+from budwood.training.teacher import cache_facts, draw, open_live_teacher, take_top
 
 CPU = Compute(torch.device("cpu"), "float32")
 VOCABULARY = 257
@@ -60,9 +63,9 @@ def test_a_cache_of_everything_teaches_what_the_live_teacher_does(make_job, cach
     read = make_job("read", distillation=whole, cache_folder=cached(whole))
     results = [train(job) for job in (live, read)]
     curves_agree(live, read, 1e-3)
-    assert results[0]["teacher_flops"] > 0
-    assert results[1]["teacher_flops"] == 0
-    assert results[0]["student_flops"] == results[1]["student_flops"]
+    assert results[0].teacher_flops > 0
+    assert results[1].teacher_flops == 0
+    assert results[0].student_flops == results[1].student_flops
 
 
 @pytest.mark.parametrize("loss", ["sampled", "topk_tail", "topk_renorm"])
@@ -173,7 +176,7 @@ def test_padding_does_not_keep_a_teacher_from_teaching(make_job, sized):
                 teacher_folder=sized(teacher, 2),
                 distillation=wanted,
             )
-            assert np.isfinite(train(job)["seconds"])
+            assert np.isfinite(train(job).seconds)
 
 
 @pytest.mark.parametrize("loss", ["topk_tail", "sampled", "topk_renorm"])

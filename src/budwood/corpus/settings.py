@@ -121,6 +121,10 @@ class CorpusSettings(Strict):
         """Weight of every source, by name."""
         return {name: source.weight for name, source in self.sources.items()}
 
+    def num_sources(self, split: str) -> int:
+        """Return how many sources have text of a split."""
+        return sum(source.splits.get(split, 0) > 0 for source in self.sources.values())
+
     @model_validator(mode="after")
     def _weighted_alike(self) -> Self:
         mixed = [name for name, source in self.sources.items() if not source.is_foreign]

@@ -7,7 +7,9 @@ from kedro_datasets._typing import JSONPreview
 
 from budwood.datasets.folder import place_folder
 from budwood.datasets.path import PathDataset
-from budwood.models.checkpoint import CONFIG, Checkpoint, homes_of_weights
+from budwood.models.checkpoint import Checkpoint
+from budwood.models.fingerprint import homes_of_weights
+from budwood.models.kind import CONFIG
 from budwood.models.weights import PICKLES
 from budwood.records.files import write_atomically
 from budwood.records.seal import SEAL

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -19,8 +18,7 @@ from budwood.arch.spec import Architecture
 from budwood.evaluation.settings import EfficiencySettings
 from budwood.models.device import Compute
 from budwood.models.losses import evaluating
-
-Record = dict[str, Any]
+from budwood.records.evaluation import Efficiency, ModelSpeed
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +30,11 @@ class Subject:
 
 
 @torch.no_grad()
-def measure_efficiency(subjects: Mapping[str, Subject], settings: EfficiencySettings, compute: Compute) -> Record:
+def measure_efficiency(subjects: Mapping[str, Subject], settings: EfficiencySettings, compute: Compute) -> Efficiency:
     """Return the times of all repeats, and the memory, of some models on one device.
 
     The models take turns, so that what else the machine does meets all of them alike and times of the same repeat can
     be compared in pairs. A prompt is read in one pass (prefill), then tokens are generated greedily with the cache.
-
-    Returns:
-        the settings, `device`, `precision`, `threads` and `torch`; in `models` for every name `num_parameters`,
-        `prefill_seconds` (of the whole batch) and `decode_seconds` (of a token of every sequence) by repeat,
-        `weight_bytes`, `working_bytes` (the most that torch held beside the weights; None where it does not say), and
-        `kv_bytes_per_token` (closed form); the whole cost in `tokens`, `flops` and `seconds`.
     """
     started = time.perf_counter()
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in subjects}
@@ -50,32 +42,30 @@ def measure_efficiency(subjects: Mapping[str, Subject], settings: EfficiencySett
         for name, subject in subjects.items():
             times[name].append(_time(subject, settings, compute.device))
     models = {
-        name: {
-            "num_parameters": num_parameters(subject.architecture),
-            "prefill_seconds": [prefill for prefill, _ in times[name][settings.warmups :]],
-            "decode_seconds": [decode for _, decode in times[name][settings.warmups :]],
-            "weight_bytes": _weight_bytes(subject.model),
-            "working_bytes": _working_bytes(partial(_time, subject, settings, compute.device), compute),
-            "kv_bytes_per_token": kv_cache_bytes_per_token(
-                subject.architecture, bytes_per_value=compute.dtype.itemsize
-            ),
-        }
+        name: ModelSpeed(
+            num_parameters=num_parameters(subject.architecture),
+            prefill_seconds=[prefill for prefill, _ in times[name][settings.warmups :]],
+            decode_seconds=[decode for _, decode in times[name][settings.warmups :]],
+            weight_bytes=_weight_bytes(subject.model),
+            working_bytes=_working_bytes(partial(_time, subject, settings, compute.device), compute),
+            kv_bytes_per_token=kv_cache_bytes_per_token(subject.architecture, bytes_per_value=compute.dtype.itemsize),
+        )
         for name, subject in subjects.items()
     }
     flops = sum(timing_flops(subject.architecture, settings) for subject in subjects.values())
-    return {
-        "prompt_tokens": settings.prompt_tokens,
-        "new_tokens": settings.new_tokens,
-        "batch_size": settings.batch_size,
-        "device": compute.describe(),
-        "precision": compute.precision,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "models": models,
-        "tokens": len(subjects) * settings.num_tokens,
-        "flops": float(flops),
-        "seconds": time.perf_counter() - started,
-    }
+    return Efficiency(
+        prompt_tokens=settings.prompt_tokens,
+        new_tokens=settings.new_tokens,
+        batch_size=settings.batch_size,
+        device=compute.describe(),
+        precision=compute.precision,
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        models=models,
+        tokens=len(subjects) * settings.num_tokens,
+        flops=float(flops),
+        seconds=time.perf_counter() - started,
+    )
 
 
 def _time(subject: Subject, settings: EfficiencySettings, device: torch.device) -> tuple[float, float]:

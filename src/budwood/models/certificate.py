@@ -14,7 +14,9 @@ from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.arch.family import family_of
 from budwood.arch.spec import Architecture
-from budwood.models.checkpoint import build_empty, fingerprint, read_config
+from budwood.models.checkpoint import build_empty
+from budwood.models.fingerprint import fingerprint
+from budwood.models.kind import read_config
 from budwood.models.stream import hollow, logits_by_part, parts_of
 from budwood.records.certificate import Certificate, Lessons, LogitProbe, Proof
 

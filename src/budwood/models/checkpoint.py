@@ -1,7 +1,5 @@
 """Models of any architecture: configured, built empty, drawn at random, loaded and saved."""
 
-import hashlib
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,9 +29,9 @@ from budwood.arch.family import (
     supported_family,
 )
 from budwood.arch.spec import Architecture
-from budwood.models.kind import check_kind, check_lengths, check_whole
+from budwood.models.fingerprint import checkpoint_files, digest_of, fingerprint, memory_of
+from budwood.models.kind import CONFIG, GENERATION, check_kind, check_lengths, read_config
 from budwood.models.modeling import LAYERWISE_CLASSES
-from budwood.models.parts import cache_folder
 from budwood.models.rotary import (
     check_rope,
     even_share,
@@ -45,11 +43,10 @@ from budwood.models.rotary import (
     rotary_dims,
     state_ropes,
 )
-from budwood.models.weights import INDEX, SINGLE, read_json, same_values, tensor_files, weight_files
+from budwood.models.weights import INDEX, SINGLE, HFConfig, read_json, same_values, tensor_files
 from budwood.records.files import write_folder_atomically
 from budwood.records.hashes import hash_file, hash_files
 from budwood.records.seal import damage, seal
-from budwood.records.serving import CHECK
 
 logger = logging.getLogger(__name__)
 
@@ -61,20 +58,6 @@ for _config, _model in LAYERWISE_CLASSES.values():
     _config.register_for_auto_class()
     _model.register_for_auto_class("AutoModelForCausalLM")
 
-CONFIG, GENERATION = "config.json", "generation_config.json"
-_SIDE_FILES = (
-    "tokenizer_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    GENERATION,
-    "chat_template.jinja",
-    "chat_template.json",
-)
 
 _NOT_INHERITED = frozenset(
     {
@@ -89,7 +72,7 @@ class Checkpoint:
     """A model on disk, read once: what stages hand to each other in place of a path."""
 
     folder: Path
-    config: Mapping[str, Any] = field(repr=False)
+    config: HFConfig = field(repr=False)
     """As transformers reads it, with all defaults."""
     architecture: Architecture
     """Layers in depth order."""
@@ -129,27 +112,17 @@ class Checkpoint:
         Raises:
             ValueError: a file is no longer what it was when the checkpoint was opened.
         """
-        files, memory = checkpoint_files(self.folder), _memory_of(self.folder)
+        files, memory = checkpoint_files(self.folder), memory_of(self.folder)
         remembered, found = hash_files(files, memory), {name: hash_file(file) for name, file in files.items()}
-        if _digest(found) == self.fingerprint:
+        if digest_of(found) == self.fingerprint:
             return
         # What is remembered of the damaged file must not answer the next call.
         memory.unlink(missing_ok=True)
         changed = [name for name, digest in found.items() if digest != remembered[name]]
         raise ValueError(
             f"{self.folder} has changed since it was opened: its fingerprint was {self.fingerprint} and is "
-            f"{_digest(found)}{'; damaged: ' * bool(changed)}{', '.join(changed)}"
+            f"{digest_of(found)}{'; damaged: ' * bool(changed)}{', '.join(changed)}"
         )
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Return a checkpoint's `config.json` as it is on disk.
-
-    Raises:
-        ValueError: the file is missing or damaged, or the folder holds an adapter.
-    """
-    check_whole(folder)
-    return read_json(folder / CONFIG)
 
 
 def load_config(folder: Path) -> dict[str, Any]:
@@ -178,7 +151,7 @@ def load_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def check_buildable(folder: Path, config: Mapping[str, Any]) -> None:
+def check_buildable(folder: Path, config: HFConfig) -> None:
     """Check that transformers builds a model from a config; it takes no memory.
 
     Raises:
@@ -209,7 +182,7 @@ def load_generation(folder: Path) -> GenerationConfig | None:
         raise ValueError(f"{file} does not hold generation settings that transformers reads: {error}") from error
 
 
-def config_object(config: Mapping[str, Any]) -> PretrainedConfig:
+def config_object(config: HFConfig) -> PretrainedConfig:
     """Return what transformers builds a model from, for a config with all defaults."""
     own: Any = OWN_CONFIGS.get(config["model_type"])
     return cast("PretrainedConfig", own.from_dict(dict(config)) if own else AutoConfig.for_model(**config))
@@ -220,57 +193,7 @@ def read_architecture(folder: Path) -> Architecture:
     return architecture_from_config(load_config(folder))
 
 
-def fingerprint(folder: Path) -> str:
-    """Return a hash of all that decides what a checkpoint computes and how text reaches it.
-
-    Hashes of files are remembered in the user's cache (see `hash_files`), so that a second call reads no weights.
-
-    Raises:
-        ValueError: there are no weights that transformers would read, or a file is missing.
-    """
-    return _digest(hash_files(checkpoint_files(folder), _memory_of(folder)))
-
-
-def checkpoint_files(folder: Path) -> dict[str, Path]:
-    """Return the files that make a checkpoint, by their names within it.
-
-    These are the config, the weights that transformers reads, generation settings, the tokenizer with its chat
-    template, and code where a config refers to some.
-
-    Raises:
-        ValueError: there are no weights, or a file is missing.
-    """
-    config = read_config(folder)
-    names = [folder / name for name in (CONFIG, *_SIDE_FILES)]
-    templates = (folder / "additional_chat_templates").glob("*.jinja")
-    uses_code = any("auto_map" in read_json(file) for file in names[:2] if file.is_file())
-    code = (file for file in folder.rglob("*.py") if file.name != CHECK) if uses_code else ()
-    found = [*(file for file in names if file.is_file()), *templates, *code]
-    weights = weight_files(folder, config)
-    if missing := [str(file) for file in weights if not file.is_file()]:
-        raise ValueError(f"{folder} lacks {', '.join(missing)}, which its index names: fetch it again")
-    return {file.relative_to(folder).as_posix(): file for file in sorted({*found, *weights})}
-
-
-def homes_of_weights(folder: Path) -> tuple[Path, ...]:
-    """Return the folders in which a checkpoint's weights lie: its own, or a store into which it links.
-
-    Raises:
-        ValueError: there are no weights.
-    """
-    return tuple({file.resolve().parent for file in weight_files(folder, read_config(folder))})
-
-
-def _digest(hashes: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _memory_of(folder: Path) -> Path:
-    """Return where hashes are remembered: in the user's cache; the folder may be shared, read-only or uploaded."""
-    return cache_folder() / "fingerprints" / f"{hashlib.sha256(bytes(folder.resolve())).hexdigest()[:16]}.json"
-
-
-def _has_own_head(folder: Path, config: Mapping[str, Any]) -> bool:
+def _has_own_head(folder: Path, config: HFConfig) -> bool:
     """Whether the weights hold a head beside the embedding, with other values."""
     family = supported_family(config)
     embedding, head = family.embedding.weight, family.head.weight
@@ -281,9 +204,7 @@ def _has_own_head(folder: Path, config: Mapping[str, Any]) -> bool:
     return bool(heads) and embedding in files and not same_values(folder, config, (embedding, str(heads[0])))
 
 
-def model_config(
-    base: Mapping[str, Any], architecture: Architecture, ropes: Sequence[Mapping[str, Any]]
-) -> PretrainedConfig:
+def model_config(base: HFConfig, architecture: Architecture, ropes: Sequence[Mapping[str, Any]]) -> PretrainedConfig:
     """Return the Hugging Face configuration of an architecture, of a stock class where one can express it.
 
     Args:
@@ -324,7 +245,7 @@ def model_config(
     return config_class(**settings)
 
 
-def _stated_rope(family: Family, base: Mapping[str, Any], rope: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
+def _stated_rope(family: Family, base: HFConfig, rope: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
     """Return `rope_parameters` as a family's config takes them: of a type that it has, with what its class reads."""
     if family.rope_types and rope.get("rope_type", "default") not in family.rope_types:
         pairs = range(rotary_dims(rope, head_dim) // 2)
@@ -346,7 +267,7 @@ def build_empty(config: PretrainedConfig, model_class: type[PreTrainedModel] | N
     return model
 
 
-def random_model(base: Mapping[str, Any], architecture: Architecture, seed: int) -> PreTrainedModel:
+def random_model(base: HFConfig, architecture: Architecture, seed: int) -> PreTrainedModel:
     """Return a float32 model with its family's own initialisation, and `rope_parameters` as the base has them.
 
     Args:
@@ -367,7 +288,7 @@ def random_model(base: Mapping[str, Any], architecture: Architecture, seed: int)
         return cast("PreTrainedModel", _model_class(config)(config).float())
 
 
-def _with_own_lists(base: Mapping[str, Any], architecture: Architecture) -> dict[str, Any]:
+def _with_own_lists(base: HFConfig, architecture: Architecture) -> dict[str, Any]:
     """Return a config of an architecture's depth; lists by layer that do not fit it are the family's own."""
     family, depth = family_of(architecture.family), architecture.num_hidden_layers
     settings = dict(base) | {"model_type": family.model_type, "num_hidden_layers": depth}

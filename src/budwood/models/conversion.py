@@ -16,11 +16,11 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
 )
 
 from budwood.models.checkpoint import load_config, load_tokenizer, save_sealed
 from budwood.models.probe import TEXT, TOLERANCE, largest_difference, probe_ids, probe_logits
+from budwood.models.vocabulary import stock_tokenizer
 
 _TEXTS = (TEXT, "Zoë, naïve 漢字 🌱", "  two  spaces\n\n\tand a tab", "1 + 1 = 2; x_1 -> y")
 
@@ -40,7 +40,7 @@ def convert_code(folder: Path, target: Path) -> Path:
         folder, trust_remote_code=True, use_safetensors=True, dtype=torch.float32
     )
     original = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-    tokenizer = _stock_tokenizer(folder, original)
+    tokenizer = _without_code(folder, original)
     twin = stock_twin(loaded)
     ids = probe_ids(original, config["vocab_size"], config["max_position_embeddings"], _NUM_TOKENS_OF_CODE)
     difference = largest_difference(probe_logits(loaded, ids), probe_logits(twin, ids))
@@ -117,7 +117,7 @@ def _own_text(tokenizer: PreTrainedTokenizerBase) -> str:
     return _decode(tokenizer, own[:: max(1, len(own) // _NUM_OWN_TOKENS)])
 
 
-def _stock_tokenizer(folder: Path, original: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+def _without_code(folder: Path, original: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """Return a tokenizer of a stock class that does what one with code does.
 
     Raises:
@@ -130,12 +130,7 @@ def _stock_tokenizer(folder: Path, original: PreTrainedTokenizerBase) -> PreTrai
             f"teacher.model: the tokenizer in {folder} works by code of its own ({type(original).__name__}) and has no "
             "fast core; put a tokenizer.json there that does the same"
         )
-    stock = PreTrainedTokenizerFast(
-        tokenizer_object=original.backend_tokenizer,
-        model_max_length=original.model_max_length,
-        chat_template=original.chat_template,
-        **original.special_tokens_map,
-    )
+    stock = stock_tokenizer(original.backend_tokenizer, original)
     if any(stock(text).input_ids != original(text).input_ids for text in _TEXTS):
         raise ValueError(
             f"teacher.model: the code of the tokenizer in {folder} ({type(original).__name__}) makes other tokens than "

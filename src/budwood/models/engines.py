@@ -13,9 +13,10 @@ from pathlib import Path
 
 from budwood.arch.servable import vllm_takes
 from budwood.models.certificate_check import misreading_of_vllm
-from budwood.models.checkpoint import read_architecture, read_config
+from budwood.models.checkpoint import read_architecture
 from budwood.models.export import CERTIFICATE
 from budwood.models.gguf_export import choose_form, write_gguf
+from budwood.models.kind import read_config
 from budwood.models.settings import ServingSettings
 from budwood.records.serving import CHECK, EngineName, Opening, OpensIn
 from budwood.records.strict import Strict

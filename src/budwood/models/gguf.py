@@ -1,243 +1,29 @@
-"""Teachers in GGUF files: the whole header is understood, or the file is refused before a weight is read.
-
-| general.architecture | family | keys beside those of all, see `_SIZES`, `_SETTINGS` and `_rope` |
-|---|---|---|
-| llama | llama, mistral | |
-| qwen2 | qwen2 | |
-| qwen3 | qwen3 | |
-| gemma2 | gemma2 | attn_logit_softcapping, final_logit_softcapping, attention.sliding_window |
-| gemma3 | gemma3_text | final_logit_softcapping, attention.sliding_window, rope.freq_base_swa |
-
-A key of the architecture that is in none of the tables may change the function, so the file is refused.
-"""
+"""Teachers in GGUF files: the configuration that a header states, and the weights as the family's class has them."""
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from gguf import MODEL_ARCH_NAMES, GGUFValueType, ReaderField, ReaderTensor, dequantize, get_tensor_name_map
+from gguf import MODEL_ARCH_NAMES, ReaderTensor, dequantize, get_tensor_name_map
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from budwood.arch.family import Axes, Family, axis_lengths, family_of
 from budwood.arch.spec import Architecture, LayerSpec, check_depth
 from budwood.models.checkpoint import build_empty, is_whole, model_config, save_sealed
-from budwood.models.gguf_header import find_parts, open_reader
+from budwood.models.gguf_model import SETTINGS, SLIDING_BASE, GgufModel
 from budwood.models.rotary import fixed_rope, layer_types
 
 _FREQUENCIES = "rope_freqs.weight"
 """A divisor for the frequency of every rotary pair: how Llama 3 and other scalings by table are stored."""
 _HEAD = "output.weight"
 
-_SIZES = {
-    "block_count",
-    "embedding_length",
-    "feed_forward_length",
-    "attention.head_count",
-    "attention.head_count_kv",
-    "attention.key_length",
-    "attention.value_length",
-    "vocab_size",
-}
-_SETTINGS = {
-    "context_length": "max_position_embeddings",
-    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
-}
-"""Config field of a key."""
-_ROPE = {
-    "rope.dimension_count",
-    "rope.freq_base",
-    "rope.scale_linear",
-    "rope.scaling.type",
-    "rope.scaling.attn_factor",
-    "rope.scaling.factor",
-    "rope.scaling.original_context_length",
-    "rope.scaling.yarn_beta_fast",
-    "rope.scaling.yarn_beta_slow",
-}
-_SLIDING_BASE = "rope.freq_base_swa"
-_INERT = {"rope.scaling.finetuned", "tensor_data_layout"}
-_ONLY: Mapping[str, float] = {
-    "expert_count": 0,
-    "expert_used_count": 0,
-    "attention.causal": 1,
-    "rope.scaling.yarn_attn_factor": 1,
-    "rope.scaling.yarn_ext_factor": 1,
-    "rope.scaling.yarn_log_multiplier": 0,
-}
-"""Keys with the only value that is supported."""
 _SPECIAL_TOKENS = {"bos_token_id": "bos_token_id", "eos_token_id": "eos_token_id", "padding_token_id": "pad_token_id"}
 # What ggml assumes where a file says nothing.
 _DEFAULT_BASE = 10_000.0
 _DEFAULT_BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}
-
-
-def _no_constants(_: "GgufModel") -> dict[str, Any]:
-    return {}
-
-
-def _gemma2_constants(model: "GgufModel") -> dict[str, Any]:
-    """Return what ggml derives from the size: only the 27B model, by its 46 layers, scales by the width of a head."""
-    large = model.size("block_count") == 46  # noqa: PLR2004
-    share = model.size("embedding_length") // model.size("attention.head_count")
-    return {"query_pre_attn_scalar": share if large else model.head_dim}
-
-
-def _gemma3_constants(model: "GgufModel") -> dict[str, Any]:
-    """Return what ggml derives from the size: only the 27B model, by its 62 layers, scales by the width of a head.
-
-    Every sixth layer sees everything; without a window all do.
-    """
-    large = model.size("block_count") == 62  # noqa: PLR2004
-    share = model.size("embedding_length") // model.size("attention.head_count")
-    windowed, depth = bool(model.setting("attention.sliding_window")), model.size("block_count")
-    types = ["sliding_attention" if windowed and (layer + 1) % 6 else "full_attention" for layer in range(depth)]
-    return {"query_pre_attn_scalar": share if large else model.head_dim, "layer_types": types}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GgufKind:
-    """How files of one `general.architecture` are read."""
-
-    family: str
-    interleaved: bool = False
-    """Whether the two dimensions of a rotary pair are neighbours in the rows of queries and keys."""
-    settings: Mapping[str, str] = field(default_factory=dict)
-    """Config field of keys that only this architecture has."""
-    sliding_base: float | None = None
-    """Base of the rotary embedding of layers with a window where `rope.freq_base_swa` states none; None where it is
-    that of all layers."""
-    constants: Callable[["GgufModel"], Mapping[str, Any]] = _no_constants
-    """Config fields that no key states."""
-
-
-KINDS: Mapping[str, GgufKind] = {
-    "llama": GgufKind(family="llama", interleaved=True),
-    "qwen2": GgufKind(family="qwen2"),
-    "qwen3": GgufKind(family="qwen3"),
-    "gemma2": GgufKind(
-        family="gemma2",
-        settings={
-            "attn_logit_softcapping": "attn_logit_softcapping",
-            "final_logit_softcapping": "final_logit_softcapping",
-            "attention.sliding_window": "sliding_window",
-        },
-        constants=_gemma2_constants,
-    ),
-    "gemma3": GgufKind(
-        family="gemma3_text",
-        settings={"final_logit_softcapping": "final_logit_softcapping", "attention.sliding_window": "sliding_window"},
-        sliding_base=10_000.0,
-        constants=_gemma3_constants,
-    ),
-}
-"""By `general.architecture`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GgufModel:
-    """The header of a GGUF file, or of all parts of one that is split."""
-
-    file: Path
-    """The first part; names the model in messages."""
-    fields: Mapping[str, ReaderField]
-    """Of the first part."""
-    tensors: Mapping[str, ReaderTensor]
-    """Of all parts, mapped from disk."""
-
-    @classmethod
-    def open(cls, file: Path) -> "GgufModel":
-        """Read the header.
-
-        Raises:
-            ValueError: the file is none of GGUF, is damaged, or is one of several parts of which some are missing.
-        """
-        parts = find_parts(file)
-        readers = [open_reader(part) for part in parts]
-        fields = readers[0].fields
-        tensors = {tensor.name: tensor for reader in readers for tensor in reader.tensors}
-        model = cls(file=parts[0], fields=fields, tensors=tensors)
-        count = model.value("split.count", 1)
-        if count > 1 and count != len(parts):
-            raise ValueError(
-                f"{file} is one of split.count={count} parts: all must lie side by side under names that end in "
-                f"-00001-of-{count:05}.gguf"
-            )
-        expected = model.value("split.tensors.count", len(tensors))
-        if expected != len(tensors):
-            raise ValueError(f"{file}: its parts hold {len(tensors)} tensors and not split.tensors.count={expected}")
-        return model
-
-    def value(self, key: str, default: Any = None) -> Any:
-        """Return what a key of the header says."""
-        if key not in self.fields:
-            return default
-        found = self.fields[key]
-        # The shortest decimal that is this float32: 1e-05 and not 9.99999974e-06.
-        if found.types == [GGUFValueType.FLOAT32]:
-            return float(str(found.parts[-1][0]))
-        return found.contents()
-
-    def setting(self, key: str, default: Any = None) -> Any:
-        """Return what a key of the architecture says."""
-        return self.value(f"{self.architecture}.{key}", default)
-
-    def size(self, key: str, default: int | None = None) -> int:
-        """Return a size.
-
-        Raises:
-            ValueError: it is missing, or differs from layer to layer.
-        """
-        found = self.setting(key, default)
-        if isinstance(found, list) and len(set(found)) == 1:
-            found = found[0]
-        if not isinstance(found, int) or found < 1:
-            raise self.refusal(key, found, "one positive number for all layers")
-        return found
-
-    def refusal(self, key: str, found: object, allowed: str) -> ValueError:
-        """Return the error that names a key of the architecture and its value."""
-        return ValueError(f"{self.file}: {self.architecture}.{key}={found!r} cannot be read; supported: {allowed}")
-
-    @property
-    def architecture(self) -> str:
-        """What ggml calls the family."""
-        return str(self.value("general.architecture"))
-
-    @property
-    def head_dim(self) -> int:
-        """Dimensions of a head."""
-        return self.size("attention.key_length", self.size("embedding_length") // self.size("attention.head_count"))
-
-    @cached_property
-    def kind(self) -> GgufKind:
-        """How files of the architecture are read.
-
-        Raises:
-            ValueError: they are not, or a key is not understood.
-        """
-        supported = f"supported: {', '.join(sorted(KINDS))}"
-        if (content := self.value("general.type", "model")) != "model":
-            raise ValueError(f"{self.file}: general.type={content!r} is no language model; supported: model")
-        if self.architecture not in KINDS:
-            raise ValueError(f"{self.file}: general.architecture={self.architecture!r} cannot be read; {supported}")
-        kind = KINDS[self.architecture]
-        known = _SIZES | _SETTINGS.keys() | _ROPE | _INERT | kind.settings.keys()
-        known |= {_SLIDING_BASE} if kind.sliding_base else set()
-        for name in self.fields:
-            key = name.removeprefix(f"{self.architecture}.")
-            if key == name or key in known:
-                continue
-            if key not in _ONLY:
-                raise self.refusal(key, self.value(name), "files without this key, which may change what is computed")
-            if self.value(name) != _ONLY[key]:
-                raise self.refusal(key, self.value(name), f"{_ONLY[key]}")
-        return kind
 
 
 def describe_gguf(file: Path) -> dict[str, Any]:
@@ -297,10 +83,10 @@ def gguf_config(gguf: GgufModel) -> PretrainedConfig:
         **{name: gguf.value(f"tokenizer.ggml.{key}") for key, name in _SPECIAL_TOKENS.items()},
         **kind.constants(gguf),
     }
-    for key, name in {**_SETTINGS, **kind.settings}.items():
+    for key, name in {**SETTINGS, **kind.settings}.items():
         if (found := gguf.setting(key)) is not None:
             base[name] = found
-        elif key in _SETTINGS:
+        elif key in SETTINGS:
             raise gguf.refusal(key, None, "files that state it")
     types = layer_types(family_of(kind.family), base | {"num_hidden_layers": architecture.num_hidden_layers})
     return model_config(base, architecture, [_rope(gguf, layer_type) for layer_type in types])
@@ -344,7 +130,7 @@ def _rope(gguf: GgufModel, layer_type: str | None) -> dict[str, Any]:
     """
     if layer_type == "sliding_attention":
         # ggml scales the positions of the other layers alone.
-        return {"rope_type": "default", "rope_theta": gguf.setting(_SLIDING_BASE, gguf.kind.sliding_base)}
+        return {"rope_type": "default", "rope_theta": gguf.setting(SLIDING_BASE, gguf.kind.sliding_base)}
     theta, context = gguf.setting("rope.freq_base", _DEFAULT_BASE), gguf.size("context_length")
     scaling = gguf.setting("rope.scaling.type", "linear")
     factor = gguf.setting("rope.scaling.factor", gguf.setting("rope.scale_linear", 0.0)) or 1.0

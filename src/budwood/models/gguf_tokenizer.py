@@ -9,6 +9,7 @@ import gguf
 from transformers import PreTrainedTokenizerBase
 
 from budwood.models.vocabulary import merges_of, vocabulary_of
+from budwood.models.weights import HFConfig
 
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -30,7 +31,7 @@ _NO_MERGE = "ÿ ÿ"
 """llama.cpp wants at least one merge; no UTF-8 text has these bytes."""
 
 
-def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, config: Mapping[str, Any]) -> None:
+def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, config: HFConfig) -> None:
     """Add vocabulary, merges, special tokens and chat template.
 
     Args:
@@ -142,7 +143,7 @@ def _prepends_space(described: Mapping[str, Any]) -> bool:
     )
 
 
-def _add_special_tokens(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, config: Mapping[str, Any]) -> None:
+def _add_special_tokens(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, config: HFConfig) -> None:
     begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
     named = config.get("eos_token_id")
     ends = [] if end is None else [end]

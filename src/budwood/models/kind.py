@@ -1,12 +1,13 @@
 """What a config says about whether its model can be cut, checked before anything is read or run."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from budwood.arch.family import supported_family
 from budwood.arch.spec import check_depth
+from budwood.models.weights import HFConfig, read_json
 
+CONFIG, GENERATION = "config.json", "generation_config.json"
 ADAPTER = "adapter_config.json"
 
 
@@ -22,17 +23,27 @@ def check_whole(folder: Path) -> None:
             f"{folder} holds an adapter ({ADAPTER}), not a whole model; merge it first: "
             "AutoPeftModelForCausalLM.from_pretrained(folder).merge_and_unload().save_pretrained(target)"
         )
-    if not (folder / "config.json").is_file():
+    if not (folder / CONFIG).is_file():
         raise ValueError(f"{folder.absolute()} is no checkpoint folder, it holds no config.json")
 
 
-def check_kind(folder: Path, written: Mapping[str, Any]) -> None:
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return a checkpoint's `config.json` as it is on disk.
+
+    Raises:
+        ValueError: the file is missing or damaged, or the folder holds an adapter.
+    """
+    check_whole(folder)
+    return read_json(folder / CONFIG)
+
+
+def check_kind(folder: Path, written: HFConfig) -> None:
     """Check a `config.json` as it is on disk, before transformers reads it.
 
     Raises:
         ValueError: its model is of an unsupported kind or an impossible depth.
     """
-    file = folder / "config.json"
+    file = folder / CONFIG
     if not isinstance(written.get("model_type"), str):
         raise ValueError(f"{file} must name a `model_type`")  # noqa: TRY004 - the file is wrong
     try:
@@ -42,7 +53,7 @@ def check_kind(folder: Path, written: Mapping[str, Any]) -> None:
         raise ValueError(f"{file}: {error}") from error
 
 
-def check_lengths(place: Path | str, config: Mapping[str, Any], sequence_length: int) -> None:
+def check_lengths(place: Path | str, config: HFConfig, sequence_length: int) -> None:
     """Check that a model has positions for all of a sequence.
 
     Args:

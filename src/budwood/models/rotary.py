@@ -6,7 +6,7 @@ does on those dimensions. Pairs are numbered from the first rotary one on; past 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,12 +14,10 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from budwood.arch.family import Family, config_of_layer, supported_family
+from budwood.models.weights import HFConfig
 
-Rope = Literal["preserve", "rebuild"]
-"""`preserve` keeps every pair's frequency and the attention scale; `rebuild` gives the kept dimensions the frequencies
-of a model of the smaller size, as the paper's reference code does."""
 Parameters = Mapping[str, Any]
-"""A config's `rope_parameters`, of one layer."""
+"""A config's `rope_parameters`, of one layer, or by the types of layers."""
 LayerTypes = Sequence[str | None]
 """For every layer, the key of its entry in `rope_parameters`; None where these are not nested."""
 
@@ -38,7 +36,7 @@ ORIGINAL = "original_rope_parameters"
 """Config field of children whose pairs were chosen: the `rope_parameters` of the pretrained model they stem from."""
 
 
-def check_rope(config: Mapping[str, Any]) -> None:
+def check_rope(config: HFConfig) -> None:
     """Check that the heads of a teacher can lose pairs while the others keep their frequencies.
 
     Args:
@@ -58,7 +56,7 @@ def check_rope(config: Mapping[str, Any]) -> None:
             _check_factors(rope, layer)
 
 
-def _check_factors(rope: Parameters, layer: Mapping[str, Any]) -> None:
+def _check_factors(rope: Parameters, layer: HFConfig) -> None:
     size, heads = layer.get("head_dim"), layer.get("num_attention_heads")
     head_dim = int(size or (layer.get("hidden_size", 0) // heads if heads else 0))
     share = {"partial_rotary_factor": layer["partial_rotary_factor"]} if "partial_rotary_factor" in layer else {}
@@ -72,7 +70,7 @@ def _check_factors(rope: Parameters, layer: Mapping[str, Any]) -> None:
             )
 
 
-def _is_nested(rope: Mapping[str, Any]) -> bool:
+def _is_nested(rope: Parameters) -> bool:
     return any(isinstance(value, Mapping) for value in rope.values())
 
 
@@ -84,25 +82,25 @@ def _check_parameters(rope: Parameters) -> None:
         raise ValueError(f"rope_type={kind!r} cannot be cut; supported: {', '.join(ROPE_TYPES)}")
 
 
-def layer_types(family: Family, config: Mapping[str, Any]) -> LayerTypes:
+def layer_types(family: Family, config: HFConfig) -> LayerTypes:
     """Return the types of a model's layers as far as their rotary embeddings depend on them."""
     types: LayerTypes = config["layer_types"] if family.rope_by_type else [None] * int(config["num_hidden_layers"])
     return types
 
 
-def layer_rope(config: Mapping[str, Any], layer: int) -> Parameters:
+def layer_rope(config: HFConfig, layer: int) -> Parameters:
     """Return the `rope_parameters` of one layer."""
     types = layer_types(supported_family(config), config)
     return rope_of_type(config_of_layer(config, layer)["rope_parameters"], types[layer])
 
 
-def rope_of_type(stated: Mapping[str, Any], layer_type: str | None) -> Parameters:
+def rope_of_type(stated: Parameters, layer_type: str | None) -> Parameters:
     """Return what a config's `rope_parameters` state for layers of one type."""
     rope: Parameters = stated if layer_type is None else stated[layer_type]
     return rope
 
 
-def state_ropes(ropes: Sequence[Parameters], types: LayerTypes) -> Mapping[str, Any] | None:
+def state_ropes(ropes: Sequence[Parameters], types: LayerTypes) -> Parameters | None:
     """Return a config's `rope_parameters` that state those of all layers; None where layers of one type differ."""
     by_type = dict(zip(types, ropes, strict=True))
     if any(rope != by_type[layer_type] for layer_type, rope in zip(types, ropes, strict=True)):
@@ -110,13 +108,13 @@ def state_ropes(ropes: Sequence[Parameters], types: LayerTypes) -> Mapping[str, 
     return by_type[None] if None in by_type else {str(layer_type): rope for layer_type, rope in by_type.items()}
 
 
-def original_rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def original_rope(config: HFConfig) -> Parameters:
     """Return the `rope_parameters` of the pretrained model that a model stems from, before any pairs were chosen."""
-    stated: Mapping[str, Any] = config.get(ORIGINAL) or config["rope_parameters"]
+    stated: Parameters = config.get(ORIGINAL) or config["rope_parameters"]
     return stated
 
 
-def standard_rope(config: Mapping[str, Any]) -> dict[str, Any]:
+def standard_rope(config: HFConfig) -> dict[str, Any]:
     """Return the plain `rope_parameters` of a model's family, which suit random weights: those of the original base.
 
     Scalings and kept pairs suit trained weights.
@@ -132,13 +130,13 @@ def _standard(rope: Parameters) -> dict[str, Any]:
     return {"rope_type": "default"} | kept
 
 
-def rope_constants(config: Mapping[str, Any]) -> dict[str, Any]:
+def rope_constants(config: HFConfig) -> dict[str, Any]:
     """Return the entries of `rope_parameters` that a model's class reads for more than frequencies."""
     rope = original_rope(config)
     return {name: rope[name] for name in supported_family(config).rope_constants if name in rope}
 
 
-def rebuilt_rope(config: Mapping[str, Any], layer: int, turning: int, head_dim: int) -> dict[str, Any]:
+def rebuilt_rope(config: HFConfig, layer: int, turning: int, head_dim: int) -> dict[str, Any]:
     """Return `rope_parameters` of a model of the smaller size: the original ones, without a list that fits no other.
 
     Args:

@@ -14,6 +14,8 @@ from budwood.records.strict import Strict
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Rope = Literal["preserve", "rebuild"]
+"""`preserve` keeps every pair's frequency and the attention scale; `rebuild` gives the kept dimensions the frequencies
+of a model of the smaller size, as the paper's reference code does."""
 Storage = Literal["f32", "f16", "bf16"]
 """Number format of the matrices of a GGUF file; vectors are float32. llama.cpp's own tools make smaller ones of it."""
 

@@ -1,8 +1,6 @@
 """Bring a pretrained teacher into a clean checkpoint folder, whatever form it comes in."""
 
 import glob
-import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,23 +21,20 @@ from transformers import (
 from budwood.arch.family import architecture_from_config
 from budwood.arch.spec import Architecture
 from budwood.corpus.tokenization import num_ids
-from budwood.models import checkpoint
 from budwood.models.checkpoint import (
-    CONFIG,
     OWN_CONFIGS,
     Checkpoint,
     check_buildable,
-    homes_of_weights,
     is_whole,
     load_config,
     load_generation,
     load_tokenizer,
-    read_config,
     save_checkpoint,
 )
 from budwood.models.conversion import check_tokenizer, convert_code
+from budwood.models.fingerprint import digest_of, fingerprint, homes_of_weights
 from budwood.models.gguf import convert_gguf, describe_gguf, gguf_tokenizer
-from budwood.models.kind import check_lengths
+from budwood.models.kind import CONFIG, check_lengths, read_config
 from budwood.models.parts import PACKAGE_SCHEME, join_parts, locate
 from budwood.models.settings import TeacherSettings
 from budwood.models.weights import check_shapes, read_json
@@ -226,11 +221,6 @@ def _check_code(folder: Path, *, trust_remote_code: bool) -> None:
         )
 
 
-def fingerprint(folder: Path) -> str:
-    """Return `budwood.models.checkpoint.fingerprint`; for callers that do not pass a `Checkpoint` yet."""
-    return checkpoint.fingerprint(folder)
-
-
 def _fetched(folder: Path, name: str, revision: str = "local") -> FetchedTeacher:
     check_tokenizer(folder)
     return FetchedTeacher(checkpoint=Checkpoint.open(folder), name=name, revision=revision)
@@ -243,11 +233,11 @@ def _accept(folder: Path, settings: TeacherSettings, work_dir: Path) -> Path:
     """
     if is_wrapper(folder):
         _check_files(folder)
-        return unwrap(folder, work_dir / f"text-{checkpoint.fingerprint(folder)}")
+        return unwrap(folder, work_dir / f"text-{fingerprint(folder)}")
     check_folder(folder, trust_remote_code=settings.trust_remote_code)
     if not _code_of(folder):
         return folder
-    target = work_dir / f"converted-{checkpoint.fingerprint(folder)}"
+    target = work_dir / f"converted-{fingerprint(folder)}"
     return target if is_whole(target) else convert_code(folder, target)
 
 
@@ -288,7 +278,7 @@ def _file_fingerprint(file: Path, work_dir: Path) -> str:
     """Return a hash of a file and of the parts that belong to it."""
     parts = sorted(file.parent.glob(re.sub(r"-\d{5}-of-", "-?????-of-", glob.escape(file.name))))
     hashes = hash_files({part.name: part for part in parts}, work_dir / MEMORY)
-    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:16]
+    return digest_of(hashes)
 
 
 def _download(model: str, revision: str | None, files: Sequence[str]) -> Path:

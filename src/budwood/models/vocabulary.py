@@ -82,16 +82,21 @@ def trim_tokenizer(tokenizer: PreTrainedTokenizerBase, kept: Sequence[int]) -> P
     for token in described["added_tokens"]:
         token["id"] = numbers[token["id"]]
     _renumber(described.get("post_processor"), numbers)
-    trimmed = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(described)),
-        model_max_length=tokenizer.model_max_length,
-        padding_side=tokenizer.padding_side,
-        chat_template=tokenizer.chat_template,
-        **tokenizer.special_tokens_map,
-    )
+    trimmed = stock_tokenizer(Tokenizer.from_str(json.dumps(described)), tokenizer)
     if trimmed.get_vocab() != {token: numbers[old] for token, old in vocabulary.items() if old in numbers}:
         raise ValueError("teacher.vocabulary: the tokenizer numbers its added tokens in a way that cannot be kept")
     return trimmed
+
+
+def stock_tokenizer(backend: Tokenizer, original: PreTrainedTokenizerBase) -> PreTrainedTokenizerFast:
+    """Return a tokenizer of transformers' own class with a core, and all else as an original has it."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_max_length=original.model_max_length,
+        padding_side=original.padding_side,
+        chat_template=original.chat_template,
+        **original.special_tokens_map,
+    )
 
 
 def trim_checkpoint(teacher: Checkpoint, kept: Sequence[int], target: Path) -> Path:

@@ -13,6 +13,8 @@ from safetensors import SafetensorError, safe_open
 from budwood.arch.family import Family, Module, axis_lengths, family_of
 from budwood.arch.spec import Architecture
 
+HFConfig = Mapping[str, Any]
+"""A `config.json` of Hugging Face, as it is on disk or with all defaults: its fields are the library's."""
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -35,7 +37,7 @@ def read_json(file: Path) -> dict[str, Any]:
     return content
 
 
-def weight_files(folder: Path, config: Mapping[str, Any]) -> tuple[Path, ...]:
+def weight_files(folder: Path, config: HFConfig) -> tuple[Path, ...]:
     """Return the files that transformers reads a folder's weights from, sorted, the index among them.
 
     They are those of `config.json`'s `transformers_weights`, else `model.safetensors`, else the index. No others are
@@ -59,7 +61,7 @@ def weight_files(folder: Path, config: Mapping[str, Any]) -> tuple[Path, ...]:
     raise ValueError(f"{folder} must hold safetensors weights ({SINGLE} or {INDEX}), found none")
 
 
-def tensor_files(folder: Path, config: Mapping[str, Any]) -> dict[str, Path]:
+def tensor_files(folder: Path, config: HFConfig) -> dict[str, Path]:
     """Return the file of every tensor that transformers finds in a folder.
 
     Raises:
@@ -73,7 +75,7 @@ def tensor_files(folder: Path, config: Mapping[str, Any]) -> dict[str, Path]:
     return files
 
 
-def tensor_shapes(folder: Path, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(folder: Path, config: HFConfig) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor by the files' headers alone.
 
     Raises:
@@ -87,7 +89,7 @@ def tensor_shapes(folder: Path, config: Mapping[str, Any]) -> dict[str, tuple[in
     return shapes
 
 
-def check_shapes(folder: Path, config: Mapping[str, Any], architecture: Architecture) -> None:
+def check_shapes(folder: Path, config: HFConfig, architecture: Architecture) -> None:
     """Check by the files' headers that a folder holds every tensor of an architecture, in its shape.
 
     Raises:
@@ -125,7 +127,7 @@ def _shapes(module: Module, path: str, lengths: Mapping[str, int]) -> Iterator[t
         yield path + name.removeprefix(module.name), shape
 
 
-def same_values(folder: Path, config: Mapping[str, Any], names: tuple[str, str]) -> bool:
+def same_values(folder: Path, config: HFConfig, names: tuple[str, str]) -> bool:
     """Return whether two tensors of a folder are equal, as transformers asks before it ties them."""
     files, values = tensor_files(folder, config), []
     for name in names:

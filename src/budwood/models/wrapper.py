@@ -8,7 +8,8 @@ from transformers import AutoConfig, PretrainedConfig
 from budwood.arch.family import WRAPPERS
 from budwood.arch.kinds import refuse_other_kinds
 from budwood.arch.spec import check_depth
-from budwood.models.checkpoint import CONFIG, build_empty, load_tokenizer, read_config, save_checkpoint
+from budwood.models.checkpoint import build_empty, load_tokenizer, save_checkpoint
+from budwood.models.kind import CONFIG, read_config
 from budwood.models.rotary import check_rope
 from budwood.models.weights import open_tensors, tensor_files
 

@@ -7,7 +7,7 @@ from budwood.reporting.accelerator import AcceleratorName
 
 
 class PlanSettings(Strict):
-    """The hardware that a study would run on, to estimate its cost beforehand; see `budwood.reporting.plan`."""
+    """The hardware that a study would run on, to estimate its cost beforehand; see `budwood.study.plan`."""
 
     accelerator: AcceleratorName = "h100"
     """Device that the plan assumes."""

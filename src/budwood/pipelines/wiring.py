@@ -118,11 +118,24 @@ class Place:
             outputs: the same; one alone is the function's whole result.
             name: of the node; the function's without one.
         """
-        return Node(
-            function,
-            list(inputs),
-            outputs[0] if len(outputs) == 1 else list(outputs),
-            name=name or function.__name__,
-            namespace=self.namespace,
-            tags=[*self.variant, *self.tags],
-        )
+        tags = [*self.variant, *self.tags]
+        return shared_node(function, inputs, outputs, name=name, namespace=self.namespace, tags=tags)
+
+
+def shared_node(
+    function: Callable[..., Any],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    *,
+    name: str | None = None,
+    namespace: str | None = None,
+    tags: Sequence[str] = (),
+) -> Node:
+    """Return a node of no single variant; see `Place.node`."""
+    made = outputs[0] if len(outputs) == 1 else list(outputs)
+    return Node(function, list(inputs), made, name=name or function.__name__, namespace=namespace, tags=tags)
+
+
+def own_of(variants: Sequence[Variant], what: str) -> list[str]:
+    """Return the same dataset of several variants."""
+    return [name for variant in variants for name in Place(variant).own(what)]

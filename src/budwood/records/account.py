@@ -3,34 +3,23 @@
 from budwood.records.certificate import Certificate
 from budwood.records.cost import Cost
 from budwood.records.evaluation import Downstream, Efficiency, Sample
-from budwood.records.names import Variant
+from budwood.records.placed import Placed
 from budwood.records.search import Finalists, Winner
-from budwood.records.strict import Strict
 from budwood.records.training import ProbeScore, Score
 
 
-class SearchFindings(Strict):
+class SearchFindings(Placed):
     """What the search of a variant found and cost, and its probe."""
 
-    bin: str
-    space: str
     winner: Winner
     finalists: Finalists
     certificate: Certificate
     probe: ProbeScore | None = None
 
-    @property
-    def variant(self) -> Variant:
-        """The bin and the space."""
-        return Variant(self.bin, self.space)
 
+class TrainingFindings(Placed):
+    """What was trained of a variant, and how it was measured; its space is the one that probes chose, where they do."""
 
-class TrainingFindings(Strict):
-    """What was trained of a variant, and how it was measured."""
-
-    bin: str
-    space: str
-    """Where probes choose the space, the one that they chose."""
     scores: tuple[Score, ...]
     downstream: tuple[Downstream, ...]
     efficiency: tuple[Efficiency, ...]
@@ -38,8 +27,3 @@ class TrainingFindings(Strict):
     samples: tuple[Sample, ...]
     certificates: tuple[Certificate, ...] = ()
     """Of the trained sub-networks."""
-
-    @property
-    def variant(self) -> Variant:
-        """The bin and the space."""
-        return Variant(self.bin, self.space)

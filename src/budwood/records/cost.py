@@ -1,9 +1,11 @@
 """What work costs: entries of the ledger."""
 
+from collections.abc import Iterable
 from typing import Annotated, Literal, Self, get_args
 
 from budwood.records.names import SHARED, Variant
-from budwood.records.strict import HOW, Strict
+from budwood.records.placed import Placed
+from budwood.records.strict import HOW
 
 CostStage = Literal[
     "calibration",
@@ -25,12 +27,10 @@ SEARCH_STAGES: tuple[CostStage, ...] = ("calibration", "elimination", "search", 
 """What it takes to find and cut out the sub-network of one variant."""
 
 
-class Cost(Strict):
+class Cost(Placed):
     """One cost. `bin`, `space` and `arm` are empty where they do not apply."""
 
     stage: CostStage
-    bin: str = SHARED
-    space: str = SHARED
     arm: str = SHARED
     flops: float
     tokens: int
@@ -42,9 +42,15 @@ class Cost(Strict):
         """Return the cost of reading some tokens."""
         return cls(stage=stage, tokens=round(tokens), flops=float(tokens * flops_per_token), seconds=seconds)
 
+    @classmethod
+    def total(cls, stage: CostStage, costs: Iterable[Self]) -> Self:
+        """Return several costs as one, without their times."""
+        costs = list(costs)
+        return cls(stage=stage, tokens=sum(cost.tokens for cost in costs), flops=sum(cost.flops for cost in costs))
+
     def at(self, variant: Variant, arm: str | None = None) -> Self:
         """Return the cost as one of a variant, and of an arm where one is given."""
-        return self.model_copy(update={**variant._asdict(), "arm": self.arm if arm is None else arm})
+        return super().at(variant).model_copy(update={"arm": self.arm if arm is None else arm})
 
     def after(self, seconds: float) -> Self:
         """Return the cost with the time that it took."""

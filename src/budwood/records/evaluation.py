@@ -1,9 +1,7 @@
 """What models answer, and how fast they run."""
 
-from typing import Self
-
 from budwood.records.cost import Cost
-from budwood.records.names import SHARED, Variant
+from budwood.records.placed import Placed
 from budwood.records.strict import Strict
 
 
@@ -14,7 +12,20 @@ class Metric(Strict):
     standard_error: float | None
 
 
-class TaskAnswers(Metric):
+class Charged(Strict):
+    """A measurement and what it cost."""
+
+    tokens: int
+    flops: float
+    seconds: float
+
+    @property
+    def cost(self) -> Cost:
+        """As an entry of the ledger."""
+        return Cost(stage="evaluation", tokens=self.tokens, flops=self.flops, seconds=self.seconds)
+
+
+class TaskAnswers(Metric, Charged):
     """What one model answers in one task or group of tasks."""
 
     task: str
@@ -29,21 +40,11 @@ class TaskAnswers(Metric):
     metrics: dict[str, Metric]
     answers: list[float] | None
     """The metric of every question, the same questions for all models; None where it is no mean over questions."""
-    tokens: int
-    flops: float
-    seconds: float
-
-    @property
-    def cost(self) -> Cost:
-        """What the answers cost."""
-        return Cost(stage="evaluation", tokens=self.tokens, flops=self.flops, seconds=self.seconds)
 
 
-class Downstream(Strict):
+class Downstream(Placed):
     """What one model answers; `bin` and `space` are empty for the teacher."""
 
-    bin: str = SHARED
-    space: str = SHARED
     model: str
     harness: str
     device: str
@@ -51,16 +52,10 @@ class Downstream(Strict):
     limit: int | None
     tasks: tuple[TaskAnswers, ...]
 
-    def at(self, variant: Variant) -> Self:
-        """Return the answers as those of a model of a variant."""
-        return self.model_copy(update=variant._asdict())
 
-
-class Sample(Strict):
+class Sample(Placed):
     """How one model continues a held-out prompt; `bin` and `space` are empty for the teacher."""
 
-    bin: str = SHARED
-    space: str = SHARED
     model: str
     prompt: str
     text: str
@@ -73,10 +68,6 @@ class Sample(Strict):
     agreement: float | None = None
     """Share of the teacher's tokens that are the model's likeliest too, each after the teacher's before it; None for
     the teacher."""
-
-    def at(self, variant: Variant) -> Self:
-        """Return the sample as one of a model of a variant."""
-        return self.model_copy(update=variant._asdict())
 
 
 class ModelSpeed(Strict):
@@ -93,11 +84,9 @@ class ModelSpeed(Strict):
     kv_bytes_per_token: int
 
 
-class Efficiency(Strict):
+class Efficiency(Placed, Charged):
     """How fast the teacher and the sub-network of a variant are, measured in turns."""
 
-    bin: str = SHARED
-    space: str = SHARED
     prompt_tokens: int
     new_tokens: int
     batch_size: int
@@ -106,15 +95,3 @@ class Efficiency(Strict):
     threads: int
     torch: str
     models: dict[str, ModelSpeed]
-    tokens: int
-    flops: float
-    seconds: float
-
-    @property
-    def cost(self) -> Cost:
-        """What the measurement cost."""
-        return Cost(stage="evaluation", tokens=self.tokens, flops=self.flops, seconds=self.seconds)
-
-    def at(self, variant: Variant) -> Self:
-        """Return the speeds as those of a variant."""
-        return self.model_copy(update=variant._asdict())

@@ -18,6 +18,8 @@ class Gate(Strict):
     limit: float
     unit: str
     cost: Cost
+    once: bool = False
+    """Whether it is checked once for all runs of a variant, which begin alike."""
 
     @property
     def passed(self) -> bool:

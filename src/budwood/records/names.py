@@ -7,14 +7,12 @@ from typing import NamedTuple
 BASELINE = "random_init"
 """The arm that every saving is measured against: the sub-network's architecture from random weights."""
 ARMS = (BASELINE, "subnet_init", "distilled")
-CERTIFIED = ("subnet_init", "distilled")
-"""The arms that begin with the weights of the sub-network: what people take home, with a card and a certificate."""
 REFERENCE = "reference_init"
 """The arm of a bin that names a reference architecture: that architecture from random weights."""
 CONTINUED = "subnet_init"
 """The arm that is trained as probes are, and takes over their steps where the schedule allows it."""
 FROM_SUBNET = ("subnet_init", "distilled")
-"""The arms that begin with the weights of the sub-network."""
+"""The arms that begin with the weights of the sub-network: what people take home, with a card and a certificate."""
 SHARED = ""
 """The bin, space or arm of a cost that no single variant or arm has caused."""
 SELECTED = "selected"

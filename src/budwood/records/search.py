@@ -5,7 +5,7 @@ from typing import Self
 from budwood.records.certificate import Proof
 from budwood.records.cost import Cost
 from budwood.records.fields import SelectionField
-from budwood.records.names import SHARED, Variant
+from budwood.records.placed import Placed
 from budwood.records.strict import Strict
 
 
@@ -54,11 +54,9 @@ class Finalists(Searched):
         return Searched(**{name: getattr(self, name) for name in Searched.model_fields})
 
 
-class Winner(Searched):
+class Winner(Searched, Placed):
     """The finalist that is best on text that the search has not read."""
 
-    bin: str = SHARED
-    space: str = SHARED
     selection: SelectionField
     description: str
     num_parameters: int
@@ -85,7 +83,6 @@ class Winner(Searched):
     search_flops: float = 0.0
     """Of search and choice, as they ran."""
 
-    def at(self, variant: Variant, searched: Finalists) -> Self:
-        """Return the winner as that of a variant, with what its search and the choice cost."""
-        flops = sum(cost.flops for cost in (*searched.costs, *self.costs))
-        return self.model_copy(update={**variant._asdict(), "search_flops": flops})
+    def charged(self, searched: Finalists) -> Self:
+        """Return the winner with what its search and the choice cost."""
+        return self.model_copy(update={"search_flops": sum(cost.flops for cost in (*searched.costs, *self.costs))})

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from budwood.records.cost import Cost
 from budwood.records.gate import Gate
-from budwood.records.names import SHARED
+from budwood.records.placed import Placed
 from budwood.records.strict import HOW, Strict
 
 
@@ -27,50 +27,53 @@ class MadeWith(Strict):
     """Hash of the source that made it."""
 
 
-class TrainingRecord(Strict):
-    """One training run."""
+class Run(Strict):
+    """What a training run did."""
 
     arm: str
-    seed: int
     tokens: int
     steps: int
     tokens_per_step: int
-    steady_steps: int
-    """Steps before the decay of `warmup_stable_decay`, which a longer run can take over; 0 elsewhere."""
     learning_rate: float
     student_flops: float
     teacher_flops: float
-    heldout_flops: float
-    heldout_tokens: int
     seconds: Annotated[float, HOW]
     tokens_per_second: Annotated[float | None, HOW] = None
     mfu: Annotated[float | None, HOW] = None
     device: Annotated[str, HOW]
     precision: str
+
+
+class TrainingRecord(Run):
+    """One training run, with what it was made with and what was measured on its way."""
+
+    seed: int
+    steady_steps: int
+    """Steps before the decay of `warmup_stable_decay`, which a longer run can take over; 0 elsewhere."""
+    heldout_flops: float
+    heldout_tokens: int
     made_with: MadeWith
     gates: tuple[Gate, ...] = ()
     """What was checked before the run."""
 
     @property
     def costs(self) -> tuple[Cost, ...]:
-        """The student, a live teacher, the held-out losses on the way, and gates; the student has the run's seconds."""
+        """The student with all seconds, a live teacher, the held-out losses on the way, and gates of its own."""
         student = Cost(
             stage="training", arm=self.arm, tokens=self.tokens, flops=self.student_flops, seconds=self.seconds
         )
         teacher = Cost(stage="teacher", arm=self.arm, tokens=self.tokens, flops=self.teacher_flops)
         heldout = Cost(stage="heldout", arm=self.arm, tokens=self.heldout_tokens, flops=self.heldout_flops)
-        gates = [gate.cost.model_copy(update={"arm": self.arm}) for gate in self.gates]
+        gates = [gate.cost.model_copy(update={"arm": self.arm}) for gate in self.gates if not gate.once]
         return (student, *([teacher] if self.teacher_flops else []), heldout, *gates)
 
 
-class Score(TrainingRecord):
+class Score(TrainingRecord, Placed):
     """A trained model: its run, and its mean loss in nats on each validation sequence, by source.
 
     All arms and the teacher are scored on the same sequences in the same order.
     """
 
-    bin: str = SHARED
-    space: str = SHARED
     run: str
     """Name of the run: the arm's, with the seed after the first."""
     num_parameters: int

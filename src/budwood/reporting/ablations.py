@@ -1,8 +1,8 @@
 """Ablations: trainings with one setting changed -> a table, the importance of settings, figures and a page."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, TypedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,37 +19,32 @@ COLUMNS = [
     *("variant", "loss", "standard_error", "difference", "difference_standard_error", "num_sequences"),
     *("num_parameters", "tokens", "student_flops", "teacher_flops", "status"),
 ]
+Setting = str | float | None
 TRAINED = "trained"
 """Status of a finished training; any other says why there is no loss."""
 NUM_TREES = 200
 CURVE = ["step", "tokens", "flops", "train_loss", "heldout_loss"]
 
 
-class Trained(TypedDict):
-    """The outcome of one variant."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a training that is compared."""
 
     variant: str
-    settings: dict[str, Any]
+    settings: Mapping[str, Setting]
     """Changed settings; each is a column of the table."""
-    status: str
     num_parameters: int
-    tokens: int
-    student_flops: float
-    teacher_flops: float
-    losses: list[float]
+    status: str = TRAINED
+    tokens: int = 0
+    student_flops: float = 0.0
+    teacher_flops: float = 0.0
+    losses: Sequence[float] = ()
     """On validation sequences that all variants share, nats per token; empty if the training failed."""
+    curve: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Columns `step`, `tokens`, `flops`, `train_loss`, `heldout_loss`; empty if the training failed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """A training that is compared."""
-
-    row: Trained
-    curve: pd.DataFrame
-    """Columns `step`, `tokens`, `flops`, `train_loss`, `heldout_loss`; empty where the training failed."""
-
-
-def ablation_table(runs: Sequence[Trained]) -> pd.DataFrame:
+def ablation_table(runs: Sequence[Outcome]) -> pd.DataFrame:
     """Return one row for every variant, in the given order.
 
     Differences are paired over sequences: the variant minus that of lowest loss.
@@ -57,20 +52,20 @@ def ablation_table(runs: Sequence[Trained]) -> pd.DataFrame:
     Returns:
         The changed settings, and `COLUMNS`. Losses are nats per token, NaN where there is none.
     """
-    means = {run["variant"]: float(np.mean(run["losses"])) if run["losses"] else np.nan for run in runs}
+    means = {run.variant: float(np.mean(run.losses)) if run.losses else np.nan for run in runs}
     finite = {variant: mean for variant, mean in means.items() if np.isfinite(mean)}
     best = min(finite, key=lambda variant: finite[variant]) if finite else None
-    of_best = [run["losses"] for run in runs if run["variant"] == best]
+    of_best = [run.losses for run in runs if run.variant == best]
     rows = []
     for run in runs:
-        loss, error = mean_and_error(run["losses"]) if run["losses"] else (np.nan, np.nan)
-        compared = bool(of_best) and bool(run["losses"]) and run["variant"] != best
-        difference = paired_difference(run["losses"], of_best[0]) if compared else (np.nan, np.nan)
-        facts = {name: run[name] for name in COLUMNS if name in run}  # type: ignore[literal-required]
-        scores = {"loss": loss, "standard_error": error, "num_sequences": len(run["losses"])}
+        loss, error = mean_and_error(run.losses) if run.losses else (np.nan, np.nan)
+        compared = bool(of_best) and bool(run.losses) and run.variant != best
+        difference = paired_difference(run.losses, of_best[0]) if compared else (np.nan, np.nan)
+        facts = {name: getattr(run, name) for name in COLUMNS if hasattr(run, name)}
+        scores = {"loss": loss, "standard_error": error, "num_sequences": len(run.losses)}
         pair = dict(zip(("difference", "difference_standard_error"), difference, strict=True))
-        rows.append(run["settings"] | facts | scores | pair)
-    settings = list(dict.fromkeys(name for run in runs for name in run["settings"]))
+        rows.append({**run.settings, **facts, **scores, **pair})
+    settings = list(dict.fromkeys(name for run in runs for name in run.settings))
     floats = ("loss", "standard_error", "difference", "difference_standard_error")
     return pd.DataFrame(rows, columns=[*settings, *COLUMNS]).astype(dict.fromkeys(floats, float))
 
@@ -137,9 +132,9 @@ def losses_by_setting(title: str, table: pd.DataFrame, settings: Sequence[str]) 
     return figure
 
 
-def ablation_curves(runs: Sequence[Ran]) -> pd.DataFrame:
+def ablation_curves(runs: Sequence[Outcome]) -> pd.DataFrame:
     """Return the curves of all variants, with the variant and its changed settings in front."""
-    named = [run.curve.reindex(columns=CURVE).assign(**run.row["settings"], variant=run.row["variant"]) for run in runs]
+    named = [run.curve.reindex(columns=CURVE).assign(**run.settings, variant=run.variant) for run in runs]
     table = pd.concat(named, ignore_index=True)
     return table[["variant", *(name for name in table if name not in {"variant", *CURVE}), *CURVE]].astype(
         dict.fromkeys(CURVE, float)

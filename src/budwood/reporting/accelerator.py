@@ -6,6 +6,7 @@ from typing import Literal
 from budwood.training.peaks import PEAK_FLOPS
 
 _GIB = 2**30
+_SECONDS_PER_HOUR = 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +17,10 @@ class Accelerator:
     """Peak of dense matrix products in `precision`."""
     memory_bytes: int
     precision: Literal["float32", "bfloat16"] = "bfloat16"
+
+    def flops_per_hour(self, mfu: float) -> float:
+        """Return what the device computes in an hour at a share of its peak."""
+        return self.flops_per_second * mfu * _SECONDS_PER_HOUR
 
 
 AcceleratorName = Literal["a100-40gb", "a100-80gb", "h100", "h200", "b200", "l40s", "rtx4090", "mi300x", "cpu"]

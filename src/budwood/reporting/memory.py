@@ -13,7 +13,7 @@ from budwood.arch.count import layer_parameters, num_parameters
 from budwood.arch.family import family_of
 from budwood.arch.spec import Architecture, LayerSpec
 from budwood.models.export import SHARD_BYTES
-from budwood.subnet.compensate import layer_input_sizes
+from budwood.subnet.flops import layer_input_sizes
 from budwood.subnet.regression import SMALL_RIDGE
 from budwood.subnet.settings import NO_CORRECTION, Compensation
 from budwood.training.losses import CHUNK_TOKENS

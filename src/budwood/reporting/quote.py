@@ -46,7 +46,7 @@ def markdown_plan(
         devices: name of the accelerator, and how many train in parallel.
         mfu: share of its peak that is reached.
         warnings: what will not fit.
-        ablations: the frame of `budwood.study.plan.plan_ablations`, where there are any.
+        ablations: the frame of `budwood.study.ablation.plan_ablations`, where there are any.
     """
     sections = {
         "What will not fit": "\n".join(f"- {warning}" for warning in warnings),

@@ -1,12 +1,13 @@
 """New members of a space inside a bin: drawn, changed, crossed, and led on by a model of the losses so far."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 
+from budwood.arch.balanced import balanced_members
 from budwood.arch.bins import ParameterBin
 from budwood.arch.sampling import sample
 from budwood.arch.selection import Selection
@@ -42,6 +43,7 @@ class Proposer:
     num_accepted: int = 0
     """Of these, those that could have been read: they were new and inside the bin."""
     _rng: np.random.Generator = field(init=False)
+    _balanced: Iterator[Selection] = field(init=False)
     _seen: set[str] = field(init=False, default_factory=set)
     _surrogate: Surrogate = field(init=False, default_factory=Surrogate)
 
@@ -53,6 +55,7 @@ class Proposer:
         """
         self.space.require_reachable(self.parameter_bin)
         self._rng = np.random.default_rng(self.settings.seed)
+        self._balanced = iter(balanced_members(self.space, self.parameter_bin, self.settings.num_balanced, self._rng))
 
     @property
     def acceptance(self) -> float:
@@ -78,8 +81,12 @@ class Proposer:
         ]
 
     def initial(self) -> Candidate:
-        """Draw a member of the first generation."""
-        return self._draw("initial")
+        """Return a balanced member while there are any left, then draw one."""
+        balanced = next(self._balanced, None)
+        if balanced is None:
+            return self._draw("initial")
+        self.num_tried += 1
+        return Candidate(balanced, "initial")
 
     def random(self) -> Candidate:
         """Draw a member."""

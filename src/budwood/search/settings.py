@@ -53,6 +53,9 @@ class SearchSettings(Strict):
     """The same for neurons."""
     population: int = Field(default=50, ge=1)
     """Candidates of a generation."""
+    num_balanced: int = Field(default=0, ge=0)
+    """Candidates of the first generation that are not drawn but follow a rule of thumb, as far as the bin has such; not
+    in the paper. See `budwood.arch.balanced`."""
     epochs: int = Field(default=100, ge=0)
     """Generations after the first."""
     num_elites: int = Field(default=10, ge=1)
@@ -111,6 +114,8 @@ class SearchSettings(Strict):
     def _sizes_fit(self) -> Self:
         if self.num_elites > self.population:
             raise ValueError(f"num_elites={self.num_elites} must not exceed population={self.population}")
+        if self.num_balanced > self.population:
+            raise ValueError(f"num_balanced={self.num_balanced} must not exceed population={self.population}")
         if self.num_finalists > self.num_elites:
             raise ValueError(f"num_finalists={self.num_finalists} must not exceed num_elites={self.num_elites}")
         if self.strategy in EVOLVING and (sum(self.offspring) != self.population or min(self.offspring) < 0):

@@ -1,17 +1,21 @@
 """Ablations: variants that differ in one thing, trained under equal conditions."""
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
 from budwood.arch.count import num_parameters
 from budwood.corpus.packing import PackedCorpus
 from budwood.models.checkpoint import Checkpoint
-from budwood.reporting.ablations import TRAINED, Ran, Trained
+from budwood.reporting.ablations import Outcome, Setting
+from budwood.reporting.accelerator import Accelerator
+from budwood.reporting.quote import ABLATION_COLUMNS
+from budwood.study.costs import training_costs
 from budwood.study.evaluation import ScoreRun
+from budwood.study.forecast import Forecast
+from budwood.study.plan import PlannedStudy, search_costs
 from budwood.study.settings import Conditions
 from budwood.study.stage import Workspace
 from budwood.study.training import Start, TrainArm
@@ -29,13 +33,13 @@ class Compared:
     """The sub-network that training begins with."""
     teacher: Checkpoint
     arm: ArmSettings
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Setting]
     """What was changed, for the table."""
 
 
 def train_compared(
     run: str, compared: Compared, tokens: PackedCorpus, conditions: Conditions, workspace: Workspace
-) -> Ran:
+) -> Outcome:
     """Train one of the things that are compared, all on the same sequences, and measure it on the validation sequences.
 
     A training that diverges is reported as such.
@@ -48,22 +52,15 @@ def train_compared(
         workspace: keeps the training.
     """
     start = Start(initialisation="checkpoint", checkpoint=compared.subnet)
-    stage = TrainArm.with_settings(run, start, (compared.teacher, tokens), compared.arm, conditions)
-    row: Trained = {
-        "variant": compared.name,
-        "settings": dict(compared.settings),
-        "status": TRAINED,
-        "num_parameters": num_parameters(start.architecture),
-        "tokens": 0,
-        "student_flops": 0.0,
-        "teacher_flops": 0.0,
-        "losses": [],
-    }
+    stage = TrainArm.of(run, start, (compared.teacher, tokens), conditions, compared.arm)
+    outcome = Outcome(
+        variant=compared.name, settings=compared.settings, num_parameters=num_parameters(start.architecture)
+    )
     try:
         trained = workspace.finish(stage)
     except FloatingPointError as error:
         logger.warning("Ablation %s: %s", compared.name, error)
-        return Ran(row | {"status": "its training diverged"}, pd.DataFrame())
+        return replace(outcome, status="its training diverged")
     scored = workspace.finish(
         ScoreRun(
             run_name=run,
@@ -75,7 +72,57 @@ def train_compared(
             compute=stage.compute,
         )
     )
-    losses = [loss for source in sorted(scored.score.losses) for loss in scored.score.losses[source]]
-    record = trained.record
-    spent: Trained = row | {"tokens": record.tokens, "student_flops": record.student_flops}
-    return Ran(spent | {"teacher_flops": record.teacher_flops, "losses": losses}, trained.curve)
+    record, losses = trained.record, scored.score.losses
+    return replace(
+        outcome,
+        tokens=record.tokens,
+        student_flops=record.student_flops,
+        teacher_flops=record.teacher_flops,
+        losses=[loss for source in sorted(losses) for loss in losses[source]],
+        curve=trained.curve,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedAblation:
+    """Searches, and trainings of what they find, that are run by the name of their pipeline alone."""
+
+    name: str
+    bin: str
+    tokens: int
+    """Of each training."""
+    searches: tuple[tuple[PlannedStudy, Forecast], ...]
+    """How each is searched, and what."""
+    runs: tuple[tuple[Forecast, float], ...]
+    """What is trained, and the FLOPs of its teacher's forward pass, per token; 0 without a teacher."""
+
+
+def plan_ablations(ablations: Sequence[PlannedAblation], accelerator: Accelerator, mfu: float) -> pd.DataFrame:
+    """Return what every ablation will cost by itself, beside the text and what is measured of the teacher.
+
+    Args:
+        ablations: in the order of the rows.
+        accelerator: runs them.
+        mfu: share of the accelerator's peak that is reached.
+
+    Returns:
+        `ABLATION_COLUMNS`: `ablation`, `bin`; `searches` and `runs`, their numbers; `search_flops` with corrections,
+        `training_flops`, `teacher_flops`, and `device_hours` of all.
+    """
+    rows = []
+    for ablation in ablations:
+        searches = [cost for study, each in ablation.searches for cost in search_costs(study, each)]
+        runs = []
+        for each, teacher in ablation.runs:
+            (study, _) = ablation.searches[0]
+            schedule = study.within(each.variant.bin).schedule.of_length(ablation.tokens)
+            runs += training_costs(each.forward(schedule.sequence_length), teacher, schedule)
+        flops = {
+            "search_flops": sum(cost.flops for cost in searches),
+            "training_flops": sum(cost.flops for cost in runs if cost.stage == "training"),
+            "teacher_flops": sum(cost.flops for cost in runs if cost.stage == "teacher"),
+        }
+        hours = {"device_hours": sum(flops.values()) / accelerator.flops_per_hour(mfu)}
+        counts = {"searches": len(ablation.searches), "runs": len(ablation.runs)}
+        rows.append({"ablation": ablation.name, "bin": ablation.bin, **counts, **flops, **hours})
+    return pd.DataFrame(rows, columns=ABLATION_COLUMNS)

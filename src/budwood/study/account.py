@@ -7,7 +7,7 @@ import pandas as pd
 from budwood.records.account import SearchFindings, TrainingFindings
 from budwood.records.cost import Cost
 from budwood.records.names import CONTINUED, REFERENCE, SHARED, Variant
-from budwood.records.training import ProbeScore, Score
+from budwood.records.training import ProbeScore, Score, TrainingRecord
 
 
 def ledger(
@@ -33,10 +33,13 @@ def ledger(
         new = [score for score in result.scores if score.arm != REFERENCE or (result.bin, score.seed) not in references]
         references |= {(result.bin, score.seed) for score in new if score.arm == REFERENCE}
         entries += _of_training(result, new, curves, taken_over[result.variant])
+        if probes[result.variant] is None:
+            entries += _of_starts(result.variant, result.scores)
     for found in sorted(findings, key=lambda each: each.variant):
         costs = [*found.finalists.costs, *found.winner.costs, *found.certificate.costs]
         entries += [cost.at(found.variant) for cost in costs]
         if found.probe is not None:
+            entries += _of_starts(found.variant, [found.probe])
             entries += [cost.at(found.variant) for cost in probe_costs(found.probe, taken_over.get(found.variant, 0))]
     return entries
 
@@ -59,6 +62,12 @@ def probe_costs(probe: ProbeScore, taken_over: int) -> list[Cost]:
     share = taken_over / probe.steps
     own = student.share(share).model_copy(update={"arm": CONTINUED})
     return [*([own, student.share(1 - share)] if share else [student]), *others, probe.looked]
+
+
+def _of_starts(variant: Variant, runs: Sequence[TrainingRecord]) -> list[Cost]:
+    """Return the costs of what is checked once for all runs of a variant."""
+    once = {gate.name: gate.cost for run in runs for gate in run.gates if gate.once}
+    return [cost.at(variant) for cost in once.values()]
 
 
 def _of_training(

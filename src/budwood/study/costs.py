@@ -13,7 +13,8 @@ from budwood.records.cost import Cost, CostStage
 from budwood.records.gate import LONG_STEPS, OVERFIT_STEPS
 from budwood.search.fitness import DIVERGENCE
 from budwood.study.settings import BinSettings
-from budwood.subnet.compensate import moment_flops, refits, solve_flops
+from budwood.subnet.compensate import refits
+from budwood.subnet.flops import moment_flops, solve_flops
 from budwood.subnet.refit import refit_flops
 from budwood.subnet.settings import Compensation
 from budwood.training.settings import Schedule
@@ -83,8 +84,8 @@ def elimination_cost(teacher: Architecture, text: Extent, trials: Sequence[int] 
     depth = teacher.num_hidden_layers
     if trials is None:
         trials = [(depth + 1) // 2] * min(_TRIALS_PER_LAYER * depth, depth * (depth + 1) // 2)
-    costs = [reading_cost("elimination", teacher.with_layers(teacher.layers[:kept]), text) for kept in trials]
-    return Cost(stage="elimination", tokens=sum(c.tokens for c in costs), flops=sum(c.flops for c in costs))
+    costs = (reading_cost("elimination", teacher.with_layers(teacher.layers[:kept]), text) for kept in trials)
+    return Cost.total("elimination", costs)
 
 
 def correction_cost(
@@ -174,8 +175,8 @@ def check_cost(forward: Forward, lengths: Sequence[int], num_chat_tokens: int) -
 
 
 def _certificate_cost(forward: Forward, texts: Sequence[Extent]) -> Cost:
-    costs = [reading_cost("certificate", forward(text.length), text) for text in texts if text.length]
-    return Cost(stage="certificate", tokens=sum(c.tokens for c in costs), flops=sum(c.flops for c in costs))
+    costs = (reading_cost("certificate", forward(text.length), text) for text in texts if text.length)
+    return Cost.total("certificate", costs)
 
 
 def writing_cost(model: Architecture, first: int, written: Sequence[int], compared: Sequence[int] = ()) -> Cost:

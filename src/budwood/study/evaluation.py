@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean, median
-from typing import ClassVar
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 
@@ -37,27 +37,19 @@ from budwood.records.teacher import HeldOutText, SourceLoss, TeacherEvaluation
 from budwood.records.training import ProbeScore, Score, TrainingRecord
 from budwood.study.costs import reading_cost, writing_cost
 from budwood.study.stage import NOT_DECIDING, Stage, Track, Work
-from budwood.study.text import Windows
+from budwood.study.text import Materials, Windows
 
 Questions = dict[str, list[dict[str, object]]]
 
 
-@dataclass(frozen=True, slots=True)
-class TeacherMeasured:
-    """The teacher's losses."""
-
-    evaluation: TeacherEvaluation
-
-
 @dataclass(frozen=True, kw_only=True)
-class EvaluateTeacher(Stage[TeacherMeasured]):
+class EvaluateTeacher(Stage[TeacherEvaluation]):
     """Measure the teacher's loss on every split and source.
 
     Validation is measured on the sequences that the arms are; a few of every other split show that they are alike.
     """
 
     name: ClassVar[str] = "teacher_losses"
-    result: ClassVar[type] = TeacherMeasured
 
     teacher: Checkpoint
     tokens: PackedCorpus
@@ -66,7 +58,18 @@ class EvaluateTeacher(Stage[TeacherMeasured]):
     """Sequences of every source, by split."""
     compute: Compute
 
-    def run(self, work: Work) -> TeacherMeasured:
+    @classmethod
+    def of(cls, materials: Materials) -> Self:
+        """Declare the losses of a teacher."""
+        return cls(
+            teacher=materials.teacher,
+            tokens=materials.tokens,
+            length=materials.measurement.final_length,
+            reported=materials.measurement.reported,
+            compute=materials.compute,
+        )
+
+    def run(self, work: Work) -> TeacherEvaluation:
         """Measure."""
         del work
         started = time.perf_counter()
@@ -93,12 +96,10 @@ class EvaluateTeacher(Stage[TeacherMeasured]):
         flops = forward_flops_per_token(self.teacher.architecture, context=length)
         cost = Cost.of("evaluation", sum(row.tokens for row in rows), flops, time.perf_counter() - started)
         text = HeldOutText(tokens_per_sequence=length, bytes=num_bytes["validation"])
-        evaluation = TeacherEvaluation(perplexity=tuple(rows), losses=losses["validation"], text=text, costs=(cost,))
-        return TeacherMeasured(evaluation)
+        return TeacherEvaluation(perplexity=tuple(rows), losses=losses["validation"], text=text, costs=(cost,))
 
 
-@dataclass(frozen=True, slots=True)
-class Scored:
+class Scored(NamedTuple):
     """A run's losses on validation text, beside its training record."""
 
     score: Score
@@ -110,7 +111,6 @@ class ScoreRun(Stage[Scored]):
     """Measure a trained model on the validation sequences of every source."""
 
     name: ClassVar[str] = "scores"
-    result: ClassVar[type] = Scored
 
     run_name: str
     model: Checkpoint
@@ -131,8 +131,7 @@ class ScoreRun(Stage[Scored]):
         read = sum(len(values) for part in parts for values in part.values()) * self.length
         flops = forward_flops_per_token(self.model.architecture, context=self.length)
         score = Score(
-            **self.record.model_dump(exclude={"made_with"}),
-            made_with=self.record.made_with,
+            **dict(self.record),
             run=self.run_name,
             num_parameters=num_parameters(self.model.architecture),
             losses=losses,
@@ -157,19 +156,11 @@ class ScoreRun(Stage[Scored]):
                 work.track({name: fmean([loss for source in losses.values() for loss in source])}, self.record.steps)
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeScored:
-    """A probe's losses on the text of the choice."""
-
-    score: ProbeScore
-
-
 @dataclass(frozen=True, kw_only=True)
-class ScoreProbe(Stage[ProbeScored]):
+class ScoreProbe(Stage[ProbeScore]):
     """Measure a probe on the text of the choice."""
 
     name: ClassVar[str] = "probe_scores"
-    result: ClassVar[type] = ProbeScored
 
     model: Checkpoint
     record: TrainingRecord
@@ -177,27 +168,24 @@ class ScoreProbe(Stage[ProbeScored]):
     compute: Compute
     batch_size: int
 
-    def run(self, work: Work) -> ProbeScored:
+    def run(self, work: Work) -> ProbeScore:
         """Measure."""
         started = time.perf_counter()
         model = self.compute.place(self.model.load_model(self.compute.dtype))
         losses = sequence_losses(model, self.choice.read(), batch_size=self.batch_size, progress="probe on choice")
         looked = reading_cost("probe", self.model.architecture, self.choice.extent)
-        result = ProbeScored(
-            ProbeScore(
-                **self.record.model_dump(exclude={"made_with"}),
-                made_with=self.record.made_with,
-                num_parameters=num_parameters(self.model.architecture),
-                losses=losses.tolist(),
-                looked=looked.after(time.perf_counter() - started),
-            )
+        result = ProbeScore(
+            **dict(self.record),
+            num_parameters=num_parameters(self.model.architecture),
+            losses=losses.tolist(),
+            looked=looked.after(time.perf_counter() - started),
         )
         self.replay(result, work)
         return result
 
-    def replay(self, result: ProbeScored, work: Work) -> None:
+    def replay(self, result: ProbeScore, work: Work) -> None:
         """Report the mean loss."""
-        work.track({"choice_loss": fmean(result.score.losses)}, self.record.steps)
+        work.track({"choice_loss": fmean(result.losses)}, self.record.steps)
 
 
 def build_questions(tokens: PackedCorpus, teacher: Checkpoint, evaluation: EvaluationSettings) -> Questions:
@@ -217,19 +205,11 @@ def build_questions(tokens: PackedCorpus, teacher: Checkpoint, evaluation: Evalu
     return questions
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """What a model answers."""
-
-    downstream: Downstream
-
-
 @dataclass(frozen=True, kw_only=True)
-class AskModel(Stage[Answered]):
+class AskModel(Stage[Downstream]):
     """Ask a model all questions of the chosen tasks."""
 
     name: ClassVar[str] = "tasks"
-    result: ClassVar[type] = Answered
 
     model_name: str
     model: Checkpoint
@@ -245,7 +225,7 @@ class AskModel(Stage[Answered]):
     """Of the questions."""
     evaluation: EvaluationSettings = field(metadata=NOT_DECIDING)
 
-    def run(self, work: Work) -> Answered:
+    def run(self, work: Work) -> Downstream:
         """Ask; a killed run continues with the first task that it has not finished."""
         record = run_benchmarks(
             self.model.folder,
@@ -255,20 +235,19 @@ class AskModel(Stage[Answered]):
             work.folder,
             bos_token_id=self.bos_token_id,
         )
-        result = Answered(Downstream.model_validate({"model": self.model_name} | record))
+        result = Downstream.model_validate({"model": self.model_name} | record)
         self.replay(result, work)
         return result
 
-    def replay(self, result: Answered, work: Work) -> None:
+    def replay(self, result: Downstream, work: Work) -> None:
         """Report every metric."""
-        for task in result.downstream.tasks:
+        for task in result.tasks:
             # MLflow takes no comma, which separates a metric of the harness from its filter.
             values = {name.replace(",", "/"): metric.value for name, metric in task.metrics.items()}
             work.track({f"{task.task}.{name}": value for name, value in values.items()}, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(NamedTuple):
     """What a model writes."""
 
     samples: list[Sample]
@@ -280,7 +259,6 @@ class ContinuePrompts(Stage[Written]):
     """Let a model continue the beginnings of held-out documents, and count how it writes."""
 
     name: ClassVar[str] = "samples"
-    result: ClassVar[type] = Written
 
     model_name: str
     model: Checkpoint
@@ -351,7 +329,7 @@ def measure_speed(
         name: Subject(compute.place(model.load_model(compute.dtype)), model.architecture)
         for name, model in models.items()
     }
-    record = Efficiency.model_validate(measure_efficiency(subjects, evaluation.efficiency, compute))
+    record = measure_efficiency(subjects, evaluation.efficiency, compute)
     own = record.models["subnet"]
     track({"subnet.prefill_seconds": median(own.prefill_seconds)}, 0)
     track({"subnet.decode_seconds": median(own.decode_seconds)}, 0)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from transformers import PreTrainedModel
@@ -50,8 +50,7 @@ class About:
     measured: Sequence[Measurement] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Exported:
+class Exported(NamedTuple):
     """A sub-network with its proof."""
 
     subnet: Checkpoint
@@ -63,7 +62,6 @@ class ExportSubnet(Stage[Exported]):
     """Certify the winner's folder, and describe it for those who take it home."""
 
     name: ClassVar[str] = "export"
-    result: ClassVar[type] = Exported
 
     cut: Checkpoint
     teacher_record: TeacherRecord
@@ -97,19 +95,11 @@ class ExportSubnet(Stage[Exported]):
         return Exported(subnet, _describe(subnet, child, certificate, about, self.serving))
 
 
-@dataclass(frozen=True, slots=True)
-class Certified:
-    """The certificate of a trained sub-network; its folder has it too, with the card and the check."""
-
-    certificate: Certificate
-
-
 @dataclass(frozen=True, kw_only=True)
-class CertifyTrained(Stage[Certified]):
+class CertifyTrained(Stage[Certificate]):
     """Certify a trained sub-network, and describe it for those who take it home, in its own folder."""
 
     name: ClassVar[str] = "certificate"
-    result: ClassVar[type] = Certified
 
     model: Checkpoint
     record: TrainingRecord
@@ -121,7 +111,7 @@ class CertifyTrained(Stage[Certified]):
     measured: Sequence[Measurement]
     serving: ServingSettings = field(default_factory=ServingSettings)
 
-    def run(self, work: Work) -> Certified:
+    def run(self, work: Work) -> Certificate:
         """Compare the folder as plain transformers loads it with the model as budwood loads it, and describe it."""
         child, record = own_weights(self.model.load_model(torch.float32)), self.record
         low, high = self.subnet.parameter_bin
@@ -141,9 +131,9 @@ class CertifyTrained(Stage[Certified]):
         certificate = certificate.model_copy(update={"costs": (cost,)})
         certificate = _describe(self.model, child, certificate, about, self.serving)
         _copy_papers(self.model.folder, work.folder)
-        return Certified(certificate)
+        return certificate
 
-    def replay(self, result: Certified, work: Work) -> None:
+    def replay(self, result: Certificate, work: Work) -> None:
         """Put card, certificate and check beside the model again, whose folder may have been written anew."""
         del result
         _copy_papers(work.folder, self.model.folder)

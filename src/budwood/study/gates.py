@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ from budwood.study.costs import (
 from budwood.study.settings import OnFailure
 from budwood.study.stage import NOT_DECIDING, Stage, Work, no_tracking
 from budwood.study.teacher import importance_of
-from budwood.study.text import Windows
+from budwood.study.text import Materials, Windows
 from budwood.subnet.extract import extract_child
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
 from budwood.subnet.settings import Ordering
@@ -64,19 +64,11 @@ def require_passed(gates: Sequence[Gate], on_failure: OnFailure) -> None:
         logger.warning("Sanity gate failed: %s", failed)
 
 
-@dataclass(frozen=True, slots=True)
-class Gated:
-    """What some gates found."""
-
-    gates: list[Gate]
-
-
 @dataclass(frozen=True, kw_only=True)
-class CheckOrder(Stage[Gated]):
+class CheckOrder(Stage[list[Gate]]):
     """Compare the first half of every axis with its last half, and with the first half in the teacher's own order."""
 
     name: ClassVar[str] = "order_gate"
-    result: ClassVar[type] = Gated
 
     teacher: Checkpoint
     importance: dict[str, Tensor]
@@ -85,7 +77,20 @@ class CheckOrder(Stage[Gated]):
     compute: Compute
     batch_size: int
 
-    def run(self, work: Work) -> Gated:
+    @classmethod
+    def of(cls, materials: Materials, importance: dict[str, Tensor], ordering: Ordering) -> Self:
+        """Declare the check of an order."""
+        measurement, text = materials.measurement, materials.windows("selection")
+        return cls(
+            teacher=materials.teacher,
+            importance=importance,
+            ordering=ordering,
+            windows=replace(text, count=min(measurement.elimination, text.count)),
+            compute=materials.compute,
+            batch_size=measurement.batch_size,
+        )
+
+    def run(self, work: Work) -> list[Gate]:
         """Measure every axis by itself, all else whole."""
         del work
         started = time.perf_counter()
@@ -95,19 +100,17 @@ class CheckOrder(Stage[Gated]):
         first, last = self._losses(ordered, (first_half, last_half), list(costs))
         (own,) = self._losses(native, (first_half,), list(costs))
         seconds = (time.perf_counter() - started) / len(costs)
-        return Gated(
-            [
-                Gate(
-                    name=f"{self.ordering.ordering} order of {axis} against its reverse and the teacher's own",
-                    # On tensors: Python's `max` passes over NaN.
-                    value=float(torch.stack([first[axis] - last[axis], first[axis] - own[axis]]).max()),
-                    limit=0.0,
-                    unit="nats",
-                    cost=cost.after(seconds),
-                )
-                for axis, cost in costs.items()
-            ]
-        )
+        return [
+            Gate(
+                name=f"{self.ordering.ordering} order of {axis} against its reverse and the teacher's own",
+                # On tensors: Python's `max` passes over NaN.
+                value=float(torch.stack([first[axis] - last[axis], first[axis] - own[axis]]).max()),
+                limit=0.0,
+                unit="nats",
+                cost=cost.after(seconds),
+            )
+            for axis, cost in costs.items()
+        ]
 
     def _losses(
         self,
@@ -147,28 +150,25 @@ def _last(kept: Indices, whole: Indices) -> Indices:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckStart(Stage[Gated]):
+class CheckStart(Stage[list[Gate]]):
     """Compare a student's loss at step 0 with the loss that its certificate records."""
 
     name: ClassVar[str] = "start_gate"
-    result: ClassVar[type] = Gated
 
-    arm: str
-    seed: int
     start: Checkpoint
     certificate: str
     """Fingerprint of the recorded prompts."""
     compute: Compute
 
     @classmethod
-    def of(cls, arm: str, seed: int, start: Checkpoint, compute: Compute) -> "CheckStart | None":
+    def of(cls, start: Checkpoint, compute: Compute) -> Self | None:
         """Declare the check of a start; None where no certificate records a loss."""
         file = start.folder / PROMPTS
         if not file.is_file():
             return None
-        return cls(arm=arm, seed=seed, start=start, certificate=hash_file(file), compute=compute)
+        return cls(start=start, certificate=hash_file(file), compute=compute)
 
-    def run(self, work: Work) -> Gated:
+    def run(self, work: Work) -> list[Gate]:
         """Take the loss as training takes it, in float32."""
         del work
         started = time.perf_counter()
@@ -179,17 +179,15 @@ class CheckStart(Stage[Gated]):
         lengths = [len(prompt.logprobs) for prompt in prompts]
         model = self.start.architecture
         cost = start_gate_cost({length: forward_flops_per_token(model, context=length) for length in lengths})
-        return Gated(
-            [
-                Gate(
-                    name="loss at step 0 against the certificate's",
-                    value=float(torch.tensor(differences).abs().max()),
-                    limit=START_TOLERANCE,
-                    unit="nats",
-                    cost=cost.after(time.perf_counter() - started),
-                )
-            ]
+        gate = Gate(
+            name="loss at step 0 against the certificate's",
+            value=float(torch.tensor(differences).abs().max()),
+            limit=START_TOLERANCE,
+            unit="nats",
+            cost=cost.after(time.perf_counter() - started),
+            once=True,
         )
+        return [gate]
 
 
 @torch.no_grad()
@@ -199,11 +197,10 @@ def _loss(student: Student, prompt: Prompt, compute: Compute) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OverfitBatch(Stage[Gated]):
+class OverfitBatch(Stage[list[Gate]]):
     """Train a student on the first batch of its run alone, over and over, as the run would."""
 
     name: ClassVar[str] = "overfit_gate"
-    result: ClassVar[type] = Gated
 
     run_facts: str
     """What decides the run, in JSON form."""
@@ -211,7 +208,7 @@ class OverfitBatch(Stage[Gated]):
     job: TrainingJob = field(metadata=NOT_DECIDING)
     """Of the run."""
 
-    def run(self, work: Work) -> Gated:
+    def run(self, work: Work) -> list[Gate]:
         """Train, and compare the last loss with the first."""
         started, brief = time.perf_counter(), overfit_schedule(self.job.schedule)
         changes = {"schedule": brief, "heldout_windows": 1, "branch_folder": None, "frozen_batch": True}
@@ -222,14 +219,11 @@ class OverfitBatch(Stage[Gated]):
         taught = self.job.distillation is not None and self.job.distillation.teacher == "live"
         teacher = read_architecture(self.job.teacher_folder) if taught else None
         cost = overfit_cost(self.student, teacher, self.job.schedule)
-        return Gated(
-            [
-                Gate(
-                    name="loss on one batch, seen over and over, against its first",
-                    value=losses[-1] / losses[0],
-                    limit=OVERFIT_SHARE,
-                    unit="of the first",
-                    cost=cost.after(time.perf_counter() - started),
-                )
-            ]
+        gate = Gate(
+            name="loss on one batch, seen over and over, against its first",
+            value=losses[-1] / losses[0],
+            limit=OVERFIT_SHARE,
+            unit="of the first",
+            cost=cost.after(time.perf_counter() - started),
         )
+        return [gate]

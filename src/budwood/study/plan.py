@@ -1,6 +1,6 @@
 """What a study will cost, before anything is spent: the costs of its stages, without weights or text."""
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
@@ -15,19 +15,10 @@ from budwood.models.certificate import probe_lengths
 from budwood.models.chat import MAX_TOKENS
 from budwood.models.prompts import prompt_lengths
 from budwood.records.cost import Cost
-from budwood.records.names import ARMS, BASELINE, CERTIFIED, CONTINUED, FROM_SUBNET, REFERENCE, SHARED, Variant
-from budwood.reporting import formats
+from budwood.records.names import ARMS, BASELINE, CONTINUED, FROM_SUBNET, REFERENCE, SHARED, Variant
 from budwood.reporting.accelerator import Accelerator
-from budwood.reporting.memory import (
-    BYTES,
-    Memory,
-    Precision,
-    cut_memory,
-    forward_memory,
-    stream_memory,
-    training_memory,
-)
-from budwood.reporting.quote import ABLATION_COLUMNS, COLUMNS, ROOM, disk_bytes
+from budwood.reporting.memory import BYTES, Memory, Precision, forward_memory, training_memory
+from budwood.reporting.quote import COLUMNS
 from budwood.search.fitness import FROM_SCORES
 from budwood.search.settings import SearchSettings
 from budwood.study.costs import (
@@ -48,7 +39,7 @@ from budwood.study.costs import (
     training_costs,
     writing_cost,
 )
-from budwood.study.forecast import Forecast
+from budwood.study.forecast import Forecast, streaming_memory
 from budwood.study.settings import Conditions
 from budwood.subnet.elimination import NUM_TOGETHER
 from budwood.subnet.fitness import fitness_flops_per_token
@@ -67,7 +58,6 @@ _NUM_CHECKPOINTS = 3
 _UINT16_VALUES = 2**16
 _WRITTEN = (NEW_TOKENS,) * NUM_PROMPTS
 """Tokens of every continuation, if none ends a document."""
-_SECONDS_PER_HOUR = 3600
 
 Row = dict[str, object]
 
@@ -171,26 +161,6 @@ class PlannedStudy:
             teacher=teacher,
         )
 
-    def streaming_memory(self, text: Extent, size: int, num_streams: int = 1) -> Memory:
-        """Return what it takes the teacher to read a text layer by layer, in numbers of some bytes."""
-        return stream_memory(
-            self.teacher,
-            num_sequences=text.count,
-            length=text.length,
-            batch_size=self.conditions.measurement.batch_size,
-            size=size,
-            num_streams=num_streams,
-        )
-
-    def cutting_memory(self, each: Forecast) -> Memory:
-        """Return what it takes to cut a sub-network out and to correct it, of that member which takes most."""
-        text = self.text("calibration")
-        stream = self.streaming_memory(text, self.teacher_bytes_per_parameter)
-        memories = (
-            cut_memory(self.teacher, member, each.compensation, text.num_tokens, stream) for member in each.members
-        )
-        return max(memories, key=lambda memory: memory.total)
-
 
 def plan(study: PlannedStudy, accelerator: Accelerator, mfu: float) -> pd.DataFrame:
     """Return what every stage of a study will cost.
@@ -218,7 +188,7 @@ def plan(study: PlannedStudy, accelerator: Accelerator, mfu: float) -> pd.DataFr
         *(row for each in one_of_each.values() for row in _reference_rows(study.within(each.variant.bin), each)),
     ]
     frame = pd.DataFrame(rows).reindex(columns=COLUMNS)
-    hours = frame["flops"] / flops_per_hour(accelerator, mfu)
+    hours = frame["flops"] / accelerator.flops_per_hour(mfu)
     texts = dict.fromkeys(("bin", "space", "arm"), "")
     counted = [name for name in COLUMNS if name not in {"stage", *texts, "paper_flops"}]
     return (
@@ -226,37 +196,6 @@ def plan(study: PlannedStudy, accelerator: Accelerator, mfu: float) -> pd.DataFr
         .fillna(texts | dict.fromkeys(counted, 0))
         .astype(dict.fromkeys([*counted, "paper_flops"], float))
     )
-
-
-def flops_per_hour(accelerator: Accelerator, mfu: float) -> float:
-    """Return what an accelerator computes in an hour."""
-    return accelerator.flops_per_second * mfu * _SECONDS_PER_HOUR
-
-
-def warnings_of(
-    study: PlannedStudy, planned: pd.DataFrame, accelerator: Accelerator, num_devices: int, free_disk_bytes: float
-) -> list[str]:
-    """Return what will not fit, each with what can be done about it."""
-    room, batch, warnings = ROOM * accelerator.memory_bytes, study.schedule.global_batch, []
-    too_large = planned[planned["memory_bytes"] > room].sort_values("memory_bytes", ascending=False)
-    for (stage, arm), rows in too_large.groupby(["stage", "arm"], sort=False):
-        worst = rows.iloc[0].to_dict()
-        place = " · ".join(str(name) for name in (stage, arm, worst["bin"], worst["space"]) if name)
-        others = f" ({len(rows) - 1} more do not fit either)" if len(rows) > 1 else ""
-        needs = f"needs {formats.size(worst['memory_bytes'])} of a device, which has {formats.size(room)} to plan with"
-        warnings.append(f"{place} {needs}{others}: {_advice(study, worst, room, num_devices)}.")
-    bins = dict.fromkeys(each.variant.bin for each in study.forecasts)
-    portions = {study.within(name).micro_batch(arm) for name in bins for arm in (*ARMS, REFERENCE)}
-    warnings += [
-        f"{num_devices} devices with micro_batch={portion} each cannot share schedule.global_batch={batch} equally."
-        for portion in sorted(portions)
-        if batch % (portion * num_devices)
-    ]
-    needed = disk_bytes(planned)
-    if needed > free_disk_bytes:
-        room_left = formats.size(free_disk_bytes)
-        warnings.append(f"The study writes up to {formats.size(needed)} to disk, where {room_left} are free.")
-    return warnings
 
 
 def search_costs(study: PlannedStudy, each: Forecast) -> list[Cost]:
@@ -280,25 +219,19 @@ def search_costs(study: PlannedStudy, each: Forecast) -> list[Cost]:
     costs = [searching, comparing, *fitness_costs(search.fitness, study.teacher, selection)]
     if search.compares_corrected:
         costs += each.gathering(study.teacher, study.text("calibration"))
-    total = {name: sum(getattr(cost, name) for cost in costs) for name in ("flops", "tokens")}
-    return [searching.model_copy(update=total), correction]
+    return [Cost.total("search", costs), correction]
 
 
 def certificate_cost(study: PlannedStudy, each: Forecast, num_proofs: int) -> Cost:
     """Return what it takes to prove some models of a variant, and to check and ask one of them."""
     proof = proof_cost(each.forward, probe_lengths(study.text("choice").length + 1, study.positions))
     check = check_cost(each.forward, prompt_lengths(study.positions), MAX_TOKENS if study.chats else 0)
-    total = {name: num_proofs * getattr(proof, name) + getattr(check, name) for name in ("flops", "tokens")}
-    return proof.model_copy(update=total)
+    return Cost.total("certificate", [*[proof] * num_proofs, check])
 
 
 def _row(cost: Cost, variant: Variant | None = None, arm: str = SHARED) -> Row:
     place = (variant or Variant(SHARED, SHARED))._asdict()
     return {"stage": cost.stage, **place, "arm": arm, "tokens": cost.tokens, "flops": cost.flops}
-
-
-def _sum(costs: Sequence[Cost]) -> Cost:
-    return Cost(stage=costs[0].stage, tokens=sum(c.tokens for c in costs), flops=sum(c.flops for c in costs))
 
 
 def _held(memory: Memory, largest: Architecture) -> Row:
@@ -323,12 +256,13 @@ def _shared_rows(study: PlannedStudy) -> Iterator[Row]:
     files = {"disk_bytes": num_parameters(teacher) * study.teacher_bytes_per_parameter}
     if study.needs_statistics:
         text = study.text("calibration")
-        streamed = _held(study.streaming_memory(text, BYTES[study.precision]), teacher)
+        streamed = _held(streaming_memory(teacher, text, measurement.batch_size, BYTES[study.precision]), teacher)
         yield _row(reading_cost("calibration", teacher, text)) | streamed
     if study.needs_elimination:
         text = study.text("calibration", min(measurement.elimination, measurement.calibration))
         together = min(NUM_TOGETHER, teacher.num_hidden_layers)
-        streamed = _held(study.streaming_memory(text, BYTES[study.precision], together), teacher)
+        size, batch = BYTES[study.precision], measurement.batch_size
+        streamed = _held(streaming_memory(teacher, text, batch, size, together), teacher)
         yield _row(elimination_cost(teacher, text, study.trials)) | streamed
     checked = study.text("selection", min(measurement.elimination, measurement.selection))
     for cost in order_gate_costs(teacher, checked).values():
@@ -340,7 +274,7 @@ def _shared_rows(study: PlannedStudy) -> Iterator[Row]:
         Cost.of("evaluation", sequences * measurement.final_length + asked, forward),
         writing_cost(teacher, PROMPT_TOKENS, _WRITTEN),
     )
-    yield _row(_sum([read, written])) | held | files
+    yield _row(Cost.total("evaluation", [read, written])) | held | files
     if cached := _cached_bytes(study):
         cost = cache_cost(teacher, schedule.sequence_length, schedule.num_tokens)
         yield _row(cost) | held | {"disk_bytes": schedule.num_sequences * cached}
@@ -368,19 +302,22 @@ def _search_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:
     )
     history = {"disk_bytes": study.search.num_evaluations * each.genes_bytes, "paper_flops": charged}
     yield _row(searching, variant) | _held(study.reading_memory(largest, study.teacher), largest) | history
-    files = {"disk_bytes": num_parameters(largest) * study.teacher_bytes_per_parameter}
-    yield _row(correction, variant) | _held(study.cutting_memory(each), largest) | files
+    calibration, batch, size = study.text("calibration"), measurement.batch_size, study.teacher_bytes_per_parameter
+    files = {"disk_bytes": num_parameters(largest) * size}
+    yield _row(correction, variant) | _held(each.cutting(study.teacher, calibration, batch, size), largest) | files
     yield _row(certificate_cost(study, each, study.search.num_finalists), variant)
     if (probe := study.probe_schedule) is not None:
         forward = each.forward(probe.sequence_length)
         (trained,) = training_costs(forward, 0.0, probe)
         looked = reading_cost("probe", each.forward(measurement.final_length), study.text("choice"))
-        total = {name: getattr(trained, name) + getattr(looked, name) for name in ("flops", "tokens")}
         memory = study.training_memory(each.members, study.micro_batch(CONTINUED), taught=False)
-        yield _row(looked.model_copy(update=total), variant) | _held(memory, largest) | _files(num_parameters(largest))
+        row = _row(Cost.total("probe", [trained, looked]), variant) | _held(memory, largest)
+        yield row | _files(num_parameters(largest))
         heldout = heldout_cost(forward, probe, measurement.heldout, len(probe.evaluation_steps))
         yield _row(heldout, variant)
-        yield from (_row(cost, variant) for cost in _gates(each, None, probe, starts=True))
+        yield _start_row(each)
+        if is_long(probe):
+            yield _row(overfit_cost(forward, None, probe), variant)
 
 
 def _training_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:
@@ -388,12 +325,14 @@ def _training_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:
     probe = study.probe_schedule
     steady = probe is not None and probe.shape == "warmup_stable_decay"
     for arm, taught in study.taught.items():
-        if arm in CERTIFIED:
+        if arm in FROM_SUBNET:
             yield _row(certificate_cost(study, each, 1), each.variant, arm)
         for place in range(study.conditions.protocol.num_seeds):
             taken_over = steady and arm == CONTINUED and place == 0
             done = probe.decay_start if probe is not None and taken_over else 0
             yield from _arm_rows(study, each, arm, taught=taught, steps_done=done)
+    if probe is None:
+        yield _start_row(each)
     yield _evaluation_row(study, each)
 
 
@@ -410,16 +349,13 @@ def _arm_rows(study: PlannedStudy, each: Forecast, arm: str, *, taught: bool, st
     points = [step for step in schedule.evaluation_steps if step > steps_done or not steps_done]
     heldout = heldout_cost(forward, schedule, study.conditions.measurement.heldout, len(points))
     yield _row(heldout, each.variant, arm)
-    gates = _gates(each, teacher if taught else None, schedule, starts=arm != BASELINE)
-    yield from (_row(cost, each.variant, arm) for cost in gates)
-
-
-def _gates(each: Forecast, teacher: float | None, schedule: Schedule, *, starts: bool) -> Iterator[Cost]:
-    """Yield what is checked before a run: the loss of its start, and that it learns where it is long."""
-    if starts:
-        yield start_gate_cost({length: each.forward(length) for length in START_LENGTHS})
     if is_long(schedule):
-        yield overfit_cost(each.forward(schedule.sequence_length), teacher, schedule)
+        yield _row(overfit_cost(forward, teacher if taught else None, schedule), each.variant, arm)
+
+
+def _start_row(each: Forecast) -> Row:
+    """Return what it takes to check the loss of a sub-network once, before the first run that begins with it."""
+    return _row(start_gate_cost({length: each.forward(length) for length in START_LENGTHS}), each.variant)
 
 
 def _evaluation_row(study: PlannedStudy, each: Forecast) -> Row:
@@ -439,7 +375,7 @@ def _evaluation_row(study: PlannedStudy, each: Forecast) -> Row:
         beside = [model for model in (study.teacher, each.reference) if model is not None]
         timed = [each.timing(efficiency), *(float(timing_flops(model, efficiency)) for model in beside)]
         costs += [Cost(stage="evaluation", tokens=efficiency.num_tokens, flops=flops) for flops in timed]
-    return _row(_sum(costs), each.variant) | _held(study.reading_memory(each.largest), each.largest)
+    return _row(Cost.total("evaluation", costs), each.variant) | _held(study.reading_memory(each.largest), each.largest)
 
 
 def _reference_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:
@@ -456,67 +392,3 @@ def _reference_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:
         yield _row(training, variant, REFERENCE) | _held(memory, reference) | _files(num_parameters(reference))
         heldout = heldout_cost(forward, schedule, study.conditions.measurement.heldout, points)
         yield _row(heldout, variant, REFERENCE)
-
-
-def _advice(study: PlannedStudy, row: Mapping[Hashable, object], room: float, num_devices: int) -> str:
-    if row["stage"] != "training":
-        return "take a device with more memory, or lower measurement.batch_size"
-    (found, *_) = [
-        each
-        for each in study.trained
-        if each.variant.bin == row["bin"] and row["space"] in {each.variant.space, SHARED}
-    ]
-    reference = found.reference if row["arm"] == REFERENCE else None
-    members = (reference,) if reference else found.members
-    bin_name, arm = str(row["bin"]), str(row["arm"])
-    own, taught = study.within(bin_name), study.taught.get(arm, False)
-    for smaller in range(own.micro_batch(arm) - 1, 0, -1):
-        fits = study.training_memory(members, smaller, taught=taught).total <= room
-        if fits and study.schedule.global_batch % (smaller * num_devices) == 0:
-            return f"bins.{bin_name}.arms.{arm}.micro_batch={smaller} fits"
-    return "no micro_batch fits; take a device with more memory, or shard the training"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedAblation:
-    """Searches, and trainings of what they find, that are run by the name of their pipeline alone."""
-
-    name: str
-    bin: str
-    tokens: int
-    """Of each training."""
-    searches: tuple[tuple[PlannedStudy, Forecast], ...]
-    """How each is searched, and what."""
-    runs: tuple[tuple[Forecast, float], ...]
-    """What is trained, and the FLOPs of its teacher's forward pass, per token; 0 without a teacher."""
-
-
-def plan_ablations(ablations: Sequence[PlannedAblation], accelerator: Accelerator, mfu: float) -> pd.DataFrame:
-    """Return what every ablation will cost by itself, beside the text and what is measured of the teacher.
-
-    Args:
-        ablations: in the order of the rows.
-        accelerator: runs them.
-        mfu: share of the accelerator's peak that is reached.
-
-    Returns:
-        `ABLATION_COLUMNS`: `ablation`, `bin`; `searches` and `runs`, their numbers; `search_flops` with corrections,
-        `training_flops`, `teacher_flops`, and `device_hours` of all.
-    """
-    rows = []
-    for ablation in ablations:
-        searches = [cost for study, each in ablation.searches for cost in search_costs(study, each)]
-        runs = []
-        for each, teacher in ablation.runs:
-            (study, _) = ablation.searches[0]
-            schedule = study.within(each.variant.bin).schedule.of_length(ablation.tokens)
-            runs += training_costs(each.forward(schedule.sequence_length), teacher, schedule)
-        flops = {
-            "search_flops": sum(cost.flops for cost in searches),
-            "training_flops": sum(cost.flops for cost in runs if cost.stage == "training"),
-            "teacher_flops": sum(cost.flops for cost in runs if cost.stage == "teacher"),
-        }
-        hours = {"device_hours": sum(flops.values()) / flops_per_hour(accelerator, mfu)}
-        counts = {"searches": len(ablation.searches), "runs": len(ablation.runs)}
-        rows.append({"ablation": ablation.name, "bin": ablation.bin, **counts, **flops, **hours})
-    return pd.DataFrame(rows, columns=ABLATION_COLUMNS)

@@ -1,8 +1,8 @@
-"""Results of stages on disk: every field in the form that suits it, and one file that lists them."""
+"""Results of stages on disk: every part in the form that suits it, and one file that lists them."""
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,9 +19,11 @@ from budwood.search.genes import Genes
 from budwood.training.cache import TeacherCache
 
 RESULT = "result.json"
-"""Lists the fields of a finished stage; written last."""
+"""Lists the parts of a finished stage's result; written last."""
 
 Result = TypeVar("Result")
+_ALONE = "value"
+"""Name of a result of one part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,27 +67,32 @@ FORMS = {
 
 
 def save(result: Any, folder: Path) -> None:
-    """Write a result, a dataclass, into the folder of its stage."""
+    """Write a result, one value or a named tuple of several, into the folder of its stage."""
+    parts = result._asdict() if hasattr(result, "_asdict") else {_ALONE: result}
     listed = {}
-    for field in fields(result):
-        value = getattr(result, field.name)
+    for part, value in parts.items():
         name, form = next((name, form) for name, form in FORMS.items() if form.fits(value))
-        place = form.write(value, folder / field.name).resolve()
+        place = form.write(value, folder / part).resolve()
         inside = place.is_relative_to(folder.resolve())
         at = str(place.relative_to(folder.resolve()) if inside else place)
-        listed[field.name] = {"form": name, "at": at, "fingerprint": _fingerprint(value, place)}
+        listed[part] = {"form": name, "at": at, "fingerprint": _fingerprint(value, place)}
     write_atomically(folder / RESULT, json.dumps(listed, indent=1))
 
 
-def restore(kind: type[Result], folder: Path) -> Result:
+def restore(kind: Any, folder: Path) -> Any:
     """Return what `save` wrote.
+
+    Args:
+        kind: type of the result.
+        folder: of its stage.
 
     Raises:
         ValueError: a file is missing or damaged; the message names it.
     """
     try:
         listed = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        return kind(**{name: _read(folder / entry["at"], entry) for name, entry in listed.items()})
+        parts = {name: _read(folder / entry["at"], entry) for name, entry in listed.items()}
+        return kind(**parts) if isinstance(kind, type) and issubclass(kind, tuple) else parts[_ALONE]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise ValueError(
             f"{folder.resolve()} is damaged ({error}): remove this folder and run again to make it anew"

@@ -1,36 +1,24 @@
-"""The search of one variant, and the choice of its winner."""
+"""The search of one variant."""
 
 import math
 import shutil
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from time import perf_counter
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Self
 
 import pandas as pd
-import torch
 from torch import Tensor
-from tqdm import tqdm
-from transformers import PreTrainedModel
 
 from budwood.arch.bins import ParameterBin
-from budwood.arch.count import forward_flops_per_token, num_parameters, paper_search_flops
+from budwood.arch.count import num_parameters, paper_search_flops
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
-from budwood.corpus.packing import PackedCorpus
-from budwood.models.certificate import prove
-from budwood.models.checkpoint import Checkpoint, load_model
-from budwood.models.device import Compute, choose_compute
-from budwood.models.losses import sequence_losses
-from budwood.records.certificate import Proof
+from budwood.models.checkpoint import Checkpoint
+from budwood.models.device import Compute
 from budwood.records.cost import Cost
-from budwood.records.files import append_json_lines, read_json_lines
-from budwood.records.search import Finalist, Finalists, FrontPoint, Searched, Winner
-from budwood.records.strict import Strict
-from budwood.search.candidate import SearchRecord, canonical_key
-from budwood.search.choice import Choice, choose
+from budwood.records.search import Finalist, Finalists, FrontPoint
+from budwood.search.candidate import SearchRecord
 from budwood.search.fitness import PERPLEXITY, module_of
 from budwood.search.genes import Genes
 from budwood.search.run import genes_folder, run_search
@@ -38,39 +26,24 @@ from budwood.search.settings import SearchSettings
 from budwood.search.strategy import Strategy, open_strategy
 from budwood.study.costs import (
     bin_center,
-    choice_cost,
-    correction_cost,
     fitness_costs,
-    forward_of,
     moments_costs,
-    proof_cost,
 )
 from budwood.study.evaluators import EvaluatorSource, evaluating_candidates
-from budwood.study.settings import BinSettings, Conditions, MeasurementSettings
+from budwood.study.settings import BinSettings
 from budwood.study.source import code_hash
-from budwood.study.stage import NOT_DECIDING, Stage, Track, Work, no_tracking
+from budwood.study.stage import Stage, Track, Work
 from budwood.study.teacher import importance_of
-from budwood.study.text import Windows
-from budwood.subnet.compensate import corrections_made, cut_out, gaps_of, possible_gaps, store_moments, write_cut
-from budwood.subnet.extract import Cut, resolve
+from budwood.study.text import Materials, Windows
+from budwood.subnet.compensate import possible_gaps, store_moments
 from budwood.subnet.moments import Gap, StoredMoments
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
 from budwood.subnet.settings import SpaceSettings
-from budwood.training.job import TrainingJob
-from budwood.training.launch import run_job
-from budwood.training.run import MODEL
-from budwood.training.settings import Engine, Schedule
 
-HISTORY, LOOKS, MOMENTS = "history.jsonl", "looks.jsonl", "moments"
+HISTORY, MOMENTS = "history.jsonl", "moments"
 
 
-def compared_space(space: SpaceSettings, search: SearchSettings) -> SpaceSettings:
-    """Return a space with the corrections with which a search compares its members."""
-    return space if search.compares_corrected else space.without_corrections()
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """What a search found: all candidates, and the best."""
 
     history: pd.DataFrame
@@ -85,7 +58,6 @@ class EvolveSubnets(Stage[Found]):
     """Search sub-networks inside a bin."""
 
     name: ClassVar[str] = "search"
-    result: ClassVar[type] = Found
 
     teacher: Checkpoint
     importance: dict[str, Tensor]
@@ -102,26 +74,24 @@ class EvolveSubnets(Stage[Found]):
     @classmethod
     def of(
         cls,
-        teacher: Checkpoint,
+        materials: Materials,
         importance: dict[str, Tensor],
-        tokens: PackedCorpus,
-        variant: tuple[BinSettings, SpaceSettings],
+        bin_: BinSettings,
+        space: SpaceSettings,
         search: SearchSettings,
-        measurement: MeasurementSettings,
-    ) -> "EvolveSubnets":
-        """Declare the search of a variant."""
-        bin_, space = variant
-        space = compared_space(space, search)
+    ) -> Self:
+        """Declare the search of a bin in a space."""
+        compared = space if search.compares_corrected else space.without_corrections()
         return cls(
-            teacher=teacher,
-            importance=importance,
-            selection=Windows.searched(tokens, "selection", measurement),
+            teacher=materials.teacher,
+            importance=importance if space.needs_statistics or search.needs_statistics else {},
+            selection=materials.windows("selection"),
             bin_=bin_.alone(),
-            space=space,
+            space=compared,
             search=search.alone(),
-            calibration=Windows.searched(tokens, "calibration", measurement) if space.regresses else None,
-            compute=choose_compute(measurement.device, measurement.precision),
-            batch_size=measurement.batch_size,
+            calibration=materials.windows("calibration") if compared.regresses else None,
+            compute=materials.compute,
+            batch_size=materials.measurement.batch_size,
         )
 
     @property
@@ -213,166 +183,6 @@ class EvolveSubnets(Stage[Found]):
             candidates=tuple(candidates),
             costs=(cost, *gathering, *fitness_costs(self.search.fitness, ranked, self.selection.extent)),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """The winner, and its cut as a checkpoint folder without a certificate."""
-
-    winner: Winner
-    cut: Checkpoint
-
-
-@dataclass(frozen=True, kw_only=True)
-class BriefTraining:
-    """How finalists are trained before they are compared."""
-
-    schedule: Schedule
-    learning_rate: float
-    heldout: int
-    engine: Engine = field(metadata=NOT_DECIDING)
-
-    @classmethod
-    def of(cls, tokens: int, conditions: Conditions) -> "BriefTraining | None":
-        """Return how finalists are trained on some tokens; None for no tokens."""
-        if not tokens:
-            return None
-        schedule = conditions.schedule
-        return cls(
-            schedule=schedule.brief(tokens),
-            learning_rate=conditions.arms.subnet_init.rate(schedule),
-            heldout=conditions.measurement.heldout,
-            engine=conditions.engine,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChooseWinner(Stage[Chosen]):
-    """Cut all finalists as they are exported, perhaps train them briefly, and compare them on text of their own."""
-
-    name: ClassVar[str] = "choice"
-    result: ClassVar[type] = Chosen
-
-    teacher: Checkpoint
-    importance: dict[str, Tensor]
-    calibration: Windows
-    choice: Windows
-    finalists: tuple[Finalist, ...]
-    space: SpaceSettings
-    training: BriefTraining | None
-    compute: Compute
-    batch_size: int
-    searched: Searched
-    """The winner carries its facts."""
-
-    def run(self, work: Work) -> Chosen:
-        """Look at the finalists one by one; a killed run continues with the first that it has not finished."""
-        file = work.folder / LOOKS
-        looks = [Look.model_validate(row) for row in read_json_lines(file)]
-        ordered = open_ordered(self.teacher.folder, self.space, importance_of(self.importance)).on(self.compute)
-        left = self.finalists[len(looks) :]
-        for finalist in tqdm(left, desc="finalists", unit="candidate", dynamic_ncols=True):
-            looks.append(self._look(ordered, finalist.selection, work))
-            append_json_lines(file, [looks[-1].model_dump(mode="json")])
-        found = choose([look.losses for look in looks])
-        folders = [_folder_of(finalist.selection, work) for finalist in self.finalists]
-        for loser in set(folders) - {folders[found.winner]}:
-            shutil.rmtree(loser, ignore_errors=True)
-        return Chosen(self._winner(found, looks, ordered), Checkpoint.open(folders[found.winner]))
-
-    def _look(self, ordered: OrderedTeacher, finalist: Selection, work: Work) -> "Look":
-        """Cut a finalist out, train it where that is wanted, and return its losses."""
-        started = perf_counter()
-        calibration, text = self.calibration.read()[:, :-1], self.choice.read()[0]
-        child = cut_out(ordered, finalist, calibration, self.space.compensation, batch_size=self.batch_size)
-        cut, expected = write_cut(child, self.teacher.folder, _folder_of(finalist, work), text, self.compute.device)
-        proof = prove(expected, cut, child.architecture, ParameterBin(*self.searched.parameter_bin), text)
-        model = self._train(cut, work) if self.training else load_model(cut, self.compute.dtype)
-        losses = sequence_losses(self.compute.place(model), self.choice.read(), batch_size=self.batch_size)
-        return Look(losses=losses.tolist(), proof=proof, seconds=perf_counter() - started)
-
-    def _train(self, cut: Path, work: Work) -> PreTrainedModel:
-        assert self.training is not None, "only called where finalists are trained"
-        job = TrainingJob(
-            arm="finalist",
-            model_folder=cut,
-            initialisation="checkpoint",
-            teacher_folder=self.teacher.folder,
-            corpus_folder=self.choice.tokens.directory,
-            output_folder=work.folder / f"{cut.name}-trained",
-            learning_rate=self.training.learning_rate,
-            schedule=self.training.schedule,
-            heldout_windows=self.training.heldout,
-            device=self.compute.name,
-            precision=self.compute.precision,
-            engine=self.training.engine,
-        )
-        run_job(job, no_tracking, {})
-        return load_model(job.output_folder / MODEL, torch.float32)
-
-    def _winner(self, found: Choice, looks: Sequence["Look"], ordered: OrderedTeacher) -> Winner:
-        judged = [
-            finalist.model_copy(update={"choice_loss": statistics.mean(look.losses)})
-            for finalist, look in zip(self.finalists, looks, strict=True)
-        ]
-        best = judged[found.winner]
-        alone = found.runner_up is None
-        return Winner(
-            **dict(self.searched),
-            **best.model_dump(include={"description", "num_parameters", "selection_loss", "choice_loss"}),
-            selection=best.selection,
-            kept_channels=tuple(ordered.channels[channel] for channel in best.selection.hidden),
-            kept_layers=tuple(layer.teacher_layer for layer in resolve(ordered, best.selection).layers),
-            corrections=corrections_made(ordered, best.selection, self.space.compensation),
-            proof=looks[found.winner].proof,
-            choice_interval=found.interval,
-            lead=None if alone else found.lead,
-            lead_interval=None if alone else found.lead_interval,
-            finalists=tuple(judged),
-            finalist_tokens=self.training.schedule.tokens if self.training else 0,
-            costs=self._costs(looks, found.winner, ordered),
-        )
-
-    def _costs(self, looks: Sequence["Look"], winner: int, ordered: OrderedTeacher) -> tuple[Cost, ...]:
-        """Return the costs of comparing finalists, of correcting the winner, and of all proofs."""
-        teacher, calibration = ordered.architecture, self.calibration.extent
-        cuts = [resolve(ordered, finalist.selection) for finalist in self.finalists]
-        corrections = [
-            correction_cost(teacher, cut.architecture, _gaps(cut, teacher), self.space.compensation, calibration)
-            for cut in cuts
-        ]
-        length, schedule = self.choice.length, self.training.schedule if self.training else None
-        context = schedule.sequence_length if schedule else length
-        comparing = choice_cost(
-            [float(forward_flops_per_token(cut.architecture, context=length)) for cut in cuts],
-            self.choice.extent,
-            [3.0 * forward_flops_per_token(cut.architecture, context=context) for cut in cuts],
-            schedule.num_tokens if schedule else 0,
-            [correction for place, correction in enumerate(corrections) if place != winner],
-        )
-        proofs = [
-            proof_cost(forward_of(cut.architecture), look.proof.probe_lengths)
-            for cut, look in zip(cuts, looks, strict=True)
-        ]
-        return comparing.after(sum(look.seconds for look in looks)), corrections[winner], *proofs
-
-
-class Look(Strict):
-    """What a finalist is worth."""
-
-    losses: list[float]
-    """On every sequence of the choice, nats per token."""
-    proof: Proof
-    """Of its folder."""
-    seconds: float
-
-
-def _gaps(cut: Cut, teacher: Architecture) -> int:
-    return len(gaps_of([layer.teacher_layer for layer in cut.layers], teacher.num_hidden_layers))
-
-
-def _folder_of(finalist: Selection, work: Work) -> Path:
-    return work.folder / f"cut-{canonical_key(finalist)}"
 
 
 def _describe(selection: Selection, ranked: Architecture) -> dict[str, Any]:

@@ -99,6 +99,11 @@ class MeasurementSettings(Strict):
     """Of forward passes; `auto` is bfloat16 where the hardware multiplies it."""
 
     @property
+    def hardware(self) -> tuple[DeviceName, Precision]:
+        """Where models run, and in which precision."""
+        return self.device, self.precision
+
+    @property
     def final_length(self) -> int:
         """Tokens predicted per sequence of the choice and of reported losses."""
         return self.reported_length or self.length

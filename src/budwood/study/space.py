@@ -11,6 +11,7 @@ from budwood.arch.sampling import draw_many, sample
 from budwood.arch.spec import Architecture
 from budwood.records.names import Variant
 from budwood.records.teacher import TeacherRecord
+from budwood.search.settings import SearchSettings
 from budwood.study.settings import BinSettings
 from budwood.subnet.settings import SpaceSettings
 
@@ -22,15 +23,21 @@ def enumerate_spaces(
     teacher: TeacherRecord,
     bins: Mapping[str, BinSettings],
     spaces: Mapping[str, SpaceSettings],
-    variants: Sequence[Variant],
+    grid: Mapping[str, Sequence[str]],
 ) -> pd.DataFrame:
     """Return one row per variant: bin, size of the space, smallest and largest member.
+
+    Args:
+        teacher: what is cut.
+        bins: by name.
+        spaces: by name.
+        grid: for every bin, the spaces to search in it.
 
     Raises:
         ValueError: a bin cannot be reached, or two overlap; nothing expensive has run yet.
     """
-    rows = []
-    used = {variant.bin: bins[variant.bin] for variant in variants}
+    rows, variants = [], [Variant(bin_name, space) for bin_name, names in grid.items() for space in names]
+    used = {bin_name: bins[bin_name] for bin_name in grid}
     ranges = {name: bin_.parameter_bin(teacher.num_parameters) for name, bin_ in used.items()}
     require_disjoint(ranges)
     for name, bin_ in used.items():
@@ -58,12 +65,19 @@ def require_members(teacher: Architecture, parameter_bin: ParameterBin, space: S
 
 
 def sample_spaces(
-    teacher: Architecture, spaces: Mapping[str, SpaceSettings], names: Sequence[str], seed: int
+    record: TeacherRecord, search_spaces: pd.DataFrame, spaces: Mapping[str, SpaceSettings], search: SearchSettings
 ) -> pd.DataFrame:
-    """Return the parameter counts of uniform draws from some spaces, as columns `space` and `num_parameters`."""
-    tables = []
-    for name in names:
-        draws = draw_many(spaces[name].search_space(teacher), NUM_SAMPLES, np.random.default_rng(seed))
+    """Return the parameter counts of uniform draws from all spaces, as columns `space` and `num_parameters`.
+
+    Args:
+        record: of the teacher.
+        search_spaces: the table of `enumerate_spaces`.
+        spaces: by name.
+        search: its seed is that of the draws.
+    """
+    tables, teacher = [], record.architecture
+    for name in search_spaces["space"].unique().tolist():
+        draws = draw_many(spaces[name].search_space(teacher), NUM_SAMPLES, np.random.default_rng(search.seed))
         counts = population_parameters(draws.population, teacher).tolist()
         tables.append(pd.DataFrame({"space": name, "num_parameters": counts}))
     return pd.concat(tables)

@@ -45,7 +45,6 @@ class Stage(ABC, Generic[Result]):
 
     name: ClassVar[str]
     """Begins the name of its folder."""
-    result: ClassVar[type]
     answers: ClassVar[bool] = True
     """Whether a finished folder answers by itself; else `run` decides what of it still applies."""
 
@@ -131,7 +130,7 @@ class Workspace:
             work = Work(folder=folder, workspace=self, track=self.track)
             if stage.answers and (folder / RESULT).is_file():
                 logger.info("Reusing %s", folder)
-                result: Result = restore(stage.result, folder)
+                result: Result = restore(stage.run.__annotations__["return"], folder)
                 stage.replay(result, work)
                 return result
             result = stage.run(work)

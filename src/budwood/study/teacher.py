@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple, Self
 
 from torch import Tensor
 
@@ -19,7 +19,7 @@ from budwood.records.teacher import IntakeRecord, TeacherRecord
 from budwood.study.costs import reading_cost
 from budwood.study.source import code_hash
 from budwood.study.stage import Stage, Work, Workspace
-from budwood.study.text import Windows
+from budwood.study.text import Materials, Windows
 from budwood.subnet.elimination import leave_layers_out
 from budwood.subnet.importance import Importance, importance_in
 from budwood.subnet.intake import verify_teacher
@@ -30,8 +30,7 @@ from budwood.subnet.settings import Ordering
 TRIALS = "trials.jsonl"
 
 
-@dataclass(frozen=True, slots=True)
-class Ranked:
+class Ranked(NamedTuple):
     """The importance of a teacher's components, and what it cost to find."""
 
     importance: dict[str, Tensor]
@@ -44,7 +43,6 @@ class RankComponents(Stage[Ranked]):
     """Score what layers are made of in one pass over calibration text, then leave layers out one by one."""
 
     name: ClassVar[str] = "importance"
-    result: ClassVar[type] = Ranked
 
     teacher: Checkpoint
     calibration: Windows
@@ -52,6 +50,23 @@ class RankComponents(Stage[Ranked]):
     """The most of these sequences on which layers are left out; 0: layers are not left out."""
     compute: Compute
     batch_size: int
+
+    @classmethod
+    def of(cls, materials: Materials, *, eliminates: bool) -> Self:
+        """Declare the ranking of a teacher's components.
+
+        Args:
+            materials: the teacher and its text.
+            eliminates: whether layers are left out one by one.
+        """
+        measurement = materials.measurement
+        return cls(
+            teacher=materials.teacher,
+            calibration=materials.windows("calibration"),
+            elimination=measurement.elimination if eliminates else 0,
+            compute=materials.compute,
+            batch_size=measurement.batch_size,
+        )
 
     def run(self, work: Work) -> Ranked:
         """Measure; a killed run continues after the last trial of its elimination."""
@@ -126,30 +141,22 @@ def importance_of(tensors: dict[str, Tensor]) -> Importance | None:
     return Importance.from_tensors(tensors) if tensors else None
 
 
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """How far readings of a teacher differ."""
-
-    intake: IntakeRecord
-
-
 @dataclass(frozen=True, kw_only=True)
-class VerifyTeacher(Stage[Verified]):
+class VerifyTeacher(Stage[IntakeRecord]):
     """Compare plain transformers, our reading of the files, and the whole cut, on a few real tokens."""
 
     name: ClassVar[str] = "intake"
-    result: ClassVar[type] = Verified
 
     teacher: Checkpoint
 
-    def run(self, work: Work) -> Verified:
+    def run(self, work: Work) -> IntakeRecord:
         """Compare.
 
         Raises:
             ValueError: they do not give the same logits.
         """
         del work
-        return Verified(verify_teacher(self.teacher, self.teacher.load_tokenizer()))
+        return verify_teacher(self.teacher, self.teacher.load_tokenizer())
 
 
 def teacher_record(fetched: FetchedTeacher, settings: TeacherSettings, workspace: Workspace) -> TeacherRecord:
@@ -177,5 +184,5 @@ def teacher_record(fetched: FetchedTeacher, settings: TeacherSettings, workspace
         attribution=settings.attribution,
         num_token_ids=min(num_ids(teacher.load_tokenizer()), teacher.architecture.vocab_size),
         architecture=teacher.architecture,
-        intake=workspace.finish(VerifyTeacher(teacher=teacher)).intake,
+        intake=workspace.finish(VerifyTeacher(teacher=teacher)),
     )

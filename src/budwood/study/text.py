@@ -13,12 +13,12 @@ from budwood.corpus.packing import PackedCorpus
 from budwood.corpus.settings import CorpusSettings
 from budwood.corpus.split import FOREIGN
 from budwood.corpus.tokenization import fingerprint_tokenizer
-from budwood.corpus.windows import require_windows
 from budwood.models.checkpoint import Checkpoint
+from budwood.models.device import Compute, choose_compute
 from budwood.study.costs import Extent
 from budwood.study.settings import MeasurementSettings
 from budwood.study.stage import NOT_DECIDING, Stage, Work
-from budwood.training.run import training_order
+from budwood.training.order import training_order
 from budwood.training.settings import Schedule
 
 
@@ -49,18 +49,28 @@ class Windows:
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
-    """Text in the teacher's tokens."""
+class Materials:
+    """What most stages work with: a teacher, text in its tokens, and how much of it is read."""
 
+    teacher: Checkpoint
     tokens: PackedCorpus
+    measurement: MeasurementSettings
+
+    @property
+    def compute(self) -> Compute:
+        """Device and precision of this machine."""
+        return choose_compute(*self.measurement.hardware)
+
+    def windows(self, split: str) -> Windows:
+        """Return the sequences of a split that searches work with."""
+        return Windows.searched(self.tokens, split, self.measurement)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackText(Stage[Packed]):
+class PackText(Stage[PackedCorpus]):
     """Tokenise with the teacher's tokenizer and pack."""
 
     name: ClassVar[str] = "corpus"
-    result: ClassVar[type] = Packed
     answers: ClassVar[bool] = False
     """Files of text may have changed: what was read of them is compared at every run."""
 
@@ -87,16 +97,15 @@ class PackText(Stage[Packed]):
             root=root,
         )
 
-    def run(self, work: Work) -> Packed:
+    def run(self, work: Work) -> PackedCorpus:
         """Read, tokenise and pack all sources; a killed run continues after its last whole shard."""
-        packed = tokenize_sources(
+        return tokenize_sources(
             self.corpus,
             self.teacher.load_tokenizer(),
             directory=work.folder / "tokens",
             root=self.root,
             vocab_size=self.vocab_size,
         )
-        return Packed(packed)
 
 
 def require_text(tokens: PackedCorpus, measurement: MeasurementSettings, schedule: Schedule) -> None:
@@ -117,8 +126,16 @@ def require_measured(tokens: PackedCorpus, measurement: MeasurementSettings) -> 
         ValueError: one has not; the message gives what it has.
     """
     for split, count in measurement.searched.items():
-        require_windows(tokens, measurement.length_of(split), {split: count}, per_source=False)
+        _require(tokens, measurement.length_of(split), {split: count}, per_source=False)
     reported = dict(measurement.reported)
     if not tokens.sources(FOREIGN):
         del reported[FOREIGN]
-    require_windows(tokens, measurement.final_length, reported, per_source=True)
+    _require(tokens, measurement.final_length, reported, per_source=True)
+
+
+def _require(tokens: PackedCorpus, length: int, counts: Mapping[str, int], *, per_source: bool) -> None:
+    """Check that every split has the sequences that are asked of it, or of every source that it has."""
+    for split, count in counts.items():
+        sources: list[str | None] = [*tokens.sources(split)] if per_source else []
+        for source in sources or [None]:
+            tokens.window_starts(split, length, source=source, limit=count)

@@ -1,11 +1,10 @@
 """Training of arms and probes, and the teacher's words that they share."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import pandas as pd
 
@@ -15,16 +14,18 @@ from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import Compute, choose_compute
 from budwood.records.cost import Cost
 from budwood.records.gate import Gate
-from budwood.records.training import MadeWith, TrainingRecord
+from budwood.records.training import MadeWith, Run, TrainingRecord
 from budwood.study.costs import cache_cost, heldout_cost, is_long
-from budwood.study.gates import CheckStart, Gated, OverfitBatch, require_passed
+from budwood.study.gates import CheckStart, OverfitBatch, require_passed
 from budwood.study.settings import Conditions, OnFailure
 from budwood.study.stage import NOT_DECIDING, Stage, Work, identity
-from budwood.training.cache import TeacherCache, write_cache
+from budwood.study.text import Materials
+from budwood.training.cache import CacheFacts, TeacherCache, write_cache
 from budwood.training.curve import read_curve
 from budwood.training.job import Initialisation, TrainingJob
 from budwood.training.launch import run_job
-from budwood.training.run import MODEL, training_order
+from budwood.training.order import training_order
+from budwood.training.run import MODEL
 from budwood.training.settings import ArmSettings, DistillationSettings, Engine, Schedule
 from budwood.training.teacher import LiveTeacher, cache_facts, open_live_teacher
 
@@ -59,8 +60,7 @@ class Start:
         return f"{self.initialisation} {identity(self.named or self.checkpoint)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Trained:
+class Trained(NamedTuple):
     """A trained model, its run and its curve."""
 
     model: Checkpoint
@@ -75,7 +75,6 @@ class TrainArm(Stage[Trained]):
     """One training run."""
 
     name: ClassVar[str] = "training"
-    result: ClassVar[type] = Trained
     answers: ClassVar[bool] = False
 
     arm: str
@@ -96,34 +95,30 @@ class TrainArm(Stage[Trained]):
     """What a failed gate does."""
 
     @classmethod
-    def of(cls, arm: str, start: Start, materials: tuple[Checkpoint, PackedCorpus], conditions: Conditions) -> Self:
-        """Declare a run of an arm under the conditions of a study.
-
-        Args:
-            arm: its name, one of the conditions' arms.
-            start: what it begins with.
-            materials: teacher and text.
-            conditions: how arms are trained.
-        """
-        return cls.with_settings(arm, start, materials, getattr(conditions.arms, arm), conditions)
-
-    @classmethod
-    def with_settings(
+    def of(
         cls,
         arm: str,
         start: Start,
         materials: tuple[Checkpoint, PackedCorpus],
-        settings: ArmSettings,
         conditions: Conditions,
+        settings: ArmSettings | None = None,
     ) -> Self:
-        """Declare a run with settings of its own; see `of`.
+        """Declare a run under the conditions of a study.
+
+        Args:
+            arm: its name; one of the conditions' arms where it has no settings of its own.
+            start: what it begins with.
+            materials: teacher and text.
+            conditions: how arms are trained.
+            settings: of the arm.
 
         Raises:
             ValueError: it has a launcher, and this machine no accelerator.
         """
+        settings = settings or getattr(conditions.arms, arm)
         teacher, tokens = materials
         measurement = conditions.measurement
-        compute = choose_compute(measurement.device, measurement.precision)
+        compute = choose_compute(*measurement.hardware)
         if conditions.engine.launcher and measurement.device == "auto" and compute.name == "cpu":
             raise ValueError(
                 "engine.launcher starts a process for every device, and this machine has no accelerator: name "
@@ -168,9 +163,9 @@ class TrainArm(Stage[Trained]):
         return Trained(Checkpoint.open(job.output_folder / MODEL), self._record(ran, curve, gates), curve)
 
     def _gates(self, job: TrainingJob, work: Work) -> list[Gate]:
-        checks: list[Stage[Gated]] = []
+        checks: list[Stage[list[Gate]]] = []
         if self.start.initialisation == "checkpoint" and self.start.checkpoint is not None:
-            start = CheckStart.of(self.arm, self.schedule.seed, self.start.checkpoint, self.compute)
+            start = CheckStart.of(self.start.checkpoint, self.compute)
             checks += [start] if start else []
         if is_long(self.schedule):
             checks.append(
@@ -178,7 +173,7 @@ class TrainArm(Stage[Trained]):
                     run_facts=json.dumps(self.facts(), sort_keys=True), student=self.start.architecture, job=job
                 )
             )
-        return [gate for check in checks for gate in work.workspace.finish(check).gates]
+        return [gate for check in checks for gate in work.workspace.finish(check)]
 
     def job(self, folder: Path, branch: Path | None = None) -> TrainingJob:
         """Return the run as a job.
@@ -217,12 +212,12 @@ class TrainArm(Stage[Trained]):
         alike = {name: value for name, value in self.facts()["schedule"].items() if name not in _LENGTH}
         return self.facts() | {"arm": self.continued_by or self.arm, "schedule": alike}
 
-    def _record(self, ran: Mapping[str, Any], curve: pd.DataFrame, gates: list[Gate]) -> TrainingRecord:
+    def _record(self, ran: Run, curve: pd.DataFrame, gates: list[Gate]) -> TrainingRecord:
         points = int(curve["heldout_losses"].notna().sum())
         heldout = heldout_cost(self.start.architecture, self.schedule, self.heldout, points)
         taught = self.settings.distillation is not None
         return TrainingRecord(
-            **{name: ran[name] for name in TrainingRecord.model_fields if name in ran},
+            **dict(ran),
             seed=self.schedule.seed,
             steady_steps=self.schedule.decay_start if self._branches else 0,
             heldout_flops=heldout.flops,
@@ -239,19 +234,18 @@ class TrainArm(Stage[Trained]):
         )
 
 
-def _curve_table(ran: Mapping[str, Any], rows: list[dict[str, Any]]) -> pd.DataFrame:
+def _curve_table(ran: Run, rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Return a run's losses by step, with the tokens and FLOPs spent until then."""
-    flops = (ran["student_flops"] + ran["teacher_flops"]) / ran["steps"]
+    flops = (ran.student_flops + ran.teacher_flops) / ran.steps
     columns = ["step", "train_loss", "heldout_loss", "heldout_losses", "learning_rate"]
     table = pd.DataFrame(rows).reindex(columns=columns)
     # What a file gives back for no losses.
     heldout = table["heldout_losses"].astype(object).where(table["heldout_losses"].notna(), None)
     table = table.assign(heldout_losses=heldout)
-    return table.assign(tokens=table["step"] * ran["tokens_per_step"], flops=table["step"] * flops)
+    return table.assign(tokens=table["step"] * ran.tokens_per_step, flops=table["step"] * flops)
 
 
-@dataclass(frozen=True, slots=True)
-class Cached:
+class Cached(NamedTuple):
     """What the teacher has said, and what that cost."""
 
     cache: TeacherCache
@@ -263,7 +257,6 @@ class CacheTeacher(Stage[Cached]):
     """Ask the teacher about all training sequences once, for every variant."""
 
     name: ClassVar[str] = "teacher_cache"
-    result: ClassVar[type] = Cached
 
     teacher: Checkpoint
     tokens: PackedCorpus
@@ -273,10 +266,22 @@ class CacheTeacher(Stage[Cached]):
     compute: Compute
     batch_size: int = field(metadata=NOT_DECIDING)
 
+    @classmethod
+    def of(cls, materials: Materials, settings: DistillationSettings, schedule: Schedule) -> Self:
+        """Declare the cache of a schedule's sequences."""
+        return cls(
+            teacher=materials.teacher,
+            tokens=materials.tokens,
+            settings=settings,
+            schedule=schedule,
+            compute=materials.compute,
+            batch_size=materials.measurement.batch_size,
+        )
+
     def facts(self) -> dict[str, Any]:
         """Return what decides the entries: the order of training does not, nor what the loss does with them."""
         sequences = self.schedule.model_dump(include={"tokens", "sequence_length", "global_batch", "seed"})
-        return super().facts() | {"schedule": sequences, "settings": self._entries()}
+        return super().facts() | {"schedule": sequences, "settings": self._entries().model_dump(mode="json")}
 
     def run(self, work: Work) -> Cached:
         """Ask; a killed run continues after its last whole batch."""
@@ -294,8 +299,8 @@ class CacheTeacher(Stage[Cached]):
             self._entries(),
             self.batch_size,
         )
-        cost = cache_cost(self.teacher.architecture, self.schedule.sequence_length, said.record["tokens"])
-        return Cached(said, [cost.after(said.record["seconds"])])
+        cost = cache_cost(self.teacher.architecture, self.schedule.sequence_length, said.record.tokens)
+        return Cached(said, [cost.after(said.record.seconds)])
 
-    def _entries(self) -> dict[str, Any]:
+    def _entries(self) -> CacheFacts:
         return cache_facts(self.teacher.folder, self.tokens, self.schedule.sequence_length, self.settings)

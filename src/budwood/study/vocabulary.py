@@ -15,19 +15,11 @@ from budwood.models.vocabulary import kept_ids, trim_checkpoint
 from budwood.study.stage import Stage, Work, Workspace
 
 
-@dataclass(frozen=True, slots=True)
-class Trimmed:
-    """A teacher whose tokenizer, embedding and head have fewer ids."""
-
-    teacher: Checkpoint
-
-
 @dataclass(frozen=True, kw_only=True)
-class TrimVocabulary(Stage[Trimmed]):
+class TrimVocabulary(Stage[Checkpoint]):
     """Keep the most frequent tokens, and cut the tokenizer, the embedding and the head to them."""
 
     name: ClassVar[str] = "vocabulary"
-    result: ClassVar[type] = Trimmed
 
     teacher: Checkpoint
     counts: Tensor
@@ -35,14 +27,14 @@ class TrimVocabulary(Stage[Trimmed]):
     size: int
     """Ids to keep."""
 
-    def run(self, work: Work) -> Trimmed:
+    def run(self, work: Work) -> Checkpoint:
         """Write the smaller teacher.
 
         Raises:
             ValueError: the tokenizer cannot be rewritten, or the size does not fit it.
         """
         kept = kept_ids(self.teacher, self.teacher.load_tokenizer(), self.counts.numpy(), self.size)
-        return Trimmed(Checkpoint.open(trim_checkpoint(self.teacher, kept, work.folder / "teacher")))
+        return Checkpoint.open(trim_checkpoint(self.teacher, kept, work.folder / "teacher"))
 
 
 def trim(
@@ -65,4 +57,4 @@ def trim(
     teacher = fetched.checkpoint
     counts = count_training_tokens(corpus, teacher.load_tokenizer(), root)
     stage = TrimVocabulary(teacher=teacher, counts=torch.from_numpy(counts), size=size)
-    return replace(fetched, checkpoint=workspace.finish(stage).teacher)
+    return replace(fetched, checkpoint=workspace.finish(stage))

@@ -18,6 +18,9 @@ from budwood.models.tensors import State, fuse
 from budwood.subnet.ordering import OrderedTeacher
 from budwood.subnet.slicing import Indices, permute_within_groups, slice_tensor
 
+_ROWS = 8192
+"""Of a weight, that are folded at once."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptLayer:
@@ -59,7 +62,13 @@ class Mix:
         """Return [rows, k] the weight [rows, n] of what is kept, with that of what is removed folded in."""
         kept, removed = self.kept.to(weight.device), self.removed.to(weight.device)
         shares = self.shares.to(weight.device, torch.float32)
-        return torch.addmm(weight[:, kept].float(), weight[:, removed].float(), shares).to(weight.dtype)
+        # A head of tens of thousands of rows would take gigabytes in float32.
+        return torch.cat(
+            [
+                torch.addmm(rows[:, kept].float(), rows[:, removed].float(), shares).to(weight.dtype)
+                for rows in weight.split(_ROWS)
+            ]
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

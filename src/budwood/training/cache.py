@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from tqdm import tqdm
 from budwood.corpus.packing import PackedCorpus
 from budwood.records.files import write_atomically
 from budwood.records.hashes import MEMORY, hash_file, hash_files
+from budwood.records.strict import Strict
 
 logger = logging.getLogger(__name__)
 
@@ -58,13 +59,45 @@ class Column:
         return (ragged_items if self.items is None else rows * self.items) * self.dtype.itemsize
 
 
-def columns(facts: Mapping[str, Any]) -> tuple[Column, ...]:
+class CacheShape(Strict):
+    """What decides how many bytes a sequence takes."""
+
+    sequence_length: int
+    """Tokens predicted."""
+    vocab_size: int
+    entries: Literal["top_k", "sampled"]
+    num_entries: int
+    """Of a token, at most."""
+
+
+class CacheFacts(CacheShape):
+    """Everything that decides the content of a cache: the teacher, the text and the entries."""
+
+    teacher: str
+    """Fingerprint, as are the next two."""
+    tokenizer: str
+    corpus: str
+    temperature: float
+    seed: int | None
+    """Of the draws."""
+
+
+class CacheRecord(Strict):
+    """What was written."""
+
+    rows: int
+    tokens: int
+    bytes_per_token: float
+    seconds: float
+
+
+def columns(facts: CacheShape) -> tuple[Column, ...]:
     """Return the files of a cache with some facts."""
-    length, count = facts["sequence_length"], facts["num_entries"]
-    token = np.dtype(np.uint16 if facts["vocab_size"] <= np.iinfo(np.uint16).max + 1 else np.uint32)
+    length, count = facts.sequence_length, facts.num_entries
+    token = np.dtype(np.uint16 if facts.vocab_size <= np.iinfo(np.uint16).max + 1 else np.uint32)
     small, exact = np.dtype(np.uint8), np.dtype(np.float32)
     tokens = Column("tokens", token, length)
-    if facts["entries"] == "top_k":
+    if facts.entries == "top_k":
         half = np.dtype(np.float16)
         top = Column("ids", token, length * count), Column("log_probs", half, length * count)
         return tokens, *top, Column("log_rest", exact, length)
@@ -72,9 +105,9 @@ def columns(facts: Mapping[str, Any]) -> tuple[Column, ...]:
     return tokens, *ragged, Column("lengths", small, length), Column("mean_log_prob", exact, length)
 
 
-def bytes_of_sequence(facts: Mapping[str, Any]) -> int:
+def bytes_of_sequence(facts: CacheShape) -> int:
     """Return the bytes that a sequence takes in a cache with some facts; at most, where numbers of draws differ."""
-    most = facts["sequence_length"] * facts["num_entries"]
+    most = facts.sequence_length * facts.num_entries
     return sum(column.num_bytes(1, most) for column in columns(facts))
 
 
@@ -83,10 +116,8 @@ class TeacherCache:
     """A finished cache, opened."""
 
     folder: Path
-    facts: Mapping[str, Any]
-    """Everything that decides its content: teacher, tokenizer, text, length and entries."""
-    record: Mapping[str, Any]
-    """`rows`, `tokens`, `bytes_per_token`, `seconds`."""
+    facts: CacheFacts
+    record: CacheRecord
     starts: NDArray[np.int64]
     """[rows] where the sequences begin in the token file, rising."""
     fingerprint: str
@@ -111,19 +142,20 @@ class TeacherCache:
         try:
             index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
             facts, sequences, sha256 = (index[name] for name in ("facts", "starts", "sha256"))
-            record = {name: index[name] for name in ("rows", "tokens", "bytes_per_token", "seconds")}
+            known = CacheFacts.model_validate(facts)
+            record = CacheRecord.model_validate({name: index[name] for name in CacheRecord.model_fields})
             found = hash_files(_files(folder, sha256), folder / MEMORY)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _damaged(folder, f"{type(error).__name__}: {error}") from error
         _compare(folder, sha256, found)
         return cls(
             folder=folder,
-            facts=facts,
+            facts=known,
             record=record,
             starts=np.fromfile(folder / STARTS, dtype=_START),
             fingerprint=_hash(json.dumps([facts, sequences], sort_keys=True).encode())[:16],
             sha256=sha256,
-            data={column.name: np.memmap(folder / column.file, column.dtype, "r") for column in columns(facts)},
+            data={column.name: np.memmap(folder / column.file, column.dtype, "r") for column in columns(known)},
         )
 
     def verify(self) -> None:
@@ -135,16 +167,16 @@ class TeacherCache:
         files = _files(self.folder, self.sha256)
         _compare(self.folder, self.sha256, {name: hash_file(file) for name, file in files.items()})
 
-    def check(self, facts: Mapping[str, Any], starts: NDArray[np.int64]) -> None:
+    def check(self, facts: CacheFacts, starts: NDArray[np.int64]) -> None:
         """Check that the cache is of some teacher, text and loss, and has some sequences.
 
         Raises:
             ValueError: it is of something else; the message names everything that differs.
         """
         different = [
-            f"{name} is {self.facts.get(name)!r}, needed {value!r}"
-            for name, value in facts.items()
-            if self.facts.get(name) != value
+            f"{name} is {getattr(self.facts, name)!r}, needed {value!r}"
+            for name, value in facts
+            if getattr(self.facts, name) != value
         ]
         if different:
             raise ValueError(f"the teacher's cache {self.folder} is of something else: {'; '.join(different)}")
@@ -169,8 +201,8 @@ class TeacherCache:
         known = (self.starts[rows] == starts) & (self._rows("tokens", rows) == input_ids).all(-1)
         if not known.all():
             raise ValueError(f"the teacher's cache {self.folder} has no such sequence at {starts[~known][0]}")
-        if self.facts["entries"] == "top_k":
-            count = self.facts["num_entries"]
+        if self.facts.entries == "top_k":
+            count = self.facts.num_entries
             top = {name: self._rows(name, rows).reshape(-1, count) for name in ("ids", "log_probs")}
             entries = top | {"log_rest": self._rows("log_rest", rows).reshape(-1)}
         else:
@@ -185,7 +217,7 @@ class TeacherCache:
         """Return [N, S] ids and counts; where a token has fewer distinct draws, the last ones count zero."""
         lengths = self._rows("lengths", rows)
         first = self._rows("offsets", rows)[:, 0].astype(np.int64)
-        filled = np.arange(self.facts["num_entries"]) < lengths.reshape(-1, 1)
+        filled = np.arange(self.facts.num_entries) < lengths.reshape(-1, 1)
         drawn = {}
         for name in ("ids", "counts"):
             parts = [
@@ -198,7 +230,7 @@ class TeacherCache:
 
 
 def write_cache(
-    folder: Path, ask: Ask, corpus: PackedCorpus, starts: NDArray[np.int64], facts: Mapping[str, Any], batch_size: int
+    folder: Path, ask: Ask, corpus: PackedCorpus, starts: NDArray[np.int64], facts: CacheFacts, batch_size: int
 ) -> TeacherCache:
     """Write a teacher's entries for some sequences; continue where an earlier process was killed.
 
@@ -227,7 +259,7 @@ def write_cache(
     with bar:
         while writer.rows < len(starts):
             batch = starts[writer.rows : writer.rows + batch_size]
-            input_ids = corpus.read(batch, facts["sequence_length"])[:, :-1]
+            input_ids = corpus.read(batch, facts.sequence_length)[:, :-1]
             entries = ask(torch.from_numpy(input_ids), torch.from_numpy(batch))
             writer.append(input_ids, {name: part.cpu().numpy() for name, part in entries.items()})
             bar.update(len(batch))
@@ -238,10 +270,11 @@ def write_cache(
 class _Writer:
     """Appends rows to the files of a cache, and keeps its progress."""
 
-    def __init__(self, folder: Path, facts: Mapping[str, Any], starts: NDArray[np.int64]) -> None:
+    def __init__(self, folder: Path, facts: CacheFacts, starts: NDArray[np.int64]) -> None:
         """Begin, or continue after the last complete row of a killed writer."""
         self.folder, self.starts, self.columns = folder, starts.astype(_START), columns(facts)
-        self.facts: dict[str, Any] = {"facts": dict(facts), "starts": _hash(self.starts.tobytes())}
+        self.length = facts.sequence_length
+        self.facts = {"facts": facts.model_dump(mode="json"), "starts": _hash(self.starts.tobytes())}
         progress = self._progress()
         self.rows, self.ragged_items = progress["rows"], progress["ragged_items"]
         self.begun = time.perf_counter() - progress["seconds"]
@@ -298,7 +331,7 @@ class _Writer:
     def finish(self) -> None:
         """Write the index, from which on the cache can be opened."""
         self.starts.tofile(self.folder / STARTS)
-        tokens = self.rows * self.facts["facts"]["sequence_length"]
+        tokens = self.rows * self.length
         size = sum(column.num_bytes(self.rows, self.ragged_items) for column in self.columns)
         logger.info("%s: %.0f bytes per token, %.2f GB in all", self.folder, size / tokens, size / 1e9)
         index = self._state() | {"tokens": tokens, "bytes_per_token": size / tokens}

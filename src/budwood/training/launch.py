@@ -9,13 +9,14 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from budwood.records.files import write_atomically
 from budwood.records.locks import holding
+from budwood.records.training import Run
+from budwood.training.checks import check_job
 from budwood.training.curve import Track
 from budwood.training.job import TrainingJob
-from budwood.training.run import TrainingStoppedError, check_job, read_result, train
+from budwood.training.run import TrainingStoppedError, read_result, train
 
 JOB = "job.json"
 _OF_A_RANK = {"RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
@@ -23,8 +24,8 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _SECONDS_TO_SAVE = 120
 
 
-def run_job(job: TrainingJob, track: Track, environment: Mapping[str, str]) -> dict[str, Any]:
-    """Run a job where its engine says, and return its result.
+def run_job(job: TrainingJob, track: Track, environment: Mapping[str, str]) -> Run:
+    """Run a job where its engine says, and return what it did.
 
     Args:
         job: what to train.

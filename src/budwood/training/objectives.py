@@ -115,7 +115,7 @@ def objective_of(job: TrainingJob, compute: Compute) -> NextToken | Distillation
     """Return what a job minimises.
 
     Args:
-        job: where it has a teacher, `budwood.training.teacher.check_teacher` has passed it.
+        job: where it has a teacher, `budwood.training.checks.check_teacher` has passed it.
         compute: device and precision of the student.
     """
     settings, compiled = job.distillation, compiles_loss(job.engine, compute)

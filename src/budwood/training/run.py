@@ -1,10 +1,8 @@
 """The only training loop: a Hugging Face Trainer set up from a job."""
 
-import json
 import os
 import shutil
 import socket
-from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +10,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from accelerate import DistributedType
-from numpy.typing import NDArray
 from torch import Tensor, distributed
 from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
@@ -20,35 +17,32 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 
 from budwood import __version__
-from budwood.arch.count import forward_flops_per_token, num_parameters, training_flops_per_token
-from budwood.arch.spec import Architecture
+from budwood.arch.count import forward_flops_per_token, training_flops_per_token
 from budwood.corpus.packing import PackedCorpus
-from budwood.corpus.tokenization import fingerprint_tokenizer
 from budwood.models.checkpoint import (
     build_empty,
     load_config,
     load_model,
-    load_tokenizer,
     random_model,
     read_architecture,
 )
-from budwood.models.device import Compute, choose_compute
+from budwood.models.device import Compute
 from budwood.models.export import write_checkpoint
-from budwood.models.kind import check_lengths
 from budwood.models.rotary import standard_rope
 from budwood.records.files import write_atomically
 from budwood.records.locks import holding
 from budwood.records.seal import SEAL, damage, seal
+from budwood.records.training import Run
 from budwood.training.callbacks import Keeper, Recorder, stop_on_signals
-from budwood.training.checkpoints import PARTIAL, checkpoints_of, require_space, step_of, whole_checkpoint
+from budwood.training.checkpoints import PARTIAL, checkpoints_of, step_of, whole_checkpoint
+from budwood.training.checks import check_job, student_architecture
 from budwood.training.curve import CURVE, Curve, Track, replay_curve
 from budwood.training.job import TrainingJob
 from budwood.training.objectives import objective_of
 from budwood.training.optimizer import muon_with_adamw
+from budwood.training.order import reading_order
 from budwood.training.progress import Meter
-from budwood.training.settings import Schedule
 from budwood.training.student import Student
-from budwood.training.teacher import check_rows, check_teacher, student_rows
 
 RESULT = "result.json"
 MODEL = "model"
@@ -58,8 +52,8 @@ class TrainingStoppedError(RuntimeError):
     """A run was asked to stop and has saved its state; the same job continues it."""
 
 
-def train(job: TrainingJob, track: Track | None = None) -> dict[str, Any]:
-    """Run a job to its end and return its result.
+def train(job: TrainingJob, track: Track | None = None) -> Run:
+    """Run a job to its end and return what it did.
 
     A job whose folder contains a result is not run again; one that was interrupted continues from its newest undamaged
     checkpoint. Under a launcher every process calls this, and the first one writes.
@@ -69,8 +63,7 @@ def train(job: TrainingJob, track: Track | None = None) -> dict[str, Any]:
         track: receives losses and rates during training, for a tracking server.
 
     Returns:
-        tokens, steps, seconds, FLOPs, speed, device and precision. The trained checkpoint is in `output_folder/model`,
-        the curve in `output_folder/curve.jsonl`.
+        the run; its trained checkpoint is in `output_folder/model`, the curve in `output_folder/curve.jsonl`.
 
     Raises:
         ValueError: the job does not fit its files or this machine (see `check_job`), or its result is damaged.
@@ -88,7 +81,7 @@ def train(job: TrainingJob, track: Track | None = None) -> dict[str, Any]:
         return result
 
 
-def read_result(output_folder: Path) -> dict[str, Any] | None:
+def read_result(output_folder: Path) -> Run | None:
     """Return the result of a finished run; nothing where there is none.
 
     Raises:
@@ -102,10 +95,10 @@ def read_result(output_folder: Path) -> dict[str, Any] | None:
             f"the training run in {output_folder.resolve()} is damaged ({reason}): remove this folder and run again to "
             "train anew"
         )
-    return dict(json.loads((output_folder / RESULT).read_text(encoding="utf-8")))
+    return Run.model_validate_json((output_folder / RESULT).read_bytes())
 
 
-def _train(job: TrainingJob, track: Track | None) -> dict[str, Any]:
+def _train(job: TrainingJob, track: Track | None) -> Run:
     compute = check_job(job)
     student = _student(job)
     arguments = training_arguments(job, compute, student)  # makes this process's device the current one
@@ -131,7 +124,7 @@ def _train(job: TrainingJob, track: Track | None) -> dict[str, Any]:
             f"{job.schedule.num_steps}; {checkpoints_of(job.output_folder)[-1]} is complete, and the same run "
             "continues from it"
         )
-    result = _result(job, compute, keeper.seconds()) | meter.rates()
+    result = _run(job, compute, keeper.seconds(), meter)
     _finish(job, trainer, result)
     if stop.is_set():
         raise TrainingStoppedError(f"arm {job.arm}: finished, then stopped by SIGTERM or Ctrl-C")
@@ -171,111 +164,18 @@ def _resumed(job: TrainingJob, arguments: TrainingArguments) -> Path | None:
     return chosen[0]
 
 
-def _finish(job: TrainingJob, trainer: Trainer, result: Mapping[str, Any]) -> None:
+def _finish(job: TrainingJob, trainer: Trainer, result: Run) -> None:
     """Write the model and the result, seal them with the curve, and remove what was only for resuming."""
     model, folder = _whole_model(trainer), job.output_folder
     if trainer.is_world_process_zero():
         write_checkpoint(model, job.teacher_folder, folder / MODEL)
-        write_atomically(folder / RESULT, json.dumps(result))
+        write_atomically(folder / RESULT, result.model_dump_json())
         seal(folder, MODEL, CURVE, RESULT)
         for stale in checkpoints_of(folder):
             shutil.rmtree(stale)
         shutil.rmtree(folder / PARTIAL, ignore_errors=True)  # absent in a run without checkpoints
     if distributed.is_initialized():
         distributed.barrier()
-
-
-def check_job(job: TrainingJob) -> Compute:
-    """Check a job against its files and this machine before anything expensive, and return where it runs.
-
-    Raises:
-        ValueError: a folder contains no checkpoint, sequences are longer than the model's positions, the corpus is too
-            small or was made by another tokenizer, the teacher cannot teach (see
-            `budwood.training.teacher.check_teacher`), the processes do not divide the batch or are more than the
-            devices, or weights are to be sharded on a CPU.
-        OSError: checkpoints do not fit on the disk.
-    """
-    compute, schedule = choose_compute(job.device, job.precision), job.schedule
-    folders = {"model_folder": job.model_folder, "teacher_folder": job.teacher_folder}
-    for name, folder in folders.items():
-        if folder is not None and not (folder / "config.json").is_file():
-            raise ValueError(f"{name}: {folder} is no checkpoint folder, it has no config.json")
-    for folder in {job.model_folder or job.teacher_folder, job.teacher_folder if job.distillation else None} - {None}:
-        check_positions(Path(str(folder)), schedule.sequence_length)
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if schedule.global_batch % (schedule.micro_batch * processes):
-        raise ValueError(
-            f"global_batch={schedule.global_batch} must be a multiple of micro_batch={schedule.micro_batch} times the "
-            f"{processes} processes"
-        )
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if compute.device.type == "cuda" and here > torch.cuda.device_count():
-        raise ValueError(
-            f"engine.launcher started {here} processes on {socket.gethostname()}, which has "
-            f"{torch.cuda.device_count()} devices: start one for each"
-        )
-    if job.engine.sharding and not job.engine.launcher and processes == 1:
-        raise ValueError("sharding=true needs a launcher: one process has no other to share with")
-    if job.engine.sharding and compute.device.type == "cpu":
-        raise ValueError("sharding=true needs accelerators: on a CPU accelerate would run plain DDP and not say so")
-    corpus = PackedCorpus.open(job.corpus_folder)
-    check_text(corpus, job.teacher_folder)
-    check_rows(f"arm {job.arm}", student_rows(job), job.teacher_folder)
-    starts = reading_order(corpus, job)
-    if job.distillation is not None:
-        check_teacher(job, corpus, starts)
-    corpus.heldout_starts(schedule.sequence_length, job.heldout_windows)
-    kept = job.engine.kept_checkpoints + (job.branch_folder is not None)
-    require_space(job.output_folder, num_parameters(_architecture(job)), kept)
-    return compute
-
-
-def check_positions(folder: Path, sequence_length: int) -> None:
-    """Check that a model sees all tokens of a sequence; see `budwood.models.kind.check_lengths`.
-
-    Raises:
-        ValueError: it does not.
-    """
-    check_lengths(folder, load_config(folder), sequence_length)
-
-
-def check_text(corpus: PackedCorpus, teacher_folder: Path) -> None:
-    """Check that a text was made by a teacher's tokenizer, which is also that of its students.
-
-    Raises:
-        ValueError: another tokenizer made it.
-    """
-    own = fingerprint_tokenizer(load_tokenizer(teacher_folder))
-    if corpus.tokenizer_fingerprint != own:
-        raise ValueError(
-            f"corpus_folder: {corpus.directory} was made by tokenizer {corpus.tokenizer_fingerprint[:16]}, "
-            f"{teacher_folder} has {own[:16]}: tokenize the text anew"
-        )
-
-
-def training_order(corpus: PackedCorpus, schedule: Schedule) -> NDArray[np.int64]:
-    """Return where the sequences of a whole run begin, in the order in which every arm of a seed reads them.
-
-    A run longer than the training split reads it again in another order. The order of a shorter run begins alike.
-
-    Raises:
-        ValueError: the training split is shorter than one optimiser step.
-    """
-    starts = corpus.window_starts("train", schedule.sequence_length)
-    if len(starts) < schedule.global_batch:
-        raise ValueError(
-            f"the training split has {len(starts)} sequences of {schedule.sequence_length} tokens, fewer than one "
-            f"step of global_batch={schedule.global_batch}; add text or shorten the sequences"
-        )
-    rng = np.random.default_rng(schedule.seed)
-    epochs = -(-schedule.num_sequences // len(starts))
-    return np.concatenate([rng.permutation(starts) for _ in range(epochs)])[: schedule.num_sequences]
-
-
-def reading_order(corpus: PackedCorpus, job: TrainingJob) -> NDArray[np.int64]:
-    """Return where the sequences of a job begin: in the order of its schedule, or those of one batch over and over."""
-    order = training_order(corpus, job.schedule)
-    return np.resize(order[: job.schedule.global_batch], order.shape) if job.frozen_batch else order
 
 
 def training_arguments(job: TrainingJob, compute: Compute, student: PreTrainedModel) -> TrainingArguments:
@@ -397,19 +297,12 @@ def _collate(sequences: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {"input_ids": batch[:, :-1], "shift_labels": batch[:, 1:], "starts": starts, "progress": progress}
 
 
-def _architecture(job: TrainingJob) -> Architecture:
-    if job.architecture is not None:
-        return Architecture.from_dict(job.architecture)
-    assert job.model_folder is not None
-    return read_architecture(job.model_folder)
-
-
 def _student(job: TrainingJob) -> PreTrainedModel:
     if job.initialisation == "random":
         teacher = load_config(job.teacher_folder)
         base = teacher if job.model_folder is None else load_config(job.model_folder)
         base |= {"rope_parameters": standard_rope(teacher)}
-        model = random_model(base, _architecture(job), job.schedule.seed)
+        model = random_model(base, student_architecture(job), job.schedule.seed)
     else:
         assert job.model_folder is not None
         # float32 masters whatever the precision of the products.
@@ -445,27 +338,30 @@ def _whole_model(trainer: Trainer) -> PreTrainedModel:
 def _useful_flops_per_token(job: TrainingJob) -> float:
     """Return the FLOPs of a training step per token, of attention only those that the causal mask leaves."""
     length = job.schedule.sequence_length
-    flops = 3 * forward_flops_per_token(_architecture(job), context=length, causal=True)
+    flops = 3 * forward_flops_per_token(student_architecture(job), context=length, causal=True)
     if job.distillation is not None and job.distillation.teacher == "live":
         flops += forward_flops_per_token(read_architecture(job.teacher_folder), context=length, causal=True)
     return float(flops)
 
 
-def _result(job: TrainingJob, compute: Compute, seconds: float) -> dict[str, Any]:
+def _run(job: TrainingJob, compute: Compute, seconds: float, meter: Meter) -> Run:
     tokens, length = job.schedule.num_tokens, job.schedule.sequence_length
-    student_flops = training_flops_per_token(_architecture(job), context=length)
+    student_flops = training_flops_per_token(student_architecture(job), context=length)
     teacher_flops = 0
     if job.distillation is not None and job.distillation.teacher == "live":
         teacher_flops = forward_flops_per_token(read_architecture(job.teacher_folder), context=length)
-    return {
-        "arm": job.arm,
-        "tokens": tokens,
-        "steps": job.schedule.num_steps,
-        "tokens_per_step": job.schedule.tokens_per_step,
-        "student_flops": float(tokens * student_flops),
-        "teacher_flops": float(tokens * teacher_flops),
-        "learning_rate": job.learning_rate,
-        "seconds": seconds,
-        "device": compute.describe(),
-        "precision": compute.precision,
-    }
+    rates = meter.rates()
+    return Run(
+        arm=job.arm,
+        tokens=tokens,
+        steps=job.schedule.num_steps,
+        tokens_per_step=job.schedule.tokens_per_step,
+        learning_rate=job.learning_rate,
+        student_flops=float(tokens * student_flops),
+        teacher_flops=float(tokens * teacher_flops),
+        seconds=seconds,
+        tokens_per_second=rates.get("tokens_per_second"),
+        mfu=rates.get("mfu"),
+        device=compute.describe(),
+        precision=compute.precision,
+    )

@@ -11,20 +11,18 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from budwood.corpus.packing import PackedCorpus
-from budwood.corpus.tokenization import num_ids as num_ids_of
-from budwood.models.checkpoint import load_config, load_model, load_tokenizer
+from budwood.models.checkpoint import load_config, load_model
 from budwood.models.device import Compute, choose_compute
 from budwood.models.export import CERTIFICATE
+from budwood.models.fingerprint import fingerprint
 from budwood.models.losses import cap_of, scaled, softcap
-from budwood.models.teacher import fingerprint
 from budwood.models.weights import read_json
 from budwood.training import losses
-from budwood.training.cache import TeacherCache
+from budwood.training.cache import CacheFacts, CacheShape, TeacherCache
 from budwood.training.job import TrainingJob
 from budwood.training.losses import Logits, SparseTarget, Target
 from budwood.training.settings import DistillationSettings
@@ -118,7 +116,7 @@ class CachedTeacher:
         """Read the entries of a batch."""
         entries = self.cache.read(starts.cpu().numpy(), input_ids.cpu().numpy())
         moved = {name: part.to(input_ids.device) for name, part in entries.items()}
-        return sparse_target(moved, self.settings, self.cache.facts["vocab_size"]), ()
+        return sparse_target(moved, self.settings, self.cache.facts.vocab_size), ()
 
 
 def _join(parts: list[Entries]) -> Entries:
@@ -267,41 +265,6 @@ def num_rows(folder: Path) -> int:
     return int(load_config(folder)["vocab_size"])
 
 
-def check_vocabulary(student_folder: Path, teacher_folder: Path) -> None:
-    """Check that a teacher's ids mean the same tokens to its student; the padding of either does not matter.
-
-    Raises:
-        ValueError: the tokenizers map tokens to other ids.
-    """
-    student, teacher = load_tokenizer(student_folder), load_tokenizer(teacher_folder)
-    if student.get_vocab() != teacher.get_vocab():
-        raise ValueError(
-            f"student {student_folder} ({len(student)} tokens) and teacher {teacher_folder} ({len(teacher)} tokens) "
-            "have different vocabularies: logits cannot be compared"
-        )
-
-
-def check_rows(name: str, vocab_size: int, folder: Path) -> None:
-    """Check that a model has a row for every id of a text; more rows pad.
-
-    A tokenizer may make ids beyond its model's rows. No packed text holds them.
-
-    Args:
-        name: of the model, for the message.
-        vocab_size: its rows.
-        folder: of the teacher, with the tokenizer.
-
-    Raises:
-        ValueError: it has fewer.
-    """
-    needed = min(num_ids_of(load_tokenizer(folder)), num_rows(folder))
-    if vocab_size < needed:
-        raise ValueError(
-            f"{name} has vocab_size={vocab_size}, the tokenizer of {folder} makes {needed} ids: "
-            f"give it at least {needed}"
-        )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedStates:
     """Which numbers of a student's residual stream are its teacher's."""
@@ -335,9 +298,7 @@ def shared_states(job: TrainingJob) -> SharedStates:
     return SharedStates(channels=tuple(record["kept_channels"]), layers=tuple(record["kept_layers"]))
 
 
-def cache_facts(
-    teacher_folder: Path, corpus: PackedCorpus, length: int, settings: DistillationSettings
-) -> dict[str, Any]:
+def cache_facts(teacher_folder: Path, corpus: PackedCorpus, length: int, settings: DistillationSettings) -> CacheFacts:
     """Return everything that decides the content of a cache: the teacher, the text and the entries.
 
     Args:
@@ -346,57 +307,25 @@ def cache_facts(
         length: tokens of a sequence.
         settings: of the loss.
     """
-    return {
-        "teacher": fingerprint(teacher_folder),
-        "tokenizer": corpus.tokenizer_fingerprint,
-        "corpus": corpus.fingerprint,
-        **cache_shape(settings, length, num_rows(teacher_folder)),
-        "temperature": settings.temperature,
-        "seed": settings.sampling_seed if settings.loss == "sampled" else None,
-    }
+    return CacheFacts(
+        **dict(cache_shape(settings, length, num_rows(teacher_folder))),
+        teacher=fingerprint(teacher_folder),
+        tokenizer=corpus.tokenizer_fingerprint,
+        corpus=corpus.fingerprint,
+        temperature=settings.temperature,
+        seed=settings.sampling_seed if settings.loss == "sampled" else None,
+    )
 
 
-def cache_shape(settings: DistillationSettings, length: int, vocab_size: int) -> dict[str, Any]:
+def cache_shape(settings: DistillationSettings, length: int, vocab_size: int) -> CacheShape:
     """Return the facts of a cache that decide its size on disk."""
     sampled = settings.loss == "sampled"
-    return {
-        "sequence_length": length,
-        "vocab_size": vocab_size,
-        "entries": "sampled" if sampled else "top_k",
-        "num_entries": settings.num_samples if sampled else settings.top_k,
-    }
-
-
-def check_teacher(job: TrainingJob, corpus: PackedCorpus, starts: NDArray[np.int64]) -> None:
-    """Check before a run, without loading a model, whether its teacher can teach its student.
-
-    Args:
-        job: a run with `distillation`.
-        corpus: its text.
-        starts: where its sequences begin.
-
-    Raises:
-        ValueError: the vocabularies differ, a loss asks for more entries than there are tokens,
-            a hidden-state loss finds no shared channels, or a cache is missing, unfinished or of something else.
-    """
-    settings = job.distillation
-    assert settings is not None, "only a distillation has a teacher"
-    if job.model_folder is not None:
-        check_vocabulary(job.model_folder, job.teacher_folder)
-    rows, teacher_rows = student_rows(job), num_rows(job.teacher_folder)
-    check_entries(settings, min(rows, teacher_rows))
-    teacher_compute(settings, choose_compute(job.device, job.precision))
-    if settings.hidden_weight:
-        shared_states(job)
-    if settings.teacher == "cached":
-        if teacher_rows > rows:
-            raise ValueError(
-                f"arm {job.arm} has teacher='cached' and vocab_size={rows}, {job.teacher_folder} has {teacher_rows}: "
-                "a cache has entries of all of its teacher's tokens; use teacher='live'"
-            )
-        cache = open_cache(job)
-        length = job.schedule.sequence_length
-        cache.check(cache_facts(job.teacher_folder, corpus, length, settings), starts)
+    return CacheShape(
+        sequence_length=length,
+        vocab_size=vocab_size,
+        entries="sampled" if sampled else "top_k",
+        num_entries=settings.num_samples if sampled else settings.top_k,
+    )
 
 
 def open_cache(job: TrainingJob) -> TeacherCache:

@@ -18,7 +18,7 @@ class Comparison:
     name: str
     subnet: str
     """Dataset of the sub-network that training begins with."""
-    settings: Mapping[str, Any]
+    settings: Mapping[str, str | float | None]
     """What it changes, for the table."""
     distillation: dict[str, Any] | None = None
     """Changed settings of distillation; None trains without a teacher."""

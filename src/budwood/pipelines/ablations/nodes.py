@@ -51,7 +51,7 @@ def ablate(
         compared = _compared(each, by_name, brief)
         with run_of(each.name):
             runs.append(train_compared(f"{ablation.name}-{place}", compared, tokens, brief, open_workspace(workspace)))
-    table, curves = ablation_table([run.row for run in runs]), ablation_curves(runs)
+    table, curves = ablation_table(runs), ablation_curves(runs)
     title, about = ablation.title, ablation.about
     if not ablation.settings:
         figures = losses_by_variant(title, table), curves_by_variant(title, curves)

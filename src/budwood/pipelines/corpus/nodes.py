@@ -34,7 +34,7 @@ def pack_documents(
     """
     del document_samples  # only here so that sources are looked at first
     teacher.check_lengths(max(conditions.schedule.sequence_length, conditions.measurement.longest))
-    packed = open_workspace(workspace).finish(PackText.of(teacher, corpus, project_root())).tokens
+    packed = open_workspace(workspace).finish(PackText.of(teacher, corpus, project_root()))
     require_text(packed, conditions.measurement, conditions.schedule)
     return packed
 

@@ -1,9 +1,9 @@
 """document_samples -> tokens -> corpus_counts."""
 
-from kedro.pipeline import Node, Pipeline
+from kedro.pipeline import Pipeline
 
 from budwood.parameters import ProjectParameters
-from budwood.pipelines.wiring import Deferred
+from budwood.pipelines.wiring import Deferred, shared_node
 
 NODES = "budwood.pipelines.corpus.nodes"
 
@@ -12,11 +12,9 @@ def create_pipeline(parameters: ProjectParameters) -> Pipeline:
     """Look at text, and pack it with the teacher's tokenizer."""
     del parameters
     pack = ["document_samples", "teacher", "params:corpus", "params:conditions", "workspace"]
-    return Pipeline(
-        [
-            Node(Deferred(NODES, "sample_documents"), "params:corpus", "document_samples", name="sample_documents"),
-            Node(Deferred(NODES, "pack_documents"), pack, "tokens", name="pack_documents"),
-            Node(Deferred(NODES, "count_tokens"), "tokens", "corpus_counts", name="count_tokens"),
-        ],
-        tags="corpus",
-    )
+    nodes = [
+        shared_node(Deferred(NODES, "sample_documents"), ["params:corpus"], ["document_samples"]),
+        shared_node(Deferred(NODES, "pack_documents"), pack, ["tokens"]),
+        shared_node(Deferred(NODES, "count_tokens"), ["tokens"], ["corpus_counts"]),
+    ]
+    return Pipeline(nodes, tags="corpus")

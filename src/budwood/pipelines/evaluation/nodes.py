@@ -24,19 +24,10 @@ from budwood.records.search import Finalists, Winner
 from budwood.records.teacher import TeacherEvaluation, TeacherRecord
 from budwood.records.training import ProbeScore, Score, TrainingRecord
 from budwood.study.account import ledger
-from budwood.study.evaluation import AskModel, ContinuePrompts, Questions, ScoreRun, build_questions, measure_speed
+from budwood.study.evaluation import AskModel, ContinuePrompts, ScoreRun, measure_speed
 from budwood.study.export import CertifyTrained, measured_of, read_certificate, text_sources
 from budwood.study.settings import Conditions
 from budwood.study.text import Windows
-
-
-def build_tasks(tokens: PackedCorpus, teacher: Checkpoint, evaluation: EvaluationSettings) -> Questions:
-    """Return the questions that are made from validation text, having checked that all other tasks are at hand.
-
-    Raises:
-        ValueError: a task is unknown or cannot be had, or a source holds too little text.
-    """
-    return build_questions(tokens, teacher, evaluation)
 
 
 def ask_models(
@@ -68,7 +59,7 @@ def ask_models(
             tasks=evaluation.tasks,
             limit=evaluation.limit,
             bos_token_id=tokens.bos_token_id,
-            compute=choose_compute(measurement.device, measurement.precision),
+            compute=choose_compute(*measurement.hardware),
             folder=heldout_tasks,
             evaluation=evaluation,
         )
@@ -77,7 +68,7 @@ def ask_models(
     answers = []
     for stage in stages:
         with run_of(stage.model_name):
-            answers.append(open_workspace(workspace).finish(stage).downstream)
+            answers.append(open_workspace(workspace).finish(stage))
     return answers
 
 
@@ -89,7 +80,7 @@ def time_models(
     All arms have the sub-network's architecture, and so its speed.
     """
     measurement = conditions.measurement
-    compute = choose_compute(measurement.device, measurement.precision)
+    compute = choose_compute(*measurement.hardware)
     return measure_speed(dict(zip(names, models, strict=True)), evaluation, compute, track)
 
 
@@ -102,7 +93,7 @@ def continue_texts(
     names: Sequence[str],
 ) -> tuple[list[Sample], list[Cost]]:
     """Return how some models continue the beginnings of held-out documents beside their teacher, and what that cost."""
-    compute = choose_compute(conditions.measurement.device, conditions.measurement.precision)
+    compute = choose_compute(*conditions.measurement.hardware)
     samples, costs = [], []
     for name, model in zip(names, models, strict=True):
         stage = ContinuePrompts(
@@ -152,7 +143,7 @@ def score_runs(
             tokens=tokens,
             length=measurement.final_length,
             validation=measurement.validation,
-            compute=choose_compute(measurement.device, measurement.precision),
+            compute=choose_compute(*measurement.hardware),
             start=subnet if record.arm in FROM_SUBNET else None,
         )
         with run_of(name):
@@ -198,7 +189,7 @@ def certify_arms(
             measured=measured_of(runs[name], answers[name]),
             serving=study.serving,
         )
-        certificates.append(open_workspace(workspace).finish(stage).certificate)
+        certificates.append(open_workspace(workspace).finish(stage))
     return certificates
 
 
@@ -213,7 +204,7 @@ def collect_findings(
     """Return what the search of a variant found and cost, and its probe."""
     return SearchFindings(
         **variant._asdict(),
-        winner=winner.at(variant, finalists),
+        winner=winner.charged(finalists).at(variant),
         finalists=finalists,
         certificate=certificate,
         probe=probe,

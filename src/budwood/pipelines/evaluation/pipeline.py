@@ -3,8 +3,8 @@
 from kedro.pipeline import Node, Pipeline
 
 from budwood.parameters import ProjectParameters
-from budwood.pipelines.wiring import Deferred, Place
-from budwood.records.names import ARMS, CERTIFIED, REFERENCE, Variant, run_name
+from budwood.pipelines.wiring import Deferred, Place, own_of, shared_node
+from budwood.records.names import ARMS, FROM_SUBNET, REFERENCE, run_name
 
 NODES = "budwood.pipelines.evaluation.nodes"
 ASKED = ["tokens", "heldout_tasks", "params:evaluation"]
@@ -12,25 +12,13 @@ ASKED = ["tokens", "heldout_tasks", "params:evaluation"]
 
 def create_pipeline(parameters: ProjectParameters) -> Pipeline:
     """Measure the teacher and all arms of every variant and gather the results."""
+    build = Deferred("budwood.study.evaluation", "build_questions")
+    ask = Deferred(NODES, "ask_models", names=["teacher"])
+    asked, written = ["params:conditions", "workspace", "teacher"], ["teacher_samples", "teacher_sample_costs"]
     shared = [
-        Node(
-            Deferred(NODES, "build_tasks"),
-            ["tokens", "teacher", "params:evaluation"],
-            "heldout_tasks",
-            name="build_tasks",
-        ),
-        Node(
-            Deferred(NODES, "ask_models", names=["teacher"]),
-            [*ASKED, "params:conditions", "workspace", "teacher"],
-            "teacher_downstream",
-            name="ask_teacher",
-        ),
-        Node(
-            Deferred(NODES, "continue_teacher"),
-            ["tokens", "params:conditions", "workspace", "teacher"],
-            ["teacher_samples", "teacher_sample_costs"],
-            name="continue_texts",
-        ),
+        shared_node(build, ["tokens", "teacher", "params:evaluation"], ["heldout_tasks"], name="build_tasks"),
+        shared_node(ask, [*ASKED, *asked], ["teacher_downstream"], name="ask_teacher"),
+        shared_node(Deferred(NODES, "continue_teacher"), ["tokens", *asked], written, name="continue_texts"),
     ]
     findings = [_findings(Place(variant, ("evaluation",)), parameters) for variant in parameters.searched]
     trained = [node for variant in parameters.trained for node in _trained(Place(variant, ("evaluation",)), parameters)]
@@ -50,44 +38,25 @@ def _trained(place: Place, parameters: ProjectParameters) -> list[Node]:
     runs = [run_name(arm, parameters.seeds[0], seed) for arm in arms for seed in parameters.seeds]
     selection = place.own("selection") if parameters.has_probes else []
     how = [place.conditions, "workspace"]
-    scored = [
-        "tokens",
-        *how,
-        *place.own("subnet", *runs),
-        *place.own(*(f"{run}_run" for run in runs)),
-    ]
+    scored = ["tokens", *how, *place.own("subnet", *runs, *(f"{run}_run" for run in runs))]
     timed = ["params:evaluation", place.conditions, "teacher", *place.own("subnet", *reference)]
     shared = ["tokens", "teacher_record", "params:study", "workspace"]
-    certified = [*shared, *place.own("scores", "downstream", "subnet", *CERTIFIED)]
+    certified = [*shared, *place.own("scores", "downstream", "subnet", *FROM_SUBNET)]
     measured = ("scores", "downstream", "efficiency", "samples")
     results = place.own(*measured, "arm_certificates", "evaluation_costs", "sample_costs")
     curves = [*place.own("scores", *(f"{run}_curve" for run in runs)), *selection]
-    variant = place.variant
+    where = {"variant": place.variant, "selects": bool(selection)}
+    ask, write = (Deferred(NODES, name, names=arms) for name in ("ask_models", "continue_texts"))
+    written = ["tokens", *how, "teacher_samples", *place.own(*arms)]
+    time = Deferred(NODES, "time_models", names=["teacher", "subnet", *reference])
     return [
         place.node(Deferred(NODES, "score_runs", names=runs), scored, place.own("scores", "evaluation_costs")),
-        place.node(
-            Deferred(NODES, "ask_models", names=arms),
-            [*ASKED, *how, *place.own(*arms)],
-            place.own("downstream"),
-            name="ask_arms",
-        ),
-        place.node(
-            Deferred(NODES, "time_models", names=["teacher", "subnet", *reference]), timed, place.own("efficiency")
-        ),
-        place.node(
-            Deferred(NODES, "continue_texts", names=arms),
-            ["tokens", *how, "teacher_samples", *place.own(*arms)],
-            place.own("samples", "sample_costs"),
-        ),
-        place.node(Deferred(NODES, "certify_arms", names=CERTIFIED), certified, place.own("arm_certificates")),
-        place.node(
-            Deferred(NODES, "collect_results", variant=variant, selects=bool(selection)),
-            [*results, *selection],
-            place.own("results"),
-        ),
-        place.node(
-            Deferred(NODES, "join_curves", variant=variant, selects=bool(selection)), curves, place.own("curves")
-        ),
+        place.node(ask, [*ASKED, *how, *place.own(*arms)], place.own("downstream"), name="ask_arms"),
+        place.node(time, timed, place.own("efficiency")),
+        place.node(write, written, place.own("samples", "sample_costs")),
+        place.node(Deferred(NODES, "certify_arms", names=FROM_SUBNET), certified, place.own("arm_certificates")),
+        place.node(Deferred(NODES, "collect_results", **where), [*results, *selection], place.own("results")),
+        place.node(Deferred(NODES, "join_curves", **where), curves, place.own("curves")),
     ]
 
 
@@ -97,28 +66,16 @@ def _gathering(parameters: ProjectParameters) -> list[Node]:
     In the namespace of the variants, so that the collapsed graph shows one box with few edges.
     """
     searched, trained = parameters.searched, parameters.trained
-    findings, results = _of(searched, "findings"), _of(trained, "results")
+    findings, results = own_of(searched, "findings"), own_of(trained, "results")
     answers = ["teacher_downstream", "teacher_samples", *results]
     measured = ["calibration_costs", "teacher_evaluation", "teacher_downstream", "curves"]
     cached = ["teacher_sample_costs", *["teacher_cache_costs"] * parameters.caches_teacher]
-    gathered: dict[Deferred, tuple[list[str], str | list[str]]] = {
-        Deferred(NODES, "gather_histories", variants=searched): (_of(searched, "history"), "histories"),
-        Deferred(NODES, "gather_curves"): (_of(trained, "curves"), "curves"),
-        Deferred(NODES, "gather_findings"): (findings, ["winners", "certificates"]),
-        Deferred(NODES, "gather_results"): (answers, ["arms", "downstream", "efficiency", "samples"]),
-        Deferred(NODES, "write_ledger"): ([*measured, *findings, *results, *cached], "ledger"),
-    }
-    return [
-        Node(
-            function,
-            inputs,
-            outputs if isinstance(outputs, str) else list(outputs),
-            name=function.__name__,
-            namespace="subnets",
-        )
-        for function, (inputs, outputs) in gathered.items()
+    histories = Deferred(NODES, "gather_histories", variants=searched)
+    gathered: list[tuple[Deferred, list[str], list[str]]] = [
+        (histories, own_of(searched, "history"), ["histories"]),
+        (Deferred(NODES, "gather_curves"), own_of(trained, "curves"), ["curves"]),
+        (Deferred(NODES, "gather_findings"), findings, ["winners", "certificates"]),
+        (Deferred(NODES, "gather_results"), answers, ["arms", "downstream", "efficiency", "samples"]),
+        (Deferred(NODES, "write_ledger"), [*measured, *findings, *results, *cached], ["ledger"]),
     ]
-
-
-def _of(variants: list[Variant], what: str) -> list[str]:
-    return [name for variant in variants for name in Place(variant).own(what)]
+    return [shared_node(*parts, namespace="subnets") for parts in gathered]

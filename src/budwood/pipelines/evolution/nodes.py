@@ -2,19 +2,17 @@
 
 from pathlib import Path
 
-import pandas as pd
 from torch import Tensor
 
 from budwood.corpus.packing import PackedCorpus
 from budwood.models.checkpoint import Checkpoint
-from budwood.models.device import choose_compute
 from budwood.pipelines.tracking import open_workspace
-from budwood.records.search import Finalists, Winner
-from budwood.search.genes import Genes
+from budwood.records.search import Finalists
 from budwood.search.settings import SearchSettings
-from budwood.study.search import BriefTraining, ChooseWinner, EvolveSubnets
+from budwood.study.choice import BriefTraining, ChooseWinner, Chosen
+from budwood.study.search import EvolveSubnets, Found
 from budwood.study.settings import BinSettings, Conditions
-from budwood.study.text import Windows
+from budwood.study.text import Materials
 from budwood.subnet.settings import SpaceSettings
 
 
@@ -27,12 +25,10 @@ def evolve(
     search: SearchSettings,
     conditions: Conditions,
     workspace: Path,
-) -> tuple[pd.DataFrame, Genes, Finalists]:
+) -> Found:
     """Evolve sub-networks inside a bin; return all that were evaluated, and the best with what they cost."""
-    needed = importance if space.needs_statistics or search.needs_statistics else {}
-    stage = EvolveSubnets.of(teacher, needed, tokens, (bin_, space), search, conditions.measurement)
-    found = open_workspace(workspace).finish(stage)
-    return found.history, found.genes, found.finalists
+    materials = Materials(teacher, tokens, conditions.measurement)
+    return open_workspace(workspace).finish(EvolveSubnets.of(materials, importance, bin_, space, search))
 
 
 def choose_winner(
@@ -44,20 +40,10 @@ def choose_winner(
     search: SearchSettings,
     conditions: Conditions,
     workspace: Path,
-) -> tuple[Winner, Checkpoint]:
+) -> Chosen:
     """Return the finalist that is best on text of its own, and its cut as it will be exported."""
-    measurement = conditions.measurement
-    stage = ChooseWinner(
-        teacher=teacher,
-        importance=importance if space.needs_statistics else {},
-        calibration=Windows.searched(tokens, "calibration", measurement),
-        choice=Windows.searched(tokens, "choice", measurement),
-        finalists=finalists.candidates[: search.num_finalists],
-        space=space,
-        training=BriefTraining.of(search.finalist_tokens, conditions),
-        compute=choose_compute(measurement.device, measurement.precision),
-        batch_size=measurement.batch_size,
-        searched=finalists.searched,
-    )
-    chosen = open_workspace(workspace).finish(stage)
-    return chosen.winner, chosen.cut
+    materials = Materials(teacher, tokens, conditions.measurement)
+    candidates = finalists.candidates[: search.num_finalists]
+    training = BriefTraining.of(search.finalist_tokens, conditions)
+    stage = ChooseWinner.of(materials, importance, candidates, finalists.searched, space, training)
+    return open_workspace(workspace).finish(stage)

@@ -24,15 +24,8 @@ def search_nodes(place: Place, search: str = "params:search", space: str | None 
     """
     space = space or place.space_parameters
     text, how = ["teacher", "importance", "tokens"], [search, place.conditions, "workspace"]
+    searched, chosen = [*text, place.bin_parameters, space, *how], [*text, *place.own("finalists"), space, *how]
     return [
-        place.node(
-            Deferred(NODES, "evolve"),
-            [*text, place.bin_parameters, space, *how],
-            place.own("history", "genes", "finalists"),
-        ),
-        place.node(
-            Deferred(NODES, "choose_winner"),
-            [*text, *place.own("finalists"), space, *how],
-            place.own("winner", "cut"),
-        ),
+        place.node(Deferred(NODES, "evolve"), searched, place.own("history", "genes", "finalists")),
+        place.node(Deferred(NODES, "choose_winner"), chosen, place.own("winner", "cut")),
     ]

@@ -7,10 +7,9 @@ from budwood.corpus.settings import CorpusSettings
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.settings import ServingSettings
 from budwood.pipelines.tracking import open_workspace
-from budwood.records.certificate import Certificate
 from budwood.records.search import Winner
 from budwood.records.teacher import TeacherRecord
-from budwood.study.export import ExportSubnet, text_sources
+from budwood.study.export import Exported, ExportSubnet, text_sources
 from budwood.subnet.settings import SpaceSettings
 
 
@@ -23,7 +22,7 @@ def export_subnet(
     corpus: CorpusSettings,
     serving: ServingSettings,
     workspace: Path,
-) -> tuple[Checkpoint, Certificate]:
+) -> Exported:
     """Return the winner as a folder with card and certificate."""
     stage = ExportSubnet(
         cut=cut,
@@ -34,5 +33,4 @@ def export_subnet(
         sources=text_sources(corpus),
         serving=serving,
     )
-    exported = open_workspace(workspace).finish(stage)
-    return exported.subnet, exported.certificate
+    return open_workspace(workspace).finish(stage)

@@ -13,17 +13,7 @@ def create_pipeline(parameters: ProjectParameters) -> Pipeline:
 
 def export_node(place: Place, space: str | None = None) -> Node:
     """Return the export of one variant; its space has other parameters where some are given."""
-    space = space or place.space_parameters
-    return place.node(
-        Deferred("budwood.pipelines.export.nodes", "export_subnet"),
-        [
-            *place.own("cut", "winner"),
-            "teacher_record",
-            "tokens",
-            space,
-            "params:corpus",
-            "params:serving",
-            "workspace",
-        ],
-        place.own("subnet", "certificate"),
-    )
+    described = [space or place.space_parameters, "params:corpus", "params:serving", "workspace"]
+    inputs = [*place.own("cut", "winner"), "teacher_record", "tokens", *described]
+    export = Deferred("budwood.pipelines.export.nodes", "export_subnet")
+    return place.node(export, inputs, place.own("subnet", "certificate"))

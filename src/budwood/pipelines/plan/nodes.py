@@ -16,8 +16,10 @@ from budwood.pipelines.wiring import project_root
 from budwood.records.names import Variant
 from budwood.reporting.accelerator import ACCELERATORS, Accelerator
 from budwood.reporting.quote import markdown_plan
+from budwood.study.ablation import PlannedAblation, plan_ablations
 from budwood.study.forecast import Forecast, forecast
-from budwood.study.plan import PlannedAblation, PlannedStudy, plan, plan_ablations, warnings_of
+from budwood.study.limits import warnings_of
+from budwood.study.plan import PlannedStudy, plan
 from budwood.study.space import check_reference
 
 logger = logging.getLogger(__name__)
@@ -61,8 +63,6 @@ def describe_study(parameters: ProjectParameters, accelerator: Accelerator) -> P
     for name, bin_ in used.items():
         check_reference(name, bin_, teacher.family, num_token_ids and min(num_token_ids, teacher.vocab_size))
     require_disjoint({name: bin_.parameter_bin(num_parameters(teacher)) for name, bin_ in used.items()})
-    splits = [source.splits for source in parameters.corpus.sources.values()]
-    reported = parameters.measurement.reported
     return PlannedStudy(
         teacher=teacher,
         teacher_bytes_per_parameter=parameters.teacher.bytes_per_parameter,
@@ -74,7 +74,7 @@ def describe_study(parameters: ProjectParameters, accelerator: Accelerator) -> P
         conditions=parameters.conditions,
         bins=parameters.conditions_by_bin,
         evaluation=parameters.evaluation,
-        num_sources={split: sum(shares.get(split, 0) > 0 for shares in splits) for split in reported},
+        num_sources={split: parameters.corpus.num_sources(split) for split in parameters.measurement.reported},
         precision=accelerator.precision if precision == "auto" else precision,
         needs_statistics=parameters.needs_statistics,
         needs_elimination=parameters.needs_elimination,

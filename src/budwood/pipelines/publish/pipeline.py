@@ -12,12 +12,8 @@ def create_pipeline(parameters: ProjectParameters) -> Pipeline:
     if push is None:
         return Pipeline([])
     variants = parameters.searched if push.model == "subnet" else parameters.trained
-    nodes = [
-        place.node(
-            Deferred("budwood.pipelines.publish.nodes", "publish_model", variant=place.variant),
-            [*place.own(push.model), "params:push"],
-            place.own("publication"),
-        )
-        for place in (Place(variant, ("publish",)) for variant in variants)
-    ]
+    nodes = []
+    for place in (Place(variant, ("publish",)) for variant in variants):
+        publish = Deferred("budwood.pipelines.publish.nodes", "publish_model", variant=place.variant)
+        nodes.append(place.node(publish, [*place.own(push.model), "params:push"], place.own("publication")))
     return Pipeline(nodes)

@@ -3,7 +3,7 @@
 from kedro.pipeline import Node, Pipeline
 
 from budwood.parameters import ProjectParameters
-from budwood.pipelines.wiring import Deferred
+from budwood.pipelines.wiring import Deferred, shared_node
 from budwood.reporting.figures import drawable
 
 NODES = "budwood.pipelines.reporting.nodes"
@@ -24,27 +24,12 @@ def create_pipeline(parameters: ProjectParameters) -> Pipeline:
     figures = [figure.dataset for figure in drawable(data)]
     written = [*_WRITTEN, *["selections"] * parameters.has_probes, *figures]
     tabulated = ["arms", "curves", "ledger", "teacher_record", "teacher_evaluation"]
-    return Pipeline(
-        [
-            Node(Deferred(NODES, "tabulate_results"), tabulated, ["results", "savings"], name="tabulate_results"),
-            Node(
-                Deferred(NODES, "tabulate_benchmarks"),
-                ["downstream", "efficiency", "arms"],
-                ["tasks", "speeds"],
-                name="tabulate_benchmarks",
-            ),
-            Node(
-                Deferred(NODES, "draw_figures", names=data),
-                data,
-                {figure: figure for figure in figures},
-                name="draw_figures",
-            ),
-            Node(
-                Deferred(NODES, "write_pages", names=written),
-                written,
-                ["report_markdown", "report"],
-                name="write_pages",
-            ),
-        ],
-        tags="reporting",
-    )
+    draw = Deferred(NODES, "draw_figures", names=data)
+    write = Deferred(NODES, "write_pages", names=written)
+    nodes = [
+        shared_node(Deferred(NODES, "tabulate_results"), tabulated, ["results", "savings"]),
+        shared_node(Deferred(NODES, "tabulate_benchmarks"), ["downstream", "efficiency", "arms"], ["tasks", "speeds"]),
+        Node(draw, data, {figure: figure for figure in figures}, name="draw_figures"),
+        shared_node(write, written, ["report_markdown", "report"]),
+    ]
+    return Pipeline(nodes, tags="reporting")

@@ -1,30 +1,20 @@
 """teacher_record -> search_spaces -> space_samples."""
 
-from kedro.pipeline import Node, Pipeline
+from kedro.pipeline import Pipeline
 
 from budwood.parameters import ProjectParameters
-from budwood.pipelines.wiring import Deferred
+from budwood.pipelines.wiring import Deferred, shared_node
 
-NODES = "budwood.pipelines.search_space.nodes"
+SPACE = "budwood.study.space"
 
 
 def create_pipeline(parameters: ProjectParameters) -> Pipeline:
     """Enumerate the spaces, and check that every bin can be reached."""
     del parameters
-    return Pipeline(
-        [
-            Node(
-                Deferred(NODES, "enumerate_spaces"),
-                ["teacher_record", "params:bins", "params:spaces", "params:grid"],
-                "search_spaces",
-                name="enumerate_spaces",
-            ),
-            Node(
-                Deferred(NODES, "sample_spaces"),
-                ["teacher_record", "search_spaces", "params:spaces", "params:search"],
-                "space_samples",
-                name="sample_spaces",
-            ),
-        ],
-        tags="search_space",
-    )
+    grid = ["teacher_record", "params:bins", "params:spaces", "params:grid"]
+    sampled = ["teacher_record", "search_spaces", "params:spaces", "params:search"]
+    nodes = [
+        shared_node(Deferred(SPACE, "enumerate_spaces"), grid, ["search_spaces"]),
+        shared_node(Deferred(SPACE, "sample_spaces"), sampled, ["space_samples"]),
+    ]
+    return Pipeline(nodes, tags="search_space")

@@ -3,7 +3,7 @@
 from kedro.pipeline import Node, Pipeline
 
 from budwood.parameters import ProjectParameters
-from budwood.pipelines.wiring import Deferred, Place
+from budwood.pipelines.wiring import Deferred, Place, own_of, shared_node
 from budwood.records.names import Variant
 
 NODES = "budwood.pipelines.selection.nodes"
@@ -18,27 +18,15 @@ def create_pipeline(parameters: ProjectParameters) -> Pipeline:
         _choosing(Place(selected, ("selection",)), [variant for variant in searched if variant.bin == selected.bin])
         for selected in parameters.trained
     ]
-    inputs = [*_of(searched, "probe_curve"), *_of(parameters.trained, "selection")]
-    outputs = ["selections", "probe_curves"]
-    gathering = Node(
-        Deferred(NODES, "gather_selections", variants=searched),
-        inputs,
-        outputs,
-        name="gather_selections",
-        namespace="subnets",
-        tags="selection",
-    )
-    return Pipeline([*choosing, gathering])
+    inputs = [*own_of(searched, "probe_curve"), *own_of(parameters.trained, "selection")]
+    gather, outputs = Deferred(NODES, "gather_selections", variants=searched), ["selections", "probe_curves"]
+    return Pipeline([*choosing, shared_node(gather, inputs, outputs, namespace="subnets", tags=["selection"])])
 
 
 def _choosing(place: Place, variants: list[Variant]) -> Node:
     spaces = [variant.space for variant in variants]
     return place.node(
         Deferred(NODES, "choose_space", bin_name=place.variant.bin, spaces=spaces),
-        [*_of(variants, "probe_scores"), *_of(variants, "subnet")],
+        [*own_of(variants, "probe_scores"), *own_of(variants, "subnet")],
         place.own("selection", "subnet"),
     )
-
-
-def _of(variants: list[Variant], what: str) -> list[str]:
-    return [name for variant in variants for name in Place(variant).own(what)]

@@ -8,7 +8,6 @@ from torch import Tensor
 from budwood.corpus.packing import PackedCorpus
 from budwood.corpus.settings import CorpusSettings
 from budwood.models.checkpoint import Checkpoint
-from budwood.models.device import choose_compute
 from budwood.models.settings import TeacherSettings
 from budwood.pipelines.tracking import open_workspace
 from budwood.pipelines.wiring import project_root
@@ -19,7 +18,7 @@ from budwood.study.evaluation import EvaluateTeacher
 from budwood.study.gates import CheckOrder, require_passed
 from budwood.study.settings import Conditions
 from budwood.study.teacher import RankComponents, Ranked, fetch_source, teacher_record
-from budwood.study.text import Windows
+from budwood.study.text import Materials
 from budwood.study.vocabulary import trim
 from budwood.subnet.settings import Ordering
 
@@ -66,58 +65,16 @@ def rank_components(
     Raises:
         ValueError: an order is no better than its reverse or the teacher's own, and that may not be.
     """
-    ranked = _rank(teacher, tokens, conditions, workspace, elimination=elimination) if statistics else Ranked({}, [])
-    measurement = conditions.measurement
-    selection = Windows(
-        tokens=tokens,
-        split="selection",
-        length=measurement.length_of("selection"),
-        count=min(measurement.elimination, measurement.selection),
-    )
-    gates = [
-        gate
-        for ordering in orderings
-        for gate in open_workspace(workspace)
-        .finish(
-            CheckOrder(
-                teacher=teacher,
-                importance=ranked.importance,
-                ordering=ordering,
-                windows=selection,
-                compute=choose_compute(measurement.device, measurement.precision),
-                batch_size=measurement.batch_size,
-            )
-        )
-        .gates
-    ]
+    found, materials = open_workspace(workspace), Materials(teacher, tokens, conditions.measurement)
+    ranked = found.finish(RankComponents.of(materials, eliminates=elimination)) if statistics else Ranked({}, [])
+    checks = [CheckOrder.of(materials, ranked.importance, ordering) for ordering in orderings]
+    gates = [gate for check in checks for gate in found.finish(check)]
     require_passed(gates, conditions.protocol.failed_gate)
     return ranked.importance, [*ranked.costs, *(gate.cost for gate in gates)], gates
-
-
-def _rank(
-    teacher: Checkpoint, tokens: PackedCorpus, conditions: Conditions, workspace: Path, *, elimination: bool
-) -> Ranked:
-    measurement = conditions.measurement
-    stage = RankComponents(
-        teacher=teacher,
-        calibration=Windows.searched(tokens, "calibration", measurement),
-        elimination=measurement.elimination if elimination else 0,
-        compute=choose_compute(measurement.device, measurement.precision),
-        batch_size=measurement.batch_size,
-    )
-    return open_workspace(workspace).finish(stage)
 
 
 def evaluate_teacher(
     teacher: Checkpoint, tokens: PackedCorpus, conditions: Conditions, workspace: Path
 ) -> TeacherEvaluation:
     """Return the teacher's loss on every split and source."""
-    measurement = conditions.measurement
-    stage = EvaluateTeacher(
-        teacher=teacher,
-        tokens=tokens,
-        length=measurement.final_length,
-        reported=measurement.reported,
-        compute=choose_compute(measurement.device, measurement.precision),
-    )
-    return open_workspace(workspace).finish(stage).evaluation
+    return open_workspace(workspace).finish(EvaluateTeacher.of(Materials(teacher, tokens, conditions.measurement)))

@@ -1,9 +1,9 @@
 """teacher -> importance, teacher_evaluation."""
 
-from kedro.pipeline import Node, Pipeline
+from kedro.pipeline import Pipeline
 
 from budwood.parameters import ProjectParameters
-from budwood.pipelines.wiring import Deferred
+from budwood.pipelines.wiring import Deferred, shared_node
 
 NODES = "budwood.pipelines.teacher.nodes"
 
@@ -18,16 +18,10 @@ def create_pipeline(parameters: ProjectParameters) -> Pipeline:
         elimination=parameters.needs_elimination,
         orderings=parameters.orderings,
     )
-    return Pipeline(
-        [
-            Node(
-                Deferred(NODES, "fetch_teacher"),
-                ["params:teacher", "params:corpus", "workspace"],
-                ["teacher", "teacher_record"],
-                name="fetch_teacher",
-            ),
-            Node(rank, measured, ["importance", "calibration_costs", "order_gates"], name="rank_components"),
-            Node(Deferred(NODES, "evaluate_teacher"), measured, "teacher_evaluation", name="evaluate_teacher"),
-        ],
-        tags="teacher",
-    )
+    source = ["params:teacher", "params:corpus", "workspace"]
+    nodes = [
+        shared_node(Deferred(NODES, "fetch_teacher"), source, ["teacher", "teacher_record"]),
+        shared_node(rank, measured, ["importance", "calibration_costs", "order_gates"]),
+        shared_node(Deferred(NODES, "evaluate_teacher"), measured, ["teacher_evaluation"]),
+    ]
+    return Pipeline(nodes, tags="teacher")

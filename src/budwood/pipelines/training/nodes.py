@@ -3,24 +3,18 @@
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
-
 from budwood.corpus.packing import PackedCorpus
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import choose_compute
 from budwood.pipelines.tracking import open_workspace, run_of
-from budwood.records.cost import Cost
 from budwood.records.names import CONTINUED, REFERENCE
 from budwood.records.training import ProbeScore, TrainingRecord
 from budwood.study.evaluation import ScoreProbe
 from budwood.study.settings import BinSettings, Conditions
-from budwood.study.text import Windows
-from budwood.study.training import CacheTeacher, Start, TrainArm
+from budwood.study.text import Materials, Windows
+from budwood.study.training import Cached, CacheTeacher, Start, TrainArm, Trained
 from budwood.training.cache import TeacherCache
 from budwood.training.job import Initialisation
-
-ArmOutputs = tuple[Checkpoint, TrainingRecord, pd.DataFrame]
-"""The trained checkpoint, the run's record, and its curve."""
 
 
 def train_arm(
@@ -33,7 +27,7 @@ def train_arm(
     *,
     arm: tuple[str, Initialisation],
     seed: int,
-) -> ArmOutputs:
+) -> Trained:
     """Train one arm from a sub-network: from its weights, or from random ones of its architecture.
 
     Args:
@@ -48,27 +42,28 @@ def train_arm(
     """
     name, initialisation = arm
     run = TrainArm.of(name, Start(initialisation=initialisation, checkpoint=subnet), (teacher, tokens), conditions)
-    return _finish(replace(run.seeded(seed), cache=cache), workspace)
+    return open_workspace(workspace).finish(replace(run.seeded(seed), cache=cache))
 
 
 def train_reference(
     teacher: Checkpoint, tokens: PackedCorpus, bin_: BinSettings, conditions: Conditions, workspace: Path, *, seed: int
-) -> ArmOutputs:
+) -> Trained:
     """Train the architecture that the bin names as its reference from its family's own initialisation."""
     assert bin_.reference is not None, "only bins with a reference have this node"
     start = Start(initialisation="random", named=bin_.reference.architecture())
-    return _finish(TrainArm.of(REFERENCE, start, (teacher, tokens), conditions).seeded(seed), workspace)
+    run = TrainArm.of(REFERENCE, start, (teacher, tokens), conditions)
+    return open_workspace(workspace).finish(run.seeded(seed))
 
 
 def train_probe(
     subnet: Checkpoint, teacher: Checkpoint, tokens: PackedCorpus, conditions: Conditions, workspace: Path
-) -> ArmOutputs:
+) -> Trained:
     """Train the sub-network as `subnet_init` is trained, on the tokens of a probe."""
     short = conditions.protocol.probe_schedule(conditions.schedule)
     assert short is not None, "probes are only in the pipeline where they have a budget"
     start = Start(initialisation="checkpoint", checkpoint=subnet)
     run = TrainArm.of(CONTINUED, start, (teacher, tokens), conditions.model_copy(update={"schedule": short}))
-    return _finish(replace(run, arm="probe", continued_by=CONTINUED), workspace)
+    return open_workspace(workspace).finish(replace(run, arm="probe", continued_by=CONTINUED))
 
 
 def score_probe(
@@ -80,31 +75,18 @@ def score_probe(
         model=probe,
         record=probe_run,
         choice=Windows.searched(tokens, "choice", measurement),
-        compute=choose_compute(measurement.device, measurement.precision),
+        compute=choose_compute(*measurement.hardware),
         batch_size=measurement.batch_size,
     )
     with run_of("probe"):
-        return open_workspace(workspace).finish(stage).score
+        return open_workspace(workspace).finish(stage)
 
 
 def cache_teacher(
     teacher: Checkpoint, tokens: PackedCorpus, conditions: Conditions, workspace: Path, *, num_tokens: int
-) -> tuple[TeacherCache, list[Cost]]:
+) -> Cached:
     """Return what the teacher says of the sequences of the longest training, for every variant, and what that cost."""
-    settings, measurement = conditions.arms.distilled.distillation, conditions.measurement
+    settings, materials = conditions.arms.distilled.distillation, Materials(teacher, tokens, conditions.measurement)
     assert settings is not None, "the parameters give this arm a teacher"
-    stage = CacheTeacher(
-        teacher=teacher,
-        tokens=tokens,
-        settings=settings,
-        schedule=conditions.schedule.of_length(num_tokens),
-        compute=choose_compute(measurement.device, measurement.precision),
-        batch_size=measurement.batch_size,
-    )
-    cached = open_workspace(workspace).finish(stage)
-    return cached.cache, cached.costs
-
-
-def _finish(run: TrainArm, workspace: Path) -> ArmOutputs:
-    trained = open_workspace(workspace).finish(run)
-    return trained.model, trained.record, trained.curve
+    stage = CacheTeacher.of(materials, settings, conditions.schedule.of_length(num_tokens))
+    return open_workspace(workspace).finish(stage)

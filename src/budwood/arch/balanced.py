@@ -1,0 +1,90 @@
+"""Members that a rule of thumb suggests: where a search can begin instead of with random draws.
+
+What is best lies far from most draws. It keeps about the same share of the layers as of each layer's neurons, and more
+of the channels, up to twice this share: of half and of three quarters of a model all of them.
+"""
+
+from dataclasses import replace
+from math import floor
+
+import numpy as np
+
+from budwood.arch.bins import ParameterBin
+from budwood.arch.count import num_parameters
+from budwood.arch.sampling import fill, resize
+from budwood.arch.selection import Selection
+from budwood.arch.space import LayerChoices, SearchSpace
+from budwood.arch.spec import Architecture, LayerSpec
+
+MOST_CHANNELS = 2.0
+"""Share of channels over that of layers; the least is 1."""
+_TOLERANCE = 1.25
+"""Factor by which the share of neurons may differ from that of layers."""
+_NUM_HIDDEN_SIZES = 64
+"""That are tried at every depth."""
+
+
+def balanced_members(
+    space: SearchSpace, parameter_bin: ParameterBin, count: int, rng: np.random.Generator
+) -> list[Selection]:
+    """Return members of a bin that the rule suggests, spread from the shallowest to the deepest.
+
+    Args:
+        space: the members are of it; layers have equal sizes in layer-wise spaces too, as far as the teacher's have.
+        parameter_bin: they lie in it, near the middle of what the space reaches there.
+        count: how many at most; a bin may have fewer, and none where it lies at the edge of the space.
+        rng: chooses the entries that members of fine spaces keep.
+    """
+    if not count:
+        return []
+    target = (max(parameter_bin.low, space.reach[0]) + min(parameter_bin.high, space.reach[1])) // 2
+    depths = space.num_layers_choices
+    shapes = [shape for depth in depths if (shape := _shape(space, depth, target)) is not None]
+    members = [_solve(space, shape, parameter_bin, target, rng) for shape in shapes]
+    found = [member for member in members if member is not None]
+    places = np.unique(np.linspace(0, len(found) - 1, min(count, len(found))).round().astype(int))
+    return [found[place] for place in places]
+
+
+def _shape(space: SearchSpace, depth: int, target: int) -> Architecture | None:
+    """Return the balanced shape of a depth that comes nearest to a parameter count."""
+    share, whole = depth / space.teacher.num_hidden_layers, space.teacher.hidden_size
+    stride = max(1, len(space.hidden_sizes) // _NUM_HIDDEN_SIZES)
+    shapes = []
+    for hidden in space.hidden_sizes[::-stride]:
+        if share <= hidden / whole <= MOST_CHANNELS * share:
+            layers = tuple(_layer(choices, share, hidden / whole) for choices in space.choices[:depth])
+            if hidden in space.hidden_sizes_around(layers[0]):
+                shapes.append(replace(space.teacher, hidden_size=hidden, layers=layers))
+    return min(shapes, key=lambda shape: abs(num_parameters(shape) - target), default=None)
+
+
+def _layer(choices: LayerChoices, neurons: float, groups: float) -> LayerSpec:
+    """Return the layer that keeps some shares; groups are kept whole."""
+    kept, queries, head_dim = _nearest(choices.groups, groups), choices.queries[-1], choices.head_dims[-1]
+    return LayerSpec(
+        num_attention_heads=kept * queries,
+        num_key_value_heads=kept,
+        head_dim=head_dim,
+        intermediate_size=_nearest(choices.intermediate_sizes, neurons),
+    )
+
+
+def _nearest(sizes: range, share: float) -> int:
+    """Return the size that comes nearest to a share of the largest."""
+    return sizes[min(max(floor(share * len(sizes) + 0.5), 1), len(sizes)) - 1]
+
+
+def _solve(
+    space: SearchSpace, shape: Architecture, parameter_bin: ParameterBin, target: int, rng: np.random.Generator
+) -> Selection | None:
+    """Return a member of the bin with a shape; widths are solved for the target where they change little by that."""
+    filled = fill(space, shape, np.arange(len(shape.layers)), rng)
+    solved = resize(space, filled, parameter_bin, target, rng)
+    if solved is not None:
+        widths = [
+            sum(layer.intermediate_size for layer in each.architecture(shape).layers) for each in (filled, solved)
+        ]
+        if max(widths) <= _TOLERANCE * min(widths):
+            return solved
+    return filled if num_parameters(shape) in parameter_bin else None

@@ -1,0 +1,60 @@
+"""Balanced members: inside the space and the bin, spread over depths, and what the rule suggests for SmolLM2."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from strategies import SMOLLM2_135M, generators, spaces_with_bins
+
+from budwood.arch.balanced import MOST_CHANNELS, balanced_members
+from budwood.arch.bins import ParameterBin
+from budwood.arch.count import num_parameters
+from budwood.arch.space import SearchSpace
+
+SERVED = SearchSpace(teacher=SMOLLM2_135M, layerwise=False, alignment=32, servable=("vllm", "llama.cpp"))
+
+
+@given(drawn=spaces_with_bins(), rng=generators)
+@settings(deadline=None)
+def test_members_lie_in_the_space_and_in_the_bin(
+    drawn: tuple[SearchSpace, ParameterBin], rng: np.random.Generator
+) -> None:
+    space, parameter_bin = drawn
+    members = balanced_members(space, parameter_bin, 4, rng)
+    assert len(members) <= 4
+    assert all(member in space for member in members)
+    assert all(num_parameters(member.architecture(space.teacher)) in parameter_bin for member in members)
+    depths = [len(member.layers) for member in members]
+    assert depths == sorted(set(depths))
+    for member, depth in zip(members, depths, strict=True):
+        channels = len(member.hidden) / space.teacher.hidden_size
+        assert 1 <= channels / (depth / space.teacher.num_hidden_layers) <= MOST_CHANNELS
+
+
+@pytest.mark.parametrize(
+    ("fraction", "shallowest", "deepest"),
+    [
+        (0.75, (23, 576, 9, 1312), (27, 544, 9, 1184)),
+        (0.5, (16, 576, 9, 896), (23, 448, 6, 1120)),
+        (0.25, (11, 416, 6, 608), (16, 320, 6, 832)),
+    ],
+)
+@pytest.mark.parametrize("layerwise", [False, True])
+def test_smollm2_keeps_its_channels_longest(
+    fraction: float, shallowest: tuple[int, ...], deepest: tuple[int, ...], *, layerwise: bool
+) -> None:
+    space = SearchSpace(teacher=SMOLLM2_135M, layerwise=layerwise, alignment=32, servable=SERVED.servable)
+    parameter_bin = ParameterBin.around(round(fraction * num_parameters(SMOLLM2_135M)), 0.05)
+    members = balanced_members(space, parameter_bin, 99, np.random.default_rng(0))
+    sizes = [
+        (len(member.layers), len(member.hidden), layer.num_attention_heads, layer.intermediate_size)
+        for member in members
+        for layer in {layer.spec for layer in member.layers}
+    ]
+    assert (sizes[0], sizes[-1]) == (shallowest, deepest)
+    two = balanced_members(space, parameter_bin, 2, np.random.default_rng(0))
+    assert two == [members[0], members[-1]]
+
+
+def test_a_bin_at_the_edge_of_a_space_has_none() -> None:
+    smallest, _ = SERVED.reach
+    assert not balanced_members(SERVED, ParameterBin(smallest, smallest + 1), 4, np.random.default_rng(0))
