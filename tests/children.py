@@ -1,7 +1,9 @@
 """Tiny teachers, in memory and on disk, and children of all kinds."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import torch
@@ -16,6 +18,8 @@ from budwood.subnet.extract import extract_child
 from budwood.subnet.importance import Importance, measure_importance
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
 from budwood.subnet.settings import Ordering
+
+Made = TypeVar("Made")
 
 
 def _fine(layer: int, pairs: tuple[int, ...], neurons: tuple[int, ...]) -> LayerSelection:
@@ -34,10 +38,26 @@ SELECTIONS = {
 """Children that every family has."""
 
 
+Once = Callable[[str, object, Callable[[], Made]], Made]
+
+
+@pytest.fixture(scope="session")
+def once() -> Once:
+    """Return a maker that makes a thing of a teacher once, whichever modules ask for it and in whatever order."""
+    kept: dict[tuple[str, object], object] = {}
+
+    def make(what: str, of: object, build: Callable[[], Made]) -> Made:
+        if (what, of) not in kept:
+            kept[what, of] = build()
+        return kept[what, of]
+
+    return make
+
+
 @pytest.fixture(scope="session", params=["llama tied", "gpt_neox untied"])
-def teacher(request: pytest.FixtureRequest) -> PreTrainedModel:
+def teacher(request: pytest.FixtureRequest, once: Once) -> PreTrainedModel:
     family, tied = TEACHERS[request.param]
-    return tiny_teacher(family, tied=tied)
+    return once("teacher", request.param, lambda: tiny_teacher(family, tied=tied))
 
 
 @pytest.fixture(scope="session")
@@ -51,20 +71,26 @@ def windows() -> torch.Tensor:
 
 
 @pytest.fixture(scope="session")
-def importance(teacher: PreTrainedModel, architecture: Architecture, windows: torch.Tensor) -> Importance:
-    return measure_importance(teacher, architecture, windows, batch_size=2)
+def importance(teacher: PreTrainedModel, architecture: Architecture, windows: torch.Tensor, once: Once) -> Importance:
+    return once("importance", teacher, lambda: measure_importance(teacher, architecture, windows, batch_size=2))
 
 
 @pytest.fixture(scope="session")
-def orders(teacher_folder: Path, importance: Importance) -> dict[tuple[str, str], OrderedTeacher]:
+def orders(
+    teacher: PreTrainedModel, teacher_folder: Path, importance: Importance, once: Once
+) -> dict[tuple[str, str], OrderedTeacher]:
     """Return the teacher in every order, in memory, by `ordering` and `rope`."""
-    orders = {}
-    for ordering in ("activation", "magnitude", "native"):
-        ordered = open_ordered(
-            teacher_folder, Ordering(ordering=ordering, layer_score="change"), importance
-        ).materialise(FULL)
-        orders |= {(ordering, rope): replace(ordered, rope=rope) for rope in ("preserve", "rebuild")}
-    return orders
+
+    def order() -> dict[tuple[str, str], OrderedTeacher]:
+        orders = {}
+        for ordering in ("activation", "magnitude", "native"):
+            ordered = open_ordered(
+                teacher_folder, Ordering(ordering=ordering, layer_score="change"), importance
+            ).materialise(FULL)
+            orders |= {(ordering, rope): replace(ordered, rope=rope) for rope in ("preserve", "rebuild")}
+        return orders
+
+    return once("orders", teacher, order)
 
 
 @pytest.fixture(params=SELECTIONS)
@@ -87,19 +113,26 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="session")
 def teacher_folder(
-    teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
+    teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory, once: Once
 ) -> Path:
-    folder = tmp_path_factory.mktemp("teacher")
-    teacher.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    def write() -> Path:
+        folder = tmp_path_factory.mktemp("teacher")
+        teacher.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return once("folder", teacher, write)
 
 
 @pytest.fixture(scope="session")
 def own_folder(
-    teacher_folder: Path, tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
+    teacher_folder: Path, tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory, once: Once
 ) -> Path:
     """Return a layer-wise export whose layers differ in all sizes and in their rotary embeddings."""
+    return once("export", teacher_folder, lambda: _export(teacher_folder, tokenizer, tmp_path_factory.mktemp("own")))
+
+
+def _export(teacher_folder: Path, tokenizer: PreTrainedTokenizerFast, target: Path) -> Path:
     parent = open_ordered(teacher_folder, Ordering(ordering="magnitude"))
     queries = parent.ranked.layers[0].heads_per_group
     layers = (
@@ -108,7 +141,7 @@ def own_folder(
         _own(3, (1, 2), range(1), (1, 2, 4, 7), 25),
     )
     child = own_weights(extract_child(parent, Selection(hidden=range(40), layers=layers)))
-    return save_checkpoint(child, tokenizer, tmp_path_factory.mktemp("own") / "child")
+    return save_checkpoint(child, tokenizer, target / "child")
 
 
 def _own(layer: int, groups: Indices, queries: range, pairs: Indices, neurons: int) -> LayerSelection:
@@ -116,10 +149,14 @@ def _own(layer: int, groups: Indices, queries: range, pairs: Indices, neurons: i
 
 
 @pytest.fixture(scope="session")
-def own_teacher(own_folder: Path, windows: torch.Tensor) -> OrderedTeacher:
+def own_teacher(own_folder: Path, windows: torch.Tensor, once: Once) -> OrderedTeacher:
     """Return the layer-wise export as a teacher of its own, ordered."""
-    importance = measure_importance(load_model(own_folder, torch.float32), read_architecture(own_folder), windows)
-    return open_ordered(own_folder, Ordering(layer_score="change"), importance).materialise(FULL)
+
+    def order() -> OrderedTeacher:
+        importance = measure_importance(load_model(own_folder, torch.float32), read_architecture(own_folder), windows)
+        return open_ordered(own_folder, Ordering(layer_score="change"), importance).materialise(FULL)
+
+    return once("own", own_folder, order)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,6 +8,7 @@ from unittest.mock import patch
 
 import pytest
 from filelock import FileLock
+from hypothesis import settings
 from projects import copy_project, kedro
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -17,6 +18,10 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 STORE = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID")
 for _name in STORE:
     os.environ.pop(_name, None)
+# A busy machine is slow, not wrong. `--hypothesis-profile=thorough` looks longer.
+settings.register_profile("suite", max_examples=25, deadline=None)
+settings.register_profile("thorough", max_examples=500, deadline=None)
+settings.load_profile("suite")
 # A shell ignores Ctrl-C in what it starts in the background. What the tests start must not inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

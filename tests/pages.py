@@ -27,6 +27,8 @@ from selenium.webdriver.support.ui import WebDriverWait
 PATIENCE_SECONDS = 300
 """On a machine whose cores others use; a quiet one needs seconds."""
 VENV = Path(sys.prefix)
+WIDE, NARROW = 1280, 420
+"""Pixels of a window."""
 
 Found = TypeVar("Found")
 
@@ -106,6 +108,15 @@ def _await(port: int, path: str, process: subprocess.Popen[bytes], log: Path) ->
         finally:
             connection.close()
     raise AssertionError(f"{process.args} never answered:\n{log.read_text()[-3000:]}")
+
+
+def assert_scrolls_down_alone(driver: Chrome) -> None:
+    """Assert that a page never scrolls sideways, in a wide window or a narrow one: what is wide scrolls in itself."""
+    for width in (NARROW, WIDE):
+        driver.set_window_size(width, 900)
+        wait_for(driver, lambda width=width: driver.execute_script("return window.innerWidth") == width)
+        found = driver.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
+        assert found[0] <= found[1], (driver.current_url, found)
 
 
 def wait_for(driver: Chrome, condition: Callable[[], Found]) -> Found:

@@ -3,6 +3,8 @@
 import os
 import shutil
 import subprocess
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,21 @@ def copy_project(target: Path) -> Path:
     return target
 
 
+def copy_finished(finished: Path, target: Path, *parts: str) -> Path:
+    """Copy a project in which the smoke environment has run, with all that it made, or some folders of that."""
+    copy_project(target)
+    for part in parts or (".",):
+        shutil.copytree(finished / "data/smoke" / part, target / "data/smoke" / part, dirs_exist_ok=True)
+    return target
+
+
 def raw_parameters(environment: str) -> dict[str, Any]:
-    """Return the parameters of an environment as they are written, over those of the base."""
+    """Return the parameters of an environment as they are written, over those of the base, for the caller to change."""
+    return deepcopy(_read(environment))
+
+
+@cache
+def _read(environment: str) -> dict[str, Any]:
     found: dict[str, Any] = EnvironmentLoader(str(ROOT / "conf"), env=environment, **CONFIG_LOADER_ARGS)["parameters"]
     return found
 

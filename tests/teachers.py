@@ -1,8 +1,12 @@
 """Tiny teachers of every family, whose random weights make every defect visible."""
 
-from typing import Any
+from collections.abc import Sequence
+from itertools import cycle, product
+from typing import Any, TypeVar
 
+import pytest
 import torch
+from _pytest.mark.structures import ParameterSet
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
@@ -103,6 +107,38 @@ HOLDERS = {
 TEACHERS = {
     f"{family} {kind}": (family, tied) for family in NAMES for kind, tied in (("tied", True), ("untied", False))
 }
+ONE_EACH = [f"{family} {'untied' if place % 2 else 'tied'}" for place, family in enumerate(NAMES)]
+"""Every family once, tied and untied in turn."""
+TYPICAL = ["gemma3_text tied", "gpt_neox untied", "llama untied"]
+"""Three that have nearly every concept of the table between them, tied as they are not in `ONE_EACH`."""
+
+Value = TypeVar("Value")
+
+
+def _row(name: str, *values: object) -> ParameterSet:
+    """Return a case; quick tests leave it out unless it is of a typical family."""
+    quick = name.split(maxsplit=1)[0] in {typical.split()[0] for typical in TYPICAL}
+    return pytest.param(name, *values, marks=() if quick else pytest.mark.slow)
+
+
+def across(values: Sequence[Value], each: int = 1, without: tuple[str, ...] = ()) -> list[ParameterSet]:
+    """Pair teachers with values: every family with `each` of them in turn, the typical ones with all.
+
+    So a law is tried on every family, and under all conditions on families that differ most.
+    """
+    turn = cycle(values)
+    pairs = [*((name, next(turn)) for name in ONE_EACH for _ in range(each)), *product(TYPICAL, values)]
+    return [_row(*pair) for pair in pairs if not pair[0].startswith(without)]
+
+
+def families(*further: str, without: tuple[str, ...] = ()) -> list[ParameterSet]:
+    """Return every family once, and further teachers."""
+    return [_row(name) for name in (*ONE_EACH, *further) if not name.startswith(without)]
+
+
+every_family = pytest.mark.parametrize("teacher", families(), indirect=True)
+every_family_and_tie = pytest.mark.parametrize("teacher", families(*TYPICAL), indirect=True)
+typical = pytest.mark.parametrize("teacher", TYPICAL, indirect=True)
 
 
 def tiny_teacher(family: str, *, tied: bool, **changes: Any) -> PreTrainedModel:

@@ -2,27 +2,21 @@
 
 import ast
 import importlib
-import json
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import figure
 import pytest
 import reference
 import yaml
 from kedro.framework.cli.project import run as kedro_run
-from mkdocs.commands.build import build
-from mkdocs.config import load_config
 from omegaconf import OmegaConf
-from pages import browsing, chromium, complaints, wait_for
 from projects import ROOT, raw_parameters
-from selenium.webdriver.common.by import By
 
 import budwood
 from budwood.parameters import ProjectParameters, read_parameters
@@ -366,47 +360,3 @@ def test_the_tree_in_the_readme_is_the_tree():
     tree = (ROOT / "README.md").read_text().partition("## The tree")[2]
     named = set(re.findall(r"^  (\w+)/ ", tree, re.MULTILINE))
     assert named == {path.name for path in (ROOT / "src/budwood").iterdir() if (path / "__init__.py").is_file()}
-
-
-# --- the figure and the site ------------------------------------------------------------------------------------------
-
-
-def test_the_figure_is_drawn_from_the_numbers_of_the_study():
-    numbers = json.loads((DOCS / "result.json").read_text(encoding="utf-8"))
-    evidence = (DOCS / "explanation/evidence.md").read_text()
-    for scheme in figure.SCHEMES:
-        assert (DOCS / f"assets/result-{scheme}.svg").read_text(encoding="utf-8") == figure.draw(numbers, scheme)
-    for row in numbers["rows"]:
-        assert f"{row['loss']:.3f} ± {row['error']:.3f}" in evidence
-        assert f"{row['loss']:.3f}" in (ROOT / "README.md").read_text()
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the site, built strictly: a warning, such as a dead link, fails."""
-    folder = tmp_path_factory.mktemp("site")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        build(load_config("mkdocs.yml", site_dir=str(folder), strict=True))
-    return folder
-
-
-@pytest.mark.slow
-@pytest.mark.browser
-@pytest.mark.parametrize("width", [1280, 420])
-def test_the_site_opens_and_searches_from_a_folder(site: Path, width: int, need: Callable, tmp_path: Path):
-    need(chromium(), "no Chromium with its driver: apt-get install chromium chromium-driver")
-    with browsing(tmp_path / "profile", width) as browser:
-        for page in sorted({*site.rglob("*.html")} - {site / "404.html"}):  # of servers alone
-            browser.get(page.as_uri())
-            loaded = browser.execute_script("return performance.getEntriesByType('resource').map(each => each.name)")
-            assert not [name for name in loaded if not name.startswith("file:")], page
-            # A page never scrolls sideways; what is wide scrolls in itself.
-            assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth"), page
-        browser.get((site / "index.html").as_uri())
-        browser.execute_script("document.querySelector('#__search').click()")
-        field = wait_for(browser, lambda: browser.find_element(By.CSS_SELECTOR, ".md-search__input"))
-        browser.execute_script("arguments[0].focus()", field)
-        field.send_keys("hidden_weight")
-        assert wait_for(browser, lambda: browser.find_elements(By.CSS_SELECTOR, ".md-search-result__item"))
-        assert complaints(browser) == []

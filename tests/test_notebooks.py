@@ -9,25 +9,33 @@ import pytest
 from nbclient import NotebookClient
 from projects import ROOT, environment
 
+FORGET = "get_ipython().extension_manager.loaded.clear()\n%reset -f"
+"""What leaves nothing of a notebook but imported modules."""
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_runs(notebook: Path, finished: Path, monkeypatch: pytest.MonkeyPatch):
+def test_they_run(finished: Path, monkeypatch: pytest.MonkeyPatch):
+    """One after another in one process, which forgets the variables of each."""
     for name, value in (environment(finished) | {"KEDRO_ENV": "smoke"}).items():
         if os.environ.get(name) != value:
             monkeypatch.setenv(name, value)
     folder = finished / "notebooks"
     folder.mkdir(exist_ok=True)
-    content = nbformat.read(notebook, as_version=4)
-    executed = NotebookClient(content, timeout=200, resources={"metadata": {"path": str(folder)}}).execute()
-    cells = [cell for cell in executed.cells if cell.cell_type == "code"]
-    outputs = [output for cell in cells for output in cell.outputs]
-    assert any("text/html" in output.get("data", {}) for output in outputs)
-    # A figure is drawn wherever one is asked for.
-    asked = sum(cell.source.count(".show()") for cell in cells)
-    assert sum("application/vnd.plotly.v1+json" in output.get("data", {}) for output in outputs) == asked
+    all_cells = nbformat.v4.new_notebook()
+    for notebook in NOTEBOOKS:
+        cells = [cell for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
+        for cell in cells:
+            cell.metadata["notebook"] = notebook.stem
+        all_cells.cells += [*cells, nbformat.v4.new_code_cell(FORGET)]
+    executed = NotebookClient(all_cells, timeout=600, resources={"metadata": {"path": str(folder)}}).execute()
+    for notebook in NOTEBOOKS:
+        cells = [cell for cell in executed.cells if cell.metadata.get("notebook") == notebook.stem]
+        shown = [output.get("data", {}) for cell in cells for output in cell.outputs]
+        assert any("text/html" in data for data in shown), notebook
+        # A figure is drawn wherever one is asked for.
+        asked = sum(cell.source.count(".show()") for cell in cells)
+        assert sum("application/vnd.plotly.v1+json" in data for data in shown) == asked, notebook
 
 
 def test_they_only_load_plot_and_comment():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from pages import browsing, chromium, click, complaints, making, touch, wait_for
+from pages import WIDE, assert_scrolls_down_alone, browsing, chromium, click, complaints, making, touch, wait_for
 from selenium.common.exceptions import NoSuchElementException
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
@@ -13,19 +13,16 @@ from selenium.webdriver.remote.webelement import WebElement
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
-WIDE, NARROW = 1280, 420
 
-
-@pytest.fixture(params=[WIDE])
-def browser(request: pytest.FixtureRequest, need: Callable, tmp_path: Path) -> Iterator[Chrome]:
-    """Return a browser with a window of some width; what it shows at the end is kept as `page.png`."""
+@pytest.fixture
+def browser(need: Callable, tmp_path: Path) -> Iterator[Chrome]:
+    """Return a browser; what it shows at the end is kept as `page.png`."""
     need(chromium(), "no Chromium with its driver: apt-get install chromium chromium-driver")
-    with browsing(tmp_path / "profile", request.param) as driver:
+    with browsing(tmp_path / "profile", WIDE) as driver:
         yield driver
         driver.save_screenshot(str(tmp_path / "page.png"))
 
 
-@pytest.mark.parametrize("browser", [WIDE, NARROW], indirect=True)
 def test_the_report_draws_every_figure_offline(browser: Chrome, finished: Path):
     browser.get((finished / "data/smoke/08_reporting/report.html").as_uri())
     figures = browser.find_elements(*css("figure .plotly-graph-div"))
@@ -36,8 +33,7 @@ def test_the_report_draws_every_figure_offline(browser: Chrome, finished: Path):
         assert drawn, figure.get_attribute("id")
     assert complaints(browser) == []
     assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
-    # The page never scrolls sideways; what is wide scrolls in itself.
-    assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+    assert_scrolls_down_alone(browser)
 
 
 def test_the_graph_unfolds_and_shows_a_figure(browser: Chrome, finished: Path):

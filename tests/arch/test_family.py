@@ -39,7 +39,7 @@ CONFIG = {
 
 
 @given(architectures())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_table_names_and_shapes_every_tensor(architecture: Architecture) -> None:
     config = model_config(base_config(architecture), architecture, ropes(architecture))
     with torch.device("meta"):

@@ -11,7 +11,6 @@ from budwood.arch.space import SearchSpace
 
 
 @given(spaces(), generators)
-@settings(deadline=None)
 def test_members_are_counted_as_alone_and_come_back(space: SearchSpace, rng: np.random.Generator) -> None:
     """Their depths differ, and in layer-wise spaces all else."""
     architectures = [sample_any(space, rng).architecture(space.teacher) for _ in range(8)]
@@ -22,7 +21,7 @@ def test_members_are_counted_as_alone_and_come_back(space: SearchSpace, rng: np.
 
 
 @given(spaces(), generators)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_draws_are_counted_as_alone(space: SearchSpace, rng: np.random.Generator) -> None:
     population = draw_many(space, 20, rng).population
     counts = population_parameters(population, space.teacher)

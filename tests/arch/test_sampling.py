@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from scipy.stats import kstest
 from strategies import KINDS, SMOLLM2_135M, count, decoder, generators, layer, llama, spaces, spaces_with_bins
 
@@ -36,7 +36,6 @@ NEOX = decoder("gpt_neox", 96, 64, *[layer(8, 8, 8, 256)] * 4)
 
 @pytest.mark.parametrize("sampling", ["constructive", "rejection"])
 @given(drawn=spaces_with_bins(), rng=generators)
-@settings(deadline=None)
 def test_draws_lie_in_the_space_and_in_the_bin(
     sampling: Sampling, drawn: tuple[SearchSpace, ParameterBin], rng: np.random.Generator
 ) -> None:
@@ -112,7 +111,6 @@ def test_indices_are_any_in_fine_spaces_and_the_first_in_coarse_ones() -> None:
 
 
 @given(spaces_with_bins(), generators)
-@settings(deadline=None)
 def test_resizing_changes_the_neurons_alone(drawn: tuple[SearchSpace, ParameterBin], rng: np.random.Generator) -> None:
     """A longer set of neurons begins with the shorter one."""
     space, parameter_bin = drawn
@@ -205,7 +203,6 @@ def _places_in_bin(space: SearchSpace, fraction: float, num_draws: int) -> np.nd
 
 
 @given(spaces(), generators)
-@settings(max_examples=30, deadline=None)
 def test_the_same_generator_draws_the_same(space: SearchSpace, rng: np.random.Generator) -> None:
     everything, seed = ParameterBin(space.reach[0], space.reach[1] + 1), int(rng.integers(2**32))
     first, second = (sample(space, everything, np.random.default_rng(seed)) for _ in range(2))
@@ -230,7 +227,6 @@ def test_nearly_unreachable_bins_are_refused_with_the_draws(monkeypatch: pytest.
 
 
 @given(drawn=spaces_with_bins(), rng=generators)
-@settings(deadline=None)
 def test_members_with_equal_layers_are_found_without_luck(
     drawn: tuple[SearchSpace, ParameterBin], rng: np.random.Generator
 ) -> None:

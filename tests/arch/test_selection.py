@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from strategies import architectures, layer, llama, members
 
@@ -26,7 +26,6 @@ def test_sizes_follow_from_what_is_kept() -> None:
 
 
 @given(members())
-@settings(deadline=None)
 def test_json_round_trip_is_identity(drawn: tuple[SearchSpace, Selection]) -> None:
     _, member = drawn
     text = json.dumps(member.to_dict())
@@ -56,7 +55,6 @@ def test_a_prefix_has_the_sizes_it_was_made_for(architecture: Architecture) -> N
 
 
 @given(members(), st.randoms(use_true_random=False))
-@settings(deadline=None)
 def test_the_order_of_taking_is_no_part_of_the_key(
     drawn: tuple[SearchSpace, Selection], random: np.random.Generator
 ) -> None:

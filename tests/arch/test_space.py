@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from strategies import (
     GRANULARITIES,
     KINDS,
@@ -146,7 +146,6 @@ def test_stock_classes_that_accept_any_heads_take_nothing_away(granularity: Gran
 
 
 @given(spaces(), generators)
-@settings(deadline=None)
 def test_members_lie_between_smallest_and_largest(space: SearchSpace, rng: np.random.Generator) -> None:
     for _ in range(10):
         member = sample_any(space, rng)
@@ -164,7 +163,6 @@ def test_a_whole_teacher_is_the_largest_of_its_layerwise_spaces(teacher: Archite
 
 
 @given(members())
-@settings(deadline=None)
 def test_selections_beyond_the_teacher_are_no_members(drawn: tuple[SearchSpace, Selection]) -> None:
     space, member = drawn
     teacher, first = space.teacher, member.layers[0]

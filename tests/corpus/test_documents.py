@@ -7,41 +7,15 @@ import re
 import sys
 from importlib.util import find_spec
 from itertools import islice
-from pathlib import Path
 
 import fsspec
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from documents import NOWHERE, changed, compressed, read, source, texts, write_jsonl
 
-from budwood.corpus.documents import SourceReader, read_documents
-from budwood.corpus.settings import SourceSettings
+from budwood.corpus.documents import SourceReader
 
 TEXTS = ["one", "zwei", "троє"]
-ALL_TRAIN = {"train": 1.0}
-ROOT = Path("/nowhere")
-
-
-def source(**changes):
-    return SourceSettings(**{"name": "s", "splits": ALL_TRAIN, "path": "unset"} | changes)
-
-
-def changed(of, **changes):
-    return SourceSettings(**of.model_dump() | changes)
-
-
-def read(of, root=ROOT):
-    return list(read_documents(of, root))
-
-
-def texts(of, root=ROOT):
-    return [document.text for document in read(of, root)]
-
-
-def write_jsonl(path, rows):
-    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
-    return str(path)
 
 
 @pytest.fixture(params=["text", "jsonl", "parquet", "json"])
@@ -143,40 +117,6 @@ def test_a_missing_package_is_named_with_the_command_that_helps(package):
         texts(source(path=f"package://{package}/data"))
 
 
-@pytest.mark.parametrize(
-    ("content", "changes", "message"),
-    [
-        ('{"title": "x", "body": "y"}', {"format": "jsonl"}, "lacks text_field='text'; fields present: title, body"),
-        ('"text"', {"format": "jsonl"}, "lacks text_field='text'; fields present: none"),
-        ('{"text": 3}', {"format": "jsonl"}, "file:1 must have text in text_field='text', got int"),
-        ('{"text": "x"}\n{"text"', {"format": "jsonl"}, r"file:2 cannot be read as format='jsonl': Expecting"),
-        ("[3]", {"format": "json"}, "file:0 lacks text_field='text'; fields present: none"),
-        ("3", {"format": "json"}, "file:1 cannot be read as format='json': it is no object or array but 3"),
-        ('{"text": "x"}\n{"text": "y"}', {"format": "json"}, "cannot be read as format='json': Extra data: line 2"),
-        (
-            '{"text": "a"}\n{"text": "x\\ud83dy"}',
-            {"format": "jsonl"},
-            r"file:2 is no valid text: '\\ud83d', its character 2",
-        ),
-        ('{"text": %s}' % ("[" * 200_000), {"format": "jsonl"}, "file:1 cannot be read as format='jsonl': .*recursion"),
-        ('{"text": "a", "n": %s}' % ("1" * 5000), {"format": "jsonl"}, r"file:1 cannot be read .* \(4300 digits\)"),
-        ('{"meta": {"id": 1}}', {"format": "jsonl", "text_field": "meta.text"}, "fields present in meta: id"),
-        ('{"text": null}', {"format": "jsonl"}, "is empty"),
-        (" \n", {}, "is empty"),
-    ],
-)
-def test_unreadable_content_is_refused(tmp_path, content, changes, message):
-    (tmp_path / "file").write_text(content)
-    with pytest.raises(ValueError, match=message):
-        texts(source(path=str(tmp_path / "file"), **changes))
-
-
-def test_a_missing_column_names_those_present(tmp_path):
-    pd.DataFrame({"title": ["x"], "body": ["y"]}).to_parquet(tmp_path / "rows.parquet")
-    with pytest.raises(ValueError, match="lacks text_field='text'; fields present: title, body"):
-        texts(source(path=str(tmp_path), format="parquet"))
-
-
 @pytest.mark.parametrize(("name", "other"), [("a.jsonl", "jsonl"), ("a.json.gz", "json"), ("a.parquet", "parquet")])
 def test_markup_is_not_read_as_text(tmp_path, name, other):
     (tmp_path / name).write_bytes(gzip.compress(b"{}"))
@@ -208,7 +148,7 @@ def test_relative_paths_begin_at_the_root_and_messages_are_absolute(tmp_path, mo
     for path, root in [
         ("text/*.txt", tmp_path / "project"),
         ("./text", tmp_path / "project"),
-        ("~/project/text", ROOT),
+        ("~/project/text", NOWHERE),
     ]:
         assert texts(source(path=path), root) == ["one"]
     with pytest.raises(ValueError, match=f"path='absent' cannot be read: no file is found at {tmp_path}/absent"):
@@ -279,10 +219,10 @@ def test_urls_are_read_through_fsspec():
             ("a.jsonl:1", "one"), ("a.jsonl:2", "two"), ("sub/b.jsonl.gz:1", "three")
         ]  # fmt: skip
         assert texts(source(path="memory://corpus/*.parquet", format="parquet")) == ["four"]
-        before = SourceReader(rows, ROOT)
+        before = SourceReader(rows, NOWHERE)
         position = [before.position for _ in before][-1]
         memory.pipe("/corpus/a.jsonl", b'{"text": "one"}\n{"text": "new"}\n')
-        assert SourceReader(rows, ROOT).fingerprint(position) != before.fingerprint(position)
+        assert SourceReader(rows, NOWHERE).fingerprint(position) != before.fingerprint(position)
         memory.pipe("/corpus/a.jsonl", b"{")
         with pytest.raises(ValueError, match=r"memory:/+corpus/a.jsonl:1 cannot be read"):
             texts(rows)
@@ -291,126 +231,6 @@ def test_urls_are_read_through_fsspec():
     for path, message in [("no-such://x", "Protocol not known"), ("memory://absent", "no file is found")]:
         with pytest.raises(ValueError, match=rf"path='{path}' cannot be read: .*{message}"):
             texts(source(path=path))
-
-
-def test_bad_rows_are_skipped_and_counted_where_that_is_wanted(tmp_path):
-    file = tmp_path / "rows.jsonl"
-    file.write_bytes(
-        b'{"text": "one"}\n{"tex\n{"body": "x"}\n{"text": "caf\xe9"}\n{"text": "\\ud800"}\n{"text": "two"}\n{"te'
-    )
-    skipping = source(path=str(file), format="jsonl", on_error="skip")
-    reader = SourceReader(skipping, ROOT)
-    assert [document.text for document in reader] == ["one", "two"]
-    assert reader.num_skipped == 5
-    assert [fault.partition(" ")[0] for fault in reader.faults] == [f"{file}:{line}" for line in (2, 3, 4, 5, 7)]
-    with pytest.raises(
-        ValueError, match=r"rows.jsonl:2 cannot be read as format='jsonl': Invalid control|Unterminated"
-    ):
-        texts(changed(skipping, on_error="stop"))
-    (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"latin.txt cannot be read as format='text': 'utf-8' codec"):
-        texts(source(path=str(tmp_path)))
-    with pytest.raises(
-        ValueError, match=r"is empty: .*; 1 rows were skipped, the first because .*latin.txt cannot be read"
-    ):
-        texts(source(path=str(tmp_path), on_error="skip"))
-
-
-BAD_ROWS = {
-    "broken line": (b'{"te', "cannot be read as format='jsonl': Expecting|Unterminated|Invalid"),
-    "schema drift": (b'{"other": {"x": 1}}', "lacks text_field='text'; fields present: other"),
-    "latin-1": (b'{"text": "caf\xe9"}', "cannot be read as format='jsonl': 'utf-8'"),
-    "other type": (b'{"text": ["b"]}', "must have text in text_field='text', got list"),
-}
-
-
-@pytest.mark.parametrize(("content", "reason"), BAD_ROWS.values(), ids=BAD_ROWS)
-@pytest.mark.parametrize("name", ["train-2.jsonl", "train-2.ndjson.gz", "train-2.json"])
-def test_a_bad_line_of_a_dataset_is_skipped_alone(tmp_path, content, reason, name):
-    write_jsonl(
-        tmp_path / f"train-1{'.json' if name.endswith('.json') else '.jsonl'}", [{"text": "one"}, {"text": "two"}]
-    )
-    lines = b'{"text": "three"}\n' + content + b'\n{"text": "four"}\n'
-    (tmp_path / name).write_bytes(gzip.compress(lines) if name.endswith(".gz") else lines)
-    of = source(path=None, dataset=str(tmp_path))
-    with pytest.raises(ValueError, match=rf"source 's': {tmp_path}/{name}:2 .*({reason})"):
-        texts(of)
-    reader = SourceReader(changed(of, on_error="skip"), ROOT)
-    assert [document.text for document in reader] == ["one", "two", "three", "four"]
-    assert reader.num_skipped == 1
-
-
-def write_parquet(path, texts):
-    """Write texts in latin-1, which no reader of parquet expects."""
-    binary = pa.array([text.encode("latin-1") for text in texts])
-    pq.write_table(pa.table({"text": pa.Array.from_buffers(pa.string(), len(texts), binary.buffers())}), path)
-
-
-@pytest.mark.parametrize("extension", ["json", "parquet"])
-def test_a_bad_entry_or_row_of_a_dataset_is_skipped_alone(tmp_path, extension):
-    if extension == "json":
-        (tmp_path / "train.json").write_text('[{"text": "one"}, {"text": 2}, "two"]')
-    else:
-        write_parquet(tmp_path / "train.parquet", ["one", "café", "two"])
-    of = source(path=None, dataset=str(tmp_path))
-    with pytest.raises(
-        ValueError, match=rf"source 's': {tmp_path}/train.{extension}:1 (must have text|cannot be read)"
-    ):
-        texts(of)
-    reader = SourceReader(changed(of, on_error="skip"), ROOT)
-    assert [document.text for document in reader] == ["one", "two"]
-    assert reader.num_skipped == 1
-
-
-@pytest.mark.parametrize("on_error", ["stop", "skip"])
-@pytest.mark.parametrize(
-    ("name", "content", "reason"),
-    [
-        ("train.csv", b"text,n\none,1\ntwo,2,3\n", "Expected 2 fields in line 3, saw 3"),
-        ("train.csv", b"text\none\ncaf\xe9\n", "UnicodeDecodeError: .*; line 3 is no UTF-8"),
-        ("train.txt", b"one\ncaf\xe9\n", "UnicodeDecodeError: .*; line 2 is no UTF-8"),
-    ],
-)
-def test_rows_that_cannot_be_told_apart_stop_a_run_with_file_and_row(tmp_path, name, content, reason, on_error):
-    (tmp_path / name).write_bytes(content)
-    place = rf"source 's': row 0 of {tmp_path}, in {tmp_path}/{name}, or one soon after it, cannot be read: .*{reason}"
-    advice = "; on_error='skip' passes over rows of .jsonl.* only" if on_error == "skip" else "$"
-    with pytest.raises(ValueError, match=place + f"[^;]*{advice}"):
-        texts(source(path=None, dataset=str(tmp_path), on_error=on_error))
-
-
-@pytest.mark.parametrize("on_error", ["stop", "skip"])
-def test_a_broken_array_is_a_damaged_file(tmp_path, on_error):
-    (tmp_path / "train.json").write_text('[{"text": "one"}, {"te')
-    for of in ({"dataset": str(tmp_path), "path": None}, {"path": str(tmp_path), "format": "json"}):
-        with pytest.raises(ValueError, match=r"train.json:1 cannot be read as format='json': Unterminated"):
-            texts(source(**of, on_error=on_error))
-
-
-def test_rows_of_a_dataset_are_read_as_its_card_says(tmp_path):
-    """An option that only `datasets` knows leaves the reading to it."""
-    (tmp_path / "a.csv").write_text("text;n\none;1\n")
-    (tmp_path / "rows.json").write_text('{"data": [{"text": "two"}]}')
-    for options, text in [("data_files: a.csv\n  sep: ;", "one"), ("data_files: rows.json\n  field: data", "two")]:
-        (tmp_path / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  {options}\n---\n")
-        assert texts(source(path=None, dataset=str(tmp_path))) == [text]
-
-
-def test_unusable_rows_of_a_dataset_are_faults_too(tmp_path):
-    (tmp_path / "train.json").write_text('{\n"text": 1\n}')
-    number = source(path=None, dataset=str(tmp_path))
-    with pytest.raises(ValueError, match=r"row 0 of .*, in .*train.json must have text in text_field='text', got int"):
-        texts(number)
-    with pytest.raises(ValueError, match=r"is empty: .*; 1 rows were skipped, the first because row 0 of"):
-        texts(changed(number, on_error="skip"))
-
-
-def compressed(path, content, codec):
-    if codec == "xz":
-        path.write_bytes(lzma.compress(content))
-        return
-    with pa.OSFile(str(path), "wb") as raw, pa.CompressedOutputStream(raw, codec) as file:
-        file.write(content)
 
 
 @pytest.mark.parametrize(
@@ -435,14 +255,6 @@ def test_every_format_may_be_compressed(tmp_path, name):
     (tmp_path / name).write_bytes((gzip if name.endswith("gz") else lzma).compress(content))
     kind = {"txt": "text", "json": "json", "ndjson": "jsonl"}[name.split(".")[1]]
     assert texts(source(path=str(tmp_path), format=kind)) == ["one"]
-
-
-def test_a_torn_parquet_file_is_refused(tmp_path):
-    file = tmp_path / "rows.parquet"
-    pd.DataFrame({"text": TEXTS}).to_parquet(file)
-    file.write_bytes(file.read_bytes()[:-5])
-    with pytest.raises(ValueError, match=r"rows.parquet:1 cannot be read as format='parquet'"):
-        texts(source(path=str(file), format="parquet"))
 
 
 WIKI = ["", " = First = \n", "", " text \n", " = = Section = = \n", " more \n", " = Second = \n", " end \n"]
@@ -497,16 +309,16 @@ def test_reading_continues_at_any_place(tmp_path, kind):
     whole = read(of)
     assert len({document.id for document in whole}) == len(whole)
     for stop in {0, 1, 2, 5, 17, len(whole) - 1, len(whole)}:
-        reader = SourceReader(of, ROOT)
+        reader = SourceReader(of, NOWHERE)
         begun = list(islice(reader, stop))
         position = json.loads(json.dumps(reader.position))
-        assert begun + list(SourceReader(of, ROOT, position)) == whole, stop
-        assert reader.fingerprint(reader.position) == SourceReader(of, ROOT).fingerprint(position)
+        assert begun + list(SourceReader(of, NOWHERE, position)) == whole, stop
+        assert reader.fingerprint(reader.position) == SourceReader(of, NOWHERE).fingerprint(position)
 
 
 def test_the_share_grows_to_the_whole(tmp_path):
     for of in places(tmp_path)[:4]:
-        reader = SourceReader(of, ROOT)
+        reader = SourceReader(of, NOWHERE)
         shares = [reader.share for _ in reader]
         assert shares == sorted(shares)
         assert 0 < shares[0] < 0.6
@@ -515,24 +327,10 @@ def test_the_share_grows_to_the_whole(tmp_path):
 
 def test_a_changed_file_changes_only_what_lies_behind_its_beginning(tmp_path):
     of = places(tmp_path)[0]
-    reader = SourceReader(of, ROOT)
+    reader = SourceReader(of, NOWHERE)
     positions = {document.id: reader.position for document in reader}
     before = {place: reader.fingerprint(position) for place, position in positions.items()}
     write_jsonl(tmp_path / "b.jsonl", [{"text": "other"}])
-    after = {place: SourceReader(of, ROOT).fingerprint(position) for place, position in positions.items()}
+    after = {place: SourceReader(of, NOWHERE).fingerprint(position) for place, position in positions.items()}
     same = {place for place in before if before[place] == after[place]}
     assert same == {place for place in before if place.startswith("a.jsonl")}
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"dataset": "no/such/folder"}, r"dataset='no/such/folder' cannot be opened with dataset_config=None"),
-        ({"dataset_split": "test"}, r"dataset_split='test' and revision=None: Bad split"),
-        ({"dataset_config": "other"}, r"dataset_config='other'"),
-    ],
-)
-def test_a_dataset_that_is_not_there_is_refused(tmp_path, changes, message):
-    write_jsonl(tmp_path / "train.jsonl", [{"text": "one"}])
-    with pytest.raises(ValueError, match=message):
-        texts(source(path=None, **{"dataset": str(tmp_path)} | changes))

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from words import EOS, make_tokenizer, split_documents
 
@@ -106,6 +106,7 @@ def test_fingerprint_follows_content(documents, tokenizer, tmp_path):
     assert len({first, *others}) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_words", "dtype"), [(65_536, "uint16"), (65_537, "uint32")])
 def test_ids_take_two_bytes_where_they_fit(tmp_path, num_words, dtype):
     corpus = pack(make_documents([("train", "a", [num_words - 1])]), make_tokenizer(num_words), tmp_path / "corpus")
@@ -293,7 +294,6 @@ def test_weights_mix_the_training_windows_and_keep_their_number():
     assert corpus.window_starts("train", 2, source="b").tolist() == list(range(9, 25, 2))
 
 
-@settings(deadline=None)
 @given(
     sizes=st.lists(st.integers(3, 200), min_size=2, max_size=4),
     weights=st.lists(st.floats(0.1, 10), min_size=4, max_size=4),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from teachers import TEACHERS, architecture_of, tiny_teacher
+from teachers import TEACHERS, architecture_of, families, tiny_teacher
 
 from budwood.arch.count import forward_flops_per_token
 from budwood.evaluation.continuations import (
@@ -28,9 +28,10 @@ PROMPTS = [ids_of("the river"), ids_of("a bud, no")]
 (RIVERS_END, NOS_END, X) = ids_of("rox")
 
 
-@pytest.mark.parametrize("family", sorted({family for family, _ in TEACHERS.values()}))
-def test_every_family_writes_what_transformers_generates(family: str) -> None:
-    model = tiny_teacher(family, tied=True, vocab_size=260)
+@pytest.mark.parametrize("name", families())
+def test_every_family_writes_what_transformers_generates(name: str) -> None:
+    family, tied = TEACHERS[name]
+    model = tiny_teacher(family, tied=tied, vocab_size=260)
     written = continue_prompts(model, PROMPTS, eos_token_id=EOS, new_tokens=9)
     for prompt, found in zip(PROMPTS, written, strict=True):
         ids = torch.tensor([prompt])

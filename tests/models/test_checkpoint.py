@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from children import SELECTIONS
 from strategies import layer, llama, pythia
-from teachers import TEACHERS, architecture_of, tiny_teacher
+from teachers import TEACHERS, across, architecture_of, families, tiny_teacher
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from budwood.arch.count import num_parameters
@@ -34,8 +35,8 @@ from budwood.records import hashes
 
 both_families = pytest.mark.parametrize("teacher", ["llama tied", "gpt_neox untied"], indirect=True)
 # The factors of Phi-3 fit no other head; `tests/subnet/test_families.py` builds its children with factors of their own.
-every_family = pytest.mark.parametrize(
-    "teacher", [name for name in TEACHERS if " untied" in name and not name.startswith("phi3")], indirect=True
+every_child = pytest.mark.parametrize(
+    ("teacher", "selection"), across(list(SELECTIONS), without=("phi3",)), indirect=True
 )
 
 
@@ -56,19 +57,19 @@ def ropes(base, architecture):
     ]
 
 
-@every_family
+@pytest.mark.parametrize("teacher", families(without=("phi3",)), indirect=True)
 def test_a_teachers_folder_tells_its_architecture(teacher_folder, architecture):
     assert read_architecture(teacher_folder) == architecture
 
 
-@every_family
+@every_child
 def test_an_empty_model_has_shapes(base, child_architecture):
     with torch.device("meta"):
         model = build_empty(model_config(base, child_architecture, ropes(base, child_architecture)))
     assert sum(parameter.numel() for parameter in model.parameters()) == num_parameters(child_architecture)
 
 
-@every_family
+@every_child
 def test_an_empty_model_turns_as_a_whole_one(base, child_architecture):
     """Rotary embeddings are computed, not loaded: leaving the initialisation out must not leave them out."""
     empty = build_empty(model_config(base, child_architecture, ropes(base, child_architecture)))
@@ -95,7 +96,7 @@ def test_random_weights_depend_on_their_seed_alone(base, child_architecture):
     assert not torch.equal(other[embedding], models[0][embedding])
 
 
-@every_family
+@every_child
 def test_random_weights_follow_the_familys_scheme(base, child_architecture):
     model = random_model(base, child_architecture, seed=0)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
@@ -136,6 +137,7 @@ def test_what_is_saved_is_loaded(base, child_architecture, windows, tmp_path, dt
         torch.testing.assert_close(loaded(windows).logits, model(windows).logits, **close)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_layers", [2, 9, 10, 11, 101])
 def test_a_saved_layerwise_model_is_read_back_as_the_architecture_it_is(num_layers, tmp_path):
     """transformers writes the layers' numbers with leading zeros, as many as the largest needs."""
@@ -165,10 +167,10 @@ def test_a_reference_has_the_vocabulary_and_the_ties_that_it_declares():
     assert num_parameters(pythia(50_432, 24, 1024, 16)) == 405_596_160
 
 
-@pytest.mark.parametrize("family", sorted({family for family, _ in TEACHERS.values()}))
-@pytest.mark.parametrize(("teacher_tied", "tied"), [(True, False), (False, True)])
-def test_a_reference_of_another_depth_and_ties_is_built(family, teacher_tied, tied):
-    base = tiny_teacher(family, tied=teacher_tied).config.to_dict()
+@pytest.mark.parametrize("name", families())
+def test_a_reference_of_another_depth_and_ties_is_built(name):
+    family, tied = TEACHERS[name]
+    base = tiny_teacher(family, tied=not tied).config.to_dict()
     own = architecture_of(tiny_teacher(family, tied=tied))
     for depth in (2, 6):
         reference = replace(own, vocab_size=101, layers=own.layers[:1] * depth)
@@ -189,7 +191,7 @@ LEFT_OUT = (
 
 
 # Heads of 4 do not fill the hidden size, and have no list of factors.
-@pytest.mark.parametrize("name", [name for name in TEACHERS if not name.startswith(("phi3", "stablelm"))])
+@pytest.mark.parametrize("name", families(without=("phi3", "stablelm")))
 def test_fields_that_a_config_leaves_out_are_the_classs_defaults(name, tmp_path):
     """transformers writes no field that equals the default of its class, and versions differ in which."""
     family, tied = TEACHERS[name]

@@ -122,6 +122,7 @@ def test_what_llama_cpp_cannot_express_is_refused_with_the_reason(name, changes,
     assert not list(tmp_path.glob("*.gguf*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layerwise", [False, True])
 @pytest.mark.parametrize("family", ["gpt_neox", "llama", "mistral", "olmo2", "qwen2", "qwen3"])
 def test_every_member_of_a_servable_space_has_a_form(family, layerwise, tmp_path):

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from teachers import TEACHERS, weights_of
+from teachers import every_family_and_tie, weights_of
 from transformers import AutoModelForCausalLM
 
 from budwood.arch.family import family_of
@@ -15,7 +15,6 @@ from budwood.subnet.ordering import open_ordered
 from budwood.subnet.settings import Ordering
 
 WEIGHTS = "model.safetensors"
-every_teacher = pytest.mark.parametrize("teacher", TEACHERS, indirect=True)
 one_teacher = pytest.mark.parametrize("teacher", ["llama tied"], indirect=True)
 
 
@@ -31,7 +30,7 @@ def rewrite(folder, change):
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
 
 
-@every_teacher
+@every_family_and_tie
 def test_every_parameter_is_read_to_the_bit(teacher, teacher_folder, architecture):
     tensors, expected = CheckpointTensors(teacher_folder, architecture), weights_of(teacher)
     assert set(tensors) == expected.keys()
@@ -39,7 +38,7 @@ def test_every_parameter_is_read_to_the_bit(teacher, teacher_folder, architectur
     assert all(torch.equal(tensors[name], weight) for name, weight in expected.items())
 
 
-@every_teacher
+@every_family_and_tie
 def test_fusing_gives_the_state_of_the_familys_class(teacher, architecture):
     fused, expected = fuse(weights_of(teacher), architecture), dict(teacher.named_parameters())
     assert fused.keys() == expected.keys()

@@ -126,6 +126,7 @@ def test_the_special_tokens_around_a_text_are_numbered_anew(checkpoint):
     assert trim_tokenizer(whole, kept)("a tree").input_ids[0] == kept.index(whole.eos_token_id)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", "gemma2"])
 def test_the_smaller_model_has_the_logits_of_the_whole_one(family, tied, tmp_path):

@@ -1,9 +1,8 @@
 """What a study needs of its teacher follows from its spaces and searches."""
 
 import pytest
-from kedro.config import OmegaConfigLoader
-from kedro.framework.project import configure_project, settings
-from projects import ROOT
+from kedro.framework.project import settings
+from projects import raw_parameters
 
 from budwood.parameters import ProjectParameters, read_parameters
 from budwood.pipelines.loader import EnvironmentLoader
@@ -15,8 +14,7 @@ SCORED = {"scores": "paper", "stages": []}
 
 def study(space: dict, search: dict, ablations: dict | None = None, **further: dict) -> ProjectParameters:
     """Return the smoke study in one space, its search changed, with further groups."""
-    configure_project("budwood")
-    raw = OmegaConfigLoader(str(ROOT / "conf"), env="smoke", **settings.CONFIG_LOADER_ARGS)["parameters"]
+    raw = raw_parameters("smoke")
     changed = {"spaces": {"one": space}, "grid": {"half": ["one"]}, "search": raw["search"] | search}
     return read_parameters(raw | changed | {"ablations": ablations} | further)
 
@@ -69,8 +67,7 @@ def test_no_other_teacher_has_the_tokens_that_a_study_keeps():
 
 
 def test_a_bin_changes_its_own_schedule_and_arms_alone():
-    configure_project("budwood")
-    raw = OmegaConfigLoader(str(ROOT / "conf"), env="smoke", **settings.CONFIG_LOADER_ARGS)["parameters"]
+    raw = raw_parameters("smoke")
     own = {"schedule": {"peak_learning_rate": 1e-4, "warmup_steps": 2, "micro_batch": 1}}
     own["arms"] = {"distilled": {"learning_rate": None, "micro_batch": 4, "distillation": {"alpha": 0.5}}}
     raw["bins"]["half"] |= own
@@ -90,8 +87,7 @@ def test_a_bin_changes_its_own_schedule_and_arms_alone():
 
 
 def test_one_cache_serves_all_bins_or_none():
-    configure_project("budwood")
-    raw = OmegaConfigLoader(str(ROOT / "conf"), env="smoke", **settings.CONFIG_LOADER_ARGS)["parameters"]
+    raw = raw_parameters("smoke")
     raw["arms"]["distilled"]["distillation"] |= {"loss": "sampled", "teacher": "cached"}
     raw["bins"]["half"]["arms"] = {"distilled": {"distillation": {"num_samples": 8}}}
     with pytest.raises(ValueError, match="is that of all bins where its teacher is cached"):

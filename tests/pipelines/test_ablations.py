@@ -1,13 +1,11 @@
 """Ablations: their parameters, and all five pipelines by name on the tiny teacher."""
 
-import shutil
-from itertools import product
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from omegaconf import OmegaConf
-from projects import copy_project, kedro
+from projects import copy_finished, kedro
 
 from budwood.corpus.packing import tokenize_and_pack
 from budwood.models.settings import TeacherSettings
@@ -22,10 +20,10 @@ from budwood.training.settings import Arms, ArmSettings, DistillationSettings, E
 
 CHANGES = """
 grid: {half: [coarse_uniform], quarter: null}
-bins: {quarter: {schedule: {warmup_steps: 2}, arms: {distilled: {micro_batch: 1}}}}
+bins: {half: {schedule: {warmup_steps: 2}, arms: {distilled: {micro_batch: 1}}}}
 ablations:
   tokens: 768
-  students: {half: coarse_uniform, quarter: coarse_uniform}
+  students: {half: coarse_uniform}
   spaces: [coarse_uniform, fine_layerwise]
   metrics: [perplexity, importance, magnitude]
   metric_space: paper_coarse_uniform
@@ -99,8 +97,7 @@ def test_a_training_that_diverges_does_not_end_the_ablation(monkeypatch, tmp_pat
 @pytest.fixture(scope="module")
 def compared(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return where the pages of all ablations are, after a run that took up what the smoke environment had found."""
-    project = copy_project(tmp_path_factory.mktemp("compared") / "project")
-    shutil.copytree(finished / "data/smoke/02_intermediate", project / "data/smoke/02_intermediate")
+    project = copy_finished(finished, tmp_path_factory.mktemp("compared") / "project", "02_intermediate")
     file = project / "conf/smoke/parameters.yml"
     OmegaConf.save(OmegaConf.merge(OmegaConf.load(file), OmegaConf.create(CHANGES)), file)
     done = kedro(project, "run", "--env=smoke", f"--pipelines={','.join(f'ablation_{name}' for name in NAMES)}")
@@ -116,8 +113,8 @@ def test_every_ablation_ends_in_a_table_a_figure_and_a_page(compared):
         "logits": ["all", "top"],
         "teacher": ["whole", "part", "other"],
     }
-    for bin_name, name in product(("half", "quarter"), NAMES):
-        folder = compared / bin_name
+    folder = compared / "half"
+    for name in NAMES:
         table = pd.read_parquet(folder / f"{name}.parquet")
         assert table["loss"].notna().all(), name
         assert set(table["tokens"]) == {768}
@@ -128,20 +125,18 @@ def test_every_ablation_ends_in_a_table_a_figure_and_a_page(compared):
         curves = pd.read_parquet(folder / f"{name}_curves.parquet")
         assert set(curves["variant"]) == set(table["variant"])
         assert curves.groupby("variant")["heldout_loss"].count().min() >= 2
-    teachers = pd.read_parquet(compared / "half/teacher.parquet").set_index("variant")["teacher_flops"]
+    teachers = pd.read_parquet(folder / "teacher.parquet").set_index("variant")["teacher_flops"]
     assert teachers["whole"] > teachers["part"] > teachers["other"] > 0
     # All variants of a distillation but the teacher's have one student.
-    sizes = [set(pd.read_parquet(compared / name / "logits.parquet")["num_parameters"]) for name in ("half", "quarter")]
-    assert [len(size) for size in sizes] == [1, 1]
-    assert sizes[0] != sizes[1]
+    assert len(set(pd.read_parquet(folder / "logits.parquet")["num_parameters"])) == 1
 
 
 @pytest.mark.slow
 def test_the_grid_tells_how_much_each_setting_matters(compared):
-    grid = pd.read_parquet(compared / "quarter/kd_grid.parquet")
+    grid = pd.read_parquet(compared / "half/kd_grid.parquet")
     assert len(grid) == 4
     assert grid["top_k"].isna().sum() == 2
-    importances = pd.read_parquet(compared / "quarter/kd_grid_importances.parquet").set_index("setting")
+    importances = pd.read_parquet(compared / "half/kd_grid_importances.parquet").set_index("setting")
     assert importances["importance"].sum() == pytest.approx(1.0)
     assert importances.loc["temperature", "importance"] == 0
-    assert "Importance of the settings" in (compared / "quarter/kd_grid.md").read_text()
+    assert "Importance of the settings" in (compared / "half/kd_grid.md").read_text()

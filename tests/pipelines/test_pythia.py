@@ -1,7 +1,6 @@
 """The paper's study: its environments hold it whole, plan without a download, and run on a tiny random teacher."""
 
 import json
-from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +13,6 @@ from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.models.teacher import describe_teacher
 from budwood.parameters import ProjectParameters, read_parameters
-from budwood.pipelines.ablations.pipeline import NAMES
 from budwood.pipelines.loader import EnvironmentLoader
 from budwood.pipelines.plan.nodes import plan_study
 from budwood.records.form import read_records
@@ -67,30 +65,12 @@ engine: {launcher: null, compile: false, compile_loss: "off"}
 evaluation: {tasks: [heldout], heldout: {questions: 2, context_words: 4, continuation_words: 3}, efficiency: null}
 """
 """Budgets and a teacher for a minute; everything else stays the paper's."""
-COMPARED = """
-ablations:
-  tokens: 256
-  students: {pythia_410m: paper_coarse_uniform, pythia_1b: paper_coarse_layerwise, pythia_2_8b: null}
-  logits: {top_1024: {top_k: 16}}
-  teachers:
-    pythia_12b: {source: &other
-      {model: null, architecture: null, random: {model_type: gpt_neox, hidden_size: 32, intermediate_size: 64,
-       num_hidden_layers: 2, num_attention_heads: 4, max_position_embeddings: 256, tie_word_embeddings: false}}}
-    pythia_1b: {source: *other}
-  kd_grid: {alpha: [0.2, 0.0], temperature: [0.9], top_k: [8, null]}
-  spaces: [paper_coarse_uniform, paper_coarse_layerwise]
-  metrics: [perplexity, magnitude]
+GRID = """
+grid:
+  pythia_410m: [paper_coarse_uniform, paper_fine_layerwise]
+  pythia_1b: [paper_coarse_layerwise]
+  pythia_2_8b: [paper_fine_uniform]
 """
-GRIDS = {
-    "pythia_6_9b": """
-      pythia_410m: [paper_coarse_uniform, paper_fine_layerwise]
-      pythia_1b: [paper_coarse_layerwise]
-      pythia_2_8b: [paper_fine_uniform]""",
-    "pythia_12b": """
-      pythia_410m: null
-      pythia_1b: null
-      pythia_2_8b: [paper_coarse_uniform]""",
-}
 """Fewer spaces, so that the tests end; each of the paper's four is searched once."""
 
 
@@ -158,6 +138,7 @@ def test_its_ablations_are_the_papers(study):
     assert {variant.space for variant in map(ablations.metric_variant, BINS)} == set(ablations.students.values())
 
 
+@pytest.mark.slow
 def test_the_largest_budget_is_that_of_appendix_j():
     given, short = parameters(LONG), parameters("pythia_6_9b")
     assert given.searched == [("pythia_1b", "paper_coarse_layerwise"), ("pythia_2_8b", "paper_coarse_uniform")]
@@ -168,6 +149,7 @@ def test_the_largest_budget_is_that_of_appendix_j():
     assert (given.teacher, given.search, given.arms) == (short.teacher, short.search, short.arms)
 
 
+@pytest.mark.slow
 def test_it_is_planned_without_a_download(study, tmp_path):
     _, given = study
     wide = given.plan.model_copy(update={"disk_gb": 1e6})
@@ -186,6 +168,7 @@ def test_it_is_planned_without_a_download(study, tmp_path):
     assert page.count("`ablation_") == 5 * 3
 
 
+@pytest.mark.slow
 def test_the_largest_budget_is_planned_without_a_download(tmp_path):
     given = parameters(LONG)
     wide = given.plan.model_copy(update={"disk_gb": 1e6})
@@ -194,6 +177,7 @@ def test_the_largest_budget_is_planned_without_a_download(tmp_path):
     assert "Everything fits." in page
 
 
+@pytest.mark.slow
 def test_the_studies_differ_in_their_teacher_and_what_fits_beside_it():
     one, other = (parameters(name).model_dump() for name in STUDIES)
     for given in (one, other):
@@ -202,24 +186,20 @@ def test_the_studies_differ_in_their_teacher_and_what_fits_beside_it():
     assert one == other
 
 
-def run_in_small(name: str, tmp_path: Path, *changes: str, pipelines: str = "__default__") -> tuple[Path, str]:
-    """Run a study on a tiny teacher; return its data and its output."""
-    project = copy_project(tmp_path / "project")
-    file = project / f"conf/{name}/parameters.yml"
-    parts = [OmegaConf.create(text) for text in (TINY, *changes)]
-    OmegaConf.save(OmegaConf.merge(OmegaConf.load(file), *parts), file)
-    done = kedro(project, "run", f"--env={name}", f"--pipelines={pipelines}")
-    output = done.stdout + done.stderr
-    assert done.returncode == 0, output[-4000:]
-    return project / "data" / name, output
-
-
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Return the data and the output of the study of Pythia-6.9B in small, with its ablations in two bins."""
-    pipelines = ",".join(["__default__", *(f"ablation_{name}" for name in NAMES)])
-    grid = f"grid: {GRIDS['pythia_6_9b']}"
-    return run_in_small("pythia_6_9b", tmp_path_factory.mktemp("ran"), grid, COMPARED, pipelines=pipelines)
+    """Return the data and the output of the study of Pythia-6.9B on a tiny teacher.
+
+    The other studies have its parameters but for what fits beside their teacher, and budgets. `test_ablations` runs
+    ablations.
+    """
+    project = copy_project(tmp_path_factory.mktemp("ran") / "project")
+    file = project / "conf/pythia_6_9b/parameters.yml"
+    OmegaConf.save(OmegaConf.merge(OmegaConf.load(file), *map(OmegaConf.create, (TINY, GRID, "ablations: null"))), file)
+    done = kedro(project, "run", "--env=pythia_6_9b")
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, output[-4000:]
+    return project / "data/pythia_6_9b", output
 
 
 @pytest.mark.slow
@@ -264,13 +244,6 @@ def test_every_figure_and_table_of_the_paper_is_drawn(ran):
     for name in ("results", "savings", "tasks"):
         assert len(pd.read_parquet(data / f"08_reporting/{name}.parquet"))
     assert len(pd.read_csv(data / "04_feature/search_spaces.csv")) == 4
-    for bin_name, name in product(("pythia_410m", "pythia_1b"), NAMES):
-        folder = data / "08_reporting/ablations" / bin_name
-        table = pd.read_parquet(folder / f"{name}.parquet")
-        assert table["loss"].notna().all()
-        curves = json.loads((folder / f"{name}_curves.json").read_text())
-        assert len(curves["data"]) >= len(table)
-    assert len(pd.read_parquet(folder / "kd_grid_importances.parquet")) == 3
 
 
 @pytest.mark.slow
@@ -284,13 +257,3 @@ def test_what_candidates_keep_is_read_one_at_a_time(ran):
         assert len(selection.layers) == row["num_hidden_layers"]
     assert "genes" not in history
     assert "sequence_losses" not in pd.read_parquet(data / "07_model_output/histories.parquet")
-
-
-@pytest.mark.slow
-def test_the_other_studies_run_on_a_tiny_teacher_too(tmp_path):
-    larger = run_in_small("pythia_12b", tmp_path / "larger", f"grid: {GRIDS['pythia_12b']}", "ablations: null")
-    longer = run_in_small(LONG, tmp_path / "longer", "protocol: {probe_tokens: null}")
-    assert "1 searches, 1 probes and 4 training runs" in larger[1]
-    assert "2 searches and 8 training runs" in longer[1]
-    for data, output in (larger, longer):
-        assert (data / "08_reporting/report.html").is_file(), output[-2000:]

@@ -9,7 +9,7 @@ import mlflow
 import pandas as pd
 import pytest
 import torch
-from projects import copy_project, kedro, start_kedro
+from projects import copy_finished, kedro, start_kedro
 from safetensors.torch import load_file
 
 from budwood.records.files import read_json_lines
@@ -23,10 +23,7 @@ VARIANT = "--namespaces=subnets.quarter.coarse_uniform"
 @pytest.fixture
 def started(finished: Path, tmp_path: Path) -> Path:
     """Return a project whose shared stages are done and whose variants are not."""
-    project = copy_project(tmp_path / "project")
-    shutil.copytree(finished / "data/smoke", project / "data/smoke")
-    for folder in ("05_model_input", "06_models", "07_model_output", "08_reporting"):
-        shutil.rmtree(project / "data/smoke" / folder)
+    project = copy_finished(finished, tmp_path / "project", "02_intermediate", "03_primary", "04_feature")
     for folder in workspace(project).glob("*-*"):
         if not folder.name.startswith(("teacher", "corpus")):
             shutil.rmtree(folder)
@@ -116,8 +113,8 @@ def test_an_elimination_killed_midway_continues_after_its_last_trial(finished, s
     assert theirs[1].flops <= ours[1].flops <= theirs[1].flops + once
 
 
-def test_other_parameters_reuse_only_what_still_matches(finished, project):
-    shutil.copytree(finished / "data/smoke", project / "data/smoke")
+def test_other_parameters_reuse_only_what_still_matches(finished, tmp_path):
+    project = copy_finished(finished, tmp_path / "project")
     output = finish(project, "--params=schedule.tokens=4096")
     assert {folder.name.rpartition("-")[0] for folder in reused(output)} == {"search", "choice", "export", "start_gate"}
     curve = results(project)["curve"]

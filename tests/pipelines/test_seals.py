@@ -8,7 +8,7 @@ import torch
 from kedro.io import DataCatalog
 from kedro_datasets.pandas import CSVDataset, ParquetDataset
 from kedro_datasets_experimental.safetensors import SafetensorsDataset
-from projects import copy_project, kedro
+from projects import copy_finished, kedro
 from safetensors.torch import load_file, save_file
 
 from budwood.datasets.record import RecordDataset
@@ -67,8 +67,7 @@ def test_folders_and_data_in_memory_are_left_alone(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_does_not_go_on_from_an_altered_importance(finished, tmp_path):
-    project = copy_project(tmp_path / "project")
-    shutil.copytree(finished / "data/smoke", project / "data/smoke")
+    project = copy_finished(finished, tmp_path / "project")
     file = project / "data/smoke/04_feature/importance.safetensors"
     save_file({name: 2 * tensor for name, tensor in load_file(file).items()}, file)
     done = kedro(project, "run", "--env=smoke", "--pipelines=evolution")

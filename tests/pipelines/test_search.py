@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from projects import kedro
+from projects import copy_finished, kedro
 
 from budwood.records.form import read_records
 from budwood.records.search import Winner
@@ -15,6 +15,15 @@ pytestmark = pytest.mark.slow
 
 SEARCH = {"population": 6, "epochs": 1, "num_elites": 3, "num_mutants": 4, "num_crossovers": 1, "num_randoms": 1}
 OUTPUTS = "--to-outputs=subnets.half.coarse_layerwise.winner"
+
+
+@pytest.fixture
+def project(finished: Path, tmp_path: Path) -> Path:
+    """Return a project whose teacher is measured and whose text is packed."""
+    project = copy_finished(finished, tmp_path / "project", "02_intermediate")
+    for folder in (project / "data/smoke").rglob("search-*"):
+        shutil.rmtree(folder)
+    return project
 
 
 def search(project: Path, **changes: object) -> tuple[pd.DataFrame, Winner]:

@@ -1,7 +1,6 @@
 """The smoke environment from end to end, as a user runs it."""
 
 import json
-import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from kedro.config import OmegaConfigLoader
 from kedro.framework.project import configure_project, pipelines, settings
 from kedro.io import DataCatalog
 from mlflow.entities import Run
-from projects import kedro
+from projects import copy_finished, kedro
 
 from budwood.models.fingerprint import fingerprint
 from budwood.parameters import read_parameters
@@ -229,8 +228,8 @@ def contents(path: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in files}
 
 
-def test_a_second_run_repeats_nothing_and_ends_with_the_same_numbers(finished, project):
-    shutil.copytree(finished / "data/smoke", project / "data/smoke")
+def test_a_second_run_repeats_nothing_and_ends_with_the_same_numbers(finished, tmp_path):
+    project = copy_finished(finished, tmp_path / "project")
     before = pd.read_parquet(finished / "data/smoke/08_reporting/results.parquet")
     done = kedro(project, "run", "--env=smoke", "--namespaces=subnets.quarter.coarse_layerwise")
     output = done.stdout + done.stderr
@@ -247,11 +246,3 @@ def test_a_second_run_repeats_nothing_and_ends_with_the_same_numbers(finished, p
     for score in scores:
         losses = [loss for values in score.losses.values() for loss in values]
         assert sum(losses) / len(losses) == pytest.approx(kept.loc[score.arm, "loss"])
-
-
-def test_kedro_finds_the_same_tracking_store_from_any_folder(project):
-    done = kedro(project, "run", "--env=smoke", "--nodes=fetch_teacher", folder="data")
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    assert (project / "data/09_tracking/mlflow.db").is_file()
-    assert [p.name for p in (project / "data").iterdir() if p.suffix == ".db"] == []
-    configure_project("budwood")

@@ -117,6 +117,7 @@ def trainings() -> list[Node]:
     return [node(name, losses(*values), "params:conditions") for name, values in TRAININGS.items()]
 
 
+@pytest.mark.slow
 def test_every_training_has_a_run_with_metrics_and_parameters_of_equal_names(tmp_path):
     searching = node("evolve", losses(1.0), "params:schedule")
     run(tmp_path, searching, *trainings())
@@ -141,6 +142,7 @@ def test_every_training_has_a_run_with_metrics_and_parameters_of_equal_names(tmp
     assert tags["budwood.pid"]
 
 
+@pytest.mark.slow
 def test_outputs_are_artifacts_of_the_run_that_made_them(tmp_path):
     run(tmp_path, node("plan", losses(), "params:schedule", None), node("evolve", losses(1.0), "params:schedule"))
     run(tmp_path, *trainings(), pipeline_names=["again"])
@@ -154,6 +156,7 @@ def test_outputs_are_artifacts_of_the_run_that_made_them(tmp_path):
     assert kept["again/half.coarse/distilled"] == {f"{VARIANT}.train_distilled_done.json"}
 
 
+@pytest.mark.slow
 def test_what_is_measured_later_goes_to_the_run_of_the_training(tmp_path):
     def measure(_: dict) -> float:
         for name, loss in (("distilled", 1.5), ("random_init", 7.5)):
@@ -268,6 +271,7 @@ def test_signals_are_heard_as_before_when_a_run_has_ended(tmp_path):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.slow
 def test_runs_of_a_process_that_is_gone_are_closed(tmp_path):
     run(tmp_path, node("evolve", losses(1.0), "params:schedule"))
     client = mlflow.MlflowClient()
@@ -313,6 +317,7 @@ def test_secrets_are_not_logged(tmp_path, monkeypatch):
     assert "hf_x" not in (tmp_path / "mlflow.db").read_bytes().decode("latin-1")
 
 
+@pytest.mark.slow
 def test_trained_checkpoints_are_registered_where_it_is_wanted(tmp_path, monkeypatch):
     monkeypatch.setattr("budwood.hooks._fingerprint", str)
     monkeypatch.setattr(JSONDataset, "metadata", property(lambda _: {"mlflow": "fingerprint"}, lambda *_: None), False)

@@ -23,7 +23,7 @@ ROWS = [{"step": step, "name": "\N{LATIN SMALL LETTER U WITH DIAERESIS}\n", "los
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_file_torn_anywhere_keeps_its_complete_lines_and_grows_on(data):
     with TemporaryDirectory() as folder:
         file = Path(folder) / "rows.jsonl"

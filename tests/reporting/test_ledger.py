@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from strategies import pythia
 
@@ -156,7 +156,6 @@ def test_an_arm_whose_training_was_not_charged_is_refused() -> None:
         saved(curve("subnet_init", [9.0, 4.0]), ledger=TRAINED[:1])
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.lists(st.floats(0.5, 12.0), min_size=2, max_size=6), st.floats(0.1, 1e12))
 def test_the_match_lies_on_the_curve(losses: list[float], scale: float) -> None:
     """The curve read at `tokens_to_match` gives the target, and a unit of cost cancels in the ratio."""

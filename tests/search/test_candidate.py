@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from strategies import SMOLLM2_135M, count, members
 
 from budwood.arch.selection import Selection
@@ -18,7 +18,6 @@ WHOLE = Selection.prefix(SMOLLM2_135M)
 
 
 @given(members(), members())
-@settings(deadline=None)
 def test_keys_are_equal_exactly_where_the_same_is_kept(
     first: tuple[SearchSpace, Selection], second: tuple[SearchSpace, Selection]
 ) -> None:
@@ -48,7 +47,6 @@ def test_the_origin_does_not_matter_to_the_key() -> None:
 
 
 @given(members())
-@settings(deadline=None)
 def test_records_survive_json(drawn: tuple[SearchSpace, Selection]) -> None:
     space, member = drawn
     record = SearchRecord(

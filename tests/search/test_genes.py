@@ -11,7 +11,7 @@ from budwood.search.genes import Genes, stored_bytes
 
 
 @given(st.lists(members().map(lambda drawn: drawn[1]), min_size=1, max_size=5))
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_genes_survive_the_disk(tmp_path_factory: pytest.TempPathFactory, selections: list[Selection]) -> None:
     genes = Genes(tmp_path_factory.mktemp("genes"))
     genes.write(0, selections)

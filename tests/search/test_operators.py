@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from strategies import GRANULARITIES, KINDS, count, decoder, generators, layer, llama, spaces, spaces_with_bins
 
 from budwood.arch.bins import ParameterBin
@@ -49,7 +49,6 @@ def changes(parent: Selection, child: Selection) -> list[tuple[str, int | None, 
 
 
 @given(spaces(), generators)
-@settings(deadline=None)
 def test_mutants_differ_in_one_gene(space: SearchSpace, rng: np.random.Generator) -> None:
     """Where stock classes tie the hidden size to the heads, it follows them."""
     parent = sample_any(space, rng)
@@ -64,7 +63,6 @@ def test_mutants_differ_in_one_gene(space: SearchSpace, rng: np.random.Generator
 
 
 @given(spaces(), generators)
-@settings(deadline=None)
 def test_what_was_taken_last_goes_first(space: SearchSpace, rng: np.random.Generator) -> None:
     """An axis keeps its order: entries are lost from its end and gained at its end, or exchanged at equal size."""
     parent = sample_any(space, rng)
@@ -136,7 +134,6 @@ def test_depth_grows_at_the_end_and_shrinks_from_the_end(*, granularity: Granula
 
 
 @given(spaces_with_bins(), generators)
-@settings(deadline=None)
 def test_a_level_switch_keeps_the_number_of_parameters(
     drawn: tuple[SearchSpace, ParameterBin], rng: np.random.Generator
 ) -> None:
@@ -179,7 +176,6 @@ def test_level_switches_go_small_steps_and_find_their_way() -> None:
 
 
 @given(spaces(), generators)
-@settings(deadline=None)
 def test_crossing_takes_every_gene_from_either_parent(space: SearchSpace, rng: np.random.Generator) -> None:
     first, second = sample_any(space, rng), sample_any(space, rng)
     while len(second.layers) != len(first.layers):
@@ -260,7 +256,6 @@ def test_native_children_are_what_stock_classes_express(family: str, groups: int
 
 @pytest.mark.parametrize("constraint", ["repair", "rejection"])
 @given(drawn=spaces_with_bins(), rng=generators)
-@settings(deadline=None)
 def test_constrained_children_lie_in_the_space_and_in_the_bin(
     constraint: Constraint, drawn: tuple[SearchSpace, ParameterBin], rng: np.random.Generator
 ) -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -47,7 +47,6 @@ def test_one_sequence_drops_only_what_is_broken() -> None:
     num_kept=st.integers(1, 5),
     stages=st.sets(st.integers(2, 20), min_size=1, max_size=4).map(lambda s: tuple(sorted(s))),
 )
-@settings(deadline=None)
 def test_laws_of_a_race(
     seed: int, num_candidates: int, num_rivals: int, num_kept: int, stages: tuple[int, ...]
 ) -> None:

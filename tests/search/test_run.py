@@ -143,7 +143,7 @@ def test_records_say_what_was_evaluated(tmp_path: Path) -> None:
     kind=st.sampled_from(KINDS),
     chosen=st.sampled_from([SMALL, RACING]),
 )
-@settings(max_examples=16, deadline=None)
+@settings(max_examples=16)
 def test_killed_and_resumed_is_uninterrupted(
     kills: list[int], torn: float, kind: tuple[Granularity, bool], chosen: SearchSettings
 ) -> None:

@@ -97,6 +97,7 @@ def test_the_papers_sizes_make_5050_evaluations() -> None:
     assert SearchSettings(probability_reading="share").offspring == (10, 10, 30)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", [*SPACES.values(), *OTHER_SPACES.values()], ids=[*SPACES, *OTHER_SPACES])
 @pytest.mark.parametrize(
     ("reading", "sampling", "constraint"), [("gate", "constructive", "repair"), ("share", "rejection", "rejection")]
@@ -137,7 +138,7 @@ def test_an_operator_without_new_offspring_gives_way_to_a_random_member() -> Non
 
 
 @given(seed=st.integers(0, 2**32 - 1), name=st.sampled_from(sorted(SPACES)))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_same_seed_same_history_whatever_global_seeds_do(seed: int, name: str) -> None:
     strategies = [open_strategy(SPACES[name], HALF, changed(SMALL, epochs=2, seed=seed)) for _ in range(2)]
     quiet = run(strategies[0])
@@ -223,6 +224,7 @@ def test_acceptance_is_the_share_of_proposals_that_became_candidates(constraint:
     assert 0 < strategy.metrics()["acceptance"] < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SPACES))
 def test_level_switches_keep_the_budget_of_their_parent(name: str) -> None:
     """They differ from some elite by less than a neuron in every layer."""
@@ -240,7 +242,7 @@ def test_level_switches_keep_the_budget_of_their_parent(name: str) -> None:
 
 @pytest.mark.slow
 def test_guided_searches_find_the_optimum_more_often_than_random_search() -> None:
-    """Eight optima spread over the 1,160 members of a bin, a seed for each, 140 evaluations to find it.
+    """Five optima spread over the 1,160 members of a bin, a seed for each, 140 evaluations to find it.
 
     Local search has 80, for its neighbourhoods are used up by then.
     """
@@ -269,7 +271,7 @@ def test_guided_searches_find_the_optimum_more_often_than_random_search() -> Non
         "local": 80
     }
     hits = Counter[str]()
-    for seed, optimum in enumerate(inside[50::150]):
+    for seed, optimum in enumerate(inside[50:800:150]):
         for name, chosen in searches.items():
             asked = run(
                 open_strategy(UNIFORM, FIFTH, changed(chosen, seed=seed)),
@@ -281,6 +283,7 @@ def test_guided_searches_find_the_optimum_more_often_than_random_search() -> Non
     assert hits["local"] > hits["random"], hits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layerwise", [False, True])
 def test_fine_evolution_learns_which_entries_to_keep(*, layerwise: bool) -> None:
     """The loss counts in how many entries a candidate differs from a hidden one that keeps every other entry."""

@@ -5,12 +5,13 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pytest
+from projects import ROOT
 from ray.cluster_utils import Cluster
 from strategies import changed, layer, llama
 
@@ -32,6 +33,7 @@ SETTINGS = SearchSettings(
     population=8, epochs=1, num_elites=3, num_mutants=4, num_crossovers=2, num_randoms=2, stages=(2,)
 )
 NUM_SEQUENCES = 4
+PATHS = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])
 
 
 @dataclass(frozen=True)
@@ -87,36 +89,23 @@ def search(evaluate: Evaluate, history_file: Path) -> list[object]:
     return [*run_search(strategy, evaluate, history_file, NUM_SEQUENCES), *strategy.elites]
 
 
+@pytest.fixture
+def whole(tmp_path: Path) -> list[object]:
+    """Return what the search finds in one process."""
+    return search(Evaluator(tmp_path), tmp_path / "whole.jsonl")
+
+
+@pytest.fixture
+def keys(whole: list[object]) -> list[str]:
+    return [record.key for record in whole if hasattr(record, "key")]
+
+
+# The first in this file: a process has one Ray at a time, and `workers_of` keeps it to the end.
 @pytest.mark.slow
-def test_deaths_change_nothing_and_poison_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path("src").resolve()), str(Path("tests").resolve())]))
-    whole = search(Evaluator(tmp_path), tmp_path / "whole.jsonl")
-    keys = [record.key for record in whole if hasattr(record, "key")]
-
-    killed = Evaluator(tmp_path, killed_once=keys[3])
-    with RayEvaluate(partial(open_evaluator, killed), pairs, num_workers=2) as evaluate:
-        assert search(evaluate, tmp_path / "killed.jsonl") == whole
-    assert (tmp_path / "killed").exists()
-    assert 2 <= len(list(tmp_path.glob("opened-*"))) <= 4
-
-    poisonous = Evaluator(tmp_path, poison=keys[2], wrong="")
-    with RayEvaluate(partial(open_evaluator, poisonous), pairs, num_workers=2) as evaluate:
-        strategy = open_strategy(SearchSpace(teacher=TEACHER, layerwise=True), HALF, changed(SETTINGS, epochs=0))
-        records = run_search(strategy, evaluate, tmp_path / "poison.jsonl", NUM_SEQUENCES)
-        assert [record.finished for record in records if record.key == keys[2]] == [False]
-        assert [record.key for record in records] == keys[: SETTINGS.population]
-        first = Genes.open(genes_folder(tmp_path / "poison.jsonl")).read(0)
-        with pytest.raises(ArithmeticError, match=keys[0]):
-            list(replace_open(evaluate, Evaluator(tmp_path, wrong=keys[0]))([first], slice(0, 2)))
-
-
-@pytest.mark.slow
-def test_a_node_that_is_lost_takes_no_candidate_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_is_lost_takes_no_candidate_with_it(tmp_path, monkeypatch, whole) -> None:
     """Two Ray nodes, both this machine; one is killed once both evaluate. The history is that of one process."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path("src").resolve()), str(Path("tests").resolve())]))
+    monkeypatch.setenv("PYTHONPATH", PATHS)
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    whole = search(Evaluator(tmp_path), tmp_path / "whole.jsonl")
     # Where Ray listens is its choice: of 127.0.0.1 it makes this machine's address when it joins a cluster.
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
@@ -140,6 +129,54 @@ def test_a_node_that_is_lost_takes_no_candidate_with_it(tmp_path: Path, monkeypa
         cluster.shutdown()
 
 
+@pytest.fixture(scope="module")
+def workers_of() -> Iterator[Callable[[Evaluator], RayEvaluate]]:
+    """Start two workers once, and return a maker of what evaluates in them.
+
+    They start in spite of the address of a dead cluster, which Ray leaves behind where one was killed.
+    """
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="r") as short:
+        # The path of a socket has 107 characters at most.
+        patch.setenv("RAY_TMPDIR", short)
+        patch.setenv("PYTHONPATH", PATHS)
+        patch.delenv("RAY_ADDRESS", raising=False)
+        (Path(short) / "ray").mkdir()
+        (Path(short) / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
+        with RayEvaluate(partial(open_evaluator, Evaluator(Path(short))), pairs, num_workers=2) as running:
+
+            def make(evaluator: Evaluator) -> RayEvaluate:
+                other = RayEvaluate(partial(open_evaluator, evaluator), pairs, num_workers=2)
+                other._ray, other._task = running._ray, running._task
+                other._shared = running._ray.put(other._open)
+                return other
+
+            yield make
+
+
+@pytest.mark.slow
+def test_a_killed_worker_changes_nothing(workers_of, whole, keys, tmp_path) -> None:
+    assert search(workers_of(Evaluator(tmp_path, killed_once=keys[3])), tmp_path / "killed.jsonl") == whole
+    assert (tmp_path / "killed").exists()
+    assert 2 <= len(list(tmp_path.glob("opened-*"))) <= 4
+
+
+@pytest.mark.slow
+def test_poison_harms_only_itself(workers_of, keys, tmp_path) -> None:
+    strategy = open_strategy(SearchSpace(teacher=TEACHER, layerwise=True), HALF, changed(SETTINGS, epochs=0))
+    evaluate = workers_of(Evaluator(tmp_path, poison=keys[2]))
+    records = run_search(strategy, evaluate, tmp_path / "poison.jsonl", NUM_SEQUENCES)
+    assert [record.finished for record in records if record.key == keys[2]] == [False]
+    assert [record.key for record in records] == keys[: SETTINGS.population]
+
+
+@pytest.mark.slow
+def test_an_error_of_a_candidate_ends_the_search(workers_of, whole, keys, tmp_path) -> None:
+    assert whole
+    first = Genes.open(genes_folder(tmp_path / "whole.jsonl")).read(0)
+    with pytest.raises(ArithmeticError, match=keys[0]):
+        list(workers_of(Evaluator(tmp_path, wrong=keys[0]))([first], slice(0, 2)))
+
+
 def test_workers_that_would_wait_for_ever_for_a_gpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     ended: list[bool] = []
     monkeypatch.setattr("ray.init", lambda **_: None)
@@ -151,30 +188,6 @@ def test_workers_that_would_wait_for_ever_for_a_gpu_are_refused(monkeypatch: pyt
     ):
         pass
     assert ended == [True]
-
-
-@pytest.mark.slow
-def test_the_address_of_a_dead_cluster_does_not_stop_a_local_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray leaves the file behind where a cluster was killed."""
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path("src").resolve()), str(Path("tests").resolve())]))
-    with tempfile.TemporaryDirectory(prefix="r") as short:  # the path of a socket has 107 characters at most
-        folder = Path(short)
-        monkeypatch.setenv("RAY_TMPDIR", short)
-        (folder / "ray").mkdir()
-        (folder / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
-        whole = search(Evaluator(folder), folder / "whole.jsonl")
-        with RayEvaluate(partial(open_evaluator, Evaluator(folder)), pairs, num_workers=1) as evaluate:
-            assert search(evaluate, folder / "history.jsonl") == whole
-        assert list(folder.glob("opened-*"))
-
-
-def replace_open(evaluate: RayEvaluate, evaluator: Evaluator) -> RayEvaluate:
-    """Return workers that run already with another evaluator."""
-    other = RayEvaluate(partial(open_evaluator, evaluator), pairs, num_workers=2)
-    other._ray, other._task = evaluate._ray, evaluate._task
-    other._shared = evaluate._ray.put(other._open)
-    return other
 
 
 @pytest.mark.parametrize(("named", "expected"), [(None, "local"), ("ray://head:10001", None)])

@@ -1,9 +1,19 @@
 """What stages cost, by hand."""
 
-from strategies import decoder, layer
+from strategies import SMOLLM2_135M, decoder, layer, pythia
 
 from budwood.arch.count import forward_flops_per_token, layer_flops_per_token
-from budwood.study.costs import Extent, check_cost, correction_cost, forward_of, moments_costs, proof_cost
+from budwood.study.costs import (
+    Extent,
+    check_cost,
+    choice_cost,
+    correction_cost,
+    elimination_cost,
+    forward_of,
+    moments_costs,
+    proof_cost,
+    reading_cost,
+)
 from budwood.subnet.settings import Compensation
 
 TEACHER = decoder("llama", 11, 8, *[layer(4, 4, 2, 10)] * 3, tied=True)
@@ -57,3 +67,21 @@ def test_a_certificate_costs_what_its_texts_do() -> None:
     assert (check.tokens, check.flops) == (14 + 2 * 10 + 5, 100 + 16 + 20 * 10 + 25)
     assert check_cost(float, (10, 4), num_chat_tokens=0).tokens == 34
     assert forward_of(CHILD)(7) == forward_flops_per_token(CHILD, context=7)
+
+
+def test_the_costs_that_ledger_and_plan_share_by_hand() -> None:
+    """Two models of 10 and 20 FLOPs a token read 3 sequences of 4 tokens, and train on 5 tokens at 60 and 90."""
+    lost = reading_cost("compensation", 7.0, Extent(2, 4))
+    assert (lost.flops, lost.tokens) == (56.0, 8)
+    comparing = choice_cost([10.0, 20.0], Extent(3, 4), [60.0, 90.0], 5, [lost])
+    assert comparing.flops == 12 * 30 + 5 * 150 + 56
+    assert comparing.tokens == 2 * (12 + 5) + 8
+    four = pythia(64, 4, 16, 2)
+    # All four layers once, then three of them four times.
+    trials = [4, 3, 3, 3, 3]
+    forwards = [forward_flops_per_token(four.with_layers(four.layers[:kept]), context=4) for kept in trials]
+    spent = elimination_cost(four, Extent(3, 4), trials)
+    assert (spent.flops, spent.tokens) == (12 * sum(forwards), 5 * 12)
+    # An estimate: as many trials as there are sets of layers to leave out, no more than five for every layer.
+    assert elimination_cost(four, Extent(3, 4)).tokens == 12 * 10
+    assert elimination_cost(SMOLLM2_135M, Extent(1, 1)).tokens == 5 * 30

@@ -42,6 +42,10 @@ HALF = BinSettings(fraction=0.5, tolerance=0.25)
 UNIFORM = SpaceSettings(layerwise=False, compensation=Compensation())
 FINE = SpaceSettings(layerwise=True, granularity="fine", compensation=Compensation())
 REBUILT = SpaceSettings(layerwise=True, granularity="fine", rope="rebuild", score_gain=False)
+every_kind = pytest.mark.parametrize(
+    ("name", "space"),
+    [("llama tied", FINE), ("gpt_neox untied", UNIFORM), ("gpt_neox untied", FINE), ("gemma2 tied", UNIFORM)],
+)
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +99,7 @@ def frequencies(model: Checkpoint) -> list[list[float]]:
     return [buffer.tolist() for name, buffer in buffers if name.endswith("inv_freq") and "original" not in name]
 
 
-@pytest.mark.parametrize("space", [UNIFORM, FINE], ids=["uniform", "fine"])
-@pytest.mark.parametrize("name", ["llama tied", "gpt_neox untied", "gemma2 tied"])
+@every_kind
 def test_several_precisions(bench, name, space):
     def change(name, tensor):
         return tensor if "norm" in name or "embed" in name else tensor.bfloat16()
@@ -106,8 +109,7 @@ def test_several_precisions(bench, name, space):
     assert found.certificate.largest_logit_difference <= found.certificate.tolerance
 
 
-@pytest.mark.parametrize("space", [UNIFORM, FINE], ids=["uniform", "fine"])
-@pytest.mark.parametrize("name", ["llama tied", "gpt_neox untied", "gemma2 tied"])
+@every_kind
 def test_zeroed_heads_and_layers(bench, name, space):
     zeroed = ("q_proj", "k_proj", "o_proj", "layers.1.attention", "layers.1.mlp")
 
@@ -134,9 +136,11 @@ def test_a_tied_flag_beside_a_head_of_its_own(bench):
     assert torch.equal(ours, theirs)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["llama tied", "gpt_neox untied", "smollm3 tied"])
-@pytest.mark.parametrize("space", [FINE, REBUILT], ids=["preserve", "rebuild"])
+@pytest.mark.parametrize(
+    ("name", "space"),
+    [("llama tied", FINE), ("gpt_neox untied", REBUILT), ("smollm3 tied", REBUILT)],
+    ids=["preserve", "rebuild", "some do not turn"],
+)
 def test_an_export_whose_layers_turn_differently_is_a_teacher(bench, name, space):
     parent = bench.searched(bench.teacher(name), FINE, "parent").checkpoint
     study = bench.study(str(parent.folder), "second")
@@ -257,7 +261,6 @@ def test_further_teachers_read_the_same_tokens_and_whole_sequences(bench, tmp_pa
         fetch(32)
 
 
-@pytest.mark.slow
 def test_a_tokenizer_with_more_ids_than_the_embedding_has_rows(bench):
     """Special tokens are added without a row; no packed text holds them, so nothing needs one."""
     folder, tokenizer = bench.teacher(), byte_tokenizer()

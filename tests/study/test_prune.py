@@ -4,7 +4,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from projects import ROOT
 
 from budwood.records.locks import holding
 from budwood.records.runs import WORKSPACE, note_run
@@ -79,7 +78,3 @@ def test_the_command(data_root, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([str(tmp_path / "elsewhere")])
     assert "name the folder where runs keep their data" in capsys.readouterr().err
-
-
-def test_make_has_a_target_for_it():
-    assert 'python -m budwood.study.prune "$(DATA)" $(ARGS)' in (ROOT / "Makefile").read_text()

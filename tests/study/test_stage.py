@@ -135,6 +135,7 @@ def test_what_has_no_fingerprint_cannot_decide():
         identity(object())
 
 
+@pytest.mark.slow
 def test_a_fitness_of_ones_own_decides_with_its_source(stages, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     (stage,) = [stage for stage in stages if isinstance(stage, EvolveSubnets)]

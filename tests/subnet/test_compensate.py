@@ -1,13 +1,15 @@
 """Corrections recover what can be recovered, and shrink to plain slicing."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
+from children import SELECTIONS
 from corrections import logits_of, only, ordered_by
 from strategies import decoder, layer
-from teachers import FULL, NEURONS, TEACHERS, architecture_of, select, tiny_teacher, weights_of
+from teachers import FULL, NEURONS, across, architecture_of, every_family, select, tiny_teacher, weights_of
 
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
@@ -22,8 +24,7 @@ NONE, ALL = NO_CORRECTION, Compensation(**dict.fromkeys(STEPS, True))
 RIDGES = ("neuron_ridge", "channel_ridge", "head_ridge", "layer_ridge", "refit_ridge")
 TINY = dict.fromkeys(RIDGES, 1e-9)
 CUT = select(30, [0, 2, 3], (2, 1, 8, 20))
-
-every_family = pytest.mark.parametrize("teacher", [name for name in TEACHERS if " untied" in name], indirect=True)
+ORDERS = list(product(("activation", "magnitude", "native"), ("preserve", "rebuild")))
 
 
 def test_regression_is_ridge_regression_on_features_of_unit_variance():
@@ -39,16 +40,17 @@ def test_regression_is_ridge_regression_on_features_of_unit_variance():
     np.testing.assert_allclose(actual, expected, rtol=1e-9)
 
 
-@every_family
-@pytest.mark.parametrize("ordering", ["activation", "native"])
-def test_without_corrections_it_is_the_plain_cut(orders, windows, selection, ordering):
-    ordered = orders[ordering, "preserve"]
-    child = compensate(ordered, selection, windows, NONE)
-    assert torch.equal(logits_of(child, windows), logits_of(extract_child(ordered, selection), windows))
+@pytest.mark.parametrize(("teacher", "selection"), across(list(SELECTIONS)), indirect=True)
+def test_without_corrections_it_is_the_plain_cut(orders, windows, selection):
+    for ordering in ("activation", "native"):
+        ordered = orders[ordering, "preserve"]
+        child = compensate(ordered, selection, windows, NONE)
+        assert torch.equal(logits_of(child, windows), logits_of(extract_child(ordered, selection), windows))
 
 
-@every_family
-@pytest.mark.parametrize("step", ["neurons", "channels", "heads", "layers", "refit"])
+@pytest.mark.parametrize(
+    ("teacher", "step"), across(["neurons", "channels", "heads", "layers", "refit"]), indirect=["teacher"]
+)
 def test_an_infinite_ridge_is_the_plain_cut(orders, windows, step):
     ordered = orders["activation", "preserve"]
     child = compensate(ordered, CUT, windows, only(step, **dict.fromkeys(RIDGES, 1e12)))
@@ -72,16 +74,17 @@ def test_corrections_without_a_regression_read_no_text(orders, windows):
         compensate(orders["activation", "preserve"], CUT, unreadable, only(step))
 
 
-@every_family
-def test_the_corrections_that_are_named_are_those_that_change_something(orders, windows):
+@pytest.mark.slow
+@pytest.mark.parametrize(("teacher", "order"), across(ORDERS), indirect=["teacher"])
+def test_the_corrections_that_are_named_are_those_that_change_something(orders, windows, order):
     """In every order and under either rotary embedding; a whole cut needs none, and none are made unasked."""
-    for ordered in orders.values():
-        plain = extract_child(ordered, CUT).state_dict()
-        made = [step for step in STEPS if differing(plain, compensate(ordered, CUT, windows, only(step)).state_dict())]
-        assert list(corrections_made(ordered, CUT, ALL)) == made
-        assert corrections_made(ordered, CUT, only("heads")) == ("heads",)
-        assert corrections_made(ordered, CUT, None) == ()
-        assert corrections_made(ordered, Selection.prefix(ordered.ranked), ALL) == ()
+    ordered = orders[order]
+    plain = extract_child(ordered, CUT).state_dict()
+    made = [step for step in STEPS if differing(plain, compensate(ordered, CUT, windows, only(step)).state_dict())]
+    assert list(corrections_made(ordered, CUT, ALL)) == made
+    assert corrections_made(ordered, CUT, only("heads")) == ("heads",)
+    assert corrections_made(ordered, CUT, None) == ()
+    assert corrections_made(ordered, Selection.prefix(ordered.ranked), ALL) == ()
 
 
 def test_every_step_changes_what_it_should(teacher, orders, windows):

@@ -46,6 +46,7 @@ def test_the_order_does_not_depend_on_the_batch(teacher_folder, windows):
     )
 
 
+@pytest.mark.slow
 def test_text_decides(teacher_folder, windows):
     orders = {leave_layers_out(teacher_folder, torch.randint_like(windows, 97), FULL).order for _ in range(12)}
     assert len(orders) > 1

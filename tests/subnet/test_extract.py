@@ -1,10 +1,12 @@
 """Worked values of a cut; what a child computes is tested in test_masked_parents and test_families."""
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
-from teachers import HEAD_DIM, TEACHERS, kept_in_layer, kept_mask, select, weights_of
+from children import SELECTIONS
+from teachers import HEAD_DIM, across, every_family, every_family_and_tie, kept_in_layer, kept_mask, select, weights_of
 
 from budwood.arch.count import num_parameters
 from budwood.arch.family import axis_lengths
@@ -13,7 +15,6 @@ from budwood.models.checkpoint import own_weights
 from budwood.models.rotary import layer_rope
 from budwood.subnet.extract import Corrections, child_state, extract_child, kept_positions, resolve
 
-every_family = pytest.mark.parametrize("teacher", [name for name in TEACHERS if " untied" in name], indirect=True)
 llama_only = pytest.mark.parametrize("teacher", ["llama untied"], indirect=True)
 CUT = Selection(
     hidden=tuple(range(1, 48, 2)),
@@ -48,10 +49,11 @@ def test_layers_stand_in_depth_order_whatever_order_they_were_taken_in(orders):
     assert all(torch.equal(again[name], weight) for name, weight in state_of(ordered).items())
 
 
-@every_family
-@pytest.mark.parametrize("rope", ["preserve", "rebuild"])
-def test_what_is_kept_is_what_the_selection_says(orders, selection, rope):
-    ordered = orders["activation", rope]
+@pytest.mark.parametrize(
+    ("teacher", "kind"), across(list(product(SELECTIONS, ("preserve", "rebuild")))), indirect=["teacher"]
+)
+def test_what_is_kept_is_what_the_selection_says(orders, kind):
+    selection, ordered = SELECTIONS[kind[0]], orders["activation", kind[1]]
     family, by_depth = ordered.family, sorted(selection.layers, key=lambda layer: ordered.ranking[layer.layer])
     for chosen, layer in zip(by_depth, resolve(ordered, selection).layers, strict=True):
         kept = kept_in_layer(ordered, selection.hidden, chosen)
@@ -62,8 +64,9 @@ def test_what_is_kept_is_what_the_selection_says(orders, selection, rope):
             assert sorted(positions.tolist()) == mask.nonzero().flatten().tolist()
 
 
-@pytest.mark.parametrize("teacher", TEACHERS, indirect=True)
-@pytest.mark.parametrize("selection", ["uniform", "heads that do not divide", "layer-wise"], indirect=True)
+@pytest.mark.parametrize(
+    ("teacher", "selection"), across(["uniform", "heads that do not divide", "layer-wise"]), indirect=True
+)
 def test_native_prefix_with_rebuilt_embeddings_is_the_papers_cut(teacher, orders, selection):
     """The first of everything, unscaled, under the teacher's rotary base (paper, section 2.1)."""
     ordered, weights = orders["native", "rebuild"], weights_of(teacher)
@@ -115,8 +118,7 @@ def test_a_norm_gains_what_keeps_the_size_of_its_entries(orders):
             assert torch.equal(state[f"{family.decoder}.0.{name}"], bias)
 
 
-@every_family
-@pytest.mark.parametrize("rope", ["preserve", "rebuild"])
+@pytest.mark.parametrize(("teacher", "rope"), across(["preserve", "rebuild"]), indirect=["teacher"])
 def test_attention_keeps_the_teachers_temperature(orders, rope):
     """Queries, or the norm behind them, shrink by sqrt(d' / d), where the model would divide by sqrt(d')."""
     ordered = orders["native", rope]
@@ -185,7 +187,7 @@ def test_prefixes_share_the_teachers_memory_until_the_child_owns_its_weights(ord
     assert torch.equal(inside, before)
 
 
-@pytest.mark.parametrize("teacher", TEACHERS, indirect=True)
+@every_family_and_tie
 def test_ties_survive_the_cut(architecture, orders):
     child = own_weights(extract_child(orders["activation", "preserve"], CUT))
     shared = child.get_output_embeddings().weight is child.get_input_embeddings().weight

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from strategies import KINDS, generators
-from teachers import TEACHERS, select, weights_of
+from teachers import across, every_family, every_family_and_tie, select, weights_of
 from transformers import AutoModelForCausalLM
 
 from budwood.arch.count import num_parameters
@@ -23,8 +23,6 @@ from budwood.subnet.settings import Ordering
 
 pytestmark = pytest.mark.slow
 
-every_teacher = pytest.mark.parametrize("teacher", TEACHERS, indirect=True)
-every_family = pytest.mark.parametrize("teacher", [name for name in TEACHERS if " untied" in name], indirect=True)
 
 HEAD = LayerSelection(layer=2, groups=(2,), queries=(0,), pairs=(0, 3), neurons=(11,))
 PLAIN = LayerSelection(layer=0, groups=range(3), queries=range(1), pairs=range(5), neurons=range(13))
@@ -46,26 +44,25 @@ def rounding(teacher, expected):
     return float(expected.abs().max()) * (3e-5 if family_of(teacher.config.model_type).norm_offset else 5e-6)
 
 
-@every_teacher
-@pytest.mark.parametrize("ordering", ["activation", "magnitude"])
-def test_ordering_changes_no_logit(teacher, orders, windows, ordering):
-    ordered = orders[ordering, "preserve"]
-    expected = logits_of(teacher, windows)
-    whole = extract_child(ordered, Selection.prefix(ordered.ranked))
-    assert type(whole) is type(teacher)
-    assert (logits_of(whole, windows) - expected).abs().max() < rounding(teacher, expected)
-    before = weights_of(teacher)
-    assert ordered.weights.keys() == before.keys()
-    assert not any(torch.equal(weight, before[name]) for name, weight in ordered.weights.items() if ".mlp." in name)
+@every_family_and_tie
+def test_ordering_changes_no_logit(teacher, orders, windows):
+    expected, before = logits_of(teacher, windows), weights_of(teacher)
+    for ordering in ("activation", "magnitude"):
+        ordered = orders[ordering, "preserve"]
+        whole = extract_child(ordered, Selection.prefix(ordered.ranked))
+        assert type(whole) is type(teacher)
+        assert (logits_of(whole, windows) - expected).abs().max() < rounding(teacher, expected)
+        assert ordered.weights.keys() == before.keys()
+        assert not any(torch.equal(weight, before[name]) for name, weight in ordered.weights.items() if ".mlp." in name)
 
 
-@every_teacher
-@pytest.mark.parametrize("rope", ["preserve", "rebuild"])
-def test_the_native_whole_is_the_teacher_to_the_bit(teacher, orders, windows, rope):
-    ordered = orders["native", rope]
-    whole = extract_child(ordered, Selection.prefix(ordered.ranked))
-    assert all(torch.equal(weight, whole.state_dict()[name]) for name, weight in teacher.state_dict().items())
-    assert torch.equal(logits_of(whole, windows), logits_of(teacher, windows))
+@every_family_and_tie
+def test_the_native_whole_is_the_teacher_to_the_bit(teacher, orders, windows):
+    for rope in ("preserve", "rebuild"):
+        ordered = orders["native", rope]
+        whole = extract_child(ordered, Selection.prefix(ordered.ranked))
+        assert all(torch.equal(weight, whole.state_dict()[name]) for name, weight in teacher.state_dict().items())
+        assert torch.equal(logits_of(whole, windows), logits_of(teacher, windows))
 
 
 @every_family
@@ -83,7 +80,7 @@ def test_the_teacher_is_untouched(teacher, teacher_folder, importance):
     assert all(torch.equal(ordered.weights[name], weight) for name, weight in first.items())
     assert file.read_bytes() == before
     names = family_of(ordered.architecture.family).stored_names
-    assert all(torch.equal(on_disk[names.get(name, name)], value) for name, value in teacher.state_dict().items())
+    assert all(torch.equal(on_disk[names.get(name, name)], value) for name, value in teacher.named_parameters())
 
 
 def check_round_trip(ordered, member, windows, folder):
@@ -108,10 +105,11 @@ def check_round_trip(ordered, member, windows, folder):
         assert getattr(loaded.config, name) == [ordered.config[name][depth] for depth in depths]
 
 
-@every_teacher
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind[0]} {'layer-wise' if kind[1] else 'uniform'}")
+@pytest.mark.parametrize(("teacher", "kind"), across(KINDS, each=2), indirect=["teacher"])
 def test_what_is_exported_is_what_was_searched(orders, windows, tmp_path, kind):
-    @settings(max_examples=2, deadline=None, database=None)
+    """Every family in a uniform and in a layer-wise space: the classes of the two differ."""
+
+    @settings(max_examples=1, database=None)
     @given(rng=generators, ordering=st.sampled_from(["activation", "native"]))
     def law(rng, ordering):
         ordered = orders[ordering, "preserve"]
@@ -121,8 +119,7 @@ def test_what_is_exported_is_what_was_searched(orders, windows, tmp_path, kind):
     law()
 
 
-@every_family
-@pytest.mark.parametrize("extreme", EXTREMES)
+@pytest.mark.parametrize(("teacher", "extreme"), across(list(EXTREMES)), indirect=["teacher"])
 def test_extremes_are_exported_too(orders, windows, tmp_path, extreme):
     rope = "rebuild" if extreme == "odd widths" else "preserve"
     check_round_trip(orders["activation", rope], EXTREMES[extreme], windows[:2], tmp_path / "child")
@@ -143,13 +140,13 @@ teacher's own."""
 
 
 @every_family
-@pytest.mark.parametrize(("hidden", "divides"), [(32, False), (36, True)])
-def test_the_stock_class_holds_what_it_can_express(teacher, orders, hidden, divides):
-    child = extract_child(orders["activation", "preserve"], select(hidden, [0, 1], (3, 1, 8, 17)))
-    kind = UNIFORM_CLASSES.get(orders["native", "preserve"].architecture.family, ("", ""))[divides]
+def test_the_stock_class_holds_what_it_can_express(teacher, architecture, orders):
     own = type(teacher).__name__
-    assert type(child).__name__ == {"": own, OWN: OWN + own, "Mistral": "MistralForCausalLM"}[kind]
-    assert not child.training
+    classes = {"": own, OWN: OWN + own, "Mistral": "MistralForCausalLM"}
+    for hidden, kind in zip((32, 36), UNIFORM_CLASSES.get(architecture.family, ("", "")), strict=True):
+        child = extract_child(orders["activation", "preserve"], select(hidden, [0, 1], (3, 1, 8, 17)))
+        assert type(child).__name__ == classes[kind]
+        assert not child.training
 
 
 @pytest.mark.parametrize("teacher", ["gpt_neox tied", "phi3 untied", "stablelm+use_qkv_bias tied"], indirect=True)

@@ -5,7 +5,7 @@ from types import ModuleType
 
 import pytest
 import torch
-from teachers import FULL, TEACHERS, VOCAB_SIZE, architecture_of, select, tiny_teacher, weights_of
+from teachers import FULL, TEACHERS, VOCAB_SIZE, architecture_of, every_family_and_tie, select, tiny_teacher, weights_of
 
 from budwood.arch.selection import Selection
 from budwood.models.losses import sequence_losses
@@ -29,14 +29,12 @@ def ordered(family="llama", *, tied=True):
     return order_teacher(weights_of(model), model.config.to_dict(), architecture_of(model), settings).materialise(FULL)
 
 
-@pytest.mark.parametrize("name", sorted(TEACHERS))
-def test_the_loss_is_that_of_hugging_face(name, windows):
+@every_family_and_tie
+def test_the_loss_is_that_of_hugging_face(teacher, windows):
     """Gemma 2 bends its logits after the head."""
-    family, tied = TEACHERS[name]
-    model = tiny_teacher(family, tied=tied)
     with torch.no_grad():
-        expected = [model(input_ids=row[None], labels=row[None]).loss for row in windows]
-    torch.testing.assert_close(sequence_losses(model, windows), torch.stack(expected))
+        expected = [teacher(input_ids=row[None], labels=row[None]).loss for row in windows]
+    torch.testing.assert_close(sequence_losses(teacher, windows), torch.stack(expected))
 
 
 @pytest.mark.parametrize("name", ["llama tied", "gemma2 untied"])

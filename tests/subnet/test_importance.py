@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from teachers import TEACHERS, architecture_of, tiny_teacher, weights_of
+from teachers import across, architecture_of, every_family, tiny_teacher, typical, weights_of
 
 from budwood.arch.family import family_of
 from budwood.subnet.importance import Importance, LayerImportance, importance_of_weights, measure_importance
@@ -27,7 +27,6 @@ every_kind = pytest.mark.parametrize(
     ],
     indirect=True,
 )
-every_family = pytest.mark.parametrize("teacher", [name for name in TEACHERS if " untied" in name], indirect=True)
 llama_only = pytest.mark.parametrize("teacher", ["llama tied"], indirect=True)
 
 
@@ -114,11 +113,12 @@ def energy(model, states):
 
 
 @every_kind
-@pytest.mark.parametrize("name", SCORES)
-def test_each_score_equals_its_definition(importance, naive, name):
+def test_each_score_equals_its_definition(importance, naive):
     for layer, expected in zip(importance.layers, naive["layers"], strict=True):
-        torch.testing.assert_close(getattr(layer, name).double(), expected[name], rtol=1e-4, atol=1e-5)
-        assert getattr(layer, name).dtype == torch.float32
+        for name in SCORES:
+            score = getattr(layer, name)
+            assert score.dtype == torch.float32
+            torch.testing.assert_close(score.double(), expected[name], rtol=1e-4, atol=1e-5, msg=f"{name}: {{}}".format)
 
 
 @every_kind
@@ -143,8 +143,7 @@ def test_a_pair_is_what_turns_together_and_past_that_two_neighbours():
     assert torch.allclose(layer.dims, 2**0.5 * energies)
 
 
-@every_family
-@pytest.mark.parametrize("batch_size", [1, 4, 6])
+@pytest.mark.parametrize(("teacher", "batch_size"), across([1, 4, 6]), indirect=["teacher"])
 def test_the_batch_size_does_not_matter(teacher, architecture, windows, importance, batch_size):
     other = measure_importance(teacher, architecture, windows, batch_size=batch_size).to_tensors()
     for name, tensor in importance.to_tensors().items():
@@ -188,7 +187,7 @@ def test_hooks_are_removed_even_if_the_forward_pass_fails(teacher, architecture,
     assert count_hooks(teacher) == before
 
 
-@every_family
+@typical
 def test_the_round_trip_through_tensors_is_the_identity(importance):
     tensors = importance.to_tensors()
     again = Importance.from_tensors(tensors)

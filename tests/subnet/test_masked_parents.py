@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 from strategies import KINDS
-from teachers import TEACHERS, kept_in_layer, kept_mask
+from teachers import across, families, kept_in_layer, kept_mask
 
 from budwood.arch.sampling import sample_any
 from budwood.arch.selection import LayerSelection, Selection
 from budwood.arch.space import SearchSpace
 from budwood.subnet.extract import assemble, child_config, extract_child, resolve
 
-UNTIED = [name for name in TEACHERS if " untied" in name]
 WHOLE = range(48)
 HALVES = LayerSelection(layer=0, groups=(2, 0), queries=(0,), pairs=(0, 1, 3, 7), neurons=tuple(range(0, 40, 2)))
 
@@ -76,36 +75,35 @@ def check(ordered, selection, windows):
     assert (expected - whole).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("teacher", TEACHERS, indirect=True)
-@pytest.mark.parametrize(
-    "selection",
-    [
-        Selection(hidden=WHOLE, layers=(replace(HALVES, layer=2), HALVES)),
-        Selection(hidden=tuple(range(1, 48, 3)), layers=(HALVES, replace(HALVES, layer=3), replace(HALVES, layer=1))),
-    ],
-    ids=["all channels", "few channels"],
-)
-def test_a_child_equals_its_masked_parent(orders, windows, selection):
-    check(orders["activation", "preserve"], selection, windows)
+CHANNELS = {
+    "all channels": Selection(hidden=WHOLE, layers=(replace(HALVES, layer=2), HALVES)),
+    "few channels": Selection(
+        hidden=tuple(range(1, 48, 3)), layers=(HALVES, replace(HALVES, layer=3), replace(HALVES, layer=1))
+    ),
+}
 
 
-@pytest.mark.parametrize("teacher", ["gemma2 tied", *UNTIED], indirect=True)
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind[0]} {'layer-wise' if kind[1] else 'uniform'}")
+@pytest.mark.parametrize(("teacher", "channels"), across(list(CHANNELS)), indirect=["teacher"])
+def test_a_child_equals_its_masked_parent(orders, windows, channels):
+    check(orders["activation", "preserve"], CHANNELS[channels], windows)
+
+
+@pytest.mark.parametrize(("teacher", "kind"), across(KINDS), indirect=["teacher"])
 def test_so_does_any_child_of_any_space(orders, windows, kind):
     ordered = orders["activation", "preserve"]
     space = SearchSpace(teacher=ordered.ranked, granularity=kind[0], layerwise=kind[1])
     check(ordered, sample_any(space, np.random.default_rng(7)), windows[:3])
 
 
-@pytest.mark.parametrize("teacher", [name for name in UNTIED if not name.startswith("gemma")], indirect=True)
-@pytest.mark.parametrize("ordering", ["native", "magnitude"])
-def test_plain_cuts_leave_norms_as_they_are(orders, windows, ordering):
+@pytest.mark.parametrize("teacher", families(without=("gemma",)), indirect=True)
+def test_plain_cuts_leave_norms_as_they_are(orders, windows):
     """Gemma is left out: its embedding is scaled by the root of the hidden size, which the child's class computes."""
-    check(orders[ordering, "preserve"], Selection(hidden=range(20), layers=(HALVES, replace(HALVES, layer=2))), windows)
+    cut = Selection(hidden=range(20), layers=(HALVES, replace(HALVES, layer=2)))
+    for ordering in ("native", "magnitude"):
+        check(orders[ordering, "preserve"], cut, windows)
 
 
-@pytest.mark.parametrize("teacher", UNTIED, indirect=True)
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind[0]} {'layer-wise' if kind[1] else 'uniform'}")
+@pytest.mark.parametrize(("teacher", "kind"), across(KINDS), indirect=["teacher"])
 def test_so_do_children_of_a_layerwise_teacher(own_teacher, windows, kind):
     space = SearchSpace(teacher=own_teacher.ranked, granularity=kind[0], layerwise=kind[1])
     check(own_teacher, sample_any(space, np.random.default_rng(3)), windows[:3])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from corrections import ordered_by
-from teachers import DEPTH, FULL, TEACHERS, architecture_of, select, tiny_teacher, weights_of
+from teachers import DEPTH, FULL, TEACHERS, architecture_of, every_family, select, tiny_teacher, weights_of
 
 from budwood.arch.selection import Selection
 from budwood.models.checkpoint import load_model, own_weights
@@ -17,7 +17,6 @@ from budwood.subnet.ordering import order_teacher
 from budwood.subnet.settings import Compensation, Ordering
 
 SEARCHED = Compensation(refit=False)
-every_family = pytest.mark.parametrize("teacher", [name for name in TEACHERS if " untied" in name], indirect=True)
 
 
 def cuts(ordered):
@@ -33,6 +32,7 @@ def stored(ordered, windows, folder, settings=SEARCHED):
     return store_moments(ordered, windows, settings, folder, gaps=gaps, batch_size=3)
 
 
+@pytest.mark.slow
 @every_family
 def test_a_candidate_is_what_its_own_correction_makes_it(orders, windows, tmp_path):
     ordered = orders["activation", "preserve"]
@@ -46,6 +46,7 @@ def test_a_candidate_is_what_its_own_correction_makes_it(orders, windows, tmp_pa
             )
 
 
+@pytest.mark.slow
 def test_what_a_search_compares_is_what_is_exported_before_its_refit(orders, windows, teacher_folder, tmp_path):
     ordered = orders["activation", "preserve"]
     moments = stored(ordered, windows, tmp_path / "moments")
@@ -57,6 +58,7 @@ def test_what_a_search_compares_is_what_is_exported_before_its_refit(orders, win
         torch.testing.assert_close(losses, sequence_losses(exported, windows), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama tied", "gpt_neox untied", "gemma2 tied"])
 def test_corrected_candidates_share_first_layers_to_the_last_bit(name, windows, tmp_path):
     """Also where the next kept layer differs, or the pairs of later layers."""

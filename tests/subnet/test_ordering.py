@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from teachers import FULL, HALF, TEACHERS, weights_of
+from teachers import FULL, HALF, every_family, weights_of
 
 from budwood.arch.family import family_of
 from budwood.subnet.ordering import open_ordered, order_teacher
@@ -75,7 +75,7 @@ def test_every_axis_of_the_ordered_teacher_stands_best_first(teacher, architectu
         assert torch.equal(ordered[name], torch.cat([heads[g][dims[g]] for g in groups])[:, channels])
 
 
-@pytest.mark.parametrize("teacher", TEACHERS, indirect=True)
+@every_family
 def test_norm_energies_stand_in_the_new_order_and_have_mean_one(importance, orders):
     """All entries together keep their size: a child that keeps every channel has the gain one."""
     norms = orders["activation", "preserve"].norms

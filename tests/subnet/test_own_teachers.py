@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from strategies import KINDS, layer
-from teachers import TEACHERS, weights_of
+from teachers import across, every_family, weights_of
 from transformers import AutoModelForCausalLM
 
 from budwood.arch.count import num_parameters
@@ -21,7 +21,6 @@ from budwood.subnet.extract import extract_child, resolve
 from budwood.subnet.ordering import open_ordered
 from budwood.subnet.settings import Ordering
 
-every_family = pytest.mark.parametrize("teacher", [name for name in TEACHERS if " untied" in name], indirect=True)
 llama_only = pytest.mark.parametrize("teacher", ["llama tied"], indirect=True)
 
 
@@ -52,8 +51,7 @@ def test_ordering_it_changes_no_logit(own_folder, own_teacher, windows):
         assert (logits_of(whole, windows) - expected).abs().max() < rounding * expected.abs().max()
 
 
-@every_family
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind[0]} {'layer-wise' if kind[1] else 'uniform'}")
+@pytest.mark.parametrize(("teacher", "kind"), across(KINDS), indirect=["teacher"])
 def test_its_children_are_exported_as_any_others(own_teacher, windows, tmp_path, kind):
     space = SearchSpace(teacher=own_teacher.ranked, granularity=kind[0], layerwise=kind[1])
     member = sample_any(space, np.random.default_rng(5))

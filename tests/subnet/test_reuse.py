@@ -5,15 +5,14 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from teachers import DEPTH, FULL, TEACHERS, architecture_of, select, tiny_teacher, weights_of
+from teachers import DEPTH, across, select
 
 from budwood.arch.count import forward_flops_per_token, layer_flops_per_token, num_parameters
 from budwood.arch.selection import Selection
 from budwood.subnet.evaluate import SubnetEvaluator
-from budwood.subnet.ordering import OrderedTeacher, order_teacher
 from budwood.subnet.reuse import families, walk
-from budwood.subnet.settings import Ordering
 
+llama_only = pytest.mark.parametrize("teacher", ["llama tied"], indirect=True)
 paths_of_candidates = st.lists(
     st.lists(st.integers(0, 2), min_size=1, max_size=5).map(lambda layers: ["root", *layers]), max_size=8
 )
@@ -44,14 +43,6 @@ def test_a_worked_walk() -> None:
     assert families(paths, 2) == [[0, 2], [1], [3]]
 
 
-def ordered(name: str) -> OrderedTeacher:
-    """Return a tiny teacher, ordered, in memory."""
-    family, tied = TEACHERS[name]
-    model = tiny_teacher(family, tied=tied)
-    settings = Ordering(ordering="magnitude")
-    return order_teacher(weights_of(model), model.config.to_dict(), architecture_of(model), settings).materialise(FULL)
-
-
 def mutants(parent: Selection) -> list[Selection]:
     """Return candidates that differ from a parent in one layer, and one that lacks the last in depth or in rank."""
     changed = [
@@ -67,10 +58,10 @@ def mutants(parent: Selection) -> list[Selection]:
     return [parent, *changed, replace(parent, layers=parent.layers[:-1])]
 
 
-@pytest.mark.parametrize("name", sorted(TEACHERS))
-@pytest.mark.parametrize("layerwise", [False, True])
-def test_losses_are_the_same_to_the_last_bit(name, layerwise, windows):
-    teacher = ordered(name)
+@pytest.mark.slow
+@pytest.mark.parametrize(("teacher", "layerwise"), across([False, True]), indirect=["teacher"])
+def test_losses_are_the_same_to_the_last_bit(orders, layerwise, windows):
+    teacher = orders["magnitude", "preserve"]
     queries = teacher.architecture.layers[0].heads_per_group
     sizes = [(3, queries, 12, 24)] + [(2, 1, 16, 31), (1, queries, 8, 17), (3, 1, 10, 40)] * layerwise
     candidates = mutants(select(33, list(range(DEPTH)), *sizes))
@@ -87,8 +78,9 @@ def test_losses_are_the_same_to_the_last_bit(name, layerwise, windows):
     assert sum(entry.flops for entry in shared.values()) < 0.95 * sum(entry.flops for entry in alone.values())
 
 
-def test_spared_flops_are_those_of_the_shared_layers(windows):
-    teacher = ordered("llama tied")
+@llama_only
+def test_spared_flops_are_those_of_the_shared_layers(orders, windows):
+    teacher = orders["magnitude", "preserve"]
     parent = select(33, [0, 1, 2], (3, 2, 12, 24), (2, 1, 16, 31), (1, 2, 8, 17))
     deepest = max(parent.layers, key=lambda layer: teacher.ranking[layer.layer])
     other = replace(
@@ -104,8 +96,9 @@ def test_spared_flops_are_those_of_the_shared_layers(windows):
     assert num_parameters(sizes) < num_parameters(parent.architecture(teacher.architecture))
 
 
-def test_candidates_that_share_first_layers_stay_together(windows):
-    teacher = ordered("llama tied")
+@llama_only
+def test_candidates_that_share_first_layers_stay_together(orders, windows):
+    teacher = orders["magnitude", "preserve"]
     evaluator = SubnetEvaluator(teacher=teacher, windows=windows)
     parent = select(33, list(range(DEPTH)), (3, 2, 12, 24))
     candidates = [*mutants(parent), replace(parent, hidden=range(20))]

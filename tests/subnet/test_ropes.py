@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from teachers import FULL, HEAD_DIM, TEACHERS, architecture_of, select, tiny_teacher, weights_of
+from teachers import FULL, HEAD_DIM, architecture_of, every_family, select, tiny_teacher, weights_of
 
 from budwood.arch.family import supported_family
 from budwood.arch.selection import Selection
@@ -136,7 +136,7 @@ def test_random_weights_of_any_child_get_the_plain_frequencies(teachers, kind, r
     torch.testing.assert_close(turns_of(random)[0][0][0], expected, rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("teacher", [name for name in TEACHERS if " untied" in name], indirect=True)
+@every_family
 def test_so_do_those_of_an_export_on_disk(teacher, orders, tokenizer, tmp_path):
     child = own_weights(extract_child(orders["activation", "preserve"], select(48, [0, 2], (3, 1, 12, 20))))
     folder = save_checkpoint(child, tokenizer, tmp_path / "child")

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,9 +13,9 @@ import kills
 import mlflow
 import pytest
 import torch
-from processes import start_python
+from processes import PythonProcess, run_python, start_python
 from projects import ROOT
-from safetensors.torch import load_file
+from runs import assert_close, assert_same, weights
 
 from budwood.corpus.packing import PackedCorpus
 from budwood.models.device import Compute, choose_compute
@@ -39,7 +38,6 @@ OBJECTIVES = {
     "live": DistillationSettings(),
     "cached": DistillationSettings(loss="sampled", num_samples=8, teacher="cached"),
 }
-every_objective = pytest.mark.parametrize("objective", OBJECTIVES)
 
 
 @pytest.fixture(autouse=True)
@@ -47,10 +45,6 @@ def _here_alone(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")]))
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-
-def weights(job):
-    return load_file(job.output_folder / "model" / "model.safetensors")
 
 
 def towards(objective, make_job, cache):
@@ -98,12 +92,14 @@ def wait_until(condition, seconds=120):
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_without_a_launcher_this_process_trains(make_job, monkeypatch):
     monkeypatch.setattr(launch, "run_command", lambda *_: pytest.fail("launched"))
     job = make_job(tokens=1)
     assert run_job(job, lambda *_: None, {}).steps == 1
 
 
+@pytest.mark.slow
 def test_a_finished_job_is_not_launched_again(make_job, monkeypatch):
     monkeypatch.setattr(launch, "run_command", lambda *_: pytest.fail("launched"))
     job = make_job(tokens=1)
@@ -145,51 +141,79 @@ def test_a_signal_ends_the_launcher(tmp_path, how):
 
 
 @pytest.mark.slow
-@every_objective
-def test_a_run_killed_for_real_goes_on_as_if_nothing_had_happened(make_job, tmp_path, objective):
-    """SIGKILL in the fifth of six steps; checkpoints stand at 2 and 4, and another process goes on. Bit for bit."""
-    fields = towards(objective, make_job, tmp_path / "cache")
+def test_a_run_killed_for_real_goes_on_as_if_nothing_had_happened(make_job, tmp_path):
+    """SIGKILL in the fifth of six steps; checkpoints stand at 2 and 4, and another process goes on. Bit for bit.
+
+    Objectives are interrupted in `test_resume`.
+    """
+    fields = towards("cached", make_job, tmp_path / "cache")
     whole, killed = (make_job(name, **fields) for name in ("whole", "killed"))
     train(whole)
     file, environment = write(killed), {"KILL_MARK": str(tmp_path / "mark"), "KILL_STEP": "5"}
     assert start(file, "kills:kill_once", **environment).wait() == -signal.SIGKILL
     assert not (killed.output_folder / "result.json").exists()
     assert start(file, "kills:kill_once", **environment).wait() == 0
-    assert read_curve(killed.output_folder) == read_curve(whole.output_folder)
-    one, other = weights(killed), weights(whole)
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert_same(killed, whole)
+
+
+def run_ranks(arguments, tmp_path, files=(), **environment):
+    """Run two processes to their end as a launcher starts them, and return how they ended and what they said.
+
+    They are forked from one that has imported torch. Each may have a job file of its own as its last argument.
+    """
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    ranks = []
+    for rank in (0, 1):
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} | environment
+        (tmp_path / f"rank-{rank}").mkdir()
+        given = [*arguments, *files[rank : rank + 1]]
+        ranks.append(PythonProcess(given, Path.cwd(), os.environ | shared | own, tmp_path / f"rank-{rank}"))
+    statuses = [rank.wait(PATIENCE) for rank in ranks]
+    return statuses, "".join((tmp_path / f"rank-{rank}/stderr").read_text() for rank in (0, 1))
+
+
+def assert_learned_together(together, alone):
+    """Assert that two processes learned what one does, to rounding."""
+    assert_close(together, alone, 1e-4)
+    ours, expected = weights(together), weights(alone)
+    assert all(torch.allclose(ours[name], one, rtol=0, atol=1e-5) for name, one in expected.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["next token", "cached"])
+def test_two_processes_make_the_run_of_one(make_job, tmp_path, objective):
+    fields = {"micro_batch": 2, **towards(objective, make_job, tmp_path / "cache")}
+    alone, together = (make_job(name, **fields) for name in ("alone", "together"))
+    train(alone)
+    statuses, said = run_ranks(["-m", "budwood.training", str(write(together))], tmp_path)
+    assert statuses == [0, 0], said[-2000:]
+    assert json.loads((together.output_folder / "result.json").read_text())["tokens"] == 576
+    assert_learned_together(together, alone)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_mlflow")
-@every_objective
-def test_two_processes_make_the_run_of_one_and_a_killed_one_restarts(make_job, tmp_path, monkeypatch, objective):
-    """Equal to rounding in two processes as in one; to the last bit with a rank killed or not."""
-    fields = {"micro_batch": 2, **towards(objective, make_job, tmp_path / "cache")}
-    engine = Engine(launcher=TWO, compile_loss="off")
+def test_so_does_a_launcher_whose_killed_process_restarts(make_job, tmp_path, monkeypatch):
+    """With a live teacher; to the last bit with a rank killed or not. MLflow gets every loss."""
+    fields = {"micro_batch": 2, **towards("live", make_job, tmp_path / "cache")}
     alone, together, killed = (make_job(name, **fields) for name in ("alone", "together", "killed"))
     train(alone)
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    command = ["-m", "budwood.training", str(write(together)), "--track", f"{track.__module__}:{track.__name__}"]
     with mlflow.start_run() as run:
-        result = run_job(together.model_copy(update={"engine": engine}), track, open_workspace(tmp_path).environment)
-    assert result.tokens == 576
-    curve, other_weights = read_curve(together.output_folder), weights(together)
-    for row, expected in zip(curve, read_curve(alone.output_folder), strict=True):
-        assert row.keys() == expected.keys()
-        assert all(row[name] == pytest.approx(expected[name], rel=1e-4) for name in row)
-    assert all(torch.allclose(other_weights[name], one, rtol=0, atol=1e-5) for name, one in weights(alone).items())
+        statuses, said = run_ranks(command, tmp_path, **open_workspace(tmp_path).environment)
+    assert statuses == [0, 0], said[-2000:]
+    assert_learned_together(together, alone)
     history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "train_loss")
     assert [(metric.step, metric.value) for metric in history] == [
-        (row["step"], row["train_loss"]) for row in curve if "train_loss" in row
+        (row["step"], row["train_loss"]) for row in read_curve(together.output_folder) if "train_loss" in row
     ]
-    if objective != "live":  # how a rank is killed and restarted does not depend on it
-        return
     monkeypatch.setenv("KILL_MARK", str(tmp_path / "mark"))
     monkeypatch.setenv("KILL_STEP", "5")
-    run_job(killed.model_copy(update={"engine": engine}), kills.kill_once, {})
+    launched = killed.model_copy(update={"engine": Engine(launcher=TWO, compile_loss="off")})
+    assert run_job(launched, kills.kill_once, {}).tokens == 576
     assert (tmp_path / "mark").exists()
-    assert read_curve(killed.output_folder) == curve
-    assert all(torch.equal(other_weights[name], one) for name, one in weights(killed).items())
+    assert_same(killed, together)
 
 
 def free_port():
@@ -198,14 +222,14 @@ def free_port():
         return opened.getsockname()[1]
 
 
-def start_agent(job_file, port, said, restarts=3, **environment):
-    """Start what a launcher starts on one of two nodes, both this machine; what it says goes to a file."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-id=study"]
+def start_agent(job_file, port, said, **environment):
+    """Start what a launcher starts on one of two nodes, both this machine; what it says goes to a folder."""
+    command = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-id=study"]
     command += ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--local-addr=127.0.0.1"]
-    command += [f"--max-restarts={restarts}", "-m", "budwood.training", str(job_file), "--track", "kills:hold"]
+    command += ["--max-restarts=3", "-m", "budwood.training", str(job_file), "--track", "kills:hold"]
+    said.mkdir()
     own = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"} | environment
-    with said.open("w") as stderr:
-        return subprocess.Popen(command, env=os.environ | own, stderr=stderr)
+    return PythonProcess(command, Path.cwd(), os.environ | own, said)
 
 
 def wait_for_port(port):
@@ -232,12 +256,9 @@ def test_two_nodes_make_the_run_of_one_process_and_a_lost_one_is_replaced(make_j
     lost.wait()
     assert not (together.output_folder / "result.json").exists()
     replaced = start_agent(file, port, said[2], KILL_MARK=str(mark))
-    assert [agent.wait(PATIENCE) for agent in (first, replaced)] == [0, 0], said[0].read_text()[-2000:]
+    assert [agent.wait(PATIENCE) for agent in (first, replaced)] == [0, 0], (said[0] / "stderr").read_text()[-2000:]
     assert not processes_of(file)
-    for row, expected in zip(read_curve(together.output_folder), read_curve(alone.output_folder), strict=True):
-        assert all(row[name] == pytest.approx(expected[name], rel=1e-4) for name in expected)
-    one, other = weights(alone), weights(together)
-    assert all(torch.allclose(other[name], one[name], rtol=0, atol=1e-5) for name in one)
+    assert_learned_together(together, alone)
 
 
 @pytest.mark.slow
@@ -246,18 +267,15 @@ def test_processes_that_disagree_on_the_job_are_refused(make_job, tmp_path):
     job = make_job("one", micro_batch=2)
     files = write(job), job.output_folder / "older.json"
     files[1].write_text(job.model_copy(update={"learning_rate": 0.5}).model_dump_json())
-    port, mark = free_port(), str(tmp_path / "mark")
-    said = [tmp_path / name for name in ("first", "second")]
-    agents = [start_agent(file, port, told, restarts=0, KILL_MARK=mark) for file, told in zip(files, said, strict=True)]
-    assert all(agent.wait(PATIENCE) for agent in agents)
-    text = "".join(told.read_text() for told in said)
-    assert "has another job than process 0" in text
-    assert "give every node the same data folder and the same budwood" in text
+    statuses, said = run_ranks(["-m", "budwood.training"], tmp_path, files=list(map(str, files)))
+    assert all(statuses)
+    assert "has another job than process 0" in said
+    assert "give every node the same data folder and the same budwood" in said
 
 
+@pytest.mark.slow
 def test_a_node_without_the_data_folder_is_told_in_a_sentence(tmp_path):
-    command = [sys.executable, "-m", "budwood.training", str(tmp_path / "nowhere/job.json")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_python(["-m", "budwood.training", str(tmp_path / "nowhere/job.json")], Path.cwd(), os.environ)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].endswith("every node needs the data folder, under the same path")
     assert "Traceback" not in done.stderr
@@ -280,18 +298,19 @@ def test_a_launcher_without_devices_is_refused(make_job, monkeypatch, how):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_nothing_outlives_whoever_started_it(make_job, tmp_path, how):
+@pytest.mark.parametrize(("how", "num_ranks"), [(signal.SIGKILL, 2), (signal.SIGTERM, 1)])
+def test_nothing_outlives_whoever_started_it(make_job, tmp_path, how, num_ranks):
     mark = tmp_path / "mark"
-    job = make_job(tokens=1000 * 8 * 12, micro_batch=4, engine=Engine(launcher=TWO, compile_loss="off"))
+    launcher = TWO.replace("--nproc-per-node 2", f"--nproc-per-node {num_ranks}")
+    job = make_job(tokens=1000 * 8 * 12, micro_batch=4, engine=Engine(launcher=launcher, compile_loss="off"))
     file = write(job)
     script = (
         "import sys, kills; from budwood.training.job import TrainingJob; from budwood.training.launch import run_job\n"
         "run_job(TrainingJob.model_validate_json(open(sys.argv[1]).read()), kills.hold, {})"
     )
-    parent = subprocess.Popen([sys.executable, "-c", script, str(file)], env=os.environ | {"KILL_MARK": str(mark)})
+    parent = start_python(["-c", script, str(file)], Path.cwd(), os.environ | {"KILL_MARK": str(mark)})
     wait_until(lambda: mark.exists() and mark.read_text() not in {"", "0"})
-    assert len(processes_of(file)) == 4  # the parent, torchrun and two ranks
+    assert len(processes_of(file)) == 1 + num_ranks  # torchrun and what it started
     parent.send_signal(how)
     assert parent.wait() != 0
     wait_until(lambda: not processes_of(file))
@@ -307,10 +326,9 @@ def test_weights_shared_out_learn_the_same(make_job, tmp_path, through):
     train(job)
     shared = make_job("shared", micro_batch=4)
     file, output = write(shared), tmp_path / "output.json"
-    script = Path(__file__).with_name("sharded.py")
-    command = [sys.executable, "-m", "torch.distributed.run", *TWO.split()[1:], str(script)]
-    status = run_command([*command, str(file), through, str(output)], {})
-    assert status == 0
+    script = f"import runpy; runpy.run_path({str(Path(__file__).with_name('sharded.py'))!r}, run_name='__main__')"
+    statuses, said = run_ranks(["-c", script, str(file), through, str(output)], tmp_path)
+    assert statuses == [0, 0], said[-2000:]
     told = json.loads(output.read_text())
     assert told["kind"] == "DTensor"
     assert told["local"] == [-(-told["whole"][0] // 2), *told["whole"][1:]]

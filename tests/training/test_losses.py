@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -99,27 +99,21 @@ divergences = st.sampled_from(DIVERGENCES)
 caps = st.none() | st.floats(0.5, 30)
 
 
-@settings(deadline=None, max_examples=60)
 @given(sizes, st.tuples(scales, scales, temperatures, divergences), caps, caps)
 def test_chunked_equals_plain_autograd_in_float64(shape, weights, cap, teacher_cap):
     hidden, head, labels, teacher = draw_inputs(*shape)
     others = (labels, replace(teacher, cap=teacher_cap), DistillationWeights(*weights))
-    actual, expected = (
-        loss_and_gradients(function, hidden, head, *others, cap=cap) for function in (chunked_loss, plain_loss)
-    )
+    actual, expected = (loss_and_gradients(each, hidden, head, *others, cap=cap) for each in (chunked_loss, plain_loss))
     for one, other in zip(actual, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-8)
 
 
-@settings(deadline=None, max_examples=60)
 @given(sizes, temperatures, st.sampled_from(["sampled", *TOP]), caps, st.data())
 def test_sparse_targets_equal_plain_autograd(shape, temperature, loss, cap, data):
     hidden, head, labels, teacher = draw_inputs(*shape)
     target = target_of(teacher, loss, temperature, data.draw(st.integers(1, shape[3])))
     others = (labels, target, DistillationWeights(0.3, 0.9, temperature))
-    actual, expected = (
-        loss_and_gradients(function, hidden, head, *others, cap=cap) for function in (chunked_loss, plain_loss)
-    )
+    actual, expected = (loss_and_gradients(each, hidden, head, *others, cap=cap) for each in (chunked_loss, plain_loss))
     for one, other in zip(actual, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
@@ -191,7 +185,6 @@ def test_worked_values():
     )
 
 
-@settings(deadline=None, max_examples=60)
 @given(sizes, temperatures, divergences)
 def test_divergences_are_not_negative_and_zero_at_equality(shape, temperature, kind):
     hidden, head, labels, teacher = draw_inputs(*shape)
@@ -201,7 +194,6 @@ def test_divergences_are_not_negative_and_zero_at_equality(shape, temperature, k
     assert all(float(part.abs().max()) < 1e-9 for part in equal)
 
 
-@settings(deadline=None, max_examples=60)
 @given(sizes, temperatures, st.sampled_from(["topk_tail", "sampled"]), st.data())
 def test_sparse_divergences_are_zero_at_equality(shape, temperature, loss, data):
     """Draws cancel one by one in the value; the gradient of a single draw is not zero, its mean is."""
@@ -215,30 +207,25 @@ def test_sparse_divergences_are_zero_at_equality(shape, temperature, loss, data)
         assert all(float(part.abs().max()) < 1e-5 * scale for part in gradients)
 
 
-@settings(deadline=None, max_examples=60)
 @given(sizes, temperatures, st.data())
 def test_the_tail_bucket_is_a_lower_bound_that_grows_with_k(shape, temperature, data):
     hidden, head, labels, teacher = draw_inputs(*shape)
     only = DistillationWeights(0.0, 1.0, temperature)
     k = data.draw(st.integers(1, shape[3]))
-    values = [
-        float(chunked_loss(hidden, head, labels, target_of(teacher, "topk_tail", temperature, n), only))
-        for n in (k, shape[3])
-    ]
+    targets = [target_of(teacher, "topk_tail", temperature, n) for n in (k, shape[3])]
+    values = [float(chunked_loss(hidden, head, labels, target, only)) for target in targets]
     full = float(chunked_loss(hidden, head, labels, teacher, only))
     assert -1e-4 <= values[0] <= values[1] + 1e-4 * (1 + full)
 
 
 @pytest.mark.parametrize("loss", TOP)
-@settings(deadline=None, max_examples=60)
 @given(shape=sizes, temperature=temperatures)
 def test_the_top_of_the_whole_vocabulary_is_everything(loss, shape, temperature):
     hidden, head, labels, teacher = draw_inputs(*shape)
     weights = DistillationWeights(0.2, 0.8, temperature)
     whole = loss_and_gradients(chunked_loss, hidden, head, labels, teacher, weights)
-    top = loss_and_gradients(
-        chunked_loss, hidden, head, labels, target_of(teacher, loss, temperature, shape[3]), weights
-    )
+    target = target_of(teacher, loss, temperature, shape[3])
+    top = loss_and_gradients(chunked_loss, hidden, head, labels, target, weights)
     for one, other in zip(top, whole, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
@@ -363,12 +350,13 @@ def test_autocast_multiplies_in_bfloat16_and_leaves_gradients_in_float32():
         torch.testing.assert_close(one, other.float(), rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.slow  # one to two minutes of a C++ compiler on a busy machine
-@pytest.mark.parametrize("loss", [None, "full", "topk_tail", "sampled"])
+@pytest.mark.slow  # a C++ compiler takes a minute on a busy machine
+@pytest.mark.parametrize("loss", ["full", "topk_tail"])
 def test_compiled_is_eager(need, loss):
+    """Against whole teachers and against some of their entries."""
     need(inductor_works("cpu"), "torch.compile needs a C++ compiler and Python's headers")
     hidden, head, labels, teacher = draw_inputs(16, 4, 3, 31, torch.float32)
-    arguments = (hidden, head, labels, loss and target_of(teacher, loss, 2.0, 5), WEIGHTS)
+    arguments = (hidden, head, labels, target_of(teacher, loss, 2.0, 5), WEIGHTS)
     eager = loss_and_gradients(chunked_loss, *arguments)
     compiled = loss_and_gradients(lambda *a: chunked_loss(*a, compiled=True), *arguments)
     for one, other in zip(compiled, eager, strict=True):

@@ -1,12 +1,8 @@
-"""Law 6: how a run is portioned or interrupted changes nothing of what it learns."""
+"""What a run learns and leaves, and law 6 in space: how it is portioned changes nothing."""
 
 import json
 import math
-import os
 import shutil
-import signal
-import socket
-import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from processes import run_python, start_python
-from projects import ROOT
+from runs import KilledError, assert_same, kill_at, weights
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
@@ -24,16 +19,13 @@ from budwood.arch.count import forward_flops_per_token, training_flops_per_token
 from budwood.corpus.packing import PackedCorpus, read_index, write_index
 from budwood.models.checkpoint import load_config, load_model, random_model, read_architecture
 from budwood.models.losses import sequence_losses
-from budwood.records.locks import FolderInUseError, holding
 from budwood.records.training import Run
 from budwood.training import callbacks, checkpoints, run
-from budwood.training import curve as curves
-from budwood.training.checkpoints import checkpoints_of, step_of, whole_checkpoint
+from budwood.training.checkpoints import whole_checkpoint
 from budwood.training.curve import read_curve
-from budwood.training.job import TrainingJob
 from budwood.training.objectives import NextToken
 from budwood.training.order import training_order
-from budwood.training.run import TrainingStoppedError, train
+from budwood.training.run import train
 from budwood.training.settings import DistillationSettings, Engine
 from budwood.training.student import Student
 
@@ -41,32 +33,6 @@ pytestmark = pytest.mark.slow
 
 PLAIN = DistillationSettings()
 OBJECTIVES = {"next token": None, "distillation": PLAIN}
-
-
-def weights(job, folder="model"):
-    return load_file(job.output_folder / folder / "model.safetensors")
-
-
-def equal(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-class KilledError(Exception):
-    """Stands for a kill."""
-
-
-def kill_at(step):
-    def track(_metrics, at):
-        if at == step:
-            raise KilledError
-
-    return track
-
-
-def count_forward_passes(monkeypatch):
-    passes, forward = [], Student.forward
-    monkeypatch.setattr(Student, "forward", lambda *args, **kwargs: passes.append(1) or forward(*args, **kwargs))
-    return passes
 
 
 def test_a_run_learns_and_leaves_a_checkpoint_a_curve_and_a_result(make_job, model_folder, corpus_folder):
@@ -122,59 +88,12 @@ def test_micro_batches_do_not_matter(make_job, objective):
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("objective", "step"), [("next token", 1), ("next token", 3), ("next token", 6), ("distillation", 5)]
-)
-def test_a_killed_run_continues_to_the_same_end(make_job, objective, step, monkeypatch):
-    """Killed before the first checkpoint, between two, after the last, and at the very end."""
-    settings = {"distillation": OBJECTIVES[objective], "warmup_ratio": 0.3}
-    whole, killed = make_job("whole", **settings), make_job("killed", **settings)
-    train(whole)
-    with pytest.raises(KilledError):
-        train(killed, kill_at(step))
-    assert not (killed.output_folder / "result.json").exists()
-    told, forward_passes = [], count_forward_passes(monkeypatch)
-    train(killed, lambda _, at: told.append(at))
-    assert len(forward_passes) == 6 - (step - 1) // 2 * 2  # checkpoints are at 2, 4 and 6
-    assert equal(weights(killed), weights(whole))
-    curve = read_curve(killed.output_folder)
-    assert curve == read_curve(whole.output_folder)
-    assert told == [row["step"] for row in curve]
-
-
-def test_no_row_of_the_curve_is_cut_short_by_a_kill(make_job, monkeypatch):
-    """A row of a long run averages several steps; here a checkpoint is in the middle of two of them."""
-    monkeypatch.setattr(curves, "CURVE_ROWS", 2)
-    settings = {"tokens": 8 * 8 * 12, "checkpoint_steps": 3}
-    whole, killed = make_job("whole", **settings), make_job("killed", **settings)
-    train(whole)
-    assert [row["step"] for row in read_curve(whole.output_folder) if "train_loss" in row] == [4, 8]
-    with pytest.raises(KilledError):
-        train(killed, kill_at(4))
-    train(killed)
-    assert read_curve(killed.output_folder) == read_curve(whole.output_folder)
-
-
-def test_a_finished_job_is_reported_again_but_not_trained_again(make_job, monkeypatch):
-    job = make_job(tokens=1)
-    result = train(job)
-    told, forward_passes = [], count_forward_passes(monkeypatch)
-    assert train(job, lambda metrics, _: told.append(metrics)) == result
-    assert not forward_passes
-    assert [list(metrics) for metrics in told] == [
-        ["heldout_loss"],
-        ["train_loss", "learning_rate"],
-        ["heldout_loss"],
-    ]
-
-
 def test_distillation_without_divergence_is_pretraining_step_for_step(make_job):
     pretrained = make_job("pretrained")
     distilled = make_job("distilled", distillation=DistillationSettings(alpha=1.0, beta=0.0))
     for job in (pretrained, distilled):
         train(job)
-    assert read_curve(distilled.output_folder) == read_curve(pretrained.output_folder)
-    assert equal(weights(distilled), weights(pretrained))
+    assert_same(distilled, pretrained)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -197,8 +116,8 @@ def test_random_weights_come_from_the_jobs_seed_alone(make_job):
     for noise, job in enumerate(jobs):
         torch.manual_seed(noise)
         train(job)
-    one, same, other = (weights(job) for job in jobs)
-    assert equal(one, same)
+    assert_same(*jobs[:2])
+    one, other = weights(jobs[0]), weights(jobs[2])
     name = "model.layers.0.mlp.up_proj.weight"
     assert not torch.allclose(one[name], other[name])
     assert not torch.allclose(one[name], load_file(jobs[0].model_folder / "model.safetensors")[name])
@@ -236,47 +155,6 @@ def test_an_update_that_is_not_finite_is_never_saved(make_job):
         train(job)
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_stopped_saves_first_and_continues_to_the_same_end(make_job, how):
-    whole, stopped = make_job("whole"), make_job("stopped")
-    train(whole)
-
-    def terminate_at_3(_metrics, step):
-        if step == 3:
-            os.kill(os.getpid(), how)
-
-    before = signal.getsignal(how)
-    with pytest.raises(
-        TrainingStoppedError, match=r"stopped by SIGTERM or Ctrl-C after step \d of 6; .*checkpoint-\d is complete"
-    ):
-        train(stopped, terminate_at_3)
-    assert signal.getsignal(how) is before
-    assert step_of(whole_checkpoint(stopped.output_folder)) in {3, 4}  # heard in step 3's log: at the next step's end
-    train(stopped)
-    assert equal(weights(stopped), weights(whole))
-    assert read_curve(stopped.output_folder) == read_curve(whole.output_folder)
-
-
-def test_a_longer_run_continues_a_shorter_one_from_before_its_decay(make_job, monkeypatch):
-    """5 steps, of which one decays; then 10, of which two do. The same as 10 steps in one go."""
-    settings = {"shape": "warmup_stable_decay", "warmup_steps": 2, "num_evaluations": 1, "checkpoint_steps": 3}
-    branches = {"branch_folder": make_job("branches").output_folder}
-    short = make_job("short", tokens=5 * 8 * 12, **settings, **branches)
-    long, whole = (
-        make_job(name, tokens=10 * 8 * 12, **settings, **b) for name, b in (("long", branches), ("whole", {}))
-    )
-    train(short)
-    assert [path.name for path in branches["branch_folder"].glob("checkpoint-*")] == ["checkpoint-4"]
-    train(whole)
-    forward_passes = count_forward_passes(monkeypatch)
-    train(long)
-    assert len(forward_passes) == 6
-    assert equal(weights(long), weights(whole))
-    losses = [[row for row in read_curve(job.output_folder) if row["step"] != 5] for job in (long, whole)]
-    assert losses[0] == losses[1]
-    assert [step_of(path) for path in sorted(branches["branch_folder"].glob("checkpoint-*"))] == [4, 8]
-
-
 @pytest.mark.parametrize("shape", ["cosine", "warmup_stable_decay"])
 def test_the_learning_rate_follows_its_formula(make_job, shape):
     job = make_job(tokens=10 * 8 * 12, shape=shape, warmup_steps=2, final_learning_rate_ratio=0.1, decay_ratio=0.4)
@@ -288,17 +166,11 @@ def test_the_learning_rate_follows_its_formula(make_job, shape):
     assert rates == pytest.approx(rising + (cosine if shape == "cosine" else stable))
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_muon_learns_and_resumes(make_job, objective):
-    settings = {"optimizer": "muon", "distillation": OBJECTIVES[objective]}
-    whole, killed = make_job("whole", **settings), make_job("killed", **settings)
-    train(whole)
-    heldout = [row["heldout_loss"] for row in read_curve(whole.output_folder) if "heldout_loss" in row]
+def test_muon_learns(make_job):
+    job = make_job(optimizer="muon")
+    train(job)
+    heldout = [row["heldout_loss"] for row in read_curve(job.output_folder) if "heldout_loss" in row]
     assert heldout[-1] < heldout[0] - 0.3
-    with pytest.raises(KilledError):
-        train(killed, kill_at(3))
-    train(killed)
-    assert equal(weights(killed), weights(whole))
 
 
 def test_activations_computed_anew_change_no_bit(make_job):
@@ -308,8 +180,7 @@ def test_activations_computed_anew_change_no_bit(make_job):
     ]
     for job in jobs:
         train(job)
-    one, other = (weights(job) for job in jobs)
-    assert equal(one, other)
+    assert_same(*jobs)
 
 
 # Dynamo looks at the gradient of every tensor that comes in.
@@ -336,181 +207,6 @@ def test_no_room_for_checkpoints_is_found_before_anything_is_loaded(make_job, mo
     monkeypatch.setattr(run, "load_model", lambda *_: pytest.fail("loaded"))
     with pytest.raises(OSError, match=r"3 checkpoints of \d,\d+ parameters .* 0\.00 GB are free; make room or lower"):
         train(make_job())
-
-
-def test_as_many_checkpoints_stay_as_were_asked_for(make_job):
-    for kept in (1, 3):
-        job = make_job(str(kept), engine=Engine(kept_checkpoints=kept, compile_loss="off"))
-        with pytest.raises(KilledError):
-            train(job, kill_at(6))
-        found = sorted(step_of(path) for path in job.output_folder.glob("checkpoint-*"))
-        assert found == ([4] if kept == 1 else [2, 4])  # killed before step 6 is saved
-
-
-def test_a_checkpoint_that_was_being_written_is_no_checkpoint(make_job):
-    whole, torn = make_job("whole"), make_job("torn")
-    train(whole)
-    with pytest.raises(KilledError):
-        train(torn, kill_at(5))
-    shutil.copytree(torn.output_folder / "checkpoint-4", torn.output_folder / "partial" / "checkpoint-5")
-    (torn.output_folder / "partial" / "checkpoint-5" / "optimizer.pt").unlink()
-    train(torn)
-    assert equal(weights(torn), weights(whole))
-    assert not (torn.output_folder / "partial").exists()
-
-
-def alter(file):
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-
-
-def cut(file):
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-
-
-def empty(file):
-    file.write_bytes(b"")
-
-
-HARMS = {"altered": alter, "cut": cut, "emptied": empty, "removed": Path.unlink}
-OF_A_CHECKPOINT = [
-    "model.safetensors",
-    "optimizer.pt",
-    "scheduler.pt",
-    "rng_state.pth",
-    "trainer_state.json",
-    "curve.json",
-]
-
-
-@pytest.fixture(scope="module")
-def whole_and_killed(tmp_path_factory, job_in):
-    """A run of six steps, and the same run killed in the last, with checkpoints at 2 and 4."""
-    folder = tmp_path_factory.mktemp("runs")
-    whole, killed = job_in(folder / "whole"), job_in(folder / "killed")
-    train(whole)
-    with pytest.raises(KilledError):
-        train(killed, kill_at(6))
-    assert [step_of(path) for path in checkpoints_of(killed.output_folder)] == [2, 4]
-    return whole, killed
-
-
-@pytest.mark.parametrize(
-    ("name", "harm"),
-    [
-        *((name, "altered") for name in OF_A_CHECKPOINT),
-        *(("optimizer.pt", harm) for harm in ("cut", "emptied", "removed")),
-        *(("seal.json", harm) for harm in ("cut", "removed")),
-    ],
-)
-def test_a_damaged_checkpoint_is_passed_over_and_the_run_ends_the_same(
-    whole_and_killed, make_job, name, harm, caplog, monkeypatch
-):
-    whole, killed = whole_and_killed
-    job = make_job()
-    shutil.copytree(killed.output_folder, job.output_folder)
-    HARMS[harm](job.output_folder / "checkpoint-4" / name)
-    forward_passes = count_forward_passes(monkeypatch)
-    train(job)
-    assert len(forward_passes) == 4
-    assert f"Passing over checkpoint {job.output_folder}/checkpoint-4: {name} " in caplog.text
-    assert equal(weights(job), weights(whole))
-    assert read_curve(job.output_folder) == read_curve(whole.output_folder)
-
-
-def test_without_an_undamaged_checkpoint_a_run_begins_anew(whole_and_killed, make_job, caplog):
-    whole, killed = whole_and_killed
-    job = make_job()
-    shutil.copytree(killed.output_folder, job.output_folder)
-    for step in (2, 4):
-        (job.output_folder / f"checkpoint-{step}" / "optimizer.pt").unlink()
-    train(job)
-    assert caplog.text.count("Passing over checkpoint") == 2
-    assert equal(weights(job), weights(whole))
-
-
-def test_a_curve_that_is_cut_during_a_run_is_whole_at_its_end(whole_and_killed, make_job):
-    whole, _ = whole_and_killed
-    job = make_job()
-
-    def cut_at_5(_metrics, step):
-        if step == 5:
-            cut(job.output_folder / "curve.jsonl")
-
-    train(job, cut_at_5)
-    assert read_curve(job.output_folder) == read_curve(whole.output_folder)
-
-
-@pytest.mark.parametrize(
-    ("name", "harm"),
-    [
-        *(("result.json", harm) for harm in HARMS),
-        *(("curve.jsonl", "cut"), ("model/model.safetensors", "altered"), ("model/config.json", "emptied")),
-    ],
-)
-def test_a_damaged_result_is_refused_and_made_anew_once_removed(whole_and_killed, make_job, name, harm):
-    whole, _ = whole_and_killed
-    job = make_job()
-    shutil.copytree(whole.output_folder, job.output_folder)
-    train(job)
-    HARMS[harm](job.output_folder / name)
-    with pytest.raises(ValueError, match=rf"{job.output_folder} is damaged \({name} .*\): remove this folder and run"):
-        train(job)
-    shutil.rmtree(job.output_folder)
-    train(job)
-    assert equal(weights(job), weights(whole))
-
-
-def test_a_damaged_job_is_named(tmp_path, make_job):
-    file = tmp_path / "job.json"
-    file.write_text(make_job().model_dump_json())
-    assert TrainingJob.read(file) == make_job()
-    for harm in (cut, empty):
-        harm(file)
-        with pytest.raises(ValueError, match=r"job\.json is not a training job: "):
-            TrainingJob.read(file)
-    file.unlink()
-    with pytest.raises(ValueError, match=r"job\.json is not on .*: every node needs the data folder"):
-        TrainingJob.read(file)
-
-
-def test_two_runs_in_one_folder_are_refused(make_job):
-    job = make_job()
-    with (
-        holding(job.output_folder, "training of another"),
-        pytest.raises(FolderInUseError, match=rf"is in use: training of another by process {os.getpid()} on .* since "),
-    ):
-        train(job)
-    train(job)
-
-
-@pytest.mark.slow
-def test_two_processes_do_not_train_in_one_folder(make_job, whole_and_killed, tmp_path):
-    """The second is refused while the first lives; after its death the second takes over."""
-    whole, _ = whole_and_killed
-    job, mark = make_job(), tmp_path / "mark"
-    file = tmp_path / "job.json"
-    file.write_text(job.model_dump_json())
-    paths = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])
-    environment = os.environ | {"PYTHONPATH": paths, "KILL_MARK": str(mark)}
-    command = ["-m", "budwood.training", str(file)]
-    first = start_python([*command, "--track", "kills:hold"], tmp_path, environment)
-    try:
-        while not mark.exists():
-            assert first.poll() is None
-            time.sleep(0.1)
-        first.send_signal(signal.SIGSTOP)
-        second = run_python(command, tmp_path, environment)
-        assert second.returncode == 75
-        assert f"training of arm child by process {first.pid} on {socket.gethostname()} since 20" in second.stderr
-        assert "Traceback" not in second.stderr
-    finally:
-        first.kill()
-        first.wait()
-    train(job)
-    assert equal(weights(job), weights(whole))
-    assert read_curve(job.output_folder) == read_curve(whole.output_folder)
 
 
 def test_sequences_longer_than_the_models_positions_are_refused(make_job):

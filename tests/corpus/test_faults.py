@@ -1,0 +1,179 @@
+"""What cannot be read is one error with file, row and reason, or is skipped and counted where that is wanted."""
+
+import gzip
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from documents import NOWHERE, changed, source, texts, write_jsonl
+
+from budwood.corpus.documents import SourceReader
+
+
+@pytest.mark.parametrize(
+    ("content", "changes", "message"),
+    [
+        ('{"title": "x", "body": "y"}', {"format": "jsonl"}, "lacks text_field='text'; fields present: title, body"),
+        ('"text"', {"format": "jsonl"}, "lacks text_field='text'; fields present: none"),
+        ('{"text": 3}', {"format": "jsonl"}, "file:1 must have text in text_field='text', got int"),
+        ('{"text": "x"}\n{"text"', {"format": "jsonl"}, r"file:2 cannot be read as format='jsonl': Expecting"),
+        ("[3]", {"format": "json"}, "file:0 lacks text_field='text'; fields present: none"),
+        ("3", {"format": "json"}, "file:1 cannot be read as format='json': it is no object or array but 3"),
+        ('{"text": "x"}\n{"text": "y"}', {"format": "json"}, "cannot be read as format='json': Extra data: line 2"),
+        (
+            '{"text": "a"}\n{"text": "x\\ud83dy"}',
+            {"format": "jsonl"},
+            r"file:2 is no valid text: '\\ud83d', its character 2",
+        ),
+        ('{"text": %s}' % ("[" * 200_000), {"format": "jsonl"}, "file:1 cannot be read as format='jsonl': .*recursion"),
+        ('{"text": "a", "n": %s}' % ("1" * 5000), {"format": "jsonl"}, r"file:1 cannot be read .* \(4300 digits\)"),
+        ('{"meta": {"id": 1}}', {"format": "jsonl", "text_field": "meta.text"}, "fields present in meta: id"),
+        ('{"text": null}', {"format": "jsonl"}, "is empty"),
+        (" \n", {}, "is empty"),
+    ],
+)
+def test_unreadable_content_is_refused(tmp_path, content, changes, message):
+    (tmp_path / "file").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        texts(source(path=str(tmp_path / "file"), **changes))
+
+
+def test_a_missing_column_names_those_present(tmp_path):
+    pd.DataFrame({"title": ["x"], "body": ["y"]}).to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(ValueError, match="lacks text_field='text'; fields present: title, body"):
+        texts(source(path=str(tmp_path), format="parquet"))
+
+
+def test_bad_rows_are_skipped_and_counted_where_that_is_wanted(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(
+        b'{"text": "one"}\n{"tex\n{"body": "x"}\n{"text": "caf\xe9"}\n{"text": "\\ud800"}\n{"text": "two"}\n{"te'
+    )
+    skipping = source(path=str(file), format="jsonl", on_error="skip")
+    reader = SourceReader(skipping, NOWHERE)
+    assert [document.text for document in reader] == ["one", "two"]
+    assert reader.num_skipped == 5
+    assert [fault.partition(" ")[0] for fault in reader.faults] == [f"{file}:{line}" for line in (2, 3, 4, 5, 7)]
+    with pytest.raises(
+        ValueError, match=r"rows.jsonl:2 cannot be read as format='jsonl': Invalid control|Unterminated"
+    ):
+        texts(changed(skipping, on_error="stop"))
+    (tmp_path / "latin.txt").write_bytes("café".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"latin.txt cannot be read as format='text': 'utf-8' codec"):
+        texts(source(path=str(tmp_path)))
+    with pytest.raises(
+        ValueError, match=r"is empty: .*; 1 rows were skipped, the first because .*latin.txt cannot be read"
+    ):
+        texts(source(path=str(tmp_path), on_error="skip"))
+
+
+BAD_ROWS = {
+    "broken line": (b'{"te', "cannot be read as format='jsonl': Expecting|Unterminated|Invalid"),
+    "schema drift": (b'{"other": {"x": 1}}', "lacks text_field='text'; fields present: other"),
+    "latin-1": (b'{"text": "caf\xe9"}', "cannot be read as format='jsonl': 'utf-8'"),
+    "other type": (b'{"text": ["b"]}', "must have text in text_field='text', got list"),
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), BAD_ROWS.values(), ids=BAD_ROWS)
+@pytest.mark.parametrize("name", ["train-2.jsonl", "train-2.ndjson.gz", "train-2.json"])
+def test_a_bad_line_of_a_dataset_is_skipped_alone(tmp_path, content, reason, name):
+    write_jsonl(
+        tmp_path / f"train-1{'.json' if name.endswith('.json') else '.jsonl'}", [{"text": "one"}, {"text": "two"}]
+    )
+    lines = b'{"text": "three"}\n' + content + b'\n{"text": "four"}\n'
+    (tmp_path / name).write_bytes(gzip.compress(lines) if name.endswith(".gz") else lines)
+    of = source(path=None, dataset=str(tmp_path))
+    with pytest.raises(ValueError, match=rf"source 's': {tmp_path}/{name}:2 .*({reason})"):
+        texts(of)
+    reader = SourceReader(changed(of, on_error="skip"), NOWHERE)
+    assert [document.text for document in reader] == ["one", "two", "three", "four"]
+    assert reader.num_skipped == 1
+
+
+def write_parquet(path, texts):
+    """Write texts in latin-1, which no reader of parquet expects."""
+    binary = pa.array([text.encode("latin-1") for text in texts])
+    pq.write_table(pa.table({"text": pa.Array.from_buffers(pa.string(), len(texts), binary.buffers())}), path)
+
+
+@pytest.mark.parametrize("extension", ["json", "parquet"])
+def test_a_bad_entry_or_row_of_a_dataset_is_skipped_alone(tmp_path, extension):
+    if extension == "json":
+        (tmp_path / "train.json").write_text('[{"text": "one"}, {"text": 2}, "two"]')
+    else:
+        write_parquet(tmp_path / "train.parquet", ["one", "café", "two"])
+    of = source(path=None, dataset=str(tmp_path))
+    with pytest.raises(
+        ValueError, match=rf"source 's': {tmp_path}/train.{extension}:1 (must have text|cannot be read)"
+    ):
+        texts(of)
+    reader = SourceReader(changed(of, on_error="skip"), NOWHERE)
+    assert [document.text for document in reader] == ["one", "two"]
+    assert reader.num_skipped == 1
+
+
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("train.csv", b"text,n\none,1\ntwo,2,3\n", "Expected 2 fields in line 3, saw 3"),
+        ("train.csv", b"text\none\ncaf\xe9\n", "UnicodeDecodeError: .*; line 3 is no UTF-8"),
+        ("train.txt", b"one\ncaf\xe9\n", "UnicodeDecodeError: .*; line 2 is no UTF-8"),
+    ],
+)
+def test_rows_that_cannot_be_told_apart_stop_a_run_with_file_and_row(tmp_path, name, content, reason, on_error):
+    (tmp_path / name).write_bytes(content)
+    place = rf"source 's': row 0 of {tmp_path}, in {tmp_path}/{name}, or one soon after it, cannot be read: .*{reason}"
+    advice = "; on_error='skip' passes over rows of .jsonl.* only" if on_error == "skip" else "$"
+    with pytest.raises(ValueError, match=place + f"[^;]*{advice}"):
+        texts(source(path=None, dataset=str(tmp_path), on_error=on_error))
+
+
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+def test_a_broken_array_is_a_damaged_file(tmp_path, on_error):
+    (tmp_path / "train.json").write_text('[{"text": "one"}, {"te')
+    for of in ({"dataset": str(tmp_path), "path": None}, {"path": str(tmp_path), "format": "json"}):
+        with pytest.raises(ValueError, match=r"train.json:1 cannot be read as format='json': Unterminated"):
+            texts(source(**of, on_error=on_error))
+
+
+def test_rows_of_a_dataset_are_read_as_its_card_says(tmp_path):
+    """An option that only `datasets` knows leaves the reading to it."""
+    (tmp_path / "a.csv").write_text("text;n\none;1\n")
+    (tmp_path / "rows.json").write_text('{"data": [{"text": "two"}]}')
+    for options, text in [("data_files: a.csv\n  sep: ;", "one"), ("data_files: rows.json\n  field: data", "two")]:
+        (tmp_path / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  {options}\n---\n")
+        assert texts(source(path=None, dataset=str(tmp_path))) == [text]
+
+
+def test_unusable_rows_of_a_dataset_are_faults_too(tmp_path):
+    (tmp_path / "train.json").write_text('{\n"text": 1\n}')
+    number = source(path=None, dataset=str(tmp_path))
+    with pytest.raises(ValueError, match=r"row 0 of .*, in .*train.json must have text in text_field='text', got int"):
+        texts(number)
+    with pytest.raises(ValueError, match=r"is empty: .*; 1 rows were skipped, the first because row 0 of"):
+        texts(changed(number, on_error="skip"))
+
+
+def test_a_torn_parquet_file_is_refused(tmp_path):
+    file = tmp_path / "rows.parquet"
+    pd.DataFrame({"text": ["one", "two"]}).to_parquet(file)
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(ValueError, match=r"rows.parquet:1 cannot be read as format='parquet'"):
+        texts(source(path=str(file), format="parquet"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dataset": "no/such/folder"}, r"dataset='no/such/folder' cannot be opened with dataset_config=None"),
+        ({"dataset_split": "test"}, r"dataset_split='test' and revision=None: Bad split"),
+        ({"dataset_config": "other"}, r"dataset_config='other'"),
+    ],
+)
+def test_a_dataset_that_is_not_there_is_refused(tmp_path, changes, message):
+    write_jsonl(tmp_path / "train.jsonl", [{"text": "one"}])
+    with pytest.raises(ValueError, match=message):
+        texts(source(path=None, **{"dataset": str(tmp_path)} | changes))

@@ -1,0 +1,54 @@
+"""The site of the documentation opens without a server or a network, and its figure shows the numbers of the study."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import figure
+import pytest
+from mkdocs.commands.build import build
+from mkdocs.config import load_config
+from pages import WIDE, assert_scrolls_down_alone, browsing, chromium, complaints, wait_for
+from projects import ROOT
+from selenium.webdriver.common.by import By
+
+DOCS = ROOT / "docs"
+
+
+def test_the_figure_is_drawn_from_the_numbers_of_the_study():
+    numbers = json.loads((DOCS / "result.json").read_text(encoding="utf-8"))
+    evidence = (DOCS / "explanation/evidence.md").read_text()
+    for scheme in figure.SCHEMES:
+        assert (DOCS / f"assets/result-{scheme}.svg").read_text(encoding="utf-8") == figure.draw(numbers, scheme)
+    for row in numbers["rows"]:
+        assert f"{row['loss']:.3f} ± {row['error']:.3f}" in evidence
+        assert f"{row['loss']:.3f}" in (ROOT / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the site, built strictly: a warning, such as a dead link, fails."""
+    folder = tmp_path_factory.mktemp("site")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        build(load_config("mkdocs.yml", site_dir=str(folder), strict=True))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_the_site_opens_and_searches_from_a_folder(site: Path, need: Callable, tmp_path: Path):
+    need(chromium(), "no Chromium with its driver: apt-get install chromium chromium-driver")
+    with browsing(tmp_path / "profile", WIDE) as browser:
+        for page in sorted({*site.rglob("*.html")} - {site / "404.html"}):  # of servers alone
+            browser.get(page.as_uri())
+            loaded = browser.execute_script("return performance.getEntriesByType('resource').map(each => each.name)")
+            assert not [name for name in loaded if not name.startswith("file:")], page
+            assert_scrolls_down_alone(browser)
+        browser.get((site / "index.html").as_uri())
+        browser.execute_script("document.querySelector('#__search').click()")
+        field = wait_for(browser, lambda: browser.find_element(By.CSS_SELECTOR, ".md-search__input"))
+        browser.execute_script("arguments[0].focus()", field)
+        field.send_keys("hidden_weight")
+        assert wait_for(browser, lambda: browser.find_elements(By.CSS_SELECTOR, ".md-search-result__item"))
+        assert complaints(browser) == []
