@@ -10,7 +10,8 @@ from _pytest.mark.structures import ParameterSet
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from budwood.arch.family import FAMILIES, MODEL_TYPES, Axis, architecture_from_config, axis_lengths, family_of
+from budwood.arch.config import architecture_from_config
+from budwood.arch.family import FAMILIES, MODEL_TYPES, Axis, axis_lengths, family_of
 from budwood.arch.selection import Indices, LayerSelection, Selection
 from budwood.arch.spec import Architecture
 from budwood.models.certificate import Expected, expect

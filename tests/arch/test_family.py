@@ -10,18 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import SMOLLM2_135M, architectures, base_config, layer, ropes
 
+from budwood.arch.config import OWN_PREFIX, architecture_from_config, layer_config, stock_family
 from budwood.arch.count import num_parameters
-from budwood.arch.family import (
-    FAMILIES,
-    MODEL_TYPES,
-    OWN_PREFIX,
-    Family,
-    architecture_from_config,
-    axis_lengths,
-    family_of,
-    layer_config,
-    stock_family,
-)
+from budwood.arch.family import FAMILIES, MODEL_TYPES, Family, axis_lengths, family_of
 from budwood.arch.spec import Architecture
 from budwood.models.checkpoint import build_empty, model_config
 

@@ -25,8 +25,9 @@ from strategies import (
 )
 
 from budwood.arch.bins import ParameterBin
+from budwood.arch.config import stock_family
 from budwood.arch.count import num_parameters
-from budwood.arch.family import family_of, stock_family
+from budwood.arch.family import family_of
 from budwood.arch.sampling import sample, sample_any
 from budwood.arch.selection import Indices, LayerSelection, Selection
 from budwood.arch.space import Granularity, SearchSpace, log10_paper_size

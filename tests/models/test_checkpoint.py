@@ -15,8 +15,9 @@ from strategies import layer, llama, pythia
 from teachers import TEACHERS, across, architecture_of, families, tiny_teacher
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from budwood.arch.config import stock_family
 from budwood.arch.count import num_parameters
-from budwood.arch.family import family_of, stock_family
+from budwood.arch.family import family_of
 from budwood.models.checkpoint import (
     OWN_MODELS,
     Checkpoint,

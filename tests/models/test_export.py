@@ -11,8 +11,8 @@ from teachers import expected_of, select
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from budwood.arch.bins import ParameterBin
+from budwood.arch.config import architecture_from_config
 from budwood.arch.count import num_parameters
-from budwood.arch.family import architecture_from_config
 from budwood.models.certificate import Origin, certify, prove
 from budwood.models.checkpoint import own_weights, read_architecture
 from budwood.models.export import write_checkpoint

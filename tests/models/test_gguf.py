@@ -14,8 +14,8 @@ from teachers import HEAD_DIM, VOCAB_SIZE, tiny_teacher
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from budwood.arch.config import architecture_from_config
 from budwood.arch.count import num_parameters
-from budwood.arch.family import architecture_from_config
 from budwood.arch.selection import LayerSelection, Selection
 from budwood.models import gguf as module
 from budwood.models.checkpoint import own_weights, read_architecture, save_checkpoint

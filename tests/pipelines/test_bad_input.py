@@ -230,7 +230,7 @@ def test_the_papers_search_goes_with_workers_and_a_seed(caplog, monkeypatch):
     raw["search"] |= {"preset": "paper", "workers": 4, "seed": 7}
     plain = read_parameters(raw_parameters("base") | {"search": "paper"}).search
     assert read_parameters(raw).search == plain.model_copy(update={"workers": 4, "seed": 7})
-    assert "search.preset: paper supersedes population, epochs" in caplog.text
+    assert "search.preset: paper supersedes population, num_balanced, epochs" in caplog.text
 
 
 def test_the_papers_search_is_one_word():

@@ -7,8 +7,9 @@ from strategies import KINDS, layer
 from teachers import across, every_family, weights_of
 from transformers import AutoModelForCausalLM
 
+from budwood.arch.config import OWN_PREFIX
 from budwood.arch.count import num_parameters
-from budwood.arch.family import OWN_PREFIX, family_of
+from budwood.arch.family import family_of
 from budwood.arch.sampling import sample_any
 from budwood.arch.selection import LayerSelection, Selection
 from budwood.arch.space import SearchSpace

@@ -5,9 +5,13 @@ import re
 import pytest
 from pydantic import ValidationError
 
+from budwood.arch.spec import Architecture, LayerSpec
 from budwood.models.checkpoint import read_architecture
 from budwood.training.job import TrainingJob
 from budwood.training.settings import DistillationSettings, DistillationWeights, Schedule
+
+LAYER = LayerSpec(num_attention_heads=1, num_key_value_heads=1, head_dim=4, intermediate_size=4)
+SMALL = Architecture(family="llama", vocab_size=9, hidden_size=4, tie_word_embeddings=True, layers=(LAYER,))
 
 
 def schedule(**changes):
@@ -81,7 +85,7 @@ def test_a_decay_is_the_last_share_of_the_steps():
     ("change", "message"),
     [
         ({"model_folder": None}, "give exactly one of model_folder and architecture"),
-        ({"architecture": {}}, "give exactly one of model_folder and architecture"),
+        ({"architecture": SMALL}, "give exactly one of model_folder and architecture"),
         ({"branch_folder": "b"}, "branch_folder needs shape=warmup_stable_decay, got cosine"),
         ({"engine": {"sharding": True, "launcher": "x"}, "optimizer": "muon"}, "sharding=true needs optimizer=adamw"),
         ({"initialisation": "best"}, "Input should be 'random' or 'checkpoint'"),

@@ -21,7 +21,7 @@ from budwood.corpus.packing import PackedCorpus
 from budwood.models.device import Compute, choose_compute
 from budwood.pipelines.tracking import open_workspace, track
 from budwood.study import training
-from budwood.training import launch, run
+from budwood.training import checks, launch
 from budwood.training.cache import write_cache
 from budwood.training.curve import read_curve
 from budwood.training.launch import run_command, run_job
@@ -284,17 +284,17 @@ def test_a_node_without_the_data_folder_is_told_in_a_sentence(tmp_path):
 @pytest.mark.parametrize("how", ["more processes than devices", "no device at all"])
 def test_a_launcher_without_devices_is_refused(make_job, monkeypatch, how):
     if how == "no device at all":
-        engine, measurement = Engine(launcher=TWO), SimpleNamespace(device="auto", precision="float32", heldout=1)
+        measurement = SimpleNamespace(device="auto", hardware=("auto", "float32"), heldout=1)
         monkeypatch.setattr(training, "choose_compute", lambda *_: choose_compute("cpu", "float32"))
-        conditions = SimpleNamespace(engine=engine, measurement=measurement)
+        conditions = SimpleNamespace(engine=Engine(launcher=TWO), measurement=measurement)
         with pytest.raises(ValueError, match=r"engine.launcher starts .* this machine has no accelerator: name"):
             training.TrainArm.of("x", None, (None, None), conditions, ArmSettings())
         return
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-    monkeypatch.setattr(run, "choose_compute", lambda *_: Compute(torch.device("cuda"), "float32"))
+    monkeypatch.setattr(checks, "choose_compute", lambda *_: Compute(torch.device("cuda"), "float32"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ValueError, match=r"engine.launcher started 8 processes on .*, which has 2 devices: start one"):
-        run.check_job(make_job())
+        checks.check_job(make_job())
 
 
 @pytest.mark.slow

@@ -8,10 +8,9 @@ derived from these descriptions. CONTRIBUTING.md, "How to add a family", says wh
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import Any, Literal
+from typing import Literal
 
-from budwood.arch.kinds import refuse_other_kinds
-from budwood.arch.spec import Architecture, LayerSpec, check_depth
+from budwood.arch.spec import Architecture, LayerSpec
 
 Axis = tuple[str, ...]
 """Basic axes, outermost first: vocab, hidden, group, query (heads of one group), qk, value, neuron."""
@@ -24,9 +23,6 @@ QUERY_ROWS: Axis = ("group", "query", "qk")
 KEY_ROWS: Axis = ("group", "qk")
 VALUE_ROWS: Axis = ("group", "value")
 HEAD_OUTPUT: Axis = ("group", "query", "value")
-
-OWN_PREFIX = "budwood_"
-"""Model types of our own layer-wise classes: this, then the family whose layers they are built from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +241,6 @@ QWEN3 = replace(
 )
 
 SMOLLM3 = replace(_ANY_HEADS, model_type="smollm3", layer_lists=("layer_types", "no_rope_layers"))
-
 GRANITE = replace(_ANY_HEADS, model_type="granite", scales_by_head_dim=False, residual_multiplier="residual_multiplier")
 
 OLMO2 = replace(
@@ -315,7 +310,6 @@ STABLELM = replace(
 )
 
 _NEOX_HOLDER = "attention.query_key_value"
-
 GPT_NEOX = Family(
     model_type="gpt_neox",
     required={"attention_bias": True},
@@ -368,7 +362,6 @@ _TABLE = (
 
 MODEL_TYPES: Mapping[str, Family] = {family.model_type: family for family in _TABLE}
 """The families, before a config has settled which biases they have."""
-
 FAMILIES: Mapping[str, Family] = {
     entry.name: entry
     for family in _TABLE
@@ -377,10 +370,6 @@ FAMILIES: Mapping[str, Family] = {
     for entry in [_with_biases(family, on)]
 }
 """By name: the model type, and the biases that are switched on."""
-
-
-WRAPPERS: Mapping[str, tuple[str, ...]] = {"gemma3": ("gemma3_text",), "mistral3": ("ministral3", "mistral")}
-"""Model types that hold a text model beside others, and the families that it may be of."""
 
 
 def family_of(name: str) -> Family:
@@ -408,87 +397,3 @@ def layer_lengths(layer: LayerSpec) -> dict[str, int]:
         "value": layer.head_dim,
         "neuron": layer.intermediate_size,
     }
-
-
-def architecture_from_config(config: Mapping[str, Any]) -> Architecture:
-    """Read the architecture out of a `config.json`, of a stock model or of one of our layer-wise exports.
-
-    Args:
-        config: the parsed file.
-
-    Raises:
-        ValueError: the family is unknown, the model is quantised, mixes experts or has an encoder, or a field has an
-            unsupported value.
-    """
-    family, depth = supported_family(config), int(config["num_hidden_layers"])
-    check_depth(depth)
-    layers = tuple(_layer_from_config(config_of_layer(config, position)) for position in range(depth))
-    return Architecture(
-        family=family.name,
-        vocab_size=int(config["vocab_size"]),
-        hidden_size=int(config["hidden_size"]),
-        tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
-        layers=layers,
-    )
-
-
-def config_of_layer(config: Mapping[str, Any], layer: int) -> dict[str, Any]:
-    """Return what a config says about one layer: the whole, with what that layer has of its own."""
-    # transformers pads the keys with zeros from ten layers on.
-    own = {int(position): values for position, values in (config.get("per_layer_config") or {}).items()}
-    return {**config, **own.get(layer, {})}
-
-
-def supported_family(config: Mapping[str, Any]) -> Family:
-    """Return the table entry of a `config.json`'s model.
-
-    Raises:
-        ValueError: the family or one of its settings is not supported.
-    """
-    model_type = str(config.get("model_type"))
-    supported = f"supported are dense decoders of the families {', '.join(MODEL_TYPES)}"
-    refuse_other_kinds(config, supported)
-    name = model_type.removeprefix(OWN_PREFIX)
-    if name not in MODEL_TYPES:
-        raise ValueError(f"model type {model_type!r} is not supported; {supported}")
-    family = MODEL_TYPES[name]
-    for setting, value in family.required.items():
-        # Configurations write "off" as false or null.
-        if (config.get(setting, value) or None) != (value or None):
-            raise ValueError(f"{model_type}: {setting}={config[setting]!r} is not supported; supported: {value!r}")
-    on = [switch for switch, default in family.biases.items() if config.get(switch, default)]
-    return FAMILIES["+".join((name, *on))]
-
-
-def _layer_from_config(config: Mapping[str, Any]) -> LayerSpec:
-    heads = int(config["num_attention_heads"])
-    return LayerSpec(
-        num_attention_heads=heads,
-        num_key_value_heads=int(config.get("num_key_value_heads") or heads),
-        head_dim=int(config.get("head_dim") or config["hidden_size"] // heads),
-        intermediate_size=int(config["intermediate_size"]),
-    )
-
-
-def stock_family(family: Family, *, hidden_size: int, layer: LayerSpec) -> Family | None:
-    """Return the family whose stock class expresses a model with such layers, or None where no stock class does."""
-    heads = layer.num_attention_heads
-    fits = {
-        "any": True,
-        "divide": hidden_size % heads == 0,
-        "fill": hidden_size == heads * layer.head_dim,
-    }[family.stock_heads]
-    if fits:
-        return family
-    return FAMILIES[family.stand_in] if family.stand_in else None
-
-
-def layer_config(family: Family, layer: LayerSpec) -> dict[str, int]:
-    """Return the Hugging Face config fields that state one layer's sizes."""
-    sizes = {
-        "num_attention_heads": layer.num_attention_heads,
-        "num_key_value_heads": layer.num_key_value_heads,
-        "head_dim": layer.head_dim,
-        "intermediate_size": layer.intermediate_size,
-    }
-    return {name: size for name, size in sizes.items() if family.grouped or name != "num_key_value_heads"}

@@ -20,14 +20,8 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 
-from budwood.arch.family import (
-    Family,
-    architecture_from_config,
-    family_of,
-    layer_config,
-    stock_family,
-    supported_family,
-)
+from budwood.arch.config import HFConfig, architecture_from_config, layer_config, stock_family, supported_family
+from budwood.arch.family import Family, family_of
 from budwood.arch.spec import Architecture
 from budwood.models.fingerprint import checkpoint_files, digest_of, fingerprint, memory_of
 from budwood.models.kind import CONFIG, GENERATION, check_kind, check_lengths, read_config
@@ -43,7 +37,7 @@ from budwood.models.rotary import (
     rotary_dims,
     state_ropes,
 )
-from budwood.models.weights import INDEX, SINGLE, HFConfig, read_json, same_values, tensor_files
+from budwood.models.weights import INDEX, SINGLE, read_json, same_values, tensor_files
 from budwood.records.files import write_folder_atomically
 from budwood.records.hashes import hash_file, hash_files
 from budwood.records.seal import damage, seal

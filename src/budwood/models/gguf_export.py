@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from budwood.arch.config import HFConfig
 from budwood.arch.count import num_parameters
 from budwood.arch.spec import Architecture
 from budwood.models.checkpoint import load_config, load_tokenizer, read_architecture
@@ -26,7 +27,6 @@ from budwood.models.gguf_tokenizer import add_tokenizer
 from budwood.models.rotary import inverse_frequencies, layer_rope, rotary_dims
 from budwood.models.settings import Storage
 from budwood.models.tensors import CheckpointTensors
-from budwood.models.weights import HFConfig
 
 _STORAGE = {
     "f32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),

@@ -11,10 +11,10 @@ from types import MappingProxyType
 import gguf
 from torch import Tensor
 
+from budwood.arch.config import HFConfig
 from budwood.arch.family import Family, family_of
 from budwood.arch.spec import Architecture, LayerSpec
 from budwood.models.rotary import changes_at, layer_rope
-from budwood.models.weights import HFConfig
 
 _SMOLLM3_PERIOD = 4
 """Every fourth layer of llama.cpp's smollm3 has no positions."""

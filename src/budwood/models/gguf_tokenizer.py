@@ -8,8 +8,8 @@ from typing import Any
 import gguf
 from transformers import PreTrainedTokenizerBase
 
+from budwood.arch.config import HFConfig
 from budwood.models.vocabulary import merges_of, vocabulary_of
-from budwood.models.weights import HFConfig
 
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from budwood.arch.family import supported_family
+from budwood.arch.config import HFConfig, supported_family
 from budwood.arch.spec import check_depth
-from budwood.models.weights import HFConfig, read_json
+from budwood.models.weights import read_json
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 ADAPTER = "adapter_config.json"

@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from budwood.arch.family import Family, config_of_layer, supported_family
-from budwood.models.weights import HFConfig
+from budwood.arch.config import HFConfig, config_of_layer, supported_family
+from budwood.arch.family import Family
 
 Parameters = Mapping[str, Any]
 """A config's `rope_parameters`, of one layer, or by the types of layers."""

@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from budwood.arch.family import architecture_from_config
+from budwood.arch.config import architecture_from_config
 from budwood.arch.spec import Architecture
 from budwood.records.names import Variant
 from budwood.records.paths import resolve_path

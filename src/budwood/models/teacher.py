@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from budwood.arch.family import architecture_from_config
+from budwood.arch.config import architecture_from_config
 from budwood.arch.spec import Architecture
 from budwood.corpus.tokenization import num_ids
 from budwood.models.checkpoint import (

@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from budwood.arch.config import HFConfig
 from budwood.arch.family import Family, Module, axis_lengths, family_of
 from budwood.arch.spec import Architecture
 
-HFConfig = Mapping[str, Any]
-"""A `config.json` of Hugging Face, as it is on disk or with all defaults: its fields are the library's."""
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")

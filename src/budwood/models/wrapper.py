@@ -5,7 +5,7 @@ from pathlib import Path
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PretrainedConfig
 
-from budwood.arch.family import WRAPPERS
+from budwood.arch.config import WRAPPERS
 from budwood.arch.kinds import refuse_other_kinds
 from budwood.arch.spec import check_depth
 from budwood.models.checkpoint import build_empty, load_tokenizer, save_checkpoint

@@ -9,24 +9,26 @@ from budwood.records.placed import Placed
 from budwood.records.strict import Strict
 
 
-class Finalist(Strict):
-    """One of the best candidates of a search."""
+class Described(Strict):
+    """A sub-network: what it keeps, in words, and its size."""
 
     selection: SelectionField
     description: str
     num_parameters: int
+
+
+class Finalist(Described):
+    """One of the best candidates of a search."""
+
     selection_loss: float
     """On the text of the search, by its fitness."""
     choice_loss: float | None = None
     """On the text of the choice, nats per token, corrected as it is exported."""
 
 
-class FrontPoint(Strict):
+class FrontPoint(Described):
     """A candidate that no other beats in all objectives."""
 
-    selection: SelectionField
-    description: str
-    num_parameters: int
     objectives: dict[str, float]
 
 
@@ -54,12 +56,9 @@ class Finalists(Searched):
         return Searched(**{name: getattr(self, name) for name in Searched.model_fields})
 
 
-class Winner(Searched, Placed):
+class Winner(Searched, Placed, Described):
     """The finalist that is best on text that the search has not read."""
 
-    selection: SelectionField
-    description: str
-    num_parameters: int
     selection_loss: float
     kept_channels: tuple[int, ...]
     """For every channel of its residual stream, the teacher's."""

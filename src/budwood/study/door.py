@@ -9,6 +9,7 @@ from pathlib import Path
 from budwood.corpus.settings import CorpusSettings, SourceSettings
 from budwood.models.settings import TeacherSettings
 from budwood.records.names import require_names
+from budwood.study.defaults import MEASUREMENT, SPLITS
 from budwood.study.settings import MeasurementSettings
 from budwood.study.stage import Track, Workspace, no_tracking
 from budwood.study.study import Study
@@ -16,12 +17,6 @@ from budwood.study.teacher import fetch_source, teacher_record
 from budwood.study.text import PackText, require_measured
 from budwood.study.vocabulary import trim
 from budwood.training.settings import Engine
-
-SPLITS = {"train": 0.8, "calibration": 0.05, "selection": 0.05, "choice": 0.05, "validation": 0.05}
-"""Shares of a text whose division is not given."""
-MEASUREMENT = MeasurementSettings(
-    length=256, calibration=16, elimination=2, selection=6, choice=4, validation=6, heldout=4
-)
 
 
 def open_study(
@@ -37,7 +32,8 @@ def open_study(
 
     Args:
         teacher: a hub id, a checkpoint folder, a GGUF file, `package://<import name>/<file>`, or `TeacherSettings`.
-        texts: sources by name, a path each, divided as `SPLITS` says; or `SourceSettings`; or a whole corpus.
+        texts: sources by name, a path each, divided as `budwood.study.defaults.SPLITS` says; or `SourceSettings`; or a
+            whole corpus.
         folder: keeps everything, for later calls too.
         measurement: how much text is measured on, and where models run.
         engine: how models are trained; on one device of this machine without.

@@ -17,7 +17,7 @@ from budwood.arch.spec import Architecture
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import Compute
 from budwood.records.cost import Cost
-from budwood.records.search import Finalist, Finalists, FrontPoint
+from budwood.records.search import Described, Finalist, Finalists, FrontPoint
 from budwood.search.candidate import SearchRecord
 from budwood.search.fitness import PERPLEXITY, module_of
 from budwood.search.genes import Genes
@@ -157,11 +157,10 @@ class EvolveSubnets(Stage[Found]):
     def _finalists(self, strategy: Strategy, ordered: OrderedTeacher, records: Sequence[SearchRecord]) -> Finalists:
         ranked, calibration = ordered.ranked, self.calibration
         candidates = [
-            Finalist(selection=elite.selection, **_describe(elite.selection, ranked), selection_loss=elite.loss)
-            for elite in strategy.elites
+            Finalist(**dict(describe(elite.selection, ranked)), selection_loss=elite.loss) for elite in strategy.elites
         ]
         front = [
-            FrontPoint(selection=selection, **_describe(selection, ranked), objectives=dict(objectives))
+            FrontPoint(**dict(describe(selection, ranked)), objectives=dict(objectives))
             for objectives, selection in strategy.front
         ]
         cost = Cost(
@@ -185,9 +184,10 @@ class EvolveSubnets(Stage[Found]):
         )
 
 
-def _describe(selection: Selection, ranked: Architecture) -> dict[str, Any]:
+def describe(selection: Selection, ranked: Architecture) -> Described:
+    """Return what a sub-network of a teacher keeps, in words, and its size."""
     sizes = selection.architecture(ranked)
-    return {"description": sizes.describe(), "num_parameters": num_parameters(sizes)}
+    return Described(selection=selection, description=sizes.describe(), num_parameters=num_parameters(sizes))
 
 
 def _history(records: Sequence[SearchRecord], fitness: str) -> pd.DataFrame:

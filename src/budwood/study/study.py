@@ -24,11 +24,12 @@ from budwood.reporting.accelerator import ACCELERATORS, AcceleratorName
 from budwood.search.genes import Genes
 from budwood.search.settings import SearchSettings
 from budwood.study.choice import BriefTraining, ChooseWinner
+from budwood.study.defaults import ARMS, LEARNING_RATE, MFU, RANDOM_LEARNING_RATE, SCHEDULE, SEARCH, SPACE
 from budwood.study.evaluation import EvaluateTeacher
 from budwood.study.export import CertifyTrained, ExportSubnet, last_loss, text_sources
 from budwood.study.forecast import forecast
 from budwood.study.plan import PlannedStudy, plan
-from budwood.study.search import EvolveSubnets
+from budwood.study.search import EvolveSubnets, describe
 from budwood.study.settings import BinSettings, Conditions, MeasurementSettings, ProtocolSettings
 from budwood.study.sizes import narrowed, within
 from budwood.study.space import require_members
@@ -39,25 +40,8 @@ from budwood.study.training import CacheTeacher, Start, TrainArm, Trained
 from budwood.subnet.compensate import cut_out
 from budwood.subnet.importance import Importance
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
-from budwood.subnet.settings import Compensation, Ordering, SpaceSettings
-from budwood.training.settings import Arms, ArmSettings, DistillationSettings, Engine, Schedule
-
-SEARCH = SearchSettings(
-    population=7,
-    num_balanced=4,
-    epochs=2,
-    num_elites=4,
-    num_mutants=3,
-    num_crossovers=2,
-    num_randoms=2,
-    num_finalists=2,
-)
-SPACE = SpaceSettings(layerwise=False, alignment=16, compensation=Compensation())
-SCHEDULE = Schedule.model_validate({"preset": "quickstart"})
-"""Small enough for two processor cores; see the quickstart."""
-_LEARNING_RATE, _RANDOM_LEARNING_RATE = 3e-4, 3e-3
-_MFU = 0.2
-"""Share of a peak that plans expect."""
+from budwood.subnet.settings import Ordering, SpaceSettings
+from budwood.training.settings import ArmSettings, DistillationSettings, Engine, Schedule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,11 +149,8 @@ class Study:
         """
         ranked = self.ordered(space).ranked
         selection.require_within(ranked)
-        sizes = selection.architecture(ranked)
-        count, unread = num_parameters(sizes), float("nan")
-        chosen = Finalist(
-            selection=selection, description=sizes.describe(), num_parameters=count, selection_loss=unread
-        )
+        described = describe(selection, ranked)
+        chosen, count = Finalist(**dict(described), selection_loss=float("nan")), described.num_parameters
         unsearched = Searched(fitness="none", parameter_bin=(count, count + 1), num_evaluations=0, paper_flops=0.0)
         return self._export((chosen,), unsearched, space, None)
 
@@ -226,7 +207,7 @@ class Study:
         Raises:
             ValueError: there is too little text, or its sequences are too long for the model.
         """
-        default = _RANDOM_LEARNING_RATE if random else _LEARNING_RATE
+        default = RANDOM_LEARNING_RATE if random else LEARNING_RATE
         arm = ArmSettings(learning_rate=default if learning_rate is None else learning_rate)
         begin = Start(initialisation="random" if random else "checkpoint", checkpoint=start)
         return self.workspace.finish(self._training("pretrained", begin, arm, schedule))
@@ -236,7 +217,7 @@ class Study:
         start: Checkpoint,
         *,
         schedule: Schedule = SCHEDULE,
-        learning_rate: float = _LEARNING_RATE,
+        learning_rate: float = LEARNING_RATE,
         settings: DistillationSettings | None = None,
     ) -> Trained:
         """Train a checkpoint towards the teacher's distribution and the text.
@@ -338,7 +319,7 @@ class Study:
             needs_statistics=space.needs_statistics,
             needs_elimination=space.needs_elimination,
         )
-        return plan(planned, ACCELERATORS[accelerator], _MFU)
+        return plan(planned, ACCELERATORS[accelerator], MFU)
 
     def _rank(self, *, eliminates: bool) -> Ranked:
         return self.workspace.finish(RankComponents.of(self.materials, eliminates=eliminates))
@@ -352,14 +333,11 @@ class Study:
         return {}
 
     def _conditions(self, schedule: Schedule) -> Conditions:
-        weights, random = ArmSettings(learning_rate=_LEARNING_RATE), ArmSettings(learning_rate=_RANDOM_LEARNING_RATE)
-        taught = ArmSettings(learning_rate=_LEARNING_RATE, distillation=DistillationSettings())
-        arms = Arms(random_init=random, reference_init=random, subnet_init=weights, distilled=taught)
         return Conditions(
             measurement=self.measurement,
             protocol=ProtocolSettings(),
             schedule=schedule,
-            arms=arms,
+            arms=ARMS,
             engine=self.engine,
         )
 

@@ -101,7 +101,7 @@ class Recorder(TrainerCallback):
             loss = math.fsum(self.curve.pending) / len(self.curve.pending)
             self.curve.pending.clear()
             rates = self.meter.row()
-            row = {"train_loss": loss, "learning_rate": float(logs["learning_rate"])}
+            row = Row(step=state.global_step, train_loss=loss, learning_rate=float(logs["learning_rate"]))
             self._add(state, row, {"grad_norm": float(logs["grad_norm"])} | rates)
         self.bar.set_postfix(_readable(float(logs["loss"]), self.meter.rates()), refresh=False)
         self.bar.update()
@@ -131,14 +131,14 @@ class Recorder(TrainerCallback):
     def _evaluate(self, student: Any, state: TrainerState) -> None:
         # Every process measures all: with sharded weights all must take part.
         losses = student.heldout_losses(self.heldout)
-        self._add(state, {"heldout_loss": float(losses.mean()), "heldout_losses": losses.tolist()}, {})
+        row = Row(step=state.global_step, heldout_loss=float(losses.mean()), heldout_losses=losses.tolist())
+        self._add(state, row, {})
 
-    def _add(self, state: TrainerState, metrics: Row, rates: dict[str, float]) -> None:
-        row = {"step": state.global_step} | metrics
+    def _add(self, state: TrainerState, row: Row, rates: dict[str, float]) -> None:
         self.curve.rows.append(row)
         if state.is_world_process_zero:
             append_row(self.job.output_folder, row)
-            track_row(self.track, row | rates)
+            track_row(self.track, {**row, **rates})
 
 
 def _readable(loss: float, rates: dict[str, float]) -> dict[str, str]:

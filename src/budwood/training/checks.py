@@ -160,6 +160,6 @@ def check_teacher(job: TrainingJob, corpus: PackedCorpus, starts: NDArray[np.int
 def student_architecture(job: TrainingJob) -> Architecture:
     """Return what a job trains, layers in depth order."""
     if job.architecture is not None:
-        return Architecture.from_dict(job.architecture)
+        return job.architecture
     assert job.model_folder is not None
     return read_architecture(job.model_folder)

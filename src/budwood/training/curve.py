@@ -5,15 +5,24 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Required, TypedDict, cast
 
 from budwood.records.files import append_json_lines, read_json_lines, write_atomically, write_json_lines
 
 Track = Callable[[Mapping[str, float], int], None]
 """Takes metrics and the optimiser step they belong to."""
 
-Row = dict[str, Any]
-"""`step` with `train_loss` and `learning_rate`; or with `heldout_loss` and `heldout_losses`, the same by sequence."""
+
+class Row(TypedDict, total=False):
+    """A training loss with its learning rate, or a held-out loss, after a step."""
+
+    step: Required[int]
+    train_loss: float
+    learning_rate: float
+    heldout_loss: float
+    heldout_losses: list[float]
+    """The same by sequence."""
+
 
 CURVE = "curve.jsonl"
 STATE = "curve.json"
@@ -43,7 +52,7 @@ class Curve:
 
 def read_curve(output_folder: Path) -> list[Row]:
     """Return the rows of a run's curve."""
-    return read_json_lines(output_folder / CURVE)
+    return cast("list[Row]", read_json_lines(output_folder / CURVE))
 
 
 def write_curve(output_folder: Path, rows: list[Row]) -> None:

@@ -2,12 +2,12 @@
 
 import socket
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from budwood.arch.spec import Architecture
 from budwood.models.settings import DeviceName, Precision
+from budwood.records.fields import ArchitectureField
 from budwood.records.strict import Strict
 from budwood.training.settings import DistillationSettings, Engine, Schedule
 
@@ -21,8 +21,8 @@ class TrainingJob(Strict):
     """Names the run's metrics."""
     model_folder: Path | None = None
     """Checkpoint that gives the architecture, and the weights unless they are random."""
-    architecture: dict[str, Any] | None = None
-    """In place of a checkpoint: `Architecture.to_dict()` of the teacher's family, for random weights."""
+    architecture: ArchitectureField | None = None
+    """In place of a checkpoint: one of the teacher's family, for random weights."""
     initialisation: Initialisation
     """`random` draws the weights by the family's own scheme, with standard rotary embeddings; `checkpoint` reads those
     of `model_folder`."""
@@ -70,10 +70,8 @@ class TrainingJob(Strict):
     def _one_model(self) -> Self:
         if (self.model_folder is None) == (self.architecture is None):
             raise ValueError("give exactly one of model_folder and architecture")
-        if self.architecture is not None:
-            Architecture.from_dict(self.architecture)
-            if self.initialisation != "random":
-                raise ValueError(f"initialisation={self.initialisation!r} needs a model_folder with weights")
+        if self.architecture is not None and self.initialisation != "random":
+            raise ValueError(f"initialisation={self.initialisation!r} needs a model_folder with weights")
         if self.branch_folder is not None and self.schedule.shape != "warmup_stable_decay":
             raise ValueError(f"branch_folder needs shape=warmup_stable_decay, got {self.schedule.shape}")
         if self.engine.sharding and self.schedule.optimizer == "muon":

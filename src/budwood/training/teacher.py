@@ -351,6 +351,6 @@ def open_teacher(job: TrainingJob, compute: Compute) -> Teacher:
 def student_rows(job: TrainingJob) -> int:
     """Return the tokens that the student of a job has logits of."""
     if job.architecture is not None:
-        return int(job.architecture["vocab_size"])
+        return job.architecture.vocab_size
     assert job.model_folder is not None, "a job has a model or an architecture"
     return num_rows(job.model_folder)
