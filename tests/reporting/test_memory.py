@@ -107,7 +107,8 @@ def test_a_cut_by_hand() -> None:
     precise = cut_memory(teacher, child, Compensation(neuron_ridge=1e-3), 64 * 512, stream)
     assert precise.moments - memory.moments == 4 * (3 * k**2 + 2 * k * (n - k))
     plain = cut_memory(teacher, child, None, 64 * 512, stream)
-    assert (plain.weights, plain.activations, plain.moments) == (memory.weights, 0, 0)
+    assert plain.weights == memory.weights - 2 * layer
+    assert (plain.head, plain.activations, plain.moments) == (2 * 2 * 50304 * (2048 + 1536), 0, 0)
 
 
 @pytest.mark.parametrize(("sizes", "gibibytes"), [((50432, 32, 4096, 32), 14), ((50688, 36, 5120, 40), 20)])

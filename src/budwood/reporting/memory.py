@@ -123,7 +123,8 @@ def cut_memory(
     targets: 4kn for what it is given, and b(3k^2 + 2km) in float32, or in float64 where its ridge is small. A gap of
     dropped layers keeps the stream before it and what was written into it; a refit runs the child beside its teacher
     and keeps what its neurons return. A shard of the child waits until it is full, and its embedding is there in
-    float32 for the proof.
+    float32 for the proof. Of narrow teachers the head takes more than any layer: it is read, put in order, cut and
+    joined.
 
     Args:
         teacher: what is cut; its layers are taken to be alike where the child keeps only some.
@@ -147,12 +148,17 @@ def cut_memory(
         states += 6 * teacher.hidden_size + max(layer.intermediate_size for layer in child.layers)
     shard = size * min(num_parameters(child), SHARD_BYTES // size + _largest_layer(child))
     reads = settings.regresses or settings.refit
-    return replace(
+    kept = shard + _FLOAT32 * child.vocab_size * child.hidden_size
+    cutting = replace(
         stream,
-        weights=stream.weights + shard + _FLOAT32 * child.vocab_size * child.hidden_size,
+        weights=stream.weights + kept,
         activations=stream.activations + size * num_tokens * states if reads else 0,
         moments=moments,
     )
+    table = size * teacher.vocab_size * teacher.hidden_size
+    head = 2 * size * teacher.vocab_size * (teacher.hidden_size + child.hidden_size)
+    finishing = Memory(weights=table + kept, head=0 if teacher.tie_word_embeddings else head)
+    return max(cutting, finishing, key=lambda memory: memory.total)
 
 
 def activation_bytes_per_token(architecture: Architecture, precision: Precision) -> int:
