@@ -68,6 +68,7 @@ def test_grouped_queries_leave_few_legal_heads() -> None:
     assert heads == set(itertools.product((1, 2, 3), repeat=2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize(
     ("teacher", "layerwise", "alignment", "native_only"),

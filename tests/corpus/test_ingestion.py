@@ -303,6 +303,7 @@ def test_the_quickstart_reads_the_same_tokens_as_in_the_first_release(tmp_path, 
     np.testing.assert_array_equal(windows, corpus.tokens[starts[:, None] + np.arange(257)])
 
 
+@pytest.mark.slow
 def test_bars_show_characters_and_end(two_sources, word_tokenizer, tmp_path, capfd):
     tokenize(two_sources, word_tokenizer, tmp_path / "corpus", progress=True)
     shown = capfd.readouterr().err

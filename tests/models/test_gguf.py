@@ -41,6 +41,7 @@ def same_logits(file, model, tmp_path):
     return loaded
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ROPES)
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 def test_every_rotary_embedding_is_restored(family, kind, tmp_path):

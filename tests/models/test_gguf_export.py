@@ -33,6 +33,7 @@ def fields(file):
     return {key: field.contents() for key, field in gguf.GGUFReader(file).fields.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama tied", "llama untied", "qwen2 tied"])
 def test_transformers_own_reader_finds_the_same_model(name, tmp_path):
     # Its reader knows only heads that fill the hidden size.

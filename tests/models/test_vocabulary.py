@@ -88,6 +88,7 @@ def checkpoint(tmp_path_factory) -> Checkpoint:
     return Checkpoint.open(save_checkpoint(model, fast(KINDS["byte level"]), tmp_path_factory.mktemp("whole")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @given(place=st.integers(0, SIZE), text=st.text() | st.sampled_from(TEXT), seed=st.integers(0, 3))
 def test_every_text_comes_back_and_kept_tokens_are_made_as_before(checkpoint, kind, place, text, seed):

@@ -98,10 +98,10 @@ def test_a_run_with_a_cached_teacher(finished, tmp_path):
     assert cost["flops"] > 0
     assert "teacher" not in set(ledger["stage"])
     record = TeacherCacheDataset(filepath=data / "04_feature/teacher_cache").load().record
-    assert record["bytes_per_token"] < 70
+    assert record.bytes_per_token < 70
     planned = pd.read_parquet(data / "08_reporting/plan.parquet").set_index("stage")
     assert planned.loc["teacher_cache", "tokens"] == cost["tokens"]
-    assert planned.loc["teacher_cache", "disk_bytes"] >= record["bytes_per_token"] * cost["tokens"]
+    assert planned.loc["teacher_cache", "disk_bytes"] >= record.bytes_per_token * cost["tokens"]
     assert "teacher" not in planned.index
     # Of all trainings only those under the teacher are made anew.
     for reused in ("random_init", "subnet_init"):

@@ -64,7 +64,10 @@ def catalog_of(environment: str) -> DataCatalog:
     return DataCatalog.from_config(load(environment)["catalog"])
 
 
-each = pytest.mark.parametrize("environment", ENVIRONMENTS)
+QUICK = {"base", "smoke"}
+each = pytest.mark.parametrize(
+    "environment", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in ENVIRONMENTS]
+)
 with_either_teacher = pytest.mark.parametrize("teacher", TEACHERS)
 
 
@@ -142,6 +145,7 @@ def test_a_misspelt_dataset_is_in_no_catalog(name: str, found: bool) -> None:  #
         assert type(catalog.get(name)).__name__ == kind
 
 
+@pytest.mark.slow
 def test_no_catalog_entry_is_unused():
     """Environments have no catalog of their own."""
     assert not [file for file in (ROOT / "conf").glob("*/catalog*") if file.parent.name != "base"]

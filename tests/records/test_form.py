@@ -64,7 +64,7 @@ def content(record: Strict) -> str:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=25, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_a_record_comes_back_as_it_was(kind: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject):
     file = tmp_path_factory.getbasetemp() / f"{kind}.json"

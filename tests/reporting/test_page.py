@@ -48,6 +48,7 @@ def test_a_bar_in_a_name_does_not_break_a_table(study) -> None:
     assert "<td>a|b</td>" in page or '<td style="text-align:left">a|b</td>' in page
 
 
+@pytest.mark.slow
 def test_the_page_is_whole_and_offline(study) -> None:
     report = write_report(study.findings)
     page = html_report(report, study.figures)
@@ -115,6 +116,7 @@ def test_the_figures_of_the_catalog_keep_their_titles() -> None:
     assert (figure.layout.title.text, figure.layout.height) == ("Losses", 300)
 
 
+@pytest.mark.slow
 def test_the_nodes_hand_every_dataset_to_the_page(study) -> None:
     """As Kedro calls them: datasets by position, their names beforehand."""
     results, saved = tabulate_results(study.scores, study.curves, study.costs, study.teacher, study.evaluation)

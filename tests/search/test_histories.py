@@ -72,6 +72,7 @@ def test_a_strategy_repeats_its_golden_history(name, granularity, layerwise, tmp
     assert search(tmp_path, space, half, SEARCHES[name], 4) == golden
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layerwise", [False, True])
 @pytest.mark.parametrize("fraction", [0.25, 0.5])
 def test_the_quickstarts_search_repeats_its_golden_history(fraction, layerwise, tmp_path):

@@ -1,38 +1,27 @@
 """Evolution: what it asks for, what it keeps, that it learns, and that a seed fixes it."""
 
-import itertools
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from evolutions import FIFTH, HALF, SMALL, SPACES, TEACHER, UNIFORM, results, run, to_teacher
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import KINDS, changed, count, decoder, layer, llama
+from strategies import changed, count, decoder, layer, llama
 
 from budwood.arch.balanced import balanced_members
 from budwood.arch.bins import ParameterBin
-from budwood.arch.count import num_parameters
 from budwood.arch.sampling import Sampling
-from budwood.arch.selection import LayerSelection, Selection
+from budwood.arch.selection import Selection
 from budwood.arch.space import SearchSpace
-from budwood.arch.spec import Architecture
-from budwood.search.candidate import Candidate, Evaluation
+from budwood.search.candidate import Candidate
 from budwood.search.operators import Constraint
 from budwood.search.settings import CrossoverParents, ProbabilityReading, SearchSettings, StrategyName
-from budwood.search.strategy import Strategy, open_strategy
+from budwood.search.strategy import open_strategy
 
-TEACHER = llama(32, 16, *[layer(6, 3, 8, 12)] * 4)
-SPACES = {
-    f"{granularity} {'layerwise' if layerwise else 'uniform'}": SearchSpace(
-        teacher=TEACHER, granularity=granularity, layerwise=layerwise
-    )
-    for granularity, layerwise in KINDS
-}
-UNIFORM = SPACES["coarse uniform"]
 MIXED = TEACHER.with_layers((layer(6, 3, 8, 12), layer(2, 1, 12, 30), layer(4, 4, 6, 8), layer(8, 2, 12, 12)))
 OTHER_SPACES = {
     "mixed uniform": SearchSpace(teacher=MIXED, granularity="fine", layerwise=False),
@@ -48,47 +37,6 @@ OTHER_SPACES = {
         native_only=True,
     ),
 }
-HALF = ParameterBin.around(0.5 * num_parameters(TEACHER), 0.2)
-FIFTH = ParameterBin.around(0.2 * num_parameters(TEACHER), 0.1)
-SMALL = SearchSettings(population=8, epochs=4, num_elites=4, num_mutants=3, num_crossovers=3, num_randoms=2)
-
-
-def distance(architecture: Architecture, optimum: Architecture) -> float:
-    """Return a synthetic loss: how far the mean sizes of the layers are from those of an optimum."""
-    return float(np.abs(np.log(_mean_sizes(architecture)) - np.log(_mean_sizes(optimum))).sum())
-
-
-def _mean_sizes(architecture: Architecture) -> np.ndarray:
-    layers = [
-        (spec.num_attention_heads, spec.num_key_value_heads, spec.head_dim, spec.intermediate_size)
-        for spec in architecture.layers
-    ]
-    return np.array([architecture.hidden_size, len(layers), *np.mean(layers, axis=0)])
-
-
-def to_teacher(selection: Selection) -> float:
-    """Return a synthetic loss: how far a sub-network's mean sizes are from its teacher's."""
-    return distance(selection.architecture(TEACHER), TEACHER)
-
-
-def results(
-    candidates: Sequence[Candidate], loss: Callable[[Selection], float] = to_teacher
-) -> list[tuple[Candidate, Evaluation]]:
-    """Return candidates with a synthetic loss."""
-    return [
-        (candidate, Evaluation(sequence_losses=[loss(candidate.selection)], tokens=1, flops=1.0, seconds=0.0))
-        for candidate in candidates
-    ]
-
-
-def run(strategy: Strategy, loss: Callable[[Selection], float] = to_teacher) -> list[Candidate]:
-    """Run a strategy on a synthetic loss and return all it asked for."""
-    asked: list[Candidate] = []
-    for _ in range(strategy.proposer.settings.epochs + 1):
-        generation = strategy.ask()
-        strategy.tell(results(generation, loss))
-        asked += generation
-    return asked
 
 
 def test_the_papers_sizes_make_5050_evaluations() -> None:
@@ -238,82 +186,6 @@ def test_level_switches_keep_the_budget_of_their_parent(name: str) -> None:
     for mutant in mutants:
         rounding = 3 * len(mutant.selection.hidden) * (1 if space.layerwise else len(mutant.selection.layers)) / 2
         assert min(abs(count(space, mutant.selection) - budget) for budget in budgets) <= rounding
-
-
-@pytest.mark.slow
-def test_guided_searches_find_the_optimum_more_often_than_random_search() -> None:
-    """Five optima spread over the 1,160 members of a bin, a seed for each, 140 evaluations to find it.
-
-    Local search has 80, for its neighbourhoods are used up by then.
-    """
-    legal = UNIFORM.choices[0]
-    specs = [
-        replace(spec, intermediate_size=neurons)
-        for spec, neurons in itertools.product(legal.attentions(), legal.intermediate_sizes)
-    ]
-    sizes = (
-        replace(TEACHER, hidden_size=hidden, layers=(spec,) * depth)
-        for spec, hidden, depth in itertools.product(specs, UNIFORM.hidden_sizes, UNIFORM.num_layers_choices)
-    )
-    inside = [member for member in sizes if num_parameters(member) in FIFTH]
-    assert len(inside) == 1160
-    evolving = SearchSettings(
-        population=20, epochs=6, num_elites=10, num_mutants=14, num_crossovers=1, num_randoms=5, probability=1.0
-    )
-    searches = {
-        "evolution": evolving,
-        "switching": changed(evolving, level_switch=0.5),
-        "screened": changed(evolving, screening=3),
-        "local": changed(evolving, strategy="local", epochs=3),
-        "random": changed(evolving, strategy="random"),
-    }
-    assert {name: chosen.num_evaluations for name, chosen in searches.items()} == dict.fromkeys(searches, 140) | {
-        "local": 80
-    }
-    hits = Counter[str]()
-    for seed, optimum in enumerate(inside[50:800:150]):
-        for name, chosen in searches.items():
-            asked = run(
-                open_strategy(UNIFORM, FIFTH, changed(chosen, seed=seed)),
-                lambda selection, optimum=optimum: distance(selection.architecture(TEACHER), optimum),
-            )
-            hits[name] += any(candidate.selection == Selection.prefix(optimum) for candidate in asked)
-    assert min(hits["evolution"], hits["switching"]) >= hits["random"] + 3, hits
-    assert hits["screened"] >= hits["evolution"], hits
-    assert hits["local"] > hits["random"], hits
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("layerwise", [False, True])
-def test_fine_evolution_learns_which_entries_to_keep(*, layerwise: bool) -> None:
-    """The loss counts in how many entries a candidate differs from a hidden one that keeps every other entry."""
-    space = SearchSpace(teacher=TEACHER, granularity="fine", layerwise=layerwise)
-    first = LayerSelection(layer=1, groups=(0, 2), queries=(1,), pairs=(0, 2), neurons=tuple(range(0, 12, 2)))
-    optimum = Selection(hidden=tuple(range(0, 16, 2)), layers=(first, replace(first, layer=3)))
-
-    def loss(selection: Selection) -> float:
-        return float(sum(len(kept ^ best) for kept, best in zip(_sets(selection), _sets(optimum), strict=True)))
-
-    evolving = SearchSettings(
-        population=20, epochs=10, num_elites=6, num_mutants=16, num_crossovers=1, num_randoms=3, probability=1.0
-    )
-    unguided = changed(evolving, strategy="random")
-    parameter_bin = ParameterBin.around(count(space, optimum), 0.2)
-    evolved, drawn = (
-        [
-            min(loss(candidate.selection) for candidate in run(open_strategy(space, parameter_bin, chosen), loss))
-            for chosen in (changed(sizes, seed=seed) for seed in range(3))
-        ]
-        for sizes in (evolving, unguided)
-    )
-    assert max(evolved) < min(drawn)
-
-
-def _sets(selection: Selection) -> list[set[int]]:
-    """Return the layers, the channels, and what the first layer keeps."""
-    first = selection.layers[0]
-    axes = (first.groups, first.queries, first.pairs, first.neurons)
-    return [{kept.layer for kept in selection.layers}, set(selection.hidden), *map(set, axes)]
 
 
 def test_a_bin_with_too_few_members_is_refused_with_their_number() -> None:

@@ -12,7 +12,7 @@ from budwood.models.gguf_export import choose_form, write_gguf
 from budwood.models.prompts import PROMPTS
 from budwood.models.settings import ServingSettings
 
-pytestmark = pytest.mark.serving
+pytestmark = [pytest.mark.serving, pytest.mark.slow]
 GGUF_KINDS = [name for name, kind in KINDS.items() if " " not in kind.gguf]
 
 

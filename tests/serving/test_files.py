@@ -13,7 +13,7 @@ from budwood.models.checkpoint import load_tokenizer, save_checkpoint
 from budwood.models.gguf_export import write_gguf
 from budwood.models.gguf_tokenizer import _BY_ONE, _BY_THREE
 
-pytestmark = pytest.mark.serving
+pytestmark = [pytest.mark.serving, pytest.mark.slow]
 
 TEXTS = (
     "Hello  world, it's 12345 o'clock!",

@@ -27,6 +27,8 @@ from budwood.study.training import Start, TrainArm
 from budwood.subnet.settings import Ordering
 from budwood.training.settings import ArmSettings, Engine, Schedule
 
+pytestmark = pytest.mark.slow
+
 SCHEDULE = Schedule(tokens=64, sequence_length=16, global_batch=4, micro_batch=4, num_evaluations=1)
 ORDER = Ordering(layer_score="influence")
 

@@ -14,6 +14,8 @@ import torch
 
 import budwood
 
+pytestmark = pytest.mark.slow
+
 SIZES = {
     "hidden_size": 48,
     "intermediate_size": 96,

@@ -11,13 +11,7 @@ from budwood.reporting.accelerator import ACCELERATORS
 from budwood.reporting.quote import disk_bytes, markdown_plan
 from budwood.search.settings import SearchSettings
 from budwood.study.ablation import PlannedAblation, plan_ablations
-from budwood.study.costs import (
-    Extent,
-    correction_cost,
-    halved,
-    moments_costs,
-    writing_cost,
-)
+from budwood.study.costs import Extent, correction_cost, halved, moments_costs, writing_cost
 from budwood.study.forecast import Forecast
 from budwood.study.limits import warnings_of
 from budwood.study.plan import CHOSEN, PlannedStudy, plan, search_costs

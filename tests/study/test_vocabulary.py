@@ -50,6 +50,7 @@ def teacher(tmp_path_factory) -> Path:
     return save_checkpoint(model, fast, tmp_path_factory.mktemp("teacher"))
 
 
+@pytest.mark.slow
 def test_a_study_knows_only_the_smaller_teacher(teacher, texts, tmp_path):
     settings = TeacherSettings(model=str(teacher), vocabulary=SIZE)
     study = open_study(settings, texts, folder=tmp_path, measurement=MEASUREMENT)

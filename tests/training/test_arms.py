@@ -15,6 +15,8 @@ from budwood.study.training import Start, TrainArm, Trained
 from budwood.training.settings import Arms, ArmSettings, DistillationSettings, Engine, Schedule
 from budwood.training.student import Student
 
+pytestmark = pytest.mark.slow
+
 SCHEDULE = {"sequence_length": 12, "global_batch": 8, "micro_batch": 8, "num_evaluations": 1, "checkpoint_steps": 3}
 MEASUREMENT = MeasurementSettings(
     length=12, calibration=1, selection=1, choice=1, validation=1, heldout=2, device="cpu", precision="float32"

@@ -154,6 +154,7 @@ def test_a_missing_cache_is_refused(tmp_path):
         TeacherCache.open(tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 @harms
 @pytest.mark.parametrize("name", ["log_probs.bin", "tokens.bin", "starts.bin"])
 def test_a_finished_cache_is_not_opened_after_damage_and_is_written_anew_once_removed(write, tmp_path, name, harm):

@@ -44,6 +44,7 @@ def cached(make_job, corpus_folder, teacher_folder, tmp_path):
     return make
 
 
+@pytest.mark.slow
 def test_a_cache_of_everything_teaches_what_the_live_teacher_does(make_job, cached):
     """Law 5: the tail bucket with k = V is the whole distribution; float16 leaves 2^-11 of a log-probability."""
     live = make_job("live", distillation=settings())
@@ -56,6 +57,7 @@ def test_a_cache_of_everything_teaches_what_the_live_teacher_does(make_job, cach
     assert results[0].student_flops == results[1].student_flops
 
 
+@pytest.mark.slow
 def test_the_pull_towards_hidden_states_ends_with_its_share(make_job, model_folder, teacher_folder, tmp_path):
     """After the share the loss is the plain one, but the weights are others."""
     student = tmp_path / "student"
@@ -125,6 +127,7 @@ def sized(tmp_path):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["full", "topk_tail", "sampled"])
 @pytest.mark.parametrize(("student", "teacher"), [(300, 280), (280, 300)])
 def test_padding_does_not_keep_a_teacher_from_teaching(make_job, sized, student, teacher, loss):
@@ -133,6 +136,7 @@ def test_padding_does_not_keep_a_teacher_from_teaching(make_job, sized, student,
     assert np.isfinite(train(job).seconds)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "rows"), [("topk_renorm", VOCABULARY), ("topk_renorm", 300), ("topk_tail", 300), ("sampled", 300)]
 )
@@ -212,6 +216,7 @@ def test_a_foreign_cache_is_refused_before_a_model_is_loaded(make_job, cached, m
         train(make_job(distillation=wanted, cache_folder=folder.with_name("nowhere")))
 
 
+@pytest.mark.slow
 def test_runs_in_other_orders_read_one_cache(make_job, corpus_folder, teacher_folder, tmp_path):
     wanted = settings(loss="sampled", num_samples=8, teacher="cached")
     corpus = PackedCorpus.open(corpus_folder)
@@ -246,6 +251,7 @@ def test_draws_follow_the_teacher():
     torch.testing.assert_close(entries["mean_log_prob"], expected)
 
 
+@pytest.mark.slow
 def test_a_compiled_teacher_computes_the_same(teacher_folder, monkeypatch):
     """Traced, and run without a compiler's minutes."""
     compiled, original = [], torch.nn.Module.compile
