@@ -101,7 +101,7 @@ def write_parquet(path, texts):
 @pytest.mark.parametrize("extension", ["json", "parquet"])
 def test_a_bad_entry_or_row_of_a_dataset_is_skipped_alone(tmp_path, extension):
     if extension == "json":
-        (tmp_path / "train.json").write_text('[{"text": "one"}, {"text": 2}, "two"]')
+        (tmp_path / "train.json").write_text('\ufeff[{"text": "one"}, {"text": 2}, "two"]')
     else:
         write_parquet(tmp_path / "train.parquet", ["one", "café", "two"])
     of = source(path=None, dataset=str(tmp_path))

@@ -75,10 +75,12 @@ def test_dropped_factors_are_refused_and_would_be_noticed(llama_cpp, tmp_path, m
     with pytest.raises(ValueError, match=r"differs from its checkpoint in rope_freqs\.weight"):
         write_gguf(folder, folder / "model.gguf", "f32")
     monkeypatch.setattr(gguf_export, "_check", lambda *_: None)
+    rounded = shutil.copytree(folder, tmp_path / "rounded")
     write_gguf(folder, folder / "model.gguf", "f32")
-    said = ask("llama.cpp", [folder], llama_cpp)[folder]
-    assert not said.agrees
-    assert said.largest_difference > 0.2
+    write_gguf(rounded, rounded / "model.gguf", "f16")
+    for said in ask("llama.cpp", [folder, rounded], llama_cpp).values():
+        assert not said.agrees
+        assert said.largest_difference > 0.2
 
 
 @pytest.mark.usefixtures("in_llama_cpp")

@@ -3,6 +3,8 @@
 Real weights show what tiny random ones do not: keys of SmolLM2 are too large for llama.cpp's cache in float16.
 """
 
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,10 +96,37 @@ def test_the_spaces_of_the_quickstart_have_these_shapes():
         assert Selection.prefix(sizes) in SpaceSettings(**BASE["spaces"][space]).search_space(whole)
 
 
-@pytest.mark.parametrize(("engine", "tolerance"), [("vllm", 1e-3), ("llama.cpp", 0.05)])
+@pytest.fixture(scope="module")
+def winners(tmp_path_factory) -> list[Path]:
+    """Copies of what a study found, whose data folder `BUDWOOD_STUDY` names, with GGUF files beside them."""
+    data = os.environ.get("BUDWOOD_STUDY")
+    if data is None:
+        pytest.skip("BUDWOOD_STUDY names no data folder of a finished study; `make run` makes one")
+    exports = sorted(Path(data).glob("06_models/*/*/subnet"))
+    assert exports, f"{data} holds no export"
+    folder = tmp_path_factory.mktemp("winners")
+    copies = [shutil.copytree(export, folder / "-".join(export.parts[-3:-1])) for export in exports]
+    for copy in copies:
+        write_gguf(copy, copy / GGUF, "f32")
+    return copies
+
+
+ANSWERS = pytest.mark.parametrize(("engine", "tolerance"), [("vllm", 1e-3), ("llama.cpp", 0.05)])
+
+
+@ANSWERS
 def test_engines_answer_alike_at_every_position(request, cuts, engine, tolerance):
     home = request.getfixturevalue(engine.replace(".", "_"))
     for variant, said in zip(cuts, ask(engine, list(cuts.values()), home).values(), strict=True):
         assert said.agrees, (variant, said)
         assert said.largest_difference < tolerance
         assert said.num_tokens == NUM_POSITIONS
+
+
+@ANSWERS
+def test_the_winners_of_a_study_answer_as_their_certificates_say(request, winners, engine, tolerance):
+    home = request.getfixturevalue(engine.replace(".", "_"))
+    for folder, said in ask(engine, winners, home).items():
+        assert said.agrees, (folder.name, said)
+        assert said.largest_difference < tolerance
+        assert said.num_tokens > 2 * NUM_POSITIONS

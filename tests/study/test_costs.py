@@ -1,5 +1,6 @@
 """What stages cost, by hand."""
 
+import pytest
 from strategies import SMOLLM2_135M, decoder, layer, pythia
 
 from budwood.arch.count import forward_flops_per_token, layer_flops_per_token
@@ -39,13 +40,17 @@ def test_a_correction_costs_a_pass_of_the_teacher_and_its_regression() -> None:
     assert cost.tokens == 21
 
 
-def test_a_refit_costs_a_pass_of_the_teacher_and_two_of_the_childs_layers() -> None:
-    """Of heads of 4 dimensions and 5 neurons, onto 6 channels."""
+def test_a_refit_costs_a_pass_of_the_teacher_and_the_fits_of_the_childs_layers() -> None:
+    """Of 6 channels twice, heads of 4 dimensions and 5 neurons, onto 6 channels; the MLP of three matrices runs again.
+
+    A layer has 4 + 2 x 4 rows of heads and 2 x 5 of neurons that read channels.
+    """
     cost = correction_cost(TEACHER, CHILD, 0, Compensation(**NO_REGRESSION | {"refit": True}), TEXT)
-    passes = forward_flops_per_token(TEACHER, context=7) + 2 * layer_flops_per_token(CHILD, *CHILD.layers, context=7)
-    heads = (2 * 4**2 + 2 * 4 * 6) * 21 + 4**3 / 3 + 2 * 4**2 * 6
-    neurons = (2 * 5**2 + 2 * 5 * 6) * 21 + 5**3 / 3 + 2 * 5**2 * 6
-    assert cost.flops == 21 * passes + heads + neurons
+    passes = forward_flops_per_token(TEACHER, context=7) + layer_flops_per_token(CHILD, *CHILD.layers, context=7)
+    passes += 2 * 3 * 6 * 5
+    gathered = sum((2 * n**2 + 2 * n * 6) * 21 for n in (6, 4, 6, 5))
+    solved = sum(n**3 / 3 + 2 * n**2 * 6 for n in (6, 4, 6, 5))
+    assert cost.flops == pytest.approx(21 * passes + gathered + solved + 2 * 6**2 * (3 * 4 + 2 * 5))
     assert cost.tokens == 21
 
 

@@ -9,7 +9,9 @@ from teachers import DEPTH, select, tiny_teacher
 
 from budwood.arch.selection import Selection
 from budwood.subnet.compensate import compensate
-from budwood.subnet.extract import extract_child
+from budwood.subnet.extract import extract_child, resolve
+from budwood.subnet.refit import refit
+from budwood.subnet.stream import outputs_of
 
 
 def streams(model, windows):
@@ -31,6 +33,29 @@ def test_the_stream_comes_nearer_to_the_teachers(family, windows):
     for depth in range(1, DEPTH):
         errors = [float((each[depth] - whole[depth])[:, 1:].norm()) for each in (plain, refitted)]
         assert errors[1] < 0.95 * errors[0]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "phi3"])
+def test_what_a_norm_makes_of_a_wrong_stream_is_mended(family, windows):
+    """A linear change of the embedding, which every reader of the first layer can undo."""
+    ordered = ordered_by(tiny_teacher(family, tied=False), windows)
+    name, scales = ordered.family.embedding.weight, torch.linspace(0.5, 2, ordered.architecture.hidden_size)
+    child = extract_child(ordered, Selection.prefix(ordered.ranked))
+    wanted = read(child, ordered, windows)
+    child.get_parameter(name).data = ordered.weights[name] * scales
+    wrong = read(child, ordered, windows)
+    cut = resolve(ordered, Selection.prefix(ordered.ranked))
+    refit(child, ordered, cut, windows.split(4), 1e-6)
+    errors = [float((each - wanted).norm() / wanted.norm()) for each in (wrong, read(child, ordered, windows))]
+    assert errors[1] < 0.2 * errors[0]
+
+
+def read(child, ordered, windows):
+    """Return what the first layer's queries are."""
+    query = child.get_submodule(ordered.family.layer_path(0, ordered.family.query))
+    with torch.no_grad(), outputs_of(query) as queries:
+        child(windows)
+    return queries[0]
 
 
 def test_what_can_be_made_up_for_is(windows):

@@ -4,6 +4,7 @@ import io
 import json
 import lzma
 import re
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -121,7 +122,7 @@ def _refuse_structured(path: str, names: list[str]) -> None:
 def find_layout(file: File) -> Format | None:
     """Return the format of a `.json` file as `datasets` takes it: lines or an array; None for one object over lines."""
     with _opened(file) as (lines, _):
-        first = next(filter(None, map(bytes.strip, lines)), b"")
+        first = next(filter(None, map(bytes.strip, lines)), b"").removeprefix(BOM_UTF8)
     if first.startswith(b"["):
         return "json"
     return None if first == b"{" else "jsonl"

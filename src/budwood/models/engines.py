@@ -34,6 +34,10 @@ class Answer(Strict):
     agrees: bool
     largest_difference: float | None = None
     """Of any log-probability, in nats."""
+    mean_difference: float | None = None
+    """Of all of them."""
+    rounded: bool = False
+    """Whether the weights have fewer bits than float32, so that the mean was judged."""
     num_tokens: int = 0
     error: str | None = None
 
@@ -148,6 +152,8 @@ def _tried(engine: EngineName, folder: Path, home: Path) -> Opening:
     tokens, difference = f"{answer.num_tokens} log-probabilities", f"{answer.largest_difference:.1e}"
     if not answer.agrees:
         return Opening(opens=False, how=f"it answers otherwise: {tokens} differ by up to {difference}")
+    if answer.rounded:
+        difference = f"{answer.mean_difference:.1e} in the mean and {difference} at most, with rounded weights"
     warning = _warning(folder) if engine == "vllm" else ""
     return Opening(opens=True, how=f"`python {CHECK} {engine}`: {tokens} agree within {difference}{warning}")
 

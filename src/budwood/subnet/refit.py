@@ -1,13 +1,15 @@
 """Let every layer of a child make up for what its stream lacks by then: a fit on the child's own activations.
 
 Other corrections predict what was removed from what the whole teacher computes. In a child, errors of the first layers
-reach the later ones. Here the child reads calibration text layer by layer beside its teacher. What attention and then
-the MLP write is fitted, by ridge regression on what the output projections read, to what takes the child's stream to
-the teacher's at the same place: behind the layer, or where layers are dropped, behind these.
+reach the later ones. Here the child reads calibration text layer by layer beside its teacher. Attention and then the
+MLP are fitted by ridge regression, twice each: what they read, to what they would read if the child's stream were the
+teacher's; and what they write, to what takes the child's stream to the teacher's at the same place: behind the layer,
+or where layers are dropped, behind these.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from budwood.arch.count import layer_flops_per_token
-from budwood.arch.family import Module
+from budwood.arch.family import Family, Module, family_of
 from budwood.arch.spec import Architecture
 from budwood.subnet.extract import Cut, in_one_precision
 from budwood.subnet.moments import residual_scale, whole_teacher
@@ -28,7 +30,7 @@ from budwood.subnet.stream import LayerStream, States, inputs_of, outputs_of
 
 @torch.no_grad()
 def refit(child: PreTrainedModel, teacher: OrderedTeacher, cut: Cut, batches: Sequence[Tensor], ridge: float) -> None:
-    """Fit the output projections of a child to the stream of its teacher.
+    """Fit the layers of a child to the stream of its teacher.
 
     Args:
         child: of the cut, in evaluation mode; gets new weights and leaves the old ones as they are.
@@ -48,47 +50,76 @@ def refit(child: PreTrainedModel, teacher: OrderedTeacher, cut: Cut, batches: Se
     bar = tqdm(zip(kept, [*kept[1:], depth], strict=True), total=len(kept), desc="refit", unit="layer")
     for position, (layer, following) in enumerate(bar):
         whole.advance(layer)
+        before = _channels(whole.states, hidden)
         with outputs_of(whole.layers[layer].get_submodule(family.mlp_out.name)) as written:
             whole.advance(layer + 1)
         between = [after - scale * added for after, added in zip(whole.states, written, strict=True)]
-        own_layer = own.layers[position]
-        output, mlp_out = (_linear(own_layer, module) for module in (family.output, family.mlp_out))
-        with inputs_of(output) as heads:
-            own.returned()
-        attended = [x + scale * output(read) for x, read in zip(own.states, heads, strict=True)]
-        _fit(output, heads, attended, _channels(between, hidden), ridge, scale)
-        with inputs_of(mlp_out) as neurons:
-            returned = own.returned()
         whole.advance(following)
-        added = _fit(mlp_out, neurons, returned, _channels(whole.states, hidden), ridge, scale)
-        own.pass_on(
-            [came + scale * functional.linear(read, added) for came, read in zip(returned, neurons, strict=True)]
-        )
-        for module, fitted in ((family.output, output), (family.mlp_out, mlp_out)):
-            weight = child.get_parameter(family.layer_weight(position, module))
-            weight.data = fitted.weight.data.to(weight.device, weight.dtype)
+        wanted = _Wanted(before, _channels(between, hidden), _channels(whole.states, hidden))
+        own_layer, place = own.layers[position], f"{family.decoder}.{position}."
+        own.pass_on(_fit_layer(family, own, wanted, ridge, scale))
+        for name in {
+            family.layer_path(position, module) for module in (*family.readers, family.output, family.mlp_out)
+        }:
+            fitted = own_layer.get_parameter(f"{name.removeprefix(place)}.weight")
+            weight = child.get_parameter(f"{name}.weight")
+            weight.data = fitted.data.to(weight.device, weight.dtype)
 
 
 def refit_flops(child: Architecture, *, num_tokens: int, context: int) -> float:
     """Return the FLOPs of fitting a child, beside the teacher's pass over the text.
 
-    The child's layers run twice. An output projection of n columns and E' rows takes 2n^2 + 2nE' for every token, and
-    n^3/3 + 2n^2E' to solve (Cholesky).
+    The child's layers run once, and their MLPs once more. A fit of E' targets to n entries takes 2n^2 + 2nE' for every
+    token, and n^3/3 + 2n^2E' to solve (Cholesky); to fold it into m rows that read it takes 2n^2m.
 
     Args:
         child: the child.
         num_tokens: of calibration text.
         context: tokens of a sequence.
     """
-    flops = 2.0 * num_tokens * layer_flops_per_token(child, *child.layers, context=context)
+    width, flops = child.hidden_size, float(num_tokens * layer_flops_per_token(child, *child.layers, context=context))
+    num_mlp_in = len(family_of(child.family).mlp_in)
     for spec in child.layers:
-        for n in (spec.num_attention_heads * spec.head_dim, spec.intermediate_size):
-            flops += (2 * n**2 + 2 * n * child.hidden_size) * num_tokens + n**3 / 3 + 2 * n**2 * child.hidden_size
+        heads, neurons = spec.num_attention_heads * spec.head_dim, spec.intermediate_size
+        rows = heads + 2 * spec.num_key_value_heads * spec.head_dim + num_mlp_in * neurons
+        flops += 2.0 * num_tokens * (num_mlp_in + 1) * width * neurons + 2 * width**2 * rows
+        for n in (width, heads, width, neurons):
+            flops += (2 * n**2 + 2 * n * width) * num_tokens + n**3 / 3 + 2 * n**2 * width
     return flops
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """The teacher's stream, in the channels that a child keeps."""
+
+    before: States
+    """Into a layer."""
+    between: States
+    """Behind its attention."""
+    after: States
+    """Behind its MLP and the layers that are dropped after it."""
+
+
+def _fit_layer(family: Family, own: LayerStream, wanted: _Wanted, ridge: float, scale: float) -> States:
+    """Fit the next layer of a child, and return the stream behind it."""
+    layer, came = own.layers[own.depth], own.states
+    _fit_readers(layer, family.norms[0], (family.query, family.key, family.value), (came, wanted.before), ridge)
+    output, mlp_out = (_linear(layer, module) for module in (family.output, family.mlp_out))
+    with inputs_of(output) as heads:
+        own.returned()
+    attended = [x + scale * output(read) for x, read in zip(came, heads, strict=True)]
+    attended = _fit_writer(output, heads, (attended, wanted.between), ridge, scale)
+    streams = (came, wanted.before) if family.parallel else (attended, wanted.between)
+    _fit_readers(layer, family.norms[-1], family.mlp_in, streams, ridge)
+    norm, mlp = (layer.get_submodule(name) for name in (family.norms[-1].name, family.mlp_out.name.rpartition(".")[0]))
+    with inputs_of(mlp_out) as neurons:
+        written = [mlp(norm(states)) for states in streams[0]]
+    returned = [x + scale * added for x, added in zip(attended, written, strict=True)]
+    return _fit_writer(mlp_out, neurons, (returned, wanted.after), ridge, scale)
+
+
 def _linear(layer: nn.Module, module: Module) -> nn.Linear:
-    found = layer.get_submodule(module.name)
+    found = layer.get_submodule(module.inside or module.name)
     assert isinstance(found, nn.Linear)
     return found
 
@@ -98,23 +129,54 @@ def _channels(states: States, hidden: Indices) -> States:
     return [each.index_select(-1, kept) for each in states]
 
 
-def _fit(module: nn.Linear, read: States, reached: States, wanted: States, ridge: float, scale: float) -> Tensor:
-    """Add to a projection what takes the stream nearest to the one that is wanted; return what was added.
+def _fit_readers(
+    layer: nn.Module, norm: Module, readers: Sequence[Module], streams: tuple[States, States], ridge: float
+) -> None:
+    """Fold into what reads a norm the prediction of what the norm makes of the wanted stream.
 
-    The scale is the factor of what the projection adds to the stream.
+    The streams are the child's and the one that is wanted.
+    """
+    normed = layer.get_submodule(norm.name)
+    features = [normed(states) for states in streams[0]]
+    missing = (normed(goal).float() - came.float() for came, goal in zip(features, streams[1], strict=True))
+    # A norm leaves nothing massive: first positions count like all others.
+    change = _fit(features, missing, [torch.ones(())] * len(features), ridge, first=0)
+    for module in {_linear(layer, reader) for reader in readers}:
+        module.weight.data = module.weight.data + (module.weight.data.float() @ change).to(module.weight.dtype)
 
-    Tokens count by the inverse square of the size of what is wanted, as norms will see them. The first position is left
-    as it is.
+
+def _fit_writer(module: nn.Linear, read: States, streams: tuple[States, States], ridge: float, scale: float) -> States:
+    """Add to a projection what takes the stream nearest to the one that is wanted; return the stream then.
+
+    The streams are the child's and the one that is wanted; the scale is the factor of what the projection adds.
+
+    Tokens count by the inverse square of the size of what is wanted, as norms will see them.
+    """
+    came, wanted = streams
+    sizes = (goal.float().square().mean(-1, keepdim=True) for goal in wanted)
+    weights = [torch.where(size > 0, size.rsqrt(), 0.0) for size in sizes]
+    missing = ((goal - states).float() for states, goal in zip(came, wanted, strict=True))
+    added = (_fit(read, missing, weights, ridge, first=1) / scale).to(module.weight.dtype)
+    module.weight.data = module.weight.data + added
+    return [states + scale * functional.linear(features, added) for features, states in zip(read, came, strict=True)]
+
+
+def _fit(read: States, missing: Iterable[Tensor], weights: States, ridge: float, *, first: int) -> Tensor:
+    """Return [m, n] the coefficients that predict what is missing from what is read.
+
+    First positions are left as they are: predictions are zero for what they have in common.
+
+    Args:
+        read: [N, T, n] features.
+        missing: [N, T, m] what they are to predict.
+        weights: roots of what tokens count, [N, T, 1] or of all.
+        ridge: relative to the unit variance of features.
+        first: positions at the beginning of a sequence that do not count.
     """
     moment, target, tokens = torch.zeros(()), torch.zeros(()), 0
-    for features, came, goal in zip(read, reached, wanted, strict=True):
-        size = goal[:, 1:].float().square().mean(-1, keepdim=True)
-        weight = torch.where(size > 0, size.rsqrt(), 0.0)
-        inputs = (features[:, 1:].float() * weight).flatten(0, 1)
-        missing = ((goal - came)[:, 1:].float() * weight).flatten(0, 1)
-        moment, target = moment.to(inputs) + inputs.T @ inputs, target.to(inputs) + inputs.T @ missing
-        tokens += len(inputs)
+    for features, lacks, weight in zip(read, missing, weights, strict=True):
+        x, y = ((each.float() * weight.to(each.device))[:, first:].flatten(0, 1) for each in (features, lacks))
+        moment, target = moment.to(x) + x.T @ x, target.to(x) + x.T @ y
+        tokens += len(x)
     held = first_direction(torch.cat([features[:, 0].float() for features in read]))
-    added = (regress(moment / tokens, target / tokens, ridge, held).T / scale).to(module.weight.dtype)
-    module.weight.data = module.weight.data + added
-    return added
+    return regress(moment / tokens, target / tokens, ridge, held).T.float()

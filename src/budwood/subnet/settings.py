@@ -37,9 +37,9 @@ class Compensation(Strict):
     """Every head group keeps its own rotary pairs, turned at frequencies that all share; not where one norm weights
     the dimensions of all heads alike."""
     refit: bool = False
-    """What attention and MLPs write is fitted, on the child's own activations, to what its stream lacks of the
-    teacher's; not where outputs are normalised before they are added. It takes two passes of the child over calibration
-    text, so candidates of a search are compared without it."""
+    """What attention and MLPs read and write is fitted, on the child's own activations, to what its stream lacks of the
+    teacher's; not where outputs are normalised before they are added. Candidates of a search are compared without it:
+    it takes a pass of teacher and child over calibration text."""
     neuron_ridge: float = Field(default=0.3, gt=0)
     """Of `neurons`."""
     channel_ridge: float = Field(default=0.3, gt=0)
