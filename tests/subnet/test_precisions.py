@@ -27,6 +27,7 @@ def logits_of(model):
         return model(IDS).logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gpt_neox"])
 @settings(max_examples=2)
 @given(dtypes=st.fixed_dictionaries({part: st.sampled_from(DTYPES) for part in PARTS}), tied=st.booleans())
