@@ -1,12 +1,15 @@
 """How much memory it takes to cut a sub-network out of a teacher on disk, ordered and exported.
 
-A random Llama is written in shards. A process of its own orders it by the magnitude of its weights, cuts half of it and
-writes the child, and reports its peak resident memory above what its imports took; pages of memory-mapped files count.
-The bound is the teacher's size plus the child's.
+A random teacher is written in shards, in bfloat16. A process of its own orders it by the magnitude of its weights, cuts
+half of it and writes the child, and reports its peak resident memory above what its imports took; pages of
+memory-mapped files count. Plain cuts are of a Llama, in memory: the bound is the teacher's size plus the child's. With
+`--compensated` a GPT-NeoX is cut layer by layer, corrected on random tokens, and its folder is proven.
 
-Usage: python benchmarks/memory.py [--num-layers 24]
+Usage: python benchmarks/memory.py [--num-layers 24] [--compensated [--hidden-size 2048] [--num-sequences 16]]
 
-Last line: a JSON object with `teacher_bytes`, `child_bytes`, `peak_bytes` and `peak_over_bound`.
+Last line: a JSON object with `teacher_bytes`, `child_bytes`, `peak_bytes` and `peak_over_bound`; with `--compensated`,
+in place of the last, `peak_over_layer`, the peak over a layer of the teacher in its file, `peak_over_plan`, over what
+the plan expects, and `seconds`.
 """
 
 import argparse
@@ -14,50 +17,71 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PretrainedConfig
 
+from budwood.arch.bins import ParameterBin
+from budwood.arch.count import num_parameters
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
-from budwood.models.checkpoint import own_weights
+from budwood.models.certificate import prove
+from budwood.models.checkpoint import own_weights, read_architecture
+from budwood.models.teacher import byte_tokenizer
+from budwood.reporting.memory import cut_memory, stream_memory
+from budwood.subnet.compensate import cut_out, write_cut
 from budwood.subnet.extract import extract_child
 from budwood.subnet.ordering import open_ordered
-from budwood.subnet.settings import Ordering
+from budwood.subnet.settings import Compensation, Ordering
 
-WIDTH, HEADS, NEURONS, VOCAB = 2048, 16, 5632, 32_000
+VOCAB, HEAD_DIM, BATCH_SIZE = 50_304, 128, 4
 SHARD_SIZE = "500MB"
 
 
-def write_teacher(folder: Path, num_layers: int) -> None:
-    """Write a random Llama in bfloat16."""
-    config = LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=WIDTH,
-        intermediate_size=NEURONS,
-        num_hidden_layers=num_layers,
-        num_attention_heads=HEADS,
-        num_key_value_heads=HEADS // 2,
-        tie_word_embeddings=False,
-    )
+def config_of(hidden_size: int, num_layers: int, *, compensated: bool) -> PretrainedConfig:
+    """Return the config of the teacher: of the proportions of Pythia, or of a Llama."""
+    sizes = {
+        "vocab_size": VOCAB,
+        "hidden_size": hidden_size,
+        "num_hidden_layers": num_layers,
+        "num_attention_heads": hidden_size // HEAD_DIM,
+        "tie_word_embeddings": False,
+    }
+    if compensated:
+        return GPTNeoXConfig(**sizes, intermediate_size=4 * hidden_size, rotary_pct=0.25, use_parallel_residual=True)
+    return LlamaConfig(**sizes, intermediate_size=11 * hidden_size // 4, num_key_value_heads=hidden_size // HEAD_DIM)
+
+
+def write_teacher(folder: Path, config: PretrainedConfig) -> None:
+    """Write a random model in bfloat16, with a tokenizer."""
     AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder, max_shard_size=SHARD_SIZE)
+    byte_tokenizer().save_pretrained(folder)
 
 
 def half_of(architecture: Architecture) -> Selection:
     """Select about half of a teacher: three quarters of its layers and channels, half of its neurons."""
-    layer = replace(architecture.layers[0], intermediate_size=NEURONS // 2)
-    depth = architecture.num_hidden_layers * 3 // 4
-    return Selection.prefix(replace(architecture, hidden_size=WIDTH * 3 // 4, layers=(layer,) * depth))
+    layer = replace(architecture.layers[0], intermediate_size=architecture.layers[0].intermediate_size // 2)
+    depth, width = architecture.num_hidden_layers * 3 // 4, architecture.hidden_size * 3 // 4
+    return Selection.prefix(replace(architecture, hidden_size=width, layers=(layer,) * depth))
 
 
 def cut(teacher: Path, child: Path) -> None:
-    """Cut half of a teacher and write it; print the peak memory in bytes above that of the imports."""
-    before = peak_bytes()
+    """Cut half of a teacher and write it."""
     ordered = open_ordered(teacher, Ordering(ordering="magnitude"))
     own_weights(extract_child(ordered, half_of(ordered.ranked))).save_pretrained(child)
-    sys.stdout.write(f"{peak_bytes() - before}\n")
+
+
+def compensate(teacher: Path, child: Path, num_sequences: int, length: int) -> None:
+    """Cut half of a teacher, correct it on random tokens, write it and prove it."""
+    ordered = open_ordered(teacher, Ordering(ordering="magnitude"))
+    windows = torch.randint(0, 256, (num_sequences, length), generator=torch.Generator().manual_seed(0))
+    parts = cut_out(ordered, half_of(ordered.ranked), windows, Compensation(), batch_size=BATCH_SIZE)
+    _, expected = write_cut(parts, teacher, child, windows[0], torch.device("cpu"))
+    count = num_parameters(parts.architecture)
+    prove(expected, child, parts.architecture, ParameterBin(count, count + 1), windows[0])
 
 
 def peak_bytes() -> int:
@@ -75,19 +99,56 @@ def main() -> None:
     """Write a teacher, cut it in another process, and print the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num-layers", type=int, default=24)
+    parser.add_argument("--hidden-size", type=int, default=2048)
+    parser.add_argument("--compensated", action="store_true")
+    parser.add_argument("--num-sequences", type=int, default=16)
+    parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--cut", nargs=2, type=Path, metavar=("TEACHER", "CHILD"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.cut:
-        cut(*arguments.cut)
+        before = peak_bytes()
+        if arguments.compensated:
+            compensate(*arguments.cut, arguments.num_sequences, arguments.length)
+        else:
+            cut(*arguments.cut)
+        sys.stdout.write(f"{peak_bytes() - before}\n")
         return
     with tempfile.TemporaryDirectory() as folder:
         teacher, child = Path(folder) / "teacher", Path(folder) / "child"
-        write_teacher(teacher, arguments.num_layers)
-        command = [sys.executable, __file__, "--cut", str(teacher), str(child)]
+        write_teacher(
+            teacher, config_of(arguments.hidden_size, arguments.num_layers, compensated=arguments.compensated)
+        )
+        command, begun = (
+            [sys.executable, __file__, *sys.argv[1:], "--cut", str(teacher), str(child)],
+            time.perf_counter(),
+        )
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603 - this very script
-        peak, bound = int(done.stdout.splitlines()[-1]), weight_bytes(teacher) + weight_bytes(child)
+        seconds, peak = time.perf_counter() - begun, int(done.stdout.splitlines()[-1])
         figures = {"teacher_bytes": weight_bytes(teacher), "child_bytes": weight_bytes(child), "peak_bytes": peak}
-    sys.stdout.write(json.dumps(figures | {"peak_over_bound": round(peak / bound, 3)}) + "\n")
+        if arguments.compensated:
+            whole = read_architecture(teacher)
+            figures |= {"peak_over_layer": round(peak / layer_bytes(whole), 2)}
+            figures |= {
+                "peak_over_plan": round(peak / planned_bytes(whole, arguments), 3),
+                "seconds": round(seconds, 1),
+            }
+        else:
+            bound = figures["teacher_bytes"] + figures["child_bytes"]
+            figures |= {"peak_over_bound": round(peak / bound, 3)}
+    sys.stdout.write(json.dumps(figures) + "\n")
+
+
+def planned_bytes(teacher: Architecture, arguments: argparse.Namespace) -> int:
+    """Return the peak that the plan expects."""
+    count, length = arguments.num_sequences, arguments.length
+    stream = stream_memory(teacher, num_sequences=count, length=length, batch_size=BATCH_SIZE, size=2)
+    child = half_of(teacher).architecture(teacher)
+    return cut_memory(teacher, child, Compensation(), count * length, stream).total
+
+
+def layer_bytes(teacher: Architecture) -> int:
+    """Return the size of a layer in bfloat16."""
+    return 2 * (num_parameters(teacher) - num_parameters(teacher.with_layers(teacher.layers[1:])))
 
 
 if __name__ == "__main__":

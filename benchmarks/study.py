@@ -143,7 +143,7 @@ class Study:
             heldout=NUM_CURVE,
             teacher=self.teacher,
             cache=self.cache(run.arm) if cached else None,
-            compute=self.quickstart.compute,
+            compute=self.quickstart.materials.compute,
             engine=Engine(),
         )
 
@@ -174,7 +174,7 @@ class Study:
             tokens=self.corpus,
             settings=LOSSES[arm],
             schedule=self._schedule(self.tokens, 0),
-            compute=self.quickstart.compute,
+            compute=self.quickstart.materials.compute,
             batch_size=BATCH,
         )
         return self.workspace.finish(stage).cache

@@ -11,10 +11,13 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from budwood.arch.config import architecture_from_config
-from budwood.arch.family import FAMILIES, MODEL_TYPES, Axis, axis_lengths
+from budwood.arch.family import FAMILIES, MODEL_TYPES, Axis, axis_lengths, family_of
 from budwood.arch.selection import Indices, LayerSelection, Selection
 from budwood.arch.spec import Architecture
+from budwood.models.certificate import Expected, expect
+from budwood.models.checkpoint import build_empty
 from budwood.models.device import Compute
+from budwood.models.stream import parts_of
 from budwood.subnet.ordering import OrderedTeacher
 
 VOCAB_SIZE, HIDDEN_SIZE, HEAD_DIM, NEURONS, DEPTH = 97, 48, 16, 40, 4
@@ -174,6 +177,13 @@ def tiny_teacher(family: str, *, tied: bool, **changes: Any) -> PreTrainedModel:
 def architecture_of(model: PreTrainedModel) -> Architecture:
     """Return a model's architecture."""
     return architecture_from_config(model.config.to_dict())
+
+
+def expected_of(model: PreTrainedModel, tokens: Tensor) -> Expected:
+    """Return what the folder of a model in memory must compute."""
+    decoder = family_of(architecture_of(model).family).decoder
+    empty = build_empty(model.config, type(model))
+    return expect(empty, parts_of(model, decoder), decoder, tokens, model.device)
 
 
 def weights_of(model: PreTrainedModel) -> dict[str, Tensor]:

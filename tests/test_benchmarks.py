@@ -97,6 +97,19 @@ def test_an_accelerator_is_measured_in_small(monkeypatch, capsys):
 
 
 @pytest.mark.slow
+def test_memory_is_measured_in_small(monkeypatch, capsys):
+    import memory
+
+    sizes = ["--num-layers=2", "--hidden-size=128", "--num-sequences=2", "--length=16"]
+    monkeypatch.setattr(memory, "VOCAB", 300)
+    monkeypatch.setattr(sys, "argv", ["memory.py", "--compensated", *sizes])
+    memory.main()
+    found = last_line(capsys.readouterr().out)
+    assert {"peak_over_layer", "peak_over_plan", "peak_bytes", "seconds"} < set(found)
+    assert min(found.values()) > 0
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_the_search_compares_what_was_found(monkeypatch, capsys, tmp_path):
     import search

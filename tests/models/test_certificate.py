@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from teachers import HALF
+from teachers import HALF, expected_of
 from transformers import AutoModelForCausalLM
 
 from budwood.arch.bins import ParameterBin
@@ -49,7 +49,7 @@ def folder(child, teacher_folder, tmp_path):
 @llama_only
 def test_the_record_states_what_was_checked(child, folder, child_architecture):
     count = num_parameters(child_architecture)
-    proof = prove(child, folder, child_architecture, ParameterBin(count, count + 1), TOKENS)
+    proof = prove(expected_of(child, TOKENS), folder, child_architecture, ParameterBin(count, count + 1), TOKENS)
     record = certify(proof, folder, ORIGIN)
     assert Certificate.from_dict(json.loads(json.dumps(record.to_dict()))) == record
     assert record.num_parameters == record.num_parameters_closed_form == count
@@ -70,12 +70,12 @@ def test_the_record_states_what_was_checked(child, folder, child_architecture):
 def test_where_weights_lie_in_their_file_does_not_matter(child, folder, child_architecture, padding):
     file = folder / "model.safetensors"
     save_file(load_file(file), file, metadata={"format": "pt", "padding": "-" * padding})
-    assert prove(child, folder, child_architecture, ANY, TOKENS).largest_logit_difference == 0
+    assert prove(expected_of(child, TOKENS), folder, child_architecture, ANY, TOKENS).largest_logit_difference == 0
 
 
 @llama_only
 def test_anybody_can_compute_the_probe_again(child, folder, child_architecture):
-    probe = prove(child, folder, child_architecture, ANY, TOKENS).probe
+    probe = prove(expected_of(child, TOKENS), folder, child_architecture, ANY, TOKENS).probe
     assert list(probe.input_ids) == TOKENS[:16].tolist()
     loaded = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
     with torch.no_grad():
@@ -88,7 +88,7 @@ def test_a_child_in_half_precision_is_compared_in_full(orders, teacher_folder, s
     halved = orders["activation", "preserve"].materialise(HALF)
     child = own_weights(extract_child(halved, selection))
     folder = write_checkpoint(child, teacher_folder, tmp_path / "half")
-    proof = prove(child, folder, child_architecture, ANY, TOKENS)
+    proof = prove(expected_of(child, TOKENS), folder, child_architecture, ANY, TOKENS)
     assert proof.largest_logit_difference <= TOLERANCE
     assert proof.dtypes == {"bfloat16": num_parameters(child_architecture)}
 
@@ -99,7 +99,7 @@ def test_a_child_of_several_precisions_says_so(orders, teacher_folder, selection
     norm = child.model.norm
     norm.float()
     folder = write_checkpoint(child, teacher_folder, tmp_path / "mixed")
-    proof = prove(child, folder, child_architecture, ANY, TOKENS)
+    proof = prove(expected_of(child, TOKENS), folder, child_architecture, ANY, TOKENS)
     wide = norm.weight.numel()
     assert proof.dtypes == {"bfloat16": num_parameters(child_architecture) - wide, "float32": wide}
 
@@ -113,7 +113,7 @@ def test_a_folder_with_another_weight_is_refused(child, folder, child_architectu
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     assert fingerprint(folder) != before
     with pytest.raises(ValueError, match="computes other logits"):
-        prove(child, folder, child_architecture, ANY, TOKENS)
+        prove(expected_of(child, TOKENS), folder, child_architecture, ANY, TOKENS)
 
 
 @llama_only
@@ -122,12 +122,14 @@ def test_so_is_a_pair_of_models_that_compute_no_numbers(child, teacher_folder, c
     child.model.norm.weight.data[0] = float("nan")
     folder = write_checkpoint(child, teacher_folder, tmp_path / "broken")
     with pytest.raises(ValueError, match="largest difference nan"):
-        prove(child, folder, child_architecture, ANY, TOKENS)
+        prove(expected_of(child, TOKENS), folder, child_architecture, ANY, TOKENS)
 
 
 @llama_only
 def test_a_record_holds_no_number_that_is_none(child, folder, child_architecture):
-    record = certify(prove(child, folder, child_architecture, ANY, TOKENS), folder, ORIGIN).to_dict()
+    record = certify(
+        prove(expected_of(child, TOKENS), folder, child_architecture, ANY, TOKENS), folder, ORIGIN
+    ).to_dict()
     with pytest.raises(ValueError, match="largest_logit_difference"):
         Certificate.from_dict(record | {"largest_logit_difference": float("nan")})
 
@@ -153,7 +155,7 @@ def test_a_count_other_than_the_closed_form_is_refused(child, folder, child_arch
     first = child_architecture.layers[0]
     wider = (replace(first, intermediate_size=first.intermediate_size + 1), *child_architecture.layers[1:])
     with pytest.raises(ValueError, match="the closed form"):
-        prove(child, folder, replace(child_architecture, layers=wider), ANY, TOKENS)
+        prove(expected_of(child, TOKENS), folder, replace(child_architecture, layers=wider), ANY, TOKENS)
 
 
 @llama_only
@@ -161,4 +163,4 @@ def test_a_count_other_than_the_closed_form_is_refused(child, folder, child_arch
 def test_a_count_outside_the_bin_is_refused(child, folder, child_architecture, offset):
     low = num_parameters(child_architecture) + offset
     with pytest.raises(ValueError, match="outside"):
-        prove(child, folder, child_architecture, ParameterBin(low, low + 9), TOKENS)
+        prove(expected_of(child, TOKENS), folder, child_architecture, ParameterBin(low, low + 9), TOKENS)

@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 from processes import run_python
-from teachers import select
+from teachers import expected_of, select
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from budwood.arch.bins import ParameterBin
@@ -152,7 +152,8 @@ def test_strangers_open_both_kinds_of_folders(teacher, teacher_folder, architect
         child = own_weights(extract_child(ordered, selection))
         folder = write_checkpoint(child, teacher_folder, tmp_path / name)
         sizes = selection.architecture(architecture)
-        proof = prove(child, folder, sizes, ParameterBin(1, num_parameters(sizes)), torch.arange(20))
+        text = torch.arange(20)
+        proof = prove(expected_of(child, text), folder, sizes, ParameterBin(1, num_parameters(sizes)), text)
         (folder / "certificate.json").write_text(json.dumps(certify(proof, folder, ORIGIN).to_dict()))
     environment = {**os.environ, "PYTHONPATH": "", "HF_HUB_OFFLINE": "1"}
     done = run_python(["-c", STRANGER, *(str(tmp_path / name) for name in kinds)], tmp_path, environment)

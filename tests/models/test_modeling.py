@@ -210,6 +210,7 @@ def test_gpt_neox_heads_need_not_add_up_to_the_hidden_size(tokens):
     assert torch.allclose(logits_of(model, tokens), logits_of(stock, tokens), atol=1e-6)
 
 
+@pytest.mark.slow
 @every_class
 def test_the_cache_changes_nothing(model, tokens):
     model.double()  # rounding in float32 reaches 1e-4

@@ -188,6 +188,7 @@ def test_parameters_are_typed_and_hold_what_was_validated(environment):
     assert set(groups) == {*ProjectParameters.model_fields, "conditions", "bin_conditions", "searches", "study"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "needed"), [("probe", "protocol.probe_tokens"), ("ablation_logits", "ablations"), ("publish", "push")]
 )

@@ -24,8 +24,9 @@ from budwood.study.costs import Extent, moments_costs, writing_cost
 from budwood.study.forecast import Forecast
 from budwood.study.plan import PlannedStudy, plan, search_costs
 from budwood.study.teacher import importance_of
-from budwood.subnet.compensate import gaps_of, possible_gaps, solve_flops
+from budwood.subnet.compensate import gaps_of, possible_gaps
 from budwood.subnet.extract import Cut, resolve
+from budwood.subnet.flops import solve_flops
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
 
 pytestmark = pytest.mark.slow

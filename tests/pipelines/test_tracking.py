@@ -177,6 +177,7 @@ def test_without_a_run_nothing_is_tracked():
     assert open_workspace(Path()).environment == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "status"),
     [(ValueError("bad"), "FAILED"), (TrainingStoppedError("stopped"), "KILLED"), (KeyboardInterrupt(), "KILLED")],

@@ -65,6 +65,7 @@ def test_the_page_is_whole_and_offline(study) -> None:
     assert "@media print" in tags.styles
 
 
+@pytest.mark.slow
 def test_plotly_is_inlined_once(study) -> None:
     report = write_report(study.findings)
     few, many = (html_report(report, dict(list(study.figures.items())[:number])) for number in (1, 6))

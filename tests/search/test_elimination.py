@@ -124,6 +124,7 @@ def sharing(kept: frozenset[int]) -> float:
     return float(sum((5 * layer) % 7 + 3 * (layer + 1 in missing) for layer in missing))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed_at", [1, 5, 14])
 def test_a_killed_elimination_continues(killed_at: int, tmp_path: Path) -> None:
     """A process is killed in the middle of a trial; the next one repeats none of those that were made."""

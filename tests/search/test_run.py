@@ -1,6 +1,7 @@
 """Law 6 for search: killed and resumed is uninterrupted, in whatever order candidates are evaluated."""
 
 import errno
+import gc
 import json
 import math
 import os
@@ -89,19 +90,28 @@ def _no_disk_flush(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_a_search_with_the_papers_sizes_evaluates_5050_candidates_once(tmp_path: Path) -> None:
+def test_a_search_with_the_papers_sizes_evaluates_5050_candidates_once_and_keeps_few(tmp_path: Path) -> None:
+    """What candidates keep is on the disk; in memory are a generation, the elites and those that are screened."""
     teacher = llama(96, 64, *[layer(8, 4, 32, 256)] * 2)
-    space = SearchSpace(teacher=teacher, layerwise=True)
-    evaluate = CountingEvaluator()
+    space = SearchSpace(teacher=teacher, granularity="fine", layerwise=True)
+    evaluate, alive = CountingEvaluator(), []
+
+    def count(_: Strategy, records: Sequence[SearchRecord]) -> None:
+        if len(records) % 1000 == 0:
+            alive.append(sum(type(each) is Selection for each in gc.get_objects()))
+
     records = run_search(
         open_strategy(space, ParameterBin.around(0.3 * num_parameters(teacher)), SearchSettings()),
         evaluate,
         tmp_path / "history.jsonl",
         ALL,
+        count,
     )
     assert len(evaluate.finished) == len(set(evaluate.finished)) == 5050
     assert [record.key for record in records] == evaluate.finished
     assert Counter(record.epoch for record in records) == dict.fromkeys(range(101), 50)
+    assert len(alive) == 5
+    assert max(alive) < 250
 
 
 def test_records_say_what_was_evaluated(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from teachers import FULL, NEURONS, across, architecture_of, every_family, selec
 
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
-from budwood.subnet.compensate import compensate, corrections_made, gaps_of, moment_flops, solve_flops
+from budwood.subnet.compensate import compensate, corrections_made, gaps_of
 from budwood.subnet.extract import child_state, extract_child, resolve
+from budwood.subnet.flops import moment_flops, solve_flops
 from budwood.subnet.ordering import order_teacher
 from budwood.subnet.regression import regress
 from budwood.subnet.settings import NO_CORRECTION, STEPS, Compensation, Ordering

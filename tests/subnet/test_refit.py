@@ -8,10 +8,10 @@ from corrections import logits_of, only, ordered_by
 from teachers import DEPTH, select, tiny_teacher
 
 from budwood.arch.selection import Selection
+from budwood.models.stream import outputs_of
 from budwood.subnet.compensate import compensate
-from budwood.subnet.extract import extract_child, resolve
-from budwood.subnet.refit import refit
-from budwood.subnet.stream import outputs_of
+from budwood.subnet.extract import Corrections, assemble, child_config, child_parts, extract_child, merged, resolve
+from budwood.subnet.refit import refitted
 
 
 def streams(model, windows):
@@ -26,12 +26,12 @@ def test_the_stream_comes_nearer_to_the_teachers(family, windows):
     queries = ordered.ranked.layers[0].heads_per_group
     cut = select(48, list(range(DEPTH)), (3, queries, 16, 20))
     whole = streams(extract_child(ordered, Selection.prefix(ordered.ranked)), windows)
-    plain, refitted = (
+    plain, fitted = (
         streams(child, windows)
         for child in (extract_child(ordered, cut), compensate(ordered, cut, windows, only("refit", refit_ridge=1e-3)))
     )
     for depth in range(1, DEPTH):
-        errors = [float((each[depth] - whole[depth])[:, 1:].norm()) for each in (plain, refitted)]
+        errors = [float((each[depth] - whole[depth])[:, 1:].norm()) for each in (plain, fitted)]
         assert errors[1] < 0.95 * errors[0]
 
 
@@ -40,13 +40,23 @@ def test_what_a_norm_makes_of_a_wrong_stream_is_mended(family, windows):
     """A linear change of the embedding, which every reader of the first layer can undo."""
     ordered = ordered_by(tiny_teacher(family, tied=False), windows)
     name, scales = ordered.family.embedding.weight, torch.linspace(0.5, 2, ordered.architecture.hidden_size)
-    child = extract_child(ordered, Selection.prefix(ordered.ranked))
-    wanted = read(child, ordered, windows)
-    child.get_parameter(name).data = ordered.weights[name] * scales
-    wrong = read(child, ordered, windows)
     cut = resolve(ordered, Selection.prefix(ordered.ranked))
-    refit(child, ordered, cut, windows.split(4), 1e-6)
-    errors = [float((each - wanted).norm() / wanted.norm()) for each in (wrong, read(child, ordered, windows))]
+    config = child_config(ordered, cut)
+
+    def parts():
+        embedding, *others = child_parts(ordered, cut, Corrections())
+        return [embedding | {name: embedding[name] * scales}, *others]
+
+    children = [
+        assemble(merged(made), config, cut.architecture)
+        for made in (
+            child_parts(ordered, cut, Corrections()),
+            parts(),
+            refitted(parts(), config, ordered, cut, windows.split(4), 1e-6),
+        )
+    ]
+    wanted, wrong, mended = (read(child, ordered, windows) for child in children)
+    errors = [float((each - wanted).norm() / wanted.norm()) for each in (wrong, mended)]
     assert errors[1] < 0.2 * errors[0]
 
 

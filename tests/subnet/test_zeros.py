@@ -67,6 +67,7 @@ def _mask(weight: torch.Tensor, axes: Axes, lengths, zeros) -> None:
             whole.index_fill_(dim + offset, torch.tensor(gone, dtype=torch.long), 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(max_examples=8)
 @given(by=st.sampled_from(["activation", "magnitude"]), mask=masks(), cut=st.sampled_from(CUTS))

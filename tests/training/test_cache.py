@@ -93,6 +93,7 @@ def test_every_sequence_is_read_once_and_bytes_are_counted_and_logged(settings, 
     assert write(settings)[1] == []
 
 
+@pytest.mark.slow
 @every_kind
 @pytest.mark.parametrize("stop", [0, 1, 2])
 def test_a_killed_writer_continues(settings, write, stop, tmp_path):

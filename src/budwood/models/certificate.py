@@ -1,20 +1,23 @@
 """Proof that an exported folder is the child that the search found."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
+from budwood.arch.family import family_of
 from budwood.arch.spec import Architecture
-from budwood.models.checkpoint import own_weights
+from budwood.models.checkpoint import build_empty
 from budwood.models.fingerprint import fingerprint
 from budwood.models.kind import read_config
+from budwood.models.stream import hollow, logits_by_part, parts_of
 from budwood.records.certificate import Certificate, Lessons, LogitProbe, Proof
 
 TOLERANCE = 1e-4
@@ -44,36 +47,69 @@ class Origin:
     """For every layer of the child in depth order, the teacher's."""
 
 
-@torch.no_grad()
-def prove(
-    child: PreTrainedModel, folder: Path, architecture: Architecture, parameter_bin: ParameterBin, tokens: Tensor
-) -> Proof:
-    """Load a folder anew with plain transformers and compare it with the child in memory, in float32.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What a child computes that is in memory, or whose layers are one after the other."""
+
+    logits: list[Tensor]
+    """[1, T, V] of every text, in float32."""
+    dtypes: Mapping[str, int]
+    """Parameters of every precision."""
+
+
+def expect(
+    model: PreTrainedModel, parts: Iterable[Mapping[str, Tensor]], decoder: str, tokens: Tensor, device: torch.device
+) -> Expected:
+    """Run the texts of a proof through a child in float32, layer by layer as it is made.
 
     Args:
-        child: in memory; it is in float32 afterwards.
+        model: of the child's class and configuration; it loses its weights.
+        parts: the child's parameters, see `budwood.models.stream.logits_by_part`.
+        decoder: path of its layers.
+        tokens: [T] ids of real text; its first 1, 16 and 256 tokens are read, or as many as there are.
+        device: where it runs.
+    """
+    counts: Counter[str] = Counter()
+
+    def counted() -> Iterator[Mapping[str, Tensor]]:
+        for part in parts:
+            for weight in part.values():
+                counts[str(weight.dtype).removeprefix("torch.")] += weight.numel()
+            yield part
+
+    lengths = probe_lengths(len(tokens), model.config.max_position_embeddings)
+    texts = [tokens[None, :length] for length in lengths]
+    model = hollow(model, decoder, device, torch.float32)
+    return Expected(logits=logits_by_part(model, decoder, counted(), texts), dtypes=dict(counts))
+
+
+def prove(
+    expected: Expected, folder: Path, architecture: Architecture, parameter_bin: ParameterBin, tokens: Tensor
+) -> Proof:
+    """Load a folder anew with plain transformers and compare it with the child, in float32.
+
+    Args:
+        expected: of the child.
         folder: its checkpoint.
         architecture: the child's, layers in depth order.
         parameter_bin: in which the child must lie.
-        tokens: [T] ids of real text; its first 1, 16 and 256 tokens are compared, or as many as there are.
+        tokens: [T] ids of the same text.
 
     Raises:
         ValueError: the folder and the child differ, or compute what is no number, or the parameter count is not the
             closed form's or not in the bin.
     """
-    config, dtypes = read_config(folder), _count_dtypes(child)
+    config, decoder = read_config(folder), family_of(architecture.family).decoder
     native = "auto_map" not in config
+    exact = reduce(torch.promote_types, (getattr(torch, name) for name in expected.dtypes))
     # Not budwood's own loader: the folder must hold all that plain transformers needs.
-    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=not native)
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=exact, trust_remote_code=not native)
     counted = sum(parameter.numel() for parameter in loaded.parameters())
     _refuse_size(counted, num_parameters(architecture), parameter_bin)
-    lengths = probe_lengths(len(tokens), config["max_position_embeddings"])
-    texts = [tokens[None, :length].to(child.device) for length in lengths]
-    nn.Module.to(loaded, child.device)
-    # A product of one row rounds by where a matrix lies in memory, and in a file it may lie anywhere.
-    models = own_weights(loaded).eval(), child.float().eval()
-    reloaded, expected = ([model(input_ids=text).logits for text in texts] for model in models)
-    difference = max_difference(reloaded, expected)
+    # Built again, because some constants are rounded to the precision in which a model is loaded.
+    again, device = build_empty(loaded.config, type(loaded)), expected.logits[0].device
+    reloaded = expect(again, parts_of(loaded, decoder, consume=True), decoder, tokens, device).logits
+    difference = max_difference(reloaded, expected.logits)
     if not difference <= TOLERANCE:
         raise ValueError(
             f"the exported folder computes other logits than the child (largest difference {difference:.2e}, allowed "
@@ -85,9 +121,9 @@ def prove(
         parameter_bin=(parameter_bin.low, parameter_bin.high),
         largest_logit_difference=difference,
         tolerance=TOLERANCE,
-        probe_lengths=lengths,
+        probe_lengths=tuple(logits.shape[1] for logits in reloaded),
         probe=_probe(tokens, reloaded[-1][0]),
-        dtypes=dtypes,
+        dtypes=dict(expected.dtypes),
         native=native,
         **{"class": config["architectures"][0]},
     )
@@ -143,13 +179,6 @@ def _probe(ids: Tensor, logits: Tensor) -> LogitProbe:
     return LogitProbe(
         input_ids=tuple(ids[: len(shown)].tolist()), columns=tuple(columns), logits=tuple(map(tuple, shown.tolist()))
     )
-
-
-def _count_dtypes(model: PreTrainedModel) -> dict[str, int]:
-    counts: Counter[str] = Counter()
-    for parameter in model.parameters():
-        counts[str(parameter.dtype).removeprefix("torch.")] += parameter.numel()
-    return dict(counts)
 
 
 def _refuse_size(counted: int, closed_form: int, parameter_bin: ParameterBin) -> None:

@@ -247,10 +247,15 @@ def _stated_rope(family: Family, base: HFConfig, rope: Mapping[str, Any], head_d
     return dict(rope) | (rope_constants(base) if "rope_parameters" in base else {})
 
 
-def build_empty(config: PretrainedConfig) -> PreTrainedModel:
-    """Return a model whose weights are memory that nobody has written to, with the constants of its configuration."""
+def build_empty(config: PretrainedConfig, model_class: type[PreTrainedModel] | None = None) -> PreTrainedModel:
+    """Return a model whose weights are memory that nobody has written to, with the constants of its configuration.
+
+    Args:
+        config: of the model.
+        model_class: of the model; without it the one that belongs to the config.
+    """
     with no_init_weights():
-        model = _model_class(config)(config)
+        model = (model_class or _model_class(config))(config)
     # Ties are part of the initialisation that was left out.
     model.tie_weights()
     return model

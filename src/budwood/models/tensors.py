@@ -1,6 +1,7 @@
 """The weights of a checkpoint, read from memory-mapped files only when they are asked for."""
 
 from collections.abc import Iterator, Mapping
+from functools import reduce
 from math import prod
 from pathlib import Path
 
@@ -37,8 +38,7 @@ class CheckpointTensors(Mapping[str, Tensor]):
         self._files = tensor_files(folder, read_json(folder / "config.json"))
         self._stored = {name: other for name, other in family.stored_names.items() if other in self._files}
         for name in self:
-            stored = self._held[name][0] if name in self._held else self._stored.get(name, name)
-            if stored not in self._files:
+            if (stored := self._stored_name(name)) not in self._files:
                 raise ValueError(f"{folder} holds no tensor {stored!r}, which a {family.model_type} model needs")
 
     def __getitem__(self, name: str) -> Tensor:
@@ -49,13 +49,12 @@ class CheckpointTensors(Mapping[str, Tensor]):
             ValueError: its file is damaged, it is stored in another precision than models compute in, or it holds
                 values that are not finite.
         """
-        layer = self._layers[name]
+        layer, whole = self._layers[name], self._read(self._stored_name(name))
         if name not in self._held:
-            return self._read(self._stored.get(name, name))
-        stored, module = self._held[name]
+            return whole
         assert layer is not None, "only modules of layers hold several"
         family, spec = family_of(self._architecture.family), self._architecture.layers[layer]
-        return part_of(self._read(stored), module, family, layer_lengths(spec))
+        return part_of(whole, self._held[name][1], family, layer_lengths(spec))
 
     def __iter__(self) -> Iterator[str]:
         """Yield the names of all parameters."""
@@ -64,6 +63,19 @@ class CheckpointTensors(Mapping[str, Tensor]):
     def __len__(self) -> int:
         """Return the number of parameters."""
         return len(self._layers)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The widest precision of all parameters; of each a row is read."""
+        found: set[torch.dtype] = set()
+        for stored in {self._stored_name(name) for name in self}:
+            with open_tensors(self._files[stored]) as tensors:
+                found.add(tensors.get_slice(stored)[:1].dtype)
+        widest: torch.dtype = reduce(torch.promote_types, found)
+        return widest
+
+    def _stored_name(self, name: str) -> str:
+        return self._held[name][0] if name in self._held else self._stored.get(name, name)
 
     def _read(self, stored: str) -> Tensor:
         file = self._files[stored]
@@ -99,7 +111,7 @@ def fuse(state: Mapping[str, Tensor], architecture: Architecture) -> State:
     """Return a state under the names of the family's model class, in which one module may hold several.
 
     Args:
-        state: parameters by the names of the family's table.
+        state: parameters by the names of the family's table; whole layers, not necessarily all of them.
         architecture: the model's, layers in depth order.
     """
     family = family_of(architecture.family)
@@ -107,7 +119,8 @@ def fuse(state: Mapping[str, Tensor], architecture: Architecture) -> State:
     joined = {name: tensor for name, tensor in state.items() if name not in held}
     parts: dict[str, list[str]] = {}
     for name, (stored, _) in held.items():
-        parts.setdefault(stored, []).append(name)
+        if name in state:
+            parts.setdefault(stored, []).append(name)
     for stored, names in parts.items():
         layer = int(stored.removeprefix(f"{family.decoder}.").split(".")[0])
         groups = architecture.layers[layer].num_key_value_heads if family.alternates else 1

@@ -161,7 +161,8 @@ def _memory(planned: pd.DataFrame) -> str:
     note = (
         "Trained are float32 weights (4 bytes a parameter, and 2 for bfloat16 copies), their gradients (4) and AdamW's "
         "moments (8); activations are what autograd keeps of a micro-batch, with nothing recomputed; `head` is the "
-        "gradient of the output weights and a chunk of logits. Devices share nothing of this. A model may take "
+        "gradient of the output weights and a chunk of logits. A teacher is ranked and cut layer by layer: one layer's "
+        "weights and second moments are there at a time. Devices share nothing of this. A model may take "
         f"{ROOM:.0%} of a device."
     )
     return f"{note}\n\n{markdown_table(columns, 1)}"

@@ -18,9 +18,8 @@ from budwood.arch.count import forward_flops_per_token
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
 from budwood.models.certificate import prove
-from budwood.models.checkpoint import Checkpoint, load_model, own_weights
+from budwood.models.checkpoint import Checkpoint, load_model
 from budwood.models.device import Compute
-from budwood.models.export import write_checkpoint
 from budwood.models.losses import sequence_losses
 from budwood.records.certificate import Proof
 from budwood.records.cost import Cost
@@ -34,7 +33,7 @@ from budwood.study.settings import Conditions
 from budwood.study.stage import NOT_DECIDING, Stage, Work, no_tracking
 from budwood.study.teacher import importance_of
 from budwood.study.text import Materials, Windows
-from budwood.subnet.compensate import corrections_made, cut_out, gaps_of
+from budwood.subnet.compensate import corrections_made, cut_out, gaps_of, write_cut
 from budwood.subnet.extract import Cut, resolve
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
 from budwood.subnet.settings import SpaceSettings
@@ -122,7 +121,7 @@ class ChooseWinner(Stage[Chosen]):
         """Look at the finalists one by one; a killed run continues with the first that it has not finished."""
         file = work.folder / LOOKS
         looks = [Look.model_validate(row) for row in read_json_lines(file)]
-        ordered = open_ordered(self.teacher.folder, self.space, importance_of(self.importance)).in_memory(self.compute)
+        ordered = open_ordered(self.teacher.folder, self.space, importance_of(self.importance)).on(self.compute)
         left = self.finalists[len(looks) :]
         for finalist in tqdm(left, desc="finalists", unit="candidate", dynamic_ncols=True):
             looks.append(self._look(ordered, finalist.selection, work))
@@ -136,16 +135,11 @@ class ChooseWinner(Stage[Chosen]):
     def _look(self, ordered: OrderedTeacher, finalist: Selection, work: Work) -> "Look":
         """Cut a finalist out, train it where that is wanted, and return its losses."""
         started = perf_counter()
-        calibration = self.calibration.read()[:, :-1]
+        calibration, text = self.calibration.read()[:, :-1], self.choice.read()[0]
         child = cut_out(ordered, finalist, calibration, self.space.compensation, batch_size=self.batch_size)
-        child = own_weights(child)
-        cut = write_checkpoint(child, self.teacher.folder, _folder_of(finalist, work))
-        architecture, parameter_bin = (
-            resolve(ordered, finalist).architecture,
-            ParameterBin(*self.searched.parameter_bin),
-        )
-        proof = prove(child, cut, architecture, parameter_bin, self.choice.read()[0])
-        model = self._train(cut, work) if self.training else self.compute.lowered(child)
+        cut, expected = write_cut(child, self.teacher.folder, _folder_of(finalist, work), text, self.compute.device)
+        proof = prove(expected, cut, child.architecture, ParameterBin(*self.searched.parameter_bin), text)
+        model = self._train(cut, work) if self.training else load_model(cut, self.compute.dtype)
         losses = sequence_losses(self.compute.place(model), self.choice.read(), batch_size=self.batch_size)
         return Look(losses=losses.tolist(), proof=proof, seconds=perf_counter() - started)
 

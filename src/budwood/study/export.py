@@ -12,15 +12,17 @@ import torch
 from transformers import PreTrainedModel
 
 from budwood.arch.bins import ParameterBin
+from budwood.arch.family import family_of
 from budwood.corpus.settings import CorpusSettings
 from budwood.models.card import Card, CardSource, Measurement
-from budwood.models.certificate import Origin, certify, certify_trained, prove
+from budwood.models.certificate import Origin, certify, certify_trained, expect, prove
 from budwood.models.chat import ask_question
-from budwood.models.checkpoint import Checkpoint, own_weights
+from budwood.models.checkpoint import Checkpoint, build_empty, own_weights
 from budwood.models.engines import GGUF, open_everywhere, serving_commands
 from budwood.models.export import CARD, CERTIFICATE
 from budwood.models.prompts import PROMPTS, record_prompts, write_check
 from budwood.models.settings import ServingSettings
+from budwood.models.stream import parts_of
 from budwood.records.certificate import Certificate, Lessons
 from budwood.records.cost import Cost
 from budwood.records.evaluation import Downstream
@@ -113,9 +115,9 @@ class CertifyTrained(Stage[Certificate]):
         """Compare the folder as plain transformers loads it with the model as budwood loads it, and describe it."""
         child, record = own_weights(self.model.load_model(torch.float32)), self.record
         low, high = self.subnet.parameter_bin
-        proof = prove(
-            child, self.model.folder, self.model.architecture, ParameterBin(low, high), self.proven_on.read()[0]
-        )
+        text, decoder = self.proven_on.read()[0], family_of(self.model.architecture.family).decoder
+        expected = expect(build_empty(child.config, type(child)), parts_of(child, decoder), decoder, text, child.device)
+        proof = prove(expected, self.model.folder, self.model.architecture, ParameterBin(low, high), text)
         lessons = Lessons(
             arm=record.arm,
             start=record.made_with.start,

@@ -17,7 +17,7 @@ from budwood.models.prompts import prompt_lengths
 from budwood.records.cost import Cost
 from budwood.records.names import ARMS, BASELINE, CONTINUED, FROM_SUBNET, REFERENCE, SHARED, Variant
 from budwood.reporting.accelerator import Accelerator
-from budwood.reporting.memory import Memory, Precision, forward_memory, training_memory
+from budwood.reporting.memory import BYTES, Memory, Precision, forward_memory, training_memory
 from budwood.reporting.quote import COLUMNS
 from budwood.search.fitness import FROM_SCORES
 from budwood.search.settings import SearchSettings
@@ -39,8 +39,9 @@ from budwood.study.costs import (
     training_costs,
     writing_cost,
 )
-from budwood.study.forecast import Forecast
+from budwood.study.forecast import Forecast, streaming_memory
 from budwood.study.settings import Conditions
+from budwood.subnet.elimination import NUM_TOGETHER
 from budwood.subnet.fitness import fitness_flops_per_token
 from budwood.training.cache import bytes_of_sequence
 from budwood.training.settings import ArmSettings, Schedule
@@ -254,10 +255,15 @@ def _shared_rows(study: PlannedStudy) -> Iterator[Row]:
     held = _held(study.reading_memory(teacher), teacher)
     files = {"disk_bytes": num_parameters(teacher) * study.teacher_bytes_per_parameter}
     if study.needs_statistics:
-        yield _row(reading_cost("calibration", teacher, study.text("calibration"))) | held
+        text = study.text("calibration")
+        streamed = _held(streaming_memory(teacher, text, measurement.batch_size, BYTES[study.precision]), teacher)
+        yield _row(reading_cost("calibration", teacher, text)) | streamed
     if study.needs_elimination:
         text = study.text("calibration", min(measurement.elimination, measurement.calibration))
-        yield _row(elimination_cost(teacher, text, study.trials)) | held
+        together = min(NUM_TOGETHER, teacher.num_hidden_layers)
+        size, batch = BYTES[study.precision], measurement.batch_size
+        streamed = _held(streaming_memory(teacher, text, batch, size, together), teacher)
+        yield _row(elimination_cost(teacher, text, study.trials)) | streamed
     checked = study.text("selection", min(measurement.elimination, measurement.selection))
     for cost in order_gate_costs(teacher, checked).values():
         yield from [_row(cost)] * study.num_orderings
@@ -296,8 +302,9 @@ def _search_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:
     )
     history = {"disk_bytes": study.search.num_evaluations * each.genes_bytes, "paper_flops": charged}
     yield _row(searching, variant) | _held(study.reading_memory(largest, study.teacher), largest) | history
-    files = {"disk_bytes": num_parameters(largest) * study.teacher_bytes_per_parameter}
-    yield _row(correction, variant) | files
+    calibration, batch, size = study.text("calibration"), measurement.batch_size, study.teacher_bytes_per_parameter
+    files = {"disk_bytes": num_parameters(largest) * size}
+    yield _row(correction, variant) | _held(each.cutting(study.teacher, calibration, batch, size), largest) | files
     yield _row(certificate_cost(study, each, study.search.num_finalists), variant)
     if (probe := study.probe_schedule) is not None:
         forward = each.forward(probe.sequence_length)

@@ -141,7 +141,7 @@ class EvolveSubnets(Stage[Found]):
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir()
             store_moments(
-                ordered.in_memory(self.compute),
+                ordered.on(self.compute),
                 self.calibration.read()[:, :-1],
                 self.space.compensation,
                 unfinished,

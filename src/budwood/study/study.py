@@ -138,8 +138,8 @@ class Study:
         ordered = self.ordered(space)
         selection.require_within(ordered.ranked)
         windows = self.materials.windows("calibration").read()[:, :-1]
-        ordered, batch_size = ordered.in_memory(self.materials.compute), self.measurement.batch_size
-        return own_weights(cut_out(ordered, selection, windows, space.compensation, batch_size=batch_size))
+        ordered, batch_size = ordered.on(self.materials.compute), self.measurement.batch_size
+        return own_weights(cut_out(ordered, selection, windows, space.compensation, batch_size=batch_size).assemble())
 
     def extract(self, selection: Selection, space: SpaceSettings = SPACE) -> Subnet:
         """Write a sub-network as a checkpoint folder with its certificate.

@@ -21,8 +21,11 @@ from budwood.study.source import code_hash
 from budwood.study.stage import Stage, Work, Workspace
 from budwood.study.text import Materials, Windows
 from budwood.subnet.elimination import leave_layers_out
-from budwood.subnet.importance import Importance, measure_importance
+from budwood.subnet.importance import Importance, importance_in
 from budwood.subnet.intake import verify_teacher
+from budwood.subnet.moments import teacher_stream
+from budwood.subnet.ordering import open_ordered
+from budwood.subnet.settings import Ordering
 
 TRIALS = "trials.jsonl"
 
@@ -70,9 +73,8 @@ class RankComponents(Stage[Ranked]):
         started = time.perf_counter()
         windows, architecture = self.calibration.read(), self.teacher.architecture
         text = windows[:, :-1]
-        model = self.compute.place(self.teacher.load_model(self.compute.dtype)).eval()
-        importance = measure_importance(model, architecture, text, batch_size=self.batch_size)
-        del model
+        whole = open_ordered(self.teacher.folder, Ordering(ordering="native")).on(self.compute, self.compute.dtype)
+        importance = importance_in(teacher_stream(whole, text.split(self.batch_size)), architecture)
         passed = time.perf_counter()
         costs = [reading_cost("calibration", architecture, self.calibration.extent).after(passed - started)]
         if self.elimination:

@@ -19,32 +19,53 @@ from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from budwood.arch.family import Module, axis_lengths, family_of
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
+from budwood.models.certificate import Expected, expect
+from budwood.models.checkpoint import build_empty
+from budwood.models.export import writing_parts
+from budwood.models.tensors import State, fuse
 from budwood.subnet.extract import (
     Corrections,
     Cut,
     Mix,
     assemble,
     child_config,
+    child_parts,
     child_state,
-    extract_child,
     kept_positions,
+    merged,
     resolve,
     teacher_name,
 )
+from budwood.subnet.flops import maps_layers
 from budwood.subnet.moments import Gap, InputMoment, Moments, StoredMoments, StreamedMoments, WatchedInput
 from budwood.subnet.ordering import OrderedTeacher
 from budwood.subnet.pairs import can_choose_pairs, choose_pairs
-from budwood.subnet.refit import refit
+from budwood.subnet.refit import refitted
 from budwood.subnet.regression import regress
 from budwood.subnet.settings import NO_CORRECTION, STEPS, Compensation
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """A child that is made part by part, so that neither it nor its teacher is ever whole in memory."""
+
+    architecture: Architecture
+    """Layers in depth order."""
+    config: PretrainedConfig
+    states: Iterator[State]
+    """The embedding, the layers in depth order, and the rest: parameters by the names of the family's table."""
+
+    def assemble(self) -> PreTrainedModel:
+        """Make all parts and return the child, in evaluation mode."""
+        return assemble(merged(self.states), self.config, self.architecture)
 
 
 def cut_out(
@@ -54,44 +75,65 @@ def cut_out(
     settings: Compensation | None,
     *,
     batch_size: int = 4,
-) -> PreTrainedModel:
+) -> Parts:
     """Cut a candidate out of its teacher as it is exported: corrected where corrections are wanted.
 
-    Args and errors: those of `compensate`.
+    The teacher reads calibration text layer by layer, and every layer is corrected as soon as it has: the weights and
+    moments of one are in memory at a time. Without a regression nothing is read.
+
+    Args:
+        teacher: the ordered teacher; of weights that are on disk one layer is in memory at a time.
+        selection: the candidate.
+        windows: [number of sequences, length] token ids of calibration text.
+        settings: which corrections are made; none without them.
+        batch_size: sequences per forward pass.
+
+    Raises:
+        ValueError: the teacher lacks something that is selected, or its rotary embedding cannot be preserved.
     """
-    if settings and settings.steps:
-        return compensate(teacher, selection, windows, settings, batch_size=batch_size)
-    return extract_child(teacher, selection)
+    cut, settings = resolve(teacher, selection), settings or NO_CORRECTION
+    inputs, gaps = list(_inputs(teacher, cut, settings)), _gaps(teacher, cut, settings)
+    moments = _stream(teacher, windows, inputs, gaps, settings, batch_size) if inputs or gaps else None
+    cut, corrections = _corrections(teacher, cut, settings, moments)
+    config, states = child_config(teacher, cut), child_parts(teacher, cut, corrections)
+    if refits(teacher.architecture, cut.architecture, settings):
+        states = refitted(states, config, teacher, cut, windows.split(batch_size), settings.refit_ridge)
+    return Parts(architecture=cut.architecture, config=config, states=states)
+
+
+def write_cut(
+    parts: Parts, teacher_folder: Path, target: Path, tokens: Tensor, device: torch.device
+) -> tuple[Path, Expected]:
+    """Write a child as it is made, and run the texts of its proof through it.
+
+    Args:
+        parts: the child.
+        teacher_folder: has the tokenizer and the generation settings.
+        target: its folder.
+        tokens: [T] ids of real text, see `budwood.models.certificate.expect`.
+        device: where it runs.
+
+    Returns:
+        the folder, and what it must compute.
+    """
+    decoder = family_of(parts.architecture.family).decoder
+    with writing_parts(parts.config, decoder, teacher_folder, target) as write:
+
+        def written() -> Iterator[State]:
+            for state in parts.states:
+                part = fuse(state, parts.architecture)
+                write(part)
+                yield part
+
+        expected = expect(build_empty(parts.config), written(), decoder, tokens, device)
+    return target, expected
 
 
 def compensate(
     teacher: OrderedTeacher, selection: Selection, windows: Tensor, settings: Compensation, *, batch_size: int = 4
 ) -> PreTrainedModel:
-    """Cut a candidate out of its teacher and correct it; see `budwood.subnet.extract.extract_child`.
-
-    The teacher reads calibration text layer by layer, and every layer is corrected as soon as it has: the moments of
-    one are in memory at a time. Without a regression nothing is read.
-
-    Args:
-        teacher: the ordered teacher.
-        selection: the candidate.
-        windows: [number of sequences, length] token ids of calibration text.
-        settings: which corrections are made.
-        batch_size: sequences per forward pass.
-
-    Returns:
-        the child in evaluation mode.
-
-    Raises:
-        ValueError: the teacher lacks something that is selected, or its rotary embedding cannot be preserved.
-    """
-    cut = resolve(teacher, selection)
-    inputs, gaps = list(_inputs(teacher, cut, settings)), _gaps(teacher, cut, settings)
-    moments = _stream(teacher, windows, inputs, gaps, settings, batch_size) if inputs or gaps else None
-    child = corrected_child(teacher, cut, settings, moments)
-    if refits(teacher.architecture, cut.architecture, settings):
-        refit(child, teacher, cut, windows.split(batch_size), settings.refit_ridge)
-    return child
+    """Return a corrected candidate in memory, in evaluation mode; see `cut_out`."""
+    return cut_out(teacher, selection, windows, settings, batch_size=batch_size).assemble()
 
 
 def refits(teacher: Architecture, child: Architecture, settings: Compensation) -> bool:
@@ -111,6 +153,14 @@ def corrected_child(
         settings: which corrections are made.
         moments: of the inputs that the cut makes smaller, and of its gaps; none where there are no such.
     """
+    cut, corrections = _corrections(teacher, cut, settings, moments)
+    return assemble(child_state(teacher, cut, corrections), child_config(teacher, cut), cut.architecture)
+
+
+def _corrections(
+    teacher: OrderedTeacher, cut: Cut, settings: Compensation, moments: Moments | None
+) -> tuple[Cut, Corrections]:
+    """Return a cut with the rotary pairs that its groups choose, and its corrections, made when they are asked for."""
     dims: dict[str, tuple[tuple[int, ...], ...]] = {}
     if settings.pairs and can_choose_pairs(teacher):
         cut, dims = choose_pairs(teacher, cut)
@@ -119,13 +169,13 @@ def corrected_child(
     corrections = Corrections(dims=dims, norm_gain=settings.norms)
     if readers or writers:
         assert moments is not None, "a regression needs moments"
-        device = teacher.weights[teacher.family.final_norm.weight].device
+        device = teacher.device
         corrections = replace(
             corrections,
             mixes=_Lazy(readers, lambda each: each.mix(moments.input(each.module), device)),
             maps=_Lazy(writers, moments.gap),
         )
-    return assemble(child_state(teacher, cut, corrections), child_config(teacher, cut), cut.architecture)
+    return cut, corrections
 
 
 def corrections_made(teacher: OrderedTeacher, selection: Selection, settings: Compensation | None) -> tuple[str, ...]:
@@ -173,7 +223,7 @@ def store_moments(
     """
     stored, whole = StoredMoments(folder), resolve(teacher, Selection.prefix(teacher.ranked))
     inputs = list(_inputs(teacher, whole, settings, of_all=True))
-    gaps = gaps if _maps_layers(teacher.architecture, settings) else ()
+    gaps = gaps if maps_layers(teacher.architecture, settings) else ()
     moments = _stream(teacher, windows, inputs, gaps, settings, batch_size)
     for depth in range(teacher.architecture.num_hidden_layers + 1):
         for gap in gaps:
@@ -209,65 +259,6 @@ def gaps_of(kept: Sequence[int], depth: int) -> list[Gap]:
     return [(layer, following) for layer, following in pairwise([*kept, depth]) if following > layer + 1]
 
 
-def moment_flops(
-    teacher: Architecture, child: Architecture | None, settings: Compensation, *, num_tokens: int, num_gaps: int
-) -> float:
-    """Return the FLOPs of the moments behind corrections, beside the teacher's pass over the text.
-
-    An input of n entries takes 2n^2 for every token; a gap of dropped layers takes 4E^2 for every token, and
-    E^3/3 + 2E^3 to solve (Cholesky).
-
-    Args:
-        teacher: what is cut; its layers are taken to be alike where the child keeps only some.
-        child: what is left of it; none where moments serve whatever is left.
-        settings: which corrections are made.
-        num_tokens: of calibration text.
-        num_gaps: runs of dropped layers that follow a kept one.
-    """
-    width, sizes = teacher.hidden_size, _input_sizes(teacher, child or teacher, settings)
-    inputs = [n for k, n, _ in sizes if k < n or child is None]
-    gaps = num_gaps if _maps_layers(teacher, settings) else 0
-    solved = width**3 / 3 + 2 * width**3
-    return sum(2.0 * n**2 * num_tokens for n in inputs) + gaps * (4 * width**2 * num_tokens + solved)
-
-
-def solve_flops(teacher: Architecture, child: Architecture, settings: Compensation, *, num_gaps: int) -> float:
-    """Return the FLOPs in which a child is corrected once moments are known.
-
-    An input of n entries of which k are kept takes k^3/3 + 2k^2(n - k) to solve (Cholesky), and 2k(n - k) for every
-    row that reads it; a gap of dropped layers 2ED for every row that the layer before it writes.
-
-    Args:
-        teacher: what is cut; its layers are taken to be alike where the child keeps only some.
-        child: what is left of it.
-        settings: which corrections are made.
-        num_gaps: runs of dropped layers that follow a kept one.
-    """
-    flops = 0.0
-    for k, n, rows in _input_sizes(teacher, child, settings):
-        flops += k**3 / 3 + 2 * k**2 * (n - k) + 2 * k * (n - k) * rows if k < n else 0
-    gaps = num_gaps if _maps_layers(teacher, settings) else 0
-    neurons = max(layer.intermediate_size for layer in teacher.layers)
-    return flops + gaps * 2 * child.hidden_size * teacher.hidden_size * neurons
-
-
-def _input_sizes(teacher: Architecture, child: Architecture, settings: Compensation) -> Iterator[tuple[int, int, int]]:
-    """Yield, for every input, the kept entries, all entries, and the child's rows that read it."""
-    width, kept = teacher.hidden_size, child.hidden_size
-    num_mlp_in = len(family_of(teacher.family).mlp_in)
-    for spec, whole in zip(child.layers, teacher.layers, strict=False):
-        heads = spec.num_attention_heads * spec.head_dim
-        if settings.channels:
-            yield kept, width, heads + 2 * spec.num_key_value_heads * spec.head_dim
-            yield kept, width, num_mlp_in * spec.intermediate_size
-        if settings.heads:
-            yield heads, whole.num_attention_heads * whole.head_dim, kept
-        if settings.neurons:
-            yield spec.intermediate_size, whole.intermediate_size, kept
-    if settings.channels and not teacher.tie_word_embeddings:
-        yield kept, width, teacher.vocab_size
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Input:
     """An input that some matrices of a child share."""
@@ -291,10 +282,9 @@ class _Input:
         is_removed = torch.ones(self.length, dtype=torch.bool)
         is_removed[self.kept] = False
         kept, removed = self.kept.to(device), is_removed.nonzero()[:, 0].to(device)
-        features = known.moment.to(device)[kept]
-        held = known.held.to(device)[kept]
-        shares = regress(features[:, kept], features[:, removed], self.ridge, held)
-        return Mix(kept=kept, removed=removed, shares=shares.T)
+        moment, rows = known.moment.to(device), kept[:, None]
+        shares = regress(moment[rows, kept], moment[rows, removed], self.ridge, known.held.to(device)[kept])
+        return Mix(kept=kept, removed=removed, shares=shares.T.float())
 
 
 def _stream(
@@ -342,15 +332,11 @@ def _inputs(teacher: OrderedTeacher, cut: Cut, settings: Compensation, *, of_all
         )
 
 
-def _maps_layers(teacher: Architecture, settings: Compensation) -> bool:
-    return settings.layers and not family_of(teacher.family).output_norms
-
-
 def _gaps(teacher: OrderedTeacher, cut: Cut, settings: Compensation) -> list[Gap]:
     """Return the runs of dropped layers that are replaced by a map."""
     kept = [layer.teacher_layer for layer in cut.layers]
     architecture = teacher.architecture
-    return gaps_of(kept, architecture.num_hidden_layers) if _maps_layers(architecture, settings) else []
+    return gaps_of(kept, architecture.num_hidden_layers) if maps_layers(architecture, settings) else []
 
 
 def _writers(teacher: OrderedTeacher, cut: Cut, gaps: Sequence[Gap]) -> dict[str, Gap]:

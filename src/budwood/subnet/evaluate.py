@@ -13,9 +13,10 @@ from budwood.arch.selection import LayerSelection, Selection
 from budwood.models.device import release_memory
 from budwood.models.losses import next_token_losses, sequence_losses
 from budwood.search.candidate import Evaluation
-from budwood.subnet.compensate import corrected_child, gaps_of, solve_flops
+from budwood.subnet.compensate import corrected_child, gaps_of
 from budwood.subnet.extract import Cut, resolve
 from budwood.subnet.fitness import Fitness
+from budwood.subnet.flops import solve_flops
 from budwood.subnet.moments import Moments
 from budwood.subnet.ordering import OrderedTeacher
 from budwood.subnet.reuse import Resume, Visit, families, walk

@@ -1,13 +1,12 @@
 """Build the dense child of a candidate; what a search evaluates is what an export saves."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import reduce
 from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from budwood.arch.family import Axes, Axis, Family, axis_lengths
@@ -18,6 +17,9 @@ from budwood.models.rotary import ORIGINAL, original_rope, pair_dims, rebuilt_ro
 from budwood.models.tensors import State, fuse
 from budwood.subnet.ordering import OrderedTeacher
 from budwood.subnet.slicing import Indices, permute_within_groups, slice_tensor
+
+_ROWS = 8192
+"""Of a weight, that are folded at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +62,13 @@ class Mix:
         """Return [rows, k] the weight [rows, n] of what is kept, with that of what is removed folded in."""
         kept, removed = self.kept.to(weight.device), self.removed.to(weight.device)
         shares = self.shares.to(weight.device, torch.float32)
-        return torch.addmm(weight[:, kept].float(), weight[:, removed].float(), shares).to(weight.dtype)
+        # A head of tens of thousands of rows would take gigabytes in float32.
+        return torch.cat(
+            [
+                torch.addmm(rows[:, kept].float(), rows[:, removed].float(), shares).to(weight.dtype)
+                for rows in weight.split(_ROWS)
+            ]
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,43 +162,42 @@ def assemble(state: Mapping[str, Tensor], config: PretrainedConfig, architecture
     return model
 
 
-def widest_dtype(model: PreTrainedModel) -> torch.dtype:
-    """Return the precision in which a model runs whose parameters keep those of a checkpoint, which may differ."""
-    return reduce(torch.promote_types, (parameter.dtype for parameter in model.parameters()))
-
-
-def in_one_precision(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
-    """Move a model, give its parameters their widest precision, and return it; buffers keep theirs."""
-    dtype = widest_dtype(model)
-    nn.Module.to(model, device)
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
-    return model
-
-
 def child_state(teacher: OrderedTeacher, cut: Cut, corrections: Corrections | None = None) -> State:
     """Slice the ordered teacher, correct it, and mend the scale of attention scores and embeddings.
 
     Returns:
         the child's parameters by the names of the family's table.
     """
-    family, state, corrections = teacher.family, State(), corrections or Corrections()
-    parameters = family.parameters(len(cut.layers), tied=teacher.architecture.tie_word_embeddings)
-    # Layers first, in depth order: so moments are gathered.
-    for name, position, axes in sorted(parameters, key=lambda parameter: parameter[1] is None):
-        layer = cut.layers[position or 0]
-        source = name if position is None else teacher_name(family, name, position, layer)
-        state[name] = _cut_parameter(teacher, source, axes, layer, name, corrections)
-        shrunk = state[name].shape != teacher.weights[source].shape
-        if corrections.norm_gain and shrunk and source in teacher.norms:
-            energy = float(cut_tensor(teacher, teacher.norms[source], axes, layer).mean())
-            # Entries that are always zero leave no size to keep.
-            _scale(state, name, energy**0.5 if energy > 0 else 1.0, family.norm_offset)
-    if teacher.rope == "preserve":
-        _mend_scores(state, teacher, cut)
-    if family.scales_embedding and (teacher.singular_values or teacher.norms):
-        _mend_embedding(state, teacher, cut)
-    return state
+    return merged(child_parts(teacher, cut, corrections or Corrections()))
+
+
+def child_parts(teacher: OrderedTeacher, cut: Cut, corrections: Corrections) -> Iterator[State]:
+    """Yield the parameters of a child part by part: the embedding, its layers in depth order, and the rest."""
+    family, depth = teacher.family, len(cut.layers)
+    parts: list[list[tuple[str, int | None, Axes]]] = [[] for _ in range(depth + 2)]
+    for name, position, axes in family.parameters(depth, tied=teacher.architecture.tie_word_embeddings):
+        outer = 0 if name == family.embedding.weight else depth + 1
+        parts[outer if position is None else position + 1].append((name, position, axes))
+    for parameters in parts:
+        state = State()
+        for name, position, axes in parameters:
+            layer = cut.layers[position or 0]
+            source = name if position is None else teacher_name(family, name, position, layer)
+            state[name], shrunk = _cut_parameter(teacher, source, axes, layer, name, corrections)
+            if corrections.norm_gain and shrunk and source in teacher.norms:
+                energy = float(cut_tensor(teacher, teacher.norms[source], axes, layer).mean())
+                # Entries that are always zero leave no size to keep.
+                _scale(state, name, energy**0.5 if energy > 0 else 1.0, family.norm_offset)
+        if (position := parameters[0][1]) is None:
+            _mend_embedding(state, teacher, cut)
+        elif teacher.rope == "preserve":
+            _mend_scores(state, teacher, cut, position)
+        yield state
+
+
+def merged(parts: Iterable[State]) -> State:
+    """Return the parameters of all parts."""
+    return {name: weight for part in parts for name, weight in part.items()}
 
 
 def cut_tensor(teacher: OrderedTeacher, tensor: Tensor, axes: Axes, layer: KeptLayer) -> Tensor:
@@ -218,8 +225,9 @@ def child_config(teacher: OrderedTeacher, cut: Cut) -> PretrainedConfig:
 
 def _cut_parameter(
     teacher: OrderedTeacher, source: str, axes: Axes, layer: KeptLayer, name: str, corrections: Corrections
-) -> Tensor:
-    tensor = teacher.weights[source]
+) -> tuple[Tensor, bool]:
+    """Return what is kept of a parameter, and whether that is less than all."""
+    whole = tensor = teacher.weights[source]
     if name in corrections.dims:
         lengths = axis_lengths(teacher.architecture, teacher.architecture.layers[layer.teacher_layer])
         tensor = permute_within_groups(tensor, axes, lengths, "qk", corrections.dims[name])
@@ -229,8 +237,10 @@ def _cut_parameter(
         written = over @ tensor.float().reshape(len(tensor), -1)
         tensor, rows = written.reshape(-1, *tensor.shape[1:]).to(tensor.dtype), ()
     if name in corrections.mixes:
-        return corrections.mixes[name].fold(cut_tensor(teacher, tensor, rows, layer))
-    return cut_tensor(teacher, tensor, axes if rows else ((), *axes[1:]), layer)
+        kept = corrections.mixes[name].fold(cut_tensor(teacher, tensor, rows, layer))
+    else:
+        kept = cut_tensor(teacher, tensor, axes if rows else ((), *axes[1:]), layer)
+    return kept, kept.shape != whole.shape
 
 
 def teacher_name(family: Family, name: str, position: int, layer: KeptLayer) -> str:
@@ -238,25 +248,25 @@ def teacher_name(family: Family, name: str, position: int, layer: KeptLayer) -> 
     return f"{family.decoder}.{layer.teacher_layer}.{name.removeprefix(f'{family.decoder}.{position}.')}"
 
 
-def _mend_scores(state: State, teacher: OrderedTeacher, cut: Cut) -> None:
-    """Keep the teacher's attention scores.
+def _mend_scores(state: State, teacher: OrderedTeacher, cut: Cut, position: int) -> None:
+    """Keep the teacher's attention scores in a layer.
 
     A stock model divides them by sqrt(d'), the teacher's by sqrt(d). What the dropped pairs would have added to their
     size, each group's kept pairs make up for.
     """
     family = teacher.family
     offset = family.norm_offset if family.query_norm else 0
-    for position, (layer, spec) in enumerate(zip(cut.layers, cut.architecture.layers, strict=True)):
-        teacher_dim = teacher.architecture.layers[layer.teacher_layer].head_dim
-        temperature = (spec.head_dim / teacher_dim) ** 0.5 if family.scales_by_head_dim else 1.0
-        gains = temperature * _score_gains(teacher, layer)
-        for name, axes in (family.query_norm or family.query).parameters:
-            rows = gains if "group" in axes[0] else gains.mean(0, keepdim=True)
-            if (rows != 1).any():
-                full = f"{family.decoder}.{position}.{name}"
-                weight = state[full]
-                factors = rows.to(weight).repeat_interleave(len(weight) // len(rows))
-                state[full] = (weight + offset) * factors.reshape(-1, *[1] * (weight.dim() - 1)) - offset
+    layer, spec = cut.layers[position], cut.architecture.layers[position]
+    teacher_dim = teacher.architecture.layers[layer.teacher_layer].head_dim
+    temperature = (spec.head_dim / teacher_dim) ** 0.5 if family.scales_by_head_dim else 1.0
+    gains = temperature * _score_gains(teacher, layer)
+    for name, axes in (family.query_norm or family.query).parameters:
+        rows = gains if "group" in axes[0] else gains.mean(0, keepdim=True)
+        if (rows != 1).any():
+            full = f"{family.decoder}.{position}.{name}"
+            weight = state[full]
+            factors = rows.to(weight).repeat_interleave(len(weight) // len(rows))
+            state[full] = (weight + offset) * factors.reshape(-1, *[1] * (weight.dim() - 1)) - offset
 
 
 def _score_gains(teacher: OrderedTeacher, layer: KeptLayer) -> Tensor:
@@ -270,8 +280,10 @@ def _score_gains(teacher: OrderedTeacher, layer: KeptLayer) -> Tensor:
 
 
 def _mend_embedding(state: State, teacher: OrderedTeacher, cut: Cut) -> None:
-    """Keep the size of embeddings, which the model multiplies by the root of a hidden size that is smaller now."""
+    """Keep the size of embeddings, which some models multiply by the root of a hidden size that is smaller now."""
     family = teacher.family
+    if not family.scales_embedding or not (teacher.singular_values or teacher.norms):
+        return
     factor = (teacher.architecture.hidden_size / cut.architecture.hidden_size) ** 0.5
     _scale(state, family.embedding.weight, factor)
     if teacher.architecture.tie_word_embeddings:
@@ -280,5 +292,5 @@ def _mend_embedding(state: State, teacher: OrderedTeacher, cut: Cut) -> None:
 
 
 def _scale(state: State, name: str, factor: float, offset: int = 0) -> None:
-    if factor != 1:
+    if factor != 1 and name in state:
         state[name] = (state[name] + offset) * factor - offset

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from budwood.arch.family import Family, Module, family_of, layer_lengths
 from budwood.arch.spec import Architecture, LayerSpec
+from budwood.models.stream import LayerStream
 from budwood.models.tensors import part_of
 
 _NUM_MASSIVE, _NEURONS_PER_MASSIVE = 8, 64
@@ -111,24 +112,45 @@ def measure_importance(
         windows: [number of sequences, length] token ids.
         batch_size: sequences per forward pass.
     """
-    family = family_of(architecture.family)
-    layers = [_LayerStatistics(model, family, position, spec) for position, spec in enumerate(architecture.layers)]
-    depth = range(architecture.num_hidden_layers)
-    residual = [
-        family.final_norm.weight,
-        *(family.layer_weight(layer, norm) for layer in depth for norm in family.norms),
-    ]
-    heads = [family.layer_weight(layer, norm) for layer in depth for norm in family.head_norms]
-    norms = {weight: _NormStatistics(weight, model) for weight in residual}
-    norms |= {weight: _NormStatistics(weight, model, heads_first=family.heads_first) for weight in heads}
-    hooks = [hook for layer in layers for hook in layer.hooks()] + [norm.hook for norm in norms.values()]
-    with _watching(hooks):
-        for batch in tqdm(windows.split(batch_size), desc="calibration", unit="batch", dynamic_ncols=True):
-            model.base_model(input_ids=batch.to(model.device), use_cache=False)
+    decoder = family_of(architecture.family).decoder
+    return importance_in(LayerStream(model, decoder, windows.split(batch_size)), architecture)
+
+
+@torch.no_grad()
+def importance_in(stream: LayerStream, architecture: Architecture) -> Importance:
+    """Return the importance of a teacher's components by its stream of calibration text, layer by layer.
+
+    Args:
+        stream: of the whole teacher.
+        architecture: the teacher's.
+    """
+    family, model = family_of(architecture.family), stream.model
+    residual: dict[str, _NormStatistics] = {}
+    heads: dict[str, _NormStatistics] = {}
+    layers = []
+    for position, spec in enumerate(tqdm(architecture.layers, desc="calibration", unit="layer", dynamic_ncols=True)):
+        stream.next_layer()
+        statistics = _LayerStatistics(model, family, position, spec)
+        own = [_NormStatistics(family.layer_weight(position, norm), model) for norm in family.norms]
+        own_heads = [
+            _NormStatistics(family.layer_weight(position, norm), model, heads_first=family.heads_first)
+            for norm in family.head_norms
+        ]
+        with _watching([*statistics.hooks(), *(norm.hook for norm in (*own, *own_heads))]):
+            returned = stream.returned()
+        layers.append(statistics.result())
+        residual |= {norm.weight: norm for norm in own}
+        heads |= {norm.weight: norm for norm in own_heads}
+        stream.pass_on(returned)
+    last = _NormStatistics(family.final_norm.weight, model)
+    with _watching([last.hook]):
+        for states in stream.states:
+            last.module(states)
+    residual = {last.weight: last} | residual
     return Importance(
-        channels=torch.stack([norms[weight].outputs / norms[weight].tokens for weight in residual]).mean(0),
-        norms={weight: norm.mean_energy() for weight, norm in norms.items()},
-        layers=tuple(layer.result() for layer in layers),
+        channels=torch.stack([norm.outputs / norm.tokens for norm in residual.values()]).mean(0),
+        norms={weight: norm.mean_energy() for weight, norm in (residual | heads).items()},
+        layers=tuple(layers),
     )
 
 
@@ -201,6 +223,7 @@ class _NormStatistics:
     """Running sums of one norm."""
 
     def __init__(self, weight: str, model: PreTrainedModel, *, heads_first: bool = False) -> None:
+        self.weight = weight
         self.token_axis = 2 if heads_first else 1
         self.module = model.get_submodule(weight.removesuffix(".weight"))
         self.energy = torch.zeros(len(model.get_parameter(weight)))

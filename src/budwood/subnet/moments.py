@@ -4,7 +4,7 @@ The hidden states of calibration text are carried from layer to layer, so memory
 that a moment has seen nor with the depth of the teacher.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import PreTrainedModel
 
 from budwood.arch.selection import Selection
-from budwood.subnet.extract import extract_child, in_one_precision
+from budwood.models.checkpoint import build_empty
+from budwood.models.stream import LayerStream, States, fill, hollow, outputs_of
+from budwood.subnet.extract import child_config, resolve
 from budwood.subnet.ordering import OrderedTeacher
 from budwood.subnet.regression import first_direction, regress
-from budwood.subnet.stream import LayerStream, States, outputs_of
 
 # Shape legend: E hidden size, N sequences, T tokens of a sequence, n entries of an input.
 
@@ -119,15 +119,14 @@ class StreamedMoments:
         """
         self._family, self._ridge = teacher.family, gap_ridge
         self._watched, self._gaps = {each.module: each for each in inputs}, set(gaps)
-        self._parent, self._scale = whole_teacher(teacher), residual_scale(teacher)
-        self._stream = LayerStream(self._parent, self._family.decoder, windows.split(batch_size))
+        self._stream, self._scale = teacher_stream(teacher, windows.split(batch_size)), residual_scale(teacher)
         self._starts: dict[int, _Start] = {}
         self._inputs: dict[str, InputMoment] = {}
-        self._bar = tqdm(total=len(self._stream.layers), desc="compensation", unit="layer", dynamic_ncols=True)
+        self._bar = tqdm(total=self._stream.num_layers, desc="compensation", unit="layer", dynamic_ncols=True)
 
     def input(self, module: str) -> InputMoment:
         """Return the moment of an input; the text is read up to its layer."""
-        while module not in self._inputs and self._stream.depth < len(self._stream.layers):
+        while module not in self._inputs and self._stream.depth < self._stream.num_layers:
             self._read_layer()
         if module not in self._inputs:
             assert module == self._family.final_norm.name, f"{module} was read before layer {self._stream.depth}"
@@ -146,7 +145,7 @@ class StreamedMoments:
     def _read_layer(self) -> None:
         """Let a layer read all text, and note what is wanted of it."""
         depth = self._stream.depth
-        layer, place = self._stream.layers[depth], f"{self._family.decoder}.{depth}."
+        layer, place = self._stream.next_layer(), f"{self._family.decoder}.{depth}."
         self._starts = {start: kept for start, kept in self._starts.items() if self._needed(start, depth)}
         sums = {name: _Sum(each.first) for name, each in self._watched.items() if name.startswith(place)}
         with ExitStack() as watching:
@@ -168,16 +167,26 @@ class StreamedMoments:
 
     @torch.no_grad()
     def _read_norm(self, module: str) -> None:
-        norm, total = self._parent.get_submodule(module), _Sum(self._watched[module].first)
+        norm, total = self._stream.model.get_submodule(module), _Sum(self._watched[module].first)
         for states in self._stream.states:
             total.add(norm(states))
         self._inputs = {module: total.moment()}
 
 
-def whole_teacher(teacher: OrderedTeacher) -> PreTrainedModel:
-    """Return the whole ordered teacher as a model, in one precision."""
-    parent = extract_child(teacher, Selection.prefix(teacher.ranked))
-    return in_one_precision(parent, teacher.weights[teacher.family.final_norm.weight].device)
+def teacher_stream(teacher: OrderedTeacher, batches: Sequence[Tensor], *, head: bool = False) -> LayerStream:
+    """Return the stream of the whole ordered teacher, of which a layer at a time is in memory.
+
+    Args:
+        teacher: the ordered teacher.
+        batches: [N, T] token ids each.
+        head: whether the head has its weights, so that the model makes logits of the stream.
+    """
+    family, whole = teacher.family, resolve(teacher, Selection.prefix(teacher.ranked))
+    model = hollow(build_empty(child_config(teacher, whole)), family.decoder, teacher.device, teacher.dtype)
+    outer = [name for module in (family.embedding, family.final_norm) for name, _ in module.parameters]
+    outer += [family.head.weight] if head and not teacher.architecture.tie_word_embeddings else []
+    fill(model, {name: teacher.weights[name].to(teacher.dtype) for name in outer})
+    return LayerStream(model, family.decoder, batches, teacher.layer)
 
 
 def residual_scale(teacher: OrderedTeacher) -> float:
@@ -230,9 +239,11 @@ class _Sum:
 
     def add(self, inputs: Tensor) -> None:
         entries = inputs[:, self.first :].float().flatten(0, -2)
-        self.total = self.total.to(entries) + entries.T @ entries
+        if not self.firsts:
+            self.total = entries.new_zeros(2 * entries.shape[1:])
+        self.total.addmm_(entries.T, entries)
         self.firsts.append(inputs[:, : self.first].float().flatten(0, -2))
         self.tokens += len(entries)
 
     def moment(self) -> InputMoment:
-        return InputMoment(self.total / self.tokens, first_direction(torch.cat(self.firsts)))
+        return InputMoment(self.total.div_(self.tokens), first_direction(torch.cat(self.firsts)))

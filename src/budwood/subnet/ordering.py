@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from budwood.models.checkpoint import load_config, read_architecture
 from budwood.models.device import Compute
 from budwood.models.rotary import Parameters, layer_rope, layer_types, rank_pairs, rotary_dims
 from budwood.models.settings import Rope
-from budwood.models.tensors import CheckpointTensors
+from budwood.models.tensors import CheckpointTensors, State, fuse
 from budwood.subnet.importance import Importance, LayerImportance, importance_of_weights
 from budwood.subnet.settings import LayerScore, Ordering
 from budwood.subnet.slicing import Indices, permute_within_groups, slice_tensor
@@ -30,6 +30,8 @@ class OrderedTeacher:
 
     weights: Mapping[str, Tensor]
     """Permuted parameters by the names of the family's table, shapes as the teacher's."""
+    dtype: torch.dtype
+    """The widest precision of the weights, in which the teacher reads calibration text."""
     config: Mapping[str, Any]
     """The teacher's Hugging Face config."""
     architecture: Architecture
@@ -65,14 +67,30 @@ class OrderedTeacher:
         """Return the `rope_parameters` of a layer of the teacher."""
         return layer_rope(self.config, layer)
 
-    def in_memory(self, compute: Compute) -> "OrderedTeacher":
-        """Return the same teacher with all weights in memory, on a device, in the precision of its files."""
-        return replace(self, weights={name: weight.to(compute.device) for name, weight in self.weights.items()})
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are when they are asked for."""
+        return self.weights[self.family.final_norm.weight].device
+
+    def on(self, compute: Compute, dtype: torch.dtype | None = None) -> "OrderedTeacher":
+        """Return the same teacher, whose weights are moved to a device when they are asked for.
+
+        Args:
+            compute: has the device.
+            dtype: in which it reads text; without it that of its files.
+        """
+        return replace(self, weights=_Moved(self.weights, compute.device), dtype=dtype or self.dtype)
 
     def materialise(self, compute: Compute) -> "OrderedTeacher":
         """Return the same teacher with all weights in memory, on a device and in its precision."""
         weights = {name: weight.to(compute.device, compute.dtype) for name, weight in self.weights.items()}
-        return replace(self, weights=weights)
+        return replace(self, weights=weights, dtype=compute.dtype)
+
+    def layer(self, depth: int) -> State:
+        """Return the parameters of a layer under the names of its model class, in one precision."""
+        prefix = f"{self.family.decoder}.{depth}."
+        names = [name for name in self.weights if name.startswith(prefix)]
+        return fuse({name: self.weights[name].to(self.dtype) for name in names}, self.architecture)
 
 
 def open_ordered(folder: Path, ordering: Ordering, importance: Importance | None = None) -> OrderedTeacher:
@@ -124,6 +142,7 @@ def order_teacher(
     ordered = OrderedWeights(weights, architecture, importance, turning, turn_values=ordering.singular_values)
     return OrderedTeacher(
         weights=ordered,
+        dtype=_widest_dtype(weights),
         config=config,
         architecture=architecture,
         channels=ordered.channels,
@@ -158,6 +177,7 @@ def _own_order(
     heads = zip(architecture.layers, turning, strict=True)
     return OrderedTeacher(
         weights=weights,
+        dtype=_widest_dtype(weights),
         config=config,
         architecture=architecture,
         channels=tuple(range(architecture.hidden_size)),
@@ -169,6 +189,28 @@ def _own_order(
         singular_values=False,
         rope=rope,
     )
+
+
+def _widest_dtype(weights: Mapping[str, Tensor]) -> torch.dtype:
+    if isinstance(weights, CheckpointTensors):
+        return weights.dtype
+    return reduce(torch.promote_types, (weight.dtype for weight in weights.values()))
+
+
+class _Moved(Mapping[str, Tensor]):
+    """Weights that are moved to a device when they are asked for."""
+
+    def __init__(self, weights: Mapping[str, Tensor], device: torch.device) -> None:
+        self._weights, self._device = weights, device
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._weights[name].to(self._device)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
 
 
 class OrderedWeights(Mapping[str, Tensor]):
@@ -259,6 +301,8 @@ class OrderedWeights(Mapping[str, Tensor]):
         SVD). Values become B v and output weights W_o B^-1: the product stays.
         """
         if layer not in self._bases:
+            # Layers are read one after the other.
+            self._bases.clear()
             spec, moments = self._architecture.layers[layer], self._importance.layers[layer].values
             heads = output.double().cpu().unflatten(1, (spec.num_key_value_heads, spec.heads_per_group, -1))
             bases = [_value_basis(heads[:, group], moment.double()) for group, moment in enumerate(moments)]

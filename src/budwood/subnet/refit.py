@@ -7,63 +7,81 @@ teacher's; and what they write, to what takes the child's stream to the teacher'
 or where layers are dropped, behind these.
 """
 
-from collections.abc import Iterable, Sequence
-from copy import deepcopy
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig
 
 from budwood.arch.count import layer_flops_per_token
-from budwood.arch.family import Family, Module, family_of
+from budwood.arch.family import Family, Module, family_of, layer_lengths
 from budwood.arch.spec import Architecture
-from budwood.subnet.extract import Cut, in_one_precision
-from budwood.subnet.moments import residual_scale, whole_teacher
+from budwood.models.checkpoint import build_empty
+from budwood.models.stream import LayerStream, States, fill, hollow, inputs_of, outputs_of
+from budwood.models.tensors import State, fuse, part_of
+from budwood.subnet.extract import Cut
+from budwood.subnet.moments import residual_scale, teacher_stream
 from budwood.subnet.ordering import OrderedTeacher
 from budwood.subnet.regression import first_direction, regress
 from budwood.subnet.slicing import Indices
-from budwood.subnet.stream import LayerStream, States, inputs_of, outputs_of
 
 
 @torch.no_grad()
-def refit(child: PreTrainedModel, teacher: OrderedTeacher, cut: Cut, batches: Sequence[Tensor], ridge: float) -> None:
-    """Fit the layers of a child to the stream of its teacher.
+def refitted(
+    parts: Iterable[State],
+    config: PretrainedConfig,
+    teacher: OrderedTeacher,
+    cut: Cut,
+    batches: Sequence[Tensor],
+    ridge: float,
+) -> Iterator[State]:
+    """Yield the parts of a child with layers that are fitted to the stream of its teacher.
 
     Args:
-        child: of the cut, in evaluation mode; gets new weights and leaves the old ones as they are.
+        parts: of the child: the embedding, its layers in depth order, and the rest.
+        config: the child's.
         teacher: the ordered teacher.
         cut: what the child keeps of it.
         batches: [N, T] token ids of calibration text each.
         ridge: of the regressions, relative to the unit variance of features.
     """
     family, depth, scale = teacher.family, teacher.architecture.num_hidden_layers, residual_scale(teacher)
-    whole = LayerStream(whole_teacher(teacher), family.decoder, batches)
-    # Only a child whose parameters differ in precision is not fitted in place.
-    runs = child if len({parameter.dtype for parameter in child.parameters()}) == 1 else deepcopy(child)
-    device = teacher.weights[family.final_norm.weight].device
-    own = LayerStream(in_one_precision(runs, device), family.decoder, batches)
+    made = iter(parts)
+    embedding = next(made)
+    yield embedding
+    model = hollow(build_empty(config), family.decoder, teacher.device, teacher.dtype)
+    fill(model, {name: weight.to(teacher.dtype) for name, weight in embedding.items()})
+    whole, part = teacher_stream(teacher, batches), State()
+    own = LayerStream(model, family.decoder, batches, lambda _: _in_one_precision(part, teacher, cut))
     kept = [layer.teacher_layer for layer in cut.layers]
     hidden = cut.layers[0].axes["hidden"]
     bar = tqdm(zip(kept, [*kept[1:], depth], strict=True), total=len(kept), desc="refit", unit="layer")
     for position, (layer, following) in enumerate(bar):
+        part = next(made)
         whole.advance(layer)
         before = _channels(whole.states, hidden)
-        with outputs_of(whole.layers[layer].get_submodule(family.mlp_out.name)) as written:
+        with outputs_of(whole.next_layer().get_submodule(family.mlp_out.name)) as written:
             whole.advance(layer + 1)
         between = [after - scale * added for after, added in zip(whole.states, written, strict=True)]
         whole.advance(following)
         wanted = _Wanted(before, _channels(between, hidden), _channels(whole.states, hidden))
-        own_layer, place = own.layers[position], f"{family.decoder}.{position}."
-        own.pass_on(_fit_layer(family, own, wanted, ridge, scale))
-        for name in {
-            family.layer_path(position, module) for module in (*family.readers, family.output, family.mlp_out)
-        }:
-            fitted = own_layer.get_parameter(f"{name.removeprefix(place)}.weight")
-            weight = child.get_parameter(f"{name}.weight")
-            weight.data = fitted.data.to(weight.device, weight.dtype)
+        returned = _fit_layer(family, own, wanted, ridge, scale)
+        lengths, own_layer = layer_lengths(cut.architecture.layers[position]), own.next_layer()
+        for module in (*family.readers, family.output, family.mlp_out):
+            weight = _linear(own_layer, module).weight.data
+            fitted = part_of(weight, module, family, lengths) if module.inside else weight
+            name = family.layer_weight(position, module)
+            part[name] = fitted.to(part[name].dtype)
+        own.pass_on(returned)
+        yield part
+    yield from made
+
+
+def _in_one_precision(part: State, teacher: OrderedTeacher, cut: Cut) -> State:
+    return fuse({name: weight.to(teacher.dtype) for name, weight in part.items()}, cut.architecture)
 
 
 def refit_flops(child: Architecture, *, num_tokens: int, context: int) -> float:
@@ -102,7 +120,7 @@ class _Wanted:
 
 def _fit_layer(family: Family, own: LayerStream, wanted: _Wanted, ridge: float, scale: float) -> States:
     """Fit the next layer of a child, and return the stream behind it."""
-    layer, came = own.layers[own.depth], own.states
+    layer, came = own.next_layer(), own.states
     _fit_readers(layer, family.norms[0], (family.query, family.key, family.value), (came, wanted.before), ridge)
     output, mlp_out = (_linear(layer, module) for module in (family.output, family.mlp_out))
     with inputs_of(output) as heads:

@@ -6,7 +6,7 @@ from torch import Tensor
 # Shape legend: N sequences, n entries of an input, k features, m targets.
 
 _TINY = 1e-12
-_SMALL_RIDGE = 1e-2
+SMALL_RIDGE = 1e-2
 """Below it, float32 loses too many digits of a solution."""
 
 
@@ -34,25 +34,29 @@ def regress(moment: Tensor, target: Tensor, ridge: float, held: Tensor | None = 
         ridge: added to the diagonal of the features' correlations.
         held: [k] features for which all predictions must be zero.
     """
-    dtype = torch.float64 if ridge < _SMALL_RIDGE else torch.promote_types(moment.dtype, torch.float32)
-    moment, target = moment.to(dtype), target.to(dtype)
-    scale = moment.diagonal().clamp_min(_TINY).sqrt()
-    correlations = moment / scale[:, None] / scale
+    dtype = torch.float64 if ridge < SMALL_RIDGE else torch.promote_types(moment.dtype, torch.float32)
+    scale = moment.diagonal().to(dtype).clamp_min(_TINY).sqrt()
+    # In place wherever possible: a moment of a wide layer takes gigabytes.
+    correlations = moment.to(dtype, copy=True).div_(scale[:, None]).div_(scale)
     if held is None or not held.any():
-        return _solve(correlations, target / scale[:, None], ridge) / scale[:, None]
-    wanted = torch.cat([target, held.to(dtype)[:, None]], 1)
-    solution = _solve(correlations, wanted / scale[:, None], ridge) / scale[:, None]
+        return _solve(correlations, target.to(dtype) / scale[:, None], ridge).div_(scale[:, None])
+    held = held.to(dtype)
+    wanted = torch.cat([target.to(dtype), held[:, None]], 1).div_(scale[:, None])
+    solution = _solve(correlations, wanted, ridge).div_(scale[:, None])
     free, towards = solution[:, :-1], solution[:, -1]
     # Lagrange's multipliers of the constraint, one for each target.
-    return free - torch.outer(towards, (wanted[:, -1] @ free) / (wanted[:, -1] @ towards))
+    return free.addr_(towards, (held @ free) / (held @ towards), alpha=-1)
 
 
 def _solve(correlations: Tensor, target: Tensor, ridge: float) -> Tensor:
-    """Return the solution of a ridge regression; energies that rounding has made negative count as zero."""
-    identity = torch.eye(len(correlations), dtype=correlations.dtype, device=correlations.device)
-    factor, failed = torch.linalg.cholesky_ex(correlations + ridge * identity)
+    """Return the solution of a ridge regression, and overwrite the correlations.
+
+    Energies that rounding has made negative count as zero.
+    """
+    correlations.diagonal().add_(ridge)
+    factor, failed = torch.linalg.cholesky_ex(correlations)
     if not failed:
         return torch.cholesky_solve(target, factor)
     energies, axes = torch.linalg.eigh(correlations.double())
-    solved: Tensor = axes @ (axes.T @ target.double() / (energies.clamp_min(0) + ridge)[:, None])
+    solved: Tensor = axes @ (axes.T @ target.double() / energies.clamp_min(ridge)[:, None])
     return solved.to(target.dtype)

@@ -8,10 +8,9 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from torch import Tensor, nn
+from torch import nn
 
-States = list[Tensor]
-"""Residual stream of every batch, [N, T, E] each."""
+from budwood.models.stream import Given, Passed, States
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,28 +67,10 @@ class Resume:
         self.states = {depth: states for depth, states in self.states.items() if depth <= visit.shared}
         if visit.shared:
             for position in range(visit.shared):
-                layers[position] = _Passed() if position else _Given(self.states[visit.shared])
+                layers[position] = Passed() if position else Given(self.states[visit.shared])
         for depth in visit.held:
             states = self.states.setdefault(depth, [])
             layers[depth - 1].register_forward_hook(lambda _module, _inputs, output, kept=states: kept.append(output))
-
-
-class _Given(nn.Module):
-    """Takes the place of the first layers, and returns what the last of them returned, batch by batch."""
-
-    def __init__(self, states: States) -> None:
-        super().__init__()
-        self.batches = iter(states)
-
-    def forward(self, *_args: object, **_kwargs: object) -> Tensor:
-        return next(self.batches)
-
-
-class _Passed(nn.Module):
-    """Takes the place of a layer whose result is known."""
-
-    def forward(self, hidden_states: Tensor, *_args: object, **_kwargs: object) -> Tensor:
-        return hidden_states
 
 
 def _nodes(path: Sequence[Hashable], numbers: dict[tuple[int, Hashable], int]) -> list[int]:

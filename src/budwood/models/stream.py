@@ -1,0 +1,230 @@
+"""A model reads text layer by layer: one layer runs over all of it before the next one does.
+
+Where the weights of layers are read when their turn comes, only one layer's are in memory.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from budwood.models.device import release_memory
+
+# Shape legend: E hidden size, N sequences, T tokens of a sequence, V vocabulary.
+
+States = list[Tensor]
+"""[N, T, ...] of every batch."""
+Read = Callable[[int], Mapping[str, Tensor]]
+"""Returns the parameters of the layer at a depth, by their names in the model."""
+_Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""Arguments of a layer beside the stream."""
+
+
+class LayerStream:
+    """The residual stream of a model for some text, at one depth at a time."""
+
+    @torch.no_grad()
+    def __init__(
+        self, model: PreTrainedModel, decoder: str, batches: Sequence[Tensor], read: Read | None = None
+    ) -> None:
+        """Read the embeddings.
+
+        Args:
+            model: in evaluation mode.
+            decoder: path of its layers.
+            batches: [N, T] token ids each.
+            read: gives layers their weights, for as long as they run; without it the model has them.
+        """
+        modules = model.get_submodule(decoder)
+        assert isinstance(modules, nn.ModuleList)
+        self.model, self._modules, self._read = model, modules, read
+        self._layers, recorders = list(modules), [_Recorder() for _ in modules]
+        with self._in_place_of_layers(recorders):
+            for batch in batches:
+                model.base_model(input_ids=batch.to(model.device), use_cache=False)
+        self._calls = [recorder.calls for recorder in recorders]
+        self.states: States = recorders[0].states
+        """[N, T, E] into the next layer."""
+        self.depth = 0
+        """Layers that have read all text."""
+        self.num_layers = len(self._layers)
+
+    def next_layer(self) -> nn.Module:
+        """Return the next layer, with its weights."""
+        layer = self._layers[self.depth]
+        if self._read and not next(layer.parameters()).numel():
+            fill(self.model, self._read(self.depth))
+        return layer
+
+    @torch.no_grad()
+    def returned(self) -> States:
+        """Return what the next layer makes of the stream."""
+        layer, calls = self.next_layer(), self._calls[self.depth]
+        return [
+            layer(states, *arguments, **named) for states, (arguments, named) in zip(self.states, calls, strict=True)
+        ]
+
+    def pass_on(self, states: States) -> None:
+        """Go on to the layer after the next one."""
+        if self._read:
+            _empty(self._layers[self.depth])
+            release_memory()
+        self.states, self.depth = states, self.depth + 1
+
+    def advance(self, depth: int) -> None:
+        """Read up to a depth."""
+        assert self.depth <= depth, f"the text was read to layer {self.depth}, past {depth}"
+        while self.depth < depth:
+            self.pass_on(self.returned())
+
+    @contextmanager
+    def finished(self) -> Iterator[PreTrainedModel]:
+        """Yield the model; called with the batches in their order, it goes on from the stream behind its last layer."""
+        assert self.depth == self.num_layers, f"the text was read to layer {self.depth} of {self.num_layers}"
+        with self._in_place_of_layers([Given(self.states), *(Passed() for _ in self._layers[1:])]):
+            yield self.model
+
+    @contextmanager
+    def _in_place_of_layers(self, others: Sequence[nn.Module]) -> Iterator[None]:
+        for place, other in enumerate(others):
+            self._modules[place] = other
+        try:
+            yield
+        finally:
+            for place, layer in enumerate(self._layers):
+                self._modules[place] = layer
+
+
+def hollow(model: PreTrainedModel, decoder: str, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    """Take the weights of a model's layers away, those of the rest for memory that nobody has written to; return it.
+
+    Args:
+        model: in evaluation mode afterwards.
+        decoder: path of its layers.
+        device: of the weights that it will get.
+        dtype: of the weights that it will get.
+    """
+    _empty(model.get_submodule(decoder))
+    for parameter in model.parameters():
+        parameter.data = torch.empty(parameter.shape, device=device, dtype=dtype)
+    nn.Module.to(model, device)
+    model.eval()
+    return model
+
+
+def fill(model: PreTrainedModel, state: Mapping[str, Tensor]) -> None:
+    """Give some parameters of a model their weights, without copying them."""
+    for name, weight in state.items():
+        model.get_parameter(name).data = weight
+
+
+def parts_of(model: PreTrainedModel, decoder: str, *, consume: bool = False) -> Iterator[dict[str, Tensor]]:
+    """Yield the parameters of a model in parts: all that no layer has, every layer in depth order, and nothing.
+
+    Args:
+        model: the model.
+        decoder: path of its layers.
+        consume: whether the model loses a layer's weights once they were seen.
+    """
+    yield {name: weight.data for name, weight in model.named_parameters() if not name.startswith(f"{decoder}.")}
+    for depth, layer in enumerate(model.get_submodule(decoder).children()):
+        yield {f"{decoder}.{depth}.{name}": weight.data for name, weight in layer.named_parameters()}
+        if consume:
+            _empty(layer)
+    yield {}
+
+
+@torch.no_grad()
+def logits_by_part(
+    model: PreTrainedModel, decoder: str, parts: Iterable[Mapping[str, Tensor]], texts: Sequence[Tensor]
+) -> list[Tensor]:
+    """Return [N, T, V] the float32 logits of a model whose parameters come in parts.
+
+    Args:
+        model: hollow, in float32.
+        decoder: path of its layers.
+        parts: its parameters: the embedding and perhaps more, every layer in depth order, and the rest. Those of a
+            layer are kept for as long as it runs.
+        texts: [N, T] token ids each.
+    """
+    device, rest = model.device, iter(parts)
+
+    def next_part() -> dict[str, Tensor]:
+        # A product of one row rounds by where a matrix lies in memory, and in a file it may lie anywhere.
+        return {
+            name: weight.to(device, torch.float32, copy=True, memory_format=torch.contiguous_format)
+            for name, weight in next(rest).items()
+        }
+
+    fill(model, next_part())
+    stream = LayerStream(model, decoder, texts, lambda _: next_part())
+    stream.advance(stream.num_layers)
+    fill(model, next_part())
+    with stream.finished():
+        return [model(input_ids=text.to(device), use_cache=False).logits for text in texts]
+
+
+@contextmanager
+def inputs_of(module: nn.Module) -> Iterator[States]:
+    """Keep what a module reads."""
+    kept: States = []
+    hook = module.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
+    try:
+        yield kept
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def outputs_of(module: nn.Module) -> Iterator[States]:
+    """Keep what a module returns."""
+    kept: States = []
+    hook = module.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
+    try:
+        yield kept
+    finally:
+        hook.remove()
+
+
+class Given(nn.Module):
+    """Takes the place of the first layers, and returns what the last of them returned, batch by batch."""
+
+    def __init__(self, states: States) -> None:
+        """Begin with the first batch."""
+        super().__init__()
+        self.batches = iter(states)
+
+    def forward(self, *_args: object, **_kwargs: object) -> Tensor:
+        """Return the states of the next batch."""
+        return next(self.batches)
+
+
+class Passed(nn.Module):
+    """Takes the place of a layer whose result is known."""
+
+    def forward(self, hidden_states: Tensor, *_args: object, **_kwargs: object) -> Tensor:
+        """Return what came."""
+        return hidden_states
+
+
+class _Recorder(nn.Module):
+    """Takes the place of a layer, notes how it is called, and returns the stream as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[_Call] = []
+        self.states: States = []
+
+    def forward(self, states: Tensor, *arguments: object, **named: object) -> Tensor:
+        self.calls.append((arguments, named))
+        self.states.append(states)
+        return states
+
+
+def _empty(module: nn.Module) -> None:
+    """Take a module's weights away."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.new_empty(0)

@@ -1,0 +1,79 @@
+"""What corrections cost, in closed form: FLOPs, and the sizes of the inputs that are regressed."""
+
+from collections.abc import Iterator
+
+from budwood.arch.family import family_of
+from budwood.arch.spec import Architecture
+from budwood.subnet.settings import Compensation
+
+
+def maps_layers(teacher: Architecture, settings: Compensation) -> bool:
+    """Return whether runs of dropped layers become a linear map."""
+    return settings.layers and not family_of(teacher.family).output_norms
+
+
+def moment_flops(
+    teacher: Architecture, child: Architecture | None, settings: Compensation, *, num_tokens: int, num_gaps: int
+) -> float:
+    """Return the FLOPs of the moments behind corrections, beside the teacher's pass over the text.
+
+    An input of n entries takes 2n^2 for every token; a gap of dropped layers takes 4E^2 for every token, and
+    E^3/3 + 2E^3 to solve (Cholesky).
+
+    Args:
+        teacher: what is cut; its layers are taken to be alike where the child keeps only some.
+        child: what is left of it; none where moments serve whatever is left.
+        settings: which corrections are made.
+        num_tokens: of calibration text.
+        num_gaps: runs of dropped layers that follow a kept one.
+    """
+    width, sizes = teacher.hidden_size, _input_sizes(teacher, child or teacher, settings)
+    inputs = [n for k, n, _ in sizes if k < n or child is None]
+    gaps = num_gaps if maps_layers(teacher, settings) else 0
+    solved = width**3 / 3 + 2 * width**3
+    return sum(2.0 * n**2 * num_tokens for n in inputs) + gaps * (4 * width**2 * num_tokens + solved)
+
+
+def solve_flops(teacher: Architecture, child: Architecture, settings: Compensation, *, num_gaps: int) -> float:
+    """Return the FLOPs in which a child is corrected once moments are known.
+
+    An input of n entries of which k are kept takes k^3/3 + 2k^2(n - k) to solve (Cholesky), and 2k(n - k) for every
+    row that reads it; a gap of dropped layers 2ED for every row that the layer before it writes.
+
+    Args:
+        teacher: what is cut; its layers are taken to be alike where the child keeps only some.
+        child: what is left of it.
+        settings: which corrections are made.
+        num_gaps: runs of dropped layers that follow a kept one.
+    """
+    flops = 0.0
+    for k, n, rows in _input_sizes(teacher, child, settings):
+        flops += k**3 / 3 + 2 * k**2 * (n - k) + 2 * k * (n - k) * rows if k < n else 0
+    gaps = num_gaps if maps_layers(teacher, settings) else 0
+    neurons = max(layer.intermediate_size for layer in teacher.layers)
+    return flops + gaps * 2 * child.hidden_size * teacher.hidden_size * neurons
+
+
+def _input_sizes(teacher: Architecture, child: Architecture, settings: Compensation) -> Iterator[tuple[int, int, int]]:
+    """Yield, for every input, the kept entries, all entries, and the child's rows that read it."""
+    width, kept = teacher.hidden_size, child.hidden_size
+    for place in range(child.num_hidden_layers):
+        yield from layer_input_sizes(teacher, child, settings, place)
+    if settings.channels and not teacher.tie_word_embeddings:
+        yield kept, width, teacher.vocab_size
+
+
+def layer_input_sizes(
+    teacher: Architecture, child: Architecture, settings: Compensation, place: int
+) -> Iterator[tuple[int, int, int]]:
+    """Yield, for every input of a layer, the kept entries, all entries, and the child's rows that read it."""
+    width, kept = teacher.hidden_size, child.hidden_size
+    spec, whole = child.layers[place], teacher.layers[place]
+    heads = spec.num_attention_heads * spec.head_dim
+    if settings.channels:
+        yield kept, width, heads + 2 * spec.num_key_value_heads * spec.head_dim
+        yield kept, width, len(family_of(teacher.family).mlp_in) * spec.intermediate_size
+    if settings.heads:
+        yield heads, whole.num_attention_heads * whole.head_dim, kept
+    if settings.neurons:
+        yield spec.intermediate_size, whole.intermediate_size, kept
