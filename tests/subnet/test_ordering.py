@@ -186,7 +186,8 @@ def test_materialised_weights_are_those_of_the_folder_in_the_precision_asked_for
     assert len(whole.weights) == len(lazy.weights)
     assert all(torch.equal(whole.weights[name], lazy.weights[name]) for name in lazy.weights)
     assert all(torch.equal(halved.weights[name], weight.bfloat16()) for name, weight in whole.weights.items())
-    assert replace(halved, weights=lazy.weights) == lazy
+    assert (whole.dtype, halved.dtype) == (FULL.dtype, HALF.dtype)
+    assert replace(halved, weights=lazy.weights, dtype=lazy.dtype) == lazy
 
 
 @every_kind
