@@ -16,8 +16,7 @@ from budwood.study.forecast import Forecast
 from budwood.study.limits import warnings_of
 from budwood.study.plan import CHOSEN, PlannedStudy, plan, search_costs
 from budwood.study.settings import Conditions, MeasurementSettings, ProtocolSettings
-from budwood.subnet.flops import moment_flops, solve_flops
-from budwood.subnet.refit import refit_flops
+from budwood.subnet.flops import moment_flops, refit_flops, solve_flops
 from budwood.subnet.settings import Compensation
 from budwood.training.cache import bytes_of_sequence
 from budwood.training.settings import Arms, ArmSettings, DistillationSettings, Engine, Schedule

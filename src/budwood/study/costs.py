@@ -13,9 +13,7 @@ from budwood.records.cost import Cost, CostStage
 from budwood.records.gate import LONG_STEPS, OVERFIT_STEPS
 from budwood.search.fitness import DIVERGENCE
 from budwood.study.settings import BinSettings
-from budwood.subnet.compensate import refits
-from budwood.subnet.flops import moment_flops, solve_flops
-from budwood.subnet.refit import refit_flops
+from budwood.subnet.flops import moment_flops, refit_flops, refits, solve_flops
 from budwood.subnet.settings import Compensation
 from budwood.training.settings import Schedule
 

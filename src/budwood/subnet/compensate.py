@@ -41,7 +41,7 @@ from budwood.subnet.extract import (
     resolve,
     teacher_name,
 )
-from budwood.subnet.flops import maps_layers
+from budwood.subnet.flops import maps_layers, refits
 from budwood.subnet.moments import Gap, InputMoment, Moments, StoredMoments, StreamedMoments, WatchedInput
 from budwood.subnet.ordering import OrderedTeacher
 from budwood.subnet.pairs import can_choose_pairs, choose_pairs
@@ -134,11 +134,6 @@ def compensate(
 ) -> PreTrainedModel:
     """Return a corrected candidate in memory, in evaluation mode; see `cut_out`."""
     return cut_out(teacher, selection, windows, settings, batch_size=batch_size).assemble()
-
-
-def refits(teacher: Architecture, child: Architecture, settings: Compensation) -> bool:
-    """Return whether a child is fitted to its teacher's stream."""
-    return settings.refit and not family_of(teacher.family).output_norms and child != teacher
 
 
 @torch.no_grad()

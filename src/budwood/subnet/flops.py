@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from budwood.arch.count import layer_flops_per_token
 from budwood.arch.family import family_of
 from budwood.arch.spec import Architecture
 from budwood.subnet.settings import Compensation
@@ -10,6 +11,11 @@ from budwood.subnet.settings import Compensation
 def maps_layers(teacher: Architecture, settings: Compensation) -> bool:
     """Return whether runs of dropped layers become a linear map."""
     return settings.layers and not family_of(teacher.family).output_norms
+
+
+def refits(teacher: Architecture, child: Architecture, settings: Compensation) -> bool:
+    """Return whether a child is fitted to its teacher's stream."""
+    return settings.refit and not family_of(teacher.family).output_norms and child != teacher
 
 
 def moment_flops(
@@ -52,6 +58,28 @@ def solve_flops(teacher: Architecture, child: Architecture, settings: Compensati
     gaps = num_gaps if maps_layers(teacher, settings) else 0
     neurons = max(layer.intermediate_size for layer in teacher.layers)
     return flops + gaps * 2 * child.hidden_size * teacher.hidden_size * neurons
+
+
+def refit_flops(child: Architecture, *, num_tokens: int, context: int) -> float:
+    """Return the FLOPs of fitting a child, beside the teacher's pass over the text.
+
+    The child's layers run once, and their MLPs once more. A fit of E' targets to n entries takes 2n^2 + 2nE' for every
+    token, and n^3/3 + 2n^2E' to solve (Cholesky); to fold it into m rows that read it takes 2n^2m.
+
+    Args:
+        child: the child.
+        num_tokens: of calibration text.
+        context: tokens of a sequence.
+    """
+    width, flops = child.hidden_size, float(num_tokens * layer_flops_per_token(child, *child.layers, context=context))
+    num_mlp_in = len(family_of(child.family).mlp_in)
+    for spec in child.layers:
+        heads, neurons = spec.num_attention_heads * spec.head_dim, spec.intermediate_size
+        rows = heads + 2 * spec.num_key_value_heads * spec.head_dim + num_mlp_in * neurons
+        flops += 2.0 * num_tokens * (num_mlp_in + 1) * width * neurons + 2 * width**2 * rows
+        for n in (width, heads, width, neurons):
+            flops += (2 * n**2 + 2 * n * width) * num_tokens + n**3 / 3 + 2 * n**2 * width
+    return flops
 
 
 def _input_sizes(teacher: Architecture, child: Architecture, settings: Compensation) -> Iterator[tuple[int, int, int]]:

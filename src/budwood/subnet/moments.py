@@ -20,7 +20,7 @@ from budwood.models.checkpoint import build_empty
 from budwood.models.stream import LayerStream, States, fill, hollow, outputs_of
 from budwood.subnet.extract import child_config, resolve
 from budwood.subnet.ordering import OrderedTeacher
-from budwood.subnet.regression import first_direction, regress
+from budwood.subnet.regression import first_direction, regress_tokens, token_weights
 
 # Shape legend: E hidden size, N sequences, T tokens of a sequence, n entries of an input.
 
@@ -210,19 +210,9 @@ class _Start:
         Tokens count by the inverse square of their size after the gap, as norms will see them. The first position is
         left as it is.
         """
-        moment, target, tokens = torch.zeros(()), torch.zeros(()), 0
-        for written, before, came in zip(self.written, self.before, after, strict=True):
-            stream = came[:, 1:].float().flatten(0, 1)
-            size = stream.square().mean(-1, keepdim=True)
-            # A token whose stream is zero after the gap has no size to be counted by.
-            weight = torch.where(size > 0, size.rsqrt(), 0.0)
-            features = written[:, 1:].float().flatten(0, 1) * weight
-            missing = (stream - before[:, 1:].float().flatten(0, 1)) * weight
-            moment, target = moment.to(features) + features.T @ features, target.to(features) + features.T @ missing
-            tokens += len(stream)
-        held = first_direction(torch.cat([written[:, 0].float() for written in self.written]))
-        identity = torch.eye(len(moment), device=moment.device)
-        return identity + regress(moment / tokens, target / tokens, ridge, held).T.float()
+        missing = (came.float() - before.float() for came, before in zip(after, self.before, strict=True))
+        predicted = regress_tokens(self.written, missing, token_weights(after), ridge, first=1)
+        return torch.eye(len(predicted), device=predicted.device) + predicted
 
 
 @dataclass(slots=True)

@@ -16,16 +16,14 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import PretrainedConfig
 
-from budwood.arch.count import layer_flops_per_token
-from budwood.arch.family import Family, Module, family_of, layer_lengths
-from budwood.arch.spec import Architecture
+from budwood.arch.family import Family, Module, layer_lengths
 from budwood.models.checkpoint import build_empty
 from budwood.models.stream import LayerStream, States, fill, hollow, inputs_of, outputs_of
 from budwood.models.tensors import State, fuse, part_of
 from budwood.subnet.extract import Cut
 from budwood.subnet.moments import residual_scale, teacher_stream
 from budwood.subnet.ordering import OrderedTeacher
-from budwood.subnet.regression import first_direction, regress
+from budwood.subnet.regression import regress_tokens, token_weights
 from budwood.subnet.slicing import Indices
 
 
@@ -84,28 +82,6 @@ def _in_one_precision(part: State, teacher: OrderedTeacher, cut: Cut) -> State:
     return fuse({name: weight.to(teacher.dtype) for name, weight in part.items()}, cut.architecture)
 
 
-def refit_flops(child: Architecture, *, num_tokens: int, context: int) -> float:
-    """Return the FLOPs of fitting a child, beside the teacher's pass over the text.
-
-    The child's layers run once, and their MLPs once more. A fit of E' targets to n entries takes 2n^2 + 2nE' for every
-    token, and n^3/3 + 2n^2E' to solve (Cholesky); to fold it into m rows that read it takes 2n^2m.
-
-    Args:
-        child: the child.
-        num_tokens: of calibration text.
-        context: tokens of a sequence.
-    """
-    width, flops = child.hidden_size, float(num_tokens * layer_flops_per_token(child, *child.layers, context=context))
-    num_mlp_in = len(family_of(child.family).mlp_in)
-    for spec in child.layers:
-        heads, neurons = spec.num_attention_heads * spec.head_dim, spec.intermediate_size
-        rows = heads + 2 * spec.num_key_value_heads * spec.head_dim + num_mlp_in * neurons
-        flops += 2.0 * num_tokens * (num_mlp_in + 1) * width * neurons + 2 * width**2 * rows
-        for n in (width, heads, width, neurons):
-            flops += (2 * n**2 + 2 * n * width) * num_tokens + n**3 / 3 + 2 * n**2 * width
-    return flops
-
-
 @dataclass(frozen=True, slots=True)
 class _Wanted:
     """The teacher's stream, in the channels that a child keeps."""
@@ -158,7 +134,7 @@ def _fit_readers(
     features = [normed(states) for states in streams[0]]
     missing = (normed(goal).float() - came.float() for came, goal in zip(features, streams[1], strict=True))
     # A norm leaves nothing massive: first positions count like all others.
-    change = _fit(features, missing, [torch.ones(())] * len(features), ridge, first=0)
+    change = regress_tokens(features, missing, [torch.ones(())] * len(features), ridge, first=0)
     for module in {_linear(layer, reader) for reader in readers}:
         module.weight.data = module.weight.data + (module.weight.data.float() @ change).to(module.weight.dtype)
 
@@ -171,30 +147,7 @@ def _fit_writer(module: nn.Linear, read: States, streams: tuple[States, States],
     Tokens count by the inverse square of the size of what is wanted, as norms will see them.
     """
     came, wanted = streams
-    sizes = (goal.float().square().mean(-1, keepdim=True) for goal in wanted)
-    weights = [torch.where(size > 0, size.rsqrt(), 0.0) for size in sizes]
     missing = ((goal - states).float() for states, goal in zip(came, wanted, strict=True))
-    added = (_fit(read, missing, weights, ridge, first=1) / scale).to(module.weight.dtype)
+    added = (regress_tokens(read, missing, token_weights(wanted), ridge, first=1) / scale).to(module.weight.dtype)
     module.weight.data = module.weight.data + added
     return [states + scale * functional.linear(features, added) for features, states in zip(read, came, strict=True)]
-
-
-def _fit(read: States, missing: Iterable[Tensor], weights: States, ridge: float, *, first: int) -> Tensor:
-    """Return [m, n] the coefficients that predict what is missing from what is read.
-
-    First positions are left as they are: predictions are zero for what they have in common.
-
-    Args:
-        read: [N, T, n] features.
-        missing: [N, T, m] what they are to predict.
-        weights: roots of what tokens count, [N, T, 1] or of all.
-        ridge: relative to the unit variance of features.
-        first: positions at the beginning of a sequence that do not count.
-    """
-    moment, target, tokens = torch.zeros(()), torch.zeros(()), 0
-    for features, lacks, weight in zip(read, missing, weights, strict=True):
-        x, y = ((each.float() * weight.to(each.device))[:, first:].flatten(0, 1) for each in (features, lacks))
-        moment, target = moment.to(x) + x.T @ x, target.to(x) + x.T @ y
-        tokens += len(x)
-    held = first_direction(torch.cat([features[:, 0].float() for features in read]))
-    return regress(moment / tokens, target / tokens, ridge, held).T.float()

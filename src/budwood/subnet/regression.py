@@ -1,9 +1,11 @@
 """Least squares on a teacher's activations: what is kept of an input predicts what is removed."""
 
+from collections.abc import Iterable, Sequence
+
 import torch
 from torch import Tensor
 
-# Shape legend: N sequences, n entries of an input, k features, m targets.
+# Shape legend: N sequences, T tokens of a sequence, n entries of an input, k features, m targets.
 
 _TINY = 1e-12
 SMALL_RIDGE = 1e-2
@@ -46,6 +48,38 @@ def regress(moment: Tensor, target: Tensor, ridge: float, held: Tensor | None = 
     free, towards = solution[:, :-1], solution[:, -1]
     # Lagrange's multipliers of the constraint, one for each target.
     return free.addr_(towards, (held @ free) / (held @ towards), alpha=-1)
+
+
+def regress_tokens(
+    read: Sequence[Tensor], missing: Iterable[Tensor], weights: Sequence[Tensor], ridge: float, *, first: int
+) -> Tensor:
+    """Return [m, n] the coefficients that predict what tokens miss from what is read of them.
+
+    First positions are left as they are: predictions are zero for what they have in common.
+
+    Args:
+        read: [N, T, n] features of every batch.
+        missing: [N, T, m] what they are to predict.
+        weights: roots of what tokens count, [N, T, 1] or of all.
+        ridge: relative to the unit variance of features.
+        first: positions at the beginning of a sequence that do not count.
+    """
+    moment, target, tokens = torch.zeros(()), torch.zeros(()), 0
+    for features, lacks, weight in zip(read, missing, weights, strict=True):
+        x, y = ((each.float() * weight.to(each.device))[:, first:].flatten(0, 1) for each in (features, lacks))
+        moment, target = moment.to(x) + x.T @ x, target.to(x) + x.T @ y
+        tokens += len(x)
+    held = first_direction(torch.cat([features[:, 0].float() for features in read]))
+    return regress(moment / tokens, target / tokens, ridge, held).T.float()
+
+
+def token_weights(stream: Sequence[Tensor]) -> list[Tensor]:
+    """Return [N, T, 1] for every batch the inverse sizes of tokens in a stream, by which norms will see them.
+
+    A token whose stream is zero has no size to be counted by.
+    """
+    sizes = (states.float().square().mean(-1, keepdim=True) for states in stream)
+    return [torch.where(size > 0, size.rsqrt(), 0.0) for size in sizes]
 
 
 def _solve(correlations: Tensor, target: Tensor, ridge: float) -> Tensor:
