@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import pytest
 import torch
-from teachers import FULL, TEACHERS, VOCAB_SIZE, architecture_of, select, tiny_teacher
+from teachers import FULL, TEACHERS, VOCAB_SIZE, architecture_of, measure_importance, select, tiny_teacher
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -15,7 +15,7 @@ from budwood.arch.selection import Indices, LayerSelection, Selection
 from budwood.arch.spec import Architecture
 from budwood.models.checkpoint import load_model, own_weights, read_architecture, save_checkpoint
 from budwood.subnet.extract import extract_child
-from budwood.subnet.importance import Importance, measure_importance
+from budwood.subnet.importance import Importance
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
 from budwood.subnet.settings import Ordering
 

@@ -1,9 +1,8 @@
 """Teachers that are ordered by the text of a test, and single corrections."""
 
 import torch
-from teachers import architecture_of, weights_of
+from teachers import architecture_of, measure_importance, weights_of
 
-from budwood.subnet.importance import measure_importance
 from budwood.subnet.ordering import order_teacher
 from budwood.subnet.settings import NO_CORRECTION, Compensation, Ordering
 

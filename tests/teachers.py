@@ -17,7 +17,8 @@ from budwood.arch.spec import Architecture
 from budwood.models.certificate import Expected, expect
 from budwood.models.checkpoint import build_empty
 from budwood.models.device import Compute
-from budwood.models.stream import parts_of
+from budwood.models.stream import LayerStream, parts_of
+from budwood.subnet.importance import Importance, importance_in
 from budwood.subnet.ordering import OrderedTeacher
 
 VOCAB_SIZE, HIDDEN_SIZE, HEAD_DIM, NEURONS, DEPTH = 97, 48, 16, 40, 4
@@ -246,3 +247,11 @@ def kept_mask(axis: Axis, architecture: Architecture, layer: int, kept: dict[str
         own[kept.get(name, list(range(lengths[name])))] = True
         mask = (mask[:, None] & own).flatten()
     return mask
+
+
+def measure_importance(
+    model: PreTrainedModel, architecture: Architecture, windows: torch.Tensor, *, batch_size: int = 4
+) -> Importance:
+    """Return the importance of a teacher in memory by the text of a test."""
+    decoder = family_of(architecture.family).decoder
+    return importance_in(LayerStream(model, decoder, windows.split(batch_size)), architecture)

@@ -5,10 +5,10 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from teachers import across, architecture_of, every_family, tiny_teacher, typical, weights_of
+from teachers import across, architecture_of, every_family, measure_importance, tiny_teacher, typical, weights_of
 
 from budwood.arch.family import family_of
-from budwood.subnet.importance import Importance, LayerImportance, importance_of_weights, measure_importance
+from budwood.subnet.importance import Importance, LayerImportance, importance_of_weights
 from budwood.subnet.ordering import open_ordered
 from budwood.subnet.settings import Ordering
 

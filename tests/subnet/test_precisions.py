@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from teachers import FULL, HALF, architecture_of, select, tiny_teacher
+from teachers import FULL, HALF, architecture_of, measure_importance, select, tiny_teacher
 
 from budwood.arch.selection import Selection
 from budwood.models.checkpoint import load_model, own_weights, save_checkpoint
@@ -12,7 +12,6 @@ from budwood.models.tensors import CheckpointTensors
 from budwood.subnet.compensate import compensate
 from budwood.subnet.evaluate import SubnetEvaluator
 from budwood.subnet.extract import extract_child
-from budwood.subnet.importance import measure_importance
 from budwood.subnet.ordering import open_ordered
 from budwood.subnet.settings import Compensation, Ordering
 

@@ -6,14 +6,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from teachers import FULL, HEAD_DIM, architecture_of, every_family, select, tiny_teacher, weights_of
+from teachers import FULL, HEAD_DIM, architecture_of, every_family, measure_importance, select, tiny_teacher, weights_of
 
 from budwood.arch.config import supported_family
 from budwood.arch.selection import Selection
 from budwood.models.checkpoint import load_config, own_weights, random_model, save_checkpoint
 from budwood.models.rotary import ROPE_TYPES, check_rope, layer_types, rope_of_type, standard_rope
 from budwood.subnet.extract import extract_child, resolve
-from budwood.subnet.importance import measure_importance
 from budwood.subnet.ordering import open_ordered, order_teacher
 from budwood.subnet.settings import Ordering
 

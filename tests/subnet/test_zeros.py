@@ -4,14 +4,24 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from teachers import DEPTH, FULL, HEAD_DIM, HIDDEN_SIZE, NEURONS, architecture_of, select, tiny_teacher, weights_of
+from teachers import (
+    DEPTH,
+    FULL,
+    HEAD_DIM,
+    HIDDEN_SIZE,
+    NEURONS,
+    architecture_of,
+    measure_importance,
+    select,
+    tiny_teacher,
+    weights_of,
+)
 
 from budwood.arch.family import Axes, axis_lengths, family_of
 from budwood.arch.selection import Selection
 from budwood.search.settings import SearchSettings
 from budwood.subnet.compensate import compensate
 from budwood.subnet.extract import extract_child
-from budwood.subnet.importance import measure_importance
 from budwood.subnet.moments import _Start
 from budwood.subnet.ordering import _value_basis, order_teacher
 from budwood.subnet.regression import _solve, first_direction, regress

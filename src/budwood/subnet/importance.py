@@ -101,22 +101,6 @@ class Importance:
 
 
 @torch.no_grad()
-def measure_importance(
-    model: PreTrainedModel, architecture: Architecture, windows: Tensor, *, batch_size: int = 4
-) -> Importance:
-    """Run calibration text through a teacher and return the importance of its components.
-
-    Args:
-        model: the teacher, in evaluation mode.
-        architecture: the teacher's.
-        windows: [number of sequences, length] token ids.
-        batch_size: sequences per forward pass.
-    """
-    decoder = family_of(architecture.family).decoder
-    return importance_in(LayerStream(model, decoder, windows.split(batch_size)), architecture)
-
-
-@torch.no_grad()
 def importance_in(stream: LayerStream, architecture: Architecture) -> Importance:
     """Return the importance of a teacher's components by its stream of calibration text, layer by layer.
 
