@@ -22,7 +22,9 @@ from budwood.parameters import ProjectParameters, read_parameters
 from budwood.pipelines.ablations.pipeline import NAMES
 from budwood.pipelines.loader import EnvironmentLoader
 from budwood.pipelines.parameters import ParametersHook, typed
+from budwood.pipelines.plan.nodes import describe_study
 from budwood.records.runs import WORKSPACE
+from budwood.reporting.accelerator import ACCELERATORS
 from budwood.study.settings import Conditions
 
 ENVIRONMENTS = sorted(p.name for p in (ROOT / "conf").iterdir() if (p / "parameters.yml").is_file())
@@ -239,6 +241,14 @@ def test_reachability_is_checked_before_any_expensive_node(environment):
     assert names.index("build_tasks") < first
     assert names.index("enumerate_spaces") < first
     assert names.index("plan_study") < first
+
+
+@each
+def test_a_study_can_be_planned(environment):
+    """Every bin can be reached in its spaces, and the engines named have a form for the teacher."""
+    parameters = parameters_of(environment)
+    described = describe_study(parameters, ACCELERATORS[parameters.plan.accelerator])
+    assert len(described.forecasts) == len(parameters.searched) > 0
 
 
 @each
