@@ -18,7 +18,7 @@ from budwood.corpus.documents import SourceReader
 TEXTS = ["one", "zwei", "троє"]
 
 
-@pytest.fixture(params=["text", "jsonl", "parquet", "json"])
+@pytest.fixture(params=["text", "lines", "jsonl", "csv", "parquet", "json"])
 def folder(request, tmp_path):
     """The same texts and an empty one in each format: (format, folder)."""
     stored = [*TEXTS, " \n"]
@@ -26,8 +26,12 @@ def folder(request, tmp_path):
         case "text":
             for number, text in enumerate(stored):
                 (tmp_path / f"{number}.txt").write_text(text, encoding="utf-8")
+        case "lines":
+            (tmp_path / "rows.txt").write_text("\n".join(text.rstrip("\n") for text in stored), encoding="utf-8")
         case "jsonl":
             write_jsonl(tmp_path / "rows.jsonl", [{"text": text, "more": 1} for text in stored])
+        case "csv":
+            pd.DataFrame({"more": 1, "text": stored}).to_csv(tmp_path / "rows.csv", index=False)
         case "parquet":
             pd.DataFrame({"more": 1, "text": stored}).to_parquet(tmp_path / "rows.parquet")
         case "json":
@@ -284,26 +288,30 @@ def places(tmp_path):
         (frame + part).to_parquet(tmp_path / f"{part}.parquet", row_group_size=4)
         (tmp_path / f"{part}.json").write_text(json.dumps({f"key {n}": {"text": row} for n, row in enumerate(rows)}))
         (tmp_path / f"{part}.txt").write_text(part)
+        (frame + part).to_csv(tmp_path / f"{part}.csv.bz2", index=False)
     compressed(tmp_path / "c.jsonl.zst", (tmp_path / "a.jsonl").read_bytes(), "zstd")
     hub = tmp_path / "hub"
     hub.mkdir()
     for part in ("train-00000-of-00002", "train-00001-of-00002"):
         (hub / f"{part}.txt").write_text("\n".join(f"{part} {row}" for row in rows))
+    (hub / "README.md").write_text(  # an option that leaves the reading to `datasets`
+        "---\nconfigs:\n- config_name: default\n  data_files: '*.txt'\n  keep_linebreaks: true\n---\n"
+    )
     lines = tmp_path / "lines"
     lines.mkdir()
     write_jsonl(lines / "train.jsonl", [{"text": line} for line in WIKI * 3])
-    formats = [source(path=str(tmp_path / f"*.{name}*"), format=form) for name, form in
-               [("jsonl", "jsonl"), ("parquet", "parquet"), ("json", "json"), ("txt", "text")]]  # fmt: skip
-    formats[2] = changed(formats[2], path=str(tmp_path / "*.json"))
+    globs = {"jsonl": "*.jsonl*", "parquet": "*.parquet", "json": "*.json", "text": "*.txt", "csv": "*.csv.bz2"}
+    formats = [source(path=str(tmp_path / glob), format=name) for name, glob in globs.items()]
     return [
         *formats,
         source(path=None, dataset=str(hub)),
+        source(path=str(hub), format="lines", document_start="train-0000.-of-00002 $"),
         source(path=str(lines), format="jsonl", document_start=ARTICLE),
         source(path=None, dataset=str(lines), document_start=ARTICLE),
     ]
 
 
-@pytest.mark.parametrize("kind", range(7))
+@pytest.mark.parametrize("kind", range(9))
 def test_reading_continues_at_any_place(tmp_path, kind):
     of = places(tmp_path)[kind]
     whole = read(of)
@@ -317,7 +325,7 @@ def test_reading_continues_at_any_place(tmp_path, kind):
 
 
 def test_the_share_grows_to_the_whole(tmp_path):
-    for of in places(tmp_path)[:4]:
+    for of in places(tmp_path)[:5]:
         reader = SourceReader(of, NOWHERE)
         shares = [reader.share for _ in reader]
         assert shares == sorted(shares)

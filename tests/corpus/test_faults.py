@@ -114,21 +114,97 @@ def test_a_bad_entry_or_row_of_a_dataset_is_skipped_alone(tmp_path, extension):
     assert reader.num_skipped == 1
 
 
+CSV = b"""\xef\xbb\xbfn,text
+1,one
+2,two,3
+3,"two, of ""two""
+lines"
+4,caf\xe9
+
+5,"six" and
+6
+7,NA
+"""
+
+
+@pytest.mark.parametrize("as_dataset", [True, False])
+def test_a_bad_row_of_a_csv_file_is_skipped_alone(tmp_path, as_dataset):
+    (tmp_path / "train.csv.gz").write_bytes(gzip.compress(CSV))
+    of = source(dataset=str(tmp_path), path=None) if as_dataset else source(path=str(tmp_path), format="csv")
+    with pytest.raises(
+        ValueError, match=r"train.csv.gz:3 cannot be read as format='csv': 3 fields below a header of 2"
+    ):
+        texts(of)
+    reader = SourceReader(changed(of, on_error="skip"), NOWHERE)
+    assert [(document.id.rpartition(":")[2], document.text) for document in reader] == [
+        ("2", "one"), ("5", 'two, of "two"\nlines'), ("10", "NA")
+    ]  # fmt: skip
+    assert [fault.partition(".csv.gz:")[2] for fault in reader.faults] == [
+        "3 cannot be read as format='csv': 3 fields below a header of 2",
+        "6 cannot be read as format='csv': 'utf-8' codec can't decode byte 0xe9 in position 4: unexpected end of data",
+        "8 cannot be read as format='csv': ',' expected after '\"'",
+        "9 lacks text_field='text'; fields present: n",
+    ]
+
+
+@pytest.mark.parametrize("as_dataset", [True, False])
+def test_a_bad_line_of_text_is_skipped_alone(tmp_path, as_dataset):
+    (tmp_path / "train.txt").write_bytes(b"\xef\xbb\xbfone\r\ncaf\xe9\n\ntwo")
+    of = source(dataset=str(tmp_path), path=None) if as_dataset else source(path=str(tmp_path), format="lines")
+    with pytest.raises(ValueError, match=r"train.txt:2 cannot be read as format='lines': 'utf-8' codec"):
+        texts(of)
+    reader = SourceReader(changed(of, on_error="skip"), NOWHERE)
+    assert [(document.id.rpartition(":")[2], document.text) for document in reader] == [("1", "one"), ("4", "two")]
+    assert reader.num_skipped == 1
+
+
 @pytest.mark.parametrize("on_error", ["stop", "skip"])
 @pytest.mark.parametrize(
-    ("name", "content", "reason"),
+    ("content", "line", "reason"),
     [
-        ("train.csv", b"text,n\none,1\ntwo,2,3\n", "Expected 2 fields in line 3, saw 3"),
-        ("train.csv", b"text\none\ncaf\xe9\n", "UnicodeDecodeError: .*; line 3 is no UTF-8"),
-        ("train.txt", b"one\ncaf\xe9\n", "UnicodeDecodeError: .*; line 2 is no UTF-8"),
+        (b'text\none\n"two\n"three", four\n', 2, "the record that begins in line 3: ',' expected after '\"'"),
+        (b'text\none\n"two\nthree\n', 2, "the record that begins in line 3: unexpected end of data"),
+        (b'"te', 1, "unexpected end of data"),
     ],
 )
-def test_rows_that_cannot_be_told_apart_stop_a_run_with_file_and_row(tmp_path, name, content, reason, on_error):
-    (tmp_path / name).write_bytes(content)
-    place = rf"source 's': row 0 of {tmp_path}, in {tmp_path}/{name}, or one soon after it, cannot be read: .*{reason}"
-    advice = "; on_error='skip' passes over rows of .jsonl.* only" if on_error == "skip" else "$"
+def test_a_quote_that_takes_other_rows_along_is_damage(tmp_path, content, line, reason, on_error):
+    (tmp_path / "train.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"train.csv:{line} cannot be read as format='csv': {reason}"):
+        texts(source(path=None, dataset=str(tmp_path), on_error=on_error))
+
+
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"text;n\none;1\ntwo;2;3\n", "Expected 2 fields in line 3, saw 3"),
+        (b"text;n\none;1\ncaf\xe9;2\n", "UnicodeDecodeError: .*; line 3 is no UTF-8"),
+    ],
+)
+def test_bad_rows_that_datasets_reads_stop_a_run_with_file_and_row(tmp_path, content, reason, on_error):
+    (tmp_path / "a.csv").write_bytes(content)
+    (tmp_path / "README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files: a.csv\n  sep: ;\n---\n")
+    place = rf"source 's': row 0 of {tmp_path}, in {tmp_path}/a.csv, or one soon after it, cannot be read: .*{reason}"
+    advice = "; on_error='skip' skips no row that `datasets` reads" if on_error == "skip" else "$"
     with pytest.raises(ValueError, match=place + f"[^;]*{advice}"):
         texts(source(path=None, dataset=str(tmp_path), on_error=on_error))
+
+
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+@pytest.mark.parametrize("name", ["train.json", "train.json.gz"])
+@pytest.mark.parametrize("content", ['{\n"text": "one",\n"more', '{"text":\n"one",\n"more'])
+def test_a_cut_object_is_an_error_with_its_file(tmp_path, name, content, on_error):
+    data = content.encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    with pytest.raises(ValueError, match=rf"source 's': row 0 of {tmp_path}, in {tmp_path}/{name}, or .*ArrowInvalid"):
+        texts(source(path=None, dataset=str(tmp_path), on_error=on_error))
+
+
+@pytest.mark.parametrize("stem", ["train.json", "train.jsonl", "train.csv", "train.txt"])
+def test_a_torn_archive_is_an_error_with_its_source(tmp_path, stem):
+    (tmp_path / f"{stem}.gz").write_bytes(gzip.compress(b'{\n"text": "one"\n}\n')[:12])
+    with pytest.raises(ValueError, match=rf"source 's': .*{tmp_path}.*(end-of-stream|[Tt]runcated|cannot be read)"):
+        texts(source(path=None, dataset=str(tmp_path)))
 
 
 @pytest.mark.parametrize("on_error", ["stop", "skip"])

@@ -22,7 +22,7 @@ def corpus(**sources):
         ({"dataset": "a/b"}, "source 's' needs exactly one of path and dataset"),
         ({"path": None}, "exactly one of path and dataset"),
         ({"path": []}, "exactly one of path and dataset"),
-        ({"format": "csv"}, "Input should be 'text', 'jsonl', 'parquet' or 'json'"),
+        ({"format": "docx"}, "Input should be 'text', 'lines', 'jsonl', 'csv', 'parquet' or 'json'"),
         ({"on_error": "ignore"}, "Input should be 'stop' or 'skip'"),
         ({"max_documents": 0}, "greater than 0"),
         ({"max_tokens": {"validation": 5}}, r"max_tokens=.*; allowed are numbers of at least 1 for \['train'\]"),

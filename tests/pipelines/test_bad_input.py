@@ -120,7 +120,7 @@ def changed(path: str, value: object) -> dict:
         (
             "corpus.sources.asyncio.format",
             "docx",
-            "format: Input should be 'text', 'jsonl', 'parquet' or 'json' (got 'docx')",
+            "format: Input should be 'text', 'lines', 'jsonl', 'csv', 'parquet' or 'json' (got 'docx')",
         ),
         (
             "corpus.sources.asyncio.max_tokens",

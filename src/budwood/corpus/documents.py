@@ -48,6 +48,8 @@ class SourceReader:
         """The first of them, with the reason."""
         self._start = re.compile(source.document_start) if source.document_start is not None else None
         self._rows = open_rows(source, root)
+        # Rows of other formats bring their line breaks along.
+        self._break = "\n" if self._rows.format == "lines" else ""
         # A document that is not complete, by its id and rows: only the row after it shows its end.
         self._pending: tuple[str, list[str]] = ("", [])
         if position is not None:
@@ -88,7 +90,7 @@ class SourceReader:
                 yield identifier, text
             elif self._start.match(text):
                 (begun, parts), self._pending = self._pending, (identifier, [text])
-                yield begun, "".join(parts)
+                yield begun, self._break.join(parts)
             elif self._pending[1]:
                 self._pending[1].append(text)
             elif text and not text.isspace():
@@ -97,7 +99,7 @@ class SourceReader:
                     f"{self._rows.locate(identifier)}, the first row with text: {text[:_QUOTED_CHARACTERS]!r}"
                 )
         (begun, parts), self._pending = self._pending, ("", [])
-        yield begun, "".join(parts)
+        yield begun, self._break.join(parts)
 
     def _usable_rows(self) -> Iterator[tuple[str, str]]:
         """Ids and texts of rows, without those that are skipped."""

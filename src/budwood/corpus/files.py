@@ -1,16 +1,19 @@
 """Files of text, here or behind a URL: found by path, and read one row at a time from any row on."""
 
+import csv
 import io
 import json
 import lzma
 import re
+import sys
 from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import fsspec
 import pyarrow as pa
@@ -19,9 +22,14 @@ from fsspec.implementations.local import LocalFileSystem
 
 from budwood.corpus.settings import Format
 
+if TYPE_CHECKING:
+    import _csv
+
 SUFFIXES: dict[Format, tuple[str, ...]] = {
     "text": (".txt",),
+    "lines": (".txt",),
     "jsonl": (".jsonl", ".ndjson"),
+    "csv": (".csv",),
     "parquet": (".parquet",),
     "json": (".json",),
 }
@@ -32,13 +40,14 @@ class DamagedError(ValueError):
     """A file whose rows cannot be separated."""
 
 
-UNREADABLE = (OSError, EOFError, lzma.LZMAError, pa.ArrowException, DamagedError)
+UNREADABLE = (OSError, EOFError, lzma.LZMAError, csv.Error, pa.ArrowException, DamagedError)
 """What damaged files raise."""
 
 _COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd", ".zstd": "zstd"}
 _PARQUET_BATCH_ROWS = 1024
 _WILDCARD = re.compile(r"[*?\[]")
 _LISTED_SUFFIXES = 5
+_LAYOUT_LINES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +109,8 @@ def find_files(path: str, file_format: Format) -> list[File]:
         names = [found for found in system.glob(place) if _is_visible(found, fixed) and system.isfile(found)]
         if not names:
             raise ValueError(f"no file is found at {path}")
-    if file_format == "text":
-        _refuse_structured(path, names)
+    if SUFFIXES[file_format] == SUFFIXES["text"]:
+        _refuse_structured(path, names, file_format)
     return [_describe(system, name) for name in sorted(names, key=lambda name: PurePosixPath(name).parts)]
 
 
@@ -112,20 +121,26 @@ def suffixes(file_format: Format) -> tuple[str, ...]:
     return (*stems, *(stem + ending for stem in stems for ending in packed))
 
 
-def _refuse_structured(path: str, names: list[str]) -> None:
+def _refuse_structured(path: str, names: list[str], file_format: Format) -> None:
     """Refuse to read as plain text what is named as rows or entries throughout."""
-    for other in SUFFIXES:
-        if other != "text" and all(name.endswith(suffixes(other)) for name in names):
-            raise ValueError(f"{path} holds format={other!r} by its name, and format='text' would read the markup too")
+    for other, stems in SUFFIXES.items():
+        if stems != SUFFIXES[file_format] and all(name.endswith(suffixes(other)) for name in names):
+            raise ValueError(
+                f"{path} holds format={other!r} by its name, and format={file_format!r} would read the markup too"
+            )
 
 
 def find_layout(file: File) -> Format | None:
-    """Return the format of a `.json` file as `datasets` takes it: lines or an array; None for one object over lines."""
+    """Return the format of a `.json` file as `datasets` takes it: lines or an array; None for one object over lines.
+
+    Raises:
+        Exception: one of `UNREADABLE`: the file is damaged.
+    """
     with _opened(file) as (lines, _):
-        first = next(filter(None, map(bytes.strip, lines)), b"").removeprefix(BOM_UTF8)
-    if first.startswith(b"["):
+        first = list(islice(filter(None, map(bytes.strip, lines)), _LAYOUT_LINES))
+    if first and first[0].removeprefix(BOM_UTF8).startswith(b"["):
         return "json"
-    return None if first == b"{" else "jsonl"
+    return "jsonl" if any(isinstance(_parse(line.removeprefix(BOM_UTF8)), dict) for line in first) else None
 
 
 def find_undecodable(file: File) -> int | None:
@@ -198,12 +213,67 @@ def _text_rows(file: File, text_field: str, skip: int) -> Iterator[Row]:
             yield "", {text_field: text}, 1.0
 
 
+def _line_rows(file: File, text_field: str, skip: int) -> Iterator[Row]:
+    """A row per line without its break, numbered from 1."""
+    for number, line, share in _numbered_lines(file):
+        if number > skip:
+            try:
+                row: object = {text_field: line.decode().rstrip("\r\n")}
+            except UnicodeDecodeError as error:
+                row = Unreadable(str(error))
+            yield str(number), row, share
+
+
 def _jsonl_rows(file: File, text_field: str, skip: int) -> Iterator[Row]:
     """A row per line, numbered from 1; blank lines are rows without text."""
+    for number, line, share in _numbered_lines(file):
+        if number > skip:
+            yield str(number), _parse(line) if line.strip() else {text_field: None}, share
+
+
+def _numbered_lines(file: File) -> Iterator[tuple[int, bytes, float]]:
+    """Lines with their breaks and without a mark of byte order, their numbers from 1, and the share that is read."""
     with _opened(file) as (lines, raw):
         for number, line in enumerate(lines, start=1):
+            yield number, line.removeprefix(BOM_UTF8) if number == 1 else line, raw.tell() / file.size
+
+
+def _csv_rows(file: File, text_field: str, skip: int) -> Iterator[Row]:
+    """A row per record below the header, by the number of its last line; blank lines are rows without text."""
+    csv.field_size_limit(sys.maxsize)  # by default 131,072 characters, which documents may exceed
+    with _opened(file) as (content, raw):
+        # Bytes that are not UTF-8 become surrogates, and so are found in their own record.
+        lines = io.TextIOWrapper(content, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        reader = csv.reader(lines, strict=True)
+        header = next(reader, [])
+        for number, record in enumerate(_read_records(reader, header), start=1):
             if number > skip:
-                yield str(number), _parse(line) if line.strip() else {text_field: None}, raw.tell() / file.size
+                yield str(reader.line_num), record or {text_field: None}, raw.tell() / file.size
+
+
+def _read_records(reader: "_csv.Reader", header: list[str]) -> Iterator[dict[str, str] | Unreadable]:
+    """Records by the names of their columns; empty for a blank line.
+
+    Raises:
+        DamagedError: a quoted field does not end where it could, so that lines after it may belong to it.
+    """
+    while True:
+        begin = reader.line_num + 1
+        try:
+            record = next(reader)
+            "".join(record).encode(errors="surrogateescape").decode()
+        except StopIteration:
+            return
+        except UnicodeDecodeError as error:
+            yield Unreadable(str(error))
+        except csv.Error as error:
+            if reader.line_num > begin:
+                raise DamagedError(f"the record that begins in line {begin}: {error}") from error
+            yield Unreadable(str(error))
+        else:
+            excess = len(record) > len(header)
+            named = dict(zip(header, record, strict=False))
+            yield Unreadable(f"{len(record)} fields below a header of {len(header)}") if excess else named
 
 
 def _parquet_rows(file: File, text_field: str, skip: int) -> Iterator[Row]:
@@ -249,7 +319,9 @@ def _json_rows(file: File, text_field: str, skip: int) -> Iterator[Row]:
 
 _READERS: dict[Format, Callable[[File, str, int], Iterator[Row]]] = {
     "text": _text_rows,
+    "lines": _line_rows,
     "jsonl": _jsonl_rows,
+    "csv": _csv_rows,
     "parquet": _parquet_rows,
     "json": _json_rows,
 }

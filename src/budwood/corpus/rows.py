@@ -7,7 +7,16 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from budwood.corpus.files import UNREADABLE, File, find_files, find_layout, find_undecodable, read_rows, suffixes
+from budwood.corpus.files import (
+    SUFFIXES,
+    UNREADABLE,
+    File,
+    find_files,
+    find_layout,
+    find_undecodable,
+    read_rows,
+    suffixes,
+)
 from budwood.corpus.settings import Format, SourceSettings
 from budwood.records.paths import resolve_path
 
@@ -15,10 +24,10 @@ if TYPE_CHECKING:
     from datasets import BuilderConfig
 
 _PACKAGE_SCHEME = "package://"
-_DATASET_FORMATS: tuple[Format, ...] = ("jsonl", "parquet", "json")
+_DATASET_FORMATS: tuple[Format, ...] = ("lines", "jsonl", "csv", "parquet", "json")
 _NOT_SKIPPED = (
-    "on_error='skip' passes over rows of .jsonl, .ndjson, .json and .parquet files only: "
-    "mend the file, or convert it to one of these"
+    "on_error='skip' skips no row that `datasets` reads: mend the file, or give it by path, as one of the formats "
+    f"{', '.join(SUFFIXES)}"
 )
 
 
@@ -101,7 +110,7 @@ class _HubRows:
             # What `load_dataset(..., streaming=True)` does; the builder knows the files besides.
             builder = load_dataset_builder(self._name, source.dataset_config, revision=source.revision)
             self._data = builder.as_streaming_dataset(split=source.dataset_split)
-        except (OSError, ValueError) as error:  # what `datasets` raises for what is missing, unreachable or gated
+        except (*UNREADABLE, ValueError) as error:  # also what is missing, unreachable or gated
             raise ValueError(
                 f"source {source.name!r}: dataset={source.dataset!r} cannot be opened with "
                 f"dataset_config={source.dataset_config!r}, dataset_split={source.dataset_split!r} and "
@@ -150,7 +159,7 @@ class _HubRows:
     def _explain(self, error: Exception) -> str:
         """The line that is no UTF-8, of which `datasets` names the byte in its batch, and why nothing is skipped."""
         file = self._file()
-        line = find_undecodable(find_files(file, "text")[0]) if file and isinstance(error, UnicodeDecodeError) else None
+        line = find_undecodable(find_files(file, "json")[0]) if file and isinstance(error, UnicodeDecodeError) else None
         reasons = [f"line {line} is no UTF-8"] if line else []
         if self._source.on_error == "skip":
             reasons.append(_NOT_SKIPPED)

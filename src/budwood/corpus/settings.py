@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from budwood.corpus.split import FOREIGN, validate_fractions
 from budwood.records.strict import HOW, Strict
 
-Format = Literal["text", "jsonl", "parquet", "json"]
+Format = Literal["text", "lines", "jsonl", "csv", "parquet", "json"]
 Bos = Literal["auto", "always", "never"]
 
 
@@ -34,16 +34,19 @@ class SourceSettings(Strict):
     revision: str | None = None
     """Commit, tag or branch of a hub dataset."""
     format: Format = "text"
-    """Format of the files of `path`: `text` (a document per file), `jsonl` (per line) or `json` (per entry of one array
-    or object; a string is a text itself), also compressed by gzip, bzip2, xz or zstandard; or `parquet` (per row)."""
+    """Format of the files of `path`: a document per file (`text`), per line of text (`lines`), per line of JSON
+    (`jsonl`), per row below a header (`csv`) or per entry of one array or object, where a string is a text itself
+    (`json`), all also compressed by gzip, bzip2, xz or zstandard; or per row (`parquet`)."""
     text_field: str = "text"
-    """The field, column or key with the text; dots lead into nested ones (`meta.text`). Unused by the format `text`."""
+    """The field, column or key with the text; dots lead into nested ones (`meta.text`). The formats `text` and `lines`
+    have none."""
     document_start: str | None = None
     """Regular expression of rows that begin a document, for sets whose rows are lines: the rows up to the next such row
     are one document. Without it every row is one."""
     on_error: Literal["stop", "skip"] = "stop"
     """What a row that cannot be used does: stop the run, or be left out and counted. Damaged files always stop it, and
-    so does a row that cannot be read of a `dataset` whose files are not JSON or parquet."""
+    so does a row that cannot be read of a `dataset` whose card sets how its files are read, or whose files are none of
+    the formats above."""
     splits: dict[str, float]
     """Share of each split (`budwood.corpus.split.SPLITS`); sums to 1."""
     license: str = "unknown"
