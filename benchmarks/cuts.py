@@ -50,7 +50,7 @@ from budwood.arch.space import SearchSpace
 from budwood.arch.spec import Architecture, LayerSpec
 from budwood.models.device import Compute
 from budwood.models.losses import sequence_losses
-from budwood.subnet.compensate import compensate
+from budwood.subnet.compensate import cut_out
 from budwood.subnet.extract import extract_child
 from budwood.subnet.ordering import OrderedTeacher
 
@@ -191,7 +191,7 @@ class Cutter:
 
     def compensate(self, selection: Selection, settings: Compensation) -> PreTrainedModel:
         """Return a corrected child of the ordered teacher."""
-        return compensate(self.ordered, selection, self.calibration, settings)
+        return cut_out(self.ordered, selection, self.calibration, settings).assemble()
 
 
 def loss(model: PreTrainedModel, text: Tensor) -> float:

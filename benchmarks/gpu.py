@@ -32,7 +32,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import distributed, nn
 from torch.distributed.fsdp import fully_shard
@@ -41,7 +40,9 @@ from budwood.arch.bins import ParameterBin
 from budwood.arch.count import forward_flops_per_token, num_parameters
 from budwood.arch.sampling import sample
 from budwood.arch.space import SearchSpace
-from budwood.corpus.packing import PackedCorpus, tokenize_and_pack
+from budwood.corpus.ingestion import tokenize_sources
+from budwood.corpus.packing import PackedCorpus
+from budwood.corpus.settings import CorpusSettings, SourceSettings
 from budwood.models.checkpoint import load_model, read_architecture
 from budwood.models.device import Compute, choose_compute
 from budwood.models.settings import TeacherSettings
@@ -148,9 +149,11 @@ class Bench:
         documents = 80
         size = self.scale.length * max(2, *(a * b // 30 for a, b in self.scale.portions.values()))
         letters = np.random.default_rng(0).choice(list("abcdefgh "), (documents, size))
-        splits = ["train"] * (documents - 4) + ["validation"] * 4
-        text = pd.DataFrame({"split": splits, "source": "random", "text": ["".join(row) for row in letters]})
-        return tokenize_and_pack(text, byte_tokenizer(), seed=0, directory=self.folder / "corpus", progress=False)
+        file = self.folder / "random.jsonl"
+        file.write_text("".join(json.dumps({"text": "".join(row)}) + "\n" for row in letters), encoding="utf-8")
+        source = SourceSettings(path=(str(file),), format="jsonl", splits={"train": 0.9, "validation": 0.1})
+        settings, directory = CorpusSettings(sources={"random": source}), self.folder / "corpus"
+        return tokenize_sources(settings, byte_tokenizer(), directory=directory, root=self.folder, progress=False)
 
     def schedule(self, model: str) -> Schedule:
         """Return the portions of a run."""

@@ -28,12 +28,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from peers import CACHE_DIR, LITGPT_INSTALLS, make_environment, run_script
 from torch.optim.lr_scheduler import LambdaLR
 
-from budwood.corpus.packing import PackedCorpus, tokenize_and_pack
+from budwood.corpus.ingestion import tokenize_sources
+from budwood.corpus.packing import PackedCorpus
+from budwood.corpus.settings import CorpusSettings, SourceSettings
 from budwood.models.checkpoint import load_model
 from budwood.models.device import choose_compute
 from budwood.models.settings import TeacherSettings
@@ -72,10 +73,12 @@ class Stage:
         sizes = {"student": SIZES, "teacher": TEACHER_SIZES, "tiny": TINY_SIZES}
         self.models = {name: self._model(name, given) for name, given in sizes.items()}
         letters = np.random.default_rng(0).choice(list("abcdefgh "), (40, 4000))
-        splits = ["train"] * 36 + ["validation"] * 4
-        text = pd.DataFrame({"split": splits, "source": "random", "text": ["".join(row) for row in letters]})
-        directory = folder / "corpus"
-        self.corpus = tokenize_and_pack(text, byte_tokenizer(), seed=0, directory=directory, progress=False).directory
+        file, directory = folder / "random.jsonl", folder / "corpus"
+        file.write_text("".join(json.dumps({"text": "".join(row)}) + "\n" for row in letters), encoding="utf-8")
+        source = SourceSettings(path=(str(file),), format="jsonl", splits={"train": 0.9, "validation": 0.1})
+        settings = CorpusSettings(sources={"random": source})
+        tokenize_sources(settings, byte_tokenizer(), directory=directory, root=folder, progress=False)
+        self.corpus = directory
 
     def _model(self, name: str, sizes: Mapping[str, int]) -> Path:
         source = TeacherSettings(random=dict(sizes) | {"max_position_embeddings": LENGTH})

@@ -1,16 +1,21 @@
 """Corpora of numbered texts under a tokenizer of words: text 7 is `w8` four times, and its tokens are four eights."""
 
 import json
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import pandas as pd
 from documents import NOWHERE
 from transformers import PreTrainedTokenizerBase
 
 from budwood.corpus import ingestion, shards
 from budwood.corpus.ingestion import tokenize_sources
-from budwood.corpus.packing import PackedCorpus
-from budwood.corpus.settings import CorpusSettings, SourceSettings
+from budwood.corpus.packing import PackedCorpus, pack, shards_folder
+from budwood.corpus.settings import Bos, CorpusSettings, SourceSettings
+from budwood.corpus.shards import ShardWriter, SourceState
+from budwood.corpus.split import SPLITS, near_digest, text_digest
+from budwood.corpus.tokenization import Encoder, describe_tokenizer, first_token
 
 HALVES = {"train": 0.5, "validation": 0.5}
 NUM_WORDS = 40_000
@@ -62,3 +67,49 @@ def tokenize(
         vocab_size=vocab_size,
         progress=progress,
     )
+
+
+def tokenize_and_pack(
+    documents: pd.DataFrame,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    seed: int,
+    directory: Path,
+    bos: Bos = "auto",
+    progress: bool = True,
+) -> PackedCorpus:
+    """Pack texts that are in memory and divided into splits already.
+
+    Args:
+        documents: The columns `source`, `split` and `text`; a text that occurs again is dropped, as is one that differs
+            only in case, spacing or punctuation from one of another split.
+        tokenizer: Its `eos_token_id` ends a document; special tokens are not added otherwise.
+        seed: Seed of the order of the documents.
+        directory: The folder to write; a corpus that is there is replaced.
+        bos: See `budwood.corpus.settings.CorpusSettings`.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The corpus, opened.
+
+    Raises:
+        ValueError: the tokenizer has no end-of-document token, there are no documents, a split is unknown, or the
+            folder holds other files.
+    """
+    encoder = Encoder.of(tokenizer)
+    facts = describe_tokenizer(tokenizer) | {"seed": seed, "bos_token_id": first_token(tokenizer, bos)}
+    if documents.empty:
+        raise ValueError("documents must hold at least one document")
+    unknown = sorted(set(documents["split"]) - set(SPLITS))
+    if unknown:
+        raise ValueError(f"documents has the splits {unknown}; allowed are {list(SPLITS)}")
+    shards = shards_folder(directory)
+    shutil.rmtree(shards, ignore_errors=True)
+    sources = dict.fromkeys(documents["source"])
+    for number, source in enumerate(sources):
+        writer = ShardWriter(shards, number)
+        rows = documents[documents["source"] == source]
+        for text, split, ids in zip(rows["text"], rows["split"], encoder.encode(rows["text"].tolist()), strict=True):
+            writer.add((text_digest(text, seed), near_digest(text)), split, ids)
+        writer.flush(SourceState(finished=True))
+    return pack(shards, sources, directory, facts, progress=progress)

@@ -3,6 +3,7 @@
 import torch
 from teachers import architecture_of, measure_importance, weights_of
 
+from budwood.subnet.compensate import cut_out
 from budwood.subnet.ordering import order_teacher
 from budwood.subnet.settings import NO_CORRECTION, Compensation, Ordering
 
@@ -25,3 +26,8 @@ def ordered_by(teacher, windows):
     return order_teacher(
         weights_of(teacher), teacher.config.to_dict(), architecture, Ordering(layer_score="change"), importance
     )
+
+
+def compensate(teacher, selection, windows, settings, *, batch_size=4):
+    """Return a corrected candidate in memory."""
+    return cut_out(teacher, selection, windows, settings, batch_size=batch_size).assemble()

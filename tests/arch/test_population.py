@@ -2,11 +2,11 @@
 
 import numpy as np
 from hypothesis import given, settings
-from strategies import generators, spaces
+from strategies import generators, sample_any, spaces
 
 from budwood.arch.count import num_parameters, population_parameters
 from budwood.arch.population import Population
-from budwood.arch.sampling import draw_many, sample_any
+from budwood.arch.sampling import draw_many
 from budwood.arch.space import SearchSpace
 
 

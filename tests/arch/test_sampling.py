@@ -7,23 +7,24 @@ import numpy as np
 import pytest
 from hypothesis import given
 from scipy.stats import kstest
-from strategies import KINDS, SMOLLM2_135M, count, decoder, generators, layer, llama, spaces, spaces_with_bins
+from strategies import (
+    KINDS,
+    SMOLLM2_135M,
+    count,
+    decoder,
+    generators,
+    layer,
+    llama,
+    sample_any,
+    spaces,
+    spaces_with_bins,
+)
 
 from budwood.arch import sampling as sampling_module
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.arch.regular import draw_regular
-from budwood.arch.sampling import (
-    Sampling,
-    draw_indices,
-    draw_layer,
-    draw_target,
-    fill,
-    resize,
-    resize_indices,
-    sample,
-    sample_any,
-)
+from budwood.arch.sampling import Sampling, draw_indices, draw_layer, draw_target, fill, resize, resize_indices, sample
 from budwood.arch.selection import Selection
 from budwood.arch.space import Granularity, SearchSpace
 from budwood.arch.spec import Architecture

@@ -21,6 +21,7 @@ from strategies import (
     llama,
     members,
     pythia,
+    sample_any,
     spaces,
 )
 
@@ -28,7 +29,7 @@ from budwood.arch.bins import ParameterBin
 from budwood.arch.config import stock_family
 from budwood.arch.count import num_parameters
 from budwood.arch.family import family_of
-from budwood.arch.sampling import sample, sample_any
+from budwood.arch.sampling import sample
 from budwood.arch.selection import Indices, LayerSelection, Selection
 from budwood.arch.space import Granularity, SearchSpace, log10_paper_size
 from budwood.arch.spec import Architecture

@@ -6,12 +6,13 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from corpora import tokenize_and_pack
 from kedro.io import DatasetError
 from kedro_datasets._typing import JSONPreview
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from budwood.corpus.packing import TOKENS_FILE, tokenize_and_pack
+from budwood.corpus.packing import TOKENS_FILE
 from budwood.datasets.token_file import TokenFileDataset
 from budwood.records.runs import WORKSPACE
 

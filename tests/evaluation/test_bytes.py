@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from corpora import tokenize_and_pack
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from budwood.corpus.packing import tokenize_and_pack
 from budwood.evaluation.bytes import ByteCounter
 from budwood.evaluation.perplexity import source_bytes
 from budwood.evaluation.statistics import summarise

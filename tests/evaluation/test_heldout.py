@@ -4,8 +4,8 @@ from collections import Counter
 
 import pandas as pd
 import pytest
+from corpora import tokenize_and_pack
 
-from budwood.corpus.packing import tokenize_and_pack
 from budwood.evaluation.heldout import heldout_questions, read_texts
 from budwood.evaluation.settings import CONTINUATION, LAST_WORD, HeldOutSettings
 from budwood.models.teacher import byte_tokenizer

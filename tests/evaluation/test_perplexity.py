@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from corpora import tokenize_and_pack
 from transformers import AutoModelForCausalLM
 
-from budwood.corpus.packing import tokenize_and_pack
 from budwood.evaluation.perplexity import source_bytes, source_losses
 from budwood.models.checkpoint import load_model
 from budwood.models.teacher import byte_tokenizer

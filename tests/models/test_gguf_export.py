@@ -4,11 +4,11 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from strategies import sample_any
 from teachers import TEACHERS, tiny_teacher
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from budwood.arch.sampling import sample_any
 from budwood.arch.servable import LAYERWISE
 from budwood.arch.space import SearchSpace
 from budwood.models import gguf_export

@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from corpora import tokenize_and_pack
 from omegaconf import OmegaConf
 from projects import copy_finished, kedro
 
-from budwood.corpus.packing import tokenize_and_pack
 from budwood.datasets.teacher_cache import TeacherCacheDataset
 from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import byte_tokenizer, fetch_teacher

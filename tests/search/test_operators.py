@@ -6,13 +6,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import given
-from strategies import GRANULARITIES, KINDS, count, decoder, generators, layer, llama, spaces, spaces_with_bins
+from strategies import (
+    GRANULARITIES,
+    KINDS,
+    count,
+    decoder,
+    generators,
+    layer,
+    llama,
+    sample_any,
+    spaces,
+    spaces_with_bins,
+)
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.config import stock_family
 from budwood.arch.count import num_parameters
 from budwood.arch.family import family_of
-from budwood.arch.sampling import sample_any
 from budwood.arch.selection import Indices, LayerSelection, Selection
 from budwood.arch.space import Granularity, SearchSpace
 from budwood.search.operators import GENES, Constraint, constrain, crossover, mutate, switch_levels

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from corpora import tokenize_and_pack
 
 from budwood.arch.selection import LayerSelection, Selection
-from budwood.corpus.packing import tokenize_and_pack
 from budwood.corpus.settings import CorpusSettings, SourceSettings
 from budwood.evaluation.settings import EvaluationSettings
 from budwood.models.card import CardSource, Measurement

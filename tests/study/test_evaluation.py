@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from corpora import tokenize_and_pack
 
-from budwood.corpus.packing import PackedCorpus, tokenize_and_pack
+from budwood.corpus.packing import PackedCorpus
 from budwood.corpus.settings import CorpusSettings, SourceSettings
 from budwood.models.teacher import byte_tokenizer
 from budwood.study.evaluation import ScoreRun

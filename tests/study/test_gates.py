@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from corpora import tokenize_and_pack
 from strategies import SMOLLM2_135M
 
 from budwood.arch.count import forward_flops_per_token
-from budwood.corpus.packing import tokenize_and_pack
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.prompts import record_prompts, write_check
 from budwood.models.teacher import byte_tokenizer

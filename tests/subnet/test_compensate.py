@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from children import SELECTIONS
-from corrections import logits_of, only, ordered_by
+from corrections import compensate, logits_of, only, ordered_by
 from strategies import decoder, layer
 from teachers import FULL, NEURONS, across, architecture_of, every_family, select, tiny_teacher, weights_of
 
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
-from budwood.subnet.compensate import compensate, corrections_made, gaps_of
+from budwood.subnet.compensate import corrections_made, gaps_of
 from budwood.subnet.extract import child_state, extract_child, resolve
 from budwood.subnet.flops import moment_flops, solve_flops
 from budwood.subnet.ordering import order_teacher

@@ -7,13 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from strategies import KINDS, generators
+from strategies import KINDS, generators, sample_any
 from teachers import across, every_family, every_family_and_tie, select, weights_of
 from transformers import AutoModelForCausalLM
 
 from budwood.arch.count import num_parameters
 from budwood.arch.family import family_of
-from budwood.arch.sampling import sample_any
 from budwood.arch.selection import LayerSelection, Selection
 from budwood.arch.space import SearchSpace
 from budwood.models.checkpoint import own_weights, read_architecture

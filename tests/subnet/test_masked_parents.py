@@ -5,10 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from strategies import KINDS
+from strategies import KINDS, sample_any
 from teachers import across, families, kept_in_layer, kept_mask
 
-from budwood.arch.sampling import sample_any
 from budwood.arch.selection import LayerSelection, Selection
 from budwood.arch.space import SearchSpace
 from budwood.subnet.extract import assemble, child_config, extract_child, resolve

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from corrections import ordered_by
+from corrections import compensate, ordered_by
 from teachers import DEPTH, FULL, TEACHERS, architecture_of, every_family, select, tiny_teacher, weights_of
 
 from budwood.arch.selection import Selection
 from budwood.models.checkpoint import load_model, own_weights
 from budwood.models.export import write_checkpoint
 from budwood.models.losses import sequence_losses
-from budwood.subnet.compensate import compensate, corrected_child, possible_gaps, store_moments
+from budwood.subnet.compensate import corrected_child, possible_gaps, store_moments
 from budwood.subnet.evaluate import SubnetEvaluator
 from budwood.subnet.extract import resolve
 from budwood.subnet.moments import StreamedMoments, WatchedInput

@@ -3,14 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from strategies import KINDS, layer
+from strategies import KINDS, layer, sample_any
 from teachers import across, every_family, weights_of
 from transformers import AutoModelForCausalLM
 
 from budwood.arch.config import OWN_PREFIX
 from budwood.arch.count import num_parameters
 from budwood.arch.family import family_of
-from budwood.arch.sampling import sample_any
 from budwood.arch.selection import LayerSelection, Selection
 from budwood.arch.space import SearchSpace
 from budwood.models.checkpoint import load_config, load_model, own_weights, read_architecture

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from corrections import compensate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from teachers import FULL, HALF, architecture_of, measure_importance, select, tiny_teacher
@@ -9,7 +10,6 @@ from teachers import FULL, HALF, architecture_of, measure_importance, select, ti
 from budwood.arch.selection import Selection
 from budwood.models.checkpoint import load_model, own_weights, save_checkpoint
 from budwood.models.tensors import CheckpointTensors
-from budwood.subnet.compensate import compensate
 from budwood.subnet.evaluate import SubnetEvaluator
 from budwood.subnet.extract import extract_child
 from budwood.subnet.ordering import open_ordered

@@ -4,12 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from corrections import logits_of, only, ordered_by
+from corrections import compensate, logits_of, only, ordered_by
 from teachers import DEPTH, select, tiny_teacher
 
 from budwood.arch.selection import Selection
 from budwood.models.stream import outputs_of
-from budwood.subnet.compensate import compensate
 from budwood.subnet.extract import Corrections, assemble, child_config, child_parts, extract_child, merged, resolve
 from budwood.subnet.refit import refitted
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from corrections import compensate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from teachers import (
@@ -20,7 +21,6 @@ from teachers import (
 from budwood.arch.family import Axes, axis_lengths, family_of
 from budwood.arch.selection import Selection
 from budwood.search.settings import SearchSettings
-from budwood.subnet.compensate import compensate
 from budwood.subnet.extract import extract_child
 from budwood.subnet.moments import _Start
 from budwood.subnet.ordering import _value_basis, order_teacher

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from corpora import tokenize_and_pack
 
-from budwood.corpus.packing import tokenize_and_pack
 from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import byte_tokenizer, fetch_teacher
 from budwood.training.job import TrainingJob

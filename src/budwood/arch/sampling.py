@@ -53,11 +53,6 @@ def sample(
     return fill(space, architecture, ranks, rng)
 
 
-def sample_any(space: SearchSpace, rng: np.random.Generator) -> Selection:
-    """Draw a member, every size uniformly and then the entries that are kept (paper, section 2.2)."""
-    return fill(space, *_draw_one(space, rng), rng)
-
-
 def draw_many(space: SearchSpace, count: int, rng: np.random.Generator) -> Draws:
     """Draw the sizes of many members, each uniformly, whatever the parameter count.
 
@@ -245,13 +240,6 @@ def _unreachable(space: SearchSpace, parameter_bin: ParameterBin, sampling: Samp
         f"{1 / MAX_DRAWS:.0e}): the bin is at the edge of what the space reaches ({space.describe_reach()}); "
         "widen the bin or move it inwards"
     )
-
-
-def _draw_one(space: SearchSpace, rng: np.random.Generator) -> tuple[Architecture, Sizes]:
-    while True:
-        draws = draw_many(space, 1, rng)
-        if _legal(space, draws)[0]:
-            return draws.population.architecture(0, space.teacher), draws.ranks[0]
 
 
 def _legal(space: SearchSpace, draws: Draws) -> NDArray[np.bool_]:

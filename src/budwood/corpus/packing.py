@@ -6,26 +6,20 @@ import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from budwood.corpus.settings import Bos
-from budwood.corpus.shards import Merged, ShardWriter, SourceState, merge
-from budwood.corpus.split import SPLITS, near_digest, text_digest
-from budwood.corpus.tokenization import Encoder, describe_tokenizer, first_token
+from budwood.corpus.shards import Merged, merge
+from budwood.corpus.split import SPLITS
 from budwood.records.files import write_atomically
 from budwood.records.hashes import MEMORY, hash_file, hash_files
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 TOKENS_FILE = "tokens.bin"
 INDEX_FILE = "index.json"
 
-_BATCH_DOCUMENTS = 64
 _OUTSIDE_FINGERPRINT = {"origin", "omitted", "fingerprint"}
 
 
@@ -103,21 +97,12 @@ class PackedCorpus:
         if len(tokens) != segments[-1].stop:
             reason = f"has {len(tokens):,} tokens, its {INDEX_FILE} has {segments[-1].stop:,}"
             raise ValueError(_damaged(directory, TOKENS_FILE, reason))
-        corpus = cls(directory=directory, segments=segments, tokens=tokens, **facts)
-        corpus._compare(hash_files({TOKENS_FILE: directory / TOKENS_FILE}, directory / MEMORY)[TOKENS_FILE])
-        return corpus
-
-    def verify(self) -> None:
-        """Read all tokens and compare them with what was packed.
-
-        Raises:
-            ValueError: they are others.
-        """
-        self._compare(hash_file(self.directory / TOKENS_FILE))
-
-    def _compare(self, sha256: str) -> None:
-        if sha256 != self.tokens_sha256:
-            raise ValueError(_damaged(self.directory, TOKENS_FILE, "is not what was packed"))
+        if (
+            hash_files({TOKENS_FILE: directory / TOKENS_FILE}, directory / MEMORY)[TOKENS_FILE]
+            != index["tokens_sha256"]
+        ):
+            raise ValueError(_damaged(directory, TOKENS_FILE, "is not what was packed"))
+        return cls(directory=directory, segments=segments, tokens=tokens, **facts)
 
     def counts(self) -> pd.DataFrame:
         """Count what each source gives to each split.
@@ -257,55 +242,6 @@ def _mixture(present: NDArray[np.int64], weights: NDArray[np.float64], sources: 
             raise ValueError(f"source {source!r} has a weight but no window in the training split; it needs more text")
     taken: NDArray[np.int64] = np.maximum(1, np.rint(present.sum() * weights / weights.sum())).astype(np.int64)
     return taken
-
-
-def tokenize_and_pack(
-    documents: pd.DataFrame,
-    tokenizer: "PreTrainedTokenizerBase",
-    *,
-    seed: int,
-    directory: Path,
-    bos: Bos = "auto",
-    progress: bool = True,
-) -> PackedCorpus:
-    """Pack texts that are in memory and divided into splits already; `budwood.corpus.ingestion` reads sources.
-
-    Args:
-        documents: The columns `source`, `split` and `text`; a text that occurs again is dropped, as is one that differs
-            only in case, spacing or punctuation from one of another split.
-        tokenizer: Its `eos_token_id` ends a document; special tokens are not added otherwise.
-        seed: Seed of the order of the documents.
-        directory: The folder to write; a corpus that is there is replaced.
-        bos: See `budwood.corpus.settings.CorpusSettings`.
-        progress: Whether to show a progress bar.
-
-    Returns:
-        The corpus, opened.
-
-    Raises:
-        ValueError: the tokenizer has no end-of-document token, there are no documents, a split is unknown, or the
-            folder holds other files.
-    """
-    encoder = Encoder.of(tokenizer)
-    facts = describe_tokenizer(tokenizer) | {"seed": seed, "bos_token_id": first_token(tokenizer, bos)}
-    if documents.empty:
-        raise ValueError("documents must hold at least one document")
-    unknown = sorted(set(documents["split"]) - set(SPLITS))
-    if unknown:
-        raise ValueError(f"documents has the splits {unknown}; allowed are {list(SPLITS)}")
-    shards = shards_folder(directory)
-    shutil.rmtree(shards, ignore_errors=True)
-    sources = dict.fromkeys(documents["source"])
-    for number, source in enumerate(sources):
-        writer = ShardWriter(shards, number)
-        rows = documents[documents["source"] == source]
-        for first in range(0, len(rows), _BATCH_DOCUMENTS):
-            batch = rows.iloc[first : first + _BATCH_DOCUMENTS]
-            tokens = encoder.encode(batch["text"].tolist())
-            for text, split, ids in zip(batch["text"], batch["split"], tokens, strict=True):
-                writer.add((text_digest(text, seed), near_digest(text)), split, ids)
-        writer.flush(SourceState(finished=True))
-    return pack(shards, sources, directory, facts, progress=progress)
 
 
 def shards_folder(directory: Path) -> Path:

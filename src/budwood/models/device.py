@@ -36,11 +36,6 @@ class Compute:
         nn.Module.to(model, self.device)
         return model
 
-    def lowered(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Give a model's weights the precision of matrix products and return it."""
-        nn.Module.to(model, self.dtype)
-        return model
-
     @property
     def name(self) -> DeviceName:
         """Kind of the device, as settings name it."""

@@ -129,13 +129,6 @@ def write_cut(
     return target, expected
 
 
-def compensate(
-    teacher: OrderedTeacher, selection: Selection, windows: Tensor, settings: Compensation, *, batch_size: int = 4
-) -> PreTrainedModel:
-    """Return a corrected candidate in memory, in evaluation mode; see `cut_out`."""
-    return cut_out(teacher, selection, windows, settings, batch_size=batch_size).assemble()
-
-
 @torch.no_grad()
 def corrected_child(
     teacher: OrderedTeacher, cut: Cut, settings: Compensation, moments: Moments | None
@@ -174,7 +167,7 @@ def _corrections(
 
 
 def corrections_made(teacher: OrderedTeacher, selection: Selection, settings: Compensation | None) -> tuple[str, ...]:
-    """Return the names of the corrections that `compensate` makes of a candidate.
+    """Return the names of the corrections that `cut_out` makes of a candidate.
 
     What a candidate keeps whole needs none, and some teachers and orders have no form of one.
     """
