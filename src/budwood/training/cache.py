@@ -3,8 +3,8 @@
 A folder contains one file per column, with a row for every sequence. The top is stored as log-probabilities in float16
 (logits less the log-sum-exp over the vocabulary: the likelier, the more exact) with the log of the remaining mass in
 float32; draws as distinct ids with counts, whose number differs from token to token. Rows are appended; `progress.json`
-gives the number of complete rows and the files' hashes up to there, so that a killed writer can continue; `index.json`
-is written last.
+gives the number of complete rows and the files' hashes up to there, so that a killed writer can continue; a finished
+cache has an index and a seal (see `budwood.records.seal`).
 
 Shape legend: B sequences, T tokens of a sequence, N = B T, S draws.
 """
@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from budwood.corpus.packing import PackedCorpus
 from budwood.records.files import write_atomically
-from budwood.records.hashes import MEMORY, hash_file, hash_files
+from budwood.records.seal import SEAL, damage, seal
 from budwood.records.strict import Strict
 
 logger = logging.getLogger(__name__)
@@ -122,8 +122,6 @@ class TeacherCache:
     """[rows] where the sequences begin in the token file, rising."""
     fingerprint: str
     """Of the facts and the sequences."""
-    sha256: Mapping[str, str]
-    """Of every file, by name."""
     data: Mapping[str, NDArray[Any]]
     """Memory-mapped columns."""
 
@@ -136,36 +134,21 @@ class TeacherCache:
         Raises:
             ValueError: there is no cache, or it is unfinished or damaged.
         """
-        if not (folder / INDEX).is_file():
+        if not (folder / SEAL).is_file():
             state = "is unfinished: write it to its end" if (folder / PROGRESS).is_file() else "does not exist"
             raise ValueError(f"the teacher's cache {folder} {state}")
-        try:
-            index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-            facts, sequences, sha256 = (index[name] for name in ("facts", "starts", "sha256"))
-            known = CacheFacts.model_validate(facts)
-            record = CacheRecord.model_validate({name: index[name] for name in CacheRecord.model_fields})
-            found = hash_files(_files(folder, sha256), folder / MEMORY)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise _damaged(folder, f"{type(error).__name__}: {error}") from error
-        _compare(folder, sha256, found)
+        if reason := damage(folder, remembered=True):
+            raise _damaged(folder, reason)
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        facts, starts = CacheFacts.model_validate(index["facts"]), np.fromfile(folder / STARTS, dtype=_START)
         return cls(
             folder=folder,
-            facts=known,
-            record=record,
-            starts=np.fromfile(folder / STARTS, dtype=_START),
-            fingerprint=_hash(json.dumps([facts, sequences], sort_keys=True).encode())[:16],
-            sha256=sha256,
-            data={column.name: np.memmap(folder / column.file, column.dtype, "r") for column in columns(known)},
+            facts=facts,
+            record=CacheRecord.model_validate(index["record"]),
+            starts=starts,
+            fingerprint=_hash(json.dumps([index["facts"], _hash(starts.tobytes())], sort_keys=True).encode())[:16],
+            data={column.name: np.memmap(folder / column.file, column.dtype, "r") for column in columns(facts)},
         )
-
-    def verify(self) -> None:
-        """Read all files and compare them with what was written.
-
-        Raises:
-            ValueError: a file has changed.
-        """
-        files = _files(self.folder, self.sha256)
-        _compare(self.folder, self.sha256, {name: hash_file(file) for name, file in files.items()})
 
     def check(self, facts: CacheFacts, starts: NDArray[np.int64]) -> None:
         """Check that the cache is of some teacher, text and loss, and has some sequences.
@@ -248,10 +231,11 @@ def write_cache(
         ValueError: the folder contains another cache, or a damaged one.
     """
     starts = np.unique(starts)
-    if (folder / INDEX).is_file():
+    if (folder / SEAL).is_file():
         cache = TeacherCache.open(folder)
         cache.check(facts, starts)
-        cache.verify()
+        if reason := damage(folder):
+            raise _damaged(folder, reason)
         return cache
     folder.mkdir(parents=True, exist_ok=True)
     writer = _Writer(folder, facts, starts)
@@ -321,33 +305,26 @@ class _Writer:
         self._save()
 
     def _save(self) -> None:
-        write_atomically(self.folder / PROGRESS, json.dumps(self._state()))
-
-    def _state(self) -> dict[str, Any]:
-        """Return what the progress and the index have in common."""
         counted = {"rows": self.rows, "ragged_items": self.ragged_items, "seconds": time.perf_counter() - self.begun}
-        return self.facts | counted | {"sha256": {name: sha256.hexdigest() for name, sha256 in self.hashes.items()}}
+        hashes = {"sha256": {name: sha256.hexdigest() for name, sha256 in self.hashes.items()}}
+        write_atomically(self.folder / PROGRESS, json.dumps(self.facts | counted | hashes))
 
     def finish(self) -> None:
-        """Write the index, from which on the cache can be opened."""
+        """Write index and seal, from which on the cache can be opened."""
         self.starts.tofile(self.folder / STARTS)
         tokens = self.rows * self.length
         size = sum(column.num_bytes(self.rows, self.ragged_items) for column in self.columns)
         logger.info("%s: %.0f bytes per token, %.2f GB in all", self.folder, size / tokens, size / 1e9)
-        index = self._state() | {"tokens": tokens, "bytes_per_token": size / tokens}
-        index["sha256"][STARTS] = self.facts["starts"]
+        record = CacheRecord(
+            rows=self.rows,
+            tokens=tokens,
+            bytes_per_token=size / tokens,
+            seconds=time.perf_counter() - self.begun,
+        )
+        index = {"facts": self.facts["facts"], "record": record.model_dump()}
         write_atomically(self.folder / INDEX, json.dumps(index, indent=1))
+        seal(self.folder, INDEX, STARTS, *self.hashes)
         (self.folder / PROGRESS).unlink()
-
-
-def _files(folder: Path, sha256: Mapping[str, str]) -> dict[str, Path]:
-    return {name: folder / name for name in sha256}
-
-
-def _compare(folder: Path, sha256: Mapping[str, str], found: Mapping[str, str]) -> None:
-    changed = [name for name, digest in sha256.items() if found[name] != digest]
-    if changed:
-        raise _damaged(folder, f"{', '.join(changed)} changed since it was written")
 
 
 def _damaged(folder: Path, reason: str) -> ValueError:
