@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
-from budwood.models.certificate import TOLERANCE, Origin, certify, max_difference, probe_lengths, prove
+from budwood.models.certificate import TOLERANCE, max_difference, probe_lengths, prove
 from budwood.models.checkpoint import own_weights
 from budwood.models.export import write_checkpoint
 from budwood.models.fingerprint import fingerprint
@@ -20,18 +20,18 @@ from budwood.subnet.extract import extract_child
 
 llama_only = pytest.mark.parametrize("teacher", ["llama tied"], indirect=True)
 
-ORIGIN = Origin(
-    teacher="tree",
-    teacher_revision="r1",
-    teacher_fingerprint="f1",
-    corpus_fingerprint="c1",
-    search="none, chosen by hand",
-    ordering="activation",
-    rope="preserve",
-    compensation=("neurons", "pairs"),
-    channels=(2, 0),
-    layers=(1,),
-)
+ORIGIN = {
+    "teacher": "tree",
+    "teacher_revision": "r1",
+    "teacher_fingerprint": "f1",
+    "corpus_fingerprint": "c1",
+    "search": "none, chosen by hand",
+    "ordering": "activation",
+    "rope": "preserve",
+    "compensation": ("neurons", "pairs"),
+    "kept_channels": (2, 0),
+    "kept_layers": (1,),
+}
 TOKENS = torch.randint(0, 97, (300,), generator=torch.Generator().manual_seed(4))
 ANY = ParameterBin(1, 10**9)
 
@@ -50,13 +50,14 @@ def folder(child, teacher_folder, tmp_path):
 def test_the_record_states_what_was_checked(child, folder, child_architecture):
     count = num_parameters(child_architecture)
     proof = prove(expected_of(child, TOKENS), folder, child_architecture, ParameterBin(count, count + 1), TOKENS)
-    record = certify(proof, folder, ORIGIN)
-    assert Certificate.from_dict(json.loads(json.dumps(record.to_dict()))) == record
+    record = Certificate(**dict(proof), fingerprint=fingerprint(folder), **ORIGIN)
+    written = record.model_dump_json(by_alias=True)
+    assert Certificate.model_validate_json(written) == record
     assert record.num_parameters == record.num_parameters_closed_form == count
     assert record.parameter_bin == (count, count + 1)
     assert record.largest_logit_difference == 0 < record.tolerance == TOLERANCE
     assert record.native is child_architecture.is_uniform
-    assert record.model_class == record.to_dict()["class"] == type(child).__name__
+    assert record.model_class == json.loads(written)["class"] == type(child).__name__
     assert record.dtypes == {"float32": count}
     assert record.probe_lengths == (1, 16, 128)  # the positions that the model has
     assert record.fingerprint == fingerprint(folder)
@@ -127,11 +128,14 @@ def test_so_is_a_pair_of_models_that_compute_no_numbers(child, teacher_folder, c
 
 @llama_only
 def test_a_record_holds_no_number_that_is_none(child, folder, child_architecture):
-    record = certify(
-        prove(expected_of(child, TOKENS), folder, child_architecture, ANY, TOKENS), folder, ORIGIN
-    ).to_dict()
+    proof = prove(expected_of(child, TOKENS), folder, child_architecture, ANY, TOKENS)
+    record = Certificate(**dict(proof), fingerprint=fingerprint(folder), **ORIGIN)
     with pytest.raises(ValueError, match="largest_logit_difference"):
-        Certificate.from_dict(record | {"largest_logit_difference": float("nan")})
+        Certificate.model_validate(dict(record) | {"largest_logit_difference": float("nan")})
+    written = record.model_dump_json(by_alias=True)
+    broken = json.dumps(json.loads(written) | {"largest_logit_difference": float("nan")})
+    with pytest.raises(ValueError, match="largest_logit_difference"):
+        Certificate.model_validate_json(broken)
 
 
 @pytest.mark.parametrize("position", [0, 1])

@@ -13,23 +13,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from budwood.arch.bins import ParameterBin
 from budwood.arch.config import architecture_from_config
 from budwood.arch.count import num_parameters
-from budwood.models.certificate import Origin, certify, prove
+from budwood.models.certificate import prove
 from budwood.models.checkpoint import own_weights, read_architecture
 from budwood.models.export import write_checkpoint
 from budwood.subnet.extract import extract_child
 
-ORIGIN = Origin(
-    teacher="tree",
-    teacher_revision="r1",
-    teacher_fingerprint="f1",
-    corpus_fingerprint="c1",
-    search="none, chosen by hand",
-    ordering="activation",
-    rope="preserve",
-    compensation=(),
-    channels=(2, 0),
-    layers=(1,),
-)
 STRANGER = """
 import json, sys
 from pathlib import Path
@@ -154,7 +142,7 @@ def test_strangers_open_both_kinds_of_folders(teacher, teacher_folder, architect
         sizes = selection.architecture(architecture)
         text = torch.arange(20)
         proof = prove(expected_of(child, text), folder, sizes, ParameterBin(1, num_parameters(sizes)), text)
-        (folder / "certificate.json").write_text(json.dumps(certify(proof, folder, ORIGIN).to_dict()))
+        (folder / "certificate.json").write_text(proof.model_dump_json(by_alias=True))
     environment = {**os.environ, "PYTHONPATH": "", "HF_HUB_OFFLINE": "1"}
     done = run_python(["-c", STRANGER, *(str(tmp_path / name) for name in kinds)], tmp_path, environment)
     assert done.returncode == 0, done.stderr

@@ -15,36 +15,15 @@ from budwood.arch.count import num_parameters
 from budwood.arch.family import family_of
 from budwood.arch.spec import Architecture
 from budwood.models.checkpoint import build_empty
-from budwood.models.fingerprint import fingerprint
 from budwood.models.kind import read_config
 from budwood.models.stream import hollow, logits_by_part, parts_of
-from budwood.records.certificate import Certificate, Lessons, LogitProbe, Proof
+from budwood.records.certificate import LogitProbe, Proof
 
 TOLERANCE = 1e-4
 """Largest accepted difference of float32 logits between the child in memory and the folder loaded anew."""
 _PROBE_LENGTHS = (1, 16, 256)
 _SHOWN_TOKENS = 16
 _SHOWN_COLUMNS = 64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """What a certificate says about where a child came from."""
-
-    teacher: str
-    teacher_revision: str
-    teacher_fingerprint: str
-    corpus_fingerprint: str
-    search: str
-    """What was searched."""
-    ordering: str
-    rope: str
-    compensation: Sequence[str]
-    """Names of the corrections."""
-    channels: Sequence[int]
-    """For every channel of the child's residual stream, the teacher's."""
-    layers: Sequence[int]
-    """For every layer of the child in depth order, the teacher's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,32 +105,6 @@ def prove(
         dtypes=dict(expected.dtypes),
         native=native,
         **{"class": config["architectures"][0]},
-    )
-
-
-def certify(proof: Proof, folder: Path, origin: Origin) -> Certificate:
-    """Return the certificate of a folder: its proof, its fingerprint and its origin."""
-    return Certificate(
-        **{name: getattr(proof, name) for name in Proof.model_fields},
-        fingerprint=fingerprint(folder),
-        teacher=origin.teacher,
-        teacher_revision=origin.teacher_revision,
-        teacher_fingerprint=origin.teacher_fingerprint,
-        corpus_fingerprint=origin.corpus_fingerprint,
-        search=origin.search,
-        ordering=origin.ordering,
-        rope=origin.rope,
-        compensation=tuple(origin.compensation),
-        kept_channels=tuple(origin.channels),
-        kept_layers=tuple(origin.layers),
-    )
-
-
-def certify_trained(subnet: Certificate, proof: Proof, folder: Path, training: Lessons) -> Certificate:
-    """Return the certificate of a sub-network that was trained: the origin of its cut with a proof of its own."""
-    own = {name: getattr(proof, name) for name in Proof.model_fields}
-    return subnet.model_copy(
-        update=own | {"fingerprint": fingerprint(folder), "opens_in": {}, "costs": (), "training": training}
     )
 
 

@@ -1,7 +1,7 @@
 """Proof that an exported folder is the child that a search found, as a plain record."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -91,16 +91,3 @@ class Certificate(Proof):
         names = {"num_parameters", "largest_logit_difference", "native", "model_class", "fingerprint"}
         opens = {engine: f"{opening.word}: {opening.how}" for engine, opening in self.opens_in.items()}
         return self.model_dump(mode="json", include=names, by_alias=True) | opens
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready dictionary; `from_dict` is its inverse."""
-        return self.model_dump(mode="json", by_alias=True)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Rebuild what `to_dict` wrote.
-
-        Raises:
-            ValueError: a field is missing, unknown or of another type, or a number is not finite.
-        """
-        return cls.model_validate(data)

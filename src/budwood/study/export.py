@@ -1,6 +1,5 @@
 """Sub-networks, cut or trained, as checkpoint folders that other tools open: certified, tried and described."""
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,11 +14,12 @@ from budwood.arch.bins import ParameterBin
 from budwood.arch.family import family_of
 from budwood.corpus.settings import CorpusSettings
 from budwood.models.card import Card, CardSource, Measurement
-from budwood.models.certificate import Origin, certify, certify_trained, expect, prove
+from budwood.models.certificate import expect, prove
 from budwood.models.chat import ask_question
-from budwood.models.checkpoint import Checkpoint, build_empty, own_weights
+from budwood.models.checkpoint import Checkpoint, build_empty
 from budwood.models.engines import GGUF, open_everywhere, serving_commands
 from budwood.models.export import CARD, CERTIFICATE
+from budwood.models.fingerprint import fingerprint
 from budwood.models.prompts import PROMPTS, record_prompts, write_check
 from budwood.models.settings import ServingSettings
 from budwood.models.stream import parts_of
@@ -77,7 +77,10 @@ class ExportSubnet(Stage[Exported]):
         folder = work.folder / "subnet"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(self.cut.folder, folder, copy_function=link_large)
-        origin = Origin(
+        subnet = Checkpoint.open(folder)
+        certificate = Certificate(
+            **dict(self.winner.proof),
+            fingerprint=subnet.fingerprint,
             teacher=self.teacher_record.name,
             teacher_revision=self.teacher_record.revision,
             teacher_fingerprint=self.teacher_record.fingerprint,
@@ -86,10 +89,9 @@ class ExportSubnet(Stage[Exported]):
             ordering=self.space.ordering,
             rope=self.space.rope,
             compensation=self.winner.corrections,
-            channels=self.winner.kept_channels,
-            layers=self.winner.kept_layers,
+            kept_channels=self.winner.kept_channels,
+            kept_layers=self.winner.kept_layers,
         )
-        certificate, subnet = certify(self.winner.proof, folder, origin), Checkpoint.open(folder)
         about = About(teacher=self.teacher_record, sources=self.sources, measured=[_measured_by_choice(self.winner)])
         child = subnet.load_model(torch.float32)
         return Exported(subnet, _describe(subnet, child, certificate, about, self.serving))
@@ -113,7 +115,7 @@ class CertifyTrained(Stage[Certificate]):
 
     def run(self, work: Work) -> Certificate:
         """Compare the folder as plain transformers loads it with the model as budwood loads it, and describe it."""
-        child, record = own_weights(self.model.load_model(torch.float32)), self.record
+        child, record = self.model.load_model(torch.float32), self.record
         low, high = self.subnet.parameter_bin
         text, decoder = self.proven_on.read()[0], family_of(self.model.architecture.family).decoder
         expected = expect(build_empty(child.config, type(child)), parts_of(child, decoder), decoder, text, child.device)
@@ -125,10 +127,10 @@ class CertifyTrained(Stage[Certificate]):
             learning_rate=record.learning_rate,
             distilled=record.made_with.teacher is not None,
         )
-        certificate = certify_trained(self.subnet, proof, self.model.folder, lessons)
         cost = proof_cost(forward_of(self.model.architecture), proof.probe_lengths)
+        own = {"fingerprint": fingerprint(self.model.folder), "training": lessons, "costs": (cost,)}
+        certificate = self.subnet.model_copy(update=dict(proof) | own)
         about = About(teacher=self.teacher_record, sources=self.sources, measured=self.measured)
-        certificate = certificate.model_copy(update={"costs": (cost,)})
         certificate = _describe(self.model, child, certificate, about, self.serving)
         _copy_papers(self.model.folder, work.folder)
         return certificate
@@ -147,7 +149,7 @@ def read_certificate(folder: Path) -> Certificate:
     """
     file = folder / CERTIFICATE
     try:
-        return Certificate.from_dict(json.loads(file.read_text(encoding="utf-8")))
+        return Certificate.model_validate_json(file.read_bytes())
     except FileNotFoundError:
         raise ValueError(f"{folder} holds no {CERTIFICATE}: it is no export of budwood") from None
     except ValueError as error:
@@ -220,7 +222,7 @@ def _describe(
         chat=chat.description,
     )
     write_atomically(folder / CARD, card.text())
-    write_atomically(folder / CERTIFICATE, json.dumps(certificate.to_dict(), indent=1))
+    write_atomically(folder / CERTIFICATE, certificate.model_dump_json(by_alias=True, indent=1))
     return certificate
 
 
