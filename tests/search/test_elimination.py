@@ -12,31 +12,22 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from strategies import layer, llama
 
-from budwood.arch.selection import Selection
 from budwood.records.files import write_json_lines
 from budwood.search.candidate import Evaluation
-from budwood.search.elimination import Elimination, eliminate_layers
+from budwood.search.elimination import Elimination, Kept, eliminate_layers
 
 Loss = Callable[[frozenset[int]], float]
-
-
-def whole(depth: int) -> Selection:
-    """Return all of a teacher."""
-    return Selection.prefix(llama(32, 64, *[layer(8, 4, 16, 64)] * depth))
 
 
 def eliminate(loss: Loss, depth: int, trials_file: Path | None = None) -> Elimination:
     """Leave out layers by a loss of those that are kept."""
 
-    def evaluate(selections: Sequence[Selection], sequences: slice = slice(None)) -> Iterator[tuple[int, Evaluation]]:
-        assert sequences == slice(None)
-        for place, selection in reversed(list(enumerate(selections))):
-            kept = frozenset(layer.layer for layer in selection.layers)
-            yield place, Evaluation(sequence_losses=[loss(kept)], tokens=1, flops=len(kept), seconds=0.0)
+    def evaluate(trials: Sequence[Kept]) -> Iterator[Evaluation]:
+        for kept in trials:
+            yield Evaluation(sequence_losses=[loss(frozenset(kept))], tokens=1, flops=len(kept), seconds=0.0)
 
-    return eliminate_layers(whole(depth), evaluate, trials_file)
+    return eliminate_layers(depth, evaluate, trials_file)
 
 
 def greedily(loss: Loss, depth: int) -> tuple[int, ...]:

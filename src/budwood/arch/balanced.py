@@ -61,13 +61,8 @@ def _shape(space: SearchSpace, depth: int, target: int) -> Architecture | None:
 
 def _layer(choices: LayerChoices, neurons: float, groups: float) -> LayerSpec:
     """Return the layer that keeps some shares; groups are kept whole."""
-    kept, queries, head_dim = _nearest(choices.groups, groups), choices.queries[-1], choices.head_dims[-1]
-    return LayerSpec(
-        num_attention_heads=kept * queries,
-        num_key_value_heads=kept,
-        head_dim=head_dim,
-        intermediate_size=_nearest(choices.intermediate_sizes, neurons),
-    )
+    width = _nearest(choices.intermediate_sizes, neurons)
+    return LayerSpec.of(_nearest(choices.groups, groups), choices.queries[-1], choices.head_dims[-1], width)
 
 
 def _nearest(sizes: range, share: float) -> int:

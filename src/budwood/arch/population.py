@@ -54,16 +54,6 @@ class Population:
 
     def architecture(self, row: int, teacher: Architecture) -> Architecture:
         """Return one of the architectures, with the family and vocabulary of a teacher."""
-        layers = tuple(
-            LayerSpec(
-                num_attention_heads=int(groups * queries),
-                num_key_value_heads=int(groups),
-                head_dim=int(head_dim),
-                intermediate_size=int(neurons),
-            )
-            for groups, queries, head_dim, neurons in zip(
-                self.groups[row], self.queries[row], self.head_dim[row], self.intermediate_size[row], strict=True
-            )
-            if groups
-        )
+        sizes = (self.groups[row], self.queries[row], self.head_dim[row], self.intermediate_size[row])
+        layers = tuple(LayerSpec.of(*layer) for layer in np.stack(sizes, axis=1).tolist() if layer[0])
         return replace(teacher, hidden_size=int(self.hidden_size[row]), layers=layers)

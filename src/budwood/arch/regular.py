@@ -58,7 +58,7 @@ def draw_regular(
     kept, attention = choices[: shapes.depths[row] + 1], attentions[shapes.attentions[row]]
     steps *= 1 if space.layerwise else len(kept)
     layers = tuple(
-        _layer(_clip(attention, choice), width * space.alignment)
+        LayerSpec.of(*_clip(attention, choice).tolist(), width * space.alignment)
         for choice, width in zip(kept, _spread(steps, kept), strict=True)
     )
     return replace(space.teacher, hidden_size=shapes.hidden_size, layers=layers), ranks
@@ -103,7 +103,9 @@ def _fits(space: SearchSpace, hidden: int, attentions: Sizes) -> NDArray[np.bool
     """Return [A] whether stock classes and engines accept a hidden size around an attention."""
     if not space.ties_hidden_to_heads:
         return np.ones(len(attentions), dtype=bool)
-    return np.array([hidden in space.hidden_sizes_around(_layer(attention, 1)) for attention in attentions])
+    return np.array(
+        [hidden in space.hidden_sizes_around(LayerSpec.of(*attention, 1)) for attention in attentions.tolist()]
+    )
 
 
 def _axes(choices: LayerChoices) -> tuple[range, range, range]:
@@ -130,13 +132,3 @@ def _spread(steps: int, choices: Sequence[LayerChoices]) -> list[int]:
         given[position] = min(widest[position], steps // (len(widest) - done))
         steps -= given[position]
     return given
-
-
-def _layer(attention: Sizes, neurons: int) -> LayerSpec:
-    groups, queries, head_dim = attention.tolist()
-    return LayerSpec(
-        num_attention_heads=groups * queries,
-        num_key_value_heads=groups,
-        head_dim=head_dim,
-        intermediate_size=neurons,
-    )

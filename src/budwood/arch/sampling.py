@@ -82,14 +82,8 @@ def draw_many(space: SearchSpace, count: int, rng: np.random.Generator) -> Draws
 def draw_layer(space: SearchSpace, rank: int, rng: np.random.Generator) -> LayerSelection:
     """Draw the layer of a rank, every size uniformly."""
     choices = space.choices[rank]
-    groups, queries = pick(choices.groups, rng), pick(choices.queries, rng)
-    spec = LayerSpec(
-        num_attention_heads=groups * queries,
-        num_key_value_heads=groups,
-        head_dim=pick(choices.head_dims, rng),
-        intermediate_size=pick(choices.intermediate_sizes, rng),
-    )
-    return _fill_layer(space, spec, rank, rng)
+    axes = (choices.groups, choices.queries, choices.head_dims, choices.intermediate_sizes)
+    return _fill_layer(space, LayerSpec.of(*(pick(sizes, rng) for sizes in axes)), rank, rng)
 
 
 def fill(space: SearchSpace, architecture: Architecture, ranks: Sizes, rng: np.random.Generator) -> Selection:

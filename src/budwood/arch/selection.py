@@ -41,11 +41,17 @@ class LayerSelection:
     @property
     def spec(self) -> LayerSpec:
         """Sizes of the layer."""
-        return LayerSpec(
-            num_attention_heads=len(self.groups) * len(self.queries),
-            num_key_value_heads=len(self.groups),
-            head_dim=2 * len(self.pairs),
-            intermediate_size=len(self.neurons),
+        return LayerSpec.of(len(self.groups), len(self.queries), 2 * len(self.pairs), len(self.neurons))
+
+    @classmethod
+    def prefix(cls, rank: int, spec: LayerSpec) -> Self:
+        """Select the first entries of every axis."""
+        return cls(
+            layer=rank,
+            groups=range(spec.num_key_value_heads),
+            queries=range(spec.heads_per_group),
+            pairs=range(spec.head_dim // 2),
+            neurons=range(spec.intermediate_size),
         )
 
 
@@ -69,16 +75,7 @@ class Selection:
     @classmethod
     def prefix(cls, architecture: Architecture) -> Self:
         """Select the first entries of every axis (paper, section 2.1, coarse)."""
-        layers = tuple(
-            LayerSelection(
-                layer=rank,
-                groups=range(spec.num_key_value_heads),
-                queries=range(spec.heads_per_group),
-                pairs=range(spec.head_dim // 2),
-                neurons=range(spec.intermediate_size),
-            )
-            for rank, spec in enumerate(architecture.layers)
-        )
+        layers = tuple(LayerSelection.prefix(rank, spec) for rank, spec in enumerate(architecture.layers))
         return cls(hidden=range(architecture.hidden_size), layers=layers)
 
     def architecture(self, teacher: Architecture) -> Architecture:

@@ -49,26 +49,17 @@ class LayerChoices:
     def attentions(self) -> Iterator[LayerSpec]:
         """Yield a layer with the fewest neurons for every legal attention."""
         for groups, queries, head_dim in product(self.groups, self.queries, self.head_dims):
-            yield _layer(groups, queries, head_dim, self.intermediate_sizes[0])
+            yield LayerSpec.of(groups, queries, head_dim, self.intermediate_sizes[0])
 
     @property
     def smallest(self) -> LayerSpec:
         """The layer with the fewest of everything."""
-        return _layer(self.groups[0], self.queries[0], self.head_dims[0], self.intermediate_sizes[0])
+        return LayerSpec.of(self.groups[0], self.queries[0], self.head_dims[0], self.intermediate_sizes[0])
 
     @property
     def largest(self) -> LayerSpec:
         """The layer with the most of everything."""
-        return _layer(self.groups[-1], self.queries[-1], self.head_dims[-1], self.intermediate_sizes[-1])
-
-
-def _layer(groups: int, queries: int, head_dim: int, neurons: int) -> LayerSpec:
-    return LayerSpec(
-        num_attention_heads=groups * queries,
-        num_key_value_heads=groups,
-        head_dim=head_dim,
-        intermediate_size=neurons,
-    )
+        return LayerSpec.of(self.groups[-1], self.queries[-1], self.head_dims[-1], self.intermediate_sizes[-1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +142,7 @@ class SearchSpace:
         if self.layerwise:
             return self.teacher
         layers = self.teacher.layers
-        common = _layer(
+        common = LayerSpec.of(
             min(layer.num_key_value_heads for layer in layers),
             min(layer.heads_per_group for layer in layers),
             min(layer.head_dim for layer in layers),

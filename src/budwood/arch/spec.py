@@ -48,6 +48,16 @@ class LayerSpec:
                 f"num_attention_heads={self.num_attention_heads}"
             )
 
+    @classmethod
+    def of(cls, groups: int, queries: int, head_dim: int, neurons: int) -> Self:
+        """Return the layer of some key/value heads, with so many query heads each."""
+        return cls(
+            num_attention_heads=groups * queries,
+            num_key_value_heads=groups,
+            head_dim=head_dim,
+            intermediate_size=neurons,
+        )
+
     @property
     def heads_per_group(self) -> int:
         """Query heads that share one key/value head."""

@@ -6,16 +6,19 @@ transformer blocks").
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
 
-from budwood.arch.selection import Selection
 from budwood.records.files import append_json_lines, read_json_lines
-from budwood.search.candidate import Evaluate, Evaluation
+from budwood.search.candidate import Evaluation
 
+Kept = tuple[int, ...]
+"""Layers that are left, ascending."""
+Try = Callable[[Sequence[Kept]], Iterable[Evaluation]]
+"""Returns the losses of what is left, in that order."""
 _NUM_TOGETHER = 4
 """Layers tried in one call; what they share is then run once."""
 
@@ -40,7 +43,7 @@ class Elimination:
         return sum(evaluation.flops for evaluation in self.evaluations)
 
 
-def eliminate_layers(whole: Selection, evaluate: Evaluate, trials_file: Path | None = None) -> Elimination:
+def eliminate_layers(depth: int, evaluate: Try, trials_file: Path | None = None) -> Elimination:
     """Leave out one layer after the other.
 
     What a layer was worth when it was last left out on trial is taken for the least that it is worth now, because
@@ -48,7 +51,7 @@ def eliminate_layers(whole: Selection, evaluate: Evaluate, trials_file: Path | N
     1978, "Accelerated greedy algorithms for maximizing submodular set functions").
 
     Args:
-        whole: what layers are left out of.
+        depth: layers of the whole.
         evaluate: the losses of what remains.
         trials_file: belongs to this elimination alone. Every trial is appended to it (JSON lines) as soon as it is
             made, and those that it already has are not repeated; the folder must exist.
@@ -57,30 +60,30 @@ def eliminate_layers(whole: Selection, evaluate: Evaluate, trials_file: Path | N
         ValueError: the loss of the whole is not finite, or the file is damaged or that of another elimination.
         OSError: the file cannot be written; what was written before stays valid.
     """
+    whole = tuple(range(depth))
     trials = _Trials(evaluate, whole, trials_file)
     (loss,) = trials.losses([whole])
     if not math.isfinite(loss):
         raise ValueError("the loss of the whole teacher is not finite: check its weights, its precision and the text")
-    worth, order = {layer.layer: -math.inf for layer in whole.layers}, []
+    worth, order = dict.fromkeys(whole, -math.inf), []
     for _ in tqdm(range(len(worth) - 1), desc="leaving layers out", unit="layer", dynamic_ncols=True):
         fresh = trials.worth_now(worth, loss)
         gone = min(fresh, key=lambda layer: (fresh[layer], layer))
         worth |= fresh
         loss += worth.pop(gone)
-        trials.kept = _without(trials.kept, gone)
         order.append(gone)
     return Elimination(order=(*order, *worth), evaluations=tuple(trials.evaluations))
 
 
 @dataclass(slots=True)
 class _Trials:
-    """Leaves out layers of what is kept, and remembers what that took."""
+    """Leaves out layers, and remembers what that took."""
 
-    evaluate: Evaluate
-    kept: Selection
+    evaluate: Try
+    whole: Kept
     file: Path | None
     evaluations: list[Evaluation] = field(default_factory=list)
-    _known: dict[tuple[int, ...], Evaluation] = field(init=False)
+    _known: dict[Kept, Evaluation] = field(init=False)
     """By the layers that were kept."""
 
     def __post_init__(self) -> None:
@@ -92,30 +95,33 @@ class _Trials:
             raise ValueError(
                 f"{self.file} was written by another version of budwood ({error}); remove the file to start again"
             ) from None
-        if self._known and next(iter(self._known)) != _ranks(self.kept):
+        if self._known and next(iter(self._known)) != self.whole:
             raise ValueError(f"{self.file} is the elimination of another teacher; remove the file to start again")
 
     def worth_now(self, worth: Mapping[int, float], loss: float) -> dict[int, float]:
-        """Return by how much the loss rises without a layer, for those of which one may be worth least."""
+        """Return by how much the loss rises without a layer, for those of which one may be worth least.
+
+        Args:
+            worth: of every layer that is kept, at least.
+            loss: of all of them together.
+        """
         fresh: dict[int, float] = {}
         while tried := _promising(worth, fresh):
-            losses = self.losses([_without(self.kept, layer) for layer in tried])
+            losses = self.losses([tuple(layer for layer in sorted(worth) if layer != gone) for gone in tried])
             # Whatever breaks the model is worth more than all else.
             rises = [left - loss if math.isfinite(left) else math.inf for left in losses]
             fresh |= dict(zip(tried, rises, strict=True))
         return fresh
 
-    def losses(self, selections: Sequence[Selection]) -> list[float]:
-        """Return the losses of selections, read from the file where it has them."""
-        kept = [_ranks(selection) for selection in selections]
-        missing = [place for place, ranks in enumerate(kept) if ranks not in self._known]
-        for position, made in self.evaluate([selections[place] for place in missing]) if missing else ():
-            ranks = kept[missing[position]]
+    def losses(self, trials: Sequence[Kept]) -> list[float]:
+        """Return the losses of what is left, read from the file where it has them."""
+        missing = [kept for kept in trials if kept not in self._known]
+        for kept, made in zip(missing, self.evaluate(missing) if missing else (), strict=True):
             if self.file:
-                append_json_lines(self.file, [{"kept": ranks} | asdict(made)])
-            self._known[ranks] = made
-        self.evaluations += [self._known[ranks] for ranks in kept]
-        return [self._known[ranks].loss for ranks in kept]
+                append_json_lines(self.file, [{"kept": kept} | asdict(made)])
+            self._known[kept] = made
+        self.evaluations += [self._known[kept] for kept in trials]
+        return [self._known[kept].loss for kept in trials]
 
 
 def _promising(worth: Mapping[int, float], fresh: Mapping[int, float]) -> list[int]:
@@ -128,11 +134,3 @@ def _promising(worth: Mapping[int, float], fresh: Mapping[int, float]) -> list[i
     promising = sorted(stale, key=worth.__getitem__)
     never = [layer for layer in promising if worth[layer] == -math.inf]
     return never or promising[:_NUM_TOGETHER]
-
-
-def _ranks(selection: Selection) -> tuple[int, ...]:
-    return tuple(layer.layer for layer in selection.layers)
-
-
-def _without(selection: Selection, gone: int) -> Selection:
-    return replace(selection, layers=tuple(layer for layer in selection.layers if layer.layer != gone))

@@ -26,13 +26,7 @@ def narrowed(
     if dims % 2:
         raise ValueError(f"head_dim={dims} must be even: rotary embeddings turn dimensions two by two")
     neurons = within("intermediate_size", num_neurons, spec.intermediate_size)
-    return LayerSelection(
-        layer=rank,
-        groups=range(groups),
-        queries=range(heads // groups),
-        pairs=range(dims // 2),
-        neurons=range(neurons),
-    )
+    return LayerSelection.prefix(rank, LayerSpec.of(groups, heads // groups, dims, neurons))
 
 
 def within(name: str, wanted: int | None, most: int) -> int:

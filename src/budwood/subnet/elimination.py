@@ -8,24 +8,22 @@ from pathlib import Path
 from torch import Tensor
 
 from budwood.arch.count import forward_flops_per_token, layer_flops_per_token
-from budwood.arch.selection import Selection
 from budwood.models.device import Compute
 from budwood.models.losses import sequence_losses
 from budwood.models.stream import States
 from budwood.search.candidate import Evaluation
-from budwood.search.elimination import Elimination, eliminate_layers
+from budwood.search.elimination import Elimination, Kept, eliminate_layers
 from budwood.subnet.moments import teacher_stream
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
 from budwood.subnet.settings import Ordering
 
 NUM_TOGETHER = 16
 """Trials that read the text in one pass over the teacher; the streams of all of them are in memory."""
-_Kept = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerTrials:
-    """Losses of a teacher that lacks some of its layers; also an `Evaluate`.
+    """Losses of a teacher that lacks some of its layers.
 
     The teacher is read layer by layer, for many trials at once. What begins alike is run once.
     """
@@ -36,23 +34,19 @@ class LayerTrials:
     """[N, T + 1] token ids."""
     batch_size: int
 
-    def __call__(
-        self, selections: Sequence[Selection], sequences: slice = slice(None)
-    ) -> Iterator[tuple[int, Evaluation]]:
-        """Yield every trial's place and its losses."""
-        assert sequences == slice(None), "all trials read the same text"
-        kept = [tuple(sorted(layer.layer for layer in selection.layers)) for selection in selections]
-        for first in range(0, len(kept), NUM_TOGETHER):
-            yield from enumerate(self._evaluate(kept[first : first + NUM_TOGETHER]), start=first)
+    def __call__(self, trials: Sequence[Kept]) -> Iterator[Evaluation]:
+        """Yield the losses of every trial."""
+        for first in range(0, len(trials), NUM_TOGETHER):
+            yield from self._evaluate(trials[first : first + NUM_TOGETHER])
 
-    def _evaluate(self, trials: Sequence[_Kept]) -> list[Evaluation]:
+    def _evaluate(self, trials: Sequence[Kept]) -> list[Evaluation]:
         started = time.perf_counter()
         stream = teacher_stream(self.teacher, self.windows[:, :-1].split(self.batch_size), head=True)
-        streams: dict[_Kept, States] = {(): stream.states}
+        streams: dict[Kept, States] = {(): stream.states}
         ran: list[list[int]] = [[] for _ in trials]
         for depth in range(stream.num_layers):
             begun = [tuple(layer for layer in kept if layer <= depth) for kept in trials]
-            following: dict[_Kept, States] = {}
+            following: dict[Kept, States] = {}
             for layers, beginning in zip(ran, begun, strict=True):
                 if beginning in following:
                     continue
@@ -73,7 +67,7 @@ class LayerTrials:
         seconds = (time.perf_counter() - started) / len(made)
         return [replace(evaluation, seconds=seconds) for evaluation in made]
 
-    def _evaluation(self, losses: Tensor, kept: _Kept, ran: Sequence[int]) -> Evaluation:
+    def _evaluation(self, losses: Tensor, kept: Kept, ran: Sequence[int]) -> Evaluation:
         """Return the evaluation of a trial for which some layers were run that no other had run."""
         architecture, length = self.teacher.architecture, self.windows.shape[1] - 1
         left = architecture.with_layers(tuple(architecture.layers[layer] for layer in kept))
@@ -106,4 +100,4 @@ def leave_layers_out(
     """
     unordered = open_ordered(teacher, Ordering(ordering="native")).on(compute, compute.dtype)
     trials = LayerTrials(teacher=unordered, windows=windows, batch_size=batch_size)
-    return eliminate_layers(Selection.prefix(unordered.ranked), trials, trials_file)
+    return eliminate_layers(unordered.architecture.num_hidden_layers, trials, trials_file)
