@@ -6,10 +6,10 @@ import struct
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from teachers import TEACHERS, architecture_of, families, tiny_teacher
+from teachers import TEACHERS, families, tiny_teacher
 from transformers import AutoModelForCausalLM
 
-from budwood.models.checkpoint import load_config, load_model, read_architecture
+from budwood.models.checkpoint import build_meta, load_config, load_model
 from budwood.models.weights import check_shapes, read_json, tensor_files, weight_files
 
 NAME = "model.embed_tokens.weight"
@@ -75,7 +75,7 @@ def test_a_damaged_index_is_named(folder, content):
 def test_a_damaged_header_is_named(folder, header):
     (folder / "model.safetensors").write_bytes(header)
     with pytest.raises(ValueError, match=r"model.safetensors is damaged, truncated or missing"):
-        check_shapes(folder, {}, architecture_of(tiny_teacher("llama", tied=True)))
+        check_shapes(folder, {"model_type": "llama"}, tiny_teacher("llama", tied=True))
 
 
 def test_a_deep_json_is_damaged(tmp_path):
@@ -88,17 +88,17 @@ def test_a_deep_json_is_damaged(tmp_path):
 def test_every_family_has_the_shapes_that_its_config_says(name, tmp_path):
     family, tied = TEACHERS[name]
     tiny_teacher(family, tied=tied).save_pretrained(tmp_path)
-    check_shapes(tmp_path, load_config(tmp_path), read_architecture(tmp_path))
+    check_shapes(tmp_path, load_config(tmp_path), build_meta(tmp_path, load_config(tmp_path)))
 
 
 def test_other_shapes_and_missing_tensors_are_named(folder):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 96}))
     with pytest.raises(ValueError, match=rf"'{NAME}' is \(97, 48\), config.json says \(96, 48\)"):
-        check_shapes(folder, load_config(folder), read_architecture(folder))
+        check_shapes(folder, load_config(folder), build_meta(folder, load_config(folder)))
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 5}))
     with pytest.raises(ValueError, match=r"holds no tensor 'model.layers.4\."):
-        check_shapes(folder, load_config(folder), read_architecture(folder))
+        check_shapes(folder, load_config(folder), build_meta(folder, load_config(folder)))
 
 
 def test_pickles_that_a_config_or_an_index_names_are_refused(folder):

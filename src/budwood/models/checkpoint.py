@@ -145,15 +145,15 @@ def load_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def check_buildable(folder: Path, config: HFConfig) -> None:
-    """Check that transformers builds a model from a config; it takes no memory.
+def build_meta(folder: Path, config: HFConfig) -> PreTrainedModel:
+    """Return the model that transformers builds from a checkpoint's config, on the meta device, without weights.
 
     Raises:
         ValueError: it does not.
     """
     try:
         with torch.device("meta"):
-            build_empty(config_object(config))
+            return build_empty(config_object(config))
     except Exception as error:  # transformers and torch raise whatever they meet
         raise ValueError(
             f"{folder / CONFIG} is not a config that transformers builds a model from: {type(error).__name__}: {error}"

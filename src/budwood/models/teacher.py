@@ -24,7 +24,7 @@ from budwood.corpus.tokenization import num_ids
 from budwood.models.checkpoint import (
     OWN_CONFIGS,
     Checkpoint,
-    check_buildable,
+    build_meta,
     is_whole,
     load_config,
     load_generation,
@@ -145,7 +145,7 @@ def _describe(settings: TeacherSettings, root: Path, longest_sequence: int) -> d
     _check_code(folder, trust_remote_code=settings.trust_remote_code)
     config = text_config(folder).to_dict() if is_wrapper(folder) else load_config(folder)
     check_lengths(folder, config, longest_sequence)
-    check_buildable(folder, config)
+    build_meta(folder, config)
     return config
 
 
@@ -184,10 +184,10 @@ def check_folder(folder: Path, *, trust_remote_code: bool) -> Architecture:
     _check_code(folder, trust_remote_code=trust_remote_code)
     config = load_config(folder)
     architecture = architecture_from_config(config)
-    check_buildable(folder, config)
+    model = build_meta(folder, config)
     _check_files(folder)
     if not _code_of(folder):
-        check_shapes(folder, config, architecture)
+        check_shapes(folder, config, model)
     load_generation(folder)
     return architecture
 

@@ -1,18 +1,16 @@
 """The weight files of a checkpoint: exactly those that transformers reads."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedModel
 
-from budwood.arch.config import HFConfig
-from budwood.arch.family import Family, Module, axis_lengths, family_of
-from budwood.arch.spec import Architecture
+from budwood.arch.config import HFConfig, supported_family
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -88,42 +86,19 @@ def tensor_shapes(folder: Path, config: HFConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def check_shapes(folder: Path, config: HFConfig, architecture: Architecture) -> None:
-    """Check by the files' headers that a folder holds every tensor of an architecture, in its shape.
+def check_shapes(folder: Path, config: HFConfig, model: PreTrainedModel) -> None:
+    """Check by the files' headers that a folder holds every tensor of the model of its config, in its shape.
 
     Raises:
         ValueError: it does not; or see `tensor_files`.
     """
-    family, found = family_of(architecture.family), tensor_shapes(folder, config)
-    for name, shape in _expected_shapes(family, architecture):
+    family, found = supported_family(config), tensor_shapes(folder, config)
+    for name, shape in ((name, tuple(parameter.shape)) for name, parameter in model.named_parameters()):
         stored = name if name in found else family.stored_names.get(name, name)
         if stored not in found:
             raise ValueError(f"{folder} holds no tensor {name!r}, which a {family.model_type} model needs")
         if found[stored] != shape:
             raise ValueError(f"{folder}: tensor {stored!r} is {found[stored]}, config.json says {shape}")
-
-
-def _expected_shapes(family: Family, architecture: Architecture) -> Iterator[tuple[str, tuple[int, ...]]]:
-    apart = [part for parts in family.holders.values() for part in parts]
-    modules = [module for module in family.layer_modules if module not in apart]
-    lengths = axis_lengths(architecture, architecture.layers[0])
-    for module in family.outer_modules(tied=architecture.tie_word_embeddings):
-        yield from _shapes(module, module.name, lengths)
-    for position, layer in enumerate(architecture.layers):
-        lengths = axis_lengths(architecture, layer)
-        for module in modules:
-            yield from _shapes(module, family.layer_path(position, module), lengths)
-        for parts in family.holders.values():
-            held = [_shapes(part, family.layer_path(position, part), lengths) for part in parts]
-            for shapes in zip(*held, strict=True):
-                name, (_, *rest) = shapes[0]
-                yield name, (sum(rows for _, (rows, *_) in shapes), *rest)
-
-
-def _shapes(module: Module, path: str, lengths: Mapping[str, int]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    for name, axes in module.parameters:
-        shape = tuple(prod(lengths[basic] for basic in axis) for axis in axes)
-        yield path + name.removeprefix(module.name), shape
 
 
 def same_values(folder: Path, config: HFConfig, names: tuple[str, str]) -> bool:
