@@ -239,8 +239,8 @@ class OrderedWeights(Mapping[str, Tensor]):
         self._family = family_of(architecture.family)
         tied, depth = architecture.tie_word_embeddings, architecture.num_hidden_layers
         self._axes = {name: (layer, axes) for name, layer, axes in self._family.parameters(depth, tied=tied)}
-        self.channels = _descending(importance.channels)
-        self._orders = [_LayerOrder.of(layer, r) for layer, r in zip(importance.layers, turning, strict=True)]
+        self.channels = descending(importance.channels)
+        self._orders = [LayerOrder.of(layer, r) for layer, r in zip(importance.layers, turning, strict=True)]
         self._bases: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __getitem__(self, name: str) -> Tensor:
@@ -311,7 +311,7 @@ class OrderedWeights(Mapping[str, Tensor]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _LayerOrder:
+class LayerOrder:
     """New orders of a layer's axes."""
 
     groups: Indices
@@ -322,17 +322,23 @@ class _LayerOrder:
     neurons: Indices
 
     @classmethod
-    def of(cls, importance: LayerImportance, turning: int) -> "_LayerOrder":
+    def of(cls, importance: LayerImportance, turning: int) -> "LayerOrder":
+        """Sort the scores of a layer, of whose heads some dimensions turn."""
         plain = importance.dims[:, turning:]
         return cls(
-            groups=_descending(importance.heads.sum(1)),
-            queries=tuple(_descending(group) for group in importance.heads),
-            dims=tuple((*range(turning), *(turning + dim for dim in _descending(group))) for group in plain),
-            neurons=_descending(importance.neurons),
+            groups=descending(importance.heads.sum(1)),
+            queries=tuple(descending(group) for group in importance.heads),
+            dims=tuple((*range(turning), *(turning + dim for dim in descending(group))) for group in plain),
+            neurons=descending(importance.neurons),
         )
 
+    def heads(self, scores: Tensor) -> Tensor:
+        """Return [G, Q] scores of heads in the new order."""
+        return torch.stack([scores[group][list(self.queries[group])] for group in self.groups])
 
-def _descending(scores: Tensor) -> tuple[int, ...]:
+
+def descending(scores: Tensor) -> tuple[int, ...]:
+    """Return the places of scores, the highest first; of equal ones the first."""
     return tuple(torch.argsort(scores, descending=True, stable=True).tolist())
 
 

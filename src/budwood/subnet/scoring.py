@@ -11,7 +11,8 @@ from torch import Tensor
 from budwood.arch.selection import Selection
 from budwood.search.fitness import Normalisation, ScoreMethod
 from budwood.search.settings import SearchSettings
-from budwood.subnet.importance import Importance, LayerImportance
+from budwood.subnet.importance import Importance
+from budwood.subnet.ordering import LayerOrder, descending
 
 # Shape legend: L layers, E hidden size, G groups, Q queries of a group, D neurons.
 
@@ -60,13 +61,13 @@ class Scores:
             importance: by which it is ordered.
             ranking: its layers, the first to keep first.
         """
-        orders = [_LayerOrder.of(layer) for layer in importance.layers]
+        orders = [LayerOrder.of(layer, layer.queries.shape[1]) for layer in importance.layers]
         return replace(
             self,
-            channels=self.channels[_descending(importance.channels)],
+            channels=self.channels[list(descending(importance.channels))],
             layers=self.layers[list(ranking)],
             heads=tuple(orders[layer].heads(self.heads[layer]) for layer in ranking),
-            neurons=tuple(self.neurons[layer][orders[layer].neurons] for layer in ranking),
+            neurons=tuple(self.neurons[layer][list(orders[layer].neurons)] for layer in ranking),
         )
 
     def of(self, selection: Selection) -> float:
@@ -104,25 +105,3 @@ def component_scores(search: SearchSettings, importances: Mapping[ScoreMethod, I
         heads=tuple(layer.head_norms if paper else layer.heads for layer in heads),
         neurons=tuple(layer.activations if paper else layer.neurons for layer in neurons),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _LayerOrder:
-    """Where an ordered teacher has the components of a layer: groups first, then the queries of each."""
-
-    groups: Tensor
-    queries: Tensor
-    neurons: Tensor
-
-    @classmethod
-    def of(cls, layer: LayerImportance) -> Self:
-        groups = _descending(layer.heads.sum(1))
-        return cls(groups, layer.heads[groups].argsort(dim=1, descending=True, stable=True), _descending(layer.neurons))
-
-    def heads(self, scores: Tensor) -> Tensor:
-        """Return [G, Q] scores of heads in this order."""
-        return scores[self.groups].gather(1, self.queries)
-
-
-def _descending(scores: Tensor) -> Tensor:
-    return scores.argsort(descending=True, stable=True)
