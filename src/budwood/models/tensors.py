@@ -1,9 +1,10 @@
 """The weights of a checkpoint, read from memory-mapped files only when they are asked for."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import reduce
 from math import prod
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,11 +14,42 @@ from budwood.arch.spec import Architecture
 from budwood.models.weights import open_tensors, read_json, tensor_files
 
 State = dict[str, Tensor]
+Made = TypeVar("Made")
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-class CheckpointTensors(Mapping[str, Tensor]):
+class Lazy(Mapping[str, Made], Generic[Made]):
+    """Something for each of some names, made anew whenever it is asked for."""
+
+    def __init__(self, names: Iterable[str], make: Callable[[str], Made]) -> None:
+        """Keep the names, and what makes something of one."""
+        self._names, self._make = dict.fromkeys(names), make
+
+    def __getitem__(self, name: str) -> Made:
+        """Make it.
+
+        Raises:
+            KeyError: it is none of the names.
+        """
+        if name not in self._names:
+            raise KeyError(name)
+        return self._make(name)
+
+    def __contains__(self, name: object) -> bool:
+        """Whether it is one of the names."""
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names."""
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        """Return their number."""
+        return len(self._names)
+
+
+class CheckpointTensors(Lazy[Tensor]):
     """Parameters of a checkpoint folder by the names of its family's table; each access reads from disk.
 
     Each has the precision of its file, and they need not be alike. Where one module of a family holds several, they are
@@ -37,15 +69,15 @@ class CheckpointTensors(Mapping[str, Tensor]):
         self._held = _held_names(family, depth)
         self._files = tensor_files(folder, read_json(folder / "config.json"))
         self._stored = {name: other for name, other in family.stored_names.items() if other in self._files}
+        super().__init__(self._layers, self._part)
         for name in self:
             if (stored := self._stored_name(name)) not in self._files:
                 raise ValueError(f"{folder} holds no tensor {stored!r}, which a {family.model_type} model needs")
 
-    def __getitem__(self, name: str) -> Tensor:
+    def _part(self, name: str) -> Tensor:
         """Read a parameter.
 
         Raises:
-            KeyError: there is none of that name.
             ValueError: its file is damaged, it is stored in another precision than models compute in, or it holds
                 values that are not finite.
         """
@@ -55,14 +87,6 @@ class CheckpointTensors(Mapping[str, Tensor]):
         assert layer is not None, "only modules of layers hold several"
         family, spec = family_of(self._architecture.family), self._architecture.layers[layer]
         return part_of(whole, self._held[name][1], family, layer_lengths(spec))
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield the names of all parameters."""
-        return iter(self._layers)
-
-    def __len__(self) -> int:
-        """Return the number of parameters."""
-        return len(self._layers)
 
     @property
     def dtype(self) -> torch.dtype:

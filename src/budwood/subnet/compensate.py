@@ -10,12 +10,12 @@ writes.
 All of it follows from second moments of the whole teacher, so moments that are gathered once serve every candidate.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import combinations, pairwise, product
 from math import prod
 from pathlib import Path
-from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from budwood.arch.spec import Architecture
 from budwood.models.certificate import Expected, expect
 from budwood.models.checkpoint import build_empty
 from budwood.models.export import writing_parts
-from budwood.models.tensors import State, fuse
+from budwood.models.tensors import Lazy, State, fuse
 from budwood.subnet.extract import (
     Corrections,
     Cut,
@@ -48,9 +48,6 @@ from budwood.subnet.pairs import can_choose_pairs, choose_pairs
 from budwood.subnet.refit import refitted
 from budwood.subnet.regression import regress
 from budwood.subnet.settings import NO_CORRECTION, STEPS, Compensation
-
-Key = TypeVar("Key")
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,17 +149,17 @@ def _corrections(
     dims: dict[str, tuple[tuple[int, ...], ...]] = {}
     if settings.pairs and can_choose_pairs(teacher):
         cut, dims = choose_pairs(teacher, cut)
-    readers = {reader: each for each in _inputs(teacher, cut, settings) for reader in each.readers}
+    inputs = {each.module: each for each in _inputs(teacher, cut, settings)}
+    readers = {reader: each.module for each in inputs.values() for reader in each.readers}
     writers = _writers(teacher, cut, _gaps(teacher, cut, settings))
     corrections = Corrections(dims=dims, norm_gain=settings.norms)
     if readers or writers:
         assert moments is not None, "a regression needs moments"
-        device = teacher.device
-        corrections = replace(
-            corrections,
-            mixes=_Lazy(readers, lambda each: each.mix(moments.input(each.module), device)),
-            maps=_Lazy(writers, moments.gap),
-        )
+        # What reads one input, or writes into one gap, is corrected one after the other.
+        mix = lru_cache(maxsize=1)(lambda module: inputs[module].mix(moments.input(module), teacher.device))
+        over = lru_cache(maxsize=1)(moments.gap)
+        mixes, maps = (Lazy(readers, lambda name: mix(readers[name])), Lazy(writers, lambda name: over(writers[name])))
+        corrections = replace(corrections, mixes=mixes, maps=maps)
     return cut, corrections
 
 
@@ -336,26 +333,3 @@ def _writers(teacher: OrderedTeacher, cut: Cut, gaps: Sequence[Gap]) -> dict[str
         if layer.teacher_layer in starts
         for name, _ in family.mlp_out.parameters
     }
-
-
-class _Lazy(Mapping[str, Value], Generic[Key, Value]):
-    """Corrections by the names of parameters, made when they are asked for; neighbours share the last one."""
-
-    def __init__(self, sources: Mapping[str, Key], make: Callable[[Key], Value]) -> None:
-        self._sources, self._make = sources, make
-        self._last: tuple[Key, Value] | None = None
-
-    def __getitem__(self, name: str) -> Value:
-        source = self._sources[name]
-        if self._last is None or self._last[0] is not source:
-            self._last = source, self._make(source)
-        return self._last[1]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._sources
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._sources)
-
-    def __len__(self) -> int:
-        return len(self._sources)

@@ -1,6 +1,6 @@
 """Order a teacher by importance: the first entries of every axis are its best, its function stays."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from pathlib import Path
@@ -15,7 +15,7 @@ from budwood.models.checkpoint import load_config, read_architecture
 from budwood.models.device import Compute
 from budwood.models.rotary import Parameters, layer_rope, layer_types, rank_pairs, rotary_dims
 from budwood.models.settings import Rope
-from budwood.models.tensors import CheckpointTensors, State, fuse
+from budwood.models.tensors import CheckpointTensors, Lazy, State, fuse
 from budwood.subnet.importance import Importance, LayerImportance, importance_of_weights
 from budwood.subnet.settings import LayerScore, Ordering
 from budwood.subnet.slicing import Indices, permute_within_groups, slice_tensor
@@ -79,7 +79,8 @@ class OrderedTeacher:
             compute: has the device.
             dtype: in which it reads text; without it that of its files.
         """
-        return replace(self, weights=_Moved(self.weights, compute.device), dtype=dtype or self.dtype)
+        moved = Lazy(self.weights, lambda name: self.weights[name].to(compute.device))
+        return replace(self, weights=moved, dtype=dtype or self.dtype)
 
     def materialise(self, compute: Compute) -> "OrderedTeacher":
         """Return the same teacher with all weights in memory, on a device and in its precision."""
@@ -197,23 +198,7 @@ def _widest_dtype(weights: Mapping[str, Tensor]) -> torch.dtype:
     return reduce(torch.promote_types, (weight.dtype for weight in weights.values()))
 
 
-class _Moved(Mapping[str, Tensor]):
-    """Weights that are moved to a device when they are asked for."""
-
-    def __init__(self, weights: Mapping[str, Tensor], device: torch.device) -> None:
-        self._weights, self._device = weights, device
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._weights[name].to(self._device)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._weights)
-
-    def __len__(self) -> int:
-        return len(self._weights)
-
-
-class OrderedWeights(Mapping[str, Tensor]):
+class OrderedWeights(Lazy[Tensor]):
     """A teacher's weights, each ordered when it is asked for."""
 
     def __init__(
@@ -239,24 +224,17 @@ class OrderedWeights(Mapping[str, Tensor]):
         self._family = family_of(architecture.family)
         tied, depth = architecture.tie_word_embeddings, architecture.num_hidden_layers
         self._axes = {name: (layer, axes) for name, layer, axes in self._family.parameters(depth, tied=tied)}
+        super().__init__(self._axes, self._ordered)
         self.channels = descending(importance.channels)
         self._orders = [LayerOrder.of(layer, r) for layer, r in zip(importance.layers, turning, strict=True)]
         self._bases: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def __getitem__(self, name: str) -> Tensor:
+    def _ordered(self, name: str) -> Tensor:
         """Read and order a parameter."""
         weight, (layer, _) = self._weights[name], self._axes[name]
         if layer is not None and self._turns_values:
             weight = self._turn_values(name.removeprefix(f"{self._family.decoder}.{layer}."), layer, weight)
         return self.permute(name, weight)
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield the names of all parameters."""
-        return iter(self._axes)
-
-    def __len__(self) -> int:
-        """Return the number of parameters."""
-        return len(self._axes)
 
     def permute(self, name: str, tensor: Tensor) -> Tensor:
         """Return a tensor that is laid out as a parameter in the new order."""
