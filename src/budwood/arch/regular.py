@@ -58,8 +58,9 @@ def draw_regular(
     kept, attention = choices[: shapes.depths[row] + 1], attentions[shapes.attentions[row]]
     steps *= 1 if space.layerwise else len(kept)
     layers = tuple(
-        LayerSpec.of(*_clip(attention, choice).tolist(), width * space.alignment)
+        LayerSpec.of(groups, queries, head_dim, width * space.alignment)
         for choice, width in zip(kept, _spread(steps, kept), strict=True)
+        for groups, queries, head_dim in [_clip(attention, choice).tolist()]
     )
     return replace(space.teacher, hidden_size=shapes.hidden_size, layers=layers), ranks
 
@@ -104,7 +105,10 @@ def _fits(space: SearchSpace, hidden: int, attentions: Sizes) -> NDArray[np.bool
     if not space.ties_hidden_to_heads:
         return np.ones(len(attentions), dtype=bool)
     return np.array(
-        [hidden in space.hidden_sizes_around(LayerSpec.of(*attention, 1)) for attention in attentions.tolist()]
+        [
+            hidden in space.hidden_sizes_around(LayerSpec.of(groups, queries, head_dim, 1))
+            for groups, queries, head_dim in attentions.tolist()
+        ]
     )
 
 
