@@ -42,7 +42,7 @@ def test_everything_has_a_colour_of_its_own() -> None:
 
 @pytest.mark.parametrize(("number", "rows"), [(1, 1), (2, 1), (5, 3), (10, 5)])
 def test_panels_have_one_height_however_many_there_are(number: int, rows: int) -> None:
-    figure = style.panels("Title", [str(place) for place in range(number)])
+    figure, places = style.panels("Title", [str(place) for place in range(number)], "x", "y")
     bottom, top = figure.layout.yaxis.domain
     assert (top - bottom) * (figure.layout.height - style.MARGIN["t"] - style.MARGIN["b"]) == pytest.approx(260)
-    assert style.places(number)[-1] == {"row": rows, "col": 2 - number % 2}
+    assert places[-1] == {"row": rows, "col": 2 - number % 2}

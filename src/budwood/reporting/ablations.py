@@ -12,7 +12,7 @@ from sklearn.ensemble import RandomForestRegressor
 from budwood.evaluation.statistics import mean_and_error
 from budwood.reporting import formats
 from budwood.reporting.markup import markdown_table, means_and_errors
-from budwood.reporting.style import GREY, MEASURE_AXES, color_of, label_axes, panel_row, panels, shown
+from budwood.reporting.style import GREY, MEASURE_AXES, color_of, legend_once, panels, shown
 from budwood.reporting.tables import paired_difference, verdict
 
 COLUMNS = [
@@ -106,7 +106,7 @@ def setting_importances(table: pd.DataFrame, settings: Sequence[str]) -> pd.Data
 
 def losses_by_variant(title: str, table: pd.DataFrame) -> go.Figure:
     """Return the validation loss of every variant with one unpaired standard error; without losses an empty figure."""
-    figure = panel_row(title, [""], "validation loss (nats per token)", "")
+    figure, _ = panels(title, [""], "validation loss (nats per token)", "")
     known = table[np.isfinite(table["loss"])]
     error = {"type": "data", "array": known["standard_error"].fillna(0.0), "color": GREY}
     dots = {"mode": "markers", "marker": {"size": 11, "color": color_of(0)}, "showlegend": False}
@@ -117,19 +117,20 @@ def losses_by_variant(title: str, table: pd.DataFrame) -> go.Figure:
 
 def losses_by_setting(title: str, table: pd.DataFrame, settings: Sequence[str]) -> go.Figure:
     """Return the loss over the values of every setting, a panel each: all variants as points, their means as a line."""
-    figure = panel_row(title, settings, "", "validation loss (nats per token)")
+    axes = ("", "validation loss (nats per token)")
+    figure, places = panels(title, settings, *axes, num_columns=len(settings), shared_yaxes=True)
     known = table[np.isfinite(table["loss"])]
-    for column, name in enumerate(settings, start=1):
+    for place, name in zip(places, settings, strict=True):
         values = known[name].map(_value)
         order = [_value(value) for value in sorted(table[name].dropna().unique())]
         order += ["all"] if table[name].isna().any() else []
         points = {"mode": "markers", "marker": {"color": GREY, "opacity": 0.6}, "name": "variant"}
-        figure.add_scatter(x=values, y=known["loss"], row=1, col=column, showlegend=column == 1, **points)
+        figure.add_scatter(x=values, y=known["loss"], **points, **place)
         means = known["loss"].groupby(values.to_numpy()).mean().reindex(order)
         line = {"mode": "lines+markers", "line": {"color": color_of(0), "width": 3}, "name": "mean"}
-        figure.add_scatter(x=order, y=means, row=1, col=column, showlegend=column == 1, **line)
-        figure.update_xaxes(type="category", categoryarray=order, categoryorder="array", col=column)
-    return figure
+        figure.add_scatter(x=order, y=means, **line, **place)
+        figure.update_xaxes(type="category", categoryarray=order, categoryorder="array", **place)
+    return legend_once(figure)
 
 
 def ablation_curves(runs: Sequence[Outcome]) -> pd.DataFrame:
@@ -148,15 +149,13 @@ def curves_by_variant(title: str, curves: pd.DataFrame) -> go.Figure:
         title: of the ablation.
         curves: of `ablation_curves`.
     """
-    figure = panels(title, list(MEASURE_AXES.values()))
+    figure, places = panels(title, list(MEASURE_AXES.values()), "training tokens", "")
     points = curves[np.isfinite(curves["heldout_loss"])]
-    for place, (variant, own) in enumerate(points.groupby("variant", sort=False)):
-        look = {"line": {"color": color_of(place)}, "name": str(variant), "legendgroup": str(variant)}
-        for column, measure in enumerate(MEASURE_AXES, start=1):
-            values = shown(own["heldout_loss"].to_numpy(float), measure)
-            figure.add_scatter(x=own["tokens"], y=values, showlegend=column == 1, **look, row=1, col=column)
-    figure.update_traces(mode="lines+markers").update_xaxes(exponentformat="B")
-    return label_axes(figure, "training tokens", "", len(MEASURE_AXES))
+    for index, (variant, own) in enumerate(points.groupby("variant", sort=False)):
+        look = {"line": {"color": color_of(index)}, "name": str(variant), "mode": "lines+markers"}
+        for place, measure in zip(places, MEASURE_AXES, strict=True):
+            figure.add_scatter(x=own["tokens"], y=shown(own["heldout_loss"].to_numpy(float), measure), **look, **place)
+    return legend_once(figure).update_xaxes(exponentformat="B")
 
 
 def curves_by_setting(title: str, curves: pd.DataFrame, settings: Sequence[str]) -> go.Figure:
@@ -169,14 +168,15 @@ def curves_by_setting(title: str, curves: pd.DataFrame, settings: Sequence[str])
         curves: of `ablation_curves`.
         settings: columns that were varied.
     """
-    figure = panel_row(title, settings, "training tokens", "held-out perplexity, mean")
+    axes = ("training tokens", "held-out perplexity, mean")
+    figure, places = panels(title, settings, *axes, num_columns=len(settings), shared_yaxes=True)
     points = curves[np.isfinite(curves["heldout_loss"])]
     points = points.assign(perplexity=np.exp(points["heldout_loss"]))
-    for column, setting in enumerate(settings, start=1):
-        for place, (value, own) in enumerate(points.groupby(points[setting].map(_value), sort=False)):
+    for place, setting in zip(places, settings, strict=True):
+        for index, (value, own) in enumerate(points.groupby(points[setting].map(_value), sort=False)):
             means = own.groupby("tokens")["perplexity"].mean()
-            look = {"line": {"color": color_of(place)}, "name": f"{setting} {value}", "mode": "lines+markers"}
-            figure.add_scatter(x=means.index, y=means, **look, row=1, col=column)
+            look = {"line": {"color": color_of(index)}, "name": f"{setting} {value}", "mode": "lines+markers"}
+            figure.add_scatter(x=means.index, y=means, **look, **place)
     return figure.update_xaxes(exponentformat="B")
 
 

@@ -21,14 +21,14 @@ from budwood.reporting.style import (
     STAGE_COLORS,
     TEMPLATE,
     Measure,
+    Place,
     arm_look,
     bar_look,
     error_bars,
-    label_axes,
+    legend_once,
     log_range,
     nothing,
     panels,
-    places,
     shown,
     variant_labels,
     variants,
@@ -68,8 +68,8 @@ def training_curves(curves: pd.DataFrame, saved: pd.DataFrame, x: Axis = "tokens
     title, found = f"Held-out {y} over {_CURVE_AXES[x]}", variants(curves)
     if not found:
         return nothing(title, NO_TRAINING)
-    figure, named = panels(title, list(found)), set[str]()
-    for place, variant in zip(places(len(found)), found.values(), strict=True):
+    figure, places = panels(title, list(found), _CURVE_AXES[x], MEASURE_AXES[y])
+    for place, variant in zip(places, found.values(), strict=True):
         for arm, curve in variant.groupby("arm", sort=False):
             points = _measured(curve)
             if points.empty:
@@ -80,17 +80,14 @@ def training_curves(curves: pd.DataFrame, saved: pd.DataFrame, x: Axis = "tokens
             ends = [shown(points[end].to_numpy(float), y) for end in ("low", "high")]
             _band(figure, str(arm), cost, ends, place)
             measured = shown(points["heldout_loss"].to_numpy(float), y)
-            look = {**arm_look(str(arm)), "showlegend": arm not in named, "mode": "lines+markers"}
-            figure.add_scatter(x=cost, y=measured, **look, **place)
-            named.add(str(arm))
+            figure.add_scatter(x=cost, y=measured, mode="lines+markers", **arm_look(str(arm)), **place)
             if arm == BASELINE:
                 figure.add_hline(float(measured[-1]), line={"color": GREY, "dash": "dot", "width": 1.5}, **place)
             if match and match["status"] == REACHED:
                 where = np.interp(match["tokens_to_match"], points["tokens"].to_numpy(float), cost)
                 target = shown(np.array(match["target_loss"], float), y)
                 _star(figure, str(arm), (float(where), float(target)), place)
-    figure.update_xaxes(exponentformat="B" if x == "tokens" else "SI")
-    return label_axes(figure, _CURVE_AXES[x], MEASURE_AXES[y], len(found))
+    return legend_once(figure).update_xaxes(exponentformat="B" if x == "tokens" else "SI")
 
 
 def training_losses(curves: pd.DataFrame) -> go.Figure:
@@ -102,17 +99,15 @@ def training_losses(curves: pd.DataFrame) -> go.Figure:
     title, found = "Training loss", variants(curves)
     if not found:
         return nothing(title, NO_TRAINING)
-    figure, named = panels(title, list(found)), set[str]()
-    for place, variant in zip(places(len(found)), found.values(), strict=True):
+    figure, places = panels(title, list(found), "training tokens", "objective (nats per token)")
+    for place, variant in zip(places, found.values(), strict=True):
         for arm, curve in variant.groupby("arm", sort=False):
             noted = curve[np.isfinite(curve["train_loss"])]
             points = noted.groupby("step", as_index=False)[["tokens", "train_loss"]].mean()
             line = {"color": ARM_COLORS.get(str(arm), GREY), "width": 2}
-            look = {"name": str(arm), "legendgroup": str(arm), "showlegend": arm not in named, "line": line}
-            figure.add_scatter(x=points["tokens"], y=points["train_loss"], mode="lines", **look, **place)
-            named.add(str(arm))
-    figure.update_xaxes(exponentformat="B")
-    return label_axes(figure, "training tokens", "objective (nats per token)", len(found))
+            look = {"name": str(arm), "mode": "lines", "line": line}
+            figure.add_scatter(x=points["tokens"], y=points["train_loss"], **look, **place)
+    return legend_once(figure).update_xaxes(exponentformat="B")
 
 
 def perplexity_by_arm(results: pd.DataFrame) -> go.Figure:
@@ -129,18 +124,15 @@ def perplexity_by_arm(results: pd.DataFrame) -> go.Figure:
         return nothing("Validation perplexity", NO_TRAINING)
     suffixes = [name.removeprefix("perplexity") for name in map(str, results) if name.startswith("perplexity")]
     names = [suffix.removeprefix("_") or "all sources" for suffix in suffixes]
-    figure = panels("Validation perplexity", names, num_columns=1)
-    for row, suffix in enumerate(suffixes, start=1):
+    figure, places = panels("Validation perplexity", names, "variant", "perplexity (log)", 1, shared_xaxes=True)
+    for place, suffix in zip(places, suffixes, strict=True):
         for arm, scores in trained.groupby("model", sort=False):
-            look = {**bar_look(str(arm)), "error_y": _perplexity_error(scores, suffix), "showlegend": row == 1}
-            figure.add_bar(x=variant_labels(scores), y=scores[f"perplexity{suffix}"], row=row, col=1, **look)
+            look = {**bar_look(str(arm)), "error_y": _perplexity_error(scores, suffix)}
+            figure.add_bar(x=variant_labels(scores), y=scores[f"perplexity{suffix}"], **look, **place)
         for value in teacher[f"perplexity{suffix}"]:
-            line = {"line": {"color": GREY, "dash": "dash", "width": 2}, "name": "teacher", "showlegend": row == 1}
-            figure.add_hline(value, row=row, col=1, **line)
-        figure.update_yaxes(range=log_range(results[f"perplexity{suffix}"]), row=row, col=1)
-    figure.update_yaxes(type="log", dtick="D2").update_layout(barmode="group")
-    _name_variants_once(figure, len(suffixes))
-    return label_axes(figure, "variant", "perplexity (log)", len(suffixes), num_columns=1)
+            figure.add_hline(value, line={"color": GREY, "dash": "dash", "width": 2}, name="teacher", **place)
+        figure.update_yaxes(range=log_range(results[f"perplexity{suffix}"]), **place)
+    return legend_once(figure).update_yaxes(type="log", dtick="D2").update_layout(barmode="group")
 
 
 def tasks_by_arm(tasks: pd.DataFrame) -> go.Figure:
@@ -154,23 +146,21 @@ def tasks_by_arm(tasks: pd.DataFrame) -> go.Figure:
     found = {str(task): rows for task, rows in tasks.groupby("task", sort=False)}
     if not found:
         return nothing("Tasks", "No task was evaluated.")
-    figure = panels("Tasks", [f"{name} ({rows['metric'].iloc[0]})" for name, rows in found.items()], 1)
-    for row, answers in enumerate(found.values(), start=1):
+    names = [f"{name} ({rows['metric'].iloc[0]})" for name, rows in found.items()]
+    figure, places = panels("Tasks", names, "variant", "%", 1, shared_xaxes=True)
+    for place, answers in zip(places, found.values(), strict=True):
         for arm, scores in answers[answers["bin"] != ""].groupby("model", sort=False):
             error = error_bars(100 * scores["standard_error"].fillna(0.0))
-            look = {**bar_look(str(arm)), "error_y": error, "showlegend": row == 1}
-            figure.add_bar(x=variant_labels(scores), y=100 * scores["value"], row=row, col=1, **look)
+            look = {**bar_look(str(arm)), "error_y": error}
+            figure.add_bar(x=variant_labels(scores), y=100 * scores["value"], **look, **place)
         lines = {
             "teacher": ("dash", answers.loc[answers["bin"] == "", "value"]),
             "guessing": ("dot", answers["chance"]),
         }
         for name, (dash, values) in lines.items():
             for value in values.dropna().unique():
-                line = {"line": {"color": GREY, "dash": dash, "width": 2}, "name": name}
-                figure.add_hline(100 * value, row=row, col=1, showlegend=row == len(found), **line)
-    figure.update_layout(barmode="group").update_yaxes(rangemode="tozero")
-    _name_variants_once(figure, len(found))
-    return label_axes(figure, "variant", "%", len(found), num_columns=1)
+                figure.add_hline(100 * value, line={"color": GREY, "dash": dash, "width": 2}, name=name, **place)
+    return legend_once(figure).update_layout(barmode="group").update_yaxes(rangemode="tozero")
 
 
 def speed_and_memory(speeds: pd.DataFrame) -> go.Figure:
@@ -191,25 +181,17 @@ def speed_and_memory(speeds: pd.DataFrame) -> go.Figure:
         "peak memory (MiB)": ("peak_bytes", 2.0**20),
         "KV cache per token (KiB)": ("kv_bytes_per_token", 2.0**10),
     }
-    figure = panels(title, list(shown))
-    for place, (column, unit) in zip(places(len(shown)), shown.values(), strict=True):
+    figure, places = panels(title, list(shown), "variant", "", shared_xaxes=True)
+    for place, (column, unit) in zip(places, shown.values(), strict=True):
         for model, own in speeds[speeds["model"] != "teacher"].groupby("model", sort=False):
             color = ARM_COLORS["subnet_init"] if model == "subnet" else ARM_COLORS.get(str(model), GREY)
-            look = {"name": str(model), "legendgroup": str(model), "marker": {"color": color}}
             error = _quartiles(own, column) if unit == 1 else None
-            figure.add_bar(
-                x=variant_labels(own),
-                y=own[column] / unit,
-                error_y=error,
-                showlegend=place == {"row": 1, "col": 1},
-                **look,
-                **place,
-            )
+            look = {"name": str(model), "marker": {"color": color}, "error_y": error}
+            figure.add_bar(x=variant_labels(own), y=own[column] / unit, **look, **place)
         line = 1.0 if unit == 1 else float(teacher[column].median()) / unit
         if np.isfinite(line):
             figure.add_hline(line, line={"color": GREY, "dash": "dash", "width": 2}, **place)
-    figure.update_yaxes(rangemode="tozero").update_xaxes(showticklabels=False).update_xaxes(showticklabels=True, row=2)
-    return label_axes(figure, "variant", "", len(shown))
+    return legend_once(figure).update_yaxes(rangemode="tozero")
 
 
 def savings_by_ledger(saved: pd.DataFrame) -> go.Figure:
@@ -225,20 +207,18 @@ def savings_by_ledger(saved: pd.DataFrame) -> go.Figure:
     if not np.isfinite(ratios.to_numpy(float)).any():
         return nothing(title, f"No arm reached the final loss of {BASELINE} in training, so there is no ratio.")
     found = variants(saved[np.isfinite(ratios.to_numpy(float)).any(axis=1)])
-    figure, named = panels(title, list(found)), set[str]()
-    for place, rows in zip(places(len(found)), found.values(), strict=True):
+    figure, places = panels(title, list(found), "ledger", f"{BASELINE}'s cost / the arm's")
+    for place, rows in zip(places, found.values(), strict=True):
         for row in rows.to_dict("records"):
             middle, low, high = (
                 np.array([row[f"ratio_{ledger}{end}"] for ledger in LEDGERS], float) for end in ("", "_low", "_high")
             )
             above = np.where(np.isfinite(high), high - middle, 0.0)
             below = np.where(np.isfinite(low), middle - low, 0.0)
-            look = {**arm_look(row["arm"]), "mode": "markers", "showlegend": row["arm"] not in named}
-            figure.add_scatter(x=_LEDGER_NAMES, y=middle, error_y=error_bars(above, below), **look, **place)
-            named.add(row["arm"])
+            look = {**arm_look(row["arm"]), "mode": "markers", "error_y": error_bars(above, below)}
+            figure.add_scatter(x=_LEDGER_NAMES, y=middle, **look, **place)
         figure.add_hline(1.0, line={"color": GREY, "dash": "dot", "width": 1.5}, **place)
-    figure.update_yaxes(rangemode="tozero")
-    return label_axes(figure, "ledger", f"{BASELINE}'s cost / the arm's", len(found))
+    return legend_once(figure).update_yaxes(rangemode="tozero")
 
 
 def flops_by_stage(ledger: Sequence[Cost]) -> go.Figure:
@@ -290,9 +270,7 @@ def _errors_over_sequences(points: pd.DataFrame) -> NDArray[np.float64]:
     return np.array([v.std(ddof=1) / np.sqrt(v.size) if v.size > 1 else np.nan for v in losses])
 
 
-def _band(
-    figure: go.Figure, arm: str, cost: np.ndarray, ends: Sequence[NDArray[np.float64]], place: dict[str, int]
-) -> None:
+def _band(figure: go.Figure, arm: str, cost: np.ndarray, ends: Sequence[NDArray[np.float64]], place: Place) -> None:
     """Shade the band of an arm between its lower and upper end, if it has one."""
     low, high = ends
     if not np.isfinite(high - low).all():
@@ -313,7 +291,7 @@ def _band(
     )
 
 
-def _star(figure: go.Figure, arm: str, point: tuple[float, float], place: dict[str, int]) -> None:
+def _star(figure: go.Figure, arm: str, point: tuple[float, float], place: Place) -> None:
     """Mark where an arm reaches the final loss of the baseline."""
     marker = {"color": ARM_COLORS.get(arm, GREY), "symbol": "star", "size": 15, "line": {"color": GREY, "width": 1}}
     look = {"name": f"{arm} reaches {BASELINE}", "legendgroup": arm, "showlegend": False, "marker": marker}
@@ -329,8 +307,3 @@ def _perplexity_error(scores: pd.DataFrame, suffix: str) -> dict[str, object]:
     """Return asymmetric error bars: exp(loss ± standard error) around exp(loss)."""
     loss, error = scores[f"loss{suffix}"], scores[f"standard_error{suffix}"].fillna(0.0)
     return error_bars(np.exp(loss + error) - np.exp(loss), np.exp(loss) - np.exp(loss - error))
-
-
-def _name_variants_once(figure: go.Figure, num_rows: int) -> None:
-    """Label variants below the last panel only, where long rotated names have room."""
-    figure.update_xaxes(showticklabels=False).update_xaxes(showticklabels=True, row=num_rows, col=1)

@@ -17,11 +17,11 @@ from budwood.reporting.style import (
     FAINT,
     GREY,
     SERIES,
+    Place,
     error_bars,
-    label_axes,
+    legend_once,
     nothing,
     panels,
-    places,
     variant_labels,
     variants,
 )
@@ -62,18 +62,16 @@ def search_trajectory(histories: pd.DataFrame) -> go.Figure:
     title, found = "Search: loss of the candidates", variants(histories)
     if not found:
         return nothing(title, NO_SEARCH)
-    figure = panels(title, list(found))
-    for place, history in zip(places(len(found)), found.values(), strict=True):
-        run, first = history.sort_values("evaluation"), place == {"row": 1, "col": 1}
-        figure.add_scatter(**_dots(run, run["evaluation"]), showlegend=first, **place)
+    figure, places = panels(title, list(found), "evaluation", _loss_axis(histories))
+    for place, history in zip(places, found.values(), strict=True):
+        run = history.sort_values("evaluation")
+        figure.add_scatter(**_dots(run, run["evaluation"]), **place)
         best = run["loss"].where(run["finished"]).cummin().ffill()
         line = {"color": ARM_COLORS["subnet_init"], "shape": "hv", "width": 3}
-        figure.add_scatter(
-            x=run["evaluation"], y=best, mode="lines", line=line, name="best so far", showlegend=first, **place
-        )
+        figure.add_scatter(x=run["evaluation"], y=best, mode="lines", line=line, name="best so far", **place)
         for start in run.groupby("epoch")["evaluation"].min().iloc[1:]:
             figure.add_vline(start - 0.5, line={"color": FAINT, "width": 1}, layer="below", **place)
-    return label_axes(figure, "evaluation", _loss_axis(histories), len(found))
+    return legend_once(figure)
 
 
 def search_sizes(histories: pd.DataFrame, search_spaces: pd.DataFrame) -> go.Figure:
@@ -86,21 +84,19 @@ def search_sizes(histories: pd.DataFrame, search_spaces: pd.DataFrame) -> go.Fig
     title, found = "Search: loss over parameters", variants(histories)
     if not found:
         return nothing(title, NO_SEARCH)
-    figure, named = panels(title, list(found)), set[str]()
+    figure, places = panels(title, list(found), "parameters", _loss_axis(histories))
     bounds = search_spaces.set_index(["bin", "space"])[["low", "high"]]
-    for place, run in zip(places(len(found)), found.values(), strict=True):
+    for place, run in zip(places, found.values(), strict=True):
         low, high = bounds.loc[(run["bin"].iloc[0], run["space"].iloc[0])]
         for origin, (color, symbol) in _ORIGINS.items():
             rows = run[run["origin"] == origin]
             if len(rows):
                 marks = rows["finished"].map({True: symbol, False: f"{symbol}-open"})
                 marker = {"color": color, "symbol": marks, "size": 7, "opacity": 0.8}
-                look = {"name": origin, "legendgroup": origin, "showlegend": origin not in named, "mode": "markers"}
-                figure.add_scatter(x=rows["num_parameters"], y=rows["loss"], marker=marker, **look, **place)
-                named.add(origin)
+                look = {"name": origin, "mode": "markers", "marker": marker}
+                figure.add_scatter(x=rows["num_parameters"], y=rows["loss"], **look, **place)
         figure.add_vrect(low, high, fillcolor=ARM_COLORS[BASELINE], opacity=0.12, line_width=0, layer="below", **place)
-    figure.update_xaxes(exponentformat="B")
-    return label_axes(figure, "parameters", _loss_axis(histories), len(found))
+    return legend_once(figure).update_xaxes(exponentformat="B")
 
 
 def elite_sizes(histories: pd.DataFrame, teacher_record: TeacherRecord) -> go.Figure:
@@ -117,20 +113,17 @@ def elite_sizes(histories: pd.DataFrame, teacher_record: TeacherRecord) -> go.Fi
     if not found:
         return nothing(title, NO_SEARCH)
     teacher = teacher_record.architecture
-    figure = panels(title, list(found))
-    for place, run in zip(places(len(found)), found.values(), strict=True):
-        first = place == {"row": 1, "col": 1}
+    figure, places = panels(title, list(found), "axis of the teacher", "kept (%)")
+    for place, run in zip(places, found.values(), strict=True):
         shares = _shares(run, teacher)
         low, high = shares.min(0), shares.max(0)
-        bars = {"base": low, "marker": {"color": FAINT}, "name": "all candidates", "showlegend": first}
-        figure.add_bar(x=_SHARES, y=high - low, **bars, **place)
+        figure.add_bar(x=_SHARES, y=high - low, base=low, marker={"color": FAINT}, name="all candidates", **place)
         for rank, index in reversed(list(enumerate(_best(run)))):
             name = "the best" if rank == 0 else f"the next {NUM_ELITES - 1}"
             line = {"color": ARM_COLORS["subnet_init"], "width": 1 if rank else 3}
-            look = {"name": name, "legendgroup": name, "showlegend": first and rank in {0, 1}, "mode": "lines+markers"}
-            figure.add_scatter(x=_SHARES, y=shares[index], line=line, opacity=0.5 if rank else 1, **look, **place)
-    figure.update_yaxes(rangemode="tozero")
-    return label_axes(figure, "axis of the teacher", "kept (%)", len(found))
+            look = {"name": name, "line": line, "opacity": 0.5 if rank else 1, "mode": "lines+markers"}
+            figure.add_scatter(x=_SHARES, y=shares[index], **look, **place)
+    return legend_once(figure).update_yaxes(rangemode="tozero")
 
 
 def winner_layers(winners: Sequence[Winner], teacher_record: TeacherRecord) -> go.Figure:
@@ -144,8 +137,9 @@ def winner_layers(winners: Sequence[Winner], teacher_record: TeacherRecord) -> g
     if not winners:
         return nothing(title, NO_SEARCH)
     teacher = teacher_record.architecture
-    figure = panels(title, [str(Variant(winner.bin, winner.space)) for winner in winners])
-    for place, winner in zip(places(len(winners)), winners, strict=True):
+    names = [str(Variant(winner.bin, winner.space)) for winner in winners]
+    figure, places = panels(title, names, "layer of the teacher, by rank", "kept (%)")
+    for place, winner in zip(places, winners, strict=True):
         kept = {layer.layer: layer.spec for layer in winner.selection.layers}
         ranks = list(range(teacher.num_hidden_layers))
         for name, field, color, shape in (
@@ -156,10 +150,9 @@ def winner_layers(winners: Sequence[Winner], teacher_record: TeacherRecord) -> g
             whole = max(getattr(layer, field) for layer in teacher.layers)
             shares = [100 * getattr(kept[rank], field) / whole if rank in kept else None for rank in ranks]
             marker = {"color": color, "symbol": shape, "size": 7}
-            look = {"name": name, "legendgroup": name, "showlegend": place == {"row": 1, "col": 1}, "marker": marker}
-            figure.add_scatter(x=ranks, y=shares, mode="lines+markers", connectgaps=False, **look, **place)
-    figure.update_yaxes(range=[0, 105])
-    return label_axes(figure, "layer of the teacher, by rank", "kept (%)", len(winners))
+            look = {"name": name, "marker": marker, "mode": "lines+markers", "connectgaps": False}
+            figure.add_scatter(x=ranks, y=shares, **look, **place)
+    return legend_once(figure).update_yaxes(range=[0, 105])
 
 
 def draws_and_elites(histories: pd.DataFrame) -> go.Figure:
@@ -173,7 +166,7 @@ def draws_and_elites(histories: pd.DataFrame) -> go.Figure:
     title, found = "Search: random draws and the best", variants(histories)
     if not found:
         return nothing(title, NO_SEARCH)
-    figure = panels(title, [""], num_columns=1)
+    figure, _ = panels(title, [""], "variant", _loss_axis(histories))
     draws = histories[histories["origin"].isin(["initial", "random"])]
     elites = pd.concat([run.iloc[_best(run)] for run in found.values()])
     figure.add_box(
@@ -187,10 +180,8 @@ def draws_and_elites(histories: pd.DataFrame) -> go.Figure:
         fillcolor=FAINT,
     )
     marker = {"color": ARM_COLORS["subnet_init"], "symbol": "diamond", "size": 9}
-    figure.add_scatter(
-        x=variant_labels(elites), y=elites["loss"], mode="markers", name=f"the best {NUM_ELITES}", marker=marker
-    )
-    return label_axes(figure, "variant", _loss_axis(histories), 1, num_columns=1)
+    look = {"mode": "markers", "name": f"the best {NUM_ELITES}", "marker": marker}
+    return figure.add_scatter(x=variant_labels(elites), y=elites["loss"], **look)
 
 
 def winners_by_variant(winners: Sequence[Winner]) -> go.Figure:
@@ -204,14 +195,13 @@ def winners_by_variant(winners: Sequence[Winner]) -> go.Figure:
         return nothing(title, NO_SEARCH)
     losses = np.array([winner.choice_loss for winner in winners])
     ends = np.array([winner.choice_interval for winner in winners])
-    figure = panels(title, [""], num_columns=1)
+    figure, _ = panels(title, [""], "variant", "loss (nats per token)")
     error = error_bars(ends[:, 1] - losses, losses - ends[:, 0])
     marker = {"color": ARM_COLORS["subnet_init"], "symbol": "square", "size": 11}
     look = {"mode": "markers", "marker": marker, "name": "winner", "showlegend": False}
     about = [f"{formats.count(winner.num_parameters)} parameters<br>{winner.description}" for winner in winners]
     labels = [f"{winner.bin}<br>{winner.space}" for winner in winners]
-    figure.add_scatter(x=labels, y=losses, error_y=error, hovertext=about, **look, row=1, col=1)
-    return label_axes(figure, "variant", "loss (nats per token)", 1, num_columns=1)
+    return figure.add_scatter(x=labels, y=losses, error_y=error, hovertext=about, **look)
 
 
 def parameter_spread(samples: pd.DataFrame, search_spaces: pd.DataFrame) -> go.Figure:
@@ -228,20 +218,20 @@ def parameter_spread(samples: pd.DataFrame, search_spaces: pd.DataFrame) -> go.F
         raise ValueError("samples: empty; sample at least one member of a space")
     bins = {row["bin"]: (row["low"], row["high"]) for row in search_spaces.to_dict("records")}
     spaces = dict(list(samples.groupby("space", sort=False)["num_parameters"]))
-    figure = panels("Parameter counts of uniform samples", [str(space) for space in spaces], num_columns=1)
+    axes = ("parameters", "share of the sample (%)")
+    figure, places = panels("Parameter counts of uniform samples", [str(space) for space in spaces], *axes, 1)
     bounds = [bound for limits in bins.values() for bound in limits]
     limits = (min(samples["num_parameters"].min(), *bounds), max(samples["num_parameters"].max(), *bounds))
     edges = np.linspace(*limits, _NUM_HISTOGRAM_BARS + 1)
-    for row, counts in enumerate(spaces.values(), start=1):
+    for place, counts in zip(places, spaces.values(), strict=True):
         percent = 100 * np.histogram(counts, edges)[0] / len(counts)
         bars = {"width": np.diff(edges), "marker": {"color": ARM_COLORS["subnet_init"]}, "showlegend": False}
-        figure.add_bar(x=(edges[1:] + edges[:-1]) / 2, y=percent, row=row, col=1, name="sample", **bars)
-        figure.update_yaxes(range=[0, _LABEL_ROOM * percent.max()], row=row, col=1)
+        figure.add_bar(x=(edges[1:] + edges[:-1]) / 2, y=percent, name="sample", **bars, **place)
+        figure.update_yaxes(range=[0, _LABEL_ROOM * percent.max()], **place)
         for name, (low, high) in bins.items():
             share = 100 * counts.between(low, high).mean()
-            _shade_bin(figure, row, (low, high), f"{name}: {formats.significant(share, 2)} %")
-    figure.update_layout(bargap=0).update_xaxes(exponentformat="B")
-    return label_axes(figure, "parameters", "share of the sample (%)", len(spaces), num_columns=1)
+            _shade_bin(figure, place, (low, high), f"{name}: {formats.significant(share, 2)} %")
+    return figure.update_layout(bargap=0).update_xaxes(exponentformat="B")
 
 
 def _dots(run: pd.DataFrame, x: pd.Series) -> dict[str, object]:
@@ -277,11 +267,9 @@ def _shares(run: pd.DataFrame, teacher: Architecture) -> NDArray[np.float64]:
     return np.stack([100 * run[name].to_numpy(float) / size for name, size in whole.items()], axis=1)
 
 
-def _shade_bin(figure: go.Figure, row: int, limits: tuple[int, int], label: str) -> None:
+def _shade_bin(figure: go.Figure, place: Place, limits: tuple[int, int], label: str) -> None:
     """Shade a bin and write its label along its middle, so that neighbouring labels do not overlap."""
     low, high = limits
-    figure.add_vrect(
-        low, high, fillcolor=ARM_COLORS[BASELINE], opacity=0.2, line_width=0, layer="below", row=row, col=1
-    )
+    figure.add_vrect(low, high, fillcolor=ARM_COLORS[BASELINE], opacity=0.2, line_width=0, layer="below", **place)
     text = {"text": label, "textangle": -90, "showarrow": False, "yref": "y domain", "y": 0.98, "yanchor": "top"}
-    figure.add_annotation(x=(low + high) / 2, **text, row=row, col=1)
+    figure.add_annotation(x=(low + high) / 2, **text, **place)

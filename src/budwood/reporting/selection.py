@@ -10,7 +10,7 @@ from budwood.evaluation.statistics import mean_and_error
 from budwood.records.training import ProbeScore
 from budwood.reporting import formats
 from budwood.reporting.markup import markdown_table, means_and_errors
-from budwood.reporting.style import MEASURE_AXES, Measure, color_of, panel_row, shown
+from budwood.reporting.style import MEASURE_AXES, Measure, color_of, legend_once, panels, shown
 from budwood.reporting.tables import paired_difference, verdict
 from budwood.search.choice import choose
 
@@ -62,18 +62,15 @@ def probe_losses(curves: pd.DataFrame, selections: pd.DataFrame, y: Measure = "l
     bins = [str(name) for name in dict.fromkeys(selections["bin"])]
     colors = {space: color_of(place) for place, space in enumerate(dict.fromkeys(curves["space"]))}
     chosen = {(row["bin"], row["space"]) for row in selections[selections["chosen"]].to_dict("records")}
-    axes = ("training tokens", MEASURE_AXES[y])
-    figure, named = panel_row(f"Held-out {y} of the probes", bins, *axes), set[str]()
-    for column, bin_name in enumerate(bins, start=1):
+    how = {"num_columns": len(bins), "shared_yaxes": True}
+    figure, places = panels(f"Held-out {y} of the probes", bins, "training tokens", MEASURE_AXES[y], **how)
+    for place, bin_name in zip(places, bins, strict=True):
         for space, curve in curves[curves["bin"] == bin_name].groupby("space", sort=False):
             points = curve[np.isfinite(curve["heldout_loss"])].sort_values("step")
             line = {"color": colors[space], "width": 4 if (bin_name, space) in chosen else 1.5}
-            look = {"name": str(space), "legendgroup": str(space), "showlegend": space not in named, "line": line}
-            losses = shown(points["heldout_loss"].to_numpy(float), y)
-            places = {"x": points["tokens"], "y": losses, "row": 1, "col": column}
-            figure.add_scatter(mode="lines+markers", **places, **look)
-            named.add(str(space))
-    return figure.update_xaxes(exponentformat="B")
+            look = {"name": str(space), "line": line, "mode": "lines+markers"}
+            figure.add_scatter(x=points["tokens"], y=shown(points["heldout_loss"].to_numpy(float), y), **look, **place)
+    return legend_once(figure).update_xaxes(exponentformat="B")
 
 
 def selection_section(selections: pd.DataFrame) -> str:

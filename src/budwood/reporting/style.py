@@ -60,10 +60,12 @@ _TITLE = {
 }
 _LEGEND = {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom", "title": {"text": ""}}
 MARGIN = {"l": 70, "r": 24, "t": 90, "b": 100}
-_PANEL_HEIGHT, _PANEL_GAP, _ROW_HEIGHT = 260, 90, 460
+_PANEL_HEIGHT, _PANEL_GAP = 260, 90
 # Margin of a logarithmic axis, as a factor.
 _LOG_ROOM = 1.5
 
+Place = dict[str, int]
+"""Row and column of a panel, from 1."""
 TEMPLATE = "budwood"
 plotly.io.templates[TEMPLATE] = go.layout.Template(
     layout={
@@ -80,53 +82,47 @@ plotly.io.templates[TEMPLATE] = go.layout.Template(
 )
 
 
-def panels(title: str, names: list[str], num_columns: int = 2) -> go.Figure:
-    """Return an empty grid with a named panel for each of `names`, of the same size for one panel or ten."""
-    width = _num_columns(len(names), num_columns)
+def panels(
+    title: str, names: Sequence[str], x: str, y: str, num_columns: int = 2, **shared: bool
+) -> tuple[go.Figure, list[Place]]:
+    """Return an empty grid with a named panel for each of `names`, and the places of the panels, filled row by row.
+
+    Panels have the same size, be they one or ten.
+
+    Args:
+        title: of the figure.
+        names: of the panels.
+        x: title of the lowest horizontal axis of each column.
+        y: title of the vertical axes of the first column.
+        num_columns: the most panels side by side.
+        shared: the axes that panels share, as `plotly.subplots.make_subplots` names them.
+    """
+    width = max(1, min(num_columns, len(names)))
     num_rows = max(1, -(-len(names) // width))
     area = num_rows * _PANEL_HEIGHT + (num_rows - 1) * _PANEL_GAP
     gaps = {"vertical_spacing": _PANEL_GAP / area, "horizontal_spacing": 0.1}
-    figure = make_subplots(rows=num_rows, cols=width, subplot_titles=names, **gaps)
-    figure.update_annotations(font={"size": 14})
+    figure = make_subplots(rows=num_rows, cols=width, subplot_titles=names, **gaps, **shared)
+    figure.update_annotations(font={"size": 14}).update_yaxes(title_text=y, col=1)
+    places = [{"row": index // width + 1, "col": index % width + 1} for index in range(len(names))]
+    for place in places[-width:]:
+        figure.update_xaxes(title_text=x, **place)
     height = area + MARGIN["t"] + MARGIN["b"]
-    return figure.update_layout(template=TEMPLATE, title={"text": title}, height=height)
+    return figure.update_layout(template=TEMPLATE, title={"text": title}, height=height), places
+
+
+def legend_once(figure: go.Figure) -> go.Figure:
+    """Show one entry for all that have a name in common, for lines across a panel too; it switches all of them."""
+    seen = set[str]()
+    for drawn in (*figure.data, *figure.layout.shapes):
+        if drawn.name and drawn.showlegend is not False:
+            drawn.update(legendgroup=drawn.name, showlegend=drawn.name not in seen)
+            seen.add(drawn.name)
+    return figure
 
 
 def shown(losses: NDArray[np.float64], measure: Measure) -> NDArray[np.float64]:
     """Return losses as a measure shows them."""
     return losses if measure == "loss" else np.exp(losses)
-
-
-def panel_row(title: str, names: Sequence[str], x: str, y: str) -> go.Figure:
-    """Return an empty figure with a named panel for each of `names` side by side; one panel without any.
-
-    Args:
-        title: of the figure.
-        names: of the panels.
-        x: title of every horizontal axis.
-        y: title of the first vertical axis.
-    """
-    figure = make_subplots(rows=1, cols=max(1, len(names)), subplot_titles=list(names), shared_yaxes=True)
-    figure.update_annotations(font={"size": 14})
-    figure.update_xaxes(title_text=x).update_yaxes(title_text=y, col=1)
-    return figure.update_layout(template=TEMPLATE, title={"text": title}, height=_ROW_HEIGHT)
-
-
-def places(num_panels: int, num_columns: int = 2) -> list[dict[str, int]]:
-    """Return row and column, from 1, of each panel of a grid that is filled row by row."""
-    width = _num_columns(num_panels, num_columns)
-    return [{"row": index // width + 1, "col": index % width + 1} for index in range(num_panels)]
-
-
-def label_axes(figure: go.Figure, x: str, y: str, num_panels: int, num_columns: int = 2) -> go.Figure:
-    """Title the vertical axes of the first column and the lowest horizontal axis of each column."""
-    grid = places(num_panels, num_columns)
-    for place in grid:
-        if place["col"] == 1:
-            figure.update_yaxes(title_text=y, **place)
-        if place | {"row": place["row"] + 1} not in grid:
-            figure.update_xaxes(title_text=x, **place)
-    return figure
 
 
 def nothing(title: str, reason: str) -> go.Figure:
@@ -156,12 +152,12 @@ def color_of(place: int) -> str:
 def arm_look(arm: str) -> dict[str, object]:
     """Return name, colour and symbol of an arm, the same in every figure; an unknown arm is grey."""
     marker = {"color": ARM_COLORS.get(arm, GREY), "symbol": ARM_SYMBOLS.get(arm, "x"), "size": 8}
-    return {"name": arm, "legendgroup": arm, "marker": marker}
+    return {"name": arm, "marker": marker}
 
 
 def bar_look(arm: str) -> dict[str, object]:
     """Return name and colour of an arm's bars."""
-    return {"name": arm, "legendgroup": arm, "marker": {"color": ARM_COLORS.get(arm, GREY)}}
+    return {"name": arm, "marker": {"color": ARM_COLORS.get(arm, GREY)}}
 
 
 def error_bars(above: object, below: object | None = None) -> dict[str, object]:
@@ -176,7 +172,3 @@ def log_range(values: pd.Series) -> list[float] | None:
     if finite.empty:
         return None
     return [float(np.log10(finite.min() / _LOG_ROOM)), float(np.log10(finite.max() * _LOG_ROOM))]
-
-
-def _num_columns(num_panels: int, num_columns: int) -> int:
-    return max(1, min(num_columns, num_panels))
