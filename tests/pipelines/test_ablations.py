@@ -12,10 +12,10 @@ from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import byte_tokenizer, fetch_teacher
 from budwood.parameters.ablations import DistillationGrid
 from budwood.pipelines.ablations.pipeline import NAMES
-from budwood.study.ablation import Compared, train_compared
+from budwood.study.ablation import train_compared
 from budwood.study.settings import Conditions, MeasurementSettings, ProtocolSettings
 from budwood.study.stage import Workspace
-from budwood.study.training import TrainArm
+from budwood.study.training import Start, TrainArm
 from budwood.training.settings import Arms, ArmSettings, DistillationSettings, Engine, Schedule
 
 CHANGES = """
@@ -88,8 +88,8 @@ def test_a_training_that_diverges_does_not_end_the_ablation(monkeypatch, tmp_pat
         raise FloatingPointError("arm x: the training loss is nan")
 
     monkeypatch.setattr(TrainArm, "run", diverge)
-    compared = Compared(name="one", subnet=teacher, teacher=teacher, arm=arm, settings={"space": "one"})
-    ran = train_compared("spaces-0", compared, tokens, conditions, Workspace(folder=tmp_path / "work"))
+    stage = TrainArm.of("0", Start(initialisation="checkpoint", checkpoint=teacher), (teacher, tokens), conditions, arm)
+    ran = train_compared("one", {"space": "one"}, stage, conditions, Workspace(folder=tmp_path / "work"))
     assert ran.curve.empty
     assert (ran.status, ran.losses, ran.tokens) == ("its training diverged", (), 0)
 

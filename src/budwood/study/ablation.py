@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from budwood.arch.count import num_parameters
-from budwood.corpus.packing import PackedCorpus
-from budwood.models.checkpoint import Checkpoint
 from budwood.reporting.ablations import Outcome, Setting
 from budwood.reporting.accelerator import Accelerator
 from budwood.reporting.quote import ABLATION_COLUMNS
@@ -18,55 +16,37 @@ from budwood.study.forecast import Forecast
 from budwood.study.plan import PlannedStudy, search_costs
 from budwood.study.settings import Conditions
 from budwood.study.stage import Workspace
-from budwood.study.training import Start, TrainArm
-from budwood.training.settings import ArmSettings
+from budwood.study.training import TrainArm
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Compared:
-    """One thing that is compared."""
-
-    name: str
-    subnet: Checkpoint
-    """The sub-network that training begins with."""
-    teacher: Checkpoint
-    arm: ArmSettings
-    settings: Mapping[str, Setting]
-    """What was changed, for the table."""
-
-
 def train_compared(
-    run: str, compared: Compared, tokens: PackedCorpus, conditions: Conditions, workspace: Workspace
+    variant: str, settings: Mapping[str, Setting], stage: TrainArm, conditions: Conditions, workspace: Workspace
 ) -> Outcome:
     """Train one of the things that are compared, all on the same sequences, and measure it on the validation sequences.
 
     A training that diverges is reported as such.
 
     Args:
-        run: names the training.
-        compared: what is trained.
-        tokens: the text.
-        conditions: how everything is trained.
+        variant: its name in the table.
+        settings: what was changed, for the table.
+        stage: its training.
+        conditions: how everything is measured.
         workspace: keeps the training.
     """
-    start = Start(initialisation="checkpoint", checkpoint=compared.subnet)
-    stage = TrainArm.of(run, start, (compared.teacher, tokens), conditions, compared.arm)
-    outcome = Outcome(
-        variant=compared.name, settings=compared.settings, num_parameters=num_parameters(start.architecture)
-    )
+    outcome = Outcome(variant=variant, settings=settings, num_parameters=num_parameters(stage.start.architecture))
     try:
         trained = workspace.finish(stage)
     except FloatingPointError as error:
-        logger.warning("Ablation %s: %s", compared.name, error)
+        logger.warning("Ablation %s: %s", variant, error)
         return replace(outcome, status="its training diverged")
     scored = workspace.finish(
         ScoreRun(
-            run_name=run,
+            run_name=stage.arm,
             model=trained.model,
             record=trained.record,
-            tokens=tokens,
+            tokens=stage.tokens,
             length=conditions.measurement.final_length,
             validation=conditions.measurement.validation,
             compute=stage.compute,

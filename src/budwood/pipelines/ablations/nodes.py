@@ -8,7 +8,7 @@ from budwood.corpus.packing import PackedCorpus
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.settings import TeacherSettings
 from budwood.parameters import AblationSettings
-from budwood.pipelines.ablations.comparison import Ablation, Comparison
+from budwood.pipelines.ablations.comparison import Ablation
 from budwood.pipelines.tracking import open_workspace, run_of
 from budwood.pipelines.wiring import project_root
 from budwood.reporting.ablations import (
@@ -21,9 +21,10 @@ from budwood.reporting.ablations import (
     losses_by_variant,
     setting_importances,
 )
-from budwood.study.ablation import Compared, train_compared
+from budwood.study.ablation import train_compared
 from budwood.study.settings import Conditions
 from budwood.study.teacher import fetch_further
+from budwood.study.training import Start, TrainArm
 
 
 def ablate(
@@ -48,9 +49,13 @@ def ablate(
     by_name = dict(zip(("teacher", *ablation.models), models, strict=True))
     runs = []
     for place, each in enumerate(ablation.comparisons):
-        compared = _compared(each, by_name, brief)
+        start = Start(initialisation="checkpoint", checkpoint=by_name[each.subnet])
+        arm = conditions.arms.subnet_init
+        if each.distillation is not None:
+            arm = conditions.arms.distilled.with_distillation(each.distillation)
+        stage = TrainArm.of(f"{ablation.name}-{place}", start, (by_name[each.teacher], tokens), brief, arm)
         with run_of(each.name):
-            runs.append(train_compared(f"{ablation.name}-{place}", compared, tokens, brief, open_workspace(workspace)))
+            runs.append(train_compared(each.name, each.settings, stage, brief, open_workspace(workspace)))
     table, curves = ablation_table(runs), ablation_curves(runs)
     title, about = ablation.title, ablation.about
     if not ablation.settings:
@@ -71,15 +76,3 @@ def fetch_teachers(
     """
     found, length = open_workspace(workspace), conditions.schedule.sequence_length
     return tuple(fetch_further(source, teacher, length, found, project_root()) for source in sources)
-
-
-def _compared(comparison: Comparison, models: dict[str, Checkpoint], conditions: Conditions) -> Compared:
-    arms = conditions.arms
-    changes = comparison.distillation
-    return Compared(
-        name=comparison.name,
-        subnet=models[comparison.subnet],
-        teacher=models[comparison.teacher],
-        arm=arms.subnet_init if changes is None else arms.distilled.with_distillation(changes),
-        settings=comparison.settings,
-    )
