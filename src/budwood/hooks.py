@@ -7,7 +7,6 @@ import re
 import resource
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -22,6 +21,7 @@ from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
 from kedro.pipeline.node import Node
 from mlflow.entities import Run, ViewType
+from mlflow.utils.git_utils import get_git_commit
 from pydantic import BaseModel
 
 from budwood.pipelines.secrets import clean_command, without_secrets
@@ -105,7 +105,7 @@ class TrackingHook:
         self._about = {
             HOST: socket.gethostname(),
             PID: str(os.getpid()),
-            "git_commit": _git_commit(),
+            "git_commit": get_git_commit(__file__) or "unknown",
             "environment": str(run_params.get("env") or "base"),
         }
         tags = self._about | {"command": clean_command(sys.argv)}
@@ -118,9 +118,12 @@ class TrackingHook:
         mlflow.log_params(without_secrets(_flatten("", self._parameters)))
 
     @hook_impl
-    def after_pipeline_run(self) -> None:
-        """End the run."""
+    def after_pipeline_run(self, run_result: dict[str, Any]) -> None:
+        """End the run, and name the report where the run wrote one."""
         self._close("FINISHED")
+        if self._catalog is not None and "report" in run_result:
+            logger.info("The report: %s", _path_of(self._catalog.get("report")).resolve())
+            logger.info("The graph: make viz    The curves: make mlflow")
 
     @hook_impl
     def on_pipeline_error(self, error: Exception) -> None:
@@ -198,7 +201,7 @@ class TrackingHook:
         assert self._catalog is not None, "nodes run after the catalog was made"
         name = dataset_name.rpartition(".")[2]
         path = str(_path_of(self._catalog.get(dataset_name)))
-        return {f"{name}.path": path, f"{name}.fingerprint": _fingerprint(data)}
+        return {f"{name}.path": path, f"{name}.fingerprint": str(data.fingerprint)}
 
     def _leave(self, status: str) -> None:
         """End all runs inside that of the study."""
@@ -222,27 +225,6 @@ class TrackingHook:
         """End the run of a process that leaves without Kedro's error hooks: after Ctrl-C or SIGTERM."""
         self._close("KILLED")
         _say_how_to_go_on()
-
-
-class ReportHook:
-    """Ends a run by naming what to look at."""
-
-    def __init__(self) -> None:
-        """Begin without a catalog."""
-        self._catalog: DataCatalog | None = None
-
-    @hook_impl
-    def after_catalog_created(self, catalog: DataCatalog) -> None:
-        """Remember the catalog."""
-        self._catalog = catalog
-
-    @hook_impl
-    def after_pipeline_run(self, run_result: dict[str, Any]) -> None:
-        """Name the report where this run wrote one."""
-        if self._catalog is not None and "report" in run_result:
-            path = _path_of(self._catalog.get("report")).resolve()
-            logger.info("The report: %s", path)
-            logger.info("The graph: make viz    The curves: make mlflow")
 
 
 def _leave(*_: object) -> None:
@@ -322,24 +304,6 @@ def _flatten(prefix: str, value: Any) -> dict[str, Any]:
     return {name: leaf for key, part in value.items() for name, leaf in _flatten(f"{prefix}.{key}", part).items()}
 
 
-def _fingerprint(data: Any) -> str:
-    return str(data.fingerprint)
-
-
-def _git_commit() -> str:
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"],  # noqa: S607 - whatever git is on the PATH
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=Path(__file__).parent,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return done.stdout.strip()
-
-
 def _close_dead_runs(current: Run) -> None:
     """Mark runs of this machine as killed whose process is gone."""
     client = mlflow.MlflowClient()
@@ -354,8 +318,6 @@ def _close_dead_runs(current: Run) -> None:
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)  # signal 0 only asks
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+    except OSError as error:
+        return isinstance(error, PermissionError)
     return True

@@ -87,11 +87,11 @@ def run(
     hook.after_catalog_created(catalog)
     hook.before_pipeline_run(run_params)
     try:
-        SequentialRunner().run(pipeline, catalog, manager)
+        written = SequentialRunner().run(pipeline, catalog, manager)
     except Exception as error:
         hook.on_pipeline_error(error)
         raise
-    hook.after_pipeline_run()
+    hook.after_pipeline_run(written)
 
 
 def runs(folder: Path) -> dict[str, Run]:
@@ -320,7 +320,9 @@ def test_secrets_are_not_logged(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_trained_checkpoints_are_registered_where_it_is_wanted(tmp_path, monkeypatch):
-    monkeypatch.setattr("budwood.hooks._fingerprint", str)
+    monkeypatch.setattr(
+        TrackingHook, "_identity", lambda _, name, data: {f"{name.rpartition('.')[2]}.fingerprint": str(data)}
+    )
     monkeypatch.setattr(JSONDataset, "metadata", property(lambda _: {"mlflow": "fingerprint"}, lambda *_: None), False)
     run(tmp_path, *trainings(), settings={"register": True})
     models = mlflow.MlflowClient().search_registered_models()

@@ -62,8 +62,8 @@ def probe_losses(curves: pd.DataFrame, selections: pd.DataFrame, y: Measure = "l
     bins = [str(name) for name in dict.fromkeys(selections["bin"])]
     colors = {space: color_of(place) for place, space in enumerate(dict.fromkeys(curves["space"]))}
     chosen = {(row["bin"], row["space"]) for row in selections[selections["chosen"]].to_dict("records")}
-    how = {"num_columns": len(bins), "shared_yaxes": True}
-    figure, places = panels(f"Held-out {y} of the probes", bins, "training tokens", MEASURE_AXES[y], **how)
+    axes = ("training tokens", MEASURE_AXES[y])
+    figure, places = panels(f"Held-out {y} of the probes", bins, *axes, num_columns=len(bins), shared_yaxes=True)
     for place, bin_name in zip(places, bins, strict=True):
         for space, curve in curves[curves["bin"] == bin_name].groupby("space", sort=False):
             points = curve[np.isfinite(curve["heldout_loss"])].sort_values("step")
