@@ -34,6 +34,7 @@ def log(text: str) -> Path:
     return Path(run.info.artifact_uri.removeprefix("file://")) / "note.txt"
 
 
+@pytest.mark.slow
 def test_a_database_has_its_artifacts_beside_it(tmp_path):
     open_experiment(settings(tmp_path / "made"))
     assert log("one").is_relative_to(tmp_path / "made/artifacts")
