@@ -41,7 +41,7 @@ def balanced_members(
     depths = space.num_layers_choices
     shapes = [shape for depth in depths if (shape := _shape(space, depth, target)) is not None]
     members = [_solve(space, shape, parameter_bin, target, rng) for shape in shapes]
-    found = [member for member in members if member is not None]
+    found = [member for member in members if member is not None and member in space]
     places = np.unique(np.linspace(0, len(found) - 1, min(count, len(found))).round().astype(int))
     return [found[place] for place in places]
 

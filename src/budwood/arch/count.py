@@ -6,6 +6,7 @@ coefficient per channel and one on its own. The coefficients follow from the fam
 
 from functools import lru_cache
 from math import prod
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,6 +20,7 @@ _MATRIX_DIMS = 2
 _PAPER_CONTEXT = 2048
 """Tokens over which the paper charges attention, whatever a candidate reads."""
 
+Count = TypeVar("Count", int, Sizes)
 Features = tuple[int, int, int, int, int]
 """Layers; dimensions of all query heads; of all key heads; of one head; neurons: each summed over the layers."""
 Coefficients = tuple[tuple[int, int], ...]
@@ -115,7 +117,15 @@ def paper_search_flops(
 
 def kv_cache_bytes_per_token(architecture: Architecture, *, bytes_per_value: int = 2) -> int:
     """Return the bytes that generation keeps for every token of context."""
-    return sum(2 * layer.num_key_value_heads * layer.head_dim * bytes_per_value for layer in architecture.layers)
+    return sum(
+        layer_kv_bytes(layer.num_key_value_heads, layer.head_dim, bytes_per_value=bytes_per_value)
+        for layer in architecture.layers
+    )
+
+
+def layer_kv_bytes(groups: Count, head_dim: Count, *, bytes_per_value: int = 2) -> Count:
+    """Return what one layer, or every layer of an array, adds to `kv_cache_bytes_per_token`."""
+    return 2 * groups * head_dim * bytes_per_value
 
 
 def _features(layers: tuple[LayerSpec, ...]) -> Features:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from budwood.arch.bins import ParameterBin
-from budwood.arch.count import layer_parameters, neuron_parameters, population_parameters
+from budwood.arch.count import layer_kv_bytes, layer_parameters, neuron_parameters, population_parameters
 from budwood.arch.population import Population, Sizes
 from budwood.arch.space import LayerChoices, SearchSpace
 from budwood.arch.spec import Architecture, LayerSpec
@@ -78,7 +78,8 @@ def _shapes_around(
     per_step = int(neuron_parameters(space.teacher.family, np.array(hidden))) * space.alignment * together
     least = np.maximum(-((bare - parameter_bin.low) // per_step), depths // together)
     most = np.minimum((parameter_bin.high - bare) // per_step, widest // together)
-    depth, attention = np.nonzero((least <= most) & _fits(space, hidden, attentions))
+    legal = _fits(space, hidden, attentions) & _caches_little(space, attentions, choices)
+    depth, attention = np.nonzero((least <= most) & legal)
     return _Shapes(
         hidden_size=hidden,
         attentions=attention,
@@ -110,6 +111,15 @@ def _fits(space: SearchSpace, hidden: int, attentions: Sizes) -> NDArray[np.bool
             for groups, queries, head_dim in attentions.tolist()
         ]
     )
+
+
+def _caches_little(space: SearchSpace, attentions: Sizes, choices: Sequence[LayerChoices]) -> NDArray[np.bool_]:
+    """Return [L, A] whether the first layers together keep no more of a token than is allowed."""
+    most = space.max_kv_bytes_per_token
+    if most is None:
+        return np.ones((len(choices), len(attentions)), dtype=bool)
+    sizes = [_clip(attentions, choice) for choice in choices]
+    return np.asarray(np.cumsum([layer_kv_bytes(each[:, 0], each[:, 2]) for each in sizes], axis=0) <= most)
 
 
 def _axes(choices: LayerChoices) -> tuple[range, range, range]:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from budwood.arch.bins import ParameterBin
-from budwood.arch.count import neuron_parameters, num_parameters, population_parameters
+from budwood.arch.count import layer_kv_bytes, neuron_parameters, num_parameters, population_parameters
 from budwood.arch.population import Population, Sizes
 from budwood.arch.regular import draw_regular
 from budwood.arch.selection import Indices, LayerSelection, Selection
@@ -237,8 +237,11 @@ def _unreachable(space: SearchSpace, parameter_bin: ParameterBin, sampling: Samp
 
 
 def _legal(space: SearchSpace, draws: Draws) -> NDArray[np.bool_]:
-    hidden = draws.population.hidden_size
-    return (hidden > 0) & (hidden <= space.teacher.hidden_size)
+    population, most = draws.population, space.max_kv_bytes_per_token
+    legal = (population.hidden_size > 0) & (population.hidden_size <= space.teacher.hidden_size)
+    if most is None:
+        return legal
+    return np.asarray(legal & (layer_kv_bytes(population.groups, population.head_dim).sum(1) <= most))
 
 
 def _pick_by_rank(choices: list[range], ranks: Sizes, rng: np.random.Generator) -> Sizes:

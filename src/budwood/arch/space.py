@@ -14,7 +14,7 @@ from operator import mul
 from typing import Literal
 
 from budwood.arch.bins import ParameterBin
-from budwood.arch.count import num_parameters
+from budwood.arch.count import kv_cache_bytes_per_token, num_parameters
 from budwood.arch.family import family_of
 from budwood.arch.selection import Selection
 from budwood.arch.servable import ServingEngine, check_servable, heads_must_fill, servable_head_dims
@@ -76,13 +76,15 @@ class SearchSpace:
     """Only what stock Hugging Face classes express."""
     servable: tuple[ServingEngine, ...] = ()
     """Only what these engines serve."""
+    max_kv_bytes_per_token: int | None = None
+    """Most bytes that generation keeps of a token, two for a value."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be searched.
 
         Raises:
             ValueError: the alignment is below one or above the teacher's widths, stock classes are asked for
-                layer-wise sizes or accept none, or an engine serves none.
+                layer-wise sizes or accept none, an engine serves none, or no layer has so small a cache.
         """
         widest = min(self.teacher.hidden_size, *(layer.intermediate_size for layer in self.teacher.layers))
         if not 1 <= self.alignment <= widest:
@@ -102,6 +104,17 @@ class SearchSpace:
                 f"{cause}: no heads of this teacher add up to a multiple of alignment={self.alignment} "
                 f"within hidden_size={self.teacher.hidden_size}"
             )
+        if not any(map(self.caches_little, self._of_one_layer())):
+            least = min(map(kv_cache_bytes_per_token, self._of_one_layer()))
+            raise ValueError(
+                f"max_kv_bytes_per_token must be at least {least}, what one layer with the fewest heads keeps, "
+                f"got {self.max_kv_bytes_per_token}"
+            )
+
+    def caches_little(self, architecture: Architecture) -> bool:
+        """Whether an architecture keeps no more of a token than is allowed."""
+        most = self.max_kv_bytes_per_token
+        return most is None or kv_cache_bytes_per_token(architecture) <= most
 
     @property
     def num_layers_choices(self) -> range:
@@ -182,25 +195,30 @@ class SearchSpace:
             and all(layer.spec in self.choices[layer.layer] for layer in member.layers)
             and len(member.hidden) in self.hidden_sizes
             and len(member.hidden) in self.hidden_sizes_around(first.spec)
+            and self.caches_little(member.architecture(self.teacher))
         )
 
     def smallest(self) -> Architecture:
         """Return the sizes of a member with the fewest parameters."""
-        if self.ties_hidden_to_heads:
-            return min(self._around_attentions(depth=1), key=num_parameters)
-        # Any layer may be the only one in a fine space.
-        choices = self.choices if self.granularity == "fine" else self.choices[:1]
-        return min(
-            (replace(self.teacher, hidden_size=self.hidden_sizes[0], layers=(legal.smallest,)) for legal in choices),
-            key=num_parameters,
-        )
+        return min(filter(self.caches_little, self._of_one_layer()), key=num_parameters)
 
     def largest(self) -> Architecture:
-        """Return the sizes of a member with the most parameters."""
-        if self.ties_hidden_to_heads:
-            return max(self._around_attentions(depth=self.teacher.num_hidden_layers), key=num_parameters)
+        """Return the sizes of a member with the most parameters; in layer-wise spaces whatever its layers cache."""
+        if self.ties_hidden_to_heads or (self.max_kv_bytes_per_token is not None and not self.layerwise):
+            depths = self.num_layers_choices[-1:] if self.max_kv_bytes_per_token is None else self.num_layers_choices
+            around = (member for depth in depths for member in self._around_attentions(depth))
+            return max(filter(self.caches_little, around), key=num_parameters)
         layers = tuple(legal.largest for legal in self.choices)
         return replace(self.teacher, hidden_size=self.hidden_sizes[-1], layers=layers)
+
+    def _of_one_layer(self) -> Iterator[Architecture]:
+        """Yield members of one layer, with the fewest parameters and with the smallest cache among them."""
+        if self.ties_hidden_to_heads:
+            yield from self._around_attentions(depth=1)
+        else:
+            # Any layer may be the only one in a fine space.
+            for legal in self.choices if self.granularity == "fine" else self.choices[:1]:
+                yield replace(self.teacher, hidden_size=self.hidden_sizes[0], layers=(legal.smallest,))
 
     def _around_attentions(self, depth: int) -> Iterator[Architecture]:
         """Yield the least and the most around every attention, where the hidden size depends on it."""
@@ -230,15 +248,17 @@ class SearchSpace:
     def describe_reach(self) -> str:
         """Return the range of parameter counts in words."""
         served = f" that {' and '.join(self.servable)} can serve" if self.servable else ""
-        return "sub-networks of this teacher{} have {:,} to {:,} parameters".format(served, *self.reach)
+        most = self.max_kv_bytes_per_token
+        cached = f" and that cache at most {most:,} bytes per token" if most is not None else ""
+        return "sub-networks of this teacher{}{} have {:,} to {:,} parameters".format(served, cached, *self.reach)
 
     def log10_size(self, convention: SizeConvention = "exact") -> float:
         """Return the decimal logarithm of the number of members.
 
-        `exact` counts the legal ones: every number of layers, pairs of groups and queries, even head sizes from 4 on,
-        aligned widths; in fine spaces all index sets of these sizes, head dimensions taken in rotary pairs. `paper`
-        gives the formulas behind table 16 of "Where to begin", which differ in what they count (see
-        `log10_paper_size`).
+        `exact` counts the legal ones, whatever they cache: every number of layers, pairs of groups and queries, even
+        head sizes from 4 on, aligned widths; in fine spaces all index sets of these sizes, head dimensions taken in
+        rotary pairs. `paper` gives the formulas behind table 16 of "Where to begin", which differ in what they count
+        (see `log10_paper_size`).
         """
         if convention == "paper":
             return log10_paper_size(self.teacher, self.granularity, layerwise=self.layerwise)
