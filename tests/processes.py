@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import traceback
 from collections.abc import Mapping
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -154,8 +153,8 @@ def _become(arguments: list[str], folder: Path, environment: dict[str, str], out
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
         if isinstance(end.code, str):
             sys.stderr.write(end.code)
-    except BaseException:  # noqa: BLE001 - as an interpreter does
-        traceback.print_exc()
+    except BaseException as error:  # noqa: BLE001 - as an interpreter does
+        sys.excepthook(type(error), error, error.__traceback__)
     finally:
         atexit._run_exitfuncs()
         sys.stdout.flush()

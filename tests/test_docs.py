@@ -317,7 +317,6 @@ def spoken() -> str:
 
 FOREIGN = {
     "budwood needs Python 3.11 or newer",  # the Makefile
-    "Extra inputs are not permitted",  # pydantic
     "Unrecognized configuration class",  # transformers, in an engine
     "Unsupported CPU attention configuration",  # vLLM
     "is unknown; there are quickstart…",  # the names of a table

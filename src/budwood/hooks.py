@@ -1,4 +1,4 @@
-"""What happens around the nodes: credentials, MLflow runs and artifacts, and a last line that names the report."""
+"""What happens around the nodes: credentials, their count, MLflow runs and artifacts, and a last line for the report."""
 
 import atexit
 import logging
@@ -19,6 +19,7 @@ from kedro.config import MissingConfigException
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
 from kedro.io import DataCatalog
+from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 from mlflow.entities import Run, ViewType
 from mlflow.utils.git_utils import get_git_commit
@@ -64,6 +65,25 @@ class CredentialsHook:
         token = credentials.get("hugging_face", {}).get("token")
         if token:
             os.environ["HF_TOKEN"] = token
+
+
+class CountHook:
+    """Says how far a run is."""
+
+    def __init__(self) -> None:
+        """Begin before any run."""
+        self._number, self._total = 0, 0
+
+    @hook_impl
+    def before_pipeline_run(self, pipeline: Pipeline) -> None:
+        """Begin to count."""
+        self._number, self._total = 0, len(pipeline.nodes)
+
+    @hook_impl
+    def before_node_run(self, node: Node) -> None:
+        """Name the node that comes next."""
+        self._number += 1
+        logger.info("%d of %d: %s", self._number, self._total, node.name)
 
 
 class TrackingHook:

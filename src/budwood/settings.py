@@ -1,6 +1,7 @@
 """Project settings; Kedro reads this module before anything else of the project."""
 
 import os
+import sys
 import warnings
 from pathlib import Path
 
@@ -13,8 +14,11 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 from kedro.utils import find_kedro_project, is_kedro_project  # noqa: E402
 
+from budwood.pipelines.failure import show  # noqa: E402
 from budwood.pipelines.loader import EnvironmentLoader  # noqa: E402
 from budwood.pipelines.parameters import LateHooks, ParametersHook  # noqa: E402
+
+sys.excepthook = show
 
 
 def _in_project(path: str) -> str:

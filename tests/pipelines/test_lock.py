@@ -93,7 +93,7 @@ def test_the_second_of_two_runs_is_refused_and_the_first_ends_well(project, monk
         output = second.stdout + second.stderr
         assert second.returncode != 0
         assert f"{root} is in use: a run by process {first.pid} on " in output.replace("\n", " "), output[-3000:]
-        assert "Running node" not in output
+        assert "1 of " not in output
         assert sorted(path for path in root.rglob("*") if path.is_file()) == before
         monkeypatch.setenv("KEDRO_ENV", "smoke")
         listed = kedro(project, "registry", "list")

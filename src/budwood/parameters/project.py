@@ -12,14 +12,13 @@ from budwood.models.settings import PushSettings, ServingSettings, TeacherSettin
 from budwood.parameters.ablations import AblationSettings
 from budwood.parameters.plan import PlanSettings
 from budwood.records.names import SELECTED, Variant, require_names
-from budwood.records.strict import HOW, Strict, without_nulls
+from budwood.records.strict import HOW, Strict, mistakes, without_nulls
 from budwood.search.settings import SearchSettings
 from budwood.study.settings import BinSettings, Conditions, MeasurementSettings, ProtocolSettings
 from budwood.subnet.settings import Ordering, SpaceSettings
 from budwood.training.settings import Arms, Engine, Schedule
 
 _INVALID = "the parameters are not valid:\n"
-_LONGEST_VALUE = 60
 
 PAPER = "paper"
 """Preset of `search` that means the paper's own."""
@@ -252,7 +251,7 @@ def expand_presets(raw: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(search, Mapping) or "preset" not in search:
         return dict(raw)
     if search["preset"] != PAPER:
-        raise ValueError(f"{_INVALID}  search.preset: Input should be {PAPER!r} (got {_short(search['preset'])})")
+        raise ValueError(f"{_INVALID}  search.preset: Input should be {PAPER!r} (got {search['preset']!r})")
     superseded = [name for name in search if name not in _BESIDE_PRESET | {"preset"}]
     if superseded:
         _logger.warning("search.preset: paper supersedes %s of `search`", ", ".join(superseded))
@@ -270,14 +269,5 @@ def read_parameters(raw: Mapping[str, Any]) -> ProjectParameters:
     try:
         return ProjectParameters.model_validate(expand_presets(raw))
     except ValidationError as error:
-        lines = [
-            f"  {'.'.join(map(str, problem['loc'])) or 'parameters'}: "
-            f"{problem['msg'].removeprefix('Value error, ')} (got {_short(problem['input'])})"
-            for problem in error.errors()
-        ]
+        lines = [f"  {line}" for line in mistakes(ProjectParameters, error)]
         raise ValueError(_INVALID + "\n".join(lines)) from None
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."

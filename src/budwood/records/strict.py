@@ -1,11 +1,14 @@
 """The base of all settings, and what of them decides a result."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from difflib import get_close_matches
+from typing import Any, Final, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import to_jsonable_python
+
+_LONGEST_VALUE = 60
 
 
 class Strict(BaseModel):
@@ -22,11 +25,51 @@ class Strict(BaseModel):
         try:
             return type(self).model_validate(self.model_dump() | dict(changes))
         except ValidationError as error:
-            problems = [
-                ": ".join([*[".".join(map(str, problem["loc"]))] * bool(problem["loc"]), problem["msg"]])
-                for problem in error.errors()
-            ]
-            raise ValueError("; ".join(problems).replace("Value error, ", "")) from None
+            raise ValueError("; ".join(mistakes(type(self), error))) from None
+
+
+def mistakes(model: type[BaseModel], error: ValidationError) -> list[str]:
+    """Return one line for everything that is wrong: its path, what is allowed, and what was given."""
+    lines = []
+    for problem in error.errors():
+        path, message = problem["loc"], problem["msg"].removeprefix("Value error, ")
+        match problem["type"]:
+            case "extra_forbidden":
+                message = f"there is no such setting{_instead(str(path[-1]), _settings_at(model, path[:-1]))}"
+            case "missing":
+                message = "this setting is missing"
+            case "tuple_type" | "list_type":
+                message = "must be a list, such as [first, second]"
+            case "dict_type" | "model_type":
+                message = "must be a group of settings, such as {name: value}"
+        given = [] if problem["type"] == "missing" or not path else [f" (got {_short(problem['input'])})"]
+        lines.append("".join([*[f"{'.'.join(map(str, path))}: "] * bool(path), message, *given]))
+    return lines
+
+
+def _instead(name: str, names: Iterable[str]) -> str:
+    """Return the setting that was meant, or all that there are."""
+    near = get_close_matches(name, names, n=1)
+    every = ", ".join(names)
+    return f"; did you mean {near[0]}?" if near else f"; there are {every}" * bool(every)
+
+
+def _settings_at(kind: Any, path: tuple[int | str, ...]) -> list[str]:
+    """Return the names of the settings at a path, as pydantic gives it, below a type."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        fields = kind.model_fields
+        if not path:
+            return list(fields)
+        return _settings_at(fields[path[0]].annotation, path[1:]) if path[0] in fields else []
+    inner = [each for each in get_args(kind) if each is not type(None)]
+    if get_origin(kind) in (dict, tuple, list):
+        return _settings_at(inner[-1], path[1:]) if path else []
+    return next(filter(None, (_settings_at(each, path) for each in inner)), [])
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
 
 
 def without_nulls(data: object) -> object:

@@ -299,8 +299,7 @@ class ArmSettings(Strict):
             ValueError: a setting is unknown or does not go with the others.
         """
         assert self.distillation is not None, "the parameters give this arm a teacher"
-        settings = self.distillation.model_dump() | {"teacher": "live"} | changes
-        return self.model_copy(update={"distillation": DistillationSettings.model_validate(settings)})
+        return self.model_copy(update={"distillation": self.distillation.changed({"teacher": "live"} | changes)})
 
 
 class Arms(Strict):

@@ -1,0 +1,56 @@
+"""What budwood refuses is one message; a bug has its traceback."""
+
+import subprocess
+import sys
+
+import pytest
+from kedro.io import DatasetError
+
+from budwood.pipelines.failure import show
+from budwood.records.names import require_name
+
+
+def refuse() -> None:
+    """Be refused by budwood."""
+    require_name("bins", "0.5b")
+
+
+def refuse_wrapped() -> None:
+    """Be refused while Kedro loads a dataset."""
+    try:
+        refuse()
+    except ValueError as error:
+        raise DatasetError("Failed while loading data") from error
+
+
+def fail_in_a_library() -> None:
+    """Raise in a function of Python that budwood calls."""
+    require_name("bins", 3)  # type: ignore[arg-type]
+
+
+def fail_elsewhere() -> None:
+    """Raise the same kind of error outside of budwood."""
+    raise ValueError("a bug")
+
+
+@pytest.mark.parametrize("fail", [refuse, refuse_wrapped])
+def test_a_refusal_is_shown_as_its_message_alone(fail, capsys):
+    with pytest.raises((ValueError, DatasetError)) as caught:
+        fail()
+    show(caught.type, caught.value, caught.tb)
+    said = capsys.readouterr().err
+    assert said.startswith("\nError: bins: the name '0.5b' must be made of letters and digits")
+    assert said.count("\n") == 2, "one message"
+
+
+@pytest.mark.parametrize("fail", [fail_in_a_library, fail_elsewhere])
+def test_a_bug_has_its_traceback(fail, capsys):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        fail()
+    show(caught.type, caught.value, caught.tb)
+    assert capsys.readouterr().err.startswith("Traceback (most recent call last)")
+
+
+def test_the_settings_of_the_project_install_it():
+    code = "import sys, budwood.settings; sys.exit(sys.excepthook.__module__ != 'budwood.pipelines.failure')"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
