@@ -1,4 +1,4 @@
-"""What happens around the nodes: credentials, their count, MLflow runs and artifacts, and a last line for the report."""
+"""What happens around the nodes: credentials, a count, MLflow runs and artifacts, and a last line for the report."""
 
 import atexit
 import logging

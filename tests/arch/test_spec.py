@@ -72,4 +72,6 @@ def test_descriptions_are_frozen() -> None:
 def test_describe_names_one_size_or_a_range() -> None:
     mixed = llama(10, 8, layer(4, 2, 6, 20), layer(2, 2, 6, 30), layer(9, 3, 6, 10))
     assert mixed.describe() == "3 layers x 8 wide, 2-9 heads in 2-3 groups of 6, MLP 10-30"
+    alone = llama(10, 8, layer(1, 1, 6, 8))
+    assert alone.describe() == "1 layer x 8 wide, 1 head in 1 group of 6, MLP 8"
     assert SMOLLM2_135M.describe() == "30 layers x 576 wide, 9 heads in 3 groups of 64, MLP 1536"

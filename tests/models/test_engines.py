@@ -42,16 +42,18 @@ def test_vllm_misreads_biased_qwen3_and_ministral3(tmp_path, fields, misread):
     assert commands == ["vllm serve ." + " --model-impl transformers" * misread]
 
 
-def test_commands_are_given_for_engines_that_opened_the_folder_alone(tmp_path):
+def test_commands_are_given_for_engines_that_open_the_folder_or_were_not_tried(tmp_path):
     (tmp_path / "config.json").write_text(
         json.dumps({"model_type": "budwood_llama", "hidden_size": 8, "num_attention_heads": 1, "auto_map": {}})
     )
-    unseen, seen = Opening(opens=None, how="not tried"), Opening(opens=True, how="tried")
-    assert serving_commands(tmp_path, {"transformers": seen, "vllm": unseen, "llama.cpp": unseen}) == []
-    assert serving_commands(tmp_path, {"vllm": seen, "llama.cpp": seen}) == [
-        "vllm serve . --trust-remote-code",
-        "llama-server --model model.gguf",
-    ]
+    unseen, seen, refused = (Opening(opens=opens, how="so") for opens in (None, True, False))
+    vllm, llama = "vllm serve . --trust-remote-code", "llama-server --model model.gguf"
+    assert serving_commands(tmp_path, {"transformers": seen, "vllm": refused, "llama.cpp": refused}) == []
+    assert serving_commands(tmp_path, {"vllm": unseen, "llama.cpp": unseen}) == [vllm], "there is no file for llama.cpp"
+    (tmp_path / "model.gguf").touch()
+    assert serving_commands(tmp_path, {"vllm": unseen, "llama.cpp": unseen}) == [vllm, llama]
+    assert serving_commands(tmp_path, {"vllm": seen, "llama.cpp": seen}) == [vllm, llama]
+    assert serving_commands(tmp_path, {"vllm": seen, "llama.cpp": refused}) == [vllm]
 
 
 def test_an_engine_that_is_not_installed_is_one_sentence(tmp_path):

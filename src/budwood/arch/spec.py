@@ -126,8 +126,10 @@ class Architecture:
             for name in ("num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size")
         }
         text = {k: str(v[0]) if len(v) == 1 else f"{v[0]}-{v[-1]}" for k, v in spans.items()}
+        heads = f"{text['num_attention_heads']} {'head' if text['num_attention_heads'] == '1' else 'heads'}"
+        groups = f"{text['num_key_value_heads']} {'group' if text['num_key_value_heads'] == '1' else 'groups'}"
+        layers = f"{self.num_hidden_layers} {'layer' if self.num_hidden_layers == 1 else 'layers'}"
         return (
-            f"{self.num_hidden_layers} layers x {self.hidden_size} wide, "
-            f"{text['num_attention_heads']} heads in {text['num_key_value_heads']} groups of {text['head_dim']}, "
+            f"{layers} x {self.hidden_size} wide, {heads} in {groups} of {text['head_dim']}, "
             f"MLP {text['intermediate_size']}"
         )

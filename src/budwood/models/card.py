@@ -90,7 +90,7 @@ class Card:
     """Whether the model is of a stock class."""
     opens_in: OpensIn = field(default_factory=dict)
     commands: Sequence[str] = ()
-    """What serves it, in the engines that were seen to open it."""
+    """What serves it, in the engines that open it or were not tried."""
     training: str | None = None
     """How it was trained since; None where it was not."""
     chat: str | None = None
@@ -170,14 +170,15 @@ class Card:
 
 {describe(self.opens_in)}
 
-`python {CHECK} ENGINE` compares an engine with the log-probabilities that the child in memory had.
+`python {CHECK} ENGINE`, with the Python that has the engine, compares it with the log-probabilities that the child in
+memory had.
 
 {_commands(self.commands)}"""
 
 
 def _commands(commands: Sequence[str]) -> str:
     listed = "\n".join(commands)
-    return f"```\n{listed}\n```\n\n" if commands else ""
+    return f"To serve this folder, from within it:\n\n```\n{listed}\n```\n\n" if commands else ""
 
 
 def _measured(measured: Sequence[Measurement]) -> str:
@@ -206,6 +207,7 @@ def _usage(*, native: bool) -> str:
     return f"""```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+folder = "."  # this one, or its id on a hub
 model = AutoModelForCausalLM.from_pretrained(folder{trust})
 tokenizer = AutoTokenizer.from_pretrained(folder{trust})
 ```

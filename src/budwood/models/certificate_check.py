@@ -1,9 +1,11 @@
 """Compare an engine with the log-probabilities beside this file: `python certificate_check.py ENGINE [FOLDER ...]`.
 
 ENGINE is transformers, vllm, or llama.cpp; the last reads model.gguf through node-llama-cpp, whose folder NODE_FOLDER
-names. Needs the standard library and the engine. Prints a line of JSON for every folder; ends with 1 where one fails.
+names. Needs the standard library and the engine: run it with the Python that has the engine. Prints a line of JSON for
+every folder; ends with 1 where one fails.
 """
 
+import argparse
 import json
 import os
 import subprocess
@@ -83,7 +85,12 @@ def vllm(folder: Path, prompts: list[list[int]]) -> Any:
 def llama_cpp(folder: Path, prompts: list[list[int]]) -> Any:
     """Run the prompts one by one."""
     library = Path(os.environ.get("NODE_FOLDER", ".")).resolve() / "node_modules/node-llama-cpp/dist/index.js"
-    request = json.dumps([library.as_uri(), str((folder / "model.gguf").resolve()), prompts])
+    model = (folder / "model.gguf").resolve()
+    if not model.is_file():
+        raise FileNotFoundError(f"{model} is not there; `serving: {{gguf: f16}}` writes it")
+    if not library.is_file():
+        raise FileNotFoundError(f"{library} is not there; NODE_FOLDER names the folder that has it")
+    request = json.dumps([library.as_uri(), str(model), prompts])
     # In a file: node-llama-cpp starts node again, with the options that this one has.
     with tempfile.NamedTemporaryFile("w", suffix=".mjs") as script:
         script.write(NODE)
@@ -101,12 +108,15 @@ def check(engine: str, folder: Path) -> dict[str, Any]:
     said: dict[str, Any] = {"folder": str(folder), "engine": engine}
     recorded = folder / "certificate_prompts.json"
     if not recorded.is_file():
-        return said | {"agrees": False, "error": f"{folder} holds no {recorded.name}: it is no export of budwood"}
+        return said | {"agrees": False, "error": f"{folder} has no {recorded.name}, so it is no export of budwood"}
     prompts = json.loads(recorded.read_text())
     try:
         found, rounded = {"transformers": transformers, "vllm": vllm, "llama.cpp": llama_cpp}[engine](
             folder, [prompt["input_ids"] for prompt in prompts]
         )
+    except ModuleNotFoundError as error:
+        advice = f"run this script with the Python that has {engine}, this one is {sys.executable}"
+        return said | {"agrees": False, "error": f"{error}; {advice}"}
     except Exception as error:  # noqa: BLE001 - engines raise what they like; it is reported
         return said | {"agrees": False, "error": f"{type(error).__name__}: {error}"}
     pairs = zip((p["logprobs"] for p in prompts), found, strict=True)
@@ -118,8 +128,12 @@ def check(engine: str, folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("engine", choices=TOLERANCES)
+    parser.add_argument("folders", nargs="*", type=Path, default=[Path(__file__).parent], help="exports; this one")
+    asked = parser.parse_args()
     results = []
-    for name in sys.argv[2:] or [str(Path(__file__).parent)]:
-        results.append(check(sys.argv[1], Path(name)))
+    for place in asked.folders:
+        results.append(check(asked.engine, place))
         print(json.dumps(results[-1]), flush=True)  # noqa: T201 - its product
     sys.exit(not all(result["agrees"] for result in results))

@@ -100,22 +100,22 @@ def open_everywhere(folder: Path, settings: ServingSettings) -> OpensIn:
     except ValueError as error:
         return found | {"llama.cpp": Opening(opens=False, how=str(error))}
     if settings.gguf is None:
-        how = f"not tried; `gguf: f16` writes it in the form of llama.cpp's {form}"
+        how = f"`serving: {{gguf: f16}}` writes it in the form of llama.cpp's {form}"
         return found | {"llama.cpp": Opening(opens=None, how=how)}
     if home is None or not is_installed("llama.cpp", home):
-        how = f"not tried; `{GGUF}`, in the form of llama.cpp's {form}, says what the checkpoint says"
+        how = f"`{GGUF}`, in the form of llama.cpp's {form}, says what the checkpoint says"
         return found | {"llama.cpp": Opening(opens=None, how=how)}
     return found | {"llama.cpp": _tried("llama.cpp", folder, home)}
 
 
 def serving_commands(folder: Path, opens_in: OpensIn) -> list[str]:
-    """Return what serves a folder in the engines that opened it, with the options that they need."""
+    """Return what serves a folder in engines that open it or were not tried, with the options that they need."""
     lines = []
-    if "vllm" in opens_in and opens_in["vllm"].opens:
+    if "vllm" in opens_in and opens_in["vllm"].opens is not False:
         code = " --trust-remote-code" * ("auto_map" in read_config(folder))
         backend = " --model-impl transformers" * misread_by_vllm(folder)
         lines.append(f"vllm serve .{code}{backend}")
-    if "llama.cpp" in opens_in and opens_in["llama.cpp"].opens:
+    if "llama.cpp" in opens_in and opens_in["llama.cpp"].opens is not False and (folder / GGUF).is_file():
         lines.append(f"llama-server --model {GGUF}")
     return lines
 
@@ -131,8 +131,8 @@ def _judge_vllm(folder: Path) -> Opening:
     odd = sorted(dim for dim in head_dims if not vllm_takes(dim))
     if odd:
         sizes = ", ".join(map(str, odd))
-        return Opening(opens=None, how=f"not tried; its CPU kernels take no heads of {sizes}{_warning(folder)}")
-    return Opening(opens=None, how="not tried; its kernels take heads of these dimensions" + _warning(folder))
+        return Opening(opens=None, how=f"its CPU kernels take no heads of {sizes}{_warning(folder)}")
+    return Opening(opens=None, how="its kernels take heads of these dimensions" + _warning(folder))
 
 
 def _warning(folder: Path) -> str:

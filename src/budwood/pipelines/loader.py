@@ -6,6 +6,10 @@ from kedro.config import OmegaConfigLoader
 from omegaconf import OmegaConf
 
 _PARENT = "extends"
+_NAMES = {"model", "parts", "random", "path", "dataset"}
+"""Settings that say what a teacher or a source of text is."""
+_ABOUT = ("license", "attribution", "language", "revision")
+"""What is true of that one alone."""
 
 
 class EnvironmentLoader(OmegaConfigLoader):
@@ -20,11 +24,15 @@ class EnvironmentLoader(OmegaConfigLoader):
         Raises:
             ValueError: environments extend each other.
         """
-        line = self._line() if key == "parameters" and key not in self else []
-        if len(line) < 2:  # noqa: PLR2004 - itself alone
+        if key != "parameters" or key in self:
             return super().__getitem__(key)
+        line = self._line()
+        merged = super().__getitem__(key)
         found = [self._of(environment, key) for environment in (self.base_env, *line)]
-        merged: dict[str, Any] = OmegaConf.to_container(OmegaConf.merge(*found))  # type: ignore[assignment]
+        if len(line) > 1:
+            merged = OmegaConf.to_container(OmegaConf.merge(*found))  # type: ignore[assignment]
+        # Kedro has merged the values of the command line into those of every environment.
+        _forget_others(merged, [*found, self.runtime_params or {}])
         return merged
 
     def _line(self) -> list[str]:
@@ -40,3 +48,28 @@ class EnvironmentLoader(OmegaConfigLoader):
         folder = self._get_conf_env_path(environment)  # which may be in an archive, or remote
         found: dict[str, Any] = self.load_and_merge_dir_config(folder, self.config_patterns[key], key, set())
         return found
+
+
+def _forget_others(merged: dict[str, Any], layers: list[dict[str, Any]]) -> None:
+    """Take from a teacher and from sources what an environment below said of another one, such as its licence.
+
+    Args:
+        merged: all layers; changed in place.
+        layers: parameters of the base, of environments, and of the command line.
+    """
+    groups = [("teacher",), *(("corpus", "sources", name) for name in merged.get("corpus", {}).get("sources", {}))]
+    for path in groups:
+        given = [_at(layer, path) for layer in layers]
+        newest = max((place for place, group in enumerate(given) if _NAMES & group.keys()), default=0)
+        for name in _ABOUT:
+            if not any(name in group for group in given[newest:]):
+                _at(merged, path).pop(name, None)
+
+
+def _at(layer: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    """Return a group of parameters; an empty one where there is none, or where it is taken away."""
+    for name in path:
+        layer = layer.get(name) or {}
+        if not isinstance(layer, dict):
+            return {}
+    return layer

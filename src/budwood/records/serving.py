@@ -9,6 +9,7 @@ CHECK = "certificate_check.py"
 
 EngineName = Literal["transformers", "vllm", "llama.cpp"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+NOT_TRIED = "not tried"
 
 
 class Prompt(Strict):
@@ -30,7 +31,7 @@ class Opening(Strict):
     @property
     def word(self) -> str:
         """The answer, for a table."""
-        return "not tried" if self.opens is None else "yes" if self.opens else "no"
+        return NOT_TRIED if self.opens is None else "yes" if self.opens else "no"
 
 
 OpensIn = dict[EngineName, Opening]

@@ -8,6 +8,7 @@ from budwood.evaluation.settings import NUM_SHOWN_PROMPTS
 from budwood.records.cost import SEARCH_STAGES
 from budwood.records.evaluation import Sample
 from budwood.records.names import BASELINE, REFERENCE, Variant
+from budwood.records.serving import ENGINES, NOT_TRIED
 from budwood.records.training import Score
 from budwood.reporting import formats
 from budwood.reporting.findings import Findings
@@ -92,7 +93,7 @@ def _taken(findings: Findings, trained: pd.DataFrame) -> list[str]:
         lead += f", {formats.plus_minus(*gap)} below `{rival['model']}` ({sure})"
     key = best["bin"], best["space"], best["model"]
     record = next(arm for arm in findings.arms if (arm.bin, arm.space, arm.arm) == key)
-    return [f"{lead}.", *_loading(record, native=_is_native(findings, record))]
+    return [f"{lead}.", *_loading(record, _untried(findings, record), native=_is_native(findings, record))]
 
 
 def _is_native(findings: Findings, arm: Score) -> bool:
@@ -102,10 +103,16 @@ def _is_native(findings: Findings, arm: Score) -> bool:
     return arm.arm == REFERENCE or bool(own["native"].all())
 
 
-def _loading(arm: Score, *, native: bool) -> list[str]:
+def _untried(findings: Findings, arm: Score) -> list[str]:
+    """Return the engines in which the export of an arm's variant was not tried."""
+    exports = findings.certificates
+    own = exports[(exports["bin"] == arm.bin) & (exports["space"] == arm.space)]
+    return [engine for engine in ENGINES if engine in own and own[engine].str.startswith(NOT_TRIED).any()]
+
+
+def _loading(arm: Score, untried: Sequence[str], *, native: bool) -> list[str]:
     if not arm.folder:
         return []
-    engines = ", ".join(arm.engines) or "transformers"
     code = "" if native else ", trust_remote_code=True"
     lines = [
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
@@ -114,10 +121,12 @@ def _loading(arm: Score, *, native: bool) -> list[str]:
         f"model = AutoModelForCausalLM.from_pretrained(folder{code})",
         "tokenizer = AutoTokenizer.from_pretrained(folder)",
     ]
-    return [
-        f"- Folder, from that of the project: `{arm.folder}`\n- Opens in: {engines}",
-        "\n".join(["```python", *lines, "```"]),
-    ]
+    opens = ", ".join(arm.engines) or "transformers"
+    opens += f"; not tried in {' and '.join(untried)}, see [Opens in](#opens-in)" if untried else ""
+    facts = [f"- Folder, from that of the project: `{arm.folder}`", f"- Opens in: {opens}"]
+    if arm.arm not in (BASELINE, REFERENCE):  # those have no card
+        facts.append("- Its `README.md` has the commands that serve it")
+    return ["\n".join(facts), "\n".join(["```python", *lines, "```"])]
 
 
 def samples(found: Sequence[Sample]) -> str:
