@@ -31,6 +31,17 @@ WHITTLE_SEARCH_INSTALLS = (*WHITTLE_INSTALLS, ("syne-tune[moo]==0.13.0",))
 LITGPT_INSTALLS = (("torch==2.13.*", "numpy", "litgpt==0.5.12", "torchmetrics"),)
 """Install of litgpt (<https://pypi.org/project/litgpt>), whose `pretrain` budwood's training is measured with,
 on the release of torch that budwood runs on."""
+_TORCH = ("torch==2.13.*", "numpy", "safetensors")
+CUT_INSTALLS = {
+    # The newest transformers that the tool's example for language models was run with: under 5.24 the example does not
+    # end, and above 4.48 its attention looks up other names.
+    "torch-pruning": ((*_TORCH, "transformers==4.46.2", "torch-pruning==1.6.1"),),
+    "optipfair": ((*_TORCH, "transformers==5.24.*", "optipfair==0.4.2"),),
+    "mergekit": ((*_TORCH, "transformers==5.24.*", "mergekit==0.1.5"),),
+}
+"""Installs of tools that cut models, each with the rest of its own dependencies: torch-pruning
+(<https://pypi.org/project/torch-pruning>), optipfair (<https://pypi.org/project/optipfair>) and mergekit
+(<https://pypi.org/project/mergekit>)."""
 
 _MARKER = "installed.json"
 _NUM_TAIL_LINES = 20

@@ -29,14 +29,16 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from litgpt import Config
 from litgpt.scripts.convert_hf_checkpoint import copy_weights_hf_llama
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from syne_tune.config_space import choice, randint
+from whittle.convert import save_as_hf_checkpoint
 from whittle.exceptions import IllegalSubNetworkError
 from whittle.models.gpt import GPT
 from whittle.models.gpt.extract import extract_current_sub_network
@@ -200,6 +202,26 @@ def judge(model: GPT, winner: Sizes, heldout: torch.Tensor, batch_size: int) -> 
     return mean_loss(model, heldout, batch_size)
 
 
+def export(model: GPT, winner: Sizes, folder: Path) -> None:
+    """Write a winner's weights with Hugging Face's names, by whittle's own conversion."""
+    config = {
+        "embed_dim": winner.hidden_size,
+        # whittle rounds the product with the hidden size down.
+        "mlp_ratio": (winner.intermediate_size + 0.5) / winner.hidden_size,
+        "num_heads": winner.num_attention_heads,
+        "depth": winner.num_hidden_layers,
+        "n_query_groups": winner.num_key_value_heads,
+        "head_size": winner.head_dim,
+    }
+    with TemporaryDirectory() as written:
+        save_as_hf_checkpoint(model, config, written)
+        weights = torch.load(Path(written) / "model.pth")
+    head = weights.pop("lm_head.weight")
+    assert torch.equal(head, weights["model.embed_tokens.weight"]), "the teacher ties its head"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: weight.contiguous() for name, weight in weights.items()}, folder / "model.safetensors")
+
+
 def summary(records: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the cost of all evaluations."""
     sums = {name: sum(record[name] for record in records) for name in records[0] if name.endswith("_seconds")}
@@ -224,6 +246,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--bin", type=int, nargs=2, required=True, metavar=("LOW", "HIGH"), help="parameters")
     parser.add_argument("--tokens", type=int, required=True, help="tokens that all evaluations together may read")
     parser.add_argument("--history", type=Path, required=True, help="JSON lines, one a candidate, to restart from")
+    parser.add_argument("--output", type=Path, help="folder for the winner's weights")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=4, help="windows of one forward")
     parser.add_argument("--num-threads", type=int, default=1, help="threads of torch")
@@ -261,6 +284,8 @@ def main() -> None:
         "num_parameters": winner.num_parameters(exact.config.vocab_size),
         "winner": asdict(winner),
     }
+    if options.output:
+        export(exact, winner, options.output)
     sys.stdout.write(json.dumps(result) + "\n")
 
 

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from projects import ROOT
+from teachers import tiny_teacher
 
 import budwood
 from budwood.training import objectives
 
 FOLDER = ROOT / "benchmarks"
-PEERS = {"litgpt_train", "whittle_activate", "whittle_kd", "whittle_search"}
+PEERS = {"litgpt_train", "peers_cut", "whittle_activate", "whittle_kd", "whittle_search"}
 """Run in environments of their own."""
 SHARED = {"__init__", "peers", "quickstart"}
 SCRIPTS = sorted({file.stem for file in FOLDER.glob("*.py")} - PEERS - SHARED)
@@ -150,3 +152,38 @@ def test_the_study_trains_every_start(monkeypatch, capsys, tmp_path):
     assert set(found["nats"]) == {*study.STARTS, *study.LOSSES}
     assert set(found["differences"]) == set(found["nats"]) - {"compensated"}
     assert set(found["half_nats"]) == {"compensated", "random", "ordered", "full", "prefix"}
+
+
+@pytest.mark.slow
+def test_peers_are_compared_with_our_arms_in_small(monkeypatch, capsys, tmp_path):
+    import peers_quality
+
+    monkeypatch.setattr(sys, "argv", ["peers_quality.py", "--small", f"--cache-dir={tmp_path}"])
+    peers_quality.main()
+    table = capsys.readouterr().out
+    found = last_line(table)
+    for size in ("half", "quarter"):
+        assert {tool: len(nats) for tool, nats in found[size].items()} == {"budwood": 2, "paper": 2}
+        assert min(nats for of in found[size].values() for nats in of) > 0
+        (difference, error), _ = found["less_budwood"][size]["paper"]
+        assert difference == pytest.approx(found[size]["paper"][0] - found[size]["budwood"][0], abs=2e-3)
+        assert error > 0
+    # What is finished is not made again.
+    monkeypatch.setattr(peers_quality.Bench, "_trained", None)
+    monkeypatch.setattr(peers_quality.Bench, "_own", None)
+    peers_quality.main()
+    assert capsys.readouterr().out == table
+
+
+def test_the_block_goes_that_changes_the_stream_least():
+    import peers_cut
+
+    teacher = tiny_teacher("llama", tied=True)
+    for layer in teacher.model.layers[1:3]:
+        for matrix in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            torch.nn.init.zeros_(matrix.weight)
+    texts = torch.arange(3 * 8).reshape(3, 8)
+    angles = peers_cut.block_angles(teacher, texts, 2)
+    assert len(angles) == len(teacher.model.layers) - 1
+    assert angles[1] == pytest.approx(0, abs=1e-3)
+    assert min(angles[0], angles[2]) > 0.01
