@@ -1,9 +1,10 @@
 """How much memory it takes to cut a sub-network out of a teacher on disk, ordered and exported.
 
 A random teacher is written in shards, in bfloat16. A process of its own orders it by the magnitude of its weights, cuts
-half of it and writes the child, and reports its peak resident memory above what its imports took; pages of
-memory-mapped files count. Plain cuts are of a Llama, in memory: the bound is the teacher's size plus the child's. With
-`--compensated` a GPT-NeoX is cut layer by layer, corrected on random tokens, and its folder is proven.
+half of it and writes the child, and reports its peak resident memory above what it took when it had done the same with
+a tiny teacher, which imports all there is to import; pages of memory-mapped files count. Plain cuts are of a Llama, in
+memory: the bound is the teacher's size plus the child's. With `--compensated` a GPT-NeoX is cut layer by layer,
+corrected on random tokens, and its folder is proven.
 
 Usage: python benchmarks/memory.py [--num-layers 24] [--compensated [--hidden-size 2048] [--num-sequences 16]]
 
@@ -18,7 +19,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -30,8 +33,9 @@ from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
 from budwood.models.certificate import prove
 from budwood.models.checkpoint import own_weights, read_architecture
+from budwood.models.device import release_memory
 from budwood.models.teacher import byte_tokenizer
-from budwood.reporting.memory import cut_memory, stream_memory
+from budwood.reporting.streaming import Reading, cut_memory
 from budwood.subnet.compensate import cut_out, write_cut
 from budwood.subnet.extract import extract_child
 from budwood.subnet.ordering import open_ordered
@@ -84,6 +88,20 @@ def compensate(teacher: Path, child: Path, num_sequences: int, length: int) -> N
     prove(expected, child, parts.architecture, ParameterBin(count, count + 1), windows[0])
 
 
+def measured(run: Callable[[Path, Path], None], teacher: Path, child: Path, arguments: argparse.Namespace) -> int:
+    """Return the largest resident memory of this process while it cuts, above what it took before."""
+    with tempfile.TemporaryDirectory() as folder:
+        tiny = Path(folder) / "teacher"
+        write_teacher(tiny, config_of(2 * HEAD_DIM, 4, compensated=arguments.compensated))
+        run(tiny, Path(folder) / "child")
+    release_memory()
+    # Linux begins anew to look for the peak.
+    Path("/proc/self/clear_refs").write_text("5")
+    before = peak_bytes()
+    run(teacher, child)
+    return peak_bytes() - before
+
+
 def peak_bytes() -> int:
     """Return the largest resident memory of this process; `getrusage` would count that of the process it came from."""
     status = Path("/proc/self/status").read_text()
@@ -106,12 +124,8 @@ def main() -> None:
     parser.add_argument("--cut", nargs=2, type=Path, metavar=("TEACHER", "CHILD"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.cut:
-        before = peak_bytes()
-        if arguments.compensated:
-            compensate(*arguments.cut, arguments.num_sequences, arguments.length)
-        else:
-            cut(*arguments.cut)
-        sys.stdout.write(f"{peak_bytes() - before}\n")
+        run = partial(compensate, num_sequences=arguments.num_sequences, length=arguments.length)
+        sys.stdout.write(f"{measured(run if arguments.compensated else cut, *arguments.cut, arguments)}\n")
         return
     with tempfile.TemporaryDirectory() as folder:
         teacher, child = Path(folder) / "teacher", Path(folder) / "child"
@@ -141,9 +155,9 @@ def main() -> None:
 def planned_bytes(teacher: Architecture, arguments: argparse.Namespace) -> int:
     """Return the peak that the plan expects."""
     count, length = arguments.num_sequences, arguments.length
-    stream = stream_memory(teacher, num_sequences=count, length=length, batch_size=BATCH_SIZE, size=2)
+    reading = Reading(num_sequences=count, length=length, batch_size=BATCH_SIZE, size=2)
     child = half_of(teacher).architecture(teacher)
-    return cut_memory(teacher, child, Compensation(), count * length, stream).total
+    return cut_memory(teacher, child, Compensation(), reading).total
 
 
 def layer_bytes(teacher: Architecture) -> int:

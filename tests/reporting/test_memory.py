@@ -1,6 +1,6 @@
 """Memory estimates, against what autograd keeps of real models and against sums worked by hand."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -9,17 +9,13 @@ from strategies import SMOLLM2_135M, pythia
 from teachers import architecture_of, tiny_teacher
 
 from budwood.arch.count import num_parameters
-from budwood.arch.proportions import in_small
 from budwood.reporting.accelerator import ACCELERATORS
 from budwood.reporting.memory import (
     Precision,
     activation_bytes_per_token,
-    cut_memory,
     forward_memory,
-    stream_memory,
     training_memory,
 )
-from budwood.subnet.settings import Compensation
 from budwood.training.objectives import NextToken
 from budwood.training.student import Student
 
@@ -86,43 +82,6 @@ def test_a_search_holds_teacher_and_candidate() -> None:
     assert memory.teacher == 2 * num_parameters(teacher)
     assert memory.weights == 2 * num_parameters(child)
     assert memory.gradients == memory.optimizer == 0
-
-
-def test_a_cut_by_hand() -> None:
-    """Pythia-1B of which half the neurons and three quarters of the channels are kept, in bfloat16."""
-    teacher = pythia(50304, 16, 2048, 8)
-    child = replace(
-        teacher, hidden_size=1536, layers=tuple(replace(each, intermediate_size=4096) for each in teacher.layers)
-    )
-    layer, child_layer = 12 * 2048**2 + 13 * 2048, 4 * 1536 * 2048 + 2 * 1536 * 4096 + 3 * 2048 + 4096 + 6 * 1536
-    stream = stream_memory(teacher, num_sequences=64, length=512, batch_size=16, size=2)
-    assert stream.weights == 2 * (layer + 50304 * 2048)
-    states = 64 * 512 * 2048 * 2
-    assert stream.activations == 2 * states + 16 * 512 * 2 * (4 * 2048 + 4 * 2048 + 2 * 8192)
-    memory = cut_memory(teacher, child, Compensation(), 64 * 512, stream)
-    assert memory.weights == stream.weights + 2**29 + 2 * child_layer + 4 * 50304 * 1536
-    assert memory.activations == stream.activations + 2 * states
-    k, n = 4096, 8192
-    assert memory.moments == 4 * (2 * 2048**2 + n**2) + 4 * k * n + 4 * (3 * k**2 + 2 * k * (n - k))
-    precise = cut_memory(teacher, child, Compensation(neuron_ridge=1e-3), 64 * 512, stream)
-    assert precise.moments - memory.moments == 4 * (3 * k**2 + 2 * k * (n - k))
-    plain = cut_memory(teacher, child, None, 64 * 512, stream)
-    assert plain.weights == memory.weights - 2 * layer
-    assert (plain.head, plain.activations, plain.moments) == (2 * 2 * 50304 * (2048 + 1536), 0, 0)
-
-
-@pytest.mark.parametrize(("sizes", "gibibytes"), [((50432, 32, 4096, 32), 14), ((50688, 36, 5120, 40), 20)])
-def test_large_teachers_are_cut_on_ordinary_machines(sizes: tuple[int, int, int, int], gibibytes: int) -> None:
-    """Pythia-6.9B and 12B, whatever the child keeps; and whatever the depth."""
-    teacher = pythia(*sizes)
-    stream = stream_memory(teacher, num_sequences=64, length=512, batch_size=16, size=2)
-    for share in (0.25, 0.5, 0.75, 0.9):
-        child = in_small(teacher, share * num_parameters(teacher))
-        memory = cut_memory(teacher, child, Compensation(refit=True), 64 * 512, stream)
-        assert memory.total < gibibytes * 2**30
-        deep, deeper = teacher.with_layers(teacher.layers * 2), child.with_layers(child.layers * 2)
-        assert stream_memory(deep, num_sequences=64, length=512, batch_size=16, size=2) == stream
-        assert cut_memory(deep, deeper, Compensation(refit=True), 64 * 512, stream) == memory
 
 
 def test_accelerators_multiply_faster_than_they_hold() -> None:

@@ -24,7 +24,7 @@ from budwood.search.settings import SearchSettings
 from budwood.subnet.extract import extract_child
 from budwood.subnet.moments import _Start
 from budwood.subnet.ordering import _value_basis, order_teacher
-from budwood.subnet.regression import _solve, first_direction, regress
+from budwood.subnet.regression import _solver, first_direction, regress
 from budwood.subnet.scoring import component_scores, normalise
 from budwood.subnet.settings import Compensation, Ordering
 
@@ -170,4 +170,4 @@ def test_energies_that_rounding_has_made_negative_count_as_zero():
     target = torch.randn(3, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     with_rounding, without = (axes @ torch.diag(torch.tensor([2.0, 1, low]).double()) @ axes.T for low in (-0.1, 0))
     expected = torch.linalg.solve(without + 0.05 * torch.eye(3), target)
-    torch.testing.assert_close(_solve(with_rounding, target, 0.05), expected)
+    torch.testing.assert_close(_solver(with_rounding, 0.05)(target), expected)

@@ -13,6 +13,7 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from budwood.models.checkpoint import build_empty, load_generation, load_tokenizer, save_checkpoint
 from budwood.models.stream import hollow
+from budwood.models.tensors import State
 from budwood.models.weights import INDEX, SINGLE, open_tensors
 from budwood.records.files import write_folder_atomically
 
@@ -32,8 +33,10 @@ def write_checkpoint(model: PreTrainedModel, teacher_folder: Path, target: Path)
 @contextmanager
 def writing_parts(
     config: PretrainedConfig, decoder: str, teacher_folder: Path, target: Path
-) -> Iterator[Callable[[Mapping[str, Tensor]], None]]:
+) -> Iterator[Callable[[Mapping[str, Tensor]], State]]:
     """Yield what takes the parameters of a model part by part; at the end the folder is that of `write_checkpoint`.
+
+    It returns the parameters as they are written, for no other copy of them to be kept.
 
     Args:
         config: the model's.
@@ -59,14 +62,16 @@ class _Shards:
     _waiting: dict[str, Tensor] = field(default_factory=dict)
     _written: list[Path] = field(default_factory=list)
 
-    def add(self, part: Mapping[str, Tensor]) -> None:
-        """Take parameters, and write a shard where there are enough for one."""
-        self._waiting |= {
+    def add(self, part: Mapping[str, Tensor]) -> State:
+        """Take parameters, write a shard where there are enough for one, and return them as they are written."""
+        own = {
             name: weight.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
             for name, weight in part.items()
         }
+        self._waiting |= own
         if sum(weight.nbytes for weight in self._waiting.values()) >= SHARD_BYTES:
             self._write()
+        return own
 
     def finish(self) -> None:
         """Write what is left, and name the shards as transformers does."""

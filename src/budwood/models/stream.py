@@ -36,7 +36,8 @@ class LayerStream:
             model: in evaluation mode.
             decoder: path of its layers.
             batches: [N, T] token ids each.
-            read: gives layers their weights, for as long as they run; without it the model has them.
+            read: gives layers their weights, for as long as they run; without it the model has them. An embedding
+                that is no head loses its own once the text is read.
         """
         modules = model.get_submodule(decoder)
         assert isinstance(modules, nn.ModuleList)
@@ -45,6 +46,8 @@ class LayerStream:
         with self._in_place_of_layers(recorders):
             for batch in batches:
                 model.base_model(input_ids=batch.to(model.device), use_cache=False)
+        if read:
+            _forget_embedding(model)
         self._calls = [recorder.calls for recorder in recorders]
         self.states: States = recorders[0].states
         """[N, T, E] into the next layer."""
@@ -115,6 +118,12 @@ def hollow(model: PreTrainedModel, decoder: str, device: torch.device, dtype: to
     return model
 
 
+def headless(model: PreTrainedModel) -> PreTrainedModel:
+    """Take the head away from a model that makes no logits, so that its embedding is none; return it."""
+    model.set_output_embeddings(nn.Identity())
+    return model
+
+
 def fill(model: PreTrainedModel, state: Mapping[str, Tensor]) -> None:
     """Give some parameters of a model their weights, without copying them."""
     for name, weight in state.items():
@@ -122,19 +131,23 @@ def fill(model: PreTrainedModel, state: Mapping[str, Tensor]) -> None:
 
 
 def parts_of(model: PreTrainedModel, decoder: str, *, consume: bool = False) -> Iterator[dict[str, Tensor]]:
-    """Yield the parameters of a model in parts: all that no layer has, every layer in depth order, and nothing.
+    """Yield the parameters of a model in parts: the embedding, every layer in depth order, and the rest.
 
     Args:
         model: the model.
         decoder: path of its layers.
-        consume: whether the model loses a layer's weights once they were seen.
+        consume: whether the model loses its weights once they were seen.
     """
-    yield {name: weight.data for name, weight in model.named_parameters() if not name.startswith(f"{decoder}.")}
-    for depth, layer in enumerate(model.get_submodule(decoder).children()):
-        yield {f"{decoder}.{depth}.{name}": weight.data for name, weight in layer.named_parameters()}
+    embedding, parts = model.get_input_embeddings().weight, [dict[str, nn.Parameter](), {}]
+    parts[1:1] = [dict[str, nn.Parameter]() for _ in model.get_submodule(decoder).children()]
+    for name, weight in model.named_parameters():
+        place = name.removeprefix(f"{decoder}.").partition(".")[0] if name.startswith(f"{decoder}.") else None
+        parts[(0 if weight is embedding else -1) if place is None else int(place) + 1][name] = weight
+    for part in parts:
+        yield {name: weight.data for name, weight in part.items()}
         if consume:
-            _empty(layer)
-    yield {}
+            for weight in part.values():
+                weight.data = weight.data.new_empty(0)
 
 
 @torch.no_grad()
@@ -146,23 +159,27 @@ def logits_by_part(
     Args:
         model: hollow, in float32.
         decoder: path of its layers.
-        parts: its parameters: the embedding and perhaps more, every layer in depth order, and the rest. Those of a
-            layer are kept for as long as it runs.
+        parts: its parameters: the embedding, every layer in depth order, and the rest. They are kept for as long as
+            they are needed.
         texts: [N, T] token ids each.
     """
     device, rest = model.device, iter(parts)
 
     def next_part() -> dict[str, Tensor]:
+        part = next(rest)
+        release_memory()  # it was made of much more
         # A product of one row rounds by where a matrix lies in memory, and in a file it may lie anywhere.
         return {
             name: weight.to(device, torch.float32, copy=True, memory_format=torch.contiguous_format)
-            for name, weight in next(rest).items()
+            for name, weight in part.items()
         }
 
     fill(model, next_part())
     stream = LayerStream(model, decoder, texts, lambda _: next_part())
     stream.advance(stream.num_layers)
     fill(model, next_part())
+    # Whatever the parts were made of goes before the logits come.
+    assert next(rest, None) is None, "more parts than a model has"
     with stream.finished():
         return [model(input_ids=text.to(device), use_cache=False).logits for text in texts]
 
@@ -222,6 +239,14 @@ class _Recorder(nn.Module):
         self.calls.append((arguments, named))
         self.states.append(states)
         return states
+
+
+def _forget_embedding(model: PreTrainedModel) -> None:
+    """Put one zero in place of an embedding that is no head; the model can still be called."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    assert isinstance(embedding, nn.Embedding)
+    if not isinstance(head, nn.Linear) or head.weight is not embedding.weight:
+        embedding.weight.data = embedding.weight.new_zeros(()).expand_as(embedding.weight)
 
 
 def _empty(module: nn.Module) -> None:

@@ -6,16 +6,12 @@ copies that autocast multiplies, 2N. Per token of a micro-batch, activations kep
 that train in parallel each hold all of this: nothing is sharded.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
-from budwood.arch.count import layer_parameters, num_parameters
+from budwood.arch.count import num_parameters
 from budwood.arch.family import family_of
 from budwood.arch.spec import Architecture, LayerSpec
-from budwood.models.export import SHARD_BYTES
-from budwood.subnet.flops import layer_input_sizes
-from budwood.subnet.regression import SMALL_RIDGE
-from budwood.subnet.settings import NO_CORRECTION, Compensation
 from budwood.training.losses import CHUNK_TOKENS
 
 Precision = Literal["float32", "bfloat16"]
@@ -46,7 +42,7 @@ class Memory:
     @property
     def total(self) -> int:
         """All of it."""
-        return sum(asdict(self).values())
+        return sum(getattr(self, part) for part in self.__slots__)
 
 
 def training_memory(
@@ -88,77 +84,10 @@ def forward_memory(
     size = BYTES[precision]
     return Memory(
         weights=size * num_parameters(model),
-        activations=num_sequences * length * _working_bytes_per_token(model, size),
-        head=length * model.vocab_size * (size + 2 * _FLOAT32),
+        activations=num_sequences * length * working_bytes_per_token(model, size),
+        head=logits_bytes(model, length, size),
         teacher=size * num_parameters(teacher) if teacher else 0,
     )
-
-
-def stream_memory(
-    teacher: Architecture, *, num_sequences: int, length: int, batch_size: int, size: int, num_streams: int = 1
-) -> Memory:
-    """Return what it takes a teacher to read text layer by layer.
-
-    Args:
-        teacher: what reads.
-        num_sequences: of the text.
-        length: tokens of a sequence.
-        batch_size: sequences of one forward pass.
-        size: bytes of a parameter.
-        num_streams: of the same text, each without other layers; one more is made.
-    """
-    return Memory(
-        weights=size * _streamed_parameters(teacher),
-        activations=size * num_sequences * length * teacher.hidden_size * (num_streams + 1)
-        + batch_size * length * _working_bytes_per_token(teacher, size),
-    )
-
-
-def cut_memory(
-    teacher: Architecture, child: Architecture, settings: Compensation | None, num_tokens: int, stream: Memory
-) -> Memory:
-    """Return what it takes to cut a child out of a teacher, to correct, write and prove it, layer by layer.
-
-    Of an input of n entries of which k are kept the moment takes 4n^2. The regression on the largest, with m = n - k
-    targets: 4kn for what it is given, and b(3k^2 + 2km) in float32, or in float64 where its ridge is small. A gap of
-    dropped layers keeps the stream before it and what was written into it; a refit runs the child beside its teacher
-    and keeps what its neurons return. A shard of the child waits until it is full, and its embedding is there in
-    float32 for the proof. Of narrow teachers the head takes more than any layer: it is read, put in order, cut and
-    joined.
-
-    Args:
-        teacher: what is cut; its layers are taken to be alike where the child keeps only some.
-        child: what is left of it.
-        settings: which corrections are made.
-        num_tokens: of calibration text.
-        stream: what the teacher takes to read it.
-    """
-    size, settings = stream.weights // _streamed_parameters(teacher), settings or NO_CORRECTION
-    width = 8 if min(settings.neuron_ridge, settings.channel_ridge, settings.head_ridge) < SMALL_RIDGE else 4
-    layers = [
-        [(k, n) for k, n, _ in layer_input_sizes(teacher, child, settings, place) if k < n]
-        for place in range(child.num_hidden_layers)
-    ]
-    moments = max(
-        sum(4 * n**2 for _, n in sizes) + max((4 * k * n + width * (k**2 + 2 * k * n) for k, n in sizes), default=0)
-        for sizes in layers
-    )
-    states = 2 * teacher.hidden_size if settings.layers else 0
-    if settings.refit:
-        states += 6 * teacher.hidden_size + max(layer.intermediate_size for layer in child.layers)
-    shard = size * min(num_parameters(child), SHARD_BYTES // size + _largest_layer(child))
-    reads = settings.regresses or settings.refit
-    kept = shard + _FLOAT32 * child.vocab_size * child.hidden_size
-    cutting = replace(
-        stream,
-        weights=stream.weights + kept,
-        activations=stream.activations + size * num_tokens * states if reads else 0,
-        moments=moments,
-    )
-    table = size * teacher.vocab_size * teacher.hidden_size
-    head = 2 * size * teacher.vocab_size * (teacher.hidden_size + child.hidden_size)
-    finishing = Memory(weights=table + kept, head=0 if teacher.tie_word_embeddings else head)
-    return max(cutting, finishing, key=lambda memory: memory.total)
 
 
 def activation_bytes_per_token(architecture: Architecture, precision: Precision) -> int:
@@ -176,6 +105,31 @@ def activation_bytes_per_token(architecture: Architecture, precision: Precision)
     """
     layers = sum(_layer_bytes(architecture, layer, precision) for layer in architecture.layers)
     return layers + _norm_bytes(architecture, 1) + _FLOAT32 * architecture.hidden_size
+
+
+def logits_bytes(architecture: Architecture, length: int, size: int) -> int:
+    """Return what the logits of a sequence take, in float32 and as the head gives them."""
+    return length * architecture.vocab_size * (_FLOAT32 + (size if size < _FLOAT32 else 0))
+
+
+def working_bytes_per_token(architecture: Architecture, size: int) -> int:
+    """Return what is alive in the widest layer of a model that is not trained.
+
+    While queries turn: the stream, what a norm made of it, queries four times, keys and values; in the MLP: the stream,
+    what a norm and attention made of it, and for every neuron what each matrix gave and their product.
+
+    Args:
+        architecture: what is run.
+        size: bytes of a number.
+    """
+    width, num_mlp_in = architecture.hidden_size, len(family_of(architecture.family).mlp_in)
+    return size * max(
+        max(
+            2 * width + (4 * layer.num_attention_heads + 2 * layer.num_key_value_heads) * layer.head_dim,
+            3 * width + (num_mlp_in + 1) * layer.intermediate_size,
+        )
+        for layer in architecture.layers
+    )
 
 
 def _layer_bytes(architecture: Architecture, layer: LayerSpec, precision: Precision) -> int:
@@ -199,27 +153,6 @@ def _norm_bytes(architecture: Architecture, number: int) -> int:
     return _FLOAT32 * architecture.hidden_size * kept
 
 
-def _largest_layer(architecture: Architecture) -> int:
-    """Return the parameters of the largest layer."""
-    family, width = architecture.family, architecture.hidden_size
-    return max(layer_parameters(family, width, layer) for layer in architecture.layers)
-
-
-def _streamed_parameters(teacher: Architecture) -> int:
-    """Return the parameters that are there while a teacher reads text layer by layer."""
-    return _largest_layer(teacher) + teacher.vocab_size * teacher.hidden_size
-
-
 def _resident(teacher: Architecture, num_tokens: int, precision: Precision) -> int:
     size = BYTES[precision]
-    return size * num_parameters(teacher) + num_tokens * _working_bytes_per_token(teacher, size)
-
-
-def _working_bytes_per_token(architecture: Architecture, size: int) -> int:
-    """Return what is alive in the widest layer of a model that is not trained."""
-    gated = 2 * len(family_of(architecture.family).mlp_in)
-    widest = max(
-        2 * (layer.num_attention_heads + layer.num_key_value_heads) * layer.head_dim + gated * layer.intermediate_size
-        for layer in architecture.layers
-    )
-    return size * (4 * architecture.hidden_size + widest)
+    return size * num_parameters(teacher) + num_tokens * working_bytes_per_token(teacher, size)

@@ -14,8 +14,9 @@ from budwood.evaluation.efficiency import timing_flops
 from budwood.evaluation.settings import EfficiencySettings
 from budwood.records.cost import Cost
 from budwood.records.names import Variant
-from budwood.reporting.memory import Memory, cut_memory, stream_memory
+from budwood.reporting.memory import Memory
 from budwood.reporting.quote import NUM_MEMBERS
+from budwood.reporting.streaming import Reading, cut_memory
 from budwood.search.genes import stored_bytes
 from budwood.study.costs import Extent, bin_center, correction_cost, moments_costs
 from budwood.study.settings import BinSettings
@@ -81,43 +82,20 @@ class Forecast:
         """Return the mean FLOPs of timing a member."""
         return statistics.fmean(timing_flops(member, settings) for member in self.members)
 
-    def cutting(self, teacher: Architecture, calibration: Extent, batch_size: int, size: int) -> Memory:
+    def cutting(self, teacher: Architecture, reading: Reading) -> Memory:
         """Return what it takes to cut a member out and to correct it, of the one that takes most.
 
         Args:
             teacher: what is cut.
-            calibration: the text.
-            batch_size: sequences of a forward pass.
-            size: bytes of a parameter.
+            reading: the calibration text.
         """
-        stream, tokens = streaming_memory(teacher, calibration, batch_size, size), calibration.num_tokens
-        memories = (cut_memory(teacher, member, self.compensation, tokens, stream) for member in self.members)
+        memories = (cut_memory(teacher, member, self.compensation, reading) for member in self.members)
         return max(memories, key=lambda memory: memory.total)
 
     @property
     def largest(self) -> Architecture:
         """The member with the most parameters."""
         return max(self.members, key=num_parameters)
-
-
-def streaming_memory(teacher: Architecture, text: Extent, batch_size: int, size: int, num_streams: int = 1) -> Memory:
-    """Return what it takes a teacher to read a text layer by layer.
-
-    Args:
-        teacher: what reads.
-        text: what it reads.
-        batch_size: sequences of a forward pass.
-        size: bytes of a parameter.
-        num_streams: of the same text, each without other layers.
-    """
-    return stream_memory(
-        teacher,
-        num_sequences=text.count,
-        length=text.length,
-        batch_size=batch_size,
-        size=size,
-        num_streams=num_streams,
-    )
 
 
 def forecast(teacher: Architecture, variant: Variant, bin_: BinSettings, space: SpaceSettings) -> Forecast:

@@ -19,6 +19,7 @@ from budwood.records.names import ARMS, BASELINE, CONTINUED, FROM_SUBNET, REFERE
 from budwood.reporting.accelerator import Accelerator
 from budwood.reporting.memory import BYTES, Memory, Precision, forward_memory, training_memory
 from budwood.reporting.quote import COLUMNS
+from budwood.reporting.streaming import Reading, stream_memory
 from budwood.search.fitness import FROM_SCORES
 from budwood.search.settings import SearchSettings
 from budwood.study.costs import (
@@ -39,7 +40,7 @@ from budwood.study.costs import (
     training_costs,
     writing_cost,
 )
-from budwood.study.forecast import Forecast, streaming_memory
+from budwood.study.forecast import Forecast
 from budwood.study.settings import Conditions
 from budwood.subnet.elimination import NUM_TOGETHER
 from budwood.subnet.fitness import fitness_flops_per_token
@@ -141,6 +142,11 @@ class PlannedStudy:
         """Return the sequences of a split that a search works with, or some number of them."""
         measurement = self.conditions.measurement
         return Extent(measurement.searched[split] if count is None else count, measurement.length_of(split))
+
+    def reading(self, text: Extent, size: int) -> Reading:
+        """Return how the teacher reads a text layer by layer, with so many bytes a parameter."""
+        batch = self.conditions.measurement.batch_size
+        return Reading(num_sequences=text.count, length=text.length, batch_size=batch, size=size)
 
     def training_memory(self, members: Sequence[Architecture], micro_batch: int, *, taught: bool) -> Memory:
         """Return what training takes, of that model which takes most."""
@@ -256,13 +262,12 @@ def _shared_rows(study: PlannedStudy) -> Iterator[Row]:
     files = {"disk_bytes": num_parameters(teacher) * study.teacher_bytes_per_parameter}
     if study.needs_statistics:
         text = study.text("calibration")
-        streamed = _held(streaming_memory(teacher, text, measurement.batch_size, BYTES[study.precision]), teacher)
+        streamed = _held(stream_memory(teacher, study.reading(text, BYTES[study.precision])), teacher)
         yield _row(reading_cost("calibration", teacher, text)) | streamed
     if study.needs_elimination:
         text = study.text("calibration", min(measurement.elimination, measurement.calibration))
-        together = min(NUM_TOGETHER, teacher.num_hidden_layers)
-        size, batch = BYTES[study.precision], measurement.batch_size
-        streamed = _held(streaming_memory(teacher, text, batch, size, together), teacher)
+        together, reading = min(NUM_TOGETHER, teacher.num_hidden_layers), study.reading(text, BYTES[study.precision])
+        streamed = _held(stream_memory(teacher, reading, num_trials=together), teacher)
         yield _row(elimination_cost(teacher, text, study.trials)) | streamed
     checked = study.text("selection", min(measurement.elimination, measurement.selection))
     for cost in order_gate_costs(teacher, checked).values():
@@ -302,9 +307,10 @@ def _search_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:
     )
     history = {"disk_bytes": study.search.num_evaluations * each.genes_bytes, "paper_flops": charged}
     yield _row(searching, variant) | _held(study.reading_memory(largest, study.teacher), largest) | history
-    calibration, batch, size = study.text("calibration"), measurement.batch_size, study.teacher_bytes_per_parameter
+    size = study.teacher_bytes_per_parameter
+    cutting = each.cutting(study.teacher, study.reading(study.text("calibration"), size))
     files = {"disk_bytes": num_parameters(largest) * size}
-    yield _row(correction, variant) | _held(each.cutting(study.teacher, calibration, batch, size), largest) | files
+    yield _row(correction, variant) | _held(cutting, largest) | files
     yield _row(certificate_cost(study, each, study.search.num_finalists), variant)
     if (probe := study.probe_schedule) is not None:
         forward = each.forward(probe.sequence_length)

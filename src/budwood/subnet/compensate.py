@@ -26,6 +26,7 @@ from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
 from budwood.models.certificate import Expected, expect
 from budwood.models.checkpoint import build_empty
+from budwood.models.device import release_memory
 from budwood.models.export import writing_parts
 from budwood.models.tensors import Lazy, State, fuse
 from budwood.subnet.extract import (
@@ -115,14 +116,8 @@ def write_cut(
     """
     decoder = family_of(parts.architecture.family).decoder
     with writing_parts(parts.config, decoder, teacher_folder, target) as write:
-
-        def written() -> Iterator[State]:
-            for state in parts.states:
-                part = fuse(state, parts.architecture)
-                write(part)
-                yield part
-
-        expected = expect(build_empty(parts.config), written(), decoder, tokens, device)
+        written = map(lambda state: write(fuse(state, parts.architecture)), parts.states)  # noqa: C417 - see `expect`
+        expected = expect(build_empty(parts.config), written, decoder, tokens, device)
     return target, expected
 
 
@@ -155,8 +150,13 @@ def _corrections(
     corrections = Corrections(dims=dims, norm_gain=settings.norms)
     if readers or writers:
         assert moments is not None, "a regression needs moments"
+
         # What reads one input, or writes into one gap, is corrected one after the other.
-        mix = lru_cache(maxsize=1)(lambda module: inputs[module].mix(moments.input(module), teacher.device))
+        @lru_cache(maxsize=1)
+        def mix(module: str) -> Mix:
+            mix.cache_clear()  # lets the last one go before this one is made
+            return inputs[module].mix(moments.input(module), teacher.device)
+
         over = lru_cache(maxsize=1)(moments.gap)
         mixes, maps = (Lazy(readers, lambda name: mix(readers[name])), Lazy(writers, lambda name: over(writers[name])))
         corrections = replace(corrections, mixes=mixes, maps=maps)
@@ -267,8 +267,11 @@ class _Input:
         is_removed = torch.ones(self.length, dtype=torch.bool)
         is_removed[self.kept] = False
         kept, removed = self.kept.to(device), is_removed.nonzero()[:, 0].to(device)
-        moment, rows = known.moment.to(device), kept[:, None]
-        shares = regress(moment[rows, kept], moment[rows, removed], self.ridge, known.held.to(device)[kept])
+        moment, rows, held = known.moment.to(device), kept[:, None], known.held.to(device)[kept]
+        parts = [moment[rows, removed], moment[rows, kept]]
+        del known, moment  # gigabytes of a wide layer
+        shares = regress(parts.pop(), parts.pop(), self.ridge, held)
+        release_memory()
         return Mix(kept=kept, removed=removed, shares=shares.T.float())
 
 

@@ -1,6 +1,6 @@
 """Build the dense child of a candidate; what a search evaluates is what an export saves."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -18,7 +18,7 @@ from budwood.models.tensors import State, fuse
 from budwood.subnet.ordering import OrderedTeacher
 from budwood.subnet.slicing import Indices, permute_within_groups, slice_tensor
 
-_ROWS = 8192
+ROWS_TOGETHER = 8192
 """Of a weight, that are folded at once."""
 
 
@@ -62,13 +62,11 @@ class Mix:
         """Return [rows, k] the weight [rows, n] of what is kept, with that of what is removed folded in."""
         kept, removed = self.kept.to(weight.device), self.removed.to(weight.device)
         shares = self.shares.to(weight.device, torch.float32)
+        folded = weight.new_empty(len(weight), len(kept))
         # A head of tens of thousands of rows would take gigabytes in float32.
-        return torch.cat(
-            [
-                torch.addmm(rows[:, kept].float(), rows[:, removed].float(), shares).to(weight.dtype)
-                for rows in weight.split(_ROWS)
-            ]
-        )
+        for rows, into in zip(weight.split(ROWS_TOGETHER), folded.split(ROWS_TOGETHER), strict=True):
+            into.copy_(torch.addmm(rows[:, kept].float(), rows[:, removed].float(), shares))
+        return folded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,27 +170,33 @@ def child_state(teacher: OrderedTeacher, cut: Cut, corrections: Corrections | No
 
 
 def child_parts(teacher: OrderedTeacher, cut: Cut, corrections: Corrections) -> Iterator[State]:
-    """Yield the parameters of a child part by part: the embedding, its layers in depth order, and the rest."""
+    """Return the parameters of a child part by part: the embedding, its layers in depth order, and the rest."""
     family, depth = teacher.family, len(cut.layers)
     parts: list[list[tuple[str, int | None, Axes]]] = [[] for _ in range(depth + 2)]
     for name, position, axes in family.parameters(depth, tied=teacher.architecture.tie_word_embeddings):
         outer = 0 if name == family.embedding.weight else depth + 1
         parts[outer if position is None else position + 1].append((name, position, axes))
-    for parameters in parts:
-        state = State()
-        for name, position, axes in parameters:
-            layer = cut.layers[position or 0]
-            source = name if position is None else teacher_name(family, name, position, layer)
-            state[name], shrunk = _cut_parameter(teacher, source, axes, layer, name, corrections)
-            if corrections.norm_gain and shrunk and source in teacher.norms:
-                energy = float(cut_tensor(teacher, teacher.norms[source], axes, layer).mean())
-                # Entries that are always zero leave no size to keep.
-                _scale(state, name, energy**0.5 if energy > 0 else 1.0, family.norm_offset)
-        if (position := parameters[0][1]) is None:
-            _mend_embedding(state, teacher, cut)
-        elif teacher.rope == "preserve":
-            _mend_scores(state, teacher, cut, position)
-        yield state
+    # A loop would keep a part while the next one is made.
+    return (_child_part(teacher, cut, corrections, parameters) for parameters in parts)
+
+
+def _child_part(
+    teacher: OrderedTeacher, cut: Cut, corrections: Corrections, parameters: Sequence[tuple[str, int | None, Axes]]
+) -> State:
+    family, state = teacher.family, State()
+    for name, position, axes in parameters:
+        layer = cut.layers[position or 0]
+        source = name if position is None else teacher_name(family, name, position, layer)
+        state[name], shrunk = _cut_parameter(teacher, source, axes, layer, name, corrections)
+        if corrections.norm_gain and shrunk and source in teacher.norms:
+            energy = float(cut_tensor(teacher, teacher.norms[source], axes, layer).mean())
+            # Entries that are always zero leave no size to keep.
+            _scale(state, name, energy**0.5 if energy > 0 else 1.0, family.norm_offset)
+    if (position := parameters[0][1]) is None:
+        _mend_embedding(state, teacher, cut)
+    elif teacher.rope == "preserve":
+        _mend_scores(state, teacher, cut, position)
+    return state
 
 
 def merged(parts: Iterable[State]) -> State:
@@ -227,6 +231,7 @@ def _cut_parameter(
     teacher: OrderedTeacher, source: str, axes: Axes, layer: KeptLayer, name: str, corrections: Corrections
 ) -> tuple[Tensor, bool]:
     """Return what is kept of a parameter, and whether that is less than all."""
+    mix = corrections.mixes.get(name)  # made before the weight is there
     whole = tensor = teacher.weights[source]
     if name in corrections.dims:
         lengths = axis_lengths(teacher.architecture, teacher.architecture.layers[layer.teacher_layer])
@@ -236,8 +241,8 @@ def _cut_parameter(
         over = cut_tensor(teacher, corrections.maps[name], rows, layer).to(tensor.device, torch.float32)
         written = over @ tensor.float().reshape(len(tensor), -1)
         tensor, rows = written.reshape(-1, *tensor.shape[1:]).to(tensor.dtype), ()
-    if name in corrections.mixes:
-        kept = corrections.mixes[name].fold(cut_tensor(teacher, tensor, rows, layer))
+    if mix is not None:
+        kept = mix.fold(cut_tensor(teacher, tensor, rows, layer))
     else:
         kept = cut_tensor(teacher, tensor, axes if rows else ((), *axes[1:]), layer)
     return kept, kept.shape != whole.shape

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from budwood.arch.selection import Selection
 from budwood.models.checkpoint import build_empty
-from budwood.models.stream import LayerStream, States, fill, hollow, outputs_of
+from budwood.models.stream import LayerStream, States, fill, headless, hollow, outputs_of
 from budwood.subnet.extract import child_config, resolve
 from budwood.subnet.ordering import OrderedTeacher
 from budwood.subnet.regression import first_direction, regress_tokens, token_weights
@@ -125,17 +125,18 @@ class StreamedMoments:
         self._bar = tqdm(total=self._stream.num_layers, desc="compensation", unit="layer", dynamic_ncols=True)
 
     def input(self, module: str) -> InputMoment:
-        """Return the moment of an input; the text is read up to its layer."""
+        """Return the moment of an input, once; the text is read up to its layer."""
         while module not in self._inputs and self._stream.depth < self._stream.num_layers:
             self._read_layer()
         if module not in self._inputs:
             assert module == self._family.final_norm.name, f"{module} was read before layer {self._stream.depth}"
             self._read_norm(module)
-        return self._inputs[module]
+        return self._inputs.pop(module)
 
     def gap(self, gap: Gap) -> Tensor:
         """Return the map over a gap; the text is read up to its end."""
         start, end = gap
+        self._inputs = {}
         while self._stream.depth < end:
             self._read_layer()
         assert self._stream.depth == end, f"the text was read to layer {self._stream.depth}, past the gap {gap}"
@@ -145,9 +146,12 @@ class StreamedMoments:
     def _read_layer(self) -> None:
         """Let a layer read all text, and note what is wanted of it."""
         depth = self._stream.depth
-        layer, place = self._stream.next_layer(), f"{self._family.decoder}.{depth}."
+        place = f"{self._family.decoder}.{depth}."
         self._starts = {start: kept for start, kept in self._starts.items() if self._needed(start, depth)}
         sums = {name: _Sum(each.first) for name, each in self._watched.items() if name.startswith(place)}
+        if sums:
+            self._inputs = {}
+        layer = self._stream.next_layer()
         with ExitStack() as watching:
             for name, total in sums.items():
                 hook = layer.get_submodule(name.removeprefix(place)).register_forward_pre_hook(total.hook)
@@ -167,6 +171,7 @@ class StreamedMoments:
 
     @torch.no_grad()
     def _read_norm(self, module: str) -> None:
+        self._inputs = {}
         norm, total = self._stream.model.get_submodule(module), _Sum(self._watched[module].first)
         for states in self._stream.states:
             total.add(norm(states))
@@ -184,7 +189,10 @@ def teacher_stream(teacher: OrderedTeacher, batches: Sequence[Tensor], *, head: 
     family, whole = teacher.family, resolve(teacher, Selection.prefix(teacher.ranked))
     model = hollow(build_empty(child_config(teacher, whole)), family.decoder, teacher.device, teacher.dtype)
     outer = [name for module in (family.embedding, family.final_norm) for name, _ in module.parameters]
-    outer += [family.head.weight] if head and not teacher.architecture.tie_word_embeddings else []
+    if not head:
+        headless(model)
+    elif not teacher.architecture.tie_word_embeddings:
+        outer.append(family.head.weight)
     fill(model, {name: teacher.weights[name].to(teacher.dtype) for name in outer})
     return LayerStream(model, family.decoder, batches, teacher.layer)
 

@@ -18,7 +18,7 @@ from transformers import PretrainedConfig
 
 from budwood.arch.family import Family, Module, layer_lengths
 from budwood.models.checkpoint import build_empty
-from budwood.models.stream import LayerStream, States, fill, hollow, inputs_of, outputs_of
+from budwood.models.stream import LayerStream, States, fill, headless, hollow, inputs_of, outputs_of
 from budwood.models.tensors import State, fuse, part_of
 from budwood.subnet.extract import Cut
 from budwood.subnet.moments import residual_scale, teacher_stream
@@ -48,12 +48,13 @@ def refitted(
     """
     family, depth, scale = teacher.family, teacher.architecture.num_hidden_layers, residual_scale(teacher)
     made = iter(parts)
-    embedding = next(made)
-    yield embedding
-    model = hollow(build_empty(config), family.decoder, teacher.device, teacher.dtype)
-    fill(model, {name: weight.to(teacher.dtype) for name, weight in embedding.items()})
-    whole, part = teacher_stream(teacher, batches), State()
+    part = next(made)
+    model = headless(hollow(build_empty(config), family.decoder, teacher.device, teacher.dtype))
+    fill(model, {name: weight.to(teacher.dtype) for name, weight in part.items()})
     own = LayerStream(model, family.decoder, batches, lambda _: _in_one_precision(part, teacher, cut))
+    yield part
+    part = State()  # not kept while the next one is made
+    whole = teacher_stream(teacher, batches)
     kept = [layer.teacher_layer for layer in cut.layers]
     hidden = cut.layers[0].axes["hidden"]
     bar = tqdm(zip(kept, [*kept[1:], depth], strict=True), total=len(kept), desc="refit", unit="layer")
@@ -75,6 +76,7 @@ def refitted(
             part[name] = fitted.to(part[name].dtype)
         own.pass_on(returned)
         yield part
+        part = State()
     yield from made
 
 

@@ -1,6 +1,6 @@
 """Least squares on a teacher's activations: what is kept of an input predicts what is removed."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -30,6 +30,8 @@ def first_direction(first: Tensor) -> Tensor:
 def regress(moment: Tensor, target: Tensor, ridge: float, held: Tensor | None = None) -> Tensor:
     """Return [k, m] the coefficients that predict m targets from k features of unit variance, shrunk to zero.
 
+    The moments are overwritten: those of a wide layer take gigabytes.
+
     Args:
         moment: [k, k] second moment of the features.
         target: [k, m] moments of features and targets.
@@ -38,14 +40,14 @@ def regress(moment: Tensor, target: Tensor, ridge: float, held: Tensor | None = 
     """
     dtype = torch.float64 if ridge < SMALL_RIDGE else torch.promote_types(moment.dtype, torch.float32)
     scale = moment.diagonal().to(dtype).clamp_min(_TINY).sqrt()
-    # In place wherever possible: a moment of a wide layer takes gigabytes.
-    correlations = moment.to(dtype, copy=True).div_(scale[:, None]).div_(scale)
+    correlations = [moment.to(dtype).div_(scale[:, None]).div_(scale)]
+    del moment
+    solve = _solver(correlations.pop(), ridge)
+    free = solve(target.to(dtype).div_(scale[:, None])).div_(scale[:, None])
     if held is None or not held.any():
-        return _solve(correlations, target.to(dtype) / scale[:, None], ridge).div_(scale[:, None])
+        return free
     held = held.to(dtype)
-    wanted = torch.cat([target.to(dtype), held[:, None]], 1).div_(scale[:, None])
-    solution = _solve(correlations, wanted, ridge).div_(scale[:, None])
-    free, towards = solution[:, :-1], solution[:, -1]
+    towards = solve((held / scale)[:, None])[:, 0] / scale
     # Lagrange's multipliers of the constraint, one for each target.
     return free.addr_(towards, (held @ free) / (held @ towards), alpha=-1)
 
@@ -67,10 +69,13 @@ def regress_tokens(
     moment, target, tokens = torch.zeros(()), torch.zeros(()), 0
     for features, lacks, weight in zip(read, missing, weights, strict=True):
         x, y = ((each.float() * weight.to(each.device))[:, first:].flatten(0, 1) for each in (features, lacks))
-        moment, target = moment.to(x) + x.T @ x, target.to(x) + x.T @ y
+        if not tokens:
+            moment, target = x.new_zeros(x.shape[1], x.shape[1]), x.new_zeros(x.shape[1], y.shape[1])
+        moment.addmm_(x.T, x)
+        target.addmm_(x.T, y)
         tokens += len(x)
     held = first_direction(torch.cat([features[:, 0].float() for features in read]))
-    return regress(moment / tokens, target / tokens, ridge, held).T.float()
+    return regress(moment.div_(tokens), target.div_(tokens), ridge, held).T.float()
 
 
 def token_weights(stream: Sequence[Tensor]) -> list[Tensor]:
@@ -82,15 +87,19 @@ def token_weights(stream: Sequence[Tensor]) -> list[Tensor]:
     return [torch.where(size > 0, size.rsqrt(), 0.0) for size in sizes]
 
 
-def _solve(correlations: Tensor, target: Tensor, ridge: float) -> Tensor:
-    """Return the solution of a ridge regression, and overwrite the correlations.
+def _solver(correlations: Tensor, ridge: float) -> Callable[[Tensor], Tensor]:
+    """Return what solves a ridge regression for any target, and overwrite the correlations.
 
     Energies that rounding has made negative count as zero.
     """
     correlations.diagonal().add_(ridge)
     factor, failed = torch.linalg.cholesky_ex(correlations)
     if not failed:
-        return torch.cholesky_solve(target, factor)
+        return lambda target: torch.cholesky_solve(target, factor)
     energies, axes = torch.linalg.eigh(correlations.double())
-    solved: Tensor = axes @ (axes.T @ target.double() / energies.clamp_min(ridge)[:, None])
-    return solved.to(target.dtype)
+
+    def solve(target: Tensor) -> Tensor:
+        solved: Tensor = axes @ (axes.T @ target.double() / energies.clamp_min(ridge)[:, None])
+        return solved.to(target.dtype)
+
+    return solve

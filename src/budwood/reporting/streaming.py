@@ -1,0 +1,207 @@
+"""Estimates of the memory that a teacher takes which is read, or cut, layer by layer: the largest of its phases.
+
+What is read of a file is there twice, as it lies in the file and in its order. Of the text a stream of hidden states is
+there before and behind a layer. A shard of a child waits until it is full.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from budwood.arch.count import layer_parameters
+from budwood.arch.spec import Architecture
+from budwood.models.certificate import probe_lengths
+from budwood.models.export import SHARD_BYTES
+from budwood.reporting.memory import Memory, logits_bytes, working_bytes_per_token
+from budwood.subnet.extract import ROWS_TOGETHER
+from budwood.subnet.flops import layer_input_sizes, maps_layers, refits
+from budwood.subnet.regression import SMALL_RIDGE
+from budwood.subnet.settings import NO_CORRECTION, Compensation
+
+_FLOAT32 = 4
+_FLOAT64 = 8
+
+# Shape legend: E hidden size, k of n entries of an input are kept, m = n - k are predicted.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """The text that a teacher reads layer by layer."""
+
+    num_sequences: int
+    length: int
+    """Tokens of a sequence."""
+    batch_size: int
+    """Sequences of one forward pass."""
+    size: int
+    """Bytes of a parameter, and of an entry of a hidden state."""
+
+    def states(self, width: int) -> int:
+        """Return the bytes of hidden states of all text."""
+        return self.size * self.num_sequences * self.length * width
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of one forward pass."""
+        return self.batch_size * self.length
+
+
+def stream_memory(teacher: Architecture, reading: Reading, *, num_trials: int = 0) -> Memory:
+    """Return what it takes a teacher to read text layer by layer.
+
+    Args:
+        teacher: what reads.
+        reading: the text.
+        num_trials: streams of the same text, each without other layers, that end in losses; without them there is one
+            that ends with the last layer.
+    """
+    table, states = reading.size * _table(teacher), reading.states(teacher.hidden_size)
+    head, streams = table if num_trials else 0, max(num_trials, 1)
+    logits = logits_bytes(teacher, reading.length, reading.size)
+    return _largest(
+        [
+            Memory(weights=2 * table + (0 if teacher.tie_word_embeddings else head)),
+            _layer_reading(teacher, reading, states * (streams + 1), weights=head),
+            Memory(weights=head, activations=states * streams, head=logits if num_trials else 0),
+        ]
+    )
+
+
+def cut_memory(teacher: Architecture, child: Architecture, settings: Compensation | None, reading: Reading) -> Memory:
+    """Return what it takes to cut a child out of a teacher, to correct, write and prove it, layer by layer.
+
+    Args:
+        teacher: what is cut; its layers are taken to be alike where the child keeps only some.
+        child: what is left of it.
+        settings: which corrections are made.
+        reading: the calibration text.
+    """
+    return _largest(_cut_phases(_Plan(teacher, child, settings or NO_CORRECTION, reading)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    teacher: Architecture
+    child: Architecture
+    settings: Compensation
+    reading: Reading
+
+    @property
+    def states(self) -> int:
+        """Bytes of the teacher's stream, of all text."""
+        return self.reading.states(self.teacher.hidden_size) if self.settings.regresses else 0
+
+    @property
+    def gap(self) -> bool:
+        """Whether a layer may begin a run of dropped ones that becomes a map."""
+        dropped = self.child.num_hidden_layers < self.teacher.num_hidden_layers
+        return dropped and maps_layers(self.teacher, self.settings)
+
+    @property
+    def exact(self) -> int:
+        """Bytes of a number in which regressions are solved."""
+        ridges = (self.settings.neuron_ridge, self.settings.channel_ridge, self.settings.head_ridge)
+        return _FLOAT64 if min(ridges) < SMALL_RIDGE else _FLOAT32
+
+
+def _cut_phases(plan: _Plan) -> Iterator[Memory]:
+    teacher, child, size = plan.teacher, plan.child, plan.reading.size
+    table, own = size * _table(teacher), size * _table(child)
+    proven = _FLOAT32 * _table(child)
+    lengths = probe_lengths(plan.reading.length)
+    logits = _FLOAT32 * child.vocab_size * sum(lengths)
+    working = max(lengths) * working_bytes_per_token(child, _FLOAT32)
+    tied = proven if teacher.tie_word_embeddings else 0
+    yield Memory(weights=2 * table)
+    yield Memory(weights=table + own, activations=plan.states)
+    waiting, longest = own, own
+    yield Memory(weights=waiting + proven, activations=plan.states)
+    for place, layer in enumerate(child.layers):
+        for memory in (*_correcting(plan, place), _refitting(plan, place)):
+            yield replace(memory, weights=memory.weights + waiting + tied)
+        parameters = layer_parameters(child.family, child.hidden_size, layer)
+        waiting += size * parameters
+        longest = max(longest, waiting)
+        yield Memory(weights=waiting + tied + _FLOAT32 * parameters, activations=plan.states + working)
+        yield Memory(weights=longest + tied + _FLOAT32 * parameters, activations=working, head=logits)
+        waiting = waiting if waiting < SHARD_BYTES else 0
+    if not teacher.tie_word_embeddings:
+        k, n = child.hidden_size, teacher.hidden_size
+        mix = _FLOAT32 * k * (n - k) if plan.settings.channels else 0
+        rows = _FLOAT32 * min(ROWS_TOGETHER, child.vocab_size) * (n + k) if mix else 0
+        yield Memory(weights=waiting + 2 * table, activations=plan.states, moments=mix)
+        yield Memory(weights=waiting + table + own, activations=plan.states, moments=mix + rows)
+        waiting += own
+        longest = max(longest, waiting)
+    yield Memory(weights=waiting + proven, head=logits)
+    # The child comes anew, out of a mapped file.
+    yield Memory(weights=longest + proven, head=logits)
+    yield Memory(weights=proven, head=2 * logits)
+
+
+def _correcting(plan: _Plan, place: int) -> Iterator[Memory]:
+    """Yield what it takes to make a layer of the child, beside what waits to be written."""
+    reading, settings, size = plan.reading, plan.settings, plan.reading.size
+    width, begun = plan.teacher.hidden_size, 2 * plan.states if plan.gap else 0
+    inputs = [(k, n) for k, n, _ in layer_input_sizes(plan.teacher, plan.child, settings, place) if k < n]
+    made = size * layer_parameters(plan.child.family, plan.child.hidden_size, plan.child.layers[place])
+    matrix = size * width * plan.teacher.layers[place].intermediate_size
+    left = sum(_FLOAT32 * n**2 for _, n in inputs)
+    if inputs or plan.gap:
+        states = 2 * plan.states + begun // 2
+        yield _layer_reading(plan.teacher, reading, states, moments=left)
+        n = max((n for _, n in inputs), default=0)
+        entries = reading.batch_tokens * (size * (2 * width + n) + _FLOAT32 * n)
+        yield Memory(weights=_layer_bytes(plan.teacher, size), activations=states + entries, moments=left)
+    for k, n in inputs:
+        m, exact = n - k, plan.exact
+        shares = _FLOAT32 * k * m
+        taken = left + _FLOAT32 * k**2 + shares
+        left -= _FLOAT32 * n**2
+        solved = left + 2 * exact * k * n + (shares if exact > _FLOAT32 else 0)
+        folded = _FLOAT32 * min(ROWS_TOGETHER, width) * (n + k) + shares
+        for weights, moments in ((made, taken), (made, solved), (made + 2 * matrix, shares), (made + matrix, folded)):
+            yield Memory(weights=weights, activations=plan.states + begun, moments=moments)
+    if plan.gap:
+        yield _layer_reading(plan.teacher, reading, 4 * plan.states, weights=made)
+        batch = 3 * _FLOAT32 * reading.batch_tokens * width
+        yield Memory(weights=made, activations=3 * plan.states + batch, moments=5 * _FLOAT32 * width**2)
+    yield Memory(weights=made + 2 * matrix, activations=plan.states + begun)
+
+
+def _refitting(plan: _Plan, place: int) -> Memory:
+    """Return what it takes to fit a layer of the child: both run, and what they return is there."""
+    teacher, child, reading = plan.teacher, plan.child, plan.reading
+    if not refits(teacher, child, plan.settings):
+        return Memory(weights=0)
+    layer, width = child.layers[place], child.hidden_size
+    heads, n = layer.num_attention_heads * layer.head_dim, layer.intermediate_size
+    moments = _FLOAT32 * (3 * n**2 + 2 * n * width + reading.batch_tokens * (n + width))
+    inputs = layer_input_sizes(teacher, child, plan.settings, place)
+    moments += max((_FLOAT32 * k * (whole - k) for k, whole, _ in inputs), default=0)
+    states = reading.states(3 * teacher.hidden_size + 7 * width + heads + n)
+    own = 3 * reading.size * layer_parameters(child.family, width, layer)
+    return Memory(weights=own, activations=plan.states + states, moments=moments)
+
+
+def _layer_reading(
+    teacher: Architecture, reading: Reading, states: int, *, weights: int = 0, moments: int = 0
+) -> Memory:
+    """Return what is there while a layer of a teacher reads the text, beside some weights."""
+    working = reading.batch_tokens * working_bytes_per_token(teacher, reading.size)
+    weights += _layer_bytes(teacher, reading.size)
+    return Memory(weights=weights, activations=states + working, moments=moments)
+
+
+def _layer_bytes(architecture: Architecture, size: int) -> int:
+    """Return what the largest layer takes."""
+    family, width = architecture.family, architecture.hidden_size
+    return size * max(layer_parameters(family, width, layer) for layer in architecture.layers)
+
+
+def _table(architecture: Architecture) -> int:
+    """Return the parameters of an embedding."""
+    return architecture.vocab_size * architecture.hidden_size
+
+
+def _largest(memories: Iterable[Memory]) -> Memory:
+    return max(memories, key=lambda memory: memory.total)

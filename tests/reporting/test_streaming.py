@@ -1,0 +1,199 @@
+"""What a teacher takes that is read layer by layer: the plan against the tensors that are alive, and sums by hand."""
+
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import combinations, islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from strategies import pythia
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from budwood.arch.bins import ParameterBin
+from budwood.arch.count import num_parameters
+from budwood.arch.proportions import in_small
+from budwood.arch.selection import Selection
+from budwood.arch.spec import Architecture
+from budwood.models import export
+from budwood.models.certificate import prove
+from budwood.models.teacher import byte_tokenizer
+from budwood.reporting import streaming
+from budwood.reporting.streaming import Reading, cut_memory, stream_memory
+from budwood.subnet.compensate import cut_out, write_cut
+from budwood.subnet.elimination import LayerTrials
+from budwood.subnet.moments import teacher_stream
+from budwood.subnet.ordering import open_ordered
+from budwood.subnet.settings import Compensation, Ordering
+
+CPU, SEQUENCES, LENGTH, BATCH = torch.device("cpu"), 8, 64, 4
+WIDE, MANY_WORDS = {"hidden_size": 128, "vocab_size": 600}, {"hidden_size": 96, "vocab_size": 4000}
+
+
+@dataclass
+class Living(TorchDispatchMode):
+    """Counts the bytes of all tensors that an operation has made and somebody still has."""
+
+    now: int = 0
+    peak: int = 0
+    _known: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def __torch_dispatch__(self, operation: Any, types: object, args: Any = (), kwargs: Any = None) -> Any:
+        made = operation(*args, **kwargs or {})
+        for tensor in tree_leaves(made):
+            # Memory that nobody has written to takes none.
+            if isinstance(tensor, torch.Tensor) and tensor.device == CPU and "aten.empty" not in str(operation):
+                self._add(tensor.untyped_storage())
+        self.peak = max(self.peak, self.now)
+        return made
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        if (place := storage._cdata) not in self._known:
+            self._known.add(place)
+            self.now += storage.nbytes()
+            weakref.finalize(storage, self._drop, place, storage.nbytes())
+
+    def _drop(self, place: int, size: int) -> None:
+        self._known.remove(place)
+        self.now -= size
+
+
+def written_teacher(folder: Path, family: str, num_layers: int, sizes: Mapping[str, int], *, tied: bool) -> Path:
+    """Write a random teacher with heads of 32 dimensions and four neurons a channel."""
+    width = sizes["hidden_size"]
+    shape = {"intermediate_size": 4 * width, "num_attention_heads": width // 32, "num_hidden_layers": num_layers}
+    config = AutoConfig.for_model(family, **sizes, **shape, tie_word_embeddings=tied, initializer_range=0.1)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def half_of(teacher: Architecture) -> Selection:
+    layer = replace(teacher.layers[0], intermediate_size=teacher.layers[0].intermediate_size // 2)
+    depth, width = teacher.num_hidden_layers * 3 // 4, teacher.hidden_size * 3 // 4
+    return Selection.prefix(replace(teacher, hidden_size=width, layers=(layer,) * depth))
+
+
+def reading_of(size: int) -> Reading:
+    return Reading(num_sequences=SEQUENCES, length=LENGTH, batch_size=BATCH, size=size)
+
+
+def cut(teacher: Path, target: Path, settings: Compensation | None) -> tuple[int, int]:
+    """Cut half of a teacher, write and prove it; return the peak of living tensors, and the plan's."""
+    windows = torch.randint(0, 256, (SEQUENCES, LENGTH), generator=torch.Generator().manual_seed(0))
+    ordered, text = open_ordered(teacher, Ordering(ordering="magnitude")), windows[0]
+    with Living() as living:
+        parts = cut_out(ordered, half_of(ordered.ranked), windows, settings, batch_size=BATCH)
+        _, expected = write_cut(parts, teacher, target, text, CPU)
+        prove(expected, target, parts.architecture, ParameterBin(1, 10**9), text)
+    return living.peak, cut_memory(ordered.architecture, parts.architecture, settings, reading_of(2)).total
+
+
+@pytest.mark.parametrize(
+    ("family", "tied", "sizes", "settings"),
+    [
+        ("gpt_neox", False, WIDE, Compensation()),
+        ("gpt_neox", False, MANY_WORDS, Compensation()),
+        ("llama", True, WIDE, Compensation(refit=True)),
+        ("llama", True, MANY_WORDS, Compensation(layers=False)),
+        ("llama", False, WIDE, None),
+    ],
+    ids=["wide", "many words", "refitted", "tied", "plain"],
+)
+def test_a_cut_takes_what_is_planned(
+    family: str, sizes: Mapping[str, int], settings: Compensation | None, tmp_path: Path, *, tied: bool
+) -> None:
+    """Constants, indices and statistics are left out of the plan: a few hundredths of these tiny models."""
+    teacher = written_teacher(tmp_path / "teacher", family, 4, sizes, tied=tied)
+    living, planned = cut(teacher, tmp_path / "child", settings)
+    assert planned == pytest.approx(living, rel=0.1)
+
+
+@pytest.mark.slow
+def test_a_cut_of_twice_the_depth_takes_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (export, streaming):
+        monkeypatch.setattr(module, "SHARD_BYTES", 300_000)
+    taken = []
+    for depth in (4, 8):
+        teacher = written_teacher(tmp_path / f"teacher-{depth}", "gpt_neox", depth, WIDE, tied=False)
+        taken.append(cut(teacher, tmp_path / f"child-{depth}", Compensation()))
+    (living, planned), (deep_living, deep_planned) = taken
+    assert deep_living < 1.04 * living
+    assert deep_planned < 1.04 * planned
+    assert deep_planned == pytest.approx(deep_living, rel=0.1)
+
+
+@pytest.mark.parametrize(("tied", "num_trials"), [(False, 0), (True, 0), (False, 3)])
+def test_reading_takes_what_is_planned(num_trials: int, tmp_path: Path, *, tied: bool) -> None:
+    teacher = open_ordered(
+        written_teacher(tmp_path / "teacher", "llama", 4, MANY_WORDS, tied=tied), Ordering(ordering="magnitude")
+    )
+    windows = torch.randint(0, 256, (SEQUENCES, LENGTH + bool(num_trials)))
+    with Living() as living:
+        if num_trials:
+            trials = list(islice(combinations(range(4), 3), num_trials))
+            list(LayerTrials(teacher=teacher, windows=windows, batch_size=BATCH)(trials))
+        else:
+            teacher_stream(teacher, windows.split(BATCH)).advance(4)
+    planned = stream_memory(teacher.architecture, reading_of(2), num_trials=num_trials).total
+    assert planned == pytest.approx(living.peak, rel=0.1)
+
+
+def test_a_stream_by_hand() -> None:
+    """Pythia-1B: where it reads, a layer; and before, its embedding twice."""
+    teacher, states = pythia(50304, 16, 2048, 8), 64 * 512 * 2048 * 2
+    layer = 12 * 2048**2 + 13 * 2048
+    few = stream_memory(teacher, Reading(num_sequences=1, length=8, batch_size=1, size=2))
+    assert (few.weights, few.total) == (4 * 50304 * 2048, 4 * 50304 * 2048)
+    reading = Reading(num_sequences=64, length=512, batch_size=16, size=2)
+    many = stream_memory(teacher, reading)
+    assert many.weights == 2 * layer
+    assert many.activations == 2 * states + 16 * 512 * 2 * (3 * 2048 + 2 * 8192)
+    trials = stream_memory(teacher, reading, num_trials=16)
+    assert trials.weights == many.weights + 2 * 50304 * 2048
+    assert trials.activations == many.activations + 15 * states
+
+
+def test_a_cut_by_hand() -> None:
+    """Pythia-1B of which half the neurons and three quarters of the channels are kept, in bfloat16.
+
+    Beside the shard that waits it takes most to read a layer, with its moments, in which the neurons of a batch are
+    there in float32 too. With few tokens it takes most to correct the neurons: their moment, what is kept of it, and
+    what is to be predicted.
+    """
+    teacher, k, n = pythia(50304, 16, 2048, 8), 4096, 8192
+    child = replace(teacher, hidden_size=1536, layers=tuple(replace(e, intermediate_size=k) for e in teacher.layers))
+    layer = 4 * 1536 * 2048 + 2 * 1536 * 4096 + 3 * 2048 + 4096 + 6 * 1536
+    waiting = 2 * (50304 * 1536 + 7 * layer)
+    assert waiting < 2**29 < waiting + 2 * layer
+    many = Reading(num_sequences=64, length=512, batch_size=4, size=2)
+    memory, states = cut_memory(teacher, child, Compensation(), many), 64 * 512 * 2048 * 2
+    assert memory.weights == waiting + 2 * (12 * 2048**2 + 13 * 2048)
+    assert memory.activations == 2 * states + 4 * 512 * (2 * (2 * 2048 + n) + 4 * n)
+    assert memory.moments == 4 * (n**2 + 2 * 2048**2)
+    few = Reading(num_sequences=4, length=128, batch_size=4, size=2)
+    memory = cut_memory(teacher, child, Compensation(), few)
+    assert (memory.weights, memory.moments) == (waiting + 2 * layer, 4 * n**2 + 4 * k * n)
+    precise = cut_memory(teacher, child, Compensation(neuron_ridge=1e-3), few)
+    assert precise.moments == 2 * 8 * k * n + 4 * k * (n - k)
+
+
+@pytest.mark.parametrize(("sizes", "gibibytes"), [((50432, 32, 4096, 32), 14), ((50688, 36, 5120, 40), 20)])
+def test_large_teachers_are_cut_on_ordinary_machines(sizes: tuple[int, int, int, int], gibibytes: int) -> None:
+    """Pythia-6.9B and 12B, whatever the child keeps, and whatever the depth."""
+    teacher, settings = pythia(*sizes), Compensation(refit=True)
+    reading = Reading(num_sequences=64, length=512, batch_size=16, size=2)
+    for share in (0.25, 0.5, 0.75, 0.9):
+        child = in_small(teacher, share * num_parameters(teacher))
+        assert cut_memory(teacher, child, settings, reading).total < gibibytes * 2**30
+        deep, deeper = teacher.with_layers(teacher.layers * 2), child.with_layers(child.layers * 2)
+        assert stream_memory(deep, reading) == stream_memory(teacher, reading)
+        assert cut_memory(deep, deeper, settings, reading).total < gibibytes * 2**30
