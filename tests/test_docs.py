@@ -322,6 +322,7 @@ FOREIGN = {
     "is unknown; there are quickstart…",  # the names of a table
     "must hold model.safetensors or …",
     "undecided",
+    "address already in use",  # the server of MLflow
     "within the noise",
     "random_init",
     "KILLED",

@@ -104,6 +104,7 @@ class TrackingHook:
     def after_context_created(self, context: KedroContext) -> None:
         """Read where runs are tracked, and the parameters that describe them."""
         self._settings = TrackingSettings.model_validate(context.config_loader["mlflow"]).rooted(project_root())
+        self._settings = self._settings.named(context.env)
         self._parameters = context.config_loader["parameters"]
 
     @hook_impl
@@ -254,7 +255,10 @@ def _leave(*_: object) -> None:
 
 def _say_how_to_go_on() -> None:
     # `python -m kedro` is one word of Kedro's.
-    command = clean_command([*Path(sys.argv[0]).name.split(), *sys.argv[1:]])
+    name = os.getenv("KEDRO_ENV")  # which `make run ENV=...` sets
+    command = " ".join(
+        [*[f"KEDRO_ENV={name}"] * bool(name), clean_command([*Path(sys.argv[0]).name.split(), *sys.argv[1:]])]
+    )
     logger.warning("Stopped; what is finished is kept. Go on with the same command: %s", command)
 
 

@@ -17,7 +17,11 @@ from budwood.corpus.documents import SourceReader
         ('{"title": "x", "body": "y"}', {"format": "jsonl"}, "lacks text_field='text'; fields present: title, body"),
         ('"text"', {"format": "jsonl"}, "lacks text_field='text'; fields present: none"),
         ('{"text": 3}', {"format": "jsonl"}, "file:1 must have text in text_field='text', got int"),
-        ('{"text": "x"}\n{"text"', {"format": "jsonl"}, r"file:2 cannot be read as format='jsonl': Expecting"),
+        (
+            '{"text": "x"}\n{"text"',
+            {"format": "jsonl"},
+            r"file:2 cannot be read as format='jsonl': Expecting.*; mend the row, or set on_error: skip",
+        ),
         ("[3]", {"format": "json"}, "file:0 lacks text_field='text'; fields present: none"),
         ("3", {"format": "json"}, "file:1 cannot be read as format='json': it is no object or array but 3"),
         ('{"text": "x"}\n{"text": "y"}', {"format": "json"}, "cannot be read as format='json': Extra data: line 2"),

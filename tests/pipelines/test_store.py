@@ -104,6 +104,14 @@ def test_a_second_run_of_a_process_is_not_bound_to_the_store_of_the_first(tmp_pa
     assert log("two").is_relative_to(tmp_path / "two")
 
 
+@pytest.mark.parametrize(
+    ("given", "environment", "expected"),
+    [(None, None, "quickstart"), (None, "mine", "mine"), ("shared", "mine", "shared")],
+)
+def test_an_experiment_is_named_after_its_environment(tmp_path, given, environment, expected):
+    assert settings(tmp_path, experiment=given).named(environment).experiment == expected
+
+
 def test_a_deleted_experiment_is_restored(tmp_path, caplog):
     caplog.set_level("INFO")
     open_experiment(settings(tmp_path))

@@ -76,7 +76,7 @@ def run(
     manager.register(hook)
     store = {"tracking_uri": f"sqlite:///{folder}/mlflow.db", "experiment": "study"} | (settings or {})
     loader = {"mlflow": store, "parameters": PARAMETERS | {"hub": {"token": "hf_x"}}}
-    hook.after_context_created(SimpleNamespace(config_loader=loader))
+    hook.after_context_created(SimpleNamespace(config_loader=loader, env=None))
     pipeline = Pipeline(list(nodes))
     datasets = {
         name: JSONDataset(filepath=str(folder / f"{name}.json"), metadata={"mlflow": "artifact"})
@@ -262,8 +262,13 @@ def test_a_process_that_is_stopped_closes_its_runs_and_says_how_to_go_on(tmp_pat
 def test_the_command_to_go_on_can_be_typed(monkeypatch, caplog, called):
     """Kedro's module calls itself by three words."""
     monkeypatch.setattr(sys, "argv", [called, "run", "--tags=a b"])
+    monkeypatch.delenv("KEDRO_ENV", raising=False)
     _say_how_to_go_on()
-    assert caplog.messages[-1].endswith(f"same command: {called.rpartition('/')[2]} run '--tags=a b'")
+    command = f"{called.rpartition('/')[2]} run '--tags=a b'"
+    assert caplog.messages[-1].endswith(f"same command: {command}")
+    monkeypatch.setenv("KEDRO_ENV", "mine")
+    _say_how_to_go_on()
+    assert caplog.messages[-1].endswith(f"same command: KEDRO_ENV=mine {command}"), "as `make run ENV=mine` sets it"
 
 
 def test_signals_are_heard_as_before_when_a_run_has_ended(tmp_path):

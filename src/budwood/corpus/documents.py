@@ -109,7 +109,8 @@ class SourceReader:
             except ValueError as error:
                 fault = f"{self._rows.locate(identifier)} {error}"
                 if self.source.on_error == "stop":
-                    raise ValueError(f"source {self.source.name!r}: {fault}") from error
+                    advice = "; mend the row, or set on_error: skip" * isinstance(row, Unreadable)
+                    raise ValueError(f"source {self.source.name!r}: {fault}{advice}") from error
                 self.num_skipped += 1
                 self.faults = (*self.faults, fault)[:_KEPT_FAULTS]
             else:

@@ -19,6 +19,8 @@ from budwood.records.strict import Strict
 logger = logging.getLogger(__name__)
 
 URI, EXPERIMENT = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"
+QUICKSTART = "quickstart"
+"""Experiment of the base."""
 _SQLITE = "sqlite:///"
 _SERVERS = ("http", "https", "databricks")
 _PLACES = (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"))
@@ -30,8 +32,9 @@ class TrackingSettings(Strict):
 
     tracking_uri: str
     """Relative paths begin at the root of the project. The environment variable `MLFLOW_TRACKING_URI` overrides it."""
-    experiment: str
-    """The environment variable `MLFLOW_EXPERIMENT_NAME` overrides it."""
+    experiment: str | None = None
+    """Null: the name of the environment, and `quickstart` for the base. The environment variable
+    `MLFLOW_EXPERIMENT_NAME` overrides it."""
     artifacts: str | None = None
     """A folder or an address, such as `s3://bucket/budwood`; null: beside a database in a file, and where a server
     keeps its artifacts. A relative path begins at the root of the project."""
@@ -49,6 +52,14 @@ class TrackingSettings(Strict):
         if artifacts is not None and not urlsplit(artifacts).scheme:
             artifacts = resolve_path(artifacts, root)
         return self.model_copy(update={"tracking_uri": uri, "artifacts": artifacts})
+
+    def named(self, environment: str | None) -> Self:
+        """Return the settings with the name of an experiment.
+
+        Args:
+            environment: of the configuration; None for the base alone.
+        """
+        return self.model_copy(update={"experiment": self.experiment or environment or QUICKSTART})
 
 
 def open_experiment(settings: TrackingSettings) -> None:
@@ -71,7 +82,7 @@ def open_experiment(settings: TrackingSettings) -> None:
     os.environ.pop(URI, None)
     if inherited is not None:
         os.environ[URI] = inherited
-    name = _overridden(EXPERIMENT, settings.experiment)
+    name = _overridden(EXPERIMENT, settings.experiment or QUICKSTART)
     wanted = artifact_root(uri, settings.artifacts)
     experiment = mlflow.get_experiment_by_name(name)
     if experiment is None:

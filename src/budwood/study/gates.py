@@ -59,7 +59,7 @@ def require_passed(gates: Sequence[Gate], on_failure: OnFailure) -> None:
     """
     failed = "; ".join(gate.describe() for gate in gates if not gate.passed)
     if failed and on_failure == "stop":
-        raise ValueError(f"sanity gate failed: {failed}. protocol.failed_gate: warn goes on all the same")
+        raise ValueError(f"sanity gate failed: {failed}. To go on all the same, set protocol.failed_gate: warn")
     if failed:
         logger.warning("Sanity gate failed: %s", failed)
 

@@ -1,5 +1,6 @@
 """The text of a study: packed once, and read in windows that every stage declares."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,11 @@ from budwood.study.settings import MeasurementSettings
 from budwood.study.stage import NOT_DECIDING, Stage, Work
 from budwood.training.order import training_order
 from budwood.training.settings import Schedule
+
+MANY_READINGS = 4
+"""Readings of a text up to which it is almost as good as new text: Muennighoff et al. 2023, arXiv 2305.16264."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,13 +115,23 @@ class PackText(Stage[PackedCorpus]):
 
 
 def require_text(tokens: PackedCorpus, measurement: MeasurementSettings, schedule: Schedule) -> None:
-    """Check that every split is large enough for what a study asks of it.
+    """Check that every split is large enough for what a study asks of it; warn where training reads its text often.
 
     Raises:
         ValueError: one is not; the message gives what it holds.
     """
     require_measured(tokens, measurement)
     training_order(tokens, schedule)
+    available = len(tokens.window_starts("train", schedule.sequence_length)) * schedule.sequence_length
+    if schedule.num_tokens > MANY_READINGS * available:
+        logger.warning(
+            "Training reads its text %.0f times: schedule.tokens=%s, and the training split has %s. Text that is read "
+            "more than about %d times teaches little more; add text, or lower schedule.tokens",
+            schedule.num_tokens / available,
+            f"{schedule.tokens:,}",
+            f"{available:,}",
+            MANY_READINGS,
+        )
     tokens.heldout_starts(schedule.sequence_length, measurement.heldout)
 
 

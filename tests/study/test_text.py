@@ -1,0 +1,30 @@
+"""What a study asks of its text."""
+
+import logging
+
+import pandas as pd
+import pytest
+from corpora import tokenize_and_pack
+
+from budwood.models.teacher import byte_tokenizer
+from budwood.study.settings import MeasurementSettings
+from budwood.study.text import require_text
+from budwood.training.settings import Schedule
+
+MEASURED = MeasurementSettings(length=8, calibration=1, elimination=1, selection=1, choice=1, validation=1, heldout=1)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"), [(16 * 8 * 4, None), (16 * 8 * 4 + 8, "4 times"), (16 * 80, "10 times")]
+)
+def test_training_that_reads_its_text_often_is_warned_of(tokens, expected, tmp_path, caplog):
+    """Sixteen sequences of eight tokens: text that is read up to four times is almost as good as new."""
+    texts = {"train": "x" * (16 * 8 - len("train"))} | dict.fromkeys(
+        ("calibration", "selection", "choice", "validation"), "y" * 40
+    )
+    rows = [{"source": "one", "split": split, "text": split + text} for split, text in texts.items()]
+    corpus = tokenize_and_pack(pd.DataFrame(rows), byte_tokenizer(), seed=0, directory=tmp_path, progress=False)
+    schedule = Schedule(tokens=tokens, sequence_length=8, global_batch=1, micro_batch=1, peak_learning_rate=1e-3)
+    with caplog.at_level(logging.WARNING):
+        require_text(corpus, MEASURED, schedule)
+    assert [expected in text for text in caplog.messages] == ([] if expected is None else [True])
