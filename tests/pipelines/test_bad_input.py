@@ -201,6 +201,7 @@ def test_names_that_differ_in_case_only_are_refused(group):
         ("teacher.random.num_attention_heads", 7, "teacher.random: .*not a multiple of the number of attention heads"),
         ("bins.half.reference", SIZES | {"vocab_size": 200}, "bins.half.reference: vocab_size=200 must hold the 257"),
         ("bins.half.reference", SIZES | {"model_type": "qwen2"}, "cannot be trained beside a teacher of the family"),
+        ("plan.ledger", "none.json", "plan.ledger='none.json' must be the ledger.json of a run"),
     ],
 )
 def test_a_plan_refuses_what_a_run_would(path, value, expected, tmp_path):

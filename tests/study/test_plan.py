@@ -141,7 +141,7 @@ def test_the_reference_of_a_bin_is_trained_once() -> None:
     (found,) = planned[(planned["arm"] == "reference_init") & (planned["stage"] == "training")].to_dict("records")
     assert (found["space"], found["tokens"]) == ("", 4624 * 1056 * 2048)
     assert planned.loc[planned["stage"] == "evaluation", "tokens"].tolist()[1:] == [4 * (200 * 512 + 2 * WRITTEN)] * 2
-    page = markdown_plan(planned, ("h100", 8), 0.4, [])
+    page = markdown_plan(planned, ("h100", 8), "at 40% of its peak", [])
     assert "2 searches and 7 training runs" in page
     large = study(forecasts=two, schedule=PAPERS.model_copy(update={"micro_batch": 48}))
     assert any("reference_init" in warning for warning in warnings_of(large, plan(large, H100, 0.4), H100, 1, 1e15))
@@ -279,10 +279,10 @@ def test_an_ablation_by_hand() -> None:
     assert found["teacher_flops"] == 10 * tokens
     total = found["search_flops"] + found["training_flops"] + found["teacher_flops"]
     assert found["device_hours"] == pytest.approx(total / 989e12 / 0.4 / 3600)
-    page = markdown_plan(planned, ("h100", 8), 0.4, [], costs)
+    page = markdown_plan(planned, ("h100", 8), "at 40% of its peak", [], costs)
     assert "## Ablations, each run by name" in page
     assert "| `ablation_logits` | small | 1 | 2 |" in " ".join(page.split())
-    assert "Ablations" not in markdown_plan(planned, ("h100", 8), 0.4, [])
+    assert "Ablations" not in markdown_plan(planned, ("h100", 8), "at 40% of its peak", [])
 
 
 def test_a_bin_is_planned_under_its_own_conditions() -> None:
@@ -387,11 +387,11 @@ def test_other_limits() -> None:
 
 def test_the_page_tells_totals_and_warnings() -> None:
     planned = plan(study(), H100, 0.4)
-    page = markdown_plan(planned, ("h100", 8), 0.4, ["Too much."])
+    page = markdown_plan(planned, ("h100", 8), "at 40% of its peak", ["Too much."])
     assert "# What this study will cost" in page
     assert "1 searches and 3 training runs" in page
     assert "on h100 at 40% of its peak" in page
     assert "- Too much." in page
     assert "| small · coarse |" in page
     assert "| 2.35 EFLOP |" in " ".join(page.split())
-    assert "Everything fits." in markdown_plan(planned, ("h100", 8), 0.4, [])
+    assert "Everything fits." in markdown_plan(planned, ("h100", 8), "at 40% of its peak", [])

@@ -15,5 +15,8 @@ class PlanSettings(Strict):
     """Devices that train in parallel; they divide the time, not the memory."""
     mfu: float = Field(default=0.4, gt=0, le=1)
     """Share of the peak that forward and backward passes reach."""
+    ledger: str | None = None
+    """Path of the `ledger.json` of a run on the same machine: stages are as fast as they were in it, and `mfu` counts
+    only where it lacks one."""
     disk_gb: float | None = Field(default=None, gt=0)
     """Room for everything that is written; what is free here where it is empty."""

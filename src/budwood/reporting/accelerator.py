@@ -1,12 +1,19 @@
 """Accelerators that a study can be planned for."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
+from budwood.records.cost import STAGES, Cost, CostStage
 from budwood.training.peaks import PEAK_FLOPS
 
 _GIB = 2**30
 _SECONDS_PER_HOUR = 3600
+_TIMED_TOGETHER: tuple[tuple[CostStage, ...], ...] = (
+    ("search", "compensation", "certificate"),
+    ("training", "teacher", "heldout", "probe"),
+)
+"""Stages of which the ledger has one time, that of the first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,9 +25,28 @@ class Accelerator:
     memory_bytes: int
     precision: Literal["float32", "bfloat16"] = "bfloat16"
 
-    def flops_per_hour(self, mfu: float) -> float:
-        """Return what the device computes in an hour at a share of its peak."""
-        return self.flops_per_second * mfu * _SECONDS_PER_HOUR
+    paces: Mapping[str, float] = field(default_factory=dict)
+    """FLOPs per second of stages, where a run has shown them."""
+
+    def hours(self, stage: str, flops: float, mfu: float) -> float:
+        """Return what a stage takes, at its pace or at a share of the peak."""
+        return flops / self.paces.get(stage, self.flops_per_second * mfu) / _SECONDS_PER_HOUR
+
+
+def paces_of(spent: Iterable[Cost], num_devices: int = 1) -> dict[str, float]:
+    """Return the FLOPs per second at which every stage of a run went; some are timed together.
+
+    Args:
+        spent: its ledger.
+        num_devices: that ran at a time; the pace is that of one.
+    """
+    costs, paces = list(spent), dict[str, float]()
+    for stages in (*_TIMED_TOGETHER, *((stage,) for stage in STAGES if stage not in sum(_TIMED_TOGETHER, ()))):
+        of_stages = [cost for cost in costs if cost.stage in stages]
+        flops, seconds = sum(cost.flops for cost in of_stages), sum(cost.seconds for cost in of_stages)
+        if flops > 0 and seconds > 0:
+            paces |= dict.fromkeys(stages, flops / seconds / num_devices)
+    return paces
 
 
 AcceleratorName = Literal["a100-40gb", "a100-80gb", "h100", "h200", "b200", "l40s", "rtx4090", "mi300x", "cpu"]

@@ -35,7 +35,7 @@ def disk_bytes(planned: pd.DataFrame) -> float:
 def markdown_plan(
     planned: pd.DataFrame,
     devices: tuple[str, int],
-    mfu: float,
+    speed: str,
     warnings: Sequence[str],
     ablations: pd.DataFrame | None = None,
 ) -> str:
@@ -44,7 +44,7 @@ def markdown_plan(
     Args:
         planned: the frame of `budwood.study.plan.plan`.
         devices: name of the accelerator, and how many train in parallel.
-        mfu: share of its peak that is reached.
+        speed: how fast it is taken to be, such as "at 40% of its peak".
         warnings: what will not fit.
         ablations: the frame of `budwood.study.ablation.plan_ablations`, where there are any.
     """
@@ -59,17 +59,17 @@ def markdown_plan(
     if not warnings:
         sections["What will not fit"] = "Everything fits."
     pages = [f"## {name}\n\n{body}" for name, body in sections.items()]
-    return "\n\n".join(["# What this study will cost", _headline(planned, devices, mfu), *pages]) + "\n"
+    return "\n\n".join(["# What this study will cost", _headline(planned, devices, speed), *pages]) + "\n"
 
 
-def _headline(planned: pd.DataFrame, devices: tuple[str, int], mfu: float) -> str:
+def _headline(planned: pd.DataFrame, devices: tuple[str, int], speed: str) -> str:
     name, number = devices
     variants = planned.loc[planned["stage"] == "search", ["bin", "space"]]
     runs, probes = (int((planned["stage"] == stage).sum()) for stage in ("training", PROBE))
     probed = f", {probes} probes" if probes else ""
     hours = planned["device_hours"].sum()
     spent = f"**{formats.flops(planned['flops'].sum())}**, **{formats.significant(hours)} device-hours**"
-    how = f"on {name} at {mfu:.0%} of its peak, {_time(hours, number)} with {number} at a time"
+    how = f"on {name} {speed}, {_time(hours, number)} with {number} at a time"
     disk = formats.size(disk_bytes(planned))
     return f"{len(variants)} searches{probed} and {runs} training runs: {spent} {how}, and up to **{disk}** on disk."
 

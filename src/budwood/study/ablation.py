@@ -83,7 +83,7 @@ def plan_ablations(ablations: Sequence[PlannedAblation], accelerator: Accelerato
     Args:
         ablations: in the order of the rows.
         accelerator: runs them.
-        mfu: share of the accelerator's peak that is reached.
+        mfu: share of the accelerator's peak that is reached, in stages of which it has no pace.
 
     Returns:
         `ABLATION_COLUMNS`: `ablation`, `bin`; `searches` and `runs`, their numbers; `search_flops` with corrections,
@@ -102,7 +102,8 @@ def plan_ablations(ablations: Sequence[PlannedAblation], accelerator: Accelerato
             "training_flops": sum(cost.flops for cost in runs if cost.stage == "training"),
             "teacher_flops": sum(cost.flops for cost in runs if cost.stage == "teacher"),
         }
-        hours = {"device_hours": sum(flops.values()) / accelerator.flops_per_hour(mfu)}
+        stages = zip(("search", "training", "teacher"), flops.values(), strict=True)
+        hours = {"device_hours": sum(accelerator.hours(*cost, mfu) for cost in stages)}
         counts = {"searches": len(ablation.searches), "runs": len(ablation.runs)}
         rows.append({"ablation": ablation.name, "bin": ablation.bin, **counts, **flops, **hours})
     return pd.DataFrame(rows, columns=ABLATION_COLUMNS)

@@ -177,7 +177,7 @@ def plan(study: PlannedStudy, accelerator: Accelerator, mfu: float) -> pd.DataFr
     Args:
         study: the study.
         accelerator: runs it.
-        mfu: share of the accelerator's peak that is reached.
+        mfu: share of the accelerator's peak that is reached, in stages of which it has no pace.
 
     Returns:
         Rows as the ledger will have them, and one for the text. Columns: `stage`, `bin`, `space`, `arm`; `tokens` and
@@ -194,7 +194,7 @@ def plan(study: PlannedStudy, accelerator: Accelerator, mfu: float) -> pd.DataFr
         *(row for each in one_of_each.values() for row in _reference_rows(study.within(each.variant.bin), each)),
     ]
     frame = pd.DataFrame(rows).reindex(columns=COLUMNS)
-    hours = frame["flops"] / accelerator.flops_per_hour(mfu)
+    hours = [accelerator.hours(*cost, mfu) for cost in zip(frame["stage"], frame["flops"], strict=True)]
     texts = dict.fromkeys(("bin", "space", "arm"), "")
     counted = [name for name in COLUMNS if name not in {"stage", *texts, "paper_flops"}]
     return (

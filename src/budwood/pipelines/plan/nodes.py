@@ -10,11 +10,13 @@ import pandas as pd
 from budwood.arch.bins import require_disjoint
 from budwood.arch.count import forward_flops_per_token, num_parameters
 from budwood.models.teacher import count_positions, count_token_ids, describe_teacher
-from budwood.parameters import AblationTeacher, ProjectParameters
+from budwood.parameters import AblationTeacher, PlanSettings, ProjectParameters
 from budwood.pipelines.ablations.comparison import Ablation, Comparison, ablations_of
 from budwood.pipelines.wiring import project_root
+from budwood.records.cost import Cost
+from budwood.records.form import read_records
 from budwood.records.names import Variant
-from budwood.reporting.accelerator import ACCELERATORS, Accelerator
+from budwood.reporting.accelerator import ACCELERATORS, Accelerator, paces_of
 from budwood.reporting.quote import markdown_plan
 from budwood.study.ablation import PlannedAblation, plan_ablations
 from budwood.study.forecast import Forecast, forecast
@@ -34,7 +36,7 @@ def plan_study(study: ProjectParameters, workspace: Path) -> tuple[pd.DataFrame,
         ValueError: the teacher is not known, a bin cannot be reached, or two overlap; nothing has been spent yet.
     """
     parameters, settings = study, study.plan
-    accelerator = ACCELERATORS[settings.accelerator]
+    accelerator, speed = _accelerator(settings)
     described = describe_study(parameters, accelerator)
     planned = plan(described, accelerator, settings.mfu)
     free = settings.disk_gb * _GIGABYTE if settings.disk_gb else shutil.disk_usage(workspace).free
@@ -43,9 +45,25 @@ def plan_study(study: ProjectParameters, workspace: Path) -> tuple[pd.DataFrame,
     if parameters.ablations is not None:
         ablations = [_planned(each, parameters, described) for each in ablations_of(parameters)]
         compared = plan_ablations(ablations, accelerator, settings.mfu)
-    page = markdown_plan(planned, (settings.accelerator, settings.num_devices), settings.mfu, warnings, compared)
+    page = markdown_plan(planned, (settings.accelerator, settings.num_devices), speed, warnings, compared)
     (logger.warning if warnings else logger.info)("The plan\n\n%s", page)
     return planned, page
+
+
+def _accelerator(settings: PlanSettings) -> tuple[Accelerator, str]:
+    """Return what a study would run on, and how fast that is taken to be.
+
+    Raises:
+        ValueError: there is no ledger where one is named.
+    """
+    accelerator = ACCELERATORS[settings.accelerator]
+    if settings.ledger is None:
+        return accelerator, f"at {settings.mfu:.0%} of its peak"
+    file = project_root() / settings.ledger
+    spent = read_records(file) if file.is_file() else None
+    if not (isinstance(spent, list) and spent and all(isinstance(cost, Cost) for cost in spent)):
+        raise ValueError(f"plan.ledger={settings.ledger!r} must be the ledger.json of a run: {file} is none")
+    return replace(accelerator, paces=paces_of(spent, settings.num_devices)), f"at the pace of {settings.ledger}"
 
 
 def describe_study(parameters: ProjectParameters, accelerator: Accelerator) -> PlannedStudy:
