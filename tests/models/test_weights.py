@@ -10,7 +10,7 @@ from teachers import TEACHERS, families, tiny_teacher
 from transformers import AutoModelForCausalLM
 
 from budwood.models.checkpoint import build_meta, load_config, load_model
-from budwood.models.weights import check_shapes, read_json, tensor_files, weight_files
+from budwood.models.weights import check_shapes, read_object, tensor_files, weight_files
 
 NAME = "model.embed_tokens.weight"
 
@@ -81,7 +81,7 @@ def test_a_damaged_header_is_named(folder, header):
 def test_a_deep_json_is_damaged(tmp_path):
     (tmp_path / "x.json").write_text("[" * 100_000)
     with pytest.raises(ValueError, match=r"x.json is missing, empty or damaged"):
-        read_json(tmp_path / "x.json")
+        read_object(tmp_path / "x.json")
 
 
 @pytest.mark.parametrize("name", families())

@@ -28,7 +28,7 @@ _UINT16_VALUES = 2**16
 _QUOTED_CHARACTERS = 40
 
 
-class Batch(Protocol):
+class Documents(Protocol):
     """Some documents that are tokenised together."""
 
     @property
@@ -36,7 +36,7 @@ class Batch(Protocol):
         """The documents."""
 
 
-AnyBatch = TypeVar("AnyBatch", bound=Batch)
+AnyDocuments = TypeVar("AnyDocuments", bound=Documents)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,8 +191,8 @@ def start_workers(encoder: Encoder, num_processes: int) -> Executor:
 
 
 def tokenize_batches(
-    batches: Iterable[AnyBatch], workers: Executor, ahead: int
-) -> Iterator[tuple[AnyBatch, list[tuple[Tokens, int]]]]:
+    batches: Iterable[AnyDocuments], workers: Executor, ahead: int
+) -> Iterator[tuple[AnyDocuments, list[tuple[Tokens, int]]]]:
     """Tokenise batches while the next ones are read, and return them in their order, whatever the number of workers.
 
     Args:
@@ -203,7 +203,7 @@ def tokenize_batches(
     Yields:
         Each batch with the tokens of its texts (see `Encoder.encode`) and their digests (`near_digest`).
     """
-    waiting: deque[tuple[AnyBatch, Future[list[tuple[Tokens, int]]]]] = deque()
+    waiting: deque[tuple[AnyDocuments, Future[list[tuple[Tokens, int]]]]] = deque()
     for batch in batches:
         waiting.append((batch, workers.submit(_encode, batch.texts)))
         if len(waiting) > ahead:

@@ -1,14 +1,12 @@
 """Questions in the catalog, as the evaluation harness reads them."""
 
 from pathlib import Path
-from typing import Any
 
 from kedro_datasets._typing import JSONPreview
 
 from budwood.datasets.path import PathDataset
 from budwood.evaluation.harness import open_tasks, write_tasks
-
-Questions = dict[str, list[dict[str, Any]]]
+from budwood.evaluation.heldout import Questions
 
 
 class TaskFolderDataset(PathDataset[Questions, Path]):

@@ -18,7 +18,9 @@ _MOST_TOKENS = 2**20
 # Passages among which those of other documents are looked for.
 _NUM_DRAWS = 64
 
-Row = dict[str, Any]
+Question = dict[str, Any]
+Questions = dict[str, list[Question]]
+"""By task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ def read_texts(corpus: PackedCorpus, tokenizer: PreTrainedTokenizerBase, split: 
     return texts
 
 
-def heldout_questions(texts: Mapping[str, Sequence[str]], settings: HeldOutSettings) -> dict[str, list[Row]]:
+def heldout_questions(texts: Mapping[str, Sequence[str]], settings: HeldOutSettings) -> Questions:
     """Return the questions of both tasks, as many from every source; equal arguments give equal questions.
 
     `heldout_last_word` asks for the last word of a passage, as LAMBADA does (Paperno et al., 2016).
@@ -57,7 +59,7 @@ def heldout_questions(texts: Mapping[str, Sequence[str]], settings: HeldOutSetti
     Raises:
         ValueError: a source holds too little text.
     """
-    questions: dict[str, list[Row]] = {LAST_WORD: [], CONTINUATION: []}
+    questions: Questions = {LAST_WORD: [], CONTINUATION: []}
     for source, documents in texts.items():
         rng = np.random.default_rng(settings.seed)
         passages = _passages(documents, settings, rng)
@@ -95,14 +97,14 @@ def _cut(document: int, text: str, settings: HeldOutSettings) -> Iterator[_Passa
         yield _Passage(document, context, text[words[middle].start() : words[end - 1].end()])
 
 
-def _last_word(passage: _Passage) -> Row | None:
+def _last_word(passage: _Passage) -> Question | None:
     """Return the question for the last word of a passage that can be asked for; None where there is none."""
     text = f"{passage.context} {passage.continuation}"
     found = list(_LAST_WORD.finditer(text, len(passage.context)))
     return {"context": text[: found[-1].start()], "target": found[-1].group()} if found else None
 
 
-def _continuation(passage: _Passage, passages: Sequence[_Passage], rng: np.random.Generator) -> Row | None:
+def _continuation(passage: _Passage, passages: Sequence[_Passage], rng: np.random.Generator) -> Question | None:
     """Return the question for how a passage goes on; None where no three other continuations are found."""
     drawn = [passages[index] for index in rng.choice(len(passages), min(len(passages), _NUM_DRAWS), replace=False)]
     others = [

@@ -2,18 +2,16 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
+from budwood.evaluation.heldout import Question, Questions
 from budwood.evaluation.settings import COPIED_WORDS, COPY, NUM_CHOICES, RECALL, RECALLED_PAIRS, HeldOutSettings
 
 _WORD = re.compile(r"[^\W\d_]{4,}")
 
-Row = dict[str, Any]
 
-
-def in_context_questions(texts: Mapping[str, Sequence[str]], settings: HeldOutSettings) -> dict[str, list[Row]]:
+def in_context_questions(texts: Mapping[str, Sequence[str]], settings: HeldOutSettings) -> Questions:
     """Return the questions of both tasks, as many from every source; equal arguments give equal questions.
 
     `heldout_copy` gives words in random order, then the first of them again, and asks which comes next.
@@ -31,7 +29,7 @@ def in_context_questions(texts: Mapping[str, Sequence[str]], settings: HeldOutSe
     Raises:
         ValueError: a source has too few different words.
     """
-    questions: dict[str, list[Row]] = {COPY: [], RECALL: []}
+    questions: Questions = {COPY: [], RECALL: []}
     for source, documents in texts.items():
         words = np.array(sorted({word for text in documents for word in _WORD.findall(text)}))
         if len(words) < max(COPIED_WORDS, 2 * RECALLED_PAIRS):
@@ -45,7 +43,7 @@ def in_context_questions(texts: Mapping[str, Sequence[str]], settings: HeldOutSe
     return questions
 
 
-def _copy(words: np.ndarray, rng: np.random.Generator) -> Row:
+def _copy(words: np.ndarray, rng: np.random.Generator) -> Question:
     drawn = [str(word) for word in rng.choice(words, COPIED_WORDS, replace=False)]
     # As many choices are left that were not given twice.
     given = int(rng.integers(2, COPIED_WORDS - NUM_CHOICES + 1))
@@ -53,7 +51,7 @@ def _copy(words: np.ndarray, rng: np.random.Generator) -> Row:
     return _question(f"{' '.join(drawn)}\n{' '.join(drawn[:given])}", drawn[given], others, rng)
 
 
-def _recall(words: np.ndarray, rng: np.random.Generator) -> Row:
+def _recall(words: np.ndarray, rng: np.random.Generator) -> Question:
     drawn = [str(word) for word in rng.choice(words, 2 * RECALLED_PAIRS, replace=False)]
     keys, values = drawn[:RECALLED_PAIRS], drawn[RECALLED_PAIRS:]
     asked = int(rng.integers(RECALLED_PAIRS))
@@ -62,6 +60,6 @@ def _recall(words: np.ndarray, rng: np.random.Generator) -> Row:
     return _question("\n".join([*lines, f"{keys[asked]}:"]), values[asked], others, rng)
 
 
-def _question(context: str, true: str, others: Sequence[str], rng: np.random.Generator) -> Row:
+def _question(context: str, true: str, others: Sequence[str], rng: np.random.Generator) -> Question:
     label = int(rng.integers(NUM_CHOICES))
     return {"context": context, "choices": [*others[:label], true, *others[label:]], "label": label}

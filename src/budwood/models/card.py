@@ -9,7 +9,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from budwood.arch.count import kv_cache_bytes_per_token, num_parameters
 from budwood.arch.spec import Architecture
-from budwood.models.engines import describe
+from budwood.models.engines import engines_table
 from budwood.models.export import CERTIFICATE
 from budwood.records.serving import CHECK, OpensIn
 from budwood.records.teacher import TeacherRecord
@@ -168,7 +168,7 @@ class Card:
             return ""
         return f"""## Serving
 
-{describe(self.opens_in)}
+{engines_table(self.opens_in)}
 
 `python {CHECK} ENGINE`, with the Python that has the engine, compares it with the log-probabilities that the child in
 memory had.

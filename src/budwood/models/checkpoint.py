@@ -37,7 +37,7 @@ from budwood.models.rotary import (
     rotary_dims,
     state_ropes,
 )
-from budwood.models.weights import INDEX, SINGLE, read_json, same_values, tensor_files
+from budwood.models.weights import INDEX, SINGLE, read_object, same_values, tensor_files
 from budwood.records.files import write_folder_atomically
 from budwood.records.hashes import hash_file, hash_files
 from budwood.records.seal import damage, seal
@@ -169,7 +169,7 @@ def load_generation(folder: Path) -> GenerationConfig | None:
     file = folder / GENERATION
     if not file.is_file():
         return None
-    read_json(file)
+    read_object(file)
     try:
         return GenerationConfig.from_pretrained(folder)
     except (OSError, ValueError, TypeError) as error:

@@ -158,7 +158,7 @@ def _tried(engine: EngineName, folder: Path, home: Path) -> Opening:
     return Opening(opens=True, how=f"`python {CHECK} {engine}`: {tokens} agree within {difference}{warning}")
 
 
-def describe(opens_in: Mapping[EngineName, Opening]) -> str:
+def engines_table(opens_in: Mapping[EngineName, Opening]) -> str:
     """Return a table of engines in Markdown."""
     rows = [f"| {engine} | {opening.word} | {opening.how} |" for engine, opening in opens_in.items()]
     return "\n".join(["| engine | opens | how that was checked, or why not |", "|---|---|---|", *rows])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from budwood.models.kind import CONFIG, GENERATION, read_config
 from budwood.models.parts import cache_folder
-from budwood.models.weights import read_json, weight_files
+from budwood.models.weights import read_object, weight_files
 from budwood.records.hashes import hash_files
 from budwood.records.serving import CHECK
 
@@ -49,7 +49,7 @@ def checkpoint_files(folder: Path) -> dict[str, Path]:
     config = read_config(folder)
     names = [folder / name for name in (CONFIG, *_SIDE_FILES)]
     templates = (folder / "additional_chat_templates").glob("*.jinja")
-    uses_code = any("auto_map" in read_json(file) for file in names[:2] if file.is_file())
+    uses_code = any("auto_map" in read_object(file) for file in names[:2] if file.is_file())
     code = (file for file in folder.rglob("*.py") if file.name != CHECK) if uses_code else ()
     found = [*(file for file in names if file.is_file()), *templates, *code]
     weights = weight_files(folder, config)

@@ -5,7 +5,7 @@ from typing import Any
 
 from budwood.arch.config import HFConfig, supported_family
 from budwood.arch.spec import check_depth
-from budwood.models.weights import read_json
+from budwood.models.weights import read_object
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 ADAPTER = "adapter_config.json"
@@ -34,7 +34,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         ValueError: the file is missing or damaged, or the folder holds an adapter.
     """
     check_whole(folder)
-    return read_json(folder / CONFIG)
+    return read_object(folder / CONFIG)
 
 
 def check_kind(folder: Path, written: HFConfig) -> None:

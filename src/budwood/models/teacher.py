@@ -37,7 +37,7 @@ from budwood.models.gguf import convert_gguf, describe_gguf, gguf_tokenizer
 from budwood.models.kind import CONFIG, check_lengths, read_config
 from budwood.models.parts import PACKAGE_SCHEME, join_parts, locate
 from budwood.models.settings import TeacherSettings
-from budwood.models.weights import check_shapes, read_json
+from budwood.models.weights import check_shapes, read_object
 from budwood.models.wrapper import is_wrapper, text_config, unwrap
 from budwood.records.files import check_links
 from budwood.records.hashes import MEMORY, hash_files
@@ -248,7 +248,7 @@ def _code_of(folder: Path) -> set[str]:
     found = set()
     for name in (CONFIG, "tokenizer_config.json"):
         if (folder / name).is_file():
-            for value in read_json(folder / name).get("auto_map", {}).values():
+            for value in read_object(folder / name).get("auto_map", {}).values():
                 found |= {part for part in (value if isinstance(value, list) else [value]) if part}
     return found
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from budwood.arch.family import Family, Module, family_of, layer_lengths
 from budwood.arch.spec import Architecture
-from budwood.models.weights import open_tensors, read_json, tensor_files
+from budwood.models.weights import open_tensors, read_object, tensor_files
 
 State = dict[str, Tensor]
 Made = TypeVar("Made")
@@ -67,7 +67,7 @@ class CheckpointTensors(Lazy[Tensor]):
         tied, depth = architecture.tie_word_embeddings, architecture.num_hidden_layers
         self._layers = {name: layer for name, layer, _ in family.parameters(depth, tied=tied)}
         self._held = _held_names(family, depth)
-        self._files = tensor_files(folder, read_json(folder / "config.json"))
+        self._files = tensor_files(folder, read_object(folder / "config.json"))
         self._stored = {name: other for name, other in family.stored_names.items() if other in self._files}
         super().__init__(self._layers, self._part)
         for name in self:

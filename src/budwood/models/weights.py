@@ -17,7 +17,7 @@ INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_object(file: Path) -> dict[str, Any]:
     """Return the object in a JSON file.
 
     Raises:
@@ -139,7 +139,7 @@ def _named(folder: Path, name: str) -> list[str]:
     """Return the names of a weight file, or of an index and the files that it names."""
     if not name.endswith(".index.json"):
         return [name]
-    listed = read_json(folder / name).get("weight_map")
+    listed = read_object(folder / name).get("weight_map")
     if not isinstance(listed, dict) or not all(isinstance(file, str) for file in listed.values()):
         raise ValueError(f"{folder / name} must name the file of every tensor in `weight_map`")
     return sorted({*listed.values(), name})

@@ -12,7 +12,7 @@ from sklearn.ensemble import RandomForestRegressor
 from budwood.evaluation.statistics import mean_and_error
 from budwood.reporting import formats
 from budwood.reporting.markup import markdown_table, means_and_errors
-from budwood.reporting.style import GREY, MEASURE_AXES, color_of, legend_once, panels, shown
+from budwood.reporting.style import GREY, QUANTITY_AXES, color_of, legend_once, panels, shown
 from budwood.reporting.tables import paired_difference, verdict
 
 COLUMNS = [
@@ -149,11 +149,11 @@ def curves_by_variant(title: str, curves: pd.DataFrame) -> go.Figure:
         title: of the ablation.
         curves: of `ablation_curves`.
     """
-    figure, places = panels(title, list(MEASURE_AXES.values()), "training tokens", "")
+    figure, places = panels(title, list(QUANTITY_AXES.values()), "training tokens", "")
     points = curves[np.isfinite(curves["heldout_loss"])]
     for index, (variant, own) in enumerate(points.groupby("variant", sort=False)):
         look = {"line": {"color": color_of(index)}, "name": str(variant), "mode": "lines+markers"}
-        for place, measure in zip(places, MEASURE_AXES, strict=True):
+        for place, measure in zip(places, QUANTITY_AXES, strict=True):
             figure.add_scatter(x=own["tokens"], y=shown(own["heldout_loss"].to_numpy(float), measure), **look, **place)
     return legend_once(figure).update_xaxes(exponentformat="B")
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from budwood.records.cost import SEARCH_STAGES, STAGES, Cost
 from budwood.records.names import BASELINE, REFERENCE, SHARED
+from budwood.search.choice import CONFIDENCE
 
 PROBE = "probe"
 """The stage in which the sub-network of every space is trained on few tokens and measured, to choose the best."""
@@ -18,11 +19,10 @@ LEDGERS = ("training", "with_search", "with_selection", "with_teacher")
 
 AT_STEP_0, REACHED, NOT_REACHED, NO_BASELINE = "at step 0", "reached", "not reached", "no baseline"
 
+Floats = NDArray[np.float64]
 NUM_RESAMPLES = 1000
 """Of the bootstrap behind intervals."""
-CONFIDENCE = 0.95
 
-Losses = NDArray[np.float64]
 
 _AMOUNTS = ["flops", "tokens", "seconds"]
 _ENTRY_COLUMNS = ["stage", "bin", "space", "arm", *_AMOUNTS]
@@ -121,7 +121,7 @@ def held_out(curve: pd.DataFrame) -> pd.DataFrame:
     return points
 
 
-def tokens_to_match(tokens: NDArray[np.float64], losses: Losses, targets: Losses) -> NDArray[np.float64]:
+def tokens_to_match(tokens: Floats, losses: Floats, targets: Floats) -> Floats:
     """Return [R] the tokens at which curves first fall to their targets; infinity where they never do.
 
     Args:
@@ -135,7 +135,7 @@ def tokens_to_match(tokens: NDArray[np.float64], losses: Losses, targets: Losses
     rows = np.arange(len(losses))
     above, fall = losses[rows, before] - targets, losses[rows, before] - losses[rows, after]
     share = np.divide(above, fall, out=np.zeros_like(above), where=after > 0)
-    matched: NDArray[np.float64] = tokens[before] + share * (tokens[after] - tokens[before])
+    matched: Floats = tokens[before] + share * (tokens[after] - tokens[before])
     return np.where(matching.any(1), matched, np.inf)
 
 
@@ -143,22 +143,22 @@ def tokens_to_match(tokens: NDArray[np.float64], losses: Losses, targets: Losses
 class _Runs:
     """Held-out losses of all runs of an arm at the points that they share."""
 
-    tokens: NDArray[np.float64]
+    tokens: Floats
     """[P]"""
-    losses: Losses
+    losses: Floats
     """[S, P, N]; N is 1 where losses by sequence are not known."""
 
     @property
-    def mean(self) -> Losses:
+    def mean(self) -> Floats:
         """[1, P] the mean over runs and sequences."""
-        mean: Losses = self.losses.mean((0, 2))[None]
+        mean: Floats = self.losses.mean((0, 2))[None]
         return mean
 
-    def resampled(self, sequences: Losses, rng: np.random.Generator) -> Losses:
+    def resampled(self, sequences: Floats, rng: np.random.Generator) -> Floats:
         """Return [R, P] mean losses of resampled runs, with given weights [R, N] of the sequences."""
         num_runs = len(self.losses)
         runs = rng.multinomial(num_runs, np.full(num_runs, 1 / num_runs), size=len(sequences)) / num_runs
-        means: Losses = np.einsum("rs,spn,rn->rp", runs, self.losses, sequences, optimize=True)
+        means: Floats = np.einsum("rs,spn,rn->rp", runs, self.losses, sequences, optimize=True)
         return means
 
 

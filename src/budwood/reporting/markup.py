@@ -8,6 +8,8 @@ import pandas as pd
 
 from budwood.reporting import formats
 
+NO_TRAINING, NO_SEARCH = "No arm was trained.", "Nothing was searched."
+
 
 def markdown_table(columns: Mapping[str, list[str]], num_labels: int) -> str:
     """Return a markdown table of formatted strings; the first `num_labels` columns are text, the others numbers."""

@@ -12,16 +12,17 @@ from plotly.colors import hex_to_rgb
 from budwood.records.cost import Cost
 from budwood.records.names import BASELINE, Variant
 from budwood.reporting.ledger import LEDGERS, REACHED, ledger_frame
+from budwood.reporting.markup import NO_TRAINING
 from budwood.reporting.style import (
     ARM_COLORS,
     BAND_OPACITY,
     GREY,
     MARGIN,
-    MEASURE_AXES,
+    QUANTITY_AXES,
     STAGE_COLORS,
     TEMPLATE,
-    Measure,
-    Place,
+    Panel,
+    Quantity,
     arm_look,
     bar_look,
     error_bars,
@@ -34,11 +35,10 @@ from budwood.reporting.style import (
     variants,
 )
 
-Axis = Literal["tokens", "flops", "flops_with_search"]
+CostAxis = Literal["tokens", "flops", "flops_with_search"]
 """The horizontal axis of a training curve."""
-NO_TRAINING = "No arm was trained."
 
-_CURVE_AXES: dict[Axis, str] = {
+_CURVE_AXES: dict[CostAxis, str] = {
     "tokens": "training tokens",
     "flops": "training FLOPs, student and teacher",
     "flops_with_search": "FLOPs, search included",
@@ -46,7 +46,9 @@ _CURVE_AXES: dict[Axis, str] = {
 _LEDGER_NAMES = [name.replace("_", " ") for name in LEDGERS]
 
 
-def training_curves(curves: pd.DataFrame, saved: pd.DataFrame, x: Axis = "tokens", y: Measure = "loss") -> go.Figure:
+def training_curves(
+    curves: pd.DataFrame, saved: pd.DataFrame, x: CostAxis = "tokens", y: Quantity = "loss"
+) -> go.Figure:
     """Return the held-out loss of every arm while it trains, or its perplexity, a panel per variant.
 
     Bands are one standard error over the held-out sequences; they reflect how texts differ, not how arms do. With
@@ -63,12 +65,12 @@ def training_curves(curves: pd.DataFrame, saved: pd.DataFrame, x: Axis = "tokens
     Raises:
         ValueError: `x` is not a cost.
     """
-    if x not in get_args(Axis):
-        raise ValueError(f"x: {x!r} is unknown; allowed are {', '.join(get_args(Axis))}")
+    if x not in get_args(CostAxis):
+        raise ValueError(f"x: {x!r} is unknown; allowed are {', '.join(get_args(CostAxis))}")
     title, found = f"Held-out {y} over {_CURVE_AXES[x]}", variants(curves)
     if not found:
         return nothing(title, NO_TRAINING)
-    figure, places = panels(title, list(found), _CURVE_AXES[x], MEASURE_AXES[y])
+    figure, places = panels(title, list(found), _CURVE_AXES[x], QUANTITY_AXES[y])
     for place, variant in zip(places, found.values(), strict=True):
         for arm, curve in variant.groupby("arm", sort=False):
             points = _measured(curve)
@@ -270,7 +272,7 @@ def _errors_over_sequences(points: pd.DataFrame) -> NDArray[np.float64]:
     return np.array([v.std(ddof=1) / np.sqrt(v.size) if v.size > 1 else np.nan for v in losses])
 
 
-def _band(figure: go.Figure, arm: str, cost: np.ndarray, ends: Sequence[NDArray[np.float64]], place: Place) -> None:
+def _band(figure: go.Figure, arm: str, cost: np.ndarray, ends: Sequence[NDArray[np.float64]], place: Panel) -> None:
     """Shade the band of an arm between its lower and upper end, if it has one."""
     low, high = ends
     if not np.isfinite(high - low).all():
@@ -291,7 +293,7 @@ def _band(figure: go.Figure, arm: str, cost: np.ndarray, ends: Sequence[NDArray[
     )
 
 
-def _star(figure: go.Figure, arm: str, point: tuple[float, float], place: Place) -> None:
+def _star(figure: go.Figure, arm: str, point: tuple[float, float], place: Panel) -> None:
     """Mark where an arm reaches the final loss of the baseline."""
     marker = {"color": ARM_COLORS.get(arm, GREY), "symbol": "star", "size": 15, "line": {"color": GREY, "width": 1}}
     look = {"name": f"{arm} reaches {BASELINE}", "legendgroup": arm, "showlegend": False, "marker": marker}

@@ -12,12 +12,13 @@ from budwood.records.names import BASELINE, Variant
 from budwood.records.search import Winner
 from budwood.records.teacher import TeacherRecord
 from budwood.reporting import formats
+from budwood.reporting.markup import NO_SEARCH
 from budwood.reporting.style import (
     ARM_COLORS,
     FAINT,
     GREY,
     SERIES,
-    Place,
+    Panel,
     error_bars,
     legend_once,
     nothing,
@@ -29,7 +30,6 @@ from budwood.search.candidate import LAYER_SIZES
 
 NUM_ELITES = 5
 """Candidates that are shown as the best of a search."""
-NO_SEARCH = "Nothing was searched."
 
 _ORIGINS = {
     "initial": (GREY, "circle"),
@@ -267,7 +267,7 @@ def _shares(run: pd.DataFrame, teacher: Architecture) -> NDArray[np.float64]:
     return np.stack([100 * run[name].to_numpy(float) / size for name, size in whole.items()], axis=1)
 
 
-def _shade_bin(figure: go.Figure, place: Place, limits: tuple[int, int], label: str) -> None:
+def _shade_bin(figure: go.Figure, place: Panel, limits: tuple[int, int], label: str) -> None:
     """Shade a bin and write its label along its middle, so that neighbouring labels do not overlap."""
     low, high = limits
     figure.add_vrect(low, high, fillcolor=ARM_COLORS[BASELINE], opacity=0.2, line_width=0, layer="below", **place)

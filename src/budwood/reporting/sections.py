@@ -18,12 +18,12 @@ from budwood.records.training import Score
 from budwood.reporting import formats
 from budwood.reporting.benchmarks import mean_over_tasks
 from budwood.reporting.findings import Findings
-from budwood.reporting.ledger import CONFIDENCE, LEDGERS, NUM_RESAMPLES
-from budwood.reporting.markup import literal, markdown_table, means_and_errors, nested_list, once
+from budwood.reporting.ledger import LEDGERS, NUM_RESAMPLES
+from budwood.reporting.markup import NO_TRAINING, literal, markdown_table, means_and_errors, nested_list, once
 from budwood.reporting.matching import arm_settings
 from budwood.reporting.tables import NOISE_STANDARD_ERRORS, paired_difference, verdict
+from budwood.search.choice import CONFIDENCE
 
-NO_TRAINING = "No arm was trained."
 _BEYOND = "*"
 """Marks a difference beyond the noise in tables without a verdict column."""
 

@@ -10,7 +10,7 @@ from budwood.evaluation.statistics import mean_and_error
 from budwood.records.training import ProbeScore
 from budwood.reporting import formats
 from budwood.reporting.markup import markdown_table, means_and_errors
-from budwood.reporting.style import MEASURE_AXES, Measure, color_of, legend_once, panels, shown
+from budwood.reporting.style import QUANTITY_AXES, Quantity, color_of, legend_once, panels, shown
 from budwood.reporting.tables import paired_difference, verdict
 from budwood.search.choice import choose
 
@@ -49,7 +49,7 @@ def select_space(bin_name: str, probes: Mapping[str, ProbeScore]) -> pd.DataFram
     return table.sort_values(["chosen", "loss"], ascending=[False, True], kind="stable", ignore_index=True)
 
 
-def probe_losses(curves: pd.DataFrame, selections: pd.DataFrame, y: Measure = "loss") -> go.Figure:
+def probe_losses(curves: pd.DataFrame, selections: pd.DataFrame, y: Quantity = "loss") -> go.Figure:
     """Return the held-out loss of every probe while it trains, or its perplexity, a panel per bin.
 
     The chosen space has the thick line.
@@ -62,7 +62,7 @@ def probe_losses(curves: pd.DataFrame, selections: pd.DataFrame, y: Measure = "l
     bins = [str(name) for name in dict.fromkeys(selections["bin"])]
     colors = {space: color_of(place) for place, space in enumerate(dict.fromkeys(curves["space"]))}
     chosen = {(row["bin"], row["space"]) for row in selections[selections["chosen"]].to_dict("records")}
-    axes = ("training tokens", MEASURE_AXES[y])
+    axes = ("training tokens", QUANTITY_AXES[y])
     figure, places = panels(f"Held-out {y} of the probes", bins, *axes, num_columns=len(bins), shared_yaxes=True)
     for place, bin_name in zip(places, bins, strict=True):
         for space, curve in curves[curves["bin"] == bin_name].groupby("space", sort=False):

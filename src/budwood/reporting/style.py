@@ -29,9 +29,9 @@ STAGE_COLORS = {
     "evaluation": "#bfbfbf",
     "certificate": "#D55E00",
 }
-Measure = Literal["loss", "perplexity"]
+Quantity = Literal["loss", "perplexity"]
 """What a held-out curve shows."""
-MEASURE_AXES: dict[Measure, str] = {"loss": "held-out loss (nats per token)", "perplexity": "held-out perplexity"}
+QUANTITY_AXES: dict[Quantity, str] = {"loss": "held-out loss (nats per token)", "perplexity": "held-out perplexity"}
 
 SERIES = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 """Colours of other series, in turn."""
@@ -64,7 +64,7 @@ _PANEL_HEIGHT, _PANEL_GAP = 260, 90
 # Margin of a logarithmic axis, as a factor.
 _LOG_ROOM = 1.5
 
-Place = dict[str, int]
+Panel = dict[str, int]
 """Row and column of a panel, from 1."""
 TEMPLATE = "budwood"
 plotly.io.templates[TEMPLATE] = go.layout.Template(
@@ -84,7 +84,7 @@ plotly.io.templates[TEMPLATE] = go.layout.Template(
 
 def panels(
     title: str, names: Sequence[str], x: str, y: str, num_columns: int = 2, **shared: bool
-) -> tuple[go.Figure, list[Place]]:
+) -> tuple[go.Figure, list[Panel]]:
     """Return an empty grid with a named panel for each of `names`, and the places of the panels, filled row by row.
 
     Panels have the same size, be they one or ten.
@@ -120,7 +120,7 @@ def legend_once(figure: go.Figure) -> go.Figure:
     return figure
 
 
-def shown(losses: NDArray[np.float64], measure: Measure) -> NDArray[np.float64]:
+def shown(losses: NDArray[np.float64], measure: Quantity) -> NDArray[np.float64]:
     """Return losses as a measure shows them."""
     return losses if measure == "loss" else np.exp(losses)
 

@@ -12,13 +12,21 @@ from budwood.records.serving import ENGINES, NOT_TRIED
 from budwood.records.training import Score
 from budwood.reporting import formats
 from budwood.reporting.findings import Findings
-from budwood.reporting.ledger import CONFIDENCE, ledger_frame, total_by_stage
-from budwood.reporting.markup import intervals, literal, markdown_table, means_and_errors, once, plural
+from budwood.reporting.ledger import ledger_frame, total_by_stage
+from budwood.reporting.markup import (
+    NO_SEARCH,
+    NO_TRAINING,
+    intervals,
+    literal,
+    markdown_table,
+    means_and_errors,
+    once,
+    plural,
+)
 from budwood.reporting.matching import mismatches, unlike
 from budwood.reporting.tables import NOISE_STANDARD_ERRORS, verdict, verdicts
+from budwood.search.choice import CONFIDENCE
 
-NO_TRAINING = "No arm was trained."
-NO_SEARCH = "Nothing was searched."
 _TRAINING_STAGES = ("training", "teacher", "teacher_cache")
 
 

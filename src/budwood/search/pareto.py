@@ -17,7 +17,7 @@ from budwood.search.candidate import Candidate, Evaluation
 from budwood.search.elite import Elite, ranked
 from budwood.search.evolution import Evolution
 from budwood.search.proposer import Proposer
-from budwood.search.settings import Objective
+from budwood.search.settings import ObjectiveName
 
 # Shape legend: M candidates, O objectives, the loss first.
 
@@ -107,7 +107,7 @@ class ParetoEvolution:
         return np.array([[elite.loss, *self._others(elite)] for elite in pool], dtype=float)
 
     def _others(self, elite: Elite) -> list[float]:
-        measured: dict[Objective, float | None] = {
+        measured: dict[ObjectiveName, float | None] = {
             "parameters": num_parameters(elite.selection.architecture(self.proposer.space.teacher)),
             "flops": elite.evaluation.flops_per_token,
             "latency": elite.evaluation.latency_seconds,

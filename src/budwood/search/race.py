@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 # Shape legend: M candidates, N sequences.
 
-Read = Callable[[Sequence[int], slice], Sequence[Sequence[float]]]
+ReadLosses = Callable[[Sequence[int], slice], Sequence[Sequence[float]]]
 """Takes the numbers of candidates and sequences, and returns the losses of each candidate on them."""
 
 
@@ -41,7 +41,7 @@ class RaceSettings:
 
 
 def race(
-    read: Read, num_candidates: int, settings: RaceSettings, num_kept: int, rivals: Sequence[Sequence[float]] = ()
+    read: ReadLosses, num_candidates: int, settings: RaceSettings, num_kept: int, rivals: Sequence[Sequence[float]] = ()
 ) -> list[list[float]]:
     """Let candidates read stage by stage, and drop those that are behind.
 

@@ -20,7 +20,7 @@ from budwood.search.race import RaceSettings
 from budwood.search.workers import require_ray
 
 StrategyName = Literal["evolution", "random", "local", "pareto"]
-Objective = Literal["parameters", "flops", "latency"]
+ObjectiveName = Literal["parameters", "flops", "latency"]
 ProbabilityReading = Literal["gate", "share"]
 CrossoverParents = Literal["matching", "any"]
 Compared = Literal["corrected", "plain"]
@@ -35,7 +35,7 @@ class SearchSettings(Strict):
     """`random`: every generation is drawn again; `local`: every generation are mutants of the best candidate so far. Of
     the sizes, both use the population, the epochs and the number of elites only. `pareto`: evolution whose elites
     spread over the front of the loss and `objectives`."""
-    objectives: tuple[Objective, ...] = ()
+    objectives: tuple[ObjectiveName, ...] = ()
     """What `pareto` weighs the loss against: parameters, FLOPs of a forward pass, its latency on this machine."""
     fitness: str = "perplexity"
     """What is minimised: `perplexity`; `kl`, the divergence from the teacher; `importance` or `magnitude`, the scores

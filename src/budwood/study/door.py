@@ -11,11 +11,12 @@ from budwood.models.settings import TeacherSettings
 from budwood.records.names import require_names
 from budwood.study.defaults import MEASUREMENT, SPLITS
 from budwood.study.settings import MeasurementSettings
-from budwood.study.stage import Track, Workspace, no_tracking
+from budwood.study.stage import Workspace, no_tracking
 from budwood.study.study import Study
 from budwood.study.teacher import fetch_source, teacher_record
 from budwood.study.text import PackText, require_measured
 from budwood.study.vocabulary import trim
+from budwood.training.curve import Track
 from budwood.training.settings import Engine
 
 

@@ -15,7 +15,7 @@ from budwood.corpus.split import FOREIGN
 from budwood.evaluation.continuations import Variety, agreement, continue_prompts, heldout_prompts
 from budwood.evaluation.efficiency import Subject, measure_efficiency
 from budwood.evaluation.harness import VERSION, check_benchmarks, run_benchmarks
-from budwood.evaluation.heldout import heldout_questions, read_texts
+from budwood.evaluation.heldout import Questions, heldout_questions, read_texts
 from budwood.evaluation.in_context import in_context_questions
 from budwood.evaluation.perplexity import source_bytes, source_losses
 from budwood.evaluation.settings import (
@@ -36,10 +36,9 @@ from budwood.records.evaluation import Downstream, Efficiency, Sample
 from budwood.records.teacher import HeldOutText, SourceLoss, TeacherEvaluation
 from budwood.records.training import ProbeScore, Score, TrainingRecord
 from budwood.study.costs import reading_cost, writing_cost
-from budwood.study.stage import NOT_DECIDING, Stage, Track, Work
+from budwood.study.stage import NOT_DECIDING, Stage, Work
 from budwood.study.text import Materials, Windows
-
-Questions = dict[str, list[dict[str, object]]]
+from budwood.training.curve import Track
 
 
 @dataclass(frozen=True, kw_only=True)

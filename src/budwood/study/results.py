@@ -27,7 +27,7 @@ _ALONE = "value"
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class Kind:
     """How one kind of value is kept."""
 
     fits: Callable[[Any], bool]
@@ -54,14 +54,14 @@ def _write_records(records: Any, target: Path) -> Path:
     return file
 
 
-FORMS = {
-    "checkpoint": Form(lambda value: isinstance(value, Checkpoint), lambda value, _: value.folder, Checkpoint.open),
-    "corpus": Form(lambda value: isinstance(value, PackedCorpus), lambda value, _: value.directory, PackedCorpus.open),
-    "cache": Form(lambda value: isinstance(value, TeacherCache), lambda value, _: value.folder, TeacherCache.open),
-    "genes": Form(lambda value: isinstance(value, Genes), lambda value, _: value.folder, Genes.open),
-    "table": Form(lambda value: isinstance(value, pd.DataFrame), _write_table, pd.read_parquet),
-    "tensors": Form(lambda value: isinstance(value, dict), _write_tensors, load_file),
-    "records": Form(lambda _: True, _write_records, read_records),
+KINDS_OF_VALUES = {
+    "checkpoint": Kind(lambda value: isinstance(value, Checkpoint), lambda value, _: value.folder, Checkpoint.open),
+    "corpus": Kind(lambda value: isinstance(value, PackedCorpus), lambda value, _: value.directory, PackedCorpus.open),
+    "cache": Kind(lambda value: isinstance(value, TeacherCache), lambda value, _: value.folder, TeacherCache.open),
+    "genes": Kind(lambda value: isinstance(value, Genes), lambda value, _: value.folder, Genes.open),
+    "table": Kind(lambda value: isinstance(value, pd.DataFrame), _write_table, pd.read_parquet),
+    "tensors": Kind(lambda value: isinstance(value, dict), _write_tensors, load_file),
+    "records": Kind(lambda _: True, _write_records, read_records),
 }
 """The first form that fits a value is taken."""
 
@@ -71,7 +71,7 @@ def save(result: Any, folder: Path) -> None:
     parts = result._asdict() if hasattr(result, "_asdict") else {_ALONE: result}
     listed = {}
     for part, value in parts.items():
-        name, form = next((name, form) for name, form in FORMS.items() if form.fits(value))
+        name, form = next((name, form) for name, form in KINDS_OF_VALUES.items() if form.fits(value))
         place = form.write(value, folder / part).resolve()
         inside = place.is_relative_to(folder.resolve())
         at = str(place.relative_to(folder.resolve()) if inside else place)
@@ -100,7 +100,7 @@ def restore(kind: Any, folder: Path) -> Any:
 
 
 def _read(place: Path, entry: Mapping[str, str]) -> Any:
-    value = FORMS[entry["form"]].read(place)
+    value = KINDS_OF_VALUES[entry["form"]].read(place)
     if _fingerprint(value, place) != entry["fingerprint"]:
         raise ValueError(f"{place} has changed since it was written")
     return value

@@ -32,13 +32,14 @@ from budwood.study.costs import (
 from budwood.study.evaluators import EvaluatorSource, evaluating_candidates
 from budwood.study.settings import BinSettings
 from budwood.study.source import code_hash
-from budwood.study.stage import Stage, Track, Work
+from budwood.study.stage import Stage, Work
 from budwood.study.teacher import importance_of
 from budwood.study.text import Materials, Windows
 from budwood.subnet.compensate import possible_gaps, store_moments
 from budwood.subnet.moments import Gap, StoredMoments
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
 from budwood.subnet.settings import SpaceSettings
+from budwood.training.curve import Track
 
 HISTORY, MOMENTS = "history.jsonl", "moments"
 

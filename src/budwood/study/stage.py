@@ -19,6 +19,7 @@ from budwood.records.locks import holding
 from budwood.records.strict import HOW, facts
 from budwood.study.results import RESULT, Result, restore, save
 from budwood.study.source import code_hash
+from budwood.training.curve import Track
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,6 @@ FACTS, USED = "facts.json", "used"
 NOT_DECIDING = {HOW: True}
 """Metadata of a field, as in `field(metadata=NOT_DECIDING)`, that decides how a stage works and never what results."""
 
-Track = Callable[[Mapping[str, float], int], None]
 """Takes metrics and the step they belong to; a function of a module, so that other processes can import it."""
 
 

@@ -40,7 +40,7 @@ class Objective(Protocol):
         ...
 
 
-def logits_of(model: PreTrainedModel, hidden: Tensor) -> Logits:
+def logits_from(model: PreTrainedModel, hidden: Tensor) -> Logits:
     """Return a model's logits of [B, T, E] last hidden states."""
     return Logits(scaled(model, hidden.flatten(0, 1)), model.get_output_embeddings().weight, cap_of(model))
 
@@ -55,7 +55,7 @@ class NextToken:
     def __call__(self, model: PreTrainedModel, batch: Batch) -> Tensor:
         """Return the summed cross-entropy."""
         hidden = model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
-        return chunked_loss(logits_of(model, hidden), batch.labels.flatten(), compiled=self.compiled)
+        return chunked_loss(logits_from(model, hidden), batch.labels.flatten(), compiled=self.compiled)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +103,7 @@ class Distillation:
         output = model.base_model(
             input_ids=batch.input_ids, use_cache=False, output_hidden_states=self.states is not None
         )
-        student = logits_of(model, output.last_hidden_state)
+        student = logits_from(model, output.last_hidden_state)
         loss = chunked_loss(student, batch.labels.flatten(), target, self.weights, compiled=self.compiled)
         if self.states is not None:
             assert batch.progress is not None, "an annealed loss depends on the progress of the run"

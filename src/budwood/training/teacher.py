@@ -20,7 +20,7 @@ from budwood.models.device import Compute, choose_compute
 from budwood.models.export import CERTIFICATE
 from budwood.models.fingerprint import fingerprint
 from budwood.models.losses import cap_of, scaled, softcap
-from budwood.models.weights import read_json
+from budwood.models.weights import read_object
 from budwood.training import losses
 from budwood.training.cache import CacheFacts, CacheShape, TeacherCache
 from budwood.training.job import TrainingJob
@@ -286,7 +286,7 @@ def shared_states(job: TrainingJob) -> SharedStates:
         raise ValueError(f"{reason}: arm {job.arm} has initialisation='random'")
     assert job.model_folder is not None, "only random weights need no folder"
     file = job.model_folder / CERTIFICATE
-    record = read_json(file) if file.is_file() else {}
+    record = read_object(file) if file.is_file() else {}
     if "kept_channels" not in record:
         raise ValueError(f"{reason}: {job.model_folder} has no {CERTIFICATE} that names them; export it anew")
     own = fingerprint(job.teacher_folder)
