@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from budwood.parameters import AblationSettings, AblationTeacher, ProjectParameters
 from budwood.pipelines.wiring import Place
 from budwood.records.names import Variant
+from budwood.training.settings import Arms, ArmSettings
 
 GRID_SETTINGS = ("alpha", "temperature", "top_k")
 
@@ -20,8 +20,8 @@ class Comparison:
     """Dataset of the sub-network that training begins with."""
     settings: Mapping[str, str | float | None]
     """What it changes, for the table."""
-    distillation: dict[str, Any] | None = None
-    """Changed settings of distillation; None trains without a teacher."""
+    arm: ArmSettings
+    """How it is trained."""
     teacher: str = "teacher"
     """Dataset of its teacher."""
 
@@ -51,8 +51,11 @@ class Ablation:
 def ablations_of(parameters: ProjectParameters) -> list[Ablation]:
     """Return the ablations of an environment, each in every bin; none where its parameters name none."""
     chosen = parameters.ablations
+    if chosen is None:
+        return []
+    arms = {bin_name: parameters.conditions_by_bin[bin_name].arms for bin_name in chosen.students}
     kinds = (_spaces, _metric, _logits, _teacher, _grid)
-    return [] if chosen is None else [kind(chosen, bin_name) for kind in kinds for bin_name in chosen.students]
+    return [kind(chosen, bin_name, own) for kind in kinds for bin_name, own in arms.items()]
 
 
 def metric_place(ablations: AblationSettings, metric: str, bin_name: str) -> Place:
@@ -72,7 +75,7 @@ def subnet_of(variant: Variant) -> str:
     return Place(variant).own("subnet")[0]
 
 
-def _spaces(ablations: AblationSettings, bin_name: str) -> Ablation:
+def _spaces(ablations: AblationSettings, bin_name: str, arms: Arms) -> Ablation:
     """Sub-networks of every space of one bin (paper, section 5 and figure 6)."""
     variants = {space: Variant(bin_name, space) for space in ablations.spaces}
     return Ablation(
@@ -81,14 +84,14 @@ def _spaces(ablations: AblationSettings, bin_name: str) -> Ablation:
         title=f"Search spaces of {bin_name}",
         about=f"The sub-network of every space in the bin `{bin_name}`, trained on the same tokens.",
         comparisons=tuple(
-            Comparison(name=space, subnet=subnet_of(variant), settings={"space": space})
+            Comparison(name=space, subnet=subnet_of(variant), settings={"space": space}, arm=arms.subnet_init)
             for space, variant in variants.items()
         ),
         searched=tuple(variants.values()),
     )
 
 
-def _metric(ablations: AblationSettings, bin_name: str) -> Ablation:
+def _metric(ablations: AblationSettings, bin_name: str, arms: Arms) -> Ablation:
     """Searches of one space by several metrics (paper, section 5 and figure 8)."""
     found = {metric: metric_place(ablations, metric, bin_name) for metric in ablations.metrics}
     return Ablation(
@@ -100,13 +103,13 @@ def _metric(ablations: AblationSettings, bin_name: str) -> Ablation:
             "budget by each metric; what it ranks first is trained on the same tokens."
         ),
         comparisons=tuple(
-            Comparison(name=metric, subnet=place.own("subnet")[0], settings={"metric": metric})
+            Comparison(name=metric, subnet=place.own("subnet")[0], settings={"metric": metric}, arm=arms.subnet_init)
             for metric, place in found.items()
         ),
     )
 
 
-def _logits(ablations: AblationSettings, bin_name: str) -> Ablation:
+def _logits(ablations: AblationSettings, bin_name: str, arms: Arms) -> Ablation:
     """One student distilled from all logits, the top of them, or draws (paper, section 5 and figure 7)."""
     student = ablations.student(bin_name)
     return Ablation(
@@ -115,14 +118,19 @@ def _logits(ablations: AblationSettings, bin_name: str) -> Ablation:
         title=f"Logits of the teacher of {bin_name}",
         about="One sub-network, distilled on the same tokens from the whole distribution of its teacher or from parts.",
         comparisons=tuple(
-            Comparison(name=name, subnet=subnet_of(student), settings={"logits": name}, distillation=changes)
+            Comparison(
+                name=name,
+                subnet=subnet_of(student),
+                settings={"logits": name},
+                arm=arms.distilled.with_distillation(changes),
+            )
             for name, changes in ablations.logits.items()
         ),
         searched=(student,),
     )
 
 
-def _teacher(ablations: AblationSettings, bin_name: str) -> Ablation:
+def _teacher(ablations: AblationSettings, bin_name: str, arms: Arms) -> Ablation:
     """One student distilled by several teachers (paper, appendix D, figure 13 and table 7)."""
     student = ablations.student(bin_name)
     exported = [teacher.subnet.variant for teacher in ablations.teachers.values() if teacher.subnet is not None]
@@ -136,7 +144,7 @@ def _teacher(ablations: AblationSettings, bin_name: str) -> Ablation:
                 name=name,
                 subnet=subnet_of(student),
                 settings={"teacher": name},
-                distillation={},
+                arm=arms.distilled.with_distillation({}),
                 teacher=teacher_dataset(name, teacher),
             )
             for name, teacher in ablations.teachers.items()
@@ -145,7 +153,7 @@ def _teacher(ablations: AblationSettings, bin_name: str) -> Ablation:
     )
 
 
-def _grid(ablations: AblationSettings, bin_name: str) -> Ablation:
+def _grid(ablations: AblationSettings, bin_name: str, arms: Arms) -> Ablation:
     """One student distilled with every combination of settings (paper, appendix G, figures 18 to 20 and table 15)."""
     student = ablations.student(bin_name)
     return Ablation(
@@ -158,7 +166,7 @@ def _grid(ablations: AblationSettings, bin_name: str) -> Ablation:
                 name=name,
                 subnet=subnet_of(student),
                 settings={setting: changes.get(setting) for setting in GRID_SETTINGS},
-                distillation=changes,
+                arm=arms.distilled.with_distillation(changes),
             )
             for name, changes in ablations.kd_grid.combinations().items()
         ),

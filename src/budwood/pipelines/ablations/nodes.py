@@ -50,10 +50,7 @@ def ablate(
     runs = []
     for place, each in enumerate(ablation.comparisons):
         start = Start(initialisation="checkpoint", checkpoint=by_name[each.subnet])
-        arm = conditions.arms.subnet_init
-        if each.distillation is not None:
-            arm = conditions.arms.distilled.with_distillation(each.distillation)
-        stage = TrainArm.of(f"{ablation.name}-{place}", start, (by_name[each.teacher], tokens), brief, arm)
+        stage = TrainArm.of(f"{ablation.name}-{place}", start, (by_name[each.teacher], tokens), brief, each.arm)
         with run_of(each.name):
             runs.append(train_compared(each.name, each.settings, stage, brief, open_workspace(workspace)))
     table, curves = ablation_table(runs), ablation_curves(runs)

@@ -133,7 +133,7 @@ def _forecast(variant: Variant, parameters: ProjectParameters, study: PlannedStu
 
 def _teacher_flops(comparison: Comparison, parameters: ProjectParameters, study: PlannedStudy) -> float:
     """Return the FLOPs of a forward pass of the teacher of a comparison, per token; 0 without one."""
-    if comparison.distillation is None:
+    if comparison.arm.distillation is None:
         return 0.0
     context = study.schedule.sequence_length
     teachers = parameters.ablations.teachers if parameters.ablations else {}
