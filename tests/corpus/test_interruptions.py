@@ -75,7 +75,7 @@ def deadly(function):
         return function(*args, **kwargs)
     return call
 {patch}
-tokenize([source({file!r})], make_tokenizer(NUM_WORDS), Path({directory!r}), num_processes={num_processes})
+tokenize([source({file!r})], make_tokenizer(NUM_WORDS), Path({folder!r}), num_processes={num_processes})
 """
 
 
@@ -89,23 +89,23 @@ tokenize([source({file!r})], make_tokenizer(NUM_WORDS), Path({directory!r}), num
     ids=["while a shard is written", "with processes", "while the corpus is written"],
 )
 def test_a_killed_run_continues_and_ends_the_same(word_tokenizer, tmp_path, patch, num_processes):
-    file, directory = write(tmp_path / "rows.jsonl", range(400)), tmp_path / "corpus"
-    script = KILLED.format(patch=patch, file=file, directory=str(directory), num_processes=num_processes)
+    file, folder = write(tmp_path / "rows.jsonl", range(400)), tmp_path / "corpus"
+    script = KILLED.format(patch=patch, file=file, folder=str(folder), num_processes=num_processes)
     paths = os.pathsep.join([str(ROOT / "src"), str(ROOT / "tests")])
     done = run_python(["-c", script], tmp_path, os.environ | {"PYTHONPATH": paths})
     assert done.returncode == -signal.SIGKILL, done.stderr
-    assert not directory.exists()
+    assert not folder.exists()
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "corpus.shards").glob("*/tokens.bin")}
     assert len([path for path in kept if path.parent.suffix != ".partial"]) >= 3
     opened = []
     original = shards.ShardWriter.flush
     shards.ShardWriter.flush = lambda self, state: (opened.append(state), original(self, state))[1]
     try:
-        continued = tokenize([source(file)], word_tokenizer, directory)
+        continued = tokenize([source(file)], word_tokenizer, folder)
     finally:
         shards.ShardWriter.flush = original
     whole = tokenize([source(file)], word_tokenizer, tmp_path / "whole")
-    assert (directory / TOKENS_FILE).read_bytes() == (tmp_path / "whole" / TOKENS_FILE).read_bytes()
+    assert (folder / TOKENS_FILE).read_bytes() == (tmp_path / "whole" / TOKENS_FILE).read_bytes()
     assert continued.fingerprint == whole.fingerprint
     if "segments" in patch:
         assert not opened, "nothing was tokenised again"

@@ -38,8 +38,8 @@ def documents():
     return make_documents(rows)
 
 
-def pack(documents, tokenizer, directory, seed=0):
-    return tokenize_and_pack(documents, tokenizer, seed=seed, directory=directory, progress=False)
+def pack(documents, tokenizer, folder, seed=0):
+    return tokenize_and_pack(documents, tokenizer, seed=seed, folder=folder, progress=False)
 
 
 def test_every_document_is_there_once_and_ended(documents, tokenizer, tmp_path):
@@ -184,7 +184,7 @@ def test_foreign_files_are_never_deleted(documents, tokenizer, tmp_path):
 
 def test_progress_goes_to_standard_error(documents, tokenizer, tmp_path, capfd, caplog):
     with caplog.at_level(logging.WARNING):
-        tokenize_and_pack(documents, tokenizer, seed=0, directory=tmp_path / "corpus")
+        tokenize_and_pack(documents, tokenizer, seed=0, folder=tmp_path / "corpus")
     assert "Shuffle: 100%" in capfd.readouterr().err
     assert not caplog.messages, "documents longer than the model's context are no mistake"
 
@@ -207,7 +207,7 @@ def in_memory(weights=(), **num_tokens):
         segments.append(Segment(split="train", source=source, start=stop, stop=stop + number, documents=1))
         stop += number
     return PackedCorpus(
-        directory=None,
+        folder=None,
         segments=tuple(segments),
         tokens=np.arange(stop, dtype=np.uint16),
         tokens_sha256="",

@@ -23,7 +23,7 @@ def corpus(tmp_path):
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>")  # noqa: S106
     documents = pd.DataFrame({"source": ["a", "a"], "split": ["train", "validation"], "text": ["word", "other"]})
     return tokenize_and_pack(
-        documents, tokenizer, seed=0, directory=tmp_path / "data" / WORKSPACE / "text-1", progress=False
+        documents, tokenizer, seed=0, folder=tmp_path / "data" / WORKSPACE / "text-1", progress=False
     )
 
 
@@ -39,15 +39,15 @@ def test_what_is_saved_is_loaded_memory_mapped(dataset, corpus, tmp_path):
     loaded = dataset.load()
     assert isinstance(loaded.tokens, np.memmap)
     assert loaded.tokens.tolist() == [1, 0, 2, 0]
-    assert (loaded.directory, loaded.fingerprint) == (tmp_path / "data" / "packed", corpus.fingerprint)
-    assert (loaded.directory / TOKENS_FILE).samefile(corpus.directory / TOKENS_FILE)
+    assert (loaded.folder, loaded.fingerprint) == (tmp_path / "data" / "packed", corpus.fingerprint)
+    assert (loaded.folder / TOKENS_FILE).samefile(corpus.folder / TOKENS_FILE)
     dataset.save(loaded)
     assert dataset.load().fingerprint == corpus.fingerprint
 
 
 def test_a_truncated_file_is_reported(dataset, corpus):
     dataset.save(corpus)
-    path = dataset.load().directory / TOKENS_FILE
+    path = dataset.load().folder / TOKENS_FILE
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(DatasetError, match=rf"{path} does not fit its index.json .*: remove {path.parent} to pack"):
         dataset.load()
@@ -55,7 +55,7 @@ def test_a_truncated_file_is_reported(dataset, corpus):
 
 def test_a_corpus_without_its_tokens_does_not_exist(dataset, corpus):
     dataset.save(corpus)
-    (dataset.load().directory / TOKENS_FILE).unlink()
+    (dataset.load().folder / TOKENS_FILE).unlink()
     assert not dataset.exists()
 
 

@@ -104,7 +104,7 @@ def test_a_token_in_front_of_every_window_has_no_bytes(bos: str, tmp_path: Path)
     tokenizer.add_special_tokens({"bos_token": "<s>"})
     texts = ["that hat", "not the cat", "heat"]
     documents = pd.DataFrame({"split": "validation", "source": "s", "text": texts})
-    corpus = tokenize_and_pack(documents, tokenizer, seed=0, directory=tmp_path / "c", bos=bos, progress=False)
+    corpus = tokenize_and_pack(documents, tokenizer, seed=0, folder=tmp_path / "c", bos=bos, progress=False)
     packed, count = corpus.text("validation", "s"), corpus.num_tokens("validation") - 1
     windows = corpus.windows("validation", 1)
     assert windows[:, 1].tolist() == packed[1:].tolist()

@@ -99,7 +99,7 @@ def test_texts_come_back_from_the_packed_corpus(tmp_path):
     texts = ["naïve café", "the cat", "東京 and a dog"]
     rows = [("validation", "one", text) for text in texts] + [("train", "one", "unseen"), ("validation", "two", "b")]
     documents = pd.DataFrame(rows, columns=["split", "source", "text"])
-    corpus = tokenize_and_pack(documents, byte_tokenizer(), seed=0, directory=tmp_path / "corpus", progress=False)
+    corpus = tokenize_and_pack(documents, byte_tokenizer(), seed=0, folder=tmp_path / "corpus", progress=False)
     read = read_texts(corpus, byte_tokenizer(), "validation")
     assert sorted(read["one"]) == sorted(texts)
     assert read["two"] == ["b"]

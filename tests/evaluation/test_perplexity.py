@@ -21,8 +21,8 @@ def corpus(tmp_path_factory):
         for split, source in [("validation", "one"), ("validation", "two"), ("validation", "two"), ("train", "three")]
     ]
     documents = pd.DataFrame(rows, columns=["split", "source", "text"])
-    directory = tmp_path_factory.mktemp("corpus") / "packed"
-    return tokenize_and_pack(documents, byte_tokenizer(), seed=0, directory=directory, progress=False)
+    folder = tmp_path_factory.mktemp("corpus") / "packed"
+    return tokenize_and_pack(documents, byte_tokenizer(), seed=0, folder=folder, progress=False)
 
 
 def test_losses_equal_those_of_hugging_face(folder, corpus):

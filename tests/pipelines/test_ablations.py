@@ -73,7 +73,7 @@ def test_a_training_that_diverges_does_not_end_the_ablation(monkeypatch, tmp_pat
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     teacher = fetch_teacher(TeacherSettings(random=sizes), tmp_path).checkpoint
     documents = pd.DataFrame({"split": ["train", "validation"], "source": ["one"] * 2, "text": ["words", "others"]})
-    tokens = tokenize_and_pack(documents, byte_tokenizer(), seed=0, directory=tmp_path / "tokens", progress=False)
+    tokens = tokenize_and_pack(documents, byte_tokenizer(), seed=0, folder=tmp_path / "tokens", progress=False)
     arm = ArmSettings(learning_rate=0.1)
     taught = arm.model_copy(update={"distillation": DistillationSettings()})
     conditions = Conditions(

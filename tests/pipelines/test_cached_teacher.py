@@ -44,7 +44,7 @@ def ask(tmp_path):
     teacher = fetch_teacher(TeacherSettings(random=SIZES, seed=1), tmp_path / "teacher").checkpoint
     text = "".join(np.random.default_rng(0).choice(list("abcde "), 500))
     documents = pd.DataFrame({"split": ["train"], "source": ["one"], "text": [text]})
-    tokens = tokenize_and_pack(documents, byte_tokenizer(), seed=0, directory=tmp_path / "tokens", progress=False)
+    tokens = tokenize_and_pack(documents, byte_tokenizer(), seed=0, folder=tmp_path / "tokens", progress=False)
     return lambda **changes: cache_teacher(
         teacher, tokens, conditions(**changes), tmp_path / "work", num_tokens=SCHEDULE.tokens
     )

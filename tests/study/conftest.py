@@ -141,7 +141,7 @@ def materials(tmp_path_factory: pytest.TempPathFactory) -> Materials:
         for _ in range(6)
     ]
     documents = pd.DataFrame(rows, columns=["split", "source", "text"])
-    tokens = tokenize_and_pack(documents, byte_tokenizer(), seed=0, directory=folder / "tokens", progress=False)
+    tokens = tokenize_and_pack(documents, byte_tokenizer(), seed=0, folder=folder / "tokens", progress=False)
     return Materials(fetch_teacher(TeacherSettings(random=SIZES), folder).checkpoint, tokens, MEASUREMENT)
 
 

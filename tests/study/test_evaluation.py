@@ -26,7 +26,7 @@ def packed(folder, *foreign: str) -> PackedCorpus:
     where = [*((split, "one") for split in SPLITS), *(("foreign", name) for name in foreign)]
     rows = [(*place, "".join(rng.choice(list("abcde "), 90))) for place in where for _ in range(2)]
     documents = pd.DataFrame(rows, columns=["split", "source", "text"])
-    return tokenize_and_pack(documents, byte_tokenizer(), seed=0, directory=folder, progress=False)
+    return tokenize_and_pack(documents, byte_tokenizer(), seed=0, folder=folder, progress=False)
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def run(materials, workspace: Workspace) -> TrainArm:
         text=lambda table: [f"{place} {text}" for place, text in enumerate(table["text"])]
     )
     folder = workspace.folder / "tokens"
-    tokens = tokenize_and_pack(documents, byte_tokenizer(), seed=0, directory=folder, progress=False)
+    tokens = tokenize_and_pack(documents, byte_tokenizer(), seed=0, folder=folder, progress=False)
     return TrainArm(
         arm="subnet_init",
         start=Start(initialisation="checkpoint", checkpoint=materials.teacher),

@@ -53,8 +53,8 @@ def corpus_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for _ in range(6)
     ]
     documents = pd.DataFrame(rows, columns=["split", "source", "text"])
-    directory = tmp_path_factory.mktemp("corpus") / "packed"
-    return tokenize_and_pack(documents, byte_tokenizer(), seed=0, directory=directory, progress=False).directory
+    folder = tmp_path_factory.mktemp("corpus") / "packed"
+    return tokenize_and_pack(documents, byte_tokenizer(), seed=0, folder=folder, progress=False).folder
 
 
 @pytest.fixture(scope="session")

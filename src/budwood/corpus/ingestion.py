@@ -77,7 +77,7 @@ def tokenize_sources(
     corpus: CorpusSettings,
     tokenizer: "PreTrainedTokenizerBase",
     *,
-    directory: Path,
+    folder: Path,
     root: Path,
     vocab_size: int | None = None,
     progress: bool = True,
@@ -91,7 +91,7 @@ def tokenize_sources(
     Args:
         corpus: What is read, and how.
         tokenizer: Its `eos_token_id` ends a document; special tokens are not added otherwise.
-        directory: The folder to write; shards are beside it until the end.
+        folder: The folder to write; shards are beside it until the end.
         root: Where relative paths begin.
         vocab_size: Rows of the embedding of the model that will read the tokens; unlimited without it.
         progress: Whether to show a bar for each source.
@@ -108,13 +108,13 @@ def tokenize_sources(
     facts = describe_tokenizer(tokenizer) | {"seed": corpus.seed}
     settings = {**facts, "vocab_size": vocab_size, "sources": describe_sources(corpus)}
     facts |= {"bos_token_id": first_token(tokenizer, corpus.bos)}
-    shards = shards_folder(directory)
-    index = _current_index(directory, corpus, root, settings)
+    shards = shards_folder(folder)
+    index = _current_index(folder, corpus, root, settings)
     if index is not None:
         # These may have changed; they change no token.
-        write_index(directory, index | {"bos_token_id": facts["bos_token_id"]}, corpus.weights)
+        write_index(folder, index | {"bos_token_id": facts["bos_token_id"]}, corpus.weights)
         shutil.rmtree(shards, ignore_errors=True)
-        return PackedCorpus.open(directory)
+        return PackedCorpus.open(folder)
     _claim(shards, settings)
     _require_space(corpus, root, encoder, shards)
     states: dict[str, SourceState] = {}
@@ -125,9 +125,7 @@ def tokenize_sources(
                 states[source.name] = run.finish(workers, _AHEAD * corpus.num_processes, progress=progress)
         origin = {"settings": settings, "sources": {name: asdict(state) for name, state in states.items()}}
         omitted = {"skipped_rows": sum(state.skipped for state in states.values())}
-        return pack(
-            shards, corpus.weights, directory, facts | {"origin": origin, "omitted": omitted}, progress=progress
-        )
+        return pack(shards, corpus.weights, folder, facts | {"origin": origin, "omitted": omitted}, progress=progress)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -141,14 +139,14 @@ def describe_sources(corpus: CorpusSettings) -> list[dict[str, Any]]:
 
 
 def _current_index(
-    directory: Path, corpus: CorpusSettings, root: Path, settings: Mapping[str, Any]
+    folder: Path, corpus: CorpusSettings, root: Path, settings: Mapping[str, Any]
 ) -> dict[str, Any] | None:
     """The index of a folder with the corpus of these settings, if what it was made from has not changed."""
-    if not directory.exists():
+    if not folder.exists():
         return None
     try:
-        PackedCorpus.open(directory)
-        index = read_index(directory)
+        PackedCorpus.open(folder)
+        index = read_index(folder)
     except ValueError as error:
         logger.warning("Packing the text anew: %s", error)
         return None

@@ -47,7 +47,7 @@ class Segment:
 class PackedCorpus:
     """A folder of tokens, opened."""
 
-    directory: Path
+    folder: Path
     segments: tuple[Segment, ...]
     tokens: NDArray[np.unsignedinteger[Any]]
     """[num_tokens], memory-mapped, `uint16` or `uint32`."""
@@ -68,13 +68,13 @@ class PackedCorpus:
     """What was left out: `skipped_rows`, `equal_documents`, `near_documents` (see `budwood.corpus.shards.Merged`)."""
 
     @classmethod
-    def open(cls, directory: Path) -> Self:
+    def open(cls, folder: Path) -> Self:
         """Open a folder that `pack` wrote.
 
         Tokens are hashed unless they were before and their file was not touched since.
 
         Args:
-            directory: The folder with `tokens.bin` and `index.json`.
+            folder: The folder with `tokens.bin` and `index.json`.
 
         Returns:
             The corpus; its tokens stay on disk until they are read.
@@ -82,27 +82,24 @@ class PackedCorpus:
         Raises:
             ValueError: a file is missing or damaged.
         """
-        index = read_index(directory)
+        index = read_index(folder)
         try:
             segments = tuple(
                 Segment(split=split, source=source, **facts)
                 for split, sources in index["segments"].items()
                 for source, facts in sources.items()
             )
-            names = cls.__dataclass_fields__.keys() - {"directory", "segments", "tokens"}
+            names = cls.__dataclass_fields__.keys() - {"folder", "segments", "tokens"}
             facts = {name: index[name] for name in names}
-            tokens = np.memmap(directory / TOKENS_FILE, np.dtype(index["dtype"]), "r")
+            tokens = np.memmap(folder / TOKENS_FILE, np.dtype(index["dtype"]), "r")
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(_damaged(directory, TOKENS_FILE, f"does not fit its {INDEX_FILE} ({error})")) from error
+            raise ValueError(_damaged(folder, TOKENS_FILE, f"does not fit its {INDEX_FILE} ({error})")) from error
         if len(tokens) != segments[-1].stop:
             reason = f"has {len(tokens):,} tokens, its {INDEX_FILE} has {segments[-1].stop:,}"
-            raise ValueError(_damaged(directory, TOKENS_FILE, reason))
-        if (
-            hash_files({TOKENS_FILE: directory / TOKENS_FILE}, directory / MEMORY)[TOKENS_FILE]
-            != index["tokens_sha256"]
-        ):
-            raise ValueError(_damaged(directory, TOKENS_FILE, "is not what was packed"))
-        return cls(directory=directory, segments=segments, tokens=tokens, **facts)
+            raise ValueError(_damaged(folder, TOKENS_FILE, reason))
+        if hash_files({TOKENS_FILE: folder / TOKENS_FILE}, folder / MEMORY)[TOKENS_FILE] != index["tokens_sha256"]:
+            raise ValueError(_damaged(folder, TOKENS_FILE, "is not what was packed"))
+        return cls(folder=folder, segments=segments, tokens=tokens, **facts)
 
     def counts(self) -> pd.DataFrame:
         """Count what each source gives to each split.
@@ -244,20 +241,20 @@ def _mixture(present: NDArray[np.int64], weights: NDArray[np.float64], sources: 
     return taken
 
 
-def shards_folder(directory: Path) -> Path:
+def shards_folder(folder: Path) -> Path:
     """Return where the shards of a corpus are until it is packed, which only a folder of a corpus may have.
 
     Raises:
         ValueError: the folder of the corpus has other files.
     """
-    present = {path.name.removesuffix(".partial") for path in directory.iterdir()} if directory.exists() else set()
+    present = {path.name.removesuffix(".partial") for path in folder.iterdir()} if folder.exists() else set()
     if present - {TOKENS_FILE, INDEX_FILE, MEMORY}:
-        raise ValueError(f"directory={directory} has files that are no packed corpus; name another one")
-    return directory.with_name(f"{directory.name}.shards")
+        raise ValueError(f"folder={folder} has files that are no packed corpus; name another one")
+    return folder.with_name(f"{folder.name}.shards")
 
 
 def pack(
-    shards: Path, sources: Mapping[str, float | None], directory: Path, facts: Mapping[str, Any], *, progress: bool
+    shards: Path, sources: Mapping[str, float | None], folder: Path, facts: Mapping[str, Any], *, progress: bool
 ) -> PackedCorpus:
     """Make one corpus of all shards (see `budwood.corpus.shards.merge`), which are deleted.
 
@@ -266,7 +263,7 @@ def pack(
     Args:
         shards: Folder of the shards.
         sources: Weight of each source, by name, in the order of their numbers.
-        directory: The folder to write; a corpus that is there is replaced.
+        folder: The folder to write; a corpus that is there is replaced.
         facts: What the index says besides: of the tokenizer (`describe_tokenizer`), the seed, `bos_token_id`, and
             `origin` and `omitted`, which are kept out of the fingerprint.
         progress: Whether to show a progress bar.
@@ -274,20 +271,20 @@ def pack(
     Returns:
         The corpus, opened.
     """
-    partial = directory.with_name(f"{directory.name}.partial")
+    partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     merged = merge(shards, len(sources), partial / TOKENS_FILE, np.dtype(facts["dtype"]), progress=progress)
     omitted = {**facts.get("omitted", {}), "equal_documents": merged.equal, "near_documents": merged.near}
     found = {"segments": _segments(merged, list(sources)), "tokens_sha256": hash_file(partial / TOKENS_FILE)}
     write_index(partial, {**facts, **found, "omitted": omitted}, sources)
-    if directory.exists():
+    if folder.exists():
         # Without its index a half-deleted corpus cannot be taken for a whole one.
-        (directory / INDEX_FILE).unlink(missing_ok=True)
-        shutil.rmtree(directory)
-    partial.replace(directory)
+        (folder / INDEX_FILE).unlink(missing_ok=True)
+        shutil.rmtree(folder)
+    partial.replace(folder)
     shutil.rmtree(shards)
-    return PackedCorpus.open(directory)
+    return PackedCorpus.open(folder)
 
 
 def _segments(merged: Merged, sources: Sequence[str]) -> dict[str, dict[str, dict[str, int]]]:
@@ -302,25 +299,25 @@ def _segments(merged: Merged, sources: Sequence[str]) -> dict[str, dict[str, dic
     return segments
 
 
-def write_index(directory: Path, facts: Mapping[str, Any], sources: Mapping[str, float | None]) -> None:
+def write_index(folder: Path, facts: Mapping[str, Any], sources: Mapping[str, float | None]) -> None:
     """Write or replace the index of a corpus: its facts, the weights of its sources, and the fingerprint of both."""
     weights = {source: weight for source, weight in sources.items() if weight is not None}
     index = {**facts, "weights": weights}
-    write_atomically(directory / INDEX_FILE, json.dumps(index | {"fingerprint": _fingerprint(index)}, indent=2))
+    write_atomically(folder / INDEX_FILE, json.dumps(index | {"fingerprint": _fingerprint(index)}, indent=2))
 
 
-def read_index(directory: Path) -> dict[str, Any]:
+def read_index(folder: Path) -> dict[str, Any]:
     """Read the index of a corpus.
 
     Raises:
         ValueError: it is missing or damaged.
     """
     try:
-        index = json.loads((directory / INDEX_FILE).read_text(encoding="utf-8"))
+        index = json.loads((folder / INDEX_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(_damaged(directory, INDEX_FILE, f"cannot be read ({error})")) from error
+        raise ValueError(_damaged(folder, INDEX_FILE, f"cannot be read ({error})")) from error
     if not isinstance(index, dict) or index.get("fingerprint") != _fingerprint(index):
-        raise ValueError(_damaged(directory, INDEX_FILE, "is not what was packed"))
+        raise ValueError(_damaged(folder, INDEX_FILE, "is not what was packed"))
     return index
 
 
@@ -329,5 +326,5 @@ def _fingerprint(index: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _damaged(directory: Path, file: str, reason: str) -> str:
-    return f"{(directory / file).absolute()} {reason}: remove {directory.absolute()} to pack the text anew"
+def _damaged(folder: Path, file: str, reason: str) -> str:
+    return f"{(folder / file).absolute()} {reason}: remove {folder.absolute()} to pack the text anew"

@@ -66,15 +66,15 @@ class Merged:
 class ShardWriter:
     """Collects the documents of one source and writes them in shards, each of which exists whole or not at all."""
 
-    def __init__(self, directory: Path, source: int) -> None:
+    def __init__(self, folder: Path, source: int) -> None:
         """Begin after the shards that are there.
 
         Args:
-            directory: Holds the shards of all sources.
+            folder: Holds the shards of all sources.
             source: Number of the source.
         """
-        self._directory, self._source = directory, source
-        self._number = len(source_shards(directory, source))
+        self._folder, self._source = folder, source
+        self._number = len(source_shards(folder, source))
         self._documents: list[tuple[int, int, int, int, int]] = []
         self._tokens: list[Tokens] = []
         self.size = 0
@@ -97,7 +97,7 @@ class ShardWriter:
         order = np.argsort(documents["digest"], kind="stable")
         documents = documents[order]
         documents["start"] = np.cumsum(documents["length"]) - documents["length"]
-        shard = self._directory / f"{self._source:04}-{self._number:06}"
+        shard = self._folder / f"{self._source:04}-{self._number:06}"
         partial = shard.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -112,9 +112,9 @@ class ShardWriter:
         self._documents, self._tokens, self.size = [], [], 0
 
 
-def source_shards(directory: Path, source: int) -> list[Path]:
+def source_shards(folder: Path, source: int) -> list[Path]:
     """Return the shards of a source in the order in which they were written."""
-    return [path for path in sorted(directory.glob(f"{source:04}-*")) if path.suffix != ".partial"]
+    return [path for path in sorted(folder.glob(f"{source:04}-*")) if path.suffix != ".partial"]
 
 
 def read_state(shard: Path) -> SourceState:
@@ -122,7 +122,7 @@ def read_state(shard: Path) -> SourceState:
     return SourceState(**read_json(shard / _STATE))
 
 
-def merge(directory: Path, num_sources: int, target: Path, dtype: np.dtype[Any], *, progress: bool) -> Merged:
+def merge(folder: Path, num_sources: int, target: Path, dtype: np.dtype[Any], *, progress: bool) -> Merged:
     """Write the tokens of all shards as one file: every text once, and no near-duplicates in different splits.
 
     Of equal texts that of the first source stays. Of texts that only differ in case, spacing or punctuation those stay
@@ -130,13 +130,13 @@ def merge(directory: Path, num_sources: int, target: Path, dtype: np.dtype[Any],
     by digest: a random order that depends on the texts and the seed alone.
 
     Args:
-        directory: Has the shards.
+        folder: Has the shards.
         num_sources: Sources that they come from, numbered from 0.
         target: The file to write.
         dtype: Of the tokens.
         progress: Whether to show a progress bar.
     """
-    shards = sorted(path for path in directory.iterdir() if (path / _STATE).is_file() and path.suffix != ".partial")
+    shards = sorted(path for path in folder.iterdir() if (path / _STATE).is_file() and path.suffix != ".partial")
     num_documents = sum((shard / _DOCUMENTS).stat().st_size for shard in shards) // _DOCUMENT.itemsize
     num_bytes = sum((shard / _TOKENS).stat().st_size for shard in shards) + num_documents * _DOCUMENT_BYTES
     near = np.concatenate(list(_near_duplicates(shards, max(1, -(-num_documents * _IDENTITY_BYTES // SHARD_BYTES)))))

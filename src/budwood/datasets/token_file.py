@@ -16,7 +16,7 @@ class TokenFileDataset(PathDataset[PackedCorpus, PackedCorpus]):
 
     def save(self, data: PackedCorpus) -> None:
         """Put a corpus that was packed elsewhere into place (see `place_folder`)."""
-        place_folder(data.directory, self._filepath)
+        place_folder(data.folder, self._filepath)
 
     def preview(self) -> JSONPreview:
         """Show the index, with the tokens of every split and source, in Kedro-Viz."""

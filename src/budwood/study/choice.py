@@ -150,7 +150,7 @@ class ChooseWinner(Stage[Chosen]):
             model_folder=cut,
             initialisation="checkpoint",
             teacher_folder=self.teacher.folder,
-            corpus_folder=self.choice.tokens.directory,
+            corpus_folder=self.choice.tokens.folder,
             output_folder=work.folder / f"{cut.name}-trained",
             learning_rate=self.training.learning_rate,
             schedule=self.training.schedule,

@@ -56,7 +56,7 @@ def _write_records(records: Any, target: Path) -> Path:
 
 KINDS_OF_VALUES = {
     "checkpoint": Kind(lambda value: isinstance(value, Checkpoint), lambda value, _: value.folder, Checkpoint.open),
-    "corpus": Kind(lambda value: isinstance(value, PackedCorpus), lambda value, _: value.directory, PackedCorpus.open),
+    "corpus": Kind(lambda value: isinstance(value, PackedCorpus), lambda value, _: value.folder, PackedCorpus.open),
     "cache": Kind(lambda value: isinstance(value, TeacherCache), lambda value, _: value.folder, TeacherCache.open),
     "genes": Kind(lambda value: isinstance(value, Genes), lambda value, _: value.folder, Genes.open),
     "table": Kind(lambda value: isinstance(value, pd.DataFrame), _write_table, pd.read_parquet),

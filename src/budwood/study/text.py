@@ -108,7 +108,7 @@ class PackText(Stage[PackedCorpus]):
         return tokenize_sources(
             self.corpus,
             self.teacher.load_tokenizer(),
-            directory=work.folder / "tokens",
+            folder=work.folder / "tokens",
             root=self.root,
             vocab_size=self.vocab_size,
         )

@@ -189,7 +189,7 @@ class TrainArm(Stage[Trained]):
             architecture=self.start.named,
             initialisation=self.start.initialisation,
             teacher_folder=self.teacher.folder,
-            corpus_folder=self.tokens.directory,
+            corpus_folder=self.tokens.folder,
             output_folder=folder,
             branch_folder=branch,
             learning_rate=self.settings.rate(schedule),

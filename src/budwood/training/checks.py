@@ -85,7 +85,7 @@ def check_text(corpus: PackedCorpus, teacher_folder: Path) -> None:
     own = fingerprint_tokenizer(load_tokenizer(teacher_folder))
     if corpus.tokenizer_fingerprint != own:
         raise ValueError(
-            f"corpus_folder: {corpus.directory} was made by tokenizer {corpus.tokenizer_fingerprint[:16]}, "
+            f"corpus_folder: {corpus.folder} was made by tokenizer {corpus.tokenizer_fingerprint[:16]}, "
             f"{teacher_folder} has {own[:16]}: tokenize the text anew"
         )
 
