@@ -46,7 +46,7 @@ def measure_efficiency(subjects: Mapping[str, Subject], settings: EfficiencySett
             num_parameters=num_parameters(subject.architecture),
             prefill_seconds=[prefill for prefill, _ in times[name][settings.warmups :]],
             decode_seconds=[decode for _, decode in times[name][settings.warmups :]],
-            weight_bytes=_weight_bytes(subject.model),
+            weight_bytes=sum(weight.nbytes for weight in subject.model.parameters()),
             working_bytes=_working_bytes(partial(_time, subject, settings, compute.device), compute),
             kv_bytes_per_token=kv_cache_bytes_per_token(subject.architecture, bytes_per_value=compute.dtype.itemsize),
         )
@@ -92,10 +92,6 @@ def _now(device: torch.device) -> float:
     elif device.type == "mps":
         torch.mps.synchronize()
     return time.perf_counter()
-
-
-def _weight_bytes(model: PreTrainedModel) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in model.parameters())
 
 
 def _working_bytes(run: Callable[[], object], compute: Compute) -> int | None:

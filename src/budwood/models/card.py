@@ -182,7 +182,10 @@ def _commands(commands: Sequence[str]) -> str:
 
 
 def _measured(measured: Sequence[Measurement]) -> str:
-    rows = [f"| {_capital(one.metric)} | {one.value:.3f} {one.unit} | {one.data} | {one.when} |" for one in measured]
+    rows = [
+        f"| {one.metric[:1].upper()}{one.metric[1:]} | {one.value:.3f} {one.unit} | {one.data} | {one.when} |"
+        for one in measured
+    ]
     return "\n".join(["| measure | value | on | model |", "|---|---|---|---|", *rows]) if rows else "Nothing."
 
 
@@ -217,7 +220,3 @@ tokenizer = AutoTokenizer.from_pretrained(folder{trust})
 
 def _bullets(entries: Mapping[str, str]) -> str:
     return "\n".join(f"- {name}: {value}" for name, value in entries.items())
-
-
-def _capital(word: str) -> str:
-    return word[:1].upper() + word[1:]

@@ -103,7 +103,7 @@ def savings(curves: pd.DataFrame, ledger: Sequence[Cost], reference: str = BASEL
         target = _end(arms.pop(reference, variant.iloc[:0]))
         for arm, curve in arms.items():
             key = {"bin": str(bin_name), "space": str(space), "arm": str(arm)}
-            spent = _baseline_flops(costs, key | {"arm": reference}, target)
+            spent = np.nan if target is None else _per_token(costs, key | {"arm": reference}) * target.tokens[-1]
             rows.append(key | {"baseline": reference} | _saving(_measured(curve), target, spent, _charges(costs, key)))
     return pd.DataFrame(rows, columns=_SAVINGS_COLUMNS)
 
@@ -246,11 +246,6 @@ def _per_token(costs: pd.DataFrame, key: dict[str, str]) -> float:
     if rows.empty:
         raise ValueError(f"ledger: the training of {'/'.join(key.values())} is missing")
     return float(rows["flops"].sum() / rows["tokens"].sum())
-
-
-def _baseline_flops(costs: pd.DataFrame, key: dict[str, str], target: _Runs | None) -> float:
-    """Return what one run of the reference spent; NaN where there is none."""
-    return np.nan if target is None else _per_token(costs, key) * float(target.tokens[-1])
 
 
 def _saving(runs: _Runs, target: _Runs | None, baseline_flops: float, charges: _Charges) -> dict[str, object]:

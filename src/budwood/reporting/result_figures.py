@@ -187,8 +187,10 @@ def speed_and_memory(speeds: pd.DataFrame) -> go.Figure:
     for place, (column, unit) in zip(places, shown.values(), strict=True):
         for model, own in speeds[speeds["model"] != "teacher"].groupby("model", sort=False):
             color = ARM_COLORS["subnet_init"] if model == "subnet" else ARM_COLORS.get(str(model), GREY)
-            error = _quartiles(own, column) if unit == 1 else None
-            look = {"name": str(model), "marker": {"color": color}, "error_y": error}
+            look: dict[str, object] = {"name": str(model), "marker": {"color": color}}
+            if unit == 1:  # the only values with quartiles
+                ends = own[f"{column}_high"] - own[column], own[column] - own[f"{column}_low"]
+                look["error_y"] = error_bars(*ends)
             figure.add_bar(x=variant_labels(own), y=own[column] / unit, **look, **place)
         line = 1.0 if unit == 1 else float(teacher[column].median()) / unit
         if np.isfinite(line):
@@ -298,11 +300,6 @@ def _star(figure: go.Figure, arm: str, point: tuple[float, float], place: Panel)
     marker = {"color": ARM_COLORS.get(arm, GREY), "symbol": "star", "size": 15, "line": {"color": GREY, "width": 1}}
     look = {"name": f"{arm} reaches {BASELINE}", "legendgroup": arm, "showlegend": False, "marker": marker}
     figure.add_scatter(x=[point[0]], y=[point[1]], mode="markers", **look, **place)
-
-
-def _quartiles(speeds: pd.DataFrame, column: str) -> dict[str, object]:
-    """Return error bars from the lower to the upper quartile."""
-    return error_bars(speeds[f"{column}_high"] - speeds[column], speeds[column] - speeds[f"{column}_low"])
 
 
 def _perplexity_error(scores: pd.DataFrame, suffix: str) -> dict[str, object]:

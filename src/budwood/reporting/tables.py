@@ -79,7 +79,7 @@ def results_table(arms: Sequence[Score], evaluation: TeacherEvaluation, teacher:
     rows: list[dict[str, object]] = [{**nowhere, **own, **_scores({0: teacher_losses}, text), **nothing}]
     for place, runs in _by_arm(arms).items():
         others = {key[2]: other for key, other in _by_arm(arms).items() if key[:2] == place[:2]}
-        siblings = {name: _losses_by_seed(other) for name, other in others.items()}
+        siblings = {name: {run.seed: run.losses for run in other} for name, other in others.items()}
         like = {name for name, other in others.items() if not mismatches([*runs, *other])}
         columns = _arm_columns(runs) | _scores(siblings[place[2]], text)
         rows.append(columns | _differences(place[2], siblings, like))
@@ -96,17 +96,8 @@ def _by_arm(arms: Sequence[Score]) -> dict[tuple[str, str, str], list[Score]]:
     return runs
 
 
-def _losses_by_seed(runs: Sequence[Score]) -> dict[int, Losses]:
-    return {run.seed: run.losses for run in runs}
-
-
 def _variant(arm: Score) -> tuple[str, str]:
     return arm.bin, arm.space
-
-
-def _pooled(losses: Losses) -> np.ndarray:
-    """Return the losses of all sequences of all sources, in the order of the sources' names."""
-    return np.concatenate([np.asarray(losses[source], dtype=float) for source in sorted(losses)])
 
 
 def _check_same_sequences(arm: Score, teacher_losses: Losses) -> None:
@@ -129,8 +120,9 @@ def _arm_columns(runs: Sequence[Score]) -> dict[str, object]:
 
 
 def _by_suffix(values: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
-    """Return the values of all sources under the suffix "", and of every source under its own."""
-    return {"": _pooled(values)} | {f"_{source}": np.asarray(own, dtype=float) for source, own in values.items()}
+    """Return the values of all sources, by name, under the suffix "", and of every source under its own."""
+    own = {f"_{source}": np.asarray(losses, dtype=float) for source, losses in values.items()}
+    return {"": np.concatenate([own[suffix] for suffix in sorted(own)])} | own
 
 
 def _scores(runs: Mapping[int, Losses], text: HeldOutText) -> dict[str, object]:

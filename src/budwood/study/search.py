@@ -82,7 +82,7 @@ class EvolveSubnets(Stage[Found]):
         search: SearchSettings,
     ) -> Self:
         """Declare the search of a bin in a space."""
-        compared = space if search.compares_corrected else space.without_corrections()
+        compared = space if search.compares_corrected else space.model_copy(update={"compensation": None})
         return cls(
             teacher=materials.teacher,
             importance=importance if space.needs_statistics or search.needs_statistics else {},

@@ -136,10 +136,6 @@ class SpaceSettings(Ordering):
         """Whether a correction follows from activations on calibration text."""
         return self.compensation is not None and self.compensation.regresses
 
-    def without_corrections(self) -> Self:
-        """Return the space with members that are not corrected."""
-        return self.model_copy(update={"compensation": None})
-
     def search_space(self, teacher: Architecture) -> SearchSpace:
         """Return the space of a teacher.
 
