@@ -1,6 +1,7 @@
 """A job is checked before it starts, and its arithmetic is that of the Trainer."""
 
 import re
+from dataclasses import asdict
 
 import pytest
 from pydantic import ValidationError
@@ -98,7 +99,7 @@ def test_jobs_that_contradict_themselves_are_refused(make_job, change, message):
 
 
 def test_weights_of_an_architecture_can_only_be_random(make_job, model_folder):
-    architecture = read_architecture(model_folder).to_dict()
+    architecture = asdict(read_architecture(model_folder))
     make_job(model_folder=None, architecture=architecture, initialisation="random")
     with pytest.raises(ValidationError, match="initialisation='checkpoint' needs a model_folder with weights"):
         make_job(model_folder=None, architecture=architecture)

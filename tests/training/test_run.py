@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -231,7 +231,7 @@ def test_an_architecture_alone_is_trained_from_random_weights(make_job, teacher_
     teacher = read_architecture(teacher_folder)
     half = teacher.with_layers(teacher.layers[:1])
     settings = {"model_folder": None, "initialisation": "random", "learning_rate": 1e-12}
-    job = make_job(architecture=half.to_dict(), **settings)
+    job = make_job(architecture=asdict(half), **settings)
     result = train(job)
     assert read_architecture(job.output_folder / "model") == half
     assert result.student_flops == 576 * training_flops_per_token(half, context=12)
@@ -250,7 +250,7 @@ def test_random_weights_get_the_plain_frequencies_whatever_the_teacher_turns_at(
     (folder / "config.json").write_text(json.dumps(config | {"rope_parameters": rope}))
     whole = read_architecture(folder)
     narrow = whole.with_layers(tuple(replace(layer, head_dim=2) for layer in whole.layers))
-    job = make_job(architecture=narrow.to_dict(), model_folder=None, initialisation="random", teacher_folder=folder)
+    job = make_job(architecture=asdict(narrow), model_folder=None, initialisation="random", teacher_folder=folder)
     model = run._student(job)
     assert model.config.rope_parameters == {"rope_type": "default", "rope_theta": 10_000.0}
     assert model.base_model.rotary_emb.inv_freq.tolist() == [1.0]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -169,7 +170,7 @@ def test_a_wider_teacher_is_sliced_before_the_softmax(sized):
 
 def test_fewer_rows_than_ids_are_refused_and_a_cache_of_more(make_job, sized, monkeypatch):
     monkeypatch.setattr(run, "load_model", lambda *_: pytest.fail("a model was loaded"))
-    small = read_architecture(sized(300)).to_dict() | {"vocab_size": 200}
+    small = asdict(read_architecture(sized(300))) | {"vocab_size": 200}
     alone = {"model_folder": None, "architecture": small, "initialisation": "random"}
     for distillation in (None, settings()):
         with pytest.raises(ValueError, match=r"has vocab_size=200, the tokenizer of .* makes 257 ids"):

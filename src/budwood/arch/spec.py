@@ -1,8 +1,9 @@
 """The description of a decoder language model that everything else counts, searches and cuts by."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+from pydantic import ConfigDict
 
 _MOST_LAYERS = 1024
 """The deepest published dense decoders have fewer than 200; larger numbers are damage, and cost minutes to build."""
@@ -21,6 +22,8 @@ def check_depth(depth: object) -> None:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerSpec:
     """Sizes of one decoder layer, in Hugging Face's words."""
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 
     num_attention_heads: int
     """Query heads."""
@@ -72,6 +75,8 @@ class Architecture:
     space takes them (most important first once the teacher is ordered); counting does not depend on it.
     """
 
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
     family: str
     """Hugging Face `model_type`, a key of `budwood.arch.family.FAMILIES`."""
     vocab_size: int
@@ -103,21 +108,6 @@ class Architecture:
     def with_layers(self, layers: tuple[LayerSpec, ...]) -> Self:
         """Return this architecture with other layers."""
         return replace(self, layers=layers)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-ready dictionary; `from_dict` is its inverse."""
-        fields = {name: getattr(self, name) for name in self.__slots__}
-        return fields | {"layers": [asdict(layer) for layer in self.layers]}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Rebuild what `to_dict` wrote.
-
-        Raises:
-            TypeError: a field is missing or unknown.
-            ValueError: a size is illegal.
-        """
-        return cls(**{**data, "layers": tuple(LayerSpec(**layer) for layer in data["layers"])})
 
     def describe(self) -> str:
         """Return the sizes in one line, ranges where layers differ."""

@@ -1,7 +1,7 @@
 """The teacher: what it is, and how well it predicts text."""
 
+from budwood.arch.spec import Architecture
 from budwood.records.cost import Cost
-from budwood.records.fields import ArchitectureField
 from budwood.records.strict import Strict
 
 
@@ -32,7 +32,7 @@ class TeacherRecord(Strict):
     attribution: str
     num_token_ids: int
     """Ids that texts hold: those of its tokenizer, as far as its embedding has rows, which may be more."""
-    architecture: ArchitectureField
+    architecture: Architecture
     intake: IntakeRecord
 
 

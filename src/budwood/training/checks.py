@@ -41,10 +41,6 @@ def check_job(job: TrainingJob) -> Compute:
         OSError: checkpoints do not fit on the disk.
     """
     compute, schedule = choose_compute(job.device, job.precision), job.schedule
-    folders = {"model_folder": job.model_folder, "teacher_folder": job.teacher_folder}
-    for name, folder in folders.items():
-        if folder is not None and not (folder / "config.json").is_file():
-            raise ValueError(f"{name}: {folder} is no checkpoint folder, it has no config.json")
     seeing = {job.model_folder or job.teacher_folder} | ({job.teacher_folder} if job.distillation else set())
     for folder in seeing:
         check_lengths(folder, load_config(folder), schedule.sequence_length)

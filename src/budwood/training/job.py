@@ -6,8 +6,8 @@ from typing import Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from budwood.arch.spec import Architecture
 from budwood.models.settings import DeviceName, Precision
-from budwood.records.fields import ArchitectureField
 from budwood.records.strict import Strict
 from budwood.training.settings import DistillationSettings, Engine, Schedule
 
@@ -21,7 +21,7 @@ class TrainingJob(Strict):
     """Names the run's metrics."""
     model_folder: Path | None = None
     """Checkpoint that gives the architecture, and the weights unless they are random."""
-    architecture: ArchitectureField | None = None
+    architecture: Architecture | None = None
     """In place of a checkpoint: one of the teacher's family, for random weights."""
     initialisation: Initialisation
     """`random` draws the weights by the family's own scheme, with standard rotary embeddings; `checkpoint` reads those
