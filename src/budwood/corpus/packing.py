@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from budwood.corpus.shards import Merged, merge
 from budwood.corpus.split import SPLITS
-from budwood.records.files import write_atomically
+from budwood.records.files import write_atomically, write_folder_atomically
 from budwood.records.hashes import MEMORY, hash_file, hash_files
 
 TOKENS_FILE = "tokens.bin"
@@ -271,18 +271,11 @@ def pack(
     Returns:
         The corpus, opened.
     """
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    merged = merge(shards, len(sources), partial / TOKENS_FILE, np.dtype(facts["dtype"]), progress=progress)
-    omitted = {**facts.get("omitted", {}), "equal_documents": merged.equal, "near_documents": merged.near}
-    found = {"segments": _segments(merged, list(sources)), "tokens_sha256": hash_file(partial / TOKENS_FILE)}
-    write_index(partial, {**facts, **found, "omitted": omitted}, sources)
-    if folder.exists():
-        # Without its index a half-deleted corpus cannot be taken for a whole one.
-        (folder / INDEX_FILE).unlink(missing_ok=True)
-        shutil.rmtree(folder)
-    partial.replace(folder)
+    with write_folder_atomically(folder) as partial:
+        merged = merge(shards, len(sources), partial / TOKENS_FILE, np.dtype(facts["dtype"]), progress=progress)
+        omitted = {**facts.get("omitted", {}), "equal_documents": merged.equal, "near_documents": merged.near}
+        found = {"segments": _segments(merged, list(sources)), "tokens_sha256": hash_file(partial / TOKENS_FILE)}
+        write_index(partial, {**facts, **found, "omitted": omitted}, sources)
     shutil.rmtree(shards)
     return PackedCorpus.open(folder)
 

@@ -5,7 +5,6 @@ of digests from all shards at a time. So neither step has more than a shard in m
 equal texts meet, whichever source they come from.
 """
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from tqdm import tqdm
 
 from budwood.corpus.split import SPLITS
 from budwood.corpus.tokenization import Tokens
-from budwood.records.files import read_json, write_json
+from budwood.records.files import read_json, write_folder_atomically, write_json
 from budwood.records.seal import seal
 
 SHARD_BYTES = 2**26
@@ -97,17 +96,13 @@ class ShardWriter:
         order = np.argsort(documents["digest"], kind="stable")
         documents = documents[order]
         documents["start"] = np.cumsum(documents["length"]) - documents["length"]
-        shard = self._folder / f"{self._source:04}-{self._number:06}"
-        partial = shard.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        with (partial / _TOKENS).open("wb") as file:
-            for index in order:
-                file.write(self._tokens[index].tobytes())
-        documents.tofile(partial / _DOCUMENTS)
-        write_json(partial / _STATE, asdict(state))
-        seal(partial)
-        partial.rename(shard)
+        with write_folder_atomically(self._folder / f"{self._source:04}-{self._number:06}") as shard:
+            with (shard / _TOKENS).open("wb") as file:
+                for index in order:
+                    file.write(self._tokens[index].tobytes())
+            documents.tofile(shard / _DOCUMENTS)
+            write_json(shard / _STATE, asdict(state))
+            seal(shard)
         self._number += 1
         self._documents, self._tokens, self.size = [], [], 0
 

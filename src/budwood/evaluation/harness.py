@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import re
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from budwood.evaluation.settings import (
     EvaluationSettings,
 )
 from budwood.models.device import Compute
-from budwood.records.files import read_json, write_json
+from budwood.records.files import read_json, write_folder_atomically, write_json
 from budwood.records.seal import damage, seal
 
 if TYPE_CHECKING:
@@ -56,27 +55,23 @@ def write_tasks(questions: Mapping[str, Sequence[Mapping[str, Any]]], folder: Pa
     The YAML names the questions by their absolute path, since the harness knows no other: see `open_tasks`. A kill
     leaves the old folder, or none.
     """
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for task, rows in questions.items():
-        lines = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
-        (partial / f"{task}.jsonl").write_text(lines, encoding="utf-8")
-        metrics = ("acc",) if task == LAST_WORD else ("acc", "acc_norm")
-        config = {
-            "task": task,
-            "dataset_path": "json",
-            "dataset_kwargs": {"data_files": {"test": str(folder.resolve() / f"{task}.jsonl")}},
-            "test_split": "test",
-            "doc_to_text": "context",
-            **_ANSWERS[task],
-            "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in metrics],
-            "metadata": {"version": HELDOUT_VERSION},
-        }
-        (partial / f"{task}.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-    seal(partial)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with write_folder_atomically(folder) as partial:
+        for task, rows in questions.items():
+            lines = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+            (partial / f"{task}.jsonl").write_text(lines, encoding="utf-8")
+            metrics = ("acc",) if task == LAST_WORD else ("acc", "acc_norm")
+            config = {
+                "task": task,
+                "dataset_path": "json",
+                "dataset_kwargs": {"data_files": {"test": str(folder.resolve() / f"{task}.jsonl")}},
+                "test_split": "test",
+                "doc_to_text": "context",
+                **_ANSWERS[task],
+                "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in metrics],
+                "metadata": {"version": HELDOUT_VERSION},
+            }
+            (partial / f"{task}.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        seal(partial)
 
 
 def open_tasks(folder: Path) -> Path:

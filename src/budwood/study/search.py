@@ -17,6 +17,7 @@ from budwood.arch.spec import Architecture
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import Compute
 from budwood.records.cost import Cost
+from budwood.records.files import write_folder_atomically
 from budwood.records.search import Described, Finalist, Finalists, FrontPoint
 from budwood.search.candidate import SearchRecord
 from budwood.search.fitness import PERPLEXITY, module_of
@@ -137,19 +138,17 @@ class EvolveSubnets(Stage[Found]):
         if self.calibration is None:
             return None
         assert self.space.compensation is not None, "only given where candidates are corrected"
-        folder, unfinished = work.folder / MOMENTS, work.folder / f"{MOMENTS}-unfinished"
+        folder = work.folder / MOMENTS
         if not folder.is_dir():
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir()
-            store_moments(
-                ordered.on(self.compute),
-                self.calibration.read()[:, :-1],
-                self.space.compensation,
-                unfinished,
-                gaps=self._gaps(ordered),
-                batch_size=self.batch_size,
-            )
-            unfinished.rename(folder)
+            with write_folder_atomically(folder) as unfinished:
+                store_moments(
+                    ordered.on(self.compute),
+                    self.calibration.read()[:, :-1],
+                    self.space.compensation,
+                    unfinished,
+                    gaps=self._gaps(ordered),
+                    batch_size=self.batch_size,
+                )
         return StoredMoments(folder)
 
     def _gaps(self, ordered: OrderedTeacher) -> tuple[Gap, ...]:
