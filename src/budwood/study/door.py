@@ -9,6 +9,7 @@ from pathlib import Path
 from budwood.corpus.settings import CorpusSettings, SourceSettings
 from budwood.models.settings import TeacherSettings
 from budwood.records.names import require_names
+from budwood.records.tracking import Track
 from budwood.study.defaults import MEASUREMENT, SPLITS
 from budwood.study.settings import MeasurementSettings
 from budwood.study.stage import Workspace, no_tracking
@@ -16,7 +17,6 @@ from budwood.study.study import Study
 from budwood.study.teacher import fetch_source, teacher_record
 from budwood.study.text import PackText, require_measured
 from budwood.study.vocabulary import trim
-from budwood.training.curve import Track
 from budwood.training.settings import Engine
 
 

@@ -34,11 +34,11 @@ from budwood.models.losses import sequence_losses
 from budwood.records.cost import Cost
 from budwood.records.evaluation import Downstream, Efficiency, Sample
 from budwood.records.teacher import HeldOutText, SourceLoss, TeacherEvaluation
+from budwood.records.tracking import Track
 from budwood.records.training import ProbeScore, Score, TrainingRecord
 from budwood.study.costs import reading_cost, writing_cost
 from budwood.study.stage import NOT_DECIDING, Stage, Work
 from budwood.study.text import Materials, Windows
-from budwood.training.curve import Track
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from budwood.models.device import Compute
 from budwood.records.cost import Cost
 from budwood.records.files import write_folder_atomically
 from budwood.records.search import Described, Finalist, Finalists, FrontPoint
+from budwood.records.tracking import Track
 from budwood.search.candidate import SearchRecord
 from budwood.search.fitness import PERPLEXITY, module_of
 from budwood.search.genes import Genes
@@ -40,7 +41,6 @@ from budwood.subnet.compensate import possible_gaps, store_moments
 from budwood.subnet.moments import Gap, StoredMoments
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
 from budwood.subnet.settings import SpaceSettings
-from budwood.training.curve import Track
 
 HISTORY, MOMENTS = "history.jsonl", "moments"
 

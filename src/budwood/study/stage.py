@@ -17,9 +17,9 @@ from torch import Tensor
 from budwood.records.files import write_atomically
 from budwood.records.locks import holding
 from budwood.records.strict import HOW, facts
+from budwood.records.tracking import Track
 from budwood.study.results import RESULT, Result, restore, save
 from budwood.study.source import code_hash
-from budwood.training.curve import Track
 
 logger = logging.getLogger(__name__)
 

@@ -15,11 +15,11 @@ from torch.optim import Optimizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from budwood.corpus.packing import PackedCorpus
+from budwood.records.tracking import Track
 from budwood.training.checkpoints import PARTIAL, checkpoints_of, keep_branch, place_checkpoint
 from budwood.training.curve import (
     Curve,
     Row,
-    Track,
     append_row,
     divergence_limit,
     finite,

@@ -2,15 +2,13 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Required, TypedDict, cast
 
 from budwood.records.files import append_json_lines, read_json_lines, write_atomically, write_json_lines
-
-Track = Callable[[Mapping[str, float], int], None]
-"""Takes metrics and the optimiser step they belong to."""
+from budwood.records.tracking import Track
 
 
 class Row(TypedDict, total=False):

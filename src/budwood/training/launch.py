@@ -12,9 +12,9 @@ from pathlib import Path
 
 from budwood.records.files import write_atomically
 from budwood.records.locks import holding
+from budwood.records.tracking import Track
 from budwood.records.training import Run
 from budwood.training.checks import check_job
-from budwood.training.curve import Track
 from budwood.training.job import TrainingJob
 from budwood.training.run import TrainingStoppedError, read_result, train
 

@@ -32,11 +32,12 @@ from budwood.models.rotary import standard_rope
 from budwood.records.files import write_atomically
 from budwood.records.locks import holding
 from budwood.records.seal import SEAL, damage, seal
+from budwood.records.tracking import Track
 from budwood.records.training import Run
 from budwood.training.callbacks import Keeper, Recorder, stop_on_signals
 from budwood.training.checkpoints import PARTIAL, checkpoints_of, step_of, whole_checkpoint
 from budwood.training.checks import check_job, student_architecture
-from budwood.training.curve import CURVE, Curve, Track, replay_curve
+from budwood.training.curve import CURVE, Curve, replay_curve
 from budwood.training.job import TrainingJob
 from budwood.training.objectives import objective_of
 from budwood.training.optimizer import muon_with_adamw

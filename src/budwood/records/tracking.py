@@ -1,0 +1,6 @@
+"""How work reports its metrics while it runs."""
+
+from collections.abc import Callable, Mapping
+
+Track = Callable[[Mapping[str, float], int], None]
+"""Takes metrics and the step they belong to."""
