@@ -1,7 +1,7 @@
 """Order a teacher by importance: the first entries of every axis are its best, its function stays."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from pathlib import Path
 from typing import Any
@@ -42,14 +42,14 @@ class OrderedTeacher:
     """Layers, the first to keep first."""
     pair_rankings: tuple[Indices, ...]
     """For every layer in depth order: its pairs of head dimensions, the first to keep first."""
-    pair_scores: tuple[Tensor, ...]
+    pair_scores: tuple[Tensor, ...] = ()
     """For every layer in depth order, [G, P] the importance of every pair to every group; empty where unknown."""
-    norms: Mapping[str, Tensor]
+    norms: Mapping[str, Tensor] = field(default_factory=dict)
     """For every norm by the name of its weight, the mean square of each entry of its normalised input; empty where cut
     norms are left as they are."""
-    score_gain: bool
+    score_gain: bool = False
     """Whether heads that lose pairs keep the size of their scores."""
-    singular_values: bool
+    singular_values: bool = False
     """Whether values are in their singular basis, so that their first dimensions are their best."""
     rope: Rope
 
@@ -135,7 +135,17 @@ def order_teacher(
     """
     turning = [rotary_dims(layer_rope(config, layer), spec.head_dim) for layer, spec in enumerate(architecture.layers)]
     if ordering.ordering == "native":
-        return _own_order(weights, config, architecture, turning, ordering.rope)
+        heads = zip(architecture.layers, turning, strict=True)
+        return OrderedTeacher(
+            weights=weights,
+            dtype=_widest_dtype(weights),
+            config=config,
+            architecture=architecture,
+            channels=tuple(range(architecture.hidden_size)),
+            ranking=tuple(range(architecture.num_hidden_layers)),
+            pair_rankings=tuple(rank_pairs([0.0] * (spec.head_dim // 2), r) for spec, r in heads),
+            rope=ordering.rope,
+        )
     if ordering.ordering == "magnitude":
         importance = importance_of_weights(weights, architecture)
     if importance is None:
@@ -165,31 +175,6 @@ def _rank_layers(importance: Importance, score: LayerScore) -> tuple[int, ...]:
         return importance.eliminated[::-1]
     scores = [float(getattr(layer, score)) for layer in importance.layers]
     return tuple(sorted(range(len(scores)), key=lambda layer: -scores[layer]))
-
-
-def _own_order(
-    weights: Mapping[str, Tensor],
-    config: Mapping[str, Any],
-    architecture: Architecture,
-    turning: Sequence[int],
-    rope: Rope,
-) -> OrderedTeacher:
-    """Return a teacher as it is, everything ranked by its place."""
-    heads = zip(architecture.layers, turning, strict=True)
-    return OrderedTeacher(
-        weights=weights,
-        dtype=_widest_dtype(weights),
-        config=config,
-        architecture=architecture,
-        channels=tuple(range(architecture.hidden_size)),
-        ranking=tuple(range(architecture.num_hidden_layers)),
-        pair_rankings=tuple(rank_pairs([0.0] * (spec.head_dim // 2), r) for spec, r in heads),
-        pair_scores=(),
-        norms={},
-        score_gain=False,
-        singular_values=False,
-        rope=rope,
-    )
 
 
 def _widest_dtype(weights: Mapping[str, Tensor]) -> torch.dtype:

@@ -1,6 +1,6 @@
 """The score of a sub-network without any text: the normalised scores of all that it keeps (paper, appendix E)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -50,8 +50,16 @@ class Scores:
 
     def normalised(self, normalisation: Normalisation) -> Self:
         """Return shares: every axis of the whole teacher adds up to one, heads and neurons in every layer."""
-        return self._map(
-            lambda axis: normalise(axis.flatten(), normalisation).reshape(axis.shape),
+
+        def shares(axis: Tensor) -> Tensor:
+            return normalise(axis.flatten(), normalisation).reshape(axis.shape)
+
+        return replace(
+            self,
+            channels=shares(self.channels),
+            layers=shares(self.layers),
+            heads=tuple(map(shares, self.heads)),
+            neurons=tuple(map(shares, self.neurons)),
         )
 
     def in_order(self, importance: Importance, ranking: tuple[int, ...]) -> Self:
@@ -78,15 +86,6 @@ class Scores:
             score = score + self.layers[layer.layer] + neurons[list(layer.neurons)].sum()
             score = score + heads[list(layer.groups)][:, list(layer.queries)].sum()
         return float(score)
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
-        return replace(
-            self,
-            channels=change(self.channels),
-            layers=change(self.layers),
-            heads=tuple(map(change, self.heads)),
-            neurons=tuple(map(change, self.neurons)),
-        )
 
 
 def component_scores(search: SearchSettings, importances: Mapping[ScoreMethod, Importance]) -> Scores:
