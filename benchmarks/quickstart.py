@@ -48,13 +48,25 @@ PAPER_ORDER = budwood.Ordering(ordering="native", rope="rebuild")
 
 
 def open_quickstart(
-    cache_dir: Path = CACHE_DIR, teacher: TeacherName = "smollm2_135m", **beside: budwood.SourceSettings
+    cache_dir: Path = CACHE_DIR,
+    teacher: TeacherName = "smollm2_135m",
+    vocabulary: int | None = None,
+    **beside: budwood.SourceSettings,
 ) -> budwood.Study:
-    """Return a teacher and the text in its tokens: Wikipedia, and other sources where they are wanted."""
+    """Return a teacher, with part of its vocabulary if a size is given, and the text in its tokens.
+
+    The text is Wikipedia, and other sources where they are wanted.
+    """
     text = budwood.CorpusSettings(sources={"wikipedia": WIKIPEDIA} | beside)
-    if teacher == "smollm2_135m":
-        return budwood.open_study(TEACHER, text, folder=cache_dir / "quickstart", measurement=MEASUREMENT)
-    return budwood.open_study(_teacher(teacher), text, folder=cache_dir / teacher, measurement=ONE_TRIAL)
+    settings, folder, measurement = TEACHER, "quickstart", MEASUREMENT
+    if teacher != "smollm2_135m":
+        settings, folder, measurement = _teacher(teacher), teacher, ONE_TRIAL
+    return budwood.open_study(
+        settings.model_copy(update={"vocabulary": vocabulary}),
+        text,
+        folder=cache_dir / folder,
+        measurement=measurement,
+    )
 
 
 def windows(study: budwood.Study, split: str, count: int, length: int = LENGTH) -> Tensor:

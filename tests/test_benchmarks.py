@@ -1,9 +1,11 @@
 """Benchmarks start, and those that search and train run to their end on a teacher of nothing."""
 
 import ast
+import encodings
 import json
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ import pytest
 import torch
 from projects import ROOT
 from teachers import tiny_teacher
+from words import train_tokenizer
 
 import budwood
+from budwood.models.checkpoint import save_checkpoint
 from budwood.training import objectives
 
 FOLDER = ROOT / "benchmarks"
@@ -187,3 +191,33 @@ def test_the_block_goes_that_changes_the_stream_least():
     assert len(angles) == len(teacher.model.layers) - 1
     assert angles[1] == pytest.approx(0, abs=1e-3)
     assert min(angles[0], angles[2]) > 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small")
+def test_fewer_tokens_leave_room_for_layers(monkeypatch, capsys, tmp_path):
+    import quickstart
+    import vocabulary
+
+    tokenizer = train_tokenizer([file.read_text() for file in sorted(Path(encodings.__path__[0]).glob("cp*.py"))], 700)
+    model = tiny_teacher("llama", tied=True, **TEACHER, vocab_size=700, bos_token_id=0, eos_token_id=0)
+    folder = save_checkpoint(model, tokenizer, tmp_path / "teacher")
+    monkeypatch.setattr(quickstart, "TEACHER", budwood.TeacherSettings(model=str(folder)))
+    case = vocabulary.CASES["smollm2_135m"]
+    monkeypatch.setattr(vocabulary, "CASES", {"smollm2_135m": replace(case, handpicked=(*SMALL_SHAPE[:4], 2))})
+    monkeypatch.setattr(vocabulary, "LENGTH", 32)
+    monkeypatch.setattr(vocabulary, "NUM_PASSAGES", 3)
+    monkeypatch.setattr(vocabulary, "NUM_TOKENS", 24)
+    given = ["--sizes", "600", "260", "--tokens=1024", f"--cache-dir={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", ["vocabulary.py", *given])
+    vocabulary.main()
+    found = last_line(capsys.readouterr().out)
+    assert found["sizes"] == [700, 600, 260]
+    assert found["num_layers"] == [2, 2, 3]
+    assert found["intermediate_size"][0] == SMALL_SHAPE[3] < found["intermediate_size"][1]
+    assert found["cut_parameters"][0] >= max(found["cut_parameters"]) > 0.99 * found["cut_parameters"][0]
+    assert found["tokens_per_byte"] == sorted(found["tokens_per_byte"])
+    for model in ("teacher", "cut", "trained"):
+        assert found[f"{model}_change"][0] == [0, 0]
+        for (own, _), (more, _) in zip(found[f"{model}_bits"], found[f"{model}_change"], strict=True):
+            assert own - more == pytest.approx(found[f"{model}_bits"][0][0], abs=2e-4)

@@ -1,6 +1,8 @@
-"""A tokenizer whose ids can be read off the text: word w7 has the id 7."""
+"""Small tokenizers: one whose ids can be read off the text, word w7 has the id 7, and one of parts of words."""
 
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from collections.abc import Iterable
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 EOS = 0
@@ -13,6 +15,18 @@ def make_tokenizer(num_words: int = 100, eos: str | None = "<eos>") -> PreTraine
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.post_processor = processors.TemplateProcessing(single="<eos> $A", special_tokens=[("<eos>", EOS)])
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=eos, model_max_length=4)
+
+
+def train_tokenizer(texts: Iterable[str], size: int) -> PreTrainedTokenizerFast:
+    """Byte-pair encoding of the most frequent parts of texts; <end> has the id 0."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, initial_alphabet=alphabet, special_tokens=["<end>"], show_progress=False
+    )
+    backend.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>")  # noqa: S106 - a token of text
 
 
 def split_documents(tokens) -> list[tuple[int, ...]]:

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from teachers import tiny_teacher
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
+from words import train_tokenizer
 
 from budwood.corpus.counting import count_training_tokens
 from budwood.corpus.settings import CorpusSettings, SourceSettings
@@ -40,12 +40,7 @@ def texts(tmp_path_factory) -> dict[str, SourceSettings]:
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory) -> Path:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, special_tokens=["<end>"])
-    tokenizer.train_from_iterator([" ".join([*WORDS, "bark", "gardens", "stones"])] * 3, trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")  # noqa: S106 - a token of text
+    fast = train_tokenizer([" ".join([*WORDS, "bark", "gardens", "stones"])] * 3, 400)
     model = tiny_teacher("llama", tied=True, vocab_size=len(fast), bos_token_id=0, eos_token_id=0, pad_token_id=None)
     return save_checkpoint(model, fast, tmp_path_factory.mktemp("teacher"))
 

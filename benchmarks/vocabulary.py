@@ -1,0 +1,211 @@
+"""What part of a vocabulary is worth: cuts of equal size from teachers that keep fewer and fewer of their tokens.
+
+The whole teacher is cut to a hand-picked shape of `cuts.py`: half of SmolLM2-135M, or Gemma 3 270M with half of its
+parameters outside the embedding. A teacher that keeps only the tokens that Wikipedia's training text uses most is cut
+to as many parameters: what its embedding saves goes into more layers, then into more neurons. Layers are ranked once,
+with the whole vocabulary; all else is ranked on the tokens that are kept. Cuts are corrected as exports are, then
+trained on equally many tokens, by cross-entropy and with the same peak rate (one seed).
+
+Losses per token do not compare between vocabularies, so all models read the same passages of packed text, of 192 tokens
+each in the whole vocabulary. ± is one standard error over passages, of differences in pairs.
+
+Usage: python benchmarks/vocabulary.py [--teacher smollm2_135m] [--sizes 32768 16384 8192] [--tokens 16384]; cuts and
+trainings that are finished are kept in the cache folder. A quarter of an hour on one core. Gemma is not trained.
+
+Last line: a JSON object with `teacher`, `tokens` (of each training), and a list for each figure, the whole vocabulary
+first: `sizes`, `tokens_per_byte` of the passages, `teacher_parameters`, `cut_parameters`, `num_layers` and
+`intermediate_size` of the cut; of `teacher`, `cut` and `trained` the `_bits` per byte, and how many more they are than
+with the whole vocabulary (`_change`), as pairs of mean and error.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from cuts import CASES, Case, sized
+from quickstart import CACHE_DIR, LENGTH, TEACHERS, TeacherName, open_quickstart, windows
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from budwood import Checkpoint, Compensation, Schedule, Selection, SpaceSettings, Study
+from budwood.arch.count import num_parameters
+from budwood.evaluation.bytes import ByteCounter
+from budwood.evaluation.statistics import ratio_and_error
+from budwood.models.losses import final_states, logits_of
+
+SIZES = {"smollm2_135m": (32_768, 16_384, 8192), "gemma3_270m": (183_776, 65_536, 32_768)}
+"""Of Gemma, the first leaves the whole rest of the teacher as many parameters as the cut with all tokens has."""
+TRAINED = {"smollm2_135m": 16_384, "gemma3_270m": 0}
+"""Tokens."""
+SPACE = SpaceSettings(layerwise=False, layer_score="change", compensation=Compensation())
+BATCH, NUM_PASSAGES, NUM_TOKENS = 4, 32, 192
+"""Passages of so many tokens have at most LENGTH, to which models are trained, in a smaller vocabulary."""
+
+Bits = Sequence[float]
+
+
+@dataclass(frozen=True)
+class Passages:
+    """What all models read: packed text, as training has it."""
+
+    texts: tuple[tuple[str, str], ...]
+    """The token of the whole vocabulary that comes before, and what is predicted."""
+    num_bytes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, whole: Study) -> Self:
+        """Return validation text in windows of a teacher with its whole vocabulary."""
+        tokenizer, counter = whole.teacher.load_tokenizer(), ByteCounter.of(whole.teacher.load_tokenizer())
+        texts, num_bytes = [], []
+        for window in windows(whole, "validation", NUM_PASSAGES, NUM_TOKENS):
+            before, text = (tokenizer.decode(part) for part in (window[:1], window[1:]))
+            # A window may begin or end inside of a character.
+            if encode(tokenizer, before) + encode(tokenizer, text) == window.tolist():
+                texts.append((before, text))
+                num_bytes.append(int(counter.count(window[None].numpy())[0]))
+        return cls(tuple(texts), tuple(num_bytes))
+
+    def num_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
+        """Return the tokens of all that is predicted."""
+        return sum(len(encode(tokenizer, text)) for _, text in self.texts)
+
+    def bits(self, model: Checkpoint) -> Bits:
+        """Return the bits that a model needs for every passage."""
+        loaded, tokenizer, bits = model.load_model(torch.float32), model.load_tokenizer(), []
+        for before, text in self.texts:
+            context, predicted = encode(tokenizer, before), encode(tokenizer, text)
+            losses = token_losses(loaded, torch.tensor([context + predicted]))
+            bits.append(float(losses[len(context) - 1 :].sum()) / math.log(2))
+        return bits
+
+
+@dataclass(frozen=True)
+class Vocabularies:
+    """Studies of one teacher with different vocabularies."""
+
+    teacher: TeacherName
+    cache_dir: Path
+    tokens: int
+    """To train on; none where 0."""
+
+    @property
+    def case(self) -> Case:
+        """What is cut out of the whole teacher."""
+        return CASES[self.teacher]
+
+    def open(self, size: int | None) -> Study:
+        """Return the teacher with so many ids, and its text; with all of them without a size."""
+        return open_quickstart(self.cache_dir, self.teacher, size)
+
+    def select(self, study: Study, whole: Study) -> Selection:
+        """Return a cut with no more parameters than the hand-picked one of the whole teacher."""
+        hidden, groups, head_dim, least, _ = self.case.handpicked
+        most = num_parameters(sized(whole.teacher.architecture, self.case.handpicked))
+        own = study.teacher.architecture
+
+        def fits(depth: int, neurons: int) -> bool:
+            return num_parameters(sized(own, (hidden, groups, head_dim, neurons, depth))) <= most
+
+        depth = max(depth for depth in range(1, own.num_hidden_layers + 1) if fits(depth, least))
+        widths = range(least, own.layers[0].intermediate_size + 1)
+        cut = study.select(
+            hidden_size=hidden,
+            num_hidden_layers=depth,
+            num_key_value_heads=groups,
+            head_dim=head_dim,
+            intermediate_size=max(neurons for neurons in widths if fits(depth, neurons)),
+        )
+        ranks, order = study.ordered(SPACE).ranking, whole.ordered().ranking
+        kept = zip(cut.layers, order, strict=False)
+        return replace(cut, layers=tuple(replace(layer, layer=ranks.index(place)) for layer, place in kept))
+
+    def measure(self, study: Study, whole: Study, passages: Passages) -> tuple[dict[str, Any], dict[str, Bits]]:
+        """Return the facts of a vocabulary, and the bits of every passage by model."""
+        teacher = study.teacher.architecture
+        cut = study.extract(self.select(study, whole), SPACE).checkpoint
+        models = {"teacher": study.teacher, "cut": cut}
+        if self.tokens:
+            models["trained"] = study.pretrain(cut, schedule=self.schedule).model
+        num_tokens = passages.num_tokens(study.teacher.load_tokenizer())
+        facts = {
+            "sizes": teacher.vocab_size,
+            "tokens_per_byte": round(num_tokens / sum(passages.num_bytes), 4),
+            "teacher_parameters": num_parameters(teacher),
+            "cut_parameters": num_parameters(cut.architecture),
+            "num_layers": cut.architecture.num_hidden_layers,
+            "intermediate_size": cut.architecture.layers[0].intermediate_size,
+        }
+        return facts, {name: passages.bits(model) for name, model in models.items()}
+
+    @property
+    def schedule(self) -> Schedule:
+        """How cuts are trained."""
+        return Schedule(
+            tokens=self.tokens,
+            sequence_length=LENGTH,
+            global_batch=BATCH,
+            micro_batch=BATCH,
+            warmup_steps=4,
+            num_evaluations=1,
+            checkpoint_steps=50,
+        )
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Return the ids of a text, in which special tokens stand for themselves."""
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    return ids
+
+
+@torch.no_grad()
+def token_losses(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    """Return [T] the loss of every token of [1, T + 1] but the first, nats."""
+    logits = logits_of(model, final_states(model, ids)[0])
+    return cross_entropy(logits, ids[0, 1:], reduction="none")
+
+
+def compare(bits: Bits, base: Bits, sizes: Sequence[int]) -> dict[str, list[float]]:
+    """Return bits per byte, and how many more they are than those of the whole vocabulary, with errors."""
+    more = [own - other for own, other in zip(bits, base, strict=True)]
+    return {
+        "bits": [round(part, 4) for part in ratio_and_error(bits, sizes)],
+        "change": [round(part, 4) for part in ratio_and_error(more, sizes)],
+    }
+
+
+def main() -> None:
+    """Measure, and print the JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teacher", choices=TEACHERS, default="smollm2_135m")
+    parser.add_argument("--sizes", type=int, nargs="+")
+    parser.add_argument("--tokens", type=int, help="of the training of each cut; 0: none")
+    parser.add_argument("--cache-dir", type=Path, default=CACHE_DIR)
+    arguments = parser.parse_args()
+    teacher: TeacherName = arguments.teacher
+    tokens = TRAINED[teacher] if arguments.tokens is None else arguments.tokens
+    vocabularies = Vocabularies(teacher, arguments.cache_dir, tokens)
+    whole = vocabularies.open(None)
+    passages, base = Passages.of(whole), {}
+    figures: dict[str, list[Any]] = {}
+    for size in (None, *(arguments.sizes or SIZES[teacher])):
+        study = whole if size is None else vocabularies.open(size)
+        facts, found = vocabularies.measure(study, whole, passages)
+        base = base or found
+        for model, bits in found.items():
+            compared = compare(bits, base[model], passages.num_bytes)
+            facts |= {f"{model}_{name}": value for name, value in compared.items()}
+        sys.stderr.write(json.dumps(facts) + "\n")
+        for name, value in facts.items():
+            figures.setdefault(name, []).append(value)
+    sys.stdout.write(json.dumps({"teacher": teacher, "tokens": tokens} | figures) + "\n")
+
+
+if __name__ == "__main__":
+    main()
