@@ -58,7 +58,7 @@ def test_every_draw_is_served(rng: np.random.Generator, *, layerwise: bool) -> N
     [
         ("llama", 24, {"servable": ("vllm",)}, "vllm serve no heads that can be cut from those of dimension 24"),
         ("qwen3", 40, {"servable": ("vllm", "llama.cpp")}, "vllm and llama.cpp serve no heads"),
-        ("gemma2", 64, {"servable": ("llama.cpp",)}, "expects the layers of gemma2 to alternate"),
+        ("smollm3", 64, {"servable": ("llama.cpp",)}, "expects the layers of smollm3 to alternate"),
         ("olmo2", 64, {"servable": ("llama.cpp",), "alignment": 40}, "servable: no heads of this teacher add up"),
         ("qwen3", 64, {"servable": ("llama.cpp",), "layerwise": True}, "no form for qwen3 whose layers differ"),
     ],

@@ -70,6 +70,14 @@ def test_the_certificate_warns_of_what_vllm_misreads(tmp_path, hidden_size, misr
     assert ("only with `--model-impl transformers`" in said.how) is misread
 
 
+@pytest.mark.parametrize(("types", "listed"), [("sfsf", False), ("sffs", True)])
+def test_the_certificate_names_the_version_of_llama_cpp_that_reads_which_layers_have_a_window(tmp_path, types, listed):
+    layer_types = [{"s": "sliding_attention", "f": "full_attention"}[kind] for kind in types]
+    model = tiny_teacher("gemma2", tied=True, vocab_size=257, layer_types=layer_types)
+    said = open_everywhere(save_checkpoint(model, byte_tokenizer(), tmp_path / "gemma2"), ServingSettings())
+    assert ("older versions than 0.5 overlook which layers have a window" in said["llama.cpp"].how) is listed
+
+
 def test_the_check_is_no_part_of_the_model(tmp_path):
     """The script beside a layer-wise model is code too, but not the model's."""
     folder = save_checkpoint(tiny_teacher("llama", tied=True, vocab_size=257), byte_tokenizer(), tmp_path / "llama")

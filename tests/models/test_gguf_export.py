@@ -13,7 +13,7 @@ from budwood.arch.servable import LAYERWISE
 from budwood.arch.space import SearchSpace
 from budwood.models import gguf_export
 from budwood.models.checkpoint import own_weights, save_checkpoint
-from budwood.models.gguf_export import choose_form, write_gguf
+from budwood.models.gguf_export import choose_form, least_version, write_gguf
 from budwood.models.gguf_tokenizer import add_tokenizer
 from budwood.models.teacher import byte_tokenizer
 from budwood.subnet.extract import extract_child
@@ -105,7 +105,8 @@ def test_matrices_have_the_format_and_vectors_are_float32(storage, tmp_path):
     [
         ("gemma2 untied", {}, "its head is not tied to its embedding"),
         ("gemma2 tied", {"final_logit_softcapping": None}, "it does not cap its logits"),
-        ("gemma2 tied", {"layer_types": ["full_attention"] * 4}, "its sliding and full layers do not alternate"),
+        ("gemma3_text untied", {}, "its head is not tied to its embedding"),
+        ("gemma3_text tied", {"attn_logit_softcapping": 50.0}, "it caps its attention scores"),
         (
             "smollm3 tied",
             {"no_rope_layers": [1, 0, 1, 1]},
@@ -125,7 +126,9 @@ def test_what_llama_cpp_cannot_express_is_refused_with_the_reason(name, changes,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layerwise", [False, True])
-@pytest.mark.parametrize("family", ["gpt_neox", "llama", "mistral", "olmo2", "qwen2", "qwen3"])
+@pytest.mark.parametrize(
+    "family", ["gemma2", "gemma3_text", "gpt_neox", "llama", "mistral", "olmo2", "olmo3", "qwen2", "qwen3"]
+)
 def test_every_member_of_a_servable_space_has_a_form(family, layerwise, tmp_path):
     folder = write_teacher(f"{family} tied", tmp_path / "teacher")
     parent = open_ordered(folder, Ordering(ordering="magnitude", layer_score="influence"))
@@ -155,6 +158,8 @@ def test_heads_that_turn_nowhere_have_no_form(tmp_path):
         ("mistral tied", {"sliding_window": 16}, 16),
         ("qwen3 tied", {"sliding_window": 16}, 16),
         ("gemma2 tied", {"sliding_window": 16}, 64),
+        ("gemma3_text tied", {"sliding_window": 16}, 64),
+        ("olmo3 tied", {"hidden_size": 96, "sliding_window": 16}, 64),
         ("phi3 tied", {"sliding_window": None}, 20),
         ("phi3 untied", {"sliding_window": 12}, 12),
     ],
@@ -188,9 +193,14 @@ def test_only_tokens_that_strip_as_those_of_phi3_mini_are_in_a_file_of_that_name
     assert header["general.architecture"] == "phi3"
 
 
-def test_windows_that_never_bind_need_not_alternate(tmp_path):
-    settings = {"layer_types": ["full_attention"] * 4, "sliding_window": 64}
-    assert choose_form(write_teacher("gemma2 tied", tmp_path / "teacher", **settings)) == "gemma2"
+@pytest.mark.parametrize("slides", [(True, False, True, False), (True, False, False, True)])
+def test_layers_with_a_window_are_listed_where_they_are_not_those_of_the_family(slides, tmp_path):
+    """Older versions of llama.cpp read no list."""
+    types = ["sliding_attention" if slide else "full_attention" for slide in slides]
+    folder = write_teacher("gemma2 tied", tmp_path / "teacher", layer_types=types)
+    listed = fields(write_gguf(folder, tmp_path / "model.gguf")).get("gemma2.attention.sliding_window_pattern")
+    assert listed == (None if slides[2] else list(slides))
+    assert least_version(folder) == (None if slides[2] else "0.5")
 
 
 def test_weights_too_large_for_the_format_are_refused(tmp_path):

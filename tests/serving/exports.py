@@ -39,6 +39,18 @@ FAMILY_SIZES = {
     },
     # Windows end a file of llama.cpp, and so does the first of two lists of factors.
     "mistral": {"sliding_window": None},
+    "olmo3": {
+        "sliding_window": 48,
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1000.0},
+            "full_attention": {
+                "rope_type": "yarn",
+                "rope_theta": 1000.0,
+                "factor": 6.0,
+                "original_max_position_embeddings": 100,
+            },
+        },
+    },
     "phi3": {
         "hidden_size": 256,
         "sliding_window": None,
@@ -57,6 +69,7 @@ FAMILY_SIZES = {
     "starcoder2": {"sliding_window": None},
     # Capped logits and a GELU from a table of float16: llama.cpp rounds more here than elsewhere.
     "gemma2": {"sliding_window": 48, "initializer_range": 0.04},
+    "gemma3_text": {"sliding_window": 48},
     "smollm3": {"no_rope_layers": [1, 1, 1, 0]},
 }
 WHOLE, PREFIX, STRIDED = range(32), range(24), range(0, 32, 2)
@@ -99,11 +112,19 @@ KINDS = {
     "qwen3-strided": Kind("qwen3 tied", uniform(STRIDED), "qwen3"),
     "qwen3-arbitrary": Kind("qwen3 untied", uniform(ARBITRARY), FACTORS),
     "gemma2-prefix": Kind("gemma2 tied", uniform(PREFIX), "gemma2"),
+    "gemma2-unequal": Kind("gemma2 tied", uniform(WHOLE, layers=(0, 1, 3)), "gemma2"),
+    "gemma3-strided": Kind("gemma3_text tied", uniform(STRIDED), "gemma3"),
+    "gemma3-sliding": Kind("gemma3_text tied", uniform(WHOLE, heads=(1, 2), layers=(0, 1, 3)), "gemma3"),
+    "gemma3-full": Kind("gemma3_text tied", uniform(WHOLE, hidden=96, layers=(2,)), "gemma3"),
+    "gemma3-arbitrary": Kind("gemma3_text tied", uniform(ARBITRARY), FACTORS),
     "gpt_neox-whole": Kind("gpt_neox untied", uniform(WHOLE, heads=(2, 1)), "gptneox"),
     "gpt_neox-tied": Kind("gpt_neox tied", uniform(WHOLE, heads=(1, 1), hidden=64), "gptneox"),
     "olmo2-filled": Kind("olmo2 untied", uniform(WHOLE, heads=(1, 2)), "olmo2"),
     "olmo2-tied": Kind("olmo2 tied", uniform(STRIDED, heads=(2, 2)), "olmo2"),
     "olmo2-unfilled": Kind("olmo2 tied", uniform(WHOLE), "its heads do not add up to the hidden size"),
+    "olmo3-filled": Kind("olmo3 untied", uniform(WHOLE, heads=(1, 2)), "olmo2"),
+    "olmo3-full": Kind("olmo3 tied", uniform(WHOLE, heads=(2, 1), layers=(1, 3)), "olmo2"),
+    "olmo3-strided": Kind("olmo3 tied", uniform(STRIDED), FACTORS),
     "smollm3-whole": Kind("smollm3 tied", uniform(WHOLE), "smollm3"),
     "smollm3-turning": Kind("smollm3 tied", uniform(ARBITRARY, layers=range(3)), "llama"),
     "llama-biased": Kind("llama+attention_bias+mlp_bias untied", uniform(ARBITRARY, heads=(1, 2)), "llama"),

