@@ -100,12 +100,12 @@ def test_a_branch_that_another_run_is_keeping_does_not_stop_a_run(tmp_path, capl
 
 
 def test_space_is_three_float32_values_a_parameter_and_checkpoint_and_one_for_the_model(tmp_path, monkeypatch):
-    """10 parameters, 2 checkpoints and the next: 10 * (3 * 12 + 4) = 400 bytes."""
+    """10 parameters, 3 checkpoints: 10 * (3 * 12 + 4) = 400 bytes."""
     usage = SimpleNamespace(free=400)
     monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: usage)
-    require_space(tmp_path, 10, kept=2)
+    require_space(tmp_path, 10, 3)
     usage.free = 399
-    with pytest.raises(OSError, match=r"3 checkpoints of 10 parameters .* lower engine.kept_checkpoints=2"):
-        require_space(tmp_path, 10, kept=2)
+    with pytest.raises(OSError, match=r"3 checkpoints of 10 parameters .* lower engine.kept_checkpoints, or raise"):
+        require_space(tmp_path, 10, 3)
     (tmp_path / "there").write_text("x")
-    require_space(tmp_path, 10, kept=2)
+    require_space(tmp_path, 10, 3)

@@ -4,7 +4,7 @@ import pytest
 from transformers import TrainingArguments
 
 from budwood.training import settings
-from budwood.training.settings import Engine
+from budwood.training.settings import Engine, Schedule
 
 
 def test_a_tracker_that_is_not_installed_is_named(monkeypatch):
@@ -26,3 +26,10 @@ def test_trackers_have_the_trainers_names(tmp_path):
     trackers = list(settings.Tracker.__args__)
     assert TrainingArguments(output_dir=str(tmp_path), report_to=trackers).report_to == trackers
     assert Engine().report_to == ()
+
+
+@pytest.mark.parametrize(("interval", "kept", "count"), [(500, 2, 1), (8, 2, 1), (4, 2, 2), (3, 1, 2), (1, 2, 3)])
+def test_checkpoints_that_are_there_at_once_are_no_more_than_a_run_writes(interval, kept, count):
+    """Of 8 steps, the last of which writes one too."""
+    schedule = Schedule(tokens=8, sequence_length=1, global_batch=1, micro_batch=1, checkpoint_steps=interval)
+    assert schedule.num_checkpoints(kept) == count

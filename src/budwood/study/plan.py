@@ -54,8 +54,6 @@ _MODEL_BYTES = 4
 """Of a parameter of a trained model."""
 _CHECKPOINT_BYTES = 12
 """Of a parameter in a checkpoint: float32 weights and AdamW's two moments."""
-_NUM_CHECKPOINTS = 3
-"""Two are kept, and a third is there until it is whole."""
 _UINT16_VALUES = 2**16
 _WRITTEN = (NEW_TOKENS,) * NUM_PROMPTS
 """Tokens of every continuation, if none ends a document."""
@@ -245,9 +243,11 @@ def _held(memory: Memory, largest: Architecture) -> Row:
     return parts | {"memory_bytes": memory.total, "num_parameters": num_parameters(largest)}
 
 
-def _files(count: int) -> Row:
-    """Return what a trained model of some parameters leaves on disk, and its checkpoints meanwhile."""
-    return {"disk_bytes": _MODEL_BYTES * count, "passing_disk_bytes": _NUM_CHECKPOINTS * _CHECKPOINT_BYTES * count}
+def _files(study: PlannedStudy, schedule: Schedule, trained: Architecture) -> Row:
+    """Return what a trained model leaves on disk, and its checkpoints meanwhile."""
+    count = num_parameters(trained)
+    checkpoints = schedule.num_checkpoints(study.conditions.engine.kept_checkpoints)
+    return {"disk_bytes": _MODEL_BYTES * count, "passing_disk_bytes": checkpoints * _CHECKPOINT_BYTES * count}
 
 
 def _shared_rows(study: PlannedStudy) -> Iterator[Row]:
@@ -318,7 +318,7 @@ def _search_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:
         looked = reading_cost("probe", each.forward(measurement.final_length), study.text("choice"))
         memory = study.training_memory(each.members, study.micro_batch(CONTINUED), taught=False)
         row = _row(Cost.total("probe", [trained, looked]), variant) | _held(memory, largest)
-        yield row | _files(num_parameters(largest))
+        yield row | _files(study, probe, largest)
         heldout = heldout_cost(forward, probe, measurement.heldout, len(probe.evaluation_steps))
         yield _row(heldout, variant)
         yield _start_row(each)
@@ -349,7 +349,7 @@ def _arm_rows(study: PlannedStudy, each: Forecast, arm: str, *, taught: bool, st
     training, *asked = training_costs(forward, teacher if taught else 0.0, schedule, done=done)
     (centre,) = training_costs(float(forward_flops_per_token(each.center, context=length)), 0.0, schedule, done=done)
     memory = study.training_memory(each.members, study.micro_batch(arm), taught=taught)
-    row = _row(training, each.variant, arm) | _held(memory, largest) | _files(num_parameters(largest))
+    row = _row(training, each.variant, arm) | _held(memory, largest) | _files(study, schedule, largest)
     yield row | {"paper_flops": centre.flops if arm == BASELINE else np.nan}
     yield from (_row(cost, each.variant, arm) for cost in asked)
     points = [step for step in schedule.evaluation_steps if step > steps_done or not steps_done]
@@ -395,6 +395,6 @@ def _reference_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:
     (training,) = training_costs(forward, 0.0, schedule)
     points = len(schedule.evaluation_steps)
     for _ in range(study.conditions.protocol.num_seeds):
-        yield _row(training, variant, REFERENCE) | _held(memory, reference) | _files(num_parameters(reference))
+        yield _row(training, variant, REFERENCE) | _held(memory, reference) | _files(study, schedule, reference)
         heldout = heldout_cost(forward, schedule, study.conditions.measurement.heldout, points)
         yield _row(heldout, variant, REFERENCE)

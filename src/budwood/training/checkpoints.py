@@ -78,23 +78,24 @@ def keep_branch(checkpoint: Path, branch_folder: Path) -> None:
         logger.warning("No longer run can begin with %s: %s", checkpoint, error)
 
 
-def require_space(folder: Path, num_parameters: int, kept: int) -> None:
-    """Check that a run's checkpoints fit on the disk: those that are kept, the next one, and the trained model.
+def require_space(folder: Path, num_parameters: int, count: int) -> None:
+    """Check that a run's checkpoints and the trained model fit on the disk.
 
     Args:
         folder: where they go; what it contains already counts as room.
         num_parameters: of the model.
-        kept: checkpoints that stay.
+        count: checkpoints that are there at once.
 
     Raises:
         OSError: there is too little space.
     """
     folder.mkdir(parents=True, exist_ok=True)
     there = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    needed = num_parameters * ((kept + 1) * BYTES_PER_PARAMETER + MODEL_BYTES_PER_PARAMETER) - there
+    needed = num_parameters * (count * BYTES_PER_PARAMETER + MODEL_BYTES_PER_PARAMETER) - there
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OSError(
-            f"{folder}: {kept + 1} checkpoints of {num_parameters:,} parameters and the trained model need another "
-            f"{needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; make room or lower engine.kept_checkpoints={kept}"
+            f"{folder}: {count} checkpoints of {num_parameters:,} parameters and the trained model need another "
+            f"{needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; make room, lower engine.kept_checkpoints, or raise "
+            "schedule.checkpoint_steps"
         )

@@ -67,8 +67,8 @@ def check_job(job: TrainingJob) -> Compute:
     if job.distillation is not None:
         check_teacher(job, corpus, starts)
     corpus.heldout_starts(schedule.sequence_length, job.heldout_windows)
-    kept = job.engine.kept_checkpoints + (job.branch_folder is not None)
-    require_space(job.output_folder, num_parameters(student_architecture(job)), kept)
+    count = schedule.num_checkpoints(job.engine.kept_checkpoints) + (job.branch_folder is not None)
+    require_space(job.output_folder, num_parameters(student_architecture(job)), count)
     return compute
 
 

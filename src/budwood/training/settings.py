@@ -130,6 +130,10 @@ class Schedule(Strict):
             raise ValueError(f"warmup_steps={self.num_warmup_steps} must be fewer than the run's {self.num_steps}")
         return self
 
+    def num_checkpoints(self, kept: int) -> int:
+        """Return how many checkpoints of a run there are at once: the kept ones and the next, or all that it writes."""
+        return min(kept + 1, math.ceil(self.num_steps / self.checkpoint_steps))
+
     def of_length(self, tokens: int) -> Self:
         """Return a schedule of another length.
 
