@@ -26,6 +26,7 @@ from budwood.reporting import streaming
 from budwood.reporting.streaming import Reading, cut_memory, stream_memory
 from budwood.subnet.compensate import cut_out, write_cut
 from budwood.subnet.elimination import LayerTrials
+from budwood.subnet.importance import importance_in
 from budwood.subnet.moments import teacher_stream
 from budwood.subnet.ordering import open_ordered
 from budwood.subnet.settings import Compensation, Ordering
@@ -131,24 +132,29 @@ def test_a_cut_of_twice_the_depth_takes_no_more(tmp_path: Path, monkeypatch: pyt
     assert deep_planned == pytest.approx(deep_living, rel=0.1)
 
 
-@pytest.mark.parametrize(("tied", "num_trials"), [(False, 0), (True, 0), (False, 3)])
-def test_reading_takes_what_is_planned(num_trials: int, tmp_path: Path, *, tied: bool) -> None:
-    teacher = open_ordered(
-        written_teacher(tmp_path / "teacher", "llama", 4, MANY_WORDS, tied=tied), Ordering(ordering="magnitude")
-    )
+@pytest.mark.parametrize(
+    ("family", "sizes", "tied", "num_trials"),
+    [("gpt_neox", WIDE, False, 0), ("llama", MANY_WORDS, True, 0), ("llama", MANY_WORDS, False, 3)],
+    ids=["wide", "many words", "trials"],
+)
+def test_reading_takes_what_is_planned(
+    family: str, sizes: Mapping[str, int], num_trials: int, tmp_path: Path, *, tied: bool
+) -> None:
+    folder = written_teacher(tmp_path / "teacher", family, 4, sizes, tied=tied)
+    teacher = open_ordered(folder, Ordering(ordering="magnitude"))
     windows = torch.randint(0, 256, (SEQUENCES, LENGTH + bool(num_trials)))
     with Living() as living:
         if num_trials:
             trials = list(islice(combinations(range(4), 3), num_trials))
             list(LayerTrials(teacher=teacher, windows=windows, batch_size=BATCH)(trials))
         else:
-            teacher_stream(teacher, windows.split(BATCH)).advance(4)
+            importance_in(teacher_stream(teacher, windows.split(BATCH)), teacher.architecture)
     planned = stream_memory(teacher.architecture, reading_of(2), num_trials=num_trials).total
     assert planned == pytest.approx(living.peak, rel=0.1)
 
 
 def test_a_stream_by_hand() -> None:
-    """Pythia-1B: where it reads, a layer; and before, its embedding twice."""
+    """Pythia-1B: a layer, and what its MLP reads; before, its embedding twice; for trials, a head."""
     teacher, states = pythia(50304, 16, 2048, 8), 64 * 512 * 2048 * 2
     layer = 12 * 2048**2 + 13 * 2048
     few = stream_memory(teacher, Reading(num_sequences=1, length=8, batch_size=1, size=2))
@@ -156,10 +162,10 @@ def test_a_stream_by_hand() -> None:
     reading = Reading(num_sequences=64, length=512, batch_size=16, size=2)
     many = stream_memory(teacher, reading)
     assert many.weights == 2 * layer
-    assert many.activations == 2 * states + 16 * 512 * 2 * (3 * 2048 + 2 * 8192)
+    assert many.activations == 2 * states + 16 * 512 * (2 * (3 * 2048 + 8192) + 2 * 4 * 8192)
     trials = stream_memory(teacher, reading, num_trials=16)
     assert trials.weights == many.weights + 2 * 50304 * 2048
-    assert trials.activations == many.activations + 15 * states
+    assert trials.activations == 17 * states + 16 * 512 * 2 * (3 * 2048 + 2 * 8192)
 
 
 def test_a_cut_by_hand() -> None:
@@ -177,7 +183,7 @@ def test_a_cut_by_hand() -> None:
     many = Reading(num_sequences=64, length=512, batch_size=4, size=2)
     memory, states = cut_memory(teacher, child, Compensation(), many), 64 * 512 * 2048 * 2
     assert memory.weights == waiting + 2 * (12 * 2048**2 + 13 * 2048)
-    assert memory.activations == 2 * states + 4 * 512 * (2 * (2 * 2048 + n) + 4 * n)
+    assert memory.activations == 2 * states + 4 * 512 * (2 * (3 * 2048 + n) + 4 * n)
     assert memory.moments == 4 * (n**2 + 2 * 2048**2)
     few = Reading(num_sequences=4, length=128, batch_size=4, size=2)
     memory = cut_memory(teacher, child, Compensation(), few)

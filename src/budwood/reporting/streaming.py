@@ -46,24 +46,38 @@ class Reading:
 
 
 def stream_memory(teacher: Architecture, reading: Reading, *, num_trials: int = 0) -> Memory:
-    """Return what it takes a teacher to read text layer by layer.
+    """Return what it takes a teacher to read text layer by layer, for scores of its components or for trials.
 
     Args:
         teacher: what reads.
         reading: the text.
-        num_trials: streams of the same text, each without other layers, that end in losses; without them there is one
-            that ends with the last layer.
+        num_trials: streams of the same text, each without other layers, that end in losses; without them there is one,
+            of which statistics are taken.
     """
     table, states = reading.size * _table(teacher), reading.states(teacher.hidden_size)
-    head, streams = table if num_trials else 0, max(num_trials, 1)
+    if not num_trials:
+        return _largest([Memory(weights=2 * table), *_scoring(teacher, reading)])
     logits = logits_bytes(teacher, reading.length, reading.size)
     return _largest(
         [
-            Memory(weights=2 * table + (0 if teacher.tie_word_embeddings else head)),
-            _layer_reading(teacher, reading, states * (streams + 1), weights=head),
-            Memory(weights=head, activations=states * streams, head=logits if num_trials else 0),
+            Memory(weights=2 * table + (0 if teacher.tie_word_embeddings else table)),
+            _layer_reading(teacher, reading, states * (num_trials + 1), weights=table),
+            Memory(weights=table, activations=states * num_trials, head=logits),
         ]
     )
+
+
+def _scoring(teacher: Architecture, reading: Reading) -> Iterator[Memory]:
+    """Yield what is there while a layer is scored: in float32 what its MLP reads, twice, and then its last matrix."""
+    width, states = teacher.hidden_size, 2 * reading.states(teacher.hidden_size)
+    weights, copies = _layer_bytes(teacher, reading.size), 2 if reading.size < _FLOAT32 else 1
+    yield _layer_reading(teacher, reading, states)
+    for layer in teacher.layers:
+        neurons, heads = layer.intermediate_size, layer.num_attention_heads * layer.head_dim
+        token = reading.size * (3 * width + neurons) + _FLOAT32 * copies * neurons
+        yield Memory(weights=weights, activations=states + reading.batch_tokens * token)
+        matrices = _FLOAT32 * width * (copies * neurons + (copies - 1) * heads)
+        yield Memory(weights=weights, activations=states, moments=matrices)
 
 
 def cut_memory(teacher: Architecture, child: Architecture, settings: Compensation | None, reading: Reading) -> Memory:
@@ -150,7 +164,7 @@ def _correcting(plan: _Plan, place: int) -> Iterator[Memory]:
         states = 2 * plan.states + begun // 2
         yield _layer_reading(plan.teacher, reading, states, moments=left)
         n = max((n for _, n in inputs), default=0)
-        entries = reading.batch_tokens * (size * (2 * width + n) + _FLOAT32 * n)
+        entries = reading.batch_tokens * (size * (3 * width + n) + _FLOAT32 * n)
         yield Memory(weights=_layer_bytes(plan.teacher, size), activations=states + entries, moments=left)
     for k, n in inputs:
         m, exact = n - k, plan.exact

@@ -301,8 +301,10 @@ class _LayerStatistics:
 
     def _neuron_hook(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         del output
-        squares = inputs[0].float().square()
-        self.absolute += inputs[0].float().abs().flatten(0, -2).sum(0).cpu()
+        entries = inputs[0].float()
+        self.absolute += entries.abs().flatten(0, -2).sum(0).cpu()
+        squares = entries.square()
+        del entries  # at most two of them are there
         self.activations += squares[:, 1:].flatten(0, -2).sum(0).cpu()
         self.first_activations += squares[:, 0].sum(0).cpu()
         self.later_tokens += squares[:, 1:].shape[:2].numel()
