@@ -6,22 +6,20 @@ from kedro.framework.project import pipelines, settings
 from kedro.pipeline import Pipeline
 
 from budwood.parameters import ProjectParameters
-from budwood.pipelines import (
-    ablations,
-    corpus,
-    evaluation,
-    evolution,
-    export,
-    plan,
-    probe,
-    publish,
-    reporting,
-    search_space,
-    selection,
-    teacher,
-    training,
-)
+from budwood.pipelines.ablations import pipeline as ablations
+from budwood.pipelines.corpus import pipeline as corpus
+from budwood.pipelines.evaluation import pipeline as evaluation
+from budwood.pipelines.evolution import pipeline as evolution
+from budwood.pipelines.export import pipeline as export
 from budwood.pipelines.parameters import ParametersHook
+from budwood.pipelines.plan import pipeline as plan
+from budwood.pipelines.probe import pipeline as probe
+from budwood.pipelines.publish import pipeline as publish
+from budwood.pipelines.reporting import pipeline as reporting
+from budwood.pipelines.search_space import pipeline as search_space
+from budwood.pipelines.selection import pipeline as selection
+from budwood.pipelines.teacher import pipeline as teacher
+from budwood.pipelines.training import pipeline as training
 
 STAGES: dict[str, Callable[[ProjectParameters], Pipeline]] = {
     "corpus": corpus.create_pipeline,

@@ -3,10 +3,11 @@
 from kedro.pipeline import Node, Pipeline
 
 from budwood.parameters import AblationSettings, ProjectParameters
-from budwood.pipelines import corpus, teacher
 from budwood.pipelines.ablations.comparison import Ablation, ablations_of, metric_place, teacher_dataset
+from budwood.pipelines.corpus import pipeline as corpus
 from budwood.pipelines.evolution.pipeline import search_nodes
 from budwood.pipelines.export.pipeline import export_node
+from budwood.pipelines.teacher import pipeline as teacher
 from budwood.pipelines.wiring import Deferred, Place
 from budwood.records.names import Variant
 

@@ -1,5 +1,1 @@
 """Search every variant and choose its winner."""
-
-from budwood.pipelines.evolution.pipeline import create_pipeline
-
-__all__ = ["create_pipeline"]
