@@ -23,7 +23,7 @@ def test_training_that_reads_its_text_often_is_warned_of(tokens, expected, tmp_p
         ("calibration", "selection", "choice", "validation"), "y" * 40
     )
     rows = [{"source": "one", "split": split, "text": split + text} for split, text in texts.items()]
-    corpus = tokenize_and_pack(pd.DataFrame(rows), byte_tokenizer(), seed=0, directory=tmp_path, progress=False)
+    corpus = tokenize_and_pack(pd.DataFrame(rows), byte_tokenizer(), seed=0, folder=tmp_path, progress=False)
     schedule = Schedule(tokens=tokens, sequence_length=8, global_batch=1, micro_batch=1, peak_learning_rate=1e-3)
     with caplog.at_level(logging.WARNING):
         require_text(corpus, MEASURED, schedule)

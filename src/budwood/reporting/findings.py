@@ -23,7 +23,7 @@ class Findings:
         tasks: see `budwood.reporting.benchmarks.tasks_table`.
         speeds: see `budwood.reporting.benchmarks.speeds_table`.
         search_spaces: one row per (bin, space): `bin`, `space`, `low`, `high`, `smallest`, `largest`, `log10_members`,
-            `log10_members_paper`, `reachable`.
+            `log10_members_paper`.
         corpus_counts: `split`, `source`, `documents`, `tokens`.
         certificates: one row per (bin, space): `bin`, `space`, `num_parameters`, `largest_logit_difference`, `native`,
             `class`, `fingerprint`.

@@ -285,12 +285,11 @@ def search_spaces(spaces: pd.DataFrame) -> str:
     columns = {
         "bin": spaces["bin"].tolist(),
         "space": spaces["space"].tolist(),
-        "reachable": ["yes" if reachable else "no" for reachable in spaces["reachable"]],
         **{name: spaces[name].map(formats.count).tolist() for name in ("low", "high", "smallest", "largest")},
         "members": [f"10^{value:,.1f}" for value in spaces["log10_members"]],
         "members, paper's count": [f"10^{value:,.1f}" for value in spaces["log10_members_paper"]],
     }
-    return f"Sizes are parameters; `low` and `high` bound the bin.\n\n{markdown_table(columns, 3)}"
+    return f"Sizes are parameters; `low` and `high` bound the bin.\n\n{markdown_table(columns, 2)}"
 
 
 def corpus(counts: pd.DataFrame) -> str:

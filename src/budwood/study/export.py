@@ -40,16 +40,6 @@ PAPERS = (CARD, CERTIFICATE, CHECK, PROMPTS, GGUF)
 """What is beside a model without being a part of it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class About:
-    """What a card says beside what follows from the model."""
-
-    teacher: TeacherRecord
-    sources: Sequence[CardSource]
-    """All texts."""
-    measured: Sequence[Measurement] = ()
-
-
 class Exported(NamedTuple):
     """A sub-network with its proof."""
 
@@ -92,9 +82,8 @@ class ExportSubnet(Stage[Exported]):
             kept_channels=self.winner.kept_channels,
             kept_layers=self.winner.kept_layers,
         )
-        about = About(teacher=self.teacher_record, sources=self.sources, measured=[_measured_by_choice(self.winner)])
-        child = subnet.load_model(torch.float32)
-        return Exported(subnet, _describe(subnet, child, certificate, about, self.serving))
+        child, measured = subnet.load_model(torch.float32), [_measured_by_choice(self.winner)]
+        return Exported(subnet, _describe(self, subnet, child, certificate, measured))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,8 +119,7 @@ class CertifyTrained(Stage[Certificate]):
         cost = proof_cost(forward_of(self.model.architecture), proof.probe_lengths)
         own = {"fingerprint": fingerprint(self.model.folder), "training": lessons, "costs": (cost,)}
         certificate = self.subnet.model_copy(update=dict(proof) | own)
-        about = About(teacher=self.teacher_record, sources=self.sources, measured=self.measured)
-        certificate = _describe(self.model, child, certificate, about, self.serving)
+        certificate = _describe(self, self.model, child, certificate, self.measured)
         _copy_papers(self.model.folder, work.folder)
         return certificate
 
@@ -199,7 +187,11 @@ def last_loss(record: TrainingRecord, loss: float) -> Measurement:
 
 
 def _describe(
-    checkpoint: Checkpoint, child: PreTrainedModel, certificate: Certificate, about: About, serving: ServingSettings
+    stage: ExportSubnet | CertifyTrained,
+    checkpoint: Checkpoint,
+    child: PreTrainedModel,
+    certificate: Certificate,
+    measured: Sequence[Measurement],
 ) -> Certificate:
     """Try a model in engines and with a question, write what came of it into its folder, and return the certificate."""
     folder = checkpoint.folder
@@ -208,14 +200,14 @@ def _describe(
     lengths = [len(prompt.input_ids) for prompt in prompts]
     checked = check_cost(forward_of(checkpoint.architecture), lengths, chat.num_tokens)
     costs: tuple[Cost, ...] = (*certificate.costs, checked)
-    certificate = certificate.model_copy(update={"opens_in": open_everywhere(folder, serving), "costs": costs})
+    certificate = certificate.model_copy(update={"opens_in": open_everywhere(folder, stage.serving), "costs": costs})
     card = Card(
         architecture=checkpoint.architecture,
-        teacher=about.teacher,
-        sources=about.sources,
+        teacher=stage.teacher_record,
+        sources=stage.sources,
         cut=_story(certificate),
         training=_training(certificate.training) if certificate.training else None,
-        measured=about.measured,
+        measured=measured,
         native=certificate.native,
         opens_in=certificate.opens_in,
         commands=serving_commands(folder, certificate.opens_in),

@@ -51,7 +51,7 @@ def enumerate_spaces(
         sizes = {"smallest": num_parameters(space.smallest()), "largest": num_parameters(space.largest())}
         members = {"log10_members": space.log10_size(), "log10_members_paper": space.log10_size("paper")}
         bounds = {"low": parameter_bin.low, "high": parameter_bin.high}
-        rows.append(variant._asdict() | bounds | sizes | members | {"reachable": True})
+        rows.append(variant._asdict() | bounds | sizes | members)
     return pd.DataFrame(rows)
 
 
