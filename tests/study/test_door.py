@@ -93,13 +93,16 @@ def test_sizes_select_the_best_of_every_axis(example):
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"hidden_size": 49}, "hidden_size=49 must be between 1 and 48"),
-        ({"num_hidden_layers": 0}, "num_hidden_layers=0 must be between 1 and 4"),
-        ({"num_key_value_heads": 4}, "num_key_value_heads=4 must be between 1 and 3"),
-        ({"num_key_value_heads": 2, "num_attention_heads": 6}, "num_attention_heads=6 must be between 1 and 4"),
+        ({"hidden_size": 49}, "hidden_size=49 must be a whole number between 1 and 48"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers=0 must be a whole number between 1 and 4"),
+        ({"num_key_value_heads": 4}, "num_key_value_heads=4 must be a whole number between 1 and 3"),
+        (
+            {"num_key_value_heads": 2, "num_attention_heads": 6},
+            "num_attention_heads=6 must be a whole number between 1 and 4",
+        ),
         ({"num_key_value_heads": 2, "num_attention_heads": 3}, "num_attention_heads=3 must be a multiple of"),
         ({"head_dim": 7}, "head_dim=7 must be even"),
-        ({"intermediate_size": -1}, "intermediate_size=-1 must be between 1 and 96"),
+        ({"intermediate_size": -1}, "intermediate_size=-1 must be a whole number between 1 and 96"),
     ],
 )
 def test_impossible_sizes_are_named(example, sizes, message):

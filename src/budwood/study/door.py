@@ -6,10 +6,12 @@ Everything is kept in one folder: a call that was interrupted continues, and one
 from collections.abc import Mapping
 from pathlib import Path
 
+from budwood.corpus.files import SUFFIXES, suffixes
 from budwood.corpus.settings import CorpusSettings, SourceSettings
 from budwood.models.settings import TeacherSettings
 from budwood.records.names import require_names
 from budwood.records.tracking import Track
+from budwood.study.arguments import require_kind
 from budwood.study.defaults import MEASUREMENT, SPLITS
 from budwood.study.settings import MeasurementSettings
 from budwood.study.stage import Workspace, no_tracking
@@ -33,17 +35,21 @@ def open_study(
 
     Args:
         teacher: a hub id, a checkpoint folder, a GGUF file, `package://<import name>/<file>`, or `TeacherSettings`.
-        texts: sources by name, a path each, divided as `budwood.study.defaults.SPLITS` says; or `SourceSettings`; or a
-            whole corpus.
+        texts: sources by name: a path, whose ending gives the format, divided as `budwood.study.defaults.SPLITS` says;
+            or `SourceSettings`; or a whole corpus.
         folder: keeps everything, for later calls too.
         measurement: how much text is measured on, and where models run.
         engine: how models are trained; on one device of this machine without.
         track: called with metrics and a step while searches and trainings run; with a launcher, a function of a module.
 
     Raises:
+        TypeError: an argument is of another type.
         ValueError: the teacher cannot be fetched, a text cannot be read, or there is too little of it.
         FolderInUseError: another process is doing the same work in this folder.
     """
+    require_kind("teacher", teacher, (str, Path, TeacherSettings), "a hub id, a path, or TeacherSettings")
+    require_kind("folder", folder, (str, Path), "a path")
+    require_kind("texts", texts, (CorpusSettings, Mapping), "texts by name, such as {'mine': 'texts/*.txt'}")
     workspace, root = Workspace(folder=Path(folder).expanduser().resolve(), track=track), Path.cwd()
     settings = teacher if isinstance(teacher, TeacherSettings) else TeacherSettings(model=str(teacher))
     corpus = texts if isinstance(texts, CorpusSettings) else _corpus(texts)
@@ -68,7 +74,13 @@ def _corpus(texts: Mapping[str, str | Path | SourceSettings]) -> CorpusSettings:
     require_names("texts", texts)
     return CorpusSettings(
         sources={
-            name: text if isinstance(text, SourceSettings) else SourceSettings(path=(str(text),), splits=SPLITS)
+            name: text if isinstance(text, SourceSettings) else _source(f"texts[{name!r}]", text)
             for name, text in texts.items()
         }
     )
+
+
+def _source(name: str, path: str | Path) -> SourceSettings:
+    require_kind(name, path, (str, Path), "a path or SourceSettings")
+    named = (kind for kind in SUFFIXES if str(path).endswith(suffixes(kind)))
+    return SourceSettings(path=(str(path),), format=next(named, "text"), splits=SPLITS)

@@ -33,10 +33,10 @@ def within(name: str, wanted: int | None, most: int) -> int:
     """Return a size, or the teacher's where none is wanted.
 
     Raises:
-        ValueError: the teacher has fewer.
+        ValueError: the teacher has fewer, or it is no whole number.
     """
     if wanted is None:
         return most
-    if not 0 < wanted <= most:
-        raise ValueError(f"{name}={wanted} must be between 1 and {most}, what the teacher has there")
-    return wanted
+    if wanted not in range(1, most + 1):
+        raise ValueError(f"{name}={wanted} must be a whole number between 1 and {most}, what the teacher has there")
+    return int(wanted)

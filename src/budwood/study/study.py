@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import pandas as pd
 from torch import Tensor
@@ -17,12 +18,13 @@ from budwood.evaluation.settings import EvaluationSettings
 from budwood.models.checkpoint import Checkpoint, own_weights
 from budwood.models.settings import TeacherSettings
 from budwood.records.certificate import Certificate
-from budwood.records.names import Variant, require_names
+from budwood.records.names import Variant
 from budwood.records.search import Finalist, Searched, Winner
 from budwood.records.teacher import TeacherEvaluation, TeacherRecord
 from budwood.reporting.accelerator import ACCELERATORS, AcceleratorName
 from budwood.search.genes import Genes
 from budwood.search.settings import SearchSettings
+from budwood.study.arguments import as_checkpoint, named_bins, require_kind
 from budwood.study.choice import BriefTraining, ChooseWinner
 from budwood.study.defaults import ARMS, LEARNING_RATE, MFU, RANDOM_LEARNING_RATE, SCHEDULE, SEARCH, SPACE
 from budwood.study.evaluation import EvaluateTeacher
@@ -133,8 +135,10 @@ class Study:
         It maps token ids [N, T] to logits [N, T, vocabulary], as the folder does that `extract` writes.
 
         Raises:
+            TypeError: the selection is none.
             ValueError: an index is out of range.
         """
+        require_kind("selection", selection, Selection, "a Selection, such as `select` returns")
         ordered = self.ordered(space)
         selection.require_within(ordered.ranked)
         windows = self.materials.windows("calibration").read()[:, :-1]
@@ -145,8 +149,10 @@ class Study:
         """Write a sub-network as a checkpoint folder with its certificate.
 
         Raises:
+            TypeError: the selection is none.
             ValueError: an index is out of range, or the folder does not compute what the sub-network does in memory.
         """
+        require_kind("selection", selection, Selection, "a Selection, such as `select` returns")
         ranked = self.ordered(space).ranked
         selection.require_within(ranked)
         described = describe(selection, ranked)
@@ -165,7 +171,7 @@ class Study:
         """Search the best sub-network of every bin and export it.
 
         Args:
-            bins: by name: a share of the teacher's parameters, or `BinSettings`.
+            bins: by name: a share of the teacher's parameters up to 1, their number, or `BinSettings`.
             space: what is searched, and how it is cut.
             settings: how.
             schedule: how finalists are trained, where the settings give them tokens.
@@ -175,9 +181,12 @@ class Study:
             such as `half.search.best_loss`.
 
         Raises:
+            TypeError: an argument is of another type.
             ValueError: a bin cannot be reached, or settings do not fit the text or the space; before any work.
         """
-        typed = _bins(bins)
+        require_kind("space", space, SpaceSettings, "SpaceSettings")
+        require_kind("settings", settings, SearchSettings, "SearchSettings")
+        typed = named_bins(bins)
         settings.race(self.measurement.selection)
         space.require_scored_by(settings.fitness)
         teacher = self.teacher.architecture
@@ -190,7 +199,7 @@ class Study:
 
     def pretrain(
         self,
-        start: Checkpoint,
+        start: Checkpoint | str | Path,
         *,
         random: bool = False,
         schedule: Schedule = SCHEDULE,
@@ -199,7 +208,7 @@ class Study:
         """Train a checkpoint with the plain language-modelling loss.
 
         Args:
-            start: gives the weights.
+            start: gives the weights: a checkpoint or its folder.
             random: train its architecture from random weights instead.
             schedule: how long, and in which portions.
             learning_rate: peak; without one, 3e-4 for weights and 3e-3 for random ones.
@@ -209,12 +218,13 @@ class Study:
         """
         default = RANDOM_LEARNING_RATE if random else LEARNING_RATE
         arm = ArmSettings(learning_rate=default if learning_rate is None else learning_rate)
-        begin = Start(initialisation="random" if random else "checkpoint", checkpoint=start)
+        given = as_checkpoint("start", start)
+        begin = Start(initialisation="random" if random else "checkpoint", checkpoint=given)
         return self.workspace.finish(self._training("pretrained", begin, arm, schedule))
 
     def distill(
         self,
-        start: Checkpoint,
+        start: Checkpoint | str | Path,
         *,
         schedule: Schedule = SCHEDULE,
         learning_rate: float = LEARNING_RATE,
@@ -223,7 +233,7 @@ class Study:
         """Train a checkpoint towards the teacher's distribution and the text.
 
         Args:
-            start: gives the weights.
+            start: gives the weights: a checkpoint or its folder.
             schedule: how long, and in which portions.
             learning_rate: peak.
             settings: the loss, and whether the teacher answers beside the student or is asked once beforehand.
@@ -233,7 +243,8 @@ class Study:
         """
         settings = settings or DistillationSettings()
         arm = ArmSettings(learning_rate=learning_rate, distillation=settings)
-        run = self._training("distilled", Start(initialisation="checkpoint", checkpoint=start), arm, schedule)
+        begin = Start(initialisation="checkpoint", checkpoint=as_checkpoint("start", start))
+        run = self._training("distilled", begin, arm, schedule)
         if settings.teacher == "cached":
             asked = CacheTeacher.of(self.materials, settings, schedule)
             run = replace(run, cache=self.workspace.finish(asked).cache)
@@ -266,16 +277,16 @@ class Study:
         )
         return self.workspace.finish(stage)
 
-    def evaluate(self, model: Checkpoint | None = None) -> TeacherEvaluation:
+    def evaluate(self, model: Checkpoint | str | Path | None = None) -> TeacherEvaluation:
         """Return a model's losses on every split and source, in nats per token and bits per byte.
 
         Args:
-            model: has the teacher's tokenizer; the teacher itself without one.
+            model: a checkpoint, or its folder, with the teacher's tokenizer; the teacher itself without one.
 
         Raises:
             ValueError: it has another.
         """
-        model = model or self.teacher
+        model = self.teacher if model is None else as_checkpoint("model", model)
         if fingerprint_tokenizer(model.load_tokenizer()) != self.tokens.tokenizer_fingerprint:
             raise ValueError(f"model={model.folder} has another tokenizer than {self.teacher.folder}, its teacher")
         return self.workspace.finish(EvaluateTeacher.of(replace(self.materials, teacher=model)))
@@ -302,10 +313,12 @@ class Study:
             a row for every stage, bin and arm; see `budwood.study.plan.plan`.
 
         Raises:
+            TypeError: an argument is of another type.
             ValueError: a bin cannot be reached.
         """
+        require_kind("space", space, SpaceSettings, "SpaceSettings")
         teacher = self.teacher.architecture
-        named = {name: (Variant(name, "space"), bin_) for name, bin_ in _bins(bins).items()}
+        named = {name: (Variant(name, "space"), bin_) for name, bin_ in named_bins(bins).items()}
         planned = PlannedStudy(
             teacher=teacher,
             teacher_bytes_per_parameter=self.source.bytes_per_parameter,
@@ -377,8 +390,3 @@ class Study:
 
     def _training(self, arm: str, begin: Start, settings: ArmSettings, schedule: Schedule) -> TrainArm:
         return TrainArm.of(arm, begin, (self.teacher, self.tokens), self._conditions(schedule), settings)
-
-
-def _bins(bins: Mapping[str, float | BinSettings]) -> dict[str, BinSettings]:
-    require_names("bins", bins)
-    return {name: b if isinstance(b, BinSettings) else BinSettings(fraction=b) for name, b in bins.items()}
