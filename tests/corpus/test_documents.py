@@ -125,7 +125,7 @@ def test_a_missing_package_is_named_with_the_command_that_helps(package):
 def test_markup_is_not_read_as_text(tmp_path, name, other):
     (tmp_path / name).write_bytes(gzip.compress(b"{}"))
     for path in (name, "a*"):
-        with pytest.raises(ValueError, match=f"holds format='{other}' by its name"):
+        with pytest.raises(ValueError, match=f"is format='{other}' by its name"):
             texts(source(path=str(tmp_path / path)))
     (tmp_path / "a.py").write_text("one")
     (tmp_path / name).rename(tmp_path / "b.jsonl.txt.gz")

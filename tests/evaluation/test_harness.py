@@ -168,7 +168,7 @@ def test_damaged_answers_are_named(folder: Path, tasks_folder: Path, tmp_path: P
 def test_a_folder_without_tokenizer_is_refused(folder: Path, tasks_folder: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     shutil.copytree(folder, bare, ignore=shutil.ignore_patterns("tokenizer*"))
-    with pytest.raises(ValueError, match="bare holds no tokenizer"):
+    with pytest.raises(ValueError, match="bare has no tokenizer"):
         ask(bare, tasks_folder, tmp_path)
 
 

@@ -43,8 +43,8 @@ def test_a_gemma3_whose_windows_would_be_scaled_too_is_refused(tmp_path):
         ({"block_count": 200_000}, r"num_hidden_layers=200000 must be between 1 and 1024"),
         ({"attention.layer_norm_rms_epsilon": None}, r"layer_norm_rms_epsilon=None"),
         ({"feed_forward_length": 41}, r"tensor 'blk.0.ffn_gate.weight' has the shape \(40, 48\)"),
-        ({"block_count": 5}, r"holds no tensor 'blk.4.attn_norm.weight'"),
-        ({"block_count": 3}, r"holds a tensor 'blk.3.attn_k.weight'"),
+        ({"block_count": 5}, r"has no tensor 'blk.4.attn_norm.weight'"),
+        ({"block_count": 3}, r"has a tensor 'blk.3.attn_k.weight'"),
         ({" general.type": "adapter"}, r"general.type='adapter'"),
     ],
 )
@@ -56,9 +56,9 @@ def test_a_key_that_is_not_understood_is_named_with_its_value(keys, match, tmp_p
 @pytest.mark.parametrize(
     ("tensors", "match"),
     [
-        ({"blk.0.attn_q.bias": np.zeros(96, np.float32)}, "holds a tensor 'blk.0.attn_q.bias'"),
-        ({"token_embd.weight": None}, "holds no tensor 'token_embd.weight'"),
-        ({"rope_freqs.weight": np.ones(4, np.float32)}, "'rope_freqs.weight' holds 4 values for 8"),
+        ({"blk.0.attn_q.bias": np.zeros(96, np.float32)}, "has a tensor 'blk.0.attn_q.bias'"),
+        ({"token_embd.weight": None}, "has no tensor 'token_embd.weight'"),
+        ({"rope_freqs.weight": np.ones(4, np.float32)}, "'rope_freqs.weight' has 4 values for 8"),
         ({"output_norm.weight": np.ones(48, np.int32)}, "'output_norm.weight' cannot be dequantised"),
     ],
 )

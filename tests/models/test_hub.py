@@ -60,5 +60,5 @@ def test_without_a_token_nothing_is_tried(export, calls, monkeypatch):
 
 def test_a_folder_without_certificate_is_no_export(export):
     (export / "certificate.json").unlink()
-    with pytest.raises(ValueError, match=r"holds no certificate\.json, so it is no finished export"):
+    with pytest.raises(ValueError, match=r"has no certificate\.json, so it is no finished export"):
         push(export, DRY)

@@ -76,7 +76,7 @@ def test_a_damaged_config_is_named(tmp_path, content):
 def test_an_adapter_is_to_be_merged_first(changed):
     folder = changed()
     (folder / "adapter_config.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"holds an adapter .*merge it first: .*merge_and_unload"):
+    with pytest.raises(ValueError, match=r"is an adapter .*merge it first: .*merge_and_unload"):
         load_config(folder)
 
 

@@ -107,7 +107,7 @@ def test_a_missing_gguf_file_is_named(tmp_path):
 
 
 def test_a_folder_without_a_config_is_no_checkpoint(tmp_path):
-    refuse(tmp_path, tmp_path, "holds no config.json")
+    refuse(tmp_path, tmp_path, "has no config.json")
 
 
 def test_an_unknown_family_is_answered_with_the_known_ones(broken, tmp_path):
@@ -220,7 +220,7 @@ def test_only_the_configuration_of_a_hub_model_is_fetched(fetched, monkeypatch):
 
 
 def test_a_folder_without_a_config_cannot_be_described(tmp_path):
-    with pytest.raises(ValueError, match=r"is no checkpoint folder, it holds no config.json"):
+    with pytest.raises(ValueError, match=r"is no checkpoint folder, it has no config.json"):
         describe_teacher(TeacherSettings(model=str(tmp_path)))
 
 

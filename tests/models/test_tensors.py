@@ -92,9 +92,9 @@ def test_values_that_are_not_finite_are_refused(broken, architecture, value):
     rewrite(broken, lambda state: state[name][3].fill_(value))
     tensors = CheckpointTensors(broken, architecture)
     query = family.layer_weight(2, family.query)
-    with pytest.raises(ValueError, match=rf"{WEIGHTS}: tensor '{name}' holds values that are not finite"):
+    with pytest.raises(ValueError, match=rf"{WEIGHTS}: tensor '{name}' has values that are not finite"):
         tensors[query]
-    with pytest.raises(ValueError, match=rf"'{name}' holds values that are not finite"):
+    with pytest.raises(ValueError, match=rf"'{name}' has values that are not finite"):
         open_ordered(broken, Ordering(ordering="magnitude"))
 
 
@@ -112,7 +112,7 @@ def test_a_missing_tensor_is_named(broken, architecture):
     family = family_of(architecture.family)
     name = f"{family.layer_path(1, family.query)}.weight"
     rewrite(broken, lambda state: state.pop(name))
-    with pytest.raises(ValueError, match=rf"broken holds no tensor '{name}', which a {family.model_type} model needs"):
+    with pytest.raises(ValueError, match=rf"broken has no tensor '{name}', which a {family.model_type} model needs"):
         CheckpointTensors(broken, architecture)
 
 
@@ -150,5 +150,5 @@ def test_a_file_that_the_index_forgets_is_not_read(shards, architecture):
     gone = content["weight_map"]["model.norm.weight"]
     content["weight_map"] = {name: file for name, file in content["weight_map"].items() if file != gone}
     index.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"holds no tensor 'model.norm.weight'"):
+    with pytest.raises(ValueError, match=r"has no tensor 'model.norm.weight'"):
         CheckpointTensors(shards, architecture)

@@ -97,7 +97,7 @@ def test_other_shapes_and_missing_tensors_are_named(folder):
     with pytest.raises(ValueError, match=rf"'{NAME}' is \(97, 48\), config.json says \(96, 48\)"):
         check_shapes(folder, load_config(folder), build_meta(folder, load_config(folder)))
     (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 5}))
-    with pytest.raises(ValueError, match=r"holds no tensor 'model.layers.4\."):
+    with pytest.raises(ValueError, match=r"has no tensor 'model.layers.4\."):
         check_shapes(folder, load_config(folder), build_meta(folder, load_config(folder)))
 
 

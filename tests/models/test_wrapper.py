@@ -108,7 +108,7 @@ def test_the_text_model_computes_what_the_whole_computes(wrapped, naming, tmp_pa
             {"model_type": "llama"},
             "gemma3 with text_config.model_type='llama' is not supported; supported: gemma3_text",
         ),
-        ({"num_hidden_layers": 5, "layer_types": None}, "holds no tensor 'model.layers.4"),
+        ({"num_hidden_layers": 5, "layer_types": None}, "has no tensor 'model.layers.4"),
         ({"num_hidden_layers": 200_000}, "num_hidden_layers=200000 must be between 1 and 1024"),
         ({"intermediate_size": 41}, "has the shape .40, 48., and its config asks for .41, 48."),
     ],

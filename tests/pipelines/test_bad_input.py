@@ -347,7 +347,7 @@ def test_a_teacher_without_words_is_refused(tmp_path):
     for file in folder.glob("*token*"):
         file.unlink()
     with pytest.raises(
-        ValueError, match=r"holds no tokenizer; put there one of tokenizer\.json, tokenizer\.model, vocab"
+        ValueError, match=r"has no tokenizer; put there one of tokenizer\.json, tokenizer\.model, vocab"
     ):
         fetch_teacher(TeacherSettings(model=str(folder)), CORPUS, tmp_path / "work")
 

@@ -119,7 +119,7 @@ def without(name: str) -> dict[str, Any]:
         (json.dumps(without("schema_version")), "is damaged"),
         (json.dumps(without("value")), "is damaged"),
         (json.dumps(WHOLE | {"schema_version": SCHEMA_VERSION + 1}), f"in version {SCHEMA_VERSION + 1} of the schema"),
-        (json.dumps(WHOLE | {"kind": "Invoice"}), "holds Invoice in version"),
+        (json.dumps(WHOLE | {"kind": "Invoice"}), "has Invoice in version"),
         (json.dumps(WHOLE | {"kind": None}), "is damaged"),
         (json.dumps(WHOLE | {"kind": ["Cost"]}), "is damaged"),
         (json.dumps(WHOLE | {"value": {"stage": "search"}}), "is damaged (2 fields are wrong)"),

@@ -250,7 +250,7 @@ def test_the_history_of_another_search_is_refused(other: Strategy, tmp_path: Pat
     history_file = tmp_path / "history.jsonl"
     records = run_search(evolution(), CountingEvaluator(), history_file, ALL)
     before, evaluate = history_file.read_bytes(), CountingEvaluator()
-    with pytest.raises(ValueError, match=f"holds candidate {records[0].key} at evaluation 0.*another search"):
+    with pytest.raises(ValueError, match=f"has candidate {records[0].key} at evaluation 0.*another search"):
         run_search(other, evaluate, history_file, ALL)
     assert not evaluate.finished
     assert history_file.read_bytes() == before

@@ -126,7 +126,7 @@ def refuse(*_: object, **__: object) -> None:
     ("bins", "settings", "message"),
     [
         ({"tiny": 1e-4}, {}, r"bins\['tiny'\]: .*cannot be reached"),
-        ({"half": 1.5}, {}, "fraction"),
+        ({"half": 1.5}, {}, r"bins\['half'\]=1.5 must be a share"),
         ({"a half": 0.5}, {}, "bins: the name 'a half' must be made of"),
         ({"half": 0.5}, {"stages": (4,)}, r"stages ends at 4 but 4 sequences are given"),
         ({"half": 0.5}, {"fitness": "magnitude"}, "ordering is activation, and must be native or magnitude"),

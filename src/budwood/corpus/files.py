@@ -126,7 +126,7 @@ def _refuse_structured(path: str, names: list[str], file_format: Format) -> None
     for other, stems in SUFFIXES.items():
         if stems != SUFFIXES[file_format] and all(name.endswith(suffixes(other)) for name in names):
             raise ValueError(
-                f"{path} holds format={other!r} by its name, and format={file_format!r} would read the markup too"
+                f"{path} is format={other!r} by its name, and format={file_format!r} would read the markup too"
             )
 
 

@@ -144,10 +144,10 @@ def run_benchmarks(
         aggregates; one each for the tasks of other groups and of tags. Of equal names the first is reported.
 
     Raises:
-        ValueError: the folder holds no tokenizer.
+        ValueError: the folder has no tokenizer.
     """
     if not (folder / "tokenizer_config.json").is_file():
-        raise ValueError(f"{folder} holds no tokenizer: the harness reads text, not tokens")
+        raise ValueError(f"{folder} has no tokenizer: the harness reads text, not tokens")
     files = {
         benchmark: output / f"{_slug(benchmark.task)}-{benchmark.num_fewshot}-{benchmark.metric}.json"
         for benchmark in settings.benchmarks()

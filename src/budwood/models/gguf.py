@@ -108,7 +108,7 @@ def _architecture(gguf: GgufModel) -> Architecture:
         intermediate_size=gguf.size("feed_forward_length"),
     )
     if "token_embd.weight" not in gguf.tensors:
-        raise ValueError(f"{gguf.file} holds no tensor 'token_embd.weight', which a language model needs")
+        raise ValueError(f"{gguf.file} has no tensor 'token_embd.weight', which a language model needs")
     rows = int(gguf.tensors["token_embd.weight"].shape[-1])
     tokens = gguf.fields.get("tokenizer.ggml.tokens")
     if tokens is not None and len(tokens.data) > rows:
@@ -164,7 +164,7 @@ def _divisors(gguf: GgufModel) -> list[float]:
     tensor, pairs = gguf.tensors[_FREQUENCIES], gguf.head_dim // 2
     divisors: list[float] = np.array(dequantize(tensor.data, tensor.tensor_type), np.float64).tolist()
     if len(divisors) != pairs:
-        raise ValueError(f"{gguf.file}: {_FREQUENCIES!r} holds {len(divisors)} values for {pairs} pairs")
+        raise ValueError(f"{gguf.file}: {_FREQUENCIES!r} has {len(divisors)} values for {pairs} pairs")
     return [] if set(divisors) == {1.0} else divisors
 
 
@@ -192,7 +192,7 @@ def _stored_parameters(gguf: GgufModel, architecture: Architecture) -> dict[str,
     for name, _, axes in family.parameters(depth, tied=architecture.tie_word_embeddings):
         own = str(names.get_name(name, (".weight", ".bias")))
         if own not in gguf.tensors:
-            raise ValueError(f"{gguf.file} holds no tensor {own!r}, which a {family.model_type} model needs")
+            raise ValueError(f"{gguf.file} has no tensor {own!r}, which a {family.model_type} model needs")
         found = tuple(reversed(gguf.tensors[own].shape.tolist()))
         shape = tuple(int(np.prod([lengths[part] for part in axis])) for axis in axes)
         if found != shape:
@@ -200,7 +200,7 @@ def _stored_parameters(gguf: GgufModel, architecture: Architecture) -> dict[str,
         stored[name] = (gguf.tensors[own], axes)
         left.discard(own)
     if left:
-        raise ValueError(f"{gguf.file} holds a tensor {min(left)!r}, which no {family.model_type} model of budwood has")
+        raise ValueError(f"{gguf.file} has a tensor {min(left)!r}, which no {family.model_type} model of budwood has")
     return stored
 
 

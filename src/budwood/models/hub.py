@@ -40,7 +40,7 @@ def push(folder: Path, settings: PushSettings) -> Push:
     """
     for name in (CARD, CERTIFICATE):
         if not (folder / name).is_file():
-            raise ValueError(f"push: {folder} holds no {name}, so it is no finished export; run the export first")
+            raise ValueError(f"push: {folder} has no {name}, so it is no finished export; run the export first")
     files = {
         path.relative_to(folder).as_posix(): path.stat().st_size
         for path in sorted(folder.rglob("*"))

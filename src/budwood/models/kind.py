@@ -15,23 +15,23 @@ def check_whole(folder: Path) -> None:
     """Check that a folder holds a whole model.
 
     Raises:
-        ValueError: it has no config, or holds an adapter.
+        ValueError: it has no config, or is an adapter.
     """
     # Where both lie, transformers would load the adapter's base model from wherever that is.
     if (folder / ADAPTER).is_file():
         raise ValueError(
-            f"{folder} holds an adapter ({ADAPTER}), not a whole model; merge it first: "
+            f"{folder} is an adapter ({ADAPTER}), not a whole model; merge it first: "
             "AutoPeftModelForCausalLM.from_pretrained(folder).merge_and_unload().save_pretrained(target)"
         )
     if not (folder / CONFIG).is_file():
-        raise ValueError(f"{folder.absolute()} is no checkpoint folder, it holds no config.json")
+        raise ValueError(f"{folder.absolute()} is no checkpoint folder, it has no config.json")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Return a checkpoint's `config.json` as it is on disk.
 
     Raises:
-        ValueError: the file is missing or damaged, or the folder holds an adapter.
+        ValueError: the file is missing or damaged, or the folder is an adapter.
     """
     check_whole(folder)
     return read_object(folder / CONFIG)

@@ -195,7 +195,7 @@ def check_folder(folder: Path, *, trust_remote_code: bool) -> Architecture:
 def _check_files(folder: Path) -> None:
     check_links(folder, homes_of_weights(folder))
     if not _has_tokenizer(folder):
-        raise ValueError(f"teacher.model: {folder} holds no tokenizer; put there one of {', '.join(TOKENIZERS)}")
+        raise ValueError(f"teacher.model: {folder} has no tokenizer; put there one of {', '.join(TOKENIZERS)}")
 
 
 def _has_tokenizer(folder: Path) -> bool:

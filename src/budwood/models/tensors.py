@@ -72,7 +72,7 @@ class CheckpointTensors(Lazy[Tensor]):
         super().__init__(self._layers, self._part)
         for name in self:
             if (stored := self._stored_name(name)) not in self._files:
-                raise ValueError(f"{folder} holds no tensor {stored!r}, which a {family.model_type} model needs")
+                raise ValueError(f"{folder} has no tensor {stored!r}, which a {family.model_type} model needs")
 
     def _part(self, name: str) -> Tensor:
         """Read a parameter.
@@ -110,7 +110,7 @@ class CheckpointTensors(Lazy[Tensor]):
             raise ValueError(f"{file}: tensor {stored!r} is stored as {tensor.dtype}; supported: {allowed}")
         # No number and infinities pass through; `isfinite` of a whole tensor would take twice its memory.
         if not all(bound.isfinite() for bound in tensor.aminmax()):
-            raise ValueError(f"{file}: tensor {stored!r} holds values that are not finite")
+            raise ValueError(f"{file}: tensor {stored!r} has values that are not finite")
         return tensor
 
 

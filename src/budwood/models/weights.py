@@ -49,7 +49,7 @@ def weight_files(folder: Path, config: HFConfig) -> tuple[Path, ...]:
     strays = sorted(file.name for file in folder.glob("*.safetensors"))
     pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
     if pickles:
-        raise ValueError(f"{folder} holds only pickled weights ({', '.join(pickles)}), {_conversion(folder)}")
+        raise ValueError(f"{folder} has only pickled weights ({', '.join(pickles)}), {_conversion(folder)}")
     if strays:
         raise ValueError(
             f"{folder} must hold {SINGLE} or {INDEX}; transformers does not read {', '.join(strays)}. Rename a single "
@@ -96,7 +96,7 @@ def check_shapes(folder: Path, config: HFConfig, model: PreTrainedModel) -> None
     for name, shape in ((name, tuple(parameter.shape)) for name, parameter in model.named_parameters()):
         stored = name if name in found else family.stored_names.get(name, name)
         if stored not in found:
-            raise ValueError(f"{folder} holds no tensor {name!r}, which a {family.model_type} model needs")
+            raise ValueError(f"{folder} has no tensor {name!r}, which a {family.model_type} model needs")
         if found[stored] != shape:
             raise ValueError(f"{folder}: tensor {stored!r} is {found[stored]}, config.json says {shape}")
 

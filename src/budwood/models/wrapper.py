@@ -68,7 +68,7 @@ def unwrap(folder: Path, target: Path) -> Path:
     }
     for name, parameter in model.named_parameters():
         if name not in stored:
-            raise ValueError(f"{folder} holds no tensor {name!r}, which its text model needs")
+            raise ValueError(f"{folder} has no tensor {name!r}, which its text model needs")
         with open_tensors(files[stored[name]]) as tensors:
             tensor = tensors.get_tensor(stored[name])
         if tensor.shape != parameter.shape:

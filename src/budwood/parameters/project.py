@@ -185,7 +185,7 @@ class ProjectParameters(Strict):
         if self.protocol.num_seeds > 1 and self.caches_teacher:
             raise ValueError(
                 f"protocol.num_seeds={self.protocol.num_seeds} needs arms.distilled.distillation.teacher: live; a "
-                "cache holds the sequences of one seed"
+                "cache has the sequences of one seed"
             )
         self.search.race(self.measurement.selection)
         if self.engine.sharding and (not self.engine.launcher or self.schedule.optimizer == "muon"):

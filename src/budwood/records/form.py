@@ -56,7 +56,7 @@ def read_records(file: Path) -> Any:
         raise ValueError(f"{file.resolve()} is damaged ({type(error).__name__}: {error}): {remedy}") from None
     if version != SCHEMA_VERSION or (kind and kind not in KINDS):
         raise ValueError(
-            f"{file.resolve()} holds {kind} in version {version} of the schema, this budwood reads version "
+            f"{file.resolve()} has {kind} in version {version} of the schema, this budwood reads version "
             f"{SCHEMA_VERSION}: {remedy}"
         )
     try:

@@ -151,7 +151,7 @@ class Proposer:
         proposals = next(filter(None, found), None) or self._propose(self.random, 1)
         if not proposals:
             raise ValueError(
-                f"the bin {self.parameter_bin} holds too few sub-networks for {self.settings.num_evaluations:,} "
+                f"the bin {self.parameter_bin} has too few sub-networks for {self.settings.num_evaluations:,} "
                 f"evaluations: {len(self._seen):,} found; lower the population or the epochs, or widen the bin"
             )
         return proposals

@@ -152,7 +152,7 @@ class _History:
             return None
         if (reading.key, len(reading.sequence_losses)) != (candidate.key, sequences.stop - sequences.start):
             raise ValueError(
-                f"the history holds candidate {reading.key} at evaluation {number} where this search proposes "
+                f"the history has candidate {reading.key} at evaluation {number} where this search proposes "
                 f"{candidate.key}: it belongs to another search, remove it to start anew"
             )
         self._show(reading)

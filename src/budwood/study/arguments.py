@@ -34,8 +34,11 @@ def named_bins(bins: Mapping[str, float | BinSettings]) -> dict[str, BinSettings
 def _bin(name: str, size: object) -> BinSettings:
     if isinstance(size, BinSettings):
         return size
-    if not _is_number(size) or not 0 < size < float("inf"):
-        raise TypeError(f"{name}={size!r} must be a share of the teacher's parameters, their number, or BinSettings")
+    wanted = f"{name}={size!r} must be a share of the teacher's parameters up to 1, their whole number, or BinSettings"
+    if not _is_number(size):
+        raise TypeError(wanted)
+    if not 0 < size < float("inf") or (size > 1 and size % 1):
+        raise ValueError(wanted)
     return BinSettings(fraction=size) if size <= 1 else BinSettings(center=int(size))
 
 

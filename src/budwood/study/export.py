@@ -139,7 +139,7 @@ def read_certificate(folder: Path) -> Certificate:
     try:
         return Certificate.model_validate_json(file.read_bytes())
     except FileNotFoundError:
-        raise ValueError(f"{folder} holds no {CERTIFICATE}: it is no export of budwood") from None
+        raise ValueError(f"{folder} has no {CERTIFICATE}, so it is no export of budwood") from None
     except ValueError as error:
         raise ValueError(f"{file} is damaged, export the sub-network again: {error}") from error
 

@@ -226,7 +226,7 @@ class DistillationSettings(Strict):
                 "teacher='cached' needs a loss of few entries (topk_tail, sampled, topk_renorm), got 'full'"
             )
         if self.teacher == "cached" and self.hidden_weight:
-            raise ValueError(f"hidden_weight={self.hidden_weight} needs teacher='live': a cache holds no hidden states")
+            raise ValueError(f"hidden_weight={self.hidden_weight} needs teacher='live': a cache has no hidden states")
         return self
 
     @property
