@@ -60,7 +60,8 @@ def test_a_study_knows_only_the_smaller_teacher(teacher, texts, tmp_path):
 
 def test_other_text_keeps_other_tokens(teacher, texts, tmp_path):
     settings = TeacherSettings(model=str(teacher), vocabulary=SIZE)
-    (tmp_path / "stones.txt").write_text("gardens stones bark " * 300)
+    for number in range(8):
+        (tmp_path / f"{number}.txt").write_text("gardens stones bark " * (100 + number))
     other = {"stones": SourceSettings(name="stones", path=(str(tmp_path / "*.txt"),), splits=SPLITS)}
     tiny = MEASUREMENT.model_copy(update={"length": 8})
     found = []

@@ -15,9 +15,10 @@ SEARCH = SearchSettings(
     num_randoms=2,
     num_finalists=2,
 )
-SPACE = SpaceSettings(layerwise=False, alignment=16, compensation=Compensation())
+SPACE = SpaceSettings(layerwise=False, alignment=16, compensation=Compensation(refit=True))
 SCHEDULE = Schedule.model_validate({"preset": "quickstart"})
-LEARNING_RATE, RANDOM_LEARNING_RATE = 3e-4, 3e-3
+LEARNING_RATE, RANDOM_LEARNING_RATE = 1e-4, 3e-3
+"""Peaks for weights and for random ones, chosen for `SCHEDULE`; longer runs take higher ones."""
 MFU = 0.2
 """Share of a peak that plans expect."""
 SPLITS = {"train": 0.8, "calibration": 0.05, "selection": 0.05, "choice": 0.05, "validation": 0.05}

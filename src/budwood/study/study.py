@@ -211,7 +211,7 @@ class Study:
             start: gives the weights: a checkpoint or its folder.
             random: train its architecture from random weights instead.
             schedule: how long, and in which portions.
-            learning_rate: peak; without one, 3e-4 for weights and 3e-3 for random ones.
+            learning_rate: peak; without one, 1e-4 for weights and 3e-3 for random ones, as suits the default schedule.
 
         Raises:
             ValueError: there is too little text, or its sequences are too long for the model.
@@ -235,7 +235,7 @@ class Study:
         Args:
             start: gives the weights: a checkpoint or its folder.
             schedule: how long, and in which portions.
-            learning_rate: peak.
+            learning_rate: peak; the default suits the default schedule.
             settings: the loss, and whether the teacher answers beside the student or is asked once beforehand.
 
         Raises:
