@@ -1,6 +1,8 @@
 """What cannot be read is one error with file, row and reason, or is skipped and counted where that is wanted."""
 
 import gzip
+import os
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
@@ -77,6 +79,7 @@ BAD_ROWS = {
     "schema drift": (b'{"other": {"x": 1}}', "lacks text_field='text'; fields present: other"),
     "latin-1": (b'{"text": "caf\xe9"}', "cannot be read as format='jsonl': 'utf-8'"),
     "other type": (b'{"text": ["b"]}', "must have text in text_field='text', got list"),
+    "nested": (b'{"text": "b", "n": %b}' % (b"[" * 99_999 + b"]" * 99_999), "recursion"),
 }
 
 
@@ -145,7 +148,7 @@ def test_a_bad_row_of_a_csv_file_is_skipped_alone(tmp_path, as_dataset):
     ]  # fmt: skip
     assert [fault.partition(".csv.gz:")[2] for fault in reader.faults] == [
         "3 cannot be read as format='csv': 3 fields below a header of 2",
-        "6 cannot be read as format='csv': 'utf-8' codec can't decode byte 0xe9 in position 4: unexpected end of data",
+        "6 cannot be read as format='csv': 'utf-8' codec can't decode byte 0xe9 in position 5: unexpected end of data",
         "8 cannot be read as format='csv': ',' expected after '\"'",
         "9 lacks text_field='text'; fields present: n",
     ]
@@ -153,7 +156,7 @@ def test_a_bad_row_of_a_csv_file_is_skipped_alone(tmp_path, as_dataset):
 
 @pytest.mark.parametrize("as_dataset", [True, False])
 def test_a_bad_line_of_text_is_skipped_alone(tmp_path, as_dataset):
-    (tmp_path / "train.txt").write_bytes(b"\xef\xbb\xbfone\r\ncaf\xe9\n\ntwo")
+    (tmp_path / "train.txt").write_bytes(b"\xef\xbb\xbfone\r\ncaf\xe9\n\rtwo")
     of = source(dataset=str(tmp_path), path=None) if as_dataset else source(path=str(tmp_path), format="lines")
     with pytest.raises(ValueError, match=r"train.txt:2 cannot be read as format='lines': 'utf-8' codec"):
         texts(of)
@@ -162,13 +165,69 @@ def test_a_bad_line_of_text_is_skipped_alone(tmp_path, as_dataset):
     assert reader.num_skipped == 1
 
 
+def test_blank_lines_and_carriage_returns_separate_csv_records(tmp_path):
+    (tmp_path / "train.csv").write_bytes(b'\r \rn,text\r1,"one\rtwo"\r\t\r2,three')
+    assert texts(source(path=None, dataset=str(tmp_path))) == ["one\rtwo", "three"]
+
+
+@pytest.mark.parametrize("on_error", ["stop", "skip"])
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("train.csv", b"text,text\none,two\n", "its header names 2 columns 'text'"),
+        ("train.csv", b"caf\xe9,text\n1,one\n", "its header: 'utf-8' codec can't decode byte 0xe9"),
+        ("train.csv", "text\none\n".encode("utf-16"), "its header: 'utf-8' codec can't decode byte 0xff"),
+        ("train.txt", "one\ntwo\n".encode("utf-16"), "it is UTF-16"),
+        ("train.jsonl", '{"text": "one"}\n{"text": "two"}\n'.encode("utf-16"), "it is UTF-16"),
+        ("train.csv.gz", b"", "it is empty, which a compressed file never is"),
+    ],
+)
+def test_a_file_that_cannot_be_divided_into_rows_is_damaged(tmp_path, name, content, reason, on_error):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name}:1 cannot be read as format='\w+': {reason}"):
+        texts(source(path=None, dataset=str(tmp_path), on_error=on_error))
+
+
+@pytest.mark.parametrize("name", ["train-1.json", "train-1.jsonl", "train-1.csv", "train-1.txt"])
+def test_empty_files_of_a_dataset_have_no_rows(tmp_path, name):
+    (tmp_path / name).write_text("")
+    of = source(path=None, dataset=str(tmp_path))
+    with pytest.raises(ValueError, match=f"source 's' is empty: no text in {tmp_path}"):
+        texts(of)
+    rows = {"json": '{"text": "one"}\n', "jsonl": '{"text": "one"}', "csv": "text\none", "txt": "one"}
+    (tmp_path / name.replace("1", "2")).write_text(rows[name.partition(".")[2]])
+    assert texts(of) == ["one"]
+
+
+def test_names_that_are_no_utf_8_are_spelt_out(tmp_path):
+    Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.json")).write_text('{"\\ud800": "one", "k": {"\\udc00": ""}}')
+    reader = SourceReader(source(path=str(tmp_path), format="json", on_error="skip"), NOWHERE)
+    assert [document.id for document in reader] == [r"caf\udce9.json:\ud800"]
+    assert reader.faults == (rf"{tmp_path}/caf\udce9.json:k lacks text_field='text'; fields present: \udc00",)
+
+
+def test_a_dataset_that_is_read_in_another_way_has_changed(tmp_path):
+    (tmp_path / "train.csv").write_text("text\none\n")
+    of = source(path=None, dataset=str(tmp_path))
+    before = SourceReader(of, NOWHERE)
+    assert [document.text for document in before] == ["one"]
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files: train.csv\n  sep: ;\n---\n"
+    )
+    after = SourceReader(of, NOWHERE)
+    assert [document.text for document in after] == ["one"]
+    origins = {(one, two): one.fingerprint(two.position) for one in (before, after) for two in (before, after)}
+    assert origins[before, before] not in (origins[before, after], origins[after, before])
+    assert origins[after, after] not in (origins[before, after], origins[after, before])
+
+
 @pytest.mark.parametrize("on_error", ["stop", "skip"])
 @pytest.mark.parametrize(
     ("content", "line", "reason"),
     [
         (b'text\none\n"two\n"three", four\n', 2, "the record that begins in line 3: ',' expected after '\"'"),
         (b'text\none\n"two\nthree\n', 2, "the record that begins in line 3: unexpected end of data"),
-        (b'"te', 1, "unexpected end of data"),
+        (b'"te', 1, "its header: unexpected end of data"),
     ],
 )
 def test_a_quote_that_takes_other_rows_along_is_damage(tmp_path, content, line, reason, on_error):

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from budwood.corpus.files import Unreadable
+from budwood.corpus.files import Unreadable, printable
 from budwood.corpus.rows import open_rows
 from budwood.corpus.settings import Format, SourceSettings
 
@@ -53,7 +53,7 @@ class SourceReader:
         # A document that is not complete, by its id and rows: only the row after it shows its end.
         self._pending: tuple[str, list[str]] = ("", [])
         if position is not None:
-            rows, identifier, parts = position
+            _, rows, identifier, parts = position
             self._pending = (identifier, parts)
             self._rows.seek(rows)
 
@@ -61,7 +61,7 @@ class SourceReader:
     def position(self) -> Any:
         """Where the reader is, as JSON: after the documents it gave."""
         identifier, parts = self._pending
-        return [self._rows.position, identifier, list(parts)]
+        return [self._rows.format, self._rows.position, identifier, list(parts)]
 
     @property
     def share(self) -> float | None:
@@ -69,8 +69,13 @@ class SourceReader:
         return self._rows.share
 
     def fingerprint(self, position: Any) -> str:
-        """Hash which files, of which sizes and dates, or which revision, lie before a position."""
-        return sha256(json.dumps(self._rows.origin(position[0])).encode()).hexdigest()
+        """Hash how the source is read, and which files, with sizes and dates, or which revision, lie before a position.
+
+        Of a position in a source that was read in another way nothing can be said: its hash is no other's.
+        """
+        kind, place = position[0], position[1]
+        origin = self._rows.origin(place) if kind == self._rows.format else None
+        return sha256(json.dumps([self._rows.format, origin]).encode()).hexdigest()
 
     def __iter__(self) -> Iterator[Document]:
         """Give the documents in the order of the source: files by name, rows in their order.
@@ -171,7 +176,7 @@ def _find_field(row: object, field: str) -> object:
         return None
     fields = inner if isinstance(inner, Mapping) else {}
     if left not in fields:
-        present = ", ".join(map(str, fields)) or "none"
+        present = printable(", ".join(map(str, fields))) or "none"
         within = f" in {field.removesuffix(left).rstrip('.')}" if left != field else ""
         raise ValueError(f"lacks text_field={field!r}; fields present{within}: {present}")
     return fields[left]

@@ -6,7 +6,7 @@ import json
 import lzma
 import re
 import sys
-from codecs import BOM_UTF8
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -154,6 +154,11 @@ def find_undecodable(file: File) -> int | None:
     return None
 
 
+def printable(text: str) -> str:
+    """Return a text with halves of surrogate pairs spelt out; names have them where they are no UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def read_rows(file: File, file_format: Format, text_field: str, skip: int) -> Iterator[Row]:
     """Read a file's rows without the first `skip`, in their order.
 
@@ -186,6 +191,8 @@ def _opened(file: File) -> Iterator[tuple[BinaryIO, BinaryIO]]:
         codec = _COMPRESSIONS.get(PurePosixPath(file.path).suffix)
         if codec is None:
             yield raw, raw
+        elif not file.size:
+            raise EOFError("it is empty, which a compressed file never is")
         elif codec == "xz":
             with lzma.LZMAFile(raw) as unpacked:
                 yield cast("BinaryIO", unpacked), raw
@@ -214,14 +221,17 @@ def _text_rows(file: File, text_field: str, skip: int) -> Iterator[Row]:
 
 
 def _line_rows(file: File, text_field: str, skip: int) -> Iterator[Row]:
-    """A row per line without its break, numbered from 1."""
-    for number, line, share in _numbered_lines(file):
-        if number > skip:
-            try:
-                row: object = {text_field: line.decode().rstrip("\r\n")}
-            except UnicodeDecodeError as error:
-                row = Unreadable(str(error))
-            yield str(number), row, share
+    """A row per line without its break, numbered from 1; a carriage return is a break too."""
+    number = 0
+    for _, lines, share in _numbered_lines(file):
+        for line in lines.removesuffix(b"\n").removesuffix(b"\r").split(b"\r"):
+            number += 1
+            if number > skip:
+                try:
+                    row: object = {text_field: line.decode()}
+                except UnicodeDecodeError as error:
+                    row = Unreadable(str(error))
+                yield str(number), row, share
 
 
 def _jsonl_rows(file: File, text_field: str, skip: int) -> Iterator[Row]:
@@ -232,9 +242,15 @@ def _jsonl_rows(file: File, text_field: str, skip: int) -> Iterator[Row]:
 
 
 def _numbered_lines(file: File) -> Iterator[tuple[int, bytes, float]]:
-    """Lines with their breaks and without a mark of byte order, their numbers from 1, and the share that is read."""
+    """Lines with their breaks and without a mark of byte order, their numbers from 1, and the share that is read.
+
+    Raises:
+        DamagedError: the file is UTF-16, some of whose lines would be read as UTF-8.
+    """
     with _opened(file) as (lines, raw):
         for number, line in enumerate(lines, start=1):
+            if number == 1 and line.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+                raise DamagedError("it is UTF-16; write it as UTF-8")
             yield number, line.removeprefix(BOM_UTF8) if number == 1 else line, raw.tell() / file.size
 
 
@@ -245,14 +261,15 @@ def _csv_rows(file: File, text_field: str, skip: int) -> Iterator[Row]:
         # Bytes that are not UTF-8 become surrogates, and so are found in their own record.
         lines = io.TextIOWrapper(content, encoding="utf-8-sig", errors="surrogateescape", newline="")
         reader = csv.reader(lines, strict=True)
-        header = next(reader, [])
-        for number, record in enumerate(_read_records(reader, header), start=1):
+        records = _read_records(reader)
+        header = _read_header(records, text_field)
+        for number, record in enumerate(records, start=1):
             if number > skip:
-                yield str(reader.line_num), record or {text_field: None}, raw.tell() / file.size
+                yield str(reader.line_num), _name_fields(record, header, text_field), raw.tell() / file.size
 
 
-def _read_records(reader: "_csv.Reader", header: list[str]) -> Iterator[dict[str, str] | Unreadable]:
-    """Records by the names of their columns; empty for a blank line.
+def _read_records(reader: "_csv.Reader") -> Iterator[list[str] | Unreadable]:
+    """Records, empty for a blank line.
 
     Raises:
         DamagedError: a quoted field does not end where it could, so that lines after it may belong to it.
@@ -261,7 +278,8 @@ def _read_records(reader: "_csv.Reader", header: list[str]) -> Iterator[dict[str
         begin = reader.line_num + 1
         try:
             record = next(reader)
-            "".join(record).encode(errors="surrogateescape").decode()
+            # A comma keeps bytes of two fields from making up a character.
+            ",".join(record).encode(errors="surrogateescape").decode()
         except StopIteration:
             return
         except UnicodeDecodeError as error:
@@ -271,9 +289,29 @@ def _read_records(reader: "_csv.Reader", header: list[str]) -> Iterator[dict[str
                 raise DamagedError(f"the record that begins in line {begin}: {error}") from error
             yield Unreadable(str(error))
         else:
-            excess = len(record) > len(header)
-            named = dict(zip(header, record, strict=False))
-            yield Unreadable(f"{len(record)} fields below a header of {len(header)}") if excess else named
+            yield record if any(map(str.strip, record)) else []
+
+
+def _read_header(records: Iterator[list[str] | Unreadable], text_field: str) -> list[str]:
+    """The names of columns: the first record that is not blank.
+
+    Raises:
+        DamagedError: it cannot be read, or two columns have the text's name.
+    """
+    header = next(filter(None, records), [])
+    if isinstance(header, Unreadable):
+        raise DamagedError(f"its header: {header.reason}")
+    if header.count(text_field) > 1:
+        raise DamagedError(f"its header names {header.count(text_field)} columns {text_field!r}")
+    return header
+
+
+def _name_fields(record: list[str] | Unreadable, header: list[str], text_field: str) -> object:
+    if isinstance(record, Unreadable):
+        return record
+    if len(record) > len(header):
+        return Unreadable(f"{len(record)} fields below a header of {len(header)}")
+    return dict(zip(header, record, strict=False)) if record else {text_field: None}
 
 
 def _parquet_rows(file: File, text_field: str, skip: int) -> Iterator[Row]:

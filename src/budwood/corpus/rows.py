@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
@@ -14,6 +15,7 @@ from budwood.corpus.files import (
     find_files,
     find_layout,
     find_undecodable,
+    printable,
     read_rows,
     suffixes,
 )
@@ -21,7 +23,7 @@ from budwood.corpus.settings import Format, SourceSettings
 from budwood.records.paths import resolve_path
 
 if TYPE_CHECKING:
-    from datasets import BuilderConfig
+    from datasets import BuilderConfig, DatasetBuilder
 
 _PACKAGE_SCHEME = "package://"
 _DATASET_FORMATS: tuple[Format, ...] = ("lines", "jsonl", "csv", "parquet", "json")
@@ -36,13 +38,37 @@ def open_rows(source: SourceSettings, root: Path) -> "_FileRows | _HubRows":
 
     Files of a dataset whose rows can be separated are read a row at a time: `datasets` parses many at once, and none
     of them where one is damaged.
+
+    Raises:
+        ValueError: no file, package or dataset is found.
     """
     if source.dataset is None:
         return _FileRows(source, _find_files(source, root), source.format)
-    rows = _HubRows(source, root)
-    if rows.format is None:
-        return rows
-    return _FileRows(source, [file for name in rows.files for file in find_files(name, rows.format)], rows.format)
+    from datasets import load_dataset_builder  # noqa: PLC0415 - takes seconds, and only datasets need it
+
+    # A folder of that name comes before the hub, as `datasets` has it.
+    local = resolve_path(source.dataset, root)
+    name = local if Path(local).exists() else source.dataset
+    with _opening(source):
+        builder = load_dataset_builder(name, source.dataset_config, revision=source.revision)
+        files = list(map(str, (builder.config.data_files or {}).get(source.dataset_split, ())))
+        file_format = _find_format(files) if _is_plain(builder.config) else None
+        if file_format is None:
+            return _HubRows(source, name, builder, files)
+        return _FileRows(source, [file for place in files for file in find_files(place, file_format)], file_format)
+
+
+@contextmanager
+def _opening(source: SourceSettings) -> Iterator[None]:
+    """Say of what fails which dataset it was: one that is missing, unreachable, gated or damaged."""
+    try:
+        yield
+    except Exception as error:  # `datasets` lets through whatever the libraries below it raise
+        raise ValueError(
+            f"source {source.name!r}: dataset={source.dataset!r} cannot be opened with "
+            f"dataset_config={source.dataset_config!r}, dataset_split={source.dataset_split!r} and "
+            f"revision={source.revision!r}: {str(error) or type(error).__name__}"
+        ) from error
 
 
 class _FileRows:
@@ -73,7 +99,7 @@ class _FileRows:
         return [files, position[0] == len(self._files)]
 
     def locate(self, identifier: str) -> str:
-        return str(PurePosixPath(self._common, identifier))
+        return printable(str(PurePosixPath(self._common, identifier)))
 
     def _name(self, file: File) -> str:
         return PurePosixPath(file.url).relative_to(self._common).as_posix()
@@ -86,10 +112,10 @@ class _FileRows:
                 rows = read_rows(file, self.format, self._source.text_field, self._row)
                 for place, row, self._share_of_file in rows:
                     self._row += 1
-                    yield f"{name}:{place}" if place else name, row
+                    yield printable(f"{name}:{place}" if place else name), row
             except UNREADABLE as error:
                 raise ValueError(
-                    f"source {self._source.name!r}: {file.url}:{self._row + 1} cannot be read as "
+                    f"source {self._source.name!r}: {printable(file.url)}:{self._row + 1} cannot be read as "
                     f"format={self.format!r}: {error}"
                 ) from error
             self._file, self._row, self._share_of_file = self._file + 1, 0, 0.0
@@ -98,29 +124,15 @@ class _FileRows:
 class _HubRows:
     """Rows of a dataset as `datasets` streams them, identified by their number."""
 
-    def __init__(self, source: SourceSettings, root: Path) -> None:
-        from datasets import load_dataset_builder  # noqa: PLC0415 - takes seconds, and only datasets need it
+    format = None  # that of no file: `datasets` reads them
 
-        assert source.dataset is not None  # SourceReader opens files otherwise
-        # A folder of that name comes before the hub, as `datasets` has it.
-        local = resolve_path(source.dataset, root)
-        self._name = local if Path(local).exists() else source.dataset
-        self._source = source
-        try:
-            # What `load_dataset(..., streaming=True)` does; the builder knows the files besides.
-            builder = load_dataset_builder(self._name, source.dataset_config, revision=source.revision)
-            self._data = builder.as_streaming_dataset(split=source.dataset_split)
-        except (*UNREADABLE, ValueError) as error:  # also what is missing, unreachable or gated
-            raise ValueError(
-                f"source {source.name!r}: dataset={source.dataset!r} cannot be opened with "
-                f"dataset_config={source.dataset_config!r}, dataset_split={source.dataset_split!r} and "
-                f"revision={source.revision!r}: {error}"
-            ) from error
+    def __init__(self, source: SourceSettings, name: str, builder: "DatasetBuilder", files: list[str]) -> None:
+        self._source, self._name, self._files = source, name, files
+        # What `load_dataset(..., streaming=True)` does.
+        self._data = builder.as_streaming_dataset(split=source.dataset_split)
         # Repository and commit of hub files, dates of local ones.
-        files = builder.config.data_files or {}
-        self._origin = {str(split): [list(paths), paths.origin_metadata] for split, paths in files.items()}
-        self.files = list(map(str, files.get(source.dataset_split, ())))
-        self.format = _find_format(self.files) if _is_plain(builder.config) else None
+        known = builder.config.data_files or {}
+        self._origin = {str(split): [list(paths), paths.origin_metadata] for split, paths in known.items()}
         splits = self._data.info.splits or {}
         self._num_rows = splits[source.dataset_split].num_examples if source.dataset_split in splits else None
         self._row = 0
@@ -171,15 +183,18 @@ class _HubRows:
         while "examples_iterable" in state:
             state = state["examples_iterable"]
         shard = state.get("shard_idx")
-        known = isinstance(shard, int) and self._data.num_shards == len(self.files) and shard < len(self.files)
-        return self.files[shard] if known else ""
+        known = isinstance(shard, int) and self._data.num_shards == len(self._files) and shard < len(self._files)
+        return self._files[shard] if known else ""
 
 
 def _find_format(files: list[str]) -> Format | None:
     """The format of a dataset's files, if they can be read without `datasets` to the same rows."""
     named = (name for name in _DATASET_FORMATS if all(file.endswith(suffixes(name)) for file in files))
     found = next(named, None) if files else None
-    return find_layout(find_files(files[0], found)[0]) if found == "json" else found
+    if found != "json":
+        return found
+    filled = next((file for name in files for file in find_files(name, found) if file.size), None)
+    return find_layout(filled) if filled else "jsonl"
 
 
 def _is_plain(config: "BuilderConfig") -> bool:
