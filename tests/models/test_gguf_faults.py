@@ -8,7 +8,7 @@ from teachers import tiny_teacher
 
 from budwood.models import gguf as module
 from budwood.models import gguf_header
-from budwood.models.gguf import convert_gguf, describe_gguf
+from budwood.models.gguf import convert_gguf, describe_gguf, gguf_tokenizer
 from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import describe_teacher
 
@@ -80,6 +80,13 @@ def test_tokens_without_a_row_in_the_embedding_are_refused(tmp_path):
         tmp_path,
         "names 98 tokens, and its embedding has 97 rows",
     )
+
+
+def test_a_tokenizer_that_cannot_be_read_is_an_error_with_its_file(tmp_path):
+    file = written(tmp_path, tiny_teacher("llama", tied=True))
+    file.write_bytes(file.read_bytes().replace(b"tokenizer.ggml.merges", b"tokenizer.ggml.merged"))
+    with pytest.raises(ValueError, match=r"model.gguf: its tokenizer cannot be read \(KeyError: 'scores'\)"):
+        gguf_tokenizer(file)
 
 
 @pytest.mark.parametrize("architecture", ["gemma", "mamba", "gptneox"])

@@ -9,7 +9,7 @@ from processes import run_python
 from teachers import tiny_teacher
 
 from budwood.models.checkpoint import save_checkpoint
-from budwood.models.prompts import PROMPTS, record_prompts, write_check
+from budwood.models.prompts import PROMPTS, read_prompts, record_prompts, write_check
 from budwood.models.teacher import byte_tokenizer
 from budwood.records.serving import CHECK
 
@@ -38,6 +38,12 @@ def test_prompts_have_several_lengths_and_fit_the_positions(prompts):
     assert all(len(prompt.logprobs) == len(prompt.input_ids) - 1 for prompt in prompts)
 
 
+def test_no_prompt_makes_longrope_change_the_others():
+    """Beyond 20 positions this teacher gives every text of a batch the frequencies of long ones."""
+    prompts = record_prompts(tiny_teacher("phi3", tied=True))
+    assert [len(prompt.input_ids) for prompt in prompts] == [19, 19, 9]
+
+
 def test_log_probabilities_are_those_of_the_model(model, prompts):
     for prompt in prompts:
         ids = torch.tensor([prompt.input_ids])
@@ -57,6 +63,15 @@ def test_a_model_that_answers_otherwise_in_a_batch_is_refused(model, monkeypatch
     monkeypatch.setattr(model, "forward", confused)
     with pytest.raises(ValueError, match="answers otherwise in a padded batch"):
         record_prompts(model)
+
+
+@pytest.mark.parametrize("content", [b"", b"[{}]", b"3", b"\xff"])
+def test_damaged_prompts_are_named(prompts, tmp_path, content):
+    write_check(tmp_path, prompts)
+    assert read_prompts(tmp_path) == prompts
+    (tmp_path / PROMPTS).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"(?s){tmp_path / PROMPTS} is damaged \(.*remove its folder and run again"):
+        read_prompts(tmp_path)
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """Names of bins, spaces, sources and teachers: what becomes a folder, a dataset and a metric is one word."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from budwood.records.names import ARMS, REFERENCE, SELECTED, Variant, require_name, require_names, run_name
@@ -42,8 +42,14 @@ def test_names_that_differ_in_case_only_are_refused() -> None:
 
 
 @given(st.from_regex(r"[A-Za-z0-9]+([-_][A-Za-z0-9]+)*", fullmatch=True).filter(lambda name: name.lower() not in TAKEN))
+@example("a" * 64)
 def test_words_are_allowed(name: str) -> None:
-    assert require_name("bins", name) == name
+    assert require_name("bins", name[:64].rstrip("-_")) == name[:64].rstrip("-_")
+
+
+def test_a_name_that_no_folder_could_have_is_refused() -> None:
+    with pytest.raises(ValueError, match="has 65 characters; allowed are 64"):
+        require_name("bins", "a" * 65)
 
 
 def test_what_a_report_shows_of_a_variant() -> None:

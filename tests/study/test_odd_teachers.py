@@ -261,6 +261,16 @@ def test_further_teachers_read_the_same_tokens_and_whole_sequences(bench, tmp_pa
         fetch(32)
 
 
+def test_only_models_of_the_teachers_tokenizer_are_trained(bench, tmp_path):
+    study = bench.study(bench.teacher())
+    other, tokenizer = shutil.copytree(bench.folder / "teacher", tmp_path / "other"), byte_tokenizer()
+    tokenizer.add_tokens(["zebra"])
+    tokenizer.save_pretrained(other)
+    for train in (study.pretrain, study.distill):
+        with pytest.raises(ValueError, match=r"start=.*other has another tokenizer than .*, its teacher"):
+            train(Checkpoint.open(other), schedule=SCHEDULE)
+
+
 def test_a_tokenizer_with_more_ids_than_the_embedding_has_rows(bench):
     """Special tokens are added without a row; no packed text holds them, so nothing needs one."""
     folder, tokenizer = bench.teacher(), byte_tokenizer()

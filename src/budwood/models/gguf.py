@@ -58,9 +58,16 @@ def convert_gguf(file: Path, target: Path) -> Path:
 
 
 def gguf_tokenizer(file: Path) -> PreTrainedTokenizerFast:
-    """Return the tokenizer in a GGUF file."""
-    # Not AutoTokenizer, which reads the sizes as well and refuses some; the tokenizer that it finds is the same.
-    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(file.parent, gguf_file=file.name)
+    """Return the tokenizer in a GGUF file.
+
+    Raises:
+        ValueError: it cannot be read, such as one without merges.
+    """
+    try:
+        # Not AutoTokenizer, which reads the sizes as well and refuses some; the tokenizer that it finds is the same.
+        tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(file.parent, gguf_file=file.name)
+    except Exception as error:  # transformers raises whatever it met, such as the key that is missing
+        raise ValueError(f"{file}: its tokenizer cannot be read ({type(error).__name__}: {error})") from error
     return tokenizer
 
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from budwood.arch.config import HFConfig
+from budwood.models.rotary import changes_at, layer_rope
 from budwood.records.files import write_atomically
 from budwood.records.serving import CHECK, Prompt
 
@@ -27,8 +29,8 @@ def record_prompts(model: PreTrainedModel) -> tuple[Prompt, ...]:
         ValueError: the model answers otherwise where the prompts run as one padded batch.
     """
     model = model.float().eval()
-    vocab_size, positions = int(model.config.vocab_size), int(model.config.max_position_embeddings)
-    prompts = [_ids(length, row, vocab_size) for row, length in enumerate(prompt_lengths(positions))]
+    lengths = prompt_lengths(_num_positions(model.config.to_dict()))
+    prompts = [_ids(length, row, int(model.config.vocab_size)) for row, length in enumerate(lengths)]
     alone = [_logprobs(model, ids[None], torch.ones_like(ids)[None])[0] for ids in prompts]
     padded = torch.nn.utils.rnn.pad_sequence(prompts, batch_first=True)
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(ids) for ids in prompts], batch_first=True)
@@ -61,6 +63,28 @@ def write_check(folder: Path, prompts: Sequence[Prompt]) -> None:
     text = json.dumps([prompt.model_dump(mode="json") for prompt in prompts])
     write_atomically(folder / PROMPTS, text)
     write_atomically(folder / CHECK, files("budwood.models").joinpath(CHECK).read_text(encoding="utf-8"))
+
+
+def read_prompts(folder: Path) -> tuple[Prompt, ...]:
+    """Return the prompts that `write_check` wrote.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    file = folder / PROMPTS
+    try:
+        return tuple(map(Prompt.model_validate, json.loads(file.read_text(encoding="utf-8"))))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file} is damaged ({error}): remove its folder and run again to make it anew") from error
+
+
+def _num_positions(config: HFConfig) -> int:
+    """Return the positions up to which a text is answered alike whatever it is batched with.
+
+    Beyond the original number of positions a longrope gives all texts of a batch the frequencies of long ones.
+    """
+    changes = (changes_at(layer_rope(config, layer)) for layer in range(int(config["num_hidden_layers"])))
+    return min([int(config["max_position_embeddings"]), *filter(None, changes)])
 
 
 def _ids(length: int, row: int, vocab_size: int) -> Tensor:

@@ -18,6 +18,8 @@ SHARED = ""
 SELECTED = "selected"
 """The space of a bin that probes will choose, wherever a pipeline names a space."""
 
+_LONGEST = 64
+"""Characters. File systems take 255 in a name, MLflow 250 in a key, in which a bin and a space stand together."""
 _NAME = re.compile(r"[A-Za-z0-9]+(?:[-_][A-Za-z0-9]+)*")
 _RESERVED = {SELECTED, "ablations", "shared", *ARMS, REFERENCE}
 
@@ -43,8 +45,10 @@ def require_name(kind: str, name: str) -> str:
         name: the name.
 
     Raises:
-        ValueError: it holds anything but letters, digits, and single `-` or `_` between them, or is taken.
+        ValueError: it holds anything but letters, digits, and single `-` or `_` between them, is too long, or is taken.
     """
+    if len(name) > _LONGEST:
+        raise ValueError(f"{kind}: the name {name!r} has {len(name)} characters; allowed are {_LONGEST}")
     if not _NAME.fullmatch(name):
         raise ValueError(
             f"{kind}: the name {name!r} must be made of letters and digits, with single `-` or `_` between them"

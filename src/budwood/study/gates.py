@@ -1,6 +1,5 @@
 """Checks of seconds, before money is spent: the order of a teacher, the start of a student, and that it learns."""
 
-import json
 import logging
 import shutil
 import time
@@ -18,7 +17,7 @@ from budwood.arch.spec import Architecture
 from budwood.models.checkpoint import Checkpoint, load_model, read_architecture
 from budwood.models.device import Compute
 from budwood.models.losses import sequence_losses
-from budwood.models.prompts import PROMPTS
+from budwood.models.prompts import PROMPTS, read_prompts
 from budwood.records.gate import Gate
 from budwood.records.hashes import hash_file
 from budwood.records.serving import Prompt
@@ -172,8 +171,7 @@ class CheckStart(Stage[list[Gate]]):
         """Take the loss as training takes it, in float32."""
         del work
         started = time.perf_counter()
-        recorded = json.loads((self.start.folder / PROMPTS).read_text(encoding="utf-8"))
-        (_, *prompts) = [Prompt.model_validate(prompt) for prompt in recorded]
+        (_, *prompts) = read_prompts(self.start.folder)
         student = Student(self.compute.place(load_model(self.start.folder, torch.float32)), NextToken())
         differences = [_loss(student, prompt, self.compute) + fmean(prompt.logprobs) for prompt in prompts]
         lengths = [len(prompt.logprobs) for prompt in prompts]

@@ -214,7 +214,8 @@ class Study:
             learning_rate: peak; without one, 1e-4 for weights and 3e-3 for random ones, as suits the default schedule.
 
         Raises:
-            ValueError: there is too little text, or its sequences are too long for the model.
+            ValueError: there is too little text, its sequences are too long for the model, or the model has another
+                tokenizer than the teacher.
         """
         default = RANDOM_LEARNING_RATE if random else LEARNING_RATE
         arm = ArmSettings(learning_rate=default if learning_rate is None else learning_rate)
@@ -239,7 +240,8 @@ class Study:
             settings: the loss, and whether the teacher answers beside the student or is asked once beforehand.
 
         Raises:
-            ValueError: there is too little text, or its sequences are too long for one of the models.
+            ValueError: there is too little text, its sequences are too long for one of the models, or these have
+                different tokenizers.
         """
         settings = settings or DistillationSettings()
         arm = ArmSettings(learning_rate=learning_rate, distillation=settings)
@@ -287,8 +289,7 @@ class Study:
             ValueError: it has another.
         """
         model = self.teacher if model is None else as_checkpoint("model", model)
-        if fingerprint_tokenizer(model.load_tokenizer()) != self.tokens.tokenizer_fingerprint:
-            raise ValueError(f"model={model.folder} has another tokenizer than {self.teacher.folder}, its teacher")
+        self._require_tokenizer("model", model)
         return self.workspace.finish(EvaluateTeacher.of(replace(self.materials, teacher=model)))
 
     def plan(
@@ -388,5 +389,11 @@ class Study:
         checkpoint, certificate = self.workspace.finish(export)
         return Subnet(checkpoint=checkpoint, certificate=certificate, winner=chosen.winner)
 
+    def _require_tokenizer(self, argument: str, model: Checkpoint) -> None:
+        if fingerprint_tokenizer(model.load_tokenizer()) != self.tokens.tokenizer_fingerprint:
+            raise ValueError(f"{argument}={model.folder} has another tokenizer than {self.teacher.folder}, its teacher")
+
     def _training(self, arm: str, begin: Start, settings: ArmSettings, schedule: Schedule) -> TrainArm:
+        assert begin.checkpoint is not None
+        self._require_tokenizer("start", begin.checkpoint)
         return TrainArm.of(arm, begin, (self.teacher, self.tokens), self._conditions(schedule), settings)
