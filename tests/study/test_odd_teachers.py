@@ -236,6 +236,15 @@ def test_the_teacher_is_verified_before_any_text_is_read(bench, monkeypatch):
         open_study(bench.teacher(), {"none": bench.folder / "nowhere"}, folder=bench.folder, measurement=MEASUREMENT)
 
 
+def test_a_teacher_that_is_replaced_in_an_open_study_is_noticed(bench):
+    folder = bench.teacher()
+    study = bench.study(folder)
+    rewrite(folder, lambda _, tensor: 2 * tensor)
+    with pytest.raises(ValueError, match=r"teacher has changed since it was opened: .*; run again"):
+        study.ranked  # noqa: B018 - asking for it does the work
+    assert bench.study(folder).ranked.importance
+
+
 def test_nothing_is_written_beside_the_teacher(bench):
     folder = bench.teacher()
     before = sorted(folder.iterdir())

@@ -298,7 +298,7 @@ def _read_header(records: Iterator[list[str] | Unreadable], text_field: str) -> 
     Raises:
         DamagedError: it cannot be read, or two columns have the text's name.
     """
-    header = next(filter(None, records), [])
+    header: list[str] | Unreadable = next((record for record in records if record), [])
     if isinstance(header, Unreadable):
         raise DamagedError(f"its header: {header.reason}")
     if header.count(text_field) > 1:

@@ -100,6 +100,19 @@ class Checkpoint:
         """
         check_lengths(self.folder, self.config, longest_sequence)
 
+    def check_unchanged(self) -> None:
+        """Check that nobody has replaced a file; those that were not touched are not read again.
+
+        Raises:
+            ValueError: somebody has.
+        """
+        found = fingerprint(self.folder)
+        if found != self.fingerprint:
+            raise ValueError(
+                f"{self.folder} has changed since it was opened: its fingerprint was {self.fingerprint}, now it is "
+                f"{found}; run again to work with what it is now"
+            )
+
     def verify(self) -> None:
         """Read every file again, whatever its times say.
 

@@ -5,7 +5,7 @@ import json
 import logging
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Generic
 from pydantic import BaseModel
 from torch import Tensor
 
+from budwood.models.checkpoint import Checkpoint
 from budwood.records.files import write_atomically
 from budwood.records.locks import holding
 from budwood.records.strict import HOW, facts
@@ -82,6 +83,15 @@ def _of_fields(value: Any) -> dict[str, Any]:
     return {each.name: identity(getattr(value, each.name)) for each in fields(value) if HOW not in each.metadata}
 
 
+def _checkpoints_in(value: object) -> Iterator[Checkpoint]:
+    """All models that a stage works with."""
+    if isinstance(value, Checkpoint):
+        yield value
+    elif is_dataclass(value):
+        for each in fields(value):
+            yield from _checkpoints_in(getattr(value, each.name))
+
+
 def _of_tensor(value: Tensor) -> str:
     return hashlib.sha256(value.contiguous().cpu().numpy().tobytes()).hexdigest()[:16]
 
@@ -123,7 +133,7 @@ class Workspace:
 
         Raises:
             FolderInUseError: another process is doing the same work.
-            ValueError: what the folder holds is damaged.
+            ValueError: what the folder holds is damaged, or a model was replaced while the stage worked with it.
         """
         folder = self.claim(stage.name, stage.facts())
         with holding(folder, stage.name):
@@ -134,6 +144,8 @@ class Workspace:
                 stage.replay(result, work)
                 return result
             result = stage.run(work)
+            for checkpoint in _checkpoints_in(stage):
+                checkpoint.check_unchanged()
             save(result, folder)
             return result
 
