@@ -316,8 +316,11 @@ def test_a_weighted_source_without_a_window_is_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"limit": 7}, r"split 'train' has 6 windows of length=2 \(17 tokens, source=None\), asked for 7"),
-        ({"source": "c"}, r"split 'train' has 0 windows of length=2 \(2 tokens, source='c'\), asked for all"),
+        (
+            {"limit": 7},
+            r"split 'train' has 6 windows of length=2 \(17 tokens\), asked for 7; add text",
+        ),
+        ({"source": "c"}, r"split 'train' has 0 windows of length=2 \(2 tokens of c\), asked for all"),
         ({"source": "d"}, r"source='d' is not in split 'train', which has \['a', 'b', 'c'\]"),
         ({"limit": 0}, "at least 1, got length=2, limit=0"),
     ],
@@ -328,7 +331,7 @@ def test_windows_that_are_not_there_are_refused(options, message):
 
 
 def test_an_unknown_split_is_refused():
-    with pytest.raises(ValueError, match=r"split='choice' is not in the corpus, which has \['train'\]"):
+    with pytest.raises(ValueError, match=r"no document is in split='choice', only in \['train'\]; add"):
         in_memory(a=10).num_tokens("choice")
 
 

@@ -45,3 +45,10 @@ def test_another_text_under_an_old_name_has_no_licence_of_the_old_one(tmp_path):
     assert sources["addresses"].keys() == {"path", "splits"}
     assert sources["wikipedia"]["license"] == "CC BY-SA 4.0"
     assert sources["french"] is None
+
+
+def test_an_environment_that_is_not_there_is_answered_with_those_that_are(tmp_path):
+    for name in ("base", "mine"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match=r"env='mien': there is no folder .*/mien; there are base, mine"):
+        EnvironmentLoader(str(tmp_path), env="mien", **CONFIG_LOADER_ARGS)

@@ -209,9 +209,10 @@ class PackedCorpus:
         mixed = split == "train" and source is None and self.weights
         taken = _mixture(present, weights, [part.source for part in segments]) if mixed else present
         if taken.sum() < (limit or 1):
+            of, wanted = "" if source is None else f" of {source}", limit or "all of them"
             raise ValueError(
-                f"split {split!r} has {taken.sum()} windows of length={length} "
-                f"({self.num_tokens(split, source)} tokens, source={source!r}), asked for {limit or 'all of them'}"
+                f"split {split!r} has {taken.sum()} windows of length={length} ({self.num_tokens(split, source):,} "
+                f"tokens{of}), asked for {wanted}; add text, raise the share of the split, or ask for fewer"
             )
         turns = np.concatenate([np.arange(count) for count in taken])
         order = np.argsort((turns + 1) / np.repeat(weights, taken), kind="stable")[:limit]
@@ -224,7 +225,9 @@ class PackedCorpus:
         inside = [part for part in self.segments if part.split == split]
         if not inside:
             present = list(dict.fromkeys(part.split for part in self.segments))
-            raise ValueError(f"split={split!r} is not in the corpus, which has {present}")
+            raise ValueError(
+                f"no document is in split={split!r}, only in {present}; add documents, or raise the share of the split"
+            )
         names = [source] if isinstance(source, str) else source
         chosen = [part for part in inside if names is None or part.source in names]
         if not chosen:

@@ -1,5 +1,6 @@
 """Configuration of environments that build on others."""
 
+from pathlib import Path
 from typing import Any
 
 from kedro.config import OmegaConfigLoader
@@ -17,6 +18,18 @@ class EnvironmentLoader(OmegaConfigLoader):
 
     Its `globals.yml` names the other: `extends: pythia_6_9b`.
     """
+
+    def __init__(self, conf_source: str, env: str | None = None, **options: Any) -> None:
+        """Take Kedro's arguments.
+
+        Raises:
+            ValueError: the folder has no such environment.
+        """
+        super().__init__(conf_source, env, **options)
+        root = Path(conf_source)
+        if env is not None and root.is_dir() and not (root / env).is_dir():
+            known = ", ".join(sorted(path.name for path in root.iterdir() if path.is_dir()))
+            raise ValueError(f"env={env!r}: there is no folder {root / env}; there are {known}")
 
     def __getitem__(self, key: str) -> dict[str, Any]:
         """Return the configuration of a kind, over that of the base and of the environments that this one extends.
