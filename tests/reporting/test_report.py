@@ -60,6 +60,10 @@ def test_the_opening_quotes_the_tables(make_study: Callable) -> None:
     assert spent.startswith("Total: 65.6 TFLOP, ")
     assert "compensation took 44%, training with its teacher 50%" in spent
     assert "| all | 65.6 TFLOP | 100.0 % |" in spent
+    untimed = [cost.model_copy(update={"seconds": 0.0}) for cost in study.findings.ledger]
+    spent = section(dataclasses.replace(study.findings, ledger=untimed), "What it cost")
+    assert " 0 s " not in spent
+    assert "A stage without a time was not timed by itself." in spent
 
 
 def test_every_bin_says_what_to_take_and_how_to_load_it(make_study: Callable) -> None:

@@ -251,10 +251,11 @@ def cost(findings: Findings) -> str:
         "FLOPs": rows["flops"].map(formats.flops).tolist(),
         "share": [f"{100 * share:.1f} %" for share in rows["flops"] / total],
         "tokens": rows["tokens"].map(formats.count).tolist(),
-        "time": rows["seconds"].map(formats.duration).tolist(),
+        "time": [formats.duration(seconds) if seconds else "" for seconds in rows["seconds"]],
     }
     sentence = (
         f"Total: {formats.flops(total)}, over all variants and arms. Calibration, elimination, search and compensation "
-        f"took {searching:.0%}, training with its teacher {training:.0%}, measuring the rest."
+        f"took {searching:.0%}, training with its teacher {training:.0%}, measuring the rest. "
+        "A stage without a time was not timed by itself."
     )
     return f"{sentence}\n\n{markdown_table(columns, 1)}"
