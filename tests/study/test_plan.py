@@ -389,7 +389,7 @@ def test_the_page_tells_totals_and_warnings() -> None:
     planned = plan(study(), H100, 0.4)
     page = markdown_plan(planned, ("h100", 8), "at 40% of its peak", ["Too much."])
     assert "# What this study will cost" in page
-    assert "1 searches and 3 training runs" in page
+    assert "1 search and 3 training runs" in page
     assert "on h100 at 40% of its peak" in page
     assert "- Too much." in page
     assert "| small · coarse |" in page

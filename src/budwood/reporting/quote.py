@@ -8,7 +8,7 @@ from budwood.records.cost import STAGES
 from budwood.records.names import Variant
 from budwood.reporting import formats
 from budwood.reporting.ledger import PROBE
-from budwood.reporting.markup import markdown_table
+from budwood.reporting.markup import markdown_table, plural
 from budwood.reporting.memory import Memory
 
 _MEMORY_PARTS = tuple(Memory.__slots__)
@@ -66,12 +66,13 @@ def _headline(planned: pd.DataFrame, devices: tuple[str, int], speed: str) -> st
     name, number = devices
     variants = planned.loc[planned["stage"] == "search", ["bin", "space"]]
     runs, probes = (int((planned["stage"] == stage).sum()) for stage in ("training", PROBE))
-    probed = f", {probes} probes" if probes else ""
+    searches = f"{len(variants)} {'search' if len(variants) == 1 else 'searches'}"
+    probed = f", {plural(probes, 'probe')}" if probes else ""
     hours = planned["device_hours"].sum()
     spent = f"**{formats.flops(planned['flops'].sum())}**, **{formats.significant(hours)} device-hours**"
     how = f"on {name} {speed}, {_time(hours, number)} with {number} at a time"
     disk = formats.size(disk_bytes(planned))
-    return f"{len(variants)} searches{probed} and {runs} training runs: {spent} {how}, and up to **{disk}** on disk."
+    return f"{searches}{probed} and {plural(runs, 'training run')}: {spent} {how}, and up to **{disk}** on disk."
 
 
 def _time(device_hours: float, num_devices: int) -> str:
@@ -91,8 +92,8 @@ def _stages(planned: pd.DataFrame) -> str:
         "stays on disk": totals["disk_bytes"].map(formats.size).tolist(),
     }
     note = (
-        "Evaluation holds losses, held-out questions and timing. What other tasks of lm_eval ask is not in it: their "
-        "texts are not read."
+        "Evaluation includes losses, held-out questions and timing, but no other tasks of lm_eval: the plan does not "
+        "read their texts."
     )
     return f"{note}\n\n{markdown_table(columns, 1)}"
 
@@ -109,8 +110,8 @@ def _ablations(ablations: pd.DataFrame) -> str:
         "device-hours": ablations["device_hours"].map(formats.significant).tolist(),
     }
     note = (
-        "Beside what is above, each by itself; a search that several of them or the study need is run once. Text and "
-        "calibration come on top."
+        "These are not in the numbers above. Each is counted by itself; a search that several need is run once. Text "
+        "and calibration are extra."
     )
     return f"{note}\n\n{markdown_table(columns, 2)}"
 
@@ -121,7 +122,7 @@ def _variants(planned: pd.DataFrame, num_devices: int) -> str:
     ]
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     note = (
-        f"Means over {NUM_MEMBERS} members of each bin: nobody knows yet which a search will find. A search counts "
+        f"Means over {NUM_MEMBERS} members of each bin, because the winner is not known yet. A search counts "
         "every candidate as if it read all text; races drop many earlier. The paper charges a search as its bin's "
         "centre at 2,048 tokens of context; the last column is the training of that centre from random weights."
     )
@@ -159,10 +160,10 @@ def _memory(planned: pd.DataFrame) -> str:
         "all": largest["memory_bytes"].map(formats.size).tolist(),
     }
     note = (
-        "Trained are float32 weights (4 bytes a parameter, and 2 for bfloat16 copies), their gradients (4) and AdamW's "
-        "moments (8); activations are what autograd keeps of a micro-batch, with nothing recomputed; `head` is the "
-        "gradient of the output weights and a chunk of logits. A teacher is ranked and cut layer by layer: one layer's "
-        "weights and second moments are there at a time. Devices share nothing of this. A model may take "
+        "Training keeps float32 weights (4 bytes a parameter, 2 more for bfloat16 copies), gradients (4) and AdamW's "
+        "moments (8). Activations are what autograd keeps of a micro-batch, with nothing recomputed. `head` is the "
+        "gradient of the output weights and a chunk of logits. A teacher is ranked and cut layer by layer: the weights "
+        "and second moments of one layer are in memory at a time. The estimate assumes no sharding. A model may take "
         f"{ROOM:.0%} of a device."
     )
     return f"{note}\n\n{markdown_table(columns, 1)}"
