@@ -24,6 +24,7 @@ from kedro.pipeline.node import Node
 from mlflow.entities import Run, ViewType
 from mlflow.utils.git_utils import get_git_commit
 from pydantic import BaseModel
+from transformers.utils.logging import disable_progress_bar
 
 from budwood.pipelines.secrets import clean_command, without_secrets
 from budwood.pipelines.store import TrackingSettings, open_experiment, register_model
@@ -76,7 +77,8 @@ class CountHook:
 
     @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline) -> None:
-        """Begin to count."""
+        """Begin to count, and show no bars of transformers, which loads hundreds of models in a second each."""
+        disable_progress_bar()
         self._number, self._total = 0, len(pipeline.nodes)
 
     @hook_impl

@@ -84,6 +84,13 @@ def test_an_arm_keeps_its_colour(study) -> None:
         assert colors == {style.ARM_COLORS[arm]}
 
 
+def test_a_single_source_is_drawn_once(study) -> None:
+    """It is all sources, too."""
+    names = [name for name in study.results if str(name).startswith("perplexity_")]
+    figure = result_figures.perplexity_by_arm(study.results.drop(columns=names[1:]))
+    assert [title.text for title in figure.layout.annotations] == [names[0].removeprefix("perplexity_")]
+
+
 def curve(figure: go.Figure, arm: str) -> go.Scatter:
     """Return the first curve of an arm."""
     return next(trace for trace in figure.data if trace.name == arm)

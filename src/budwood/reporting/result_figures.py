@@ -125,6 +125,7 @@ def perplexity_by_arm(results: pd.DataFrame) -> go.Figure:
     if trained.empty:
         return nothing("Validation perplexity", NO_TRAINING)
     suffixes = [name.removeprefix("perplexity") for name in map(str, results) if name.startswith("perplexity")]
+    suffixes = suffixes[-1:] if len(suffixes) == 2 else suffixes  # noqa: PLR2004 - the only source is all of them
     names = [suffix.removeprefix("_") or "all sources" for suffix in suffixes]
     figure, places = panels("Validation perplexity", names, "variant", "perplexity (log)", 1, shared_xaxes=True)
     for place, suffix in zip(places, suffixes, strict=True):
