@@ -1,11 +1,11 @@
 """What a study needs of its teacher follows from its spaces and searches."""
 
 import pytest
-from kedro.framework.project import settings
 from projects import raw_parameters
 
 from budwood.parameters import ProjectParameters, read_parameters
 from budwood.pipelines.loader import EnvironmentLoader
+from budwood.settings import CONFIG_LOADER_ARGS
 from budwood.study.settings import BinSchedule
 
 NATIVE = {"layerwise": False, "ordering": "native"}
@@ -109,7 +109,7 @@ def test_an_environment_extends_another(tmp_path):
         (tmp_path / name / "parameters.yml").write_text(parameters)
 
     def read(name: str, **given: object) -> dict:
-        arguments = {"env": name, "runtime_params": given, **settings.CONFIG_LOADER_ARGS}
+        arguments = {"env": name, "runtime_params": given, **CONFIG_LOADER_ARGS}
         return EnvironmentLoader(str(tmp_path), **arguments)["parameters"]
 
     assert read("first") == {"a": {"x": 1, "y": 2, "z": 2}, "b": {"c": 1}}
