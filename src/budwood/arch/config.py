@@ -1,6 +1,7 @@
 """What a `config.json` says about an architecture, and which of its fields state the sizes of a layer."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from budwood.arch.family import FAMILIES, MODEL_TYPES, Family
@@ -90,10 +91,5 @@ def stock_family(family: Family, *, hidden_size: int, layer: LayerSpec) -> Famil
 
 def layer_config(family: Family, layer: LayerSpec) -> dict[str, int]:
     """Return the Hugging Face config fields that state one layer's sizes."""
-    sizes = {
-        "num_attention_heads": layer.num_attention_heads,
-        "num_key_value_heads": layer.num_key_value_heads,
-        "head_dim": layer.head_dim,
-        "intermediate_size": layer.intermediate_size,
-    }
+    sizes = asdict(layer)
     return {name: size for name, size in sizes.items() if family.grouped or name != "num_key_value_heads"}

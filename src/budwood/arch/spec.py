@@ -111,10 +111,7 @@ class Architecture:
 
     def describe(self) -> str:
         """Return the sizes in one line, ranges where layers differ."""
-        spans = {
-            name: sorted({getattr(layer, name) for layer in self.layers})
-            for name in ("num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size")
-        }
+        spans = {name: sorted({getattr(layer, name) for layer in self.layers}) for name in LayerSpec.__slots__}
         text = {k: str(v[0]) if len(v) == 1 else f"{v[0]}-{v[-1]}" for k, v in spans.items()}
         heads = f"{text['num_attention_heads']} {'head' if text['num_attention_heads'] == '1' else 'heads'}"
         groups = f"{text['num_key_value_heads']} {'group' if text['num_key_value_heads'] == '1' else 'groups'}"
