@@ -100,19 +100,15 @@ def describe_teacher(settings: TeacherSettings, root: Path = Path(), longest_seq
         ValueError: the source does not exist, is of an unsupported kind, wants to run code that was not allowed, or
             does not see all of the longest sequence.
     """
-    whole = _describe_whole(settings, root, longest_sequence)
+    if settings.architecture is not None:
+        whole = settings.architecture.architecture()
+    else:
+        whole = architecture_from_config(_describe(settings, root, longest_sequence))
     if settings.vocabulary is None:
         return whole
     if settings.vocabulary >= whole.vocab_size:
         raise ValueError(f"teacher.vocabulary={settings.vocabulary} must be less than {whole.vocab_size}, the whole")
     return replace(whole, vocab_size=settings.vocabulary)
-
-
-def _describe_whole(settings: TeacherSettings, root: Path, longest_sequence: int) -> Architecture:
-    """Return the architecture of a teacher with all of its vocabulary."""
-    if settings.architecture is not None:
-        return settings.architecture.architecture()
-    return architecture_from_config(_describe(settings, root, longest_sequence))
 
 
 def count_positions(settings: TeacherSettings, root: Path = Path()) -> int | None:

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from statistics import fmean
 from typing import ClassVar, NamedTuple
@@ -146,16 +146,9 @@ def read_certificate(folder: Path) -> Certificate:
 
 def text_sources(corpus: CorpusSettings) -> list[CardSource]:
     """Return licences, attributions and languages of all texts that a model may come from, for a card."""
+    told = {each.name for each in fields(CardSource)}
     return [
-        CardSource(
-            name=name,
-            license=source.license,
-            attribution=source.attribution,
-            dataset=source.dataset,
-            language=source.language,
-        )
-        for name, source in corpus.sources.items()
-        if not source.is_foreign
+        CardSource(**source.model_dump(include=told)) for source in corpus.sources.values() if not source.is_foreign
     ]
 
 
