@@ -175,6 +175,14 @@ def alone(sentencepiece, tmp_path):
     return write
 
 
+@pytest.mark.parametrize("content", ["version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "\0" * 40])
+def test_a_damaged_sentencepiece_model_is_named(alone, content):
+    folder = alone()
+    (folder / "tokenizer.model").write_text(content)
+    with pytest.raises(ValueError, match=r"tokenizer.model is no sentencepiece model: if it should be one, fetch it"):
+        check_tokenizer(folder)
+
+
 def test_a_sentencepiece_model_alone_makes_the_tokens_of_sentencepiece(alone, sentencepiece):
     folder = alone()
     check_tokenizer(folder)

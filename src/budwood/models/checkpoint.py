@@ -8,6 +8,7 @@ from typing import Any, Self, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from sentencepiece import SentencePieceProcessor
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -334,8 +335,24 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         # An explicit no to code: unasked, transformers puts the question to the terminal for folders that bring code.
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises nothing narrower
-        raise ValueError(f"{folder}: its tokenizer cannot be read ({type(error).__name__}: {error})") from error
+        why = f"({type(error).__name__}: {error}){_damage_of_sentencepiece(folder)}"
+        raise ValueError(f"{folder}: its tokenizer cannot be read {why}") from error
     return tokenizer
+
+
+def _damage_of_sentencepiece(folder: Path) -> str:
+    """What to add where transformers takes a damaged sentencepiece model for one of another library."""
+    model = folder / "tokenizer.model"
+    if not model.is_file() or (folder / "tokenizer.json").is_file():
+        return ""
+    try:
+        SentencePieceProcessor(model_file=str(model))
+    except RuntimeError:
+        return (
+            f"; {model.name} is no sentencepiece model: if it should be one, fetch it again "
+            "(a file of a few lines is a pointer of Git LFS: `git lfs pull`)"
+        )
+    return ""
 
 
 def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, target: Path) -> Path:
