@@ -1,16 +1,15 @@
 """What part of a vocabulary is worth: cuts of equal size from teachers that keep fewer and fewer of their tokens.
 
-The whole teacher is cut to a hand-picked shape of `cuts.py`: half of SmolLM2-135M, or Gemma 3 270M with half of its
-parameters outside the embedding. A teacher that keeps only the tokens that Wikipedia's training text uses most is cut
-to as many parameters: what its embedding saves goes into more layers, then into more neurons. Layers are ranked once,
-with the whole vocabulary; all else is ranked on the tokens that are kept. Cuts are corrected as exports are, then
-trained on equally many tokens, by cross-entropy and with the same peak rate (one seed).
+SmolLM2-135M is cut to the hand-picked half of `cuts.py`. A teacher that keeps only the tokens that Wikipedia's training
+text uses most is cut to as many parameters: what its embedding saves goes into more layers, then into more neurons.
+Layers are ranked once, with the whole vocabulary; all else is ranked on the tokens that are kept. Cuts are corrected as
+exports are, then trained on equally many tokens, by cross-entropy and with the same peak rate (one seed).
 
 Losses per token do not compare between vocabularies, so all models read the same passages of packed text, of 192 tokens
 each in the whole vocabulary. ± is one standard error over passages, of differences in pairs.
 
-Usage: python benchmarks/vocabulary.py [--teacher smollm2_135m] [--sizes 32768 16384 8192] [--tokens 16384]; cuts and
-trainings that are finished are kept in the cache folder. A quarter of an hour on one core. Gemma is not trained.
+Usage: python benchmarks/vocabulary.py [--sizes 32768 16384 8192] [--tokens 16384]; cuts and trainings that are finished
+are kept in the cache folder. A quarter of an hour on one core.
 
 Last line: a JSON object with `teacher`, `tokens` (of each training), and a list for each figure, the whole vocabulary
 first: `sizes`, `tokens_per_byte` of the passages, `teacher_parameters`, `cut_parameters`, `num_layers` and
@@ -28,8 +27,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from cuts import CASES, Case, sized
-from quickstart import CACHE_DIR, LENGTH, TEACHERS, TeacherName, open_quickstart, windows
+from cuts import CASES, sized
+from quickstart import CACHE_DIR, LENGTH, TeacherName, open_quickstart, windows
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -40,10 +39,7 @@ from budwood.evaluation.bytes import ByteCounter
 from budwood.evaluation.statistics import ratio_and_error
 from budwood.models.losses import final_states, logits_of
 
-SIZES = {"smollm2_135m": (32_768, 16_384, 8192), "gemma3_270m": (183_776, 65_536, 32_768)}
-"""Of Gemma, the first leaves the whole rest of the teacher as many parameters as the cut with all tokens has."""
-TRAINED = {"smollm2_135m": 16_384, "gemma3_270m": 0}
-"""Tokens."""
+TEACHER: TeacherName = "smollm2_135m"
 SPACE = SpaceSettings(layerwise=False, layer_score="change", compensation=Compensation())
 BATCH, NUM_PASSAGES, NUM_TOKENS = 4, 32, 192
 """Passages of so many tokens have at most LENGTH, to which models are trained, in a smaller vocabulary."""
@@ -90,24 +86,19 @@ class Passages:
 class Vocabularies:
     """Studies of one teacher with different vocabularies."""
 
-    teacher: TeacherName
     cache_dir: Path
     tokens: int
     """To train on; none where 0."""
 
-    @property
-    def case(self) -> Case:
-        """What is cut out of the whole teacher."""
-        return CASES[self.teacher]
-
     def open(self, size: int | None) -> Study:
         """Return the teacher with so many ids, and its text; with all of them without a size."""
-        return open_quickstart(self.cache_dir, self.teacher, size)
+        return open_quickstart(self.cache_dir, TEACHER, size)
 
     def select(self, study: Study, whole: Study) -> Selection:
         """Return a cut with no more parameters than the hand-picked one of the whole teacher."""
-        hidden, groups, head_dim, least, _ = self.case.handpicked
-        most = num_parameters(sized(whole.teacher.architecture, self.case.handpicked))
+        handpicked = CASES[TEACHER].handpicked
+        hidden, groups, head_dim, least, _ = handpicked
+        most = num_parameters(sized(whole.teacher.architecture, handpicked))
         own = study.teacher.architecture
 
         def fits(depth: int, neurons: int) -> bool:
@@ -183,18 +174,15 @@ def compare(bits: Bits, base: Bits, sizes: Sequence[int]) -> dict[str, list[floa
 def main() -> None:
     """Measure, and print the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", choices=TEACHERS, default="smollm2_135m")
-    parser.add_argument("--sizes", type=int, nargs="+")
-    parser.add_argument("--tokens", type=int, help="of the training of each cut; 0: none")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[32_768, 16_384, 8192])
+    parser.add_argument("--tokens", type=int, default=16_384, help="of the training of each cut; 0: none")
     parser.add_argument("--cache-dir", type=Path, default=CACHE_DIR)
     arguments = parser.parse_args()
-    teacher: TeacherName = arguments.teacher
-    tokens = TRAINED[teacher] if arguments.tokens is None else arguments.tokens
-    vocabularies = Vocabularies(teacher, arguments.cache_dir, tokens)
+    vocabularies = Vocabularies(arguments.cache_dir, arguments.tokens)
     whole = vocabularies.open(None)
     passages, base = Passages.of(whole), {}
     figures: dict[str, list[Any]] = {}
-    for size in (None, *(arguments.sizes or SIZES[teacher])):
+    for size in (None, *arguments.sizes):
         study = whole if size is None else vocabularies.open(size)
         facts, found = vocabularies.measure(study, whole, passages)
         base = base or found
@@ -204,7 +192,7 @@ def main() -> None:
         sys.stderr.write(json.dumps(facts) + "\n")
         for name, value in facts.items():
             figures.setdefault(name, []).append(value)
-    sys.stdout.write(json.dumps({"teacher": teacher, "tokens": tokens} | figures) + "\n")
+    sys.stdout.write(json.dumps({"teacher": TEACHER, "tokens": arguments.tokens} | figures) + "\n")
 
 
 if __name__ == "__main__":

@@ -30,8 +30,14 @@ const context = await model.createContext({contextSize, flashAttention: false, .
 const sequence = context.getSequence(), found = [];
 for (const ids of prompts) {
     await sequence.clearHistory();
-    const steps = await sequence.controlledEvaluate(ids.map((id) => [id, {generateNext: {probabilities: true}}]));
-    found.push(ids.slice(1).map((id, i) => Math.log(steps[i].next.probabilities.get(id))));
+    const said = [];
+    // Every step has the probabilities of the whole vocabulary: those of a long prompt would not fit the memory.
+    for (let at = 0; at < ids.length; at += 64) {
+        const piece = ids.slice(at, at + 64).map((id) => [id, {generateNext: {probabilities: true}}]);
+        const steps = await sequence.controlledEvaluate(piece);
+        said.push(...steps.map((step, i) => Math.log(step.next.probabilities.get(ids[at + i + 1]))));
+    }
+    found.push(said.slice(0, -1));
 }
 console.log(JSON.stringify([found, model.fileInfo.metadata.general.file_type !== 0]));
 process.exit(0);
