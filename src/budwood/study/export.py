@@ -146,9 +146,9 @@ def read_certificate(folder: Path) -> Certificate:
 
 def text_sources(corpus: CorpusSettings) -> list[CardSource]:
     """Return licences, attributions and languages of all texts that a model may come from, for a card."""
-    told = {each.name for each in fields(CardSource)}
+    shown = {each.name for each in fields(CardSource)}
     return [
-        CardSource(**source.model_dump(include=told)) for source in corpus.sources.values() if not source.is_foreign
+        CardSource(**source.model_dump(include=shown)) for source in corpus.sources.values() if not source.is_foreign
     ]
 
 
