@@ -16,6 +16,7 @@ weights, and closes its output with one line of JSON, which has a `reason` where
 """
 
 import argparse
+import gc
 import json
 import math
 import sys
@@ -37,7 +38,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-BATCH = 4
+BATCH = 2
 """Sequences of one pass."""
 NUM_BISECTIONS = 7
 """Of torch-pruning's ratio."""
@@ -137,6 +138,7 @@ def torch_pruning(task: Task) -> Iterator[Cut]:
         ratio = (low + high) / 2
         pruned = prune_widths(deepcopy(teacher), norms, ratio)
         low, high = (ratio, high) if count(pruned) > task.center else (low, ratio)
+        gc.collect()  # the tool's graphs are cycles, each of which keeps a copy of the teacher
     yield Cut(pruned, f"ratio {ratio:.3f} of all widths, by norms")
     for batch in task.calibration.split(BATCH):
         mean_loss(teacher, batch).backward()

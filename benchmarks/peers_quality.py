@@ -6,7 +6,7 @@ they are distilled from 64 draws of the teacher per token, which is asked once f
 text in the same order, and have the peak rate that a sweep over 8,192 tokens finds best for them on text of its own.
 Losses are nats per token of 32 validation sequences that nothing was chosen on; differences are paired by sequence.
 
-* `budwood`: a search with the library's defaults, whose finalists are refitted;
+* `budwood`: a search with the library's defaults; `budwood-corrected`: the same, but its finalists are not refitted;
 * `paper`: Algorithm 1 on the teacher's own order with rebuilt rotary embeddings, for about the FLOPs of ours;
 * `torch-pruning`, `optipfair`, `mergekit`: see `peers_cut.py`;
 * `whittle`: its random search with the evaluation tokens of ours, and its own export; see `whittle_search.py`.
@@ -14,7 +14,7 @@ Losses are nats per token of 32 validation sequences that nothing was chosen on;
 Usage: python benchmarks/peers_quality.py [--sizes quarter half] [--tools ...] [--tokens 0 50176 200704]. Cuts, rates
 and rows that are finished are files in the cache folder and are not made again; a killed training continues from its
 checkpoint. All rows of a number of tokens come before those of the next. Tools install about 1.2 GB each. `--small`
-runs our two arms on a tiny random teacher, which shows that all of this works.
+runs our own arms on a tiny random teacher, which shows that all of this works.
 
 Rows of a Markdown table are printed as they are finished. Last line: a JSON object with the losses of every tool by
 number of tokens under `half` and `quarter` (null where a row is missing), and `less_budwood` (difference and standard
@@ -44,12 +44,13 @@ from budwood.arch.spec import LayerSpec
 from budwood.models.checkpoint import model_config
 from budwood.models.losses import sequence_losses
 from budwood.records.files import write_atomically
-from budwood.study.defaults import SEARCH
+from budwood.study.defaults import SEARCH, SPACE
 
-OWN = ("budwood", "paper")
+OWN = ("budwood", "budwood-corrected", "paper")
 TOOLS = (*OWN, *CUT_INSTALLS, "whittle")
 SPACES = {
-    "budwood": SpaceSettings(layerwise=False, alignment=16, compensation=Compensation(refit=True)),
+    "budwood": SPACE,
+    "budwood-corrected": SPACE.model_copy(update={"compensation": Compensation(refit=False)}),
     "paper": SpaceSettings(layerwise=False, **PAPER_ORDER.model_dump()),
 }
 DISTILLATION = DistillationSettings(loss="sampled", teacher="cached")
@@ -98,7 +99,7 @@ FULL = Scale(
         "quarter": BinSettings(low=31_947_314, high=35_310_190),
         "half": BinSettings(low=HALF.low, high=HALF.high),
     },
-    searches={"budwood": SEARCH, "paper": PAPER},
+    searches={"budwood": SEARCH, "budwood-corrected": SEARCH, "paper": PAPER},
     measurement=MEASUREMENT.model_copy(update={"calibration": 40}),
     tokens=(0, 50_176, 200_704),
     sweep_tokens=8_192,
@@ -170,7 +171,7 @@ class Bench:
         found = self.study.search(bins, space=SPACES[tool], settings=search)[size]
         history = found.history
         assert history is not None, "a search has candidates"
-        ordering = self.study.ranked.costs if tool == "budwood" else []
+        ordering = [] if tool == "paper" else self.study.ranked.costs
         looked = len(found.winner.finalists) * self.scale.measurement.choice * self.scale.measurement.length
         trials = sum(cost.tokens for cost in ordering if cost.stage == "elimination")
         shutil.copytree(found.checkpoint.folder, folder / "model", dirs_exist_ok=True)

@@ -167,7 +167,7 @@ def test_peers_are_compared_with_our_arms_in_small(monkeypatch, capsys, tmp_path
     table = capsys.readouterr().out
     found = last_line(table)
     for size in ("half", "quarter"):
-        assert {tool: len(nats) for tool, nats in found[size].items()} == {"budwood": 2, "paper": 2}
+        assert {tool: len(nats) for tool, nats in found[size].items()} == dict.fromkeys(peers_quality.OWN, 2)
         assert min(nats for of in found[size].values() for nats in of) > 0
         (difference, error), _ = found["less_budwood"][size]["paper"]
         assert difference == pytest.approx(found[size]["paper"][0] - found[size]["budwood"][0], abs=2e-3)
