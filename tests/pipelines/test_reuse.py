@@ -30,7 +30,7 @@ def test_edited_code_is_run_and_does_not_answer_from_old_results(copied):
     done = kedro(copied, "run", "--env=smoke", "--pipelines=pretraining", VARIANT)
     output = done.stdout + done.stderr
     assert done.returncode != 0, output[-3000:]
-    assert "RuntimeError: edited" in output
+    assert "Error: edited" in output
     assert "Reusing" not in output
 
 

@@ -205,7 +205,7 @@ def test_compiled_layers_learn_the_same(make_job, monkeypatch):
 def test_no_room_for_checkpoints_is_found_before_anything_is_loaded(make_job, monkeypatch):
     monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     monkeypatch.setattr(run, "load_model", lambda *_: pytest.fail("loaded"))
-    with pytest.raises(OSError, match=r"3 checkpoints of \d,\d+ parameters .* 0\.00 GB are free; make room or lower"):
+    with pytest.raises(OSError, match=r"3 checkpoints of \d,\d+ parameters .* 0\.00 GB are free; make room, lower"):
         train(make_job())
 
 
