@@ -5,7 +5,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from strategies import SMOLLM2_135M, decoder, generators, layer
 
 from budwood.arch.balanced import balanced_members
@@ -54,7 +54,7 @@ def test_every_draw_is_served(rng: np.random.Generator, *, layerwise: bool) -> N
 
 
 @pytest.mark.parametrize(
-    ("family", "head_dim", "settings", "message"),
+    ("family", "head_dim", "asked", "message"),
     [
         ("llama", 24, {"servable": ("vllm",)}, "vllm serve no heads that can be cut from those of dimension 24"),
         ("qwen3", 40, {"servable": ("vllm", "llama.cpp")}, "vllm and llama.cpp serve no heads"),
@@ -63,10 +63,10 @@ def test_every_draw_is_served(rng: np.random.Generator, *, layerwise: bool) -> N
         ("qwen3", 64, {"servable": ("llama.cpp",), "layerwise": True}, "no form for qwen3 whose layers differ"),
     ],
 )
-def test_spaces_without_a_servable_member_are_refused(family, head_dim, settings, message):
+def test_spaces_without_a_servable_member_are_refused(family, head_dim, asked, message):
     teacher = decoder(family, 31, 2 * head_dim, *[layer(2, 2, head_dim, 40)] * 2)
     with pytest.raises(ValueError, match=message):
-        SearchSpace(teacher=teacher, **{"layerwise": False} | settings)
+        SearchSpace(teacher=teacher, **{"layerwise": False} | asked)
 
 
 def test_a_bin_without_a_servable_member_is_refused_in_one_sentence():
@@ -87,6 +87,7 @@ def test_heads_fill_the_hidden_size_where_an_engine_takes_that_for_granted(famil
         assert sizes.hidden_size == sizes.layers[0].num_attention_heads * sizes.layers[0].head_dim
 
 
+@settings(max_examples=8)
 @given(rng=generators)
 @pytest.mark.parametrize("sampling", ["constructive", "rejection"])
 @pytest.mark.parametrize("layerwise", [False, True])
