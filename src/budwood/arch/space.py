@@ -212,7 +212,7 @@ class SearchSpace:
         return replace(self.teacher, hidden_size=self.hidden_sizes[-1], layers=layers)
 
     def _of_one_layer(self) -> Iterator[Architecture]:
-        """Yield members of one layer, with the fewest parameters and with the smallest cache among them."""
+        """Yield members of one layer, among them those with the fewest parameters and the smallest caches."""
         if self.ties_hidden_to_heads:
             yield from self._around_attentions(depth=1)
         else:

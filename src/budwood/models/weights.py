@@ -87,7 +87,7 @@ def tensor_shapes(folder: Path, config: HFConfig) -> dict[str, tuple[int, ...]]:
 
 
 def check_shapes(folder: Path, config: HFConfig, model: PreTrainedModel) -> None:
-    """Check by the files' headers that a folder holds every tensor of the model of its config, in its shape.
+    """Check by the files' headers that a folder has every tensor of the model of its config, in its shape.
 
     Raises:
         ValueError: it does not; or see `tensor_files`.

@@ -19,7 +19,7 @@ SELECTED = "selected"
 """The space of a bin that probes will choose, wherever a pipeline names a space."""
 
 _LONGEST = 64
-"""Characters. File systems take 255 in a name, MLflow 250 in a key, in which a bin and a space stand together."""
+"""Characters. File systems take 255 in a name, MLflow 250 in a key, which has the names of a bin and a space."""
 _NAME = re.compile(r"[A-Za-z0-9]+(?:[-_][A-Za-z0-9]+)*")
 _RESERVED = {SELECTED, "ablations", "shared", *ARMS, REFERENCE}
 

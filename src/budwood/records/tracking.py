@@ -3,4 +3,4 @@
 from collections.abc import Callable, Mapping
 
 Track = Callable[[Mapping[str, float], int], None]
-"""Takes metrics and the step they belong to."""
+"""Takes metrics and the step they belong to; a function of a module, so that other processes can import it."""

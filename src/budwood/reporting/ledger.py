@@ -117,7 +117,7 @@ def held_out(curve: pd.DataFrame) -> pd.DataFrame:
     points: pd.DataFrame = curve[np.isfinite(curve["heldout_loss"])].sort_values("step", kind="stable")
     if points.empty or points["step"].iloc[0] != 0:
         name = "/".join(str(curve[column].iloc[0]) for column in ("bin", "space", "arm"))
-        raise ValueError(f"curves: {name} has no finite held-out loss at step 0, which tells whether it starts matched")
+        raise ValueError(f"curves: {name} has no finite held-out loss at step 0, so its start cannot be compared")
     return points
 
 

@@ -23,7 +23,7 @@ class Choice:
     lead: float
     """Mean loss of the runner-up minus that of the winner; NaN without one."""
     lead_interval: Interval
-    """Of that difference, from losses paired by sequence. Where it holds 0, the text does not distinguish the two."""
+    """Of that difference, from losses paired by sequence. If it contains 0, the text does not distinguish the two."""
 
 
 def choose(losses: Sequence[Sequence[float]]) -> Choice:

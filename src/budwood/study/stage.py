@@ -28,8 +28,6 @@ FACTS, USED = "facts.json", "used"
 NOT_DECIDING = {HOW: True}
 """Metadata of a field, as in `field(metadata=NOT_DECIDING)`, that decides how a stage works and never what results."""
 
-"""Takes metrics and the step they belong to; a function of a module, so that other processes can import it."""
-
 
 def no_tracking(metrics: Mapping[str, float], step: int) -> None:
     """Report metrics nowhere."""
@@ -133,7 +131,7 @@ class Workspace:
 
         Raises:
             FolderInUseError: another process is doing the same work.
-            ValueError: what the folder holds is damaged, or a model was replaced while the stage worked with it.
+            ValueError: the result in the folder is damaged, or a model was replaced while the stage worked with it.
         """
         folder = self.claim(stage.name, stage.facts())
         with holding(folder, stage.name):
