@@ -139,7 +139,7 @@ class Bench:
         sizes = {"student": self.scale.student, "teacher": self.scale.teacher}
         lengths = {"max_position_embeddings": self.scale.length, "tie_word_embeddings": False}
         return {
-            name: fetch_teacher(TeacherSettings(random=dict(own) | lengths), self.folder / name).folder
+            name: fetch_teacher(TeacherSettings(random=dict(own) | lengths), self.folder / name).checkpoint.folder
             for name, own in sizes.items()
         }
 

@@ -82,7 +82,7 @@ class Stage:
 
     def _model(self, name: str, sizes: Mapping[str, int]) -> Path:
         source = TeacherSettings(random=dict(sizes) | {"max_position_embeddings": LENGTH})
-        return fetch_teacher(source, self.folder / name).folder
+        return fetch_teacher(source, self.folder / name).checkpoint.folder
 
     def job(self, name: str, model: str, schedule: Mapping[str, Any], **changes: Any) -> TrainingJob:
         """Return a job in a new folder."""

@@ -22,7 +22,7 @@ SIZES = {
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fetch_teacher(TeacherSettings(random=SIZES), tmp_path_factory.mktemp("model")).folder
+    return fetch_teacher(TeacherSettings(random=SIZES), tmp_path_factory.mktemp("model")).checkpoint.folder
 
 
 @pytest.fixture(scope="session")

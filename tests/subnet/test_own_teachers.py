@@ -80,7 +80,7 @@ def test_equal_layers_that_turn_differently_need_a_class_of_ours(own_teacher):
 def test_it_is_fetched_as_it_is_without_running_its_code(own_folder, tmp_path, trust_remote_code):
     """Its class is at hand: the source beside the weights is for others."""
     source = TeacherSettings(model=str(own_folder), trust_remote_code=trust_remote_code)
-    assert fetch_teacher(source, tmp_path / "work").folder == own_folder
+    assert fetch_teacher(source, tmp_path / "work").checkpoint.folder == own_folder
     assert not (tmp_path / "work").exists()
 
 

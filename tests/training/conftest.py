@@ -34,13 +34,13 @@ def _one_thread() -> None:
 @pytest.fixture(scope="session")
 def teacher_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = TeacherSettings(random=SIZES | {"hidden_size": 24, "num_hidden_layers": 2}, seed=1)
-    return fetch_teacher(source, tmp_path_factory.mktemp("teacher")).folder
+    return fetch_teacher(source, tmp_path_factory.mktemp("teacher")).checkpoint.folder
 
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = TeacherSettings(random=SIZES | {"hidden_size": 16, "num_hidden_layers": 1}, seed=2)
-    return fetch_teacher(source, tmp_path_factory.mktemp("child")).folder
+    return fetch_teacher(source, tmp_path_factory.mktemp("child")).checkpoint.folder
 
 
 @pytest.fixture(scope="session")

@@ -123,7 +123,7 @@ def sized(tmp_path):
     def make(vocab_size, seed=1):
         sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
         settings = TeacherSettings(random=sizes | {"vocab_size": vocab_size}, seed=seed)
-        return fetch_teacher(settings, tmp_path / f"{vocab_size} {seed}").folder
+        return fetch_teacher(settings, tmp_path / f"{vocab_size} {seed}").checkpoint.folder
 
     return make
 

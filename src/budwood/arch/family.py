@@ -5,10 +5,11 @@ projection, for instance, has rows `(group, query, qk)` and columns `(hidden,)`.
 derived from these descriptions. CONTRIBUTING.md, "How to add a family", says what a new one needs besides its entry.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import combinations
-from typing import Literal
+from typing import Any, Literal
 
 from budwood.arch.spec import Architecture, LayerSpec
 
@@ -185,24 +186,24 @@ LLAMA = Family(
     mlp_out=Module("mlp.down_proj", (HIDDEN, NEURON), bias="mlp_bias"),
 )
 
+_QKV = ("query", "key", "value")
+_PROJECTIONS = (*_QKV, "output", "mlp_in", "mlp_out")
+
+
+def _each(family: Family, names: Sequence[str], change: Callable[[Module], Module]) -> Family:
+    """Return a family of which some modules are changed."""
+    changed: dict[str, Any] = {}
+    for name in names:
+        old = getattr(family, name)
+        changed[name] = tuple(map(change, old)) if isinstance(old, tuple) else change(old)
+    return replace(family, **changed)
+
+
+_biased, _unbiased = partial(replace, bias=True), partial(replace, bias=False)
+
 _ANY_HEADS = replace(LLAMA, stock_heads="any", stand_in=None, stand_in_settings={})
-
-_PLAIN_MLP = replace(
-    _ANY_HEADS,
-    biases={"attention_bias": False},
-    mlp_in=tuple(replace(module, bias=False) for module in LLAMA.mlp_in),
-    mlp_out=replace(LLAMA.mlp_out, bias=False),
-)
-
-MISTRAL = replace(
-    _PLAIN_MLP,
-    model_type="mistral",
-    biases={},
-    query=replace(LLAMA.query, bias=False),
-    key=replace(LLAMA.key, bias=False),
-    value=replace(LLAMA.value, bias=False),
-    output=replace(LLAMA.output, bias=False),
-)
+_PLAIN_MLP = replace(_each(_ANY_HEADS, ("mlp_in", "mlp_out"), _unbiased), biases={"attention_bias": False})
+MISTRAL = replace(_each(_PLAIN_MLP, (*_QKV, "output"), _unbiased), model_type="mistral", biases={})
 
 MINISTRAL3 = replace(
     MISTRAL,
@@ -212,25 +213,18 @@ MINISTRAL3 = replace(
 )
 
 PHI3 = replace(
-    MISTRAL,
+    _each(
+        _each(MISTRAL, _QKV, partial(replace, inside="self_attn.qkv_proj")),
+        ("mlp_in",),
+        partial(replace, inside="mlp.gate_up_proj"),
+    ),
     model_type="phi3",
     # Beside a list of factors its config takes no heads but those that fill the hidden size.
     stock_heads="fill",
     rope_types=("default", "longrope"),
-    query=replace(MISTRAL.query, inside="self_attn.qkv_proj"),
-    key=replace(MISTRAL.key, inside="self_attn.qkv_proj"),
-    value=replace(MISTRAL.value, inside="self_attn.qkv_proj"),
-    mlp_in=tuple(replace(module, inside="mlp.gate_up_proj") for module in MISTRAL.mlp_in),
 )
 
-QWEN2 = replace(
-    MISTRAL,
-    model_type="qwen2",
-    layer_lists=("layer_types",),
-    query=replace(LLAMA.query, bias=True),
-    key=replace(LLAMA.key, bias=True),
-    value=replace(LLAMA.value, bias=True),
-)
+QWEN2 = replace(_each(MISTRAL, _QKV, _biased), model_type="qwen2", layer_lists=("layer_types",))
 
 QWEN3 = replace(
     _PLAIN_MLP,
@@ -281,32 +275,21 @@ GEMMA3_TEXT = replace(
 )
 
 STARCODER2 = replace(
-    _ANY_HEADS,
+    _each(_ANY_HEADS, ("final_norm", "norms", *_QKV, "output"), _biased),
     model_type="starcoder2",
     required={"use_bias": True},
     biases={},
-    final_norm=replace(LLAMA.final_norm, bias=True),
-    norms=tuple(replace(norm, bias=True) for norm in LLAMA.norms),
-    query=replace(LLAMA.query, bias=True),
-    key=replace(LLAMA.key, bias=True),
-    value=replace(LLAMA.value, bias=True),
-    output=replace(LLAMA.output, bias=True),
     mlp_in=(Module("mlp.c_fc", (NEURON, HIDDEN), bias=True),),
     mlp_out=Module("mlp.c_proj", (HIDDEN, NEURON), bias=True),
 )
 
 STABLELM = replace(
-    QWEN2,
+    _each(_each(QWEN2, ("final_norm", "norms"), _biased), _QKV, partial(replace, bias="use_qkv_bias")),
     model_type="stablelm",
     required={"use_parallel_residual": False, "qk_layernorm": False},
     biases={"use_qkv_bias": False},
     layer_lists=(),
     stock_heads="fill",
-    final_norm=replace(LLAMA.final_norm, bias=True),
-    norms=tuple(replace(norm, bias=True) for norm in LLAMA.norms),
-    query=replace(LLAMA.query, bias="use_qkv_bias"),
-    key=replace(LLAMA.key, bias="use_qkv_bias"),
-    value=replace(LLAMA.value, bias="use_qkv_bias"),
 )
 
 _NEOX_HOLDER = "attention.query_key_value"
@@ -341,18 +324,10 @@ def _with_biases(family: Family, on: tuple[str, ...]) -> Family:
     def settled(module: Module) -> Module:
         return replace(module, bias=module.bias in on if isinstance(module.bias, str) else module.bias)
 
-    return replace(
-        family,
-        biases={switch: switch in on for switch in family.biases},
-        # The class that takes its place has no biases.
-        stand_in=None if on else family.stand_in,
-        query=settled(family.query),
-        key=settled(family.key),
-        value=settled(family.value),
-        output=settled(family.output),
-        mlp_in=tuple(map(settled, family.mlp_in)),
-        mlp_out=settled(family.mlp_out),
-    )
+    biases = {switch: switch in on for switch in family.biases}
+    # The class that takes its place has no biases.
+    stand_in = None if on else family.stand_in
+    return _each(replace(family, biases=biases, stand_in=stand_in), _PROJECTIONS, settled)
 
 
 _TABLE = (

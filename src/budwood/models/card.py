@@ -21,29 +21,11 @@ _TRAINED_LEAD = (
 )
 LICENSES = frozenset(
     {
-        *(
-            "apache-2.0",
-            "mit",
-            "openrail",
-            "bigscience-openrail-m",
-            "creativeml-openrail-m",
-            "cc-by-4.0",
-            "cc-by-sa-4.0",
-        ),
-        *(
-            "cc-by-nc-4.0",
-            "cc-by-nc-sa-4.0",
-            "cc0-1.0",
-            "bsd-3-clause",
-            "gpl-3.0",
-            "odc-by",
-            "gemma",
-            "llama2",
-            "llama3",
-        ),
-        *("llama3.1", "llama3.2", "llama3.3"),
+        "apache-2.0", "bigscience-openrail-m", "bsd-3-clause", "cc-by-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0",
+        "cc-by-sa-4.0", "cc0-1.0", "creativeml-openrail-m", "gemma", "gpl-3.0", "llama2", "llama3", "llama3.1",
+        "llama3.2", "llama3.3", "mit", "odc-by", "openrail",
     }
-)
+)  # fmt: skip
 """Identifiers of the Hub for licences that models and texts have (hub documentation, "Licenses")."""
 
 

@@ -24,7 +24,7 @@ from transformers.initialization import no_init_weights
 from budwood.arch.config import HFConfig, architecture_from_config, layer_config, stock_family, supported_family
 from budwood.arch.family import Family, family_of
 from budwood.arch.spec import Architecture
-from budwood.models.fingerprint import checkpoint_files, digest_of, fingerprint, memory_of
+from budwood.models.fingerprint import fingerprint
 from budwood.models.kind import CONFIG, GENERATION, check_kind, check_lengths, read_config
 from budwood.models.modeling import LAYERWISE_CLASSES
 from budwood.models.rotary import (
@@ -40,7 +40,6 @@ from budwood.models.rotary import (
 )
 from budwood.models.weights import INDEX, SINGLE, read_object, same_values, tensor_files
 from budwood.records.files import write_folder_atomically
-from budwood.records.hashes import hash_file, hash_files
 from budwood.records.seal import damage, seal
 
 logger = logging.getLogger(__name__)
@@ -113,24 +112,6 @@ class Checkpoint:
                 f"{self.folder} has changed since it was opened: its fingerprint was {self.fingerprint}, now it is "
                 f"{found}; run again to work with what it is now"
             )
-
-    def verify(self) -> None:
-        """Read every file again, whatever its times say.
-
-        Raises:
-            ValueError: a file is no longer what it was when the checkpoint was opened.
-        """
-        files, memory = checkpoint_files(self.folder), memory_of(self.folder)
-        remembered, found = hash_files(files, memory), {name: hash_file(file) for name, file in files.items()}
-        if digest_of(found) == self.fingerprint:
-            return
-        # What is remembered of the damaged file must not answer the next call.
-        memory.unlink(missing_ok=True)
-        changed = [name for name, digest in found.items() if digest != remembered[name]]
-        raise ValueError(
-            f"{self.folder} has changed since it was opened: its fingerprint was {self.fingerprint} and is "
-            f"{digest_of(found)}{'; damaged: ' * bool(changed)}{', '.join(changed)}"
-        )
 
 
 def load_config(folder: Path) -> dict[str, Any]:

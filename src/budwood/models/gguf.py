@@ -14,7 +14,7 @@ from budwood.arch.family import Axes, Family, axis_lengths, family_of
 from budwood.arch.spec import Architecture, LayerSpec, check_depth
 from budwood.models.checkpoint import build_empty, is_whole, model_config, save_sealed
 from budwood.models.gguf_model import SETTINGS, SLIDING_BASE, GgufModel
-from budwood.models.rotary import fixed_rope, layer_types
+from budwood.models.rotary import SLIDING, fixed_rope, layer_types
 
 _FREQUENCIES = "rope_freqs.weight"
 """A divisor for the frequency of every rotary pair: how Llama 3 and other scalings by table are stored."""
@@ -135,7 +135,7 @@ def _rope(gguf: GgufModel, layer_type: str | None) -> dict[str, Any]:
     Raises:
         ValueError: the scaling is of another type, or there are two.
     """
-    if layer_type == "sliding_attention":
+    if layer_type == SLIDING:
         # ggml scales the positions of the other layers alone.
         return {"rope_type": "default", "rope_theta": gguf.setting(SLIDING_BASE, gguf.kind.sliding_base)}
     theta, context = gguf.setting("rope.freq_base", _DEFAULT_BASE), gguf.size("context_length")

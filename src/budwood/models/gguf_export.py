@@ -25,7 +25,7 @@ from budwood.arch.spec import Architecture
 from budwood.models.checkpoint import load_config, load_tokenizer, read_architecture
 from budwood.models.gguf_form import FORMS, Form, Positions, Source
 from budwood.models.gguf_tokenizer import add_tokenizer
-from budwood.models.rotary import inverse_frequencies, layer_rope, layer_types, rotary_dims
+from budwood.models.rotary import FULL, SLIDING, inverse_frequencies, layer_rope, layer_types, rotary_dims
 from budwood.models.settings import Storage
 from budwood.models.tensors import CheckpointTensors
 
@@ -111,8 +111,8 @@ def _read(folder: Path) -> Source:
         kind: _shared_positions(config, architecture, [layer for layer, own in enumerate(types) if own == kind])
         for kind in dict.fromkeys(types)
     }
-    sliding = found.get("sliding_attention")
-    positions = None if None in found.values() else found.get(None) or found.get("full_attention") or sliding
+    sliding = found.get(SLIDING)
+    positions = None if None in found.values() else found.get(None) or found.get(FULL) or sliding
     return Source(config=config, architecture=architecture, positions=positions, sliding=sliding)
 
 

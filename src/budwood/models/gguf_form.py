@@ -6,22 +6,20 @@ How each architecture computes was read in `src/models/*.cpp` of llama.cpp.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from types import MappingProxyType
 
-import gguf
+from gguf import MODEL_ARCH
 from torch import Tensor
 
 from budwood.arch.config import HFConfig
 from budwood.arch.family import Family, family_of
 from budwood.arch.spec import Architecture, LayerSpec
-from budwood.models.rotary import Parameters, changes_at, layer_rope
+from budwood.models.gguf_model import WIDE_LAYERS, WINDOW_PERIODS
+from budwood.models.rotary import SLIDING, Parameters, changes_at, layer_rope
 
 _SMOLLM3_PERIOD = 4
 """Every fourth layer of llama.cpp's smollm3 has no positions."""
-_GEMMA2_27B_LAYERS, _GEMMA3_27B_LAYERS = 46, 62
-"""llama.cpp knows the one Gemma of a generation whose scores it scales otherwise by its number of layers."""
-_SLIDING = "sliding_attention"
+_GELU = "gelu_pytorch_tanh"
 _FREQUENCIES = ("rope_freqs.weight",)
 _RMS: Mapping[str, str | int] = MappingProxyType({"add_layer_norm_rms_eps": "rms_norm_eps"})
 _LAYER_NORM: Mapping[str, str | int] = MappingProxyType({"add_layer_norm_eps": "layer_norm_eps"})
@@ -69,7 +67,7 @@ class Source:
     @property
     def slides(self) -> list[bool]:
         """Whether a layer has the window, for every layer."""
-        return [kind == _SLIDING for kind in self.config.get("layer_types") or [_SLIDING] * self.num_layers]
+        return [kind == SLIDING for kind in self.config.get("layer_types") or [SLIDING] * self.num_layers]
 
     def limits(self, *, windows: bool) -> int:
         """Return the positions up to which a file computes what the checkpoint computes.
@@ -91,8 +89,8 @@ class Source:
 class Form:
     """One architecture of llama.cpp."""
 
-    arch: gguf.MODEL_ARCH
-    interleaved: bool
+    arch: MODEL_ARCH
+    interleaved: bool = False
     """Whether the two dimensions of a rotary pair lie side by side; transformers puts them half a head apart."""
     factors: tuple[str, ...] = ()
     """Tensors in which its graph looks for a factor of every rotary pair."""
@@ -112,7 +110,7 @@ class Form:
     """Of queries, or of their norm, so that its scaling of scores is the model's."""
     needs_head: bool = False
     """Whether it wants an output matrix of its own even where that is the embedding."""
-    refuses: Callable[[Source], str | None] = lambda _source: None
+    refuses: Callable[[Source], str | None]
     """What else it cannot express, in words."""
 
 
@@ -162,8 +160,8 @@ def _refuse_unfilled(source: Source) -> str | None:
     return None if fills else "its heads do not add up to the hidden size"
 
 
-def _gemma_factor(wide_layers: int, source: Source, layer: LayerSpec) -> float:
-    wide = source.num_layers == wide_layers
+def _gemma_factor(source: Source, layer: LayerSpec) -> float:
+    wide = source.num_layers == WIDE_LAYERS[source.family.model_type]
     divisor = source.architecture.hidden_size // layer.num_attention_heads if wide else layer.head_dim
     return math.sqrt(divisor / source.config["query_pre_attn_scalar"])
 
@@ -173,119 +171,74 @@ def _refuse_biases(source: Source) -> str | None:
     return f"it has biases ({', '.join(on)})" if on else None
 
 
-_LLAMA = Form(arch=gguf.MODEL_ARCH.LLAMA, interleaved=True, factors=_FREQUENCIES, refuses=_refuse_silent_layers)
-
-_DECI = replace(_LLAMA, arch=gguf.MODEL_ARCH.DECI, layerwise=True)
+_LLAMA = Form(arch=MODEL_ARCH.LLAMA, interleaved=True, factors=_FREQUENCIES, refuses=_refuse_silent_layers)
+_DECI = replace(_LLAMA, arch=MODEL_ARCH.DECI, layerwise=True)
+_OLMO2 = Form(arch=MODEL_ARCH.OLMO2, needs_head=True, refuses=_refuse_unfilled)
+_GEMMA2 = Form(
+    arch=MODEL_ARCH.GEMMA2,
+    activation=_GELU,
+    windows=WINDOW_PERIODS["gemma2"],
+    always_slides=True,
+    keys={
+        **_RMS,
+        "add_attn_logit_softcapping": "attn_logit_softcapping",
+        "add_final_logit_softcapping": "final_logit_softcapping",
+    },
+    query_factor=_gemma_factor,
+    refuses=_refuse_other_gemma2,
+)
+_GEMMA3 = replace(
+    _GEMMA2,
+    arch=MODEL_ARCH.GEMMA3,
+    windows=WINDOW_PERIODS["gemma3_text"],
+    always_slides=False,
+    keys={**_RMS, "add_final_logit_softcapping": "final_logit_softcapping"},
+    refuses=_refuse_other_gemma3,
+)
+_NEOX_KEYS = {**_LAYER_NORM, "add_parallel_residual": "use_parallel_residual"}
+_GRANITE_KEYS = {
+    **_RMS,
+    "add_embedding_scale": "embedding_multiplier",
+    "add_attention_scale": "attention_multiplier",
+    "add_residual_scale": "residual_multiplier",
+    "add_logit_scale": "logits_scaling",
+}
+_MINISTRAL3_KEYS = {
+    **_RMS,
+    "add_attn_temperature_scale": "rope_parameters.llama_4_scaling_beta",
+    "add_attn_temperature_length": "rope_parameters.original_max_position_embeddings",
+    "add_rope_scaling_orig_ctx_len": "rope_parameters.original_max_position_embeddings",
+}
+_PHI3 = Form(
+    arch=MODEL_ARCH.PHI3,
+    factors=("rope_factors_long.weight", "rope_factors_short.weight"),
+    # Without the key llama.cpp gives some sizes a window of their own.
+    keys={**_RMS, "add_sliding_window": 0},
+    refuses=_refuse_unfilled,
+)
+_STARCODER2 = Form(
+    arch=MODEL_ARCH.STARCODER2,
+    activation=_GELU,
+    keys={"add_layer_norm_eps": "norm_epsilon"},
+    refuses=_refuse_unfilled,
+)
 
 FORMS: Mapping[str, tuple[Form, ...]] = {
-    "gemma2": (
-        Form(
-            arch=gguf.MODEL_ARCH.GEMMA2,
-            interleaved=False,
-            activation="gelu_pytorch_tanh",
-            windows=2,
-            always_slides=True,
-            keys={
-                **_RMS,
-                "add_attn_logit_softcapping": "attn_logit_softcapping",
-                "add_final_logit_softcapping": "final_logit_softcapping",
-            },
-            query_factor=partial(_gemma_factor, _GEMMA2_27B_LAYERS),
-            refuses=_refuse_other_gemma2,
-        ),
-    ),
-    "gemma3_text": (
-        Form(
-            arch=gguf.MODEL_ARCH.GEMMA3,
-            interleaved=False,
-            activation="gelu_pytorch_tanh",
-            windows=6,
-            keys={**_RMS, "add_final_logit_softcapping": "final_logit_softcapping"},
-            query_factor=partial(_gemma_factor, _GEMMA3_27B_LAYERS),
-            refuses=_refuse_other_gemma3,
-        ),
-    ),
-    "gpt_neox": (
-        Form(
-            arch=gguf.MODEL_ARCH.GPTNEOX,
-            interleaved=False,
-            activation="gelu",
-            keys={**_LAYER_NORM, "add_parallel_residual": "use_parallel_residual"},
-            needs_head=True,
-            refuses=_refuse_unfilled,
-        ),
-    ),
-    "granite": (
-        Form(
-            arch=gguf.MODEL_ARCH.GRANITE,
-            interleaved=True,
-            factors=_FREQUENCIES,
-            keys={
-                **_RMS,
-                "add_embedding_scale": "embedding_multiplier",
-                "add_attention_scale": "attention_multiplier",
-                "add_residual_scale": "residual_multiplier",
-                "add_logit_scale": "logits_scaling",
-            },
-        ),
-    ),
+    "gemma2": (_GEMMA2,),
+    "gemma3_text": (_GEMMA3,),
+    "gpt_neox": (replace(_OLMO2, arch=MODEL_ARCH.GPTNEOX, activation="gelu", keys=_NEOX_KEYS),),
+    "granite": (replace(_LLAMA, arch=MODEL_ARCH.GRANITE, keys=_GRANITE_KEYS),),
     "llama": (_LLAMA, _DECI),
-    "ministral3": (
-        Form(
-            arch=gguf.MODEL_ARCH.MISTRAL3,
-            interleaved=True,
-            factors=_FREQUENCIES,
-            keys={
-                **_RMS,
-                "add_attn_temperature_scale": "rope_parameters.llama_4_scaling_beta",
-                "add_attn_temperature_length": "rope_parameters.original_max_position_embeddings",
-                "add_rope_scaling_orig_ctx_len": "rope_parameters.original_max_position_embeddings",
-            },
-        ),
-    ),
+    "ministral3": (replace(_LLAMA, arch=MODEL_ARCH.MISTRAL3, keys=_MINISTRAL3_KEYS),),
     "mistral": (_LLAMA, _DECI),
-    "olmo2": (Form(arch=gguf.MODEL_ARCH.OLMO2, interleaved=False, needs_head=True, refuses=_refuse_unfilled),),
-    "olmo3": (
-        Form(
-            arch=gguf.MODEL_ARCH.OLMO2,
-            interleaved=False,
-            yarn=True,
-            windows=4,
-            needs_head=True,
-            refuses=_refuse_other_olmo3,
-        ),
-    ),
-    "phi3": (
-        Form(
-            arch=gguf.MODEL_ARCH.PHI3,
-            interleaved=False,
-            factors=("rope_factors_long.weight", "rope_factors_short.weight"),
-            # Without the key llama.cpp gives some sizes a window of their own.
-            keys={**_RMS, "add_sliding_window": 0},
-            refuses=_refuse_unfilled,
-        ),
-    ),
+    "olmo2": (_OLMO2,),
+    "olmo3": (replace(_OLMO2, yarn=True, windows=4, refuses=_refuse_other_olmo3),),
+    "phi3": (_PHI3,),
     # llama.cpp's llama takes biases too, any heads, and the factors that its qwen2 ignores.
-    "qwen2": (Form(arch=gguf.MODEL_ARCH.QWEN2, interleaved=False, refuses=_refuse_unfilled), _LLAMA),
-    "qwen3": (Form(arch=gguf.MODEL_ARCH.QWEN3, interleaved=False, refuses=_refuse_biases),),
-    "smollm3": (Form(arch=gguf.MODEL_ARCH.SMOLLM3, interleaved=True, refuses=_refuse_other_period), _LLAMA, _DECI),
-    "stablelm": (
-        Form(
-            arch=gguf.MODEL_ARCH.STABLELM,
-            interleaved=False,
-            keys=_LAYER_NORM,
-            needs_head=True,
-            refuses=_refuse_unfilled,
-        ),
-    ),
-    "starcoder2": (
-        Form(
-            arch=gguf.MODEL_ARCH.STARCODER2,
-            interleaved=False,
-            activation="gelu_pytorch_tanh",
-            keys={"add_layer_norm_eps": "norm_epsilon"},
-            refuses=_refuse_unfilled,
-        ),
-    ),
+    "qwen2": (Form(arch=MODEL_ARCH.QWEN2, refuses=_refuse_unfilled), _LLAMA),
+    "qwen3": (Form(arch=MODEL_ARCH.QWEN3, refuses=_refuse_biases),),
+    "smollm3": (Form(arch=MODEL_ARCH.SMOLLM3, interleaved=True, refuses=_refuse_other_period), _LLAMA, _DECI),
+    "stablelm": (replace(_OLMO2, arch=MODEL_ARCH.STABLELM, keys=_LAYER_NORM),),
+    "starcoder2": (_STARCODER2,),
 }
 """What llama.cpp has for a family, the nearest first."""

@@ -13,13 +13,14 @@ A key of the architecture that is in none of the tables may change the function,
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from gguf import GGUFValueType, ReaderField, ReaderTensor
 
 from budwood.models.gguf_header import find_parts, open_reader
+from budwood.models.rotary import FULL, SLIDING
 
 _SIZES = {
     "block_count",
@@ -61,36 +62,26 @@ _ONLY: Mapping[str, float] = {
 """Keys with the only value that is supported."""
 
 
-def _no_constants(_: "GgufModel") -> dict[str, Any]:
-    return {}
+WIDE_LAYERS: Mapping[str, int] = {"gemma2": 46, "gemma3_text": 62}
+"""By which llama.cpp knows the one model of a generation, the 27B, whose scores it scales by the width of a head."""
+WINDOW_PERIODS: Mapping[str, int] = {"gemma2": 2, "gemma3_text": 6}
+"""Every which layer sees everything where a file says nothing."""
 
 
-def _gemma_constants(wide_layers: int, period: int, model: "GgufModel") -> dict[str, Any]:
-    """Return what ggml derives from the size, and which layers have a window.
-
-    Args:
-        wide_layers: of the one model of a generation, the 27B, that scales by the width of a head.
-        period: every which layer sees everything where the file says nothing.
-        model: the file.
-    """
-    depth = model.size("block_count")
+def _gemma_constants(model: "GgufModel") -> dict[str, Any]:
+    """Return what ggml derives from the size, and which layers have a window."""
+    depth, family = model.size("block_count"), model.kind.family
     share = model.size("embedding_length") // model.size("attention.head_count")
-    stated = model.setting(_PATTERN, period)
+    stated = model.setting(_PATTERN, WINDOW_PERIODS[family])
     slides = stated if isinstance(stated, list) else [stated == 0 or (layer + 1) % stated > 0 for layer in range(depth)]
     if len(slides) != depth:
         raise model.refusal(_PATTERN, stated, f"an entry for each of {depth} layers")
+    if model.kind.sliding_base and not model.setting("attention.sliding_window"):
+        slides = [False] * depth
     return {
-        "query_pre_attn_scalar": share if depth == wide_layers else model.head_dim,
-        "layer_types": ["sliding_attention" if slide else "full_attention" for slide in slides],
+        "query_pre_attn_scalar": share if depth == WIDE_LAYERS[family] else model.head_dim,
+        "layer_types": [SLIDING if slide else FULL for slide in slides],
     }
-
-
-def _gemma3_constants(model: "GgufModel") -> dict[str, Any]:
-    """Return what ggml derives; without a window all layers see everything."""
-    constants = _gemma_constants(62, 6, model)
-    if not model.setting("attention.sliding_window"):
-        constants["layer_types"] = ["full_attention"] * model.size("block_count")
-    return constants
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +98,7 @@ class GgufKind:
     that of all layers."""
     lists_windows: bool = False
     """Whether a file may state which layers have a window."""
-    constants: Callable[["GgufModel"], Mapping[str, Any]] = _no_constants
+    constants: Callable[["GgufModel"], Mapping[str, Any]] = lambda _model: {}
     """Config fields that no key states."""
 
 
@@ -123,14 +114,14 @@ KINDS: Mapping[str, GgufKind] = {
             "attention.sliding_window": "sliding_window",
         },
         lists_windows=True,
-        constants=partial(_gemma_constants, 46, 2),
+        constants=_gemma_constants,
     ),
     "gemma3": GgufKind(
         family="gemma3_text",
         settings={"final_logit_softcapping": "final_logit_softcapping", "attention.sliding_window": "sliding_window"},
         sliding_base=10_000.0,
         lists_windows=True,
-        constants=_gemma3_constants,
+        constants=_gemma_constants,
     ),
 }
 """By `general.architecture`."""

@@ -20,6 +20,8 @@ Parameters = Mapping[str, Any]
 """A config's `rope_parameters`, of one layer, or by the types of layers."""
 LayerTypes = Sequence[str | None]
 """For every layer, the key of its entry in `rope_parameters`; None where these are not nested."""
+SLIDING, FULL = "sliding_attention", "full_attention"
+"""Types of layers with a window and without."""
 
 ROPE_TYPES: Mapping[str, str] = {
     "default": "a base",

@@ -57,11 +57,6 @@ class FetchedTeacher:
     revision: str
     """Commit hash of a hub model; `local` elsewhere."""
 
-    @property
-    def folder(self) -> Path:
-        """The checkpoint's; for callers that do not pass a `Checkpoint` yet."""
-        return self.checkpoint.folder
-
 
 def fetch_teacher(settings: TeacherSettings, work_dir: Path, root: Path = Path()) -> FetchedTeacher:
     """Return a checkpoint for a teacher, writing into `work_dir` what has to be converted.
