@@ -11,8 +11,8 @@ from budwood.arch.selection import Selection
 from budwood.arch.space import SearchSpace
 from budwood.arch.spec import Architecture
 from budwood.search.candidate import Candidate, Evaluation
+from budwood.search.evolution import Strategy
 from budwood.search.settings import SearchSettings
-from budwood.search.strategy import Strategy
 
 TEACHER = llama(32, 16, *[layer(6, 3, 8, 12)] * 4)
 SPACES = {

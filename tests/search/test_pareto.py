@@ -11,9 +11,10 @@ from budwood.arch.count import num_parameters
 from budwood.arch.selection import Selection
 from budwood.arch.space import SearchSpace
 from budwood.search.candidate import Candidate, Evaluation
+from budwood.search.evolution import Strategy
 from budwood.search.pareto import front, hypervolume
 from budwood.search.settings import SearchSettings
-from budwood.search.strategy import Strategy, open_strategy
+from budwood.search.strategy import open_strategy
 
 TEACHER = llama(32, 16, *[layer(6, 3, 8, 12)] * 4)
 SPACE = SearchSpace(teacher=TEACHER, layerwise=False)

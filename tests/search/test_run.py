@@ -21,10 +21,11 @@ from budwood.arch.count import num_parameters
 from budwood.arch.selection import Selection
 from budwood.arch.space import Granularity, SearchSpace
 from budwood.search.candidate import Evaluate, Evaluation, SearchRecord, canonical_key
+from budwood.search.evolution import Strategy
 from budwood.search.genes import Genes
 from budwood.search.run import genes_folder, read_history, run_search
 from budwood.search.settings import SearchSettings
-from budwood.search.strategy import Strategy, open_strategy
+from budwood.search.strategy import open_strategy
 
 TEACHER = llama(32, 16, *[layer(6, 3, 8, 12)] * 4)
 HALF = ParameterBin.around(0.5 * num_parameters(TEACHER), 0.2)

@@ -14,9 +14,7 @@ from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 from budwood.arch.count import num_parameters
 from budwood.arch.selection import Selection
 from budwood.search.candidate import Candidate, Evaluation
-from budwood.search.elite import Elite, ranked
-from budwood.search.evolution import Evolution
-from budwood.search.proposer import Proposer
+from budwood.search.evolution import Elite, Evolution
 from budwood.search.settings import ObjectiveName
 
 # Shape legend: M candidates, O objectives, the loss first.
@@ -38,22 +36,11 @@ def hypervolume(points: Points, reference: NDArray[np.float64]) -> float:
 
 
 @dataclass(slots=True)
-class ParetoEvolution:
+class ParetoEvolution(Evolution):
     """Evolution whose elites spread over the front."""
 
-    proposer: Proposer
-    _evolution: Evolution = field(init=False)
     _told: list[Elite] = field(init=False, default_factory=list)
     _reference: NDArray[np.float64] | None = field(init=False, default=None)
-
-    def __post_init__(self) -> None:
-        """Make offspring as evolution does."""
-        self._evolution = Evolution(self.proposer)
-
-    @property
-    def elites(self) -> list[Elite]:
-        """The candidates that spread over the best fronts, lowest loss first."""
-        return self._evolution.elites
 
     @property
     def front(self) -> list[tuple[dict[str, float], Selection]]:
@@ -68,10 +55,6 @@ class ParetoEvolution:
             for place in sorted(chosen, key=lambda place: points[place].tolist())
         ]
 
-    def ask(self) -> list[Candidate]:
-        """Return the next generation's new candidates."""
-        return self._evolution.ask()
-
     def tell(
         self, results: Sequence[tuple[Candidate, Evaluation]], dropped: Sequence[tuple[Candidate, float]] = ()
     ) -> None:
@@ -80,11 +63,10 @@ class ParetoEvolution:
         Raises:
             ValueError: there is nothing to go on with, or an objective was not measured.
         """
-        self._evolution.elites = self._survivors(ranked(self.elites, results))
+        Evolution.tell(self, results, dropped)
         self._told += [Elite(candidate, evaluation) for candidate, evaluation in results]
         if self._reference is None:
             self._reference = self._points(self._told).max(0)
-        self.proposer.learn(results, dropped)
 
     def metrics(self) -> dict[str, float]:
         """Return what evolution does, and the hypervolume.
@@ -92,9 +74,10 @@ class ParetoEvolution:
         That is what the front dominates, as a share of the box below the worst values of the first generation.
         """
         assert self._reference is not None, "nothing was told"
-        return self._evolution.metrics() | {"hypervolume": hypervolume(self._points(self._told), self._reference)}
+        return Evolution.metrics(self) | {"hypervolume": hypervolume(self._points(self._told), self._reference)}
 
-    def _survivors(self, pool: list[Elite]) -> list[Elite]:
+    def survivors(self, pool: list[Elite]) -> list[Elite]:
+        """Return those that spread over the best fronts, lowest loss first."""
         points, count = self._points(pool), min(self.proposer.settings.num_elites, len(pool))
         population = Population.new(F=points)
         population.set("place", np.arange(len(pool)))

@@ -15,9 +15,9 @@ from tqdm import tqdm
 from budwood.arch.spec import Architecture
 from budwood.records.files import append_json_lines, read_json_lines
 from budwood.search.candidate import Candidate, Evaluate, Evaluation, SearchRecord, gene_columns
+from budwood.search.evolution import Strategy
 from budwood.search.genes import Genes
 from budwood.search.race import RaceSettings, race
-from budwood.search.strategy import Strategy
 
 OnEpoch = Callable[[Strategy, Sequence[SearchRecord]], None]
 

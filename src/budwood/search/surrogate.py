@@ -53,19 +53,21 @@ class Surrogate:
     _scale: Points = field(default_factory=lambda: np.ones(0))
 
     def learn(self, architectures: Sequence[Architecture], losses: Sequence[float]) -> None:
-        """Take more candidates with their losses and fit all anew."""
+        """Take more candidates with their losses; all are fitted anew when a guess is asked for."""
         if architectures:
             self._features += list(features(architectures))
             self._losses += losses
+        self._model = None
+
+    def _fit(self) -> GaussianProcessRegressor:
         points, values = np.stack(self._features[-MAX_POINTS:]), np.array(self._losses[-MAX_POINTS:])
         self._center, self._scale = points.mean(0), np.where(points.std(0) > 0, points.std(0), 1.0)
         self._points, self._values = self._scaled(points), np.minimum(values, np.quantile(values, _WORST_QUANTILE))
         kernel = ConstantKernel() * Matern(length_scale=np.ones(points.shape[1]), nu=2.5) + WhiteKernel()
-        self._model = GaussianProcessRegressor(kernel, normalize_y=True, random_state=0)
         with warnings.catch_warnings():
             # A length scale at its bound: a size that does not matter.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            self._model.fit(self._points, self._values)
+            return GaussianProcessRegressor(kernel, normalize_y=True, random_state=0).fit(self._points, self._values)
 
     def most_promising(self, proposals: Sequence[Architecture], width: float) -> tuple[int, float]:
         """Return the place of the proposal whose loss may be the lowest, and how low it may be.
@@ -86,15 +88,16 @@ class Surrogate:
         Nothing more is expected to be found out there, so that the next ones are sought elsewhere (Ginsbourger et al.,
         2010, "Kriging is well-suited to parallelize optimization").
         """
-        point = self._scaled(features([architecture]))
-        self._values = np.append(self._values, self._fitted.predict(point))
+        model, point = self._fitted, self._scaled(features([architecture]))
+        self._values = np.append(self._values, model.predict(point))
         self._points = np.vstack([self._points, point])
-        believer = GaussianProcessRegressor(self._fitted.kernel_, optimizer=None, normalize_y=True)
+        believer = GaussianProcessRegressor(model.kernel_, optimizer=None, normalize_y=True)
         self._model = believer.fit(self._points, self._values)
 
     @property
     def _fitted(self) -> GaussianProcessRegressor:
-        assert self._model is not None, "nothing was learnt"
+        if self._model is None:
+            self._model = self._fit()
         return self._model
 
     def _scaled(self, points: Points) -> Points:

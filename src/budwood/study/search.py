@@ -21,11 +21,12 @@ from budwood.records.files import write_folder_atomically
 from budwood.records.search import Described, Finalist, Finalists, FrontPoint
 from budwood.records.tracking import Track
 from budwood.search.candidate import SearchRecord
+from budwood.search.evolution import Strategy
 from budwood.search.fitness import PERPLEXITY, module_of
 from budwood.search.genes import Genes
 from budwood.search.run import genes_folder, run_search
 from budwood.search.settings import SearchSettings
-from budwood.search.strategy import Strategy, open_strategy
+from budwood.search.strategy import open_strategy
 from budwood.study.costs import (
     bin_center,
     fitness_costs,
