@@ -141,6 +141,8 @@ def test_the_reference_of_a_bin_is_trained_once() -> None:
     (found,) = planned[(planned["arm"] == "reference_init") & (planned["stage"] == "training")].to_dict("records")
     assert (found["space"], found["tokens"]) == ("", 4624 * 1056 * 2048)
     assert planned.loc[planned["stage"] == "evaluation", "tokens"].tolist()[1:] == [4 * (200 * 512 + 2 * WRITTEN)] * 2
+    learned = planned[(planned["arm"] == "reference_init") & (planned["stage"] == "gate")]
+    assert learned["tokens"].tolist() == [20 * 1056 * 2048], "a long run is preceded by a check that it learns"
     page = markdown_plan(planned, ("h100", 8), "at 40% of its peak", [])
     assert "2 searches and 7 training runs" in page
     large = study(forecasts=two, schedule=PAPERS.model_copy(update={"micro_batch": 48}))

@@ -22,24 +22,7 @@ from budwood.reporting.quote import COLUMNS
 from budwood.reporting.streaming import Reading, stream_memory
 from budwood.search.fitness import FROM_SCORES
 from budwood.search.settings import SearchSettings
-from budwood.study.costs import (
-    START_LENGTHS,
-    Extent,
-    cache_cost,
-    check_cost,
-    choice_cost,
-    elimination_cost,
-    fitness_costs,
-    heldout_cost,
-    is_long,
-    order_gate_costs,
-    overfit_cost,
-    proof_cost,
-    reading_cost,
-    start_gate_cost,
-    training_costs,
-    writing_cost,
-)
+from budwood.study import costs
 from budwood.study.forecast import Forecast
 from budwood.study.settings import Conditions
 from budwood.subnet.elimination import NUM_TOGETHER
@@ -136,12 +119,12 @@ class PlannedStudy:
         settings = {arm: getattr(self.conditions.arms, arm).distillation for arm in ARMS}
         return {arm: each is not None and each.teacher == "live" for arm, each in settings.items()}
 
-    def text(self, split: str, count: int | None = None) -> Extent:
+    def text(self, split: str, count: int | None = None) -> costs.Extent:
         """Return the sequences of a split that a search works with, or some number of them."""
         measurement = self.conditions.measurement
-        return Extent(measurement.searched[split] if count is None else count, measurement.length_of(split))
+        return costs.Extent(measurement.searched[split] if count is None else count, measurement.length_of(split))
 
-    def reading(self, text: Extent, size: int) -> Reading:
+    def reading(self, text: costs.Extent, size: int) -> Reading:
         """Return how the teacher reads a text layer by layer, with so many bytes a parameter."""
         batch = self.conditions.measurement.batch_size
         return Reading(num_sequences=text.count, length=text.length, batch_size=batch, size=size)
@@ -207,29 +190,29 @@ def search_costs(study: PlannedStudy, each: Forecast) -> list[Cost]:
     search, length = study.search, study.conditions.measurement.length
     selection = study.text("selection", 0 if search.fitness in FROM_SCORES else None)
     per_token = each.forward(length) + fitness_flops_per_token(search.fitness, study.teacher)
-    reading = reading_cost("search", per_token, Extent(search.num_evaluations * selection.count, length))
+    reading = costs.reading_cost("search", per_token, costs.Extent(search.num_evaluations * selection.count, length))
     num_readings = search.num_evaluations * (1 + len(search.stages))
     solved = num_readings * each.solving(study.teacher) if search.compares_corrected else 0.0
     searching = reading.model_copy(update={"flops": reading.flops + solved})
     correction, finalists = each.correction(study.teacher, study.text("calibration")), search.num_finalists
     brief = study.schedule.brief(search.finalist_tokens) if search.finalist_tokens else None
-    comparing = choice_cost(
+    comparing = costs.choice_cost(
         [each.forward(study.text("choice").length)] * finalists,
         study.text("choice"),
         [3 * each.forward(study.schedule.sequence_length)] * finalists,
         brief.num_tokens if brief else 0,
         [correction] * (finalists - 1),
     )
-    costs = [searching, comparing, *fitness_costs(search.fitness, study.teacher, selection)]
+    parts = [searching, comparing, *costs.fitness_costs(search.fitness, study.teacher, selection)]
     if search.compares_corrected:
-        costs += each.gathering(study.teacher, study.text("calibration"))
-    return [Cost.total("search", costs), correction]
+        parts += each.gathering(study.teacher, study.text("calibration"))
+    return [Cost.total("search", parts), correction]
 
 
 def certificate_cost(study: PlannedStudy, each: Forecast, num_proofs: int) -> Cost:
     """Return what it takes to prove some models of a variant, and to check and ask one of them."""
-    proof = proof_cost(each.forward, probe_lengths(study.text("choice").length + 1, study.positions))
-    check = check_cost(each.forward, prompt_lengths(study.positions), MAX_TOKENS if study.chats else 0)
+    proof = costs.proof_cost(each.forward, probe_lengths(study.text("choice").length + 1, study.positions))
+    check = costs.check_cost(each.forward, prompt_lengths(study.positions), MAX_TOKENS if study.chats else 0)
     return Cost.total("certificate", [*[proof] * num_proofs, check])
 
 
@@ -263,25 +246,23 @@ def _shared_rows(study: PlannedStudy) -> Iterator[Row]:
     if study.needs_statistics:
         text = study.text("calibration")
         streamed = _held(stream_memory(teacher, study.reading(text, BYTES[study.precision])), teacher)
-        yield _row(reading_cost("calibration", teacher, text)) | streamed
+        yield _row(costs.reading_cost("calibration", teacher, text)) | streamed
     if study.needs_elimination:
         text = study.text("calibration", min(measurement.elimination, measurement.calibration))
         together, reading = min(NUM_TOGETHER, teacher.num_hidden_layers), study.reading(text, BYTES[study.precision])
         streamed = _held(stream_memory(teacher, reading, num_trials=together), teacher)
-        yield _row(elimination_cost(teacher, text, study.trials)) | streamed
+        yield _row(costs.elimination_cost(teacher, text, study.trials)) | streamed
     checked = study.text("selection", min(measurement.elimination, measurement.selection))
-    for cost in order_gate_costs(teacher, checked).values():
+    for cost in costs.order_gate_costs(teacher, checked).values():
         yield from [_row(cost)] * study.num_orderings
     sequences = sum(count * study.num_sources.get(split, 0) for split, count in measurement.reported.items())
     asked = study.evaluation.question_tokens(study.num_sources["validation"])
     forward = float(forward_flops_per_token(teacher, context=measurement.final_length))
-    read, written = (
-        Cost.of("evaluation", sequences * measurement.final_length + asked, forward),
-        writing_cost(teacher, PROMPT_TOKENS, _WRITTEN),
-    )
+    read = Cost.of("evaluation", sequences * measurement.final_length + asked, forward)
+    written = costs.writing_cost(teacher, PROMPT_TOKENS, _WRITTEN)
     yield _row(Cost.total("evaluation", [read, written])) | held | files
     if cached := _cached_bytes(study):
-        cost = cache_cost(teacher, schedule.sequence_length, schedule.num_tokens)
+        cost = costs.cache_cost(teacher, schedule.sequence_length, schedule.num_tokens)
         yield _row(cost) | held | {"disk_bytes": schedule.num_sequences * cached}
 
 
@@ -314,16 +295,16 @@ def _search_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:
     yield _row(certificate_cost(study, each, study.search.num_finalists), variant)
     if (probe := study.probe_schedule) is not None:
         forward = each.forward(probe.sequence_length)
-        (trained,) = training_costs(forward, 0.0, probe)
-        looked = reading_cost("probe", each.forward(measurement.final_length), study.text("choice"))
+        (trained,) = costs.training_costs(forward, 0.0, probe)
+        looked = costs.reading_cost("probe", each.forward(measurement.final_length), study.text("choice"))
         memory = study.training_memory(each.members, study.micro_batch(CONTINUED), taught=False)
         row = _row(Cost.total("probe", [trained, looked]), variant) | _held(memory, largest)
         yield row | _files(study, probe, largest)
-        heldout = heldout_cost(forward, probe, measurement.heldout, len(probe.evaluation_steps))
+        heldout = costs.heldout_cost(forward, probe, measurement.heldout, len(probe.evaluation_steps))
         yield _row(heldout, variant)
         yield _start_row(each)
-        if is_long(probe):
-            yield _row(overfit_cost(forward, None, probe), variant)
+        if costs.is_long(probe):
+            yield _row(costs.overfit_cost(forward, None, probe), variant)
 
 
 def _training_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:
@@ -346,22 +327,23 @@ def _arm_rows(study: PlannedStudy, each: Forecast, arm: str, *, taught: bool, st
     schedule, largest = study.schedule, each.largest
     length, done = schedule.sequence_length, steps_done * schedule.tokens_per_step
     forward, teacher = each.forward(length), float(forward_flops_per_token(study.teacher, context=length))
-    training, *asked = training_costs(forward, teacher if taught else 0.0, schedule, done=done)
-    (centre,) = training_costs(float(forward_flops_per_token(each.center, context=length)), 0.0, schedule, done=done)
+    training, *asked = costs.training_costs(forward, teacher if taught else 0.0, schedule, done=done)
+    charged = float(forward_flops_per_token(each.center, context=length))
+    (centre,) = costs.training_costs(charged, 0.0, schedule, done=done)
     memory = study.training_memory(each.members, study.micro_batch(arm), taught=taught)
     row = _row(training, each.variant, arm) | _held(memory, largest) | _files(study, schedule, largest)
     yield row | {"paper_flops": centre.flops if arm == BASELINE else np.nan}
     yield from (_row(cost, each.variant, arm) for cost in asked)
     points = [step for step in schedule.evaluation_steps if step > steps_done or not steps_done]
-    heldout = heldout_cost(forward, schedule, study.conditions.measurement.heldout, len(points))
+    heldout = costs.heldout_cost(forward, schedule, study.conditions.measurement.heldout, len(points))
     yield _row(heldout, each.variant, arm)
-    if is_long(schedule):
-        yield _row(overfit_cost(forward, teacher if taught else None, schedule), each.variant, arm)
+    if costs.is_long(schedule):
+        yield _row(costs.overfit_cost(forward, teacher if taught else None, schedule), each.variant, arm)
 
 
 def _start_row(each: Forecast) -> Row:
     """Return what it takes to check the loss of a sub-network once, before the first run that begins with it."""
-    return _row(start_gate_cost({length: each.forward(length) for length in START_LENGTHS}), each.variant)
+    return _row(costs.start_gate_cost({length: each.forward(length) for length in costs.START_LENGTHS}), each.variant)
 
 
 def _evaluation_row(study: PlannedStudy, each: Forecast) -> Row:
@@ -370,31 +352,23 @@ def _evaluation_row(study: PlannedStudy, each: Forecast) -> Row:
     length, asked = measurement.final_length, evaluation.question_tokens(sources)
     foreign, seeds = study.num_sources.get(FOREIGN, 0), study.conditions.protocol.num_seeds
     of_arm = seeds * measurement.validation * (sources + foreign) * length + asked
-    costs = [Cost.of("evaluation", len(ARMS) * of_arm, each.forward(length))]
+    spent = [Cost.of("evaluation", len(ARMS) * of_arm, each.forward(length))]
     before = seeds * measurement.validation * foreign * length
-    costs.append(Cost.of("evaluation", len(FROM_SUBNET) * before, each.forward(length)))
-    costs += [writing_cost(each.largest, PROMPT_TOKENS, _WRITTEN, _WRITTEN)] * len(ARMS)
+    spent.append(Cost.of("evaluation", len(FROM_SUBNET) * before, each.forward(length)))
+    spent += [costs.writing_cost(each.largest, PROMPT_TOKENS, _WRITTEN, _WRITTEN)] * len(ARMS)
     if each.reference is not None:
-        costs.append(Cost.of("evaluation", of_arm, forward_flops_per_token(each.reference, context=length)))
-        costs.append(writing_cost(each.reference, PROMPT_TOKENS, _WRITTEN, _WRITTEN))
+        spent.append(Cost.of("evaluation", of_arm, forward_flops_per_token(each.reference, context=length)))
+        spent.append(costs.writing_cost(each.reference, PROMPT_TOKENS, _WRITTEN, _WRITTEN))
     if (efficiency := evaluation.efficiency) is not None:
         beside = [model for model in (study.teacher, each.reference) if model is not None]
         timed = [each.timing(efficiency), *(float(timing_flops(model, efficiency)) for model in beside)]
-        costs += [Cost(stage="evaluation", tokens=efficiency.num_tokens, flops=flops) for flops in timed]
-    return _row(Cost.total("evaluation", costs), each.variant) | _held(study.reading_memory(each.largest), each.largest)
+        spent += [Cost(stage="evaluation", tokens=efficiency.num_tokens, flops=flops) for flops in timed]
+    return _row(Cost.total("evaluation", spent), each.variant) | _held(study.reading_memory(each.largest), each.largest)
 
 
 def _reference_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:
     """Yield what the reference of a bin costs; all its spaces share it."""
-    reference, schedule = each.reference, study.schedule
-    if reference is None:
-        return
-    variant = Variant(each.variant.bin, SHARED)
-    forward = float(forward_flops_per_token(reference, context=schedule.sequence_length))
-    memory = study.training_memory((reference,), study.micro_batch(REFERENCE), taught=False)
-    (training,) = training_costs(forward, 0.0, schedule)
-    points = len(schedule.evaluation_steps)
-    for _ in range(study.conditions.protocol.num_seeds):
-        yield _row(training, variant, REFERENCE) | _held(memory, reference) | _files(study, schedule, reference)
-        heldout = heldout_cost(forward, schedule, study.conditions.measurement.heldout, points)
-        yield _row(heldout, variant, REFERENCE)
+    if each.reference is not None:
+        alone = replace(each, variant=Variant(each.variant.bin, SHARED), members=(each.reference,))
+        for _ in range(study.conditions.protocol.num_seeds):
+            yield from _arm_rows(study, alone, REFERENCE, taught=False, steps_done=0)
