@@ -1,6 +1,7 @@
 """The page needs nothing from outside, and shows every figure or says why there is none."""
 
 import dataclasses
+import html
 import re
 from html.parser import HTMLParser
 
@@ -79,7 +80,7 @@ def test_figures_end_their_sections(study) -> None:
     # Split, not searched by one expression: figures are megabytes.
     sections = dict(part.partition(">")[2].split("</h2>", 1) for part in body.split("<h2 id=")[1:])
     for figure in drawable(study.data):
-        section = sections[figure.section].replace("&#x27;", "'")
+        section = html.unescape(sections[figure.section])
         assert f'id="figure-{figure.name}"' in section
         assert figure.caption in section
         assert f"<h4>{study.figures[figure.name].layout.title.text}</h4>" in section

@@ -37,7 +37,30 @@ class Figure:
         return drawing(*(data[name] for name in self.needs), **self.options)
 
 
-_CURVES = ("curves", "savings")
+def _training(name: str, caption: str, **options: str) -> Figure:
+    """Return one of the figures of held-out curves."""
+    return Figure(
+        name=name,
+        needs=("curves", "savings"),
+        drawing="result_figures.training_curves",
+        options=options,
+        section="Training",
+        caption=caption,
+    )
+
+
+def _probes(name: str, caption: str, **options: str) -> Figure:
+    """Return one of the figures of the curves of probes."""
+    return Figure(
+        name=name,
+        needs=("probe_curves", "selections"),
+        drawing="selection.probe_losses",
+        options=options,
+        section="Selection",
+        caption=caption,
+    )
+
+
 FIGURES = (
     Figure(
         name="perplexity_by_arm",
@@ -46,45 +69,28 @@ FIGURES = (
         section="Results",
         caption="Lower is better. Bars: one unpaired standard error. Dashed: the teacher.",
     ),
-    Figure(
-        name="training_curves_tokens",
-        needs=_CURVES,
-        drawing="result_figures.training_curves",
-        options={"x": "tokens"},
-        section="Training",
-        caption="Bands: one standard error over sequences. Dotted: final loss of random_init. Star: an arm reaches it.",
+    _training(
+        "training_curves_tokens",
+        "Bands: one standard error over sequences. Dotted: final loss of random_init. Star: an arm reaches it.",
+        x="tokens",
     ),
-    Figure(
-        name="training_curves_flops",
-        needs=_CURVES,
-        drawing="result_figures.training_curves",
-        options={"x": "flops"},
-        section="Training",
-        caption="The same losses against the cost of training, without the search.",
+    _training("training_curves_flops", "The same losses against the cost of training, without the search.", x="flops"),
+    _training(
+        "training_perplexity_tokens",
+        "The same curves as perplexity: the exponential of the loss.",
+        x="tokens",
+        y="perplexity",
     ),
-    Figure(
-        name="training_perplexity_tokens",
-        needs=_CURVES,
-        drawing="result_figures.training_curves",
-        options={"x": "tokens", "y": "perplexity"},
-        section="Training",
-        caption="The same curves as perplexity: the exponential of the loss.",
+    _training(
+        "training_perplexity_flops_with_search",
+        "Perplexity against the cost of training, shifted by that of the search.",
+        x="flops_with_search",
+        y="perplexity",
     ),
-    Figure(
-        name="training_perplexity_flops_with_search",
-        needs=_CURVES,
-        drawing="result_figures.training_curves",
-        options={"x": "flops_with_search", "y": "perplexity"},
-        section="Training",
-        caption="Perplexity against the cost of training, shifted by that of the search.",
-    ),
-    Figure(
-        name="training_curves_flops_with_search",
-        needs=_CURVES,
-        drawing="result_figures.training_curves",
-        options={"x": "flops_with_search"},
-        section="Training",
-        caption="The same losses; every curve but that of random_init is shifted right by the cost of its search.",
+    _training(
+        "training_curves_flops_with_search",
+        "The same losses; every curve but that of random_init is shifted right by the cost of its search.",
+        x="flops_with_search",
     ),
     Figure(
         name="training_losses",
@@ -100,21 +106,8 @@ FIGURES = (
         section="Savings",
         caption="Above the dotted line the arm was cheaper than random_init. Each ledger includes the one before it.",
     ),
-    Figure(
-        name="probe_losses",
-        needs=("probe_curves", "selections"),
-        drawing="selection.probe_losses",
-        section="Selection",
-        caption="The thick line is the selected space of the bin.",
-    ),
-    Figure(
-        name="probe_perplexity",
-        needs=("probe_curves", "selections"),
-        drawing="selection.probe_losses",
-        options={"y": "perplexity"},
-        section="Selection",
-        caption="The same curves as perplexity.",
-    ),
+    _probes("probe_losses", "The thick line is the selected space of the bin."),
+    _probes("probe_perplexity", "The same curves as perplexity.", y="perplexity"),
     Figure(
         name="tasks_by_arm",
         needs=("tasks",),

@@ -11,29 +11,9 @@ from plotly.colors import hex_to_rgb
 
 from budwood.records.cost import Cost
 from budwood.records.names import BASELINE, Variant
+from budwood.reporting import style
 from budwood.reporting.ledger import LEDGERS, REACHED, ledger_frame
 from budwood.reporting.markup import NO_TRAINING
-from budwood.reporting.style import (
-    ARM_COLORS,
-    BAND_OPACITY,
-    GREY,
-    MARGIN,
-    QUANTITY_AXES,
-    STAGE_COLORS,
-    TEMPLATE,
-    Panel,
-    Quantity,
-    arm_look,
-    bar_look,
-    error_bars,
-    legend_once,
-    log_range,
-    nothing,
-    panels,
-    shown,
-    variant_labels,
-    variants,
-)
 
 CostAxis = Literal["tokens", "flops", "flops_with_search"]
 """The horizontal axis of a training curve."""
@@ -47,7 +27,7 @@ _LEDGER_NAMES = [name.replace("_", " ") for name in LEDGERS]
 
 
 def training_curves(
-    curves: pd.DataFrame, saved: pd.DataFrame, x: CostAxis = "tokens", y: Quantity = "loss"
+    curves: pd.DataFrame, saved: pd.DataFrame, x: CostAxis = "tokens", y: style.Quantity = "loss"
 ) -> go.Figure:
     """Return the held-out loss of every arm while it trains, or its perplexity, a panel per variant.
 
@@ -67,11 +47,9 @@ def training_curves(
     """
     if x not in get_args(CostAxis):
         raise ValueError(f"x: {x!r} is unknown; allowed are {', '.join(get_args(CostAxis))}")
-    title, found = f"Held-out {y} over {_CURVE_AXES[x]}", variants(curves)
-    if not found:
-        return nothing(title, NO_TRAINING)
-    figure, places = panels(title, list(found), _CURVE_AXES[x], QUANTITY_AXES[y])
-    for place, variant in zip(places, found.values(), strict=True):
+    title, axes = f"Held-out {y} over {_CURVE_AXES[x]}", (_CURVE_AXES[x], style.QUANTITY_AXES[y])
+    figure, panels = style.by_variant(title, curves, *axes, NO_TRAINING)
+    for place, variant in panels:
         for arm, curve in variant.groupby("arm", sort=False):
             points = _measured(curve)
             if points.empty:
@@ -79,17 +57,17 @@ def training_curves(
             match = _match(saved, points)
             offset = match["search_flops"] if x == "flops_with_search" and match else 0.0
             cost = points["tokens" if x == "tokens" else "flops"].to_numpy(float) + offset
-            ends = [shown(points[end].to_numpy(float), y) for end in ("low", "high")]
+            ends = [style.shown(points[end].to_numpy(float), y) for end in ("low", "high")]
             _band(figure, str(arm), cost, ends, place)
-            measured = shown(points["heldout_loss"].to_numpy(float), y)
-            figure.add_scatter(x=cost, y=measured, mode="lines+markers", **arm_look(str(arm)), **place)
+            measured = style.shown(points["heldout_loss"].to_numpy(float), y)
+            figure.add_scatter(x=cost, y=measured, mode="lines+markers", **style.arm_look(str(arm)), **place)
             if arm == BASELINE:
-                figure.add_hline(float(measured[-1]), line={"color": GREY, "dash": "dot", "width": 1.5}, **place)
+                figure.add_hline(float(measured[-1]), line={"color": style.GREY, "dash": "dot", "width": 1.5}, **place)
             if match and match["status"] == REACHED:
                 where = np.interp(match["tokens_to_match"], points["tokens"].to_numpy(float), cost)
-                target = shown(np.array(match["target_loss"], float), y)
+                target = style.shown(np.array(match["target_loss"], float), y)
                 _star(figure, str(arm), (float(where), float(target)), place)
-    return legend_once(figure).update_xaxes(exponentformat="B" if x == "tokens" else "SI")
+    return style.legend_once(figure).update_xaxes(exponentformat="B" if x == "tokens" else "SI")
 
 
 def training_losses(curves: pd.DataFrame) -> go.Figure:
@@ -98,18 +76,15 @@ def training_losses(curves: pd.DataFrame) -> go.Figure:
     Args:
         curves: columns `bin`, `space`, `arm`, `step`, `tokens`, `train_loss` (NaN where it was not logged).
     """
-    title, found = "Training loss", variants(curves)
-    if not found:
-        return nothing(title, NO_TRAINING)
-    figure, places = panels(title, list(found), "training tokens", "objective (nats per token)")
-    for place, variant in zip(places, found.values(), strict=True):
+    axes = ("training tokens", "objective (nats per token)")
+    figure, panels = style.by_variant("Training loss", curves, *axes, NO_TRAINING)
+    for place, variant in panels:
         for arm, curve in variant.groupby("arm", sort=False):
             noted = curve[np.isfinite(curve["train_loss"])]
             points = noted.groupby("step", as_index=False)[["tokens", "train_loss"]].mean()
-            line = {"color": ARM_COLORS.get(str(arm), GREY), "width": 2}
-            look = {"name": str(arm), "mode": "lines", "line": line}
+            look = {"name": str(arm), "mode": "lines", "line": {"color": style.color_of_arm(arm), "width": 2}}
             figure.add_scatter(x=points["tokens"], y=points["train_loss"], **look, **place)
-    return legend_once(figure).update_xaxes(exponentformat="B")
+    return style.legend_once(figure).update_xaxes(exponentformat="B")
 
 
 def perplexity_by_arm(results: pd.DataFrame) -> go.Figure:
@@ -123,19 +98,19 @@ def perplexity_by_arm(results: pd.DataFrame) -> go.Figure:
     """
     trained, teacher = results[results["bin"] != ""], results[results["bin"] == ""]
     if trained.empty:
-        return nothing("Validation perplexity", NO_TRAINING)
+        return style.nothing("Validation perplexity", NO_TRAINING)
     suffixes = [name.removeprefix("perplexity") for name in map(str, results) if name.startswith("perplexity")]
     suffixes = suffixes[-1:] if len(suffixes) == 2 else suffixes  # noqa: PLR2004 - the only source is all of them
     names = [suffix.removeprefix("_") or "all sources" for suffix in suffixes]
-    figure, places = panels("Validation perplexity", names, "variant", "perplexity (log)", 1, shared_xaxes=True)
+    figure, places = style.panels("Validation perplexity", names, "variant", "perplexity (log)", 1, shared_xaxes=True)
     for place, suffix in zip(places, suffixes, strict=True):
         for arm, scores in trained.groupby("model", sort=False):
-            look = {**bar_look(str(arm)), "error_y": _perplexity_error(scores, suffix)}
-            figure.add_bar(x=variant_labels(scores), y=scores[f"perplexity{suffix}"], **look, **place)
+            look = {**style.bar_look(str(arm)), "error_y": _perplexity_error(scores, suffix)}
+            figure.add_bar(x=style.variant_labels(scores), y=scores[f"perplexity{suffix}"], **look, **place)
         for value in teacher[f"perplexity{suffix}"]:
-            figure.add_hline(value, line={"color": GREY, "dash": "dash", "width": 2}, name="teacher", **place)
-        figure.update_yaxes(range=log_range(results[f"perplexity{suffix}"]), **place)
-    return legend_once(figure).update_yaxes(type="log", dtick="D2").update_layout(barmode="group")
+            figure.add_hline(value, line={"color": style.GREY, "dash": "dash", "width": 2}, name="teacher", **place)
+        figure.update_yaxes(range=style.log_range(results[f"perplexity{suffix}"]), **place)
+    return style.legend_once(figure).update_yaxes(type="log", dtick="D2").update_layout(barmode="group")
 
 
 def tasks_by_arm(tasks: pd.DataFrame) -> go.Figure:
@@ -148,22 +123,22 @@ def tasks_by_arm(tasks: pd.DataFrame) -> go.Figure:
     """
     found = {str(task): rows for task, rows in tasks.groupby("task", sort=False)}
     if not found:
-        return nothing("Tasks", "No task was evaluated.")
+        return style.nothing("Tasks", "No task was evaluated.")
     names = [f"{name} ({rows['metric'].iloc[0]})" for name, rows in found.items()]
-    figure, places = panels("Tasks", names, "variant", "%", 1, shared_xaxes=True)
+    figure, places = style.panels("Tasks", names, "variant", "%", 1, shared_xaxes=True)
     for place, answers in zip(places, found.values(), strict=True):
         for arm, scores in answers[answers["bin"] != ""].groupby("model", sort=False):
-            error = error_bars(100 * scores["standard_error"].fillna(0.0))
-            look = {**bar_look(str(arm)), "error_y": error}
-            figure.add_bar(x=variant_labels(scores), y=100 * scores["value"], **look, **place)
+            error = style.error_bars(100 * scores["standard_error"].fillna(0.0))
+            look = {**style.bar_look(str(arm)), "error_y": error}
+            figure.add_bar(x=style.variant_labels(scores), y=100 * scores["value"], **look, **place)
         lines = {
             "teacher": ("dash", answers.loc[answers["bin"] == "", "value"]),
             "guessing": ("dot", answers["chance"]),
         }
         for name, (dash, values) in lines.items():
             for value in values.dropna().unique():
-                figure.add_hline(100 * value, line={"color": GREY, "dash": dash, "width": 2}, name=name, **place)
-    return legend_once(figure).update_layout(barmode="group").update_yaxes(rangemode="tozero")
+                figure.add_hline(100 * value, line={"color": style.GREY, "dash": dash, "width": 2}, name=name, **place)
+    return style.legend_once(figure).update_layout(barmode="group").update_yaxes(rangemode="tozero")
 
 
 def speed_and_memory(speeds: pd.DataFrame) -> go.Figure:
@@ -176,7 +151,7 @@ def speed_and_memory(speeds: pd.DataFrame) -> go.Figure:
     """
     title = "Speed and memory of the sub-networks"
     if speeds.empty:
-        return nothing(title, "Speed was not measured.")
+        return style.nothing(title, "Speed was not measured.")
     teacher = speeds[speeds["model"] == "teacher"]
     shown = {
         "prefill: times faster than the teacher": ("prefill_speedup", 1.0),
@@ -184,19 +159,19 @@ def speed_and_memory(speeds: pd.DataFrame) -> go.Figure:
         "peak memory (MiB)": ("peak_bytes", 2.0**20),
         "KV cache per token (KiB)": ("kv_bytes_per_token", 2.0**10),
     }
-    figure, places = panels(title, list(shown), "variant", "", shared_xaxes=True)
+    figure, places = style.panels(title, list(shown), "variant", "", shared_xaxes=True)
     for place, (column, unit) in zip(places, shown.values(), strict=True):
         for model, own in speeds[speeds["model"] != "teacher"].groupby("model", sort=False):
-            color = ARM_COLORS["subnet_init"] if model == "subnet" else ARM_COLORS.get(str(model), GREY)
+            color = style.color_of_arm("subnet_init" if model == "subnet" else model)
             look: dict[str, object] = {"name": str(model), "marker": {"color": color}}
             if unit == 1:  # the only values with quartiles
                 ends = own[f"{column}_high"] - own[column], own[column] - own[f"{column}_low"]
-                look["error_y"] = error_bars(*ends)
-            figure.add_bar(x=variant_labels(own), y=own[column] / unit, **look, **place)
+                look["error_y"] = style.error_bars(*ends)
+            figure.add_bar(x=style.variant_labels(own), y=own[column] / unit, **look, **place)
         line = 1.0 if unit == 1 else float(teacher[column].median()) / unit
         if np.isfinite(line):
-            figure.add_hline(line, line={"color": GREY, "dash": "dash", "width": 2}, **place)
-    return legend_once(figure).update_yaxes(rangemode="tozero")
+            figure.add_hline(line, line={"color": style.GREY, "dash": "dash", "width": 2}, **place)
+    return style.legend_once(figure).update_yaxes(rangemode="tozero")
 
 
 def savings_by_ledger(saved: pd.DataFrame) -> go.Figure:
@@ -207,41 +182,39 @@ def savings_by_ledger(saved: pd.DataFrame) -> go.Figure:
     Args:
         saved: the frame of `budwood.reporting.ledger.savings`.
     """
-    title = "Savings under each ledger"
-    ratios = saved[[f"ratio_{ledger}" for ledger in LEDGERS]] if len(saved) else pd.DataFrame()
-    if not np.isfinite(ratios.to_numpy(float)).any():
-        return nothing(title, f"No arm reached the final loss of {BASELINE} in training, so there is no ratio.")
-    found = variants(saved[np.isfinite(ratios.to_numpy(float)).any(axis=1)])
-    figure, places = panels(title, list(found), "ledger", f"{BASELINE}'s cost / the arm's")
-    for place, rows in zip(places, found.values(), strict=True):
+    ratios = saved.reindex(columns=[f"ratio_{ledger}" for ledger in LEDGERS]).to_numpy(float)
+    reason = f"No arm reached the final loss of {BASELINE} in training, so there is no ratio."
+    title, axes = "Savings under each ledger", ("ledger", f"{BASELINE}'s cost / the arm's")
+    figure, panels = style.by_variant(title, saved.loc[np.isfinite(ratios).any(axis=1)], *axes, reason)
+    for place, rows in panels:
         for row in rows.to_dict("records"):
             middle, low, high = (
                 np.array([row[f"ratio_{ledger}{end}"] for ledger in LEDGERS], float) for end in ("", "_low", "_high")
             )
             above = np.where(np.isfinite(high), high - middle, 0.0)
             below = np.where(np.isfinite(low), middle - low, 0.0)
-            look = {**arm_look(row["arm"]), "mode": "markers", "error_y": error_bars(above, below)}
+            look = {**style.arm_look(row["arm"]), "mode": "markers", "error_y": style.error_bars(above, below)}
             figure.add_scatter(x=_LEDGER_NAMES, y=middle, **look, **place)
-        figure.add_hline(1.0, line={"color": GREY, "dash": "dot", "width": 1.5}, **place)
-    return legend_once(figure).update_yaxes(rangemode="tozero")
+        figure.add_hline(1.0, line={"color": style.GREY, "dash": "dot", "width": 1.5}, **place)
+    return style.legend_once(figure).update_yaxes(rangemode="tozero")
 
 
 def flops_by_stage(ledger: Sequence[Cost]) -> go.Figure:
     """Return the cost of every variant, stacked by stage; costs shared by variants have a bar of their own."""
     costs = ledger_frame(ledger)
     if costs.empty:
-        return nothing("Cost by stage", "The ledger is empty.")
+        return style.nothing("Cost by stage", "The ledger is empty.")
     costs = costs.assign(variant=[str(Variant(b, s)) for b, s in zip(costs["bin"], costs["space"], strict=True)])
     totals = costs.groupby(["stage", "variant"], observed=True, sort=True)["flops"].sum()
     names = list(dict.fromkeys(costs["variant"]))
-    figure = go.Figure(layout={"template": TEMPLATE, "title": {"text": "Cost by stage"}, "barmode": "stack"})
+    figure = go.Figure(layout={"template": style.TEMPLATE, "title": {"text": "Cost by stage"}, "barmode": "stack"})
     figure.update_layout(legend={"traceorder": "normal"})
     for stage in totals.index.unique("stage"):
         amounts = totals[stage].reindex(names, fill_value=0.0)
-        marker = {"color": STAGE_COLORS.get(stage, GREY), "line": {"color": GREY, "width": 0.5}}
+        marker = {"color": style.STAGE_COLORS.get(stage, style.GREY), "line": {"color": style.GREY, "width": 0.5}}
         figure.add_bar(x=amounts, y=names, orientation="h", name=stage, marker=marker)
     figure.update_yaxes(autorange="reversed", title_text="variant").update_xaxes(title_text="floating-point operations")
-    return figure.update_layout(height=MARGIN["t"] + MARGIN["b"] + 50 * max(3, len(names)))
+    return figure.update_layout(height=style.MARGIN["t"] + style.MARGIN["b"] + 50 * max(3, len(names)))
 
 
 def _match(saved: pd.DataFrame, points: pd.DataFrame) -> Mapping[Hashable, Any] | None:
@@ -275,17 +248,18 @@ def _errors_over_sequences(points: pd.DataFrame) -> NDArray[np.float64]:
     return np.array([v.std(ddof=1) / np.sqrt(v.size) if v.size > 1 else np.nan for v in losses])
 
 
-def _band(figure: go.Figure, arm: str, cost: np.ndarray, ends: Sequence[NDArray[np.float64]], place: Panel) -> None:
+def _band(
+    figure: go.Figure, arm: str, cost: np.ndarray, ends: Sequence[NDArray[np.float64]], place: style.Panel
+) -> None:
     """Shade the band of an arm between its lower and upper end, if it has one."""
     low, high = ends
     if not np.isfinite(high - low).all():
         return
-    color = ARM_COLORS.get(arm, GREY)
     figure.add_scatter(
         x=np.concatenate([cost, cost[::-1]]),
         y=np.concatenate([high, low[::-1]]),
         fill="toself",
-        fillcolor="rgba({}, {}, {}, {})".format(*hex_to_rgb(color), BAND_OPACITY),
+        fillcolor="rgba({}, {}, {}, {})".format(*hex_to_rgb(style.color_of_arm(arm)), style.BAND_OPACITY),
         line={"width": 0},
         mode="lines",
         hoverinfo="skip",
@@ -296,9 +270,10 @@ def _band(figure: go.Figure, arm: str, cost: np.ndarray, ends: Sequence[NDArray[
     )
 
 
-def _star(figure: go.Figure, arm: str, point: tuple[float, float], place: Panel) -> None:
+def _star(figure: go.Figure, arm: str, point: tuple[float, float], place: style.Panel) -> None:
     """Mark where an arm reaches the final loss of the baseline."""
-    marker = {"color": ARM_COLORS.get(arm, GREY), "symbol": "star", "size": 15, "line": {"color": GREY, "width": 1}}
+    edge = {"color": style.GREY, "width": 1}
+    marker = {"color": style.color_of_arm(arm), "symbol": "star", "size": 15, "line": edge}
     look = {"name": f"{arm} reaches {BASELINE}", "legendgroup": arm, "showlegend": False, "marker": marker}
     figure.add_scatter(x=[point[0]], y=[point[1]], mode="markers", **look, **place)
 
@@ -306,4 +281,4 @@ def _star(figure: go.Figure, arm: str, point: tuple[float, float], place: Panel)
 def _perplexity_error(scores: pd.DataFrame, suffix: str) -> dict[str, object]:
     """Return asymmetric error bars: exp(loss ± standard error) around exp(loss)."""
     loss, error = scores[f"loss{suffix}"], scores[f"standard_error{suffix}"].fillna(0.0)
-    return error_bars(np.exp(loss + error) - np.exp(loss), np.exp(loss) - np.exp(loss - error))
+    return style.error_bars(np.exp(loss + error) - np.exp(loss), np.exp(loss) - np.exp(loss - error))

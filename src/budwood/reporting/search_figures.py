@@ -11,31 +11,18 @@ from budwood.arch.spec import Architecture
 from budwood.records.names import BASELINE, Variant
 from budwood.records.search import Winner
 from budwood.records.teacher import TeacherRecord
-from budwood.reporting import formats
+from budwood.reporting import formats, style
 from budwood.reporting.markup import NO_SEARCH
-from budwood.reporting.style import (
-    ARM_COLORS,
-    FAINT,
-    GREY,
-    SERIES,
-    Panel,
-    error_bars,
-    legend_once,
-    nothing,
-    panels,
-    variant_labels,
-    variants,
-)
 from budwood.search.candidate import LAYER_SIZES
 
 NUM_ELITES = 5
 """Candidates that are shown as the best of a search."""
 
 _ORIGINS = {
-    "initial": (GREY, "circle"),
-    "random": (SERIES[1], "square"),
-    "mutation": (SERIES[0], "diamond"),
-    "crossover": (SERIES[2], "cross"),
+    "initial": (style.GREY, "circle"),
+    "random": (style.SERIES[1], "square"),
+    "mutation": (style.SERIES[0], "diamond"),
+    "crossover": (style.SERIES[2], "cross"),
 }
 _FITNESS_AXES = {
     "perplexity": "loss (nats per token)",
@@ -59,19 +46,17 @@ def search_trajectory(histories: pd.DataFrame) -> go.Figure:
         histories: columns `bin`, `space`, `evaluation`, `epoch`, `origin`, `num_parameters`, `finished`, `loss` and,
             where it is not nats per token on the text, `fitness`: its name.
     """
-    title, found = "Search: loss of the candidates", variants(histories)
-    if not found:
-        return nothing(title, NO_SEARCH)
-    figure, places = panels(title, list(found), "evaluation", _loss_axis(histories))
-    for place, history in zip(places, found.values(), strict=True):
+    title, axes = "Search: loss of the candidates", ("evaluation", _loss_axis(histories))
+    figure, panels = style.by_variant(title, histories, *axes, NO_SEARCH)
+    for place, history in panels:
         run = history.sort_values("evaluation")
         figure.add_scatter(**_dots(run, run["evaluation"]), **place)
         best = run["loss"].where(run["finished"]).cummin().ffill()
-        line = {"color": ARM_COLORS["subnet_init"], "shape": "hv", "width": 3}
+        line = {"color": style.ARM_COLORS["subnet_init"], "shape": "hv", "width": 3}
         figure.add_scatter(x=run["evaluation"], y=best, mode="lines", line=line, name="best so far", **place)
         for start in run.groupby("epoch")["evaluation"].min().iloc[1:]:
-            figure.add_vline(start - 0.5, line={"color": FAINT, "width": 1}, layer="below", **place)
-    return legend_once(figure)
+            figure.add_vline(start - 0.5, line={"color": style.FAINT, "width": 1}, layer="below", **place)
+    return style.legend_once(figure)
 
 
 def search_sizes(histories: pd.DataFrame, search_spaces: pd.DataFrame) -> go.Figure:
@@ -81,12 +66,10 @@ def search_sizes(histories: pd.DataFrame, search_spaces: pd.DataFrame) -> go.Fig
         histories: as of `search_trajectory`.
         search_spaces: columns `bin`, `space`, `low`, `high`: the bounds of the bins.
     """
-    title, found = "Search: loss over parameters", variants(histories)
-    if not found:
-        return nothing(title, NO_SEARCH)
-    figure, places = panels(title, list(found), "parameters", _loss_axis(histories))
+    title, axes = "Search: loss over parameters", ("parameters", _loss_axis(histories))
+    figure, panels = style.by_variant(title, histories, *axes, NO_SEARCH)
     bounds = search_spaces.set_index(["bin", "space"])[["low", "high"]]
-    for place, run in zip(places, found.values(), strict=True):
+    for place, run in panels:
         low, high = bounds.loc[(run["bin"].iloc[0], run["space"].iloc[0])]
         for origin, (color, symbol) in _ORIGINS.items():
             rows = run[run["origin"] == origin]
@@ -95,8 +78,9 @@ def search_sizes(histories: pd.DataFrame, search_spaces: pd.DataFrame) -> go.Fig
                 marker = {"color": color, "symbol": marks, "size": 7, "opacity": 0.8}
                 look = {"name": origin, "mode": "markers", "marker": marker}
                 figure.add_scatter(x=rows["num_parameters"], y=rows["loss"], **look, **place)
-        figure.add_vrect(low, high, fillcolor=ARM_COLORS[BASELINE], opacity=0.12, line_width=0, layer="below", **place)
-    return legend_once(figure).update_xaxes(exponentformat="B")
+        shade = {"fillcolor": style.ARM_COLORS[BASELINE], "opacity": 0.12, "line_width": 0, "layer": "below"}
+        figure.add_vrect(low, high, **shade, **place)
+    return style.legend_once(figure).update_xaxes(exponentformat="B")
 
 
 def elite_sizes(histories: pd.DataFrame, teacher_record: TeacherRecord) -> go.Figure:
@@ -109,21 +93,18 @@ def elite_sizes(histories: pd.DataFrame, teacher_record: TeacherRecord) -> go.Fi
         histories: columns `bin`, `space`, `loss`, `finished`, and the sizes of `SearchRecord`.
         teacher_record: its `architecture` is 100 %.
     """
-    title, found = "Search: what the best candidates keep", variants(histories)
-    if not found:
-        return nothing(title, NO_SEARCH)
-    teacher = teacher_record.architecture
-    figure, places = panels(title, list(found), "axis of the teacher", "kept (%)")
-    for place, run in zip(places, found.values(), strict=True):
-        shares = _shares(run, teacher)
+    title, axes = "Search: what the best candidates keep", ("axis of the teacher", "kept (%)")
+    figure, panels = style.by_variant(title, histories, *axes, NO_SEARCH)
+    for place, run in panels:
+        shares = _shares(run, teacher_record.architecture)
         low, high = shares.min(0), shares.max(0)
-        figure.add_bar(x=_SHARES, y=high - low, base=low, marker={"color": FAINT}, name="all candidates", **place)
+        figure.add_bar(x=_SHARES, y=high - low, base=low, marker={"color": style.FAINT}, name="all candidates", **place)
         for rank, index in reversed(list(enumerate(_best(run)))):
             name = "the best" if rank == 0 else f"the next {NUM_ELITES - 1}"
-            line = {"color": ARM_COLORS["subnet_init"], "width": 1 if rank else 3}
+            line = {"color": style.ARM_COLORS["subnet_init"], "width": 1 if rank else 3}
             look = {"name": name, "line": line, "opacity": 0.5 if rank else 1, "mode": "lines+markers"}
             figure.add_scatter(x=_SHARES, y=shares[index], **look, **place)
-    return legend_once(figure).update_yaxes(rangemode="tozero")
+    return style.legend_once(figure).update_yaxes(rangemode="tozero")
 
 
 def winner_layers(winners: Sequence[Winner], teacher_record: TeacherRecord) -> go.Figure:
@@ -135,24 +116,24 @@ def winner_layers(winners: Sequence[Winner], teacher_record: TeacherRecord) -> g
     """
     title = "Winners: what they keep of every layer"
     if not winners:
-        return nothing(title, NO_SEARCH)
+        return style.nothing(title, NO_SEARCH)
     teacher = teacher_record.architecture
     names = [str(Variant(winner.bin, winner.space)) for winner in winners]
-    figure, places = panels(title, names, "layer of the teacher, by rank", "kept (%)")
+    figure, places = style.panels(title, names, "layer of the teacher, by rank", "kept (%)")
     for place, winner in zip(places, winners, strict=True):
         kept = {layer.layer: layer.spec for layer in winner.selection.layers}
         ranks = list(range(teacher.num_hidden_layers))
         for name, field, color, shape in (
-            ("query heads", "num_attention_heads", SERIES[1], "square"),
-            ("head size", "head_dim", SERIES[2], "diamond"),
-            ("neurons", "intermediate_size", SERIES[0], "circle"),
+            ("query heads", "num_attention_heads", style.SERIES[1], "square"),
+            ("head size", "head_dim", style.SERIES[2], "diamond"),
+            ("neurons", "intermediate_size", style.SERIES[0], "circle"),
         ):
             whole = max(getattr(layer, field) for layer in teacher.layers)
             shares = [100 * getattr(kept[rank], field) / whole if rank in kept else None for rank in ranks]
             marker = {"color": color, "symbol": shape, "size": 7}
             look = {"name": name, "marker": marker, "mode": "lines+markers", "connectgaps": False}
             figure.add_scatter(x=ranks, y=shares, **look, **place)
-    return legend_once(figure).update_yaxes(range=[0, 105])
+    return style.legend_once(figure).update_yaxes(range=[0, 105])
 
 
 def draws_and_elites(histories: pd.DataFrame) -> go.Figure:
@@ -163,25 +144,25 @@ def draws_and_elites(histories: pd.DataFrame) -> go.Figure:
     Args:
         histories: as of `search_trajectory`.
     """
-    title, found = "Search: random draws and the best", variants(histories)
+    title, found = "Search: random draws and the best", style.variants(histories)
     if not found:
-        return nothing(title, NO_SEARCH)
-    figure, _ = panels(title, [""], "variant", _loss_axis(histories))
+        return style.nothing(title, NO_SEARCH)
+    figure, _ = style.panels(title, [""], "variant", _loss_axis(histories))
     draws = histories[histories["origin"].isin(["initial", "random"])]
     elites = pd.concat([run.iloc[_best(run)] for run in found.values()])
     figure.add_box(
-        x=variant_labels(draws),
+        x=style.variant_labels(draws),
         y=draws["loss"],
         name="random draws",
         boxpoints="all",
         jitter=0.4,
         pointpos=0,
-        marker={"color": GREY, "size": 4, "opacity": 0.7},
-        fillcolor=FAINT,
+        marker={"color": style.GREY, "size": 4, "opacity": 0.7},
+        fillcolor=style.FAINT,
     )
-    marker = {"color": ARM_COLORS["subnet_init"], "symbol": "diamond", "size": 9}
+    marker = {"color": style.ARM_COLORS["subnet_init"], "symbol": "diamond", "size": 9}
     look = {"mode": "markers", "name": f"the best {NUM_ELITES}", "marker": marker}
-    return figure.add_scatter(x=variant_labels(elites), y=elites["loss"], **look)
+    return figure.add_scatter(x=style.variant_labels(elites), y=elites["loss"], **look)
 
 
 def winners_by_variant(winners: Sequence[Winner]) -> go.Figure:
@@ -192,12 +173,12 @@ def winners_by_variant(winners: Sequence[Winner]) -> go.Figure:
     """
     title = "Winners before training"
     if not winners:
-        return nothing(title, NO_SEARCH)
+        return style.nothing(title, NO_SEARCH)
     losses = np.array([winner.choice_loss for winner in winners])
     ends = np.array([winner.choice_interval for winner in winners])
-    figure, _ = panels(title, [""], "variant", "loss (nats per token)")
-    error = error_bars(ends[:, 1] - losses, losses - ends[:, 0])
-    marker = {"color": ARM_COLORS["subnet_init"], "symbol": "square", "size": 11}
+    figure, _ = style.panels(title, [""], "variant", "loss (nats per token)")
+    error = style.error_bars(ends[:, 1] - losses, losses - ends[:, 0])
+    marker = {"color": style.ARM_COLORS["subnet_init"], "symbol": "square", "size": 11}
     look = {"mode": "markers", "marker": marker, "name": "winner", "showlegend": False}
     about = [f"{formats.count(winner.num_parameters)} parameters<br>{winner.description}" for winner in winners]
     labels = [f"{winner.bin}<br>{winner.space}" for winner in winners]
@@ -219,13 +200,13 @@ def parameter_spread(samples: pd.DataFrame, search_spaces: pd.DataFrame) -> go.F
     bins = {row["bin"]: (row["low"], row["high"]) for row in search_spaces.to_dict("records")}
     spaces = dict(list(samples.groupby("space", sort=False)["num_parameters"]))
     axes = ("parameters", "share of the sample (%)")
-    figure, places = panels("Parameter counts of uniform samples", [str(space) for space in spaces], *axes, 1)
+    figure, places = style.panels("Parameter counts of uniform samples", [str(space) for space in spaces], *axes, 1)
     bounds = [bound for limits in bins.values() for bound in limits]
     limits = (min(samples["num_parameters"].min(), *bounds), max(samples["num_parameters"].max(), *bounds))
     edges = np.linspace(*limits, _NUM_HISTOGRAM_BARS + 1)
     for place, counts in zip(places, spaces.values(), strict=True):
         percent = 100 * np.histogram(counts, edges)[0] / len(counts)
-        bars = {"width": np.diff(edges), "marker": {"color": ARM_COLORS["subnet_init"]}, "showlegend": False}
+        bars = {"width": np.diff(edges), "marker": {"color": style.ARM_COLORS["subnet_init"]}, "showlegend": False}
         figure.add_bar(x=(edges[1:] + edges[:-1]) / 2, y=percent, name="sample", **bars, **place)
         figure.update_yaxes(range=[0, _LABEL_ROOM * percent.max()], **place)
         for name, (low, high) in bins.items():
@@ -242,14 +223,14 @@ def _dots(run: pd.DataFrame, x: pd.Series) -> dict[str, object]:
         "y": run["loss"],
         "name": "candidate",
         "mode": "markers",
-        "marker": {"color": GREY, "opacity": 0.55, "size": 5, "symbol": symbols},
+        "marker": {"color": style.GREY, "opacity": 0.55, "size": 5, "symbol": symbols},
         "customdata": run[["origin", "num_parameters"]].to_numpy(),
         "hovertemplate": hover,
     }
 
 
 def _loss_axis(histories: pd.DataFrame) -> str:
-    fitness = str(histories["fitness"].iloc[0]) if "fitness" in histories else "perplexity"
+    fitness = str(next(iter(histories.get("fitness", ())), "perplexity"))
     return _FITNESS_AXES.get(fitness, f"{fitness} (lower is better)")
 
 
@@ -267,9 +248,9 @@ def _shares(run: pd.DataFrame, teacher: Architecture) -> NDArray[np.float64]:
     return np.stack([100 * run[name].to_numpy(float) / size for name, size in whole.items()], axis=1)
 
 
-def _shade_bin(figure: go.Figure, place: Panel, limits: tuple[int, int], label: str) -> None:
+def _shade_bin(figure: go.Figure, place: style.Panel, limits: tuple[int, int], label: str) -> None:
     """Shade a bin and write its label along its middle, so that neighbouring labels do not overlap."""
     low, high = limits
-    figure.add_vrect(low, high, fillcolor=ARM_COLORS[BASELINE], opacity=0.2, line_width=0, layer="below", **place)
+    figure.add_vrect(low, high, fillcolor=style.ARM_COLORS[BASELINE], opacity=0.2, line_width=0, layer="below", **place)
     text = {"text": label, "textangle": -90, "showarrow": False, "yref": "y domain", "y": 0.98, "yanchor": "top"}
     figure.add_annotation(x=(low + high) / 2, **text, **place)

@@ -139,6 +139,30 @@ def variants(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {str(Variant(str(bin_name), str(space))): rows for (bin_name, space), rows in groups}
 
 
+def by_variant(
+    title: str, frame: pd.DataFrame, x: str, y: str, reason: str
+) -> tuple[go.Figure, list[tuple[Panel, pd.DataFrame]]]:
+    """Return a grid with a panel for every variant, and the place and the rows of each.
+
+    Args:
+        title: of the figure.
+        frame: has columns `bin` and `space`.
+        x: title of the horizontal axes.
+        y: title of the vertical axes.
+        reason: why the figure is empty, where the frame is.
+    """
+    found = variants(frame)
+    if not found:
+        return nothing(title, reason), []
+    figure, places = panels(title, list(found), x, y)
+    return figure, list(zip(places, found.values(), strict=True))
+
+
+def color_of_arm(arm: object) -> str:
+    """Return the colour of an arm, the same in every figure; an unknown arm is grey."""
+    return ARM_COLORS.get(str(arm), GREY)
+
+
 def variant_labels(frame: pd.DataFrame) -> list[str]:
     """Return the variant of every row, on two lines."""
     return [str(Variant(b, s)).replace(" · ", "<br>") for b, s in zip(frame["bin"], frame["space"], strict=True)]
@@ -150,14 +174,14 @@ def color_of(place: int) -> str:
 
 
 def arm_look(arm: str) -> dict[str, object]:
-    """Return name, colour and symbol of an arm, the same in every figure; an unknown arm is grey."""
-    marker = {"color": ARM_COLORS.get(arm, GREY), "symbol": ARM_SYMBOLS.get(arm, "x"), "size": 8}
+    """Return name, colour and symbol of an arm."""
+    marker = {"color": color_of_arm(arm), "symbol": ARM_SYMBOLS.get(arm, "x"), "size": 8}
     return {"name": arm, "marker": marker}
 
 
 def bar_look(arm: str) -> dict[str, object]:
     """Return name and colour of an arm's bars."""
-    return {"name": arm, "marker": {"color": ARM_COLORS.get(arm, GREY)}}
+    return {"name": arm, "marker": {"color": color_of_arm(arm)}}
 
 
 def error_bars(above: object, below: object | None = None) -> dict[str, object]:

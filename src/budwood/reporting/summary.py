@@ -10,19 +10,9 @@ from budwood.records.evaluation import Sample
 from budwood.records.names import BASELINE, REFERENCE, Variant
 from budwood.records.serving import ENGINES, NOT_TRIED
 from budwood.records.training import Score
-from budwood.reporting import formats
+from budwood.reporting import formats, markup
 from budwood.reporting.findings import Findings
 from budwood.reporting.ledger import ledger_frame, total_by_stage
-from budwood.reporting.markup import (
-    NO_SEARCH,
-    NO_TRAINING,
-    intervals,
-    literal,
-    markdown_table,
-    means_and_errors,
-    once,
-    plural,
-)
 from budwood.reporting.matching import mismatches, unlike
 from budwood.reporting.tables import NOISE_STANDARD_ERRORS, verdict, verdicts
 from budwood.search.choice import CONFIDENCE
@@ -39,14 +29,14 @@ def warning(arms: Sequence[Score]) -> str:
         "**Some arms were not trained and measured alike**, so their losses do not compare and the report gives no "
         "verdict on them. Run the stages that are out of date again."
     )
-    return "\n".join([lead, "", *(f"- {literal(sentence)}" for sentence in found)])
+    return "\n".join([lead, "", *(f"- {markup.literal(sentence)}" for sentence in found)])
 
 
 def models(findings: Findings) -> str:
     """Return for every bin the model of lowest loss, how to load it, and the losses of all models of the bin."""
     trained = findings.results[findings.results["bin"] != ""]
     if trained.empty:
-        return NO_TRAINING
+        return markup.NO_TRAINING
     note = (
         "Validation loss per token, perplexity, and bits per byte, ± one standard error over the same sequences for "
         f"all models. Differences to `{BASELINE}` (the same architecture from random weights) are paired over "
@@ -59,17 +49,18 @@ def models(findings: Findings) -> str:
 def _bin(findings: Findings, name: str, trained: pd.DataFrame) -> str:
     repeated = trained["model"].eq(REFERENCE) & trained.duplicated("model")
     rows = pd.concat([findings.results[findings.results["bin"] == ""], trained[~repeated]])
+    spaces = rows["space"].mask(rows["bin"] == "", "teacher").mask(rows["model"] == REFERENCE, "")
     columns = {
-        "space": once(rows["space"].mask(rows["bin"] == "", "teacher").mask(rows["model"] == REFERENCE, "").tolist()),
+        "space": markup.once(spaces.tolist()),
         "model": rows["model"].tolist(),
         "parameters": rows["num_parameters"].map(formats.count).tolist(),
-        "loss (nats)": means_and_errors(rows, "loss", "standard_error"),
+        "loss (nats)": markup.means_and_errors(rows, "loss", "standard_error"),
         "perplexity": rows["perplexity"].map(formats.significant).tolist(),
-        "bits per byte": means_and_errors(rows, "bits_per_byte", "bits_per_byte_standard_error"),
-        f"minus {BASELINE}": means_and_errors(rows, "difference", "difference_standard_error", signed=True),
+        "bits per byte": markup.means_and_errors(rows, "bits_per_byte", "bits_per_byte_standard_error"),
+        f"minus {BASELINE}": markup.means_and_errors(rows, "difference", "difference_standard_error", signed=True),
         "verdict": _verdicts(findings, rows),
     }
-    return "\n\n".join([f"### {name}", *_taken(findings, trained), markdown_table(columns, 2)])
+    return "\n\n".join([f"### {name}", *_taken(findings, trained), markup.markdown_table(columns, 2)])
 
 
 def _verdicts(findings: Findings, rows: pd.DataFrame) -> list[str]:
@@ -148,9 +139,9 @@ def samples(found: Sequence[Sample]) -> str:
         own = [sample for sample in found if sample.prompt == prompt]
         columns = {
             "model": [" · ".join(filter(None, (s.bin, s.space, s.model))) for s in own],
-            "continuation": [literal(sample.text) for sample in own],
+            "continuation": [markup.literal(sample.text) for sample in own],
         }
-        parts += [f"> {literal(prompt)}", markdown_table(columns, 2)]
+        parts += [f"> {markup.literal(prompt)}", markup.markdown_table(columns, 2)]
     return "\n\n".join(parts)
 
 
@@ -158,11 +149,12 @@ def searched(findings: Findings) -> str:
     """Return what the searches found."""
     found = findings.winners
     if not found:
-        return NO_SEARCH
+        return markup.NO_SEARCH
     candidates = sum(winner.num_evaluations for winner in found)
     note = (
-        f"{plural(candidates, 'sub-network')} of {findings.teacher_record.name} in {plural(len(found), 'variant')}. "
-        "Losses are those of the exported winner before training, on text that its search never read, with "
+        f"{markup.plural(candidates, 'sub-network')} of {findings.teacher_record.name} in "
+        f"{markup.plural(len(found), 'variant')}. Losses are those of the exported winner before training, on text "
+        "that its search never read, with "
         f"{CONFIDENCE:.0%} intervals over sequences. The lead is over the next finalist; if its interval includes 0, "
         "the two cannot be distinguished on this text."
     )
@@ -173,17 +165,17 @@ def searched(findings: Findings) -> str:
         "winner": [winner.description for winner in found],
         "parameters": [formats.count(winner.num_parameters) for winner in found],
         "candidates": [formats.count(winner.num_evaluations) for winner in found],
-        "loss (nats)": intervals([winner.choice_loss for winner in found], [w.choice_interval for w in found]),
-        "lead (nats)": intervals([winner.lead for winner in found], [winner.lead_interval for winner in found]),
+        "loss (nats)": markup.intervals([winner.choice_loss for winner in found], [w.choice_interval for w in found]),
+        "lead (nats)": markup.intervals([winner.lead for winner in found], [winner.lead_interval for winner in found]),
     }
-    return f"{note}\n\n{markdown_table(columns, 2)}"
+    return f"{note}\n\n{markup.markdown_table(columns, 2)}"
 
 
 def evidence(findings: Findings) -> str:
     """Return what the comparisons rest on, and how they come out over all variants."""
     trained = findings.results[findings.results["bin"] != ""]
     if trained.empty:
-        return f"{NO_TRAINING} There is nothing to compare."
+        return f"{markup.NO_TRAINING} There is nothing to compare."
     matched = "differ, see the top of this page" if mismatches(findings.arms) else "match"
     seeds = int(trained["num_seeds"].min())
     spread = (
@@ -191,7 +183,7 @@ def evidence(findings: Findings) -> str:
         if seeds > 1
         else "Every arm was trained with one seed, so the errors do not include the spread between seeds."
     )
-    scored = plural(int(trained["num_sequences"].iloc[0]), "validation sequence")
+    scored = markup.plural(int(trained["num_sequences"].iloc[0]), "validation sequence")
     measured = f"All models were scored on the same {scored}, which no other stage read."
     lines = [
         _outcome(trained),
@@ -212,7 +204,7 @@ def _gates(findings: Findings) -> list[str]:
     """Return how many sanity gates were passed."""
     gates = [*findings.order_gates, *(gate for arm in findings.arms for gate in arm.gates)]
     failed = [gate.describe() for gate in gates if not gate.passed]
-    number = plural(len(gates), "sanity gate")
+    number = markup.plural(len(gates), "sanity gate")
     if failed:
         return [f"{len(failed)} of {number} failed: {'; '.join(failed)}."]
     return [f"{number} passed, see [Sanity gates](#sanity-gates)."] if gates else []
@@ -258,4 +250,4 @@ def cost(findings: Findings) -> str:
         f"took {searching:.0%}, training with its teacher {training:.0%}, measuring the rest. "
         "A stage without a time was not timed by itself."
     )
-    return f"{sentence}\n\n{markdown_table(columns, 1)}"
+    return f"{sentence}\n\n{markup.markdown_table(columns, 1)}"

@@ -21,14 +21,7 @@ from budwood.models.prompts import PROMPTS, read_prompts
 from budwood.records.gate import Gate
 from budwood.records.hashes import hash_file
 from budwood.records.serving import Prompt
-from budwood.study.costs import (
-    HalvedAxis,
-    halved,
-    order_gate_costs,
-    overfit_cost,
-    overfit_schedule,
-    start_gate_cost,
-)
+from budwood.study import costs
 from budwood.study.settings import OnFailure
 from budwood.study.stage import NOT_DECIDING, Stage, Work, no_tracking
 from budwood.study.teacher import importance_of
@@ -95,10 +88,10 @@ class CheckOrder(Stage[list[Gate]]):
         started = time.perf_counter()
         ordered = open_ordered(self.teacher.folder, self.ordering, importance_of(self.importance))
         native = open_ordered(self.teacher.folder, Ordering(ordering="native"))
-        costs = order_gate_costs(self.teacher.architecture, self.windows.extent)
-        first, last = self._losses(ordered, (first_half, last_half), list(costs))
-        (own,) = self._losses(native, (first_half,), list(costs))
-        seconds = (time.perf_counter() - started) / len(costs)
+        of_axes = costs.order_gate_costs(self.teacher.architecture, self.windows.extent)
+        first, last = self._losses(ordered, (first_half, last_half), list(of_axes))
+        (own,) = self._losses(native, (first_half,), list(of_axes))
+        seconds = (time.perf_counter() - started) / len(of_axes)
         return [
             Gate(
                 name=f"{self.ordering.ordering} order of {axis} against its reverse and the teacher's own",
@@ -108,15 +101,15 @@ class CheckOrder(Stage[list[Gate]]):
                 unit="nats",
                 cost=cost.after(seconds),
             )
-            for axis, cost in costs.items()
+            for axis, cost in of_axes.items()
         ]
 
     def _losses(
         self,
         teacher: OrderedTeacher,
-        halves: Sequence[Callable[[Architecture, HalvedAxis], Selection]],
-        axes: Sequence[HalvedAxis],
-    ) -> list[dict[HalvedAxis, Tensor]]:
+        halves: Sequence[Callable[[Architecture, costs.HalvedAxis], Selection]],
+        axes: Sequence[costs.HalvedAxis],
+    ) -> list[dict[costs.HalvedAxis, Tensor]]:
         """Return the mean loss of every half of every axis."""
         teacher, windows = teacher.materialise(self.compute), self.windows.read()
 
@@ -126,12 +119,12 @@ class CheckOrder(Stage[list[Gate]]):
         return [{axis: loss(half(teacher.ranked, axis)) for axis in axes} for half in halves]
 
 
-def first_half(teacher: Architecture, axis: HalvedAxis) -> Selection:
+def first_half(teacher: Architecture, axis: costs.HalvedAxis) -> Selection:
     """Return the first half of an axis of a teacher, its layers by rank, and the whole of all others."""
-    return Selection.prefix(halved(teacher, axis))
+    return Selection.prefix(costs.halved(teacher, axis))
 
 
-def last_half(teacher: Architecture, axis: HalvedAxis) -> Selection:
+def last_half(teacher: Architecture, axis: costs.HalvedAxis) -> Selection:
     """Return the last half of an axis, and the whole of all others."""
     half, whole = first_half(teacher, axis), Selection.prefix(teacher)
     if axis == "layers":
@@ -176,7 +169,7 @@ class CheckStart(Stage[list[Gate]]):
         differences = [_loss(student, prompt, self.compute) + fmean(prompt.logprobs) for prompt in prompts]
         lengths = [len(prompt.logprobs) for prompt in prompts]
         model = self.start.architecture
-        cost = start_gate_cost({length: forward_flops_per_token(model, context=length) for length in lengths})
+        cost = costs.start_gate_cost({length: forward_flops_per_token(model, context=length) for length in lengths})
         gate = Gate(
             name="loss at step 0 against the certificate's",
             value=float(torch.tensor(differences).abs().max()),
@@ -208,7 +201,7 @@ class OverfitBatch(Stage[list[Gate]]):
 
     def run(self, work: Work) -> list[Gate]:
         """Train, and compare the last loss with the first."""
-        started, brief = time.perf_counter(), overfit_schedule(self.job.schedule)
+        started, brief = time.perf_counter(), costs.overfit_schedule(self.job.schedule)
         changes = {"schedule": brief, "heldout_windows": 1, "branch_folder": None, "frozen_batch": True}
         job = self.job.model_copy(update=changes | {"output_folder": work.folder / "run"})
         run_job(job, no_tracking, {})
@@ -216,7 +209,7 @@ class OverfitBatch(Stage[list[Gate]]):
         shutil.rmtree(job.output_folder)
         taught = self.job.distillation is not None and self.job.distillation.teacher == "live"
         teacher = read_architecture(self.job.teacher_folder) if taught else None
-        cost = overfit_cost(self.student, teacher, self.job.schedule)
+        cost = costs.overfit_cost(self.student, teacher, self.job.schedule)
         gate = Gate(
             name="loss on one batch, seen over and over, against its first",
             value=losses[-1] / losses[0],

@@ -27,11 +27,7 @@ from budwood.search.genes import Genes
 from budwood.search.run import genes_folder, run_search
 from budwood.search.settings import SearchSettings
 from budwood.search.strategy import open_strategy
-from budwood.study.costs import (
-    bin_center,
-    fitness_costs,
-    moments_costs,
-)
+from budwood.study.costs import bin_center, fitness_costs, moments_costs
 from budwood.study.evaluators import EvaluatorSource, evaluating_candidates
 from budwood.study.settings import BinSettings
 from budwood.study.source import code_hash

@@ -38,7 +38,7 @@ def tabulate_results(
     for baseline, own in ((BASELINE, curves), (REFERENCE, curves[has_reference])):
         saved = savings(own, ledger, baseline)
         keys = zip(saved["bin"], saved["space"], saved["arm"], strict=True)
-        both.append(saved[[key not in unlike(arms, baseline) for key in keys]])
+        both.append(saved.loc[[key not in unlike(arms, baseline) for key in keys]])
     return results, pd.concat([part for part in both if len(part)] or both[:1], ignore_index=True)
 
 
