@@ -41,7 +41,7 @@ $(READY): pyproject.toml requirements-lock.txt requirements-quickstart.txt requi
 	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch "$@"
 
-lock: $(READY) ## Write the versions to install anew; ARGS=--upgrade takes the newest that pyproject.toml allows
+lock: $(READY) ## Write the versions to install again; ARGS=--upgrade takes the newest that pyproject.toml allows
 	"$(BIN)/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 		--custom-compile-command "make lock" --extra dev --no-emit-package torch \
 		--output-file requirements-lock.txt $(ARGS) pyproject.toml

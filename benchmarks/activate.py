@@ -72,7 +72,7 @@ def random_teacher(architecture: Architecture, context: int) -> OrderedTeacher:
 
 
 def rebuild(teacher: OrderedTeacher, selection: Selection) -> PreTrainedModel:
-    """Build a candidate as a user of transformers would: the whole model anew, then copies of the weights."""
+    """Build a candidate as a user of transformers would: the whole model again, then copies of the weights."""
     cut = resolve(teacher, selection)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(child_config(teacher, cut))
     model.load_state_dict(child_state(teacher, cut), strict=False)

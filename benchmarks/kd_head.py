@@ -84,7 +84,7 @@ def measure(file: Path, num_repeats: int, *, compiled: bool) -> dict[str, Any]:
 
 
 def measure_in_fresh_process(file: Path, num_repeats: int, *, compiled: bool) -> dict[str, Any]:
-    """Return what `measure` returns of this script run anew."""
+    """Return what `measure` returns of this script run again."""
     command = [sys.executable, __file__, "--inputs", str(file), "--num-repeats", str(num_repeats)]
     done = subprocess.run(  # noqa: S603 - this very script
         [*command, *([] if compiled else ["--eager"])], stdout=subprocess.PIPE, text=True, check=True

@@ -95,7 +95,7 @@ def measured(run: Callable[[Path, Path], None], teacher: Path, child: Path, argu
         write_teacher(tiny, config_of(2 * HEAD_DIM, 4, compensated=arguments.compensated))
         run(tiny, Path(folder) / "child")
     release_memory()
-    # Linux begins anew to look for the peak.
+    # Linux begins again to look for the peak.
     Path("/proc/self/clear_refs").write_text("5")
     before = peak_bytes()
     run(teacher, child)

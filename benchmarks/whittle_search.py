@@ -3,7 +3,7 @@
 Whatever whittle has is whittle's own: litgpt's configuration and conversion of the teacher, the super-network, the
 random search with rejection (`multi_objective_search` by `stratified_random_search`), and `set_sub_network`, which
 takes the first entries of every axis. whittle imports its samplers from syne-tune, so that is installed: a sampler
-written anew would be less faithful. The space is whittle's `small` (hidden size log-uniform from 64; layers, heads and
+written again would be less faithful. The space is whittle's `small` (hidden size log-uniform from 64; layers, heads and
 neurons uniform) with the two sizes that it leaves out: those head sizes of `llama_joint` that the teacher holds, and
 uniform query groups.
 

@@ -187,7 +187,7 @@ def test_sizes_spread_evenly_over_bins_of_every_space(
 
 
 def test_sizes_spread_evenly_over_a_bin_that_few_shapes_reach() -> None:
-    """Larger counts have fewer shapes; a count drawn anew with every batch of shapes would lie low in the bin."""
+    """Larger counts have fewer shapes; a count drawn again with every batch of shapes would lie low in the bin."""
     places = _places_in_bin(SearchSpace(teacher=SMALL, layerwise=False), 0.85, 200)
     assert kstest(places, "uniform").pvalue > 0.01
 

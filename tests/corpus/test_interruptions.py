@@ -50,10 +50,10 @@ def test_a_damaged_corpus_is_packed_anew(word_tokenizer, tmp_path, caplog, file,
     path.unlink()
     if damage != "removed":
         path.write_bytes(content[:40] + b"7" + content[41:] if damage == "altered" else content[:-9])
-    with pytest.raises(ValueError, match=rf"{path} .*: remove {path.parent} to pack the text anew"):
+    with pytest.raises(ValueError, match=rf"{path} .*: remove {path.parent} to pack the text again"):
         PackedCorpus.open(path.parent)
     again = tokenize([rows], word_tokenizer, tmp_path / "corpus")
-    assert f"Packing the text anew: {path}" in caplog.text
+    assert f"Packing the text again: {path}" in caplog.text
     assert again.fingerprint == whole.fingerprint
     assert path.read_bytes()[:40] == content[:40]
 

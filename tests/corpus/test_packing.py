@@ -77,6 +77,13 @@ def test_counts_and_num_tokens(documents, tokenizer, tmp_path):
         "tokens": [47, 12, 3],
     }
     assert (corpus.num_tokens("train"), corpus.num_tokens("train", "b")) == (59, 12)
+    left_out = replace(corpus, omitted={"skipped_rows": 2, "near_documents": 0}).all_counts()
+    assert left_out[:3].equals(corpus.counts().astype({"tokens": "Int64"}))
+    assert left_out[["split", "source", "documents"]].to_numpy()[3:].tolist() == [
+        ["omitted", "skipped_rows", 2],
+        ["omitted", "near_documents", 0],
+    ]
+    assert left_out["tokens"][3:].isna().all()
 
 
 def test_order_depends_on_the_seed_and_on_nothing_else(documents, tokenizer, tmp_path):
@@ -145,7 +152,7 @@ def test_tokens_are_hashed_once_and_again_when_their_file_was_touched(documents,
         file.write(content)
     times = path.stat()
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    with pytest.raises(ValueError, match=rf"{path} is not what was packed: remove {tmp_path} to pack the text anew"):
+    with pytest.raises(ValueError, match=rf"{path} is not what was packed: remove {tmp_path} to pack the text again"):
         PackedCorpus.open(tmp_path)
 
 
@@ -153,7 +160,7 @@ def test_tokens_are_hashed_once_and_again_when_their_file_was_touched(documents,
 def test_a_damaged_index_is_refused_in_a_sentence(documents, tokenizer, tmp_path, content):
     pack(documents, tokenizer, tmp_path)
     (tmp_path / INDEX_FILE).write_text(content)
-    with pytest.raises(ValueError, match=rf"^{tmp_path / INDEX_FILE} .*: remove {tmp_path} to pack the text anew$"):
+    with pytest.raises(ValueError, match=rf"^{tmp_path / INDEX_FILE} .*: remove {tmp_path} to pack the text again$"):
         PackedCorpus.open(tmp_path)
 
 

@@ -13,7 +13,7 @@ import torch
 from children import SELECTIONS
 from strategies import layer, llama, pythia
 from teachers import TEACHERS, across, architecture_of, families, tiny_teacher
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, configuration_utils
 
 from budwood.arch.config import stock_family
 from budwood.arch.count import num_parameters
@@ -25,6 +25,7 @@ from budwood.models.checkpoint import (
     load_config,
     load_generation,
     load_model,
+    load_tokenizer,
     model_config,
     random_model,
     read_architecture,
@@ -303,3 +304,13 @@ def test_a_saved_checkpoint_can_be_read_by_the_group(teacher, tokenizer, tmp_pat
     finally:
         os.umask(before)
     assert {file.stat().st_mode & 0o777 for file in (tmp_path / "saved").iterdir()} == {0o640}
+
+
+@both_families
+def test_the_tokenizer_of_a_layerwise_export_is_loaded_without_a_warning(teacher_folder, own_folder, monkeypatch):
+    warnings = []
+    monkeypatch.setattr(configuration_utils.logger, "warning", warnings.append)
+    loaded = load_tokenizer(own_folder)
+    assert warnings == []
+    assert loaded.backend_tokenizer.to_str() == load_tokenizer(teacher_folder).backend_tokenizer.to_str()
+    assert loaded.special_tokens_map == load_tokenizer(teacher_folder).special_tokens_map

@@ -110,13 +110,13 @@ def test_a_conversion_that_was_altered_is_made_anew(folder, tmp_path, caplog):
     with_model_code(folder, OWN_MODEL.format(change="* 1"))
     before = fetch(folder, tmp_path)
     assert fetch(folder, tmp_path).checkpoint.fingerprint == before.checkpoint.fingerprint
-    assert "made anew" not in caplog.text
+    assert "rebuilt" not in caplog.text
     weights = before.checkpoint.folder / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
     assert fetch(folder, tmp_path).checkpoint.fingerprint == before.checkpoint.fingerprint
-    assert "is damaged (model.safetensors changed since it was written): it is made anew" in caplog.text
+    assert "is damaged (model.safetensors changed since it was written): it is rebuilt" in caplog.text
 
 
 def test_code_of_another_repository_is_refused(folder, tmp_path):

@@ -69,7 +69,7 @@ def test_what_cannot_be_cut_is_refused_in_a_sentence(changed, changes, expected)
 @pytest.mark.parametrize("content", ["", "{", "3", "\x00"])
 def test_a_damaged_config_is_named(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
-    with pytest.raises(ValueError, match=r"/config.json (is missing, empty or damaged|must hold a JSON object)"):
+    with pytest.raises(ValueError, match=r"/config.json (is missing, empty or damaged|must be a JSON object)"):
         load_config(tmp_path)
 
 

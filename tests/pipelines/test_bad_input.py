@@ -199,7 +199,7 @@ def test_names_that_differ_in_case_only_are_refused(group):
     [
         ("teacher.random.max_position_embeddings", 16, "sequence_length=64 exceeds the 16 positions of teacher.random"),
         ("teacher.random.num_attention_heads", 7, "teacher.random: .*not a multiple of the number of attention heads"),
-        ("bins.half.reference", SIZES | {"vocab_size": 200}, "bins.half.reference: vocab_size=200 must hold the 257"),
+        ("bins.half.reference", SIZES | {"vocab_size": 200}, "bins.half.reference: vocab_size=200 must have the 257"),
         ("bins.half.reference", SIZES | {"model_type": "qwen2"}, "cannot be trained beside a teacher of the family"),
         ("plan.ledger", "none.json", "plan.ledger='none.json' must be the ledger.json of a run"),
     ],
@@ -307,7 +307,7 @@ def test_bins_that_overlap_are_refused():
     ("changes", "expected"),
     [
         ({"model_type": "qwen2"}, "the family 'qwen2' cannot be trained beside a teacher of the family 'llama'"),
-        ({"vocab_size": 256}, "vocab_size=256 must hold the 49152 tokens of the teacher's tokenizer"),
+        ({"vocab_size": 256}, "vocab_size=256 must have the 49152 tokens of the teacher's tokenizer"),
     ],
 )
 def test_a_reference_that_cannot_be_trained_is_refused(changes, expected):

@@ -84,7 +84,7 @@ def test_the_catalog_keeps_it(ask, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_with_a_cached_teacher(finished, tmp_path):
-    """Only the arm under the teacher is trained anew; its teacher's cost moves to an entry of its own in the ledger."""
+    """Only the arm under the teacher is trained; its teacher's cost moves to an entry of its own in the ledger."""
     project = copy_finished(finished, tmp_path / "project")
     file = project / "conf/smoke/parameters.yml"
     OmegaConf.save(OmegaConf.merge(OmegaConf.load(file), OmegaConf.create(CHANGES)), file)
@@ -103,6 +103,6 @@ def test_a_run_with_a_cached_teacher(finished, tmp_path):
     assert planned.loc["teacher_cache", "tokens"] == cost["tokens"]
     assert planned.loc["teacher_cache", "disk_bytes"] >= record.bytes_per_token * cost["tokens"]
     assert "teacher" not in planned.index
-    # Of all trainings only those under the teacher are made anew.
+    # Of all trainings only those under the teacher are made again.
     for reused in ("random_init", "subnet_init"):
         assert not [line for line in output.splitlines() if f"{reused}:" in line and "step" in line]

@@ -141,7 +141,7 @@ def test_links_that_lead_out_are_refused(tmp_path, place):
 def test_a_damaged_json_file_is_named_with_what_to_do(tmp_path, content):
     file = tmp_path / "state.json"
     file.write_text(content)
-    with pytest.raises(ValueError, match=rf"{file} is damaged \(.*\): remove it and run again to make it anew"):
+    with pytest.raises(ValueError, match=rf"{file} is damaged \(.*\): remove it and run again to rebuild it"):
         read_json(file)
     write_json(file, {"a": 1})
     assert read_json(file) == {"a": 1}

@@ -131,7 +131,7 @@ def without(name: str) -> dict[str, Any]:
 def test_what_is_no_record_is_refused_with_the_file_and_what_to_do(tmp_path, written, expected):
     file = tmp_path / "cost.json"
     file.write_text(written)
-    with pytest.raises(ValueError, match="remove it and run again to make it anew") as error:
+    with pytest.raises(ValueError, match="remove it and run again to rebuild it") as error:
         read_records(file)
     assert str(error.value).startswith(f"{file} ")
     assert expected in str(error.value)

@@ -238,7 +238,7 @@ def _certificate(variant: tuple[str, str]) -> dict[str, object]:
     where = {"bin": variant[0], "space": variant[1], "num_parameters": 33_630_000, "fingerprint": "f00"}
     native = variant[1] == "coarse_uniform"
     name = "LlamaForCausalLM" if native else "LayerwiseLlamaForCausalLM"
-    opens = {"transformers": "yes: loaded anew", "vllm": "yes: 618 agree", "llama.cpp": "no: heads differ by layer"}
+    opens = {"transformers": "yes: loaded again", "vllm": "yes: 618 agree", "llama.cpp": "no: heads differ by layer"}
     return where | {"largest_logit_difference": 2e-6, "native": native, "class": name} | opens
 
 

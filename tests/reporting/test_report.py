@@ -7,14 +7,16 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
+from budwood.corpus.packing import OMITTED
 from budwood.records.cost import Cost
 from budwood.records.evaluation import Sample
 from budwood.records.gate import Gate
 from budwood.records.names import ARMS
 from budwood.records.training import ProbeScore
 from budwood.reporting.findings import Findings
+from budwood.reporting.formats import MISSING
 from budwood.reporting.report import write_report
-from budwood.reporting.sections import opens_in
+from budwood.reporting.sections import _REASONS, corpus, opens_in
 from budwood.reporting.selection import select_space
 
 OPENING = ["Models to take", "What they write", "What was searched", "Why to believe it", "What it cost", "Contents"]
@@ -114,7 +116,7 @@ def test_exports_are_certified(study) -> None:
 
 def test_every_export_says_which_engines_open_it_and_how_that_was_checked(study) -> None:
     text = " ".join(section(study.findings, "Opens in").split())
-    assert "| quarter · coarse_layerwise | transformers | yes | loaded anew |" in text
+    assert "| quarter · coarse_layerwise | transformers | yes | loaded again |" in text
     assert text.count("| llama.cpp | no | heads differ by layer |") == len(study.findings.certificates)
     assert opens_in(study.certificates[["bin", "space"]]) == "No export was tried in an engine."
 
@@ -346,3 +348,17 @@ def test_forgetting_is_paired_with_the_cut(study) -> None:
         in text
     )
     assert section(study.findings, "Forgetting").startswith("Nothing is known")
+
+
+def test_the_text_section_says_what_was_left_out(study, tmp_path):
+    omitted = {"split": OMITTED, "source": list(_REASONS), "documents": [2, 1_051, 0]}
+    file = tmp_path / "counts.csv"
+    pd.concat([study.corpus_counts, pd.DataFrame(omitted)]).to_csv(file, index=False)
+    lines = corpus(pd.read_csv(file)).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[-4:]]
+    assert cells == [
+        ["validation", "addresses", "120", "65,536"],
+        ["left out", "rows that cannot be used", "2", MISSING],
+        ["left out", "texts that occurred before", "1,051", MISSING],
+        ["left out", "texts like one of another split", "0", MISSING],
+    ]

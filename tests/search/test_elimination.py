@@ -51,7 +51,7 @@ def test_single_scores_mislead_and_leaving_out_does_not() -> None:
     assert len(found.evaluations) == 1 + 3 + 2
 
 
-# A layer that is worth as much as another goes first by its number, tried anew or not.
+# A layer that is worth as much as another goes first by its number, tried again or not.
 @example([1, 36, 32, 32, 32, 31, 34, 1], [0, 4, 3, 4, 4, 2, *[0] * 15, 1, 0, 0, 0, 0, 1, 0])
 @given(st.lists(st.integers(1, 50), min_size=2, max_size=8), st.lists(st.integers(0, 5), min_size=28, max_size=28))
 def test_it_is_the_greedy_order_where_layers_replace_each_other(alone: list[int], shared: list[int]) -> None:

@@ -305,7 +305,7 @@ def _rng() -> np.random.Generator:
 
 @pytest.mark.parametrize("layerwise", [False, True])
 def test_without_exchanges_a_fine_mutant_that_keeps_its_sizes_keeps_its_entries(*, layerwise: bool) -> None:
-    """The paper's mutation draws a size anew, and adds or removes entries; it never replaces them."""
+    """The paper's mutation draws a size again, and adds or removes entries; it never replaces them."""
     space, rng = SearchSpace(teacher=TEACHER, granularity="fine", layerwise=layerwise), _rng()
     parent = replace(sample_any(space, rng), hidden=(5, 15, 0, 8, 2))
     for _ in range(300):

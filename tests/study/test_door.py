@@ -163,7 +163,7 @@ def test_schedules_that_do_not_fit_are_refused(example):
 
 
 def test_a_trained_sub_network_is_certified_as_the_cut_is(example):
-    """Its folder has card, certificate and check, also after it was written anew; another cut is refused."""
+    """Its folder has card, certificate and check, also after it was written again; another cut is refused."""
     study, half, taught = example["study"], example["found"]["half"], example["taught"]
     certificate, folder = study.certify(taught, half), taught.model.folder
     assert certificate.training.distilled

@@ -106,7 +106,7 @@ def test_what_no_space_needs_of_the_teacher_is_not_planned() -> None:
 
 
 def test_probes_come_before_one_training_of_every_bin() -> None:
-    """925 steps each; a cosine begins anew, so the training has all of its 4,624 steps."""
+    """925 steps each; a cosine begins again, so the training has all of its 4,624 steps."""
     two = (forecast(), forecast(variant=Variant("small", "fine")))
     planned = plan(study(forecasts=two, protocol=ProtocolSettings(probe_tokens=PROBE_TOKENS)), H100, 0.4)
     look = 64 * 512

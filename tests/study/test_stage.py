@@ -294,7 +294,7 @@ def test_damage_is_one_error_with_the_folder_and_what_to_do(make, workspace, nam
         workspace.finish(make)
     message = str(error.value)
     assert message.startswith(f"{folder} is damaged (")
-    assert message.endswith("remove this folder and run again to make it anew")
+    assert message.endswith("remove this folder and run again to rebuild it")
     shutil.rmtree(folder)
     workspace.finish(make)
     assert RUNS == [1, 1]

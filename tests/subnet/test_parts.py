@@ -25,7 +25,7 @@ SETTINGS = [None, Compensation(), Compensation(refit=True)]
 
 @pytest.fixture
 def parts(teacher_folder, importance, windows):
-    """Make the same cut anew, from weights on disk."""
+    """Make the same cut again, from weights on disk."""
 
     def make(settings):
         ordered = open_ordered(teacher_folder, Ordering(layer_score="change"), importance)

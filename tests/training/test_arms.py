@@ -1,4 +1,4 @@
-"""Arms as stages: what a later run takes up, and what it does anew."""
+"""Arms as stages: what a later run takes up, and what it does again."""
 
 import shutil
 from dataclasses import replace
@@ -120,7 +120,7 @@ def test_an_arm_continues_what_its_probe_has_begun(start, materials, finish, run
 
 
 def test_the_first_steps_of_a_reused_run_count_as_used(start, materials, finish, tmp_path):
-    """Otherwise they would be removed as old, and a longer run would begin anew."""
+    """Otherwise they would be removed as old, and a longer run would begin again."""
     stage = TrainArm.of("child", start, materials, conditions(5, **STEADY), ARM)
     finish(stage)
     (used,) = tmp_path.glob("steady-*/used")

@@ -13,7 +13,7 @@ HFConfig = Mapping[str, Any]
 OWN_PREFIX = "budwood_"
 """Model types of our own layer-wise classes: this, then the family whose layers they are built from."""
 WRAPPERS: Mapping[str, tuple[str, ...]] = {"gemma3": ("gemma3_text",), "mistral3": ("ministral3", "mistral")}
-"""Model types that hold a text model beside others, and the families that it may be of."""
+"""Model types that contain a text model beside others, and the families that it may be of."""
 
 
 def architecture_from_config(config: HFConfig) -> Architecture:

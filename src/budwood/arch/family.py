@@ -2,7 +2,7 @@
 
 Every parameter is described by its axes, and every axis by the basic axes it is laid out from, outermost first. A query
 projection, for instance, has rows `(group, query, qk)` and columns `(hidden,)`. Counting, cutting and permuting are all
-derived from these descriptions. CONTRIBUTING.md, "How to add a family", says what a new one needs besides its entry.
+derived from these descriptions. CONTRIBUTING.md, "How to add a family", says what a new one needs beside its entry.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,7 +35,7 @@ class Module:
     bias: bool | str = False
     """Whether there is one, or the config field that says so."""
     inside: str | None = None
-    """Name of the module that holds this one together with others, where the class has no module of this name."""
+    """Name of the module that contains this one and others, where the class has no module of this name."""
 
     @property
     def weight(self) -> str:
@@ -104,7 +104,7 @@ class Family:
     stored_names: Mapping[str, str] = field(default_factory=dict)
     """What files call a parameter that the stock class names otherwise."""
     alternates: bool = False
-    """Whether a module that holds several goes through them group by group; otherwise one follows the other."""
+    """Whether a module of several goes through them group by group; otherwise one follows the other."""
     query: Module
     key: Module
     value: Module
@@ -135,7 +135,7 @@ class Family:
 
     @property
     def holders(self) -> Mapping[str, tuple[Module, ...]]:
-        """Names of modules that hold several others, and those in their order."""
+        """Names of modules that contain several others, and those in their order."""
         names = dict.fromkeys(module.inside for module in self.readers if module.inside)
         return {name: tuple(module for module in self.readers if module.inside == name) for name in names}
 
@@ -144,7 +144,7 @@ class Family:
         return (self.embedding, self.final_norm) if tied else (self.embedding, self.final_norm, self.head)
 
     def layer_path(self, layer: int, module: Module) -> str:
-        """Return the full path of a layer's module, or of the one that holds it."""
+        """Return the full path of a layer's module, or of the one that contains it."""
         return f"{self.decoder}.{layer}.{module.inside or module.name}"
 
     def layer_weight(self, layer: int, module: Module) -> str:

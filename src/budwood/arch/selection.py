@@ -31,7 +31,7 @@ class LayerSelection:
         """Refuse indices that cannot be kept.
 
         Raises:
-            ValueError: an axis is empty, holds a negative or a repeated index, or the layer is negative.
+            ValueError: an axis is empty, has a negative or a repeated index, or the layer is negative.
         """
         if self.layer < 0:
             raise ValueError(f"layer must be at least 0, got {self.layer}")

@@ -33,7 +33,7 @@ SUFFIXES: dict[Format, tuple[str, ...]] = {
     "parquet": (".parquet",),
     "json": (".json",),
 }
-"""The formats, and the files of each that a folder means; all but parquet may be compressed besides."""
+"""The formats, and the files of each that a folder means; all but parquet may be compressed too."""
 
 
 class DamagedError(ValueError):
@@ -68,7 +68,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """Stands for a row that cannot be read, where the rows after it can."""
+    """Takes the place of a row that cannot be read, where the rows after it can."""
 
     reason: str
 

@@ -148,7 +148,7 @@ def _current_index(
         PackedCorpus.open(folder)
         index = read_index(folder)
     except ValueError as error:
-        logger.warning("Packing the text anew: %s", error)
+        logger.warning("Packing the text again: %s", error)
         return None
     origin = index.get("origin", {})
     if origin.get("settings") != json.loads(json.dumps(settings)):
@@ -283,7 +283,7 @@ class _SourceRun:
         return replace(state, position=reader.position, skipped=skipped, faults=faults)
 
     def _full(self) -> set[str]:
-        """The splits that hold all the tokens they may."""
+        """The splits that have all the tokens they may."""
         limits = self._source.max_tokens
         return {split for split, limit in limits.items() if self._state.tokens.get(split, 0) >= limit}
 

@@ -20,6 +20,8 @@ from budwood.records.hashes import MEMORY, hash_file, hash_files
 TOKENS_FILE = "tokens.bin"
 INDEX_FILE = "index.json"
 
+OMITTED = "omitted"
+"""In a table of counts, the split of documents that are in none."""
 _OUTSIDE_FINGERPRINT = {"origin", "omitted", "fingerprint"}
 
 
@@ -109,6 +111,18 @@ class PackedCorpus:
         """
         rows = [(part.split, part.source, part.documents, part.num_tokens) for part in self.segments]
         return pd.DataFrame(rows, columns=["split", "source", "documents", "tokens"])
+
+    def all_counts(self) -> pd.DataFrame:
+        """Count what there is and what was left out.
+
+        Returns:
+            The rows of `counts`, then one per reason in `omitted`: its split is `OMITTED`, its source the reason, and
+            it has no tokens.
+        """
+        left_out = pd.DataFrame(
+            {"split": OMITTED, "source": list(self.omitted), "documents": list(self.omitted.values())}
+        )
+        return pd.concat([self.counts(), left_out], ignore_index=True).astype({"tokens": "Int64"})
 
     def sources(self, split: str) -> list[str]:
         """Return the sources that a split has; none where there is no such split."""
@@ -267,7 +281,7 @@ def pack(
         shards: Folder of the shards.
         sources: Weight of each source, by name, in the order of their numbers.
         folder: The folder to write; a corpus that is there is replaced.
-        facts: What the index says besides: of the tokenizer (`describe_tokenizer`), the seed, `bos_token_id`, and
+        facts: What else the index says: of the tokenizer (`describe_tokenizer`), the seed, `bos_token_id`, and
             `origin` and `omitted`, which are kept out of the fingerprint.
         progress: Whether to show a progress bar.
 
@@ -323,4 +337,4 @@ def _fingerprint(index: Mapping[str, Any]) -> str:
 
 
 def _damaged(folder: Path, file: str, reason: str) -> str:
-    return f"{(folder / file).absolute()} {reason}: remove {folder.absolute()} to pack the text anew"
+    return f"{(folder / file).absolute()} {reason}: remove {folder.absolute()} to pack the text again"

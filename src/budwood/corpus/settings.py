@@ -30,7 +30,7 @@ class SourceSettings(Strict):
     dataset_config: str | None = None
     """Configuration of a hub dataset."""
     dataset_split: str = "train"
-    """Split of a hub dataset that is read; `splits` divides what it holds."""
+    """Split of a hub dataset that is read; `splits` divides its rows."""
     revision: str | None = None
     """Commit, tag or branch of a hub dataset."""
     format: Format = "text"

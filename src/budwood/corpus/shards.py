@@ -20,7 +20,7 @@ from budwood.records.files import read_json, write_folder_atomically, write_json
 from budwood.records.seal import seal
 
 SHARD_BYTES = 2**26
-"""Tokens in memory at a time, with what Python takes for each document besides."""
+"""Tokens in memory at a time, with Python's own overhead for each document."""
 
 _DOCUMENT_BYTES = 256
 
@@ -69,7 +69,7 @@ class ShardWriter:
         """Begin after the shards that are there.
 
         Args:
-            folder: Holds the shards of all sources.
+            folder: With the shards of all sources.
             source: Number of the source.
         """
         self._folder, self._source = folder, source

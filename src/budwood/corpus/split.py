@@ -30,7 +30,7 @@ def validate_fractions(fractions: Mapping[str, float]) -> None:
     if unknown:
         raise ValueError(f"splits names {unknown}; allowed are {list(SPLITS)}")
     if not all(math.isfinite(share) and share >= 0 for share in fractions.values()):
-        raise ValueError(f"splits must hold shares of at least 0, got {dict(fractions)}")
+        raise ValueError(f"splits must be shares of at least 0, got {dict(fractions)}")
     total = math.fsum(fractions.values())
     if abs(total - 1) > _FRACTION_TOLERANCE:
         raise ValueError(f"splits must sum to 1, got {total} from {dict(fractions)}")

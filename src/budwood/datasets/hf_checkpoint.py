@@ -29,7 +29,7 @@ class HFCheckpointDataset(PathDataset[Checkpoint, Checkpoint]):
         found = Checkpoint.open(self._filepath)
         if self._note.is_file() and self._note.read_text(encoding="utf-8") != found.fingerprint:
             raise DatasetError(
-                f"{self._filepath.resolve()} has changed since it was written; remove it and run again to make it anew"
+                f"{self._filepath.resolve()} has changed since it was written; remove it and run again to rebuild it"
             )
         return found
 

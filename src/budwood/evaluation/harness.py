@@ -82,7 +82,7 @@ def open_tasks(folder: Path) -> Path:
     """
     reason = damage(folder)
     if reason is not None:
-        raise ValueError(f"{folder.absolute()} is damaged ({reason}): remove it and run again to make it anew")
+        raise ValueError(f"{folder.absolute()} is damaged ({reason}): remove it and run again to rebuild it")
     files = {file.stem: file for file in sorted(folder.glob("*.jsonl"))}
     configs = [yaml.safe_load(file.with_suffix(".yaml").read_text(encoding="utf-8")) for file in files.values()]
     if any(Path(config["dataset_kwargs"]["data_files"]["test"]).parent != folder.resolve() for config in configs):
@@ -346,7 +346,7 @@ def _known_tasks(include_path: str | None) -> Any:
     """Return the index of the harness's own 14,000 tasks, which takes 7 seconds to read, and of a further folder.
 
     Raises:
-        ValueError: the folder does not exist or holds no task.
+        ValueError: the folder does not exist or has no task.
     """
     from lm_eval.tasks import TaskManager  # noqa: PLC0415 - seconds of imports
 
@@ -357,7 +357,7 @@ def _own_folder(include_path: str) -> Path:
     """Return a folder of further tasks.
 
     Raises:
-        ValueError: it does not exist or holds no task.
+        ValueError: it does not exist or has no task.
     """
     folder = Path(include_path).expanduser().resolve()
     if not any(folder.rglob("*.yaml")):

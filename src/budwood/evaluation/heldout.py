@@ -44,7 +44,7 @@ def heldout_questions(texts: Mapping[str, Sequence[str]], settings: HeldOutSetti
     """Return the questions of both tasks, as many from every source; equal arguments give equal questions.
 
     `heldout_last_word` asks for the last word of a passage, as LAMBADA does (Paperno et al., 2016).
-    `heldout_continuation` asks which of four texts goes on from a context, as HellaSwag does (Zellers et al., 2019);
+    `heldout_continuation` asks which of four texts continues a context, as HellaSwag does (Zellers et al., 2019);
     the wrong ones are how passages of other documents of the same source go on. All four are drawn alike, so a model
     that does not read the context is right once in four.
 
@@ -57,7 +57,7 @@ def heldout_questions(texts: Mapping[str, Sequence[str]], settings: HeldOutSetti
         `choices` and `label`, the place of the true one.
 
     Raises:
-        ValueError: a source holds too little text.
+        ValueError: a source has too little text.
     """
     questions: Questions = {LAST_WORD: [], CONTINUATION: []}
     for source, documents in texts.items():
@@ -105,7 +105,7 @@ def _last_word(passage: _Passage) -> Question | None:
 
 
 def _continuation(passage: _Passage, passages: Sequence[_Passage], rng: np.random.Generator) -> Question | None:
-    """Return the question for how a passage goes on; None where no three other continuations are found."""
+    """Return the question of how a passage continues; None where no three other continuations are found."""
     drawn = [passages[index] for index in rng.choice(len(passages), min(len(passages), _NUM_DRAWS), replace=False)]
     others = [
         other.continuation

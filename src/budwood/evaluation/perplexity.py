@@ -21,7 +21,7 @@ def source_losses(
         name: names the model in the progress bar.
 
     Raises:
-        ValueError: a source holds too few sequences.
+        ValueError: a source has too few sequences.
     """
     length, count = windows
     losses = {}
@@ -43,7 +43,7 @@ def source_bytes(
         windows: tokens predicted per sequence, and sequences of each source.
 
     Raises:
-        ValueError: a source holds too few sequences, or the tokens have no bytes of their own.
+        ValueError: a source has too few sequences, or the tokens have no bytes of their own.
     """
     length, count = windows
     counter = ByteCounter.of(tokenizer)

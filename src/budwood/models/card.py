@@ -112,7 +112,7 @@ class Card:
 ## How it was cut
 
 {_bullets({"Teacher": teacher} | dict(self.cut))}
-- Proof: `{CERTIFICATE}` compares this folder, loaded anew, with the child in memory
+- Proof: `{CERTIFICATE}` compares this folder, loaded again, with the child in memory
 
 {self._serving()}## Licences and attribution
 

@@ -20,7 +20,7 @@ from budwood.models.stream import hollow, logits_by_part, parts_of
 from budwood.records.certificate import LogitProbe, Proof
 
 TOLERANCE = 1e-4
-"""Largest accepted difference of float32 logits between the child in memory and the folder loaded anew."""
+"""Largest accepted difference of float32 logits between the child in memory and the folder loaded again."""
 _PROBE_LENGTHS = (1, 16, 256)
 _SHOWN_TOKENS = 16
 _SHOWN_COLUMNS = 64
@@ -66,7 +66,7 @@ def expect(
 def prove(
     expected: Expected, folder: Path, architecture: Architecture, parameter_bin: ParameterBin, tokens: Tensor
 ) -> Proof:
-    """Load a folder anew with plain transformers and compare it with the child, in float32.
+    """Load a folder again with plain transformers and compare it with the child, in float32.
 
     Args:
         expected: of the child.
@@ -82,7 +82,7 @@ def prove(
     config, decoder = read_config(folder), family_of(architecture.family).decoder
     native = "auto_map" not in config
     exact = reduce(torch.promote_types, (getattr(torch, name) for name in expected.dtypes))
-    # Not budwood's own loader: the folder must hold all that plain transformers needs.
+    # Not budwood's own loader: the folder must have all that plain transformers needs.
     loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=exact, trust_remote_code=not native)
     counted = sum(parameter.numel() for parameter in loaded.parameters())
     _refuse_size(counted, num_parameters(architecture), parameter_bin)

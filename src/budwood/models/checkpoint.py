@@ -101,7 +101,7 @@ class Checkpoint:
         check_lengths(self.folder, self.config, longest_sequence)
 
     def check_unchanged(self) -> None:
-        """Check that nobody has replaced a file; those that were not touched are not read again.
+        """Check that no file was replaced; those that were not touched are not read again.
 
         Raises:
             ValueError: somebody has.
@@ -168,7 +168,7 @@ def load_generation(folder: Path) -> GenerationConfig | None:
     try:
         return GenerationConfig.from_pretrained(folder)
     except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"{file} does not hold generation settings that transformers reads: {error}") from error
+        raise ValueError(f"{file} does not have generation settings that transformers reads: {error}") from error
 
 
 def config_object(config: HFConfig) -> PretrainedConfig:
@@ -183,7 +183,7 @@ def read_architecture(folder: Path) -> Architecture:
 
 
 def _has_own_head(folder: Path, config: HFConfig) -> bool:
-    """Whether the weights hold a head beside the embedding, with other values."""
+    """Whether the weights have a head beside the embedding, with other values."""
     family = supported_family(config)
     embedding, head = family.embedding.weight, family.head.weight
     if not any((folder / name).is_file() for name in (SINGLE, INDEX)):
@@ -243,7 +243,7 @@ def _stated_rope(family: Family, base: HFConfig, rope: Mapping[str, Any], head_d
 
 
 def build_empty(config: PretrainedConfig, model_class: type[PreTrainedModel] | None = None) -> PreTrainedModel:
-    """Return a model whose weights are memory that nobody has written to, with the constants of its configuration.
+    """Return a model whose weights are uninitialised memory, with the constants of its configuration.
 
     Args:
         config: of the model.
@@ -313,8 +313,14 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         ValueError: it cannot be read.
     """
     try:
+        # Of a class that it does not know, transformers reads the config as a nameless one, and warns.
+        model_type = str(read_config(folder).get("model_type")) if (folder / CONFIG).is_file() else ""
+        own: Any = OWN_CONFIGS.get(model_type)
+        config = own.from_pretrained(folder) if own else None
         # An explicit no to code: unasked, transformers puts the question to the terminal for folders that bring code.
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, config=config, trust_remote_code=False
+        )
     except Exception as error:  # the tokenizers library raises nothing narrower
         why = f"({type(error).__name__}: {error}){_damage_of_sentencepiece(folder)}"
         raise ValueError(f"{folder}: its tokenizer cannot be read {why}") from error
@@ -356,7 +362,7 @@ def is_whole(target: Path) -> bool:
         return False
     reason = damage(target, remembered=True)
     if reason is not None:
-        logger.warning("%s is damaged (%s): it is made anew", target.absolute(), reason)
+        logger.warning("%s is damaged (%s): it is rebuilt", target.absolute(), reason)
     return reason is None
 
 

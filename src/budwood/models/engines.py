@@ -88,7 +88,7 @@ def open_everywhere(folder: Path, settings: ServingSettings) -> OpensIn:
         settings: forms and engines.
     """
     home = settings.engines
-    found: OpensIn = {"transformers": Opening(opens=True, how=f"`{CERTIFICATE}`: loaded anew, it computes the same")}
+    found: OpensIn = {"transformers": Opening(opens=True, how=f"`{CERTIFICATE}`: loaded again, it computes the same")}
     if home is None or not is_installed("vllm", home):
         found["vllm"] = _judge_vllm(folder)
     else:

@@ -158,7 +158,7 @@ class GgufModel:
             )
         expected = model.value("split.tensors.count", len(tensors))
         if expected != len(tensors):
-            raise ValueError(f"{file}: its parts hold {len(tensors)} tensors and not split.tensors.count={expected}")
+            raise ValueError(f"{file}: its parts have {len(tensors)} tensors and not split.tensors.count={expected}")
         return model
 
     def value(self, key: str, default: Any = None) -> Any:

@@ -12,12 +12,12 @@ ADAPTER = "adapter_config.json"
 
 
 def check_whole(folder: Path) -> None:
-    """Check that a folder holds a whole model.
+    """Check that a folder has a whole model.
 
     Raises:
         ValueError: it has no config, or is an adapter.
     """
-    # Where both lie, transformers would load the adapter's base model from wherever that is.
+    # Where both exist, transformers would load the adapter's base model from wherever that is.
     if (folder / ADAPTER).is_file():
         raise ValueError(
             f"{folder} is an adapter ({ADAPTER}), not a whole model; merge it first: "

@@ -25,7 +25,7 @@ def next_token_losses(model: PreTrainedModel, windows: Tensor) -> Tensor:
 
 
 def _loss(model: PreTrainedModel, states: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean loss of a sequence's [T] targets; a processor's cache holds only a part of its logits."""
+    """Return the mean loss of a sequence's [T] targets; a processor computes a part at a time, which its cache fits."""
     block = _CPU_TOKENS if states.device.type == "cpu" else len(states)
     parts = zip(states.split(block), targets.split(block), strict=True)
     return torch.stack([_summed_loss(logits_of(model, some), next_) for some, next_ in parts]).sum() / len(targets)

@@ -108,7 +108,7 @@ class GPTNeoXHeads(OneHeadedDecoderLayer):
 
 
 class NoRotaryEmbedding(nn.Module):
-    """Stands where a stock decoder computes one embedding for all layers."""
+    """Takes the place where a stock decoder computes one embedding for all layers."""
 
     def forward(self, hidden_states: Tensor, position_ids: Tensor, layer_type: str | None = None) -> None:
         """Compute nothing: every layer has an embedding of its own."""
@@ -190,7 +190,7 @@ def layerwise_family(
 
 
 def check_alike(config: PretrainedConfig) -> None:
-    """Check what holds for all configurations: the stock check of Phi-3 takes all heads to be of one size."""
+    """Check what is true of all configurations: the stock check of Phi-3 takes all heads to be of one size."""
     PretrainedConfig.validate(config)  # type: ignore[attr-defined]
 
 

@@ -75,7 +75,7 @@ def read_prompts(folder: Path) -> tuple[Prompt, ...]:
     try:
         return tuple(map(Prompt.model_validate, json.loads(file.read_text(encoding="utf-8"))))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{file} is damaged ({error}): remove its folder and run again to make it anew") from error
+        raise ValueError(f"{file} is damaged ({error}): remove its folder and run again to rebuild it") from error
 
 
 def _num_positions(config: HFConfig) -> int:

@@ -85,7 +85,7 @@ class LayerStream:
 
     @contextmanager
     def finished(self) -> Iterator[PreTrainedModel]:
-        """Yield the model; called with the batches in their order, it goes on from the stream behind its last layer."""
+        """Yield the model; called with the batches in order, it continues from the stream after its last layer."""
         assert self.depth == self.num_layers, f"the text was read to layer {self.depth} of {self.num_layers}"
         with self._in_place_of_layers([Given(self.states), *(Passed() for _ in self._layers[1:])]):
             yield self.model
@@ -102,7 +102,7 @@ class LayerStream:
 
 
 def hollow(model: PreTrainedModel, decoder: str, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
-    """Take the weights of a model's layers away, those of the rest for memory that nobody has written to; return it.
+    """Take the weights of a model's layers away, those of the rest for uninitialised memory; return it.
 
     Args:
         model: in evaluation mode afterwards.

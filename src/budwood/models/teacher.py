@@ -67,7 +67,7 @@ def fetch_teacher(settings: TeacherSettings, work_dir: Path, root: Path = Path()
         root: where relative paths begin.
 
     Raises:
-        ValueError: the source does not exist, is of an unsupported kind, holds pickled weights only, wants to run code
+        ValueError: the source does not exist, is of an unsupported kind, has pickled weights only, wants to run code
             of its own without `trust_remote_code`, or its tokenizer does not give text back.
     """
     if settings.random is not None:
@@ -220,7 +220,7 @@ def _fetched(folder: Path, name: str, revision: str = "local") -> FetchedTeacher
 def _accept(folder: Path, settings: TeacherSettings, work_dir: Path) -> Path:
     """Check a folder; where it may run code of its own, run it once and keep the weights in the stock class.
 
-    Of a model that holds others beside its text model, the text model is taken out.
+    Of a model that contains others beside its text model, the text model is taken out.
     """
     if is_wrapper(folder):
         _check_files(folder)
@@ -292,10 +292,18 @@ def _random_config(settings: Mapping[str, Any], tokenizer: PreTrainedTokenizerFa
     }
     try:
         config = AutoConfig.for_model(**defaults | dict(settings))
+        _refuse_unknown(settings, config)
         architecture_from_config(config.to_dict())
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, StrictDataclassError) as error:
         raise ValueError(f"teacher.random: {error}") from error
     return config
+
+
+def _refuse_unknown(settings: Mapping[str, Any], config: PretrainedConfig) -> None:
+    """Check that a config class reads all of its settings: it keeps others as they are, and ignores them."""
+    ignored = vars(config).keys() - vars(type(config)()).keys()
+    for name in settings.keys() & ignored:
+        raise ValueError(f"{name}={settings[name]!r} is not a field of {type(config).__name__} in transformers")
 
 
 def _write_random(settings: Mapping[str, Any], seed: int, target: Path) -> Path:

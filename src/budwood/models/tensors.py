@@ -20,7 +20,7 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class Lazy(Mapping[str, Made], Generic[Made]):
-    """Something for each of some names, made anew whenever it is asked for."""
+    """Something for each of some names, made again whenever it is asked for."""
 
     def __init__(self, names: Iterable[str], make: Callable[[str], Made]) -> None:
         """Keep the names, and what makes something of one."""
@@ -52,8 +52,8 @@ class Lazy(Mapping[str, Made], Generic[Made]):
 class CheckpointTensors(Lazy[Tensor]):
     """Parameters of a checkpoint folder by the names of its family's table; each access reads from disk.
 
-    Each has the precision of its file, and they need not be alike. Where one module of a family holds several, they are
-    handed out one by one.
+    Each has the precision of its file; these may differ. Where one module of a family contains several, each is
+    given by itself.
     """
 
     def __init__(self, folder: Path, architecture: Architecture) -> None:
@@ -78,13 +78,13 @@ class CheckpointTensors(Lazy[Tensor]):
         """Read a parameter.
 
         Raises:
-            ValueError: its file is damaged, it is stored in another precision than models compute in, or it holds
+            ValueError: its file is damaged, it is stored in another precision than models compute in, or it has
                 values that are not finite.
         """
         layer, whole = self._layers[name], self._read(self._stored_name(name))
         if name not in self._held:
             return whole
-        assert layer is not None, "only modules of layers hold several"
+        assert layer is not None, "only modules of layers contain several"
         family, spec = family_of(self._architecture.family), self._architecture.layers[layer]
         return part_of(whole, self._held[name][1], family, layer_lengths(spec))
 
@@ -115,10 +115,10 @@ class CheckpointTensors(Lazy[Tensor]):
 
 
 def part_of(whole: Tensor, module: Module, family: Family, lengths: Mapping[str, int], dim: int = 0) -> Tensor:
-    """Return the part of a module that holds several: of its weight, its bias or its output.
+    """Return the part of a module of several: of its weight, its bias or its output.
 
     Args:
-        whole: of the module that holds them.
+        whole: of the module that contains them.
         module: the part, by the family's table.
         family: the table entry.
         lengths: of every basic axis.
@@ -133,7 +133,7 @@ def part_of(whole: Tensor, module: Module, family: Family, lengths: Mapping[str,
 
 
 def fuse(state: Mapping[str, Tensor], architecture: Architecture) -> State:
-    """Return a state under the names of the family's model class, in which one module may hold several.
+    """Return a state under the names of the family's model class, in which one module may contain several.
 
     Args:
         state: parameters by the names of the family's table; whole layers, not necessarily all of them.
@@ -154,7 +154,7 @@ def fuse(state: Mapping[str, Tensor], architecture: Architecture) -> State:
 
 
 def _held_names(family: Family, depth: int) -> dict[str, tuple[str, Module]]:
-    """Return for every parameter of the table that another holds the name of that one, and the module it belongs to."""
+    """Return, for every parameter that is part of another, the name of that one and the module that it belongs to."""
     names = {}
     for layer in range(depth):
         for holder, parts in family.holders.items():

@@ -65,7 +65,7 @@ def kept_ids(
 
 
 def trim_tokenizer(tokenizer: PreTrainedTokenizerBase, kept: Sequence[int]) -> PreTrainedTokenizerFast:
-    """Return a tokenizer with some of another's ids, numbered anew in their order.
+    """Return a tokenizer with some of another's ids, renumbered in their order.
 
     Raises:
         ValueError: the tokenizer is of a kind that cannot be rewritten.
@@ -201,7 +201,7 @@ def _count(counts: NDArray[np.int64], index: int) -> int:
 
 
 def _renumber(processor: dict[str, Any] | None, numbers: Mapping[int, int]) -> None:
-    """Number anew the special tokens that a post-processor puts around texts."""
+    """Renumber the special tokens that a post-processor puts around texts."""
     if processor is None:
         return
     for part in processor.get("processors", ()):

@@ -21,7 +21,7 @@ def read_object(file: Path) -> dict[str, Any]:
     """Return the object in a JSON file.
 
     Raises:
-        ValueError: the file is missing, damaged, or holds something else.
+        ValueError: the file is missing, damaged, or has something else.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -29,7 +29,7 @@ def read_object(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is missing, empty or damaged ({error}): fetch or write it again") from error
     if not isinstance(content, dict):
         raise ValueError(  # noqa: TRY004 - the file is wrong, not the caller
-            f"{file} must hold a JSON object, got {type(content).__name__}"
+            f"{file} must be a JSON object, got {type(content).__name__}"
         )
     return content
 
@@ -52,10 +52,10 @@ def weight_files(folder: Path, config: HFConfig) -> tuple[Path, ...]:
         raise ValueError(f"{folder} has only pickled weights ({', '.join(pickles)}), {_conversion(folder)}")
     if strays:
         raise ValueError(
-            f"{folder} must hold {SINGLE} or {INDEX}; transformers does not read {', '.join(strays)}. Rename a single "
+            f"{folder} must have {SINGLE} or {INDEX}; transformers does not read {', '.join(strays)}. Rename a single "
             f"file to {SINGLE}, or write the index that belongs to several"
         )
-    raise ValueError(f"{folder} must hold safetensors weights ({SINGLE} or {INDEX}), found none")
+    raise ValueError(f"{folder} must have safetensors weights ({SINGLE} or {INDEX}), found none")
 
 
 def tensor_files(folder: Path, config: HFConfig) -> dict[str, Path]:

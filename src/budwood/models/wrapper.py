@@ -1,4 +1,4 @@
-"""The text model of a checkpoint that holds other models beside it, such as an encoder of images."""
+"""The text model of a checkpoint that contains other models beside it, such as an encoder of images."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ text model's class."""
 
 
 def is_wrapper(folder: Path) -> bool:
-    """Whether a folder holds a text model beside others."""
+    """Whether a folder contains a text model beside others."""
     return str(read_config(folder).get("model_type")) in WRAPPERS
 
 

@@ -1,4 +1,4 @@
-"""All parameters of an environment: what `conf/*/parameters.yml` may hold, checked together before anything runs."""
+"""All parameters of an environment: what `conf/*/parameters.yml` may contain, checked together before anything runs."""
 
 from budwood.parameters.ablations import AblationSettings, AblationTeacher, DistillationGrid, VariantName
 from budwood.parameters.plan import PlanSettings

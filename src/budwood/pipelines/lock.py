@@ -14,9 +14,9 @@ from budwood.records.runs import note_run
 
 
 class LockHook:
-    """Holds the data folder of an environment from before the first node until a run has ended, however it ends.
+    """Locks the data folder of an environment from before the first node until a run has ended, however it ends.
 
-    Commands without a run, such as those that show the graph, hold nothing.
+    Commands without a run, such as those that show the graph, lock nothing.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class LockHook:
 
     @hook_impl(tryfirst=True)
     def before_pipeline_run(self) -> None:
-        """Hold the folder.
+        """Lock the folder.
 
         Raises:
             FolderInUseError: another process is running there.

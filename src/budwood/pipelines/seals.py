@@ -55,7 +55,7 @@ class SealHook:
         written = seal_of(file).read_text(encoding="utf-8")
         if written != hash_file(file):
             reason = "has changed since it was written" if written else "was not written to its end"
-            raise ValueError(f"{file.absolute()} {reason}: remove it and run again to make it anew")
+            raise ValueError(f"{file.absolute()} {reason}: remove it and run again to rebuild it")
 
     def _file_of(self, dataset_name: str) -> Path | None:
         """Return where a dataset is; Kedro has no public name for it."""

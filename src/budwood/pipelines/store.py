@@ -28,7 +28,7 @@ _PLACES = (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("log
 
 
 class TrackingSettings(Strict):
-    """What `conf/*/mlflow.yml` may hold."""
+    """What `conf/*/mlflow.yml` may contain."""
 
     tracking_uri: str
     """Relative paths begin at the root of the project. The environment variable `MLFLOW_TRACKING_URI` overrides it."""

@@ -21,7 +21,7 @@ class LogitProbe(Strict):
 
 
 class Proof(Strict):
-    """What was compared between a child in memory and its folder, loaded anew by plain transformers."""
+    """What was compared between a child in memory and its folder, loaded again by plain transformers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 

@@ -24,7 +24,7 @@ def write_atomically(file: Path, text: str) -> None:
 
 
 SUM = "sha256"
-"""Of what a line or a file holds besides."""
+"""Of what else a line or a file has."""
 
 
 def write_json(file: Path, value: Any) -> None:
@@ -44,7 +44,7 @@ def read_json(file: Path) -> Any:
             raise ValueError("it has changed since it was written")  # noqa: TRY301 - named below
         return content["value"]
     except ValueError as error:
-        raise ValueError(f"{file.resolve()} is damaged ({error}): remove it and run again to make it anew") from None
+        raise ValueError(f"{file.resolve()} is damaged ({error}): remove it and run again to rebuild it") from None
 
 
 @contextmanager
@@ -89,11 +89,11 @@ def link_large(source: str, target: str) -> None:
 
 
 def check_links(folder: Path, homes: Collection[Path] = ()) -> None:
-    """Check that a folder holds its files itself, so that copies of it take nothing along that is none of it.
+    """Check that a folder has its files itself and no links, so that copies of it bring nothing from elsewhere.
 
     Args:
         folder: hidden files and folders in it are not looked at.
-        homes: folders that it may link into besides.
+        homes: folders that it may link into.
 
     Raises:
         ValueError: a file is a link that leads elsewhere.

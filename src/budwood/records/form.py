@@ -49,7 +49,7 @@ def read_records(file: Path) -> Any:
     Raises:
         ValueError: the file is damaged, or was written by a version with another schema.
     """
-    remedy = "remove it and run again to make it anew"
+    remedy = "remove it and run again to rebuild it"
     try:
         version, kind, value = _parts(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError) as error:

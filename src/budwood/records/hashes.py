@@ -1,4 +1,4 @@
-"""Hashes of files, computed once and remembered for as long as nobody touches the files."""
+"""Hashes of files, computed once and remembered for as long as the files are not touched."""
 
 import hashlib
 import json

@@ -19,14 +19,14 @@ class FolderInUseError(RuntimeError):
 
 @contextmanager
 def holding(folder: Path, purpose: str) -> Iterator[None]:
-    """Hold a folder for this process; the lock of a process that has died is taken over.
+    """Lock a folder for this process; the lock of a process that has died is taken over.
 
     Args:
         folder: made where there is none.
         purpose: what is done there, for the message that another process gets.
 
     Raises:
-        FolderInUseError: a live process holds it; the message gives its host, pid and start.
+        FolderInUseError: a live process has locked it; the message gives its host, pid and start.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK, timeout=0)  # the system releases it with the process, however that ends

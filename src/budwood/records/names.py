@@ -38,14 +38,14 @@ class Variant(NamedTuple):
 def require_name(kind: str, name: str) -> str:
     """Return a name of a bin, a space, a source, or of something that an ablation compares.
 
-    Such names become parts of dataset names, folders and MLflow keys, so one rule holds for all of them.
+    Such names become parts of dataset names, folders and MLflow keys, so one rule is for all of them.
 
     Args:
         kind: what is named, as the message calls it, such as `bins`.
         name: the name.
 
     Raises:
-        ValueError: it holds anything but letters, digits, and single `-` or `_` between them, is too long, or is taken.
+        ValueError: it has anything but letters, digits, and single `-` or `_` between them, is too long, or is taken.
     """
     if len(name) > _LONGEST:
         raise ValueError(f"{kind}: the name {name!r} has {len(name)} characters; allowed are {_LONGEST}")

@@ -24,7 +24,7 @@ def damage(folder: Path, *, remembered: bool = False) -> str | None:
 
     Args:
         folder: passed to `seal` before.
-        remembered: whether hashes of files that nobody has touched need not be computed again (see `hash_files`).
+        remembered: whether hashes of untouched files need not be computed again (see `hash_files`).
     """
     try:
         sealed = json.loads((folder / SEAL).read_text(encoding="utf-8"))

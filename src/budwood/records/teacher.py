@@ -31,7 +31,7 @@ class TeacherRecord(Strict):
     license: str
     attribution: str
     num_token_ids: int
-    """Ids that texts hold: those of its tokenizer, as far as its embedding has rows, which may be more."""
+    """Ids that occur in texts: those of its tokenizer, as far as its embedding has rows, which may be more."""
     architecture: Architecture
     intake: IntakeRecord
 

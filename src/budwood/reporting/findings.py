@@ -24,7 +24,7 @@ class Findings:
         speeds: see `budwood.reporting.benchmarks.speeds_table`.
         search_spaces: one row per (bin, space): `bin`, `space`, `low`, `high`, `smallest`, `largest`, `log10_members`,
             `log10_members_paper`.
-        corpus_counts: `split`, `source`, `documents`, `tokens`.
+        corpus_counts: see `budwood.corpus.packing.PackedCorpus.all_counts`.
         certificates: one row per (bin, space): `bin`, `space`, `num_parameters`, `largest_logit_difference`, `native`,
             `class`, `fingerprint`.
         teacher_record: what the teacher is.

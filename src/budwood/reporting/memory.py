@@ -3,7 +3,7 @@
 Training, with N parameters: weights 4N (float32 masters), gradients 4N, AdamW's two moments 8N; in bfloat16 also the
 copies that autocast multiplies, 2N. Per token of a micro-batch, activations kept for the backward pass (see
 `activation_bytes_per_token`). At the head, the gradient of its V x E weights, twice, and one chunk of logits. Devices
-that train in parallel each hold all of this: nothing is sharded.
+that train in parallel each have all of this: nothing is sharded.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ _CHUNK_COPIES = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """Bytes on one device, by what holds them."""
+    """Bytes on one device, by what uses them."""
 
     weights: int
     gradients: int = 0

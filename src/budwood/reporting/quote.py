@@ -149,7 +149,7 @@ def _variant(part: pd.DataFrame, num_devices: int) -> dict[str, str]:
 
 
 def _memory(planned: pd.DataFrame) -> str:
-    """Return the table of the largest model of every stage and arm, by what holds its memory."""
+    """Return the table of the largest model of every stage and arm, by what uses its memory."""
     held = planned[planned["memory_bytes"] > 0]
     largest = held.loc[held.groupby(["stage", "arm"], sort=False)["memory_bytes"].idxmax()]
     names = zip(largest["stage"], largest["arm"], largest["bin"], largest["space"], strict=True)

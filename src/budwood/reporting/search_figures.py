@@ -31,7 +31,7 @@ _FITNESS_AXES = {
     "magnitude": "magnitude of what is kept, negated",
 }
 _NUM_HISTOGRAM_BARS = 60
-# Height of the axis over the highest bar, so that the bins' labels stand above the bars.
+# Height of the axis over the highest bar, so that the bins' labels are above the bars.
 _LABEL_ROOM = 1.6
 _SHARES = ("layers", "channels", "query heads", "key/value heads", "head size", "neurons")
 

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from budwood import __version__
+from budwood.corpus.packing import OMITTED
 from budwood.corpus.split import FOREIGN
 from budwood.evaluation.statistics import mean_and_error
 from budwood.records.evaluation import Sample
@@ -24,6 +25,12 @@ from budwood.reporting.matching import arm_settings
 from budwood.reporting.tables import NOISE_STANDARD_ERRORS, paired_difference, verdict
 from budwood.search.choice import CONFIDENCE
 
+_REASONS = {
+    "skipped_rows": "rows that cannot be used",
+    "equal_documents": "texts that occurred before",
+    "near_documents": "texts like one of another split",
+}
+"""What a report calls the reasons of `budwood.corpus.packing.PackedCorpus.omitted`."""
 _BEYOND = "*"
 """Marks a difference beyond the noise in tables without a verdict column."""
 
@@ -293,11 +300,13 @@ def search_spaces(spaces: pd.DataFrame) -> str:
 
 
 def corpus(counts: pd.DataFrame) -> str:
-    """Return how much text every split has of every source."""
+    """Return how much text every split has of every source, and how much was left out."""
+    named = zip(counts["split"], counts["source"], strict=True)
     columns = {
-        "split": counts["split"].tolist(),
-        "source": counts["source"].tolist(),
-        **{name: [f"{number:,}" for number in counts[name]] for name in ("documents", "tokens")},
+        "split": counts["split"].replace(OMITTED, "left out").tolist(),
+        "source": [_REASONS[source] if split == OMITTED else source for split, source in named],
+        "documents": counts["documents"].map("{:,}".format).tolist(),
+        "tokens": [formats.MISSING if pd.isna(tokens) else f"{int(tokens):,}" for tokens in counts["tokens"]],
     }
     return markdown_table(columns, 2)
 

@@ -147,7 +147,7 @@ def _cut_phases(plan: _Plan) -> Iterator[Memory]:
         waiting += own
         longest = max(longest, waiting)
     yield Memory(weights=waiting + proven, head=logits)
-    # The child comes anew, out of a mapped file.
+    # The child is read again, from a mapped file.
     yield Memory(weights=longest + proven, head=logits)
     yield Memory(weights=proven, head=2 * logits)
 

@@ -49,7 +49,7 @@ class Genes:
 
     @property
     def fingerprint(self) -> str:
-        """Tells these selections from others."""
+        """Distinguishes these selections from others."""
         hashes = hash_files({file.name: file for file in self._files()}, self.folder / MEMORY)
         return hashlib.sha256("".join(hashes.values()).encode()).hexdigest()[:16]
 

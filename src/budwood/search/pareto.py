@@ -73,7 +73,7 @@ class ParetoEvolution(Evolution):
 
         That is what the front dominates, as a share of the box below the worst values of the first generation.
         """
-        assert self._reference is not None, "nothing was told"
+        assert self._reference is not None, "no losses were reported yet"
         return Evolution.metrics(self) | {"hypervolume": hypervolume(self._points(self._told), self._reference)}
 
     def survivors(self, pool: list[Elite]) -> list[Elite]:

@@ -50,7 +50,7 @@ def run_search(
     candidates keep is written beside it (`genes_folder`), a generation at a time, and not kept in memory.
 
     Args:
-        strategy: asked and told, generation by generation.
+        strategy: asked for every generation, whose losses it then gets.
         evaluate: the losses of candidates.
         history_file: belongs to this search alone.
         num_sequences: that a candidate can read; the settings say in which stages it does.
@@ -153,7 +153,7 @@ class _History:
         if (reading.key, len(reading.sequence_losses)) != (candidate.key, sequences.stop - sequences.start):
             raise ValueError(
                 f"the history has candidate {reading.key} at evaluation {number} where this search proposes "
-                f"{candidate.key}: it belongs to another search, remove it to start anew"
+                f"{candidate.key}: it belongs to another search, remove it to start again"
             )
         self._show(reading)
         return reading

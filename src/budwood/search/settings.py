@@ -65,7 +65,7 @@ class SearchSettings(Strict):
     num_crossovers: int = Field(default=20, ge=0)
     """Candidates of a generation that combine two elites."""
     num_randoms: int = Field(default=10, ge=0)
-    """Candidates of a generation that are drawn anew."""
+    """Candidates of a generation that are drawn from scratch."""
     probability: float = Field(default=0.2, gt=0, le=1)
     """Of mutation and crossover."""
     probability_reading: ProbabilityReading = "gate"

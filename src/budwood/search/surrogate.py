@@ -53,7 +53,7 @@ class Surrogate:
     _scale: Points = field(default_factory=lambda: np.ones(0))
 
     def learn(self, architectures: Sequence[Architecture], losses: Sequence[float]) -> None:
-        """Take more candidates with their losses; all are fitted anew when a guess is asked for."""
+        """Take more candidates with their losses; all are fitted again when a guess is asked for."""
         if architectures:
             self._features += list(features(architectures))
             self._losses += losses

@@ -149,7 +149,7 @@ def choice_cost(
 
 
 def proof_cost(forward: Forward, lengths: Sequence[int]) -> Cost:
-    """Return what a proof costs: its texts run through the child in memory and the one loaded anew.
+    """Return what a proof costs: its texts run through the child in memory and the one loaded again.
 
     Args:
         forward: of the child.

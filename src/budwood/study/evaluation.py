@@ -191,7 +191,7 @@ def build_questions(tokens: PackedCorpus, teacher: Checkpoint, evaluation: Evalu
     """Return the questions that are made from validation text, having checked that all other tasks are at hand.
 
     Raises:
-        ValueError: a task is unknown or cannot be had, or a source holds too little text.
+        ValueError: a task is unknown or cannot be had, or a source has too little text.
     """
     check_benchmarks(evaluation)
     asked = {benchmark.task for benchmark in evaluation.benchmarks()} & set(HELDOUT_TASKS)

@@ -124,7 +124,7 @@ class CertifyTrained(Stage[Certificate]):
         return certificate
 
     def replay(self, result: Certificate, work: Work) -> None:
-        """Put card, certificate and check beside the model again, whose folder may have been written anew."""
+        """Put card, certificate and check beside the model again, whose folder may have been written again."""
         del result
         _copy_papers(work.folder, self.model.folder)
 
@@ -133,7 +133,7 @@ def read_certificate(folder: Path) -> Certificate:
     """Return the certificate of an export.
 
     Raises:
-        ValueError: the folder holds none, or it is damaged.
+        ValueError: the folder has none, or it is damaged.
     """
     file = folder / CERTIFICATE
     try:

@@ -73,7 +73,7 @@ class PlannedStudy:
 
     @property
     def trained(self) -> tuple[Forecast, ...]:
-        """What is trained in full: all variants, or one of every bin that nobody knows yet."""
+        """What is trained in full: all variants, or one of every bin, not chosen yet."""
         if self.probe_schedule is None:
             return self.forecasts
         bins: dict[str, list[Forecast]] = {}
@@ -152,7 +152,7 @@ class PlannedStudy:
 def plan(study: PlannedStudy, accelerator: Accelerator, mfu: float) -> pd.DataFrame:
     """Return what every stage of a study will cost.
 
-    Sub-networks that nobody knows yet are counted as the mean of members of their bin, and their memory as that of the
+    Sub-networks that are not found yet are counted as the mean of members of their bin, and their memory as that of the
     member that takes most. Searches whose candidates race are counted as if none was dropped.
 
     Args:

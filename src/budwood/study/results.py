@@ -95,7 +95,7 @@ def restore(kind: Any, folder: Path) -> Any:
         return kind(**parts) if isinstance(kind, type) and issubclass(kind, tuple) else parts[_ALONE]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise ValueError(
-            f"{folder.resolve()} is damaged ({error}): remove this folder and run again to make it anew"
+            f"{folder.resolve()} is damaged ({error}): remove this folder and run again to rebuild it"
         ) from error
 
 

@@ -133,7 +133,7 @@ class ProtocolSettings(Strict):
     """The paper's way to choose a space (section 4.3): probe all of them on few tokens, train the best of each bin."""
 
     probe_tokens: int | None = Field(default=None, gt=0)
-    """Tokens on which the sub-network of every (bin, space) is trained before the best space of each bin goes on to
+    """Tokens on which the sub-network of every (bin, space) is trained before the best space of each bin continues to
     `schedule.tokens` with all arms; null: there are no probes, and every (bin, space) gets all arms."""
     num_seeds: int = Field(default=1, gt=0)
     """Times that every arm is trained: with `schedule.seed` and the seeds after it, which draw random weights and the

@@ -105,6 +105,6 @@ def check_reference(name: str, bin_: BinSettings, family: str, num_token_ids: in
         )
     if num_token_ids is not None and reference.vocab_size < num_token_ids:
         raise ValueError(
-            f"bins.{name}.reference: vocab_size={reference.vocab_size} must hold the {num_token_ids} tokens of "
+            f"bins.{name}.reference: vocab_size={reference.vocab_size} must have the {num_token_ids} tokens of "
             "the teacher's tokenizer"
         )

@@ -39,7 +39,7 @@ class Stage(ABC, Generic[Result]):
     """One step of a study; its fields are its inputs.
 
     A stage that is asked for again answers from its folder only where all inputs that decide its result are the same,
-    and the source that makes it too. One that was interrupted continues from what its folder holds.
+    and the source that makes it too. One that was interrupted continues from what is in its folder.
     """
 
     name: ClassVar[str]

@@ -93,7 +93,7 @@ class RankComponents(Stage[Ranked]):
 
 
 def fetch_source(settings: TeacherSettings, workspace: Workspace, root: Path) -> FetchedTeacher:
-    """Return a teacher's checkpoint, converted anew only where its source has changed.
+    """Return a teacher's checkpoint, converted again only where its source has changed.
 
     Args:
         settings: where it comes from.

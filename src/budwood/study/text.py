@@ -118,7 +118,7 @@ def require_text(tokens: PackedCorpus, measurement: MeasurementSettings, schedul
     """Check that every split is large enough for what a study asks of it; warn where training reads its text often.
 
     Raises:
-        ValueError: one is not; the message gives what it holds.
+        ValueError: one is not; the message gives what it has.
     """
     require_measured(tokens, measurement)
     training_order(tokens, schedule)

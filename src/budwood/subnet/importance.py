@@ -40,7 +40,7 @@ class LayerImportance:
     """[G, S] mean square of each dimension of a group's keys."""
     neurons: Tensor
     """[D] mean square activation after the first position times the squared norm of the neuron's output weights. The
-    few that write most at the first position, whose massive activations all others attend to, stand above all."""
+    few that write most at the first position, whose massive activations all others attend to, come first."""
     head_norms: Tensor
     """[G, Q] mean norm of a query head's output before the output projection (paper, appendix E)."""
     activations: Tensor
@@ -276,7 +276,7 @@ class _LayerStatistics:
         self.keys += self._energy(self._output(output, self.family.key), 1)
 
     def _output(self, output: Tensor, module: Module) -> Tensor:
-        """Return what a module wrote that another may hold, tokens before heads."""
+        """Return what a module wrote that may be part of another, tokens before heads."""
         if module.inside:
             return part_of(output, module, self.family, self.lengths, dim=-1)
         return output.transpose(1, 2) if self.family.heads_first else output

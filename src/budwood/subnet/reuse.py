@@ -58,7 +58,7 @@ class Resume:
     """By the number of first layers that were run."""
 
     def attach(self, layers: nn.ModuleList, visit: Visit) -> None:
-        """Let a model that reads once read on from what is held, and hold what later candidates need.
+        """Let a model that reads once read on from what is kept, and keep what later candidates need.
 
         Args:
             layers: the model's, some of which are replaced.

@@ -45,7 +45,7 @@ def permute_within_groups(
     for dim, axis in enumerate(axes):
         if "group" not in axis or name not in axis:
             continue
-        assert axis[0] == "group", "groups stand outermost"
+        assert axis[0] == "group", "groups are outermost"
         inner = axis.index(name)
         groups = [
             group.index_select(dim + inner - 1, torch.as_tensor(list(order), device=tensor.device))

@@ -129,7 +129,7 @@ class TeacherCache:
     def open(cls, folder: Path) -> Self:
         """Open a folder that `write_cache` has finished.
 
-        Files are hashed unless they were before and nobody has touched them since.
+        Files are hashed unless they were before and have not been touched since.
 
         Raises:
             ValueError: there is no cache, or it is unfinished or damaged.

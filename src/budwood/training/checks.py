@@ -82,7 +82,7 @@ def check_text(corpus: PackedCorpus, teacher_folder: Path) -> None:
     if corpus.tokenizer_fingerprint != own:
         raise ValueError(
             f"corpus_folder: {corpus.folder} was made by tokenizer {corpus.tokenizer_fingerprint[:16]}, "
-            f"{teacher_folder} has {own[:16]}: tokenize the text anew"
+            f"{teacher_folder} has {own[:16]}: tokenize the text again"
         )
 
 
@@ -103,7 +103,7 @@ def check_vocabulary(student_folder: Path, teacher_folder: Path) -> None:
 def check_rows(name: str, vocab_size: int, folder: Path) -> None:
     """Check that a model has a row for every id of a text; more rows pad.
 
-    A tokenizer may make ids beyond its model's rows. No packed text holds them.
+    A tokenizer may make ids beyond its model's rows. They occur in no packed text.
 
     Args:
         name: of the model, for the message.

@@ -127,7 +127,7 @@ class _ChunkedLoss(torch.autograd.Function):
         loss = hidden.new_zeros((), dtype=torch.promote_types(product, torch.float32))
         hidden_grad = torch.empty_like(hidden)
         head_grad = torch.zeros_like(head, dtype=torch.promote_types(head.dtype, torch.float32))
-        # Autocast would convert the whole head anew for every chunk.
+        # Autocast would convert the whole head again for every chunk.
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(states), CHUNK_TOKENS):
                 chunk = slice(start, start + CHUNK_TOKENS)

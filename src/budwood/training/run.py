@@ -94,7 +94,7 @@ def read_result(output_folder: Path) -> Run | None:
     if reason is not None:
         raise ValueError(
             f"the training run in {output_folder.resolve()} is damaged ({reason}): remove this folder and run again to "
-            "train anew"
+            "train again"
         )
     return Run.model_validate_json((output_folder / RESULT).read_bytes())
 

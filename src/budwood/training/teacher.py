@@ -288,7 +288,7 @@ def shared_states(job: TrainingJob) -> SharedStates:
     file = job.model_folder / CERTIFICATE
     record = read_object(file) if file.is_file() else {}
     if "kept_channels" not in record:
-        raise ValueError(f"{reason}: {job.model_folder} has no {CERTIFICATE} that names them; export it anew")
+        raise ValueError(f"{reason}: {job.model_folder} has no {CERTIFICATE} that names them; export it again")
     own = fingerprint(job.teacher_folder)
     if record["teacher_fingerprint"] != own:
         raise ValueError(

@@ -40,5 +40,5 @@ def pack_documents(
 
 
 def count_tokens(tokens: PackedCorpus) -> pd.DataFrame:
-    """Return documents and tokens of every split and source."""
-    return tokens.counts()
+    """Return documents and tokens of every split and source, and how many documents were left out."""
+    return tokens.all_counts()

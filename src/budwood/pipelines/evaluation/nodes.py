@@ -316,8 +316,8 @@ def write_ledger(
 
     Args:
         calibration_costs: of the teacher's importance.
-        teacher_evaluation: holds the cost of the teacher's own losses.
-        teacher_downstream: holds what its answers cost.
+        teacher_evaluation: has the cost of the teacher's own losses.
+        teacher_downstream: has what its answers cost.
         curves: of all runs.
         parts: what every variant found and became, and the costs of a cached teacher.
     """

@@ -28,7 +28,7 @@ def choose_space(*parts: ProbeScore | Checkpoint, bin_name: str, spaces: list[st
     subnets = dict(zip(spaces, parts[len(spaces) :], strict=True))
     table = select_space(bin_name, probes)
     best = str(table["space"].iloc[0])
-    logger.info("Bin %s goes on with space %s", bin_name, best)
+    logger.info("Bin %s continues with space %s", bin_name, best)
     track({"selected.choice_loss": float(table["loss"].iloc[0])}, 0)
     subnet = subnets[best]
     assert isinstance(subnet, Checkpoint), "the second half of the parts are sub-networks"

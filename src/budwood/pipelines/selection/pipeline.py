@@ -10,7 +10,7 @@ NODES = "budwood.pipelines.selection.nodes"
 
 
 def create_pipeline(parameters: ProjectParameters) -> Pipeline:
-    """Choose the space with which every bin goes on to the full training."""
+    """Choose the space with which every bin continues to the full training."""
     if not parameters.has_probes:
         return Pipeline([])
     searched = parameters.searched

@@ -51,7 +51,7 @@ def rank_components(
     elimination: bool,
     orderings: Sequence[Ordering],
 ) -> tuple[dict[str, Tensor], list[Cost], list[Gate]]:
-    """Return the importance of the teacher's components on calibration text, what that cost, and whether orders hold.
+    """Return the importance of the teacher's components on calibration text, what that cost, and the gate of the order.
 
     Args:
         teacher: the teacher.
