@@ -36,7 +36,7 @@ def test_a_correction_costs_a_pass_of_the_teacher_and_its_regression() -> None:
     settings = Compensation(**NO_REGRESSION | {"neurons": True})
     cost = correction_cost(TEACHER, CHILD, 1, settings, TEXT)
     solved = 2 * 10**2 * 21 + 5**3 / 3 + 2 * 5**2 * 5 + 2 * 5 * 5 * 6
-    assert cost.flops == 21 * forward_flops_per_token(TEACHER, context=7) + solved
+    assert cost.flops == 21 * layer_flops_per_token(TEACHER, *TEACHER.layers, context=7) + solved
     assert cost.tokens == 21
 
 
@@ -46,7 +46,7 @@ def test_a_refit_costs_a_pass_of_the_teacher_and_the_fits_of_the_childs_layers()
     A layer has 4 + 2 x 4 rows of heads and 2 x 5 of neurons that read channels.
     """
     cost = correction_cost(TEACHER, CHILD, 0, Compensation(**NO_REGRESSION | {"refit": True}), TEXT)
-    passes = forward_flops_per_token(TEACHER, context=7) + layer_flops_per_token(CHILD, *CHILD.layers, context=7)
+    passes = sum(layer_flops_per_token(each, *each.layers, context=7) for each in (TEACHER, CHILD))
     passes += 2 * 3 * 6 * 5
     gathered = sum((2 * n**2 + 2 * n * 6) * 21 for n in (6, 4, 6, 5))
     solved = sum(n**3 / 3 + 2 * n**2 * 6 for n in (6, 4, 6, 5))
@@ -59,7 +59,7 @@ def test_moments_for_a_search_cost_a_pass_of_the_teacher() -> None:
     (cost,) = moments_costs(TEACHER, Compensation(), 2, TEXT)
     gaps = 2 * (4 * 8**2 * 21 + 8**3 / 3 + 2 * 8**3)
     moments = 3 * 2 * 21 * (3 * 8**2 + 10**2) + gaps
-    assert cost.flops == 21 * forward_flops_per_token(TEACHER, context=7) + moments
+    assert cost.flops == 21 * layer_flops_per_token(TEACHER, *TEACHER.layers, context=7) + moments
     assert cost.tokens == 21
     assert moments_costs(TEACHER, Compensation(**NO_REGRESSION), 2, TEXT) == moments_costs(TEACHER, None, 2, TEXT) == []
 

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 from strategies import pythia
 
-from budwood.arch.count import forward_flops_per_token, num_parameters, training_flops_per_token
+from budwood.arch.count import (
+    forward_flops_per_token,
+    layer_flops_per_token,
+    num_parameters,
+    training_flops_per_token,
+)
 from budwood.evaluation.settings import EfficiencySettings, EvaluationSettings, HeldOutSettings
 from budwood.records.names import Variant
 from budwood.reporting.accelerator import ACCELERATORS
@@ -94,7 +99,7 @@ def test_the_papers_bin_by_hand() -> None:
     assert row(planned, "evaluation", bin_name="")["tokens"] == 232 * 512 + WRITTEN
     assert row(planned, "compensation")["flops"] == 0
     calibration = row(planned, "calibration", bin_name="")
-    assert calibration["flops"] == 64 * 512 * forward_flops_per_token(PYTHIA_69B, **context)
+    assert calibration["flops"] == 64 * 512 * layer_flops_per_token(PYTHIA_69B, *PYTHIA_69B.layers, **context)
     assert np.isnan(calibration["paper_flops"])
 
 

@@ -4,7 +4,10 @@ import pytest
 import torch
 from corrections import compensate, ordered_by
 from teachers import DEPTH, FULL, TEACHERS, architecture_of, every_family, select, tiny_teacher, weights_of
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
+from budwood.arch.count import layer_flops_per_token
 from budwood.arch.selection import Selection
 from budwood.models.checkpoint import load_model, own_weights
 from budwood.models.export import write_checkpoint
@@ -12,7 +15,7 @@ from budwood.models.losses import sequence_losses
 from budwood.subnet.compensate import corrected_child, possible_gaps, store_moments
 from budwood.subnet.evaluate import SubnetEvaluator
 from budwood.subnet.extract import resolve
-from budwood.subnet.moments import StreamedMoments, WatchedInput
+from budwood.subnet.moments import StreamedMoments, WatchedInput, teacher_stream
 from budwood.subnet.ordering import order_teacher
 from budwood.subnet.settings import Compensation, Ordering
 
@@ -24,6 +27,17 @@ def cuts(ordered):
     queries = ordered.ranked.layers[0].heads_per_group
     sizes = (2, queries, 8, 20)
     return [select(30, [0], sizes), select(48, [0, 1], (3, queries, 16, 7)), select(30, list(range(DEPTH)), sizes)]
+
+
+def test_a_stream_costs_what_pytorch_counts(windows):
+    """It makes no logits, so the head is left out."""
+    ordered = ordered_by(tiny_teacher("llama", tied=True), windows).materialise(FULL)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        stream = teacher_stream(ordered, [windows])
+        stream.advance(stream.num_layers)
+    teacher = ordered.architecture
+    per_token = layer_flops_per_token(teacher, *teacher.layers, context=windows.shape[1])
+    assert counter.get_total_flops() == windows.numel() * per_token
 
 
 def stored(ordered, windows, folder, settings=SEARCHED):
@@ -97,7 +111,7 @@ def test_gaps_of_coarse_candidates_are_among_those_that_are_gathered():
 
 
 def test_the_moments_of_one_layer_are_in_memory_at_a_time(windows):
-    ordered = ordered_by(tiny_teacher("llama", tied=True), windows)
+    ordered = ordered_by(tiny_teacher("llama", tied=True), windows).materialise(FULL)
     paths = [f"model.layers.{layer}.{name}" for layer in range(DEPTH) for name in ("mlp.down_proj", "self_attn.q_proj")]
     moments = StreamedMoments(ordered, windows, [WatchedInput(path, 0) for path in paths], [], gap_ridge=1.0)
     for path in paths:
@@ -111,7 +125,7 @@ def test_the_moments_of_one_layer_are_in_memory_at_a_time(windows):
 
 
 def test_a_moment_is_the_mean_of_outer_products(windows):
-    ordered = ordered_by(tiny_teacher("llama", tied=True), windows)
+    ordered = ordered_by(tiny_teacher("llama", tied=True), windows).materialise(FULL)
     path = "model.layers.2.mlp.down_proj"
     whole = compensate(ordered, Selection.prefix(ordered.ranked), windows, SEARCHED)
     read = []

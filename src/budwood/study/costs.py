@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from budwood.arch.bins import ParameterBin
-from budwood.arch.count import forward_flops_per_token
+from budwood.arch.count import forward_flops_per_token, layer_flops_per_token
 from budwood.arch.proportions import in_small
 from budwood.arch.spec import Architecture
 from budwood.evaluation.continuations import continuation_flops
@@ -60,6 +60,17 @@ def reading_cost(stage: CostStage, model: Architecture | float, text: Extent) ->
     return Cost.of(stage, text.num_tokens, forward)
 
 
+def stream_cost(stage: CostStage, model: Architecture, text: Extent) -> Cost:
+    """Return what it costs the layers of a model to read a text once; its head reads nothing.
+
+    Args:
+        stage: in which they do.
+        model: its architecture.
+        text: what they read.
+    """
+    return Cost.of(stage, text.num_tokens, layer_flops_per_token(model, *model.layers, context=text.length))
+
+
 def fitness_costs(fitness: str, teacher: Architecture, text: Extent) -> list[Cost]:
     """Return what a fitness costs once a search: of `kl` the teacher reads the text by which candidates are compared.
 
@@ -98,7 +109,7 @@ def correction_cost(
         settings: which corrections are made; those without a regression cost nothing.
         calibration: the text.
     """
-    passed, nothing = reading_cost("compensation", teacher, calibration), Cost(stage="compensation", flops=0, tokens=0)
+    passed, nothing = stream_cost("compensation", teacher, calibration), Cost(stage="compensation", flops=0, tokens=0)
     if settings is None:
         return nothing
     gathered = moment_flops(teacher, child, settings, num_tokens=calibration.num_tokens, num_gaps=num_gaps)
@@ -123,7 +134,7 @@ def moments_costs(
     """
     if settings is None or not settings.regresses:
         return []
-    passed = reading_cost("search", teacher, calibration)
+    passed = stream_cost("search", teacher, calibration)
     flops = moment_flops(teacher, None, settings, num_tokens=calibration.num_tokens, num_gaps=num_gaps)
     return [passed.model_copy(update={"flops": passed.flops + flops})]
 

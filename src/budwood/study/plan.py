@@ -246,7 +246,7 @@ def _shared_rows(study: PlannedStudy) -> Iterator[Row]:
     if study.needs_statistics:
         text = study.text("calibration")
         streamed = _held(stream_memory(teacher, study.reading(text, BYTES[study.precision])), teacher)
-        yield _row(costs.reading_cost("calibration", teacher, text)) | streamed
+        yield _row(costs.stream_cost("calibration", teacher, text)) | streamed
     if study.needs_elimination:
         text = study.text("calibration", min(measurement.elimination, measurement.calibration))
         together, reading = min(NUM_TOGETHER, teacher.num_hidden_layers), study.reading(text, BYTES[study.precision])

@@ -16,7 +16,7 @@ from budwood.models.teacher import FetchedTeacher, fetch_teacher
 from budwood.records.cost import Cost
 from budwood.records.locks import holding
 from budwood.records.teacher import IntakeRecord, TeacherRecord
-from budwood.study.costs import reading_cost
+from budwood.study.costs import stream_cost
 from budwood.study.source import code_hash
 from budwood.study.stage import Stage, Work, Workspace
 from budwood.study.text import Materials, Windows
@@ -76,7 +76,7 @@ class RankComponents(Stage[Ranked]):
         whole = open_ordered(self.teacher.folder, Ordering(ordering="native")).on(self.compute, self.compute.dtype)
         importance = importance_in(teacher_stream(whole, text.split(self.batch_size)), architecture)
         passed = time.perf_counter()
-        costs = [reading_cost("calibration", architecture, self.calibration.extent).after(passed - started)]
+        costs = [stream_cost("calibration", architecture, self.calibration.extent).after(passed - started)]
         if self.elimination:
             compared = windows[: self.elimination]
             found = leave_layers_out(
