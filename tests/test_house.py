@@ -70,3 +70,40 @@ def test_stages_take_and_give_typed_values():
                 runs = [part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == "run"]
                 assert not [run for run in runs if UNTYPED.search(ast.unparse(run.args) + ast.unparse(run.returns))]
     assert seen >= 11
+
+
+def defined(file: Path) -> Iterator[Function]:
+    """Yield the public functions and methods of a file, without those inside functions."""
+    module = ast.parse(file.read_text())
+    classes = [node for node in module.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+    for node in (*module.body, *(part for each in classes for part in each.body)):
+        if isinstance(node, Function) and (not node.name.startswith("_") or node.name == "__init__"):
+            yield node
+
+
+def own_parts(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield what a function does itself, without what functions inside it do."""
+    for part in ast.iter_child_nodes(node):
+        if not isinstance(part, Function | ast.Lambda | ast.ClassDef):
+            yield part
+            yield from own_parts(part)
+
+
+def test_docstrings_give_errors_and_shapes():
+    """What raises says so, and what takes or returns a tensor gives a shape such as [B, T]."""
+    silent, shapeless, raising, shaped = [], [], 0, 0
+    for file in FILES:
+        for function in defined(file):
+            place = f"{file.relative_to(ROOT)}:{function.lineno} {function.name}"
+            text = ast.get_docstring(function) or ""
+            if any(isinstance(part, ast.Raise) and part.exc for part in own_parts(function)):
+                raising += 1
+                silent += [place] * ("Raises:" not in text)
+            written = [ast.unparse(each.annotation) for each in parameters(function) if each.annotation]
+            written.append(ast.unparse(function.returns) if function.returns else "")
+            if any(re.fullmatch(r"(Sequence\[)?Tensor\]?( \| None)?", text) for text in written):
+                shaped += 1
+                shapeless += [place] * (not re.search(r"\[[^\]]+\]", text))
+    assert (silent, shapeless) == ([], [])
+    assert raising > 130
+    assert shaped > 40

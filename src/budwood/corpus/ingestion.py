@@ -230,7 +230,11 @@ class _SourceRun:
         self._writer = ShardWriter(shards, number)
 
     def finish(self, workers: Executor, ahead: int, *, progress: bool) -> SourceState:
-        """Tokenise what is left, and return the last state."""
+        """Tokenise what is left, and return the last state.
+
+        Raises:
+            ValueError: the source has no text.
+        """
         name, characters = self._source.name, self._state.characters
         bar = tqdm(desc=f"Tokenize {name}", initial=characters, unit="chars", unit_scale=True, disable=not progress)
         try:

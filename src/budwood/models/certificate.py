@@ -122,7 +122,7 @@ def probe_lengths(num_tokens: int, num_positions: int | None = None) -> tuple[in
 
 
 def max_difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
-    """Return the largest difference between the logits of two models on several texts; NaN where any is no number."""
+    """Return the largest difference between two models' [T, V] logits of several texts; NaN where any is no number."""
     # On tensors: Python's `max` passes over NaN.
     pairs = zip(ours, theirs, strict=True)
     # Some positions at a time: logits of a large vocabulary take more than a layer.

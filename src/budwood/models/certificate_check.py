@@ -89,7 +89,12 @@ def vllm(folder: Path, prompts: list[list[int]]) -> Any:
 
 
 def llama_cpp(folder: Path, prompts: list[list[int]]) -> Any:
-    """Run the prompts one by one."""
+    """Run the prompts one by one.
+
+    Raises:
+        FileNotFoundError: the model or the engine is not there.
+        RuntimeError: the engine failed.
+    """
     library = Path(os.environ.get("NODE_FOLDER", ".")).resolve() / "node_modules/node-llama-cpp/dist/index.js"
     model = (folder / "model.gguf").resolve()
     if not model.is_file():

@@ -53,7 +53,7 @@ def logits_of(model: PreTrainedModel, states: Tensor) -> Tensor:
 
 
 def scaled(model: PreTrainedModel, states: Tensor) -> Tensor:
-    """Return states so that the head makes the model's logits of them, which some classes divide (Granite)."""
+    """Return [..., H] states of which the head makes the model's logits, which some classes divide (Granite)."""
     divisor: float = getattr(model.config, "logits_scaling", 1.0)
     return states / divisor if divisor != 1 else states
 
@@ -65,7 +65,7 @@ def cap_of(model: PreTrainedModel) -> float | None:
 
 
 def softcap(logits: Tensor, cap: float | None) -> Tensor:
-    """Return `cap * tanh(logits / cap)`, in float32 at least; without a cap the logits as they are."""
+    """Return `cap * tanh(logits / cap)` of [..., V], in float32 at least; without a cap the logits as they are."""
     if cap is None:
         return logits
     return cap * torch.tanh(logits.to(torch.promote_types(logits.dtype, torch.float32)) / cap)

@@ -33,7 +33,7 @@ class LayerwiseDecoderLayer(GradientCheckpointingLayer):
         return own_config
 
     def forward(self, hidden_states: Tensor | None, *args: Any, **kwargs: Any) -> Tensor:
-        """Run the stock layer with position embeddings of its own head dimension."""
+        """Run the stock layer on [B, T, H] states with position embeddings of its own head dimension."""
         # Attention asks its configuration for the attention implementation, which is switched in the model's.
         if self.stock._attn_implementation != self.whole._attn_implementation:  # noqa: SLF001
             self.stock._attn_implementation = self.whole._attn_implementation  # noqa: SLF001
@@ -42,7 +42,7 @@ class LayerwiseDecoderLayer(GradientCheckpointingLayer):
         return output
 
     def embed_positions(self, hidden_states: Tensor | None, position_ids: Tensor) -> Any:
-        """Return the layer's position embeddings."""
+        """Return the layer's position embeddings of [B, T] positions: cosines and sines, [B, T, D] each."""
         return self.rotary_emb(hidden_states, position_ids)
 
 
@@ -55,7 +55,7 @@ class TypedDecoderLayer(LayerwiseDecoderLayer):
         self.layer_type = config.layer_types[layer_idx]
 
     def embed_positions(self, hidden_states: Tensor | None, position_ids: Tensor) -> Any:
-        """Return the layer's position embeddings."""
+        """Return the layer's position embeddings of [B, T] positions: cosines and sines, [B, T, D] each."""
         return self.rotary_emb(hidden_states, position_ids, self.layer_type)
 
 
@@ -111,7 +111,7 @@ class NoRotaryEmbedding(nn.Module):
     """Takes the place where a stock decoder computes one embedding for all layers."""
 
     def forward(self, hidden_states: Tensor, position_ids: Tensor, layer_type: str | None = None) -> None:
-        """Compute nothing: every layer has an embedding of its own."""
+        """Compute nothing of [B, T, H] states: every layer has an embedding of its own."""
 
 
 class LayerwiseModel(PreTrainedModel):

@@ -48,7 +48,7 @@ def probe_logits(model: PreTrainedModel, input_ids: Tensor) -> Tensor:
 
 
 def largest_difference(one: Tensor, other: Tensor) -> float:
-    """Return the largest difference of two models' logits, as a share of the largest logit where that is above one.
+    """Return the largest difference of two models' [..., V] logits, as a share of the largest where that is above one.
 
     Logits that are not finite are infinitely different.
     """

@@ -215,7 +215,7 @@ class Given(nn.Module):
         self.batches = iter(states)
 
     def forward(self, *_args: object, **_kwargs: object) -> Tensor:
-        """Return the states of the next batch."""
+        """Return [B, T, H] states of the next batch."""
         return next(self.batches)
 
 
@@ -223,7 +223,7 @@ class Passed(nn.Module):
     """Takes the place of a layer whose result is known."""
 
     def forward(self, hidden_states: Tensor, *_args: object, **_kwargs: object) -> Tensor:
-        """Return what came."""
+        """Return the [B, T, H] states that came."""
         return hidden_states
 
 

@@ -118,7 +118,7 @@ def part_of(whole: Tensor, module: Module, family: Family, lengths: Mapping[str,
     """Return the part of a module of several: of its weight, its bias or its output.
 
     Args:
-        whole: of the module that contains them.
+        whole: [rows, ...] of the module that contains them.
         module: the part, by the family's table.
         family: the table entry.
         lengths: of every basic axis.

@@ -205,7 +205,7 @@ def merged(parts: Iterable[State]) -> State:
 
 
 def cut_tensor(teacher: OrderedTeacher, tensor: Tensor, axes: Axes, layer: KeptLayer) -> Tensor:
-    """Return what a layer of the child keeps of a tensor that is laid out as a parameter of its teacher's layer."""
+    """Return what a child's layer keeps of a tensor [*axes] that is laid out as a parameter of its teacher's layer."""
     lengths = axis_lengths(teacher.architecture, teacher.architecture.layers[layer.teacher_layer])
     return slice_tensor(tensor, axes, lengths, layer.axes)
 

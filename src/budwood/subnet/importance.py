@@ -219,7 +219,7 @@ class _NormStatistics:
         return self.module, self._add
 
     def mean_energy(self) -> Tensor:
-        """Return the mean square of each entry; all alike where every input was zero."""
+        """Return [entries] mean squares; all alike where every input was zero."""
         return self.energy / self.later_entries if self.later_entries else torch.ones_like(self.energy)
 
     def _add(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:

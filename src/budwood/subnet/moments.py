@@ -71,7 +71,7 @@ class StoredMoments:
         return InputMoment(self._read(module), self._read(f"{module}.held"))
 
     def gap(self, gap: Gap) -> Tensor:
-        """Return the map over a gap."""
+        """Return [H, H] the map over a gap."""
         return self._read("gap.{}.{}".format(*gap))
 
     def add_input(self, module: str, moment: InputMoment) -> None:
@@ -80,7 +80,7 @@ class StoredMoments:
         self._write(f"{module}.held", moment.held)
 
     def add_gap(self, gap: Gap, over: Tensor) -> None:
-        """Keep the map over a gap."""
+        """Keep [H, H] the map over a gap."""
         self._write("gap.{}.{}".format(*gap), over)
 
     def _read(self, name: str) -> Tensor:
@@ -134,7 +134,7 @@ class StreamedMoments:
         return self._inputs.pop(module)
 
     def gap(self, gap: Gap) -> Tensor:
-        """Return the map over a gap; the text is read up to its end."""
+        """Return [H, H] the map over a gap; the text is read up to its end."""
         start, end = gap
         self._inputs = {}
         while self._stream.depth < end:

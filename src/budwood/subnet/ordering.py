@@ -222,7 +222,7 @@ class OrderedWeights(Lazy[Tensor]):
         return self.permute(name, weight)
 
     def permute(self, name: str, tensor: Tensor) -> Tensor:
-        """Return a tensor that is laid out as a parameter in the new order."""
+        """Return a tensor [*axes] that is laid out as a parameter, in the new order."""
         layer, axes = self._axes[name]
         if layer is None:
             return slice_tensor(tensor, axes, {"hidden": len(self.channels), "vocab": 0}, {"hidden": self.channels})
@@ -301,7 +301,7 @@ class LayerOrder:
 
 
 def descending(scores: Tensor) -> tuple[int, ...]:
-    """Return the places of scores, the highest first; of equal ones the first."""
+    """Return the places of [n] scores, the highest first; of equal ones the first."""
     return tuple(torch.argsort(scores, descending=True, stable=True).tolist())
 
 

@@ -18,7 +18,7 @@ from budwood.subnet.ordering import LayerOrder, descending
 
 
 def normalise(scores: Tensor, normalisation: Normalisation) -> Tensor:
-    """Return scores of one axis as shares that add up to one; softmax may give equal shares where scores are close.
+    """Return [n] scores of one axis as shares that add up to one; softmax may give equal ones where scores are close.
 
     Raises:
         ValueError: the normalisation is unknown.

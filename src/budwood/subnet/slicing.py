@@ -15,7 +15,7 @@ def slice_tensor(tensor: Tensor, axes: Axes, lengths: Mapping[str, int], kept: M
     """Cut one tensor; prefixes of a whole axis stay views of its storage, everything else is copied.
 
     Args:
-        tensor: laid out as `axes` says, every dimension a row-major product of basic axes.
+        tensor: [*axes], laid out as `axes` says, every dimension a row-major product of basic axes.
         axes: basic axes of every dimension.
         lengths: length of every basic axis.
         kept: positions to keep, by basic axis; an axis that is not named is kept whole.
@@ -33,7 +33,7 @@ def permute_within_groups(
     """Permute a basic axis that lies inside groups, in every group by an order of its own.
 
     Args:
-        tensor: laid out as `axes` says.
+        tensor: [*axes], laid out as `axes` says.
         axes: basic axes of every dimension.
         lengths: length of every basic axis.
         name: the basic axis.

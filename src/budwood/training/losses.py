@@ -58,7 +58,7 @@ class SparseTarget:
     """Tokens that student and teacher share, the first of both; all where it is empty."""
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Return all tensors, each with the tokens first."""
+        """Return all tensors, [N, ...] each."""
         parts = (self.ids, self.probs, self.negative_entropy)
         return parts if self.rest is None else (*parts, self.rest)
 

@@ -69,7 +69,7 @@ class LiveTeacher:
         return Logits(inputs, self.head, cap_of(self.model)), states
 
     def entries(self, input_ids: Tensor, starts: Tensor) -> Entries:
-        """Return the entries that `settings.loss` asks for, of all N tokens."""
+        """Return the entries that `settings.loss` asks for, of all N tokens of [B, T] ids."""
         return self._entries(self._run(input_ids, want_states=False)[0], starts)
 
     def _log_probs(self, states: Tensor) -> Tensor:
