@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from engines import ENGINES
 
 from budwood.arch.count import num_parameters
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture, LayerSpec
 from budwood.models.checkpoint import load_tokenizer, own_weights, save_checkpoint
-from budwood.models.engines import GGUF, ask
+from budwood.models.engines import GGUF, ask, is_installed
 from budwood.models.gguf_export import write_gguf
 from budwood.models.prompts import record_prompts, write_check
 from budwood.models.settings import TeacherSettings
@@ -50,6 +51,7 @@ SHAPES = {
 
 @pytest.fixture(scope="module")
 def teacher(need, tmp_path_factory) -> Path:
+    need(any(is_installed(engine, ENGINES) for engine in ("vllm", "llama.cpp")), f"no engine is installed in {ENGINES}")
     settings = TeacherSettings(**BASE["teacher"])
     try:
         folder = fetch_teacher(settings, tmp_path_factory.mktemp("teacher")).checkpoint.folder

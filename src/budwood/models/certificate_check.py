@@ -26,7 +26,9 @@ const model = await llama.loadModel({modelPath});
 // that makes up to 0.3 nats.
 const contextSize = Math.max(...prompts.map((ids) => ids.length)) + 8;
 const cache = {experimentalKvCacheKeyType: "F32", experimentalKvCacheValueType: "F32"};
-const context = await model.createContext({contextSize, flashAttention: false, ...cache});
+// Its threads wait by spinning: beside other work, two of them may take twenty times as long as one.
+const threads = Number(process.env.OMP_NUM_THREADS) || undefined;
+const context = await model.createContext({contextSize, flashAttention: false, threads, ...cache});
 const sequence = context.getSequence(), found = [];
 for (const ids of prompts) {
     await sequence.clearHistory();
