@@ -39,6 +39,12 @@ def write_jsonl(path: Path, rows: list[object]) -> str:
     return str(path)
 
 
+def write_card(folder: Path, options: str) -> None:
+    """Write the card of a dataset with one configuration, as YAML whose lines after the first are indented."""
+    card = f"---\nconfigs:\n- config_name: default\n  {options}\n---\n"
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
 def compressed(path: Path, content: bytes, codec: str) -> None:
     """Write a file that is compressed by a codec of Arrow, or as xz."""
     if codec == "xz":

@@ -294,9 +294,10 @@ def places(tmp_path):
     hub.mkdir()
     for part in ("train-00000-of-00002", "train-00001-of-00002"):
         (hub / f"{part}.txt").write_text("\n".join(f"{part} {row}" for row in rows))
-    (hub / "README.md").write_text(  # an option that leaves the reading to `datasets`
-        "---\nconfigs:\n- config_name: default\n  data_files: '*.txt'\n  keep_linebreaks: true\n---\n"
-    )
+    objects = tmp_path / "objects"
+    objects.mkdir()
+    (objects / "train-1.json").write_text("\n".join(json.dumps({"text": row}, indent=1) for row in rows))
+    (objects / "train-2.json").write_text(json.dumps([{"text": row} for row in rows]))
     lines = tmp_path / "lines"
     lines.mkdir()
     write_jsonl(lines / "train.jsonl", [{"text": line} for line in WIKI * 3])
@@ -305,13 +306,14 @@ def places(tmp_path):
     return [
         *formats,
         source(path=None, dataset=str(hub)),
+        source(path=None, dataset=str(objects)),
         source(path=str(hub), format="lines", document_start="train-0000.-of-00002 $"),
         source(path=str(lines), format="jsonl", document_start=ARTICLE),
         source(path=None, dataset=str(lines), document_start=ARTICLE),
     ]
 
 
-@pytest.mark.parametrize("kind", range(9))
+@pytest.mark.parametrize("kind", range(10))
 def test_reading_continues_at_any_place(tmp_path, kind):
     of = places(tmp_path)[kind]
     whole = read(of)

@@ -1,26 +1,104 @@
-"""Files are written whole or not at all."""
+"""Files are found wherever they are, and none that is meant is passed over."""
 
-from pathlib import Path
+import os
+import re
 
+import fsspec
 import pytest
+from documents import NOWHERE, read, source, texts, write_jsonl
+from fsspec.implementations.memory import MemoryFileSystem
 
-from budwood.records.files import write_atomically
+from budwood.corpus.documents import SourceReader
 
 
-def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path, monkeypatch):
-    file = tmp_path / "new folder" / "file.json"
-    write_atomically(file, "old")
-    assert [path.name for path in file.parent.iterdir()] == ["file.json"]
+def test_links_to_folders_are_followed_once(tmp_path):
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    for folder in (inside / "a", outside / "deep"):
+        folder.mkdir(parents=True)
+        (folder / "x.txt").write_text(folder.name)
+    (inside / "loop").symlink_to(inside)
+    (inside / "a" / "up").symlink_to(inside)
+    (inside / "link").symlink_to(outside)
+    (inside / "twice").symlink_to(outside)
+    (inside / "y.txt").symlink_to(outside / "deep" / "x.txt")
+    for path in (inside, inside / "**" / "*.txt"):
+        assert [document.id for document in read(source(path=str(path)))] == ["a/x.txt", "link/deep/x.txt", "y.txt"]
+    assert texts(source(path=str(inside / "*" / "x.txt"))) == ["a"]
+    assert texts(source(path=str(inside / "link" / "*" / "*"))) == ["deep"]
 
-    def torn(self, text, encoding):
-        with self.open("w", encoding=encoding) as stream:
-            stream.write(text[:1])
-        raise OSError("no space left")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", torn)
-        with pytest.raises(OSError, match="no space left"):
-            write_atomically(file, "new")
-    assert file.read_text() == "old"
-    write_atomically(file, "née")
-    assert file.read_text(encoding="utf-8") == "née"
+def test_a_folder_that_may_not_be_read_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "a.txt").write_text("one")
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    for path in (tmp_path, tmp_path / "**" / "*.txt", tmp_path / "locked" / "b.txt"):
+        with pytest.raises(
+            ValueError, match=rf"path='{re.escape(str(path))}' cannot be read: .*Permission denied: '{tmp_path}/lo"
+        ):
+            texts(source(path=str(path)))
+    assert texts(source(path=str(tmp_path / "*.txt"))) == ["one"], "and none where it is not looked into"
+
+
+def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.txt")  # opening it would wait for ever
+    for path in (tmp_path, tmp_path / "*.txt"):
+        with pytest.raises(ValueError, match=f"{tmp_path}/pipe.txt is no file"):
+            texts(source(path=str(path)))
+    (tmp_path / "pipe.txt").unlink()
+    (tmp_path / "a.txt").mkdir()
+    (tmp_path / "a.txt" / "b.txt").write_text("one")
+    assert texts(source(path=str(tmp_path))) == texts(source(path=str(tmp_path / "a.txt"))) == ["one"]
+    with pytest.raises(ValueError, match="no file is found at"):
+        texts(source(path=str(tmp_path / "*.txt")))
+    (tmp_path / "c.txt").symlink_to(tmp_path / "absent")
+    with pytest.raises(ValueError, match=r"No such file or directory: .*c\.txt"):
+        texts(source(path=str(tmp_path)))
+
+
+def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": "one"}, {"text": "two"}])
+    documents = iter(SourceReader(source(path=path, format="jsonl"), NOWHERE))
+    next(documents)
+    write_jsonl(tmp_path / "a.jsonl", [{"text": "one"}, {"text": "six"}])
+    os.utime(path, (0, 0))  # two changes at once would have one date
+    with pytest.raises(ValueError, match=r"a.jsonl:\d cannot be read as format='jsonl': it changed while it was read"):
+        list(documents)
+
+
+def test_paths_here_and_urls_may_be_mixed(tmp_path):
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "ab").mkdir()
+    (tmp_path / "ab" / "a.txt").write_bytes(b"\xff")
+    fsspec.filesystem("memory").pipe("/mixed/b.txt", b"two")
+    try:
+        of = source(path=[str(tmp_path / "a.txt"), "memory://mixed", f"file://{tmp_path}/ab"], on_error="skip")
+        reader = SourceReader(of, NOWHERE)
+        assert [document.text for document in reader] == ["one", "two"]
+        assert reader.faults[0].startswith(f"{tmp_path}/ab/a.txt cannot be read as format='text': 'utf-8'")
+        assert len({document.id for document in read(of)}) == 2
+    finally:
+        fsspec.filesystem("memory").rm("/mixed", recursive=True)
+
+
+@pytest.mark.parametrize("method", ["isfile", "find", "info", "open"])
+def test_whatever_a_file_system_raises_is_an_error_with_its_source(monkeypatch, method):
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/faulty/b.txt", b"two")
+
+    def fail(*_arguments, **_options):
+        raise RuntimeError("credentials expired")
+
+    monkeypatch.setattr(MemoryFileSystem, method, fail)
+    try:
+        with pytest.raises(ValueError, match=r"source 's': .*memory:/.*faulty.* cannot be read.*: credentials expired"):
+            texts(source(path="memory://faulty"))
+    finally:
+        monkeypatch.undo()
+        memory.rm("/faulty", recursive=True)

@@ -87,6 +87,25 @@ def test_a_file_and_its_folder_are_written(tmp_path):
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["file"]
 
 
+def test_a_file_is_replaced_whole_or_stays_as_it_was(tmp_path, monkeypatch):
+    file = tmp_path / "new folder" / "file.json"
+    write_atomically(file, "old")
+    assert [path.name for path in file.parent.iterdir()] == ["file.json"]
+
+    def torn(self, text, encoding):
+        with self.open("w", encoding=encoding) as stream:
+            stream.write(text[:1])
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", torn)
+        with pytest.raises(OSError, match="no space left"):
+            write_atomically(file, "new")
+    assert file.read_text() == "old"
+    write_atomically(file, "née")
+    assert file.read_text(encoding="utf-8") == "née"
+
+
 def test_a_folder_replaces_another(tmp_path):
     for name in ("one", "two"):
         with write_folder_atomically(tmp_path / "target") as folder:

@@ -3,15 +3,15 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from budwood.corpus.files import Unreadable, printable
-from budwood.corpus.rows import open_rows
-from budwood.corpus.settings import Format, SourceSettings
+from budwood.corpus.formats import Reading, Unreadable
+from budwood.corpus.rows import Rows, printable
+from budwood.corpus.settings import SourceSettings
 
 _QUOTED_CHARACTERS = 40
 _KEPT_FAULTS = 5
@@ -22,7 +22,7 @@ class Document:
     """One text and where it came from."""
 
     id: str
-    """Unique within the source: the file, and the row or key within it; the row of a dataset."""
+    """Unique within the source: the file, and the row or key within it."""
     source: str
     text: str
 
@@ -47,9 +47,9 @@ class SourceReader:
         self.faults: tuple[str, ...] = ()
         """The first of them, with the reason."""
         self._start = re.compile(source.document_start) if source.document_start is not None else None
-        self._rows = open_rows(source, root)
+        self._rows = Rows(source, root)
         # Rows of other formats bring their line breaks along.
-        self._break = "\n" if self._rows.format == "lines" else ""
+        self._break = "\n" if self._rows.reading.format == "lines" else ""
         # A document that is not complete, by its id and rows: only the row after it shows its end.
         self._pending: tuple[str, list[str]] = ("", [])
         if position is not None:
@@ -61,21 +61,21 @@ class SourceReader:
     def position(self) -> Any:
         """Where the reader is, as JSON: after the documents it gave."""
         identifier, parts = self._pending
-        return [self._rows.format, self._rows.position, identifier, list(parts)]
+        return [self._rows.reading.format, self._rows.position, identifier, list(parts)]
 
     @property
-    def share(self) -> float | None:
-        """Share of the source that has been read; None where its size is not known."""
+    def share(self) -> float:
+        """Share of the source that has been read."""
         return self._rows.share
 
     def fingerprint(self, position: Any) -> str:
-        """Hash how the source is read, and which files, with sizes and dates, or which revision, lie before a position.
+        """Hash how the source is read, and which files, with sizes and dates, lie before a position.
 
         Of a position in a source that was read in another way nothing can be said: its hash is no other's.
         """
         kind, place = position[0], position[1]
-        origin = self._rows.origin(place) if kind == self._rows.format else None
-        return sha256(json.dumps([self._rows.format, origin]).encode()).hexdigest()
+        origin = self._rows.origin(place) if kind == self._rows.reading.format else None
+        return sha256(json.dumps([asdict(self._rows.reading), origin]).encode()).hexdigest()
 
     def __iter__(self) -> Iterator[Document]:
         """Give the documents in the order of the source: files by name, rows in their order.
@@ -110,7 +110,7 @@ class SourceReader:
         """Ids and texts of rows, without those that are skipped."""
         for identifier, row in self._rows:
             try:
-                text = _text_of(row, self.source.text_field, self._rows.format)
+                text = _text_of(row, self._rows.reading)
             except ValueError as error:
                 fault = f"{self._rows.locate(identifier)} {error}"
                 if self.source.on_error == "stop":
@@ -143,20 +143,20 @@ def describe_empty(source: SourceSettings, num_skipped: int, faults: tuple[str, 
     return f"source {source.name!r} is empty: no text in {source.place}{skipped}"
 
 
-def _text_of(row: object, text_field: str, file_format: Format | None) -> str:
+def _text_of(row: object, how: Reading) -> str:
     """The text of a row; a null counts as no text.
 
     Raises:
         ValueError: the row has none that can be used; the message follows the row's place.
     """
     if isinstance(row, Unreadable):
-        raise ValueError(f"cannot be read as format={file_format!r}: {row.reason}")  # noqa: TRY004 - the data is wrong
-    found = _find_field(row, text_field)
+        raise ValueError(f"cannot be read as format={how.format!r}: {row.reason}")  # noqa: TRY004 - the data is wrong
+    found = _find_field(row, how.text_field)
     if found is None:
         return ""
     if not isinstance(found, str):
         raise ValueError(  # noqa: TRY004 - the data is wrong
-            f"must have text in text_field={text_field!r}, got {type(found).__name__}"
+            f"must have text in text_field={how.text_field!r}, got {type(found).__name__}"
         )
     try:
         found.encode()

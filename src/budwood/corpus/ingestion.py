@@ -217,7 +217,7 @@ class _Batch:
     """Digest and split of each."""
     state: SourceState
     """Without tokens, which are counted later."""
-    share: float | None
+    share: float
 
 
 class _SourceRun:
@@ -308,11 +308,11 @@ class _SourceRun:
         self._state = replace(self._state, origin=self._reader.fingerprint(self._state.position))
         self._writer.flush(self._state)
 
-    def _expected_characters(self, share: float | None) -> int | None:
+    def _expected_characters(self, share: float) -> int | None:
         """Characters of the whole run, from the share of the source, or of its `max_tokens`, that is done."""
         limits = self._source.max_tokens
         shares = [self._state.tokens.get(split, 0) / limit for split, limit in limits.items()]
-        done = max(share or 0.0, min(shares, default=0.0))
+        done = max(share, min(shares, default=0.0))
         return round(self._state.characters / min(1.0, done)) if done else None
 
 

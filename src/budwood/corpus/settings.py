@@ -26,7 +26,8 @@ class SourceSettings(Strict):
     """Files, folders or globs, one or a list of them: local paths, `package://<import name>/<path>` inside an installed
     package, and URLs that fsspec reads (`s3://`, `hf://`). Relative paths begin at the root of the project."""
     dataset: str | None = None
-    """Id of a dataset on the Hugging Face hub, or a folder that `datasets` reads; streamed."""
+    """Id of a dataset on the Hugging Face hub, or a folder like one; streamed. Its card says which files it has, and an
+    object of JSON is a row; options of a card that cannot be followed are refused."""
     dataset_config: str | None = None
     """Configuration of a hub dataset."""
     dataset_split: str = "train"
@@ -35,8 +36,9 @@ class SourceSettings(Strict):
     """Commit, tag or branch of a hub dataset."""
     format: Format = "text"
     """Format of the files of `path`: a document per file (`text`), per line of text (`lines`), per line of JSON
-    (`jsonl`), per row below a header (`csv`) or per entry of one array or object, where a string is a text itself
-    (`json`), all also compressed by gzip, bzip2, xz or zstandard; or per row (`parquet`)."""
+    (`jsonl`), per row below a header, separated by commas or, in `.tsv`, by tabs (`csv`), or per entry of one array or
+    object, where a string is a text itself (`json`), all also compressed by gzip, bzip2, xz or zstandard; or per row
+    (`parquet`)."""
     text_field: str = "text"
     """The field, column or key with the text; dots lead into nested ones (`meta.text`). The formats `text` and `lines`
     have none."""
@@ -44,9 +46,8 @@ class SourceSettings(Strict):
     """Regular expression of rows that begin a document, for sets whose rows are lines: the rows up to the next such row
     are one document. Without it every row is one."""
     on_error: Literal["stop", "skip"] = "stop"
-    """What a row that cannot be used does: stop the run, or be left out and counted. Damaged files always stop it, and
-    so does a row that cannot be read of a `dataset` whose card sets how its files are read, or whose files are none of
-    the formats above."""
+    """What a row that cannot be used does: stop the run, or be left out and counted. Files that are damaged, so that
+    their rows cannot be separated, always stop it."""
     splits: dict[str, float]
     """Share of each split (`budwood.corpus.split.SPLITS`); sums to 1."""
     license: str = "unknown"
