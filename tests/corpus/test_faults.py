@@ -24,6 +24,12 @@ from budwood.corpus.documents import SourceReader
             {"format": "jsonl"},
             r"file:2 cannot be read as format='jsonl': Expecting.*; mend the row, or set on_error: skip",
         ),
+        ('["x",\n]', {"format": "json"}, "file:1 cannot be read as format='json': Expecting value"),
+        (
+            '{"a": "x", }',
+            {"format": "json"},
+            "file:1 cannot be read as format='json': nothing is before or after a comma",
+        ),
         ("[3]", {"format": "json"}, "file:0 lacks text_field='text'; fields present: none"),
         ("3", {"format": "json"}, "file:1 cannot be read as format='json': it is no object or array but 3"),
         ('{"text": "x"}\n{"text": "y"}', {"format": "json"}, "file:2 cannot be .*: more follows after its byte 13"),
@@ -254,6 +260,13 @@ def test_a_broken_array_is_a_damaged_file(tmp_path, on_error):
             ValueError, match=r"train.json:1 cannot be read as format='json': it is cut: .* not end with \]"
         ):
             texts(source(**of, on_error=on_error))
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    columns = [pa.array(["one"]), pa.array(["two"])]
+    pq.write_table(pa.table(columns, names=["text", "text"]), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"a.parquet:1 cannot be read as format='parquet': it has 2 columns 'text'"):
+        texts(source(path=str(tmp_path), format="parquet"))
 
 
 def test_a_torn_parquet_file_is_refused(tmp_path):
