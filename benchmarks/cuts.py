@@ -10,17 +10,17 @@ token; guessing uniformly costs 10.8, for Gemma 12.5. From `layers` on, each way
 * `layers`: the best layers instead of the first; `sorted`: the best channels, heads and neurons too; `rotary`: the best
   rotary pairs at their own frequencies; `gain`: attention scores mended; `ordered`: values in their singular basis;
 * `norms`: cut norms mended; `pairs`: every group its own rotary pairs; `least_squares`: removed entries predicted from
-  kept ones; `maps`: dropped layers replaced by linear maps, as a search compares candidates; `compensated`: layers
-  refitted to the teacher's stream, as finalists are exported.
+  kept ones; `compensated`: dropped layers replaced by linear maps; `refitted`: layers refitted to the teacher's stream.
 
 Usage: python benchmarks/cuts.py [--teacher smollm2_135m] [--num-shapes 8] [--num-windows 8] [--ways ...]; about half an
 hour on two cores for SmolLM2; the other teacher is `gemma3_270m`, whose packages `requirements-gemma3_270m.txt` lists.
 `--num-shapes 18 --ways` with no way compares only `prefix, random, ordered, compensated`, on as many shapes as it
-takes to see how they rank them.
+takes to see how they rank them, and `--ways refitted` refits them too.
 
 Last line: a JSON object with `teacher, num_shapes, teacher_nats, prefix_nats, random_nats, ordered_nats,
 compensated_nats, handpicked_nats, three_quarter_nats`, `steps_nats` with the mean of every way, and Spearman's
-`rank_correlations` between the main ones; with `three_quarter_steps_nats` where such shapes are drawn.
+`rank_correlations` between the main ones; with `three_quarter_steps_nats` where such shapes are drawn, and with
+`handpicked_refitted_nats` and `three_quarter_refitted_nats` where shapes are refitted.
 """
 
 import argparse
@@ -56,7 +56,8 @@ from budwood.subnet.ordering import OrderedTeacher
 
 HALF = ParameterBin(63_900_000, 70_600_000)
 MAIN_WAYS = ("prefix", "random", "ordered", "compensated")
-STEPS = ("layers", "sorted", "rotary", "gain", "norms", "pairs", "least_squares", "maps")
+STEPS = ("layers", "sorted", "rotary", "gain", "norms", "pairs", "least_squares", "refitted")
+REFIT = Compensation(refit=True)
 MIN_WIDTH = 64
 """Smallest hidden size and MLP width that shapes are drawn with."""
 
@@ -166,7 +167,7 @@ class Cutter:
     def ways(self, shape: Shape) -> dict[str, Callable[[], PreTrainedModel]]:
         """Return what makes the child of every way."""
         prefix = Selection.prefix(sized(self.native.architecture, shape))
-        pairs = Compensation(neurons=False, channels=False, heads=False, layers=False, refit=False)
+        pairs = Compensation(neurons=False, channels=False, heads=False, layers=False)
         return {
             "prefix": lambda: extract_child(self.native, prefix),
             "random": lambda: extract_child(self.native, self.random_indices(shape)),
@@ -177,9 +178,9 @@ class Cutter:
             "ordered": lambda: extract_child(self.ordered, prefix),
             "norms": lambda: self.compensate(prefix, pairs.model_copy(update={"pairs": False})),
             "pairs": lambda: self.compensate(prefix, pairs),
-            "least_squares": lambda: self.compensate(prefix, Compensation(layers=False, refit=False)),
-            "maps": lambda: self.compensate(prefix, Compensation(refit=False)),
+            "least_squares": lambda: self.compensate(prefix, Compensation(layers=False)),
             "compensated": lambda: self.compensate(prefix, Compensation()),
+            "refitted": lambda: self.compensate(prefix, REFIT),
         }
 
     def random_indices(self, shape: Shape) -> Selection:
@@ -225,10 +226,10 @@ def main() -> None:
             sys.stderr.write(f"{shape}: " + ", ".join(f"{way} {value:.2f}" for way, value in losses.items()) + "\n")
         return by_way
 
-    def pick(shape: Shape, parameter_bin: ParameterBin) -> float:
+    def pick(shape: Shape, parameter_bin: ParameterBin, settings: Compensation) -> float:
         architecture = sized(teacher, shape)
         assert case.size(architecture) in parameter_bin, f"{shape} lies outside {parameter_bin}"
-        return round(loss(cutter.compensate(Selection.prefix(architecture), Compensation()), text), 3)
+        return round(loss(cutter.compensate(Selection.prefix(architecture), settings), text), 3)
 
     by_way = measure(case.half)
     steps = means(by_way)
@@ -237,13 +238,17 @@ def main() -> None:
         "num_shapes": arguments.num_shapes,
         "teacher_nats": round(loss(study.teacher.load_model(torch.float32), text), 3),
         **{f"{way}_nats": steps[way] for way in MAIN_WAYS},
-        "handpicked_nats": pick(case.handpicked, case.half),
-        "three_quarter_nats": pick(case.handpicked_three_quarter, case.three_quarter),
+        "handpicked_nats": pick(case.handpicked, case.half, Compensation()),
+        "three_quarter_nats": pick(case.handpicked_three_quarter, case.three_quarter, Compensation()),
         "steps_nats": steps,
         "rank_correlations": rank_correlations(by_way),
     }
     if case.draws_three_quarter:
         figures["three_quarter_steps_nats"] = means(measure(case.three_quarter))
+    if "refitted" in arguments.ways:
+        figures["handpicked_refitted_nats"] = pick(case.handpicked, case.half, REFIT)
+        three_quarter = pick(case.handpicked_three_quarter, case.three_quarter, REFIT)
+        figures["three_quarter_refitted_nats"] = three_quarter
     sys.stdout.write(json.dumps(figures) + "\n")
 
 

@@ -1,45 +1,56 @@
 """What part of a vocabulary is worth: cuts of equal size from teachers that keep fewer and fewer of their tokens.
 
-SmolLM2-135M is cut to the hand-picked half of `cuts.py`. A teacher that keeps only the tokens that Wikipedia's training
-text uses most is cut to as many parameters: what its embedding saves goes into more layers, then into more neurons.
-Layers are ranked once, with the whole vocabulary; all else is ranked on the tokens that are kept. Cuts are corrected as
-exports are, then trained on equally many tokens, by cross-entropy and with the same peak rate (one seed).
+A teacher is cut to the hand-picked half of `cuts.py`. A teacher that keeps only the tokens that Wikipedia's training
+text uses most is cut to as many parameters: what its embedding saves goes into more layers, then into more neurons,
+until it is whole. Layers are ranked once, with the whole vocabulary; all else is ranked on the tokens that are kept.
+Cuts are corrected but not refitted, then trained on equally many tokens, by cross-entropy and with the same peak rate
+(one seed).
+
+Gemma 3 270M is mostly vocabulary: with half of its tokens the whole decoder has fewer parameters than that half. So
+`--parameters` compares smaller cuts: those of the whole decoder with the fewest tokens. A vocabulary whose embedding
+leaves no room for layers is left out.
 
 Losses per token do not compare between vocabularies, so all models read the same passages of packed text, of 192 tokens
 each in the whole vocabulary. ± is one standard error over passages, of differences in pairs.
 
-Usage: python benchmarks/vocabulary.py [--sizes 32768 16384 8192] [--tokens 16384]; cuts and trainings that are finished
-are kept in the cache folder. A quarter of an hour on one core.
+Usage: python benchmarks/vocabulary.py [--teacher smollm2_135m] [--sizes 32768 16384 8192] [--tokens 16384]; cuts and
+trainings that are finished are kept in the cache folder. A quarter of an hour on one core.
 
-Last line: a JSON object with `teacher`, `tokens` (of each training), and a list for each figure, the whole vocabulary
-first: `sizes`, `tokens_per_byte` of the passages, `teacher_parameters`, `cut_parameters`, `num_layers` and
-`intermediate_size` of the cut; of `teacher`, `cut` and `trained` the `_bits` per byte, and how many more they are than
-with the whole vocabulary (`_change`), as pairs of mean and error.
+Last line: a JSON object with `teacher`, `tokens` (of each training), `parameters` (of the largest cut that is allowed),
+and a list for each figure, the largest vocabulary first: `sizes`, `tokens_per_byte` of the passages,
+`teacher_parameters`, `cut_parameters`, `num_layers` and `intermediate_size` of the cut; of `teacher`, `cut` and
+`trained` the `_bits` per byte, and how many more they are than with the first vocabulary (`_change`), as pairs of mean
+and error.
 """
 
 import argparse
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from cuts import CASES, sized
-from quickstart import CACHE_DIR, LENGTH, TeacherName, open_quickstart, windows
+from cuts import CASES, Shape, sized
+from quickstart import CACHE_DIR, LENGTH, TEACHERS, TeacherName, open_quickstart, windows
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from budwood import Checkpoint, Compensation, Schedule, Selection, SpaceSettings, Study
 from budwood.arch.count import num_parameters
+from budwood.arch.spec import Architecture
 from budwood.evaluation.bytes import ByteCounter
 from budwood.evaluation.statistics import ratio_and_error
 from budwood.models.losses import final_states, logits_of
 
-TEACHER: TeacherName = "smollm2_135m"
+SIZES: Mapping[TeacherName, Sequence[int]] = {
+    "smollm2_135m": (32_768, 16_384, 8192),
+    "gemma3_270m": (196_608, 131_072, 65_536, 32_768),
+}
 SPACE = SpaceSettings(layerwise=False, layer_score="change", compensation=Compensation())
 BATCH, NUM_PASSAGES, NUM_TOKENS = 4, 32, 192
 """Passages of so many tokens have at most LENGTH, to which models are trained, in a smaller vocabulary."""
@@ -87,40 +98,61 @@ class Vocabularies:
     """Studies of one teacher with different vocabularies."""
 
     cache_dir: Path
+    teacher: TeacherName
     tokens: int
     """To train on; none where 0."""
+    parameters: int | None = None
+    """Of the largest cut; without, of the hand-picked half of the whole teacher."""
 
-    def open(self, size: int | None) -> Study:
+    def open(self, size: int | None = None) -> Study:
         """Return the teacher with so many ids, and its text; with all of them without a size."""
-        return open_quickstart(self.cache_dir, TEACHER, size)
+        return open_quickstart(self.cache_dir, self.teacher, size)
 
-    def select(self, study: Study, whole: Study) -> Selection:
-        """Return a cut with no more parameters than the hand-picked one of the whole teacher."""
-        handpicked = CASES[TEACHER].handpicked
-        hidden, groups, head_dim, least, _ = handpicked
-        most = num_parameters(sized(whole.teacher.architecture, handpicked))
+    @cached_property
+    def whole(self) -> Study:
+        """The teacher with all of its ids."""
+        return self.open()
+
+    @cached_property
+    def most(self) -> int:
+        """The parameters that a cut may have."""
+        return self.parameters or num_parameters(sized(self.whole.teacher.architecture, self.handpicked))
+
+    @property
+    def handpicked(self) -> Shape:
+        """The cut of the whole teacher; the others have at least its sizes."""
+        return CASES[self.teacher].handpicked
+
+    def depths(self, own: Architecture) -> list[int]:
+        """Return how many layers a cut may have."""
+        depths = range(1, own.num_hidden_layers + 1)
+        return [depth for depth in depths if self.fits(own, depth, self.handpicked[3])]
+
+    def fits(self, own: Architecture, depth: int, neurons: int) -> bool:
+        """Return whether so many layers of so many neurons are few enough."""
+        return num_parameters(sized(own, (*self.handpicked[:3], neurons, depth))) <= self.most
+
+    def select(self, study: Study) -> Selection:
+        """Return a cut with as many parameters as it may have."""
+        hidden, groups, head_dim, least, _ = self.handpicked
         own = study.teacher.architecture
-
-        def fits(depth: int, neurons: int) -> bool:
-            return num_parameters(sized(own, (hidden, groups, head_dim, neurons, depth))) <= most
-
-        depth = max(depth for depth in range(1, own.num_hidden_layers + 1) if fits(depth, least))
+        depth = max(self.depths(own))
         widths = range(least, own.layers[0].intermediate_size + 1)
         cut = study.select(
             hidden_size=hidden,
             num_hidden_layers=depth,
             num_key_value_heads=groups,
             head_dim=head_dim,
-            intermediate_size=max(neurons for neurons in widths if fits(depth, neurons)),
+            intermediate_size=max(neurons for neurons in widths if self.fits(own, depth, neurons)),
         )
-        ranks, order = study.ordered(SPACE).ranking, whole.ordered().ranking
+        ranks, order = study.ordered(SPACE).ranking, self.whole.ordered().ranking
         kept = zip(cut.layers, order, strict=False)
         return replace(cut, layers=tuple(replace(layer, layer=ranks.index(place)) for layer, place in kept))
 
-    def measure(self, study: Study, whole: Study, passages: Passages) -> tuple[dict[str, Any], dict[str, Bits]]:
+    def measure(self, study: Study, passages: Passages) -> tuple[dict[str, Any], dict[str, Bits]]:
         """Return the facts of a vocabulary, and the bits of every passage by model."""
         teacher = study.teacher.architecture
-        cut = study.extract(self.select(study, whole), SPACE).checkpoint
+        cut = study.extract(self.select(study), SPACE).checkpoint
         models = {"teacher": study.teacher, "cut": cut}
         if self.tokens:
             models["trained"] = study.pretrain(cut, schedule=self.schedule).model
@@ -163,7 +195,7 @@ def token_losses(model: PreTrainedModel, ids: Tensor) -> Tensor:
 
 
 def compare(bits: Bits, base: Bits, sizes: Sequence[int]) -> dict[str, list[float]]:
-    """Return bits per byte, and how many more they are than those of the whole vocabulary, with errors."""
+    """Return bits per byte, and how many more they are than those of the first vocabulary, with errors."""
     more = [own - other for own, other in zip(bits, base, strict=True)]
     return {
         "bits": [round(part, 4) for part in ratio_and_error(bits, sizes)],
@@ -174,17 +206,21 @@ def compare(bits: Bits, base: Bits, sizes: Sequence[int]) -> dict[str, list[floa
 def main() -> None:
     """Measure, and print the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[32_768, 16_384, 8192])
+    parser.add_argument("--teacher", choices=TEACHERS, default="smollm2_135m")
+    parser.add_argument("--sizes", type=int, nargs="+", help="of the vocabularies beside the whole one")
+    parser.add_argument("--parameters", type=int, help="of the largest cut; the default is the hand-picked half")
     parser.add_argument("--tokens", type=int, default=16_384, help="of the training of each cut; 0: none")
     parser.add_argument("--cache-dir", type=Path, default=CACHE_DIR)
     arguments = parser.parse_args()
-    vocabularies = Vocabularies(arguments.cache_dir, arguments.tokens)
-    whole = vocabularies.open(None)
-    passages, base = Passages.of(whole), {}
+    vocabularies = Vocabularies(arguments.cache_dir, arguments.teacher, arguments.tokens, arguments.parameters)
+    passages, base = Passages.of(vocabularies.whole), {}
     figures: dict[str, list[Any]] = {}
-    for size in (None, *arguments.sizes):
-        study = whole if size is None else vocabularies.open(size)
-        facts, found = vocabularies.measure(study, whole, passages)
+    for size in (None, *(arguments.sizes or SIZES[arguments.teacher])):
+        study = vocabularies.whole if size is None else vocabularies.open(size)
+        if not vocabularies.depths(study.teacher.architecture):
+            sys.stderr.write(f"{study.teacher.architecture.vocab_size} tokens leave no room for layers\n")
+            continue
+        facts, found = vocabularies.measure(study, passages)
         base = base or found
         for model, bits in found.items():
             compared = compare(bits, base[model], passages.num_bytes)
@@ -192,7 +228,8 @@ def main() -> None:
         sys.stderr.write(json.dumps(facts) + "\n")
         for name, value in facts.items():
             figures.setdefault(name, []).append(value)
-    sys.stdout.write(json.dumps({"teacher": TEACHER, "tokens": arguments.tokens} | figures) + "\n")
+    described = {"teacher": arguments.teacher, "tokens": arguments.tokens, "parameters": vocabularies.most}
+    sys.stdout.write(json.dumps(described | figures) + "\n")
 
 
 if __name__ == "__main__":

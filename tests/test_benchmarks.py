@@ -221,3 +221,11 @@ def test_fewer_tokens_leave_room_for_layers(monkeypatch, capsys, tmp_path):
         assert found[f"{model}_change"][0] == [0, 0]
         for (own, _), (more, _) in zip(found[f"{model}_bits"], found[f"{model}_change"], strict=True):
             assert own - more == pytest.approx(found[f"{model}_bits"][0][0], abs=2e-4)
+    # The embedding of all tokens leaves no room for a layer.
+    monkeypatch.setattr(sys, "argv", ["vocabulary.py", *given, "--parameters=34000"])
+    vocabulary.main()
+    smaller = last_line(capsys.readouterr().out)
+    assert smaller["sizes"] == [600, 260]
+    assert max(smaller["cut_parameters"]) <= smaller["parameters"] == 34_000 < found["parameters"]
+    assert smaller["teacher_bits"] == found["teacher_bits"][1:]
+    assert smaller["cut_change"][0] == [0, 0]
