@@ -13,8 +13,9 @@ leaves no room for layers is left out.
 Losses per token do not compare between vocabularies, so all models read the same passages of packed text, of 192 tokens
 each in the whole vocabulary. ± is one standard error over passages, of differences in pairs.
 
-Usage: python benchmarks/vocabulary.py [--teacher smollm2_135m] [--sizes 32768 16384 8192] [--tokens 16384]; cuts and
-trainings that are finished are kept in the cache folder. A quarter of an hour on one core.
+Usage: python benchmarks/vocabulary.py [--teacher smollm2_135m] [--sizes 32768 16384 8192] [--tokens 16384]
+[--passages 32] [--parameters N]; cuts and trainings that are finished are kept in the cache folder. A quarter of an
+hour on one core.
 
 Last line: a JSON object with `teacher`, `tokens` (of each training), `parameters` (of the largest cut that is allowed),
 and a list for each figure, the largest vocabulary first: `sizes`, `tokens_per_byte` of the passages,
@@ -47,15 +48,28 @@ from budwood.evaluation.bytes import ByteCounter
 from budwood.evaluation.statistics import ratio_and_error
 from budwood.models.losses import final_states, logits_of
 
-SIZES: Mapping[TeacherName, Sequence[int]] = {
-    "smollm2_135m": (32_768, 16_384, 8192),
-    "gemma3_270m": (196_608, 131_072, 65_536, 32_768),
-}
 SPACE = SpaceSettings(layerwise=False, layer_score="change", compensation=Compensation())
-BATCH, NUM_PASSAGES, NUM_TOKENS = 4, 32, 192
+NUM_TOKENS = 192
 """Passages of so many tokens have at most LENGTH, to which models are trained, in a smaller vocabulary."""
 
 Bits = Sequence[float]
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much is measured of a teacher, unless it is said otherwise."""
+
+    sizes: Sequence[int]
+    """Of the vocabularies beside the whole one."""
+    tokens: int
+    batch: int
+    passages: int
+
+
+EXTENTS: Mapping[TeacherName, Extent] = {
+    "smollm2_135m": Extent((32_768, 16_384, 8192), tokens=16_384, batch=4, passages=32),
+    "gemma3_270m": Extent((196_608, 131_072, 65_536, 32_768), tokens=2048, batch=2, passages=16),
+}
 
 
 @dataclass(frozen=True)
@@ -67,11 +81,11 @@ class Passages:
     num_bytes: tuple[int, ...]
 
     @classmethod
-    def of(cls, whole: Study) -> Self:
+    def of(cls, whole: Study, count: int) -> Self:
         """Return validation text in windows of a teacher with its whole vocabulary."""
         tokenizer, counter = whole.teacher.load_tokenizer(), ByteCounter.of(whole.teacher.load_tokenizer())
         texts, num_bytes = [], []
-        for window in windows(whole, "validation", NUM_PASSAGES, NUM_TOKENS):
+        for window in windows(whole, "validation", count, NUM_TOKENS):
             before, text = (tokenizer.decode(part) for part in (window[:1], window[1:]))
             # A window may begin or end inside of a character.
             if encode(tokenizer, before) + encode(tokenizer, text) == window.tolist():
@@ -152,10 +166,13 @@ class Vocabularies:
     def measure(self, study: Study, passages: Passages) -> tuple[dict[str, Any], dict[str, Bits]]:
         """Return the facts of a vocabulary, and the bits of every passage by model."""
         teacher = study.teacher.architecture
-        cut = study.extract(self.select(study), SPACE).checkpoint
-        models = {"teacher": study.teacher, "cut": cut}
+        cut = study.teacher
+        if num_parameters(teacher) > self.most:
+            cut = study.extract(self.select(study), SPACE).checkpoint
+        bits = {"teacher": passages.bits(study.teacher)}
+        bits["cut"] = bits["teacher"] if cut is study.teacher else passages.bits(cut)
         if self.tokens:
-            models["trained"] = study.pretrain(cut, schedule=self.schedule).model
+            bits["trained"] = passages.bits(study.pretrain(cut, schedule=self.schedule).model)
         num_tokens = passages.num_tokens(study.teacher.load_tokenizer())
         facts = {
             "sizes": teacher.vocab_size,
@@ -165,17 +182,18 @@ class Vocabularies:
             "num_layers": cut.architecture.num_hidden_layers,
             "intermediate_size": cut.architecture.layers[0].intermediate_size,
         }
-        return facts, {name: passages.bits(model) for name, model in models.items()}
+        return facts, bits
 
     @property
     def schedule(self) -> Schedule:
         """How cuts are trained."""
+        batch = EXTENTS[self.teacher].batch
         return Schedule(
             tokens=self.tokens,
             sequence_length=LENGTH,
-            global_batch=BATCH,
-            micro_batch=BATCH,
-            warmup_steps=4,
+            global_batch=batch,
+            micro_batch=batch,
+            warmup_steps=max(1, self.tokens // (batch * LENGTH) // 4),
             num_evaluations=1,
             checkpoint_steps=50,
         )
@@ -207,15 +225,18 @@ def main() -> None:
     """Measure, and print the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", choices=TEACHERS, default="smollm2_135m")
-    parser.add_argument("--sizes", type=int, nargs="+", help="of the vocabularies beside the whole one")
+    parser.add_argument("--sizes", type=int, nargs="*", help="of the vocabularies beside the whole one")
     parser.add_argument("--parameters", type=int, help="of the largest cut; the default is the hand-picked half")
-    parser.add_argument("--tokens", type=int, default=16_384, help="of the training of each cut; 0: none")
+    parser.add_argument("--tokens", type=int, help="of the training of each cut; 0: none")
+    parser.add_argument("--passages", type=int, help="on which models are measured")
     parser.add_argument("--cache-dir", type=Path, default=CACHE_DIR)
     arguments = parser.parse_args()
-    vocabularies = Vocabularies(arguments.cache_dir, arguments.teacher, arguments.tokens, arguments.parameters)
-    passages, base = Passages.of(vocabularies.whole), {}
+    given = {name: getattr(arguments, name) for name in ("sizes", "tokens", "passages")}
+    extent = replace(EXTENTS[arguments.teacher], **{name: own for name, own in given.items() if own is not None})
+    vocabularies = Vocabularies(arguments.cache_dir, arguments.teacher, extent.tokens, arguments.parameters)
+    passages, base = Passages.of(vocabularies.whole, extent.passages), {}
     figures: dict[str, list[Any]] = {}
-    for size in (None, *(arguments.sizes or SIZES[arguments.teacher])):
+    for size in (None, *extent.sizes):
         study = vocabularies.whole if size is None else vocabularies.open(size)
         if not vocabularies.depths(study.teacher.architecture):
             sys.stderr.write(f"{study.teacher.architecture.vocab_size} tokens leave no room for layers\n")
@@ -228,7 +249,7 @@ def main() -> None:
         sys.stderr.write(json.dumps(facts) + "\n")
         for name, value in facts.items():
             figures.setdefault(name, []).append(value)
-    described = {"teacher": arguments.teacher, "tokens": arguments.tokens, "parameters": vocabularies.most}
+    described = {"teacher": arguments.teacher, "tokens": extent.tokens, "parameters": vocabularies.most}
     sys.stdout.write(json.dumps(described | figures) + "\n")
 
 

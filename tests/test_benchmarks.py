@@ -206,9 +206,8 @@ def test_fewer_tokens_leave_room_for_layers(monkeypatch, capsys, tmp_path):
     case = vocabulary.CASES["smollm2_135m"]
     monkeypatch.setattr(vocabulary, "CASES", {"smollm2_135m": replace(case, handpicked=(*SMALL_SHAPE[:4], 2))})
     monkeypatch.setattr(vocabulary, "LENGTH", 32)
-    monkeypatch.setattr(vocabulary, "NUM_PASSAGES", 3)
     monkeypatch.setattr(vocabulary, "NUM_TOKENS", 24)
-    given = ["--sizes", "600", "260", "--tokens=1024", f"--cache-dir={tmp_path}"]
+    given = ["--sizes", "600", "260", "--tokens=1024", "--passages=3", f"--cache-dir={tmp_path}"]
     monkeypatch.setattr(sys, "argv", ["vocabulary.py", *given])
     vocabulary.main()
     found = last_line(capsys.readouterr().out)
