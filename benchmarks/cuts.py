@@ -10,7 +10,8 @@ token; guessing uniformly costs 10.8, for Gemma 12.5. From `layers` on, each way
 * `layers`: the best layers instead of the first; `sorted`: the best channels, heads and neurons too; `rotary`: the best
   rotary pairs at their own frequencies; `gain`: attention scores mended; `ordered`: values in their singular basis;
 * `norms`: cut norms mended; `pairs`: every group its own rotary pairs; `least_squares`: removed entries predicted from
-  kept ones; `compensated`: dropped layers replaced by linear maps; `refitted`: layers refitted to the teacher's stream.
+  kept ones; `compensated`: dropped layers replaced by linear maps; `refitted`: layers refitted to the teacher's stream,
+  which has no form for Gemma.
 
 Usage: python benchmarks/cuts.py [--teacher smollm2_135m] [--num-shapes 8] [--num-windows 8] [--ways ...]; about half an
 hour on two cores for SmolLM2; the other teacher is `gemma3_270m`, whose packages `requirements-gemma3_270m.txt` lists.
@@ -52,6 +53,7 @@ from budwood.models.device import Compute
 from budwood.models.losses import sequence_losses
 from budwood.subnet.compensate import cut_out
 from budwood.subnet.extract import extract_child
+from budwood.subnet.flops import refits
 from budwood.subnet.ordering import OrderedTeacher
 
 HALF = ParameterBin(63_900_000, 70_600_000)
@@ -210,16 +212,18 @@ def main() -> None:
     parser.add_argument("--cache-dir", type=Path, default=CACHE_DIR)
     arguments = parser.parse_args()
     study = open_quickstart(arguments.cache_dir, arguments.teacher)
-    case = CASES[arguments.teacher]
+    case, ways = CASES[arguments.teacher], {*MAIN_WAYS, *arguments.ways}
     # Two splits that nothing was chosen on; one alone is further from the mean difficulty of the text.
     text = torch.cat([windows(study, split, arguments.num_windows // 2) for split in ("validation", "choice")])
     cutter = Cutter(study)
     teacher = cutter.native.architecture
+    if not refits(teacher, sized(teacher, case.handpicked), REFIT):
+        ways -= {"refitted"}
 
     def measure(parameter_bin: ParameterBin) -> dict[str, list[float]]:
         by_way: dict[str, list[float]] = {}
         for shape in draw_shapes(teacher, arguments.num_shapes, parameter_bin, case):
-            chosen = {way: cut for way, cut in cutter.ways(shape).items() if way in {*MAIN_WAYS, *arguments.ways}}
+            chosen = {way: cut for way, cut in cutter.ways(shape).items() if way in ways}
             losses = {way: loss(cut(), text) for way, cut in chosen.items()}
             for way, value in losses.items():
                 by_way.setdefault(way, []).append(value)
@@ -245,7 +249,7 @@ def main() -> None:
     }
     if case.draws_three_quarter:
         figures["three_quarter_steps_nats"] = means(measure(case.three_quarter))
-    if "refitted" in arguments.ways:
+    if "refitted" in ways:
         figures["handpicked_refitted_nats"] = pick(case.handpicked, case.half, REFIT)
         three_quarter = pick(case.handpicked_three_quarter, case.three_quarter, REFIT)
         figures["three_quarter_refitted_nats"] = three_quarter

@@ -195,6 +195,33 @@ def test_the_block_goes_that_changes_the_stream_least():
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(("family", "refits"), [("llama", True), ("gemma3_text", False)])
+def test_cuts_are_compared_and_refitted_where_that_has_a_form(family, refits, monkeypatch, capsys, tmp_path):
+    import cuts
+    import quickstart
+
+    random = TEACHER | {"model_type": family, "initializer_range": 0.2}
+    monkeypatch.setattr(quickstart, "TEACHER", budwood.TeacherSettings(random=random))
+    anything = cuts.ParameterBin(1, 10**9)
+    case = cuts.Case(anything, anything, SMALL_SHAPE, (*SMALL_SHAPE[:4], 4), draws_three_quarter=True)
+    monkeypatch.setattr(cuts, "CASES", {"smollm2_135m": case})
+    monkeypatch.setattr(cuts, "MIN_WIDTH", 16)
+    given = ["--num-shapes=2", "--num-windows=2", "--ways", "refitted", f"--cache-dir={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", ["cuts.py", *given])
+    cuts.main()
+    found = last_line(capsys.readouterr().out)
+    assert found["teacher"] == "smollm2_135m"
+    own = {name for name in found if "refitted" in name}
+    assert own == ({"handpicked_refitted_nats", "three_quarter_refitted_nats"} if refits else set())
+    for steps in (found["steps_nats"], found["three_quarter_steps_nats"]):
+        assert set(steps) == {*cuts.MAIN_WAYS, *(["refitted"] if refits else [])}
+        assert all(0 < nats < 20 for nats in steps.values())
+    if refits:
+        assert found["handpicked_refitted_nats"] != found["handpicked_nats"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small")
 def test_fewer_tokens_leave_room_for_layers(monkeypatch, capsys, tmp_path):
     import quickstart
     import vocabulary
