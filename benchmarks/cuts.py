@@ -45,7 +45,7 @@ from transformers import PreTrainedModel
 from budwood import Compensation, Ordering, Study
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
-from budwood.arch.sampling import fill
+from budwood.arch.sampling import choose_entries
 from budwood.arch.selection import Selection
 from budwood.arch.space import SearchSpace
 from budwood.arch.spec import Architecture, LayerSpec
@@ -190,7 +190,7 @@ class Cutter:
         space = SearchSpace(teacher=self.native.ranked, granularity="fine", layerwise=False)
         rng = np.random.default_rng(0)
         ranks = rng.permutation(self.native.architecture.num_hidden_layers)
-        return fill(space, sized(self.native.architecture, shape), ranks, rng)
+        return choose_entries(space, sized(self.native.architecture, shape), ranks, rng)
 
     def compensate(self, selection: Selection, settings: Compensation) -> PreTrainedModel:
         """Return a corrected child of the ordered teacher."""

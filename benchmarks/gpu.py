@@ -53,7 +53,7 @@ from budwood.subnet.ordering import open_ordered
 from budwood.subnet.settings import Ordering
 from budwood.training.cache import write_cache
 from budwood.training.job import TrainingJob
-from budwood.training.objectives import NextToken
+from budwood.training.objectives import Objective
 from budwood.training.order import training_order
 from budwood.training.peaks import peak_flops
 from budwood.training.run import train
@@ -294,7 +294,7 @@ def fully_shard_ratio(bench: Bench) -> float:
 
 
 def _bare_step(bench: Bench, *, shard: bool) -> float:
-    student = Student(bench.compute.place(load_model(bench.models["student"], torch.float32)), NextToken())
+    student = Student(bench.compute.place(load_model(bench.models["student"], torch.float32)), Objective())
     if shard:
         layers: Any = student.model.base_model.layers
         for layer in layers:

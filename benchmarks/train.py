@@ -42,7 +42,7 @@ from budwood.models.teacher import byte_tokenizer, fetch_teacher
 from budwood.records.seal import seal
 from budwood.training.cache import write_cache
 from budwood.training.job import TrainingJob
-from budwood.training.objectives import NextToken
+from budwood.training.objectives import Objective
 from budwood.training.order import training_order
 from budwood.training.run import train
 from budwood.training.settings import DistillationSettings, Engine, Schedule
@@ -153,7 +153,7 @@ def tokens_per_second_ratio(stage: Stage, num_repeats: int, cache_dir: Path, *, 
 
 def bare_seconds_per_step(stage: Stage, schedule: Schedule) -> float:
     """Return the processor time of a step of a plain torch loop with the same student, portions and optimiser."""
-    student = Student(load_model(stage.models["tiny"], torch.float32), NextToken())
+    student = Student(load_model(stage.models["tiny"], torch.float32), Objective())
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
     scheduler = LambdaLR(optimizer, lambda step: 1 / (1 + step))
     corpus = PackedCorpus.open(stage.corpus)

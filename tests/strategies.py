@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.arch.family import FAMILIES, family_of
-from budwood.arch.sampling import draw_many, fill
+from budwood.arch.sampling import choose_entries, draw_many
 from budwood.arch.selection import Selection
 from budwood.arch.servable import ServingEngine
 from budwood.arch.space import Granularity, SearchSpace
@@ -116,7 +116,7 @@ def sample_any(space: SearchSpace, rng: np.random.Generator) -> Selection:
     while True:
         draws = draw_many(space, 1, rng)
         if 0 < draws.population.hidden_size[0] <= space.teacher.hidden_size:
-            return fill(space, draws.population.architecture(0, space.teacher), draws.ranks[0], rng)
+            return choose_entries(space, draws.population.architecture(0, space.teacher), draws.ranks[0], rng)
 
 
 @st.composite

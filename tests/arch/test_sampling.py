@@ -24,7 +24,16 @@ from budwood.arch import sampling as sampling_module
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.arch.regular import draw_regular
-from budwood.arch.sampling import Sampling, draw_indices, draw_layer, draw_target, fill, resize, resize_indices, sample
+from budwood.arch.sampling import (
+    Sampling,
+    choose_entries,
+    draw_indices,
+    draw_layer,
+    draw_target,
+    resize,
+    resize_indices,
+    sample,
+)
 from budwood.arch.selection import Selection
 from budwood.arch.space import Granularity, SearchSpace
 from budwood.arch.spec import Architecture
@@ -239,7 +248,7 @@ def test_members_with_equal_layers_are_found_without_luck(
     for each in bins:
         found = draw_regular(space, each, rng)
         assert found is not None
-        member = fill(space, *found, rng)
+        member = choose_entries(space, *found, rng)
         assert member in space
         assert count(space, member) in each
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
-from budwood.models.certificate import TOLERANCE, max_difference, probe_lengths, prove
+from budwood.models.certificate import LOGIT_TOLERANCE, max_difference, probe_lengths, prove
 from budwood.models.checkpoint import own_weights
 from budwood.models.export import write_checkpoint
 from budwood.models.fingerprint import fingerprint
@@ -55,7 +55,7 @@ def test_the_record_states_what_was_checked(child, folder, child_architecture):
     assert Certificate.model_validate_json(written) == record
     assert record.num_parameters == record.num_parameters_closed_form == count
     assert record.parameter_bin == (count, count + 1)
-    assert record.largest_logit_difference == 0 < record.tolerance == TOLERANCE
+    assert record.largest_logit_difference == 0 < record.tolerance == LOGIT_TOLERANCE
     assert record.native is child_architecture.is_uniform
     assert record.model_class == json.loads(written)["class"] == type(child).__name__
     assert record.dtypes == {"float32": count}
@@ -90,7 +90,7 @@ def test_a_child_in_half_precision_is_compared_in_full(orders, teacher_folder, s
     child = own_weights(extract_child(halved, selection))
     folder = write_checkpoint(child, teacher_folder, tmp_path / "half")
     proof = prove(expected_of(child, TOKENS), folder, child_architecture, ANY, TOKENS)
-    assert proof.largest_logit_difference <= TOLERANCE
+    assert proof.largest_logit_difference <= LOGIT_TOLERANCE
     assert proof.dtypes == {"bfloat16": num_parameters(child_architecture)}
 
 
@@ -143,7 +143,7 @@ def test_no_text_hides_the_nan_of_another(position):
     zeros = [torch.zeros(1, 2), torch.zeros(1, 2)]
     ours = list(zeros)
     ours[position] = torch.tensor([[0.0, float("nan")]])
-    assert not max_difference(ours, zeros) <= TOLERANCE
+    assert not max_difference(ours, zeros) <= LOGIT_TOLERANCE
     assert max_difference(zeros, zeros) == 0
 
 

@@ -15,7 +15,7 @@ from budwood.reporting.memory import (
     forward_memory,
     training_memory,
 )
-from budwood.training.objectives import NextToken
+from budwood.training.objectives import Objective
 from budwood.training.student import Student
 
 BATCH, LENGTH = 4, 64
@@ -34,7 +34,7 @@ def kept_bytes(family: str, precision: Precision, **sizes: Any) -> tuple[int, in
         return tensor
 
     ids = torch.randint(0, 97, (BATCH, LENGTH + 1))
-    student = Student(model, NextToken())
+    student = Student(model, Objective())
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with hooks, torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
         student(ids[:, :-1], ids[:, 1:])

@@ -47,7 +47,7 @@ def test_the_folder_is_that_of_the_child_in_memory(parts, settings, teacher_fold
     again = expected_of(whole, TEXT)
     assert expected.dtypes == again.dtypes
     assert all(torch.equal(one, other) for one, other in zip(expected.logits, again.logits, strict=True))
-    monkeypatch.setattr(export, "SHARD_BYTES", 10_000)
+    monkeypatch.setattr(export, "WEIGHT_SHARD_BYTES", 10_000)
     sharded, _ = write_cut(parts(settings), teacher_folder, tmp_path / "sharded", TEXT, CPU)
     index = json.loads((sharded / "model.safetensors.index.json").read_text())["weight_map"]
     assert set(index) == set(load_file(folder / "model.safetensors"))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from budwood.arch.selection import LayerSelection, Selection
 from budwood.search.settings import SearchSettings
 from budwood.subnet.importance import Importance, LayerImportance
-from budwood.subnet.scoring import component_scores, normalise
+from budwood.subnet.scoring import as_shares, component_scores
 
 NORMALISATIONS = ("softmax", "rank", "sum")
 WHOLE = LayerSelection(layer=0, groups=range(2), queries=range(1), pairs=range(2), neurons=range(3))
@@ -61,12 +61,12 @@ def score(selection, normalisation, ranking=None, **fields):
 )
 def test_worked_shares(normalisation, expected):
     scores = torch.tensor([0.0, 1.0, 2.0] if normalisation == "softmax" else [1.0, 2.0, 7.0])
-    torch.testing.assert_close(normalise(scores, normalisation), torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(as_shares(scores, normalisation), torch.tensor(expected, dtype=torch.float64))
 
 
 @given(st.lists(st.floats(0.01, 10), min_size=1, max_size=8), st.sampled_from(NORMALISATIONS))
 def test_shares_add_up_to_one_and_keep_the_order(scores, normalisation):
-    shares = normalise(torch.tensor(scores), normalisation)
+    shares = as_shares(torch.tensor(scores), normalisation)
     assert float(shares.sum()) == pytest.approx(1)
     order = torch.tensor(scores).argsort(stable=True)
     assert (shares[order].diff() >= -1e-12).all()
@@ -105,7 +105,7 @@ def test_ordered_prefixes_are_the_best_of_the_best_layer(normalisation):
 
 def test_an_unknown_normalisation_is_refused():
     with pytest.raises(ValueError, match="softmax, rank or sum, got 'mean'"):
-        normalise(torch.ones(2), "mean")
+        as_shares(torch.ones(2), "mean")
 
 
 def test_the_papers_scores_are_norms_and_mean_activations():

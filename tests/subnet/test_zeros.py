@@ -25,7 +25,7 @@ from budwood.subnet.extract import extract_child
 from budwood.subnet.moments import _Start
 from budwood.subnet.ordering import _value_basis, order_teacher
 from budwood.subnet.regression import _solver, first_direction, regress
-from budwood.subnet.scoring import component_scores, normalise
+from budwood.subnet.scoring import as_shares, component_scores
 from budwood.subnet.settings import Compensation, Ordering
 
 IDS = torch.randint(0, 97, (2, 20), generator=torch.Generator().manual_seed(3))
@@ -108,7 +108,7 @@ def test_zeros_are_cut_like_other_weights(family, by, mask, cut):
 
 @pytest.mark.parametrize("normalisation", ["sum", "softmax", "rank"])
 def test_an_axis_without_scores_has_equal_shares(normalisation):
-    assert normalise(torch.zeros(4), normalisation).tolist() == [0.25] * 4
+    assert as_shares(torch.zeros(4), normalisation).tolist() == [0.25] * 4
 
 
 @pytest.mark.parametrize("family", FAMILIES)

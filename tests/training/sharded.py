@@ -16,7 +16,7 @@ from budwood.models.device import Compute
 from budwood.training import run
 from budwood.training.curve import read_curve
 from budwood.training.job import TrainingJob
-from budwood.training.objectives import NextToken
+from budwood.training.objectives import Objective
 from budwood.training.settings import Engine
 from budwood.training.student import Student
 
@@ -34,7 +34,7 @@ def by_torch(job: TrainingJob) -> dict:
     """Train without any Trainer: `fully_shard`, AdamW and a cosine."""
     distributed.init_process_group("gloo")
     rank, world = distributed.get_rank(), distributed.get_world_size()
-    student = Student(run._student(job), NextToken())
+    student = Student(run._student(job), Objective())
     for layer in student.model.base_model.layers:
         fully_shard(layer)
     fully_shard(student)

@@ -12,7 +12,7 @@ from budwood.models.checkpoint import load_model, load_tokenizer, save_checkpoin
 from budwood.models.device import Compute
 from budwood.models.losses import next_token_losses
 from budwood.training import objectives
-from budwood.training.objectives import Batch, HiddenStates, NextToken, compiles_loss, objective_of
+from budwood.training.objectives import Batch, HiddenStates, Objective, compiles_loss, objective_of
 from budwood.training.settings import DistillationSettings, Engine
 from budwood.training.teacher import SharedStates, layer_inputs
 
@@ -47,7 +47,7 @@ def logits_of(model, batch):
 def test_next_token_is_the_summed_loss_of_hugging_face(models, batch):
     _, student = models
     text = functional.cross_entropy(logits_of(student, batch), batch.labels.flatten(), reduction="sum")
-    torch.testing.assert_close(NextToken()(student, batch).double(), text, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(Objective()(student, batch).double(), text, rtol=1e-5, atol=1e-4)
 
 
 def test_distillation_is_equation_2_of_the_paper(models, batch, make_job):
@@ -80,7 +80,7 @@ def test_softcapped_logits_are_those_of_hugging_face_on_either_side(models, batc
         logits, other = (logits_of(model, batch) for model in (own, teacher))
         text = functional.cross_entropy(logits, batch.labels.flatten(), reduction="sum")
         divergence = functional.kl_div(logits.log_softmax(-1), other.softmax(-1), reduction="sum")
-        torch.testing.assert_close(NextToken()(own, batch).double(), text, rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(Objective()(own, batch).double(), text, rtol=1e-5, atol=1e-4)
         torch.testing.assert_close(objective(own, batch).double(), 0.3 * text + 0.7 * divergence, rtol=1e-5, atol=1e-4)
 
 
@@ -199,7 +199,7 @@ def test_divided_logits_are_those_of_the_class():
     with torch.no_grad():
         logits = model(ids[:, :-1]).logits
         expected = functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
-        found = NextToken()(model, Batch(input_ids=ids[:, :-1], labels=ids[:, 1:]))
+        found = Objective()(model, Batch(input_ids=ids[:, :-1], labels=ids[:, 1:]))
         assert found.item() == pytest.approx(expected.item(), rel=1e-5)
         means = next_token_losses(model, ids)
     assert means.sum().item() * 11 == pytest.approx(expected.item(), rel=1e-5)

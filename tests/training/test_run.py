@@ -23,7 +23,7 @@ from budwood.records.training import Run
 from budwood.training import callbacks, checkpoints, run
 from budwood.training.checkpoints import whole_checkpoint
 from budwood.training.curve import read_curve
-from budwood.training.objectives import NextToken
+from budwood.training.objectives import Objective
 from budwood.training.order import training_order
 from budwood.training.run import train
 from budwood.training.settings import DistillationSettings, Engine
@@ -260,7 +260,7 @@ def test_random_weights_get_the_plain_frequencies_whatever_the_teacher_turns_at(
 def test_updates_added_to_half_precision_are_caught(model_folder, dtype):
     model = load_model(model_folder, dtype)
     optimizer = torch.optim.AdamW(model.parameters())
-    Student(model, NextToken())(**dict.fromkeys(("input_ids", "shift_labels"), torch.ones(1, 4, dtype=int)))[
+    Student(model, Objective())(**dict.fromkeys(("input_ids", "shift_labels"), torch.ones(1, 4, dtype=int)))[
         "loss"
     ].backward()
     optimizer.step()

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from budwood.models.device import Compute
-from budwood.training.objectives import NextToken, objective_of
+from budwood.training.objectives import Objective, objective_of
 from budwood.training.settings import DistillationSettings
 from budwood.training.student import Student
 
@@ -18,7 +18,7 @@ def models(teacher_folder, model_folder):
 
 def test_the_loss_is_a_mean_over_the_tokens_of_the_step(models):
     _, model = models
-    student = Student(model, NextToken())
+    student = Student(model, Objective())
     tokens = torch.randint(0, 257, (2, 8), generator=torch.Generator().manual_seed(0))
     batch = {"input_ids": tokens[:, :-1], "shift_labels": tokens[:, 1:]}
     alone = student(**batch)["loss"]
@@ -41,7 +41,7 @@ def test_the_weights_can_be_saved_and_restored(models, tied, tmp_path):
     if not tied:
         model.config.tie_word_embeddings = False
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
-    student = Student(model, NextToken())
+    student = Student(model, Objective())
     state = student.state_dict()
     assert ("model.lm_head.weight" in state) is not tied
     save_file(state, tmp_path / "weights.safetensors")

@@ -11,7 +11,7 @@ import numpy as np
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
-from budwood.arch.sampling import fill, resize
+from budwood.arch.sampling import choose_entries, resize
 from budwood.arch.selection import Selection
 from budwood.arch.space import LayerChoices, SearchSpace
 from budwood.arch.spec import Architecture, LayerSpec
@@ -74,7 +74,7 @@ def _solve(
     space: SearchSpace, shape: Architecture, parameter_bin: ParameterBin, target: int, rng: np.random.Generator
 ) -> Selection | None:
     """Return a member of the bin with a shape; widths are solved for the target where they change little by that."""
-    filled = fill(space, shape, np.arange(len(shape.layers)), rng)
+    filled = choose_entries(space, shape, np.arange(len(shape.layers)), rng)
     solved = resize(space, filled, parameter_bin, target, rng)
     if solved is not None:
         widths = [

@@ -50,7 +50,7 @@ def sample(
     space.require_reachable(parameter_bin)
     draw = _construct if sampling == "constructive" else _reject
     architecture, ranks = draw(space, parameter_bin, rng)
-    return fill(space, architecture, ranks, rng)
+    return choose_entries(space, architecture, ranks, rng)
 
 
 def draw_many(space: SearchSpace, count: int, rng: np.random.Generator) -> Draws:
@@ -86,7 +86,7 @@ def draw_layer(space: SearchSpace, rank: int, rng: np.random.Generator) -> Layer
     return _fill_layer(space, LayerSpec.of(*(pick(sizes, rng) for sizes in axes)), rank, rng)
 
 
-def fill(space: SearchSpace, architecture: Architecture, ranks: Sizes, rng: np.random.Generator) -> Selection:
+def choose_entries(space: SearchSpace, architecture: Architecture, ranks: Sizes, rng: np.random.Generator) -> Selection:
     """Choose the entries that a sub-network of given sizes keeps: the first ones, in fine spaces any.
 
     Drawing sizes before sets keeps every size as likely as any other; a coin for each index would make almost all

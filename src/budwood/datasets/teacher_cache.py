@@ -4,7 +4,7 @@ from kedro_datasets._typing import JSONPreview
 
 from budwood.datasets.folder import place_folder
 from budwood.datasets.path import PathDataset
-from budwood.training.cache import INDEX, TeacherCache
+from budwood.training.cache import CACHE_INDEX, TeacherCache
 
 
 class TeacherCacheDataset(PathDataset[TeacherCache, TeacherCache]):
@@ -20,7 +20,7 @@ class TeacherCacheDataset(PathDataset[TeacherCache, TeacherCache]):
 
     def preview(self) -> JSONPreview:
         """Show in Kedro-Viz what the cache is of."""
-        return JSONPreview((self._filepath / INDEX).read_text(encoding="utf-8"))
+        return JSONPreview((self._filepath / CACHE_INDEX).read_text(encoding="utf-8"))
 
     def _exists(self) -> bool:
-        return (self._filepath / INDEX).is_file()
+        return (self._filepath / CACHE_INDEX).is_file()

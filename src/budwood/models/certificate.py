@@ -19,7 +19,7 @@ from budwood.models.kind import read_config
 from budwood.models.stream import hollow, logits_by_part, parts_of
 from budwood.records.certificate import LogitProbe, Proof
 
-TOLERANCE = 1e-4
+LOGIT_TOLERANCE = 1e-4
 """Largest accepted difference of float32 logits between the child in memory and the folder loaded again."""
 _PROBE_LENGTHS = (1, 16, 256)
 _SHOWN_TOKENS = 16
@@ -90,17 +90,17 @@ def prove(
     parts, device = parts_of(loaded, decoder, consume=True), expected.logits[0].device
     reloaded = expect(build_empty(loaded.config, type(loaded)), parts, decoder, tokens, device).logits
     difference = max_difference(reloaded, expected.logits)
-    if not difference <= TOLERANCE:
+    if not difference <= LOGIT_TOLERANCE:
         raise ValueError(
             f"the exported folder computes other logits than the child (largest difference {difference:.2e}, allowed "
-            f"{TOLERANCE:.0e}): it is not fit for use"
+            f"{LOGIT_TOLERANCE:.0e}): it is not fit for use"
         )
     return Proof(
         num_parameters=counted,
         num_parameters_closed_form=num_parameters(architecture),
         parameter_bin=(parameter_bin.low, parameter_bin.high),
         largest_logit_difference=difference,
-        tolerance=TOLERANCE,
+        tolerance=LOGIT_TOLERANCE,
         probe_lengths=tuple(logits.shape[1] for logits in reloaded),
         probe=_probe(tokens, reloaded[-1][0]),
         dtypes=dict(expected.dtypes),

@@ -38,7 +38,7 @@ from budwood.models.rotary import (
     rotary_dims,
     state_ropes,
 )
-from budwood.models.weights import INDEX, SINGLE, read_object, same_values, tensor_files
+from budwood.models.weights import SINGLE, WEIGHT_INDEX, read_object, same_values, tensor_files
 from budwood.records.files import write_folder_atomically
 from budwood.records.seal import damage, seal
 
@@ -186,7 +186,7 @@ def _has_own_head(folder: Path, config: HFConfig) -> bool:
     """Whether the weights have a head beside the embedding, with other values."""
     family = supported_family(config)
     embedding, head = family.embedding.weight, family.head.weight
-    if not any((folder / name).is_file() for name in (SINGLE, INDEX)):
+    if not any((folder / name).is_file() for name in (SINGLE, WEIGHT_INDEX)):
         return False  # a config by itself
     files = tensor_files(folder, config)
     heads = [name for name in (head, family.stored_names.get(head)) if name in files]

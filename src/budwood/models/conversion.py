@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from budwood.models.checkpoint import load_config, load_tokenizer, save_sealed
-from budwood.models.probe import TEXT, TOLERANCE, largest_difference, probe_ids, probe_logits
+from budwood.models.probe import PROBE_TOLERANCE, TEXT, largest_difference, probe_ids, probe_logits
 from budwood.models.vocabulary import stock_tokenizer
 
 _TEXTS = (TEXT, "Zoë, naïve 漢字 🌱", "  two  spaces\n\n\tand a tab", "1 + 1 = 2; x_1 -> y")
@@ -44,7 +44,7 @@ def convert_code(folder: Path, target: Path) -> Path:
     twin = stock_twin(loaded)
     ids = probe_ids(original, config["vocab_size"], config["max_position_embeddings"], _NUM_TOKENS_OF_CODE)
     difference = largest_difference(probe_logits(loaded, ids), probe_logits(twin, ids))
-    if not difference <= TOLERANCE:
+    if not difference <= PROBE_TOLERANCE:
         raise ValueError(
             f"teacher.model: the code in {folder} does not compute what the stock class {type(twin).__name__} computes "
             f"with the same weights (logits differ by {difference:.1e} of the largest); such a model cannot be cut"

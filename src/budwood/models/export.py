@@ -14,12 +14,12 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 from budwood.models.checkpoint import build_empty, load_generation, load_tokenizer, save_checkpoint
 from budwood.models.stream import hollow
 from budwood.models.tensors import State
-from budwood.models.weights import INDEX, SINGLE, open_tensors
+from budwood.models.weights import SINGLE, WEIGHT_INDEX, open_tensors
 from budwood.records.files import write_folder_atomically
 
 CARD = "README.md"
 CERTIFICATE = "certificate.json"
-SHARD_BYTES = 2**29
+WEIGHT_SHARD_BYTES = 2**29
 """A shard is written as soon as it has as many."""
 
 
@@ -69,7 +69,7 @@ class _Shards:
             for name, weight in part.items()
         }
         self._waiting |= own
-        if sum(weight.nbytes for weight in self._waiting.values()) >= SHARD_BYTES:
+        if sum(weight.nbytes for weight in self._waiting.values()) >= WEIGHT_SHARD_BYTES:
             self._write()
         return own
 
@@ -91,7 +91,7 @@ class _Shards:
         if total > 1:
             size = sum((self.folder / name).stat().st_size for name in set(places.values()))
             index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
-            (self.folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+            (self.folder / WEIGHT_INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
     def _write(self) -> None:
         dtype = next(iter(self._waiting.values())).dtype

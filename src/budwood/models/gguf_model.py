@@ -102,7 +102,7 @@ class GgufKind:
     """Config fields that no key states."""
 
 
-KINDS: Mapping[str, GgufKind] = {
+GGUF_KINDS: Mapping[str, GgufKind] = {
     "llama": GgufKind(family="llama", interleaved=True),
     "qwen2": GgufKind(family="qwen2"),
     "qwen3": GgufKind(family="qwen3"),
@@ -209,12 +209,12 @@ class GgufModel:
         Raises:
             ValueError: they are not, or a key is not understood.
         """
-        supported = f"supported: {', '.join(sorted(KINDS))}"
+        supported = f"supported: {', '.join(sorted(GGUF_KINDS))}"
         if (content := self.value("general.type", "model")) != "model":
             raise ValueError(f"{self.file}: general.type={content!r} is no language model; supported: model")
-        if self.architecture not in KINDS:
+        if self.architecture not in GGUF_KINDS:
             raise ValueError(f"{self.file}: general.architecture={self.architecture!r} cannot be read; {supported}")
-        kind = KINDS[self.architecture]
+        kind = GGUF_KINDS[self.architecture]
         known = _SIZES | SETTINGS.keys() | _ROPE | _INERT | kind.settings.keys()
         known |= ({SLIDING_BASE} if kind.sliding_base else set()) | ({_PATTERN} if kind.lists_windows else set())
         for name in self.fields:

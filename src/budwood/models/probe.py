@@ -12,7 +12,7 @@ TEXT = (
     "teacher had written in 1893) it does not. def prune(tree): return [branch for branch in tree if branch.alive]"
 )
 """Prose, figures, quotation marks and code."""
-TOLERANCE = 1e-4
+PROBE_TOLERANCE = 1e-4
 """Largest accepted difference of float32 logits, as a share of the largest logit where that is above one."""
 NUM_TOKENS = 48
 

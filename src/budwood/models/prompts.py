@@ -17,7 +17,7 @@ from budwood.records.serving import CHECK, Prompt
 PROMPTS = "certificate_prompts.json"
 LENGTHS = (512, 100, 9)
 """Tokens of the prompts, which run as one padded batch; where a model has fewer positions, as many as it has."""
-TOLERANCE = 1e-3
+LOGPROB_TOLERANCE = 1e-3
 """Nats by which padding may change a log-probability in float32."""
 
 
@@ -38,10 +38,10 @@ def record_prompts(model: PreTrainedModel) -> tuple[Prompt, ...]:
     # On tensors: Python's `max` passes over NaN.
     pairs = zip(together, alone, strict=True)
     difference = float(torch.stack([(row[: len(one)] - one).abs().max() for row, one in pairs]).max())
-    if not difference <= TOLERANCE:
+    if not difference <= LOGPROB_TOLERANCE:
         raise ValueError(
             f"the export answers otherwise in a padded batch: log-probabilities differ by {difference:.2e}, allowed "
-            f"{TOLERANCE:.0e}"
+            f"{LOGPROB_TOLERANCE:.0e}"
         )
     return tuple(
         Prompt(input_ids=tuple(ids.tolist()), logprobs=tuple(logprobs.tolist()))

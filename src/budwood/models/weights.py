@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from budwood.arch.config import HFConfig, supported_family
 
 SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+WEIGHT_INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -43,7 +43,7 @@ def weight_files(folder: Path, config: HFConfig) -> tuple[Path, ...]:
     Raises:
         ValueError: there are none, only pickles, or the index is damaged or leads out of the folder.
     """
-    for name in (config.get("transformers_weights"), SINGLE, INDEX):
+    for name in (config.get("transformers_weights"), SINGLE, WEIGHT_INDEX):
         if name and (folder / name).is_file():
             return _listed(folder, name)
     strays = sorted(file.name for file in folder.glob("*.safetensors"))
@@ -52,10 +52,10 @@ def weight_files(folder: Path, config: HFConfig) -> tuple[Path, ...]:
         raise ValueError(f"{folder} has only pickled weights ({', '.join(pickles)}), {_conversion(folder)}")
     if strays:
         raise ValueError(
-            f"{folder} must have {SINGLE} or {INDEX}; transformers does not read {', '.join(strays)}. Rename a single "
-            f"file to {SINGLE}, or write the index that belongs to several"
+            f"{folder} must have {SINGLE} or {WEIGHT_INDEX}; transformers does not read {', '.join(strays)}. Rename a "
+            f"single file to {SINGLE}, or write the index that belongs to several"
         )
-    raise ValueError(f"{folder} must have safetensors weights ({SINGLE} or {INDEX}), found none")
+    raise ValueError(f"{folder} must have safetensors weights ({SINGLE} or {WEIGHT_INDEX}), found none")
 
 
 def tensor_files(folder: Path, config: HFConfig) -> dict[str, Path]:

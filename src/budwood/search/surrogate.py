@@ -15,7 +15,7 @@ from budwood.arch.spec import Architecture
 
 # Shape legend: M candidates, L layers, F features.
 
-Points = NDArray[np.float64]
+Matrix = NDArray[np.float64]
 
 MAX_POINTS = 300
 """Candidates that a guess is made from, the newest: the work grows with their cube."""
@@ -25,7 +25,7 @@ _DECIMALS = 3
 """Of guesses. Fewer than a processor's rounding reaches, so that a resumed search chooses what it chose before."""
 
 
-def features(architectures: Sequence[Architecture]) -> Points:
+def features(architectures: Sequence[Architecture]) -> Matrix:
     """Return [M, F] logarithms: of hidden size and depth, and mean and spread of those of the layers' sizes."""
     population = Population.of(architectures)
     present = population.groups > 0
@@ -43,14 +43,14 @@ def features(architectures: Sequence[Architecture]) -> Points:
 class Surrogate:
     """A Gaussian process over the sizes of candidates."""
 
-    _features: list[Points] = field(default_factory=list)
+    _features: list[Matrix] = field(default_factory=list)
     _losses: list[float] = field(default_factory=list)
     _model: GaussianProcessRegressor | None = None
-    _points: Points = field(default_factory=lambda: np.zeros((0, 0)))
+    _points: Matrix = field(default_factory=lambda: np.zeros((0, 0)))
     """That the model is fitted to, scaled."""
     _values: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
-    _center: Points = field(default_factory=lambda: np.zeros(0))
-    _scale: Points = field(default_factory=lambda: np.ones(0))
+    _center: Matrix = field(default_factory=lambda: np.zeros(0))
+    _scale: Matrix = field(default_factory=lambda: np.ones(0))
 
     def learn(self, architectures: Sequence[Architecture], losses: Sequence[float]) -> None:
         """Take more candidates with their losses; all are fitted again when a guess is asked for."""
@@ -100,6 +100,6 @@ class Surrogate:
             self._model = self._fit()
         return self._model
 
-    def _scaled(self, points: Points) -> Points:
-        scaled: Points = (points - self._center) / self._scale
+    def _scaled(self, points: Matrix) -> Matrix:
+        scaled: Matrix = (points - self._center) / self._scale
         return scaled

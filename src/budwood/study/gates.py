@@ -32,7 +32,7 @@ from budwood.subnet.settings import Ordering
 from budwood.training.curve import read_curve
 from budwood.training.job import TrainingJob
 from budwood.training.launch import run_job
-from budwood.training.objectives import NextToken
+from budwood.training.objectives import Objective
 from budwood.training.student import Student
 
 START_TOLERANCE = 1e-3
@@ -165,7 +165,7 @@ class CheckStart(Stage[list[Gate]]):
         del work
         started = time.perf_counter()
         (_, *prompts) = read_prompts(self.start.folder)
-        student = Student(self.compute.place(load_model(self.start.folder, torch.float32)), NextToken())
+        student = Student(self.compute.place(load_model(self.start.folder, torch.float32)), Objective())
         differences = [_loss(student, prompt, self.compute) + fmean(prompt.logprobs) for prompt in prompts]
         lengths = [len(prompt.logprobs) for prompt in prompts]
         model = self.start.architecture

@@ -21,7 +21,7 @@ from budwood.study.settings import Conditions, OnFailure
 from budwood.study.stage import NOT_DECIDING, Stage, Work, identity
 from budwood.study.text import Materials
 from budwood.training.cache import CacheFacts, TeacherCache, write_cache
-from budwood.training.curve import Row, read_curve
+from budwood.training.curve import CurveRow, read_curve
 from budwood.training.job import Initialisation, TrainingJob
 from budwood.training.launch import run_job
 from budwood.training.order import training_order
@@ -234,7 +234,7 @@ class TrainArm(Stage[Trained]):
         )
 
 
-def _curve_table(ran: Run, rows: list[Row]) -> pd.DataFrame:
+def _curve_table(ran: Run, rows: list[CurveRow]) -> pd.DataFrame:
     """Return a run's losses by step, with the tokens and FLOPs spent until then."""
     flops = (ran.student_flops + ran.teacher_flops) / ran.steps
     columns = ["step", "train_loss", "heldout_loss", "heldout_losses", "learning_rate"]

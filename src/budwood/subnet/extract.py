@@ -16,7 +16,7 @@ from budwood.models.checkpoint import build_empty, model_config
 from budwood.models.rotary import ORIGINAL, original_rope, pair_dims, rebuilt_rope, rope_for_pairs, rotary_dims
 from budwood.models.tensors import State, fuse
 from budwood.subnet.ordering import OrderedTeacher
-from budwood.subnet.slicing import Indices, permute_within_groups, slice_tensor
+from budwood.subnet.slicing import permute_within_groups, slice_tensor
 
 ROWS_TOGETHER = 8192
 """Of a weight, that are folded at once."""
@@ -27,7 +27,7 @@ class KeptLayer:
     """What a layer of a child keeps of a layer of its teacher."""
 
     teacher_layer: int
-    axes: Mapping[str, Indices]
+    axes: Mapping[str, Sequence[int]]
     """Kept positions of every basic axis."""
     pairs: Tensor
     """[k] or, where groups differ, [G', k]: kept pairs of head dimensions."""
@@ -77,7 +77,7 @@ class Corrections:
     """Of the inputs of matrices."""
     maps: Mapping[str, Tensor] = field(default_factory=dict)
     """[E, E] applied to what a parameter writes into the residual stream, before channels are cut."""
-    dims: Mapping[str, tuple[Indices, ...]] = field(default_factory=dict)
+    dims: Mapping[str, tuple[Sequence[int], ...]] = field(default_factory=dict)
     """For every group of the teacher, an order of its query and key dimensions with the kept ones first."""
     norm_gain: bool = False
     """Whether cut norms get the gain that the missing entries took."""
@@ -96,7 +96,7 @@ def resolve(teacher: OrderedTeacher, selection: Selection) -> Cut:
     return Cut(architecture=sizes.with_layers(tuple(layer.spec for layer in by_depth)), layers=layers)
 
 
-def _resolve_layer(teacher: OrderedTeacher, hidden: Indices, layer: LayerSelection) -> KeptLayer:
+def _resolve_layer(teacher: OrderedTeacher, hidden: Sequence[int], layer: LayerSelection) -> KeptLayer:
     depth = teacher.ranking[layer.layer]
     ranking, rope = teacher.pair_rankings[depth], teacher.layer_rope(depth)
     teacher_dim, head_dim = 2 * len(ranking), 2 * len(layer.pairs)
@@ -105,7 +105,7 @@ def _resolve_layer(teacher: OrderedTeacher, hidden: Indices, layer: LayerSelecti
     rotary = sorted(pair for pair in kept if pair < turning // 2)
     prefix = isinstance(layer.pairs, range)
     # The paper's coarse space takes the first dimensions of a head, whatever turned with what.
-    dims: Indices = range(head_dim) if prefix and teacher.rope == "rebuild" else pair_dims(kept, turning)
+    dims: Sequence[int] = range(head_dim) if prefix and teacher.rope == "rebuild" else pair_dims(kept, turning)
     if head_dim == teacher_dim:
         dims, child_rope = range(head_dim), rope
     elif teacher.rope == "rebuild":

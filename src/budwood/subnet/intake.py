@@ -11,7 +11,7 @@ from budwood.arch.count import num_parameters
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
 from budwood.models.checkpoint import OWN_MODELS, Checkpoint, config_object
-from budwood.models.probe import TOLERANCE, largest_difference, probe_ids, probe_logits
+from budwood.models.probe import PROBE_TOLERANCE, largest_difference, probe_ids, probe_logits
 from budwood.models.tensors import CheckpointTensors
 from budwood.records.teacher import IntakeRecord
 from budwood.subnet.extract import assemble, extract_child
@@ -47,7 +47,7 @@ def verify_teacher(
     record = IntakeRecord(
         num_tokens=ids.shape[1],
         dtype=str(dtype).removeprefix("torch."),
-        tolerance=TOLERANCE if dtype == torch.float32 else _LOOSE_TOLERANCE,
+        tolerance=PROBE_TOLERANCE if dtype == torch.float32 else _LOOSE_TOLERANCE,
         reading_difference=largest_difference(expected, _read(teacher, weights, ids)),
         cut_difference=largest_difference(expected, _cut(teacher, weights, ids)),
     )

@@ -18,7 +18,7 @@ from budwood.models.settings import Rope
 from budwood.models.tensors import CheckpointTensors, Lazy, State, fuse
 from budwood.subnet.importance import Importance, LayerImportance, importance_of_weights
 from budwood.subnet.settings import LayerScore, Ordering
-from budwood.subnet.slicing import Indices, permute_within_groups, slice_tensor
+from budwood.subnet.slicing import permute_within_groups, slice_tensor
 
 _RIDGE = 1e-6
 """Added to the energies of a second moment, relative to their mean, so that its root can be inverted."""
@@ -40,7 +40,7 @@ class OrderedTeacher:
     """For every channel of the residual stream, where the teacher itself has it."""
     ranking: tuple[int, ...]
     """Layers, the first to keep first."""
-    pair_rankings: tuple[Indices, ...]
+    pair_rankings: tuple[Sequence[int], ...]
     """For every layer in depth order: its pairs of head dimensions, the first to keep first."""
     pair_scores: tuple[Tensor, ...] = ()
     """For every layer in depth order, [G, P] the importance of every pair to every group; empty where unknown."""
@@ -277,12 +277,12 @@ class OrderedWeights(Lazy[Tensor]):
 class LayerOrder:
     """New orders of a layer's axes."""
 
-    groups: Indices
-    queries: tuple[Indices, ...]
+    groups: Sequence[int]
+    queries: tuple[Sequence[int], ...]
     """For every group."""
-    dims: tuple[Indices, ...]
+    dims: tuple[Sequence[int], ...]
     """For every group: dimensions of queries and keys; those that turn stay where they are."""
-    neurons: Indices
+    neurons: Sequence[int]
 
     @classmethod
     def of(cls, importance: LayerImportance, turning: int) -> "LayerOrder":
@@ -307,7 +307,7 @@ def descending(scores: Tensor) -> tuple[int, ...]:
 
 def _rank_pairs_together(
     importance: Importance, architecture: Architecture, turning: Sequence[int], config: Mapping[str, Any]
-) -> tuple[Indices, ...]:
+) -> tuple[Sequence[int], ...]:
     """Rank rotary pairs by their mean share of a group's energy.
 
     One set serves all layers whose heads turn alike, as native configs need.

@@ -24,7 +24,6 @@ from budwood.subnet.extract import Cut
 from budwood.subnet.moments import residual_scale, teacher_stream
 from budwood.subnet.ordering import OrderedTeacher
 from budwood.subnet.regression import regress_tokens, token_weights
-from budwood.subnet.slicing import Indices
 
 
 @torch.no_grad()
@@ -120,7 +119,7 @@ def _linear(layer: nn.Module, module: Module) -> nn.Linear:
     return found
 
 
-def _channels(states: States, hidden: Indices) -> States:
+def _channels(states: States, hidden: Sequence[int]) -> States:
     kept = torch.tensor(list(hidden), device=states[0].device)
     return [each.index_select(-1, kept) for each in states]
 

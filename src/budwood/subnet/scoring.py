@@ -17,7 +17,7 @@ from budwood.subnet.ordering import LayerOrder, descending
 # Shape legend: L layers, E hidden size, G groups, Q queries of a group, D neurons.
 
 
-def normalise(scores: Tensor, normalisation: Normalisation) -> Tensor:
+def as_shares(scores: Tensor, normalisation: Normalisation) -> Tensor:
     """Return [n] scores of one axis as shares that add up to one; softmax may give equal ones where scores are close.
 
     Raises:
@@ -52,7 +52,7 @@ class Scores:
         """Return shares: every axis of the whole teacher adds up to one, heads and neurons in every layer."""
 
         def shares(axis: Tensor) -> Tensor:
-            return normalise(axis.flatten(), normalisation).reshape(axis.shape)
+            return as_shares(axis.flatten(), normalisation).reshape(axis.shape)
 
         return replace(
             self,

@@ -7,18 +7,16 @@ from torch import Tensor
 
 from budwood.arch.family import Axes, Axis
 
-Indices = Sequence[int]
-"""Kept positions of one basic axis, in the order of the result. A `range` from 0 is a prefix."""
 
-
-def slice_tensor(tensor: Tensor, axes: Axes, lengths: Mapping[str, int], kept: Mapping[str, Indices]) -> Tensor:
+def slice_tensor(tensor: Tensor, axes: Axes, lengths: Mapping[str, int], kept: Mapping[str, Sequence[int]]) -> Tensor:
     """Cut one tensor; prefixes of a whole axis stay views of its storage, everything else is copied.
 
     Args:
         tensor: [*axes], laid out as `axes` says, every dimension a row-major product of basic axes.
         axes: basic axes of every dimension.
         lengths: length of every basic axis.
-        kept: positions to keep, by basic axis; an axis that is not named is kept whole.
+        kept: positions to keep, by basic axis, in the order of the result; a `range` from 0 is a prefix. An axis that
+            is not named is kept whole.
     """
     for dim, axis in enumerate(axes):
         if all(_is_whole(kept.get(name), lengths[name]) for name in axis):
@@ -28,7 +26,7 @@ def slice_tensor(tensor: Tensor, axes: Axes, lengths: Mapping[str, int], kept: M
 
 
 def permute_within_groups(
-    tensor: Tensor, axes: Axes, lengths: Mapping[str, int], name: str, orders: Sequence[Indices]
+    tensor: Tensor, axes: Axes, lengths: Mapping[str, int], name: str, orders: Sequence[Sequence[int]]
 ) -> Tensor:
     """Permute a basic axis that lies inside groups, in every group by an order of its own.
 
@@ -55,7 +53,9 @@ def permute_within_groups(
     return tensor
 
 
-def _slice_dim(tensor: Tensor, dim: int, axis: Axis, lengths: Mapping[str, int], kept: Mapping[str, Indices]) -> Tensor:
+def _slice_dim(
+    tensor: Tensor, dim: int, axis: Axis, lengths: Mapping[str, int], kept: Mapping[str, Sequence[int]]
+) -> Tensor:
     basic = tensor.unflatten(dim, [lengths[name] for name in axis]) if len(axis) > 1 else tensor
     for offset, name in enumerate(axis):
         if name in kept and not _is_whole(kept[name], lengths[name]):
@@ -63,11 +63,11 @@ def _slice_dim(tensor: Tensor, dim: int, axis: Axis, lengths: Mapping[str, int],
     return basic.flatten(dim, dim + len(axis) - 1) if len(axis) > 1 else basic
 
 
-def _take(tensor: Tensor, dim: int, indices: Indices) -> Tensor:
+def _take(tensor: Tensor, dim: int, indices: Sequence[int]) -> Tensor:
     if isinstance(indices, range) and indices.start == 0 and indices.step == 1:
         return tensor.narrow(dim, 0, len(indices))
     return tensor.index_select(dim, torch.as_tensor(list(indices), device=tensor.device))
 
 
-def _is_whole(indices: Indices | None, length: int) -> bool:
+def _is_whole(indices: Sequence[int] | None, length: int) -> bool:
     return indices is None or indices == range(length)

@@ -31,7 +31,7 @@ from budwood.records.strict import Strict
 
 logger = logging.getLogger(__name__)
 
-INDEX = "index.json"
+CACHE_INDEX = "index.json"
 PROGRESS = "progress.json"
 STARTS = "starts.bin"
 _START = np.dtype(np.int64)
@@ -139,7 +139,7 @@ class TeacherCache:
             raise ValueError(f"the teacher's cache {folder} {state}")
         if reason := damage(folder, remembered=True):
             raise _damaged(folder, reason)
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        index = json.loads((folder / CACHE_INDEX).read_text(encoding="utf-8"))
         facts, starts = CacheFacts.model_validate(index["facts"]), np.fromfile(folder / STARTS, dtype=_START)
         return cls(
             folder=folder,
@@ -322,8 +322,8 @@ class _Writer:
             seconds=time.perf_counter() - self.begun,
         )
         index = {"facts": self.facts["facts"], "record": record.model_dump()}
-        write_atomically(self.folder / INDEX, json.dumps(index, indent=1))
-        seal(self.folder, INDEX, STARTS, *self.hashes)
+        write_atomically(self.folder / CACHE_INDEX, json.dumps(index, indent=1))
+        seal(self.folder, CACHE_INDEX, STARTS, *self.hashes)
         (self.folder / PROGRESS).unlink()
 
 

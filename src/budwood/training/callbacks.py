@@ -19,7 +19,7 @@ from budwood.records.tracking import Track
 from budwood.training.checkpoints import PARTIAL, checkpoints_of, keep_branch, place_checkpoint
 from budwood.training.curve import (
     Curve,
-    Row,
+    CurveRow,
     append_row,
     divergence_limit,
     finite,
@@ -54,14 +54,11 @@ class Recorder(TrainerCallback):
         self.row_steps = steps_per_row(self.num_steps)
         self.bar = training_bar(job.arm, 0, self.num_steps, hidden=True)
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, _args: Any, state: TrainerState, _control: Any, **kwargs: Any) -> None:
         """Begin where the checkpoint ended."""
-        del args, control
         student: Any = kwargs["model"]
         if isinstance(student, FSDPModule):
-            register_fsdp_forward_method(kwargs["model"], "heldout_losses")
+            register_fsdp_forward_method(student, "heldout_losses")
         self.bar = training_bar(self.job.arm, state.global_step, self.num_steps, hidden=not state.is_world_process_zero)
         if state.is_world_process_zero:
             # Rows that an interrupted run wrote after its checkpoint go: those steps are trained again.
@@ -70,25 +67,18 @@ class Recorder(TrainerCallback):
         if not self.curve.rows:
             self._evaluate(student, state)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, _args: Any, state: TrainerState, _control: Any, **_: Any) -> None:
         """Close the bar, and write the curve whole, whatever happened to its file."""
-        del args, control, kwargs
         self.bar.close()
         if state.is_world_process_zero:
             write_curve(self.job.output_folder, self.curve.rows)
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_begin(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:
         """Start the clock."""
-        del args, state, control, kwargs
         self.meter.begin()
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_log(self, _args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Record the loss of a step, and the held-out loss where one is due."""
-        del args
         logs = kwargs["logs"]
         if "loss" not in logs:
             return
@@ -101,7 +91,7 @@ class Recorder(TrainerCallback):
             loss = math.fsum(self.curve.pending) / len(self.curve.pending)
             self.curve.pending.clear()
             rates = self.meter.row()
-            row = Row(step=state.global_step, train_loss=loss, learning_rate=float(logs["learning_rate"]))
+            row = CurveRow(step=state.global_step, train_loss=loss, learning_rate=float(logs["learning_rate"]))
             self._add(state, row, {"grad_norm": float(logs["grad_norm"])} | rates)
         self.bar.set_postfix(_readable(float(logs["loss"]), self.meter.rates()), refresh=False)
         self.bar.update()
@@ -131,10 +121,10 @@ class Recorder(TrainerCallback):
     def _evaluate(self, student: Any, state: TrainerState) -> None:
         # Every process measures all: with sharded weights all must take part.
         losses = student.heldout_losses(self.heldout)
-        row = Row(step=state.global_step, heldout_loss=float(losses.mean()), heldout_losses=losses.tolist())
+        row = CurveRow(step=state.global_step, heldout_loss=float(losses.mean()), heldout_losses=losses.tolist())
         self._add(state, row, {})
 
-    def _add(self, state: TrainerState, row: Row, rates: dict[str, float]) -> None:
+    def _add(self, state: TrainerState, row: CurveRow, rates: dict[str, float]) -> None:
         self.curve.rows.append(row)
         if state.is_world_process_zero:
             append_row(self.job.output_folder, row)
@@ -166,11 +156,8 @@ class Keeper(TrainerCallback):
         """Return the wall-clock time of the run until now, in all processes that had a part in it."""
         return self.spent + time.perf_counter() - self.started
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, _control: Any, **_: Any) -> None:
         """Begin where the checkpoint ended."""
-        del control, kwargs
         # A checkpoint contains the interval of the run that wrote it.
         state.save_steps = int(args.save_steps)
         self.started = time.perf_counter()
@@ -184,9 +171,8 @@ class Keeper(TrainerCallback):
         control.should_training_stop |= stop
         control.should_save |= stop or state.global_step == self.branch_step
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, _control: Any, **_: Any) -> None:
         """Put a checkpoint into place."""
-        del control, kwargs
         if args.world_size > 1:
             distributed.barrier()
         if state.is_world_process_zero:

@@ -11,7 +11,7 @@ from budwood.records.files import append_json_lines, read_json_lines, write_atom
 from budwood.records.tracking import Track
 
 
-class Row(TypedDict, total=False):
+class CurveRow(TypedDict, total=False):
     """A training loss with its learning rate, or a held-out loss, after a step."""
 
     step: Required[int]
@@ -22,8 +22,8 @@ class Row(TypedDict, total=False):
     """The same by sequence."""
 
 
-CURVE = "curve.jsonl"
-STATE = "curve.json"
+CURVE_FILE = "curve.jsonl"
+CURVE_STATE = "curve.json"
 """Of a checkpoint: the curve until then."""
 CURVE_ROWS = 100
 """Training losses of a run, about, where it has as many steps."""
@@ -33,34 +33,36 @@ CURVE_ROWS = 100
 class Curve:
     """The rows of a run, and the losses of steps that no row averages yet, so that an interruption leaves no trace."""
 
-    rows: list[Row] = field(default_factory=list)
+    rows: list[CurveRow] = field(default_factory=list)
     pending: list[float] = field(default_factory=list)
     seconds: float = 0.0
     """Wall-clock time of the run until its checkpoint."""
 
     def save(self, checkpoint: Path) -> None:
         """Write the curve into a checkpoint."""
-        write_atomically(checkpoint / STATE, json.dumps(asdict(self)))
+        write_atomically(checkpoint / CURVE_STATE, json.dumps(asdict(self)))
 
     @classmethod
     def load(cls, checkpoint: Path | None) -> "Curve":
         """Return the curve of a checkpoint; an empty one without a checkpoint."""
-        return cls() if checkpoint is None else cls(**json.loads((checkpoint / STATE).read_text(encoding="utf-8")))
+        return (
+            cls() if checkpoint is None else cls(**json.loads((checkpoint / CURVE_STATE).read_text(encoding="utf-8")))
+        )
 
 
-def read_curve(output_folder: Path) -> list[Row]:
+def read_curve(output_folder: Path) -> list[CurveRow]:
     """Return the rows of a run's curve."""
-    return cast("list[Row]", read_json_lines(output_folder / CURVE))
+    return cast("list[CurveRow]", read_json_lines(output_folder / CURVE_FILE))
 
 
-def write_curve(output_folder: Path, rows: list[Row]) -> None:
+def write_curve(output_folder: Path, rows: list[CurveRow]) -> None:
     """Replace a run's curve."""
-    write_json_lines(output_folder / CURVE, rows)
+    write_json_lines(output_folder / CURVE_FILE, rows)
 
 
-def append_row(output_folder: Path, row: Row) -> None:
+def append_row(output_folder: Path, row: CurveRow) -> None:
     """Add a row to a run's curve."""
-    append_json_lines(output_folder / CURVE, [row])
+    append_json_lines(output_folder / CURVE_FILE, [row])
 
 
 def replay_curve(output_folder: Path, track: Track | None) -> None:

@@ -4,7 +4,6 @@ Shape legend: B sequences of a batch, T predicted tokens, E student width, V voc
 """
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from budwood.models.device import Compute
 from budwood.models.losses import cap_of, scaled
 from budwood.training.job import TrainingJob
 from budwood.training.losses import Logits, chunked_loss, hidden_distance, inductor_works
-from budwood.training.settings import DistillationWeights, Engine
+from budwood.training.settings import PRETRAINING, DistillationWeights, Engine
 from budwood.training.teacher import SharedStates, Teacher, layer_inputs, open_teacher, shared_states
 
 
@@ -32,30 +31,9 @@ class Batch:
     """[B] share of the run before a sequence."""
 
 
-class Objective(Protocol):
-    """Loss of a batch, summed over its tokens."""
-
-    def __call__(self, model: PreTrainedModel, batch: Batch) -> Tensor:
-        """Return the summed loss of a student."""
-        ...
-
-
 def logits_from(model: PreTrainedModel, hidden: Tensor) -> Logits:
     """Return a model's logits of [B, T, E] last hidden states."""
     return Logits(scaled(model, hidden.flatten(0, 1)), model.get_output_embeddings().weight, cap_of(model))
-
-
-@dataclass(frozen=True, slots=True)
-class NextToken:
-    """Cross-entropy with the text."""
-
-    compiled: bool = False
-    """Whether the loss is compiled."""
-
-    def __call__(self, model: PreTrainedModel, batch: Batch) -> Tensor:
-        """Return the summed cross-entropy."""
-        hidden = model.base_model(input_ids=batch.input_ids, use_cache=False).last_hidden_state
-        return chunked_loss(logits_from(model, hidden), batch.labels.flatten(), compiled=self.compiled)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,20 +64,22 @@ class HiddenStates:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Distillation:
-    """Cross-entropy with the text and a divergence from a teacher."""
+class Objective:
+    """Loss of a batch, summed over its tokens: cross-entropy with the text, and a divergence from a teacher."""
 
-    teacher: Teacher
-    """With the student's tokenizer."""
-    weights: DistillationWeights
+    weights: DistillationWeights = PRETRAINING
+    teacher: Teacher | None = None
+    """With the student's tokenizer; without one only the text counts."""
     compiled: bool = False
     """Whether the loss is compiled."""
     states: HiddenStates | None = None
 
     def __call__(self, model: PreTrainedModel, batch: Batch) -> Tensor:
         """Return the summed loss; the teacher's hidden states or a few entries stay in memory, never all its logits."""
-        starts = torch.zeros(len(batch.input_ids), dtype=torch.long) if batch.starts is None else batch.starts
-        target, teacher_states = self.teacher(batch.input_ids, starts)
+        target, teacher_states = None, ()
+        if self.teacher is not None:
+            assert batch.starts is not None, "a teacher reads sequences by where they begin"
+            target, teacher_states = self.teacher(batch.input_ids, batch.starts)
         output = model.base_model(
             input_ids=batch.input_ids, use_cache=False, output_hidden_states=self.states is not None
         )
@@ -111,25 +91,19 @@ class Distillation:
         return loss
 
 
-def objective_of(job: TrainingJob, compute: Compute) -> NextToken | Distillation:
+def objective_of(job: TrainingJob, compute: Compute) -> Objective:
     """Return what a job minimises.
 
     Args:
         job: where it has a teacher, `budwood.training.checks.check_teacher` has passed it.
         compute: device and precision of the student.
     """
-    settings, compiled = job.distillation, compiles_loss(job.engine, compute)
+    settings, compiled, states = job.distillation, compiles_loss(job.engine, compute), None
     if settings is None:
-        return NextToken(compiled=compiled)
-    states = None
+        return Objective(compiled=compiled)
     if settings.hidden_weight:
         states = HiddenStates(shared=shared_states(job), weight=settings.hidden_weight, share=settings.hidden_share)
-    return Distillation(
-        teacher=open_teacher(job, compute),
-        weights=settings.weights,
-        compiled=compiled,
-        states=states,
-    )
+    return Objective(weights=settings.weights, teacher=open_teacher(job, compute), compiled=compiled, states=states)
 
 
 def compiles_loss(engine: Engine, compute: Compute) -> bool:

@@ -37,7 +37,7 @@ from budwood.records.training import Run
 from budwood.training.callbacks import Keeper, Recorder, stop_on_signals
 from budwood.training.checkpoints import PARTIAL, checkpoints_of, step_of, whole_checkpoint
 from budwood.training.checks import check_job, student_architecture
-from budwood.training.curve import CURVE, Curve, replay_curve
+from budwood.training.curve import CURVE_FILE, Curve, replay_curve
 from budwood.training.job import TrainingJob
 from budwood.training.objectives import objective_of
 from budwood.training.optimizer import muon_with_adamw
@@ -45,7 +45,7 @@ from budwood.training.order import reading_order
 from budwood.training.progress import Meter
 from budwood.training.student import Student
 
-RESULT = "result.json"
+RUN_FILE = "result.json"
 MODEL = "model"
 
 
@@ -96,7 +96,7 @@ def read_result(output_folder: Path) -> Run | None:
             f"the training run in {output_folder.resolve()} is damaged ({reason}): remove this folder and run again to "
             "train again"
         )
-    return Run.model_validate_json((output_folder / RESULT).read_bytes())
+    return Run.model_validate_json((output_folder / RUN_FILE).read_bytes())
 
 
 def _train(job: TrainingJob, track: Track | None) -> Run:
@@ -170,8 +170,8 @@ def _finish(job: TrainingJob, trainer: Trainer, result: Run) -> None:
     model, folder = _whole_model(trainer), job.output_folder
     if trainer.is_world_process_zero():
         write_checkpoint(model, job.teacher_folder, folder / MODEL)
-        write_atomically(folder / RESULT, result.model_dump_json())
-        seal(folder, MODEL, CURVE, RESULT)
+        write_atomically(folder / RUN_FILE, result.model_dump_json())
+        seal(folder, MODEL, CURVE_FILE, RUN_FILE)
         for stale in checkpoints_of(folder):
             shutil.rmtree(stale)
         shutil.rmtree(folder / PARTIAL, ignore_errors=True)  # absent in a run without checkpoints

@@ -25,7 +25,7 @@ _PAPER = {
     "micro_batch": 8,
     "peak_learning_rate": 3e-4,
 }
-PRESETS: dict[str, dict[str, Any]] = {
+SCHEDULES: dict[str, dict[str, Any]] = {
     "quickstart": {
         "tokens": 4096,
         "sequence_length": 256,
@@ -63,7 +63,7 @@ class Schedule(Strict):
     """How many tokens are trained, in which portions, and how learning proceeds (paper, tables 3 to 8)."""
 
     preset: Annotated[str | None, HOW] = None
-    """Name of `PRESETS`, which gives every value that is not set here."""
+    """Name of `SCHEDULES`, which gives every value that is not set here."""
     tokens: int = Field(gt=0)
     """Tokens predicted in the whole run; rounded up to whole optimiser steps."""
     sequence_length: int = Field(gt=0)
@@ -106,9 +106,9 @@ class Schedule(Strict):
         name = data.get("preset") if isinstance(data, dict) else None
         if name is None:
             return data
-        if name not in PRESETS:
-            raise ValueError(f"preset={name!r} is unknown; there are {', '.join(PRESETS)}")
-        return PRESETS[name] | data
+        if name not in SCHEDULES:
+            raise ValueError(f"preset={name!r} is unknown; there are {', '.join(SCHEDULES)}")
+        return SCHEDULES[name] | data
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
