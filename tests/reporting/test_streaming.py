@@ -121,7 +121,7 @@ def test_a_cut_takes_what_is_planned(
 @pytest.mark.slow
 def test_a_cut_of_twice_the_depth_takes_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (export, streaming):
-        monkeypatch.setattr(module, "SHARD_BYTES", 300_000)
+        monkeypatch.setattr(module, "WEIGHT_SHARD_BYTES", 300_000)
     taken = []
     for depth in (4, 8):
         teacher = written_teacher(tmp_path / f"teacher-{depth}", "gpt_neox", depth, WIDE, tied=False)

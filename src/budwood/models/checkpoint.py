@@ -1,7 +1,7 @@
 """Models of any architecture: configured, built empty, drawn at random, loaded and saved."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, cast
@@ -28,6 +28,7 @@ from budwood.models.fingerprint import fingerprint
 from budwood.models.kind import CONFIG, GENERATION, check_kind, check_lengths, read_config
 from budwood.models.modeling import LAYERWISE_CLASSES
 from budwood.models.rotary import (
+    RopeParameters,
     check_rope,
     even_share,
     layer_types,
@@ -193,7 +194,7 @@ def _has_own_head(folder: Path, config: HFConfig) -> bool:
     return bool(heads) and embedding in files and not same_values(folder, config, (embedding, str(heads[0])))
 
 
-def model_config(base: HFConfig, architecture: Architecture, ropes: Sequence[Mapping[str, Any]]) -> PretrainedConfig:
+def model_config(base: HFConfig, architecture: Architecture, ropes: Sequence[RopeParameters]) -> PretrainedConfig:
     """Return the Hugging Face configuration of an architecture, of a stock class where one can express it.
 
     Args:
@@ -234,7 +235,7 @@ def model_config(base: HFConfig, architecture: Architecture, ropes: Sequence[Map
     return config_class(**settings)
 
 
-def _stated_rope(family: Family, base: HFConfig, rope: Mapping[str, Any], head_dim: int) -> dict[str, Any]:
+def _stated_rope(family: Family, base: HFConfig, rope: RopeParameters, head_dim: int) -> dict[str, Any]:
     """Return `rope_parameters` as a family's config takes them: of a type that it has, with what its class reads."""
     if family.rope_types and rope.get("rope_type", "default") not in family.rope_types:
         pairs = range(rotary_dims(rope, head_dim) // 2)

@@ -10,11 +10,12 @@ from gguf import MODEL_ARCH_NAMES, ReaderTensor, dequantize, get_tensor_name_map
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
+from budwood.arch.config import HFConfig
 from budwood.arch.family import Axes, Family, axis_lengths, family_of
 from budwood.arch.spec import Architecture, LayerSpec, check_depth
 from budwood.models.checkpoint import build_empty, is_whole, model_config, save_sealed
 from budwood.models.gguf_model import SETTINGS, SLIDING_BASE, GgufModel
-from budwood.models.rotary import SLIDING, fixed_rope, layer_types
+from budwood.models.rotary import SLIDING, RopeParameters, fixed_rope, layer_types
 
 _FREQUENCIES = "rope_freqs.weight"
 """A divisor for the frequency of every rotary pair: how Llama 3 and other scalings by table are stored."""
@@ -26,13 +27,13 @@ _DEFAULT_BASE = 10_000.0
 _DEFAULT_BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}
 
 
-def describe_gguf(file: Path) -> dict[str, Any]:
+def describe_gguf(file: Path) -> HFConfig:
     """Return the config of the model in a GGUF file, with all defaults, from its header alone.
 
     Raises:
         ValueError: the file cannot be read; see `GgufModel` and `gguf_config`.
     """
-    config: dict[str, Any] = gguf_config(GgufModel.open(file)).to_dict()
+    config: HFConfig = gguf_config(GgufModel.open(file)).to_dict()
     return config
 
 
@@ -129,7 +130,7 @@ def _architecture(gguf: GgufModel) -> Architecture:
     )
 
 
-def _rope(gguf: GgufModel, layer_type: str | None) -> dict[str, Any]:
+def _rope(gguf: GgufModel, layer_type: str | None) -> RopeParameters:
     """Return the `rope_parameters` that a header states for layers of a type, read as ggml reads it.
 
     Raises:
@@ -175,12 +176,12 @@ def _divisors(gguf: GgufModel) -> list[float]:
     return [] if set(divisors) == {1.0} else divisors
 
 
-def _yarn(gguf: GgufModel, rope: dict[str, Any], gain: float) -> dict[str, Any]:
+def _yarn(gguf: GgufModel, rope: RopeParameters, gain: float) -> RopeParameters:
     betas = {name: gguf.setting(f"rope.scaling.yarn_{name}", value) for name, value in _DEFAULT_BETAS.items()}
     original = gguf.setting("rope.scaling.original_context_length", gguf.size("context_length"))
     # The rule of the YaRN paper; ggml multiplies by it what the file states.
     own = {} if gain == 1 else {"attention_factor": gain * (0.1 * math.log(rope["factor"]) + 1)}
-    return rope | {"original_max_position_embeddings": original} | betas | own
+    return dict(rope) | {"original_max_position_embeddings": original} | betas | own
 
 
 def _stored_parameters(gguf: GgufModel, architecture: Architecture) -> dict[str, tuple[ReaderTensor, Axes]]:

@@ -15,7 +15,7 @@ from budwood.arch.config import HFConfig
 from budwood.arch.family import Family, family_of
 from budwood.arch.spec import Architecture, LayerSpec
 from budwood.models.gguf_model import WIDE_LAYERS, WINDOW_PERIODS
-from budwood.models.rotary import SLIDING, Parameters, changes_at, layer_rope
+from budwood.models.rotary import SLIDING, RopeParameters, changes_at, layer_rope
 
 _SMOLLM3_PERIOD = 4
 """Every fourth layer of llama.cpp's smollm3 has no positions."""
@@ -38,7 +38,7 @@ class Positions:
     """[dims / 2] such a factor for every pair, where no constant does."""
     gain: float
     """Factor on cosine and sine."""
-    yarn: Parameters | None = None
+    yarn: RopeParameters | None = None
     """Its `rope_parameters`, where these are a yarn."""
 
 

@@ -9,7 +9,7 @@ import gguf
 from transformers import PreTrainedTokenizerBase
 
 from budwood.arch.config import HFConfig
-from budwood.models.vocabulary import merges_of, vocabulary_of
+from budwood.models.vocabulary import TokenizerFile, merges_of, vocabulary_of
 
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -44,7 +44,7 @@ def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, c
     """
     if not tokenizer.is_fast:
         raise ValueError("the tokenizer has no tokenizer.json: GGUF needs its merges")
-    described = json.loads(tokenizer.backend_tokenizer.to_str())
+    described: TokenizerFile = json.loads(tokenizer.backend_tokenizer.to_str())
     model = described["model"]
     if model["type"] != "BPE":
         raise ValueError(f"llama.cpp has no form for a {model['type']} tokenizer; it takes byte-pair encodings")
@@ -68,7 +68,7 @@ def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, c
     _add_special_tokens(writer, tokenizer, config)
 
 
-def _pre_tokenizer(described: Mapping[str, Any]) -> str:
+def _pre_tokenizer(described: TokenizerFile) -> str:
     """Return llama.cpp's name for the way a text is split before pairs are merged.
 
     Raises:
@@ -102,7 +102,7 @@ def _split(step: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _tokens(
-    described: Mapping[str, Any], vocabulary: Mapping[str, int], vocab_size: int
+    described: TokenizerFile, vocabulary: Mapping[str, int], vocab_size: int
 ) -> tuple[list[str], list[gguf.TokenType]]:
     """Return the text and the kind of every id."""
     added = {token["id"]: token for token in described["added_tokens"]}
@@ -133,7 +133,7 @@ def _scores(tokens: Sequence[str], merges: Sequence[str]) -> list[float]:
     return [-float(ranks.get(token, len(merges))) for token in tokens]
 
 
-def _prepends_space(described: Mapping[str, Any]) -> bool:
+def _prepends_space(described: TokenizerFile) -> bool:
     normalizer = described["normalizer"] or {}
     before = [normalizer, *normalizer.get("normalizers", ())]
     prepended = any(step.get("type") == "Prepend" and step.get("prepend") == _SPACE for step in before)

@@ -16,7 +16,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from budwood.arch.config import HFConfig, config_of_layer, supported_family
 from budwood.arch.family import Family
 
-Parameters = Mapping[str, Any]
+RopeParameters = Mapping[str, Any]
 """A config's `rope_parameters`, of one layer, or by the types of layers."""
 LayerTypes = Sequence[str | None]
 """For every layer, the key of its entry in `rope_parameters`; None where these are not nested."""
@@ -58,7 +58,7 @@ def check_rope(config: HFConfig) -> None:
             _check_factors(rope, layer)
 
 
-def _check_factors(rope: Parameters, layer: HFConfig) -> None:
+def _check_factors(rope: RopeParameters, layer: HFConfig) -> None:
     size, heads = layer.get("head_dim"), layer.get("num_attention_heads")
     head_dim = int(size or (layer.get("hidden_size", 0) // heads if heads else 0))
     share = {"partial_rotary_factor": layer["partial_rotary_factor"]} if "partial_rotary_factor" in layer else {}
@@ -72,11 +72,11 @@ def _check_factors(rope: Parameters, layer: HFConfig) -> None:
             )
 
 
-def _is_nested(rope: Parameters) -> bool:
+def _is_nested(rope: RopeParameters) -> bool:
     return any(isinstance(value, Mapping) for value in rope.values())
 
 
-def _check_parameters(rope: Parameters) -> None:
+def _check_parameters(rope: RopeParameters) -> None:
     kind = rope.get("rope_type", rope.get("type", "default"))
     if _is_nested(rope):
         raise ValueError(f"rope_parameters differ between kinds of layers ({', '.join(rope)}); supported: one for all")
@@ -90,19 +90,19 @@ def layer_types(family: Family, config: HFConfig) -> LayerTypes:
     return types
 
 
-def layer_rope(config: HFConfig, layer: int) -> Parameters:
+def layer_rope(config: HFConfig, layer: int) -> RopeParameters:
     """Return the `rope_parameters` of one layer."""
     types = layer_types(supported_family(config), config)
     return rope_of_type(config_of_layer(config, layer)["rope_parameters"], types[layer])
 
 
-def rope_of_type(stated: Parameters, layer_type: str | None) -> Parameters:
+def rope_of_type(stated: RopeParameters, layer_type: str | None) -> RopeParameters:
     """Return what a config's `rope_parameters` state for layers of one type."""
-    rope: Parameters = stated if layer_type is None else stated[layer_type]
+    rope: RopeParameters = stated if layer_type is None else stated[layer_type]
     return rope
 
 
-def state_ropes(ropes: Sequence[Parameters], types: LayerTypes) -> Parameters | None:
+def state_ropes(ropes: Sequence[RopeParameters], types: LayerTypes) -> RopeParameters | None:
     """Return a config's `rope_parameters` that state those of all layers; None where layers of one type differ."""
     by_type = dict(zip(types, ropes, strict=True))
     if any(rope != by_type[layer_type] for layer_type, rope in zip(types, ropes, strict=True)):
@@ -110,9 +110,9 @@ def state_ropes(ropes: Sequence[Parameters], types: LayerTypes) -> Parameters | 
     return by_type[None] if None in by_type else {str(layer_type): rope for layer_type, rope in by_type.items()}
 
 
-def original_rope(config: HFConfig) -> Parameters:
+def original_rope(config: HFConfig) -> RopeParameters:
     """Return the `rope_parameters` of the pretrained model that a model stems from, before any pairs were chosen."""
-    stated: Parameters = config.get(ORIGINAL) or config["rope_parameters"]
+    stated: RopeParameters = config.get(ORIGINAL) or config["rope_parameters"]
     return stated
 
 
@@ -127,7 +127,7 @@ def standard_rope(config: HFConfig) -> dict[str, Any]:
     return _standard(original) | rope_constants(config)
 
 
-def _standard(rope: Parameters) -> dict[str, Any]:
+def _standard(rope: RopeParameters) -> dict[str, Any]:
     kept = {name: rope[name] for name in ("rope_theta", "partial_rotary_factor") if name in rope}
     return {"rope_type": "default"} | kept
 
@@ -152,7 +152,7 @@ def rebuilt_rope(config: HFConfig, layer: int, turning: int, head_dim: int) -> d
     return rope_for_dims(_standard(original) if listed else original, turning, head_dim)
 
 
-def rotary_dims(rope: Parameters, head_dim: int) -> int:
+def rotary_dims(rope: RopeParameters, head_dim: int) -> int:
     """Return how many dimensions of a head turn."""
     return int(head_dim * rope.get("partial_rotary_factor", 1.0))
 
@@ -194,7 +194,7 @@ def rank_pairs(scores: Sequence[float], turning: int) -> tuple[int, ...]:
     return tuple(ranking)
 
 
-def rope_for_dims(teacher: Parameters, turning: int, head_dim: int) -> dict[str, Any]:
+def rope_for_dims(teacher: RopeParameters, turning: int, head_dim: int) -> dict[str, Any]:
     """Return `rope_parameters` with the teacher's base, for a head in which a number of dimensions turn."""
     if teacher.get("partial_rotary_factor", 1.0) == 1:
         return dict(teacher)
@@ -202,7 +202,7 @@ def rope_for_dims(teacher: Parameters, turning: int, head_dim: int) -> dict[str,
 
 
 def rope_for_pairs(
-    teacher: Parameters, pairs: Sequence[float], teacher_dim: int, head_dim: int, context: int
+    teacher: RopeParameters, pairs: Sequence[float], teacher_dim: int, head_dim: int, context: int
 ) -> dict[str, Any]:
     """Return `rope_parameters` with which a stock model turns the kept pairs at the teacher's frequencies.
 
@@ -262,13 +262,15 @@ def fixed_rope(theta: float, divisors: Sequence[float], scaling: float, context:
     }
 
 
-def changes_at(rope: Parameters) -> int | None:
+def changes_at(rope: RopeParameters) -> int | None:
     """Return the number of positions beyond which all frequencies are others; None where they never change."""
     same = rope.get("short_factor") == rope.get("long_factor")
     return None if same else int(rope["original_max_position_embeddings"])
 
 
-def inverse_frequencies(rope: Parameters, head_dim: int, context: int, *, long: bool = False) -> tuple[Tensor, float]:
+def inverse_frequencies(
+    rope: RopeParameters, head_dim: int, context: int, *, long: bool = False
+) -> tuple[Tensor, float]:
     """Return [r / 2] radians per position of every rotary pair, and the factor on cosine and sine.
 
     Args:

@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from budwood.arch.config import architecture_from_config
+from budwood.arch.config import HFConfig, architecture_from_config
 from budwood.arch.spec import Architecture
 from budwood.corpus.tokenization import num_ids
 from budwood.models.checkpoint import (
@@ -121,10 +121,10 @@ def count_positions(settings: TeacherSettings, root: Path = Path()) -> int | Non
     return int(_describe(settings, root, 1)["max_position_embeddings"])
 
 
-def _describe(settings: TeacherSettings, root: Path, longest_sequence: int) -> dict[str, Any]:
+def _describe(settings: TeacherSettings, root: Path, longest_sequence: int) -> HFConfig:
     """Return the checked configuration of a teacher."""
     if settings.random is not None:
-        config = _random_config(settings.random, byte_tokenizer()).to_dict()
+        config: HFConfig = _random_config(settings.random, byte_tokenizer()).to_dict()
         check_lengths("teacher.random", config, longest_sequence)
         return config
     path = _local_path(settings, root)

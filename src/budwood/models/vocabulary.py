@@ -16,6 +16,8 @@ from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizer
 
 from budwood.models.checkpoint import Checkpoint, load_generation, save_checkpoint
 
+TokenizerFile = dict[str, Any]
+"""What a `tokenizer.json` says, in the words of the tokenizers library."""
 _NAMED_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _SPACE = "▁"
 _AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")
@@ -124,11 +126,11 @@ def trim_checkpoint(teacher: Checkpoint, kept: Sequence[int], target: Path) -> P
     return save_checkpoint(model, trim_tokenizer(teacher.load_tokenizer(), kept), target)
 
 
-def _described(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def _described(tokenizer: PreTrainedTokenizerBase) -> TokenizerFile:
     """Return the JSON form of a tokenizer of a kind that can be rewritten."""
     if not tokenizer.is_fast:
         raise ValueError("teacher.vocabulary: the tokenizer has no tokenizer.json, only that can be rewritten")
-    described: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+    described: TokenizerFile = json.loads(tokenizer.backend_tokenizer.to_str())
     model = described["model"]
     if model["type"] not in {"BPE", "Unigram"} or any(model.get(affix) for affix in _AFFIXES):
         raise ValueError(
@@ -138,14 +140,14 @@ def _described(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     return described
 
 
-def vocabulary_of(described: Mapping[str, Any]) -> dict[str, int]:
+def vocabulary_of(described: TokenizerFile) -> dict[str, int]:
     """Return the ids of all tokens of a tokenizer in JSON form, added ones among them."""
     vocab, added = described["model"]["vocab"], described["added_tokens"]
     own = vocab if isinstance(vocab, dict) else {piece: index for index, (piece, _) in enumerate(vocab)}
     return own | {token["content"]: token["id"] for token in added}
 
 
-def _required(described: Mapping[str, Any]) -> Iterator[int]:
+def _required(described: TokenizerFile) -> Iterator[int]:
     """Give the ids of added tokens, of the token for unknown text, and of what any text can be made of."""
     model, vocabulary = described["model"], vocabulary_of(described)
     yield from (token["id"] for token in described["added_tokens"])
@@ -168,7 +170,7 @@ def _named(teacher: Checkpoint) -> set[int]:
     return {index for value in found for index in (value if isinstance(value, list) else [value]) if index is not None}
 
 
-def _ways(described: Mapping[str, Any]) -> dict[int, set[int]]:
+def _ways(described: TokenizerFile) -> dict[int, set[int]]:
     """Return for every id of a byte-pair encoding the ids that it makes on the way to that one, which included."""
     model = described["model"]
     if model["type"] != "BPE":

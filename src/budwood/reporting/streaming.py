@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from budwood.arch.count import layer_parameters
 from budwood.arch.spec import Architecture
 from budwood.models.certificate import probe_lengths
-from budwood.models.export import SHARD_BYTES
+from budwood.models.export import WEIGHT_SHARD_BYTES
 from budwood.reporting.memory import Memory, logits_bytes, working_bytes_per_token
 from budwood.subnet.extract import ROWS_TOGETHER
 from budwood.subnet.flops import layer_input_sizes, maps_layers, refits
@@ -137,7 +137,7 @@ def _cut_phases(plan: _Plan) -> Iterator[Memory]:
         longest = max(longest, waiting)
         yield Memory(weights=waiting + tied + _FLOAT32 * parameters, activations=plan.states + working)
         yield Memory(weights=longest + tied + _FLOAT32 * parameters, activations=working, head=logits)
-        waiting = waiting if waiting < SHARD_BYTES else 0
+        waiting = waiting if waiting < WEIGHT_SHARD_BYTES else 0
     if not teacher.tie_word_embeddings:
         k, n = child.hidden_size, teacher.hidden_size
         mix = _FLOAT32 * k * (n - k) if plan.settings.channels else 0

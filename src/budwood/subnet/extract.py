@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +12,15 @@ from budwood.arch.family import Axes, Axis, Family, axis_lengths
 from budwood.arch.selection import LayerSelection, Selection
 from budwood.arch.spec import Architecture
 from budwood.models.checkpoint import build_empty, model_config
-from budwood.models.rotary import ORIGINAL, original_rope, pair_dims, rebuilt_rope, rope_for_pairs, rotary_dims
+from budwood.models.rotary import (
+    ORIGINAL,
+    RopeParameters,
+    original_rope,
+    pair_dims,
+    rebuilt_rope,
+    rope_for_pairs,
+    rotary_dims,
+)
 from budwood.models.tensors import State, fuse
 from budwood.subnet.ordering import OrderedTeacher
 from budwood.subnet.slicing import permute_within_groups, slice_tensor
@@ -33,7 +40,7 @@ class KeptLayer:
     """[k] or, where groups differ, [G', k]: kept pairs of head dimensions."""
     turning: int
     """Dimensions of a head that turn."""
-    rope: Mapping[str, Any]
+    rope: RopeParameters
     """The layer's `rope_parameters`."""
 
 

@@ -4,16 +4,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from budwood.arch.config import HFConfig
 from budwood.arch.family import Family, axis_lengths, family_of
 from budwood.arch.spec import Architecture
 from budwood.models.checkpoint import load_config, read_architecture
 from budwood.models.device import Compute
-from budwood.models.rotary import Parameters, layer_rope, layer_types, rank_pairs, rotary_dims
+from budwood.models.rotary import RopeParameters, layer_rope, layer_types, rank_pairs, rotary_dims
 from budwood.models.settings import Rope
 from budwood.models.tensors import CheckpointTensors, Lazy, State, fuse
 from budwood.subnet.importance import Importance, LayerImportance, importance_of_weights
@@ -32,7 +32,7 @@ class OrderedTeacher:
     """Permuted parameters by the names of the family's table, shapes as the teacher's."""
     dtype: torch.dtype
     """The widest precision of the weights, in which the teacher reads calibration text."""
-    config: Mapping[str, Any]
+    config: HFConfig
     """The teacher's Hugging Face config."""
     architecture: Architecture
     """The teacher's, layers in depth order."""
@@ -63,7 +63,7 @@ class OrderedTeacher:
         """The teacher with its layers by rank, as search spaces count them."""
         return self.architecture.with_layers(tuple(self.architecture.layers[layer] for layer in self.ranking))
 
-    def layer_rope(self, layer: int) -> Parameters:
+    def layer_rope(self, layer: int) -> RopeParameters:
         """Return the `rope_parameters` of a layer of the teacher."""
         return layer_rope(self.config, layer)
 
@@ -112,7 +112,7 @@ def open_ordered(folder: Path, ordering: Ordering, importance: Importance | None
 
 def order_teacher(
     weights: Mapping[str, Tensor],
-    config: Mapping[str, Any],
+    config: HFConfig,
     architecture: Architecture,
     ordering: Ordering,
     importance: Importance | None = None,
@@ -306,7 +306,7 @@ def descending(scores: Tensor) -> tuple[int, ...]:
 
 
 def _rank_pairs_together(
-    importance: Importance, architecture: Architecture, turning: Sequence[int], config: Mapping[str, Any]
+    importance: Importance, architecture: Architecture, turning: Sequence[int], config: HFConfig
 ) -> tuple[Sequence[int], ...]:
     """Rank rotary pairs by their mean share of a group's energy.
 

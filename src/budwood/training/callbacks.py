@@ -54,11 +54,11 @@ class Recorder(TrainerCallback):
         self.row_steps = steps_per_row(self.num_steps)
         self.bar = training_bar(job.arm, 0, self.num_steps, hidden=True)
 
-    def on_train_begin(self, _args: Any, state: TrainerState, _control: Any, **kwargs: Any) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Begin where the checkpoint ended."""
         student: Any = kwargs["model"]
         if isinstance(student, FSDPModule):
-            register_fsdp_forward_method(student, "heldout_losses")
+            register_fsdp_forward_method(kwargs["model"], "heldout_losses")
         self.bar = training_bar(self.job.arm, state.global_step, self.num_steps, hidden=not state.is_world_process_zero)
         if state.is_world_process_zero:
             # Rows that an interrupted run wrote after its checkpoint go: those steps are trained again.
@@ -67,17 +67,17 @@ class Recorder(TrainerCallback):
         if not self.curve.rows:
             self._evaluate(student, state)
 
-    def on_train_end(self, _args: Any, state: TrainerState, _control: Any, **_: Any) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Close the bar, and write the curve whole, whatever happened to its file."""
         self.bar.close()
         if state.is_world_process_zero:
             write_curve(self.job.output_folder, self.curve.rows)
 
-    def on_step_begin(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock."""
         self.meter.begin()
 
-    def on_log(self, _args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Record the loss of a step, and the held-out loss where one is due."""
         logs = kwargs["logs"]
         if "loss" not in logs:
@@ -156,7 +156,7 @@ class Keeper(TrainerCallback):
         """Return the wall-clock time of the run until now, in all processes that had a part in it."""
         return self.spent + time.perf_counter() - self.started
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, _control: Any, **_: Any) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Begin where the checkpoint ended."""
         # A checkpoint contains the interval of the run that wrote it.
         state.save_steps = int(args.save_steps)
@@ -171,7 +171,7 @@ class Keeper(TrainerCallback):
         control.should_training_stop |= stop
         control.should_save |= stop or state.global_step == self.branch_step
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, _control: Any, **_: Any) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Put a checkpoint into place."""
         if args.world_size > 1:
             distributed.barrier()

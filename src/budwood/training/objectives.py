@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from budwood.models.device import Compute
 from budwood.models.losses import cap_of, scaled
 from budwood.training.job import TrainingJob
-from budwood.training.losses import Logits, chunked_loss, hidden_distance, inductor_works
+from budwood.training.losses import Logits, Target, chunked_loss, hidden_distance, inductor_works
 from budwood.training.settings import PRETRAINING, DistillationWeights, Engine
 from budwood.training.teacher import SharedStates, Teacher, layer_inputs, open_teacher, shared_states
 
@@ -76,7 +76,8 @@ class Objective:
 
     def __call__(self, model: PreTrainedModel, batch: Batch) -> Tensor:
         """Return the summed loss; the teacher's hidden states or a few entries stay in memory, never all its logits."""
-        target, teacher_states = None, ()
+        target: Target | None = None
+        teacher_states: tuple[Tensor, ...] = ()
         if self.teacher is not None:
             assert batch.starts is not None, "a teacher reads sequences by where they begin"
             target, teacher_states = self.teacher(batch.input_ids, batch.starts)
