@@ -92,9 +92,9 @@ def layer_flops_per_token(architecture: Architecture, *layers: LayerSpec, contex
     return 2 * matrices + (attention // 2 if causal else attention)
 
 
-def training_flops_per_token(architecture: Architecture, *, context: int) -> int:
+def training_flops_per_token(architecture: Architecture, *, context: int, causal: bool = False) -> int:
     """Return the FLOPs of a forward and backward pass, per token: three forwards (paper, appendix B)."""
-    return 3 * forward_flops_per_token(architecture, context=context)
+    return 3 * forward_flops_per_token(architecture, context=context, causal=causal)
 
 
 def paper_search_flops(

@@ -15,16 +15,16 @@ from torch.optim import Optimizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from budwood.corpus.packing import PackedCorpus
+from budwood.records.files import append_json_lines
 from budwood.records.tracking import Track
 from budwood.training.checkpoints import PARTIAL, checkpoints_of, keep_branch, place_checkpoint
 from budwood.training.curve import (
+    CURVE_FILE,
+    CURVE_ROWS,
     Curve,
     CurveRow,
-    append_row,
     divergence_limit,
-    finite,
     replay_curve,
-    steps_per_row,
     track_row,
     write_curve,
 )
@@ -51,7 +51,7 @@ class Recorder(TrainerCallback):
         self.heldout = torch.from_numpy(corpus.read(corpus.heldout_starts(length, job.heldout_windows), length))
         self.num_steps = job.schedule.num_steps
         self.evaluation_steps = set(job.schedule.evaluation_steps)
-        self.row_steps = steps_per_row(self.num_steps)
+        self.row_steps = max(1, self.num_steps // CURVE_ROWS)
         self.bar = training_bar(job.arm, 0, self.num_steps, hidden=True)
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
@@ -105,7 +105,7 @@ class Recorder(TrainerCallback):
         weights = self.job.distillation.weights if self.job.distillation else None
         scale = 1.0 if weights is None else weights.alpha + weights.beta * weights.temperature**2
         limit = divergence_limit(student.config.vocab_size, self.curve.rows[0]["heldout_loss"], scale)
-        sound = finite(logs, "loss", "grad_norm") and logs["loss"] <= limit
+        sound = math.isfinite(logs["grad_norm"]) and logs["loss"] <= limit  # which fails on NaN
         if sound and control.should_save:
             sound = all(bool(torch.isfinite(parameter).all()) for parameter in student.parameters())
         if not sound:
@@ -127,7 +127,7 @@ class Recorder(TrainerCallback):
     def _add(self, state: TrainerState, row: CurveRow, rates: dict[str, float]) -> None:
         self.curve.rows.append(row)
         if state.is_world_process_zero:
-            append_row(self.job.output_folder, row)
+            append_json_lines(self.job.output_folder / CURVE_FILE, [row])
             track_row(self.track, {**row, **rates})
 
 

@@ -9,11 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from budwood.arch.count import num_parameters
-from budwood.arch.spec import Architecture
 from budwood.corpus.packing import PackedCorpus
 from budwood.corpus.tokenization import fingerprint_tokenizer
 from budwood.corpus.tokenization import num_ids as num_ids_of
-from budwood.models.checkpoint import load_config, load_tokenizer, read_architecture
+from budwood.models.checkpoint import load_config, load_tokenizer
 from budwood.models.device import Compute, choose_compute
 from budwood.models.kind import check_lengths
 from budwood.training.checkpoints import require_space
@@ -25,7 +24,7 @@ from budwood.training.teacher import (
     num_rows,
     open_cache,
     shared_states,
-    student_rows,
+    student_architecture,
     teacher_compute,
 )
 
@@ -62,7 +61,7 @@ def check_job(job: TrainingJob) -> Compute:
         raise ValueError("sharding=true needs accelerators: on a CPU accelerate would run plain DDP and not say so")
     corpus = PackedCorpus.open(job.corpus_folder)
     check_text(corpus, job.teacher_folder)
-    check_rows(f"arm {job.arm}", student_rows(job), job.teacher_folder)
+    check_rows(f"arm {job.arm}", student_architecture(job).vocab_size, job.teacher_folder)
     starts = reading_order(corpus, job)
     if job.distillation is not None:
         check_teacher(job, corpus, starts)
@@ -137,7 +136,7 @@ def check_teacher(job: TrainingJob, corpus: PackedCorpus, starts: NDArray[np.int
     assert settings is not None, "only a distillation has a teacher"
     if job.model_folder is not None:
         check_vocabulary(job.model_folder, job.teacher_folder)
-    rows, teacher_rows = student_rows(job), num_rows(job.teacher_folder)
+    rows, teacher_rows = student_architecture(job).vocab_size, num_rows(job.teacher_folder)
     check_entries(settings, min(rows, teacher_rows))
     teacher_compute(settings, choose_compute(job.device, job.precision))
     if settings.hidden_weight:
@@ -151,11 +150,3 @@ def check_teacher(job: TrainingJob, corpus: PackedCorpus, starts: NDArray[np.int
         cache = open_cache(job)
         length = job.schedule.sequence_length
         cache.check(cache_facts(job.teacher_folder, corpus, length, settings), starts)
-
-
-def student_architecture(job: TrainingJob) -> Architecture:
-    """Return what a job trains, layers in depth order."""
-    if job.architecture is not None:
-        return job.architecture
-    assert job.model_folder is not None
-    return read_architecture(job.model_folder)

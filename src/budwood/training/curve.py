@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Required, TypedDict, cast
 
-from budwood.records.files import append_json_lines, read_json_lines, write_atomically, write_json_lines
+from budwood.records.files import read_json_lines, write_atomically, write_json_lines
 from budwood.records.tracking import Track
 
 
@@ -60,11 +60,6 @@ def write_curve(output_folder: Path, rows: list[CurveRow]) -> None:
     write_json_lines(output_folder / CURVE_FILE, rows)
 
 
-def append_row(output_folder: Path, row: CurveRow) -> None:
-    """Add a row to a run's curve."""
-    append_json_lines(output_folder / CURVE_FILE, [row])
-
-
 def replay_curve(output_folder: Path, track: Track | None) -> None:
     """Report the losses that an earlier process measured, so that the tracked curves are whole."""
     for row in read_curve(output_folder):
@@ -77,11 +72,6 @@ def track_row(track: Track | None, row: Mapping[str, Any]) -> None:
         track({name: value for name, value in row.items() if name not in {"step", "heldout_losses"}}, int(row["step"]))
 
 
-def steps_per_row(num_steps: int) -> int:
-    """Return how many steps a row averages."""
-    return max(1, num_steps // CURVE_ROWS)
-
-
 def divergence_limit(vocab_size: int, first_loss: float, weight: float) -> float:
     """Return the loss above which a run has diverged: twice that of guessing, or twice its first where that is more.
 
@@ -91,8 +81,3 @@ def divergence_limit(vocab_size: int, first_loss: float, weight: float) -> float
         weight: of the objective: `alpha + beta * T^2`, or one.
     """
     return 2 * weight * max(first_loss, math.log(vocab_size))
-
-
-def finite(values: Mapping[str, Any], *names: str) -> bool:
-    """Return whether all values under some names are finite; names that are absent do not count."""
-    return all(math.isfinite(values[name]) for name in names if name in values)

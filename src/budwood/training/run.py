@@ -36,7 +36,7 @@ from budwood.records.tracking import Track
 from budwood.records.training import Run
 from budwood.training.callbacks import Keeper, Recorder, stop_on_signals
 from budwood.training.checkpoints import PARTIAL, checkpoints_of, step_of, whole_checkpoint
-from budwood.training.checks import check_job, student_architecture
+from budwood.training.checks import check_job
 from budwood.training.curve import CURVE_FILE, Curve, replay_curve
 from budwood.training.job import TrainingJob
 from budwood.training.objectives import objective_of
@@ -44,6 +44,7 @@ from budwood.training.optimizer import muon_with_adamw
 from budwood.training.order import reading_order
 from budwood.training.progress import Meter
 from budwood.training.student import Student
+from budwood.training.teacher import student_architecture
 
 RUN_FILE = "result.json"
 MODEL = "model"
@@ -106,7 +107,9 @@ def _train(job: TrainingJob, track: Track | None) -> Run:
     _require_agreement(job)
     checkpoint = _resumed(job, arguments)
     curve = Curve.load(checkpoint)
-    meter = Meter.of(compute, job.schedule.tokens_per_step, _useful_flops_per_token(job), arguments.world_size)
+    meter = Meter.of(
+        compute, job.schedule.tokens_per_step, sum(_flops_per_token(job, causal=True)), arguments.world_size
+    )
     with stop_on_signals() as stop:
         keeper = Keeper(job, curve, stop)
         trainer = _Trainer(
@@ -336,21 +339,23 @@ def _whole_model(trainer: Trainer) -> PreTrainedModel:
     return model
 
 
-def _useful_flops_per_token(job: TrainingJob) -> float:
-    """Return the FLOPs of a training step per token, of attention only those that the causal mask leaves."""
-    length = job.schedule.sequence_length
-    flops = 3 * forward_flops_per_token(student_architecture(job), context=length, causal=True)
-    if job.distillation is not None and job.distillation.teacher == "live":
-        flops += forward_flops_per_token(read_architecture(job.teacher_folder), context=length, causal=True)
-    return float(flops)
+def _flops_per_token(job: TrainingJob, *, causal: bool = False) -> tuple[int, int]:
+    """Return the FLOPs of a training step per token: the student's, and those of a teacher that runs beside it.
+
+    Args:
+        job: what is trained.
+        causal: of attention only those that the causal mask leaves.
+    """
+    context = job.schedule.sequence_length
+    student = training_flops_per_token(student_architecture(job), context=context, causal=causal)
+    if job.distillation is None or job.distillation.teacher != "live":
+        return student, 0
+    return student, forward_flops_per_token(read_architecture(job.teacher_folder), context=context, causal=causal)
 
 
 def _run(job: TrainingJob, compute: Compute, seconds: float, meter: Meter) -> Run:
-    tokens, length = job.schedule.num_tokens, job.schedule.sequence_length
-    student_flops = training_flops_per_token(student_architecture(job), context=length)
-    teacher_flops = 0
-    if job.distillation is not None and job.distillation.teacher == "live":
-        teacher_flops = forward_flops_per_token(read_architecture(job.teacher_folder), context=length)
+    tokens = job.schedule.num_tokens
+    student_flops, teacher_flops = _flops_per_token(job)
     rates = meter.rates()
     return Run(
         arm=job.arm,

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from budwood.arch.spec import Architecture
 from budwood.corpus.packing import PackedCorpus
-from budwood.models.checkpoint import load_config, load_model
+from budwood.models.checkpoint import load_config, load_model, read_architecture
 from budwood.models.device import Compute, choose_compute
 from budwood.models.export import CERTIFICATE
 from budwood.models.fingerprint import fingerprint
@@ -345,12 +346,12 @@ def open_teacher(job: TrainingJob, compute: Compute) -> Teacher:
     assert settings is not None, "only a distillation has a teacher"
     if settings.teacher == "cached":
         return CachedTeacher(cache=open_cache(job), settings=settings)
-    return open_live_teacher(job.teacher_folder, settings, compute, student_rows(job))
+    return open_live_teacher(job.teacher_folder, settings, compute, student_architecture(job).vocab_size)
 
 
-def student_rows(job: TrainingJob) -> int:
-    """Return the tokens that the student of a job has logits of."""
+def student_architecture(job: TrainingJob) -> Architecture:
+    """Return what a job trains, layers in depth order."""
     if job.architecture is not None:
-        return job.architecture.vocab_size
+        return job.architecture
     assert job.model_folder is not None, "a job has a model or an architecture"
-    return num_rows(job.model_folder)
+    return read_architecture(job.model_folder)
