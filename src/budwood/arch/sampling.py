@@ -159,39 +159,19 @@ def pick(choices: Sequence[int], rng: np.random.Generator) -> int:
 
 
 def _construct(space: SearchSpace, parameter_bin: ParameterBin, rng: np.random.Generator) -> tuple[Architecture, Sizes]:
-    batches: list[Draws] = []
     for batch in range(MAX_DRAWS // _DRAWS_PER_BATCH):
         # Kept over many draws of shapes: counts that few shapes reach are then as likely as any other.
         if batch % _BATCHES_PER_TARGET == 0:
-            target, batches = draw_target(space, parameter_bin, rng), []
+            target = draw_target(space, parameter_bin, rng)
         draws = draw_many(space, _DRAWS_PER_BATCH, rng)
         for row in np.flatnonzero(_legal(space, draws) & _has_widths(space, draws, target, target)):
             resized = _resize(space, *_row(space, draws, int(row)), parameter_bin, target)
             if resized is not None:
                 return resized, draws.ranks[row]
-        batches.append(draws)
-    found = _nearest(space, batches, parameter_bin, target) or draw_regular(space, parameter_bin, rng)
+    found = draw_regular(space, parameter_bin, rng)
     if found is None:
         raise ValueError(_unreachable(space, parameter_bin, "constructive"))
     return found
-
-
-def _nearest(
-    space: SearchSpace, batches: Sequence[Draws], parameter_bin: ParameterBin, target: int
-) -> tuple[Architecture, Sizes] | None:
-    """Return the member of a bin that comes nearest to a target which no shape reaches.
-
-    Tiny spaces have few counts, and nearly all targets lie in the gaps between them.
-    """
-    found: list[tuple[int, Architecture, Sizes]] = []
-    for draws in batches:
-        possible = _legal(space, draws) & _has_widths(space, draws, parameter_bin.low, parameter_bin.high)
-        for row in np.flatnonzero(possible):
-            scaled = _scale(space, *_row(space, draws, int(row)), target)
-            count = num_parameters(scaled)
-            if count in parameter_bin:
-                found.append((abs(count - target), scaled, draws.ranks[row]))
-    return min(found, key=lambda member: member[0])[1:] if found else None
 
 
 def _row(space: SearchSpace, draws: Draws, row: int) -> tuple[Architecture, list[int]]:
