@@ -21,7 +21,8 @@ from projects import ROOT, raw_parameters
 import budwood
 from budwood.parameters import ProjectParameters, read_parameters
 from budwood.pipeline_registry import _NEEDED, STAGES
-from budwood.pipelines.ablations.pipeline import NAMES, PREFIX
+from budwood.pipelines.ablations.comparison import NAMES
+from budwood.pipelines.ablations.pipeline import PREFIX
 from budwood.pipelines.store import TrackingSettings
 from budwood.records.strict import Strict
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import psutil
 from kedro.config import MissingConfigException
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
@@ -336,14 +337,6 @@ def _close_dead_runs(current: Run) -> None:
     query = f"attributes.status = 'RUNNING' and tags.`{HOST}` = '{socket.gethostname()}'"
     for run in client.search_runs([current.info.experiment_id], query, ViewType.ACTIVE_ONLY):
         pid = int(run.data.tags[PID])
-        if not _is_alive(pid):
+        if not psutil.pid_exists(pid):
             client.set_terminated(run.info.run_id, "KILLED")
             logger.info("MLflow run %s was killed: closed it", run.info.run_name)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)  # signal 0 only asks
-    except OSError as error:
-        return isinstance(error, PermissionError)
-    return True

@@ -11,7 +11,7 @@ from projects import copy_finished, kedro
 from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import byte_tokenizer, fetch_teacher
 from budwood.parameters.ablations import DistillationGrid
-from budwood.pipelines.ablations.pipeline import NAMES
+from budwood.pipelines.ablations.comparison import NAMES
 from budwood.study.ablation import train_compared
 from budwood.study.settings import Conditions, MeasurementSettings, ProtocolSettings
 from budwood.study.stage import Workspace

@@ -19,7 +19,7 @@ from projects import ROOT, raw_parameters
 from budwood.corpus.documents import read_documents
 from budwood.corpus.settings import SourceSettings
 from budwood.parameters import ProjectParameters, read_parameters
-from budwood.pipelines.ablations.pipeline import NAMES
+from budwood.pipelines.ablations.comparison import NAMES
 from budwood.pipelines.loader import EnvironmentLoader
 from budwood.pipelines.parameters import ParametersHook, typed
 from budwood.pipelines.plan.nodes import describe_study

@@ -184,7 +184,7 @@ class Make(Stage[Made]):
             model=Checkpoint.open(work.folder / "model"),
         )
 
-    def replay(self, result: Made, work: Work) -> None:
+    def report(self, result: Made, work: Work) -> None:
         """Report."""
         work.track({"tokens": result.cost.tokens}, 0)
 

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 from kedro.io import DatasetError
-from kedro_datasets._typing import JSONPreview
 
 from budwood.datasets.folder import place_folder
-from budwood.datasets.path import PathDataset
+from budwood.datasets.path import DescribedDataset
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.fingerprint import homes_of_weights
 from budwood.models.kind import CONFIG
@@ -15,8 +14,10 @@ from budwood.records.files import write_atomically
 from budwood.records.seal import SEAL
 
 
-class HFCheckpointDataset(PathDataset[Checkpoint, Checkpoint]):
+class HFCheckpointDataset(DescribedDataset[Checkpoint, Checkpoint]):
     """A Hugging Face checkpoint, described and never a live model."""
+
+    index = CONFIG
 
     def load(self) -> Checkpoint:
         """Open the checkpoint; its weights stay on disk.
@@ -43,10 +44,3 @@ class HFCheckpointDataset(PathDataset[Checkpoint, Checkpoint]):
     def _note(self) -> Path:
         """The fingerprint of what was saved."""
         return self._filepath.with_name(f"{self._filepath.name}.fingerprint")
-
-    def preview(self) -> JSONPreview:
-        """Show the checkpoint's configuration in Kedro-Viz."""
-        return JSONPreview((self._filepath / CONFIG).read_text(encoding="utf-8"))
-
-    def _exists(self) -> bool:
-        return (self._filepath / CONFIG).is_file()

@@ -2,13 +2,11 @@
 
 from typing import Any
 
-from kedro_datasets._typing import JSONPreview
-
-from budwood.datasets.path import PathDataset
+from budwood.datasets.path import DescribedDataset
 from budwood.records.form import read_records, write_records
 
 
-class RecordDataset(PathDataset[Any, Any]):
+class RecordDataset(DescribedDataset[Any, Any]):
     """A typed record, or a list of them, as JSON that says what it is and in which version of the schema."""
 
     def load(self) -> Any:
@@ -22,10 +20,3 @@ class RecordDataset(PathDataset[Any, Any]):
     def save(self, data: Any) -> None:
         """Write the record, or the list, whole or not at all."""
         write_records(self._filepath, data)
-
-    def preview(self) -> JSONPreview:
-        """Show the file in Kedro-Viz."""
-        return JSONPreview(self._filepath.read_text(encoding="utf-8"))
-
-    def _exists(self) -> bool:
-        return self._filepath.is_file()

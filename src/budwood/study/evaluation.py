@@ -123,6 +123,7 @@ class ScoreRun(Stage[Scored]):
 
     def run(self, work: Work) -> Scored:
         """Measure, on foreign text the start as well."""
+        del work
         started = time.perf_counter()
         losses, foreign = (self._losses(self.model, split) for split in ("validation", FOREIGN))
         before = self._losses(self.start, FOREIGN) if self.start and foreign else {}
@@ -138,9 +139,7 @@ class ScoreRun(Stage[Scored]):
             foreign=foreign,
             foreign_before=before,
         )
-        result = Scored(score, [Cost.of("evaluation", read, flops, time.perf_counter() - started)])
-        self.replay(result, work)
-        return result
+        return Scored(score, [Cost.of("evaluation", read, flops, time.perf_counter() - started)])
 
     def _losses(self, model: Checkpoint, split: str) -> dict[str, list[float]]:
         if not self.tokens.sources(split):
@@ -148,7 +147,7 @@ class ScoreRun(Stage[Scored]):
         placed = self.compute.place(model.load_model(self.compute.dtype))
         return source_losses(placed, self.tokens, split, (self.length, self.validation), self.run_name)
 
-    def replay(self, result: Scored, work: Work) -> None:
+    def report(self, result: Scored, work: Work) -> None:
         """Report the mean losses."""
         for name, losses in (("validation_loss", result.score.losses), ("foreign_loss", result.score.foreign)):
             if losses:
@@ -169,20 +168,19 @@ class ScoreProbe(Stage[ProbeScore]):
 
     def run(self, work: Work) -> ProbeScore:
         """Measure."""
+        del work
         started = time.perf_counter()
         model = self.compute.place(self.model.load_model(self.compute.dtype))
         losses = sequence_losses(model, self.choice.read(), batch_size=self.batch_size, progress="probe on choice")
         looked = reading_cost("probe", self.model.architecture, self.choice.extent)
-        result = ProbeScore(
+        return ProbeScore(
             **dict(self.record),
             num_parameters=num_parameters(self.model.architecture),
             losses=losses.tolist(),
             looked=looked.after(time.perf_counter() - started),
         )
-        self.replay(result, work)
-        return result
 
-    def replay(self, result: ProbeScore, work: Work) -> None:
+    def report(self, result: ProbeScore, work: Work) -> None:
         """Report the mean loss."""
         work.track({"choice_loss": fmean(result.losses)}, self.record.steps)
 
@@ -234,11 +232,9 @@ class AskModel(Stage[Downstream]):
             work.folder,
             bos_token_id=self.bos_token_id,
         )
-        result = Downstream.model_validate({"model": self.model_name} | record)
-        self.replay(result, work)
-        return result
+        return Downstream.model_validate({"model": self.model_name} | record)
 
-    def replay(self, result: Downstream, work: Work) -> None:
+    def report(self, result: Downstream, work: Work) -> None:
         """Report every metric."""
         for task in result.tasks:
             # MLflow takes no comma, which separates a metric of the harness from its filter.
@@ -268,6 +264,7 @@ class ContinuePrompts(Stage[Written]):
 
     def run(self, work: Work) -> Written:
         """Write, always the likeliest token, and compare with what the teacher writes."""
+        del work
         started, tokens = time.perf_counter(), self.tokens
         tokenizer = self.model.load_tokenizer()
         prompts = heldout_prompts(read_texts(tokens, tokenizer, "validation"), tokenizer)
@@ -289,16 +286,14 @@ class ContinuePrompts(Stage[Written]):
             )
             for prompt, ids, share in zip(prompts, written, agreed, strict=True)
         ]
-        result = Written(samples, [self._cost(written).after(time.perf_counter() - started)])
-        self.replay(result, work)
-        return result
+        return Written(samples, [self._cost(written).after(time.perf_counter() - started)])
 
     def _cost(self, written: Sequence[Sequence[int]]) -> Cost:
         first = PROMPT_TOKENS + (self.tokens.bos_token_id is not None)
         compared = [len(sample.ids) for sample in self.teacher]
         return writing_cost(self.model.architecture, first, [len(ids) for ids in written], compared)
 
-    def replay(self, result: Written, work: Work) -> None:
+    def report(self, result: Written, work: Work) -> None:
         """Report the means."""
         if not result.samples:
             return

@@ -123,7 +123,7 @@ class CertifyTrained(Stage[Certificate]):
         _copy_papers(self.model.folder, work.folder)
         return certificate
 
-    def replay(self, result: Certificate, work: Work) -> None:
+    def report(self, result: Certificate, work: Work) -> None:
         """Put card, certificate and check beside the model again, whose folder may have been written again."""
         del result
         _copy_papers(work.folder, self.model.folder)

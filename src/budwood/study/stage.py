@@ -51,8 +51,8 @@ class Stage(ABC, Generic[Result]):
     def run(self, work: "Work") -> Result:
         """Do the work, or what is left of it, and return the result."""
 
-    def replay(self, result: Result, work: "Work") -> None:
-        """Report again what an earlier process has reported of this stage; nothing where it reports nothing."""
+    def report(self, result: Result, work: "Work") -> None:
+        """Report metrics of a result, whether it is new or was found; nothing where work reports while it runs."""
         del result, work
 
     def facts(self) -> dict[str, Any]:
@@ -139,12 +139,12 @@ class Workspace:
             if stage.answers and (folder / RESULT).is_file():
                 logger.info("Reusing %s", folder)
                 result: Result = restore(stage.run.__annotations__["return"], folder)
-                stage.replay(result, work)
-                return result
-            result = stage.run(work)
-            for checkpoint in _checkpoints_in(stage):
-                checkpoint.check_unchanged()
-            save(result, folder)
+            else:
+                result = stage.run(work)
+                for checkpoint in _checkpoints_in(stage):
+                    checkpoint.check_unchanged()
+                save(result, folder)
+            stage.report(result, work)
             return result
 
     def claim(self, name: str, deciding: Mapping[str, Any]) -> Path:

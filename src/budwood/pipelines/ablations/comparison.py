@@ -11,7 +11,41 @@ from budwood.training.settings import Arms, ArmSettings
 GRID_SETTINGS = ("alpha", "temperature", "top_k")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+_ABOUT = {
+    # Paper, section 5 and figure 6.
+    "spaces": (
+        "Search spaces of {bin}",
+        "The sub-network of every space in the bin `{bin}`, trained on the same tokens.",
+    ),
+    # Section 5 and figure 8.
+    "metric": (
+        "Metrics that guide a search of {bin}",
+        (
+            "The space `{space}` of the bin `{bin}`, searched with the same budget by each metric; what it ranks first "
+            "is trained on the same tokens."
+        ),
+    ),
+    # Section 5 and figure 7.
+    "logits": (
+        "Logits of the teacher of {bin}",
+        "One sub-network, distilled on the same tokens from the whole distribution of its teacher or from parts.",
+    ),
+    # Appendix D, figure 13 and table 7.
+    "teacher": (
+        "Teachers of {bin}",
+        "One sub-network of the study's own teacher, distilled on the same tokens by each teacher.",
+    ),
+    # Appendix G, figures 18 to 20 and table 15.
+    "kd_grid": (
+        "Settings of distillation of {bin}",
+        "One sub-network, distilled on the same tokens with every combination; beta is 1 - alpha.",
+    ),
+}
+"""Title and what is varied, of every ablation by its name."""
+NAMES = tuple(_ABOUT)
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """One thing that is compared."""
 
@@ -53,9 +87,8 @@ def ablations_of(parameters: ProjectParameters) -> list[Ablation]:
     chosen = parameters.ablations
     if chosen is None:
         return []
-    arms = {bin_name: parameters.conditions_by_bin[bin_name].arms for bin_name in chosen.students}
-    kinds = (_spaces, _metric, _logits, _teacher, _grid)
-    return [kind(chosen, bin_name, own) for kind in kinds for bin_name, own in arms.items()]
+    bins = {name: _compared(chosen, name, parameters.conditions_by_bin[name].arms) for name in chosen.students}
+    return [_ablation(chosen, name, bin_name, compared[name]) for name in NAMES for bin_name, compared in bins.items()]
 
 
 def metric_place(ablations: AblationSettings, metric: str, bin_name: str) -> Place:
@@ -75,101 +108,45 @@ def subnet_of(variant: Variant) -> str:
     return Place(variant).own("subnet")[0]
 
 
-def _spaces(ablations: AblationSettings, bin_name: str, arms: Arms) -> Ablation:
-    """Sub-networks of every space of one bin (paper, section 5 and figure 6)."""
-    variants = {space: Variant(bin_name, space) for space in ablations.spaces}
+def _ablation(ablations: AblationSettings, name: str, bin_name: str, compared: list[Comparison]) -> Ablation:
+    student, sources = ablations.student(bin_name), ablations.teachers.values()
+    of_spaces = [Variant(bin_name, space) for space in ablations.spaces]
+    exported = [teacher.subnet.variant for teacher in sources if teacher.subnet is not None]
+    searched = {"spaces": of_spaces, "metric": [], "teacher": [student, *exported]}.get(name, [student])
+    words = {"bin": bin_name, "space": ablations.metric_variant(bin_name).space}
+    title, about = (text.format(**words) for text in _ABOUT[name])
     return Ablation(
-        name="spaces",
+        name=name,
         bin=bin_name,
-        title=f"Search spaces of {bin_name}",
-        about=f"The sub-network of every space in the bin `{bin_name}`, trained on the same tokens.",
-        comparisons=tuple(
-            Comparison(name=space, subnet=subnet_of(variant), settings={"space": space}, arm=arms.subnet_init)
-            for space, variant in variants.items()
-        ),
-        searched=tuple(variants.values()),
+        title=title,
+        about=about,
+        comparisons=tuple(compared),
+        searched=tuple(dict.fromkeys(searched)),
+        settings=GRID_SETTINGS if name == "kd_grid" else (),
     )
 
 
-def _metric(ablations: AblationSettings, bin_name: str, arms: Arms) -> Ablation:
-    """Searches of one space by several metrics (paper, section 5 and figure 8)."""
-    found = {metric: metric_place(ablations, metric, bin_name) for metric in ablations.metrics}
-    return Ablation(
-        name="metric",
-        bin=bin_name,
-        title=f"Metrics that guide a search of {bin_name}",
-        about=(
-            f"The space `{ablations.metric_variant(bin_name).space}` of the bin `{bin_name}`, searched with the same "
-            "budget by each metric; what it ranks first is trained on the same tokens."
-        ),
-        comparisons=tuple(
-            Comparison(name=metric, subnet=place.own("subnet")[0], settings={"metric": metric}, arm=arms.subnet_init)
-            for metric, place in found.items()
-        ),
-    )
-
-
-def _logits(ablations: AblationSettings, bin_name: str, arms: Arms) -> Ablation:
-    """One student distilled from all logits, the top of them, or draws (paper, section 5 and figure 7)."""
-    student = ablations.student(bin_name)
-    return Ablation(
-        name="logits",
-        bin=bin_name,
-        title=f"Logits of the teacher of {bin_name}",
-        about="One sub-network, distilled on the same tokens from the whole distribution of its teacher or from parts.",
-        comparisons=tuple(
-            Comparison(
-                name=name,
-                subnet=subnet_of(student),
-                settings={"logits": name},
-                arm=arms.distilled.with_distillation(changes),
-            )
-            for name, changes in ablations.logits.items()
-        ),
-        searched=(student,),
-    )
-
-
-def _teacher(ablations: AblationSettings, bin_name: str, arms: Arms) -> Ablation:
-    """One student distilled by several teachers (paper, appendix D, figure 13 and table 7)."""
-    student = ablations.student(bin_name)
-    exported = [teacher.subnet.variant for teacher in ablations.teachers.values() if teacher.subnet is not None]
-    return Ablation(
-        name="teacher",
-        bin=bin_name,
-        title=f"Teachers of {bin_name}",
-        about="One sub-network of the study's own teacher, distilled on the same tokens by each teacher.",
-        comparisons=tuple(
-            Comparison(
-                name=name,
-                subnet=subnet_of(student),
-                settings={"teacher": name},
-                arm=arms.distilled.with_distillation({}),
-                teacher=teacher_dataset(name, teacher),
-            )
+def _compared(ablations: AblationSettings, bin_name: str, arms: Arms) -> dict[str, list[Comparison]]:
+    """Return what every ablation compares in a bin, by its name."""
+    student, plain, taught = subnet_of(ablations.student(bin_name)), arms.subnet_init, arms.distilled.with_distillation
+    return {
+        "spaces": [
+            Comparison(space, subnet_of(Variant(bin_name, space)), {"space": space}, plain)
+            for space in ablations.spaces
+        ],
+        "metric": [
+            Comparison(metric, subnet_of(ablations.searched_by(metric, bin_name)), {"metric": metric}, plain)
+            for metric in ablations.metrics
+        ],
+        "logits": [
+            Comparison(name, student, {"logits": name}, taught(changes)) for name, changes in ablations.logits.items()
+        ],
+        "teacher": [
+            Comparison(name, student, {"teacher": name}, taught({}), teacher_dataset(name, teacher))
             for name, teacher in ablations.teachers.items()
-        ),
-        searched=tuple(dict.fromkeys([student, *exported])),
-    )
-
-
-def _grid(ablations: AblationSettings, bin_name: str, arms: Arms) -> Ablation:
-    """One student distilled with every combination of settings (paper, appendix G, figures 18 to 20 and table 15)."""
-    student = ablations.student(bin_name)
-    return Ablation(
-        name="kd_grid",
-        bin=bin_name,
-        title=f"Settings of distillation of {bin_name}",
-        about="One sub-network, distilled on the same tokens with every combination; beta is 1 - alpha.",
-        comparisons=tuple(
-            Comparison(
-                name=name,
-                subnet=subnet_of(student),
-                settings={setting: changes.get(setting) for setting in GRID_SETTINGS},
-                arm=arms.distilled.with_distillation(changes),
-            )
+        ],
+        "kd_grid": [
+            Comparison(name, student, {setting: changes.get(setting) for setting in GRID_SETTINGS}, taught(changes))
             for name, changes in ablations.kd_grid.combinations().items()
-        ),
-        searched=(student,),
-        settings=GRID_SETTINGS,
-    )
+        ],
+    }

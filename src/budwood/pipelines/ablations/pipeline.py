@@ -3,7 +3,7 @@
 from kedro.pipeline import Node, Pipeline
 
 from budwood.parameters import AblationSettings, ProjectParameters
-from budwood.pipelines.ablations.comparison import Ablation, ablations_of, metric_place, teacher_dataset
+from budwood.pipelines.ablations.comparison import NAMES, Ablation, ablations_of, metric_place, teacher_dataset
 from budwood.pipelines.corpus import pipeline as corpus
 from budwood.pipelines.evolution.pipeline import search_nodes
 from budwood.pipelines.export.pipeline import export_node
@@ -14,7 +14,6 @@ from budwood.records.names import Variant
 NODES = "budwood.pipelines.ablations.nodes"
 PREFIX = "ablation_"
 """How the names of pipelines begin that are run by name alone."""
-NAMES = ("spaces", "metric", "logits", "teacher", "kd_grid")
 
 
 def create_pipelines(parameters: ProjectParameters) -> dict[str, Pipeline]:

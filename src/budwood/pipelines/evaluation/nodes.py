@@ -219,7 +219,6 @@ def collect_results(
     certificates: list[Certificate],
     *costs: Any,
     variant: Variant,
-    selects: bool,
 ) -> TrainingFindings:
     """Return what was trained of a variant, and how it was measured, under the space that probes chose.
 
@@ -231,10 +230,8 @@ def collect_results(
         certificates: of the trained sub-networks.
         costs: lists of what measuring cost; where probes chose the space, the table of their choice comes last.
         variant: the variant.
-        selects: whether probes chose the space.
     """
-    *spent, selection = costs if selects else (*costs, None)
-    where = chosen(variant, selection)
+    where, spent = _placed(variant, costs)
     engines = {each.training.arm: each.engines for each in certificates if each.training is not None}
     return TrainingFindings(
         **where._asdict(),
@@ -249,22 +246,23 @@ def collect_results(
     )
 
 
-def chosen(variant: Variant, selection: pd.DataFrame | None) -> Variant:
-    """Return a variant with the space that probes chose, where they did."""
-    return variant if selection is None else Variant(variant.bin, str(selection["space"].iloc[0]))
+def _placed(variant: Variant, parts: Sequence[Any]) -> tuple[Variant, Sequence[Any]]:
+    """Return the variant, in the space that probes chose where the last part is their choice, and all other parts."""
+    last = parts[-1]
+    if isinstance(last, pd.DataFrame) and "chosen" in last:
+        return Variant(variant.bin, str(last["space"].iloc[0])), parts[:-1]
+    return variant, parts
 
 
-def join_curves(scores: list[Score], *curves: pd.DataFrame, variant: Variant, selects: bool) -> pd.DataFrame:
+def join_curves(scores: list[Score], *curves: pd.DataFrame, variant: Variant) -> pd.DataFrame:
     """Return the curves of all runs of a variant, with the arm and the seed of each.
 
     Args:
         scores: of the runs.
         curves: of the runs; where probes chose the space, the table of their choice comes last.
         variant: the variant.
-        selects: whether they did.
     """
-    where = chosen(variant, curves[-1] if selects else None)
-    own = curves[:-1] if selects else curves
+    where, own = _placed(variant, curves)
     tables = [
         curve.assign(arm=score.arm, seed=score.seed, **where._asdict())
         for score, curve in zip(scores, own, strict=True)
@@ -288,10 +286,9 @@ def gather_curves(*curves: pd.DataFrame) -> pd.DataFrame:
 
 def gather_findings(*findings: SearchFindings) -> tuple[list[Winner], pd.DataFrame]:
     """Return the winners of all searches, and what their certificates say in short."""
-    rows: list[dict[str, Any]] = [
-        found.variant._asdict() | found.certificate.summary() for found in sorted(findings, key=lambda f: f.variant)
-    ]
-    return [found.winner for found in sorted(findings, key=lambda f: f.variant)], pd.DataFrame(rows)
+    ordered = sorted(findings, key=lambda found: found.variant)
+    certificates = pd.DataFrame([found.variant._asdict() | found.certificate.summary() for found in ordered])
+    return [found.winner for found in ordered], certificates
 
 
 def gather_results(

@@ -45,7 +45,7 @@ def _trained(place: Place, parameters: ProjectParameters) -> list[Node]:
     measured = ("scores", "downstream", "efficiency", "samples")
     results = place.own(*measured, "arm_certificates", "evaluation_costs", "sample_costs")
     curves = [*place.own("scores", *(f"{run}_curve" for run in runs)), *selection]
-    where = {"variant": place.variant, "selects": bool(selection)}
+    collect, join = (Deferred(NODES, name, variant=place.variant) for name in ("collect_results", "join_curves"))
     ask, write = (Deferred(NODES, name, names=arms) for name in ("ask_models", "continue_texts"))
     written = ["tokens", *how, "teacher_samples", *place.own(*arms)]
     time = Deferred(NODES, "time_models", names=["teacher", "subnet", *reference])
@@ -55,8 +55,8 @@ def _trained(place: Place, parameters: ProjectParameters) -> list[Node]:
         place.node(time, timed, place.own("efficiency")),
         place.node(write, written, place.own("samples", "sample_costs")),
         place.node(Deferred(NODES, "certify_arms", names=FROM_SUBNET), certified, place.own("arm_certificates")),
-        place.node(Deferred(NODES, "collect_results", **where), [*results, *selection], place.own("results")),
-        place.node(Deferred(NODES, "join_curves", **where), curves, place.own("curves")),
+        place.node(collect, [*results, *selection], place.own("results")),
+        place.node(join, curves, place.own("curves")),
     ]
 
 
