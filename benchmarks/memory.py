@@ -35,7 +35,7 @@ from budwood.models.certificate import prove
 from budwood.models.checkpoint import own_weights, read_architecture
 from budwood.models.device import release_memory
 from budwood.models.teacher import byte_tokenizer
-from budwood.reporting.streaming import Reading, cut_memory
+from budwood.reporting.streaming import TextReading, cut_memory
 from budwood.subnet.compensate import cut_out, write_cut
 from budwood.subnet.extract import extract_child
 from budwood.subnet.ordering import open_ordered
@@ -155,7 +155,7 @@ def main() -> None:
 def planned_bytes(teacher: Architecture, arguments: argparse.Namespace) -> int:
     """Return the peak that the plan expects."""
     count, length = arguments.num_sequences, arguments.length
-    reading = Reading(num_sequences=count, length=length, batch_size=BATCH_SIZE, size=2)
+    reading = TextReading(num_sequences=count, length=length, batch_size=BATCH_SIZE, size=2)
     child = half_of(teacher).architecture(teacher)
     return cut_memory(teacher, child, Compensation(), reading).total
 

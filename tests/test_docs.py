@@ -20,7 +20,7 @@ from projects import ROOT, raw_parameters
 
 import budwood
 from budwood.parameters import ProjectParameters, read_parameters
-from budwood.pipeline_registry import _NEEDED, STAGES
+from budwood.pipeline_registry import _NEEDED, PIPELINES
 from budwood.pipelines.ablations.comparison import NAMES
 from budwood.pipelines.ablations.pipeline import PREFIX
 from budwood.pipelines.store import TrackingSettings
@@ -239,7 +239,7 @@ def test_models_open_as_shown(needle, finished, tmp_path, monkeypatch):
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-PIPELINES = {*STAGES, *_NEEDED, *(f"{PREFIX}{name}" for name in NAMES), "..."}
+PIPELINES = {*PIPELINES, *_NEEDED, *(f"{PREFIX}{name}" for name in NAMES), "..."}
 OPTIONS = {option for parameter in kedro_run.params for option in parameter.opts}
 
 

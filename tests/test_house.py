@@ -1,7 +1,9 @@
 """Rules of the house that no linter knows."""
 
 import ast
+import collections
 import re
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,9 @@ from projects import ROOT
 SOURCE = ROOT / "src" / "budwood"
 LONGEST, MOST_PARAMETERS, LONGEST_FILE = 60, 8, 400
 UNTYPED = re.compile(r"\b[dD]ict\[str, Any\]|\bMapping\[str, Any\]")
+
+ONE_MEANING = {"NODES", "create_pipeline", "fetch_teacher", "logger", "main"}
+"""Names that several modules define and mean the same by."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -46,6 +51,24 @@ def test_functions_are_short_and_take_few_parameters():
 def test_files_are_short():
     lengths = {str(file.relative_to(SOURCE)): len(file.read_text().splitlines()) for file in FILES}
     assert {file: length for file, length in lengths.items() if length > LONGEST_FILE} == {}
+
+
+def defined(node: ast.stmt) -> list[str]:
+    """Return the names that a statement of a module defines."""
+    if isinstance(node, (*typing.get_args(Function), ast.ClassDef)):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return [name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)]
+
+
+def test_no_public_name_has_two_meanings():
+    places = collections.defaultdict(set)
+    for file in FILES:
+        for node in ast.parse(file.read_text()).body:
+            for name in defined(node):
+                places[name].add(str(file.relative_to(SOURCE)))
+    twice = {name for name, files in places.items() if len(files) > 1 and not name.startswith("_")}
+    assert twice <= ONE_MEANING
 
 
 @pytest.mark.parametrize("file", sorted(SOURCE.glob("pipelines/*/nodes.py")), ids=lambda file: file.parent.name)

@@ -38,7 +38,7 @@ HOST, PID = "budwood.host", "budwood.pid"
 """Tags by which a run of a process that is gone is recognised."""
 WHOLE = "whole study"
 """Name of a run of all pipelines."""
-SHARED = ("teacher", "tokens")
+SHARED_DATASETS = ("teacher", "tokens")
 """Heavy datasets that all variants come from: every run has their tags."""
 _FILTERS = ("tags", "namespaces", "node_names", "from_nodes", "to_nodes", "from_inputs", "to_outputs")
 """Parameters of a Kedro run that leave nodes out."""
@@ -165,7 +165,7 @@ class TrackingHook:
         if variant is None or self._study is None:
             return
         for name, value in inputs.items():
-            if name in SHARED and f"{name}.fingerprint" not in self._about:
+            if name in SHARED_DATASETS and f"{name}.fingerprint" not in self._about:
                 self._about |= self._identity(name, value)
         self._runs[node.name] = enter_run(variant, {"variant": variant} | self._about)
         mlflow.set_tags(self._about)
@@ -211,7 +211,7 @@ class TrackingHook:
             client.log_artifact(run_id, str(_path_of(dataset)), "artifacts")
             return
         tags = self._identity(dataset_name, data)
-        if dataset_name in SHARED:
+        if dataset_name in SHARED_DATASETS:
             self._about |= tags
         for name, value in tags.items():
             client.set_tag(run_id, name, value)

@@ -21,7 +21,7 @@ from budwood.pipelines.selection import pipeline as selection
 from budwood.pipelines.teacher import pipeline as teacher
 from budwood.pipelines.training import pipeline as training
 
-STAGES: dict[str, Callable[[ProjectParameters], Pipeline]] = {
+PIPELINES: dict[str, Callable[[ProjectParameters], Pipeline]] = {
     "corpus": corpus.create_pipeline,
     "teacher": teacher.create_pipeline,
     "search_space": search_space.create_pipeline,
@@ -48,7 +48,7 @@ def register_pipelines() -> dict[str, Pipeline]:
     """
     (hook,) = (hook for hook in settings.HOOKS if isinstance(hook, ParametersHook))
     parameters = hook.current()
-    study = {name: create(parameters) for name, create in STAGES.items()}
+    study = {name: create(parameters) for name, create in PIPELINES.items()}
     found = study | ablations.create_pipelines(parameters) | {"publish": publish.create_pipeline(parameters)}
     for name in pipelines._requested_pipelines or ():  # noqa: SLF001 - Kedro has no public name for it
         if name in found and not found[name].nodes:

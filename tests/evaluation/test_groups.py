@@ -16,7 +16,7 @@ from questions import ask, texts
 
 from budwood.evaluation import harness
 from budwood.evaluation.harness import check_benchmarks, fingerprint_tasks
-from budwood.evaluation.settings import PRESETS, Benchmark, EvaluationSettings
+from budwood.evaluation.settings import TASK_PRESETS, Benchmark, EvaluationSettings
 
 pytestmark = pytest.mark.usefixtures("_datasets_cache")
 
@@ -205,7 +205,7 @@ def test_every_group_and_tag_of_the_harness_gives_at_least_one_record(monkeypatc
 @pytest.mark.slow
 def test_every_task_of_a_preset_is_known_to_the_harness_and_others_are_not() -> None:
     known = set(harness._known_tasks(None).all_tasks)
-    assert {b.task for name in ("paper", "extended") for b in PRESETS[name]} <= known
+    assert {b.task for name in ("paper", "extended") for b in TASK_PRESETS[name]} <= known
     with pytest.raises(
         ValueError, match=r"'hellaswagg' is neither a preset \(heldout, in_context, paper, extended\) nor"
     ) as error:

@@ -24,8 +24,8 @@ from budwood.evaluation.settings import (
     CONTINUATION,
     COPY,
     LAST_WORD,
-    PRESETS,
     RECALL,
+    TASK_PRESETS,
     Benchmark,
     EvaluationSettings,
     HeldOutSettings,
@@ -174,14 +174,14 @@ def test_a_folder_without_tokenizer_is_refused(folder: Path, tasks_folder: Path,
 
 def test_presets_are_those_of_the_paper() -> None:
     """Section 4.5: shots, and which accuracies are normalised by length."""
-    assert {(b.task, b.num_fewshot, b.metric) for b in PRESETS["paper"]} == {
+    assert {(b.task, b.num_fewshot, b.metric) for b in TASK_PRESETS["paper"]} == {
         ("copa", 0, "acc"),
         ("lambada_openai", 0, "acc"),
         ("winogrande", 0, "acc"),
         ("mmlu", 5, "acc"),
         *((task, 10, "acc_norm") for task in ("arc_easy", "arc_challenge", "piqa", "hellaswag")),
     }
-    assert len(PRESETS["extended"]) == 5
+    assert len(TASK_PRESETS["extended"]) == 5
 
 
 def test_a_task_that_is_named_twice_is_asked_once() -> None:

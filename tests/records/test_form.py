@@ -15,7 +15,7 @@ from strategies import architectures, members
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
 from budwood.records.cost import Cost
-from budwood.records.form import KINDS, SCHEMA_VERSION, read_records, write_records
+from budwood.records.form import RECORD_KINDS, SCHEMA_VERSION, read_records, write_records
 from budwood.records.strict import Strict
 
 TEXTS = st.text(max_size=6)
@@ -63,12 +63,12 @@ def content(record: Strict) -> str:
     return json.dumps(record.model_dump(mode="json"), sort_keys=True)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", RECORD_KINDS)
 @settings(max_examples=10, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_a_record_comes_back_as_it_was(kind: str, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject):
     file = tmp_path_factory.getbasetemp() / f"{kind}.json"
-    one = data.draw(records(KINDS[kind]))
+    one = data.draw(records(RECORD_KINDS[kind]))
     write_records(file, one)
     back = read_records(file)
     assert type(back) is type(one)
@@ -93,7 +93,7 @@ def test_an_empty_list_needs_no_kind(tmp_path: Path) -> None:
 
 def test_records_of_two_kinds_have_two_files(tmp_path: Path) -> None:
     cost = Cost(stage="training", flops=1.0, tokens=1)
-    other = KINDS["Finalists"](
+    other = RECORD_KINDS["Finalists"](
         fitness="kl", parameter_bin=(1, 2), num_evaluations=0, paper_flops=0.0, candidates=(), costs=()
     )
     with pytest.raises(AssertionError, match="of one kind"):

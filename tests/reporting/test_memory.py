@@ -10,7 +10,7 @@ from teachers import architecture_of, tiny_teacher
 
 from budwood.arch.count import num_parameters
 from budwood.reporting.memory import (
-    Precision,
+    DtypeName,
     activation_bytes_per_token,
     forward_memory,
     training_memory,
@@ -21,7 +21,7 @@ from budwood.training.student import Student
 BATCH, LENGTH = 4, 64
 
 
-def kept_bytes(family: str, precision: Precision, **sizes: Any) -> tuple[int, int]:
+def kept_bytes(family: str, precision: DtypeName, **sizes: Any) -> tuple[int, int]:
     """Return what autograd keeps of a micro-batch beside parameters, their copies and the head, and the estimate."""
     model = tiny_teacher(family, tied=True, **sizes)
     shapes = {tuple(parameter.shape) for parameter in model.parameters()}
@@ -46,7 +46,7 @@ def kept_bytes(family: str, precision: Precision, **sizes: Any) -> tuple[int, in
 @pytest.mark.parametrize(
     "family", ["gpt_neox", "granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "starcoder2"]
 )
-def test_activations_are_what_autograd_keeps(family: str, precision: Precision) -> None:
+def test_activations_are_what_autograd_keeps(family: str, precision: DtypeName) -> None:
     """Ids, rotary tables and the norms' scales are left out of the estimate: a few hundredths of these tiny models."""
     # A mask of windows is kept too.
     full = {"sliding_window": None, "use_sliding_window": False}

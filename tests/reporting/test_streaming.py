@@ -23,7 +23,7 @@ from budwood.models import export
 from budwood.models.certificate import prove
 from budwood.models.teacher import byte_tokenizer
 from budwood.reporting import streaming
-from budwood.reporting.streaming import Reading, cut_memory, stream_memory
+from budwood.reporting.streaming import TextReading, cut_memory, stream_memory
 from budwood.subnet.compensate import cut_out, write_cut
 from budwood.subnet.elimination import LayerTrials
 from budwood.subnet.importance import importance_in
@@ -83,8 +83,8 @@ def half_of(teacher: Architecture) -> Selection:
     return Selection.prefix(replace(teacher, hidden_size=width, layers=(layer,) * depth))
 
 
-def reading_of(size: int) -> Reading:
-    return Reading(num_sequences=SEQUENCES, length=LENGTH, batch_size=BATCH, size=size)
+def reading_of(size: int) -> TextReading:
+    return TextReading(num_sequences=SEQUENCES, length=LENGTH, batch_size=BATCH, size=size)
 
 
 def cut(teacher: Path, target: Path, settings: Compensation | None) -> tuple[int, int]:
@@ -157,9 +157,9 @@ def test_a_stream_by_hand() -> None:
     """Pythia-1B: a layer, and what its MLP reads; before, its embedding twice; for trials, a head."""
     teacher, states = pythia(50304, 16, 2048, 8), 64 * 512 * 2048 * 2
     layer = 12 * 2048**2 + 13 * 2048
-    few = stream_memory(teacher, Reading(num_sequences=1, length=8, batch_size=1, size=2))
+    few = stream_memory(teacher, TextReading(num_sequences=1, length=8, batch_size=1, size=2))
     assert (few.weights, few.total) == (4 * 50304 * 2048, 4 * 50304 * 2048)
-    reading = Reading(num_sequences=64, length=512, batch_size=16, size=2)
+    reading = TextReading(num_sequences=64, length=512, batch_size=16, size=2)
     many = stream_memory(teacher, reading)
     assert many.weights == 2 * layer
     assert many.activations == 2 * states + 16 * 512 * (2 * (3 * 2048 + 8192) + 2 * 4 * 8192)
@@ -180,12 +180,12 @@ def test_a_cut_by_hand() -> None:
     layer = 4 * 1536 * 2048 + 2 * 1536 * 4096 + 3 * 2048 + 4096 + 6 * 1536
     waiting = 2 * (50304 * 1536 + 7 * layer)
     assert waiting < 2**29 < waiting + 2 * layer
-    many = Reading(num_sequences=64, length=512, batch_size=4, size=2)
+    many = TextReading(num_sequences=64, length=512, batch_size=4, size=2)
     memory, states = cut_memory(teacher, child, Compensation(), many), 64 * 512 * 2048 * 2
     assert memory.weights == waiting + 2 * (12 * 2048**2 + 13 * 2048)
     assert memory.activations == 2 * states + 4 * 512 * (2 * (3 * 2048 + n) + 4 * n)
     assert memory.moments == 4 * (n**2 + 2 * 2048**2)
-    few = Reading(num_sequences=4, length=128, batch_size=4, size=2)
+    few = TextReading(num_sequences=4, length=128, batch_size=4, size=2)
     memory = cut_memory(teacher, child, Compensation(), few)
     assert (memory.weights, memory.moments) == (waiting + 2 * layer, 4 * n**2 + 4 * k * n)
     precise = cut_memory(teacher, child, Compensation(neuron_ridge=1e-3), few)
@@ -196,7 +196,7 @@ def test_a_cut_by_hand() -> None:
 def test_large_teachers_are_cut_on_ordinary_machines(sizes: tuple[int, int, int, int], gibibytes: int) -> None:
     """Pythia-6.9B and 12B, whatever the child keeps, and whatever the depth."""
     teacher, settings = pythia(*sizes), Compensation(refit=True)
-    reading = Reading(num_sequences=64, length=512, batch_size=16, size=2)
+    reading = TextReading(num_sequences=64, length=512, batch_size=16, size=2)
     for share in (0.25, 0.5, 0.75, 0.9):
         child = in_small(teacher, share * num_parameters(teacher))
         assert cut_memory(teacher, child, settings, reading).total < gibibytes * 2**30

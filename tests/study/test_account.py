@@ -53,8 +53,7 @@ def trained(*scores: Score, at: Variant = PLACE) -> TrainingFindings:
 def curves_of(*results: TrainingFindings) -> pd.DataFrame:
     """Return the curves of all runs."""
     tables = [
-        join_curves(list(result.scores), *[CURVE] * len(result.scores), variant=result.variant)
-        for result in results
+        join_curves(list(result.scores), *[CURVE] * len(result.scores), variant=result.variant) for result in results
     ]
     return pd.concat(tables, ignore_index=True)
 

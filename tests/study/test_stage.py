@@ -24,7 +24,7 @@ from budwood.records.cost import Cost
 from budwood.records.locks import FolderInUseError, holding
 from budwood.records.strict import HOW
 from budwood.study.evaluation import EvaluateTeacher
-from budwood.study.results import RESULT
+from budwood.study.results import PARTS
 from budwood.study.search import EvolveSubnets
 from budwood.study.stage import USED, Stage, Unused, Work, Workspace, identity, remove, unused_since
 from budwood.study.training import CacheTeacher, Start, TrainArm
@@ -254,7 +254,7 @@ def test_weights_edited_in_place_are_noticed(make, workspace):
 
 def test_a_stage_that_was_interrupted_runs_again_in_its_folder(make, workspace):
     workspace.finish(make)
-    (folder_of(workspace) / RESULT).unlink()
+    (folder_of(workspace) / PARTS).unlink()
     workspace.finish(make)
     assert RUNS == [1, 1]
     assert folder_of(workspace)
@@ -287,7 +287,7 @@ def test_damage_is_one_error_with_the_folder_and_what_to_do(make, workspace, nam
     workspace.finish(make)
     folder = folder_of(workspace)
     damage(folder / name)
-    if name == RESULT and not (folder / RESULT).exists():
+    if name == PARTS and not (folder / PARTS).exists():
         workspace.finish(make)  # it has not been finished
         return
     with pytest.raises(ValueError, match="is damaged") as error:
@@ -303,7 +303,7 @@ def test_damage_is_one_error_with_the_folder_and_what_to_do(make, workspace, nam
 @pytest.mark.parametrize("text", ["[]", "null", "{}", '{"table": 3}', '{"table": {"form": "poem", "at": "x"}}'])
 def test_a_list_that_is_none_is_damage(make, workspace, text):
     workspace.finish(make)
-    (folder_of(workspace) / RESULT).write_text(text)
+    (folder_of(workspace) / PARTS).write_text(text)
     with pytest.raises(ValueError, match=r"make-.* is damaged \(.*\): remove this folder and run again"):
         workspace.finish(make)
 

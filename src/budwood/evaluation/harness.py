@@ -20,7 +20,7 @@ import yaml
 from budwood.evaluation.settings import (
     HELDOUT_TASKS,
     LAST_WORD,
-    PRESETS,
+    TASK_PRESETS,
     Benchmark,
     EvaluationSettings,
 )
@@ -313,10 +313,10 @@ def _load(benchmark: Benchmark, heldout: Path, include_path: str | None) -> list
     name = benchmark.task
     manager = _heldout_tasks(heldout) if name in HELDOUT_TASKS else _known_tasks(include_path)
     if name not in manager.all_tasks:
-        near = difflib.get_close_matches(name, [*PRESETS, *manager.all_tasks])
+        near = difflib.get_close_matches(name, [*TASK_PRESETS, *manager.all_tasks])
         where = f" or of {_own_folder(include_path)}" if include_path else ""
         raise ValueError(
-            f"evaluation.tasks: {name!r} is neither a preset ({', '.join(PRESETS)}) nor a task, group or tag of "
+            f"evaluation.tasks: {name!r} is neither a preset ({', '.join(TASK_PRESETS)}) nor a task, group or tag of "
             f"{VERSION}{where}" + (f"; did you mean {' or '.join(near)}?" if near else "")
         )
     try:

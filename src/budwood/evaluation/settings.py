@@ -38,7 +38,7 @@ class Benchmark:
     """The metric that tables show; None: `acc_norm` where there is one, else `acc`, else the task's first."""
 
 
-PRESETS: dict[str, tuple[Benchmark, ...]] = {
+TASK_PRESETS: dict[str, tuple[Benchmark, ...]] = {
     "heldout": (Benchmark(LAST_WORD, 0, "acc"), Benchmark(CONTINUATION, 0, "acc_norm")),
     "in_context": (Benchmark(COPY, 0, "acc"), Benchmark(RECALL, 0, "acc")),
     # "Where to begin", section 4.5.
@@ -67,7 +67,7 @@ def choose_benchmarks(names: Sequence[str]) -> tuple[Benchmark, ...]:
     """Return the benchmarks of some presets and tasks by name; of a task that is named twice, the first."""
     chosen: dict[str, Benchmark] = {}
     for name in names:
-        for benchmark in PRESETS.get(name, (Benchmark(name),)):
+        for benchmark in TASK_PRESETS.get(name, (Benchmark(name),)):
             chosen.setdefault(benchmark.task, benchmark)
     return tuple(chosen.values())
 
@@ -114,8 +114,8 @@ class EvaluationSettings(Strict):
     """Which tasks trained models are asked, and what is timed, beside the losses on validation text."""
 
     tasks: tuple[str, ...] = ("heldout",)
-    """Presets (`heldout`, `in_context`, `paper`, `extended`; see `PRESETS`) and names of lm_eval's tasks, groups and
-    tags; empty: nothing is asked."""
+    """Presets (`heldout`, `in_context`, `paper`, `extended`; see `TASK_PRESETS`) and names of lm_eval's tasks, groups
+    and tags; empty: nothing is asked."""
     include_path: str | None = None
     """A folder of further tasks, as `lm_eval --include_path` takes it. A relative path begins at the root of the
     project."""

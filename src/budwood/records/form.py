@@ -20,7 +20,7 @@ from budwood.records.training import ProbeScore, Score, TrainingRecord
 
 SCHEMA_VERSION = 1
 
-KINDS: dict[str, type[Strict]] = {
+RECORD_KINDS: dict[str, type[Strict]] = {
     kind.__name__: kind
     for kind in (
         *(Certificate, SearchFindings, TrainingFindings),
@@ -36,7 +36,7 @@ def write_records(file: Path, value: Strict | Sequence[Strict]) -> None:
     many = not isinstance(value, Strict)
     records: Sequence[Strict] = value if isinstance(value, Sequence) else [value]
     kinds = {type(record).__name__ for record in records}
-    assert kinds <= set(KINDS), f"records of unknown kinds: {kinds}"
+    assert kinds <= set(RECORD_KINDS), f"records of unknown kinds: {kinds}"
     assert len(kinds) <= 1, f"records of one kind are written together, got {kinds}"
     plain = [record.model_dump(mode="json") for record in records]
     content = {"schema_version": SCHEMA_VERSION, "kind": next(iter(kinds), None), "value": plain if many else plain[0]}
@@ -54,15 +54,15 @@ def read_records(file: Path) -> Any:
         version, kind, value = _parts(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file.resolve()} is damaged ({type(error).__name__}: {error}): {remedy}") from None
-    if version != SCHEMA_VERSION or (kind and kind not in KINDS):
+    if version != SCHEMA_VERSION or (kind and kind not in RECORD_KINDS):
         raise ValueError(
             f"{file.resolve()} has {kind} in version {version} of the schema, this budwood reads version "
             f"{SCHEMA_VERSION}: {remedy}"
         )
     try:
         if isinstance(value, list):
-            return [KINDS[kind].model_validate(part) for part in value]
-        return KINDS[kind].model_validate(value)
+            return [RECORD_KINDS[kind].model_validate(part) for part in value]
+        return RECORD_KINDS[kind].model_validate(value)
     except ValidationError as error:
         raise ValueError(f"{file.resolve()} is damaged ({error.error_count()} fields are wrong): {remedy}") from None
 

@@ -9,13 +9,12 @@ import pandas as pd
 import plotly.graph_objects as go
 from sklearn.ensemble import RandomForestRegressor
 
-from budwood.evaluation.statistics import mean_and_error
 from budwood.reporting import formats
 from budwood.reporting.markup import markdown_table, means_and_errors
 from budwood.reporting.style import GREY, QUANTITY_AXES, color_of, legend_once, panels, shown
-from budwood.reporting.tables import paired_difference, verdict
+from budwood.reporting.tables import compared_to_best, lead
 
-COLUMNS = [
+OUTCOME_COLUMNS = [
     *("variant", "loss", "standard_error", "difference", "difference_standard_error", "num_sequences"),
     *("num_parameters", "tokens", "student_flops", "teacher_flops", "status"),
 ]
@@ -23,7 +22,7 @@ Setting = str | float | None
 TRAINED = "trained"
 """Status of a finished training; any other says why there is no loss."""
 NUM_TREES = 200
-CURVE = ["step", "tokens", "flops", "train_loss", "heldout_loss"]
+CURVE_COLUMNS = ["step", "tokens", "flops", "train_loss", "heldout_loss"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,24 +49,20 @@ def ablation_table(runs: Sequence[Outcome]) -> pd.DataFrame:
     Differences are paired over sequences: the variant minus that of lowest loss.
 
     Returns:
-        The changed settings, and `COLUMNS`. Losses are nats per token, NaN where there is none.
+        The changed settings, and `OUTCOME_COLUMNS`. Losses are nats per token, NaN where there is none.
     """
     means = {run.variant: float(np.mean(run.losses)) if run.losses else np.nan for run in runs}
     finite = {variant: mean for variant, mean in means.items() if np.isfinite(mean)}
     best = min(finite, key=lambda variant: finite[variant]) if finite else None
-    of_best = [run.losses for run in runs if run.variant == best]
+    of_best = next((run.losses for run in runs if run.variant == best), None)
     rows = []
     for run in runs:
-        loss, error = mean_and_error(run.losses) if run.losses else (np.nan, np.nan)
-        compared = bool(of_best) and bool(run.losses) and run.variant != best
-        difference = paired_difference(run.losses, of_best[0]) if compared else (np.nan, np.nan)
-        facts = {name: getattr(run, name) for name in COLUMNS if hasattr(run, name)}
-        scores = {"loss": loss, "standard_error": error, "num_sequences": len(run.losses)}
-        pair = dict(zip(("difference", "difference_standard_error"), difference, strict=True))
-        rows.append({**run.settings, **facts, **scores, **pair})
+        facts = {name: getattr(run, name) for name in OUTCOME_COLUMNS if hasattr(run, name)}
+        compared = compared_to_best(run.losses, None if run.variant == best else of_best)
+        rows.append({**run.settings, **facts, **compared})
     settings = list(dict.fromkeys(name for run in runs for name in run.settings))
     floats = ("loss", "standard_error", "difference", "difference_standard_error")
-    return pd.DataFrame(rows, columns=[*settings, *COLUMNS]).astype(dict.fromkeys(floats, float))
+    return pd.DataFrame(rows, columns=[*settings, *OUTCOME_COLUMNS]).astype(dict.fromkeys(floats, float))
 
 
 def setting_importances(table: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
@@ -135,11 +130,11 @@ def losses_by_setting(title: str, table: pd.DataFrame, settings: Sequence[str]) 
 
 def ablation_curves(runs: Sequence[Outcome]) -> pd.DataFrame:
     """Return the curves of all variants, with the variant and its changed settings in front."""
-    named = [run.curve.reindex(columns=CURVE).assign(**run.settings, variant=run.variant) for run in runs]
+    named = [run.curve.reindex(columns=CURVE_COLUMNS).assign(**run.settings, variant=run.variant) for run in runs]
     table = pd.concat(named, ignore_index=True)
-    return table[["variant", *(name for name in table if name not in {"variant", *CURVE}), *CURVE]].astype(
-        dict.fromkeys(CURVE, float)
-    )
+    return table[
+        ["variant", *(name for name in table if name not in {"variant", *CURVE_COLUMNS}), *CURVE_COLUMNS]
+    ].astype(dict.fromkeys(CURVE_COLUMNS, float))
 
 
 def curves_by_variant(title: str, curves: pd.DataFrame) -> go.Figure:
@@ -202,15 +197,13 @@ def _found(table: pd.DataFrame) -> str:
     if known.empty:
         return " ".join(["No training finished, so there is nothing to compare.", *words])
     best = known.iloc[0]
-    lead = (
-        f"Lowest validation loss: `{best['variant']}`, {formats.plus_minus(best['loss'], best['standard_error'])} nats"
-    )
+    loss = formats.plus_minus(best["loss"], best["standard_error"])
+    found = f"Lowest validation loss: `{best['variant']}`, {loss} nats per token"
     if len(known) == 1:
-        return " ".join([f"{lead} per token. No other variant finished.", *words])
+        return " ".join([f"{found}. No other variant finished.", *words])
     rival = known.iloc[1]
-    gap = formats.plus_minus(rival["difference"], rival["difference_standard_error"])
-    sure = verdict(rival["difference"], rival["difference_standard_error"]).removeprefix("higher, ")
-    return " ".join([f"{lead} per token, {gap} below `{rival['variant']}` ({sure}).", *words])
+    gap = lead(rival["difference"], rival["difference_standard_error"], rival["variant"])
+    return " ".join([f"{found}, {gap}.", *words])
 
 
 def _table(table: pd.DataFrame) -> str:

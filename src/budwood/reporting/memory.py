@@ -14,9 +14,9 @@ from budwood.arch.family import family_of
 from budwood.arch.spec import Architecture, LayerSpec
 from budwood.training.losses import CHUNK_TOKENS
 
-Precision = Literal["float32", "bfloat16"]
+DtypeName = Literal["float32", "bfloat16"]
 
-BYTES: dict[Precision, int] = {"float32": 4, "bfloat16": 2}
+BYTES: dict[DtypeName, int] = {"float32": 4, "bfloat16": 2}
 _FLOAT32 = 4
 _CHUNK_COPIES = 4
 """Blocks of float32 logits that live at once while a chunk's loss and gradient are made; a teacher doubles them."""
@@ -46,7 +46,7 @@ class Memory:
 
 
 def training_memory(
-    student: Architecture, *, num_tokens: int, precision: Precision, teacher: Architecture | None = None
+    student: Architecture, *, num_tokens: int, precision: DtypeName, teacher: Architecture | None = None
 ) -> Memory:
     """Return what a training step takes; see the module for the formula.
 
@@ -70,7 +70,7 @@ def training_memory(
 
 
 def forward_memory(
-    model: Architecture, *, num_sequences: int, length: int, precision: Precision, teacher: Architecture | None = None
+    model: Architecture, *, num_sequences: int, length: int, precision: DtypeName, teacher: Architecture | None = None
 ) -> Memory:
     """Return what measuring losses takes.
 
@@ -90,7 +90,7 @@ def forward_memory(
     )
 
 
-def activation_bytes_per_token(architecture: Architecture, precision: Precision) -> int:
+def activation_bytes_per_token(architecture: Architecture, precision: DtypeName) -> int:
     """Return what the transformers models keep of a token for the backward pass, without recomputing anything.
 
     With b bytes of a product: per layer, an RMS norm keeps its input and its normalised input in float32, a layer norm
@@ -132,7 +132,7 @@ def working_bytes_per_token(architecture: Architecture, size: int) -> int:
     )
 
 
-def _layer_bytes(architecture: Architecture, layer: LayerSpec, precision: Precision) -> int:
+def _layer_bytes(architecture: Architecture, layer: LayerSpec, precision: DtypeName) -> int:
     family, size = family_of(architecture.family), BYTES[precision]
     queries, keys = layer.num_attention_heads * layer.head_dim, layer.num_key_value_heads * layer.head_dim
     projections = 3 if family.query.inside is None else 1
@@ -153,6 +153,6 @@ def _norm_bytes(architecture: Architecture, number: int) -> int:
     return _FLOAT32 * architecture.hidden_size * kept
 
 
-def _resident(teacher: Architecture, num_tokens: int, precision: Precision) -> int:
+def _resident(teacher: Architecture, num_tokens: int, precision: DtypeName) -> int:
     size = BYTES[precision]
     return size * num_parameters(teacher) + num_tokens * working_bytes_per_token(teacher, size)

@@ -16,7 +16,7 @@ NUM_MEMBERS = 64
 """Sub-networks drawn from every bin."""
 ROOM = 0.9
 """Share of a device's memory that is planned with: its runtime, fragments and what estimates miss take the rest."""
-COLUMNS = [
+PLAN_COLUMNS = [
     *("stage", "bin", "space", "arm", "tokens", "flops", "paper_flops", "device_hours"),
     *("num_parameters", "memory_bytes", "disk_bytes", "passing_disk_bytes"),
     *(f"{part}_bytes" for part in _MEMORY_PARTS),

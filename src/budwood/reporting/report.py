@@ -54,7 +54,7 @@ def write_report(findings: Findings) -> Report:
         "Results": sections.results(findings.results),
         "Forgetting": sections.forgetting(findings),
         "Training": sections.training(findings.results),
-        "Savings": sections.savings(findings.savings),
+        "Savings": sections.saved(findings.savings),
         **selected,
         "Tasks": sections.tasks(findings.tasks),
         "Generation": sections.generation(findings.samples),

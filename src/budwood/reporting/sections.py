@@ -178,7 +178,7 @@ def speeds(table: pd.DataFrame) -> str:
     return f"{note}\n\n{markdown_table(columns, 2)}"
 
 
-def savings(table: pd.DataFrame) -> str:
+def saved(table: pd.DataFrame) -> str:
     """Return the savings against each baseline under every ledger, and the costs behind them."""
     if table.empty:
         return f"No other arm was trained as `{BASELINE}` was, so there are no savings to report."

@@ -6,15 +6,14 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from budwood.evaluation.statistics import mean_and_error
 from budwood.records.training import ProbeScore
 from budwood.reporting import formats
 from budwood.reporting.markup import markdown_table, means_and_errors
 from budwood.reporting.style import QUANTITY_AXES, Quantity, color_of, legend_once, panels, shown
-from budwood.reporting.tables import paired_difference, verdict
+from budwood.reporting.tables import compared_to_best, lead
 from budwood.search.choice import choose
 
-COLUMNS = [
+SELECTION_COLUMNS = [
     *("bin", "space", "chosen", "num_parameters", "tokens", "flops", "loss", "standard_error"),
     *("difference", "difference_standard_error", "num_sequences"),
 ]
@@ -30,7 +29,7 @@ def select_space(bin_name: str, probes: Mapping[str, ProbeScore]) -> pd.DataFram
         probes: by space; all read the same sequences.
 
     Returns:
-        `COLUMNS`; `chosen` is true in the first row alone. Losses are nats per token, errors are standard errors.
+        `SELECTION_COLUMNS`; `chosen` is true in the first row alone. Losses are nats per token, errors standard errors.
 
     Raises:
         ValueError: no probe has a finite loss.
@@ -41,11 +40,10 @@ def select_space(bin_name: str, probes: Mapping[str, ProbeScore]) -> pd.DataFram
         raise ValueError(f"bin {bin_name}: none of the probes of {', '.join(probes)} has a finite loss") from None
     rows = []
     for space, probe in probes.items():
-        loss, error = mean_and_error(probe.losses)
-        difference = (np.nan, np.nan) if space == best else paired_difference(probe.losses, probes[best].losses)
-        own = (bin_name, space, space == best, probe.num_parameters, probe.tokens, probe.student_flops)
-        rows.append((*own, loss, error, *difference, len(probe.losses)))
-    table = pd.DataFrame(rows, columns=COLUMNS)
+        own = {"bin": bin_name, "space": space, "chosen": space == best, "flops": probe.student_flops}
+        sizes = {"num_parameters": probe.num_parameters, "tokens": probe.tokens}
+        rows.append(own | sizes | compared_to_best(probe.losses, None if space == best else probes[best].losses))
+    table = pd.DataFrame(rows, columns=SELECTION_COLUMNS)
     return table.sort_values(["chosen", "loss"], ascending=[False, True], kind="stable", ignore_index=True)
 
 
@@ -99,6 +97,5 @@ def _sentence(bin_name: str, rows: pd.DataFrame) -> str:
     if len(rows) == 1:
         return f"- **{bin_name}**: `{best['space']}` is its only space."
     second = rows.iloc[1]
-    lead = formats.plus_minus(second["difference"], second["difference_standard_error"])
-    sure = verdict(second["difference"], second["difference_standard_error"]).removeprefix("higher, ")
-    return f"- **{bin_name}**: `{best['space']}` is best, {lead} nats below `{second['space']}` ({sure})."
+    gap = lead(second["difference"], second["difference_standard_error"], second["space"], " nats")
+    return f"- **{bin_name}**: `{best['space']}` is best, {gap}."

@@ -24,7 +24,7 @@ _FLOAT64 = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class TextReading:
     """The text that a teacher reads layer by layer."""
 
     num_sequences: int
@@ -45,7 +45,7 @@ class Reading:
         return self.batch_size * self.length
 
 
-def stream_memory(teacher: Architecture, reading: Reading, *, num_trials: int = 0) -> Memory:
+def stream_memory(teacher: Architecture, reading: TextReading, *, num_trials: int = 0) -> Memory:
     """Return what it takes a teacher to read text layer by layer, for scores of its components or for trials.
 
     Args:
@@ -67,7 +67,7 @@ def stream_memory(teacher: Architecture, reading: Reading, *, num_trials: int = 
     )
 
 
-def _scoring(teacher: Architecture, reading: Reading) -> Iterator[Memory]:
+def _scoring(teacher: Architecture, reading: TextReading) -> Iterator[Memory]:
     """Yield what is there while a layer is scored: in float32 what its MLP reads, twice, and then its last matrix."""
     width, states = teacher.hidden_size, 2 * reading.states(teacher.hidden_size)
     weights, copies = _layer_bytes(teacher, reading.size), 2 if reading.size < _FLOAT32 else 1
@@ -80,7 +80,9 @@ def _scoring(teacher: Architecture, reading: Reading) -> Iterator[Memory]:
         yield Memory(weights=weights, activations=states, moments=matrices)
 
 
-def cut_memory(teacher: Architecture, child: Architecture, settings: Compensation | None, reading: Reading) -> Memory:
+def cut_memory(
+    teacher: Architecture, child: Architecture, settings: Compensation | None, reading: TextReading
+) -> Memory:
     """Return what it takes to cut a child out of a teacher, to correct, write and prove it, layer by layer.
 
     Args:
@@ -97,7 +99,7 @@ class _Plan:
     teacher: Architecture
     child: Architecture
     settings: Compensation
-    reading: Reading
+    reading: TextReading
 
     @property
     def states(self) -> int:
@@ -198,7 +200,7 @@ def _refitting(plan: _Plan, place: int) -> Memory:
 
 
 def _layer_reading(
-    teacher: Architecture, reading: Reading, states: int, *, weights: int = 0, moments: int = 0
+    teacher: Architecture, reading: TextReading, states: int, *, weights: int = 0, moments: int = 0
 ) -> Memory:
     """Return what is there while a layer of a teacher reads the text, beside some weights."""
     working = reading.batch_tokens * working_bytes_per_token(teacher, reading.size)

@@ -14,7 +14,7 @@ from budwood.reporting import formats, markup
 from budwood.reporting.findings import Findings
 from budwood.reporting.ledger import ledger_frame, total_by_stage
 from budwood.reporting.matching import mismatches, unlike
-from budwood.reporting.tables import NOISE_STANDARD_ERRORS, verdict, verdicts
+from budwood.reporting.tables import NOISE_STANDARD_ERRORS, lead, verdicts
 from budwood.search.choice import CONFIDENCE
 
 _TRAINING_STAGES = ("training", "teacher", "teacher_cache")
@@ -79,7 +79,7 @@ def _taken(findings: Findings, trained: pd.DataFrame) -> list[str]:
     best, variants = finite.iloc[0], ["bin", "space"]
     loss = formats.plus_minus(best["loss"], best["standard_error"])
     teacher = findings.results.loc[findings.results["bin"] == "", "perplexity"].iloc[0]
-    lead = (
+    found = (
         f"Lowest loss: `{best['model']}` of {best['space']}, {formats.count(best['num_parameters'])} parameters, "
         f"{loss} nats per token (perplexity {formats.significant(best['perplexity'])}, the teacher's "
         f"{formats.significant(teacher)})"
@@ -88,11 +88,10 @@ def _taken(findings: Findings, trained: pd.DataFrame) -> list[str]:
     if len(rivals):
         rival = rivals.iloc[0]
         gap = rival["difference_to_best"], rival["difference_to_best_standard_error"]
-        sure = verdict(*gap).removeprefix("higher, ")
-        lead += f", {formats.plus_minus(*gap)} below `{rival['model']}` ({sure})"
+        found += f", {lead(*gap, rival['model'])}"
     key = best["bin"], best["space"], best["model"]
     record = next(arm for arm in findings.arms if (arm.bin, arm.space, arm.arm) == key)
-    return [f"{lead}.", *_loading(record, _untried(findings, record), native=_is_native(findings, record))]
+    return [f"{found}.", *_loading(record, _untried(findings, record), native=_is_native(findings, record))]
 
 
 def _is_native(findings: Findings, arm: Score) -> bool:

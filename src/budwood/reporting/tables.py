@@ -45,6 +45,26 @@ def verdict(difference: float, standard_error: float) -> str:
     return "lower, beyond the noise" if difference < 0 else "higher, beyond the noise"
 
 
+def lead(difference: float, standard_error: float, rival: str, unit: str = "") -> str:
+    """Return by how much the best is below a rival, and whether that is beyond the noise."""
+    gap, sure = formats.plus_minus(difference, standard_error), verdict(difference, standard_error)
+    return f"{gap}{unit} below `{rival}` ({sure.removeprefix('higher, ')})"
+
+
+def compared_to_best(losses: Sequence[float], best: Sequence[float] | None) -> dict[str, float]:
+    """Return mean loss and paired difference of losses by sequence, with standard errors, and their number.
+
+    Args:
+        losses: of one model, nats per token; empty where it has none.
+        best: of the model of lowest loss on the same sequences; None where that is this one, or unknown.
+    """
+    nothing = (np.nan, np.nan)
+    loss, error = mean_and_error(losses) if losses else nothing
+    difference, of_difference = paired_difference(losses, best) if losses and best is not None else nothing
+    pair = {"difference": difference, "difference_standard_error": of_difference}
+    return {"loss": loss, "standard_error": error, **pair, "num_sequences": len(losses)}
+
+
 def verdicts(table: pd.DataFrame) -> list[str]:
     """Return the verdict on every difference of a table; n/a where there is none."""
     pairs = zip(table["difference"], table["difference_standard_error"], strict=True)

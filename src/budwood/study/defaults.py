@@ -21,12 +21,12 @@ LEARNING_RATE, RANDOM_LEARNING_RATE = 1e-4, 3e-3
 """Peaks for weights and for random ones, chosen for `SCHEDULE`; longer runs take higher ones."""
 MFU = 0.2
 """Share of a peak that plans expect."""
-SPLITS = {"train": 0.8, "calibration": 0.05, "selection": 0.05, "choice": 0.05, "validation": 0.05}
+SHARES = {"train": 0.8, "calibration": 0.05, "selection": 0.05, "choice": 0.05, "validation": 0.05}
 """Shares of a text whose division is not given."""
 MEASUREMENT = MeasurementSettings(
     length=256, calibration=16, elimination=2, selection=6, choice=4, validation=6, heldout=4
 )
-ARMS = Arms(
+ARM_SETTINGS = Arms(
     random_init=ArmSettings(learning_rate=RANDOM_LEARNING_RATE),
     reference_init=ArmSettings(learning_rate=RANDOM_LEARNING_RATE),
     subnet_init=ArmSettings(learning_rate=LEARNING_RATE),

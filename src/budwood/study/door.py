@@ -12,7 +12,7 @@ from budwood.models.settings import TeacherSettings
 from budwood.records.names import require_names
 from budwood.records.tracking import Track
 from budwood.study.arguments import require_kind
-from budwood.study.defaults import MEASUREMENT, SPLITS
+from budwood.study.defaults import MEASUREMENT, SHARES
 from budwood.study.settings import MeasurementSettings
 from budwood.study.stage import Workspace, no_tracking
 from budwood.study.study import Study
@@ -35,7 +35,7 @@ def open_study(
 
     Args:
         teacher: a hub id, a checkpoint folder, a GGUF file, `package://<import name>/<file>`, or `TeacherSettings`.
-        texts: sources by name: a path, whose ending gives the format, divided as `budwood.study.defaults.SPLITS` says;
+        texts: sources by name: a path, whose ending gives the format, divided as `budwood.study.defaults.SHARES` says;
             or `SourceSettings`; or a whole corpus.
         folder: keeps everything, for later calls too.
         measurement: how much text is measured on, and where models run.
@@ -83,4 +83,4 @@ def _corpus(texts: Mapping[str, str | Path | SourceSettings]) -> CorpusSettings:
 def _source(name: str, path: str | Path) -> SourceSettings:
     require_kind(name, path, (str, Path), "a path or SourceSettings")
     named = (kind for kind in SUFFIXES if str(path).endswith(suffixes(kind)))
-    return SourceSettings(path=(str(path),), format=next(named, "text"), splits=SPLITS)
+    return SourceSettings(path=(str(path),), format=next(named, "text"), splits=SHARES)

@@ -16,7 +16,7 @@ from budwood.records.cost import Cost
 from budwood.records.names import Variant
 from budwood.reporting.memory import Memory
 from budwood.reporting.quote import NUM_MEMBERS
-from budwood.reporting.streaming import Reading, cut_memory
+from budwood.reporting.streaming import TextReading, cut_memory
 from budwood.search.genes import stored_bytes
 from budwood.study.costs import Extent, bin_center, correction_cost, moments_costs
 from budwood.study.settings import BinSettings
@@ -82,7 +82,7 @@ class Forecast:
         """Return the mean FLOPs of timing a member."""
         return statistics.fmean(timing_flops(member, settings) for member in self.members)
 
-    def cutting(self, teacher: Architecture, reading: Reading) -> Memory:
+    def cutting(self, teacher: Architecture, reading: TextReading) -> Memory:
         """Return what it takes to cut a member out and to correct it, of the one that takes most.
 
         Args:

@@ -17,9 +17,9 @@ from budwood.models.prompts import prompt_lengths
 from budwood.records.cost import Cost
 from budwood.records.names import ARMS, BASELINE, CONTINUED, FROM_SUBNET, REFERENCE, SHARED, Variant
 from budwood.reporting.accelerator import Accelerator
-from budwood.reporting.memory import BYTES, Memory, Precision, forward_memory, training_memory
-from budwood.reporting.quote import COLUMNS
-from budwood.reporting.streaming import Reading, stream_memory
+from budwood.reporting.memory import BYTES, DtypeName, Memory, forward_memory, training_memory
+from budwood.reporting.quote import PLAN_COLUMNS
+from budwood.reporting.streaming import TextReading, stream_memory
 from budwood.search.fitness import FROM_SCORES
 from budwood.search.settings import SearchSettings
 from budwood.study import costs
@@ -41,7 +41,7 @@ _UINT16_VALUES = 2**16
 _WRITTEN = (NEW_TOKENS,) * NUM_PROMPTS
 """Tokens of every continuation, if none ends a document."""
 
-Row = dict[str, object]
+PlanRow = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ class PlannedStudy:
     """Conditions of bins that change something of them."""
     num_sources: Mapping[str, int]
     """Sources of text that every split has."""
-    precision: Precision
+    precision: DtypeName
     needs_statistics: bool = True
     needs_elimination: bool = True
     num_orderings: int = 0
@@ -124,10 +124,10 @@ class PlannedStudy:
         measurement = self.conditions.measurement
         return costs.Extent(measurement.searched[split] if count is None else count, measurement.length_of(split))
 
-    def reading(self, text: costs.Extent, size: int) -> Reading:
+    def reading(self, text: costs.Extent, size: int) -> TextReading:
         """Return how the teacher reads a text layer by layer, with so many bytes a parameter."""
         batch = self.conditions.measurement.batch_size
-        return Reading(num_sequences=text.count, length=text.length, batch_size=batch, size=size)
+        return TextReading(num_sequences=text.count, length=text.length, batch_size=batch, size=size)
 
     def training_memory(self, members: Sequence[Architecture], micro_batch: int, *, taught: bool) -> Memory:
         """Return what training takes, of that model which takes most."""
@@ -174,10 +174,10 @@ def plan(study: PlannedStudy, accelerator: Accelerator, mfu: float) -> pd.DataFr
         *(row for each in study.trained for row in _training_rows(study.within(each.variant.bin), each)),
         *(row for each in one_of_each.values() for row in _reference_rows(study.within(each.variant.bin), each)),
     ]
-    frame = pd.DataFrame(rows).reindex(columns=COLUMNS)
+    frame = pd.DataFrame(rows).reindex(columns=PLAN_COLUMNS)
     hours = [accelerator.hours(*cost, mfu) for cost in zip(frame["stage"], frame["flops"], strict=True)]
     texts = dict.fromkeys(("bin", "space", "arm"), "")
-    counted = [name for name in COLUMNS if name not in {"stage", *texts, "paper_flops"}]
+    counted = [name for name in PLAN_COLUMNS if name not in {"stage", *texts, "paper_flops"}]
     return (
         frame.assign(device_hours=hours)
         .fillna(texts | dict.fromkeys(counted, 0))
@@ -216,24 +216,24 @@ def certificate_cost(study: PlannedStudy, each: Forecast, num_proofs: int) -> Co
     return Cost.total("certificate", [*[proof] * num_proofs, check])
 
 
-def _row(cost: Cost, variant: Variant | None = None, arm: str = SHARED) -> Row:
+def _row(cost: Cost, variant: Variant | None = None, arm: str = SHARED) -> PlanRow:
     place = (variant or Variant(SHARED, SHARED))._asdict()
     return {"stage": cost.stage, **place, "arm": arm, "tokens": cost.tokens, "flops": cost.flops}
 
 
-def _held(memory: Memory, largest: Architecture) -> Row:
+def _held(memory: Memory, largest: Architecture) -> PlanRow:
     parts = {f"{part}_bytes": size for part, size in asdict(memory).items()}
     return parts | {"memory_bytes": memory.total, "num_parameters": num_parameters(largest)}
 
 
-def _files(study: PlannedStudy, schedule: Schedule, trained: Architecture) -> Row:
+def _files(study: PlannedStudy, schedule: Schedule, trained: Architecture) -> PlanRow:
     """Return what a trained model leaves on disk, and its checkpoints meanwhile."""
     count = num_parameters(trained)
     checkpoints = schedule.num_checkpoints(study.conditions.engine.kept_checkpoints)
     return {"disk_bytes": _MODEL_BYTES * count, "passing_disk_bytes": checkpoints * _CHECKPOINT_BYTES * count}
 
 
-def _shared_rows(study: PlannedStudy) -> Iterator[Row]:
+def _shared_rows(study: PlannedStudy) -> Iterator[PlanRow]:
     """Yield what is spent once: the text, and the passes of the teacher alone."""
     teacher, schedule, measurement = study.teacher, study.longest, study.conditions.measurement
     token_bytes = 2 if teacher.vocab_size <= _UINT16_VALUES else 4
@@ -276,7 +276,7 @@ def _cached_bytes(study: PlannedStudy) -> int:
     )
 
 
-def _search_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:
+def _search_rows(study: PlannedStudy, each: Forecast) -> Iterator[PlanRow]:
     """Yield what it takes to find and cut out a sub-network, and to probe it."""
     measurement, largest, variant = study.conditions.measurement, each.largest, each.variant
     searching, correction = search_costs(study, each)
@@ -307,7 +307,7 @@ def _search_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:
             yield _row(costs.overfit_cost(forward, None, probe), variant)
 
 
-def _training_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:
+def _training_rows(study: PlannedStudy, each: Forecast) -> Iterator[PlanRow]:
     """Yield what the arms of a variant cost, and what it takes to measure them."""
     probe = study.probe_schedule
     steady = probe is not None and probe.shape == "warmup_stable_decay"
@@ -323,7 +323,7 @@ def _training_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:
     yield _evaluation_row(study, each)
 
 
-def _arm_rows(study: PlannedStudy, each: Forecast, arm: str, *, taught: bool, steps_done: int) -> Iterator[Row]:
+def _arm_rows(study: PlannedStudy, each: Forecast, arm: str, *, taught: bool, steps_done: int) -> Iterator[PlanRow]:
     schedule, largest = study.schedule, each.largest
     length, done = schedule.sequence_length, steps_done * schedule.tokens_per_step
     forward, teacher = each.forward(length), float(forward_flops_per_token(study.teacher, context=length))
@@ -341,12 +341,12 @@ def _arm_rows(study: PlannedStudy, each: Forecast, arm: str, *, taught: bool, st
         yield _row(costs.overfit_cost(forward, teacher if taught else None, schedule), each.variant, arm)
 
 
-def _start_row(each: Forecast) -> Row:
+def _start_row(each: Forecast) -> PlanRow:
     """Return what it takes to check the loss of a sub-network once, before the first run that begins with it."""
     return _row(costs.start_gate_cost({length: each.forward(length) for length in costs.START_LENGTHS}), each.variant)
 
 
-def _evaluation_row(study: PlannedStudy, each: Forecast) -> Row:
+def _evaluation_row(study: PlannedStudy, each: Forecast) -> PlanRow:
     """Return what it takes to measure arms, to ask the first of each, and to time their model and the teacher."""
     measurement, evaluation, sources = study.conditions.measurement, study.evaluation, study.num_sources["validation"]
     length, asked = measurement.final_length, evaluation.question_tokens(sources)
@@ -366,7 +366,7 @@ def _evaluation_row(study: PlannedStudy, each: Forecast) -> Row:
     return _row(Cost.total("evaluation", spent), each.variant) | _held(study.reading_memory(each.largest), each.largest)
 
 
-def _reference_rows(study: PlannedStudy, each: Forecast) -> Iterator[Row]:
+def _reference_rows(study: PlannedStudy, each: Forecast) -> Iterator[PlanRow]:
     """Yield what the reference of a bin costs; all its spaces share it."""
     if each.reference is not None:
         alone = replace(each, variant=Variant(each.variant.bin, SHARED), members=(each.reference,))

@@ -18,7 +18,7 @@ from budwood.records.hashes import hash_file
 from budwood.search.genes import Genes
 from budwood.training.cache import TeacherCache
 
-RESULT = "result.json"
+PARTS = "result.json"
 """Lists the parts of a finished stage's result; written last."""
 
 Result = TypeVar("Result")
@@ -76,7 +76,7 @@ def save(result: Any, folder: Path) -> None:
         inside = place.is_relative_to(folder.resolve())
         at = str(place.relative_to(folder.resolve()) if inside else place)
         listed[part] = {"form": name, "at": at, "fingerprint": _fingerprint(value, place)}
-    write_atomically(folder / RESULT, json.dumps(listed, indent=1))
+    write_atomically(folder / PARTS, json.dumps(listed, indent=1))
 
 
 def restore(kind: Any, folder: Path) -> Any:
@@ -90,7 +90,7 @@ def restore(kind: Any, folder: Path) -> Any:
         ValueError: a file is missing or damaged; the message names it.
     """
     try:
-        listed = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        listed = json.loads((folder / PARTS).read_text(encoding="utf-8"))
         parts = {name: _read(folder / entry["at"], entry) for name, entry in listed.items()}
         return kind(**parts) if isinstance(kind, type) and issubclass(kind, tuple) else parts[_ALONE]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:

@@ -19,7 +19,7 @@ from budwood.records.files import write_atomically
 from budwood.records.locks import holding
 from budwood.records.strict import HOW, facts
 from budwood.records.tracking import Track
-from budwood.study.results import RESULT, Result, restore, save
+from budwood.study.results import PARTS, Result, restore, save
 from budwood.study.source import code_hash
 
 logger = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ class Workspace:
         folder = self.claim(stage.name, stage.facts())
         with holding(folder, stage.name):
             work = Work(folder=folder, workspace=self, track=self.track)
-            if stage.answers and (folder / RESULT).is_file():
+            if stage.answers and (folder / PARTS).is_file():
                 logger.info("Reusing %s", folder)
                 result: Result = restore(stage.run.__annotations__["return"], folder)
             else:

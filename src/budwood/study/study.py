@@ -26,7 +26,7 @@ from budwood.search.genes import Genes
 from budwood.search.settings import SearchSettings
 from budwood.study.arguments import as_checkpoint, named_bins, require_kind
 from budwood.study.choice import BriefTraining, ChooseWinner
-from budwood.study.defaults import ARMS, LEARNING_RATE, MFU, RANDOM_LEARNING_RATE, SCHEDULE, SEARCH, SPACE
+from budwood.study.defaults import ARM_SETTINGS, LEARNING_RATE, MFU, RANDOM_LEARNING_RATE, SCHEDULE, SEARCH, SPACE
 from budwood.study.evaluation import EvaluateTeacher
 from budwood.study.export import CertifyTrained, ExportSubnet, last_loss, text_sources
 from budwood.study.forecast import forecast
@@ -351,7 +351,7 @@ class Study:
             measurement=self.measurement,
             protocol=ProtocolSettings(),
             schedule=schedule,
-            arms=ARMS,
+            arms=ARM_SETTINGS,
             engine=self.engine,
         )
 

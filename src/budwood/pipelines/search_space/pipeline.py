@@ -5,7 +5,7 @@ from kedro.pipeline import Pipeline
 from budwood.parameters import ProjectParameters
 from budwood.pipelines.wiring import Deferred, shared_node
 
-SPACE = "budwood.study.space"
+NODES = "budwood.study.space"
 
 
 def create_pipeline(parameters: ProjectParameters) -> Pipeline:
@@ -14,7 +14,7 @@ def create_pipeline(parameters: ProjectParameters) -> Pipeline:
     grid = ["teacher_record", "params:bins", "params:spaces", "params:grid"]
     sampled = ["teacher_record", "search_spaces", "params:spaces", "params:search"]
     nodes = [
-        shared_node(Deferred(SPACE, "enumerate_spaces"), grid, ["search_spaces"]),
-        shared_node(Deferred(SPACE, "sample_spaces"), sampled, ["space_samples"]),
+        shared_node(Deferred(NODES, "enumerate_spaces"), grid, ["search_spaces"]),
+        shared_node(Deferred(NODES, "sample_spaces"), sampled, ["space_samples"]),
     ]
     return Pipeline(nodes, tags="search_space")
