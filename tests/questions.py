@@ -23,4 +23,5 @@ def texts(count: int) -> list[str]:
 def ask(folder: Path, heldout: Path, output: Path, **settings: object) -> list[dict[str, Any]]:
     """Return the records of all tasks."""
     asked = EvaluationSettings(**{"batch_size": 16} | settings)
-    return run_benchmarks(folder, heldout, asked, CPU, output, bos_token_id=None)["tasks"]
+    answers = run_benchmarks(folder, heldout, asked, CPU, output, bos_token_id=None)
+    return [task.model_dump() for task in answers.tasks]

@@ -99,7 +99,7 @@ class TrackingHook:
         self._started: dict[str, float] = {}
         self._catalog: DataCatalog | None = None
         self._settings: TrackingSettings | None = None
-        self._parameters: dict[str, Any] = {}
+        self._parameters: dict[str, object] = {}
         self._about: dict[str, str] = {}
         self._before: Any = None
 
@@ -169,7 +169,7 @@ class TrackingHook:
                 self._about |= self._identity(name, value)
         self._runs[node.name] = enter_run(variant, {"variant": variant} | self._about)
         mlflow.set_tags(self._about)
-        values: dict[str, Any] = {}
+        values: dict[str, object] = {}
         for name, value in inputs.items():
             values |= _flatten(_short(name), value) if name.startswith("params:") else {}
         training = _TRAINING.fullmatch(node.short_name)
@@ -313,7 +313,7 @@ def _short(name: str) -> str:
     return short.get(group, f"{group}.{member}" if member else group)
 
 
-def _of_arm(values: dict[str, Any], arm: str) -> dict[str, Any]:
+def _of_arm(values: dict[str, object], arm: str) -> dict[str, object]:
     """Return the parameters of one arm, under the same names for all arms, so that runs can be compared by them."""
     own, others = f"arms.{arm}.", "arms."
     return {
@@ -323,7 +323,7 @@ def _of_arm(values: dict[str, Any], arm: str) -> dict[str, Any]:
     }
 
 
-def _flatten(prefix: str, value: Any) -> dict[str, Any]:
+def _flatten(prefix: str, value: object) -> dict[str, object]:
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json", exclude_none=True)
     if not isinstance(value, dict):

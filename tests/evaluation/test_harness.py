@@ -63,12 +63,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_random_weights_answer_by_chance(folder: Path, tasks_folder: Path, tmp_path: Path) -> None:
     """One in four of 100 is right, with a deviation of 4.3; nobody guesses a word."""
     record = run_benchmarks(folder, tasks_folder, EvaluationSettings(), CPU, tmp_path, bos_token_id=None)
-    last_word, continuation = record["tasks"]
-    assert abs(continuation["value"] - 0.25) < 4 * 0.0433
-    assert last_word["value"] < 0.05
-    assert (continuation["task"], continuation["metric"], continuation["chance"]) == (CONTINUATION, "acc_norm", 0.25)
-    assert (last_word["task"], last_word["metric"], last_word["chance"]) == (LAST_WORD, "acc", None)
-    assert record["harness"].startswith("lm_eval 0.4.")
+    last_word, continuation = record.tasks
+    assert abs(continuation.value - 0.25) < 4 * 0.0433
+    assert last_word.value < 0.05
+    assert (continuation.task, continuation.metric, continuation.chance) == (CONTINUATION, "acc_norm", 0.25)
+    assert (last_word.task, last_word.metric, last_word.chance) == (LAST_WORD, "acc", None)
+    assert record.harness.startswith("lm_eval 0.4.")
 
 
 def test_random_weights_answer_from_their_context_by_chance(folder: Path, tmp_path: Path) -> None:

@@ -25,13 +25,13 @@ from budwood.evaluation.settings import (
     EvaluationSettings,
 )
 from budwood.models.device import Compute
+from budwood.records.evaluation import Downstream, Metric, TaskAnswers
 from budwood.records.files import read_json, write_folder_atomically, write_json
 from budwood.records.seal import damage, seal
+from budwood.records.strict import Strict
 
 if TYPE_CHECKING:
     from budwood.evaluation.respondent import Respondent
-
-Record = dict[str, Any]
 
 VERSION = f"lm_eval {importlib.metadata.version('lm_eval')}"
 FEWSHOT_SEED = 1234
@@ -126,7 +126,7 @@ def run_benchmarks(
     output: Path,
     *,
     bos_token_id: int | None,
-) -> Record:
+) -> Downstream:
     """Ask a checkpoint all questions of the settings' benchmarks.
 
     Every finished task, and so every task of a group, is kept in `output` and read instead of asked again.
@@ -140,8 +140,8 @@ def run_benchmarks(
         bos_token_id: begins every request, as it begins the sequences of the corpus.
 
     Returns:
-        versions and settings, and in `tasks` what `_record` returns: one for a task and for a group that the harness
-        aggregates; one each for the tasks of other groups and of tags. Of equal names the first is reported.
+        answers under the name of the folder: one for a task and for a group that the harness aggregates; one each for
+        the tasks of other groups and of tags. Of equal names the first is reported.
 
     Raises:
         ValueError: the folder has no tokenizer.
@@ -165,16 +165,39 @@ def run_benchmarks(
         respondent = Respondent(folder, compute, settings.batch_size, bos_token_id)
         for benchmark, items in missing.items():
             session = _Session(respondent, benchmark, settings.limit, files[benchmark].parent / files[benchmark].stem)
-            write_json(files[benchmark], session.records(items))
-    records = [record for file in files.values() for record in read_json(file)]
-    first = {record["task"]: record for record in reversed(records)}
-    return {
-        "harness": VERSION,
-        "device": compute.describe(),
-        "precision": compute.precision,
-        "limit": settings.limit,
-        "tasks": list(reversed(first.values())),
-    }
+            write_json(files[benchmark], [record.model_dump() for record in session.records(items)])
+    records = [TaskAnswers.model_validate(row) for file in files.values() for row in read_json(file)]
+    first = {record.task: record for record in reversed(records)}
+    return Downstream(
+        model=folder.name,
+        harness=VERSION,
+        device=compute.describe(),
+        precision=compute.precision,
+        limit=settings.limit,
+        tasks=tuple(reversed(first.values())),
+    )
+
+
+class _Sample(Strict):
+    """What a question says of a task."""
+
+    filter: str
+    num_requests: int
+    metrics: dict[str, float]
+
+
+class _Asked(Strict):
+    """The scores of a task, and what its questions say of them."""
+
+    scores: dict[str, float]
+    """By the harness's keys."""
+    version: float | str | None
+    num_fewshot: int
+    num_cut: int
+    samples: list[_Sample]
+    tokens: int
+    flops: float
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,18 +210,17 @@ class _Session:
     folder: Path
     """Keeps what every task gave."""
 
-    def records(self, items: Sequence[Any]) -> list[Record]:
+    def records(self, items: Sequence[Any]) -> list[TaskAnswers]:
         """Ask all tasks, then return the records of what the benchmark consists of."""
-        answers: dict[int, Record] = {}
+        answers: dict[int, _Asked] = {}
         for place, task in enumerate(_leaves(items)):
             file = self.folder / f"{place}-{_slug(task.task_name)}.json"
             if not file.is_file():
-                write_json(file, self._ask(task))
-            answers[id(task)] = read_json(file)
+                write_json(file, self._ask(task).model_dump())
+            answers[id(task)] = _Asked.model_validate(read_json(file))
         return [record for item in items for record in self._report(item, answers)]
 
-    def _ask(self, task: Any) -> Record:
-        """Return the scores of a task, and what its questions say of them."""
+    def _ask(self, task: Any) -> _Asked:
         from lm_eval import evaluate  # noqa: PLC0415 - seconds of imports
 
         started, tokens, flops = time.perf_counter(), self.respondent.tokens, self.respondent.flops
@@ -217,33 +239,29 @@ class _Session:
                 "%s: %d of %d questions exceed the model's %d positions and were cut at their left",
                 *(name, num_cut, len(questions), self.respondent.max_length),
             )
-        return {
-            "scores": {key: value for key, value in found["results"][name].items() if isinstance(value, int | float)},
-            "version": found["versions"][name],
-            "num_fewshot": found["n-shot"][name] or 0,
-            "num_cut": num_cut,
-            "samples": [
-                {metric: sample[metric] for metric in sample["metrics"] if isinstance(sample[metric], int | float)}
-                | {"filter": sample["filter"], "num_requests": len(sample["arguments"])}
-                for sample in samples
-            ],
-            "tokens": self.respondent.tokens - tokens,
-            "flops": self.respondent.flops - flops,
-            "seconds": time.perf_counter() - started,
-        }
+        return _Asked(
+            scores={key: value for key, value in found["results"][name].items() if isinstance(value, int | float)},
+            version=found["versions"][name],
+            num_fewshot=found["n-shot"][name] or 0,
+            num_cut=num_cut,
+            samples=[_sample(sample) for sample in samples],
+            tokens=self.respondent.tokens - tokens,
+            flops=self.respondent.flops - flops,
+            seconds=time.perf_counter() - started,
+        )
 
-    def _report(self, item: Any, answers: Mapping[int, Record]) -> Iterator[Record]:
+    def _report(self, item: Any, answers: Mapping[int, _Asked]) -> Iterator[TaskAnswers]:
         """Yield the record of a task or of a group that has scores of its own, else those of the group's members."""
         tasks = list(_leaves([item]))
         own = [answers[id(task)] for task in tasks]
         if not hasattr(item, "aggregate"):
-            scores, version = own[0]["scores"], own[0]["version"]
+            scores, version = own[0].scores, own[0].version
         else:
-            of_members = {task.task_name: answer["scores"] for task, answer in zip(tasks, own, strict=True)}
+            of_members = {task.task_name: answer.scores for task, answer in zip(tasks, own, strict=True)}
             scores, version = item.aggregate(of_members), item.version
         if any("," in key for key in scores):
             name = item.name if hasattr(item, "aggregate") else item.task_name
-            yield {"task": name, "version": version} | _record(self.benchmark, scores, own)
+            yield _answers((name, version), self.benchmark.metric, scores, own)
         elif hasattr(item, "aggregate"):
             for member in item:
                 yield from self._report(member, answers)
@@ -251,57 +269,59 @@ class _Session:
             _logger.warning("%s gives no number and is not reported", item.task_name)
 
 
-def _record(benchmark: Benchmark, scores: Mapping[str, Any], answers: Sequence[Record]) -> Record:
+def _sample(sample: Mapping[str, Any]) -> _Sample:
+    numbers = {name: sample[name] for name in sample["metrics"] if isinstance(sample[name], int | float)}
+    return _Sample(filter=sample["filter"], num_requests=len(sample["arguments"]), metrics=numbers)
+
+
+def _answers(
+    named: tuple[str, float | str | None], shown: str | None, scores: Mapping[str, Any], asked: Sequence[_Asked]
+) -> TaskAnswers:
     """Return what tables need of the harness's scores.
 
     Args:
-        benchmark: names the metric that tables show.
+        named: the task or group, and its version.
+        shown: the metric that tables show.
         scores: of a task or a group, by the harness's keys.
-        answers: of the task, or of all tasks of the group.
-
-    Returns:
-        `num_fewshot`, `metric`, `value`, `standard_error` (as the harness gives it; None where it gives none), `chance`
-        (of accuracy in a multiple choice; None elsewhere), `metrics` (all others too), `num_questions`, `num_cut` (the
-        questions that exceed the model's positions), `answers`: the metric of every question, in order, so that models
-        can be compared in pairs (None where it is no mean over questions), and `tokens`, `flops` and `seconds`.
+        asked: the task, or all tasks of the group.
     """
     # The harness names a metric `acc,none`: the metric, and the filter that its answers went through.
     keys = [key for key in scores if "," in key and not key.partition(",")[0].endswith("_stderr")]
-    metrics: dict[str, Record] = {
-        key.removesuffix(",none"): {
-            "value": float(scores[key]),
-            "standard_error": _number(scores.get(key.replace(",", "_stderr,", 1))),
-        }
-        for key in keys
+    errors = {key: scores.get(key.replace(",", "_stderr,", 1)) for key in keys}
+    metrics = {
+        key.removesuffix(",none"): Metric(
+            value=float(scores[key]), standard_error=float(error) if isinstance(error, int | float) else None
+        )
+        for key, error in errors.items()
     }
-    wanted = [name for name in (benchmark.metric, "acc_norm", "acc") if name in metrics]
-    metric = str([*wanted, *metrics][0])
+    metric = next((name for name in (shown, "acc_norm", "acc") if name in metrics), next(iter(metrics)))
+    assert metric is not None, "it is one of the names"
     name, _, filter_name = metric.partition(",")
-    samples = [
-        sample for answer in answers for sample in answer["samples"] if sample["filter"] == (filter_name or "none")
-    ]
-    values, value = [sample.get(name, math.nan) for sample in samples], metrics[metric]["value"]
-    summed = ("num_cut", "tokens", "flops", "seconds")
-    return {
-        "num_fewshot": max(answer["num_fewshot"] for answer in answers),
-        "metric": metric,
-        "num_questions": len(samples),
-        **metrics[metric],
-        "chance": _chance([sample["num_requests"] for sample in samples], metrics, metric),
-        "metrics": metrics,
-        "answers": list(map(float, values)) if math.isclose(fmean(values), value, abs_tol=1e-9) else None,
-    } | {total: sum(answer[total] for answer in answers) for total in summed}
+    samples = [sample for task in asked for sample in task.samples if sample.filter == (filter_name or "none")]
+    values, value = [sample.metrics.get(name, math.nan) for sample in samples], metrics[metric].value
+    return TaskAnswers(
+        task=named[0],
+        version=named[1],
+        num_fewshot=max(task.num_fewshot for task in asked),
+        metric=metric,
+        num_questions=len(samples),
+        **dict(metrics[metric]),
+        chance=_chance([sample.num_requests for sample in samples], metrics, metric),
+        metrics=metrics,
+        # None where it is no mean over questions.
+        answers=values if math.isclose(fmean(values), value, abs_tol=1e-9) else None,
+        num_cut=sum(task.num_cut for task in asked),
+        tokens=sum(task.tokens for task in asked),
+        flops=sum(task.flops for task in asked),
+        seconds=sum(task.seconds for task in asked),
+    )
 
 
-def _chance(num_requests: Sequence[int], metrics: Mapping[str, Any], metric: str) -> float | None:
+def _chance(num_requests: Sequence[int], metrics: Mapping[str, Metric], metric: str) -> float | None:
     """Return the share that guessing gets right, where every request of a question is one of its choices."""
     if metric not in {"acc", "acc_norm"} or "acc_mutual_info" in metrics or min(num_requests) == 1:
         return None
     return sum(1 / number for number in num_requests) / len(num_requests)
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
 
 
 def _load(benchmark: Benchmark, heldout: Path, include_path: str | None) -> list[Any]:

@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -18,7 +17,7 @@ _MOST_TOKENS = 2**20
 # Passages among which those of other documents are looked for.
 _NUM_DRAWS = 64
 
-Question = dict[str, Any]
+Question = dict[str, str | int | list[str]]
 Questions = dict[str, list[Question]]
 """By task."""
 

@@ -38,7 +38,7 @@ class ParametersHook:
         return self.parameters
 
 
-def typed(parameters: ProjectParameters) -> dict[str, Any]:
+def typed(parameters: ProjectParameters) -> dict[str, object]:
     """Return parameters by group as Kedro's datasets have them; bins and spaces by name.
 
     Groups that nodes take together are one dataset more: `conditions`, those of every bin, and `study` for all of them.

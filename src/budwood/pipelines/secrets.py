@@ -3,7 +3,6 @@
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 MASK = "***"
 
@@ -25,7 +24,7 @@ def is_secret(name: str) -> bool:
     )
 
 
-def without_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
+def without_secrets(values: Mapping[str, object]) -> dict[str, object]:
     """Return named values with secrets masked."""
     return {name: MASK if is_secret(name) and value is not None else _clean(value) for name, value in values.items()}
 
@@ -55,7 +54,7 @@ def _masked(found: re.Match[str]) -> str:
     return f"{name}{sign}{MASK}" if is_secret(name) else found.group()
 
 
-def _clean(value: Any) -> Any:
+def _clean(value: object) -> object:
     return _PASSWORD.sub(rf"\1:{MASK}@", value) if isinstance(value, str) else value
 
 

@@ -97,7 +97,7 @@ def savings(curves: pd.DataFrame, ledger: Sequence[Cost], reference: str = BASEL
         ValueError: a curve has no finite held-out loss at step 0, or its training is not in the ledger.
     """
     costs = ledger_frame(ledger)
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, float | str]] = []
     for (bin_name, space), variant in curves.groupby(["bin", "space"], sort=False):
         arms = dict(iter(variant.groupby("arm", sort=False)))
         target = _end(arms.pop(reference, variant.iloc[:0]))
@@ -248,12 +248,12 @@ def _per_token(costs: pd.DataFrame, key: dict[str, str]) -> float:
     return float(rows["flops"].sum() / rows["tokens"].sum())
 
 
-def _saving(runs: _Runs, target: _Runs | None, baseline_flops: float, charges: _Charges) -> dict[str, object]:
+def _saving(runs: _Runs, target: _Runs | None, baseline_flops: float, charges: _Charges) -> dict[str, float | str]:
     """Return the computed columns of one row of the savings."""
     tokens = float(tokens_to_match(runs.tokens, runs.mean, target.mean[:, 0])[0]) if target else np.nan
     low, high = _interval(runs, target) if target else (np.nan, np.nan)
     matched = np.isfinite(tokens)
-    columns: dict[str, object] = {
+    columns: dict[str, float | str] = {
         "num_runs": len(runs.losses),
         "target_loss": float(target.mean[0, 0]) if target else np.nan,
         "status": _status(tokens),

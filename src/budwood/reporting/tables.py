@@ -15,6 +15,8 @@ from budwood.reporting.matching import mismatches
 NOISE_STANDARD_ERRORS = 2.0
 """A difference exceeds the noise when it is larger than this many of its standard errors."""
 
+Columns = dict[str, float | str]
+"""A row of a table."""
 Losses = Mapping[str, Sequence[float]]
 """Mean loss in nats per token of each validation sequence, by source."""
 
@@ -96,7 +98,7 @@ def results_table(arms: Sequence[Score], evaluation: TeacherEvaluation, teacher:
     nowhere = dict.fromkeys(("bin", "space", "device", "precision"), "")
     own = {"model": teacher.name, "num_parameters": teacher.num_parameters}
     nothing = _differences("", {"": {0: teacher_losses}}, set())
-    rows: list[dict[str, object]] = [{**nowhere, **own, **_scores({0: teacher_losses}, text), **nothing}]
+    rows: list[Columns] = [{**nowhere, **own, **_scores({0: teacher_losses}, text), **nothing}]
     for place, runs in _by_arm(arms).items():
         others = {key[2]: other for key, other in _by_arm(arms).items() if key[:2] == place[:2]}
         siblings = {name: {run.seed: run.losses for run in other} for name, other in others.items()}
@@ -130,7 +132,7 @@ def _check_same_sequences(arm: Score, teacher_losses: Losses) -> None:
         )
 
 
-def _arm_columns(runs: Sequence[Score]) -> dict[str, object]:
+def _arm_columns(runs: Sequence[Score]) -> Columns:
     arm = runs[0]
     own = {"bin": arm.bin, "space": arm.space, "model": arm.arm, "num_parameters": arm.num_parameters}
     cost = {"tokens": arm.tokens, "student_flops": arm.student_flops, "teacher_flops": arm.teacher_flops}
@@ -145,10 +147,10 @@ def _by_suffix(values: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
     return {"": np.concatenate([own[suffix] for suffix in sorted(own)])} | own
 
 
-def _scores(runs: Mapping[int, Losses], text: HeldOutText) -> dict[str, object]:
+def _scores(runs: Mapping[int, Losses], text: HeldOutText) -> dict[str, float]:
     """Return perplexity, loss and bits per byte with standard errors, overall and by source."""
     by_seed, num_bytes = [_by_suffix(losses) for losses in runs.values()], _by_suffix(text.bytes)
-    columns: dict[str, object] = {"num_sequences": by_seed[0][""].size}
+    columns: dict[str, float] = {"num_sequences": by_seed[0][""].size}
     for suffix in by_seed[0]:
         losses = np.stack([values[suffix] for values in by_seed])
         each = [summarise(values, num_bytes[suffix], text.tokens_per_sequence) for values in losses]
@@ -164,7 +166,7 @@ def _with_seeds(error: float, means: Sequence[float]) -> float:
     return error if len(means) == 1 else float(np.hypot(error, mean_and_error(means)[1]))
 
 
-def _differences(arm: str, siblings: Mapping[str, Mapping[int, Losses]], like: Collection[str]) -> dict[str, object]:
+def _differences(arm: str, siblings: Mapping[str, Mapping[int, Losses]], like: Collection[str]) -> dict[str, float]:
     """Return the paired differences to the variant's baseline and best arm with standard errors.
 
     NaN to itself, and to arms that are not among those that were trained alike.
@@ -174,7 +176,7 @@ def _differences(arm: str, siblings: Mapping[str, Mapping[int, Losses]], like: C
     best = min(means, key=lambda name: float(np.nan_to_num(means[name], nan=np.inf)))
     suffixes = next(iter(losses[arm].values()))
     pairs = {f"difference{{}}{suffix}": (BASELINE, suffix) for suffix in suffixes}
-    columns: dict[str, object] = {}
+    columns: dict[str, float] = {}
     for column, (other, suffix) in (pairs | {"difference_to_best{}": (best, "")}).items():
         defined = other in losses and other in like and other != arm
         difference = _paired(losses[arm], losses[other], suffix) if defined else (np.nan, np.nan)

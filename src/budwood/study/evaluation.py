@@ -224,7 +224,7 @@ class AskModel(Stage[Downstream]):
 
     def run(self, work: Work) -> Downstream:
         """Ask; a killed run continues with the first task that it has not finished."""
-        record = run_benchmarks(
+        answers = run_benchmarks(
             self.model.folder,
             self.folder,
             self.evaluation,
@@ -232,7 +232,7 @@ class AskModel(Stage[Downstream]):
             work.folder,
             bos_token_id=self.bos_token_id,
         )
-        return Downstream.model_validate({"model": self.model_name} | record)
+        return answers.model_copy(update={"model": self.model_name})
 
     def report(self, result: Downstream, work: Work) -> None:
         """Report every metric."""

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import pandas as pd
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from budwood.corpus.packing import PackedCorpus
 from budwood.models.checkpoint import Checkpoint
@@ -42,7 +43,7 @@ def _write_table(table: pd.DataFrame, target: Path) -> Path:
     return file
 
 
-def _write_tensors(tensors: Mapping[str, Any], target: Path) -> Path:
+def _write_tensors(tensors: Mapping[str, Tensor], target: Path) -> Path:
     file = target.with_suffix(".safetensors")
     save_file(dict(tensors), file)
     return file
