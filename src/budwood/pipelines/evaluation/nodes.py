@@ -263,7 +263,7 @@ def join_curves(scores: list[Score], *curves: pd.DataFrame, variant: Variant) ->
         variant: the variant.
     """
     where, own = _placed(variant, curves)
-    tables = [
+    tables: list[pd.DataFrame] = [
         curve.assign(arm=score.arm, seed=score.seed, **where._asdict())
         for score, curve in zip(scores, own, strict=True)
     ]
