@@ -248,9 +248,14 @@ def test_compressed_lines_are_lines_and_a_torn_file_is_refused(tmp_path, suffix,
     whole = file.read_bytes()
     file.write_bytes(whole + whole)
     assert texts(source(path=str(tmp_path), format="jsonl")) == TEXTS * 2, "files may consist of several frames"
-    file.write_bytes(whole[:-12])
-    with pytest.raises(ValueError, match=rf"source 's': .*rows.jsonl{suffix}:\d cannot be read as format='jsonl'"):
-        texts(source(path=str(file), format="jsonl"))
+    if suffix == ".xz":
+        file.write_bytes(whole + b"\0" * 40_000 + whole + b"\0" * 4)
+        assert texts(source(path=str(tmp_path), format="jsonl")) == TEXTS * 2, "with zeros between them"
+    for damaged in (whole[:-12], whole + b"x" * 99, whole + b"x" + whole[1:], b"x" + whole[1:]):
+        file.write_bytes(damaged)
+        for on_error in ("stop", "skip"):
+            with pytest.raises(ValueError, match=rf"source 's': .*rows.jsonl{suffix}:\d cannot be read as "):
+                texts(source(path=str(file), format="jsonl", on_error=on_error))
 
 
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.txt.xz", "a.json.gz", "a.json.xz", "a.ndjson.gz"])

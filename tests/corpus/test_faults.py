@@ -43,6 +43,8 @@ from budwood.corpus.documents import SourceReader
         ('{"meta": {"id": 1}}', {"format": "jsonl", "text_field": "meta.text"}, "fields present in meta: id"),
         ('{"text": null}', {"format": "jsonl"}, "is empty"),
         (" \n", {}, "is empty"),
+        ("o\0n\0e\0", {}, "file cannot be read as format='text': it has the byte 0, as .* UTF-16 do; mend the row, or"),
+        ("one\no\0n\0e\0", {"format": "lines"}, "file:2 cannot be read as format='lines': it has the byte 0"),
     ],
 )
 def test_unreadable_content_is_refused(tmp_path, content, changes, message):

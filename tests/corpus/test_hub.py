@@ -1,10 +1,15 @@
 """Datasets are read row by row, as their cards say, or not at all."""
 
+import gzip
 import re
 from zipfile import ZipFile
 
+import datasets
+import hubs
+import huggingface_hub
 import pytest
 from documents import NOWHERE, changed, source, texts, write_card
+from huggingface_hub import HfFileSystem
 
 from budwood.corpus import documents
 from budwood.corpus.documents import SourceReader
@@ -122,5 +127,66 @@ def test_splits_and_configurations_of_a_card_have_the_files_it_names(tmp_path):
 def test_archives_are_refused_by_name(tmp_path):
     with ZipFile(tmp_path / "train.zip", "w") as archive:
         archive.writestr("train.jsonl", '{"text": "one"}')
-    with pytest.raises(ValueError, match=r"train.zip has none of the endings .json, .*; unpack it"):
+    with pytest.raises(ValueError, match=r"train.zip is no file of the kind 'json', .*; unpack or"):
         texts(source(path=None, dataset=str(tmp_path)))
+
+
+CARD = """---
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: data/*.jsonl.gz
+- config_name: objects
+  data_files: "objects.json"
+---
+"""
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """The address of a hub on this machine, which the libraries are led to, with a dataset of three files."""
+    files = {
+        "README.md": CARD.encode(),
+        "data/a.jsonl.gz": gzip.compress(b'{"text": "one"}\n{"te\n{"text": "two"}\n'),
+        "data/b.jsonl.gz": gzip.compress(b'{"text": "three"}\n'),
+        "objects.json": b'{\n"text": "four"\n}\n{\n"text": 5\n}',
+    }
+    with hubs.serving(files) as address:
+        template = huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE
+        patched: dict[str, object] = {
+            "HUGGINGFACE_CO_URL_TEMPLATE": template.replace(huggingface_hub.constants.ENDPOINT, address),
+            "ENDPOINT": address,
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_CACHE": str(tmp_path / "hub"),
+        }
+        for name, value in patched.items():
+            monkeypatch.setattr(huggingface_hub.constants, name, value)
+        for name, value in {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": False, "HF_DATASETS_CACHE": tmp_path}.items():
+            monkeypatch.setattr(datasets.config, name, value)
+        HfFileSystem.clear_instance_cache()
+        yield address
+        HfFileSystem.clear_instance_cache()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("hub")
+def test_datasets_of_the_hub_are_read_row_by_row():
+    of = source(path=None, dataset=hubs.DATASET, on_error="skip")
+    url = f"hf://datasets/{hubs.DATASET}@{hubs.COMMIT}"
+    reader = SourceReader(of, NOWHERE)
+    assert [document.text for document in reader] == ["one", "two", "three"]
+    assert reader.faults[0].startswith(f"{url}/data/a.jsonl.gz:2 cannot be read as ")
+    assert reader.fingerprint(reader.position) == SourceReader(of, NOWHERE).fingerprint(reader.position)
+    with pytest.raises(ValueError, match=rf"source 's': {url}/objects.json:1 must have text in text_field='text'"):
+        texts(changed(of, dataset_config="objects", revision="main", on_error="stop"))
+    for path in ("/data", "/data/*.jsonl.gz", f"@{hubs.COMMIT}/data"):
+        files = source(path=f"hf://datasets/{hubs.DATASET}{path}", format="jsonl", on_error="skip")
+        assert texts(files) == ["one", "two", "three"]
+    for changes, message in [
+        ({"dataset": "owner/none"}, "dataset='owner/none' cannot be read: .*doesn't exist on the Hub"),
+        ({"dataset_config": "none"}, "dataset_config='none' cannot be read: .*not found"),
+        ({"dataset": None, "path": f"hf://datasets/{hubs.DATASET}/none.txt"}, "no file is found at"),
+    ]:
+        with pytest.raises(ValueError, match=f"source 's': .*{message}"):
+            texts(changed(of, **changes))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import fsspec
 import pyarrow as pa
@@ -18,6 +18,9 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 
 from budwood.corpus.settings import Format
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 SUFFIXES: dict[Format, tuple[str, ...]] = {
     "text": (".txt",),
@@ -57,7 +60,12 @@ class File:
 
     @contextmanager
     def open(self) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-        """Open it; give its bytes without compression, and as they are stored."""
+        """Open it; give its bytes without compression, and as they are stored.
+
+        Raises:
+            EOFError: it is compressed and empty; later, where it is cut.
+            OSError: it cannot be read.
+        """
         with self.system.open(self.path, "rb") as raw:
             codec = _COMPRESSIONS.get(PurePosixPath(self.path).suffix)
             if codec is None:
@@ -65,10 +73,36 @@ class File:
             elif not self.size:
                 raise EOFError("it is empty, which a compressed file never is")
             elif codec == "xz":
-                with lzma.LZMAFile(raw) as unpacked:
-                    yield cast("BinaryIO", unpacked), raw
+                yield cast("BinaryIO", io.BufferedReader(_XzStream(raw))), raw
             else:
                 yield cast("BinaryIO", io.BufferedReader(pa.CompressedInputStream(raw, codec))), raw
+
+
+class _XzStream(io.RawIOBase):
+    """The content of an xz file. `lzma.LZMAFile` says nothing where a second stream is damaged, and ends before it."""
+
+    def __init__(self, packed: BinaryIO) -> None:
+        self._packed, self._decoder = packed, lzma.LZMADecompressor()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        view, content = memoryview(buffer), b""
+        while not content:
+            packed = b""
+            if self._decoder.eof:
+                packed = self._decoder.unused_data.lstrip(b"\0")  # which fills the space up to the next stream
+                while not packed and (more := self._packed.read(io.DEFAULT_BUFFER_SIZE)):
+                    packed = more.lstrip(b"\0")
+                if not packed:
+                    return 0
+                self._decoder = lzma.LZMADecompressor()
+            elif self._decoder.needs_input and not (packed := self._packed.read(io.DEFAULT_BUFFER_SIZE)):
+                raise EOFError("it ends within a compressed stream")
+            content = self._decoder.decompress(packed, len(view))
+        view[: len(content)] = content
+        return len(content)
 
 
 def find_files(path: str, file_format: Format) -> list[File]:

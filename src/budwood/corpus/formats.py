@@ -82,12 +82,7 @@ def _text_rows(file: File, how: Reading, skip: int) -> Iterator[Row]:
     if skip:
         return
     with file.open() as (content, _):
-        try:
-            text = content.read().decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
-        except UnicodeDecodeError as error:
-            yield "", Unreadable(str(error)), 1.0
-        else:
-            yield "", {how.text_field: text}, 1.0
+        yield "", _text_row(content.read().replace(b"\r\n", b"\n").replace(b"\r", b"\n"), how), 1.0
 
 
 def _line_rows(file: File, how: Reading, skip: int) -> Iterator[Row]:
@@ -97,11 +92,16 @@ def _line_rows(file: File, how: Reading, skip: int) -> Iterator[Row]:
         for line in lines.removesuffix(b"\n").removesuffix(b"\r").split(b"\r"):
             number += 1
             if number > skip:
-                try:
-                    row: object = {how.text_field: line.decode()}
-                except UnicodeDecodeError as error:
-                    row = Unreadable(str(error))
-                yield str(number), row, share
+                yield str(number), _text_row(line, how), share
+
+
+def _text_row(content: bytes, how: Reading) -> object:
+    if b"\0" in content:
+        return Unreadable("it has the byte 0, as binary data and UTF-16 do")
+    try:
+        return {how.text_field: content.decode("utf-8-sig")}
+    except UnicodeDecodeError as error:
+        return Unreadable(str(error))
 
 
 def _jsonl_rows(file: File, how: Reading, skip: int) -> Iterator[Row]:
@@ -125,7 +125,7 @@ def _without_mark(beginning: bytes) -> bytes:
         DamagedError: the file is UTF-16, some of whose rows would be read as UTF-8.
     """
     if beginning.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
-        raise DamagedError("it is UTF-16; write it as UTF-8")
+        raise DamagedError("it is UTF-16 or UTF-32; write it as UTF-8")
     return beginning.removeprefix(BOM_UTF8)
 
 

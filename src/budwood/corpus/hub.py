@@ -63,7 +63,10 @@ def find_dataset(source: SourceSettings, name: str) -> tuple[Reading, list[File]
     urls, endings = splits[source.dataset_split], suffixes(*_FORMATS[builder.name])
     unread = [url for url in urls if not url.endswith(endings)]
     if unread:
-        raise ValueError(f"{unread[0]} has none of the endings {', '.join(endings)}; unpack it")
+        raise ValueError(
+            f"{unread[0]} is no file of the kind {builder.name!r}, as which `datasets` reads the dataset; unpack or "
+            "convert it, or give the files by path"
+        )
     return reading, [file for url in urls for file in find_files(url, reading.format)]
 
 
