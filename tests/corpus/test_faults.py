@@ -271,6 +271,31 @@ def test_two_columns_of_one_name_are_refused(tmp_path):
         texts(source(path=str(tmp_path), format="parquet"))
 
 
+def nested_parquet(depth):
+    """A file without rows, one of whose columns is nested deeper than Arrow would write it (Thrift's compact protocol)."""
+
+    def number(value):
+        return bytes([*(value >> shift & 127 | 128 for shift in range(0, 21, 7)), value >> 21])
+
+    text = b"\x15\x0c\x25\x02\x18\x04text\x00"  # type, repetition and name of a node of the schema
+    schema = b"\x48\x01s\x15\x04\x00" + text + b"\x35\x02\x18\x01a\x15\x02\x00" * depth + text
+    lists = b"\x19\xfc" + number(depth + 3) + schema + b"\x16\x00\x19\x0c"  # the schema, no rows, no row groups
+    footer = b"\x15\x02" + lists + b"\x00"
+    return b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1"
+
+
+@pytest.mark.parametrize(
+    ("depth", "reason"),
+    [(50, ""), (101, "its columns are nested more than 100 deep"), (100_000, "Exceeded size limit")],
+)
+@pytest.mark.parametrize("text_field", ["text", "other"])
+def test_nesting_of_parquet_columns_does_not_end_the_process(tmp_path, depth, reason, text_field):
+    (tmp_path / "a.parquet").write_bytes(nested_parquet(depth))
+    message = f"cannot be read as format='parquet': .*{reason}" if reason else "source 's' is empty"
+    with pytest.raises(ValueError, match=message):
+        texts(source(path=str(tmp_path), format="parquet", text_field=text_field))
+
+
 def test_a_torn_parquet_file_is_refused(tmp_path):
     file = tmp_path / "rows.parquet"
     pd.DataFrame({"text": ["one", "two"]}).to_parquet(file)

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     import _csv
 
 _PARQUET_BATCH_ROWS = 1024
+_PARQUET_LIST_ENTRIES = 10_000
+"""Most row groups, and most nodes of a schema. Arrow ends the process when it opens one of 20,000 that are nested."""
+_PARQUET_DEPTH = 100
+"""Most nodes that are nested. Arrow ends the process when it reads 9,990."""
 _JSON_MARKS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["{}\[\],]', re.DOTALL)
 """Strings, and what separates and nests values outside them."""
 _CLOSING = {b"[": b"]", b"{": b"}"}
@@ -319,12 +323,15 @@ def _parquet_rows(file: File, how: Reading, skip: int) -> Iterator[Row]:
     """Rows with the text column only; with all columns where it is missing, so that the error can name them.
 
     Raises:
-        DamagedError: two columns have the text's name.
+        DamagedError: two columns have the text's name, or columns are nested too deeply.
     """
-    with file.open() as (raw, _), pq.ParquetFile(raw) as table:
+    limit = _PARQUET_LIST_ENTRIES
+    with file.open() as (raw, _), pq.ParquetFile(raw, thrift_container_size_limit=limit) as table:
         paths = [table.schema.column(number).path for number in range(len(table.schema))]
         if paths.count(how.text_field) > 1:
             raise DamagedError(f"it has {paths.count(how.text_field)} columns {how.text_field!r}")
+        if max((path.count(".") for path in paths), default=0) > _PARQUET_DEPTH:
+            raise DamagedError(f"its columns are nested more than {_PARQUET_DEPTH} deep")
         columns = [how.text_field] if how.text_field in paths else None
         group = number = 0
         while group < table.num_row_groups and number + table.metadata.row_group(group).num_rows <= skip:
