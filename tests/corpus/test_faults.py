@@ -272,7 +272,7 @@ def test_two_columns_of_one_name_are_refused(tmp_path):
 
 
 def nested_parquet(depth):
-    """A file without rows, one of whose columns is nested deeper than Arrow would write it (Thrift's compact protocol)."""
+    """A file without rows, one of whose columns is nested as deeply as Arrow would not write it, in Thrift's form."""
 
     def number(value):
         return bytes([*(value >> shift & 127 | 128 for shift in range(0, 21, 7)), value >> 21])
