@@ -270,7 +270,7 @@ def test_a_published_file_becomes_a_checkpoint(tmp_path):
         assert "Paris" in tokenizer.decode(model(ids).logits[0, -1].topk(5).indices)
     written_at = (fetched.checkpoint.folder / "model.safetensors").stat().st_mtime_ns
     again = fetch_teacher(source, tmp_path)
-    assert (again.folder / "model.safetensors").stat().st_mtime_ns == written_at
+    assert (again.checkpoint.folder / "model.safetensors").stat().st_mtime_ns == written_at
 
 
 @pytest.mark.slow
@@ -296,4 +296,4 @@ def test_a_published_file_in_parts_becomes_a_checkpoint(tmp_path):
         expected = theirs(ids).logits
         assert (ours(ids).logits - expected).abs().max() < 1e-4 * expected.abs().max()
     written_at = (fetched.checkpoint.folder / "model.safetensors").stat().st_mtime_ns
-    assert (fetch_teacher(source, tmp_path).folder / "model.safetensors").stat().st_mtime_ns == written_at
+    assert (fetch_teacher(source, tmp_path).checkpoint.folder / "model.safetensors").stat().st_mtime_ns == written_at

@@ -108,7 +108,7 @@ def test_a_missing_part_is_named(tmp_path):
 
 def test_a_part_of_another_model_is_noticed(tmp_path):
     first, _ = split(tmp_path, tiny_teacher("llama", tied=True), **{"tensors.count": 99})
-    refuse(first, tmp_path, r"hold 38 tensors and not split.tensors.count=99")
+    refuse(first, tmp_path, r"have 38 tensors and not split.tensors.count=99")
 
 
 @pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.999])

@@ -343,7 +343,7 @@ def test_an_unfit_teacher_is_refused(tmp_path, config, files, expected):
 
 def test_a_teacher_without_words_is_refused(tmp_path):
     sizes = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 8, "num_hidden_layers": 1}
-    folder = load_source(TeacherSettings(random=sizes), tmp_path / "made").folder
+    folder = load_source(TeacherSettings(random=sizes), tmp_path / "made").checkpoint.folder
     for file in folder.glob("*token*"):
         file.unlink()
     with pytest.raises(

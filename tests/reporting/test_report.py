@@ -76,7 +76,7 @@ def test_every_bin_says_what_to_take_and_how_to_load_it(make_study: Callable) ->
         arm["engines"] = ["transformers", "vLLM"]
     quarter, half = section(study.findings, "Models to take").split("### half")
     folder = "data/06_models/quarter/coarse_layerwise/distilled"
-    assert f"- Folder, from that of the project: `{folder}`\n- Opens in: transformers, vLLM\n- Its" in quarter
+    assert f"- Folder, inside the project: `{folder}`\n- Opens in: transformers, vLLM\n- Its" in quarter
     assert (
         f"folder = '{folder}'\nmodel = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)" in quarter
     )

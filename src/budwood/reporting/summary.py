@@ -121,7 +121,7 @@ def _loading(arm: Score, untried: Sequence[str], *, native: bool) -> list[str]:
     ]
     opens = ", ".join(arm.engines) or "transformers"
     opens += f"; not tried in {' and '.join(untried)}, see [Opens in](#opens-in)" if untried else ""
-    facts = [f"- Folder, from that of the project: `{arm.folder}`", f"- Opens in: {opens}"]
+    facts = [f"- Folder, inside the project: `{arm.folder}`", f"- Opens in: {opens}"]
     if arm.arm not in (BASELINE, REFERENCE):  # those have no card
         facts.append("- Its `README.md` has the commands that serve it")
     return ["\n".join(facts), "\n".join(["```python", *lines, "```"])]
