@@ -91,15 +91,21 @@ def parameters_of(environment: str, shape: str = "live") -> ProjectParameters:
     return read_parameters(raw)
 
 
+@cache
+def configure() -> None:
+    """Read the settings of the project, which takes Kedro a while."""
+    configure_project("budwood")
+
+
 @contextmanager
 def given(parameters: ProjectParameters) -> Iterator[None]:
     """Give the pipelines their parameters."""
-    configure_project("budwood")
+    configure()
     (hook,) = (hook for hook in settings.HOOKS if isinstance(hook, ParametersHook))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
         patch.setattr(hook, "parameters", parameters)
-        configure_project("budwood")
+        pipelines.configure("budwood.pipeline_registry")
         yield
 
 
@@ -113,7 +119,7 @@ def pipelines_of(environment: str, shape: str = "live") -> dict[str, Pipeline]:
 @cache
 def whole(environment: str, shape: str = "live") -> Pipeline:
     """Return all pipelines in one."""
-    return sum(pipelines_of(environment, shape).values(), Pipeline([]))
+    return Pipeline({node for pipeline in pipelines_of(environment, shape).values() for node in pipeline.nodes})
 
 
 @each

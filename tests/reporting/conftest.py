@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
+from reports import once
 from strategies import SMOLLM2_135M
 
 from budwood.evaluation.statistics import summarise
@@ -84,7 +85,7 @@ class Study:
     @property
     def saved(self) -> pd.DataFrame:
         """What the arms saved."""
-        return ledger.savings(self.curves, self.costs)
+        return once("saved", (self.curves, self.ledger), lambda: ledger.savings(self.curves, self.costs)).copy()
 
     @property
     def findings(self) -> Findings:

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from reports import report_on
 
 from budwood.reporting.benchmarks import tasks_table
 from budwood.reporting.matching import arm_settings, mismatches, unlike
 from budwood.reporting.page import html_report
-from budwood.reporting.report import write_report
 
 STALE = [
     (
@@ -35,7 +35,7 @@ def test_arms_that_match_give_no_warning(make_study: Callable, num_variants: int
     study = make_study(num_variants)
     assert mismatches(study.scores) == []
     assert unlike(study.scores) == set()
-    assert write_report(study.findings).warning == ""
+    assert report_on(study.findings).warning == ""
 
 
 @pytest.mark.parametrize(("change_", "named"), STALE)
@@ -53,7 +53,7 @@ def test_a_stale_arm_is_named_and_gets_no_verdict(make_study: Callable, change_:
     assert np.isnan(table.loc["subnet_init", "difference_to_best"])
     tasks = tasks_table(study.answers, unlike(study.scores))
     assert tasks.groupby("model")["difference"].count()[["subnet_init", "distilled"]].tolist() == [2, 0]
-    report = write_report(study.findings)
+    report = report_on(study.findings)
     (row,) = [line for line in report.sections[0].body.splitlines() if "| distilled " in line]
     assert "not comparable" in row
     assert "beyond the noise" not in row
@@ -103,7 +103,7 @@ def test_arms_of_one_variant_start_from_one_cut(make_study: Callable) -> None:
 def test_the_report_gives_the_settings_of_the_records(make_study: Callable) -> None:
     study = make_study(1)
     assert arm_settings(study.scores[0])["schedule"]["global_batch"] == 4
-    made = write_report(study.findings).sections[-1].body
+    made = report_on(study.findings).sections[-1].body
     assert "- training:\n  - tokens: `20480`" in made
     assert "    - global_batch: `4`" in made
     # What differs is given for each arm.

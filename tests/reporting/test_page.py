@@ -7,11 +7,12 @@ from html.parser import HTMLParser
 
 import plotly.graph_objects as go
 import pytest
+from reports import report_on
 
 from budwood.pipelines.reporting.nodes import draw_figures, tabulate_results, write_pages
 from budwood.reporting.figures import FIGURES, drawable
 from budwood.reporting.page import html_report
-from budwood.reporting.report import Report, Section, write_report
+from budwood.reporting.report import Report, Section
 from budwood.reporting.style import nothing
 
 
@@ -45,13 +46,13 @@ def report_of(body: str, title: str = "Search") -> Report:
 
 def test_a_bar_in_a_name_does_not_break_a_table(study) -> None:
     counts = study.corpus_counts.assign(source="a|b")
-    page = html_report(write_report(dataclasses.replace(study, corpus_counts=counts).findings), {})
+    page = html_report(report_on(dataclasses.replace(study, corpus_counts=counts).findings), {})
     assert "<td>a|b</td>" in page or '<td style="text-align:left">a|b</td>' in page
 
 
 @pytest.mark.slow
 def test_the_page_is_whole_and_offline(study) -> None:
-    report = write_report(study.findings)
+    report = report_on(study.findings)
     page = html_report(report, study.figures)
     tags = Tags(page)
     assert tags.loaded
@@ -68,14 +69,15 @@ def test_the_page_is_whole_and_offline(study) -> None:
 
 @pytest.mark.slow
 def test_plotly_is_inlined_once(study) -> None:
-    report = write_report(study.findings)
+    report = report_on(study.findings)
     few, many = (html_report(report, dict(list(study.figures.items())[:number])) for number in (1, 6))
     assert len(few) > 3_000_000
     assert len(many) - len(few) < 1_000_000
 
 
+@pytest.mark.slow
 def test_figures_end_their_sections(study) -> None:
-    page = html_report(write_report(study.findings), study.figures)
+    page = html_report(report_on(study.findings), study.figures)
     body = page[page.index("<body>") :]
     # Split, not searched by one expression: figures are megabytes.
     sections = dict(part.partition(">")[2].split("</h2>", 1) for part in body.split("<h2 id=")[1:])
@@ -88,7 +90,7 @@ def test_figures_end_their_sections(study) -> None:
 
 def test_every_figure_has_a_name_of_its_own_and_a_section(study) -> None:
     assert len({figure.name for figure in FIGURES}) == len(FIGURES)
-    titles = {section.title for section in write_report(study.findings).sections}
+    titles = {section.title for section in report_on(study.findings).sections}
     assert {figure.section for figure in FIGURES} - titles == {"Selection"}
 
 
@@ -130,5 +132,5 @@ def test_the_nodes_hand_every_dataset_to_the_page(study) -> None:
     findings = study.findings
     written = {field.name: getattr(findings, field.name) for field in dataclasses.fields(findings)} | figures
     markdown, page = write_pages(*written.values(), names=list(written))
-    assert markdown == write_report(findings).markdown
+    assert markdown == report_on(findings).markdown
     assert page.count("<figure>") == len(figures)

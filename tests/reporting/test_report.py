@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+from reports import report_on
 
 from budwood.corpus.packing import OMITTED
 from budwood.records.cost import Cost
@@ -15,7 +16,6 @@ from budwood.records.names import ARMS
 from budwood.records.training import ProbeScore
 from budwood.reporting.findings import Findings
 from budwood.reporting.formats import MISSING
-from budwood.reporting.report import write_report
 from budwood.reporting.sections import _REASONS, corpus, opens_in
 from budwood.reporting.selection import select_space
 
@@ -29,12 +29,12 @@ DETAILS = [
 
 def section(findings: Findings, title: str) -> str:
     """Return the text of a section, without the padding of its tables."""
-    (found,) = [part.body for part in write_report(findings).sections if part.title == title]
+    (found,) = [part.body for part in report_on(findings).sections if part.title == title]
     return re.sub(" +", " ", found)
 
 
 def test_sections_in_order(study) -> None:
-    report = write_report(study.findings)
+    report = report_on(study.findings)
     assert [part.title for part in report.sections] == [*OPENING, *DETAILS]
     assert re.findall("^## (.*)$", report.markdown, flags=re.MULTILINE) == [*OPENING, *DETAILS]
     assert "- [Speed and memory](#speed-and-memory)" in section(study.findings, "Contents")
@@ -272,7 +272,7 @@ def test_a_reference_appears_once_in_its_bin(make_study: Callable) -> None:
 def test_a_study_with_probes_has_a_section_on_its_selection(study) -> None:
     probe = ProbeScore.model_construct(num_parameters=33_600_000, tokens=2048, student_flops=4e11, losses=[3.0, 4.0])
     findings = dataclasses.replace(study.findings, selections=select_space("quarter", {"coarse_uniform": probe}))
-    titles = [part.title for part in write_report(findings).sections]
+    titles = [part.title for part in report_on(findings).sections]
     assert titles == [*OPENING, *DETAILS[:4], "Selection", *DETAILS[4:]]
     assert "`coarse_uniform` is its only space." in section(findings, "Selection")
 
