@@ -4,11 +4,11 @@ Everything is a sum over layers of five features (one per layer, query, key, hea
 coefficient per channel and one on its own. The coefficients follow from the family table.
 """
 
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import lru_cache, reduce
 from math import prod
+from operator import add
 from typing import TypeVar
-
-import numpy as np
 
 from budwood.arch.family import Axes, Axis, family_of
 from budwood.arch.population import Population, Sizes
@@ -47,19 +47,11 @@ def population_parameters(population: Population, teacher: Architecture) -> Size
         teacher: gives the family, the vocabulary and whether the head is tied.
     """
     groups, head_dim = population.groups, population.head_dim
-    features = [
-        (groups > 0).sum(1),
-        (groups * population.queries * head_dim).sum(1),
-        (groups * head_dim).sum(1),
-        head_dim.sum(1),
-        population.intermediate_size.sum(1),
-    ]
-    counts: Sizes = np.zeros(len(population), dtype=np.int64)
-    coefficients = _coefficients(teacher.family, matrices_only=False)
-    for (per_channel, alone), feature in zip(coefficients, features, strict=True):
-        counts += feature * (per_channel * population.hidden_size + alone)
-    per_hidden = _outer_parameters(teacher, 1)
-    return counts + per_hidden * population.hidden_size
+    queries, keys = groups * population.queries * head_dim, groups * head_dim
+    each = (groups > 0, queries, keys, head_dim, population.intermediate_size)
+    features = tuple(feature.sum(1) for feature in each)
+    inner: Sizes = _combine(_coefficients(teacher.family, matrices_only=False), population.hidden_size, features)
+    return inner + _outer_parameters(teacher, 1) * population.hidden_size
 
 
 def neuron_parameters(model_type: str, hidden_size: Sizes) -> Sizes:
@@ -138,11 +130,9 @@ def _features(layers: tuple[LayerSpec, ...]) -> Features:
     return len(layers), queries, keys, dims, neurons
 
 
-def _combine(coefficients: Coefficients, hidden_size: int, features: Features) -> int:
-    return sum(
-        feature * (per_channel * hidden_size + alone)
-        for (per_channel, alone), feature in zip(coefficients, features, strict=True)
-    )
+def _combine(coefficients: Coefficients, hidden_size: Count, features: Sequence[Count]) -> Count:
+    pairs = zip(coefficients, features, strict=True)
+    return reduce(add, (feature * (per_channel * hidden_size + alone) for (per_channel, alone), feature in pairs))
 
 
 @lru_cache

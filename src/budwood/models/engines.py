@@ -113,17 +113,13 @@ def serving_commands(folder: Path, opens_in: OpensIn) -> list[str]:
     """Return what serves a folder in engines that open it or were not tried, with the options that they need."""
     lines = []
     if "vllm" in opens_in and opens_in["vllm"].opens is not False:
-        code = " --trust-remote-code" * ("auto_map" in read_config(folder))
-        backend = " --model-impl transformers" * misread_by_vllm(folder)
+        config = read_config(folder)
+        code = " --trust-remote-code" * ("auto_map" in config)
+        backend = " --model-impl transformers" * (misreading_of_vllm(config) is not None)
         lines.append(f"vllm serve .{code}{backend}")
     if "llama.cpp" in opens_in and opens_in["llama.cpp"].opens is not False and (folder / GGUF).is_file():
         lines.append(f"llama-server --model {GGUF}")
     return lines
-
-
-def misread_by_vllm(folder: Path) -> bool:
-    """Whether vLLM's own class computes something else without a word; its Transformers backend does not."""
-    return misreading_of_vllm(read_config(folder)) is not None
 
 
 def _versions(folder: Path) -> str:

@@ -96,8 +96,6 @@ class GgufKind:
     sliding_base: float | None = None
     """Base of the rotary embedding of layers with a window where `rope.freq_base_swa` states none; None where it is
     that of all layers."""
-    lists_windows: bool = False
-    """Whether a file may state which layers have a window."""
     constants: Callable[["GgufModel"], Mapping[str, Any]] = lambda _model: {}
     """Config fields that no key states."""
 
@@ -113,14 +111,12 @@ GGUF_KINDS: Mapping[str, GgufKind] = {
             "final_logit_softcapping": "final_logit_softcapping",
             "attention.sliding_window": "sliding_window",
         },
-        lists_windows=True,
         constants=_gemma_constants,
     ),
     "gemma3": GgufKind(
         family="gemma3_text",
         settings={"final_logit_softcapping": "final_logit_softcapping", "attention.sliding_window": "sliding_window"},
         sliding_base=10_000.0,
-        lists_windows=True,
         constants=_gemma_constants,
     ),
 }
@@ -216,7 +212,8 @@ class GgufModel:
             raise ValueError(f"{self.file}: general.architecture={self.architecture!r} cannot be read; {supported}")
         kind = GGUF_KINDS[self.architecture]
         known = _SIZES | SETTINGS.keys() | _ROPE | _INERT | kind.settings.keys()
-        known |= ({SLIDING_BASE} if kind.sliding_base else set()) | ({_PATTERN} if kind.lists_windows else set())
+        optional = ((SLIDING_BASE, kind.sliding_base), (_PATTERN, kind.family in WINDOW_PERIODS))
+        known |= {key for key, has in optional if has}
         for name in self.fields:
             key = name.removeprefix(f"{self.architecture}.")
             if key == name or key in known:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from budwood.arch.family import Family, Module, family_of, layer_lengths
 from budwood.arch.spec import Architecture
-from budwood.models.weights import open_tensors, read_object, tensor_files
+from budwood.models.weights import open_tensors, read_object, read_tensor, tensor_files
 
 State = dict[str, Tensor]
 Made = TypeVar("Made")
@@ -103,8 +103,7 @@ class CheckpointTensors(Lazy[Tensor]):
 
     def _read(self, stored: str) -> Tensor:
         file = self._files[stored]
-        with open_tensors(file) as tensors:
-            tensor: Tensor = tensors.get_tensor(stored)
+        tensor = read_tensor(file, stored)
         if tensor.dtype not in _DTYPES:
             allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES)
             raise ValueError(f"{file}: tensor {stored!r} is stored as {tensor.dtype}; supported: {allowed}")

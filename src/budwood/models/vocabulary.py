@@ -52,9 +52,10 @@ def kept_ids(
             f"teacher.vocabulary={size} must be at least {len(kept)}, the special tokens and what any text needs, and "
             f"less than {len(vocabulary)}, the whole vocabulary"
         )
+    padded = np.pad(counts, (0, rows))  # text need not have the last ids
     frequent = sorted(
         (index for index in set(vocabulary.values()) - kept if index < rows),
-        key=lambda index: (-_count(counts, index), index),
+        key=lambda index: (-int(padded[index]), index),
     )
     while len(kept) < size:
         before = len(kept)
@@ -196,10 +197,6 @@ def merges_of(model: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the pairs of a byte-pair encoding in JSON form, the first to be merged first."""
     pairs = (merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"])
     return [(first, second) for first, second in pairs]
-
-
-def _count(counts: NDArray[np.int64], index: int) -> int:
-    return int(counts[index]) if index < len(counts) else 0
 
 
 def _renumber(processor: dict[str, Any] | None, numbers: Mapping[int, int]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from budwood.arch.config import HFConfig, supported_family
@@ -64,26 +65,15 @@ def tensor_files(folder: Path, config: HFConfig) -> dict[str, Path]:
     Raises:
         ValueError: see `weight_files`; or a file is missing or damaged.
     """
-    files: dict[str, Path] = {}
+    return {name: file for file, tensors in _opened(folder, config) for name in tensors.keys()}  # noqa: SIM118
+
+
+def _opened(folder: Path, config: HFConfig) -> Iterator[tuple[Path, Any]]:
+    """Yield every file with tensors, opened."""
     for file in weight_files(folder, config):
         if file.suffix == ".safetensors":
             with open_tensors(file) as tensors:
-                files |= dict.fromkeys(tensors.keys(), file)
-    return files
-
-
-def tensor_shapes(folder: Path, config: HFConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor by the files' headers alone.
-
-    Raises:
-        ValueError: see `tensor_files`.
-    """
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in weight_files(folder, config):
-        if file.suffix == ".safetensors":
-            with open_tensors(file) as tensors:
-                shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-    return shapes
+                yield file, tensors
 
 
 def check_shapes(folder: Path, config: HFConfig, model: PreTrainedModel) -> None:
@@ -92,22 +82,33 @@ def check_shapes(folder: Path, config: HFConfig, model: PreTrainedModel) -> None
     Raises:
         ValueError: it does not; or see `tensor_files`.
     """
-    family, found = supported_family(config), tensor_shapes(folder, config)
-    for name, shape in ((name, tuple(parameter.shape)) for name, parameter in model.named_parameters()):
-        stored = name if name in found else family.stored_names.get(name, name)
-        if stored not in found:
+    family, shapes = supported_family(config), dict[str, tuple[int, ...]]()
+    for _, tensors in _opened(folder, config):
+        shapes |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    for name, parameter in model.named_parameters():
+        stored = name if name in shapes else family.stored_names.get(name, name)
+        if stored not in shapes:
             raise ValueError(f"{folder} has no tensor {name!r}, which a {family.model_type} model needs")
-        if found[stored] != shape:
-            raise ValueError(f"{folder}: tensor {stored!r} is {found[stored]}, config.json says {shape}")
+        if shapes[stored] != parameter.shape:
+            shape = tuple(parameter.shape)
+            raise ValueError(f"{folder}: tensor {stored!r} is {shapes[stored]}, config.json says {shape}")
 
 
 def same_values(folder: Path, config: HFConfig, names: tuple[str, str]) -> bool:
     """Return whether two tensors of a folder are equal, as transformers asks before it ties them."""
-    files, values = tensor_files(folder, config), []
-    for name in names:
-        with open_tensors(files[name]) as tensors:
-            values.append(tensors.get_tensor(name))
-    return torch.equal(*values)
+    files = tensor_files(folder, config)
+    return torch.equal(*(read_tensor(files[name], name) for name in names))
+
+
+def read_tensor(file: Path, name: str) -> Tensor:
+    """Return a tensor of a safetensors file, in the shape that it has there, such as [V, E].
+
+    Raises:
+        ValueError: the file is missing or damaged.
+    """
+    with open_tensors(file) as tensors:
+        tensor: Tensor = tensors.get_tensor(name)
+    return tensor
 
 
 @contextmanager

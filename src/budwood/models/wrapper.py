@@ -11,7 +11,7 @@ from budwood.arch.spec import check_depth
 from budwood.models.checkpoint import build_empty, load_tokenizer, save_checkpoint
 from budwood.models.kind import CONFIG, read_config
 from budwood.models.rotary import check_rope
-from budwood.models.weights import open_tensors, tensor_files
+from budwood.models.weights import read_tensor, tensor_files
 
 _OWN_NAMES = (("language_model.", ""), ("model.language_model.", "model."), ("lm_head.", "lm_head."))
 """What the names of a text model's tensors begin with in files, as published or as transformers writes them, and in the
@@ -69,8 +69,7 @@ def unwrap(folder: Path, target: Path) -> Path:
     for name, parameter in model.named_parameters():
         if name not in stored:
             raise ValueError(f"{folder} has no tensor {name!r}, which its text model needs")
-        with open_tensors(files[stored[name]]) as tensors:
-            tensor = tensors.get_tensor(stored[name])
+        tensor = read_tensor(files[stored[name]], stored[name])
         if tensor.shape != parameter.shape:
             shapes = f"{list(tensor.shape)}, and its config asks for {list(parameter.shape)}"
             raise ValueError(f"{folder}: tensor {stored[name]!r} has the shape {shapes}")

@@ -56,7 +56,9 @@ class SubnetEvaluator:
         if (sequences.stop or 0) > len(self.windows):
             raise ValueError(f"{sequences.stop} sequences are to be read but {len(self.windows)} are given")
         cuts = [resolve(self.teacher, selection) for selection in selections]
-        visits = walk(self._paths(selections)) if self._shares else [Visit(i, 0, ()) for i in range(len(cuts))]
+        visits = (
+            walk(list(map(self._path, selections))) if self._shares else [Visit(i, 0, ()) for i in range(len(cuts))]
+        )
         resume, windows = Resume(), self.windows[sequences]
         for visit in visits:
             yield visit.place, self._evaluate(cuts[visit.place], windows, visit, resume)
@@ -70,17 +72,14 @@ class SubnetEvaluator:
         """Return places of candidates that are best read in one call, because they share their first layers."""
         if not self._shares:
             return [[place] for place in range(len(selections))]
-        return families(self._paths(selections), _LARGEST_FAMILY)
+        return families(list(map(self._path, selections)), _LARGEST_FAMILY)
 
     @property
     def _shares(self) -> bool:
         return self.reuse and self.fitness.runs_once
 
-    def _paths(self, selections: Sequence[Selection]) -> list[list[Hashable]]:
-        """Return what the layers of every candidate depend on, and its layers in depth order."""
-        return [self._path(selection) for selection in selections]
-
     def _path(self, selection: Selection) -> list[Hashable]:
+        """Return what the layers of a candidate depend on, and its layers in depth order."""
         ranking, depth = self.teacher.ranking, self.teacher.architecture.num_hidden_layers
         layers = sorted(selection.layers, key=lambda layer: ranking[layer.layer])
         common = (selection.hidden, selection.architecture(self.teacher.architecture).is_uniform)

@@ -189,13 +189,14 @@ def _layer_of_weights(squares: Mapping[Module, Tensor], family: Family, spec: La
     )
 
 
-Hook = tuple[nn.Module, Callable[..., None]]
+Hook = tuple[nn.Module, Callable[[Tensor, Tensor], None]]
+"""A module, and what takes its first input and its output."""
 
 
 @contextmanager
 def _watching(hooks: list[Hook]) -> Iterator[None]:
     """Attach forward hooks, and take them off whatever happens."""
-    handles = [module.register_forward_hook(hook) for module, hook in hooks]
+    handles = [module.register_forward_hook(lambda _, x, y, note=note: note(x[0], y)) for module, note in hooks]
     try:
         yield
     finally:
@@ -222,8 +223,8 @@ class _NormStatistics:
         """Return [entries] mean squares; all alike where every input was zero."""
         return self.energy / self.later_entries if self.later_entries else torch.ones_like(self.energy)
 
-    def _add(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        later = inputs[0].movedim(self.token_axis, 0)[1:].float().flatten(0, -2)
+    def _add(self, inputs: Tensor, output: Tensor) -> None:
+        later = inputs.movedim(self.token_axis, 0)[1:].float().flatten(0, -2)
         if isinstance(self.module, nn.LayerNorm):
             later = later - later.mean(-1, keepdim=True)
         size = later.square().mean(-1, keepdim=True)
@@ -251,57 +252,44 @@ class _LayerStatistics:
 
     def hooks(self) -> Iterator[Hook]:
         family = self.family
-        yield self.model.get_submodule(f"{family.decoder}.{self.position}"), self._layer_hook
-        yield self._module(family.output), self._head_hook
-        yield self._module(family.mlp_out), self._neuron_hook
-        yield self._module(family.query_norm or family.query), self._query_hook
-        yield self._module(family.key_norm or family.key), self._key_hook
+        yield self.model.get_submodule(f"{family.decoder}.{self.position}"), self._add_layer
+        yield self._module(family.output), lambda inputs, _: self._add_heads(inputs)
+        yield self._module(family.mlp_out), lambda inputs, _: self._add_neurons(inputs)
+        yield self._module(family.query_norm or family.query), lambda _, output: self._add_queries(output)
+        yield self._module(family.key_norm or family.key), lambda _, output: self._add_keys(output)
 
     def _module(self, module: Module) -> nn.Module:
         return self.model.get_submodule(self.family.layer_path(self.position, module))
 
-    def _layer_hook(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        before, after = inputs[0].float(), output.float()
+    def _add_layer(self, inputs: Tensor, output: Tensor) -> None:
+        before, after = inputs.float(), output.float()
         self.influence += (1 - torch.cosine_similarity(before, after, dim=-1)).sum().cpu()
         self.added += (after - before)[:, 1:].square().sum().cpu()
         self.returned += after[:, 1:].square().sum().cpu()
         self.tokens += before.shape[0] * before.shape[1]
 
-    def _query_hook(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        del inputs
-        self.queries += self._energy(self._output(output, self.family.query), self.spec.heads_per_group)
+    def _add_queries(self, output: Tensor) -> None:
+        self.queries += self._energy(output, self.family.query, self.spec.heads_per_group)
 
-    def _key_hook(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        del inputs
-        self.keys += self._energy(self._output(output, self.family.key), 1)
+    def _add_keys(self, output: Tensor) -> None:
+        self.keys += self._energy(output, self.family.key, 1)
 
-    def _output(self, output: Tensor, module: Module) -> Tensor:
-        """Return what a module wrote that may be part of another, tokens before heads."""
+    def _energy(self, output: Tensor, module: Module, heads: int) -> Tensor:
+        """Return [G, S] squares of what a module wrote, added over tokens and over the heads of a group."""
         if module.inside:
-            return part_of(output, module, self.family, self.lengths, dim=-1)
-        return output.transpose(1, 2) if self.family.heads_first else output
+            output = part_of(output, module, self.family, self.lengths, dim=-1)
+        elif self.family.heads_first:
+            output = output.transpose(1, 2)
+        groups, size = self.spec.num_key_value_heads, self.spec.head_dim
+        return output.float().reshape(-1, groups, heads, size).square().sum((0, 2)).cpu()
 
-    def _energy(self, output: Tensor, heads: int) -> Tensor:
-        """Return [G, S] squares, added over tokens and over the heads of a group."""
-        return (
-            output.float()
-            .reshape(-1, self.spec.num_key_value_heads, heads, self.spec.head_dim)
-            .square()
-            .sum((0, 2))
-            .cpu()
-        )
-
-    def _head_hook(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        del output
-        heads = (
-            inputs[0].float().reshape(-1, self.spec.num_key_value_heads, self.spec.heads_per_group, self.spec.head_dim)
-        )
+    def _add_heads(self, inputs: Tensor) -> None:
+        heads = inputs.float().reshape(-1, *self.moments.shape[:3])
         self.moments += torch.einsum("tgqs,tgqr->gqsr", heads, heads).cpu()
         self.head_norms += heads.norm(dim=-1).sum(0).cpu()
 
-    def _neuron_hook(self, _: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        del output
-        entries = inputs[0].float()
+    def _add_neurons(self, inputs: Tensor) -> None:
+        entries = inputs.float()
         self.absolute += entries.abs().flatten(0, -2).sum(0).cpu()
         squares = entries.square()
         del entries  # at most two of them are there

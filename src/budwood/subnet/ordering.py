@@ -134,28 +134,27 @@ def order_teacher(
         ValueError: there are no scores to order by activation, or layers were never left out that are ranked by it.
     """
     turning = [rotary_dims(layer_rope(config, layer), spec.head_dim) for layer, spec in enumerate(architecture.layers)]
+    heads = zip(architecture.layers, turning, strict=True)
+    native = OrderedTeacher(
+        weights=weights,
+        dtype=_widest_dtype(weights),
+        config=config,
+        architecture=architecture,
+        channels=tuple(range(architecture.hidden_size)),
+        ranking=tuple(range(architecture.num_hidden_layers)),
+        pair_rankings=tuple(rank_pairs([0.0] * (spec.head_dim // 2), r) for spec, r in heads),
+        rope=ordering.rope,
+    )
     if ordering.ordering == "native":
-        heads = zip(architecture.layers, turning, strict=True)
-        return OrderedTeacher(
-            weights=weights,
-            dtype=_widest_dtype(weights),
-            config=config,
-            architecture=architecture,
-            channels=tuple(range(architecture.hidden_size)),
-            ranking=tuple(range(architecture.num_hidden_layers)),
-            pair_rankings=tuple(rank_pairs([0.0] * (spec.head_dim // 2), r) for spec, r in heads),
-            rope=ordering.rope,
-        )
+        return native
     if ordering.ordering == "magnitude":
         importance = importance_of_weights(weights, architecture)
     if importance is None:
         raise ValueError("ordering: activation needs the importance of the teacher's components")
     ordered = OrderedWeights(weights, architecture, importance, turning, turn_values=ordering.singular_values)
-    return OrderedTeacher(
+    return replace(
+        native,
         weights=ordered,
-        dtype=_widest_dtype(weights),
-        config=config,
-        architecture=architecture,
         channels=ordered.channels,
         ranking=_rank_layers(importance, ordering.layer_score),
         pair_rankings=_rank_pairs_together(importance, architecture, turning, config),
@@ -163,7 +162,6 @@ def order_teacher(
         norms={name: ordered.permute(name, energy) for name, energy in importance.norms.items()},
         score_gain=ordering.score_gain,
         singular_values=ordering.singular_values,
-        rope=ordering.rope,
     )
 
 
