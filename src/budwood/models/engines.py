@@ -87,26 +87,27 @@ def open_everywhere(folder: Path, settings: ServingSettings) -> OpensIn:
         folder: an export with recorded prompts.
         settings: forms and engines.
     """
-    home = settings.engines
-    found: OpensIn = {"transformers": Opening(opens=True, how=f"`{CERTIFICATE}`: loaded again, it computes the same")}
-    if home is None or not is_installed("vllm", home):
-        found["vllm"] = _judge_vllm(folder)
-    else:
-        found["vllm"] = _tried("vllm", folder, home)
+    return {
+        "transformers": Opening(opens=True, how=f"`{CERTIFICATE}`: loaded again, it computes the same"),
+        "vllm": _tried("vllm", folder, settings.engines) or _judge_vllm(folder),
+        "llama.cpp": _open_in_llama_cpp(folder, settings),
+    }
+
+
+def _open_in_llama_cpp(folder: Path, settings: ServingSettings) -> Opening:
     try:
-        form = f"llama.cpp's {choose_form(folder)}{_versions(folder)}"
+        versions = _versions(folder)
+        form = f"llama.cpp's {choose_form(folder)}{versions}"
         if settings.gguf is not None:
             write_gguf(folder, folder / GGUF, settings.gguf)
     except ValueError as error:
-        return found | {"llama.cpp": Opening(opens=False, how=str(error))}
+        return Opening(opens=False, how=str(error))
     if settings.gguf is None:
-        how = f"`serving: {{gguf: f16}}` writes it in the form of {form}"
-        return found | {"llama.cpp": Opening(opens=None, how=how)}
-    if home is None or not is_installed("llama.cpp", home):
-        how = f"`{GGUF}` says what the checkpoint says, in the form of {form}"
-        return found | {"llama.cpp": Opening(opens=None, how=how)}
-    tried = _tried("llama.cpp", folder, home)
-    return found | {"llama.cpp": tried.model_copy(update={"how": tried.how + _versions(folder)})}
+        return Opening(opens=None, how=f"`serving: {{gguf: f16}}` writes it in the form of {form}")
+    tried = _tried("llama.cpp", folder, settings.engines)
+    if tried is None:
+        return Opening(opens=None, how=f"`{GGUF}` says what the checkpoint says, in the form of {form}")
+    return tried.model_copy(update={"how": tried.how + versions})
 
 
 def serving_commands(folder: Path, opens_in: OpensIn) -> list[str]:
@@ -146,7 +147,10 @@ def _warning(folder: Path) -> str:
     return f"; only with `--model-impl transformers`: {reason}, and computes something else without an error"
 
 
-def _tried(engine: EngineName, folder: Path, home: Path) -> Opening:
+def _tried(engine: EngineName, folder: Path, home: Path | None) -> Opening | None:
+    """Return what an engine makes of a folder; None where it is not installed."""
+    if home is None or not is_installed(engine, home):
+        return None
     try:
         answer = ask(engine, [folder], home)[folder]
     except ValueError as error:

@@ -39,17 +39,19 @@ class Meter:
         self.seconds += time.perf_counter() - self._begun
         self.steps += 1
 
-    def rates(self) -> dict[str, float]:
-        """Return `tokens_per_second` and, where the peak is known, `mfu` (model FLOPs utilisation) of all steps."""
-        return self._rates(self.seconds, self.steps)
-
     def row(self) -> dict[str, float]:
         """Return the rates of the steps since the last row."""
-        seconds, steps = self._row
-        self._row = self.seconds, self.steps
-        return self._rates(self.seconds - seconds, self.steps - steps)
+        rates, self._row = self.rates(*self._row), (self.seconds, self.steps)
+        return rates
 
-    def _rates(self, seconds: float, steps: int) -> dict[str, float]:
+    def rates(self, seconds: float = 0.0, steps: int = 0) -> dict[str, float]:
+        """Return `tokens_per_second` and, where the peak is known, `mfu` (model FLOPs utilisation).
+
+        Args:
+            seconds: spent on the first steps, which do not count.
+            steps: how many these are.
+        """
+        seconds, steps = self.seconds - seconds, self.steps - steps
         if not steps:
             return {}
         speed = steps * self.tokens_per_step / seconds

@@ -88,21 +88,15 @@ class LiveTeacher:
 
     @torch.no_grad()
     def _entries(self, hidden: Tensor, starts: Tensor) -> Entries:
-        settings, parts = self.settings, []
+        settings, size = self.settings, losses.CHUNK_TOKENS
         if settings.loss != "sampled":
-            parts = [
-                take_top(self._log_probs(chunk), settings.top_k)
-                for chunk in hidden.flatten(0, 1).split(losses.CHUNK_TOKENS)
-            ]
-            return _join(parts)
+            chunks = hidden.flatten(0, 1).split(size)
+            return _join([take_top(self._log_probs(chunk), settings.top_k) for chunk in chunks])
+        parts: list[Entries] = []
         for start, states in zip(starts.tolist(), hidden, strict=True):
             # A sequence gets the same draws in every process and every epoch.
-            seed = _seed_of(settings.sampling_seed, start)
-            generator = torch.Generator(states.device).manual_seed(seed)
-            parts += [
-                draw(self._log_probs(chunk), settings.num_samples, generator)
-                for chunk in states.split(losses.CHUNK_TOKENS)
-            ]
+            generator = torch.Generator(states.device).manual_seed(_seed_of(settings.sampling_seed, start))
+            parts += [draw(self._log_probs(chunk), settings.num_samples, generator) for chunk in states.split(size)]
         return _join(parts)
 
 
