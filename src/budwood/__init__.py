@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from budwood.models.settings import TeacherSettings
     from budwood.search.settings import SearchSettings
     from budwood.study.door import open_study
-    from budwood.study.settings import BinSettings, MeasurementSettings
+    from budwood.study.settings import BinSettings, LimitSettings, MeasurementSettings
     from budwood.study.study import Study, Subnet
     from budwood.subnet.settings import Compensation, Ordering, SpaceSettings
     from budwood.training.settings import DistillationSettings, Engine, Schedule
@@ -27,7 +27,7 @@ _MODULES = {
     "budwood.models.settings": ("TeacherSettings",),
     "budwood.search.settings": ("SearchSettings",),
     "budwood.study.door": ("open_study",),
-    "budwood.study.settings": ("BinSettings", "MeasurementSettings"),
+    "budwood.study.settings": ("BinSettings", "LimitSettings", "MeasurementSettings"),
     "budwood.study.study": ("Study", "Subnet"),
     "budwood.subnet.settings": ("Compensation", "Ordering", "SpaceSettings"),
     "budwood.training.settings": ("DistillationSettings", "Engine", "Schedule"),
@@ -41,6 +41,7 @@ __all__ = [
     "DistillationSettings",
     "Engine",
     "LayerSelection",
+    "LimitSettings",
     "MeasurementSettings",
     "Ordering",
     "Schedule",

@@ -1,18 +1,12 @@
 """Spaces stay inside what engines serve."""
 
-from dataclasses import replace
-from itertools import product
-
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from strategies import SMOLLM2_135M, decoder, generators, layer
 
-from budwood.arch.balanced import balanced_members
 from budwood.arch.bins import ParameterBin
-from budwood.arch.count import kv_cache_bytes_per_token, num_parameters
 from budwood.arch.sampling import sample
-from budwood.arch.selection import Selection
 from budwood.arch.servable import servable_head_dims
 from budwood.arch.space import SearchSpace
 
@@ -85,43 +79,3 @@ def test_heads_fill_the_hidden_size_where_an_engine_takes_that_for_granted(famil
     for _ in range(20):
         sizes = sample(space, ParameterBin(*space.reach), rng).architecture(teacher)
         assert sizes.hidden_size == sizes.layers[0].num_attention_heads * sizes.layers[0].head_dim
-
-
-@settings(max_examples=8)
-@given(rng=generators)
-@pytest.mark.parametrize("sampling", ["constructive", "rejection"])
-@pytest.mark.parametrize("layerwise", [False, True])
-def test_no_member_caches_more_than_is_allowed(rng, sampling, *, layerwise):
-    """SmolLM2-135M keeps 23,040 bytes of a token; a third of that leaves it few heads or few layers."""
-    space = SearchSpace(teacher=SMOLLM2_135M, layerwise=layerwise, max_kv_bytes_per_token=7_680)
-    parameter_bin = ParameterBin.around(60e6)
-    members = [sample(space, parameter_bin, rng, sampling), *balanced_members(space, parameter_bin, 4, rng)]
-    for member in members:
-        sizes = member.architecture(SMOLLM2_135M)
-        assert member in space
-        assert num_parameters(sizes) in parameter_bin
-        assert kv_cache_bytes_per_token(sizes) <= 7_680
-    more = replace(SMOLLM2_135M, layers=SMOLLM2_135M.layers[:11])
-    assert kv_cache_bytes_per_token(more) == 11 * 768
-    assert Selection.prefix(more) not in space
-    assert Selection.prefix(replace(more, layers=more.layers[:10])) in space
-
-
-def test_the_range_of_equal_layers_is_that_of_small_caches():
-    teacher = decoder("llama", 31, 64, *[layer(4, 2, 16, 48)] * 3)
-    space = SearchSpace(teacher=teacher, layerwise=False, alignment=16, max_kv_bytes_per_token=128)
-    specs = [layer(g * q, g, dim, n) for g, q, dim, n in product((1, 2), (1, 2), range(4, 17, 2), (16, 32, 48))]
-    members = [
-        Selection.prefix(replace(teacher, hidden_size=hidden, layers=(spec,) * depth))
-        for hidden, spec, depth in product(space.hidden_sizes, specs, (1, 2, 3))
-    ]
-    counts = [num_parameters(member.architecture(teacher)) for member in members if member in space]
-    assert 0 < len(counts) < len(members)
-    assert space.reach == (min(counts), max(counts))
-    # A bin that only members at the edge reach: they are found one by one.
-    drawn = sample(space, ParameterBin(max(counts) - 1, max(counts)), np.random.default_rng(0))
-    assert num_parameters(drawn.architecture(teacher)) == max(counts)
-    with pytest.raises(ValueError, match="that cache at most 128 bytes per token have"):
-        sample(space, ParameterBin(max(counts) + 1, max(counts) + 2), np.random.default_rng(0))
-    with pytest.raises(ValueError, match=r"max_kv_bytes_per_token must be at least 16, what one layer .* got 15"):
-        replace(space, max_kv_bytes_per_token=15)

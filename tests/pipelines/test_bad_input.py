@@ -49,6 +49,8 @@ def changed(path: str, value: object) -> dict:
         ("bins.half", {"low": 200, "high": 100}, "0 < low < high, got low=200 and high=100"),
         ("bins.half", {"low": 100, "high": 100}, "0 < low < high"),
         ("bins.half", {"fraction": 0.5, "low": 1, "high": 2}, "exactly one of `fraction`, `center`"),
+        ("bins.half", {"tolerance": 0.5, "limits": {"max_memory": "1MiB"}}, "of a bin of limits alone must be below"),
+        ("bins.half.limits", {"max_memory": "much"}, "bins.half.limits.max_memory: could not parse value and unit"),
         (
             "bins.half.schedule",
             {"warmup_steps": 9},

@@ -93,7 +93,7 @@ def test_it_is_the_papers_study(study):
     kinds = set()
     for bin_name, space_name in given.searched:
         bin_, space = given.bins[bin_name], given.spaces[space_name]
-        assert bin_.parameter_bin(size) == ParameterBin.around(BINS[bin_name])
+        assert bin_.parameter_bin(teacher) == ParameterBin.around(BINS[bin_name])
         assert num_parameters(bin_.reference.architecture()) == BINS[bin_name]
         assert (space.ordering, space.rope, space.compensation, space.alignment) == ("native", "rebuild", None, 1)
         kinds.add((bin_name, space.granularity, space.layerwise))

@@ -96,6 +96,22 @@ def test_every_candidate_is_in_the_history_and_in_its_bin(finished):
         assert bounds["low"] <= row["num_parameters"] <= bounds["high"]
 
 
+def test_sub_networks_keep_the_limits_of_their_bin(finished):
+    """144 KiB for two bytes of a parameter and of a key or value, at 64 tokens."""
+    winners = json.loads((finished / "data/smoke/07_model_output/winners.json").read_text())["value"]
+    for winner in (each for each in winners if each["bin"] == "half"):
+        layers = winner["selection"]["layers"]
+        cached = sum(2 * layer["groups"] * 2 * layer["pairs"] for layer in layers if isinstance(layer["groups"], int))
+        (taken,) = winner["taken"]
+        assert taken["most"] == 144 * 2**10
+        assert 2 * winner["num_parameters"] < taken["amount"] <= taken["most"]
+        if cached:
+            assert taken["amount"] == 2 * winner["num_parameters"] + 64 * 2 * cached
+    reporting = finished / "data/smoke/08_reporting"
+    assert "memory of at most 144.0 KiB" in (reporting / "report.md").read_text()
+    assert "at most 144.0 KiB" in (reporting / "plan.md").read_text()
+
+
 def test_every_export_is_certified(finished):
     certificates = pd.read_parquet(finished / "data/smoke/07_model_output/certificates.parquet")
     assert len(certificates) == 5

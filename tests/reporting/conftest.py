@@ -232,7 +232,7 @@ def _teacher_losses() -> list[SourceLoss]:
 def _space(variant: tuple[str, str], centers: dict[str, float]) -> dict[str, object]:
     low, high = round(0.95 * centers[variant[0]]), round(1.05 * centers[variant[0]])
     size = {"smallest": 16_000, "largest": 134_515_008, "log10_members": 9.4, "log10_members_paper": 11.2}
-    return {"bin": variant[0], "space": variant[1], "low": low, "high": high, **size}
+    return {"bin": variant[0], "space": variant[1], "low": low, "high": high, "limits": "", **size}
 
 
 def _certificate(variant: tuple[str, str]) -> dict[str, object]:

@@ -13,10 +13,12 @@ from budwood.records.cost import Cost
 from budwood.records.evaluation import Sample
 from budwood.records.gate import Gate
 from budwood.records.names import ARMS
+from budwood.records.search import Taken
 from budwood.records.training import ProbeScore
 from budwood.reporting.findings import Findings
 from budwood.reporting.formats import MISSING
-from budwood.reporting.sections import _REASONS, corpus, opens_in
+from budwood.reporting.limits import limited
+from budwood.reporting.sections import _REASONS, corpus, opens_in, search_spaces
 from budwood.reporting.selection import select_space
 
 OPENING = ["Models to take", "What they write", "What was searched", "Why to believe it", "What it cost", "Contents"]
@@ -283,6 +285,17 @@ def test_savings_against_every_baseline_have_a_table_of_their_own(study) -> None
     text = section(both, "Savings")
     assert "final loss of random_init" in text
     assert "final loss of reference_init" in text
+
+
+def test_what_winners_take_of_what_bins_limit_is_shown(study) -> None:
+    assert limited(study.winners) == ""
+    taken = (Taken(limit="memory", amount=96 * 2.0**20, most=128 * 2.0**20), Taken(limit="decode", amount=1, most=2))
+    shown = limited([study.winners[0].model_copy(update={"taken": taken})])
+    cells = [[cell.strip() for cell in row.strip("|").split("|")][1:] for row in shown.splitlines()[-2:]]
+    assert cells == [["memory", "128.0 MiB", "96.0 MiB", "75%"], ["decode", "2,000.00 ms", "1,000.00 ms", "50%"]]
+    spaces = study.search_spaces.assign(limits="memory of at most 128.0 MiB")
+    assert "memory of at most 128.0 MiB" in search_spaces(spaces)
+    assert "limits" not in search_spaces(study.search_spaces)
 
 
 def test_winners_have_their_confidence(make_study: Callable) -> None:

@@ -27,7 +27,6 @@ OTHER_SPACES = {
     "mixed uniform": SearchSpace(teacher=MIXED, granularity="fine", layerwise=False),
     "mixed layerwise": SearchSpace(teacher=MIXED, granularity="fine", layerwise=True),
     "aligned": SearchSpace(teacher=TEACHER, granularity="fine", layerwise=True, alignment=4),
-    "small caches": SearchSpace(teacher=TEACHER, granularity="fine", layerwise=True, max_kv_bytes_per_token=200),
     "neox": SearchSpace(
         teacher=decoder("gpt_neox", 32, 48, *[layer(6, 6, 8, 64)] * 4), layerwise=False, native_only=True
     ),

@@ -1,5 +1,6 @@
 """The study as a Python object: what the documentation shows, what is refused, and that it does what the nodes do."""
 
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from projects import ROOT, raw_parameters
 from transformers import AutoModelForCausalLM
 
 import budwood
+from budwood.arch.count import kv_cache_bytes_per_token, num_parameters
 from budwood.parameters import read_parameters
 from budwood.pipelines.evolution.nodes import choose_winner, evolve
 from budwood.pipelines.export.nodes import export_subnet
@@ -75,6 +77,22 @@ def test_what_is_activated_computes_what_is_extracted(example):
         with torch.no_grad():
             difference = (active(ids).logits - stored(ids).logits).abs().max()
         assert difference <= TOLERANCE
+
+
+def test_a_bin_of_memory_alone_is_planned_and_searched(example):
+    """96 KiB at 64 tokens; the whole teacher takes 289 KiB."""
+    phone = budwood.BinSettings(limits=budwood.LimitSettings(max_memory="96KiB", context=64))
+    space = budwood.SpaceSettings(layerwise=True)
+    planned = example["study"].plan({"phone": phone}, space=space)["taken"].max()
+    assert re.fullmatch(r"memory [\d.]+ KiB to [\d.]+ KiB, at most 96.0 KiB", planned)
+    few = budwood.SearchSettings(
+        population=3, epochs=1, num_elites=1, num_mutants=1, num_crossovers=1, num_randoms=1, num_finalists=1
+    )
+    found = example["study"].search({"phone": phone}, space=space, settings=few)["phone"]
+    (taken,) = found.winner.taken
+    sizes = found.checkpoint.architecture
+    assert taken.amount == 2 * num_parameters(sizes) + 64 * kv_cache_bytes_per_token(sizes)
+    assert 0.9 * 96 * 2**10 <= taken.amount <= taken.most == 96 * 2**10
 
 
 def test_a_choice_by_hand_is_described_as_one(example):

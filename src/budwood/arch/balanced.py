@@ -39,15 +39,15 @@ def balanced_members(
         return []
     target = (max(parameter_bin.low, space.reach[0]) + min(parameter_bin.high, space.reach[1])) // 2
     depths = space.num_layers_choices
-    shapes = [shape for depth in depths if (shape := _shape(space, depth, target)) is not None]
+    shapes = [shape for depth in depths if (shape := _shape(space, depth, parameter_bin, target)) is not None]
     members = [_solve(space, shape, parameter_bin, target, rng) for shape in shapes]
     found = [member for member in members if member is not None and member in space]
     places = np.unique(np.linspace(0, len(found) - 1, min(count, len(found))).round().astype(int))
     return [found[place] for place in places]
 
 
-def _shape(space: SearchSpace, depth: int, target: int) -> Architecture | None:
-    """Return the balanced shape of a depth that comes nearest to a parameter count."""
+def _shape(space: SearchSpace, depth: int, parameter_bin: ParameterBin, target: int) -> Architecture | None:
+    """Return the balanced shape of a depth that comes nearest to a parameter count, or to limits alone."""
     share, whole = depth / space.teacher.num_hidden_layers, space.teacher.hidden_size
     stride = max(1, len(space.hidden_sizes) // _NUM_HIDDEN_SIZES)
     shapes = []
@@ -56,6 +56,8 @@ def _shape(space: SearchSpace, depth: int, target: int) -> Architecture | None:
             layers = tuple(_layer(choices, share, hidden / whole) for choices in space.choices[:depth])
             if hidden in space.hidden_sizes_around(layers[0]):
                 shapes.append(replace(space.teacher, hidden_size=hidden, layers=layers))
+    if parameter_bin.least_load:
+        return min(shapes, key=lambda shape: abs(parameter_bin.load(shape) - 1), default=None)
     return min(shapes, key=lambda shape: abs(num_parameters(shape) - target), default=None)
 
 
@@ -82,4 +84,4 @@ def _solve(
         ]
         if max(widths) <= _TOLERANCE * min(widths):
             return solved
-    return filled if num_parameters(shape) in parameter_bin else None
+    return filled if parameter_bin.admits(shape) else None

@@ -1,14 +1,15 @@
 """Members whose layers have the same attention: they are tried one by one where random draws find none in a bin."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from budwood.arch.bins import ParameterBin
-from budwood.arch.count import layer_kv_bytes, layer_parameters, neuron_parameters, population_parameters
+from budwood.arch.count import layer_parameters, neuron_parameters, population_parameters
 from budwood.arch.population import Population, Sizes
 from budwood.arch.space import LayerChoices, SearchSpace
 from budwood.arch.spec import Architecture, LayerSpec
@@ -52,17 +53,37 @@ def draw_regular(
     found = [shapes for shapes in around if len(shapes.least)]
     if not found:
         return None
-    shapes = found[int(rng.integers(len(found)))]
-    row = int(rng.integers(len(shapes.least)))
-    steps = int(rng.integers(shapes.least[row], shapes.most[row] + 1))
-    kept, attention = choices[: shapes.depths[row] + 1], attentions[shapes.attentions[row]]
-    steps *= 1 if space.layerwise else len(kept)
+    for shapes, row in _tries(found, rng):
+        kept, attention = choices[: shapes.depths[row] + 1], attentions[shapes.attentions[row]]
+        sized = partial(_sized, space, shapes.hidden_size, attention, kept)
+        fitting = parameter_bin.fitting(range(shapes.least[row], shapes.most[row] + 1), sized)
+        if fitting:
+            return sized(fitting[int(rng.integers(len(fitting)))]), ranks
+    return None
+
+
+def _tries(found: Sequence[_Shapes], rng: np.random.Generator) -> Iterator[tuple[_Shapes, int]]:
+    """Yield a row of the shapes around a drawn hidden size; then, because limits may forbid it, all rows of all."""
+    first = found[int(rng.integers(len(found)))]
+    yield first, int(rng.integers(len(first.least)))
+    ends = np.cumsum([len(shapes.least) for shapes in found])
+    for place in rng.permutation(ends[-1]).tolist():
+        index = int(np.searchsorted(ends, place, side="right"))
+        # Counted from the end.
+        yield found[index], place - int(ends[index])
+
+
+def _sized(
+    space: SearchSpace, hidden: int, attention: Sizes, choices: Sequence[LayerChoices], steps: int
+) -> Architecture:
+    """Return the architecture of some steps of widths."""
+    steps *= 1 if space.layerwise else len(choices)
     layers = tuple(
         LayerSpec.of(groups, queries, head_dim, width * space.alignment)
-        for choice, width in zip(kept, _spread(steps, kept), strict=True)
+        for choice, width in zip(choices, _spread(steps, choices), strict=True)
         for groups, queries, head_dim in [_clip(attention, choice).tolist()]
     )
-    return replace(space.teacher, hidden_size=shapes.hidden_size, layers=layers), ranks
+    return replace(space.teacher, hidden_size=hidden, layers=layers)
 
 
 def _shapes_around(
@@ -78,7 +99,9 @@ def _shapes_around(
     per_step = int(neuron_parameters(space.teacher.family, np.array(hidden))) * space.alignment * together
     least = np.maximum(-((bare - parameter_bin.low) // per_step), depths // together)
     most = np.minimum((parameter_bin.high - bare) // per_step, widest // together)
-    legal = _fits(space, hidden, attentions) & _caches_little(space, attentions, choices)
+    legal = _fits(space, hidden, attentions)
+    if parameter_bin.limits:
+        legal = legal & _may_admit(parameter_bin, hidden, attentions, choices)
     depth, attention = np.nonzero((least <= most) & legal)
     return _Shapes(
         hidden_size=hidden,
@@ -113,13 +136,27 @@ def _fits(space: SearchSpace, hidden: int, attentions: Sizes) -> NDArray[np.bool
     )
 
 
-def _caches_little(space: SearchSpace, attentions: Sizes, choices: Sequence[LayerChoices]) -> NDArray[np.bool_]:
-    """Return [L, A] whether the first layers together keep no more of a token than is allowed."""
-    most = space.max_kv_bytes_per_token
-    if most is None:
-        return np.ones((len(choices), len(attentions)), dtype=bool)
-    sizes = [_clip(attentions, choice) for choice in choices]
-    return np.asarray(np.cumsum([layer_kv_bytes(each[:, 0], each[:, 2]) for each in sizes], axis=0) <= most)
+def _may_admit(
+    parameter_bin: ParameterBin, hidden: int, attentions: Sizes, choices: Sequence[LayerChoices]
+) -> NDArray[np.bool_]:
+    """Return [L, A] whether the first layers can keep the limits of a bin."""
+    sizes = np.stack([_clip(attentions, choice) for choice in choices], axis=1)  # [A, L, 3]
+    depth, num_attentions = len(choices), len(attentions)
+    present = np.tri(depth, dtype=np.int64)[:, None, :]  # [L, 1, L]
+    groups, queries, head_dim = (sizes[None, :, :, axis] * present for axis in range(3))
+    populations = [
+        Population(
+            hidden_size=np.full(depth * num_attentions, hidden),
+            groups=groups.reshape(-1, depth),
+            queries=queries.reshape(-1, depth),
+            head_dim=head_dim.reshape(-1, depth),
+            intermediate_size=(np.array(widths) * present * np.ones_like(groups)).reshape(-1, depth),
+        )
+        for widths in zip(
+            *((choice.intermediate_sizes[0], choice.intermediate_sizes[-1]) for choice in choices), strict=True
+        )
+    ]
+    return parameter_bin.may_admit(*populations).reshape(depth, num_attentions)
 
 
 def _axes(choices: LayerChoices) -> tuple[range, range, range]:

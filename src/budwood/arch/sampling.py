@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from budwood.arch.bins import ParameterBin
-from budwood.arch.count import layer_kv_bytes, neuron_parameters, num_parameters, population_parameters
+from budwood.arch.count import neuron_parameters, num_parameters, population_parameters
 from budwood.arch.population import Population, Sizes
 from budwood.arch.regular import draw_regular
 from budwood.arch.selection import Indices, LayerSelection, Selection
@@ -40,7 +40,8 @@ def sample(
     """Draw a member inside a bin.
 
     `constructive` draws a parameter count uniformly from the bin and solves the MLP widths for it; where no draw comes
-    near, it tries the members whose layers have the same sizes one by one, which in a uniform space are all.
+    near, it tries the members whose layers have the same sizes one by one, which in a uniform space are all. A shape
+    that would pass a limit of the bin gets the widest MLPs that keep it.
     `rejection` draws until a member happens to lie in the bin (paper, section 2.2).
 
     Raises:
@@ -122,8 +123,10 @@ def resize_indices(space: SearchSpace, indices: Indices, size: int, length: int,
 
 
 def draw_target(space: SearchSpace, parameter_bin: ParameterBin, rng: np.random.Generator) -> int:
-    """Draw a parameter count uniformly from the part of a bin that lies within the space."""
+    """Draw a parameter count uniformly from the part of a bin within the space; of limits alone return the largest."""
     smallest, largest = space.reach
+    if parameter_bin.least_load:
+        return largest
     return int(rng.integers(max(parameter_bin.low, smallest), min(parameter_bin.high, largest) + 1))
 
 
@@ -133,8 +136,8 @@ def resize(
     """Scale the MLP widths of a selection until it has a parameter count.
 
     Returns:
-        the resized selection, as near to the target as whole widths come, or None where its other sizes leave no legal
-        widths for it or it falls out of the bin.
+        the resized selection, as near to the target as whole widths come and limits allow, or None where its other
+        sizes leave no legal widths for it or it falls out of the bin.
     """
     ranks = [layer.layer for layer in member.layers]
     resized = _resize(space, member.architecture(space.teacher), ranks, parameter_bin, target)
@@ -164,13 +167,13 @@ def _construct(space: SearchSpace, parameter_bin: ParameterBin, rng: np.random.G
         if batch % _BATCHES_PER_TARGET == 0:
             target = draw_target(space, parameter_bin, rng)
         draws = draw_many(space, _DRAWS_PER_BATCH, rng)
-        for row in np.flatnonzero(_legal(space, draws) & _has_widths(space, draws, target, target)):
+        for row in np.flatnonzero(_possible(space, draws, parameter_bin, target)):
             resized = _resize(space, *_row(space, draws, int(row)), parameter_bin, target)
             if resized is not None:
                 return resized, draws.ranks[row]
     found = draw_regular(space, parameter_bin, rng)
     if found is None:
-        raise ValueError(_unreachable(space, parameter_bin, "constructive"))
+        raise ValueError(_unreachable(space, parameter_bin, "constructive") + _lightest(space, parameter_bin, rng))
     return found
 
 
@@ -178,19 +181,22 @@ def _row(space: SearchSpace, draws: Draws, row: int) -> tuple[Architecture, list
     return draws.population.architecture(row, space.teacher), draws.ranks[row].tolist()
 
 
-def _has_widths(space: SearchSpace, draws: Draws, low: int, high: int) -> NDArray[np.bool_]:
-    """Return [N] whether some legal MLP widths bring a shape between two parameter counts, give or take one step."""
+def _possible(space: SearchSpace, draws: Draws, parameter_bin: ParameterBin, target: int) -> NDArray[np.bool_]:
+    """Return [N] whether a shape is legal, and some MLP widths bring it to a target within the limits of a bin.
+
+    Give or take one step of its parameters; of limits alone any number of them will do.
+    """
     population = draws.population
     present = population.groups > 0
-    bare = population_parameters(
-        replace(population, intermediate_size=np.zeros_like(population.intermediate_size)), space.teacher
-    )
-    per_neuron = neuron_parameters(space.teacher.family, population.hidden_size)
-    narrowest = space.alignment * present.sum(1)
-    widest = (np.array([choices.intermediate_sizes[-1] for choices in space.choices])[draws.ranks] * present).sum(1)
+    narrowest = replace(population, intermediate_size=space.alignment * present)
+    most = np.array([choices.intermediate_sizes[-1] for choices in space.choices])[draws.ranks]
+    widest = replace(population, intermediate_size=most * present)
+    legal = _legal(space, draws) & parameter_bin.may_admit(narrowest, widest)
+    low, high = (parameter_bin.low, parameter_bin.high) if parameter_bin.least_load else (target, target)
     # Rounding every width to a step may miss the target by half of all steps.
-    enough, little = high - bare >= per_neuron * narrowest / 2, low - bare <= per_neuron * (widest + narrowest / 2)
-    return np.asarray(enough & little)
+    per_step = neuron_parameters(space.teacher.family, population.hidden_size) * space.alignment * present.sum(1)
+    enough = high - population_parameters(narrowest, space.teacher) >= -per_step / 2
+    return np.asarray(legal & enough & (low - population_parameters(widest, space.teacher) <= per_step / 2))
 
 
 def _reject(space: SearchSpace, parameter_bin: ParameterBin, rng: np.random.Generator) -> tuple[Architecture, Sizes]:
@@ -198,6 +204,7 @@ def _reject(space: SearchSpace, parameter_bin: ParameterBin, rng: np.random.Gene
         draws = draw_many(space, _DRAWS_PER_BATCH, rng)
         counts = population_parameters(draws.population, space.teacher)
         inside = (counts >= parameter_bin.low) & (counts <= parameter_bin.high) & _legal(space, draws)
+        inside &= parameter_bin.may_admit(draws.population, draws.population)
         if inside.any():
             row = int(inside.argmax())
             return draws.population.architecture(row, space.teacher), draws.ranks[row]
@@ -205,7 +212,7 @@ def _reject(space: SearchSpace, parameter_bin: ParameterBin, rng: np.random.Gene
 
 
 def _unreachable(space: SearchSpace, parameter_bin: ParameterBin, sampling: Sampling) -> str:
-    if sampling == "constructive" and not space.layerwise:
+    if sampling == "constructive" and not space.layerwise and not parameter_bin.limits:
         return (
             f"no sub-network has {parameter_bin.low:,} to {parameter_bin.high:,} parameters: {space.describe_reach()}"
         )
@@ -217,11 +224,18 @@ def _unreachable(space: SearchSpace, parameter_bin: ParameterBin, sampling: Samp
 
 
 def _legal(space: SearchSpace, draws: Draws) -> NDArray[np.bool_]:
-    population, most = draws.population, space.max_kv_bytes_per_token
-    legal = (population.hidden_size > 0) & (population.hidden_size <= space.teacher.hidden_size)
-    if most is None:
-        return legal
-    return np.asarray(legal & (layer_kv_bytes(population.groups, population.head_dim).sum(1) <= most))
+    hidden = draws.population.hidden_size
+    return np.asarray((hidden > 0) & (hidden <= space.teacher.hidden_size))
+
+
+def _lightest(space: SearchSpace, parameter_bin: ParameterBin, rng: np.random.Generator) -> str:
+    """Return in words the least that some draws with so many parameters take of the limits of a bin."""
+    parameters = ParameterBin(parameter_bin.low, parameter_bin.high)
+    draws = draw_many(space, MAX_DRAWS // _DRAWS_PER_BATCH, rng)
+    rows = np.flatnonzero(_possible(space, draws, parameters, parameters.low))
+    scaled = [_scale(space, *_row(space, draws, int(row)), parameters.low) for row in rows]
+    loads = [parameter_bin.load(each) for each in scaled if num_parameters(each) in parameters]
+    return f"; the lightest of {len(loads)} draws takes {min(loads):.0%} of its limits" if any(loads) else ""
 
 
 def _pick_by_rank(choices: list[range], ranks: Sizes, rng: np.random.Generator) -> Sizes:
@@ -255,11 +269,20 @@ def _fill_layer(space: SearchSpace, spec: LayerSpec, rank: int, rng: np.random.G
 def _resize(
     space: SearchSpace, architecture: Architecture, ranks: list[int], parameter_bin: ParameterBin, target: int
 ) -> Architecture | None:
-    """Return an architecture with the widths for a parameter count, or none where no legal ones come near it."""
+    """Return an architecture with the widths for a parameter count, or none where no legal ones come near it.
+
+    Where limits forbid that count, with the widest that keep them.
+    """
     scaled = _scale(space, architecture, ranks, target)
-    per_neuron = int(neuron_parameters(architecture.family, np.array(architecture.hidden_size)))
-    count, rounding = num_parameters(scaled), per_neuron * len(scaled.layers) * space.alignment / 2
-    return scaled if count in parameter_bin and abs(count - target) <= rounding else None
+    per_step = int(neuron_parameters(architecture.family, np.array(architecture.hidden_size))) * space.alignment
+    near = abs(num_parameters(scaled) - target) <= per_step * len(scaled.layers) / 2
+    if not near and not parameter_bin.least_load:
+        return None
+    if parameter_bin.limits and not parameter_bin.admits(scaled):
+        counts = range(min(parameter_bin.low, target), target + 1, per_step)
+        fitting = parameter_bin.fitting(counts, lambda count: _scale(space, architecture, ranks, count))
+        scaled = _scale(space, architecture, ranks, fitting[-1]) if fitting else scaled
+    return scaled if parameter_bin.admits(scaled) else None
 
 
 def _scale(space: SearchSpace, architecture: Architecture, ranks: list[int], target: int) -> Architecture:

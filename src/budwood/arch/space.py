@@ -14,8 +14,9 @@ from operator import mul
 from typing import Literal
 
 from budwood.arch.bins import ParameterBin
-from budwood.arch.count import kv_cache_bytes_per_token, num_parameters
+from budwood.arch.count import num_parameters
 from budwood.arch.family import family_of
+from budwood.arch.limits import spell_amount
 from budwood.arch.selection import Selection
 from budwood.arch.servable import ServingEngine, check_servable, heads_must_fill, servable_head_dims
 from budwood.arch.spec import Architecture, LayerSpec
@@ -76,15 +77,13 @@ class SearchSpace:
     """Only what stock Hugging Face classes express."""
     servable: tuple[ServingEngine, ...] = ()
     """Only what these engines serve."""
-    max_kv_bytes_per_token: int | None = None
-    """Most bytes that generation keeps of a token, two for a value."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be searched.
 
         Raises:
             ValueError: the alignment is below one or above the teacher's widths, stock classes are asked for
-                layer-wise sizes or accept none, an engine serves none, or no layer has so small a cache.
+                layer-wise sizes or accept none, or an engine serves none.
         """
         widest = min(self.teacher.hidden_size, *(layer.intermediate_size for layer in self.teacher.layers))
         if not 1 <= self.alignment <= widest:
@@ -104,17 +103,6 @@ class SearchSpace:
                 f"{cause}: no heads of this teacher add up to a multiple of alignment={self.alignment} "
                 f"within hidden_size={self.teacher.hidden_size}"
             )
-        if not any(map(self.caches_little, self._of_one_layer())):
-            least = min(map(kv_cache_bytes_per_token, self._of_one_layer()))
-            raise ValueError(
-                f"max_kv_bytes_per_token must be at least {least}, what one layer with the fewest heads keeps, "
-                f"got {self.max_kv_bytes_per_token}"
-            )
-
-    def caches_little(self, architecture: Architecture) -> bool:
-        """Whether an architecture keeps no more of a token than is allowed."""
-        most = self.max_kv_bytes_per_token
-        return most is None or kv_cache_bytes_per_token(architecture) <= most
 
     @property
     def num_layers_choices(self) -> range:
@@ -195,24 +183,21 @@ class SearchSpace:
             and all(layer.spec in self.choices[layer.layer] for layer in member.layers)
             and len(member.hidden) in self.hidden_sizes
             and len(member.hidden) in self.hidden_sizes_around(first.spec)
-            and self.caches_little(member.architecture(self.teacher))
         )
 
     def smallest(self) -> Architecture:
         """Return the sizes of a member with the fewest parameters."""
-        return min(filter(self.caches_little, self._of_one_layer()), key=num_parameters)
+        return min(self._of_one_layer(), key=num_parameters)
 
     def largest(self) -> Architecture:
-        """Return the sizes of a member with the most parameters; in layer-wise spaces whatever its layers cache."""
-        if self.ties_hidden_to_heads or (self.max_kv_bytes_per_token is not None and not self.layerwise):
-            depths = self.num_layers_choices[-1:] if self.max_kv_bytes_per_token is None else self.num_layers_choices
-            around = (member for depth in depths for member in self._around_attentions(depth))
-            return max(filter(self.caches_little, around), key=num_parameters)
+        """Return the sizes of a member with the most parameters."""
+        if self.ties_hidden_to_heads:
+            return max(self._around_attentions(self.teacher.num_hidden_layers), key=num_parameters)
         layers = tuple(legal.largest for legal in self.choices)
         return replace(self.teacher, hidden_size=self.hidden_sizes[-1], layers=layers)
 
     def _of_one_layer(self) -> Iterator[Architecture]:
-        """Yield members of one layer, among them those with the fewest parameters and the smallest caches."""
+        """Yield members of one layer, among them those with the fewest parameters."""
         if self.ties_hidden_to_heads:
             yield from self._around_attentions(depth=1)
         else:
@@ -231,14 +216,25 @@ class SearchSpace:
                 yield replace(self.teacher, hidden_size=hidden, layers=(widest,) * depth)
 
     def require_reachable(self, parameter_bin: ParameterBin) -> None:
-        """Check that the bin meets the range of parameter counts of this space.
+        """Check that the bin meets the range of parameter counts of this space, and of what its members take.
 
         Raises:
-            ValueError: it does not; the message gives the smallest and the largest count.
+            ValueError: it does not; the message gives the smallest and the largest.
         """
         smallest, largest = self.reach
         if parameter_bin.high < smallest or parameter_bin.low > largest:
             raise ValueError(f"the parameter bin {parameter_bin} cannot be reached: {self.describe_reach()}")
+        for limit in parameter_bin.limits:
+            least = min(map(limit.of, self._of_one_layer()))
+            if not least <= limit.most:
+                raise ValueError(
+                    f"{limit} cannot be met: the least of this space takes {spell_amount(limit.name, least)}"
+                )
+        if not parameter_bin.load(self.largest()) >= parameter_bin.least_load:
+            raise ValueError(
+                f"{parameter_bin}: the largest sub-network of this space takes "
+                f"{parameter_bin.load(self.largest()):.0%} of that at most; give less, or a range of parameters"
+            )
 
     @cached_property
     def reach(self) -> tuple[int, int]:
@@ -248,14 +244,12 @@ class SearchSpace:
     def describe_reach(self) -> str:
         """Return the range of parameter counts in words."""
         served = f" that {' and '.join(self.servable)} can serve" if self.servable else ""
-        most = self.max_kv_bytes_per_token
-        cached = f" and that cache at most {most:,} bytes per token" if most is not None else ""
-        return "sub-networks of this teacher{}{} have {:,} to {:,} parameters".format(served, cached, *self.reach)
+        return "sub-networks of this teacher{} have {:,} to {:,} parameters".format(served, *self.reach)
 
     def log10_size(self, convention: SizeConvention = "exact") -> float:
         """Return the decimal logarithm of the number of members.
 
-        `exact` counts the legal ones, whatever they cache: every number of layers, pairs of groups and queries, even
+        `exact` counts the legal ones: every number of layers, pairs of groups and queries, even
         head sizes from 4 on, aligned widths; in fine spaces all index sets of these sizes, head dimensions taken in
         rotary pairs. `paper` gives the formulas behind table 16 of "Where to begin", which differ in what they count
         (see `log10_paper_size`).

@@ -34,7 +34,6 @@ _PAPER_CUT: dict[str, Any] = {
     "alignment": 1,
     "native_only": False,
     "servable": (),
-    "max_kv_bytes_per_token": None,
     "ordering": "native",
     "rope": "rebuild",
     "compensation": None,

@@ -17,8 +17,18 @@ class Described(Strict):
     num_parameters: int
 
 
+class Taken(Strict):
+    """What a sub-network takes of what its bin limits; see `budwood.arch.limits`."""
+
+    limit: str
+    amount: float
+    most: float
+
+
 class Finalist(Described):
     """One of the best candidates of a search."""
+
+    taken: tuple[Taken, ...] = ()
 
     selection_loss: float
     """On the text of the search, by its fitness."""
@@ -74,6 +84,8 @@ class Winner(Searched, Placed, Described):
     lead: float | None
     """Over the next finalist; none where there was none."""
     lead_interval: tuple[float, float] | None
+    taken: tuple[Taken, ...] = ()
+    """Of what its bin limits."""
     finalists: tuple[Finalist, ...]
     finalist_tokens: int
     """On which finalists were trained before the choice."""

@@ -18,7 +18,7 @@ ROOM = 0.9
 """Share of a device's memory that is planned with: its runtime, fragments and what estimates miss take the rest."""
 PLAN_COLUMNS = [
     *("stage", "bin", "space", "arm", "tokens", "flops", "paper_flops", "device_hours"),
-    *("num_parameters", "memory_bytes", "disk_bytes", "passing_disk_bytes"),
+    *("num_parameters", "memory_bytes", "disk_bytes", "passing_disk_bytes", "taken"),
     *(f"{part}_bytes" for part in _MEMORY_PARTS),
 ]
 """Of a plan."""
@@ -120,7 +120,8 @@ def _variants(planned: pd.DataFrame, num_devices: int) -> str:
     rows = [
         _variant(part, num_devices) for _, part in planned[planned["bin"] != ""].groupby(["bin", "space"], sort=False)
     ]
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    limited = any(row["limited"] for row in rows)
+    columns = {name: [row[name] for row in rows] for name in rows[0] if limited or name != "limited"}
     note = (
         f"Means over {NUM_MEMBERS} members of each bin, because the winner is not known yet. A search counts "
         "every candidate as if it read all text; races drop many earlier. The paper charges a search as its bin's "
@@ -136,6 +137,7 @@ def _variant(part: pd.DataFrame, num_devices: int) -> dict[str, str]:
     return {
         "variant": str(Variant(str(part["bin"].iloc[0]), str(part["space"].iloc[0]))),
         "largest": formats.count(part["num_parameters"].max()),
+        "limited": search["taken"].iloc[0] if len(search) else "",
         "search": formats.flops(by_stage.get("search", 0.0)),
         "as the paper charges": formats.flops(search["paper_flops"].sum()),
         "probe": formats.flops(by_stage.get(PROBE, 0.0)),

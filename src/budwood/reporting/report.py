@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from budwood.reporting import sections, summary
 from budwood.reporting.findings import Findings
+from budwood.reporting.limits import limited
 from budwood.reporting.selection import selection_section
 
 
@@ -58,7 +59,7 @@ def write_report(findings: Findings) -> Report:
         **selected,
         "Tasks": sections.tasks(findings.tasks),
         "Generation": sections.generation(findings.samples),
-        "Speed and memory": sections.speeds(findings.speeds),
+        "Speed and memory": sections.speeds(findings.speeds) + limited(findings.winners),
         "Sanity gates": sections.gates(findings),
         "Opens in": sections.opens_in(findings.certificates),
         "Search": sections.searches(findings.winners),

@@ -293,6 +293,7 @@ def search_spaces(spaces: pd.DataFrame) -> str:
         "bin": spaces["bin"].tolist(),
         "space": spaces["space"].tolist(),
         **{name: spaces[name].map(formats.count).tolist() for name in ("low", "high", "smallest", "largest")},
+        **({"limits": spaces["limits"].tolist()} if spaces["limits"].any() else {}),
         "members": [f"10^{value:,.1f}" for value in spaces["log10_members"]],
         "members, paper's count": [f"10^{value:,.1f}" for value in spaces["log10_members_paper"]],
     }

@@ -134,13 +134,14 @@ def constrain(
 ) -> Selection | None:
     """Bring a child into the bin (Algorithm 1, CONSTRAIN).
 
-    `repair` keeps a child that is inside and solves the MLP widths of one that is not; `rejection` only keeps.
+    `repair` keeps a child that is inside, limits included, and solves the MLP widths of one that is not; `rejection`
+    only keeps.
 
     Returns:
         a member inside the bin, or None where the caller has to draw again.
     """
     kept: Selection | None = child
-    if num_parameters(child.architecture(space.teacher)) not in parameter_bin:
+    if not parameter_bin.admits(child.architecture(space.teacher)):
         target = draw_target(space, parameter_bin, rng)
         kept = resize(space, child, parameter_bin, target, rng) if constraint == "repair" else None
     return kept if kept is not None and kept in space else None

@@ -171,7 +171,7 @@ class ChooseWinner(Stage[Chosen]):
         alone = found.runner_up is None
         return Winner(
             **dict(self.searched),
-            **best.model_dump(include={"description", "num_parameters", "selection_loss", "choice_loss"}),
+            **best.model_dump(include={"description", "num_parameters", "selection_loss", "choice_loss", "taken"}),
             selection=best.selection,
             kept_channels=tuple(ordered.channels[channel] for channel in best.selection.hidden),
             kept_layers=tuple(layer.teacher_layer for layer in resolve(ordered, best.selection).layers),

@@ -1,5 +1,6 @@
 """What stages cost, as functions of what they read and run: the ledger and the plan call the same ones."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -21,6 +22,9 @@ Forward = Callable[[int], float]
 """FLOPs of a model's forward pass, per token, by the number of tokens of the text."""
 _TRIALS_PER_LAYER = 5
 """Layers that are left out on trial, about, for every one that is left out: 4.7 of 30 in SmolLM2-135M."""
+
+_SHARES = 1000
+"""Sizes of the teacher in small that are tried for a bin of limits alone."""
 
 HalvedAxis = Literal["channels", "layers", "heads", "neurons"]
 """Axes of which the gate of an order keeps a half; heads are those of keys and values, with their queries."""
@@ -312,7 +316,14 @@ def overfit_cost(student: Architecture | float, teacher: Architecture | float | 
 
 
 def bin_center(bin_: BinSettings, parameter_bin: ParameterBin, teacher: Architecture) -> Architecture:
-    """Return the model by which the paper charges a search: the bin's reference, or the teacher in small."""
+    """Return the model by which the paper charges a search: the bin's reference, or the teacher in small.
+
+    In a bin of limits alone it is the largest that keeps them, to a thousandth of the teacher.
+    """
     if bin_.reference:
         return bin_.reference.architecture()
+    if parameter_bin.least_load:
+        sizes = [parameter_bin.high * share / _SHARES for share in range(1, _SHARES + 1)]
+        place = bisect_right(sizes, 1.0, key=lambda size: parameter_bin.load(in_small(teacher, size)))
+        return in_small(teacher, sizes[max(0, place - 1)])
     return in_small(teacher, (parameter_bin.low + parameter_bin.high) / 2)

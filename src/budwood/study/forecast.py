@@ -7,6 +7,7 @@ import numpy as np
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import forward_flops_per_token, num_parameters
+from budwood.arch.limits import Limit, spell_amount
 from budwood.arch.sampling import sample
 from budwood.arch.space import SearchSpace
 from budwood.arch.spec import Architecture
@@ -40,6 +41,8 @@ class Forecast:
     """Whether members keep the first layers by rank."""
     genes_bytes: float
     """What the history of a search takes for one candidate."""
+    limits: tuple[Limit, ...] = ()
+    """Of the bin."""
     reference: Architecture | None = None
     """Named by the bin, to be trained beside the sub-networks."""
     num_gaps: int | None = None
@@ -93,6 +96,16 @@ class Forecast:
         return max(memories, key=lambda memory: memory.total)
 
     @property
+    def taken(self) -> str:
+        """What members take of what their bin limits, from the least to the most; empty without limits."""
+        amounts = {limit: [limit.of(member) for member in self.members] for limit in self.limits}
+        return ", ".join(
+            f"{limit.name} {spell_amount(limit.name, min(each))} to {spell_amount(limit.name, max(each))}, at most "
+            f"{spell_amount(limit.name, limit.most)}"
+            for limit, each in amounts.items()
+        )
+
+    @property
     def largest(self) -> Architecture:
         """The member with the most parameters."""
         return max(self.members, key=num_parameters)
@@ -104,7 +117,7 @@ def forecast(teacher: Architecture, variant: Variant, bin_: BinSettings, space: 
     Raises:
         ValueError: the bin cannot be reached.
     """
-    parameter_bin = bin_.parameter_bin(num_parameters(teacher))
+    parameter_bin = bin_.parameter_bin(teacher)
     try:
         members, genes_bytes = draw_members(space.search_space(teacher), parameter_bin)
     except ValueError as error:
@@ -116,6 +129,7 @@ def forecast(teacher: Architecture, variant: Variant, bin_: BinSettings, space: 
         compensation=space.compensation,
         coarse=space.granularity == "coarse",
         genes_bytes=genes_bytes,
+        limits=parameter_bin.limits,
         reference=bin_.reference.architecture() if bin_.reference else None,
     )
 

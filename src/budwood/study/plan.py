@@ -165,7 +165,7 @@ def plan(study: PlannedStudy, accelerator: Accelerator, mfu: float) -> pd.DataFr
         `flops`; `paper_flops`: what the paper charges in place of a search (the bin's centre at 2,048 tokens), and of
         `random_init` (the training of the bin's centre), NaN elsewhere; `device_hours`; `num_parameters` of the largest
         model of the row; `memory_bytes` of one device with its parts (`weights_bytes` ...); `disk_bytes` that stay, and
-        `passing_disk_bytes` that checkpoints take until the run ends.
+        `passing_disk_bytes` that checkpoints take until the run ends; `taken` of what a bin limits, of searches.
     """
     one_of_each = {each.variant.bin: each for each in study.trained}
     rows = [
@@ -176,7 +176,7 @@ def plan(study: PlannedStudy, accelerator: Accelerator, mfu: float) -> pd.DataFr
     ]
     frame = pd.DataFrame(rows).reindex(columns=PLAN_COLUMNS)
     hours = [accelerator.hours(*cost, mfu) for cost in zip(frame["stage"], frame["flops"], strict=True)]
-    texts = dict.fromkeys(("bin", "space", "arm"), "")
+    texts = dict.fromkeys(("bin", "space", "arm", "taken"), "")
     counted = [name for name in PLAN_COLUMNS if name not in {"stage", *texts, "paper_flops"}]
     return (
         frame.assign(device_hours=hours)
@@ -287,7 +287,8 @@ def _search_rows(study: PlannedStudy, each: Forecast) -> Iterator[PlanRow]:
         sequence_length=measurement.length,
     )
     history = {"disk_bytes": study.search.num_evaluations * each.genes_bytes, "paper_flops": charged}
-    yield _row(searching, variant) | _held(study.reading_memory(largest, study.teacher), largest) | history
+    held = _held(study.reading_memory(largest, study.teacher), largest)
+    yield _row(searching, variant) | held | history | {"taken": each.taken}
     size = study.teacher_bytes_per_parameter
     cutting = each.cutting(study.teacher, study.reading(study.text("calibration"), size))
     files = {"disk_bytes": num_parameters(largest) * size}

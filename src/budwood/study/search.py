@@ -18,7 +18,7 @@ from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import Compute
 from budwood.records.cost import Cost
 from budwood.records.files import write_folder_atomically
-from budwood.records.search import Described, Finalist, Finalists, FrontPoint
+from budwood.records.search import Described, Finalist, Finalists, FrontPoint, Taken
 from budwood.records.tracking import Track
 from budwood.search.candidate import SearchRecord
 from budwood.search.evolution import Strategy
@@ -96,7 +96,7 @@ class EvolveSubnets(Stage[Found]):
     @property
     def parameter_bin(self) -> ParameterBin:
         """The bin for this teacher."""
-        return self.bin_.parameter_bin(num_parameters(self.teacher.architecture))
+        return self.bin_.parameter_bin(self.teacher.architecture)
 
     def facts(self) -> dict[str, Any]:
         """Return what decides the result, with the source of a fitness of the user's own."""
@@ -154,7 +154,12 @@ class EvolveSubnets(Stage[Found]):
     def _finalists(self, strategy: Strategy, ordered: OrderedTeacher, records: Sequence[SearchRecord]) -> Finalists:
         ranked, calibration = ordered.ranked, self.calibration
         candidates = [
-            Finalist(**dict(describe(elite.selection, ranked)), selection_loss=elite.loss) for elite in strategy.elites
+            Finalist(
+                **dict(describe(elite.selection, ranked)),
+                selection_loss=elite.loss,
+                taken=taken_by(elite.selection.architecture(ranked), self.parameter_bin),
+            )
+            for elite in strategy.elites
         ]
         front = [
             FrontPoint(**dict(describe(selection, ranked)), objectives=dict(objectives))
@@ -185,6 +190,11 @@ def describe(selection: Selection, ranked: Architecture) -> Described:
     """Return what a sub-network of a teacher keeps, in words, and its size."""
     sizes = selection.architecture(ranked)
     return Described(selection=selection, description=sizes.describe(), num_parameters=num_parameters(sizes))
+
+
+def taken_by(sizes: Architecture, parameter_bin: ParameterBin) -> tuple[Taken, ...]:
+    """Return what a sub-network takes of what its bin limits."""
+    return tuple(Taken(limit=limit.name, amount=limit.of(sizes), most=limit.most) for limit in parameter_bin.limits)
 
 
 def _history(records: Sequence[SearchRecord], fitness: str) -> pd.DataFrame:

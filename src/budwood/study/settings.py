@@ -1,10 +1,14 @@
 """Settings of a whole study; imports no torch."""
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ByteSize, Field, model_validator
 
 from budwood.arch.bins import ParameterBin
+from budwood.arch.count import num_parameters
+from budwood.arch.limits import Limit, MemoryInUse
+from budwood.arch.spec import Architecture
 from budwood.corpus.split import FOREIGN
 from budwood.models.settings import DeviceName, ModelSizes, Precision
 from budwood.records.strict import HOW, Strict
@@ -24,22 +28,44 @@ class BinSchedule(Strict):
     """Optimiser steps in which the learning rate rises."""
 
 
+class LimitSettings(Strict):
+    """What a sub-network may take where it is used; a bin of limits alone has the members that use most of them."""
+
+    context: int = Field(default=4096, gt=0)
+    """Tokens of a sequence: in the cache of keys and values."""
+    batch_size: int = Field(default=1, gt=0)
+    """Sequences at a time."""
+    weight_bits: Literal[4, 8, 16, 32] = 16
+    """Of a parameter in memory; keys and values have 16."""
+    max_memory: ByteSize = Field(gt=0)
+    """Of weights, keys and values, such as `256MiB`."""
+
+    def of(self, teacher: Architecture) -> tuple[Limit, ...]:
+        """Return the limits of what is cut out of a teacher."""
+        memory = MemoryInUse(teacher, self.weight_bits, self.batch_size * self.context)
+        return (Limit("memory", float(self.max_memory), memory),)
+
+
+_HALF = 0.5
 OnFailure = Literal["stop", "warn"]
 
 
 class BinSettings(Strict):
-    """A parameter bin, in one of three ways: a fraction of the teacher, a centre, or its bounds."""
+    """A bin of parameters, in one of three ways: a fraction of the teacher, a centre, or its bounds; or of limits."""
 
     fraction: float | None = Field(default=None, gt=0, le=1)
     """Centre as a share of the teacher's parameters."""
     center: int | None = Field(default=None, gt=0)
     """Centre as a number of parameters."""
     tolerance: float = Field(default=0.05, gt=0, lt=1)
-    """Relative half-width around the centre."""
+    """Relative half-width around the centre. In a bin of limits alone twice this is the largest share that a member may
+    leave unused."""
     low: int | None = Field(default=None, gt=0)
     """Fewest parameters; with `high`."""
     high: int | None = Field(default=None, gt=0)
     """Most parameters; with `low`."""
+    limits: LimitSettings | None = None
+    """What members may take in memory, beside their parameters or alone."""
     reference: ModelSizes | None = None
     """The model at the centre, by which the paper charges a search and counts a saving. It is trained from random
     weights as the arm `reference_init`."""
@@ -51,8 +77,11 @@ class BinSettings(Strict):
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         bounds = self.low is not None or self.high is not None
-        if sum([self.fraction is not None, self.center is not None, bounds]) != 1:
-            raise ValueError("give exactly one of `fraction`, `center`, or both `low` and `high`")
+        given = sum([self.fraction is not None, self.center is not None, bounds])
+        if given > 1 or (given == 0 and self.limits is None):
+            raise ValueError("give exactly one of `fraction`, `center`, or both `low` and `high`; or `limits` alone")
+        if given == 0 and not self.tolerance < _HALF:
+            raise ValueError(f"tolerance={self.tolerance} of a bin of limits alone must be below {_HALF}")
         if bounds:
             if self.low is None or self.high is None:
                 raise ValueError("give both `low` and `high`")
@@ -63,12 +92,15 @@ class BinSettings(Strict):
         """Return the bin without what it changes of training, which decides nothing of a search."""
         return self.model_copy(update={"schedule": BinSchedule(), "arms": {}})
 
-    def parameter_bin(self, teacher_parameters: int) -> ParameterBin:
-        """Return the bin for a teacher of a size."""
+    def parameter_bin(self, teacher: Architecture) -> ParameterBin:
+        """Return the bin for a teacher."""
+        limits, whole = self.limits.of(teacher) if self.limits else (), num_parameters(teacher)
         if self.low is not None and self.high is not None:
-            return ParameterBin(self.low, self.high)
-        center = self.center if self.center is not None else (self.fraction or 0) * teacher_parameters
-        return ParameterBin.around(center, self.tolerance)
+            return ParameterBin(self.low, self.high, limits)
+        if self.fraction is None and self.center is None:
+            return ParameterBin(1, whole, limits, least_load=1 - 2 * self.tolerance)
+        center = self.center if self.center is not None else (self.fraction or 0) * whole
+        return replace(ParameterBin.around(center, self.tolerance), limits=limits)
 
 
 class MeasurementSettings(Strict):

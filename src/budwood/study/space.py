@@ -12,6 +12,7 @@ from budwood.arch.spec import Architecture
 from budwood.records.names import Variant
 from budwood.records.teacher import TeacherRecord
 from budwood.search.settings import SearchSettings
+from budwood.study.forecast import draw_members
 from budwood.study.settings import BinSettings
 from budwood.subnet.settings import SpaceSettings
 
@@ -27,6 +28,8 @@ def enumerate_spaces(
 ) -> pd.DataFrame:
     """Return one row per variant: bin, size of the space, smallest and largest member.
 
+    The bounds of a bin of limits alone are those of members that were drawn.
+
     Args:
         teacher: what is cut.
         bins: by name.
@@ -38,7 +41,7 @@ def enumerate_spaces(
     """
     rows, variants = [], [Variant(bin_name, space) for bin_name, names in grid.items() for space in names]
     used = {bin_name: bins[bin_name] for bin_name in grid}
-    ranges = {name: bin_.parameter_bin(teacher.num_parameters) for name, bin_ in used.items()}
+    ranges = {name: bin_.parameter_bin(teacher.architecture) for name, bin_ in used.items()}
     require_disjoint(ranges)
     for name, bin_ in used.items():
         check_reference(name, bin_, teacher.architecture.family, teacher.num_token_ids)
@@ -48,9 +51,13 @@ def enumerate_spaces(
             require_members(teacher.architecture, parameter_bin, spaces[variant.space])
         except ValueError as error:
             raise ValueError(f"bins.{variant.bin} in spaces.{variant.space}: {error}") from None
+        low, high = parameter_bin.low, parameter_bin.high
+        if parameter_bin.least_load:
+            counts = [num_parameters(member) for member in draw_members(space, parameter_bin)[0]]
+            low, high = min(counts), max(counts)
         sizes = {"smallest": num_parameters(space.smallest()), "largest": num_parameters(space.largest())}
         members = {"log10_members": space.log10_size(), "log10_members_paper": space.log10_size("paper")}
-        bounds = {"low": parameter_bin.low, "high": parameter_bin.high}
+        bounds = {"low": low, "high": high, "limits": ", ".join(map(str, parameter_bin.limits))}
         rows.append(variant._asdict() | bounds | sizes | members)
     return pd.DataFrame(rows)
 

@@ -9,7 +9,6 @@ import pandas as pd
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from budwood.arch.count import num_parameters
 from budwood.arch.selection import Selection
 from budwood.corpus.packing import PackedCorpus
 from budwood.corpus.settings import CorpusSettings
@@ -192,7 +191,7 @@ class Study:
         teacher = self.teacher.architecture
         for name, bin_ in typed.items():
             try:
-                require_members(teacher, bin_.parameter_bin(num_parameters(teacher)), space)
+                require_members(teacher, bin_.parameter_bin(teacher), space)
             except ValueError as error:
                 raise ValueError(f"bins[{name!r}]: {error}") from None
         return {name: self._search(name, bin_, space, settings, schedule) for name, bin_ in typed.items()}

@@ -106,9 +106,6 @@ class SpaceSettings(Ordering):
     """Only sub-networks that stock Hugging Face classes express."""
     servable: tuple[ServingEngine, ...] = ()
     """Only sub-networks that these engines serve: `vllm`, `llama.cpp`."""
-    max_kv_bytes_per_token: int | None = Field(default=None, gt=0)
-    """Only sub-networks that keep at most so many bytes of keys and values for a token of context, in 16 bits. Beside
-    the parameters of a bin this bounds the memory in use: 2 bytes a parameter, and this for every token in flight."""
     compensation: Compensation | None = None
     """Closed-form corrections of the exported sub-network; `{}` makes all of them."""
 
@@ -149,5 +146,4 @@ class SpaceSettings(Ordering):
             alignment=self.alignment,
             native_only=self.native_only,
             servable=self.servable,
-            max_kv_bytes_per_token=self.max_kv_bytes_per_token,
         )

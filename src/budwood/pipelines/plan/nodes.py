@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from budwood.arch.bins import require_disjoint
-from budwood.arch.count import forward_flops_per_token, num_parameters
+from budwood.arch.count import forward_flops_per_token
 from budwood.models.teacher import count_positions, count_token_ids, describe_teacher
 from budwood.parameters import AblationTeacher, PlanSettings, ProjectParameters
 from budwood.pipelines.ablations.comparison import Ablation, Comparison, ablations_of
@@ -80,7 +80,7 @@ def describe_study(parameters: ProjectParameters, accelerator: Accelerator) -> P
     num_token_ids = count_token_ids(parameters.teacher, root) if any(bin_.reference for bin_ in used.values()) else None
     for name, bin_ in used.items():
         check_reference(name, bin_, teacher.family, num_token_ids and min(num_token_ids, teacher.vocab_size))
-    require_disjoint({name: bin_.parameter_bin(num_parameters(teacher)) for name, bin_ in used.items()})
+    require_disjoint({name: bin_.parameter_bin(teacher) for name, bin_ in used.items()})
     return PlannedStudy(
         teacher=teacher,
         teacher_bytes_per_parameter=parameters.teacher.bytes_per_parameter,

@@ -1,0 +1,59 @@
+"""Limits: what a sub-network may take where it is used, as functions of its sizes that rise with each of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from budwood.arch.count import layer_kv_bytes, population_parameters
+from budwood.arch.population import Population
+from budwood.arch.spec import Architecture
+
+LimitName = Literal["memory", "prefill", "decode"]
+Amounts = NDArray[np.float64]
+
+_KIBIBYTE, _MEBIBYTE = 2**10, 2**20
+_BITS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The most that a sub-network may take of something."""
+
+    name: LimitName
+    most: float
+    amounts: Callable[[Population], Amounts]
+    """[N] what every architecture takes: bytes of memory, seconds of the rest. No larger one may take less."""
+
+    def of(self, architecture: Architecture) -> float:
+        """Return what one architecture takes."""
+        return float(self.amounts(Population.of([architecture]))[0])
+
+    def __str__(self) -> str:
+        """Return the limit in words."""
+        return f"{self.name} of at most {spell_amount(self.name, self.most)}"
+
+
+def spell_amount(name: str, amount: float) -> str:
+    """Return what is taken of something with its unit."""
+    if name != "memory":
+        return f"{1000 * amount:,.2f} ms"
+    return f"{amount / _MEBIBYTE:,.1f} MiB" if amount >= _MEBIBYTE else f"{amount / _KIBIBYTE:,.1f} KiB"
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryInUse:
+    """Bytes of weights and of keys and values in 16 bits."""
+
+    teacher: Architecture
+    """Gives the family, the vocabulary and whether the head is tied."""
+    weight_bits: int
+    tokens: int
+    """In the cache, of all sequences."""
+
+    def __call__(self, population: Population) -> Amounts:
+        """Return [N] the bytes of every architecture."""
+        weights = population_parameters(population, self.teacher) * (self.weight_bits / _BITS)
+        return np.asarray(weights + self.tokens * layer_kv_bytes(population.groups, population.head_dim).sum(1))
