@@ -1,7 +1,6 @@
 """Text that models write: greedy continuations of held-out beginnings, to read and to count."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice, zip_longest
 
 import torch
@@ -132,19 +131,14 @@ def agreement(
     return [float((own[: len(row)] == row).float().mean()) for own, row in zip(likeliest, written, strict=True)]
 
 
-@dataclass(frozen=True, slots=True)
-class Variety:
-    """How much a text repeats itself."""
+def variety(ids: Sequence[int]) -> dict[str, float]:
+    """Return how much a text repeats itself.
 
-    repetition: float
-    """Share of sequences of four tokens that occurred before; 0 where there is none."""
-    distinct: float
-    """Share of different ones among pairs of tokens; 1 where there is none."""
-
-    @classmethod
-    def of(cls, ids: Sequence[int]) -> "Variety":
-        """Count."""
-        return cls(repetition=1 - _share_of_different(ids, _REPEATED), distinct=_share_of_different(ids, _DISTINCT))
+    Returns:
+        `repetition`: the share of sequences of four tokens that occurred before, 0 where there is none; `distinct`: the
+        share of different ones among pairs of tokens, 1 where there is none.
+    """
+    return {"repetition": 1 - _share_of_different(ids, _REPEATED), "distinct": _share_of_different(ids, _DISTINCT)}
 
 
 def _share_of_different(ids: Sequence[int], length: int) -> float:

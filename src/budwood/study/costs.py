@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import forward_flops_per_token, layer_flops_per_token
 from budwood.arch.proportions import in_small
-from budwood.arch.spec import Architecture
+from budwood.arch.spec import Architecture, LayerSpec
 from budwood.evaluation.continuations import continuation_flops
 from budwood.records.cost import Cost, CostStage
 from budwood.records.gate import LONG_STEPS, OVERFIT_STEPS
@@ -246,20 +246,15 @@ def halved(teacher: Architecture, axis: HalvedAxis) -> Architecture:
         return replace(teacher, hidden_size=_half(teacher.hidden_size))
     if axis == "layers":
         return teacher.with_layers(teacher.layers[: _half(teacher.num_hidden_layers)])
-    if axis == "neurons":
-        return teacher.with_layers(
-            tuple(replace(layer, intermediate_size=_half(layer.intermediate_size)) for layer in teacher.layers)
+    layers = (
+        replace(layer, intermediate_size=_half(layer.intermediate_size))
+        if axis == "neurons"
+        else LayerSpec.of(
+            _half(layer.num_key_value_heads), layer.heads_per_group, layer.head_dim, layer.intermediate_size
         )
-    return teacher.with_layers(
-        tuple(
-            replace(
-                layer,
-                num_key_value_heads=_half(layer.num_key_value_heads),
-                num_attention_heads=_half(layer.num_key_value_heads) * layer.heads_per_group,
-            )
-            for layer in teacher.layers
-        )
+        for layer in teacher.layers
     )
+    return teacher.with_layers(tuple(layers))
 
 
 def _half(number: int) -> int:

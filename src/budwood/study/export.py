@@ -82,7 +82,9 @@ class ExportSubnet(Stage[Exported]):
             kept_channels=self.winner.kept_channels,
             kept_layers=self.winner.kept_layers,
         )
-        child, measured = subnet.load_model(torch.float32), [_measured_by_choice(self.winner)]
+        child, winner = subnet.load_model(torch.float32), self.winner
+        text = "text kept for the choice among candidates"
+        measured = [measured_loss(winner.choice_loss, text, winner.finalist_tokens)]
         return Exported(subnet, _describe(self, subnet, child, certificate, measured))
 
 
@@ -154,10 +156,8 @@ def text_sources(corpus: CorpusSettings) -> list[CardSource]:
 
 def measured_of(score: Score, answers: Downstream) -> list[Measurement]:
     """Return what was measured of a trained model, for its card: its losses by source, and its answers by task."""
-    when = _after(score.tokens)
     losses = [
-        Measurement(metric="loss", value=fmean(values), unit="nats per token", data=f"{source}, held out", when=when)
-        for source, values in score.losses.items()
+        measured_loss(fmean(values), f"{source}, held out", score.tokens) for source, values in score.losses.items()
     ]
     tasks = [
         Measurement(
@@ -165,18 +165,16 @@ def measured_of(score: Score, answers: Downstream) -> list[Measurement]:
             value=task.value,
             unit=f"over {task.num_questions:,} questions with {task.num_fewshot} shots",
             data=task.task,
-            when=when,
+            when=_after(score.tokens),
         )
         for task in answers.tasks
     ]
     return [*losses, *tasks]
 
 
-def last_loss(record: TrainingRecord, loss: float) -> Measurement:
-    """Return the last held-out loss of a training, for the card of a model of which nothing else was measured."""
-    return Measurement(
-        metric="loss", value=loss, unit="nats per token", data="held-out text", when=_after(record.tokens)
-    )
+def measured_loss(loss: float, data: str, tokens: int) -> Measurement:
+    """Return a loss for a card: in nats per token, on which text, and after how many tokens of training."""
+    return Measurement(metric="loss", value=loss, unit="nats per token", data=data, when=_after(tokens))
 
 
 def _describe(
@@ -238,16 +236,6 @@ def _story(certificate: Certificate) -> dict[str, str]:
 def _training(lessons: Lessons) -> str:
     how = "distilled from its teacher" if lessons.distilled else "pretrained"
     return f"{how} on {lessons.tokens:,} tokens, peak learning rate {lessons.learning_rate:g} (arm `{lessons.arm}`)"
-
-
-def _measured_by_choice(winner: Winner) -> Measurement:
-    return Measurement(
-        metric="loss",
-        value=winner.choice_loss,
-        unit="nats per token",
-        data="text kept for the choice among candidates",
-        when=_after(winner.finalist_tokens),
-    )
 
 
 def _after(tokens: int) -> str:

@@ -27,7 +27,7 @@ from budwood.study.arguments import as_checkpoint, named_bins, require_kind
 from budwood.study.choice import BriefTraining, ChooseWinner
 from budwood.study.defaults import ARM_SETTINGS, LEARNING_RATE, MFU, RANDOM_LEARNING_RATE, SCHEDULE, SEARCH, SPACE
 from budwood.study.evaluation import EvaluateTeacher
-from budwood.study.export import CertifyTrained, ExportSubnet, last_loss, text_sources
+from budwood.study.export import CertifyTrained, ExportSubnet, measured_loss, text_sources
 from budwood.study.forecast import forecast
 from budwood.study.plan import PlannedStudy, plan
 from budwood.study.search import EvolveSubnets, describe
@@ -267,6 +267,7 @@ class Study:
                 f"subnet={subnet.checkpoint.folder} is not what was trained: its fingerprint is "
                 f"{subnet.checkpoint.fingerprint}, and the training began with {start}"
             )
+        last = float(trained.curve["heldout_loss"].dropna().iloc[-1])
         stage = CertifyTrained(
             model=trained.model,
             record=trained.record,
@@ -274,7 +275,7 @@ class Study:
             proven_on=self.materials.windows("choice"),
             teacher_record=self.record,
             sources=text_sources(self.corpus),
-            measured=[last_loss(trained.record, float(trained.curve["heldout_loss"].dropna().iloc[-1]))],
+            measured=[measured_loss(last, "held-out text", trained.record.tokens)],
         )
         return self.workspace.finish(stage)
 
