@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from budwood.records.names import Variant
 from budwood.reporting import formats
 
 NO_TRAINING, NO_SEARCH = "No arm was trained.", "Nothing was searched."
@@ -45,6 +46,11 @@ def intervals(values: Sequence[float | None], bounds: Sequence[Sequence[float | 
 def _interval(ends: Sequence[float | None] | None) -> str:
     known = [end for end in ends or () if end is not None and math.isfinite(end)]
     return "[{:.3f}, {:.3f}]".format(*known) if len(known) == 2 else f"[{formats.MISSING}]"  # noqa: PLR2004
+
+
+def variant_names(frame: pd.DataFrame) -> list[str]:
+    """Return the variant of every row of a table."""
+    return [str(Variant(bin_name, space)) for bin_name, space in zip(frame["bin"], frame["space"], strict=True)]
 
 
 def once(values: list[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from budwood.records.names import BASELINE, REFERENCE, Variant
+from budwood.records.names import BASELINE, REFERENCE
 from budwood.records.training import Score
 
 _FREE = {"preset", "tokens", "micro_batch", "checkpoint_steps", "num_evaluations", "peak_learning_rate", "seed"}
@@ -24,16 +24,22 @@ def mismatches(arms: Sequence[Score]) -> list[str]:
     searched = [arm for arm in arms if arm.arm != REFERENCE]
     return [
         *_differences(arms, lambda arm: arm.bin, _common_settings),
-        *_differences(searched, lambda arm: str(Variant(arm.bin, arm.space)), _start),
+        *_differences(searched, lambda arm: str(arm.variant), _start),
     ]
 
 
 def unlike(arms: Sequence[Score], baseline: str = BASELINE) -> set[tuple[str, str, str]]:
     """Return bin, space and name of every arm that does not compare with the baseline of its variant."""
+    runs = runs_by_arm(arms)
+    return {key for key, own in runs.items() if mismatches([*own, *runs.get((*key[:2], baseline), [])])}
+
+
+def runs_by_arm(arms: Sequence[Score]) -> dict[tuple[str, str, str], list[Score]]:
+    """Return the runs of every arm, one for every seed, by bin, space and name."""
     runs: dict[tuple[str, str, str], list[Score]] = {}
     for arm in arms:
-        runs.setdefault((arm.bin, arm.space, arm.arm), []).append(arm)
-    return {key for key, own in runs.items() if mismatches([*own, *runs.get((*key[:2], baseline), [])])}
+        runs.setdefault((*arm.variant, arm.arm), []).append(arm)
+    return runs
 
 
 def arm_settings(arm: Score) -> dict[str, object]:

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from plotly.colors import hex_to_rgb
 
 from budwood.records.cost import Cost
-from budwood.records.names import BASELINE, Variant
+from budwood.records.names import BASELINE
 from budwood.reporting import style
 from budwood.reporting.ledger import LEDGERS, REACHED, ledger_frame
-from budwood.reporting.markup import NO_TRAINING
+from budwood.reporting.markup import NO_TRAINING, variant_names
 
 CostAxis = Literal["tokens", "flops", "flops_with_search"]
 """The horizontal axis of a training curve."""
@@ -204,7 +204,7 @@ def flops_by_stage(ledger: Sequence[Cost]) -> go.Figure:
     costs = ledger_frame(ledger)
     if costs.empty:
         return style.nothing("Cost by stage", "The ledger is empty.")
-    costs = costs.assign(variant=[str(Variant(b, s)) for b, s in zip(costs["bin"], costs["space"], strict=True)])
+    costs = costs.assign(variant=variant_names(costs))
     totals = costs.groupby(["stage", "variant"], observed=True, sort=True)["flops"].sum()
     names = list(dict.fromkeys(costs["variant"]))
     figure = go.Figure(layout={"template": style.TEMPLATE, "title": {"text": "Cost by stage"}, "barmode": "stack"})

@@ -16,11 +16,10 @@ from budwood.records.search import Winner
 from budwood.records.serving import ENGINES
 from budwood.records.teacher import SourceLoss, TeacherRecord
 from budwood.records.training import Score
-from budwood.reporting import formats
+from budwood.reporting import formats, markup
 from budwood.reporting.benchmarks import mean_over_tasks
 from budwood.reporting.findings import Findings
 from budwood.reporting.ledger import LEDGERS, NUM_RESAMPLES
-from budwood.reporting.markup import NO_TRAINING, literal, markdown_table, means_and_errors, nested_list, once
 from budwood.reporting.matching import arm_settings
 from budwood.reporting.tables import NOISE_STANDARD_ERRORS, paired_difference, verdict
 from budwood.search.choice import CONFIDENCE
@@ -41,19 +40,19 @@ def results(table: pd.DataFrame) -> str:
     columns = _models(table)
     for source in sources:
         columns[f"{source}: perplexity"] = table[f"perplexity_{source}"].map(formats.significant).tolist()
-        columns[f"{source}: loss (nats)"] = means_and_errors(table, f"loss_{source}", f"standard_error_{source}")
+        columns[f"{source}: loss (nats)"] = markup.means_and_errors(table, f"loss_{source}", f"standard_error_{source}")
         columns[f"{source}: minus {BASELINE}"] = _marked(
             table[f"difference_{source}"], table[f"difference_standard_error_{source}"]
         )
     note = f"By source of text. `{_BEYOND}`: beyond the noise, {NOISE_STANDARD_ERRORS:g} paired standard errors."
-    return f"{note}\n\n{markdown_table(columns, 2)}"
+    return f"{note}\n\n{markup.markdown_table(columns, 2)}"
 
 
 def training(table: pd.DataFrame) -> str:
     """Return how every arm was trained."""
     arms = table[table["bin"] != ""]
     if arms.empty:
-        return NO_TRAINING
+        return markup.NO_TRAINING
     columns = {
         **_models(arms),
         "training tokens": arms["tokens"].map(formats.count).tolist(),
@@ -62,7 +61,7 @@ def training(table: pd.DataFrame) -> str:
         "learning rate": [formats.MISSING if np.isnan(rate) else f"{rate:.2g}" for rate in arms["learning_rate"]],
         "time": arms["seconds"].map(formats.duration).tolist(),
     }
-    return markdown_table(columns, 2)
+    return markup.markdown_table(columns, 2)
 
 
 def opens_in(certificates: pd.DataFrame) -> str:
@@ -77,16 +76,16 @@ def opens_in(certificates: pd.DataFrame) -> str:
         return "No export was tried in an engine."
     variants, names, words, reasons = (list(column) for column in zip(*rows, strict=True))
     columns = {
-        "variant": once(variants),
+        "variant": markup.once(variants),
         "engine": names,
         "opens": words,
-        "how that was checked, or why not": [literal(reason) for reason in reasons],
+        "how that was checked, or why not": [markup.literal(reason) for reason in reasons],
     }
     note = (
         "Exports before training; `subnet_init` and `distilled` have the same sizes and a table of their own in their "
         "cards. `serving.gguf` writes the form that llama.cpp reads, `serving.engines` tries the engines."
     )
-    return f"{note}\n\n{markdown_table(columns, len(columns))}"
+    return f"{note}\n\n{markup.markdown_table(columns, len(columns))}"
 
 
 def searches(found: Sequence[Winner]) -> str:
@@ -104,7 +103,7 @@ def searches(found: Sequence[Winner]) -> str:
         "cost": [formats.flops(winner.search_flops) for winner in found],
         "the paper's schedule": [formats.flops(winner.paper_flops) for winner in found],
     }
-    return f"{note}\n\n{markdown_table(columns, 2)}"
+    return f"{note}\n\n{markup.markdown_table(columns, 2)}"
 
 
 def tasks(tasks: pd.DataFrame) -> str:
@@ -136,8 +135,8 @@ def tasks(tasks: pd.DataFrame) -> str:
         f"### Minus {BASELINE}\n\nPaired over the same questions, in percentage points; `{_BEYOND}`: beyond the noise, "
         f"{NOISE_STANDARD_ERRORS:g} paired standard errors."
     )
-    parts = [note, "\n".join(facts), markdown_table(scores, 2)]
-    return "\n\n".join([*parts, paired, markdown_table(differences, 2)] if len(compared) else parts)
+    parts = [note, "\n".join(facts), markup.markdown_table(scores, 2)]
+    return "\n\n".join([*parts, paired, markup.markdown_table(differences, 2)] if len(compared) else parts)
 
 
 def _by_task(table: pd.DataFrame, cells: Callable[[pd.DataFrame], list[str]]) -> dict[str, list[str]]:
@@ -163,7 +162,7 @@ def speeds(table: pd.DataFrame) -> str:
         "allocated, weights included. All arms of a variant run at the speed of its sub-network."
     )
     columns = {
-        "variant": once(_names(table)),
+        "variant": markup.once(markup.variant_names(table)),
         "model": table["model"].tolist(),
         "parameters": table["num_parameters"].map(formats.count).tolist(),
         "prefill": table["prefill_seconds"].map(formats.duration).tolist(),
@@ -175,7 +174,7 @@ def speeds(table: pd.DataFrame) -> str:
         "peak memory": table["peak_bytes"].map(formats.size).tolist(),
         "KV cache per token": table["kv_bytes_per_token"].map(formats.size).tolist(),
     }
-    return f"{note}\n\n{markdown_table(columns, 2)}"
+    return f"{note}\n\n{markup.markdown_table(columns, 2)}"
 
 
 def saved(table: pd.DataFrame) -> str:
@@ -200,7 +199,7 @@ def saved(table: pd.DataFrame) -> str:
 
 
 def _savings(baseline: str, table: pd.DataFrame) -> list[str]:
-    rows = {"variant": once(_names(table)), "arm": table["arm"].tolist()}
+    rows = {"variant": markup.once(markup.variant_names(table)), "arm": table["arm"].tolist()}
     ratios = {
         **rows,
         f"final loss of {baseline}": table["status"].tolist(),
@@ -218,7 +217,7 @@ def _savings(baseline: str, table: pd.DataFrame) -> list[str]:
         "teacher": table["teacher_flops"].map(formats.flops).tolist(),
     }
     behind = "The costs behind these ratios:"
-    return [f"### Against {baseline}", markdown_table(ratios, 3), behind, markdown_table(charges, 2)]
+    return [f"### Against {baseline}", markup.markdown_table(ratios, 3), behind, markup.markdown_table(charges, 2)]
 
 
 def forgetting(findings: Findings) -> str:
@@ -234,7 +233,7 @@ def forgetting(findings: Findings) -> str:
         for arm, source in rows
     ]
     columns = {
-        "source": once([source for _, source in rows]),
+        "source": markup.once([source for _, source in rows]),
         "run": [_run(arm) for arm, _ in rows],
         "teacher": [formats.plus_minus(own[source].loss, own[source].standard_error) for _, source in rows],
         "before": [formats.plus_minus(*before) for before in befores],
@@ -245,7 +244,7 @@ def forgetting(findings: Findings) -> str:
         "Nats per token of text that is only ever measured: of the teacher, of the sub-network as it was cut, and "
         f"after training. `{_BEYOND}`: beyond the noise, {NOISE_STANDARD_ERRORS:g} paired standard errors."
     )
-    return f"{note}\n\n{markdown_table(columns, 2)}"
+    return f"{note}\n\n{markup.markdown_table(columns, 2)}"
 
 
 def generation(samples: Sequence[Sample]) -> str:
@@ -264,7 +263,7 @@ def generation(samples: Sequence[Sample]) -> str:
     means, errors = groups[[*measured, "tokens"]].mean().reset_index(), groups[measured].sem().reset_index()
     columns = {name: _percents(means[name], errors[name]) for name in measured}
     written = {"tokens written": [f"{number:.0f}" for number in means["tokens"]]}
-    return f"{note}\n\n{markdown_table({**_models(means), **columns, **written}, 2)}"
+    return f"{note}\n\n{markup.markdown_table({**_models(means), **columns, **written}, 2)}"
 
 
 def gates(findings: Findings) -> str:
@@ -278,13 +277,13 @@ def gates(findings: Findings) -> str:
         f"{LONG_STEPS:,} steps is not preceded by a check that one batch can be learned by heart."
     )
     columns = {
-        "of": once([name for name, _ in rows]),
+        "of": markup.once([name for name, _ in rows]),
         "gate": [gate.name for _, gate in rows],
         "found": [f"{gate.value:.3g} {gate.unit}" for _, gate in rows],
         "limit": [f"{gate.limit:g}" for _, gate in rows],
         "verdict": ["passed" if gate.passed else "FAILED" for _, gate in rows],
     }
-    return f"{note}\n\n{markdown_table(columns, 2)}"
+    return f"{note}\n\n{markup.markdown_table(columns, 2)}"
 
 
 def search_spaces(spaces: pd.DataFrame) -> str:
@@ -297,7 +296,7 @@ def search_spaces(spaces: pd.DataFrame) -> str:
         "members": [f"10^{value:,.1f}" for value in spaces["log10_members"]],
         "members, paper's count": [f"10^{value:,.1f}" for value in spaces["log10_members_paper"]],
     }
-    return f"Sizes are parameters; `low` and `high` bound the bin.\n\n{markdown_table(columns, 2)}"
+    return f"Sizes are parameters; `low` and `high` bound the bin.\n\n{markup.markdown_table(columns, 2)}"
 
 
 def corpus(counts: pd.DataFrame) -> str:
@@ -309,7 +308,7 @@ def corpus(counts: pd.DataFrame) -> str:
         "documents": counts["documents"].map("{:,}".format).tolist(),
         "tokens": [formats.MISSING if pd.isna(tokens) else f"{int(tokens):,}" for tokens in counts["tokens"]],
     }
-    return markdown_table(columns, 2)
+    return markup.markdown_table(columns, 2)
 
 
 def teacher(record: TeacherRecord, losses: Sequence[SourceLoss]) -> str:
@@ -319,13 +318,13 @@ def teacher(record: TeacherRecord, losses: Sequence[SourceLoss]) -> str:
         "split": scores["split"].tolist(),
         "source": scores["source"].tolist(),
         "perplexity": scores["perplexity"].map(formats.significant).tolist(),
-        "loss (nats)": means_and_errors(scores, "loss", "standard_error"),
-        "bits per byte": means_and_errors(scores, "bits_per_byte", "bits_per_byte_standard_error"),
+        "loss (nats)": markup.means_and_errors(scores, "loss", "standard_error"),
+        "bits per byte": markup.means_and_errors(scores, "bits_per_byte", "bits_per_byte_standard_error"),
         "tokens": scores["tokens"].map(formats.count).tolist(),
     }
     about = record.model_dump(include={"name", "model_type", "revision", "fingerprint", "license"})
     about["num_parameters"] = f"{record.num_parameters:,}"
-    return f"{nested_list(about)}\n\n{markdown_table(columns, 2)}"
+    return f"{markup.nested_list(about)}\n\n{markup.markdown_table(columns, 2)}"
 
 
 def made(findings: Findings) -> str:
@@ -339,7 +338,7 @@ def made(findings: Findings) -> str:
     own = {run: {name: value for name, value in of.items() if name not in common} for run, of in settings.items()}
     recorded = {"training": common, "training of each arm": own}
     facts = {"budwood": __version__, "training ran on": "; ".join(ran) or formats.MISSING}
-    return nested_list(facts | {name: values for name, values in recorded.items() if values})
+    return markup.nested_list(facts | {name: values for name, values in recorded.items() if values})
 
 
 def _same(name: str, value: object, settings: Mapping[str, Mapping[str, object]]) -> bool:
@@ -350,14 +349,13 @@ def _run(arm: Score) -> str:
     return f"{Variant(arm.bin, arm.space)}, {arm.arm}, seed {arm.seed}"
 
 
-def _names(frame: pd.DataFrame) -> list[str]:
-    return [str(Variant(bin_name, space)) for bin_name, space in zip(frame["bin"], frame["space"], strict=True)]
-
-
 def _models(frame: pd.DataFrame) -> dict[str, list[str]]:
     """Return the columns that name a row; a variant is named once."""
-    pairs = zip(frame["bin"] == "", _names(frame), strict=True)
-    return {"variant": once(["teacher" if own else name for own, name in pairs]), "model": frame["model"].tolist()}
+    pairs = zip(frame["bin"] == "", markup.variant_names(frame), strict=True)
+    return {
+        "variant": markup.once(["teacher" if own else name for own, name in pairs]),
+        "model": frame["model"].tolist(),
+    }
 
 
 def _marked(means: pd.Series, errors: pd.Series) -> list[str]:

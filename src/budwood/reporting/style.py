@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from budwood.records.names import BASELINE, Variant
+from budwood.reporting.markup import variant_names
 
 # Okabe and Ito (2008), "Color universal design": distinguishable with the common colour-vision deficiencies.
 ARM_COLORS = {BASELINE: "#D55E00", "subnet_init": "#0072B2", "distilled": "#009E73", "reference_init": "#CC79A7"}
@@ -165,7 +166,7 @@ def color_of_arm(arm: object) -> str:
 
 def variant_labels(frame: pd.DataFrame) -> list[str]:
     """Return the variant of every row, on two lines."""
-    return [str(Variant(b, s)).replace(" · ", "<br>") for b, s in zip(frame["bin"], frame["space"], strict=True)]
+    return [name.replace(" · ", "<br>") for name in variant_names(frame)]
 
 
 def color_of(place: int) -> str:

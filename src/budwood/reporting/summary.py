@@ -90,27 +90,18 @@ def _taken(findings: Findings, trained: pd.DataFrame) -> list[str]:
         gap = rival["difference_to_best"], rival["difference_to_best_standard_error"]
         found += f", {lead(*gap, rival['model'])}"
     key = best["bin"], best["space"], best["model"]
-    record = next(arm for arm in findings.arms if (arm.bin, arm.space, arm.arm) == key)
-    return [f"{found}.", *_loading(record, _untried(findings, record), native=_is_native(findings, record))]
-
-
-def _is_native(findings: Findings, arm: Score) -> bool:
-    """Return whether a stock class of transformers opens an arm, as one does every reference."""
+    record = next(arm for arm in findings.arms if (*arm.variant, arm.arm) == key)
     exports = findings.certificates
-    own = exports[(exports["bin"] == arm.bin) & (exports["space"] == arm.space)]
-    return arm.arm == REFERENCE or bool(own["native"].all())
+    return [f"{found}.", *_loading(record, exports[(exports["bin"] == key[0]) & (exports["space"] == key[1])])]
 
 
-def _untried(findings: Findings, arm: Score) -> list[str]:
-    """Return the engines in which the export of an arm's variant was not tried."""
-    exports = findings.certificates
-    own = exports[(exports["bin"] == arm.bin) & (exports["space"] == arm.space)]
-    return [engine for engine in ENGINES if engine in own and own[engine].str.startswith(NOT_TRIED).any()]
-
-
-def _loading(arm: Score, untried: Sequence[str], *, native: bool) -> list[str]:
+def _loading(arm: Score, export: pd.DataFrame) -> list[str]:
+    """Return where an arm is, and the code that loads it, given the row of its variant among the exports."""
     if not arm.folder:
         return []
+    # A stock class of transformers opens every reference.
+    native = arm.arm == REFERENCE or bool(export["native"].all())
+    untried = [name for name in ENGINES if name in export and export[name].str.startswith(NOT_TRIED).any()]
     code = "" if native else ", trust_remote_code=True"
     lines = [
         "from transformers import AutoModelForCausalLM, AutoTokenizer",

@@ -10,7 +10,7 @@ from budwood.records.names import BASELINE
 from budwood.records.teacher import HeldOutText, TeacherEvaluation, TeacherRecord
 from budwood.records.training import Score
 from budwood.reporting import formats
-from budwood.reporting.matching import mismatches
+from budwood.reporting.matching import mismatches, runs_by_arm
 
 NOISE_STANDARD_ERRORS = 2.0
 """A difference exceeds the noise when it is larger than this many of its standard errors."""
@@ -99,8 +99,9 @@ def results_table(arms: Sequence[Score], evaluation: TeacherEvaluation, teacher:
     own = {"model": teacher.name, "num_parameters": teacher.num_parameters}
     nothing = _differences("", {"": {0: teacher_losses}}, set())
     rows: list[Columns] = [{**nowhere, **own, **_scores({0: teacher_losses}, text), **nothing}]
-    for place, runs in _by_arm(arms).items():
-        others = {key[2]: other for key, other in _by_arm(arms).items() if key[:2] == place[:2]}
+    by_arm = runs_by_arm(arms)
+    for place, runs in by_arm.items():
+        others = {key[2]: other for key, other in by_arm.items() if key[:2] == place[:2]}
         siblings = {name: {run.seed: run.losses for run in other} for name, other in others.items()}
         like = {name for name, other in others.items() if not mismatches([*runs, *other])}
         columns = _arm_columns(runs) | _scores(siblings[place[2]], text)
@@ -110,23 +111,11 @@ def results_table(arms: Sequence[Score], evaluation: TeacherEvaluation, teacher:
     return pd.DataFrame(rows, columns=[*lead, *_scores({0: teacher_losses}, text), *nothing, *tail])
 
 
-def _by_arm(arms: Sequence[Score]) -> dict[tuple[str, str, str], list[Score]]:
-    """Return the runs of every arm, one for every seed."""
-    runs: dict[tuple[str, str, str], list[Score]] = {}
-    for arm in arms:
-        runs.setdefault((*_variant(arm), arm.arm), []).append(arm)
-    return runs
-
-
-def _variant(arm: Score) -> tuple[str, str]:
-    return arm.bin, arm.space
-
-
 def _check_same_sequences(arm: Score, teacher_losses: Losses) -> None:
     expected = {source: len(values) for source, values in teacher_losses.items()}
     found = {source: len(values) for source, values in arm.losses.items()}
     if found != expected:
-        name = "/".join((*_variant(arm), arm.arm))
+        name = "/".join((*arm.variant, arm.arm))
         raise ValueError(
             f"arms: {name} was scored on {found} sequences, the teacher on {expected}; they must be the same"
         )

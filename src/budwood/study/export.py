@@ -1,5 +1,6 @@
 """Sub-networks, cut or trained, as checkpoint folders that other tools open: certified, tried and described."""
 
+import filecmp
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -210,9 +211,11 @@ def _describe(
 
 
 def _copy_papers(source: Path, target: Path) -> None:
-    for name in PAPERS:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
+    """Copy papers that are there, with their times, unless they are the same already."""
+    papers = [name for name in PAPERS if (source / name).is_file()]
+    _, differing, missing = filecmp.cmpfiles(source, target, papers)
+    for name in (*differing, *missing):
+        shutil.copy2(source / name, target / name)
 
 
 def _searched(winner: Winner, space: SpaceSettings) -> str:

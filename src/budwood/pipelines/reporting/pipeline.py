@@ -4,14 +4,10 @@ from kedro.pipeline import Node, Pipeline
 
 from budwood.parameters import ProjectParameters
 from budwood.pipelines.wiring import Deferred, shared_node
-from budwood.reporting.figures import drawable
+from budwood.reporting.figures import FIGURES, drawable
 
 NODES = "budwood.pipelines.reporting.nodes"
 _PROBED = ["probe_curves", "selections"]
-_DRAWN = [
-    *("curves", "histories", "ledger", "results", "savings", "search_spaces", "space_samples", "speeds", "tasks"),
-    *("teacher_record", "winners"),
-]
 _WRITTEN = [
     *("results", "savings", "tasks", "speeds", "search_spaces", "corpus_counts", "certificates", "teacher_record"),
     *("teacher_evaluation", "arms", "winners", "ledger", "samples", "order_gates"),
@@ -20,7 +16,8 @@ _WRITTEN = [
 
 def create_pipeline(parameters: ProjectParameters) -> Pipeline:
     """Report what was found, what it cost and what it saved."""
-    data = [*_DRAWN, *_PROBED * parameters.has_probes]
+    needed = dict.fromkeys(name for figure in FIGURES for name in figure.needs)
+    data = [name for name in needed if parameters.has_probes or name not in _PROBED]
     figures = [figure.dataset for figure in drawable(data)]
     written = [*_WRITTEN, *["selections"] * parameters.has_probes, *figures]
     tabulated = ["arms", "curves", "ledger", "teacher_record", "teacher_evaluation"]
