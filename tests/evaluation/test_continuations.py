@@ -11,8 +11,9 @@ from budwood.evaluation.continuations import (
     agreement,
     continuation_flops,
     continue_prompts,
+    distinct,
     heldout_prompts,
-    variety,
+    repetition,
 )
 from budwood.models.teacher import byte_tokenizer
 
@@ -83,15 +84,15 @@ def test_the_cost_by_hand() -> None:
 
 def test_variety_by_hand() -> None:
     """Of 1 2 1 2 1 2 the pairs are 12 21 12 21 12, and the fours 1212 2121 1212."""
-    assert variety([1, 2, 1, 2, 1, 2]) == pytest.approx({"repetition": 1 / 3, "distinct": 2 / 5})
-    assert variety([1, 2, 3]) == variety([5]) == variety([]) == {"repetition": 0.0, "distinct": 1.0}
+    again = [1, 2, 1, 2, 1, 2]
+    assert (repetition(again), distinct(again)) == pytest.approx((1 / 3, 2 / 5))
+    assert {(repetition(ids), distinct(ids)) for ids in ([1, 2, 3], [5], [])} == {(0.0, 1.0)}
 
 
 @given(st.lists(st.integers(0, 3), max_size=30))
 def test_variety_is_a_share(ids: list[int]) -> None:
-    found = variety(ids)
-    assert 0 <= found["repetition"] < 1
-    assert 0 < found["distinct"] <= 1
+    assert 0 <= repetition(ids) < 1
+    assert 0 < distinct(ids) <= 1
 
 
 def test_prompts_come_from_every_source_in_turn_and_end_before_a_word() -> None:

@@ -14,9 +14,6 @@ from budwood.corpus.tokenization import Encoder
 from budwood.evaluation.settings import NEW_TOKENS, NUM_PROMPTS, PROMPT_TOKENS
 from budwood.models.losses import evaluating
 
-_REPEATED, _DISTINCT = 4, 2
-"""Tokens of the sequences of which repetitions are counted, and different ones."""
-
 
 def continuation_flops(architecture: Architecture, prompt_tokens: int, new_tokens: int) -> int:
     """Return the FLOPs of a prompt in one pass and of one step for every further token but the last."""
@@ -131,14 +128,14 @@ def agreement(
     return [float((own[: len(row)] == row).float().mean()) for own, row in zip(likeliest, written, strict=True)]
 
 
-def variety(ids: Sequence[int]) -> dict[str, float]:
-    """Return how much a text repeats itself.
+def repetition(ids: Sequence[int]) -> float:
+    """Return the share of sequences of four tokens that occurred before; 0 where there is none."""
+    return 1 - _share_of_different(ids, 4)
 
-    Returns:
-        `repetition`: the share of sequences of four tokens that occurred before, 0 where there is none; `distinct`: the
-        share of different ones among pairs of tokens, 1 where there is none.
-    """
-    return {"repetition": 1 - _share_of_different(ids, _REPEATED), "distinct": _share_of_different(ids, _DISTINCT)}
+
+def distinct(ids: Sequence[int]) -> float:
+    """Return the share of different ones among pairs of tokens; 1 where there is none."""
+    return _share_of_different(ids, 2)
 
 
 def _share_of_different(ids: Sequence[int], length: int) -> float:

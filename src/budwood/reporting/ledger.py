@@ -104,7 +104,8 @@ def savings(curves: pd.DataFrame, ledger: Sequence[Cost], reference: str = BASEL
         for arm, curve in arms.items():
             key = {"bin": str(bin_name), "space": str(space), "arm": str(arm)}
             spent = np.nan if target is None else _per_token(costs, key | {"arm": reference}) * target.tokens[-1]
-            rows.append(key | {"baseline": reference} | _saving(_measured(curve), target, spent, _charges(costs, key)))
+            saved = _saving(_measured(curve), target, spent, _charges(costs, key))
+            rows.append({**key, "baseline": reference, **saved})
     return pd.DataFrame(rows, columns=_SAVINGS_COLUMNS)
 
 

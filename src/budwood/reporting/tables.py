@@ -96,7 +96,7 @@ def results_table(arms: Sequence[Score], evaluation: TeacherEvaluation, teacher:
     for arm in arms:
         _check_same_sequences(arm, teacher_losses)
     nowhere = dict.fromkeys(("bin", "space", "device", "precision"), "")
-    own = {"model": teacher.name, "num_parameters": teacher.num_parameters}
+    own: Columns = {"model": teacher.name, "num_parameters": teacher.num_parameters}
     nothing = _differences("", {"": {0: teacher_losses}}, set())
     rows: list[Columns] = [{**nowhere, **own, **_scores({0: teacher_losses}, text), **nothing}]
     by_arm = runs_by_arm(arms)
@@ -104,8 +104,8 @@ def results_table(arms: Sequence[Score], evaluation: TeacherEvaluation, teacher:
         others = {key[2]: other for key, other in by_arm.items() if key[:2] == place[:2]}
         siblings = {name: {run.seed: run.losses for run in other} for name, other in others.items()}
         like = {name for name, other in others.items() if not mismatches([*runs, *other])}
-        columns = _arm_columns(runs) | _scores(siblings[place[2]], text)
-        rows.append(columns | _differences(place[2], siblings, like))
+        scores = _scores(siblings[place[2]], text)
+        rows.append({**_arm_columns(runs), **scores, **_differences(place[2], siblings, like)})
     lead = ["bin", "space", "model", "num_parameters", "num_seeds", "tokens", "student_flops", "teacher_flops"]
     tail = ["learning_rate", "seconds", "device", "precision"]
     return pd.DataFrame(rows, columns=[*lead, *_scores({0: teacher_losses}, text), *nothing, *tail])
@@ -122,12 +122,10 @@ def _check_same_sequences(arm: Score, teacher_losses: Losses) -> None:
 
 
 def _arm_columns(runs: Sequence[Score]) -> Columns:
-    arm = runs[0]
-    own = {"bin": arm.bin, "space": arm.space, "model": arm.arm, "num_parameters": arm.num_parameters}
-    cost = {"tokens": arm.tokens, "student_flops": arm.student_flops, "teacher_flops": arm.teacher_flops}
-    how = {"learning_rate": arm.learning_rate, "device": arm.device, "precision": arm.precision}
+    shared = {"bin", "space", "num_parameters", "tokens", "student_flops", "teacher_flops"}
+    own = runs[0].model_dump(include=shared | {"learning_rate", "device", "precision"})
     seconds = float(np.mean([run.seconds for run in runs]))
-    return {**own, "num_seeds": len(runs), **cost, "seconds": seconds, **how}
+    return {**own, "model": runs[0].arm, "num_seeds": len(runs), "seconds": seconds}
 
 
 def _by_suffix(values: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ import torch
 from budwood.arch.count import forward_flops_per_token, num_parameters
 from budwood.corpus.packing import PackedCorpus
 from budwood.corpus.split import FOREIGN
-from budwood.evaluation.continuations import agreement, continue_prompts, heldout_prompts, variety
+from budwood.evaluation.continuations import agreement, continue_prompts, distinct, heldout_prompts, repetition
 from budwood.evaluation.efficiency import Subject, measure_efficiency
 from budwood.evaluation.harness import VERSION, check_benchmarks, run_benchmarks
 from budwood.evaluation.heldout import Questions, heldout_questions, read_texts
@@ -282,7 +282,8 @@ class ContinuePrompts(Stage[Written]):
                 text=str(tokenizer.decode(ids, skip_special_tokens=True)),
                 ids=tuple(ids),
                 agreement=share,
-                **variety(ids),
+                repetition=repetition(ids),
+                distinct=distinct(ids),
             )
             for prompt, ids, share in zip(prompts, written, agreed, strict=True)
         ]
