@@ -79,6 +79,7 @@ def test_more_points_never_shrink_the_hypervolume(points: np.ndarray, more: tupl
     assert 0 <= before <= 1
 
 
+@pytest.mark.slow
 def test_the_search_keeps_the_front_of_all_it_was_told() -> None:
     strategy = open_strategy(SPACE, WIDE, SETTINGS)
     told = run(strategy)

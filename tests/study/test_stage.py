@@ -80,6 +80,7 @@ def _other_settings(value: BaseModel) -> BaseModel:
     return value.model_copy(update=known)
 
 
+@pytest.mark.slow
 def test_there_is_an_example_of_every_stage(stages):
     for module in pkgutil.iter_modules(budwood.study.__path__):
         importlib.import_module(f"budwood.study.{module.name}")

@@ -20,7 +20,11 @@ from budwood.subnet.settings import Compensation, Ordering
 
 ANY, CPU = ParameterBin(1, 10**9), torch.device("cpu")
 TEXT = torch.randint(0, 97, (40,), generator=torch.Generator().manual_seed(4))
-SETTINGS = [None, Compensation(), Compensation(refit=True)]
+SETTINGS = [
+    pytest.param(None, id="plain"),
+    pytest.param(Compensation(), id="corrected"),
+    pytest.param(Compensation(refit=True), id="refitted", marks=pytest.mark.slow),
+]
 
 
 @pytest.fixture
@@ -36,7 +40,7 @@ def parts(teacher_folder, importance, windows):
 
 
 @pytest.mark.parametrize("teacher", ["gemma3_text tied", "gpt_neox untied", "phi3 untied"], indirect=True)
-@pytest.mark.parametrize("settings", SETTINGS, ids=["plain", "corrected", "refitted"])
+@pytest.mark.parametrize("settings", SETTINGS)
 def test_the_folder_is_that_of_the_child_in_memory(parts, settings, teacher_folder, tmp_path, monkeypatch):
     whole = own_weights(parts(settings).assemble())
     plain = write_checkpoint(whole, teacher_folder, tmp_path / "whole")
