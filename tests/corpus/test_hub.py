@@ -115,7 +115,7 @@ def test_splits_and_configurations_of_a_card_have_the_files_it_names(tmp_path):
         (tmp_path / name).write_text(f"{name}\nline")
     write_card(
         tmp_path,
-        "data_files:\n  - split: train\n    path: [c.txt, a.txt]\n  - split: rest\n    path: b.txt\n"
+        "data_files:\n  - split: train\n    path: [c.txt, a.txt, c.txt]\n  - split: rest\n    path: b.txt\n"
         "- config_name: whole\n  sample_by: document\n  data_files: '*.txt'",
     )
     of = source(path=None, dataset=str(tmp_path), dataset_config="default")

@@ -124,6 +124,12 @@ def test_ids_beyond_the_embedding_are_refused_when_packing(word_tokenizer, tmp_p
     file = write(tmp_path / "rows.jsonl", range(100))
     with pytest.raises(ValueError, match=r"makes the id 50 of a text, .* not in the model's embedding"):
         tokenize([source(file)], word_tokenizer, tmp_path / "corpus", vocab_size=50)
+    beginning = make_tokenizer()
+    beginning.bos_token = "w99"  # noqa: S105
+    few = source(write(tmp_path / "few.jsonl", range(40)))
+    with pytest.raises(ValueError, match=r"bos_token_id=99 must be below the model's vocab_size=50"):
+        tokenize([few], beginning, tmp_path / "few", vocab_size=50, bos="always")
+    assert tokenize([few], beginning, tmp_path / "few", vocab_size=50, bos="never").bos_token_id is None
     assert (
         tokenize([source(file)], word_tokenizer, tmp_path / "corpus", vocab_size=101).counts()["documents"].sum() == 100
     )

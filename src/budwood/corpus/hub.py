@@ -57,7 +57,7 @@ def find_dataset(source: SourceSettings, name: str) -> tuple[Reading, list[File]
         raise ValueError("it is no folder, and datasets of the hub are called owner/name")
     builder = load_dataset_builder(name, source.dataset_config, revision=source.revision)
     reading = _reading(builder, source.text_field)
-    splits = {str(split): list(map(str, urls)) for split, urls in (builder.config.data_files or {}).items()}
+    splits = {str(split): list(dict.fromkeys(map(str, urls))) for split, urls in (builder.config.data_files or {}).items()}
     if source.dataset_split not in splits:
         raise ValueError(f"dataset_split={source.dataset_split!r} is none of its splits {list(splits)}")
     urls, endings = splits[source.dataset_split], suffixes(*_FORMATS[builder.name])

@@ -107,7 +107,7 @@ def tokenize_sources(
     encoder = Encoder.of(tokenizer, vocab_size)
     facts = describe_tokenizer(tokenizer) | {"seed": corpus.seed}
     settings = {**facts, "vocab_size": vocab_size, "sources": describe_sources(corpus)}
-    facts |= {"bos_token_id": first_token(tokenizer, corpus.bos)}
+    facts |= {"bos_token_id": first_token(tokenizer, corpus.bos, vocab_size)}
     shards = shards_folder(folder)
     index = _current_index(folder, corpus, root, settings)
     if index is not None:

@@ -117,21 +117,26 @@ def _control_ids(tokenizer: "PreTrainedTokenizerBase") -> set[int]:
     return (added | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id} | ends
 
 
-def first_token(tokenizer: "PreTrainedTokenizerBase", bos: Bos) -> int | None:
+def first_token(tokenizer: "PreTrainedTokenizerBase", bos: Bos, vocab_size: int | None = None) -> int | None:
     """Return the id that begins every sequence, if one does.
 
     Args:
         tokenizer: Any tokenizer.
         bos: `auto` follows the tokenizer: its beginning-of-text token, if it puts that in front of a text.
+        vocab_size: Rows of the embedding of the model that will read the tokens; unlimited without it.
 
     Raises:
-        ValueError: `bos` is `always`, and the tokenizer has no such token.
+        ValueError: `bos` is `always`, and the tokenizer has no such token; or its id is beyond the embedding.
     """
     own: int | None = tokenizer.bos_token_id
     if bos == "always" and own is None:
         raise ValueError("bos='always' needs a tokenizer with a bos_token; this one allows 'auto' and 'never'")
     prescribed = own is not None and tokenizer.encode("a")[:1] == [own]
-    return own if bos == "always" or (bos == "auto" and prescribed) else None
+    if own is None or bos == "never" or (bos == "auto" and not prescribed):
+        return None
+    if vocab_size is not None and own >= vocab_size:
+        raise ValueError(f"the tokenizer's bos_token_id={own} must be below the model's vocab_size={vocab_size}")
+    return own
 
 
 def begin_texts(tokenizer: "PreTrainedTokenizerBase", bos_token_id: int | None) -> None:
