@@ -94,7 +94,7 @@ def test_options_of_a_card_are_followed(tmp_path, name, content, options):
         ("a.csv", "header: null", "{'header': None}, which is not followed"),
         ("a.csv", "names: [text]\n  header: 0", "{'header': 0}, which is not followed"),
         ("a.csv", "quoting: 2", "{'quoting': 2}, which is not followed"),
-        ("a.csv", "sep: '::'", "{'sep': '::'}: .*1-character string"),
+        ("a.csv", "sep: '::'", '"delimiter" must be a .*character'),
         ("a.txt", "sample_by: paragraph", "{'sample_by': 'paragraph'}, which is not followed"),
         ("a.txt", "keep_linebreaks: true", "{'keep_linebreaks': True}, which is not followed"),
         ("a.json", "encoding_errors: ignore", "{'encoding_errors': 'ignore'}, which is not followed"),

@@ -26,7 +26,7 @@ _WITHOUT_EFFECT = {
     *("keep_default_na", "na_filter", "on_mixed_types", "parse_agent_traces"),
 }
 _DIALECT = {"sep": "delimiter"} | {
-    name: name for name in ("quotechar", "escapechar", "doublequote", "skipinitialspace")
+    name: name for name in ("quotechar", "quoting", "escapechar", "doublequote", "skipinitialspace")
 }
 """Options of a card, as `csv.reader` calls them."""
 _VALUES: dict[str, tuple[object, ...]] = {
@@ -57,10 +57,10 @@ def find_dataset(source: SourceSettings, name: str) -> tuple[Reading, list[File]
         raise ValueError("it is no folder, and datasets of the hub are called owner/name")
     builder = load_dataset_builder(name, source.dataset_config, revision=source.revision)
     reading = _reading(builder, source.text_field)
-    splits = {str(split): list(dict.fromkeys(map(str, urls))) for split, urls in (builder.config.data_files or {}).items()}
-    if source.dataset_split not in splits:
-        raise ValueError(f"dataset_split={source.dataset_split!r} is none of its splits {list(splits)}")
-    urls, endings = splits[source.dataset_split], suffixes(*_FORMATS[builder.name])
+    files = builder.config.data_files or {}
+    if source.dataset_split not in files:
+        raise ValueError(f"dataset_split={source.dataset_split!r} is none of its splits {list(map(str, files))}")
+    urls, endings = list(dict.fromkeys(map(str, files[source.dataset_split]))), suffixes(*_FORMATS[builder.name])
     unread = [url for url in urls if not url.endswith(endings)]
     if unread:
         raise ValueError(
@@ -75,6 +75,7 @@ def _reading(builder: "DatasetBuilder", text_field: str) -> Reading:
 
     Raises:
         ValueError: they are of another kind, or the card has options that are not known.
+        TypeError: the card has an option with a value that `csv` does not take.
     """
     from datasets import BuilderConfig  # noqa: PLC0415 - takes seconds, and only datasets need it
 
@@ -84,18 +85,13 @@ def _reading(builder: "DatasetBuilder", text_field: str) -> Reading:
     own = {field.name: field.default for field in fields(config) if field.name not in common}
     asked = {name: getattr(config, name) for name, default in own.items() if getattr(config, name) != default}
     names = asked.get("names")
-    followed = {**_VALUES, "header": (None if names else 0,)}
-    unknown = {name: value for name, value in asked.items() if name not in ("names", "field", *_DIALECT)}
-    unknown = {name: value for name, value in unknown.items() if value not in followed.get(name, ())}
+    limited = {**_VALUES, "header": (None if names else 0,)}
+    free = {"names", "field", *_DIALECT} - limited.keys()
+    unknown = {name: value for name, value in asked.items() if name not in free and value not in limited.get(name, ())}
     if unknown:
         raise ValueError(f"its card sets {unknown}, which is not followed; convert the files, or give them by path")
     dialect = {ours: asked[name] for name, ours in _DIALECT.items() if name in asked}
-    if "quoting" in asked:
-        dialect["quoting"] = asked["quoting"]
-    try:
-        csv.reader((), strict=True, **dialect)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"its card sets {asked}: {error}") from error
+    csv.reader((), strict=True, **dialect)  # refuses what it does not take before anything is read
     return Reading(
         format="text" if "sample_by" in asked else _FORMATS[builder.name][0],
         text_field=text_field,
