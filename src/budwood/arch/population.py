@@ -14,7 +14,7 @@ Sizes = NDArray[np.int64]
 # Shape legend: N architectures, L layers of the deepest.
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Population:
     """N architectures of one family and vocabulary; a layer that an architecture lacks has only zeros."""
 
@@ -40,17 +40,9 @@ class Population:
         sizes = np.zeros((4, len(architectures), depth), dtype=np.int64)
         for row, architecture in enumerate(architectures):
             for position, layer in enumerate(architecture.layers):
-                sizes[:, row, position] = (
-                    layer.num_key_value_heads,
-                    layer.heads_per_group,
-                    layer.head_dim,
-                    layer.intermediate_size,
-                )
+                sizes[:, row, position] = layer.sizes
         hidden = np.array([architecture.hidden_size for architecture in architectures], dtype=np.int64)
-        groups, queries, head_dim, intermediate_size = sizes
-        return cls(
-            hidden_size=hidden, groups=groups, queries=queries, head_dim=head_dim, intermediate_size=intermediate_size
-        )
+        return cls(hidden, *sizes)
 
     def architecture(self, row: int, teacher: Architecture) -> Architecture:
         """Return one of the architectures, with the family and vocabulary of a teacher."""

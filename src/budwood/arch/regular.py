@@ -115,13 +115,8 @@ def _shapes_around(
 def _counts(teacher: Architecture, hidden: int, attentions: Sizes) -> Sizes:
     """Return [A] the parameters of one layer without neurons, and of what is outside the layers."""
     groups, queries, head_dim = attentions.T[:, :, None]
-    sizes = np.full(len(attentions), hidden)
-    return population_parameters(
-        Population(
-            hidden_size=sizes, groups=groups, queries=queries, head_dim=head_dim, intermediate_size=0 * head_dim
-        ),
-        teacher,
-    )
+    bare = Population(np.full(len(attentions), hidden), groups, queries, head_dim, 0 * head_dim)
+    return population_parameters(bare, teacher)
 
 
 def _fits(space: SearchSpace, hidden: int, attentions: Sizes) -> NDArray[np.bool_]:
@@ -159,19 +154,15 @@ def _may_admit(
     return parameter_bin.may_admit(*populations).reshape(depth, num_attentions)
 
 
-def _axes(choices: LayerChoices) -> tuple[range, range, range]:
-    return choices.groups, choices.queries, choices.head_dims
-
-
 def _attentions(choices: Sequence[LayerChoices]) -> Sizes:
     """Return [A, 3] groups, queries and head dimension of every attention that the largest layers have."""
-    longest = [max(axes, key=len) for axes in zip(*map(_axes, choices), strict=True)]
+    longest = [max(axes, key=len) for axes in zip(*(each.axes[:3] for each in choices), strict=True)]
     return np.array(list(product(*longest)), dtype=np.int64)
 
 
 def _clip(attentions: Sizes, choices: LayerChoices) -> Sizes:
     """Return attentions within what a layer may have."""
-    axes = _axes(choices)
+    axes = choices.axes[:3]
     return attentions.clip([axis[0] for axis in axes], [axis[-1] for axis in axes])
 
 

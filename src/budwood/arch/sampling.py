@@ -65,8 +65,8 @@ def draw_many(space: SearchSpace, count: int, rng: np.random.Generator) -> Draws
         ranks = rng.permuted(ranks, axis=1)
     columns = depth if space.layerwise else 1
     sizes = [
-        _pick_by_rank([getattr(choices, axis) for choices in space.choices], ranks[:, :columns], rng)
-        for axis in ("groups", "queries", "head_dims", "intermediate_sizes")
+        _pick_by_rank(legal, ranks[:, :columns], rng)
+        for legal in zip(*(choices.axes for choices in space.choices), strict=True)
     ]
     num_layers = rng.integers(1, depth + 1, size=count)
     groups, queries, head_dim, neurons = (size * (np.arange(depth) < num_layers[:, None]) for size in sizes)
@@ -82,9 +82,8 @@ def draw_many(space: SearchSpace, count: int, rng: np.random.Generator) -> Draws
 
 def draw_layer(space: SearchSpace, rank: int, rng: np.random.Generator) -> LayerSelection:
     """Draw the layer of a rank, every size uniformly."""
-    choices = space.choices[rank]
-    axes = (choices.groups, choices.queries, choices.head_dims, choices.intermediate_sizes)
-    return _fill_layer(space, LayerSpec.of(*(pick(sizes, rng) for sizes in axes)), rank, rng)
+    sizes = LayerSpec.of(*(pick(legal, rng) for legal in space.choices[rank].axes))
+    return _fill_layer(space, sizes, rank, rng)
 
 
 def choose_entries(space: SearchSpace, architecture: Architecture, ranks: Sizes, rng: np.random.Generator) -> Selection:
@@ -238,7 +237,7 @@ def _lightest(space: SearchSpace, parameter_bin: ParameterBin, rng: np.random.Ge
     return f"; the lightest of {len(loads)} draws takes {min(loads):.0%} of its limits" if any(loads) else ""
 
 
-def _pick_by_rank(choices: list[range], ranks: Sizes, rng: np.random.Generator) -> Sizes:
+def _pick_by_rank(choices: Sequence[range], ranks: Sizes, rng: np.random.Generator) -> Sizes:
     """Return [N, L] one choice of the layer at each rank, uniformly."""
     starts, steps, counts = np.array([(each.start, each.step, len(each)) for each in choices]).T
     return np.asarray(starts[ranks] + steps[ranks] * rng.integers(counts[ranks]))

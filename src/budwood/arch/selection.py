@@ -94,9 +94,8 @@ class Selection:
         _check_range("hidden", self.hidden, teacher.hidden_size)
         _check_range("layers", tuple(layer.layer for layer in self.layers), teacher.num_hidden_layers)
         for layer in self.layers:
-            spec = teacher.layers[layer.layer]
-            lengths = (spec.num_key_value_heads, spec.heads_per_group, spec.head_dim // 2, spec.intermediate_size)
-            for axis, length in zip(_LAYER_AXES, lengths, strict=True):
+            groups, queries, head_dim, neurons = teacher.layers[layer.layer].sizes
+            for axis, length in zip(_LAYER_AXES, (groups, queries, head_dim // 2, neurons), strict=True):
                 _check_range(f"layer {layer.layer}, {axis}", getattr(layer, axis), length)
 
     def to_dict(self) -> dict[str, Any]:

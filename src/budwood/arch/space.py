@@ -40,12 +40,12 @@ class LayerChoices:
 
     def __contains__(self, layer: LayerSpec) -> bool:
         """Whether a layer has legal sizes."""
-        return (
-            layer.num_key_value_heads in self.groups
-            and layer.heads_per_group in self.queries
-            and layer.head_dim in self.head_dims
-            and layer.intermediate_size in self.intermediate_sizes
-        )
+        return all(size in legal for size, legal in zip(layer.sizes, self.axes, strict=True))
+
+    @property
+    def axes(self) -> tuple[range, range, range, range]:
+        """All of them, in the order of `LayerSpec.sizes`."""
+        return self.groups, self.queries, self.head_dims, self.intermediate_sizes
 
     def attentions(self) -> Iterator[LayerSpec]:
         """Yield a layer with the fewest neurons for every legal attention."""
@@ -55,12 +55,12 @@ class LayerChoices:
     @property
     def smallest(self) -> LayerSpec:
         """The layer with the fewest of everything."""
-        return LayerSpec.of(self.groups[0], self.queries[0], self.head_dims[0], self.intermediate_sizes[0])
+        return LayerSpec.of(*(legal[0] for legal in self.axes))
 
     @property
     def largest(self) -> LayerSpec:
         """The layer with the most of everything."""
-        return LayerSpec.of(self.groups[-1], self.queries[-1], self.head_dims[-1], self.intermediate_sizes[-1])
+        return LayerSpec.of(*(legal[-1] for legal in self.axes))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,12 +143,7 @@ class SearchSpace:
         if self.layerwise:
             return self.teacher
         layers = self.teacher.layers
-        common = LayerSpec.of(
-            min(layer.num_key_value_heads for layer in layers),
-            min(layer.heads_per_group for layer in layers),
-            min(layer.head_dim for layer in layers),
-            min(layer.intermediate_size for layer in layers),
-        )
+        common = LayerSpec.of(*map(min, zip(*(layer.sizes for layer in layers), strict=True)))
         return self.teacher.with_layers((common,) * len(layers))
 
     @cached_property

@@ -62,6 +62,11 @@ class LayerSpec:
         )
 
     @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        """Key/value heads, query heads of each, dimensions of a head, and neurons: `of` takes them in this order."""
+        return self.num_key_value_heads, self.heads_per_group, self.head_dim, self.intermediate_size
+
+    @property
     def heads_per_group(self) -> int:
         """Query heads that share one key/value head."""
         return self.num_attention_heads // self.num_key_value_heads
