@@ -141,7 +141,8 @@ class Study:
     @cached_property
     def figures(self) -> dict[str, go.Figure]:
         """Every figure by name."""
-        return {figure.name: figure.draw(self.data) for figure in drawable(self.data)}
+        data = self.data
+        return {figure.name: figure.draw(data) for figure in drawable(data)}
 
 
 @pytest.fixture(scope="session")
