@@ -48,7 +48,7 @@ def test_a_bin_in_words_and_what_it_admits():
     assert beside.admits(small)
     assert not alone.admits(small)
     assert not beside.admits(SMOLLM2_135M)
-    nothing = Limit("decode", 1.0, lambda population: np.full(len(population), np.nan))
+    nothing = Limit("nothing", 1.0, lambda population: np.full(len(population), np.nan))
     assert not ParameterBin(1, 2 * 10**8, (nothing,)).admits(small)
 
 

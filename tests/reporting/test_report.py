@@ -289,10 +289,13 @@ def test_savings_against_every_baseline_have_a_table_of_their_own(study) -> None
 
 def test_what_winners_take_of_what_bins_limit_is_shown(study) -> None:
     assert limited(study.winners) == ""
-    taken = (Taken(limit="memory", amount=96 * 2.0**20, most=128 * 2.0**20), Taken(limit="decode", amount=1, most=2))
+    taken = (
+        Taken(limit="memory", amount=96 * 2.0**20, most=128 * 2.0**20),
+        Taken(limit="memory", amount=1024, most=2048),
+    )
     shown = limited([study.winners[0].model_copy(update={"taken": taken})])
     cells = [[cell.strip() for cell in row.strip("|").split("|")][1:] for row in shown.splitlines()[-2:]]
-    assert cells == [["memory", "128.0 MiB", "96.0 MiB", "75%"], ["decode", "2,000.00 ms", "1,000.00 ms", "50%"]]
+    assert cells == [["memory", "128.0 MiB", "96.0 MiB", "75%"], ["memory", "2.0 KiB", "1.0 KiB", "50%"]]
     spaces = study.search_spaces.assign(limits="memory of at most 128.0 MiB")
     assert "memory of at most 128.0 MiB" in search_spaces(spaces)
     assert "limits" not in search_spaces(study.search_spaces)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +10,6 @@ from budwood.arch.count import layer_kv_bytes, population_parameters
 from budwood.arch.population import Population
 from budwood.arch.spec import Architecture
 
-LimitName = Literal["memory", "prefill", "decode"]
 Amounts = NDArray[np.float64]
 
 _KIBIBYTE, _MEBIBYTE = 2**10, 2**20
@@ -22,10 +20,10 @@ _BITS = 8
 class Limit:
     """The most that a sub-network may take of something."""
 
-    name: LimitName
+    name: str
     most: float
     amounts: Callable[[Population], Amounts]
-    """[N] what every architecture takes: bytes of memory, seconds of the rest. No larger one may take less."""
+    """[N] what every architecture takes, in bytes. No larger one may take less."""
 
     def of(self, architecture: Architecture) -> float:
         """Return what one architecture takes."""
@@ -33,23 +31,21 @@ class Limit:
 
     def __str__(self) -> str:
         """Return the limit in words."""
-        return f"{self.name} of at most {spell_amount(self.name, self.most)}"
+        return f"{self.name} of at most {spell_bytes(self.most)}"
 
 
-def spell_amount(name: str, amount: float) -> str:
-    """Return what is taken of something with its unit."""
-    if name != "memory":
-        return f"{1000 * amount:,.2f} ms"
+def spell_bytes(amount: float) -> str:
+    """Return an amount with its unit."""
     return f"{amount / _MEBIBYTE:,.1f} MiB" if amount >= _MEBIBYTE else f"{amount / _KIBIBYTE:,.1f} KiB"
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryInUse:
-    """Bytes of weights and of keys and values in 16 bits."""
+    """Bytes of weights, and of keys and values in 16 bits as if every layer kept all tokens."""
 
     teacher: Architecture
     """Gives the family, the vocabulary and whether the head is tied."""
-    weight_bits: int
+    weight_bits: float
     tokens: int
     """In the cache, of all sequences."""
 

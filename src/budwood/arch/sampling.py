@@ -188,14 +188,17 @@ def _possible(space: SearchSpace, draws: Draws, parameter_bin: ParameterBin, tar
     population = draws.population
     present = population.groups > 0
     narrowest = replace(population, intermediate_size=space.alignment * present)
-    most = np.array([choices.intermediate_sizes[-1] for choices in space.choices])[draws.ranks]
-    widest = replace(population, intermediate_size=most * present)
-    legal = _legal(space, draws) & parameter_bin.may_admit(narrowest, widest)
+    most = np.array([choices.intermediate_sizes[-1] for choices in space.choices])[draws.ranks] * present
+    legal = _legal(space, draws)
+    if parameter_bin.limits:
+        legal &= parameter_bin.may_admit(narrowest, replace(population, intermediate_size=most))
     low, high = (parameter_bin.low, parameter_bin.high) if parameter_bin.least_load else (target, target)
+    least = population_parameters(narrowest, space.teacher)
+    per_neuron = neuron_parameters(space.teacher.family, population.hidden_size)
     # Rounding every width to a step may miss the target by half of all steps.
-    per_step = neuron_parameters(space.teacher.family, population.hidden_size) * space.alignment * present.sum(1)
-    enough = high - population_parameters(narrowest, space.teacher) >= -per_step / 2
-    return np.asarray(legal & enough & (low - population_parameters(widest, space.teacher) <= per_step / 2))
+    steps = space.alignment * present.sum(1)
+    enough, little = high - least >= -per_neuron * steps / 2, low - least <= per_neuron * (most.sum(1) - steps / 2)
+    return np.asarray(legal & enough & little)
 
 
 def _reject(space: SearchSpace, parameter_bin: ParameterBin, rng: np.random.Generator) -> tuple[Architecture, Sizes]:

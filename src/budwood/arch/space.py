@@ -16,7 +16,7 @@ from typing import Literal
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.arch.family import family_of
-from budwood.arch.limits import spell_amount
+from budwood.arch.limits import spell_bytes
 from budwood.arch.selection import Selection
 from budwood.arch.servable import ServingEngine, check_servable, heads_must_fill, servable_head_dims
 from budwood.arch.spec import Architecture, LayerSpec
@@ -222,9 +222,7 @@ class SearchSpace:
         for limit in parameter_bin.limits:
             least = min(map(limit.of, self._of_one_layer()))
             if not least <= limit.most:
-                raise ValueError(
-                    f"{limit} cannot be met: the least of this space takes {spell_amount(limit.name, least)}"
-                )
+                raise ValueError(f"{limit} cannot be met: the least of this space takes {spell_bytes(least)}")
         if not parameter_bin.load(self.largest()) >= parameter_bin.least_load:
             raise ValueError(
                 f"{parameter_bin}: the largest sub-network of this space takes "

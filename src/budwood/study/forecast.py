@@ -7,7 +7,7 @@ import numpy as np
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import forward_flops_per_token, num_parameters
-from budwood.arch.limits import Limit, spell_amount
+from budwood.arch.limits import Limit, spell_bytes
 from budwood.arch.sampling import sample
 from budwood.arch.space import SearchSpace
 from budwood.arch.spec import Architecture
@@ -100,8 +100,7 @@ class Forecast:
         """What members take of what their bin limits, from the least to the most; empty without limits."""
         amounts = {limit: [limit.of(member) for member in self.members] for limit in self.limits}
         return ", ".join(
-            f"{limit.name} {spell_amount(limit.name, min(each))} to {spell_amount(limit.name, max(each))}, at most "
-            f"{spell_amount(limit.name, limit.most)}"
+            f"{limit.name} {spell_bytes(min(each))} to {spell_bytes(max(each))}, at most {spell_bytes(limit.most)}"
             for limit, each in amounts.items()
         )
 

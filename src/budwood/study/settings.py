@@ -32,11 +32,13 @@ class LimitSettings(Strict):
     """What a sub-network may take where it is used; a bin of limits alone has the members that use most of them."""
 
     context: int = Field(default=4096, gt=0)
-    """Tokens of a sequence: in the cache of keys and values."""
+    """Tokens of a sequence in the cache of keys and values; layers whose attention has a window count as if they kept
+    all."""
     batch_size: int = Field(default=1, gt=0)
     """Sequences at a time."""
-    weight_bits: Literal[4, 8, 16, 32] = 16
-    """Of a parameter in memory; keys and values have 16."""
+    weight_bits: float = Field(default=16, gt=0, le=32)
+    """Of a parameter in memory, with the scales of its block: 4.5 of llama.cpp's Q4_0, 8.5 of Q8_0. Keys and values
+    have 16."""
     max_memory: ByteSize = Field(gt=0)
     """Of weights, keys and values, such as `256MiB`."""
 
