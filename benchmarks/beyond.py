@@ -25,7 +25,7 @@ from quickstart import ADDRESSES, CACHE_DIR, FRENCH, ORDERED, open_quickstart
 from study import SHAPES, SPACES
 
 from budwood import Checkpoint, Schedule, Selection, Study
-from budwood.evaluation.harness import fingerprint_tasks, write_tasks
+from budwood.evaluation.harness import write_tasks
 from budwood.evaluation.settings import COPY, RECALL, EvaluationSettings, HeldOutSettings
 from budwood.evaluation.statistics import mean_and_error
 from budwood.records.evaluation import Sample
@@ -78,9 +78,6 @@ class Measured:
         stage = AskModel(
             model_name=name,
             model=model,
-            questions=fingerprint_tasks(self.tasks),
-            tasks=ASKED.tasks,
-            limit=None,
             bos_token_id=self.study.tokens.bos_token_id,
             compute=self.study.materials.compute,
             folder=self.tasks,

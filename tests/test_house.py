@@ -12,6 +12,7 @@ from projects import ROOT
 
 SOURCE = ROOT / "src" / "budwood"
 LONGEST, MOST_PARAMETERS, LONGEST_FILE = 60, 8, 400
+LONGEST_NODE = 15
 UNTYPED = re.compile(r"\b[dD]ict\[str, Any\]|\bMapping\[str, Any\]")
 
 ONE_MEANING = {"NODES", "Reading", "create_pipeline", "fetch_teacher", "logger", "main"}
@@ -79,6 +80,18 @@ def test_nodes_pass_typed_values(file: Path):
             written = [ast.unparse(each.annotation) for each in parameters(function) if each.annotation]
             written.append(ast.unparse(function.returns) if function.returns else "")
             assert not [text for text in written if UNTYPED.search(text)], function.name
+
+
+def test_nodes_are_wiring():
+    lengths = {}
+    for file in SOURCE.glob("pipelines/*/nodes.py"):
+        named = "".join(each.read_text() for each in SOURCE.glob("pipelines/*/pipeline.py"))
+        for function in functions(file):
+            if f'"{function.name}"' in named:
+                body = function.body[1:]  # without the docstring
+                lengths[function.name] = (body[-1].end_lineno or 0) - body[0].lineno + 1
+    assert len(lengths) > 25
+    assert {name: length for name, length in lengths.items() if length > LONGEST_NODE} == {}
 
 
 def test_stages_take_and_give_typed_values():

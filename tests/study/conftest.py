@@ -237,9 +237,6 @@ def of_evaluation(materials: Materials) -> list[Stage]:
         AskModel(
             model_name="teacher",
             model=teacher,
-            questions="some",
-            tasks=("heldout",),
-            limit=None,
             bos_token_id=None,
             compute=compute,
             folder=Path("questions"),

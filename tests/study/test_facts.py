@@ -7,6 +7,7 @@ from typing import TypeVar
 from budwood.corpus.settings import CorpusSettings
 from budwood.records.search import Finalists
 from budwood.study.choice import ChooseWinner
+from budwood.study.evaluation import AskModel
 from budwood.study.stage import Stage
 from budwood.study.text import PackText
 
@@ -36,3 +37,17 @@ def test_what_begins_a_window_packs_no_text_anew(materials, stages):
     always = CorpusSettings(**corpus.model_dump() | {"bos": "always"})
     plain, begun = (PackText.of(materials.teacher, settings, Path()) for settings in (corpus, always))
     assert plain.facts() == begun.facts()
+
+
+def test_what_is_asked_decides_answers_and_how_does_not(stages, tmp_path):
+    asked = one_of(stages, AskModel)
+    limited, more = ({"limit": 3}, {"tasks": ("heldout", "in_context")})
+    facts = [
+        replace(asked, evaluation=asked.evaluation.model_copy(update=each)).facts() for each in ({}, limited, more)
+    ]
+    assert facts[0] == asked.facts()
+    assert facts[0] != facts[1] != facts[2] != facts[0]
+    (tmp_path / "heldout_copy.jsonl").write_text("{}\n")
+    assert replace(asked, folder=tmp_path).facts() != asked.facts()
+    larger = asked.evaluation.model_copy(update={"batch_size": 9})
+    assert replace(asked, evaluation=larger).facts() == asked.facts()

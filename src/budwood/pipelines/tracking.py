@@ -10,7 +10,8 @@ import mlflow
 from mlflow.entities import Metric, RunStatus
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from budwood.study.stage import Workspace
+from budwood.study.results import Result
+from budwood.study.stage import Stage, Workspace
 
 _RUN = "MLFLOW_RUN_ID"
 _INHERITED = ("budwood.", "environment", "git_commit", "variant", "teacher.", "tokens.")
@@ -48,6 +49,12 @@ def run_of(name: str) -> Iterator[None]:
         mlflow.end_run(status_of(error))
         raise
     mlflow.end_run()
+
+
+def finish_in(name: str, stage: Stage[Result], workspace: Path) -> Result:
+    """Return the result of a stage, tracked in the run of a name inside the active one."""
+    with run_of(name):
+        return open_workspace(workspace).finish(stage)
 
 
 def enter_run(name: str, tags: Mapping[str, str] | None = None) -> str:

@@ -175,6 +175,22 @@ def curves_by_setting(title: str, curves: pd.DataFrame, settings: Sequence[str])
     return figure.update_xaxes(exponentformat="B")
 
 
+def ablation_figures(
+    title: str, table: pd.DataFrame, curves: pd.DataFrame, settings: Sequence[str]
+) -> tuple[go.Figure, go.Figure]:
+    """Return the losses and the curves of an ablation: by setting where some were varied, else by variant.
+
+    Args:
+        title: of the ablation.
+        table: of `ablation_table`.
+        curves: of `ablation_curves`.
+        settings: columns that were varied.
+    """
+    if settings:
+        return losses_by_setting(title, table, settings), curves_by_setting(title, curves, settings)
+    return losses_by_variant(title, table), curves_by_variant(title, curves)
+
+
 def ablation_page(title: str, about: str, table: pd.DataFrame, importances: pd.DataFrame | None = None) -> str:
     """Return an ablation as markdown: the finding, the table, and optionally the importance of settings.
 

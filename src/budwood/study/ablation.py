@@ -41,17 +41,8 @@ def train_compared(
     except FloatingPointError as error:
         logger.warning("Ablation %s: %s", variant, error)
         return replace(outcome, status="its training diverged")
-    scored = workspace.finish(
-        ScoreRun(
-            run_name=stage.arm,
-            model=trained.model,
-            record=trained.record,
-            tokens=stage.tokens,
-            length=conditions.measurement.final_length,
-            validation=conditions.measurement.validation,
-            compute=stage.compute,
-        )
-    )
+    score = ScoreRun.of(stage.arm, (trained.model, trained.record), stage.tokens, conditions.measurement)
+    scored = workspace.finish(score)
     record, losses = trained.record, scored.score.losses
     return replace(
         outcome,

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median
-from typing import ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 
@@ -14,7 +14,7 @@ from budwood.corpus.packing import PackedCorpus
 from budwood.corpus.split import FOREIGN
 from budwood.evaluation.continuations import agreement, continue_prompts, distinct, heldout_prompts, repetition
 from budwood.evaluation.efficiency import Subject, measure_efficiency
-from budwood.evaluation.harness import VERSION, check_benchmarks, run_benchmarks
+from budwood.evaluation.harness import VERSION, check_benchmarks, fingerprint_tasks, run_benchmarks
 from budwood.evaluation.heldout import Questions, heldout_questions, read_texts
 from budwood.evaluation.in_context import in_context_questions
 from budwood.evaluation.perplexity import source_bytes, source_losses
@@ -29,7 +29,7 @@ from budwood.evaluation.settings import (
 )
 from budwood.evaluation.statistics import summarise
 from budwood.models.checkpoint import Checkpoint
-from budwood.models.device import Compute
+from budwood.models.device import Compute, choose_compute
 from budwood.models.losses import sequence_losses
 from budwood.records.cost import Cost
 from budwood.records.evaluation import Downstream, Efficiency, Sample
@@ -37,6 +37,7 @@ from budwood.records.teacher import HeldOutText, SourceLoss, TeacherEvaluation
 from budwood.records.tracking import Track
 from budwood.records.training import ProbeScore, Score, TrainingRecord
 from budwood.study.costs import reading_cost, writing_cost
+from budwood.study.settings import MeasurementSettings
 from budwood.study.stage import NOT_DECIDING, Stage, Work
 from budwood.study.text import Materials, Windows
 
@@ -120,6 +121,27 @@ class ScoreRun(Stage[Scored]):
     compute: Compute
     start: Checkpoint | None = None
     """The checkpoint that the run began with; none where its weights were random."""
+
+    @classmethod
+    def of(
+        cls,
+        run_name: str,
+        run: tuple[Checkpoint, TrainingRecord],
+        tokens: PackedCorpus,
+        measurement: MeasurementSettings,
+        start: Checkpoint | None = None,
+    ) -> Self:
+        """Declare the losses of a trained model, whose run has a record."""
+        return cls(
+            run_name=run_name,
+            model=run[0],
+            record=run[1],
+            tokens=tokens,
+            length=measurement.final_length,
+            validation=measurement.validation,
+            compute=choose_compute(*measurement.hardware),
+            start=start,
+        )
 
     def run(self, work: Work) -> Scored:
         """Measure, on foreign text the start as well."""
@@ -210,10 +232,6 @@ class AskModel(Stage[Downstream]):
 
     model_name: str
     model: Checkpoint
-    questions: str
-    """Fingerprint of those that are made from held-out text, and of tasks of the user's own."""
-    tasks: tuple[str, ...]
-    limit: int | None
     bos_token_id: int | None
     """Begins every request, as it begins the sequences of the corpus."""
     harness: str = VERSION
@@ -221,6 +239,11 @@ class AskModel(Stage[Downstream]):
     folder: Path = field(metadata=NOT_DECIDING)
     """Of the questions."""
     evaluation: EvaluationSettings = field(metadata=NOT_DECIDING)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what decides the answers: the questions, and of the settings what is asked."""
+        asked = {"tasks": list(self.evaluation.tasks), "limit": self.evaluation.limit}
+        return super().facts() | asked | {"questions": fingerprint_tasks(self.folder, self.evaluation.include_path)}
 
     def run(self, work: Work) -> Downstream:
         """Ask; a killed run continues with the first task that it has not finished."""

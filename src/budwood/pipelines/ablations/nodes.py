@@ -13,12 +13,9 @@ from budwood.pipelines.tracking import open_workspace, run_of
 from budwood.pipelines.wiring import project_root
 from budwood.reporting.ablations import (
     ablation_curves,
+    ablation_figures,
     ablation_page,
     ablation_table,
-    curves_by_setting,
-    curves_by_variant,
-    losses_by_setting,
-    losses_by_variant,
     setting_importances,
 )
 from budwood.study.ablation import train_compared
@@ -54,13 +51,9 @@ def ablate(
         with run_of(each.name):
             runs.append(train_compared(each.name, each.settings, stage, brief, open_workspace(workspace)))
     table, curves = ablation_table(runs), ablation_curves(runs)
-    title, about = ablation.title, ablation.about
-    if not ablation.settings:
-        figures = losses_by_variant(title, table), curves_by_variant(title, curves)
-        return table, curves, *figures, ablation_page(title, about, table)
-    importances = setting_importances(table, ablation.settings)
-    figures = losses_by_setting(title, table, ablation.settings), curves_by_setting(title, curves, ablation.settings)
-    return table, curves, *figures, ablation_page(title, about, table, importances), importances
+    importances = [setting_importances(table, ablation.settings)] if ablation.settings else []
+    figures = ablation_figures(ablation.title, table, curves, ablation.settings)
+    return table, curves, *figures, ablation_page(ablation.title, ablation.about, table, *importances), *importances
 
 
 def fetch_teachers(

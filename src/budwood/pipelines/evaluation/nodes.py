@@ -8,12 +8,11 @@ from typing import Any
 import pandas as pd
 
 from budwood.corpus.packing import PackedCorpus
-from budwood.evaluation.harness import fingerprint_tasks
 from budwood.evaluation.settings import EvaluationSettings
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import choose_compute
 from budwood.parameters import ProjectParameters
-from budwood.pipelines.tracking import open_workspace, run_of, track
+from budwood.pipelines.tracking import finish_in, open_workspace, track
 from budwood.pipelines.wiring import from_root
 from budwood.records.account import SearchFindings, TrainingFindings
 from budwood.records.certificate import Certificate
@@ -50,25 +49,17 @@ def ask_models(
         models: the models.
         names: of the models.
     """
-    measurement = conditions.measurement
-    stages = (
-        AskModel(
+    answers = []
+    for name, model in zip(names, models, strict=True):
+        stage = AskModel(
             model_name=name,
             model=model,
-            questions=fingerprint_tasks(heldout_tasks, evaluation.include_path),
-            tasks=evaluation.tasks,
-            limit=evaluation.limit,
             bos_token_id=tokens.bos_token_id,
-            compute=choose_compute(*measurement.hardware),
+            compute=choose_compute(*conditions.measurement.hardware),
             folder=heldout_tasks,
             evaluation=evaluation,
         )
-        for name, model in zip(names, models, strict=True)
-    )
-    answers = []
-    for stage in stages:
-        with run_of(stage.model_name):
-            answers.append(open_workspace(workspace).finish(stage))
+        answers.append(finish_in(name, stage, workspace))
     return answers
 
 
@@ -99,8 +90,7 @@ def continue_texts(
         stage = ContinuePrompts(
             model_name=name, model=model, tokens=tokens, teacher=tuple(teacher_samples), compute=compute
         )
-        with run_of(name):
-            written = open_workspace(workspace).finish(stage)
+        written = finish_in(name, stage, workspace)
         samples += written.samples
         costs += written.costs
     return samples, costs
@@ -131,23 +121,13 @@ def score_runs(
         runs: the checkpoints of all runs, then their records.
         names: of the runs.
     """
-    measurement = conditions.measurement
     scores, costs = [], []
     for name, model, record in zip(names, runs, runs[len(names) :], strict=False):
         assert isinstance(model, Checkpoint), "checkpoints come first"
         assert isinstance(record, TrainingRecord), "then records"
-        stage = ScoreRun(
-            run_name=name,
-            model=model,
-            record=record,
-            tokens=tokens,
-            length=measurement.final_length,
-            validation=measurement.validation,
-            compute=choose_compute(*measurement.hardware),
-            start=subnet if record.arm in FROM_SUBNET else None,
-        )
-        with run_of(name):
-            scored = open_workspace(workspace).finish(stage)
+        start = subnet if record.arm in FROM_SUBNET else None
+        stage = ScoreRun.of(name, (model, record), tokens, conditions.measurement, start)
+        scored = finish_in(name, stage, workspace)
         scores.append(scored.score.model_copy(update={"folder": from_root(model.folder)}))
         costs += scored.costs
     return scores, costs
@@ -175,14 +155,13 @@ def certify_arms(
         models: what was trained, with its certificate; then the trained sub-networks, of the first seed.
         names: of their arms.
     """
-    subnet, *trained = models
     runs, answers = ({score.run: score for score in scores}, {each.model: each for each in downstream})
     certificates = []
-    for name, model in zip(names, trained, strict=True):
+    for name, model in zip(names, models[1:], strict=True):
         stage = CertifyTrained(
             model=model,
             record=runs[name].record,
-            subnet=read_certificate(subnet.folder),
+            subnet=read_certificate(models[0].folder),
             proven_on=Windows.searched(tokens, "choice", study.measurement),
             teacher_record=teacher_record,
             sources=text_sources(study.corpus),

@@ -6,7 +6,7 @@ from pathlib import Path
 from budwood.corpus.packing import PackedCorpus
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import choose_compute
-from budwood.pipelines.tracking import open_workspace, run_of
+from budwood.pipelines.tracking import finish_in, open_workspace
 from budwood.records.names import CONTINUED, REFERENCE
 from budwood.records.training import ProbeScore, TrainingRecord
 from budwood.study.evaluation import ScoreProbe
@@ -78,8 +78,7 @@ def score_probe(
         compute=choose_compute(*measurement.hardware),
         batch_size=measurement.batch_size,
     )
-    with run_of("probe"):
-        return open_workspace(workspace).finish(stage)
+    return finish_in("probe", stage, workspace)
 
 
 def cache_teacher(
