@@ -298,6 +298,9 @@ def test_what_winners_take_of_what_bins_limit_is_shown(study) -> None:
     assert cells == [["memory", "128.0 MiB", "96.0 MiB", "75%"], ["memory", "2.0 KiB", "1.0 KiB", "50%"]]
     spaces = study.search_spaces.assign(limits="memory of at most 128.0 MiB")
     assert "memory of at most 128.0 MiB" in search_spaces(spaces)
+    # A CSV file gives no limits back as NaN.
+    spaces.loc[0, "limits"] = np.nan
+    assert "nan" not in search_spaces(spaces)
     assert "limits" not in search_spaces(study.search_spaces)
 
 

@@ -288,11 +288,12 @@ def gates(findings: Findings) -> str:
 
 def search_spaces(spaces: pd.DataFrame) -> str:
     """Return the size of every space and its smallest and largest members."""
+    limits = spaces["limits"].fillna("")  # a CSV file gives none back as NaN
     columns = {
         "bin": spaces["bin"].tolist(),
         "space": spaces["space"].tolist(),
         **{name: spaces[name].map(formats.count).tolist() for name in ("low", "high", "smallest", "largest")},
-        **({"limits": spaces["limits"].tolist()} if spaces["limits"].any() else {}),
+        **({"limits": limits.tolist()} if limits.any() else {}),
         "members": [f"10^{value:,.1f}" for value in spaces["log10_members"]],
         "members, paper's count": [f"10^{value:,.1f}" for value in spaces["log10_members_paper"]],
     }
