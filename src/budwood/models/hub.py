@@ -1,7 +1,7 @@
 """Publish an export on the Hugging Face Hub."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from huggingface_hub import HfApi, get_token
@@ -65,4 +65,4 @@ def push(folder: Path, settings: PushSettings) -> Push:
         )
     except (HfHubHTTPError, OSError) as error:
         raise ValueError(f"push: the Hub did not take {settings.repository} ({error})") from error
-    return Push(repository=settings.repository, private=settings.private, files=files, url=str(done.commit_url))
+    return replace(planned, url=str(done.commit_url))

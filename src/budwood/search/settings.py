@@ -112,12 +112,10 @@ class SearchSettings(Strict):
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> Self:
-        if self.num_elites > self.population:
-            raise ValueError(f"num_elites={self.num_elites} must not exceed population={self.population}")
-        if self.num_balanced > self.population:
-            raise ValueError(f"num_balanced={self.num_balanced} must not exceed population={self.population}")
-        if self.num_finalists > self.num_elites:
-            raise ValueError(f"num_finalists={self.num_finalists} must not exceed num_elites={self.num_elites}")
+        bounds = {"num_elites": "population", "num_balanced": "population", "num_finalists": "num_elites"}
+        for name, most in bounds.items():
+            if getattr(self, name) > getattr(self, most):
+                raise ValueError(f"{name}={getattr(self, name)} must not exceed {most}={getattr(self, most)}")
         if self.strategy in EVOLVING and (sum(self.offspring) != self.population or min(self.offspring) < 0):
             parts = " + ".join(map(str, self.offspring))
             raise ValueError(
