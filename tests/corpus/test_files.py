@@ -2,11 +2,15 @@
 
 import os
 import re
+from functools import partial
+from http.server import SimpleHTTPRequestHandler
+from unittest.mock import patch
 
 import fsspec
 import pytest
-from documents import NOWHERE, read, source, texts, write_jsonl
+from documents import NOWHERE, changed, read, source, texts, write_jsonl
 from fsspec.implementations.memory import MemoryFileSystem
+from servers import serving
 
 from budwood.corpus.documents import SourceReader
 
@@ -85,6 +89,33 @@ def test_paths_here_and_urls_may_be_mixed(tmp_path):
         assert len({document.id for document in read(of)}) == 2
     finally:
         fsspec.filesystem("memory").rm("/mixed", recursive=True)
+
+
+def test_names_begin_below_the_folder_that_all_files_share(tmp_path):
+    for name in ("ab", "ac"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.tsv").write_text(f"n\ttext\n1\t{name}, or so\n")
+    documents = read(source(path=[str(tmp_path / name) for name in ("ab", "ac")], format="csv"))
+    assert [(document.id, document.text) for document in documents] == [
+        ("ab/x.tsv:2", "ab, or so"),
+        ("ac/x.tsv:2", "ac, or so"),
+    ]
+
+
+def test_files_and_folders_of_a_server_are_told_apart(tmp_path):
+    """Its answer for a folder, a page with links, could be read as a file."""
+    write_jsonl(tmp_path / "a.jsonl", [{"text": "<a href='b.jsonl'>one</a>"}])
+    (tmp_path / "b.jsonl").write_text('{"text": "two"}\n{"te')
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with patch.object(SimpleHTTPRequestHandler, "log_message"), serving(handler) as address:
+        of = source(path=f"{address}/a.jsonl", format="jsonl")
+        assert texts(of) == ["<a href='b.jsonl'>one</a>"]
+        for path in ("/", "/*.jsonl"):
+            assert len(texts(changed(of, path=address + path, on_error="skip"))) == 2
+        with pytest.raises(ValueError, match=f"source 's': {address}/b.jsonl:2 cannot be read"):
+            texts(changed(of, path=f"{address}/b.jsonl"))
+        with pytest.raises(ValueError, match=f"no file is found at {address}/c.jsonl"):
+            texts(changed(of, path=f"{address}/c.jsonl"))
 
 
 @pytest.mark.parametrize("method", ["isfile", "find", "info", "open"])

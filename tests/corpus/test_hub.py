@@ -2,12 +2,13 @@
 
 import gzip
 import re
+from functools import partial
 from zipfile import ZipFile
 
 import datasets
-import hubs
 import huggingface_hub
 import pytest
+import servers
 from documents import NOWHERE, changed, source, texts, write_card
 from huggingface_hub import HfFileSystem
 
@@ -152,7 +153,7 @@ def hub(monkeypatch, tmp_path):
         "data/b.jsonl.gz": gzip.compress(b'{"text": "three"}\n'),
         "objects.json": b'{\n"text": "four"\n}\n{\n"text": 5\n}',
     }
-    with hubs.serving(files) as address:
+    with servers.serving(partial(servers.Hub, files)) as address:
         template = huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE
         patched: dict[str, object] = {
             "HUGGINGFACE_CO_URL_TEMPLATE": template.replace(huggingface_hub.constants.ENDPOINT, address),
@@ -172,21 +173,21 @@ def hub(monkeypatch, tmp_path):
 @pytest.mark.slow
 @pytest.mark.usefixtures("hub")
 def test_datasets_of_the_hub_are_read_row_by_row():
-    of = source(path=None, dataset=hubs.DATASET, on_error="skip")
-    url = f"hf://datasets/{hubs.DATASET}@{hubs.COMMIT}"
+    of = source(path=None, dataset=servers.DATASET, on_error="skip")
+    url = f"hf://datasets/{servers.DATASET}@{servers.COMMIT}"
     reader = SourceReader(of, NOWHERE)
     assert [document.text for document in reader] == ["one", "two", "three"]
     assert reader.faults[0].startswith(f"{url}/data/a.jsonl.gz:2 cannot be read as ")
     assert reader.fingerprint(reader.position) == SourceReader(of, NOWHERE).fingerprint(reader.position)
     with pytest.raises(ValueError, match=rf"source 's': {url}/objects.json:1 must have text in text_field='text'"):
         texts(changed(of, dataset_config="objects", revision="main", on_error="stop"))
-    for path in ("/data", "/data/*.jsonl.gz", f"@{hubs.COMMIT}/data"):
-        files = source(path=f"hf://datasets/{hubs.DATASET}{path}", format="jsonl", on_error="skip")
+    for path in ("/data", "/data/*.jsonl.gz", f"@{servers.COMMIT}/data"):
+        files = source(path=f"hf://datasets/{servers.DATASET}{path}", format="jsonl", on_error="skip")
         assert texts(files) == ["one", "two", "three"]
     for changes, message in [
         ({"dataset": "owner/none"}, "dataset='owner/none' cannot be read: .*doesn't exist on the Hub"),
         ({"dataset_config": "none"}, "dataset_config='none' cannot be read: .*not found"),
-        ({"dataset": None, "path": f"hf://datasets/{hubs.DATASET}/none.txt"}, "no file is found at"),
+        ({"dataset": None, "path": f"hf://datasets/{servers.DATASET}/none.txt"}, "no file is found at"),
     ]:
         with pytest.raises(ValueError, match=f"source 's': .*{message}"):
             texts(changed(of, **changes))

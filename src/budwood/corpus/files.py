@@ -82,7 +82,7 @@ class _XzStream(io.RawIOBase):
     """The content of an xz file. `lzma.LZMAFile` says nothing where a second stream is damaged, and ends before it."""
 
     def __init__(self, packed: BinaryIO) -> None:
-        self._packed, self._decoder = packed, lzma.LZMADecompressor()
+        self._packed, self._decoder = packed, lzma.LZMADecompressor(lzma.FORMAT_XZ)
 
     def readable(self) -> bool:
         return True
@@ -97,7 +97,7 @@ class _XzStream(io.RawIOBase):
                     packed = more.lstrip(b"\0")
                 if not packed:
                     return 0
-                self._decoder = lzma.LZMADecompressor()
+                self._decoder = lzma.LZMADecompressor(lzma.FORMAT_XZ)
             elif self._decoder.needs_input and not (packed := self._packed.read(io.DEFAULT_BUFFER_SIZE)):
                 raise EOFError("it ends within a compressed stream")
             content = self._decoder.decompress(packed, len(view))

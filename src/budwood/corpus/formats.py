@@ -175,10 +175,12 @@ def _has_lines(file: File) -> bool:
     with file.open() as (stream, _):
         first, second = [*islice(filter(bytes.strip, stream), 2), b"", b""][:2]
     start = first.removeprefix(BOM_UTF8).lstrip()
+    if start.startswith(b"["):
+        return False
     marks = Counter(mark[0] for mark in _JSON_MARKS.finditer(start))
     is_open = marks[b"{"] + marks[b"["] > marks[b"}"] + marks[b"]"] and not marks[b'"']
     # A line that is cut has another one after it, an object over several lines has its first field.
-    return not start.startswith(b"[") and (not is_open or second.startswith(b"{"))
+    return not is_open or second.startswith(b"{")
 
 
 def _find_value(content: bytes, name: str) -> bytes:

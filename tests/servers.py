@@ -1,22 +1,24 @@
-"""A hub on this machine with one dataset, which answers what `datasets` and `huggingface_hub` ask of one."""
+"""Servers on this machine, among them a hub with one dataset, as `datasets` and `huggingface_hub` ask it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha1
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 DATASET, COMMIT = "owner/name", "c" * 40
 
 
-class _Hub(ThreadingHTTPServer):
-    files: dict[str, bytes]
+class Hub(BaseHTTPRequestHandler):
+    """Answers with the files of one dataset."""
 
-
-class _Handler(BaseHTTPRequestHandler):
-    server: _Hub
+    def __init__(self, files: dict[str, bytes], *arguments: Any) -> None:
+        """Keep what is served; the base class answers at once."""
+        self._files = files
+        super().__init__(*arguments)
 
     def log_message(self, *_arguments: object) -> None:
         pass
@@ -37,7 +39,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(b"", 404, {"X-Error-Code": "RepoNotFound"})
 
     def _answer_file(self, name: str) -> None:
-        content = self.server.files.get(name)
+        content = self._files.get(name)
         if content is None:
             self._answer(b"", 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
             return
@@ -53,12 +55,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer_tree(self, parts: list[str], *, deep: bool) -> None:
         folder = "".join(f"{part}/" for part in parts)
-        inside = {name.removeprefix(folder): name for name in self.server.files if name.startswith(folder)}
+        inside = {name.removeprefix(folder): name for name in self._files if name.startswith(folder)}
         folders = {folder + rest.partition("/")[0] for rest in inside if "/" in rest}
         entries: list[dict[str, object]] = [{"type": "directory", "path": name, "oid": "0"} for name in folders]
         for rest, name in inside.items():
             if deep or "/" not in rest:
-                content = self.server.files[name]
+                content = self._files[name]
                 oid = sha1(content, usedforsecurity=False).hexdigest()
                 entries.append({"type": "file", "path": name, "size": len(content), "oid": oid})
         self._answer(json.dumps(entries).encode() if inside else b"{}", 200 if inside else 404)
@@ -73,14 +75,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(files: dict[str, bytes]) -> Iterator[str]:
-    """Serve a dataset with some files, and give the address of the hub."""
-    with _Hub(("127.0.0.1", 0), _Handler) as hub:
-        hub.files = files
-        thread = Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.01})
+def serving(handler: Callable[..., BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Serve on this machine, and give the address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            yield f"http://127.0.0.1:{hub.server_port}"
+            yield f"http://127.0.0.1:{server.server_port}"
         finally:
-            hub.shutdown()
+            server.shutdown()
             thread.join()
