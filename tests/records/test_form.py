@@ -9,7 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 from strategies import architectures, members
 
 from budwood.arch.selection import Selection
@@ -26,7 +26,7 @@ PLAIN = {
     int: st.integers(),
     str: TEXTS,
     type(None): st.none(),
-    Any: st.one_of(st.integers(), TEXTS, st.none(), st.booleans()),
+    JsonValue: st.one_of(st.integers(), TEXTS, st.none(), st.booleans()),
 }
 
 

@@ -1,7 +1,7 @@
 """Proof that an exported folder is the child that a search found, as a plain record."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import ConfigDict, Field
 
@@ -86,7 +86,7 @@ class Certificate(Proof):
         """Engines that were seen to open the folder and answer as they should."""
         return tuple(engine for engine, opening in self.opens_in.items() if opening.opens)
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, str | float]:
         """Return the facts that fit in a table."""
         names = {"num_parameters", "largest_logit_difference", "native", "model_class", "fingerprint"}
         opens = {engine: f"{opening.word}: {opening.how}" for engine, opening in self.opens_in.items()}

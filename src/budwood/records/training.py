@@ -1,8 +1,8 @@
 """What a training run did, with the settings it was made with, and what its model is worth."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from budwood.records.cost import Cost
 from budwood.records.gate import Gate
@@ -13,7 +13,7 @@ from budwood.records.strict import HOW, Strict
 class MadeWith(Strict):
     """What decided the result of a run: two runs compare where these are alike."""
 
-    schedule: dict[str, Any]
+    schedule: dict[str, JsonValue]
     """Of `budwood.training.settings.Schedule`, as it was when the run was made."""
     corpus: str
     """Fingerprint of the text."""
