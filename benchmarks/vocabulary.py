@@ -64,11 +64,13 @@ class Extent:
     tokens: int
     batch: int
     passages: int
+    dtype: torch.dtype = torch.float32
+    """Of the weights that passages are read with."""
 
 
 EXTENTS: Mapping[TeacherName, Extent] = {
     "smollm2_135m": Extent((32_768, 16_384, 8192), tokens=16_384, batch=4, passages=32),
-    "gemma3_270m": Extent((196_608, 131_072, 65_536, 32_768), tokens=2048, batch=2, passages=16),
+    "gemma3_270m": Extent((196_608, 131_072, 65_536, 32_768), tokens=2048, batch=2, passages=16, dtype=torch.bfloat16),
 }
 
 
@@ -97,9 +99,9 @@ class Passages:
         """Return the tokens of all that is predicted."""
         return sum(len(encode(tokenizer, text)) for _, text in self.texts)
 
-    def bits(self, model: Checkpoint) -> Bits:
-        """Return the bits that a model needs for every passage."""
-        loaded, tokenizer, bits = model.load_model(torch.float32), model.load_tokenizer(), []
+    def bits(self, model: Checkpoint, dtype: torch.dtype) -> Bits:
+        """Return the bits that a model needs for every passage, with weights of a type."""
+        loaded, tokenizer, bits = model.load_model(dtype), model.load_tokenizer(), []
         for before, text in self.texts:
             context, predicted = encode(tokenizer, before), encode(tokenizer, text)
             losses = token_losses(loaded, torch.tensor([context + predicted]))
@@ -169,10 +171,10 @@ class Vocabularies:
         cut = study.teacher
         if num_parameters(teacher) > self.most:
             cut = study.extract(self.select(study), SPACE).checkpoint
-        bits = {"teacher": passages.bits(study.teacher)}
-        bits["cut"] = bits["teacher"] if cut is study.teacher else passages.bits(cut)
+        models = {"teacher": study.teacher} | ({} if cut is study.teacher else {"cut": cut})
         if self.tokens:
-            bits["trained"] = passages.bits(study.pretrain(cut, schedule=self.schedule).model)
+            models["trained"] = study.pretrain(cut, schedule=self.schedule).model
+        bits = {name: passages.bits(model, EXTENTS[self.teacher].dtype) for name, model in models.items()}
         num_tokens = passages.num_tokens(study.teacher.load_tokenizer())
         facts = {
             "sizes": teacher.vocab_size,
@@ -182,7 +184,7 @@ class Vocabularies:
             "num_layers": cut.architecture.num_hidden_layers,
             "intermediate_size": cut.architecture.layers[0].intermediate_size,
         }
-        return facts, bits
+        return facts, {"cut": bits["teacher"]} | bits
 
     @property
     def schedule(self) -> Schedule:
@@ -208,7 +210,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 @torch.no_grad()
 def token_losses(model: PreTrainedModel, ids: Tensor) -> Tensor:
     """Return [T] the loss of every token of [1, T + 1] but the first, nats."""
-    logits = logits_of(model, final_states(model, ids)[0])
+    logits = logits_of(model, final_states(model, ids)[0]).float()
     return cross_entropy(logits, ids[0, 1:], reduction="none")
 
 
