@@ -26,7 +26,7 @@ from budwood.study.stage import Workspace
 from budwood.study.study import Study, Subnet
 from budwood.study.teacher import fetch_further
 from budwood.subnet.settings import Compensation, SpaceSettings
-from budwood.training.settings import Schedule
+from budwood.training.settings import Engine, Schedule
 
 pytestmark = pytest.mark.slow
 
@@ -71,7 +71,9 @@ class Bench:
         return self.folder / "teacher"
 
     def study(self, teacher: object, name: str = "study") -> Study:
-        return open_study(teacher, self.texts, folder=self.folder / name, measurement=MEASUREMENT)
+        # To compile the loss takes longer than these runs.
+        engine = Engine(compile_loss="off")
+        return open_study(teacher, self.texts, folder=self.folder / name, measurement=MEASUREMENT, engine=engine)
 
     def searched(self, teacher: object, space: SpaceSettings = UNIFORM, name: str = "study") -> Subnet:
         return self.study(teacher, name).search({"half": HALF}, space=space, settings=SEARCH)["half"]
