@@ -36,16 +36,16 @@ def check_servable(engines: Sequence[ServingEngine], teacher: Architecture, *, l
     if model_type in _ALTERNATING:
         raise ValueError(
             f"servable: llama.cpp expects the layers of {model_type} to alternate as the teacher's do, which no "
-            "size assures once layers are dropped; leave llama.cpp out and see what the export says"
+            "size assures once layers are dropped; set servable: [vllm] and see what the export says"
         )
     if layerwise and model_type not in LAYERWISE:
         raise ValueError(
-            f"servable: llama.cpp has no form for {model_type} whose layers differ; set layerwise: false, or leave "
-            "llama.cpp out"
+            f"servable: llama.cpp has no form for {model_type} whose layers differ; set layerwise: false, or "
+            "servable: [vllm]"
         )
     if layerwise and len({layer.head_dim for layer in teacher.layers}) > 1:
         raise ValueError(
-            "servable: llama.cpp needs heads of one dimension, and this teacher's differ by layer; leave llama.cpp out"
+            "servable: llama.cpp needs heads of one dimension, and this teacher's differ by layer; set servable: [vllm]"
         )
 
 

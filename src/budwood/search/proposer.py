@@ -152,7 +152,8 @@ class Proposer:
         if not proposals:
             raise ValueError(
                 f"the bin {self.parameter_bin} has too few sub-networks for {self.settings.num_evaluations:,} "
-                f"evaluations: {len(self._seen):,} found; lower the population or the epochs, or widen the bin"
+                f"evaluations: {len(self._seen):,} found; lower the population, the epochs or the space's alignment, "
+                "or widen the bin"
             )
         return proposals
 
