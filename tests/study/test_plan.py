@@ -1,6 +1,7 @@
 """Plans, against sums worked by hand and against the paper's tables."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from strategies import pythia
 
@@ -246,7 +247,7 @@ def test_finalists_are_trained_and_corrected_and_the_winner_pays_for_its_correct
     evaluated = 5050 * 1000 * 512 * forward_flops_per_token(PYTHIA_410M, context=512)
     looked = 3 * 64 * 512 * forward_flops_per_token(PYTHIA_410M, context=512)
     trained = 3 * tokens * training_flops_per_token(PYTHIA_410M, context=2048)
-    assert correction == correction_cost(PYTHIA_69B, PYTHIA_410M, 8, Compensation(), Extent(64, 512))
+    assert correction == correction_cost(PYTHIA_69B, PYTHIA_410M, 8, Compensation(), *[Extent(64, 512)] * 2)
     assert searching.flops == pytest.approx(evaluated + looked + trained + 2 * correction.flops, rel=1e-12)
     assert searching.tokens == 5050 * 1000 * 512 + 3 * (64 * 512 + tokens) + 2 * correction.tokens
     # What comparing corrected candidates costs comes on top: moments once, a gap behind each of 31 layers, and solving.
@@ -356,6 +357,20 @@ def test_compensation_is_a_pass_of_the_teacher_and_its_regressions() -> None:
     regressions += refit_flops(PYTHIA_410M, num_tokens=64 * 512, context=512)
     teachers_pass = row(planned, "calibration", bin_name="")["flops"]
     assert row(planned, "compensation")["flops"] == pytest.approx(2 * teachers_pass + regressions)
+
+
+def test_a_refit_may_read_more_text_than_the_rest_of_a_calibration() -> None:
+    """Four times as much: nothing else is planned to cost more, but it takes more memory to cut."""
+    own = conditions()
+    longer = own.measurement.changed({"refit": 256})
+    each = (forecast(compensation=Compensation(refit=True)),)
+    planned, same = (plan(study(forecasts=each, measurement=text), H100, 0.4) for text in (longer, own.measurement))
+    tokens = 64 * 512
+    assert row(planned, "compensation")["tokens"] == 5 * tokens
+    assert row(same, "compensation")["tokens"] == 2 * tokens
+    assert row(planned, "compensation")["memory_bytes"] > row(same, "compensation")["memory_bytes"]
+    others = [table[table["stage"] != "compensation"] for table in (planned, same)]
+    pd.testing.assert_frame_equal(*others)
 
 
 def test_what_fits_is_not_warned_of() -> None:

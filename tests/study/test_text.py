@@ -8,10 +8,22 @@ from corpora import tokenize_and_pack
 
 from budwood.models.teacher import byte_tokenizer
 from budwood.study.settings import MeasurementSettings
-from budwood.study.text import require_text
+from budwood.study.text import require_measured, require_text
 from budwood.training.settings import Schedule
 
 MEASURED = MeasurementSettings(length=8, calibration=1, elimination=1, selection=1, choice=1, validation=1, heldout=1)
+
+
+def test_a_refit_needs_text_of_the_calibration_split(tmp_path):
+    """Two sequences of eight tokens are there."""
+    rows = [
+        {"source": "one", "split": split, "text": split + "y" * 8}
+        for split in ("train", "calibration", "selection", "choice", "validation")
+    ]
+    corpus = tokenize_and_pack(pd.DataFrame(rows), byte_tokenizer(), seed=0, folder=tmp_path, progress=False)
+    require_measured(corpus, MEASURED.changed({"refit": 2}))
+    with pytest.raises(ValueError, match="calibration"):
+        require_measured(corpus, MEASURED.changed({"refit": 3}))
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ from teachers import DEPTH, select, tiny_teacher
 
 from budwood.arch.selection import Selection
 from budwood.models.stream import outputs_of
+from budwood.subnet.compensate import cut_out
 from budwood.subnet.extract import Corrections, assemble, child_config, child_parts, extract_child, merged, resolve
 from budwood.subnet.refit import refitted
+from budwood.subnet.settings import Compensation
 
 
 def streams(model, windows):
@@ -65,6 +67,24 @@ def read(child, ordered, windows):
     with torch.no_grad(), outputs_of(query) as queries:
         child(windows)
     return queries[0]
+
+
+def test_a_refit_may_read_a_text_of_its_own(windows):
+    """All other corrections follow from the first text."""
+    ordered = ordered_by(tiny_teacher("llama", tied=False), windows)
+    cut, settings = select(40, list(range(DEPTH)), (3, 2, 16, 20)), Compensation(refit=True)
+    first, second = windows[:4], windows[4:]
+    alone, beside = (merged(cut_out(ordered, cut, text, only("refit"), second).states) for text in (second, first))
+    for name, weight in alone.items():
+        torch.testing.assert_close(beside[name], weight, rtol=0, atol=0)
+    ways = [(first, None), (first, first), (first, second), (second, second)]
+    same, as_before, other, another = (
+        merged(cut_out(ordered, cut, text, settings, refit).states)["model.layers.1.mlp.down_proj.weight"]
+        for text, refit in ways
+    )
+    torch.testing.assert_close(same, as_before, rtol=0, atol=0)
+    assert not torch.allclose(other, same)
+    assert not torch.allclose(other, another)
 
 
 def test_what_can_be_made_up_for_is(windows):

@@ -84,6 +84,7 @@ class ChooseWinner(Stage[Chosen]):
     teacher: Checkpoint
     importance: dict[str, Tensor]
     calibration: Windows
+    refitting: Windows
     choice: Windows
     finalists: tuple[Finalist, ...]
     space: SpaceSettings
@@ -108,6 +109,7 @@ class ChooseWinner(Stage[Chosen]):
             teacher=materials.teacher,
             importance=importance if space.needs_statistics else {},
             calibration=materials.windows("calibration"),
+            refitting=materials.refitting,
             choice=materials.windows("choice"),
             finalists=finalists,
             space=space,
@@ -135,8 +137,9 @@ class ChooseWinner(Stage[Chosen]):
     def _look(self, ordered: OrderedTeacher, finalist: Selection, work: Work) -> "Look":
         """Cut a finalist out, train it where that is wanted, and return its losses."""
         started = perf_counter()
-        calibration, text = self.calibration.read()[:, :-1], self.choice.read()[0]
-        child = cut_out(ordered, finalist, calibration, self.space.compensation, batch_size=self.batch_size)
+        calibration, refitting = (each.read()[:, :-1] for each in (self.calibration, self.refitting))
+        settings, text = self.space.compensation, self.choice.read()[0]
+        child = cut_out(ordered, finalist, calibration, settings, refitting, batch_size=self.batch_size)
         cut, expected = write_cut(child, self.teacher.folder, _folder_of(finalist, work), text, self.compute.device)
         proof = prove(expected, cut, child.architecture, ParameterBin(*self.searched.parameter_bin), text)
         model = self._train(cut, work) if self.training else load_model(cut, self.compute.dtype)
@@ -187,10 +190,10 @@ class ChooseWinner(Stage[Chosen]):
 
     def _costs(self, looks: Sequence["Look"], winner: int, ordered: OrderedTeacher) -> tuple[Cost, ...]:
         """Return the costs of comparing finalists, of correcting the winner, and of all proofs."""
-        teacher, calibration = ordered.architecture, self.calibration.extent
+        teacher, texts = ordered.architecture, (self.calibration.extent, self.refitting.extent)
         cuts = [resolve(ordered, finalist.selection) for finalist in self.finalists]
         corrections = [
-            correction_cost(teacher, cut.architecture, _gaps(cut, teacher), self.space.compensation, calibration)
+            correction_cost(teacher, cut.architecture, _gaps(cut, teacher), self.space.compensation, *texts)
             for cut in cuts
         ]
         length, schedule = self.choice.length, self.training.schedule if self.training else None

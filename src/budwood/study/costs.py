@@ -102,27 +102,38 @@ def elimination_cost(teacher: Architecture, text: Extent, trials: Sequence[int] 
 
 
 def correction_cost(
-    teacher: Architecture, child: Architecture, num_gaps: int, settings: Compensation | None, calibration: Extent
+    teacher: Architecture,
+    child: Architecture,
+    num_gaps: int,
+    settings: Compensation | None,
+    calibration: Extent,
+    refitting: Extent,
 ) -> Cost:
-    """Return what it costs to correct a cut: the teacher's pass over calibration text, and the regressions.
+    """Return what it costs to correct a cut: passes of the teacher over text, and the regressions.
 
     Args:
         teacher: what is cut.
         child: what is left of it.
         num_gaps: runs of dropped layers that follow a kept one.
         settings: which corrections are made; those without a regression cost nothing.
-        calibration: the text.
+        calibration: the text behind regressions on the teacher's activations.
+        refitting: the text to which the child is refitted.
     """
-    passed, nothing = stream_cost("compensation", teacher, calibration), Cost(stage="compensation", flops=0, tokens=0)
-    if settings is None:
-        return nothing
-    gathered = moment_flops(teacher, child, settings, num_tokens=calibration.num_tokens, num_gaps=num_gaps)
-    parts = [gathered + solve_flops(teacher, child, settings, num_gaps=num_gaps)]
-    if refits(teacher, child, settings):
-        parts.append(refit_flops(child, num_tokens=calibration.num_tokens, context=calibration.length))
-    # The teacher reads the text once for each.
-    needed = [flops + passed.flops for flops in parts if flops]
-    return nothing.model_copy(update={"flops": sum(needed, 0.0), "tokens": len(needed) * passed.tokens})
+    costs: list[Cost] = []
+    if settings is not None:
+        flops = moment_flops(teacher, child, settings, num_tokens=calibration.num_tokens, num_gaps=num_gaps)
+        flops += solve_flops(teacher, child, settings, num_gaps=num_gaps)
+        costs += [_beside_teacher(teacher, calibration, flops)] if flops else []
+        if refits(teacher, child, settings):
+            flops = refit_flops(child, num_tokens=refitting.num_tokens, context=refitting.length)
+            costs.append(_beside_teacher(teacher, refitting, flops))
+    return Cost.total("compensation", costs)
+
+
+def _beside_teacher(teacher: Architecture, text: Extent, flops: float) -> Cost:
+    """Return what a correction costs together with the teacher's pass over its text."""
+    passed = stream_cost("compensation", teacher, text)
+    return passed.model_copy(update={"flops": passed.flops + flops})
 
 
 def moments_costs(

@@ -52,10 +52,10 @@ class Forecast:
         """Return the mean FLOPs of a forward pass of the members, per token."""
         return statistics.fmean(forward_flops_per_token(member, context=context) for member in self.members)
 
-    def correction(self, teacher: Architecture, calibration: Extent) -> Cost:
+    def correction(self, teacher: Architecture, calibration: Extent, refitting: Extent) -> Cost:
         """Return the mean cost of correcting a member; where gaps are not known, every dropped layer is one."""
         costs = [
-            correction_cost(teacher, member, self._gaps(teacher, member), self.compensation, calibration)
+            correction_cost(teacher, member, self._gaps(teacher, member), self.compensation, calibration, refitting)
             for member in self.members
         ]
         return costs[0].model_copy(update={"flops": statistics.fmean(cost.flops for cost in costs)})

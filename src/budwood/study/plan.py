@@ -194,7 +194,9 @@ def search_costs(study: PlannedStudy, each: Forecast) -> list[Cost]:
     num_readings = search.num_evaluations * (1 + len(search.stages))
     solved = num_readings * each.solving(study.teacher) if search.compares_corrected else 0.0
     searching = reading.model_copy(update={"flops": reading.flops + solved})
-    correction, finalists = each.correction(study.teacher, study.text("calibration")), search.num_finalists
+    refitting = study.text("calibration", study.conditions.measurement.num_refit)
+    correction = each.correction(study.teacher, study.text("calibration"), refitting)
+    finalists = search.num_finalists
     brief = study.schedule.brief(search.finalist_tokens) if search.finalist_tokens else None
     comparing = costs.choice_cost(
         [each.forward(study.text("choice").length)] * finalists,
@@ -290,7 +292,8 @@ def _search_rows(study: PlannedStudy, each: Forecast) -> Iterator[PlanRow]:
     held = _held(study.reading_memory(largest, study.teacher), largest)
     yield _row(searching, variant) | held | history | {"taken": each.taken}
     size = study.teacher_bytes_per_parameter
-    cutting = each.cutting(study.teacher, study.reading(study.text("calibration"), size))
+    longest = study.text("calibration", max(measurement.calibration, measurement.num_refit))
+    cutting = each.cutting(study.teacher, study.reading(longest, size))
     files = {"disk_bytes": num_parameters(largest) * size}
     yield _row(correction, variant) | _held(cutting, largest) | files
     yield _row(certificate_cost(study, each, study.search.num_finalists), variant)

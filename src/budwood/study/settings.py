@@ -116,6 +116,8 @@ class MeasurementSettings(Strict):
     """Sequences behind the importance scores."""
     elimination: int = Field(default=4, gt=0)
     """The most of these on which layers are left out one by one."""
+    refit: int | None = Field(default=None, gt=0)
+    """Sequences of the same split to which exported cuts are refitted; null: `calibration`."""
     selection: int = Field(gt=0)
     """Sequences on which all candidates of a search are compared."""
     choice: int = Field(gt=0)
@@ -150,6 +152,11 @@ class MeasurementSettings(Strict):
     def longest(self) -> int:
         """Tokens of the longest sequence."""
         return max(self.length, self.final_length)
+
+    @property
+    def num_refit(self) -> int:
+        """Sequences to which exported cuts are refitted."""
+        return self.refit or self.calibration
 
     @property
     def searched(self) -> dict[str, int]:

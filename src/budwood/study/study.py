@@ -140,9 +140,10 @@ class Study:
         require_kind("selection", selection, Selection, "a Selection, such as `select` returns")
         ordered = self.ordered(space)
         selection.require_within(ordered.ranked)
-        windows = self.materials.windows("calibration").read()[:, :-1]
+        read = [each.read()[:, :-1] for each in (self.materials.windows("calibration"), self.materials.refitting)]
         ordered, batch_size = ordered.on(self.materials.compute), self.measurement.batch_size
-        return own_weights(cut_out(ordered, selection, windows, space.compensation, batch_size=batch_size).assemble())
+        parts = cut_out(ordered, selection, read[0], space.compensation, read[1], batch_size=batch_size)
+        return own_weights(parts.assemble())
 
     def extract(self, selection: Selection, space: SpaceSettings = SPACE) -> Subnet:
         """Write a sub-network as a checkpoint folder with its certificate.

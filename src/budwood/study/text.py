@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -70,6 +70,11 @@ class Materials:
     def windows(self, split: str) -> Windows:
         """Return the sequences of a split that searches work with."""
         return Windows.searched(self.tokens, split, self.measurement)
+
+    @property
+    def refitting(self) -> Windows:
+        """The sequences to which exported cuts are refitted."""
+        return replace(self.windows("calibration"), count=self.measurement.num_refit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +146,8 @@ def require_measured(tokens: PackedCorpus, measurement: MeasurementSettings) -> 
     Raises:
         ValueError: one has not; the message gives what it has.
     """
-    for split, count in measurement.searched.items():
+    needed = {"calibration": max(measurement.calibration, measurement.num_refit)}
+    for split, count in (measurement.searched | needed).items():
         _require(tokens, measurement.length_of(split), {split: count}, per_source=False)
     reported = dict(measurement.reported)
     if not tokens.sources(FOREIGN):

@@ -71,6 +71,7 @@ def cut_out(
     selection: Selection,
     windows: Tensor,
     settings: Compensation | None,
+    refit_windows: Tensor | None = None,
     *,
     batch_size: int = 4,
 ) -> Parts:
@@ -84,6 +85,7 @@ def cut_out(
         selection: the candidate.
         windows: [number of sequences, length] token ids of calibration text.
         settings: which corrections are made; none without them.
+        refit_windows: the same of the text to which the candidate is refitted; `windows` without them.
         batch_size: sequences per forward pass.
 
     Raises:
@@ -95,7 +97,8 @@ def cut_out(
     cut, corrections = _corrections(teacher, cut, settings, moments)
     config, states = child_config(teacher, cut), child_parts(teacher, cut, corrections)
     if refits(teacher.architecture, cut.architecture, settings):
-        states = refitted(states, config, teacher, cut, windows.split(batch_size), settings.refit_ridge)
+        batches = (windows if refit_windows is None else refit_windows).split(batch_size)
+        states = refitted(states, config, teacher, cut, batches, settings.refit_ridge)
     return Parts(architecture=cut.architecture, config=config, states=states)
 
 
