@@ -5,8 +5,8 @@ eight Wikipedia sequences of 256 tokens; the winner is measured on 32 others, in
 
 * `ours`: layers are left out one by one, and evolution, led by a surrogate, races corrected cuts; two finalists are
   refitted, trained on 16,384 tokens, and compared on text of their own;
-* `untrained`: a third of the candidates, and finalists that are compared untrained; also at three quarters of the
-  parameters (95.8M to 105.9M);
+* `untrained`: a third of the candidates, and finalists that are refitted on more text and compared untrained; also at
+  three quarters of the parameters (95.8M to 105.9M);
 * `paper`: Algorithm 1 on the teacher's own order with rebuilt rotary embeddings, 50 + 20 x 50 candidates that read all;
 * `whittle`: its random search, with as many evaluation tokens as ours, in an environment of its own;
 * `random`: random draws of our cuts with as many evaluation tokens as ours, corrected and compared, without training:
@@ -28,7 +28,7 @@ held-out text as the paper's winner; the smallest over seeds.
 import argparse
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,8 @@ CORRECTED = SPACE.model_copy(update={"compensation": Compensation(refit=False)})
 PAPER_SPACE = SpaceSettings(layerwise=False, **PAPER_ORDER.model_dump())
 SCHEDULE = Schedule(tokens=16_384, sequence_length=LENGTH, global_batch=4, micro_batch=4, warmup_steps=4)
 """Of finalists."""
+NUM_REFIT = 80
+"""Sequences to which finalists are refitted that are not trained."""
 
 Result = dict[str, Any]
 
@@ -92,6 +94,11 @@ class Bench:
 
     study: Study
     cache_dir: Path
+
+    def refitting(self, num_sequences: int) -> "Bench":
+        """Return the same with so many sequences for every refit."""
+        measurement = self.study.measurement.changed({"refit": num_sequences})
+        return replace(self, study=replace(self.study, measurement=measurement))
 
     def heldout(self, model: PreTrainedModel) -> float:
         """Return the loss of a model on the held-out text, in float32."""
@@ -133,11 +140,13 @@ def run_ours(bench: Bench, seed: int) -> Result:
 
 def run_untrained(bench: Bench, seed: int) -> Result:
     """Race corrected cuts of half the parameters, and compare refitted finalists."""
+    bench = bench.refitting(NUM_REFIT)
     return _with_all_costs(bench, *bench.search(UNTRAINED, seed))
 
 
 def run_three_quarter(bench: Bench, seed: int) -> Result:
     """Do the same at three quarters of the parameters."""
+    bench = bench.refitting(NUM_REFIT)
     return _with_all_costs(bench, *bench.search(UNTRAINED, seed, bin_name="three_quarter"))
 
 

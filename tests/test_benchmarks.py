@@ -123,6 +123,7 @@ def test_the_search_compares_what_was_found(monkeypatch, capsys, tmp_path):
     few = {"population": 4, "epochs": 1, "num_elites": 2, "num_mutants": 2, "num_crossovers": 1, "num_randoms": 1}
     schedule = {"tokens": 256, "sequence_length": 32, "global_batch": 4, "micro_batch": 4}
     monkeypatch.setattr(search, "OURS", search.OURS.model_copy(update={**few, "stages": (2,), "finalist_tokens": 128}))
+    monkeypatch.setattr(search, "NUM_REFIT", 5)
     monkeypatch.setattr(search, "UNTRAINED", search.OURS.model_copy(update={"finalist_tokens": 0}))
     monkeypatch.setattr(search, "PAPER", search.PAPER.model_copy(update=few))
     monkeypatch.setattr(search, "SCHEDULE", budwood.Schedule(**schedule))
