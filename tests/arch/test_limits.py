@@ -83,6 +83,7 @@ def require(space, parameter_bin, member):
     assert parameter_bin.least_load * limit.most <= limit.of(sizes) <= limit.most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", ["constructive", "rejection"])
 @given(drawn=limited(), rng=generators)
 def test_draws_keep_limits(sampling, drawn, rng):
