@@ -25,7 +25,7 @@ MEBIBYTE = 2**20
 
 
 def memory(teacher, most, *, weight_bits=16, tokens=4096):
-    return Limit("memory", float(most), MemoryInUse(teacher, weight_bits, tokens))
+    return Limit("memory", float(most), MemoryInUse(teacher, weight_bits, tokens), weight_bits / 8)
 
 
 @pytest.mark.parametrize(("weight_bits", "weights"), [(16, 269_030_016), (8, 134_515_008), (4, 67_257_504)])
@@ -48,7 +48,7 @@ def test_a_bin_in_words_and_what_it_admits():
     assert beside.admits(small)
     assert not alone.admits(small)
     assert not beside.admits(SMOLLM2_135M)
-    nothing = Limit("nothing", 1.0, lambda population: np.full(len(population), np.nan))
+    nothing = Limit("nothing", 1.0, lambda population: np.full(len(population), np.nan), 0.0)
     assert not ParameterBin(1, 2 * 10**8, (nothing,)).admits(small)
 
 
@@ -170,8 +170,14 @@ def test_what_no_member_can_keep_is_refused_with_the_least():
     space = SearchSpace(teacher=SMOLLM2_135M, layerwise=True)
     smallest = memory(SMOLLM2_135M, 1).of(space.smallest())
     tight = ParameterBin(1, 10**8, (memory(SMOLLM2_135M, smallest - 1, tokens=4096),))
-    with pytest.raises(ValueError, match=r"memory of .* cannot be met: the least of this space takes [\d.]+ KiB"):
+    with pytest.raises(
+        ValueError, match=r"memory of .* cannot be met: no member of this bin takes less than [\d.]+ KiB"
+    ):
         sample(space, tight, np.random.default_rng(0))
+    # 60 million parameters take 114.44 MiB, and a layer with one head of 4 dimensions caches 64 KiB.
+    many = ParameterBin(60_000_000, 70_000_000, (memory(SMOLLM2_135M, 114 * MEBIBYTE),))
+    with pytest.raises(ValueError, match=r"at most 114.0 MiB cannot be met: no member .* takes less than 114.5 MiB"):
+        sample(space, many, np.random.default_rng(0))
     loose = ParameterBin(1, 10**9, (memory(SMOLLM2_135M, 10**9),), least_load=0.9)
     with pytest.raises(ValueError, match=r"largest sub-network of this space takes 36% of that"):
         sample(space, loose, np.random.default_rng(0))

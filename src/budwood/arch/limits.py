@@ -24,6 +24,8 @@ class Limit:
     most: float
     amounts: Callable[[Population], Amounts]
     """[N] what every architecture takes, in bytes. No larger one may take less."""
+    per_parameter: float
+    """What a further parameter adds at least."""
 
     def of(self, architecture: Architecture) -> float:
         """Return what one architecture takes."""

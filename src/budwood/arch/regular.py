@@ -1,6 +1,6 @@
 """Members whose layers have the same attention: they are tried one by one where random draws find none in a bin."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -49,11 +49,8 @@ def draw_regular(
         ranks = np.argsort([layer_parameters(family, width, choices.smallest) for choices in space.choices])
     choices = [space.choices[rank] for rank in ranks]
     attentions = _attentions(choices)
-    around = [_shapes_around(space, parameter_bin, hidden, attentions, choices) for hidden in space.hidden_sizes]
-    found = [shapes for shapes in around if len(shapes.least)]
-    if not found:
-        return None
-    for shapes, row in _tries(found, rng):
+    around = partial(_shapes_around, space, parameter_bin, attentions=attentions, choices=choices)
+    for shapes, row in _tries(space, parameter_bin, around, rng):
         kept, attention = choices[: shapes.depths[row] + 1], attentions[shapes.attentions[row]]
         sized = partial(_sized, space, shapes.hidden_size, attention, kept)
         fitting = parameter_bin.fitting(range(shapes.least[row], shapes.most[row] + 1), sized)
@@ -62,15 +59,17 @@ def draw_regular(
     return None
 
 
-def _tries(found: Sequence[_Shapes], rng: np.random.Generator) -> Iterator[tuple[_Shapes, int]]:
-    """Yield a row of the shapes around a drawn hidden size; then, because limits may forbid it, all rows of all."""
-    first = found[int(rng.integers(len(found)))]
-    yield first, int(rng.integers(len(first.least)))
-    ends = np.cumsum([len(shapes.least) for shapes in found])
-    for place in rng.permutation(ends[-1]).tolist():
-        index = int(np.searchsorted(ends, place, side="right"))
-        # Counted from the end.
-        yield found[index], place - int(ends[index])
+def _tries(
+    space: SearchSpace, parameter_bin: ParameterBin, around: Callable[[int], _Shapes], rng: np.random.Generator
+) -> Iterator[tuple[_Shapes, int]]:
+    """Yield shapes around a hidden size and a row of them: one, or where limits may forbid it all in random order."""
+    if parameter_bin.limits:
+        for hidden in rng.permutation(space.hidden_sizes).tolist():
+            shapes = around(hidden)
+            yield from ((shapes, row) for row in rng.permutation(len(shapes.least)).tolist())
+    elif found := [shapes for shapes in map(around, space.hidden_sizes) if len(shapes.least)]:
+        shapes = found[int(rng.integers(len(found)))]
+        yield shapes, int(rng.integers(len(shapes.least)))
 
 
 def _sized(
@@ -87,7 +86,7 @@ def _sized(
 
 
 def _shapes_around(
-    space: SearchSpace, parameter_bin: ParameterBin, hidden: int, attentions: Sizes, choices: Sequence[LayerChoices]
+    space: SearchSpace, parameter_bin: ParameterBin, hidden: int, *, attentions: Sizes, choices: Sequence[LayerChoices]
 ) -> _Shapes:
     outer = _counts(space.teacher, hidden, np.zeros((1, 3), dtype=np.int64))
     layers = [_counts(space.teacher, hidden, _clip(attentions, choice)) - outer for choice in choices]
@@ -101,7 +100,8 @@ def _shapes_around(
     most = np.minimum((parameter_bin.high - bare) // per_step, widest // together)
     legal = _fits(space, hidden, attentions)
     if parameter_bin.limits:
-        legal = legal & _may_admit(parameter_bin, hidden, attentions, choices)
+        each = space.alignment * (least * together // depths)
+        legal = legal & _may_admit(parameter_bin, hidden, attentions, choices, each)
     depth, attention = np.nonzero((least <= most) & legal)
     return _Shapes(
         hidden_size=hidden,
@@ -132,26 +132,29 @@ def _fits(space: SearchSpace, hidden: int, attentions: Sizes) -> NDArray[np.bool
 
 
 def _may_admit(
-    parameter_bin: ParameterBin, hidden: int, attentions: Sizes, choices: Sequence[LayerChoices]
+    parameter_bin: ParameterBin, hidden: int, attentions: Sizes, choices: Sequence[LayerChoices], least: Sizes
 ) -> NDArray[np.bool_]:
-    """Return [L, A] whether the first layers can keep the limits of a bin."""
-    sizes = np.stack([_clip(attentions, choice) for choice in choices], axis=1)  # [A, L, 3]
-    depth, num_attentions = len(choices), len(attentions)
+    """Return [L, A] whether the first layers can keep the limits of a bin.
+
+    Args:
+        parameter_bin: the bin.
+        hidden: channels.
+        attentions: [A, 3]
+        choices: of every layer.
+        least: [L, A] neurons of every layer at least.
+    """
+    depth = len(choices)
     present = np.tri(depth, dtype=np.int64)[:, None, :]  # [L, 1, L]
-    groups, queries, head_dim = (sizes[None, :, :, axis] * present for axis in range(3))
-    populations = [
-        Population(
-            hidden_size=np.full(depth * num_attentions, hidden),
-            groups=groups.reshape(-1, depth),
-            queries=queries.reshape(-1, depth),
-            head_dim=head_dim.reshape(-1, depth),
-            intermediate_size=(np.array(widths) * present * np.ones_like(groups)).reshape(-1, depth),
-        )
-        for widths in zip(
-            *((choice.intermediate_sizes[0], choice.intermediate_sizes[-1]) for choice in choices), strict=True
-        )
-    ]
-    return parameter_bin.may_admit(*populations).reshape(depth, num_attentions)
+    sizes = np.stack([_clip(attentions, choice) for choice in choices], axis=1)  # [A, L, 3]
+    widest = np.array([choice.intermediate_sizes[-1] for choice in choices])
+
+    def population(widths: Sizes) -> Population:
+        axes = (*(sizes[None, :, :, axis] for axis in range(3)), widths)
+        layers = [np.broadcast_to(axis * present, (*least.shape, depth)).reshape(-1, depth) for axis in axes]
+        return Population(np.full(least.size, hidden), *layers)
+
+    narrow, wide = population(np.minimum(least[:, :, None], widest)), population(widest)
+    return parameter_bin.may_admit(narrow, wide).reshape(least.shape)
 
 
 def _attentions(choices: Sequence[LayerChoices]) -> Sizes:

@@ -189,12 +189,16 @@ def _possible(space: SearchSpace, draws: Draws, parameter_bin: ParameterBin, tar
     present = population.groups > 0
     narrowest = replace(population, intermediate_size=space.alignment * present)
     most = np.array([choices.intermediate_sizes[-1] for choices in space.choices])[draws.ranks] * present
-    legal = _legal(space, draws)
-    if parameter_bin.limits:
-        legal &= parameter_bin.may_admit(narrowest, replace(population, intermediate_size=most))
     low, high = (parameter_bin.low, parameter_bin.high) if parameter_bin.least_load else (target, target)
     least = population_parameters(narrowest, space.teacher)
     per_neuron = neuron_parameters(space.teacher.family, population.hidden_size)
+    legal = _legal(space, draws)
+    if parameter_bin.limits:
+        # As many neurons as the bin asks for at least, in whole ones of every layer.
+        missing = (parameter_bin.low - least).clip(0) // np.maximum(per_neuron * present.sum(1), 1)
+        widths = np.minimum(most, (space.alignment + missing[:, None]) * present)
+        narrow, wide = (replace(population, intermediate_size=each) for each in (widths, most))
+        legal &= parameter_bin.may_admit(narrow, wide)
     # Rounding every width to a step may miss the target by half of all steps.
     steps = space.alignment * present.sum(1)
     enough, little = high - least >= -per_neuron * steps / 2, low - least <= per_neuron * (most.sum(1) - steps / 2)

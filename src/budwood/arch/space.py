@@ -220,9 +220,12 @@ class SearchSpace:
         if parameter_bin.high < smallest or parameter_bin.low > largest:
             raise ValueError(f"the parameter bin {parameter_bin} cannot be reached: {self.describe_reach()}")
         for limit in parameter_bin.limits:
-            least = min(map(limit.of, self._of_one_layer()))
+            least = min(
+                limit.of(member) + limit.per_parameter * max(0, parameter_bin.low - num_parameters(member))
+                for member in self._of_one_layer()
+            )
             if not least <= limit.most:
-                raise ValueError(f"{limit} cannot be met: the least of this space takes {spell_bytes(least)}")
+                raise ValueError(f"{limit} cannot be met: no member of this bin takes less than {spell_bytes(least)}")
         if not parameter_bin.load(self.largest()) >= parameter_bin.least_load:
             raise ValueError(
                 f"{parameter_bin}: the largest sub-network of this space takes "
