@@ -49,6 +49,7 @@ BINS = {
 }
 
 OURS = SearchSettings(
+    compare="corrected",
     population=16,
     epochs=8,
     num_elites=4,
@@ -76,9 +77,11 @@ UNTRAINED = OURS.model_copy(
 )
 PAPER = SearchSettings(epochs=20, sampling="rejection", constraint="rejection", num_finalists=1)
 
-SPACE = SpaceSettings(layerwise=False, alignment=16, compensation=Compensation())
+SPACE = SpaceSettings(layerwise=False, alignment=16, compensation=Compensation(refit=True))
 CORRECTED = SPACE.model_copy(update={"compensation": Compensation(refit=False)})
 """What candidates are compared as."""
+UNTRAINED_SPACE = SPACE.model_copy(update={"compensation": Compensation(refit=True, refit_ridge=0.3)})
+"""More text needs less of a ridge."""
 PAPER_SPACE = SpaceSettings(layerwise=False, **PAPER_ORDER.model_dump())
 SCHEDULE = Schedule(tokens=16_384, sequence_length=LENGTH, global_batch=4, micro_batch=4, warmup_steps=4)
 """Of finalists."""
@@ -141,13 +144,13 @@ def run_ours(bench: Bench, seed: int) -> Result:
 def run_untrained(bench: Bench, seed: int) -> Result:
     """Race corrected cuts of half the parameters, and compare refitted finalists."""
     bench = bench.refitting(NUM_REFIT)
-    return _with_all_costs(bench, *bench.search(UNTRAINED, seed))
+    return _with_all_costs(bench, *bench.search(UNTRAINED, seed, UNTRAINED_SPACE))
 
 
 def run_three_quarter(bench: Bench, seed: int) -> Result:
     """Do the same at three quarters of the parameters."""
     bench = bench.refitting(NUM_REFIT)
-    return _with_all_costs(bench, *bench.search(UNTRAINED, seed, bin_name="three_quarter"))
+    return _with_all_costs(bench, *bench.search(UNTRAINED, seed, UNTRAINED_SPACE, "three_quarter"))
 
 
 def run_random(bench: Bench, seed: int) -> Result:
