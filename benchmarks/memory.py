@@ -19,12 +19,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
+from torch import nn
 from transformers import AutoModelForCausalLM, GPTNeoXConfig, LlamaConfig, PretrainedConfig
 
 from budwood.arch.bins import ParameterBin
@@ -42,7 +44,6 @@ from budwood.subnet.ordering import open_ordered
 from budwood.subnet.settings import Compensation, Ordering
 
 VOCAB, HEAD_DIM, BATCH_SIZE = 50_304, 128, 4
-SHARD_SIZE = "500MB"
 
 
 def config_of(hidden_size: int, num_layers: int, *, compensated: bool) -> PretrainedConfig:
@@ -60,9 +61,30 @@ def config_of(hidden_size: int, num_layers: int, *, compensated: bool) -> Pretra
 
 
 def write_teacher(folder: Path, config: PretrainedConfig) -> None:
-    """Write a random model in bfloat16, with a tokenizer."""
-    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder, max_shard_size=SHARD_SIZE)
+    """Write a random model in bfloat16, a shard for each layer, with a tokenizer; a layer is in memory at a time."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.config.save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
+    files: dict[str, str] = {}
+    for prefix, part in parts_of(model):
+        part.to_empty(device="cpu").apply(model._init_weights)  # noqa: SLF001 - what `from_config` calls
+        weights = {f"{prefix}.{name}": weight for name, weight in part.state_dict().items()}
+        save_file(weights, folder / f"{prefix}.safetensors", metadata={"format": "pt"})
+        files |= dict.fromkeys(weights, f"{prefix}.safetensors")
+        part.to("meta")
+    index = {"metadata": {}, "weight_map": files}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def parts_of(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules that have the weights of a model, with their names: layers, and what is beside them."""
+    for name, module in model.named_children():
+        for inner, part in [*module.named_children()] or [("", module)]:
+            if isinstance(part, nn.ModuleList):
+                yield from ((f"{name}.{inner}.{layer}", each) for layer, each in enumerate(part))
+            elif any(True for _ in part.parameters()):
+                yield f"{name}.{inner}".rstrip("."), part
 
 
 def half_of(architecture: Architecture) -> Selection:
