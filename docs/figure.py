@@ -1,6 +1,7 @@
-"""Draw the figure of the README from `result.json`, for light and dark pages: `python docs/figure.py`."""
+"""Draw the figures from `result.json` and `lead.json`, for light and dark pages: `python docs/figure.py`."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,14 @@ FONT = 'font-family="system-ui, -apple-system, Segoe UI, sans-serif" font-size="
 WIDTH, LEFT, RIGHT = 720, 250, 600
 TOP, ROW, BOTTOM = 70, 32, 34
 TICKS = (5.0, 5.5, 6.0, 6.5, 7.0)
+FOOT, LOSSES, TOKENS = 330, (5.0, 5.5, 6.0, 6.5, 7.0), (100_000, 200_000, 500_000, 1_000_000)
 
 
 def draw(result: dict[str, Any], scheme: str) -> str:
     """Return the figure as SVG."""
     colours, rows = SCHEMES[scheme], result["rows"]
     height = TOP + ROW * len(rows) + BOTTOM
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" {FONT}>',
-        f"<title>{result['title']}: {result['subtitle']}</title>",
-        _text(16, 26, result["title"], colours["text"], 'font-size="17" font-weight="600"'),
-        _text(16, 48, result["subtitle"], colours["faint"], 'font-size="13"'),
-    ]
+    parts = _head(result, height, colours)
     for tick in TICKS:
         x, end = _x(tick), height - BOTTOM
         parts.append(f'<path d="M{x} {TOP}V{end}" stroke="{colours["grid"]}"/>')
@@ -33,6 +30,45 @@ def draw(result: dict[str, Any], scheme: str) -> str:
     for place, row in enumerate(rows):
         parts += _row(row, TOP + ROW * place + ROW // 2, colours)
     return "\n".join([*parts, "</svg>", ""])
+
+
+def draw_lead(result: dict[str, Any], scheme: str) -> str:
+    """Return losses against training tokens as SVG, with tokens on a logarithmic axis."""
+    colours = SCHEMES[scheme]
+    parts = _head(result, FOOT + 50, colours)
+    for loss in LOSSES:
+        parts.append(f'<path d="M60 {_loss_y(loss)}H{RIGHT}" stroke="{colours["grid"]}"/>')
+        parts.append(_text(50, _loss_y(loss) + 5, f"{loss:g}", colours["faint"], 'text-anchor="end" font-size="13"'))
+    for tokens in TOKENS:
+        label = f"{tokens / 1e6:g}M tokens"
+        parts.append(
+            _text(_tokens_x(tokens), FOOT + 24, label, colours["faint"], 'text-anchor="middle" font-size="13"')
+        )
+    for arm in result["arms"]:
+        places = [(_tokens_x(x), _loss_y(y)) for x, y in zip(result["tokens"], arm["losses"], strict=False)]
+        colour, path = colours[arm["kind"]], "L".join(f"{x} {y}" for x, y in places)
+        parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2.5"/>')
+        parts += [f'<circle cx="{x}" cy="{y}" r="5" fill="{colour}"/>' for x, y in places]
+        x, y = places[-1]
+        parts.append(_text(x, y + 24, arm["start"], colours["text"], 'text-anchor="middle"'))
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def _head(result: dict[str, Any], height: int, colours: dict[str, str]) -> list[str]:
+    return [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" {FONT}>',
+        f"<title>{result['title']}: {result['subtitle']}</title>",
+        _text(16, 26, result["title"], colours["text"], 'font-size="17" font-weight="600"'),
+        _text(16, 48, result["subtitle"], colours["faint"], 'font-size="13"'),
+    ]
+
+
+def _tokens_x(tokens: float) -> float:
+    return round(90 + math.log(tokens / TOKENS[0], TOKENS[-1] / TOKENS[0]) * (RIGHT - 130), 1)
+
+
+def _loss_y(loss: float) -> float:
+    return round(FOOT - (loss - LOSSES[0]) / (LOSSES[-1] - LOSSES[0]) * (FOOT - TOP - 10), 1)
 
 
 def _row(row: dict[str, Any], y: int, colours: dict[str, str]) -> list[str]:
@@ -55,7 +91,10 @@ def _text(x: float, y: float, content: str, colour: str, attributes: str) -> str
     return f'<text x="{x}" y="{y}" fill="{colour}" {attributes}>{content}</text>'
 
 
+FIGURES = {"result": draw, "lead": draw_lead}
+
 if __name__ == "__main__":
-    numbers = json.loads((HERE / "result.json").read_text(encoding="utf-8"))
-    for name in SCHEMES:
-        (HERE / "assets" / f"result-{name}.svg").write_text(draw(numbers, name), encoding="utf-8")
+    for name, drawing in FIGURES.items():
+        numbers = json.loads((HERE / f"{name}.json").read_text(encoding="utf-8"))
+        for each in SCHEMES:
+            (HERE / "assets" / f"{name}-{each}.svg").write_text(drawing(numbers, each), encoding="utf-8")

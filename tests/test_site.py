@@ -15,14 +15,29 @@ from selenium.webdriver.common.by import By
 DOCS = ROOT / "docs"
 
 
-def test_the_figure_is_drawn_from_the_numbers_of_the_study():
-    numbers = json.loads((DOCS / "result.json").read_text(encoding="utf-8"))
-    evidence = (DOCS / "explanation/evidence.md").read_text()
-    for scheme in figure.SCHEMES:
-        assert (DOCS / f"assets/result-{scheme}.svg").read_text(encoding="utf-8") == figure.draw(numbers, scheme)
-    for row in numbers["rows"]:
+def numbers(name: str) -> dict:
+    return json.loads((DOCS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", figure.FIGURES)
+@pytest.mark.parametrize("scheme", figure.SCHEMES)
+def test_figures_are_drawn_from_published_numbers(name: str, scheme: str):
+    drawn = (DOCS / f"assets/{name}-{scheme}.svg").read_text(encoding="utf-8")
+    assert drawn == figure.FIGURES[name](numbers(name), scheme)
+
+
+def test_figures_and_tables_have_the_same_numbers():
+    evidence = (DOCS / "explanation/evidence.md").read_text(encoding="utf-8")
+    for row in numbers("result")["rows"]:
         assert f"{row['loss']:.3f} ± {row['error']:.3f}" in evidence
-        assert f"{row['loss']:.3f}" in (ROOT / "README.md").read_text()
+        assert f"{row['loss']:.3f}" in (ROOT / "README.md").read_text(encoding="utf-8")
+    lead = numbers("lead")
+    rows = {
+        tokens: next(line for line in evidence.splitlines() if f"| {tokens:,} | " in line) for tokens in lead["tokens"]
+    }
+    for arm in lead["arms"]:
+        for tokens, loss in zip(lead["tokens"], arm["losses"], strict=False):
+            assert f"| {loss:.3f} |" in rows[tokens]
 
 
 @pytest.fixture(scope="module")
