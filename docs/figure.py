@@ -15,7 +15,7 @@ FONT = 'font-family="system-ui, -apple-system, Segoe UI, sans-serif" font-size="
 WIDTH, LEFT, RIGHT = 720, 250, 600
 TOP, ROW, BOTTOM = 70, 32, 34
 TICKS = (5.0, 5.5, 6.0, 6.5, 7.0)
-FOOT, LOSSES, TOKENS = 330, (5.0, 5.5, 6.0, 6.5, 7.0), (100_000, 200_000, 500_000, 1_000_000)
+FOOT, LOSSES, TOKENS = 330, (4.5, 5.0, 5.5, 6.0, 6.5, 7.0), (100_000, 200_000, 500_000, 1_000_000)
 
 
 def draw(result: dict[str, Any], scheme: str) -> str:
@@ -49,8 +49,7 @@ def draw_lead(result: dict[str, Any], scheme: str) -> str:
         colour, path = colours[arm["kind"]], "L".join(f"{x} {y}" for x, y in places)
         parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2.5"/>')
         parts += [f'<circle cx="{x}" cy="{y}" r="5" fill="{colour}"/>' for x, y in places]
-        x, y = places[-1]
-        parts.append(_text(x, y + 24, arm["start"], colours["text"], 'text-anchor="middle"'))
+        parts.append(_text(places[-1][0] + 12, places[-1][1] + 5, arm["start"], colours["text"], ""))
     return "\n".join([*parts, "</svg>", ""])
 
 
