@@ -182,9 +182,9 @@ def test_every_group_and_tag_of_the_harness_gives_at_least_one_record(monkeypatc
     monkeypatch.setattr("lm_eval.tasks._factory.ConfigurableTask", lambda config: NamedTask(config["task"]))
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager = harness._known_tasks(None)
-    question = {"acc": 1.0, "filter": "none", "num_requests": 2}
+    question = {"metrics": {"acc": 1.0}, "filter": "none", "num_requests": 2}
     spent = {"num_fewshot": 0, "num_cut": 1, "tokens": 2, "flops": 3.0, "seconds": 4.0}
-    answer = {"scores": {"acc,none": 1.0, "sample_len": 1}, "version": 1, "samples": [question]} | spent
+    answer = harness._Asked(scores={"acc,none": 1.0, "sample_len": 1}, version=1, samples=[question], **spent)
     malformed = []
     for name in [*manager.all_groups, *manager.all_tags]:
         try:
@@ -195,7 +195,7 @@ def test_every_group_and_tag_of_the_harness_gives_at_least_one_record(monkeypatc
         tasks = list(harness._leaves(items))
         session = harness._Session(None, Benchmark(name), None, Path())
         records = [r for item in items for r in session._report(item, {id(task): answer for task in tasks})]
-        assert sum(record["num_cut"] for record in records) == len(tasks) > 0, name
+        assert sum(record.num_cut for record in records) == len(tasks) > 0, name
     assert len(manager.all_groups) > 800
     assert {"pythia", "openllm", "tinyBenchmarks", "glue", "ai2_arc"} <= {*manager.all_groups, *manager.all_tags}
     # The harness itself cannot read these.

@@ -301,10 +301,10 @@ def test_what_a_config_says_is_checked_before_anything_runs(broken, tmp_path, ch
         ({"max_position_embeddings": 64}, "sequence_length=65 exceeds the 64 positions of teacher.random"),
         ({"hidden_size": 15}, "teacher.random: (?s:.*)not a multiple"),
         ({"num_hidden_layers": 200_000}, "teacher.random: num_hidden_layers=200000 must be between 1 and 1024"),
-        ({"hiden_size": 16}, "teacher.random: hiden_size=16 is not a field of LlamaConfig"),
+        ({"hiden_size": 16}, "teacher.random: hiden_size is not a field of LlamaConfig"),
         (
             {"model_type": "gpt_neox", "num_key_value_heads": 2},
-            "teacher.random: num_key_value_heads=2 is not a field of GPTNeoXConfig",
+            "teacher.random: num_key_value_heads is not a field of GPTNeoXConfig",
         ),
     ],
 )

@@ -140,7 +140,8 @@ def test_a_search_costs_what_its_candidates_read(
     """All candidates with their corrections and what the race let them read, and the choice by the finalists."""
     histories = pd.read_parquet(data / "07_model_output/histories.parquet")
     paid = sums(spent, "search")
-    length, calibration = study.conditions.measurement.length, study.text("calibration")
+    measurement = study.conditions.measurement
+    length, texts = measurement.length, [study.text("calibration", n) for n in (None, measurement.num_refit)]
     importance = importance_of(load_file(data / "04_feature/importance.safetensors"))
     for each in study.forecasts:
         read = histories[(histories["bin"] == each.variant.bin) & (histories["space"] == each.variant.space)]
@@ -153,7 +154,7 @@ def test_a_search_costs_what_its_candidates_read(
         alone = replace(study, search=study.search.model_copy(update={"epochs": 0, "population": len(members)}))
         total, _ = search_costs(alone, finalists)
         losers = [
-            replace(each, members=(cut.architecture,), num_gaps=gaps(cut, study)).correction(study.teacher, calibration)
+            replace(each, members=(cut.architecture,), num_gaps=gaps(cut, study)).correction(study.teacher, *texts)
             for finalist, cut in zip(compared, cuts, strict=True)
             if finalist.selection != found.winner.selection
         ]

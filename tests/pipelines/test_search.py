@@ -30,6 +30,7 @@ def search(project: Path, **changes: object) -> tuple[pd.DataFrame, Winner]:
     """Search one variant of the smoke environment with other settings; return its history and its winner."""
     file = project / "conf/smoke/parameters.yml"
     raw = yaml.safe_load(file.read_text())
+    raw["bins"]["half"].pop("limits", None)  # which would change all layers of a neighbour, so that it shares nothing
     raw |= {"grid": {"half": ["coarse_layerwise"]}, "search": SEARCH | {"stages": []} | changes}
     file.write_text(yaml.safe_dump(raw))
     done = kedro(project, "run", "--env=smoke", OUTPUTS)

@@ -13,7 +13,7 @@ from projects import ROOT
 from runs import KilledError, assert_same, kill_at, weights
 
 from budwood.records.locks import FolderInUseError, holding
-from budwood.training import curve as curves
+from budwood.training import callbacks
 from budwood.training.checkpoints import checkpoints_of, step_of, whole_checkpoint
 from budwood.training.curve import read_curve
 from budwood.training.job import TrainingJob
@@ -90,7 +90,7 @@ def test_so_does_one_of_another_kind(make_job, settings):
 
 def test_no_row_of_the_curve_is_cut_short_by_a_kill(make_job, monkeypatch):
     """A row of a long run averages several steps; here a checkpoint is in the middle of two of them."""
-    monkeypatch.setattr(curves, "CURVE_ROWS", 2)
+    monkeypatch.setattr(callbacks, "CURVE_ROWS", 2)
     settings = {"tokens": 8 * 8 * 12, "checkpoint_steps": 3}
     whole, killed = make_job("whole", **settings), make_job("killed", **settings)
     train(whole)

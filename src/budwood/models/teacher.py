@@ -303,7 +303,7 @@ def _refuse_unknown(settings: Mapping[str, Any], config: PretrainedConfig) -> No
     """Check that a config class reads all of its settings: it keeps others as they are, and ignores them."""
     ignored = vars(config).keys() - vars(type(config)()).keys()
     for name in settings.keys() & ignored:
-        raise ValueError(f"{name}={settings[name]!r} is not a field of {type(config).__name__} in transformers")
+        raise ValueError(f"{name} is not a field of {type(config).__name__} in transformers")
 
 
 def _write_random(settings: Mapping[str, Any], seed: int, target: Path) -> Path:
