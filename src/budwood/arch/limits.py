@@ -51,7 +51,12 @@ class MemoryInUse:
     tokens: int
     """In the cache, of all sequences."""
 
+    @property
+    def bytes_per_parameter(self) -> float:
+        """Bytes of a weight."""
+        return self.weight_bits / _BITS
+
     def __call__(self, population: Population) -> Amounts:
         """Return [N] the bytes of every architecture."""
-        weights = population_parameters(population, self.teacher) * (self.weight_bits / _BITS)
+        weights = population_parameters(population, self.teacher) * self.bytes_per_parameter
         return np.asarray(weights + self.tokens * layer_kv_bytes(population.groups, population.head_dim).sum(1))

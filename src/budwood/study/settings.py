@@ -45,10 +45,10 @@ class LimitSettings(Strict):
     def of(self, teacher: Architecture) -> tuple[Limit, ...]:
         """Return the limits of what is cut out of a teacher."""
         memory = MemoryInUse(teacher, self.weight_bits, self.batch_size * self.context)
-        return (Limit("memory", float(self.max_memory), memory, self.weight_bits / _BITS),)
+        return (Limit("memory", float(self.max_memory), memory, memory.bytes_per_parameter),)
 
 
-_HALF, _BITS = 0.5, 8
+_HALF = 0.5
 OnFailure = Literal["stop", "warn"]
 
 
