@@ -2,7 +2,7 @@
 
 Every parameter is described by its axes, and every axis by the basic axes it is laid out from, outermost first. A query
 projection, for instance, has rows `(group, query, qk)` and columns `(hidden,)`. Counting, cutting and permuting are all
-derived from these descriptions. CONTRIBUTING.md, "How to add a family", says what a new one needs beside its entry.
+derived from these descriptions. CONTRIBUTING.md, "How to add a family", says what else a new one needs.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -253,7 +253,7 @@ def _marks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _parse_named(entry: bytes, number: int) -> tuple[str, Any]:
-    """The key and the value of an entry of an object; its number stands for a key that cannot be read."""
+    """The key and the value of an entry of an object; its number where the key cannot be read."""
     found = _parse(b"{%b}" % entry)
     if isinstance(found, Unreadable):
         return str(number), found

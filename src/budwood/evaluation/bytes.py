@@ -1,4 +1,4 @@
-"""How many bytes of text tokens stand for, so that losses under different tokenizers compare."""
+"""How many bytes of text tokens represent, so that losses under different tokenizers compare."""
 
 import json
 import re

@@ -22,7 +22,7 @@ _FREQUENCIES = "rope_freqs.weight"
 _HEAD = "output.weight"
 
 _SPECIAL_TOKENS = {"bos_token_id": "bos_token_id", "eos_token_id": "eos_token_id", "padding_token_id": "pad_token_id"}
-# What ggml assumes where a file says nothing.
+# What ggml assumes where a file has no value.
 _DEFAULT_BASE = 10_000.0
 _DEFAULT_BETAS = {"beta_fast": 32.0, "beta_slow": 1.0}
 
