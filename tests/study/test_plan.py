@@ -3,7 +3,19 @@
 import numpy as np
 import pandas as pd
 import pytest
-from strategies import pythia
+from papers import (
+    H100,
+    MEASUREMENT,
+    PAPERS,
+    PYTHIA_69B,
+    PYTHIA_410M,
+    SEARCH,
+    WRITTEN,
+    conditions,
+    forecast,
+    row,
+    study,
+)
 
 from budwood.arch.count import (
     forward_flops_per_token,
@@ -13,72 +25,19 @@ from budwood.arch.count import (
 )
 from budwood.evaluation.settings import EfficiencySettings, EvaluationSettings, HeldOutSettings
 from budwood.records.names import Variant
-from budwood.reporting.accelerator import ACCELERATORS
 from budwood.reporting.quote import disk_bytes, markdown_plan
-from budwood.search.settings import SearchSettings
 from budwood.study.ablation import PlannedAblation, plan_ablations
 from budwood.study.costs import Extent, correction_cost, halved, moments_costs, writing_cost
-from budwood.study.forecast import Forecast
 from budwood.study.limits import warnings_of
-from budwood.study.plan import CHOSEN, PlannedStudy, plan, search_costs
-from budwood.study.settings import Conditions, MeasurementSettings, ProtocolSettings
+from budwood.study.plan import CHOSEN, plan, search_costs
+from budwood.study.settings import ProtocolSettings
 from budwood.subnet.flops import moment_flops, refit_flops, solve_flops
 from budwood.subnet.settings import Compensation
 from budwood.training.cache import bytes_of_sequence
-from budwood.training.settings import Arms, ArmSettings, DistillationSettings, Engine, Schedule
+from budwood.training.settings import DistillationSettings
 from budwood.training.teacher import cache_shape
 
-PYTHIA_69B, PYTHIA_410M = pythia(50432, 32, 4096, 32), pythia(50304, 24, 1024, 16)
-H100 = ACCELERATORS["h100"]
-PAPERS = Schedule(
-    tokens=10_000_000_000, sequence_length=2048, global_batch=1056, micro_batch=6, peak_learning_rate=3e-4
-)
 PROBE_TOKENS = 2_000_000_000
-MEASUREMENT = MeasurementSettings(
-    length=512, batch_size=16, calibration=64, elimination=4, selection=1000, choice=64, validation=200, heldout=32
-)
-SEARCH = SearchSettings(num_finalists=1)
-SMALL = Variant("small", "coarse")
-WRITTEN = 16 * (32 + 48 - 1)
-"""Tokens that a model reads to continue 16 prompts of 32 tokens by 48; arms read as many of the teacher's."""
-
-
-def forecast(**changes) -> Forecast:
-    """Return a bin of which nothing but Pythia-410M can come out."""
-    facts = {"variant": SMALL, "members": (PYTHIA_410M,), "center": PYTHIA_410M}
-    return Forecast(**facts | {"compensation": None, "genes_bytes": 1000.0, "coarse": True} | changes)
-
-
-def conditions(**changes) -> Conditions:
-    """Return the paper's conditions, with some groups replaced."""
-    arm = ArmSettings()
-    taught = ArmSettings(distillation=changes.pop("distillation", DistillationSettings()))
-    groups = {"measurement": MEASUREMENT, "protocol": ProtocolSettings(), "schedule": PAPERS, "engine": Engine()}
-    arms = Arms(random_init=arm, reference_init=arm, subnet_init=arm, distilled=taught)
-    return Conditions(**groups | {"arms": arms} | changes)
-
-
-def study(**changes) -> PlannedStudy:
-    """Return the paper's study of one bin and one space; groups of its conditions are replaced by their names."""
-    own = {name: changes.pop(name) for name in [*Conditions.model_fields, "distillation"] if name in changes}
-    facts = {
-        "teacher": PYTHIA_69B,
-        "teacher_bytes_per_parameter": 2,
-        "forecasts": (forecast(),),
-        "search": SEARCH,
-        "conditions": conditions(**own),
-        "evaluation": EvaluationSettings(tasks=(), efficiency=None),
-        "num_sources": {"train": 1, "calibration": 0, "selection": 0, "choice": 0, "validation": 1},
-        "precision": "bfloat16",
-    }
-    return PlannedStudy(**facts | changes)
-
-
-def row(planned, stage: str, arm: str = "", bin_name: str = "small") -> dict:
-    """Return the one row of a stage."""
-    rows = planned[(planned["stage"] == stage) & (planned["arm"] == arm) & (planned["bin"] == bin_name)]
-    (found,) = rows.to_dict("records")
-    return found
 
 
 def test_the_papers_bin_by_hand() -> None:
@@ -220,6 +179,21 @@ def test_a_cached_teacher_is_asked_once_and_takes_disk() -> None:
     assert of_sequence == pytest.approx(2048 * (2 + 8 * (2 + 1) + 1 + 4), abs=8)
     assert asked["disk_bytes"] == 4624 * 1056 * of_sequence
     assert "teacher" not in set(planned["stage"])
+
+
+@pytest.mark.parametrize("teacher", ["live", "cached"])
+def test_a_tail_of_dropped_ids_costs_their_rows_of_the_head(teacher: str) -> None:
+    """1,000 rows of 4,096, in two bytes each; other losses do not run them."""
+    stage, arm, bin_name = ("teacher", "distilled", "small") if teacher == "live" else ("teacher_cache", "", "")
+    tables = {}
+    for loss in ("topk_tail", "sampled"):
+        wanted = DistillationSettings(loss=loss, teacher=teacher)
+        for dropped in (0, 1000):
+            tables[loss, dropped] = plan(study(distillation=wanted, num_dropped_ids=dropped), H100, 0.4)
+    flops = {key: row(table, stage, arm, bin_name)["flops"] for key, table in tables.items()}
+    assert flops["topk_tail", 1000] - flops["topk_tail", 0] == 4624 * 1056 * 2048 * 2 * 1000 * 4096
+    assert len({flops["topk_tail", 0], flops["sampled", 0], flops["sampled", 1000]}) == 1
+    assert disk_bytes(tables["topk_tail", 1000]) - disk_bytes(tables["topk_tail", 0]) == 2 * 1000 * 4096
 
 
 def test_a_fitness_costs_more_than_the_candidates_pass() -> None:
@@ -371,40 +345,6 @@ def test_a_refit_may_read_more_text_than_the_rest_of_a_calibration() -> None:
     assert row(planned, "compensation")["memory_bytes"] > row(same, "compensation")["memory_bytes"]
     others = [table[table["stage"] != "compensation"] for table in (planned, same)]
     pd.testing.assert_frame_equal(*others)
-
-
-def test_what_fits_is_not_warned_of() -> None:
-    assert warnings_of(study(), plan(study(), H100, 0.4), H100, 8, 1e15) == []
-
-
-def test_what_does_not_fit_is_told_with_a_way_out() -> None:
-    """48 sequences are too many for 80 GiB; what is proposed fits, and divides 1,056."""
-    large = study(schedule=PAPERS.model_copy(update={"micro_batch": 48}))
-    told = warnings_of(large, plan(large, H100, 0.4), H100, 1, 1e15)
-    assert [warning.split(" needs ")[0] for warning in told] == [
-        "training · distilled · small · coarse",
-        "training · random_init · small · coarse",
-        "training · subnet_init · small · coarse",
-    ]
-    for warning in told:
-        size = int(warning.split("micro_batch=")[1].split()[0])
-        assert 1056 % size == 0
-        fitting = study(schedule=PAPERS.model_copy(update={"micro_batch": size}))
-        arm = warning.split(" · ")[1]
-        assert row(plan(fitting, H100, 0.4), "training", arm)["memory_bytes"] <= 0.9 * H100.memory_bytes
-
-
-def test_no_micro_batch_fits_a_small_device() -> None:
-    small = ACCELERATORS["rtx4090"]
-    (told,) = [w for w in warnings_of(study(), plan(study(), small, 0.4), small, 1, 1e15) if "distilled" in w]
-    assert "shard the training" in told
-
-
-def test_other_limits() -> None:
-    planned = plan(study(), H100, 0.4)
-    (full,), (uneven,) = (warnings_of(study(), planned, H100, *limits) for limits in ((1, 1e9), (7, 1e15)))
-    assert "to disk, where 954 MiB are free" in full
-    assert "7 devices with micro_batch=6 each cannot share schedule.global_batch=1056" in uneven
 
 
 def test_the_page_tells_totals_and_warnings() -> None:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from budwood.models.kind import CONFIG, GENERATION, read_config
+from budwood.models.kind import CONFIG, DROPPED_HEAD, GENERATION, read_config
 from budwood.models.parts import cache_folder
 from budwood.models.weights import read_object, weight_files
 from budwood.records.hashes import hash_files
@@ -23,6 +23,7 @@ _SIDE_FILES = (
     GENERATION,
     "chat_template.jinja",
     "chat_template.json",
+    DROPPED_HEAD,
 )
 
 
@@ -41,7 +42,7 @@ def checkpoint_files(folder: Path) -> dict[str, Path]:
     """Return the files that make a checkpoint, by their names within it.
 
     These are the config, the weights that transformers reads, generation settings, the tokenizer with its chat
-    template, and code where a config refers to some.
+    template, the head of ids that were dropped, and code where a config refers to some.
 
     Raises:
         ValueError: there are no weights, or a file is missing.

@@ -8,6 +8,8 @@ from budwood.arch.spec import check_depth
 from budwood.models.weights import read_object
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
+DROPPED_HEAD = "dropped/head.safetensors"
+"""Output weights of the ids that a teacher had before its vocabulary was cut; no other program reads them."""
 ADAPTER = "adapter_config.json"
 
 

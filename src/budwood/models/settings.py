@@ -116,8 +116,8 @@ class TeacherSettings(Strict):
     vocabulary: int | None = Field(default=None, gt=0)
     """Ids to keep of the vocabulary: special tokens, bytes, and the most frequent tokens of the training text. The
     tokenizer is rewritten, the embedding and the head are cut; everything after that knows only the smaller teacher,
-    whose size the fractions of bins refer to. Null keeps all. Losses per token of different vocabularies do not
-    compare, bits per byte do."""
+    whose size the fractions of bins refer to; the tail of `loss: topk_tail` has the ids that were dropped. Null keeps
+    all. Losses per token of different vocabularies do not compare, bits per byte do."""
     trust_remote_code: bool = False
     """Run code that comes with the checkpoint, once, to bring its weights and tokenizer into stock classes."""
     license: str = "unknown"

@@ -10,16 +10,21 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
-from torch import nn
+from torch import Tensor, nn
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from budwood.models.checkpoint import Checkpoint, load_generation, save_checkpoint
+from budwood.models.checkpoint import Checkpoint, load_generation
+from budwood.models.kind import DROPPED_HEAD
+from budwood.models.weights import open_tensors, read_tensor
+from budwood.records.files import write_folder_atomically
 
 TokenizerFile = dict[str, Any]
 """What a `tokenizer.json` says, in the words of the tokenizers library."""
 _NAMED_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _SPACE = "▁"
+_WEIGHT = "weight"
 _AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")
 
 
@@ -105,7 +110,8 @@ def stock_tokenizer(backend: Tokenizer, original: PreTrainedTokenizerBase) -> Pr
 def trim_checkpoint(teacher: Checkpoint, kept: Sequence[int], target: Path) -> Path:
     """Write a teacher with some of its ids as a folder, atomically, and return the folder.
 
-    On the kept ids, its logits are those of the whole teacher.
+    On the kept ids, its logits are those of the whole teacher. The rows of the head that make all other logits are in a
+    file of their own.
 
     Raises:
         ValueError: the tokenizer is of a kind that cannot be rewritten.
@@ -113,6 +119,8 @@ def trim_checkpoint(teacher: Checkpoint, kept: Sequence[int], target: Path) -> P
     model = teacher.load_model(getattr(torch, teacher.config.get("dtype") or "float32"))
     numbers, rows = {old: new for new, old in enumerate(kept)}, torch.tensor(kept)
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    others = torch.ones(len(head.weight), dtype=torch.bool).index_fill(0, rows, value=False)
+    dropped = {_WEIGHT: head.weight.detach()[others]}
     for module in {id(module): module for module in (embedding, head)}.values():
         assert isinstance(module, nn.Embedding | nn.Linear)
         for name, parameter in module.named_parameters():
@@ -124,7 +132,35 @@ def trim_checkpoint(teacher: Checkpoint, kept: Sequence[int], target: Path) -> P
         _rename(settings, numbers)
     if generation is not None:
         model.generation_config = generation
-    return save_checkpoint(model, trim_tokenizer(teacher.load_tokenizer(), kept), target)
+    tokenizer = trim_tokenizer(teacher.load_tokenizer(), kept)
+    with write_folder_atomically(target) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        (folder / DROPPED_HEAD).parent.mkdir()
+        save_file(dropped, folder / DROPPED_HEAD)
+    return target
+
+
+def dropped_head(folder: Path) -> Tensor | None:
+    """Return [D, F] the output weights of the ids that `trim_checkpoint` dropped; None where it dropped none.
+
+    Raises:
+        ValueError: their file is damaged.
+    """
+    file = folder / DROPPED_HEAD
+    return read_tensor(file, _WEIGHT) if file.is_file() else None
+
+
+def num_dropped_ids(folder: Path) -> int:
+    """Return how many ids `trim_checkpoint` dropped.
+
+    Raises:
+        ValueError: their file is damaged.
+    """
+    if not (folder / DROPPED_HEAD).is_file():
+        return 0
+    with open_tensors(folder / DROPPED_HEAD) as tensors:
+        return int(tensors.get_slice(_WEIGHT).get_shape()[0])
 
 
 def _described(tokenizer: PreTrainedTokenizerBase) -> TokenizerFile:

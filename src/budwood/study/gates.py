@@ -14,7 +14,7 @@ from torch import Tensor
 from budwood.arch.count import forward_flops_per_token
 from budwood.arch.selection import Indices, Selection
 from budwood.arch.spec import Architecture
-from budwood.models.checkpoint import Checkpoint, load_model, read_architecture
+from budwood.models.checkpoint import Checkpoint, load_model
 from budwood.models.device import Compute
 from budwood.models.losses import sequence_losses
 from budwood.models.prompts import PROMPTS, read_prompts
@@ -34,6 +34,7 @@ from budwood.training.job import TrainingJob
 from budwood.training.launch import run_job
 from budwood.training.objectives import Objective
 from budwood.training.student import Student
+from budwood.training.teacher import asked_architecture
 
 START_TOLERANCE = 1e-3
 """Nats by which a student's loss may differ from its certificate's; float32 on another device differs by less."""
@@ -207,8 +208,9 @@ class OverfitBatch(Stage[list[Gate]]):
         run_job(job, no_tracking, {})
         losses = [row["train_loss"] for row in read_curve(job.output_folder) if "train_loss" in row]
         shutil.rmtree(job.output_folder)
-        taught = self.job.distillation is not None and self.job.distillation.teacher == "live"
-        teacher = read_architecture(self.job.teacher_folder) if taught else None
+        settings = self.job.distillation
+        taught = settings is not None and settings.teacher == "live"
+        teacher = asked_architecture(self.job.teacher_folder, settings) if taught else None
         cost = costs.overfit_cost(self.student, teacher, self.job.schedule)
         gate = Gate(
             name="loss on one batch, seen over and over, against its first",

@@ -48,9 +48,9 @@ def _advice(study: PlannedStudy, row: Mapping[Hashable, object], room: float, nu
     reference = found.reference if row["arm"] == REFERENCE else None
     members = (reference,) if reference else found.members
     bin_name, arm = str(row["bin"]), str(row["arm"])
-    own, taught = study.within(bin_name), study.taught.get(arm, False)
+    own, teacher = study.within(bin_name), study.teacher_beside(arm)
     for smaller in range(own.micro_batch(arm) - 1, 0, -1):
-        fits = study.training_memory(members, smaller, taught=taught).total <= room
+        fits = study.training_memory(members, smaller, teacher).total <= room
         if fits and study.schedule.global_batch % (smaller * num_devices) == 0:
             return f"bins.{bin_name}.arms.{arm}.micro_batch={smaller} fits"
     return "no micro_batch fits; take a device with more memory, or shard the training"

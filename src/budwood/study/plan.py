@@ -28,8 +28,8 @@ from budwood.study.settings import Conditions
 from budwood.subnet.elimination import NUM_TOGETHER
 from budwood.subnet.fitness import fitness_flops_per_token
 from budwood.training.cache import bytes_of_sequence
-from budwood.training.settings import ArmSettings, Schedule
-from budwood.training.teacher import cache_shape
+from budwood.training.settings import ArmSettings, DistillationSettings, Schedule
+from budwood.training.teacher import cache_shape, with_tail
 
 CHOSEN = "chosen by probes"
 """The space of a bin that probes will choose."""
@@ -66,6 +66,8 @@ class PlannedStudy:
     """Orders of the teacher that are checked."""
     trials: tuple[int, ...] | None = None
     """Layers that were kept in each trial of the elimination, where that is known."""
+    num_dropped_ids: int = 0
+    """Ids that the teacher had before its vocabulary was cut."""
     positions: int | None = None
     """The largest number of positions; None where that is not known."""
     chats: bool = True
@@ -113,11 +115,11 @@ class PlannedStudy:
         """Of probes; None without them."""
         return self.conditions.protocol.probe_schedule(self.schedule)
 
-    @property
-    def taught(self) -> dict[str, bool]:
-        """Whether a live teacher takes part, by the name of the arm."""
-        settings = {arm: getattr(self.conditions.arms, arm).distillation for arm in ARMS}
-        return {arm: each is not None and each.teacher == "live" for arm, each in settings.items()}
+    def teacher_beside(self, arm: str) -> Architecture | None:
+        """Return the teacher that runs beside an arm, with the head that its loss runs; None without one."""
+        settings: DistillationSettings | None = getattr(self.conditions.arms, arm).distillation
+        live = settings is not None and settings.teacher == "live"
+        return with_tail(self.teacher, settings, self.num_dropped_ids) if live else None
 
     def text(self, split: str, count: int | None = None) -> costs.Extent:
         """Return the sequences of a split that a search works with, or some number of them."""
@@ -129,9 +131,11 @@ class PlannedStudy:
         batch = self.conditions.measurement.batch_size
         return TextReading(num_sequences=text.count, length=text.length, batch_size=batch, size=size)
 
-    def training_memory(self, members: Sequence[Architecture], micro_batch: int, *, taught: bool) -> Memory:
-        """Return what training takes, of that model which takes most."""
-        tokens, teacher = micro_batch * self.schedule.sequence_length, self.teacher if taught else None
+    def training_memory(
+        self, members: Sequence[Architecture], micro_batch: int, teacher: Architecture | None = None
+    ) -> Memory:
+        """Return what training takes, beside a teacher where one is given, of that model which takes most."""
+        tokens = micro_batch * self.schedule.sequence_length
         memories = (
             training_memory(member, num_tokens=tokens, precision=self.precision, teacher=teacher) for member in members
         )
@@ -244,7 +248,8 @@ def _shared_rows(study: PlannedStudy) -> Iterator[PlanRow]:
         "disk_bytes": schedule.num_tokens * token_bytes,
     }
     held = _held(study.reading_memory(teacher), teacher)
-    files = {"disk_bytes": num_parameters(teacher) * study.teacher_bytes_per_parameter}
+    num_stored = num_parameters(teacher) + study.num_dropped_ids * teacher.hidden_size
+    files = {"disk_bytes": num_stored * study.teacher_bytes_per_parameter}
     if study.needs_statistics:
         text = study.text("calibration")
         streamed = _held(stream_memory(teacher, study.reading(text, BYTES[study.precision])), teacher)
@@ -264,7 +269,8 @@ def _shared_rows(study: PlannedStudy) -> Iterator[PlanRow]:
     written = costs.writing_cost(teacher, PROMPT_TOKENS, _WRITTEN)
     yield _row(Cost.total("evaluation", [read, written])) | held | files
     if cached := _cached_bytes(study):
-        cost = costs.cache_cost(teacher, schedule.sequence_length, schedule.num_tokens)
+        answering = with_tail(teacher, study.conditions.arms.distilled.distillation, study.num_dropped_ids)
+        cost = costs.cache_cost(answering, schedule.sequence_length, schedule.num_tokens)
         yield _row(cost) | held | {"disk_bytes": schedule.num_sequences * cached}
 
 
@@ -301,7 +307,7 @@ def _search_rows(study: PlannedStudy, each: Forecast) -> Iterator[PlanRow]:
         forward = each.forward(probe.sequence_length)
         (trained,) = costs.training_costs(forward, 0.0, probe)
         looked = costs.reading_cost("probe", each.forward(measurement.final_length), study.text("choice"))
-        memory = study.training_memory(each.members, study.micro_batch(CONTINUED), taught=False)
+        memory = study.training_memory(each.members, study.micro_batch(CONTINUED))
         row = _row(Cost.total("probe", [trained, looked]), variant) | _held(memory, largest)
         yield row | _files(study, probe, largest)
         heldout = costs.heldout_cost(forward, probe, measurement.heldout, len(probe.evaluation_steps))
@@ -315,26 +321,26 @@ def _training_rows(study: PlannedStudy, each: Forecast) -> Iterator[PlanRow]:
     """Yield what the arms of a variant cost, and what it takes to measure them."""
     probe = study.probe_schedule
     steady = probe is not None and probe.shape == "warmup_stable_decay"
-    for arm, taught in study.taught.items():
+    for arm in ARMS:
         if arm in FROM_SUBNET:
             yield _row(certificate_cost(study, each, 1), each.variant, arm)
         for place in range(study.conditions.protocol.num_seeds):
             taken_over = steady and arm == CONTINUED and place == 0
             done = probe.decay_start if probe is not None and taken_over else 0
-            yield from _arm_rows(study, each, arm, taught=taught, steps_done=done)
+            yield from _arm_rows(study, each, arm, done)
     if probe is None:
         yield _start_row(each)
     yield _evaluation_row(study, each)
 
 
-def _arm_rows(study: PlannedStudy, each: Forecast, arm: str, *, taught: bool, steps_done: int) -> Iterator[PlanRow]:
-    schedule, largest = study.schedule, each.largest
+def _arm_rows(study: PlannedStudy, each: Forecast, arm: str, steps_done: int = 0) -> Iterator[PlanRow]:
+    schedule, largest, teacher = study.schedule, each.largest, study.teacher_beside(arm)
     length, done = schedule.sequence_length, steps_done * schedule.tokens_per_step
-    forward, teacher = each.forward(length), float(forward_flops_per_token(study.teacher, context=length))
-    training, *asked = costs.training_costs(forward, teacher if taught else 0.0, schedule, done=done)
+    forward, beside = each.forward(length), forward_flops_per_token(teacher, context=length) if teacher else 0
+    training, *asked = costs.training_costs(forward, float(beside), schedule, done=done)
     charged = float(forward_flops_per_token(each.center, context=length))
     (centre,) = costs.training_costs(charged, 0.0, schedule, done=done)
-    memory = study.training_memory(each.members, study.micro_batch(arm), taught=taught)
+    memory = study.training_memory(each.members, study.micro_batch(arm), teacher)
     row = _row(training, each.variant, arm) | _held(memory, largest) | _files(study, schedule, largest)
     yield row | {"paper_flops": centre.flops if arm == BASELINE else np.nan}
     yield from (_row(cost, each.variant, arm) for cost in asked)
@@ -342,7 +348,7 @@ def _arm_rows(study: PlannedStudy, each: Forecast, arm: str, *, taught: bool, st
     heldout = costs.heldout_cost(forward, schedule, study.conditions.measurement.heldout, len(points))
     yield _row(heldout, each.variant, arm)
     if costs.is_long(schedule):
-        yield _row(costs.overfit_cost(forward, teacher if taught else None, schedule), each.variant, arm)
+        yield _row(costs.overfit_cost(forward, teacher, schedule), each.variant, arm)
 
 
 def _start_row(each: Forecast) -> PlanRow:
@@ -375,4 +381,4 @@ def _reference_rows(study: PlannedStudy, each: Forecast) -> Iterator[PlanRow]:
     if each.reference is not None:
         alone = replace(each, variant=Variant(each.variant.bin, SHARED), members=(each.reference,))
         for _ in range(study.conditions.protocol.num_seeds):
-            yield from _arm_rows(study, alone, REFERENCE, taught=False, steps_done=0)
+            yield from _arm_rows(study, alone, REFERENCE)

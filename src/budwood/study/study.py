@@ -16,6 +16,7 @@ from budwood.corpus.tokenization import fingerprint_tokenizer
 from budwood.evaluation.settings import EvaluationSettings
 from budwood.models.checkpoint import Checkpoint, own_weights
 from budwood.models.settings import TeacherSettings
+from budwood.models.vocabulary import num_dropped_ids
 from budwood.records.certificate import Certificate
 from budwood.records.names import Variant
 from budwood.records.search import Finalist, Searched, Winner
@@ -319,18 +320,18 @@ class Study:
             ValueError: a bin cannot be reached.
         """
         require_kind("space", space, SpaceSettings, "SpaceSettings")
-        teacher = self.teacher.architecture
-        named = {name: (Variant(name, "space"), bin_) for name, bin_ in named_bins(bins).items()}
+        teacher, typed = self.teacher.architecture, named_bins(bins)
         planned = PlannedStudy(
             teacher=teacher,
             teacher_bytes_per_parameter=self.source.bytes_per_parameter,
-            forecasts=tuple(forecast(teacher, variant, bin_, space) for variant, bin_ in named.values()),
+            forecasts=tuple(forecast(teacher, Variant(name, "space"), bin_, space) for name, bin_ in typed.items()),
             search=settings,
             conditions=self._conditions(schedule),
-            bins={name: self._conditions(schedule).within(bin_) for name, (_, bin_) in named.items()},
+            bins={name: self._conditions(schedule).within(bin_) for name, bin_ in typed.items()},
             evaluation=EvaluationSettings(tasks=(), efficiency=None),
             num_sources={split: self.corpus.num_sources(split) for split in self.measurement.reported},
             precision=self.materials.compute.precision,
+            num_dropped_ids=num_dropped_ids(self.teacher.folder),
             needs_statistics=space.needs_statistics,
             needs_elimination=space.needs_elimination,
         )
@@ -371,11 +372,7 @@ class Study:
         return replace(exported, history=found.history, genes=found.genes)
 
     def _export(
-        self,
-        finalists: tuple[Finalist, ...],
-        searched: Searched,
-        space: SpaceSettings,
-        training: BriefTraining | None,
+        self, finalists: tuple[Finalist, ...], searched: Searched, space: SpaceSettings, training: BriefTraining | None
     ) -> Subnet:
         choice = ChooseWinner.of(self.materials, self._needed(space), finalists, searched, space, training)
         chosen = self.workspace.finish(choice)

@@ -27,7 +27,7 @@ from budwood.training.launch import run_job
 from budwood.training.order import training_order
 from budwood.training.run import MODEL
 from budwood.training.settings import ArmSettings, DistillationSettings, Engine, Schedule
-from budwood.training.teacher import LiveTeacher, cache_facts, open_live_teacher
+from budwood.training.teacher import LiveTeacher, asked_architecture, cache_facts, open_live_teacher
 
 _LENGTH = ("tokens", "decay_ratio", "num_evaluations")
 """Settings of a schedule in which runs may differ that share all steps before their decay."""
@@ -299,7 +299,8 @@ class CacheTeacher(Stage[Cached]):
             self._entries(),
             self.batch_size,
         )
-        cost = cache_cost(self.teacher.architecture, self.schedule.sequence_length, said.record.tokens)
+        asked = asked_architecture(self.teacher.folder, self.settings)
+        cost = cache_cost(asked, self.schedule.sequence_length, said.record.tokens)
         return Cached(said, [cost.after(said.record.seconds)])
 
     def _entries(self) -> CacheFacts:

@@ -80,6 +80,8 @@ class CacheFacts(CacheShape):
     temperature: float
     seed: int | None
     """Of the draws."""
+    num_dropped_ids: int = 0
+    """Ids that the vocabulary lacks and the rest has."""
 
 
 class CacheRecord(Strict):

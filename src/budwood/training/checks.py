@@ -15,6 +15,7 @@ from budwood.corpus.tokenization import num_ids as num_ids_of
 from budwood.models.checkpoint import load_config, load_tokenizer
 from budwood.models.device import Compute, choose_compute
 from budwood.models.kind import check_lengths
+from budwood.models.vocabulary import num_dropped_ids
 from budwood.training.checkpoints import require_space
 from budwood.training.job import TrainingJob
 from budwood.training.order import reading_order
@@ -137,7 +138,7 @@ def check_teacher(job: TrainingJob, corpus: PackedCorpus, starts: NDArray[np.int
     if job.model_folder is not None:
         check_vocabulary(job.model_folder, job.teacher_folder)
     rows, teacher_rows = student_architecture(job).vocab_size, num_rows(job.teacher_folder)
-    check_entries(settings, min(rows, teacher_rows))
+    check_entries(settings, min(rows, teacher_rows), num_dropped_ids(job.teacher_folder))
     teacher_compute(settings, choose_compute(job.device, job.precision))
     if settings.hidden_weight:
         shared_states(job)

@@ -24,7 +24,6 @@ from budwood.models.checkpoint import (
     load_config,
     load_model,
     random_model,
-    read_architecture,
 )
 from budwood.models.device import Compute
 from budwood.models.export import write_checkpoint
@@ -44,7 +43,7 @@ from budwood.training.optimizer import muon_with_adamw
 from budwood.training.order import reading_order
 from budwood.training.progress import Meter
 from budwood.training.student import Student
-from budwood.training.teacher import student_architecture
+from budwood.training.teacher import asked_architecture, student_architecture
 
 RUN_FILE = "result.json"
 MODEL = "model"
@@ -350,7 +349,8 @@ def _flops_per_token(job: TrainingJob, *, causal: bool = False) -> tuple[int, in
     student = training_flops_per_token(student_architecture(job), context=context, causal=causal)
     if job.distillation is None or job.distillation.teacher != "live":
         return student, 0
-    return student, forward_flops_per_token(read_architecture(job.teacher_folder), context=context, causal=causal)
+    teacher = asked_architecture(job.teacher_folder, job.distillation)
+    return student, forward_flops_per_token(teacher, context=context, causal=causal)
 
 
 def _run(job: TrainingJob, compute: Compute, seconds: float, meter: Meter) -> Run:

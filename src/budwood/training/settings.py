@@ -197,7 +197,8 @@ class DistillationSettings(Strict):
     loss: DistillationLoss = "full"
     """Which part of the teacher's distribution the student learns, see `budwood.training.teacher`: all of it (`full`),
     its top `top_k` entries and one bucket for all others (`topk_tail`), tokens drawn from it (`sampled`), or its top
-    `top_k` renormalised (`topk_renorm`: the paper's way; biased)."""
+    `top_k` renormalised (`topk_renorm`: the paper's way; biased). Of ids that `teacher.vocabulary` dropped, `topk_tail`
+    has the probability in the bucket; for the others the teacher has kept ids only."""
     divergence: Divergence = "forward"
     """`reverse` and `jensen_shannon` need every entry of both sides: `loss: full`."""
     top_k: int = Field(default=1024, ge=1)

@@ -5,7 +5,7 @@ k entries of the top, S draws.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from budwood.models.device import Compute, choose_compute
 from budwood.models.export import CERTIFICATE
 from budwood.models.fingerprint import fingerprint
 from budwood.models.losses import cap_of, scaled, softcap
+from budwood.models.vocabulary import dropped_head, num_dropped_ids
 from budwood.models.weights import read_object
 from budwood.training import losses
 from budwood.training.cache import CacheFacts, CacheShape, TeacherCache
@@ -56,6 +57,8 @@ class LiveTeacher:
     """The student's."""
     head: Tensor
     """[V, F] output weights on the student's device, of the tokens that both have."""
+    dropped: Tensor | None = None
+    """[D, F] output weights on the teacher's device, of tokens that count in the tail alone."""
 
     def __call__(self, input_ids: Tensor, starts: Tensor) -> tuple[Target, tuple[Tensor, ...]]:
         """Run the model: hidden states or a few entries cross to the student's device, never logits."""
@@ -74,10 +77,12 @@ class LiveTeacher:
         return self._entries(self._run(input_ids, want_states=False)[0], starts)
 
     def _log_probs(self, states: Tensor) -> Tensor:
-        """Return [C, V] tempered log-probabilities in float32."""
-        head = self.model.get_output_embeddings().weight[: len(self.head)]
-        logits = softcap(scaled(self.model, states) @ head.T, cap_of(self.model))
-        return torch.log_softmax(logits.float() / self.settings.temperature, -1)
+        """Return [C, V + D] tempered log-probabilities in float32, of dropped tokens last."""
+        states = scaled(self.model, states)
+        logits = states @ self.model.get_output_embeddings().weight[: len(self.head)].T
+        if self.dropped is not None:
+            logits = torch.cat([logits, states @ self.dropped.T], -1)
+        return torch.log_softmax(softcap(logits, cap_of(self.model)).float() / self.settings.temperature, -1)
 
     @torch.no_grad()
     def _run(self, input_ids: Tensor, *, want_states: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -91,7 +96,7 @@ class LiveTeacher:
         settings, size = self.settings, losses.CHUNK_TOKENS
         if settings.loss != "sampled":
             chunks = hidden.flatten(0, 1).split(size)
-            return _join([take_top(self._log_probs(chunk), settings.top_k) for chunk in chunks])
+            return _join([take_top(self._log_probs(chunk), settings.top_k, len(self.head)) for chunk in chunks])
         parts: list[Entries] = []
         for start, states in zip(starts.tolist(), hidden, strict=True):
             # A sequence gets the same draws in every process and every epoch.
@@ -127,7 +132,7 @@ def layer_inputs(output: Any) -> tuple[Tensor, ...]:
     return states
 
 
-def take_top(log_probs: Tensor, k: int) -> Entries:
+def take_top(log_probs: Tensor, k: int, num_ids: int | None = None) -> Entries:
     """Return the k most likely tokens, their log-probabilities, and the log of the mass of all others.
 
     A log-probability is a logit less the log-sum-exp over the vocabulary; the mass is summed and not subtracted from
@@ -136,8 +141,9 @@ def take_top(log_probs: Tensor, k: int) -> Entries:
     Args:
         log_probs: [C, V].
         k: how many.
+        num_ids: the first tokens, which alone can be of the top; all without it.
     """
-    values, ids = log_probs.topk(k, -1)
+    values, ids = log_probs[:, :num_ids].topk(k, -1)
     rest = log_probs.scatter(1, ids, -torch.inf).logsumexp(-1)
     return {"ids": ids, "log_probs": values, "log_rest": rest}
 
@@ -163,7 +169,11 @@ def sparse_target(entries: Entries, settings: DistillationSettings, num_ids: int
 
     * `topk_tail`: weights p on the top k, and the rest r = 1 - sum p as one more event. The divergence of k + 1 events
       is a lower bound of the whole one and its minimum has the teacher's probabilities on the top (the bucket for
-      missing logits in Arcee's DistillKit).
+      missing logits in Arcee's DistillKit). Ids that `teacher.vocabulary` dropped are part of the rest: with logits z
+      and kept ids K, `p = exp(z / T) / sum over all ids`, and `r = sum over K outside the top + sum over dropped ids`.
+      The other losses have no such event. No student gives mass to an id that it lacks, so the divergence from the
+      whole distribution is infinite; it is taken from `p / sum over K`, what the teacher says of kept ids given that
+      the next one is of them.
     * `topk_renorm`: weights p / sum p, against the student over the whole vocabulary (paper, equation 5 as its
       reference code runs it). Biased: the student learns too much mass on the top and none elsewhere (Anshumann et
       al., 2025, arXiv 2503.16870).
@@ -214,14 +224,17 @@ def open_live_teacher(
         ValueError: the teacher's own device does not exist here, or the loss asks for more entries than there are.
     """
     num_ids = min(num_ids or num_rows(folder), num_rows(folder))
-    check_entries(settings, num_ids)
+    check_entries(settings, num_ids, num_dropped_ids(folder))
     place = teacher_compute(settings, compute)
     model = place.place(load_model(folder, place.dtype)).eval()
     nn.Module.requires_grad_(model, requires_grad=False)
     if settings.compile_teacher:
         model.base_model.compile()
     head = model.get_output_embeddings().weight[:num_ids].to(compute.device)
-    return LiveTeacher(model=model, settings=settings, device=compute.device, head=head)
+    dropped = dropped_head(folder) if settings.loss == "topk_tail" else None
+    if dropped is not None:
+        dropped = dropped.to(place.device, place.dtype)
+    return LiveTeacher(model=model, settings=settings, device=compute.device, head=head, dropped=dropped)
 
 
 def teacher_compute(settings: DistillationSettings, compute: Compute) -> Compute:
@@ -245,14 +258,30 @@ def teacher_compute(settings: DistillationSettings, compute: Compute) -> Compute
     return Compute(device, choose_compute(kind, "auto").precision)
 
 
-def check_entries(settings: DistillationSettings, vocab_size: int) -> None:
-    """Check that a loss asks for no more entries than the vocabulary has.
+def check_entries(settings: DistillationSettings, vocab_size: int, num_dropped: int) -> None:
+    """Check that a loss asks for no more entries than there are, and leaves the student a tail where it needs one.
 
     Raises:
-        ValueError: it does.
+        ValueError: it does not.
     """
     if settings.loss.startswith("topk") and settings.top_k > vocab_size:
         raise ValueError(f"top_k={settings.top_k} must not exceed the vocabulary of {vocab_size} tokens")
+    if settings.loss == "topk_tail" and num_dropped and settings.top_k == vocab_size:
+        raise ValueError(
+            f"top_k={settings.top_k} must be less than the vocabulary of {vocab_size} tokens: loss=topk_tail gives the "
+            f"probability of the {num_dropped} ids that teacher.vocabulary dropped to those outside the top"
+        )
+
+
+def with_tail(teacher: Architecture, settings: DistillationSettings | None, num_dropped: int) -> Architecture:
+    """Return a teacher whose head has all rows that a loss runs: `topk_tail` those of dropped ids, too."""
+    tail = settings is not None and settings.loss == "topk_tail"
+    return replace(teacher, vocab_size=teacher.vocab_size + num_dropped) if tail else teacher
+
+
+def asked_architecture(folder: Path, settings: DistillationSettings | None) -> Architecture:
+    """Return the architecture of a teacher's checkpoint, with the head that a loss runs."""
+    return with_tail(read_architecture(folder), settings, num_dropped_ids(folder))
 
 
 def num_rows(folder: Path) -> int:
@@ -309,6 +338,7 @@ def cache_facts(teacher_folder: Path, corpus: PackedCorpus, length: int, setting
         corpus=corpus.fingerprint,
         temperature=settings.temperature,
         seed=settings.sampling_seed if settings.loss == "sampled" else None,
+        num_dropped_ids=num_dropped_ids(teacher_folder) if settings.loss == "topk_tail" else 0,
     )
 
 

@@ -9,6 +9,8 @@ import pandas as pd
 
 from budwood.arch.bins import require_disjoint
 from budwood.arch.count import forward_flops_per_token
+from budwood.arch.spec import Architecture
+from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import count_positions, count_token_ids, describe_teacher
 from budwood.parameters import AblationTeacher, PlanSettings, ProjectParameters
 from budwood.pipelines.ablations.comparison import Ablation, Comparison, ablations_of
@@ -23,6 +25,7 @@ from budwood.study.forecast import Forecast, forecast
 from budwood.study.limits import warnings_of
 from budwood.study.plan import PlannedStudy, plan
 from budwood.study.space import check_reference
+from budwood.training.teacher import with_tail
 
 logger = logging.getLogger(__name__)
 
@@ -97,9 +100,16 @@ def describe_study(parameters: ProjectParameters, accelerator: Accelerator) -> P
         needs_statistics=parameters.needs_statistics,
         needs_elimination=parameters.needs_elimination,
         num_orderings=len(parameters.orderings),
+        num_dropped_ids=_num_dropped_ids(parameters.teacher, teacher),
         positions=count_positions(parameters.teacher, root),
         chats=parameters.teacher.random is None,
     )
+
+
+def _num_dropped_ids(settings: TeacherSettings, cut: Architecture) -> int:
+    if settings.vocabulary is None:
+        return 0
+    return describe_teacher(settings.changed({"vocabulary": None}), project_root()).vocab_size - cut.vocab_size
 
 
 def _planned(ablation: Ablation, parameters: ProjectParameters, study: PlannedStudy) -> PlannedAblation:
@@ -140,5 +150,8 @@ def _teacher_flops(comparison: Comparison, parameters: ProjectParameters, study:
     teacher = teachers.get(comparison.name, AblationTeacher()) if comparison.teacher != "teacher" else AblationTeacher()
     if teacher.subnet is not None:
         return _forecast(teacher.subnet.variant, parameters, study).forward(context)
-    own = study.teacher if teacher.source is None else describe_teacher(teacher.source, project_root(), context)
+    if teacher.source is None:
+        own = with_tail(study.teacher, comparison.arm.distillation, study.num_dropped_ids)
+    else:
+        own = describe_teacher(teacher.source, project_root(), context)
     return float(forward_flops_per_token(own, context=context))
