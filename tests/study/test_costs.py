@@ -1,9 +1,13 @@
 """What stages cost, by hand."""
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from strategies import SMOLLM2_135M, decoder, layer, pythia
 
 from budwood.arch.count import forward_flops_per_token, layer_flops_per_token
+from budwood.search.elimination import expected_trials
 from budwood.study.costs import (
     Extent,
     check_cost,
@@ -15,6 +19,7 @@ from budwood.study.costs import (
     proof_cost,
     reading_cost,
 )
+from budwood.subnet.flops import ran_alone
 from budwood.subnet.settings import Compensation
 
 TEACHER = decoder("llama", 11, 8, *[layer(4, 4, 2, 10)] * 3, tied=True)
@@ -85,12 +90,46 @@ def test_the_costs_that_ledger_and_plan_share_by_hand() -> None:
     comparing = choice_cost([10.0, 20.0], Extent(3, 4), [60.0, 90.0], 5, [lost])
     assert comparing.flops == 12 * 30 + 5 * 150 + 56
     assert comparing.tokens == 2 * (12 + 5) + 8
-    four = pythia(64, 4, 16, 2)
-    # All four layers once, then three of them four times.
-    trials = [4, 3, 3, 3, 3]
-    forwards = [forward_flops_per_token(four.with_layers(four.layers[:kept]), context=4) for kept in trials]
-    spent = elimination_cost(four, Extent(3, 4), trials)
-    assert (spent.flops, spent.tokens) == (12 * sum(forwards), 5 * 12)
-    # An estimate: as many trials as there are sets of layers to leave out, no more than five for every layer.
-    assert elimination_cost(four, Extent(3, 4)).tokens == 12 * 10
-    assert elimination_cost(SMOLLM2_135M, Extent(1, 1)).tokens == 5 * 30
+
+
+def test_an_elimination_by_hand() -> None:
+    """All four layers once, then three of them four times: without the first, the others share only the first ones."""
+    four, text = pythia(64, 4, 16, 2), Extent(3, 4)
+    head = 2 * 64 * 16
+    layer_flops = (forward_flops_per_token(four, context=4) - head) / 4
+    calls = [[(0, 1, 2, 3)], [(1, 2, 3), (0, 2, 3), (0, 1, 3), (0, 1, 2)]]
+    assert ran_alone(calls[1]) == [[1, 2, 3], [0, 2, 3], [1, 3], [2]]
+    spent = elimination_cost(four, text, calls)
+    assert spent.flops == 12 * (5 * head + (4 + 3 + 3 + 2 + 1) * layer_flops)
+    assert spent.tokens == 5 * 12
+    # Then all three of three, and both of two: as many trials as there are sets of layers to leave out.
+    assert expected_trials(4)[:2] == calls
+    assert [len(trials) for trials in expected_trials(4)] == [1, 4, 3, 2]
+    rest = [[1, 2], [0, 2], [1]], [[1], [0]]
+    assert [ran_alone(trials) for trials in expected_trials(4)[2:]] == list(rest)
+    assert elimination_cost(four, text).flops == spent.flops + 12 * (5 * head + (2 + 2 + 1 + 1 + 1) * layer_flops)
+    # No more than 16 trials run together: 30 of them read the first 15 and the first 14 layers twice.
+    thirty = [[tuple(kept for kept in range(30) if kept != gone) for gone in range(30)]]
+    found = elimination_cost(SMOLLM2_135M, Extent(1, 4), thirty)
+    one = layer_flops_per_token(SMOLLM2_135M, SMOLLM2_135M.layers[0], context=4)
+    ran = sum(29 - gone for gone in range(30)) + 15 + 29
+    assert found.flops == 4 * (30 * 2 * 49152 * 576 + ran * one)
+
+
+@pytest.mark.parametrize("paid", [10_636_083_855_360, 10_577_195_827_200, 10_565_418_221_568, 10_624_306_249_728])
+def test_an_elimination_costs_what_four_quickstarts_paid(paid: float) -> None:
+    """Two sequences of four texts, on 2026-11-29; each took 141 trials, one more than is expected."""
+    expected = elimination_cost(SMOLLM2_135M, Extent(2, 256))
+    assert expected.flops == pytest.approx(paid, rel=0.01)
+    assert expected.tokens == 140 * 512
+
+
+@given(depth=st.integers(5, 40), seed=st.integers(0, 9))
+def test_trials_are_expected_to_share_what_they_share_on_average(depth: int, seed: int) -> None:
+    """Of 2,000 draws of four layers out of some."""
+    rng = np.random.default_rng(seed)
+    expected = [sum(map(len, ran_alone(trials))) for trials in expected_trials(depth) if len(trials[0]) == depth - 2]
+    draws = [sorted(rng.choice(depth - 1, 4, replace=False)) for _ in range(2000)]
+    kept = range(depth - 1)
+    drawn = [sum(map(len, ran_alone([tuple(k for k in kept if k != gone) for gone in draw]))) for draw in draws]
+    assert expected == [pytest.approx(np.mean(drawn), abs=1 + 5 * np.std(drawn) / 2000**0.5)]

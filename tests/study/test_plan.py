@@ -117,7 +117,7 @@ def test_the_reference_of_a_bin_is_trained_once() -> None:
 def test_questions_and_timing_are_part_of_the_evaluation() -> None:
     """Three arms are asked; the sub-network is timed, and the teacher beside it.
 
-    Ten questions of 25 words, once as a last word and four times as continuations, 1.2 tokens a word: 1,500. Three
+    Ten questions of 25 words, once as a last word and four times as continuations, 1.22 tokens a word: 1,525. Three
     rounds of 100 tokens: 300.
     """
     evaluation = EvaluationSettings(
@@ -127,16 +127,16 @@ def test_questions_and_timing_are_part_of_the_evaluation() -> None:
     small = forward_flops_per_token(PYTHIA_410M, context=512)
     planned = plan(study(evaluation=evaluation), H100, 0.4)
     found = row(planned, "evaluation")
-    assert found["tokens"] == 3 * (200 * 512 + 1500 + 2 * WRITTEN) + 2 * 300
+    assert found["tokens"] == 3 * (200 * 512 + 1525 + 2 * WRITTEN) + 2 * 300
     timed = 3 * writing_cost(PYTHIA_410M, 32, [48] * 16, [48] * 16).flops
     for model in (PYTHIA_410M, PYTHIA_69B):
         read = [80 * forward_flops_per_token(model, context=80)]
         read += [forward_flops_per_token(model, context=81 + step) for step in range(20)]
         timed += 3 * sum(read)
-    assert found["flops"] == 3 * (200 * 512 + 1500) * small + timed
-    assert row(planned, "evaluation", bin_name="")["tokens"] == 232 * 512 + 1500 + WRITTEN
+    assert found["flops"] == 3 * (200 * 512 + 1525) * small + timed
+    assert row(planned, "evaluation", bin_name="")["tokens"] == 232 * 512 + 1525 + WRITTEN
     compared = plan(study(evaluation=evaluation, forecasts=(forecast(reference=PYTHIA_410M),)), H100, 0.4)
-    assert row(compared, "evaluation")["tokens"] == found["tokens"] + 200 * 512 + 1500 + 300 + 2 * WRITTEN
+    assert row(compared, "evaluation")["tokens"] == found["tokens"] + 200 * 512 + 1525 + 300 + 2 * WRITTEN
 
 
 def test_what_foreign_text_and_gates_cost_by_hand() -> None:

@@ -1,6 +1,7 @@
 """What stages cost, as functions of what they read and run: the ledger and the plan call the same ones."""
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -12,16 +13,23 @@ from budwood.arch.spec import Architecture, LayerSpec
 from budwood.evaluation.continuations import continuation_flops
 from budwood.records.cost import Cost, CostStage
 from budwood.records.gate import LONG_STEPS, OVERFIT_STEPS
+from budwood.search.elimination import Kept, expected_trials
 from budwood.search.fitness import DIVERGENCE
 from budwood.study.settings import BinSettings
-from budwood.subnet.flops import moment_flops, refit_flops, refits, solve_flops
+from budwood.subnet.elimination import NUM_TOGETHER
+from budwood.subnet.flops import (
+    moment_flops,
+    ran_alone,
+    refit_flops,
+    refits,
+    solve_flops,
+    trial_flops_per_token,
+)
 from budwood.subnet.settings import Compensation
 from budwood.training.settings import Schedule
 
 Forward = Callable[[int], float]
 """FLOPs of a model's forward pass, per token, by the number of tokens of the text."""
-_TRIALS_PER_LAYER = 5
-"""Layers that are left out on trial, about, for every one that is left out: 4.7 of 30 in SmolLM2-135M."""
 
 _SHARES = 1000
 """Sizes of the teacher in small that are tried for a bin of limits alone."""
@@ -86,19 +94,24 @@ def fitness_costs(fitness: str, teacher: Architecture, text: Extent) -> list[Cos
     return [reading_cost("search", teacher, text)] if fitness == DIVERGENCE else []
 
 
-def elimination_cost(teacher: Architecture, text: Extent, trials: Sequence[int] | None = None) -> Cost:
+def elimination_cost(teacher: Architecture, text: Extent, calls: Sequence[Sequence[Kept]] | None = None) -> Cost:
     """Return what it costs to leave layers out one by one.
 
     Args:
         teacher: all layers.
         text: read in each trial.
-        trials: layers that were kept in each trial; an estimate where that is not known.
+        calls: trials that were asked for together, the layers that each kept; what is expected where that is not known.
     """
-    depth = teacher.num_hidden_layers
-    if trials is None:
-        trials = [(depth + 1) // 2] * min(_TRIALS_PER_LAYER * depth, depth * (depth + 1) // 2)
-    costs = (reading_cost("elimination", teacher.with_layers(teacher.layers[:kept]), text) for kept in trials)
-    return Cost.total("elimination", costs)
+    calls = expected_trials(teacher.num_hidden_layers) if calls is None else calls
+    passes = [call[first : first + NUM_TOGETHER] for call in calls for first in range(0, len(call), NUM_TOGETHER)]
+    return Cost.total(
+        "elimination",
+        (
+            Cost.of("elimination", text.num_tokens, trial_flops_per_token(teacher, ran, context=text.length))
+            for trials in passes
+            for ran in ran_alone(trials)
+        ),
+    )
 
 
 def correction_cost(
@@ -214,7 +227,7 @@ def writing_cost(model: Architecture, first: int, written: Sequence[int], compar
     """
     longest = first + max(compared, default=0) - 1
     read = len(compared) * longest
-    flops = sum(continuation_flops(model, first, new) for new in written)
+    flops = sum(times * continuation_flops(model, first, new) for new, times in Counter(written).items())
     flops += read * forward_flops_per_token(model, context=longest) if read else 0
     return Cost(stage="evaluation", tokens=sum(first + new - 1 for new in written) + read, flops=float(flops))
 

@@ -1,6 +1,7 @@
 """What may come out of a search, before anybody knows: members of its bin, drawn at random."""
 
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +20,7 @@ from budwood.reporting.memory import Memory
 from budwood.reporting.quote import NUM_MEMBERS
 from budwood.reporting.streaming import TextReading, cut_memory
 from budwood.search.genes import stored_bytes
-from budwood.study.costs import Extent, bin_center, correction_cost, moments_costs
+from budwood.study.costs import Extent, bin_center, correction_cost, moments_costs, writing_cost
 from budwood.study.settings import BinSettings
 from budwood.subnet.flops import solve_flops
 from budwood.subnet.settings import Compensation, SpaceSettings
@@ -80,6 +81,11 @@ class Forecast:
     def _gaps(self, teacher: Architecture, member: Architecture) -> int:
         kept = member.num_hidden_layers
         return min(kept, teacher.num_hidden_layers - kept) if self.num_gaps is None else self.num_gaps
+
+    def writing(self, first: int, written: Sequence[int], compared: Sequence[int]) -> Cost:
+        """Return the mean cost of continuing prompts and of reading what the teacher wrote (see `writing_cost`)."""
+        costs = [writing_cost(member, first, written, compared) for member in self.members]
+        return costs[0].model_copy(update={"flops": statistics.fmean(cost.flops for cost in costs)})
 
     def timing(self, settings: EfficiencySettings) -> float:
         """Return the mean FLOPs of timing a member."""

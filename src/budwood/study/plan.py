@@ -20,6 +20,7 @@ from budwood.reporting.accelerator import Accelerator
 from budwood.reporting.memory import BYTES, DtypeName, Memory, forward_memory, training_memory
 from budwood.reporting.quote import PLAN_COLUMNS
 from budwood.reporting.streaming import TextReading, stream_memory
+from budwood.search.elimination import Kept
 from budwood.search.fitness import FROM_SCORES
 from budwood.search.settings import SearchSettings
 from budwood.study import costs
@@ -64,8 +65,8 @@ class PlannedStudy:
     needs_elimination: bool = True
     num_orderings: int = 0
     """Orders of the teacher that are checked."""
-    trials: tuple[int, ...] | None = None
-    """Layers that were kept in each trial of the elimination, where that is known."""
+    trials: tuple[tuple[Kept, ...], ...] | None = None
+    """Layers that were kept in each trial of the elimination, call by call, where that is known."""
     num_dropped_ids: int = 0
     """Ids that the teacher had before its vocabulary was cut."""
     positions: int | None = None
@@ -157,7 +158,8 @@ def plan(study: PlannedStudy, accelerator: Accelerator, mfu: float) -> pd.DataFr
     """Return what every stage of a study will cost.
 
     Sub-networks that are not found yet are counted as the mean of members of their bin, and their memory as that of the
-    member that takes most. Searches whose candidates race are counted as if none was dropped.
+    member that takes most. An elimination is counted with the trials that are expected. Searches whose candidates race
+    are counted as if none was dropped, and what models write as if no document ended: neither can be more.
 
     Args:
         study: the study.
@@ -365,7 +367,7 @@ def _evaluation_row(study: PlannedStudy, each: Forecast) -> PlanRow:
     spent = [Cost.of("evaluation", len(ARMS) * of_arm, each.forward(length))]
     before = seeds * measurement.validation * foreign * length
     spent.append(Cost.of("evaluation", len(FROM_SUBNET) * before, each.forward(length)))
-    spent += [costs.writing_cost(each.largest, PROMPT_TOKENS, _WRITTEN, _WRITTEN)] * len(ARMS)
+    spent += [each.writing(PROMPT_TOKENS, _WRITTEN, _WRITTEN)] * len(ARMS)
     if each.reference is not None:
         spent.append(Cost.of("evaluation", of_arm, forward_flops_per_token(each.reference, context=length)))
         spent.append(costs.writing_cost(each.reference, PROMPT_TOKENS, _WRITTEN, _WRITTEN))

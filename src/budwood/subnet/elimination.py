@@ -7,12 +7,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from budwood.arch.count import forward_flops_per_token, layer_flops_per_token
+from budwood.arch.count import forward_flops_per_token
 from budwood.models.device import Compute
 from budwood.models.losses import sequence_losses
 from budwood.models.stream import States
 from budwood.search.candidate import Evaluation
 from budwood.search.elimination import Elimination, Kept, eliminate_layers
+from budwood.subnet.flops import ran_alone, trial_flops_per_token
 from budwood.subnet.moments import teacher_stream
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
 from budwood.subnet.settings import Ordering
@@ -43,15 +44,11 @@ class LayerTrials:
         started = time.perf_counter()
         stream = teacher_stream(self.teacher, self.windows[:, :-1].split(self.batch_size), head=True)
         streams: dict[Kept, States] = {(): stream.states}
-        ran: list[list[int]] = [[] for _ in trials]
         for depth in range(stream.num_layers):
-            begun = [tuple(layer for layer in kept if layer <= depth) for kept in trials]
+            begun = {tuple(layer for layer in kept if layer <= depth) for kept in trials}
             following: dict[Kept, States] = {}
-            for layers, beginning in zip(ran, begun, strict=True):
-                if beginning in following:
-                    continue
-                if beginning and beginning[-1] == depth:
-                    layers.append(depth)
+            for beginning in begun:
+                if beginning[-1:] == (depth,):
                     stream.states = streams[beginning[:-1]]
                     following[beginning] = stream.returned()
                 else:
@@ -59,7 +56,7 @@ class LayerTrials:
             stream.pass_on([])
             streams = following
         made = []
-        for kept, layers in zip(trials, ran, strict=True):
+        for kept, layers in zip(trials, ran_alone(trials), strict=True):
             stream.states = streams[kept]
             with stream.finished() as model:
                 losses = sequence_losses(model, self.windows, batch_size=self.batch_size)
@@ -71,15 +68,13 @@ class LayerTrials:
         """Return the evaluation of a trial for which some layers were run that no other had run."""
         architecture, length = self.teacher.architecture, self.windows.shape[1] - 1
         left = architecture.with_layers(tuple(architecture.layers[layer] for layer in kept))
-        shared = [architecture.layers[layer] for layer in kept if layer not in ran]
-        whole = forward_flops_per_token(left, context=length)
         tokens = len(self.windows) * length
         return Evaluation(
             sequence_losses=losses.tolist(),
             tokens=tokens,
-            flops=float(tokens * (whole - layer_flops_per_token(left, *shared, context=length))),
+            flops=float(tokens * trial_flops_per_token(architecture, ran, context=length)),
             seconds=0.0,
-            flops_per_token=float(whole),
+            flops_per_token=float(forward_flops_per_token(left, context=length)),
         )
 
 

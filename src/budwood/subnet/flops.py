@@ -1,11 +1,36 @@
-"""What corrections cost, in closed form: FLOPs, and the sizes of the inputs that are regressed."""
+"""What corrections and trials cost, in closed form: FLOPs, and the sizes of the inputs that are regressed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from budwood.arch.count import layer_flops_per_token
+from budwood.arch.count import forward_flops_per_token, layer_flops_per_token
 from budwood.arch.family import family_of
 from budwood.arch.spec import Architecture
 from budwood.subnet.settings import Compensation
+
+
+def ran_alone(trials: Sequence[tuple[int, ...]]) -> list[list[int]]:
+    """Return for each of some trials that run together the layers that no trial before it has run for it.
+
+    As long as trials keep the same layers, the first of them runs those for all.
+
+    Args:
+        trials: the layers that each keeps, ascending.
+    """
+    begun: set[tuple[int, ...]] = set()
+    alone = []
+    for kept in trials:
+        beginnings = {layer: kept[: place + 1] for place, layer in enumerate(kept)}
+        alone.append([layer for layer, beginning in beginnings.items() if beginning not in begun])
+        begun.update(beginnings.values())
+    return alone
+
+
+def trial_flops_per_token(teacher: Architecture, ran: Sequence[int], *, context: int) -> int:
+    """Return the FLOPs of a trial per token: some of the teacher's layers, and its head."""
+    head = forward_flops_per_token(teacher, context=context) - layer_flops_per_token(
+        teacher, *teacher.layers, context=context
+    )
+    return head + layer_flops_per_token(teacher, *(teacher.layers[layer] for layer in ran), context=context)
 
 
 def maps_layers(teacher: Architecture, settings: Compensation) -> bool:
