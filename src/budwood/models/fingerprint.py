@@ -27,15 +27,19 @@ _SIDE_FILES = (
 )
 
 
-def fingerprint(folder: Path) -> str:
+def fingerprint(folder: Path, *, remembered: bool = True) -> str:
     """Return a hash of all that decides what a checkpoint computes and how text reaches it.
 
     Hashes of files are remembered in the user's cache (see `hash_files`), so that a second call reads no weights.
 
+    Args:
+        folder: the checkpoint.
+        remembered: whether files that were not touched need not be read again.
+
     Raises:
         ValueError: there are no weights that transformers would read, or a file is missing.
     """
-    return digest_of(hash_files(checkpoint_files(folder), memory_of(folder)))
+    return digest_of(hash_files(checkpoint_files(folder), memory_of(folder), remembered=remembered))
 
 
 def checkpoint_files(folder: Path) -> dict[str, Path]:

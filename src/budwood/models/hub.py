@@ -8,7 +8,9 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError
 
 from budwood.models.export import CARD, CERTIFICATE
+from budwood.models.fingerprint import fingerprint
 from budwood.models.settings import PushSettings
+from budwood.models.weights import read_object
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,14 +35,21 @@ class Push:
 
 
 def push(folder: Path, settings: PushSettings) -> Push:
-    """Upload an export, or find out what would be uploaded.
+    """Upload an export, or find out what would be uploaded. Every file of the model is read and hashed before.
 
     Raises:
-        ValueError: the folder is no export, there is no access token, or the Hub refuses.
+        ValueError: the folder is no export, or not what its certificate was written for; there is no access token, or
+            the Hub refuses.
     """
     for name in (CARD, CERTIFICATE):
         if not (folder / name).is_file():
             raise ValueError(f"push: {folder} has no {name}, so it is no finished export; run the export first")
+    certified, found = read_object(folder / CERTIFICATE).get("fingerprint"), fingerprint(folder, remembered=False)
+    if found != certified:
+        raise ValueError(
+            f"push: {folder} has changed since it was certified: its fingerprint is {found}, {CERTIFICATE} has "
+            f"{certified}; remove it and run the export again"
+        )
     files = {
         path.relative_to(folder).as_posix(): path.stat().st_size
         for path in sorted(folder.rglob("*"))

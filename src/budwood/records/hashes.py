@@ -22,17 +22,19 @@ def hash_file(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def hash_files(files: Mapping[str, Path], memory: Path) -> dict[str, str]:
+def hash_files(files: Mapping[str, Path], memory: Path, *, remembered: bool = True) -> dict[str, str]:
     """Return the SHA-256 of every file by its name, and read only files that changed since they were last hashed.
 
     A file counts as unchanged while its size, modification time, change time and inode stay. A program can set the
-    modification time back but not the change time. Damage below the file system moves neither: `hash_file` finds it.
+    modification time back but not the change time. Damage below the file system moves neither: what is remembered must
+    not answer then.
 
     Args:
         files: by names that stay the same when the files move.
         memory: where hashes are remembered. Where it cannot be written, everything is hashed again next time.
+        remembered: whether the memory answers; without, every file is read, and the memory is written anew.
     """
-    known = _recall(memory)
+    known = _recall(memory) if remembered else {}
     entries = {name: _entry(file, known.get(name)) for name, file in files.items()}
     settled = time.time_ns() - _SETTLING_NS
     kept = {name: entry for name, entry in entries.items() if max(entry["stat"][1:3]) < settled}
