@@ -164,7 +164,7 @@ def test_a_member_at_the_edge_is_found_one_by_one():
     assert num_parameters(sample(space, top, np.random.default_rng(0)).architecture(teacher)) == max(kept)
     beyond = ParameterBin(max(kept) + 1, num_parameters(teacher), (limit,))
     assert draw_regular(space, beyond, np.random.default_rng(0)) is None
-    with pytest.raises(ValueError, match=r"memory of at most 29.3 KiB.*the lightest of \d+ draws takes 1\d\d%"):
+    with pytest.raises(ValueError, match=r"memory of at most 29.30 KiB.*the lightest of \d+ draws takes 1\d\d%"):
         sample(space, beyond, np.random.default_rng(0))
 
 

@@ -82,13 +82,6 @@ def test_plus_minus(mean: float, error: float, expected: str) -> None:
     assert formats.plus_minus(mean, error) == expected
 
 
-@pytest.mark.parametrize(
-    ("num_bytes", "expected"), [(812, "812 B"), (46_080, "45.0 KiB"), (1.234e9, "1.15 GiB"), (0, "0 B")]
-)
-def test_size(num_bytes: float, expected: str) -> None:
-    assert formats.size(num_bytes) == expected
-
-
-@pytest.mark.parametrize("number", [formats.significant, formats.count, formats.flops, formats.duration, formats.size])
+@pytest.mark.parametrize("number", [formats.significant, formats.count, formats.flops, formats.duration])
 def test_what_is_missing_shows_as_such(number) -> None:
     assert number(math.nan) == "n/a"

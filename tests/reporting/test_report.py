@@ -295,7 +295,7 @@ def test_what_winners_take_of_what_bins_limit_is_shown(study) -> None:
     )
     shown = limited([study.winners[0].model_copy(update={"taken": taken})])
     cells = [[cell.strip() for cell in row.strip("|").split("|")][1:] for row in shown.splitlines()[-2:]]
-    assert cells == [["memory", "128.0 MiB", "96.0 MiB", "75%"], ["memory", "2.0 KiB", "1.0 KiB", "50%"]]
+    assert cells == [["memory", "128.0 MiB", "96.00 MiB", "75%"], ["memory", "2.000 KiB", "1.000 KiB", "50%"]]
     spaces = study.search_spaces.assign(limits="memory of at most 128.0 MiB")
     assert "memory of at most 128.0 MiB" in search_spaces(spaces)
     # A CSV file gives no limits back as NaN.

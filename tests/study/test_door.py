@@ -84,7 +84,7 @@ def test_a_bin_of_memory_alone_is_planned_and_searched(example):
     phone = budwood.BinSettings(limits=budwood.LimitSettings(max_memory="96KiB", context=64))
     space = budwood.SpaceSettings(layerwise=True)
     planned = example["study"].plan({"phone": phone}, space=space)["taken"].max()
-    assert re.fullmatch(r"memory [\d.]+ KiB to [\d.]+ KiB, at most 96.0 KiB", planned)
+    assert re.fullmatch(r"memory [\d.]+ KiB to [\d.]+ KiB, at most 96.00 KiB", planned)
     few = budwood.SearchSettings(
         population=3, epochs=1, num_elites=1, num_mutants=1, num_crossovers=1, num_randoms=1, num_finalists=1
     )

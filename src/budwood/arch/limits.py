@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from budwood.arch.bytes import spell_bytes
 from budwood.arch.count import layer_kv_bytes, population_parameters
 from budwood.arch.population import Population
 from budwood.arch.spec import Architecture
 
 Amounts = NDArray[np.float64]
 
-_KIBIBYTE, _MEBIBYTE = 2**10, 2**20
 _BITS = 8
 
 
@@ -33,12 +33,12 @@ class Limit:
 
     def __str__(self) -> str:
         """Return the limit in words."""
-        return f"{self.name} of at most {spell_bytes(self.most)}"
+        return f"{self.name} of at most {in_words(self.most)}"
 
 
-def spell_bytes(amount: float) -> str:
-    """Return an amount with its unit."""
-    return f"{amount / _MEBIBYTE:,.1f} MiB" if amount >= _MEBIBYTE else f"{amount / _KIBIBYTE:,.1f} KiB"
+def in_words(amount: float) -> str:
+    """Return what is taken, or may be, exactly enough that the two can be compared."""
+    return spell_bytes(amount, digits=4)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Literal
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.arch.family import family_of
-from budwood.arch.limits import spell_bytes
+from budwood.arch.limits import in_words
 from budwood.arch.selection import Selection
 from budwood.arch.servable import ServingEngine, check_servable, heads_must_fill, servable_head_dims
 from budwood.arch.spec import Architecture, LayerSpec
@@ -225,7 +225,7 @@ class SearchSpace:
                 for member in self._of_one_layer()
             )
             if not least <= limit.most:
-                raise ValueError(f"{limit} cannot be met: no member of this bin takes less than {spell_bytes(least)}")
+                raise ValueError(f"{limit} cannot be met: no member of this bin takes less than {in_words(least)}")
         if not parameter_bin.load(self.largest()) >= parameter_bin.least_load:
             raise ValueError(
                 f"{parameter_bin}: the largest sub-network of this space takes "

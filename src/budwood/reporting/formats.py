@@ -7,7 +7,6 @@ _SECONDS_PER_MINUTE, _SECONDS_PER_HOUR, _SECONDS_PER_DAY = 60, 3600, 86400
 _DAYS_IN_HOURS = 3
 """Days up to which a time is given in hours."""
 _COUNT_PREFIXES = ("", "k", "M", "B", "T")
-_BYTE_PREFIXES = ("", "Ki", "Mi", "Gi", "Ti", "Pi")
 _FLOP_PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 
 
@@ -49,14 +48,6 @@ def duration(seconds: float) -> str:
     if whole > _DAYS_IN_HOURS * _SECONDS_PER_DAY:
         return f"{significant(whole / _SECONDS_PER_DAY)} days"
     return f"{whole // _SECONDS_PER_HOUR} h {whole % _SECONDS_PER_HOUR // _SECONDS_PER_MINUTE} min"
-
-
-def size(num_bytes: float) -> str:
-    """Return an amount of memory: 812 B, 4.20 MiB, 23.6 GiB."""
-    if not math.isfinite(num_bytes):
-        return MISSING
-    power = min(len(_BYTE_PREFIXES) - 1, max(0, math.floor(math.log2(num_bytes) / 10))) if num_bytes >= 1 else 0
-    return f"{significant(num_bytes / 1024**power)} {_BYTE_PREFIXES[power]}B"
 
 
 def plus_minus(mean: float, standard_error: float, *, signed: bool = False) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from budwood.arch.limits import spell_bytes
+from budwood.arch.limits import in_words
 from budwood.records.names import Variant
 from budwood.records.search import Winner
 from budwood.reporting.markup import markdown_table, once
@@ -16,8 +16,8 @@ def limited(found: Sequence[Winner]) -> str:
     columns = {
         "variant": once([str(Variant(winner.bin, winner.space)) for winner, _ in rows]),
         "limited": [taken.limit for _, taken in rows],
-        "at most": [spell_bytes(taken.most) for _, taken in rows],
-        "takes": [spell_bytes(taken.amount) for _, taken in rows],
+        "at most": [in_words(taken.most) for _, taken in rows],
+        "takes": [in_words(taken.amount) for _, taken in rows],
         "share": [f"{taken.amount / taken.most:.0%}" for _, taken in rows],
     }
     return f"\n\n### What bins limit\n\nOf the sub-networks that were chosen.\n\n{markdown_table(columns, 2)}"

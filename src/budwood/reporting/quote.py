@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from budwood.arch.bytes import spell_bytes
 from budwood.records.cost import STAGES
 from budwood.records.names import Variant
 from budwood.reporting import formats
@@ -71,7 +72,7 @@ def _headline(planned: pd.DataFrame, devices: tuple[str, int], speed: str) -> st
     hours = planned["device_hours"].sum()
     spent = f"**{formats.flops(planned['flops'].sum())}**, **{formats.significant(hours)} device-hours**"
     how = f"on {name} {speed}, {_time(hours, number)} with {number} at a time"
-    disk = formats.size(disk_bytes(planned))
+    disk = spell_bytes(disk_bytes(planned))
     return f"{searches}{probed} and {plural(runs, 'training run')}: {spent} {how}, and up to **{disk}** on disk."
 
 
@@ -89,7 +90,7 @@ def _stages(planned: pd.DataFrame) -> str:
         "share": [f"{100 * flops / totals.loc['all', 'flops']:.1f} %" for flops in totals["flops"]],
         "tokens": totals["tokens"].map(formats.count).tolist(),
         "device-hours": totals["device_hours"].map(formats.significant).tolist(),
-        "stays on disk": totals["disk_bytes"].map(formats.size).tolist(),
+        "stays on disk": totals["disk_bytes"].map(spell_bytes).tolist(),
     }
     note = (
         "Evaluation includes losses, held-out questions and timing, but no other tasks of lm_eval: the plan does not "
@@ -158,8 +159,8 @@ def _memory(planned: pd.DataFrame) -> str:
     columns = {
         "largest of": [f"{stage} {arm} ({Variant(b, s)})".replace("  ", " ") for stage, arm, b, s in names],
         "parameters": largest["num_parameters"].map(formats.count).tolist(),
-        **{part: largest[f"{part}_bytes"].map(formats.size).tolist() for part in _MEMORY_PARTS},
-        "all": largest["memory_bytes"].map(formats.size).tolist(),
+        **{part: largest[f"{part}_bytes"].map(spell_bytes).tolist() for part in _MEMORY_PARTS},
+        "all": largest["memory_bytes"].map(spell_bytes).tolist(),
     }
     note = (
         "Training keeps float32 weights (4 bytes a parameter, 2 more for bfloat16 copies), gradients (4) and AdamW's "

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from budwood import __version__
+from budwood.arch.bytes import spell_bytes
 from budwood.corpus.packing import OMITTED
 from budwood.corpus.split import FOREIGN
 from budwood.evaluation.statistics import mean_and_error
@@ -171,8 +172,8 @@ def speeds(table: pd.DataFrame) -> str:
         "decode per token": table["decode_seconds"].map(formats.duration).tolist(),
         "decode, tokens/s": table["decode_tokens_per_second"].map(formats.significant).tolist(),
         "decode, speed-up": _speedups(table, "decode"),
-        "peak memory": table["peak_bytes"].map(formats.size).tolist(),
-        "KV cache per token": table["kv_bytes_per_token"].map(formats.size).tolist(),
+        "peak memory": table["peak_bytes"].map(spell_bytes).tolist(),
+        "KV cache per token": table["kv_bytes_per_token"].map(spell_bytes).tolist(),
     }
     return f"{note}\n\n{markup.markdown_table(columns, 2)}"
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import forward_flops_per_token, num_parameters
-from budwood.arch.limits import Limit, spell_bytes
+from budwood.arch.limits import Limit, in_words
 from budwood.arch.sampling import sample
 from budwood.arch.space import SearchSpace
 from budwood.arch.spec import Architecture
@@ -106,7 +106,7 @@ class Forecast:
         """What members take of what their bin limits, from the least to the most; empty without limits."""
         amounts = {limit: [limit.of(member) for member in self.members] for limit in self.limits}
         return ", ".join(
-            f"{limit.name} {spell_bytes(min(each))} to {spell_bytes(max(each))}, at most {spell_bytes(limit.most)}"
+            f"{limit.name} {in_words(min(each))} to {in_words(max(each))}, at most {in_words(limit.most)}"
             for limit, each in amounts.items()
         )
 

@@ -4,8 +4,8 @@ from collections.abc import Hashable, Mapping
 
 import pandas as pd
 
+from budwood.arch.bytes import spell_bytes
 from budwood.records.names import ARMS, REFERENCE, SHARED
-from budwood.reporting import formats
 from budwood.reporting.accelerator import Accelerator
 from budwood.reporting.quote import ROOM, disk_bytes
 from budwood.study.plan import PlannedStudy
@@ -21,7 +21,7 @@ def warnings_of(
         worst = rows.iloc[0].to_dict()
         place = " · ".join(str(name) for name in (stage, arm, worst["bin"], worst["space"]) if name)
         others = f" ({len(rows) - 1} more do not fit either)" if len(rows) > 1 else ""
-        needs = f"needs {formats.size(worst['memory_bytes'])} of a device, which has {formats.size(room)} to plan with"
+        needs = f"needs {spell_bytes(worst['memory_bytes'])} of a device, which has {spell_bytes(room)} to plan with"
         warnings.append(f"{place} {needs}{others}: {_advice(study, worst, room, num_devices)}.")
     bins = dict.fromkeys(each.variant.bin for each in study.forecasts)
     portions = {study.within(name).micro_batch(arm) for name in bins for arm in (*ARMS, REFERENCE)}
@@ -32,8 +32,8 @@ def warnings_of(
     ]
     needed = disk_bytes(planned)
     if needed > free_disk_bytes:
-        room_left = formats.size(free_disk_bytes)
-        warnings.append(f"The study writes up to {formats.size(needed)} to disk, where {room_left} are free.")
+        room_left = spell_bytes(free_disk_bytes)
+        warnings.append(f"The study writes up to {spell_bytes(needed)} to disk, where {room_left} are free.")
     return warnings
 
 

@@ -7,9 +7,9 @@ from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from budwood.arch.bytes import spell_bytes
 from budwood.records.locks import holding
 from budwood.records.runs import WORKSPACE, newest_whole_run
-from budwood.reporting import formats
 from budwood.study.stage import Unused, remove, unused_since
 
 
@@ -52,8 +52,8 @@ def _report(unused: Sequence[Unused], since: datetime, *, deleted: bool) -> str:
     day = f"{since:%Y-%m-%d %H:%M} UTC"
     if not unused:
         return f"Every work folder was used since {day}; there is nothing to remove."
-    rows = [f"{formats.size(each.num_bytes):>10}  {each.last_used:%Y-%m-%d}  {each.folder}" for each in unused]
-    total = f"{len(unused)} work folders with {formats.size(sum(each.num_bytes for each in unused))}"
+    rows = [f"{spell_bytes(each.num_bytes):>10}  {each.last_used:%Y-%m-%d}  {each.folder}" for each in unused]
+    total = f"{len(unused)} work folders with {spell_bytes(sum(each.num_bytes for each in unused))}"
     end = f"Removed {total}." if deleted else f"{total} would be removed; nothing was yet. Add --yes to remove them."
     return "\n".join([f"Not used since {day}, by size, with the day of the last use:", *rows, end])
 
