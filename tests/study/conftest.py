@@ -9,6 +9,7 @@ import torch
 from corpora import tokenize_and_pack
 
 from budwood.arch.selection import LayerSelection, Selection
+from budwood.corpus.ingestion import deciding_sources
 from budwood.corpus.settings import CorpusSettings, SourceSettings
 from budwood.evaluation.settings import EvaluationSettings
 from budwood.models.card import CardSource, Measurement
@@ -156,7 +157,7 @@ def of_teacher(materials: Materials) -> list[Stage]:
     corpus = CorpusSettings(sources={"one": SourceSettings(path="text.txt", splits={"train": 0.5, "validation": 0.5})})
     return [
         PackText(
-            sources=[{"path": "text.txt"}],
+            sources=deciding_sources(corpus),
             seed=1,
             tokenizer="words",
             vocab_size=257,

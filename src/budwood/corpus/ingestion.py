@@ -48,7 +48,7 @@ _AHEAD = 2
 _SAMPLE_DOCUMENTS = 5
 _SAMPLE_CHARACTERS = 200
 _FACTS = "facts.json"
-_NO_FACTS = {"weight", "license", "attribution", "language"}
+_NO_FACTS = ("weight", "license", "attribution", "language")
 """Fields of a source that do not decide its tokens."""
 
 
@@ -106,7 +106,11 @@ def tokenize_sources(
     """
     encoder = Encoder.of(tokenizer, vocab_size)
     facts = describe_tokenizer(tokenizer) | {"seed": corpus.seed}
-    settings = {**facts, "vocab_size": vocab_size, "sources": describe_sources(corpus)}
+    settings = {
+        **facts,
+        "vocab_size": vocab_size,
+        "sources": [source.model_dump(mode="json") for source in deciding_sources(corpus)],
+    }
     facts |= {"bos_token_id": first_token(tokenizer, corpus.bos, vocab_size)}
     shards = shards_folder(folder)
     index = _current_index(folder, corpus, root, settings)
@@ -133,9 +137,10 @@ def tokenize_sources(
         raise OSError(errno.ENOSPC, message) from error
 
 
-def describe_sources(corpus: CorpusSettings) -> list[dict[str, Any]]:
-    """Return what decides the tokens of sources."""
-    return [source.model_dump(mode="json", exclude=_NO_FACTS) for source in corpus.sources.values()]
+def deciding_sources(corpus: CorpusSettings) -> tuple[SourceSettings, ...]:
+    """Return the sources of a corpus, with defaults for what does not decide their tokens."""
+    defaults = {name: SourceSettings.model_fields[name].default for name in _NO_FACTS}
+    return tuple(source.model_copy(update=defaults) for source in corpus.sources.values())
 
 
 def _current_index(

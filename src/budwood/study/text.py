@@ -4,14 +4,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from budwood.corpus.ingestion import describe_sources, tokenize_sources
+from budwood.corpus.ingestion import deciding_sources, tokenize_sources
 from budwood.corpus.packing import PackedCorpus
-from budwood.corpus.settings import CorpusSettings
+from budwood.corpus.settings import CorpusSettings, SourceSettings
 from budwood.corpus.split import FOREIGN
 from budwood.corpus.tokenization import fingerprint_tokenizer
 from budwood.models.checkpoint import Checkpoint
@@ -85,7 +85,8 @@ class PackText(Stage[PackedCorpus]):
     answers: ClassVar[bool] = False
     """Files of text may have changed: what was read of them is compared at every run."""
 
-    sources: Sequence[Mapping[str, Any]]
+    sources: Sequence[SourceSettings]
+    """Without what does not decide their tokens."""
     seed: int
     tokenizer: str
     """Its fingerprint."""
@@ -99,7 +100,7 @@ class PackText(Stage[PackedCorpus]):
     def of(cls, teacher: Checkpoint, corpus: CorpusSettings, root: Path) -> "PackText":
         """Declare the text of a teacher."""
         return cls(
-            sources=describe_sources(corpus),
+            sources=deciding_sources(corpus),
             seed=corpus.seed,
             tokenizer=fingerprint_tokenizer(teacher.load_tokenizer()),
             vocab_size=teacher.architecture.vocab_size,
