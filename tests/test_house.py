@@ -102,8 +102,7 @@ def test_stages_take_and_give_typed_values():
                 seen += 1
                 fields = [part for part in node.body if isinstance(part, ast.AnnAssign)]
                 untyped = [ast.unparse(part) for part in fields if UNTYPED.search(ast.unparse(part.annotation))]
-                # What the world outside describes: sources as the corpus settings give them.
-                assert node.name == "PackText" or untyped == [], node.name
+                assert untyped == [], node.name
                 runs = [part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == "run"]
                 assert not [run for run in runs if UNTYPED.search(ast.unparse(run.args) + ast.unparse(run.returns))]
     assert seen >= 11

@@ -1,9 +1,8 @@
 """What decides results, case by case."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import TypeVar
 
 from budwood.corpus.settings import CorpusSettings
 from budwood.records.search import Finalists
@@ -18,21 +17,6 @@ Kind = TypeVar("Kind", bound=Stage)
 def one_of(stages: list[Stage], kind: type[Kind]) -> Kind:
     (found,) = [stage for stage in stages if isinstance(stage, kind)]
     return found
-
-
-def parts(hint: object) -> Iterator[object]:
-    """Give a type, and all types that it is made of."""
-    yield hint
-    for part in get_args(hint):
-        yield from parts(part)
-
-
-def test_what_goes_into_a_stage_and_comes_out_is_typed(stages):
-    """No bare dictionary: what it has would be known to nobody but the two stages that share it."""
-    for stage in stages:
-        hints = get_type_hints(type(stage)) | {"return": get_type_hints(type(stage).run)["return"]}
-        untyped = [name for name, hint in hints.items() if Any in parts(hint)]
-        assert untyped == [], type(stage).__name__
 
 
 def test_what_a_licence_or_a_weight_is_packs_no_text_anew(materials, stages):
