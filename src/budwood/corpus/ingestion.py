@@ -106,11 +106,8 @@ def tokenize_sources(
     """
     encoder = Encoder.of(tokenizer, vocab_size)
     facts = describe_tokenizer(tokenizer) | {"seed": corpus.seed}
-    settings = {
-        **facts,
-        "vocab_size": vocab_size,
-        "sources": [source.model_dump(mode="json") for source in deciding_sources(corpus)],
-    }
+    sources = [source.model_dump(mode="json") for source in deciding_sources(corpus)]
+    settings = {**facts, "vocab_size": vocab_size, "sources": sources}
     facts |= {"bos_token_id": first_token(tokenizer, corpus.bos, vocab_size)}
     shards = shards_folder(folder)
     index = _current_index(folder, corpus, root, settings)

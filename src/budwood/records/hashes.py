@@ -32,7 +32,7 @@ def hash_files(files: Mapping[str, Path], memory: Path, *, remembered: bool = Tr
     Args:
         files: by names that stay the same when the files move.
         memory: where hashes are remembered. Where it cannot be written, everything is hashed again next time.
-        remembered: whether the memory answers; without, every file is read, and the memory is written anew.
+        remembered: whether the memory answers; without, every file is read and remembered again.
     """
     known = _recall(memory) if remembered else {}
     entries = {name: _entry(file, known.get(name)) for name, file in files.items()}
