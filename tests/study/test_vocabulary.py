@@ -8,6 +8,7 @@ from teachers import tiny_teacher
 from transformers import PreTrainedTokenizerFast
 from words import train_tokenizer
 
+from budwood.arch.count import forward_flops_per_token
 from budwood.corpus.counting import count_training_tokens
 from budwood.corpus.settings import CorpusSettings, SourceSettings
 from budwood.corpus.split import assign_split, text_digest
@@ -17,7 +18,9 @@ from budwood.models.teacher import count_token_ids, describe_teacher
 from budwood.search.settings import SearchSettings
 from budwood.study.door import open_study
 from budwood.study.settings import BinSettings, MeasurementSettings
+from budwood.study.training import CacheTeacher
 from budwood.subnet.settings import Compensation, SpaceSettings
+from budwood.training.settings import DistillationSettings, Schedule
 
 WORDS = ["the", "tree", "grew", "old", "wall", "garden", "river", "stone", "autumn", "spring", "counted", "apple"]
 MEASUREMENT = MeasurementSettings(
@@ -26,6 +29,7 @@ MEASUREMENT = MeasurementSettings(
 SEARCH = SearchSettings(
     population=3, epochs=1, num_elites=2, num_mutants=1, num_crossovers=1, num_randoms=1, num_finalists=1
 )
+SCHEDULE = Schedule(tokens=256, sequence_length=32, global_batch=4, micro_batch=4, num_evaluations=1)
 SPLITS = {"train": 0.6, "calibration": 0.1, "selection": 0.1, "choice": 0.1, "validation": 0.1}
 SIZE = 290
 
@@ -56,6 +60,15 @@ def test_a_study_knows_only_the_smaller_teacher(teacher, texts, tmp_path):
     half = BinSettings(fraction=0.7, tolerance=0.2)
     found = study.search({"half": half}, space=space, settings=SEARCH)["half"]
     assert found.checkpoint.config["vocab_size"] == len(found.checkpoint.load_tokenizer()) == SIZE
+    # Live and cached, the teacher of a tail runs the head that it had.
+    whole, losses = describe_teacher(TeacherSettings(model=str(teacher))), []
+    for kind in ("live", "cached"):
+        wanted = DistillationSettings(loss="topk_tail", top_k=16, teacher=kind)
+        trained = study.distill(found.checkpoint, schedule=SCHEDULE, settings=wanted)
+        losses.append(trained.curve["train_loss"].dropna().tolist())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    (cost,) = study.workspace.finish(CacheTeacher.of(study.materials, wanted, SCHEDULE)).costs
+    assert cost.flops == cost.tokens * forward_flops_per_token(whole, context=32)
 
 
 def test_other_text_keeps_other_tokens(teacher, texts, tmp_path):
