@@ -41,9 +41,16 @@ PUBLIC = {  # sizes and counts as their model cards and configurations give them
     "Llama-3.2-1B": (llama(128256, 2048, *[layer(32, 8, 64, 8192)] * 16), 1_235_814_400),
     "TinyLlama-1.1B": (llama(32000, 2048, *[layer(32, 4, 64, 5632)] * 22, tied=False), 1_100_048_384),
     "Mistral-7B": (decoder("mistral", 32000, 4096, *[layer(32, 8, 128, 14336)] * 32, tied=False), 7_241_732_096),
+    "Mistral-Nemo-12B": (
+        decoder("mistral", 131072, 5120, *[layer(32, 8, 128, 14336)] * 40, tied=False),
+        12_247_782_400,
+    ),
     "Qwen2.5-0.5B": (decoder("qwen2", 151936, 896, *[layer(14, 2, 64, 4864)] * 24), 494_032_768),
+    "Qwen2.5-7B": (decoder("qwen2", 152064, 3584, *[layer(28, 4, 128, 18944)] * 28, tied=False), 7_615_616_512),
     "Qwen3-0.6B": (decoder("qwen3", 151936, 1024, *[layer(16, 8, 128, 3072)] * 28), 596_049_920),
+    "Qwen3-8B": (decoder("qwen3", 151936, 4096, *[layer(32, 8, 128, 12288)] * 36, tied=False), 8_190_735_360),
     "Gemma-2-2B": (decoder("gemma2", 256000, 2304, *[layer(8, 4, 256, 9216)] * 26), 2_614_341_888),
+    "Gemma-2-9B": (decoder("gemma2", 256000, 3584, *[layer(16, 8, 256, 14336)] * 42), 9_241_705_984),
     "Gemma-3-270M": (decoder("gemma3_text", 262144, 640, *[layer(4, 1, 256, 2048)] * 18), 268_098_176),
     "Gemma-3-1B": (decoder("gemma3_text", 262144, 1152, *[layer(4, 1, 256, 6912)] * 26), 999_885_952),
     "Granite-3.1-2B": (decoder("granite", 49155, 2048, *[layer(32, 8, 64, 8192)] * 40), 2_533_531_648),
@@ -68,6 +75,7 @@ PUBLIC = {  # sizes and counts as their model cards and configurations give them
     "SmolLM3-3B": (decoder("smollm3", 128256, 2048, *[layer(16, 4, 128, 11008)] * 36), 3_075_098_624),
     "OLMo-3-7B": (decoder("olmo3", 100278, 4096, *[layer(32, 32, 128, 11008)] * 32, tied=False), 7_298_011_136),
     "OLMo-3-32B": (decoder("olmo3", 100278, 5120, *[layer(40, 8, 128, 27648)] * 64, tied=False), 32_233_522_176),
+    "OLMo-2-7B": (decoder("olmo2", 100352, 4096, *[layer(32, 32, 128, 11008)] * 32, tied=False), 7_298_617_344),
     "OLMo-2-1B": (decoder("olmo2", 100352, 2048, *[layer(16, 16, 128, 8192)] * 16, tied=False), 1_484_916_736),
 }
 

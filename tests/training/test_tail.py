@@ -150,6 +150,15 @@ def test_a_student_without_a_tail_is_refused_before_a_model_is_loaded(make_job, 
         train(make_job(teacher_folder=cut, distillation=wanted))
 
 
+def test_a_teacher_that_is_cut_twice_answers_as_the_whole_one_too(whole, cut, tmp_path):
+    once = trim_checkpoint(Checkpoint.open(whole), range(ROWS - 7), tmp_path / "once")
+    twice = trim_checkpoint(Checkpoint.open(once), range(KEPT), tmp_path / "twice")
+    assert num_dropped_ids(twice) == ROWS - KEPT
+    targets = [open_live_teacher(folder, TAIL, CPU)(IDS, STARTS)[0] for folder in (cut, twice)]
+    for one, other in zip(*(target.tensors() for target in targets), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_the_fingerprint_covers_the_dropped_head(whole, cut, tmp_path):
     assert (num_dropped_ids(whole), num_dropped_ids(cut)) == (0, ROWS - KEPT)
     other = trim_checkpoint(Checkpoint.open(whole), range(KEPT), tmp_path / "teacher")

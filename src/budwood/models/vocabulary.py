@@ -120,7 +120,9 @@ def trim_checkpoint(teacher: Checkpoint, kept: Sequence[int], target: Path) -> P
     numbers, rows = {old: new for new, old in enumerate(kept)}, torch.tensor(kept)
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     others = torch.ones(len(head.weight), dtype=torch.bool).index_fill(0, rows, value=False)
-    dropped = {_WEIGHT: head.weight.detach()[others]}
+    dropped = [head.weight.detach()[others]]
+    if (before := dropped_head(teacher.folder)) is not None:
+        dropped.append(before)
     for module in {id(module): module for module in (embedding, head)}.values():
         assert isinstance(module, nn.Embedding | nn.Linear)
         for name, parameter in module.named_parameters():
@@ -137,7 +139,7 @@ def trim_checkpoint(teacher: Checkpoint, kept: Sequence[int], target: Path) -> P
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         (folder / DROPPED_HEAD).parent.mkdir()
-        save_file(dropped, folder / DROPPED_HEAD)
+        save_file({_WEIGHT: torch.cat(dropped)}, folder / DROPPED_HEAD)
     return target
 
 
