@@ -1,12 +1,12 @@
 """What a search finds for what it spends: ours, the paper's, whittle 0.6.0's random search, and random draws.
 
-All look for the best sub-network of SmolLM2-135M with half of its parameters (63.9M to 70.6M) and equal layers, on
-eight Wikipedia sequences of 256 tokens; the winner is measured on 32 others, in float32:
+All look for the best sub-network of SmolLM2-135M with half of its parameters (63.9M to 70.6M), of equal layers where
+nothing else is said, on eight Wikipedia sequences of 256 tokens; the winner is measured on 32 others, in float32:
 
 * `ours`: layers are left out one by one, and evolution, led by a surrogate, races corrected cuts; two finalists are
   refitted, trained on 16,384 tokens, and compared on text of their own;
-* `untrained`: a third of the candidates, and finalists that are refitted on more text and compared untrained; also at
-  three quarters of the parameters (95.8M to 105.9M);
+* `untrained`: a third of the candidates, whose layers may differ; the best is refitted on more text, and not trained;
+  also at three quarters of the parameters (95.8M to 105.9M);
 * `paper`: Algorithm 1 on the teacher's own order with rebuilt rotary embeddings, 50 + 20 x 50 candidates that read all;
 * `whittle`: its random search, with as many evaluation tokens as ours, in an environment of its own;
 * `random`: random draws of our cuts with as many evaluation tokens as ours, corrected and compared, without training:
@@ -67,11 +67,13 @@ OURS = SearchSettings(
 UNTRAINED = OURS.model_copy(
     update={
         "population": 8,
+        "num_balanced": 6,
         "epochs": 5,
-        "num_mutants": 5,
-        "num_crossovers": 1,
-        "num_randoms": 2,
+        "num_mutants": 6,
+        "num_crossovers": 2,
+        "num_randoms": 0,
         "stages": (2,),
+        "num_finalists": 1,
         "finalist_tokens": 0,
     }
 )
@@ -80,13 +82,13 @@ PAPER = SearchSettings(epochs=20, sampling="rejection", constraint="rejection", 
 SPACE = SpaceSettings(layerwise=False, alignment=16, compensation=Compensation(refit=True))
 CORRECTED = SPACE.model_copy(update={"compensation": Compensation(refit=False)})
 """What candidates are compared as."""
-UNTRAINED_SPACE = SPACE.model_copy(update={"compensation": Compensation(refit=True, refit_ridge=0.3)})
-"""More text needs less of a ridge."""
+UNTRAINED_SPACE = SpaceSettings(layerwise=True, alignment=16, compensation=Compensation(refit=True, refit_ridge=0.3))
+"""Layer-wise. More text needs less of a ridge."""
 PAPER_SPACE = SpaceSettings(layerwise=False, **PAPER_ORDER.model_dump())
 SCHEDULE = Schedule(tokens=16_384, sequence_length=LENGTH, global_batch=4, micro_batch=4, warmup_steps=4)
 """Of finalists."""
-NUM_REFIT = 80
-"""Sequences to which finalists are refitted that are not trained."""
+NUM_REFIT = 160
+"""Sequences to which winners are refitted that are not trained."""
 
 Result = dict[str, Any]
 
@@ -142,7 +144,7 @@ def run_ours(bench: Bench, seed: int) -> Result:
 
 
 def run_untrained(bench: Bench, seed: int) -> Result:
-    """Race corrected cuts of half the parameters, and compare refitted finalists."""
+    """Race corrected cuts of half the parameters, and refit the best."""
     bench = bench.refitting(NUM_REFIT)
     return _with_all_costs(bench, *bench.search(UNTRAINED, seed, UNTRAINED_SPACE))
 

@@ -1,11 +1,14 @@
 """Balanced members: inside the space and the bin, spread over depths, and what the rule suggests for SmolLM2."""
 
+from dataclasses import replace
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from strategies import SMOLLM2_135M, generators, spaces_with_bins
 
-from budwood.arch.balanced import MOST_CHANNELS, balanced_members
+from budwood.arch.balanced import MOST_CHANNELS, TAPER, balanced_members
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.arch.space import SearchSpace
@@ -33,26 +36,41 @@ def test_members_lie_in_the_space_and_in_the_bin(
 @pytest.mark.parametrize(
     ("fraction", "shallowest", "deepest"),
     [
-        (0.75, (23, 576, 9, 1312), (27, 544, 9, 1184)),
-        (0.5, (16, 576, 9, 896), (23, 448, 6, 1120)),
-        (0.25, (11, 416, 6, 608), (16, 320, 6, 832)),
+        (0.75, (23, 576, 9, 1408), (28, 544, 9, 1184)),
+        (0.5, (16, 576, 9, 992), (23, 448, 6, 1216)),
+        (0.25, (11, 416, 6, 704), (16, 320, 6, 896)),
     ],
 )
-@pytest.mark.parametrize("layerwise", [False, True])
 def test_smollm2_keeps_its_channels_longest(
-    fraction: float, shallowest: tuple[int, ...], deepest: tuple[int, ...], *, layerwise: bool
+    fraction: float, shallowest: tuple[int, ...], deepest: tuple[int, ...]
 ) -> None:
-    space = SearchSpace(teacher=SMOLLM2_135M, layerwise=layerwise, alignment=32, servable=SERVED.servable)
     parameter_bin = ParameterBin.around(round(fraction * num_parameters(SMOLLM2_135M)), 0.05)
-    members = balanced_members(space, parameter_bin, 99, np.random.default_rng(0))
+    members = balanced_members(SERVED, parameter_bin, 99, np.random.default_rng(0))
     sizes = [
         (len(member.layers), len(member.hidden), layer.num_attention_heads, layer.intermediate_size)
         for member in members
         for layer in {layer.spec for layer in member.layers}
     ]
     assert (sizes[0], sizes[-1]) == (shallowest, deepest)
-    two = balanced_members(space, parameter_bin, 2, np.random.default_rng(0))
+    two = balanced_members(SERVED, parameter_bin, 2, np.random.default_rng(0))
     assert two == [members[0], members[-1]]
+
+
+@pytest.mark.parametrize("fraction", [0.25, 0.5, 0.75])
+def test_neurons_fall_by_rank_the_steeper_the_deeper(fraction: float) -> None:
+    """Where layers may differ. All else, and the parameters, are those of equal layers."""
+    parameter_bin = ParameterBin.around(round(fraction * num_parameters(SMOLLM2_135M)), 0.05)
+    members = balanced_members(replace(SERVED, layerwise=True), parameter_bin, 99, np.random.default_rng(0))
+    slopes = []
+    for member in members:
+        widths = [layer.spec.intermediate_size for layer in member.layers]
+        assert widths == sorted(widths, reverse=True)
+        assert len({replace(layer.spec, intermediate_size=32) for layer in member.layers}) == 1
+        slopes.append((widths[0] - widths[-1]) / (widths[0] + widths[-1]))
+    assert slopes[0] < 0.06  # a step of a layer or two
+    # At half and three quarters the best layers have all the neurons there are, and the slope stops at that.
+    assert slopes[-1] == pytest.approx({0.25: TAPER, 0.5: 0.41, 0.75: 0.35}[fraction], abs=0.02)
+    assert all(later > earlier - 0.05 for earlier, later in pairwise(slopes))
 
 
 def test_a_bin_at_the_edge_of_a_space_has_none() -> None:

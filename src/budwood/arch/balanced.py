@@ -1,10 +1,12 @@
 """Members that a rule of thumb suggests: where a search can begin instead of with random draws.
 
 What is best lies far from most draws. It keeps about the same share of the layers as of each layer's neurons, and more
-of the channels, up to twice this share: of half and of three quarters of a model all of them.
+of the channels, up to twice this share: of half and of three quarters of a model all of them. Where layers may differ,
+those that rank better keep more neurons, and the more so the more layers there are.
 """
 
 from dataclasses import replace
+from functools import partial
 from math import floor
 
 import numpy as np
@@ -18,6 +20,11 @@ from budwood.arch.spec import Architecture, LayerSpec
 
 MOST_CHANNELS = 2.0
 """Share of channels over that of layers; the least is 1."""
+FILLED = 0.9
+"""How far up the parameters of a bin they lie: more of them are better."""
+TAPER = 0.5
+"""Of the deepest member of a layer-wise space: its best layer keeps so much more of the neurons than its layers on
+average, its last so much less, and those between lie on a line. The shallowest has equal layers."""
 _TOLERANCE = 1.25
 """Factor by which the share of neurons may differ from that of layers."""
 _NUM_HIDDEN_SIZES = 64
@@ -30,20 +37,22 @@ def balanced_members(
     """Return members of a bin that the rule suggests, spread from the shallowest to the deepest.
 
     Args:
-        space: the members are of it; layers have equal sizes in layer-wise spaces too, as far as the teacher's have.
-        parameter_bin: they lie in it, near the middle of what the space reaches there.
+        space: the members are of it; layers have equal heads, as far as the teacher's have.
+        parameter_bin: they lie in it, near the top of what the space reaches there.
         count: how many at most; a bin may have fewer, and none where it lies at the edge of the space.
         rng: chooses the entries that members of fine spaces keep.
     """
     if not count:
         return []
-    target = (max(parameter_bin.low, space.reach[0]) + min(parameter_bin.high, space.reach[1])) // 2
-    depths = space.num_layers_choices
-    shapes = [shape for depth in depths if (shape := _shape(space, depth, parameter_bin, target)) is not None]
-    members = [_solve(space, shape, parameter_bin, target, rng) for shape in shapes]
-    found = [member for member in members if member is not None and member in space]
+    lowest, highest = max(parameter_bin.low, space.reach[0]), min(parameter_bin.high, space.reach[1])
+    target = round(lowest + FILLED * (highest - lowest))
+    solve = partial(_solve, space, parameter_bin, target, rng)
+    shapes = [_shape(space, depth, parameter_bin, target) for depth in space.num_layers_choices]
+    found = [shape for shape in shapes if shape is not None and solve(shape) is not None]
+    tapers = np.linspace(0, TAPER if space.layerwise else 0, len(found))
     places = np.unique(np.linspace(0, len(found) - 1, min(count, len(found))).round().astype(int))
-    return [found[place] for place in places]
+    members = [solve(_taper(space, found[place], tapers[place])) or solve(found[place]) for place in places]
+    return [member for member in members if member is not None]
 
 
 def _shape(space: SearchSpace, depth: int, parameter_bin: ParameterBin, target: int) -> Architecture | None:
@@ -67,21 +76,32 @@ def _layer(choices: LayerChoices, neurons: float, groups: float) -> LayerSpec:
     return LayerSpec.of(_nearest(choices.groups, groups), choices.queries[-1], choices.head_dims[-1], width)
 
 
+def _taper(space: SearchSpace, shape: Architecture, taper: float) -> Architecture:
+    """Move neurons from layers that rank worse to those that rank better."""
+    lines = np.linspace(1 + taper, 1 - taper, len(shape.layers))
+    widths = [
+        _nearest(choices.intermediate_sizes, line * layer.intermediate_size / choices.intermediate_sizes[-1])
+        for choices, layer, line in zip(space.choices, shape.layers, lines, strict=False)
+    ]
+    layers = [replace(layer, intermediate_size=width) for layer, width in zip(shape.layers, widths, strict=True)]
+    return replace(shape, layers=tuple(layers))
+
+
 def _nearest(sizes: range, share: float) -> int:
     """Return the size that comes nearest to a share of the largest."""
     return sizes[min(max(floor(share * len(sizes) + 0.5), 1), len(sizes)) - 1]
 
 
 def _solve(
-    space: SearchSpace, shape: Architecture, parameter_bin: ParameterBin, target: int, rng: np.random.Generator
+    space: SearchSpace, parameter_bin: ParameterBin, target: int, rng: np.random.Generator, shape: Architecture
 ) -> Selection | None:
     """Return a member of the bin with a shape; widths are solved for the target where they change little by that."""
     filled = choose_entries(space, shape, np.arange(len(shape.layers)), rng)
     solved = resize(space, filled, parameter_bin, target, rng)
-    if solved is not None:
+    if solved is not None and solved in space:
         widths = [
             sum(layer.intermediate_size for layer in each.architecture(shape).layers) for each in (filled, solved)
         ]
         if max(widths) <= _TOLERANCE * min(widths):
             return solved
-    return filled if parameter_bin.admits(shape) else None
+    return filled if parameter_bin.admits(shape) and filled in space else None
