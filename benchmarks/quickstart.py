@@ -1,5 +1,6 @@
 """The quickstart's teacher and Wikipedia text, for benchmarks; made once, in a folder outside the repository."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -67,6 +68,11 @@ def open_quickstart(
         folder=cache_dir / folder,
         measurement=measurement,
     )
+
+
+def refitting(study: budwood.Study, num_sequences: int) -> budwood.Study:
+    """Return a study that refits cuts to so many sequences."""
+    return replace(study, measurement=study.measurement.changed({"refit": num_sequences}))
 
 
 def windows(study: budwood.Study, split: str, count: int, length: int = LENGTH) -> Tensor:

@@ -36,7 +36,7 @@ import numpy as np
 import torch
 from cuts import HALF
 from peers import CACHE_DIR, WHITTLE_SEARCH_INSTALLS, make_environment, run_script
-from quickstart import LENGTH, MEASUREMENT, PAPER_ORDER, open_quickstart, windows
+from quickstart import LENGTH, MEASUREMENT, PAPER_ORDER, open_quickstart, refitting, windows
 from transformers import PreTrainedModel
 
 from budwood import BinSettings, Compensation, Schedule, SearchSettings, Selection, SpaceSettings, Study, Subnet
@@ -102,8 +102,7 @@ class Bench:
 
     def refitting(self, num_sequences: int) -> "Bench":
         """Return the same with so many sequences for every refit."""
-        measurement = self.study.measurement.changed({"refit": num_sequences})
-        return replace(self, study=replace(self.study, measurement=measurement))
+        return replace(self, study=refitting(self.study, num_sequences))
 
     def heldout(self, model: PreTrainedModel) -> float:
         """Return the loss of a model on the held-out text, in float32."""

@@ -6,6 +6,9 @@ All students of a size have one shape, so that only what they begin with and wha
   paper cuts; `ordered`: the best of everything; `compensated`: corrected as exports are; all by cross-entropy;
 * `full`, `topk_renorm` (the paper's), `sampled`: the compensated start under the teacher, 0.2 CE + 0.8 KL.
 
+One start has a shape of its own: `searched` is the refitted winner of a short search among layers that may differ.
+Under the teacher (`searched_sampled`) it is trained on half of the tokens, and costs less than `full` with its search.
+
 They read the same 0.2M tokens of Wikipedia once, in an order that the seed decides, as it does random weights. The peak
 learning rate of a start comes from a sweep at an eighth of the tokens, measured on text of its own (`choice`): three
 values, and more while the best is an outermost one; a distilled student takes its start's. What a teacher says in
@@ -13,13 +16,14 @@ few entries is written down once for all seeds. Random weights are also trained 
 which a fifth is read twice; they come from all articles, those of the other runs from the first ones of the file.
 Losses are nats per token of 96 validation sequences that nothing was chosen on.
 
-Usage: python benchmarks/study.py [--seeds 0 1 2] [--tokens 200704]. A run that is finished is kept in the cache folder
-and not repeated, a killed one continues from its checkpoint: about 6 GB in all, and five to six hours on a core that
-multiplies bfloat16.
+Usage: python benchmarks/study.py [--seeds 0 1 2] [--tokens 200704] [--arms ...]. A run that is finished is kept in the
+cache folder and not repeated, a killed one continues from its checkpoint: about 6 GB in all, and five to six hours on a
+core that multiplies bfloat16.
 
 Last line: a JSON object with `seeds`, `nats`, `standard_errors`, `differences` (from the compensated start, in pairs of
-seed and sequence, with standard errors), `half_nats`, `learning_rates`, and `tokens_to_match_ratio`: how many times the
-tokens of an arm the longest run from random weights took to the lowest loss on the way that both come down to.
+seed and sequence, with standard errors), `half_nats`, `learning_rates`, `tflop` (of an arm: the ranking of components,
+the search, the cut, the teacher's answers and the training), and `tokens_to_match_ratio`: how many times the tokens of
+an arm the longest run from random weights took to the lowest loss on the way that both come down to.
 """
 
 import argparse
@@ -27,7 +31,6 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +38,19 @@ import numpy as np
 import torch
 from cuts import HALF, sized
 from numpy.typing import NDArray
-from quickstart import CACHE_DIR, LENGTH, PAPER_ORDER, WIKIPEDIA, open_quickstart
+from quickstart import CACHE_DIR, LENGTH, PAPER_ORDER, WIKIPEDIA, open_quickstart, refitting
+from search import SCHEDULE, UNTRAINED, UNTRAINED_SPACE
 
-from budwood import Checkpoint, Compensation, CorpusSettings, DistillationSettings, Schedule, Selection, SpaceSettings
+from budwood import (
+    BinSettings,
+    Compensation,
+    CorpusSettings,
+    DistillationSettings,
+    Schedule,
+    Selection,
+    SpaceSettings,
+    Subnet,
+)
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.corpus.packing import PackedCorpus
@@ -49,12 +62,14 @@ from budwood.study.training import CacheTeacher, Start, TrainArm, Trained
 from budwood.training.cache import TeacherCache
 from budwood.training.settings import ArmSettings, Engine
 
-STARTS = ("random", "compensated", "ordered", "prefix")
+STARTS = ("random", "compensated", "ordered", "prefix", "searched")
+SEARCHED = "searched_sampled"
 LOSSES: dict[str, DistillationSettings] = {
     "full": DistillationSettings(),
     "topk_renorm": DistillationSettings(loss="topk_renorm", teacher="cached"),
     "sampled": DistillationSettings(loss="sampled", teacher="cached"),
 }
+ARMS = (*STARTS[:-1], *LOSSES, SEARCHED)
 SHAPES = {
     "quarter": ((480, 3, 16, 224, 20), ParameterBin(31_947_314, 35_310_190)),
     "half": ((544, 3, 64, 900, 18), HALF),
@@ -68,6 +83,8 @@ SPACES = {
     "ordered": SpaceSettings(layerwise=False),
     "compensated": SpaceSettings(layerwise=False, compensation=Compensation()),
 }
+NUM_REFIT = {"quarter": 80, "half": 160}
+"""Sequences to which a searched cut is refitted."""
 EXACT = Compute(torch.device("cpu"), "float32")
 BATCH, SWEEP_SEED, SWEEP_SHARE, LONG = 4, 1000, 8, 5
 NUM_CURVE, NUM_HELDOUT, NUM_CHOICE = 16, 96, 32
@@ -93,7 +110,17 @@ class Run:
     @property
     def start(self) -> str:
         """What the student begins with."""
-        return self.arm if self.arm in STARTS else "compensated"
+        return start_of(self.arm)
+
+    @property
+    def distillation(self) -> DistillationSettings | None:
+        """What it learns of the teacher."""
+        return LOSSES.get(self.arm.removeprefix("searched_"))
+
+
+def start_of(arm: str) -> str:
+    """Return what students of an arm begin with."""
+    return next((start for start in STARTS if arm.startswith(start)), "compensated")
 
 
 class Study:
@@ -104,11 +131,10 @@ class Study:
         self.quickstart, self.tokens = open_quickstart(cache_dir), tokens
         self.workspace, self.teacher = self.quickstart.workspace, self.quickstart.teacher
 
-    @cached_property
-    def corpus(self) -> PackedCorpus:
-        """The text of all runs but the longest."""
+    def corpus(self, tokens: int) -> PackedCorpus:
+        """Return the text of runs that read so many tokens of it at most."""
         # A window more than is read: the last token of one is the first of the next.
-        limits = {"train": self.tokens + LENGTH, "validation": 10**9}
+        limits = {"train": tokens + LENGTH, "validation": 10**9}
         text = CorpusSettings(sources={"wikipedia": WIKIPEDIA.model_copy(update={"max_tokens": limits})})
         return self.workspace.finish(PackText.of(self.teacher, text, Path.cwd()))
 
@@ -118,7 +144,16 @@ class Study:
         losses = self._losses(run, trained, split)
         sys.stderr.write(f"{run.name}: {np.mean(losses):.3f} nats, {trained.record.seconds:.0f} s\n")
         curve = trained.curve.dropna(subset=["heldout_loss"])
-        return {"losses": losses, "curve": curve[["tokens", "heldout_loss"]].to_numpy().tolist()}
+        tflop = 1e-12 * (self._fixed(run) + sum(cost.flops for cost in trained.record.costs))
+        return {"losses": losses, "curve": curve[["tokens", "heldout_loss"]].to_numpy().tolist(), "tflop": tflop}
+
+    def _fixed(self, run: Run) -> float:
+        """Return the FLOPs of a student before its training."""
+        if run.start in {"random", "prefix"}:
+            return 0.0
+        start = self.start(run.size, run.start)
+        searched = 0.0 if start.history is None else float(start.history["flops"].sum())
+        return searched + sum(cost.flops for cost in (*self.quickstart.ranked.costs, *start.winner.costs))
 
     def _losses(self, run: Run, trained: Trained, split: str) -> list[float]:
         shared = {"model": trained.model, "record": trained.record, "compute": EXACT}
@@ -130,19 +165,20 @@ class Study:
         return list(self.workspace.finish(stage).score.losses["wikipedia"])
 
     def _training(self, run: Run) -> TrainArm:
-        settings = LOSSES.get(run.arm)
+        settings = run.distillation
+        corpus = self.corpus(self.tokens if settings is None else run.tokens)
         cached = settings is not None and settings.teacher == "cached"
-        start = self.cut(run.size, "ordered" if run.start == "random" else run.start)
+        start = self.start(run.size, "ordered" if run.start == "random" else run.start).checkpoint
         return TrainArm(
             arm=run.arm,
             start=Start(initialisation="random" if run.start == "random" else "checkpoint", checkpoint=start),
             settings=ArmSettings(learning_rate=run.rate, distillation=settings),
             schedule=self._schedule(run.tokens, run.seed),
             # Longer runs read all the text there is before they repeat any.
-            tokens=self.corpus if run.tokens <= self.tokens else self.quickstart.tokens,
+            tokens=corpus if run.tokens <= self.tokens else self.quickstart.tokens,
             heldout=NUM_CURVE,
             teacher=self.teacher,
-            cache=self.cache(run.arm) if cached else None,
+            cache=self.cache(settings, run.tokens) if settings is not None and cached else None,
             compute=self.quickstart.materials.compute,
             engine=Engine(),
         )
@@ -160,20 +196,24 @@ class Study:
             seed=seed,
         )
 
-    def cut(self, size: str, start: str) -> Checkpoint:
-        """Return a start as a checkpoint."""
+    def start(self, size: str, start: str) -> Subnet:
+        """Return what students begin with."""
         shape, parameter_bin = SHAPES[size]
+        if start == "searched":
+            bins = {size: BinSettings(low=parameter_bin.low, high=parameter_bin.high)}
+            study, settings = refitting(self.quickstart, NUM_REFIT[size]), UNTRAINED.model_copy(update={"seed": 0})
+            return study.search(bins, space=UNTRAINED_SPACE, settings=settings, schedule=SCHEDULE)[size]
         architecture = sized(self.teacher.architecture, shape)
         assert num_parameters(architecture) in parameter_bin, f"{shape} lies outside {parameter_bin}"
-        return self.quickstart.extract(Selection.prefix(architecture), SPACES[start]).checkpoint
+        return self.quickstart.extract(Selection.prefix(architecture), SPACES[start])
 
-    def cache(self, arm: str) -> TeacherCache:
+    def cache(self, settings: DistillationSettings, tokens: int) -> TeacherCache:
         """Return what the teacher says of all training text; runs of other seeds read it in another order."""
         stage = CacheTeacher(
             teacher=self.teacher,
-            tokens=self.corpus,
-            settings=LOSSES[arm],
-            schedule=self._schedule(self.tokens, 0),
+            tokens=self.corpus(tokens),
+            settings=settings,
+            schedule=self._schedule(tokens, 0),
             compute=self.quickstart.materials.compute,
             batch_size=BATCH,
         )
@@ -200,23 +240,24 @@ def _next(rate: float, direction: int) -> float:
 
 def plan(study: Study, rates: dict[str, float], seeds: list[int]) -> Iterator[Run]:
     """Yield all runs, those first that make the smallest whole table."""
-    arms = (*STARTS, *LOSSES)
+    arms = (*STARTS[:-1], *LOSSES)
 
-    def run(arm: str, seed: int, size: str = "quarter", times: int = 1) -> Run:
-        start = arm if arm in STARTS else "compensated"
-        return Run(size, arm, seed, times * study.tokens, rates[start])
+    def run(arm: str, seed: int, size: str = "quarter", times: float = 1) -> Run:
+        return Run(size, arm, seed, round(times * study.tokens), rates.get(start_of(arm), np.nan))
 
     yield from (run(arm, seed) for seed in seeds[:2] for arm in arms)
     yield run("random", seeds[0], times=LONG)
     yield from (run(arm, seed) for seed in seeds[2:] for arm in arms)
     yield from (run(arm, seeds[0], "half") for arm in ("compensated", "random", "ordered", "full", "prefix"))
+    yield from (run(SEARCHED, seed, times=0.5) for seed in seeds)
+    yield run(SEARCHED, seeds[0], "half", times=0.5)
 
 
 def summary(study: Study, results: dict[Run, Result], rates: dict[str, float]) -> Result:
     """Return the figures of all runs that are finished."""
     by_arm: dict[str, dict[int, Result]] = {}
     for run, result in results.items():
-        if run.size == "quarter" and run.tokens == study.tokens:
+        if run.size == "quarter" and run.tokens <= study.tokens:
             by_arm.setdefault(run.arm, {})[run.seed] = result
     means = {arm: crossed_mean(np.array([result["losses"] for result in of.values()])) for arm, of in by_arm.items()}
     base, differences = by_arm.get("compensated", {}), {}
@@ -237,6 +278,11 @@ def summary(study: Study, results: dict[Run, Result], rates: dict[str, float]) -
             if run.size == "half"
         },
         "learning_rates": rates,
+        "tflop": {
+            f"{run.size} {run.arm}": float(f"{result['tflop']:.4g}")
+            for run, result in results.items()
+            if run.tokens <= study.tokens
+        },
         "tokens_to_match_ratio": {
             arm: _ratio(longest[0], list(of.values())) for arm, of in by_arm.items() if longest and arm != "random"
         },
@@ -270,12 +316,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--tokens", type=int, default=200_704)
+    parser.add_argument("--arms", nargs="+", default=ARMS, choices=ARMS)
     parser.add_argument("--cache-dir", type=Path, default=CACHE_DIR)
     arguments = parser.parse_args()
     study = Study(arguments.cache_dir, arguments.tokens)
-    rates = {start: study.rate(start) for start in STARTS}
+    rates = {start: study.rate(start) for start in dict.fromkeys(map(start_of, arguments.arms))}
     results: dict[Run, Result] = {}
-    for run in plan(study, rates, arguments.seeds):
+    for run in (each for each in plan(study, rates, arguments.seeds) if each.arm in arguments.arms):
         results[run] = study.result(run)
         sys.stderr.write(json.dumps(summary(study, results, rates)) + "\n")
     sys.stdout.write(json.dumps(summary(study, results, rates)) + "\n")

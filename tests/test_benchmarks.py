@@ -150,13 +150,18 @@ def test_the_study_trains_every_start(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(study, "NUM_CURVE", 1)
     monkeypatch.setattr(study, "NUM_HELDOUT", 2)
     monkeypatch.setattr(study, "NUM_CHOICE", 2)
+    few = {"population": 3, "num_balanced": 1, "epochs": 1, "num_elites": 2, "num_mutants": 1, "num_crossovers": 1}
+    monkeypatch.setattr(study, "UNTRAINED", study.UNTRAINED.model_copy(update=few))
+    monkeypatch.setattr(study, "NUM_REFIT", {"quarter": 4, "half": 5})
     monkeypatch.setattr(study.Study, "rate", lambda *_: 1e-3)
-    monkeypatch.setattr(sys, "argv", ["study.py", "--seeds=0", "--tokens=2048", f"--cache-dir={tmp_path}"])
+    monkeypatch.setattr(sys, "argv", ["study.py", "--seeds=0", "--tokens=4096", f"--cache-dir={tmp_path}"])
     study.main()
     found = last_line(capsys.readouterr().out)
-    assert set(found["nats"]) == {*study.STARTS, *study.LOSSES}
+    assert set(found["nats"]) == set(study.ARMS)
     assert set(found["differences"]) == set(found["nats"]) - {"compensated"}
-    assert set(found["half_nats"]) == {"compensated", "random", "ordered", "full", "prefix"}
+    assert set(found["half_nats"]) == {"compensated", "random", "ordered", "full", "prefix", study.SEARCHED}
+    assert found["tflop"]["quarter random"] < found["tflop"]["quarter compensated"] < found["tflop"]["quarter full"]
+    assert found["learning_rates"] == dict.fromkeys(study.STARTS, 1e-3)
 
 
 @pytest.mark.slow
