@@ -14,6 +14,8 @@ from projects import ROOT, copy_project
 
 from budwood import __version__
 
+TELEMETRY = {"DO_NOT_TRACK", "KEDRO_DISABLE_TELEMETRY", "MLFLOW_DISABLE_TELEMETRY"}
+"""Variables that the tests set, and users need not."""
 ONE_VARIANT = "--params=grid.half=null,grid.quarter=[coarse_layerwise]"
 
 
@@ -54,8 +56,10 @@ def test_it_runs_the_smoke_study_in_an_empty_folder(installed, tmp_path):
         packed.add(ROOT / "conf", "conf", filter=lambda file: None if "/local/" in file.name else file)
     folder.mkdir()
     command = ["-m", "budwood", "--env=smoke", f"--conf-source={archive}", ONE_VARIANT]
-    done = run_python(command, folder, os.environ | {"PYTHONPATH": str(installed)}, timeout=1200)
+    variables = {name: value for name, value in os.environ.items() if name not in TELEMETRY}
+    done = run_python(command, folder, variables | {"PYTHONPATH": str(installed)}, timeout=1200)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    assert "usage data" not in done.stdout + done.stderr
     results = pd.read_parquet(folder / "data/smoke/08_reporting/results.parquet")
     assert {"random_init", "subnet_init", "distilled"} <= set(results["model"])
     assert (folder / "data/smoke/08_reporting/report.html").is_file()
