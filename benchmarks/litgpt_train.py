@@ -47,7 +47,7 @@ class Text(DataModule):
     """Random tokens as litgpt takes its data."""
 
     def __init__(self, train: RandomTokens, heldout: RandomTokens) -> None:
-        """Hold both splits."""
+        """Keep both splits."""
         self.train, self.heldout, self.batch_size = train, heldout, 1
 
     def connect(self, tokenizer: object, batch_size: int, max_seq_length: int) -> None:

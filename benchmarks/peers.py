@@ -108,7 +108,7 @@ def run_script(python: Path, script: Path, arguments: Sequence[str] = ()) -> dic
         [str(python), "-I", str(script), *arguments], stdout=subprocess.PIPE, text=True, check=False
     )
     if done.returncode:
-        raise RuntimeError(f"{script.name} failed with status {done.returncode}; its stderr stands above")
+        raise RuntimeError(f"{script.name} failed with status {done.returncode}; its stderr is above")
     last_line = done.stdout.rstrip().rpartition("\n")[2]
     try:
         result = json.loads(last_line)

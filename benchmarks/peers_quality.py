@@ -75,7 +75,7 @@ class Scale:
     """That students are trained on."""
     sweep_tokens: int
     rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
-    """Of a sweep, which begins with the two in the middle, the lower ones, and goes on while an outermost is best."""
+    """Of a sweep, which begins with the two in the middle, the lower ones, and continues while an outermost is best."""
     tools: tuple[str, ...] = TOOLS
 
     def schedule(self, tokens: int, seed: int = 0) -> Schedule:

@@ -76,7 +76,7 @@ SHAPES = {
 }
 """Hidden size, groups, head dimension, neurons, layers, and the bin; near the best that short searches found."""
 RATES = (3e-4, 1e-3, 3e-3)
-"""Learning rates of a sweep; it goes on by factors of about three."""
+"""Learning rates of a sweep; it continues by factors of about three."""
 NATIVE = SpaceSettings(layerwise=False, **PAPER_ORDER.model_dump())
 SPACES = {
     "prefix": NATIVE,

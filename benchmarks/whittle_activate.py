@@ -69,7 +69,7 @@ TEACHER = Teacher(  # SmolLM2-135M, 134.5M parameters
 )
 
 # Half of the teacher, each cut along other axes. whittle takes a sub-network when no size exceeds the teacher's, groups
-# divide heads, and a group has no more heads than one of the teacher's (3). Counts hold the embedding once.
+# divide heads, and a group has no more heads than one of the teacher's (3). Counts include the embedding once.
 SUBNETS = (
     Sizes(  # layers and neurons: 68.1M parameters
         hidden_size=576,

@@ -4,7 +4,7 @@ Whatever whittle has is whittle's own: litgpt's configuration and conversion of 
 random search with rejection (`multi_objective_search` by `stratified_random_search`), and `set_sub_network`, which
 takes the first entries of every axis. whittle imports its samplers from syne-tune, so that is installed: a sampler
 written again would be less faithful. The space is whittle's `small` (hidden size log-uniform from 64; layers, heads and
-neurons uniform) with the two sizes that it leaves out: those head sizes of `llama_joint` that the teacher holds, and
+neurons uniform) with the two sizes that it leaves out: those head sizes of `llama_joint` that the teacher has, and
 uniform query groups.
 
 Three things are ours:
@@ -13,7 +13,7 @@ Three things are ours:
   once, and sizes that whittle accepts. whittle's own bins have no lower bound, and its `compute_parameters` counts the
   table twice and divides the heads by the super-network's groups;
 * the loss: the mean over the tokens of fixed windows, from logits in float32;
-* the history: a restart draws the same candidates again and reads the losses that stand there.
+* the history: a restart draws the same candidates again and reads the losses that are there.
 
 Before the search, the super-network must have the loss of the teacher that the caller measured. The script runs in the
 environment of `peers.WHITTLE_SEARCH_INSTALLS`, imports nothing of budwood, and closes its output with one line of JSON.
@@ -168,7 +168,7 @@ class Search:
         return True
 
     def __call__(self, candidate: dict[str, int]) -> tuple[float, int]:
-        """Return loss and parameters of a candidate, adding a record to the history unless it stands there."""
+        """Return loss and parameters of a candidate, adding a record to the history unless it is there."""
         sizes, number = Sizes(**candidate), len(self.records)
         identity = {"evaluation": number, "key": self._key, "sizes": asdict(sizes)}
         if number >= len(self._known):
