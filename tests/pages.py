@@ -64,7 +64,7 @@ def browsing(folder: Path, width: int, height: int = 900) -> Iterator[Chrome]:
 @contextmanager
 def making(project: Path, target: str, arguments: str, path: str = "/") -> Iterator[str]:
     """Run a target of the Makefile that serves a project, and end it and all it started."""
-    port = _free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     # The environment is installed already: where the tests run.
     make = ["make", f"--file={ROOT / 'Makefile'}", f"--old-file={VENV / '.installed'}", f"VENV={VENV}", target]
@@ -78,7 +78,7 @@ def making(project: Path, target: str, arguments: str, path: str = "/") -> Itera
             start_new_session=True,
         )
         try:
-            _await(port, path, process, Path(log.name))
+            await_answer(port, path, process, Path(log.name))
             yield url
         finally:
             # Kedro-Viz serves from a child, MLflow from a child of a child.
@@ -86,7 +86,7 @@ def making(project: Path, target: str, arguments: str, path: str = "/") -> Itera
             process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """Return a port that nobody listens on; Kedro-Viz takes none above 49151, where the system's own choices lie."""
     for port in range(20_000 + os.getpid() % 10_000, 32_000):
         with socket.socket() as probe:
@@ -95,7 +95,7 @@ def _free_port() -> int:
     raise AssertionError("all ports are taken")
 
 
-def _await(port: int, path: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def await_answer(port: int, path: str, process: subprocess.Popen[bytes], log: Path) -> None:
     """Wait until a server answers at all."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline and process.poll() is None:

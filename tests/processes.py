@@ -147,7 +147,7 @@ def _become(arguments: list[str], folder: Path, environment: dict[str, str], out
     signal.signal(signal.SIGINT, signal.default_int_handler)
     status = 1
     try:
-        _run(arguments)
+        execute(arguments)
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -162,7 +162,8 @@ def _become(arguments: list[str], folder: Path, environment: dict[str, str], out
         os._exit(status)
 
 
-def _run(arguments: list[str]) -> None:
+def execute(arguments: list[str]) -> None:
+    """Do in this process what `python <arguments>` does, given `-c` or `-m`, and what follows."""
     kind, code, *rest = arguments
     sys.argv = [kind if kind == "-c" else code, *rest]
     if kind == "-m":

@@ -1,0 +1,94 @@
+"""The text of the documentation: what it names exists, its words are usual, and its links lead somewhere."""
+
+import ast
+import re
+
+import reference
+from projects import ROOT
+from shown import DOCS, FENCE, PAGES, messages
+
+README_LINES = 150
+LANGUAGES = {"", "python", "yaml", "text"}
+"""Of blocks: commands, what tests run and validate, and what is only read."""
+OUTDATED = re.compile(
+    r"\b((fore|un)?told|whoever|shall|anew|nobody|likewise|goes on|holds?(?! out)|st(ood|ands?)(?! for)"
+    r"|tells? (what|how|which|an?|the|every))\b",
+    re.IGNORECASE,
+)
+"""Words of a manner that readers stumble over."""
+SPOKEN = [
+    *(page for page in PAGES if page.name != "CHANGELOG.md"),
+    *(ROOT / "Makefile", ROOT / "pyproject.toml", *(ROOT / "conf").rglob("*.yml")),
+    *(file for folder in ("benchmarks", "docs", "src") for file in (ROOT / folder).rglob("*.py")),
+]
+"""Files that people read."""
+
+
+def test_scripts_exist():
+    for page in PAGES:
+        for name in re.findall(r"(?<![\w/])(?:benchmarks|docs|notebooks|tests)/[\w/]+\.\w+", page.read_text()):
+            assert (ROOT / name).exists() or name.endswith(("_cache.json",)), f"{page.name} names {name}"
+
+
+def spoken() -> str:
+    """Return all texts of the source, every value in them as an ellipsis."""
+    found = []
+    for file in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            match node:
+                case ast.JoinedStr(values=values):
+                    found.append("".join(v.value if isinstance(v, ast.Constant) else "…" for v in values))
+                case ast.Constant(value=str() as text):
+                    found.append(text)
+    return "\n".join(found)
+
+
+FOREIGN = {
+    "budwood needs Python 3.11 or newer",  # the Makefile
+    "Unrecognized configuration class",  # transformers, in an engine
+    "Unsupported CPU attention configuration",  # vLLM
+    "is unknown; there are quickstart…",  # the names of a table
+    "must have model.safetensors or …",
+    "undecided",
+    "address already in use",  # the server of MLflow
+    "within the noise",
+    "random_init",
+    "KILLED",
+}
+
+
+def test_every_message_of_the_troubleshooting_is_one():
+    said, wanted = spoken(), messages() - FOREIGN
+    patterns = {message: "[^\n]{0,300}?".join(re.escape(part) for part in message.split("…")) for message in wanted}
+    assert not [message for message, pattern in patterns.items() if not re.search(pattern, said)]
+
+
+def test_every_block_has_a_language_that_a_test_reads():
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert {language for language, _ in FENCE.findall(text)} <= LANGUAGES, page
+        assert text.count("```") == 2 * len(FENCE.findall(text)), f"{page}: a block is indented or has no end"
+
+
+def test_no_page_message_or_docstring_has_the_old_manner():
+    for page in SPOKEN:
+        for number, line in enumerate(page.read_text().splitlines(), 1):
+            assert not OUTDATED.search(line), f"{page.name}:{number}: {line}"
+
+
+def test_the_readme_is_short_and_its_links_lead_somewhere():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= README_LINES
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)|(?:src|srcset)=\"([^\"]+)\"", page.read_text()):
+            target = link[0] or link[1]
+            if "://" not in target:
+                path = (page.parent / target).resolve()
+                made = path.is_relative_to(DOCS) and path.relative_to(DOCS).as_posix() in reference.PAGES
+                assert made or path.exists(), f"{page.name} links to {target}"
+
+
+def test_the_tree_in_the_readme_is_the_tree():
+    tree = (ROOT / "README.md").read_text().partition("## The tree")[2]
+    named = set(re.findall(r"^  (\w+)/ ", tree, re.MULTILINE))
+    assert named == {path.name for path in (ROOT / "src/budwood").iterdir() if (path / "__init__.py").is_file()}
