@@ -1,12 +1,14 @@
 """Every command of the documentation runs on the smoke study, or in another test, or is on a list with the reason."""
 
 import json
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
 
@@ -148,16 +150,24 @@ def _without_starting(program: str, arguments: list[str]) -> tuple[str, ...]:
         case "python", [script, *rest]:
             run = f"import runpy, sys; sys.argv[0] = {script!r}; runpy.run_path({script!r}, run_name='__main__')"
             return ("-c", run, *rest)
-        case (("make" | "ruff" | "git"), _):
+        case ("make", _):
+            return ("make", *arguments, "VENV=.venv")  # which `clean-all` removes
+        case (("ruff" | "git"), _):
             return (program, *arguments)
     assert program in MODULES, f"{program} {' '.join(arguments)}: say where it is in MODULES, or why not in NOT_RUN"
     return ("-m", MODULES[program], *arguments)
 
 
+def without_make(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without what `make test ARGS=...` would give to every make below it, and without VENV."""
+    return {name: value for name, value in variables.items() if name not in {"MAKEFLAGS", "MAKEOVERRIDES", "VENV"}}
+
+
 def _recipe(arguments: list[str], project: Path) -> list[str]:
     """Return the lines that make would run where the environment is installed: where the tests run."""
     make = ["make", "--dry-run", f"--file={ROOT / 'Makefile'}", f"--old-file={VENV / '.installed'}", f"VENV={VENV}"]
-    shown = subprocess.run([*make, *arguments], cwd=project, capture_output=True, text=True, check=True).stdout
+    own = without_make(os.environ)
+    shown = subprocess.run([*make, *arguments], cwd=project, env=own, capture_output=True, text=True, check=True).stdout
     lines = shown.replace("\\\n", "").splitlines()
     return [line.partition(':$PATH" ')[2] for line in lines]
 
@@ -214,7 +224,8 @@ def played(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     for arguments in (["init", "--quiet"], [*author, "commit", "--quiet", "--allow-empty", "--message=One"]):
         subprocess.run(["git", *arguments], cwd=project, check=True)
     steps = {command: steps_of(command, project) for command in PLAYED}
-    ends = play([step for each in steps.values() for step in each], project, environment(project), timeout=1800)
+    own = without_make(environment(project))
+    ends = play([step for each in steps.values() for step in each], project, own, timeout=1800)
     assert not (project / "data/smoke").exists()  # cleaned
     return {command: [ends[step] for step in each] for command, each in steps.items()}
 
