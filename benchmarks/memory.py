@@ -6,11 +6,12 @@ a tiny teacher, which imports all there is to import; pages of memory-mapped fil
 memory: the bound is the teacher's size plus the child's. With `--compensated` a GPT-NeoX is cut layer by layer,
 corrected on random tokens, and its folder is proven.
 
-Usage: python benchmarks/memory.py [--num-layers 24] [--compensated [--hidden-size 2048] [--num-sequences 16]]
+Usage: python benchmarks/memory.py [--num-layers 24] [--compensated [--hidden-size 2048] [--num-sequences 16] [--refit]]
 
 Last line: a JSON object with `teacher_bytes`, `child_bytes`, `peak_bytes` and `peak_over_bound`; with `--compensated`,
 in place of the last, `peak_over_layer`, the peak over a layer of the teacher in its file, `peak_over_plan`, over what
-the plan expects, and `seconds`.
+the plan expects, `cpu_seconds`, which count this process alone where others share the machine, and
+`seconds_over_plan`, those over what the plan expects at the speed that was tried before the cut and after it.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from safetensors.torch import save_file
@@ -33,14 +35,17 @@ from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
-from budwood.models.certificate import prove
+from budwood.models.certificate import probe_lengths, prove
 from budwood.models.checkpoint import own_weights, read_architecture
-from budwood.models.device import release_memory
+from budwood.models.device import Compute, release_memory
 from budwood.models.teacher import byte_tokenizer
+from budwood.records.workload import Workload
 from budwood.reporting.streaming import TextReading, cut_memory
+from budwood.study.costs import Extent, cut_work, forward_of, proof_cost
 from budwood.subnet.compensate import cut_out, write_cut
 from budwood.subnet.extract import extract_child
 from budwood.subnet.ordering import open_ordered
+from budwood.subnet.probe import probe_machine
 from budwood.subnet.settings import Compensation, Ordering
 
 VOCAB, HEAD_DIM, BATCH_SIZE = 50_304, 128, 4
@@ -94,24 +99,31 @@ def half_of(architecture: Architecture) -> Selection:
     return Selection.prefix(replace(architecture, hidden_size=width, layers=(layer,) * depth))
 
 
-def cut(teacher: Path, child: Path) -> None:
-    """Cut half of a teacher and write it."""
+def cut(teacher: Path, child: Path) -> float:
+    """Cut half of a teacher and write it; return the seconds of this process, without those of ordering."""
     ordered = open_ordered(teacher, Ordering(ordering="magnitude"))
+    begun = time.process_time()
     own_weights(extract_child(ordered, half_of(ordered.ranked))).save_pretrained(child)
+    return time.process_time() - begun
 
 
-def compensate(teacher: Path, child: Path, num_sequences: int, length: int) -> None:
-    """Cut half of a teacher, correct it on random tokens, write it and prove it."""
+def compensate(teacher: Path, child: Path, settings: Compensation, text: Extent) -> float:
+    """Cut half of a teacher, correct it on random tokens, write it and prove it; return the seconds as `cut` does."""
     ordered = open_ordered(teacher, Ordering(ordering="magnitude"))
-    windows = torch.randint(0, 256, (num_sequences, length), generator=torch.Generator().manual_seed(0))
-    parts = cut_out(ordered, half_of(ordered.ranked), windows, Compensation(), batch_size=BATCH_SIZE)
+    begun = time.process_time()
+    windows = torch.randint(0, 256, (text.count, text.length), generator=torch.Generator().manual_seed(0))
+    parts = cut_out(ordered, half_of(ordered.ranked), windows, settings, batch_size=BATCH_SIZE)
     _, expected = write_cut(parts, teacher, child, windows[0], torch.device("cpu"))
     count = num_parameters(parts.architecture)
     prove(expected, child, parts.architecture, ParameterBin(count, count + 1), windows[0])
+    return time.process_time() - begun
 
 
-def measured(run: Callable[[Path, Path], None], teacher: Path, child: Path, arguments: argparse.Namespace) -> int:
-    """Return the largest resident memory of this process while it cuts, above what it took before."""
+def measured(
+    run: Callable[[Path, Path], float], teacher: Path, child: Path, arguments: argparse.Namespace
+) -> dict[str, float]:
+    """Return the largest resident memory of this process while it cuts, above what it took before, and its seconds."""
+    speeds = [tried_speed()]
     with tempfile.TemporaryDirectory() as folder:
         tiny = Path(folder) / "teacher"
         write_teacher(tiny, config_of(2 * HEAD_DIM, 4, compensated=arguments.compensated))
@@ -120,8 +132,14 @@ def measured(run: Callable[[Path, Path], None], teacher: Path, child: Path, argu
     # Linux begins again to look for the peak.
     Path("/proc/self/clear_refs").write_text("5")
     before = peak_bytes()
-    run(teacher, child)
-    return peak_bytes() - before
+    found = {"cpu_seconds": round(run(teacher, child), 2), "peak_bytes": peak_bytes() - before}
+    speeds.append(tried_speed())
+    return found | {"planned_seconds": fmean(planned_work(teacher, arguments).seconds(speed) for speed in speeds)}
+
+
+def tried_speed() -> Workload:
+    """Return what this process does in a second of its own."""
+    return probe_machine(Compute(torch.device("cpu"), "bfloat16"), clock=time.process_time)
 
 
 def peak_bytes() -> int:
@@ -143,30 +161,31 @@ def main() -> None:
     parser.add_argument("--compensated", action="store_true")
     parser.add_argument("--num-sequences", type=int, default=16)
     parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--refit", action="store_true", help="the child, too, on the same tokens")
     parser.add_argument("--cut", nargs=2, type=Path, metavar=("TEACHER", "CHILD"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.cut:
-        run = partial(compensate, num_sequences=arguments.num_sequences, length=arguments.length)
-        sys.stdout.write(f"{measured(run if arguments.compensated else cut, *arguments.cut, arguments)}\n")
+        run = partial(compensate, settings=corrections(arguments), text=text_of(arguments))
+        sys.stdout.write(json.dumps(measured(run if arguments.compensated else cut, *arguments.cut, arguments)) + "\n")
         return
     with tempfile.TemporaryDirectory() as folder:
         teacher, child = Path(folder) / "teacher", Path(folder) / "child"
         write_teacher(
             teacher, config_of(arguments.hidden_size, arguments.num_layers, compensated=arguments.compensated)
         )
-        command, begun = (
-            [sys.executable, __file__, *sys.argv[1:], "--cut", str(teacher), str(child)],
-            time.perf_counter(),
-        )
+        command = [sys.executable, __file__, *sys.argv[1:], "--cut", str(teacher), str(child)]
+        begun = time.perf_counter()
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603 - this very script
-        seconds, peak = time.perf_counter() - begun, int(done.stdout.splitlines()[-1])
-        figures = {"teacher_bytes": weight_bytes(teacher), "child_bytes": weight_bytes(child), "peak_bytes": peak}
+        seconds, found = time.perf_counter() - begun, json.loads(done.stdout.splitlines()[-1])
+        figures = {"teacher_bytes": weight_bytes(teacher), "child_bytes": weight_bytes(child), **found}
+        peak, planned = found["peak_bytes"], figures.pop("planned_seconds")
         if arguments.compensated:
             whole = read_architecture(teacher)
             figures |= {"peak_over_layer": round(peak / layer_bytes(whole), 2)}
             figures |= {
                 "peak_over_plan": round(peak / planned_bytes(whole, arguments), 3),
                 "seconds": round(seconds, 1),
+                "seconds_over_plan": round(found["cpu_seconds"] / planned, 3),
             }
         else:
             bound = figures["teacher_bytes"] + figures["child_bytes"]
@@ -176,10 +195,28 @@ def main() -> None:
 
 def planned_bytes(teacher: Architecture, arguments: argparse.Namespace) -> int:
     """Return the peak that the plan expects."""
-    count, length = arguments.num_sequences, arguments.length
-    reading = TextReading(num_sequences=count, length=length, batch_size=BATCH_SIZE, size=2)
+    text = text_of(arguments)
+    reading = TextReading(num_sequences=text.count, length=text.length, batch_size=BATCH_SIZE, size=2)
+    return cut_memory(teacher, half_of(teacher).architecture(teacher), corrections(arguments), reading).total
+
+
+def planned_work(folder: Path, arguments: argparse.Namespace) -> Workload:
+    """Return the work that the plan expects, the proof included."""
+    teacher, text = read_architecture(folder), text_of(arguments)
     child = half_of(teacher).architecture(teacher)
-    return cut_memory(teacher, child, Compensation(), reading).total
+    proof = proof_cost(forward_of(child), probe_lengths(text.length))
+    # The layers that are dropped are the last ones, or some in one place.
+    return cut_work(teacher, child, 1, corrections(arguments), text, text) + Workload(products=proof.flops)
+
+
+def corrections(arguments: argparse.Namespace) -> Compensation:
+    """Return the corrections that are made."""
+    return Compensation(refit=arguments.refit)
+
+
+def text_of(arguments: argparse.Namespace) -> Extent:
+    """Return the calibration text."""
+    return Extent(arguments.num_sequences, arguments.length)
 
 
 def layer_bytes(teacher: Architecture) -> int:

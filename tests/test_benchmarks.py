@@ -111,7 +111,7 @@ def test_memory_is_measured_in_small(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["memory.py", "--compensated", *sizes])
     memory.main()
     found = last_line(capsys.readouterr().out)
-    assert {"peak_over_layer", "peak_over_plan", "peak_bytes", "seconds"} < set(found)
+    assert {"peak_over_layer", "peak_over_plan", "peak_bytes", "seconds", "seconds_over_plan"} < set(found)
     assert min(found.values()) > 0
 
 

@@ -14,6 +14,7 @@ from budwood.parameters import read_parameters
 from budwood.pipelines.plan.nodes import plan_study
 from budwood.pipelines.teacher.nodes import fetch_teacher
 from budwood.records.teacher import IntakeRecord, TeacherRecord
+from budwood.records.workload import Workload
 from budwood.search.settings import SearchSettings
 from budwood.study.settings import BinSettings
 from budwood.study.space import enumerate_spaces
@@ -209,6 +210,17 @@ def test_names_that_differ_in_case_only_are_refused(group):
 def test_a_plan_refuses_what_a_run_would(path, value, expected, tmp_path):
     with pytest.raises(ValueError, match=f"(?s){expected}"):
         plan_study(read_parameters(changed(path, value)), tmp_path)
+
+
+def test_a_plan_for_this_machine_tries_how_fast_it_is(monkeypatch, tmp_path):
+    speed = Workload(passes=1e9, products=1e8, solves=1e8, moved=1e8)
+    monkeypatch.setattr("budwood.pipelines.plan.nodes.probe_machine", lambda _: speed)
+    planned, page = plan_study(read_parameters(changed("plan.accelerator", "here")), tmp_path)
+    assert "on this machine at 20% of the speed of its matrix products" in page
+    proven = planned[planned["stage"] == "certificate"].iloc[0]
+    assert 3600 * proven["device_hours"] == pytest.approx(proven["flops"] / 1e8)
+    trained = planned[planned["stage"] == "training"].iloc[0]
+    assert 3600 * trained["device_hours"] == pytest.approx(trained["flops"] / 2e8)
 
 
 def test_a_plan_refuses_a_teacher_of_an_ablation_that_sees_too_little(tmp_path):

@@ -29,7 +29,7 @@ from budwood.study.plan import PlannedStudy, plan, search_costs
 from budwood.study.teacher import importance_of
 from budwood.subnet.compensate import gaps_of, possible_gaps
 from budwood.subnet.extract import Cut, resolve
-from budwood.subnet.flops import solve_flops
+from budwood.subnet.flops import solve_work
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
 
 pytestmark = pytest.mark.slow
@@ -132,7 +132,7 @@ def correcting(
     stages = (*study.search.stages, study.conditions.measurement.selection)
     for evaluation, num_sequences in zip(read["evaluation"], read["num_sequences"], strict=True):
         cut = resolve(ordered, kept.read(evaluation))
-        once = solve_flops(study.teacher, cut.architecture, each.compensation, num_gaps=gaps(cut, study))
+        once = solve_work(study.teacher, cut.architecture, each.compensation, num_gaps=gaps(cut, study)).flops
         costs.append(Cost(stage="search", flops=once * sum(stage <= num_sequences for stage in stages), tokens=0))
     return costs
 

@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import SMOLLM2_135M, decoder, layer, pythia
 
-from budwood.arch.count import forward_flops_per_token, layer_flops_per_token
+from budwood.arch.count import forward_flops_per_token, layer_flops_per_token, num_parameters
+from budwood.records.cost import Cost
+from budwood.records.workload import Workload
 from budwood.search.elimination import expected_trials
 from budwood.study.costs import (
     Extent,
@@ -19,7 +21,7 @@ from budwood.study.costs import (
     proof_cost,
     reading_cost,
 )
-from budwood.subnet.flops import ran_alone
+from budwood.subnet.flops import calibration_work, elimination_work, ran_alone
 from budwood.subnet.settings import Compensation
 
 TEACHER = decoder("llama", 11, 8, *[layer(4, 4, 2, 10)] * 3, tied=True)
@@ -61,6 +63,19 @@ def test_a_refit_costs_a_pass_of_the_teacher_and_the_fits_of_the_childs_layers()
     every = [Compensation(refit=refit) for refit in (True, False)]
     both, plain = (correction_cost(TEACHER, CHILD, 1, settings, LONGER, TEXT) for settings in every)
     assert (both.flops - plain.flops, both.tokens) == (pytest.approx(cost.flops), 35 + 21)
+
+
+def test_the_work_of_ranking_by_hand() -> None:
+    """Three layers of 8 channels and 10 neurons make 4 x 8 + 10 numbers of a token; 11 words.
+
+    Scores take 19 x 8 + 4 x 10 more. Trials are of 21 tokens, in two of them all layers run.
+    """
+    passed, count = 21 * layer_flops_per_token(TEACHER, *TEACHER.layers, context=7), num_parameters(TEACHER)
+    scored = calibration_work(TEACHER, num_tokens=21, context=7)
+    assert scored == Workload(passes=passed, moved=count + 21 * 3 * (42 + 192))
+    cost = Cost(stage="elimination", flops=2 * passed, tokens=6 * 21)
+    moved = 3 * count + 6 * 21 * 11 + 2 * 21 * 3 * 42
+    assert elimination_work(TEACHER, cost, context=7) == Workload(passes=2 * passed, moved=pytest.approx(moved))
 
 
 def test_moments_for_a_search_cost_a_pass_of_the_teacher() -> None:

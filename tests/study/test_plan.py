@@ -1,5 +1,7 @@
 """Plans, against sums worked by hand and against the paper's tables."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -25,13 +27,14 @@ from budwood.arch.count import (
 )
 from budwood.evaluation.settings import EfficiencySettings, EvaluationSettings, HeldOutSettings
 from budwood.records.names import Variant
+from budwood.records.workload import Workload
 from budwood.reporting.quote import disk_bytes, markdown_plan
 from budwood.study.ablation import PlannedAblation, plan_ablations
-from budwood.study.costs import Extent, correction_cost, halved, moments_costs, writing_cost
+from budwood.study.costs import Extent, correction_cost, cut_work, halved, moments_costs, writing_cost
 from budwood.study.limits import warnings_of
 from budwood.study.plan import CHOSEN, plan, search_costs
 from budwood.study.settings import ProtocolSettings
-from budwood.subnet.flops import moment_flops, refit_flops, solve_flops
+from budwood.subnet.flops import moment_work, refit_work, solve_work
 from budwood.subnet.settings import Compensation
 from budwood.training.cache import bytes_of_sequence
 from budwood.training.settings import DistillationSettings
@@ -227,7 +230,7 @@ def test_finalists_are_trained_and_corrected_and_the_winner_pays_for_its_correct
     # What comparing corrected candidates costs comes on top: moments once, a gap behind each of 31 layers, and solving.
     corrected, same = search_costs(study(search=search.model_copy(update={"compare": "corrected"})), own)
     (gathering,) = moments_costs(PYTHIA_69B, Compensation(), 31, Extent(64, 512))
-    solving = 5050 * solve_flops(PYTHIA_69B, PYTHIA_410M, Compensation(), num_gaps=8)
+    solving = 5050 * solve_work(PYTHIA_69B, PYTHIA_410M, Compensation(), num_gaps=8).flops
     assert corrected.flops == pytest.approx(searching.flops + gathering.flops + solving, rel=1e-12)
     assert (corrected.tokens, same) == (searching.tokens + gathering.tokens, correction)
 
@@ -326,11 +329,39 @@ def test_compensation_is_a_pass_of_the_teacher_and_its_regressions() -> None:
     """Eight of the teacher's layers are dropped."""
     settings = Compensation(refit=True)
     planned = plan(study(forecasts=(forecast(compensation=settings),)), H100, 0.4)
-    regressions = moment_flops(PYTHIA_69B, PYTHIA_410M, settings, num_tokens=64 * 512, num_gaps=8)
-    regressions += solve_flops(PYTHIA_69B, PYTHIA_410M, settings, num_gaps=8)
-    regressions += refit_flops(PYTHIA_410M, num_tokens=64 * 512, context=512)
+    regressions = moment_work(PYTHIA_69B, PYTHIA_410M, settings, num_tokens=64 * 512, num_gaps=8).flops
+    regressions += solve_work(PYTHIA_69B, PYTHIA_410M, settings, num_gaps=8).flops
+    regressions += refit_work(PYTHIA_410M, num_tokens=64 * 512, context=512).flops
     teachers_pass = row(planned, "calibration", bin_name="")["flops"]
     assert row(planned, "compensation")["flops"] == pytest.approx(2 * teachers_pass + regressions)
+
+
+def test_a_cut_takes_what_its_kinds_of_work_take_where_their_speed_was_tried() -> None:
+    """A machine that solves in no time, and copies in none: products and passes are left."""
+    settings, text = Compensation(refit=True), Extent(64, 512)
+    machine = replace(H100, speed=Workload(passes=2e12, products=1e12, solves=1e99, moved=1e99))
+    planned = plan(study(forecasts=(forecast(compensation=settings),)), machine, 0.4)
+    parts = moment_work(PYTHIA_69B, PYTHIA_410M, settings, num_tokens=text.num_tokens, num_gaps=8)
+    parts += solve_work(PYTHIA_69B, PYTHIA_410M, settings, num_gaps=8)
+    parts += refit_work(PYTHIA_410M, num_tokens=text.num_tokens, context=512)
+    passes = 2 * row(planned, "calibration", bin_name="")["flops"] + parts.passes
+    assert 3600 * row(planned, "compensation")["device_hours"] == pytest.approx(passes / 2e12 + parts.products / 1e12)
+    proven = row(planned, "certificate")
+    assert 3600 * proven["device_hours"] == pytest.approx(proven["flops"] / 1e12)
+    # What copies weights alone takes all the time where nothing else does; the teacher reads two texts for the cut.
+    copying = replace(H100, speed=Workload(passes=1e99, products=1e99, solves=1e99, moved=1e9))
+    planned = plan(study(forecasts=(forecast(compensation=settings),)), copying, 0.4)
+    moved = cut_work(PYTHIA_69B, PYTHIA_410M, 8, settings, text, text).moved
+    assert 3600 * row(planned, "compensation")["device_hours"] == pytest.approx(moved / 1e9)
+    # Of a token every layer makes 4E + 4E numbers, and 19E + 16E more where it is scored.
+    read = 3600 * row(planned, "calibration", bin_name="")["device_hours"]
+    scored = text.num_tokens * 32 * (8 + 35) * 4096
+    assert read == pytest.approx((num_parameters(PYTHIA_69B) + scored) / 1e9)
+    # Training is not among them, and a pace that a run has shown comes first.
+    trained = [row(each, "training", "random_init") for each in (planned, plan(study(), H100, 0.4))]
+    assert trained[0]["device_hours"] == trained[1]["device_hours"]
+    shown = plan(study(), replace(copying, paces={"certificate": 1e12}), 0.4)
+    assert 3600 * row(shown, "certificate")["device_hours"] == pytest.approx(row(shown, "certificate")["flops"] / 1e12)
 
 
 def test_a_refit_may_read_more_text_than_the_rest_of_a_calibration() -> None:

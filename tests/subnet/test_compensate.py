@@ -15,7 +15,7 @@ from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
 from budwood.subnet.compensate import corrections_made, gaps_of
 from budwood.subnet.extract import child_state, extract_child, resolve
-from budwood.subnet.flops import moment_flops, solve_flops
+from budwood.subnet.flops import layout_work, moment_work, solve_work
 from budwood.subnet.ordering import order_teacher
 from budwood.subnet.regression import regress
 from budwood.subnet.settings import NO_CORRECTION, STEPS, Compensation, Ordering
@@ -301,10 +301,10 @@ def test_what_corrections_cost_by_hand() -> None:
     gap, over = 4 * 8**2 * 7 + 8**3 / 3 + 2 * 8**3, 2 * 6 * 8 * 10
 
     def gathered(gaps: int = 0, whole: Architecture = teacher, **changes: bool) -> float:
-        return moment_flops(whole, child, Compensation(**changes), num_tokens=7, num_gaps=gaps)
+        return moment_work(whole, child, Compensation(**changes), num_tokens=7, num_gaps=gaps).flops
 
     def solved(gaps: int = 0, whole: Architecture = teacher, **changes: bool) -> float:
-        return solve_flops(whole, child, Compensation(**changes), num_gaps=gaps)
+        return solve_work(whole, child, Compensation(**changes), num_gaps=gaps).flops
 
     assert gathered() == pytest.approx(sum(moments.values()))
     assert gathered(gaps=2) == pytest.approx(sum(moments.values()) + 2 * gap)
@@ -317,14 +317,33 @@ def test_what_corrections_cost_by_hand() -> None:
     assert gathered(whole=untied) == pytest.approx(sum(moments.values()) + moments["channels"] / 2)
     once_more = 6**3 / 3 + 2 * 6**2 * 2 + 2 * 6 * 2 * 11
     assert solved(whole=untied) == pytest.approx(channels + heads + neurons + once_more)
-    assert moment_flops(teacher, child, ALL, num_tokens=7, num_gaps=0) > 0
-    assert solve_flops(child, child, ALL, num_gaps=0) == 0
+    assert moment_work(teacher, child, ALL, num_tokens=7, num_gaps=0).flops > 0
+    assert solve_work(child, child, ALL, num_gaps=0).flops == 0
+
+
+def test_what_laying_weights_out_costs_by_hand() -> None:
+    """Of three layers with 8 channels, 8 head dimensions and 10 neurons one is kept, with 6, 4 and 5; 11 words."""
+    teacher = decoder("llama", 11, 8, *[layer(4, 4, 2, 10)] * 3, tied=False)
+    child = decoder("llama", 11, 6, layer(2, 2, 2, 5), tied=False)
+    whole = 4 * 8 * 8 + 3 * 8 * 10 + 2 * 8
+    small = 2 * 11 * 6 + 4 * 6 * 4 + 3 * 6 * 5 + 2 * 6 + 6
+    work = layout_work(teacher, child, NO_CORRECTION, num_passes=0)
+    assert work.moved == 3 * (2 * 11 * 8 + whole) + 6 * small
+    assert work.solves == 2 * 8 * 8**2 * 2
+    # Queries, keys and values have 4 rows each, gate and up 5, what attention and the MLP write 6, the head 11.
+    gathered = 2 * (8 * (3 * 4 + 2 * 5 + 11) + (8 + 10) * 6)
+    corrected = layout_work(teacher, child, Compensation(), num_passes=1)
+    moments = 1.5 * (4 * 8**2 + 10**2)
+    assert corrected.moved == work.moved + 3 * 3 * whole + gathered + moments
+    assert corrected.solves == 4 * work.solves
+    assert corrected.passes == corrected.products == 0
 
 
 def test_moments_for_all_children_are_those_of_every_input() -> None:
     whole = decoder("llama", 11, 8, *[layer(4, 4, 2, 10)] * 3, tied=True)
-    every = moment_flops(whole, None, ALL, num_tokens=7, num_gaps=0)
-    assert every == pytest.approx(3 * 2 * 7 * (3 * 8**2 + 10**2))
+    every = moment_work(whole, None, ALL, num_tokens=7, num_gaps=0)
+    assert every.flops == pytest.approx(3 * 2 * 7 * (3 * 8**2 + 10**2))
+    assert every.moved == 3 * 7 * (3 * 8 + 10)
 
 
 @pytest.mark.parametrize(("kept", "gaps"), [([0, 1, 2, 3], 0), ([0, 2], 2), ([1, 2, 3], 0), ([0], 1), ([0, 3], 1)])

@@ -1,6 +1,7 @@
 """Where models run, and in which precision."""
 
 import ctypes
+import os
 import sys
 from dataclasses import dataclass
 from typing import Literal, cast
@@ -69,6 +70,13 @@ def choose_compute(device: DeviceName = "auto", precision: Precision = "auto") -
     if precision == "auto":
         precision = "bfloat16" if _multiplies_bfloat16(device) else "float32"
     return Compute(torch.device(device), precision)
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Return the memory of a device; of all but CUDA's, that of the machine."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def release_memory() -> None:

@@ -60,6 +60,7 @@ class LayerStream:
         layer = self._layers[self.depth]
         if self._read and not next(layer.parameters()).numel():
             fill(self.model, self._read(self.depth))
+            release_memory()  # reading and permuting has left holes
         return layer
 
     @torch.no_grad()

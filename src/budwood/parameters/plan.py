@@ -1,5 +1,7 @@
 """On what a study would run."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from budwood.records.strict import Strict
@@ -9,8 +11,9 @@ from budwood.reporting.accelerator import AcceleratorName
 class PlanSettings(Strict):
     """The hardware that a study would run on, to estimate its cost beforehand; see `budwood.study.plan`."""
 
-    accelerator: AcceleratorName = "h100"
-    """Device that the plan assumes."""
+    accelerator: Literal[AcceleratorName, "here"] = "h100"
+    """Device that the plan assumes; `here` is that of `measurement.device` on this machine, whose speed is tried for
+    some seconds."""
     num_devices: int = Field(default=1, gt=0)
     """Devices that train in parallel; they divide the time, not the memory."""
     mfu: float = Field(default=0.4, gt=0, le=1)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from budwood.records.cost import STAGES, Cost, CostStage
+from budwood.records.workload import Workload
 from budwood.training.peaks import PEAK_FLOPS
 
 _GIB = 2**30
@@ -27,9 +28,20 @@ class Accelerator:
 
     paces: Mapping[str, float] = field(default_factory=dict)
     """FLOPs per second of stages, where a run has shown them."""
+    speed: Workload | None = None
+    """What it does in a second, where that was tried."""
 
-    def hours(self, stage: str, flops: float, mfu: float) -> float:
-        """Return what a stage takes, at its pace or at a share of the peak."""
+    def hours(self, stage: str, flops: float, mfu: float, work: Workload | None = None) -> float:
+        """Return what a stage takes, at its pace, by what was tried, or at a share of the peak.
+
+        Args:
+            stage: its name.
+            flops: its FLOPs.
+            mfu: share of the peak that it reaches.
+            work: all that is done, where that is known.
+        """
+        if self.speed is not None and work is not None and stage not in self.paces:
+            return work.seconds(self.speed) / _SECONDS_PER_HOUR
         return flops / self.paces.get(stage, self.flops_per_second * mfu) / _SECONDS_PER_HOUR
 
 

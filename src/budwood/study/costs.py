@@ -13,19 +13,22 @@ from budwood.arch.spec import Architecture, LayerSpec
 from budwood.evaluation.continuations import continuation_flops
 from budwood.records.cost import Cost, CostStage
 from budwood.records.gate import LONG_STEPS, OVERFIT_STEPS
+from budwood.records.workload import Workload
 from budwood.search.elimination import Kept, expected_trials
 from budwood.search.fitness import DIVERGENCE
 from budwood.study.settings import BinSettings
 from budwood.subnet.elimination import NUM_TOGETHER
 from budwood.subnet.flops import (
-    moment_flops,
+    layout_work,
+    moment_work,
+    pass_work,
     ran_alone,
-    refit_flops,
+    refit_work,
     refits,
-    solve_flops,
+    solve_work,
     trial_flops_per_token,
 )
-from budwood.subnet.settings import Compensation
+from budwood.subnet.settings import NO_CORRECTION, Compensation
 from budwood.training.settings import Schedule
 
 Forward = Callable[[int], float]
@@ -132,21 +135,44 @@ def correction_cost(
         calibration: the text behind regressions on the teacher's activations.
         refitting: the text to which the child is refitted.
     """
-    costs: list[Cost] = []
+    parts = _correcting(teacher, child, num_gaps, settings, (calibration, refitting))
+    tokens, flops = sum(text.num_tokens for text, _ in parts), sum(work.flops for _, work in parts)
+    return Cost(stage="compensation", tokens=tokens, flops=flops)
+
+
+def cut_work(
+    teacher: Architecture,
+    child: Architecture,
+    num_gaps: int,
+    settings: Compensation | None,
+    calibration: Extent,
+    refitting: Extent,
+) -> Workload:
+    """Return what a machine does to cut a child out, to correct it as `correction_cost` says, and to write it.
+
+    The float32 copies on which a proof runs are counted, its FLOPs are not.
+    """
+    parts = [work for _, work in _correcting(teacher, child, num_gaps, settings, (calibration, refitting))]
+    return sum(parts, layout_work(teacher, child, settings or NO_CORRECTION, num_passes=len(parts)))
+
+
+def _correcting(
+    teacher: Architecture,
+    child: Architecture,
+    num_gaps: int,
+    settings: Compensation | None,
+    texts: tuple[Extent, Extent],
+) -> list[tuple[Extent, Workload]]:
+    """Return the texts that corrections read, each with what is done for them; the teacher's pass is part of it."""
+    (calibration, refitting), parts = texts, list[tuple[Extent, Workload]]()
     if settings is not None:
-        flops = moment_flops(teacher, child, settings, num_tokens=calibration.num_tokens, num_gaps=num_gaps)
-        flops += solve_flops(teacher, child, settings, num_gaps=num_gaps)
-        costs += [_beside_teacher(teacher, calibration, flops)] if flops else []
+        work = moment_work(teacher, child, settings, num_tokens=calibration.num_tokens, num_gaps=num_gaps)
+        work += solve_work(teacher, child, settings, num_gaps=num_gaps)
+        parts += [(calibration, work)] if work.flops else []
         if refits(teacher, child, settings):
-            flops = refit_flops(child, num_tokens=refitting.num_tokens, context=refitting.length)
-            costs.append(_beside_teacher(teacher, refitting, flops))
-    return Cost.total("compensation", costs)
-
-
-def _beside_teacher(teacher: Architecture, text: Extent, flops: float) -> Cost:
-    """Return what a correction costs together with the teacher's pass over its text."""
-    passed = stream_cost("compensation", teacher, text)
-    return passed.model_copy(update={"flops": passed.flops + flops})
+            work = refit_work(child, num_tokens=refitting.num_tokens, context=refitting.length)
+            parts.append((refitting, work))
+    return [(text, work + pass_work(teacher, num_tokens=text.num_tokens, context=text.length)) for text, work in parts]
 
 
 def moments_costs(
@@ -163,8 +189,8 @@ def moments_costs(
     if settings is None or not settings.regresses:
         return []
     passed = stream_cost("search", teacher, calibration)
-    flops = moment_flops(teacher, None, settings, num_tokens=calibration.num_tokens, num_gaps=num_gaps)
-    return [passed.model_copy(update={"flops": passed.flops + flops})]
+    work = moment_work(teacher, None, settings, num_tokens=calibration.num_tokens, num_gaps=num_gaps)
+    return [passed.model_copy(update={"flops": passed.flops + work.flops})]
 
 
 def choice_cost(

@@ -16,13 +16,14 @@ from budwood.evaluation.efficiency import timing_flops
 from budwood.evaluation.settings import EfficiencySettings
 from budwood.records.cost import Cost
 from budwood.records.names import Variant
+from budwood.records.workload import Workload
 from budwood.reporting.memory import Memory
 from budwood.reporting.quote import NUM_MEMBERS
 from budwood.reporting.streaming import TextReading, cut_memory
 from budwood.search.genes import stored_bytes
-from budwood.study.costs import Extent, bin_center, correction_cost, moments_costs, writing_cost
+from budwood.study.costs import Extent, bin_center, correction_cost, cut_work, moments_costs, writing_cost
 from budwood.study.settings import BinSettings
-from budwood.subnet.flops import solve_flops
+from budwood.subnet.flops import solve_work
 from budwood.subnet.settings import Compensation, SpaceSettings
 
 _NUM_HISTORIES = 3
@@ -61,12 +62,20 @@ class Forecast:
         ]
         return costs[0].model_copy(update={"flops": statistics.fmean(cost.flops for cost in costs)})
 
+    def cut_work(self, teacher: Architecture, calibration: Extent, refitting: Extent) -> Workload:
+        """Return the mean work of cutting a member out and correcting it, see `budwood.study.costs.cut_work`."""
+        works = (
+            cut_work(teacher, member, self._gaps(teacher, member), self.compensation, calibration, refitting)
+            for member in self.members
+        )
+        return sum(works, Workload()).times(1 / len(self.members))
+
     def solving(self, teacher: Architecture) -> float:
         """Return the mean FLOPs in which a member is corrected once moments are known."""
         if self.compensation is None:
             return 0.0
         return statistics.fmean(
-            solve_flops(teacher, member, self.compensation, num_gaps=self._gaps(teacher, member))
+            solve_work(teacher, member, self.compensation, num_gaps=self._gaps(teacher, member)).flops
             for member in self.members
         )
 

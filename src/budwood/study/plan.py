@@ -16,6 +16,7 @@ from budwood.models.chat import MAX_TOKENS
 from budwood.models.prompts import prompt_lengths
 from budwood.records.cost import Cost
 from budwood.records.names import ARMS, BASELINE, CONTINUED, FROM_SUBNET, REFERENCE, SHARED, Variant
+from budwood.records.workload import Workload
 from budwood.reporting.accelerator import Accelerator
 from budwood.reporting.memory import BYTES, DtypeName, Memory, forward_memory, training_memory
 from budwood.reporting.quote import PLAN_COLUMNS
@@ -28,6 +29,7 @@ from budwood.study.forecast import Forecast
 from budwood.study.settings import Conditions
 from budwood.subnet.elimination import NUM_TOGETHER
 from budwood.subnet.fitness import fitness_flops_per_token
+from budwood.subnet.flops import calibration_work, elimination_work
 from budwood.training.cache import bytes_of_sequence
 from budwood.training.settings import ArmSettings, DistillationSettings, Schedule
 from budwood.training.teacher import cache_shape, with_tail
@@ -174,14 +176,18 @@ def plan(study: PlannedStudy, accelerator: Accelerator, mfu: float) -> pd.DataFr
         `passing_disk_bytes` that checkpoints take until the run ends; `taken` of what a bin limits, of searches.
     """
     one_of_each = {each.variant.bin: each for each in study.trained}
-    rows = [
+    rows: list[PlanRow] = [
         *_shared_rows(study),
         *(row for each in study.forecasts for row in _search_rows(study.within(each.variant.bin), each)),
         *(row for each in study.trained for row in _training_rows(study.within(each.variant.bin), each)),
         *(row for each in one_of_each.values() for row in _reference_rows(study.within(each.variant.bin), each)),
     ]
     frame = pd.DataFrame(rows).reindex(columns=PLAN_COLUMNS)
-    hours = [accelerator.hours(*cost, mfu) for cost in zip(frame["stage"], frame["flops"], strict=True)]
+    works = [row.get("work") for row in rows]
+    hours = [
+        accelerator.hours(stage, flops, mfu, work if isinstance(work, Workload) else None)
+        for stage, flops, work in zip(frame["stage"], frame["flops"], works, strict=True)
+    ]
     texts = dict.fromkeys(("bin", "space", "arm", "taken"), "")
     counted = [name for name in PLAN_COLUMNS if name not in {"stage", *texts, "paper_flops"}]
     return (
@@ -255,12 +261,14 @@ def _shared_rows(study: PlannedStudy) -> Iterator[PlanRow]:
     if study.needs_statistics:
         text = study.text("calibration")
         streamed = _held(stream_memory(teacher, study.reading(text, BYTES[study.precision])), teacher)
-        yield _row(costs.stream_cost("calibration", teacher, text)) | streamed
+        work = calibration_work(teacher, num_tokens=text.num_tokens, context=text.length)
+        yield _row(costs.stream_cost("calibration", teacher, text)) | streamed | {"work": work}
     if study.needs_elimination:
         text = study.text("calibration", min(measurement.elimination, measurement.calibration))
         together, reading = min(NUM_TOGETHER, teacher.num_hidden_layers), study.reading(text, BYTES[study.precision])
         streamed = _held(stream_memory(teacher, reading, num_trials=together), teacher)
-        yield _row(costs.elimination_cost(teacher, text, study.trials)) | streamed
+        cost = costs.elimination_cost(teacher, text, study.trials)
+        yield _row(cost) | streamed | {"work": elimination_work(teacher, cost, context=text.length)}
     checked = study.text("selection", min(measurement.elimination, measurement.selection))
     for cost in costs.order_gate_costs(teacher, checked).values():
         yield from [_row(cost)] * study.num_orderings
@@ -303,8 +311,10 @@ def _search_rows(study: PlannedStudy, each: Forecast) -> Iterator[PlanRow]:
     longest = study.text("calibration", max(measurement.calibration, measurement.num_refit))
     cutting = each.cutting(study.teacher, study.reading(longest, size))
     files = {"disk_bytes": num_parameters(largest) * size}
-    yield _row(correction, variant) | _held(cutting, largest) | files
-    yield _row(certificate_cost(study, each, study.search.num_finalists), variant)
+    work = each.cut_work(study.teacher, study.text("calibration"), study.text("calibration", measurement.num_refit))
+    yield _row(correction, variant) | _held(cutting, largest) | files | {"work": work}
+    proven = certificate_cost(study, each, study.search.num_finalists)
+    yield _row(proven, variant) | {"work": Workload(products=proven.flops)}
     if (probe := study.probe_schedule) is not None:
         forward = each.forward(probe.sequence_length)
         (trained,) = costs.training_costs(forward, 0.0, probe)

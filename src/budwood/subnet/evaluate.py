@@ -16,7 +16,7 @@ from budwood.search.candidate import Evaluation
 from budwood.subnet.compensate import corrected_child, gaps_of
 from budwood.subnet.extract import Cut, resolve
 from budwood.subnet.fitness import Fitness
-from budwood.subnet.flops import solve_flops
+from budwood.subnet.flops import solve_work
 from budwood.subnet.moments import Moments
 from budwood.subnet.ordering import OrderedTeacher
 from budwood.subnet.reuse import Resume, Visit, families, walk
@@ -118,7 +118,7 @@ class SubnetEvaluator:
     def _correcting(self, cut: Cut) -> float:
         teacher, kept = self.teacher.architecture, [layer.teacher_layer for layer in cut.layers]
         num_gaps = len(gaps_of(kept, teacher.num_hidden_layers))
-        return solve_flops(teacher, cut.architecture, self.compensation, num_gaps=num_gaps)
+        return solve_work(teacher, cut.architecture, self.compensation, num_gaps=num_gaps).flops
 
     @torch.no_grad()
     def _latency(self, child: PreTrainedModel) -> float:

@@ -1,11 +1,16 @@
-"""What corrections and trials cost, in closed form: FLOPs, and the sizes of the inputs that are regressed."""
+"""What ranking, trials and corrections cost in closed form, by kinds of work, and the sizes of regressed inputs."""
 
 from collections.abc import Iterator, Sequence
 
-from budwood.arch.count import forward_flops_per_token, layer_flops_per_token
+from budwood.arch.count import forward_flops_per_token, layer_flops_per_token, layer_parameters, num_parameters
 from budwood.arch.family import family_of
 from budwood.arch.spec import Architecture
+from budwood.records.cost import Cost
+from budwood.records.workload import Workload
 from budwood.subnet.settings import Compensation
+
+_DOUBLE = 2
+"""Times that a float64 product takes as long as one in float32."""
 
 
 def ran_alone(trials: Sequence[tuple[int, ...]]) -> list[list[int]]:
@@ -33,6 +38,39 @@ def trial_flops_per_token(teacher: Architecture, ran: Sequence[int], *, context:
     return head + layer_flops_per_token(teacher, *(teacher.layers[layer] for layer in ran), context=context)
 
 
+def pass_work(model: Architecture, *, num_tokens: int, context: int) -> Workload:
+    """Return the work of the layers of a model that read text.
+
+    Beside products, a token takes about 4 numbers of a channel and one of a neuron in every layer.
+    """
+    flops = layer_flops_per_token(model, *model.layers, context=context)
+    beside = sum(4 * model.hidden_size + layer.intermediate_size for layer in model.layers)
+    return Workload(passes=float(num_tokens * flops), moved=num_tokens * beside)
+
+
+def calibration_work(model: Architecture, *, num_tokens: int, context: int) -> Workload:
+    """Return the work of scoring the components of a model, whose layers are read one by one.
+
+    Statistics convert and square most numbers of a token, 19 of a channel and 4 of a neuron.
+    """
+    scored = sum(19 * model.hidden_size + 4 * layer.intermediate_size for layer in model.layers)
+    passed = pass_work(model, num_tokens=num_tokens, context=context)
+    return passed + Workload(moved=num_parameters(model) + num_tokens * scored)
+
+
+def elimination_work(model: Architecture, cost: Cost, *, context: int) -> Workload:
+    """Return the work of leaving layers out: for each of them all weights are read once more.
+
+    Args:
+        model: all layers.
+        cost: of the elimination.
+        context: tokens of a sequence.
+    """
+    whole = pass_work(model, num_tokens=1, context=context)
+    weights, logits = model.num_hidden_layers * num_parameters(model), cost.tokens * model.vocab_size
+    return Workload(passes=cost.flops, moved=weights + logits + cost.flops / whole.passes * whole.moved)
+
+
 def maps_layers(teacher: Architecture, settings: Compensation) -> bool:
     """Return whether runs of dropped layers become a linear map."""
     return settings.layers and not family_of(teacher.family).output_norms
@@ -43,10 +81,10 @@ def refits(teacher: Architecture, child: Architecture, settings: Compensation) -
     return settings.refit and not family_of(teacher.family).output_norms and child != teacher
 
 
-def moment_flops(
+def moment_work(
     teacher: Architecture, child: Architecture | None, settings: Compensation, *, num_tokens: int, num_gaps: int
-) -> float:
-    """Return the FLOPs of the moments behind corrections, beside the teacher's pass over the text.
+) -> Workload:
+    """Return the work of the moments behind corrections, beside the teacher's pass over the text.
 
     An input of n entries takes 2n^2 for every token; a gap of dropped layers takes 4E^2 for every token, and
     E^3/3 + 2E^3 to solve (Cholesky).
@@ -62,11 +100,12 @@ def moment_flops(
     inputs = [n for k, n, _ in sizes if k < n or child is None]
     gaps = num_gaps if maps_layers(teacher, settings) else 0
     solved = width**3 / 3 + 2 * width**3
-    return sum(2.0 * n**2 * num_tokens for n in inputs) + gaps * (4 * width**2 * num_tokens + solved)
+    products = sum(2.0 * n**2 * num_tokens for n in inputs) + gaps * 4.0 * width**2 * num_tokens
+    return Workload(products=products, solves=gaps * solved, moved=sum(inputs) * num_tokens)
 
 
-def solve_flops(teacher: Architecture, child: Architecture, settings: Compensation, *, num_gaps: int) -> float:
-    """Return the FLOPs in which a child is corrected once moments are known.
+def solve_work(teacher: Architecture, child: Architecture, settings: Compensation, *, num_gaps: int) -> Workload:
+    """Return the work in which a child is corrected once moments are known.
 
     An input of n entries of which k are kept takes k^3/3 + 2k^2(n - k) to solve (Cholesky), and 2k(n - k) for every
     row that reads it; a gap of dropped layers 2ED for every row that the layer before it writes.
@@ -77,16 +116,16 @@ def solve_flops(teacher: Architecture, child: Architecture, settings: Compensati
         settings: which corrections are made.
         num_gaps: runs of dropped layers that follow a kept one.
     """
-    flops = 0.0
-    for k, n, rows in _input_sizes(teacher, child, settings):
-        flops += k**3 / 3 + 2 * k**2 * (n - k) + 2 * k * (n - k) * rows if k < n else 0
+    cut = [sizes for sizes in _input_sizes(teacher, child, settings) if sizes[0] < sizes[1]]
+    solves = sum(k**3 / 3 + 2 * k**2 * (n - k) for k, n, _ in cut)
+    folds = sum(2.0 * k * (n - k) * rows for k, n, rows in cut)
     gaps = num_gaps if maps_layers(teacher, settings) else 0
     neurons = max(layer.intermediate_size for layer in teacher.layers)
-    return flops + gaps * 2 * child.hidden_size * teacher.hidden_size * neurons
+    return Workload(products=folds + gaps * 2 * child.hidden_size * teacher.hidden_size * neurons, solves=solves)
 
 
-def refit_flops(child: Architecture, *, num_tokens: int, context: int) -> float:
-    """Return the FLOPs of fitting a child, beside the teacher's pass over the text.
+def refit_work(child: Architecture, *, num_tokens: int, context: int) -> Workload:
+    """Return the work of fitting a child, beside the teacher's pass over the text.
 
     The child's layers run once, and their MLPs once more. A fit of E' targets to n entries takes 2n^2 + 2nE' for every
     token, and n^3/3 + 2n^2E' to solve (Cholesky); to fold it into m rows that read it takes 2n^2m.
@@ -96,15 +135,41 @@ def refit_flops(child: Architecture, *, num_tokens: int, context: int) -> float:
         num_tokens: of calibration text.
         context: tokens of a sequence.
     """
-    width, flops = child.hidden_size, float(num_tokens * layer_flops_per_token(child, *child.layers, context=context))
+    width, products, solves = child.hidden_size, 0.0, 0.0
+    passes = float(num_tokens * layer_flops_per_token(child, *child.layers, context=context))
     num_mlp_in = len(family_of(child.family).mlp_in)
     for spec in child.layers:
         heads, neurons = spec.num_attention_heads * spec.head_dim, spec.intermediate_size
         rows = heads + 2 * spec.num_key_value_heads * spec.head_dim + num_mlp_in * neurons
-        flops += 2.0 * num_tokens * (num_mlp_in + 1) * width * neurons + 2 * width**2 * rows
+        passes += 2.0 * num_tokens * (num_mlp_in + 1) * width * neurons
+        products += 2 * width**2 * rows
         for n in (width, heads, width, neurons):
-            flops += (2 * n**2 + 2 * n * width) * num_tokens + n**3 / 3 + 2 * n**2 * width
-    return flops
+            products += (2 * n**2 + 2 * n * width) * num_tokens
+            solves += n**3 / 3 + 2 * n**2 * width
+    return Workload(passes=passes, products=products, solves=solves)
+
+
+def layout_work(teacher: Architecture, child: Architecture, settings: Compensation, *, num_passes: int) -> Workload:
+    """Return the work of reading a teacher's weights and laying out a child's.
+
+    A weight is read and permuted along two axes, for every pass over text and for the child. One that is corrected is
+    gathered and converted. Of a moment all entries are made, and about half of them gathered. The child is copied,
+    written and read again, and read and converted for each run of its proof. To turn the values of a layer into their
+    singular basis takes 8E^2S in float64.
+
+    Args:
+        teacher: what is cut; its layers are taken to be alike where the child keeps only some.
+        child: what is left of it.
+        settings: which corrections are made.
+        num_passes: times that the teacher reads text.
+    """
+    layers = (*teacher.layers * num_passes, *teacher.layers[: child.num_hidden_layers])
+    tables = teacher.vocab_size * teacher.hidden_size * (1 if teacher.tie_word_embeddings else 2)
+    read = tables + sum(layer_parameters(teacher.family, teacher.hidden_size, layer) for layer in layers)
+    inputs = [(n, rows) for k, n, rows in _input_sizes(teacher, child, settings) if k < n]
+    moved = 3 * read + 2 * sum(n * rows for n, rows in inputs) + 1.5 * sum(n**2 for n, _ in inputs)
+    turned = sum(8.0 * teacher.hidden_size**2 * layer.head_dim for layer in layers)
+    return Workload(solves=_DOUBLE * turned, moved=moved + 6 * num_parameters(child))
 
 
 def _input_sizes(teacher: Architecture, child: Architecture, settings: Compensation) -> Iterator[tuple[int, int, int]]:

@@ -10,6 +10,7 @@ import pandas as pd
 from budwood.arch.bins import require_disjoint
 from budwood.arch.count import forward_flops_per_token
 from budwood.arch.spec import Architecture
+from budwood.models.device import choose_compute, memory_bytes
 from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import count_positions, count_token_ids, describe_teacher
 from budwood.parameters import AblationTeacher, PlanSettings, ProjectParameters
@@ -24,7 +25,9 @@ from budwood.study.ablation import PlannedAblation, plan_ablations
 from budwood.study.forecast import Forecast, forecast
 from budwood.study.limits import warnings_of
 from budwood.study.plan import PlannedStudy, plan
+from budwood.study.settings import MeasurementSettings
 from budwood.study.space import check_reference
+from budwood.subnet.probe import probe_machine
 from budwood.training.teacher import with_tail
 
 logger = logging.getLogger(__name__)
@@ -39,7 +42,7 @@ def plan_study(study: ProjectParameters, workspace: Path) -> tuple[pd.DataFrame,
         ValueError: the teacher is not known, a bin cannot be reached, or two overlap; nothing has been spent yet.
     """
     parameters, settings = study, study.plan
-    accelerator, speed = _accelerator(settings)
+    accelerator, speed = _accelerator(settings, parameters.measurement)
     described = describe_study(parameters, accelerator)
     planned = plan(described, accelerator, settings.mfu)
     free = settings.disk_gb * _GIGABYTE if settings.disk_gb else shutil.disk_usage(workspace).free
@@ -48,20 +51,32 @@ def plan_study(study: ProjectParameters, workspace: Path) -> tuple[pd.DataFrame,
     if parameters.ablations is not None:
         ablations = [_planned(each, parameters, described) for each in ablations_of(parameters)]
         compared = plan_ablations(ablations, accelerator, settings.mfu)
-    page = markdown_plan(planned, (settings.accelerator, settings.num_devices), speed, warnings, compared)
+    name = "this machine" if settings.accelerator == "here" else settings.accelerator
+    page = markdown_plan(planned, (name, settings.num_devices), speed, warnings, compared)
     (logger.warning if warnings else logger.info)("The plan\n\n%s", page)
     return planned, page
 
 
-def _accelerator(settings: PlanSettings) -> tuple[Accelerator, str]:
+def _accelerator(settings: PlanSettings, measurement: MeasurementSettings) -> tuple[Accelerator, str]:
     """Return what a study would run on, and how fast that is taken to be.
 
     Raises:
-        ValueError: there is no ledger where one is named.
+        ValueError: there is no ledger where one is named, or no device.
     """
-    accelerator = ACCELERATORS[settings.accelerator]
+    if settings.accelerator == "here":
+        compute = choose_compute(*measurement.hardware)
+        speed = probe_machine(compute)
+        accelerator = Accelerator(
+            flops_per_second=speed.passes,
+            memory_bytes=memory_bytes(compute.device),
+            precision=compute.precision,
+            speed=speed,
+        )
+    else:
+        accelerator = ACCELERATORS[settings.accelerator]
     if settings.ledger is None:
-        return accelerator, f"at {settings.mfu:.0%} of its peak"
+        peak = "the speed of its matrix products" if accelerator.speed else "its peak"
+        return accelerator, f"at {settings.mfu:.0%} of {peak}"
     file = project_root() / settings.ledger
     spent = read_records(file) if file.is_file() else None
     if not (isinstance(spent, list) and spent and all(isinstance(cost, Cost) for cost in spent)):
