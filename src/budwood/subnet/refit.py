@@ -45,8 +45,22 @@ def refitted(
         batches: [N, T] token ids of calibration text each.
         ridge: of the regressions, relative to the unit variance of features.
     """
-    family, depth, scale = teacher.family, teacher.architecture.num_hidden_layers, residual_scale(teacher)
     made = iter(parts)
+    yield from _fitted(made, config, teacher, cut, batches, ridge)
+    # Whatever fitted the layers goes before the head is made.
+    yield from made
+
+
+def _fitted(
+    made: Iterator[State],
+    config: PretrainedConfig,
+    teacher: OrderedTeacher,
+    cut: Cut,
+    batches: Sequence[Tensor],
+    ridge: float,
+) -> Iterator[State]:
+    """Yield the embedding of a child and its fitted layers, see `refitted`."""
+    family, depth, scale = teacher.family, teacher.architecture.num_hidden_layers, residual_scale(teacher)
     part = next(made)
     model = headless(hollow(build_empty(config), family.decoder, teacher.device, teacher.dtype))
     fill(model, {name: weight.to(teacher.dtype) for name, weight in part.items()})
@@ -76,7 +90,6 @@ def refitted(
         own.pass_on(returned)
         yield part
         part = State()
-    yield from made
 
 
 def _in_one_precision(part: State, teacher: OrderedTeacher, cut: Cut) -> State:
