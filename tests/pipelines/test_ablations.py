@@ -1,5 +1,6 @@
 """Ablations: their parameters, and all five pipelines by name on the tiny teacher."""
 
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -20,10 +21,10 @@ from budwood.training.settings import Arms, ArmSettings, DistillationSettings, E
 
 CHANGES = """
 grid: {half: [coarse_uniform], quarter: null}
-bins: {half: {schedule: {warmup_steps: 2}, arms: {distilled: {micro_batch: 1}}}}
+bins: {half: {schedule: {warmup_steps: 2}, arms: {distilled: {micro_batch: 1}}}, most: {fraction: 0.75}}
 ablations:
   tokens: 768
-  students: {half: coarse_uniform}
+  students: {half: coarse_uniform, most: coarse_uniform}
   spaces: [coarse_uniform, fine_layerwise]
   metrics: [perplexity, importance, magnitude]
   metric_space: paper_coarse_uniform
@@ -34,6 +35,9 @@ ablations:
     other: {source: {random: {hidden_size: 16, intermediate_size: 32, num_hidden_layers: 2, num_attention_heads: 2}}}
   kd_grid: {alpha: [0.2, 0.0], temperature: [1.0], top_k: [16, null]}
 """
+
+
+BINS = ("half", "most")
 
 
 def test_a_grid_is_every_combination() -> None:
@@ -113,8 +117,7 @@ def test_every_ablation_ends_in_a_table_a_figure_and_a_page(compared):
         "logits": ["all", "top"],
         "teacher": ["whole", "part", "other"],
     }
-    folder = compared / "half"
-    for name in NAMES:
+    for folder, name in product((compared / bin_name for bin_name in BINS), NAMES):
         table = pd.read_parquet(folder / f"{name}.parquet")
         assert table["loss"].notna().all(), name
         assert set(table["tokens"]) == {768}
@@ -125,10 +128,13 @@ def test_every_ablation_ends_in_a_table_a_figure_and_a_page(compared):
         curves = pd.read_parquet(folder / f"{name}_curves.parquet")
         assert set(curves["variant"]) == set(table["variant"])
         assert curves.groupby("variant")["heldout_loss"].count().min() >= 2
+    folder = compared / "half"
     teachers = pd.read_parquet(folder / "teacher.parquet").set_index("variant")["teacher_flops"]
     assert teachers["whole"] > teachers["part"] > teachers["other"] > 0
     # All variants of a distillation but the teacher's have one student.
-    assert len(set(pd.read_parquet(folder / "logits.parquet")["num_parameters"])) == 1
+    sizes = [set(pd.read_parquet(compared / bin_name / "logits.parquet")["num_parameters"]) for bin_name in BINS]
+    assert [len(each) for each in sizes] == [1, 1]
+    assert max(sizes[0]) < min(sizes[1])
 
 
 @pytest.mark.slow

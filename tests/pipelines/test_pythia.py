@@ -72,6 +72,14 @@ grid:
   pythia_2_8b: [paper_fine_uniform]
 """
 """Fewer spaces, so that the tests end; each of the paper's four is searched once."""
+OTHERS = {
+    "pythia_12b": (
+        "grid: {pythia_410m: [paper_coarse_uniform], pythia_1b: null, pythia_2_8b: null}",
+        "probe,selection,",
+    ),
+    LONG: ("protocol: {probe_tokens: null}", ""),
+}
+"""What is left of the other studies, and stages that not both have: that of appendix J has two searches, no probes."""
 
 
 def parameters(environment: str) -> ProjectParameters:
@@ -190,16 +198,32 @@ def test_the_studies_differ_in_their_teacher_and_what_fits_beside_it():
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Return the data and the output of the study of Pythia-6.9B on a tiny teacher.
 
-    The other studies have its parameters but for what fits beside their teacher, and budgets. `test_ablations` runs
-    ablations.
+    `test_ablations` runs ablations.
     """
-    project = copy_project(tmp_path_factory.mktemp("ran") / "project")
-    file = project / "conf/pythia_6_9b/parameters.yml"
-    OmegaConf.save(OmegaConf.merge(OmegaConf.load(file), *map(OmegaConf.create, (TINY, GRID, "ablations: null"))), file)
-    done = kedro(project, "run", "--env=pythia_6_9b")
+    return run_in_small("pythia_6_9b", GRID, tmp_path_factory.mktemp("ran") / "project")
+
+
+def run_in_small(environment: str, changes: str, project: Path, *arguments: str) -> tuple[Path, str]:
+    copy_project(project)
+    file = project / f"conf/{environment}/parameters.yml"
+    small = map(OmegaConf.create, (TINY, changes, "ablations: null"))
+    OmegaConf.save(OmegaConf.merge(OmegaConf.load(file), *small), file)
+    done = kedro(project, "run", f"--env={environment}", *arguments)
     output = done.stdout + done.stderr
     assert done.returncode == 0, output[-4000:]
-    return project / "data/pythia_6_9b", output
+    return project / f"data/{environment}", output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("environment", OTHERS)
+def test_the_other_studies_run_to_their_last_training(environment, tmp_path):
+    """They have the parameters of the first but for their teacher, what fits beside it, and budgets."""
+    changes, probing = OTHERS[environment]
+    stages = f"plan,corpus,teacher,search_space,evolution,export,{probing}pretraining"
+    data, _ = run_in_small(environment, changes, tmp_path / "project", f"--pipelines={stages}")
+    trained = {tuple(run.parts[-3:-1]) for run in data.glob("06_models/*/*/subnet_init_run.json")}
+    given = parameters(environment)
+    assert {bin_name for bin_name, _ in trained} == ({"pythia_410m"} if given.ablations else set(given.grid))
 
 
 @pytest.mark.slow
