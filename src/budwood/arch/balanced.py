@@ -1,8 +1,9 @@
 """Members that a rule of thumb suggests: where a search can begin instead of with random draws.
 
 What is best lies far from most draws. It keeps about the same share of the layers as of each layer's neurons, and more
-of the channels, up to twice this share: of half and of three quarters of a model all of them. Where layers may differ,
-those that rank better keep more neurons, and the more so the more layers there are.
+of the channels, up to twice this share: of half and of three quarters of a model all of them. Or it keeps as many
+channels and more layers of fewer neurons. Where layers may differ, those that rank better keep more neurons, and the
+more so the more layers there are.
 """
 
 from dataclasses import replace
@@ -25,8 +26,8 @@ FILLED = 0.9
 TAPER = 0.5
 """Of the deepest member of a layer-wise space: its best layer keeps so much more of the neurons than its layers on
 average, its last so much less, and those between lie on a line. The shallowest has equal layers."""
-_TOLERANCE = 1.25
-"""Factor by which the share of neurons may differ from that of layers."""
+LEAST_NEURONS, _MOST_NEURONS = 0.5, 1.25
+"""Share of neurons over that of layers."""
 _NUM_HIDDEN_SIZES = 64
 """That are tried at every depth."""
 
@@ -47,11 +48,16 @@ def balanced_members(
     lowest, highest = max(parameter_bin.low, space.reach[0]), min(parameter_bin.high, space.reach[1])
     target = round(lowest + FILLED * (highest - lowest))
     solve = partial(_solve, space, parameter_bin, target, rng)
-    shapes = [_shape(space, depth, parameter_bin, target) for depth in space.num_layers_choices]
-    found = [shape for shape in shapes if shape is not None and solve(shape) is not None]
-    tapers = np.linspace(0, TAPER if space.layerwise else 0, len(found))
-    places = np.unique(np.linspace(0, len(found) - 1, min(count, len(found))).round().astype(int))
-    members = [solve(_taper(space, found[place], tapers[place])) or solve(found[place]) for place in places]
+    shapes = (_shape(space, depth, parameter_bin, target) for depth in space.num_layers_choices)
+    base = next((shape for shape in shapes if shape is not None and solve(shape) is not None), None)
+    if base is None:
+        return []
+    deeper = [depth for depth in space.num_layers_choices if depth >= len(base.layers)]
+    depths = [depth for depth in deeper if solve(_stack(space, base, depth)) is not None]
+    tapers = np.linspace(0, TAPER if space.layerwise else 0, len(depths))
+    places = np.unique(np.linspace(0, len(depths) - 1, min(count, len(depths))).round().astype(int))
+    stacks = [(_stack(space, base, depths[place], tapers[place]), depths[place]) for place in places]
+    members = [solve(stack) or solve(_stack(space, base, depth)) for stack, depth in stacks]
     return [member for member in members if member is not None]
 
 
@@ -76,15 +82,12 @@ def _layer(choices: LayerChoices, neurons: float, groups: float) -> LayerSpec:
     return LayerSpec.of(_nearest(choices.groups, groups), choices.queries[-1], choices.head_dims[-1], width)
 
 
-def _taper(space: SearchSpace, shape: Architecture, taper: float) -> Architecture:
-    """Move neurons from layers that rank worse to those that rank better."""
-    lines = np.linspace(1 + taper, 1 - taper, len(shape.layers))
-    widths = [
-        _nearest(choices.intermediate_sizes, line * layer.intermediate_size / choices.intermediate_sizes[-1])
-        for choices, layer, line in zip(space.choices, shape.layers, lines, strict=False)
-    ]
-    layers = [replace(layer, intermediate_size=width) for layer, width in zip(shape.layers, widths, strict=True)]
-    return replace(shape, layers=tuple(layers))
+def _stack(space: SearchSpace, base: Architecture, depth: int, taper: float = 0.0) -> Architecture:
+    """Return so many of the layers of a shape, of which those that rank better have more neurons."""
+    share, channels = (len(base.layers) / space.teacher.num_hidden_layers, base.hidden_size / space.teacher.hidden_size)
+    lines = np.linspace(1 + taper, 1 - taper, depth)
+    layers = [_layer(choices, share * line, channels) for choices, line in zip(space.choices, lines, strict=False)]
+    return replace(base, layers=tuple(layers))
 
 
 def _nearest(sizes: range, share: float) -> int:
@@ -95,13 +98,13 @@ def _nearest(sizes: range, share: float) -> int:
 def _solve(
     space: SearchSpace, parameter_bin: ParameterBin, target: int, rng: np.random.Generator, shape: Architecture
 ) -> Selection | None:
-    """Return a member of the bin with a shape; widths are solved for the target where they change little by that."""
+    """Return a member of the bin with a shape, its widths scaled to the target where that is possible."""
     filled = choose_entries(space, shape, np.arange(len(shape.layers)), rng)
-    solved = resize(space, filled, parameter_bin, target, rng)
-    if solved is not None and solved in space:
-        widths = [
-            sum(layer.intermediate_size for layer in each.architecture(shape).layers) for each in (filled, solved)
-        ]
-        if max(widths) <= _TOLERANCE * min(widths):
-            return solved
-    return filled if parameter_bin.admits(shape) and filled in space else None
+    for member in (resize(space, filled, parameter_bin, target, rng), filled):
+        if member is not None and member in space and parameter_bin.admits(member.architecture(space.teacher)):
+            depth = len(member.layers)
+            whole = sum(layer.intermediate_size for layer in space.pool.layers[:depth])
+            neurons = sum(layer.spec.intermediate_size for layer in member.layers) / whole
+            if LEAST_NEURONS <= neurons / (depth / space.teacher.num_hidden_layers) <= _MOST_NEURONS:
+                return member
+    return None
