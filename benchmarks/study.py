@@ -58,8 +58,7 @@ from budwood.models.device import Compute
 from budwood.reporting.ledger import tokens_to_match
 from budwood.study.evaluation import ScoreProbe, ScoreRun
 from budwood.study.text import PackText, Windows
-from budwood.study.training import CacheTeacher, Start, TrainArm, Trained
-from budwood.training.cache import TeacherCache
+from budwood.study.training import Cached, CacheTeacher, Start, TrainArm, Trained
 from budwood.training.settings import ArmSettings, Engine
 
 STARTS = ("random", "compensated", "ordered", "prefix", "searched")
@@ -144,7 +143,9 @@ class Study:
         losses = self._losses(run, trained, split)
         sys.stderr.write(f"{run.name}: {np.mean(losses):.3f} nats, {trained.record.seconds:.0f} s\n")
         curve = trained.curve.dropna(subset=["heldout_loss"])
-        tflop = 1e-12 * (self._fixed(run) + sum(cost.flops for cost in trained.record.costs))
+        answers = self._cached(run)
+        costs = [*trained.record.costs, *(answers.costs if answers else [])]
+        tflop = 1e-12 * (self._fixed(run) + sum(cost.flops for cost in costs))
         return {"losses": losses, "curve": curve[["tokens", "heldout_loss"]].to_numpy().tolist(), "tflop": tflop}
 
     def _fixed(self, run: Run) -> float:
@@ -165,20 +166,19 @@ class Study:
         return list(self.workspace.finish(stage).score.losses["wikipedia"])
 
     def _training(self, run: Run) -> TrainArm:
-        settings = run.distillation
-        corpus = self.corpus(self.tokens if settings is None else run.tokens)
-        cached = settings is not None and settings.teacher == "cached"
+        corpus = self.corpus(self.tokens if run.distillation is None else run.tokens)
+        answers = self._cached(run)
         start = self.start(run.size, "ordered" if run.start == "random" else run.start).checkpoint
         return TrainArm(
             arm=run.arm,
             start=Start(initialisation="random" if run.start == "random" else "checkpoint", checkpoint=start),
-            settings=ArmSettings(learning_rate=run.rate, distillation=settings),
+            settings=ArmSettings(learning_rate=run.rate, distillation=run.distillation),
             schedule=self._schedule(run.tokens, run.seed),
             # Longer runs read all the text there is before they repeat any.
             tokens=corpus if run.tokens <= self.tokens else self.quickstart.tokens,
             heldout=NUM_CURVE,
             teacher=self.teacher,
-            cache=self.cache(settings, run.tokens) if settings is not None and cached else None,
+            cache=answers.cache if answers else None,
             compute=self.quickstart.materials.compute,
             engine=Engine(),
         )
@@ -207,17 +207,20 @@ class Study:
         assert num_parameters(architecture) in parameter_bin, f"{shape} lies outside {parameter_bin}"
         return self.quickstart.extract(Selection.prefix(architecture), SPACES[start])
 
-    def cache(self, settings: DistillationSettings, tokens: int) -> TeacherCache:
-        """Return what the teacher says of all training text; runs of other seeds read it in another order."""
+    def _cached(self, run: Run) -> Cached | None:
+        """Return what the teacher says of all text of a run; those of other seeds read it in another order."""
+        settings = run.distillation
+        if settings is None or settings.teacher != "cached":
+            return None
         stage = CacheTeacher(
             teacher=self.teacher,
-            tokens=self.corpus(tokens),
+            tokens=self.corpus(run.tokens),
             settings=settings,
-            schedule=self._schedule(tokens, 0),
+            schedule=self._schedule(run.tokens, 0),
             compute=self.quickstart.materials.compute,
             batch_size=BATCH,
         )
-        return self.workspace.finish(stage).cache
+        return self.workspace.finish(stage)
 
     def rate(self, start: str) -> float:
         """Return the best learning rate of a start: one with a worse value on either side."""
