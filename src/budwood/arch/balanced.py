@@ -26,7 +26,7 @@ FILLED = 0.9
 TAPER = 0.5
 """Of the deepest member of a layer-wise space: its best layer keeps so much more of the neurons than its layers on
 average, its last so much less, and those between lie on a line. The shallowest has equal layers."""
-LEAST_NEURONS, _MOST_NEURONS = 0.5, 1.25
+_LEAST_NEURONS, _MOST_NEURONS = 0.5, 1.25
 """Share of neurons over that of layers."""
 _NUM_HIDDEN_SIZES = 64
 """That are tried at every depth."""
@@ -84,7 +84,7 @@ def _layer(choices: LayerChoices, neurons: float, groups: float) -> LayerSpec:
 
 def _stack(space: SearchSpace, base: Architecture, depth: int, taper: float = 0.0) -> Architecture:
     """Return so many of the layers of a shape, of which those that rank better have more neurons."""
-    share, channels = (len(base.layers) / space.teacher.num_hidden_layers, base.hidden_size / space.teacher.hidden_size)
+    share, channels = len(base.layers) / space.teacher.num_hidden_layers, base.hidden_size / space.teacher.hidden_size
     lines = np.linspace(1 + taper, 1 - taper, depth)
     layers = [_layer(choices, share * line, channels) for choices, line in zip(space.choices, lines, strict=False)]
     return replace(base, layers=tuple(layers))
@@ -105,6 +105,6 @@ def _solve(
             depth = len(member.layers)
             whole = sum(layer.intermediate_size for layer in space.pool.layers[:depth])
             neurons = sum(layer.spec.intermediate_size for layer in member.layers) / whole
-            if LEAST_NEURONS <= neurons / (depth / space.teacher.num_hidden_layers) <= _MOST_NEURONS:
+            if _LEAST_NEURONS <= neurons / (depth / space.teacher.num_hidden_layers) <= _MOST_NEURONS:
                 return member
     return None
