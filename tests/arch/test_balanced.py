@@ -37,8 +37,8 @@ def test_members_lie_in_the_space_and_in_the_bin(
 @pytest.mark.parametrize(
     ("fraction", "shallowest", "deepest"),
     [
-        (0.75, (23, 576, 9, 1408), (30, 576, 9, 960)),
-        (0.5, (16, 576, 9, 992), (22, 576, 9, 576)),
+        (0.75, (23, 576, 9, 1408), (30, 576, 6, 1120)),
+        (0.5, (16, 576, 9, 992), (24, 576, 6, 672)),
         (0.25, (11, 416, 6, 704), (15, 416, 6, 448)),
     ],
 )
@@ -67,7 +67,8 @@ def test_neurons_fall_by_rank_the_steeper_the_deeper(fraction: float) -> None:
         assert len({replace(layer.spec, intermediate_size=32) for layer in member.layers}) == 1
         slopes.append((widths[0] - widths[-1]) / (widths[0] + widths[-1]))
     assert slopes[0] < 0.06  # a step of a layer or two
-    assert slopes[-1] == pytest.approx(TAPER, abs=0.05)
+    # At three quarters the best layer has all the neurons there are, and the slope stops at that.
+    assert slopes[-1] == pytest.approx(0.45 if fraction == 0.75 else TAPER, abs=0.03)
     assert all(later > earlier - 0.02 for earlier, later in pairwise(slopes))
 
 

@@ -2,8 +2,8 @@
 
 What is best lies far from most draws. It keeps about the same share of the layers as of each layer's neurons, and more
 of the channels, up to twice this share: of half and of three quarters of a model all of them. Or it keeps as many
-channels and more layers of fewer neurons. Where layers may differ, those that rank better keep more neurons, and the
-more so the more layers there are.
+channels, and more layers of fewer neurons and heads. Where layers may differ, those that rank better keep more neurons,
+and the more so the more layers there are.
 """
 
 from dataclasses import replace
@@ -28,6 +28,8 @@ TAPER = 0.5
 average, its last so much less, and those between lie on a line. The shallowest has equal layers."""
 _LEAST_NEURONS, _MOST_NEURONS = 0.5, 1.25
 """Share of neurons over that of layers."""
+_LEAST_GROUPS = 0.5
+"""Share of the groups that is left, or that of the channels where these are fewer."""
 _NUM_HIDDEN_SIZES = 64
 """That are tried at every depth."""
 
@@ -83,10 +85,11 @@ def _layer(choices: LayerChoices, neurons: float, groups: float) -> LayerSpec:
 
 
 def _stack(space: SearchSpace, base: Architecture, depth: int, taper: float = 0.0) -> Architecture:
-    """Return so many of the layers of a shape, of which those that rank better have more neurons."""
+    """Return so many layers with the channels of a shape, fewer heads, and most neurons where they rank best."""
     share, channels = len(base.layers) / space.teacher.num_hidden_layers, base.hidden_size / space.teacher.hidden_size
+    groups = max(channels * len(base.layers) / depth, min(channels, _LEAST_GROUPS))
     lines = np.linspace(1 + taper, 1 - taper, depth)
-    layers = [_layer(choices, share * line, channels) for choices, line in zip(space.choices, lines, strict=False)]
+    layers = [_layer(choices, share * line, groups) for choices, line in zip(space.choices, lines, strict=False)]
     return replace(base, layers=tuple(layers))
 
 
