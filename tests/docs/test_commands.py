@@ -160,7 +160,11 @@ def _without_starting(program: str, arguments: list[str]) -> tuple[str, ...]:
 
 def without_make(variables: Mapping[str, str]) -> dict[str, str]:
     """Return an environment without what `make test ARGS=...` would give to every make below it, and without VENV."""
-    return {name: value for name, value in variables.items() if name not in {"MAKEFLAGS", "MAKEOVERRIDES", "VENV"}}
+    return {
+        name: value
+        for name, value in variables.items()
+        if name not in {"MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "VENV"}
+    }
 
 
 def _recipe(arguments: list[str], project: Path) -> list[str]:
@@ -235,6 +239,14 @@ def played(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 def test_a_command_runs_as_shown(command, played):
     for end in played[in_small(command)]:
         assert end.status == 0, end.output[-4000:]
+
+
+def test_a_recipe_is_the_same_below_another_make(monkeypatch):
+    alone = _recipe(["test"], ROOT)
+    monkeypatch.setenv("MAKELEVEL", "1")
+    monkeypatch.setenv("MAKEFLAGS", "w -- ARGS=-q")
+    assert _recipe(["test"], ROOT) == alone
+    assert all(alone)
 
 
 @pytest.mark.parametrize("table", [ELSEWHERE, NOT_RUN], ids=["elsewhere", "not run"])
