@@ -1,14 +1,16 @@
 """Models of any architecture: configured, built empty, drawn at random, loaded and saved."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors.torch import save_file
 from sentencepiece import SentencePieceProcessor
+from torch import Tensor
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -343,11 +345,26 @@ def _damage_of_sentencepiece(folder: Path) -> str:
     return ""
 
 
-def save_checkpoint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, target: Path) -> Path:
-    """Write a model and its tokenizer as a folder, atomically, and return the folder."""
+def save_checkpoint(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    target: Path,
+    beside: Mapping[str, Mapping[str, Tensor]] | None = None,
+) -> Path:
+    """Write a model and its tokenizer as a folder, atomically, and return the folder.
+
+    Args:
+        model: its weights and config.
+        tokenizer: of the model.
+        target: the folder.
+        beside: tensors by their names, in files of their own by their paths inside the folder.
+    """
     with write_folder_atomically(target) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        for name, tensors in (beside or {}).items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            save_file(dict(tensors), folder / name)
     return target
 
 

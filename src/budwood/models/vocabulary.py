@@ -10,15 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from budwood.models.checkpoint import Checkpoint, load_generation
+from budwood.models.checkpoint import Checkpoint, load_generation, save_checkpoint
 from budwood.models.kind import DROPPED_HEAD
 from budwood.models.weights import open_tensors, read_tensor
-from budwood.records.files import write_folder_atomically
 
 TokenizerFile = dict[str, Any]
 """What a `tokenizer.json` says, in the words of the tokenizers library."""
@@ -135,12 +133,7 @@ def trim_checkpoint(teacher: Checkpoint, kept: Sequence[int], target: Path) -> P
     if generation is not None:
         model.generation_config = generation
     tokenizer = trim_tokenizer(teacher.load_tokenizer(), kept)
-    with write_folder_atomically(target) as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        (folder / DROPPED_HEAD).parent.mkdir()
-        save_file({_WEIGHT: torch.cat(dropped)}, folder / DROPPED_HEAD)
-    return target
+    return save_checkpoint(model, tokenizer, target, {DROPPED_HEAD: {_WEIGHT: torch.cat(dropped)}})
 
 
 def dropped_head(folder: Path) -> Tensor | None:
