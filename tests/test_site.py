@@ -27,13 +27,13 @@ def test_figures_are_drawn_from_published_numbers(name: str, scheme: str):
 
 
 def test_figures_and_tables_have_the_same_numbers():
-    evidence = (DOCS / "explanation/evidence.md").read_text(encoding="utf-8")
+    training, advantage = ((DOCS / f"evidence/{name}.md").read_text() for name in ("training", "tokens"))
     for row in numbers("result")["rows"]:
-        assert f"{row['loss']:.3f} ± {row['error']:.3f}" in evidence
+        assert f"{row['loss']:.3f} ± {row['error']:.3f}" in training
         assert f"{row['loss']:.3f}" in (ROOT / "README.md").read_text(encoding="utf-8")
     lead = numbers("lead")
     rows = {
-        tokens: next(line for line in evidence.splitlines() if f"| {tokens:,} | " in line) for tokens in lead["tokens"]
+        tokens: next(line for line in advantage.splitlines() if f"| {tokens:,} | " in line) for tokens in lead["tokens"]
     }
     for arm in lead["arms"]:
         for tokens, loss in zip(lead["tokens"], arm["losses"], strict=False):

@@ -1,0 +1,101 @@
+"""The evidence: every table says what made it, and numbers in links are where the links lead."""
+
+import re
+from pathlib import Path
+
+import pytest
+from markdown.extensions.toc import slugify
+from projects import ROOT
+from shown import DOCS, PAGES
+
+INDEX = DOCS / "evidence/index.md"
+MEASURED = sorted({*INDEX.parent.glob("*.md")} - {INDEX})
+SOURCE = re.compile(r"<small>Measured: (.*)</small>", re.DOTALL)
+NOT_KEPT = "a script that is not kept"
+MAY_LACK_A_SCRIPT = {"tried.md", "search.md#refit", "search.md#what-servable-costs"}
+LINK = re.compile(r"\[([^\]]+)\]\(([^)\s]*)\)")
+NUMBER = re.compile(r"\d[\d.,]*\d|\d")
+
+
+def machines() -> list[str]:
+    """Return the words for machines that the index explains."""
+    table = INDEX.read_text(encoding="utf-8").partition("| machine | is |\n")[2]
+    return re.findall(r"^\| (.+?) \|", table, re.MULTILINE)
+
+
+def slug(heading: str) -> str:
+    return slugify(re.sub(r"[`*]", "", heading), "-")
+
+
+def section(page: Path, anchor: str) -> str:
+    """Return the text below a heading, with what its own headings have, or the whole page."""
+    text = page.read_text(encoding="utf-8")
+    if not anchor:
+        return text
+    for heading in re.finditer(r"^(#+) (.+)$", text, re.MULTILINE):
+        if slug(heading[2]) == anchor:
+            rest = text[heading.end() :]
+            return re.split(rf"^#{{1,{len(heading[1])}}} ", rest, maxsplit=1, flags=re.MULTILINE)[0]
+    pytest.fail(f"{page.name} has no heading #{anchor}")
+
+
+def shown(page: Path) -> list[tuple[str, str]]:
+    """Return the headings, figures, tables and sources of a page, each with the place where it is."""
+    found, place = [], page.name
+    for block in re.split(r"\n\s*\n", page.read_text(encoding="utf-8")):
+        if block.startswith("#"):
+            place = f"{page.name}#{slug(block.lstrip('# '))}"
+        if block.startswith(("#", "![", "|", "<small>")):
+            found.append((place, block))
+    return found
+
+
+def has_links(block: str) -> bool:
+    """Whether every row of a table links to the table where its figures are."""
+    return block.startswith("|") and all("](" in row for row in block.splitlines()[2:])
+
+
+@pytest.mark.parametrize("page", MEASURED, ids=lambda page: page.name)
+def test_every_table_and_figure_is_followed_by_its_source(page: Path):
+    blocks = shown(page)
+    for (place, block), (_, following) in zip(blocks, [*blocks[1:], ("", "")], strict=True):
+        if block.startswith("!["):
+            assert following.startswith(("|", "<small>")), f"{place}: {block}"
+        if block.startswith("|") and not has_links(block):
+            assert following.startswith("<small>"), f"{place}: {block}"
+
+
+@pytest.mark.parametrize("page", MEASURED, ids=lambda page: page.name)
+def test_a_source_is_a_script_with_date_commit_and_machine(page: Path):
+    sources = [(place, block) for place, block in shown(page) if block.startswith("<small>")]
+    assert sources
+    for place, block in sources:
+        source = " ".join(SOURCE.fullmatch(block.strip())[1].split())
+        assert re.search(r"\b20\d\d-\d\d-\d\d\b", source), f"{place}: no date in {source}"
+        assert re.search(r"`[0-9a-f]{7}`", source), f"{place}: no commit in {source}"
+        assert any(machine in source for machine in machines()), f"{place}: no machine in {source}"
+        scripts = re.findall(r"`(\w+\.py)\b", source)
+        assert all((ROOT / "benchmarks" / script).exists() for script in scripts), f"{place}: {source}"
+        if not scripts and "`make run" not in source:
+            assert NOT_KEPT in source, f"{place}: {source}"
+            assert {page.name, place} & MAY_LACK_A_SCRIPT, f"{place} needs a script that is kept"
+
+
+def test_numbers_in_links_are_where_the_links_lead():
+    checked = 0
+    for page in PAGES:
+        for text, target in LINK.findall(page.read_text(encoding="utf-8")):
+            path, _, anchor = target.partition("#")
+            linked = (page.parent / path).resolve()
+            if linked.parent == INDEX.parent:
+                missing = set(NUMBER.findall(text)) - set(NUMBER.findall(section(linked, anchor)))
+                assert not missing, f"{page.name}: [{text}]({target})"
+                checked += 1
+    assert checked
+
+
+def test_every_claim_links_to_its_evidence():
+    claims = INDEX.read_text(encoding="utf-8").partition("| question |")[2].partition("\n\n")[0]
+    for row in claims.splitlines()[2:]:
+        question, measured, _ = row.strip("| ").split(" | ")
+        assert any(NUMBER.search(text) for text, _ in LINK.findall(measured)), question
