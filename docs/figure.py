@@ -11,8 +11,9 @@ SCHEMES = {
     "dark": {"text": "#e6edf3", "faint": "#9198a1", "grid": "#30363d", "ours": "#8fc47d", "baseline": "#d3ac6a"},
 }
 """Colours by scheme; all texts have a contrast of at least 4.5 : 1 against the page."""
-FONT = 'font-family="system-ui, -apple-system, Segoe UI, sans-serif" font-size="14"'
-WIDTH, LEFT, RIGHT = 720, 250, 600
+FONT = 'font-family="system-ui, -apple-system, Segoe UI, sans-serif" font-size="13"'
+WIDTH, LEFT, RIGHT = 480, 186, 356
+"""Narrow, so that the text can be read on a phone."""
 TOP, ROW, BOTTOM = 70, 32, 34
 TICKS = (5.0, 5.5, 6.0, 6.5, 7.0)
 FOOT, LOSSES, TOKENS = 330, (4.5, 5.0, 5.5, 6.0, 6.5, 7.0), (100_000, 200_000, 500_000, 1_000_000)
@@ -37,13 +38,12 @@ def draw_lead(result: dict[str, Any], scheme: str) -> str:
     colours = SCHEMES[scheme]
     parts = _head(result, FOOT + 50, colours)
     for loss in LOSSES:
-        parts.append(f'<path d="M60 {_loss_y(loss)}H{RIGHT}" stroke="{colours["grid"]}"/>')
-        parts.append(_text(50, _loss_y(loss) + 5, f"{loss:g}", colours["faint"], 'text-anchor="end" font-size="13"'))
+        parts.append(f'<path d="M44 {_loss_y(loss)}H{RIGHT}" stroke="{colours["grid"]}"/>')
+        parts.append(_text(36, _loss_y(loss) + 5, f"{loss:g}", colours["faint"], 'text-anchor="end" font-size="13"'))
     for tokens in TOKENS:
-        label = f"{tokens / 1e6:g}M tokens"
-        parts.append(
-            _text(_tokens_x(tokens), FOOT + 24, label, colours["faint"], 'text-anchor="middle" font-size="13"')
-        )
+        label = f"{tokens / 1e6:g}M"
+        x = _tokens_x(tokens)
+        parts.append(_text(x, FOOT + 24, label, colours["faint"], 'text-anchor="middle" font-size="13"'))
     for arm in result["arms"]:
         places = [(_tokens_x(x), _loss_y(y)) for x, y in zip(result["tokens"], arm["losses"], strict=False)]
         colour, path = colours[arm["kind"]], "L".join(f"{x} {y}" for x, y in places)
@@ -54,16 +54,17 @@ def draw_lead(result: dict[str, Any], scheme: str) -> str:
 
 
 def _head(result: dict[str, Any], height: int, colours: dict[str, str]) -> list[str]:
+    size = f'width="{WIDTH}" height="{height}"'
     return [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" {FONT}>',
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} viewBox="0 0 {WIDTH} {height}" role="img" {FONT}>',
         f"<title>{result['title']}: {result['subtitle']}</title>",
-        _text(16, 26, result["title"], colours["text"], 'font-size="17" font-weight="600"'),
-        _text(16, 48, result["subtitle"], colours["faint"], 'font-size="13"'),
+        _text(8, 26, result["title"], colours["text"], 'font-size="15" font-weight="600"'),
+        _text(8, 48, result["subtitle"], colours["faint"], 'font-size="13"'),
     ]
 
 
 def _tokens_x(tokens: float) -> float:
-    return round(90 + math.log(tokens / TOKENS[0], TOKENS[-1] / TOKENS[0]) * (RIGHT - 130), 1)
+    return round(60 + math.log(tokens / TOKENS[0], TOKENS[-1] / TOKENS[0]) * (RIGHT - 75), 1)
 
 
 def _loss_y(loss: float) -> float:
