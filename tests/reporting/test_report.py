@@ -82,6 +82,7 @@ def test_every_bin_says_what_to_take_and_how_to_load_it(make_study: Callable) ->
     assert (
         f"folder = '{folder}'\nmodel = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)" in quarter
     )
+    assert "AutoTokenizer.from_pretrained(folder, trust_remote_code=True)" in quarter, "else it asks, and waits"
     assert quarter.count("\n| ") - 1 == 1 + 6
     assert "from_pretrained(folder)\n" in half
     assert half.count("\n| ") - 1 == 1 + 3

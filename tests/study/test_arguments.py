@@ -9,7 +9,6 @@ from budwood.study.arguments import as_checkpoint, named_bins
 from budwood.study.door import open_study
 from budwood.study.settings import BinSettings
 from budwood.study.sizes import within
-from budwood.study.study import Study
 
 
 @pytest.mark.parametrize(
@@ -48,6 +47,9 @@ def test_bins_have_names(bins):
         ({"texts": ["a.txt"]}, "texts=['a.txt'] must be texts by name"),
         ({"texts": {"mine": 3}}, "texts['mine']=3 must be a path or SourceSettings"),
         ({"folder": 3}, "folder=3 must be a path"),
+        ({"measurement": {"length": 64}}, "measurement={'length': 64} must be MeasurementSettings(...)"),
+        ({"engine": {}}, "engine={} must be Engine(...)"),
+        ({"track": 3}, "track=3 must be a function of metrics and a step"),
     ],
 )
 def test_a_study_is_opened_with_paths(changes, expected, tmp_path):
@@ -76,12 +78,6 @@ def test_the_ending_of_a_text_gives_its_format(tmp_path, monkeypatch):
 def test_sizes_are_whole_numbers_that_the_teacher_has(size):
     with pytest.raises(ValueError, match=f"hidden_size={size} must be a whole number between 1 and 8"):
         within("hidden_size", size, 8)
-
-
-@pytest.mark.parametrize("call", [lambda: Study.extract(None, "half"), lambda: Study.activate(None, "half")])
-def test_a_selection_is_no_name(call):
-    with pytest.raises(TypeError, match="selection='half' must be a Selection, such as `select` returns"):
-        call()
 
 
 def test_a_checkpoint_is_given_as_such_or_by_its_folder(tmp_path):

@@ -156,6 +156,35 @@ def test_searches_that_cannot_be_are_refused_before_any_work(example, monkeypatc
         example["study"].search(bins, settings=budwood.SearchSettings(**settings))
 
 
+@pytest.mark.parametrize(
+    ("call", "arguments", "message"),
+    [
+        ("search", {"bins": {"half": 0.5}, "space": "coarse"}, r"space='coarse' must be SpaceSettings\(...\)"),
+        ("search", {"bins": {"half": 0.5}, "settings": {"epochs": 2}}, r"settings={.*} must be SearchSettings"),
+        (
+            "search",
+            {"bins": {"half": 0.5}, "schedule": {"tokens": 4}},
+            r"schedule={'tokens': 4} must be Schedule\(...\)",
+        ),
+        ("plan", {"bins": {"half": 0.5}, "schedule": 1000}, "schedule=1000 must be Schedule"),
+        ("plan", {"bins": {"half": 0.5}, "accelerator": "h1000"}, "accelerator='h1000' must be one of a100-40gb, a100"),
+        ("extract", {"selection": "half"}, "selection='half' must be a Selection, such as `select` returns"),
+        ("activate", {"selection": None}, "selection=None must be a Selection"),
+        ("extract", {"space": {}}, "space={} must be SpaceSettings"),
+        ("activate", {"space": "coarse"}, "space='coarse' must be SpaceSettings"),
+        ("pretrain", {"schedule": 1000}, "schedule=1000 must be Schedule"),
+        ("distill", {"settings": {"alpha": 1}}, "settings={'alpha': 1} must be DistillationSettings"),
+        ("certify", {"trained": "runs/model", "subnet": None}, "trained='runs/model' must be Trained"),
+    ],
+)
+def test_an_argument_of_another_type_is_named_before_any_work(example, monkeypatch, call, arguments, message):
+    monkeypatch.setattr(stages.Workspace, "finish", refuse)
+    given = {"start": example["found"]["half"].checkpoint} if call in {"pretrain", "distill"} else {}
+    given |= {"selection": example["best"]} if call in {"extract", "activate"} else {}
+    with pytest.raises((TypeError, ValueError), match=message):
+        getattr(example["study"], call)(**given | arguments)
+
+
 def open_changed(example: dict[str, Any], folder: Path, **changes: Any) -> budwood.Study:
     measurement = example["measurement"].model_copy(update=changes)
     return budwood.open_study(example["teacher"], {"text": example["text"]}, folder=folder, measurement=measurement)

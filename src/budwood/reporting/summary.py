@@ -108,7 +108,7 @@ def _loading(arm: Score, export: pd.DataFrame) -> list[str]:
         "",
         f"folder = {arm.folder!r}",
         f"model = AutoModelForCausalLM.from_pretrained(folder{code})",
-        "tokenizer = AutoTokenizer.from_pretrained(folder)",
+        f"tokenizer = AutoTokenizer.from_pretrained(folder{code})",  # or it asks whether to run the model's code
     ]
     opens = ", ".join(arm.engines) or "transformers"
     opens += f"; not tried in {' and '.join(untried)}, see [Opens in](#opens-in)" if untried else ""

@@ -3,7 +3,7 @@
 Everything is kept in one folder: a call that was interrupted continues, and one that was made before answers at once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from budwood.corpus.files import SUFFIXES, suffixes
@@ -11,7 +11,7 @@ from budwood.corpus.settings import CorpusSettings, SourceSettings
 from budwood.models.settings import TeacherSettings
 from budwood.records.names import require_names
 from budwood.records.tracking import Track
-from budwood.study.arguments import require_kind
+from budwood.study.arguments import require_class, require_kind
 from budwood.study.defaults import MEASUREMENT, SHARES
 from budwood.study.settings import MeasurementSettings
 from budwood.study.stage import Workspace, no_tracking
@@ -50,6 +50,9 @@ def open_study(
     require_kind("teacher", teacher, (str, Path, TeacherSettings), "a hub id, a path, or TeacherSettings")
     require_kind("folder", folder, (str, Path), "a path")
     require_kind("texts", texts, (CorpusSettings, Mapping), "texts by name, such as {'mine': 'texts/*.txt'}")
+    require_class("measurement", measurement, MeasurementSettings)
+    require_class("engine", engine := Engine() if engine is None else engine, Engine)
+    require_kind("track", track, Callable, "a function of metrics and a step")  # type: ignore[arg-type]  # an abstract class
     workspace, root = Workspace(folder=Path(folder).expanduser().resolve(), track=track), Path.cwd()
     settings = teacher if isinstance(teacher, TeacherSettings) else TeacherSettings(model=str(teacher))
     corpus = texts if isinstance(texts, CorpusSettings) else _corpus(texts)
@@ -65,7 +68,7 @@ def open_study(
         tokens=tokens,
         corpus=corpus,
         measurement=measurement,
-        engine=engine or Engine(),
+        engine=engine,
         workspace=workspace,
     )
 

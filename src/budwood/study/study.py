@@ -24,7 +24,7 @@ from budwood.records.teacher import TeacherEvaluation, TeacherRecord
 from budwood.reporting.accelerator import ACCELERATORS, AcceleratorName
 from budwood.search.genes import Genes
 from budwood.search.settings import SearchSettings
-from budwood.study.arguments import as_checkpoint, named_bins, require_kind
+from budwood.study.arguments import as_checkpoint, require_choice, require_class, require_kind, searched_bins
 from budwood.study.choice import BriefTraining, ChooseWinner
 from budwood.study.defaults import ARM_SETTINGS, LEARNING_RATE, MFU, RANDOM_LEARNING_RATE, SCHEDULE, SEARCH, SPACE
 from budwood.study.evaluation import EvaluateTeacher
@@ -135,12 +135,10 @@ class Study:
         It maps token ids [N, T] to logits [N, T, vocabulary], as the folder does that `extract` writes.
 
         Raises:
-            TypeError: the selection is none.
+            TypeError: an argument is of another type.
             ValueError: an index is out of range.
         """
-        require_kind("selection", selection, Selection, "a Selection, such as `select` returns")
-        ordered = self.ordered(space)
-        selection.require_within(ordered.ranked)
+        ordered = self._within(selection, space)
         read = [each.read()[:, :-1] for each in (self.materials.windows("calibration"), self.materials.refitting)]
         ordered, batch_size = ordered.on(self.materials.compute), self.measurement.batch_size
         parts = cut_out(ordered, selection, read[0], space.compensation, read[1], batch_size=batch_size)
@@ -150,13 +148,10 @@ class Study:
         """Write a sub-network as a checkpoint folder with its certificate.
 
         Raises:
-            TypeError: the selection is none.
+            TypeError: an argument is of another type.
             ValueError: an index is out of range, or the folder does not compute what the sub-network does in memory.
         """
-        require_kind("selection", selection, Selection, "a Selection, such as `select` returns")
-        ranked = self.ordered(space).ranked
-        selection.require_within(ranked)
-        described = describe(selection, ranked)
+        described = describe(selection, self._within(selection, space).ranked)
         chosen, count = Finalist(**dict(described), selection_loss=float("nan")), described.num_parameters
         unsearched = Searched(fitness="none", parameter_bin=(count, count + 1), num_evaluations=0, paper_flops=0.0)
         return self._export((chosen,), unsearched, space, None)
@@ -185,9 +180,7 @@ class Study:
             TypeError: an argument is of another type.
             ValueError: a bin cannot be reached, or settings do not fit the text or the space; before any work.
         """
-        require_kind("space", space, SpaceSettings, "SpaceSettings")
-        require_kind("settings", settings, SearchSettings, "SearchSettings")
-        typed = named_bins(bins)
+        typed = searched_bins(bins, space, settings, schedule)
         settings.race(self.measurement.selection)
         space.require_scored_by(settings.fitness)
         teacher = self.teacher.architecture
@@ -220,8 +213,7 @@ class Study:
         """
         default = RANDOM_LEARNING_RATE if random else LEARNING_RATE
         arm = ArmSettings(learning_rate=default if learning_rate is None else learning_rate)
-        given = as_checkpoint("start", start)
-        begin = Start(initialisation="random" if random else "checkpoint", checkpoint=given)
+        begin = Start(initialisation="random" if random else "checkpoint", checkpoint=as_checkpoint("start", start))
         return self.workspace.finish(self._training("pretrained", begin, arm, schedule))
 
     def distill(
@@ -244,7 +236,8 @@ class Study:
             ValueError: there is too little text, its sequences are too long for one of the models, or these have
                 different tokenizers.
         """
-        settings = settings or DistillationSettings()
+        settings = DistillationSettings() if settings is None else settings
+        require_class("settings", settings, DistillationSettings)
         arm = ArmSettings(learning_rate=learning_rate, distillation=settings)
         begin = Start(initialisation="checkpoint", checkpoint=as_checkpoint("start", start))
         run = self._training("distilled", begin, arm, schedule)
@@ -263,6 +256,8 @@ class Study:
         Raises:
             ValueError: it was trained from something else, or plain transformers computes something else with it.
         """
+        require_class("trained", trained, Trained)
+        require_class("subnet", subnet, Subnet)
         start = trained.record.made_with.start
         if start != subnet.checkpoint.fingerprint:
             raise ValueError(
@@ -317,10 +312,10 @@ class Study:
 
         Raises:
             TypeError: an argument is of another type.
-            ValueError: a bin cannot be reached.
+            ValueError: a bin cannot be reached, or the accelerator is unknown.
         """
-        require_kind("space", space, SpaceSettings, "SpaceSettings")
-        teacher, typed = self.teacher.architecture, named_bins(bins)
+        teacher, typed = self.teacher.architecture, searched_bins(bins, space, settings, schedule)
+        require_choice("accelerator", accelerator, ACCELERATORS)
         planned = PlannedStudy(
             teacher=teacher,
             teacher_bytes_per_parameter=self.source.bytes_per_parameter,
@@ -337,6 +332,13 @@ class Study:
         )
         return plan(planned, ACCELERATORS[accelerator], MFU)
 
+    def _within(self, selection: Selection, space: SpaceSettings) -> OrderedTeacher:
+        require_kind("selection", selection, Selection, "a Selection, such as `select` returns")
+        require_class("space", space, SpaceSettings)
+        ordered = self.ordered(space)
+        selection.require_within(ordered.ranked)
+        return ordered
+
     def _rank(self, *, eliminates: bool) -> Ranked:
         return self.workspace.finish(RankComponents.of(self.materials, eliminates=eliminates))
 
@@ -349,6 +351,7 @@ class Study:
         return {}
 
     def _conditions(self, schedule: Schedule) -> Conditions:
+        require_class("schedule", schedule, Schedule)
         return Conditions(
             measurement=self.measurement,
             protocol=ProtocolSettings(),
