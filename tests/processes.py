@@ -5,6 +5,7 @@ A test that needs a new interpreter, as for another hash seed or for what is imp
 """
 
 import atexit
+import inspect
 import multiprocessing
 import os
 import runpy
@@ -19,9 +20,12 @@ from types import ModuleType
 
 LIBRARIES = (
     "accelerate",
+    "alembic.command",
     "datasets",
-    "git",
+    "dynaconf",
+    "flask",
     "gguf",
+    "git",
     "IPython",
     "joblib",
     "kedro.config",
@@ -30,14 +34,21 @@ LIBRARIES = (
     "kedro_datasets.json",
     "kedro_datasets.pandas",
     "kedro_datasets.plotly",
+    "kedro_datasets.text",
     "lm_eval.evaluator",
+    "lm_eval.models.huggingface",
     "lm_eval.tasks",
+    "markdown_it",
     "mlflow",
     "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.tracking.sqlalchemy_workspace_store",
     "mlflow.tracing.processor.otel",
     "pandas",
+    "pathspec",
     "plotly.graph_objects",
     "plotly.io",
+    "plotly.offline",
+    "plotly.subplots",
     "pyarrow.dataset",
     "pyarrow.parquet",
     "pymoo.core.problem",
@@ -45,24 +56,35 @@ LIBRARIES = (
     "rich.logging",
     "safetensors.torch",
     "scipy.stats",
+    "sklearn.ensemble",
     "sklearn.gaussian_process",
+    "sqlalchemy.dialects.sqlite",
     "torch._dynamo",
     "torch.utils.data",
     "transformers.models.auto.modeling_auto",
     "transformers.models.auto.tokenization_auto",
     "transformers.models.gemma2.modeling_gemma2",
+    "transformers.models.gemma3.modeling_gemma3",
     "transformers.models.gpt_neox.modeling_gpt_neox",
+    "transformers.models.granite.modeling_granite",
     "transformers.models.llama.modeling_llama",
+    "transformers.models.ministral3.modeling_ministral3",
     "transformers.models.mistral.modeling_mistral",
     "transformers.models.olmo2.modeling_olmo2",
+    "transformers.models.olmo3.modeling_olmo3",
+    "transformers.models.phi3.modeling_phi3",
     "transformers.models.qwen2.modeling_qwen2",
     "transformers.models.qwen3.modeling_qwen3",
     "transformers.models.smollm3.modeling_smollm3",
+    "transformers.models.stablelm.modeling_stablelm",
+    "transformers.models.starcoder2.modeling_starcoder2",
     "transformers.trainer",
 )
 """What the processes under test import. `kedro.framework` reads the environment on import, so it is left out."""
 
 _STREAMS = ("stdout", "stderr")
+_NO_FILES = ("<string>", "<frozen runpy>", "<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
+"""Where code is that no file has. Python looks for each through all modules, and Dynaconf twice through all frames."""
 
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(list(LIBRARIES))
@@ -145,6 +167,7 @@ def _become(arguments: list[str], folder: Path, environment: dict[str, str], out
     installed = [path for path in sys.path if path.startswith((sys.prefix, sys.base_prefix))]
     sys.path[:] = [str(folder), *own, *installed]
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    inspect.modulesbyfile.update(dict.fromkeys(_NO_FILES, ""))
     status = 1
     try:
         execute(arguments)

@@ -62,8 +62,8 @@ def enter_run(name: str, tags: Mapping[str, str] | None = None) -> str:
     parent = mlflow.active_run()
     assert parent is not None, "there is a run around every other"
     client = mlflow.MlflowClient()
-    inside = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.info.run_id}'"
-    found = [run for run in client.search_runs([parent.info.experiment_id], inside) if run.info.run_name == name]
+    inside = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.info.run_id}' and attributes.run_name = '{name}'"
+    found = list(client.search_runs([parent.info.experiment_id], inside))
     if not found:
         around = client.get_run(parent.info.run_id).data.tags
         inherited = {key: value for key, value in around.items() if key.startswith(_INHERITED)}
