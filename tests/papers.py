@@ -7,7 +7,7 @@ from budwood.records.names import Variant
 from budwood.reporting.accelerator import ACCELERATORS
 from budwood.search.settings import SearchSettings
 from budwood.study.forecast import Forecast
-from budwood.study.plan import PlannedStudy
+from budwood.study.planned import PlannedStudy
 from budwood.study.settings import Conditions, MeasurementSettings, ProtocolSettings
 from budwood.training.settings import Arms, ArmSettings, DistillationSettings, Engine, Schedule
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from budwood.study.settings import BinSettings, LimitSettings, MeasurementSettings
     from budwood.study.study import Study, Subnet
     from budwood.subnet.settings import Compensation, Ordering, SpaceSettings
-    from budwood.training.settings import DistillationSettings, Engine, Schedule
+    from budwood.training.settings import DistillationSettings, Engine, RateSweep, Schedule
 
 __version__ = "0.2.0"
 
@@ -30,7 +30,7 @@ _MODULES = {
     "budwood.study.settings": ("BinSettings", "LimitSettings", "MeasurementSettings"),
     "budwood.study.study": ("Study", "Subnet"),
     "budwood.subnet.settings": ("Compensation", "Ordering", "SpaceSettings"),
-    "budwood.training.settings": ("DistillationSettings", "Engine", "Schedule"),
+    "budwood.training.settings": ("DistillationSettings", "Engine", "RateSweep", "Schedule"),
 }
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "LimitSettings",
     "MeasurementSettings",
     "Ordering",
+    "RateSweep",
     "Schedule",
     "SearchSettings",
     "Selection",

@@ -25,7 +25,8 @@ from budwood.search.elimination import Kept, eliminate_layers
 from budwood.search.genes import Genes
 from budwood.study.costs import Extent, moments_costs, writing_cost
 from budwood.study.forecast import Forecast
-from budwood.study.plan import PlannedStudy, plan, search_costs
+from budwood.study.plan import plan, search_costs
+from budwood.study.planned import PlannedStudy
 from budwood.study.teacher import importance_of
 from budwood.subnet.compensate import gaps_of, possible_gaps
 from budwood.subnet.extract import Cut, resolve

@@ -14,7 +14,7 @@ from budwood.records.evaluation import Sample
 from budwood.records.gate import Gate
 from budwood.records.names import ARMS
 from budwood.records.search import Taken
-from budwood.records.training import ProbeScore
+from budwood.records.training import ProbeScore, SweptRates
 from budwood.reporting.findings import Findings
 from budwood.reporting.formats import MISSING
 from budwood.reporting.limits import limited
@@ -335,6 +335,16 @@ def test_the_sanity_gates_are_named_with_what_they_found(study) -> None:
     assert "| teacher | order of heads | nan nats | 0.5 | FAILED |" in section(failed, "Sanity gates")
     assert "- 1 of 2 sanity gates failed: order of heads: nan nats" in section(failed, "Why to believe it")
     assert section(study.findings, "Sanity gates").startswith("Nothing was checked")
+
+
+def test_learning_rates_that_short_runs_chose_are_shown_once_for_all_seeds(study) -> None:
+    assert "Learning rates" not in section(study.findings, "Training")
+    cost = Cost(stage="sweep", flops=1.0, tokens=1)
+    swept = SweptRates(rates=(1e-4, 1e-3, 1e-2), losses=(4.0, 3.5, None), untrained=5.0, cost=cost)
+    arms = [arm.model_copy(update={"sweep": swept if arm.arm == "distilled" else None}) for arm in study.findings.arms]
+    text = section(dataclasses.replace(study.findings, arms=[*arms, *arms]), "Training")
+    assert text.count("0.0001: 4.00, **0.001: 3.50**, 0.01: diverges") == sum(arm.sweep is not None for arm in arms) > 0
+    assert "| 0.001 is at the edge of what is stable: at 0.01 nothing is learned | 5.00 |" in text
 
 
 def test_generation_by_hand(study) -> None:

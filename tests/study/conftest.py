@@ -27,17 +27,20 @@ from budwood.study.export import CertifyTrained, ExportSubnet
 from budwood.study.gates import CheckOrder, CheckStart, OverfitBatch
 from budwood.study.search import EvolveSubnets
 from budwood.study.settings import BinSettings, MeasurementSettings
-from budwood.study.stage import Stage
+from budwood.study.stage import Stage, Workspace
+from budwood.study.sweep import SweepRates, SweepText
 from budwood.study.teacher import RankComponents, VerifyTeacher
 from budwood.study.text import Materials, PackText
 from budwood.study.training import CacheTeacher, Start, TrainArm
 from budwood.study.vocabulary import TrimVocabulary
 from budwood.subnet.settings import Ordering, SpaceSettings
 from budwood.training.job import TrainingJob
-from budwood.training.settings import ArmSettings, DistillationSettings, Engine, Schedule
+from budwood.training.settings import ArmSettings, DistillationSettings, Engine, RateSweep, Schedule
 
 SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 SCHEDULE = Schedule(tokens=64, sequence_length=8, global_batch=2, micro_batch=1)
+WORDS = Schedule(tokens=3840, sequence_length=16, global_batch=4, micro_batch=4, num_evaluations=1)
+"""Of `run`: sixty steps."""
 MEASUREMENT = MeasurementSettings(
     length=8,
     calibration=2,
@@ -146,6 +149,39 @@ def materials(tmp_path_factory: pytest.TempPathFactory) -> Materials:
     return Materials(fetch_teacher(TeacherSettings(random=SIZES), folder).checkpoint, tokens, MEASUREMENT)
 
 
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return Workspace(folder=tmp_path_factory.mktemp("work"))
+
+
+@pytest.fixture(scope="module")
+def run(materials, workspace: Workspace) -> TrainArm:
+    """Return a training of the tiny teacher's weights on text that a model can learn: words in a fixed order."""
+    rng = np.random.default_rng(0)
+    words = ["graft ", "prune ", "bud ", "scion ", "sap "]
+    rows = [
+        (split, "one", "".join(words[(start + place) % 5] for place in range(40)))
+        for split in ("train", "calibration", "selection", "choice", "validation")
+        for start in rng.integers(5, size=6)
+    ]
+    documents = pd.DataFrame(rows, columns=["split", "source", "text"]).assign(
+        text=lambda table: [f"{place} {text}" for place, text in enumerate(table["text"])]
+    )
+    folder = workspace.folder / "tokens"
+    tokens = tokenize_and_pack(documents, byte_tokenizer(), seed=0, folder=folder, progress=False)
+    return TrainArm(
+        arm="subnet_init",
+        start=Start(initialisation="checkpoint", checkpoint=materials.teacher),
+        settings=ArmSettings(learning_rate=0.03),
+        schedule=WORDS,
+        tokens=tokens,
+        heldout=1,
+        teacher=materials.teacher,
+        compute=materials.compute,
+        engine=Engine(compile_loss="off"),
+    )
+
+
 @pytest.fixture
 def stages(materials: Materials) -> list[Stage]:
     """Return one of every stage."""
@@ -222,6 +258,15 @@ def of_training(materials: Materials) -> list[Stage]:
             engine=Engine(),
         ),
         CacheTeacher.of(materials, TAUGHT.distillation, SCHEDULE),
+        SweepRates(
+            run_facts="distilled",
+            settings=RateSweep(tokens=16),
+            text=SweepText(schedule=SCHEDULE, choice=materials.windows("choice")),
+            start=teacher,
+            student=teacher.architecture,
+            compute=compute,
+            job=JOB,
+        ),
         CheckStart(start=teacher, certificate="prompts", compute=compute),
         OverfitBatch(run_facts="distilled", student=teacher.architecture, job=JOB),
     ]

@@ -9,7 +9,7 @@ from budwood.records.certificate import Certificate
 from budwood.records.cost import Cost
 from budwood.records.gate import Gate
 from budwood.records.names import Variant
-from budwood.records.training import MadeWith, ProbeScore, Score
+from budwood.records.training import MadeWith, ProbeScore, Score, SweptRates
 from budwood.study.account import ledger, probe_costs, steps_taken_over
 
 RUN = {
@@ -155,3 +155,22 @@ def test_a_start_is_charged_once_for_all_runs_that_begin_with_it() -> None:
     for probes in ({}, {PLACE: PROBE.model_copy(update={"gates": gates})}):
         charged_gates = [cost for cost in charged(trained(*scores), probes=probes) if cost.stage == "gate"]
         assert charged_gates == [cost.at(PLACE)]
+
+
+def test_a_sweep_is_charged_once_for_all_seeds_of_an_arm_and_for_its_probe() -> None:
+    """Also where only the probe was trained, whose space lost; the reference's belongs to its bin."""
+    cost = Cost(stage="sweep", tokens=9, flops=90.0, arm="probe")
+    own = {"sweep": SweptRates(rates=(1.0, 2.0), losses=(1.0, None), untrained=2.0, cost=cost)}
+    first = SCORE.model_copy(update=own)
+    others = [{"seed": 7, "run": "subnet_init_seed_7"}, {"arm": "distilled", "run": "distilled"}]
+    others.append({"arm": "reference_init", "run": "reference_init"})
+    scores = [first, *(first.model_copy(update=each) for each in others)]
+    bin_alone = Variant("half", "")
+    expected = [cost.at(PLACE, "subnet_init"), cost.at(PLACE, "distilled"), cost.at(bin_alone, "reference_init")]
+    probe = PROBE.model_copy(update=own)
+    for probes in ({}, {PLACE: probe}):
+        entries = charged(trained(*scores), trained(SCORE, scores[-1], at=FINE), probes=probes)
+        assert [each for each in entries if each.stage == "sweep"] == expected
+    found = [searched(None), searched(probe, FINE)]
+    lost = ledger([], found, [trained(SCORE)], curves_of(trained(SCORE)))
+    assert [each for each in lost if each.stage == "sweep"] == [cost.at(FINE, "subnet_init")]

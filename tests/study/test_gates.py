@@ -5,27 +5,23 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
-from corpora import tokenize_and_pack
 from strategies import SMOLLM2_135M
 
 from budwood.arch.count import forward_flops_per_token
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.prompts import record_prompts, write_check
-from budwood.models.teacher import byte_tokenizer
 from budwood.records.cost import Cost
 from budwood.records.gate import OVERFIT_STEPS, Gate
-from budwood.study.costs import START_LENGTHS, halved, order_gate_costs
+from budwood.study.gate_costs import START_LENGTHS, halved, order_gate_costs
 from budwood.study.gates import CheckOrder, CheckStart, OverfitBatch, first_half, last_half, require_passed
 from budwood.study.stage import Workspace
 from budwood.study.teacher import RankComponents
 from budwood.study.text import Windows
-from budwood.study.training import Start, TrainArm
+from budwood.study.training import TrainArm
 from budwood.subnet.settings import Ordering
-from budwood.training.settings import ArmSettings, Engine, Schedule
+from budwood.training.settings import ArmSettings, Schedule
 
 pytestmark = pytest.mark.slow
 
@@ -44,39 +40,6 @@ def test_a_gate_fails_at_its_limit_and_on_no_number(caplog: pytest.LogCaptureFix
             require_passed([gate(0.5), gate(value)], "stop")
     require_passed([gate(float("nan"))], "warn")
     assert "Sanity gate failed: it: nan" in caplog.text
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    return Workspace(folder=tmp_path_factory.mktemp("gates"))
-
-
-@pytest.fixture(scope="module")
-def run(materials, workspace: Workspace) -> TrainArm:
-    """Return a training of the tiny teacher's weights on text that a model can learn: words in a fixed order."""
-    rng = np.random.default_rng(0)
-    words = ["graft ", "prune ", "bud ", "scion ", "sap "]
-    rows = [
-        (split, "one", "".join(words[(start + place) % 5] for place in range(40)))
-        for split in ("train", "calibration", "selection", "choice", "validation")
-        for start in rng.integers(5, size=6)
-    ]
-    documents = pd.DataFrame(rows, columns=["split", "source", "text"]).assign(
-        text=lambda table: [f"{place} {text}" for place, text in enumerate(table["text"])]
-    )
-    folder = workspace.folder / "tokens"
-    tokens = tokenize_and_pack(documents, byte_tokenizer(), seed=0, folder=folder, progress=False)
-    return TrainArm(
-        arm="subnet_init",
-        start=Start(initialisation="checkpoint", checkpoint=materials.teacher),
-        settings=ArmSettings(learning_rate=0.03),
-        schedule=SCHEDULE.model_copy(update={"tokens": 60 * SCHEDULE.tokens_per_step}),
-        tokens=tokens,
-        heldout=1,
-        teacher=materials.teacher,
-        compute=materials.compute,
-        engine=Engine(compile_loss="off"),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -167,9 +130,8 @@ def long(run: TrainArm, rate: float) -> TrainArm:
 
 
 def overfit(run: TrainArm, workspace: Workspace) -> Gate:
-    check = OverfitBatch(
-        run_facts=json.dumps(run.facts()), student=run.start.architecture, job=run.job(workspace.folder / "none")
-    )
+    job = run.job(workspace.folder / "none", run.settings.learning_rate)
+    check = OverfitBatch(run_facts=json.dumps(run.facts()), student=run.start.architecture, job=job)
     (found,) = workspace.finish(check)
     return found
 

@@ -30,9 +30,11 @@ from budwood.records.names import Variant
 from budwood.records.workload import Workload
 from budwood.reporting.quote import disk_bytes, markdown_plan
 from budwood.study.ablation import PlannedAblation, plan_ablations
-from budwood.study.costs import Extent, correction_cost, cut_work, halved, moments_costs, writing_cost
+from budwood.study.costs import Extent, correction_cost, cut_work, moments_costs, writing_cost
+from budwood.study.gate_costs import halved
 from budwood.study.limits import warnings_of
-from budwood.study.plan import CHOSEN, plan, search_costs
+from budwood.study.plan import plan, search_costs
+from budwood.study.planned import CHOSEN
 from budwood.study.settings import ProtocolSettings
 from budwood.subnet.flops import moment_work, refit_work, solve_work
 from budwood.subnet.settings import Compensation

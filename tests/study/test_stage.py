@@ -74,7 +74,7 @@ def _other_settings(value: BaseModel) -> BaseModel:
         "fraction": 0.3,
     }
     changes |= {"description": "other", "revision": "other", "gguf": "f16", "fingerprint": "other"}
-    changes |= {"singular_values": False}
+    changes |= {"singular_values": False, "rates": (0.1, 0.2)}
     known = {name: change for name, change in changes.items() if name in type(value).model_fields}
     assert known, f"no other {type(value).__name__} is known"
     return value.model_copy(update=known)

@@ -21,6 +21,7 @@ from budwood.corpus.packing import PackedCorpus
 from budwood.models.device import Compute, choose_compute
 from budwood.pipelines.tracking import open_workspace, track
 from budwood.study import training
+from budwood.study.stage import no_tracking
 from budwood.training import checks, launch
 from budwood.training.cache import write_cache
 from budwood.training.curve import read_curve
@@ -108,6 +109,14 @@ def test_a_finished_job_is_not_launched_again(make_job, monkeypatch):
     again = job.model_copy(update={"engine": Engine(launcher=TWO, compile_loss="off")})
     assert run_job(again, lambda metrics, _: told.append(metrics), {}) == result
     assert told
+
+
+@pytest.mark.slow
+def test_that_training_diverges_is_known_from_other_processes_too(make_job):
+    job = make_job(engine=Engine(launcher=sys.executable, compile_loss="off")).model_copy(update={"learning_rate": 1e6})
+    with pytest.raises(FloatingPointError, match="the run diverges"):
+        run_job(job, no_tracking, {})
+    assert (job.output_folder / launch.DIVERGED).is_file()
 
 
 def test_a_launcher_gets_the_job_and_an_environment_without_traces_of_other_ranks(make_job, monkeypatch):

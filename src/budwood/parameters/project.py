@@ -199,6 +199,8 @@ class ProjectParameters(Strict):
                     getattr(conditions.arms, name).rate(conditions.schedule)
                 except ValueError as error:
                     raise ValueError(f"arms.{name}: {error}") from None
+            if self.search.finalist_tokens:
+                conditions.arms.finalist_rate(conditions.schedule)
             cached = self.caches_teacher or conditions.arms.caches_teacher
             if cached and conditions.arms.distilled.distillation != self.arms.distilled.distillation:
                 raise ValueError("bins: arms.distilled.distillation is that of all bins where its teacher is cached")

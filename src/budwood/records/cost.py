@@ -15,6 +15,7 @@ CostStage = Literal[
     "probe",
     "teacher_cache",
     "gate",
+    "sweep",
     "training",
     "teacher",
     "heldout",

@@ -16,7 +16,7 @@ from budwood.records.gate import Gate
 from budwood.records.search import Finalists, Winner
 from budwood.records.strict import Strict
 from budwood.records.teacher import IntakeRecord, TeacherEvaluation, TeacherRecord
-from budwood.records.training import ProbeScore, Score, TrainingRecord
+from budwood.records.training import ProbeScore, Score, SweptRates, TrainingRecord
 
 SCHEMA_VERSION = 1
 
@@ -25,7 +25,7 @@ RECORD_KINDS: dict[str, type[Strict]] = {
     for kind in (
         *(Certificate, SearchFindings, TrainingFindings),
         *(Cost, IntakeRecord, TeacherRecord, TeacherEvaluation, Finalists, Winner),
-        *(TrainingRecord, Score, ProbeScore, Downstream, Efficiency, Sample, Gate),
+        *(TrainingRecord, Score, ProbeScore, SweptRates, Downstream, Efficiency, Sample, Gate),
     )
 }
 """All records that are written, by the name that the file gives."""

@@ -44,6 +44,41 @@ class Run(Strict):
     precision: str
 
 
+class SweptRates(Strict):
+    """Peak learning rates that were tried on few tokens, and what became of each."""
+
+    rates: tuple[float, ...]
+    """In ascending order."""
+    losses: tuple[float | None, ...]
+    """On the text of the choice, in nats; None where training diverged."""
+    untrained: float
+    """The loss before any training; that of guessing for random weights."""
+    cost: Cost
+
+    @property
+    def best(self) -> float:
+        """The rate with the lowest loss.
+
+        Raises:
+            ValueError: training diverged at all of them.
+        """
+        found = {rate: loss for rate, loss in zip(self.rates, self.losses, strict=True) if loss is not None}
+        if not found:
+            raise ValueError(f"training diverges at each of the rates {list(self.rates)}: try lower ones")
+        return min(found, key=lambda rate: found[rate])
+
+    @property
+    def doubts(self) -> str:
+        """Why another rate may be better or safer; empty where nothing speaks for that."""
+        place = self.rates.index(self.best)
+        if place in {0, len(self.rates) - 1}:
+            return f"{self.best:g} is the {'highest' if place else 'lowest'} that was tried"
+        after = self.losses[place + 1]
+        if after is None or not after < self.untrained:
+            return f"{self.best:g} is at the edge of what is stable: at {self.rates[place + 1]:g} nothing is learned"
+        return ""
+
+
 class TrainingRecord(Run):
     """One training run, with what it was made with and what was measured on its way."""
 
@@ -55,6 +90,8 @@ class TrainingRecord(Run):
     made_with: MadeWith
     gates: tuple[Gate, ...] = ()
     """What was checked before the run."""
+    sweep: SweptRates | None = None
+    """What chose the learning rate, once for all seeds."""
 
     @property
     def costs(self) -> tuple[Cost, ...]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from budwood.reporting import sections, summary
 from budwood.reporting.findings import Findings
 from budwood.reporting.limits import limited
+from budwood.reporting.rates import swept_rates
 from budwood.reporting.selection import selection_section
 
 
@@ -54,7 +55,7 @@ def write_report(findings: Findings) -> Report:
     details = {
         "Results": sections.results(findings.results),
         "Forgetting": sections.forgetting(findings),
-        "Training": sections.training(findings.results),
+        "Training": sections.training(findings.results) + swept_rates(findings.arms),
         "Savings": sections.saved(findings.savings),
         **selected,
         "Tasks": sections.tasks(findings.tasks),

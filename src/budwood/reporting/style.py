@@ -24,6 +24,7 @@ STAGE_COLORS = {
     "probe": "#0072B2",
     "teacher_cache": "#F0E442",
     "gate": "#882255",
+    "sweep": "#AA4499",
     "training": "#44AA99",
     "teacher": "#CC79A7",
     "heldout": "#7f7f7f",

@@ -13,7 +13,8 @@ from budwood.reporting.quote import ABLATION_COLUMNS
 from budwood.study.costs import training_costs
 from budwood.study.evaluation import ScoreRun
 from budwood.study.forecast import Forecast
-from budwood.study.plan import PlannedStudy, search_costs
+from budwood.study.plan import search_costs
+from budwood.study.planned import PlannedStudy
 from budwood.study.settings import Conditions
 from budwood.study.stage import Workspace
 from budwood.study.training import TrainArm

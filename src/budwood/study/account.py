@@ -33,6 +33,7 @@ def ledger(
         new = [score for score in result.scores if score.arm != REFERENCE or (result.bin, score.seed) not in references]
         references |= {(result.bin, score.seed) for score in new if score.arm == REFERENCE}
         entries += _of_training(result, new, curves, taken_over[result.variant])
+        entries += _of_sweeps(result.variant, new)
         if probes[result.variant] is None:
             entries += _of_starts(result.variant, result.scores)
     for found in sorted(findings, key=lambda each: each.variant):
@@ -40,6 +41,8 @@ def ledger(
         entries += [cost.at(found.variant) for cost in costs]
         if found.probe is not None:
             entries += _of_starts(found.variant, [found.probe])
+            # An arm after the probe has its learning rate from the same short runs, and is charged with them.
+            entries += [] if found.variant in taken_over else _of_sweeps(found.variant, [found.probe])
             entries += [cost.at(found.variant) for cost in probe_costs(found.probe, taken_over.get(found.variant, 0))]
     return entries
 
@@ -68,6 +71,14 @@ def _of_starts(variant: Variant, runs: Sequence[TrainingRecord]) -> list[Cost]:
     """Return the costs of what is checked once for all runs of a variant."""
     once = {gate.name: gate.cost for run in runs for gate in run.gates if gate.once}
     return [cost.at(variant) for cost in once.values()]
+
+
+def _of_sweeps(variant: Variant, runs: Sequence[TrainingRecord]) -> list[Cost]:
+    """Return the costs of choosing learning rates, of every arm once for all its seeds; a probe's are its arm's."""
+    once = {CONTINUED if isinstance(run, ProbeScore) else run.arm: run.sweep for run in runs if run.sweep is not None}
+    return [
+        swept.cost.at(Variant(variant.bin, SHARED) if arm == REFERENCE else variant, arm) for arm, swept in once.items()
+    ]
 
 
 def _of_training(

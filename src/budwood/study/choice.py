@@ -69,7 +69,7 @@ class BriefTraining:
         schedule = conditions.schedule
         return cls(
             schedule=schedule.brief(tokens),
-            learning_rate=conditions.arms.subnet_init.rate(schedule),
+            learning_rate=conditions.arms.finalist_rate(schedule),
             heldout=conditions.measurement.heldout,
             engine=conditions.engine,
         )

@@ -21,7 +21,7 @@ from budwood.models.prompts import PROMPTS, read_prompts
 from budwood.records.gate import Gate
 from budwood.records.hashes import hash_file
 from budwood.records.serving import Prompt
-from budwood.study import costs
+from budwood.study import gate_costs
 from budwood.study.settings import OnFailure
 from budwood.study.stage import NOT_DECIDING, Stage, Work, no_tracking
 from budwood.study.teacher import importance_of
@@ -89,7 +89,7 @@ class CheckOrder(Stage[list[Gate]]):
         started = time.perf_counter()
         ordered = open_ordered(self.teacher.folder, self.ordering, importance_of(self.importance))
         native = open_ordered(self.teacher.folder, Ordering(ordering="native"))
-        of_axes = costs.order_gate_costs(self.teacher.architecture, self.windows.extent)
+        of_axes = gate_costs.order_gate_costs(self.teacher.architecture, self.windows.extent)
         first, last = self._losses(ordered, (first_half, last_half), list(of_axes))
         (own,) = self._losses(native, (first_half,), list(of_axes))
         seconds = (time.perf_counter() - started) / len(of_axes)
@@ -108,9 +108,9 @@ class CheckOrder(Stage[list[Gate]]):
     def _losses(
         self,
         teacher: OrderedTeacher,
-        halves: Sequence[Callable[[Architecture, costs.HalvedAxis], Selection]],
-        axes: Sequence[costs.HalvedAxis],
-    ) -> list[dict[costs.HalvedAxis, Tensor]]:
+        halves: Sequence[Callable[[Architecture, gate_costs.HalvedAxis], Selection]],
+        axes: Sequence[gate_costs.HalvedAxis],
+    ) -> list[dict[gate_costs.HalvedAxis, Tensor]]:
         """Return the mean loss of every half of every axis."""
         teacher, windows = teacher.materialise(self.compute), self.windows.read()
 
@@ -120,12 +120,12 @@ class CheckOrder(Stage[list[Gate]]):
         return [{axis: loss(half(teacher.ranked, axis)) for axis in axes} for half in halves]
 
 
-def first_half(teacher: Architecture, axis: costs.HalvedAxis) -> Selection:
+def first_half(teacher: Architecture, axis: gate_costs.HalvedAxis) -> Selection:
     """Return the first half of an axis of a teacher, its layers by rank, and the whole of all others."""
-    return Selection.prefix(costs.halved(teacher, axis))
+    return Selection.prefix(gate_costs.halved(teacher, axis))
 
 
-def last_half(teacher: Architecture, axis: costs.HalvedAxis) -> Selection:
+def last_half(teacher: Architecture, axis: gate_costs.HalvedAxis) -> Selection:
     """Return the last half of an axis, and the whole of all others."""
     half, whole = first_half(teacher, axis), Selection.prefix(teacher)
     if axis == "layers":
@@ -170,7 +170,9 @@ class CheckStart(Stage[list[Gate]]):
         differences = [_loss(student, prompt, self.compute) + fmean(prompt.logprobs) for prompt in prompts]
         lengths = [len(prompt.logprobs) for prompt in prompts]
         model = self.start.architecture
-        cost = costs.start_gate_cost({length: forward_flops_per_token(model, context=length) for length in lengths})
+        cost = gate_costs.start_gate_cost(
+            {length: forward_flops_per_token(model, context=length) for length in lengths}
+        )
         gate = Gate(
             name="loss at step 0 against the certificate's",
             value=float(torch.tensor(differences).abs().max()),
@@ -202,7 +204,7 @@ class OverfitBatch(Stage[list[Gate]]):
 
     def run(self, work: Work) -> list[Gate]:
         """Train, and compare the last loss with the first."""
-        started, brief = time.perf_counter(), costs.overfit_schedule(self.job.schedule)
+        started, brief = time.perf_counter(), gate_costs.overfit_schedule(self.job.schedule)
         changes = {"schedule": brief, "heldout_windows": 1, "branch_folder": None, "frozen_batch": True}
         job = self.job.model_copy(update=changes | {"output_folder": work.folder / "run"})
         run_job(job, no_tracking, {})
@@ -211,7 +213,7 @@ class OverfitBatch(Stage[list[Gate]]):
         settings = self.job.distillation
         taught = settings is not None and settings.teacher == "live"
         teacher = asked_architecture(self.job.teacher_folder, settings) if taught else None
-        cost = costs.overfit_cost(self.student, teacher, self.job.schedule)
+        cost = gate_costs.overfit_cost(self.student, teacher, self.job.schedule)
         gate = Gate(
             name="loss on one batch, seen over and over, against its first",
             value=losses[-1] / losses[0],

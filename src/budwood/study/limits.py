@@ -8,7 +8,7 @@ from budwood.arch.bytes import spell_bytes
 from budwood.records.names import ARMS, REFERENCE, SHARED
 from budwood.reporting.accelerator import Accelerator
 from budwood.reporting.quote import ROOM, disk_bytes
-from budwood.study.plan import PlannedStudy
+from budwood.study.planned import PlannedStudy
 
 
 def warnings_of(

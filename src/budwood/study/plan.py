@@ -1,7 +1,7 @@
 """What a study will cost, before anything is spent: the costs of its stages, without weights or text."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ from budwood.arch.count import forward_flops_per_token, num_parameters, paper_se
 from budwood.arch.spec import Architecture
 from budwood.corpus.split import FOREIGN
 from budwood.evaluation.efficiency import timing_flops
-from budwood.evaluation.settings import NEW_TOKENS, NUM_PROMPTS, PROMPT_TOKENS, EvaluationSettings
+from budwood.evaluation.settings import NEW_TOKENS, NUM_PROMPTS, PROMPT_TOKENS
 from budwood.models.certificate import probe_lengths
 from budwood.models.chat import MAX_TOKENS
 from budwood.models.prompts import prompt_lengths
@@ -18,24 +18,20 @@ from budwood.records.cost import Cost
 from budwood.records.names import ARMS, BASELINE, CONTINUED, FROM_SUBNET, REFERENCE, SHARED, Variant
 from budwood.records.workload import Workload
 from budwood.reporting.accelerator import Accelerator
-from budwood.reporting.memory import BYTES, DtypeName, Memory, forward_memory, training_memory
+from budwood.reporting.memory import BYTES, Memory
 from budwood.reporting.quote import PLAN_COLUMNS
-from budwood.reporting.streaming import TextReading, stream_memory
-from budwood.search.elimination import Kept
+from budwood.reporting.streaming import stream_memory
 from budwood.search.fitness import FROM_SCORES
-from budwood.search.settings import SearchSettings
-from budwood.study import costs
+from budwood.study import costs, gate_costs
 from budwood.study.forecast import Forecast
-from budwood.study.settings import Conditions
+from budwood.study.planned import PlannedStudy
 from budwood.subnet.elimination import NUM_TOGETHER
 from budwood.subnet.fitness import fitness_flops_per_token
 from budwood.subnet.flops import calibration_work, elimination_work
 from budwood.training.cache import bytes_of_sequence
-from budwood.training.settings import ArmSettings, DistillationSettings, Schedule
+from budwood.training.settings import ArmSettings, RateSweep, Schedule
 from budwood.training.teacher import cache_shape, with_tail
 
-CHOSEN = "chosen by probes"
-"""The space of a bin that probes will choose."""
 _MODEL_BYTES = 4
 """Of a parameter of a trained model."""
 _CHECKPOINT_BYTES = 12
@@ -45,115 +41,6 @@ _WRITTEN = (NEW_TOKENS,) * NUM_PROMPTS
 """Tokens of every continuation, if none ends a document."""
 
 PlanRow = dict[str, object]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedStudy:
-    """All that a study's cost follows from."""
-
-    teacher: Architecture
-    teacher_bytes_per_parameter: int
-    """In its files, and in those of what is cut out of it."""
-    forecasts: tuple[Forecast, ...]
-    search: SearchSettings
-    conditions: Conditions
-    evaluation: EvaluationSettings
-    bins: Mapping[str, Conditions] = field(default_factory=dict)
-    """Conditions of bins that change something of them."""
-    num_sources: Mapping[str, int]
-    """Sources of text that every split has."""
-    precision: DtypeName
-    needs_statistics: bool = True
-    needs_elimination: bool = True
-    num_orderings: int = 0
-    """Orders of the teacher that are checked."""
-    trials: tuple[tuple[Kept, ...], ...] | None = None
-    """Layers that were kept in each trial of the elimination, call by call, where that is known."""
-    num_dropped_ids: int = 0
-    """Ids that the teacher had before its vocabulary was cut."""
-    positions: int | None = None
-    """The largest number of positions; None where that is not known."""
-    chats: bool = True
-    """Whether the teacher's tokenizer may have a chat template."""
-
-    @property
-    def trained(self) -> tuple[Forecast, ...]:
-        """What is trained in full: all variants, or one of every bin, not chosen yet."""
-        if self.probe_schedule is None:
-            return self.forecasts
-        bins: dict[str, list[Forecast]] = {}
-        for each in self.forecasts:
-            bins.setdefault(each.variant.bin, []).append(each)
-        return tuple(
-            replace(
-                spaces[0],
-                variant=Variant(bin_name, CHOSEN),
-                members=tuple(member for space in spaces for member in space.members),
-            )
-            for bin_name, spaces in bins.items()
-        )
-
-    def within(self, bin_name: str) -> "PlannedStudy":
-        """Return the study under the conditions of a bin."""
-        return replace(self, conditions=self.bins.get(bin_name, self.conditions))
-
-    @property
-    def schedule(self) -> Schedule:
-        """Of every arm."""
-        return self.conditions.schedule
-
-    @property
-    def longest(self) -> Schedule:
-        """The longest of all bins."""
-        schedules = [self.within(each.variant.bin).schedule for each in self.forecasts]
-        return max(schedules or [self.schedule], key=lambda schedule: schedule.num_tokens)
-
-    def micro_batch(self, arm: str) -> int:
-        """Return how many sequences of an arm go through the model of one device at once."""
-        own: ArmSettings = getattr(self.conditions.arms, arm)
-        return own.fitted(self.schedule).micro_batch
-
-    @property
-    def probe_schedule(self) -> Schedule | None:
-        """Of probes; None without them."""
-        return self.conditions.protocol.probe_schedule(self.schedule)
-
-    def teacher_beside(self, arm: str) -> Architecture | None:
-        """Return the teacher that runs beside an arm, with the head that its loss runs; None without one."""
-        settings: DistillationSettings | None = getattr(self.conditions.arms, arm).distillation
-        live = settings is not None and settings.teacher == "live"
-        return with_tail(self.teacher, settings, self.num_dropped_ids) if live else None
-
-    def text(self, split: str, count: int | None = None) -> costs.Extent:
-        """Return the sequences of a split that a search works with, or some number of them."""
-        measurement = self.conditions.measurement
-        return costs.Extent(measurement.searched[split] if count is None else count, measurement.length_of(split))
-
-    def reading(self, text: costs.Extent, size: int) -> TextReading:
-        """Return how the teacher reads a text layer by layer, with so many bytes a parameter."""
-        batch = self.conditions.measurement.batch_size
-        return TextReading(num_sequences=text.count, length=text.length, batch_size=batch, size=size)
-
-    def training_memory(
-        self, members: Sequence[Architecture], micro_batch: int, teacher: Architecture | None = None
-    ) -> Memory:
-        """Return what training takes, beside a teacher where one is given, of that model which takes most."""
-        tokens = micro_batch * self.schedule.sequence_length
-        memories = (
-            training_memory(member, num_tokens=tokens, precision=self.precision, teacher=teacher) for member in members
-        )
-        return max(memories, key=lambda memory: memory.total)
-
-    def reading_memory(self, model: Architecture, teacher: Architecture | None = None) -> Memory:
-        """Return what measuring losses takes; with a teacher, those of its candidates."""
-        measurement = self.conditions.measurement
-        return forward_memory(
-            model,
-            num_sequences=measurement.batch_size,
-            length=measurement.length if teacher else measurement.final_length,
-            precision=self.precision,
-            teacher=teacher,
-        )
 
 
 def plan(study: PlannedStudy, accelerator: Accelerator, mfu: float) -> pd.DataFrame:
@@ -270,7 +157,7 @@ def _shared_rows(study: PlannedStudy) -> Iterator[PlanRow]:
         cost = costs.elimination_cost(teacher, text, study.trials)
         yield _row(cost) | streamed | {"work": elimination_work(teacher, cost, context=text.length)}
     checked = study.text("selection", min(measurement.elimination, measurement.selection))
-    for cost in costs.order_gate_costs(teacher, checked).values():
+    for cost in gate_costs.order_gate_costs(teacher, checked).values():
         yield from [_row(cost)] * study.num_orderings
     sequences = sum(count * study.num_sources.get(split, 0) for split, count in measurement.reported.items())
     asked = study.evaluation.question_tokens(study.num_sources["validation"])
@@ -325,8 +212,9 @@ def _search_rows(study: PlannedStudy, each: Forecast) -> Iterator[PlanRow]:
         heldout = costs.heldout_cost(forward, probe, measurement.heldout, len(probe.evaluation_steps))
         yield _row(heldout, variant)
         yield _start_row(each)
-        if costs.is_long(probe):
-            yield _row(costs.overfit_cost(forward, None, probe), variant)
+        if gate_costs.is_long(probe):
+            yield _row(gate_costs.overfit_cost(forward, None, probe), variant)
+        yield from _sweep_rows(study, each, CONTINUED)
 
 
 def _training_rows(study: PlannedStudy, each: Forecast) -> Iterator[PlanRow]:
@@ -336,6 +224,8 @@ def _training_rows(study: PlannedStudy, each: Forecast) -> Iterator[PlanRow]:
     for arm in ARMS:
         if arm in FROM_SUBNET:
             yield _row(certificate_cost(study, each, 1), each.variant, arm)
+        if probe is None or arm != CONTINUED:
+            yield from _sweep_rows(study, each, arm)
         for place in range(study.conditions.protocol.num_seeds):
             taken_over = steady and arm == CONTINUED and place == 0
             done = probe.decay_start if probe is not None and taken_over else 0
@@ -359,13 +249,32 @@ def _arm_rows(study: PlannedStudy, each: Forecast, arm: str, steps_done: int = 0
     points = [step for step in schedule.evaluation_steps if step > steps_done or not steps_done]
     heldout = costs.heldout_cost(forward, schedule, study.conditions.measurement.heldout, len(points))
     yield _row(heldout, each.variant, arm)
-    if costs.is_long(schedule):
-        yield _row(costs.overfit_cost(forward, teacher, schedule), each.variant, arm)
+    if gate_costs.is_long(schedule):
+        yield _row(gate_costs.overfit_cost(forward, teacher, schedule), each.variant, arm)
+
+
+def _sweep_rows(study: PlannedStudy, each: Forecast, arm: str) -> Iterator[PlanRow]:
+    """Yield what it takes to choose the learning rate of an arm, if no rate beyond those that are named is tried."""
+    own: ArmSettings = getattr(study.conditions.arms, arm)
+    rate = own.rate(study.schedule)
+    if isinstance(rate, RateSweep):
+        brief, choice = study.schedule.brief(rate.tokens), study.text("choice")
+        cost = costs.sweep_cost(
+            each.forward,
+            study.teacher_beside(arm),
+            brief,
+            choice,
+            num_rates=len(rate.rates),
+            from_weights=arm in FROM_SUBNET,
+        )
+        yield _row(cost, each.variant, arm)
 
 
 def _start_row(each: Forecast) -> PlanRow:
     """Return what it takes to check the loss of a sub-network once, before the first run that begins with it."""
-    return _row(costs.start_gate_cost({length: each.forward(length) for length in costs.START_LENGTHS}), each.variant)
+    return _row(
+        gate_costs.start_gate_cost({length: each.forward(length) for length in gate_costs.START_LENGTHS}), each.variant
+    )
 
 
 def _evaluation_row(study: PlannedStudy, each: Forecast) -> PlanRow:
@@ -392,5 +301,6 @@ def _reference_rows(study: PlannedStudy, each: Forecast) -> Iterator[PlanRow]:
     """Yield what the reference of a bin costs; all its spaces share it."""
     if each.reference is not None:
         alone = replace(each, variant=Variant(each.variant.bin, SHARED), members=(each.reference,))
+        yield from _sweep_rows(study, alone, REFERENCE)
         for _ in range(study.conditions.protocol.num_seeds):
             yield from _arm_rows(study, alone, REFERENCE)

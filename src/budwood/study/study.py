@@ -30,7 +30,8 @@ from budwood.study.defaults import ARM_SETTINGS, LEARNING_RATE, MFU, RANDOM_LEAR
 from budwood.study.evaluation import EvaluateTeacher
 from budwood.study.export import CertifyTrained, ExportSubnet, measured_loss, text_sources
 from budwood.study.forecast import forecast
-from budwood.study.plan import PlannedStudy, plan
+from budwood.study.plan import plan
+from budwood.study.planned import PlannedStudy
 from budwood.study.search import EvolveSubnets, describe
 from budwood.study.settings import BinSettings, Conditions, MeasurementSettings, ProtocolSettings
 from budwood.study.sizes import narrowed, within
@@ -43,7 +44,7 @@ from budwood.subnet.compensate import cut_out
 from budwood.subnet.importance import Importance
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
 from budwood.subnet.settings import Ordering, SpaceSettings
-from budwood.training.settings import ArmSettings, DistillationSettings, Engine, Schedule
+from budwood.training.settings import ArmSettings, DistillationSettings, Engine, RateSweep, Schedule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +198,7 @@ class Study:
         *,
         random: bool = False,
         schedule: Schedule = SCHEDULE,
-        learning_rate: float | None = None,
+        learning_rate: float | RateSweep | None = None,
     ) -> Trained:
         """Train a checkpoint with the plain language-modelling loss.
 
@@ -205,7 +206,7 @@ class Study:
             start: gives the weights: a checkpoint or its folder.
             random: train its architecture from random weights instead.
             schedule: how long, and in which portions.
-            learning_rate: peak; without one, 1e-4 for weights and 3e-3 for random ones, as suits the default schedule.
+            learning_rate: peak, or short runs that choose it; 1e-4 without one, and 3e-3 for random weights.
 
         Raises:
             ValueError: there is too little text, its sequences are too long for the model, or the model has another
@@ -221,7 +222,7 @@ class Study:
         start: Checkpoint | str | Path,
         *,
         schedule: Schedule = SCHEDULE,
-        learning_rate: float = LEARNING_RATE,
+        learning_rate: float | RateSweep = LEARNING_RATE,
         settings: DistillationSettings | None = None,
     ) -> Trained:
         """Train a checkpoint towards the teacher's distribution and the text.
@@ -229,12 +230,11 @@ class Study:
         Args:
             start: gives the weights: a checkpoint or its folder.
             schedule: how long, and in which portions.
-            learning_rate: peak; the default suits the default schedule.
+            learning_rate: peak, or short runs that choose it; the default suits the default schedule.
             settings: the loss, and whether the teacher answers beside the student or is asked once beforehand.
 
         Raises:
-            ValueError: there is too little text, its sequences are too long for one of the models, or these have
-                different tokenizers.
+            ValueError: text is short, its sequences are too long for a model, or the models' tokenizers differ.
         """
         settings = DistillationSettings() if settings is None else settings
         require_class("settings", settings, DistillationSettings)

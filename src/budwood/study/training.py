@@ -14,19 +14,21 @@ from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import Compute, choose_compute
 from budwood.records.cost import Cost
 from budwood.records.gate import Gate
-from budwood.records.training import MadeWith, Run, TrainingRecord
-from budwood.study.costs import cache_cost, heldout_cost, is_long
+from budwood.records.training import MadeWith, Run, SweptRates, TrainingRecord
+from budwood.study.costs import cache_cost, heldout_cost
+from budwood.study.gate_costs import is_long
 from budwood.study.gates import CheckStart, OverfitBatch, require_passed
 from budwood.study.settings import Conditions, OnFailure
 from budwood.study.stage import NOT_DECIDING, Stage, Work, identity
-from budwood.study.text import Materials
+from budwood.study.sweep import SweepRates, SweepText
+from budwood.study.text import Materials, Windows
 from budwood.training.cache import CacheFacts, TeacherCache, write_cache
 from budwood.training.curve import CurveRow, read_curve
 from budwood.training.job import Initialisation, TrainingJob
 from budwood.training.launch import run_job
 from budwood.training.order import training_order
 from budwood.training.run import MODEL
-from budwood.training.settings import ArmSettings, DistillationSettings, Engine, Schedule
+from budwood.training.settings import ArmSettings, DistillationSettings, Engine, RateSweep, Schedule
 from budwood.training.teacher import LiveTeacher, asked_architecture, cache_facts, open_live_teacher
 
 _LENGTH = ("tokens", "decay_ratio", "num_evaluations")
@@ -87,6 +89,8 @@ class TrainArm(Stage[Trained]):
     teacher: Checkpoint
     """Teaches where the settings distill; gives a named architecture all that is no size."""
     cache: TeacherCache | None = None
+    sweep: SweepText | None = None
+    """What short runs are made on where the settings choose the learning rate by them; of all seeds."""
     compute: Compute
     continued_by: str | None = field(default=None, metadata=NOT_DECIDING)
     """Arm that takes over this one's steps where the schedule allows it; its own without."""
@@ -124,14 +128,19 @@ class TrainArm(Stage[Trained]):
                 "engine.launcher starts a process for every device, and this machine has no accelerator: name "
                 "measurement.device: cpu to share its processor, or train without a launcher"
             )
+        schedule = settings.fitted(conditions.schedule)
+        rate, choice = settings.rate(schedule), Windows.searched(tokens, "choice", measurement)
         return cls(
             arm=arm,
             start=start,
             settings=settings,
-            schedule=settings.fitted(conditions.schedule),
+            schedule=schedule,
             tokens=tokens,
             heldout=measurement.heldout,
             teacher=teacher,
+            sweep=SweepText(schedule=schedule.brief(rate.tokens), choice=choice)
+            if isinstance(rate, RateSweep)
+            else None,
             compute=compute,
             engine=conditions.engine,
             on_failure=conditions.protocol.failed_gate,
@@ -147,7 +156,7 @@ class TrainArm(Stage[Trained]):
         return super().facts() | {"teacher": self.teacher.fingerprint if needed else None}
 
     def run(self, work: Work) -> Trained:
-        """Check the start, and before a long run that the student learns; then train.
+        """Choose the learning rate, check the start, and before a long run that the student learns; then train.
 
         A killed run continues from its newest undamaged checkpoint, a finished one only reports its curve.
 
@@ -155,12 +164,14 @@ class TrainArm(Stage[Trained]):
             ValueError: a gate has failed and none may.
         """
         branch = work.workspace.claim("steady", self._steady()) if self._branches else None
-        job = self.job(work.folder / "run", branch)
+        rate, swept = self._rate(work)
+        job = self.job(work.folder / "run", rate, branch)
         gates = self._gates(job, work)
         require_passed(gates, self.on_failure)
         ran = run_job(job, work.track, work.workspace.environment or {})
         curve = _curve_table(ran, read_curve(job.output_folder))
-        return Trained(Checkpoint.open(job.output_folder / MODEL), self._record(ran, curve, gates), curve)
+        record = self._record(ran, curve, gates).model_copy(update={"sweep": swept})
+        return Trained(Checkpoint.open(job.output_folder / MODEL), record, curve)
 
     def _gates(self, job: TrainingJob, work: Work) -> list[Gate]:
         checks: list[Stage[list[Gate]]] = []
@@ -175,14 +186,34 @@ class TrainArm(Stage[Trained]):
             )
         return [gate for check in checks for gate in work.workspace.finish(check)]
 
-    def job(self, folder: Path, branch: Path | None = None) -> TrainingJob:
+    def _rate(self, work: Work) -> tuple[float, SweptRates | None]:
+        """Return the peak learning rate, and what short runs found where they choose it."""
+        rate = self.settings.rate(self.schedule)
+        if not isinstance(rate, RateSweep):
+            return rate, None
+        assert self.sweep is not None, "declared with what short runs are made on"
+        alike = {name: fact for name, fact in self.facts().items() if name not in {"arm", "schedule", "heldout"}}
+        from_weights = self.start.initialisation == "checkpoint"
+        sweep = SweepRates(
+            run_facts=json.dumps(alike, sort_keys=True),
+            settings=rate,
+            text=self.sweep,
+            start=self.start.checkpoint if from_weights else None,
+            student=self.start.architecture,
+            compute=self.compute,
+            job=self.job(work.folder / "run", rate.rates[0]),
+        )
+        swept = work.workspace.finish(sweep)
+        return swept.best, swept
+
+    def job(self, folder: Path, learning_rate: float, branch: Path | None = None) -> TrainingJob:
         """Return the run as a job.
 
         Args:
             folder: belongs to the run alone.
+            learning_rate: its peak.
             branch: keeps the checkpoint with which a longer run starts.
         """
-        schedule = self.schedule
         return TrainingJob(
             arm=self.arm,
             model_folder=self.start.checkpoint.folder if self.start.checkpoint else None,
@@ -192,8 +223,8 @@ class TrainArm(Stage[Trained]):
             corpus_folder=self.tokens.folder,
             output_folder=folder,
             branch_folder=branch,
-            learning_rate=self.settings.rate(schedule),
-            schedule=schedule,
+            learning_rate=learning_rate,
+            schedule=self.schedule,
             distillation=self.settings.distillation,
             cache_folder=self.cache.folder if self.cache else None,
             heldout_windows=self.heldout,

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from torch import distributed
 
+from budwood.records.files import write_atomically
 from budwood.records.locks import FolderInUseError
 from budwood.training.job import TrainingJob
-from budwood.training.launch import end_with_parent
+from budwood.training.launch import DIVERGED, end_with_parent
 from budwood.training.run import TrainingStoppedError, train
 
 _STOPPED = 143  # 128 + SIGTERM, as in shells
@@ -39,6 +40,9 @@ def main() -> None:
     except (TrainingStoppedError, FolderInUseError) as reason:
         sys.stderr.write(f"{reason}\n")
         sys.exit(_STOPPED if isinstance(reason, TrainingStoppedError) else _IN_USE)
+    except FloatingPointError as error:
+        write_atomically(job.output_folder / DIVERGED, str(error))
+        raise
     if distributed.is_initialized():
         # At the interpreter's end it would sometimes abort, which the launcher counts as a failure.
         distributed.destroy_process_group()

@@ -18,7 +18,7 @@ from budwood.training.checks import check_job
 from budwood.training.job import TrainingJob
 from budwood.training.run import TrainingStoppedError, read_result, train
 
-JOB = "job.json"
+JOB, DIVERGED = "job.json", "diverged.txt"
 _OF_A_RANK = {"RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _SECONDS_TO_SAVE = 120
@@ -34,6 +34,7 @@ def run_job(job: TrainingJob, track: Track, environment: Mapping[str, str]) -> R
 
     Raises:
         RuntimeError: the launcher failed; its output says why.
+        FloatingPointError: training diverged.
         FolderInUseError: another process is training in the job's folder.
         TrainingStoppedError: SIGTERM or Ctrl-C stopped it.
     """
@@ -43,10 +44,13 @@ def run_job(job: TrainingJob, track: Track, environment: Mapping[str, str]) -> R
     file = job.output_folder / JOB
     with holding(job.output_folder, f"training of arm {job.arm}"):  # afterwards the first rank does
         write_atomically(file, job.model_dump_json(indent=1))
+        (job.output_folder / DIVERGED).unlink(missing_ok=True)
     tracked = ["--track", f"{track.__module__}:{getattr(track, '__name__', '')}"]
     command = [os.path.expandvars(word) for word in shlex.split(job.engine.launcher)]
     status = run_command([*command, "-m", "budwood.training", str(file), *tracked], environment)
     result = read_result(job.output_folder)
+    if (job.output_folder / DIVERGED).is_file():
+        raise FloatingPointError((job.output_folder / DIVERGED).read_text(encoding="utf-8"))
     if status or result is None:
         raise RuntimeError(
             f"arm {job.arm}: `{job.engine.launcher}` ended with status {status}; see its output above. "

@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -17,6 +18,7 @@ OptimizerName = Literal["adamw", "muon"]
 Shape = Literal["cosine", "warmup_stable_decay"]
 ArmName = Literal["random_init", "subnet_init", "distilled", "reference_init"]
 Tracker = Literal["wandb", "trackio", "tensorboard"]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 _PAPER = {
     "tokens": 10_000_000_000,
@@ -268,23 +270,44 @@ class Engine(Strict):
         return trackers
 
 
+class RateSweep(Strict):
+    """Short runs that choose a peak learning rate, by their losses on the text of the choice."""
+
+    tokens: int = Field(gt=0)
+    """Training tokens of every short run, which is a cosine with the schedule's batch."""
+    rates: tuple[Rate, ...] = (1e-4, 3e-4, 1e-3)
+    """Peaks that are tried. While the lowest or the highest is best, one beyond it is tried as well, at most three."""
+
+    @field_validator("rates")
+    @classmethod
+    def _several(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
+        if not rates[1:] or any(low >= high for low, high in pairwise(rates)):
+            raise ValueError(f"rates={list(rates)} must be two or more that rise")
+        return rates
+
+
 class ArmSettings(Strict):
     """One training arm."""
 
-    learning_rate: float | None = Field(default=None, gt=0)
-    """Peak, chosen for the arm's initialisation; without one it is `schedule.peak_learning_rate`."""
+    learning_rate: Rate | RateSweep | None = None
+    """Peak, chosen for the arm's initialisation, or short runs that choose it; without either it is
+    `schedule.peak_learning_rate`."""
     micro_batch: Annotated[int | None, HOW] = Field(default=None, gt=0)
     """In place of `schedule.micro_batch`: a teacher leaves less room for the student's sequences."""
     distillation: DistillationSettings | None = None
     """How the arm learns from the teacher; null: from the text alone."""
 
-    def rate(self, schedule: Schedule) -> float:
-        """Return the peak learning rate under a schedule.
+    def rate(self, schedule: Schedule) -> float | RateSweep:
+        """Return the peak learning rate under a schedule, or how it is chosen.
 
         Raises:
-            ValueError: neither names one.
+            ValueError: neither names one, or a sweep is as long as the training.
         """
         rate = self.learning_rate or schedule.peak_learning_rate
+        if isinstance(rate, RateSweep) and rate.tokens >= schedule.tokens:
+            raise ValueError(
+                f"learning_rate.tokens={rate.tokens} must be fewer than tokens={schedule.tokens} of training"
+            )
         if rate is None:
             raise ValueError("give it a learning_rate, or all arms schedule.peak_learning_rate")
         return rate
@@ -324,6 +347,18 @@ class Arms(Strict):
         """Whether the arm under the teacher reads what the teacher has said once."""
         distillation = self.distilled.distillation
         return distillation is not None and distillation.teacher == "cached"
+
+    def finalist_rate(self, schedule: Schedule) -> float:
+        """Return the peak learning rate at which finalists of a search are trained.
+
+        Raises:
+            ValueError: it would be chosen by short runs, of which every finalist would need its own.
+        """
+        rate = self.subnet_init.rate(schedule)
+        if isinstance(rate, RateSweep):
+            message = "search.finalist_tokens needs a number in arms.subnet_init.learning_rate, not a sweep"
+            raise ValueError(message)  # noqa: TRY004 - the combination is wrong
+        return rate
 
     def with_arms(self, changes: Mapping[ArmName, Mapping[str, Any]]) -> Self:
         """Return the arms with other values of some; of `distillation` too, only those that are given change.

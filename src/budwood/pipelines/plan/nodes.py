@@ -24,7 +24,8 @@ from budwood.reporting.quote import markdown_plan
 from budwood.study.ablation import PlannedAblation, plan_ablations
 from budwood.study.forecast import Forecast, forecast
 from budwood.study.limits import warnings_of
-from budwood.study.plan import PlannedStudy, plan
+from budwood.study.plan import plan
+from budwood.study.planned import PlannedStudy
 from budwood.study.settings import MeasurementSettings
 from budwood.study.space import check_reference
 from budwood.subnet.probe import probe_machine
