@@ -193,7 +193,7 @@ def optipfair(task: Task) -> Iterator[Cut]:
         if removed:
             model = opf.prune_model(model, pruning_type="DEPTH", layer_indices=removed, show_progress=False)
         percentage = 100 * (table + depth * layer - task.center) / (depth * neurons)
-        if percentage > 0:
+        if percentage / 100 * model.config.intermediate_size >= 1:  # it refuses to leave out less than one
             model = opf.prune_model(
                 model,
                 pruning_percentage=percentage,
