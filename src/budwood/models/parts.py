@@ -5,20 +5,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from budwood.corpus.rows import resolve_package_path
 from budwood.records.hashes import MEMORY, hash_file, hash_files
 from budwood.records.paths import resolve_path
-
-PACKAGE_SCHEME = "package://"
-
-
-def locate(place: str, root: Path) -> Path:
-    """Return the path that a setting names: inside an installed package, or relative to a root.
-
-    Raises:
-        ValueError: the package is not installed.
-    """
-    return Path(resolve_package_path(place) if place.startswith(PACKAGE_SCHEME) else resolve_path(place, root))
 
 
 def cache_folder() -> Path:
@@ -61,7 +49,7 @@ def join_parts(places: Sequence[str], sha256: str, root: Path) -> Path:
 
 def _part(place: str, root: Path) -> Path:
     try:
-        path = locate(place, root)
+        path = Path(resolve_path(place, root))
     except ValueError as error:
         raise ValueError(f"teacher.parts: {error}") from error
     if not path.is_file():

@@ -35,12 +35,13 @@ from budwood.models.conversion import check_tokenizer, convert_code
 from budwood.models.fingerprint import digest_of, fingerprint, homes_of_weights
 from budwood.models.gguf import convert_gguf, describe_gguf, gguf_tokenizer
 from budwood.models.kind import CONFIG, check_lengths, read_config
-from budwood.models.parts import PACKAGE_SCHEME, join_parts, locate
+from budwood.models.parts import join_parts
 from budwood.models.settings import TeacherSettings
 from budwood.models.weights import check_shapes, read_object
 from budwood.models.wrapper import is_wrapper, text_config, unwrap
 from budwood.records.files import check_links
 from budwood.records.hashes import MEMORY, hash_files
+from budwood.records.paths import PACKAGE_SCHEME, resolve_path
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py", "LICENSE*", "README.md")
@@ -253,7 +254,7 @@ def _local_path(settings: TeacherSettings, root: Path) -> Path | None:
     if settings.parts:
         return join_parts(settings.parts, str(settings.sha256), root)
     model = str(settings.model)
-    path = locate(model, root)
+    path = Path(resolve_path(model, root))
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ValueError(f"teacher.model: no file at {path}")

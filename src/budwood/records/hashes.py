@@ -1,19 +1,31 @@
 """Hashes of files, computed once and remembered for as long as the files are not touched."""
 
 import hashlib
-import json
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from budwood.records.files import write_atomically
+from budwood.records.strict import Strict
 
 MEMORY = ".fingerprint.json"
 """Where the hashes of a folder's files are remembered. Copies of the folder do without it."""
 _SETTLING_NS = 2_000_000_000
 """The coarsest clock of a common file system (FAT). A younger file may change again without a change of its times."""
+
+
+class _Known(Strict):
+    """The hash of a file, and the state in which it was hashed."""
+
+    stat: tuple[int, int, int, int]
+    """Size, modification and change time in nanoseconds, inode."""
+    sha256: str
+
+
+_MEMORY = TypeAdapter(dict[str, _Known])
 
 
 def hash_file(file: Path) -> str:
@@ -35,26 +47,23 @@ def hash_files(files: Mapping[str, Path], memory: Path, *, remembered: bool = Tr
         remembered: whether the memory answers; without, every file is read and remembered again.
     """
     known = _recall(memory) if remembered else {}
-    entries = {name: _entry(file, known.get(name)) for name, file in files.items()}
+    found = {name: _look(file, known.get(name)) for name, file in files.items()}
     settled = time.time_ns() - _SETTLING_NS
-    kept = {name: entry for name, entry in entries.items() if max(entry["stat"][1:3]) < settled}
-    if not kept.items() <= known.items():
+    kept = known | {name: each for name, each in found.items() if max(each.stat[1:3]) < settled}
+    if kept != known:
         with suppress(OSError):  # a read-only place; the memory only saves time
-            write_atomically(memory, json.dumps(known | kept, indent=1))
-    return {name: entry["sha256"] for name, entry in entries.items()}
+            write_atomically(memory, _MEMORY.dump_json(kept, indent=1).decode())
+    return {name: each.sha256 for name, each in found.items()}
 
 
-def _recall(memory: Path) -> dict[str, Any]:
+def _recall(memory: Path) -> dict[str, _Known]:
     # A memory that cannot be read only costs time.
     with suppress(OSError, ValueError):
-        known = json.loads(memory.read_text(encoding="utf-8"))
-        return known if isinstance(known, dict) else {}
+        return _MEMORY.validate_json(memory.read_bytes())
     return {}
 
 
-def _entry(file: Path, known: Any) -> dict[str, Any]:
+def _look(file: Path, known: _Known | None) -> _Known:
     found = file.stat()
-    stat = [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
-    if isinstance(known, dict) and known.get("stat") == stat and isinstance(known.get("sha256"), str):
-        return known
-    return {"stat": stat, "sha256": hash_file(file)}
+    stat = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+    return known if known and known.stat == stat else _Known(stat=stat, sha256=hash_file(file))

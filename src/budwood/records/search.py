@@ -1,10 +1,12 @@
 """What a search found, and which of it won."""
 
-from typing import Self
+from typing import Annotated, Self
 
+from pydantic import BeforeValidator, InstanceOf, PlainSerializer
+
+from budwood.arch.selection import Selection
 from budwood.records.certificate import Proof
 from budwood.records.cost import Cost
-from budwood.records.fields import SelectionField
 from budwood.records.placed import Placed
 from budwood.records.strict import Strict
 
@@ -12,7 +14,11 @@ from budwood.records.strict import Strict
 class Described(Strict):
     """A sub-network: what it keeps, in words, and its size."""
 
-    selection: SelectionField
+    selection: Annotated[
+        InstanceOf[Selection],
+        BeforeValidator(lambda value: Selection.from_dict(value) if isinstance(value, dict) else value),
+        PlainSerializer(Selection.to_dict),
+    ]
     description: str
     num_parameters: int
 

@@ -13,12 +13,11 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from budwood.arch.selection import Indices, LayerSelection, Selection
+from budwood.arch.selection import LAYER_AXES, Indices, LayerSelection, Selection
 from budwood.records.hashes import MEMORY, hash_files
 
-_AXES = ("groups", "queries", "pairs", "neurons")
 _INDICES = pa.list_(pa.int32())
-_LAYER = pa.struct([("layer", pa.int32()), *((axis, _INDICES) for axis in _AXES)])
+_LAYER = pa.struct([("layer", pa.int32()), *((axis, _INDICES) for axis in LAYER_AXES)])
 SCHEMA = pa.schema([("evaluation", pa.int64()), ("hidden", _INDICES), ("layers", pa.list_(_LAYER))])
 # Bytes of one place together: the upper two of an index are zeros.
 FORMAT: dict[str, Any] = {
@@ -81,7 +80,7 @@ class Genes:
             raise ValueError(f"evaluation={evaluation}: {self.folder} has no candidate of this number")
         (row,) = opened.read_row_group(place).to_pylist()
         layers = (
-            LayerSelection(layer=layer["layer"], **{axis: _from_stored(layer[axis]) for axis in _AXES})
+            LayerSelection(layer=layer["layer"], **{axis: _from_stored(layer[axis]) for axis in LAYER_AXES})
             for layer in row["layers"]
         )
         return Selection(hidden=_from_stored(row["hidden"]), layers=tuple(layers))
@@ -103,7 +102,7 @@ def _table(first: int, selections: Sequence[Selection]) -> pa.Table:
             "evaluation": first + place,
             "hidden": _to_stored(selection.hidden),
             "layers": [
-                {"layer": layer.layer, **{axis: _to_stored(getattr(layer, axis)) for axis in _AXES}}
+                {"layer": layer.layer, **{axis: _to_stored(getattr(layer, axis)) for axis in LAYER_AXES}}
                 for layer in selection.layers
             ],
         }

@@ -75,10 +75,8 @@ class Proposer:
         """
         self.num_tried = self.num_accepted = 0
         count, draw = drawn
-        led = self._new if self.settings.screening == 1 else self._led
-        return [led(makes) for times, makes in changed for _ in range(times)] + [
-            self._new([draw]) for _ in range(count)
-        ]
+        led = [self._new(makes, self.settings.screening) for times, makes in changed for _ in range(times)]
+        return led + [self._new([draw]) for _ in range(count)]
 
     def initial(self) -> Candidate:
         """Return a balanced member while there are any left, then draw one."""
@@ -135,13 +133,9 @@ class Proposer:
         kept = constrain(child, self.space, self.parameter_bin, self._rng, self.settings.constraint)
         return None if kept is None else Candidate(kept, origin)
 
-    def _new(self, makes: Sequence[Make]) -> Candidate:
-        (candidate,) = self._propose_or_draw(makes, 1)
-        self._seen.add(candidate.key)
-        return candidate
-
-    def _led(self, makes: Sequence[Make]) -> Candidate:
-        candidate = self._screen(self._propose_or_draw(makes, self.settings.screening))
+    def _new(self, makes: Sequence[Make], count: int = 1) -> Candidate:
+        proposals = self._propose_or_draw(makes, count)
+        candidate = self._screen(proposals) if count > 1 else proposals[0]
         self._seen.add(candidate.key)
         return candidate
 
