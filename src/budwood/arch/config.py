@@ -19,9 +19,6 @@ WRAPPERS: Mapping[str, tuple[str, ...]] = {"gemma3": ("gemma3_text",), "mistral3
 def architecture_from_config(config: HFConfig) -> Architecture:
     """Read the architecture out of a `config.json`, of a stock model or of one of our layer-wise exports.
 
-    Args:
-        config: the parsed file.
-
     Raises:
         ValueError: the family is unknown, the model is quantised, mixes experts or has an encoder, or a field has an
             unsupported value.

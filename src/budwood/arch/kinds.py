@@ -25,10 +25,6 @@ _KINDS: Mapping[str, frozenset[str]] = {
 def refuse_other_kinds(config: Mapping[str, Any], supported: str) -> None:
     """Check that a `config.json` describes a dense decoder in full precision, as far as that can be seen.
 
-    Args:
-        config: the parsed file.
-        supported: what is, for the message.
-
     Raises:
         ValueError: the model is of another kind.
     """

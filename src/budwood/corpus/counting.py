@@ -27,12 +27,6 @@ def count_training_tokens(
 ) -> NDArray[np.int64]:
     """Return [ids] how often the beginning of all sources has each token; only text of the split `train` counts.
 
-    Args:
-        corpus: What is read.
-        tokenizer: Any tokenizer.
-        root: Where relative paths begin.
-        limit: Tokens of a source after which it is read no further.
-
     Raises:
         ValueError: a source cannot be read or is empty.
     """

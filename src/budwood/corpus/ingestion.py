@@ -55,10 +55,6 @@ _NO_FACTS = ("weight", "license", "attribution", "language")
 def sample_sources(corpus: CorpusSettings, root: Path) -> pd.DataFrame:
     """Read the first documents of every source, to see what they look like and that they can be read at all.
 
-    Args:
-        corpus: What is read.
-        root: Where relative paths begin.
-
     Returns:
         At most five rows per source: `source`, `document` (id), `characters` and the beginning of `text`.
 

@@ -75,9 +75,6 @@ class PackedCorpus:
 
         Tokens are hashed unless they were before and their file was not touched since.
 
-        Args:
-            folder: The folder with `tokens.bin` and `index.json`.
-
         Returns:
             The corpus; its tokens stay on disk until they are read.
 

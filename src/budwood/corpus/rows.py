@@ -19,10 +19,6 @@ class Rows:
     def __init__(self, source: SourceSettings, root: Path) -> None:
         """Find the files of a source.
 
-        Args:
-            source: What to read.
-            root: Where relative paths begin.
-
         Raises:
             ValueError: no file, package or dataset is found, or a dataset's card asks for what cannot be done.
         """

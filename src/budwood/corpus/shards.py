@@ -66,12 +66,7 @@ class ShardWriter:
     """Collects the documents of one source and writes them in shards, each of which exists whole or not at all."""
 
     def __init__(self, folder: Path, source: int) -> None:
-        """Begin after the shards that are there.
-
-        Args:
-            folder: With the shards of all sources.
-            source: Number of the source.
-        """
+        """Begin after the shards that are there."""
         self._folder, self._source = folder, source
         self._number = len(source_shards(folder, source))
         self._documents: list[tuple[int, int, int, int, int]] = []

@@ -47,10 +47,6 @@ def heldout_questions(texts: Mapping[str, Sequence[str]], settings: HeldOutSetti
     the wrong ones are how passages of other documents of the same source go on. All four are drawn alike, so a model
     that does not read the context is right once in four.
 
-    Args:
-        texts: documents by source.
-        settings: how many, and of what size.
-
     Returns:
         For `heldout_last_word`: `source`, `context`, `target`; for `heldout_continuation`: `source`, `context`,
         `choices` and `label`, the place of the true one.

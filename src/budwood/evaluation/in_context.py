@@ -19,10 +19,6 @@ def in_context_questions(texts: Mapping[str, Sequence[str]], settings: HeldOutSe
     2022; Arora et al., 2023). All four choices are words that the context has once, so a model that does not look them
     up is right once in four, however well it knows the language.
 
-    Args:
-        texts: documents by source.
-        settings: how many, and the seed.
-
     Returns:
         `source`, `context`, `choices` and `label`, the place of the true one.
 

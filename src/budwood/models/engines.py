@@ -81,12 +81,7 @@ def ask(engine: EngineName, folders: Sequence[Path], home: Path) -> dict[Path, A
 
 
 def open_everywhere(folder: Path, settings: ServingSettings) -> OpensIn:
-    """Write an export in the forms that are asked for, and try it in the engines at hand.
-
-    Args:
-        folder: an export with recorded prompts.
-        settings: forms and engines.
-    """
+    """Write an export in the forms that are asked for, and try it in the engines at hand."""
     return {
         "transformers": Opening(opens=True, how=f"`{CERTIFICATE}`: loaded again, it computes the same"),
         "vllm": _tried("vllm", folder, settings.engines) or _judge_vllm(folder),

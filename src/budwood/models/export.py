@@ -37,12 +37,6 @@ def writing_parts(
     """Yield what takes the parameters of a model part by part; at the end the folder is that of `write_checkpoint`.
 
     It returns the parameters as they are written, for no other copy of them to be kept.
-
-    Args:
-        config: the model's.
-        decoder: path of its layers.
-        teacher_folder: has the tokenizer and the generation settings.
-        target: the folder.
     """
     with write_folder_atomically(target) as folder:
         shards = _Shards(folder, config, decoder, load_generation(teacher_folder))

@@ -58,11 +58,6 @@ def check_kind(folder: Path, written: HFConfig) -> None:
 def check_lengths(place: Path | str, config: HFConfig, sequence_length: int) -> None:
     """Check that a model has positions for all of a sequence.
 
-    Args:
-        place: of the checkpoint, for the message.
-        config: with all defaults.
-        sequence_length: tokens of the longest sequence of a study.
-
     Raises:
         ValueError: the sequence is longer than the model's positions.
     """

@@ -17,11 +17,6 @@ def cache_folder() -> Path:
 def join_parts(places: Sequence[str], sha256: str, root: Path) -> Path:
     """Return the GGUF file that parts make up, from the user's cache where it was joined before.
 
-    Args:
-        places: of the parts, in order.
-        sha256: of the whole, in hexadecimal.
-        root: where relative paths begin.
-
     Raises:
         ValueError: a part is missing, or together they are another file.
     """

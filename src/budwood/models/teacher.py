@@ -62,11 +62,6 @@ class FetchedTeacher:
 def fetch_teacher(settings: TeacherSettings, work_dir: Path, root: Path = Path()) -> FetchedTeacher:
     """Return a checkpoint for a teacher, writing into `work_dir` what has to be converted.
 
-    Args:
-        settings: where it comes from.
-        work_dir: belongs to this teacher.
-        root: where relative paths begin.
-
     Raises:
         ValueError: the source does not exist, is of an unsupported kind, has pickled weights only, wants to run code
             of its own without `trust_remote_code`, or its tokenizer does not give text back.
@@ -87,11 +82,6 @@ def fetch_teacher(settings: TeacherSettings, work_dir: Path, root: Path = Path()
 def describe_teacher(settings: TeacherSettings, root: Path = Path(), longest_sequence: int = 1) -> Architecture:
     """Return a teacher's architecture as stated, or from its configuration: no weights are read or downloaded.
 
-    Args:
-        settings: where it comes from.
-        root: where relative paths begin.
-        longest_sequence: tokens of the longest sequence of a study.
-
     Raises:
         ValueError: the source does not exist, is of an unsupported kind, wants to run code that was not allowed, or
             does not see all of the longest sequence.
@@ -109,10 +99,6 @@ def describe_teacher(settings: TeacherSettings, root: Path = Path(), longest_seq
 
 def count_positions(settings: TeacherSettings, root: Path = Path()) -> int | None:
     """Return the largest number of positions of a teacher from its configuration; None where it is not at hand.
-
-    Args:
-        settings: where it comes from.
-        root: where relative paths begin.
 
     Raises:
         ValueError: as `describe_teacher`.
@@ -143,10 +129,6 @@ def _describe(settings: TeacherSettings, root: Path, longest_sequence: int) -> H
 
 def count_token_ids(settings: TeacherSettings, root: Path = Path()) -> int | None:
     """Return one more than the largest id of a teacher's tokenizer; None where none is at hand, or it takes code.
-
-    Args:
-        settings: where it comes from.
-        root: where relative paths begin.
 
     Raises:
         ValueError: the source does not exist, or its tokenizer is damaged. Of the hub, its small files are fetched.

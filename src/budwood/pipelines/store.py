@@ -114,14 +114,7 @@ def artifact_root(uri: str, configured: str | None) -> str | None:
 
 
 def register_model(name: str, run_id: str, folder: Path, fingerprint: str) -> None:
-    """Make a checkpoint a version of a registered model, unless its newest version is the same one.
-
-    Args:
-        name: of the registered model.
-        run_id: of the training.
-        folder: the checkpoint, which stays where it is.
-        fingerprint: of its files.
-    """
+    """Make a checkpoint a version of a registered model by reference, unless its newest version is the same one."""
     client, source = mlflow.MlflowClient(), folder.resolve().as_uri()
     versions = client.search_model_versions(f"name = '{name}'", order_by=["version_number DESC"], max_results=1)
     if versions and (versions[0].source, versions[0].tags.get("fingerprint")) == (source, fingerprint):

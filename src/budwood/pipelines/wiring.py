@@ -37,13 +37,7 @@ class Deferred:
     """
 
     def __init__(self, module: str, name: str, **arguments: Any) -> None:
-        """Name the function.
-
-        Args:
-            module: its dotted name.
-            name: of the function in it.
-            arguments: given beforehand, by keyword.
-        """
+        """Name a module and a function in it; arguments are given beforehand, by keyword."""
         self.module, self.__name__, self.arguments = module, name, arguments
         # Kedro reads the types of parameters from here; ours are typed before nodes are made.
         self.__annotations__: dict[str, type] = {}

@@ -11,13 +11,7 @@ WORKSPACE = Path("02_intermediate", "workspace")
 
 
 def note_run(data_root: Path, started: datetime, *, whole: bool) -> None:
-    """Note that a run has ended well.
-
-    Args:
-        data_root: of its environment.
-        started: when it began.
-        whole: whether it ran every node of a study.
-    """
+    """Note that a run has ended well, and whether it ran every node of a study."""
     folder = data_root / WORKSPACE
     folder.mkdir(parents=True, exist_ok=True)
     ended = datetime.now(UTC)

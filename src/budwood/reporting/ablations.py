@@ -138,12 +138,7 @@ def ablation_curves(runs: Sequence[Outcome]) -> pd.DataFrame:
 
 
 def curves_by_variant(title: str, curves: pd.DataFrame) -> go.Figure:
-    """Return the held-out loss of every variant while it trains, and the perplexity that this is.
-
-    Args:
-        title: of the ablation.
-        curves: of `ablation_curves`.
-    """
+    """Return the held-out loss of every variant while it trains, and the perplexity that this is."""
     figure, places = panels(title, list(QUANTITY_AXES.values()), "training tokens", "")
     points = curves[np.isfinite(curves["heldout_loss"])]
     for index, (variant, own) in enumerate(points.groupby("variant", sort=False)):
@@ -157,11 +152,6 @@ def curves_by_setting(title: str, curves: pd.DataFrame, settings: Sequence[str])
     """Return the held-out perplexity over training, a panel for every setting: the mean of the variants of each value.
 
     As in the paper's figures 18 to 20.
-
-    Args:
-        title: of the ablation.
-        curves: of `ablation_curves`.
-        settings: columns that were varied.
     """
     axes = ("training tokens", "held-out perplexity, mean")
     figure, places = panels(title, settings, *axes, num_columns=len(settings), shared_yaxes=True)
@@ -178,28 +168,14 @@ def curves_by_setting(title: str, curves: pd.DataFrame, settings: Sequence[str])
 def ablation_figures(
     title: str, table: pd.DataFrame, curves: pd.DataFrame, settings: Sequence[str]
 ) -> tuple[go.Figure, go.Figure]:
-    """Return the losses and the curves of an ablation: by setting where some were varied, else by variant.
-
-    Args:
-        title: of the ablation.
-        table: of `ablation_table`.
-        curves: of `ablation_curves`.
-        settings: columns that were varied.
-    """
+    """Return the losses and the curves of an ablation: by setting where some were varied, else by variant."""
     if settings:
         return losses_by_setting(title, table, settings), curves_by_setting(title, curves, settings)
     return losses_by_variant(title, table), curves_by_variant(title, curves)
 
 
 def ablation_page(title: str, about: str, table: pd.DataFrame, importances: pd.DataFrame | None = None) -> str:
-    """Return an ablation as markdown: the finding, the table, and optionally the importance of settings.
-
-    Args:
-        title: of the page.
-        about: what was varied, in a sentence.
-        table: of `ablation_table`.
-        importances: of `setting_importances`.
-    """
+    """Return an ablation as markdown: the finding, the table, and optionally the importance of settings."""
     parts = [f"# {title}", about, _found(table), _table(table)]
     if importances is not None:
         parts += ["## Importance of the settings", _importances(importances)]

@@ -54,9 +54,6 @@ def mean_over_tasks(tasks: pd.DataFrame) -> pd.DataFrame:
 
     Tasks have different questions, so errors are those of a mean of independent numbers: the root of the summed squares
     over their number. With fewer than two such tasks the table is returned unchanged.
-
-    Args:
-        tasks: the frame of `tasks_table`.
     """
     counted = tasks[tasks["metric"].str.startswith("acc")]
     benchmarks = counted[~counted["task"].isin(HELDOUT_TASKS)]

@@ -92,9 +92,6 @@ def perplexity_by_arm(results: pd.DataFrame) -> go.Figure:
 
     Error bars are one standard error of the mean loss over sequences, converted to perplexity. They are not paired: to
     compare two arms, use the paired differences of `results_table`.
-
-    Args:
-        results: the frame of `budwood.reporting.tables.results_table`.
     """
     trained, teacher = results[results["bin"] != ""], results[results["bin"] == ""]
     if trained.empty:
@@ -117,9 +114,6 @@ def tasks_by_arm(tasks: pd.DataFrame) -> go.Figure:
     """Return the score of every arm on every task, with the teacher as a dashed line and guessing as a dotted one.
 
     Error bars are one unpaired standard error: to compare two arms, use the paired differences of the table.
-
-    Args:
-        tasks: the frame of `budwood.reporting.benchmarks.tasks_table`.
     """
     found = {str(task): rows for task, rows in tasks.groupby("task", sort=False)}
     if not found:
@@ -145,9 +139,6 @@ def speed_and_memory(speeds: pd.DataFrame) -> go.Figure:
     """Return how much faster than the teacher every sub-network is, and the memory of both.
 
     Error bars are quartiles over repeats; the dashed line is the teacher.
-
-    Args:
-        speeds: the frame of `budwood.reporting.benchmarks.speeds_table`.
     """
     title = "Speed and memory of the sub-networks"
     if speeds.empty:
@@ -178,9 +169,6 @@ def savings_by_ledger(saved: pd.DataFrame) -> go.Figure:
     """Return how many times cheaper than the baseline every arm reached its final loss, under each ledger.
 
     Error bars are 95 % intervals where they are known; an arm that never reached the loss has no point.
-
-    Args:
-        saved: the frame of `budwood.reporting.ledger.savings`.
     """
     ratios = saved.reindex(columns=[f"ratio_{ledger}" for ledger in LEDGERS]).to_numpy(float)
     reason = f"No arm reached the final loss of {BASELINE} in training, so there is no ratio."

@@ -140,9 +140,6 @@ def draws_and_elites(histories: pd.DataFrame) -> go.Figure:
     """Return the losses of random members of each space beside those of the best of its search.
 
     The first generation and later draws are random. Dropped ones are included.
-
-    Args:
-        histories: as of `search_trajectory`.
     """
     title, found = "Search: random draws and the best", style.variants(histories)
     if not found:
@@ -166,11 +163,7 @@ def draws_and_elites(histories: pd.DataFrame) -> go.Figure:
 
 
 def winners_by_variant(winners: Sequence[Winner]) -> go.Figure:
-    """Return the loss of every search's winner before any training, with its 95 % interval over sequences.
-
-    Args:
-        winners: of all searches.
-    """
+    """Return the loss of every search's winner before any training, with its 95 % interval over sequences."""
     title = "Winners before training"
     if not winners:
         return style.nothing(title, NO_SEARCH)

@@ -24,10 +24,6 @@ def select_space(bin_name: str, probes: Mapping[str, ProbeScore]) -> pd.DataFram
 
     The best has the lowest mean loss. Differences are paired over sequences: the space minus the best.
 
-    Args:
-        bin_name: of all of them.
-        probes: by space; all read the same sequences.
-
     Returns:
         `SELECTION_COLUMNS`; `chosen` is true in the first row alone. Losses are nats per token, errors standard errors.
 

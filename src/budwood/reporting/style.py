@@ -144,15 +144,7 @@ def variants(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def by_variant(
     title: str, frame: pd.DataFrame, x: str, y: str, reason: str
 ) -> tuple[go.Figure, list[tuple[Panel, pd.DataFrame]]]:
-    """Return a grid with a panel for every variant, and the place and the rows of each.
-
-    Args:
-        title: of the figure.
-        frame: has columns `bin` and `space`.
-        x: title of the horizontal axes.
-        y: title of the vertical axes.
-        reason: why the figure is empty, where the frame is.
-    """
+    """Return a grid with a panel for every variant, and the place and the rows of each."""
     found = variants(frame)
     if not found:
         return nothing(title, reason), []

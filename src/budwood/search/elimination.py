@@ -81,9 +81,6 @@ def expected_trials(depth: int) -> list[list[Kept]]:
     All layers are tried once, then a few in every round. On SmolLM2-135M, with four texts, one round of 28 took one
     trial more. Which layers those are depends on the model: here they are spread evenly, so that trials share as many
     layers as on average.
-
-    Args:
-        depth: layers of the whole.
     """
     whole = tuple(range(depth))
     calls = [[whole], [_without(whole, place) for place in whole]]

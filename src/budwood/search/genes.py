@@ -53,12 +53,7 @@ class Genes:
         return hashlib.sha256("".join(hashes.values()).encode()).hexdigest()[:16]
 
     def write(self, first: int, selections: Sequence[Selection]) -> None:
-        """Write down a generation, unless a search that was interrupted has done so.
-
-        Args:
-            first: the number of its first candidate.
-            selections: of its candidates.
-        """
+        """Write down a generation, unless a search that was interrupted has done so."""
         file = self.folder / f"{first:08d}.parquet"
         if file.exists():
             return

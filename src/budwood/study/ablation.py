@@ -28,13 +28,6 @@ def train_compared(
     """Train one of the things that are compared, all on the same sequences, and measure it on the validation sequences.
 
     A training that diverges is reported as such.
-
-    Args:
-        variant: its name in the table.
-        settings: what was changed, for the table.
-        stage: its training.
-        conditions: how everything is measured.
-        workspace: keeps the training.
     """
     outcome = Outcome(variant=variant, settings=settings, num_parameters=num_parameters(stage.start.architecture))
     try:

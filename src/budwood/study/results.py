@@ -81,11 +81,7 @@ def save(result: Any, folder: Path) -> None:
 
 
 def restore(kind: Any, folder: Path) -> Any:
-    """Return what `save` wrote.
-
-    Args:
-        kind: type of the result.
-        folder: of its stage.
+    """Return what `save` wrote, a result of some type.
 
     Raises:
         ValueError: a file is missing or damaged; the message names it.

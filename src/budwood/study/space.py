@@ -74,14 +74,7 @@ def require_members(teacher: Architecture, parameter_bin: ParameterBin, space: S
 def sample_spaces(
     record: TeacherRecord, search_spaces: pd.DataFrame, spaces: Mapping[str, SpaceSettings], search: SearchSettings
 ) -> pd.DataFrame:
-    """Return the parameter counts of uniform draws from all spaces, as columns `space` and `num_parameters`.
-
-    Args:
-        record: of the teacher.
-        search_spaces: the table of `enumerate_spaces`.
-        spaces: by name.
-        search: its seed is that of the draws.
-    """
+    """Return the parameter counts of uniform draws from all spaces, as columns `space` and `num_parameters`."""
     tables, teacher = [], record.architecture
     for name in search_spaces["space"].unique().tolist():
         draws = draw_many(spaces[name].search_space(teacher), NUM_SAMPLES, np.random.default_rng(search.seed))

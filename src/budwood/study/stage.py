@@ -148,12 +148,7 @@ class Workspace:
             return result
 
     def claim(self, name: str, deciding: Mapping[str, Any]) -> Path:
-        """Return the folder for work with exactly these facts, and note that it is in use.
-
-        Args:
-            name: begins the folder's name.
-            deciding: in JSON form.
-        """
+        """Return the folder for work with exactly these facts, and note that it is in use."""
         text = json.dumps(deciding, sort_keys=True, indent=1)
         folder = self.folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
         if not (folder / FACTS).is_file():

@@ -53,12 +53,7 @@ class RankComponents(Stage[Ranked]):
 
     @classmethod
     def of(cls, materials: Materials, *, eliminates: bool) -> Self:
-        """Declare the ranking of a teacher's components.
-
-        Args:
-            materials: the teacher and its text.
-            eliminates: whether layers are left out one by one.
-        """
+        """Declare the ranking of a teacher's components; `eliminates`: layers are left out one by one."""
         measurement = materials.measurement
         return cls(
             teacher=materials.teacher,
@@ -95,11 +90,6 @@ class RankComponents(Stage[Ranked]):
 def fetch_source(settings: TeacherSettings, workspace: Workspace, root: Path) -> FetchedTeacher:
     """Return a teacher's checkpoint, converted again only where its source has changed.
 
-    Args:
-        settings: where it comes from.
-        workspace: keeps what had to be converted.
-        root: where relative paths begin.
-
     Raises:
         ValueError: it cannot be fetched, or is of an unsupported kind.
     """
@@ -113,13 +103,6 @@ def fetch_further(
     settings: TeacherSettings, own: Checkpoint, sequence_length: int, workspace: Workspace, root: Path
 ) -> Checkpoint:
     """Return a teacher beside the study's own, which reads the same tokens.
-
-    Args:
-        settings: where it comes from.
-        own: the study's teacher.
-        sequence_length: tokens of a training sequence.
-        workspace: keeps what had to be converted.
-        root: where relative paths begin.
 
     Raises:
         ValueError: it cannot be fetched, is of an unsupported kind, sees less than a sequence, or has other tokens.

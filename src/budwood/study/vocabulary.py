@@ -40,14 +40,7 @@ class TrimVocabulary(Stage[Checkpoint]):
 def trim(
     fetched: FetchedTeacher, size: int | None, corpus: CorpusSettings, workspace: Workspace, root: Path
 ) -> FetchedTeacher:
-    """Return a teacher with its most frequent ids.
-
-    Args:
-        fetched: the whole teacher.
-        size: ids to keep; None: all.
-        corpus: its training text decides which.
-        workspace: keeps the smaller teacher.
-        root: where relative paths of text begin.
+    """Return a teacher with as many of the ids that its training text has most; the whole teacher without a size.
 
     Raises:
         ValueError: a text cannot be read, the tokenizer cannot be rewritten, or the size does not fit it.

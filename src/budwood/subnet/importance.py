@@ -102,12 +102,7 @@ class Importance:
 
 @torch.no_grad()
 def importance_in(stream: LayerStream, architecture: Architecture) -> Importance:
-    """Return the importance of a teacher's components by its stream of calibration text, layer by layer.
-
-    Args:
-        stream: of the whole teacher.
-        architecture: the teacher's.
-    """
+    """Return the importance of a teacher's components by its stream of calibration text, layer by layer."""
     family, model = family_of(architecture.family), stream.model
     residual: dict[str, _NormStatistics] = {}
     heads: dict[str, _NormStatistics] = {}

@@ -97,11 +97,6 @@ class OrderedTeacher:
 def open_ordered(folder: Path, ordering: Ordering, importance: Importance | None = None) -> OrderedTeacher:
     """Open a checkpoint as an ordered teacher; weights are read and ordered one by one, when they are asked for.
 
-    Args:
-        folder: the teacher's checkpoint.
-        ordering: how it is ordered.
-        importance: scores, for an ordering by activation.
-
     Raises:
         ValueError: a file is damaged, or there are no scores to order by activation.
     """
@@ -121,14 +116,7 @@ def order_teacher(
 
     Channels, neurons, groups, the queries of a group and the dimensions that do not turn are permuted; the values of
     each group are turned into the singular basis of what they contribute, so that their first dimensions lose least.
-    Rotary pairs and layers stay where they are and are ranked.
-
-    Args:
-        weights: the teacher's, by the names of its family's table; they are not changed.
-        config: the teacher's Hugging Face config.
-        architecture: the teacher's.
-        ordering: how it is ordered.
-        importance: scores, for an ordering by activation.
+    Rotary pairs and layers stay where they are and are ranked. The weights that are given are not changed.
 
     Raises:
         ValueError: there are no scores to order by activation, or layers were never left out that are ranked by it.

@@ -16,13 +16,7 @@ _WIDTH = 2048
 
 @torch.no_grad()
 def probe_machine(compute: Compute, *, clock: Callable[[], float] = time.perf_counter, width: int = _WIDTH) -> Workload:
-    """Return what a device does in a second of every kind of work; it takes about two seconds.
-
-    Args:
-        compute: device and precision.
-        clock: returns seconds.
-        width: of the matrices that are tried.
-    """
+    """Return what a device does in a second of every kind of work; it takes about two seconds."""
     generator = torch.Generator().manual_seed(0)
     square = torch.rand(width, width, generator=generator).to(compute.device)
     exact = (square @ square.T).div_(width).add_(torch.eye(width, device=compute.device))

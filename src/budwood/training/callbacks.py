@@ -38,14 +38,7 @@ class Recorder(TrainerCallback):
     """Writes and reports the losses of a run, shows its progress, and stops it where it diverges."""
 
     def __init__(self, job: TrainingJob, curve: Curve, meter: Meter, track: Track | None) -> None:
-        """Watch a run.
-
-        Args:
-            job: what is trained.
-            curve: of the steps before this process; grows.
-            meter: counts the steps.
-            track: receives every row and its rates.
-        """
+        """Watch a run."""
         self.job, self.curve, self.meter, self.track = job, curve, meter, track
         corpus, length = PackedCorpus.open(job.corpus_folder), job.schedule.sequence_length
         self.heldout = torch.from_numpy(corpus.read(corpus.heldout_starts(length, job.heldout_windows), length))
@@ -140,13 +133,7 @@ class Keeper(TrainerCallback):
     """Puts checkpoints into place, and takes one before a run stops at a signal."""
 
     def __init__(self, job: TrainingJob, curve: Curve, stop: threading.Event) -> None:
-        """Keep the checkpoints of a run.
-
-        Args:
-            job: what is trained.
-            curve: goes into every checkpoint.
-            stop: set when the run is to stop.
-        """
+        """Keep the checkpoints of a run."""
         self.job, self.curve, self.stop = job, curve, stop
         self.started, self.spent = time.perf_counter(), curve.seconds
         self.branch_step = job.schedule.decay_start if job.branch_folder else None

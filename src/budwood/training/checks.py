@@ -105,11 +105,6 @@ def check_rows(name: str, vocab_size: int, folder: Path) -> None:
 
     A tokenizer may make ids beyond its model's rows. They occur in no packed text.
 
-    Args:
-        name: of the model, for the message.
-        vocab_size: its rows.
-        folder: of the teacher, with the tokenizer.
-
     Raises:
         ValueError: it has fewer.
     """
@@ -123,11 +118,6 @@ def check_rows(name: str, vocab_size: int, folder: Path) -> None:
 
 def check_teacher(job: TrainingJob, corpus: PackedCorpus, starts: NDArray[np.int64]) -> None:
     """Check before a run, without loading a model, whether its teacher can teach its student.
-
-    Args:
-        job: a run with `distillation`.
-        corpus: its text.
-        starts: where its sequences begin.
 
     Raises:
         ValueError: the vocabularies differ, a loss asks for more entries than there are tokens,

@@ -52,13 +52,6 @@ def muon_with_adamw(
 
     `match_rms_adamw` scales Muon's updates to the size of AdamW's (Liu et al., 2025, "Muon is scalable"), so that one
     learning rate and one weight decay serve both.
-
-    Args:
-        model: what is trained.
-        decayed: parameters that AdamW decays, among its own.
-        learning_rate: peak.
-        betas: of AdamW.
-        decay: weight decay.
     """
     layers: Any = model.base_model.layers
     matrices = [parameter for parameter in layers.parameters() if parameter.ndim == _MATRIX_DIMS]

@@ -323,14 +323,7 @@ def shared_states(job: TrainingJob) -> SharedStates:
 
 
 def cache_facts(teacher_folder: Path, corpus: PackedCorpus, length: int, settings: DistillationSettings) -> CacheFacts:
-    """Return everything that decides the content of a cache: the teacher, the text and the entries.
-
-    Args:
-        teacher_folder: the teacher's checkpoint.
-        corpus: its text.
-        length: tokens of a sequence.
-        settings: of the loss.
-    """
+    """Return everything that decides the content of a cache: the teacher, the text and the entries."""
     return CacheFacts(
         **dict(cache_shape(settings, length, num_rows(teacher_folder))),
         teacher=fingerprint(teacher_folder),

@@ -38,17 +38,7 @@ def ask_models(
     *models: Checkpoint,
     names: Sequence[str],
 ) -> list[Downstream]:
-    """Return what some models answer, with the cost.
-
-    Args:
-        tokens: the text whose sequences begin as requests do.
-        heldout_tasks: folder of the questions that are made from held-out text.
-        evaluation: what is asked.
-        conditions: where models run.
-        workspace: keeps every finished task.
-        models: the models.
-        names: of the models.
-    """
+    """Return what some models answer, with the cost; requests begin as the sequences of the text do."""
     answers = []
     for name, model in zip(names, models, strict=True):
         stage = AskModel(
@@ -288,15 +278,7 @@ def write_ledger(
     curves: pd.DataFrame,
     *parts: SearchFindings | TrainingFindings | list[Cost],
 ) -> list[Cost]:
-    """Return all costs of the study.
-
-    Args:
-        calibration_costs: of the teacher's importance.
-        teacher_evaluation: has the cost of the teacher's own losses.
-        teacher_downstream: has what its answers cost.
-        curves: of all runs.
-        parts: what every variant found and became, and the costs of a cached teacher.
-    """
+    """Return all costs of the study."""
     asked = [task.cost for answers in teacher_downstream for task in answers.tasks]
     cached = [cost for part in parts if isinstance(part, list) for cost in part]
     findings = [part for part in parts if isinstance(part, SearchFindings)]

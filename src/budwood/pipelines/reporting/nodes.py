@@ -50,23 +50,13 @@ def tabulate_benchmarks(
 
 
 def draw_figures(*data: Any, names: Sequence[str]) -> dict[str, go.Figure]:
-    """Return every figure whose data is given, by its dataset.
-
-    Args:
-        data: datasets that figures need.
-        names: of the datasets.
-    """
+    """Return every figure whose data is given, by its dataset; the names are those of the data."""
     given = dict(zip(names, data, strict=True))
     return {figure.dataset: figure.draw(given) for figure in drawable(names)}
 
 
 def write_pages(*data: Any, names: Sequence[str]) -> tuple[str, str]:
-    """Return the report as markdown, and as one page that opens offline.
-
-    Args:
-        data: figures, and the fields of `Findings`.
-        names: of the datasets.
-    """
+    """Return the report as markdown, and as one page that opens offline, of figures and the fields of `Findings`."""
     given = dict(zip(names, data, strict=True))
     drawn = {figure.name: given.pop(figure.dataset) for figure in FIGURES if figure.dataset in names}
     report = write_report(Findings(**given))

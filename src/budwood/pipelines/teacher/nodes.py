@@ -28,11 +28,6 @@ def fetch_teacher(
 ) -> tuple[Checkpoint, TeacherRecord]:
     """Return the teacher as a checkpoint, and what it is.
 
-    Args:
-        teacher: where it comes from.
-        corpus: its text decides which tokens stay, where not all do.
-        workspace: keeps what has to be converted.
-
     Raises:
         ValueError: it cannot be fetched, or is not what the parameters say it is.
     """
