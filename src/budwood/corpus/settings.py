@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from budwood.corpus.split import FOREIGN, validate_fractions
-from budwood.records.strict import HOW, Strict
+from budwood.records.strict import HOW, Strict, naming
 
 Format = Literal["text", "lines", "jsonl", "csv", "parquet", "json"]
 Bos = Literal["auto", "always", "never"]
@@ -87,10 +87,8 @@ class SourceSettings(Strict):
                 f"source {self.name!r} has max_tokens={self.max_tokens}; "
                 f"allowed are numbers of at least 1 for {filled}, the splits with a share"
             )
-        try:
+        with naming(f"source {self.name!r} has document_start={self.document_start!r}", re.error):
             re.compile(self.document_start or "")
-        except re.error as error:
-            raise ValueError(f"source {self.name!r} has document_start={self.document_start!r}: {error}") from error
         return self
 
 

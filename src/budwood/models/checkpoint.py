@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import save_file
 from sentencepiece import SentencePieceProcessor
 from torch import Tensor
@@ -27,7 +26,7 @@ from budwood.arch.config import HFConfig, architecture_from_config, layer_config
 from budwood.arch.family import Family, family_of
 from budwood.arch.spec import Architecture
 from budwood.models.fingerprint import fingerprint
-from budwood.models.kind import CONFIG, GENERATION, check_kind, check_lengths, read_config
+from budwood.models.kind import CONFIG, CONFIG_FAULTS, GENERATION, check_kind, check_lengths, read_config
 from budwood.models.modeling import LAYERWISE_CLASSES
 from budwood.models.rotary import (
     RopeParameters,
@@ -44,6 +43,7 @@ from budwood.models.rotary import (
 from budwood.models.weights import SINGLE, WEIGHT_INDEX, read_object, same_values, tensor_files
 from budwood.records.files import write_folder_atomically
 from budwood.records.seal import damage, seal
+from budwood.records.strict import naming
 
 logger = logging.getLogger(__name__)
 
@@ -129,15 +129,10 @@ def load_config(folder: Path) -> dict[str, Any]:
     written = read_config(folder)
     check_kind(folder, written)
     config_class: Any = OWN_CONFIGS.get(written["model_type"], AutoConfig)
-    try:
-        loaded = config_class.from_pretrained(folder)
-    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, StrictDataclassError) as error:
-        raise ValueError(f"{folder / CONFIG} is not a config that transformers reads: {error}") from error
-    config: dict[str, Any] = loaded.to_dict()
-    try:
+    with naming(f"{folder / CONFIG} is not a config that transformers reads", *CONFIG_FAULTS):
+        config: dict[str, Any] = config_class.from_pretrained(folder).to_dict()
+    with naming(folder / CONFIG):
         check_rope(config)
-    except ValueError as error:
-        raise ValueError(f"{folder / CONFIG}: {error}") from error
     if config["tie_word_embeddings"] and _has_own_head(folder, config):
         config["tie_word_embeddings"] = False
     return config
@@ -168,10 +163,8 @@ def load_generation(folder: Path) -> GenerationConfig | None:
     if not file.is_file():
         return None
     read_object(file)
-    try:
+    with naming(f"{file} does not have generation settings that transformers reads", OSError, ValueError, TypeError):
         return GenerationConfig.from_pretrained(folder)
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"{file} does not have generation settings that transformers reads: {error}") from error
 
 
 def config_object(config: HFConfig) -> PretrainedConfig:

@@ -21,6 +21,7 @@ from transformers import (
 from budwood.models.checkpoint import load_config, load_tokenizer, save_sealed
 from budwood.models.probe import PROBE_TOLERANCE, TEXT, largest_difference, probe_ids, probe_logits
 from budwood.models.vocabulary import stock_tokenizer
+from budwood.records.strict import naming
 
 _TEXTS = (TEXT, "Zoë, naïve 漢字 🌱", "  two  spaces\n\n\tand a tab", "1 + 1 = 2; x_1 -> y")
 
@@ -65,12 +66,9 @@ def stock_twin(loaded: PreTrainedModel) -> PreTrainedModel:
     traces = {"quantization_config", "auto_map", "_name_or_path", "_model_name_or_path"}
     settings = {key: value for key, value in loaded.config.to_dict().items() if key not in traces}
     twin: PreTrainedModel = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings), dtype=torch.float32)
-    try:
+    place = f"teacher.model: {type(loaded).__name__} has other parameters than the stock {type(twin).__name__}"
+    with naming(place, RuntimeError):
         twin.load_state_dict(loaded.state_dict())
-    except RuntimeError as error:
-        raise ValueError(
-            f"teacher.model: {type(loaded).__name__} has other parameters than the stock {type(twin).__name__}: {error}"
-        ) from error
     twin.tie_weights()
     twin.generation_config = loaded.generation_config
     return twin

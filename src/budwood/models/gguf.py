@@ -16,6 +16,7 @@ from budwood.arch.spec import Architecture, LayerSpec, check_depth
 from budwood.models.checkpoint import build_empty, is_whole, model_config, save_sealed
 from budwood.models.gguf_model import SETTINGS, SLIDING_BASE, GgufModel
 from budwood.models.rotary import SLIDING, RopeParameters, fixed_rope, layer_types
+from budwood.records.strict import naming
 
 _FREQUENCIES = "rope_freqs.weight"
 """A divisor for the frequency of every rotary pair: how Llama 3 and other scalings by table are stored."""
@@ -81,10 +82,8 @@ def gguf_config(gguf: GgufModel) -> PretrainedConfig:
     kind, architecture = gguf.kind, _architecture(gguf)
     _stored_parameters(gguf, architecture)
     for tensor_type, tensor in {tensor.tensor_type: tensor for tensor in gguf.tensors.values()}.items():
-        try:
+        with naming(f"{gguf.file}: tensor {tensor.name!r} cannot be dequantised", NotImplementedError):
             dequantize(tensor.data[:1], tensor_type)
-        except NotImplementedError as error:
-            raise ValueError(f"{gguf.file}: tensor {tensor.name!r} cannot be dequantised: {error}") from error
     base: dict[str, Any] = {
         "vocab_size": architecture.vocab_size,
         "tie_word_embeddings": architecture.tie_word_embeddings,
@@ -102,10 +101,8 @@ def gguf_config(gguf: GgufModel) -> PretrainedConfig:
 
 def _architecture(gguf: GgufModel) -> Architecture:
     depth, heads, head_dim = gguf.size("block_count"), gguf.size("attention.head_count"), gguf.head_dim
-    try:
+    with naming(f"{gguf.file}: block_count"):
         check_depth(depth)
-    except ValueError as error:
-        raise ValueError(f"{gguf.file}: block_count: {error}") from error
     for key in ("attention.value_length", "rope.dimension_count"):
         if (found := gguf.size(key, head_dim)) != head_dim:
             raise gguf.refusal(key, found, f"the {head_dim} dimensions of a head")

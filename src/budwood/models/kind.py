@@ -3,14 +3,19 @@
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
+
 from budwood.arch.config import HFConfig, supported_family
 from budwood.arch.spec import check_depth
 from budwood.models.weights import read_object
+from budwood.records.strict import naming
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 DROPPED_HEAD = "dropped/head.safetensors"
 """Output weights of the ids that a teacher had before its vocabulary was cut; no other program reads them."""
 ADAPTER = "adapter_config.json"
+CONFIG_FAULTS = (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, StrictDataclassError)
+"""What transformers raises of a config with values that are not allowed."""
 
 
 def check_whole(folder: Path) -> None:
@@ -48,11 +53,9 @@ def check_kind(folder: Path, written: HFConfig) -> None:
     file = folder / CONFIG
     if not isinstance(written.get("model_type"), str):
         raise ValueError(f"{file} must name a `model_type`")  # noqa: TRY004 - the file is wrong
-    try:
+    with naming(file):
         supported_family(written)
         check_depth(written.get("num_hidden_layers", 1))
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
 
 
 def check_lengths(place: Path | str, config: HFConfig, sequence_length: int) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from budwood.records.hashes import MEMORY, hash_file, hash_files
 from budwood.records.paths import resolve_path
+from budwood.records.strict import naming
 
 
 def cache_folder() -> Path:
@@ -43,10 +44,8 @@ def join_parts(places: Sequence[str], sha256: str, root: Path) -> Path:
 
 
 def _part(place: str, root: Path) -> Path:
-    try:
+    with naming("teacher.parts"):
         path = Path(resolve_path(place, root))
-    except ValueError as error:
-        raise ValueError(f"teacher.parts: {error}") from error
     if not path.is_file():
         raise ValueError(f"teacher.parts: no file at {path}")
     return path

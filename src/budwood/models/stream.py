@@ -189,22 +189,16 @@ def logits_by_part(
 def inputs_of(module: nn.Module) -> Iterator[States]:
     """Keep what a module reads."""
     kept: States = []
-    hook = module.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
-    try:
+    with module.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0])):
         yield kept
-    finally:
-        hook.remove()
 
 
 @contextmanager
 def outputs_of(module: nn.Module) -> Iterator[States]:
     """Keep what a module returns."""
     kept: States = []
-    hook = module.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
-    try:
+    with module.register_forward_hook(lambda _module, _inputs, output: kept.append(output)):
         yield kept
-    finally:
-        hook.remove()
 
 
 class Given(nn.Module):

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, StrictDataclassError
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoConfig,
@@ -34,7 +34,7 @@ from budwood.models.checkpoint import (
 from budwood.models.conversion import check_tokenizer, convert_code
 from budwood.models.fingerprint import digest_of, fingerprint, homes_of_weights
 from budwood.models.gguf import convert_gguf, describe_gguf, gguf_tokenizer
-from budwood.models.kind import CONFIG, check_lengths, read_config
+from budwood.models.kind import CONFIG, CONFIG_FAULTS, check_lengths, read_config
 from budwood.models.parts import join_parts
 from budwood.models.settings import TeacherSettings
 from budwood.models.weights import check_shapes, read_object
@@ -42,6 +42,7 @@ from budwood.models.wrapper import is_wrapper, text_config, unwrap
 from budwood.records.files import check_links
 from budwood.records.hashes import MEMORY, hash_files
 from budwood.records.paths import PACKAGE_SCHEME, resolve_path
+from budwood.records.strict import naming
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py", "LICENSE*", "README.md")
@@ -273,12 +274,10 @@ def _random_config(settings: Mapping[str, Any], tokenizer: PreTrainedTokenizerFa
         "eos_token_id": tokenizer.eos_token_id,
         "tie_word_embeddings": True,
     }
-    try:
+    with naming("teacher.random", *CONFIG_FAULTS):
         config = AutoConfig.for_model(**defaults | dict(settings))
         _refuse_unknown(settings, config)
         architecture_from_config(config.to_dict())
-    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, StrictDataclassError) as error:
-        raise ValueError(f"teacher.random: {error}") from error
     return config
 
 

@@ -2,16 +2,16 @@
 
 from pathlib import Path
 
-from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PretrainedConfig
 
 from budwood.arch.config import WRAPPERS
 from budwood.arch.kinds import refuse_other_kinds
 from budwood.arch.spec import check_depth
 from budwood.models.checkpoint import build_empty, load_tokenizer, save_checkpoint
-from budwood.models.kind import CONFIG, read_config
+from budwood.models.kind import CONFIG, CONFIG_FAULTS, read_config
 from budwood.models.rotary import check_rope
 from budwood.models.weights import read_tensor, tensor_files
+from budwood.records.strict import naming
 
 _OWN_NAMES = (("language_model.", ""), ("model.language_model.", "model."), ("lm_head.", "lm_head."))
 """What the names of a text model's tensors begin with in files, as published or as transformers writes them, and in the
@@ -32,24 +32,20 @@ def text_config(folder: Path) -> PretrainedConfig:
     written = read_config(folder)
     wrapper = written["model_type"]
     refuse_other_kinds(written, f"supported are {', '.join(WRAPPERS[wrapper])} in {wrapper}")
-    try:
+    with naming(f"{folder / CONFIG} is not a config that transformers reads", *CONFIG_FAULTS):
         # transformers lists something for every layer.
         check_depth((written.get("text_config") or {}).get("num_hidden_layers", 1))
         whole = AutoConfig.from_pretrained(folder)
         config: PretrainedConfig = whole.text_config
         # The class of the whole ties by its own flag.
         config.tie_word_embeddings = whole.tie_word_embeddings
-    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, StrictDataclassError) as error:
-        raise ValueError(f"{folder / CONFIG} is not a config that transformers reads: {error}") from error
     if config.model_type not in WRAPPERS[wrapper]:
         raise ValueError(
             f"{folder / CONFIG}: {wrapper} with text_config.model_type={config.model_type!r} is not supported; "
             f"supported: {', '.join(WRAPPERS[wrapper])}"
         )
-    try:
+    with naming(folder / CONFIG):
         check_rope(config.to_dict())
-    except ValueError as error:
-        raise ValueError(f"{folder / CONFIG}: {error}") from error
     return config
 
 

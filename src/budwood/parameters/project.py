@@ -12,7 +12,7 @@ from budwood.models.settings import PushSettings, ServingSettings, TeacherSettin
 from budwood.parameters.ablations import AblationSettings
 from budwood.parameters.plan import PlanSettings
 from budwood.records.names import SELECTED, Variant, require_names
-from budwood.records.strict import HOW, Strict, mistakes, without_nulls
+from budwood.records.strict import HOW, Strict, mistakes, naming, without_nulls
 from budwood.search.settings import SearchSettings
 from budwood.study.settings import BinSettings, Conditions, MeasurementSettings, ProtocolSettings
 from budwood.subnet.settings import Ordering, SpaceSettings
@@ -195,10 +195,8 @@ class ProjectParameters(Strict):
     def _bins_fit(self) -> Self:
         for conditions in (self.conditions, *self.conditions_by_bin.values()):
             for name in Arms.model_fields:
-                try:
+                with naming(f"arms.{name}"):
                     getattr(conditions.arms, name).rate(conditions.schedule)
-                except ValueError as error:
-                    raise ValueError(f"arms.{name}: {error}") from None
             if self.search.finalist_tokens:
                 conditions.arms.finalist_rate(conditions.schedule)
             cached = self.caches_teacher or conditions.arms.caches_teacher
@@ -207,10 +205,8 @@ class ProjectParameters(Strict):
         return self
 
     def _require_order(self, name: str, fitness: str, space: str) -> None:
-        try:
+        with naming(f"{name} in spaces.{space}"):
             self.spaces[space].require_scored_by(fitness)
-        except ValueError as error:
-            raise ValueError(f"{name} in spaces.{space}: {error}") from None
 
     @model_validator(mode="after")
     def _ablations_fit(self) -> Self:
@@ -229,10 +225,8 @@ class ProjectParameters(Strict):
             for metric in ablations.metrics:
                 self._require_order("ablations.metrics", metric, ablations.metric_variant(bin_name).space)
             conditions = self.conditions_by_bin[bin_name]
-            try:
+            with naming(f"ablations.tokens in bins.{bin_name}"):
                 conditions.schedule.of_length(ablations.tokens)
-            except ValueError as error:
-                raise ValueError(f"ablations.tokens in bins.{bin_name}: {error}") from None
             for changes in (*ablations.logits.values(), *ablations.kd_grid.combinations().values()):
                 conditions.arms.distilled.with_distillation(changes)
         return self

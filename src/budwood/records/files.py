@@ -5,11 +5,13 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+Made = TypeVar("Made")
 
 _LARGE = (".bin", ".parquet", ".safetensors")
 """Endings of large files."""
@@ -162,6 +164,20 @@ def read_json_lines(file: Path) -> list[dict[str, Any]]:
     text = file.read_bytes()
     lines = text[: text.rfind(b"\n") + 1].splitlines()
     return [_parse(file, number, line) for number, line in enumerate(lines, start=1)]
+
+
+def read_rows(file: Path, make: Callable[[dict[str, Any]], Made]) -> list[Made]:
+    """Return what is made of the rows of `read_json_lines`.
+
+    Raises:
+        ValueError: nothing can be made of a row, which another version has written.
+    """
+    try:
+        return [make(row) for row in read_json_lines(file)]
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{file} was written by another version of budwood ({error}); remove the file to start again"
+        ) from None
 
 
 def _parse(file: Path, number: int, line: bytes) -> dict[str, Any]:

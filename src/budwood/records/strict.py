@@ -1,6 +1,7 @@
 """The base of all settings, and what of them decides a result."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Final, Self, get_args, get_origin
@@ -26,6 +27,24 @@ class Strict(BaseModel):
             return type(self).model_validate(self.model_dump() | dict(changes))
         except ValidationError as error:
             raise ValueError("; ".join(mistakes(type(self), error))) from None
+
+
+@contextmanager
+def naming(place: object, *faults: type[Exception]) -> Iterator[None]:
+    """Put a setting or a file, or what is wrong with it, in front of the message of an error.
+
+    Args:
+        place: begins the message.
+        faults: errors that say so; a `ValueError` without any.
+
+    Raises:
+        ValueError: one of them was raised.
+    """
+    caught = faults or (ValueError,)
+    try:
+        yield
+    except caught as error:
+        raise ValueError(f"{place}: {error}") from error
 
 
 def mistakes(model: type[BaseModel], error: ValidationError) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from budwood.records.files import append_json_lines, read_json_lines
+from budwood.records.files import append_json_lines, read_rows
 from budwood.search.candidate import Evaluation
 
 Kept = tuple[int, ...]
@@ -108,13 +108,8 @@ class _Trials:
 
     def __post_init__(self) -> None:
         """Read what an interrupted elimination wrote down."""
-        rows = read_json_lines(self.file) if self.file else []
-        try:
-            self._known = {tuple(row.pop("kept")): Evaluation(**row) for row in rows}
-        except (KeyError, TypeError) as error:
-            raise ValueError(
-                f"{self.file} was written by another version of budwood ({error}); remove the file to start again"
-            ) from None
+        rows = read_rows(self.file, lambda row: (tuple(row.pop("kept")), Evaluation(**row))) if self.file else []
+        self._known = dict(rows)
         if self._known and next(iter(self._known)) != self.whole:
             raise ValueError(f"{self.file} is the elimination of another teacher; remove the file to start again")
 

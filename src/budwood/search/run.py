@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from budwood.arch.spec import Architecture
-from budwood.records.files import append_json_lines, read_json_lines
+from budwood.records.files import append_json_lines, read_rows
 from budwood.search.candidate import Candidate, Evaluate, Evaluation, SearchRecord, gene_columns
 from budwood.search.evolution import Strategy
 from budwood.search.genes import Genes
@@ -104,12 +104,7 @@ def read_history(history_file: Path) -> list[Reading]:
     Raises:
         ValueError: a line is damaged, or none that this version writes.
     """
-    try:
-        return [Reading(**row) for row in read_json_lines(history_file)]
-    except TypeError as error:
-        raise ValueError(
-            f"{history_file} was written by another version of budwood ({error}); remove the file to start again"
-        ) from None
+    return read_rows(history_file, lambda row: Reading(**row))
 
 
 @dataclass(slots=True)

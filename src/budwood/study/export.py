@@ -30,6 +30,7 @@ from budwood.records.evaluation import Downstream
 from budwood.records.files import link_large, write_atomically
 from budwood.records.search import Winner
 from budwood.records.serving import CHECK
+from budwood.records.strict import naming
 from budwood.records.teacher import TeacherRecord
 from budwood.records.training import Score, TrainingRecord
 from budwood.study.costs import check_cost, forward_of, proof_cost
@@ -139,12 +140,10 @@ def read_certificate(folder: Path) -> Certificate:
         ValueError: the folder has none, or it is damaged.
     """
     file = folder / CERTIFICATE
-    try:
+    if not file.is_file():
+        raise ValueError(f"{folder} has no {CERTIFICATE}, so it is no export of budwood")
+    with naming(f"{file} is damaged, export the sub-network again"):
         return Certificate.model_validate_json(file.read_bytes())
-    except FileNotFoundError:
-        raise ValueError(f"{folder} has no {CERTIFICATE}, so it is no export of budwood") from None
-    except ValueError as error:
-        raise ValueError(f"{file} is damaged, export the sub-network again: {error}") from error
 
 
 def text_sources(corpus: CorpusSettings) -> list[CardSource]:

@@ -11,7 +11,7 @@ from budwood.arch.limits import Limit, MemoryInUse
 from budwood.arch.spec import Architecture
 from budwood.corpus.split import FOREIGN
 from budwood.models.settings import DeviceName, ModelSizes, Precision
-from budwood.records.strict import HOW, Strict
+from budwood.records.strict import HOW, Strict, naming
 from budwood.training.settings import ArmName, Arms, Engine, Schedule
 
 
@@ -218,15 +218,11 @@ class Conditions(Strict):
         Raises:
             ValueError: a change does not fit; the message names it and its place in the bin.
         """
-        try:
+        with naming("schedule"):
             schedule = self.schedule.changed(bin_.schedule.model_dump(exclude_none=True))
             self.protocol.probe_schedule(schedule)
-        except ValueError as error:
-            raise ValueError(f"schedule: {error}") from None
-        try:
+        with naming("arms"):
             arms = self.arms.with_arms(bin_.arms)
             for name in Arms.model_fields:
                 getattr(arms, name).fitted(schedule)
-        except ValueError as error:
-            raise ValueError(f"arms: {error}") from None
         return self.model_copy(update={"schedule": schedule, "arms": arms})

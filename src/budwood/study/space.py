@@ -10,6 +10,7 @@ from budwood.arch.count import num_parameters, population_parameters
 from budwood.arch.sampling import draw_many, sample
 from budwood.arch.spec import Architecture
 from budwood.records.names import Variant
+from budwood.records.strict import naming
 from budwood.records.teacher import TeacherRecord
 from budwood.search.settings import SearchSettings
 from budwood.study.forecast import draw_members
@@ -47,10 +48,8 @@ def enumerate_spaces(
         check_reference(name, bin_, teacher.architecture.family, teacher.num_token_ids)
     for variant in variants:
         parameter_bin, space = ranges[variant.bin], spaces[variant.space].search_space(teacher.architecture)
-        try:
+        with naming(f"bins.{variant.bin} in spaces.{variant.space}"):
             require_members(teacher.architecture, parameter_bin, spaces[variant.space])
-        except ValueError as error:
-            raise ValueError(f"bins.{variant.bin} in spaces.{variant.space}: {error}") from None
         low, high = parameter_bin.low, parameter_bin.high
         if parameter_bin.least_load:
             counts = [num_parameters(member) for member in draw_members(space, parameter_bin)[0]]

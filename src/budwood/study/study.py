@@ -20,6 +20,7 @@ from budwood.models.vocabulary import num_dropped_ids
 from budwood.records.certificate import Certificate
 from budwood.records.names import Variant
 from budwood.records.search import Finalist, Searched, Winner
+from budwood.records.strict import naming
 from budwood.records.teacher import TeacherEvaluation, TeacherRecord
 from budwood.reporting.accelerator import ACCELERATORS, AcceleratorName
 from budwood.search.genes import Genes
@@ -186,10 +187,8 @@ class Study:
         space.require_scored_by(settings.fitness)
         teacher = self.teacher.architecture
         for name, bin_ in typed.items():
-            try:
+            with naming(f"bins[{name!r}]"):
                 require_members(teacher, bin_.parameter_bin(teacher), space)
-            except ValueError as error:
-                raise ValueError(f"bins[{name!r}]: {error}") from None
         return {name: self._search(name, bin_, space, settings, schedule) for name, bin_ in typed.items()}
 
     def pretrain(

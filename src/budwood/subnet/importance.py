@@ -4,7 +4,7 @@ All statistics stream: memory does not grow with the number of tokens.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from typing import Self
 
@@ -191,12 +191,10 @@ Hook = tuple[nn.Module, Callable[[Tensor, Tensor], None]]
 @contextmanager
 def _watching(hooks: list[Hook]) -> Iterator[None]:
     """Attach forward hooks, and take them off whatever happens."""
-    handles = [module.register_forward_hook(lambda _, x, y, note=note: note(x[0], y)) for module, note in hooks]
-    try:
+    with ExitStack() as attached:
+        for module, note in hooks:
+            attached.enter_context(module.register_forward_hook(lambda _, x, y, note=note: note(x[0], y)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class _NormStatistics:

@@ -154,8 +154,8 @@ class StreamedMoments:
         layer = self._stream.next_layer()
         with ExitStack() as watching:
             for name, total in sums.items():
-                hook = layer.get_submodule(name.removeprefix(place)).register_forward_pre_hook(total.hook)
-                watching.callback(hook.remove)
+                reader = layer.get_submodule(name.removeprefix(place))
+                watching.enter_context(reader.register_forward_pre_hook(total.hook))
             written: States = []
             if any(start == depth for start, _ in self._gaps):
                 written = watching.enter_context(outputs_of(layer.get_submodule(self._family.mlp_out.name)))

@@ -4,11 +4,11 @@ import socket
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from budwood.arch.spec import Architecture
 from budwood.models.settings import DeviceName, Precision
-from budwood.records.strict import Strict
+from budwood.records.strict import Strict, naming
 from budwood.training.settings import DistillationSettings, Engine, Schedule
 
 Initialisation = Literal["random", "checkpoint"]
@@ -61,10 +61,8 @@ class TrainingJob(Strict):
             raise ValueError(
                 f"{file} is not on {socket.gethostname()}: every node needs the data folder, under the same path"
             )
-        try:
+        with naming(f"{file.resolve()} is not a training job", OSError, ValueError):
             return cls.model_validate_json(file.read_bytes())
-        except (OSError, ValidationError) as error:
-            raise ValueError(f"{file.resolve()} is not a training job: {error}") from error
 
     @model_validator(mode="after")
     def _one_model(self) -> Self:
