@@ -15,7 +15,7 @@ from budwood.models.losses import sequence_losses
 from budwood.subnet.compensate import corrected_child, possible_gaps, store_moments
 from budwood.subnet.evaluate import SubnetEvaluator
 from budwood.subnet.extract import resolve
-from budwood.subnet.moments import StreamedMoments, WatchedInput, teacher_stream
+from budwood.subnet.moments import StreamedMoments, teacher_stream
 from budwood.subnet.ordering import order_teacher
 from budwood.subnet.settings import Compensation, Ordering
 
@@ -113,7 +113,7 @@ def test_gaps_of_coarse_candidates_are_among_those_that_are_gathered():
 def test_the_moments_of_one_layer_are_in_memory_at_a_time(windows):
     ordered = ordered_by(tiny_teacher("llama", tied=True), windows).materialise(FULL)
     paths = [f"model.layers.{layer}.{name}" for layer in range(DEPTH) for name in ("mlp.down_proj", "self_attn.q_proj")]
-    moments = StreamedMoments(ordered, windows, [WatchedInput(path, 0) for path in paths], [], gap_ridge=1.0)
+    moments = StreamedMoments(ordered, windows, dict.fromkeys(paths, 0), [], gap_ridge=1.0)
     for path in paths:
         moment = moments.input(path).moment
         # Each is handed over once: of this layer one is left, or none.
@@ -133,7 +133,7 @@ def test_a_moment_is_the_mean_of_outer_products(windows):
     with torch.no_grad():
         whole(windows)
     for first in (0, 1):
-        moments = StreamedMoments(ordered, windows, [WatchedInput(path, first)], [], gap_ridge=1.0, batch_size=4)
+        moments = StreamedMoments(ordered, windows, {path: first}, [], gap_ridge=1.0, batch_size=4)
         rows = read[0][:, first:].flatten(0, 1)
         known = moments.input(path)
         torch.testing.assert_close(known.moment, rows.T @ rows / len(rows), rtol=1e-4, atol=1e-6)

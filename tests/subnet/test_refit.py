@@ -1,6 +1,7 @@
 """A refit brings a child's stream to its teacher's, and leaves the first position alone."""
 
 from dataclasses import replace
+from itertools import chain
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from budwood.arch.selection import Selection
 from budwood.models.stream import outputs_of
 from budwood.subnet.compensate import cut_out
 from budwood.subnet.extract import Corrections, assemble, child_config, child_parts, extract_child, merged, resolve
-from budwood.subnet.refit import refitted
+from budwood.subnet.refit import fitted_layers
 from budwood.subnet.settings import Compensation
 
 
@@ -48,12 +49,13 @@ def test_what_a_norm_makes_of_a_wrong_stream_is_mended(family, windows):
         embedding, *others = child_parts(ordered, cut, Corrections())
         return [embedding | {name: embedding[name] * scales}, *others]
 
+    fitted = iter(parts())
     children = [
         assemble(merged(made), config, cut.architecture)
         for made in (
             child_parts(ordered, cut, Corrections()),
             parts(),
-            refitted(parts(), config, ordered, cut, windows.split(4), 1e-6),
+            chain(fitted_layers(fitted, config, ordered, cut, windows.split(4), 1e-6), fitted),
         )
     ]
     wanted, wrong, mended = (read(child, ordered, windows) for child in children)

@@ -32,16 +32,12 @@ def place_folder(source: Path, target: Path, *, homes: Collection[Path] = (), le
     if target.is_relative_to(source):
         raise ValueError(f"target={target} must not lie inside source={source}")
     check_links(source, homes)
+    own = any(source.is_relative_to(root / WORKSPACE) for root in target.parents)
     with write_folder_atomically(target) as partial:
         shutil.copytree(
             source,
             partial,
-            copy_function=link_large if _is_own(source, target) else shutil.copyfile,
+            copy_function=link_large if own else shutil.copyfile,
             dirs_exist_ok=True,
             ignore=shutil.ignore_patterns(".*", *leave_out),
         )
-
-
-def _is_own(source: Path, target: Path) -> bool:
-    """Whether a folder is in the workspace of the data folder that another one is in."""
-    return any(source.is_relative_to(root / WORKSPACE) for root in target.parents)

@@ -91,16 +91,13 @@ def continue_prompts(
             if len(written) == new_tokens or ended.all():
                 break
             output = model(input_ids=token, cache=output.cache, use_cache=True)
-    return [_until(row, eos_token_id) for row in torch.cat(written, 1).tolist()]
+    rows: list[list[int]] = torch.cat(written, 1).tolist()
+    return [row[: row.index(eos_token_id) + 1] if eos_token_id in row else row for row in rows]
 
 
 def _begun(rows: Sequence[Sequence[int]], bos_token_id: int | None) -> Tensor:
     first = [] if bos_token_id is None else [bos_token_id]
     return torch.tensor([[*first, *row] for row in rows])
-
-
-def _until(ids: list[int], eos_token_id: int) -> list[int]:
-    return ids[: ids.index(eos_token_id) + 1] if eos_token_id in ids else ids
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedTokenizerFast
 
 from budwood.arch.config import HFConfig
-from budwood.arch.family import Axes, Family, axis_lengths, family_of
+from budwood.arch.family import Axes, axis_lengths, family_of
 from budwood.arch.spec import Architecture, LayerSpec, check_depth
 from budwood.models.checkpoint import build_empty, is_whole, model_config, save_sealed
 from budwood.models.gguf_model import SETTINGS, SLIDING_BASE, GgufModel
@@ -215,8 +215,5 @@ def _weight(gguf: GgufModel, name: str, tensor: ReaderTensor, axes: Axes) -> Ten
     weight = torch.from_numpy(np.array(dequantize(tensor.data, tensor.tensor_type), np.float32))
     if gguf.kind.interleaved and axes[0][-1] == "qk":
         weight = weight.unflatten(0, (-1, gguf.head_dim // 2, 2)).transpose(1, 2).flatten(0, 2).contiguous()
-    return weight - family.norm_offset if _is_norm(family, name) else weight
-
-
-def _is_norm(family: Family, name: str) -> bool:
-    return name.endswith(tuple(norm.weight for norm in (family.final_norm, *family.norms, *family.head_norms)))
+    norms = tuple(norm.weight for norm in (family.final_norm, *family.norms, *family.head_norms))
+    return weight - family.norm_offset if name.endswith(norms) else weight

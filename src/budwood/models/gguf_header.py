@@ -48,19 +48,17 @@ class _HeaderReader(GGUFReader):
         length = int(self._get(orig_offs + 4, np.uint64)[0])
         if length <= _MOST_VALUES or kind == GGUFValueType.ARRAY:
             return super()._get_field_parts(orig_offs, raw_type)
-        end, size = orig_offs + 12, _STRING_BYTES if kind == GGUFValueType.STRING else self._size_of(kind)
+        is_text = kind == GGUFValueType.STRING
+        end, size = orig_offs + 12, _STRING_BYTES if is_text else np.dtype(self.gguf_scalar_to_np[kind]).itemsize
         if end + length * size > len(self.data):
             raise ValueError(f"a list of {length} values is longer than the file")
-        if kind == GGUFValueType.STRING:
+        if is_text:
             raw, order = self.data.data, sys.byteorder if self.byte_order == "I" else _OTHER_ORDER[sys.byteorder]
             for _ in range(length):
                 end += size + int.from_bytes(raw[end : end + size], order)
         else:
             end += length * size
         return end - orig_offs, [], list(range(length)), [GGUFValueType.ARRAY, kind]
-
-    def _size_of(self, kind: GGUFValueType) -> int:
-        return np.dtype(self.gguf_scalar_to_np[kind]).itemsize
 
 
 def open_reader(file: Path) -> GGUFReader:

@@ -11,7 +11,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, TypeVar
 
-Made = TypeVar("Made")
+_Made = TypeVar("_Made")
 
 _LARGE = (".bin", ".parquet", ".safetensors")
 """Endings of large files."""
@@ -166,7 +166,7 @@ def read_json_lines(file: Path) -> list[dict[str, Any]]:
     return [_parse(file, number, line) for number, line in enumerate(lines, start=1)]
 
 
-def read_rows(file: Path, make: Callable[[dict[str, Any]], Made]) -> list[Made]:
+def restore_rows(file: Path, make: Callable[[dict[str, Any]], _Made]) -> list[_Made]:
     """Return what is made of the rows of `read_json_lines`.
 
     Raises:

@@ -272,12 +272,9 @@ def _saving(runs: _Runs, target: _Runs | None, baseline_flops: float, charges: _
     for end, at in (("", tokens if matched else np.nan), ("_low", high), ("_high", low)):
         for ledger, cost in charges.costs(at).items():
             defined = matched and (cost > 0 or (end == "_high" and tokens > 0))
-            columns[f"ratio_{ledger}{end}"] = _ratio(baseline_flops, cost) if defined else np.nan
+            ratio = baseline_flops / cost if cost else np.inf
+            columns[f"ratio_{ledger}{end}"] = ratio if defined else np.nan
     return columns
-
-
-def _ratio(baseline_flops: float, cost: float) -> float:
-    return baseline_flops / cost if cost else np.inf
 
 
 def _status(tokens: float) -> str:

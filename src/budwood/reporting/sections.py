@@ -1,6 +1,6 @@
 """The detailed sections of the report: tables -> markdown."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -336,15 +336,12 @@ def made(findings: Findings) -> str:
         {f"{device}, {precision}" for device, precision in zip(trained["device"], trained["precision"], strict=True)}
     )
     settings = {_run(arm): arm_settings(arm) for arm in findings.arms}
-    common = {name: value for name, value in next(iter(settings.values()), {}).items() if _same(name, value, settings)}
+    first = next(iter(settings.values()), {})
+    common = {name: value for name, value in first.items() if all(of.get(name) == value for of in settings.values())}
     own = {run: {name: value for name, value in of.items() if name not in common} for run, of in settings.items()}
     recorded = {"training": common, "training of each arm": own}
     facts = {"budwood": __version__, "training ran on": "; ".join(ran) or formats.MISSING}
     return markup.nested_list(facts | {name: values for name, values in recorded.items() if values})
-
-
-def _same(name: str, value: object, settings: Mapping[str, Mapping[str, object]]) -> bool:
-    return all(name in own and own[name] == value for own in settings.values())
 
 
 def _run(arm: Score) -> str:
@@ -389,12 +386,8 @@ def _speedups(table: pd.DataFrame, phase: str) -> list[str]:
 def _ratios(table: pd.DataFrame, name: str) -> list[str]:
     """Return ratios with their intervals, where there are any."""
     columns = table[[name, f"{name}_low", f"{name}_high"]].to_numpy(dtype=float)
-    return [formats.MISSING if np.isnan(row[0]) else f"{_times(row[0])}{_brackets(row[1:])}" for row in columns]
-
-
-def _brackets(ends: np.ndarray) -> str:
-    return "" if np.isnan(ends).any() else " ({} to {})".format(*map(formats.significant, ends))
-
-
-def _times(ratio: float) -> str:
-    return f"{formats.significant(ratio)}x"
+    shown = []
+    for ratio, *ends in columns:
+        words = "" if np.isnan(ends).any() else " ({} to {})".format(*map(formats.significant, ends))
+        shown.append(formats.MISSING if np.isnan(ratio) else f"{formats.significant(ratio)}x{words}")
+    return shown

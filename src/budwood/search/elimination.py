@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from budwood.records.files import append_json_lines, read_rows
+from budwood.records.files import append_json_lines, restore_rows
 from budwood.search.candidate import Evaluation
 
 Kept = tuple[int, ...]
@@ -108,7 +108,7 @@ class _Trials:
 
     def __post_init__(self) -> None:
         """Read what an interrupted elimination wrote down."""
-        rows = read_rows(self.file, lambda row: (tuple(row.pop("kept")), Evaluation(**row))) if self.file else []
+        rows = restore_rows(self.file, lambda row: (tuple(row.pop("kept")), Evaluation(**row))) if self.file else []
         self._known = dict(rows)
         if self._known and next(iter(self._known)) != self.whole:
             raise ValueError(f"{self.file} is the elimination of another teacher; remove the file to start again")

@@ -156,11 +156,10 @@ class Proposer:
 
         How much is hoped of what is uncertain differs from one candidate to the next, so that a generation spreads.
         """
-        width = abs(self._rng.normal())
+        width, count = abs(self._rng.normal()), self.settings.screening
         best, bound = self._most_promising(proposals, width)
         for _ in range(MAX_STEPS):
-            neighbor, count = partial(self._neighbor, best), self.settings.screening
-            nearby = self._propose(neighbor, count, _DRAWS_PER_NEIGHBOR * count)
+            nearby = self._propose(partial(self._neighbor, best), count, _DRAWS_PER_NEIGHBOR * count)
             if not nearby:
                 break
             better, lower = self._most_promising(nearby, width)

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from budwood.arch.spec import Architecture
-from budwood.records.files import append_json_lines, read_rows
+from budwood.records.files import append_json_lines, restore_rows
 from budwood.search.candidate import Candidate, Evaluate, Evaluation, SearchRecord, gene_columns
 from budwood.search.evolution import Strategy
 from budwood.search.genes import Genes
@@ -104,7 +104,7 @@ def read_history(history_file: Path) -> list[Reading]:
     Raises:
         ValueError: a line is damaged, or none that this version writes.
     """
-    return read_rows(history_file, lambda row: Reading(**row))
+    return restore_rows(history_file, lambda row: Reading(**row))
 
 
 @dataclass(slots=True)

@@ -16,7 +16,6 @@ from transformers import PreTrainedModel
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import forward_flops_per_token
 from budwood.arch.selection import Selection
-from budwood.arch.spec import Architecture
 from budwood.models.certificate import prove
 from budwood.models.checkpoint import Checkpoint, load_model
 from budwood.models.device import Compute
@@ -34,7 +33,7 @@ from budwood.study.stage import NOT_DECIDING, Stage, Work, no_tracking
 from budwood.study.teacher import importance_of
 from budwood.study.text import Materials, Windows
 from budwood.subnet.compensate import corrections_made, cut_out, gaps_of, write_cut
-from budwood.subnet.extract import Cut, resolve
+from budwood.subnet.extract import resolve
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
 from budwood.subnet.settings import SpaceSettings
 from budwood.training.job import TrainingJob
@@ -177,7 +176,7 @@ class ChooseWinner(Stage[Chosen]):
             **best.model_dump(include={"description", "num_parameters", "selection_loss", "choice_loss", "taken"}),
             selection=best.selection,
             kept_channels=tuple(ordered.channels[channel] for channel in best.selection.hidden),
-            kept_layers=tuple(layer.teacher_layer for layer in resolve(ordered, best.selection).layers),
+            kept_layers=resolve(ordered, best.selection).kept_layers,
             corrections=corrections_made(ordered, best.selection, self.space.compensation),
             proof=looks[found.winner].proof,
             choice_interval=found.interval,
@@ -193,7 +192,13 @@ class ChooseWinner(Stage[Chosen]):
         teacher, texts = ordered.architecture, (self.calibration.extent, self.refitting.extent)
         cuts = [resolve(ordered, finalist.selection) for finalist in self.finalists]
         corrections = [
-            correction_cost(teacher, cut.architecture, _gaps(cut, teacher), self.space.compensation, *texts)
+            correction_cost(
+                teacher,
+                cut.architecture,
+                len(gaps_of(cut.kept_layers, teacher.num_hidden_layers)),
+                self.space.compensation,
+                *texts,
+            )
             for cut in cuts
         ]
         length, schedule = self.choice.length, self.training.schedule if self.training else None
@@ -220,10 +225,6 @@ class Look(Strict):
     proof: Proof
     """Of its folder."""
     seconds: float
-
-
-def _gaps(cut: Cut, teacher: Architecture) -> int:
-    return len(gaps_of([layer.teacher_layer for layer in cut.layers], teacher.num_hidden_layers))
 
 
 def _folder_of(finalist: Selection, work: Work) -> Path:

@@ -349,6 +349,6 @@ def measure_speed(
     }
     record = measure_efficiency(subjects, evaluation.efficiency, compute)
     own = record.models["subnet"]
-    track({"subnet.prefill_seconds": median(own.prefill_seconds)}, 0)
-    track({"subnet.decode_seconds": median(own.decode_seconds)}, 0)
+    times = {"prefill_seconds": own.prefill_seconds, "decode_seconds": own.decode_seconds}
+    track({f"subnet.{name}": median(seconds) for name, seconds in times.items()}, 0)
     return [record]

@@ -13,7 +13,7 @@ All of it follows from second moments of the whole teacher, so moments that are 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import combinations, pairwise, product
+from itertools import chain, combinations, pairwise, product
 from math import prod
 from pathlib import Path
 
@@ -43,10 +43,10 @@ from budwood.subnet.extract import (
     teacher_name,
 )
 from budwood.subnet.flops import maps_layers, refits
-from budwood.subnet.moments import Gap, InputMoment, Moments, StoredMoments, StreamedMoments, WatchedInput
+from budwood.subnet.moments import Gap, InputMoment, Moments, StoredMoments, StreamedMoments
 from budwood.subnet.ordering import OrderedTeacher
 from budwood.subnet.pairs import can_choose_pairs, choose_pairs
-from budwood.subnet.refit import refitted
+from budwood.subnet.refit import fitted_layers
 from budwood.subnet.regression import regress
 from budwood.subnet.settings import NO_CORRECTION, STEPS, Compensation
 
@@ -98,7 +98,8 @@ def cut_out(
     config, states = child_config(teacher, cut), child_parts(teacher, cut, corrections)
     if refits(teacher.architecture, cut.architecture, settings):
         batches = (windows if refit_windows is None else refit_windows).split(batch_size)
-        states = refitted(states, config, teacher, cut, batches, settings.refit_ridge)
+        # Whatever fitted the layers goes before the head is made.
+        states = chain(fitted_layers(states, config, teacher, cut, batches, settings.refit_ridge), states)
     return Parts(architecture=cut.architecture, config=config, states=states)
 
 
@@ -286,7 +287,7 @@ def _stream(
     settings: Compensation,
     batch_size: int,
 ) -> StreamedMoments:
-    watched = [WatchedInput(each.module, each.first) for each in inputs]
+    watched = {each.module: each.first for each in inputs}
     return StreamedMoments(teacher, windows, watched, gaps, gap_ridge=settings.layer_ridge, batch_size=batch_size)
 
 
@@ -325,9 +326,8 @@ def _inputs(teacher: OrderedTeacher, cut: Cut, settings: Compensation, *, of_all
 
 def _gaps(teacher: OrderedTeacher, cut: Cut, settings: Compensation) -> list[Gap]:
     """Return the runs of dropped layers that are replaced by a map."""
-    kept = [layer.teacher_layer for layer in cut.layers]
     architecture = teacher.architecture
-    return gaps_of(kept, architecture.num_hidden_layers) if maps_layers(architecture, settings) else []
+    return gaps_of(cut.kept_layers, architecture.num_hidden_layers) if maps_layers(architecture, settings) else []
 
 
 def _writers(teacher: OrderedTeacher, cut: Cut, gaps: Sequence[Gap]) -> dict[str, Gap]:

@@ -116,8 +116,8 @@ class SubnetEvaluator:
         )
 
     def _correcting(self, cut: Cut) -> float:
-        teacher, kept = self.teacher.architecture, [layer.teacher_layer for layer in cut.layers]
-        num_gaps = len(gaps_of(kept, teacher.num_hidden_layers))
+        teacher = self.teacher.architecture
+        num_gaps = len(gaps_of(cut.kept_layers, teacher.num_hidden_layers))
         return solve_work(teacher, cut.architecture, self.compensation, num_gaps=num_gaps).flops
 
     @torch.no_grad()

@@ -53,6 +53,11 @@ class Cut:
     layers: tuple[KeptLayer, ...]
     """In depth order."""
 
+    @property
+    def kept_layers(self) -> tuple[int, ...]:
+        """For every layer in depth order, the teacher's."""
+        return tuple(layer.teacher_layer for layer in self.layers)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mix:
@@ -225,8 +230,7 @@ def kept_positions(teacher: OrderedTeacher, axis: Axis, layer: KeptLayer) -> Ten
 
 def child_config(teacher: OrderedTeacher, cut: Cut) -> PretrainedConfig:
     """Return the Hugging Face configuration of a child."""
-    kept = [layer.teacher_layer for layer in cut.layers]
-    lists = {name: [teacher.config[name][layer] for layer in kept] for name in teacher.family.layer_lists}
+    lists = {name: [teacher.config[name][layer] for layer in cut.kept_layers] for name in teacher.family.layer_lists}
     dtype = str(teacher.weights[teacher.family.final_norm.weight].dtype).removeprefix("torch.")
     base = {**teacher.config, **lists, "dtype": dtype}
     if any(layer.rope != teacher.layer_rope(layer.teacher_layer) for layer in cut.layers):

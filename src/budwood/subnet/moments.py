@@ -4,7 +4,7 @@ The hidden states of calibration text are carried from layer to layer, so memory
 that a moment has seen nor with the depth of the teacher.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,16 +36,6 @@ class InputMoment:
     """[n, n] mean of the outer products of its entries."""
     held: Tensor
     """[n] a direction in which nothing may change, see `first_direction`; zeros without one."""
-
-
-@dataclass(frozen=True, slots=True)
-class WatchedInput:
-    """An input whose moment is wanted."""
-
-    module: str
-    """Path of the module of the teacher that reads it; of the final norm, that makes it."""
-    first: int
-    """Positions at the beginning of a sequence that are left as they are."""
 
 
 class Moments(Protocol):
@@ -101,7 +91,7 @@ class StreamedMoments:
         self,
         teacher: OrderedTeacher,
         windows: Tensor,
-        inputs: Iterable[WatchedInput],
+        inputs: Mapping[str, int],
         gaps: Collection[Gap],
         *,
         gap_ridge: float,
@@ -112,13 +102,14 @@ class StreamedMoments:
         Args:
             teacher: the ordered teacher.
             windows: [N, T] token ids of calibration text.
-            inputs: all that will be asked for.
+            inputs: all that will be asked for, by the path of the module that reads each, or of the final norm, that
+                makes it; with the number of positions at the beginning of a sequence that are left as they are.
             gaps: all that will be asked for.
             gap_ridge: of the regressions over gaps.
             batch_size: sequences per forward pass.
         """
         self._family, self._ridge = teacher.family, gap_ridge
-        self._watched, self._gaps = {each.module: each for each in inputs}, set(gaps)
+        self._watched, self._gaps = inputs, set(gaps)
         self._stream, self._scale = teacher_stream(teacher, windows.split(batch_size)), residual_scale(teacher)
         self._starts: dict[int, _Start] = {}
         self._inputs: dict[str, InputMoment] = {}
@@ -147,8 +138,9 @@ class StreamedMoments:
         """Let a layer read all text, and note what is wanted of it."""
         depth = self._stream.depth
         place = f"{self._family.decoder}.{depth}."
-        self._starts = {start: kept for start, kept in self._starts.items() if self._needed(start, depth)}
-        sums = {name: _Sum(each.first) for name, each in self._watched.items() if name.startswith(place)}
+        needed = {start for start, end in self._gaps if end > depth}
+        self._starts = {start: kept for start, kept in self._starts.items() if start in needed}
+        sums = {name: _Sum(first) for name, first in self._watched.items() if name.startswith(place)}
         if sums:
             self._inputs = {}
         layer = self._stream.next_layer()
@@ -166,13 +158,10 @@ class StreamedMoments:
             self._starts[depth] = _Start([self._scale * added for added in written], self._stream.states)
         self._bar.update()
 
-    def _needed(self, start: int, depth: int) -> bool:
-        return any(begin == start and end > depth for begin, end in self._gaps)
-
     @torch.no_grad()
     def _read_norm(self, module: str) -> None:
         self._inputs = {}
-        norm, total = self._stream.model.get_submodule(module), _Sum(self._watched[module].first)
+        norm, total = self._stream.model.get_submodule(module), _Sum(self._watched[module])
         for states in self._stream.states:
             total.add(norm(states))
         self._inputs = {module: total.moment()}

@@ -7,7 +7,7 @@ teacher's; and what they write, to what takes the child's stream to the teacher'
 or where layers are dropped, behind these.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,31 +27,7 @@ from budwood.subnet.regression import regress_tokens, token_weights
 
 
 @torch.no_grad()
-def refitted(
-    parts: Iterable[State],
-    config: PretrainedConfig,
-    teacher: OrderedTeacher,
-    cut: Cut,
-    batches: Sequence[Tensor],
-    ridge: float,
-) -> Iterator[State]:
-    """Yield the parts of a child with layers that are fitted to the stream of its teacher.
-
-    Args:
-        parts: of the child: the embedding, its layers in depth order, and the rest.
-        config: the child's.
-        teacher: the ordered teacher.
-        cut: what the child keeps of it.
-        batches: [N, T] token ids of calibration text each.
-        ridge: of the regressions, relative to the unit variance of features.
-    """
-    made = iter(parts)
-    yield from _fitted(made, config, teacher, cut, batches, ridge)
-    # Whatever fitted the layers goes before the head is made.
-    yield from made
-
-
-def _fitted(
+def fitted_layers(
     made: Iterator[State],
     config: PretrainedConfig,
     teacher: OrderedTeacher,
@@ -59,17 +35,29 @@ def _fitted(
     batches: Sequence[Tensor],
     ridge: float,
 ) -> Iterator[State]:
-    """Yield the embedding of a child and its fitted layers, see `refitted`."""
+    """Yield the embedding of a child, and its layers fitted to the stream of its teacher.
+
+    Args:
+        made: parts of the child: the embedding, its layers in depth order, and the rest, which is not asked for.
+        config: the child's.
+        teacher: the ordered teacher.
+        cut: what the child keeps of it.
+        batches: [N, T] token ids of calibration text each.
+        ridge: of the regressions, relative to the unit variance of features.
+    """
     family, depth, scale = teacher.family, teacher.architecture.num_hidden_layers, residual_scale(teacher)
     part = next(made)
     model = headless(hollow(build_empty(config), family.decoder, teacher.device, teacher.dtype))
     fill(model, {name: weight.to(teacher.dtype) for name, weight in part.items()})
-    own = LayerStream(model, family.decoder, batches, lambda _: _in_one_precision(part, teacher, cut))
+
+    def read(_: int) -> State:
+        return fuse({name: weight.to(teacher.dtype) for name, weight in part.items()}, cut.architecture)
+
+    own = LayerStream(model, family.decoder, batches, read)
     yield part
     part = State()  # not kept while the next one is made
     whole = teacher_stream(teacher, batches)
-    kept = [layer.teacher_layer for layer in cut.layers]
-    hidden = cut.layers[0].axes["hidden"]
+    kept, hidden = cut.kept_layers, cut.layers[0].axes["hidden"]
     bar = tqdm(zip(kept, [*kept[1:], depth], strict=True), total=len(kept), desc="refit", unit="layer")
     for position, (layer, following) in enumerate(bar):
         part = next(made)
@@ -90,10 +78,6 @@ def _fitted(
         own.pass_on(returned)
         yield part
         part = State()
-
-
-def _in_one_precision(part: State, teacher: OrderedTeacher, cut: Cut) -> State:
-    return fuse({name: weight.to(teacher.dtype) for name, weight in part.items()}, cut.architecture)
 
 
 @dataclass(frozen=True, slots=True)

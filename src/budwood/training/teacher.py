@@ -100,7 +100,8 @@ class LiveTeacher:
         parts: list[Entries] = []
         for start, states in zip(starts.tolist(), hidden, strict=True):
             # A sequence gets the same draws in every process and every epoch.
-            generator = torch.Generator(states.device).manual_seed(_seed_of(settings.sampling_seed, start))
+            (seed,) = np.random.SeedSequence((settings.sampling_seed, start)).generate_state(1, np.uint64).tolist()
+            generator = torch.Generator(states.device).manual_seed(seed)
             parts += [draw(self._log_probs(chunk), settings.num_samples, generator) for chunk in states.split(size)]
         return _join(parts)
 
@@ -202,10 +203,6 @@ def sparse_target(entries: Entries, settings: DistillationSettings, num_ids: int
     probs, rest = log_probs.exp(), log_rest.exp()
     entropy = (probs * log_probs).sum(-1) + torch.xlogy(rest, rest)
     return SparseTarget(ids, probs, entropy, rest, num_ids)
-
-
-def _seed_of(seed: int, start: int) -> int:
-    return int(np.random.SeedSequence((seed, start)).generate_state(1, np.uint64)[0])
 
 
 def open_live_teacher(
