@@ -28,6 +28,14 @@ SIZES = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
 }
+ABLATIONS = {
+    "tokens": 768,
+    "students": {"half": "coarse_uniform"},
+    "spaces": ["coarse_uniform"],
+    "metric_space": "coarse_uniform",
+    "metrics": ["perplexity"],
+    "logits": {"all": {"loss": "full"}},
+}
 
 
 def changed(path: str, value: object) -> dict:
@@ -163,14 +171,7 @@ def named(group: str, *names: str) -> dict:
         "ablations.teachers": {key: {} for key in names},
     }[group]
     if group == "ablations.teachers":
-        ablations = {
-            "tokens": 1024,
-            "students": {"half": "coarse_uniform"},
-            "spaces": ["coarse_uniform"],
-            "logits": {"all": {}},
-        }
-        ablations |= {"metrics": ["perplexity"], "metric_space": "coarse_uniform", "teachers": members}
-        return raw | {"ablations": ablations}
+        return raw | {"ablations": ABLATIONS | {"teachers": members}}
     *parents, last = group.split(".")
     at = raw
     for key in parents:
@@ -226,14 +227,8 @@ def test_a_plan_for_this_machine_tries_how_fast_it_is(monkeypatch, tmp_path):
 def test_a_plan_refuses_a_teacher_of_an_ablation_that_sees_too_little(tmp_path):
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     raw = changed("search.seed", 1)
-    raw["ablations"] = {
-        "tokens": 768,
-        "students": {"half": "coarse_uniform"},
-        "spaces": ["coarse_uniform"],
-        "metric_space": "coarse_uniform",
-        "metrics": ["perplexity"],
-        "logits": {"all": {"loss": "full"}},
-        "teachers": {"other": {"source": {"random": sizes | {"max_position_embeddings": 16}}}},
+    raw["ablations"] = ABLATIONS | {
+        "teachers": {"other": {"source": {"random": sizes | {"max_position_embeddings": 16}}}}
     }
     with pytest.raises(ValueError, match=r"exceeds the 16 positions of teacher\.random"):
         plan_study(read_parameters(raw), tmp_path)
