@@ -71,7 +71,6 @@ class EvaluateTeacher(Stage[TeacherEvaluation]):
 
     def run(self, work: Work) -> TeacherEvaluation:
         """Measure."""
-        del work
         started = time.perf_counter()
         tokenizer, length = self.teacher.load_tokenizer(), self.length
         num_bytes = {
@@ -145,7 +144,6 @@ class ScoreRun(Stage[Scored]):
 
     def run(self, work: Work) -> Scored:
         """Measure, on foreign text the start as well."""
-        del work
         started = time.perf_counter()
         losses, foreign = (self._losses(self.model, split) for split in ("validation", FOREIGN))
         before = self._losses(self.start, FOREIGN) if self.start and foreign else {}
@@ -190,7 +188,6 @@ class ScoreProbe(Stage[ProbeScore]):
 
     def run(self, work: Work) -> ProbeScore:
         """Measure."""
-        del work
         started = time.perf_counter()
         model = self.compute.place(self.model.load_model(self.compute.dtype))
         losses = sequence_losses(model, self.choice.read(), batch_size=self.batch_size, progress="probe on choice")
@@ -287,7 +284,6 @@ class ContinuePrompts(Stage[Written]):
 
     def run(self, work: Work) -> Written:
         """Write, always the likeliest token, and compare with what the teacher writes."""
-        del work
         started, tokens = time.perf_counter(), self.tokens
         tokenizer = self.model.load_tokenizer()
         prompts = heldout_prompts(read_texts(tokens, tokenizer, "validation"), tokenizer)

@@ -129,7 +129,6 @@ class CertifyTrained(Stage[Certificate]):
 
     def report(self, result: Certificate, work: Work) -> None:
         """Put card, certificate and check beside the model again, whose folder may have been written again."""
-        del result
         _copy_papers(work.folder, self.model.folder)
 
 

@@ -85,7 +85,6 @@ class CheckOrder(Stage[list[Gate]]):
 
     def run(self, work: Work) -> list[Gate]:
         """Measure every axis by itself, all else whole."""
-        del work
         started = time.perf_counter()
         ordered = open_ordered(self.teacher.folder, self.ordering, importance_of(self.importance))
         native = open_ordered(self.teacher.folder, Ordering(ordering="native"))
@@ -163,7 +162,6 @@ class CheckStart(Stage[list[Gate]]):
 
     def run(self, work: Work) -> list[Gate]:
         """Take the loss as training takes it, in float32."""
-        del work
         started = time.perf_counter()
         (_, *prompts) = read_prompts(self.start.folder)
         student = Student(self.compute.place(load_model(self.start.folder, torch.float32)), Objective())

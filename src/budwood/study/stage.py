@@ -31,7 +31,6 @@ NOT_DECIDING = {HOW: True}
 
 def no_tracking(metrics: Mapping[str, float], step: int) -> None:
     """Report metrics nowhere."""
-    del metrics, step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +52,6 @@ class Stage(ABC, Generic[Result]):
 
     def report(self, result: Result, work: "Work") -> None:
         """Report metrics of a result, whether it is new or was found; nothing where work reports while it runs."""
-        del result, work
 
     def facts(self) -> dict[str, Any]:
         """Return what decides the result, in JSON form."""

@@ -138,7 +138,6 @@ class VerifyTeacher(Stage[IntakeRecord]):
         Raises:
             ValueError: they do not give the same logits.
         """
-        del work
         return verify_teacher(self.teacher, self.teacher.load_tokenizer())
 
 

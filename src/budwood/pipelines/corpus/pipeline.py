@@ -10,7 +10,6 @@ NODES = "budwood.pipelines.corpus.nodes"
 
 def create_pipeline(parameters: ProjectParameters) -> Pipeline:
     """Look at text, and pack it with the teacher's tokenizer."""
-    del parameters
     pack = ["document_samples", "teacher", "params:corpus", "params:conditions", "workspace"]
     nodes = [
         shared_node(Deferred(NODES, "sample_documents"), ["params:corpus"], ["document_samples"]),

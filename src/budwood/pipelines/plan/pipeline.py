@@ -8,6 +8,5 @@ from budwood.pipelines.wiring import Deferred
 
 def create_pipeline(parameters: ProjectParameters) -> Pipeline:
     """Report what a study will cost; needs neither the teacher's weights nor any text."""
-    del parameters
     function, outputs = Deferred("budwood.pipelines.plan.nodes", "plan_study"), ["plan", "plan_markdown"]
     return Pipeline([Node(function, ["params:study", "workspace"], outputs, name="plan_study")], tags="plan")

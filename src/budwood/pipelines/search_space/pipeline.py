@@ -10,7 +10,6 @@ NODES = "budwood.study.space"
 
 def create_pipeline(parameters: ProjectParameters) -> Pipeline:
     """Enumerate the spaces, and check that every bin can be reached."""
-    del parameters
     grid = ["teacher_record", "params:bins", "params:spaces", "params:grid"]
     sampled = ["teacher_record", "search_spaces", "params:spaces", "params:search"]
     nodes = [
