@@ -21,6 +21,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field, ValidationError
 from torch import Tensor
 from tqdm import tqdm
 
@@ -93,6 +94,25 @@ class CacheRecord(Strict):
     seconds: float
 
 
+class _Index(Strict):
+    facts: CacheFacts
+    record: CacheRecord
+
+
+class _Progress(Strict):
+    """What of an unfinished cache is complete."""
+
+    facts: CacheFacts
+    starts: str
+    """Their hash."""
+    rows: int = 0
+    ragged_items: int = 0
+    """Numbers in the columns whose rows differ."""
+    seconds: float = 0.0
+    sha256: dict[str, str] = Field(default_factory=dict)
+    """Of each file."""
+
+
 def columns(facts: CacheShape) -> tuple[Column, ...]:
     """Return the files of a cache with some facts."""
     length, count = facts.sequence_length, facts.num_entries
@@ -141,14 +161,15 @@ class TeacherCache:
             raise ValueError(f"the teacher's cache {folder} {state}")
         if reason := damage(folder, remembered=True):
             raise _damaged(folder, reason)
-        index = json.loads((folder / CACHE_INDEX).read_text(encoding="utf-8"))
-        facts, starts = CacheFacts.model_validate(index["facts"]), np.fromfile(folder / STARTS, dtype=_START)
+        index = _Index.model_validate_json((folder / CACHE_INDEX).read_bytes())
+        facts, starts = index.facts, np.fromfile(folder / STARTS, dtype=_START)
+        decided = [facts.model_dump(mode="json"), _hash(starts.tobytes())]
         return cls(
             folder=folder,
             facts=facts,
-            record=CacheRecord.model_validate(index["record"]),
+            record=index.record,
             starts=starts,
-            fingerprint=_hash(json.dumps([index["facts"], _hash(starts.tobytes())], sort_keys=True).encode())[:16],
+            fingerprint=_hash(json.dumps(decided, sort_keys=True).encode())[:16],
             data={column.name: np.memmap(folder / column.file, column.dtype, "r") for column in columns(facts)},
         )
 
@@ -259,27 +280,20 @@ class _Writer:
     def __init__(self, folder: Path, facts: CacheFacts, starts: NDArray[np.int64]) -> None:
         """Begin, or continue after the last complete row of a killed writer."""
         self.folder, self.starts, self.columns = folder, starts.astype(_START), columns(facts)
-        self.length = facts.sequence_length
-        self.facts = {"facts": facts.model_dump(mode="json"), "starts": _hash(self.starts.tobytes())}
-        progress = self._progress()
-        self.rows, self.ragged_items = progress["rows"], progress["ragged_items"]
-        self.begun = time.perf_counter() - progress["seconds"]
-        self.hashes = {column.file: self._resumed(column, progress["sha256"]) for column in self.columns}
-        self._save()
-
-    def _progress(self) -> dict[str, Any]:
-        file = self.folder / PROGRESS
-        fresh = self.facts | {"rows": 0, "ragged_items": 0, "seconds": 0.0, "sha256": {}}
+        self.facts, file = facts, folder / PROGRESS
+        self.fresh = _Progress(facts=facts, starts=_hash(self.starts.tobytes()))
         try:
-            progress: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else fresh
-            found = {name: progress[name] for name in fresh}
-        except (ValueError, KeyError, TypeError) as error:
-            raise _damaged(self.folder, f"{PROGRESS} cannot be read ({type(error).__name__}: {error})") from error
-        if {name: found[name] for name in self.facts} != self.facts:
+            found = _Progress.model_validate_json(file.read_bytes()) if file.is_file() else self.fresh
+        except ValidationError as error:
+            raise _damaged(folder, f"{PROGRESS} is not what was written") from error
+        if (found.facts, found.starts) != (facts, self.fresh.starts):
             raise ValueError(
-                f"{self.folder} contains the unfinished cache of another teacher, text or loss: use another folder"
+                f"{folder} contains the unfinished cache of another teacher, text or loss: use another folder"
             )
-        return found
+        self.rows, self.ragged_items = found.rows, found.ragged_items
+        self.begun = time.perf_counter() - found.seconds
+        self.hashes = {column.file: self._resumed(column, found.sha256) for column in self.columns}
+        self._save()
 
     def _resumed(self, column: Column, sha256: Mapping[str, str]) -> "hashlib._Hash":
         """Cut off incomplete rows of a column, and return the hash of the others."""
@@ -309,22 +323,17 @@ class _Writer:
     def _save(self) -> None:
         counted = {"rows": self.rows, "ragged_items": self.ragged_items, "seconds": time.perf_counter() - self.begun}
         hashes = {"sha256": {name: sha256.hexdigest() for name, sha256 in self.hashes.items()}}
-        write_atomically(self.folder / PROGRESS, json.dumps(self.facts | counted | hashes))
+        write_atomically(self.folder / PROGRESS, self.fresh.model_copy(update=counted | hashes).model_dump_json())
 
     def finish(self) -> None:
         """Write index and seal, from which on the cache can be opened."""
         self.starts.tofile(self.folder / STARTS)
-        tokens = self.rows * self.length
+        tokens = self.rows * self.facts.sequence_length
         size = sum(column.num_bytes(self.rows, self.ragged_items) for column in self.columns)
         logger.info("%s: %.0f bytes per token, %.2f GB in all", self.folder, size / tokens, size / 1e9)
-        record = CacheRecord(
-            rows=self.rows,
-            tokens=tokens,
-            bytes_per_token=size / tokens,
-            seconds=time.perf_counter() - self.begun,
-        )
-        index = {"facts": self.facts["facts"], "record": record.model_dump()}
-        write_atomically(self.folder / CACHE_INDEX, json.dumps(index, indent=1))
+        seconds = time.perf_counter() - self.begun
+        record = CacheRecord(rows=self.rows, tokens=tokens, bytes_per_token=size / tokens, seconds=seconds)
+        write_atomically(self.folder / CACHE_INDEX, _Index(facts=self.facts, record=record).model_dump_json(indent=1))
         seal(self.folder, CACHE_INDEX, STARTS, *self.hashes)
         (self.folder / PROGRESS).unlink()
 
