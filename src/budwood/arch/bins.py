@@ -62,12 +62,7 @@ class ParameterBin:
         return np.asarray((self.loads(narrowest) <= 1) & (self.loads(widest) >= self.least_load))
 
     def fitting(self, widths: Sequence[int], sized: Callable[[int], Architecture]) -> Sequence[int]:
-        """Return those widths with which an architecture keeps the limits.
-
-        Args:
-            widths: ascending.
-            sized: the architecture of a width.
-        """
+        """Return those of some ascending widths with which an architecture keeps the limits."""
         if not self.limits:
             return widths
 

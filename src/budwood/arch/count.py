@@ -40,12 +40,7 @@ def layer_parameters(model_type: str, hidden_size: int, *layers: LayerSpec) -> i
 
 
 def population_parameters(population: Population, teacher: Architecture) -> Sizes:
-    """Return [N] the number of parameters of every architecture of a population.
-
-    Args:
-        population: the sizes.
-        teacher: gives the family, the vocabulary and whether the head is tied.
-    """
+    """Return [N] the number of parameters of every architecture of a population."""
     groups, head_dim = population.groups, population.head_dim
     queries, keys = groups * population.queries * head_dim, groups * head_dim
     each = (groups > 0, queries, keys, head_dim, population.intermediate_size)

@@ -86,9 +86,6 @@ class Selection:
     def require_within(self, teacher: Architecture) -> None:
         """Check that a teacher has all that is selected.
 
-        Args:
-            teacher: its layers by rank.
-
         Raises:
             ValueError: an index is out of range; the message names the place.
         """

@@ -15,12 +15,7 @@ class PathDataset(AbstractDataset[Saved, Loaded]):
     """A file or a folder on a local file system."""
 
     def __init__(self, *, filepath: str | os.PathLike[str], metadata: dict[str, Any] | None = None) -> None:
-        """Point to it.
-
-        Args:
-            filepath: The file or the folder.
-            metadata: For plugins, as in every dataset.
-        """
+        """Point to it."""
         self._filepath = Path(filepath)
         self.metadata = metadata
 

@@ -139,11 +139,7 @@ class EvaluationSettings(Strict):
         return choose_benchmarks(self.tasks)
 
     def question_tokens(self, num_sources: int) -> int:
-        """Return about how many tokens a model reads of all held-out questions.
-
-        Args:
-            num_sources: of validation text.
-        """
+        """Return about how many tokens a model reads of the questions that are made of so many sources."""
         tasks = {benchmark.task for benchmark in self.benchmarks()}
         asked = self.heldout.questions * num_sources
         asked = asked if self.limit is None else min(asked, self.limit)

@@ -32,10 +32,6 @@ def fingerprint(folder: Path, *, remembered: bool = True) -> str:
 
     Hashes of files are remembered in the user's cache (see `hash_files`), so that a second call reads no weights.
 
-    Args:
-        folder: the checkpoint.
-        remembered: whether files that were not touched need not be read again.
-
     Raises:
         ValueError: there are no weights that transformers would read, or a file is missing.
     """

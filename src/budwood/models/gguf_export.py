@@ -66,11 +66,6 @@ def least_version(folder: Path) -> str | None:
 def write_gguf(folder: Path, target: Path, storage: Storage = "f16") -> Path:
     """Write a checkpoint folder as a GGUF file with its tokenizer, read the header back, and return the file.
 
-    Args:
-        folder: a checkpoint of a stock class, or one of our own.
-        target: the file; it appears whole or not at all.
-        storage: number format of the matrices.
-
     Raises:
         ValueError: llama.cpp has no form for the model or its tokenizer, a weight is too large for the format, or the
             file does not say what the checkpoint says.

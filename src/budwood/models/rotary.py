@@ -163,12 +163,7 @@ def even_share(head_dim: int, share: float) -> int:
 
 
 def pair_dims(pairs: Sequence[int], turning: int) -> tuple[int, ...]:
-    """Return the dimensions of a head that belong to pairs, in the order that rotary embeddings expect.
-
-    Args:
-        pairs: kept pairs.
-        turning: rotary dimensions of the teacher's head.
-    """
+    """Return the dimensions of a head that belong to pairs, in the order that rotary embeddings expect."""
     half = turning // 2
     rotary = sorted(pair for pair in pairs if pair < half)
     plain = sorted(pair for pair in pairs if pair >= half)

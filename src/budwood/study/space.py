@@ -31,12 +31,6 @@ def enumerate_spaces(
 
     The bounds of a bin of limits alone are those of members that were drawn.
 
-    Args:
-        teacher: what is cut.
-        bins: by name.
-        spaces: by name.
-        grid: for every bin, the spaces to search in it.
-
     Raises:
         ValueError: a bin cannot be reached, or two overlap; nothing expensive has run yet.
     """

@@ -239,12 +239,7 @@ def possible_gaps(teacher: OrderedTeacher, *, coarse: bool) -> tuple[Gap, ...]:
 
 
 def gaps_of(kept: Sequence[int], depth: int) -> list[Gap]:
-    """Return the runs of dropped layers that follow a kept one.
-
-    Args:
-        kept: layers of the teacher that are kept, ascending.
-        depth: layers of the teacher.
-    """
+    """Return the runs of dropped layers that follow a kept one."""
     return [(layer, following) for layer, following in pairwise([*kept, depth]) if following > layer + 1]
 
 

@@ -141,10 +141,6 @@ def importance_of_weights(weights: Mapping[str, Tensor], architecture: Architect
     of what leads in and what leads out; values count as uncorrelated, and norms as if all their entries were alike. The
     layers that write least are those that can best be left out. The paper's scores of heads and neurons are the norms
     of all weights that belong to them, keys and values to every head of their group (appendix E gives no formula).
-
-    Args:
-        weights: the teacher's, by the names of its family's table.
-        architecture: the teacher's.
     """
     family, width = family_of(architecture.family), architecture.hidden_size
     channels, layers = torch.zeros(width), []

@@ -89,12 +89,7 @@ class Scores:
 
 
 def component_scores(search: SearchSettings, importances: Mapping[ScoreMethod, Importance]) -> Scores:
-    """Return the scores that a search adds up, each by its method, in the teacher's own order.
-
-    Args:
-        search: names the method of every axis, and which statistics it reads.
-        importances: of every method that is named.
-    """
+    """Return the scores that a search adds up, each by its method, in the teacher's own order."""
     methods = search.score_methods
     heads, neurons = importances[methods.heads].layers, importances[methods.neurons].layers
     paper = search.scores == "paper"

@@ -81,11 +81,6 @@ def keep_branch(checkpoint: Path, branch_folder: Path) -> None:
 def require_space(folder: Path, num_parameters: int, count: int) -> None:
     """Check that a run's checkpoints and the trained model fit on the disk.
 
-    Args:
-        folder: where they go; what it contains already counts as room.
-        num_parameters: of the model.
-        count: checkpoints that are there at once.
-
     Raises:
         OSError: there is too little space.
     """

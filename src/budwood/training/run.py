@@ -59,10 +59,6 @@ def train(job: TrainingJob, track: Track | None = None) -> Run:
     A job whose folder contains a result is not run again; one that was interrupted continues from its newest undamaged
     checkpoint. Under a launcher every process calls this, and the first one writes.
 
-    Args:
-        job: what to train.
-        track: receives losses and rates during training, for a tracking server.
-
     Returns:
         the run; its trained checkpoint is in `output_folder/model`, the curve in `output_folder/curve.jsonl`.
 
@@ -339,12 +335,7 @@ def _whole_model(trainer: Trainer) -> PreTrainedModel:
 
 
 def _flops_per_token(job: TrainingJob, *, causal: bool = False) -> tuple[int, int]:
-    """Return the FLOPs of a training step per token: the student's, and those of a teacher that runs beside it.
-
-    Args:
-        job: what is trained.
-        causal: of attention only those that the causal mask leaves.
-    """
+    """Return the FLOPs of a training step per token: the student's, and those of a teacher that runs beside it."""
     context = job.schedule.sequence_length
     student = training_flops_per_token(student_architecture(job), context=context, causal=causal)
     if job.distillation is None or job.distillation.teacher != "live":

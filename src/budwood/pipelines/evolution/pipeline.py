@@ -15,13 +15,7 @@ def create_pipeline(parameters: ProjectParameters) -> Pipeline:
 
 
 def search_nodes(place: Place, search: str = "params:search", space: str | None = None) -> list[Node]:
-    """Return the search of one variant.
-
-    Args:
-        place: of the variant.
-        search: parameters of the search.
-        space: parameters of its space; those that the variant names without.
-    """
+    """Return the search of one variant."""
     space = space or place.space_parameters
     text, how = ["teacher", "importance", "tokens"], [search, place.conditions, "workspace"]
     searched, chosen = [*text, place.bin_parameters, space, *how], [*text, *place.own("finalists"), space, *how]

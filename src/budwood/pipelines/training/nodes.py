@@ -28,18 +28,7 @@ def train_arm(
     arm: tuple[str, Initialisation],
     seed: int,
 ) -> Trained:
-    """Train one arm from a sub-network: from its weights, or from random ones of its architecture.
-
-    Args:
-        subnet: gives the architecture, and the weights unless they are random.
-        teacher: teaches where the arm distills.
-        tokens: the text.
-        conditions: how arms are trained.
-        workspace: keeps checkpoints.
-        cache: what the teacher has said, where it was asked beforehand.
-        arm: its name, and how it begins.
-        seed: of random weights and of the order of the text.
-    """
+    """Train one arm from a sub-network: from its weights, or from random ones of its architecture."""
     name, initialisation = arm
     run = TrainArm.of(name, Start(initialisation=initialisation, checkpoint=subnet), (teacher, tokens), conditions)
     return open_workspace(workspace).finish(replace(run.seeded(seed), cache=cache))
