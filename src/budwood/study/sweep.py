@@ -88,7 +88,8 @@ class SweepRates(Stage[SweptRates]):
             logger.info("arm %s at a peak of %g: %s", self.job.arm, rate, "diverges" if loss is None else f"{loss:.4f}")
             append_json_lines(file, [{"rate": rate, "loss": loss}])
             found[rate] = math.inf if loss is None else loss
-        swept = self._record(found, time.perf_counter() - started)
+        untrained = self._measured(self.start) if self.start else math.log(self.student.vocab_size)
+        swept = self._record(found, untrained, time.perf_counter() - started)
         logger.info("arm %s is trained at a peak of %g", self.job.arm, swept.best)
         if swept.doubts:
             logger.warning("arm %s: of the learning rates, %s", self.job.arm, swept.doubts)
@@ -105,13 +106,13 @@ class SweepRates(Stage[SweptRates]):
         else:
             loss = self._measured(Checkpoint.open(job.output_folder / MODEL))
         shutil.rmtree(job.output_folder)
-        return loss
+        return loss if loss is not None and math.isfinite(loss) else None
 
     def _measured(self, model: Checkpoint) -> float:
         loaded = self.compute.place(model.load_model(torch.float32))
         return float(sequence_losses(loaded, self.text.choice.read()).mean())
 
-    def _record(self, found: Mapping[float, float], seconds: float) -> SweptRates:
+    def _record(self, found: Mapping[float, float], untrained: float, seconds: float) -> SweptRates:
         rates, distillation = tuple(sorted(found)), self.job.distillation
         taught = distillation is not None and distillation.teacher == "live"
         cost = sweep_cost(
@@ -125,6 +126,6 @@ class SweepRates(Stage[SweptRates]):
         return SweptRates(
             rates=rates,
             losses=tuple(found[rate] if math.isfinite(found[rate]) else None for rate in rates),
-            untrained=self._measured(self.start) if self.start else math.log(self.student.vocab_size),
+            untrained=untrained,
             cost=cost.model_copy(update={"arm": self.job.arm, "seconds": seconds}),
         )

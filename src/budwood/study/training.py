@@ -156,7 +156,7 @@ class TrainArm(Stage[Trained]):
         return super().facts() | {"teacher": self.teacher.fingerprint if needed else None}
 
     def run(self, work: Work) -> Trained:
-        """Choose the learning rate, check the start, and before a long run that the student learns; then train.
+        """Check the start, choose the learning rate, and check before a long run that the student learns; then train.
 
         A killed run continues from its newest undamaged checkpoint, a finished one only reports its curve.
 
@@ -164,27 +164,28 @@ class TrainArm(Stage[Trained]):
             ValueError: a gate has failed and none may.
         """
         branch = work.workspace.claim("steady", self._steady()) if self._branches else None
+        begun = self._start_gates(work)
+        require_passed(begun, self.on_failure)
         rate, swept = self._rate(work)
         job = self.job(work.folder / "run", rate, branch)
-        gates = self._gates(job, work)
-        require_passed(gates, self.on_failure)
+        learned = self._learning_gates(job, work)
+        require_passed(learned, self.on_failure)
         ran = run_job(job, work.track, work.workspace.environment or {})
         curve = _curve_table(ran, read_curve(job.output_folder))
-        record = self._record(ran, curve, gates).model_copy(update={"sweep": swept})
+        record = self._record(ran, curve, [*begun, *learned]).model_copy(update={"sweep": swept})
         return Trained(Checkpoint.open(job.output_folder / MODEL), record, curve)
 
-    def _gates(self, job: TrainingJob, work: Work) -> list[Gate]:
-        checks: list[Stage[list[Gate]]] = []
-        if self.start.initialisation == "checkpoint" and self.start.checkpoint is not None:
-            start = CheckStart.of(self.start.checkpoint, self.compute)
-            checks += [start] if start else []
-        if is_long(self.schedule):
-            checks.append(
-                OverfitBatch(
-                    run_facts=json.dumps(self.facts(), sort_keys=True), student=self.start.architecture, job=job
-                )
-            )
-        return [gate for check in checks for gate in work.workspace.finish(check)]
+    def _start_gates(self, work: Work) -> list[Gate]:
+        if self.start.initialisation != "checkpoint" or self.start.checkpoint is None:
+            return []
+        check = CheckStart.of(self.start.checkpoint, self.compute)
+        return work.workspace.finish(check) if check else []
+
+    def _learning_gates(self, job: TrainingJob, work: Work) -> list[Gate]:
+        if not is_long(self.schedule):
+            return []
+        run_facts = json.dumps(self.facts(), sort_keys=True)
+        return work.workspace.finish(OverfitBatch(run_facts=run_facts, student=self.start.architecture, job=job))
 
     def _rate(self, work: Work) -> tuple[float, SweptRates | None]:
         """Return the peak learning rate, and what short runs found where they choose it."""
