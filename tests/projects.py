@@ -3,11 +3,13 @@
 import os
 import shutil
 import subprocess
+import tempfile
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import mlflow
 from processes import PythonProcess, run_python, start_python
 
 from budwood.pipelines.loader import EnvironmentLoader
@@ -17,12 +19,23 @@ ROOT = Path(__file__).parents[1]
 
 
 def copy_project(target: Path) -> Path:
-    """Copy what a run needs, so that no run writes into the repository."""
+    """Copy what a run needs, so that no run writes into the repository, with a store of no runs."""
     for name in ("conf", "src"):  # with what is compiled, which Python checks by size and time
         shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("*.egg-info"))
     shutil.copy(ROOT / "pyproject.toml", target)
-    (target / "data" / "09_tracking").mkdir(parents=True)
+    tracking = target / "data" / "09_tracking"
+    tracking.mkdir(parents=True)
+    (tracking / "mlflow.db").write_bytes(empty_store())
     return target
+
+
+@cache
+def empty_store() -> bytes:
+    """Return an MLflow database that has tables and no runs: to make one takes a second, to copy it none."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "mlflow.db"
+        mlflow.MlflowClient(f"sqlite:///{file}").search_experiments()
+        return file.read_bytes()
 
 
 def copy_finished(finished: Path, target: Path, *parts: str) -> Path:

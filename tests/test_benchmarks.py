@@ -147,6 +147,7 @@ def test_the_study_trains_every_start(monkeypatch, capsys, tmp_path):
     few = {name: loss.model_copy(update={"top_k": 16}) for name, loss in study.LOSSES.items()}
     monkeypatch.setattr(study, "LOSSES", few)
     monkeypatch.setattr(study, "SHAPES", {"quarter": (SMALL_SHAPE, bins), "half": (SMALL_SHAPE, bins)})
+    monkeypatch.setattr(study, "LONG", 2)
     monkeypatch.setattr(study, "NUM_CURVE", 1)
     monkeypatch.setattr(study, "NUM_HELDOUT", 2)
     monkeypatch.setattr(study, "NUM_CHOICE", 2)
@@ -154,7 +155,7 @@ def test_the_study_trains_every_start(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(study, "UNTRAINED", study.UNTRAINED.model_copy(update=few))
     monkeypatch.setattr(study, "NUM_REFIT", {"quarter": 4, "half": 5})
     monkeypatch.setattr(study.Study, "rate", lambda *_: 1e-3)
-    monkeypatch.setattr(sys, "argv", ["study.py", "--seeds=0", "--tokens=4096", f"--cache-dir={tmp_path}"])
+    monkeypatch.setattr(sys, "argv", ["study.py", "--seeds=0", "--tokens=3072", f"--cache-dir={tmp_path}"])
     study.main()
     found = last_line(capsys.readouterr().out)
     assert set(found["nats"]) == set(study.ARMS)
