@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import mlflow
 from processes import PythonProcess, run_python, start_python
 
 from budwood.pipelines.loader import EnvironmentLoader
@@ -32,6 +31,8 @@ def copy_project(target: Path) -> Path:
 @cache
 def empty_store() -> bytes:
     """Return an MLflow database that has tables and no runs: to make one takes a second, to copy it none."""
+    import mlflow
+
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "mlflow.db"
         mlflow.MlflowClient(f"sqlite:///{file}").search_experiments()

@@ -1,5 +1,7 @@
 """The paper's bins, and what a bin refuses."""
 
+from contextlib import nullcontext
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,10 +46,12 @@ def test_empty_bins_are_refused(low: int, high: int) -> None:
         ParameterBin(low, high)
 
 
-def test_disjoint_bins_pass_in_any_order() -> None:
-    require_disjoint({"large": ParameterBin(21, 30), "small": ParameterBin(1, 10), "middle": ParameterBin(11, 20)})
-    require_disjoint({"only": ParameterBin(1, 10)})
-    require_disjoint({})
+@given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 10)), max_size=4))
+def test_bins_are_refused_exactly_where_two_share_a_count(drawn: list[tuple[int, int]]) -> None:
+    bins = {str(place): ParameterBin(low, low + width) for place, (low, width) in enumerate(drawn)}
+    shared = any(sum(count in each for each in bins.values()) > 1 for count in range(1, 51))
+    with pytest.raises(ValueError, match="overlap") if shared else nullcontext():
+        require_disjoint(bins)
 
 
 @pytest.mark.parametrize("high", [10_000_000, 15_000_000, 99_000_000])

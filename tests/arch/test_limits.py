@@ -54,8 +54,11 @@ def test_a_bin_in_words_and_what_it_admits():
 
 
 def test_bins_with_limits_may_share_parameters():
-    limited = ParameterBin(1, 10, (memory(SMOLLM2_135M, 5),))
+    free = ParameterBin(1, 10)
+    limited = replace(free, limits=(memory(SMOLLM2_135M, 5),))
     require_disjoint({"first": limited, "second": limited, "third": ParameterBin(5, 20)})
+    with pytest.raises(ValueError, match=r"'second' .* and 'third' .* overlap"):
+        require_disjoint({"first": limited, "second": free, "third": ParameterBin(5, 20)})
 
 
 @st.composite

@@ -91,6 +91,11 @@ def test_impossible_fractions_are_refused(fractions, message):
         validate_fractions(fractions)
 
 
-def test_thirds_and_tenths_are_accepted():
-    validate_fractions({"train": 1 / 3, "selection": 1 / 3, "choice": 1 / 3})
-    validate_fractions({"train": 0.7, "selection": 0.1, "choice": 0.1, "validation": 0.1})
+@pytest.mark.parametrize(
+    "fractions",
+    [dict.fromkeys(("train", "selection", "choice"), 1 / 3), dict.fromkeys(SPLITS[1:4], 0.1) | {"train": 0.7}],
+)
+def test_thirds_and_tenths_are_accepted_and_what_is_more_than_rounding_is_not(fractions):
+    validate_fractions(fractions)
+    with pytest.raises(ValueError, match="sum to 1"):
+        validate_fractions(fractions | {"train": fractions["train"] + 2e-9})
