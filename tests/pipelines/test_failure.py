@@ -5,6 +5,7 @@ import sys
 
 import pytest
 from kedro.io import DatasetError
+from kedro.pipeline import Pipeline
 
 from budwood.pipelines.failure import show
 from budwood.records.names import require_name
@@ -41,6 +42,13 @@ def test_a_refusal_is_shown_as_its_message_alone(fail, capsys):
     said = capsys.readouterr().err
     assert said.startswith("\nError: bins: the name '0.5b' must be made of letters and digits")
     assert said.count("\n") == 2, "one message"
+
+
+def test_a_node_that_is_not_there_is_no_bug(capsys):
+    with pytest.raises(ValueError, match="nope") as caught:
+        Pipeline([]).filter(node_names=["nope"])
+    show(caught.type, caught.value, caught.tb)
+    assert capsys.readouterr().err == "\nError: Pipeline does not contain nodes named ['nope'].\n"
 
 
 @pytest.mark.parametrize("fail", [fail_in_a_library, fail_elsewhere])
