@@ -57,7 +57,7 @@ def test_the_tracker_leads_to_the_curves_of_a_training(browser: Chrome, finished
         wait_for(browser, lambda: browser.find_element(By.LINK_TEXT, "half.coarse_uniform"))
         client = mlflow.MlflowClient(f"sqlite:///{finished}/data/09_tracking/mlflow.db")
         experiment = client.get_experiment_by_name("smoke").experiment_id
-        run = client.search_runs([experiment], "attributes.run_name = 'distilled'")[0].info.run_id
+        run = client.search_runs([experiment], "attributes.run_name = 'half.coarse_uniform.distilled'")[0].info.run_id
         browser.get(f"{url}/#/experiments/{experiment}/runs/{run}/model-metrics")
         search = wait_for(browser, lambda: browser.find_element(*css("input[placeholder='Search metric charts']")))
         search.send_keys("heldout_loss")

@@ -30,7 +30,7 @@ VARIANTS = {
 }
 
 
-TRAININGS = {f"{variant}/{arm}" for variant in VARIANTS for arm in ("random_init", "subnet_init", "distilled")}
+TRAININGS = {f"{variant}.{arm}" for variant in VARIANTS for arm in ("random_init", "subnet_init", "distilled")}
 
 
 def tracked(project) -> tuple[Run, dict[str, Run]]:
@@ -40,13 +40,14 @@ def tracked(project) -> tuple[Run, dict[str, Run]]:
     runs = client.search_runs([experiment.experiment_id])
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     around = {run.info.run_id: run.data.tags.get("mlflow.parentRunId") for run in runs}
-    names = {run.info.run_id: run.info.run_name for run in runs}
     children = {run.info.run_name: run for run in runs if around[run.info.run_id] == parent.info.run_id}
     inside = {
-        f"{names[around[run.info.run_id]]}/{run.info.run_name}": run
+        run.info.run_name: run
+        for name, child in children.items()
         for run in runs
-        if around[run.info.run_id] not in {None, parent.info.run_id}
+        if around[run.info.run_id] == child.info.run_id and run.info.run_name.startswith(f"{name}.")
     }
+    assert len(runs) == 1 + len(children) + len(inside)
     return parent, children | inside
 
 
@@ -198,7 +199,7 @@ def test_every_run_says_what_it_came_from(finished):
         assert tags["tokens.fingerprint"]
     assert len({run.data.tags["tokens.fingerprint"] for run in children.values()}) == 1
     assert "system/evolve.seconds" in children["half.coarse_uniform"].data.metrics
-    assert "system/training.seconds" in children["half.coarse_uniform/distilled"].data.metrics
+    assert "system/training.seconds" in children["half.coarse_uniform.distilled"].data.metrics
 
 
 def test_every_catalog_output_is_found_from_its_run(finished, monkeypatch):
@@ -213,7 +214,7 @@ def test_every_catalog_output_is_found_from_its_run(finished, monkeypatch):
     parent, children = tracked(finished)
     outputs = pipelines["__default__"].all_outputs()
     trained = {
-        name: f"{node.namespace.partition('.')[2]}/{node.short_name.removeprefix('train_')}"
+        name: f"{node.namespace.partition('.')[2]}.{node.short_name.removeprefix('train_')}"
         for node in pipelines["__default__"].nodes
         if node.short_name.startswith("train_")
         for name in node.outputs

@@ -122,7 +122,10 @@ def test_every_training_has_a_run_with_metrics_and_parameters_of_equal_names(tmp
     searching = node("evolve", losses(1.0), "params:schedule")
     run(tmp_path, searching, *trainings())
     found = runs(tmp_path)
-    arms = {name: f"whole study/half.coarse/{name}" for name in ("distilled", "distilled_seed_43", "random_init")}
+    arms = {
+        name: f"whole study/half.coarse/half.coarse.{name}"
+        for name in ("distilled", "distilled_seed_43", "random_init")
+    }
     assert set(found) == {"whole study", "whole study/half.coarse", *arms.values()}
     assert {r.info.status for r in found.values()} == {"FINISHED"}
     assert {name: found[arm].data.metrics["train_loss"] for name, arm in arms.items()} == {
@@ -153,7 +156,7 @@ def test_outputs_are_artifacts_of_the_run_that_made_them(tmp_path):
     assert kept["whole study"] == {"plan_done.json"}
     assert kept["whole study/half.coarse"] == {f"{VARIANT}.evolve_done.json"}
     assert kept["again/half.coarse"] == set()
-    assert kept["again/half.coarse/distilled"] == {f"{VARIANT}.train_distilled_done.json"}
+    assert kept["again/half.coarse/half.coarse.distilled"] == {f"{VARIANT}.train_distilled_done.json"}
 
 
 @pytest.mark.slow
@@ -167,8 +170,8 @@ def test_what_is_measured_later_goes_to_the_run_of_the_training(tmp_path):
     run(tmp_path, *trainings())
     run(tmp_path, node("evaluate_arms", measure, "params:schedule"), pipeline_names=["evaluation"])
     found = runs(tmp_path)
-    assert found["evaluation/half.coarse/distilled"].data.metrics == {"validation_loss": 1.5}
-    assert found["evaluation/half.coarse/random_init"].info.status == "FINISHED"
+    assert found["evaluation/half.coarse/half.coarse.distilled"].data.metrics == {"validation_loss": 1.5}
+    assert found["evaluation/half.coarse/half.coarse.random_init"].info.status == "FINISHED"
 
 
 def test_without_a_run_nothing_is_tracked():
@@ -192,7 +195,7 @@ def test_an_error_closes_all_runs(tmp_path, hook, error, status):
         run(tmp_path, node("evolve", losses(1.0), "params:schedule"), hook=hook, pipeline_names=["again"])
     ended = {name: r.info.status for name, r in runs(tmp_path).items() if not name.startswith("again")}
     assert ended == dict.fromkeys(
-        ("whole study", "whole study/half.coarse", "whole study/half.coarse/distilled"), status
+        ("whole study", "whole study/half.coarse", "whole study/half.coarse/half.coarse.distilled"), status
     )
     assert mlflow.active_run() is None
 
@@ -210,7 +213,10 @@ def test_a_variant_of_an_ablation_that_diverges_has_failed_and_the_others_go_on(
 
     run(tmp_path, node("ablate_logits", ablate, "params:schedule"))
     ended = {name.rpartition("/")[2]: r.info.status for name, r in runs(tmp_path).items()}
-    assert ended == {"whole study": "FINISHED", "half.coarse": "FINISHED", "diverges": "FAILED", "learns": "FINISHED"}
+    assert ended == {"whole study": "FINISHED", "half.coarse": "FINISHED"} | {
+        "half.coarse.diverges": "FAILED",
+        "half.coarse.learns": "FINISHED",
+    }
 
 
 @pytest.mark.slow
@@ -365,7 +371,7 @@ def test_the_command_line_refuses_runners_and_reads_local_credentials_in_every_e
         + "    def after_catalog_created(self, conf_creds):\n"
         + "        print('SEEN', os.environ['HF_TOKEN'], conf_creds)\n\n\nHOOKS = (*HOOKS, Say())\n"
     )
-    done = kedro(project, "run", "--env=smoke", "--runner=ThreadRunner", "--tags=corpus")
+    done = kedro(project, "run", "--env=smoke", "--runner=ThreadRunner", "--pipelines=plan")
     output = done.stdout + done.stderr
     assert done.returncode != 0
     assert "runner ThreadRunner: nodes share one machine and run one by one; use SequentialRunner" in output

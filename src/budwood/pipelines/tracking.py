@@ -58,9 +58,14 @@ def finish_in(name: str, stage: Stage[Result], workspace: Path) -> Result:
 
 
 def enter_run(name: str, tags: Mapping[str, str] | None = None) -> str:
-    """Make the run of a name inside the active one active, a new one where there is none, and return its id."""
+    """Make the run of a name inside the active one active, a new one where there is none, and return its id.
+
+    Inside the run of a variant the variant is part of the name: charts that compare runs show no more than names.
+    """
     parent = mlflow.active_run()
     assert parent is not None, "there is a run around every other"
+    if parent.info.run_name == parent.data.tags.get("variant"):
+        name = f"{parent.info.run_name}.{name}"
     client = mlflow.MlflowClient()
     inside = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.info.run_id}' and attributes.run_name = '{name}'"
     found = list(client.search_runs([parent.info.experiment_id], inside))

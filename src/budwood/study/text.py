@@ -1,7 +1,7 @@
 """The text of a study: packed once, and read in windows that every stage declares."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
@@ -110,13 +110,33 @@ class PackText(Stage[PackedCorpus]):
         )
 
     def run(self, work: Work) -> PackedCorpus:
-        """Read, tokenise and pack all sources; a killed run continues after its last whole shard."""
-        return tokenize_sources(
+        """Read, tokenise and pack all sources; a killed run continues after its last whole shard.
+
+        Raises:
+            ValueError: a source cannot be read, or has nothing that the sources before it lack.
+        """
+        tokens = tokenize_sources(
             self.corpus,
             self.teacher.load_tokenizer(),
             folder=work.folder / "tokens",
             root=self.root,
             vocab_size=self.vocab_size,
+        )
+        require_sources(tokens, self.corpus.sources)
+        return tokens
+
+
+def require_sources(tokens: PackedCorpus, sources: Collection[str]) -> None:
+    """Check that every source is in the packed text: of equal texts only the first is.
+
+    Raises:
+        ValueError: one is not.
+    """
+    lost = set(sources) - {part.source for part in tokens.segments}
+    if lost:
+        raise ValueError(
+            f"corpus.sources: all texts of {', '.join(sorted(lost))} are in other sources too, which keep them; "
+            "name it before those, or take it away"
         )
 
 

@@ -44,6 +44,7 @@ from budwood.training.order import reading_order
 from budwood.training.progress import Meter
 from budwood.training.student import Student
 from budwood.training.teacher import asked_architecture, student_architecture
+from budwood.training.trackers import name_of, own_run
 
 RUN_FILE = "result.json"
 MODEL = "model"
@@ -116,7 +117,8 @@ def _train(job: TrainingJob, track: Track | None) -> Run:
             callbacks=[Recorder(job, curve, meter, track), keeper],
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        with own_run(trainer, name_of(job)):
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if trainer.state.global_step < job.schedule.num_steps:
         raise TrainingStoppedError(
             f"arm {job.arm}: stopped by SIGTERM or Ctrl-C after step {trainer.state.global_step} of "
@@ -215,7 +217,8 @@ def training_arguments(job: TrainingJob, compute: Compute, student: PreTrainedMo
         ignore_data_skip=True,
         remove_unused_columns=False,
         seed=schedule.seed,
-        report_to=list(job.engine.report_to) or "none",
+        report_to="none" if job.frozen_batch else list(job.engine.report_to) or "none",
+        run_name=name_of(job),
         disable_tqdm=True,
         dataloader_pin_memory=compute.device.type == "cuda",
         ddp_find_unused_parameters=False,
