@@ -11,10 +11,10 @@ from budwood.records.cost import Cost
 from budwood.records.workload import Workload
 from budwood.search.elimination import expected_trials
 from budwood.study.costs import (
+    Correction,
     Extent,
     check_cost,
     choice_cost,
-    correction_cost,
     elimination_cost,
     forward_of,
     moments_costs,
@@ -32,16 +32,16 @@ NO_REGRESSION = dict.fromkeys(("neurons", "channels", "heads", "layers", "refit"
 
 def test_corrections_without_a_regression_read_no_text() -> None:
     for settings in (None, Compensation(**NO_REGRESSION)):
-        cost = correction_cost(TEACHER, CHILD, 1, settings, TEXT, TEXT)
+        cost = Correction(TEACHER, CHILD, 1, settings, TEXT, TEXT).cost()
         assert (cost.flops, cost.tokens) == (0, 0)
-    whole = correction_cost(TEACHER, TEACHER, 0, Compensation(), TEXT, TEXT)
+    whole = Correction(TEACHER, TEACHER, 0, Compensation(), TEXT, TEXT).cost()
     assert (whole.flops, whole.tokens) == (0, 0)
 
 
 def test_a_correction_costs_a_pass_of_the_teacher_and_its_regression() -> None:
     """Of 10 neurons 5 are kept: 2n^2 for every token; k^3/3 + 2k^2(n - k), and 2k(n - k) for each of 6 rows."""
     settings = Compensation(**NO_REGRESSION | {"neurons": True})
-    cost = correction_cost(TEACHER, CHILD, 1, settings, TEXT, LONGER)
+    cost = Correction(TEACHER, CHILD, 1, settings, TEXT, LONGER).cost()
     solved = 2 * 10**2 * 21 + 5**3 / 3 + 2 * 5**2 * 5 + 2 * 5 * 5 * 6
     assert cost.flops == 21 * layer_flops_per_token(TEACHER, *TEACHER.layers, context=7) + solved
     assert cost.tokens == 21
@@ -52,7 +52,7 @@ def test_a_refit_costs_a_pass_of_the_teacher_and_the_fits_of_the_childs_layers()
 
     A layer has 4 + 2 x 4 rows of heads and 2 x 5 of neurons that read channels.
     """
-    cost = correction_cost(TEACHER, CHILD, 0, Compensation(**NO_REGRESSION | {"refit": True}), LONGER, TEXT)
+    cost = Correction(TEACHER, CHILD, 0, Compensation(**NO_REGRESSION | {"refit": True}), LONGER, TEXT).cost()
     passes = sum(layer_flops_per_token(each, *each.layers, context=7) for each in (TEACHER, CHILD))
     passes += 2 * 3 * 6 * 5
     gathered = sum((2 * n**2 + 2 * n * 6) * 21 for n in (6, 4, 6, 5))
@@ -61,7 +61,7 @@ def test_a_refit_costs_a_pass_of_the_teacher_and_the_fits_of_the_childs_layers()
     assert cost.tokens == 21
     # With other corrections, each reads a text of its own.
     every = [Compensation(refit=refit) for refit in (True, False)]
-    both, plain = (correction_cost(TEACHER, CHILD, 1, settings, LONGER, TEXT) for settings in every)
+    both, plain = (Correction(TEACHER, CHILD, 1, settings, LONGER, TEXT).cost() for settings in every)
     assert (both.flops - plain.flops, both.tokens) == (pytest.approx(cost.flops), 35 + 21)
 
 

@@ -30,7 +30,7 @@ from budwood.records.names import Variant
 from budwood.records.workload import Workload
 from budwood.reporting.quote import disk_bytes, markdown_plan
 from budwood.study.ablation import PlannedAblation, plan_ablations
-from budwood.study.costs import Extent, correction_cost, cut_work, moments_costs, writing_cost
+from budwood.study.costs import Correction, Extent, moments_costs, writing_cost
 from budwood.study.gate_costs import halved
 from budwood.study.limits import warnings_of
 from budwood.study.plan import plan, search_costs
@@ -226,7 +226,7 @@ def test_finalists_are_trained_and_corrected_and_the_winner_pays_for_its_correct
     evaluated = 5050 * 1000 * 512 * forward_flops_per_token(PYTHIA_410M, context=512)
     looked = 3 * 64 * 512 * forward_flops_per_token(PYTHIA_410M, context=512)
     trained = 3 * tokens * training_flops_per_token(PYTHIA_410M, context=2048)
-    assert correction == correction_cost(PYTHIA_69B, PYTHIA_410M, 8, Compensation(), *[Extent(64, 512)] * 2)
+    assert correction == Correction(PYTHIA_69B, PYTHIA_410M, 8, Compensation(), *[Extent(64, 512)] * 2).cost()
     assert searching.flops == pytest.approx(evaluated + looked + trained + 2 * correction.flops, rel=1e-12)
     assert searching.tokens == 5050 * 1000 * 512 + 3 * (64 * 512 + tokens) + 2 * correction.tokens
     # What comparing corrected candidates costs comes on top: moments once, a gap behind each of 31 layers, and solving.
@@ -353,7 +353,7 @@ def test_a_cut_takes_what_its_kinds_of_work_take_where_their_speed_was_tried() -
     # What copies weights alone takes all the time where nothing else does; the teacher reads two texts for the cut.
     copying = replace(H100, speed=Workload(passes=1e99, products=1e99, solves=1e99, moved=1e9))
     planned = plan(study(forecasts=(forecast(compensation=settings),)), copying, 0.4)
-    moved = cut_work(PYTHIA_69B, PYTHIA_410M, 8, settings, text, text).moved
+    moved = Correction(PYTHIA_69B, PYTHIA_410M, 8, settings, text, text).work().moved
     assert 3600 * row(planned, "compensation")["device_hours"] == pytest.approx(moved / 1e9)
     # Of a token every layer makes 4E + 4E numbers, and 19E + 16E more where it is scored.
     read = 3600 * row(planned, "calibration", bin_name="")["device_hours"]

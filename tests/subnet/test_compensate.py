@@ -68,7 +68,7 @@ def test_where_nothing_is_removed_nothing_changes(orders, windows):
 
 @every_family
 def test_corrections_without_a_regression_read_no_text(orders, windows):
-    """So they cost none: see `budwood.study.costs.correction_cost`."""
+    """So they cost none: see `budwood.study.costs.Correction`."""
     unreadable = torch.full_like(windows, -1)
     for step in ("norms", "pairs"):
         compensate(orders["activation", "preserve"], CUT, unreadable, only(step))

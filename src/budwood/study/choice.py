@@ -27,7 +27,7 @@ from budwood.records.search import Finalist, Searched, Winner
 from budwood.records.strict import Strict
 from budwood.search.candidate import canonical_key
 from budwood.search.choice import Choice, choose
-from budwood.study.costs import choice_cost, correction_cost, forward_of, proof_cost
+from budwood.study.costs import Correction, choice_cost, forward_of, proof_cost
 from budwood.study.settings import Conditions
 from budwood.study.stage import NOT_DECIDING, Stage, Work, no_tracking
 from budwood.study.teacher import importance_of
@@ -189,16 +189,17 @@ class ChooseWinner(Stage[Chosen]):
 
     def _costs(self, looks: Sequence["Look"], winner: int, ordered: OrderedTeacher) -> tuple[Cost, ...]:
         """Return the costs of comparing finalists, of correcting the winner, and of all proofs."""
-        teacher, texts = ordered.architecture, (self.calibration.extent, self.refitting.extent)
+        teacher = ordered.architecture
         cuts = [resolve(ordered, finalist.selection) for finalist in self.finalists]
         corrections = [
-            correction_cost(
-                teacher,
-                cut.architecture,
-                len(gaps_of(cut.kept_layers, teacher.num_hidden_layers)),
-                self.space.compensation,
-                *texts,
-            )
+            Correction(
+                teacher=teacher,
+                child=cut.architecture,
+                num_gaps=len(gaps_of(cut.kept_layers, teacher.num_hidden_layers)),
+                settings=self.space.compensation,
+                calibration=self.calibration.extent,
+                refitting=self.refitting.extent,
+            ).cost()
             for cut in cuts
         ]
         length, schedule = self.choice.length, self.training.schedule if self.training else None

@@ -110,62 +110,51 @@ def elimination_cost(teacher: Architecture, text: Extent, calls: Sequence[Sequen
     )
 
 
-def correction_cost(
-    teacher: Architecture,
-    child: Architecture,
-    num_gaps: int,
-    settings: Compensation | None,
-    calibration: Extent,
-    refitting: Extent,
-) -> Cost:
-    """Return what it costs to correct a cut: passes of the teacher over text, and the regressions.
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """A cut, how it is corrected, and from which texts."""
 
-    Args:
-        teacher: what is cut.
-        child: what is left of it.
-        num_gaps: runs of dropped layers that follow a kept one.
-        settings: which corrections are made; those without a regression cost nothing.
-        calibration: the text behind regressions on the teacher's activations.
-        refitting: the text to which the child is refitted.
-    """
-    parts = _correcting(teacher, child, num_gaps, settings, (calibration, refitting))
-    tokens, flops = sum(text.num_tokens for text, _ in parts), sum(work.flops for _, work in parts)
-    return Cost(stage="compensation", tokens=tokens, flops=flops)
+    teacher: Architecture
+    child: Architecture
+    num_gaps: int
+    """Runs of dropped layers that follow a kept one."""
+    settings: Compensation | None
+    """Corrections without a regression cost nothing."""
+    calibration: Extent
+    """The text behind regressions on the teacher's activations."""
+    refitting: Extent
+    """The text to which the child is refitted."""
 
+    def cost(self) -> Cost:
+        """Return what correcting costs: passes of the teacher over text, and the regressions."""
+        parts = self._parts()
+        tokens, flops = sum(text.num_tokens for text, _ in parts), sum(work.flops for _, work in parts)
+        return Cost(stage="compensation", tokens=tokens, flops=flops)
 
-def cut_work(
-    teacher: Architecture,
-    child: Architecture,
-    num_gaps: int,
-    settings: Compensation | None,
-    calibration: Extent,
-    refitting: Extent,
-) -> Workload:
-    """Return what a machine does to cut a child out, to correct it as `correction_cost` says, and to write it.
+    def work(self) -> Workload:
+        """Return what a machine does to cut the child out, to correct it, and to write it.
 
-    The float32 copies on which a proof runs are counted, its FLOPs are not.
-    """
-    parts = [work for _, work in _correcting(teacher, child, num_gaps, settings, (calibration, refitting))]
-    return sum(parts, layout_work(teacher, child, settings or NO_CORRECTION, num_passes=len(parts)))
+        The float32 copies on which a proof runs are counted, its FLOPs are not.
+        """
+        parts = [work for _, work in self._parts()]
+        layout = layout_work(self.teacher, self.child, self.settings or NO_CORRECTION, num_passes=len(parts))
+        return sum(parts, layout)
 
-
-def _correcting(
-    teacher: Architecture,
-    child: Architecture,
-    num_gaps: int,
-    settings: Compensation | None,
-    texts: tuple[Extent, Extent],
-) -> list[tuple[Extent, Workload]]:
-    """Return the texts that corrections read, each with what is done for them; the teacher's pass is part of it."""
-    (calibration, refitting), parts = texts, list[tuple[Extent, Workload]]()
-    if settings is not None:
-        work = moment_work(teacher, child, settings, num_tokens=calibration.num_tokens, num_gaps=num_gaps)
-        work += solve_work(teacher, child, settings, num_gaps=num_gaps)
-        parts += [(calibration, work)] if work.flops else []
-        if refits(teacher, child, settings):
-            work = refit_work(child, num_tokens=refitting.num_tokens, context=refitting.length)
-            parts.append((refitting, work))
-    return [(text, work + pass_work(teacher, num_tokens=text.num_tokens, context=text.length)) for text, work in parts]
+    def _parts(self) -> list[tuple[Extent, Workload]]:
+        """Return the texts that are read, each with what is done for it; the teacher's pass is part of that."""
+        cut, parts = (self.teacher, self.child), list[tuple[Extent, Workload]]()
+        if self.settings is not None:
+            tokens = self.calibration.num_tokens
+            work = moment_work(*cut, self.settings, num_tokens=tokens, num_gaps=self.num_gaps)
+            work += solve_work(*cut, self.settings, num_gaps=self.num_gaps)
+            parts += [(self.calibration, work)] if work.flops else []
+            if refits(*cut, self.settings):
+                text = self.refitting
+                parts.append((text, refit_work(self.child, num_tokens=text.num_tokens, context=text.length)))
+        return [
+            (text, work + pass_work(self.teacher, num_tokens=text.num_tokens, context=text.length))
+            for text, work in parts
+        ]
 
 
 def moments_costs(

@@ -21,7 +21,7 @@ from budwood.reporting.memory import Memory
 from budwood.reporting.quote import NUM_MEMBERS
 from budwood.reporting.streaming import TextReading, cut_memory
 from budwood.search.genes import stored_bytes
-from budwood.study.costs import Extent, bin_center, correction_cost, cut_work, moments_costs, writing_cost
+from budwood.study.costs import Correction, Extent, bin_center, moments_costs, writing_cost
 from budwood.study.settings import BinSettings
 from budwood.subnet.flops import solve_work
 from budwood.subnet.settings import Compensation, SpaceSettings
@@ -56,19 +56,18 @@ class Forecast:
 
     def correction(self, teacher: Architecture, calibration: Extent, refitting: Extent) -> Cost:
         """Return the mean cost of correcting a member; where gaps are not known, every dropped layer is one."""
-        costs = [
-            correction_cost(teacher, member, self._gaps(teacher, member), self.compensation, calibration, refitting)
-            for member in self.members
-        ]
-        return costs[0].model_copy(update={"flops": statistics.fmean(cost.flops for cost in costs)})
+        return _mean([cut.cost() for cut in self._corrections(teacher, calibration, refitting)])
 
     def cut_work(self, teacher: Architecture, calibration: Extent, refitting: Extent) -> Workload:
-        """Return the mean work of cutting a member out and correcting it, see `budwood.study.costs.cut_work`."""
-        works = (
-            cut_work(teacher, member, self._gaps(teacher, member), self.compensation, calibration, refitting)
-            for member in self.members
-        )
+        """Return the mean work of cutting a member out and correcting it, see `Correction.work`."""
+        works = (cut.work() for cut in self._corrections(teacher, calibration, refitting))
         return sum(works, Workload()).times(1 / len(self.members))
+
+    def _corrections(self, teacher: Architecture, calibration: Extent, refitting: Extent) -> list[Correction]:
+        return [
+            Correction(teacher, member, self._gaps(teacher, member), self.compensation, calibration, refitting)
+            for member in self.members
+        ]
 
     def solving(self, teacher: Architecture) -> float:
         """Return the mean FLOPs in which a member is corrected once moments are known."""
@@ -93,8 +92,7 @@ class Forecast:
 
     def writing(self, first: int, written: Sequence[int], compared: Sequence[int]) -> Cost:
         """Return the mean cost of continuing prompts and of reading what the teacher wrote (see `writing_cost`)."""
-        costs = [writing_cost(member, first, written, compared) for member in self.members]
-        return costs[0].model_copy(update={"flops": statistics.fmean(cost.flops for cost in costs)})
+        return _mean([writing_cost(member, first, written, compared) for member in self.members])
 
     def timing(self, settings: EfficiencySettings) -> float:
         """Return the mean FLOPs of timing a member."""
@@ -123,6 +121,11 @@ class Forecast:
     def largest(self) -> Architecture:
         """The member with the most parameters."""
         return max(self.members, key=num_parameters)
+
+
+def _mean(costs: Sequence[Cost]) -> Cost:
+    """Return costs of equal text as one of the mean FLOPs."""
+    return costs[0].model_copy(update={"flops": statistics.fmean(cost.flops for cost in costs)})
 
 
 def forecast(teacher: Architecture, variant: Variant, bin_: BinSettings, space: SpaceSettings) -> Forecast:
