@@ -29,7 +29,6 @@ from budwood.evaluation.settings import (
     Benchmark,
     EvaluationSettings,
     HeldOutSettings,
-    choose_benchmarks,
 )
 from budwood.models.checkpoint import load_tokenizer, read_architecture
 from budwood.models.settings import TeacherSettings
@@ -185,11 +184,11 @@ def test_presets_are_those_of_the_paper() -> None:
 
 
 def test_a_task_that_is_named_twice_is_asked_once() -> None:
-    chosen = choose_benchmarks(["heldout", "hellaswag", "paper", LAST_WORD])
+    chosen = EvaluationSettings(tasks=("heldout", "hellaswag", "paper", LAST_WORD)).benchmarks()
     assert [b.task for b in chosen].count("hellaswag") == 1
     assert chosen[2] == Benchmark("hellaswag")
     assert len(chosen) == 2 + 8
-    assert choose_benchmarks([]) == ()
+    assert EvaluationSettings(tasks=()).benchmarks() == ()
 
 
 def test_questions_of_their_own_need_no_look_at_the_harness(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """Settings of evaluation: which tasks are asked, and what is timed; imports neither torch nor lm_eval."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -62,15 +61,6 @@ TASK_PRESETS: dict[str, tuple[Benchmark, ...]] = {
         Benchmark("boolq", 0, "acc"),
     ),
 }
-
-
-def choose_benchmarks(names: Sequence[str]) -> tuple[Benchmark, ...]:
-    """Return the benchmarks of some presets and tasks by name; of a task that is named twice, the first."""
-    chosen: dict[str, Benchmark] = {}
-    for name in names:
-        for benchmark in TASK_PRESETS.get(name, (Benchmark(name),)):
-            chosen.setdefault(benchmark.task, benchmark)
-    return tuple(chosen.values())
 
 
 class HeldOutSettings(Strict):
@@ -135,8 +125,12 @@ class EvaluationSettings(Strict):
         return self.model_copy(update={"include_path": str(resolve_path(self.include_path, root))})
 
     def benchmarks(self) -> tuple[Benchmark, ...]:
-        """Return what is asked."""
-        return choose_benchmarks(self.tasks)
+        """Return what is asked; of a task that is named twice, the first."""
+        chosen: dict[str, Benchmark] = {}
+        for name in self.tasks:
+            for benchmark in TASK_PRESETS.get(name, (Benchmark(name),)):
+                chosen.setdefault(benchmark.task, benchmark)
+        return tuple(chosen.values())
 
     def question_tokens(self, num_sources: int) -> int:
         """Return about how many tokens a model reads of the questions that are made of so many sources."""
