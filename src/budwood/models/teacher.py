@@ -208,12 +208,13 @@ def _accept(folder: Path, settings: TeacherSettings, work_dir: Path) -> Path:
     """
     if is_wrapper(folder):
         _check_files(folder)
-        return unwrap(folder, work_dir / f"text-{fingerprint(folder)}")
-    check_folder(folder, trust_remote_code=settings.trust_remote_code)
-    if not _code_of(folder):
-        return folder
-    target = work_dir / f"converted-{fingerprint(folder)}"
-    return target if is_whole(target) else convert_code(folder, target)
+        target, convert = work_dir / f"text-{fingerprint(folder)}", unwrap
+    else:
+        check_folder(folder, trust_remote_code=settings.trust_remote_code)
+        if not _code_of(folder):
+            return folder
+        target, convert = work_dir / f"converted-{fingerprint(folder)}", convert_code
+    return target if is_whole(target) else convert(folder, target)
 
 
 def _code_of(folder: Path) -> set[str]:

@@ -7,7 +7,7 @@ from transformers import AutoConfig, PretrainedConfig
 from budwood.arch.config import WRAPPERS
 from budwood.arch.kinds import refuse_other_kinds
 from budwood.arch.spec import check_depth
-from budwood.models.checkpoint import build_empty, load_tokenizer, save_checkpoint
+from budwood.models.checkpoint import build_empty, load_tokenizer, save_sealed
 from budwood.models.kind import CONFIG, CONFIG_FAULTS, read_config
 from budwood.models.rotary import check_rope
 from budwood.models.weights import read_tensor, tensor_files
@@ -50,13 +50,11 @@ def text_config(folder: Path) -> PretrainedConfig:
 
 
 def unwrap(folder: Path, target: Path) -> Path:
-    """Write a wrapper's text model and tokenizer as a checkpoint of its own, unless it is there already.
+    """Write a wrapper's text model and tokenizer as a checkpoint of its own.
 
     Raises:
         ValueError: the config cannot be read, or the weights do not fit it.
     """
-    if (target / CONFIG).is_file():
-        return target
     model = build_empty(text_config(folder))
     files = tensor_files(folder, read_config(folder))
     stored = {
@@ -70,4 +68,4 @@ def unwrap(folder: Path, target: Path) -> Path:
             shapes = f"{list(tensor.shape)}, and its config asks for {list(parameter.shape)}"
             raise ValueError(f"{folder}: tensor {stored[name]!r} has the shape {shapes}")
         parameter.data = tensor
-    return save_checkpoint(model, load_tokenizer(folder), target)
+    return save_sealed(model, load_tokenizer(folder), target)
