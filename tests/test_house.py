@@ -15,7 +15,7 @@ LONGEST, MOST_PARAMETERS, LONGEST_FILE = 60, 8, 400
 LONGEST_NODE = 15
 UNTYPED = re.compile(r"\b[dD]ict\[str, Any\]|\bMapping\[str, Any\]")
 
-ONE_MEANING = {"NODES", "Reading", "create_pipeline", "fetch_teacher", "logger", "main"}
+ONE_MEANING = {"NODES", "create_pipeline", "fetch_teacher", "logger", "main"}
 """Names that several modules define and mean much the same by."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

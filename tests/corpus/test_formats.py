@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from budwood.corpus.files import find_files
-from budwood.corpus.formats import DamagedError, Reading, Unreadable, read_rows
+from budwood.corpus.formats import DamagedError, RowFormat, Unreadable, read_rows
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(['"', "\\\\", "[{", "},", '\\"'])
 VALUES = st.recursive(
@@ -24,7 +24,7 @@ def rows_of(content: bytes, *, objects: bool, skip: int = 0) -> list[object]:
     memory = fsspec.filesystem("memory")
     memory.pipe("/law/rows.json", content)
     (file,) = find_files("memory://law/rows.json", "json")
-    return [row for _, row, _ in read_rows(file, Reading("json", "text", objects=objects), skip)]
+    return [row for _, row, _ in read_rows(file, RowFormat("json", "text", objects=objects), skip)]
 
 
 @given(OBJECTS, INDENTS, st.booleans(), st.integers(0, 5))

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from budwood.corpus.formats import Reading, Unreadable
+from budwood.corpus.formats import RowFormat, Unreadable
 from budwood.corpus.rows import Rows, printable
 from budwood.corpus.settings import SourceSettings
 
@@ -49,7 +49,7 @@ class SourceReader:
         self._start = re.compile(source.document_start) if source.document_start is not None else None
         self._rows = Rows(source, root)
         # Rows of other formats bring their line breaks along.
-        self._break = "\n" if self._rows.reading.format == "lines" else ""
+        self._break = "\n" if self._rows.how.format == "lines" else ""
         # A document that is not complete, by its id and rows: only the row after it shows its end.
         self._pending: tuple[str, list[str]] = ("", [])
         if position is not None:
@@ -61,7 +61,7 @@ class SourceReader:
     def position(self) -> Any:
         """Where the reader is, as JSON: after the documents it gave."""
         identifier, parts = self._pending
-        return [self._rows.reading.format, self._rows.position, identifier, list(parts)]
+        return [self._rows.how.format, self._rows.position, identifier, list(parts)]
 
     @property
     def share(self) -> float:
@@ -74,8 +74,8 @@ class SourceReader:
         Of a position in a source that was read in another way nothing can be said: its hash is no other's.
         """
         kind, place = position[0], position[1]
-        origin = self._rows.origin(place) if kind == self._rows.reading.format else None
-        return sha256(json.dumps([asdict(self._rows.reading), origin]).encode()).hexdigest()
+        origin = self._rows.origin(place) if kind == self._rows.how.format else None
+        return sha256(json.dumps([asdict(self._rows.how), origin]).encode()).hexdigest()
 
     def __iter__(self) -> Iterator[Document]:
         """Give the documents in the order of the source: files by name, rows in their order.
@@ -110,7 +110,7 @@ class SourceReader:
         """Ids and texts of rows, without those that are skipped."""
         for identifier, row in self._rows:
             try:
-                text = _text_of(row, self._rows.reading)
+                text = _text_of(row, self._rows.how)
             except ValueError as error:
                 fault = f"{self._rows.locate(identifier)} {error}"
                 if self.source.on_error == "stop":
@@ -143,7 +143,7 @@ def describe_empty(source: SourceSettings, num_skipped: int, faults: tuple[str, 
     return f"source {source.name!r} is empty: no text in {source.place}{skipped}"
 
 
-def _text_of(row: object, how: Reading) -> str:
+def _text_of(row: object, how: RowFormat) -> str:
     """The text of a row; a null counts as no text.
 
     Raises:

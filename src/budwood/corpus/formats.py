@@ -34,7 +34,7 @@ _QUOTED_BYTES = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class RowFormat:
     """How the files of a source are read."""
 
     format: Format
@@ -65,7 +65,7 @@ Row = tuple[str, object, float]
 """Place in the file, content or `Unreadable`, and the share of the file that is read after it."""
 
 
-def read_rows(file: File, how: Reading, skip: int) -> Iterator[Row]:
+def read_rows(file: File, how: RowFormat, skip: int) -> Iterator[Row]:
     """Read a file's rows without the first `skip`, in their order.
 
     Args:
@@ -81,7 +81,7 @@ def read_rows(file: File, how: Reading, skip: int) -> Iterator[Row]:
         raise DamagedError("it changed while it was read")
 
 
-def _text_rows(file: File, how: Reading, skip: int) -> Iterator[Row]:
+def _text_rows(file: File, how: RowFormat, skip: int) -> Iterator[Row]:
     """The one row of a text file."""
     if skip:
         return
@@ -89,7 +89,7 @@ def _text_rows(file: File, how: Reading, skip: int) -> Iterator[Row]:
         yield "", _text_row(content.read().replace(b"\r\n", b"\n").replace(b"\r", b"\n"), how), 1.0
 
 
-def _line_rows(file: File, how: Reading, skip: int) -> Iterator[Row]:
+def _line_rows(file: File, how: RowFormat, skip: int) -> Iterator[Row]:
     """A row per line without its break, numbered from 1; a carriage return is a break too."""
     number = 0
     for _, lines, share in _numbered_lines(file):
@@ -99,7 +99,7 @@ def _line_rows(file: File, how: Reading, skip: int) -> Iterator[Row]:
                 yield str(number), _text_row(line, how), share
 
 
-def _text_row(content: bytes, how: Reading) -> object:
+def _text_row(content: bytes, how: RowFormat) -> object:
     if b"\0" in content:
         return Unreadable("it has the byte 0, as binary data and UTF-16 do")
     try:
@@ -108,7 +108,7 @@ def _text_row(content: bytes, how: Reading) -> object:
         return Unreadable(str(error))
 
 
-def _jsonl_rows(file: File, how: Reading, skip: int) -> Iterator[Row]:
+def _jsonl_rows(file: File, how: RowFormat, skip: int) -> Iterator[Row]:
     """A row per line, numbered from 1; blank lines are rows without text."""
     for number, line, share in _numbered_lines(file):
         if number > skip:
@@ -150,7 +150,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-def _json_rows(file: File, how: Reading, skip: int) -> Iterator[Row]:
+def _json_rows(file: File, how: RowFormat, skip: int) -> Iterator[Row]:
     """A row per entry of the one array or object in a file, by its index or its key; a string is its own text.
 
     Where an object is a row, those outside an array are found by line, or by number if they go over several lines.
@@ -260,7 +260,7 @@ def _parse_named(entry: bytes, number: int) -> tuple[str, Any]:
     return next(iter(found.items()), (str(number), Unreadable("nothing is before or after a comma")))
 
 
-def _csv_rows(file: File, how: Reading, skip: int) -> Iterator[Row]:
+def _csv_rows(file: File, how: RowFormat, skip: int) -> Iterator[Row]:
     """A row per record below the header, by the number of its last line; blank lines are rows without text."""
     csv.field_size_limit(sys.maxsize)  # by default 131,072 characters, which documents may exceed
     dialect = {"delimiter": "\t" if ".tsv" in PurePosixPath(file.path).suffixes else ",", **how.dialect}
@@ -321,7 +321,7 @@ def _name_fields(record: list[str] | Unreadable, header: list[str], text_field: 
     return dict(zip(header, record, strict=False)) if record else {text_field: None}
 
 
-def _parquet_rows(file: File, how: Reading, skip: int) -> Iterator[Row]:
+def _parquet_rows(file: File, how: RowFormat, skip: int) -> Iterator[Row]:
     """Rows with the text column only; with all columns where it is missing, so that the error can name them.
 
     Raises:
@@ -358,7 +358,7 @@ def _to_rows(batch: pa.RecordBatch) -> list[Any]:
         return rows
 
 
-_READERS: dict[Format, Callable[[File, Reading, int], Iterator[Row]]] = {
+_READERS: dict[Format, Callable[[File, RowFormat, int], Iterator[Row]]] = {
     "text": _text_rows,
     "lines": _line_rows,
     "jsonl": _jsonl_rows,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from budwood.corpus.files import File, find_files, suffixes
-from budwood.corpus.formats import Reading
+from budwood.corpus.formats import RowFormat
 from budwood.corpus.settings import Format, SourceSettings
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ _VALUES: dict[str, tuple[object, ...]] = {
 """Options of a card of which some values are followed."""
 
 
-def find_dataset(source: SourceSettings, name: str) -> tuple[Reading, list[File]]:
+def find_dataset(source: SourceSettings, name: str) -> tuple[RowFormat, list[File]]:
     """Let `datasets` find the files of a dataset; they are read without it, a row at a time.
 
     Args:
@@ -56,7 +56,7 @@ def find_dataset(source: SourceSettings, name: str) -> tuple[Reading, list[File]
     if not is_local and "/" not in name:  # `datasets` would read the working directory if asked for "text"
         raise ValueError("it is no folder, and datasets of the hub are called owner/name")
     builder = load_dataset_builder(name, source.dataset_config, revision=source.revision)
-    reading = _reading(builder, source.text_field)
+    how = _row_format(builder, source.text_field)
     files = builder.config.data_files or {}
     if source.dataset_split not in files:
         raise ValueError(f"dataset_split={source.dataset_split!r} is none of its splits {list(map(str, files))}")
@@ -67,10 +67,10 @@ def find_dataset(source: SourceSettings, name: str) -> tuple[Reading, list[File]
             f"{unread[0]} is no file of the kind {builder.name!r}, as which `datasets` reads the dataset; unpack or "
             "convert it, or give the files by path"
         )
-    return reading, [file for url in urls for file in find_files(url, reading.format)]
+    return how, [file for url in urls for file in find_files(url, how.format)]
 
 
-def _reading(builder: "DatasetBuilder", text_field: str) -> Reading:
+def _row_format(builder: "DatasetBuilder", text_field: str) -> RowFormat:
     """How the files of a dataset are read.
 
     Raises:
@@ -92,7 +92,7 @@ def _reading(builder: "DatasetBuilder", text_field: str) -> Reading:
         raise ValueError(f"its card sets {unknown}, which is not followed; convert the files, or give them by path")
     dialect = {ours: asked[name] for name, ours in _DIALECT.items() if name in asked}
     csv.reader((), strict=True, **dialect)  # refuses what it does not take before anything is read
-    return Reading(
+    return RowFormat(
         format="text" if "sample_by" in asked else _FORMATS[builder.name][0],
         text_field=text_field,
         objects=builder.name == "json",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from budwood.corpus.files import File, find_files
-from budwood.corpus.formats import Reading, read_rows
+from budwood.corpus.formats import RowFormat, read_rows
 from budwood.corpus.hub import find_dataset
 from budwood.corpus.settings import SourceSettings
 from budwood.records.paths import resolve_path
@@ -24,9 +24,9 @@ class Rows:
         """
         self._source = source
         if source.dataset is None:
-            self.reading, self._files = Reading(source.format, source.text_field), _find_paths(source, root)
+            self.how, self._files = RowFormat(source.format, source.text_field), _find_paths(source, root)
         else:
-            self.reading, self._files = _find_dataset(source, source.dataset, root)
+            self.how, self._files = _find_dataset(source, source.dataset, root)
         folders = [file.url.rpartition("/")[0] + "/" for file in self._files]
         common = os.path.commonprefix(folders)  # noqa: RUF071 - also of URLs; cut at a slash
         self._folder = common[: common.rfind("/") + 1]
@@ -71,14 +71,14 @@ class Rows:
             file = self._files[self._file]
             name = self._name(file)
             try:
-                rows = read_rows(file, self.reading, self._row)
+                rows = read_rows(file, self.how, self._row)
                 for place, row, self._share_of_file in rows:
                     self._row += 1
                     yield printable(f"{name}:{place}" if place else name), row
             except Exception as error:  # what is below lets through whatever file systems and their libraries raise
                 raise ValueError(
                     f"source {self._source.name!r}: {printable(file.url)}:{self._row + 1} cannot be read as "
-                    f"format={self.reading.format!r}: {str(error) or type(error).__name__}"
+                    f"format={self.how.format!r}: {str(error) or type(error).__name__}"
                 ) from error
             self._file, self._row, self._share_of_file = self._file + 1, 0, 0.0
 
@@ -107,7 +107,7 @@ def _find_paths(source: SourceSettings, root: Path) -> list[File]:
     return list(files.values())
 
 
-def _find_dataset(source: SourceSettings, dataset: str, root: Path) -> tuple[Reading, list[File]]:
+def _find_dataset(source: SourceSettings, dataset: str, root: Path) -> tuple[RowFormat, list[File]]:
     """How a dataset is read, and its files."""
     chosen = {"dataset": dataset, "dataset_config": source.dataset_config, "revision": source.revision}
     local = resolve_path(dataset, root)
