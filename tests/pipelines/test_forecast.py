@@ -171,7 +171,8 @@ def test_a_search_costs_what_its_candidates_read(
         flops = (read["tokens"] * read["flops_per_token"]).sum() + choice["flops"] + sum(c.flops for c in corrected)
         tokens = read["tokens"].sum() + choice["tokens"] + sum(cost.tokens for cost in corrected)
         assert tokens == paid.loc[each.variant, "tokens"], each.variant
-        assert flops == pytest.approx(paid.loc[each.variant, "flops"], rel=0.01), each.variant
+        # Nobody knows beforehand which layers candidates share, which run once for all of them.
+        assert 0.9 * flops < paid.loc[each.variant, "flops"] < 1.01 * flops, each.variant
 
 
 def test_evaluation_costs_what_was_planned_beside_questions_and_samples(
