@@ -10,8 +10,9 @@ Usage: python benchmarks/memory.py [--num-layers 24] [--compensated [--hidden-si
 
 Last line: a JSON object with `teacher_bytes`, `child_bytes`, `peak_bytes` and `peak_over_bound`; with `--compensated`,
 in place of the last, `peak_over_layer`, the peak over a layer of the teacher in its file, `peak_over_plan`, over what
-the plan expects, `cpu_seconds`, which count this process alone where others share the machine, and
-`seconds_over_plan`, those over what the plan expects at the speed that was tried before the cut and after it.
+the plan expects, `cpu_seconds`, which count this process alone where others share the machine, above those of the tiny
+teacher, and `seconds_over_plan`, those over what the plan expects at the speed that was tried before the cut and after
+it.
 """
 
 import argparse
@@ -42,9 +43,9 @@ from budwood.models.teacher import byte_tokenizer
 from budwood.records.workload import Workload
 from budwood.reporting.streaming import TextReading, cut_memory
 from budwood.study.costs import Extent, cut_work, forward_of, proof_cost
-from budwood.subnet.compensate import cut_out, write_cut
-from budwood.subnet.extract import extract_child
-from budwood.subnet.ordering import open_ordered
+from budwood.subnet.compensate import cut_out, gaps_of, write_cut
+from budwood.subnet.extract import extract_child, resolve
+from budwood.subnet.ordering import OrderedTeacher, open_ordered
 from budwood.subnet.probe import probe_machine
 from budwood.subnet.settings import Compensation, Ordering
 
@@ -99,16 +100,20 @@ def half_of(architecture: Architecture) -> Selection:
     return Selection.prefix(replace(architecture, hidden_size=width, layers=(layer,) * depth))
 
 
-def cut(teacher: Path, child: Path) -> float:
-    """Cut half of a teacher and write it; return the seconds of this process, without those of ordering."""
+def cut(teacher: Path, child: Path) -> tuple[float, int]:
+    """Cut half of a teacher and write it.
+
+    Returns:
+        the seconds of this process, without those of ordering, and the runs of dropped layers that follow a kept one.
+    """
     ordered = open_ordered(teacher, Ordering(ordering="magnitude"))
     begun = time.process_time()
     own_weights(extract_child(ordered, half_of(ordered.ranked))).save_pretrained(child)
-    return time.process_time() - begun
+    return time.process_time() - begun, num_gaps(ordered)
 
 
-def compensate(teacher: Path, child: Path, settings: Compensation, text: Extent) -> float:
-    """Cut half of a teacher, correct it on random tokens, write it and prove it; return the seconds as `cut` does."""
+def compensate(teacher: Path, child: Path, settings: Compensation, text: Extent) -> tuple[float, int]:
+    """Cut half of a teacher, correct it on random tokens, write it and prove it; return what `cut` does."""
     ordered = open_ordered(teacher, Ordering(ordering="magnitude"))
     begun = time.process_time()
     windows = torch.randint(0, 256, (text.count, text.length), generator=torch.Generator().manual_seed(0))
@@ -116,25 +121,36 @@ def compensate(teacher: Path, child: Path, settings: Compensation, text: Extent)
     _, expected = write_cut(parts, teacher, child, windows[0], torch.device("cpu"))
     count = num_parameters(parts.architecture)
     prove(expected, child, parts.architecture, ParameterBin(count, count + 1), windows[0])
-    return time.process_time() - begun
+    return time.process_time() - begun, num_gaps(ordered)
+
+
+def num_gaps(ordered: OrderedTeacher) -> int:
+    """Return how many runs of dropped layers follow a kept one."""
+    kept = resolve(ordered, half_of(ordered.ranked)).kept_layers
+    return len(gaps_of(kept, ordered.architecture.num_hidden_layers))
 
 
 def measured(
-    run: Callable[[Path, Path], float], teacher: Path, child: Path, arguments: argparse.Namespace
+    run: Callable[[Path, Path], tuple[float, int]], teacher: Path, child: Path, arguments: argparse.Namespace
 ) -> dict[str, float]:
-    """Return the largest resident memory of this process while it cuts, above what it took before, and its seconds."""
+    """Return what a cut took of this process above what it had taken of a tiny teacher: resident memory and seconds."""
     speeds = [tried_speed()]
     with tempfile.TemporaryDirectory() as folder:
         tiny = Path(folder) / "teacher"
         write_teacher(tiny, config_of(2 * HEAD_DIM, 4, compensated=arguments.compensated))
-        run(tiny, Path(folder) / "child")
+        # The first one imports, too.
+        for each in ("first", "second"):
+            own, gaps = run(tiny, Path(folder) / each)
+        planned = planned_work(tiny, gaps, arguments).times(-1)
     release_memory()
     # Linux begins again to look for the peak.
     Path("/proc/self/clear_refs").write_text("5")
     before = peak_bytes()
-    found = {"cpu_seconds": round(run(teacher, child), 2), "peak_bytes": peak_bytes() - before}
+    seconds, gaps = run(teacher, child)
+    found = {"cpu_seconds": round(seconds - own, 2), "peak_bytes": peak_bytes() - before}
+    planned += planned_work(teacher, gaps, arguments)
     speeds.append(tried_speed())
-    return found | {"planned_seconds": fmean(planned_work(teacher, arguments).seconds(speed) for speed in speeds)}
+    return found | {"planned_seconds": fmean(planned.seconds(speed) for speed in speeds)}
 
 
 def tried_speed() -> Workload:
@@ -200,13 +216,12 @@ def planned_bytes(teacher: Architecture, arguments: argparse.Namespace) -> int:
     return cut_memory(teacher, half_of(teacher).architecture(teacher), corrections(arguments), reading).total
 
 
-def planned_work(folder: Path, arguments: argparse.Namespace) -> Workload:
-    """Return the work that the plan expects, the proof included."""
+def planned_work(folder: Path, gaps: int, arguments: argparse.Namespace) -> Workload:
+    """Return the work that the plan expects of a cut with some runs of dropped layers, the proof included."""
     teacher, text = read_architecture(folder), text_of(arguments)
     child = half_of(teacher).architecture(teacher)
     proof = proof_cost(forward_of(child), probe_lengths(text.length))
-    # The layers that are dropped are the last ones, or some in one place.
-    return cut_work(teacher, child, 1, corrections(arguments), text, text) + Workload(products=proof.flops)
+    return cut_work(teacher, child, gaps, corrections(arguments), text, text) + Workload(products=proof.flops)
 
 
 def corrections(arguments: argparse.Namespace) -> Compensation:

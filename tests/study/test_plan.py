@@ -36,13 +36,14 @@ from budwood.study.limits import warnings_of
 from budwood.study.plan import plan, search_costs
 from budwood.study.planned import CHOSEN
 from budwood.study.settings import ProtocolSettings
-from budwood.subnet.flops import moment_work, refit_work, solve_work
+from budwood.subnet.flops import layout_work, moment_work, refit_work, solve_work
 from budwood.subnet.settings import Compensation
 from budwood.training.cache import bytes_of_sequence
 from budwood.training.settings import DistillationSettings
 from budwood.training.teacher import cache_shape
 
 PROBE_TOKENS = 2_000_000_000
+NO_TIME = dict.fromkeys(("panels", "entries", "moved"), 1e99)
 
 
 def test_the_papers_bin_by_hand() -> None:
@@ -339,26 +340,29 @@ def test_compensation_is_a_pass_of_the_teacher_and_its_regressions() -> None:
 
 
 def test_a_cut_takes_what_its_kinds_of_work_take_where_their_speed_was_tried() -> None:
-    """A machine that solves in no time, and copies in none: products and passes are left."""
+    """A machine that needs no time for all but products and passes."""
     settings, text = Compensation(refit=True), Extent(64, 512)
-    machine = replace(H100, speed=Workload(passes=2e12, products=1e12, solves=1e99, moved=1e99))
+    machine = replace(H100, speed=Workload(passes=2e12, products=1e12, **NO_TIME))
     planned = plan(study(forecasts=(forecast(compensation=settings),)), machine, 0.4)
     parts = moment_work(PYTHIA_69B, PYTHIA_410M, settings, num_tokens=text.num_tokens, num_gaps=8)
     parts += solve_work(PYTHIA_69B, PYTHIA_410M, settings, num_gaps=8)
     parts += refit_work(PYTHIA_410M, num_tokens=text.num_tokens, context=512)
+    parts += layout_work(PYTHIA_69B, PYTHIA_410M, settings, num_passes=2)
     passes = 2 * row(planned, "calibration", bin_name="")["flops"] + parts.passes
     assert 3600 * row(planned, "compensation")["device_hours"] == pytest.approx(passes / 2e12 + parts.products / 1e12)
     proven = row(planned, "certificate")
     assert 3600 * proven["device_hours"] == pytest.approx(proven["flops"] / 1e12)
     # What copies weights alone takes all the time where nothing else does; the teacher reads two texts for the cut.
-    copying = replace(H100, speed=Workload(passes=1e99, products=1e99, solves=1e99, moved=1e9))
+    copying = replace(H100, speed=Workload(passes=1e99, products=1e99, **(NO_TIME | {"moved": 1e9})))
     planned = plan(study(forecasts=(forecast(compensation=settings),)), copying, 0.4)
     moved = Correction(PYTHIA_69B, PYTHIA_410M, 8, settings, text, text).work().moved
     assert 3600 * row(planned, "compensation")["device_hours"] == pytest.approx(moved / 1e9)
-    # Of a token every layer makes 4E + 4E numbers, and 19E + 16E more where it is scored.
     read = 3600 * row(planned, "calibration", bin_name="")["device_hours"]
-    scored = text.num_tokens * 32 * (8 + 35) * 4096
-    assert read == pytest.approx((num_parameters(PYTHIA_69B) + scored) / 1e9)
+    assert read == pytest.approx(num_parameters(PYTHIA_69B) / 1e9)
+    # Of a token every layer makes 4E + 4E numbers, 3 of each of 32 x 512 scores, and 19E + 16E where it is scored.
+    making = replace(H100, speed=Workload(passes=1e99, products=1e99, **(NO_TIME | {"entries": 1e9})))
+    made = 3600 * row(plan(study(), making, 0.4), "calibration", bin_name="")["device_hours"]
+    assert made == pytest.approx(text.num_tokens * 32 * ((8 + 35) * 4096 + 3 * 32 * 512) / 1e9)
     # Training is not among them, and a pace that a run has shown comes first.
     trained = [row(each, "training", "random_init") for each in (planned, plan(study(), H100, 0.4))]
     assert trained[0]["device_hours"] == trained[1]["device_hours"]

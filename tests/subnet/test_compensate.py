@@ -328,22 +328,25 @@ def test_what_laying_weights_out_costs_by_hand() -> None:
     whole = 4 * 8 * 8 + 3 * 8 * 10 + 2 * 8
     small = 2 * 11 * 6 + 4 * 6 * 4 + 3 * 6 * 5 + 2 * 6 + 6
     work = layout_work(teacher, child, NO_CORRECTION, num_passes=0)
-    assert work.moved == 3 * (2 * 11 * 8 + whole) + 6 * small
-    assert work.solves == 2 * 8 * 8**2 * 2
+    # Values, and what reads them, of 4 groups and as many heads.
+    turned = 6 * 2 * 8 * 8
+    assert work.moved == 2 * (2 * 11 * 8 + whole) + turned + 6 * small
+    assert work.products == 2 * 8 * 8**2 * 2
     # Queries, keys and values have 4 rows each, gate and up 5, what attention and the MLP write 6, the head 11.
     gathered = 2 * (8 * (3 * 4 + 2 * 5 + 11) + (8 + 10) * 6)
     corrected = layout_work(teacher, child, Compensation(), num_passes=1)
-    moments = 1.5 * (4 * 8**2 + 10**2)
-    assert corrected.moved == work.moved + 3 * 3 * whole + gathered + moments
-    assert corrected.solves == 4 * work.solves
-    assert corrected.passes == corrected.products == 0
+    moments = 2.5 * (4 * 8**2 + 10**2)
+    # A pass over text reads the embedding and all layers.
+    assert corrected.moved == work.moved + 2 * (11 * 8 + 3 * whole) + 3 * turned + gathered + moments
+    assert corrected.products == 4 * work.products
+    assert corrected.passes == corrected.panels == corrected.entries == 0
 
 
 def test_moments_for_all_children_are_those_of_every_input() -> None:
     whole = decoder("llama", 11, 8, *[layer(4, 4, 2, 10)] * 3, tied=True)
     every = moment_work(whole, None, ALL, num_tokens=7, num_gaps=0)
     assert every.flops == pytest.approx(3 * 2 * 7 * (3 * 8**2 + 10**2))
-    assert every.moved == 3 * 7 * (3 * 8 + 10)
+    assert every.entries == 3 * 7 * (3 * 8 + 10)
 
 
 @pytest.mark.parametrize(("kept", "gaps"), [([0, 1, 2, 3], 0), ([0, 2], 2), ([1, 2, 3], 0), ([0], 1), ([0, 3], 1)])

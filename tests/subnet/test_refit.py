@@ -1,5 +1,7 @@
 """A refit brings a child's stream to its teacher's, and leaves the first position alone."""
 
+import gc
+import weakref
 from dataclasses import replace
 from itertools import chain
 
@@ -12,6 +14,7 @@ from budwood.arch.selection import Selection
 from budwood.models.stream import outputs_of
 from budwood.subnet.compensate import cut_out
 from budwood.subnet.extract import Corrections, assemble, child_config, child_parts, extract_child, merged, resolve
+from budwood.subnet.moments import StreamedMoments
 from budwood.subnet.refit import fitted_layers
 from budwood.subnet.settings import Compensation
 
@@ -61,6 +64,22 @@ def test_what_a_norm_makes_of_a_wrong_stream_is_mended(family, windows):
     wanted, wrong, mended = (read(child, ordered, windows) for child in children)
     errors = [float((each - wanted).norm() / wanted.norm()) for each in (wrong, mended)]
     assert errors[1] < 0.2 * errors[0]
+
+
+@pytest.mark.parametrize("refit", [False, True])
+def test_parts_that_are_handed_over_are_not_kept(refit, windows):
+    """What is alive of a child is what somebody else has kept, and in the end nobody has the text any more."""
+    gc.collect()
+    ordered = ordered_by(tiny_teacher("gpt_neox", tied=False), windows)
+    cut = select(48, [0, *range(2, DEPTH)], (3, 1, 16, 20))
+    parts = cut_out(ordered, cut, windows, only("neurons", layers=True, refit=refit))
+    handed = []
+    for part in parts.states:
+        handed.append([weakref.ref(tensor) for tensor in part.values()])
+        del part
+        assert not any(reference() is not None for references in handed for reference in references)
+    assert len(handed) == DEPTH + 1
+    assert not [each for each in gc.get_objects() if type(each) is StreamedMoments]
 
 
 def read(child, ordered, windows):

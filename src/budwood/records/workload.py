@@ -10,16 +10,28 @@ class Workload:
     passes: float = 0.0
     """FLOPs of forward passes, in the precision in which models read text."""
     products: float = 0.0
-    """FLOPs of other matrix products, in float32."""
-    solves: float = 0.0
-    """FLOPs of solving positive definite systems, in float32."""
+    """FLOPs of other matrix products, in float32; solving a large system is most of all products."""
+    panels: float = 0.0
+    """What solving takes beside products, panel by panel: its FLOPs over the rows of the system."""
+    entries: float = 0.0
+    """Numbers that are made of tokens, beside products."""
     moved: float = 0.0
-    """Numbers that are read, permuted, converted or written."""
+    """Numbers of weights and moments that are read, permuted, converted or written."""
 
     @property
     def flops(self) -> float:
         """What is computed."""
-        return self.passes + self.products + self.solves
+        return self.passes + self.products
+
+    @classmethod
+    def solving(cls, flops: float, rows: int) -> "Workload":
+        """Return the work of solving positive definite systems.
+
+        Args:
+            flops: of all of them.
+            rows: of each.
+        """
+        return cls(products=flops, panels=flops / rows)
 
     def __add__(self, other: "Workload") -> "Workload":
         """Return both together."""

@@ -132,7 +132,7 @@ def _cut_phases(plan: _Plan) -> Iterator[Memory]:
     waiting, longest = own, own
     yield Memory(weights=waiting + proven, activations=plan.states)
     for place, layer in enumerate(child.layers):
-        for memory in (*_correcting(plan, place), _refitting(plan, place)):
+        for memory in (*_correcting(plan, place), *_refitting(plan, place)):
             yield replace(memory, weights=memory.weights + waiting + tied)
         parameters = layer_parameters(child.family, child.hidden_size, layer)
         waiting += size * parameters
@@ -180,23 +180,24 @@ def _correcting(plan: _Plan, place: int) -> Iterator[Memory]:
     if plan.gap:
         yield _layer_reading(plan.teacher, reading, 4 * plan.states, weights=made)
         batch = 3 * _FLOAT32 * reading.batch_tokens * width
-        yield Memory(weights=made, activations=3 * plan.states + batch, moments=5 * _FLOAT32 * width**2)
+        yield Memory(weights=made, activations=3 * plan.states + batch, moments=4 * _FLOAT32 * width**2)
     yield Memory(weights=made + 2 * matrix, activations=plan.states + begun)
 
 
-def _refitting(plan: _Plan, place: int) -> Memory:
-    """Return what it takes to fit a layer of the child: both run, and what they return is there."""
+def _refitting(plan: _Plan, place: int) -> Iterator[Memory]:
+    """Yield what it takes to fit a layer of the child: sums of its widest input, and what they solve."""
     teacher, child, reading = plan.teacher, plan.child, plan.reading
     if not refits(teacher, child, plan.settings):
-        return Memory(weights=0)
+        return
     layer, width = child.layers[place], child.hidden_size
     heads, n = layer.num_attention_heads * layer.head_dim, layer.intermediate_size
-    moments = _FLOAT32 * (3 * n**2 + 2 * n * width + reading.batch_tokens * (n + width))
     inputs = layer_input_sizes(teacher, child, plan.settings, place)
-    moments += max((_FLOAT32 * k * (whole - k) for k, whole, _ in inputs), default=0)
-    states = reading.states(3 * teacher.hidden_size + 7 * width + heads + n)
-    own = 3 * reading.size * layer_parameters(child.family, width, layer)
-    return Memory(weights=own, activations=plan.states + states, moments=moments)
+    mix = max((_FLOAT32 * k * (whole - k) for k, whole, _ in inputs), default=0)
+    states = plan.states + reading.states(teacher.hidden_size + 7 * width + heads + n)
+    own = 2 * reading.size * layer_parameters(child.family, width, layer)
+    summed = _FLOAT32 * (n**2 + n * width + reading.batch_tokens * (n + 3 * width))
+    for moments in (summed, 2 * _FLOAT32 * (n**2 + n * width)):
+        yield Memory(weights=own, activations=states, moments=mix + moments)
 
 
 def _layer_reading(

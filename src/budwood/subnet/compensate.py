@@ -156,10 +156,13 @@ def _corrections(
         assert moments is not None, "a regression needs moments"
 
         # What reads one input, or writes into one gap, is corrected one after the other.
-        @lru_cache(maxsize=1)
+        made = dict[str, Mix]()
+
         def mix(module: str) -> Mix:
-            mix.cache_clear()  # lets the last one go before this one is made
-            return inputs[module].mix(moments.input(module), teacher.device)
+            if module not in made:
+                made.clear()  # the last one goes before this one is made
+                made[module] = inputs[module].mix(moments.input(module), teacher.device)
+            return made[module]
 
         over = lru_cache(maxsize=1)(moments.gap)
         mixes, maps = (Lazy(readers, lambda name: mix(readers[name])), Lazy(writers, lambda name: over(writers[name])))

@@ -25,7 +25,7 @@ from budwood.models.tensors import State, fuse
 from budwood.subnet.ordering import OrderedTeacher
 from budwood.subnet.slicing import permute_within_groups, slice_tensor
 
-ROWS_TOGETHER = 8192
+ROWS_TOGETHER = 1024
 """Of a weight, that are folded at once."""
 
 

@@ -41,11 +41,15 @@ def trial_flops_per_token(teacher: Architecture, ran: Sequence[int], *, context:
 def pass_work(model: Architecture, *, num_tokens: int, context: int) -> Workload:
     """Return the work of the layers of a model that read text.
 
-    Beside products, a token takes about 4 numbers of a channel and one of a neuron in every layer.
+    Beside products, a token takes in every layer about 4 numbers of a channel, one of a neuron, and 3 of every score:
+    it is made, exponentiated and read.
     """
     flops = layer_flops_per_token(model, *model.layers, context=context)
-    beside = sum(4 * model.hidden_size + layer.intermediate_size for layer in model.layers)
-    return Workload(passes=float(num_tokens * flops), moved=num_tokens * beside)
+    beside = sum(
+        4 * model.hidden_size + layer.intermediate_size + 3 * layer.num_attention_heads * context
+        for layer in model.layers
+    )
+    return Workload(passes=float(num_tokens * flops), entries=num_tokens * beside)
 
 
 def calibration_work(model: Architecture, *, num_tokens: int, context: int) -> Workload:
@@ -55,7 +59,7 @@ def calibration_work(model: Architecture, *, num_tokens: int, context: int) -> W
     """
     scored = sum(19 * model.hidden_size + 4 * layer.intermediate_size for layer in model.layers)
     passed = pass_work(model, num_tokens=num_tokens, context=context)
-    return passed + Workload(moved=num_parameters(model) + num_tokens * scored)
+    return passed + Workload(entries=num_tokens * scored, moved=num_parameters(model))
 
 
 def elimination_work(model: Architecture, cost: Cost, *, context: int) -> Workload:
@@ -67,8 +71,8 @@ def elimination_work(model: Architecture, cost: Cost, *, context: int) -> Worklo
         context: tokens of a sequence.
     """
     whole = pass_work(model, num_tokens=1, context=context)
-    weights, logits = model.num_hidden_layers * num_parameters(model), cost.tokens * model.vocab_size
-    return Workload(passes=cost.flops, moved=weights + logits + cost.flops / whole.passes * whole.moved)
+    entries = cost.tokens * model.vocab_size + cost.flops / whole.passes * whole.entries
+    return Workload(passes=cost.flops, entries=entries, moved=model.num_hidden_layers * num_parameters(model))
 
 
 def maps_layers(teacher: Architecture, settings: Compensation) -> bool:
@@ -99,9 +103,9 @@ def moment_work(
     width, sizes = teacher.hidden_size, _input_sizes(teacher, child or teacher, settings)
     inputs = [n for k, n, _ in sizes if k < n or child is None]
     gaps = num_gaps if maps_layers(teacher, settings) else 0
-    solved = width**3 / 3 + 2 * width**3
     products = sum(2.0 * n**2 * num_tokens for n in inputs) + gaps * 4.0 * width**2 * num_tokens
-    return Workload(products=products, solves=gaps * solved, moved=sum(inputs) * num_tokens)
+    solved = Workload.solving(width**3 / 3 + 2 * width**3, width)
+    return Workload(products=products, entries=sum(inputs) * num_tokens) + solved.times(gaps)
 
 
 def solve_work(teacher: Architecture, child: Architecture, settings: Compensation, *, num_gaps: int) -> Workload:
@@ -117,45 +121,46 @@ def solve_work(teacher: Architecture, child: Architecture, settings: Compensatio
         num_gaps: runs of dropped layers that follow a kept one.
     """
     cut = [sizes for sizes in _input_sizes(teacher, child, settings) if sizes[0] < sizes[1]]
-    solves = sum(k**3 / 3 + 2 * k**2 * (n - k) for k, n, _ in cut)
+    solves = (Workload.solving(k**3 / 3 + 2 * k**2 * (n - k), k) for k, n, _ in cut)
     folds = sum(2.0 * k * (n - k) * rows for k, n, rows in cut)
     gaps = num_gaps if maps_layers(teacher, settings) else 0
     neurons = max(layer.intermediate_size for layer in teacher.layers)
-    return Workload(products=folds + gaps * 2 * child.hidden_size * teacher.hidden_size * neurons, solves=solves)
+    return sum(solves, Workload(products=folds + gaps * 2 * child.hidden_size * teacher.hidden_size * neurons))
 
 
 def refit_work(child: Architecture, *, num_tokens: int, context: int) -> Workload:
     """Return the work of fitting a child, beside the teacher's pass over the text.
 
     The child's layers run once, and their MLPs once more. A fit of E' targets to n entries takes 2n^2 + 2nE' for every
-    token, and n^3/3 + 2n^2E' to solve (Cholesky); to fold it into m rows that read it takes 2n^2m.
+    token, and n^3/3 + 2n^2E' to solve (Cholesky); to fold it into m rows that read it takes 2n^2m. Of a token every
+    entry is taken out, converted and weighted, and so is every target once it was made.
 
     Args:
         child: the child.
         num_tokens: of calibration text.
         context: tokens of a sequence.
     """
-    width, products, solves = child.hidden_size, 0.0, 0.0
-    passes = float(num_tokens * layer_flops_per_token(child, *child.layers, context=context))
-    num_mlp_in = len(family_of(child.family).mlp_in)
+    width, num_mlp_in = child.hidden_size, len(family_of(child.family).mlp_in)
+    work = pass_work(child, num_tokens=num_tokens, context=context)
     for spec in child.layers:
         heads, neurons = spec.num_attention_heads * spec.head_dim, spec.intermediate_size
         rows = heads + 2 * spec.num_key_value_heads * spec.head_dim + num_mlp_in * neurons
-        passes += 2.0 * num_tokens * (num_mlp_in + 1) * width * neurons
-        products += 2 * width**2 * rows
+        passes = 2.0 * num_tokens * (num_mlp_in + 1) * width * neurons
+        work += Workload(passes=passes, products=2 * width**2 * rows)
         for n in (width, heads, width, neurons):
-            products += (2 * n**2 + 2 * n * width) * num_tokens
-            solves += n**3 / 3 + 2 * n**2 * width
-    return Workload(passes=passes, products=products, solves=solves)
+            each = Workload(products=2 * n**2 + 2 * n * width, entries=3 * n + 4 * width)
+            work += each.times(num_tokens) + Workload.solving(n**3 / 3 + 2 * n**2 * width, n)
+    return work
 
 
 def layout_work(teacher: Architecture, child: Architecture, settings: Compensation, *, num_passes: int) -> Workload:
     """Return the work of reading a teacher's weights and laying out a child's.
 
-    A weight is read and permuted along two axes, for every pass over text and for the child. One that is corrected is
-    gathered and converted. Of a moment all entries are made, and about half of them gathered. The child is copied,
-    written and read again, and read and converted for each run of its proof. To turn the values of a layer into their
-    singular basis takes 8E^2S in float64.
+    A weight of a layer is permuted along two axes, for every pass over text and for the child; one of an embedding is
+    checked and permuted along one. One that is corrected is gathered and converted. Of a moment all entries are made
+    and divided, and about half of them gathered. The child is copied, written and read again, and read and converted
+    for each run of its proof. To turn the values of a layer into their singular basis takes 8E^2S in float64, and its
+    weights are converted, laid out and multiplied, to and fro.
 
     Args:
         teacher: what is cut; its layers are taken to be alike where the child keeps only some.
@@ -163,13 +168,16 @@ def layout_work(teacher: Architecture, child: Architecture, settings: Compensati
         settings: which corrections are made.
         num_passes: times that the teacher reads text.
     """
+    width = teacher.hidden_size
     layers = (*teacher.layers * num_passes, *teacher.layers[: child.num_hidden_layers])
-    tables = teacher.vocab_size * teacher.hidden_size * (1 if teacher.tie_word_embeddings else 2)
-    read = tables + sum(layer_parameters(teacher.family, teacher.hidden_size, layer) for layer in layers)
+    num_tables = num_passes + (1 if teacher.tie_word_embeddings else 2)
+    read = num_tables * teacher.vocab_size * width
+    read += sum(layer_parameters(teacher.family, width, layer) for layer in layers)
     inputs = [(n, rows) for k, n, rows in _input_sizes(teacher, child, settings) if k < n]
-    moved = 3 * read + 2 * sum(n * rows for n, rows in inputs) + 1.5 * sum(n**2 for n, _ in inputs)
-    turned = sum(8.0 * teacher.hidden_size**2 * layer.head_dim for layer in layers)
-    return Workload(solves=_DOUBLE * turned, moved=moved + 6 * num_parameters(child))
+    moved = 2 * read + 2 * sum(n * rows for n, rows in inputs) + 2.5 * sum(n**2 for n, _ in inputs)
+    turned = sum(8.0 * width**2 * layer.head_dim for layer in layers)
+    values = sum((layer.num_attention_heads + layer.num_key_value_heads) * layer.head_dim * width for layer in layers)
+    return Workload(products=_DOUBLE * turned, moved=moved + 6 * values + 6 * num_parameters(child))
 
 
 def _input_sizes(teacher: Architecture, child: Architecture, settings: Compensation) -> Iterator[tuple[int, int, int]]:

@@ -125,13 +125,16 @@ class StreamedMoments:
         return self._inputs.pop(module)
 
     def gap(self, gap: Gap) -> Tensor:
-        """Return [H, H] the map over a gap; the text is read up to its end."""
+        """Return [H, H] the map over a gap, once; the text is read up to its end."""
         start, end = gap
         self._inputs = {}
         while self._stream.depth < end:
             self._read_layer()
         assert self._stream.depth == end, f"the text was read to layer {self._stream.depth}, past the gap {gap}"
-        return self._starts[start].map(self._stream.states, self._ridge)
+        over = self._starts[start].map(self._stream.states, self._ridge)
+        if (start, end) == max(gap for gap in self._gaps if gap[0] == start):
+            del self._starts[start]  # no later gap begins there
+        return over
 
     @torch.no_grad()
     def _read_layer(self) -> None:

@@ -16,7 +16,8 @@ from torch.nn import functional
 from tqdm import tqdm
 from transformers import PretrainedConfig
 
-from budwood.arch.family import Family, Module, layer_lengths
+from budwood.arch.family import Family, Module, family_of, layer_lengths
+from budwood.arch.spec import Architecture
 from budwood.models.checkpoint import build_empty
 from budwood.models.stream import LayerStream, States, fill, headless, hollow, inputs_of, outputs_of
 from budwood.models.tensors import State, fuse, part_of
@@ -26,7 +27,6 @@ from budwood.subnet.ordering import OrderedTeacher
 from budwood.subnet.regression import regress_tokens, token_weights
 
 
-@torch.no_grad()
 def fitted_layers(
     made: Iterator[State],
     config: PretrainedConfig,
@@ -46,38 +46,38 @@ def fitted_layers(
         ridge: of the regressions, relative to the unit variance of features.
     """
     family, depth, scale = teacher.family, teacher.architecture.num_hidden_layers, residual_scale(teacher)
-    part = next(made)
+    # What is handed over is not kept.
+    parts = [next(made)]
     model = headless(hollow(build_empty(config), family.decoder, teacher.device, teacher.dtype))
-    fill(model, {name: weight.to(teacher.dtype) for name, weight in part.items()})
+    fill(model, {name: weight.to(teacher.dtype) for name, weight in parts[0].items()})
 
     def read(_: int) -> State:
-        return fuse({name: weight.to(teacher.dtype) for name, weight in part.items()}, cut.architecture)
+        return fuse({name: weight.to(teacher.dtype) for name, weight in parts[0].items()}, cut.architecture)
 
     own = LayerStream(model, family.decoder, batches, read)
-    yield part
-    part = State()  # not kept while the next one is made
+    yield parts.pop()
     whole = teacher_stream(teacher, batches)
     kept, hidden = cut.kept_layers, cut.layers[0].axes["hidden"]
     bar = tqdm(zip(kept, [*kept[1:], depth], strict=True), total=len(kept), desc="refit", unit="layer")
     for position, (layer, following) in enumerate(bar):
-        part = next(made)
-        whole.advance(layer)
-        before = _channels(whole.states, hidden)
-        with outputs_of(whole.next_layer().get_submodule(family.mlp_out.name)) as written:
-            whole.advance(layer + 1)
-        between = [after - scale * added for after, added in zip(whole.states, written, strict=True)]
-        whole.advance(following)
-        wanted = _Wanted(before, _channels(between, hidden), _channels(whole.states, hidden))
+        parts.append(next(made))
+        wanted = _wanted(whole, family.mlp_out.name, (layer, following), scale, hidden)
         returned = _fit_layer(family, own, wanted, ridge, scale)
-        lengths, own_layer = layer_lengths(cut.architecture.layers[position]), own.next_layer()
-        for module in (*family.readers, family.output, family.mlp_out):
-            weight = _linear(own_layer, module).weight.data
-            fitted = part_of(weight, module, family, lengths) if module.inside else weight
-            name = family.layer_weight(position, module)
-            part[name] = fitted.to(part[name].dtype)
+        parts[0] |= _weights_of(own.next_layer(), parts[0], cut.architecture, position)
+        del wanted
         own.pass_on(returned)
-        yield part
-        part = State()
+        yield parts.pop()
+
+
+def _weights_of(layer: nn.Module, part: State, architecture: Architecture, position: int) -> State:
+    """Return what was fitted in a layer of a child, in the precision of its part."""
+    family, lengths = family_of(architecture.family), layer_lengths(architecture.layers[position])
+    fitted = State()
+    for module in (*family.readers, family.output, family.mlp_out):
+        weight, name = _linear(layer, module).weight.data, family.layer_weight(position, module)
+        own = part_of(weight, module, family, lengths) if module.inside else weight
+        fitted[name] = own.to(part[name].dtype)
+    return fitted
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,21 @@ class _Wanted:
     """Behind its MLP and the layers that are dropped after it."""
 
 
+def _wanted(whole: LayerStream, path: str, layers: tuple[int, int], scale: float, hidden: Sequence[int]) -> _Wanted:
+    """Read the text up to a layer, then up to the next one that is kept, and return what a child would need of it."""
+    layer, following = layers
+    whole.advance(layer)
+    before = _channels(whole.states, hidden)
+    with outputs_of(whole.next_layer().get_submodule(path)) as written:
+        whole.advance(layer + 1)
+    streams = zip(_channels(whole.states, hidden), _channels(written, hidden), strict=True)
+    between = [after - scale * added for after, added in streams]
+    written.clear()
+    whole.advance(following)
+    return _Wanted(before, between, _channels(whole.states, hidden))
+
+
+@torch.no_grad()
 def _fit_layer(family: Family, own: LayerStream, wanted: _Wanted, ridge: float, scale: float) -> States:
     """Fit the next layer of a child, and return the stream behind it."""
     layer, came = own.next_layer(), own.states
@@ -132,7 +147,7 @@ def _fit_readers(
     features = [normed(states) for states in streams[0]]
     missing = (normed(goal).float() - came.float() for came, goal in zip(features, streams[1], strict=True))
     # A norm leaves nothing massive: first positions count like all others.
-    change = regress_tokens(features, missing, [torch.ones(())] * len(features), ridge, first=0)
+    change = regress_tokens(features, missing, [torch.ones(1, 1, 1)] * len(features), ridge, first=0)
     for module in {_linear(layer, reader) for reader in readers}:
         module.weight.data = module.weight.data + (module.weight.data.float() @ change).to(module.weight.dtype)
 

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
+from budwood.models.device import release_memory
+
 # Shape legend: N sequences, T tokens of a sequence, n entries of an input, k features, m targets.
 
 _TINY = 1e-12
@@ -62,20 +64,37 @@ def regress_tokens(
     Args:
         read: [N, T, n] features of every batch.
         missing: [N, T, m] what they are to predict.
-        weights: roots of what tokens count, [N, T, 1] or of all.
+        weights: [N, T, 1] roots of what tokens count, in float32.
         ridge: relative to the unit variance of features.
         first: positions at the beginning of a sequence that do not count.
     """
+    sums, tokens = _sums(read, missing, weights, first)
+    release_memory()  # batches in float32 have left holes
+    held = first_direction(torch.cat([features[:, 0].float() for features in read]))
+    # Handed over, for a moment to go once it is factored.
+    return regress(sums.pop().div_(tokens), sums.pop().div_(tokens), ridge, held).T.float()
+
+
+def _sums(
+    read: Sequence[Tensor], missing: Iterable[Tensor], weights: Sequence[Tensor], first: int
+) -> tuple[list[Tensor], int]:
+    """Return [n, m] and [n, n] sums of the products of targets and features, and of features, over so many tokens."""
     moment, target, tokens = torch.zeros(()), torch.zeros(()), 0
     for features, lacks, weight in zip(read, missing, weights, strict=True):
-        x, y = ((each.float() * weight.to(each.device))[:, first:].flatten(0, 1) for each in (features, lacks))
+        x, y = (_weighted(each, weight.to(each.device), first) for each in (features, lacks))
         if not tokens:
             moment, target = x.new_zeros(x.shape[1], x.shape[1]), x.new_zeros(x.shape[1], y.shape[1])
         moment.addmm_(x.T, x)
         target.addmm_(x.T, y)
         tokens += len(x)
-    held = first_direction(torch.cat([features[:, 0].float() for features in read]))
-    return regress(moment.div_(tokens), target.div_(tokens), ridge, held).T.float()
+        del x, y
+    return [target, moment], tokens
+
+
+def _weighted(each: Tensor, weight: Tensor, first: int) -> Tensor:
+    """Return [N(T - first), n] what counts of [N, T, n] entries, in float32, times [N, T, 1] weights."""
+    taken = each[:, first:].to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    return taken.mul_(weight[:, first:]).flatten(0, 1)
 
 
 def token_weights(stream: Sequence[Tensor]) -> list[Tensor]:
