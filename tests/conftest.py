@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -34,6 +35,11 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     sharing = {item.path for item in items if "finished" in item.fixturenames}
     items.sort(key=lambda item: (item.path not in slow, item.path in sharing))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported out of every later garbage collection."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
