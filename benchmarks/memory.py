@@ -42,7 +42,7 @@ from budwood.models.device import Compute, release_memory
 from budwood.models.teacher import byte_tokenizer
 from budwood.records.workload import Workload
 from budwood.reporting.streaming import TextReading, cut_memory
-from budwood.study.costs import Extent, cut_work, forward_of, proof_cost
+from budwood.study.costs import Correction, Extent, forward_of, proof_cost
 from budwood.subnet.compensate import cut_out, gaps_of, write_cut
 from budwood.subnet.extract import extract_child, resolve
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
@@ -221,7 +221,8 @@ def planned_work(folder: Path, gaps: int, arguments: argparse.Namespace) -> Work
     teacher, text = read_architecture(folder), text_of(arguments)
     child = half_of(teacher).architecture(teacher)
     proof = proof_cost(forward_of(child), probe_lengths(text.length))
-    return cut_work(teacher, child, gaps, corrections(arguments), text, text) + Workload(products=proof.flops)
+    cut = Correction(teacher, child, gaps, corrections(arguments), text, text)
+    return cut.work() + Workload(products=proof.flops)
 
 
 def corrections(arguments: argparse.Namespace) -> Compensation:
