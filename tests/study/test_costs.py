@@ -68,13 +68,15 @@ def test_a_refit_costs_a_pass_of_the_teacher_and_the_fits_of_the_childs_layers()
 def test_the_work_of_ranking_by_hand() -> None:
     """Three layers of 8 channels, 10 neurons and 4 heads make 4 x 8 + 10 + 3 x 4 x 7 numbers of a token; 11 words.
 
-    Scores take 19 x 8 + 4 x 10 more. Trials are of 21 tokens, in two of them all layers run.
+    Scores take 19 x 8 + 4 x 10 more. Trials are of 21 tokens; in two of them all layers run, in six the head.
     """
     passed, count = 21 * layer_flops_per_token(TEACHER, *TEACHER.layers, context=7), num_parameters(TEACHER)
     scored = calibration_work(TEACHER, num_tokens=21, context=7)
     assert scored == Workload(passes=passed, entries=21 * 3 * (126 + 192), moved=count)
-    cost = Cost(stage="elimination", flops=2 * passed, tokens=6 * 21)
-    expected = Workload(passes=2 * passed, entries=pytest.approx(6 * 21 * 11 + 2 * 21 * 3 * 126), moved=3 * count)
+    head = 6 * 21 * 2 * 11 * 8
+    cost = Cost(stage="elimination", flops=2 * passed + head, tokens=6 * 21)
+    entries = pytest.approx(6 * 21 * 11 + 2 * 21 * 3 * 126)
+    expected = Workload(passes=2 * passed + head, entries=entries, moved=3 * count)
     assert elimination_work(TEACHER, cost, context=7) == expected
 
 

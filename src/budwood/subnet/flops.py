@@ -71,7 +71,8 @@ def elimination_work(model: Architecture, cost: Cost, *, context: int) -> Worklo
         context: tokens of a sequence.
     """
     whole = pass_work(model, num_tokens=1, context=context)
-    entries = cost.tokens * model.vocab_size + cost.flops / whole.passes * whole.entries
+    logits = cost.tokens * model.vocab_size
+    entries = logits + (cost.flops - 2 * model.hidden_size * logits) / whole.passes * whole.entries
     return Workload(passes=cost.flops, entries=entries, moved=model.num_hidden_layers * num_parameters(model))
 
 
