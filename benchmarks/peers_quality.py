@@ -24,6 +24,7 @@ missing.
 
 import argparse
 import json
+import math
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -247,12 +248,15 @@ class Bench:
     def _swept(self, size: str, tool: str, rate: float) -> float:
         def sweep() -> Row:
             # Another order of the text than the runs have.
-            model = self._trained(size, tool, rate, self.scale.schedule(self.scale.sweep_tokens, seed=1000))
+            try:
+                model = self._trained(size, tool, rate, self.scale.schedule(self.scale.sweep_tokens, seed=1000))
+            except FloatingPointError:
+                return {"nats": math.inf}
             return {"nats": float(np.mean(self.losses(model, "choice")))}
 
-        nats = remembered(self.folder(size, tool) / f"rate-{rate:g}.json", sweep)["nats"]
+        nats = float(remembered(self.folder(size, tool) / f"rate-{rate:g}.json", sweep)["nats"])
         sys.stderr.write(f"{size} {tool} at {rate:g}: {nats:.3f} nats on the text of the choice\n")
-        return float(nats)
+        return nats
 
     def _trained(self, size: str, tool: str, rate: float, schedule: Schedule) -> Checkpoint:
         start = Checkpoint.open(self.folder(size, tool) / "model")
