@@ -371,9 +371,11 @@ def test_the_command_line_refuses_runners_and_reads_local_credentials_in_every_e
         + "    def after_catalog_created(self, conf_creds):\n"
         + "        print('SEEN', os.environ['HF_TOKEN'], conf_creds)\n\n\nHOOKS = (*HOOKS, Say())\n"
     )
+    store = project / "data/09_tracking/mlflow.db"
+    store.unlink()
     done = kedro(project, "run", "--env=smoke", "--runner=ThreadRunner", "--pipelines=plan")
     output = done.stdout + done.stderr
     assert done.returncode != 0
     assert "runner ThreadRunner: nodes share one machine and run one by one; use SequentialRunner" in output
     assert "SEEN hf_local {'hugging_face': {'token': 'hf_local'}, 'other': {'key': 1}}" in output
-    assert not (project / "data/09_tracking/mlflow.db").exists()
+    assert not store.exists()
