@@ -24,8 +24,10 @@ def browser(need: Callable, tmp_path: Path) -> Iterator[Chrome]:
 
 
 def test_the_report_draws_every_figure_offline(browser: Chrome, finished: Path):
-    browser.get((finished / "data/smoke/08_reporting/report.html").as_uri())
-    figures = browser.find_elements(*css("figure .plotly-graph-div"))
+    report = finished / "data/smoke/08_reporting/report.html"
+    assert report.is_file()
+    browser.get(report.as_uri())
+    figures = wait_for(browser, lambda: browser.find_elements(*css("figure .plotly-graph-div")))
     assert len(figures) >= 7
     for figure in figures:
         wait_for(browser, lambda figure=figure: figure.find_elements(*css(".main-svg")))

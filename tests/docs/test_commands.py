@@ -98,7 +98,8 @@ CHANGES = {
            logits: {all: {loss: full}, top: {top_k: 16}},
            teachers: {whole: {}, part: {subnet: {bin: half, space: coarse_uniform}}}}
         """,
-    "gpus": "{engine: {compile: false}, measurement: {device: cpu}}",
+    # The launcher's `auto` is as many processes as there are cores, whose number must divide the batch.
+    "gpus": "{engine: {compile: false, launcher: torchrun --nproc-per-node 1}, measurement: {device: cpu}}",
 }
 """What the environments change of the smoke environment; that of several GPUs also has what its page shows."""
 
