@@ -28,6 +28,7 @@ from study import SHAPES
 
 import budwood
 from budwood import Checkpoint, Compensation, Schedule, Selection, SpaceSettings, Study
+from budwood.evaluation.statistics import mean_and_error
 from budwood.models.losses import sequence_losses
 from budwood.records.files import write_atomically
 
@@ -138,7 +139,7 @@ class Bench:
 
 def mean(values: list[float] | np.ndarray) -> list[float]:
     """Return mean and standard error, rounded."""
-    return [round(float(np.mean(values)), 3), round(float(np.std(values, ddof=1) / len(values) ** 0.5), 3)]
+    return [round(part, 3) for part in mean_and_error(values)]
 
 
 def main() -> None:

@@ -23,13 +23,15 @@ import numpy as np
 import torch
 from quickstart import CACHE_DIR, MEASUREMENT, WIKIPEDIA, open_quickstart, refitting, windows
 from search import UNTRAINED, UNTRAINED_SPACE
+from study import SHAPES
 
 import budwood
 from budwood import BinSettings, Checkpoint, DistillationSettings, RateSweep, Schedule, Study
+from budwood.evaluation.statistics import mean_and_error
 from budwood.models.losses import sequence_losses
 
 BINS = {
-    "quarter": BinSettings(low=31_947_314, high=35_310_190),
+    "quarter": BinSettings(low=SHAPES["quarter"][1].low, high=SHAPES["quarter"][1].high),
     "eighth": BinSettings(low=15_973_656, high=17_655_094),
 }
 NUM_REFIT, NUM_SEQUENCES = 80, 32
@@ -95,10 +97,7 @@ def main() -> None:
             less = found_losses - base
             facts["nats"][tokens] = round(float(found_losses.mean()), 3)
             facts["flops"][tokens] = sum(cost.flops for cost in trained.record.costs)
-            facts["less_staged"][tokens] = [
-                round(float(less.mean()), 3),
-                round(float(less.std(ddof=1) / len(less) ** 0.5), 3),
-            ]
+            facts["less_staged"][tokens] = [round(part, 3) for part in mean_and_error(less)]
             sys.stderr.write(f"{name}: {json.dumps(facts)}\n")
         result[name] = facts
     sys.stdout.write(json.dumps(result) + "\n")

@@ -18,8 +18,8 @@ from budwood.study import sweep
 from budwood.study.defaults import ARM_SETTINGS
 from budwood.study.plan import plan
 from budwood.study.settings import ProtocolSettings
-from budwood.study.stage import Workspace
-from budwood.study.sweep import MAX_BEYOND, SweepText, next_rate
+from budwood.study.stage import Stage, Workspace
+from budwood.study.sweep import MAX_BEYOND, SweepRates, SweepText, next_rate
 from budwood.study.text import Windows
 from budwood.study.training import TrainArm
 from budwood.training.job import TrainingJob
@@ -70,6 +70,16 @@ def test_the_edge_of_what_is_stable_is_doubted() -> None:
         assert swept(4.0, 3.0, last).doubts == "2 is at the edge of what is stable: at 3 nothing is learned"
     with pytest.raises(ValueError, match=r"training diverges at each of the rates \[1.0, 2.0, 3.0\]: try lower ones"):
         _ = swept(None, None, None).best
+
+
+def test_a_short_run_shows_in_no_tracker_and_keeps_no_branch(stages: list[Stage], tmp_path: Path) -> None:
+    """All short runs of a sweep would be one run of a tracker."""
+    (own,) = [stage.job for stage in stages if isinstance(stage, SweepRates)]
+    engine = own.engine.model_copy(update={"report_to": ("wandb",), "kept_checkpoints": 7})
+    brief = own.model_copy(update={"engine": engine, "branch_folder": tmp_path}).brief(WORDS, tmp_path / "run")
+    assert (brief.engine.report_to, brief.engine.kept_checkpoints) == ((), 7)
+    assert (brief.schedule, brief.output_folder, brief.branch_folder) == (WORDS, tmp_path / "run", None)
+    assert (brief.heldout_windows, brief.learning_rate, brief.frozen_batch) == (1, own.learning_rate, False)
 
 
 def test_the_rates_of_a_sweep_rise() -> None:

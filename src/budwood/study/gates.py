@@ -34,7 +34,7 @@ from budwood.training.job import TrainingJob
 from budwood.training.launch import run_job
 from budwood.training.objectives import Objective
 from budwood.training.student import Student
-from budwood.training.teacher import asked_architecture
+from budwood.training.teacher import teacher_beside
 
 START_TOLERANCE = 1e-3
 """Nats by which a student's loss may differ from its certificate's; float32 on another device differs by less."""
@@ -203,15 +203,11 @@ class OverfitBatch(Stage[list[Gate]]):
     def run(self, work: Work) -> list[Gate]:
         """Train, and compare the last loss with the first."""
         started, brief = time.perf_counter(), gate_costs.overfit_schedule(self.job.schedule)
-        changes = {"schedule": brief, "heldout_windows": 1, "branch_folder": None, "frozen_batch": True}
-        job = self.job.model_copy(update=changes | {"output_folder": work.folder / "run"})
+        job = self.job.brief(brief, work.folder / "run", frozen_batch=True)
         run_job(job, no_tracking, {})
         losses = [row["train_loss"] for row in read_curve(job.output_folder) if "train_loss" in row]
         shutil.rmtree(job.output_folder)
-        settings = self.job.distillation
-        taught = settings is not None and settings.teacher == "live"
-        teacher = asked_architecture(self.job.teacher_folder, settings) if taught else None
-        cost = gate_costs.overfit_cost(self.student, teacher, self.job.schedule)
+        cost = gate_costs.overfit_cost(self.student, teacher_beside(self.job), self.job.schedule)
         gate = Gate(
             name="loss on one batch, seen over and over, against its first",
             value=losses[-1] / losses[0],

@@ -23,7 +23,7 @@ from budwood.training.job import TrainingJob
 from budwood.training.launch import run_job
 from budwood.training.run import MODEL
 from budwood.training.settings import RateSweep, Schedule
-from budwood.training.teacher import asked_architecture
+from budwood.training.teacher import teacher_beside
 
 MAX_BEYOND = 3
 """Rates that are tried beyond those that are named."""
@@ -97,8 +97,8 @@ class SweepRates(Stage[SweptRates]):
 
     def _loss(self, rate: float, work: Work) -> float | None:
         """Return the loss after a short run at a rate; None where it diverges."""
-        changes = {"schedule": self.text.schedule, "learning_rate": rate, "heldout_windows": 1, "branch_folder": None}
-        job = self.job.model_copy(update=changes | {"output_folder": work.folder / f"run-{rate:g}"})
+        brief = self.job.brief(self.text.schedule, work.folder / f"run-{rate:g}")
+        job = brief.model_copy(update={"learning_rate": rate})
         try:
             run_job(job, no_tracking, {})
         except FloatingPointError:
@@ -113,11 +113,10 @@ class SweepRates(Stage[SweptRates]):
         return float(sequence_losses(loaded, self.text.choice.read()).mean())
 
     def _record(self, found: Mapping[float, float], untrained: float, seconds: float) -> SweptRates:
-        rates, distillation = tuple(sorted(found)), self.job.distillation
-        taught = distillation is not None and distillation.teacher == "live"
+        rates = tuple(sorted(found))
         cost = sweep_cost(
             forward_of(self.student),
-            asked_architecture(self.job.teacher_folder, distillation) if taught else None,
+            teacher_beside(self.job),
             self.text.schedule,
             self.text.choice.extent,
             num_rates=len(rates),

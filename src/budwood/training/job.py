@@ -64,6 +64,18 @@ class TrainingJob(Strict):
         with naming(f"{file.resolve()} is not a training job", OSError, ValueError):
             return cls.model_validate_json(file.read_bytes())
 
+    def brief(self, schedule: Schedule, folder: Path, *, frozen_batch: bool = False) -> Self:
+        """Return a short run that only shows how training goes: it keeps no branch, and no tracker shows it.
+
+        Args:
+            schedule: of the short run.
+            folder: belongs to it alone.
+            frozen_batch: whether every step reads the batch of the first one.
+        """
+        changes = {"schedule": schedule, "output_folder": folder, "frozen_batch": frozen_batch}
+        engine = self.engine.model_copy(update={"report_to": ()})
+        return self.model_copy(update=changes | {"heldout_windows": 1, "branch_folder": None, "engine": engine})
+
     @model_validator(mode="after")
     def _one_model(self) -> Self:
         if (self.model_folder is None) == (self.architecture is None):

@@ -43,7 +43,7 @@ from budwood.training.optimizer import muon_with_adamw
 from budwood.training.order import reading_order
 from budwood.training.progress import Meter
 from budwood.training.student import Student
-from budwood.training.teacher import asked_architecture, student_architecture
+from budwood.training.teacher import student_architecture, teacher_beside
 from budwood.training.trackers import name_of, own_run
 
 RUN_FILE = "result.json"
@@ -217,7 +217,7 @@ def training_arguments(job: TrainingJob, compute: Compute, student: PreTrainedMo
         ignore_data_skip=True,
         remove_unused_columns=False,
         seed=schedule.seed,
-        report_to="none" if job.frozen_batch else list(job.engine.report_to) or "none",
+        report_to=list(job.engine.report_to) or "none",
         run_name=name_of(job),
         disable_tqdm=True,
         dataloader_pin_memory=compute.device.type == "cuda",
@@ -341,10 +341,8 @@ def _flops_per_token(job: TrainingJob, *, causal: bool = False) -> tuple[int, in
     """Return the FLOPs of a training step per token: the student's, and those of a teacher that runs beside it."""
     context = job.schedule.sequence_length
     student = training_flops_per_token(student_architecture(job), context=context, causal=causal)
-    if job.distillation is None or job.distillation.teacher != "live":
-        return student, 0
-    teacher = asked_architecture(job.teacher_folder, job.distillation)
-    return student, forward_flops_per_token(teacher, context=context, causal=causal)
+    teacher = teacher_beside(job)
+    return student, forward_flops_per_token(teacher, context=context, causal=causal) if teacher else 0
 
 
 def _run(job: TrainingJob, compute: Compute, seconds: float, meter: Meter) -> Run:

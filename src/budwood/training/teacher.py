@@ -281,6 +281,13 @@ def asked_architecture(folder: Path, settings: DistillationSettings | None) -> A
     return with_tail(read_architecture(folder), settings, num_dropped_ids(folder))
 
 
+def teacher_beside(job: TrainingJob) -> Architecture | None:
+    """Return the architecture of the teacher that runs beside the student of a job; None without one."""
+    if job.distillation is None or job.distillation.teacher != "live":
+        return None
+    return asked_architecture(job.teacher_folder, job.distillation)
+
+
 def num_rows(folder: Path) -> int:
     """Return the tokens that a model has logits of: those of its tokenizer, and often some that pad them."""
     return int(load_config(folder)["vocab_size"])
