@@ -14,9 +14,9 @@ SCHEMES = {
 FONT = 'font-family="system-ui, -apple-system, Segoe UI, sans-serif" font-size="13"'
 WIDTH, LEFT, RIGHT = 480, 186, 356
 """Narrow, so that the text can be read on a phone."""
-TOP, ROW, BOTTOM = 70, 32, 34
+TOP, ROW, BOTTOM = 70, 32, 56
 TICKS = (5.0, 5.5, 6.0, 6.5, 7.0)
-FOOT, LOSSES, TOKENS = 330, (4.5, 5.0, 5.5, 6.0, 6.5, 7.0), (100_000, 200_000, 500_000, 1_000_000)
+FOOT, MOST, ADVANTAGES, TOKENS = 330, 1.5, (0.0, 0.5, 1.0), (100_000, 200_000, 500_000)
 
 
 def draw(result: dict[str, Any], scheme: str) -> str:
@@ -34,23 +34,36 @@ def draw(result: dict[str, Any], scheme: str) -> str:
 
 
 def draw_lead(result: dict[str, Any], scheme: str) -> str:
-    """Return losses against training tokens as SVG, with tokens on a logarithmic axis."""
+    """Return advantages with their errors against training tokens as SVG, with tokens on a logarithmic axis."""
     colours = SCHEMES[scheme]
-    parts = _head(result, FOOT + 50, colours)
-    for loss in LOSSES:
-        parts.append(f'<path d="M44 {_loss_y(loss)}H{RIGHT}" stroke="{colours["grid"]}"/>')
-        parts.append(_text(36, _loss_y(loss) + 5, f"{loss:g}", colours["faint"], 'text-anchor="end" font-size="13"'))
+    parts = _head(result, FOOT + BOTTOM, colours)
+    for advantage in ADVANTAGES:
+        y = _advantage_y(advantage)
+        parts.append(f'<path d="M44 {y}H{RIGHT}" stroke="{colours["grid"]}"/>')
+        parts.append(_text(36, y + 5, f"{advantage:g}", colours["faint"], 'text-anchor="end" font-size="13"'))
     for tokens in TOKENS:
         label = f"{tokens / 1e6:g}M"
         x = _tokens_x(tokens)
-        parts.append(_text(x, FOOT + 24, label, colours["faint"], 'text-anchor="middle" font-size="13"'))
-    for arm in result["arms"]:
-        places = [(_tokens_x(x), _loss_y(y)) for x, y in zip(result["tokens"], arm["losses"], strict=False)]
-        colour, path = colours[arm["kind"]], "L".join(f"{x} {y}" for x, y in places)
-        parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2.5"/>')
-        parts += [f'<circle cx="{x}" cy="{y}" r="5" fill="{colour}"/>' for x, y in places]
-        parts.append(_text(places[-1][0] + 12, places[-1][1] + 5, arm["start"], colours["text"], ""))
+        parts.append(_text(x, FOOT + 22, label, colours["faint"], 'text-anchor="middle" font-size="13"'))
+    _, below, above = result["arms"]
+    xs = [_tokens_x(tokens) for tokens in result["tokens"]]
+    parts += _line(above, xs, colours, labels=(-2, -10, "start")) + _line(below, xs, colours, labels=(2, 20, "end"))
     return "\n".join([*parts, "</svg>", ""])
+
+
+def _line(arm: dict[str, Any], xs: list[float], colours: dict[str, str], labels: tuple[int, int, str]) -> list[str]:
+    """Return the line of an arm, with a bar and a label for every point; labels lie so far right of it and below."""
+    colour, points = colours["ours"], list(zip(xs, arm["advantages"], arm["errors"], strict=True))
+    path = "L".join(f"{x} {_advantage_y(advantage)}" for x, advantage, _ in points)
+    parts = [f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>']
+    for x, advantage, error in points:
+        y, low, high = (_advantage_y(value) for value in (advantage, advantage - error, advantage + error))
+        bar = f"M{x} {low}V{high}M{x - 5} {low}H{x + 5}M{x - 5} {high}H{x + 5}"
+        parts.append(f'<path d="{bar}" stroke="{colour}" stroke-width="2"/>')
+        parts.append(f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>')
+        label, (right, down, anchor) = f"{advantage:.3f} ± {error:.3f}", labels
+        parts.append(_text(x + right, y + down, label, colours["text"], f'text-anchor="{anchor}"'))
+    return [*parts, _text(xs[-1] + 12, _advantage_y(arm["advantages"][-1]) + 5, arm["start"], colours["text"], "")]
 
 
 def _head(result: dict[str, Any], height: int, colours: dict[str, str]) -> list[str]:
@@ -60,15 +73,16 @@ def _head(result: dict[str, Any], height: int, colours: dict[str, str]) -> list[
         f"<title>{result['title']}: {result['subtitle']}</title>",
         _text(8, 26, result["title"], colours["text"], 'font-size="15" font-weight="600"'),
         _text(8, 48, result["subtitle"], colours["faint"], 'font-size="13"'),
+        _text(8, height - 10, result["note"], colours["faint"], 'font-size="13"'),
     ]
 
 
 def _tokens_x(tokens: float) -> float:
-    return round(60 + math.log(tokens / TOKENS[0], TOKENS[-1] / TOKENS[0]) * (RIGHT - 75), 1)
+    return round(140 + math.log(tokens / TOKENS[0], TOKENS[-1] / TOKENS[0]) * (RIGHT - 166), 1)
 
 
-def _loss_y(loss: float) -> float:
-    return round(FOOT - (loss - LOSSES[0]) / (LOSSES[-1] - LOSSES[0]) * (FOOT - TOP - 10), 1)
+def _advantage_y(advantage: float) -> float:
+    return round(FOOT - advantage / MOST * (FOOT - TOP - 10), 1)
 
 
 def _row(row: dict[str, Any], y: int, colours: dict[str, str]) -> list[str]:

@@ -36,8 +36,14 @@ def test_figures_and_tables_have_the_same_numbers():
         tokens: next(line for line in advantage.splitlines() if f"| {tokens:,} | " in line) for tokens in lead["tokens"]
     }
     for arm in lead["arms"]:
-        for tokens, loss in zip(lead["tokens"], arm["losses"], strict=False):
+        for tokens, loss in zip(lead["tokens"], arm["losses"], strict=True):
             assert f"| {loss:.3f} |" in rows[tokens]
+    random, *cuts = lead["arms"]
+    for cut in cuts:
+        points = zip(lead["tokens"], random["losses"], cut["losses"], cut["advantages"], cut["errors"], strict=True)
+        for tokens, without, loss, advantage, error in points:
+            assert f"| {loss:.3f} | {advantage:.3f} ± {error:.3f} |" in rows[tokens]
+            assert advantage == pytest.approx(without - loss, abs=0.0016)  # three rounded numbers
 
 
 @pytest.fixture(scope="module")
