@@ -107,7 +107,7 @@ class SpaceSettings(Ordering):
     servable: tuple[ServingEngine, ...] = ()
     """Only sub-networks that these engines serve: `vllm`, `llama.cpp`."""
     compensation: Compensation | None = None
-    """Closed-form corrections of the exported sub-network; `{}` makes all of them."""
+    """Closed-form corrections of the exported sub-network; `{}` makes all of them except the refit."""
 
     @model_validator(mode="after")
     def _native_layers_are_alike(self) -> Self:
