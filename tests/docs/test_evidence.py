@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from markdown.extensions.toc import slugify
 from projects import ROOT
-from shown import DOCS, PAGES
+from shown import DOCS, FENCE, PAGES
 
 INDEX = DOCS / "evidence/index.md"
 MEASURED = sorted({*INDEX.parent.glob("*.md")} - {INDEX})
@@ -19,6 +19,17 @@ MAY_LACK_A_SCRIPT = {
     "search.md#what-servable-costs",
     "speed.md#quantised-files",
 }
+ELSEWHERE = [page for page in PAGES if page.parent != INDEX.parent and page.name != "CHANGELOG.md"]
+FIGURE = re.compile(r"\d nats\b|± [\d.]+(?![\d.]* %)")
+"""What was measured. The width of a bin, `± 5 %`, was not."""
+NO_FIGURES = re.compile(
+    r"at most 0\.001 nats apart|Differences up to 0\.001 nats are accepted|"
+    r"guessing \(10\.8 nats for a vocabulary of 49,152\)"
+)
+"""Bounds, and what follows from a size."""
+MEASURED_TABLE = re.compile(r"\b(measured|nats|off by)\b")
+"""In the first row of a table."""
+NAMED = re.compile(r"\]\([^)]*(evidence/\w+|quickstart)\.md[^)]*\)|published by commit")
 LINK = re.compile(r"\[([^\]]+)\]\(([^)\s]*)\)")
 NUMBER = re.compile(r"\d[\d.,]*\d|\d")
 
@@ -59,6 +70,47 @@ def shown(page: Path) -> list[tuple[str, str]]:
 def has_links(block: str) -> bool:
     """Whether every row of a table links to the table where its figures are."""
     return block.startswith("|") and all("](" in row for row in block.splitlines()[2:])
+
+
+def unsourced(text: str) -> list[str]:
+    """Return the paragraphs and rows with figures of a page outside the evidence that name no source.
+
+    A table has its source below it, or in the paragraph above.
+    """
+    blocks = re.split(r"\n\s*\n", FENCE.sub("", text).strip())
+    blocks = [NO_FIGURES.sub("", block if block.startswith("|") else " ".join(block.split())) for block in blocks]
+    lacking = []
+    for before, block, after in zip(["", *blocks], blocks, [*blocks[1:], ""], strict=False):
+        table = block.startswith("|")
+        if (table and (after.startswith("<small>") or NAMED.search(before))) or block.startswith("<small>"):
+            continue
+        parts = block.splitlines() if table else [block]
+        lacking += [part for part in parts if FIGURE.search(part) and not NAMED.search(part)]
+        if table and MEASURED_TABLE.search(parts[0]):
+            lacking.append(parts[0])
+    return lacking
+
+
+@pytest.mark.parametrize("page", ELSEWHERE, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_figures_elsewhere_name_their_source(page: Path):
+    assert not unsourced(page.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("text", "lacking"),
+    [
+        ("A half has 5.03 nats.", 1),
+        ("A half has [5.03 nats](../evidence/search.md).", 0),
+        ("It is 0.3 ± 0.1 ahead (2026-11-29, published by commit `0123abc`).", 0),
+        ("A bin is ± 5 % wide, or ± 12.5 %.", 0),
+        ("| loss |\n|---|\n| 1.0 ± 0.1 |\n| 1.1 ± 0.1 |", 2),
+        ("| loss |\n|---|\n| 1.0 ± 0.1 |\n\n<small>Measured: so</small>", 0),
+        ("[How](start/quickstart.md):\n\n| loss |\n|---|\n| 1.0 ± 0.1 |", 0),
+        ("| stage | measured |\n|---|---|\n| all | 3 |", 1),
+    ],
+)
+def test_a_figure_without_a_source_is_found(text: str, lacking: int):
+    assert len(unsourced(text)) == lacking
 
 
 @pytest.mark.parametrize("page", MEASURED, ids=lambda page: page.name)
