@@ -22,6 +22,8 @@ LOCKED := --no-deps --require-hashes --requirement requirements-lock.txt --requi
 RUN := PATH="$$(cd "$(BIN)" && pwd):$$PATH" $(if $(ENV),KEDRO_ENV="$(ENV)")
 
 export DO_NOT_TRACK := true
+# Where Python may not keep what it has compiled, every process compiles the libraries again, for ten seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help install lock engines run test check docs format viz mlflow prune clean clean-all
