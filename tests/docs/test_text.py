@@ -1,11 +1,10 @@
 """The text of the documentation: what it names exists, its words are usual, and its links lead somewhere."""
 
-import ast
 import re
 
 import reference
 from projects import ROOT
-from shown import DOCS, FENCE, PAGES, messages
+from shown import DOCS, FENCE, PAGES
 
 README_LINES = 150
 LANGUAGES = {"", "python", "yaml", "text"}
@@ -28,39 +27,6 @@ def test_scripts_exist():
     for page in PAGES:
         for name in re.findall(r"(?<![\w/])(?:benchmarks|docs|notebooks|tests)/[\w/]+\.\w+", page.read_text()):
             assert (ROOT / name).exists() or name.endswith(("_cache.json",)), f"{page.name} names {name}"
-
-
-def spoken() -> str:
-    """Return all texts of the source, every value in them as an ellipsis."""
-    found = []
-    for file in (ROOT / "src").rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            match node:
-                case ast.JoinedStr(values=values):
-                    found.append("".join(v.value if isinstance(v, ast.Constant) else "…" for v in values))
-                case ast.Constant(value=str() as text):
-                    found.append(text)
-    return "\n".join(found)
-
-
-FOREIGN = {
-    "budwood needs Python 3.11 or newer",  # the Makefile
-    "Unrecognized configuration class",  # transformers, in an engine
-    "Unsupported CPU attention configuration",  # vLLM
-    "is unknown; there are quickstart…",  # the names of a table
-    "must have model.safetensors or …",
-    "undecided",
-    "address already in use",  # the server of MLflow
-    "within the noise",
-    "random_init",
-    "KILLED",
-}
-
-
-def test_every_message_of_the_troubleshooting_is_one():
-    said, wanted = spoken(), messages() - FOREIGN
-    patterns = {message: "[^\n]{0,300}?".join(re.escape(part) for part in message.split("…")) for message in wanted}
-    assert not [message for message, pattern in patterns.items() if not re.search(pattern, said)]
 
 
 def test_every_block_has_a_language_that_a_test_reads():
