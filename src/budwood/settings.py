@@ -9,7 +9,7 @@ warnings.filterwarnings("ignore", message=r"\s*register_new_resolver\(\) is depr
 warnings.filterwarnings("ignore", message=r".*Add type hints to the `predict` method")
 # MLflow reads this when it is imported, and takes no other spelling of yes.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# A checkout has `.telemetry` besides; an installed package has not.
+# A checkout has a `.telemetry` file as well; an installed package has none.
 os.environ.setdefault("KEDRO_DISABLE_TELEMETRY", "true")
 # So does torch's profiler, which reports every start and stop.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")

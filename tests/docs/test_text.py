@@ -10,14 +10,16 @@ README_LINES = 150
 LANGUAGES = {"", "python", "yaml", "text"}
 """Of blocks: commands, what tests run and validate, and what is only read."""
 OUTDATED = re.compile(
-    r"\b((fore|un)?told|whoever|shall|anew|nobody|likewise|goes on|holds?(?! out)|st(ood|ands?)(?! for)"
-    r"|tells? (what|how|which|an?|the|every))\b",
+    r"\b((fore|un)?told|whoever|shall|anew|(no|some)body|likewise|besides|hence|lest|goes on|holds?(?! out)"
+    r"|lies at hand|st(ood|ands?)(?! for)|tells? (what|how|which|an?|the|every|nothing|one|whether))\b",
     re.IGNORECASE,
 )
 """Words of a manner that readers stumble over."""
 SPOKEN = [
     *(page for page in PAGES if page.name != "CHANGELOG.md"),
-    *(ROOT / "Makefile", ROOT / "pyproject.toml", *(ROOT / "conf").rglob("*.yml")),
+    *(ROOT / "Makefile", ROOT / "pyproject.toml", ROOT / "mkdocs.yml", ROOT / "CITATION.cff"),
+    *(*(ROOT / "conf").rglob("*.yml"), *(ROOT / ".github").rglob("*.yml"), ROOT / ".ci/run", ROOT / ".ci/release.py"),
+    *(*(ROOT / "notebooks").glob("*.ipynb"), *ROOT.glob("requirements-*.txt"), *(ROOT / "tests").rglob("*.sh")),
     *(file for folder in ("benchmarks", "docs", "src") for file in (ROOT / folder).rglob("*.py")),
 ]
 """Files that people read."""

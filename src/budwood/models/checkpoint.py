@@ -107,7 +107,7 @@ class Checkpoint:
         """Check that no file was replaced; those that were not touched are not read again.
 
         Raises:
-            ValueError: somebody has.
+            ValueError: a file was replaced.
         """
         found = fingerprint(self.folder)
         if found != self.fingerprint:

@@ -116,7 +116,7 @@ def _follow_umask(folder: Path) -> None:
     mode = fresh.stat().st_mode
     fresh.unlink()
     for file in folder.rglob("*"):
-        # A link leads to a file of somebody else's.
+        # A link leads to a file that belongs to something else.
         if file.is_file() and not file.is_symlink() and file.stat().st_nlink == 1:
             file.chmod(mode)
 

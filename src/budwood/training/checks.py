@@ -57,7 +57,7 @@ def check_job(job: TrainingJob) -> Compute:
             f"{torch.cuda.device_count()} devices: start one for each"
         )
     if job.engine.sharding and not job.engine.launcher and processes == 1:
-        raise ValueError("sharding=true needs a launcher: one process has no other to share with")
+        raise ValueError("sharding=true needs a launcher: a single process cannot shard")
     if job.engine.sharding and compute.device.type == "cpu":
         raise ValueError("sharding=true needs accelerators: on a CPU accelerate would run plain DDP and not say so")
     corpus = PackedCorpus.open(job.corpus_folder)
