@@ -46,8 +46,6 @@ UNLISTED = {
         *("fitness=… adds up no scores", "sequences are to be read but", "normalisation must be softmax"),
         *("ordering: activation needs the importance", "layer_score: elimination needs an importance"),
         *("…=… must be one of …", "must be a share of the teacher's parameters up to 1"),
-        *("give exactly one of model_folder and architecture", "needs a model_folder with weights"),
-        *("branch_folder needs shape=", "give cache_folder"),
     },
     "the setting's own bound refuses it first": {"deviations must be positive"},
     "it is the beginning or the end of another message": {
