@@ -52,7 +52,11 @@ class SubnetEvaluator:
     def __call__(
         self, selections: Sequence[Selection], sequences: slice = slice(None)
     ) -> Iterator[tuple[int, Evaluation]]:
-        """Cut every candidate out and yield its place and its loss on every one of some sequences."""
+        """Cut every candidate out and yield its place and its loss on every one of some sequences.
+
+        Raises:
+            ValueError: there are fewer sequences.
+        """
         if (sequences.stop or 0) > len(self.windows):
             raise ValueError(f"{sequences.stop} sequences are to be read but {len(self.windows)} are given")
         cuts = [resolve(self.teacher, selection) for selection in selections]

@@ -75,7 +75,14 @@ class Objective:
     states: HiddenStates | None = None
 
     def __call__(self, model: PreTrainedModel, batch: Batch) -> Tensor:
-        """Return the summed loss; the teacher's hidden states or a few entries stay in memory, never all its logits."""
+        """Return the loss, summed over the tokens of a batch.
+
+        Of a teacher, hidden states [B, T, F] or a few entries of each token stay in memory, never all logits.
+
+        Args:
+            model: the student.
+            batch: ids and labels [B, T]; with a teacher, also [B] where the sequences begin.
+        """
         target: Target | None = None
         teacher_states: tuple[Tensor, ...] = ()
         if self.teacher is not None:

@@ -61,7 +61,7 @@ class LiveTeacher:
     """[D, F] output weights on the teacher's device, of tokens that count in the tail alone."""
 
     def __call__(self, input_ids: Tensor, starts: Tensor) -> tuple[Target, tuple[Tensor, ...]]:
-        """Run the model: hidden states or a few entries cross to the student's device, never logits."""
+        """Run the model on [B, T] ids: [B, T, F] hidden states or a few entries of each token cross devices, no logits."""
         # Its weights have the precision that it runs in, also inside the student's autocast.
         with torch.autocast(self.model.device.type, enabled=False):
             hidden, states = self._run(input_ids, want_states=self.settings.hidden_weight > 0)
@@ -114,7 +114,7 @@ class CachedTeacher:
     settings: DistillationSettings
 
     def __call__(self, input_ids: Tensor, starts: Tensor) -> tuple[Target, tuple[Tensor, ...]]:
-        """Read the entries of a batch."""
+        """Read the entries of [B, T] ids whose sequences begin at [B] `starts`."""
         entries = self.cache.read(starts.cpu().numpy(), input_ids.cpu().numpy())
         moved = {name: part.to(input_ids.device) for name, part in entries.items()}
         return sparse_target(moved, self.settings, self.cache.facts.vocab_size), ()
