@@ -65,7 +65,7 @@ ELSEWHERE = {
     r"torchrun .* -m budwood.training job.json": (
         "training/test_launch.py::test_so_does_a_launcher_whose_killed_process_restarts"
     ),
-    r"python -m budwood --conf-source=.*": "test_wheel.py::test_it_runs_the_smoke_study_in_an_empty_folder",
+    r"python -m budwood --conf-source=.*": "test_wheel.py::test_it_runs_a_variant_of_the_smoke_study_where_nothing_is",
     r"python benchmarks/gpu.py": "test_benchmarks.py::test_an_accelerator_is_measured_in_small",
     r"python .ci/release.py v0.2.0": "test_release.py::test_the_version_is_the_same_everywhere",
 }

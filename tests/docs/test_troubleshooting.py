@@ -14,6 +14,7 @@ FOREIGN = {
     "budwood needs Python 3.11 or newer",  # the Makefile
     "Input should be …",  # pydantic
     "should have at least …",
+    "String should match pattern …",
     "Unrecognized configuration class",  # transformers, in an engine
     "Unsupported CPU attention configuration",  # vLLM
     "undecided",

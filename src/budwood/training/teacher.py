@@ -61,7 +61,7 @@ class LiveTeacher:
     """[D, F] output weights on the teacher's device, of tokens that count in the tail alone."""
 
     def __call__(self, input_ids: Tensor, starts: Tensor) -> tuple[Target, tuple[Tensor, ...]]:
-        """Run the model on [B, T] ids: [B, T, F] hidden states or a few entries of each token cross devices, no logits."""
+        """Run the model on [B, T] ids: [B, T, F] hidden states or a few entries leave its device, never logits."""
         # Its weights have the precision that it runs in, also inside the student's autocast.
         with torch.autocast(self.model.device.type, enabled=False):
             hidden, states = self._run(input_ids, want_states=self.settings.hidden_weight > 0)
