@@ -46,13 +46,14 @@ class EvaluatorSource:
         """Load the teacher and return the evaluator of the fitness.
 
         Raises:
-            ValueError: this machine, that of a worker, does not have the teacher.
+            ValueError: this machine, that of a worker, does not have the teacher or its moments.
         """
-        if not self.teacher.folder.is_dir():
-            raise ValueError(
-                f"search.workers: {self.teacher.folder} is not on {socket.gethostname()}: every node needs the data "
-                "folder, under the same path"
-            )
+        for folder in (self.teacher.folder, *([self.moments.folder] if self.moments else [])):
+            if not folder.is_dir():
+                raise ValueError(
+                    f"search.workers: {folder} is not on {socket.gethostname()}: every node needs the data folder, "
+                    "under the same path"
+                )
         if self.search.fitness in FROM_SCORES:
             return self._open_scores()
         teacher = self.ordered().materialise(self.compute)
