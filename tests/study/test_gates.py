@@ -58,15 +58,16 @@ def values(check: CheckOrder, workspace: Workspace) -> dict[str, float]:
 
 
 def test_an_order_is_better_than_its_reverse_and_a_broken_one_is_not(ranked: CheckOrder, workspace: Workspace) -> None:
-    """The broken order has the least important channels and neurons first."""
+    """The broken order begins with the least important of every axis."""
     broken = {
-        name: -tensor if name == "channels" or name.endswith("neurons") else tensor
+        name: -tensor if name.endswith(("channels", "change", "influence", "heads", "neurons")) else tensor
         for name, tensor in ranked.importance.items()
     }
     sound, turned = values(ranked, workspace), values(replace(ranked, importance=broken), workspace)
     assert set(sound) == {"channels", "layers", "heads", "neurons"} == set(turned)
-    for axis in ("channels", "neurons"):
-        assert sound[axis] < 0 < turned[axis], axis
+    # Of this teacher's two layers the first is the better one, so that the teacher's own order differs by rounding.
+    assert abs(sound.pop("layers")) < 1e-6
+    assert max(sound.values()) < 0 < min(turned.values())
 
 
 def test_halves_of_an_axis_leave_all_else_whole() -> None:
