@@ -31,6 +31,40 @@ SETTLING_SECONDS = 30
 VENV = Path(sys.prefix)
 WIDE, NARROW = 1280, 420
 """Pixels of a window."""
+SHEET = {"width": 688, "height": 950}
+"""Pixels that margins of 14 mm leave: of A4 in width, of Letter, which is shorter, in height."""
+LEAST_CONTRAST = 4.5
+"""Of text, as WCAG 2.2 asks (1.4.3)."""
+TEXT_CONTRASTS = """
+const channels = (colour) => colour.match(/[\\d.]+/g).map(Number);
+const linear = (value) => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+const luminance = (colour) => [0.2126, 0.7152, 0.0722].reduce((sum, w, i) => sum + w * linear(colour[i] / 255), 0);
+const behind = (each) => {
+  const colour = channels(getComputedStyle(each).backgroundColor);
+  return colour[3] === 0 ? behind(each.parentElement) : colour;
+};
+const isText = (node) => node.nodeType === Node.TEXT_NODE && node.textContent.trim();
+return [...document.body.querySelectorAll(':not(svg *, script, style)')]
+  .filter((each) => [...each.childNodes].some(isText) && each.checkVisibility())
+  .map((each) => {
+    const [text, page] = [channels(getComputedStyle(each).color), behind(each)].map(luminance);
+    return [(text + 0.05) / (page + 0.05), `${each.tagName} ${each.textContent.trim().slice(0, 40)}`];
+  });
+"""
+"""Script: of every element with text, the luminance of its letters over that of what is behind them, and what it is."""
+PRINT_FAULTS = """
+const faults = [];
+for (const each of document.body.querySelectorAll(':not(svg *, script, style)')) {
+  const {width, height, right} = each.getBoundingClientRect();
+  const note = (fault) => faults.push(`${each.tagName}.${each.className} ${fault}`);
+  if (width && right > innerWidth + 1) note(`ends at ${right}`);
+  if (getComputedStyle(each).overflowX !== 'visible' && each.scrollWidth > each.clientWidth + 1) note('is cut off');
+  if (each.matches('details:not([open])')) note('is closed');
+  if (each.matches('figure') && height > innerHeight) note(`is ${height} pixels high`);
+}
+return faults;
+"""
+"""Script: what a sheet of paper does not show whole."""
 
 Found = TypeVar("Found")
 
@@ -121,6 +155,38 @@ def assert_scrolls_down_alone(driver: Chrome) -> None:
         wait_for(driver, lambda width=width: driver.execute_script("return window.innerWidth") == width)
         message = f"{driver.current_url} is wider than {width} pixels"
         WebDriverWait(driver, SETTLING_SECONDS).until(lambda _: driver.execute_script(fits), message)
+
+
+@contextmanager
+def emulating(driver: Chrome, media: str, scheme: str) -> Iterator[None]:
+    """Show a page as a medium does, `screen` or `print`, to who prefers a colour scheme, `light` or `dark`."""
+    preferred = [{"name": "prefers-color-scheme", "value": scheme}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": preferred})
+    yield
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
+
+
+def assert_text_is_legible(driver: Chrome) -> None:
+    """Assert that text stands out from what is behind it: lighter in the dark, else darker, on paper always."""
+    for media, scheme in (("screen", "light"), ("screen", "dark"), ("print", "dark")):
+        with emulating(driver, media, scheme):
+            contrasts = driver.execute_script(TEXT_CONTRASTS)
+        is_dark = (media, scheme) == ("screen", "dark")
+        assert contrasts
+        faint = [text for ratio, text in contrasts if (ratio if is_dark else 1 / ratio) < LEAST_CONTRAST]
+        assert not faint, f"{driver.current_url} on {media}, {scheme}: {faint}"
+
+
+def assert_prints_whole(driver: Chrome) -> None:
+    """Assert that nothing is too wide for a sheet, cut off or folded away, and that no figure needs two sheets."""
+    shape = {**SHEET, "deviceScaleFactor": 1, "mobile": False}
+    with emulating(driver, "print", "light"):
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", shape)
+        driver.execute_script("dispatchEvent(new Event('beforeprint'))")
+        faults = driver.execute_script(PRINT_FAULTS)
+        driver.execute_script("dispatchEvent(new Event('afterprint'))")
+        driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert not faults, f"{driver.current_url} on paper: {faults}"
 
 
 def wait_for(driver: Chrome, condition: Callable[[], Found]) -> Found:

@@ -5,7 +5,19 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from pages import WIDE, assert_scrolls_down_alone, browsing, chromium, click, complaints, making, touch, wait_for
+from pages import (
+    WIDE,
+    assert_prints_whole,
+    assert_scrolls_down_alone,
+    assert_text_is_legible,
+    browsing,
+    chromium,
+    click,
+    complaints,
+    making,
+    touch,
+    wait_for,
+)
 from selenium.common.exceptions import NoSuchElementException
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
@@ -35,6 +47,8 @@ def test_the_report_draws_every_figure_offline(browser: Chrome, finished: Path):
         assert drawn, figure.get_attribute("id")
     assert complaints(browser) == []
     assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
+    assert_text_is_legible(browser)
+    assert_prints_whole(browser)
     assert_scrolls_down_alone(browser)
 
 
