@@ -1,13 +1,15 @@
 """How long it takes to turn a candidate into a model that runs: ours, whittle 0.6.0's, and a rebuild in transformers.
 
 A random SmolLM2-135M is cut to four half-size shapes, in float32 on one thread. `activate` is `extract_child` on an
-ordered teacher in memory; `hf_rebuild` builds the same class with `from_config` and loads copies of the same weights;
+ordered teacher in memory; `corrected` corrects it in closed form from stored moments, as a search with
+`compare: corrected` does; `hf_rebuild` builds the same class with `from_config` and loads copies of the same weights;
 whittle runs in an environment of its own (`whittle_activate.py`). Forwards are of the same shapes on the same number of
 tokens. All times are processor time, medians over rounds and then over shapes; a round visits every shape once.
 
 Usage: python benchmarks/activate.py [--num-repeats 5]
 
-Last line: a JSON object with `activate_ms`, `whittle_extract_ms`, `hf_rebuild_ms`, `forward_ratio` (ours over
+Last line: a JSON object with `activate_ms`, `corrected_ms`, `whittle_extract_ms`, `hf_rebuild_ms`, `corrected_ratio`
+(over `activate`), `corrected_reading_ratio` (the same, each with a reading of 1,536 tokens), `forward_ratio` (ours over
 whittle's) and `counts_per_second` (parameter counts of layer-wise candidates).
 """
 
@@ -15,8 +17,10 @@ import argparse
 import json
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +36,17 @@ from budwood.arch.space import SearchSpace
 from budwood.arch.spec import Architecture, LayerSpec
 from budwood.models.checkpoint import own_weights, random_model
 from budwood.models.device import Compute
+from budwood.models.losses import sequence_losses
+from budwood.subnet.compensate import corrected_child, gaps_of, store_moments
 from budwood.subnet.extract import child_config, child_state, extract_child, resolve
 from budwood.subnet.ordering import OrderedTeacher, order_teacher
-from budwood.subnet.settings import Ordering
+from budwood.subnet.settings import Compensation, Ordering
 
 NUM_TOKENS = 256
 NUM_COUNTS = 20_000
+SETTINGS = Compensation()
+READ = (3, 512)
+"""Sequences that a candidate reads in a stage of a race, and their length."""
 
 
 def architecture_of(sizes: dict[str, Any], vocab_size: int) -> Architecture:
@@ -92,6 +101,31 @@ def median_seconds(calls: list[Callable[[], object]], num_repeats: int) -> list[
     return [statistics.median(times) for times in zip(*rounds[1:], strict=True)]
 
 
+def corrected_figures(
+    teacher: OrderedTeacher, selections: Sequence[Selection], activate: Sequence[float], num_repeats: int
+) -> dict[str, float]:
+    """Return what it takes to correct candidates, alone and with a reading, beside the seconds of making them plain."""
+    cuts = [resolve(teacher, selection) for selection in selections]
+    gaps = sorted({gap for cut in cuts for gap in gaps_of(cut.kept_layers, len(teacher.ranking))})
+    generator, (num_sequences, length) = torch.Generator().manual_seed(0), READ
+    windows = torch.randint(0, teacher.architecture.vocab_size, (num_sequences, length + 1), generator=generator)
+    with tempfile.TemporaryDirectory() as folder:
+        moments = store_moments(teacher, windows[:, :-1], SETTINGS, Path(folder), gaps=gaps)
+        corrected, readings = (
+            median_seconds([partial(act, cut) for cut in cuts], num_repeats)
+            for act in (
+                lambda cut: corrected_child(teacher, cut, SETTINGS, moments),
+                lambda cut: sequence_losses(corrected_child(teacher, cut, SETTINGS, moments), windows),
+            )
+        )
+    rows = list(zip(activate, corrected, readings, strict=True))
+    return {
+        "corrected_ms": 1000 * statistics.median(corrected),
+        "corrected_ratio": statistics.median(made / plain for plain, made, _ in rows),
+        "corrected_reading_ratio": statistics.median(read / (read - made + plain) for plain, made, read in rows),
+    }
+
+
 def counts_per_second(teacher: Architecture) -> float:
     """Return how many parameter counts of layer-wise candidates are made in a second."""
     space = SearchSpace(teacher=teacher, layerwise=True)
@@ -131,6 +165,7 @@ def main() -> None:
     ratios = [ours / theirs for ours, theirs in zip(forward, peer["forward_cpu_seconds"], strict=True)]
     figures = {
         "activate_ms": 1000 * statistics.median(activate),
+        **corrected_figures(teacher, selections, activate, arguments.num_repeats),
         "whittle_extract_ms": 1000 * statistics.median(peer["extract_cpu_seconds"]),
         "hf_rebuild_ms": 1000 * statistics.median(rebuilds),
         "forward_ratio": statistics.median(ratios),

@@ -118,6 +118,25 @@ def test_memory_is_measured_in_small(monkeypatch, capsys):
     assert min(found.values()) > 0
 
 
+def test_activation_is_timed_in_small(monkeypatch, capsys):
+    import activate
+
+    shapes = [{**TEACHER, "num_hidden_layers": depth, "intermediate_size": 48} for depth in (2, 4)]
+    peer = {"teacher": TEACHER | {"vocab_size": 300}, "subnets": shapes}
+    monkeypatch.setattr(activate, "make_environment", lambda *_: "python")
+    monkeypatch.setattr(
+        activate, "run_script", lambda *_: peer | {f"{step}_cpu_seconds": [1.0, 1.0] for step in ("extract", "forward")}
+    )
+    monkeypatch.setattr(activate, "NUM_COUNTS", 100)
+    monkeypatch.setattr(activate, "READ", (2, 16))
+    monkeypatch.setattr(sys, "argv", ["activate.py", "--num-repeats=1"])
+    activate.main()
+    found = last_line(capsys.readouterr().out)
+    assert found["corrected_ratio"] > found["corrected_reading_ratio"] > 1
+    assert found["corrected_ms"] > found["activate_ms"] > 0
+    assert min(found.values()) > 0
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_the_search_compares_what_was_found(monkeypatch, capsys, tmp_path):

@@ -50,6 +50,10 @@ from budwood.subnet.refit import fitted_layers
 from budwood.subnet.regression import regress
 from budwood.subnet.settings import NO_CORRECTION, STEPS, Compensation
 
+_WIDE = 2048
+"""Entries of an input from which on its solution leaves holes of megabytes; to hand back smaller ones takes as long as
+solving."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
@@ -269,11 +273,13 @@ class _Input:
         is_removed = torch.ones(self.length, dtype=torch.bool)
         is_removed[self.kept] = False
         kept, removed = self.kept.to(device), is_removed.nonzero()[:, 0].to(device)
-        moment, rows, held = known.moment.to(device), kept[:, None], known.held.to(device)[kept]
-        parts = [moment[rows, removed], moment[rows, kept]]
-        del known, moment  # gigabytes of a wide layer
+        rows, held = known.moment.to(device).index_select(0, kept), known.held.to(device)[kept]
+        del known  # gigabytes of a wide layer
+        parts = [rows.index_select(1, removed), rows.index_select(1, kept)]
+        del rows
         shares = regress(parts.pop(), parts.pop(), self.ridge, held)
-        release_memory()
+        if self.length > _WIDE:
+            release_memory()
         return Mix(kept=kept, removed=removed, shares=shares.T.float())
 
 
