@@ -15,7 +15,7 @@ from budwood.models.prompts import record_prompts, write_check
 from budwood.records.cost import Cost
 from budwood.records.gate import OVERFIT_STEPS, Gate
 from budwood.study.gate_costs import START_LENGTHS, halved, order_gate_costs
-from budwood.study.gates import CheckOrder, CheckStart, OverfitBatch, first_half, last_half, require_passed
+from budwood.study.gates import TIE, CheckOrder, CheckStart, OverfitBatch, first_half, last_half, require_passed
 from budwood.study.stage import Workspace
 from budwood.study.teacher import RankComponents
 from budwood.study.text import Windows
@@ -65,9 +65,9 @@ def test_an_order_is_better_than_its_reverse_and_a_broken_one_is_not(ranked: Che
     }
     sound, turned = values(ranked, workspace), values(replace(ranked, importance=broken), workspace)
     assert set(sound) == {"channels", "layers", "heads", "neurons"} == set(turned)
-    # Of this teacher's two layers the first is the better one, so that the teacher's own order differs by rounding.
-    assert abs(sound.pop("layers")) < 1e-6
-    assert max(sound.values()) < 0 < min(turned.values())
+    # Of this teacher's two layers the first is the better one, so that the teacher's own order is the same.
+    assert sound.pop("layers") == pytest.approx(-TIE, rel=1e-2)
+    assert max(sound.values()) < -TIE < 0 < min(turned.values())
 
 
 def test_halves_of_an_axis_leave_all_else_whole() -> None:

@@ -38,6 +38,8 @@ from budwood.training.teacher import teacher_beside
 
 START_TOLERANCE = 1e-3
 """Nats by which a student's loss may differ from its certificate's; float32 on another device differs by less."""
+TIE = 1e-3
+"""Nats by which the teacher's own order may be ahead: where both halves are the same entries, rounding decides."""
 OVERFIT_SHARE = 0.8
 """Of its first loss, the most that a student may keep on a batch that it has seen `OVERFIT_STEPS` times."""
 
@@ -96,7 +98,7 @@ class CheckOrder(Stage[list[Gate]]):
             Gate(
                 name=f"{self.ordering.ordering} order of {axis} against its reverse and the teacher's own",
                 # On tensors: Python's `max` passes over NaN.
-                value=float(torch.stack([first[axis] - last[axis], first[axis] - own[axis]]).max()),
+                value=float(torch.stack([first[axis] - last[axis], first[axis] - own[axis] - TIE]).max()),
                 limit=0.0,
                 unit="nats",
                 cost=cost.after(seconds),
