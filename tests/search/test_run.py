@@ -91,27 +91,37 @@ def _no_disk_flush(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_a_search_with_the_papers_sizes_evaluates_5050_candidates_once_and_keeps_few(tmp_path: Path) -> None:
-    """What candidates keep is on the disk; in memory are a generation, the elites and those that are screened."""
+@pytest.mark.parametrize(
+    ("chosen", "num_candidates"),
+    [
+        (SearchSettings(), 5050),
+        (SearchSettings(strategy="pareto", objectives=("parameters",), epochs=9), 500),
+    ],
+    ids=["paper", "pareto"],
+)
+def test_a_search_evaluates_all_its_candidates_once_and_keeps_few(
+    chosen: SearchSettings, num_candidates: int, tmp_path: Path
+) -> None:
+    """What candidates keep is on the disk; in memory are a generation, the elites or the front, and the screened."""
     teacher = llama(96, 64, *[layer(8, 4, 32, 256)] * 2)
     space = SearchSpace(teacher=teacher, granularity="fine", layerwise=True)
     evaluate, alive = CountingEvaluator(), []
 
     def count(_: Strategy, records: Sequence[SearchRecord]) -> None:
-        if len(records) % 1000 == 0:
+        if len(records) % 500 == 0:
             alive.append(sum(type(each) is Selection for each in gc.get_objects()))
 
     records = run_search(
-        open_strategy(space, ParameterBin.around(0.3 * num_parameters(teacher)), SearchSettings()),
+        open_strategy(space, ParameterBin.around(0.3 * num_parameters(teacher)), chosen),
         evaluate,
         tmp_path / "history.jsonl",
         ALL,
         count,
     )
-    assert len(evaluate.finished) == len(set(evaluate.finished)) == 5050
+    assert len(evaluate.finished) == len(set(evaluate.finished)) == num_candidates
     assert [record.key for record in records] == evaluate.finished
-    assert Counter(record.epoch for record in records) == dict.fromkeys(range(101), 50)
-    assert len(alive) == 5
+    assert Counter(record.epoch for record in records) == dict.fromkeys(range(num_candidates // 50), 50)
+    assert len(alive) == num_candidates // 500
     assert max(alive) < 250
 
 

@@ -39,20 +39,18 @@ def hypervolume(points: Points, reference: NDArray[np.float64]) -> float:
 class ParetoEvolution(Evolution):
     """Evolution whose elites spread over the front."""
 
-    _told: list[Elite] = field(init=False, default_factory=list)
+    _front: list[Elite] = field(init=False, default_factory=list)
+    """Of all that were told; what another dominates is forgotten, since nothing later brings it back."""
     _reference: NDArray[np.float64] | None = field(init=False, default=None)
 
     @property
     def front(self) -> list[tuple[dict[str, float], Selection]]:
         """All candidates so far that no other dominates, with their objectives by name, lowest loss first."""
-        if not self._told:
-            return []
-        points = self._points(self._told)
-        chosen = np.flatnonzero(front(points))
         names = ("loss", *self.proposer.settings.objectives)
+        found = zip(self._points(self._front).tolist(), self._front, strict=True)
         return [
-            (dict(zip(names, points[place].tolist(), strict=True)), self._told[place].selection)
-            for place in sorted(chosen, key=lambda place: points[place].tolist())
+            (dict(zip(names, point, strict=True)), elite.selection)
+            for point, elite in sorted(found, key=lambda pair: pair[0])
         ]
 
     def tell(
@@ -64,9 +62,11 @@ class ParetoEvolution(Evolution):
             ValueError: there is nothing to go on with, or an objective was not measured.
         """
         Evolution.tell(self, results, dropped)
-        self._told += [Elite(candidate, evaluation) for candidate, evaluation in results]
+        pool = [*self._front, *(Elite(candidate, evaluation) for candidate, evaluation in results)]
+        points = self._points(pool)
         if self._reference is None:
-            self._reference = self._points(self._told).max(0)
+            self._reference = points.max(0)
+        self._front = [pool[place] for place in np.flatnonzero(front(points))]
 
     def metrics(self) -> dict[str, float]:
         """Return what evolution does, and the hypervolume.
@@ -74,7 +74,7 @@ class ParetoEvolution(Evolution):
         That is what the front dominates, as a share of the box below the worst values of the first generation.
         """
         assert self._reference is not None, "no losses were reported yet"
-        return Evolution.metrics(self) | {"hypervolume": hypervolume(self._points(self._told), self._reference)}
+        return Evolution.metrics(self) | {"hypervolume": hypervolume(self._points(self._front), self._reference)}
 
     def survivors(self, pool: list[Elite]) -> list[Elite]:
         """Return those that spread over the best fronts, lowest loss first."""
