@@ -155,6 +155,14 @@ def test_finished_benchmarks_are_not_run_again(
     assert asked == [LAST_WORD, CONTINUATION]
 
 
+def test_answers_of_two_tasks_never_share_a_file() -> None:
+    """Tasks of one's own may have any name; answers that are found are not asked for again."""
+    files = {harness._slug(name) for name in ("own/words", "own_words", "own words", "own%2Fwords")}
+    assert len(files) == 4
+    assert all("/" not in file for file in files)
+    assert harness._slug(LAST_WORD) == LAST_WORD
+
+
 def test_damaged_answers_are_named(folder: Path, tasks_folder: Path, tmp_path: Path) -> None:
     ask(folder, tasks_folder, tmp_path, tasks=[LAST_WORD])
     damaged = next(file for file in tmp_path.rglob(f"*{LAST_WORD}-*.json"))

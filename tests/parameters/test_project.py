@@ -1,5 +1,8 @@
 """What a study needs of its teacher follows from its spaces and searches."""
 
+import os
+import sys
+
 import pytest
 from projects import raw_parameters
 
@@ -50,6 +53,23 @@ def test_a_metric_of_an_ablation_needs_statistics():
     }
     assert study(NATIVE, {}, ablations).needs_statistics
     assert not study(NATIVE, {}, ablations | {"metrics": ["perplexity"]}).needs_statistics
+
+
+def test_two_metrics_never_call_what_they_find_by_one_name(monkeypatch):
+    """Dots become `_`, which functions and modules may have."""
+    monkeypatch.setitem(sys.modules, "os_path", os.path)
+    ablations = {
+        "students": {"half": "one"},
+        "spaces": ["one"],
+        "logits": {"all": {"loss": "full"}},
+        "teachers": {"own": {}},
+        "tokens": 2048,
+    }
+    alike = ablations | {"metrics": ["os.path.join", "perplexity", "os_path.join"]}
+    with pytest.raises(ValueError, match=r"ablations: metrics: os.path.join and os_path.join would both .* by_os_path"):
+        study(NATIVE, {}, alike)
+    with pytest.raises(ValueError, match=r"ablations: metrics: perplexity and perplexity would both"):
+        study(NATIVE, {}, ablations | {"metrics": ["perplexity", "perplexity"]})
 
 
 def test_no_other_teacher_has_the_tokens_that_a_study_keeps():

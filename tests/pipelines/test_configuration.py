@@ -23,6 +23,7 @@ from budwood.pipelines.ablations.comparison import NAMES
 from budwood.pipelines.loader import EnvironmentLoader
 from budwood.pipelines.parameters import ParametersHook, typed
 from budwood.pipelines.plan.nodes import describe_study
+from budwood.records.names import ARMS, BASELINE
 from budwood.records.runs import WORKSPACE
 from budwood.reporting.accelerator import ACCELERATORS
 from budwood.study.settings import Conditions
@@ -151,6 +152,19 @@ def test_a_misspelt_dataset_is_in_no_catalog(name: str, found: bool) -> None:  #
     if found:
         kind = "HFCheckpointDataset" if not name.endswith("_run") else "RecordDataset"
         assert type(catalog.get(name)).__name__ == kind
+
+
+def test_no_two_variants_share_a_file():
+    """Names may have `-` and `_`, so neither can stand between a bin and a space."""
+    catalog, paths = catalog_of("base"), {}
+    patterns = [entry for entry in load("base")["catalog"] if "{space}" in entry or "{ablation}" in entry]
+    for bin_name, space in [("a-b", "c"), ("a", "b-c"), ("a_b", "c"), ("a", "b_c")]:
+        for arm in (*ARMS, f"{BASELINE}_seed_43"):
+            values = {"bin": bin_name, "space": space, "ablation": space, "arm": arm, "seed": 43}
+            for name in (pattern.format(**values) for pattern in patterns):
+                paths[name] = str(catalog.get(name)._filepath)
+    assert len(paths) > 100
+    assert len(set(paths.values())) == len(paths)
 
 
 @pytest.mark.slow

@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import logging
 import math
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import yaml
 
@@ -351,8 +351,8 @@ def _load(benchmark: Benchmark, heldout: Path, include_path: str | None) -> list
 
 
 def _slug(name: str) -> str:
-    """Return a name as part of a file's name."""
-    return re.sub(r"[^\w.-]", "_", name)
+    """Return a name as part of a file's name, which two names never share."""
+    return quote(name, safe="")
 
 
 def _leaves(items: Sequence[Any]) -> Iterator[Any]:

@@ -92,8 +92,16 @@ class AblationSettings(Strict):
 
     @model_validator(mode="after")
     def _known(self) -> Self:
+        taken: dict[Variant, str] = {}
         for metric in self.metrics:
             check_fitness(metric)
+            name = self.searched_by(metric, "")
+            if name in taken:
+                raise ValueError(
+                    f"metrics: {taken[name]} and {metric} would both call what they find {name.space}; name every "
+                    "metric once, and rename a function"
+                )
+            taken[name] = metric
         require_names("ablations.teachers", self.teachers)
         return self
 
