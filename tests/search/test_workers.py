@@ -19,6 +19,8 @@ from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
 from budwood.arch.selection import Selection
 from budwood.arch.space import SearchSpace
+from budwood.pipelines.failure import show
+from budwood.records.names import require_name
 from budwood.search import workers
 from budwood.search.candidate import Evaluate, Evaluation, canonical_key
 from budwood.search.genes import Genes
@@ -47,6 +49,8 @@ class Evaluator:
     """Key of a candidate whose process is killed the first time."""
     wrong: str = ""
     """Key of a candidate that raises."""
+    refused: str = ""
+    """Key of a candidate that budwood refuses."""
     delay: float = 0.0
     """Seconds that a candidate takes."""
 
@@ -66,6 +70,8 @@ class Evaluator:
             os.kill(os.getpid(), signal.SIGKILL)
         if key == self.wrong:
             raise ArithmeticError(key)
+        if key == self.refused:
+            require_name("bins", "0.5b")
         loss = int(key, 16) / 2**64
         losses = [loss / (1 + 2 * place) for place in range(4)][sequences]
         return Evaluation(sequence_losses=losses, tokens=len(losses), flops=1.0, seconds=0.25)
@@ -170,11 +176,22 @@ def test_poison_harms_only_itself(workers_of, keys, tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_an_error_of_a_candidate_ends_the_search(workers_of, whole, keys, tmp_path) -> None:
+def test_an_error_of_a_candidate_ends_the_search(workers_of, whole, keys, tmp_path, capsys) -> None:
+    """A bug is shown with the traceback of the worker, and what budwood refuses there as its message alone."""
     assert whole
     first = Genes.open(genes_folder(tmp_path / "whole.jsonl")).read(0)
-    with pytest.raises(ArithmeticError, match=keys[0]):
+    with pytest.raises(ArithmeticError, match=keys[0]) as bug:
         list(workers_of(Evaluator(tmp_path, wrong=keys[0]))([first], slice(0, 2)))
+    show(bug.type, bug.value, bug.tb)
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback (most recent call last)")
+    assert "raise ArithmeticError(key)" in said
+    with pytest.raises(ValueError, match="bins") as refused:
+        list(workers_of(Evaluator(tmp_path, refused=keys[0]))([first], slice(0, 2)))
+    show(refused.type, refused.value, refused.tb)
+    said = capsys.readouterr().err
+    assert said.startswith("\nError: bins: the name '0.5b' must be made of letters and digits")
+    assert said.count("\n") == 2, "one message"
 
 
 def test_workers_that_would_wait_for_ever_for_a_gpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

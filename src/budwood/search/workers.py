@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
 from budwood.arch.selection import Selection
+from budwood.records.refusal import is_refusal
 from budwood.search.candidate import Evaluate, Evaluation
 
 Groups = Callable[[Sequence[Selection]], list[list[int]]]
@@ -103,22 +104,27 @@ class RayEvaluate:
         """Yield every candidate's place and losses as workers return them.
 
         Raises:
-            Exception: what an evaluation raised; only the death of its worker is forgiven.
+            Exception: what an evaluation raised; only the death of its worker is forgiven. What budwood refuses there
+                is raised as it is here, a bug with the traceback of the worker.
         """
         pending = {self._submit(selections, places, sequences): places for places in self._groups(selections)}
         while pending:
             (done,), _ = self._ray.wait(list(pending))
             places = pending.pop(done)
             try:
-                yield from zip(places, self._ray.get(done), strict=True)
-            except self._ray.exceptions.RayTaskError as error:
-                raise error.as_instanceof_cause() from None
+                made = self._ray.get(done)
+            except self._ray.exceptions.RayTaskError:
+                raise  # a bug: Ray's message has the traceback of the worker
             except self._ray.exceptions.RayError as error:
                 if len(places) > 1:
                     pending |= {self._submit(selections, [place], sequences): [place] for place in places}
                     continue
                 _logger.warning("A candidate ended its worker %d times (%s) and is given up", MAX_RETRIES + 1, error)
                 yield places[0], _given_up(sequences)
+                continue
+            if isinstance(made, Exception):
+                raise made from None
+            yield from zip(places, made, strict=True)
 
     def _submit(self, selections: Sequence[Selection], places: Sequence[int], sequences: slice) -> Any:
         return self._task.remote(self._name, self._shared, [selections[place] for place in places], sequences)
@@ -126,11 +132,20 @@ class RayEvaluate:
 
 def _evaluate(
     name: str, open_evaluator: Callable[[], Evaluate], selections: Sequence[Selection], sequences: slice
-) -> list[Evaluation]:
-    """Evaluate candidates in a worker, with the evaluator that it keeps."""
-    if name not in _evaluators:
-        _evaluators[name] = open_evaluator()
-    return [evaluation for _, evaluation in sorted(_evaluators[name](selections, sequences), key=lambda made: made[0])]
+) -> list[Evaluation] | Exception:
+    """Evaluate candidates in a worker, with the evaluator that it keeps; return what it refuses.
+
+    Ray would raise that with a traceback for a message.
+    """
+    try:
+        if name not in _evaluators:
+            _evaluators[name] = open_evaluator()
+        made = sorted(_evaluators[name](selections, sequences), key=lambda made: made[0])
+    except Exception as error:
+        if is_refusal(error):
+            return error
+        raise
+    return [evaluation for _, evaluation in made]
 
 
 def _given_up(sequences: slice) -> Evaluation:
