@@ -49,6 +49,18 @@ def test_functions_are_short_and_take_few_parameters():
     assert broken == []
 
 
+def test_only_one_module_puts_what_was_written_into_place():
+    """`Path.replace` takes one argument, `str.replace` two."""
+    calls = {
+        str(file.relative_to(SOURCE))
+        for file in FILES
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        if node.func.attr == "replace" and len(node.args) == 1
+    }
+    assert calls == {"records/files.py"}
+
+
 def test_files_are_short():
     lengths = {str(file.relative_to(SOURCE)): len(file.read_text().splitlines()) for file in FILES}
     assert {file: length for file, length in lengths.items() if length > LONGEST_FILE} == {}

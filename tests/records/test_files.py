@@ -14,6 +14,7 @@ from budwood.records.files import (
     read_json,
     read_json_lines,
     write_atomically,
+    write_file_atomically,
     write_folder_atomically,
     write_json,
     write_json_lines,
@@ -36,6 +37,35 @@ def test_a_file_torn_anywhere_keeps_its_complete_lines_and_grows_on(data):
         assert file.read_bytes() == torn, "reading changes nothing"
         append_json_lines(file, ROWS[complete:])
         assert file.read_bytes() == whole
+
+
+def test_a_file_is_replaced_whole_or_stays(tmp_path):
+    file = tmp_path / "new/folder/value.bin"
+    with write_file_atomically(file) as partial:
+        partial.write_bytes(b"first")
+        assert not file.exists()
+
+    def fail() -> None:
+        with write_file_atomically(file) as partial:
+            partial.write_bytes(b"half of the")
+            raise ArithmeticError
+
+    with pytest.raises(ArithmeticError):
+        fail()
+    assert list(file.parent.iterdir()) == [file]
+    assert file.read_bytes() == b"first"
+
+
+def test_several_processes_can_write_a_file_at_once(tmp_path, monkeypatch):
+    file = tmp_path / "value.bin"
+    with write_file_atomically(file, shared=True) as one:
+        one.write_bytes(b"one")
+        monkeypatch.setattr(os, "getpid", lambda: 1)
+        with write_file_atomically(file, shared=True) as other:
+            other.write_bytes(b"other")
+        assert (one.read_bytes(), file.read_bytes()) == (b"one", b"other")
+    assert file.read_bytes() == b"one"
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_no_file_has_no_rows(tmp_path):

@@ -28,6 +28,7 @@ from budwood.models.gguf_tokenizer import add_tokenizer
 from budwood.models.rotary import FULL, SLIDING, inverse_frequencies, layer_rope, layer_types, rotary_dims
 from budwood.models.settings import Storage
 from budwood.models.tensors import CheckpointTensors
+from budwood.records.files import write_file_atomically
 
 _STORAGE = {
     "f32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
@@ -72,8 +73,17 @@ def write_gguf(folder: Path, target: Path, storage: Storage = "f16") -> Path:
     """
     source = _read(folder)
     form = _form(folder, source)
-    partial = target.with_name(f"{target.name}.partial")
-    writer = gguf.GGUFWriter(partial, gguf.MODEL_ARCH_NAMES[form.arch])
+    with write_file_atomically(target) as partial:
+        writer = gguf.GGUFWriter(partial, gguf.MODEL_ARCH_NAMES[form.arch])
+        try:
+            _write(writer, folder, form, source, storage)
+        finally:
+            writer.close()
+        _check(partial, writer, form, source)
+    return target
+
+
+def _write(writer: gguf.GGUFWriter, folder: Path, form: Form, source: Source, storage: Storage) -> None:
     tokenizer = load_tokenizer(folder)
     writer.add_name(_name(tokenizer, source.architecture))
     _add_sizes(writer, form, source)
@@ -85,18 +95,11 @@ def write_gguf(folder: Path, target: Path, storage: Storage = "f16") -> Path:
     # The header lists all tensors before the first: they are read twice, and never all at once.
     for name, data, kind in _stored(folder, form, source, storage):
         writer.add_tensor_info(name, data.shape, data.dtype, data.nbytes, kind)
-    try:
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        for _, data, _ in _stored(folder, form, source, storage):
-            writer.write_tensor_data(data)
-        writer.close()
-        _check(partial, writer, form, source)
-        return partial.replace(target)
-    finally:
-        writer.close()
-        partial.unlink(missing_ok=True)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for _, data, _ in _stored(folder, form, source, storage):
+        writer.write_tensor_data(data)
 
 
 def _read(folder: Path) -> Source:

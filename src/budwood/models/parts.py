@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from budwood.records.files import write_file_atomically
 from budwood.records.hashes import MEMORY, hash_file, hash_files
 from budwood.records.paths import resolve_path
 from budwood.records.strict import naming
@@ -26,9 +27,7 @@ def join_parts(places: Sequence[str], sha256: str, root: Path) -> Path:
     if target.is_file() and hash_files({name: target}, target.with_name(MEMORY))[name] == sha256:
         return target
     parts = [_part(place, root) for place in places]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{name}.{os.getpid()}.partial")
-    try:
+    with write_file_atomically(target, shared=True) as partial:
         with partial.open("wb") as whole:
             for part in parts:
                 with part.open("rb") as stream:
@@ -38,9 +37,7 @@ def join_parts(places: Sequence[str], sha256: str, root: Path) -> Path:
                 f"teacher.parts: joined in this order they have the SHA-256 {found} and not teacher.sha256={sha256}; "
                 "correct their order, or fetch them again"
             )
-        return partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    return target
 
 
 def _part(place: str, root: Path) -> Path:

@@ -17,12 +17,31 @@ _LARGE = (".bin", ".parquet", ".safetensors")
 """Endings of large files."""
 
 
+@contextmanager
+def write_file_atomically(target: Path, *, shared: bool = False) -> Iterator[Path]:
+    """Yield where to write a file, and put it in the place of `target` at the end.
+
+    An error leaves the old target and nothing else. A kill leaves the old target; the next call overwrites what else it
+    left.
+
+    Args:
+        target: its folder is made where there is none.
+        shared: several processes may write this file at once, so that each writes at a place of its own, and what a
+            kill left there stays.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial" if shared else f"{target.name}.partial")
+    try:
+        yield partial
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def write_atomically(file: Path, text: str) -> None:
     """Write a file whole or not at all; its folder is made where there is none."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(file)
+    with write_file_atomically(file) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 SUM = "sha256"

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from budwood.arch.selection import LAYER_AXES, Indices, LayerSelection, Selection
+from budwood.records.files import write_file_atomically
 from budwood.records.hashes import MEMORY, hash_files
 
 _INDICES = pa.list_(pa.int32())
@@ -57,10 +58,8 @@ class Genes:
         file = self.folder / f"{first:08d}.parquet"
         if file.exists():
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial")
-        pq.write_table(_table(first, selections), partial, **FORMAT)
-        partial.replace(file)
+        with write_file_atomically(file) as partial:
+            pq.write_table(_table(first, selections), partial, **FORMAT)
 
     def read(self, evaluation: int) -> Selection:
         """Return what one candidate keeps.
