@@ -123,14 +123,16 @@ def test_a_star_marks_where_an_arm_reaches_the_baseline(study) -> None:
         assert star.y[0] == pytest.approx(row["target_loss"])
 
 
-def test_a_perplexity_is_the_exponential_of_the_loss(study) -> None:
-    losses, perplexities = (study.figures[f"training_{kind}_tokens"] for kind in ("curves", "perplexity"))
+@pytest.mark.parametrize("axis", ["tokens", "flops", "flops_with_search"])
+def test_a_perplexity_is_the_exponential_of_the_loss(study, axis: str) -> None:
+    losses, perplexities = (study.figures[f"training_{kind}_{axis}"] for kind in ("curves", "perplexity"))
     for loss, perplexity in zip(losses.data, perplexities.data, strict=True):
         assert list(perplexity.x) == list(loss.x)
         assert np.asarray(perplexity.y, float) == pytest.approx(np.exp(np.asarray(loss.y, float)), nan_ok=True)
     ends = [figure.layout.shapes[0].y0 for figure in (losses, perplexities)]
     assert ends[1] == pytest.approx(np.exp(ends[0]))
     assert titles(perplexities, "y") == {"held-out perplexity"}
+    assert titles(perplexities, "x") == titles(losses, "x")
 
 
 def test_bands_are_one_standard_error_over_sequences(study) -> None:

@@ -69,6 +69,11 @@ FIGURES = (
         {"x": "tokens", "y": "perplexity"},
     ),
     _curves(
+        "training_perplexity_flops",
+        "Perplexity against the cost of training, without the search.",
+        {"x": "flops", "y": "perplexity"},
+    ),
+    _curves(
         "training_perplexity_flops_with_search",
         "Perplexity against the cost of training, shifted by that of the search.",
         {"x": "flops_with_search", "y": "perplexity"},
