@@ -377,11 +377,22 @@ def test_a_missing_teacher_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_misspelt_parameter_stops_a_run_at_once(project):
-    done = kedro(project, "run", "--env=smoke", "--params=search.populatoin=3")
+@pytest.mark.parametrize(
+    ("parameter", "message"),
+    [
+        ("search.populatoin=3", "search.populatoin: there is no such setting; did you mean population?"),
+        (
+            "engine.launcher=torchrun",
+            "for every device, and this machine has no accelerator",
+        ),
+    ],
+)
+def test_what_cannot_run_is_refused_at_once(project, parameter, message, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    done = kedro(project, "run", "--env=smoke", f"--params={parameter}")
     output = done.stdout + done.stderr
     assert done.returncode != 0, output[-3000:]
-    assert "search.populatoin: there is no such setting; did you mean population?" in output
+    assert message in output
     assert "1 of " not in output
     assert "Traceback" not in output
 

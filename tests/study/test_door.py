@@ -3,6 +3,7 @@
 import re
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ from transformers import AutoModelForCausalLM
 
 import budwood
 from budwood.arch.count import kv_cache_bytes_per_token, num_parameters
+from budwood.models.device import choose_compute
 from budwood.parameters import read_parameters
 from budwood.pipelines.evolution.nodes import choose_winner, evolve
 from budwood.pipelines.export.nodes import export_subnet
 from budwood.pipelines.teacher.nodes import rank_components
 from budwood.records.locks import FolderInUseError, holding
+from budwood.study import devices
 from budwood.study import stage as stages
+from budwood.training.settings import Engine
 
 pytestmark = pytest.mark.slow
 
@@ -154,6 +158,15 @@ def test_searches_that_cannot_be_are_refused_before_any_work(example, monkeypatc
     monkeypatch.setattr(stages.Workspace, "finish", refuse)
     with pytest.raises(ValueError, match=message):
         example["study"].search(bins, settings=budwood.SearchSettings(**settings))
+
+
+def test_finalists_are_not_trained_by_a_launcher_without_devices(example, monkeypatch):
+    monkeypatch.setattr(stages.Workspace, "finish", refuse)
+    monkeypatch.setattr(devices, "choose_compute", lambda *_: choose_compute("cpu", "float32"))
+    anywhere = example["study"].measurement.model_copy(update={"device": "auto"})
+    study = replace(example["study"], engine=Engine(launcher="torchrun"), measurement=anywhere)
+    with pytest.raises(ValueError, match="this machine has no accelerator"):
+        study.search({"half": 0.5}, settings=budwood.SearchSettings(finalist_tokens=512))
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,10 @@ from runs import assert_close, assert_same, weights
 from budwood.corpus.packing import PackedCorpus
 from budwood.models.device import Compute, choose_compute
 from budwood.pipelines.tracking import open_workspace, track
-from budwood.study import training
+from budwood.study import devices
+from budwood.study.choice import BriefTraining
 from budwood.study.stage import no_tracking
+from budwood.study.training import TrainArm
 from budwood.training import checks, launch
 from budwood.training.cache import write_cache
 from budwood.training.curve import read_curve
@@ -116,7 +118,7 @@ def test_that_training_diverges_is_known_from_other_processes_too(make_job):
     job = make_job(engine=Engine(launcher=sys.executable, compile_loss="off")).model_copy(update={"learning_rate": 1e6})
     with pytest.raises(FloatingPointError, match="the run diverges"):
         run_job(job, no_tracking, {})
-    assert (job.output_folder / launch.DIVERGED).is_file()
+    assert (job.output_folder / launch.VERDICTS[FloatingPointError]).is_file()
 
 
 def test_a_launcher_gets_the_job_and_an_environment_without_traces_of_other_ranks(make_job, monkeypatch):
@@ -135,6 +137,19 @@ def test_a_launcher_gets_the_job_and_an_environment_without_traces_of_other_rank
     assert environment["MLFLOW_RUN_ID"] == "abc"
     assert environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] == "1"
     assert environment["PATH"].startswith(str(Path(sys.executable).parent))
+
+
+@pytest.mark.parametrize(("kind", "name"), launch.VERDICTS.items())
+def test_what_no_restart_helps_is_not_restarted(make_job, kind, name, monkeypatch):
+    """Such as a job that a process refuses; the launcher stands for one that would start it again for ever."""
+    monkeypatch.setattr(launch, "_SECONDS_BETWEEN_LOOKS", 0.05)
+    folder = make_job().output_folder
+    script = f"import time; open({str(folder / name)!r}, 'w').write('no node has it'); time.sleep(600)"
+    job = make_job(engine=Engine(launcher=f'{sys.executable} -c "{script}"', compile_loss="off"))
+    begun = time.monotonic()
+    with pytest.raises(kind, match=r"^no node has it$"):
+        run_job(job, kills.hold, {})
+    assert time.monotonic() - begun < 300
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGINT"])
@@ -277,9 +292,13 @@ def test_processes_that_disagree_on_the_job_are_refused(make_job, tmp_path):
     files = write(job), job.output_folder / "older.json"
     files[1].write_text(job.model_copy(update={"learning_rate": 0.5}).model_dump_json())
     statuses, said = run_ranks(["-m", "budwood.training"], tmp_path, files=list(map(str, files)))
-    assert all(statuses)
-    assert "has another job than process 0" in said
-    assert "give every node the same data folder and the same budwood" in said
+    assert statuses == [1, 1]
+    sentences = [line for line in said.splitlines() if line and not line.startswith("Loading weights")]
+    verdict = (job.output_folder / launch.VERDICTS[ValueError]).read_text()
+    assert "process 1 on" in verdict
+    assert "has another job than process 0" in verdict
+    assert "give every node the same data folder and the same budwood" in verdict
+    assert sentences == [verdict] * 2, said
 
 
 @pytest.mark.slow
@@ -290,14 +309,18 @@ def test_a_node_without_the_data_folder_is_told_in_a_sentence(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("how", ["more processes than devices", "no device at all"])
+@pytest.mark.parametrize("how", ["more processes than devices", "no device at all", "no device for finalists"])
 def test_a_launcher_without_devices_is_refused(make_job, monkeypatch, how):
-    if how == "no device at all":
+    if how != "more processes than devices":
         measurement = SimpleNamespace(device="auto", hardware=("auto", "float32"), heldout=1)
-        monkeypatch.setattr(training, "choose_compute", lambda *_: choose_compute("cpu", "float32"))
+        monkeypatch.setattr(devices, "choose_compute", lambda *_: choose_compute("cpu", "float32"))
         conditions = SimpleNamespace(engine=Engine(launcher=TWO), measurement=measurement)
+        declare = {
+            "no device at all": lambda: TrainArm.of("x", None, (None, None), conditions, ArmSettings()),
+            "no device for finalists": lambda: BriefTraining.of(512, conditions),
+        }
         with pytest.raises(ValueError, match=r"engine.launcher starts .* this machine has no accelerator: name"):
-            training.TrainArm.of("x", None, (None, None), conditions, ArmSettings())
+            declare[how]()
         return
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     monkeypatch.setattr(checks, "choose_compute", lambda *_: Compute(torch.device("cuda"), "float32"))

@@ -56,11 +56,13 @@ class LateHooks:
     def after_context_created(self, context: Any) -> None:
         """Register them, and let them see the context."""
         from budwood.hooks import CountHook, CredentialsHook, TrackingHook  # noqa: PLC0415 - seconds of imports
+        from budwood.pipelines.devices import DevicesHook  # noqa: PLC0415
         from budwood.pipelines.inputs import InputsHook  # noqa: PLC0415
         from budwood.pipelines.lock import LockHook  # noqa: PLC0415
         from budwood.pipelines.seals import SealHook  # noqa: PLC0415
 
-        for hook in (CredentialsHook(), LockHook(), InputsHook(), SealHook(), TrackingHook(), CountHook()):
+        tracking = (TrackingHook(), CountHook())
+        for hook in (CredentialsHook(), LockHook(), InputsHook(), DevicesHook(), SealHook(), *tracking):
             context._hook_manager.register(hook)  # noqa: SLF001 - Kedro has no public way to add a hook to a session
             if hasattr(hook, "after_context_created"):
                 hook.after_context_created(context)

@@ -28,6 +28,7 @@ from budwood.records.strict import Strict
 from budwood.search.candidate import canonical_key
 from budwood.search.choice import Choice, choose
 from budwood.study.costs import Correction, choice_cost, forward_of, proof_cost
+from budwood.study.devices import require_devices
 from budwood.study.settings import Conditions
 from budwood.study.stage import NOT_DECIDING, Stage, Work, no_tracking
 from budwood.study.teacher import importance_of
@@ -62,9 +63,14 @@ class BriefTraining:
 
     @classmethod
     def of(cls, tokens: int, conditions: Conditions) -> Self | None:
-        """Return how finalists are trained on some tokens; None for no tokens."""
+        """Return how finalists are trained on some tokens; None for no tokens.
+
+        Raises:
+            ValueError: the engine has a launcher, and this machine no accelerator.
+        """
         if not tokens:
             return None
+        require_devices(conditions.engine, conditions.measurement)
         schedule = conditions.schedule
         return cls(
             schedule=schedule.brief(tokens),

@@ -180,7 +180,7 @@ class Study:
 
         Raises:
             TypeError: an argument is of another type.
-            ValueError: a bin cannot be reached, or settings do not fit the text or the space; before any work.
+            ValueError: a bin cannot be reached, or settings do not fit text, space or machine; before any work.
         """
         typed = searched_bins(bins, space, settings, schedule)
         settings.race(self.measurement.selection)
@@ -189,6 +189,7 @@ class Study:
         for name, bin_ in typed.items():
             with naming(f"bins[{name!r}]"):
                 require_members(teacher, bin_.parameter_bin(teacher), space)
+            BriefTraining.of(settings.finalist_tokens, self._conditions(schedule).within(bin_))
         return {name: self._search(name, bin_, space, settings, schedule) for name, bin_ in typed.items()}
 
     def pretrain(

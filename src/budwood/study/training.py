@@ -16,6 +16,7 @@ from budwood.records.cost import Cost
 from budwood.records.gate import Gate
 from budwood.records.training import MadeWith, Run, SweptRates, TrainingRecord
 from budwood.study.costs import cache_cost, heldout_cost
+from budwood.study.devices import require_devices
 from budwood.study.gate_costs import is_long
 from budwood.study.gates import CheckStart, OverfitBatch, require_passed
 from budwood.study.settings import Conditions, OnFailure
@@ -122,12 +123,7 @@ class TrainArm(Stage[Trained]):
         settings = settings or getattr(conditions.arms, arm)
         teacher, tokens = materials
         measurement = conditions.measurement
-        compute = choose_compute(*measurement.hardware)
-        if conditions.engine.launcher and measurement.device == "auto" and compute.name == "cpu":
-            raise ValueError(
-                "engine.launcher starts a process for every device, and this machine has no accelerator: name "
-                "measurement.device: cpu to share its processor, or train without a launcher"
-            )
+        require_devices(conditions.engine, measurement)
         schedule = settings.fitted(conditions.schedule)
         rate, choice = settings.rate(schedule), Windows.searched(tokens, "choice", measurement)
         return cls(
@@ -141,7 +137,7 @@ class TrainArm(Stage[Trained]):
             sweep=SweepText(schedule=schedule.brief(rate.tokens), choice=choice)
             if isinstance(rate, RateSweep)
             else None,
-            compute=compute,
+            compute=choose_compute(*measurement.hardware),
             engine=conditions.engine,
             on_failure=conditions.protocol.failed_gate,
         )

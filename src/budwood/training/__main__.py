@@ -1,7 +1,7 @@
 """Train a job: `python -m budwood.training job.json`, once in every process that a launcher starts.
 
 A run that SIGTERM stopped has saved its state and exits with 143; the same command continues it. A job that another
-process is training exits with 75.
+process is training exits with 75. A job that is refused exits with 1 after one sentence.
 """
 
 import argparse
@@ -12,14 +12,17 @@ from pathlib import Path
 
 from torch import distributed
 
-from budwood.records.files import write_atomically
+from budwood.records.files import write_file_atomically
 from budwood.records.locks import FolderInUseError
+from budwood.records.refusal import is_refusal
 from budwood.training.job import TrainingJob
-from budwood.training.launch import DIVERGED, end_with_parent
+from budwood.training.launch import VERDICTS, end_with_parent
 from budwood.training.run import TrainingStoppedError, train
 
-_STOPPED = 143  # 128 + SIGTERM, as in shells
-_IN_USE = 75  # EX_TEMPFAIL of sysexits.h
+_STATUSES = {
+    TrainingStoppedError: 143,  # 128 + SIGTERM, as in shells
+    FolderInUseError: 75,  # EX_TEMPFAIL of sysexits.h
+}
 
 
 def main() -> None:
@@ -37,15 +40,23 @@ def main() -> None:
         sys.exit(str(error))
     try:
         train(job, track)
-    except (TrainingStoppedError, FolderInUseError) as reason:
-        sys.stderr.write(f"{reason}\n")
-        sys.exit(_STOPPED if isinstance(reason, TrainingStoppedError) else _IN_USE)
-    except FloatingPointError as error:
-        write_atomically(job.output_folder / DIVERGED, str(error))
-        raise
+    except Exception as error:
+        if not is_refusal(error):
+            raise
+        sys.stderr.write(f"{error}\n")
+        _leave_verdict(error, job)
+        sys.exit(next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), 1))
     if distributed.is_initialized():
         # At the interpreter's end it would sometimes abort, which the launcher counts as a failure.
         distributed.destroy_process_group()
+
+
+def _leave_verdict(error: Exception, job: TrainingJob) -> None:
+    """Tell whoever started the launcher where no restart will help."""
+    for kind, name in VERDICTS.items():
+        if isinstance(error, kind):
+            with write_file_atomically(job.output_folder / name, shared=True) as partial:
+                partial.write_text(str(error), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from budwood.records.files import write_atomically
@@ -18,10 +19,13 @@ from budwood.training.checks import check_job
 from budwood.training.job import TrainingJob
 from budwood.training.run import TrainingStoppedError, read_result, train
 
-JOB, DIVERGED = "job.json", "diverged.txt"
+JOB = "job.json"
+VERDICTS: dict[type[Exception], str] = {FloatingPointError: "diverged.txt", ValueError: "refused.txt"}
+"""Files in which a process says why no restart will help, by what is raised then."""
 _OF_A_RANK = {"RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _SECONDS_TO_SAVE = 120
+_SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def run_job(job: TrainingJob, track: Track, environment: Mapping[str, str]) -> Run:
@@ -34,7 +38,8 @@ def run_job(job: TrainingJob, track: Track, environment: Mapping[str, str]) -> R
 
     Raises:
         RuntimeError: the launcher failed; its output says why.
-        FloatingPointError: training diverged.
+        ValueError: a process refused the job; the launcher is ended, and restarts nothing.
+        FloatingPointError: training diverged; the same.
         FolderInUseError: another process is training in the job's folder.
         TrainingStoppedError: SIGTERM or Ctrl-C stopped it.
     """
@@ -44,13 +49,15 @@ def run_job(job: TrainingJob, track: Track, environment: Mapping[str, str]) -> R
     file = job.output_folder / JOB
     with holding(job.output_folder, f"training of arm {job.arm}"):  # afterwards the first rank does
         write_atomically(file, job.model_dump_json(indent=1))
-        (job.output_folder / DIVERGED).unlink(missing_ok=True)
+        for name in VERDICTS.values():
+            (job.output_folder / name).unlink(missing_ok=True)
     tracked = ["--track", f"{track.__module__}:{getattr(track, '__name__', '')}"]
     command = [os.path.expandvars(word) for word in shlex.split(job.engine.launcher)]
-    status = run_command([*command, "-m", "budwood.training", str(file), *tracked], environment)
-    result = read_result(job.output_folder)
-    if (job.output_folder / DIVERGED).is_file():
-        raise FloatingPointError((job.output_folder / DIVERGED).read_text(encoding="utf-8"))
+    whole = [*command, "-m", "budwood.training", str(file), *tracked]
+    status = run_command(whole, environment, lambda: _verdict(job.output_folder) is not None)
+    result, verdict = read_result(job.output_folder), _verdict(job.output_folder)
+    if verdict is not None:
+        raise verdict
     if status or result is None:
         raise RuntimeError(
             f"arm {job.arm}: `{job.engine.launcher}` ended with status {status}; see its output above. "
@@ -59,8 +66,22 @@ def run_job(job: TrainingJob, track: Track, environment: Mapping[str, str]) -> R
     return result
 
 
-def run_command(command: Sequence[str], environment: Mapping[str, str]) -> int:
+def _verdict(folder: Path) -> Exception | None:
+    for kind, name in VERDICTS.items():
+        if (folder / name).is_file():
+            return kind((folder / name).read_text(encoding="utf-8"))
+    return None
+
+
+def run_command(
+    command: Sequence[str], environment: Mapping[str, str], is_hopeless: Callable[[], bool] = lambda: False
+) -> int:
     """Run a launcher to its end and return its status; when this process ends, the launcher and its workers end too.
+
+    Args:
+        command: the launcher and what it starts.
+        environment: variables that are set there beside those of this process.
+        is_hopeless: asked every second; the launcher is ended where it is.
 
     Raises:
         TrainingStoppedError: SIGTERM or Ctrl-C was received; the launcher has ended.
@@ -77,7 +98,9 @@ def run_command(command: Sequence[str], environment: Mapping[str, str]) -> int:
         preexec_fn=end_with_parent(),  # noqa: PLW1509 - calls prctl and nothing that takes a lock
     )
     try:
-        return process.wait()
+        while process.poll() is None and not is_hopeless():
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_SECONDS_BETWEEN_LOOKS)
     finally:
         if process.poll() is None:
             process.terminate()
@@ -85,8 +108,10 @@ def run_command(command: Sequence[str], environment: Mapping[str, str]) -> int:
                 process.wait(_SECONDS_TO_SAVE)
             except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait()
         for number, handler in before.items():
             signal.signal(number, handler)
+    return process.returncode
 
 
 def _leave(*_: object) -> None:
