@@ -120,6 +120,30 @@ def test_stages_take_and_give_typed_values():
     assert seen >= 11
 
 
+def test_no_other_dict_or_path_crosses_a_stage():
+    """What `CONTRIBUTING.md` allows: what nodes take, the fields of stages, and those of their results."""
+    given = [each for file in SOURCE.glob("pipelines/*/nodes.py") for each in _taken_by_nodes(file)]
+    given += [each for file in (SOURCE / "study").glob("*.py") for each in _fields_of_stages(file)]
+    assert len(given) > 200
+    bare = {(name, kind) for name, kind in given if re.search(r"\bPath\b|\b[dD]ict\b|\bMapping\b", kind)}
+    questions = {("heldout_tasks", "Path"), ("folder", "Path")}
+    dicts = {("importance", "dict[str, Tensor]"), ("reported", "Mapping[str, int]")}
+    assert bare == {*dicts, ("workspace", "Path"), ("root", "Path"), *questions}
+
+
+def _taken_by_nodes(file: Path) -> Iterator[tuple[str, str]]:
+    public = (function for function in functions(file) if not function.name.startswith("_"))
+    yield from ((each.arg, ast.unparse(each.annotation)) for own in public for each in own.args.args if each.annotation)
+
+
+def _fields_of_stages(file: Path) -> Iterator[tuple[str, str]]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        bases = [ast.unparse(base) for base in node.bases] if isinstance(node, ast.ClassDef) else []
+        if any("Stage[" in base or base == "NamedTuple" for base in bases):
+            fields = [part for part in node.body if isinstance(part, ast.AnnAssign)]
+            yield from ((ast.unparse(part.target), ast.unparse(part.annotation)) for part in fields)
+
+
 def defined(file: Path) -> Iterator[Function]:
     """Yield the public functions and methods of a file, without those inside functions."""
     module = ast.parse(file.read_text())
