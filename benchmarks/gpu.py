@@ -10,7 +10,8 @@ Random Llamas in bfloat16, decoder layers and loss compiled, attention through t
 * `fully_shard_ratio`: a step with weights sharded on one rank over a plain one, without compilation.
 * `memory_over_plan`: the peak that torch allocated in training 1B over what the plan expects.
 
-A figure that could not be measured is null, and `reasons` says why.
+A figure that could not be measured is null, and `reasons` says why. None takes more than half of the time. When that is
+over, the line is printed with what there is.
 
 Usage: python benchmarks/gpu.py [--device cuda] [--minutes 8] [--small]
 
@@ -19,12 +20,16 @@ Last line: a JSON object with these figures, `reasons`, and what ran.
 
 import argparse
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.util import find_spec
@@ -84,6 +89,21 @@ class Scale:
     """Candidates, sequences and tokens of each."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What was measured."""
+
+    about: Mapping[str, object]
+    figures: dict[str, float | None] = field(default_factory=lambda: dict.fromkeys(FIGURES))
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def line(self) -> str:
+        """Return the JSON line."""
+        return json.dumps({**self.figures, "reasons": self.reasons, **self.about}) + "\n"
+
+
+_GRACE_SECONDS = 10
+"""In which the last figure may hear that its time is over."""
 _VOCABULARY = 50_304
 FULL = Scale(
     student={
@@ -342,38 +362,73 @@ MEASURES: dict[str, Callable[[Bench], float]] = {
 """In the order in which they are measured."""
 
 
-def measure(bench: Bench, deadline: float) -> dict[str, Any]:
-    """Return all figures; null where one could not be measured, with the reason."""
-    figures: dict[str, float | None] = dict.fromkeys(FIGURES)
-    reasons = {}
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Raise in this thread once the time is over, and again every second while something swallows that.
+
+    Raises:
+        TimeoutError: it is over.
+    """
+
+    def end(*_: object) -> None:
+        raise TimeoutError(f"not done after {seconds:.3g} s, its limit")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def measure(bench: Bench, minutes: float, found: Found) -> None:
+    """Measure all figures; what could not be measured gets a reason.
+
+    No figure is begun after three quarters of the time, and none takes more than half of it or what is left.
+    """
+    begun = time.monotonic()
     for name, figure in MEASURES.items():
-        if time.monotonic() > deadline:
-            reasons[name] = "no time was left"
+        left = begun + 60 * minutes - time.monotonic()
+        if left < 60 * minutes / 4:
+            found.reasons[name] = "no time was left"
             continue
         try:
-            figures[name] = figure(bench)
+            with limited(min(left, 30 * minutes)):
+                found.figures[name] = figure(bench)
         except Exception as error:  # noqa: BLE001 - one figure must not take the others with it; the reason is printed
-            reasons[name] = f"{type(error).__name__}: {error}".splitlines()[0]
-        sys.stderr.write(f"{name}: {figures[name]} {reasons.get(name, '')}\n")
-    about = {"device": bench.compute.describe(), "precision": bench.compute.precision, "torch": torch.__version__}
-    return {**figures, "reasons": reasons, **about, "compiled": bench.compiled}
+            found.reasons[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+        sys.stderr.write(f"{name}: {found.figures[name]} {found.reasons.get(name, '')}\n")
+
+
+def give_up(found: Found) -> None:
+    """Print what there is and leave at once: code that hears no signal has taken all of the time."""
+    for name in set(FIGURES) - found.reasons.keys():
+        if found.figures[name] is None:
+            found.reasons[name] = "no time was left"
+    sys.stdout.write(found.line())
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def main() -> None:
     """Measure and print the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--minutes", type=float, default=8.0, help="after three quarters of them no figure is begun")
+    parser.add_argument("--minutes", type=float, default=8.0, help="of all figures together, at most")
     parser.add_argument("--small", action="store_true", help="tiny models, nothing compiled: shows that all of it runs")
     options = parser.parse_args()
-    deadline = time.monotonic() + 0.75 * 60 * options.minutes
     compute = choose_compute(options.device, "float32" if options.device == "cpu" else "auto")
+    scale, compiled = SMALL if options.small else FULL, not options.small
+    about = {"device": compute.describe(), "precision": compute.precision, "torch": torch.__version__}
+    found = Found(about={**about, "compiled": compiled})
+    last = threading.Timer(60 * options.minutes + _GRACE_SECONDS, give_up, [found])
+    last.daemon = True
+    last.start()
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(
-            folder=Path(folder), scale=SMALL if options.small else FULL, compute=compute, compiled=not options.small
-        )
-        figures = measure(bench, deadline)
-    sys.stdout.write(json.dumps(figures) + "\n")
+        measure(Bench(folder=Path(folder), scale=scale, compute=compute, compiled=compiled), options.minutes, found)
+    last.cancel()
+    sys.stdout.write(found.line())
 
 
 if __name__ == "__main__":

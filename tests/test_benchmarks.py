@@ -1,10 +1,13 @@
 """Benchmarks start, and those that search and train run to their end on a teacher of nothing."""
 
 import ast
+import contextlib
 import encodings
 import json
 import runpy
+import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,6 +103,48 @@ def test_an_accelerator_is_measured_in_small(monkeypatch, capsys):
     assert found["reasons"]["litgpt_ratio"] == "ValueError: litgpt is not installed"
     assert "the peak of cpu" in found["reasons"]["mfu_1b"]
     assert min(found[name] for name in set(gpu.FIGURES) - missing) > 0
+
+
+def test_a_figure_that_hangs_is_null_and_takes_no_other_with_it(monkeypatch):
+    import gpu
+
+    def hang(_: object) -> float:
+        with contextlib.suppress(TimeoutError):  # as a library may
+            time.sleep(600)
+        time.sleep(600)
+        return 1.0
+
+    def briefly(seconds: float) -> contextlib.AbstractContextManager[None]:
+        given.append(seconds)
+        return limited(0.1)
+
+    given, limited, timer = [], gpu.limited, signal.setitimer
+    monkeypatch.setattr(gpu.signal, "setitimer", lambda kind, first, _=0: timer(kind, first, 0.02))
+    monkeypatch.setattr(gpu, "limited", briefly)
+    monkeypatch.setattr(gpu, "MEASURES", {"mfu_1b": hang, "mfu_0_4b": lambda _: 0.4})
+    found = gpu.Found(about={})
+    gpu.measure(None, 8.0, found)
+    assert {name: value for name, value in found.figures.items() if value} == {"mfu_0_4b": 0.4}
+    assert found.reasons == {"mfu_1b": "TimeoutError: not done after 0.1 s, its limit"}
+    assert given == [240, 240]  # seconds: half of the time
+    late = gpu.Found(about={})
+    gpu.measure(None, 0.0, late)
+    assert late.reasons == dict.fromkeys(("mfu_1b", "mfu_0_4b"), "no time was left")
+
+
+def test_what_there_is_is_printed_when_all_time_is_over(monkeypatch, capsys):
+    import gpu
+
+    ended: list[int] = []
+    monkeypatch.setattr(gpu.os, "_exit", ended.append)
+    found = gpu.Found(about={"device": "one"}, reasons={"mfu_1b": "ValueError: no peak"})
+    found.figures["mfu_0_4b"] = 0.4
+    gpu.give_up(found)
+    line = last_line(capsys.readouterr().out)
+    assert (line["mfu_0_4b"], line["litgpt_ratio"], line["device"], ended) == (0.4, None, "one", [0])
+    assert line["reasons"] == dict.fromkeys(set(gpu.FIGURES) - {"mfu_0_4b"}, "no time was left") | {
+        "mfu_1b": "ValueError: no peak"
+    }
 
 
 @pytest.mark.slow
