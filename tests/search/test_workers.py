@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 from projects import ROOT
 from ray.cluster_utils import Cluster
@@ -95,6 +96,11 @@ def search(evaluate: Evaluate, history_file: Path) -> list[object]:
     return [*run_search(strategy, evaluate, history_file, NUM_SEQUENCES), *strategy.elites]
 
 
+def processes() -> set[psutil.Process]:
+    """Return what this process has started, and what that has."""
+    return set(psutil.Process().children(recursive=True))
+
+
 @pytest.fixture
 def whole(tmp_path: Path) -> list[object]:
     """Return what the search finds in one process."""
@@ -109,7 +115,11 @@ def keys(whole: list[object]) -> list[str]:
 # The first in this file: a process has one Ray at a time, and `workers_of` keeps it to the end.
 @pytest.mark.slow
 def test_a_node_that_is_lost_takes_no_candidate_with_it(tmp_path, monkeypatch, whole) -> None:
-    """Two Ray nodes, both this machine; one is killed once both evaluate. The history is that of one process."""
+    """Two Ray nodes, both this machine; one is killed once both evaluate. The history is that of one process.
+
+    All processes end, those of the killed node too.
+    """
+    others, started = processes(), set()
     monkeypatch.setenv("PYTHONPATH", PATHS)
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     # Where Ray listens is its choice: of 127.0.0.1 it makes this machine's address when it joins a cluster.
@@ -122,6 +132,7 @@ def test_a_node_that_is_lost_takes_no_candidate_with_it(tmp_path, monkeypatch, w
             deadline = time.monotonic() + 120
             while len(list(tmp_path.glob("opened-*"))) < 2 and time.monotonic() < deadline:
                 time.sleep(0.05)
+            started.update(processes() - others)
             cluster.remove_node(lost, allow_graceful=False)
 
         losing = threading.Thread(target=lose)
@@ -132,7 +143,10 @@ def test_a_node_that_is_lost_takes_no_candidate_with_it(tmp_path, monkeypatch, w
         losing.join()
         assert len(list(tmp_path.glob("opened-*"))) >= 2
     finally:
+        started.update(processes() - others)
         cluster.shutdown()
+    assert len(started) > 4  # of either node what leads it and a worker, at least
+    assert psutil.wait_procs(started, timeout=20)[1] == []
 
 
 @pytest.fixture(scope="module")
