@@ -62,7 +62,10 @@ protocol: {probe_tokens: 256}
 schedule: {tokens: 512, sequence_length: 32, global_batch: 4, micro_batch: 2, num_evaluations: 1}
 arms: {distilled: {distillation: {top_k: 16}}}
 engine: {launcher: null, compile: false, compile_loss: "off"}
-evaluation: {tasks: [heldout], heldout: {questions: 2, context_words: 4, continuation_words: 3}, efficiency: null}
+evaluation:
+  tasks: [heldout]
+  heldout: {questions: 2, context_words: 4, continuation_words: 3}
+  efficiency: {prompt_tokens: 4, new_tokens: 1, repeats: 1, warmups: 0}
 """
 """Budgets and a teacher for a minute; everything else stays the paper's."""
 GRID = """
@@ -70,11 +73,16 @@ grid:
   pythia_410m: [paper_coarse_uniform, paper_fine_layerwise]
   pythia_1b: [paper_coarse_layerwise]
   pythia_2_8b: [paper_fine_uniform]
+ablations:
+  tokens: 256
+  students: {pythia_410m: paper_coarse_uniform, pythia_2_8b: null}
+  metrics: [perplexity]
+  logits: {top_1024: {top_k: 16}}
 """
-"""Fewer spaces, so that the tests end; each of the paper's four is searched once."""
+"""Fewer spaces, so that the tests end; each of the paper's four is searched once. Ablations of two bins."""
 OTHERS = {
     "pythia_12b": (
-        "grid: {pythia_410m: [paper_coarse_uniform], pythia_1b: null, pythia_2_8b: null}",
+        "{grid: {pythia_410m: [paper_coarse_uniform], pythia_1b: null, pythia_2_8b: null}, ablations: null}",
         "probe,selection,",
     ),
     LONG: ("protocol: {probe_tokens: null}", ""),
@@ -198,15 +206,16 @@ def test_the_studies_differ_in_their_teacher_and_what_fits_beside_it():
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Return the data and the output of the study of Pythia-6.9B on a tiny teacher.
 
-    `test_ablations` runs ablations.
+    `test_ablations` runs all ablations.
     """
-    return run_in_small("pythia_6_9b", GRID, tmp_path_factory.mktemp("ran") / "project")
+    project = tmp_path_factory.mktemp("ran") / "project"
+    return run_in_small("pythia_6_9b", GRID, project, "--pipelines=__default__,ablation_logits")
 
 
 def run_in_small(environment: str, changes: str, project: Path, *arguments: str) -> tuple[Path, str]:
     copy_project(project)
     file = project / f"conf/{environment}/parameters.yml"
-    small = map(OmegaConf.create, (TINY, changes, "ablations: null"))
+    small = map(OmegaConf.create, (TINY, changes))
     OmegaConf.save(OmegaConf.merge(OmegaConf.load(file), *small), file)
     done = kedro(project, "run", f"--env={environment}", *arguments)
     output = done.stdout + done.stderr
@@ -264,10 +273,26 @@ def test_every_figure_and_table_of_the_paper_is_drawn(ran):
         drawn = json.loads((data / f"08_reporting/figures/{figure.name}.json").read_text())
         reasons[figure.name] = drawn["layout"].get("meta", {}).get("reason")
     empty = {name for name, reason in reasons.items() if reason}
-    assert empty <= {"speed_and_memory", "savings_by_ledger"}  # nothing is timed, and no arm may have met the other
+    assert empty <= {"savings_by_ledger"}  # no arm may have met the other
     for name in ("results", "savings", "tasks"):
         assert len(pd.read_parquet(data / f"08_reporting/{name}.parquet"))
     assert len(pd.read_csv(data / "04_feature/search_spaces.csv")) == 4
+
+
+@pytest.mark.slow
+def test_ablations_of_two_bins_are_drawn_side_by_side(ran):
+    data, _ = ran
+    found = {}
+    for name in ("pythia_410m", "pythia_1b"):
+        table = pd.read_parquet(data / f"08_reporting/ablations/{name}/logits.parquet")
+        assert table["variant"].tolist() == ["top_1024", "all"]
+        assert set(table["tokens"]) == {256}
+        assert table["loss"].notna().all()
+        (found[name],) = set(table["num_parameters"])
+        for end in ("", "_curves"):
+            drawn = json.loads((data / f"08_reporting/ablations/{name}/logits{end}.json").read_text())
+            assert drawn["data"], name
+    assert found["pythia_410m"] < found["pythia_1b"]
 
 
 @pytest.mark.slow
