@@ -1,4 +1,4 @@
-"""Whether an error is what a user is told, or a bug."""
+"""Whether an error is a message for the user, or a bug."""
 
 import traceback
 from collections.abc import Sequence

@@ -40,7 +40,7 @@ class ParetoEvolution(Evolution):
     """Evolution whose elites spread over the front."""
 
     _front: list[Elite] = field(init=False, default_factory=list)
-    """Of all that were told; what another dominates is forgotten, since nothing later brings it back."""
+    """Of all results so far; what another dominates is dropped, since nothing later brings it back."""
     _reference: NDArray[np.float64] | None = field(init=False, default=None)
 
     @property

@@ -9,7 +9,7 @@ def require_devices(engine: Engine, measurement: MeasurementSettings) -> None:
     """Check that a launcher has devices for its processes.
 
     Raises:
-        ValueError: it has none, and nobody said that the processor may be shared.
+        ValueError: it has none, and no setting lets them share the processor.
     """
     if engine.launcher and measurement.device == "auto" and choose_compute(*measurement.hardware).name == "cpu":
         raise ValueError(

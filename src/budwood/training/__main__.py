@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def _leave_verdict(error: Exception, job: TrainingJob) -> None:
-    """Tell whoever started the launcher where no restart will help."""
+    """Write down for whatever started the launcher that no restart will help."""
     for kind, name in VERDICTS.items():
         if isinstance(error, kind):
             with write_file_atomically(job.output_folder / name, shared=True) as partial:
