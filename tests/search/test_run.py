@@ -103,7 +103,7 @@ def test_a_search_evaluates_all_its_candidates_once_and_keeps_few(
     chosen: SearchSettings, num_candidates: int, tmp_path: Path
 ) -> None:
     """What candidates keep is on the disk; in memory are a generation, the elites or the front, and the screened."""
-    teacher = llama(96, 64, *[layer(8, 4, 32, 256)] * 2)
+    teacher = llama(32, 16, *[layer(4, 2, 8, 32)] * 2)
     space = SearchSpace(teacher=teacher, granularity="fine", layerwise=True)
     evaluate, alive = CountingEvaluator(), []
 
