@@ -4,11 +4,14 @@ A random teacher is written in shards, in bfloat16. A process of its own orders 
 half of it and writes the child, and reports its peak resident memory above what it took when it had done the same with
 a tiny teacher, which imports all there is to import; pages of memory-mapped files count. Plain cuts are of a Llama, in
 memory: the bound is the teacher's size plus the child's. With `--compensated` a GPT-NeoX is cut layer by layer,
-corrected on random tokens, and its folder is proven.
+corrected on random tokens, and its folder is proven. With `--intake` the teacher is taken in, and the prompts of an
+export are recorded of it, both layer by layer in float32.
 
 Usage: python benchmarks/memory.py [--num-layers 24] [--compensated [--hidden-size 2048] [--num-sequences 16] [--refit]]
+       python benchmarks/memory.py --intake [--num-layers 24] [--hidden-size 2048]
 
-Last line: a JSON object with `teacher_bytes`, `child_bytes`, `peak_bytes` and `peak_over_bound`; with `--compensated`,
+Last line: a JSON object with `teacher_bytes`, `child_bytes`, `peak_bytes` and `peak_over_bound`, or with `--intake`
+`peak_over_plan`; with `--compensated`,
 in place of the last, `peak_over_layer`, the peak over a layer of the teacher in its file, `peak_over_plan`, over what
 the plan expects, `cpu_seconds`, which count this process alone where others share the machine, above those of the tiny
 teacher, and `seconds_over_plan`, those over what the plan expects at the speed that was tried before the cut and after
@@ -37,19 +40,24 @@ from budwood.arch.count import num_parameters
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
 from budwood.models.certificate import probe_lengths, prove
-from budwood.models.checkpoint import own_weights, read_architecture
+from budwood.models.checkpoint import Checkpoint, own_weights, read_architecture
 from budwood.models.device import Compute, release_memory
+from budwood.models.offload import offloaded
+from budwood.models.prompts import prompt_lengths, record_prompts
 from budwood.models.teacher import byte_tokenizer
 from budwood.records.workload import Workload
-from budwood.reporting.streaming import TextReading, cut_memory
+from budwood.reporting.streaming import TextReading, certificate_memory, cut_memory, intake_memory
 from budwood.study.costs import Correction, Extent, forward_of, proof_cost
 from budwood.subnet.compensate import cut_out, gaps_of, write_cut
 from budwood.subnet.extract import extract_child, resolve
+from budwood.subnet.intake import verify_teacher
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
 from budwood.subnet.probe import probe_machine
 from budwood.subnet.settings import Compensation, Ordering
 
 VOCAB, HEAD_DIM, BATCH_SIZE = 50_304, 128, 4
+Run = Callable[[Path, Path], tuple[float, int]]
+"""Takes a teacher and where its child goes; returns what `cut` does."""
 
 
 def config_of(hidden_size: int, num_layers: int, *, compensated: bool) -> PretrainedConfig:
@@ -124,15 +132,22 @@ def compensate(teacher: Path, child: Path, settings: Compensation, text: Extent)
     return time.process_time() - begun, num_gaps(ordered)
 
 
+def take_in(teacher: Path, _child: Path) -> tuple[float, int]:
+    """Take a teacher in, and record prompts of it; return what `cut` does."""
+    checkpoint, begun = Checkpoint.open(teacher), time.process_time()
+    verify_teacher(checkpoint, checkpoint.load_tokenizer())
+    with offloaded(checkpoint) as model:
+        record_prompts(model)
+    return time.process_time() - begun, 0
+
+
 def num_gaps(ordered: OrderedTeacher) -> int:
     """Return how many runs of dropped layers follow a kept one."""
     kept = resolve(ordered, half_of(ordered.ranked)).kept_layers
     return len(gaps_of(kept, ordered.architecture.num_hidden_layers))
 
 
-def measured(
-    run: Callable[[Path, Path], tuple[float, int]], teacher: Path, child: Path, arguments: argparse.Namespace
-) -> dict[str, float]:
+def measured(run: Run, teacher: Path, child: Path, arguments: argparse.Namespace) -> dict[str, float]:
     """Return what a cut took of this process above what it had taken of a tiny teacher: resident memory and seconds."""
     speeds = [tried_speed()]
     with tempfile.TemporaryDirectory() as folder:
@@ -175,14 +190,18 @@ def main() -> None:
     parser.add_argument("--num-layers", type=int, default=24)
     parser.add_argument("--hidden-size", type=int, default=2048)
     parser.add_argument("--compensated", action="store_true")
+    parser.add_argument("--intake", action="store_true", help="the teacher is taken in, and not cut")
     parser.add_argument("--num-sequences", type=int, default=16)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--refit", action="store_true", help="the child, too, on the same tokens")
     parser.add_argument("--cut", nargs=2, type=Path, metavar=("TEACHER", "CHILD"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.cut:
-        run = partial(compensate, settings=corrections(arguments), text=text_of(arguments))
-        sys.stdout.write(json.dumps(measured(run if arguments.compensated else cut, *arguments.cut, arguments)) + "\n")
+        run: Run = cut
+        if arguments.compensated:
+            run = partial(compensate, settings=corrections(arguments), text=text_of(arguments))
+        run = take_in if arguments.intake else run
+        sys.stdout.write(json.dumps(measured(run, *arguments.cut, arguments)) + "\n")
         return
     with tempfile.TemporaryDirectory() as folder:
         teacher, child = Path(folder) / "teacher", Path(folder) / "child"
@@ -195,7 +214,9 @@ def main() -> None:
         seconds, found = time.perf_counter() - begun, json.loads(done.stdout.splitlines()[-1])
         figures = {"teacher_bytes": weight_bytes(teacher), "child_bytes": weight_bytes(child), **found}
         peak, planned = found["peak_bytes"], figures.pop("planned_seconds")
-        if arguments.compensated:
+        if arguments.intake:
+            figures |= {"peak_over_plan": round(peak / intake_bytes(read_architecture(teacher)), 3)}
+        elif arguments.compensated:
             whole = read_architecture(teacher)
             figures |= {"peak_over_layer": round(peak / layer_bytes(whole), 2)}
             figures |= {
@@ -214,6 +235,12 @@ def planned_bytes(teacher: Architecture, arguments: argparse.Namespace) -> int:
     text = text_of(arguments)
     reading = TextReading(num_sequences=text.count, length=text.length, batch_size=BATCH_SIZE, size=2)
     return cut_memory(teacher, half_of(teacher).architecture(teacher), corrections(arguments), reading).total
+
+
+def intake_bytes(teacher: Architecture) -> int:
+    """Return the peak that the plan expects of a teacher that is taken in, and whose prompts are recorded."""
+    prompts = certificate_memory(teacher, 2, prompt_lengths(2048), whole=False)
+    return max(intake_memory(teacher, 2).total, prompts.total)
 
 
 def planned_work(folder: Path, gaps: int, arguments: argparse.Namespace) -> Workload:

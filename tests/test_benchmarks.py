@@ -183,6 +183,18 @@ def test_activation_is_timed_in_small(monkeypatch, capsys):
 
 
 @pytest.mark.slow
+def test_an_intake_is_measured_in_small(monkeypatch, capsys):
+    import memory
+
+    monkeypatch.setattr(memory, "VOCAB", 300)
+    monkeypatch.setattr(sys, "argv", ["memory.py", "--intake", "--num-layers=2", "--hidden-size=128"])
+    memory.main()
+    found = last_line(capsys.readouterr().out)
+    assert {"peak_over_plan", "peak_bytes", "teacher_bytes"} < set(found)
+    assert found["peak_over_plan"] > 0
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_the_search_compares_what_was_found(monkeypatch, capsys, tmp_path):
     import search

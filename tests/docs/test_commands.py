@@ -36,6 +36,7 @@ SUBSTITUTIONS = (
     (r"schedule.tokens=100000", "schedule.tokens=1024"),
     (r"search.epochs=5", "search.epochs=2"),
     (r"study.prune data$", "study.prune data/smoke"),
+    (r"study.prune my-study", "study.prune data/smoke/02_intermediate/workspace"),
     (r"^make prune(?! DATA)", "make prune DATA=data/smoke"),
     # What a scheduler would run, here.
     (r"^sbatch .*'export HEAD=.*; (make .*)'$", r"\1"),

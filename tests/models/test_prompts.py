@@ -55,8 +55,8 @@ def test_log_probabilities_are_those_of_the_model(model, prompts):
 def test_a_model_that_answers_otherwise_in_a_batch_is_refused(model, monkeypatch):
     forward = model.forward
 
-    def confused(input_ids, attention_mask):
-        made = forward(input_ids=input_ids, attention_mask=attention_mask)
+    def confused(input_ids, attention_mask, use_cache):
+        made = forward(input_ids=input_ids, attention_mask=attention_mask, use_cache=use_cache)
         made.logits = made.logits * (1 + 0.01 * (len(input_ids) - 1))
         return made
 

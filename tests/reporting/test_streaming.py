@@ -3,9 +3,11 @@
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -21,12 +23,22 @@ from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
 from budwood.models import export
 from budwood.models.certificate import prove
+from budwood.models.checkpoint import Checkpoint
+from budwood.models.device import Compute
+from budwood.models.offload import offloaded
+from budwood.models.prompts import prompt_lengths, record_prompts
 from budwood.models.teacher import byte_tokenizer
 from budwood.reporting import streaming
-from budwood.reporting.streaming import TextReading, cut_memory, stream_memory
+from budwood.reporting.memory import forward_memory
+from budwood.reporting.streaming import TextReading, certificate_memory, cut_memory, intake_memory, stream_memory
+from budwood.study.gates import CheckOrder
+from budwood.study.planned import order_gate_memory
+from budwood.study.stage import Work, Workspace, no_tracking
+from budwood.study.text import Windows
 from budwood.subnet.compensate import cut_out, write_cut
 from budwood.subnet.elimination import LayerTrials
 from budwood.subnet.importance import importance_in
+from budwood.subnet.intake import verify_teacher
 from budwood.subnet.moments import teacher_stream
 from budwood.subnet.ordering import open_ordered
 from budwood.subnet.settings import Compensation, Ordering
@@ -153,6 +165,54 @@ def test_reading_takes_what_is_planned(
     assert planned == pytest.approx(living.peak, rel=0.1)
 
 
+@pytest.mark.parametrize(
+    ("family", "sizes", "tied"),
+    [("gpt_neox", WIDE, False), ("llama", MANY_WORDS, False), ("llama", MANY_WORDS, True)],
+    ids=["wide", "many words", "tied"],
+)
+def test_taking_a_teacher_in_takes_what_is_planned_at_any_depth(
+    family: str, sizes: Mapping[str, int], tmp_path: Path, *, tied: bool
+) -> None:
+    for depth in (3, 6):
+        folder = written_teacher(tmp_path / f"teacher-{depth}", family, depth, sizes, tied=tied)
+        teacher = Checkpoint.open(folder)
+        with Living() as living:
+            verify_teacher(teacher, teacher.load_tokenizer())
+        assert intake_memory(teacher.architecture, 2).total == pytest.approx(living.peak, rel=0.1)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("sizes", [WIDE, MANY_WORDS], ids=["wide", "many words"])
+def test_prompts_take_what_is_planned_at_any_depth(sizes: Mapping[str, int], tmp_path: Path, *, tied: bool) -> None:
+    for depth in (3, 6):
+        folder = written_teacher(tmp_path / f"child-{depth}", "llama", depth, sizes, tied=tied)
+        child = Checkpoint.open(folder)
+        with Living() as living, offloaded(child) as model:
+            lengths = [len(prompt.input_ids) for prompt in record_prompts(model)]
+        planned = certificate_memory(child.architecture, 2, lengths, whole=False)
+        assert planned.total == pytest.approx(living.peak, rel=0.1)
+
+
+def test_the_check_of_an_order_takes_what_is_planned(tmp_path: Path) -> None:
+    """The whole teacher, and of what is cut the part that is copied."""
+    folder = written_teacher(tmp_path, "llama", 4, WIDE, tied=False)
+    check = CheckOrder(
+        teacher=Checkpoint.open(folder),
+        importance={},
+        ordering=Ordering(ordering="magnitude"),
+        windows=Windows(tokens=None, split="selection", length=LENGTH, count=BATCH),  # type: ignore[arg-type]  # not read
+        compute=Compute(CPU, "float32"),
+        batch_size=BATCH,
+    )
+    teacher, windows = check.teacher.architecture, torch.randint(0, 256, (BATCH, LENGTH + 1))
+    with Living() as living, patch.object(Windows, "read", lambda _: windows):
+        check.run(Work(folder=tmp_path, workspace=Workspace(folder=tmp_path), track=no_tracking))
+    reading = partial(forward_memory, num_sequences=BATCH, length=LENGTH, precision="float32", teacher=teacher)
+    planned = order_gate_memory(teacher, reading)
+    assert planned.teacher == 4 * num_parameters(teacher)
+    assert planned.total == pytest.approx(living.peak, rel=0.1)
+
+
 def test_a_stream_by_hand() -> None:
     """Pythia-1B: a layer, and what its MLP reads; before, its embedding twice; for trials, a head."""
     teacher, states = pythia(50304, 16, 2048, 8), 64 * 512 * 2048 * 2
@@ -196,10 +256,15 @@ def test_a_cut_by_hand() -> None:
 def test_large_teachers_are_cut_on_ordinary_machines(sizes: tuple[int, int, int, int], gibibytes: int) -> None:
     """Pythia-6.9B and 12B, whatever the child keeps, and whatever the depth."""
     teacher, settings = pythia(*sizes), Compensation(refit=True)
+    assert intake_memory(teacher, 2).total < 3 * 2**30
+    half = certificate_memory(in_small(teacher, num_parameters(teacher) // 2), 2, prompt_lengths(2048), whole=True)
+    assert half.total < 12 * 2**30
     reading = TextReading(num_sequences=64, length=512, batch_size=16, size=2)
     for share in (0.25, 0.5, 0.75, 0.9):
         child = in_small(teacher, share * num_parameters(teacher))
         assert cut_memory(teacher, child, settings, reading).total < gibibytes * 2**30
+        lengths = prompt_lengths(2048)
+        assert certificate_memory(child, 2, lengths, whole=False).total < 4 * 2**30
         deep, deeper = teacher.with_layers(teacher.layers * 2), child.with_layers(child.layers * 2)
         assert stream_memory(deep, reading) == stream_memory(teacher, reading)
         assert cut_memory(deep, deeper, settings, reading).total < gibibytes * 2**30

@@ -29,6 +29,7 @@ from budwood.evaluation.settings import EfficiencySettings, EvaluationSettings, 
 from budwood.records.names import Variant
 from budwood.records.workload import Workload
 from budwood.reporting.quote import disk_bytes, markdown_plan
+from budwood.reporting.streaming import certificate_memory, intake_memory
 from budwood.study.ablation import PlannedAblation, plan_ablations
 from budwood.study.costs import Correction, Extent, moments_costs, writing_cost
 from budwood.study.gate_costs import halved
@@ -251,6 +252,22 @@ def test_certificates_by_hand() -> None:
     assert row(plan(study(), H100, 0.4), "certificate")["tokens"] == proof + check + 128
     short = plan(study(chats=False, positions=11), H100, 0.4)
     assert row(short, "certificate")["tokens"] == 2 * (1 + 11) + (10 + 10 + 9 + 3 * 10)
+
+
+def test_checks_and_certificates_have_their_memory() -> None:
+    """An answer maps the whole export; of what was trained its float32 weights are."""
+    planned = plan(study(num_orderings=1), H100, 0.4)
+    size, large = study().teacher_bytes_per_parameter, forecast().largest
+    assert row(planned, "intake", bin_name="")["memory_bytes"] == intake_memory(PYTHIA_69B, size).total
+    assert row(planned, "certificate")["memory_bytes"] >= size * num_parameters(large)
+    assert row(planned, "certificate", "distilled")["weights_bytes"] >= 4 * num_parameters(large)
+    silent = row(plan(study(chats=False), H100, 0.4), "certificate")
+    assert silent["memory_bytes"] == certificate_memory(large, size, (512, 100, 9), whole=False).total
+    orders = planned[(planned["stage"] == "gate") & (planned["bin"] == "")]
+    assert len(orders) == 4
+    assert (orders["teacher_bytes"] == 2 * num_parameters(PYTHIA_69B)).all()
+    lost = num_parameters(PYTHIA_69B) - num_parameters(halved(PYTHIA_69B, "channels"))
+    assert orders["weights_bytes"].unique() == pytest.approx(2 * lost, rel=1e-6)
 
 
 def test_an_ablation_by_hand() -> None:

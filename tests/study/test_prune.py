@@ -78,3 +78,14 @@ def test_the_command(data_root, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([str(tmp_path / "elsewhere")])
     assert "name the folder where runs keep their data" in capsys.readouterr().err
+
+
+def test_the_folder_of_a_study_in_python(data_root):
+    """No run is noted there, so days decide."""
+    folder = data_root / WORKSPACE
+    with pytest.raises(ValueError, match=r"no whole run has ended there yet.*--older-than-days"):
+        prune(folder, delete=True)
+    with holding(next(folder.iterdir()), "a call"):
+        prune(folder, older_than_days=5)
+    assert "Removed 2 work folders with 2.00 MiB." in prune(folder, older_than_days=5, delete=True)
+    assert ages(data_root) == [1]

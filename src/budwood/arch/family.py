@@ -161,6 +161,14 @@ class Family:
                 for name, axes in module.parameters:
                     yield f"{self.decoder}.{layer}.{name}", layer, axes
 
+    def parts(self, num_layers: int, *, tied: bool) -> list[list[tuple[str, int | None, Axes]]]:
+        """Return the same part by part: the embedding, every layer in depth order, and the rest."""
+        parts: list[list[tuple[str, int | None, Axes]]] = [[] for _ in range(num_layers + 2)]
+        for name, layer, axes in self.parameters(num_layers, tied=tied):
+            outer = 0 if name == self.embedding.weight else -1
+            parts[outer if layer is None else layer + 1].append((name, layer, axes))
+        return parts
+
 
 LLAMA = Family(
     model_type="llama",

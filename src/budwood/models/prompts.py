@@ -93,5 +93,10 @@ def _ids(length: int, row: int, vocab_size: int) -> Tensor:
 
 def _logprobs(model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor:
     """Return [B, T - 1] log-probabilities of all tokens but the first."""
-    logprobs: Tensor = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float().log_softmax(-1)
-    return logprobs.gather(-1, ids[:, 1:, None])[..., 0]
+    logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    # Prompt by prompt: a batch of them has a gigabyte of logits where there are many words.
+    rows = (
+        row[:-1].float().log_softmax(-1).gather(-1, following[1:, None])
+        for row, following in zip(logits, ids, strict=True)
+    )
+    return torch.stack([row[:, 0] for row in rows])

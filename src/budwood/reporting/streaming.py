@@ -4,13 +4,14 @@ What is read of a file is there twice, as it lies in the file and in its order. 
 there before and behind a layer. A shard of a child waits until it is full.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from budwood.arch.count import layer_parameters
+from budwood.arch.count import layer_parameters, num_parameters
 from budwood.arch.spec import Architecture
 from budwood.models.certificate import probe_lengths
 from budwood.models.export import WEIGHT_SHARD_BYTES
+from budwood.models.probe import NUM_TOKENS
 from budwood.reporting.memory import Memory, logits_bytes, working_bytes_per_token
 from budwood.subnet.extract import ROWS_TOGETHER
 from budwood.subnet.flops import layer_input_sizes, maps_layers, refits
@@ -78,6 +79,51 @@ def _scoring(teacher: Architecture, reading: TextReading) -> Iterator[Memory]:
         yield Memory(weights=weights, activations=states + reading.batch_tokens * token)
         matrices = _FLOAT32 * width * (copies * neurons + (copies - 1) * heads)
         yield Memory(weights=weights, activations=states, moments=matrices)
+
+
+def intake_memory(teacher: Architecture, size: int) -> Memory:
+    """Return what it takes to compare three readings of a teacher, each layer by layer in float32.
+
+    Transformers' own maps the embedding and the head beside the one in float32. Ours reads whole layers.
+
+    Args:
+        teacher: what is read.
+        size: bytes of a parameter in its files.
+    """
+    table, tied = _table(teacher), teacher.tie_word_embeddings
+    logits = _FLOAT32 * NUM_TOKENS * teacher.vocab_size
+    own = (size + _FLOAT32) * _layer_bytes(teacher, 1) + (_FLOAT32 * table if tied else 0)
+    return _largest(
+        [
+            Memory(weights=_mapped(teacher, size) + _FLOAT32 * table, head=logits),
+            Memory(weights=own, head=logits),
+            Memory(weights=_FLOAT32 * table + (0 if tied else size * table), head=2 * logits),
+        ]
+    )
+
+
+def certificate_memory(model: Architecture, size: int, lengths: Sequence[int], *, whole: bool) -> Memory:
+    """Return what it takes to record the prompts of an export, layer by layer in float32.
+
+    Args:
+        model: what is exported.
+        size: bytes of a parameter in its files.
+        lengths: tokens of the prompts, which run as one padded batch.
+        whole: whether its files are mapped whole, too: to answer a question, or to prove what was trained.
+    """
+    mapped, tokens = _mapped(model, size), len(lengths) * max(lengths)
+    logits, head = _FLOAT32 * tokens * model.vocab_size, _FLOAT32 * _table(model)
+    matrix = (size + _FLOAT32) * model.hidden_size * max(layer.intermediate_size for layer in model.layers)
+    mask = tokens * max(lengths)
+    working = tokens * working_bytes_per_token(model, _FLOAT32)
+    return _largest(
+        [
+            Memory(weights=size * num_parameters(model) if whole else 0),
+            Memory(weights=mapped + head, head=logits),
+            Memory(weights=mapped, head=logits + logits // len(lengths)),
+            Memory(weights=mapped + matrix, activations=working + mask),
+        ]
+    )
 
 
 def cut_memory(
@@ -213,6 +259,11 @@ def _layer_bytes(architecture: Architecture, size: int) -> int:
     """Return what the largest layer takes."""
     family, width = architecture.family, architecture.hidden_size
     return size * max(layer_parameters(family, width, layer) for layer in architecture.layers)
+
+
+def _mapped(architecture: Architecture, size: int) -> int:
+    """Return what the embedding and the head take in their files."""
+    return size * _table(architecture) * (1 if architecture.tie_word_embeddings else 2)
 
 
 def _table(architecture: Architecture) -> int:

@@ -9,21 +9,23 @@ from statistics import fmean
 from typing import ClassVar, NamedTuple
 
 import torch
-from transformers import PreTrainedModel
+from torch import Tensor
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.family import family_of
 from budwood.corpus.settings import CorpusSettings
 from budwood.models.card import Card, CardSource, Measurement
-from budwood.models.certificate import expect, prove
+from budwood.models.certificate import Expected, expect, prove
 from budwood.models.chat import ask_question
 from budwood.models.checkpoint import Checkpoint, build_empty
 from budwood.models.engines import GGUF, open_everywhere, serving_commands
 from budwood.models.export import CARD, CERTIFICATE
 from budwood.models.fingerprint import fingerprint
+from budwood.models.offload import offloaded
 from budwood.models.prompts import PROMPTS, record_prompts, write_check
 from budwood.models.settings import ServingSettings
 from budwood.models.stream import parts_of
+from budwood.models.tensors import CheckpointTensors
 from budwood.records.certificate import Certificate, Lessons
 from budwood.records.cost import Cost
 from budwood.records.evaluation import Downstream
@@ -84,10 +86,9 @@ class ExportSubnet(Stage[Exported]):
             kept_channels=self.winner.kept_channels,
             kept_layers=self.winner.kept_layers,
         )
-        child, winner = subnet.load_model(torch.float32), self.winner
         text = "text kept for the choice among candidates"
-        measured = [measured_loss(winner.choice_loss, text, winner.finalist_tokens)]
-        return Exported(subnet, _describe(self, subnet, child, certificate, measured))
+        measured = [measured_loss(self.winner.choice_loss, text, self.winner.finalist_tokens)]
+        return Exported(subnet, _describe(self, subnet, certificate, measured))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,11 +109,8 @@ class CertifyTrained(Stage[Certificate]):
 
     def run(self, work: Work) -> Certificate:
         """Compare the folder as plain transformers loads it with the model as budwood loads it, and describe it."""
-        child, record = self.model.load_model(torch.float32), self.record
-        low, high = self.subnet.parameter_bin
-        text, decoder = self.proven_on.read()[0], family_of(self.model.architecture.family).decoder
-        expected = expect(build_empty(child.config, type(child)), parts_of(child, decoder), decoder, text, child.device)
-        proof = prove(expected, self.model.folder, self.model.architecture, ParameterBin(low, high), text)
+        record, text, within = self.record, self.proven_on.read()[0], ParameterBin(*self.subnet.parameter_bin)
+        proof = prove(_computed(self.model, text), self.model.folder, self.model.architecture, within, text)
         lessons = Lessons(
             arm=record.arm,
             start=record.made_with.start,
@@ -123,7 +121,7 @@ class CertifyTrained(Stage[Certificate]):
         cost = proof_cost(forward_of(self.model.architecture), proof.probe_lengths)
         own = {"fingerprint": fingerprint(self.model.folder), "training": lessons, "costs": (cost,)}
         certificate = self.subnet.model_copy(update=dict(proof) | own)
-        certificate = _describe(self, self.model, child, certificate, self.measured)
+        certificate = _describe(self, self.model, certificate, self.measured)
         _copy_papers(self.model.folder, work.folder)
         return certificate
 
@@ -179,13 +177,16 @@ def measured_loss(loss: float, data: str, tokens: int) -> Measurement:
 def _describe(
     stage: ExportSubnet | CertifyTrained,
     checkpoint: Checkpoint,
-    child: PreTrainedModel,
     certificate: Certificate,
     measured: Sequence[Measurement],
 ) -> Certificate:
     """Try a model in engines and with a question, write what came of it into its folder, and return the certificate."""
     folder = checkpoint.folder
-    prompts, chat = record_prompts(child), ask_question(child, checkpoint.load_tokenizer())
+    with offloaded(checkpoint) as child:
+        prompts = record_prompts(child)
+    stored = CheckpointTensors(folder, checkpoint.architecture).dtype
+    # An answer reads all weights for every token: they are mapped, as they are.
+    chat = ask_question(checkpoint.load_model(stored), checkpoint.load_tokenizer())
     write_check(folder, prompts)
     lengths = [len(prompt.input_ids) for prompt in prompts]
     checked = check_cost(forward_of(checkpoint.architecture), lengths, chat.num_tokens)
@@ -206,6 +207,13 @@ def _describe(
     write_atomically(folder / CARD, card.text())
     write_atomically(folder / CERTIFICATE, certificate.model_dump_json(by_alias=True, indent=1))
     return certificate
+
+
+def _computed(model: Checkpoint, text: Tensor) -> Expected:
+    """Return what a model computes as budwood loads it; see `budwood.models.certificate.expect`."""
+    loaded, decoder = model.load_model(torch.float32), family_of(model.architecture.family).decoder
+    parts = parts_of(loaded, decoder, consume=True)
+    return expect(build_empty(loaded.config, type(loaded)), parts, decoder, text, loaded.device)
 
 
 def _copy_papers(source: Path, target: Path) -> None:

@@ -20,11 +20,11 @@ from budwood.records.workload import Workload
 from budwood.reporting.accelerator import Accelerator
 from budwood.reporting.memory import BYTES, Memory
 from budwood.reporting.quote import PLAN_COLUMNS
-from budwood.reporting.streaming import stream_memory
+from budwood.reporting.streaming import certificate_memory, intake_memory, stream_memory
 from budwood.search.fitness import FROM_SCORES
 from budwood.study import costs, gate_costs
 from budwood.study.forecast import Forecast
-from budwood.study.planned import PlannedStudy
+from budwood.study.planned import PlannedStudy, order_gate_memory
 from budwood.subnet.elimination import NUM_TOGETHER
 from budwood.subnet.fitness import fitness_flops_per_token
 from budwood.subnet.flops import calibration_work, elimination_work
@@ -127,6 +127,12 @@ def _held(memory: Memory, largest: Architecture) -> PlanRow:
     return parts | {"memory_bytes": memory.total, "num_parameters": num_parameters(largest)}
 
 
+def _proving(study: PlannedStudy, model: Architecture, size: int, *, trained: bool = False) -> PlanRow:
+    """Return what an export takes that is described: it was proven when it was cut, unless it was trained."""
+    whole, lengths = trained or study.chats, prompt_lengths(study.positions)
+    return _held(certificate_memory(model, size, lengths, whole=whole), model)
+
+
 def _files(study: PlannedStudy, schedule: Schedule, trained: Architecture) -> PlanRow:
     """Return what a trained model leaves on disk, and its checkpoints meanwhile."""
     count = num_parameters(trained)
@@ -142,6 +148,7 @@ def _shared_rows(study: PlannedStudy) -> Iterator[PlanRow]:
         "stage": "text",
         "disk_bytes": schedule.num_tokens * token_bytes,
     }
+    yield {"stage": "intake"} | _held(intake_memory(teacher, study.teacher_bytes_per_parameter), teacher)
     held = _held(study.reading_memory(teacher), teacher)
     num_stored = num_parameters(teacher) + study.num_dropped_ids * teacher.hidden_size
     files = {"disk_bytes": num_stored * study.teacher_bytes_per_parameter}
@@ -157,8 +164,9 @@ def _shared_rows(study: PlannedStudy) -> Iterator[PlanRow]:
         cost = costs.elimination_cost(teacher, text, study.trials)
         yield _row(cost) | streamed | {"work": elimination_work(teacher, cost, context=text.length)}
     checked = study.text("selection", min(measurement.elimination, measurement.selection))
+    halves = order_gate_memory(teacher, lambda half: study.reading_memory(half, teacher))
     for cost in gate_costs.order_gate_costs(teacher, checked).values():
-        yield from [_row(cost)] * study.num_orderings
+        yield from [_row(cost) | _held(halves, teacher)] * study.num_orderings
     sequences = sum(count * study.num_sources.get(split, 0) for split, count in measurement.reported.items())
     asked = study.evaluation.question_tokens(study.num_sources["validation"])
     forward = float(forward_flops_per_token(teacher, context=measurement.final_length))
@@ -201,7 +209,7 @@ def _search_rows(study: PlannedStudy, each: Forecast) -> Iterator[PlanRow]:
     work = each.cut_work(study.teacher, study.text("calibration"), study.text("calibration", measurement.num_refit))
     yield _row(correction, variant) | _held(cutting, largest) | files | {"work": work}
     proven = certificate_cost(study, each, study.search.num_finalists)
-    yield _row(proven, variant) | {"work": Workload(products=proven.flops)}
+    yield _row(proven, variant) | _proving(study, largest, size) | {"work": Workload(products=proven.flops)}
     if (probe := study.probe_schedule) is not None:
         forward = each.forward(probe.sequence_length)
         (trained,) = costs.training_costs(forward, 0.0, probe)
@@ -223,7 +231,8 @@ def _training_rows(study: PlannedStudy, each: Forecast) -> Iterator[PlanRow]:
     steady = probe is not None and probe.shape == "warmup_stable_decay"
     for arm in ARMS:
         if arm in FROM_SUBNET:
-            yield _row(certificate_cost(study, each, 1), each.variant, arm)
+            proving = _proving(study, each.largest, _MODEL_BYTES, trained=True)
+            yield _row(certificate_cost(study, each, 1), each.variant, arm) | proving
         if probe is None or arm != CONTINUED:
             yield from _sweep_rows(study, each, arm)
         for place in range(study.conditions.protocol.num_seeds):

@@ -1,8 +1,10 @@
 """All that the cost of a study follows from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import get_args
 
+from budwood.arch.count import num_parameters
 from budwood.arch.spec import Architecture
 from budwood.evaluation.settings import EvaluationSettings
 from budwood.records.names import Variant
@@ -12,6 +14,7 @@ from budwood.search.elimination import Kept
 from budwood.search.settings import SearchSettings
 from budwood.study.costs import Extent
 from budwood.study.forecast import Forecast
+from budwood.study.gate_costs import HalvedAxis, halved
 from budwood.study.settings import Conditions
 from budwood.training.settings import ArmSettings, DistillationSettings, Schedule
 from budwood.training.teacher import with_tail
@@ -127,3 +130,23 @@ class PlannedStudy:
             precision=self.precision,
             teacher=teacher,
         )
+
+
+def order_gate_memory(teacher: Architecture, reading: Callable[[Architecture], Memory]) -> Memory:
+    """Return what the check of an order takes: the whole teacher, and of what is cut the part that is copied.
+
+    The first half of an axis is a part of the teacher's memory, the last half is copied: as many parameters as an even
+    axis loses. Layers are shared.
+
+    Args:
+        teacher: what is ordered.
+        reading: what it takes a cut to read the text, beside the teacher.
+    """
+
+    def held(axis: HalvedAxis) -> Memory:
+        half = halved(teacher, axis)
+        memory, lost = reading(half), num_parameters(teacher) - num_parameters(half)
+        copied = 0 if axis == "layers" else memory.weights * lost // num_parameters(half)
+        return replace(memory, weights=copied)
+
+    return max(map(held, get_args(HalvedAxis)), key=lambda memory: memory.total)

@@ -10,30 +10,41 @@ from pathlib import Path
 from budwood.arch.bytes import spell_bytes
 from budwood.records.locks import holding
 from budwood.records.runs import WORKSPACE, newest_whole_run
-from budwood.study.stage import Unused, remove, unused_since
+from budwood.study.stage import USED, Unused, remove, unused_since
 
 
 def prune(data_root: Path, *, older_than_days: float | None = None, delete: bool = False) -> str:
     """Return which work folders are no longer used and what they take, having removed them where that is wanted.
 
     Args:
-        data_root: folder in which an environment keeps its data.
+        data_root: folder in which an environment keeps its data, or that of a study in Python.
         older_than_days: since when a folder was not used; since the newest whole run began where this is not given.
         delete: whether they are removed.
 
     Raises:
-        ValueError: there is no workspace, or no whole run has ended yet.
+        ValueError: there is no workspace, or no whole run has ended yet, which studies in Python do not note.
         FolderInUseError: a run is going on there.
     """
-    workspace = data_root / WORKSPACE
-    if not workspace.is_dir():
-        raise ValueError(f"DATA_ROOT={data_root}: there is no {workspace}; name the folder where runs keep their data")
+    workspace = _workspace(data_root)
     since = _since(data_root, older_than_days)
     with holding(data_root, "pruning") if delete else nullcontext():
         unused = unused_since(workspace, since)
         for each in unused if delete else ():
             remove(each)
     return _report(unused, since, deleted=delete)
+
+
+def _workspace(data_root: Path) -> Path:
+    """Return where the work folders are."""
+    workspace = data_root / WORKSPACE
+    if workspace.is_dir():
+        return workspace
+    if any(data_root.glob(f"*/{USED}")):
+        return data_root  # of a study in Python
+    raise ValueError(
+        f"DATA_ROOT={data_root}: there is no {workspace}, and no work folder of a study in Python; name the folder "
+        "where runs keep their data"
+    )
 
 
 def _since(data_root: Path, older_than_days: float | None) -> datetime:
@@ -61,7 +72,11 @@ def _report(unused: Sequence[Unused], since: datetime, *, deleted: bool) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m budwood.study.prune", description=__doc__)
-    parser.add_argument("data_root", type=Path, help="folder in which an environment keeps its data, such as data")
+    parser.add_argument(
+        "data_root",
+        type=Path,
+        help="folder in which an environment keeps its data, such as data, or that of a study in Python",
+    )
     parser.add_argument(
         "--older-than-days",
         type=float,

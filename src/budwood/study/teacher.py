@@ -17,6 +17,7 @@ from budwood.records.cost import Cost
 from budwood.records.locks import holding
 from budwood.records.teacher import IntakeRecord, TeacherRecord
 from budwood.study.costs import stream_cost
+from budwood.study.results import PARTS, restore, save
 from budwood.study.source import code_hash
 from budwood.study.stage import Stage, Work, Workspace
 from budwood.study.text import Materials, Windows
@@ -27,7 +28,8 @@ from budwood.subnet.moments import teacher_stream
 from budwood.subnet.ordering import open_ordered
 from budwood.subnet.settings import Ordering
 
-TRIALS = "trials.jsonl"
+SCORES, TRIALS = "scores", "trials.jsonl"
+"""In the work folder of a ranking: what its pass has found, and the trials of its elimination."""
 
 
 class Ranked(NamedTuple):
@@ -64,27 +66,35 @@ class RankComponents(Stage[Ranked]):
         )
 
     def run(self, work: Work) -> Ranked:
-        """Measure; a killed run continues after the last trial of its elimination."""
+        """Measure; a killed run continues after its pass, or after the last trial of its elimination."""
+        windows = self.calibration.read()
+        if not self.elimination:
+            return self._score(windows)
+        folder = work.folder / SCORES
+        if not (folder / PARTS).is_file():
+            folder.mkdir(exist_ok=True)
+            save(self._score(windows), folder)
+        scored = restore(Ranked, folder)
         started = time.perf_counter()
-        windows, architecture = self.calibration.read(), self.teacher.architecture
+        found = leave_layers_out(
+            self.teacher.folder,
+            windows[: self.elimination],
+            self.compute,
+            batch_size=self.batch_size,
+            trials_file=work.folder / TRIALS,
+        )
+        importance = replace(Importance.from_tensors(scored.importance), eliminated=found.order)
+        cost = Cost(stage="elimination", flops=found.flops, tokens=found.tokens)
+        return Ranked(importance.to_tensors(), [*scored.costs, cost.after(time.perf_counter() - started)])
+
+    def _score(self, windows: Tensor) -> Ranked:
+        """Score what layers are made of, in one pass."""
+        started, architecture = time.perf_counter(), self.teacher.architecture
         text = windows[:, :-1]
         whole = open_ordered(self.teacher.folder, Ordering(ordering="native")).on(self.compute, self.compute.dtype)
         importance = importance_in(teacher_stream(whole, text.split(self.batch_size)), architecture)
-        passed = time.perf_counter()
-        costs = [stream_cost("calibration", architecture, self.calibration.extent).after(passed - started)]
-        if self.elimination:
-            compared = windows[: self.elimination]
-            found = leave_layers_out(
-                self.teacher.folder,
-                compared,
-                self.compute,
-                batch_size=self.batch_size,
-                trials_file=work.folder / TRIALS,
-            )
-            importance = replace(importance, eliminated=found.order)
-            cost = Cost(stage="elimination", flops=found.flops, tokens=found.tokens)
-            costs.append(cost.after(time.perf_counter() - passed))
-        return Ranked(importance.to_tensors(), costs)
+        cost = stream_cost("calibration", architecture, self.calibration.extent)
+        return Ranked(importance.to_tensors(), [cost.after(time.perf_counter() - started)])
 
 
 def fetch_source(settings: TeacherSettings, workspace: Workspace, root: Path) -> FetchedTeacher:

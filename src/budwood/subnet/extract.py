@@ -185,11 +185,7 @@ def child_state(teacher: OrderedTeacher, cut: Cut, corrections: Corrections | No
 
 def child_parts(teacher: OrderedTeacher, cut: Cut, corrections: Corrections) -> Iterator[State]:
     """Return the parameters of a child part by part: the embedding, its layers in depth order, and the rest."""
-    family, depth = teacher.family, len(cut.layers)
-    parts: list[list[tuple[str, int | None, Axes]]] = [[] for _ in range(depth + 2)]
-    for name, position, axes in family.parameters(depth, tied=teacher.architecture.tie_word_embeddings):
-        outer = 0 if name == family.embedding.weight else depth + 1
-        parts[outer if position is None else position + 1].append((name, position, axes))
+    parts = teacher.family.parts(len(cut.layers), tied=teacher.architecture.tie_word_embeddings)
     # A loop would keep a part while the next one is made.
     return (_child_part(teacher, cut, corrections, parameters) for parameters in parts)
 
