@@ -23,7 +23,7 @@ ELSEWHERE = [page for page in PAGES if page.parent != INDEX.parent and page.name
 FIGURE = re.compile(r"\d nats\b|± [\d.]+(?![\d.]* %)")
 """What was measured. The width of a bin, `± 5 %`, was not."""
 NO_FIGURES = re.compile(
-    r"at most 0\.001 nats apart|Differences up to 0\.001 nats are accepted|"
+    r"at most 0\.001 nats (?:apart|ahead)|Differences up to 0\.001 nats are accepted|"
     r"guessing \(10\.8 nats for a vocabulary of 49,152\)"
 )
 """Bounds, and what follows from a size."""
