@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from processes import run_python
+from projects import ROOT
 from teachers import TEACHERS, TYPICAL, families, tiny_teacher
 from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -80,7 +81,7 @@ def test_taking_in_a_teacher_of_twice_the_depth_takes_no_more_memory(tmp_path: P
         config = LlamaConfig(**sizes, num_hidden_layers=depth)
         AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path / str(depth))
         byte_tokenizer().save_pretrained(tmp_path / str(depth))
-    done = run_python(["-c", PEAK, "1", "4", "8"], tmp_path, dict(os.environ))
+    done = run_python(["-c", PEAK, "1", "4", "8"], tmp_path, os.environ | {"PYTHONPATH": str(ROOT / "src")})
     assert done.returncode == 0, done.stderr
     shallow, deep = json.loads(done.stdout.splitlines()[-1])
     layer = 2 * (4 * 512**2 + 3 * 512 * 2048)
