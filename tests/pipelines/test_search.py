@@ -66,7 +66,7 @@ def test_two_workers_write_the_same_history_as_one(project):
 
 def flops_without_sharing(project: Path, history: pd.DataFrame) -> float:
     """Return what the candidates of a history would take if none began with layers that another has run."""
-    data, space = project / "data/smoke", SpaceSettings(layerwise=True, compensation=Compensation())
+    data, space = project / "data/smoke", SpaceSettings(layerwise=True, compensation=Compensation(pairs=False))
     importance = importance_of(load_file(data / "04_feature/importance.safetensors"))
     ordered = open_ordered(data / "03_primary/teacher", space, importance)
     genes = Genes.open(data / "05_model_input/half/coarse_layerwise/genes")
