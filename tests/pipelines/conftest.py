@@ -1,10 +1,21 @@
-"""MLflow databases without runs."""
+"""MLflow databases without runs, and the pipelines of the smoke study."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from projects import empty_store
+from kedro.framework.project import configure_project
+from projects import ROOT, empty_store
+
+
+@pytest.fixture(scope="module")
+def smoke_project() -> Iterator[None]:
+    """Let `pipelines` be those of the smoke study."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.setenv("KEDRO_ENV", "smoke")
+        configure_project("budwood")
+        yield
 
 
 @pytest.fixture

@@ -1,28 +1,23 @@
 """A launcher without accelerators is refused before the first node of a run that would use it, and of no other."""
 
 import inspect
-from collections.abc import Iterator
 from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
-from kedro.framework.project import configure_project, pipelines
-from projects import ROOT
+from kedro.framework.project import pipelines
 
 from budwood.models.device import choose_compute
 from budwood.pipelines.devices import CHOOSING, TRAINING, DevicesHook
 from budwood.study import devices
 from budwood.training.settings import Engine
 
+pytestmark = pytest.mark.usefixtures("smoke_project")
 
-@pytest.fixture(scope="module", autouse=True)
-def _smoke() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        patch.setenv("KEDRO_ENV", "smoke")
-        configure_project("budwood")
-        patch.setattr(devices, "choose_compute", lambda *_: choose_compute("cpu", "float32"))
-        yield
+
+@pytest.fixture(autouse=True)
+def _no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "choose_compute", lambda *_: choose_compute("cpu", "float32"))
 
 
 def begin(

@@ -1,25 +1,16 @@
 """A part of a study does not begin without what it reads, and says where that was made with other parameters."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from kedro.framework.project import configure_project, pipelines
-from projects import ROOT
+from kedro.framework.project import pipelines
 
 from budwood.pipelines.inputs import InputsHook
 
+pytestmark = pytest.mark.usefixtures("smoke_project")
+
 PARAMETERS = {"params:teacher": "one", "params:corpus": "this", "params:search": 7, "params:conditions": 1}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _smoke() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        patch.setenv("KEDRO_ENV", "smoke")
-        configure_project("budwood")
-        yield
 
 
 def begin(name: str, folder: Path, there: set[str] | None = None, **changed: object) -> InputsHook:

@@ -9,9 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from kedro.framework.project import configure_project, pipelines
+from kedro.framework.project import pipelines
 from kedro.pipeline import Pipeline
-from projects import ROOT, kedro, start_kedro
+from projects import kedro, start_kedro
 
 from budwood.pipelines.lock import LockHook
 from budwood.records.locks import HOLDER, FolderInUseError, holding
@@ -29,11 +29,9 @@ def hook(tmp_path: Path) -> LockHook:
 
 
 @pytest.fixture
-def whole(monkeypatch: pytest.MonkeyPatch) -> Pipeline:
+def whole(smoke_project: None) -> Pipeline:
     """Return all nodes of the smoke study."""
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setenv("KEDRO_ENV", "smoke")
-    configure_project("budwood")
+    del smoke_project
     return pipelines["__default__"]
 
 
