@@ -3,19 +3,21 @@
 import pytest
 import torch
 
+from budwood.models import device
 from budwood.models.device import Compute, choose_compute
 
 
 @pytest.fixture
 def hardware(monkeypatch):
-    """Pretend to have some accelerators, and a processor that multiplies bfloat16 or not."""
+    """Pretend to have some accelerators, and a processor that multiplies bfloat16 or not, by AMX or by AVX-512."""
 
-    def pretend(*accelerators, bfloat16=False):
+    def pretend(*accelerators, bfloat16=False, amx=False, vendor="AuthenticAMD"):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in accelerators)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in accelerators)
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bfloat16)  # noqa: ARG005
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bfloat16)
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+        monkeypatch.setattr(device, "_processor", lambda: f"vendor_id\t: {vendor}\n")
 
     return pretend
 
@@ -36,13 +38,23 @@ def test_a_named_device_that_is_not_there_is_refused(hardware, name):
         choose_compute(name)
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("name", ["cpu", "cuda"])
 @pytest.mark.parametrize(("multiplies", "expected"), [(True, "bfloat16"), (False, "float32")])
-def test_auto_takes_bfloat16_where_the_hardware_multiplies_it(hardware, device, multiplies, expected):
+def test_auto_takes_bfloat16_where_the_hardware_multiplies_it(hardware, name, multiplies, expected):
     hardware("cuda", bfloat16=multiplies)
-    assert choose_compute(device).precision == expected
-    assert choose_compute(device, "float32").precision == "float32"
-    assert choose_compute(device, "bfloat16").precision == "bfloat16"
+    assert choose_compute(name).precision == expected
+    assert choose_compute(name, "float32").precision == "float32"
+    assert choose_compute(name, "bfloat16").precision == "bfloat16"
+
+
+@pytest.mark.parametrize(("amx", "expected"), [(False, "float32"), (True, "bfloat16")])
+def test_on_intel_bfloat16_is_faster_with_amx_alone(hardware, amx, expected):
+    hardware(bfloat16=True, amx=amx, vendor="GenuineIntel")
+    assert choose_compute("cpu").precision == expected
+
+
+def test_the_processor_is_named_by_the_system():
+    assert device._processor()
 
 
 def test_metal_computes_in_full_precision(hardware):

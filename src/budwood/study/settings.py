@@ -132,7 +132,7 @@ class MeasurementSettings(Strict):
     device: Annotated[DeviceName, HOW] = "auto"
     """Where models run; `auto` is an accelerator where there is one."""
     precision: Precision = "auto"
-    """Of forward passes; `auto` is bfloat16 where the hardware multiplies it."""
+    """Of forward passes; `auto` is bfloat16 where the hardware multiplies it faster than float32."""
 
     @property
     def hardware(self) -> tuple[DeviceName, Precision]:
