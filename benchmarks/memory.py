@@ -149,7 +149,7 @@ def num_gaps(ordered: OrderedTeacher) -> int:
 
 def measured(run: Run, teacher: Path, child: Path, arguments: argparse.Namespace) -> dict[str, float]:
     """Return what a cut took of this process above what it had taken of a tiny teacher: resident memory and seconds."""
-    speeds = [tried_speed()]
+    speeds = [tried_speed()] if arguments.compensated else []
     with tempfile.TemporaryDirectory() as folder:
         tiny = Path(folder) / "teacher"
         write_teacher(tiny, config_of(2 * HEAD_DIM, 4, compensated=arguments.compensated))
@@ -163,6 +163,8 @@ def measured(run: Run, teacher: Path, child: Path, arguments: argparse.Namespace
     before = peak_bytes()
     seconds, gaps = run(teacher, child)
     found = {"cpu_seconds": round(seconds - own, 2), "peak_bytes": peak_bytes() - before}
+    if not arguments.compensated:
+        return found
     planned += planned_work(teacher, gaps, arguments)
     speeds.append(tried_speed())
     return found | {"planned_seconds": fmean(planned.seconds(speed) for speed in speeds)}
@@ -213,7 +215,7 @@ def main() -> None:
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)  # noqa: S603 - this very script
         seconds, found = time.perf_counter() - begun, json.loads(done.stdout.splitlines()[-1])
         figures = {"teacher_bytes": weight_bytes(teacher), "child_bytes": weight_bytes(child), **found}
-        peak, planned = found["peak_bytes"], figures.pop("planned_seconds")
+        peak = found["peak_bytes"]
         if arguments.intake:
             figures |= {"peak_over_plan": round(peak / intake_bytes(read_architecture(teacher)), 3)}
         elif arguments.compensated:
@@ -222,7 +224,7 @@ def main() -> None:
             figures |= {
                 "peak_over_plan": round(peak / planned_bytes(whole, arguments), 3),
                 "seconds": round(seconds, 1),
-                "seconds_over_plan": round(found["cpu_seconds"] / planned, 3),
+                "seconds_over_plan": round(found["cpu_seconds"] / figures.pop("planned_seconds"), 3),
             }
         else:
             bound = figures["teacher_bytes"] + figures["child_bytes"]
