@@ -40,6 +40,7 @@ from budwood.models.rotary import (
     rotary_dims,
     state_ropes,
 )
+from budwood.models.tensors import CheckpointTensors
 from budwood.models.weights import SINGLE, WEIGHT_INDEX, read_object, same_values, tensor_files
 from budwood.records.files import write_folder_atomically
 from budwood.records.seal import damage, seal
@@ -86,6 +87,11 @@ class Checkpoint:
         config = load_config(folder)
         architecture = architecture_from_config(config)
         return cls(folder=folder, config=config, architecture=architecture, fingerprint=fingerprint(folder))
+
+    @property
+    def stored_dtype(self) -> torch.dtype:
+        """The widest precision of its weights."""
+        return CheckpointTensors(self.folder, self.architecture).dtype
 
     def load_model(self, dtype: torch.dtype) -> PreTrainedModel:
         """Load the model."""

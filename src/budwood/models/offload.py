@@ -16,7 +16,7 @@ from transformers.integrations.accelerate import load_offloaded_parameter
 from budwood.arch.family import family_of
 from budwood.models.checkpoint import OWN_MODELS, Checkpoint, build_empty
 from budwood.models.device import release_memory
-from budwood.models.tensors import CheckpointTensors, Lazy
+from budwood.models.tensors import Lazy
 
 
 @contextmanager
@@ -30,14 +30,13 @@ def offloaded(checkpoint: Checkpoint) -> Iterator[PreTrainedModel]:
     Args:
         checkpoint: of a stock class, or one that budwood wrote with a class of its own.
     """
-    # In any other precision transformers would convert all weights first.
-    dtype = CheckpointTensors(checkpoint.folder, checkpoint.architecture).dtype
     # Not budwood's own loader: it settles ties by itself.
     model_class: Any = OWN_MODELS.get(checkpoint.config["model_type"], AutoModelForCausalLM)
     with TemporaryDirectory() as converted, _without_warning():
         stored: PreTrainedModel = model_class.from_pretrained(
             checkpoint.folder,
-            dtype=dtype,
+            # In any other precision transformers would convert all weights first.
+            dtype=checkpoint.stored_dtype,
             use_safetensors=True,
             device_map=_places(checkpoint),
             offload_folder=converted,

@@ -25,7 +25,6 @@ from budwood.models.offload import offloaded
 from budwood.models.prompts import PROMPTS, record_prompts, write_check
 from budwood.models.settings import ServingSettings
 from budwood.models.stream import parts_of
-from budwood.models.tensors import CheckpointTensors
 from budwood.records.certificate import Certificate, Lessons
 from budwood.records.cost import Cost
 from budwood.records.evaluation import Downstream
@@ -184,9 +183,8 @@ def _describe(
     folder = checkpoint.folder
     with offloaded(checkpoint) as child:
         prompts = record_prompts(child)
-    stored = CheckpointTensors(folder, checkpoint.architecture).dtype
     # An answer reads all weights for every token: they are mapped, as they are.
-    chat = ask_question(checkpoint.load_model(stored), checkpoint.load_tokenizer())
+    chat = ask_question(checkpoint.load_model(checkpoint.stored_dtype), checkpoint.load_tokenizer())
     write_check(folder, prompts)
     lengths = [len(prompt.input_ids) for prompt in prompts]
     checked = check_cost(forward_of(checkpoint.architecture), lengths, chat.num_tokens)
