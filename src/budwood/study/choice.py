@@ -33,14 +33,14 @@ from budwood.study.settings import Conditions
 from budwood.study.stage import NOT_DECIDING, Stage, Work, no_tracking
 from budwood.study.teacher import importance_of
 from budwood.study.text import Materials, Windows
+from budwood.study.training import Start, TrainArm
 from budwood.subnet.compensate import corrections_made, cut_out, gaps_of, write_cut
 from budwood.subnet.extract import resolve
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
 from budwood.subnet.settings import SpaceSettings
-from budwood.training.job import TrainingJob
 from budwood.training.launch import run_job
 from budwood.training.run import MODEL
-from budwood.training.settings import Engine, Schedule
+from budwood.training.settings import ArmSettings, Engine, Schedule
 
 LOOKS = "looks.jsonl"
 
@@ -153,20 +153,18 @@ class ChooseWinner(Stage[Chosen]):
 
     def _train(self, cut: Path, work: Work) -> PreTrainedModel:
         assert self.training is not None, "only called where finalists are trained"
-        job = TrainingJob(
+        arm = TrainArm(
             arm="finalist",
-            model_folder=cut,
-            initialisation="checkpoint",
-            teacher_folder=self.teacher.folder,
-            corpus_folder=self.choice.tokens.folder,
-            output_folder=work.folder / f"{cut.name}-trained",
-            learning_rate=self.training.learning_rate,
+            start=Start(initialisation="checkpoint", checkpoint=Checkpoint.open(cut)),
+            settings=ArmSettings(),
             schedule=self.training.schedule,
-            heldout_windows=self.training.heldout,
-            device=self.compute.name,
-            precision=self.compute.precision,
+            tokens=self.choice.tokens,
+            heldout=self.training.heldout,
+            teacher=self.teacher,
+            compute=self.compute,
             engine=self.training.engine,
         )
+        job = arm.job(work.folder / f"{cut.name}-trained", self.training.learning_rate)
         run_job(job, no_tracking, {})
         return load_model(job.output_folder / MODEL, torch.float32)
 
