@@ -1,31 +1,73 @@
 """The plan of a study as a page to read: what it costs, what will not fit, and how memory was estimated."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Self
 
 import pandas as pd
 
 from budwood.arch.bytes import spell_bytes
+from budwood.arch.count import num_parameters
+from budwood.arch.spec import Architecture
 from budwood.records.cost import STAGES
-from budwood.records.names import Variant
+from budwood.records.names import SHARED, Variant
+from budwood.records.workload import Workload
 from budwood.reporting import formats
 from budwood.reporting.ledger import PROBE
 from budwood.reporting.markup import markdown_table, plural
 from budwood.reporting.memory import Memory
 
 _MEMORY_PARTS = tuple(Memory.__slots__)
+_NO_MEMORY = Memory(weights=0)
 NUM_MEMBERS = 64
 """Sub-networks drawn from every bin."""
 ROOM = 0.9
 """Share of a device's memory that is planned with: its runtime, fragments and what estimates miss take the rest."""
-PLAN_COLUMNS = [
-    *("stage", "bin", "space", "arm", "tokens", "flops", "paper_flops", "device_hours"),
-    *("num_parameters", "memory_bytes", "disk_bytes", "passing_disk_bytes", "taken"),
-    *(f"{part}_bytes" for part in _MEMORY_PARTS),
-]
-"""Of a plan."""
 ABLATION_COLUMNS = [
     *("ablation", "bin", "searches", "runs", "search_flops", "training_flops", "teacher_flops", "device_hours")
 ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRow:
+    """What a stage costs, and what it takes of a device and of a disk."""
+
+    stage: str
+    bin: str = SHARED
+    space: str = SHARED
+    arm: str = SHARED
+    tokens: float = 0
+    flops: float = 0
+    paper_flops: float = math.nan
+    """What the paper charges in its place, where it does."""
+    device_hours: float = 0
+    num_parameters: int = 0
+    """Of the largest model."""
+    memory: Memory = _NO_MEMORY
+    """Of one device."""
+    disk_bytes: float = 0
+    """That stay."""
+    passing_disk_bytes: float = 0
+    """That checkpoints take until the run ends."""
+    taken: str = ""
+    """Of what a bin limits, by a search."""
+    work: Workload | None = None
+    """All that is done, where that is known."""
+
+    def holding(self, memory: Memory, largest: Architecture) -> Self:
+        """Return the row with the memory that its largest model takes."""
+        return replace(self, memory=memory, num_parameters=num_parameters(largest))
+
+
+def plan_table(rows: Sequence[PlanRow]) -> pd.DataFrame:
+    """Return the rows of a plan as a table: without their work, and with the parts of `memory_bytes` at the end."""
+    names = [each.name for each in fields(PlanRow) if each.name != "work"]
+    columns = {name: [getattr(row, name) for row in rows] for name in names}
+    parts = {f"{part}_bytes": [getattr(row.memory, part) for row in rows] for part in _MEMORY_PARTS}
+    totals = [row.memory.total for row in rows]
+    table = pd.DataFrame(columns | {"memory": totals} | parts).rename(columns={"memory": "memory_bytes"})
+    return table.astype(dict.fromkeys(table.columns.difference(["stage", "bin", "space", "arm", "taken"]), float))
 
 
 def disk_bytes(planned: pd.DataFrame) -> float:

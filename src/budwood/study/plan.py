@@ -1,9 +1,8 @@
 """What a study will cost, before anything is spent: the costs of its stages, without weights or text."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 
 from budwood.arch.count import forward_flops_per_token, num_parameters, paper_search_flops
@@ -19,7 +18,7 @@ from budwood.records.names import ARMS, BASELINE, CONTINUED, FROM_SUBNET, REFERE
 from budwood.records.workload import Workload
 from budwood.reporting.accelerator import Accelerator
 from budwood.reporting.memory import BYTES, Memory
-from budwood.reporting.quote import PLAN_COLUMNS
+from budwood.reporting.quote import PlanRow, plan_table
 from budwood.reporting.streaming import certificate_memory, intake_memory, stream_memory
 from budwood.search.fitness import FROM_SCORES
 from budwood.study import costs, gate_costs
@@ -40,8 +39,6 @@ _UINT16_VALUES = 2**16
 _WRITTEN = (NEW_TOKENS,) * NUM_PROMPTS
 """Tokens of every continuation, if none ends a document."""
 
-PlanRow = dict[str, object]
-
 
 def plan(study: PlannedStudy, accelerator: Accelerator, mfu: float) -> pd.DataFrame:
     """Return what every stage of a study will cost.
@@ -56,32 +53,17 @@ def plan(study: PlannedStudy, accelerator: Accelerator, mfu: float) -> pd.DataFr
         mfu: share of the accelerator's peak that is reached, in stages of which it has no pace.
 
     Returns:
-        Rows as the ledger will have them, and one for the text. Columns: `stage`, `bin`, `space`, `arm`; `tokens` and
-        `flops`; `paper_flops`: what the paper charges in place of a search (the bin's centre at 2,048 tokens), and of
-        `random_init` (the training of the bin's centre), NaN elsewhere; `device_hours`; `num_parameters` of the largest
-        model of the row; `memory_bytes` of one device with its parts (`weights_bytes` ...); `disk_bytes` that stay, and
-        `passing_disk_bytes` that checkpoints take until the run ends; `taken` of what a bin limits, of searches.
+        Rows as `budwood.reporting.quote.PlanRow` describes them, a column for every field and part of the memory.
     """
     one_of_each = {each.variant.bin: each for each in study.trained}
-    rows: list[PlanRow] = [
+    rows = [
         *_shared_rows(study),
         *(row for each in study.forecasts for row in _search_rows(study.within(each.variant.bin), each)),
         *(row for each in study.trained for row in _training_rows(study.within(each.variant.bin), each)),
         *(row for each in one_of_each.values() for row in _reference_rows(study.within(each.variant.bin), each)),
     ]
-    frame = pd.DataFrame(rows).reindex(columns=PLAN_COLUMNS)
-    works = [row.get("work") for row in rows]
-    hours = [
-        accelerator.hours(stage, flops, mfu, work if isinstance(work, Workload) else None)
-        for stage, flops, work in zip(frame["stage"], frame["flops"], works, strict=True)
-    ]
-    texts = dict.fromkeys(("bin", "space", "arm", "taken"), "")
-    counted = [name for name in PLAN_COLUMNS if name not in {"stage", *texts, "paper_flops"}]
-    return (
-        frame.assign(device_hours=hours)
-        .fillna(texts | dict.fromkeys(counted, 0))
-        .astype(dict.fromkeys([*counted, "paper_flops"], float))
-    )
+    hours = [accelerator.hours(row.stage, row.flops, mfu, row.work) for row in rows]
+    return plan_table([replace(row, device_hours=spent) for row, spent in zip(rows, hours, strict=True)])
 
 
 def search_costs(study: PlannedStudy, each: Forecast) -> list[Cost]:
@@ -119,64 +101,56 @@ def certificate_cost(study: PlannedStudy, each: Forecast, num_proofs: int) -> Co
 
 def _row(cost: Cost, variant: Variant | None = None, arm: str = SHARED) -> PlanRow:
     place = (variant or Variant(SHARED, SHARED))._asdict()
-    return {"stage": cost.stage, **place, "arm": arm, "tokens": cost.tokens, "flops": cost.flops}
+    return PlanRow(stage=cost.stage, **place, arm=arm, tokens=cost.tokens, flops=cost.flops)
 
 
-def _held(memory: Memory, largest: Architecture) -> PlanRow:
-    parts = {f"{part}_bytes": size for part, size in asdict(memory).items()}
-    return parts | {"memory_bytes": memory.total, "num_parameters": num_parameters(largest)}
-
-
-def _proving(study: PlannedStudy, model: Architecture, size: int, *, trained: bool = False) -> PlanRow:
+def _proving(study: PlannedStudy, model: Architecture, size: int, *, trained: bool = False) -> Memory:
     """Return what an export takes that is described: it was proven when it was cut, unless it was trained."""
     whole, lengths = trained or study.chats, prompt_lengths(study.positions)
-    return _held(certificate_memory(model, size, lengths, whole=whole), model)
+    return certificate_memory(model, size, lengths, whole=whole)
 
 
-def _files(study: PlannedStudy, schedule: Schedule, trained: Architecture) -> PlanRow:
-    """Return what a trained model leaves on disk, and its checkpoints meanwhile."""
+def _leaving(row: PlanRow, study: PlannedStudy, schedule: Schedule, trained: Architecture) -> PlanRow:
+    """Return a row with what a trained model leaves on disk, and its checkpoints meanwhile."""
     count = num_parameters(trained)
     checkpoints = schedule.num_checkpoints(study.conditions.engine.kept_checkpoints)
-    return {"disk_bytes": _MODEL_BYTES * count, "passing_disk_bytes": checkpoints * _CHECKPOINT_BYTES * count}
+    return replace(row, disk_bytes=_MODEL_BYTES * count, passing_disk_bytes=checkpoints * _CHECKPOINT_BYTES * count)
 
 
 def _shared_rows(study: PlannedStudy) -> Iterator[PlanRow]:
     """Yield what is spent once: the text, and the passes of the teacher alone."""
     teacher, schedule, measurement = study.teacher, study.longest, study.conditions.measurement
     token_bytes = 2 if teacher.vocab_size <= _UINT16_VALUES else 4
-    yield _row(Cost(stage="training", flops=0, tokens=0)) | {
-        "stage": "text",
-        "disk_bytes": schedule.num_tokens * token_bytes,
-    }
-    yield {"stage": "intake"} | _held(intake_memory(teacher, study.teacher_bytes_per_parameter), teacher)
-    held = _held(study.reading_memory(teacher), teacher)
-    num_stored = num_parameters(teacher) + study.num_dropped_ids * teacher.hidden_size
-    files = {"disk_bytes": num_stored * study.teacher_bytes_per_parameter}
+    yield PlanRow(stage="text", disk_bytes=schedule.num_tokens * token_bytes)
+    yield PlanRow(stage="intake").holding(intake_memory(teacher, study.teacher_bytes_per_parameter), teacher)
     if study.needs_statistics:
         text = study.text("calibration")
-        streamed = _held(stream_memory(teacher, study.reading(text, BYTES[study.precision])), teacher)
+        streamed = stream_memory(teacher, study.reading(text, BYTES[study.precision]))
         work = calibration_work(teacher, num_tokens=text.num_tokens, context=text.length)
-        yield _row(costs.stream_cost("calibration", teacher, text)) | streamed | {"work": work}
+        yield replace(_row(costs.stream_cost("calibration", teacher, text)).holding(streamed, teacher), work=work)
     if study.needs_elimination:
         text = study.text("calibration", min(measurement.elimination, measurement.calibration))
         together, reading = min(NUM_TOGETHER, teacher.num_hidden_layers), study.reading(text, BYTES[study.precision])
-        streamed = _held(stream_memory(teacher, reading, num_trials=together), teacher)
+        streamed = stream_memory(teacher, reading, num_trials=together)
         cost = costs.elimination_cost(teacher, text, study.trials)
-        yield _row(cost) | streamed | {"work": elimination_work(teacher, cost, context=text.length)}
+        yield replace(_row(cost).holding(streamed, teacher), work=elimination_work(teacher, cost, context=text.length))
     checked = study.text("selection", min(measurement.elimination, measurement.selection))
     halves = order_gate_memory(teacher, lambda half: study.reading_memory(half, teacher))
     for cost in gate_costs.order_gate_costs(teacher, checked).values():
-        yield from [_row(cost) | _held(halves, teacher)] * study.num_orderings
+        yield from [_row(cost).holding(halves, teacher)] * study.num_orderings
     sequences = sum(count * study.num_sources.get(split, 0) for split, count in measurement.reported.items())
     asked = study.evaluation.question_tokens(study.num_sources["validation"])
     forward = float(forward_flops_per_token(teacher, context=measurement.final_length))
     read = Cost.of("evaluation", sequences * measurement.final_length + asked, forward)
     written = costs.writing_cost(teacher, PROMPT_TOKENS, _WRITTEN)
-    yield _row(Cost.total("evaluation", [read, written])) | held | files
+    held = study.reading_memory(teacher)
+    measured = _row(Cost.total("evaluation", [read, written])).holding(held, teacher)
+    num_stored = num_parameters(teacher) + study.num_dropped_ids * teacher.hidden_size
+    yield replace(measured, disk_bytes=num_stored * study.teacher_bytes_per_parameter)
     if cached := _cached_bytes(study):
         answering = with_tail(teacher, study.conditions.arms.distilled.distillation, study.num_dropped_ids)
         cost = costs.cache_cost(answering, schedule.sequence_length, schedule.num_tokens)
-        yield _row(cost) | held | {"disk_bytes": schedule.num_sequences * cached}
+        yield replace(_row(cost).holding(held, teacher), disk_bytes=schedule.num_sequences * cached)
 
 
 def _cached_bytes(study: PlannedStudy) -> int:
@@ -199,24 +173,25 @@ def _search_rows(study: PlannedStudy, each: Forecast) -> Iterator[PlanRow]:
         num_sequences=0 if study.search.fitness in FROM_SCORES else measurement.selection,
         sequence_length=measurement.length,
     )
-    history = {"disk_bytes": study.search.num_evaluations * each.genes_bytes, "paper_flops": charged}
-    held = _held(study.reading_memory(largest, study.teacher), largest)
-    yield _row(searching, variant) | held | history | {"taken": each.taken}
+    history = study.search.num_evaluations * each.genes_bytes
+    searched = _row(searching, variant).holding(study.reading_memory(largest, study.teacher), largest)
+    yield replace(searched, disk_bytes=history, paper_flops=charged, taken=each.taken)
     size = study.teacher_bytes_per_parameter
     longest = study.text("calibration", max(measurement.calibration, measurement.num_refit))
     cutting = each.cutting(study.teacher, study.reading(longest, size))
-    files = {"disk_bytes": num_parameters(largest) * size}
     work = each.cut_work(study.teacher, study.text("calibration"), study.text("calibration", measurement.num_refit))
-    yield _row(correction, variant) | _held(cutting, largest) | files | {"work": work}
+    cut = _row(correction, variant).holding(cutting, largest)
+    yield replace(cut, disk_bytes=num_parameters(largest) * size, work=work)
     proven = certificate_cost(study, each, study.search.num_finalists)
-    yield _row(proven, variant) | _proving(study, largest, size) | {"work": Workload(products=proven.flops)}
+    described = _row(proven, variant).holding(_proving(study, largest, size), largest)
+    yield replace(described, work=Workload(products=proven.flops))
     if (probe := study.probe_schedule) is not None:
         forward = each.forward(probe.sequence_length)
         (trained,) = costs.training_costs(forward, 0.0, probe)
         looked = costs.reading_cost("probe", each.forward(measurement.final_length), study.text("choice"))
         memory = study.training_memory(each.members, study.micro_batch(CONTINUED))
-        row = _row(Cost.total("probe", [trained, looked]), variant) | _held(memory, largest)
-        yield row | _files(study, probe, largest)
+        row = _row(Cost.total("probe", [trained, looked]), variant).holding(memory, largest)
+        yield _leaving(row, study, probe, largest)
         heldout = costs.heldout_cost(forward, probe, measurement.heldout, len(probe.evaluation_steps))
         yield _row(heldout, variant)
         yield _start_row(each)
@@ -232,7 +207,7 @@ def _training_rows(study: PlannedStudy, each: Forecast) -> Iterator[PlanRow]:
     for arm in ARMS:
         if arm in FROM_SUBNET:
             proving = _proving(study, each.largest, _MODEL_BYTES, trained=True)
-            yield _row(certificate_cost(study, each, 1), each.variant, arm) | proving
+            yield _row(certificate_cost(study, each, 1), each.variant, arm).holding(proving, each.largest)
         if probe is None or arm != CONTINUED:
             yield from _sweep_rows(study, each, arm)
         for place in range(study.conditions.protocol.num_seeds):
@@ -252,8 +227,8 @@ def _arm_rows(study: PlannedStudy, each: Forecast, arm: str, steps_done: int = 0
     charged = float(forward_flops_per_token(each.center, context=length))
     (centre,) = costs.training_costs(charged, 0.0, schedule, done=done)
     memory = study.training_memory(each.members, study.micro_batch(arm), teacher)
-    row = _row(training, each.variant, arm) | _held(memory, largest) | _files(study, schedule, largest)
-    yield row | {"paper_flops": centre.flops if arm == BASELINE else np.nan}
+    row = _leaving(_row(training, each.variant, arm).holding(memory, largest), study, schedule, largest)
+    yield replace(row, paper_flops=centre.flops) if arm == BASELINE else row
     yield from (_row(cost, each.variant, arm) for cost in asked)
     points = [step for step in schedule.evaluation_steps if step > steps_done or not steps_done]
     heldout = costs.heldout_cost(forward, schedule, study.conditions.measurement.heldout, len(points))
@@ -303,7 +278,7 @@ def _evaluation_row(study: PlannedStudy, each: Forecast) -> PlanRow:
         beside = [model for model in (study.teacher, each.reference) if model is not None]
         timed = [each.timing(efficiency), *(float(timing_flops(model, efficiency)) for model in beside)]
         spent += [Cost(stage="evaluation", tokens=efficiency.num_tokens, flops=flops) for flops in timed]
-    return _row(Cost.total("evaluation", spent), each.variant) | _held(study.reading_memory(each.largest), each.largest)
+    return _row(Cost.total("evaluation", spent), each.variant).holding(study.reading_memory(each.largest), each.largest)
 
 
 def _reference_rows(study: PlannedStudy, each: Forecast) -> Iterator[PlanRow]:

@@ -308,7 +308,7 @@ class Study:
             accelerator: runs it, at a fifth of its peak.
 
         Returns:
-            a row for every stage, bin and arm; see `budwood.study.plan.plan`.
+            a row for every stage, bin and arm; see `budwood.reporting.quote.PlanRow`.
 
         Raises:
             TypeError: an argument is of another type.
