@@ -36,7 +36,7 @@ import numpy as np
 import torch
 from cuts import HALF
 from peers import CUT_INSTALLS, WHITTLE_SEARCH_INSTALLS, make_environment, run_script
-from quickstart import CACHE_DIR, MEASUREMENT, PAPER_ORDER, TEACHER, WIKIPEDIA, windows
+from quickstart import CACHE_DIR, MEASUREMENT, PAPER_ORDER, TEACHER, WIKIPEDIA, spent, windows
 from torch import Tensor
 
 import budwood
@@ -170,17 +170,14 @@ class Bench:
     def _own(self, size: str, tool: str, folder: Path) -> Row:
         search, bins = self.scale.searches[tool], {size: self.scale.bins[size]}
         found = self.study.search(bins, space=SPACES[tool], settings=search)[size]
-        history = found.history
-        assert history is not None, "a search has candidates"
-        ordering = [] if tool == "paper" else self.study.ranked.costs
-        looked = len(found.winner.finalists) * self.scale.measurement.choice * self.scale.measurement.length
-        trials = sum(cost.tokens for cost in ordering if cost.stage == "elimination")
+        assert found.history is not None, "a search has candidates"
+        took = spent(self.study, found, ordered=tool != "paper")
         shutil.copytree(found.checkpoint.folder, folder / "model", dirs_exist_ok=True)
         return {
-            "how": f"{len(history)} candidates; {found.winner.description}",
+            "how": f"{len(found.history)} candidates; {found.winner.description}",
             "num_parameters": found.winner.num_parameters,
-            "evaluation_tokens": int(history["tokens"].sum()) + trials + looked,
-            "flops": float(history["flops"].sum()) + sum(cost.flops for cost in (*ordering, *found.winner.costs)),
+            "evaluation_tokens": took["evaluation_tokens"],
+            "flops": took["flops"],
         }
 
     def _peer(self, size: str, tool: str, folder: Path) -> Row:

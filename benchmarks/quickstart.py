@@ -75,6 +75,26 @@ def refitting(study: budwood.Study, num_sequences: int) -> budwood.Study:
     return replace(study, measurement=study.measurement.changed({"refit": num_sequences}))
 
 
+def spent(study: budwood.Study, found: budwood.Subnet, *, ordered: bool = True) -> dict[str, float]:
+    """Return the FLOPs of finding and cutting a sub-network, and the tokens that sub-networks read to be compared.
+
+    Args:
+        study: has found it.
+        found: the sub-network.
+        ordered: whether the teacher was ordered for it.
+    """
+    history, ordering, winner = found.history, study.ranked.costs if ordered else [], found.winner
+    flops = {
+        "search_flops": 0.0 if history is None else float(history["flops"].sum()),
+        "ordering_flops": sum(cost.flops for cost in ordering),
+        "finals_flops": sum(cost.flops for cost in winner.costs),
+    }
+    read = 0 if history is None else int(history["tokens"].sum())
+    trials = sum(cost.tokens for cost in ordering if cost.stage == "elimination")
+    looked = len(winner.finalists) * study.measurement.choice * study.measurement.final_length
+    return flops | {"flops": sum(flops.values()), "evaluation_tokens": read + trials + looked}
+
+
 def windows(study: budwood.Study, split: str, count: int, length: int = LENGTH) -> Tensor:
     """Return [count, length + 1] token ids of a split."""
     return Windows(tokens=study.tokens, split=split, length=length, count=count).read()

@@ -36,7 +36,7 @@ import numpy as np
 import torch
 from cuts import HALF
 from peers import CACHE_DIR, WHITTLE_SEARCH_INSTALLS, make_environment, run_script
-from quickstart import LENGTH, MEASUREMENT, PAPER_ORDER, open_quickstart, refitting, windows
+from quickstart import LENGTH, MEASUREMENT, PAPER_ORDER, open_quickstart, refitting, spent, windows
 from transformers import PreTrainedModel
 
 from budwood import BinSettings, Compensation, Schedule, SearchSettings, Selection, SpaceSettings, Study, Subnet
@@ -116,9 +116,9 @@ class Bench:
         found = self.study.search(bins, space=space, settings=seeded, schedule=SCHEDULE)[bin_name]
         history = found.history
         assert history is not None, "a search has candidates"
-        spent = {name: float(history[name].sum()) for name in ("tokens", "flops", "seconds")}
+        sums = {name: float(history[name].sum()) for name in ("tokens", "flops", "seconds")}
         nats = self.heldout(found.checkpoint.load_model(torch.float32))
-        return found, {"nats": nats, "winner": found.winner.description, "evaluations": len(history), **spent}
+        return found, {"nats": nats, "winner": found.winner.description, "evaluations": len(history), **sums}
 
 
 def run_paper(bench: Bench, seed: int) -> Result:
@@ -193,17 +193,7 @@ def run_whittle(bench: Bench, seed: int) -> Result:
 
 def _with_all_costs(bench: Bench, found: Subnet, result: Result) -> Result:
     """Add what ordering the teacher and comparing finalists took."""
-    ordering = {cost.stage: cost for cost in bench.study.ranked.costs}
-    ordering_flops = sum(cost.flops for cost in ordering.values())
-    finals_flops = sum(cost.flops for cost in found.winner.costs)
-    looked = len(found.winner.finalists) * MEASUREMENT.choice * LENGTH
-    return result | {
-        "evaluation_tokens": int(result["tokens"]) + ordering["elimination"].tokens + looked,
-        "search_flops": result["flops"],
-        "ordering_flops": ordering_flops,
-        "finals_flops": finals_flops,
-        "flops": result["flops"] + ordering_flops + finals_flops,
-    }
+    return result | spent(bench.study, found)
 
 
 def best_by_generation(found: Subnet) -> list[tuple[float, Selection]]:

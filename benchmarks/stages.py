@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from quickstart import CACHE_DIR, MEASUREMENT, WIKIPEDIA, open_quickstart, refitting, windows
+from quickstart import CACHE_DIR, MEASUREMENT, WIKIPEDIA, open_quickstart, refitting, spent, windows
 from search import UNTRAINED, UNTRAINED_SPACE
 from study import SHAPES
 
@@ -51,10 +51,8 @@ def schedule(tokens: int) -> Schedule:
 def found(study: Study, size: str) -> tuple[Checkpoint, dict[str, Any]]:
     """Return what a search of a study cuts out, and what that took."""
     best = study.search({size: BINS[size]}, space=UNTRAINED_SPACE, settings=SETTINGS)[size]
-    assert best.history is not None, "a search has candidates"
-    ranking = sum(cost.flops for cost in study.ranked.costs)
-    flops = ranking + float(best.history["flops"].sum()) + sum(cost.flops for cost in best.winner.costs)
-    facts = {"shape": best.winner.description, "parameters": best.winner.num_parameters, "flops": {"cut": flops}}
+    flops = {"cut": spent(study, best)["flops"]}
+    facts = {"shape": best.winner.description, "parameters": best.winner.num_parameters, "flops": flops}
     return best.checkpoint, facts
 
 

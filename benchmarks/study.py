@@ -38,7 +38,7 @@ import numpy as np
 import torch
 from cuts import HALF, sized
 from numpy.typing import NDArray
-from quickstart import CACHE_DIR, LENGTH, PAPER_ORDER, WIKIPEDIA, open_quickstart, refitting
+from quickstart import CACHE_DIR, LENGTH, PAPER_ORDER, WIKIPEDIA, open_quickstart, refitting, spent
 from search import SCHEDULE, UNTRAINED, UNTRAINED_SPACE
 
 from budwood import (
@@ -152,9 +152,7 @@ class Study:
         """Return the FLOPs of a student before its training."""
         if run.start in {"random", "prefix"}:
             return 0.0
-        start = self.start(run.size, run.start)
-        searched = 0.0 if start.history is None else float(start.history["flops"].sum())
-        return searched + sum(cost.flops for cost in (*self.quickstart.ranked.costs, *start.winner.costs))
+        return spent(self.quickstart, self.start(run.size, run.start))["flops"]
 
     def _losses(self, run: Run, trained: Trained, split: str) -> list[float]:
         shared = {"model": trained.model, "record": trained.record, "compute": EXACT}
