@@ -38,6 +38,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jobs import Stage, steps_of
 from torch import distributed, nn
 from torch.distributed.fsdp import fully_shard
 
@@ -45,19 +46,13 @@ from budwood.arch.bins import ParameterBin
 from budwood.arch.count import forward_flops_per_token, num_parameters
 from budwood.arch.sampling import sample
 from budwood.arch.space import SearchSpace
-from budwood.corpus.ingestion import tokenize_sources
-from budwood.corpus.packing import PackedCorpus
-from budwood.corpus.settings import CorpusSettings, SourceSettings
 from budwood.models.checkpoint import load_model, read_architecture
 from budwood.models.device import Compute, choose_compute
-from budwood.models.settings import TeacherSettings
-from budwood.models.teacher import byte_tokenizer, fetch_teacher
 from budwood.reporting.memory import training_memory
 from budwood.subnet.evaluate import SubnetEvaluator
 from budwood.subnet.ordering import open_ordered
 from budwood.subnet.settings import Ordering
 from budwood.training.cache import write_cache
-from budwood.training.job import TrainingJob
 from budwood.training.objectives import Objective
 from budwood.training.order import training_order
 from budwood.training.peaks import peak_flops
@@ -154,39 +149,19 @@ class Bench:
     """Bytes that torch had allocated at most in a run, by its name."""
 
     @cached_property
-    def models(self) -> dict[str, Path]:
-        """Checkpoints of random weights."""
-        sizes = {"student": self.scale.student, "teacher": self.scale.teacher}
-        lengths = {"max_position_embeddings": self.scale.length, "tie_word_embeddings": False}
-        return {
-            name: fetch_teacher(TeacherSettings(random=dict(own) | lengths), self.folder / name).checkpoint.folder
-            for name, own in sizes.items()
-        }
-
-    @cached_property
-    def corpus(self) -> PackedCorpus:
-        """Random letters, enough for a step."""
-        documents = 80
-        size = self.scale.length * max(2, *(a * b // 30 for a, b in self.scale.portions.values()))
-        letters = np.random.default_rng(0).choice(list("abcdefgh "), (documents, size))
-        file = self.folder / "random.jsonl"
-        file.write_text("".join(json.dumps({"text": "".join(row)}) + "\n" for row in letters), encoding="utf-8")
-        source = SourceSettings(path=(str(file),), format="jsonl", splits={"train": 0.9, "validation": 0.1})
-        settings, directory = CorpusSettings(sources={"random": source}), self.folder / "corpus"
-        return tokenize_sources(settings, byte_tokenizer(), folder=directory, root=self.folder, progress=False)
+    def stage(self) -> Stage:
+        """Models of random weights, and text of random letters that is enough for a step."""
+        scale, compute = self.scale, self.compute
+        lengths = {"max_position_embeddings": scale.length, "tie_word_embeddings": False}
+        sizes = {"student": {**scale.student, **lengths}, "teacher": {**scale.teacher, **lengths}}
+        letters = scale.length * max(2, *(a * b // 30 for a, b in scale.portions.values()))
+        engine = Engine(compile=self.compiled, compile_loss="auto" if self.compiled else "off")
+        how = {"device": compute.name, "precision": compute.precision, "engine": engine}
+        return Stage(self.folder, sizes, (80, letters), how)
 
     def schedule(self, model: str) -> Schedule:
         """Return the portions of a run."""
-        micro, accumulation = self.scale.portions[model]
-        batch, length = micro * accumulation, self.scale.length
-        return Schedule(
-            tokens=self.scale.steps * batch * length,
-            sequence_length=length,
-            global_batch=batch,
-            micro_batch=micro,
-            num_evaluations=1,
-            checkpoint_steps=10**9,
-        )
+        return steps_of(self.scale.length, *self.scale.portions[model], self.scale.steps)
 
     def seconds_per_step(self, name: str, model: str, **changes: Any) -> float:
         """Train for some steps, once, and return the mean time of those after the warm-up."""
@@ -202,21 +177,7 @@ class Bench:
             if "train_loss" in metrics:  # read from the device, so the step has ended
                 times.append(time.perf_counter())
 
-        job = TrainingJob(
-            arm=name,
-            model_folder=self.models[model],
-            initialisation="checkpoint",
-            teacher_folder=self.models["teacher"],
-            corpus_folder=self.corpus.folder,
-            output_folder=self.folder / "runs" / name,
-            learning_rate=1e-4,
-            schedule=self.schedule(model),
-            heldout_windows=1,
-            device=self.compute.name,
-            precision=self.compute.precision,
-            engine=Engine(compile=self.compiled, compile_loss="auto" if self.compiled else "off"),
-            **changes,
-        )
+        job = self.stage.job(name, model, self.schedule(model), **changes)
         if self.compute.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         train(job, note)
@@ -237,7 +198,7 @@ class Bench:
         if peak is None:
             raise ValueError(f"the peak of {self.compute.describe()} in {self.compute.precision} is not known")
         per_token = 3 * forward_flops_per_token(
-            read_architecture(self.models[model]), context=self.scale.length, causal=True
+            read_architecture(self.stage.models[model]), context=self.scale.length, causal=True
         )
         return float(speed * per_token / peak)
 
@@ -258,8 +219,8 @@ def litgpt_ratio(bench: Bench) -> float:
 def search_tokens_per_second(bench: Bench) -> float:
     """Return how fast candidates of the student's size are cut out of the teacher and read."""
     number, sequences, length = bench.scale.searched
-    teacher = open_ordered(bench.models["teacher"], Ordering(ordering="native")).materialise(bench.compute)
-    size = num_parameters(read_architecture(bench.models["student"]))
+    teacher = open_ordered(bench.stage.models["teacher"], Ordering(ordering="native")).materialise(bench.compute)
+    size = num_parameters(read_architecture(bench.stage.models["student"]))
     space, rng = SearchSpace(teacher=teacher.ranked, layerwise=True), np.random.default_rng(0)
     candidates = [sample(space, ParameterBin.around(size, 0.2), rng) for _ in range(number + 1)]
     ids = torch.randint(0, 256, (sequences, length + 1), generator=torch.Generator().manual_seed(0))
@@ -274,7 +235,7 @@ def search_tokens_per_second(bench: Bench) -> float:
 def live_distillation_ratio(bench: Bench) -> float:
     """Return a step under the teacher over a step alone and the teacher's forward passes."""
     micro, accumulation = bench.scale.portions["student"]
-    teacher = bench.compute.place(load_model(bench.models["teacher"], bench.compute.dtype)).eval()
+    teacher = bench.compute.place(load_model(bench.stage.models["teacher"], bench.compute.dtype)).eval()
     ids = torch.randint(0, 256, (micro, bench.scale.length), device=bench.compute.device)
     forward = float("inf")
     for _ in range(3):
@@ -292,10 +253,10 @@ def live_distillation_ratio(bench: Bench) -> float:
 def cached_distillation_ratio(bench: Bench) -> float:
     """Return a step from a cache over a step alone."""
     schedule, folder = bench.schedule("student"), bench.folder / "cache"
-    teacher = open_live_teacher(bench.models["teacher"], SAMPLED, bench.compute)
-    facts = cache_facts(bench.models["teacher"], bench.corpus, schedule.sequence_length, SAMPLED)
-    order = training_order(bench.corpus, schedule)
-    write_cache(folder, teacher.entries, bench.corpus, order, facts, schedule.micro_batch)
+    teacher = open_live_teacher(bench.stage.models["teacher"], SAMPLED, bench.compute)
+    facts = cache_facts(bench.stage.models["teacher"], bench.stage.corpus, schedule.sequence_length, SAMPLED)
+    order = training_order(bench.stage.corpus, schedule)
+    write_cache(folder, teacher.entries, bench.stage.corpus, order, facts, schedule.micro_batch)
     del teacher
     cached = bench.seconds_per_step("cached", "student", distillation=SAMPLED, cache_folder=folder)
     return cached / bench.seconds_per_step("student", "student")
@@ -314,7 +275,7 @@ def fully_shard_ratio(bench: Bench) -> float:
 
 
 def _bare_step(bench: Bench, *, shard: bool) -> float:
-    student = Student(bench.compute.place(load_model(bench.models["student"], torch.float32)), Objective())
+    student = Student(bench.compute.place(load_model(bench.stage.models["student"], torch.float32)), Objective())
     if shard:
         layers: Any = student.model.base_model.layers
         for layer in layers:
@@ -342,7 +303,7 @@ def memory_over_plan(bench: Bench) -> float:
     if bench.compute.device.type != "cuda":
         raise ValueError(f"torch does not count what is allocated on a {bench.compute.device.type}")
     bench.seconds_per_step("teacher", "teacher")
-    schedule, architecture = bench.schedule("teacher"), read_architecture(bench.models["teacher"])
+    schedule, architecture = bench.schedule("teacher"), read_architecture(bench.stage.models["teacher"])
     tokens = schedule.micro_batch * schedule.sequence_length
     planned = training_memory(architecture, num_tokens=tokens, precision=bench.compute.precision)
     return bench.peaks["teacher"] / planned.total

@@ -27,18 +27,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from jobs import Stage, steps_of
 from peers import CACHE_DIR, LITGPT_INSTALLS, make_environment, run_script
 from torch.optim.lr_scheduler import LambdaLR
 
-from budwood.corpus.ingestion import tokenize_sources
-from budwood.corpus.packing import PackedCorpus
-from budwood.corpus.settings import CorpusSettings, SourceSettings
 from budwood.models.checkpoint import load_model
 from budwood.models.device import choose_compute
-from budwood.models.settings import TeacherSettings
-from budwood.models.teacher import byte_tokenizer, fetch_teacher
 from budwood.records.seal import seal
 from budwood.training.cache import write_cache
 from budwood.training.job import TrainingJob
@@ -60,56 +55,12 @@ SIZES = {  # 16.9M parameters
 TEACHER_SIZES = SIZES | {"hidden_size": 512, "num_attention_heads": 8, "num_key_value_heads": 8, "num_hidden_layers": 8}
 TINY_SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 LENGTH, MICRO_BATCH, ACCUMULATION, STEPS = 256, 2, 2, 4
+MODELS = {
+    name: sizes | {"max_position_embeddings": LENGTH}
+    for name, sizes in (("student", SIZES), ("teacher", TEACHER_SIZES), ("tiny", TINY_SIZES))
+}
 LOOP_ACCUMULATION, LOOP_STEPS = 8, 40
 SKIPPED = 440_000
-
-
-class Stage:
-    """A folder with models and text for jobs."""
-
-    def __init__(self, folder: Path) -> None:
-        """Write the models and a text of random letters."""
-        self.folder = folder
-        sizes = {"student": SIZES, "teacher": TEACHER_SIZES, "tiny": TINY_SIZES}
-        self.models = {name: self._model(name, given) for name, given in sizes.items()}
-        letters = np.random.default_rng(0).choice(list("abcdefgh "), (40, 4000))
-        file, directory = folder / "random.jsonl", folder / "corpus"
-        file.write_text("".join(json.dumps({"text": "".join(row)}) + "\n" for row in letters), encoding="utf-8")
-        source = SourceSettings(path=(str(file),), format="jsonl", splits={"train": 0.9, "validation": 0.1})
-        settings = CorpusSettings(sources={"random": source})
-        tokenize_sources(settings, byte_tokenizer(), folder=directory, root=folder, progress=False)
-        self.corpus = directory
-
-    def _model(self, name: str, sizes: Mapping[str, int]) -> Path:
-        source = TeacherSettings(random=dict(sizes) | {"max_position_embeddings": LENGTH})
-        return fetch_teacher(source, self.folder / name).checkpoint.folder
-
-    def job(self, name: str, model: str, schedule: Mapping[str, Any], **changes: Any) -> TrainingJob:
-        """Return a job in a new folder."""
-        plan = {"num_evaluations": 1, "checkpoint_steps": 10**9} | dict(schedule)
-        shutil.rmtree(self.folder / name, ignore_errors=True)
-        fields = {
-            "arm": name,
-            "model_folder": self.models[model],
-            "initialisation": "checkpoint",
-            "teacher_folder": self.models["teacher"],
-            "corpus_folder": self.corpus,
-            "output_folder": self.folder / name,
-            "learning_rate": 1e-4,
-            "schedule": Schedule(**plan),
-            "heldout_windows": 1,
-            "device": "cpu",
-            "precision": "float32",
-            "engine": Engine(compile_loss="off"),
-        }
-        return TrainingJob(**fields | changes)
-
-
-def plan(length: int, micro_batch: int, accumulation: int, steps: int) -> dict[str, int]:
-    """Return a schedule of so many steps."""
-    batch = micro_batch * accumulation
-    portions = {"sequence_length": length, "global_batch": batch, "micro_batch": micro_batch}
-    return portions | {"tokens": steps * batch * length}
 
 
 def step_times(job: TrainingJob) -> list[float]:
@@ -141,7 +92,7 @@ def tokens_per_second_ratio(stage: Stage, num_repeats: int, cache_dir: Path, *, 
         job = stage.job(
             "litgpt",
             "student",
-            plan(LENGTH, MICRO_BATCH, ACCUMULATION, STEPS),
+            steps_of(LENGTH, MICRO_BATCH, ACCUMULATION, STEPS),
             engine=Engine(compile=compiled, compile_loss="auto" if compiled else "off"),
         )
         ours.append(job.schedule.tokens_per_step / seconds_per_step(job))
@@ -156,12 +107,11 @@ def bare_seconds_per_step(stage: Stage, schedule: Schedule) -> float:
     student = Student(load_model(stage.models["tiny"], torch.float32), Objective())
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
     scheduler = LambdaLR(optimizer, lambda step: 1 / (1 + step))
-    corpus = PackedCorpus.open(stage.corpus)
-    starts = corpus.window_starts("train", schedule.sequence_length, limit=schedule.micro_batch)
+    starts = stage.corpus.window_starts("train", schedule.sequence_length, limit=schedule.micro_batch)
     items, times = torch.tensor(schedule.tokens_per_step), []
     for _ in range(schedule.num_steps):
         for _ in range(schedule.global_batch // schedule.micro_batch):
-            batch = torch.from_numpy(corpus.read(starts, schedule.sequence_length))
+            batch = torch.from_numpy(stage.corpus.read(starts, schedule.sequence_length))
             student(batch[:, :-1], batch[:, 1:], items)["loss"].backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
@@ -175,8 +125,7 @@ def loop_overhead_ms(stage: Stage, num_repeats: int) -> float:
     """Return what a micro-step of `train` takes beyond that of the bare loop."""
     differences = []
     for _ in range(num_repeats):
-        schedule = plan(16, 2, LOOP_ACCUMULATION, LOOP_STEPS)
-        job = stage.job("loop", "tiny", schedule)
+        job = stage.job("loop", "tiny", steps_of(16, 2, LOOP_ACCUMULATION, LOOP_STEPS))
         ours, bare = seconds_per_step(job), bare_seconds_per_step(stage, job.schedule)
         sys.stderr.write(f"{LOOP_ACCUMULATION} micro-steps: ours {1e3 * ours:.2f} ms, bare {1e3 * bare:.2f} ms\n")
         differences.append(1000 * (ours - bare) / LOOP_ACCUMULATION)
@@ -187,7 +136,7 @@ def live_distillation_ratio(stage: Stage, num_repeats: int) -> float:
     """Return a distillation step over a step without a teacher plus the teacher's forward passes."""
     teacher = load_model(stage.models["teacher"], torch.float32).eval()
     ids = torch.randint(0, 257, (MICRO_BATCH, LENGTH), generator=torch.Generator().manual_seed(0))
-    schedule, ratios = plan(LENGTH, MICRO_BATCH, ACCUMULATION, STEPS), []
+    schedule, ratios = steps_of(LENGTH, MICRO_BATCH, ACCUMULATION, STEPS), []
     for _ in range(num_repeats):
         alone = seconds_per_step(stage.job("alone", "student", schedule, engine=Engine()))
         taught = seconds_per_step(
@@ -205,7 +154,7 @@ def live_distillation_ratio(stage: Stage, num_repeats: int) -> float:
 
 def cached_distillation_ratio(stage: Stage, num_repeats: int) -> float:
     """Return a step of distillation from a cache over a step without a teacher."""
-    schedule = plan(LENGTH, MICRO_BATCH, ACCUMULATION, STEPS)
+    schedule = steps_of(LENGTH, MICRO_BATCH, ACCUMULATION, STEPS)
     kinds = [
         DistillationSettings(loss="sampled", teacher="cached"),
         DistillationSettings(loss="topk_tail", teacher="cached"),
@@ -223,23 +172,24 @@ def cached_distillation_ratio(stage: Stage, num_repeats: int) -> float:
     return max(map(statistics.median, ratios))
 
 
-def write(stage: Stage, settings: DistillationSettings, schedule: Mapping[str, int]) -> Path:
+def write(stage: Stage, settings: DistillationSettings, schedule: Schedule) -> Path:
     """Write down what the teacher says of the sequences of a schedule."""
-    corpus = PackedCorpus.open(stage.corpus)
+    corpus = stage.corpus
     teacher = open_live_teacher(stage.models["teacher"], settings, choose_compute("cpu", "float32"))
     facts = cache_facts(stage.models["teacher"], corpus, LENGTH, settings)
-    starts = training_order(corpus, Schedule(**schedule))
+    starts = training_order(corpus, schedule)
     return write_cache(stage.folder / settings.loss, teacher.entries, corpus, starts, facts, MICRO_BATCH).folder
 
 
 def resume_skip_seconds(stage: Stage, num_repeats: int) -> float:
     """Return what a run after 440,000 micro-batches takes to its first step beyond what one from the start takes."""
-    schedule, differences = plan(16, 8, 1, SKIPPED + 1), []
+    schedule, differences = steps_of(16, 8, 1, SKIPPED + 1), []
     for _ in range(num_repeats):
-        first = _seconds_to_first_step(stage.job("fresh", "tiny", schedule | {"checkpoint_steps": 1}))
+        fresh = stage.job("fresh", "tiny", schedule.model_copy(update={"checkpoint_steps": 1}))
+        first = _seconds_to_first_step(fresh)
         resumed = stage.job("resumed", "tiny", schedule)
         checkpoint = resumed.output_folder / f"checkpoint-{SKIPPED}"
-        shutil.copytree(stage.folder / "fresh" / "checkpoint-1", checkpoint)
+        shutil.copytree(fresh.output_folder / "checkpoint-1", checkpoint)
         state = json.loads((checkpoint / "trainer_state.json").read_text())
         (checkpoint / "trainer_state.json").write_text(json.dumps(state | {"global_step": SKIPPED}))
         seal(checkpoint)
@@ -286,7 +236,8 @@ def main() -> None:
     torch.set_num_threads(1)
     figures = {}
     with tempfile.TemporaryDirectory() as folder:
-        stage, repeats = Stage(Path(folder)), arguments.num_repeats
+        how = {"device": "cpu", "precision": "float32", "engine": Engine(compile_loss="off")}
+        stage, repeats = Stage(Path(folder), MODELS, (40, 4000), how), arguments.num_repeats
         if "resume" in arguments.only:
             figures["resume_skip_seconds"] = resume_skip_seconds(stage, repeats)
         if "loop" in arguments.only:

@@ -25,7 +25,7 @@ from budwood.training import objectives
 FOLDER = ROOT / "benchmarks"
 PEERS = {"litgpt_train", "peers_cut", "whittle_activate", "whittle_kd", "whittle_search"}
 """Run in environments of their own."""
-SHARED = {"__init__", "peers", "quickstart"}
+SHARED = {"__init__", "jobs", "peers", "quickstart"}
 SCRIPTS = sorted({file.stem for file in FOLDER.glob("*.py")} - PEERS - SHARED)
 
 TEACHER = {
