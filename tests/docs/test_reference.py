@@ -16,11 +16,11 @@ from shown import DOCS, blocks, commands
 import budwood
 from budwood.parameters import ProjectParameters, read_parameters
 from budwood.pipeline_registry import _NEEDED, PIPELINES
-from budwood.pipelines.ablations.comparison import NAMES
 from budwood.pipelines.ablations.pipeline import PREFIX
 from budwood.pipelines.plan.nodes import plan_study
 from budwood.pipelines.store import TrackingSettings
 from budwood.records.strict import Strict
+from budwood.study.comparison import NAMES
 
 ENVIRONMENTS = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()}
 EXAMPLES = {"gpus", "slurm", "mine"}

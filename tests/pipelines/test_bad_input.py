@@ -215,7 +215,7 @@ def test_a_plan_refuses_what_a_run_would(path, value, expected, tmp_path):
 
 def test_a_plan_for_this_machine_tries_how_fast_it_is(monkeypatch, tmp_path):
     speed = Workload(passes=1e9, products=1e8, panels=1e8, entries=1e8, moved=1e8)
-    monkeypatch.setattr("budwood.pipelines.plan.nodes.probe_machine", lambda _: speed)
+    monkeypatch.setattr("budwood.study.machine.probe_machine", lambda _: speed)
     planned, page = plan_study(read_parameters(changed("plan.accelerator", "here")), tmp_path)
     assert "on this machine at 20% of the speed of its matrix products" in page
     proven = planned[planned["stage"] == "certificate"].iloc[0]

@@ -19,13 +19,13 @@ from projects import ROOT, raw_parameters
 from budwood.corpus.documents import read_documents
 from budwood.corpus.settings import SourceSettings
 from budwood.parameters import ProjectParameters, read_parameters
-from budwood.pipelines.ablations.comparison import NAMES
 from budwood.pipelines.loader import EnvironmentLoader
 from budwood.pipelines.parameters import ParametersHook, typed
 from budwood.pipelines.plan.nodes import describe_study
 from budwood.records.names import ARMS, BASELINE
 from budwood.records.runs import WORKSPACE
 from budwood.reporting.accelerator import ACCELERATORS
+from budwood.study.comparison import NAMES
 from budwood.study.settings import Conditions
 
 ENVIRONMENTS = sorted(p.name for p in (ROOT / "conf").iterdir() if (p / "parameters.yml").is_file())

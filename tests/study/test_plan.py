@@ -30,7 +30,6 @@ from budwood.records.names import Variant
 from budwood.records.workload import Workload
 from budwood.reporting.quote import disk_bytes, markdown_plan
 from budwood.reporting.streaming import certificate_memory, intake_memory
-from budwood.study.ablation import PlannedAblation, plan_ablations
 from budwood.study.costs import Correction, Extent, moments_costs, writing_cost
 from budwood.study.gate_costs import halved
 from budwood.study.limits import warnings_of
@@ -268,26 +267,6 @@ def test_checks_and_certificates_have_their_memory() -> None:
     assert (orders["teacher_bytes"] == 2 * num_parameters(PYTHIA_69B)).all()
     lost = num_parameters(PYTHIA_69B) - num_parameters(halved(PYTHIA_69B, "channels"))
     assert orders["weights_bytes"].unique() == pytest.approx(2 * lost, rel=1e-6)
-
-
-def test_an_ablation_by_hand() -> None:
-    """One search, and two trainings of 4,624 steps of which one has a teacher of 10 FLOPs a token."""
-    own, tokens = forecast(compensation=Compensation()), 4624 * 1056 * 2048
-    searches, runs = ((study(), own),), ((own, 0.0), (own, 10.0))
-    ablation = PlannedAblation(name="logits", bin="small", tokens=PAPERS.tokens, searches=searches, runs=runs)
-    costs = plan_ablations([ablation], H100, 0.4)
-    (found,) = costs.to_dict("records")
-    planned = plan(study(forecasts=(own,)), H100, 0.4)
-    searched = sum(row(planned, stage)["flops"] for stage in ("search", "compensation"))
-    assert found["search_flops"] == pytest.approx(searched)
-    assert found["training_flops"] == 2 * tokens * training_flops_per_token(PYTHIA_410M, context=2048)
-    assert found["teacher_flops"] == 10 * tokens
-    total = found["search_flops"] + found["training_flops"] + found["teacher_flops"]
-    assert found["device_hours"] == pytest.approx(total / 989e12 / 0.4 / 3600)
-    page = markdown_plan(planned, ("h100", 8), "at 40% of its peak", [], costs)
-    assert "## Ablations, each run by name" in page
-    assert "| `ablation_logits` | small | 1 | 2 |" in " ".join(page.split())
-    assert "Ablations" not in markdown_plan(planned, ("h100", 8), "at 40% of its peak", [])
 
 
 def test_a_bin_is_planned_under_its_own_conditions() -> None:

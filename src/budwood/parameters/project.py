@@ -9,11 +9,11 @@ from pydantic import BeforeValidator, ValidationError, model_validator
 from budwood.corpus.settings import CorpusSettings
 from budwood.evaluation.settings import EvaluationSettings
 from budwood.models.settings import PushSettings, ServingSettings, TeacherSettings
-from budwood.parameters.ablations import AblationSettings
-from budwood.parameters.plan import PlanSettings
 from budwood.records.names import SELECTED, Variant, require_names
 from budwood.records.strict import HOW, Strict, mistakes, naming, without_nulls
+from budwood.reporting.settings import PlanSettings
 from budwood.search.settings import SearchSettings
+from budwood.study.comparison import Ablation, AblationSettings, ablations_of
 from budwood.study.settings import BinSettings, Conditions, MeasurementSettings, ProtocolSettings
 from budwood.subnet.settings import Ordering, SpaceSettings
 from budwood.training.settings import Arms, Engine, Schedule
@@ -104,6 +104,12 @@ class ProjectParameters(Strict):
             except ValueError as error:
                 raise ValueError(f"bins.{name}.{error}") from None
         return found
+
+    @property
+    def compared(self) -> list[Ablation]:
+        """The ablations, each in every bin."""
+        arms = {name: conditions.arms for name, conditions in self.conditions_by_bin.items()}
+        return ablations_of(self.ablations, arms) if self.ablations else []
 
     @property
     def searches(self) -> dict[str, SearchSettings]:

@@ -24,14 +24,11 @@ NUM_MEMBERS = 64
 """Sub-networks drawn from every bin."""
 ROOM = 0.9
 """Share of a device's memory that is planned with: its runtime, fragments and what estimates miss take the rest."""
-ABLATION_COLUMNS = [
-    *("ablation", "bin", "searches", "runs", "search_flops", "training_flops", "teacher_flops", "device_hours")
-]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRow:
-    """What a stage costs, and what it takes of a device and of a disk."""
+    """What a stage costs, and what it takes of a device and of a disk; a row as the ledger has one, or the text."""
 
     stage: str
     bin: str = SHARED
@@ -40,7 +37,8 @@ class PlanRow:
     tokens: float = 0
     flops: float = 0
     paper_flops: float = math.nan
-    """What the paper charges in its place, where it does."""
+    """What the paper charges in place of a search (the bin's centre at 2,048 tokens), and of `random_init` (the
+    training of the bin's centre)."""
     device_hours: float = 0
     num_parameters: int = 0
     """Of the largest model."""

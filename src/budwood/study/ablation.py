@@ -2,14 +2,18 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 
-from budwood.arch.count import num_parameters
-from budwood.reporting.ablations import Outcome, Setting
+from budwood.arch.count import forward_flops_per_token, num_parameters
+from budwood.models.teacher import describe_teacher
+from budwood.records.cost import Cost
+from budwood.records.names import Variant
+from budwood.reporting.ablations import Outcome
 from budwood.reporting.accelerator import Accelerator
-from budwood.reporting.quote import ABLATION_COLUMNS
+from budwood.study.comparison import Ablation, Comparison
 from budwood.study.costs import training_costs
 from budwood.study.evaluation import ScoreRun
 from budwood.study.forecast import Forecast
@@ -18,26 +22,25 @@ from budwood.study.planned import PlannedStudy
 from budwood.study.settings import Conditions
 from budwood.study.stage import Workspace
 from budwood.study.training import TrainArm
+from budwood.training.teacher import with_tail
 
 logger = logging.getLogger(__name__)
 
 
-def train_compared(
-    variant: str, settings: Mapping[str, Setting], stage: TrainArm, conditions: Conditions, workspace: Workspace
-) -> Outcome:
+def train_compared(comparison: Comparison, stage: TrainArm, conditions: Conditions, workspace: Workspace) -> Outcome:
     """Train one of the things that are compared, all on the same sequences, and measure it on the validation sequences.
 
     A training that diverges is reported as such.
     """
-    outcome = Outcome(variant=variant, settings=settings, num_parameters=num_parameters(stage.start.architecture))
+    count = num_parameters(stage.start.architecture)
+    outcome = Outcome(variant=comparison.name, settings=comparison.settings, num_parameters=count)
     try:
         trained = workspace.finish(stage)
     except FloatingPointError as error:
-        logger.warning("Ablation %s: %s", variant, error)
+        logger.warning("Ablation %s: %s", comparison.name, error)
         return replace(outcome, status="its training diverged")
     score = ScoreRun.of(stage.arm, (trained.model, trained.record), stage.tokens, conditions.measurement)
-    scored = workspace.finish(score)
-    record, losses = trained.record, scored.score.losses
+    record, losses = trained.record, workspace.finish(score).score.losses
     return replace(
         outcome,
         tokens=record.tokens,
@@ -48,47 +51,66 @@ def train_compared(
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedAblation:
-    """Searches, and trainings of what they find, that are run by the name of their pipeline alone."""
-
-    name: str
-    bin: str
-    tokens: int
-    """Of each training."""
-    searches: tuple[tuple[PlannedStudy, Forecast], ...]
-    """How each is searched, and what."""
-    runs: tuple[tuple[Forecast, float], ...]
-    """What is trained, and the FLOPs of its teacher's forward pass, per token; 0 without a teacher."""
-
-
-def plan_ablations(ablations: Sequence[PlannedAblation], accelerator: Accelerator, mfu: float) -> pd.DataFrame:
+def plan_ablations(
+    ablations: Sequence[tuple[Ablation, Sequence[Cost]]], accelerator: Accelerator, mfu: float
+) -> pd.DataFrame:
     """Return what every ablation will cost by itself, beside the text and what is measured of the teacher.
 
     Args:
-        ablations: in the order of the rows.
+        ablations: in the order of the rows, with their costs.
         accelerator: runs them.
         mfu: share of the accelerator's peak that is reached, in stages of which it has no pace.
 
     Returns:
-        `ABLATION_COLUMNS`: `ablation`, `bin`; `searches` and `runs`, their numbers; `search_flops` with corrections,
+        Columns `ablation`, `bin`; `searches` and `runs`, their numbers; `search_flops` with corrections,
         `training_flops`, `teacher_flops`, and `device_hours` of all.
     """
     rows = []
-    for ablation in ablations:
-        searches = [cost for study, each in ablation.searches for cost in search_costs(study, each)]
-        runs = []
-        for each, teacher in ablation.runs:
-            (study, _) = ablation.searches[0]
-            schedule = study.within(each.variant.bin).schedule.of_length(ablation.tokens)
-            runs += training_costs(each.forward(schedule.sequence_length), teacher, schedule)
-        flops = {
-            "search_flops": sum(cost.flops for cost in searches),
-            "training_flops": sum(cost.flops for cost in runs if cost.stage == "training"),
-            "teacher_flops": sum(cost.flops for cost in runs if cost.stage == "teacher"),
-        }
-        stages = zip(("search", "training", "teacher"), flops.values(), strict=True)
-        hours = {"device_hours": sum(accelerator.hours(*cost, mfu) for cost in stages)}
-        counts = {"searches": len(ablation.searches), "runs": len(ablation.runs)}
-        rows.append({"ablation": ablation.name, "bin": ablation.bin, **counts, **flops, **hours})
-    return pd.DataFrame(rows, columns=ABLATION_COLUMNS)
+    for ablation, costs in ablations:
+        counts = {"searches": len(ablation.searches), "runs": len(ablation.comparisons)}
+        flops = {"search": 0.0, "training": 0.0, "teacher": 0.0}
+        for cost in costs:
+            flops["search" if cost.stage == "compensation" else cost.stage] += cost.flops
+        of_stages = {f"{stage}_flops": spent for stage, spent in flops.items()}
+        hours = sum(accelerator.hours(stage, spent, mfu) for stage, spent in flops.items())
+        rows.append({"ablation": ablation.name, "bin": ablation.bin, **counts, **of_stages, "device_hours": hours})
+    return pd.DataFrame(rows)
+
+
+def ablation_costs(
+    ablation: Ablation, tokens: int, study: PlannedStudy, forecasts: Mapping[Variant, Forecast], root: Path
+) -> list[Cost]:
+    """Return what the searches and trainings of an ablation will cost.
+
+    Args:
+        ablation: what is compared.
+        tokens: of each training.
+        study: how everything is searched and trained.
+        forecasts: of every bin and space that is searched.
+        root: where relative paths of further teachers begin.
+    """
+    costs, schedule = [], study.within(ablation.bin).schedule.of_length(tokens)
+    for search in ablation.searches:
+        guided = study.search.guided_by(search.metric) if search.metric else study.search
+        costs += search_costs(replace(study, search=guided), forecasts[search.searched])
+    for each in ablation.comparisons:
+        forward = forecasts[each.start.searched].forward(schedule.sequence_length)
+        costs += training_costs(forward, _teacher_flops(each, study, forecasts, root), schedule)
+    return costs
+
+
+def _teacher_flops(
+    comparison: Comparison, study: PlannedStudy, forecasts: Mapping[Variant, Forecast], root: Path
+) -> float:
+    """Return the FLOPs of a forward pass of the teacher of a comparison, per token; 0 without one."""
+    teacher, settings, context = comparison.teacher, comparison.arm.distillation, study.schedule.sequence_length
+    if settings is None:
+        return 0.0
+    if teacher.subnet is not None:
+        return forecasts[teacher.subnet.variant].forward(context)
+    described = (
+        with_tail(study.teacher, settings, study.num_dropped_ids)
+        if teacher.source is None
+        else describe_teacher(teacher.source, root, context)
+    )
+    return float(forward_flops_per_token(described, context=context))

@@ -35,11 +35,7 @@ def enumerate_spaces(
         ValueError: a bin cannot be reached, or two overlap; nothing expensive has run yet.
     """
     rows, variants = [], [Variant(bin_name, space) for bin_name, names in grid.items() for space in names]
-    used = {bin_name: bins[bin_name] for bin_name in grid}
-    ranges = {name: bin_.parameter_bin(teacher.architecture) for name, bin_ in used.items()}
-    require_disjoint(ranges)
-    for name, bin_ in used.items():
-        check_reference(name, bin_, teacher.architecture.family, teacher.num_token_ids)
+    ranges = check_bins({name: bins[name] for name in grid}, teacher.architecture, teacher.num_token_ids)
     for variant in variants:
         parameter_bin, space = ranges[variant.bin], spaces[variant.space].search_space(teacher.architecture)
         with naming(f"bins.{variant.bin} in spaces.{variant.space}"):
@@ -76,18 +72,27 @@ def sample_spaces(
     return pd.concat(tables)
 
 
-def check_reference(name: str, bin_: BinSettings, family: str, num_token_ids: int | None) -> None:
-    """Check that the reference of a bin can be trained as the sub-networks are.
+def check_bins(
+    bins: Mapping[str, BinSettings], teacher: Architecture, num_token_ids: int | None
+) -> dict[str, ParameterBin]:
+    """Return the bins for a teacher.
 
     Args:
-        name: of the bin.
-        bin_: its settings.
-        family: of the teacher.
+        bins: those that are searched, by name.
+        teacher: what is cut.
         num_token_ids: of the teacher's tokenizer; None where they are not known yet.
 
     Raises:
-        ValueError: it cannot.
+        ValueError: two overlap, or the reference of one cannot be trained as the sub-networks are.
     """
+    found = {name: bin_.parameter_bin(teacher) for name, bin_ in bins.items()}
+    require_disjoint(found)
+    for name, bin_ in bins.items():
+        _check_reference(name, bin_, teacher.family, num_token_ids)
+    return found
+
+
+def _check_reference(name: str, bin_: BinSettings, family: str, num_token_ids: int | None) -> None:
     reference = bin_.reference
     if reference is None:
         return

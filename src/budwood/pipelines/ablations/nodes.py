@@ -7,8 +7,7 @@ from typing import Any
 from budwood.corpus.packing import PackedCorpus
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.settings import TeacherSettings
-from budwood.parameters import AblationSettings
-from budwood.pipelines.ablations.comparison import Ablation
+from budwood.pipelines.ablations.datasets import model_datasets, start_and_teacher
 from budwood.pipelines.tracking import open_workspace, run_of
 from budwood.pipelines.wiring import project_root
 from budwood.reporting.ablations import (
@@ -19,6 +18,7 @@ from budwood.reporting.ablations import (
     setting_importances,
 )
 from budwood.study.ablation import train_compared
+from budwood.study.comparison import Ablation, AblationSettings
 from budwood.study.settings import Conditions
 from budwood.study.teacher import fetch_further
 from budwood.study.training import Start, TrainArm
@@ -43,16 +43,17 @@ def ablate(
         ablation: what is compared.
     """
     brief = conditions.model_copy(update={"schedule": conditions.schedule.of_length(ablations.tokens)})
-    by_name = dict(zip(("teacher", *ablation.models), models, strict=True))
+    by_name = dict(zip(model_datasets(ablation), models, strict=True))
     runs = []
     for place, each in enumerate(ablation.comparisons):
-        start = Start(initialisation="checkpoint", checkpoint=by_name[each.subnet])
-        stage = TrainArm.of(f"{ablation.name}-{place}", start, (by_name[each.teacher], tokens), brief, each.arm)
+        start, teacher = (by_name[name] for name in start_and_teacher(each))
+        begun = Start(initialisation="checkpoint", checkpoint=start)
+        stage = TrainArm.of(f"{ablation.name}-{place}", begun, (teacher, tokens), brief, each.arm)
         with run_of(each.name):
-            runs.append(train_compared(each.name, each.settings, stage, brief, open_workspace(workspace)))
+            runs.append(train_compared(each, stage, brief, open_workspace(workspace)))
     table, curves = ablation_table(runs), ablation_curves(runs)
-    importances = [setting_importances(table, ablation.settings)] if ablation.settings else []
-    figures = ablation_figures(ablation.title, table, curves, ablation.settings)
+    importances = [setting_importances(table, ablation.grid_settings)] if ablation.grid_settings else []
+    figures = ablation_figures(ablation.title, table, curves, ablation.grid_settings)
     return table, curves, *figures, ablation_page(ablation.title, ablation.about, table, *importances), *importances
 
 

@@ -1,5 +1,7 @@
-"""What is varied while everything else stays."""
+"""What the paper's ablations compare: their settings, and all that is trained for them. Imports no torch."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -8,6 +10,42 @@ from budwood.models.settings import TeacherSettings
 from budwood.records.names import Variant, require_names
 from budwood.records.strict import Strict, without_nulls
 from budwood.search.fitness import check_fitness
+from budwood.training.settings import Arms, ArmSettings
+
+GRID_SETTINGS = ("alpha", "temperature", "top_k")
+"""That the grid of distillation varies."""
+_ABOUT = {
+    # Paper, section 5 and figure 6.
+    "spaces": (
+        "Search spaces of {bin}",
+        "The sub-network of every space in the bin `{bin}`, trained on the same tokens.",
+    ),
+    # Section 5 and figure 8.
+    "metric": (
+        "Metrics that guide a search of {bin}",
+        (
+            "The space `{space}` of the bin `{bin}`, searched with the same budget by each metric; what it ranks first "
+            "is trained on the same tokens."
+        ),
+    ),
+    # Section 5 and figure 7.
+    "logits": (
+        "Logits of the teacher of {bin}",
+        "One sub-network, distilled on the same tokens from the whole distribution of its teacher or from parts.",
+    ),
+    # Appendix D, figure 13 and table 7.
+    "teacher": (
+        "Teachers of {bin}",
+        "One sub-network of the study's own teacher, distilled on the same tokens by each teacher.",
+    ),
+    # Appendix G, figures 18 to 20 and table 15.
+    "kd_grid": (
+        "Settings of distillation of {bin}",
+        "One sub-network, distilled on the same tokens with every combination; beta is 1 - alpha.",
+    ),
+}
+"""Title and what is varied, of every ablation by its name."""
+NAMES = tuple(_ABOUT)
 
 
 class VariantName(Strict):
@@ -123,3 +161,102 @@ class AblationSettings(Strict):
         compared = [Variant(bin_name, space) for bin_name in self.students for space in self.spaces]
         own = [variant for name in self.students for variant in (self.student(name), self.metric_variant(name))]
         return [*own, *compared, *of_teachers]
+
+
+_OWN_TEACHER = AblationTeacher()
+
+
+@dataclass(frozen=True, slots=True)
+class SubnetSearch:
+    """A search, by what it finds."""
+
+    found: Variant
+    """The sub-network's name."""
+    searched: Variant
+    """The bin and the space."""
+    metric: str | None = None
+    """What guides it in place of the study's own fitness."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One thing that is compared."""
+
+    name: str
+    start: SubnetSearch
+    """Finds the sub-network that training begins with."""
+    settings: Mapping[str, str | float | None]
+    """What it changes, for the table."""
+    arm: ArmSettings
+    """How it is trained."""
+    teacher: AblationTeacher = _OWN_TEACHER
+    """Called as the comparison is, where it is not the study's own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ablation:
+    """One ablation in one bin."""
+
+    name: str
+    bin: str
+    title: str
+    about: str
+    """What is varied, in a sentence."""
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def searches(self) -> tuple[SubnetSearch, ...]:
+        """What finds the sub-networks that are trained or teach, each once."""
+        taught = [_plainly(each.teacher.subnet.variant) for each in self.comparisons if each.teacher.subnet is not None]
+        return tuple(dict.fromkeys([*(each.start for each in self.comparisons), *taught]))
+
+    @property
+    def grid_settings(self) -> tuple[str, ...]:
+        """Columns whose importance is computed."""
+        return GRID_SETTINGS if self.name == "kd_grid" else ()
+
+
+def ablations_of(settings: AblationSettings, arms: Mapping[str, Arms]) -> list[Ablation]:
+    """Return all ablations, each in every bin.
+
+    Args:
+        settings: what is varied.
+        arms: how models are trained, by bin.
+    """
+    found = []
+    compared = {bin_name: _compared(settings, bin_name, arms[bin_name]) for bin_name in settings.students}
+    for name, texts in _ABOUT.items():
+        for bin_name, comparisons in compared.items():
+            words = {"bin": bin_name, "space": settings.metric_variant(bin_name).space}
+            title, about = (text.format(**words) for text in texts)
+            of_name = tuple(comparisons[name])
+            found.append(Ablation(name=name, bin=bin_name, title=title, about=about, comparisons=of_name))
+    return found
+
+
+def _compared(ablations: AblationSettings, bin_name: str, arms: Arms) -> dict[str, list[Comparison]]:
+    """Return what every ablation compares in a bin, by its name."""
+    student, plain, taught = _plainly(ablations.student(bin_name)), arms.subnet_init, arms.distilled.with_distillation
+    spaces = {space: _plainly(Variant(bin_name, space)) for space in ablations.spaces}
+    searched = ablations.metric_variant(bin_name)
+    guided = {each: SubnetSearch(ablations.searched_by(each, bin_name), searched, each) for each in ablations.metrics}
+    return {
+        "spaces": [Comparison(space, search, {"space": space}, plain) for space, search in spaces.items()],
+        "metric": [Comparison(metric, search, {"metric": metric}, plain) for metric, search in guided.items()],
+        "logits": [
+            Comparison(name, student, {"logits": name}, taught(changes)) for name, changes in ablations.logits.items()
+        ],
+        "teacher": [
+            Comparison(name, student, {"teacher": name}, taught({}), teacher)
+            for name, teacher in ablations.teachers.items()
+        ],
+        "kd_grid": [
+            Comparison(name, student, {setting: changes.get(setting) for setting in GRID_SETTINGS}, taught(changes))
+            for name, changes in ablations.kd_grid.combinations().items()
+        ],
+    }
+
+
+def _plainly(variant: Variant) -> SubnetSearch:
+    """Return the study's own search of a variant."""
+    return SubnetSearch(variant, variant)
