@@ -2,13 +2,16 @@
 
 import ast
 import collections
+import json
 import re
+import subprocess
+import sys
 import typing
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from projects import ROOT
+from projects import ROOT, raw_parameters
 
 SOURCE = ROOT / "src" / "budwood"
 LONGEST, MOST_PARAMETERS, LONGEST_FILE = 60, 8, 400
@@ -64,6 +67,26 @@ def test_only_one_module_puts_what_was_written_into_place():
 def test_files_are_short():
     lengths = {str(file.relative_to(SOURCE)): len(file.read_text().splitlines()) for file in FILES}
     assert {file: length for file, length in lengths.items() if length > LONGEST_FILE} == {}
+
+
+READ = """
+import importlib, json, sys
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+    print(name, *{"torch", "transformers", "datasets", "pyarrow"} & set(sys.modules))
+sys.modules["budwood.parameters"].read_parameters(json.load(sys.stdin))
+print("reading", *{"torch", "transformers", "datasets", "pyarrow"} & set(sys.modules))
+"""
+
+
+@pytest.mark.slow
+def test_settings_and_parameters_import_no_large_library():
+    settings = [f"budwood.{file.parent.name}.settings" for file in sorted(SOURCE.glob("*/settings.py"))]
+    names = [*settings, "budwood.study.comparison", "budwood.parameters"]
+    given = json.dumps(raw_parameters("ablations"))
+    done = subprocess.run([sys.executable, "-c", READ, *names], input=given, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n") == [*names, "reading", ""]
+    assert len(settings) > 6
 
 
 def names_of(node: ast.stmt) -> list[str]:

@@ -1,7 +1,5 @@
 """Settings of text are checked before anything is read."""
 
-import subprocess
-import sys
 from typing import get_args
 
 import pytest
@@ -60,9 +58,3 @@ def test_all_sources_have_a_weight_or_none():
 
 def test_every_format_has_suffixes():
     assert set(SUFFIXES) == set(get_args(Format))
-
-
-def test_settings_do_not_need_torch():
-    code = "import sys, budwood.corpus.settings; print({'torch', 'transformers', 'pyarrow'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout.strip() == "set()"
