@@ -58,7 +58,7 @@ $(VENV)/.installed-%: requirements-%.txt $(READY)
 	@touch "$@"
 
 run: $(READY) $(if $(wildcard requirements-$(ENV).txt),$(VENV)/.installed-$(ENV)) ## Run the default pipeline
-	$(RUN) kedro run $(ARGS)
+	$(RUN) BUDWOOD_MAKE=1 kedro run $(ARGS)
 
 test: $(READY) ## Run all tests
 	$(RUN) OMP_NUM_THREADS=1 pytest -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)

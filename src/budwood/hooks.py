@@ -257,12 +257,14 @@ def _leave(*_: object) -> None:
 
 
 def _say_how_to_go_on() -> None:
-    # `python -m kedro` is one word of Kedro's.
-    name = os.getenv("KEDRO_ENV")  # which `make run ENV=...` sets
-    command = " ".join(
-        [*[f"KEDRO_ENV={name}"] * bool(name), clean_command([*Path(sys.argv[0]).name.split(), *sys.argv[1:]])]
-    )
-    logger.warning("Stopped; what is finished is kept. Go on with the same command: %s", command)
+    name, (called, *arguments) = os.getenv("KEDRO_ENV"), sys.argv  # `make run ENV=...` sets KEDRO_ENV
+    if os.getenv("BUDWOOD_MAKE"):  # the shell that calls `make run` need not find `kedro`
+        rest = clean_command(arguments[1:])
+        words = ["make", "run", *[f"ENV={name}"] * bool(name), *[f"ARGS={rest}"] * bool(rest)]
+    else:
+        # `python -m kedro` is one word of Kedro's.
+        words = [*[f"KEDRO_ENV={name}"] * bool(name), *Path(called).name.split(), *arguments]
+    logger.warning("Stopped; what is finished is kept. Go on with the same command: %s", clean_command(words))
 
 
 def _require_sequential(runner: str) -> None:
