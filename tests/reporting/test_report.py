@@ -135,6 +135,16 @@ def test_a_difference_within_the_noise_is_called_so(make_study: Callable) -> Non
     assert not re.search(r"\| (lower|higher)", models)
 
 
+def test_a_baseline_that_wins_within_the_noise_proves_nothing(make_study: Callable) -> None:
+    study = make_study(1)
+    base = study.arms[0]["losses"]
+    for arm in study.arms[1:]:
+        arm["losses"] = {s: [x + 0.01 + (-1) ** i for i, x in enumerate(xs)] for s, xs in base.items()}
+    models = section(study.findings, "Models to take")
+    assert "Lowest loss: `random_init` of coarse_uniform" in models
+    assert "did not help" not in models
+
+
 def test_a_winning_baseline_is_named(make_study: Callable) -> None:
     study = make_study(1)
     base = study.arms[0]["losses"]
@@ -143,6 +153,7 @@ def test_a_winning_baseline_is_named(make_study: Callable) -> None:
     models = section(study.findings, "Models to take")
     assert "Lowest loss: `random_init` of coarse_uniform" in models
     assert "below `subnet_init` (beyond the noise)" in models
+    assert "The sub-network did not help" in models
     assert models.count("| higher, beyond the noise |") == 2
     assert "`subnet_init` is higher in 1 of 1" in section(study.findings, "Why to believe it")
 
@@ -248,7 +259,9 @@ def test_a_report_without_arms_or_with_one(make_study: Callable) -> None:
     del study.arms[1:]
     alone = dataclasses.replace(study, curves=study.curves.query("arm == 'random_init'"))
     assert "there is nothing to compare" in section(alone.findings, "Why to believe it")
-    assert "Lowest loss: `random_init` of coarse_uniform" in section(alone.findings, "Models to take")
+    models = section(alone.findings, "Models to take")
+    assert "Lowest loss: `random_init` of coarse_uniform" in models
+    assert "did not help" not in models, "nothing was compared"
     del study.arms[0]
     none = dataclasses.replace(study, curves=study.curves.iloc[:0], ledger=[])
     assert section(none.findings, "Models to take") == "No arm was trained."

@@ -92,7 +92,17 @@ def _taken(findings: Findings, trained: pd.DataFrame) -> list[str]:
     key = best["bin"], best["space"], best["model"]
     record = next(arm for arm in findings.arms if (*arm.variant, arm.arm) == key)
     exports = findings.certificates
-    return [f"{found}.", *_loading(record, exports[(exports["bin"] == key[0]) & (exports["space"] == key[1])])]
+    return [f"{found}.", *_in_vain(best["model"], rivals), *_loading(record, exports[(exports["bin"] == key[0]) & (exports["space"] == key[1])])]
+
+
+def _in_vain(best: str, rivals: pd.DataFrame) -> list[str]:
+    """Return a sentence if random weights ended lower, beyond the noise, than every arm from the sub-network."""
+    random = {BASELINE, REFERENCE}
+    grown = rivals[~rivals["model"].isin(random)]
+    behind = grown["difference_to_best"] > NOISE_STANDARD_ERRORS * grown["difference_to_best_standard_error"]
+    if best not in random or grown.empty or not behind.all():
+        return []
+    return ["The sub-network did not help: random weights ended lower. See [Search](#search) and [Teacher](#teacher)."]
 
 
 def _loading(arm: Score, export: pd.DataFrame) -> list[str]:
