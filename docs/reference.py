@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 from pydantic import BaseModel
 
 from budwood.parameters import ProjectParameters
@@ -45,11 +44,7 @@ one more level of YAML, and `<name>` is a key that you choose. The values of the
 
 A setting marked *how* decides how something runs. It never changes a result, so a change of it repeats no work.
 """
-_CATALOG_HEAD = """---
-hide: [toc]
----
-
-# Catalog
+_CATALOG_HEAD = """# Catalog
 
 Every dataset that a run writes, generated from `conf/base/catalog*.yml`. `<data>` is the environment's `data` folder
 (`globals.yml`). In a notebook or in `kedro ipython`, `catalog.load("results")` returns one; names with `<bin>` and
@@ -233,8 +228,6 @@ def catalog_page() -> str:
 PAGES = {"reference/settings.md": settings_page, "reference/catalog.md": catalog_page}
 
 
-def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages to the site; MkDocs calls this."""
-    for path, make in PAGES.items():
-        files.append(File.generated(config, path, content=make()))
-    return files
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+    """Put the generated pages in place of those that say how to make them; MkDocs calls this."""
+    return PAGES[page.file.src_uri]() if page.file.src_uri in PAGES else markdown

@@ -49,7 +49,7 @@ class SourceSettings(Strict):
     """What a row that cannot be used does: stop the run, or be left out and counted. Files that are damaged, so that
     their rows cannot be separated, always stop it."""
     splits: dict[str, float]
-    """Share of each split (`budwood.corpus.split.SPLITS`); sums to 1."""
+    """Share of each split (`train`, `calibration`, `selection`, `choice`, `validation`, `foreign`); sums to 1."""
     license: str = "unknown"
     """Recorded, and written into every model card."""
     attribution: str = ""

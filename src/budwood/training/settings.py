@@ -65,7 +65,8 @@ class Schedule(Strict):
     """How many tokens are trained, in which portions, and how learning proceeds (paper, tables 3 to 8)."""
 
     preset: Annotated[str | None, HOW] = None
-    """Name of `SCHEDULES`, which gives every value that is not set here."""
+    """`quickstart`, or one of the paper's: `where_to_begin_410m`, `where_to_begin_1b`, `where_to_begin_2.8b`. It gives
+    every value that is not set here."""
     tokens: int = Field(gt=0)
     """Tokens predicted in the whole run; rounded up to whole optimiser steps."""
     sequence_length: int = Field(gt=0)
