@@ -147,7 +147,8 @@ class TrackingHook:
         self._close("FINISHED")
         if self._catalog is not None and "report" in run_result:
             logger.info("The report: %s", _path_of(self._catalog.get("report")).resolve())
-            logger.info("The graph: make viz    The curves: make mlflow")
+            name = self._about["environment"]
+            logger.info("The graph: make viz%s    The curves: make mlflow", "" if name == "base" else f" ENV={name}")
 
     @hook_impl
     def on_pipeline_error(self, error: Exception) -> None:

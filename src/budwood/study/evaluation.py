@@ -79,7 +79,7 @@ class EvaluateTeacher(Stage[TeacherEvaluation]):
         }
         model = self.compute.place(self.teacher.load_model(self.compute.dtype))
         losses = {
-            split: source_losses(model, self.tokens, split, (length, count), "teacher")
+            split: source_losses(model, self.tokens, split, (length, count), self.teacher.folder.name)
             for split, count in self.reported.items()
         }
         rows = [
