@@ -11,6 +11,7 @@ from projects import ROOT
 from shown import messages
 
 FOREIGN = {
+    "Reading global config value for per-layer attribute",  # transformers
     "budwood needs Python 3.11 or newer",  # the Makefile
     "Input should be …",  # pydantic
     "should have at least …",
