@@ -297,7 +297,9 @@ def test_savings_against_every_baseline_have_a_table_of_their_own(study) -> None
     again = study.findings.savings.assign(baseline="reference_init")
     both = dataclasses.replace(study.findings, savings=pd.concat([study.findings.savings, again]))
     text = section(both, "Savings")
-    assert "final loss of random_init" in text
+    assert re.search(r"\| outcome +\| +final loss of random_init \|", text)
+    target = study.findings.savings["target_loss"].iloc[0]
+    assert re.search(rf"\| (at step 0|not reached|reached) +\| +{target:.3g} \|", text), "the loss is below its name"
     assert "final loss of reference_init" in text
 
 

@@ -107,7 +107,9 @@ def perplexity_by_arm(results: pd.DataFrame) -> go.Figure:
         for value in teacher[f"perplexity{suffix}"]:
             figure.add_hline(value, line={"color": style.GREY, "dash": "dash", "width": 2}, name="teacher", **place)
         figure.update_yaxes(range=style.log_range(results[f"perplexity{suffix}"]), **place)
-    return style.legend_once(figure).update_yaxes(type="log", dtick="D2").update_layout(barmode="group")
+    # Without a format plotly writes the 2 of 2,000 and the 5 of 5,000 alone.
+    figure.update_yaxes(type="log", dtick="D2", tickformat=",~r")
+    return style.legend_once(figure).update_layout(barmode="group")
 
 
 def tasks_by_arm(tasks: pd.DataFrame) -> go.Figure:

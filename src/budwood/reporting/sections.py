@@ -203,8 +203,8 @@ def _savings(baseline: str, table: pd.DataFrame) -> list[str]:
     rows = {"variant": markup.once(markup.variant_names(table)), "arm": table["arm"].tolist()}
     ratios = {
         **rows,
-        f"final loss of {baseline}": table["status"].tolist(),
-        "nats": table["target_loss"].map(formats.significant).tolist(),
+        "outcome": table["status"].tolist(),
+        f"final loss of {baseline}": table["target_loss"].map(formats.significant).tolist(),
         "tokens to match": [formats.count(tokens, 3) for tokens in table["tokens_to_match"]],
         **{f"ratio, {name.replace('_', ' ')}": _ratios(table, f"ratio_{name}") for name in LEDGERS},
     }
