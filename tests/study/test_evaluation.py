@@ -10,7 +10,8 @@ from corpora import tokenize_and_pack
 from budwood.corpus.packing import PackedCorpus
 from budwood.corpus.settings import CorpusSettings, SourceSettings
 from budwood.models.teacher import byte_tokenizer
-from budwood.study.evaluation import ScoreRun
+from budwood.records.teacher import SourceLoss
+from budwood.study.evaluation import ScoreRun, warn_of_guessing
 from budwood.study.export import text_sources
 from budwood.study.settings import MeasurementSettings
 from budwood.study.stage import Workspace
@@ -73,3 +74,20 @@ def test_a_foreign_source_needs_no_weight_and_is_no_origin_of_a_model() -> None:
     assert [source.name for source in text_sources(corpus)] == ["own"]
     assert foreign.is_foreign
     assert not own.is_foreign
+
+
+@pytest.mark.parametrize(("loss", "warns"), [(4.15, False), (4.16, True), (float("nan"), True)])
+def test_a_teacher_that_only_guesses_is_warned_of(caplog, loss, warns):
+    """The logarithm of 64 is 4.1589; foreign text does not count."""
+    row = SourceLoss(
+        split="validation",
+        source="mine",
+        tokens=1,
+        perplexity=1.0,
+        loss=loss,
+        standard_error=0.0,
+        bits_per_byte=1.0,
+        bits_per_byte_standard_error=0.0,
+    )
+    warn_of_guessing([row.model_copy(update={"split": "foreign", "loss": 0.1}), row], 64)
+    assert ("4.159" in caplog.text) == warns

@@ -105,8 +105,8 @@ class EvaluationSettings(Strict):
     """Which tasks trained models are asked, and what is timed, beside the losses on validation text."""
 
     tasks: tuple[str, ...] = ("heldout",)
-    """Presets (`heldout`, `in_context`, `paper`, `extended`) and names of lm_eval's tasks, groups and tags; empty: nothing
-    is asked."""
+    """Presets (`heldout`, `in_context`, `paper`, `extended`) and names of lm_eval's tasks, groups and tags; empty:
+    nothing is asked."""
     include_path: str | None = None
     """A folder of further tasks, as `lm_eval --include_path` takes it. A relative path begins at the root of the
     project."""

@@ -92,7 +92,8 @@ def _taken(findings: Findings, trained: pd.DataFrame) -> list[str]:
     key = best["bin"], best["space"], best["model"]
     record = next(arm for arm in findings.arms if (*arm.variant, arm.arm) == key)
     exports = findings.certificates
-    return [f"{found}.", *_in_vain(best["model"], rivals), *_loading(record, exports[(exports["bin"] == key[0]) & (exports["space"] == key[1])])]
+    export = exports[(exports["bin"] == key[0]) & (exports["space"] == key[1])]
+    return [f"{found}.", *_in_vain(best["model"], rivals), *_loading(record, export)]
 
 
 def _in_vain(best: str, rivals: pd.DataFrame) -> list[str]:
@@ -194,7 +195,7 @@ def evidence(findings: Findings) -> str:
     lines += [
         f"The export of {Variant(row['bin'], row['space'])} has {row['num_parameters']:,} parameters, the counted "
         f"number. Reloaded by transformers as `{row['class']}`, its logits are within "
-        f"{row['largest_logit_difference']:.1e} of the model that was searched."
+        f"{row['largest_logit_difference']:.2g} of the model that was searched."
         for row in findings.certificates.to_dict("records")
     ]
     return "\n".join(f"- {line}" for line in lines)

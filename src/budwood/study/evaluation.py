@@ -1,5 +1,7 @@
 """Models measured: losses on held-out text, tasks, and speed."""
 
+import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +42,8 @@ from budwood.study.costs import reading_cost, writing_cost
 from budwood.study.settings import MeasurementSettings
 from budwood.study.stage import NOT_DECIDING, Stage, Work
 from budwood.study.text import Materials, Windows
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +100,17 @@ class EvaluateTeacher(Stage[TeacherEvaluation]):
         cost = Cost.of("evaluation", sum(row.tokens for row in rows), flops, time.perf_counter() - started)
         text = HeldOutText(tokens_per_sequence=length, bytes=num_bytes["validation"])
         return TeacherEvaluation(perplexity=tuple(rows), losses=losses["validation"], text=text, costs=(cost,))
+
+
+def warn_of_guessing(losses: Sequence[SourceLoss], vocab_size: int) -> None:
+    """Warn if a teacher's loss on all validation text is that of guessing: its weights or its tokenizer are wrong."""
+    lowest = min((each.loss for each in losses if each.split == "validation"), default=math.nan)
+    if not lowest < math.log(vocab_size):
+        logger.warning(
+            "The teacher's loss on validation text, %.3f nats, is no better than guessing one of its %s tokens, %.3f: "
+            "compare its weights, its tokenizer and the language of the text",
+            *(lowest, f"{vocab_size:,}", math.log(vocab_size)),
+        )
 
 
 class Scored(NamedTuple):

@@ -14,7 +14,7 @@ from budwood.pipelines.wiring import project_root
 from budwood.records.cost import Cost
 from budwood.records.gate import Gate
 from budwood.records.teacher import TeacherEvaluation, TeacherRecord
-from budwood.study.evaluation import EvaluateTeacher
+from budwood.study.evaluation import EvaluateTeacher, warn_of_guessing
 from budwood.study.gates import CheckOrder, require_passed
 from budwood.study.settings import Conditions
 from budwood.study.teacher import RankComponents, Ranked, fetch_source, teacher_record
@@ -71,5 +71,8 @@ def rank_components(
 def evaluate_teacher(
     teacher: Checkpoint, tokens: PackedCorpus, conditions: Conditions, workspace: Path
 ) -> TeacherEvaluation:
-    """Return the teacher's loss on every split and source."""
-    return open_workspace(workspace).finish(EvaluateTeacher.of(Materials(teacher, tokens, conditions.measurement)))
+    """Return the teacher's loss on every split and source; warn if it only guesses."""
+    stage = EvaluateTeacher.of(Materials(teacher, tokens, conditions.measurement))
+    found = open_workspace(workspace).finish(stage)
+    warn_of_guessing(found.perplexity, teacher.architecture.vocab_size)
+    return found
