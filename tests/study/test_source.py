@@ -1,6 +1,7 @@
 """Changed code never answers from old results."""
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -88,6 +89,24 @@ def test_docstrings_of_functions_and_classes_do_not_count_and_other_texts_do(wri
 
     assert of("One.", "five") == of("Other.", "five")
     assert of("One.", "five") != of("One.", "six")
+
+
+def test_the_hash_is_the_same_in_every_process(write: Write, tmp_path: Path) -> None:
+    """Python orders the texts of a set anew in every process."""
+    write("made_up/fifth.py", "FIVE = 5 if 'a' in {'a', 'b', 'c', 'd', 'e', 'f'} else ('a' in {'g', 'h', 'i'}, 5)\n")
+    script = "from budwood.study.source import code_hash; print(code_hash('made_up.first'))"
+    paths = os.pathsep.join([str(ROOT / "src"), str(tmp_path)])
+    for seed in ("1", "2", "3"):
+        own = os.environ | {"PYTHONPATH": paths, "PYTHONHASHSEED": seed}
+        done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, env=own)
+        assert done.stdout.strip() == code_hash("made_up.first")
+
+
+def test_a_block_of_nothing_but_text_counts_as_empty(write: Write) -> None:
+    write("made_up/fifth.py", "FIVE = 5\n\n\ndef five():\n    'Return five.'\n")
+    before = code_hash("made_up.first")
+    write("made_up/fifth.py", "FIVE = 5\n\n\ndef five():\n    pass\n")
+    assert code_hash("made_up.first") == before
 
 
 def test_versions_of_libraries_count(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:

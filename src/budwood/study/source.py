@@ -10,12 +10,20 @@ from collections.abc import Iterator
 from functools import cache
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
+from types import CodeType
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "accelerate", "numpy", "scipy", "scikit-learn")
 """Libraries whose versions can change a result."""
 _BEGAN = time.time()
 _INSTALLED = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 """Folders of modules that belong neither to budwood nor to the user, unless they are of the package itself."""
+_BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
+"""Fields of a statement with statements inside it."""
+_RUN = (
+    *("co_name", "co_code", "co_names", "co_varnames", "co_freevars", "co_cellvars", "co_flags"),
+    *("co_argcount", "co_posonlyargcount", "co_kwonlyargcount", "co_exceptiontable"),
+)
+"""What a code object does beside its constants; places in its file are left out."""
 
 
 @cache
@@ -34,10 +42,16 @@ def code_hash(module: str) -> str:
     for name, file in sorted(_closure(module).items()):
         if file.stat().st_mtime > _BEGAN:
             raise ValueError(f"{file} has changed since this process began: start again, to run what it is now")
-        digest.update(f"{name} {_hash_of(file)}\n".encode())
-    versions = [f"{library} {importlib.metadata.version(library)}" for library in LIBRARIES]
-    digest.update("\n".join([*versions, f"python {sys.version_info.major}.{sys.version_info.minor}"]).encode())
+        digest.update(f"{name} {_read(file)[1]}\n".encode())
+    digest.update(_versions().encode())
     return digest.hexdigest()[:16]
+
+
+@cache
+def _versions() -> str:
+    """Return the versions of libraries and of Python, a line for each."""
+    versions = [f"{library} {importlib.metadata.version(library)}" for library in LIBRARIES]
+    return "\n".join([*versions, f"python {sys.version_info.major}.{sys.version_info.minor}"])
 
 
 def _closure(module: str) -> dict[str, Path]:
@@ -69,6 +83,7 @@ def _is_own(other: str, top: str, home: Path | None) -> bool:
     return other == top or (home is not None and home not in _INSTALLED and _home(other) == home)
 
 
+@cache
 def _file_of(name: str) -> Path | None:
     """Return the file of a module; nothing for a name that is no module, such as that of a function."""
     try:
@@ -78,50 +93,54 @@ def _file_of(name: str) -> Path | None:
     return Path(spec.origin) if spec is not None and spec.origin and spec.has_location else None
 
 
-@cache
-def _imports(name: str, file: Path) -> tuple[str, ...]:
-    """Return all that a module may import when it runs, at whatever depth the statement is."""
-    if file.suffix != ".py":
-        return ()
+def _imports(name: str, file: Path) -> Iterator[str]:
+    """Yield all that a module may import when it runs, at whatever depth the statement is."""
     package = name if file.stem == "__init__" else name.rpartition(".")[0]
-    return tuple(_imported(ast.parse(file.read_bytes()), package))
-
-
-def _imported(tree: ast.Module, package: str) -> Iterator[str]:
-    for node in _running(tree):
+    for node in _read(file)[0]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             module = resolve_name("." * node.level + (node.module or ""), package) if node.level else str(node.module)
             yield module
             yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
-def _running(tree: ast.Module) -> Iterator[ast.AST]:
-    """Yield all nodes but those that only type checkers read."""
+@cache
+def _read(file: Path) -> tuple[list[ast.Import | ast.ImportFrom], str]:
+    """Return the imports of a module, and a hash of what it runs."""
+    content = file.read_bytes()
+    if file.suffix != ".py":  # a compiled module
+        return [], hashlib.sha256(content).hexdigest()
+    tree = ast.parse(content)
+    imports = [node for block in _blocks(tree) for node in block if isinstance(node, ast.Import | ast.ImportFrom)]
+    code = compile(tree, "", "exec", dont_inherit=True, optimize=0)
+    return imports, hashlib.sha256(repr(_plain(code)).encode()).hexdigest()
+
+
+def _blocks(tree: ast.Module) -> Iterator[list[ast.stmt]]:
+    """Yield all lists of statements, without docstrings and without what only type checkers read."""
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
-        yield node
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            waiting += node.orelse
-        else:
-            waiting += ast.iter_child_nodes(node)
-
-
-@cache
-def _hash_of(file: Path) -> str:
-    content = file.read_bytes()
-    if file.suffix != ".py":  # a compiled module
-        return hashlib.sha256(content).hexdigest()
-    tree = ast.parse(content)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            # Docstrings, and those of attributes.
-            node.body = [part for part in body if not _is_text(part)]  # type: ignore[attr-defined]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+            node.body = [ast.copy_location(ast.Pass(), node)]
+        for name in _BLOCKS:
+            block = getattr(node, name, None)
+            if isinstance(block, list) and block:
+                # Those of attributes, too.
+                block[:] = [each for each in block if not _is_text(each)] or [ast.copy_location(ast.Pass(), block[0])]
+                yield block
+                waiting += block
 
 
 def _is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _plain(constant: object) -> object:
+    """Return a constant without the places of its code in a file, and with sets in order."""
+    if isinstance(constant, CodeType):
+        return *(getattr(constant, name) for name in _RUN), *map(_plain, constant.co_consts)
+    if isinstance(constant, tuple):
+        return tuple(map(_plain, constant))
+    return sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant
