@@ -1,5 +1,7 @@
 """Rates of a run, by hand."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -28,7 +30,7 @@ def test_peaks_are_found_by_whole_words(name, peak):
 def test_rates_count_the_steps_and_nothing_between_them(monkeypatch):
     """Steps of 2 s and 4 s with a pause of 100 s; 60 tokens a step of 5 FLOP, of 100 FLOP/s."""
     times = iter([0.0, 2.0, 102.0, 106.0])
-    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(times))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=lambda: next(times)))
     meter = Meter(tokens_per_step=60, flops_per_token=5, peak=100)
     assert meter.rates() == {}
     meter.begin()
