@@ -1,7 +1,7 @@
 """What a loss does not show: copying and recall in context, free generation, and what is forgotten.
 
 Every model is asked 100 questions of each task in context, in words of held-out Wikipedia and presidential addresses
-(guessing is right in 25 %). It continues 16 held-out beginnings, and reads held-out text of both sources and of a
+(guessing is right in 25%). It continues 16 held-out beginnings, and reads held-out text of both sources and of a
 language that training text lacks (French). The teacher comes first, then random weights of a quarter of its size, the
 corrected cut, and all models that are named.
 

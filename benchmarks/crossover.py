@@ -8,7 +8,7 @@ that `study.py` found best at 25,088 tokens; `--rate random=0.003` repeats an ar
 
 Losses are nats per token of 48 validation sequences of each source that nothing was chosen on. The lead is the loss of
 `random` less that of another arm, in pairs of seed and sequence. It is fitted by two lines: the lead over the logarithm
-of tokens, which can cross zero, and the logarithm of the lead, which cannot. Their intervals are 95 % of a bootstrap
+of tokens, which can cross zero, and the logarithm of the lead, which cannot. Their intervals are 95% of a bootstrap
 over sequences. They contain the spread between seeds only where there are several, and never the risk that the line is
 the wrong one.
 

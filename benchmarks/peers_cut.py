@@ -201,7 +201,7 @@ def optipfair(task: Task) -> Iterator[Cut]:
                 dataloader=[{"input_ids": text} for text in texts],
                 show_progress=False,
             )
-        yield Cut(model, f"{depth} of {len(least)} layers, {max(0.0, percentage):.0f} % of neurons left out")
+        yield Cut(model, f"{depth} of {len(least)} layers, {max(0.0, percentage):.0f}% of neurons left out")
 
 
 def layer_counts(teacher: PreTrainedModel) -> tuple[int, int, int]:

@@ -119,6 +119,7 @@ def test_flops_and_cache_of_smollm2() -> None:
     assert kv_cache_bytes_per_token(SMOLLM2_135M, bytes_per_value=4) == 2 * 3 * 64 * 4 * 30
 
 
+@pytest.mark.slow
 @given(architectures())
 @settings(max_examples=60)
 def test_parameters_equal_the_built_model(architecture: Architecture) -> None:

@@ -29,6 +29,7 @@ CONFIG = {
 }
 
 
+@pytest.mark.slow
 @given(architectures())
 @settings(max_examples=60)
 def test_the_table_names_and_shapes_every_tensor(architecture: Architecture) -> None:

@@ -102,6 +102,7 @@ def test_draws_keep_limits(sampling, drawn, rng):
             require(space, parameter_bin, sample(space, parameter_bin, rng, sampling))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("constraint", ["repair", "rejection"])
 @given(drawn=limited(), rng=generators)
 def test_children_keep_limits(constraint, drawn, rng):
@@ -120,6 +121,7 @@ def test_children_keep_limits(constraint, drawn, rng):
             assert kept == child
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alone", [False, True])
 @pytest.mark.parametrize("name", sorted(SPACES))
 def test_everything_a_search_asks_for_keeps_the_limit(name, *, alone):
@@ -134,6 +136,7 @@ def test_everything_a_search_asks_for_keeps_the_limit(name, *, alone):
         require(space, parameter_bin, candidate.selection)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layerwise", [False, True])
 def test_a_bin_of_memory_alone_is_filled(*, layerwise):
     space, rng = SearchSpace(teacher=SMOLLM2_135M, layerwise=layerwise), np.random.default_rng(0)

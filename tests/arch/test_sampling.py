@@ -177,6 +177,7 @@ def test_a_bin_that_reaches_past_the_teacher_is_drawn_from_within_it() -> None:
     assert max(targets) <= top
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layerwise", "num_draws"), [(False, 600), (True, 300)])
 def test_sizes_spread_evenly_over_a_bin_with_room(*, layerwise: bool, num_draws: int) -> None:
     """The bin lies at a fifth of the teacher, where nearly every member can be widened or narrowed into it."""
@@ -195,6 +196,7 @@ def test_sizes_spread_evenly_over_bins_of_every_space(
     assert kstest(places, "uniform").pvalue > 0.01
 
 
+@pytest.mark.slow
 def test_sizes_spread_evenly_over_a_bin_that_few_shapes_reach() -> None:
     """Larger counts have fewer shapes; a count drawn again with every batch of shapes would lie low in the bin."""
     places = _places_in_bin(SearchSpace(teacher=SMALL, layerwise=False), 0.85, 200)

@@ -127,6 +127,7 @@ def _index_sets(space: SearchSpace, length: int) -> Iterator[Indices]:
         yield from (range(size),) if space.granularity == "coarse" else itertools.combinations(range(length), size)
 
 
+@pytest.mark.slow
 def test_large_tied_spaces_are_counted_in_seconds() -> None:
     """Gemma-2-2B has 1,016 attentions and up to 2,304 hidden sizes around each."""
     teacher = decoder("gemma2", 256_000, 2304, *[layer(8, 4, 256, 9216)] * 26)

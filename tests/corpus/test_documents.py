@@ -318,6 +318,7 @@ def places(tmp_path):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", range(10))
 def test_reading_continues_at_any_place(tmp_path, kind):
     of = places(tmp_path)[kind]

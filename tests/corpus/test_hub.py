@@ -35,6 +35,7 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_bad_row_of_a_json_file_is_skipped_alone(tmp_path, monkeypatch, layout):
     monkeypatch.setattr(documents, "_KEPT_FAULTS", len(BAD))

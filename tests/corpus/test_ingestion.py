@@ -47,6 +47,7 @@ def two_sources(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_no_text_stands_in_two_splits_and_the_first_source_keeps_it(two_sources, word_tokenizer, tmp_path):
     found = documents(tokenize(two_sources, word_tokenizer, tmp_path / "corpus"))
     every = [document for part in found.values() for document in part]

@@ -20,8 +20,8 @@ MAY_LACK_A_SCRIPT = {
     "speed.md#quantised-files",
 }
 ELSEWHERE = [page for page in PAGES if page.parent != INDEX.parent and page.name != "CHANGELOG.md"]
-FIGURE = re.compile(r"\d nats\b|± [\d.]+(?![\d.]* %)")
-"""What was measured. The width of a bin, `± 5 %`, was not."""
+FIGURE = re.compile(r"\d nats\b|± [\d.]+(?![\d.]*%)")
+"""What was measured. The width of a bin, `± 5%`, was not."""
 NO_FIGURES = re.compile(
     r"at most 0\.001 nats (?:apart|ahead)|Differences up to 0\.001 nats are accepted|"
     r"guessing \(10\.8 nats for a vocabulary of 49,152\)"
@@ -102,7 +102,7 @@ def test_figures_elsewhere_name_their_source(page: Path):
         ("A half has 5.03 nats.", 1),
         ("A half has [5.03 nats](../evidence/search.md).", 0),
         ("It is 0.3 ± 0.1 ahead (2026-11-29, published by commit `0123abc`).", 0),
-        ("A bin is ± 5 % wide, or ± 12.5 %.", 0),
+        ("A bin is ± 5% wide, or ± 12.5%.", 0),
         ("| loss |\n|---|\n| 1.0 ± 0.1 |\n| 1.1 ± 0.1 |", 2),
         ("| loss |\n|---|\n| 1.0 ± 0.1 |\n\n<small>Measured: so</small>", 0),
         ("[How](start/quickstart.md):\n\n| loss |\n|---|\n| 1.0 ± 0.1 |", 0),

@@ -77,6 +77,7 @@ def test_every_setting_is_in_the_reference(environment):
     assert not missing
 
 
+@pytest.mark.slow
 def test_every_entry_of_the_reference_exists_and_says_what_it_means():
     models = {model.__name__: model for model in reference._subclasses(Strict)}
     fields = {field.alias or name for model in models.values() for name, field in model.model_fields.items()}

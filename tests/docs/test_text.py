@@ -44,6 +44,12 @@ def test_no_page_message_or_docstring_has_the_old_manner():
             assert not OUTDATED.search(line), f"{page.name}:{number}: {line}"
 
 
+def test_percentages_are_written_as_in_english():
+    for page in PAGES:
+        found = re.search(r"\d %.*", page.read_text(encoding="utf-8"))
+        assert not found, f"{page.name}: {found and found[0]}"
+
+
 def test_the_readme_is_short_and_its_links_lead_somewhere():
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= README_LINES

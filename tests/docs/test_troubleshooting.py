@@ -7,6 +7,7 @@ from functools import cache
 from itertools import product
 from typing import NamedTuple, Self
 
+import pytest
 from projects import ROOT
 from shown import messages
 
@@ -171,12 +172,14 @@ def refusals() -> Iterator[Refusal]:
                     yield Refusal(f"{path}:{node.lineno}", name, said)
 
 
+@pytest.mark.slow
 def test_every_message_of_the_troubleshooting_is_one():
     said = spoken() | {refusal.text for refusal in refusals()}
     rows = map(Row.of, messages() - FOREIGN)
     assert not [row.message for row in rows if not any(row.is_in(text) for text in said)]
 
 
+@pytest.mark.slow
 def test_every_refusal_has_a_row_or_a_reason():
     rows = list(map(Row.of, messages()))
     excused = {words for each in UNLISTED.values() for words in each}

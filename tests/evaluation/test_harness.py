@@ -70,6 +70,7 @@ def test_random_weights_answer_by_chance(folder: Path, tasks_folder: Path, tmp_p
     assert record.harness.startswith("lm_eval 0.4.")
 
 
+@pytest.mark.slow
 def test_random_weights_answer_from_their_context_by_chance(folder: Path, tmp_path: Path) -> None:
     """As one in four of 100 is right by chance in both tasks."""
     questions = in_context_questions({"noise": texts(40)}, HeldOutSettings(questions=QUESTIONS))

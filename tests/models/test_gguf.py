@@ -123,6 +123,7 @@ def test_gemma3_keeps_its_windows_its_two_bases_and_its_scale(changes, keys, tmp
     assert loaded.config.layer_types == model.config.layer_types
 
 
+@pytest.mark.slow
 def test_a_gemma3_reads_as_transformers_reads_it(tmp_path):
     """Where the header leaves transformers no choice: heads of 256 dimensions, the local base of 10,000."""
     model = tiny_teacher("gemma3_text", tied=True, **GEMMA3 | {"head_dim": 256, "query_pre_attn_scalar": 256})

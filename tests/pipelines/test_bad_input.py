@@ -207,6 +207,7 @@ def test_a_plan_refuses_what_a_run_would(path, value, expected, tmp_path):
         plan_study(read_parameters(changed(path, value)), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_plan_for_this_machine_tries_how_fast_it_is(monkeypatch, tmp_path):
     speed = Workload(passes=1e9, products=1e8, panels=1e8, entries=1e8, moved=1e8)
     monkeypatch.setattr("budwood.study.machine.probe_machine", lambda _: speed)
@@ -218,6 +219,7 @@ def test_a_plan_for_this_machine_tries_how_fast_it_is(monkeypatch, tmp_path):
     assert 3600 * trained["device_hours"] == pytest.approx(trained["flops"] / 2e8)
 
 
+@pytest.mark.slow
 def test_a_plan_refuses_a_teacher_of_an_ablation_that_sees_too_little(tmp_path):
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     raw = changed("search.seed", 1)

@@ -263,6 +263,7 @@ def test_reachability_is_checked_before_any_expensive_node(environment):
     assert names.index("plan_study") < first
 
 
+@pytest.mark.slow
 @each
 def test_a_study_can_be_planned(environment):
     """Every bin can be reached in its spaces, and the engines named have a form for the teacher."""

@@ -59,6 +59,7 @@ def test_a_bug_has_its_traceback(fail, capsys):
     assert capsys.readouterr().err.startswith("Traceback (most recent call last)")
 
 
+@pytest.mark.slow
 def test_the_settings_of_the_project_install_it():
     code = "import sys, budwood.settings; sys.exit(sys.excepthook.__module__ != 'budwood.pipelines.failure')"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

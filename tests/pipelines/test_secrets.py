@@ -32,6 +32,7 @@ def test_names_of_other_things(name):
     assert not is_secret(name)
 
 
+@pytest.mark.slow
 def test_no_parameter_of_the_project_is_masked(monkeypatch):
     monkeypatch.chdir(ROOT)
     configure_project("budwood")

@@ -66,7 +66,7 @@ def test_it_plans_all_four_kinds_of_space_and_names_the_report(finished):
 
 
 def test_the_plan_foretold_what_the_ledger_shows(finished):
-    """Equal where the architecture is known beforehand; else within what bins of 5 % and shapes of one size allow."""
+    """Equal where the architecture is known beforehand; else within what bins of 5% and shapes of one size allow."""
     planned = pd.read_parquet(finished / "data/smoke/08_reporting/plan.parquet").groupby(["stage", "bin", "space"])
     spent = ledger_of(finished).groupby(["stage", "bin", "space"])
     columns = ["tokens", "flops"]

@@ -361,6 +361,7 @@ def test_trained_checkpoints_are_registered_where_it_is_wanted(tmp_path, monkeyp
     assert {model.name for model in models} == {f"half.coarse.{name}_done" for name in TRAININGS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("local", [True, False])
 def test_local_credentials_are_read_in_every_environment(tmp_path, monkeypatch, local):
     """Those of the environment are kept, and so are its globals."""

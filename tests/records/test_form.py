@@ -63,6 +63,7 @@ def content(record: Strict) -> str:
     return json.dumps(record.model_dump(mode="json"), sort_keys=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", RECORD_KINDS)
 @settings(max_examples=10, suppress_health_check=list(HealthCheck))
 @given(data=st.data())

@@ -156,6 +156,7 @@ def test_an_arm_whose_training_was_not_charged_is_refused() -> None:
         saved(curve("subnet_init", [9.0, 4.0]), ledger=TRAINED[:1])
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(0.5, 12.0), min_size=2, max_size=6), st.floats(0.1, 1e12))
 def test_the_match_lies_on_the_curve(losses: list[float], scale: float) -> None:
     """The curve read at `tokens_to_match` gives the target, and a unit of cost cancels in the ratio."""

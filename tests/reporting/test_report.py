@@ -63,7 +63,7 @@ def test_the_opening_quotes_the_tables(make_study: Callable) -> None:
     spent = section(study.findings, "What it cost")
     assert spent.startswith("Total: 65.6 TFLOP, ")
     assert "compensation took 44%, training with its teacher 50%" in spent
-    assert "| all | 65.6 TFLOP | 100.0 % |" in spent
+    assert "| all | 65.6 TFLOP | 100.0% |" in spent
     untimed = [cost.model_copy(update={"seconds": 0.0}) for cost in study.findings.ledger]
     spent = section(dataclasses.replace(study.findings, ledger=untimed), "What it cost")
     assert " 0 s " not in spent
@@ -166,7 +166,7 @@ def test_tasks_have_errors_and_verdicts(make_study: Callable) -> None:
     for task, answers in ((random_init, base), (subnet_init, [1.0] * 15 + [0.0] * 5), (distilled, base[::-1])):
         task |= {"answers": answers, "value": sum(answers) / 20, "standard_error": 0.0993}
     text = section(study.findings, "Tasks")
-    assert "- **continuation**: acc_norm, 20 questions, 0 shots, version 1.0; guessing scores 25.0 %" in text
+    assert "- **continuation**: acc_norm, 20 questions, 0 shots, version 1.0; guessing scores 25.0%" in text
     scores, differences = ({arm: cells(part, arm) for arm in ARMS} for part in text.split("### Minus random_init"))
     assert scores["random_init"][1] == "25.0 ± 9.9"
     # Ten of twenty differ by one: mean 0.5, sample deviation sqrt(5 / 19), error 0.1147.
@@ -194,7 +194,7 @@ def cells(text: str, model: str) -> list[str]:
 
 
 def test_the_mean_over_tasks_has_the_error_of_a_mean(make_study: Callable) -> None:
-    """Means of 25 and 75 % with errors of 3 and 4: 50, and sqrt(9 + 16) / 2."""
+    """Means of 25 and 75% with errors of 3 and 4: 50, and sqrt(9 + 16) / 2."""
     study = make_study(1)
     for record in study.downstream:
         for task, (value, error) in zip(record["tasks"], ((0.25, 0.03), (0.75, 0.04)), strict=True):

@@ -12,6 +12,7 @@ from budwood.reporting.style import FAINT
 HALF = pd.DataFrame([{"bin": "half", "low": 63_000_000, "high": 70_000_000}])
 
 
+@pytest.mark.slow
 def test_best_so_far_never_rises(study) -> None:
     lines = [trace for trace in study.figures["search_trajectory"].data if trace.name == "best so far"]
     dots = [trace for trace in study.figures["search_trajectory"].data if trace.name == "candidate"]
@@ -33,7 +34,7 @@ def test_spread_sums_to_100_percent_and_labels_the_bins(study) -> None:
     counts = study.space_samples.query("space == 'coarse_uniform'")["num_parameters"]
     inside = counts.between(63_000_000, 70_000_000).mean()
     assert len(labels) == 2
-    assert float(labels[0].removeprefix("half: ").removesuffix(" %")) == pytest.approx(100 * inside, rel=0.05)
+    assert float(labels[0].removeprefix("half: ").removesuffix("%")) == pytest.approx(100 * inside, rel=0.05)
     with pytest.raises(ValueError, match="samples: empty"):
         search_figures.parameter_spread(study.space_samples.iloc[:0], HALF)
 

@@ -110,6 +110,7 @@ def cut(teacher: Path, target: Path, settings: Compensation | None) -> tuple[int
     return living.peak, cut_memory(ordered.architecture, parts.architecture, settings, reading_of(2)).total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "tied", "sizes", "settings"),
     [
@@ -165,6 +166,7 @@ def test_reading_takes_what_is_planned(
     assert planned == pytest.approx(living.peak, rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "sizes", "tied"),
     [("gpt_neox", WIDE, False), ("llama", MANY_WORDS, False), ("llama", MANY_WORDS, True)],
@@ -181,6 +183,7 @@ def test_taking_a_teacher_in_takes_what_is_planned_at_any_depth(
         assert intake_memory(teacher.architecture, 2).total == pytest.approx(living.peak, rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("sizes", [WIDE, MANY_WORDS], ids=["wide", "many words"])
 def test_prompts_take_what_is_planned_at_any_depth(sizes: Mapping[str, int], tmp_path: Path, *, tied: bool) -> None:
@@ -193,6 +196,7 @@ def test_prompts_take_what_is_planned_at_any_depth(sizes: Mapping[str, int], tmp
         assert planned.total == pytest.approx(living.peak, rel=0.1)
 
 
+@pytest.mark.slow
 def test_the_check_of_an_order_takes_what_is_planned(tmp_path: Path) -> None:
     """The whole teacher, and of what is cut the part that is copied."""
     folder = written_teacher(tmp_path, "llama", 4, WIDE, tied=False)

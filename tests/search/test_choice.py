@@ -42,10 +42,11 @@ def test_nothing_finite_is_refused() -> None:
         choose([[NAN, 1.0], [float("inf"), 2.0]])
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32 - 1))
 @settings(max_examples=10)
 def test_intervals_hold_the_truth_about_as_often_as_they_say(seed: int) -> None:
-    """Of 400 means of six normal numbers, 95 % lie in their intervals, give or take four standard errors."""
+    """Of 400 means of six normal numbers, 95% lie in their intervals, give or take four standard errors."""
     rng = np.random.default_rng(seed)
     inside = 0
     for sample in rng.normal(2.0, 1.0, size=(400, 6)):

@@ -108,6 +108,7 @@ def test_every_gene_mutates_to_both_ends(*, granularity: Granularity, layerwise:
     assert ((3,) in {ranks_of(child)[1:] for child in children}) == fine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layerwise", [False, True])
 def test_fine_mutants_exchange_entries_as_often_as_they_change_size(*, layerwise: bool) -> None:
     """Of sixteen sizes one is the parent's, and redrawing it changes nothing."""

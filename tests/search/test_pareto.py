@@ -98,6 +98,7 @@ def test_the_search_keeps_the_front_of_all_it_was_told_and_nothing_else() -> Non
     assert len(found) < len(told)
 
 
+@pytest.mark.slow
 def test_the_search_covers_more_than_random_draws() -> None:
     """Over eight seeds, at equal numbers of evaluations."""
     covered: list[list[float]] = []

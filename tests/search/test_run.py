@@ -186,6 +186,7 @@ def test_killed_and_resumed_is_uninterrupted(
         assert finished == [json.loads(line)["key"] for line in lines]
 
 
+@pytest.mark.slow
 def test_a_screened_search_chooses_again_what_it_chose(tmp_path: Path) -> None:
     """What a model of the losses picks depends on nothing else, whoever was dropped and however often it was killed."""
     chosen = changed(RACING, screening=5, num_mutants=4, num_crossovers=1, num_randoms=1)

@@ -67,6 +67,7 @@ def test_everything_asked_is_new_and_in_the_bin(
     assert origins["random"] >= chosen.epochs * num_randoms
 
 
+@pytest.mark.slow
 def test_an_operator_without_new_offspring_gives_way_to_a_random_member() -> None:
     """One elite has no partner and its few mutants are used up; the generation is full all the same."""
     chosen = SearchSettings(
@@ -85,6 +86,7 @@ def test_an_operator_without_new_offspring_gives_way_to_a_random_member() -> Non
     assert origins.total() == chosen.num_evaluations
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**32 - 1), name=st.sampled_from(sorted(SPACES)))
 @settings(max_examples=10)
 def test_same_seed_same_history_whatever_global_seeds_do(seed: int, name: str) -> None:

@@ -142,6 +142,7 @@ def test_an_elimination_costs_what_four_quickstarts_paid(paid: float) -> None:
     assert expected.tokens == 140 * 512
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=10)
 @given(depth=st.integers(5, 40), seed=st.integers(0, 9))
 def test_trials_are_expected_to_share_what_they_share_on_average(depth: int, seed: int) -> None:

@@ -89,6 +89,7 @@ def test_there_is_an_example_of_every_stage(stages):
     assert len(set(names)) == len(names)
 
 
+@pytest.mark.slow
 def test_facts_hold_every_field_that_decides_and_the_code(stages):
     for stage in stages:
         facts = stage.facts()

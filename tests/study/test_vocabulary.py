@@ -71,6 +71,7 @@ def test_a_study_knows_only_the_smaller_teacher(teacher, texts, tmp_path):
     assert cost.flops == cost.tokens * forward_flops_per_token(whole, context=32)
 
 
+@pytest.mark.slow
 def test_other_text_keeps_other_tokens(teacher, texts, tmp_path):
     settings = TeacherSettings(model=str(teacher), vocabulary=SIZE)
     for number in range(8):

@@ -39,6 +39,7 @@ def parts(teacher_folder, importance, windows):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("teacher", ["gemma3_text tied", "gpt_neox untied", "phi3 untied"], indirect=True)
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_the_folder_is_that_of_the_child_in_memory(parts, settings, teacher_folder, tmp_path, monkeypatch):

@@ -66,6 +66,7 @@ def test_what_a_norm_makes_of_a_wrong_stream_is_mended(family, windows):
     assert errors[1] < 0.2 * errors[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refit", [False, True])
 def test_parts_that_are_handed_over_are_not_kept(refit, windows):
     """What is alive of a child is what somebody else has kept, and in the end nobody has the text any more."""
@@ -90,6 +91,7 @@ def read(child, ordered, windows):
     return queries[0]
 
 
+@pytest.mark.slow
 def test_a_refit_may_read_a_text_of_its_own(windows):
     """All other corrections follow from the first text."""
     ordered = ordered_by(tiny_teacher("llama", tied=False), windows)

@@ -113,6 +113,7 @@ def teachers():
     return {kind: ordered_by(teacher_of(kind)) for kind in ROPES}
 
 
+@pytest.mark.slow
 @given(
     kind=st.sampled_from(sorted(ROPES)),
     rope=st.sampled_from(["preserve", "rebuild"]),

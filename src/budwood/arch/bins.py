@@ -37,7 +37,7 @@ class ParameterBin:
 
     @classmethod
     def around(cls, center: float, tolerance: float = 0.05) -> Self:
-        """Return the bin of `center` plus or minus a relative tolerance (paper, section 4.2: 5 %)."""
+        """Return the bin of `center` plus or minus a relative tolerance (paper, section 4.2: 5%)."""
         return cls(round(center * (1 - tolerance)), round(center * (1 + tolerance)))
 
     def __contains__(self, count: int) -> bool:

@@ -86,7 +86,7 @@ class Winner(Searched, Placed, Described):
     """Of its folder."""
     choice_loss: float
     choice_interval: tuple[float, float]
-    """Of the loss on the text of the choice, with 95 % confidence."""
+    """Of the loss on the text of the choice, with 95% confidence."""
     lead: float | None
     """Over the next finalist; none where there was none."""
     lead_interval: tuple[float, float] | None

@@ -125,7 +125,7 @@ FIGURES = (
         "Search",
         "search_figures.winners_by_variant",
         ("winners",),
-        "The exported winners on text that their search never read, with 95 % intervals.",
+        "The exported winners on text that their search never read, with 95% intervals.",
     ),
     Figure(
         "Search",

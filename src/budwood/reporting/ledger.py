@@ -64,7 +64,7 @@ def savings(curves: pd.DataFrame, ledger: Sequence[Cost], reference: str = BASEL
     * `no baseline`: the variant has no reference with a finite loss after its last step.
 
     `flops_to_match` is the student's training until then; both are 0 at step 0 and NaN where nothing is matched.
-    `tokens_to_match_low` and `_high` enclose the match in 95 % of a bootstrap over held-out sequences, drawn together
+    `tokens_to_match_low` and `_high` enclose the match in 95% of a bootstrap over held-out sequences, drawn together
     for the arm and its reference, and over the seeds of each. The upper end is infinite where too many of the resampled
     curves never match. Both are NaN where there is one run without losses by sequence, or one sequence. One run says
     nothing about the spread between seeds: see `num_runs`.
@@ -286,7 +286,7 @@ def _status(tokens: float) -> str:
 
 
 def _interval(runs: _Runs, target: _Runs) -> tuple[float, float]:
-    """Return between which tokens a match lies in 95 % of resampled sequences and seeds."""
+    """Return between which tokens a match lies in 95% of resampled sequences and seeds."""
     num_sequences = runs.losses.shape[2]
     if target.losses.shape[2] != num_sequences:
         raise ValueError("curves: an arm and its reference were measured on different numbers of held-out sequences")

@@ -127,7 +127,7 @@ def _stages(planned: pd.DataFrame) -> str:
     columns = {
         "stage": totals.index.tolist(),
         "FLOPs": totals["flops"].map(formats.flops).tolist(),
-        "share": [f"{100 * flops / totals.loc['all', 'flops']:.1f} %" for flops in totals["flops"]],
+        "share": [f"{100 * flops / totals.loc['all', 'flops']:.1f}%" for flops in totals["flops"]],
         "tokens": totals["tokens"].map(formats.count).tolist(),
         "device-hours": totals["device_hours"].map(formats.significant).tolist(),
         "stays on disk": totals["disk_bytes"].map(spell_bytes).tolist(),

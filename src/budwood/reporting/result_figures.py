@@ -170,7 +170,7 @@ def speed_and_memory(speeds: pd.DataFrame) -> go.Figure:
 def savings_by_ledger(saved: pd.DataFrame) -> go.Figure:
     """Return how many times cheaper than the baseline every arm reached its final loss, under each ledger.
 
-    Error bars are 95 % intervals where they are known; an arm that never reached the loss has no point.
+    Error bars are 95% intervals where they are known; an arm that never reached the loss has no point.
     """
     ratios = saved.reindex(columns=[f"ratio_{ledger}" for ledger in LEDGERS]).to_numpy(float)
     reason = f"No arm reached the final loss of {BASELINE} in training, so there is no ratio."

@@ -91,7 +91,7 @@ def elite_sizes(histories: pd.DataFrame, teacher_record: TeacherRecord) -> go.Fi
 
     Args:
         histories: columns `bin`, `space`, `loss`, `finished`, and the sizes of `SearchRecord`.
-        teacher_record: its `architecture` is 100 %.
+        teacher_record: its `architecture` is 100%.
     """
     title, axes = "Search: what the best candidates keep", ("axis of the teacher", "kept (%)")
     figure, panels = style.by_variant(title, histories, *axes, NO_SEARCH)
@@ -112,7 +112,7 @@ def winner_layers(winners: Sequence[Winner], teacher_record: TeacherRecord) -> g
 
     Args:
         winners: of all searches.
-        teacher_record: the largest layer of its `architecture` is 100 %.
+        teacher_record: the largest layer of its `architecture` is 100%.
     """
     title = "Winners: what they keep of every layer"
     if not winners:
@@ -163,7 +163,7 @@ def draws_and_elites(histories: pd.DataFrame) -> go.Figure:
 
 
 def winners_by_variant(winners: Sequence[Winner]) -> go.Figure:
-    """Return the loss of every search's winner before any training, with its 95 % interval over sequences."""
+    """Return the loss of every search's winner before any training, with its 95% interval over sequences."""
     title = "Winners before training"
     if not winners:
         return style.nothing(title, NO_SEARCH)
@@ -204,7 +204,7 @@ def parameter_spread(samples: pd.DataFrame, search_spaces: pd.DataFrame) -> go.F
         figure.update_yaxes(range=[0, _LABEL_ROOM * percent.max()], **place)
         for name, (low, high) in bins.items():
             share = 100 * counts.between(low, high).mean()
-            _shade_bin(figure, place, (low, high), f"{name}: {formats.significant(share, 2)} %")
+            _shade_bin(figure, place, (low, high), f"{name}: {formats.significant(share, 2)}%")
     return figure.update_layout(bargap=0).update_xaxes(exponentformat="B")
 
 

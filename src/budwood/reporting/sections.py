@@ -121,7 +121,7 @@ def tasks(tasks: pd.DataFrame) -> str:
         first = rows.iloc[0]
         most = int(rows["num_cut"].max())
         cut = f"; up to {most:,} requests were longer than a model's context and lost their beginning" if most else ""
-        guess = "" if np.isnan(first["chance"]) else f"; guessing scores {100 * first['chance']:.1f} %"
+        guess = "" if np.isnan(first["chance"]) else f"; guessing scores {100 * first['chance']:.1f}%"
         facts.append(
             f"- **{name}**: {first['metric']}, {first['num_questions']:,} questions, {first['num_fewshot']} shots, "
             f"version {first['version']}{guess}{cut}"

@@ -242,7 +242,7 @@ def cost(findings: Findings) -> str:
     columns = {
         "stage": rows["stage"].tolist(),
         "FLOPs": rows["flops"].map(formats.flops).tolist(),
-        "share": [f"{100 * share:.1f} %" for share in rows["flops"] / total],
+        "share": [f"{100 * share:.1f}%" for share in rows["flops"] / total],
         "tokens": rows["tokens"].map(formats.count).tolist(),
         "time": [formats.duration(seconds) if seconds else "" for seconds in rows["seconds"]],
     }

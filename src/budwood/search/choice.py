@@ -14,7 +14,7 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """Who won, and how sure that is; intervals are of 95 % confidence, sequences taken as drawn."""
+    """Who won, and how sure that is; intervals are of 95% confidence, sequences taken as drawn."""
 
     winner: int
     interval: Interval
