@@ -163,6 +163,17 @@ def test_memory_is_measured_in_small(monkeypatch, capsys):
     assert min(found.values()) > 0
 
 
+def test_precisions_are_compared_in_small(monkeypatch, capsys):
+    import precision
+
+    monkeypatch.setattr(sys, "argv", ["precision.py", "--small", "--num-rounds=1"])
+    precision.main()
+    found = last_line(capsys.readouterr().out)
+    assert found.pop("auto") in {"float32", "bfloat16"}
+    assert set(found) == {f"{name}_{of}" for name in ("product", "forward", "step") for of in ("ratio", "seconds")}
+    assert min(found.values()) > 0
+
+
 def test_activation_is_timed_in_small(monkeypatch, capsys):
     import activate
 
