@@ -74,7 +74,8 @@ ELSEWHERE = {
 
 NOT_RUN = {
     r"make check": "takes a minute and 2 GB; `.ci/run` and every commit run it",
-    r"make (lock|engines)": "asks package indices; `.ci/run` runs `make engines`",
+    r"make (install|lock|engines)": "asks package indices; other targets install first, `.ci/run` installs engines",
+    r"source .venv/bin/activate": "changes the shell in which it is typed",
     r"pip install 'budwood\[ray\]'": "asks a package index",
     r"kedro package": "asks a package index for what builds; test_wheel.py builds the same wheel without",
     r"hf (auth login|upload.*)": "asks the hub",
