@@ -64,6 +64,7 @@ def test_bins_of_two_counts_are_hit_exactly(*, granularity: Granularity, layerwi
         assert count(space, sample(space, ParameterBin(low, low + 1), rng, sampling)) in {low, low + 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("free", [False, True], ids=["in a bin", "free"])
 @pytest.mark.parametrize(("granularity", "layerwise"), KINDS)
 def test_every_axis_reaches_both_ends(*, granularity: Granularity, layerwise: bool, free: bool) -> None:

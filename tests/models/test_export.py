@@ -59,6 +59,7 @@ def reload(folder):
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=True).eval()
 
 
+@pytest.mark.slow
 def test_the_folder_computes_what_the_child_computes(exported, child_architecture, windows):
     child, folder = exported
     loaded = reload(folder)

@@ -242,6 +242,7 @@ def test_what_budwood_writes_it_reads(kind, pairs, tmp_path):
     same_logits(write_gguf_file(exported, tmp_path / "child.gguf", "f32"), child, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("slides", [(1, 0, 0, 1), (1, 1, 1, 0), (0, 0, 0, 0), (1, 1, 1, 1)])
 @pytest.mark.parametrize("family", ["gemma2", "gemma3_text"])
 def test_windows_go_out_and_come_back_layer_by_layer(family, slides, tmp_path):

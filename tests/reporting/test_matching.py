@@ -38,6 +38,7 @@ def test_arms_that_match_give_no_warning(make_study: Callable, num_variants: int
     assert report_on(study.findings).warning == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("change_", "named"), STALE)
 def test_a_stale_arm_is_named_and_gets_no_verdict(make_study: Callable, change_: dict, named: str) -> None:
     study = make_study(1)

@@ -238,6 +238,7 @@ def test_only_a_named_cluster_is_joined(
         assert given.get("address") == expected
 
 
+@pytest.mark.slow
 def test_workers_without_ray_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers.importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(ValueError, match=r"needs Ray: pip install 'budwood\[ray\]'"):

@@ -102,6 +102,7 @@ def test_plain_cuts_leave_norms_as_they_are(orders, windows):
         check(orders[ordering, "preserve"], cut, windows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("teacher", "kind"), across(KINDS), indirect=["teacher"])
 def test_so_do_children_of_a_layerwise_teacher(own_teacher, windows, kind):
     space = SearchSpace(teacher=own_teacher.ranked, granularity=kind[0], layerwise=kind[1])
