@@ -9,7 +9,7 @@ from budwood.study import source
 
 def forget() -> None:
     """Forget what was read of files, as a new process has not read any."""
-    for each in (source.code_hash, source._read, source._home, source._file_of, source._versions):
+    for each in (source.code_hash, source._imports, source._read, source._home, source._file_of, source._versions):
         each.cache_clear()
     importlib.invalidate_caches()
 

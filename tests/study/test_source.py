@@ -92,7 +92,7 @@ def test_docstrings_of_functions_and_classes_do_not_count_and_other_texts_do(wri
 
 
 def test_the_hash_is_the_same_in_every_process(write: Write, tmp_path: Path) -> None:
-    """Python orders the texts of a set anew in every process."""
+    """Python gives the texts of a set another order in every process."""
     write("made_up/fifth.py", "FIVE = 5 if 'a' in {'a', 'b', 'c', 'd', 'e', 'f'} else ('a' in {'g', 'h', 'i'}, 5)\n")
     script = "from budwood.study.source import code_hash; print(code_hash('made_up.first'))"
     paths = os.pathsep.join([str(ROOT / "src"), str(tmp_path)])

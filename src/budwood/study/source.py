@@ -93,16 +93,17 @@ def _file_of(name: str) -> Path | None:
     return Path(spec.origin) if spec is not None and spec.origin and spec.has_location else None
 
 
-def _imports(name: str, file: Path) -> Iterator[str]:
-    """Yield all that a module may import when it runs, at whatever depth the statement is."""
-    package = name if file.stem == "__init__" else name.rpartition(".")[0]
+@cache
+def _imports(name: str, file: Path) -> tuple[str, ...]:
+    """Return all that a module may import when it runs, at whatever depth the statement is."""
+    package, found = name if file.stem == "__init__" else name.rpartition(".")[0], []
     for node in _read(file)[0]:
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        else:
+        names = [alias.name for alias in node.names]
+        if isinstance(node, ast.ImportFrom):
             module = resolve_name("." * node.level + (node.module or ""), package) if node.level else str(node.module)
-            yield module
-            yield from (f"{module}.{alias.name}" for alias in node.names)
+            names = [module, *(f"{module}.{each}" for each in names)]
+        found += names
+    return tuple(found)
 
 
 @cache
