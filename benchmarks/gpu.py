@@ -38,7 +38,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jobs import Stage, steps_of
+from jobs import Workbench, steps_of
 from torch import distributed, nn
 from torch.distributed.fsdp import fully_shard
 
@@ -149,7 +149,7 @@ class Bench:
     """Bytes that torch had allocated at most in a run, by its name."""
 
     @cached_property
-    def stage(self) -> Stage:
+    def workbench(self) -> Workbench:
         """Models of random weights, and text of random letters that is enough for a step."""
         scale, compute = self.scale, self.compute
         lengths = {"max_position_embeddings": scale.length, "tie_word_embeddings": False}
@@ -157,7 +157,7 @@ class Bench:
         letters = scale.length * max(2, *(a * b // 30 for a, b in scale.portions.values()))
         engine = Engine(compile=self.compiled, compile_loss="auto" if self.compiled else "off")
         how = {"device": compute.name, "precision": compute.precision, "engine": engine}
-        return Stage(self.folder, sizes, (80, letters), how)
+        return Workbench(self.folder, sizes, (80, letters), how)
 
     def schedule(self, model: str) -> Schedule:
         """Return the portions of a run."""
@@ -177,7 +177,7 @@ class Bench:
             if "train_loss" in metrics:  # read from the device, so the step has ended
                 times.append(time.perf_counter())
 
-        job = self.stage.job(name, model, self.schedule(model), **changes)
+        job = self.workbench.job(name, model, self.schedule(model), **changes)
         if self.compute.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         train(job, note)
@@ -198,7 +198,7 @@ class Bench:
         if peak is None:
             raise ValueError(f"the peak of {self.compute.describe()} in {self.compute.precision} is not known")
         per_token = 3 * forward_flops_per_token(
-            read_architecture(self.stage.models[model]), context=self.scale.length, causal=True
+            read_architecture(self.workbench.models[model]), context=self.scale.length, causal=True
         )
         return float(speed * per_token / peak)
 
@@ -219,8 +219,8 @@ def litgpt_ratio(bench: Bench) -> float:
 def search_tokens_per_second(bench: Bench) -> float:
     """Return how fast candidates of the student's size are cut out of the teacher and read."""
     number, sequences, length = bench.scale.searched
-    teacher = open_ordered(bench.stage.models["teacher"], Ordering(ordering="native")).materialise(bench.compute)
-    size = num_parameters(read_architecture(bench.stage.models["student"]))
+    teacher = open_ordered(bench.workbench.models["teacher"], Ordering(ordering="native")).materialise(bench.compute)
+    size = num_parameters(read_architecture(bench.workbench.models["student"]))
     space, rng = SearchSpace(teacher=teacher.ranked, layerwise=True), np.random.default_rng(0)
     candidates = [sample(space, ParameterBin.around(size, 0.2), rng) for _ in range(number + 1)]
     ids = torch.randint(0, 256, (sequences, length + 1), generator=torch.Generator().manual_seed(0))
@@ -235,7 +235,7 @@ def search_tokens_per_second(bench: Bench) -> float:
 def live_distillation_ratio(bench: Bench) -> float:
     """Return a step under the teacher over a step alone and the teacher's forward passes."""
     micro, accumulation = bench.scale.portions["student"]
-    teacher = bench.compute.place(load_model(bench.stage.models["teacher"], bench.compute.dtype)).eval()
+    teacher = bench.compute.place(load_model(bench.workbench.models["teacher"], bench.compute.dtype)).eval()
     ids = torch.randint(0, 256, (micro, bench.scale.length), device=bench.compute.device)
     forward = float("inf")
     for _ in range(3):
@@ -253,10 +253,10 @@ def live_distillation_ratio(bench: Bench) -> float:
 def cached_distillation_ratio(bench: Bench) -> float:
     """Return a step from a cache over a step alone."""
     schedule, folder = bench.schedule("student"), bench.folder / "cache"
-    teacher = open_live_teacher(bench.stage.models["teacher"], SAMPLED, bench.compute)
-    facts = cache_facts(bench.stage.models["teacher"], bench.stage.corpus, schedule.sequence_length, SAMPLED)
-    order = training_order(bench.stage.corpus, schedule)
-    write_cache(folder, teacher.entries, bench.stage.corpus, order, facts, schedule.micro_batch)
+    teacher = open_live_teacher(bench.workbench.models["teacher"], SAMPLED, bench.compute)
+    facts = cache_facts(bench.workbench.models["teacher"], bench.workbench.corpus, schedule.sequence_length, SAMPLED)
+    order = training_order(bench.workbench.corpus, schedule)
+    write_cache(folder, teacher.entries, bench.workbench.corpus, order, facts, schedule.micro_batch)
     del teacher
     cached = bench.seconds_per_step("cached", "student", distillation=SAMPLED, cache_folder=folder)
     return cached / bench.seconds_per_step("student", "student")
@@ -275,7 +275,7 @@ def fully_shard_ratio(bench: Bench) -> float:
 
 
 def _bare_step(bench: Bench, *, shard: bool) -> float:
-    student = Student(bench.compute.place(load_model(bench.stage.models["student"], torch.float32)), Objective())
+    student = Student(bench.compute.place(load_model(bench.workbench.models["student"], torch.float32)), Objective())
     if shard:
         layers: Any = student.model.base_model.layers
         for layer in layers:
@@ -303,7 +303,7 @@ def memory_over_plan(bench: Bench) -> float:
     if bench.compute.device.type != "cuda":
         raise ValueError(f"torch does not count what is allocated on a {bench.compute.device.type}")
     bench.seconds_per_step("teacher", "teacher")
-    schedule, architecture = bench.schedule("teacher"), read_architecture(bench.stage.models["teacher"])
+    schedule, architecture = bench.schedule("teacher"), read_architecture(bench.workbench.models["teacher"])
     tokens = schedule.micro_batch * schedule.sequence_length
     planned = training_memory(architecture, num_tokens=tokens, precision=bench.compute.precision)
     return bench.peaks["teacher"] / planned.total

@@ -16,7 +16,7 @@ from budwood.training.job import TrainingJob
 from budwood.training.settings import Schedule
 
 
-class Stage:
+class Workbench:
     """A folder with models and text for jobs."""
 
     def __init__(

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jobs import Stage, steps_of
+from jobs import Workbench, steps_of
 from peers import CACHE_DIR, LITGPT_INSTALLS, make_environment, run_script
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -81,7 +81,7 @@ def seconds_per_step(job: TrainingJob) -> float:
     return (times[-1] - times[0]) / (len(times) - 1)
 
 
-def tokens_per_second_ratio(stage: Stage, num_repeats: int, cache_dir: Path, *, compiled: bool) -> float:
+def tokens_per_second_ratio(workbench: Workbench, num_repeats: int, cache_dir: Path, *, compiled: bool) -> float:
     """Return our tokens per processor second over litgpt's."""
     python = make_environment("litgpt", LITGPT_INSTALLS, cache_dir)
     if not compiled:
@@ -89,7 +89,7 @@ def tokens_per_second_ratio(stage: Stage, num_repeats: int, cache_dir: Path, *, 
     theirs_plan = SIZES | {"length": LENGTH, "micro_batch": MICRO_BATCH, "accumulation": ACCUMULATION, "steps": STEPS}
     ours, theirs = [], []
     for _ in range(num_repeats):
-        job = stage.job(
+        job = workbench.job(
             "litgpt",
             "student",
             steps_of(LENGTH, MICRO_BATCH, ACCUMULATION, STEPS),
@@ -102,16 +102,16 @@ def tokens_per_second_ratio(stage: Stage, num_repeats: int, cache_dir: Path, *, 
     return statistics.median(ours) / statistics.median(theirs)
 
 
-def bare_seconds_per_step(stage: Stage, schedule: Schedule) -> float:
+def bare_seconds_per_step(workbench: Workbench, schedule: Schedule) -> float:
     """Return the processor time of a step of a plain torch loop with the same student, portions and optimiser."""
-    student = Student(load_model(stage.models["tiny"], torch.float32), Objective())
+    student = Student(load_model(workbench.models["tiny"], torch.float32), Objective())
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
     scheduler = LambdaLR(optimizer, lambda step: 1 / (1 + step))
-    starts = stage.corpus.window_starts("train", schedule.sequence_length, limit=schedule.micro_batch)
+    starts = workbench.corpus.window_starts("train", schedule.sequence_length, limit=schedule.micro_batch)
     items, times = torch.tensor(schedule.tokens_per_step), []
     for _ in range(schedule.num_steps):
         for _ in range(schedule.global_batch // schedule.micro_batch):
-            batch = torch.from_numpy(stage.corpus.read(starts, schedule.sequence_length))
+            batch = torch.from_numpy(workbench.corpus.read(starts, schedule.sequence_length))
             student(batch[:, :-1], batch[:, 1:], items)["loss"].backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
@@ -121,26 +121,26 @@ def bare_seconds_per_step(stage: Stage, schedule: Schedule) -> float:
     return (times[-1] - times[0]) / (len(times) - 1)
 
 
-def loop_overhead_ms(stage: Stage, num_repeats: int) -> float:
+def loop_overhead_ms(workbench: Workbench, num_repeats: int) -> float:
     """Return what a micro-step of `train` takes beyond that of the bare loop."""
     differences = []
     for _ in range(num_repeats):
-        job = stage.job("loop", "tiny", steps_of(16, 2, LOOP_ACCUMULATION, LOOP_STEPS))
-        ours, bare = seconds_per_step(job), bare_seconds_per_step(stage, job.schedule)
+        job = workbench.job("loop", "tiny", steps_of(16, 2, LOOP_ACCUMULATION, LOOP_STEPS))
+        ours, bare = seconds_per_step(job), bare_seconds_per_step(workbench, job.schedule)
         sys.stderr.write(f"{LOOP_ACCUMULATION} micro-steps: ours {1e3 * ours:.2f} ms, bare {1e3 * bare:.2f} ms\n")
         differences.append(1000 * (ours - bare) / LOOP_ACCUMULATION)
     return statistics.median(differences)
 
 
-def live_distillation_ratio(stage: Stage, num_repeats: int) -> float:
+def live_distillation_ratio(workbench: Workbench, num_repeats: int) -> float:
     """Return a distillation step over a step without a teacher plus the teacher's forward passes."""
-    teacher = load_model(stage.models["teacher"], torch.float32).eval()
+    teacher = load_model(workbench.models["teacher"], torch.float32).eval()
     ids = torch.randint(0, 257, (MICRO_BATCH, LENGTH), generator=torch.Generator().manual_seed(0))
     schedule, ratios = steps_of(LENGTH, MICRO_BATCH, ACCUMULATION, STEPS), []
     for _ in range(num_repeats):
-        alone = seconds_per_step(stage.job("alone", "student", schedule, engine=Engine()))
+        alone = seconds_per_step(workbench.job("alone", "student", schedule, engine=Engine()))
         taught = seconds_per_step(
-            stage.job("taught", "student", schedule, engine=Engine(), distillation=DistillationSettings())
+            workbench.job("taught", "student", schedule, engine=Engine(), distillation=DistillationSettings())
         )
         with torch.no_grad():
             begun = time.process_time()
@@ -152,42 +152,42 @@ def live_distillation_ratio(stage: Stage, num_repeats: int) -> float:
     return statistics.median(ratios)
 
 
-def cached_distillation_ratio(stage: Stage, num_repeats: int) -> float:
+def cached_distillation_ratio(workbench: Workbench, num_repeats: int) -> float:
     """Return a step of distillation from a cache over a step without a teacher."""
     schedule = steps_of(LENGTH, MICRO_BATCH, ACCUMULATION, STEPS)
     kinds = [
         DistillationSettings(loss="sampled", teacher="cached"),
         DistillationSettings(loss="topk_tail", teacher="cached"),
     ]
-    caches = [(settings, write(stage, settings, schedule)) for settings in kinds]
+    caches = [(settings, write(workbench, settings, schedule)) for settings in kinds]
     ratios: list[list[float]] = [[] for _ in kinds]
     for _ in range(num_repeats):
-        alone = seconds_per_step(stage.job("alone", "student", schedule, engine=Engine()))
+        alone = seconds_per_step(workbench.job("alone", "student", schedule, engine=Engine()))
         for (settings, folder), found in zip(caches, ratios, strict=True):
             fields = {"engine": Engine(), "distillation": settings, "cache_folder": folder}
-            job = stage.job("cached", "student", schedule, **fields)
+            job = workbench.job("cached", "student", schedule, **fields)
             taught = seconds_per_step(job)
             sys.stderr.write(f"step {alone:.2f} s, from the cache of {settings.loss} {taught:.2f} s\n")
             found.append(taught / alone)
     return max(map(statistics.median, ratios))
 
 
-def write(stage: Stage, settings: DistillationSettings, schedule: Schedule) -> Path:
+def write(workbench: Workbench, settings: DistillationSettings, schedule: Schedule) -> Path:
     """Write down what the teacher says of the sequences of a schedule."""
-    corpus = stage.corpus
-    teacher = open_live_teacher(stage.models["teacher"], settings, choose_compute("cpu", "float32"))
-    facts = cache_facts(stage.models["teacher"], corpus, LENGTH, settings)
+    corpus = workbench.corpus
+    teacher = open_live_teacher(workbench.models["teacher"], settings, choose_compute("cpu", "float32"))
+    facts = cache_facts(workbench.models["teacher"], corpus, LENGTH, settings)
     starts = training_order(corpus, schedule)
-    return write_cache(stage.folder / settings.loss, teacher.entries, corpus, starts, facts, MICRO_BATCH).folder
+    return write_cache(workbench.folder / settings.loss, teacher.entries, corpus, starts, facts, MICRO_BATCH).folder
 
 
-def resume_skip_seconds(stage: Stage, num_repeats: int) -> float:
+def resume_skip_seconds(workbench: Workbench, num_repeats: int) -> float:
     """Return what a run after 440,000 micro-batches takes to its first step beyond what one from the start takes."""
     schedule, differences = steps_of(16, 8, 1, SKIPPED + 1), []
     for _ in range(num_repeats):
-        fresh = stage.job("fresh", "tiny", schedule.model_copy(update={"checkpoint_steps": 1}))
+        fresh = workbench.job("fresh", "tiny", schedule.model_copy(update={"checkpoint_steps": 1}))
         first = _seconds_to_first_step(fresh)
-        resumed = stage.job("resumed", "tiny", schedule)
+        resumed = workbench.job("resumed", "tiny", schedule)
         checkpoint = resumed.output_folder / f"checkpoint-{SKIPPED}"
         shutil.copytree(fresh.output_folder / "checkpoint-1", checkpoint)
         state = json.loads((checkpoint / "trainer_state.json").read_text())
@@ -237,18 +237,18 @@ def main() -> None:
     figures = {}
     with tempfile.TemporaryDirectory() as folder:
         how = {"device": "cpu", "precision": "float32", "engine": Engine(compile_loss="off")}
-        stage, repeats = Stage(Path(folder), MODELS, (40, 4000), how), arguments.num_repeats
+        workbench, repeats = Workbench(Path(folder), MODELS, (40, 4000), how), arguments.num_repeats
         if "resume" in arguments.only:
-            figures["resume_skip_seconds"] = resume_skip_seconds(stage, repeats)
+            figures["resume_skip_seconds"] = resume_skip_seconds(workbench, repeats)
         if "loop" in arguments.only:
-            figures["loop_overhead_ms"] = loop_overhead_ms(stage, repeats)
+            figures["loop_overhead_ms"] = loop_overhead_ms(workbench, repeats)
         if "live" in arguments.only:
-            figures["live_distillation_ratio"] = live_distillation_ratio(stage, repeats)
+            figures["live_distillation_ratio"] = live_distillation_ratio(workbench, repeats)
         if "cached" in arguments.only:
-            figures["cached_distillation_ratio"] = cached_distillation_ratio(stage, repeats)
+            figures["cached_distillation_ratio"] = cached_distillation_ratio(workbench, repeats)
         if "litgpt" in arguments.only:
             figures["tokens_per_second_ratio"] = tokens_per_second_ratio(
-                stage, repeats, arguments.cache_dir, compiled=arguments.compile
+                workbench, repeats, arguments.cache_dir, compiled=arguments.compile
             )
     sys.stdout.write(json.dumps({name: round(value, 3) for name, value in figures.items()}) + "\n")
 
