@@ -1,6 +1,7 @@
 """Reports of made-up studies, written once for equal content: many tests ask for parts of one."""
 
 import pickle
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -24,3 +25,9 @@ def once(what: str, given: object, make: Callable[[], Made]) -> Made:
 def report_on(findings: Findings) -> Report:
     """Return the report."""
     return once("report", findings, lambda: write_report(findings))
+
+
+def section(findings: Findings, title: str) -> str:
+    """Return the text of a section, without the padding of its tables."""
+    (found,) = [part.body for part in report_on(findings).sections if part.title == title]
+    return re.sub(" +", " ", found)

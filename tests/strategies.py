@@ -51,6 +51,15 @@ def pythia(vocab_size: int, num_layers: int, hidden_size: int, heads: int) -> Ar
 
 
 SMOLLM2_135M = llama(49152, 576, *[layer(9, 3, 64, 1536)] * 30)
+SIZES = {
+    "model_type": "llama",
+    "vocab_size": 257,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+"""Of a tiny Llama of bytes, as settings state them."""
 
 generators = st.integers(0, 2**32 - 1).map(np.random.default_rng)
 """Seeded random generators."""

@@ -5,6 +5,7 @@ import re
 
 import pytest
 from projects import copy_finished, kedro, raw_parameters
+from strategies import SIZES
 
 from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import fetch_teacher as load_source
@@ -14,14 +15,6 @@ from budwood.pipelines.teacher.nodes import fetch_teacher
 from budwood.records.workload import Workload
 from budwood.search.settings import SearchSettings
 
-SIZES = {
-    "model_type": "llama",
-    "vocab_size": 257,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-}
 ABLATIONS = {
     "tokens": 768,
     "students": {"half": "coarse_uniform"},

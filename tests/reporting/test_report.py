@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
-from reports import report_on
+from reports import report_on, section
 
 from budwood.corpus.packing import OMITTED
 from budwood.records.cost import Cost
@@ -15,7 +15,6 @@ from budwood.records.gate import Gate
 from budwood.records.names import ARMS
 from budwood.records.search import Taken
 from budwood.records.training import ProbeScore, SweptRates
-from budwood.reporting.findings import Findings
 from budwood.reporting.formats import MISSING
 from budwood.reporting.limits import limited
 from budwood.reporting.sections import _REASONS, corpus, opens_in, search_spaces
@@ -27,12 +26,6 @@ DETAILS = [
     "Opens in",
     *("Search", "Search spaces", "Text", "Teacher", "How this was made"),
 ]
-
-
-def section(findings: Findings, title: str) -> str:
-    """Return the text of a section, without the padding of its tables."""
-    (found,) = [part.body for part in report_on(findings).sections if part.title == title]
-    return re.sub(" +", " ", found)
 
 
 def test_sections_in_order(study) -> None:
@@ -70,39 +63,6 @@ def test_the_opening_quotes_the_tables(make_study: Callable) -> None:
     assert "A stage without a time was not timed by itself." in spent
 
 
-def test_every_bin_says_what_to_take_and_how_to_load_it(make_study: Callable) -> None:
-    """The layer-wise arms are made best: they need code of their own, and an engine that was tested."""
-    study = make_study(3)
-    for arm in study.arms[3:6]:
-        arm["losses"] = {s: [x - 9 for x in xs] for s, xs in arm["losses"].items()}
-        arm["engines"] = ["transformers", "vLLM"]
-    quarter, half = section(study.findings, "Models to take").split("### half")
-    folder = "data/06_models/quarter/coarse_layerwise/distilled"
-    assert f"- Folder, inside the project: `{folder}`\n- Opens in: transformers, vLLM\n- Its" in quarter
-    assert (
-        f"folder = '{folder}'\nmodel = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)" in quarter
-    )
-    assert "AutoTokenizer.from_pretrained(folder, trust_remote_code=True)" in quarter, "else it asks, and waits"
-    assert quarter.count("\n| ") - 1 == 1 + 6
-    assert "from_pretrained(folder)\n" in half
-    assert half.count("\n| ") - 1 == 1 + 3
-    findings = study.findings
-    findings.certificates["vllm"] = "not tried: its kernels take heads of these dimensions"
-    opens = "- Opens in: transformers; not tried in vllm, see [Opens in](#opens-in)\n"
-    assert opens in section(findings, "Models to take").split("### half")[1]
-    compile(re.findall("```python\n(.*?)```", half, re.DOTALL)[0], "report", "exec")
-
-
-def test_an_arm_without_a_folder_or_a_finite_loss_is_not_offered(make_study: Callable) -> None:
-    study = make_study(1)
-    for arm in study.arms:
-        del arm["folder"]
-    assert "from_pretrained" not in section(study.findings, "Models to take")
-    for arm in study.arms:
-        arm["losses"] = {s: [np.nan] * len(xs) for s, xs in arm["losses"].items()}
-    assert "No arm has a finite loss." in section(study.findings, "Models to take")
-
-
 def test_samples_show_the_text_itself(study) -> None:
     text = section(study.findings, "What they write")
     assert "> 1\\. The river" in text
@@ -122,40 +82,6 @@ def test_every_export_says_which_engines_open_it_and_how_that_was_checked(study)
     assert "| quarter · coarse_layerwise | transformers | yes | loaded again |" in text
     assert text.count("| llama.cpp | no | heads differ by layer |") == len(study.findings.certificates)
     assert opens_in(study.certificates[["bin", "space"]]) == "No export was tried in an engine."
-
-
-def test_a_difference_within_the_noise_is_called_so(make_study: Callable) -> None:
-    study = make_study(1)
-    base = study.arms[0]["losses"]
-    for arm in study.arms[1:]:
-        arm["losses"] = {s: [x - 0.01 + (-1) ** i for i, x in enumerate(xs)] for s, xs in base.items()}
-    assert "`subnet_init` is undecided in 1 of 1" in section(study.findings, "Why to believe it")
-    models = section(study.findings, "Models to take")
-    assert "(within the noise)." in models
-    assert not re.search(r"\| (lower|higher)", models)
-
-
-def test_a_baseline_that_wins_within_the_noise_proves_nothing(make_study: Callable) -> None:
-    study = make_study(1)
-    base = study.arms[0]["losses"]
-    for arm in study.arms[1:]:
-        arm["losses"] = {s: [x + 0.01 + (-1) ** i for i, x in enumerate(xs)] for s, xs in base.items()}
-    models = section(study.findings, "Models to take")
-    assert "Lowest loss: `random_init` of coarse_uniform" in models
-    assert "did not help" not in models
-
-
-def test_a_winning_baseline_is_named(make_study: Callable) -> None:
-    study = make_study(1)
-    base = study.arms[0]["losses"]
-    for arm in study.arms[1:]:
-        arm["losses"] = {s: [x + 1 + 0.1 * (i % 2) for i, x in enumerate(xs)] for s, xs in base.items()}
-    models = section(study.findings, "Models to take")
-    assert "Lowest loss: `random_init` of coarse_uniform" in models
-    assert "below `subnet_init` (beyond the noise)" in models
-    assert "The sub-network did not help" in models
-    assert models.count("| higher, beyond the noise |") == 2
-    assert "`subnet_init` is higher in 1 of 1" in section(study.findings, "Why to believe it")
 
 
 def test_tasks_have_errors_and_verdicts(make_study: Callable) -> None:

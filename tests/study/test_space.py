@@ -1,7 +1,7 @@
 """Bins and spaces that do not fit a teacher are refused before anything expensive."""
 
 import pytest
-from strategies import SMOLLM2_135M
+from strategies import SIZES, SMOLLM2_135M
 
 from budwood.arch.count import num_parameters
 from budwood.records.teacher import IntakeRecord, TeacherRecord
@@ -9,14 +9,6 @@ from budwood.study.settings import BinSettings
 from budwood.study.space import enumerate_spaces
 from budwood.subnet.settings import SpaceSettings
 
-SIZES = {
-    "model_type": "llama",
-    "vocab_size": 257,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-}
 COARSE = {"coarse": SpaceSettings(layerwise=False)}
 RECORD = TeacherRecord(
     name="teacher",

@@ -1,0 +1,74 @@
+"""The beginning of the report: what to take home, and why to believe it."""
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+from reports import section
+
+
+def test_every_bin_says_what_to_take_and_how_to_load_it(make_study: Callable) -> None:
+    """The layer-wise arms are made best: they need code of their own, and an engine that was tested."""
+    study = make_study(3)
+    for arm in study.arms[3:6]:
+        arm["losses"] = {s: [x - 9 for x in xs] for s, xs in arm["losses"].items()}
+        arm["engines"] = ["transformers", "vLLM"]
+    quarter, half = section(study.findings, "Models to take").split("### half")
+    folder = "data/06_models/quarter/coarse_layerwise/distilled"
+    assert f"- Folder, inside the project: `{folder}`\n- Opens in: transformers, vLLM\n- Its" in quarter
+    assert (
+        f"folder = '{folder}'\nmodel = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)" in quarter
+    )
+    assert "AutoTokenizer.from_pretrained(folder, trust_remote_code=True)" in quarter, "else it asks, and waits"
+    assert quarter.count("\n| ") - 1 == 1 + 6
+    assert "from_pretrained(folder)\n" in half
+    assert half.count("\n| ") - 1 == 1 + 3
+    findings = study.findings
+    findings.certificates["vllm"] = "not tried: its kernels take heads of these dimensions"
+    opens = "- Opens in: transformers; not tried in vllm, see [Opens in](#opens-in)\n"
+    assert opens in section(findings, "Models to take").split("### half")[1]
+    compile(re.findall("```python\n(.*?)```", half, re.DOTALL)[0], "report", "exec")
+
+
+def test_an_arm_without_a_folder_or_a_finite_loss_is_not_offered(make_study: Callable) -> None:
+    study = make_study(1)
+    for arm in study.arms:
+        del arm["folder"]
+    assert "from_pretrained" not in section(study.findings, "Models to take")
+    for arm in study.arms:
+        arm["losses"] = {s: [np.nan] * len(xs) for s, xs in arm["losses"].items()}
+    assert "No arm has a finite loss." in section(study.findings, "Models to take")
+
+
+def test_a_difference_within_the_noise_is_called_so(make_study: Callable) -> None:
+    study = make_study(1)
+    base = study.arms[0]["losses"]
+    for arm in study.arms[1:]:
+        arm["losses"] = {s: [x - 0.01 + (-1) ** i for i, x in enumerate(xs)] for s, xs in base.items()}
+    assert "`subnet_init` is undecided in 1 of 1" in section(study.findings, "Why to believe it")
+    models = section(study.findings, "Models to take")
+    assert "(within the noise)." in models
+    assert not re.search(r"\| (lower|higher)", models)
+
+
+def test_a_baseline_that_wins_within_the_noise_proves_nothing(make_study: Callable) -> None:
+    study = make_study(1)
+    base = study.arms[0]["losses"]
+    for arm in study.arms[1:]:
+        arm["losses"] = {s: [x + 0.01 + (-1) ** i for i, x in enumerate(xs)] for s, xs in base.items()}
+    models = section(study.findings, "Models to take")
+    assert "Lowest loss: `random_init` of coarse_uniform" in models
+    assert "did not help" not in models
+
+
+def test_a_winning_baseline_is_named(make_study: Callable) -> None:
+    study = make_study(1)
+    base = study.arms[0]["losses"]
+    for arm in study.arms[1:]:
+        arm["losses"] = {s: [x + 1 + 0.1 * (i % 2) for i, x in enumerate(xs)] for s, xs in base.items()}
+    models = section(study.findings, "Models to take")
+    assert "Lowest loss: `random_init` of coarse_uniform" in models
+    assert "below `subnet_init` (beyond the noise)" in models
+    assert "The sub-network did not help" in models
+    assert models.count("| higher, beyond the noise |") == 2
+    assert "`subnet_init` is higher in 1 of 1" in section(study.findings, "Why to believe it")
