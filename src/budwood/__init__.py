@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from budwood.models.settings import TeacherSettings
     from budwood.search.settings import SearchSettings
     from budwood.study.door import open_study
-    from budwood.study.settings import BinSettings, LimitSettings, MeasurementSettings
+    from budwood.study.serving_speed import FittedSpeed, Timing, fit_serving_speed, measure_serving_speed
+    from budwood.study.settings import BinSettings, LimitSettings, MeasurementSettings, ServingSpeed
     from budwood.study.study import Study, Subnet
     from budwood.subnet.settings import Compensation, Ordering, SpaceSettings
     from budwood.training.settings import DistillationSettings, Engine, RateSweep, Schedule
@@ -27,7 +28,8 @@ _MODULES = {
     "budwood.models.settings": ("TeacherSettings",),
     "budwood.search.settings": ("SearchSettings",),
     "budwood.study.door": ("open_study",),
-    "budwood.study.settings": ("BinSettings", "LimitSettings", "MeasurementSettings"),
+    "budwood.study.serving_speed": ("FittedSpeed", "Timing", "fit_serving_speed", "measure_serving_speed"),
+    "budwood.study.settings": ("BinSettings", "LimitSettings", "MeasurementSettings", "ServingSpeed"),
     "budwood.study.study": ("Study", "Subnet"),
     "budwood.subnet.settings": ("Compensation", "Ordering", "SpaceSettings"),
     "budwood.training.settings": ("DistillationSettings", "Engine", "RateSweep", "Schedule"),
@@ -40,6 +42,7 @@ __all__ = [
     "CorpusSettings",
     "DistillationSettings",
     "Engine",
+    "FittedSpeed",
     "LayerSelection",
     "LimitSettings",
     "MeasurementSettings",
@@ -48,11 +51,15 @@ __all__ = [
     "Schedule",
     "SearchSettings",
     "Selection",
+    "ServingSpeed",
     "SourceSettings",
     "SpaceSettings",
     "Study",
     "Subnet",
     "TeacherSettings",
+    "Timing",
+    "fit_serving_speed",
+    "measure_serving_speed",
     "open_study",
 ]
 

@@ -14,8 +14,9 @@ from strategies import SMOLLM2_135M, changed, count, decoder, generators, layer,
 from budwood.arch import sampling as sampling_module
 from budwood.arch.balanced import balanced_members
 from budwood.arch.bins import ParameterBin, require_disjoint
-from budwood.arch.count import kv_cache_bytes_per_token, num_parameters
-from budwood.arch.limits import Limit, MemoryInUse
+from budwood.arch.count import forward_flops_per_token, kv_cache_bytes_per_token, num_parameters
+from budwood.arch.limits import MEMORY, TOKEN_TIME, Limit, MemoryInUse, TimeTaken
+from budwood.arch.population import Population
 from budwood.arch.regular import draw_regular
 from budwood.arch.sampling import sample
 from budwood.arch.space import SearchSpace
@@ -26,7 +27,18 @@ MEBIBYTE = 2**20
 
 
 def memory(teacher, most, *, weight_bits=16, tokens=4096):
-    return Limit("memory", float(most), MemoryInUse(teacher, weight_bits, tokens), weight_bits / 8)
+    return Limit(MEMORY, float(most), MemoryInUse(teacher, weight_bits, tokens), weight_bits / 8)
+
+
+def taken_time(teacher, *, context=4096, new=1, batch=1, speed=(1e-4, 5e10, 1e13)):
+    names = ("layer_seconds", "bytes_per_second", "flops_per_second")
+    read = MemoryInUse(teacher, 16, batch * context)
+    return TimeTaken(memory=read, num_tokens=new, batch_size=batch, **dict(zip(names, speed, strict=True)))
+
+
+def time(teacher, most, **how):
+    taken = taken_time(teacher, **how)
+    return Limit(TOKEN_TIME, float(most), taken, taken.seconds_per_parameter)
 
 
 @pytest.mark.parametrize(("weight_bits", "weights"), [(16, 269_030_016), (8, 134_515_008), (4, 67_257_504)])
@@ -35,6 +47,33 @@ def test_the_memory_of_smollm2(weight_bits, weights):
     limit = memory(SMOLLM2_135M, 1, weight_bits=weight_bits)
     assert limit.of(SMOLLM2_135M) == weights + 4096 * 23_040
     assert memory(SMOLLM2_135M, 1, weight_bits=weight_bits, tokens=0).of(SMOLLM2_135M) == weights
+
+
+def test_the_time_of_smollm2():
+    """A token reads 269 MB of weights and 94 MB of keys and values, at 50 GB/s; 30 layers take 0.1 ms each."""
+    limit, context = time(SMOLLM2_135M, 0.0025), forward_flops_per_token(SMOLLM2_135M, context=4096)
+    assert limit.of(SMOLLM2_135M) == pytest.approx(
+        30e-4 + (269_030_016 + 4096 * 23_040) / 5e10 + context / 1e13, rel=1e-4
+    )
+    assert str(limit) == "time per token of at most 2.5 ms"
+    # A prompt reads the weights once, and half of what its tokens see of each other; logits are of the last alone.
+    read = time(SMOLLM2_135M, 1, context=0, new=512, speed=(0, np.inf, 1e12))
+    causal = 512 * forward_flops_per_token(SMOLLM2_135M, context=512, causal=True) - 511 * 2 * 49_152 * 576
+    assert read.of(SMOLLM2_135M) == pytest.approx(causal / 1e12)
+    several = time(SMOLLM2_135M, 1, batch=8, speed=(0, 1.0, np.inf))
+    assert several.of(SMOLLM2_135M) == 269_030_016 + 8 * 4096 * 23_040
+
+
+@given(space=spaces(), rng=generators, context=st.integers(0, 5000), new=st.integers(1, 5000), batch=st.integers(1, 9))
+def test_operations_of_a_population_are_those_of_its_members(space, rng, context, new, batch):
+    members = [sample_any(space, rng).architecture(space.teacher) for _ in range(3)]
+    parts = taken_time(space.teacher, context=context, new=new, batch=batch).parts(Population.of(members))
+    for (layers, read, flops), each in zip(parts, members, strict=True):
+        head = 2 * each.vocab_size * each.hidden_size
+        seen = (forward_flops_per_token(each, context=length) - head for length in (context, context + new))
+        assert flops == pytest.approx(batch * (new * sum(seen) / 2 + head))
+        assert layers == each.num_hidden_layers
+        assert read == 2 * num_parameters(each) + batch * context * kv_cache_bytes_per_token(each)
 
 
 def test_a_bin_in_words_and_what_it_admits():
@@ -66,12 +105,11 @@ def limited(draw, *, alone=None):
     """Draw a space and a bin with a limit that at least one member of four keeps and another may not."""
     space, rng = draw(spaces()), draw(generators)
     drawn = [sample_any(space, rng).architecture(space.teacher) for _ in range(4)]
-    limit = memory(
-        space.teacher,
-        1,
-        weight_bits=draw(st.sampled_from((4, 8, 16, 32))),
-        tokens=draw(st.sampled_from((0, 1, 50, 5000))),
-    )
+    tokens = draw(st.sampled_from((0, 1, 50, 5000)))
+    limit = memory(space.teacher, 1, weight_bits=draw(st.sampled_from((4, 8, 16, 32))), tokens=tokens)
+    if draw(st.booleans()):
+        speed = draw(st.sampled_from(((1.0, np.inf, np.inf), (0.0, 1.0, np.inf), (1e-5, 1e9, 1e9))))
+        limit = time(space.teacher, 1, context=tokens, new=draw(st.sampled_from((1, 100))), speed=speed)
     most = replace(limit, most=limit.of(drawn[0]))
     if draw(st.booleans()) if alone is None else alone:
         return space, ParameterBin(1, num_parameters(space.teacher) + 1, (most,), least_load=0.9)

@@ -47,6 +47,8 @@ def changed(path: str, value: object) -> dict:
         ("bins.half", {"fraction": 0.5, "low": 1, "high": 2}, "exactly one of `fraction`, `center`"),
         ("bins.half", {"tolerance": 0.5, "limits": {"max_memory": "1MiB"}}, "of a bin of limits alone must be below"),
         ("bins.half.limits", {"max_memory": "much"}, "bins.half.limits.max_memory: could not parse value and unit"),
+        ("bins.half.limits", {"context": 9}, "limits need max_memory, max_token_seconds or max_prompt_seconds"),
+        ("bins.half.limits", {"max_token_seconds": 0.1}, "max_prompt_seconds need the speed of a device"),
         (
             "bins.half.schedule",
             {"warmup_steps": 9},

@@ -29,6 +29,10 @@ pytestmark = pytest.mark.slow
 TOLERANCE = 2e-6
 """Of logits in float32, whose products may be summed in another order."""
 
+FEW = budwood.SearchSettings(
+    population=3, epochs=1, num_elites=1, num_mutants=1, num_crossovers=1, num_randoms=1, num_finalists=1
+)
+
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
@@ -89,14 +93,31 @@ def test_a_bin_of_memory_alone_is_planned_and_searched(example):
     space = budwood.SpaceSettings(layerwise=True)
     planned = example["study"].plan({"phone": phone}, space=space)["taken"].max()
     assert re.fullmatch(r"memory [\d.]+ KiB to [\d.]+ KiB, at most 96.00 KiB", planned)
-    few = budwood.SearchSettings(
-        population=3, epochs=1, num_elites=1, num_mutants=1, num_crossovers=1, num_randoms=1, num_finalists=1
-    )
-    found = example["study"].search({"phone": phone}, space=space, settings=few)["phone"]
+    found = example["study"].search({"phone": phone}, space=space, settings=FEW)["phone"]
     (taken,) = found.winner.taken
     sizes = found.checkpoint.architecture
     assert taken.amount == 2 * num_parameters(sizes) + 64 * kv_cache_bytes_per_token(sizes)
     assert 0.9 * 96 * 2**10 <= taken.amount <= taken.most == 96 * 2**10
+
+
+def test_a_bin_of_time_is_planned_and_searched(example):
+    """A layer takes 0.1 ms of the 0.25 ms of a token: two fit."""
+    speed = budwood.ServingSpeed(layer_seconds=1e-4, bytes_per_second=1e10, flops_per_second=1e11)
+    limits = budwood.LimitSettings(
+        max_token_seconds=0.00025, max_prompt_seconds=0.001, prompt_tokens=32, context=64, speed=speed
+    )
+    quick, space = budwood.BinSettings(limits=limits, tolerance=0.3), budwood.SpaceSettings(layerwise=True)
+    planned = example["study"].plan({"quick": quick}, space=space)["taken"].max()
+    assert re.fullmatch(
+        r"time per token [\d.]+ ms to [\d.]+ ms, at most 0.25 ms, time per prompt [\d.]+ ms to [\d.]+ ms, at most 1 ms",
+        planned,
+    )
+    found = example["study"].search({"quick": quick}, space=space, settings=FEW)["quick"]
+    token, prompt = found.winner.taken
+    assert (token.limit, prompt.limit) == ("time per token", "time per prompt")
+    assert 0.4 * token.most <= token.amount <= token.most == 0.00025
+    assert prompt.amount <= prompt.most == 0.001
+    assert found.checkpoint.architecture.num_hidden_layers <= 2
 
 
 def test_a_choice_by_hand_is_described_as_one(example):

@@ -10,6 +10,9 @@ from math import prod
 from operator import add
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from budwood.arch.family import Axes, Axis, family_of
 from budwood.arch.population import Population, Sizes
 from budwood.arch.spec import Architecture, LayerSpec
@@ -41,12 +44,16 @@ def layer_parameters(model_type: str, hidden_size: int, *layers: LayerSpec) -> i
 
 def population_parameters(population: Population, teacher: Architecture) -> Sizes:
     """Return [N] the number of parameters of every architecture of a population."""
-    groups, head_dim = population.groups, population.head_dim
-    queries, keys = groups * population.queries * head_dim, groups * head_dim
-    each = (groups > 0, queries, keys, head_dim, population.intermediate_size)
-    features = tuple(feature.sum(1) for feature in each)
-    inner: Sizes = _combine(_coefficients(teacher.family, matrices_only=False), population.hidden_size, features)
+    coefficients = _coefficients(teacher.family, matrices_only=False)
+    inner: Sizes = _combine(coefficients, population.hidden_size, _population_features(population))
     return inner + _outer_parameters(teacher, 1) * population.hidden_size
+
+
+def population_flops_per_token(population: Population, teacher: Architecture, *, context: float) -> NDArray[np.float64]:
+    """Return [N] the FLOPs that the layers of every architecture take per token, as `layer_flops_per_token`."""
+    features = _population_features(population)
+    matrices: Sizes = _combine(_coefficients(teacher.family, matrices_only=True), population.hidden_size, features)
+    return 2.0 * matrices + 4 * features[1] * context
 
 
 def neuron_parameters(model_type: str, hidden_size: Sizes) -> Sizes:
@@ -123,6 +130,14 @@ def _features(layers: tuple[LayerSpec, ...]) -> Features:
         dims += layer.head_dim
         neurons += layer.intermediate_size
     return len(layers), queries, keys, dims, neurons
+
+
+def _population_features(population: Population) -> tuple[Sizes, ...]:
+    """Return [N] every feature of the architectures of a population."""
+    groups, head_dim = population.groups, population.head_dim
+    queries, keys = groups * population.queries * head_dim, groups * head_dim
+    each = (groups > 0, queries, keys, head_dim, population.intermediate_size)
+    return tuple(feature.sum(1) for feature in each)
 
 
 def _combine(coefficients: Coefficients, hidden_size: Count, features: Sequence[Count]) -> Count:

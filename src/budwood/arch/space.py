@@ -225,7 +225,9 @@ class SearchSpace:
                 for member in self._of_one_layer()
             )
             if not least <= limit.most:
-                raise ValueError(f"{limit} cannot be met: no member of this bin takes less than {in_words(least)}")
+                raise ValueError(
+                    f"{limit} cannot be met: no member of this bin takes less than {in_words(limit.name, least)}"
+                )
         if not parameter_bin.load(self.largest()) >= parameter_bin.least_load:
             raise ValueError(
                 f"{parameter_bin}: the largest sub-network of this space takes "

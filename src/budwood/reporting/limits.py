@@ -16,8 +16,8 @@ def limited(found: Sequence[Winner]) -> str:
     columns = {
         "variant": once([str(Variant(winner.bin, winner.space)) for winner, _ in rows]),
         "limited": [taken.limit for _, taken in rows],
-        "at most": [in_words(taken.most) for _, taken in rows],
-        "takes": [in_words(taken.amount) for _, taken in rows],
+        "at most": [in_words(taken.limit, taken.most) for _, taken in rows],
+        "takes": [in_words(taken.limit, taken.amount) for _, taken in rows],
         "share": [f"{taken.amount / taken.most:.0%}" for _, taken in rows],
     }
     return f"\n\n### What bins limit\n\nOf the sub-networks that were chosen.\n\n{markdown_table(columns, 2)}"

@@ -113,7 +113,8 @@ class Forecast:
         """What members take of what their bin limits, from the least to the most; empty without limits."""
         amounts = {limit: [limit.of(member) for member in self.members] for limit in self.limits}
         return ", ".join(
-            f"{limit.name} {in_words(min(each))} to {in_words(max(each))}, at most {in_words(limit.most)}"
+            f"{limit.name} {' to '.join(in_words(limit.name, end) for end in (min(each), max(each)))}, "
+            f"at most {in_words(limit.name, limit.most)}"
             for limit, each in amounts.items()
         )
 

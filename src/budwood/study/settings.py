@@ -7,7 +7,7 @@ from pydantic import ByteSize, Field, model_validator
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
-from budwood.arch.limits import Limit, MemoryInUse
+from budwood.arch.limits import MEMORY, PROMPT_TIME, TOKEN_TIME, Limit, MemoryInUse, TimeTaken
 from budwood.arch.spec import Architecture
 from budwood.corpus.split import FOREIGN
 from budwood.models.settings import DeviceName, ModelSizes, Precision
@@ -28,6 +28,17 @@ class BinSchedule(Strict):
     """Optimiser steps in which the learning rate rises."""
 
 
+class ServingSpeed(Strict):
+    """How fast a device and the engine on it are; `Study.serving_speed` measures it for transformers."""
+
+    layer_seconds: float = Field(ge=0, allow_inf_nan=False)
+    """What every layer takes on its own, whatever its sizes."""
+    bytes_per_second: float = Field(gt=0)
+    """Of weights, keys and values that are read; `.inf`: reading takes no time of its own."""
+    flops_per_second: float = Field(gt=0)
+    """Of products; `.inf`: they take no time of their own."""
+
+
 class LimitSettings(Strict):
     """What a sub-network may take where it is used; a bin of limits alone has the members that use most of them."""
 
@@ -39,13 +50,43 @@ class LimitSettings(Strict):
     weight_bits: float = Field(default=16, gt=0, le=32)
     """Of a parameter in memory, with the scales of its block: 4.5 of llama.cpp's Q4_0, 8.5 of Q8_0. Keys and values
     have 16."""
-    max_memory: ByteSize = Field(gt=0)
+    max_memory: ByteSize | None = Field(default=None, gt=0)
     """Of weights, keys and values, such as `256MiB`."""
+    max_token_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """In which all sequences get their next token, with `context` tokens in the cache; needs `speed`."""
+    max_prompt_seconds: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """In which prompts of `prompt_tokens` are read; needs `speed`."""
+    prompt_tokens: int = Field(default=512, gt=0)
+    """Of every sequence's prompt."""
+    speed: ServingSpeed | None = None
+    """Of the device and the engine that will serve."""
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        times = (self.max_token_seconds, self.max_prompt_seconds)
+        if self.max_memory is None and times == (None, None):
+            raise ValueError("limits need max_memory, max_token_seconds or max_prompt_seconds")
+        if self.speed is None and times != (None, None):
+            raise ValueError("max_token_seconds and max_prompt_seconds need the speed of a device")
+        return self
 
     def of(self, teacher: Architecture) -> tuple[Limit, ...]:
         """Return the limits of what is cut out of a teacher."""
-        memory = MemoryInUse(teacher, self.weight_bits, self.batch_size * self.context)
-        return (Limit("memory", float(self.max_memory), memory, memory.bytes_per_parameter),)
+        full = MemoryInUse(teacher, self.weight_bits, self.batch_size * self.context)
+        limits = []
+        if self.max_memory is not None:
+            limits.append(Limit(MEMORY, float(self.max_memory), full, full.bytes_per_parameter))
+        if self.max_token_seconds is not None:
+            token = self._time(full, 1)
+            limits.append(Limit(TOKEN_TIME, self.max_token_seconds, token, token.seconds_per_parameter))
+        if self.max_prompt_seconds is not None:
+            prompt = self._time(replace(full, tokens=0), self.prompt_tokens)
+            limits.append(Limit(PROMPT_TIME, self.max_prompt_seconds, prompt, prompt.seconds_per_parameter))
+        return tuple(limits)
+
+    def _time(self, memory: MemoryInUse, num_tokens: int) -> TimeTaken:
+        assert self.speed is not None, "a time is limited"
+        return TimeTaken(memory=memory, num_tokens=num_tokens, batch_size=self.batch_size, **dict(self.speed))
 
 
 _HALF = 0.5
@@ -67,7 +108,7 @@ class BinSettings(Strict):
     high: int | None = Field(default=None, gt=0)
     """Most parameters; with `low`."""
     limits: LimitSettings | None = None
-    """What members may take in memory, beside their parameters or alone."""
+    """What members may take in memory and time, beside their parameters or alone."""
     reference: ModelSizes | None = None
     """The model at the centre, by which the paper charges a search and counts a saving. It is trained from random
     weights as the arm `reference_init`."""
