@@ -205,6 +205,19 @@ def test_an_intake_is_measured_in_small(monkeypatch, capsys):
     assert found["peak_over_plan"] > 0
 
 
+@pytest.mark.usefixtures("small")
+def test_times_are_predicted_in_small(monkeypatch, capsys, tmp_path):
+    import predict
+
+    monkeypatch.setattr(predict, "SHAPES", (SMALL_SHAPE,))
+    monkeypatch.setattr(sys, "argv", ["predict.py", "--prompt-tokens=16", f"--cache-dir={tmp_path}"])
+    predict.main()
+    found = last_line(capsys.readouterr().out)
+    assert set(found) == {"4 layers x 48", "3 layers x 32", "largest_error", "largest_fitted_error"}
+    assert found["3 layers x 32"].keys() == {"token", "prompt"}
+    assert all(ratio > 0 for ratio in found["3 layers x 32"].values())
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_the_search_compares_what_was_found(monkeypatch, capsys, tmp_path):

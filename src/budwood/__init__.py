@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from budwood.arch.selection import LayerSelection, Selection
     from budwood.corpus.settings import CorpusSettings, SourceSettings
+    from budwood.evaluation.settings import EfficiencySettings
     from budwood.models.checkpoint import Checkpoint
     from budwood.models.settings import TeacherSettings
     from budwood.search.settings import SearchSettings
@@ -24,6 +25,7 @@ __version__ = "0.2.0"
 _MODULES = {
     "budwood.arch.selection": ("LayerSelection", "Selection"),
     "budwood.corpus.settings": ("CorpusSettings", "SourceSettings"),
+    "budwood.evaluation.settings": ("EfficiencySettings",),
     "budwood.models.checkpoint": ("Checkpoint",),
     "budwood.models.settings": ("TeacherSettings",),
     "budwood.search.settings": ("SearchSettings",),
@@ -41,6 +43,7 @@ __all__ = [
     "Compensation",
     "CorpusSettings",
     "DistillationSettings",
+    "EfficiencySettings",
     "Engine",
     "FittedSpeed",
     "LayerSelection",

@@ -15,7 +15,7 @@ from budwood.arch import sampling as sampling_module
 from budwood.arch.balanced import balanced_members
 from budwood.arch.bins import ParameterBin, require_disjoint
 from budwood.arch.count import forward_flops_per_token, kv_cache_bytes_per_token, num_parameters
-from budwood.arch.limits import MEMORY, TOKEN_TIME, Limit, MemoryInUse, TimeTaken
+from budwood.arch.limits import MEMORY_IN_USE, TOKEN_TIME, Limit, MemoryInUse, TimeTaken
 from budwood.arch.population import Population
 from budwood.arch.regular import draw_regular
 from budwood.arch.sampling import sample
@@ -27,7 +27,7 @@ MEBIBYTE = 2**20
 
 
 def memory(teacher, most, *, weight_bits=16, tokens=4096):
-    return Limit(MEMORY, float(most), MemoryInUse(teacher, weight_bits, tokens), weight_bits / 8)
+    return Limit(MEMORY_IN_USE, float(most), MemoryInUse(teacher, weight_bits, tokens), weight_bits / 8)
 
 
 def taken_time(teacher, *, context=4096, new=1, batch=1, speed=(1e-4, 5e10, 1e13)):

@@ -50,8 +50,8 @@ def test_too_few_times_and_none_at_all_are_refused():
 
 
 def test_models_of_a_teacher_are_timed(materials):
-    how = {"prompt_tokens": 16, "new_tokens": 2, "device": "cpu", "precision": "float32"}
-    measured = budwood.measure_serving_speed(materials.teacher, **how)
+    settings = budwood.EfficiencySettings(prompt_tokens=16, new_tokens=2, repeats=1)
+    measured = budwood.measure_serving_speed(materials.teacher, settings=settings, device="cpu", precision="float32")
     assert len(measured.timings) == 2 * len(_timed(materials.teacher.architecture))
     assert {(each.num_tokens, each.context, each.weight_bits) for each in measured.timings} == {
         (16, 0, 32),

@@ -13,7 +13,7 @@ from budwood.arch.spec import Architecture
 
 Amounts = NDArray[np.float64]
 
-MEMORY, TOKEN_TIME, PROMPT_TIME = "memory", "time per token", "time per prompt"
+MEMORY_IN_USE, TOKEN_TIME, PROMPT_TIME = "memory", "time per token", "time per prompt"
 """What may be limited."""
 
 _BITS = 8
@@ -24,7 +24,7 @@ class Limit:
     """The most that a sub-network may take of something."""
 
     name: str
-    """Of `MEMORY`, `TOKEN_TIME` or `PROMPT_TIME`."""
+    """Of `MEMORY_IN_USE`, `TOKEN_TIME` or `PROMPT_TIME`."""
     most: float
     amounts: Callable[[Population], Amounts]
     """[N] what every architecture takes, in bytes or seconds. No larger one may take less."""
@@ -42,7 +42,7 @@ class Limit:
 
 def in_words(name: str, amount: float) -> str:
     """Return what is taken of a limit, or may be, exactly enough that the two can be compared."""
-    return spell_bytes(amount, digits=4) if name == MEMORY else f"{1e3 * amount:,.4g} ms"
+    return spell_bytes(amount, digits=4) if name == MEMORY_IN_USE else f"{1e3 * amount:,.4g} ms"
 
 
 @dataclass(frozen=True, slots=True)

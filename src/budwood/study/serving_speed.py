@@ -21,7 +21,7 @@ from budwood.study.settings import ServingSpeed
 
 _DEPTHS = (6, 2)
 """Timed models have a teacher's layers divided by these. Models of few layers stay in a processor's caches."""
-_REPEATS = 5
+_SETTINGS = EfficiencySettings()
 _BITS = 8
 
 
@@ -89,31 +89,26 @@ def fit_serving_speed(timings: Sequence[Timing]) -> FittedSpeed:
 
 def measure_serving_speed(
     teacher: Checkpoint | Path | str,
+    architectures: Sequence[Architecture] = (),
     *,
-    prompt_tokens: int = 512,
-    new_tokens: int = 32,
-    batch_size: int = 1,
+    settings: EfficiencySettings = _SETTINGS,
     device: DeviceName = "auto",
     precision: Precision = "auto",
 ) -> FittedSpeed:
-    """Time small models of a teacher's family with random weights, in transformers on the device at hand.
+    """Time models of a teacher's family with random weights, in transformers on the device at hand, and fit a speed.
 
     Args:
-        teacher: a checkpoint, or its folder. Up to half of its layers are timed, whole and with
-            half of their width, heads and neurons.
-        prompt_tokens: that are read at once.
-        new_tokens: that are generated after them, one by one.
-        batch_size: sequences at a time.
+        teacher: a checkpoint, or its folder.
+        architectures: that are timed; where none are given, eight with up to half of the teacher's layers, whole and
+            with half of their width, heads and neurons. All are in memory together.
+        settings: how prompts are read and tokens generated.
         device: where.
         precision: of weights and arithmetic.
     """
     whole, compute = as_checkpoint("teacher", teacher), choose_compute(device, precision)
-    settings = EfficiencySettings(
-        prompt_tokens=prompt_tokens, new_tokens=new_tokens, batch_size=batch_size, repeats=_REPEATS
-    )
     subjects = {
         str(place): Subject(compute.place(random_model(whole.config, each, seed=place)), each)
-        for place, each in enumerate(_timed(whole.architecture))
+        for place, each in enumerate(architectures or _timed(whole.architecture))
     }
     measured, timings = measure_efficiency(subjects, settings, compute), []
     for name, subject in subjects.items():
@@ -123,12 +118,13 @@ def measure_serving_speed(
         read = Timing(
             architecture=subject.architecture,
             seconds=prefill,
-            num_tokens=prompt_tokens,
+            num_tokens=settings.prompt_tokens,
             context=0,
-            batch_size=batch_size,
+            batch_size=settings.batch_size,
             weight_bits=_BITS * compute.dtype.itemsize,
         )
-        timings += [read, replace(read, seconds=decode, num_tokens=1, context=prompt_tokens + new_tokens // 2)]
+        cached = settings.prompt_tokens + settings.new_tokens // 2
+        timings += [read, replace(read, seconds=decode, num_tokens=1, context=cached)]
     return fit_serving_speed(timings)
 
 

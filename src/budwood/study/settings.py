@@ -7,7 +7,7 @@ from pydantic import ByteSize, Field, model_validator
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import num_parameters
-from budwood.arch.limits import MEMORY, PROMPT_TIME, TOKEN_TIME, Limit, MemoryInUse, TimeTaken
+from budwood.arch.limits import MEMORY_IN_USE, PROMPT_TIME, TOKEN_TIME, Limit, MemoryInUse, TimeTaken
 from budwood.arch.spec import Architecture
 from budwood.corpus.split import FOREIGN
 from budwood.models.settings import DeviceName, ModelSizes, Precision
@@ -75,7 +75,7 @@ class LimitSettings(Strict):
         full = MemoryInUse(teacher, self.weight_bits, self.batch_size * self.context)
         limits = []
         if self.max_memory is not None:
-            limits.append(Limit(MEMORY, float(self.max_memory), full, full.bytes_per_parameter))
+            limits.append(Limit(MEMORY_IN_USE, float(self.max_memory), full, full.bytes_per_parameter))
         if self.max_token_seconds is not None:
             token = self._time(full, 1)
             limits.append(Limit(TOKEN_TIME, self.max_token_seconds, token, token.seconds_per_parameter))
