@@ -29,6 +29,7 @@ from budwood.models.checkpoint import build_empty
 from budwood.models.device import release_memory
 from budwood.models.export import writing_parts
 from budwood.models.tensors import Lazy, State, fuse
+from budwood.subnet.balance import balanced
 from budwood.subnet.extract import (
     Corrections,
     Cut,
@@ -104,6 +105,8 @@ def cut_out(
         batches = (windows if refit_windows is None else refit_windows).split(batch_size)
         # Whatever fitted the layers goes before the head is made.
         states = chain(fitted_layers(states, config, teacher, cut, batches, settings.refit_ridge), states)
+    if teacher.singular_values:
+        states = balanced(states, cut.architecture)
     return Parts(architecture=cut.architecture, config=config, states=states)
 
 
