@@ -12,7 +12,8 @@ from budwood.arch.spec import Architecture
 from budwood.models.certificate import probe_lengths
 from budwood.models.export import WEIGHT_SHARD_BYTES
 from budwood.models.probe import NUM_TOKENS
-from budwood.reporting.memory import Memory, logits_bytes, working_bytes_per_token
+from budwood.reporting.memory import Memory, working_bytes_per_token
+from budwood.subnet.elimination import HEAD_ROWS
 from budwood.subnet.extract import ROWS_TOGETHER
 from budwood.subnet.flops import layer_input_sizes, maps_layers, refits
 from budwood.subnet.regression import SMALL_RIDGE
@@ -52,18 +53,19 @@ def stream_memory(teacher: Architecture, reading: TextReading, *, num_trials: in
     Args:
         teacher: what reads.
         reading: the text.
-        num_trials: streams of the same text, each without other layers, that end in losses; without them there is one,
+        num_trials: streams of the same text, each without other layers, that end in errors; without them there is one,
             of which statistics are taken.
     """
-    table, states = reading.size * _table(teacher), reading.states(teacher.hidden_size)
+    table, width = reading.size * _table(teacher), teacher.hidden_size
+    states = reading.states(width)
     if not num_trials:
         return _largest([Memory(weights=2 * table), *_scoring(teacher, reading)])
-    logits = logits_bytes(teacher, reading.length, reading.size)
+    rows = _FLOAT32 * width * min(HEAD_ROWS, teacher.vocab_size)
     return _largest(
         [
-            Memory(weights=2 * table + (0 if teacher.tie_word_embeddings else table)),
-            _layer_reading(teacher, reading, states * (num_trials + 1), weights=table),
-            Memory(weights=table, activations=states * num_trials, head=logits),
+            Memory(weights=2 * table),
+            Memory(weights=table, head=rows + 2 * _FLOAT32 * width**2),
+            _layer_reading(teacher, reading, states * (num_trials + 1)),
         ]
     )
 

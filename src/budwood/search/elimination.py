@@ -1,5 +1,7 @@
 """In which order layers are best left out: always the one without which the loss is lowest, until one is left.
 
+The loss is whatever trials return: see `budwood.subnet.elimination`.
+
 Scores of single layers do not say what becomes of a model that lacks several of them; leaving one out after the other
 and measuring does (Song et al., 2024, "SLEB: Streamlining LLMs through redundancy verification and elimination of
 transformer blocks").

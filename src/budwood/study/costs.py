@@ -18,6 +18,7 @@ from budwood.study.settings import BinSettings
 from budwood.subnet.elimination import NUM_TOGETHER
 from budwood.subnet.flops import (
     layout_work,
+    logit_metric_flops,
     moment_work,
     pass_work,
     ran_alone,
@@ -100,14 +101,13 @@ def elimination_cost(teacher: Architecture, text: Extent, calls: Sequence[Sequen
     """
     calls = expected_trials(teacher.num_hidden_layers) if calls is None else calls
     passes = [call[first : first + NUM_TOGETHER] for call in calls for first in range(0, len(call), NUM_TOGETHER)]
-    return Cost.total(
-        "elimination",
-        (
-            Cost.of("elimination", text.num_tokens, trial_flops_per_token(teacher, ran, context=text.length))
-            for trials in passes
-            for ran in ran_alone(trials)
-        ),
-    )
+    tried = [
+        Cost.of("elimination", text.num_tokens, trial_flops_per_token(teacher, ran, context=text.length))
+        for trials in passes
+        for ran in ran_alone(trials)
+    ]
+    metric = Cost(stage="elimination", flops=float(logit_metric_flops(teacher)), tokens=0)
+    return Cost.total("elimination", [metric, *tried])
 
 
 @dataclass(frozen=True, slots=True)

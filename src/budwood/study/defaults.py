@@ -24,7 +24,7 @@ MFU = 0.2
 SHARES = {"train": 0.8, "calibration": 0.05, "selection": 0.05, "choice": 0.05, "validation": 0.05}
 """Shares of a text whose division is not given."""
 MEASUREMENT = MeasurementSettings(
-    length=256, calibration=16, elimination=2, selection=6, choice=4, validation=6, heldout=4
+    length=256, calibration=16, elimination=1, selection=6, choice=4, validation=6, heldout=4
 )
 ARM_SETTINGS = Arms(
     random_init=ArmSettings(learning_rate=RANDOM_LEARNING_RATE),

@@ -1,19 +1,25 @@
-"""In which order the layers of a teacher are best left out; one of them is in memory at a time."""
+"""In which order the layers of a teacher are best left out; one of them is in memory at a time.
+
+What a trial is worth is the mean square error of its logits, less their mean over the vocabulary, which no prediction
+depends on. It is a quadratic form of the error of the state in front of the head, so no trial runs the head.
+"""
 
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from budwood.arch.count import forward_flops_per_token
 from budwood.models.device import Compute
-from budwood.models.losses import sequence_losses
-from budwood.models.stream import States
+from budwood.models.losses import final_states
+from budwood.models.stream import LayerStream, States
 from budwood.search.candidate import Evaluation
 from budwood.search.elimination import Elimination, Kept, eliminate_layers
-from budwood.subnet.flops import ran_alone, trial_flops_per_token
+from budwood.subnet.flops import logit_metric_flops, ran_alone, trial_flops_per_token
 from budwood.subnet.moments import teacher_stream
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
 from budwood.subnet.settings import Ordering
@@ -22,9 +28,15 @@ NUM_TOGETHER = 16
 """Trials that read the text in one pass over the teacher; the streams of all of them are in memory."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Shape legend: N sequences, T tokens of a sequence, E hidden size, V vocabulary.
+
+HEAD_ROWS = 8192
+"""Rows of a head that are converted together."""
+
+
+@dataclass(kw_only=True)
 class LayerTrials:
-    """Losses of a teacher that lacks some of its layers.
+    """Errors of a teacher that lacks some of its layers.
 
     The teacher is read layer by layer, for many trials at once. What begins alike is run once.
     """
@@ -32,17 +44,32 @@ class LayerTrials:
     teacher: OrderedTeacher
     """In its own order."""
     windows: Tensor
-    """[N, T + 1] token ids."""
+    """[N, T + 1] token ids, the last of which are not read."""
     batch_size: int
+    _wanted: States | None = None
+    """[N, T, E] of every batch, what the whole teacher's head reads."""
 
     def __call__(self, trials: Sequence[Kept]) -> Iterator[Evaluation]:
-        """Yield the losses of every trial."""
+        """Yield the errors of every trial."""
         for first in range(0, len(trials), NUM_TOGETHER):
             yield from self._evaluate(trials[first : first + NUM_TOGETHER])
 
+    @cached_property
+    def metric(self) -> Tensor:
+        """[E, E] the second moment of the head's rows, less the product of their means."""
+        family, tied = self.teacher.family, self.teacher.architecture.tie_word_embeddings
+        head = self.teacher.weights[(family.embedding if tied else family.head).weight]
+        width = head.shape[1]
+        total, moment = (torch.zeros(size, device=self.teacher.device) for size in (width, (width, width)))
+        for rows in head.split(HEAD_ROWS):
+            part = rows.to(self.teacher.device, torch.float32)
+            total += part.sum(0)
+            moment += part.T @ part
+        return moment / len(head) - torch.outer(total, total) / len(head) ** 2
+
     def _evaluate(self, trials: Sequence[Kept]) -> list[Evaluation]:
-        started = time.perf_counter()
-        stream = teacher_stream(self.teacher, self.windows[:, :-1].split(self.batch_size), head=True)
+        started, metric = time.perf_counter(), self.metric
+        stream = self._stream()
         streams: dict[Kept, States] = {(): stream.states}
         for depth in range(stream.num_layers):
             begun = {tuple(layer for layer in kept if layer <= depth) for kept in trials}
@@ -57,22 +84,44 @@ class LayerTrials:
             streams = following
         made = []
         for kept, layers in zip(trials, ran_alone(trials), strict=True):
-            stream.states = streams[kept]
-            with stream.finished() as model:
-                losses = sequence_losses(model, self.windows, batch_size=self.batch_size)
-            made.append(self._evaluation(losses, kept, layers))
+            stream.states = streams.pop(kept)
+            states = self._finished(stream)
+            if len(kept) == stream.num_layers:
+                self._wanted = states
+            made.append(self._evaluation(self._errors(states, metric), kept, layers))
         seconds = (time.perf_counter() - started) / len(made)
         return [replace(evaluation, seconds=seconds) for evaluation in made]
 
-    def _evaluation(self, losses: Tensor, kept: Kept, ran: Sequence[int]) -> Evaluation:
+    def _stream(self) -> LayerStream:
+        return teacher_stream(self.teacher, self.windows[:, :-1].split(self.batch_size))
+
+    @torch.no_grad()
+    def _finished(self, stream: LayerStream) -> States:
+        """Return what the head would read."""
+        with stream.finished() as model:
+            return [final_states(model, batch.to(model.device)) for batch in self.windows.split(self.batch_size)]
+
+    def _errors(self, states: States, metric: Tensor) -> Tensor:
+        """Return [N] the mean square error of logits, over positions and vocabulary."""
+        if self._wanted is None:  # the trial of the whole is in the file of a run that was killed
+            stream = self._stream()
+            stream.advance(stream.num_layers)
+            self._wanted = self._finished(stream)
+        errors = []
+        for came, wanted in zip(states, self._wanted, strict=True):
+            error = came.float() - wanted.float()
+            errors.append(((error @ metric) * error).sum(-1).mean(1).cpu())
+        return torch.cat(errors)
+
+    def _evaluation(self, errors: Tensor, kept: Kept, ran: Sequence[int]) -> Evaluation:
         """Return the evaluation of a trial for which some layers were run that no other had run."""
         architecture, length = self.teacher.architecture, self.windows.shape[1] - 1
         left = architecture.with_layers(tuple(architecture.layers[layer] for layer in kept))
-        tokens = len(self.windows) * length
+        tokens, once = len(self.windows) * length, logit_metric_flops(architecture) if left == architecture else 0
         return Evaluation(
-            sequence_losses=losses.tolist(),
+            sequence_losses=errors.tolist(),
             tokens=tokens,
-            flops=float(tokens * trial_flops_per_token(architecture, ran, context=length)),
+            flops=float(tokens * trial_flops_per_token(architecture, ran, context=length) + once),
             seconds=0.0,
             flops_per_token=float(forward_flops_per_token(left, context=length)),
         )
@@ -85,13 +134,13 @@ def leave_layers_out(
 
     Args:
         teacher: a checkpoint folder.
-        windows: [N, T + 1] token ids on which losses are compared.
+        windows: [N, T + 1] token ids on which errors are compared.
         compute: device and precision.
         batch_size: sequences per forward pass.
         trials_file: where trials are written, so that a killed elimination continues; it belongs to this one alone.
 
     Raises:
-        ValueError: a file is damaged, or the teacher's loss is not finite.
+        ValueError: a file is damaged, or the teacher's states are not finite.
     """
     unordered = open_ordered(teacher, Ordering(ordering="native")).on(compute, compute.dtype)
     trials = LayerTrials(teacher=unordered, windows=windows, batch_size=batch_size)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from budwood.arch.count import forward_flops_per_token, layer_flops_per_token, layer_parameters, num_parameters
+from budwood.arch.count import layer_flops_per_token, layer_parameters, num_parameters
 from budwood.arch.family import family_of
 from budwood.arch.spec import Architecture
 from budwood.records.cost import Cost
@@ -31,11 +31,14 @@ def ran_alone(trials: Sequence[tuple[int, ...]]) -> list[list[int]]:
 
 
 def trial_flops_per_token(teacher: Architecture, ran: Sequence[int], *, context: int) -> int:
-    """Return the FLOPs of a trial per token: some of the teacher's layers, and its head."""
-    head = forward_flops_per_token(teacher, context=context) - layer_flops_per_token(
-        teacher, *teacher.layers, context=context
-    )
-    return head + layer_flops_per_token(teacher, *(teacher.layers[layer] for layer in ran), context=context)
+    """Return the FLOPs of a trial per token: some of the teacher's layers, and the error of its logits."""
+    error = 2 * teacher.hidden_size**2
+    return error + layer_flops_per_token(teacher, *(teacher.layers[layer] for layer in ran), context=context)
+
+
+def logit_metric_flops(teacher: Architecture) -> int:
+    """Return the FLOPs of the second moment of a head's rows, which all trials share."""
+    return 2 * teacher.vocab_size * teacher.hidden_size**2
 
 
 def pass_work(model: Architecture, *, num_tokens: int, context: int) -> Workload:
@@ -70,10 +73,15 @@ def elimination_work(model: Architecture, cost: Cost, *, context: int) -> Worklo
         cost: of the elimination.
         context: tokens of a sequence.
     """
-    whole = pass_work(model, num_tokens=1, context=context)
-    logits = cost.tokens * model.vocab_size
-    entries = logits + (cost.flops - 2 * model.hidden_size * logits) / whole.passes * whole.entries
-    return Workload(passes=cost.flops, entries=entries, moved=model.num_hidden_layers * num_parameters(model))
+    whole, width = pass_work(model, num_tokens=1, context=context), model.hidden_size
+    products = cost.tokens * 2 * width**2 + logit_metric_flops(model)
+    passes = cost.flops - products
+    return Workload(
+        passes=passes,
+        products=products,
+        entries=passes / whole.passes * whole.entries + 2 * width * cost.tokens,
+        moved=model.num_hidden_layers * num_parameters(model),
+    )
 
 
 def maps_layers(teacher: Architecture, settings: Compensation) -> bool:

@@ -170,21 +170,16 @@ class StreamedMoments:
         self._inputs = {module: total.moment()}
 
 
-def teacher_stream(teacher: OrderedTeacher, batches: Sequence[Tensor], *, head: bool = False) -> LayerStream:
+def teacher_stream(teacher: OrderedTeacher, batches: Sequence[Tensor]) -> LayerStream:
     """Return the stream of the whole ordered teacher, of which a layer at a time is in memory.
 
     Args:
         teacher: the ordered teacher.
         batches: [N, T] token ids each.
-        head: whether the head has its weights, so that the model makes logits of the stream.
     """
     family, whole = teacher.family, resolve(teacher, Selection.prefix(teacher.ranked))
-    model = hollow(build_empty(child_config(teacher, whole)), family.decoder, teacher.device, teacher.dtype)
+    model = headless(hollow(build_empty(child_config(teacher, whole)), family.decoder, teacher.device, teacher.dtype))
     outer = [name for module in (family.embedding, family.final_norm) for name, _ in module.parameters]
-    if not head:
-        headless(model)
-    elif not teacher.architecture.tie_word_embeddings:
-        outer.append(family.head.weight)
     fill(model, {name: teacher.weights[name].to(teacher.dtype) for name in outer})
     return LayerStream(model, family.decoder, batches, teacher.layer)
 

@@ -73,8 +73,8 @@ class Ordering(Strict):
     teacher's own order, as in the paper."""
     layer_score: LayerScore = "elimination"
     """What layers are ranked by: `elimination`, the order in which they are left out one by one, always the one without
-    which the loss is lowest; `change`, the normalised square error of leaving the layer out; `influence`, 1 - cosine of
-    input and output."""
+    which logits stay nearest to the teacher's; `change`, the normalised square error of leaving the layer out;
+    `influence`, 1 - cosine of input and output."""
     rope: Rope = "preserve"
     """`preserve`: kept rotary pairs keep their frequencies; `rebuild`: as in the paper's reference code."""
     score_gain: bool = True
