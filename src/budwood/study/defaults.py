@@ -17,7 +17,7 @@ SEARCH = SearchSettings(
 )
 SPACE = SpaceSettings(layerwise=False, alignment=16, compensation=Compensation(refit=True))
 SCHEDULE = Schedule.model_validate({"preset": "quickstart"})
-LEARNING_RATE, RANDOM_LEARNING_RATE = 1e-4, 3e-3
+LEARNING_RATE, RANDOM_LEARNING_RATE = 3e-4, 3e-3
 """Peaks for weights and for random ones, chosen for `SCHEDULE`; longer runs take higher ones."""
 MFU = 0.2
 """Share of a peak that plans expect."""
