@@ -44,7 +44,7 @@ TEXTS = {
     ),
 }
 MEASUREMENT = budwood.MeasurementSettings(
-    length=256, calibration=16, elimination=2, selection=6, choice=4, validation=6, heldout=4
+    length=256, calibration=16, elimination=1, selection=6, choice=4, validation=6, heldout=4
 )
 SPACE = budwood.SpaceSettings(
     layerwise=False, alignment=64, servable=("vllm", "llama.cpp"), compensation=budwood.Compensation(refit=True)

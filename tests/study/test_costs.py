@@ -135,7 +135,7 @@ def test_an_elimination_by_hand() -> None:
 
 @pytest.mark.parametrize("ran", [6.63e12, 6.55e12, 6.57e12])
 def test_an_elimination_costs_what_three_have_run(ran: float) -> None:
-    """Two sequences of the quickstart's text, by three errors, on 2026-11-30; each took the 140 trials that are expected."""
+    """Two sequences of the quickstart's text, by three errors, on 2026-11-30; each took 140 trials, as is expected."""
     expected = elimination_cost(SMOLLM2_135M, Extent(2, 256))
     assert expected.flops == pytest.approx(ran, rel=0.015)
     assert expected.tokens == 140 * 512
