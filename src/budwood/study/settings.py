@@ -29,7 +29,7 @@ class BinSchedule(Strict):
 
 
 class ServingSpeed(Strict):
-    """How fast a device and the engine on it are; `Study.serving_speed` measures it for transformers."""
+    """How fast a device and its engine are; `budwood.measure_serving_speed` measures it in transformers."""
 
     layer_seconds: float = Field(ge=0, allow_inf_nan=False)
     """What every layer takes on its own, whatever its sizes."""

@@ -56,4 +56,4 @@ def _powers(values: Tensor, outputs: Tensor) -> Tensor:
 
 def _size(weights: Tensor, dims: tuple[int, ...]) -> Tensor:
     """Return the root mean square over some dimensions."""
-    return weights.double().square().mean(dims).sqrt()
+    return weights.float().square().mean(dims).sqrt()
