@@ -49,6 +49,7 @@ UNLISTED = {
         *("fitness=… adds up no scores", "sequences are to be read but", "normalisation must be softmax"),
         *("ordering: activation needs the importance", "layer_score: elimination needs an importance"),
         *("…=… must be one of …", "must be a share of the teacher's parameters up to 1"),
+        *("timings must be of at least", "every timing needs seconds"),
     },
     "the setting's own bound refuses it first": {"deviations must be positive"},
     "it is the beginning or the end of another message": {

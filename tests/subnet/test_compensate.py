@@ -76,6 +76,7 @@ def test_corrections_without_a_regression_read_no_text(orders, windows):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("teacher", "order"), across(ORDERS), indirect=["teacher"])
+@pytest.mark.usefixtures("unbalanced")
 def test_the_corrections_that_are_named_are_those_that_change_something(orders, windows, order):
     """In every order and under either rotary embedding; a whole cut needs none, and none are made unasked."""
     ordered = orders[order]
@@ -87,6 +88,7 @@ def test_the_corrections_that_are_named_are_those_that_change_something(orders, 
     assert corrections_made(ordered, Selection.prefix(ordered.ranked), ALL) == ()
 
 
+@pytest.mark.usefixtures("unbalanced")
 def test_every_step_changes_what_it_should(teacher, orders, windows):
     """Each step has its own parameters, and all of them together give a sound model of the same sizes."""
     ordered = orders["activation", "preserve"]

@@ -48,6 +48,7 @@ def stored(ordered, windows, folder, settings=SEARCHED):
 
 @pytest.mark.slow
 @every_family
+@pytest.mark.usefixtures("unbalanced")
 def test_a_candidate_is_what_its_own_correction_makes_it(orders, windows, tmp_path):
     ordered = orders["activation", "preserve"]
     moments = stored(ordered, windows, tmp_path / "moments")
