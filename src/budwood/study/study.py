@@ -206,7 +206,7 @@ class Study:
             start: gives the weights: a checkpoint or its folder.
             random: train its architecture from random weights instead.
             schedule: how long, and in which portions.
-            learning_rate: peak, or short runs that choose it; 1e-4 without one, and 3e-3 for random weights.
+            learning_rate: peak, or short runs that choose it; 3e-4 without one, and 3e-3 for random weights.
 
         Raises:
             ValueError: there is too little text, its sequences are too long for the model, or the model has another
