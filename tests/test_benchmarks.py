@@ -205,6 +205,7 @@ def test_an_intake_is_measured_in_small(monkeypatch, capsys):
     assert found["peak_over_plan"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_times_are_predicted_in_small(monkeypatch, capsys, tmp_path):
     import predict

@@ -49,6 +49,7 @@ def test_too_few_times_and_none_at_all_are_refused():
         budwood.fit_serving_speed([timing] * 3)
 
 
+@pytest.mark.slow
 def test_models_of_a_teacher_are_timed(materials):
     settings = budwood.EfficiencySettings(prompt_tokens=16, new_tokens=2, repeats=1)
     measured = budwood.measure_serving_speed(materials.teacher, settings=settings, device="cpu", precision="float32")

@@ -1,4 +1,4 @@
-"""Give weights that one factor can move between them one size, so that all of them can be trained at one rate.
+"""Bring a head's values and what reads them to one size, so that both can be trained at one rate.
 
 Values of a head can be any number of times as large if what reads them is as many times as small. In the singular basis
 of an ordered teacher they can be thousands of times as large, and steps of one size for all parameters, as Adam takes

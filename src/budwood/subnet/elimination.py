@@ -24,12 +24,10 @@ from budwood.subnet.moments import teacher_stream
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
 from budwood.subnet.settings import Ordering
 
+# Shape legend: N sequences, T tokens of a sequence, E hidden size.
+
 NUM_TOGETHER = 16
 """Trials that read the text in one pass over the teacher; the streams of all of them are in memory."""
-
-
-# Shape legend: N sequences, T tokens of a sequence, E hidden size, V vocabulary.
-
 HEAD_ROWS = 8192
 """Rows of a head that are converted together."""
 
