@@ -324,15 +324,16 @@ def test_a_teacher_beside_the_student_needs_room() -> None:
     assert taught["weights_bytes"] == alone["weights_bytes"] == 6 * num_parameters(PYTHIA_410M)
 
 
-def test_compensation_is_a_pass_of_the_teacher_and_its_regressions() -> None:
-    """Eight of the teacher's layers are dropped."""
-    settings = Compensation(refit=True)
-    planned = plan(study(forecasts=(forecast(compensation=settings),)), H100, 0.4)
+@pytest.mark.parametrize(("refit", "num_passes"), [(64, 1), (65, 2 + 1 / 64)])
+def test_compensation_is_a_pass_of_the_teacher_and_its_regressions(refit: int, num_passes: float) -> None:
+    """Eight of the teacher's layers are dropped. A refit on the same text takes no pass of its own."""
+    settings, measurement = Compensation(refit=True), MEASUREMENT.changed({"refit": refit})
+    planned = plan(study(forecasts=(forecast(compensation=settings),), measurement=measurement), H100, 0.4)
     regressions = moment_work(PYTHIA_69B, PYTHIA_410M, settings, num_tokens=64 * 512, num_gaps=8).flops
     regressions += solve_work(PYTHIA_69B, PYTHIA_410M, settings, num_gaps=8).flops
-    regressions += refit_work(PYTHIA_410M, num_tokens=64 * 512, context=512).flops
+    regressions += refit_work(PYTHIA_410M, num_tokens=refit * 512, context=512).flops
     teachers_pass = row(planned, "calibration", bin_name="")["flops"]
-    assert row(planned, "compensation")["flops"] == pytest.approx(2 * teachers_pass + regressions)
+    assert row(planned, "compensation")["flops"] == pytest.approx(num_passes * teachers_pass + regressions)
 
 
 def test_a_cut_takes_what_its_kinds_of_work_take_where_their_speed_was_tried() -> None:
@@ -343,12 +344,12 @@ def test_a_cut_takes_what_its_kinds_of_work_take_where_their_speed_was_tried() -
     parts = moment_work(PYTHIA_69B, PYTHIA_410M, settings, num_tokens=text.num_tokens, num_gaps=8)
     parts += solve_work(PYTHIA_69B, PYTHIA_410M, settings, num_gaps=8)
     parts += refit_work(PYTHIA_410M, num_tokens=text.num_tokens, context=512)
-    parts += layout_work(PYTHIA_69B, PYTHIA_410M, settings, num_passes=2)
-    passes = 2 * row(planned, "calibration", bin_name="")["flops"] + parts.passes
+    parts += layout_work(PYTHIA_69B, PYTHIA_410M, settings, num_passes=1)
+    passes = row(planned, "calibration", bin_name="")["flops"] + parts.passes
     assert 3600 * row(planned, "compensation")["device_hours"] == pytest.approx(passes / 2e12 + parts.products / 1e12)
     proven = row(planned, "certificate")
     assert 3600 * proven["device_hours"] == pytest.approx(proven["flops"] / 1e12)
-    # What copies weights alone takes all the time where nothing else does; the teacher reads two texts for the cut.
+    # What copies weights alone takes all the time where nothing else does.
     copying = replace(H100, speed=Workload(passes=1e99, products=1e99, **(NO_TIME | {"moved": 1e9})))
     planned = plan(study(forecasts=(forecast(compensation=settings),)), copying, 0.4)
     moved = Correction(PYTHIA_69B, PYTHIA_410M, 8, settings, text, text).work().moved
@@ -374,7 +375,7 @@ def test_a_refit_may_read_more_text_than_the_rest_of_a_calibration() -> None:
     planned, same = (plan(study(forecasts=each, measurement=text), H100, 0.4) for text in (longer, own.measurement))
     tokens = 64 * 512
     assert row(planned, "compensation")["tokens"] == 5 * tokens
-    assert row(same, "compensation")["tokens"] == 2 * tokens
+    assert row(same, "compensation")["tokens"] == tokens
     assert row(planned, "compensation")["memory_bytes"] > row(same, "compensation")["memory_bytes"]
     others = [table[table["stage"] != "compensation"] for table in (planned, same)]
     pd.testing.assert_frame_equal(*others)

@@ -114,7 +114,7 @@ def test_gaps_of_coarse_candidates_are_among_those_that_are_gathered():
 def test_the_moments_of_one_layer_are_in_memory_at_a_time(windows):
     ordered = ordered_by(tiny_teacher("llama", tied=True), windows).materialise(FULL)
     paths = [f"model.layers.{layer}.{name}" for layer in range(DEPTH) for name in ("mlp.down_proj", "self_attn.q_proj")]
-    moments = StreamedMoments(ordered, windows, dict.fromkeys(paths, 0), [], gap_ridge=1.0)
+    moments = StreamedMoments(ordered, windows.split(4), dict.fromkeys(paths, 0), [], gap_ridge=1.0)
     for path in paths:
         moment = moments.input(path).moment
         # Each is handed over once: of this layer one is left, or none.
@@ -134,7 +134,7 @@ def test_a_moment_is_the_mean_of_outer_products(windows):
     with torch.no_grad():
         whole(windows)
     for first in (0, 1):
-        moments = StreamedMoments(ordered, windows, {path: first}, [], gap_ridge=1.0, batch_size=4)
+        moments = StreamedMoments(ordered, windows.split(4), {path: first}, [], gap_ridge=1.0)
         rows = read[0][:, first:].flatten(0, 1)
         known = moments.input(path)
         torch.testing.assert_close(known.moment, rows.T @ rows / len(rows), rtol=1e-4, atol=1e-6)

@@ -12,9 +12,10 @@ from teachers import DEPTH, select, tiny_teacher
 
 from budwood.arch.selection import Selection
 from budwood.models.stream import outputs_of
+from budwood.subnet import moments
 from budwood.subnet.compensate import cut_out
 from budwood.subnet.extract import Corrections, assemble, child_config, child_parts, extract_child, merged, resolve
-from budwood.subnet.moments import StreamedMoments
+from budwood.subnet.moments import StreamedMoments, teacher_stream
 from budwood.subnet.refit import fitted_layers
 from budwood.subnet.settings import Compensation
 
@@ -47,6 +48,7 @@ def test_what_a_norm_makes_of_a_wrong_stream_is_mended(family, windows):
     name, scales = ordered.family.embedding.weight, torch.linspace(0.5, 2, ordered.architecture.hidden_size)
     cut = resolve(ordered, Selection.prefix(ordered.ranked))
     config = child_config(ordered, cut)
+    whole = StreamedMoments(ordered, windows.split(4), {}, [], gap_ridge=1.0, passages=cut)
 
     def parts():
         embedding, *others = child_parts(ordered, cut, Corrections())
@@ -58,7 +60,7 @@ def test_what_a_norm_makes_of_a_wrong_stream_is_mended(family, windows):
         for made in (
             child_parts(ordered, cut, Corrections()),
             parts(),
-            chain(fitted_layers(fitted, config, ordered, cut, windows.split(4), 1e-6), fitted),
+            chain(fitted_layers(fitted, ordered, cut, whole, windows.split(4), 1e-6), fitted),
         )
     ]
     wanted, wrong, mended = (read(child, ordered, windows) for child in children)
@@ -108,6 +110,21 @@ def test_a_refit_may_read_a_text_of_its_own(windows):
     torch.testing.assert_close(same, as_before, rtol=0, atol=0)
     assert not torch.allclose(other, same)
     assert not torch.allclose(other, another)
+
+
+def test_one_text_is_read_once(windows, monkeypatch):
+    """What is regressed on and what a refit needs come from one pass of the teacher, to the last bit as from two."""
+    ordered = ordered_by(tiny_teacher("llama", tied=False), windows)
+    cut, settings = select(40, [0, *range(2, DEPTH)], (3, 2, 16, 20)), Compensation(refit=True)
+    streams = []
+    monkeypatch.setattr(moments, "teacher_stream", lambda *given: streams.append(given) or teacher_stream(*given))
+    once = merged(cut_out(ordered, cut, windows, settings, windows.clone()).states)
+    assert len(streams) == 1
+    monkeypatch.setattr(torch, "equal", lambda *_: False)
+    twice = merged(cut_out(ordered, cut, windows, settings, windows).states)
+    assert len(streams) == 3
+    for name, weight in once.items():
+        torch.testing.assert_close(twice[name], weight, rtol=0, atol=0)
 
 
 def test_what_can_be_made_up_for_is(windows):

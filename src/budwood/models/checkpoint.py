@@ -78,12 +78,13 @@ class Checkpoint:
     """See `fingerprint`."""
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
+    def open(cls, folder: str | Path) -> Self:
         """Open a folder that `from_pretrained` opens.
 
         Raises:
             ValueError: it is no checkpoint, is of an unsupported kind, or a file is missing or damaged.
         """
+        folder = Path(folder)
         config = load_config(folder)
         architecture = architecture_from_config(config)
         return cls(folder=folder, config=config, architecture=architecture, fingerprint=fingerprint(folder))

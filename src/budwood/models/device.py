@@ -4,6 +4,8 @@ import ctypes
 import os
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -15,6 +17,12 @@ from transformers import PreTrainedModel
 from budwood.models.settings import DeviceName, Precision
 
 _PREFERENCE: tuple[DeviceName, ...] = ("cuda", "mps", "cpu")
+# malloc.h of glibc
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
+_REUSE = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1))
+"""Take no tensor from the system directly, and hand nothing back."""
+_RETURN = ((_M_MMAP_MAX, 1 << 16), (_M_MMAP_THRESHOLD, 1 << 25), (_M_TRIM_THRESHOLD, 1 << 26))
+"""What glibc does by itself once it has met tensors of 32 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +94,36 @@ def release_memory() -> None:
 
     Models of ever new shapes leave holes that it would keep: 4 GB after 800 candidates of SmolLM2 in bfloat16.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim:
-        trim(0)
+    library = _glibc()
+    if library:
+        library.malloc_trim(0)
+
+
+@contextmanager
+def reusing_memory() -> Iterator[None]:
+    """Keep freed memory for the next tensors, where the C library can (glibc), and hand it back at the end.
+
+    Otherwise it asks the system anew for every tensor of more than 32 MiB, which clears it page by page. In a training
+    step logits, their gradients and those of the embedding are such: 13% of the time of a half of SmolLM2 on a CPU.
+    """
+    library = _glibc()
+    if not library:
+        yield
+        return
+    for name, value in _REUSE:
+        library.mallopt(name, value)
+    try:
+        yield
+    finally:
+        for name, value in _RETURN:
+            library.mallopt(name, value)
+        release_memory()
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """Return the C library where it is glibc."""
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    return library if hasattr(library, "malloc_trim") else None
 
 
 def _prefers_bfloat16(device: str) -> bool:

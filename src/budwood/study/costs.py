@@ -150,7 +150,10 @@ class Correction:
             parts += [(self.calibration, work)] if work.flops else []
             if refits(*cut, self.settings):
                 text = self.refitting
-                parts.append((text, refit_work(self.child, num_tokens=text.num_tokens, context=text.length)))
+                fitting = refit_work(self.child, num_tokens=text.num_tokens, context=text.length)
+                # One text is read once for both.
+                read = parts.pop()[1] if parts and text == self.calibration else Workload()
+                parts.append((text, read + fitting))
         return [
             (text, work + pass_work(self.teacher, num_tokens=text.num_tokens, context=text.length))
             for text, work in parts

@@ -13,6 +13,7 @@ SEARCH = SearchSettings(
     num_mutants=3,
     num_crossovers=2,
     num_randoms=2,
+    compare="corrected",
     num_finalists=2,
 )
 SPACE = SpaceSettings(layerwise=False, alignment=16, compensation=Compensation(refit=True))

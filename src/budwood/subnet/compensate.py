@@ -97,14 +97,20 @@ def cut_out(
         ValueError: the teacher lacks something that is selected, or its rotary embedding cannot be preserved.
     """
     cut, settings = resolve(teacher, selection), settings or NO_CORRECTION
+    texts = [text.split(batch_size) for text in (windows, windows if refit_windows is None else refit_windows)]
+    refitted = cut if refits(teacher.architecture, cut.architecture, settings) else None
     inputs, gaps = list(_inputs(teacher, cut, settings)), _gaps(teacher, cut, settings)
-    moments = _stream(teacher, windows, inputs, gaps, settings, batch_size) if inputs or gaps else None
+    # One text is read once, for the regressions and for the refit.
+    together = refit_windows is None or torch.equal(windows, refit_windows)
+    moments = None
+    if inputs or gaps:
+        moments = _stream(teacher, texts[0], inputs, gaps, settings, refitted if together else None)
     cut, corrections = _corrections(teacher, cut, settings, moments)
     config, states = child_config(teacher, cut), child_parts(teacher, cut, corrections)
-    if refits(teacher.architecture, cut.architecture, settings):
-        batches = (windows if refit_windows is None else refit_windows).split(batch_size)
+    if refitted:
+        whole = moments if moments and together else _stream(teacher, texts[1], [], [], settings, refitted)
         # Whatever fitted the layers goes before the head is made.
-        states = chain(fitted_layers(states, config, teacher, cut, batches, settings.refit_ridge), states)
+        states = chain(fitted_layers(states, teacher, cut, whole, texts[1], settings.refit_ridge), states)
     if teacher.singular_values:
         states = balanced(states, cut.architecture)
     return Parts(architecture=cut.architecture, config=config, states=states)
@@ -223,7 +229,7 @@ def store_moments(
     stored, whole = StoredMoments(folder), resolve(teacher, Selection.prefix(teacher.ranked))
     inputs = list(_inputs(teacher, whole, settings, of_all=True))
     gaps = gaps if maps_layers(teacher.architecture, settings) else ()
-    moments = _stream(teacher, windows, inputs, gaps, settings, batch_size)
+    moments = _stream(teacher, windows.split(batch_size), inputs, gaps, settings)
     for depth in range(teacher.architecture.num_hidden_layers + 1):
         for gap in gaps:
             if gap[1] == depth:
@@ -288,14 +294,14 @@ class _Input:
 
 def _stream(
     teacher: OrderedTeacher,
-    windows: Tensor,
+    batches: Sequence[Tensor],
     inputs: Sequence[_Input],
     gaps: Sequence[Gap],
     settings: Compensation,
-    batch_size: int,
+    passages: Cut | None = None,
 ) -> StreamedMoments:
     watched = {each.module: each.first for each in inputs}
-    return StreamedMoments(teacher, windows, watched, gaps, gap_ridge=settings.layer_ridge, batch_size=batch_size)
+    return StreamedMoments(teacher, batches, watched, gaps, gap_ridge=settings.layer_ridge, passages=passages)
 
 
 def _inputs(teacher: OrderedTeacher, cut: Cut, settings: Compensation, *, of_all: bool = False) -> Iterator[_Input]:

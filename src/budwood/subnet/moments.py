@@ -18,7 +18,7 @@ from tqdm import tqdm
 from budwood.arch.selection import Selection
 from budwood.models.checkpoint import build_empty
 from budwood.models.stream import LayerStream, States, fill, headless, hollow, outputs_of
-from budwood.subnet.extract import child_config, resolve
+from budwood.subnet.extract import Cut, child_config, resolve
 from budwood.subnet.ordering import OrderedTeacher
 from budwood.subnet.regression import first_direction, regress_tokens, token_weights
 
@@ -36,6 +36,18 @@ class InputMoment:
     """[n, n] mean of the outer products of its entries."""
     held: Tensor
     """[n] a direction in which nothing may change, see `first_direction`; zeros without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A teacher's stream around a kept layer, in the channels that a child keeps."""
+
+    before: States
+    """Into the layer."""
+    between: States
+    """Behind its attention."""
+    after: States
+    """Behind its MLP and the layers that are dropped after it."""
 
 
 class Moments(Protocol):
@@ -84,35 +96,40 @@ class StoredMoments:
 class StreamedMoments:
     """Moments that are gathered when they are asked for, in the order of the teacher's layers.
 
-    Inputs of a layer are asked for before those of later ones, and before gaps that end later.
+    Inputs of a layer are asked for before those of later ones, before gaps that end later, and before the passage of
+    the layer.
     """
 
     def __init__(
         self,
         teacher: OrderedTeacher,
-        windows: Tensor,
+        batches: Sequence[Tensor],
         inputs: Mapping[str, int],
         gaps: Collection[Gap],
         *,
         gap_ridge: float,
-        batch_size: int = 4,
+        passages: Cut | None = None,
     ) -> None:
         """Read the embeddings.
 
         Args:
             teacher: the ordered teacher.
-            windows: [N, T] token ids of calibration text.
+            batches: [N, T] token ids of calibration text each.
             inputs: all that will be asked for, by the path of the module that reads each, or of the final norm, that
                 makes it; with the number of positions at the beginning of a sequence that are left as they are.
             gaps: all that will be asked for.
             gap_ridge: of the regressions over gaps.
-            batch_size: sequences per forward pass.
+            passages: the cut of which every layer's passage will be asked for; none without it.
         """
         self._family, self._ridge = teacher.family, gap_ridge
         self._watched, self._gaps = inputs, set(gaps)
-        self._stream, self._scale = teacher_stream(teacher, windows.split(batch_size)), residual_scale(teacher)
+        self._stream, self._scale = teacher_stream(teacher, batches), residual_scale(teacher)
+        self._followed = frozenset(passages.kept_layers) if passages else frozenset[int]()
+        channels = passages.layers[0].axes["hidden"] if passages else ()
+        self._channels = torch.tensor(channels, dtype=torch.long, device=teacher.device)
         self._starts: dict[int, _Start] = {}
         self._inputs: dict[str, InputMoment] = {}
+        self._passed: dict[int, tuple[States, States]] = {}
         self._bar = tqdm(total=self._stream.num_layers, desc="compensation", unit="layer", dynamic_ncols=True)
 
     def input(self, module: str) -> InputMoment:
@@ -136,6 +153,17 @@ class StreamedMoments:
             del self._starts[start]  # no later gap begins there
         return over
 
+    def passage(self, layer: int, following: int) -> Passage:
+        """Return the stream around a kept layer, once; the text is read up to the next kept one, or to the end."""
+        while self._stream.depth < following:
+            self._read_layer()
+        assert self._stream.depth == following, f"the text was read to layer {self._stream.depth}, past {following}"
+        before, between = self._passed.pop(layer)
+        return Passage(before, between, self._narrowed(self._stream.states))
+
+    def _narrowed(self, states: States) -> States:
+        return [each.index_select(-1, self._channels) for each in states]
+
     @torch.no_grad()
     def _read_layer(self) -> None:
         """Let a layer read all text, and note what is wanted of it."""
@@ -151,14 +179,18 @@ class StreamedMoments:
             for name, total in sums.items():
                 reader = layer.get_submodule(name.removeprefix(place))
                 watching.enter_context(reader.register_forward_pre_hook(total.hook))
+            begins, came = any(start == depth for start, _ in self._gaps), self._stream.states
             written: States = []
-            if any(start == depth for start, _ in self._gaps):
+            if begins or depth in self._followed:
                 written = watching.enter_context(outputs_of(layer.get_submodule(self._family.mlp_out.name)))
             self._stream.pass_on(self._stream.returned())
         if sums:
             self._inputs = {name: total.moment() for name, total in sums.items()}
-        if written:
+        if begins:
             self._starts[depth] = _Start([self._scale * added for added in written], self._stream.states)
+        if depth in self._followed:
+            streams = zip(self._narrowed(self._stream.states), self._narrowed(written), strict=True)
+            self._passed[depth] = self._narrowed(came), [after - self._scale * added for after, added in streams]
         self._bar.update()
 
     @torch.no_grad()

@@ -8,30 +8,28 @@ or where layers are dropped, behind these.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
-from transformers import PretrainedConfig
 
 from budwood.arch.family import Family, Module, family_of, layer_lengths
 from budwood.arch.spec import Architecture
 from budwood.models.checkpoint import build_empty
-from budwood.models.stream import LayerStream, States, fill, headless, hollow, inputs_of, outputs_of
+from budwood.models.stream import LayerStream, States, fill, headless, hollow, inputs_of
 from budwood.models.tensors import State, fuse, part_of
-from budwood.subnet.extract import Cut
-from budwood.subnet.moments import residual_scale, teacher_stream
+from budwood.subnet.extract import Cut, child_config
+from budwood.subnet.moments import Passage, StreamedMoments, residual_scale
 from budwood.subnet.ordering import OrderedTeacher
 from budwood.subnet.regression import regress_tokens, token_weights
 
 
 def fitted_layers(
     made: Iterator[State],
-    config: PretrainedConfig,
     teacher: OrderedTeacher,
     cut: Cut,
+    whole: StreamedMoments,
     batches: Sequence[Tensor],
     ridge: float,
 ) -> Iterator[State]:
@@ -39,16 +37,16 @@ def fitted_layers(
 
     Args:
         made: parts of the child: the embedding, its layers in depth order, and the rest, which is not asked for.
-        config: the child's.
         teacher: the ordered teacher.
         cut: what the child keeps of it.
-        batches: [N, T] token ids of calibration text each.
+        whole: gives the passages of the cut.
+        batches: [N, T] token ids each, of the text that it reads.
         ridge: of the regressions, relative to the unit variance of features.
     """
     family, depth, scale = teacher.family, teacher.architecture.num_hidden_layers, residual_scale(teacher)
     # What is handed over is not kept.
     parts = [next(made)]
-    model = headless(hollow(build_empty(config), family.decoder, teacher.device, teacher.dtype))
+    model = headless(hollow(build_empty(child_config(teacher, cut)), family.decoder, teacher.device, teacher.dtype))
     fill(model, {name: weight.to(teacher.dtype) for name, weight in parts[0].items()})
 
     def read(_: int) -> State:
@@ -56,12 +54,11 @@ def fitted_layers(
 
     own = LayerStream(model, family.decoder, batches, read)
     yield parts.pop()
-    whole = teacher_stream(teacher, batches)
-    kept, hidden = cut.kept_layers, cut.layers[0].axes["hidden"]
+    kept = cut.kept_layers
     bar = tqdm(zip(kept, [*kept[1:], depth], strict=True), total=len(kept), desc="refit", unit="layer")
     for position, (layer, following) in enumerate(bar):
         parts.append(next(made))
-        wanted = _wanted(whole, family.mlp_out.name, (layer, following), scale, hidden)
+        wanted = whole.passage(layer, following)
         returned = _fit_layer(family, own, wanted, ridge, scale)
         parts[0] |= _weights_of(own.next_layer(), parts[0], cut.architecture, position)
         del wanted
@@ -80,34 +77,8 @@ def _weights_of(layer: nn.Module, part: State, architecture: Architecture, posit
     return fitted
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """The teacher's stream, in the channels that a child keeps."""
-
-    before: States
-    """Into a layer."""
-    between: States
-    """Behind its attention."""
-    after: States
-    """Behind its MLP and the layers that are dropped after it."""
-
-
-def _wanted(whole: LayerStream, path: str, layers: tuple[int, int], scale: float, hidden: Sequence[int]) -> _Wanted:
-    """Read the text up to a layer, then up to the next one that is kept, and return what a child would need of it."""
-    layer, following = layers
-    whole.advance(layer)
-    before = _channels(whole.states, hidden)
-    with outputs_of(whole.next_layer().get_submodule(path)) as written:
-        whole.advance(layer + 1)
-    streams = zip(_channels(whole.states, hidden), _channels(written, hidden), strict=True)
-    between = [after - scale * added for after, added in streams]
-    written.clear()
-    whole.advance(following)
-    return _Wanted(before, between, _channels(whole.states, hidden))
-
-
 @torch.no_grad()
-def _fit_layer(family: Family, own: LayerStream, wanted: _Wanted, ridge: float, scale: float) -> States:
+def _fit_layer(family: Family, own: LayerStream, wanted: Passage, ridge: float, scale: float) -> States:
     """Fit the next layer of a child, and return the stream behind it."""
     layer, came = own.next_layer(), own.states
     _fit_readers(layer, family.norms[0], (family.query, family.key, family.value), (came, wanted.before), ridge)
@@ -129,11 +100,6 @@ def _linear(layer: nn.Module, module: Module) -> nn.Linear:
     found = layer.get_submodule(module.inside or module.name)
     assert isinstance(found, nn.Linear)
     return found
-
-
-def _channels(states: States, hidden: Sequence[int]) -> States:
-    kept = torch.tensor(list(hidden), device=states[0].device)
-    return [each.index_select(-1, kept) for each in states]
 
 
 def _fit_readers(

@@ -25,7 +25,7 @@ from budwood.models.checkpoint import (
     load_model,
     random_model,
 )
-from budwood.models.device import Compute
+from budwood.models.device import Compute, reusing_memory
 from budwood.models.export import write_checkpoint
 from budwood.models.rotary import standard_rope
 from budwood.records.files import write_atomically
@@ -117,7 +117,7 @@ def _train(job: TrainingJob, track: Track | None) -> Run:
             callbacks=[Recorder(job, curve, meter, track), keeper],
         )
         trainer.remove_callback(PrinterCallback)
-        with own_run(trainer, name_of(job)):
+        with own_run(trainer, name_of(job)), reusing_memory():
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if trainer.state.global_step < job.schedule.num_steps:
         raise TrainingStoppedError(
