@@ -60,7 +60,8 @@ SEARCH = budwood.SearchSettings(
     level_switch=0.5,
     crossover_parents="any",
     screening=20,
-    num_finalists=2,
+    compare="corrected",
+    num_finalists=1,
     stages=(2,),
     seed=42,
 )

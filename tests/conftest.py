@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import gc
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -38,8 +39,13 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave what is imported out of every later garbage collection."""
+    """Leave what is imported out of every later garbage collection, and torch's loggers to the root's handlers.
+
+    Pytest adds its own to every logger that does not propagate, six times a test; torch has sixty of them.
+    """
     gc.freeze()
+    for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.")]:
+        logging.getLogger(name).propagate = True
 
 
 @pytest.fixture(scope="session")
