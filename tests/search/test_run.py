@@ -225,6 +225,21 @@ def test_a_finished_search_evaluates_nothing(tmp_path: Path) -> None:
     assert epochs == [0, 1, 2, 3]
 
 
+def test_a_search_ends_with_the_last_member_of_its_bin(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of sixteen members the third generation of six finds four, and the fourth none."""
+    space = SearchSpace(teacher=llama(1, 2, *[layer(2, 2, 4, 2)] * 2), layerwise=False)
+    chosen = changed(SMALL, strategy="random", sampling="rejection")
+
+    def search(evaluator: CountingEvaluator) -> list[str]:
+        strategy = open_strategy(space, ParameterBin(*space.reach), chosen)
+        return [record.key for record in run_search(strategy, evaluator, tmp_path / "history.jsonl", ALL)]
+
+    found = search(CountingEvaluator())
+    assert len(set(found)) == len(found) == 16
+    assert "has no more sub-networks: the search ends after 16 of 24 candidates" in caplog.text
+    assert search(CountingEvaluator(killed_at=0)) == found
+
+
 def test_a_torn_line_does_not_count(tmp_path: Path) -> None:
     history_file = tmp_path / "history.jsonl"
     run_search(evolution(), CountingEvaluator(), history_file, ALL)

@@ -103,8 +103,8 @@ def release_memory() -> None:
 def reusing_memory() -> Iterator[None]:
     """Keep freed memory for the next tensors, where the C library can (glibc), and hand it back at the end.
 
-    Otherwise it asks the system anew for every tensor of more than 32 MiB, which clears it page by page. In a training
-    step logits, their gradients and those of the embedding are such: 13% of the time of a half of SmolLM2 on a CPU.
+    Otherwise every tensor of more than 32 MiB comes from the system, which clears it page by page. In a training step
+    logits, their gradients and those of the embedding are such: 13% of the time of a half of SmolLM2 on a CPU.
     """
     library = _glibc()
     if not library:

@@ -63,7 +63,7 @@ class Proposer:
         return self.num_accepted / self.num_tried if self.num_tried else math.nan
 
     def generation(self, changed: Sequence[tuple[int, Sequence[Make]]], drawn: tuple[int, Make]) -> list[Candidate]:
-        """Return the candidates of a generation: so many new ones of each kind.
+        """Return the candidates of a generation: so many new ones of each kind, or fewer where the bin has no more.
 
         Args:
             changed: numbers of candidates that come from others, and what makes them, each where those before it find
@@ -71,12 +71,25 @@ class Proposer:
             drawn: number of candidates that are drawn, and what draws them.
 
         Raises:
-            ValueError: the bin has too few members.
+            ValueError: the bin has too few members for the first generation.
         """
         self.num_tried = self.num_accepted = 0
         count, draw = drawn
-        led = [self._new(makes, self.settings.screening) for times, makes in changed for _ in range(times)]
-        return led + [self._new([draw]) for _ in range(count)]
+        wanted = [(makes, self.settings.screening) for times, makes in changed for _ in range(times)]
+        wanted += [([draw], 1)] * count
+        generation = list[Candidate]()
+        for makes, num_proposals in wanted:
+            candidate = self._new(makes, num_proposals)
+            if candidate is None:
+                break
+            generation.append(candidate)
+        if len(generation) < len(wanted) and len(generation) == len(self._seen):
+            raise ValueError(
+                f"the bin {self.parameter_bin} has too few sub-networks for {self.settings.num_evaluations:,} "
+                f"evaluations: {len(self._seen):,} found; lower the population, the epochs or the space's alignment, "
+                "or widen the bin"
+            )
+        return generation
 
     def initial(self) -> Candidate:
         """Return a balanced member while there are any left, then draw one."""
@@ -133,23 +146,15 @@ class Proposer:
         kept = constrain(child, self.space, self.parameter_bin, self._rng, self.settings.constraint)
         return None if kept is None else Candidate(kept, origin)
 
-    def _new(self, makes: Sequence[Make], count: int = 1) -> Candidate:
-        proposals = self._propose_or_draw(makes, count)
-        candidate = self._screen(proposals) if count > 1 else proposals[0]
-        self._seen.add(candidate.key)
-        return candidate
-
-    def _propose_or_draw(self, makes: Sequence[Make], count: int) -> list[Candidate]:
-        """Return new members of the first that finds any; one that is drawn where none does."""
+    def _new(self, makes: Sequence[Make], count: int) -> Candidate | None:
+        """Return a new candidate of the first that finds any, or one that is drawn; None where drawing finds none."""
         found = (self._propose(make, count) for make in makes)
         proposals = next(filter(None, found), None) or self._propose(self.random, 1)
         if not proposals:
-            raise ValueError(
-                f"the bin {self.parameter_bin} has too few sub-networks for {self.settings.num_evaluations:,} "
-                f"evaluations: {len(self._seen):,} found; lower the population, the epochs or the space's alignment, "
-                "or widen the bin"
-            )
-        return proposals
+            return None
+        candidate = self._screen(proposals) if count > 1 else proposals[0]
+        self._seen.add(candidate.key)
+        return candidate
 
     def _screen(self, proposals: Sequence[Candidate]) -> Candidate:
         """Return the most promising proposal, or what it becomes in steps that each promise more.

@@ -72,6 +72,8 @@ def run_search(
         history = _History(evaluate, history_file, bar, known)
         for epoch in range(settings.epochs + 1):
             candidates = strategy.ask()
+            if not candidates:
+                break
             rivals = [losses[elite.key] for elite in strategy.elites]
             readings = _race(candidates, history, stages, settings.num_elites, rivals)
             generation = [
@@ -90,6 +92,11 @@ def run_search(
             history.best = f"{strategy.elites[0].loss:.4g}"
             if on_epoch:
                 on_epoch(strategy, records)
+    if len(records) < settings.num_evaluations:
+        _logger.warning(
+            "The bin %s has no more sub-networks: the search ends after %s of %s candidates",
+            *(strategy.proposer.parameter_bin, f"{len(records):,}", f"{settings.num_evaluations:,}"),
+        )
     return records
 
 
