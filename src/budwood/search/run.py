@@ -92,12 +92,18 @@ def run_search(
             history.best = f"{strategy.elites[0].loss:.4g}"
             if on_epoch:
                 on_epoch(strategy, records)
-    if len(records) < settings.num_evaluations:
+    _warn_of_end(strategy, len(records))
+    return records
+
+
+def _warn_of_end(strategy: Strategy, num_read: int) -> None:
+    """Warn if a search ended before its last candidate."""
+    wanted = strategy.proposer.settings.num_evaluations
+    if num_read < wanted:
         _logger.warning(
             "The bin %s has no more sub-networks: the search ends after %s of %s candidates",
-            *(strategy.proposer.parameter_bin, f"{len(records):,}", f"{settings.num_evaluations:,}"),
+            *(strategy.proposer.parameter_bin, f"{num_read:,}", f"{wanted:,}"),
         )
-    return records
 
 
 def genes_folder(history_file: Path) -> Path:
