@@ -256,6 +256,14 @@ def test_winners_have_their_confidence(make_study: Callable) -> None:
     assert "| perplexity | 6.250 | 2.50 TFLOP | 650 PFLOP |" in section(findings, "Search")
 
 
+def test_without_a_second_finalist_there_is_no_word_of_leads(make_study: Callable) -> None:
+    """As in the quickstart."""
+    findings = make_study(1).findings
+    alone = [winner.model_copy(update={"lead": None, "lead_interval": None}) for winner in findings.winners]
+    assert "lead" in section(findings, "What was searched")
+    assert "lead" not in section(dataclasses.replace(findings, winners=alone), "What was searched")
+
+
 def test_a_report_without_any_search_says_so(study) -> None:
     findings = dataclasses.replace(study.findings, winners=[])
     assert {section(findings, title) for title in ("What was searched", "Search")} == {"Nothing was searched."}

@@ -156,9 +156,14 @@ def searched(findings: Findings) -> str:
         f"{markup.plural(candidates, 'sub-network')} of {findings.teacher_record.name} in "
         f"{markup.plural(len(found), 'variant')}. Losses are those of the exported winner before training, on text "
         "that its search never read, with "
-        f"{CONFIDENCE:.0%} intervals over sequences. The lead is over the next finalist; if its interval includes 0, "
-        "the two cannot be distinguished on this text."
+        f"{CONFIDENCE:.0%} intervals over sequences."
     )
+    has_leads = any(winner.lead is not None for winner in found)
+    if has_leads:
+        note += (
+            " The lead is over the next finalist; if its interval includes 0, the two cannot be distinguished on this "
+            "text."
+        )
     trained = max(winner.finalist_tokens for winner in found)
     note += f" Finalists were trained on {formats.count(trained)} tokens before the choice." if trained else ""
     columns = {
@@ -167,8 +172,10 @@ def searched(findings: Findings) -> str:
         "parameters": [formats.count(winner.num_parameters) for winner in found],
         "candidates": [formats.count(winner.num_evaluations) for winner in found],
         "loss (nats)": markup.intervals([winner.choice_loss for winner in found], [w.choice_interval for w in found]),
-        "lead (nats)": markup.intervals([winner.lead for winner in found], [winner.lead_interval for winner in found]),
     }
+    if has_leads:
+        leads, intervals = [winner.lead for winner in found], [winner.lead_interval for winner in found]
+        columns["lead (nats)"] = markup.intervals(leads, intervals)
     return f"{note}\n\n{markup.markdown_table(columns, 2)}"
 
 
