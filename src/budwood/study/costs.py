@@ -142,21 +142,19 @@ class Correction:
 
     def _parts(self) -> list[tuple[Extent, Workload]]:
         """Return the texts that are read, each with what is done for it; the teacher's pass is part of that."""
-        cut, parts = (self.teacher, self.child), list[tuple[Extent, Workload]]()
+        cut, texts = (self.teacher, self.child), dict[Extent, Workload]()
         if self.settings is not None:
             tokens = self.calibration.num_tokens
             work = moment_work(*cut, self.settings, num_tokens=tokens, num_gaps=self.num_gaps)
             work += solve_work(*cut, self.settings, num_gaps=self.num_gaps)
-            parts += [(self.calibration, work)] if work.flops else []
+            texts |= {self.calibration: work} if work.flops else {}
             if refits(*cut, self.settings):
                 text = self.refitting
                 fitting = refit_work(self.child, num_tokens=text.num_tokens, context=text.length)
-                # One text is read once for both.
-                read = parts.pop()[1] if parts and text == self.calibration else Workload()
-                parts.append((text, read + fitting))
+                texts[text] = texts.get(text, Workload()) + fitting
         return [
             (text, work + pass_work(self.teacher, num_tokens=text.num_tokens, context=text.length))
-            for text, work in parts
+            for text, work in texts.items()
         ]
 
 

@@ -31,7 +31,7 @@ from budwood.evaluation.settings import (
 )
 from budwood.evaluation.statistics import summarise
 from budwood.models.checkpoint import Checkpoint
-from budwood.models.device import Compute, choose_compute, reusing_memory
+from budwood.models.device import Compute, choose_compute
 from budwood.models.losses import sequence_losses
 from budwood.records.cost import Cost
 from budwood.records.evaluation import Downstream, Efficiency, Sample
@@ -73,7 +73,6 @@ class EvaluateTeacher(Stage[TeacherEvaluation]):
             compute=materials.compute,
         )
 
-    @reusing_memory()
     def run(self, work: Work) -> TeacherEvaluation:
         """Measure."""
         started = time.perf_counter()
@@ -158,7 +157,6 @@ class ScoreRun(Stage[Scored]):
             start=start,
         )
 
-    @reusing_memory()
     def run(self, work: Work) -> Scored:
         """Measure, on foreign text the start as well."""
         started = time.perf_counter()
@@ -203,7 +201,6 @@ class ScoreProbe(Stage[ProbeScore]):
     compute: Compute
     batch_size: int
 
-    @reusing_memory()
     def run(self, work: Work) -> ProbeScore:
         """Measure."""
         started = time.perf_counter()
@@ -260,7 +257,6 @@ class AskModel(Stage[Downstream]):
         asked = {"tasks": list(self.evaluation.tasks), "limit": self.evaluation.limit}
         return super().facts() | asked | {"questions": fingerprint_tasks(self.folder, self.evaluation.include_path)}
 
-    @reusing_memory()
     def run(self, work: Work) -> Downstream:
         """Ask; a killed run continues with the first task that it has not finished."""
         answers = run_benchmarks(
@@ -301,7 +297,6 @@ class ContinuePrompts(Stage[Written]):
     """What the teacher writes; none where the model is the teacher."""
     compute: Compute
 
-    @reusing_memory()
     def run(self, work: Work) -> Written:
         """Write, always the likeliest token, and compare with what the teacher writes."""
         started, tokens = time.perf_counter(), self.tokens

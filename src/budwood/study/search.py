@@ -15,7 +15,7 @@ from budwood.arch.count import num_parameters, paper_search_flops
 from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
 from budwood.models.checkpoint import Checkpoint
-from budwood.models.device import Compute, reusing_memory
+from budwood.models.device import Compute
 from budwood.records.cost import Cost
 from budwood.records.files import write_folder_atomically
 from budwood.records.search import Described, Finalist, Finalists, FrontPoint, Taken
@@ -122,7 +122,7 @@ class EvolveSubnets(Stage[Found]):
         def log(strategy: Strategy, records: Sequence[SearchRecord]) -> None:
             _log_epoch(strategy, records, work.track)
 
-        with evaluating_candidates(source) as evaluate, reusing_memory():
+        with evaluating_candidates(source) as evaluate:
             records = run_search(strategy, evaluate, work.folder / HISTORY, self.selection.count, log)
         # They are as large as the teacher, and nothing needs them any more.
         shutil.rmtree(work.folder / MOMENTS, ignore_errors=True)

@@ -130,7 +130,13 @@ class StreamedMoments:
         self._starts: dict[int, _Start] = {}
         self._inputs: dict[str, InputMoment] = {}
         self._passed: dict[int, tuple[States, States]] = {}
-        self._bar = tqdm(total=self._stream.num_layers, desc="compensation", unit="layer", dynamic_ncols=True)
+        self._bar = tqdm(
+            total=self._stream.num_layers,
+            desc="compensation",
+            unit="layer",
+            dynamic_ncols=True,
+            disable=not (inputs or gaps),  # a refit has a bar of its own
+        )
 
     def input(self, module: str) -> InputMoment:
         """Return the moment of an input, once; the text is read up to its layer."""
@@ -145,9 +151,7 @@ class StreamedMoments:
         """Return [H, H] the map over a gap, once; the text is read up to its end."""
         start, end = gap
         self._inputs = {}
-        while self._stream.depth < end:
-            self._read_layer()
-        assert self._stream.depth == end, f"the text was read to layer {self._stream.depth}, past the gap {gap}"
+        self._read_to(end)
         over = self._starts[start].map(self._stream.states, self._ridge)
         if (start, end) == max(gap for gap in self._gaps if gap[0] == start):
             del self._starts[start]  # no later gap begins there
@@ -155,14 +159,17 @@ class StreamedMoments:
 
     def passage(self, layer: int, following: int) -> Passage:
         """Return the stream around a kept layer, once; the text is read up to the next kept one, or to the end."""
-        while self._stream.depth < following:
-            self._read_layer()
-        assert self._stream.depth == following, f"the text was read to layer {self._stream.depth}, past {following}"
+        self._read_to(following)
         before, between = self._passed.pop(layer)
         return Passage(before, between, self._narrowed(self._stream.states))
 
     def _narrowed(self, states: States) -> States:
         return [each.index_select(-1, self._channels) for each in states]
+
+    def _read_to(self, depth: int) -> None:
+        while self._stream.depth < depth:
+            self._read_layer()
+        assert self._stream.depth == depth, f"the text was read to layer {self._stream.depth}, past {depth}"
 
     @torch.no_grad()
     def _read_layer(self) -> None:
