@@ -28,7 +28,7 @@ WRITTEN = 16 * (32 + 48 - 1)
 def forecast(**changes) -> Forecast:
     """Return a bin of which nothing but Pythia-410M can come out."""
     facts = {"variant": SMALL, "members": (PYTHIA_410M,), "center": PYTHIA_410M}
-    return Forecast(**facts | {"compensation": None, "genes_bytes": 1000.0, "coarse": True} | changes)
+    return Forecast(**facts | {"compensation": None, "genes_bytes": 1000.0, "moments": None} | changes)
 
 
 def conditions(**changes) -> Conditions:

@@ -23,12 +23,12 @@ from budwood.reporting.accelerator import ACCELERATORS
 from budwood.search.candidate import Evaluation
 from budwood.search.elimination import Kept, eliminate_layers
 from budwood.search.genes import Genes
-from budwood.study.costs import Extent, moments_costs, writing_cost
+from budwood.study.costs import Extent, writing_cost
 from budwood.study.forecast import Forecast
 from budwood.study.plan import plan, search_costs
 from budwood.study.planned import PlannedStudy
 from budwood.study.teacher import importance_of
-from budwood.subnet.compensate import gaps_of, possible_gaps
+from budwood.subnet.compensate import gaps_of
 from budwood.subnet.extract import Cut, resolve
 from budwood.subnet.flops import solve_work
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
@@ -125,12 +125,10 @@ def gaps(cut: Cut, study: PlannedStudy) -> int:
 def correcting(
     read: pd.DataFrame, kept: Genes, study: PlannedStudy, each: Forecast, ordered: OrderedTeacher
 ) -> list[Cost]:
-    """Return what it costs to gather moments, and to solve for every candidate each time that it reads."""
+    """Return what it costs to solve for every candidate each time that it reads."""
     if each.compensation is None or not study.search.compares_corrected:
         return []
-    num_gaps = len(possible_gaps(ordered, coarse=each.coarse))
-    costs = moments_costs(study.teacher, each.compensation, num_gaps, study.text("calibration"))
-    stages = (*study.search.stages, study.conditions.measurement.selection)
+    costs, stages = [], (*study.search.stages, study.conditions.measurement.selection)
     for evaluation, num_sequences in zip(read["evaluation"], read["num_sequences"], strict=True):
         cut = resolve(ordered, kept.read(evaluation))
         once = solve_work(study.teacher, cut.architecture, each.compensation, num_gaps=gaps(cut, study)).flops
@@ -147,6 +145,10 @@ def test_a_search_costs_what_its_candidates_read(
     measurement = study.conditions.measurement
     length, texts = measurement.length, [study.text("calibration", n) for n in (None, measurement.num_refit)]
     importance = importance_of(load_file(data / "04_feature/importance.safetensors"))
+    # Three coarse variants share one order, and its moments; a fine one has its own.
+    gathered = plan(study, CPU, 0.2).query("stage == 'search' and space == ''")
+    assert len(gathered) == 2
+    pd.testing.assert_frame_equal(sums(gathered, "search"), paid.loc[[("", "")]], check_dtype=False)
     for each in study.forecasts:
         read = histories[(histories["bin"] == each.variant.bin) & (histories["space"] == each.variant.space)]
         found = findings[each.variant]

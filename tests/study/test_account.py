@@ -9,6 +9,7 @@ from budwood.records.certificate import Certificate
 from budwood.records.cost import Cost
 from budwood.records.gate import Gate
 from budwood.records.names import Variant
+from budwood.records.search import Finalists, Gathering, Winner
 from budwood.records.training import MadeWith, ProbeScore, Score, SweptRates
 from budwood.study.account import ledger, probe_costs, steps_taken_over
 
@@ -58,10 +59,12 @@ def curves_of(*results: TrainingFindings) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def searched(probe: ProbeScore | None, at: Variant = PLACE, **costs: tuple[Cost, ...]) -> SearchFindings:
+def searched(
+    probe: ProbeScore | None, at: Variant = PLACE, gathering: Gathering | None = None, **costs: tuple[Cost, ...]
+) -> SearchFindings:
     """Return what was found of a variant; only their costs are looked at."""
-    winner = SearchFindings.model_fields["winner"].annotation.model_construct(costs=costs.get("winner", ()))
-    finalists = SearchFindings.model_fields["finalists"].annotation.model_construct(costs=costs.get("finalists", ()))
+    winner = Winner.model_construct(costs=costs.get("winner", ()))
+    finalists = Finalists.model_construct(costs=costs.get("finalists", ()), gathering=gathering)
     certificate = Certificate.model_construct(costs=costs.get("certificate", ()))
     return SearchFindings.model_construct(
         **at._asdict(), winner=winner, finalists=finalists, certificate=certificate, probe=probe
@@ -102,6 +105,14 @@ def test_a_training_that_begins_anew_is_charged_in_full(steady: int) -> None:
     costs = by_stage(charged(result, probes={PLACE: probe}))
     assert costs["probe", ""] == (420, 4060)
     assert costs["training", "subnet_init"] == (1000, 10_000)
+
+
+def test_moments_that_searches_share_are_charged_once() -> None:
+    cost = Cost(stage="search", flops=7.0, tokens=3, seconds=1.0)
+    one, other = Gathering(moments="one", cost=cost), Gathering(moments="other", cost=cost)
+    places = [Variant("half", "coarse"), Variant("quarter", "coarse"), FINE, Variant("half", "plain")]
+    findings = [searched(None, *each) for each in zip(places, [one, one, other, None], strict=True)]
+    assert ledger([], findings, [], CURVE) == [cost, cost]
 
 
 def test_a_probe_whose_space_lost_is_charged_whole() -> None:

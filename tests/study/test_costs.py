@@ -18,7 +18,7 @@ from budwood.study.costs import (
     choice_cost,
     elimination_cost,
     forward_of,
-    moments_costs,
+    moments_cost,
     proof_cost,
     reading_cost,
 )
@@ -81,14 +81,13 @@ def test_the_work_of_ranking_by_hand() -> None:
     assert elimination_work(TEACHER, cost, context=7) == expected
 
 
-def test_moments_for_a_search_cost_a_pass_of_the_teacher() -> None:
+def test_moments_for_searches_cost_a_pass_of_the_teacher() -> None:
     """Three layers with inputs of 8, 8 and 8 channels or head dimensions, and of 10 neurons; two gaps of 8 channels."""
-    (cost,) = moments_costs(TEACHER, Compensation(), 2, TEXT)
+    cost = moments_cost(TEACHER, Compensation(), 2, TEXT)
     gaps = 2 * (4 * 8**2 * 21 + 8**3 / 3 + 2 * 8**3)
     moments = 3 * 2 * 21 * (3 * 8**2 + 10**2) + gaps
     assert cost.flops == 21 * layer_flops_per_token(TEACHER, *TEACHER.layers, context=7) + moments
     assert cost.tokens == 21
-    assert moments_costs(TEACHER, Compensation(**NO_REGRESSION), 2, TEXT) == moments_costs(TEACHER, None, 2, TEXT) == []
 
 
 def test_a_certificate_costs_what_its_texts_do() -> None:

@@ -14,9 +14,10 @@ from budwood.arch.selection import Selection
 from budwood.records.files import read_json_lines
 from budwood.search.candidate import Evaluate, Evaluation
 from budwood.search.settings import SearchSettings
+from budwood.study import moments
 from budwood.study import search as searching
 from budwood.study.evaluators import EvaluatorSource
-from budwood.study.search import HISTORY, MOMENTS, EvolveSubnets
+from budwood.study.search import HISTORY, EvolveSubnets
 from budwood.study.settings import BinSettings
 from budwood.study.stage import Workspace
 from budwood.study.teacher import RankComponents
@@ -75,7 +76,10 @@ def killed_after(num_readings: int, source: EvaluatorSource) -> Iterator[Evaluat
 
 @pytest.mark.slow
 def test_a_killed_search_of_corrected_candidates_ends_as_an_uninterrupted_one(corrected, tmp_path, monkeypatch):
-    """To the last bit, though one runs again the layers that it shared with a candidate before; moments are kept."""
+    """To the last bit, though one runs again the layers that it shared with a candidate before.
+
+    Moments are gathered once, for a search of another bin too.
+    """
     whole = Workspace(folder=tmp_path / "whole").finish(corrected)
     gathered = []
 
@@ -83,7 +87,7 @@ def test_a_killed_search_of_corrected_candidates_ends_as_an_uninterrupted_one(co
         gathered.append(given)
         return store_moments(*given, **named)
 
-    monkeypatch.setattr(searching, "store_moments", gather)
+    monkeypatch.setattr(moments, "store_moments", gather)
     own, num_readings = Workspace(folder=tmp_path / "killed"), 15
     with monkeypatch.context() as patch:
         patch.setattr(searching, "evaluating_candidates", partial(killed_after, num_readings))
@@ -92,11 +96,12 @@ def test_a_killed_search_of_corrected_candidates_ends_as_an_uninterrupted_one(co
     (history,) = own.folder.glob(f"search-*/{HISTORY}")
     before = read_json_lines(history)
     assert len(before) == num_readings
-    assert (history.parent / MOMENTS).is_dir()
     resumed = own.finish(corrected)
     assert read_json_lines(history)[:num_readings] == before
+    other = own.finish(replace(corrected, bin_=BinSettings(fraction=0.8))).finalists
     assert len(gathered) == 1
-    assert not (history.parent / MOMENTS).exists()
+    assert other.gathering == resumed.finalists.gathering
+    assert other.candidates != resumed.finalists.candidates
     assert resumed.history["flops"].sum() > whole.history["flops"].sum()
     spent = ["flops", "seconds"]
     pd.testing.assert_frame_equal(

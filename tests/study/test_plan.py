@@ -30,14 +30,14 @@ from budwood.records.names import Variant
 from budwood.records.workload import Workload
 from budwood.reporting.quote import disk_bytes, markdown_plan
 from budwood.reporting.streaming import certificate_memory, intake_memory
-from budwood.study.costs import Correction, Extent, moments_costs, writing_cost
+from budwood.study.costs import Correction, Extent, moments_cost, writing_cost
 from budwood.study.gate_costs import halved
 from budwood.study.limits import warnings_of
 from budwood.study.plan import plan, search_costs
 from budwood.study.planned import CHOSEN
 from budwood.study.settings import ProtocolSettings
 from budwood.subnet.flops import layout_work, moment_work, refit_work, solve_work
-from budwood.subnet.settings import Compensation
+from budwood.subnet.settings import Compensation, SpaceSettings
 from budwood.training.cache import bytes_of_sequence
 from budwood.training.settings import DistillationSettings
 from budwood.training.teacher import cache_shape
@@ -230,12 +230,26 @@ def test_finalists_are_trained_and_corrected_and_the_winner_pays_for_its_correct
     assert correction == Correction(PYTHIA_69B, PYTHIA_410M, 8, Compensation(), *[Extent(64, 512)] * 2).cost()
     assert searching.flops == pytest.approx(evaluated + looked + trained + 2 * correction.flops, rel=1e-12)
     assert searching.tokens == 5050 * 1000 * 512 + 3 * (64 * 512 + tokens) + 2 * correction.tokens
-    # What comparing corrected candidates costs comes on top: moments once, a gap behind each of 31 layers, and solving.
+    # Comparing corrected candidates costs solving on top; moments are of all searches.
     corrected, same = search_costs(study(search=search.model_copy(update={"compare": "corrected"})), own)
-    (gathering,) = moments_costs(PYTHIA_69B, Compensation(), 31, Extent(64, 512))
     solving = 5050 * solve_work(PYTHIA_69B, PYTHIA_410M, Compensation(), num_gaps=8).flops
-    assert corrected.flops == pytest.approx(searching.flops + gathering.flops + solving, rel=1e-12)
-    assert (corrected.tokens, same) == (searching.tokens + gathering.tokens, correction)
+    assert corrected.flops == pytest.approx(searching.flops + solving, rel=1e-12)
+    assert (corrected.tokens, same) == (searching.tokens, correction)
+
+
+@pytest.mark.parametrize(("compare", "num_rows"), [("corrected", 2), ("plain", 0)])
+def test_searches_of_one_order_gather_moments_once(compare, num_rows) -> None:
+    """Two coarse spaces share them, a fine one has gaps between any two of 32 layers. The refit needs none."""
+    refitted = SpaceSettings(layerwise=False, compensation=Compensation(refit=True))
+    others = [SpaceSettings(layerwise=True, compensation=Compensation())]
+    others.append(SpaceSettings(layerwise=True, granularity="fine", compensation=Compensation()))
+    forecasts = tuple(forecast(moments=each.moments) for each in (refitted, *others))
+    planned = plan(study(search=SEARCH.model_copy(update={"compare": compare}), forecasts=forecasts), H100, 0.4)
+    gathered = planned[(planned["stage"] == "search") & (planned["space"] == "")]
+    expected = [moments_cost(PYTHIA_69B, Compensation(), gaps, Extent(64, 512)) for gaps in (31, 32 * 31 // 2)]
+    assert gathered["flops"].tolist() == [cost.flops for cost in expected[:num_rows]]
+    entries = 32 * (3 * 4096**2 + 16384**2) + 4096**2  # the untied head reads the stream too
+    assert gathered["disk_bytes"].tolist() == [4 * (entries + n * 4096**2) for n in (31, 32 * 31 // 2)][:num_rows]
 
 
 def test_certificates_by_hand() -> None:

@@ -1,5 +1,6 @@
 """Moments that are gathered once serve every candidate: each is what its own correction makes it."""
 
+import numpy as np
 import pytest
 import torch
 from corrections import compensate, ordered_by
@@ -15,6 +16,7 @@ from budwood.models.losses import sequence_losses
 from budwood.subnet.compensate import corrected_child, possible_gaps, store_moments
 from budwood.subnet.evaluate import SubnetEvaluator
 from budwood.subnet.extract import resolve
+from budwood.subnet.flops import moment_bytes
 from budwood.subnet.moments import StreamedMoments, teacher_stream
 from budwood.subnet.ordering import order_teacher
 from budwood.subnet.settings import Compensation, Ordering
@@ -44,6 +46,18 @@ def stored(ordered, windows, folder, settings=SEARCHED):
     folder.mkdir()
     gaps = possible_gaps(ordered, coarse=True)
     return store_moments(ordered, windows, settings, folder, gaps=gaps, batch_size=3)
+
+
+@every_family
+def test_they_take_the_room_that_is_planned(orders, windows, tmp_path):
+    """Directions that are held, a vector each, come on top."""
+    ordered, folder = orders["activation", "preserve"], tmp_path / "moments"
+    moments, num_gaps = stored(ordered, windows, folder), len(possible_gaps(ordered, coarse=True))
+    sizes = [np.load(file).nbytes for file in folder.glob("*.npy") if not file.name.endswith(".held.npy")]
+    assert sum(sizes) == moment_bytes(ordered.architecture, SEARCHED, num_gaps=num_gaps)
+    before = moments.fingerprint
+    moments.add_gap((0, 2), torch.zeros(1))
+    assert moments.fingerprint != before
 
 
 @pytest.mark.slow

@@ -60,11 +60,22 @@ class Searched(Strict):
     front: tuple[FrontPoint, ...] = ()
 
 
+class Gathering(Strict):
+    """What several searches may have corrected their candidates from, and what it cost once."""
+
+    moments: str
+    """Their fingerprint."""
+    cost: Cost
+
+
 class Finalists(Searched):
     """The best of a search, and what it cost."""
 
     candidates: tuple[Finalist, ...]
     costs: tuple[Cost, ...]
+    """Of this search alone."""
+    gathering: Gathering | None = None
+    """None where candidates were compared uncorrected."""
 
     @property
     def searched(self) -> Searched:
@@ -98,8 +109,10 @@ class Winner(Searched, Placed, Described):
     costs: tuple[Cost, ...]
     """Of the choice, of the correction and of the proofs."""
     search_flops: float = 0.0
-    """Of search and choice, as they ran."""
+    """Of search and choice, as they ran, with moments that other searches may have used too."""
 
     def charged(self, searched: Finalists) -> Self:
         """Return the winner with what its search and the choice cost."""
-        return self.model_copy(update={"search_flops": sum(cost.flops for cost in (*searched.costs, *self.costs))})
+        gathering = [searched.gathering.cost] if searched.gathering else []
+        costs = [*gathering, *searched.costs, *self.costs]
+        return self.model_copy(update={"search_flops": sum(cost.flops for cost in costs)})

@@ -26,7 +26,10 @@ def ledger(
     """
     probes = {found.variant: found.probe for found in findings}
     taken_over = {result.variant: steps_taken_over(result, probes[result.variant]) for result in results}
-    entries = list(shared)
+    gathered = (found.finalists.gathering for found in findings)
+    # Searches of one order share them.
+    moments = {each.moments: each.cost for each in gathered if each is not None}
+    entries = [*shared, *moments.values()]
     references: set[tuple[str, int]] = set()
     for result in sorted(results, key=lambda each: each.variant):
         # All spaces of a bin share its reference: the first that brings it is charged.

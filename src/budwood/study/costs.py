@@ -158,10 +158,8 @@ class Correction:
         ]
 
 
-def moments_costs(
-    teacher: Architecture, settings: Compensation | None, num_gaps: int, calibration: Extent
-) -> list[Cost]:
-    """Return what it costs, once a search, to gather the moments from which candidates are corrected.
+def moments_cost(teacher: Architecture, settings: Compensation, num_gaps: int, calibration: Extent) -> Cost:
+    """Return what it costs, once for all searches of one order, to gather what candidates are corrected from.
 
     Args:
         teacher: all of it.
@@ -169,11 +167,9 @@ def moments_costs(
         num_gaps: runs of dropped layers that candidates can have.
         calibration: the text.
     """
-    if settings is None or not settings.regresses:
-        return []
     passed = stream_cost("search", teacher, calibration)
     work = moment_work(teacher, None, settings, num_tokens=calibration.num_tokens, num_gaps=num_gaps)
-    return [passed.model_copy(update={"flops": passed.flops + work.flops})]
+    return passed.model_copy(update={"flops": passed.flops + work.flops})
 
 
 def choice_cost(

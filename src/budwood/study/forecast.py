@@ -21,10 +21,10 @@ from budwood.reporting.memory import Memory
 from budwood.reporting.quote import NUM_MEMBERS
 from budwood.reporting.streaming import TextReading, cut_memory
 from budwood.search.genes import stored_bytes
-from budwood.study.costs import Correction, Extent, bin_center, moments_costs, writing_cost
+from budwood.study.costs import Correction, Extent, bin_center, writing_cost
 from budwood.study.settings import BinSettings
 from budwood.subnet.flops import solve_work
-from budwood.subnet.settings import Compensation, SpaceSettings
+from budwood.subnet.settings import Compensation, MomentSettings, SpaceSettings
 
 _NUM_HISTORIES = 3
 
@@ -39,8 +39,8 @@ class Forecast:
     center: Architecture
     """The model at the centre of the bin, by which the paper charges."""
     compensation: Compensation | None
-    coarse: bool
-    """Whether members keep the first layers by rank."""
+    moments: MomentSettings | None
+    """What decides the moments from which members are corrected; none where no regression is made."""
     genes_bytes: float
     """What the history of a search takes for one candidate."""
     limits: tuple[Limit, ...] = ()
@@ -77,14 +77,6 @@ class Forecast:
             solve_work(teacher, member, self.compensation, num_gaps=self._gaps(teacher, member)).flops
             for member in self.members
         )
-
-    def gathering(self, teacher: Architecture, calibration: Extent) -> list[Cost]:
-        """Return what it costs a search to gather moments; each layer but one may begin a gap, as in coarse spaces."""
-        return moments_costs(teacher, self.compensation, self._num_gaps(teacher), calibration)
-
-    def _num_gaps(self, teacher: Architecture) -> int:
-        depth = teacher.num_hidden_layers
-        return depth - 1 if self.coarse else depth * (depth - 1) // 2
 
     def _gaps(self, teacher: Architecture, member: Architecture) -> int:
         kept = member.num_hidden_layers
@@ -145,7 +137,7 @@ def forecast(teacher: Architecture, variant: Variant, bin_: BinSettings, space: 
         members=members,
         center=bin_center(bin_, parameter_bin, teacher),
         compensation=space.compensation,
-        coarse=space.granularity == "coarse",
+        moments=space.moments,
         genes_bytes=genes_bytes,
         limits=parameter_bin.limits,
         reference=bin_.reference.architecture() if bin_.reference else None,

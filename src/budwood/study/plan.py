@@ -26,7 +26,7 @@ from budwood.study.forecast import Forecast
 from budwood.study.planned import PlannedStudy, order_gate_memory
 from budwood.subnet.elimination import NUM_TOGETHER
 from budwood.subnet.fitness import fitness_flops_per_token
-from budwood.subnet.flops import calibration_work, elimination_work
+from budwood.subnet.flops import calibration_work, elimination_work, moment_bytes
 from budwood.training.cache import bytes_of_sequence
 from budwood.training.settings import ArmSettings, RateSweep, Schedule
 from budwood.training.teacher import cache_shape, with_tail
@@ -87,8 +87,6 @@ def search_costs(study: PlannedStudy, each: Forecast) -> list[Cost]:
         [correction] * (finalists - 1),
     )
     parts = [searching, comparing, *costs.fitness_costs(search.fitness, study.teacher, selection)]
-    if search.compares_corrected:
-        parts += each.gathering(study.teacher, study.text("calibration"))
     return [Cost.total("search", parts), correction]
 
 
@@ -134,6 +132,7 @@ def _shared_rows(study: PlannedStudy) -> Iterator[PlanRow]:
         streamed = stream_memory(teacher, reading, num_trials=together)
         cost = costs.elimination_cost(teacher, text, study.trials)
         yield replace(_row(cost).holding(streamed, teacher), work=elimination_work(teacher, cost, context=text.length))
+    yield from _gathering_rows(study)
     checked = study.text("selection", min(measurement.elimination, measurement.selection))
     halves = order_gate_memory(teacher, lambda half: study.reading_memory(half, teacher))
     for cost in gate_costs.order_gate_costs(teacher, checked).values():
@@ -151,6 +150,20 @@ def _shared_rows(study: PlannedStudy) -> Iterator[PlanRow]:
         answering = with_tail(teacher, study.conditions.arms.distilled.distillation, study.num_dropped_ids)
         cost = costs.cache_cost(answering, schedule.sequence_length, schedule.num_tokens)
         yield replace(_row(cost).holding(held, teacher), disk_bytes=schedule.num_sequences * cached)
+
+
+def _gathering_rows(study: PlannedStudy) -> Iterator[PlanRow]:
+    """Yield what it takes to gather moments for all searches, once for those of one order.
+
+    Each layer but one may begin a gap of a coarse space, and any two layers one of a fine space.
+    """
+    teacher, depth = study.teacher, study.teacher.num_hidden_layers
+    wanted = [each.moments for each in study.forecasts if each.moments and study.search.compares_corrected]
+    for place, moments in enumerate(wanted):
+        if moments not in wanted[:place]:
+            num_gaps = depth - 1 if moments.granularity == "coarse" else depth * (depth - 1) // 2
+            row = _row(costs.moments_cost(teacher, moments.compensation, num_gaps, study.text("calibration")))
+            yield replace(row, disk_bytes=moment_bytes(teacher, moments.compensation, num_gaps=num_gaps))
 
 
 def _cached_bytes(study: PlannedStudy) -> int:

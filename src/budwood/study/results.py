@@ -17,6 +17,7 @@ from budwood.records.files import write_atomically
 from budwood.records.form import read_records, write_records
 from budwood.records.hashes import hash_file
 from budwood.search.genes import Genes
+from budwood.subnet.moments import StoredMoments
 from budwood.training.cache import TeacherCache
 
 PARTS = "result.json"
@@ -59,6 +60,7 @@ KINDS_OF_VALUES = {
     "checkpoint": Kind(lambda value: isinstance(value, Checkpoint), lambda value, _: value.folder, Checkpoint.open),
     "corpus": Kind(lambda value: isinstance(value, PackedCorpus), lambda value, _: value.folder, PackedCorpus.open),
     "cache": Kind(lambda value: isinstance(value, TeacherCache), lambda value, _: value.folder, TeacherCache.open),
+    "moments": Kind(lambda value: isinstance(value, StoredMoments), lambda value, _: value.folder, StoredMoments),
     "genes": Kind(lambda value: isinstance(value, Genes), lambda value, _: value.folder, Genes.open),
     "table": Kind(lambda value: isinstance(value, pd.DataFrame), _write_table, pd.read_parquet),
     "tensors": Kind(lambda value: isinstance(value, dict), _write_tensors, load_file),

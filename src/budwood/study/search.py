@@ -1,7 +1,6 @@
 """The search of one variant."""
 
 import math
-import shutil
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +16,7 @@ from budwood.arch.spec import Architecture
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import Compute
 from budwood.records.cost import Cost
-from budwood.records.files import write_folder_atomically
-from budwood.records.search import Described, Finalist, Finalists, FrontPoint, Taken
+from budwood.records.search import Described, Finalist, Finalists, FrontPoint, Gathering, Taken
 from budwood.records.tracking import Track
 from budwood.search.candidate import SearchRecord
 from budwood.search.evolution import Strategy
@@ -27,19 +25,18 @@ from budwood.search.genes import Genes
 from budwood.search.run import genes_folder, run_search
 from budwood.search.settings import SearchSettings
 from budwood.search.strategy import open_strategy
-from budwood.study.costs import bin_center, fitness_costs, moments_costs
+from budwood.study.costs import bin_center, fitness_costs
 from budwood.study.evaluators import EvaluatorSource, evaluating_candidates
+from budwood.study.moments import Gathered, GatherMoments
 from budwood.study.settings import BinSettings
 from budwood.study.source import code_hash
 from budwood.study.stage import Stage, Work
 from budwood.study.teacher import importance_of
 from budwood.study.text import Materials, Windows
-from budwood.subnet.compensate import possible_gaps, store_moments
-from budwood.subnet.moments import Gap, StoredMoments
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
 from budwood.subnet.settings import SpaceSettings
 
-HISTORY, MOMENTS = "history.jsonl", "moments"
+HISTORY = "history.jsonl"
 
 
 class Found(NamedTuple):
@@ -88,7 +85,7 @@ class EvolveSubnets(Stage[Found]):
             bin_=bin_.alone(),
             space=compared,
             search=search.alone(),
-            calibration=materials.windows("calibration") if compared.regresses else None,
+            calibration=materials.windows("calibration") if compared.moments else None,
             compute=materials.compute,
             batch_size=materials.measurement.batch_size,
         )
@@ -106,6 +103,7 @@ class EvolveSubnets(Stage[Found]):
     def run(self, work: Work) -> Found:
         """Search; a killed run continues after the last candidate."""
         ordered = open_ordered(self.teacher.folder, self.space, importance_of(self.importance))
+        gathered = self._gathered(work)
         source = EvaluatorSource(
             teacher=self.teacher,
             importance=self.importance,
@@ -114,7 +112,7 @@ class EvolveSubnets(Stage[Found]):
             search=self.search,
             compute=self.compute,
             batch_size=self.batch_size,
-            moments=self._moments(ordered, work),
+            moments=gathered.moments if gathered else None,
         )
         ranked = ordered.ranked
         strategy = open_strategy(self.space.search_space(ranked), self.parameter_bin, self.search)
@@ -124,35 +122,28 @@ class EvolveSubnets(Stage[Found]):
 
         with evaluating_candidates(source) as evaluate:
             records = run_search(strategy, evaluate, work.folder / HISTORY, self.selection.count, log)
-        # They are as large as the teacher, and nothing needs them any more.
-        shutil.rmtree(work.folder / MOMENTS, ignore_errors=True)
-        finalists = self._finalists(strategy, ordered, records)
+        finalists = self._finalists(strategy, ordered, records, gathered)
         genes = Genes.open(genes_folder(work.folder / HISTORY))
         return Found(_history(records, self.search.fitness), genes, finalists)
 
-    def _moments(self, ordered: OrderedTeacher, work: Work) -> StoredMoments | None:
-        """Return what candidates are corrected from; gathered once, whatever becomes of this process."""
-        if self.calibration is None:
+    def _gathered(self, work: Work) -> Gathered | None:
+        """Return what candidates are corrected from, which searches of other variants may have gathered."""
+        if self.calibration is None or self.space.moments is None:
             return None
-        assert self.space.compensation is not None, "only given where candidates are corrected"
-        folder = work.folder / MOMENTS
-        if not folder.is_dir():
-            with write_folder_atomically(folder) as unfinished:
-                store_moments(
-                    ordered.on(self.compute),
-                    self.calibration.read()[:, :-1],
-                    self.space.compensation,
-                    unfinished,
-                    gaps=self._gaps(ordered),
-                    batch_size=self.batch_size,
-                )
-        return StoredMoments(folder)
+        stage = GatherMoments(
+            teacher=self.teacher,
+            importance=self.importance if self.space.needs_statistics else {},
+            settings=self.space.moments,
+            calibration=self.calibration,
+            compute=self.compute,
+            batch_size=self.batch_size,
+        )
+        return work.workspace.finish(stage)
 
-    def _gaps(self, ordered: OrderedTeacher) -> tuple[Gap, ...]:
-        return possible_gaps(ordered, coarse=self.space.granularity == "coarse")
-
-    def _finalists(self, strategy: Strategy, ordered: OrderedTeacher, records: Sequence[SearchRecord]) -> Finalists:
-        ranked, calibration = ordered.ranked, self.calibration
+    def _finalists(
+        self, strategy: Strategy, ordered: OrderedTeacher, records: Sequence[SearchRecord], gathered: Gathered | None
+    ) -> Finalists:
+        ranked = ordered.ranked
         candidates = [
             Finalist(
                 **dict(describe(elite.selection, ranked)),
@@ -171,10 +162,6 @@ class EvolveSubnets(Stage[Found]):
             tokens=sum(record.tokens for record in records),
             seconds=sum(record.seconds for record in records),
         )
-        gathering = []
-        if calibration is not None:
-            settings, num_gaps = self.space.compensation, len(self._gaps(ordered))
-            gathering = moments_costs(ordered.architecture, settings, num_gaps, calibration.extent)
         return Finalists(
             fitness=self.search.fitness,
             parameter_bin=(self.parameter_bin.low, self.parameter_bin.high),
@@ -182,7 +169,8 @@ class EvolveSubnets(Stage[Found]):
             paper_flops=paper_search_flops(bin_center(self.bin_, self.parameter_bin, ranked)),
             front=tuple(front),
             candidates=tuple(candidates),
-            costs=(cost, *gathering, *fitness_costs(self.search.fitness, ranked, self.selection.extent)),
+            costs=(cost, *fitness_costs(self.search.fitness, ranked, self.selection.extent)),
+            gathering=Gathering(moments=gathered.moments.fingerprint, cost=gathered.cost) if gathered else None,
         )
 
 

@@ -117,6 +117,12 @@ def moment_work(
     return Workload(products=products, entries=sum(inputs) * num_tokens) + solved.times(gaps)
 
 
+def moment_bytes(teacher: Architecture, settings: Compensation, *, num_gaps: int) -> int:
+    """Return what the moments of all inputs of a teacher, and the maps over gaps, take in float32."""
+    inputs = sum(n**2 for _, n, _ in _input_sizes(teacher, teacher, settings))
+    return 4 * (inputs + (num_gaps if maps_layers(teacher, settings) else 0) * teacher.hidden_size**2)
+
+
 def solve_work(teacher: Architecture, child: Architecture, settings: Compensation, *, num_gaps: int) -> Workload:
     """Return the work in which a child is corrected once moments are known.
 

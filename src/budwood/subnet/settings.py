@@ -93,6 +93,15 @@ class Ordering(Strict):
         return self.ordering == "activation" and self.layer_score == "elimination"
 
 
+class MomentSettings(Ordering):
+    """What decides the moments from which members of a space are corrected; spaces that agree on it share them."""
+
+    granularity: Granularity
+    """`coarse` takes the first entries of every axis, `fine` any of them: then any layers may be dropped."""
+    compensation: Compensation
+    """Those that follow from activations on calibration text."""
+
+
 class SpaceSettings(Ordering):
     """A search space and the way its members are cut."""
 
@@ -129,9 +138,13 @@ class SpaceSettings(Ordering):
             )
 
     @property
-    def regresses(self) -> bool:
-        """Whether a correction follows from activations on calibration text."""
-        return self.compensation is not None and self.compensation.regresses
+    def moments(self) -> MomentSettings | None:
+        """What decides the moments from which members are corrected; none where no regression is made."""
+        if self.compensation is None or not self.compensation.regresses:
+            return None
+        shared = {name: getattr(self, name) for name in MomentSettings.model_fields}
+        # It follows from activations of its own.
+        return MomentSettings(**shared | {"compensation": self.compensation.model_copy(update={"refit": False})})
 
     def search_space(self, teacher: Architecture) -> SearchSpace:
         """Return the space of a teacher.
