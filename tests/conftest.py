@@ -59,6 +59,13 @@ def need() -> Callable[[object, str], None]:
     return check
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _little_to_collect() -> None:
+    """Leave what earlier modules have imported and made out of every later garbage collection: trainings collect."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keep the user's cache clean."""

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
 LIBRARIES = (
     "accelerate",
@@ -162,6 +163,11 @@ def _become(arguments: list[str], folder: Path, environment: dict[str, str], out
     for number, name in enumerate(_STREAMS, 1):
         file = os.devnull if output is None else output / name
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
+    become(arguments, folder, environment)
+
+
+def become(arguments: list[str], folder: Path, environment: Mapping[str, str]) -> NoReturn:
+    """Do what `python <arguments>` does in a folder and with variables of its own, and end as it does."""
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)

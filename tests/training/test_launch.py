@@ -13,6 +13,7 @@ import kills
 import mlflow
 import pytest
 import torch
+from forked_python import forking
 from processes import PythonProcess, run_python, start_python
 from projects import ROOT
 from runs import assert_close, assert_same, weights
@@ -41,6 +42,13 @@ OBJECTIVES = {
     "live": DistillationSettings(),
     "cached": DistillationSettings(loss="sampled", num_samples=8, teacher="cached"),
 }
+
+
+@pytest.fixture(scope="module")
+def forks():
+    """Return variables by which torchrun forks its workers, which then import no library; interpreters are real."""
+    with forking() as variables:
+        yield variables
 
 
 @pytest.fixture(autouse=True)
@@ -114,10 +122,12 @@ def test_a_finished_job_is_not_launched_again(make_job, monkeypatch):
 
 
 @pytest.mark.slow
-def test_that_training_diverges_is_known_from_other_processes_too(make_job):
-    job = make_job(engine=Engine(launcher=sys.executable, compile_loss="off")).model_copy(update={"learning_rate": 1e6})
+def test_that_training_diverges_is_known_from_other_processes_too(make_job, forks):
+    job = make_job(engine=Engine(launcher=forks["PYTHON_EXEC"], compile_loss="off")).model_copy(
+        update={"learning_rate": 1e6}
+    )
     with pytest.raises(FloatingPointError, match="the run diverges"):
-        run_job(job, no_tracking, {})
+        run_job(job, no_tracking, forks)
     assert (job.output_folder / launch.VERDICTS[FloatingPointError]).is_file()
 
 
@@ -217,7 +227,7 @@ def test_two_processes_make_the_run_of_one(make_job, tmp_path, objective):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_mlflow")
-def test_so_does_a_launcher_whose_killed_process_restarts(make_job, tmp_path, monkeypatch):
+def test_so_does_a_launcher_whose_killed_process_restarts(make_job, tmp_path, monkeypatch, forks):
     """With a live teacher; to the last bit with a rank killed or not. MLflow gets every loss."""
     fields = {"micro_batch": 2, **towards("live", make_job, tmp_path / "cache")}
     alone, together, killed = (make_job(name, **fields) for name in ("alone", "together", "killed"))
@@ -235,7 +245,7 @@ def test_so_does_a_launcher_whose_killed_process_restarts(make_job, tmp_path, mo
     monkeypatch.setenv("KILL_MARK", str(tmp_path / "mark"))
     monkeypatch.setenv("KILL_STEP", "5")
     launched = killed.model_copy(update={"engine": Engine(launcher=TWO, compile_loss="off")})
-    assert run_job(launched, kills.kill_once, {}).tokens == 576
+    assert run_job(launched, kills.kill_once, forks).tokens == 576
     assert (tmp_path / "mark").exists()
     assert_same(killed, together)
 
@@ -265,21 +275,21 @@ def wait_for_port(port):
 
 
 @pytest.mark.slow
-def test_two_nodes_make_the_run_of_one_process_and_a_lost_one_is_replaced(make_job, tmp_path):
+def test_two_nodes_make_the_run_of_one_process_and_a_lost_one_is_replaced(make_job, tmp_path, forks):
     """The second agent and its process are killed; another agent takes their place, and nothing is left running."""
     fields = {"micro_batch": 2, "tokens": 20 * 8 * 12, "checkpoint_steps": 2}
     alone, together = (make_job(name, **fields) for name in ("alone", "together"))
     train(alone)
     file, port, mark = write(together), free_port(), tmp_path / "mark"
     said = [tmp_path / name for name in ("first", "lost", "replaced")]
-    first = start_agent(file, port, said[0], KILL_MARK=str(mark))
+    first = start_agent(file, port, said[0], KILL_MARK=str(mark), **forks)
     wait_for_port(port)  # the first keeps what the agents know of each other
-    lost = start_agent(file, port, said[1], KILL_MARK=str(mark))
+    lost = start_agent(file, port, said[1], KILL_MARK=str(mark), **forks)
     wait_until(lambda: mark.exists() and mark.read_text().isdigit() and int(mark.read_text()) >= 5, PATIENCE)
     lost.kill()
     lost.wait()
     assert not (together.output_folder / "result.json").exists()
-    replaced = start_agent(file, port, said[2], KILL_MARK=str(mark))
+    replaced = start_agent(file, port, said[2], KILL_MARK=str(mark), **forks)
     assert [agent.wait(PATIENCE) for agent in (first, replaced)] == [0, 0], (said[0] / "stderr").read_text()[-2000:]
     assert not processes_of(file)
     assert_learned_together(together, alone)
