@@ -30,7 +30,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from budwood.pipelines.secrets import clean_command, without_secrets
 from budwood.pipelines.store import TrackingSettings, open_experiment, register_model
-from budwood.pipelines.tracking import enter_run, status_of
+from budwood.pipelines.tracking import enter_run, status_of, track
 from budwood.pipelines.wiring import STOPPED, project_root
 
 logger = logging.getLogger(__name__)
@@ -105,6 +105,7 @@ class TrackingHook:
         self._settings: TrackingSettings | None = None
         self._parameters: dict[str, object] = {}
         self._about: dict[str, str] = {}
+        self._described: dict[str, dict[str, str]] = {}
         self._before: Any = None
 
     @hook_impl
@@ -166,14 +167,16 @@ class TrackingHook:
     def before_node_run(self, node: Node, inputs: dict[str, Any]) -> None:
         """Enter the run of the node's variant, and that of its training, and log the node's parameters there."""
         self._started[node.name] = time.perf_counter()
-        variant = _variant(node)
+        variant, run = _variant(node), mlflow.active_run()
+        # The node before may have left open what this one needs: to leave a run and enter it again takes a while.
+        if run is not None and run.data.tags.get("variant") != variant:
+            self._leave("FINISHED")
         if variant is None or self._study is None:
             return
         for name, value in inputs.items():
             if name in SHARED_DATASETS and f"{name}.fingerprint" not in self._about:
                 self._about |= self._identity(name, value)
-        self._runs[node.name] = enter_run(variant, {"variant": variant} | self._about)
-        mlflow.set_tags(self._about)
+        self._runs[node.name] = self._enter_variant(variant)
         values: dict[str, object] = {}
         for name, value in inputs.items():
             values |= _flatten(_short(name), value) if name.startswith("params:") else {}
@@ -186,14 +189,15 @@ class TrackingHook:
 
     @hook_impl
     def after_node_run(self, node: Node) -> None:
-        """Log time and memory, and leave the variant's run."""
+        """Log time and memory, and leave the run of a training."""
         seconds = time.perf_counter() - self._started[node.name]
         if self._study is not None:
             name = "training" if _TRAINING.fullmatch(node.short_name) else node.short_name
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             # MLflow keeps these on a tab of their own.
-            mlflow.log_metrics({f"system/{name}.seconds": seconds, f"system/{name}.peak_rss_mib": peak})
-        self._leave("FINISHED")
+            track({f"system/{name}.seconds": seconds, f"system/{name}.peak_rss_mib": peak}, 0)
+        if _TRAINING.fullmatch(node.short_name) and self._study is not None:
+            mlflow.end_run()
 
     @hook_impl
     def on_node_error(self, error: Exception) -> None:
@@ -225,6 +229,17 @@ class TrackingHook:
             fingerprint = tags[f"{dataset_name.rpartition('.')[2]}.fingerprint"]
             register_model(dataset_name.removeprefix("subnets."), run_id, _path_of(dataset), fingerprint)
 
+    def _enter_variant(self, variant: str) -> str:
+        """Make the run of a variant the active one, say there what is known of this process, and return its id."""
+        run = mlflow.active_run()
+        assert run is not None, "there is a run around every other"
+        known = run.info.run_id == self._study
+        run_id = enter_run(variant, {"variant": variant} | self._about) if known else str(run.info.run_id)
+        if self._described.get(run_id) != self._about:
+            mlflow.set_tags(self._about)
+            self._described[run_id] = dict(self._about)
+        return run_id
+
     def _identity(self, dataset_name: str, data: Any) -> dict[str, str]:
         """Return where something heavy is and its hash, as tags."""
         assert self._catalog is not None, "nodes run after the catalog was made"
@@ -245,6 +260,7 @@ class TrackingHook:
         mlflow.end_run(status)
         self._study = None
         self._runs.clear()
+        self._described.clear()
         atexit.unregister(self._stopped)
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)

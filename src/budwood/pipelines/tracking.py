@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import mlflow
@@ -66,15 +67,22 @@ def enter_run(name: str, tags: Mapping[str, str] | None = None) -> str:
     assert parent is not None, "there is a run around every other"
     if parent.info.run_name == parent.data.tags.get("variant"):
         name = f"{parent.info.run_name}.{name}"
+    run_id = _run_inside(parent.info.run_id, parent.info.experiment_id, name, tuple((tags or {}).items()))
+    mlflow.start_run(run_id=run_id, nested=True)
+    return run_id
+
+
+@cache
+def _run_inside(parent_id: str, experiment_id: str, name: str, tags: tuple[tuple[str, str], ...]) -> str:
+    """Return the id of the run of a name inside another, a new one with tags where there is none."""
     client = mlflow.MlflowClient()
-    inside = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.info.run_id}' and attributes.run_name = '{name}'"
-    found = list(client.search_runs([parent.info.experiment_id], inside))
+    inside = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_id}' and attributes.run_name = '{name}'"
+    found = list(client.search_runs([experiment_id], inside))
     if not found:
-        around = client.get_run(parent.info.run_id).data.tags
+        around = client.get_run(parent_id).data.tags
         inherited = {key: value for key, value in around.items() if key.startswith(_INHERITED)}
-        own = inherited | dict(tags or {}) | {MLFLOW_PARENT_RUN_ID: parent.info.run_id}
-        found = [client.create_run(parent.info.experiment_id, run_name=name, tags=own)]
-    mlflow.start_run(run_id=found[0].info.run_id, nested=True)
+        own = inherited | dict(tags) | {MLFLOW_PARENT_RUN_ID: parent_id}
+        found = [client.create_run(experiment_id, run_name=name, tags=own)]
     return str(found[0].info.run_id)
 
 
