@@ -163,6 +163,7 @@ def test_memory_is_measured_in_small(monkeypatch, capsys):
     assert min(found.values()) > 0
 
 
+@pytest.mark.slow
 def test_precisions_are_compared_in_small(monkeypatch, capsys):
     import precision
 

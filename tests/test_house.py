@@ -52,6 +52,7 @@ def test_functions_are_short_and_take_few_parameters():
     assert broken == []
 
 
+@pytest.mark.slow
 def test_only_one_module_puts_what_was_written_into_place():
     """`Path.replace` takes one argument, `str.replace` two."""
     calls = {
@@ -184,6 +185,7 @@ def own_parts(node: ast.AST) -> Iterator[ast.AST]:
             yield from own_parts(part)
 
 
+@pytest.mark.slow
 def test_docstrings_give_errors_and_shapes():
     """What raises says so, and what takes or returns a tensor gives a shape such as [B, T]."""
     silent, shapeless, raising, shaped = [], [], 0, 0

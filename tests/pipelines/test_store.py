@@ -16,6 +16,8 @@ from pydantic import ValidationError
 
 from budwood.pipelines.store import TrackingSettings, artifact_root, open_experiment, register_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _stores(new_store: Callable[[Path], str], tmp_path: Path) -> None:
@@ -34,7 +36,6 @@ def log(text: str) -> Path:
     return Path(run.info.artifact_uri.removeprefix("file://")) / "note.txt"
 
 
-@pytest.mark.slow
 def test_a_database_has_its_artifacts_beside_it(tmp_path):
     open_experiment(settings(tmp_path / "made"))
     assert log("one").is_relative_to(tmp_path / "made/artifacts")
@@ -209,7 +210,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path
         process.wait()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("artifacts", [None, "mlflow-artifacts:/budwood"])
 def test_a_server_gets_the_artifacts(tmp_path, server, artifacts):
     address, folder = server

@@ -32,7 +32,7 @@ from budwood.training.run import TrainingStoppedError
 VARIANT = "subnets.half.coarse"
 
 
-pytestmark = pytest.mark.usefixtures("_store")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("_store")]
 
 
 @pytest.fixture
@@ -117,7 +117,6 @@ def trainings() -> list[Node]:
     return [node(name, losses(*values), "params:conditions") for name, values in TRAININGS.items()]
 
 
-@pytest.mark.slow
 def test_every_training_has_a_run_with_metrics_and_parameters_of_equal_names(tmp_path):
     searching = node("evolve", losses(1.0), "params:schedule")
     run(tmp_path, searching, *trainings())
@@ -145,7 +144,6 @@ def test_every_training_has_a_run_with_metrics_and_parameters_of_equal_names(tmp
     assert tags["budwood.pid"]
 
 
-@pytest.mark.slow
 def test_outputs_are_artifacts_of_the_run_that_made_them(tmp_path):
     run(tmp_path, node("plan", losses(), "params:schedule", None), node("evolve", losses(1.0), "params:schedule"))
     run(tmp_path, *trainings(), pipeline_names=["again"])
@@ -159,7 +157,6 @@ def test_outputs_are_artifacts_of_the_run_that_made_them(tmp_path):
     assert kept["again/half.coarse/half.coarse.distilled"] == {f"{VARIANT}.train_distilled_done.json"}
 
 
-@pytest.mark.slow
 def test_what_is_measured_later_goes_to_the_run_of_the_training(tmp_path):
     def measure(_: dict) -> float:
         for name, loss in (("distilled", 1.5), ("random_init", 7.5)):
@@ -180,7 +177,6 @@ def test_without_a_run_nothing_is_tracked():
     assert open_workspace(Path()).environment == {}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "status"),
     [(ValueError("bad"), "FAILED"), (TrainingStoppedError("stopped"), "KILLED"), (KeyboardInterrupt(), "KILLED")],
@@ -219,7 +215,6 @@ def test_a_variant_of_an_ablation_that_diverges_has_failed_and_the_others_go_on(
     }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "code"),
     [
@@ -270,7 +265,6 @@ def test_signals_are_heard_as_before_when_a_run_has_ended(tmp_path):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-@pytest.mark.slow
 def test_runs_of_a_process_that_is_gone_are_closed(tmp_path):
     run(tmp_path, node("evolve", losses(1.0), "params:schedule"))
     client = mlflow.MlflowClient()
@@ -316,7 +310,6 @@ def test_secrets_are_not_logged(tmp_path, monkeypatch):
     assert "hf_x" not in (tmp_path / "mlflow.db").read_bytes().decode("latin-1")
 
 
-@pytest.mark.slow
 def test_trained_checkpoints_are_registered_where_it_is_wanted(tmp_path, monkeypatch):
     monkeypatch.setattr(
         TrackingHook, "_identity", lambda _, name, data: {f"{name.rpartition('.')[2]}.fingerprint": str(data)}
@@ -327,7 +320,6 @@ def test_trained_checkpoints_are_registered_where_it_is_wanted(tmp_path, monkeyp
     assert {model.name for model in models} == {f"half.coarse.{name}_done" for name in TRAININGS}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("local", [True, False])
 def test_local_credentials_are_read_in_every_environment(tmp_path, monkeypatch, local):
     """Those of the environment are kept, and so are its globals."""
@@ -346,7 +338,6 @@ def test_local_credentials_are_read_in_every_environment(tmp_path, monkeypatch, 
     assert loader["catalog"]["report"]["filepath"].startswith("data/smoke/")
 
 
-@pytest.mark.slow
 def test_the_command_line_refuses_runners_and_reads_local_credentials_in_every_environment(project):
     """The token of conf/local gets to the hub's library, under an environment of another name."""
     (project / "conf/local").mkdir(exist_ok=True)

@@ -108,6 +108,7 @@ def test_a_figure_without_a_drawing_is_a_sentence() -> None:
     assert "<figure>" not in page
 
 
+@pytest.mark.slow
 def test_only_grids_keep_their_width_in_a_narrow_window(study) -> None:
     places = (("training_curves_tokens", "Training", True), ("perplexity_by_arm", "Results", False))
     for name, title, grid in places:

@@ -225,6 +225,7 @@ def test_a_finished_search_evaluates_nothing(tmp_path: Path) -> None:
     assert epochs == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_search_ends_with_the_last_member_of_its_bin(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Of sixteen members the third generation of six finds four, and the fourth none."""
     space = SearchSpace(teacher=llama(1, 2, *[layer(2, 2, 4, 2)] * 2), layerwise=False)

@@ -98,6 +98,7 @@ def test_facts_hold_every_field_that_decides_and_the_code(stages):
         assert not {each.name for each in fields(stage) if HOW in each.metadata} & set(facts), stage.name
 
 
+@pytest.mark.slow
 def test_another_value_of_any_deciding_field_is_another_stage(stages):
     for stage in stages:
         for name in deciding(stage):
