@@ -25,6 +25,7 @@ from budwood.study.choice import BriefTraining, ChooseWinner
 from budwood.study.evaluation import AskModel, ContinuePrompts, EvaluateTeacher, ScoreProbe, ScoreRun
 from budwood.study.export import CertifyTrained, ExportSubnet
 from budwood.study.gates import CheckOrder, CheckStart, OverfitBatch
+from budwood.study.moments import GatherMoments
 from budwood.study.search import EvolveSubnets
 from budwood.study.settings import BinSettings, MeasurementSettings
 from budwood.study.stage import Stage, Workspace
@@ -33,7 +34,7 @@ from budwood.study.teacher import RankComponents, VerifyTeacher
 from budwood.study.text import Materials, PackText
 from budwood.study.training import CacheTeacher, Start, TrainArm
 from budwood.study.vocabulary import TrimVocabulary
-from budwood.subnet.settings import Ordering, SpaceSettings
+from budwood.subnet.settings import Compensation, Ordering, SpaceSettings
 from budwood.training.job import TrainingJob
 from budwood.training.settings import ArmSettings, DistillationSettings, Engine, RateSweep, Schedule
 
@@ -229,6 +230,14 @@ def of_search(materials: Materials) -> list[Stage]:
     measured = Measurement(metric="loss", value=1.0, unit="nats", data="one", when="now")
     return [
         EvolveSubnets.of(materials, IMPORTANCE, BinSettings(fraction=0.5), SPACE, SearchSettings()),
+        GatherMoments(
+            teacher=teacher,
+            importance=IMPORTANCE,
+            settings=SPACE.model_copy(update={"compensation": Compensation()}).moments,
+            calibration=materials.windows("calibration"),
+            compute=materials.compute,
+            batch_size=2,
+        ),
         ChooseWinner.of(materials, IMPORTANCE, (FINALIST,), Searched(**SEARCHED), SPACE, brief),
         ExportSubnet(cut=teacher, corpus_fingerprint="text", winner=WINNER, space=SPACE, **described),
         CertifyTrained(

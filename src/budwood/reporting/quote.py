@@ -105,7 +105,7 @@ def markdown_plan(
 
 def _headline(planned: pd.DataFrame, devices: tuple[str, int], speed: str) -> str:
     name, number = devices
-    variants = planned.loc[planned["stage"] == "search", ["bin", "space"]]
+    variants = planned[(planned["stage"] == "search") & (planned["bin"] != SHARED)]
     runs, probes = (int((planned["stage"] == stage).sum()) for stage in ("training", PROBE))
     searches = f"{len(variants)} {'search' if len(variants) == 1 else 'searches'}"
     probed = f", {plural(probes, 'probe')}" if probes else ""
@@ -159,7 +159,8 @@ def _ablations(ablations: pd.DataFrame) -> str:
 
 def _variants(planned: pd.DataFrame, num_devices: int) -> str:
     rows = [
-        _variant(part, num_devices) for _, part in planned[planned["bin"] != ""].groupby(["bin", "space"], sort=False)
+        _variant(part, num_devices)
+        for _, part in planned[planned["bin"] != SHARED].groupby(["bin", "space"], sort=False)
     ]
     limited = any(row["limited"] for row in rows)
     columns = {name: [row[name] for row in rows] for name in rows[0] if limited or name != "limited"}
