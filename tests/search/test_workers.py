@@ -75,6 +75,7 @@ def test_a_node_that_is_lost_takes_no_candidate_with_it(tmp_path, monkeypatch, w
     others, started = processes(), set()
     monkeypatch.setenv("PYTHONPATH", PATHS)
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_health_check_period_ms", "500")  # a lost node is noticed after 15 seconds otherwise
     # Where Ray listens is its choice: of 127.0.0.1 it makes this machine's address when it joins a cluster.
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
@@ -90,7 +91,7 @@ def test_a_node_that_is_lost_takes_no_candidate_with_it(tmp_path, monkeypatch, w
 
         losing = threading.Thread(target=lose)
         losing.start()
-        slow = partial(open_evaluator, Evaluator(tmp_path, delay=0.3))
+        slow = partial(open_evaluator, Evaluator(tmp_path, delay=0.1))
         with RayEvaluate(slow, pairs, num_workers=2) as evaluate:
             assert search(evaluate, tmp_path / "lost.jsonl") == whole
         losing.join()

@@ -259,6 +259,8 @@ def free_port():
 def start_agent(job_file, port, said, **environment):
     """Start what a launcher starts on one of two nodes, both this machine; what it says goes to a folder."""
     command = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-id=study"]
+    # A lost node is noticed after 15 seconds otherwise.
+    command += ["--rdzv-conf=keep_alive_interval=1,keep_alive_max_attempt=3"]
     command += ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{port}", "--local-addr=127.0.0.1"]
     command += ["--max-restarts=3", "-m", "budwood.training", str(job_file), "--track", "kills:hold"]
     said.mkdir()
@@ -341,7 +343,8 @@ def test_a_launcher_without_devices_is_refused(make_job, monkeypatch, how):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("how", "num_ranks"), [(signal.SIGKILL, 2), (signal.SIGTERM, 1)])
-def test_nothing_outlives_whoever_started_it(make_job, tmp_path, how, num_ranks):
+def test_nothing_outlives_whoever_started_it(make_job, tmp_path, how, num_ranks, forks):
+    """Neither the launcher nor its processes, which are real interpreters where there is one of them."""
     mark = tmp_path / "mark"
     launcher = TWO.replace("--nproc-per-node 2", f"--nproc-per-node {num_ranks}")
     job = make_job(tokens=1000 * 8 * 12, micro_batch=4, engine=Engine(launcher=launcher, compile_loss="off"))
@@ -350,7 +353,8 @@ def test_nothing_outlives_whoever_started_it(make_job, tmp_path, how, num_ranks)
         "import sys, kills; from budwood.training.job import TrainingJob; from budwood.training.launch import run_job\n"
         "run_job(TrainingJob.model_validate_json(open(sys.argv[1]).read()), kills.hold, {})"
     )
-    parent = start_python(["-c", script, str(file)], Path.cwd(), os.environ | {"KILL_MARK": str(mark)})
+    own = {"KILL_MARK": str(mark)} | (forks if num_ranks > 1 else {})
+    parent = start_python(["-c", script, str(file)], Path.cwd(), os.environ | own)
     wait_until(lambda: mark.exists() and mark.read_text() not in {"", "0"})
     assert len(processes_of(file)) == 1 + num_ranks  # torchrun and what it started
     parent.send_signal(how)
