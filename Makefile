@@ -22,6 +22,9 @@ LOCKED := --no-deps --require-hashes --requirement requirements-lock.txt --requi
 RUN := PATH="$$(cd "$(BIN)" && pwd):$$PATH" $(if $(ENV),KEDRO_ENV="$(ENV)")
 
 export DO_NOT_TRACK := true
+# Idle threads of OpenMP wait for work in a loop. A tenth of GNU's default takes 6% less processor time and no more time,
+# and leaves the processor to others.
+export GOMP_SPINCOUNT ?= 30000
 # Where Python may not keep what it has compiled, every process compiles the libraries again, for ten seconds.
 unexport PYTHONDONTWRITEBYTECODE
 

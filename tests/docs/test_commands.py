@@ -49,7 +49,7 @@ SUBSTITUTIONS = (
     (r"^make test(.*) ARGS='(?:tests/search )?(.*)'$", r"make test\1 ARGS='\2 MODULE'"),
     (r"^make test ARGS=--(\S*)$", r"make test ARGS='--\1 MODULE'"),
     (r"^make test$", "make test ARGS='MODULE'"),
-    (r"MODULE", "-n0 -W ignore::pytest.PytestAssertRewriteWarning tests/arch/test_bins.py"),
+    (r"MODULE", "-n0 -W ignore::pytest.PytestAssertRewriteWarning tests/arch/test_bytes.py"),
 )
 """What is put in place of what a command shows, in this order."""
 
@@ -148,7 +148,8 @@ def steps_of(command: str, project: Path) -> list[Step]:
     if program == "make" and arguments[0] not in CLEANING:
         return [step for line in _recipe(arguments, project) for step in steps_of(line, project)]
     folder = project / MODELS / "subnet" if "certificate_check.py" in arguments else project
-    variables = tuple(tuple(word.split("=", 1)) for word in assigned)
+    # What only names a command in a message makes no other run.
+    variables = tuple(tuple(word.split("=", 1)) for word in assigned if not word.startswith("BUDWOOD_MAKE="))
     return [Step(_without_starting(program, arguments), str(folder), variables)]
 
 

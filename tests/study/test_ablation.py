@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from corpora import tokenize_and_pack
-from papers import H100, PAPERS, PYTHIA_69B, PYTHIA_410M, forecast, row, study
+from papers import H100, PAPERS, PYTHIA_69B, PYTHIA_410M, SEARCH, forecast, study
 
 from budwood.arch.count import forward_flops_per_token, training_flops_per_token
 from budwood.models.settings import TeacherSettings
@@ -18,7 +18,7 @@ from budwood.study.plan import plan
 from budwood.study.settings import Conditions, MeasurementSettings, ProtocolSettings
 from budwood.study.stage import Workspace
 from budwood.study.training import Start, TrainArm
-from budwood.subnet.settings import Compensation
+from budwood.subnet.settings import Compensation, SpaceSettings
 from budwood.training.settings import Arms, ArmSettings, DistillationSettings, Engine, Schedule
 
 
@@ -49,9 +49,12 @@ def test_a_training_that_diverges_does_not_end_the_ablation(monkeypatch, tmp_pat
     assert (ran.status, ran.losses, ran.tokens) == ("its training diverged", (), 0)
 
 
-def test_an_ablation_by_hand() -> None:
+@pytest.mark.parametrize("compare", ["plain", "corrected"])
+def test_an_ablation_by_hand(compare) -> None:
     """One search, and three trainings of 4,624 steps: under no teacher, under the whole one and under a sub-network."""
-    own, tokens = forecast(compensation=Compensation()), 4624 * 1056 * 2048
+    space, tokens = SpaceSettings(layerwise=False, compensation=Compensation()), 4624 * 1056 * 2048
+    own = forecast(compensation=space.compensation, moments=space.moments)
+    whole = study(forecasts=(own,), search=SEARCH.model_copy(update={"compare": compare}))
     search, arm = SubnetSearch(own.variant, own.variant), ArmSettings()
     taught, part = ArmSettings(distillation=DistillationSettings()), AblationTeacher(subnet=own.variant._asdict())
     compared = (
@@ -60,11 +63,11 @@ def test_an_ablation_by_hand() -> None:
         Comparison("part", search, {}, taught, part),
     )
     ablation = Ablation(name="teacher", bin="small", title="", about="", comparisons=compared)
-    spent = ablation_costs(ablation, PAPERS.tokens, study(), {own.variant: own}, Path())
+    spent = ablation_costs(ablation, PAPERS.tokens, whole, {own.variant: own}, Path())
     costs = plan_ablations([(ablation, spent)], H100, 0.4)
     (found,) = costs.to_dict("records")
-    planned = plan(study(forecasts=(own,)), H100, 0.4)
-    searched = sum(row(planned, stage)["flops"] for stage in ("search", "compensation"))
+    planned = plan(whole, H100, 0.4)
+    searched = planned.loc[planned["stage"].isin(["search", "compensation"]), "flops"].sum()
     assert found["search_flops"] == pytest.approx(searched)
     assert found["training_flops"] == 3 * tokens * training_flops_per_token(PYTHIA_410M, context=2048)
     teachers = [forward_flops_per_token(each, context=2048) for each in (PYTHIA_69B, PYTHIA_410M)]

@@ -92,9 +92,10 @@ class CheckpointTensors(Lazy[Tensor]):
     def dtype(self) -> torch.dtype:
         """The widest precision of all parameters; of each a row is read."""
         found: set[torch.dtype] = set()
-        for stored in {self._stored_name(name) for name in self}:
-            with open_tensors(self._files[stored]) as tensors:
-                found.add(tensors.get_slice(stored)[:1].dtype)
+        wanted = {self._stored_name(name) for name in self}
+        for file in {self._files[stored] for stored in wanted}:
+            with open_tensors(file) as tensors:
+                found |= {tensors.get_slice(stored)[:1].dtype for stored in wanted.intersection(tensors.keys())}
         widest: torch.dtype = reduce(torch.promote_types, found)
         return widest
 

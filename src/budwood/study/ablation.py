@@ -17,7 +17,7 @@ from budwood.study.comparison import Ablation, Comparison
 from budwood.study.costs import training_costs
 from budwood.study.evaluation import ScoreRun
 from budwood.study.forecast import Forecast
-from budwood.study.plan import search_costs
+from budwood.study.plan import gathering_costs, search_costs
 from budwood.study.planned import PlannedStudy
 from budwood.study.settings import Conditions
 from budwood.study.stage import Workspace
@@ -89,10 +89,12 @@ def ablation_costs(
         forecasts: of every bin and space that is searched.
         root: where relative paths of further teachers begin.
     """
-    costs, schedule = [], study.within(ablation.bin).schedule.of_length(tokens)
+    costs, wanted, schedule = [], [], study.within(ablation.bin).schedule.of_length(tokens)
     for search in ablation.searches:
         guided = study.search.guided_by(search.metric) if search.metric else study.search
         costs += search_costs(replace(study, search=guided), forecasts[search.searched])
+        wanted += [forecasts[search.searched].moments] if guided.compares_corrected else []
+    costs += (cost for cost, _ in gathering_costs(study, wanted))
     for each in ablation.comparisons:
         forward = forecasts[each.start.searched].forward(schedule.sequence_length)
         costs += training_costs(forward, _teacher_flops(each, study, forecasts, root), schedule)

@@ -1,6 +1,6 @@
 """What a study will cost, before anything is spent: the costs of its stages, without weights or text."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pandas as pd
@@ -27,6 +27,7 @@ from budwood.study.planned import PlannedStudy, order_gate_memory
 from budwood.subnet.elimination import NUM_TOGETHER
 from budwood.subnet.fitness import fitness_flops_per_token
 from budwood.subnet.flops import calibration_work, elimination_work, moment_bytes
+from budwood.subnet.settings import MomentSettings
 from budwood.training.cache import bytes_of_sequence
 from budwood.training.settings import ArmSettings, RateSweep, Schedule
 from budwood.training.teacher import cache_shape, with_tail
@@ -90,6 +91,23 @@ def search_costs(study: PlannedStudy, each: Forecast) -> list[Cost]:
     return [Cost.total("search", parts), correction]
 
 
+def gathering_costs(study: PlannedStudy, wanted: Sequence[MomentSettings | None]) -> list[tuple[Cost, int]]:
+    """Return what it costs to gather the moments that searches want, those of one order once, with their bytes on disk.
+
+    Each layer but one may begin a gap of a coarse space, and any two layers one of a fine space.
+    """
+    teacher, depth, calibration = study.teacher, study.teacher.num_hidden_layers, study.text("calibration")
+    once = [each for place, each in enumerate(wanted) if each is not None and each not in wanted[:place]]
+    num_gaps = [depth - 1 if each.granularity == "coarse" else depth * (depth - 1) // 2 for each in once]
+    return [
+        (
+            costs.moments_cost(teacher, each.compensation, number, calibration),
+            moment_bytes(teacher, each.compensation, num_gaps=number),
+        )
+        for each, number in zip(once, num_gaps, strict=True)
+    ]
+
+
 def certificate_cost(study: PlannedStudy, each: Forecast, num_proofs: int) -> Cost:
     """Return what it takes to prove some models of a variant, and to check and ask one of them."""
     proof = costs.proof_cost(each.forward, probe_lengths(study.text("choice").length + 1, study.positions))
@@ -132,7 +150,8 @@ def _shared_rows(study: PlannedStudy) -> Iterator[PlanRow]:
         streamed = stream_memory(teacher, reading, num_trials=together)
         cost = costs.elimination_cost(teacher, text, study.trials)
         yield replace(_row(cost).holding(streamed, teacher), work=elimination_work(teacher, cost, context=text.length))
-    yield from _gathering_rows(study)
+    wanted = [each.moments for each in study.forecasts if study.search.compares_corrected]
+    yield from (replace(_row(cost), disk_bytes=size) for cost, size in gathering_costs(study, wanted))
     checked = study.text("selection", min(measurement.elimination, measurement.selection))
     halves = order_gate_memory(teacher, lambda half: study.reading_memory(half, teacher))
     for cost in gate_costs.order_gate_costs(teacher, checked).values():
@@ -150,20 +169,6 @@ def _shared_rows(study: PlannedStudy) -> Iterator[PlanRow]:
         answering = with_tail(teacher, study.conditions.arms.distilled.distillation, study.num_dropped_ids)
         cost = costs.cache_cost(answering, schedule.sequence_length, schedule.num_tokens)
         yield replace(_row(cost).holding(held, teacher), disk_bytes=schedule.num_sequences * cached)
-
-
-def _gathering_rows(study: PlannedStudy) -> Iterator[PlanRow]:
-    """Yield what it takes to gather moments for all searches, once for those of one order.
-
-    Each layer but one may begin a gap of a coarse space, and any two layers one of a fine space.
-    """
-    teacher, depth = study.teacher, study.teacher.num_hidden_layers
-    wanted = [each.moments for each in study.forecasts if each.moments and study.search.compares_corrected]
-    for place, moments in enumerate(wanted):
-        if moments not in wanted[:place]:
-            num_gaps = depth - 1 if moments.granularity == "coarse" else depth * (depth - 1) // 2
-            row = _row(costs.moments_cost(teacher, moments.compensation, num_gaps, study.text("calibration")))
-            yield replace(row, disk_bytes=moment_bytes(teacher, moments.compensation, num_gaps=num_gaps))
 
 
 def _cached_bytes(study: PlannedStudy) -> int:
