@@ -84,10 +84,11 @@ def spent(study: budwood.Study, found: budwood.Subnet, *, ordered: bool = True) 
         ordered: whether the teacher was ordered for it.
     """
     history, ordering, winner = found.history, study.ranked.costs if ordered else [], found.winner
+    finals = sum(cost.flops for cost in winner.costs)
     flops = {
-        "search_flops": 0.0 if history is None else float(history["flops"].sum()),
+        "search_flops": 0.0 if history is None else winner.search_flops - finals,
         "ordering_flops": sum(cost.flops for cost in ordering),
-        "finals_flops": sum(cost.flops for cost in winner.costs),
+        "finals_flops": finals,
     }
     read = 0 if history is None else int(history["tokens"].sum())
     trials = sum(cost.tokens for cost in ordering if cost.stage == "elimination")

@@ -196,18 +196,25 @@ def _with_all_costs(bench: Bench, found: Subnet, result: Result) -> Result:
     return result | spent(bench.study, found)
 
 
+def spent_before(found: Subnet) -> float:
+    """Return the FLOPs that a search spends before its first candidate: on what candidates are corrected from."""
+    assert found.history is not None, "a search has candidates"
+    later = sum(cost.flops for cost in found.winner.costs) + float(found.history["flops"].sum())
+    return found.winner.search_flops - later
+
+
 def best_by_generation(found: Subnet) -> list[tuple[float, Selection]]:
     """Return the generations that brought a new best candidate: the FLOPs spent until their end, and that candidate."""
     history, genes = found.history, found.genes
     assert history is not None, "a search has candidates"
     assert genes is not None, "and keeps what they keep"
-    finished = history[history["finished"]]
+    finished, before = history[history["finished"]], spent_before(found)
     changes: list[tuple[float, Selection]] = []
     for epoch in sorted(history["epoch"].unique()):
         best = finished.loc[finished[finished["epoch"] <= epoch]["loss"].idxmin()]
         if best["epoch"] == epoch:
-            spent = float(history.loc[history["epoch"] <= epoch, "flops"].sum())
-            changes.append((spent, genes.read(int(best["evaluation"]))))
+            flops = before + float(history.loc[history["epoch"] <= epoch, "flops"].sum())
+            changes.append((flops, genes.read(int(best["evaluation"]))))
     return changes
 
 

@@ -233,8 +233,8 @@ class TrackingHook:
         """Make the run of a variant the active one, say there what is known of this process, and return its id."""
         run = mlflow.active_run()
         assert run is not None, "there is a run around every other"
-        known = run.info.run_id == self._study
-        run_id = enter_run(variant, {"variant": variant} | self._about) if known else str(run.info.run_id)
+        inside = run.info.run_id != self._study
+        run_id = str(run.info.run_id) if inside else enter_run(variant, {"variant": variant} | self._about)
         if self._described.get(run_id) != self._about:
             mlflow.set_tags(self._about)
             self._described[run_id] = dict(self._about)

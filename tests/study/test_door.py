@@ -302,7 +302,11 @@ def test_the_door_does_what_the_nodes_do(tmp_path):
         cut, winner, study.record, study.tokens, space, parameters.corpus, parameters.serving, own
     )
 
-    assert found.winner.model_dump(exclude={"costs"}) == winner.model_dump(exclude={"costs"})
+    charged = winner.charged(finalists)
+    assert found.winner.model_dump(exclude={"costs"}) == charged.model_dump(exclude={"costs"})
+    spent = [*finalists.costs, *found.winner.costs, finalists.gathering.cost]
+    assert found.winner.search_flops == pytest.approx(sum(cost.flops for cost in spent))
+    assert found.winner.search_flops > found.history["flops"].sum() + finalists.gathering.cost.flops > 0
     assert found.history["loss"].tolist() == history["loss"].tolist()
     assert found.certificate == certificate
     for name in ("importance", "search", "choice"):

@@ -372,7 +372,8 @@ class Study:
         finalists = found.finalists.candidates[: settings.num_finalists]
         training = BriefTraining.of(settings.finalist_tokens, self._conditions(schedule).within(bin_))
         exported = self._export(finalists, found.finalists.searched, space, training)
-        return replace(exported, history=found.history, genes=found.genes)
+        winner = exported.winner.charged(found.finalists)
+        return replace(exported, winner=winner, history=found.history, genes=found.genes)
 
     def _export(
         self, finalists: tuple[Finalist, ...], searched: Searched, space: SpaceSettings, training: BriefTraining | None
