@@ -369,11 +369,10 @@ class Study:
             self.workspace.track({f"{name}.{metric}": value for metric, value in metrics.items()}, step)
 
         found = replace(self.workspace, track=tracked).finish(stage)
-        finalists = found.finalists.candidates[: settings.num_finalists]
+        best = found.finalists
         training = BriefTraining.of(settings.finalist_tokens, self._conditions(schedule).within(bin_))
-        exported = self._export(finalists, found.finalists.searched, space, training)
-        winner = exported.winner.charged(found.finalists)
-        return replace(exported, winner=winner, history=found.history, genes=found.genes)
+        exported = self._export(best.candidates[: settings.num_finalists], best.searched, space, training)
+        return replace(exported, winner=exported.winner.charged(best), history=found.history, genes=found.genes)
 
     def _export(
         self, finalists: tuple[Finalist, ...], searched: Searched, space: SpaceSettings, training: BriefTraining | None
