@@ -35,8 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
     """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     sharing = list(dict.fromkeys(item.path for item in items if "finished" in item.fixturenames))
-    items.sort(key=lambda item: (item.path not in slow, item.path in sharing, item.path not in sharing[:1]))
-    items.sort(key=lambda item: item.path not in sharing[:1])
+    items.sort(key=lambda item: (item.path not in sharing[:1], item.path not in slow, item.path in sharing))
 
 
 def pytest_collection_finish() -> None:

@@ -56,6 +56,12 @@ def hash_files(files: Mapping[str, Path], memory: Path, *, remembered: bool = Tr
     return {name: each.sha256 for name, each in found.items()}
 
 
+def fingerprint_folder(folder: Path, pattern: str) -> str:
+    """Return what distinguishes the files of a folder whose names match a pattern from others."""
+    hashes = hash_files({file.name: file for file in sorted(folder.glob(pattern))}, folder / MEMORY)
+    return hashlib.sha256("".join(hashes.values()).encode()).hexdigest()[:16]
+
+
 def _recall(memory: Path) -> dict[str, _Known]:
     # A memory that cannot be read only costs time.
     with suppress(OSError, ValueError):

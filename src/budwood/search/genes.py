@@ -4,7 +4,6 @@ A Parquet file for every generation, in which every candidate is a row group of 
 others. A prefix is stored as its length, negated.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import pyarrow.parquet as pq
 
 from budwood.arch.selection import LAYER_AXES, Indices, LayerSelection, Selection
 from budwood.records.files import write_file_atomically
-from budwood.records.hashes import MEMORY, hash_files
+from budwood.records.hashes import fingerprint_folder
 
 _INDICES = pa.list_(pa.int32())
 _LAYER = pa.struct([("layer", pa.int32()), *((axis, _INDICES) for axis in LAYER_AXES)])
@@ -50,8 +49,7 @@ class Genes:
     @property
     def fingerprint(self) -> str:
         """Distinguishes these selections from others."""
-        hashes = hash_files({file.name: file for file in self._files()}, self.folder / MEMORY)
-        return hashlib.sha256("".join(hashes.values()).encode()).hexdigest()[:16]
+        return fingerprint_folder(self.folder, "*.parquet")
 
     def write(self, first: int, selections: Sequence[Selection]) -> None:
         """Write down a generation, unless a search that was interrupted has done so."""

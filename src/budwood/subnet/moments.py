@@ -4,7 +4,6 @@ The hidden states of calibration text are carried from layer to layer, so memory
 that a moment has seen nor with the depth of the teacher.
 """
 
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from tqdm import tqdm
 from budwood.arch.selection import Selection
 from budwood.models.checkpoint import build_empty
 from budwood.models.stream import LayerStream, States, fill, headless, hollow, outputs_of
-from budwood.records.hashes import MEMORY, hash_files
+from budwood.records.hashes import fingerprint_folder
 from budwood.subnet.extract import Cut, child_config, resolve
 from budwood.subnet.ordering import OrderedTeacher
 from budwood.subnet.regression import first_direction, regress_tokens, token_weights
@@ -73,8 +72,7 @@ class StoredMoments:
     @property
     def fingerprint(self) -> str:
         """Distinguishes these moments from others."""
-        hashes = hash_files({file.name: file for file in sorted(self.folder.glob("*.npy"))}, self.folder / MEMORY)
-        return hashlib.sha256("".join(hashes.values()).encode()).hexdigest()[:16]
+        return fingerprint_folder(self.folder, "*.npy")
 
     def input(self, module: str) -> InputMoment:
         """Return the moment of an input."""
