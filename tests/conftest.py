@@ -11,6 +11,7 @@ from unittest.mock import patch
 import pytest
 from filelock import FileLock
 from hypothesis import settings
+from processes import FORKS, forking
 from projects import copy_project, kedro
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -26,6 +27,14 @@ settings.register_profile("thorough", max_examples=500, deadline=None)
 settings.load_profile("suite")
 # A shell ignores Ctrl-C in what it starts in the background. What the tests start must not inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start what forks processes, once for all processes of pytest."""
+    if FORKS not in os.environ:
+        forks = forking()
+        forks.__enter__()
+        config.add_cleanup(lambda: forks.__exit__(None, None, None))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:

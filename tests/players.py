@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from processes import execute, run_python
+from forks import execute
+from processes import run_python
 
 
 class Step(NamedTuple):

@@ -1,123 +1,66 @@
 """Python processes that are forked from one that has imported the large libraries once.
 
-What a process imports of budwood, of tests or of a project comes from its own `PYTHONPATH`; the server imports none.
 A test that needs a new interpreter, as for another hash seed or for what is imported, starts a subprocess instead.
 """
 
-import atexit
-import gc
-import inspect
-import multiprocessing
 import os
-import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from multiprocessing.context import ForkServerProcess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
-from types import ModuleType
-from typing import NoReturn
 
-LIBRARIES = (
-    "accelerate",
-    "alembic.command",
-    "datasets",
-    "dynaconf",
-    "flask",
-    "gguf",
-    "git",
-    "IPython",
-    "joblib",
-    "kedro.config",
-    "kedro.io",
-    "kedro.pipeline",
-    "kedro_datasets.json",
-    "kedro_datasets.pandas",
-    "kedro_datasets.plotly",
-    "kedro_datasets.text",
-    "lm_eval.evaluator",
-    "lm_eval.models.huggingface",
-    "lm_eval.tasks",
-    "markdown_it",
-    "mlflow",
-    "mlflow.store.tracking.sqlalchemy_store",
-    "mlflow.store.tracking.sqlalchemy_workspace_store",
-    "mlflow.tracing.processor.otel",
-    "pandas",
-    "pathspec",
-    "plotly.graph_objects",
-    "plotly.io",
-    "plotly.offline",
-    "plotly.subplots",
-    "pyarrow.dataset",
-    "pyarrow.parquet",
-    "pymoo.core.problem",
-    "pytest",
-    "rich.logging",
-    "safetensors.torch",
-    "scipy.stats",
-    "sklearn.ensemble",
-    "sklearn.gaussian_process",
-    "sqlalchemy.dialects.sqlite",
-    "torch._dynamo",
-    "torch.utils.data",
-    "transformers.models.auto.modeling_auto",
-    "transformers.models.auto.tokenization_auto",
-    "transformers.models.gemma2.modeling_gemma2",
-    "transformers.models.gemma3.modeling_gemma3",
-    "transformers.models.gpt_neox.modeling_gpt_neox",
-    "transformers.models.granite.modeling_granite",
-    "transformers.models.llama.modeling_llama",
-    "transformers.models.ministral3.modeling_ministral3",
-    "transformers.models.mistral.modeling_mistral",
-    "transformers.models.olmo2.modeling_olmo2",
-    "transformers.models.olmo3.modeling_olmo3",
-    "transformers.models.phi3.modeling_phi3",
-    "transformers.models.qwen2.modeling_qwen2",
-    "transformers.models.qwen3.modeling_qwen3",
-    "transformers.models.smollm3.modeling_smollm3",
-    "transformers.models.stablelm.modeling_stablelm",
-    "transformers.models.starcoder2.modeling_starcoder2",
-    "transformers.trainer",
-)
-"""What the processes under test import. `kedro.framework` reads the environment on import, so it is left out."""
+FORKS = "BUDWOOD_FORKS"
+"""Variable that names the socket of `forks.py`."""
 
-_STREAMS = ("stdout", "stderr")
-_NO_FILES = ("<string>", "<frozen runpy>", "<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
-"""Where code is that no file has. Python looks for each through all modules, and Dynaconf twice through all frames."""
 
-_forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(list(LIBRARIES))
+@contextmanager
+def forking() -> Iterator[None]:
+    """Start what forks, for this process and for all that it starts. It imports nothing before it is asked to fork."""
+    with tempfile.TemporaryDirectory() as folder:
+        with socket.socket(socket.AF_UNIX) as listening:
+            os.environ[FORKS] = f"{folder}/forks"
+            listening.bind(os.environ[FORKS])
+            listening.listen()
+            number = listening.fileno()
+            command = [sys.executable, str(Path(__file__).with_name("forks.py")), str(number)]
+            server = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[number])
+        try:
+            yield
+        finally:
+            del os.environ[FORKS]
+            server.communicate()
 
 
 class PythonProcess:
-    """A forked process, as `subprocess.Popen` has it."""
+    """A forked process, as `subprocess.Popen` has it. It is killed when the last reference to it goes."""
 
-    def __init__(self, arguments: list[str], folder: Path, environment: Mapping[str, str], output: Path | None) -> None:
+    def __init__(
+        self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], streams: Sequence[int]
+    ) -> None:
         """Start `python <arguments>` in a folder.
 
         Args:
             arguments: `-c` or `-m`, and what follows.
             folder: in which it starts.
             environment: all of its variables.
-            output: the folder for the files `stdout` and `stderr`; without one, what it writes is lost.
+            streams: what it reads, what it writes, and what it writes of errors.
         """
-        self._process: ForkServerProcess = _forks.Process(
-            target=_become, args=(arguments, folder, dict(environment), output), name=" ".join(arguments)
-        )
-        self._process.start()
-
-    @property
-    def pid(self) -> int:
-        """Of the process itself."""
-        assert self._process.pid is not None
-        return self._process.pid
+        self._arguments, self._status = list(arguments), None
+        with socket.socket(socket.AF_UNIX) as opened:
+            opened.connect(os.environ[FORKS])
+            socket.send_fds(opened, [b"\0"], streams)
+            self._server = Connection(opened.detach())
+        self._server.send((self._arguments, str(folder), dict(environment)))
+        self.pid: int = self._server.recv()
 
     def poll(self) -> int | None:
         """Return the exit status, or None while it runs; negative where a signal ended it."""
-        return self._process.exitcode
+        return self._receive(0)
 
     def wait(self, timeout: float | None = None) -> int:
         """Return the exit status when it has ended.
@@ -125,80 +68,54 @@ class PythonProcess:
         Raises:
             TimeoutExpired: it ran longer than this many seconds, and was killed.
         """
-        self._process.join(timeout)
-        status = self._process.exitcode
+        status = self._receive(timeout)
         if status is None:
             self.kill()
-            raise subprocess.TimeoutExpired(self._process.name, timeout or 0.0)
+            raise subprocess.TimeoutExpired(self._arguments, timeout or 0.0)
         return status
 
+    def _receive(self, timeout: float | None) -> int | None:
+        if self._status is None and self._server.poll(timeout):
+            with self._server:
+                self._status = self._server.recv()
+        return self._status
+
     def send_signal(self, number: int) -> None:
-        """Send a signal."""
-        os.kill(self.pid, number)
+        """Send a signal, if it still runs."""
+        if self.poll() is None:
+            with suppress(BrokenPipeError):
+                self._server.send(int(number))
 
     def kill(self) -> None:
         """Kill it."""
-        self._process.kill()
+        self.send_signal(signal.SIGKILL)
 
 
-def start_python(arguments: list[str], folder: Path, environment: Mapping[str, str]) -> PythonProcess:
-    """Start `python <arguments>` and return at once."""
-    return PythonProcess(arguments, folder, environment, None)
+def start_python(
+    arguments: Sequence[str], folder: Path, environment: Mapping[str, str], output: Path | None = None
+) -> PythonProcess:
+    """Start `python <arguments>` and return at once.
+
+    Args:
+        arguments: `-c` or `-m`, and what follows.
+        folder: in which it starts.
+        environment: all of its variables.
+        output: the folder for the files `stdout` and `stderr`; without one, what it writes is lost.
+    """
+    files = [os.devnull] * 3 if output is None else [os.devnull, output / "stdout", output / "stderr"]
+    with ExitStack() as opened:
+        streams = [
+            opened.enter_context(Path(file).open(mode)) for file, mode in zip(files, ("rb", "ab", "ab"), strict=True)
+        ]
+        return PythonProcess(arguments, folder, environment, [stream.fileno() for stream in streams])
 
 
 def run_python(
-    arguments: list[str], folder: Path, environment: Mapping[str, str], timeout: float | None = None
+    arguments: Sequence[str], folder: Path, environment: Mapping[str, str], timeout: float | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run `python <arguments>` to its end."""
     with tempfile.TemporaryDirectory() as name:
         output = Path(name)
-        status = PythonProcess(arguments, folder, environment, output).wait(timeout)
-        said = ((output / stream).read_text() if (output / stream).exists() else "" for stream in _STREAMS)
-        return subprocess.CompletedProcess(arguments, status, *said)
-
-
-def _become(arguments: list[str], folder: Path, environment: dict[str, str], output: Path | None) -> None:
-    """Become the process that a command starts."""
-    gc.freeze()  # what is imported is left out of every collection
-    for number, name in enumerate(_STREAMS, 1):
-        file = os.devnull if output is None else output / name
-        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-    become(arguments, folder, environment)
-
-
-def become(arguments: list[str], folder: Path, environment: Mapping[str, str]) -> NoReturn:
-    """Do what `python <arguments>` does in a folder and with variables of its own, and end as it does."""
-    os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(folder)
-    own = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
-    installed = [path for path in sys.path if path.startswith((sys.prefix, sys.base_prefix))]
-    sys.path[:] = [str(folder), *own, *installed]
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    inspect.modulesbyfile.update(dict.fromkeys(_NO_FILES, ""))
-    status = 1
-    try:
-        execute(arguments)
-        status = 0
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else int(end.code is not None)
-        if isinstance(end.code, str):
-            sys.stderr.write(end.code)
-    except BaseException as error:  # noqa: BLE001 - as an interpreter does
-        sys.excepthook(type(error), error, error.__traceback__)
-    finally:
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-
-
-def execute(arguments: list[str]) -> None:
-    """Do in this process what `python <arguments>` does, given `-c` or `-m`, and what follows."""
-    kind, code, *rest = arguments
-    sys.argv = [kind if kind == "-c" else code, *rest]
-    if kind == "-m":
-        runpy.run_module(code, run_name="__main__", alter_sys=True)
-    else:
-        main = sys.modules["__main__"] = ModuleType("__main__")  # from which a script may import what it defines
-        exec(compile(code, "<string>", "exec"), main.__dict__)  # noqa: S102 - our own tests
+        status = start_python(arguments, folder, environment, output).wait(timeout)
+        said = ((output / stream).read_text() for stream in ("stdout", "stderr"))
+        return subprocess.CompletedProcess(list(arguments), status, *said)

@@ -13,8 +13,7 @@ import kills
 import mlflow
 import pytest
 import torch
-from forked_python import forking
-from processes import PythonProcess, run_python, start_python
+from processes import run_python, start_python
 from projects import ROOT
 from runs import assert_close, assert_same, weights
 
@@ -36,19 +35,14 @@ from budwood.training.teacher import cache_facts, open_live_teacher
 
 PATIENCE = 900
 """Seconds for two agents: a busy machine is slow, not wrong."""
+FORKED = {"PYTHON_EXEC": str(ROOT / "tests/forked_python.py")}
+"""Variables by which torchrun forks its workers, which then import no library; interpreters are real."""
 TWO = "torchrun --standalone --local-addr 127.0.0.1 --nproc-per-node 2 --max-restarts 2"
 OBJECTIVES = {
     "next token": None,
     "live": DistillationSettings(),
     "cached": DistillationSettings(loss="sampled", num_samples=8, teacher="cached"),
 }
-
-
-@pytest.fixture(scope="module")
-def forks():
-    """Return variables by which torchrun forks its workers, which then import no library; interpreters are real."""
-    with forking() as variables:
-        yield variables
 
 
 @pytest.fixture(autouse=True)
@@ -122,12 +116,12 @@ def test_a_finished_job_is_not_launched_again(make_job, monkeypatch):
 
 
 @pytest.mark.slow
-def test_that_training_diverges_is_known_from_other_processes_too(make_job, forks):
-    job = make_job(engine=Engine(launcher=forks["PYTHON_EXEC"], compile_loss="off")).model_copy(
+def test_that_training_diverges_is_known_from_other_processes_too(make_job):
+    job = make_job(engine=Engine(launcher=FORKED["PYTHON_EXEC"], compile_loss="off")).model_copy(
         update={"learning_rate": 1e6}
     )
     with pytest.raises(FloatingPointError, match="the run diverges"):
-        run_job(job, no_tracking, forks)
+        run_job(job, no_tracking, FORKED)
     assert (job.output_folder / launch.VERDICTS[FloatingPointError]).is_file()
 
 
@@ -201,7 +195,7 @@ def run_ranks(arguments, tmp_path, files=(), **environment):
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} | environment
         (tmp_path / f"rank-{rank}").mkdir()
         given = [*arguments, *files[rank : rank + 1]]
-        ranks.append(PythonProcess(given, Path.cwd(), os.environ | shared | own, tmp_path / f"rank-{rank}"))
+        ranks.append(start_python(given, Path.cwd(), os.environ | shared | own, tmp_path / f"rank-{rank}"))
     statuses = [rank.wait(PATIENCE) for rank in ranks]
     return statuses, "".join((tmp_path / f"rank-{rank}/stderr").read_text() for rank in (0, 1))
 
@@ -227,7 +221,7 @@ def test_two_processes_make_the_run_of_one(make_job, tmp_path, objective):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("own_mlflow")
-def test_so_does_a_launcher_whose_killed_process_restarts(make_job, tmp_path, monkeypatch, forks):
+def test_so_does_a_launcher_whose_killed_process_restarts(make_job, tmp_path, monkeypatch):
     """With a live teacher; to the last bit with a rank killed or not. MLflow gets every loss."""
     fields = {"micro_batch": 2, **towards("live", make_job, tmp_path / "cache")}
     alone, together, killed = (make_job(name, **fields) for name in ("alone", "together", "killed"))
@@ -245,7 +239,7 @@ def test_so_does_a_launcher_whose_killed_process_restarts(make_job, tmp_path, mo
     monkeypatch.setenv("KILL_MARK", str(tmp_path / "mark"))
     monkeypatch.setenv("KILL_STEP", "5")
     launched = killed.model_copy(update={"engine": Engine(launcher=TWO, compile_loss="off")})
-    assert run_job(launched, kills.kill_once, forks).tokens == 576
+    assert run_job(launched, kills.kill_once, FORKED).tokens == 576
     assert (tmp_path / "mark").exists()
     assert_same(killed, together)
 
@@ -265,7 +259,7 @@ def start_agent(job_file, port, said, **environment):
     command += ["--max-restarts=3", "-m", "budwood.training", str(job_file), "--track", "kills:hold"]
     said.mkdir()
     own = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"} | environment
-    return PythonProcess(command, Path.cwd(), os.environ | own, said)
+    return start_python(command, Path.cwd(), os.environ | own, said)
 
 
 def wait_for_port(port):
@@ -277,21 +271,21 @@ def wait_for_port(port):
 
 
 @pytest.mark.slow
-def test_two_nodes_make_the_run_of_one_process_and_a_lost_one_is_replaced(make_job, tmp_path, forks):
+def test_two_nodes_make_the_run_of_one_process_and_a_lost_one_is_replaced(make_job, tmp_path):
     """The second agent and its process are killed; another agent takes their place, and nothing is left running."""
     fields = {"micro_batch": 2, "tokens": 20 * 8 * 12, "checkpoint_steps": 2}
     alone, together = (make_job(name, **fields) for name in ("alone", "together"))
     train(alone)
     file, port, mark = write(together), free_port(), tmp_path / "mark"
     said = [tmp_path / name for name in ("first", "lost", "replaced")]
-    first = start_agent(file, port, said[0], KILL_MARK=str(mark), **forks)
+    first = start_agent(file, port, said[0], KILL_MARK=str(mark), **FORKED)
     wait_for_port(port)  # the first keeps what the agents know of each other
-    lost = start_agent(file, port, said[1], KILL_MARK=str(mark), **forks)
+    lost = start_agent(file, port, said[1], KILL_MARK=str(mark), **FORKED)
     wait_until(lambda: mark.exists() and mark.read_text().isdigit() and int(mark.read_text()) >= 5, PATIENCE)
     lost.kill()
     lost.wait()
     assert not (together.output_folder / "result.json").exists()
-    replaced = start_agent(file, port, said[2], KILL_MARK=str(mark), **forks)
+    replaced = start_agent(file, port, said[2], KILL_MARK=str(mark), **FORKED)
     assert [agent.wait(PATIENCE) for agent in (first, replaced)] == [0, 0], (said[0] / "stderr").read_text()[-2000:]
     assert not processes_of(file)
     assert_learned_together(together, alone)
@@ -343,7 +337,7 @@ def test_a_launcher_without_devices_is_refused(make_job, monkeypatch, how):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("how", "num_ranks"), [(signal.SIGKILL, 2), (signal.SIGTERM, 1)])
-def test_nothing_outlives_whoever_started_it(make_job, tmp_path, how, num_ranks, forks):
+def test_nothing_outlives_whoever_started_it(make_job, tmp_path, how, num_ranks):
     """Neither the launcher nor its processes, which are real interpreters where there is one of them."""
     mark = tmp_path / "mark"
     launcher = TWO.replace("--nproc-per-node 2", f"--nproc-per-node {num_ranks}")
@@ -353,7 +347,7 @@ def test_nothing_outlives_whoever_started_it(make_job, tmp_path, how, num_ranks,
         "import sys, kills; from budwood.training.job import TrainingJob; from budwood.training.launch import run_job\n"
         "run_job(TrainingJob.model_validate_json(open(sys.argv[1]).read()), kills.hold, {})"
     )
-    own = {"KILL_MARK": str(mark)} | (forks if num_ranks > 1 else {})
+    own = {"KILL_MARK": str(mark)} | (FORKED if num_ranks > 1 else {})
     parent = start_python(["-c", script, str(file)], Path.cwd(), os.environ | own)
     wait_until(lambda: mark.exists() and mark.read_text() not in {"", "0"})
     assert len(processes_of(file)) == 1 + num_ranks  # torchrun and what it started

@@ -1,0 +1,207 @@
+"""Forks Python processes from one that imports the large libraries once; started by `processes.forking`.
+
+What a fork imports of budwood, of tests or of a project comes from its own `PYTHONPATH`; the server imports none.
+"""
+
+import atexit
+import gc
+import inspect
+import os
+import runpy
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
+from importlib import import_module
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
+
+LIBRARIES = (
+    "accelerate",
+    "alembic.command",
+    "datasets",
+    "dynaconf",
+    "flask",
+    "gguf",
+    "git",
+    "IPython",
+    "joblib",
+    "kedro.config",
+    "kedro.io",
+    "kedro.pipeline",
+    "kedro_datasets.json",
+    "kedro_datasets.pandas",
+    "kedro_datasets.plotly",
+    "kedro_datasets.text",
+    "lm_eval.evaluator",
+    "lm_eval.models.huggingface",
+    "lm_eval.tasks",
+    "markdown_it",
+    "mlflow",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.tracking.sqlalchemy_workspace_store",
+    "mlflow.tracing.processor.otel",
+    "pandas",
+    "pathspec",
+    "plotly.graph_objects",
+    "plotly.io",
+    "plotly.offline",
+    "plotly.subplots",
+    "pyarrow.dataset",
+    "pyarrow.parquet",
+    "pymoo.core.problem",
+    "pytest",
+    "rich.logging",
+    "safetensors.torch",
+    "scipy.stats",
+    "sklearn.ensemble",
+    "sklearn.gaussian_process",
+    "sqlalchemy.dialects.sqlite",
+    "torch._dynamo",
+    "torch.utils.data",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "transformers.models.gemma2.modeling_gemma2",
+    "transformers.models.gemma3.modeling_gemma3",
+    "transformers.models.gpt_neox.modeling_gpt_neox",
+    "transformers.models.granite.modeling_granite",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.ministral3.modeling_ministral3",
+    "transformers.models.mistral.modeling_mistral",
+    "transformers.models.olmo2.modeling_olmo2",
+    "transformers.models.olmo3.modeling_olmo3",
+    "transformers.models.phi3.modeling_phi3",
+    "transformers.models.qwen2.modeling_qwen2",
+    "transformers.models.qwen3.modeling_qwen3",
+    "transformers.models.smollm3.modeling_smollm3",
+    "transformers.models.stablelm.modeling_stablelm",
+    "transformers.models.starcoder2.modeling_starcoder2",
+    "transformers.trainer",
+)
+"""What the processes under test import. `kedro.framework` reads the environment on import, so it is left out."""
+
+_NO_FILES = ("<string>", "<frozen runpy>", "<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
+"""Where code is that no file has. Python looks for each through all modules, and Dynaconf twice through all frames."""
+STREAMS = (0, 1, 2)
+
+
+def serve(listening: socket.socket) -> None:
+    """Fork for whoever connects, until standard input ends. A fork ends with the connection that asked for it.
+
+    A connection brings three streams, and then arguments, folder and variables. It receives the process id, and at the
+    end the exit status, negative where a signal ended the fork; what it sends in between are numbers of signals.
+    """
+    ended, wake = socket.socketpair()
+    wake.settimeout(0)
+    signal.set_wakeup_fd(wake.fileno())
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    forks: dict[int, Connection] = {}
+    while STREAMS[0] not in (ready := wait([STREAMS[0], listening, ended, *forks.values()])):
+        if ended in ready:
+            ended.recv(4096)
+            _report(forks)
+        for pid, asked in list(forks.items()):
+            if asked in ready:
+                _signal(pid, asked)
+        if listening in ready:
+            _fork(listening, forks)
+    for pid in forks:
+        os.kill(pid, signal.SIGKILL)
+
+
+def _report(forks: dict[int, Connection]) -> None:
+    """Send on the exit statuses of those that have ended."""
+    while forks:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid == 0:
+            return
+        with forks.pop(pid) as asked, suppress(BrokenPipeError):
+            asked.send(os.waitstatus_to_exitcode(status))
+
+
+def _signal(pid: int, asked: Connection) -> None:
+    """Send the signal that is asked for; where nobody asks any more, the last one."""
+    try:
+        number = asked.recv()
+    except EOFError:
+        number = signal.SIGKILL
+    os.kill(pid, number)
+
+
+def _fork(listening: socket.socket, forks: dict[int, Connection]) -> None:
+    _import_libraries()
+    opened, _ = listening.accept()
+    _, streams, _, _ = socket.recv_fds(opened, 1, len(STREAMS))
+    asked = Connection(opened.detach())
+    with suppress(EOFError):  # who asked may have been killed
+        arguments, folder, variables = asked.recv()
+        pid = os.fork()
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for connection in (listening, asked, *forks.values()):
+                connection.close()
+            for stream, number in zip(streams, STREAMS, strict=True):
+                os.dup2(stream, number)
+                os.close(stream)
+            become(arguments, Path(folder), variables)
+        asked.send(pid)
+        forks[pid] = asked
+    for stream in streams:
+        os.close(stream)
+
+
+@cache
+def _import_libraries() -> None:
+    """Import them, and leave them out of every later garbage collection."""
+    for library in LIBRARIES:
+        import_module(library)
+    gc.collect()
+    gc.freeze()
+
+
+def become(arguments: list[str], folder: Path, environment: Mapping[str, str]) -> NoReturn:
+    """Do what `python <arguments>` does in a folder and with variables of its own, and end as it does."""
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    own = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+    installed = [path for path in sys.path if path.startswith((sys.prefix, sys.base_prefix))]
+    sys.path[:] = [str(folder), *own, *installed]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    inspect.modulesbyfile.update(dict.fromkeys(_NO_FILES, ""))
+    status = 1
+    try:
+        execute(arguments)
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            sys.stderr.write(end.code)
+    except BaseException as error:  # noqa: BLE001 - as an interpreter does
+        sys.excepthook(type(error), error, error.__traceback__)
+    finally:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def execute(arguments: list[str]) -> None:
+    """Do in this process what `python <arguments>` does, given `-c` or `-m`, and what follows."""
+    kind, code, *rest = arguments
+    sys.argv = [kind if kind == "-c" else code, *rest]
+    if kind == "-m":
+        runpy.run_module(code, run_name="__main__", alter_sys=True)
+    else:
+        main = sys.modules["__main__"] = ModuleType("__main__")  # from which a script may import what it defines
+        exec(compile(code, "<string>", "exec"), main.__dict__)  # noqa: S102 - our own tests
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])))
