@@ -1,10 +1,11 @@
 """How far the lead of a good start reaches: students of SmolLM2-135M against the tokens they are trained on.
 
-All students have one shape. Three arms: `random` (the family's own initialisation), `compensated` (the corrected cut)
-and `distilled` (the same cut under the teacher, 0.2 CE + 0.8 KL on all of its logits). They read Wikipedia and
-presidential addresses in one order, at most twice. Their schedule is warmup-stable-decay, so that one long run gives
-every budget: a budget branches off before its decay and takes a fifth of its steps for it. The peak rates are those
-that `study.py` found best at 25,088 tokens; `--rate random=0.003` repeats an arm at another one.
+All students have one shape, that of the cut which a short search finds, as `study.py` searches. Three arms: `random`
+(the family's own initialisation), `compensated` (the cut, corrected and refitted) and `distilled` (the same under the
+teacher, 0.2 CE + 0.8 KL on all of its logits). They read Wikipedia and presidential addresses in one order, at most
+twice. Their schedule is warmup-stable-decay, so that one long run gives every budget: a budget branches off before its
+decay and takes a fifth of its steps for it. The peak rates are those that sweeps of `study.py` and `peers_quality.py`
+found best; `--rate random=0.003` repeats an arm at another one.
 
 Losses are nats per token of 48 validation sequences of each source that nothing was chosen on. The lead is the loss of
 `random` less that of another arm, in pairs of seed and sequence. It is fitted by two lines: the lead over the logarithm
@@ -13,14 +14,14 @@ over sequences. They contain the spread between seeds only where there are sever
 the wrong one.
 
 FLOPs of a budget are all it takes to make its student: training, held-out losses on the way, the teacher, and for cuts
-the ranking of components, the correction, and a search (`SEARCH_FLOPS`: what `search.py` measured). `equal_flops_lead`
+the ranking of components, the search, the correction and the refit. `equal_flops_lead`
 is the lead where `random` gets as many FLOPs as the other arm, along a straight line between its budgets in the
 logarithm of FLOPs. `parent_charged_tokens` is how many tokens `random` could read for the FLOPs of the teacher's own
 training (`PARENT_TOKENS`): with the parent charged to one student, no budget below that pays.
 
-Usage: python benchmarks/crossover.py [--size quarter] [--seeds 0] [--most 4014080]. Runs that are finished are kept in
-the cache folder and not repeated; a killed one continues from its checkpoint. About ten hours on one core that
-multiplies bfloat16, small budgets first; a line is printed after each.
+Usage: python benchmarks/crossover.py [--size quarter] [--seeds 0] [--most 4014080] [--arms random compensated ...].
+Runs that are finished are kept in the cache folder and not repeated; a killed one continues from its checkpoint. About
+ten hours on one core that multiplies bfloat16, small budgets first; a line is printed after each.
 
 Every line of the output is a JSON object, the last one the whole result: `tokens`; `random`, `compensated`, `distilled`
 (means over seeds and sequences by budget, null where a run is missing), `lead_error` and `crossing_tokens` of
@@ -37,27 +38,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from cuts import sized
 from numpy.typing import NDArray
-from quickstart import ADDRESSES, CACHE_DIR, LENGTH, open_quickstart
-from study import SHAPES as STUDY_SHAPES
-from study import SPACES, crossed_mean
+from quickstart import ADDRESSES, CACHE_DIR, LENGTH, open_quickstart, refitting, spent
+from search import UNTRAINED, UNTRAINED_SPACE
+from stages import BINS, NUM_REFIT
+from study import crossed_mean
 
-from budwood import Schedule, Selection
-from budwood.arch.bins import ParameterBin
+from budwood import Schedule
 from budwood.arch.count import num_parameters, training_flops_per_token
 from budwood.models.device import Compute
 from budwood.study.evaluation import ScoreRun
-from budwood.study.study import Subnet
 from budwood.study.training import Trained
 
 ARMS = ("random", "compensated", "distilled")
 RATES = {"random": 1e-3, "compensated": 3e-4, "distilled": 3e-4}
 BUDGETS = (100_352, 200_704, 501_760, 1_003_520, 2_007_040, 4_014_080)
 """Whole steps of 1,024 tokens."""
-SHAPES = STUDY_SHAPES | {"eighth": ((240, 3, 16, 216, 20), ParameterBin(15_973_657, 17_655_095))}
-SEARCH_FLOPS = 54e12
-"""Of one search with trained finalists, as `search.py` measured it for half of the teacher."""
+SETTINGS = UNTRAINED.model_copy(update={"seed": 0})
 PARENT_TOKENS = 2e12
 """That SmolLM2-135M was trained on, as its model card says."""
 BATCH, NUM_HELDOUT, MOST_EPOCHS, NUM_RESAMPLES = 4, 48, 2, 2000
@@ -89,16 +86,11 @@ class Crossover:
     """The teacher, the text, the cut, and its students."""
 
     def __init__(self, cache_dir: Path, size: str, rates: dict[str, float]) -> None:
-        """Open the text and cut the teacher."""
-        self.study, self.rates = open_quickstart(cache_dir, addresses=ADDRESSES), rates
-        shape, parameter_bin = SHAPES[size]
-        self.architecture = sized(self.study.teacher.architecture, shape)
-        assert num_parameters(self.architecture) in parameter_bin, f"{shape} lies outside {parameter_bin}"
-        self.corrected = self._cut("compensated")
-        self.plain = self._cut("ordered")
-
-    def _cut(self, way: str) -> Subnet:
-        return self.study.extract(Selection.prefix(self.architecture), SPACES[way])
+        """Open the text and find the cut."""
+        study, self.rates = open_quickstart(cache_dir, addresses=ADDRESSES), rates
+        self.study = refitting(study, NUM_REFIT)
+        self.cut = self.study.search({size: BINS[size]}, space=UNTRAINED_SPACE, settings=SETTINGS)[size]
+        self.architecture = self.cut.checkpoint.architecture
 
     def point(self, run: Run) -> Point:
         """Return what a student is worth, after training it where it is not finished."""
@@ -118,17 +110,13 @@ class Crossover:
 
     def _fixed(self, arm: str) -> float:
         """Return the FLOPs of an arm before its training."""
-        if arm == "random":
-            return 0.0
-        costs = [*self.study.ranked.costs, *self.corrected.winner.costs]
-        return SEARCH_FLOPS + sum(cost.flops for cost in costs)
+        return 0.0 if arm == "random" else spent(self.study, self.cut)["flops"]
 
     def _train(self, run: Run) -> Trained:
-        schedule, rate = self.schedule(run), self.rates[run.arm]
-        if run.arm == "random":
-            return self.study.pretrain(self.plain.checkpoint, random=True, schedule=schedule, learning_rate=rate)
         train = self.study.distill if run.arm == "distilled" else self.study.pretrain
-        return train(self.corrected.checkpoint, schedule=schedule, learning_rate=rate)
+        beside = {"random": True} if run.arm == "random" else {}
+        schedule = self.schedule(run)
+        return train(self.cut.checkpoint, schedule=schedule, learning_rate=self.rates[run.arm], **beside)
 
     def schedule(self, run: Run) -> Schedule:
         """Return the schedule of a run, which reads no text more than twice."""
@@ -266,7 +254,8 @@ def equal_flops_lead(means: Result, flops: Result, arm: str) -> list[float | Non
 def main() -> None:
     """Run what is missing, and print a JSON line after every point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SHAPES, default="quarter")
+    parser.add_argument("--size", choices=BINS, default="quarter")
+    parser.add_argument("--arms", choices=ARMS, nargs="+", default=ARMS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--most", type=int, default=BUDGETS[-1], help="tokens of the largest budget")
     parser.add_argument("--rate", nargs="*", default=[], help="peak rates of arms, such as random=0.003")
@@ -277,12 +266,13 @@ def main() -> None:
     budgets = [tokens for tokens in BUDGETS if tokens <= arguments.most]
     shared = {
         "size": arguments.size,
+        "shape": crossover.cut.winner.description,
         "num_parameters": num_parameters(crossover.architecture),
         "learning_rates": rates,
         "parent_charged_tokens": float(f"{crossover.parent_charged_tokens:.3g}"),
     }
     points: dict[Run, Point] = {}
-    for run in [Run(arm, tokens, seed) for tokens in budgets for seed in arguments.seeds for arm in ARMS]:
+    for run in [Run(arm, tokens, seed) for tokens in budgets for seed in arguments.seeds for arm in arguments.arms]:
         points[run] = crossover.point(run)
         sys.stderr.write(f"{run}: {points[run].losses.mean():.4f} nats\n")
         sys.stdout.write(json.dumps(summary(points, budgets) | shared) + "\n")
