@@ -271,6 +271,31 @@ def test_the_study_trains_every_start(monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("small")
+def test_the_lead_is_measured_at_every_budget(monkeypatch, capsys, tmp_path):
+    import crossover
+    import quickstart
+
+    few = {"population": 2, "num_balanced": 1, "epochs": 1, "num_elites": 1, "num_mutants": 1, "num_crossovers": 0}
+    monkeypatch.setattr(crossover, "SETTINGS", crossover.SETTINGS.model_copy(update=few))
+    monkeypatch.setattr(crossover, "BINS", {"quarter": budwood.BinSettings(low=1, high=10**6)})
+    other = quickstart.WIKIPEDIA.model_copy(update={"path": ("package://asyncio/*.py",)})
+    monkeypatch.setattr(crossover, "ADDRESSES", other)
+    monkeypatch.setattr(crossover, "NUM_REFIT", 4)
+    monkeypatch.setattr(crossover, "NUM_HELDOUT", 2)
+    monkeypatch.setattr(crossover, "BUDGETS", (1536, 2048, 4096))
+    monkeypatch.setattr(sys, "argv", ["crossover.py", "--most=2048", f"--cache-dir={tmp_path}"])
+    crossover.main()
+    found = last_line(capsys.readouterr().out)
+    assert found["tokens"] == [1536, 2048]
+    assert found["flops"]["random"] < found["flops"]["compensated"] < found["flops"]["distilled"]
+    for arm in crossover.ARMS[1:]:
+        differences = [random - own for random, own in zip(found["random"], found[arm], strict=True)]
+        assert found["leads"][arm]["lead"] == pytest.approx(differences, abs=2e-4)
+    assert found["crossing_tokens"] is None
+
+
+@pytest.mark.slow
 def test_peers_are_compared_with_our_arms_in_small(monkeypatch, capsys, tmp_path):
     import peers_quality
 
