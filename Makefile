@@ -64,7 +64,7 @@ run: $(READY) $(if $(wildcard requirements-$(ENV).txt),$(VENV)/.installed-$(ENV)
 	$(RUN) BUDWOOD_MAKE=1 kedro run $(ARGS)
 
 test: $(READY) ## Run all tests
-	$(RUN) OMP_NUM_THREADS=1 pytest -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
+	$(RUN) OMP_NUM_THREADS=1 pytest -n 3 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 check: $(READY) ## Lint, formatting, types, import rules
 	$(RUN) ruff check

@@ -2,13 +2,14 @@
 
 Every model is asked 100 questions of each task in context, in words of held-out Wikipedia and presidential addresses
 (guessing is right in 25%). It continues 16 held-out beginnings, and reads held-out text of both sources and of a
-language that training text lacks (French). The teacher comes first, then random weights of a quarter of its size, the
-corrected cut, and all models that are named.
+language that training text lacks (French). The teacher comes first, then random weights of the cut's shape, the cut,
+and all models that are named, such as those that `crossover.py` trains.
 
 `order_gates` are what the sanity gates find of the teacher's order: the loss of its first halves less the better of its
 last halves and the first halves in the teacher's own order.
 
-Usage: python benchmarks/beyond.py [--models trained=folder ...]; about five minutes on a core that multiplies bfloat16.
+Usage: python benchmarks/beyond.py CUT [--models trained=folder ...]; about five minutes on a core that multiplies
+bfloat16. CUT is a folder that `crossover.py` names.
 
 Last line: a JSON object with `order_gates`, and for every model `copy` and `recall` (share, standard error),
 `repetition`, `distinct`, `agreement` (mean, standard error), `nats` and `foreign_nats` (loss, standard error).
@@ -20,11 +21,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cuts import sized
 from quickstart import ADDRESSES, CACHE_DIR, FRENCH, ORDERED, open_quickstart
-from study import SHAPES, SPACES
 
-from budwood import Checkpoint, Schedule, Selection, Study
+from budwood import Checkpoint, Schedule, Study
 from budwood.evaluation.harness import write_tasks
 from budwood.evaluation.settings import COPY, RECALL, EvaluationSettings, HeldOutSettings
 from budwood.evaluation.statistics import mean_and_error
@@ -112,16 +111,15 @@ def _variety(samples: list[Sample] | tuple[Sample, ...]) -> dict[str, Any]:
 def main() -> None:
     """Measure all models and print the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cut", type=Path, help="folder of an export")
     parser.add_argument("--models", nargs="*", default=[], help="name=folder of further models with the same tokens")
     parser.add_argument("--cache-dir", type=Path, default=CACHE_DIR)
     arguments = parser.parse_args()
     study = open_quickstart(arguments.cache_dir, addresses=ADDRESSES, french=FRENCH)
     result: dict[str, Any] = {"order_gates": order_gates(study)}
     sys.stderr.write(json.dumps(result) + "\n")
-    shape, _ = SHAPES["quarter"]
-    selection = Selection.prefix(sized(study.teacher.architecture, shape))
-    plain, cut = (study.extract(selection, SPACES[way]).checkpoint for way in ("ordered", "compensated"))
-    random = study.pretrain(plain, random=True, schedule=UNTRAINED, learning_rate=1e-12).model
+    cut = Checkpoint.open(arguments.cut)
+    random = study.pretrain(cut, random=True, schedule=UNTRAINED, learning_rate=1e-12).model
     named = {name: Checkpoint.open(Path(folder)) for name, folder in (each.split("=") for each in arguments.models)}
     measured = Measured(study, arguments.cache_dir)
     for name, model in {"teacher": study.teacher, "random": random, "compensated": cut, **named}.items():

@@ -80,6 +80,8 @@ class Point:
     losses: Losses
     """[N]"""
     flops: float
+    folder: Path
+    """In which it is."""
 
 
 class Crossover:
@@ -105,8 +107,9 @@ class Crossover:
             compute=EXACT,
         )
         losses = self.study.workspace.finish(stage).score.losses
-        spent = sum(cost.flops for cost in trained.record.costs)
-        return Point(np.concatenate([losses[source] for source in sorted(losses)]), spent + self._fixed(run.arm))
+        training = sum(cost.flops for cost in trained.record.costs)
+        flops, folder = training + self._fixed(run.arm), trained.model.folder
+        return Point(np.concatenate([losses[source] for source in sorted(losses)]), flops, folder)
 
     def _fixed(self, arm: str) -> float:
         """Return the FLOPs of an arm before its training."""
@@ -267,6 +270,7 @@ def main() -> None:
     shared = {
         "size": arguments.size,
         "shape": crossover.cut.winner.description,
+        "cut": str(crossover.cut.checkpoint.folder),
         "num_parameters": num_parameters(crossover.architecture),
         "learning_rates": rates,
         "parent_charged_tokens": float(f"{crossover.parent_charged_tokens:.3g}"),
@@ -274,7 +278,7 @@ def main() -> None:
     points: dict[Run, Point] = {}
     for run in [Run(arm, tokens, seed) for tokens in budgets for seed in arguments.seeds for arm in arguments.arms]:
         points[run] = crossover.point(run)
-        sys.stderr.write(f"{run}: {points[run].losses.mean():.4f} nats\n")
+        sys.stderr.write(f"{run}: {points[run].losses.mean():.4f} nats, {points[run].folder}\n")
         sys.stdout.write(json.dumps(summary(points, budgets) | shared) + "\n")
         sys.stdout.flush()
 

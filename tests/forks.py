@@ -87,6 +87,8 @@ LIBRARIES = (
 _NO_FILES = ("<string>", "<frozen runpy>", "<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
 """Where code is that no file has. Python looks for each through all modules, and Dynaconf twice through all frames."""
 STREAMS = (0, 1, 2)
+GONE = (EOFError, OSError)
+"""What is raised where nobody is at the other end of a connection."""
 
 
 def serve(listening: socket.socket) -> None:
@@ -120,7 +122,7 @@ def _report(forks: dict[int, Connection]) -> None:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == 0:
             return
-        with forks.pop(pid) as asked, suppress(BrokenPipeError):
+        with forks.pop(pid) as asked, suppress(*GONE):
             asked.send(os.waitstatus_to_exitcode(status))
 
 
@@ -128,7 +130,7 @@ def _signal(pid: int, asked: Connection) -> None:
     """Send the signal that is asked for; where nobody asks any more, the last one."""
     try:
         number = asked.recv()
-    except EOFError:
+    except GONE:
         number = signal.SIGKILL
     os.kill(pid, number)
 
@@ -138,7 +140,7 @@ def _fork(listening: socket.socket, forks: dict[int, Connection]) -> None:
     opened, _ = listening.accept()
     _, streams, _, _ = socket.recv_fds(opened, 1, len(STREAMS))
     asked = Connection(opened.detach())
-    with suppress(EOFError):  # who asked may have been killed
+    with suppress(*GONE):
         arguments, folder, variables = asked.recv()
         pid = os.fork()
         if pid == 0:
@@ -150,15 +152,15 @@ def _fork(listening: socket.socket, forks: dict[int, Connection]) -> None:
                 os.dup2(stream, number)
                 os.close(stream)
             become(arguments, Path(folder), variables)
-        asked.send(pid)
         forks[pid] = asked
+        asked.send(pid)
     for stream in streams:
         os.close(stream)
 
 
 @cache
 def _import_libraries() -> None:
-    """Import them, and leave them out of every later garbage collection."""
+    """Import all of `LIBRARIES`, and leave them out of every later garbage collection."""
     for library in LIBRARIES:
         import_module(library)
     gc.collect()
