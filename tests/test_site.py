@@ -70,6 +70,6 @@ def test_the_site_opens_and_searches_from_a_folder(site: Path, need: Callable, t
         browser.execute_script("document.querySelector('#__search').click()")
         field = wait_for(browser, lambda: browser.find_element(By.CSS_SELECTOR, ".md-search__input"))
         browser.execute_script("arguments[0].focus()", field)
-        field.send_keys("hidden_weight")
+        field.send_keys("num_finalists")
         assert wait_for(browser, lambda: browser.find_elements(By.CSS_SELECTOR, ".md-search-result__item"))
         assert complaints(browser) == []

@@ -119,8 +119,6 @@ def test_weights_of_an_architecture_can_only_be_random(make_job, model_folder):
         {"divergence": "jensen_shannon", "loss": "sampled"},
         {"teacher": "cached"},
         {"teacher": "cached", "loss": "full"},
-        {"hidden_weight": 0.1, "loss": "sampled", "teacher": "cached"},
-        {"hidden_share": 0},
     ],
     ids=str,
 )

@@ -148,7 +148,8 @@ def test_what_no_restart_helps_is_not_restarted(make_job, kind, name, monkeypatc
     """Such as a job that a process refuses; the launcher stands for one that would start it again for ever."""
     monkeypatch.setattr(launch, "_SECONDS_BETWEEN_LOOKS", 0.05)
     folder = make_job().output_folder
-    script = f"import time; open({str(folder / name)!r}, 'w').write('no node has it'); time.sleep(600)"
+    script = "import time; from budwood.records.files import write_atomically as write; from pathlib import Path; "
+    script += f"write(Path({str(folder / name)!r}), 'no node has it'); time.sleep(600)"
     job = make_job(engine=Engine(launcher=f'{sys.executable} -c "{script}"', compile_loss="off"))
     begun = time.monotonic()
     with pytest.raises(kind, match=r"^no node has it$"):

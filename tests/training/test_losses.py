@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from budwood.training import losses
-from budwood.training.losses import Logits, SparseTarget, hidden_distance, inductor_works
+from budwood.training.losses import Logits, SparseTarget, inductor_works
 from budwood.training.settings import DistillationSettings, DistillationWeights
 from budwood.training.teacher import draw, sparse_target, take_top
 
@@ -372,14 +372,6 @@ def test_where_nothing_compiles_that_is_said(monkeypatch, caplog):
     assert not inductor_works("cpu")
     inductor_works.cache_clear()
     assert "runs uncompiled on cpu because torch.compile fails: no compiler" in caplog.text
-
-
-def test_hidden_distance_by_hand():
-    """Two tokens: (1, 2) against (1, 0): 4 / 1; (3, 4) against (0, 5): 10 / 25."""
-    student = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
-    teacher = torch.tensor([[[1.0, 0.0], [0.0, 5.0]]])
-    assert hidden_distance(student, teacher).tolist() == pytest.approx([4.4])
-    assert hidden_distance(teacher, teacher).tolist() == [0.0]
 
 
 def test_padding_of_a_sparse_target_changes_nothing():

@@ -1,7 +1,5 @@
 """Objectives are the losses of Hugging Face's own logits."""
 
-import json
-
 import pytest
 import torch
 from teachers import tiny_teacher
@@ -12,9 +10,8 @@ from budwood.models.checkpoint import load_model, load_tokenizer, save_checkpoin
 from budwood.models.device import Compute
 from budwood.models.losses import next_token_losses
 from budwood.training import objectives
-from budwood.training.objectives import Batch, HiddenStates, Objective, compiles_loss, objective_of
+from budwood.training.objectives import Batch, Objective, compiles_loss, objective_of
 from budwood.training.settings import DistillationSettings, Engine
-from budwood.training.teacher import SharedStates, layer_inputs
 
 CPU = Compute(torch.device("cpu"), "float32")
 
@@ -31,7 +28,6 @@ def batch():
         input_ids=tokens[:, :-1],
         labels=tokens[:, 1:],
         starts=torch.tensor([0, 11, 22]),
-        progress=torch.tensor([0.0, 0.25, 0.5]),
     )
 
 
@@ -129,57 +125,6 @@ def test_the_teacher_runs_on_its_own_device(models, batch, make_job):
     assert dtype in {torch.float32, torch.bfloat16}
     rtol = 1e-5 if dtype == torch.float32 else 2e-2
     torch.testing.assert_close(elsewhere(student, batch), distillation(make_job)(student, batch), rtol=rtol, atol=1e-3)
-
-
-def test_states_are_the_inputs_of_the_layers(models, batch):
-    for model in models:
-        seen = []
-        hooks = [
-            layer.register_forward_pre_hook(
-                lambda _, args, kwargs, seen=seen: seen.append((args or [kwargs["hidden_states"]])[0]),
-                with_kwargs=True,
-            )
-            for layer in model.base_model.layers
-        ]
-        output = model.base_model(input_ids=batch.input_ids, use_cache=False, output_hidden_states=True)
-        for hook in hooks:
-            hook.remove()
-        inputs = layer_inputs(output)
-        assert len(inputs) == len(seen) == model.config.num_hidden_layers
-        assert all(torch.equal(one, other) for one, other in zip(inputs, seen, strict=True))
-
-
-def test_the_pull_of_hidden_states_by_hand():
-    """Channels 2 and 0 of layer 1: (1, 1) against (0, 1) is 1; half of the second sequence's share is over."""
-    teacher = (torch.zeros(2, 1, 3), torch.tensor([1.0, 9.0, 0.0]).expand(2, 1, 3))
-    pull = HiddenStates(shared=SharedStates(channels=(2, 0), layers=(1,)), weight=3.0, share=0.5)
-    student = (torch.ones(2, 1, 2),)
-    assert float(pull(student, teacher, torch.tensor([0.0, 0.25]))) == pytest.approx(3 + 1.5)
-    assert float(pull(student, teacher, torch.tensor([0.5, 0.9]))) == 0
-
-
-def write_certificate(folder, **record):
-    (folder / "certificate.json").write_text(json.dumps(record))
-
-
-def test_a_student_is_pulled_towards_the_teacher_it_was_cut_from(models, batch, make_job, model_folder, teacher_folder):
-    from budwood.models.fingerprint import fingerprint
-
-    teacher, student = models
-    kept = {"kept_channels": list(range(4, 20)), "kept_layers": [1]}
-    write_certificate(model_folder, teacher_fingerprint=fingerprint(teacher_folder), **kept)
-    try:
-        with_pull = distillation(make_job, hidden_weight=0.5, hidden_share=0.4)(student, batch)
-    finally:
-        (model_folder / "certificate.json").unlink()
-    states = [
-        model.base_model(input_ids=batch.input_ids, output_hidden_states=True).hidden_states
-        for model in (student, teacher)
-    ]
-    own, other = states[0][0], states[1][1][..., 4:20]
-    distances = ((own - other) ** 2).sum(-1) / (other**2).sum(-1)
-    expected = 0.5 * (distances.sum(-1) * torch.tensor([1.0, 0.375, 0.0])).sum()
-    torch.testing.assert_close(with_pull - distillation(make_job)(student, batch), expected, rtol=1e-4, atol=1e-3)
 
 
 def test_whether_the_loss_is_compiled(monkeypatch):

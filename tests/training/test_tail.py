@@ -105,7 +105,7 @@ def test_the_minimum_has_the_whole_teachers_probabilities_on_the_top():
 
 
 def test_a_live_teacher_answers_as_the_whole_one(cut, exact):
-    target, _ = open_live_teacher(cut, TAIL, CPU)(IDS, STARTS)
+    target = open_live_teacher(cut, TAIL, CPU)(IDS, STARTS)
     expected = tail_by_definition(exact, KEPT, TAIL.top_k)
     assert torch.equal(target.ids, expected.ids)
     assert float(expected.rest.min()) > float(exact[:, KEPT:].sum(-1).min()) > 0.05
@@ -114,7 +114,7 @@ def test_a_live_teacher_answers_as_the_whole_one(cut, exact):
 
 
 def test_without_a_tail_the_target_is_what_the_teacher_says_of_kept_ids_alone(cut, exact):
-    target, _ = open_live_teacher(cut, DistillationSettings(loss="full"), CPU)(IDS, STARTS)
+    target = open_live_teacher(cut, DistillationSettings(loss="full"), CPU)(IDS, STARTS)
     given_kept = exact[:, :KEPT] / exact[:, :KEPT].sum(-1, keepdim=True)
     found = (target.hidden @ target.head.T / TAIL.temperature).softmax(-1)
     torch.testing.assert_close(found.double(), given_kept, rtol=1e-4, atol=1e-7)
@@ -154,7 +154,7 @@ def test_a_teacher_that_is_cut_twice_answers_as_the_whole_one_too(whole, cut, tm
     once = trim_checkpoint(Checkpoint.open(whole), range(ROWS - 7), tmp_path / "once")
     twice = trim_checkpoint(Checkpoint.open(once), range(KEPT), tmp_path / "twice")
     assert num_dropped_ids(twice) == ROWS - KEPT
-    targets = [open_live_teacher(folder, TAIL, CPU)(IDS, STARTS)[0] for folder in (cut, twice)]
+    targets = [open_live_teacher(folder, TAIL, CPU)(IDS, STARTS) for folder in (cut, twice)]
     for one, other in zip(*(target.tensors() for target in targets), strict=True):
         torch.testing.assert_close(one, other)
 

@@ -12,13 +12,11 @@ from runs import assert_close
 from budwood.corpus.packing import PackedCorpus
 from budwood.models.checkpoint import load_model, read_architecture
 from budwood.models.device import Compute
-from budwood.models.fingerprint import fingerprint
 from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import fetch_teacher
 from budwood.training import run
 from budwood.training.cache import write_cache
 from budwood.training.checks import check_vocabulary
-from budwood.training.curve import read_curve
 from budwood.training.order import training_order
 from budwood.training.run import train
 from budwood.training.settings import DistillationSettings
@@ -56,47 +54,6 @@ def test_a_cache_of_everything_teaches_what_the_live_teacher_does(make_job, cach
     assert results[0].teacher_flops > 0
     assert results[1].teacher_flops == 0
     assert results[0].student_flops == results[1].student_flops
-
-
-@pytest.mark.slow
-def test_the_pull_towards_hidden_states_ends_with_its_share(make_job, model_folder, teacher_folder, tmp_path):
-    """After the share the loss is the plain one, but the weights are others."""
-    student = tmp_path / "student"
-    shutil.copytree(model_folder, student)
-    record = {"teacher_fingerprint": fingerprint(teacher_folder), "kept_channels": list(range(16)), "kept_layers": [0]}
-    (student / "certificate.json").write_text(json.dumps(record))
-    jobs = [
-        make_job(str(weight), model_folder=student, distillation=settings(hidden_weight=weight, hidden_share=0.5))
-        for weight in (0.0, 1.0)
-    ]
-    losses = []
-    for job in jobs:
-        train(job)
-        losses.append([row["train_loss"] for row in read_curve(job.output_folder) if "train_loss" in row])
-    gaps = np.subtract(losses[1], losses[0])
-    assert gaps[0] > 0.3
-    assert (np.diff(gaps[:4]) < 0).all()
-    assert np.abs(gaps[3:]).max() < 0.1
-
-
-@pytest.mark.parametrize(
-    ("record", "expected"),
-    [
-        (None, "has no certificate.json that names them"),
-        ({"teacher_fingerprint": "x"}, "has no certificate.json that names them"),
-        ({"teacher_fingerprint": "x", "kept_channels": [0], "kept_layers": [0]}, "was cut from teacher x"),
-        ("{", r"certificate\.json is missing, empty or damaged"),
-    ],
-)
-def test_students_without_shared_channels_are_refused(make_job, model_folder, tmp_path, record, expected):
-    student = tmp_path / "student"
-    shutil.copytree(model_folder, student)
-    if record:
-        (student / "certificate.json").write_text(record if isinstance(record, str) else json.dumps(record))
-    with pytest.raises(ValueError, match=expected):
-        train(make_job(model_folder=student, distillation=settings(hidden_weight=1.0)))
-    with pytest.raises(ValueError, match="has initialisation='random'"):
-        train(make_job(initialisation="random", distillation=settings(hidden_weight=1.0)))
 
 
 def swap_two_tokens(source, target):
@@ -159,7 +116,7 @@ def test_a_wider_teacher_is_sliced_before_the_softmax(sized):
     expected = torch.log_softmax(whole(ids).logits[0, :, :VOCABULARY], -1)
     for loss in ("full", "topk_tail"):
         teacher = open_live_teacher(folder, settings(loss=loss, top_k=VOCABULARY), CPU, VOCABULARY)
-        target, _ = teacher(ids, torch.zeros(1))
+        target = teacher(ids, torch.zeros(1))
         if loss == "full":
             found = torch.log_softmax(target.hidden @ target.head.T, -1)
         else:

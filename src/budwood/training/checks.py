@@ -24,7 +24,6 @@ from budwood.training.teacher import (
     check_entries,
     num_rows,
     open_cache,
-    shared_states,
     student_architecture,
     teacher_compute,
 )
@@ -120,8 +119,8 @@ def check_teacher(job: TrainingJob, corpus: PackedCorpus, starts: NDArray[np.int
     """Check before a run, without loading a model, whether its teacher can teach its student.
 
     Raises:
-        ValueError: the vocabularies differ, a loss asks for more entries than there are tokens,
-            a hidden-state loss finds no shared channels, or a cache is missing, unfinished or of something else.
+        ValueError: the vocabularies differ, a loss asks for more entries than there are tokens, or a cache is missing,
+            unfinished or of something else.
     """
     settings = job.distillation
     assert settings is not None, "only a distillation has a teacher"
@@ -130,8 +129,6 @@ def check_teacher(job: TrainingJob, corpus: PackedCorpus, starts: NDArray[np.int
     rows, teacher_rows = student_architecture(job).vocab_size, num_rows(job.teacher_folder)
     check_entries(settings, min(rows, teacher_rows), num_dropped_ids(job.teacher_folder))
     teacher_compute(settings, choose_compute(job.device, job.precision))
-    if settings.hidden_weight:
-        shared_states(job)
     if settings.teacher == "cached":
         if teacher_rows > rows:
             raise ValueError(

@@ -282,21 +282,6 @@ def sparse_divergence(
     return value, student.scatter_add(1, ids, -probs)
 
 
-def hidden_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return [B] the squared distance of residual streams over the teacher's square norm, summed over tokens.
-
-    The norm of each token's own stream: a few tokens carry activations that are larger by orders of magnitude.
-    Minitron adds such a term to the divergence of logits (Muralidharan et al., 2024, arXiv 2407.14679, section 3); a
-    sub-network shares channels with its teacher and needs no projection between them.
-
-    Args:
-        student: [B, T, E].
-        teacher: [B, T, E], without gradient.
-    """
-    student, teacher = student.float(), teacher.detach().float()
-    return ((student - teacher).square().sum(-1) / teacher.square().sum(-1)).sum(-1)
-
-
 @cache
 def _compiled_step() -> Callable[..., tuple[Tensor, Tensor]]:
     compiled: Callable[..., tuple[Tensor, Tensor]] = torch.compile(_chunk_step)

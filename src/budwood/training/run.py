@@ -278,25 +278,21 @@ class _Sequences(Dataset[dict[str, Tensor]]):
     def __init__(self, job: TrainingJob, steps_done: int) -> None:
         schedule = job.schedule
         self.corpus, self.length = PackedCorpus.open(job.corpus_folder), schedule.sequence_length
-        self.num_done = steps_done * schedule.global_batch
         # The length stays the whole run's: sequences that were read go to the end, which this run never reaches.
-        self.starts = np.roll(reading_order(self.corpus, job), -self.num_done)
+        self.starts = np.roll(reading_order(self.corpus, job), -steps_done * schedule.global_batch)
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         tokens = torch.from_numpy(self.corpus.read(self.starts[index], self.length))
-        progress = torch.tensor((self.num_done + index) / len(self.starts), dtype=torch.float32)
-        return {"tokens": tokens, "starts": torch.tensor(self.starts[index]), "progress": progress}
+        return {"tokens": tokens, "starts": torch.tensor(self.starts[index])}
 
 
 def _collate(sequences: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    batch, starts, progress = (
-        torch.stack([sequence[name] for sequence in sequences]) for name in ("tokens", "starts", "progress")
-    )
+    batch, starts = (torch.stack([sequence[name] for sequence in sequences]) for name in ("tokens", "starts"))
     # `shift_labels` and not `labels`: the Trainer counts them as they are when it normalises over micro-batches.
-    return {"input_ids": batch[:, :-1], "shift_labels": batch[:, 1:], "starts": starts, "progress": progress}
+    return {"input_ids": batch[:, :-1], "shift_labels": batch[:, 1:], "starts": starts}
 
 
 def _student(job: TrainingJob) -> PreTrainedModel:

@@ -210,10 +210,6 @@ class DistillationSettings(Strict):
     """Draws per token, with replacement."""
     sampling_seed: int = 42
     """Of the draws; not the schedule's, so that runs in other orders can read one cache."""
-    hidden_weight: float = Field(default=0.0, ge=0)
-    """Weight of the squared distance between the layers' inputs of student and teacher at the start of training."""
-    hidden_share: float = Field(default=0.3, gt=0, le=1)
-    """Share of training in which that weight falls to zero."""
     teacher: Literal["live", "cached"] = "live"
     """`cached` runs the teacher once for all students that read the same sequences."""
     teacher_device: str = "same"
@@ -229,8 +225,6 @@ class DistillationSettings(Strict):
             raise ValueError(
                 "teacher='cached' needs a loss of few entries (topk_tail, sampled, topk_renorm), got 'full'"
             )
-        if self.teacher == "cached" and self.hidden_weight:
-            raise ValueError(f"hidden_weight={self.hidden_weight} needs teacher='live': a cache has no hidden states")
         return self
 
     @property

@@ -51,7 +51,6 @@ class Student(nn.Module):
         input_ids: Tensor,
         shift_labels: Tensor,
         starts: Tensor | None = None,
-        progress: Tensor | None = None,
         num_items_in_batch: Tensor | None = None,
         **_: Any,
     ) -> dict[str, Tensor]:
@@ -61,10 +60,9 @@ class Student(nn.Module):
             input_ids: [B, T].
             shift_labels: [B, T] next tokens; this name makes the Trainer count all of them.
             starts: [B] where the sequences begin in the token file.
-            progress: [B] share of the run before a sequence.
             num_items_in_batch: tokens of the whole optimiser step, over all its micro-batches.
         """
         (objective,) = self._objective
-        batch = Batch(input_ids=input_ids, labels=shift_labels, starts=starts, progress=progress)
+        batch = Batch(input_ids=input_ids, labels=shift_labels, starts=starts)
         total = objective(self.model, batch)
         return {"loss": total / (shift_labels.numel() if num_items_in_batch is None else num_items_in_batch)}

@@ -18,11 +18,9 @@ from budwood.arch.spec import Architecture
 from budwood.corpus.packing import PackedCorpus
 from budwood.models.checkpoint import load_config, load_model, read_architecture
 from budwood.models.device import Compute, choose_compute
-from budwood.models.export import CERTIFICATE
 from budwood.models.fingerprint import fingerprint
 from budwood.models.losses import cap_of, scaled, softcap
 from budwood.models.vocabulary import dropped_head, num_dropped_ids
-from budwood.models.weights import read_object
 from budwood.training import losses
 from budwood.training.cache import CacheFacts, CacheShape, TeacherCache
 from budwood.training.job import TrainingJob
@@ -37,8 +35,8 @@ Entries = Mapping[str, Tensor]
 class Teacher(Protocol):
     """Gives distributions of the next token."""
 
-    def __call__(self, input_ids: Tensor, starts: Tensor) -> tuple[Target, tuple[Tensor, ...]]:
-        """Return the target of a batch, and the inputs of all layers where the loss needs them.
+    def __call__(self, input_ids: Tensor, starts: Tensor) -> Target:
+        """Return the target of a batch.
 
         Args:
             input_ids: [B, T].
@@ -60,21 +58,21 @@ class LiveTeacher:
     dropped: Tensor | None = None
     """[D, F] output weights on the teacher's device, of tokens that count in the tail alone."""
 
-    def __call__(self, input_ids: Tensor, starts: Tensor) -> tuple[Target, tuple[Tensor, ...]]:
+    def __call__(self, input_ids: Tensor, starts: Tensor) -> Target:
         """Run the model on [B, T] ids: [B, T, F] hidden states or a few entries leave its device, never logits."""
         # Its weights have the precision that it runs in, also inside the student's autocast.
         with torch.autocast(self.model.device.type, enabled=False):
-            hidden, states = self._run(input_ids, want_states=self.settings.hidden_weight > 0)
+            hidden = self._run(input_ids)
             entries = {} if self.settings.loss == "full" else self._entries(hidden, starts)
         if entries:
             moved = {name: part.to(self.device) for name, part in entries.items()}
-            return sparse_target(moved, self.settings, len(self.head)), states
+            return sparse_target(moved, self.settings, len(self.head))
         inputs = scaled(self.model, hidden.flatten(0, 1)).to(self.device)
-        return Logits(inputs, self.head, cap_of(self.model)), states
+        return Logits(inputs, self.head, cap_of(self.model))
 
     def entries(self, input_ids: Tensor, starts: Tensor) -> Entries:
         """Return the entries that `settings.loss` asks for, of all N tokens of [B, T] ids."""
-        return self._entries(self._run(input_ids, want_states=False)[0], starts)
+        return self._entries(self._run(input_ids), starts)
 
     def _log_probs(self, states: Tensor) -> Tensor:
         """Return [C, V + D] tempered log-probabilities in float32, of dropped tokens last."""
@@ -85,11 +83,11 @@ class LiveTeacher:
         return torch.log_softmax(softcap(logits, cap_of(self.model)).float() / self.settings.temperature, -1)
 
     @torch.no_grad()
-    def _run(self, input_ids: Tensor, *, want_states: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
-        output = self.model.base_model(
-            input_ids=input_ids.to(self.model.device), use_cache=False, output_hidden_states=want_states
-        )
-        return output.last_hidden_state, layer_inputs(output) if want_states else ()
+    def _run(self, input_ids: Tensor) -> Tensor:
+        """Return [B, T, F] last hidden states."""
+        output = self.model.base_model(input_ids=input_ids.to(self.model.device), use_cache=False)
+        states: Tensor = output.last_hidden_state
+        return states
 
     @torch.no_grad()
     def _entries(self, hidden: Tensor, starts: Tensor) -> Entries:
@@ -113,24 +111,15 @@ class CachedTeacher:
     cache: TeacherCache
     settings: DistillationSettings
 
-    def __call__(self, input_ids: Tensor, starts: Tensor) -> tuple[Target, tuple[Tensor, ...]]:
+    def __call__(self, input_ids: Tensor, starts: Tensor) -> Target:
         """Read the entries of [B, T] ids whose sequences begin at [B] `starts`."""
         entries = self.cache.read(starts.cpu().numpy(), input_ids.cpu().numpy())
         moved = {name: part.to(input_ids.device) for name, part in entries.items()}
-        return sparse_target(moved, self.settings, self.cache.facts.vocab_size), ()
+        return sparse_target(moved, self.settings, self.cache.facts.vocab_size)
 
 
 def _join(parts: list[Entries]) -> Entries:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-
-def layer_inputs(output: Any) -> tuple[Tensor, ...]:
-    """Return [B, T, F] the inputs of all layers of a model, from an output with hidden states.
-
-    Inputs, and not outputs: the last entry of Hugging Face's hidden states is normalised.
-    """
-    states: tuple[Tensor, ...] = output.hidden_states[:-1]
-    return states
 
 
 def take_top(log_probs: Tensor, k: int, num_ids: int | None = None) -> Entries:
@@ -291,39 +280,6 @@ def teacher_beside(job: TrainingJob) -> Architecture | None:
 def num_rows(folder: Path) -> int:
     """Return the tokens that a model has logits of: those of its tokenizer, and often some that pad them."""
     return int(load_config(folder)["vocab_size"])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SharedStates:
-    """Which numbers of a student's residual stream are its teacher's."""
-
-    channels: tuple[int, ...]
-    """For every channel of the student, the teacher's."""
-    layers: tuple[int, ...]
-    """For every layer of the student in depth order, the teacher's."""
-
-
-def shared_states(job: TrainingJob) -> SharedStates:
-    """Return what a sub-network shares with its teacher, according to its certificate.
-
-    Raises:
-        ValueError: the student has random weights or no undamaged certificate, or was cut from another teacher.
-    """
-    reason = "hidden_weight needs a student that shares channels with its teacher"
-    if job.initialisation == "random":
-        raise ValueError(f"{reason}: arm {job.arm} has initialisation='random'")
-    assert job.model_folder is not None, "only random weights need no folder"
-    file = job.model_folder / CERTIFICATE
-    record = read_object(file) if file.is_file() else {}
-    if "kept_channels" not in record:
-        raise ValueError(f"{reason}: {job.model_folder} has no {CERTIFICATE} that names them; export it again")
-    own = fingerprint(job.teacher_folder)
-    if record["teacher_fingerprint"] != own:
-        raise ValueError(
-            f"{reason}: {job.model_folder} was cut from teacher {record['teacher_fingerprint']}, "
-            f"and {job.teacher_folder} is {own}"
-        )
-    return SharedStates(channels=tuple(record["kept_channels"]), layers=tuple(record["kept_layers"]))
 
 
 def cache_facts(teacher_folder: Path, corpus: PackedCorpus, length: int, settings: DistillationSettings) -> CacheFacts:
