@@ -11,7 +11,9 @@ import runpy
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+import threading
+import traceback
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
@@ -19,6 +21,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
+
+import numpy as np
 
 LIBRARIES = (
     "accelerate",
@@ -102,18 +106,21 @@ def serve(listening: socket.socket) -> None:
     signal.set_wakeup_fd(wake.fileno())
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     forks: dict[int, Connection] = {}
-    while STREAMS[0] not in (ready := wait([STREAMS[0], listening, ended, *forks.values()])):
-        if ended in ready:
-            ended.recv(4096)
-            _report(forks)
-        for pid, asked in list(forks.items()):
-            if asked in ready:
-                _signal(pid, asked)
-        if listening in ready:
-            _fork(listening, forks)
-    for pid in forks:
-        os.kill(pid, signal.SIGKILL)
+    try:
+        while STREAMS[0] not in (ready := wait([STREAMS[0], listening, ended, *forks.values()])):
+            if ended in ready:
+                ended.recv(4096)
+                _report(forks)
+            for pid, asked in list(forks.items()):
+                if asked in ready:
+                    _signal(pid, asked)
+            if listening in ready:
+                _fork(listening, forks)
+    finally:
+        for pid in forks:
+            os.kill(pid, signal.SIGKILL)
 
 
 def _report(forks: dict[int, Connection]) -> None:
@@ -122,8 +129,9 @@ def _report(forks: dict[int, Connection]) -> None:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == 0:
             return
-        with forks.pop(pid) as asked, suppress(*GONE):
-            asked.send(os.waitstatus_to_exitcode(status))
+        if asked := forks.pop(pid, None):
+            with asked, suppress(*GONE):
+                asked.send(os.waitstatus_to_exitcode(status))
 
 
 def _signal(pid: int, asked: Connection) -> None:
@@ -144,25 +152,39 @@ def _fork(listening: socket.socket, forks: dict[int, Connection]) -> None:
         arguments, folder, variables = asked.recv()
         pid = os.fork()
         if pid == 0:
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            for connection in (listening, asked, *forks.values()):
-                connection.close()
-            for stream, number in zip(streams, STREAMS, strict=True):
-                os.dup2(stream, number)
-                os.close(stream)
-            become(arguments, Path(folder), variables)
+            try:
+                _leave_server((listening, asked, *forks.values()), streams)
+                become(arguments, Path(folder), variables)
+            except BaseException:  # noqa: BLE001 - a fork never goes on as the server
+                traceback.print_exc()
+            finally:
+                os._exit(1)
         forks[pid] = asked
         asked.send(pid)
     for stream in streams:
         os.close(stream)
 
 
+def _leave_server(connections: Iterable[socket.socket | Connection], streams: list[int]) -> None:
+    """Undo in a fork what is the server's, and take its own streams."""
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGCHLD, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for connection in connections:
+        connection.close()
+    for stream, number in zip(streams, STREAMS, strict=True):
+        os.dup2(stream, number)
+        os.close(stream)
+    np.random.seed()  # noqa: NPY002 - what Python does with its own numbers after a fork
+
+
 @cache
 def _import_libraries() -> None:
     """Import all of `LIBRARIES`, and leave them out of every later garbage collection."""
     for library in LIBRARIES:
-        import_module(library)
+        with suppress(ImportError):  # who needs it will say so
+            import_module(library)
     gc.collect()
     gc.freeze()
 
@@ -171,14 +193,13 @@ def become(arguments: list[str], folder: Path, environment: Mapping[str, str]) -
     """Do what `python <arguments>` does in a folder and with variables of its own, and end as it does."""
     os.environ.clear()
     os.environ.update(environment)
-    os.chdir(folder)
     own = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
     installed = [path for path in sys.path if path.startswith((sys.prefix, sys.base_prefix))]
     sys.path[:] = [str(folder), *own, *installed]
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     inspect.modulesbyfile.update(dict.fromkeys(_NO_FILES, ""))
     status = 1
     try:
+        os.chdir(folder)
         execute(arguments)
         status = 0
     except SystemExit as end:
@@ -187,10 +208,12 @@ def become(arguments: list[str], folder: Path, environment: Mapping[str, str]) -
             sys.stderr.write(end.code)
     except BaseException as error:  # noqa: BLE001 - as an interpreter does
         sys.excepthook(type(error), error, error.__traceback__)
-    finally:
+    try:
+        threading._shutdown()  # waits for threads
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
+    finally:
         os._exit(status)
 
 

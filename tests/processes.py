@@ -28,7 +28,9 @@ def forking() -> Iterator[None]:
             listening.listen()
             number = listening.fileno()
             command = [sys.executable, str(Path(__file__).with_name("forks.py")), str(number)]
-            server = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[number])
+            # Libraries ask on import where they keep what they have loaded.
+            own = os.environ | {"XDG_CACHE_HOME": f"{folder}/cache", "HF_HOME": f"{folder}/cache/huggingface"}
+            server = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[number], env=own)
         try:
             yield
         finally:
@@ -82,9 +84,8 @@ class PythonProcess:
 
     def send_signal(self, number: int) -> None:
         """Send a signal, if it still runs."""
-        if self.poll() is None:
-            with suppress(BrokenPipeError):
-                self._server.send(int(number))
+        with suppress(OSError):
+            self._server.send(int(number))
 
     def kill(self) -> None:
         """Kill it."""

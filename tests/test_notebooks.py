@@ -1,9 +1,11 @@
 """Notebooks run from the first cell to the last on what the smoke environment wrote."""
 
+import json
 import os
 import re
 from pathlib import Path
 
+import forked_python
 import nbformat
 import pytest
 from nbclient import NotebookClient
@@ -15,11 +17,16 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 @pytest.mark.slow
-def test_they_run(finished: Path, monkeypatch: pytest.MonkeyPatch):
+def test_they_run(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """One after another in one process, which forgets the variables of each."""
     for name, value in (environment(finished) | {"KEDRO_ENV": "smoke"}).items():
         if os.environ.get(name) != value:
             monkeypatch.setenv(name, value)
+    kernel = tmp_path / "kernels/forked/kernel.json"
+    kernel.parent.mkdir(parents=True)
+    started = [str(Path(forked_python.__file__)), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    kernel.write_text(json.dumps({"argv": started, "display_name": "forked", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
     folder = finished / "notebooks"
     folder.mkdir(exist_ok=True)
     all_cells = nbformat.v4.new_notebook()
@@ -28,7 +35,8 @@ def test_they_run(finished: Path, monkeypatch: pytest.MonkeyPatch):
         for cell in cells:
             cell.metadata["notebook"] = notebook.stem
         all_cells.cells += [*cells, nbformat.v4.new_code_cell(FORGET)]
-    executed = NotebookClient(all_cells, timeout=600, resources={"metadata": {"path": str(folder)}}).execute()
+    resources = {"metadata": {"path": str(folder)}}
+    executed = NotebookClient(all_cells, timeout=600, resources=resources, kernel_name="forked").execute()
     for notebook in NOTEBOOKS:
         cells = [cell for cell in executed.cells if cell.metadata.get("notebook") == notebook.stem]
         shown = [output.get("data", {}) for cell in cells for output in cell.outputs]

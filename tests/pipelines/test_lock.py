@@ -1,7 +1,6 @@
 """Two runs never work in one data folder at a time."""
 
 import json
-import os
 import shutil
 import signal
 import time
@@ -84,7 +83,7 @@ def test_the_second_of_two_runs_is_refused_and_the_first_ends_well(project, monk
         assert first.poll() is None
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.01)
-    os.kill(first.pid, signal.SIGSTOP)
+    first.send_signal(signal.SIGSTOP)
     try:
         before = sorted(path for path in root.rglob("*") if path.is_file())
         second = kedro(project, *ONE_NODE)
@@ -100,7 +99,7 @@ def test_the_second_of_two_runs_is_refused_and_the_first_ends_well(project, monk
         first.kill()
         first.wait()
         raise
-    os.kill(first.pid, signal.SIGCONT)
+    first.send_signal(signal.SIGCONT)
     assert first.wait(240) == 0
     (row,) = [json.loads(line) for line in (root / WORKSPACE / RUNS).read_text().splitlines()]
     assert row["whole"] is False
@@ -114,7 +113,7 @@ def test_the_lock_of_a_killed_run_is_taken_over(project):
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.01)
     first.kill()
-    first.wait()
+    assert first.wait() == -signal.SIGKILL
     assert kedro(project, *ONE_NODE).returncode == 0
 
 

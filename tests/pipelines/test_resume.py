@@ -41,8 +41,8 @@ def kill_when(project: Path, pattern: str, condition, *arguments: str) -> Path:
     while time.monotonic() < deadline and process.poll() is None:
         for file in workspace(project).glob(pattern):
             if condition(file):
-                process.send_signal(signal.SIGKILL)
-                process.wait()
+                process.kill()
+                assert process.wait() == -signal.SIGKILL
                 return file
         time.sleep(0.01)
     process.kill()

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -284,7 +285,7 @@ def test_two_nodes_make_the_run_of_one_process_and_a_lost_one_is_replaced(make_j
     lost = start_agent(file, port, said[1], KILL_MARK=str(mark), **FORKED)
     wait_until(lambda: mark.exists() and mark.read_text().isdigit() and int(mark.read_text()) >= 5, PATIENCE)
     lost.kill()
-    lost.wait()
+    assert lost.wait() == -signal.SIGKILL
     assert not (together.output_folder / "result.json").exists()
     replaced = start_agent(file, port, said[2], KILL_MARK=str(mark), **FORKED)
     assert [agent.wait(PATIENCE) for agent in (first, replaced)] == [0, 0], (said[0] / "stderr").read_text()[-2000:]
@@ -337,9 +338,23 @@ def test_a_launcher_without_devices_is_refused(make_job, monkeypatch, how):
 
 
 @pytest.mark.slow
+def test_a_process_ends_with_its_launcher(make_job, tmp_path):
+    """Also with one that is killed. Both are real interpreters."""
+    mark, file = tmp_path / "mark", write(make_job(tokens=1000 * 8 * 12))
+    command = [sys.executable, "-m", "budwood.training", str(file), "--track", "kills:hold"]
+    starting = [sys.executable, "-c", "import subprocess, sys; subprocess.run(sys.argv[1:])", *command]
+    launcher = subprocess.Popen(starting, env=os.environ | {"KILL_MARK": str(mark)})
+    wait_until(lambda: mark.exists() and mark.read_text() not in {"", "0"})
+    assert len(processes_of(file)) == 2
+    launcher.kill()
+    launcher.wait()
+    wait_until(lambda: not processes_of(file))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "num_ranks"), [(signal.SIGKILL, 2), (signal.SIGTERM, 1)])
 def test_nothing_outlives_whoever_started_it(make_job, tmp_path, how, num_ranks):
-    """Neither the launcher nor its processes, which are real interpreters where there is one of them."""
+    """Neither the launcher nor its processes."""
     mark = tmp_path / "mark"
     launcher = TWO.replace("--nproc-per-node 2", f"--nproc-per-node {num_ranks}")
     job = make_job(tokens=1000 * 8 * 12, micro_batch=4, engine=Engine(launcher=launcher, compile_loss="off"))
@@ -348,7 +363,7 @@ def test_nothing_outlives_whoever_started_it(make_job, tmp_path, how, num_ranks)
         "import sys, kills; from budwood.training.job import TrainingJob; from budwood.training.launch import run_job\n"
         "run_job(TrainingJob.model_validate_json(open(sys.argv[1]).read()), kills.hold, {})"
     )
-    own = {"KILL_MARK": str(mark)} | (FORKED if num_ranks > 1 else {})
+    own = {"KILL_MARK": str(mark)} | FORKED
     parent = start_python(["-c", script, str(file)], Path.cwd(), os.environ | own)
     wait_until(lambda: mark.exists() and mark.read_text() not in {"", "0"})
     assert len(processes_of(file)) == 1 + num_ranks  # torchrun and what it started

@@ -44,11 +44,7 @@ def check_job(job: TrainingJob) -> Compute:
     for folder in seeing:
         check_lengths(folder, load_config(folder), schedule.sequence_length)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if schedule.global_batch % (schedule.micro_batch * processes):
-        raise ValueError(
-            f"global_batch={schedule.global_batch} must be a multiple of micro_batch={schedule.micro_batch} times the "
-            f"{processes} processes"
-        )
+    schedule.require_shared_by(processes)
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if compute.device.type == "cuda" and here > torch.cuda.device_count():
         raise ValueError(

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from budwood.records.files import write_atomically
 from budwood.records.locks import holding
@@ -52,9 +53,8 @@ def run_job(job: TrainingJob, track: Track, environment: Mapping[str, str]) -> R
         for name in VERDICTS.values():
             (job.output_folder / name).unlink(missing_ok=True)
     tracked = ["--track", f"{track.__module__}:{getattr(track, '__name__', '')}"]
-    command = [os.path.expandvars(word) for word in shlex.split(job.engine.launcher)]
-    whole = [*command, "-m", "budwood.training", str(file), *tracked]
-    status = run_command(whole, environment, lambda: _verdict(job.output_folder) is not None)
+    command = [*_words(job.engine.launcher), "-m", "budwood.training", str(file), *tracked]
+    status = run_command(command, environment, lambda: _verdict(job.output_folder) is not None)
     result, verdict = read_result(job.output_folder), _verdict(job.output_folder)
     if verdict is not None:
         raise verdict
@@ -64,6 +64,30 @@ def run_job(job: TrainingJob, track: Track, environment: Mapping[str, str]) -> R
             f"The same run continues from the newest checkpoint in {job.output_folder}"
         )
     return result
+
+
+def count_processes(launcher: str, folder: Path) -> int:
+    """Start a launcher for a moment, and return how many processes it starts.
+
+    Args:
+        launcher: its command.
+        folder: exists, and is seen by all nodes.
+
+    Raises:
+        ValueError: the launcher fails; its output says why.
+    """
+    with TemporaryDirectory(prefix="launcher-", dir=folder) as name:
+        file = Path(name) / "processes.txt"
+        status = run_command([*_words(launcher), "-m", "budwood.training.count", str(file)], {})
+        if status or not file.is_file():
+            raise ValueError(
+                f"engine.launcher: `{launcher}` ended with status {status} when it was tried; see its output above"
+            )
+        return int(file.read_text(encoding="utf-8"))
+
+
+def _words(launcher: str) -> list[str]:
+    return [os.path.expandvars(word) for word in shlex.split(launcher)]
 
 
 def _verdict(folder: Path) -> Exception | None:

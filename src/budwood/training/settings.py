@@ -151,6 +151,18 @@ class Schedule(Strict):
         warmup = {"warmup_steps": min(self.num_warmup_steps, num_steps // 4), "warmup_ratio": 0.0}
         return self.model_copy(update={"tokens": tokens, "shape": "cosine", "num_evaluations": 1, **warmup})
 
+    def require_shared_by(self, num_processes: int) -> None:
+        """Check that every process gets as many sequences of a batch, in whole portions.
+
+        Raises:
+            ValueError: it does not.
+        """
+        if self.global_batch % (self.micro_batch * num_processes):
+            raise ValueError(
+                f"global_batch={self.global_batch} must be a multiple of micro_batch={self.micro_batch} times the "
+                f"{num_processes} processes"
+            )
+
     @property
     def tokens_per_step(self) -> int:
         """Tokens predicted per optimiser step."""
