@@ -101,7 +101,10 @@ CHANGES = {
            teachers: {whole: {}, part: {subnet: {bin: half, space: coarse_uniform}}}}
         """,
     # The launcher's `auto` is as many processes as there are cores, whose number must divide the batch.
-    "gpus": "{engine: {compile: false, launcher: torchrun --nproc-per-node 1}, measurement: {device: cpu}}",
+    "gpus": """
+        {engine: {compile: false, launcher: torchrun --nproc-per-node 1}, measurement: {device: cpu},
+         schedule: {global_batch: 4, micro_batch: 2}}
+        """,
 }
 """What the environments change of the smoke environment; that of several GPUs also has what its page shows."""
 

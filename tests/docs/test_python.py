@@ -22,6 +22,10 @@ SUBSTITUTIONS = (
     ('"texts/*.txt"', '"package://encodings/*.py"'),
     ('folder="my-study"', 'folder="my-study", engine=budwood.Engine(compile_loss="off")'),
     ("num_hidden_layers=20, hidden_size=480, intermediate_size=1024", "num_hidden_layers=2"),
+    (
+        "tokens=100_000_000, sequence_length=1024, global_batch=64, micro_batch=8, warmup_steps=50",
+        "tokens=1024, sequence_length=64, global_batch=4, micro_batch=4",
+    ),
     ('max_memory="96MiB", context=4096', 'max_memory="96KiB", context=64'),
     ('"HuggingFaceTB/smoltalk", "all"', '"json", data_files="talk.jsonl"'),
     ("num_train_epochs=1, bf16=True", 'max_steps=1, bf16=False, use_cpu=True, report_to="none"'),

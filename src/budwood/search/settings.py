@@ -96,7 +96,7 @@ class SearchSettings(Strict):
     """Standard errors behind the last elite at which a candidate is dropped."""
     compare: Compared = "plain"
     """How candidates are cut: `plain`, without corrections, or `corrected` in closed form, as their space says, which
-    takes several times as long. Finalists are corrected either way."""
+    takes up to two thirds longer on a CPU. Finalists are corrected either way."""
     num_finalists: int = Field(default=3, ge=1)
     """Elites among which the winner is chosen, cut and corrected as exports are, on text that the search has not
     seen."""
