@@ -1,4 +1,4 @@
-"""Draw the figures from `result.json` and `lead.json`, for light and dark pages: `python docs/figure.py`."""
+"""Draw the figures from `result.json` and `tokens.json`, for light and dark pages: `python docs/figure.py`."""
 
 import json
 import math
@@ -16,7 +16,7 @@ WIDTH, LEFT, RIGHT = 480, 186, 356
 """Narrow, so that the text can be read on a phone."""
 TOP, ROW, BOTTOM = 70, 32, 56
 TICKS = (5.0, 5.5, 6.0, 6.5, 7.0)
-FOOT, MOST, ADVANTAGES, TOKENS = 330, 1.5, (0.0, 0.5, 1.0), (100_000, 200_000, 500_000)
+FOOT, LOSSES, TOKENS = 330, (4.0, 5.0, 6.0, 7.0), (100_000, 200_000, 500_000)
 
 
 def draw(result: dict[str, Any], scheme: str) -> str:
@@ -33,37 +33,36 @@ def draw(result: dict[str, Any], scheme: str) -> str:
     return "\n".join([*parts, "</svg>", ""])
 
 
-def draw_lead(result: dict[str, Any], scheme: str) -> str:
-    """Return advantages with their errors against training tokens as SVG, with tokens on a logarithmic axis."""
+def draw_tokens(result: dict[str, Any], scheme: str) -> str:
+    """Return losses with their errors against training tokens as SVG, with tokens on a logarithmic axis."""
     colours = SCHEMES[scheme]
     parts = _head(result, FOOT + BOTTOM, colours)
-    for advantage in ADVANTAGES:
-        y = _advantage_y(advantage)
+    for loss in LOSSES:
+        y = _loss_y(loss)
         parts.append(f'<path d="M44 {y}H{RIGHT}" stroke="{colours["grid"]}"/>')
-        parts.append(_text(36, y + 5, f"{advantage:g}", colours["faint"], 'text-anchor="end" font-size="13"'))
+        parts.append(_text(36, y + 5, f"{loss:g}", colours["faint"], 'text-anchor="end" font-size="13"'))
     for tokens in TOKENS:
-        label = f"{tokens / 1e6:g}M"
-        x = _tokens_x(tokens)
+        x, label = _tokens_x(tokens), f"{tokens / 1e6:g}M"
         parts.append(_text(x, FOOT + 22, label, colours["faint"], 'text-anchor="middle" font-size="13"'))
-    _, below, above = result["arms"]
-    xs = [_tokens_x(tokens) for tokens in result["tokens"]]
-    parts += _line(above, xs, colours, labels=(-2, -10, "start")) + _line(below, xs, colours, labels=(2, 20, "end"))
+    for arm in result["arms"]:
+        parts += _line(arm, [_tokens_x(tokens) for tokens in result["tokens"]], colours)
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _line(arm: dict[str, Any], xs: list[float], colours: dict[str, str], labels: tuple[int, int, str]) -> list[str]:
-    """Return the line of an arm, with a bar and a label for every point; labels lie so far right of it and below."""
-    colour, points = colours["ours"], list(zip(xs, arm["advantages"], arm["errors"], strict=True))
-    path = "L".join(f"{x} {_advantage_y(advantage)}" for x, advantage, _ in points)
+def _line(arm: dict[str, Any], xs: list[float], colours: dict[str, str]) -> list[str]:
+    """Return the line of an arm, with a bar and a label for every point; labels lie above it, or below."""
+    colour, points = colours[arm["kind"]], list(zip(xs, arm["losses"], arm["errors"], strict=False))
+    path = "L".join(f"{x} {_loss_y(loss)}" for x, loss, _ in points)
     parts = [f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>']
-    for x, advantage, error in points:
-        y, low, high = (_advantage_y(value) for value in (advantage, advantage - error, advantage + error))
+    down = 22 if arm["below"] else -12
+    for x, loss, error in points:
+        y, low, high = (_loss_y(value) for value in (loss, loss - error, loss + error))
         bar = f"M{x} {low}V{high}M{x - 5} {low}H{x + 5}M{x - 5} {high}H{x + 5}"
         parts.append(f'<path d="{bar}" stroke="{colour}" stroke-width="2"/>')
         parts.append(f'<circle cx="{x}" cy="{y}" r="3" fill="{colour}"/>')
-        label, (right, down, anchor) = f"{advantage:.3f} ± {error:.3f}", labels
-        parts.append(_text(x + right, y + down, label, colours["text"], f'text-anchor="{anchor}"'))
-    return [*parts, _text(xs[-1] + 12, _advantage_y(arm["advantages"][-1]) + 5, arm["start"], colours["text"], "")]
+        parts.append(_text(x, y + down, f"{loss:.2f}", colours["text"], 'text-anchor="middle"'))
+    y = _loss_y(arm["losses"][-1]) + (12 if arm["below"] else -2)
+    return [*parts, _text(points[-1][0] + 12, y, arm["start"], colours["text"], "")]
 
 
 def _head(result: dict[str, Any], height: int, colours: dict[str, str]) -> list[str]:
@@ -78,11 +77,12 @@ def _head(result: dict[str, Any], height: int, colours: dict[str, str]) -> list[
 
 
 def _tokens_x(tokens: float) -> float:
-    return round(140 + math.log(tokens / TOKENS[0], TOKENS[-1] / TOKENS[0]) * (RIGHT - 166), 1)
+    return round(80 + math.log(tokens / TOKENS[0], TOKENS[-1] / TOKENS[0]) * (RIGHT - 106), 1)
 
 
-def _advantage_y(advantage: float) -> float:
-    return round(FOOT - advantage / MOST * (FOOT - TOP - 10), 1)
+def _loss_y(loss: float) -> float:
+    low, high = LOSSES[0], LOSSES[-1]
+    return round(FOOT - (loss - low) / (high - low) * (FOOT - TOP - 30), 1)
 
 
 def _row(row: dict[str, Any], y: int, colours: dict[str, str]) -> list[str]:
@@ -105,7 +105,7 @@ def _text(x: float, y: float, content: str, colour: str, attributes: str) -> str
     return f'<text x="{x}" y="{y}" fill="{colour}" {attributes}>{content}</text>'
 
 
-FIGURES = {"result": draw, "lead": draw_lead}
+FIGURES = {"result": draw, "tokens": draw_tokens}
 
 if __name__ == "__main__":
     for name, drawing in FIGURES.items():

@@ -218,7 +218,7 @@ def test_a_compiled_teacher_computes_the_same(teacher_folder, monkeypatch):
     )
     ids = torch.arange(24).reshape(2, 12)
     plain, traced = (
-        open_live_teacher(teacher_folder, settings(compile_teacher=flag), CPU)(ids, torch.zeros(2))[0].hidden
+        open_live_teacher(teacher_folder, settings(compile_teacher=flag), CPU)(ids, torch.zeros(2)).hidden
         for flag in (False, True)
     )
     assert len(compiled) == 1
