@@ -14,10 +14,10 @@ over sequences. They contain the spread between seeds only where there are sever
 the wrong one.
 
 FLOPs of a budget are all it takes to make its student: training, held-out losses on the way, the teacher, and for cuts
-the ranking of components, the search, the correction and the refit. `equal_flops_lead`
-is the lead where `random` gets as many FLOPs as the other arm, along a straight line between its budgets in the
-logarithm of FLOPs. `parent_charged_tokens` is how many tokens `random` could read for the FLOPs of the teacher's own
-training (`PARENT_TOKENS`): with the parent charged to one student, no budget below that pays.
+the ranking of components, the search, the correction and the refit. `equal_flops_lead` is the lead where `random` gets
+as many FLOPs as the other arm, along a straight line between its budgets in the logarithm of FLOPs.
+`parent_charged_tokens` is how many tokens `random` could read for the FLOPs of the teacher's own training
+(`PARENT_TOKENS`): with the parent charged to one student, no budget below that pays.
 
 Usage: python benchmarks/crossover.py [--size quarter] [--seeds 0] [--most 4014080] [--arms random compensated ...].
 Runs that are finished are kept in the cache folder and not repeated; a killed one continues from its checkpoint. About
