@@ -40,8 +40,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from quickstart import ADDRESSES, CACHE_DIR, LENGTH, open_quickstart, refitting, spent
-from search import UNTRAINED, UNTRAINED_SPACE
-from stages import BINS, NUM_REFIT
+from search import UNTRAINED_SPACE
+from stages import BINS, NUM_REFIT, SETTINGS
 from study import crossed_mean
 
 from budwood import Schedule
@@ -54,7 +54,6 @@ ARMS = ("random", "compensated", "distilled")
 RATES = {"random": 1e-3, "compensated": 3e-4, "distilled": 3e-4}
 BUDGETS = (100_352, 200_704, 501_760, 1_003_520, 2_007_040, 4_014_080)
 """Whole steps of 1,024 tokens."""
-SETTINGS = UNTRAINED.model_copy(update={"seed": 0})
 PARENT_TOKENS = 2e12
 """That SmolLM2-135M was trained on, as its model card says."""
 BATCH, NUM_HELDOUT, MOST_EPOCHS, NUM_RESAMPLES = 4, 48, 2, 2000

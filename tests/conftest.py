@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from unittest.mock import patch
 
@@ -32,9 +33,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_configure(config: pytest.Config) -> None:
     """Start what forks processes, once for all processes of pytest."""
     if FORKS not in os.environ:
-        forks = forking()
-        forks.__enter__()
-        config.add_cleanup(lambda: forks.__exit__(None, None, None))
+        forks = ExitStack()
+        forks.enter_context(forking())
+        config.add_cleanup(forks.close)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:

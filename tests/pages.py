@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
+from servers import free_port
 
 PATIENCE_SECONDS = 300
 """On a machine whose cores others use; a quiet one needs seconds."""
@@ -118,15 +118,6 @@ def making(project: Path, target: str, arguments: str, path: str = "/") -> Itera
             # Kedro-Viz serves from a child, MLflow from a child of a child.
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on; Kedro-Viz takes none above 49151, where the system's own choices lie."""
-    for port in range(20_000 + os.getpid() % 10_000, 32_000):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)):
-                return port
-    raise AssertionError("all ports are taken")
 
 
 def await_answer(port: int, path: str, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -1,6 +1,8 @@
 """Servers on this machine, among them a hub with one dataset, as `datasets` and `huggingface_hub` ask it."""
 
 import json
+import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha1
@@ -85,3 +87,12 @@ def serving(handler: Callable[..., BaseHTTPRequestHandler]) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on; Kedro-Viz takes none above 49151, where the system's own choices lie."""
+    for port in range(20_000 + os.getpid() % 10_000, 32_000):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return port
+    raise AssertionError("all ports are taken")

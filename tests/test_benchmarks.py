@@ -186,7 +186,7 @@ def test_activation_is_timed_in_small(monkeypatch, capsys):
     )
     monkeypatch.setattr(activate, "NUM_COUNTS", 100)
     monkeypatch.setattr(activate, "READ", (2, 16))
-    monkeypatch.setattr(sys, "argv", ["activate.py", "--num-repeats=1"])
+    monkeypatch.setattr(sys, "argv", ["activate.py", "--num-repeats=5"])
     activate.main()
     found = last_line(capsys.readouterr().out)
     assert found["corrected_ratio"] > found["corrected_reading_ratio"] > 1

@@ -5,7 +5,6 @@ import os
 import re
 from pathlib import Path
 
-import forked_python
 import nbformat
 import pytest
 from nbclient import NotebookClient
@@ -24,7 +23,7 @@ def test_they_run(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             monkeypatch.setenv(name, value)
     kernel = tmp_path / "kernels/forked/kernel.json"
     kernel.parent.mkdir(parents=True)
-    started = [str(Path(forked_python.__file__)), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    started = [str(ROOT / "tests/forked_python.py"), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     kernel.write_text(json.dumps({"argv": started, "display_name": "forked", "language": "python"}))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
     folder = finished / "notebooks"

@@ -101,10 +101,7 @@ CHANGES = {
            teachers: {whole: {}, part: {subnet: {bin: half, space: coarse_uniform}}}}
         """,
     # The launcher's `auto` is as many processes as there are cores, whose number must divide the batch.
-    "gpus": """
-        {engine: {compile: false, launcher: torchrun --nproc-per-node 1}, measurement: {device: cpu},
-         schedule: {global_batch: 4, micro_batch: 2}}
-        """,
+    "gpus": "{engine: {compile: false, launcher: torchrun --nproc-per-node 1}, measurement: {device: cpu}}",
 }
 """What the environments change of the smoke environment; that of several GPUs also has what its page shows."""
 

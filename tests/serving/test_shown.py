@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from exports import KINDS, write_export
-from pages import await_answer, free_port
+from pages import await_answer
+from servers import free_port
 from shown import commands
 
 from budwood.models.checkpoint import load_model

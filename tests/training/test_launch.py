@@ -17,6 +17,7 @@ import torch
 from processes import run_python, start_python
 from projects import ROOT
 from runs import assert_close, assert_same, weights
+from servers import free_port
 
 from budwood.corpus.packing import PackedCorpus
 from budwood.models.device import Compute, choose_compute
@@ -246,12 +247,6 @@ def test_so_does_a_launcher_whose_killed_process_restarts(make_job, tmp_path, mo
     assert_same(killed, together)
 
 
-def free_port():
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        return opened.getsockname()[1]
-
-
 def start_agent(job_file, port, said, **environment):
     """Start what a launcher starts on one of two nodes, both this machine; what it says goes to a folder."""
     command = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-id=study"]
@@ -363,8 +358,7 @@ def test_nothing_outlives_whoever_started_it(make_job, tmp_path, how, num_ranks)
         "import sys, kills; from budwood.training.job import TrainingJob; from budwood.training.launch import run_job\n"
         "run_job(TrainingJob.model_validate_json(open(sys.argv[1]).read()), kills.hold, {})"
     )
-    own = {"KILL_MARK": str(mark)} | FORKED
-    parent = start_python(["-c", script, str(file)], Path.cwd(), os.environ | own)
+    parent = start_python(["-c", script, str(file)], Path.cwd(), os.environ | FORKED | {"KILL_MARK": str(mark)})
     wait_until(lambda: mark.exists() and mark.read_text() not in {"", "0"})
     assert len(processes_of(file)) == 1 + num_ranks  # torchrun and what it started
     parent.send_signal(how)
