@@ -1,6 +1,7 @@
-"""Forks Python processes from one that imports the large libraries once; started by `processes.forking`.
+"""Forks Python processes from one that imports the large libraries and budwood once; started by `processes.forking`.
 
-What a fork imports of budwood, of tests or of a project comes from its own `PYTHONPATH`; the server imports none.
+What a fork imports of tests or of a project comes from its own `PYTHONPATH`. So does its budwood, unless its files have
+the sizes and times of the server's.
 """
 
 import atexit
@@ -17,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
+from importlib.machinery import PathFinder
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import ModuleType
@@ -87,6 +89,9 @@ LIBRARIES = (
     "transformers.trainer",
 )
 """What the processes under test import. `kedro.framework` reads the environment on import, so it is left out."""
+OWN = ("budwood.parameters", "budwood.study.study", "budwood.training.launch")
+"""With what these import; the rest of budwood needs `kedro.framework`."""
+_SOURCE = Path(__file__).resolve().parents[1] / "src/budwood"
 
 _NO_FILES = ("<string>", "<frozen runpy>", "<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
 """Where code is that no file has. Python looks for each through all modules, and Dynaconf twice through all frames."""
@@ -181,10 +186,17 @@ def _leave_server(connections: Iterable[socket.socket | Connection], streams: li
 
 @cache
 def _import_libraries() -> None:
-    """Import all of `LIBRARIES`, and leave them out of every later garbage collection."""
+    """Import all of `LIBRARIES` and `OWN`, and leave them out of every later garbage collection."""
     for library in LIBRARIES:
         with suppress(ImportError):  # who needs it will say so
             import_module(library)
+    _imported()
+    sys.path.insert(0, str(_SOURCE.parent))
+    for module in OWN:
+        import_module(module)
+    source = import_module("budwood.study.source")
+    for name in _imported():
+        source._read(_SOURCE / name)  # every stage asks what it runs
     gc.collect()
     gc.freeze()
 
@@ -196,6 +208,7 @@ def become(arguments: list[str], folder: Path, environment: Mapping[str, str]) -
     own = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
     installed = [path for path in sys.path if path.startswith((sys.prefix, sys.base_prefix))]
     sys.path[:] = [str(folder), *own, *installed]
+    _forget_other_source()
     inspect.modulesbyfile.update(dict.fromkeys(_NO_FILES, ""))
     status = 1
     try:
@@ -215,6 +228,26 @@ def become(arguments: list[str], folder: Path, environment: Mapping[str, str]) -
         sys.stderr.flush()
     finally:
         os._exit(status)
+
+
+def _forget_other_source() -> None:
+    """Forget the server's budwood where an import would find other files, or none."""
+    found = PathFinder.find_spec("budwood")
+    if found is None or found.origin is None or _stamps(Path(found.origin).parent) != _imported():
+        for name in [name for name in sys.modules if name.partition(".")[0] == "budwood"]:
+            del sys.modules[name]
+
+
+@cache
+def _imported() -> dict[Path, tuple[int, int]]:
+    """Return sizes and times of the server's budwood, from before it was imported."""
+    return _stamps(_SOURCE)
+
+
+def _stamps(package: Path) -> dict[Path, tuple[int, int]]:
+    """Return sizes and times of the files of a package."""
+    stats = {file.relative_to(package): file.stat() for file in package.rglob("*.py")}
+    return {name: (stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
 
 
 def execute(arguments: list[str]) -> None:

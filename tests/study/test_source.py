@@ -131,7 +131,9 @@ def test_code_that_changes_while_a_process_runs_ends_it(write: Write, tmp_path: 
 def test_nothing_that_a_stage_imports_is_left_out(module: str) -> None:
     """What Python itself has loaded after the import of a stage is among what was read."""
     script = (
-        f"import sys, budwood.study.{module}\n"
+        "import sys\n"
+        "for name in [name for name in sys.modules if name.startswith('budwood')]: del sys.modules[name]\n"
+        f"import budwood.study.{module}\n"
         "print(*(name for name, module in sys.modules.items()"
         " if name.startswith('budwood.') and not hasattr(module, '__path__')))"
     )

@@ -32,9 +32,11 @@ Coefficients = tuple[tuple[int, int], ...]
 
 def num_parameters(architecture: Architecture) -> int:
     """Return the exact number of distinct parameters; a tied head counts once."""
-    return _outer_parameters(architecture, architecture.hidden_size) + layer_parameters(
-        architecture.family, architecture.hidden_size, *architecture.layers
+    hidden_size = architecture.hidden_size
+    outer = hidden_size * _outer_parameters_per_channel(
+        architecture.family, architecture.vocab_size, tied=architecture.tie_word_embeddings
     )
+    return outer + layer_parameters(architecture.family, hidden_size, *architecture.layers)
 
 
 def layer_parameters(model_type: str, hidden_size: int, *layers: LayerSpec) -> int:
@@ -46,7 +48,8 @@ def population_parameters(population: Population, teacher: Architecture) -> Size
     """Return [N] the number of parameters of every architecture of a population."""
     coefficients = _coefficients(teacher.family, matrices_only=False)
     inner: Sizes = _combine(coefficients, population.hidden_size, _population_features(population))
-    return inner + _outer_parameters(teacher, 1) * population.hidden_size
+    outer = _outer_parameters_per_channel(teacher.family, teacher.vocab_size, tied=teacher.tie_word_embeddings)
+    return inner + outer * population.hidden_size
 
 
 def population_flops_per_token(population: Population, teacher: Architecture, *, context: float) -> NDArray[np.float64]:
@@ -162,8 +165,9 @@ def _monomial(axes: Axes) -> tuple[bool, Axis]:
     return "hidden" in names, tuple(name for name in names if name != "hidden")
 
 
-def _outer_parameters(architecture: Architecture, hidden_size: int) -> int:
-    lengths = {"vocab": architecture.vocab_size, "hidden": hidden_size}
-    modules = family_of(architecture.family).outer_modules(tied=architecture.tie_word_embeddings)
+@lru_cache
+def _outer_parameters_per_channel(model_type: str, vocab_size: int, *, tied: bool) -> int:
+    lengths = {"vocab": vocab_size, "hidden": 1}
+    modules = family_of(model_type).outer_modules(tied=tied)
     shapes = [axes for module in modules for _, axes in module.parameters]
     return sum(prod(lengths[name] for axis in axes for name in axis) for axes in shapes)

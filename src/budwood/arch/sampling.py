@@ -301,7 +301,7 @@ def _scale(space: SearchSpace, architecture: Architecture, ranks: list[int], tar
     steps = np.clip(np.rint(wanted / space.alignment).astype(int) * space.alignment, space.alignment, largest)
     return architecture.with_layers(
         tuple(
-            replace(layer, intermediate_size=int(width))
+            LayerSpec.of(layer.num_key_value_heads, layer.heads_per_group, layer.head_dim, int(width))
             for layer, width in zip(architecture.layers, steps, strict=True)
         )
     )

@@ -1,6 +1,6 @@
 """What a sub-network keeps of its teacher: the genes of a candidate in every search space."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -36,8 +36,14 @@ class LayerSelection:
         """
         if self.layer < 0:
             raise ValueError(f"layer must be at least 0, got {self.layer}")
-        for axis in LAYER_AXES:
-            _check(f"layer {self.layer}, {axis}", getattr(self, axis))
+        for axis, indices in zip(LAYER_AXES, self.indices, strict=True):
+            if wrong := _what_is_wrong(indices):
+                raise ValueError(f"layer {self.layer}, {axis}: {wrong}")
+
+    @property
+    def indices(self) -> tuple[Indices, ...]:
+        """What is kept of each of `LAYER_AXES`."""
+        return self.groups, self.queries, self.pairs, self.neurons
 
     @property
     def spec(self) -> LayerSpec:
@@ -70,14 +76,22 @@ class Selection:
         Raises:
             ValueError: no layer or channel, a channel is negative or repeated, or a layer is taken twice.
         """
-        _check("hidden", self.hidden)
-        _check("layers", tuple(layer.layer for layer in self.layers))
+        for axis, indices in (("hidden", self.hidden), ("layers", tuple(layer.layer for layer in self.layers))):
+            if wrong := _what_is_wrong(indices):
+                raise ValueError(f"{axis}: {wrong}")
 
     @classmethod
     def prefix(cls, architecture: Architecture) -> Self:
         """Select the first entries of every axis (paper, section 2.1, coarse)."""
         layers = tuple(LayerSelection.prefix(rank, spec) for rank, spec in enumerate(architecture.layers))
         return cls(hidden=range(architecture.hidden_size), layers=layers)
+
+    @property
+    def is_prefix(self) -> bool:
+        """Whether it takes the first entries of every axis, and layers, in their order."""
+        ranks = [layer.layer for layer in self.layers]
+        axes = (self.hidden, *(indices for layer in self.layers for indices in layer.indices))
+        return ranks == list(range(len(ranks))) and all(isinstance(indices, range) for indices in axes)
 
     def architecture(self, teacher: Architecture) -> Architecture:
         """Return the sizes, with the vocabulary of a teacher; layers in the order in which they were taken."""
@@ -89,12 +103,13 @@ class Selection:
         Raises:
             ValueError: an index is out of range; the message names the place.
         """
-        _check_range("hidden", self.hidden, teacher.hidden_size)
-        _check_range("layers", tuple(layer.layer for layer in self.layers), teacher.num_hidden_layers)
+        _require_below("hidden", self.hidden, teacher.hidden_size)
+        _require_below("layers", tuple(layer.layer for layer in self.layers), teacher.num_hidden_layers)
         for layer in self.layers:
             groups, queries, head_dim, neurons = teacher.layers[layer.layer].sizes
-            for axis, length in zip(LAYER_AXES, (groups, queries, head_dim // 2, neurons), strict=True):
-                _check_range(f"layer {layer.layer}, {axis}", getattr(layer, axis), length)
+            lengths = groups, queries, head_dim // 2, neurons
+            for axis, indices, length in zip(LAYER_AXES, layer.indices, lengths, strict=True):
+                _require_below(axis, indices, length, layer.layer)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary: a prefix by its length, other indices as a list. `from_dict` inverts it."""
@@ -120,28 +135,26 @@ class Selection:
 
     def key(self) -> tuple[object, ...]:
         """Return what two selections share exactly when they keep the same, in whatever order they took it."""
-        layers = sorted(
-            (layer.layer, *(_canonical(getattr(layer, axis)) for axis in LAYER_AXES)) for layer in self.layers
-        )
+        layers = sorted((layer.layer, *map(_canonical, layer.indices)) for layer in self.layers)
         return (_canonical(self.hidden), *layers)
 
 
-def _check(place: str, indices: Sequence[int]) -> None:
+def _what_is_wrong(indices: Indices) -> str:
     if not indices:
-        raise ValueError(f"{place}: at least one index must be kept, got none")
+        return "at least one index must be kept, got none"
     if isinstance(indices, range):
-        if indices != range(len(indices)):
-            raise ValueError(f"{place}: a range of indices must be a prefix, got {indices}")
-        return
+        return "" if indices == range(len(indices)) else f"a range of indices must be a prefix, got {indices}"
     if min(indices) < 0:
-        raise ValueError(f"{place}: indices must be at least 0, got {min(indices)}")
+        return f"indices must be at least 0, got {min(indices)}"
     if len(set(indices)) < len(indices):
         repeated = next(index for index in indices if indices.count(index) > 1)
-        raise ValueError(f"{place}: index {repeated} is given more than once")
+        return f"index {repeated} is given more than once"
+    return ""
 
 
-def _check_range(place: str, indices: Indices, length: int) -> None:
+def _require_below(axis: str, indices: Indices, length: int, layer: int | None = None) -> None:
     if _largest(indices) >= length:
+        place = axis if layer is None else f"layer {layer}, {axis}"
         raise ValueError(f"{place}: index {_largest(indices)} is out of range, the teacher has {length}")
 
 

@@ -169,15 +169,12 @@ class SearchSpace:
             member.require_within(self.pool)
         except ValueError:
             return False
-        first, *others = member.layers
-        alike = self.layerwise or all(replace(layer, layer=first.layer) == first for layer in others)
-        prefixes = self.granularity == "fine" or member == Selection.prefix(member.architecture(self.teacher))
         return (
-            alike
-            and prefixes
+            (self.layerwise or len({layer.indices for layer in member.layers}) == 1)
+            and (self.granularity == "fine" or member.is_prefix)
             and all(layer.spec in self.choices[layer.layer] for layer in member.layers)
             and len(member.hidden) in self.hidden_sizes
-            and len(member.hidden) in self.hidden_sizes_around(first.spec)
+            and len(member.hidden) in self.hidden_sizes_around(member.layers[0].spec)
         )
 
     def smallest(self) -> Architecture:

@@ -1,6 +1,7 @@
 """The description of a decoder language model that everything else counts, searches and cuts by."""
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import ClassVar, Self
 
 from pydantic import ConfigDict
@@ -51,10 +52,11 @@ class LayerSpec:
                 f"num_attention_heads={self.num_attention_heads}"
             )
 
-    @classmethod
-    def of(cls, groups: int, queries: int, head_dim: int, neurons: int) -> Self:
+    @staticmethod
+    @lru_cache(maxsize=1 << 16, typed=True)  # a search asks for the same layers many thousand times
+    def of(groups: int, queries: int, head_dim: int, neurons: int) -> "LayerSpec":
         """Return the layer of some key/value heads, with so many query heads each."""
-        return cls(
+        return LayerSpec(
             num_attention_heads=groups * queries,
             num_key_value_heads=groups,
             head_dim=head_dim,
