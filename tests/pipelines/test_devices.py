@@ -1,18 +1,21 @@
 """A launcher that cannot train is refused before the first node of a run that would use it, and of no other."""
 
 import inspect
+import re
 import sys
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from kedro.framework.project import pipelines
 
 from budwood.models.device import choose_compute
 from budwood.pipelines.devices import CHOOSING, TRAINING, DevicesHook
 from budwood.records.names import ARMS
 from budwood.study import devices
+from budwood.training import trial
 from budwood.training.launch import count_processes
 from budwood.training.settings import ArmSettings, Engine, Schedule
 
@@ -31,7 +34,7 @@ def _no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
 def tried(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Count two processes of every launcher that is tried."""
     found = []
-    monkeypatch.setattr(devices, "count_processes", lambda launcher, _: found.append(launcher) or 2)
+    monkeypatch.setattr(devices, "count_processes", lambda launcher, *_: found.append(launcher) or 2)
     return found
 
 
@@ -83,11 +86,32 @@ def test_a_launcher_is_tried(tmp_path, monkeypatch, number, status):
     monkeypatch.setenv("LAUNCHER", str(launcher))
     command = f"{sys.executable} $LAUNCHER"
     if number and not status:
-        assert count_processes(command, tmp_path) == int(number)
+        assert count_processes(command, tmp_path, "cpu") == int(number)
     else:
         with pytest.raises(ValueError, match=rf"^engine.launcher: `.*` ended with status {status} when it was tried"):
-            count_processes(command, tmp_path)
+            count_processes(command, tmp_path, "cpu")
     assert list(tmp_path.iterdir()) == [launcher]
+
+
+def test_machines_with_too_few_devices_are_found_when_a_launcher_is_tried(tmp_path, monkeypatch):
+    """Three machines with two processes each, of which the second has one device."""
+    for rank in range(6):
+        monkeypatch.setattr("torch.cuda.device_count", lambda rank=rank: 1 if rank // 2 == 1 else 2)
+        for name, value in {"RANK": rank, "WORLD_SIZE": 6, "LOCAL_RANK": rank % 2, "LOCAL_WORLD_SIZE": 2}.items():
+            monkeypatch.setenv(name, str(value))
+        trial.try_process(tmp_path, "cuda")
+    written = {file.name: file.read_text() for file in tmp_path.iterdir()}
+    assert set(written) == {"processes.txt", "refused-2.txt"}
+    assert written["processes.txt"] == "6"
+    assert re.match(
+        r"engine\.launcher: more processes \(2\) than devices \(1\) on \S+; start", written["refused-2.txt"]
+    )
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a device")
+def test_a_launcher_with_too_few_devices_is_refused_when_it_is_tried(tmp_path):
+    with pytest.raises(ValueError, match=r"^engine\.launcher: more processes \(1\) than devices \(0\) on \S+"):
+        count_processes(sys.executable, tmp_path, "cuda")
 
 
 @pytest.mark.parametrize("name", ["plan", "corpus", "teacher", "evolution", "export", "evaluation", "reporting"])

@@ -17,7 +17,6 @@ from budwood.pipelines.loader import EnvironmentLoader
 from budwood.pipelines.plan.nodes import plan_study
 from budwood.records.form import read_records
 from budwood.records.names import ARMS
-from budwood.reporting.figures import FIGURES
 from budwood.search.candidate import canonical_key
 from budwood.search.genes import Genes
 

@@ -37,8 +37,7 @@ class LayerSelection:
         if self.layer < 0:
             raise ValueError(f"layer must be at least 0, got {self.layer}")
         for axis, indices in zip(LAYER_AXES, self.indices, strict=True):
-            if wrong := _what_is_wrong(indices):
-                raise ValueError(f"layer {self.layer}, {axis}: {wrong}")
+            _require_sound(axis, indices, self.layer)
 
     @property
     def indices(self) -> tuple[Indices, ...]:
@@ -76,9 +75,8 @@ class Selection:
         Raises:
             ValueError: no layer or channel, a channel is negative or repeated, or a layer is taken twice.
         """
-        for axis, indices in (("hidden", self.hidden), ("layers", tuple(layer.layer for layer in self.layers))):
-            if wrong := _what_is_wrong(indices):
-                raise ValueError(f"{axis}: {wrong}")
+        _require_sound("hidden", self.hidden)
+        _require_sound("layers", tuple(layer.layer for layer in self.layers))
 
     @classmethod
     def prefix(cls, architecture: Architecture) -> Self:
@@ -139,6 +137,12 @@ class Selection:
         return (_canonical(self.hidden), *layers)
 
 
+def _require_sound(axis: str, indices: Indices, layer: int | None = None) -> None:
+    wrong = _what_is_wrong(indices)
+    if wrong:
+        raise ValueError(f"{_place(axis, layer)}: {wrong}")
+
+
 def _what_is_wrong(indices: Indices) -> str:
     if not indices:
         return "at least one index must be kept, got none"
@@ -154,8 +158,12 @@ def _what_is_wrong(indices: Indices) -> str:
 
 def _require_below(axis: str, indices: Indices, length: int, layer: int | None = None) -> None:
     if _largest(indices) >= length:
-        place = axis if layer is None else f"layer {layer}, {axis}"
-        raise ValueError(f"{place}: index {_largest(indices)} is out of range, the teacher has {length}")
+        largest = _largest(indices)
+        raise ValueError(f"{_place(axis, layer)}: index {largest} is out of range, the teacher has {length}")
+
+
+def _place(axis: str, layer: int | None) -> str:
+    return axis if layer is None else f"layer {layer}, {axis}"
 
 
 def _canonical(indices: Indices) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import platform
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,6 +81,19 @@ def choose_compute(device: DeviceName = "auto", precision: Precision = "auto") -
     if precision == "auto":
         precision = "bfloat16" if _prefers_bfloat16(device) else "float32"
     return Compute(torch.device(device), precision)
+
+
+def require_device_for_each(num_processes: int) -> None:
+    """Check that this machine has a CUDA device for each of the processes that a launcher has started here.
+
+    Raises:
+        ValueError: they are more than the devices.
+    """
+    if num_processes > torch.cuda.device_count():
+        raise ValueError(
+            f"engine.launcher: more processes ({num_processes}) than devices ({torch.cuda.device_count()}) on "
+            f"{socket.gethostname()}; start one for each device"
+        )
 
 
 def memory_bytes(device: torch.device) -> int:

@@ -26,7 +26,8 @@ class DevicesHook:
         """Look at the machine where a node will train, and try the launcher.
 
         Raises:
-            ValueError: it has no accelerator, the launcher fails, or its processes cannot share a batch.
+            ValueError: it has no accelerator, the launcher fails, or its processes have too few devices or cannot share
+                a batch.
         """
         if run_params.get("only_missing_outputs"):  # may leave these nodes out
             return
@@ -34,7 +35,7 @@ class DevicesHook:
         training = TRAINING | ({CHOOSING} if study.search.finalist_tokens else set())
         if training & {str(getattr(node.func, "__name__", "")) for node in pipeline.nodes}:
             require_devices(study.engine, study.measurement)
-            try_launcher(study.engine, _schedules(study), catalog.load("workspace"))
+            try_launcher(study.engine, study.measurement, _schedules(study), catalog.load("workspace"))
 
 
 def _schedules(study: ProjectParameters) -> Iterator[Schedule]:

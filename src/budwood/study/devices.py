@@ -22,18 +22,20 @@ def require_devices(engine: Engine, measurement: MeasurementSettings) -> None:
         )
 
 
-def try_launcher(engine: Engine, schedules: Iterable[Schedule], folder: Path) -> None:
-    """Start the processes of a launcher for a moment, and check that they can share all batches.
+def try_launcher(engine: Engine, measurement: MeasurementSettings, schedules: Iterable[Schedule], folder: Path) -> None:
+    """Start the processes of a launcher for a moment, and check their devices, and that they can share all batches.
 
     Args:
         engine: without a launcher there is nothing to try.
+        measurement: names the device.
         schedules: by which it will train.
         folder: exists, and is seen by all nodes.
 
     Raises:
-        ValueError: the launcher fails, or its processes cannot share a batch equally.
+        ValueError: the launcher fails, a machine has fewer devices than processes, or these cannot share a batch
+            equally.
     """
     if engine.launcher:
-        num_processes = count_processes(engine.launcher, folder)
+        num_processes = count_processes(engine.launcher, folder, choose_compute(*measurement.hardware).name)
         for schedule in schedules:
             schedule.require_shared_by(num_processes)

@@ -1,11 +1,9 @@
 """Checks before a run, without loading a model."""
 
 import os
-import socket
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from budwood.arch.count import num_parameters
@@ -13,7 +11,7 @@ from budwood.corpus.packing import PackedCorpus
 from budwood.corpus.tokenization import fingerprint_tokenizer
 from budwood.corpus.tokenization import num_ids as num_ids_of
 from budwood.models.checkpoint import load_config, load_tokenizer
-from budwood.models.device import Compute, choose_compute
+from budwood.models.device import Compute, choose_compute, require_device_for_each
 from budwood.models.kind import check_lengths
 from budwood.models.vocabulary import num_dropped_ids
 from budwood.training.checkpoints import require_space
@@ -45,12 +43,8 @@ def check_job(job: TrainingJob) -> Compute:
         check_lengths(folder, load_config(folder), schedule.sequence_length)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     schedule.require_shared_by(processes)
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if compute.device.type == "cuda" and here > torch.cuda.device_count():
-        raise ValueError(
-            f"engine.launcher started {here} processes on {socket.gethostname()}, which has "
-            f"{torch.cuda.device_count()} devices: start one for each"
-        )
+    if compute.name == "cuda":
+        require_device_for_each(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     if job.engine.sharding and not job.engine.launcher and processes == 1:
         raise ValueError("sharding=true needs a launcher: a single process cannot shard")
     if job.engine.sharding and compute.device.type == "cpu":

@@ -19,6 +19,7 @@ from budwood.records.training import Run
 from budwood.training.checks import check_job
 from budwood.training.job import TrainingJob
 from budwood.training.run import TrainingStoppedError, read_result, train
+from budwood.training.trial import COUNT, REFUSED
 
 JOB = "job.json"
 VERDICTS: dict[type[Exception], str] = {FloatingPointError: "diverged.txt", ValueError: "refused.txt"}
@@ -66,19 +67,23 @@ def run_job(job: TrainingJob, track: Track, environment: Mapping[str, str]) -> R
     return result
 
 
-def count_processes(launcher: str, folder: Path) -> int:
+def count_processes(launcher: str, folder: Path, device: str) -> int:
     """Start a launcher for a moment, and return how many processes it starts.
 
     Args:
         launcher: its command.
         folder: exists, and is seen by all nodes.
+        device: where they are to train.
 
     Raises:
-        ValueError: the launcher fails; its output says why.
+        ValueError: the launcher fails; its output says why. Or a machine has fewer devices than it starts processes
+            there.
     """
     with TemporaryDirectory(prefix="launcher-", dir=folder) as name:
-        file = Path(name) / "processes.txt"
-        status = run_command([*_words(launcher), "-m", "budwood.training.count", str(file)], {})
+        status = run_command([*_words(launcher), "-m", "budwood.training.trial", name, device], {})
+        for refused in sorted(Path(name).glob(REFUSED.format(rank="*"))):
+            raise ValueError(refused.read_text(encoding="utf-8"))
+        file = Path(name) / COUNT
         if status or not file.is_file():
             raise ValueError(
                 f"engine.launcher: `{launcher}` ended with status {status} when it was tried; see its output above"
