@@ -17,7 +17,12 @@ from shown import Block, blocks
 TINY = """budwood.TeacherSettings(
     random={"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4,
             "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 256})"""
+FEW = """settings=budwood.SearchSettings(
+    population=8, epochs=1, num_elites=3, num_mutants=3, num_crossovers=3, num_randoms=2))"""
 SUBSTITUTIONS = (
+    ('.search({"half": 0.5})', f'.search({{"half": 0.5}}, {FEW}'),
+    ('.search({"quarter": 0.5})', f'.search({{"quarter": 0.5}}, {FEW}'),
+    ('.search({"phone": phone})', f'.search({{"phone": phone}}, {FEW}'),
     ('"HuggingFaceTB/SmolLM2-135M"', TINY),
     ('"texts/*.txt"', '"package://encodings/*.py"'),
     ('folder="my-study"', 'folder="my-study", engine=budwood.Engine(compile_loss="off")'),
