@@ -158,9 +158,11 @@ def named(group: str, *names: str) -> dict:
         "spaces": {key: {"layerwise": False} for key in names},
         "corpus.sources": dict.fromkeys(names, raw["corpus"]["sources"]["asyncio"]),
         "ablations.teachers": {key: {} for key in names},
+        "ablations.logits": {key: {"loss": "full"} for key in names},
     }[group]
-    if group == "ablations.teachers":
-        return raw | {"ablations": ABLATIONS | {"teachers": members}}
+    if group.startswith("ablations."):
+        teachers = {"whole": {}}
+        return raw | {"ablations": ABLATIONS | {"teachers": teachers} | {group.removeprefix("ablations."): members}}
     *parents, last = group.split(".")
     at = raw
     for key in parents:
@@ -169,7 +171,7 @@ def named(group: str, *names: str) -> dict:
     return raw
 
 
-GROUPS = ("bins", "spaces", "corpus.sources", "ablations.teachers")
+GROUPS = ("bins", "spaces", "corpus.sources", "ablations.teachers", "ablations.logits")
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -200,6 +202,19 @@ def test_names_that_differ_in_case_only_are_refused(group):
 def test_a_plan_refuses_what_a_run_would(path, value, expected, tmp_path):
     with pytest.raises(ValueError, match=f"(?s){expected}"):
         plan_study(read_parameters(changed(path, value)), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"protocol": {"probe_tokens": 1024}}, "protocol.probe_tokens does not go with arms.subnet_init"),
+        ({"ablations": ABLATIONS | {"teachers": {"whole": {}}}}, "ablations.tokens in bins.half"),
+    ],
+)
+def test_a_sweep_as_long_as_a_shorter_training_is_refused(changes, expected):
+    raw = changed("arms.subnet_init.learning_rate", {"tokens": 1024, "rates": [1e-3, 1e-2]})
+    with pytest.raises(ValueError, match=f"{expected}: learning_rate.tokens=1024 must be fewer than tokens="):
+        read_parameters(raw | changes)
 
 
 @pytest.mark.slow

@@ -290,6 +290,9 @@ def test_ablations_of_two_bins_are_drawn_side_by_side(ran):
             drawn = json.loads((data / f"08_reporting/ablations/{name}/logits{end}.json").read_text())
             assert drawn["data"], name
     assert found["pythia_410m"] < found["pythia_1b"]
+    facts = data.glob("02_intermediate/workspace/training-*/facts.json")
+    arms = {json.loads(file.read_text())["arm"] for file in facts}
+    assert {"logits top_1024", "logits all"} <= arms, "a place among the others would decide what is trained again"
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from budwood.study.costs import (
 )
 from budwood.subnet.flops import calibration_work, elimination_work, ran_alone
 from budwood.subnet.settings import Compensation
+from budwood.training.settings import Schedule
 
 TEACHER = decoder("llama", 11, 8, *[layer(4, 4, 2, 10)] * 3, tied=True)
 CHILD = decoder("llama", 11, 6, layer(2, 2, 2, 5), tied=True)
@@ -101,12 +102,19 @@ def test_a_certificate_costs_what_its_texts_do() -> None:
 
 
 def test_the_costs_that_ledger_and_plan_share_by_hand() -> None:
-    """Two models of 10 and 20 FLOPs a token read 3 sequences of 4 tokens, and train on 5 tokens at 60 and 90."""
+    """Two models of n and 2n FLOPs a token of texts of n read 3 sequences of 4 tokens.
+
+    Trained, each reads 2 sequences of 6 tokens before that, and 5 at each of two points of its curve.
+    """
     lost = reading_cost("compensation", 7.0, Extent(2, 4))
     assert (lost.flops, lost.tokens) == (56.0, 8)
-    comparing = choice_cost([10.0, 20.0], Extent(3, 4), [60.0, 90.0], 5, [lost])
-    assert comparing.flops == 12 * 30 + 5 * 150 + 56
-    assert comparing.tokens == 2 * (12 + 5) + 8
+    finalists = [float, lambda length: 2.0 * length]
+    comparing = choice_cost(finalists, Extent(3, 4), [lost], None)
+    assert (comparing.flops, comparing.tokens) == (12 * (4 + 8) + 56, 2 * 12 + 8)
+    schedule = Schedule(tokens=12, sequence_length=6, global_batch=2, micro_batch=1, num_evaluations=1)
+    trained = choice_cost(finalists, Extent(3, 4), [lost], (schedule, 5))
+    assert trained.flops - comparing.flops == (6 + 12) * (3 * 12 + 2 * 5 * 6)
+    assert trained.tokens - comparing.tokens == 2 * (12 + 2 * 5 * 6)
 
 
 def test_an_elimination_by_hand() -> None:

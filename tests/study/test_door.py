@@ -1,5 +1,6 @@
 """The study as a Python object: what the documentation shows, what is refused, and that it does what the nodes do."""
 
+import math
 import re
 import runpy
 import sys
@@ -20,8 +21,9 @@ from budwood.pipelines.evolution.nodes import choose_winner, evolve
 from budwood.pipelines.export.nodes import export_subnet
 from budwood.pipelines.teacher.nodes import rank_components
 from budwood.records.locks import FolderInUseError, holding
-from budwood.study import devices
+from budwood.study import choice, devices
 from budwood.study import stage as stages
+from budwood.training.launch import run_job
 from budwood.training.settings import Engine
 
 pytestmark = pytest.mark.slow
@@ -188,6 +190,25 @@ def test_finalists_are_not_trained_by_a_launcher_without_devices(example, monkey
     study = replace(example["study"], engine=Engine(launcher="torchrun"), measurement=anywhere)
     with pytest.raises(ValueError, match="this machine has no accelerator"):
         study.search({"half": 0.5}, settings=budwood.SearchSettings(finalist_tokens=512))
+
+
+def test_a_finalist_whose_training_diverges_loses(example, monkeypatch, tmp_path, caplog):
+    def diverging(job, *others):
+        if not jobs:
+            jobs.append(job)
+            raise FloatingPointError("the run diverges")
+        return run_job(job, *others)
+
+    jobs: list[Any] = []
+    monkeypatch.setattr(choice, "run_job", diverging)
+    study = replace(example["study"], workspace=stages.Workspace(folder=tmp_path))
+    few = {"population": 4, "epochs": 0, "num_elites": 2, "num_finalists": 2, "num_mutants": 2, "num_crossovers": 1}
+    settings = budwood.SearchSettings(**few, num_randoms=1, finalist_tokens=512)
+    winner = study.search({"half": 0.5}, settings=settings)["half"].winner
+    losses = [finalist.choice_loss for finalist in winner.finalists]
+    assert math.isnan(losses[0])
+    assert winner.choice_loss == losses[1]
+    assert "A finalist is given up: the run diverges" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,7 @@ def test_scores_read_no_text_and_the_winner_is_looked_at() -> None:
 
 
 def test_finalists_are_trained_and_corrected_and_the_winner_pays_for_its_correction_alone() -> None:
-    """Three finalists, two of them lose; each trains two steps."""
+    """Three finalists, two of them lose; each trains two steps, and is measured on 32 sequences before and after."""
     tokens = 2 * 1056 * 2048
     search = SEARCH.model_copy(update={"num_finalists": 3, "finalist_tokens": tokens})
     own = forecast(compensation=Compensation())
@@ -222,9 +222,11 @@ def test_finalists_are_trained_and_corrected_and_the_winner_pays_for_its_correct
     evaluated = 5050 * 1000 * 512 * forward_flops_per_token(PYTHIA_410M, context=512)
     looked = 3 * 64 * 512 * forward_flops_per_token(PYTHIA_410M, context=512)
     trained = 3 * tokens * training_flops_per_token(PYTHIA_410M, context=2048)
+    measured = 3 * 2 * 32 * 2048
+    looked += measured * forward_flops_per_token(PYTHIA_410M, context=2048)
     assert correction == Correction(PYTHIA_69B, PYTHIA_410M, 8, Compensation(), *[Extent(64, 512)] * 2).cost()
     assert searching.flops == pytest.approx(evaluated + looked + trained + 2 * correction.flops, rel=1e-12)
-    assert searching.tokens == 5050 * 1000 * 512 + 3 * (64 * 512 + tokens) + 2 * correction.tokens
+    assert searching.tokens == 5050 * 1000 * 512 + 3 * (64 * 512 + tokens) + measured + 2 * correction.tokens
     # Comparing corrected candidates costs solving on top; moments are of all searches.
     corrected, same = search_costs(study(search=search.model_copy(update={"compare": "corrected"})), own)
     solving = 5050 * solve_work(PYTHIA_69B, PYTHIA_410M, Compensation(), num_gaps=8).flops

@@ -13,6 +13,7 @@ from papers import H100, PYTHIA_69B, PYTHIA_410M, conditions, forecast, row, stu
 from budwood.arch.count import forward_flops_per_token
 from budwood.models.losses import sequence_losses
 from budwood.records.cost import Cost
+from budwood.records.files import read_json_lines
 from budwood.records.training import Run, SweptRates
 from budwood.study import sweep
 from budwood.study.defaults import ARM_SETTINGS
@@ -146,11 +147,25 @@ def test_rates_that_diverge_are_not_taken_and_a_killed_sweep_continues(
     monkeypatch.setattr(sweep, "run_job", killed_once)
     with pytest.raises(KeyboardInterrupt):
         workspace.finish(run)
+    (file,) = tmp_path.glob("rate_sweep-*/tried.jsonl")
+    (first,) = read_json_lines(file)
     record = workspace.finish(run).record
     assert trained == [1e-3, 1e-2, 1e-2, 1e4]
+    assert sum(row["seconds"] for row in read_json_lines(file)) < record.sweep.cost.seconds
+    assert first["seconds"] > 0
     assert record.sweep.losses[-1] is None
     assert record.sweep.best == 1e-2
     assert "arm subnet_init: of the learning rates, 0.01 is at the edge of what is stable" in caplog.text
+
+
+@pytest.mark.parametrize("warmup", [{}, {"warmup_steps": 3}, {"warmup_steps": 90}, {"warmup_ratio": 0.1}])
+def test_short_runs_are_alike_however_long_the_training(warmup: dict[str, float]) -> None:
+    """A probe's choice of a rate is that of its arm."""
+    briefs = [WORDS.changed({"tokens": steps * 64, **warmup}).brief(20 * 64) for steps in (100, 1000)]
+    assert briefs[0] == briefs[1]
+    assert briefs[0].num_warmup_steps == {"warmup_steps": min(warmup.get("warmup_steps", 0), 5), "warmup_ratio": 2}.get(
+        next(iter(warmup), ""), 0
+    )
 
 
 def test_a_sweep_is_shorter_than_its_training_and_finalists_have_none() -> None:

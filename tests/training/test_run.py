@@ -135,17 +135,41 @@ def test_divergence_stops_the_run_before_it_is_saved_and_names_the_last_good_che
 
 
 def test_a_loss_far_above_guessing_is_divergence_though_it_is_finite(make_job, monkeypatch):
-    monkeypatch.setattr(callbacks, "divergence_limit", lambda size, _, weight: math.log(size) / weight)
+    monkeypatch.setattr(callbacks, "divergence_limit", lambda size, _, weight, *__: math.log(size) / weight)
     train(make_job("guessing"))
     with pytest.raises(FloatingPointError, match=r"at step 1: the run diverges.*the start, none was saved; lower"):
         train(make_job("half", distillation=DistillationSettings(alpha=3.0)))
 
 
 @pytest.mark.parametrize(
-    ("first_loss", "weight", "limit"), [(3.0, 1.0, 2 * 5.5490761), (8.0, 1.0, 16.0), (8.0, 0.5, 8.0)]
+    ("untrained", "weight", "first", "limit"),
+    [(3.0, 1.0, 3.0, 2 * 5.5490761), (8.0, 1.0, 7.0, 16.0), (8.0, 0.5, 1.0, 8.0), (8.0, 0.5, 9.0, 18.0)],
 )
-def test_a_run_has_diverged_at_twice_the_loss_of_guessing_or_of_its_start(first_loss, weight, limit):
-    assert callbacks.divergence_limit(257, first_loss, weight) == pytest.approx(limit)
+def test_a_run_has_diverged_at_twice_the_loss_of_guessing_or_of_its_start(untrained, weight, first, limit):
+    assert callbacks.divergence_limit(257, untrained, weight, first) == pytest.approx(limit)
+
+
+def test_the_first_loss_of_an_objective_is_kept_over_a_kill(make_job, monkeypatch):
+    """It may lie far above guessing; only one that doubles from there is divergence."""
+    limits = []
+    monkeypatch.setattr(callbacks, "divergence_limit", lambda *given: limits.append(given[-1]) or math.inf)
+    job = make_job(checkpoint_steps=1)
+    with pytest.raises(KilledError):
+        train(job, kill_at(3))
+    train(job)
+    assert len(limits) > 6
+    assert set(limits) == {limits[0]}
+    assert limits[0] == pytest.approx(read_curve(job.output_folder)[1]["train_loss"])
+
+
+def test_checkpoints_that_a_kill_left_beside_a_result_are_removed(make_job):
+    job = make_job()
+    result = train(job)
+    (job.output_folder / "checkpoint-2").mkdir()
+    (job.output_folder / "partial" / "checkpoint-3").mkdir(parents=True)
+    assert train(job) == result
+    assert not list(job.output_folder.glob("*/checkpoint-*"))
+    assert not list(job.output_folder.glob("checkpoint-*"))
 
 
 def test_an_update_that_is_not_finite_is_never_saved(make_job):

@@ -203,6 +203,10 @@ class ProjectParameters(Strict):
             for name in Arms.model_fields:
                 with naming(f"arms.{name}"):
                     getattr(conditions.arms, name).rate(conditions.schedule)
+            probe = conditions.protocol.probe_schedule(conditions.schedule)
+            if probe is not None:
+                with naming("protocol.probe_tokens does not go with arms.subnet_init"):
+                    conditions.arms.subnet_init.rate(probe)
             if self.search.finalist_tokens:
                 conditions.arms.finalist_rate(conditions.schedule)
             cached = self.caches_teacher or conditions.arms.caches_teacher
@@ -232,7 +236,9 @@ class ProjectParameters(Strict):
                 self._require_order("ablations.metrics", metric, ablations.metric_variant(bin_name).space)
             conditions = self.conditions_by_bin[bin_name]
             with naming(f"ablations.tokens in bins.{bin_name}"):
-                conditions.schedule.of_length(ablations.tokens)
+                brief = conditions.schedule.of_length(ablations.tokens)
+                for arm in (conditions.arms.subnet_init, conditions.arms.distilled):
+                    arm.rate(brief)
             for changes in (*ablations.logits.values(), *ablations.kd_grid.combinations().values()):
                 conditions.arms.distilled.with_distillation(changes)
         return self

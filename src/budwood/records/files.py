@@ -38,9 +38,9 @@ def write_file_atomically(target: Path, *, shared: bool = False) -> Iterator[Pat
         partial.unlink(missing_ok=True)
 
 
-def write_atomically(file: Path, text: str) -> None:
-    """Write a file whole or not at all; its folder is made where there is none."""
-    with write_file_atomically(file) as partial:
+def write_atomically(file: Path, text: str, *, shared: bool = False) -> None:
+    """Write a file whole or not at all; see `write_file_atomically`."""
+    with write_file_atomically(file, shared=shared) as partial:
         partial.write_text(text, encoding="utf-8")
 
 

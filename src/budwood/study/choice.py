@@ -1,5 +1,7 @@
 """The choice of a winner among the finalists of a search."""
 
+import logging
+import math
 import shutil
 import statistics
 from collections.abc import Sequence
@@ -14,7 +16,6 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from budwood.arch.bins import ParameterBin
-from budwood.arch.count import forward_flops_per_token
 from budwood.arch.selection import Selection
 from budwood.models.certificate import prove
 from budwood.models.checkpoint import Checkpoint, load_model
@@ -43,6 +44,8 @@ from budwood.training.run import MODEL
 from budwood.training.settings import ArmSettings, Engine, Schedule
 
 LOOKS = "looks.jsonl"
+
+logger = logging.getLogger(__name__)
 
 
 class Chosen(NamedTuple):
@@ -148,10 +151,15 @@ class ChooseWinner(Stage[Chosen]):
         cut, expected = write_cut(child, self.teacher.folder, _folder_of(finalist, work), text, self.compute.device)
         proof = prove(expected, cut, child.architecture, ParameterBin(*self.searched.parameter_bin), text)
         model = self._train(cut, work) if self.training else load_model(cut, self.compute.dtype)
-        losses = sequence_losses(self.compute.place(model), self.choice.read(), batch_size=self.batch_size)
-        return Look(losses=losses.tolist(), proof=proof, seconds=perf_counter() - started)
+        if model is None:
+            losses = [math.nan] * self.choice.count
+        else:
+            placed = self.compute.place(model)
+            losses = sequence_losses(placed, self.choice.read(), batch_size=self.batch_size).tolist()
+        return Look(losses=losses, proof=proof, seconds=perf_counter() - started)
 
-    def _train(self, cut: Path, work: Work) -> PreTrainedModel:
+    def _train(self, cut: Path, work: Work) -> PreTrainedModel | None:
+        """Return a finalist after its training; None where that diverges."""
         assert self.training is not None, "only called where finalists are trained"
         arm = TrainArm(
             arm="finalist",
@@ -165,7 +173,11 @@ class ChooseWinner(Stage[Chosen]):
             engine=self.training.engine,
         )
         job = arm.job(work.folder / f"{cut.name}-trained", self.training.learning_rate)
-        run_job(job, no_tracking, {})
+        try:
+            run_job(job, no_tracking, {})
+        except FloatingPointError as error:
+            logger.warning("A finalist is given up: %s", error)
+            return None
         return load_model(job.output_folder / MODEL, torch.float32)
 
     def _winner(self, found: Choice, looks: Sequence["Look"], ordered: OrderedTeacher) -> Winner:
@@ -206,14 +218,11 @@ class ChooseWinner(Stage[Chosen]):
             ).cost()
             for cut in cuts
         ]
-        length, schedule = self.choice.length, self.training.schedule if self.training else None
-        context = schedule.sequence_length if schedule else length
         comparing = choice_cost(
-            [float(forward_flops_per_token(cut.architecture, context=length)) for cut in cuts],
+            [forward_of(cut.architecture) for cut in cuts],
             self.choice.extent,
-            [3.0 * forward_flops_per_token(cut.architecture, context=context) for cut in cuts],
-            schedule.num_tokens if schedule else 0,
             [correction for place, correction in enumerate(corrections) if place != winner],
+            (self.training.schedule, self.training.heldout) if self.training else None,
         )
         proofs = [
             proof_cost(forward_of(cut.architecture), look.proof.probe_lengths)

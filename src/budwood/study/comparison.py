@@ -141,6 +141,7 @@ class AblationSettings(Strict):
                 )
             taken[name] = metric
         require_names("ablations.teachers", self.teachers)
+        require_names("ablations.logits", self.logits)
         return self
 
     def student(self, bin_name: str) -> Variant:

@@ -173,23 +173,24 @@ def moments_cost(teacher: Architecture, settings: Compensation, num_gaps: int, c
 
 
 def choice_cost(
-    forwards: Sequence[float], choice: Extent, trainings: Sequence[float], num_tokens: int, corrections: Sequence[Cost]
+    finalists: Sequence[Forward], choice: Extent, corrections: Sequence[Cost], training: tuple[Schedule, int] | None
 ) -> Cost:
     """Return what it costs to compare finalists, beside the correction of the winner.
 
     Args:
-        forwards: FLOPs of every finalist's forward pass, per token of the choice.
+        finalists: FLOPs of the forward pass of each.
         choice: the text on which they are compared.
-        trainings: FLOPs of a training step of each of them, per token.
-        num_tokens: on which each is trained before.
         corrections: of those that lose.
+        training: the schedule by which each is trained before, and the held-out sequences of its curve; None: no.
     """
-    corrected = sum(cost.flops for cost in corrections)
-    return Cost(
-        stage="search",
-        flops=choice.num_tokens * sum(forwards) + num_tokens * sum(trainings) + corrected,
-        tokens=len(forwards) * (choice.num_tokens + num_tokens) + sum(cost.tokens for cost in corrections),
-    )
+    read = [reading_cost("search", forward(choice.length), choice) for forward in finalists]
+    if training is not None:
+        schedule, heldout = training
+        points, length = len(schedule.evaluation_steps), schedule.sequence_length
+        for forward in finalists:
+            read.append(Cost.of("search", schedule.num_tokens, 3 * forward(length)))
+            read.append(reading_cost("search", forward(length), Extent(points * heldout, length)))
+    return Cost.total("search", [*read, *corrections])
 
 
 def proof_cost(forward: Forward, lengths: Sequence[int]) -> Cost:

@@ -78,14 +78,10 @@ def search_costs(study: PlannedStudy, each: Forecast) -> list[Cost]:
     searching = reading.model_copy(update={"flops": reading.flops + solved})
     refitting = study.text("calibration", study.conditions.measurement.num_refit)
     correction = each.correction(study.teacher, study.text("calibration"), refitting)
-    finalists = search.num_finalists
-    brief = study.schedule.brief(search.finalist_tokens) if search.finalist_tokens else None
+    finalists, heldout = search.num_finalists, study.conditions.measurement.heldout
+    training = (study.schedule.brief(search.finalist_tokens), heldout) if search.finalist_tokens else None
     comparing = costs.choice_cost(
-        [each.forward(study.text("choice").length)] * finalists,
-        study.text("choice"),
-        [3 * each.forward(study.schedule.sequence_length)] * finalists,
-        brief.num_tokens if brief else 0,
-        [correction] * (finalists - 1),
+        [each.forward] * finalists, study.text("choice"), [correction] * (finalists - 1), training
     )
     parts = [searching, comparing, *costs.fitness_costs(search.fitness, study.teacher, selection)]
     return [Cost.total("search", parts), correction]

@@ -150,8 +150,8 @@ class Workspace:
         text = json.dumps(deciding, sort_keys=True, indent=1)
         folder = self.folder / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
         if not (folder / FACTS).is_file():
-            write_atomically(folder / FACTS, text)
-        write_atomically(folder / USED, datetime.now(UTC).isoformat())
+            write_atomically(folder / FACTS, text, shared=True)
+        write_atomically(folder / USED, datetime.now(UTC).isoformat(), shared=True)
         return folder
 
 

@@ -81,15 +81,20 @@ class SweepRates(Stage[SweptRates]):
         Raises:
             ValueError: training diverges at all of them.
         """
-        started, file = time.perf_counter(), work.folder / TRIED
-        found = {row["rate"]: math.inf if row["loss"] is None else row["loss"] for row in read_json_lines(file)}
+        file = work.folder / TRIED
+        tried = read_json_lines(file)
+        found = {row["rate"]: math.inf if row["loss"] is None else row["loss"] for row in tried}
         while (rate := next_rate(self.settings.rates, found)) is not None:
+            started = time.perf_counter()
             loss = self._loss(rate, work)
             logger.info("arm %s at a peak of %g: %s", self.job.arm, rate, "diverges" if loss is None else f"{loss:.4f}")
-            append_json_lines(file, [{"rate": rate, "loss": loss}])
+            tried.append({"rate": rate, "loss": loss, "seconds": time.perf_counter() - started})
+            append_json_lines(file, tried[-1:])
             found[rate] = math.inf if loss is None else loss
+        started = time.perf_counter()
         untrained = self._measured(self.start) if self.start else math.log(self.student.vocab_size)
-        swept = self._record(found, untrained, time.perf_counter() - started)
+        spent = time.perf_counter() - started + sum(row["seconds"] for row in tried)
+        swept = self._record(found, untrained, spent)
         logger.info("arm %s is trained at a peak of %g", self.job.arm, swept.best)
         if swept.doubts:
             logger.warning("arm %s: of the learning rates, %s", self.job.arm, swept.doubts)

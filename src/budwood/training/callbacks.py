@@ -97,8 +97,11 @@ class Recorder(TrainerCallback):
         """Stop before a step is saved whose loss is not finite or far above guessing."""
         weights = self.job.distillation.weights if self.job.distillation else None
         scale = 1.0 if weights is None else weights.alpha + weights.beta * weights.temperature**2
-        limit = divergence_limit(student.config.vocab_size, self.curve.rows[0]["heldout_loss"], scale)
-        sound = math.isfinite(logs["grad_norm"]) and logs["loss"] <= limit  # which fails on NaN
+        if self.curve.first_loss is None:
+            self.curve.first_loss = float(logs["loss"])
+        untrained = self.curve.rows[0]["heldout_loss"]
+        limit = divergence_limit(student.config.vocab_size, untrained, scale, self.curve.first_loss)
+        sound = math.isfinite(logs["grad_norm"]) and math.isfinite(logs["loss"]) and logs["loss"] <= limit
         if sound and control.should_save:
             sound = all(bool(torch.isfinite(parameter).all()) for parameter in student.parameters())
         if not sound:

@@ -37,6 +37,8 @@ class Curve:
     pending: list[float] = field(default_factory=list)
     seconds: float = 0.0
     """Wall-clock time of the run until its checkpoint."""
+    first_loss: float | None = None
+    """Of the objective, at the first step."""
 
     def save(self, checkpoint: Path) -> None:
         """Write the curve into a checkpoint."""
@@ -72,12 +74,15 @@ def track_row(track: Track | None, row: Mapping[str, Any]) -> None:
         track({name: value for name, value in row.items() if name not in {"step", "heldout_losses"}}, int(row["step"]))
 
 
-def divergence_limit(vocab_size: int, first_loss: float, weight: float) -> float:
+def divergence_limit(vocab_size: int, untrained: float, weight: float, first_loss: float) -> float:
     """Return the loss above which a run has diverged: twice that of guessing, or twice its first where that is more.
+
+    A divergence such as the reverse one may begin far above what guessing costs.
 
     Args:
         vocab_size: guessing costs its logarithm.
-        first_loss: held-out cross-entropy before the first step.
+        untrained: held-out cross-entropy before the first step.
         weight: of the objective: `alpha + beta * T^2`, or one.
+        first_loss: of the objective, at the first step.
     """
-    return 2 * weight * max(first_loss, math.log(vocab_size))
+    return 2 * max(weight * max(untrained, math.log(vocab_size)), first_loss)

@@ -75,6 +75,8 @@ def train(job: TrainingJob, track: Track | None = None) -> Run:
         result = read_result(job.output_folder)
         if result is None:
             return _train(job, track)
+        if first:
+            _remove_checkpoints(job.output_folder)  # of a process that was killed once its result was sealed
         replay_curve(job.output_folder, track)
         return result
 
@@ -172,11 +174,15 @@ def _finish(job: TrainingJob, trainer: Trainer, result: Run) -> None:
         write_checkpoint(model, job.teacher_folder, folder / MODEL)
         write_atomically(folder / RUN_FILE, result.model_dump_json())
         seal(folder, MODEL, CURVE_FILE, RUN_FILE)
-        for stale in checkpoints_of(folder):
-            shutil.rmtree(stale)
-        shutil.rmtree(folder / PARTIAL, ignore_errors=True)  # absent in a run without checkpoints
+        _remove_checkpoints(folder)
     if distributed.is_initialized():
         distributed.barrier()
+
+
+def _remove_checkpoints(folder: Path) -> None:
+    for stale in checkpoints_of(folder):
+        shutil.rmtree(stale)
+    shutil.rmtree(folder / PARTIAL, ignore_errors=True)  # absent in a run without checkpoints
 
 
 def training_arguments(job: TrainingJob, compute: Compute, student: PreTrainedModel) -> TrainingArguments:

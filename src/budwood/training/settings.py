@@ -146,9 +146,13 @@ class Schedule(Strict):
         return self.changed({"tokens": tokens})
 
     def brief(self, tokens: int) -> Self:
-        """Return the schedule of a short run: a cosine whose warm-up takes no more than a quarter of its steps."""
+        """Return the schedule of a short run: a cosine whose warm-up takes no more than a quarter of its steps.
+
+        It does not depend on how long this one is.
+        """
         num_steps = -(-tokens // self.tokens_per_step)
-        warmup = {"warmup_steps": min(self.num_warmup_steps, num_steps // 4), "warmup_ratio": 0.0}
+        rising = self.warmup_steps or math.ceil(self.warmup_ratio * num_steps)
+        warmup = {"warmup_steps": min(rising, num_steps // 4), "warmup_ratio": 0.0}
         return self.model_copy(update={"tokens": tokens, "shape": "cosine", "num_evaluations": 1, **warmup})
 
     def require_shared_by(self, num_processes: int) -> None:

@@ -45,10 +45,10 @@ def ablate(
     brief = conditions.model_copy(update={"schedule": conditions.schedule.of_length(ablations.tokens)})
     by_name = dict(zip(model_datasets(ablation), models, strict=True))
     runs = []
-    for place, each in enumerate(ablation.comparisons):
+    for each in ablation.comparisons:
         start, teacher = (by_name[name] for name in start_and_teacher(each))
         begun = Start(initialisation="checkpoint", checkpoint=start)
-        stage = TrainArm.of(f"{ablation.name}-{place}", begun, (teacher, tokens), brief, each.arm)
+        stage = TrainArm.of(f"{ablation.name} {each.name}", begun, (teacher, tokens), brief, each.arm)
         with run_of(each.name):
             runs.append(train_compared(each, stage, brief, open_workspace(workspace)))
     table, curves = ablation_table(runs), ablation_curves(runs)
