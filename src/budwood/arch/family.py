@@ -97,8 +97,8 @@ class Family:
     heads_first: bool = False
     """Whether norms over queries and keys read [batch, head, token, dimension] and not [batch, token, head, dimension].
     """
-    parallel: bool = False
-    """Whether attention and MLP read one input."""
+    parallel: str | None = None
+    """Config field that says whether attention and MLP read one input."""
     output_norms: bool = False
     """Whether what attention and MLP compute is normalised before it joins the residual stream."""
     stored_names: Mapping[str, str] = field(default_factory=dict)
@@ -306,7 +306,7 @@ GPT_NEOX = Family(
     required={"attention_bias": True},
     stock_heads="fill",
     grouped=False,
-    parallel=True,
+    parallel="use_parallel_residual",
     decoder="gpt_neox.layers",
     embedding=Module("gpt_neox.embed_in", (VOCAB, HIDDEN)),
     head=Module("lm_head", (VOCAB, HIDDEN)),

@@ -44,6 +44,7 @@ def fitted_layers(
         ridge: of the regressions, relative to the unit variance of features.
     """
     family, depth, scale = teacher.family, teacher.architecture.num_hidden_layers, residual_scale(teacher)
+    parallel = family.parallel is not None and bool(teacher.config[family.parallel])
     # What is handed over is not kept.
     parts = [next(made)]
     model = headless(hollow(build_empty(child_config(teacher, cut)), family.decoder, teacher.device, teacher.dtype))
@@ -59,7 +60,7 @@ def fitted_layers(
     for position, (layer, following) in enumerate(bar):
         parts.append(next(made))
         wanted = whole.passage(layer, following)
-        returned = _fit_layer(family, own, wanted, ridge, scale)
+        returned = _fit_layer(family, own, wanted, ridge, scale, parallel=parallel)
         parts[0] |= _weights_of(own.next_layer(), parts[0], cut.architecture, position)
         del wanted
         own.pass_on(returned)
@@ -78,8 +79,10 @@ def _weights_of(layer: nn.Module, part: State, architecture: Architecture, posit
 
 
 @torch.no_grad()
-def _fit_layer(family: Family, own: LayerStream, wanted: Passage, ridge: float, scale: float) -> States:
-    """Fit the next layer of a child, and return the stream behind it."""
+def _fit_layer(
+    family: Family, own: LayerStream, wanted: Passage, ridge: float, scale: float, *, parallel: bool
+) -> States:
+    """Fit the next layer of a child, and return the stream behind it; in parallel its MLP reads what attention does."""
     layer, came = own.next_layer(), own.states
     _fit_readers(layer, family.norms[0], (family.query, family.key, family.value), (came, wanted.before), ridge)
     output, mlp_out = (_linear(layer, module) for module in (family.output, family.mlp_out))
@@ -87,7 +90,7 @@ def _fit_layer(family: Family, own: LayerStream, wanted: Passage, ridge: float, 
         own.returned()
     attended = [x + scale * output(read) for x, read in zip(came, heads, strict=True)]
     attended = _fit_writer(output, heads, (attended, wanted.between), ridge, scale)
-    streams = (came, wanted.before) if family.parallel else (attended, wanted.between)
+    streams = (came, wanted.before) if parallel else (attended, wanted.between)
     _fit_readers(layer, family.norms[-1], family.mlp_in, streams, ridge)
     norm, mlp = (layer.get_submodule(name) for name in (family.norms[-1].name, family.mlp_out.name.rpartition(".")[0]))
     with inputs_of(mlp_out) as neurons:
