@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from teachers import tiny_teacher
 from transformers import AutoModelForCausalLM
@@ -70,8 +71,13 @@ def fetch(folder, tmp_path, *, trust=True):
     return fetch_teacher(TeacherSettings(model=str(folder), trust_remote_code=trust), tmp_path / "work")
 
 
-def test_code_that_computes_the_same_is_converted_in_its_own_precision(folder, tmp_path):
+@pytest.mark.parametrize("stated", ["bfloat16", "float32"])
+def test_code_that_computes_the_same_is_converted_in_the_precision_of_its_files(folder, tmp_path, stated):
+    """Whatever the config says, and whatever tables of the code are stored as."""
     with_model_code(folder, OWN_MODEL.format(change="* 1"))
+    add(folder / "config.json", dtype=stated)
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {"model.inv_freq": torch.ones(2)}, folder / "model.safetensors", {"format": "pt"})
     fetched = fetch(folder, tmp_path)
     config = json.loads((fetched.checkpoint.folder / "config.json").read_text())
     assert ("auto_map" not in config, config["architectures"], config["dtype"]) == (
@@ -81,9 +87,18 @@ def test_code_that_computes_the_same_is_converted_in_its_own_precision(folder, t
     )
     ids = torch.arange(12)[None]
     plain, converted = (
-        AutoModelForCausalLM.from_pretrained(each)(ids).logits for each in (folder, fetched.checkpoint.folder)
+        AutoModelForCausalLM.from_pretrained(each, dtype=torch.float32)(ids).logits
+        for each in (folder, fetched.checkpoint.folder)
     )
     assert torch.equal(plain, converted)
+
+
+def test_float32_weights_are_not_rounded_to_what_the_config_says(folder, tmp_path):
+    with_model_code(folder, OWN_MODEL.format(change="* 1"))
+    weights = {name: weight.float() * 1.001 for name, weight in load_file(folder / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    converted = load_file(fetch(folder, tmp_path).checkpoint.folder / "model.safetensors")
+    assert all(torch.equal(converted[name], weight) for name, weight in weights.items())
 
 
 WINDOWED = "+ (torch.arange(output.logits.shape[1]) >= 500)[None, :, None]"

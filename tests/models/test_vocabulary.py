@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from budwood.models.checkpoint import Checkpoint, load_generation, save_checkpoint
-from budwood.models.vocabulary import kept_ids, trim_checkpoint, trim_tokenizer
+from budwood.models.vocabulary import dropped_head, kept_ids, trim_checkpoint, trim_tokenizer
 
 TEXT = [
     "When the rains came late that year, the gardener walked along the old wall and counted 27 apple trees.",
@@ -146,6 +146,22 @@ def test_the_smaller_model_has_the_logits_of_the_whole_one(family, tied, tmp_pat
         expected = model.eval()(ids).logits[..., kept]
         actual = trimmed(torch.arange(5, 35)[None]).logits
     torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("stated", ["bfloat16", "float16"])
+def test_weights_stay_in_the_precision_in_which_they_are_stored(stated, tmp_path):
+    """A config may state another one, which norms of 1e5 do not fit."""
+    whole, model = fast(KINDS["byte level"]), tiny_teacher("llama", tied=False, vocab_size=SIZE, num_hidden_layers=1)
+    model.model.norm.weight.data.mul_(1e5)
+    folder = save_checkpoint(model, whole, tmp_path / "whole")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"dtype": stated}))
+    smaller = Checkpoint.open(trim_checkpoint(Checkpoint.open(folder), range(300), tmp_path / "trimmed"))
+    assert (smaller.stored_dtype, smaller.config["dtype"]) == (torch.float32, "float32")
+    trimmed = smaller.load_model(torch.float32)
+    assert torch.equal(trimmed.model.norm.weight, model.model.norm.weight)
+    assert torch.equal(trimmed.lm_head.weight, model.lm_head.weight[:300])
+    assert torch.equal(dropped_head(smaller.folder), model.lm_head.weight[300:])
 
 
 def test_what_cannot_be_kept_is_refused(checkpoint):

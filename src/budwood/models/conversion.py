@@ -21,6 +21,7 @@ from transformers import (
 from budwood.models.checkpoint import load_config, load_tokenizer, save_sealed
 from budwood.models.probe import PROBE_TOLERANCE, TEXT, largest_difference, probe_ids, probe_logits
 from budwood.models.vocabulary import stock_tokenizer
+from budwood.models.weights import tensor_files, widest_dtype
 from budwood.records.strict import naming
 
 _TEXTS = (TEXT, "Zoë, naïve 漢字 🌱", "  two  spaces\n\n\tand a tab", "1 + 1 = 2; x_1 -> y")
@@ -50,8 +51,11 @@ def convert_code(folder: Path, target: Path) -> Path:
             f"teacher.model: the code in {folder} does not compute what the stock class {type(twin).__name__} computes "
             f"with the same weights (logits differ by {difference:.1e} of the largest); such a model cannot be cut"
         )
-    dtype: Any = config.get("dtype") or "float32"
-    return save_sealed(twin.to(getattr(torch, dtype)), tokenizer, target)
+    files = tensor_files(folder, config)
+    # Beside parameters a file may have tables of its code, of another precision.
+    stored = files.keys() & dict(loaded.named_parameters())
+    dtype: Any = widest_dtype(files, stored or files)
+    return save_sealed(twin.to(dtype), tokenizer, target)
 
 
 def stock_twin(loaded: PreTrainedModel) -> PreTrainedModel:

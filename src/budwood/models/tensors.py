@@ -1,7 +1,6 @@
 """The weights of a checkpoint, read from memory-mapped files only when they are asked for."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import reduce
 from math import prod
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -11,12 +10,10 @@ from torch import Tensor
 
 from budwood.arch.family import Family, Module, family_of, layer_lengths
 from budwood.arch.spec import Architecture
-from budwood.models.weights import open_tensors, read_object, read_tensor, tensor_files
+from budwood.models.weights import DTYPES, read_object, read_tensor, tensor_files, widest_dtype
 
 State = dict[str, Tensor]
 Made = TypeVar("Made")
-
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class Lazy(Mapping[str, Made], Generic[Made]):
@@ -90,14 +87,8 @@ class CheckpointTensors(Lazy[Tensor]):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The widest precision of all parameters; of each a row is read."""
-        found: set[torch.dtype] = set()
-        wanted = {self._stored_name(name) for name in self}
-        for file in {self._files[stored] for stored in wanted}:
-            with open_tensors(file) as tensors:
-                found |= {tensors.get_slice(stored)[:1].dtype for stored in wanted.intersection(tensors.keys())}
-        widest: torch.dtype = reduce(torch.promote_types, found)
-        return widest
+        """The widest precision of all parameters, by the headers of their files."""
+        return widest_dtype(self._files, {self._stored_name(name) for name in self})
 
     def _stored_name(self, name: str) -> str:
         return self._held[name][0] if name in self._held else self._stored.get(name, name)
@@ -105,8 +96,8 @@ class CheckpointTensors(Lazy[Tensor]):
     def _read(self, stored: str) -> Tensor:
         file = self._files[stored]
         tensor = read_tensor(file, stored)
-        if tensor.dtype not in _DTYPES:
-            allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES)
+        if tensor.dtype not in DTYPES.values():
+            allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in DTYPES.values())
             raise ValueError(f"{file}: tensor {stored!r} is stored as {tensor.dtype}; supported: {allowed}")
         # No number and infinities pass through; `isfinite` of a whole tensor would take twice its memory.
         if not all(bound.isfinite() for bound in tensor.aminmax()):

@@ -114,7 +114,7 @@ def trim_checkpoint(teacher: Checkpoint, kept: Sequence[int], target: Path) -> P
     Raises:
         ValueError: the tokenizer is of a kind that cannot be rewritten.
     """
-    model = teacher.load_model(getattr(torch, teacher.config.get("dtype") or "float32"))
+    model = teacher.load_model(teacher.stored_dtype)
     numbers, rows = {old: new for new, old in enumerate(kept)}, torch.tensor(kept)
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     others = torch.ones(len(head.weight), dtype=torch.bool).index_fill(0, rows, value=False)

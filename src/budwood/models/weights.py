@@ -1,8 +1,9 @@
 """The weight files of a checkpoint: exactly those that transformers reads."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from budwood.arch.config import HFConfig, supported_family
 
 SINGLE = "model.safetensors"
 WEIGHT_INDEX = "model.safetensors.index.json"
+DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
+"""Precisions that models compute in, by what headers call them."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -98,6 +101,24 @@ def same_values(folder: Path, config: HFConfig, names: tuple[str, str]) -> bool:
     """Return whether two tensors of a folder are equal, as transformers asks before it ties them."""
     files = tensor_files(folder, config)
     return torch.equal(*(read_tensor(files[name], name) for name in names))
+
+
+def widest_dtype(files: Mapping[str, Path], names: Collection[str]) -> torch.dtype:
+    """Return the widest precision of some tensors by the headers of their files; float32 where none is one of `DTYPES`.
+
+    Args:
+        files: of every tensor, by its name.
+        names: of the tensors.
+
+    Raises:
+        ValueError: a file is missing or damaged.
+    """
+    found: set[str] = set()
+    for file in {files[name] for name in names}:
+        with open_tensors(file) as tensors:
+            found |= {tensors.get_slice(name).get_dtype() for name in names if files[name] == file}
+    dtypes = [dtype for name, dtype in DTYPES.items() if name in found]
+    return reduce(torch.promote_types, dtypes) if dtypes else torch.float32
 
 
 def read_tensor(file: Path, name: str) -> Tensor:
