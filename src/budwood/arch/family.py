@@ -70,6 +70,8 @@ class Family:
     """Whether queries may share keys and values; otherwise the config has no word for their number."""
     rope_types: tuple[str, ...] = ()
     """Types of rotary embeddings that the stock config accepts; all where it is empty."""
+    partial_rotary: bool = False
+    """Whether its class reads `partial_rotary_factor`, the share of a head that turns; otherwise whole heads do."""
     rope_constants: tuple[str, ...] = ()
     """Entries of `rope_parameters` that a class reads for more than frequencies; cuts keep them."""
     layer_lists: tuple[str, ...] = ()
@@ -230,6 +232,7 @@ PHI3 = replace(
     # Beside a list of factors its config takes no heads but those that fill the hidden size.
     stock_heads="fill",
     rope_types=("default", "longrope"),
+    partial_rotary=True,
 )
 
 QWEN2 = replace(_each(MISTRAL, _QKV, _biased), model_type="qwen2", layer_lists=("layer_types",))
@@ -298,6 +301,7 @@ STABLELM = replace(
     biases={"use_qkv_bias": False},
     layer_lists=(),
     stock_heads="fill",
+    partial_rotary=True,
 )
 
 _NEOX_HOLDER = "attention.query_key_value"
@@ -306,6 +310,7 @@ GPT_NEOX = Family(
     required={"attention_bias": True},
     stock_heads="fill",
     grouped=False,
+    partial_rotary=True,
     parallel="use_parallel_residual",
     decoder="gpt_neox.layers",
     embedding=Module("gpt_neox.embed_in", (VOCAB, HIDDEN)),

@@ -39,6 +39,7 @@ from budwood.models.rotary import (
     rope_of_type,
     rotary_dims,
     state_ropes,
+    without_unread_share,
 )
 from budwood.models.tensors import CheckpointTensors
 from budwood.models.weights import SINGLE, WEIGHT_INDEX, read_object, same_values, tensor_files
@@ -140,6 +141,7 @@ def load_config(folder: Path) -> dict[str, Any]:
         config: dict[str, Any] = config_class.from_pretrained(folder).to_dict()
     with naming(folder / CONFIG):
         check_rope(config)
+    config = without_unread_share(config)
     if config["tie_word_embeddings"] and _has_own_head(folder, config):
         config["tie_word_embeddings"] = False
     return config

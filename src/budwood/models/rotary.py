@@ -34,6 +34,7 @@ ROPE_TYPES: Mapping[str, str] = {
 
 A child keeps the frequencies of its pairs, so they must be known, which those of `dynamic` are not: they change with
 every token of a long text."""
+_SHARE = "partial_rotary_factor"
 ORIGINAL = "original_rope_parameters"
 """Config field of children whose pairs were chosen: the `rope_parameters` of the pretrained model they stem from."""
 
@@ -49,20 +50,48 @@ def check_rope(config: HFConfig) -> None:
             every pair.
     """
     layers = (config.get("per_layer_config") or {}).values()
+    family = supported_family(config)
     for own in ({}, *layers):
         layer = {**config, **own}
         stated = layer.get("rope_parameters") or layer.get("rope_scaling") or {}
-        nested = supported_family(config).rope_by_type and _is_nested(stated)
-        for rope in stated.values() if nested else (stated,):
+        share = {_SHARE: layer[_SHARE]} if layer.get(_SHARE) is not None else {}
+        for rope in stated.values() if family.rope_by_type and _is_nested(stated) else (stated,):
             _check_parameters(rope)
-            _check_factors(rope, layer)
+            _check_share(family, {**share, **rope})
+            _check_factors({**share, **rope}, layer)
+
+
+def without_unread_share(config: HFConfig) -> dict[str, Any]:
+    """Return a config without a `partial_rotary_factor` that its family's class ignores, though others may believe it.
+
+    Args:
+        config: as transformers reads it.
+    """
+    if supported_family(config).partial_rotary:
+        return dict(config)
+    return {name: _without_share(value) for name, value in config.items() if name != _SHARE}
+
+
+def _without_share(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _without_share(inner) for name, inner in value.items() if name != _SHARE}
+    return value
+
+
+def _check_share(family: Family, rope: RopeParameters) -> None:
+    kind, share = rope.get("rope_type", rope.get("type", "default")), rope.get(_SHARE, 1.0)
+    # The frequencies of all other types are made for that share, and the class turns whole heads.
+    if kind != "default" and share not in {None, 1} and not family.partial_rotary:
+        raise ValueError(
+            f"partial_rotary_factor={share} beside rope_type={kind!r} does not run: heads of {family.model_type} turn "
+            "as a whole; remove it from config.json"
+        )
 
 
 def _check_factors(rope: RopeParameters, layer: HFConfig) -> None:
     size, heads = layer.get("head_dim"), layer.get("num_attention_heads")
     head_dim = int(size or (layer.get("hidden_size", 0) // heads if heads else 0))
-    share = {"partial_rotary_factor": layer["partial_rotary_factor"]} if "partial_rotary_factor" in layer else {}
-    num_pairs = rotary_dims({**share, **rope}, head_dim) // 2
+    num_pairs = rotary_dims(rope, head_dim) // 2
     for name in ("short_factor", "long_factor"):
         num_factors = len(rope.get(name) or ())
         if head_dim and num_factors not in (0, num_pairs):
@@ -128,7 +157,7 @@ def standard_rope(config: HFConfig) -> dict[str, Any]:
 
 
 def _standard(rope: RopeParameters) -> dict[str, Any]:
-    kept = {name: rope[name] for name in ("rope_theta", "partial_rotary_factor") if name in rope}
+    kept = {name: rope[name] for name in ("rope_theta", _SHARE) if name in rope}
     return {"rope_type": "default"} | kept
 
 
@@ -154,7 +183,7 @@ def rebuilt_rope(config: HFConfig, layer: int, turning: int, head_dim: int) -> d
 
 def rotary_dims(rope: RopeParameters, head_dim: int) -> int:
     """Return how many dimensions of a head turn."""
-    return int(head_dim * rope.get("partial_rotary_factor", 1.0))
+    return int(head_dim * rope.get(_SHARE, 1.0))
 
 
 def even_share(head_dim: int, share: float) -> int:
@@ -191,9 +220,9 @@ def rank_pairs(scores: Sequence[float], turning: int) -> tuple[int, ...]:
 
 def rope_for_dims(teacher: RopeParameters, turning: int, head_dim: int) -> dict[str, Any]:
     """Return `rope_parameters` with the teacher's base, for a head in which a number of dimensions turn."""
-    if teacher.get("partial_rotary_factor", 1.0) == 1:
+    if teacher.get(_SHARE, 1.0) == 1:
         return dict(teacher)
-    return dict(teacher) | {"partial_rotary_factor": _factor(turning, head_dim)}
+    return dict(teacher) | {_SHARE: _factor(turning, head_dim)}
 
 
 def rope_for_pairs(
@@ -218,7 +247,7 @@ def rope_for_pairs(
     """
     kind, theta = teacher.get("rope_type", "default"), float(teacher["rope_theta"])
     turning, kept = rotary_dims(teacher, teacher_dim), 2 * len(pairs)
-    partial = {"partial_rotary_factor": _factor(kept, head_dim)} if "partial_rotary_factor" in teacher else {}
+    partial = {_SHARE: _factor(kept, head_dim)} if _SHARE in teacher else {}
     if not pairs:
         return {"rope_type": "default", "rope_theta": theta} | partial
     start, step = pairs[0], pairs[1] - pairs[0] if len(pairs) > 1 else 1
