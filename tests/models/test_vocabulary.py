@@ -148,6 +148,43 @@ def test_the_smaller_model_has_the_logits_of_the_whole_one(family, tied, tmp_pat
     torch.testing.assert_close(actual, expected)
 
 
+def test_ids_below_zero_stand_for_none(tmp_path):
+    """Old conversions of LLaMA pad with -1, which no list of rows may be begun with."""
+    whole = fast(KINDS["byte level"])
+    model = tiny_teacher("llama", tied=True, vocab_size=SIZE, num_hidden_layers=1)
+    folder = save_checkpoint(model, whole, tmp_path / "whole")
+    for name, named in (("config.json", -1), ("generation_config.json", [0, -1])):
+        file = folder / name
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"pad_token_id": -1, "eos_token_id": named}))
+    teacher = Checkpoint.open(folder)
+    kept = kept_ids(teacher, whole, count(whole, TEXT), 300)
+    assert (kept[0], len(kept)) == (0, 300)
+    smaller = Checkpoint.open(trim_checkpoint(teacher, kept, tmp_path / "trimmed"))
+    assert (smaller.config["pad_token_id"], smaller.config["eos_token_id"]) == (None, None)
+    generation = load_generation(smaller.folder)
+    assert (generation.pad_token_id, generation.eos_token_id) == (None, [0])
+
+
+def test_generation_settings_name_the_ids_that_are_kept(tmp_path):
+    model = tiny_teacher("llama", tied=True, vocab_size=SIZE, num_hidden_layers=1)
+    model.generation_config = GenerationConfig(
+        eos_token_id=0,
+        forced_eos_token_id=7,
+        suppress_tokens=[2, 3, 9],
+        begin_suppress_tokens=[3],
+        bad_words_ids=[[5], [2, 4], [3, 4]],
+        sequence_bias=[[[5, 9], -3.0], [[3], 1.0]],
+    )
+    whole = fast(KINDS["byte level"])
+    teacher = Checkpoint.open(save_checkpoint(model, whole, tmp_path / "whole"))
+    assert 7 in kept_ids(teacher, whole, np.zeros(SIZE, dtype=np.int64), 300)
+    kept = [index for index in range(SIZE) if index not in {1, 3}]
+    generation = load_generation(trim_checkpoint(teacher, kept, tmp_path / "trimmed"))
+    found = generation.forced_eos_token_id, generation.suppress_tokens, generation.begin_suppress_tokens
+    assert found == (5, [1, 7], None)
+    assert (generation.bad_words_ids, generation.sequence_bias) == ([[3], [1, 2]], [[[3, 7], -3.0]])
+
+
 @pytest.mark.parametrize("stated", ["bfloat16", "float16"])
 def test_weights_stay_in_the_precision_in_which_they_are_stored(stated, tmp_path):
     """A config may state another one, which norms of 1e5 do not fit."""

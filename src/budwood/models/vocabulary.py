@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -20,7 +20,9 @@ from budwood.models.weights import open_tensors, read_tensor
 
 TokenizerFile = dict[str, Any]
 """What a `tokenizer.json` says, in the words of the tokenizers library."""
-_NAMED_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_NAMED_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "forced_bos_token_id", "forced_eos_token_id")
+_LISTED_IDS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "force_words_ids")
+"""Generation settings about ids, and sequences of ids, that need not be kept."""
 _SPACE = "▁"
 _WEIGHT = "weight"
 _AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")
@@ -196,10 +198,14 @@ def _required(described: TokenizerFile) -> Iterator[int]:
 
 
 def _named(teacher: Checkpoint) -> set[int]:
-    """Return the ids that the configurations of a model name."""
+    """Return the ids that the configurations of a model name; those below zero stand for none."""
     settings = [teacher.config, (load_generation(teacher.folder) or GenerationConfig()).to_dict()]
     found = [each.get(name) for each in settings for name in _NAMED_IDS]
-    return {index for value in found for index in (value if isinstance(value, list) else [value]) if index is not None}
+    return {index for value in found for index in (value if isinstance(value, list) else [value]) if _is_id(index)}
+
+
+def _is_id(index: int | None) -> TypeGuard[int]:
+    return index is not None and index >= 0
 
 
 def _ways(described: TokenizerFile) -> dict[int, set[int]]:
@@ -245,7 +251,25 @@ def _renumber(processor: dict[str, Any] | None, numbers: Mapping[int, int]) -> N
 
 
 def _rename(settings: PretrainedConfig | GenerationConfig | None, numbers: Mapping[int, int]) -> None:
+    """Renumber the ids that settings name, and of those that they list the ones that are kept."""
     for name in _NAMED_IDS:
         value = getattr(settings, name, None)
-        if value is not None:
-            setattr(settings, name, [numbers[old] for old in value] if isinstance(value, list) else numbers[value])
+        if isinstance(value, list):
+            setattr(settings, name, [numbers[old] for old in value if _is_id(old)] or None)
+        elif value is not None:
+            setattr(settings, name, numbers[value] if _is_id(value) else None)
+    for name in _LISTED_IDS:
+        if (value := getattr(settings, name, None)) is not None:
+            renamed = [_renamed(entry, numbers) for entry in value]
+            setattr(settings, name, [entry for entry in renamed if entry is not None] or None)
+    if isinstance(settings, GenerationConfig) and settings.sequence_bias is not None:
+        pairs = [(_renamed(ids, numbers), bias) for ids, bias in settings.sequence_bias]
+        settings.sequence_bias = [[ids, bias] for ids, bias in pairs if ids is not None] or None
+
+
+def _renamed(entry: Any, numbers: Mapping[int, int]) -> Any:
+    """Return an id, or ids in lists, in new numbers; None where one of them is not kept."""
+    if isinstance(entry, list):
+        parts = [_renamed(part, numbers) for part in entry]
+        return None if None in parts else parts
+    return numbers.get(entry)
