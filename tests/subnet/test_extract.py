@@ -6,7 +6,18 @@ from itertools import product
 import pytest
 import torch
 from children import SELECTIONS
-from teachers import HEAD_DIM, across, every_family, every_family_and_tie, kept_in_layer, kept_mask, select, weights_of
+from teachers import (
+    HEAD_DIM,
+    across,
+    architecture_of,
+    every_family,
+    every_family_and_tie,
+    kept_in_layer,
+    kept_mask,
+    select,
+    tiny_teacher,
+    weights_of,
+)
 
 from budwood.arch.count import num_parameters
 from budwood.arch.family import axis_lengths
@@ -14,6 +25,8 @@ from budwood.arch.selection import LayerSelection, Selection
 from budwood.models.checkpoint import own_weights
 from budwood.models.rotary import layer_rope
 from budwood.subnet.extract import Corrections, child_state, extract_child, kept_positions, resolve
+from budwood.subnet.ordering import order_teacher
+from budwood.subnet.settings import Ordering
 
 llama_only = pytest.mark.parametrize("teacher", ["llama untied"], indirect=True)
 CUT = Selection(
@@ -171,6 +184,17 @@ def test_embeddings_keep_their_size_where_the_model_scales_them(architecture, or
     torch.testing.assert_close(state[norm], (ordered.weights[norm][channels] + 1) * gain - 1)
     native = orders["native", "preserve"]
     assert torch.equal(state_of(native)[embedding], native.weights[embedding][:, channels])
+
+
+def test_embeddings_keep_their_size_in_every_order():
+    """Of 48 channels a quarter; the paper's native cut is left as it is."""
+    model = tiny_teacher("gemma2", tied=False)
+    for by, factor in (("magnitude", 2.0), ("native", 1.0)):
+        chosen = Ordering(ordering=by, singular_values=False, layer_score="change")
+        ordered = order_teacher(weights_of(model), model.config.to_dict(), architecture_of(model), chosen)
+        cut = resolve(ordered, select(12, [0, 1], (3, 2, 16, 40)))
+        embedding = child_state(ordered, cut)["model.embed_tokens.weight"]
+        torch.testing.assert_close(embedding, factor * ordered.weights["model.embed_tokens.weight"][:, :12])
 
 
 @llama_only

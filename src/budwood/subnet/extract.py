@@ -296,7 +296,7 @@ def _score_gains(teacher: OrderedTeacher, layer: KeptLayer) -> Tensor:
 def _mend_embedding(state: State, teacher: OrderedTeacher, cut: Cut) -> None:
     """Keep the size of embeddings, which some models multiply by the root of a hidden size that is smaller now."""
     family = teacher.family
-    if not family.scales_embedding or not (teacher.singular_values or teacher.norms):
+    if not (family.scales_embedding and teacher.ordered):
         return
     factor = (teacher.architecture.hidden_size / cut.architecture.hidden_size) ** 0.5
     _scale(state, family.embedding.weight, factor)

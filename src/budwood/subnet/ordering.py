@@ -47,6 +47,8 @@ class OrderedTeacher:
     norms: Mapping[str, Tensor] = field(default_factory=dict)
     """For every norm by the name of its weight, the mean square of each entry of its normalised input; empty where cut
     norms are left as they are."""
+    ordered: bool = False
+    """Whether it is in an order of importance; otherwise it is cut as it is, like the paper does."""
     score_gain: bool = False
     """Whether heads that lose pairs keep the size of their scores."""
     singular_values: bool = False
@@ -148,6 +150,7 @@ def order_teacher(
         pair_rankings=_rank_pairs_together(importance, architecture, turning, config),
         pair_scores=ordered.pair_scores(turning),
         norms={name: ordered.permute(name, energy) for name, energy in importance.norms.items()},
+        ordered=True,
         score_gain=ordering.score_gain,
         singular_values=ordering.singular_values,
     )
