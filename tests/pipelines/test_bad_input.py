@@ -85,6 +85,7 @@ def changed(path: str, value: object) -> dict:
         ("spaces.coarse_layerwise.native_only", True, "native_only needs layerwise: false"),
         ("schedule.tokens", 0, "schedule.tokens: Input should be greater than 0 (got 0)"),
         ("schedule.tokens", -5, "schedule.tokens: Input should be greater than 0"),
+        ("measurement.length", 1, "measurement.length: Input should be greater than or equal to 2 (got 1)"),
         ("search.population", 0, "search.population: Input should be greater than or equal to 1"),
         ("search.populatoin", 4, "search.populatoin: there is no such setting; did you mean population? (got 4)"),
         ("search.stages", [8], "search.stages ends at 8 but 4 sequences are given"),

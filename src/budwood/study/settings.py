@@ -149,8 +149,8 @@ class BinSettings(Strict):
 class MeasurementSettings(Strict):
     """On which sequences of text models are measured, and where they run; every split serves one purpose."""
 
-    length: int = Field(gt=0)
-    """Tokens predicted per sequence."""
+    length: int = Field(ge=2)
+    """Tokens predicted per sequence. The first position of a text is left out of statistics."""
     reported_length: int | None = Field(default=None, gt=0)
     """The same where trained models are compared (split of the choice, reported losses); null: `length`."""
     calibration: int = Field(gt=0)
