@@ -132,6 +132,8 @@ def test_an_elimination_by_hand() -> None:
     rest = [[1, 2], [0, 2], [1]], [[1], [0]]
     assert [ran_alone(trials) for trials in expected_trials(4)[2:]] == list(rest)
     assert elimination_cost(four, text).flops == spent.flops + 12 * (5 * error + (2 + 2 + 1 + 1 + 1) * layer_flops)
+    # Of one layer only the whole is tried.
+    assert expected_trials(1) == [[(0,)]]
     # No more than 16 trials run together: 30 of them read the first 15 and the first 14 layers twice.
     thirty = [[tuple(kept for kept in range(30) if kept != gone) for gone in range(30)]]
     found = elimination_cost(SMOLLM2_135M, Extent(1, 4), thirty)

@@ -85,7 +85,7 @@ def expected_trials(depth: int) -> list[list[Kept]]:
     layers as on average.
     """
     whole = tuple(range(depth))
-    calls = [[whole], [_without(whole, place) for place in whole]]
+    calls = [[whole], [_without(whole, place) for place in whole]] if depth > 1 else [[whole]]
     for left in range(depth - 1, 1, -1):
         tried = min(_NUM_TOGETHER, left)
         places = (round(number * (left + 1) / (tried + 1)) - 1 for number in range(1, tried + 1))
