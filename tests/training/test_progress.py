@@ -19,6 +19,8 @@ from budwood.training.progress import Meter, peak_flops
         ("NVIDIA L40S", 362e12),
         ("NVIDIA L4", 121e12),
         ("NVIDIA GeForce RTX 4090", 165e12),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
         ("cpu (1 threads)", None),
         ("NVIDIA A1000", None),
     ],

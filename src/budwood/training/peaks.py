@@ -20,11 +20,18 @@ PEAK_FLOPS = {
     "RTX 4090": 165e12,
 }
 """Dense bfloat16 FLOPs per second by the device's name (data sheets, without sparsity)."""
+_OTHER_CARDS = {"MIG", "Laptop"}
+"""Words in the names of devices that are slower than the card of the same name."""
 
 
 def peak_flops(device_name: str) -> float | None:
-    """Return the dense bfloat16 FLOPs per second of a device; none where it is not known."""
+    """Return the dense bfloat16 FLOPs per second of a device; none where it is not known.
+
+    Of a card's parts and of its mobile namesakes it is not.
+    """
     words = device_name.replace("-", " ").split()
+    if not _OTHER_CARDS.isdisjoint(words):
+        return None
     known = [name for name in PEAK_FLOPS if _contains(words, name.split())]
     return PEAK_FLOPS[max(known, key=len)] if known else None
 
