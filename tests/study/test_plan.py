@@ -26,6 +26,7 @@ from budwood.evaluation.settings import EfficiencySettings, EvaluationSettings, 
 from budwood.records.names import Variant
 from budwood.reporting.quote import disk_bytes, markdown_plan
 from budwood.reporting.streaming import certificate_memory, intake_memory
+from budwood.search.settings import SearchSettings
 from budwood.study.costs import Correction, Extent, moments_cost, writing_cost
 from budwood.study.gate_costs import halved
 from budwood.study.limits import warnings_of
@@ -297,6 +298,16 @@ def test_a_bin_is_planned_under_its_own_conditions() -> None:
     assert row(planned, "text", bin_name="")["disk_bytes"] == 2 * 9248 * 1056 * 2048
     # 1,056 is 7 times nothing: each of the portions 3, 6 and 12 is named.
     assert len([warning for warning in warnings_of(changed, planned, H100, 7, 1e15) if "cannot share" in warning]) == 3
+
+
+def test_latencies_are_measured_by_three_passes_over_a_sequence() -> None:
+    """Each makes the logits of one token."""
+    searches = [SearchSettings(strategy="pareto", objectives=objectives) for objectives in (["latency"], ["flops"])]
+    timed, plain = (row(plan(study(search=search), H100, 0.4), "search") for search in searches)
+    one = 512 * layer_flops_per_token(PYTHIA_410M, *PYTHIA_410M.layers, context=512) + 2 * 50304 * 1024
+    candidates = searches[0].num_evaluations
+    assert timed["tokens"] - plain["tokens"] == candidates * 3 * 512
+    assert timed["flops"] - plain["flops"] == pytest.approx(candidates * 3 * one)
 
 
 def test_what_is_reported_is_read_at_its_own_length() -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from budwood.arch.count import forward_flops_per_token
+from budwood.arch.count import forward_flops_per_token, layer_flops_per_token
 from budwood.models.checkpoint import load_model, own_weights
 from budwood.models.export import write_checkpoint
 from budwood.models.losses import evaluating, sequence_losses
@@ -57,3 +57,14 @@ def test_what_a_search_evaluates_is_what_is_exported(orders, selection, windows,
         selection.architecture(ordered.architecture), context=24
     )
     assert evaluation.seconds > 0
+
+
+def test_what_a_latency_takes_is_counted(orders, selection, windows):
+    """Three passes over 24 tokens, each with the logits of one."""
+    ordered = orders["activation", "preserve"]
+    sizes = selection.architecture(ordered.architecture)
+    evaluators = [SubnetEvaluator(teacher=ordered, windows=windows, times=times) for times in (True, False)]
+    timed, plain = (evaluator.one(selection) for evaluator in evaluators)
+    assert timed.tokens - plain.tokens == 3 * 24
+    one = 24 * layer_flops_per_token(sizes, *sizes.layers, context=24) + 2 * sizes.vocab_size * sizes.hidden_size
+    assert timed.flops - plain.flops == 3 * one

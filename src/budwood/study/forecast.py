@@ -23,7 +23,7 @@ from budwood.reporting.streaming import TextReading, cut_memory
 from budwood.search.genes import stored_bytes
 from budwood.study.costs import Correction, Extent, bin_center, writing_cost
 from budwood.study.settings import BinSettings
-from budwood.subnet.flops import solve_work
+from budwood.subnet.flops import latency_flops, solve_work
 from budwood.subnet.settings import Compensation, MomentSettings, SpaceSettings
 
 _NUM_HISTORIES = 3
@@ -77,6 +77,10 @@ class Forecast:
             solve_work(teacher, member, self.compensation, num_gaps=self._gaps(teacher, member)).flops
             for member in self.members
         )
+
+    def measuring_latency(self, length: int) -> float:
+        """Return the mean FLOPs of measuring a member's latency on a sequence."""
+        return statistics.fmean(latency_flops(member, length=length) for member in self.members)
 
     def _gaps(self, teacher: Architecture, member: Architecture) -> int:
         kept = member.num_hidden_layers

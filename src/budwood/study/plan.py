@@ -26,7 +26,7 @@ from budwood.study.forecast import Forecast
 from budwood.study.planned import PlannedStudy, order_gate_memory
 from budwood.subnet.elimination import NUM_TOGETHER
 from budwood.subnet.fitness import fitness_flops_per_token
-from budwood.subnet.flops import calibration_work, elimination_work, moment_bytes
+from budwood.subnet.flops import NUM_TIMED, calibration_work, elimination_work, moment_bytes
 from budwood.subnet.settings import MomentSettings
 from budwood.training.cache import bytes_of_sequence
 from budwood.training.settings import ArmSettings, RateSweep, Schedule
@@ -76,6 +76,8 @@ def search_costs(study: PlannedStudy, each: Forecast) -> list[Cost]:
     num_readings = search.num_evaluations * (1 + len(search.stages))
     solved = num_readings * each.solving(study.teacher) if search.compares_corrected else 0.0
     searching = reading.model_copy(update={"flops": reading.flops + solved})
+    timed = search.num_evaluations if "latency" in search.objectives and search.fitness not in FROM_SCORES else 0
+    timing = Cost(stage="search", tokens=timed * NUM_TIMED * length, flops=timed * each.measuring_latency(length))
     refitting = study.text("calibration", study.conditions.measurement.num_refit)
     correction = each.correction(study.teacher, study.text("calibration"), refitting)
     finalists, heldout = search.num_finalists, study.conditions.measurement.heldout
@@ -83,7 +85,7 @@ def search_costs(study: PlannedStudy, each: Forecast) -> list[Cost]:
     comparing = costs.choice_cost(
         [each.forward] * finalists, study.text("choice"), [correction] * (finalists - 1), training
     )
-    parts = [searching, comparing, *costs.fitness_costs(search.fitness, study.teacher, selection)]
+    parts = [searching, timing, comparing, *costs.fitness_costs(search.fitness, study.teacher, selection)]
     return [Cost.total("search", parts), correction]
 
 

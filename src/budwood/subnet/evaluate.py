@@ -16,7 +16,7 @@ from budwood.search.candidate import Evaluation
 from budwood.subnet.compensate import corrected_child, gaps_of
 from budwood.subnet.extract import Cut, resolve
 from budwood.subnet.fitness import Fitness
-from budwood.subnet.flops import solve_work
+from budwood.subnet.flops import NUM_TIMED, latency_flops, solve_work
 from budwood.subnet.moments import Moments
 from budwood.subnet.ordering import OrderedTeacher
 from budwood.subnet.reuse import Resume, Visit, families, walk
@@ -27,7 +27,6 @@ from budwood.subnet.settings import NO_CORRECTION, Compensation
 
 _LARGEST_FAMILY = 8
 """Candidates that share first layers and stay together; more would keep the other workers waiting."""
-_NUM_TIMED = 3
 
 
 @dataclass(slots=True, kw_only=True)
@@ -110,10 +109,13 @@ class SubnetEvaluator:
         length = windows.shape[1] - 1
         whole = forward_flops_per_token(cut.architecture, context=length)
         shared = layer_flops_per_token(cut.architecture, *cut.architecture.layers[: visit.shared], context=length)
+        read, beside = len(windows) * length, self._correcting(cut)
+        if self.times:
+            beside += latency_flops(cut.architecture, length=length)
         return Evaluation(
             sequence_losses=losses.tolist(),
-            tokens=len(windows) * length,
-            flops=len(windows) * length * (whole - shared + self.fitness.flops_per_token) + self._correcting(cut),
+            tokens=read + (NUM_TIMED * length if self.times else 0),
+            flops=read * (whole - shared + self.fitness.flops_per_token) + beside,
             seconds=time.perf_counter() - started,
             flops_per_token=float(whole),
             latency_seconds=latency,
@@ -128,7 +130,7 @@ class SubnetEvaluator:
     def _latency(self, child: PreTrainedModel) -> float:
         """Return the seconds of a forward pass over one sequence, the best of some."""
         tokens = self.windows[:1, :-1].to(child.device)
-        return min(_seconds(child, tokens) for _ in range(_NUM_TIMED))
+        return min(_seconds(child, tokens) for _ in range(NUM_TIMED))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

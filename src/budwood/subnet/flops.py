@@ -9,6 +9,8 @@ from budwood.records.cost import Cost
 from budwood.records.workload import Workload
 from budwood.subnet.settings import Compensation
 
+NUM_TIMED = 3
+"""Forward passes over one sequence by which the latency of a candidate is measured."""
 _DOUBLE = 2
 """Times that a float64 product takes as long as one in float32."""
 
@@ -39,6 +41,12 @@ def trial_flops_per_token(teacher: Architecture, ran: Sequence[int], *, context:
 def logit_metric_flops(teacher: Architecture) -> int:
     """Return the FLOPs of the second moment of a head's rows, which all trials share."""
     return 2 * teacher.vocab_size * teacher.hidden_size**2
+
+
+def latency_flops(model: Architecture, *, length: int) -> int:
+    """Return the FLOPs of measuring a latency: in every pass all tokens of a sequence, and one row of the head."""
+    layers = layer_flops_per_token(model, *model.layers, context=length)
+    return NUM_TIMED * (length * layers + 2 * model.vocab_size * model.hidden_size)
 
 
 def pass_work(model: Architecture, *, num_tokens: int, context: int) -> Workload:
