@@ -189,6 +189,14 @@ def test_savings_show_every_ledger_with_its_interval(study) -> None:
     assert list(trace.y) == [row[f"ratio_{name}"] for name in ledger.LEDGERS]
 
 
+def test_savings_against_another_baseline_are_not_drawn(study) -> None:
+    """The axis is the cost of `random_init` over the arm's."""
+    other = study.saved.assign(baseline="reference_init", arm="random_init")
+    both = result_figures.savings_by_ledger(pd.concat([study.saved, other], ignore_index=True))
+    assert both == study.figures["savings_by_ledger"]
+    assert not result_figures.savings_by_ledger(other).data
+
+
 def test_speed_is_relative_to_the_teacher(study) -> None:
     prefill, _, memory, cache = study.figures["speed_and_memory"].data
     assert set(prefill.y) == {4.0}

@@ -170,8 +170,10 @@ def speed_and_memory(speeds: pd.DataFrame) -> go.Figure:
 def savings_by_ledger(saved: pd.DataFrame) -> go.Figure:
     """Return how many times cheaper than the baseline every arm reached its final loss, under each ledger.
 
-    Error bars are 95% intervals where they are known; an arm that never reached the loss has no point.
+    Error bars are 95% intervals where they are known; an arm that never reached the loss has no point. Savings against
+    another baseline are not drawn.
     """
+    saved = _against_baseline(saved)
     ratios = saved.reindex(columns=[f"ratio_{ledger}" for ledger in LEDGERS]).to_numpy(float)
     reason = f"No arm reached the final loss of {BASELINE} in training, so there is no ratio."
     title, axes = "Savings under each ledger", ("ledger", f"{BASELINE}'s cost / the arm's")
@@ -211,11 +213,15 @@ def _match(saved: pd.DataFrame, points: pd.DataFrame) -> Mapping[Hashable, Any] 
     """Return the savings of an arm against the baseline; None without any."""
     if saved.empty:
         return None
-    where = np.logical_and.reduce([saved[name] == points[name].iloc[0] for name in ("bin", "space", "arm")])
-    if "baseline" in saved:
-        where = where & (saved["baseline"] == BASELINE)
-    rows = saved[where].to_dict("records")
+    own = _against_baseline(saved)
+    where = np.logical_and.reduce([own[name] == points[name].iloc[0] for name in ("bin", "space", "arm")])
+    rows = own[where].to_dict("records")
     return rows[0] if rows else None
+
+
+def _against_baseline(saved: pd.DataFrame) -> pd.DataFrame:
+    own: pd.DataFrame = saved[saved["baseline"] == BASELINE]
+    return own
 
 
 def _measured(curve: pd.DataFrame) -> pd.DataFrame:
