@@ -209,7 +209,8 @@ class _Charges:
 
     def teacher(self, tokens: float) -> float:
         """Return the teacher's forward passes for a match after so many tokens."""
-        return self.teacher_per_token * tokens + self.fixed_teacher
+        beside = self.teacher_per_token * tokens if self.teacher_per_token else 0.0  # 0 * inf is no number
+        return beside + self.fixed_teacher
 
 
 def _charges(costs: pd.DataFrame, key: dict[str, str]) -> _Charges:
