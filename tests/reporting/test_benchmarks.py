@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from budwood.reporting.benchmarks import speeds_table, tasks_table
+from budwood.reporting.benchmarks import mean_over_tasks, speeds_table, tasks_table
 
 
 def test_answers_by_hand(make_study: Callable) -> None:
@@ -21,6 +21,21 @@ def test_answers_by_hand(make_study: Callable) -> None:
     assert np.isnan(table.loc[["SmolLM2-135M-Instruct", "random_init"], "difference"].to_numpy()).all()
     assert np.isnan(table["chance"]).all()
     assert set(table["harness"]) == {"lm_eval 0.4.13"}
+
+
+def test_a_mean_says_nothing_of_models_that_lack_one_of_its_tasks(make_study: Callable) -> None:
+    """Better in the task whose answers are known, worse in the other: no difference. One task of two: no mean."""
+    study = make_study(1)
+    for record in study.downstream:
+        first, second = record["tasks"]
+        second |= {"answers": None, "value": 0.1 if record["model"] == "distilled" else 0.9}
+        record["tasks"] = [first] if record["model"] == "subnet_init" else [first, second]
+    table = tasks_table(study.answers)
+    assert np.isfinite(table.query("model == 'distilled' and task == 'last_word'")["difference"]).all()
+    means = mean_over_tasks(table).query("task == 'mean of 2'").set_index("model")
+    assert means.index.tolist() == ["SmolLM2-135M-Instruct", "random_init", "distilled"]
+    assert np.isnan(means.loc["distilled", "difference"])
+    assert np.isfinite(means.loc["distilled", "value"])
 
 
 def test_every_variant_has_its_own_baseline(make_study: Callable) -> None:
