@@ -9,7 +9,9 @@ import pytest
 from budwood.reporting import search_figures
 from budwood.reporting.style import FAINT
 
-HALF = pd.DataFrame([{"bin": "half", "low": 63_000_000, "high": 70_000_000}])
+HALF = pd.DataFrame(
+    {"bin": "half", "space": ["coarse_uniform", "coarse_layerwise"], "low": 63_000_000, "high": 70_000_000}
+)
 
 
 @pytest.mark.slow
@@ -37,6 +39,18 @@ def test_spread_sums_to_100_percent_and_labels_the_bins(study) -> None:
     assert float(labels[0].removeprefix("half: ").removesuffix("%")) == pytest.approx(100 * inside, rel=0.05)
     with pytest.raises(ValueError, match="samples: empty"):
         search_figures.parameter_spread(study.space_samples.iloc[:0], HALF)
+
+
+def test_every_space_is_shaded_between_its_own_bounds() -> None:
+    """Of 0 to 100, 10 to 19 are a tenth, and 60 to 79 a fifth; the large bin has no such space as the first."""
+    samples = pd.DataFrame({"space": ["a"] * 100 + ["b"] * 100, "num_parameters": [*range(100)] * 2})
+    rows = [("small", "a", 10, 19), ("small", "b", 60, 79), ("large", "b", 80, 99)]
+    spaces = pd.DataFrame(rows, columns=["bin", "space", "low", "high"])
+    layout = search_figures.parameter_spread(samples, spaces).layout
+    shaded = [(shape.xref, shape.x0, shape.x1) for shape in layout.shapes]
+    assert shaded == [("x", 10, 19), ("x2", 60, 79), ("x2", 80, 99)]
+    labels = [note.text for note in layout.annotations if "%" in note.text]
+    assert labels == ["small: 10%", "small: 20%", "large: 20%"]
 
 
 @pytest.mark.parametrize(

@@ -179,32 +179,32 @@ def winners_by_variant(winners: Sequence[Winner]) -> go.Figure:
 
 
 def parameter_spread(samples: pd.DataFrame, search_spaces: pd.DataFrame) -> go.Figure:
-    """Return how a uniform sample of each space spreads over parameter counts, with the bins shaded and labelled.
+    """Return how a uniform sample of each space spreads over parameter counts, with its bins shaded and labelled.
+
+    Spaces have bounds of their own in a bin of limits alone.
 
     Args:
         samples: columns `space`, `num_parameters`; one row per sampled member.
-        search_spaces: columns `bin`, `low`, `high`: the bounds of the bins.
+        search_spaces: columns `bin`, `space`, `low`, `high`: the bounds of the bins.
 
     Raises:
         ValueError: there is no sample.
     """
     if samples.empty:
         raise ValueError("samples: empty; sample at least one member of a space")
-    bins = {row["bin"]: (row["low"], row["high"]) for row in search_spaces.to_dict("records")}
     spaces = dict(list(samples.groupby("space", sort=False)["num_parameters"]))
     axes = ("parameters", "share of the sample (%)")
     figure, places = style.panels("Parameter counts of uniform samples", [str(space) for space in spaces], *axes, 1)
-    bounds = [bound for limits in bins.values() for bound in limits]
-    limits = (min(samples["num_parameters"].min(), *bounds), max(samples["num_parameters"].max(), *bounds))
-    edges = np.linspace(*limits, _NUM_HISTOGRAM_BARS + 1)
-    for place, counts in zip(places, spaces.values(), strict=True):
+    ends = pd.concat([samples["num_parameters"], search_spaces["low"], search_spaces["high"]])
+    edges = np.linspace(ends.min(), ends.max(), _NUM_HISTOGRAM_BARS + 1)
+    for place, (space, counts) in zip(places, spaces.items(), strict=True):
         percent = 100 * np.histogram(counts, edges)[0] / len(counts)
         bars = {"width": np.diff(edges), "marker": {"color": style.ARM_COLORS["subnet_init"]}, "showlegend": False}
         figure.add_bar(x=(edges[1:] + edges[:-1]) / 2, y=percent, name="sample", **bars, **place)
         figure.update_yaxes(range=[0, _LABEL_ROOM * percent.max()], **place)
-        for name, (low, high) in bins.items():
-            share = 100 * counts.between(low, high).mean()
-            _shade_bin(figure, place, (low, high), f"{name}: {formats.significant(share, 2)}%")
+        for row in search_spaces[search_spaces["space"] == space].to_dict("records"):
+            share = 100 * counts.between(row["low"], row["high"]).mean()
+            _shade_bin(figure, place, (row["low"], row["high"]), f"{row['bin']}: {formats.significant(share, 2)}%")
     return figure.update_layout(bargap=0).update_xaxes(exponentformat="B")
 
 
