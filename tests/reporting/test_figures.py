@@ -98,10 +98,10 @@ def curve(figure: go.Figure, arm: str) -> go.Scatter:
 
 def test_training_curves_show_measured_points_only(study) -> None:
     measured = study.curves.dropna(subset="heldout_loss").query("bin == 'quarter' and space == 'coarse_uniform'")
-    trace = result_figures.training_curves(study.curves, study.saved, x="flops").data[0]
+    trace = result_figures.training_curves(study.curves, study.saved, study.costs, x="flops").data[0]
     assert list(trace.x) == measured.query("arm == 'random_init'")["flops"].tolist()
     with pytest.raises(ValueError, match="x: 'steps' is unknown; allowed are tokens, flops, flops_with_search"):
-        result_figures.training_curves(study.curves, study.saved, x="steps")  # type: ignore[arg-type]
+        result_figures.training_curves(study.curves, study.saved, study.costs, x="steps")  # type: ignore[arg-type]
 
 
 def test_the_search_moves_every_curve_but_that_of_the_baseline(study) -> None:
@@ -113,6 +113,16 @@ def test_the_search_moves_every_curve_but_that_of_the_baseline(study) -> None:
     for arm in ARMS:
         moved = np.asarray(curve(with_search, arm).x) - np.asarray(curve(without, arm).x)
         assert moved == pytest.approx(0 if arm == "random_init" else spent)
+
+
+def test_a_curve_without_savings_is_shifted_too(study) -> None:
+    """An arm that was not trained as its baseline was has no row; a reference is found by no search."""
+    arms = study.curves[study.curves["space"] == "coarse_uniform"]
+    arms = pd.concat([arms, arms[arms["arm"] == "random_init"].assign(arm="reference_init")])
+    others = study.saved[study.saved["arm"] != "distilled"]
+    drawn = result_figures.training_curves(arms, others, study.costs, x="flops_with_search")
+    assert curve(drawn, "distilled").x[0] == study.saved["search_flops"].iloc[0]
+    assert curve(drawn, "random_init").x[0] == curve(drawn, "reference_init").x[0] == 0
 
 
 def test_a_star_marks_where_an_arm_reaches_the_baseline(study) -> None:
@@ -138,13 +148,13 @@ def test_a_perplexity_is_the_exponential_of_the_loss(study, axis: str) -> None:
 def test_bands_are_one_standard_error_over_sequences(study) -> None:
     """Losses 1 below and 1 above the mean: the deviation is sqrt(2), its error 1."""
     pairs = [None if np.isnan(loss) else [loss - 1, loss + 1] for loss in study.curves["heldout_loss"]]
-    figure = result_figures.training_curves(study.curves.assign(heldout_losses=pairs), study.saved)
+    figure = result_figures.training_curves(study.curves.assign(heldout_losses=pairs), study.saved, study.costs)
     band, line = curve(figure, "distilled, uncertainty"), curve(figure, "distilled")
     above, below = np.split(np.asarray(band.y), 2)
     assert above - line.y == pytest.approx(1)
     assert line.y - below[::-1] == pytest.approx(1)
     alone = [None if pair is None else pair[:1] for pair in pairs]
-    figure = result_figures.training_curves(study.curves.assign(heldout_losses=alone), study.saved)
+    figure = result_figures.training_curves(study.curves.assign(heldout_losses=alone), study.saved, study.costs)
     assert len(figure.data) == 3 * (3 + 2)
 
 
@@ -152,7 +162,7 @@ def test_several_seeds_are_their_mean_and_range(study) -> None:
     """Losses 0.5 below and 1 above: 0.25 above, between the two."""
     losses = study.curves[["heldout_loss", "train_loss"]]
     seeds = pd.concat(study.curves.assign(seed=seed, **(losses + by)) for seed, by in ((1, -0.5), (2, 1)))
-    one, many = study.figures["training_curves_tokens"], result_figures.training_curves(seeds, study.saved)
+    one, many = study.figures["training_curves_tokens"], result_figures.training_curves(seeds, study.saved, study.costs)
     line, band = curve(many, "distilled"), curve(many, "distilled, uncertainty")
     assert list(line.x) == list(curve(one, "distilled").x)
     assert np.asarray(line.y) - curve(one, "distilled").y == pytest.approx(0.25)
@@ -169,7 +179,7 @@ def test_a_reference_that_is_never_reached_has_no_star_and_no_ratio(study) -> No
     far.loc[far["arm"] == "random_init", "heldout_loss"] -= 5
     saved = ledger.savings(far, study.costs)
     assert set(saved["status"]) == {"not reached"}
-    assert len(result_figures.training_curves(far, saved).data) == 3 * 3
+    assert len(result_figures.training_curves(far, saved, study.costs).data) == 3 * 3
     empty = result_figures.savings_by_ledger(saved)
     assert not empty.data
     assert "No arm reached the final loss of random_init" in empty.layout.meta["reason"]
@@ -178,8 +188,8 @@ def test_a_reference_that_is_never_reached_has_no_star_and_no_ratio(study) -> No
 def test_curves_without_their_baseline_or_without_losses_are_drawn_as_far_as_they_go(study) -> None:
     lone = study.curves[study.curves["arm"] == "distilled"]
     saved = ledger.savings(lone, study.costs)
-    assert len(result_figures.training_curves(lone, saved).data) == 3
-    assert not result_figures.training_curves(lone.assign(heldout_loss=np.nan), saved).data
+    assert len(result_figures.training_curves(lone, saved, study.costs).data) == 3
+    assert not result_figures.training_curves(lone.assign(heldout_loss=np.nan), saved, study.costs).data
 
 
 def test_savings_show_every_ledger_with_its_interval(study) -> None:
@@ -206,7 +216,7 @@ def test_speed_is_relative_to_the_teacher(study) -> None:
 
 def test_without_data_a_figure_gives_the_reason(study) -> None:
     drawn = [
-        result_figures.training_curves(study.curves.iloc[:0], study.saved.iloc[:0]),
+        result_figures.training_curves(study.curves.iloc[:0], study.saved.iloc[:0], study.costs),
         result_figures.training_losses(study.curves.iloc[:0]),
         result_figures.perplexity_by_arm(study.results[study.results["bin"] == ""]),
         result_figures.tasks_by_arm(tasks_table([])),

@@ -45,7 +45,7 @@ class Figure:
 
 def _curves(name: str, caption: str, options: Mapping[str, str]) -> Figure:
     """Return one of the figures of held-out curves."""
-    return Figure("Training", "result_figures.training_curves", ("curves", "savings"), caption, name, options)
+    return Figure("Training", "result_figures.training_curves", ("curves", "savings", "ledger"), caption, name, options)
 
 
 FIGURES = (
@@ -80,7 +80,7 @@ FIGURES = (
     ),
     _curves(
         "training_curves_flops_with_search",
-        "The same losses; every curve but that of random_init is shifted right by the cost of its search.",
+        "The same losses; every curve is shifted right by the cost of its search. Random weights need none.",
         {"x": "flops_with_search"},
     ),
     Figure(

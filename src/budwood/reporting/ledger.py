@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from budwood.records.cost import SEARCH_STAGES, STAGES, Cost
-from budwood.records.names import BASELINE, REFERENCE, SHARED
+from budwood.records.names import BASELINE, REFERENCE, SHARED, Variant
 from budwood.search.choice import CONFIDENCE
 
 PROBE = "probe"
@@ -107,6 +107,12 @@ def savings(curves: pd.DataFrame, ledger: Sequence[Cost], reference: str = BASEL
             saved = _saving(_measured(curve), target, spent, _charges(costs, key))
             rows.append({**key, "baseline": reference, **saved})
     return pd.DataFrame(rows, columns=_SAVINGS_COLUMNS)
+
+
+def search_flops(ledger: Sequence[Cost], variant: Variant, arm: str) -> float:
+    """Return what it took to find and cut out what an arm starts from: `search_flops` of `savings`."""
+    costs = ledger_frame(ledger)
+    return float(costs.loc[_searched(costs, {**variant._asdict(), "arm": arm}), "flops"].sum())
 
 
 def held_out(curve: pd.DataFrame) -> pd.DataFrame:
@@ -213,12 +219,23 @@ class _Charges:
         return beside + self.fixed_teacher
 
 
+def _in_bin(costs: pd.DataFrame, key: dict[str, str]) -> pd.Series:
+    """Return which costs an arm may be charged with; the reference with its own alone."""
+    in_bin: pd.Series = costs["bin"].isin([key["bin"], SHARED]) & (key["arm"] != REFERENCE or costs["arm"] == REFERENCE)
+    return in_bin
+
+
+def _searched(costs: pd.DataFrame, key: dict[str, str]) -> pd.Series:
+    """Return which costs are those of the search of a variant."""
+    own: pd.Series = _in_bin(costs, key) & costs["space"].isin([key["space"], SHARED])
+    return own & costs["stage"].isin(SEARCH_STAGES) & costs["arm"].isin([key["arm"], SHARED])
+
+
 def _charges(costs: pd.DataFrame, key: dict[str, str]) -> _Charges:
-    in_bin = costs["bin"].isin([key["bin"], SHARED]) & (key["arm"] != REFERENCE or costs["arm"] == REFERENCE)
+    in_bin = _in_bin(costs, key)
     own = in_bin & costs["space"].isin([key["space"], SHARED])
     same_arm = costs["arm"] == key["arm"]
     search = costs["stage"].isin(SEARCH_STAGES)
-    searched = own & search & (same_arm | (costs["arm"] == SHARED))
     siblings = in_bin & ~own & same_arm
     taken_over = own & same_arm & (costs["stage"] == PROBE)
     probes = in_bin & (costs["stage"] == PROBE) & ~taken_over
@@ -231,7 +248,7 @@ def _charges(costs: pd.DataFrame, key: dict[str, str]) -> _Charges:
     return _Charges(
         training_per_token=_per_token(costs, key),
         teacher_per_token=total(teacher) / float(costs.loc[teacher, "tokens"].sum()) if teacher.any() else 0.0,
-        search=total(searched),
+        search=total(_searched(costs, key)),
         selection=total(in_bin & ~own & search) + total(siblings & (costs["stage"] == "training")) + total(probes),
         fixed_teacher=total(own & same_arm & (costs["stage"] == "teacher_cache"))
         + total(siblings & (costs["stage"] == "teacher"))

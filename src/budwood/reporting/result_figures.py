@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from plotly.colors import hex_to_rgb
 
 from budwood.records.cost import Cost
-from budwood.records.names import BASELINE
+from budwood.records.names import BASELINE, Variant
 from budwood.reporting import style
-from budwood.reporting.ledger import LEDGERS, REACHED, ledger_frame
+from budwood.reporting.ledger import LEDGERS, REACHED, ledger_frame, search_flops
 from budwood.reporting.markup import NO_TRAINING, variant_names
 
 CostAxis = Literal["tokens", "flops", "flops_with_search"]
@@ -27,7 +27,11 @@ _LEDGER_NAMES = [name.replace("_", " ") for name in LEDGERS]
 
 
 def training_curves(
-    curves: pd.DataFrame, saved: pd.DataFrame, x: CostAxis = "tokens", y: style.Quantity = "loss"
+    curves: pd.DataFrame,
+    saved: pd.DataFrame,
+    costs: Sequence[Cost],
+    x: CostAxis = "tokens",
+    y: style.Quantity = "loss",
 ) -> go.Figure:
     """Return the held-out loss of every arm while it trains, or its perplexity, a panel per variant.
 
@@ -38,7 +42,8 @@ def training_curves(
     Args:
         curves: columns `bin`, `space`, `arm`, `step`, `tokens`, `flops` (cumulative), `heldout_loss` (nats per token)
             and optionally `heldout_losses`, the same by sequence, and `seed`.
-        saved: the frame of `budwood.reporting.ledger.savings`.
+        saved: the frame of `budwood.reporting.ledger.savings`; it need not have every arm.
+        costs: the ledger, with what the searches cost.
         x: the cost on the horizontal axis.
         y: what the vertical axis shows.
 
@@ -55,7 +60,8 @@ def training_curves(
             if points.empty:
                 continue
             match = _match(saved, points)
-            offset = match["search_flops"] if x == "flops_with_search" and match else 0.0
+            searched = x == "flops_with_search" and arm != BASELINE
+            offset = search_flops(costs, _variant(points), str(arm)) if searched else 0.0
             cost = points["tokens" if x == "tokens" else "flops"].to_numpy(float) + offset
             ends = [style.shown(points[end].to_numpy(float), y) for end in ("low", "high")]
             _band(figure, str(arm), cost, ends, place)
@@ -207,6 +213,11 @@ def flops_by_stage(ledger: Sequence[Cost]) -> go.Figure:
         figure.add_bar(x=amounts, y=names, orientation="h", name=stage, marker=marker)
     figure.update_yaxes(autorange="reversed", title_text="variant").update_xaxes(title_text="floating-point operations")
     return figure.update_layout(height=style.MARGIN["t"] + style.MARGIN["b"] + 50 * max(3, len(names)))
+
+
+def _variant(points: pd.DataFrame) -> Variant:
+    first = points.iloc[0]
+    return Variant(str(first["bin"]), str(first["space"]))
 
 
 def _match(saved: pd.DataFrame, points: pd.DataFrame) -> Mapping[Hashable, Any] | None:
