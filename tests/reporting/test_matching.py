@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from reports import report_on
+from reports import report_on, section
 
 from budwood.reporting.benchmarks import tasks_table
 from budwood.reporting.matching import arm_settings, mismatches, unlike
@@ -36,6 +36,7 @@ def test_arms_that_match_give_no_warning(make_study: Callable, num_variants: int
     assert mismatches(study.scores) == []
     assert unlike(study.scores) == set()
     assert report_on(study.findings).warning == ""
+    assert "comparable" not in section(study.findings, "Why to believe it")
 
 
 @pytest.mark.slow
@@ -55,6 +56,11 @@ def test_a_stale_arm_is_named_and_gets_no_verdict(make_study: Callable, change_:
     tasks = tasks_table(study.answers, unlike(study.scores))
     assert tasks.groupby("model")["difference"].count()[["subnet_init", "distilled"]].tolist() == [2, 0]
     report = report_on(study.findings)
+    taken, told = (section(study.findings, title) for title in ("Models to take", "Why to believe it"))
+    assert ", not compared with `subnet_init`, which was not trained and measured as it was." in taken
+    assert "not decidable" not in taken
+    assert "`subnet_init` is lower in 1 of 1; `distilled` is not comparable in 1 of 1. Anything" in told
+    assert "What is not comparable was not trained and measured as `random_init` was, see the top" in told
     (row,) = [line for line in report.sections[0].body.splitlines() if "| distilled " in line]
     assert "not comparable" in row
     assert "beyond the noise" not in row

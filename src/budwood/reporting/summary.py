@@ -17,6 +17,7 @@ from budwood.reporting.matching import mismatches, unlike
 from budwood.reporting.tables import NOISE_STANDARD_ERRORS, lead, verdicts
 from budwood.search.choice import CONFIDENCE
 
+_UNLIKE = "not comparable"
 _TRAINING_STAGES = ("training", "teacher", "teacher_cache")
 
 
@@ -65,10 +66,15 @@ def _bin(findings: Findings, name: str, trained: pd.DataFrame) -> str:
 
 def _verdicts(findings: Findings, rows: pd.DataFrame) -> list[str]:
     """Return the verdicts; nothing for the baseline and the teacher, which are not compared."""
-    stale, keys = unlike(findings.arms), zip(rows["bin"], rows["space"], rows["model"], strict=True)
-    words = ["not comparable" if key in stale else word for key, word in zip(keys, verdicts(rows), strict=True)]
+    words = _comparable(findings, rows)
     compared = (rows["bin"] != "") & (rows["model"] != BASELINE)
     return [word if own else "" for word, own in zip(words, compared, strict=True)]
+
+
+def _comparable(findings: Findings, rows: pd.DataFrame) -> list[str]:
+    """Return the verdicts; `not comparable` where an arm was not trained as its baseline was."""
+    stale, keys = unlike(findings.arms), zip(rows["bin"], rows["space"], rows["model"], strict=True)
+    return [_UNLIKE if key in stale else word for key, word in zip(keys, verdicts(rows), strict=True)]
 
 
 def _taken(findings: Findings, trained: pd.DataFrame) -> list[str]:
@@ -88,7 +94,8 @@ def _taken(findings: Findings, trained: pd.DataFrame) -> list[str]:
     if len(rivals):
         rival = rivals.iloc[0]
         gap = rival["difference_to_best"], rival["difference_to_best_standard_error"]
-        found += f", {lead(*gap, rival['model'])}"
+        unlike_it = f"not compared with `{rival['model']}`, which was not trained and measured as it was"
+        found += f", {unlike_it if pd.isna(gap[0]) else lead(*gap, rival['model'])}"
     key = best["bin"], best["space"], best["model"]
     record = next(arm for arm in findings.arms if (*arm.variant, arm.arm) == key)
     exports = findings.certificates
@@ -194,7 +201,7 @@ def evidence(findings: Findings) -> str:
     scored = markup.plural(int(trained["num_sequences"].iloc[0]), "validation sequence")
     measured = f"All models were scored on the same {scored}, which no other stage read."
     lines = [
-        _outcome(trained),
+        _outcome(findings, trained),
         f"Recorded tokens, schedules, text and validation windows of the compared arms {matched}.",
         f"{measured} Errors treat sequences as independent. {spread}",
     ]
@@ -218,7 +225,7 @@ def _gates(findings: Findings) -> list[str]:
     return [f"{number} passed, see [Sanity gates](#sanity-gates)."] if gates else []
 
 
-def _outcome(trained: pd.DataFrame) -> str:
+def _outcome(findings: Findings, trained: pd.DataFrame) -> str:
     """Return in how many variants each arm ends lower or higher than the baseline, beyond the noise."""
     others = trained[trained["model"] != BASELINE]
     if others.empty:
@@ -227,12 +234,15 @@ def _outcome(trained: pd.DataFrame) -> str:
         return f"`{BASELINE}` was not trained, so there is no evidence on whether the sub-networks helped."
     words = []
     for arm, rows in others.groupby("model", sort=False):
-        found = [word.removesuffix(", beyond the noise") for word in verdicts(rows)]
-        counts = {word: found.count(word) for word in ("lower", "higher")}
+        found = [word.removesuffix(", beyond the noise") for word in _comparable(findings, rows)]
+        counts = {word: found.count(word) for word in ("lower", "higher", _UNLIKE)}
         counts["undecided"] = len(found) - sum(counts.values())
         counted = ", ".join(f"{word} in {number}" for word, number in counts.items() if number)
         words.append(f"`{arm}` is {counted} of {len(found)}")
-    return f"Validation loss against `{BASELINE}`: {'; '.join(words)}. Anything within the noise is undecided."
+    outcome = f"Validation loss against `{BASELINE}`: {'; '.join(words)}. Anything within the noise is undecided."
+    if not any(_UNLIKE in word for word in words):
+        return outcome
+    return f"{outcome} What is {_UNLIKE} was not trained and measured as `{BASELINE}` was, see the top of this page."
 
 
 def cost(findings: Findings) -> str:
