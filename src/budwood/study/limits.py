@@ -5,10 +5,14 @@ from collections.abc import Hashable, Mapping
 import pandas as pd
 
 from budwood.arch.bytes import spell_bytes
-from budwood.records.names import ARMS, REFERENCE, SHARED
+from budwood.records.names import ARMS, CONTINUED, REFERENCE, SHARED
 from budwood.reporting.accelerator import Accelerator
+from budwood.reporting.ledger import PROBE
 from budwood.reporting.quote import ROOM, disk_bytes
 from budwood.study.planned import PlannedStudy
+
+_WITHOUT_BATCHES = ("intake", "certificate")
+"""Stages that read a few short texts, whatever `measurement.batch_size` is."""
 
 
 def warnings_of(
@@ -38,19 +42,27 @@ def warnings_of(
 
 
 def _advice(study: PlannedStudy, row: Mapping[Hashable, object], room: float, num_devices: int) -> str:
-    if row["stage"] != "training":
-        return "take a device with more memory, or lower measurement.batch_size"
+    if row["stage"] not in {"training", PROBE}:
+        lower = study.conditions.measurement.batch_size > 1 and _reads_batches(study, row)
+        return f"take a device with more memory{', or lower measurement.batch_size' if lower else ''}"
     (found, *_) = [
         each
-        for each in study.trained
+        for each in (study.forecasts if row["stage"] == PROBE else study.trained)
         if each.variant.bin == row["bin"] and row["space"] in {each.variant.space, SHARED}
     ]
     reference = found.reference if row["arm"] == REFERENCE else None
     members = (reference,) if reference else found.members
-    bin_name, arm = str(row["bin"]), str(row["arm"])
+    bin_name, arm = str(row["bin"]), CONTINUED if row["stage"] == PROBE else str(row["arm"])
     own, teacher = study.within(bin_name), study.teacher_beside(arm)
     for smaller in range(own.micro_batch(arm) - 1, 0, -1):
         fits = study.training_memory(members, smaller, teacher).total <= room
         if fits and study.schedule.global_batch % (smaller * num_devices) == 0:
             return f"bins.{bin_name}.arms.{arm}.micro_batch={smaller} fits"
     return "no micro_batch fits; take a device with more memory, or shard the training"
+
+
+def _reads_batches(study: PlannedStudy, row: Mapping[Hashable, object]) -> bool:
+    """Return whether a stage reads text in batches of `measurement.batch_size`; a mere cut reads none."""
+    if row["stage"] == "compensation":
+        return any(each.compensation for each in study.forecasts if each.variant == (row["bin"], row["space"]))
+    return row["stage"] not in _WITHOUT_BATCHES
