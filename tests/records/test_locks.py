@@ -1,5 +1,6 @@
 """A folder has one user at a time, and one that has died gives it back."""
 
+import errno
 import os
 import signal
 import socket
@@ -9,9 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from projects import ROOT
 
 from budwood.records.locks import FolderInUseError, holding
+from budwood.records.refusal import is_refusal
 
 HOLD = (
     "import sys, time\nfrom pathlib import Path\nfrom budwood.records.locks import holding\n"
@@ -70,3 +73,22 @@ def test_a_holder_that_has_not_said_who_it_is_is_reported_too(tmp_path):
         refused = pytest.raises(FolderInUseError, match="is in use: by a process that has just begun")
         with refused, holding(tmp_path, "other"):
             pytest.fail("held twice")
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.ENOSPC])
+def test_a_folder_that_cannot_be_written_to_is_named(code, tmp_path, monkeypatch):
+    def refuse(_: FileLock) -> None:
+        raise OSError(code, os.strerror(code), str(tmp_path / ".lock"))
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    said = f"^{tmp_path} cannot be written to: {os.strerror(code)}. Make room"
+    with pytest.raises(OSError, match=said) as error, holding(tmp_path, "a test"):
+        pytest.fail("held")
+    assert is_refusal(error.value), "one sentence, without a traceback"
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    refused = pytest.raises(OSError, match=f"^{tmp_path}/file/data cannot be written to: Not a directory")
+    with refused, holding(tmp_path / "file" / "data", "a test"):
+        pytest.fail("held")

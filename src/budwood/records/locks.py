@@ -27,16 +27,22 @@ def holding(folder: Path, purpose: str) -> Iterator[None]:
 
     Raises:
         FolderInUseError: a live process has locked it; the message gives its host, pid and start.
+        OSError: the folder cannot be made or written to.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK, timeout=0)  # the system releases it with the process, however that ends
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
         raise FolderInUseError(
             f"{folder.resolve()} is in use: {_holder(folder)}. Wait until it has ended, or give this run a data folder "
             "of its own"
         ) from None
+    except OSError as error:
+        raise OSError(
+            f"{folder.resolve()} cannot be written to: {error.strerror}. Make room or grant the right to write there, "
+            "or give this run a data folder elsewhere"
+        ) from error
     try:
         about = {"purpose": purpose, "host": socket.gethostname(), "pid": os.getpid()}
         started = datetime.now(UTC).isoformat(timespec="seconds")
