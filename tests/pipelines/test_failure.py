@@ -1,11 +1,14 @@
 """What budwood refuses is one message; a bug has its traceback."""
 
+import errno
+import os
 import subprocess
 import sys
 
 import pytest
 from kedro.io import DatasetError
 from kedro.pipeline import Pipeline
+from safetensors import SafetensorError
 
 from budwood.pipelines.failure import show
 from budwood.records.names import require_name
@@ -49,6 +52,31 @@ def test_a_node_that_is_not_there_is_no_bug(capsys):
         Pipeline([]).filter(node_names=["nope"])
     show(caught.type, caught.value, caught.tb)
     assert capsys.readouterr().err == "\nError: Pipeline does not contain nodes named ['nope'].\n"
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize(
+    "full",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "report.html"),
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_no_bug(full, wrapped, capsys):
+    error, where = full, str(full)
+    if wrapped:
+        error, where = DatasetError(f"report: cannot be saved.\n{full}"), f"report: cannot be saved. {full}"
+        error.__cause__ = full
+    show(type(error), error, None)
+    said = f"\nError: the disk is full: make room, and the same command continues ({where})\n"
+    assert capsys.readouterr().err == said
+
+
+def test_a_full_disk_is_found_behind_an_error_that_does_not_tell(capsys):
+    error = RuntimeError("cannot be saved")
+    error.__cause__ = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    show(RuntimeError, error, None)
+    assert capsys.readouterr().err.endswith("continues ([Errno 28] No space left on device)\n")
 
 
 @pytest.mark.parametrize("fail", [fail_in_a_library, fail_elsewhere])
