@@ -177,3 +177,42 @@ def test_a_torn_shard_is_not_taken_for_a_whole_one(word_tokenizer, tmp_path):
     shard.write_bytes(shard.read_bytes()[:-2])
     with pytest.raises(ValueError, match=r"0000-000001 is damaged .*: delete .*corpus.shards and run again"):
         shards.merge(shard.parents[1], 1, tmp_path / "merged.bin", np.dtype("uint16"), progress=False)
+
+
+def stop_after(patch, batches):
+    """Interrupt a packing after some batches."""
+    add, left = ingestion._SourceRun._add, [batches]
+
+    def stop(self, batch, documents):
+        add(self, batch, documents)
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+
+    patch.setattr(ingestion._SourceRun, "_add", stop)
+
+
+def test_what_has_no_limit_depends_on_neither_interruptions_nor_processes(word_tokenizer, tmp_path, monkeypatch):
+    """Two splits fill up, one long before the other; the third has no limit. More processes only read further ahead."""
+    rows = source(
+        write(tmp_path / "rows.jsonl", range(150)),
+        splits={"train": 0.5, "validation": 0.3, "calibration": 0.2},
+        max_tokens={"train": 100, "validation": 10},
+    )
+    expected = tokenize([rows], word_tokenizer, tmp_path / "portions")
+    assert (expected.num_tokens("train"), expected.num_tokens("validation")) == (100, 10)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 2**20)
+    found = {}
+    for ahead in (1, 6, 40):
+        monkeypatch.setattr(ingestion, "_AHEAD", ahead)
+        found[f"{ahead} batches ahead"] = tokenize([rows], word_tokenizer, tmp_path / f"{ahead}")
+    for batches in range(1, 7):
+        folder = tmp_path / f"stopped after {batches}"
+        with monkeypatch.context() as patch:
+            stop_after(patch, batches)
+            with pytest.raises(KeyboardInterrupt):
+                tokenize([rows], word_tokenizer, folder)
+        found[folder.name] = tokenize([rows], word_tokenizer, folder)
+    tokens = (expected.folder / TOKENS_FILE).read_bytes()
+    assert {name for name, corpus in found.items() if (corpus.folder / TOKENS_FILE).read_bytes() != tokens} == set()
+    assert {corpus.fingerprint for corpus in found.values()} == {expected.fingerprint}

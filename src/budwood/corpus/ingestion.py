@@ -261,8 +261,12 @@ class _SourceRun:
         return state
 
     def _batches(self) -> Iterator[_Batch]:
-        """What is left of the source, without documents of splits that are full; the last batch says so."""
-        state, texts, places, size = self._state, list[str](), list[tuple[int, str]](), 0
+        """What is left of the source, without documents of splits that are full; the last batch says so.
+
+        Documents that are left out count too, so that batches end in the same places whenever a split is seen to be
+        full: what has no limit gets all of the batch that ends the reading.
+        """
+        state, texts, places, number, size = self._state, list[str](), list[tuple[int, str]](), 0, 0
         limit = self._source.max_documents
         remaining = None if limit is None else limit - state.documents
         for document in islice(self._reader, remaining):
@@ -271,11 +275,12 @@ class _SourceRun:
             if split not in self._full():
                 texts.append(document.text)
                 places.append((digest, split))
+            number += 1
             size += len(document.text)
             state = replace(state, documents=state.documents + 1, characters=state.characters + len(document.text))
-            if len(texts) == _BATCH_DOCUMENTS or size >= _BATCH_CHARACTERS:
+            if number == _BATCH_DOCUMENTS or size >= _BATCH_CHARACTERS:
                 yield _Batch(texts, places, self._at_reader(state), self._reader.share)
-                texts, places, size = [], [], 0
+                texts, places, number, size = [], [], 0, 0
         yield _Batch(texts, places, replace(self._at_reader(state), finished=True), self._reader.share)
 
     def _at_reader(self, state: SourceState) -> SourceState:
