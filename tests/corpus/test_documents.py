@@ -121,7 +121,13 @@ def test_a_missing_package_is_named_with_the_command_that_helps(package):
         texts(source(path=f"package://{package}/data"))
 
 
-@pytest.mark.parametrize(("name", "other"), [("a.jsonl", "jsonl"), ("a.json.gz", "json"), ("a.parquet", "parquet")])
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        *[("a.jsonl", "jsonl"), ("a.json.gz", "json"), ("a.parquet", "parquet")],
+        *[("a.JSONL", "jsonl"), ("a.jsonlines", "jsonl"), ("a.Json.GZ", "json")],
+    ],
+)
 def test_markup_is_not_read_as_text(tmp_path, name, other):
     (tmp_path / name).write_bytes(gzip.compress(b"{}"))
     for path in (name, "a*"):

@@ -1,5 +1,7 @@
 """Files are found wherever they are, and none that is meant is passed over."""
 
+import gzip
+import json
 import os
 import re
 from functools import partial
@@ -29,6 +31,17 @@ def test_links_to_folders_are_followed_once(tmp_path):
         assert [document.id for document in read(source(path=str(path)))] == ["a/x.txt", "link/deep/x.txt", "y.txt"]
     assert texts(source(path=str(inside / "*" / "x.txt"))) == ["a"]
     assert texts(source(path=str(inside / "link" / "*" / "*"))) == ["deep"]
+
+
+def test_endings_are_compared_in_either_case(tmp_path):
+    lines = [json.dumps({"text": name}).encode() for name in ("one", "two", "three", "four")]
+    (tmp_path / "a.jsonl").write_bytes(lines[0])
+    (tmp_path / "B.JSONL").write_bytes(lines[1])
+    (tmp_path / "c.jsonl.GZ").write_bytes(gzip.compress(lines[2]))
+    (tmp_path / "d.jsonLines").write_bytes(lines[3])
+    (tmp_path / "e.TSV").write_bytes(b"id\ttext\n1\tfive, six\n")
+    assert sorted(texts(source(path=str(tmp_path), format="jsonl"))) == ["four", "one", "three", "two"]
+    assert texts(source(path=str(tmp_path), format="csv")) == ["five, six"]
 
 
 def test_a_folder_that_may_not_be_read_is_an_error(tmp_path, monkeypatch):

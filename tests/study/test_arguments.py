@@ -69,9 +69,15 @@ def test_the_ending_of_a_text_gives_its_format(tmp_path, monkeypatch):
 
     monkeypatch.setattr("budwood.study.door.trim", trim)
     texts = {"rows": Path("a.jsonl"), "packed": "b/*.jsonl.zst", "table": "c.parquet", "files": "d/*.txt", "all": "e"}
+    texts |= {"upper": "f/*.JSONL", "lines": "g/*.jsonlines", "both": "h.Jsonl.GZ"}
     with pytest.raises(StopIteration):
         open_study(tmp_path, texts, folder=tmp_path)
-    assert seen == {"rows": "jsonl", "packed": "jsonl", "table": "parquet", "files": "text", "all": "text"}
+    assert [name for name, found in seen.items() if found == "jsonl"] == ["rows", "packed", *list(texts)[-3:]]
+    assert {name: found for name, found in seen.items() if found != "jsonl"} == {
+        "table": "parquet",
+        "files": "text",
+        "all": "text",
+    }
 
 
 @pytest.mark.parametrize("size", [0.5, 255.5, "4", 0, 9])

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 SUFFIXES: dict[Format, tuple[str, ...]] = {
     "text": (".txt",),
     "lines": (".txt",),
-    "jsonl": (".jsonl", ".ndjson"),
+    "jsonl": (".jsonl", ".jsonlines", ".ndjson"),
     "csv": (".csv", ".tsv"),
     "parquet": (".parquet",),
     "json": (".json",),
 }
-"""The formats, and the files of each that a folder means; all but parquet may be compressed too."""
+"""The formats, and the files of each that a folder means, in either case; all but parquet may be compressed too."""
 
 _COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd", ".zstd": "zstd"}
 _STAMPS = ("mtime", "ETag", "blob_id", "Last-Modified")
@@ -67,7 +67,7 @@ class File:
             OSError: it cannot be read.
         """
         with self.system.open(self.path, "rb") as raw:
-            codec = _COMPRESSIONS.get(PurePosixPath(self.path).suffix)
+            codec = _COMPRESSIONS.get(PurePosixPath(self.path).suffix.lower())
             if codec is None:
                 yield raw, raw
             elif not self.size:
@@ -120,18 +120,17 @@ def find_files(path: str, file_format: Format) -> list[File]:
         ImportError: the package for the URL's protocol is not installed.
     """
     system, place = fsspec.url_to_fs(path)
-    accepted = suffixes(file_format)
     if not place.endswith("/") and system.isfile(place):
         names = [place]
     elif system.isdir(place):
         present = _list_folder(system, place)
-        names = [found for found in present if found.endswith(accepted)]
+        names = [found for found in present if is_named_as(found, file_format)]
         if not names:
             held = Counter(PurePosixPath(found).suffix or "files without a suffix" for found in present)
             listed = ", ".join(f"{count} {suffix}" for suffix, count in held.most_common(_LISTED_SUFFIXES))
             raise ValueError(
                 f"the folder {path} has no file of format={file_format!r}: it has {listed or 'no files'}, and "
-                f"{', '.join(accepted)} are accepted; a file or a glob may have any name"
+                f"{', '.join(_suffixes(file_format))} are accepted; a file or a glob may have any name"
             )
     else:
         names = _expand(system, place)
@@ -142,8 +141,13 @@ def find_files(path: str, file_format: Format) -> list[File]:
     return [_describe(system, name) for name in sorted(names, key=lambda name: PurePosixPath(name).parts)]
 
 
-def suffixes(*formats: Format) -> tuple[str, ...]:
-    """Return how the names of files of some formats may end."""
+def is_named_as(path: str, *formats: Format) -> bool:
+    """Whether a name ends as those of files of one of some formats do, in upper or lower case."""
+    return path.lower().endswith(_suffixes(*formats))
+
+
+def _suffixes(*formats: Format) -> tuple[str, ...]:
+    """Return how the names of files of some formats may end, in lower case."""
     return tuple(
         stem + packed
         for file_format in formats
@@ -156,7 +160,7 @@ def suffixes(*formats: Format) -> tuple[str, ...]:
 def _refuse_structured(path: str, names: list[str], file_format: Format) -> None:
     """Refuse to read as plain text what is named as rows or entries throughout."""
     for other, stems in SUFFIXES.items():
-        if stems != SUFFIXES[file_format] and all(name.endswith(suffixes(other)) for name in names):
+        if stems != SUFFIXES[file_format] and all(is_named_as(name, other) for name in names):
             raise ValueError(
                 f"{path} is format={other!r} by its name, and format={file_format!r} would read the markup too"
             )

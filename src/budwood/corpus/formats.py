@@ -263,7 +263,7 @@ def _parse_named(entry: bytes, number: int) -> tuple[str, Any]:
 def _csv_rows(file: File, how: RowFormat, skip: int) -> Iterator[Row]:
     """A row per record below the header, by the number of its last line; blank lines are rows without text."""
     csv.field_size_limit(sys.maxsize)  # by default 131,072 characters, which documents may exceed
-    dialect = {"delimiter": "\t" if ".tsv" in PurePosixPath(file.path).suffixes else ",", **how.dialect}
+    dialect = {"delimiter": "\t" if ".tsv" in PurePosixPath(file.path.lower()).suffixes else ",", **how.dialect}
     with file.open() as (content, raw):
         # Bytes that are not UTF-8 become surrogates, and so are found in their own record.
         lines = io.TextIOWrapper(content, encoding="utf-8-sig", errors="surrogateescape", newline="")

@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from budwood.corpus.files import File, find_files, suffixes
+from budwood.corpus.files import File, find_files, is_named_as
 from budwood.corpus.formats import RowFormat
 from budwood.corpus.settings import Format, SourceSettings
 
@@ -60,8 +60,8 @@ def find_dataset(source: SourceSettings, name: str) -> tuple[RowFormat, list[Fil
     files = builder.config.data_files or {}
     if source.dataset_split not in files:
         raise ValueError(f"dataset_split={source.dataset_split!r} is none of its splits {list(map(str, files))}")
-    urls, endings = list(dict.fromkeys(map(str, files[source.dataset_split]))), suffixes(*_FORMATS[builder.name])
-    unread = [url for url in urls if not url.endswith(endings)]
+    urls = list(dict.fromkeys(map(str, files[source.dataset_split])))
+    unread = [url for url in urls if not is_named_as(url, *_FORMATS[builder.name])]
     if unread:
         raise ValueError(
             f"{unread[0]} is no file of the kind {builder.name!r}, as which `datasets` reads the dataset; unpack or "

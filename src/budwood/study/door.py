@@ -6,7 +6,7 @@ Everything is kept in one folder: a call that was interrupted continues, and one
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from budwood.corpus.files import SUFFIXES, suffixes
+from budwood.corpus.files import SUFFIXES, is_named_as
 from budwood.corpus.settings import CorpusSettings, SourceSettings
 from budwood.models.settings import TeacherSettings
 from budwood.records.names import require_names
@@ -85,5 +85,5 @@ def _corpus(texts: Mapping[str, str | Path | SourceSettings]) -> CorpusSettings:
 
 def _source(name: str, path: str | Path) -> SourceSettings:
     require_kind(name, path, (str, Path), "a path or SourceSettings")
-    named = (kind for kind in SUFFIXES if str(path).endswith(suffixes(kind)))
+    named = (kind for kind in SUFFIXES if is_named_as(str(path), kind))
     return SourceSettings(path=(str(path),), format=next(named, "text"), splits=SHARES)
