@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from teachers import tiny_teacher
 from transformers import PreTrainedTokenizerFast
-from words import train_tokenizer
+from words import make_tokenizer, train_tokenizer
 
 from budwood.arch.count import forward_flops_per_token
 from budwood.corpus.counting import count_training_tokens
@@ -98,6 +98,19 @@ def test_only_training_text_counts(teacher, texts):
     for text in training:
         np.add.at(expected, [*tokenizer(text).input_ids, tokenizer.eos_token_id], 1)
     assert count_training_tokens(corpus, tokenizer, Path()).tolist() == expected.tolist()
+
+
+def test_no_more_text_counts_than_is_trained_on(tmp_path):
+    """The first 20 tokens of training text; of text that is only measured nothing is read, which would be an error."""
+    (tmp_path / "rows.txt").write_text("w1 w2 w3\n" * 500)
+    limited = SourceSettings(
+        path=str(tmp_path / "rows.txt"), format="lines", splits={"train": 1.0}, max_tokens={"train": 20}
+    )
+    foreign = SourceSettings(path=str(tmp_path / "none.txt"), format="lines", splits={"foreign": 1.0, "train": 0.0})
+    corpus = CorpusSettings(sources={"foreign": foreign, "limited": limited})
+    # The end of a document is id 0.
+    assert count_training_tokens(corpus, make_tokenizer(5), Path()).tolist() == [5, 5, 5, 5, 0]
+    assert count_training_tokens(corpus, make_tokenizer(5), Path(), limit=6).tolist() == [1, 2, 2, 1, 0]
 
 
 def test_a_vocabulary_that_is_not_smaller_is_refused_before_anything_is_read():

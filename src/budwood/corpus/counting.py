@@ -27,20 +27,22 @@ def count_training_tokens(
 ) -> NDArray[np.int64]:
     """Return [ids] how often the beginning of all sources has each token; only text of the split `train` counts.
 
+    Of each source as many tokens count as `limit` and its `max_tokens` allow; one without training text is not read.
+
     Raises:
         ValueError: a source cannot be read or is empty.
     """
     encoder = Encoder.of(tokenizer)
     counts = np.zeros(num_ids(tokenizer), dtype=np.int64)
     for source in corpus.sources.values():
-        counted = 0
+        if not source.splits.get("train"):
+            continue
+        room = min(limit, source.max_tokens.get("train", limit))
         texts = iter(tqdm(_training_texts(source, root, corpus.seed), f"Count tokens of {source.name}", unit="texts"))
-        while batch := list(islice(texts, _BATCH_DOCUMENTS)):
-            ids = np.concatenate(encoder.encode(batch))
+        while room and (batch := list(islice(texts, _BATCH_DOCUMENTS))):
+            ids = np.concatenate(encoder.encode(batch))[:room]
             counts += np.bincount(ids, minlength=len(counts))
-            counted += len(ids)
-            if counted >= limit:
-                break
+            room -= len(ids)
     return counts
 
 
