@@ -7,6 +7,7 @@ import pytest
 from corpora import tokenize_and_pack
 
 from budwood.evaluation.heldout import heldout_questions, read_texts
+from budwood.evaluation.in_context import in_context_questions
 from budwood.evaluation.settings import CONTINUATION, LAST_WORD, HeldOutSettings
 from budwood.models.teacher import byte_tokenizer
 
@@ -88,6 +89,23 @@ def test_too_little_text_is_refused(texts: list[str], expected: str):
     with pytest.raises(ValueError, match=f"source 'few': {expected}") as error:
         heldout_questions({"few": texts}, settings)
     assert "asked for questions=1; ask for fewer or shorter ones (context_words=20" in str(error.value)
+
+
+HINDI = "यह किताब भाषाएँ सिखाती है और विद्यार्थी उसे पुस्तकालय में पढ़ते हैं जहाँ अनेक पुस्तकें मिलती हैं।"
+
+
+def test_vowel_signs_are_parts_of_words():
+    """The last word with four letters or more; its signs are no letters of a word of their own."""
+    texts = {"hindi": [HINDI.replace("अनेक", word) for word in ("अनेक", "नई", "सब", "कुछ")]}
+    settings = HeldOutSettings(questions=4, context_words=10, continuation_words=7)
+    assert {row["target"] for row in heldout_questions(texts, settings)[LAST_WORD]} == {" मिलती"}
+
+
+@pytest.mark.parametrize("make", [heldout_questions, in_context_questions])
+def test_a_language_without_spaces_is_named(make):
+    texts = {"chinese": ["中国是世界上人口最多的国家之一。历史悠久。"] * 9}
+    with pytest.raises(ValueError, match=r"'chinese': its text has no spaces .* other tasks in evaluation.tasks"):
+        make(texts, HeldOutSettings(questions=1))
 
 
 def test_settings_must_be_positive():

@@ -53,6 +53,12 @@ def test_words_are_of_the_source_and_long_enough() -> None:
     assert all(word in FOXES and len(word) >= 4 for row in rows[3:] for word in row["context"].split())
 
 
+def test_vowel_signs_are_parts_of_words() -> None:
+    words = {f"{first}ि{second}ालय" for first in "कखगघ" for second in "चछज"}
+    (row,) = in_context_questions({"hindi": [" ".join(sorted(words))]}, HeldOutSettings(questions=1))[COPY]
+    assert set(row["choices"]) <= words
+
+
 def test_equal_arguments_give_equal_questions_and_another_seed_others() -> None:
     settings = HeldOutSettings(questions=5)
     assert in_context_questions(TEXTS, settings) == in_context_questions(TEXTS, settings)

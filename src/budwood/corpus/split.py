@@ -4,7 +4,11 @@ import math
 import re
 import unicodedata
 from collections.abc import Mapping
+from functools import lru_cache
 from hashlib import blake2b
+from itertools import takewhile
+
+from budwood.corpus.marks import is_mark
 
 FOREIGN = "foreign"
 SPLITS = ("train", "calibration", "selection", "choice", "validation", FOREIGN)
@@ -49,7 +53,16 @@ def normalise(text: str) -> str:
 
     A text without any letter or digit stays as it is.
     """
-    return _NOT_WORDS.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip() or text
+    return (
+        _NOT_WORDS.sub(lambda found: _between(found[0]), unicodedata.normalize("NFKC", text).casefold()).strip() or text
+    )
+
+
+@lru_cache(10_000)
+def _between(found: str) -> str:
+    """Return what is left of characters that are neither letters nor digits: the marks of the word before them."""
+    marks = "".join(takewhile(is_mark, found))
+    return marks if marks == found else f"{marks} "
 
 
 def near_digest(text: str) -> int:

@@ -4,16 +4,18 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from statistics import fmean
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from budwood.corpus.marks import letter_pattern
 from budwood.corpus.packing import PackedCorpus
 from budwood.evaluation.settings import CONTINUATION, LAST_WORD, NUM_CHOICES, HeldOutSettings
 
-# A whole word of letters between single spaces: what ends the passages of LAMBADA, without the function words.
-_LAST_WORD = re.compile(r"(?<=\S) [^\W\d_]{4,}(?=[\s.,;:!?]|$)")
 _MOST_TOKENS = 2**20
+_LONGEST_WORD = 15
+"""Characters of the words of a language on average, at most."""
 # Passages among which those of other documents are looked for.
 _NUM_DRAWS = 64
 
@@ -39,6 +41,20 @@ def read_texts(corpus: PackedCorpus, tokenizer: PreTrainedTokenizerBase, split: 
     return texts
 
 
+def require_spaces(source: str, documents: Sequence[str]) -> None:
+    """Check that a source has words to ask for.
+
+    Raises:
+        ValueError: its language has no spaces between words.
+    """
+    words = [word for text in documents for word in text.split()]
+    if words and fmean(map(len, words)) > _LONGEST_WORD:
+        raise ValueError(
+            f"source {source!r}: its text has no spaces between words, for which heldout and in_context ask; name "
+            "other tasks in evaluation.tasks, or [] for none"
+        )
+
+
 def heldout_questions(texts: Mapping[str, Sequence[str]], settings: HeldOutSettings) -> Questions:
     """Return the questions of both tasks, as many from every source; equal arguments give equal questions.
 
@@ -52,7 +68,7 @@ def heldout_questions(texts: Mapping[str, Sequence[str]], settings: HeldOutSetti
         `choices` and `label`, the place of the true one.
 
     Raises:
-        ValueError: a source has too little text.
+        ValueError: a source has too little text, or text without spaces between words.
     """
     questions: Questions = {LAST_WORD: [], CONTINUATION: []}
     for source, documents in texts.items():
@@ -64,6 +80,7 @@ def heldout_questions(texts: Mapping[str, Sequence[str]], settings: HeldOutSetti
         }
         for task, rows in drawn.items():
             if len(rows) < settings.questions:
+                require_spaces(source, documents)
                 raise ValueError(
                     f"source {source!r}: {len(documents)} held-out documents give {len(rows)} questions for {task}, "
                     f"asked for questions={settings.questions}; ask for fewer or shorter ones "
@@ -95,7 +112,9 @@ def _cut(document: int, text: str, settings: HeldOutSettings) -> Iterator[_Passa
 def _last_word(passage: _Passage) -> Question | None:
     """Return the question for the last word of a passage that can be asked for; None where there is none."""
     text = f"{passage.context} {passage.continuation}"
-    found = list(_LAST_WORD.finditer(text, len(passage.context)))
+    # A whole word of letters between single spaces: what ends the passages of LAMBADA, without the function words.
+    last_word = re.compile(rf"(?<=\S) {letter_pattern(text)}{{4,}}(?=[\s.,;:!?।]|$)")
+    found = list(last_word.finditer(text, len(passage.context)))
     return {"context": text[: found[-1].start()], "target": found[-1].group()} if found else None
 
 

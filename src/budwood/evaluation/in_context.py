@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from budwood.evaluation.heldout import Question, Questions
+from budwood.corpus.marks import letter_pattern
+from budwood.evaluation.heldout import Question, Questions, require_spaces
 from budwood.evaluation.settings import COPIED_WORDS, COPY, NUM_CHOICES, RECALL, RECALLED_PAIRS, HeldOutSettings
-
-_WORD = re.compile(r"[^\W\d_]{4,}")
 
 
 def in_context_questions(texts: Mapping[str, Sequence[str]], settings: HeldOutSettings) -> Questions:
@@ -23,12 +22,14 @@ def in_context_questions(texts: Mapping[str, Sequence[str]], settings: HeldOutSe
         `source`, `context`, `choices` and `label`, the place of the true one.
 
     Raises:
-        ValueError: a source has too few different words.
+        ValueError: a source has too few different words, or text without spaces between them.
     """
     questions: Questions = {COPY: [], RECALL: []}
     for source, documents in texts.items():
-        words = np.array(sorted({word for text in documents for word in _WORD.findall(text)}))
+        found = {word for text in documents for word in re.findall(rf"{letter_pattern(text)}{{4,}}", text)}
+        words = np.array(sorted(found))
         if len(words) < max(COPIED_WORDS, 2 * RECALLED_PAIRS):
+            require_spaces(source, documents)
             raise ValueError(
                 f"source {source!r}: its held-out documents have {len(words)} different words of four letters or more, "
                 f"and {COPY} and {RECALL} need {max(COPIED_WORDS, 2 * RECALLED_PAIRS)}; hold out more text"
