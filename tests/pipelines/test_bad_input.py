@@ -142,6 +142,11 @@ def changed(path: str, value: object) -> dict:
         ),
         ("corpus.sources.asyncio.weight", 2.0, "give every source a weight or none; without one are ['encodings']"),
         ("corpus.sources.asyncio.document_start", "[", "document_start='[': unterminated character set"),
+        *[
+            ("push", {"repository": name}, "push.repository: only {bin} and {space} can be in braces (got 'me/{")
+            for name in ("me/{model}-{bin}", "me/{}", "me/{bin", "me/{bin.name}")
+        ],
+        ("push", {"repository": "me/{space}"}, "push.repository: several exports cannot go to one repository"),
         ("corpus.num_processes", 0, "corpus.num_processes: Input should be greater than 0"),
     ],
 )
@@ -149,6 +154,16 @@ def test_parameters_are_refused_with_their_path(path, value, expected):
     with pytest.raises(ValueError, match="the parameters are not valid") as error:
         read_parameters(changed(path, value))
     assert expected in str(error.value)
+
+
+def test_exports_that_are_published_need_a_repository_each():
+    """Where probes choose the space one model of every bin is trained, and all sub-networks are published."""
+    raw = changed("protocol.probe_tokens", 1024)
+    raw["push"] = {"repository": "me/x-{bin}", "model": "subnet_init"}
+    assert [variant.space for variant in read_parameters(raw).published] == ["selected", "selected"]
+    raw["push"]["model"] = "subnet"
+    with pytest.raises(ValueError, match="several exports cannot go to one repository"):
+        read_parameters(raw)
 
 
 def named(group: str, *names: str) -> dict:

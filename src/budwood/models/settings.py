@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from budwood.arch.config import architecture_from_config
 from budwood.arch.spec import Architecture
@@ -48,6 +48,15 @@ class PushSettings(Strict):
     """Only report what would be uploaded."""
     revision: str | None = None
     """Branch; it is made where there is none."""
+
+    @field_validator("repository")
+    @classmethod
+    def _names_can_be_filled_in(cls, repository: str) -> str:
+        try:
+            repository.format(**Variant("", "")._asdict())
+        except (AttributeError, LookupError, ValueError):
+            raise ValueError("only {bin} and {space} can be in braces") from None
+        return repository
 
     def of(self, variant: Variant) -> Self:
         """Return the settings for the export of a variant."""

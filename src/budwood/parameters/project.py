@@ -78,6 +78,13 @@ class ProjectParameters(Strict):
         return [Variant(bin_name, SELECTED) for bin_name in self.grid] if self.has_probes else self.searched
 
     @property
+    def published(self) -> list[Variant]:
+        """What is published, one model of each: sub-networks as they were cut, or what is trained."""
+        if self.push is None:
+            return []
+        return self.searched if self.push.model == "subnet" else self.trained
+
+    @property
     def seeds(self) -> list[int]:
         """Of every arm."""
         return self.protocol.seeds(self.schedule)
@@ -180,9 +187,8 @@ class ProjectParameters(Strict):
             if space not in self.spaces:
                 raise ValueError(f"grid.{bin_name}: no space {space!r}; spaces has {', '.join(self.spaces)}")
             self._require_order("search.fitness", self.search.fitness, space)
-        if self.push is not None and len({self.push.of(variant).repository for variant in self.searched}) < len(
-            self.searched
-        ):
+        repositories = [self.push.of(variant).repository for variant in self.published] if self.push else []
+        if len(set(repositories)) < len(repositories):
             raise ValueError(
                 "push.repository: several exports cannot go to one repository; put {bin} and {space} into its name"
             )

@@ -11,9 +11,8 @@ def create_pipeline(parameters: ProjectParameters) -> Pipeline:
     push = parameters.push
     if push is None:
         return Pipeline([])
-    variants = parameters.searched if push.model == "subnet" else parameters.trained
     nodes = []
-    for place in (Place(variant, ("publish",)) for variant in variants):
+    for place in (Place(variant, ("publish",)) for variant in parameters.published):
         publish = Deferred("budwood.pipelines.publish.nodes", "publish_model", variant=place.variant)
         nodes.append(place.node(publish, [*place.own(push.model), "params:push"], place.own("publication")))
     return Pipeline(nodes)
