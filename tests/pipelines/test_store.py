@@ -1,9 +1,11 @@
 """Where runs and artifacts go: databases, servers, buckets, moved projects, deleted experiments, registered models."""
 
+import contextlib
 import os
 import re
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -64,6 +66,7 @@ def test_where_artifacts_are_kept(uri, configured, expected):
         ("sqlite:///data/mlflow.db", "kept", ("sqlite:////project/data/mlflow.db", "/project/kept")),
         ("sqlite:////data/mlflow.db", "/kept", ("sqlite:////data/mlflow.db", "/kept")),
         ("sqlite:///~/mlflow.db", "~/kept", ("sqlite:////home/me/mlflow.db", "/home/me/kept")),
+        ("sqlite:///a%20b/wh?t%/x.db?timeout=9", None, ("sqlite:////project/a%2520b/wh%3Ft%/x.db?timeout=9", None)),
         ("mlruns", None, ("/project/mlruns", None)),
         ("databricks", "s3://bucket/x", ("databricks", "s3://bucket/x")),
         ("http://host:5000", "mlflow-artifacts:/", ("http://host:5000", "mlflow-artifacts:/")),
@@ -74,6 +77,21 @@ def test_relative_places_begin_at_the_root_of_the_project(monkeypatch, uri, arti
     monkeypatch.chdir("/")
     found = TrackingSettings(tracking_uri=uri, experiment="study", artifacts=artifacts).rooted(Path("/project"))
     assert (found.tracking_uri, found.artifacts) == expected
+
+
+def test_a_project_may_have_any_name(tmp_path, new_store):
+    """Addresses of databases have escapes, and options after a question mark."""
+    folder = tmp_path / "my%20proj?ct #1 é 100%"
+    new_store(folder)
+    open_experiment(settings(folder).rooted(tmp_path))
+    log("one")
+    assert len(list((folder / "artifacts").rglob("note.txt"))) == 1
+    with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database:
+        assert database.execute("SELECT count(*) FROM runs").fetchone() == (1,)
+    shutil.move(folder, tmp_path / "moved %41")
+    open_experiment(settings(tmp_path / "moved %41").rooted(tmp_path))
+    (run,) = mlflow.search_runs(output_format="list")
+    assert run.info.artifact_uri.startswith((tmp_path / "moved %41/artifacts").as_uri())
 
 
 def test_a_database_without_a_folder_needs_a_place_for_artifacts():

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import sqlite3
 from pathlib import Path
 from typing import Self
@@ -22,6 +23,8 @@ URI, EXPERIMENT = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"
 QUICKSTART = "quickstart"
 """Experiment of the base."""
 _SQLITE = "sqlite:///"
+_OPTIONS = re.compile(r"\?(?=\w+=)")
+"""Begins what an address says beside a path."""
 _SERVERS = ("http", "https", "databricks")
 _PLACES = (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"))
 """Columns of MLflow's database that say where artifacts are."""
@@ -31,7 +34,8 @@ class TrackingSettings(Strict):
     """What `conf/*/mlflow.yml` may contain."""
 
     tracking_uri: str
-    """Relative paths begin at the root of the project. The environment variable `MLFLOW_TRACKING_URI` overrides it."""
+    """Relative paths begin at the root of the project; in that of a database every character stands for itself. The
+    environment variable `MLFLOW_TRACKING_URI` overrides it, as it is."""
     experiment: str | None = None
     """Null: the name of the environment, and `quickstart` for the base. The environment variable
     `MLFLOW_EXPERIMENT_NAME` overrides it."""
@@ -45,7 +49,8 @@ class TrackingSettings(Strict):
         """Return the settings with relative paths spelt out."""
         uri = self.tracking_uri
         if uri.startswith(_SQLITE):
-            uri = _SQLITE + resolve_path(uri.removeprefix(_SQLITE), root)
+            path, *options = _OPTIONS.split(uri.removeprefix(_SQLITE), maxsplit=1)
+            uri = "?".join([_SQLITE + _escaped(resolve_path(path, root)), *options])
         elif not urlsplit(uri).scheme and uri not in _SERVERS:
             uri = resolve_path(uri, root)
         artifacts = self.artifacts
@@ -165,8 +170,13 @@ def _move(database: Path, before: str, after: str) -> None:
             )
 
 
+def _escaped(path: str) -> str:
+    """Return a path as the address of a database has it, changed only where it would be read otherwise."""
+    return re.sub(r"%(?=[0-9A-Fa-f]{2})", "%25", path).replace("?", "%3F")
+
+
 def _file_of(uri: str) -> Path:
-    return Path(uri.removeprefix(_SQLITE).partition("?")[0]).resolve()
+    return Path(unquote(uri.removeprefix(_SQLITE).partition("?")[0])).resolve()
 
 
 def _folder_of(location: str) -> Path:
