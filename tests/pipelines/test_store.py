@@ -94,6 +94,13 @@ def test_a_project_may_have_any_name(tmp_path, new_store):
     assert run.info.artifact_uri.startswith((tmp_path / "moved %41/artifacts").as_uri())
 
 
+@pytest.mark.parametrize("uri", ["mlruns", "file:///data/mlruns"])
+def test_runs_in_a_folder_are_refused(tmp_path, monkeypatch, uri):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(ValueError, match=f"mlflow.tracking_uri: MLflow keeps no runs in a folder .* got {uri}; name a"):
+        open_experiment(settings(tmp_path))
+
+
 def test_a_database_without_a_folder_needs_a_place_for_artifacts():
     with pytest.raises(ValueError, match=re.escape("mlflow.artifacts: name a folder") + ".*me:\\*\\*\\*@db"):
         artifact_root("postgresql://me:pw@db/x", None)

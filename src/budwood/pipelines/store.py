@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 import mlflow
 from mlflow.entities import Experiment, LifecycleStage
+from mlflow.environment_variables import MLFLOW_ALLOW_FILE_STORE
 from pydantic import Field
 
 from budwood.pipelines.secrets import clean_text
@@ -71,9 +72,14 @@ def open_experiment(settings: TrackingSettings) -> None:
     """Point MLflow to the store and to the experiment, which is made where there is none.
 
     Raises:
-        ValueError: the store cannot keep artifacts or models as the settings ask.
+        ValueError: the store cannot keep runs, artifacts or models as the settings ask.
     """
     uri = _overridden(URI, settings.tracking_uri)
+    if urlsplit(uri).scheme in {"", "file"} and not uri.startswith(_SERVERS) and not MLFLOW_ALLOW_FILE_STORE.get():
+        raise ValueError(
+            f"mlflow.tracking_uri: MLflow keeps no runs in a folder any more, got {clean_text(uri)}; name a database, "
+            "such as sqlite:///mlflow.db, or a server"
+        )
     if settings.registers and uri.startswith(_SERVERS):
         raise ValueError(
             f"mlflow.register: true needs a database as tracking_uri, got {clean_text(uri)}: a server refuses models "
