@@ -47,6 +47,16 @@ def test_another_text_under_an_old_name_has_no_licence_of_the_old_one(tmp_path):
     assert sources["french"] is None
 
 
+def test_data_may_be_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    shutil.copytree(ROOT / "conf/base", tmp_path / "base")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/globals.yml").write_text("data: ~/study\n")
+    loader = EnvironmentLoader(str(tmp_path), env="mine", **CONFIG_LOADER_ARGS)
+    assert loader["globals"]["data"] == "/home/me/study"
+    assert loader["catalog"]["tokens"]["filepath"] == "/home/me/study/03_primary/tokens"
+
+
 def test_an_environment_that_is_not_there_is_answered_with_those_that_are(tmp_path):
     for name in ("base", "mine"):
         (tmp_path / name).mkdir()

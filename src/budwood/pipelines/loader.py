@@ -38,7 +38,9 @@ class EnvironmentLoader(OmegaConfigLoader):
             ValueError: environments extend each other.
         """
         if key != "parameters" or key in self:
-            return super().__getitem__(key)
+            given: dict[str, Any] = super().__getitem__(key)
+            at_home = key == "globals" and str(given.get("data")).startswith("~")
+            return given | {"data": str(Path(given["data"]).expanduser())} if at_home else given
         line = self._line()
         merged = super().__getitem__(key)
         found = [self._of(environment, key) for environment in (self.base_env, *line)]
