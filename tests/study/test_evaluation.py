@@ -1,6 +1,7 @@
 """What training forgets is measured on foreign text alone, before and after."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,9 +10,12 @@ from corpora import tokenize_and_pack
 
 from budwood.corpus.packing import PackedCorpus
 from budwood.corpus.settings import CorpusSettings, SourceSettings
+from budwood.evaluation.heldout import heldout_questions, read_texts
+from budwood.evaluation.in_context import in_context_questions
+from budwood.evaluation.settings import EvaluationSettings, HeldOutSettings
 from budwood.models.teacher import byte_tokenizer
 from budwood.records.teacher import SourceLoss
-from budwood.study.evaluation import ScoreRun, warn_of_guessing
+from budwood.study.evaluation import ScoreRun, build_questions, warn_of_guessing
 from budwood.study.export import text_sources
 from budwood.study.settings import MeasurementSettings
 from budwood.study.stage import Workspace
@@ -91,3 +95,25 @@ def test_a_teacher_that_only_guesses_is_warned_of(caplog, loss, warns):
     )
     warn_of_guessing([row.model_copy(update={"split": "foreign", "loss": 0.1}), row], 64)
     assert ("4.159" in caplog.text) == warns
+
+
+def test_the_first_questions_are_of_all_sources(tmp_path) -> None:
+    """Each task has as many questions of every source as without turns, in the same order."""
+    words = [f"{first}{second}word" for first in "abcdefgh" for second in "klmnop"]
+    rows = [
+        ("validation", name, " ".join([name, *words[place:], *words[:place]]))
+        for name in ("first", "second", "third")
+        for place in range(6)
+    ]
+    documents = pd.DataFrame(rows, columns=["split", "source", "text"])
+    tokens = tokenize_and_pack(documents, byte_tokenizer(), seed=0, folder=tmp_path / "tokens", progress=False)
+    settings = HeldOutSettings(questions=4, context_words=5, continuation_words=3)
+    evaluation = EvaluationSettings(tasks=("heldout", "in_context"), heldout=settings)
+    teacher = SimpleNamespace(load_tokenizer=byte_tokenizer)
+    found = build_questions(tokens, teacher, evaluation)
+    texts = read_texts(tokens, byte_tokenizer(), "validation")
+    expected = heldout_questions(texts, settings) | in_context_questions(texts, settings)
+    assert found.keys() == expected.keys()
+    for task, questions in found.items():
+        assert [row["source"] for row in questions] == ["first", "second", "third"] * 4
+        assert sorted(questions, key=lambda row: row["source"]) == expected[task]

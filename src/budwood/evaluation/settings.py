@@ -111,7 +111,7 @@ class EvaluationSettings(Strict):
     """A folder of further tasks, as `lm_eval --include_path` takes it. A relative path begins at the root of the
     project."""
     limit: int | None = Field(default=None, gt=0)
-    """Questions of every task, the first ones; null: all."""
+    """Questions of every task, the first ones, in which the sources of held-out tasks take turns; null: all."""
     batch_size: int = Field(default=4, gt=0)
     """Questions of one forward pass."""
     heldout: HeldOutSettings = HeldOutSettings()

@@ -222,6 +222,8 @@ class ScoreProbe(Stage[ProbeScore]):
 def build_questions(tokens: PackedCorpus, teacher: Checkpoint, evaluation: EvaluationSettings) -> Questions:
     """Return the questions that are made from validation text, having checked that all other tasks are at hand.
 
+    Sources take turns, so that the first questions of a task are of all of them.
+
     Raises:
         ValueError: a task is unknown or cannot be had, or a source has too little text.
     """
@@ -233,7 +235,8 @@ def build_questions(tokens: PackedCorpus, teacher: Checkpoint, evaluation: Evalu
     questions: Questions = {}
     for tasks, make in (({LAST_WORD, CONTINUATION}, heldout_questions), ({COPY, RECALL}, in_context_questions)):
         questions |= make(texts, evaluation.heldout) if asked & tasks else {}
-    return questions
+    count = evaluation.heldout.questions
+    return {task: [row for place in range(count) for row in rows[place::count]] for task, rows in questions.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
