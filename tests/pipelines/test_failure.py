@@ -72,7 +72,7 @@ def test_a_full_disk_is_no_bug(full, wrapped, capsys):
     assert capsys.readouterr().err == said
 
 
-def test_a_full_disk_is_found_behind_an_error_that_does_not_tell(capsys):
+def test_a_full_disk_is_found_behind_another_error(capsys):
     error = RuntimeError("cannot be saved")
     error.__cause__ = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     show(RuntimeError, error, None)

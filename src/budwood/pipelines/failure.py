@@ -36,7 +36,7 @@ def show(kind: type[BaseException], error: BaseException, trace: TracebackType |
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and what it was raised for, the outermost first: it tells most."""
+    """Yield an error and its causes, the outermost first."""
     while error is not None:
         yield error
         error = error.__cause__
