@@ -106,6 +106,7 @@ class TrackingHook:
         self._parameters: dict[str, object] = {}
         self._about: dict[str, str] = {}
         self._described: dict[str, dict[str, str]] = {}
+        self._logged: dict[str, dict[str, object]] = {}
         self._before: Any = None
 
     @hook_impl
@@ -185,7 +186,7 @@ class TrackingHook:
             arm, seed = training["arm"], training["seed"]
             self._runs[node.name] = enter_run(training["name"], {"arm": arm})
             values = _of_arm(values, arm) | ({"schedule.seed": seed} if seed else {})
-        mlflow.log_params(without_secrets(values))
+        self._log_parameters(self._runs[node.name], without_secrets(values))
 
     @hook_impl
     def after_node_run(self, node: Node) -> None:
@@ -240,6 +241,14 @@ class TrackingHook:
             self._described[run_id] = dict(self._about)
         return run_id
 
+    def _log_parameters(self, run_id: str, values: dict[str, object]) -> None:
+        """Log to the active run what no node before has logged there: nodes share parameters."""
+        logged = self._logged.setdefault(run_id, {})
+        new = {name: value for name, value in values.items() if name not in logged or logged[name] != value}
+        if new:
+            mlflow.log_params(new)
+            logged |= new
+
     def _identity(self, dataset_name: str, data: Any) -> dict[str, str]:
         """Return where something heavy is and its hash, as tags."""
         assert self._catalog is not None, "nodes run after the catalog was made"
@@ -261,6 +270,7 @@ class TrackingHook:
         self._study = None
         self._runs.clear()
         self._described.clear()
+        self._logged.clear()
         atexit.unregister(self._stopped)
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)

@@ -26,10 +26,12 @@ from processes import run_python
 from projects import ROOT, kedro
 
 from budwood.hooks import CredentialsHook, TrackingHook, _close_dead_runs
-from budwood.pipelines.tracking import open_workspace, run_of, track
+from budwood.pipelines.tracking import finish_in, open_workspace, run_of, track
+from budwood.study.stage import Workspace
 from budwood.training.run import TrainingStoppedError
 
 VARIANT = "subnets.half.coarse"
+SYSTEM = ("system/training.seconds", "system/training.peak_rss_mib")
 
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("_store")]
@@ -157,18 +159,43 @@ def test_outputs_are_artifacts_of_the_run_that_made_them(tmp_path):
     assert kept["again/half.coarse/half.coarse.distilled"] == {f"{VARIANT}.train_distilled_done.json"}
 
 
-def test_what_is_measured_later_goes_to_the_run_of_the_training(tmp_path):
+def test_what_is_measured_later_goes_to_the_run_of_the_training_and_leaves_its_times(tmp_path, monkeypatch):
+    monkeypatch.setattr(Workspace, "finish", lambda own, loss: own.track({"validation_loss": loss}, 2))
+
     def measure(_: dict) -> float:
         for name, loss in (("distilled", 1.5), ("random_init", 7.5)):
-            with run_of(name):
-                track({"validation_loss": loss}, 2)
+            finish_in(name, loss, tmp_path)
         return 0.0
 
-    run(tmp_path, *trainings())
-    run(tmp_path, node("evaluate_arms", measure, "params:schedule"), pipeline_names=["evaluation"])
+    evaluate = node("evaluate_arms", measure, "params:schedule")
+    evaluate_again = node("zz_evaluate_arms", measure, "params:conditions")
+    run(tmp_path, evaluate, evaluate_again, pipeline_names=["evaluation"])
     found = runs(tmp_path)
     assert found["evaluation/half.coarse/half.coarse.distilled"].data.metrics == {"validation_loss": 1.5}
-    assert found["evaluation/half.coarse/half.coarse.random_init"].info.status == "FINISHED"
+    assert {r.info.status for r in found.values()} == {"FINISHED"}
+    assert len(found) == 4
+    # Beside the training, as in a run of all pipelines.
+    trained = []
+
+    def look(_: dict) -> float:
+        trained.append(runs(tmp_path)[arm].info)
+        return measure({})
+
+    arm = "whole study/half.coarse/half.coarse.distilled"
+    run(tmp_path, *trainings(), node("zz_evaluate_arms", look, "params:schedule"))
+    after = runs(tmp_path)[arm]
+    assert after.data.metrics.keys() == {"train_loss", "validation_loss", *SYSTEM}
+    assert (after.info.status, after.info.end_time) == ("FINISHED", trained[0].end_time)
+
+
+def test_nodes_log_a_parameter_that_they_share_once(tmp_path, monkeypatch):
+    logged, log_params = [], mlflow.log_params
+    monkeypatch.setattr(mlflow, "log_params", lambda params: (logged.append(params), log_params(params)))
+    nodes = [node(name, losses(1.0), "params:schedule") for name in ("choose", "evolve", "export")]
+    run(tmp_path, *nodes)
+    assert [params for params in logged if "schedule.seed" in params and "hub.token" not in params] == [
+        {"schedule.seed": 42}
+    ]
 
 
 def test_without_a_run_nothing_is_tracked():

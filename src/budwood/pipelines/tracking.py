@@ -4,7 +4,8 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 
 import mlflow
@@ -24,10 +25,14 @@ def track(metrics: Mapping[str, float], step: int) -> None:
     run = mlflow.active_run()
     run_id = os.environ.get(_RUN) if run is None else run.info.run_id
     if run_id:
-        now = time.time_ns() // 10**6
-        logged = [Metric(name, value, now, step) for name, value in metrics.items()]
-        # `mlflow.log_metrics` reads the whole run before it writes.
-        mlflow.MlflowClient().log_batch(run_id, logged)
+        _log(run_id, metrics, step)
+
+
+def _log(run_id: str, metrics: Mapping[str, float], step: int) -> None:
+    now = time.time_ns() // 10**6
+    logged = [Metric(name, value, now, step) for name, value in metrics.items()]
+    # `mlflow.log_metrics` reads the whole run before it writes.
+    mlflow.MlflowClient().log_batch(run_id, logged)
 
 
 def open_workspace(folder: Path) -> Workspace:
@@ -53,13 +58,25 @@ def run_of(name: str) -> Iterator[None]:
 
 
 def finish_in(name: str, stage: Stage[Result], workspace: Path) -> Result:
-    """Return the result of a stage, tracked in the run of a name inside the active one."""
-    with run_of(name):
-        return open_workspace(workspace).finish(stage)
+    """Return the result of a stage, reported to the run of a name inside the active one.
+
+    That run, such as an arm's, keeps its times and status: nothing is trained there.
+    """
+    found = open_workspace(workspace)
+    if mlflow.active_run() is not None:
+        found = replace(found, track=partial(_log, _ended(_inside(name))))
+    return found.finish(stage)
 
 
 def enter_run(name: str, tags: Mapping[str, str] | None = None) -> str:
-    """Make the run of a name inside the active one active, a new one where there is none, and return its id.
+    """Make the run of a name inside the active one active, a new one where there is none, and return its id."""
+    run_id = _inside(name, tags)
+    mlflow.start_run(run_id=run_id, nested=True)
+    return run_id
+
+
+def _inside(name: str, tags: Mapping[str, str] | None = None) -> str:
+    """Return the id of the run of a name inside the active one, a new one with tags where there is none.
 
     Inside the run of a variant the variant is part of the name: charts that compare runs show no more than names.
     """
@@ -67,8 +84,15 @@ def enter_run(name: str, tags: Mapping[str, str] | None = None) -> str:
     assert parent is not None, "there is a run around every other"
     if parent.info.run_name == parent.data.tags.get("variant"):
         name = f"{parent.info.run_name}.{name}"
-    run_id = _run_inside(parent.info.run_id, parent.info.experiment_id, name, tuple((tags or {}).items()))
-    mlflow.start_run(run_id=run_id, nested=True)
+    return _run_inside(parent.info.run_id, parent.info.experiment_id, name, tuple((tags or {}).items()))
+
+
+@cache
+def _ended(run_id: str) -> str:
+    """End a run that nobody has entered, and return its id."""
+    client = mlflow.MlflowClient()
+    if client.get_run(run_id).info.status == RunStatus.to_string(RunStatus.RUNNING):
+        client.set_terminated(run_id)
     return run_id
 
 
