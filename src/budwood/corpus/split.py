@@ -51,18 +51,17 @@ def text_digest(text: str, seed: int) -> int:
 def normalise(text: str) -> str:
     """Return a text without what near-duplicates differ in: case, spacing, punctuation, and compatible characters.
 
-    A text without any letter or digit stays as it is.
+    Letters, digits and their marks are left, with nothing between them: so "well-known", "well known", and the same
+    word divided at the end of a line are equal. A text without any of them stays as it is.
     """
-    return (
-        _NOT_WORDS.sub(lambda found: _between(found[0]), unicodedata.normalize("NFKC", text).casefold()).strip() or text
-    )
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return _NOT_WORDS.sub(lambda found: _marks_of(found[0]), folded) or text
 
 
 @lru_cache(10_000)
-def _between(found: str) -> str:
+def _marks_of(found: str) -> str:
     """Return what is left of characters that are neither letters nor digits: the marks of the word before them."""
-    marks = "".join(takewhile(is_mark, found))
-    return marks if marks == found else f"{marks} "
+    return "".join(takewhile(is_mark, found))
 
 
 def near_digest(text: str) -> int:
