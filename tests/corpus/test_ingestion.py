@@ -101,6 +101,7 @@ def test_no_near_duplicates_stand_in_two_splits(tmp_path, monkeypatch, portion):
         assert sorted(found) == sorted(expected)
     assert corpus.omitted == {
         "skipped_rows": 0,
+        "empty_rows": 0,
         "equal_documents": 0,
         "near_documents": 60 * 3 + 40 + 100 - sum(map(len, kept.values())),
     }
@@ -113,7 +114,7 @@ def test_what_was_left_out_is_counted(two_sources, word_tokenizer, tmp_path, cap
     file = Path(*first.path)
     file.write_text("not json\n" + file.read_text() + '{"text": "\\ud800"}\n')
     corpus = tokenize([changed(first, on_error="skip"), second], word_tokenizer, tmp_path / "corpus")
-    assert corpus.omitted == {"skipped_rows": 2, "equal_documents": 51, "near_documents": 0}
+    assert corpus.omitted == {"skipped_rows": 2, "empty_rows": 0, "equal_documents": 51, "near_documents": 0}
     assert f"Source first: 2 rows were skipped, the first: {file}:1 cannot be read as format='jsonl'" in caplog.text
     state = read_index(corpus.folder)["origin"]["sources"]["first"]
     assert [fault.partition(" ")[0] for fault in state["faults"]] == [f"{file}:1", f"{file}:203"]

@@ -17,10 +17,15 @@ from budwood.corpus.packing import INDEX_FILE, TOKENS_FILE, PackedCorpus
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("small_portions")]
 
 
-def test_skipped_rows_are_counted_once_when_a_run_continues(word_tokenizer, tmp_path, monkeypatch):
+def test_rows_left_out_are_counted_once_when_a_run_continues(word_tokenizer, tmp_path, monkeypatch):
     file = Path(write(tmp_path / "rows.jsonl", range(200)))
     lines = file.read_text().splitlines()
-    file.write_text("\n".join("broken" if number % 20 == 5 else line for number, line in enumerate(lines)))
+    file.write_text(
+        "\n".join(
+            "broken" if number % 20 == 5 else '{"text": " "}' if number % 20 == 6 else line
+            for number, line in enumerate(lines)
+        )
+    )
     rows = source(file, on_error="skip")
     whole = tokenize([rows], word_tokenizer, tmp_path / "whole")
     flush, left = shards.ShardWriter.flush, [4]
@@ -36,7 +41,8 @@ def test_skipped_rows_are_counted_once_when_a_run_continues(word_tokenizer, tmp_
         with pytest.raises(OSError, match="no space left"):
             tokenize([rows], word_tokenizer, tmp_path / "corpus")
     continued = tokenize([rows], word_tokenizer, tmp_path / "corpus")
-    assert continued.omitted == whole.omitted == {"skipped_rows": 10, "equal_documents": 0, "near_documents": 0}
+    left_out = {"skipped_rows": 10, "empty_rows": 10, "equal_documents": 0, "near_documents": 0}
+    assert continued.omitted == whole.omitted == left_out
     assert continued.fingerprint == whole.fingerprint
 
 

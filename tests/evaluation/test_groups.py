@@ -14,9 +14,10 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._factory import TaskFactory
 from questions import ask, texts
 
-from budwood.evaluation import harness
-from budwood.evaluation.harness import check_benchmarks, fingerprint_tasks
+from budwood.evaluation import harness, tasks
+from budwood.evaluation.harness import fingerprint_tasks
 from budwood.evaluation.settings import TASK_PRESETS, Benchmark, EvaluationSettings
+from budwood.evaluation.tasks import check_benchmarks, check_names
 
 pytestmark = pytest.mark.usefixtures("_datasets_cache")
 
@@ -66,9 +67,9 @@ def _only_own_tasks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     """Leave the harness's own 14,000 tasks unread where a folder gives others."""
     if "own_tasks" in request.fixturenames:
         monkeypatch.setattr(
-            harness,
-            "_known_tasks",
-            lambda path: TaskManager(include_path=str(harness._own_folder(path)), include_defaults=False),
+            tasks,
+            "known_tasks",
+            lambda path: TaskManager(include_path=str(tasks.own_folder(path)), include_defaults=False),
         )
 
 
@@ -181,21 +182,21 @@ def test_every_group_and_tag_of_the_harness_gives_at_least_one_record(monkeypatc
     )
     monkeypatch.setattr("lm_eval.tasks._factory.ConfigurableTask", lambda config: NamedTask(config["task"]))
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    manager = harness._known_tasks(None)
+    manager = tasks.known_tasks(None)
     question = {"metrics": {"acc": 1.0}, "filter": "none", "num_requests": 2}
     spent = {"num_fewshot": 0, "num_cut": 1, "tokens": 2, "flops": 3.0, "seconds": 4.0}
     answer = harness._Asked(scores={"acc,none": 1.0, "sample_len": 1}, version=1, samples=[question], **spent)
     malformed = []
     for name in [*manager.all_groups, *manager.all_tags]:
         try:
-            items = harness._load(Benchmark(name), Path(), None)
+            items = tasks.load_benchmark(Benchmark(name), Path(), None)
         except ValueError:
             malformed.append(name)
             continue
-        tasks = list(harness._leaves(items))
+        members = list(tasks.leaves(items))
         session = harness._Session(None, Benchmark(name), None, Path())
-        records = [r for item in items for r in session._report(item, {id(task): answer for task in tasks})]
-        assert sum(record.num_cut for record in records) == len(tasks) > 0, name
+        records = [r for item in items for r in session._report(item, {id(task): answer for task in members})]
+        assert sum(record.num_cut for record in records) == len(members) > 0, name
     assert len(manager.all_groups) > 800
     assert {"pythia", "openllm", "tinyBenchmarks", "glue", "ai2_arc"} <= {*manager.all_groups, *manager.all_tags}
     # The harness itself cannot read these.
@@ -204,13 +205,13 @@ def test_every_group_and_tag_of_the_harness_gives_at_least_one_record(monkeypatc
 
 @pytest.mark.slow
 def test_every_task_of_a_preset_is_known_to_the_harness_and_others_are_not() -> None:
-    known = set(harness._known_tasks(None).all_tasks)
+    known = set(tasks.known_tasks(None).all_tasks)
     assert {b.task for name in ("paper", "extended") for b in TASK_PRESETS[name]} <= known
-    with pytest.raises(
-        ValueError, match=r"'hellaswagg' is neither a preset \(heldout, in_context, paper, extended\) nor"
-    ) as error:
-        check_benchmarks(EvaluationSettings(tasks=["heldout", "hellaswagg"]))
-    assert "did you mean hellaswag" in str(error.value)
+    for check in (check_names, check_benchmarks):
+        with pytest.raises(
+            ValueError, match=r"(?s)'hellaswagg' is neither a preset \(heldout, .*did you mean hellaswag"
+        ):
+            check(EvaluationSettings(tasks=["heldout", "hellaswagg"]))
 
 
 @pytest.mark.slow

@@ -16,8 +16,8 @@ from questions import CPU, QUESTIONS, ask, texts
 from transformers import AutoModelForCausalLM
 
 from budwood.arch.count import forward_flops_per_token
-from budwood.evaluation import harness
-from budwood.evaluation.harness import check_benchmarks, fingerprint_tasks, run_benchmarks, write_tasks
+from budwood.evaluation import harness, tasks
+from budwood.evaluation.harness import fingerprint_tasks, run_benchmarks, write_tasks
 from budwood.evaluation.in_context import in_context_questions
 from budwood.evaluation.respondent import Respondent
 from budwood.evaluation.settings import (
@@ -30,6 +30,7 @@ from budwood.evaluation.settings import (
     EvaluationSettings,
     HeldOutSettings,
 )
+from budwood.evaluation.tasks import check_benchmarks, check_names
 from budwood.models.checkpoint import load_tokenizer, read_architecture
 from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import fetch_teacher
@@ -201,9 +202,10 @@ def test_a_task_that_is_named_twice_is_asked_once() -> None:
 
 
 def test_questions_of_their_own_need_no_look_at_the_harness(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(harness, "_known_tasks", None)
+    monkeypatch.setattr(tasks, "known_tasks", None)
     check_benchmarks(EvaluationSettings())
     check_benchmarks(EvaluationSettings(tasks=[]))
+    check_names(EvaluationSettings(tasks=["heldout", "paper", "extended"]))
 
 
 @pytest.mark.parametrize(("positions", "num_cut"), [(16, 0), (15, 1), (12, 2), (8, 3)])

@@ -226,7 +226,7 @@ def test_a_checkpoint_is_read_once(folder, teacher, architecture):
     assert opened.config["initializer_range"] == teacher.config.initializer_range
     assert opened.load_model(torch.bfloat16).dtype == torch.bfloat16
     assert len(opened.load_tokenizer()) == architecture.vocab_size
-    opened.check_lengths(128)
+    opened.check_lengths({"measurement.length": 128})
     opened.check_unchanged()
 
 

@@ -104,5 +104,5 @@ def test_windows_stay_in_cuts(family, tmp_path, windows):
 
 def test_positions_are_limits_too(changed):
     folder = changed()
-    with pytest.raises(ValueError, match="sequence_length=129 exceeds the 128 positions"):
-        check_lengths(folder, load_config(folder), 129)
+    with pytest.raises(ValueError, match=r"measurement\.reported_length=129 exceeds the 128 positions"):
+        check_lengths(folder, load_config(folder), {"measurement.length": 4, "measurement.reported_length": 129})

@@ -290,7 +290,7 @@ def test_what_a_config_says_is_checked_before_anything_runs(broken, tmp_path, ch
     """A plan reads it alone."""
     folder = broken(change)
     with pytest.raises(ValueError, match=expected):
-        describe_teacher(TeacherSettings(model=str(folder)), longest_sequence=65)
+        describe_teacher(TeacherSettings(model=str(folder)), lengths={"schedule.sequence_length": 65})
     if "max_position_embeddings" not in change:
         refuse(folder, tmp_path / "work", expected)
 
@@ -310,7 +310,7 @@ def test_what_a_config_says_is_checked_before_anything_runs(broken, tmp_path, ch
 )
 def test_so_is_what_a_random_teacher_is_made_of(change, expected):
     with pytest.raises(ValueError, match=expected):
-        describe_teacher(TeacherSettings(random=SIZES | change), longest_sequence=65)
+        describe_teacher(TeacherSettings(random=SIZES | change), lengths={"schedule.sequence_length": 65})
 
 
 def test_token_ids_are_counted_before_anything_runs(fetched, tmp_path, monkeypatch):

@@ -212,6 +212,8 @@ def test_names_that_differ_in_case_only_are_refused(group):
         ("teacher.random.num_attention_heads", 7, "teacher.random: .*not a multiple of the number of attention heads"),
         ("bins.half.reference", SIZES | {"vocab_size": 200}, "bins.half.reference: vocab_size=200 must have the 257"),
         ("bins.half.reference", SIZES | {"model_type": "qwen2"}, "cannot be trained beside a teacher of the family"),
+        ("measurement.length", 1024, "measurement.length=1024 exceeds the 256 positions of teacher.random"),
+        ("evaluation.tasks", ["hellaswagg"], "'hellaswagg' is neither a preset"),
         ("plan.ledger", "none.json", "plan.ledger='none.json' must be the ledger.json of a run"),
     ],
 )

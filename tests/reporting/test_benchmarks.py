@@ -38,6 +38,19 @@ def test_a_mean_says_nothing_of_models_that_lack_one_of_its_tasks(make_study: Ca
     assert np.isfinite(means.loc["distilled", "value"])
 
 
+def test_where_all_answers_are_alike_the_error_of_the_mean_is_unknown(make_study: Callable) -> None:
+    study = make_study(1)
+    for record in study.downstream:
+        first, second = record["tasks"]
+        second |= {"answers": [0] * len(second["answers"]), "value": 0.0, "standard_error": 0.0}
+        record["tasks"] = [first, second]
+    means = mean_over_tasks(tasks_table(study.answers)).query("task == 'mean of 2'").set_index("model")
+    assert np.isfinite(means["value"]).all()
+    assert np.isnan(means["standard_error"]).all()
+    assert np.isfinite(means.loc["distilled", "difference"])
+    assert np.isnan(means.loc["distilled", "difference_standard_error"])
+
+
 def test_every_variant_has_its_own_baseline(make_study: Callable) -> None:
     study = make_study(2)
     before = tasks_table(study.answers)

@@ -7,7 +7,7 @@ import pytest
 from reports import report_on, section
 
 from budwood.reporting.benchmarks import tasks_table
-from budwood.reporting.matching import arm_settings, mismatches, unlike
+from budwood.reporting.matching import arm_settings, misbooked, mismatches, unlike
 from budwood.reporting.page import html_report
 
 STALE = [
@@ -22,6 +22,22 @@ STALE = [
     ({"tokens_per_sequence": 128}, "validation windows"),
     ({"num_parameters": 7}, "parameters"),
 ]
+
+
+def test_a_ledger_of_other_trainings_is_named(make_study: Callable) -> None:
+    study = make_study(2)
+    assert misbooked(study.scores, study.findings.ledger) == []
+    (training,) = [
+        cost
+        for cost in study.ledger
+        if (cost["stage"], cost["space"], cost["arm"]) == ("training", "coarse_uniform", "distilled")
+    ]
+    training["tokens"] //= 2
+    found = misbooked(study.scores, study.findings.ledger)
+    assert found == ["quarter: distilled of coarse_uniform was trained on 20,480 tokens, the ledger has 10,240."]
+    shown = report_on(study.findings).warning
+    assert shown.startswith("**The ledger is of other trainings**")
+    assert "the ledger has 10,240" in shown
 
 
 def change(study, arm: int, **values: object) -> None:

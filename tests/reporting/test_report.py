@@ -330,14 +330,15 @@ def test_forgetting_is_paired_with_the_cut(study) -> None:
 
 
 def test_the_text_section_says_what_was_left_out(study, tmp_path):
-    omitted = {"split": OMITTED, "source": list(_REASONS), "documents": [2, 1_051, 0]}
+    omitted = {"split": OMITTED, "source": list(_REASONS), "documents": [2, 3, 1_051, 0]}
     file = tmp_path / "counts.csv"
     pd.concat([study.corpus_counts, pd.DataFrame(omitted)]).to_csv(file, index=False)
     lines = corpus(pd.read_csv(file)).splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[-4:]]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[-5:]]
     assert cells == [
         ["validation", "addresses", "120", "65,536"],
         ["left out", "rows that cannot be used", "2", MISSING],
+        ["left out", "rows without text", "3", MISSING],
         ["left out", "texts that occurred before", "1,051", MISSING],
         ["left out", "texts like one of another split", "0", MISSING],
     ]

@@ -189,6 +189,10 @@ class Make(Stage[Made]):
             model=Checkpoint.open(work.folder / "model"),
         )
 
+    def replay(self, work: Work) -> None:
+        """Report what is reported while it runs."""
+        work.track({"epochs": 2}, 1)
+
     def report(self, result: Made, work: Work) -> None:
         """Report."""
         work.track({"tokens": result.cost.tokens}, 0)
@@ -220,7 +224,7 @@ def test_a_finished_stage_answers_with_what_it_returned_and_reports_it_again(mak
     pd.testing.assert_frame_equal(first.table, again.table)
     assert torch.equal(first.tensors["x"], again.tensors["x"])
     assert (first.cost, first.costs, first.model) == (again.cost, again.costs, again.model)
-    assert told == [({"tokens": 1}, 0)]
+    assert told == [({"epochs": 2}, 1), ({"tokens": 1}, 0)]
 
 
 def test_equal_declarations_share_a_folder_and_others_do_not(make, workspace, tmp_path):

@@ -44,6 +44,8 @@ class SourceReader:
         self.source = source
         self.num_skipped = 0
         """Rows that were left out because they cannot be used."""
+        self.num_empty = 0
+        """Rows that were left out because they have no text."""
         self.faults: tuple[str, ...] = ()
         """The first of them, with the reason."""
         self._start = re.compile(source.document_start) if source.document_start is not None else None
@@ -87,6 +89,8 @@ class SourceReader:
         for identifier, text in self._texts():
             if text and not text.isspace():
                 yield Document(identifier, self.source.name, text)
+            elif self._start is None and identifier:
+                self.num_empty += 1
 
     def _texts(self) -> Iterator[tuple[str, str]]:
         """Ids and texts of rows, or of the documents that rows make up."""

@@ -121,7 +121,8 @@ def tokenize_sources(
                 run = _SourceRun(source, root, shards, number, corpus.seed)
                 states[source.name] = run.finish(workers, _AHEAD * corpus.num_processes, progress=progress)
         origin = {"settings": settings, "sources": {name: asdict(state) for name, state in states.items()}}
-        omitted = {"skipped_rows": sum(state.skipped for state in states.values())}
+        left_out = [(state.skipped, state.empty) for state in states.values()]
+        omitted = dict(zip(("skipped_rows", "empty_rows"), map(sum, zip(*left_out, strict=True)), strict=True))
         return pack(shards, corpus.weights, folder, facts | {"origin": origin, "omitted": omitted}, progress=progress)
     except OSError as error:
         if error.errno != errno.ENOSPC:
@@ -287,7 +288,8 @@ class _SourceRun:
         """A state after all that the reader gave."""
         reader, before = self._reader, self._before
         skipped, faults = before.skipped + reader.num_skipped, before.faults or reader.faults
-        return replace(state, position=reader.position, skipped=skipped, faults=faults)
+        empty = before.empty + reader.num_empty
+        return replace(state, position=reader.position, skipped=skipped, empty=empty, faults=faults)
 
     def _full(self) -> set[str]:
         """The splits that have all the tokens they may."""

@@ -67,7 +67,8 @@ class PackedCorpus:
     weights: Mapping[str, float] = field(default_factory=dict)
     """Share of each source in a mixture, relative to the others; without any, sources count by their size."""
     omitted: Mapping[str, int] = field(default_factory=dict)
-    """What was left out: `skipped_rows`, `equal_documents`, `near_documents` (see `budwood.corpus.shards.Merged`)."""
+    """What was left out: `skipped_rows`, `empty_rows`, and `equal_documents`, `near_documents` (see
+    `budwood.corpus.shards.Merged`)."""
 
     @classmethod
     def open(cls, folder: Path) -> Self:

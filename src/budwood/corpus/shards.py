@@ -45,6 +45,8 @@ class SourceState:
     """Tokens of each split, equal texts counted each time."""
     skipped: int = 0
     """Rows that could not be used."""
+    empty: int = 0
+    """Rows without text."""
     faults: Sequence[str] = ()
     """The first of them, with the reason."""
     finished: bool = False

@@ -1,15 +1,12 @@
 """EleutherAI's lm-evaluation-harness: which tasks there are, and how a checkpoint answers them."""
 
-import difflib
 import hashlib
-import importlib.metadata
 import json
 import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -20,10 +17,10 @@ import yaml
 from budwood.evaluation.settings import (
     HELDOUT_TASKS,
     LAST_WORD,
-    TASK_PRESETS,
     Benchmark,
     EvaluationSettings,
 )
+from budwood.evaluation.tasks import VERSION, leaves, load_benchmark, own_folder
 from budwood.models.device import Compute
 from budwood.records.evaluation import Downstream, Metric, TaskAnswers
 from budwood.records.files import read_json, write_folder_atomically, write_json
@@ -33,7 +30,6 @@ from budwood.records.strict import Strict
 if TYPE_CHECKING:
     from budwood.evaluation.respondent import Respondent
 
-VERSION = f"lm_eval {importlib.metadata.version('lm_eval')}"
 FEWSHOT_SEED = 1234
 """The harness's own default, which published numbers were made with."""
 BOOTSTRAP_ITERATIONS = 1000
@@ -97,25 +93,10 @@ def fingerprint_tasks(heldout: Path, include_path: str | None = None) -> str:
     for file in sorted(heldout.glob("*.jsonl")):
         digest.update(f"{file.name} {HELDOUT_VERSION} ".encode() + file.read_bytes())
     if include_path is not None:
-        own = _own_folder(include_path)
+        own = own_folder(include_path)
         for file in sorted(path for path in own.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
             digest.update(f"{file.relative_to(own)} {file.stat().st_size} ".encode() + file.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def check_benchmarks(settings: EvaluationSettings) -> None:
-    """Check that the harness knows every benchmark, can ask it, and has its data or can download it.
-
-    Raises:
-        ValueError: one is unknown, its data is missing, or its answers need images or are code that would be run.
-    """
-    for benchmark in settings.benchmarks():
-        if benchmark.task in HELDOUT_TASKS:
-            continue
-        for task in _leaves(_load(benchmark, Path(), settings.include_path)):
-            for flag, reason in (("MULTIMODAL", "asks about images"), ("UNSAFE_CODE", "runs code that models write")):
-                if getattr(task, flag, False):
-                    raise ValueError(f"evaluation.tasks: {benchmark.task!r} cannot be asked: {task.task_name} {reason}")
 
 
 def run_benchmarks(
@@ -154,7 +135,7 @@ def run_benchmarks(
     }
     # All of them before the model: what cannot be loaded costs nothing yet.
     missing = {
-        benchmark: _load(benchmark, heldout, settings.include_path)
+        benchmark: load_benchmark(benchmark, heldout, settings.include_path)
         for benchmark, file in files.items()
         if not file.is_file()
     }
@@ -213,7 +194,7 @@ class _Session:
     def records(self, items: Sequence[Any]) -> list[TaskAnswers]:
         """Ask all tasks, then return the records of what the benchmark consists of."""
         answers: dict[int, _Asked] = {}
-        for place, task in enumerate(_leaves(items)):
+        for place, task in enumerate(leaves(items)):
             file = self.folder / f"{place}-{_slug(task.task_name)}.json"
             if not file.is_file():
                 write_json(file, self._ask(task).model_dump())
@@ -252,7 +233,7 @@ class _Session:
 
     def _report(self, item: Any, answers: Mapping[int, _Asked]) -> Iterator[TaskAnswers]:
         """Yield the record of a task or of a group that has scores of its own, else those of the group's members."""
-        tasks = list(_leaves([item]))
+        tasks = list(leaves([item]))
         own = [answers[id(task)] for task in tasks]
         if not hasattr(item, "aggregate"):
             scores, version = own[0].scores, own[0].version
@@ -324,68 +305,6 @@ def _chance(num_requests: Sequence[int], metrics: Mapping[str, Metric], metric: 
     return sum(1 / number for number in num_requests) / len(num_requests)
 
 
-def _load(benchmark: Benchmark, heldout: Path, include_path: str | None) -> list[Any]:
-    """Return the task or the group of a benchmark, or the tasks of a tag, with their data.
-
-    Raises:
-        ValueError: the harness does not know it, or its data is missing.
-    """
-    name = benchmark.task
-    manager = _heldout_tasks(heldout) if name in HELDOUT_TASKS else _known_tasks(include_path)
-    if name not in manager.all_tasks:
-        near = difflib.get_close_matches(name, [*TASK_PRESETS, *manager.all_tasks])
-        where = f" or of {_own_folder(include_path)}" if include_path else ""
-        raise ValueError(
-            f"evaluation.tasks: {name!r} is neither a preset ({', '.join(TASK_PRESETS)}) nor a task, group or tag of "
-            f"{VERSION}{where}" + (f"; did you mean {' or '.join(near)}?" if near else "")
-        )
-    try:
-        loaded = manager.load(name)
-    except Exception as error:
-        raise ValueError(
-            f"evaluation.tasks: {name!r} cannot be loaded ({type(error).__name__}: {error}); check the network where "
-            "its data is missing, or leave the task out"
-        ) from error
-    groups = loaded.get("groups") or {}
-    return [groups[name]] if name in groups else list(loaded["tasks"].values())
-
-
 def _slug(name: str) -> str:
     """Return a name as part of a file's name, which two names never share."""
     return quote(name, safe="")
-
-
-def _leaves(items: Sequence[Any]) -> Iterator[Any]:
-    """Yield all tasks of some tasks and groups."""
-    for item in items:
-        yield from item.get_all_tasks() if hasattr(item, "get_all_tasks") else (item,)
-
-
-@cache
-def _known_tasks(include_path: str | None) -> Any:
-    """Return the index of the harness's own 14,000 tasks, which takes 7 seconds to read, and of a further folder.
-
-    Raises:
-        ValueError: the folder does not exist or has no task.
-    """
-    from lm_eval.tasks import TaskManager  # noqa: PLC0415 - seconds of imports
-
-    return TaskManager(include_path=None if include_path is None else str(_own_folder(include_path)))
-
-
-def _own_folder(include_path: str) -> Path:
-    """Return a folder of further tasks.
-
-    Raises:
-        ValueError: it does not exist or has no task.
-    """
-    folder = Path(include_path).expanduser().resolve()
-    if not any(folder.rglob("*.yaml")):
-        raise ValueError(f"evaluation.include_path: {folder} must be a folder with tasks of lm_eval in .yaml files")
-    return folder
-
-
-def _heldout_tasks(folder: Path) -> Any:
-    from lm_eval.tasks import TaskManager  # noqa: PLC0415 - seconds of imports
-
-    return TaskManager(include_path=str(folder), include_defaults=False)

@@ -103,13 +103,13 @@ class Checkpoint:
         """Load the tokenizer."""
         return load_tokenizer(self.folder)
 
-    def check_lengths(self, longest_sequence: int) -> None:
-        """Check that the model sees all of the longest sequence of a study (see `budwood.models.kind.check_lengths`).
+    def check_lengths(self, lengths: Mapping[str, int]) -> None:
+        """Check that the model sees all of the longest sequences of a study (see `budwood.models.kind.check_lengths`).
 
         Raises:
-            ValueError: the sequence is longer than the model's positions.
+            ValueError: a sequence is longer than the model's positions.
         """
-        check_lengths(self.folder, self.config, longest_sequence)
+        check_lengths(self.folder, self.config, lengths)
 
     def check_unchanged(self) -> None:
         """Check that no file was replaced; those that were not touched are not read again.

@@ -1,5 +1,6 @@
 """What a config says about whether its model can be cut, checked before anything is read or run."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +59,21 @@ def check_kind(folder: Path, written: HFConfig) -> None:
         check_depth(written.get("num_hidden_layers", 1))
 
 
-def check_lengths(place: Path | str, config: HFConfig, sequence_length: int) -> None:
-    """Check that a model has positions for all of a sequence.
+def check_lengths(place: Path | str, config: HFConfig, lengths: Mapping[str, int]) -> None:
+    """Check that a model has positions for all of the longest sequences.
+
+    Args:
+        place: of the model, as an error names it.
+        config: of the model.
+        lengths: of sequences, by the settings that say them.
 
     Raises:
-        ValueError: the sequence is longer than the model's positions.
+        ValueError: a sequence is longer than the model's positions.
     """
     limit = config["max_position_embeddings"]
-    if sequence_length > limit:
-        raise ValueError(
-            f"sequence_length={sequence_length} exceeds the {limit} positions of {place}: "
-            f"shorten the sequences, or take another model"
-        )
+    for name, length in lengths.items():
+        if length > limit:
+            raise ValueError(
+                f"{name}={length} exceeds the {limit} positions of {place}: "
+                f"shorten the sequences, or take another model"
+            )

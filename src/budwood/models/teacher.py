@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -80,17 +81,19 @@ def fetch_teacher(settings: TeacherSettings, work_dir: Path, root: Path = Path()
     return _fetched(_accept(path, settings, work_dir), path.name)
 
 
-def describe_teacher(settings: TeacherSettings, root: Path = Path(), longest_sequence: int = 1) -> Architecture:
+def describe_teacher(
+    settings: TeacherSettings, root: Path = Path(), lengths: Mapping[str, int] = MappingProxyType({})
+) -> Architecture:
     """Return a teacher's architecture as stated, or from its configuration: no weights are read or downloaded.
 
     Raises:
         ValueError: the source does not exist, is of an unsupported kind, wants to run code that was not allowed, or
-            does not see all of the longest sequence.
+            does not see all of the longest sequences (`budwood.models.kind.check_lengths`).
     """
     if settings.architecture is not None:
         whole = settings.architecture.architecture()
     else:
-        whole = architecture_from_config(_describe(settings, root, longest_sequence))
+        whole = architecture_from_config(_describe(settings, root, lengths))
     if settings.vocabulary is None:
         return whole
     if settings.vocabulary >= whole.vocab_size:
@@ -106,24 +109,24 @@ def count_positions(settings: TeacherSettings, root: Path = Path()) -> int | Non
     """
     if settings.architecture is not None:
         return None
-    return int(_describe(settings, root, 1)["max_position_embeddings"])
+    return int(_describe(settings, root, {})["max_position_embeddings"])
 
 
-def _describe(settings: TeacherSettings, root: Path, longest_sequence: int) -> HFConfig:
+def _describe(settings: TeacherSettings, root: Path, lengths: Mapping[str, int]) -> HFConfig:
     """Return the checked configuration of a teacher."""
     if settings.random is not None:
         config: HFConfig = _random_config(settings.random, byte_tokenizer()).to_dict()
-        check_lengths("teacher.random", config, longest_sequence)
+        check_lengths("teacher.random", config, lengths)
         return config
     path = _local_path(settings, root)
     if path is not None and path.is_file():
         config = describe_gguf(path)
-        check_lengths(path, config, longest_sequence)
+        check_lengths(path, config, lengths)
         return config
     folder = path or _download(str(settings.model), settings.revision, (CONFIG,))
     _check_code(folder, trust_remote_code=settings.trust_remote_code)
     config = text_config(folder).to_dict() if is_wrapper(folder) else load_config(folder)
-    check_lengths(folder, config, longest_sequence)
+    check_lengths(folder, config, lengths)
     build_meta(folder, config)
     return config
 

@@ -89,7 +89,7 @@ def _inside(name: str, tags: Mapping[str, str] | None = None) -> str:
 
 @cache
 def _ended(run_id: str) -> str:
-    """End a run that nobody has entered, and return its id."""
+    """End a run that was made and never entered, and return its id."""
     client = mlflow.MlflowClient()
     if client.get_run(run_id).info.status == RunStatus.to_string(RunStatus.RUNNING):
         client.set_terminated(run_id)

@@ -53,8 +53,8 @@ def mean_over_tasks(tasks: pd.DataFrame) -> pd.DataFrame:
     Questions from held-out text are no benchmark: they count where nothing else was asked.
 
     Tasks have different questions, so errors are those of a mean of independent numbers: the root of the summed squares
-    over their number. What is unknown of one of the tasks is unknown of their mean. With fewer than two such tasks the
-    table is returned unchanged.
+    over their number. What is unknown of one of the tasks is unknown of their mean; so is an error of zero, which is
+    that of answers that are all alike. With fewer than two such tasks the table is returned unchanged.
     """
     counted = tasks[tasks["metric"].str.startswith("acc")]
     benchmarks = counted[~counted["task"].isin(HELDOUT_TASKS)]
@@ -65,7 +65,7 @@ def mean_over_tasks(tasks: pd.DataFrame) -> pd.DataFrame:
     groups = counted.groupby(["bin", "space", "model"], sort=False)
     means: pd.DataFrame = groups[["value", "difference"]].mean(skipna=False).reset_index()
     for error in ("standard_error", "difference_standard_error"):
-        squares = groups[error].agg(lambda errors: np.sqrt((errors**2).sum(skipna=False)) / number)
+        squares = groups[error].agg(lambda errors: np.sqrt((errors.mask(errors == 0) ** 2).sum(skipna=False)) / number)
         means[error] = squares.to_numpy()
     means = means[groups.size().to_numpy() == number]
     return pd.concat([tasks, means.assign(task=f"mean of {number}")], ignore_index=True)

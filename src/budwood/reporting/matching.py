@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+from budwood.records.cost import Cost
 from budwood.records.names import BASELINE, REFERENCE
 from budwood.records.training import Score
 
@@ -32,6 +33,21 @@ def unlike(arms: Sequence[Score], baseline: str = BASELINE) -> set[tuple[str, st
     """Return bin, space and name of every arm that does not compare with the baseline of its variant."""
     runs = runs_by_arm(arms)
     return {key for key, own in runs.items() if mismatches([*own, *runs.get((*key[:2], baseline), [])])}
+
+
+def misbooked(arms: Sequence[Score], ledger: Sequence[Cost]) -> list[str]:
+    """Return a sentence for every arm of a variant whose training the ledger has with other tokens than its runs.
+
+    That happens where a run of some nodes gathered the arms and not the ledger. Steps that an arm took over from its
+    probe are in the ledger as the probe's, under the name of the arm; their share is rounded to a token.
+    """
+    sentences = []
+    for (bin_, space, arm), runs in runs_by_arm(arms).items():
+        trained = [c for c in ledger if c.stage in {"training", "probe"} and (*c.variant, c.arm) == (bin_, space, arm)]
+        booked, run = sum(cost.tokens for cost in trained), sum(score.tokens for score in runs)
+        if arm != REFERENCE and abs(booked - run) > len(runs):
+            sentences.append(f"{bin_}: {arm} of {space} was trained on {run:,} tokens, the ledger has {booked:,}.")
+    return sentences
 
 
 def runs_by_arm(arms: Sequence[Score]) -> dict[tuple[str, str, str], list[Score]]:

@@ -73,6 +73,6 @@ def write_report(findings: Findings) -> Report:
     contents = Section(title="Contents", body="\n".join(f"- [{part.title}](#{part.anchor})" for part in rest))
     return Report(
         title=f"Small models from {findings.teacher_record.name}",
-        warning=summary.warning(findings.arms),
+        warning=summary.warning(findings),
         sections=(*first, contents, *rest),
     )

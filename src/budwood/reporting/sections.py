@@ -27,6 +27,7 @@ from budwood.search.choice import CONFIDENCE
 
 _REASONS = {
     "skipped_rows": "rows that cannot be used",
+    "empty_rows": "rows without text",
     "equal_documents": "texts that occurred before",
     "near_documents": "texts like one of another split",
 }

@@ -13,7 +13,7 @@ from budwood.records.training import Score
 from budwood.reporting import formats, markup
 from budwood.reporting.findings import Findings
 from budwood.reporting.ledger import ledger_frame, total_by_stage
-from budwood.reporting.matching import mismatches, unlike
+from budwood.reporting.matching import misbooked, mismatches, unlike
 from budwood.reporting.tables import NOISE_STANDARD_ERRORS, lead, verdicts
 from budwood.search.choice import CONFIDENCE
 
@@ -21,16 +21,25 @@ _UNLIKE = "not comparable"
 _TRAINING_STAGES = ("training", "teacher", "teacher_cache")
 
 
-def warning(arms: Sequence[Score]) -> str:
-    """Return which arms do not compare, and why; empty where all match."""
-    found = mismatches(arms)
-    if not found:
-        return ""
-    lead = (
+def warning(findings: Findings) -> str:
+    """Return which arms do not compare, or are not those of the ledger, and why; empty where all match."""
+    unlike_arms = (
         "**Some arms were not trained and measured alike**, so their losses do not compare and the report gives no "
         "verdict on them. Run the stages that are out of date again."
     )
-    return "\n".join([lead, "", *(f"- {markup.literal(sentence)}" for sentence in found)])
+    other_ledger = (
+        "**The ledger is of other trainings**, so savings and costs are not those of the arms. Gather both again: "
+        "`kedro run --pipelines=evaluation,reporting`."
+    )
+    found = {
+        unlike_arms: mismatches(findings.arms),
+        other_ledger: misbooked(findings.arms, findings.ledger),
+    }
+    return "\n\n".join(
+        "\n".join([lead, "", *(f"- {markup.literal(sentence)}" for sentence in sentences)])
+        for lead, sentences in found.items()
+        if sentences
+    )
 
 
 def models(findings: Findings) -> str:

@@ -113,6 +113,6 @@ def _teacher_flops(
     described = (
         with_tail(study.teacher, settings, study.num_dropped_ids)
         if teacher.source is None
-        else describe_teacher(teacher.source, root, context)
+        else describe_teacher(teacher.source, root, {"schedule.sequence_length": context})
     )
     return float(forward_flops_per_token(described, context=context))

@@ -57,7 +57,7 @@ def open_study(
     settings = teacher if isinstance(teacher, TeacherSettings) else TeacherSettings(model=str(teacher))
     corpus = texts if isinstance(texts, CorpusSettings) else _corpus(texts)
     fetched = trim(fetch_source(settings, workspace, root), settings.vocabulary, corpus, workspace, root)
-    fetched.checkpoint.check_lengths(measurement.longest)
+    fetched.checkpoint.check_lengths(measurement.lengths)
     record = teacher_record(fetched, settings, workspace)
     tokens = workspace.finish(PackText.of(fetched.checkpoint, corpus, root))
     require_measured(tokens, measurement)

@@ -16,7 +16,7 @@ from budwood.corpus.packing import PackedCorpus
 from budwood.corpus.split import FOREIGN
 from budwood.evaluation.continuations import agreement, continue_prompts, distinct, heldout_prompts, repetition
 from budwood.evaluation.efficiency import Subject, measure_efficiency
-from budwood.evaluation.harness import VERSION, check_benchmarks, fingerprint_tasks, run_benchmarks
+from budwood.evaluation.harness import fingerprint_tasks, run_benchmarks
 from budwood.evaluation.heldout import Questions, heldout_questions, read_texts
 from budwood.evaluation.in_context import in_context_questions
 from budwood.evaluation.perplexity import source_bytes, source_losses
@@ -30,6 +30,7 @@ from budwood.evaluation.settings import (
     EvaluationSettings,
 )
 from budwood.evaluation.statistics import summarise
+from budwood.evaluation.tasks import VERSION, check_benchmarks
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import Compute, choose_compute
 from budwood.models.losses import sequence_losses

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -16,6 +16,7 @@ from budwood.arch.spec import Architecture
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import Compute
 from budwood.records.cost import Cost
+from budwood.records.files import append_json_lines, read_json_lines, write_json_lines
 from budwood.records.search import Described, Finalist, Finalists, FrontPoint, Gathering, Taken
 from budwood.records.tracking import Track
 from budwood.search.candidate import SearchRecord
@@ -36,7 +37,8 @@ from budwood.study.text import Materials, Windows
 from budwood.subnet.ordering import OrderedTeacher, open_ordered
 from budwood.subnet.settings import SpaceSettings
 
-HISTORY = "history.jsonl"
+HISTORY, EPOCHS = "history.jsonl", "epochs.jsonl"
+"""In the work folder of a search: what candidates read, and the metrics of every epoch."""
 
 
 class Found(NamedTuple):
@@ -117,14 +119,24 @@ class EvolveSubnets(Stage[Found]):
         ranked = ordered.ranked
         strategy = open_strategy(self.space.search_space(ranked), self.parameter_bin, self.search)
 
+        epochs = work.folder / EPOCHS
+        write_json_lines(epochs, [])
+
         def log(strategy: Strategy, records: Sequence[SearchRecord]) -> None:
-            _log_epoch(strategy, records, work.track)
+            row = _of_epoch(strategy, records)
+            append_json_lines(epochs, [row])
+            _track(row, work.track)
 
         with evaluating_candidates(source) as evaluate:
             records = run_search(strategy, evaluate, work.folder / HISTORY, self.selection.count, log)
         finalists = self._finalists(strategy, ordered, records, gathered)
         genes = Genes.open(genes_folder(work.folder / HISTORY))
         return Found(_history(records, self.search.fitness), genes, finalists)
+
+    def replay(self, work: Work) -> None:
+        """Report every epoch."""
+        for row in read_json_lines(work.folder / EPOCHS):
+            _track(row, work.track)
 
     def _gathered(self, work: Work) -> Gathered | None:
         """Return what candidates are corrected from, which searches of other variants may have gathered."""
@@ -193,14 +205,19 @@ def _history(records: Sequence[SearchRecord], fitness: str) -> pd.DataFrame:
     return history.astype({"flops_per_token": float, "latency_seconds": float})
 
 
-def _log_epoch(strategy: Strategy, records: Sequence[SearchRecord], track: Track) -> None:
+def _of_epoch(strategy: Strategy, records: Sequence[SearchRecord]) -> dict[str, float]:
+    """Return the epoch that has just ended, and its metrics."""
     epoch = records[-1].epoch
     newest = [record.loss for record in records if record.epoch == epoch and math.isfinite(record.loss)]
-    metrics = {
+    return {
+        "epoch": epoch,
         "epoch_median_loss": statistics.median(newest) if newest else math.nan,
         "evaluations": len(records),
         "tokens": sum(record.tokens for record in records),
         "flops": sum(record.flops for record in records),
         **strategy.metrics(),
     }
-    track({f"search.{name}": value for name, value in metrics.items()}, epoch)
+
+
+def _track(row: Mapping[str, float], track: Track) -> None:
+    track({f"search.{name}": value for name, value in row.items() if name != "epoch"}, int(row["epoch"]))

@@ -190,9 +190,10 @@ class MeasurementSettings(Strict):
         return self.final_length if split == "choice" else self.length
 
     @property
-    def longest(self) -> int:
-        """Tokens of the longest sequence."""
-        return max(self.length, self.final_length)
+    def lengths(self) -> dict[str, int]:
+        """Tokens of the sequences that are read, by the settings that say them."""
+        reported = {} if self.reported_length is None else {"measurement.reported_length": self.reported_length}
+        return {"measurement.length": self.length, **reported}
 
     @property
     def num_refit(self) -> int:
@@ -252,6 +253,11 @@ class Conditions(Strict):
     schedule: Schedule
     arms: Arms
     engine: Engine
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Tokens of the sequences that are read, by the settings that say them."""
+        return {"schedule.sequence_length": self.schedule.sequence_length, **self.measurement.lengths}
 
     def within(self, bin_: BinSettings) -> Self:
         """Return the conditions of one bin, with what it changes of schedule and arms.

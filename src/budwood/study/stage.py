@@ -50,6 +50,9 @@ class Stage(ABC, Generic[Result]):
     def run(self, work: "Work") -> Result:
         """Do the work, or what is left of it, and return the result."""
 
+    def replay(self, work: "Work") -> None:
+        """Report what `run` reported, where its result was found; nothing where it reports nothing."""
+
     def report(self, result: Result, work: "Work") -> None:
         """Report metrics of a result, whether it is new or was found; nothing where work reports while it runs."""
 
@@ -136,6 +139,7 @@ class Workspace:
             work = Work(folder=folder, workspace=self, track=self.track)
             if stage.answers and (folder / PARTS).is_file():
                 logger.info("Reusing %s", folder)
+                stage.replay(work)
                 result: Result = restore(stage.run.__annotations__["return"], folder)
             else:
                 result = stage.run(work)

@@ -119,7 +119,7 @@ def fetch_further(
     """
     fetched = fetch_source(settings, workspace, root)
     further = fetched.checkpoint
-    further.check_lengths(sequence_length)
+    further.check_lengths({"schedule.sequence_length": sequence_length})
     if fingerprint_tokenizer(further.load_tokenizer()) != fingerprint_tokenizer(own.load_tokenizer()):
         raise ValueError(
             f"{fetched.name} has another tokenizer than the study's teacher: name a teacher of the same tokenizer "

@@ -40,7 +40,7 @@ def check_job(job: TrainingJob) -> Compute:
     compute, schedule = choose_compute(job.device, job.precision), job.schedule
     seeing = {job.model_folder or job.teacher_folder} | ({job.teacher_folder} if job.distillation else set())
     for folder in seeing:
-        check_lengths(folder, load_config(folder), schedule.sequence_length)
+        check_lengths(folder, load_config(folder), {"sequence_length": schedule.sequence_length})
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     schedule.require_shared_by(processes)
     if compute.name == "cuda":

@@ -33,7 +33,7 @@ def pack_documents(
             than the teacher's positions.
     """
     del document_samples  # only here so that sources are looked at first
-    teacher.check_lengths(max(conditions.schedule.sequence_length, conditions.measurement.longest))
+    teacher.check_lengths(conditions.lengths)
     packed = open_workspace(workspace).finish(PackText.of(teacher, corpus, project_root()))
     require_text(packed, conditions.measurement, conditions.schedule)
     return packed

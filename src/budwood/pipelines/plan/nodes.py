@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from budwood.arch.spec import Architecture
+from budwood.evaluation.tasks import check_names
 from budwood.models.settings import TeacherSettings
 from budwood.models.teacher import count_positions, count_token_ids, describe_teacher
 from budwood.parameters import ProjectParameters
@@ -34,8 +35,10 @@ def plan_study(study: ProjectParameters, workspace: Path) -> tuple[pd.DataFrame,
     """Return what every stage of the study will cost, and the page that reports it; print the page.
 
     Raises:
-        ValueError: the teacher is not known, a bin cannot be reached, or two overlap; nothing has been spent yet.
+        ValueError: the teacher or a task is not known, a bin cannot be reached, or two overlap; nothing has been spent
+            yet.
     """
+    check_names(study.evaluation)
     settings = study.plan
     accelerator, speed = planned_machine(settings, study.measurement, project_root())
     described = describe_study(study, accelerator)
@@ -58,8 +61,7 @@ def describe_study(parameters: ProjectParameters, accelerator: Accelerator) -> P
             one cannot be trained.
     """
     precision, root = parameters.measurement.precision, project_root()
-    longest = max(parameters.schedule.sequence_length, parameters.measurement.longest)
-    teacher = describe_teacher(parameters.teacher, root, longest)
+    teacher = describe_teacher(parameters.teacher, root, parameters.conditions.lengths)
     used = {name: parameters.bins[name] for name in parameters.grid}
     num_token_ids = count_token_ids(parameters.teacher, root) if any(bin_.reference for bin_ in used.values()) else None
     check_bins(used, teacher, num_token_ids and min(num_token_ids, teacher.vocab_size))
