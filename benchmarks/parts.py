@@ -8,8 +8,8 @@ MLP, so one head of two dimensions, or one neuron, stays in the place of a part 
 
 Losses are of 32 sequences of validation text, in nats per token. ± is one standard error, of differences in pairs.
 
-Usage: python benchmarks/parts.py [--parameters 71000000]; what is finished is kept in the cache folder. An hour on one
-core.
+Usage: python benchmarks/parts.py [--parameters 71000000]; what is finished is kept in the cache folder. Half an hour on
+one core.
 
 Last line: a JSON object with `parameters` (the most that is allowed), by way the `trials`, what is `left` (attentions,
 MLPs) and the `cut_parameters`, by way and correction the `nats` as pairs of mean and error, and `parts_less_layers`,

@@ -259,6 +259,10 @@ def test_a_second_run_repeats_nothing_and_ends_with_the_same_numbers(finished, t
     ]
     assert "step/s" not in output, "a training looks itself at what is finished, and takes no step"
     assert "step/s" in (finished / "run.log").read_text()
+    (first, again) = (tracked(of)[1]["quarter.coarse_layerwise"].data.metrics for of in (finished, project))
+    searched = {name: value for name, value in first.items() if name.startswith("search.")}
+    assert searched
+    assert searched.items() <= again.items(), "a search that is found is tracked as one that runs"
     scores = read_records(project / "data/smoke/07_model_output/quarter/coarse_layerwise/scores.json")
     kept = before[(before["bin"] == "quarter") & (before["space"] == "coarse_layerwise")].set_index("model")
     for score in scores:
