@@ -4,14 +4,15 @@ import gc
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
 from filelock import FileLock
-from hypothesis import settings
 from processes import FORKS, forking
 from projects import copy_project, kedro
 
@@ -22,20 +23,31 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 STORE = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID")
 for _name in STORE:
     os.environ.pop(_name, None)
-# A busy machine is slow, not wrong. `--hypothesis-profile=thorough` looks longer.
-settings.register_profile("suite", max_examples=25, deadline=None)
-settings.register_profile("thorough", max_examples=500, deadline=None)
-settings.load_profile("suite")
 # A shell ignores Ctrl-C in what it starts in the background. What the tests start must not inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Start what forks processes, once for all processes of pytest."""
+    """Start what forks processes, once for all processes of pytest, and say how long Hypothesis looks."""
+    gc.unfreeze()  # Hypothesis asks the collector what refers to a generator of random numbers
+    from hypothesis import settings
+
+    # A busy machine is slow, not wrong. `--hypothesis-profile=thorough` looks longer.
+    settings.register_profile("suite", max_examples=25, deadline=None)
+    settings.register_profile("thorough", max_examples=500, deadline=None)
+    settings.load_profile("suite")
     if FORKS not in os.environ:
         forks = ExitStack()
         forks.enter_context(forking())
         config.add_cleanup(forks.close)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: list[Any]) -> None:
+    """Fork the processes of pytest-xdist, too."""
+    for spec in specs:
+        spec.python = f"{sys.executable} {Path(__file__).with_name('forked_python.py')}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
