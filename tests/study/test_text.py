@@ -29,10 +29,14 @@ def test_a_refit_needs_text_of_the_calibration_split(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "expected"), [(16 * 8 * 4, None), (16 * 8 * 4 + 8, "4 times"), (16 * 80, "10 times")]
+    ("tokens", "expected"),
+    [(16 * 8 * 4, None), (16 * 8 * 4 + 8, "4 times"), (16 * 80, "10 times"), (16 * 8 * 10**12, "1000000000000 times")],
 )
 def test_training_that_reads_its_text_often_is_warned_of(tokens, expected, tmp_path, caplog):
-    """Sixteen sequences of eight tokens: text that is read up to four times is almost as good as new."""
+    """Sixteen sequences of eight tokens: text that is read up to four times is almost as good as new.
+
+    No order of all readings is drawn for that.
+    """
     texts = {"train": "x" * (16 * 8 - len("train"))} | dict.fromkeys(
         ("calibration", "selection", "choice", "validation"), "y" * 40
     )

@@ -19,7 +19,7 @@ from budwood.models.device import Compute, choose_compute
 from budwood.study.costs import Extent
 from budwood.study.settings import MeasurementSettings
 from budwood.study.stage import NOT_DECIDING, Stage, Work
-from budwood.training.order import training_order
+from budwood.training.order import training_starts
 from budwood.training.settings import Schedule
 
 MANY_READINGS = 4
@@ -147,8 +147,7 @@ def require_text(tokens: PackedCorpus, measurement: MeasurementSettings, schedul
         ValueError: one is not; the message gives what it has.
     """
     require_measured(tokens, measurement)
-    training_order(tokens, schedule)
-    available = len(tokens.window_starts("train", schedule.sequence_length)) * schedule.sequence_length
+    available = len(training_starts(tokens, schedule)) * schedule.sequence_length
     if schedule.num_tokens > MANY_READINGS * available:
         logger.warning(
             "Training reads its text %.0f times: schedule.tokens=%s, and the training split has %s. Text that is read "

@@ -16,15 +16,25 @@ def training_order(corpus: PackedCorpus, schedule: Schedule) -> NDArray[np.int64
     Raises:
         ValueError: the training split is shorter than one optimiser step.
     """
+    starts = training_starts(corpus, schedule)
+    rng = np.random.default_rng(schedule.seed)
+    epochs = -(-schedule.num_sequences // len(starts))
+    return np.concatenate([rng.permutation(starts) for _ in range(epochs)])[: schedule.num_sequences]
+
+
+def training_starts(corpus: PackedCorpus, schedule: Schedule) -> NDArray[np.int64]:
+    """Return where all sequences of the training split begin.
+
+    Raises:
+        ValueError: they are fewer than those of one optimiser step.
+    """
     starts = corpus.window_starts("train", schedule.sequence_length)
     if len(starts) < schedule.global_batch:
         raise ValueError(
             f"the training split has {len(starts)} sequences of {schedule.sequence_length} tokens, fewer than one "
             f"step of global_batch={schedule.global_batch}; add text or shorten the sequences"
         )
-    rng = np.random.default_rng(schedule.seed)
-    epochs = -(-schedule.num_sequences // len(starts))
-    return np.concatenate([rng.permutation(starts) for _ in range(epochs)])[: schedule.num_sequences]
+    return starts
 
 
 def reading_order(corpus: PackedCorpus, job: TrainingJob) -> NDArray[np.int64]:
