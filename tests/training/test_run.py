@@ -88,6 +88,22 @@ def test_micro_batches_do_not_matter(make_job, objective):
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
+def test_dropout_in_a_configuration_changes_nothing_and_is_exported(make_job, model_folder, tmp_path):
+    dropping = shutil.copytree(model_folder, tmp_path / "dropping")
+    config = json.loads((dropping / "config.json").read_text())
+    (dropping / "config.json").write_text(json.dumps(config | {"attention_dropout": 0.5}))
+    plain = make_job("plain")
+    jobs = [make_job(str(size), micro_batch=size, model_folder=dropping) for size in (8, 2)]
+    for job in (plain, *jobs):
+        train(job)
+    assert_same(plain, jobs[0])
+    whole, portioned = (
+        [row["train_loss"] for row in read_curve(job.output_folder) if "train_loss" in row] for job in jobs
+    )
+    assert whole == pytest.approx(portioned, rel=1e-5)
+    assert load_config(jobs[0].output_folder / "model")["attention_dropout"] == 0.5
+
+
 def test_distillation_without_divergence_is_pretraining_step_for_step(make_job):
     pretrained = make_job("pretrained")
     distilled = make_job("distilled", distillation=DistillationSettings(alpha=1.0, beta=0.0))

@@ -3,12 +3,17 @@
 import pytest
 import torch
 from safetensors.torch import save_file
+from teachers import VOCAB_SIZE, tiny_teacher
 from transformers import AutoModelForCausalLM
 
+from budwood.arch.family import MODEL_TYPES
 from budwood.models.device import Compute
 from budwood.training.objectives import Objective, objective_of
 from budwood.training.settings import DistillationSettings
 from budwood.training.student import Student
+
+RATES = ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "residual_dropout", "embedding_dropout")
+"""Names of dropout rates in the configurations of all families."""
 
 
 @pytest.fixture
@@ -52,3 +57,17 @@ def test_the_weights_can_be_saved_and_restored(models, tied, tmp_path):
             parameter.zero_()
     student.load_state_dict(saved, strict=not tied)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("family", MODEL_TYPES)
+def test_students_of_every_family_are_trained_without_dropout(family):
+    """The exported configuration keeps its rates; what is computed in training is what is computed without them."""
+    tokens = torch.randint(0, VOCAB_SIZE, (2, 9), generator=torch.Generator().manual_seed(0))
+    losses = []
+    for rate in (0.0, 0.5):
+        model = tiny_teacher(family, tied=True, num_hidden_layers=2, layer_types=None, **dict.fromkeys(RATES, rate))
+        before = model.config.to_dict()
+        student = Student(model, Objective()).train()
+        losses.append(student(input_ids=tokens[:, :-1], shift_labels=tokens[:, 1:])["loss"])
+        assert model.config.to_dict() == before
+    assert torch.equal(*losses)

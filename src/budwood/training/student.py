@@ -1,4 +1,8 @@
-"""The model that is trained: its forward pass returns the loss, so that every engine sees one module."""
+"""The model that is trained: its forward pass returns the loss, so that every engine sees one module.
+
+Nothing is dropped at random, whatever the model's configuration says: the loss of a batch is a function of the weights,
+so that micro-batches, devices and the teacher beside a student change nothing of it.
+"""
 
 from typing import Any
 
@@ -13,14 +17,14 @@ class Student(nn.Module):
     """A causal language model with its objective inside."""
 
     def __init__(self, model: PreTrainedModel, objective: Objective) -> None:
-        """Wrap a model.
+        """Wrap a model, and leave no dropout in it; its configuration stays as it is.
 
         Args:
             model: the student; `model` is its only registered child, so a teacher is neither trained nor saved.
             objective: the summed loss of a batch.
         """
         super().__init__()
-        self.model = model
+        self.model = without_dropout(model)
         self.config = model.config
         self._objective = (objective,)
         tied = model._tied_weights_keys or {} if model.config.tie_word_embeddings else {}  # noqa: SLF001
@@ -66,3 +70,15 @@ class Student(nn.Module):
         batch = Batch(input_ids=input_ids, labels=shift_labels, starts=starts)
         total = objective(self.model, batch)
         return {"loss": total / (shift_labels.numel() if num_items_in_batch is None else num_items_in_batch)}
+
+
+def without_dropout(model: PreTrainedModel) -> PreTrainedModel:
+    """Set every dropout rate of a model's modules to zero, and return the model."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        # Attention, and some MLPs and decoders, hand a rate of their own to a function.
+        for name in vars(module):
+            if name.endswith("_dropout"):
+                setattr(module, name, 0.0)
+    return model
