@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 from teachers import FULL, HALF, TEACHERS, architecture_of, families, tiny_teacher
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from budwood.arch.count import forward_flops_per_token
 from budwood.evaluation.efficiency import Subject, _working_bytes, measure_efficiency
@@ -63,12 +65,22 @@ def test_decoding_reads_the_cache_and_reading_it_gives_what_reading_all_gives() 
 
 
 def test_the_cost_is_counted() -> None:
-    """Seven rounds of two models: a prefill of 2 x 10 tokens at context 10, three steps of 2 at 11, 12, 13."""
+    """Seven rounds of two models: a prefill of 2 x 10 tokens at context 10, three steps of 2 at 11, 12, 13.
+
+    Of a prefill the head, 97 x 48, reads the last position.
+    """
     own = subject()
     record = measure_efficiency({"one": own, "two": own}, SETTINGS, FULL)
     forward = {context: forward_flops_per_token(own.architecture, context=context) for context in range(10, 14)}
-    assert record.flops == 7 * 2 * 2 * (10 * forward[10] + forward[11] + forward[12] + forward[13])
+    assert record.flops == 7 * 2 * 2 * (10 * forward[10] - 9 * 2 * 97 * 48 + forward[11] + forward[12] + forward[13])
     assert record.tokens == 7 * 2 * 2 * 13
+
+
+def test_the_cost_is_what_torch_counts() -> None:
+    own = subject()
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        record = measure_efficiency({"own": own}, SETTINGS, FULL)
+    assert record.flops == counter.get_total_flops()
 
 
 def test_working_memory_by_hand() -> None:

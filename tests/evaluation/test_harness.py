@@ -148,6 +148,15 @@ def test_what_is_computed_is_counted(folder: Path, tmp_path: Path) -> None:
     assert task["flops"] == 2 * 14 * by_length[14] + 2 * 12 * by_length[12]
 
 
+def test_what_is_generated_is_counted(folder: Path) -> None:
+    """Five tokens are read and the head reads the last; the second that is written is read, and the third is not."""
+    own, architecture = Respondent(folder, CPU, 1, None), read_architecture(folder)
+    own.model.generate(torch.tensor([[1, 2, 3, 4, 5]]), max_new_tokens=3, min_new_tokens=3, do_sample=False)
+    forward = {context: forward_flops_per_token(architecture, context=context) for context in (5, 6, 7)}
+    head = 2 * architecture.vocab_size * architecture.hidden_size
+    assert own.flops == 5 * forward[5] - 4 * head + forward[6] + forward[7]
+
+
 def test_finished_benchmarks_are_not_run_again(
     folder: Path, tasks_folder: Path, tmp_path: Path, asked: list[str]
 ) -> None:

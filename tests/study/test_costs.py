@@ -6,8 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import SMOLLM2_135M, decoder, layer, pythia
+from teachers import architecture_of, tiny_teacher
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from budwood.arch.count import forward_flops_per_token, layer_flops_per_token, num_parameters
+from budwood.evaluation.continuations import agreement, continue_prompts
 from budwood.records.cost import Cost
 from budwood.records.workload import Workload
 from budwood.search.elimination import expected_trials
@@ -21,6 +25,7 @@ from budwood.study.costs import (
     moments_cost,
     proof_cost,
     reading_cost,
+    writing_cost,
 )
 from budwood.subnet.flops import calibration_work, elimination_work, ran_alone
 from budwood.subnet.settings import Compensation
@@ -161,3 +166,19 @@ def test_trials_are_expected_to_share_what_they_share_on_average(depth: int, see
     kept = range(depth - 1)
     drawn = [sum(map(len, ran_alone([tuple(k for k in kept if k != gone) for gone in draw]))) for draw in draws]
     assert expected == [pytest.approx(np.mean(drawn), abs=1 + 5 * np.std(drawn) / 2000**0.5)]
+
+
+def test_writing_and_comparing_cost_what_torch_counts() -> None:
+    """Of a prompt the head reads the last position; rows that end are run on until all have."""
+    model = tiny_teacher("llama", tied=True)
+    prompts = [list(range(first, first + 8)) for first in (1, 20)]
+    first, other = continue_prompts(model, prompts, eos_token_id=-1, new_tokens=6)
+    (end,) = {*first[1:2]} - {*other}
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        written = continue_prompts(model, prompts, eos_token_id=end, new_tokens=6)
+        agreement(model, prompts, written)
+    lengths = [len(row) for row in written]
+    assert lengths == [2, 6]
+    cost = writing_cost(architecture_of(model), 8, lengths, lengths)
+    assert cost.flops == counter.get_total_flops()
+    assert cost.tokens == 2 * 2 * (8 + 5)

@@ -132,7 +132,7 @@ def test_questions_and_timing_are_part_of_the_evaluation() -> None:
     assert found["tokens"] == 3 * (200 * 512 + 1525 + 2 * WRITTEN) + 2 * 300
     timed = 3 * writing_cost(PYTHIA_410M, 32, [48] * 16, [48] * 16).flops
     for model in (PYTHIA_410M, PYTHIA_69B):
-        read = [80 * forward_flops_per_token(model, context=80)]
+        read = [80 * layer_flops_per_token(model, *model.layers, context=80) + 2 * model.vocab_size * model.hidden_size]
         read += [forward_flops_per_token(model, context=81 + step) for step in range(20)]
         timed += 3 * sum(read)
     assert found["flops"] == 3 * (200 * 512 + 1525) * small + timed

@@ -77,8 +77,21 @@ def forward_flops_per_token(architecture: Architecture, *, context: int, causal:
         context: tokens per sequence.
         causal: charge only the half of the attention matrix that a causal mask keeps.
     """
-    head = 2 * architecture.vocab_size * architecture.hidden_size
-    return head + layer_flops_per_token(architecture, *architecture.layers, context=context, causal=causal)
+    layers = layer_flops_per_token(architecture, *architecture.layers, context=context, causal=causal)
+    return _head_flops(architecture) + layers
+
+
+def pass_flops(architecture: Architecture, num_tokens: int, *, context: int, num_logits: int) -> int:
+    """Return the FLOPs of a forward pass that makes the logits of some positions alone.
+
+    Args:
+        architecture: what is run.
+        num_tokens: that are read.
+        context: tokens per sequence.
+        num_logits: positions whose logits are made.
+    """
+    layers = layer_flops_per_token(architecture, *architecture.layers, context=context)
+    return num_tokens * layers + num_logits * _head_flops(architecture)
 
 
 def layer_flops_per_token(architecture: Architecture, *layers: LayerSpec, context: int, causal: bool = False) -> int:
@@ -123,6 +136,10 @@ def kv_cache_bytes_per_token(architecture: Architecture, *, bytes_per_value: int
 def layer_kv_bytes(groups: Count, head_dim: Count, *, bytes_per_value: int = 2) -> Count:
     """Return what one layer, or every layer of an array, adds to `kv_cache_bytes_per_token`."""
     return 2 * groups * head_dim * bytes_per_value
+
+
+def _head_flops(architecture: Architecture) -> int:
+    return 2 * architecture.vocab_size * architecture.hidden_size
 
 
 def _features(layers: tuple[LayerSpec, ...]) -> Features:

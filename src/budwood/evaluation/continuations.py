@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from budwood.arch.count import forward_flops_per_token
+from budwood.arch.count import forward_flops_per_token, pass_flops
 from budwood.arch.spec import Architecture
 from budwood.corpus.tokenization import Encoder
 from budwood.evaluation.settings import NEW_TOKENS, NUM_PROMPTS, PROMPT_TOKENS
@@ -16,10 +16,13 @@ from budwood.models.losses import evaluating
 
 
 def continuation_flops(architecture: Architecture, prompt_tokens: int, new_tokens: int) -> int:
-    """Return the FLOPs of a prompt in one pass and of one step for every further token but the last."""
+    """Return the FLOPs of a prompt in one pass and of one step for every further token but the last.
+
+    Of a prompt the head reads the last position only.
+    """
     steps = range(prompt_tokens + 1, prompt_tokens + new_tokens)
     written = sum(forward_flops_per_token(architecture, context=context) for context in steps)
-    return prompt_tokens * forward_flops_per_token(architecture, context=prompt_tokens) + written
+    return pass_flops(architecture, prompt_tokens, context=prompt_tokens, num_logits=1) + written
 
 
 def heldout_prompts(

@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from budwood.arch.count import forward_flops_per_token, kv_cache_bytes_per_token, num_parameters
+from budwood.arch.count import forward_flops_per_token, kv_cache_bytes_per_token, num_parameters, pass_flops
 from budwood.arch.spec import Architecture
 from budwood.evaluation.settings import EfficiencySettings
 from budwood.models.device import Compute
@@ -115,8 +115,11 @@ def _working_bytes(run: Callable[[], object], compute: Compute) -> int | None:
 
 
 def timing_flops(architecture: Architecture, settings: EfficiencySettings) -> int:
-    """Return the FLOPs of timing a model: in every round one prefill, and the decoding behind it."""
+    """Return the FLOPs of timing a model: in every round one prefill, and the decoding behind it.
+
+    Of a prompt the head reads the last position only.
+    """
     prompt = settings.prompt_tokens
     decode = (forward_flops_per_token(architecture, context=prompt + step + 1) for step in range(settings.new_tokens))
-    once = settings.batch_size * (prompt * forward_flops_per_token(architecture, context=prompt) + sum(decode))
+    once = settings.batch_size * (pass_flops(architecture, prompt, context=prompt, num_logits=1) + sum(decode))
     return settings.num_rounds * once

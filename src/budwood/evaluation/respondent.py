@@ -9,7 +9,7 @@ from typing import Any
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 
-from budwood.arch.count import forward_flops_per_token
+from budwood.arch.count import pass_flops
 from budwood.corpus.tokenization import begin_texts
 from budwood.models.checkpoint import load_model, load_tokenizer, read_architecture
 from budwood.models.device import Compute
@@ -50,7 +50,9 @@ class Respondent(HFLM):  # type: ignore[misc]  # lm_eval ships no types
         cache = named.get("cache")
         context = length + (cache.get_seq_length() if cache is not None else 0)
         self.tokens += batch * length
-        self.flops += batch * length * forward_flops_per_token(self._architecture, context=context)
+        # What generates asks for the last position of a prompt alone.
+        num_logits = named.get("logits_to_keep") or length
+        self.flops += batch * pass_flops(self._architecture, length, context=context, num_logits=num_logits)
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, list[int], list[int]]], *args: Any, **named: Any

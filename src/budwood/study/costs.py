@@ -1,12 +1,11 @@
 """What stages cost, as functions of what they read and run: the ledger and the plan call the same ones."""
 
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from budwood.arch.bins import ParameterBin
-from budwood.arch.count import forward_flops_per_token, layer_flops_per_token
+from budwood.arch.count import forward_flops_per_token, layer_flops_per_token, pass_flops
 from budwood.arch.proportions import in_small
 from budwood.arch.spec import Architecture
 from budwood.evaluation.continuations import continuation_flops
@@ -225,17 +224,23 @@ def _certificate_cost(forward: Forward, texts: Sequence[Extent]) -> Cost:
 def writing_cost(model: Architecture, first: int, written: Sequence[int], compared: Sequence[int] = ()) -> Cost:
     """Return what it costs a model to continue prompts, and to read what the teacher wrote.
 
+    All are continued together: those that end are run on until the last one ends.
+
     Args:
         model: its architecture.
         first: tokens of a prompt.
-        written: tokens that it appends to each; the last one is not read.
+        written: tokens that it appends to each; the last one of the longest is not read.
         compared: the same of the teacher, where the two are compared; shorter ones are padded.
     """
-    longest = first + max(compared, default=0) - 1
-    read = len(compared) * longest
-    flops = sum(times * continuation_flops(model, first, new) for new, times in Counter(written).items())
-    flops += read * forward_flops_per_token(model, context=longest) if read else 0
-    return Cost(stage="evaluation", tokens=sum(first + new - 1 for new in written) + read, flops=float(flops))
+    tokens = flops = 0
+    if written:
+        tokens += len(written) * (first + max(written) - 1)
+        flops += len(written) * continuation_flops(model, first, max(written))
+    if compared:
+        length = first + max(compared) - 1
+        tokens += len(compared) * length
+        flops += len(compared) * pass_flops(model, length, context=length, num_logits=max(compared))
+    return Cost(stage="evaluation", tokens=tokens, flops=float(flops))
 
 
 def training_costs(student: float, teacher: float, schedule: Schedule, *, done: int = 0) -> list[Cost]:

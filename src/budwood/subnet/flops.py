@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from budwood.arch.count import layer_flops_per_token, layer_parameters, num_parameters
+from budwood.arch.count import layer_flops_per_token, layer_parameters, num_parameters, pass_flops
 from budwood.arch.family import family_of
 from budwood.arch.spec import Architecture
 from budwood.records.cost import Cost
@@ -45,8 +45,7 @@ def logit_metric_flops(teacher: Architecture) -> int:
 
 def latency_flops(model: Architecture, *, length: int) -> int:
     """Return the FLOPs of measuring a latency: in every pass all tokens of a sequence, and one row of the head."""
-    layers = layer_flops_per_token(model, *model.layers, context=length)
-    return NUM_TIMED * (length * layers + 2 * model.vocab_size * model.hidden_size)
+    return NUM_TIMED * pass_flops(model, length, context=length, num_logits=1)
 
 
 def pass_work(model: Architecture, *, num_tokens: int, context: int) -> Workload:
