@@ -1,19 +1,16 @@
 """What a teacher takes that is read layer by layer: the plan against the tensors that are alive, and sums by hand."""
 
-import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from itertools import combinations, islice
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import pytest
 import torch
+from living import Living
 from strategies import pythia
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from budwood.arch.bins import ParameterBin
@@ -45,37 +42,6 @@ from budwood.subnet.settings import Compensation, Ordering
 
 CPU, SEQUENCES, LENGTH, BATCH = torch.device("cpu"), 8, 64, 4
 WIDE, MANY_WORDS = {"hidden_size": 128, "vocab_size": 600}, {"hidden_size": 96, "vocab_size": 4000}
-
-
-@dataclass
-class Living(TorchDispatchMode):
-    """Counts the bytes of all tensors that an operation has made and somebody still has."""
-
-    now: int = 0
-    peak: int = 0
-    _known: set[int] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def __torch_dispatch__(self, operation: Any, types: object, args: Any = (), kwargs: Any = None) -> Any:
-        made = operation(*args, **kwargs or {})
-        for tensor in tree_leaves(made):
-            # Memory that nobody has written to takes none.
-            if isinstance(tensor, torch.Tensor) and tensor.device == CPU and "aten.empty" not in str(operation):
-                self._add(tensor.untyped_storage())
-        self.peak = max(self.peak, self.now)
-        return made
-
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        if (place := storage._cdata) not in self._known:
-            self._known.add(place)
-            self.now += storage.nbytes()
-            weakref.finalize(storage, self._drop, place, storage.nbytes())
-
-    def _drop(self, place: int, size: int) -> None:
-        self._known.remove(place)
-        self.now -= size
 
 
 def written_teacher(folder: Path, family: str, num_layers: int, sizes: Mapping[str, int], *, tied: bool) -> Path:

@@ -346,6 +346,41 @@ def test_a_teacher_beside_the_student_needs_room() -> None:
     assert taught["weights_bytes"] == alone["weights_bytes"] == 6 * num_parameters(PYTHIA_410M)
 
 
+def test_a_search_holds_states_of_all_text_and_moments_by_hand() -> None:
+    """1,000 x 512 tokens in bfloat16: eight depths at most; of `kl` the teacher's too, and the layers that it fuses.
+
+    Corrected candidates keep 4,096 of 16,384 neurons: a moment, and the rows of it that are kept.
+    """
+    text = 2 * 1000 * 512
+    compared = SEARCH.model_copy(update={"compare": "corrected"})
+    alone, plain, few, kl, mended = (
+        row(plan(study(**changes), H100, 0.4), "search")
+        for changes in (
+            {"search": SEARCH.model_copy(update={"reuse": False})},
+            {},
+            {
+                "search": SearchSettings(
+                    population=3, num_elites=1, num_mutants=1, num_crossovers=1, num_randoms=1, num_finalists=1
+                )
+            },
+            {"search": SEARCH.model_copy(update={"fitness": "kl"})},
+            {"search": compared, "forecasts": (forecast(compensation=Compensation()),)},
+        )
+    )
+    assert plain["activations_bytes"] - alone["activations_bytes"] == 8 * text * 1024
+    assert few["activations_bytes"] - alone["activations_bytes"] == 2 * text * 1024
+    layers = 2 * (num_parameters(PYTHIA_69B) - 2 * 50432 * 4096 - 2 * 4096)
+    assert kl["teacher_bytes"] - plain["teacher_bytes"] == text * 4096 + layers
+    assert (plain["moments_bytes"], mended["moments_bytes"]) == (0, 4 * (16384**2 + 4096 * 16384))
+
+
+def test_models_are_timed_beside_the_teacher() -> None:
+    evaluation = EvaluationSettings(tasks=(), efficiency=EfficiencySettings())
+    timed = row(plan(study(evaluation=evaluation), H100, 0.4), "evaluation")
+    assert timed["teacher_bytes"] == 2 * num_parameters(PYTHIA_69B)
+    assert timed["weights_bytes"] == 2 * num_parameters(PYTHIA_410M)
+
+
 def test_the_page_tells_totals_and_warnings() -> None:
     planned = plan(study(), H100, 0.4)
     page = markdown_plan(planned, ("h100", 8), "at 40% of its peak", ["Too much."])

@@ -34,6 +34,27 @@ def test_a_walk_runs_every_beginning_once_and_holds_what_it_needs(paths: list[li
     assert len(run) == len(set(run)) == len(beginnings)
 
 
+@given(paths_of_candidates, st.integers(1, 3))
+def test_no_more_is_held_than_may_be_and_candidates_resume_at_what_is(paths: list[list[object]], most: int) -> None:
+    held: dict[int, list[object]] = {}
+    for visit in walk(paths, most):
+        layers = paths[visit.place][1:]
+        held = {depth: states for depth, states in held.items() if depth <= visit.shared}
+        assert visit.shared == 0 or held[visit.shared] == layers[: visit.shared]
+        held |= {depth: layers[:depth] for depth in visit.held}
+        assert len(held) <= most
+    assert sorted(visit.place for visit in walk(paths, most)) == list(range(len(paths)))
+
+
+def test_where_too_much_would_be_held_the_fewest_layers_are_run_again() -> None:
+    """Of the depths 1, 4 and 5 it costs one layer to do without 1 or 5, and three to do without 4."""
+    base = [0, 1, 2, 3, 4, 5, 6]
+    paths = [base, *([*base[:depth], 9] for depth in (6, 5, 2))]
+    assert [visit.shared for visit in walk(paths)] == [0, 5, 4, 1]
+    assert [visit.shared for visit in walk(paths, 2)] == [0, 5, 4, 0]
+    assert [visit.held for visit in walk(paths, 2)] == [(5, 4), (), (), ()]
+
+
 def test_a_worked_walk() -> None:
     """Three candidates branch off the second, after two, one and two layers; another root shares nothing."""
     paths = [[0, 1, 2, 3], [0, 1, 5], [0, 1, 2, 4], [9, 1, 2, 3]]

@@ -84,6 +84,8 @@ class Family:
     """Whether embeddings are multiplied by the square root of the hidden size."""
     scales_by_head_dim: bool = True
     """Whether attention scores are divided by sqrt(head_dim); otherwise they are scaled by a constant of the config."""
+    forms_scores: bool = False
+    """Whether transformers runs its attention with whole matrices of scores, for want of a fused kernel."""
     residual_multiplier: str | None = None
     """Config field of a factor on what attention and MLP add to the residual stream."""
     decoder: str
@@ -268,6 +270,7 @@ GEMMA2 = replace(
     norm_offset=1,
     scales_embedding=True,
     scales_by_head_dim=False,
+    forms_scores=True,
     norms=(
         *LLAMA.norms,
         Module("pre_feedforward_layernorm", (HIDDEN,)),
@@ -279,6 +282,7 @@ GEMMA2 = replace(
 GEMMA3_TEXT = replace(
     GEMMA2,
     model_type="gemma3_text",
+    forms_scores=False,
     rope_by_type=True,
     query_norm=Module("self_attn.q_norm", (("qk",),)),
     key_norm=Module("self_attn.k_norm", (("qk",),)),

@@ -117,7 +117,7 @@ def certificate_memory(model: Architecture, size: int, lengths: Sequence[int], *
     logits, head = _FLOAT32 * tokens * model.vocab_size, _FLOAT32 * _table(model)
     matrix = (size + _FLOAT32) * model.hidden_size * max(layer.intermediate_size for layer in model.layers)
     mask = tokens * max(lengths)
-    working = tokens * working_bytes_per_token(model, _FLOAT32)
+    working = tokens * working_bytes_per_token(model, _FLOAT32, context=max(lengths))
     return _largest(
         [
             Memory(weights=size * num_parameters(model) if whole else 0),
@@ -160,11 +160,11 @@ class _Plan:
         dropped = self.child.num_hidden_layers < self.teacher.num_hidden_layers
         return dropped and maps_layers(self.teacher, self.settings)
 
-    @property
-    def exact(self) -> int:
-        """Bytes of a number in which regressions are solved."""
-        ridges = (self.settings.neuron_ridge, self.settings.channel_ridge, self.settings.head_ridge)
-        return _FLOAT64 if min(ridges) < SMALL_RIDGE else _FLOAT32
+
+def solving_bytes(settings: Compensation) -> int:
+    """Return the bytes of a number in which regressions are solved."""
+    ridges = (settings.neuron_ridge, settings.channel_ridge, settings.head_ridge)
+    return _FLOAT64 if min(ridges) < SMALL_RIDGE else _FLOAT32
 
 
 def _cut_phases(plan: _Plan) -> Iterator[Memory]:
@@ -173,7 +173,7 @@ def _cut_phases(plan: _Plan) -> Iterator[Memory]:
     proven = _FLOAT32 * _table(child)
     lengths = probe_lengths(plan.reading.length)
     logits = _FLOAT32 * child.vocab_size * sum(lengths)
-    working = max(lengths) * working_bytes_per_token(child, _FLOAT32)
+    working = max(lengths) * working_bytes_per_token(child, _FLOAT32, context=max(lengths))
     tied = proven if teacher.tie_word_embeddings else 0
     yield Memory(weights=2 * table)
     yield Memory(weights=table + own, activations=plan.states)
@@ -217,7 +217,7 @@ def _correcting(plan: _Plan, place: int) -> Iterator[Memory]:
         entries = reading.batch_tokens * (size * (3 * width + n) + _FLOAT32 * n)
         yield Memory(weights=_layer_bytes(plan.teacher, size), activations=states + entries, moments=left)
     for k, n in inputs:
-        m, exact = n - k, plan.exact
+        m, exact = n - k, solving_bytes(settings)
         shares = _FLOAT32 * k * m
         taken = left + _FLOAT32 * k**2 + shares
         left -= _FLOAT32 * n**2
@@ -252,7 +252,7 @@ def _layer_reading(
     teacher: Architecture, reading: TextReading, states: int, *, weights: int = 0, moments: int = 0
 ) -> Memory:
     """Return what is there while a layer of a teacher reads the text, beside some weights."""
-    working = reading.batch_tokens * working_bytes_per_token(teacher, reading.size)
+    working = reading.batch_tokens * working_bytes_per_token(teacher, reading.size, context=reading.length)
     weights += _layer_bytes(teacher, reading.size)
     return Memory(weights=weights, activations=states + working, moments=moments)
 

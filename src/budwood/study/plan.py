@@ -190,7 +190,7 @@ def _search_rows(study: PlannedStudy, each: Forecast) -> Iterator[PlanRow]:
         sequence_length=measurement.length,
     )
     history = study.search.num_evaluations * each.genes_bytes
-    searched = _row(searching, variant).holding(study.reading_memory(largest, study.teacher), largest)
+    searched = _row(searching, variant).holding(study.searching_memory(each), largest)
     yield replace(searched, disk_bytes=history, paper_flops=charged, taken=each.taken)
     size = study.teacher_bytes_per_parameter
     longest = study.text("calibration", max(measurement.calibration, measurement.num_refit))
@@ -294,7 +294,7 @@ def _evaluation_row(study: PlannedStudy, each: Forecast) -> PlanRow:
         beside = [model for model in (study.teacher, each.reference) if model is not None]
         timed = [each.timing(efficiency), *(float(timing_flops(model, efficiency)) for model in beside)]
         spent += [Cost(stage="evaluation", tokens=efficiency.num_tokens, flops=flops) for flops in timed]
-    return _row(Cost.total("evaluation", spent), each.variant).holding(study.reading_memory(each.largest), each.largest)
+    return _row(Cost.total("evaluation", spent), each.variant).holding(study.evaluating_memory(each), each.largest)
 
 
 def _reference_rows(study: PlannedStudy, each: Forecast) -> Iterator[PlanRow]:

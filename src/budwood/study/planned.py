@@ -2,20 +2,24 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import get_args
 
 from budwood.arch.count import num_parameters
 from budwood.arch.spec import Architecture
 from budwood.evaluation.settings import EvaluationSettings
 from budwood.records.names import Variant
-from budwood.reporting.memory import DtypeName, Memory, forward_memory, training_memory
+from budwood.reporting.memory import BYTES, DtypeName, Memory, forward_memory, timing_memory, training_memory
+from budwood.reporting.searching import Evaluating, search_memory
 from budwood.reporting.streaming import TextReading
 from budwood.search.elimination import Kept
+from budwood.search.fitness import DIVERGENCE, PERPLEXITY
 from budwood.search.settings import SearchSettings
 from budwood.study.costs import Extent
 from budwood.study.forecast import Forecast
 from budwood.study.gate_costs import HalvedAxis, halved
 from budwood.study.settings import Conditions
+from budwood.subnet.evaluate import LARGEST_FAMILY
 from budwood.training.settings import ArmSettings, DistillationSettings, Schedule
 from budwood.training.teacher import with_tail
 
@@ -114,10 +118,9 @@ class PlannedStudy:
         self, members: Sequence[Architecture], micro_batch: int, teacher: Architecture | None = None
     ) -> Memory:
         """Return what training takes, beside a teacher where one is given, of that model which takes most."""
-        tokens = micro_batch * self.schedule.sequence_length
-        memories = (
-            training_memory(member, num_tokens=tokens, precision=self.precision, teacher=teacher) for member in members
-        )
+        length = self.schedule.sequence_length
+        measure = partial(training_memory, num_tokens=micro_batch * length, length=length, precision=self.precision)
+        memories = (measure(member, teacher=teacher) for member in members)
         return max(memories, key=lambda memory: memory.total)
 
     def reading_memory(self, model: Architecture, teacher: Architecture | None = None) -> Memory:
@@ -130,6 +133,36 @@ class PlannedStudy:
             precision=self.precision,
             teacher=teacher,
         )
+
+    def searching_memory(self, each: Forecast) -> Memory:
+        """Return what it takes to search a variant, of the member that takes most."""
+        search = self.search
+        shares = search.reuse and search.fitness in (PERPLEXITY, DIVERGENCE)
+        evaluating = Evaluating(
+            reading=self.reading(self.text("selection"), BYTES[self.precision]),
+            num_together=(search.population if search.workers == 1 else LARGEST_FAMILY) if shares else 1,
+            diverges=search.fitness == DIVERGENCE,
+            compensation=each.compensation if search.compares_corrected else None,
+        )
+        memories = (
+            search_memory(self.reading_memory(member, self.teacher), member, self.teacher, evaluating)
+            for member in each.members
+        )
+        return max(memories, key=lambda memory: memory.total)
+
+    def evaluating_memory(self, each: Forecast) -> Memory:
+        """Return what it takes to measure a variant, and to time it beside the teacher and its reference."""
+        read, efficiency = self.reading_memory(each.largest), self.evaluation.efficiency
+        if efficiency is None:
+            return read
+        timed = timing_memory(
+            [each.largest, self.teacher, *([each.reference] if each.reference else [])],
+            num_sequences=efficiency.batch_size,
+            length=efficiency.prompt_tokens,
+            new_tokens=efficiency.new_tokens,
+            precision=self.precision,
+        )
+        return max(read, timed, key=lambda memory: memory.total)
 
 
 def order_gate_memory(teacher: Architecture, reading: Callable[[Architecture], Memory]) -> Memory:

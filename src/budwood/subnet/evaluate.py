@@ -25,7 +25,7 @@ from budwood.subnet.settings import NO_CORRECTION, Compensation
 
 # Shape legend: N sequences, T predicted tokens of a sequence.
 
-_LARGEST_FAMILY = 8
+LARGEST_FAMILY = 8
 """Candidates that share first layers and stay together; more would keep the other workers waiting."""
 
 
@@ -75,7 +75,7 @@ class SubnetEvaluator:
         """Return places of candidates that are best read in one call, because they share their first layers."""
         if not self._shares:
             return [[place] for place in range(len(selections))]
-        return families(list(map(self._path, selections)), _LARGEST_FAMILY)
+        return families(list(map(self._path, selections)), LARGEST_FAMILY)
 
     @property
     def _shares(self) -> bool:
