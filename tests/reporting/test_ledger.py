@@ -253,6 +253,23 @@ def test_probes_are_the_cost_of_the_choice() -> None:
     assert arms.loc["distilled", "ratio_with_selection"] == pytest.approx(400 / 356)
 
 
+@pytest.mark.parametrize("num_seeds", [1, 3])
+def test_other_spaces_cost_one_run_whatever_the_number_of_seeds(num_seeds: int) -> None:
+    """As the worked values of one seed: 25 of the search there, 30 or 40 of a run, 60 of its teacher."""
+    runs = [cost for cost in LEDGER if cost.stage in {"training", "teacher"}]
+    arms = saved(
+        *(curve(arm, [9.0, 5.0, 4.0]) for arm in ("subnet_init", "distilled")), ledger=LEDGER + runs * (num_seeds - 1)
+    )
+    assert arms["selection_flops"].tolist() == [25 + 30, 25 + 40]
+    assert arms["ratio_with_teacher"].tolist() == pytest.approx([400 / (200 + 55), 400 / (200 + 65 + 360)])
+
+
+def test_a_run_that_continued_its_probe_there_is_charged_in_two_parts() -> None:
+    own = [entry("probe", ("half", "fine", "subnet_init"), 10.0, 10), trained("subnet_init", "fine", 20.0, 20)]
+    ledger = [*TRAINED, *own, trained("subnet_init", "fine", 30.0, 30)]
+    assert saved(curve("subnet_init", [9.0, 5.0]), ledger=ledger).loc["subnet_init", "selection_flops"] == 30
+
+
 def test_a_match_behind_the_probe_has_paid_for_it() -> None:
     own = entry("probe", ("half", "coarse", "subnet_init"), 120.0, 120)
     row = saved(curve("subnet_init", [9.0, 8.0, 5.0]), ledger=[*TRAINED, own]).loc["subnet_init"]

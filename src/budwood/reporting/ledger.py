@@ -74,8 +74,8 @@ def savings(curves: pd.DataFrame, ledger: Sequence[Cost], reference: str = BASEL
 
     * `ratio_training`: `flops_to_match`; NaN at step 0, where the cost is zero and the ratio undefined;
     * `ratio_with_search`: and `search_flops`: calibration, elimination, search and compensation of this variant;
-    * `ratio_with_selection`: and `selection_flops`: those of all other spaces of the bin, the training of the same arm
-      there, and all probes of the bin: what the choice of a space took. Steps of its own probe that an arm
+    * `ratio_with_selection`: and `selection_flops`: those of all other spaces of the bin, one run of the same arm in
+      each, and all probes of the bin: what the choice of a space took. Steps of its own probe that an arm
       takes over are charged once, by whichever goes further, the match or the probe;
     * `ratio_with_teacher`: and the teacher's forward passes until the match, and those in the probes; those for a cache
       in full. `teacher_flops` is their sum at the match.
@@ -199,7 +199,7 @@ class _Charges:
     search: float
     selection: float
     fixed_teacher: float
-    """Forward passes of the teacher for a cache, in probes, and in the training of the same arm in other spaces of the
+    """Forward passes of the teacher for a cache, in probes, and in one run of the same arm in every other space of the
     bin."""
     probed_tokens: float
     """That the arm has taken over from its own probe: they are in its training."""
@@ -244,14 +244,18 @@ def _charges(costs: pd.DataFrame, key: dict[str, str]) -> _Charges:
     def total(rows: pd.Series) -> float:
         return float(costs.loc[rows, "flops"].sum())
 
+    def of_one_run(rows: pd.Series) -> float:
+        # All runs of an arm in a space cost the same; one that took steps over from its probe is charged there, too.
+        return float(costs[rows].groupby("space")["flops"].min().sum())
+
     teacher = own & same_arm & (costs["stage"] == "teacher")
     return _Charges(
         training_per_token=_per_token(costs, key),
         teacher_per_token=total(teacher) / float(costs.loc[teacher, "tokens"].sum()) if teacher.any() else 0.0,
         search=total(_searched(costs, key)),
-        selection=total(in_bin & ~own & search) + total(siblings & (costs["stage"] == "training")) + total(probes),
+        selection=total(in_bin & ~own & search) + of_one_run(siblings & (costs["stage"] == "training")) + total(probes),
         fixed_teacher=total(own & same_arm & (costs["stage"] == "teacher_cache"))
-        + total(siblings & (costs["stage"] == "teacher"))
+        + of_one_run(siblings & (costs["stage"] == "teacher"))
         + total(of_probes),
         probed_tokens=float(costs.loc[taken_over, "tokens"].sum()),
     )

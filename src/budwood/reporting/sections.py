@@ -191,7 +191,7 @@ def saved(table: pd.DataFrame) -> str:
         "interpolated between two measurements. A ratio is the training cost of the baseline over the arm's cost under "
         "the named ledger: above 1 the arm was cheaper. `training` is the student alone; `with search` adds "
         "calibration, elimination, search and compensation; `with selection` adds those of the other spaces of the "
-        "bin, the training of the same arm there, and all probes; `with teacher` adds the teacher's forward passes. In "
+        "bin, one training of the same arm in each, and all probes; `with teacher` adds the teacher's forward passes. In "
         f"brackets: {CONFIDENCE:.0%} intervals from {NUM_RESAMPLES:,} resamples of the held-out sequences, and of the "
         "seeds if there are several; 0 is a curve that never reaches the target. A target reached at step 0 costs no "
         "training, so its training ratio is undefined."
