@@ -11,6 +11,7 @@ from budwood.records.gate import Gate
 from budwood.records.names import Variant
 from budwood.records.search import Finalists, Gathering, Winner
 from budwood.records.training import MadeWith, ProbeScore, Score, SweptRates
+from budwood.reporting.ledger import savings, search_flops
 from budwood.study.account import ledger, probe_costs, steps_taken_over
 
 RUN = {
@@ -60,11 +61,15 @@ def curves_of(*results: TrainingFindings) -> pd.DataFrame:
 
 
 def searched(
-    probe: ProbeScore | None, at: Variant = PLACE, gathering: Gathering | None = None, **costs: tuple[Cost, ...]
+    probe: ProbeScore | None,
+    at: Variant = PLACE,
+    gathering: Gathering | None = None,
+    ranking: tuple[str, ...] = (),
+    **costs: tuple[Cost, ...],
 ) -> SearchFindings:
     """Return what was found of a variant; only their costs are looked at."""
     winner = Winner.model_construct(costs=costs.get("winner", ()))
-    finalists = Finalists.model_construct(costs=costs.get("finalists", ()), gathering=gathering)
+    finalists = Finalists.model_construct(costs=costs.get("finalists", ()), gathering=gathering, ranking=ranking)
     certificate = Certificate.model_construct(costs=costs.get("certificate", ()))
     return SearchFindings.model_construct(
         **at._asdict(), winner=winner, finalists=finalists, certificate=certificate, probe=probe
@@ -112,7 +117,53 @@ def test_moments_that_searches_share_are_charged_once() -> None:
     one, other = Gathering(moments="one", cost=cost), Gathering(moments="other", cost=cost)
     places = [Variant("half", "coarse"), Variant("quarter", "coarse"), FINE, Variant("half", "plain")]
     findings = [searched(None, *each) for each in zip(places, [one, one, other, None], strict=True)]
-    assert ledger([], findings, [], CURVE) == [cost, cost]
+    entries = ledger([], findings, [], CURVE)
+    assert [entry.flops for entry in entries] == [7.0, 7.0]
+    assert [entry.serves for entry in entries] == [tuple(places[:2]), (FINE,)]
+
+
+def test_what_variants_share_is_charged_in_full_to_those_that_need_it_and_to_no_other() -> None:
+    """Ranking 100 and 30, moments 1000 of two orders, every search 50; the paper's space needs nothing of them.
+
+    What the other spaces of the bin need besides is the cost of the choice. A winner is charged as its variant is.
+    """
+    ranking = [Cost(stage="calibration", flops=100.0, tokens=1), Cost(stage="elimination", flops=30.0, tokens=1)]
+    needs = {
+        "ours": ("A", ("calibration", "elimination")),
+        "magnitude": ("B", ()),
+        "change": ("A", ("calibration",)),
+        "paper": (None, ()),
+    }
+    own, proof = (Cost(stage=stage, flops=50.0, tokens=1) for stage in ("search", "certificate"))
+    moments = Cost(stage="search", flops=1000.0, tokens=10)
+    findings = [
+        searched(
+            None,
+            Variant("half", space),
+            Gathering(moments=name, cost=moments) if name else None,
+            stages,
+            finalists=(own,),
+            winner=(proof,),
+        )
+        for space, (name, stages) in needs.items()
+    ]
+    arms = [SCORE, SCORE.model_copy(update={"arm": "random_init", "run": "random_init"})]
+    results = [trained(*arms, at=found.variant) for found in findings]
+    losses = pd.Series([9.0, 8.5, 8.0, 7.0, 6.0])
+    curves = curves_of(*results).assign(tokens=lambda frame: 100 * frame["step"])
+    curves["heldout_loss"] = [*(losses - 1), *losses] * len(results)
+    entries = ledger(ranking, findings, results, curves)
+    entries = [Cost.model_validate_json(entry.model_dump_json()) for entry in entries]
+    table = savings(curves, entries).set_index("space")
+    charged = table["search_flops"].to_dict()
+    assert charged == {"ours": 1180.0, "magnitude": 1050.0, "change": 1150.0, "paper": 50.0}
+    assert charged == {each.space: each.winner.charged(each.finalists, ranking).search_flops for each in findings}
+    assert charged == {each.space: search_flops(entries, each.variant, "subnet_init") for each in findings}
+    everything = 100 + 30 + 2 * 1000 + 4 * 50
+    trainings = 3 * SCORE.student_flops
+    assert table["selection_flops"].to_dict() == {
+        space: everything - flops + trainings for space, flops in charged.items()
+    }
 
 
 def test_a_probe_whose_space_lost_is_charged_whole() -> None:
@@ -154,7 +205,8 @@ def test_all_that_a_search_cost_is_charged_to_its_variant() -> None:
     shared = Cost(stage="calibration", flops=3.0, tokens=4)
     one = searched(None, finalists=(found,), winner=(won,), certificate=(checked,))
     entries = ledger([shared], [one], [], pd.DataFrame())
-    assert entries == [shared, found.at(PLACE), won.at(PLACE), checked.at(PLACE)]
+    assert entries[0] == shared.model_copy(update={"serves": ()}), "no order and no fitness needs it"
+    assert entries[1:] == [found.at(PLACE), won.at(PLACE), checked.at(PLACE)]
 
 
 def test_a_start_is_charged_once_for_all_runs_that_begin_with_it() -> None:

@@ -315,7 +315,7 @@ def test_the_door_does_what_the_nodes_do(tmp_path):
 
     text = study.teacher, study.tokens
     own = tmp_path / "nodes"
-    importance, _, _ = rank_components(*text, conditions, own, statistics=True, elimination=True, orderings=())
+    importance, ranking, _ = rank_components(*text, conditions, own, statistics=True, elimination=True, orderings=())
     ranked = study.teacher, importance, study.tokens
     history, _, finalists = evolve(*ranked, bin_, space, search, conditions, own)
     winner, cut = choose_winner(*ranked, finalists, space, search, conditions, own)
@@ -323,10 +323,11 @@ def test_the_door_does_what_the_nodes_do(tmp_path):
         cut, winner, study.record, study.tokens, space, parameters.corpus, parameters.serving, own
     )
 
-    charged = winner.charged(finalists)
+    charged = winner.charged(finalists, ranking)
     assert found.winner.model_dump(exclude={"costs"}) == charged.model_dump(exclude={"costs"})
-    spent = [*finalists.costs, *found.winner.costs, finalists.gathering.cost]
-    assert found.winner.search_flops == pytest.approx(sum(cost.flops for cost in spent))
+    assert [cost.stage for cost in ranking] == list(finalists.ranking) == ["calibration", "elimination"]
+    spent = [*ranking, *finalists.costs, *found.winner.costs, finalists.gathering.cost]
+    assert found.winner.search_flops == pytest.approx(sum(cost.flops for cost in spent if cost.stage != "certificate"))
     assert found.winner.search_flops > found.history["flops"].sum() + finalists.gathering.cost.flops > 0
     assert found.history["loss"].tolist() == history["loss"].tolist()
     assert found.certificate == certificate

@@ -24,6 +24,8 @@ CostStage = Literal[
 ]
 """Stages that cost FLOPs, in the order in which they run."""
 STAGES: tuple[CostStage, ...] = get_args(CostStage)
+RANKING_STAGES: tuple[CostStage, ...] = ("calibration", "elimination")
+"""What ranks the teacher's components, for all variants that need it."""
 SEARCH_STAGES: tuple[CostStage, ...] = ("calibration", "elimination", "search", "compensation")
 """What it takes to find and cut out the sub-network of one variant."""
 
@@ -37,6 +39,8 @@ class Cost(Placed):
     tokens: int
     seconds: Annotated[float, HOW] = 0.0
     """Wall-clock time; 0 where the time is part of another cost."""
+    serves: tuple[Variant, ...] | None = None
+    """Variants that share the cost and need it; None: all that its bin and space name."""
 
     @classmethod
     def of(cls, stage: CostStage, tokens: float, flops_per_token: float, seconds: float = 0.0) -> Self:

@@ -1,12 +1,13 @@
 """What a search found, and which of it won."""
 
+from collections.abc import Iterable
 from typing import Annotated, Self
 
 from pydantic import BeforeValidator, InstanceOf, PlainSerializer
 
 from budwood.arch.selection import Selection
 from budwood.records.certificate import Proof
-from budwood.records.cost import Cost
+from budwood.records.cost import SEARCH_STAGES, Cost, CostStage
 from budwood.records.placed import Placed
 from budwood.records.strict import Strict
 
@@ -76,6 +77,8 @@ class Finalists(Searched):
     """Of this search alone."""
     gathering: Gathering | None = None
     """None where candidates were compared uncorrected."""
+    ranking: tuple[CostStage, ...] = ()
+    """Stages that rank the teacher's components and that the search, or the order of its space, needed."""
 
     @property
     def searched(self) -> Searched:
@@ -109,10 +112,18 @@ class Winner(Searched, Placed, Described):
     costs: tuple[Cost, ...]
     """Of the choice, of the correction and of the proofs."""
     search_flops: float = 0.0
-    """Of search and choice, as they ran, with moments that other searches may have used too."""
+    """To find and cut it out, with all that the search needed, even where other searches use it too."""
 
-    def charged(self, searched: Finalists) -> Self:
-        """Return the winner with what its search and the choice cost."""
-        gathering = [searched.gathering.cost] if searched.gathering else []
-        costs = [*gathering, *searched.costs, *self.costs]
-        return self.model_copy(update={"search_flops": sum(cost.flops for cost in costs)})
+    def charged(self, searched: Finalists, ranking: Iterable[Cost] = ()) -> Self:
+        """Return the winner with what it cost to find and cut it out.
+
+        Args:
+            searched: the search that found it.
+            ranking: what it cost to rank the teacher's components; what the search did not need is left out.
+        """
+        shared = [cost for cost in ranking if cost.stage in searched.ranking]
+        shared += [searched.gathering.cost] if searched.gathering else []
+        costs = [*shared, *searched.costs, *self.costs]
+        return self.model_copy(
+            update={"search_flops": sum(cost.flops for cost in costs if cost.stage in SEARCH_STAGES)}
+        )

@@ -25,7 +25,7 @@ NUM_RESAMPLES = 1000
 
 
 _AMOUNTS = ["flops", "tokens", "seconds"]
-_ENTRY_COLUMNS = ["stage", "bin", "space", "arm", *_AMOUNTS]
+_ENTRY_COLUMNS = ["stage", "bin", "space", "arm", "serves", *_AMOUNTS]
 _SAVINGS_COLUMNS = [
     *("bin", "space", "arm", "baseline", "num_runs", "target_loss", "status"),
     *(f"tokens_to_match{end}" for end in ("", "_low", "_high")),
@@ -81,8 +81,8 @@ def savings(curves: pd.DataFrame, ledger: Sequence[Cost], reference: str = BASEL
       in full. `teacher_flops` is their sum at the match.
 
     `reference_init` is not found by a search: it is charged with its training alone. An entry of the ledger with empty
-    fields serves several variants; it is charged in full to each of them, and never twice. No ratio is given where the
-    status is `not reached` or `no baseline`, or where the cost is zero.
+    fields serves several variants; it is charged in full to each that needs it, see `Cost.serves`, and never twice. No
+    ratio is given where the status is `not reached` or `no baseline`, or where the cost is zero.
 
     Args:
         curves: columns `bin`, `space`, `arm`, `step`, `tokens`, `heldout_loss` (nats per token, NaN where none was
@@ -222,18 +222,25 @@ class _Charges:
 def _in_bin(costs: pd.DataFrame, key: dict[str, str]) -> pd.Series:
     """Return which costs an arm may be charged with; the reference with its own alone."""
     in_bin: pd.Series = costs["bin"].isin([key["bin"], SHARED]) & (key["arm"] != REFERENCE or costs["arm"] == REFERENCE)
-    return in_bin
+    needed = [served is None or key["bin"] in {variant[0] for variant in served} for served in costs["serves"]]
+    return in_bin & np.array(needed, bool)
+
+
+def _own(costs: pd.DataFrame, key: dict[str, str]) -> pd.Series:
+    """Return which of these costs a variant needs itself."""
+    own: pd.Series = costs["space"].isin([key["space"], SHARED])
+    needed = [served is None or (key["bin"], key["space"]) in served for served in costs["serves"]]
+    return _in_bin(costs, key) & own & np.array(needed, bool)
 
 
 def _searched(costs: pd.DataFrame, key: dict[str, str]) -> pd.Series:
     """Return which costs are those of the search of a variant."""
-    own: pd.Series = _in_bin(costs, key) & costs["space"].isin([key["space"], SHARED])
-    return own & costs["stage"].isin(SEARCH_STAGES) & costs["arm"].isin([key["arm"], SHARED])
+    return _own(costs, key) & costs["stage"].isin(SEARCH_STAGES) & costs["arm"].isin([key["arm"], SHARED])
 
 
 def _charges(costs: pd.DataFrame, key: dict[str, str]) -> _Charges:
     in_bin = _in_bin(costs, key)
-    own = in_bin & costs["space"].isin([key["space"], SHARED])
+    own = _own(costs, key)
     same_arm = costs["arm"] == key["arm"]
     search = costs["stage"].isin(SEARCH_STAGES)
     siblings = in_bin & ~own & same_arm

@@ -95,7 +95,8 @@ def searches(found: Sequence[Winner]) -> str:
     if not found:
         return "Nothing was searched."
     note = (
-        "The cost is that of search and choice. In the paper's schedule 5,050 candidates read 512,000 tokens each. "
+        "The cost is all that it took to find and cut out the winner, as `with search` charges it; what several "
+        "variants need is in the cost of each. In the paper's schedule 5,050 candidates read 512,000 tokens each. "
         "Losses of the winners are under [What was searched](#what-was-searched)."
     )
     columns = {
@@ -191,10 +192,10 @@ def saved(table: pd.DataFrame) -> str:
         "interpolated between two measurements. A ratio is the training cost of the baseline over the arm's cost under "
         "the named ledger: above 1 the arm was cheaper. `training` is the student alone; `with search` adds "
         "calibration, elimination, search and compensation; `with selection` adds those of the other spaces of the "
-        "bin, one training of the same arm in each, and all probes; `with teacher` adds the teacher's forward passes. In "
-        f"brackets: {CONFIDENCE:.0%} intervals from {NUM_RESAMPLES:,} resamples of the held-out sequences, and of the "
-        "seeds if there are several; 0 is a curve that never reaches the target. A target reached at step 0 costs no "
-        "training, so its training ratio is undefined."
+        "bin, one training of the same arm in each, and all probes; `with teacher` adds the teacher's forward passes. "
+        f"In brackets: {CONFIDENCE:.0%} intervals from {NUM_RESAMPLES:,} resamples of the held-out sequences, and "
+        "of the seeds if there are several; 0 is a curve that never reaches the target. A target reached at step 0 "
+        "costs no training, so its training ratio is undefined."
     )
     parts = [part for name, rows in table.groupby(baselines, sort=False) for part in _savings(str(name), rows)]
     return "\n\n".join([note, *parts])

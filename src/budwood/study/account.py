@@ -1,11 +1,12 @@
 """The ledger of a study: every cost of every variant, once."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
 from budwood.records.account import SearchFindings, TrainingFindings
-from budwood.records.cost import Cost
+from budwood.records.cost import RANKING_STAGES, Cost
 from budwood.records.names import CONTINUED, REFERENCE, SHARED, Variant
 from budwood.records.training import ProbeScore, Score, TrainingRecord
 
@@ -26,10 +27,7 @@ def ledger(
     """
     probes = {found.variant: found.probe for found in findings}
     taken_over = {result.variant: steps_taken_over(result, probes[result.variant]) for result in results}
-    gathered = (found.finalists.gathering for found in findings)
-    # Searches of one order share them.
-    moments = {each.moments: each.cost for each in gathered if each is not None}
-    entries = [*shared, *moments.values()]
+    entries = [*(_ranking(cost, findings) for cost in shared), *_of_moments(findings)]
     references: set[tuple[str, int]] = set()
     for result in sorted(results, key=lambda each: each.variant):
         # All spaces of a bin share its reference: the first that brings it is charged.
@@ -48,6 +46,24 @@ def ledger(
             entries += [] if found.variant in taken_over else _of_sweeps(found.variant, [found.probe])
             entries += [cost.at(found.variant) for cost in probe_costs(found.probe, taken_over.get(found.variant, 0))]
     return entries
+
+
+def _ranking(cost: Cost, findings: Sequence[SearchFindings]) -> Cost:
+    """Return a shared cost with the variants that it serves, where it ranks the teacher's components."""
+    if cost.stage not in RANKING_STAGES:
+        return cost
+    served = sorted(found.variant for found in findings if cost.stage in found.finalists.ranking)
+    return cost.model_copy(update={"serves": tuple(served)})
+
+
+def _of_moments(findings: Sequence[SearchFindings]) -> list[Cost]:
+    """Return what it cost to gather moments, each once for all searches that used them."""
+    costs, served = {}, defaultdict(list)
+    for found in findings:
+        if found.finalists.gathering is not None:
+            costs[found.finalists.gathering.moments] = found.finalists.gathering.cost
+            served[found.finalists.gathering.moments].append(found.variant)
+    return [cost.model_copy(update={"serves": tuple(sorted(served[name]))}) for name, cost in costs.items()]
 
 
 def steps_taken_over(result: TrainingFindings, probe: ProbeScore | None) -> int:

@@ -15,7 +15,7 @@ from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
 from budwood.models.checkpoint import Checkpoint
 from budwood.models.device import Compute
-from budwood.records.cost import Cost
+from budwood.records.cost import Cost, CostStage
 from budwood.records.files import append_json_lines, read_json_lines, write_json_lines
 from budwood.records.search import Described, Finalist, Finalists, FrontPoint, Gathering, Taken
 from budwood.records.tracking import Track
@@ -183,7 +183,13 @@ class EvolveSubnets(Stage[Found]):
             candidates=tuple(candidates),
             costs=(cost, *fitness_costs(self.search.fitness, ranked, self.selection.extent)),
             gathering=Gathering(moments=gathered.moments.fingerprint, cost=gathered.cost) if gathered else None,
+            ranking=self._ranking(),
         )
+
+    def _ranking(self) -> tuple[CostStage, ...]:
+        """Return the stages of ranking components that the search and the order of its space need."""
+        scored: tuple[CostStage, ...] = ("calibration",) if self.importance else ()
+        return (*scored, "elimination") if self.space.needs_elimination else scored
 
 
 def describe(selection: Selection, ranked: Architecture) -> Described:

@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from budwood.arch.selection import Selection
@@ -96,7 +95,7 @@ class Study:
 
     def ordered(self, ordering: Ordering = SPACE) -> OrderedTeacher:
         """Return the teacher with its best components first, its weights on disk."""
-        return open_ordered(self.teacher.folder, ordering, importance_of(self._needed(ordering)))
+        return open_ordered(self.teacher.folder, ordering, importance_of(self._needed(ordering).importance))
 
     def select(
         self,
@@ -342,13 +341,12 @@ class Study:
     def _rank(self, *, eliminates: bool) -> Ranked:
         return self.workspace.finish(RankComponents.of(self.materials, eliminates=eliminates))
 
-    def _needed(self, ordering: Ordering, search: SearchSettings | None = None) -> dict[str, Tensor]:
+    def _needed(self, ordering: Ordering, search: SearchSettings | None = None) -> Ranked:
         """Return what an order, or a search, needs of the importance; nothing is measured for none of it."""
         if ordering.needs_elimination:
-            return self.ranked.importance
-        if ordering.needs_statistics or (search is not None and search.needs_statistics):
-            return self._rank(eliminates=False).importance
-        return {}
+            return self.ranked
+        scored = ordering.needs_statistics or (search is not None and search.needs_statistics)
+        return self._rank(eliminates=False) if scored else Ranked({}, [])
 
     def _conditions(self, schedule: Schedule) -> Conditions:
         require_class("schedule", schedule, Schedule)
@@ -363,7 +361,8 @@ class Study:
     def _search(
         self, name: str, bin_: BinSettings, space: SpaceSettings, settings: SearchSettings, schedule: Schedule
     ) -> Subnet:
-        stage = EvolveSubnets.of(self.materials, self._needed(space, settings), bin_, space, settings)
+        ranked = self._needed(space, settings)
+        stage = EvolveSubnets.of(self.materials, ranked.importance, bin_, space, settings)
 
         def tracked(metrics: Mapping[str, float], step: int) -> None:
             self.workspace.track({f"{name}.{metric}": value for metric, value in metrics.items()}, step)
@@ -372,12 +371,13 @@ class Study:
         best = found.finalists
         training = BriefTraining.of(settings.finalist_tokens, self._conditions(schedule).within(bin_))
         exported = self._export(best.candidates[: settings.num_finalists], best.searched, space, training)
-        return replace(exported, winner=exported.winner.charged(best), history=found.history, genes=found.genes)
+        winner = exported.winner.charged(best, ranked.costs)
+        return replace(exported, winner=winner, history=found.history, genes=found.genes)
 
     def _export(
         self, finalists: tuple[Finalist, ...], searched: Searched, space: SpaceSettings, training: BriefTraining | None
     ) -> Subnet:
-        choice = ChooseWinner.of(self.materials, self._needed(space), finalists, searched, space, training)
+        choice = ChooseWinner.of(self.materials, self._needed(space).importance, finalists, searched, space, training)
         chosen = self.workspace.finish(choice)
         export = ExportSubnet(
             cut=chosen.cut,

@@ -166,6 +166,7 @@ def collect_findings(
     winner: Winner,
     finalists: Finalists,
     certificate: Certificate,
+    calibration_costs: list[Cost],
     probe: ProbeScore | None = None,
     *,
     variant: Variant,
@@ -173,7 +174,7 @@ def collect_findings(
     """Return what the search of a variant found and cost, and its probe."""
     return SearchFindings(
         **variant._asdict(),
-        winner=winner.charged(finalists).at(variant),
+        winner=winner.charged(finalists, calibration_costs).at(variant),
         finalists=finalists,
         certificate=certificate,
         probe=probe,

@@ -26,9 +26,10 @@ def create_pipeline(parameters: ProjectParameters) -> Pipeline:
 
 
 def _findings(place: Place, parameters: ProjectParameters) -> Node:
-    names = ["winner", "finalists", "certificate", *["probe_scores"] * parameters.has_probes]
+    found = [*place.own("winner", "finalists", "certificate"), "calibration_costs"]
+    found += place.own("probe_scores") if parameters.has_probes else []
     function = Deferred(NODES, "collect_findings", variant=place.variant)
-    return place.node(function, place.own(*names), place.own("findings"))
+    return place.node(function, found, place.own("findings"))
 
 
 def _trained(place: Place, parameters: ProjectParameters) -> list[Node]:
