@@ -13,6 +13,7 @@ from budwood.records.search import Finalists, Gathering, Winner
 from budwood.records.training import MadeWith, ProbeScore, Score, SweptRates
 from budwood.reporting.ledger import savings, search_flops
 from budwood.study.account import ledger, probe_costs, steps_taken_over
+from budwood.study.training import _curve_table
 
 RUN = {
     "seed": 42,
@@ -164,6 +165,21 @@ def test_what_variants_share_is_charged_in_full_to_those_that_need_it_and_to_no_
     assert table["selection_flops"].to_dict() == {
         space: everything - flops + trainings for space, flops in charged.items()
     }
+
+
+def test_a_cached_teacher_is_in_the_record_and_the_curve_but_once_in_the_ledger() -> None:
+    """The student takes 1,000 FLOPs a step; a live teacher 300 beside it, a cache 3,000 before."""
+    losses = [{"step": step, "heldout_losses": [1.0]} for step in (0, 5, 10)]
+    live = SCORE.model_copy(update={"arm": "distilled", "run": "distilled", "teacher_flops": 3000.0})
+    cached = live.model_copy(update={"teacher_cached": True})
+    assert _curve_table(live, losses)["flops"].tolist() == [0.0, 6500.0, 13_000.0]
+    assert _curve_table(cached, losses)["flops"].tolist() == [3000.0, 8000.0, 13_000.0]
+    asked = Cost(stage="teacher_cache", arm="distilled", flops=3000.0, tokens=1000)
+    results = [trained(cached), trained(cached, at=FINE)]
+    findings = [searched(None), searched(None, FINE)]
+    assert by_stage(charged(trained(live)))["teacher", "distilled"] == (1000, 3000.0)
+    entries = ledger([asked], findings, results, curves_of(*results))
+    assert sum(entry.flops for entry in entries if entry.stage in {"teacher", "teacher_cache"}) == 3000.0
 
 
 def test_a_probe_whose_space_lost_is_charged_whole() -> None:

@@ -37,6 +37,9 @@ class Run(Strict):
     learning_rate: float
     student_flops: float
     teacher_flops: float
+    """Of all forward passes of a teacher that ran beside the student, or that wrote the cache that it read."""
+    teacher_cached: bool = False
+    """Whether it read a cache: the ledger has that once for all its readers."""
     seconds: Annotated[float, HOW]
     tokens_per_second: Annotated[float | None, HOW] = None
     mfu: Annotated[float | None, HOW] = None
@@ -102,7 +105,7 @@ class TrainingRecord(Run):
         teacher = Cost(stage="teacher", arm=self.arm, tokens=self.tokens, flops=self.teacher_flops)
         heldout = Cost(stage="heldout", arm=self.arm, tokens=self.heldout_tokens, flops=self.heldout_flops)
         gates = [gate.cost.model_copy(update={"arm": self.arm}) for gate in self.gates if not gate.once]
-        return (student, *([teacher] if self.teacher_flops else []), heldout, *gates)
+        return (student, *([teacher] if self.teacher_flops and not self.teacher_cached else []), heldout, *gates)
 
 
 class Score(TrainingRecord, Placed):

@@ -263,14 +263,18 @@ class TrainArm(Stage[Trained]):
 
 
 def _curve_table(ran: Run, rows: list[CurveRow]) -> pd.DataFrame:
-    """Return a run's losses by step, with the tokens and FLOPs spent until then."""
-    flops = (ran.student_flops + ran.teacher_flops) / ran.steps
+    """Return a run's losses by step, with the tokens and FLOPs spent until then.
+
+    A teacher beside the student is paid for step by step, a cache before the first.
+    """
+    cached = ran.teacher_flops if ran.teacher_cached else 0.0
+    flops = (ran.student_flops + ran.teacher_flops - cached) / ran.steps
     columns = ["step", "train_loss", "heldout_loss", "heldout_losses", "learning_rate"]
     table = pd.DataFrame(rows).reindex(columns=columns)
     # What a file gives back for no losses.
     heldout = table["heldout_losses"].astype(object).where(table["heldout_losses"].notna(), None)
     table = table.assign(heldout_losses=heldout)
-    return table.assign(tokens=table["step"] * ran.tokens_per_step, flops=table["step"] * flops)
+    return table.assign(tokens=table["step"] * ran.tokens_per_step, flops=cached + table["step"] * flops)
 
 
 class Cached(NamedTuple):

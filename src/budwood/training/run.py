@@ -43,7 +43,7 @@ from budwood.training.optimizer import muon_with_adamw
 from budwood.training.order import reading_order
 from budwood.training.progress import Meter
 from budwood.training.student import Student
-from budwood.training.teacher import student_architecture, teacher_beside
+from budwood.training.teacher import asked_architecture, open_cache, student_architecture, teacher_beside
 from budwood.training.trackers import name_of, own_run
 
 RUN_FILE = "result.json"
@@ -347,9 +347,19 @@ def _flops_per_token(job: TrainingJob, *, causal: bool = False) -> tuple[int, in
     return student, forward_flops_per_token(teacher, context=context, causal=causal) if teacher else 0
 
 
+def _cache_flops(job: TrainingJob) -> int | None:
+    """Return the FLOPs of the teacher for all of a job's cache; None where it reads none."""
+    if job.distillation is None or job.distillation.teacher != "cached":
+        return None
+    cache = open_cache(job)
+    asked = asked_architecture(job.teacher_folder, job.distillation)
+    return cache.record.tokens * forward_flops_per_token(asked, context=cache.facts.sequence_length)
+
+
 def _run(job: TrainingJob, compute: Compute, seconds: float, meter: Meter) -> Run:
     tokens = job.schedule.num_tokens
-    student_flops, teacher_flops = _flops_per_token(job)
+    student_flops, beside = _flops_per_token(job)
+    asked = _cache_flops(job)
     rates = meter.rates()
     return Run(
         arm=job.arm,
@@ -358,7 +368,8 @@ def _run(job: TrainingJob, compute: Compute, seconds: float, meter: Meter) -> Ru
         tokens_per_step=job.schedule.tokens_per_step,
         learning_rate=job.learning_rate,
         student_flops=float(tokens * student_flops),
-        teacher_flops=float(tokens * teacher_flops),
+        teacher_flops=float(tokens * beside if asked is None else asked),
+        teacher_cached=asked is not None,
         seconds=seconds,
         tokens_per_second=rates.get("tokens_per_second"),
         mfu=rates.get("mfu"),
