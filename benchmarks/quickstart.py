@@ -8,6 +8,7 @@ import yaml
 from torch import Tensor
 
 import budwood
+from budwood.records.cost import SEARCH_STAGES
 from budwood.study.text import Windows
 
 CACHE_DIR = Path.home() / ".cache" / "budwood-benchmarks"
@@ -85,8 +86,9 @@ def spent(study: budwood.Study, found: budwood.Subnet, *, ordered: bool = True) 
     """
     history, ordering, winner = found.history, study.ranked.costs if ordered else [], found.winner
     finals = sum(cost.flops for cost in winner.costs)
+    beside = sum(cost.flops for cost in (*ordering, *winner.costs) if cost.stage in SEARCH_STAGES)
     flops = {
-        "search_flops": 0.0 if history is None else winner.search_flops - finals,
+        "search_flops": 0.0 if history is None else winner.search_flops - beside,
         "ordering_flops": sum(cost.flops for cost in ordering),
         "finals_flops": finals,
     }

@@ -132,7 +132,7 @@ def run_ours(bench: Bench, seed: int) -> Result:
     trained = bench.study.pretrain(found.checkpoint, schedule=SCHEDULE.brief(OURS.finalist_tokens))
     steps = [
         {"flops": flops, "nats": bench.heldout(bench.study.activate(best, CORRECTED))}
-        for flops, best in best_by_generation(found)
+        for flops, best in best_by_generation(bench.study, found)
     ]
     own = {
         "nats": bench.heldout(trained.model.load_model(torch.float32)),
@@ -196,19 +196,14 @@ def _with_all_costs(bench: Bench, found: Subnet, result: Result) -> Result:
     return result | spent(bench.study, found)
 
 
-def spent_before(found: Subnet) -> float:
-    """Return the FLOPs that a search spends before its first candidate: on what candidates are corrected from."""
-    assert found.history is not None, "a search has candidates"
-    later = sum(cost.flops for cost in found.winner.costs) + float(found.history["flops"].sum())
-    return found.winner.search_flops - later
-
-
-def best_by_generation(found: Subnet) -> list[tuple[float, Selection]]:
+def best_by_generation(study: Study, found: Subnet) -> list[tuple[float, Selection]]:
     """Return the generations that brought a new best candidate: the FLOPs spent until their end, and that candidate."""
     history, genes = found.history, found.genes
     assert history is not None, "a search has candidates"
     assert genes is not None, "and keeps what they keep"
-    finished, before = history[history["finished"]], spent_before(found)
+    # Before its first candidate a search spends on what candidates are corrected from.
+    before = spent(study, found)["search_flops"] - float(history["flops"].sum())
+    finished = history[history["finished"]]
     changes: list[tuple[float, Selection]] = []
     for epoch in sorted(history["epoch"].unique()):
         best = finished.loc[finished[finished["epoch"] <= epoch]["loss"].idxmin()]
