@@ -79,6 +79,15 @@ def test_more_points_never_shrink_the_hypervolume(points: np.ndarray, more: tupl
     assert 0 <= before <= 1
 
 
+def test_a_hypervolume_of_negated_scores_by_hand() -> None:
+    """Below (-3, 10): from -3 to -6 is one box wide, from 10 to 4 six tenths of one; a better point covers more."""
+    reference = np.array([-3.0, 10.0])
+    assert hypervolume(np.array([[-6.0, 4.0]]), reference) == pytest.approx(0.6)
+    assert hypervolume(np.array([[-6.0, 4.0], [-9.0, 8.0]]), reference) == pytest.approx(0.6 + 0.2)
+    assert hypervolume(np.array([[-3.0, 10.0], [-2.0, 1.0]]), reference) == 0
+    assert hypervolume(np.array([[-0.5, 5.0]]), np.array([0.0, 10.0])) == pytest.approx(0.25)
+
+
 @pytest.mark.slow
 def test_the_search_keeps_the_front_of_all_it_was_told_and_nothing_else() -> None:
     """After every generation; what it forgets changes neither the front nor the hypervolume."""

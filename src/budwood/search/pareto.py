@@ -31,8 +31,12 @@ def front(points: Points) -> NDArray[np.bool_]:
 
 
 def hypervolume(points: Points, reference: NDArray[np.float64]) -> float:
-    """Return the volume that points dominate below a reference, as a share of the box from the origin to it."""
-    return float(HV(ref_point=np.ones(len(reference)))(points / reference))
+    """Return the volume that points dominate below a reference, in boxes from the origin to it.
+
+    Of objectives that are positive it is a share; below a reference that is negative there may be many boxes.
+    """
+    unit = np.where(reference == 0, 1.0, np.abs(reference))
+    return float(HV(ref_point=reference / unit)(points / unit))
 
 
 @dataclass(slots=True)
@@ -71,7 +75,7 @@ class ParetoEvolution(Evolution):
     def metrics(self) -> dict[str, float]:
         """Return what evolution does, and the hypervolume.
 
-        That is what the front dominates, as a share of the box below the worst values of the first generation.
+        That is what the front dominates, in boxes between the origin and the worst values of the first generation.
         """
         assert self._reference is not None, "no losses were reported yet"
         return Evolution.metrics(self) | {"hypervolume": hypervolume(self._points(self._front), self._reference)}
