@@ -128,6 +128,16 @@ def test_winners_have_their_intervals(study) -> None:
     (trace,) = study.figures["winners_by_variant"].data
     assert list(trace.y) == [5.5] * 3
     assert list(trace.error_y.array) == list(trace.error_y.arrayminus) == [0.25] * 3
+    assert study.figures["winners_by_variant"].layout.title.text == "Winners before training"
+
+
+def test_winners_that_were_compared_after_a_brief_training_are_called_so(study) -> None:
+    trained = [winner.model_copy(update={"finalist_tokens": 2_000_000}) for winner in study.winners]
+    figure = search_figures.winners_by_variant(trained)
+    assert figure.layout.title.text == "Winners after 2.000M tokens of training"
+    mixed = search_figures.winners_by_variant([*study.winners[:1], *trained[1:]])
+    assert mixed.layout.title.text == "Winners before training or after 2.000M tokens of training"
+    assert ["before training" in about for about in mixed.data[0].hovertext] == [True, False, False]
 
 
 def test_without_any_search_every_figure_says_so(study) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from reports import section
@@ -28,6 +29,23 @@ def test_every_bin_says_what_to_take_and_how_to_load_it(make_study: Callable) ->
     opens = "- Opens in: transformers; not tried in vllm, see [Opens in](#opens-in)\n"
     assert opens in section(findings, "Models to take").split("### half")[1]
     compile(re.findall("```python\n(.*?)```", half, re.DOTALL)[0], "report", "exec")
+
+
+def test_losses_of_winners_that_were_trained_for_the_choice_are_called_so(make_study: Callable) -> None:
+    findings = make_study(2).findings
+    searched = section(findings, "What was searched")
+    assert "Losses are those of the exported winner before training, on text" in searched
+    assert "trained on" not in searched
+    trained = [
+        winner.model_copy(update={"finalist_tokens": tokens})
+        for winner, tokens in zip(findings.winners, (0, 2_000_000), strict=True)
+    ]
+    searched = section(replace(findings, winners=trained), "What was searched")
+    assert "before training" not in searched
+    assert "after the brief training that finalists had before the choice" in searched
+    assert "| trained on, tokens | loss (nats) |" in searched
+    assert "| 0 | 5.500 " in searched
+    assert "| 2.000M | 5.500 " in searched
 
 
 def test_an_arm_without_a_folder_or_a_finite_loss_is_not_offered(make_study: Callable) -> None:

@@ -125,7 +125,8 @@ FIGURES = (
         "Search",
         "search_figures.winners_by_variant",
         ("winners",),
-        "The exported winners on text that their search never read, with 95% intervals.",
+        "On text that no search read, with 95% intervals. The title says when finalists were compared; what is "
+        "exported has had no training.",
     ),
     Figure(
         "Search",

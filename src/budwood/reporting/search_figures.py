@@ -163,8 +163,12 @@ def draws_and_elites(histories: pd.DataFrame) -> go.Figure:
 
 
 def winners_by_variant(winners: Sequence[Winner]) -> go.Figure:
-    """Return the loss of every search's winner before any training, with its 95% interval over sequences."""
-    title = "Winners before training"
+    """Return the loss by which every search's winner was chosen, with its 95% interval over sequences.
+
+    The title says whether finalists were trained before.
+    """
+    looks = dict.fromkeys(_look_of(winner) for winner in winners) or ["before training"]
+    title = f"Winners {' or '.join(looks)}"
     if not winners:
         return style.nothing(title, NO_SEARCH)
     losses = np.array([winner.choice_loss for winner in winners])
@@ -173,9 +177,18 @@ def winners_by_variant(winners: Sequence[Winner]) -> go.Figure:
     error = style.error_bars(ends[:, 1] - losses, losses - ends[:, 0])
     marker = {"color": style.ARM_COLORS["subnet_init"], "symbol": "square", "size": 11}
     look = {"mode": "markers", "marker": marker, "name": "winner", "showlegend": False}
-    about = [f"{formats.count(winner.num_parameters)} parameters<br>{winner.description}" for winner in winners]
+    about = [
+        f"{formats.count(winner.num_parameters)} parameters, {_look_of(winner)}<br>{winner.description}"
+        for winner in winners
+    ]
     labels = [f"{winner.bin}<br>{winner.space}" for winner in winners]
     return figure.add_scatter(x=labels, y=losses, error_y=error, hovertext=about, **look)
+
+
+def _look_of(winner: Winner) -> str:
+    """Return when a winner had the loss by which it was chosen."""
+    tokens = winner.finalist_tokens
+    return f"after {formats.count(tokens)} tokens of training" if tokens else "before training"
 
 
 def parameter_spread(samples: pd.DataFrame, search_spaces: pd.DataFrame) -> go.Figure:

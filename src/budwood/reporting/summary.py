@@ -168,11 +168,17 @@ def searched(findings: Findings) -> str:
     if not found:
         return markup.NO_SEARCH
     candidates = sum(winner.num_evaluations for winner in found)
+    trained = [formats.count(winner.finalist_tokens) for winner in found]
+    is_trained = any(winner.finalist_tokens for winner in found)
+    whose = (
+        "the winner after the brief training that finalists had before the choice (what is exported has had none)"
+        if is_trained
+        else "the exported winner before training"
+    )
     note = (
         f"{markup.plural(candidates, 'sub-network')} of {findings.teacher_record.name} in "
-        f"{markup.plural(len(found), 'variant')}. Losses are those of the exported winner before training, on text "
-        "that its search never read, with "
-        f"{CONFIDENCE:.0%} intervals over sequences."
+        f"{markup.plural(len(found), 'variant')}. Losses are those of {whose}, on text that its search never read, "
+        f"with {CONFIDENCE:.0%} intervals over sequences."
     )
     has_leads = any(winner.lead is not None for winner in found)
     if has_leads:
@@ -180,13 +186,12 @@ def searched(findings: Findings) -> str:
             " The lead is over the next finalist; if its interval includes 0, the two cannot be distinguished on this "
             "text."
         )
-    trained = max(winner.finalist_tokens for winner in found)
-    note += f" Finalists were trained on {formats.count(trained)} tokens before the choice." if trained else ""
     columns = {
         "variant": [str(Variant(winner.bin, winner.space)) for winner in found],
         "winner": [winner.description for winner in found],
         "parameters": [formats.count(winner.num_parameters) for winner in found],
         "candidates": [formats.count(winner.num_evaluations) for winner in found],
+        **({"trained on, tokens": trained} if is_trained else {}),
         "loss (nats)": markup.intervals([winner.choice_loss for winner in found], [w.choice_interval for w in found]),
     }
     if has_leads:
