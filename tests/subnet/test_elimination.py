@@ -4,9 +4,11 @@ from copy import deepcopy
 
 import pytest
 import torch
-from teachers import FULL
+from teachers import FULL, architecture_of, tiny_teacher
 from torch import nn
 
+from budwood.arch.count import forward_flops_per_token
+from budwood.subnet import elimination
 from budwood.subnet.elimination import leave_layers_out
 
 
@@ -22,6 +24,8 @@ def logits_with(teacher, kept, windows):
     kept_layers = nn.ModuleList(layers[position] for position in kept)
     (model.model if hasattr(model, "model") else model.gpt_neox).layers = kept_layers
     model.config.num_hidden_layers = len(kept)
+    if hasattr(model.config, "layer_types"):
+        model.config.layer_types = [teacher.config.layer_types[position] for position in kept]
     with torch.no_grad():
         return model(windows[:, :-1], use_cache=False).logits
 
@@ -43,6 +47,20 @@ def test_the_first_to_go_is_the_cheapest_and_costs_are_what_was_run(teacher, tea
     # Candidates that share their first layers run them once.
     assert sum(evaluation.flops for evaluation in tried[:4]) < 4 * 0.9 * whole.flops
     assert all(evaluation.tokens == windows[:, 1:].numel() for evaluation in found.evaluations)
+
+
+def test_errors_are_those_of_capped_logits(windows, tmp_path, monkeypatch):
+    """A cap that most logits meet; the vocabulary is read in parts."""
+    monkeypatch.setattr(elimination, "HEAD_ROWS", 40)
+    teacher = tiny_teacher("gemma2", tied=True, final_logit_softcapping=3.0)
+    teacher.save_pretrained(tmp_path)
+    found = leave_layers_out(tmp_path, windows, FULL, batch_size=2)
+    whole, *tried = found.evaluations
+    assert whole.loss == 0
+    errors = [error_of(teacher, [p for p in range(4) if p != gone], windows) for gone in range(4)]
+    assert sorted(evaluation.loss for evaluation in tried[:4]) == pytest.approx(sorted(errors), rel=1e-4)
+    forward = forward_flops_per_token(architecture_of(teacher), context=windows.shape[1] - 1)
+    assert whole.flops == whole.tokens * (forward + 2 * 97 * 48)  # the head runs for the teacher too
 
 
 def test_the_order_does_not_depend_on_the_batch(teacher_folder, windows):

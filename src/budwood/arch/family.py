@@ -84,6 +84,8 @@ class Family:
     """Whether embeddings are multiplied by the square root of the hidden size."""
     scales_by_head_dim: bool = True
     """Whether attention scores are divided by sqrt(head_dim); otherwise they are scaled by a constant of the config."""
+    caps_logits: bool = False
+    """Whether its config caps logits unless it says otherwise."""
     forms_scores: bool = False
     """Whether transformers runs its attention with whole matrices of scores, for want of a fused kernel."""
     residual_multiplier: str | None = None
@@ -270,6 +272,7 @@ GEMMA2 = replace(
     norm_offset=1,
     scales_embedding=True,
     scales_by_head_dim=False,
+    caps_logits=True,
     forms_scores=True,
     norms=(
         *LLAMA.norms,
@@ -282,6 +285,7 @@ GEMMA2 = replace(
 GEMMA3_TEXT = replace(
     GEMMA2,
     model_type="gemma3_text",
+    caps_logits=False,
     forms_scores=False,
     rope_by_type=True,
     query_norm=Module("self_attn.q_norm", (("qk",),)),

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from budwood.arch.count import layer_parameters, num_parameters
+from budwood.arch.family import family_of
 from budwood.arch.spec import Architecture
 from budwood.models.certificate import probe_lengths
 from budwood.models.export import WEIGHT_SHARD_BYTES
@@ -61,10 +62,13 @@ def stream_memory(teacher: Architecture, reading: TextReading, *, num_trials: in
     if not num_trials:
         return _largest([Memory(weights=2 * table), *_scoring(teacher, reading)])
     rows = _FLOAT32 * width * min(HEAD_ROWS, teacher.vocab_size)
+    capped = family_of(teacher.family).caps_logits
+    logits = 4 * _FLOAT32 * reading.batch_tokens * min(HEAD_ROWS, teacher.vocab_size) if capped else 0
     return _largest(
         [
             Memory(weights=2 * table),
             Memory(weights=table, head=rows + 2 * _FLOAT32 * width**2),
+            Memory(weights=table, activations=states * (num_trials + 1), head=rows + logits),
             _layer_reading(teacher, reading, states * (num_trials + 1)),
         ]
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from budwood.arch.bins import ParameterBin
 from budwood.arch.count import forward_flops_per_token, layer_flops_per_token, pass_flops
+from budwood.arch.family import family_of
 from budwood.arch.proportions import in_small
 from budwood.arch.spec import Architecture
 from budwood.evaluation.continuations import continuation_flops
@@ -99,13 +100,14 @@ def elimination_cost(teacher: Architecture, text: Extent, calls: Sequence[Sequen
         calls: trials that were asked for together, the layers that each kept; what is expected where that is not known.
     """
     calls = expected_trials(teacher.num_hidden_layers) if calls is None else calls
+    capped = family_of(teacher.family).caps_logits
     passes = [call[first : first + NUM_TOGETHER] for call in calls for first in range(0, len(call), NUM_TOGETHER)]
     tried = [
-        Cost.of("elimination", text.num_tokens, trial_flops_per_token(teacher, ran, context=text.length))
+        Cost.of("elimination", text.num_tokens, trial_flops_per_token(teacher, ran, context=text.length, capped=capped))
         for trials in passes
         for ran in ran_alone(trials)
     ]
-    metric = Cost(stage="elimination", flops=float(logit_metric_flops(teacher)), tokens=0)
+    metric = Cost(stage="elimination", flops=float(logit_metric_flops(teacher, capped=capped)), tokens=0)
     return Cost.total("elimination", [metric, *tried])
 
 

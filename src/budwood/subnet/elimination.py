@@ -1,7 +1,8 @@
 """In which order the layers of a teacher are best left out; one of them is in memory at a time.
 
 What a trial is worth is the mean square error of its logits, less their mean over the vocabulary, which no prediction
-depends on. It is a quadratic form of the error of the state in front of the head, so no trial runs the head.
+depends on. It is a quadratic form of the error of the state in front of the head, so no trial runs the head; unless
+the teacher caps its logits.
 """
 
 import time
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from budwood.arch.count import forward_flops_per_token
 from budwood.models.device import Compute
-from budwood.models.losses import final_states
+from budwood.models.losses import final_states, softcap
 from budwood.models.stream import LayerStream, States
 from budwood.search.candidate import Evaluation
 from budwood.search.elimination import Elimination, Kept, eliminate_layers
@@ -55,18 +56,29 @@ class LayerTrials:
     @cached_property
     def metric(self) -> Tensor:
         """[E, E] the second moment of the head's rows, less the product of their means."""
-        family, tied = self.teacher.family, self.teacher.architecture.tie_word_embeddings
-        head = self.teacher.weights[(family.embedding if tied else family.head).weight]
-        width = head.shape[1]
+        width = self.teacher.architecture.hidden_size
         total, moment = (torch.zeros(size, device=self.teacher.device) for size in (width, (width, width)))
-        for rows in head.split(HEAD_ROWS):
-            part = rows.to(self.teacher.device, torch.float32)
+        for part in self._head_parts():
             total += part.sum(0)
             moment += part.T @ part
-        return moment / len(head) - torch.outer(total, total) / len(head) ** 2
+        rows = self.teacher.architecture.vocab_size
+        return moment / rows - torch.outer(total, total) / rows**2
+
+    @property
+    def _cap(self) -> float | None:
+        """Where logits are softcapped; nothing where they are not."""
+        cap: float | None = self.teacher.config.get("final_logit_softcapping")
+        return cap
+
+    def _head_parts(self) -> Iterator[Tensor]:
+        """Yield [some rows, E] the head's weights in float32."""
+        family, tied = self.teacher.family, self.teacher.architecture.tie_word_embeddings
+        head = self.teacher.weights[(family.embedding if tied else family.head).weight]
+        for rows in head.split(HEAD_ROWS):
+            yield rows.to(self.teacher.device, torch.float32)
 
     def _evaluate(self, trials: Sequence[Kept]) -> list[Evaluation]:
-        started, metric = time.perf_counter(), self.metric
+        started, metric = time.perf_counter(), self.metric if self._cap is None else None
         stream = self._stream()
         streams: dict[Kept, States] = {(): stream.states}
         for depth in range(stream.num_layers):
@@ -99,27 +111,41 @@ class LayerTrials:
         with stream.finished() as model:
             return [final_states(model, batch.to(model.device)) for batch in self.windows.split(self.batch_size)]
 
-    def _errors(self, states: States, metric: Tensor) -> Tensor:
-        """Return [N] the mean square error of logits, over positions and vocabulary."""
+    def _errors(self, states: States, metric: Tensor | None) -> Tensor:
+        """Return [N] the mean square error of logits, over positions and vocabulary; capped ones have no metric."""
         if self._wanted is None:  # the trial of the whole is in the file of a run that was killed
             stream = self._stream()
             stream.advance(stream.num_layers)
             self._wanted = self._finished(stream)
+        if metric is None:
+            return self._capped_errors(states, self._wanted)
         errors = []
         for came, wanted in zip(states, self._wanted, strict=True):
             error = came.float() - wanted.float()
             errors.append(((error @ metric) * error).sum(-1).mean(1).cpu())
         return torch.cat(errors)
 
+    def _capped_errors(self, states: States, whole: States) -> Tensor:
+        """Return [N] the same of capped logits, whose errors are added up a part of the vocabulary at a time."""
+        sums = [torch.zeros(2, *came.shape[:2], device=came.device) for came in states]
+        for part in self._head_parts():
+            for came, wanted, summed in zip(states, whole, sums, strict=True):
+                error = softcap(came.float() @ part.T, self._cap) - softcap(wanted.float() @ part.T, self._cap)
+                summed[0].add_(error.sum(-1))
+                summed[1].add_(error.square().sum(-1))
+        mean, square = (torch.cat([summed.cpu() for summed in sums], 1) / self.teacher.architecture.vocab_size).unbind()
+        return (square - mean.square()).mean(1)
+
     def _evaluation(self, errors: Tensor, kept: Kept, ran: Sequence[int]) -> Evaluation:
         """Return the evaluation of a trial for which some layers were run that no other had run."""
         architecture, length = self.teacher.architecture, self.windows.shape[1] - 1
         left = architecture.with_layers(tuple(architecture.layers[layer] for layer in kept))
-        tokens, once = len(self.windows) * length, logit_metric_flops(architecture) if left == architecture else 0
+        tokens, capped = len(self.windows) * length, self._cap is not None
+        once = logit_metric_flops(architecture, capped=capped) if left == architecture else 0
         return Evaluation(
             sequence_losses=errors.tolist(),
             tokens=tokens,
-            flops=float(tokens * trial_flops_per_token(architecture, ran, context=length) + once),
+            flops=float(tokens * trial_flops_per_token(architecture, ran, context=length, capped=capped) + once),
             seconds=0.0,
             flops_per_token=float(forward_flops_per_token(left, context=length)),
         )

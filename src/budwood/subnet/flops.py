@@ -32,15 +32,21 @@ def ran_alone(trials: Sequence[tuple[int, ...]]) -> list[list[int]]:
     return alone
 
 
-def trial_flops_per_token(teacher: Architecture, ran: Sequence[int], *, context: int) -> int:
+def trial_flops_per_token(teacher: Architecture, ran: Sequence[int], *, context: int, capped: bool) -> int:
     """Return the FLOPs of a trial per token: some of the teacher's layers, and the error of its logits."""
-    error = 2 * teacher.hidden_size**2
-    return error + layer_flops_per_token(teacher, *(teacher.layers[layer] for layer in ran), context=context)
+    layers = layer_flops_per_token(teacher, *(teacher.layers[layer] for layer in ran), context=context)
+    return layers + logit_error_flops(teacher, capped=capped)
 
 
-def logit_metric_flops(teacher: Architecture) -> int:
-    """Return the FLOPs of the second moment of a head's rows, which all trials share."""
-    return 2 * teacher.vocab_size * teacher.hidden_size**2
+def logit_error_flops(teacher: Architecture, *, capped: bool) -> int:
+    """Return the FLOPs of the error of logits, per token: a quadratic form, or of capped logits the head, twice."""
+    width = teacher.hidden_size
+    return 4 * teacher.vocab_size * width if capped else 2 * width**2
+
+
+def logit_metric_flops(teacher: Architecture, *, capped: bool) -> int:
+    """Return the FLOPs of the second moment of a head's rows, which all trials share; capped logits need none."""
+    return 0 if capped else 2 * teacher.vocab_size * teacher.hidden_size**2
 
 
 def latency_flops(model: Architecture, *, length: int) -> int:
@@ -81,7 +87,8 @@ def elimination_work(model: Architecture, cost: Cost, *, context: int) -> Worklo
         context: tokens of a sequence.
     """
     whole, width = pass_work(model, num_tokens=1, context=context), model.hidden_size
-    products = cost.tokens * 2 * width**2 + logit_metric_flops(model)
+    capped = family_of(model.family).caps_logits
+    products = cost.tokens * logit_error_flops(model, capped=capped) + logit_metric_flops(model, capped=capped)
     passes = cost.flops - products
     return Workload(
         passes=passes,
