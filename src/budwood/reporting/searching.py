@@ -1,6 +1,6 @@
 """Estimates of the memory that a search takes beside the teacher, a candidate, and what reads a batch.
 
-Candidates that share their first layers hold hidden states of all text, and so does the teacher from which candidates'
+Candidates that share their first layers keep hidden states of all text, and so does the teacher from which candidates'
 predictions are to diverge little. Candidates that are corrected are, one input at a time, before they read.
 """
 
