@@ -104,7 +104,7 @@ class SearchSettings(Strict):
     """Tokens that finalists are trained on before that: what starts best need not end best."""
     reuse: bool = True
     """Whether candidates of a generation that share their first layers run them once. It changes no loss, but the
-    FLOPs that are recorded, and holds hidden states of all text."""
+    FLOPs that are recorded, and keeps hidden states of all text."""
     workers: Annotated[int, HOW] = Field(default=1, ge=1)
     """Processes that evaluate candidates; more than one need `budwood[ray]`."""
     gpus_per_worker: Annotated[float, HOW] = Field(default=0, ge=0)
