@@ -95,7 +95,7 @@ def _common(first: Sequence[int], second: Sequence[int]) -> int:
 def _bounded(shared: Sequence[int], most: int) -> list[int]:
     """Return the depths at which turns resume so that few states are held; where there are too many, a turn falls back.
 
-    It resumes at the next lower depth that is held, where that costs the fewest layers, and holds what is behind.
+    It resumes at the next lower depth that is held, where that costs the fewest layers, and keeps what is behind.
     """
     shared, alive = list(shared), set[int]()
     for turn, resumed in enumerate(shared):
