@@ -65,9 +65,9 @@ def savings(curves: pd.DataFrame, ledger: Sequence[Cost], reference: str = BASEL
 
     `flops_to_match` is the student's training until then; both are 0 at step 0 and NaN where nothing is matched.
     `tokens_to_match_low` and `_high` enclose the match in 95% of a bootstrap over held-out sequences, drawn together
-    for the arm and its reference, and over the seeds of each. The upper end is infinite where too many of the resampled
-    curves never match. Both are NaN where there is one run without losses by sequence, or one sequence. One run says
-    nothing about the spread between seeds: see `num_runs`.
+    for the arm and its reference, where the mean over the seeds of each spreads as Student's t. The upper end is
+    infinite where too many of the resampled curves never match. Both are NaN where there is one run without losses by
+    sequence, or one sequence. One run says nothing about the spread between seeds: see `num_runs`.
 
     Each ratio is `baseline_flops`, all that the reference spent on its training (one run, student only), divided by the
     arm's cost, so above 1 the arm was cheaper. The arm's cost is
@@ -162,9 +162,18 @@ class _Runs:
         return mean
 
     def resampled(self, sequences: Floats, rng: np.random.Generator) -> Floats:
-        """Return [R, P] mean losses of resampled runs, with given weights [R, N] of the sequences."""
+        """Return [R, P] mean losses as they may truly be, with given weights [R, N] of the sequences.
+
+        Few runs resampled as they are would spread too little: their weights [R, S] are drawn so that any mean over
+        them spreads around its own value as Student's t of S - 1 degrees of freedom by its standard error.
+        """
         num_runs = len(self.losses)
-        runs = rng.multinomial(num_runs, np.full(num_runs, 1 / num_runs), size=len(sequences)) / num_runs
+        runs = np.full((len(sequences), num_runs), 1 / num_runs)
+        if num_runs > 1:
+            normal = rng.standard_normal(runs.shape)
+            away = normal - normal.mean(1, keepdims=True)
+            spread = np.sqrt(rng.chisquare(num_runs - 1, len(sequences)) * num_runs)
+            runs += away / spread[:, None]
         means: Floats = np.einsum("rs,spn,rn->rp", runs, self.losses, sequences, optimize=True)
         return means
 
@@ -315,7 +324,7 @@ def _status(tokens: float) -> str:
 
 
 def _interval(runs: _Runs, target: _Runs) -> tuple[float, float]:
-    """Return between which tokens a match lies in 95% of resampled sequences and seeds."""
+    """Return between which tokens a match lies in 95% of resampled sequences and means over seeds."""
     num_sequences = runs.losses.shape[2]
     if target.losses.shape[2] != num_sequences:
         raise ValueError("curves: an arm and its reference were measured on different numbers of held-out sequences")

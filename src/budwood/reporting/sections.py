@@ -22,7 +22,7 @@ from budwood.reporting.benchmarks import mean_over_tasks
 from budwood.reporting.findings import Findings
 from budwood.reporting.ledger import LEDGERS, NUM_RESAMPLES
 from budwood.reporting.matching import arm_settings
-from budwood.reporting.tables import NOISE_STANDARD_ERRORS, paired_difference, verdict
+from budwood.reporting.tables import NOISE_STANDARD_ERRORS, noise_rule, paired_difference, verdict
 from budwood.search.choice import CONFIDENCE
 
 _REASONS = {
@@ -44,9 +44,9 @@ def results(table: pd.DataFrame) -> str:
         columns[f"{source}: perplexity"] = table[f"perplexity_{source}"].map(formats.significant).tolist()
         columns[f"{source}: loss (nats)"] = markup.means_and_errors(table, f"loss_{source}", f"standard_error_{source}")
         columns[f"{source}: minus {BASELINE}"] = _marked(
-            table[f"difference_{source}"], table[f"difference_standard_error_{source}"]
+            *(table[f"difference{end}_{source}"] for end in ("", "_standard_error", "_noise"))
         )
-    note = f"By source of text. `{_BEYOND}`: beyond the noise, {NOISE_STANDARD_ERRORS:g} paired standard errors."
+    note = f"By source of text. `{_BEYOND}`: beyond the noise, {noise_rule(int(table['num_seeds'].fillna(1).max()))}."
     return f"{note}\n\n{markup.markdown_table(columns, 2)}"
 
 
@@ -193,9 +193,9 @@ def saved(table: pd.DataFrame) -> str:
         "the named ledger: above 1 the arm was cheaper. `training` is the student alone; `with search` adds "
         "calibration, elimination, search and compensation; `with selection` adds those of the other spaces of the "
         "bin, one training of the same arm in each, and all probes; `with teacher` adds the teacher's forward passes. "
-        f"In brackets: {CONFIDENCE:.0%} intervals from {NUM_RESAMPLES:,} resamples of the held-out sequences, and "
-        "of the seeds if there are several; 0 is a curve that never reaches the target. A target reached at step 0 "
-        "costs no training, so its training ratio is undefined."
+        f"In brackets: {CONFIDENCE:.0%} intervals from {NUM_RESAMPLES:,} resamples of the held-out sequences, "
+        "in which means over several seeds spread as Student's t; 0 is a curve that never reaches the target. A "
+        "target reached at step 0 costs no training, so its training ratio is undefined."
     )
     parts = [part for name, rows in table.groupby(baselines, sort=False) for part in _savings(str(name), rows)]
     return "\n\n".join([note, *parts])
@@ -359,13 +359,15 @@ def _models(frame: pd.DataFrame) -> dict[str, list[str]]:
     }
 
 
-def _marked(means: pd.Series, errors: pd.Series) -> list[str]:
-    """Return differences with errors, with a mark where they are beyond the noise."""
+def _marked(means: pd.Series, errors: pd.Series, noises: pd.Series | None = None) -> list[str]:
+    """Return differences with errors, with a mark where they are beyond the noise: 2 errors without any given."""
+    noises = NOISE_STANDARD_ERRORS * errors if noises is None else noises
     return [
         f"{mean:+.0f} (all alike)"
         if error == 0
-        else formats.plus_minus(mean, error, signed=True) + (f" {_BEYOND}" if "beyond" in verdict(mean, error) else "")
-        for mean, error in zip(means, errors, strict=True)
+        else formats.plus_minus(mean, error, signed=True)
+        + (f" {_BEYOND}" if "beyond" in verdict(mean, error, noise) else "")
+        for mean, error, noise in zip(means, errors, noises, strict=True)
     ]
 
 

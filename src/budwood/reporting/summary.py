@@ -14,7 +14,7 @@ from budwood.reporting import formats, markup
 from budwood.reporting.findings import Findings
 from budwood.reporting.ledger import ledger_frame, total_by_stage
 from budwood.reporting.matching import misbooked, mismatches, unlike
-from budwood.reporting.tables import NOISE_STANDARD_ERRORS, lead, verdicts
+from budwood.reporting.tables import lead, noise_rule, verdicts
 from budwood.search.choice import CONFIDENCE
 
 _UNLIKE = "not comparable"
@@ -50,7 +50,7 @@ def models(findings: Findings) -> str:
     note = (
         "Validation loss per token, perplexity, and bits per byte, ± one standard error over the same sequences for "
         f"all models. Differences to `{BASELINE}` (the same architecture from random weights) are paired over "
-        f"sequences; beyond the noise means more than {NOISE_STANDARD_ERRORS:g} standard errors."
+        f"sequences; beyond the noise means {noise_rule(int(trained['num_seeds'].max()))}."
     )
     bins = [_bin(findings, str(name), rows) for name, rows in trained.groupby("bin", sort=False)]
     return "\n\n".join([*bins, note])
@@ -102,9 +102,9 @@ def _taken(findings: Findings, trained: pd.DataFrame) -> list[str]:
     rivals = finite[(finite[variants] == best[variants]).all(axis=1)].iloc[1:]
     if len(rivals):
         rival = rivals.iloc[0]
-        gap = rival["difference_to_best"], rival["difference_to_best_standard_error"]
+        gap, error, noise = (rival[f"difference_to_best{end}"] for end in ("", "_standard_error", "_noise"))
         unlike_it = f"not compared with `{rival['model']}`, which was not trained and measured as it was"
-        found += f", {unlike_it if pd.isna(gap[0]) else lead(*gap, rival['model'])}"
+        found += f", {unlike_it if pd.isna(gap) else lead(gap, error, rival['model'], noise=noise)}"
     key = best["bin"], best["space"], best["model"]
     record = next(arm for arm in findings.arms if (*arm.variant, arm.arm) == key)
     exports = findings.certificates
@@ -116,7 +116,7 @@ def _in_vain(best: str, rivals: pd.DataFrame) -> list[str]:
     """Return a sentence if random weights ended lower, beyond the noise, than every arm from the sub-network."""
     random = {BASELINE, REFERENCE}
     grown = rivals[~rivals["model"].isin(random)]
-    behind = grown["difference_to_best"] > NOISE_STANDARD_ERRORS * grown["difference_to_best_standard_error"]
+    behind = grown["difference_to_best"] > grown["difference_to_best_noise"]
     if best not in random or grown.empty or not behind.all():
         return []
     return ["The sub-network did not help: random weights ended lower. See [Search](#search) and [Teacher](#teacher)."]

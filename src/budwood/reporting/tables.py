@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from budwood.evaluation.statistics import mean_and_error, summarise
 from budwood.records.names import BASELINE
@@ -11,9 +12,13 @@ from budwood.records.teacher import HeldOutText, TeacherEvaluation, TeacherRecor
 from budwood.records.training import Score
 from budwood.reporting import formats
 from budwood.reporting.matching import mismatches, runs_by_arm
+from budwood.search.choice import CONFIDENCE
 
 NOISE_STANDARD_ERRORS = 2.0
-"""A difference exceeds the noise when it is larger than this many of its standard errors."""
+"""A difference exceeds the noise when it is larger than this many of its standard errors over sequences."""
+
+_DIFFERENCE = ("", "_standard_error", "_noise")
+"""Ends of the columns of a difference."""
 
 Columns = dict[str, float | str]
 """A row of a table."""
@@ -38,18 +43,28 @@ def paired_difference(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.n
     return mean_and_error(np.asarray(a, dtype=float) - np.asarray(b, dtype=float))
 
 
-def verdict(difference: float, standard_error: float) -> str:
-    """Return in words whether a difference in loss exceeds the noise (2 standard errors)."""
+def verdict(difference: float, standard_error: float, noise: float | None = None) -> str:
+    """Return in words whether a difference in loss exceeds the noise: 2 standard errors where nothing else is given."""
     if not np.isfinite(difference) or not np.isfinite(standard_error):
         return "not decidable"
-    if abs(difference) <= NOISE_STANDARD_ERRORS * standard_error:
+    if abs(difference) <= (NOISE_STANDARD_ERRORS * standard_error if noise is None else noise):
         return "within the noise"
     return "lower, beyond the noise" if difference < 0 else "higher, beyond the noise"
 
 
-def lead(difference: float, standard_error: float, rival: str, unit: str = "") -> str:
+def noise_rule(num_seeds: int) -> str:
+    """Return in words what is beyond the noise."""
+    if num_seeds == 1:
+        return f"more than {NOISE_STANDARD_ERRORS:g} paired standard errors"
+    return (
+        f"more than the root of the summed squares of {NOISE_STANDARD_ERRORS:g} paired standard errors over sequences "
+        f"and {_student(num_seeds):.3g} over the {num_seeds} seeds (Student's t)"
+    )
+
+
+def lead(difference: float, standard_error: float, rival: str, unit: str = "", noise: float | None = None) -> str:
     """Return by how much the best is below a rival, and whether that is beyond the noise."""
-    gap, sure = formats.plus_minus(difference, standard_error), verdict(difference, standard_error)
+    gap, sure = formats.plus_minus(difference, standard_error), verdict(difference, standard_error, noise)
     return f"{gap}{unit} below `{rival}` ({sure.removeprefix('higher, ')})"
 
 
@@ -69,8 +84,8 @@ def compared_to_best(losses: Sequence[float], best: Sequence[float] | None) -> d
 
 def verdicts(table: pd.DataFrame) -> list[str]:
     """Return the verdict on every difference of a table; n/a where there is none."""
-    pairs = zip(table["difference"], table["difference_standard_error"], strict=True)
-    return [formats.MISSING if np.isnan(mean) else verdict(mean, error) for mean, error in pairs]
+    columns = [table[f"difference{end}"] for end in _DIFFERENCE]
+    return [formats.MISSING if np.isnan(row[0]) else verdict(*row) for row in zip(*columns, strict=True)]
 
 
 def results_table(arms: Sequence[Score], evaluation: TeacherEvaluation, teacher: TeacherRecord) -> pd.DataFrame:
@@ -84,9 +99,10 @@ def results_table(arms: Sequence[Score], evaluation: TeacherEvaluation, teacher:
 
     Returns:
         Columns `bin`, `space`, `model`, `num_parameters`, `num_seeds`, `tokens`, `student_flops`, `teacher_flops` (of
-        one run); those of `summarise` and `difference` with `difference_standard_error` (paired, the arm minus the
-        variant's `random_init`, nats per token), overall and with the suffix `_<source>`; `difference_to_best` and
-        `difference_to_best_standard_error`: paired, minus the variant's arm of lowest loss; `num_sequences`,
+        one run); those of `summarise` and `difference` with `difference_standard_error` and `difference_noise` (paired,
+        the arm minus the variant's `random_init`, nats per token; what exceeds the noise, see `noise_rule`), overall
+        and with the suffix `_<source>`; `difference_to_best` with both: paired, minus the variant's arm of lowest loss;
+        `num_sequences`,
         `learning_rate`, `seconds` (of one run), `device`, `precision`. NaN or empty where it does not apply.
 
     Raises:
@@ -166,18 +182,31 @@ def _differences(arm: str, siblings: Mapping[str, Mapping[int, Losses]], like: C
     columns: dict[str, float] = {}
     for column, (other, suffix) in (pairs | {"difference_to_best{}": (best, "")}).items():
         defined = other in losses and other in like and other != arm
-        difference = _paired(losses[arm], losses[other], suffix) if defined else (np.nan, np.nan)
-        columns |= dict(zip((column.format(""), column.format("_standard_error")), difference, strict=True))
+        difference = _paired(losses[arm], losses[other], suffix) if defined else (np.nan,) * len(_DIFFERENCE)
+        columns |= dict(zip(map(column.format, _DIFFERENCE), difference, strict=True))
     return columns
 
 
 def _paired(
     runs: Mapping[int, Mapping[str, np.ndarray]], others: Mapping[int, Mapping[str, np.ndarray]], suffix: str
-) -> tuple[float, float]:
-    """Return the mean difference over the seeds that both have, and its error over sequences and seeds."""
+) -> tuple[float, float, float]:
+    """Return the mean difference over the seeds that both have, its error over sequences and seeds, and its noise.
+
+    A difference of nothing is within the noise with 95% confidence. The half-widths over sequences and over seeds,
+    which are few, add as independent ones do: the root of their summed squares.
+    """
     common = sorted(set(runs) & set(others))
     if not common:
-        return np.nan, np.nan
+        return np.nan, np.nan, np.nan
     gaps = np.stack([runs[seed][suffix] - others[seed][suffix] for seed in common])
-    mean, error = paired_difference(gaps.mean(0), np.zeros(gaps.shape[1]))
-    return mean, _with_seeds(error, gaps.mean(1).tolist())
+    mean, error = mean_and_error(gaps.mean(0))
+    noise = NOISE_STANDARD_ERRORS * error
+    if len(common) == 1:
+        return mean, error, noise
+    over_seeds = mean_and_error(gaps.mean(1))[1]
+    return mean, float(np.hypot(error, over_seeds)), float(np.hypot(noise, _student(len(common)) * over_seeds))
+
+
+def _student(num_seeds: int) -> float:
+    """Return how many of its standard errors a mean over seeds may be off with 95% confidence."""
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, num_seeds - 1))
