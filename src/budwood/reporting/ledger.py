@@ -80,6 +80,8 @@ def savings(curves: pd.DataFrame, ledger: Sequence[Cost], reference: str = BASEL
     * `ratio_with_teacher`: and the teacher's forward passes until the match, and those in the probes; those for a cache
       in full. `teacher_flops` is their sum at the match.
 
+    Sweeps of learning rates are in none of them: the reference needs one as well as the arm.
+
     `reference_init` is not found by a search: it is charged with its training alone. An entry of the ledger with empty
     fields serves several variants; it is charged in full to each that needs it, see `Cost.serves`, and never twice. No
     ratio is given where the status is `not reached` or `no baseline`, or where the cost is zero.

@@ -193,6 +193,7 @@ def saved(table: pd.DataFrame) -> str:
         "the named ledger: above 1 the arm was cheaper. `training` is the student alone; `with search` adds "
         "calibration, elimination, search and compensation; `with selection` adds those of the other spaces of the "
         "bin, one training of the same arm in each, and all probes; `with teacher` adds the teacher's forward passes. "
+        "No ratio counts sweeps of learning rates, which both sides may need; the ledger does. "
         f"In brackets: {CONFIDENCE:.0%} intervals from {NUM_RESAMPLES:,} resamples of the held-out sequences, "
         "in which means over several seeds spread as Student's t; 0 is a curve that never reaches the target. A "
         "target reached at step 0 costs no training, so its training ratio is undefined."
