@@ -63,12 +63,14 @@ def stream_memory(teacher: Architecture, reading: TextReading, *, num_trials: in
         return _largest([Memory(weights=2 * table), *_scoring(teacher, reading)])
     rows = _FLOAT32 * width * min(HEAD_ROWS, teacher.vocab_size)
     capped = family_of(teacher.family).caps_logits
-    logits = 4 * _FLOAT32 * reading.batch_tokens * min(HEAD_ROWS, teacher.vocab_size) if capped else 0
+    logits = 4 * _FLOAT32 * reading.batch_tokens * min(HEAD_ROWS, teacher.vocab_size)
+    errors = Memory(weights=table, head=rows + 2 * _FLOAT32 * width**2)
+    if capped:
+        errors = Memory(weights=table, activations=states * (num_trials + 1), head=rows + logits)
     return _largest(
         [
             Memory(weights=2 * table),
-            Memory(weights=table, head=rows + 2 * _FLOAT32 * width**2),
-            Memory(weights=table, activations=states * (num_trials + 1), head=rows + logits),
+            errors,
             _layer_reading(teacher, reading, states * (num_trials + 1)),
         ]
     )
