@@ -90,3 +90,46 @@ def test_a_winning_baseline_is_named(make_study: Callable) -> None:
     assert "The sub-network did not help" in models
     assert models.count("| higher, beyond the noise |") == 2
     assert "`subnet_init` is higher in 1 of 1" in section(study.findings, "Why to believe it")
+
+
+def test_the_lowest_is_compared_with_the_best_of_all_spaces_of_its_bin(make_study: Callable) -> None:
+    """Far below all arms of its own space, but as good as one of the other space."""
+    study = make_study(2)
+    base = study.arms[0]["losses"]
+    shifts = {(0, "subnet_init"): 2.0, (1, "distilled"): 1.99}
+    for place, arm in enumerate(study.arms):
+        shift = shifts.get((place // 3, arm["arm"]), 0.0)
+        arm["losses"] = {
+            name: [loss - shift + 0.1 * (-1) ** (i + place // 3) for i, loss in enumerate(own)]
+            for name, own in base.items()
+        }
+    models = section(study.findings, "Models to take")
+    assert "Lowest loss: `subnet_init` of coarse_uniform" in models
+    assert "below `distilled` of coarse_layerwise (within the noise)." in models
+    assert "As the lowest of 6 on the text that it is reported on, its loss is flattered a little." in models
+
+
+def test_random_weights_of_one_space_beat_all_sub_networks_of_a_bin_or_none(make_study: Callable) -> None:
+    study = make_study(2)
+    base = study.arms[0]["losses"]
+    for place, arm in enumerate(study.arms):
+        shift = 0.0 if place == 0 else 1.0
+        arm["losses"] = {
+            name: [loss + shift + 0.1 * (i % 2) for i, loss in enumerate(own)] for name, own in base.items()
+        }
+    assert "The sub-network did not help" in section(study.findings, "Models to take")
+    study.arms[5]["losses"] = study.arms[0]["losses"]
+    assert "did not help" not in section(study.findings, "Models to take")
+
+
+def test_the_reference_is_no_rival_of_itself(make_study: Callable) -> None:
+    """All spaces of a bin have the same one."""
+    study = make_study(2)
+    shared = {"arm": "reference_init", "run": "reference_init"}
+    lowest = {name: [loss - 9 for loss in own] for name, own in study.arms[0]["losses"].items()}
+    for place in (3, 7):
+        study.arms.insert(place, study.arms[place - 1] | shared | {"losses": lowest})
+    models = section(study.findings, "Models to take")
+    assert "Lowest loss: `reference_init`" in models
+    assert re.search(r"below `\w+` of coarse_\w+ \(beyond the noise\)", models)
+    assert "As the lowest of 7 " in models

@@ -194,7 +194,7 @@ def _found(table: pd.DataFrame) -> str:
     if len(known) == 1:
         return " ".join([f"{found}. No other variant finished.", *words])
     rival = known.iloc[1]
-    gap = lead(rival["difference"], rival["difference_standard_error"], rival["variant"])
+    gap = lead(rival["difference"], rival["difference_standard_error"], f"`{rival['variant']}`")
     return " ".join([f"{found}, {gap}.", *words])
 
 

@@ -93,5 +93,5 @@ def _sentence(bin_name: str, rows: pd.DataFrame) -> str:
     if len(rows) == 1:
         return f"- **{bin_name}**: `{best['space']}` is its only space."
     second = rows.iloc[1]
-    gap = lead(second["difference"], second["difference_standard_error"], second["space"], " nats")
+    gap = lead(second["difference"], second["difference_standard_error"], f"`{second['space']}`", " nats")
     return f"- **{bin_name}**: `{best['space']}` is best, {gap}."

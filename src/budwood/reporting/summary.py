@@ -70,7 +70,7 @@ def _bin(findings: Findings, name: str, trained: pd.DataFrame) -> str:
         f"minus {BASELINE}": markup.means_and_errors(rows, "difference", "difference_standard_error", signed=True),
         "verdict": _verdicts(findings, rows),
     }
-    return "\n\n".join([f"### {name}", *_taken(findings, trained), markup.markdown_table(columns, 2)])
+    return "\n\n".join([f"### {name}", *_taken(findings, trained[~repeated]), markup.markdown_table(columns, 2)])
 
 
 def _verdicts(findings: Findings, rows: pd.DataFrame) -> list[str]:
@@ -91,7 +91,7 @@ def _taken(findings: Findings, trained: pd.DataFrame) -> list[str]:
     finite = trained.dropna(subset=["loss"]).sort_values("loss", kind="stable")
     if finite.empty:
         return ["No arm has a finite loss."]
-    best, variants = finite.iloc[0], ["bin", "space"]
+    best = finite.iloc[0]
     loss = formats.plus_minus(best["loss"], best["standard_error"])
     teacher = findings.results.loc[findings.results["bin"] == "", "perplexity"].iloc[0]
     found = (
@@ -99,16 +99,22 @@ def _taken(findings: Findings, trained: pd.DataFrame) -> list[str]:
         f"{loss} nats per token (perplexity {formats.significant(best['perplexity'])}, the teacher's "
         f"{formats.significant(teacher)})"
     )
-    rivals = finite[(finite[variants] == best[variants]).all(axis=1)].iloc[1:]
+    rivals = finite.iloc[1:]
     if len(rivals):
         rival = rivals.iloc[0]
+        apart = rival["model"] != REFERENCE and len(set(trained["space"])) > 1
+        name = f"`{rival['model']}`" + (f" of {rival['space']}" if apart else "")
         gap, error, noise = (rival[f"difference_to_best{end}"] for end in ("", "_standard_error", "_noise"))
-        unlike_it = f"not compared with `{rival['model']}`, which was not trained and measured as it was"
-        found += f", {unlike_it if pd.isna(gap) else lead(gap, error, rival['model'], noise=noise)}"
+        unlike_it = f"not compared with {name}, which was not trained and measured as it was"
+        found += f", {unlike_it if pd.isna(gap) else lead(gap, error, name, noise=noise)}"
+        found += f". As the lowest of {len(finite)} on the text that it is reported on, its loss is flattered a little"
     key = best["bin"], best["space"], best["model"]
     record = next(arm for arm in findings.arms if (*arm.variant, arm.arm) == key)
     exports = findings.certificates
     export = exports[(exports["bin"] == key[0]) & (exports["space"] == key[1])]
+    found += (
+        f". As the lowest of {len(finite)} on the text of this table it is flattered a little" if len(rivals) else ""
+    )
     return [f"{found}.", *_in_vain(best["model"], rivals), *_loading(record, export)]
 
 

@@ -22,6 +22,8 @@ _DIFFERENCE = ("", "_standard_error", "_noise")
 
 Columns = dict[str, float | str]
 """A row of a table."""
+_Arm = tuple[str, str]
+"""The space and the name of an arm of a bin."""
 Losses = Mapping[str, Sequence[float]]
 """Mean loss in nats per token of each validation sequence, by source."""
 
@@ -65,7 +67,7 @@ def noise_rule(num_seeds: int) -> str:
 def lead(difference: float, standard_error: float, rival: str, unit: str = "", noise: float | None = None) -> str:
     """Return by how much the best is below a rival, and whether that is beyond the noise."""
     gap, sure = formats.plus_minus(difference, standard_error), verdict(difference, standard_error, noise)
-    return f"{gap}{unit} below `{rival}` ({sure.removeprefix('higher, ')})"
+    return f"{gap}{unit} below {rival} ({sure.removeprefix('higher, ')})"
 
 
 def compared_to_best(losses: Sequence[float], best: Sequence[float] | None) -> dict[str, float]:
@@ -101,7 +103,7 @@ def results_table(arms: Sequence[Score], evaluation: TeacherEvaluation, teacher:
         Columns `bin`, `space`, `model`, `num_parameters`, `num_seeds`, `tokens`, `student_flops`, `teacher_flops` (of
         one run); those of `summarise` and `difference` with `difference_standard_error` and `difference_noise` (paired,
         the arm minus the variant's `random_init`, nats per token; what exceeds the noise, see `noise_rule`), overall
-        and with the suffix `_<source>`; `difference_to_best` with both: paired, minus the variant's arm of lowest loss;
+        and with the suffix `_<source>`; `difference_to_best` with both: paired, minus the bin's arm of lowest loss;
         `num_sequences`,
         `learning_rate`, `seconds` (of one run), `device`, `precision`. NaN or empty where it does not apply.
 
@@ -113,15 +115,15 @@ def results_table(arms: Sequence[Score], evaluation: TeacherEvaluation, teacher:
         _check_same_sequences(arm, teacher_losses)
     nowhere = dict.fromkeys(("bin", "space", "device", "precision"), "")
     own: Columns = {"model": teacher.name, "num_parameters": teacher.num_parameters}
-    nothing = _differences("", {"": {0: teacher_losses}}, set())
+    nothing = _differences(("", ""), {("", ""): {0: teacher_losses}}, set())
     rows: list[Columns] = [{**nowhere, **own, **_scores({0: teacher_losses}, text), **nothing}]
     by_arm = runs_by_arm(arms)
     for place, runs in by_arm.items():
-        others = {key[2]: other for key, other in by_arm.items() if key[:2] == place[:2]}
-        siblings = {name: {run.seed: run.losses for run in other} for name, other in others.items()}
+        others = {key[1:]: other for key, other in by_arm.items() if key[0] == place[0]}
+        in_bin = {name: {run.seed: run.losses for run in other} for name, other in others.items()}
         like = {name for name, other in others.items() if not mismatches([*runs, *other])}
-        scores = _scores(siblings[place[2]], text)
-        rows.append({**_arm_columns(runs), **scores, **_differences(place[2], siblings, like)})
+        scores = _scores(in_bin[place[1:]], text)
+        rows.append({**_arm_columns(runs), **scores, **_differences(place[1:], in_bin, like)})
     lead = ["bin", "space", "model", "num_parameters", "num_seeds", "tokens", "student_flops", "teacher_flops"]
     tail = ["learning_rate", "seconds", "device", "precision"]
     return pd.DataFrame(rows, columns=[*lead, *_scores({0: teacher_losses}, text), *nothing, *tail])
@@ -169,16 +171,16 @@ def _with_seeds(error: float, means: Sequence[float]) -> float:
     return error if len(means) == 1 else float(np.hypot(error, mean_and_error(means)[1]))
 
 
-def _differences(arm: str, siblings: Mapping[str, Mapping[int, Losses]], like: Collection[str]) -> dict[str, float]:
-    """Return the paired differences to the variant's baseline and best arm with standard errors.
+def _differences(arm: _Arm, in_bin: Mapping[_Arm, Mapping[int, Losses]], like: Collection[_Arm]) -> dict[str, float]:
+    """Return the paired differences to the variant's baseline and the bin's best arm, with errors and noise.
 
     NaN to itself, and to arms that are not among those that were trained alike.
     """
-    losses = {name: {seed: _by_suffix(run) for seed, run in runs.items()} for name, runs in siblings.items()}
-    means = {name: np.mean([run[""].mean() for run in runs.values()]) for name, runs in losses.items()}
+    losses = {name: {seed: _by_suffix(run) for seed, run in runs.items()} for name, runs in in_bin.items()}
+    means = {name: np.stack([run[""] for run in runs.values()]).mean(0).mean() for name, runs in losses.items()}
     best = min(means, key=lambda name: float(np.nan_to_num(means[name], nan=np.inf)))
     suffixes = next(iter(losses[arm].values()))
-    pairs = {f"difference{{}}{suffix}": (BASELINE, suffix) for suffix in suffixes}
+    pairs = {f"difference{{}}{suffix}": ((arm[0], BASELINE), suffix) for suffix in suffixes}
     columns: dict[str, float] = {}
     for column, (other, suffix) in (pairs | {"difference_to_best{}": (best, "")}).items():
         defined = other in losses and other in like and other != arm
