@@ -55,7 +55,9 @@ def test_the_opening_quotes_the_tables(make_study: Callable) -> None:
     # Of 65.6 TFLOP 2.1 + 24 + 3 and 27 + 5.9; then 1.2 + 2.4.
     spent = section(study.findings, "What it cost")
     assert spent.startswith("Total: 65.6 TFLOP, ")
-    assert "compensation took 44%, training with its teacher 50%" in spent
+    assert (
+        "44% for calibration, elimination, search and compensation, 50% for training with its teacher, 5% for" in spent
+    )
     assert "| all | 65.6 TFLOP | 100.0% |" in spent
     untimed = [cost.model_copy(update={"seconds": 0.0}) for cost in study.findings.ledger]
     spent = section(dataclasses.replace(study.findings, ledger=untimed), "What it cost")

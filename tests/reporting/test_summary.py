@@ -7,6 +7,9 @@ from dataclasses import replace
 import numpy as np
 from reports import section
 
+from budwood.records.cost import STAGES, Cost
+from budwood.reporting.summary import _PARTS
+
 
 def test_every_bin_says_what_to_take_and_how_to_load_it(make_study: Callable) -> None:
     """The layer-wise arms are made best: they need code of their own, and an engine that was tested."""
@@ -133,3 +136,16 @@ def test_the_reference_is_no_rival_of_itself(make_study: Callable) -> None:
     assert "Lowest loss: `reference_init`" in models
     assert re.search(r"below `\w+` of coarse_\w+ \(beyond the noise\)", models)
     assert "As the lowest of 7 " in models
+
+
+def test_every_stage_is_counted_for_what_it_is(make_study: Callable) -> None:
+    spent = {"search": 10.0, "training": 50.0, "sweep": 27.0, "probe": 10.0, "gate": 1.0, "evaluation": 2.0}
+    ledger = [Cost(stage=stage, flops=flops, tokens=1) for stage, flops in spent.items()]
+    told = section(replace(make_study(1).findings, ledger=ledger), "What it cost")
+    assert told.startswith(
+        "Total: 100 FLOP, over all variants and arms: 10% for calibration, elimination, search and compensation, 38% "
+        "for probes, trials of learning rates and sanity gates, 50% for training with its teacher, 2% for measuring "
+        "and certificates. A stage"
+    )
+    named = [stage for stages in _PARTS.values() for stage in stages]
+    assert sorted(named) == sorted(STAGES)

@@ -18,7 +18,16 @@ from budwood.reporting.tables import lead, noise_rule, verdicts
 from budwood.search.choice import CONFIDENCE
 
 _UNLIKE = "not comparable"
+_PREPARING_STAGES = ("probe", "sweep", "gate")
 _TRAINING_STAGES = ("training", "teacher", "teacher_cache")
+_MEASURING_STAGES = ("heldout", "evaluation", "certificate")
+_PARTS = {
+    "calibration, elimination, search and compensation": SEARCH_STAGES,
+    "probes, trials of learning rates and sanity gates": _PREPARING_STAGES,
+    "training with its teacher": _TRAINING_STAGES,
+    "measuring and certificates": _MEASURING_STAGES,
+}
+"""What a cost was for, in words, and its stages."""
 
 
 def warning(findings: Findings) -> str:
@@ -266,13 +275,13 @@ def _outcome(findings: Findings, trained: pd.DataFrame) -> str:
 
 
 def cost(findings: Findings) -> str:
-    """Return the total cost, the shares of search and training, and the costs by stage."""
+    """Return the total cost, the shares of what it was for, and the costs by stage."""
     costs = ledger_frame(findings.ledger)
     total = costs["flops"].sum()
     if not total > 0:
         return "No costs were recorded."
-    searching = costs.loc[costs["stage"].isin(SEARCH_STAGES), "flops"].sum() / total
-    training = costs.loc[costs["stage"].isin(_TRAINING_STAGES), "flops"].sum() / total
+    shares = {part: costs.loc[costs["stage"].isin(stages), "flops"].sum() / total for part, stages in _PARTS.items()}
+    taken = ", ".join(f"{share:.0%} for {part}" for part, share in shares.items() if share)
     rows = total_by_stage(findings.ledger)
     sums = rows[["flops", "tokens", "seconds"]].sum().to_frame().T.assign(stage="all")
     rows = pd.concat([rows, sums], ignore_index=True)
@@ -284,8 +293,7 @@ def cost(findings: Findings) -> str:
         "time": [formats.duration(seconds) if seconds else "" for seconds in rows["seconds"]],
     }
     sentence = (
-        f"Total: {formats.flops(total)}, over all variants and arms. Calibration, elimination, search and compensation "
-        f"took {searching:.0%}, training with its teacher {training:.0%}, measuring the rest. "
-        "A stage without a time was not timed by itself."
+        f"Total: {formats.flops(total)}, over all variants and arms: {taken}. A stage without a time was not timed by "
+        "itself."
     )
     return f"{sentence}\n\n{markup.markdown_table(columns, 1)}"
