@@ -16,6 +16,7 @@ from budwood.arch.selection import Selection
 from budwood.arch.spec import Architecture
 from budwood.records.cost import Cost
 from budwood.records.form import RECORD_KINDS, SCHEMA_VERSION, read_records, write_records
+from budwood.records.names import Variant
 from budwood.records.strict import Strict
 
 TEXTS = st.text(max_size=6)
@@ -39,6 +40,8 @@ def values(annotation: Any, *, finite: bool) -> st.SearchStrategy[Any]:  # noqa:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return records(annotation)
     origin, parts = get_origin(annotation), get_args(annotation)
+    if annotation is Variant:
+        return st.builds(Variant, st.text(max_size=3), st.text(max_size=3))
     if origin is Literal:
         return st.sampled_from(parts)
     if origin in (Union, types.UnionType):
