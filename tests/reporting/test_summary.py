@@ -109,7 +109,7 @@ def test_the_lowest_is_compared_with_the_best_of_all_spaces_of_its_bin(make_stud
     models = section(study.findings, "Models to take")
     assert "Lowest loss: `subnet_init` of coarse_uniform" in models
     assert "below `distilled` of coarse_layerwise (within the noise)." in models
-    assert "As the lowest of 6 on the text that it is reported on, its loss is flattered a little." in models
+    assert "The lowest of 6 losses on the same text is a little too low on average." in models
 
 
 def test_random_weights_of_one_space_beat_all_sub_networks_of_a_bin_or_none(make_study: Callable) -> None:
@@ -135,7 +135,7 @@ def test_the_reference_is_no_rival_of_itself(make_study: Callable) -> None:
     models = section(study.findings, "Models to take")
     assert "Lowest loss: `reference_init`" in models
     assert re.search(r"below `\w+` of coarse_\w+ \(beyond the noise\)", models)
-    assert "As the lowest of 7 " in models
+    assert "The lowest of 7 losses " in models
 
 
 def test_every_stage_is_counted_for_what_it_is(make_study: Callable) -> None:

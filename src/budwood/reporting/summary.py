@@ -116,7 +116,7 @@ def _taken(findings: Findings, trained: pd.DataFrame) -> list[str]:
         gap, error, noise = (rival[f"difference_to_best{end}"] for end in ("", "_standard_error", "_noise"))
         unlike_it = f"not compared with {name}, which was not trained and measured as it was"
         found += f", {unlike_it if pd.isna(gap) else lead(gap, error, name, noise=noise)}"
-        found += f". As the lowest of {len(finite)} on the text that it is reported on, its loss is flattered a little"
+        found += f". The lowest of {len(finite)} losses on the same text is a little too low on average"
     key = best["bin"], best["space"], best["model"]
     record = next(arm for arm in findings.arms if (*arm.variant, arm.arm) == key)
     exports = findings.certificates
