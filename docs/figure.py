@@ -16,7 +16,7 @@ WIDTH, LEFT, RIGHT = 480, 186, 356
 """Narrow, so that the text can be read on a phone."""
 TOP, ROW, BOTTOM = 70, 32, 56
 TICKS = (5.0, 5.5, 6.0, 6.5, 7.0)
-FOOT, LOSSES, TOKENS = 330, (4.0, 5.0, 6.0, 7.0), (100_000, 200_000, 500_000, 1_000_000)
+FOOT, LOSSES, TOKENS = 330, (4.0, 5.0, 6.0, 7.0), (100_000, 200_000, 500_000, 1_000_000, 2_000_000)
 
 
 def draw(result: dict[str, Any], scheme: str) -> str:
