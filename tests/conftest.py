@@ -14,7 +14,6 @@ from unittest.mock import patch
 import pytest
 from filelock import FileLock
 from processes import FORKS, forking
-from projects import copy_project, kedro
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -120,6 +119,8 @@ def own_mlflow() -> Iterator[None]:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """Return a throw-away copy of the project."""
+    from projects import copy_project
+
     return copy_project(tmp_path / "project")
 
 
@@ -129,6 +130,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     All test processes share it. A test that changes something takes a copy first.
     """
+    from projects import copy_project, kedro
+
     base = tmp_path_factory.getbasetemp()
     base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     folder = base / "finished"

@@ -77,6 +77,8 @@ def test_what_changes_nothing_goes_first_and_a_stopped_elimination_goes_on(parts
 def test_parts_and_layers_are_compared_in_small(parts, monkeypatch, capsys, tmp_path):
     teacher = parts.open_quickstart(tmp_path).teacher.load_model(torch.float32)
     most = round(0.7 * teacher.num_parameters())
+    few = {name: parts.CORRECTIONS[name] for name in ("not corrected", "refitted")}
+    monkeypatch.setattr(parts, "CORRECTIONS", few)
     monkeypatch.setattr(sys, "argv", ["parts.py", f"--parameters={most}", f"--cache-dir={tmp_path}"])
     parts.main()
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
