@@ -15,6 +15,9 @@ import pytest
 from filelock import FileLock
 from processes import FORKS, forking
 
+# A fork is frozen, and Hypothesis asks the collector what refers to a generator of random numbers when it is imported:
+# below, or by the conftest.py of a folder.
+gc.unfreeze()
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 # Nothing here may reach a hub, or the store of the user's runs.
@@ -29,7 +32,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Start what forks processes, once for all processes of pytest, and say how long Hypothesis looks."""
-    gc.unfreeze()  # Hypothesis asks the collector what refers to a generator of random numbers
     from hypothesis import settings
 
     # A busy machine is slow, not wrong. `--hypothesis-profile=thorough` looks longer.

@@ -3,7 +3,6 @@
 Python's own, `-m module ...` and `-c code ...`, run in that process, others in processes of their own.
 """
 
-import gc
 import json
 import os
 import subprocess
@@ -74,8 +73,6 @@ def _play(step: Step, log: Path) -> Played:
 def _status(step: Step) -> int:
     if step.arguments[0] not in {"-m", "-c"}:
         return subprocess.run(step.arguments, check=False).returncode
-    if step.arguments[1] == "pytest":
-        gc.unfreeze()  # Hypothesis asks the collector what refers to a generator of random numbers
     try:
         execute(step.arguments)
     except SystemExit as end:

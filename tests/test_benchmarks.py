@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from projects import ROOT
+from scripts import FOLDER, beside_scripts, small_quickstart
 from teachers import tiny_teacher
 from words import train_tokenizer
 
@@ -22,7 +22,6 @@ import budwood
 from budwood.models.checkpoint import save_checkpoint
 from budwood.training import objectives
 
-FOLDER = ROOT / "benchmarks"
 PEERS = {"litgpt_train", "peers_cut", "whittle_activate", "whittle_kd", "whittle_search"}
 """Run in environments of their own."""
 SHARED = {"__init__", "jobs", "peers", "quickstart"}
@@ -42,13 +41,8 @@ SMALL_SHAPE = (32, 3, 16, 48, 3)
 
 @pytest.fixture(autouse=True)
 def beside_the_scripts(monkeypatch):
-    """Import what scripts share as they do, and forget it afterwards."""
-    monkeypatch.syspath_prepend(FOLDER)
-    before = set(sys.modules)
-    yield
-    for name in set(sys.modules) - before:
-        if Path(getattr(sys.modules[name], "__file__", None) or "").parent == FOLDER:
-            del sys.modules[name]
+    with beside_scripts(monkeypatch):
+        yield
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -71,17 +65,10 @@ def test_scripts_of_peers_import_nothing_of_budwood(name):
 def small(monkeypatch):
     """Put a random teacher and short text in place of the quickstart's."""
     import cuts
-    import quickstart
 
-    splits = {"train": 0.4, "calibration": 0.15, "selection": 0.15, "choice": 0.15, "validation": 0.15}
-    text = budwood.SourceSettings(path=("package://encodings/cp*.py",), splits=splits)
+    small_quickstart(monkeypatch, TEACHER)
     # To compile the loss takes longer than these runs.
     monkeypatch.setattr(objectives, "inductor_works", lambda _: False)
-    monkeypatch.setattr(quickstart, "LENGTH", 32)
-    monkeypatch.setattr(quickstart, "TEACHER", budwood.TeacherSettings(random=TEACHER))
-    monkeypatch.setattr(quickstart, "WIKIPEDIA", text)
-    counts = {"length": 32, "calibration": 4, "elimination": 1, "selection": 3, "choice": 2, "validation": 2}
-    monkeypatch.setattr(quickstart, "MEASUREMENT", budwood.MeasurementSettings(**counts, heldout=1))
     monkeypatch.setattr(cuts, "HALF", cuts.ParameterBin(40_000, 60_000))
 
 

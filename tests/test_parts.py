@@ -2,38 +2,24 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from projects import ROOT
+from scripts import beside_scripts, small_quickstart
 from teachers import tiny_teacher
-
-import budwood
 
 
 @pytest.fixture
 def parts(monkeypatch):
-    """Import the benchmark as a script does, on a random teacher and short text, and forget it afterwards."""
-    before = set(sys.modules)
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    import parts
-    import quickstart
+    """Import the benchmark, on a random teacher and short text."""
+    with beside_scripts(monkeypatch):
+        import parts
 
-    random = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 6}
-    splits = {"train": 0.4, "calibration": 0.2, "selection": 0.1, "choice": 0.1, "validation": 0.2}
-    counts = {"length": 32, "calibration": 4, "elimination": 1, "selection": 3, "choice": 2, "validation": 2}
-    monkeypatch.setattr(quickstart, "LENGTH", 32)
-    monkeypatch.setattr(quickstart, "TEACHER", budwood.TeacherSettings(random={**random, "initializer_range": 0.2}))
-    monkeypatch.setattr(
-        quickstart, "WIKIPEDIA", budwood.SourceSettings(path=("package://encodings/cp*.py",), splits=splits)
-    )
-    monkeypatch.setattr(quickstart, "MEASUREMENT", budwood.MeasurementSettings(**counts, heldout=1))
-    monkeypatch.setattr(parts, "NUM_SEQUENCES", 4)
-    yield parts
-    for name in set(sys.modules) - before:
-        if Path(getattr(sys.modules[name], "__file__", None) or "").parent == ROOT / "benchmarks":
-            del sys.modules[name]
+        sizes = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 6}
+        splits = {"train": 0.4, "calibration": 0.2, "selection": 0.1, "choice": 0.1, "validation": 0.2}
+        small_quickstart(monkeypatch, {**sizes, "initializer_range": 0.2}, splits)
+        monkeypatch.setattr(parts, "NUM_SEQUENCES", 4)
+        yield parts
 
 
 @torch.no_grad()

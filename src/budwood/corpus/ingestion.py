@@ -121,8 +121,8 @@ def tokenize_sources(
                 run = _SourceRun(source, root, shards, number, corpus.seed)
                 states[source.name] = run.finish(workers, _AHEAD * corpus.num_processes, progress=progress)
         origin = {"settings": settings, "sources": {name: asdict(state) for name, state in states.items()}}
-        left_out = [(state.skipped, state.empty) for state in states.values()]
-        omitted = dict(zip(("skipped_rows", "empty_rows"), map(sum, zip(*left_out, strict=True)), strict=True))
+        omitted = {"skipped_rows": sum(state.skipped for state in states.values())}
+        omitted["empty_rows"] = sum(state.empty for state in states.values())
         return pack(shards, corpus.weights, folder, facts | {"origin": origin, "omitted": omitted}, progress=progress)
     except OSError as error:
         if error.errno != errno.ENOSPC:

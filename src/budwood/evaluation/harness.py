@@ -1,4 +1,4 @@
-"""EleutherAI's lm-evaluation-harness: which tasks there are, and how a checkpoint answers them."""
+"""How a checkpoint answers the tasks of EleutherAI's lm-evaluation-harness, and the tasks made from held-out text."""
 
 import hashlib
 import json
@@ -14,12 +14,7 @@ from urllib.parse import quote
 
 import yaml
 
-from budwood.evaluation.settings import (
-    HELDOUT_TASKS,
-    LAST_WORD,
-    Benchmark,
-    EvaluationSettings,
-)
+from budwood.evaluation.settings import HELDOUT_TASKS, LAST_WORD, Benchmark, EvaluationSettings
 from budwood.evaluation.tasks import VERSION, leaves, load_benchmark, own_folder
 from budwood.models.device import Compute
 from budwood.records.evaluation import Downstream, Metric, TaskAnswers

@@ -26,7 +26,7 @@ CostStage = Literal[
 STAGES: tuple[CostStage, ...] = get_args(CostStage)
 RANKING_STAGES: tuple[CostStage, ...] = ("calibration", "elimination")
 """What ranks the teacher's components, for all variants that need it."""
-SEARCH_STAGES: tuple[CostStage, ...] = ("calibration", "elimination", "search", "compensation")
+SEARCH_STAGES: tuple[CostStage, ...] = (*RANKING_STAGES, "search", "compensation")
 """What it takes to find and cut out the sub-network of one variant."""
 
 

@@ -18,7 +18,7 @@ from budwood.training.losses import CHUNK_TOKENS
 DtypeName = Literal["float32", "bfloat16"]
 
 BYTES: dict[DtypeName, int] = {"float32": 4, "bfloat16": 2}
-_FLOAT32 = 4
+FLOAT32 = BYTES["float32"]
 _CHUNK_COPIES = 4
 """Blocks of float32 logits that live at once while a chunk's loss and gradient are made; a teacher doubles them."""
 
@@ -60,13 +60,13 @@ def training_memory(
     """
     count, table = num_parameters(student), student.vocab_size * student.hidden_size
     copies = BYTES[precision] if precision != "float32" else 0
-    chunk = min(CHUNK_TOKENS, num_tokens) * student.vocab_size * _FLOAT32 * _CHUNK_COPIES
+    chunk = min(CHUNK_TOKENS, num_tokens) * student.vocab_size * FLOAT32 * _CHUNK_COPIES
     return Memory(
-        weights=(_FLOAT32 + copies) * count,
-        gradients=_FLOAT32 * count,
-        optimizer=2 * _FLOAT32 * count,
+        weights=(FLOAT32 + copies) * count,
+        gradients=FLOAT32 * count,
+        optimizer=2 * FLOAT32 * count,
         activations=num_tokens * activation_bytes_per_token(student, precision, context=length),
-        head=2 * _FLOAT32 * table + chunk * (2 if teacher else 1),
+        head=2 * FLOAT32 * table + chunk * (2 if teacher else 1),
         teacher=_resident(teacher, num_tokens, length, precision) if teacher else 0,
     )
 
@@ -132,12 +132,12 @@ def activation_bytes_per_token(architecture: Architecture, precision: DtypeName,
         context: tokens of a sequence.
     """
     layers = sum(_layer_bytes(architecture, layer, precision, context) for layer in architecture.layers)
-    return layers + _norm_bytes(architecture, 1) + _FLOAT32 * architecture.hidden_size
+    return layers + _norm_bytes(architecture, 1) + FLOAT32 * architecture.hidden_size
 
 
 def logits_bytes(architecture: Architecture, length: int, size: int) -> int:
     """Return what the logits of a sequence take, in float32 and as the head gives them."""
-    return length * architecture.vocab_size * (_FLOAT32 + (size if size < _FLOAT32 else 0))
+    return length * architecture.vocab_size * (FLOAT32 + (size if size < FLOAT32 else 0))
 
 
 def working_bytes_per_token(architecture: Architecture, size: int, *, context: int) -> int:
@@ -153,7 +153,7 @@ def working_bytes_per_token(architecture: Architecture, size: int, *, context: i
         context: tokens of a sequence.
     """
     family, width = family_of(architecture.family), architecture.hidden_size
-    score = 2 * _FLOAT32 + (size if size < _FLOAT32 else 0) if family.forms_scores else 0
+    score = 2 * FLOAT32 + (size if size < FLOAT32 else 0) if family.forms_scores else 0
     mask = 2 * size if family.forms_scores else 0
     return max(
         max(
@@ -171,10 +171,10 @@ def _layer_bytes(architecture: Architecture, layer: LayerSpec, precision: DtypeN
     projections = 3 if family.query.inside is None else 1
     readers = 2 if precision == "float32" else projections + len(family.mlp_in)
     if family.forms_scores:
-        attention = 4 * size * queries + 2 * _FLOAT32 * layer.num_attention_heads * context
+        attention = 4 * size * queries + 2 * FLOAT32 * layer.num_attention_heads * context
     else:
-        attention = 2 * size * (queries + keys) + _FLOAT32 * layer.num_attention_heads
-    attention += 2 * _FLOAT32 * (queries + keys) if family.head_norms else 0
+        attention = 2 * size * (queries + keys) + FLOAT32 * layer.num_attention_heads
+    attention += 2 * FLOAT32 * (queries + keys) if family.head_norms else 0
     attention += size * (queries + 2 * keys) if family.query.inside else 0
     neurons = 2 * len(family.mlp_in) * size * layer.intermediate_size
     return (
@@ -186,7 +186,7 @@ def _norm_bytes(architecture: Architecture, number: int) -> int:
     # Layer norms of the families here have a bias.
     family = family_of(architecture.family)
     kept = (1 if family.parallel else number) if family.final_norm.bias else 2 * number
-    return _FLOAT32 * architecture.hidden_size * kept
+    return FLOAT32 * architecture.hidden_size * kept
 
 
 def _resident(teacher: Architecture, num_tokens: int, length: int, precision: DtypeName) -> int:

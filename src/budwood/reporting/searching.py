@@ -10,14 +10,13 @@ from dataclasses import dataclass, replace
 from budwood.arch.count import layer_parameters
 from budwood.arch.family import family_of
 from budwood.arch.spec import Architecture
-from budwood.reporting.memory import Memory
+from budwood.reporting.memory import FLOAT32, Memory
 from budwood.reporting.streaming import TextReading, solving_bytes
 from budwood.subnet.extract import ROWS_TOGETHER
 from budwood.subnet.flops import layer_input_sizes, maps_layers
 from budwood.subnet.reuse import MOST_HELD
 from budwood.subnet.settings import Compensation
 
-_FLOAT32 = 4
 _COMPARED = 5
 """Blocks of float32 logits of a sequence that are alive while two predictions are compared."""
 
@@ -56,7 +55,7 @@ def search_memory(read: Memory, candidate: Architecture, teacher: Architecture, 
         return memory
     return replace(
         memory,
-        head=max(read.head, _COMPARED * _FLOAT32 * reading.length * teacher.vocab_size),
+        head=max(read.head, _COMPARED * FLOAT32 * reading.length * teacher.vocab_size),
         teacher=read.teacher + _fused_bytes(teacher, reading.size) + reading.states(teacher.hidden_size),
     )
 
@@ -73,12 +72,12 @@ def _correcting(teacher: Architecture, child: Architecture, settings: Compensati
         inputs.append((child.hidden_size, width))
     for k, n in inputs:
         if k < n:
-            shares = _FLOAT32 * k * (n - k)
-            yield _FLOAT32 * (n**2 + k * n)
-            yield 2 * exact * k * n + (shares if exact > _FLOAT32 else 0)
-            yield _FLOAT32 * ROWS_TOGETHER * (n + k) + shares
+            shares = FLOAT32 * k * (n - k)
+            yield FLOAT32 * (n**2 + k * n)
+            yield 2 * exact * k * n + (shares if exact > FLOAT32 else 0)
+            yield FLOAT32 * ROWS_TOGETHER * (n + k) + shares
     if maps_layers(teacher, settings) and child.num_hidden_layers < teacher.num_hidden_layers:
-        yield _FLOAT32 * (width**2 + 2 * width * max(layer.intermediate_size for layer in teacher.layers))
+        yield FLOAT32 * (width**2 + 2 * width * max(layer.intermediate_size for layer in teacher.layers))
 
 
 def _fused_bytes(teacher: Architecture, size: int) -> int:

@@ -13,14 +13,13 @@ from budwood.arch.spec import Architecture
 from budwood.models.certificate import probe_lengths
 from budwood.models.export import WEIGHT_SHARD_BYTES
 from budwood.models.probe import NUM_TOKENS
-from budwood.reporting.memory import Memory, working_bytes_per_token
+from budwood.reporting.memory import FLOAT32, Memory, working_bytes_per_token
 from budwood.subnet.elimination import HEAD_ROWS
 from budwood.subnet.extract import ROWS_TOGETHER
 from budwood.subnet.flops import layer_input_sizes, maps_layers, refits
 from budwood.subnet.regression import SMALL_RIDGE
 from budwood.subnet.settings import NO_CORRECTION, Compensation
 
-_FLOAT32 = 4
 _FLOAT64 = 8
 
 # Shape legend: E hidden size, k of n entries of an input are kept, m = n - k are predicted.
@@ -61,10 +60,10 @@ def stream_memory(teacher: Architecture, reading: TextReading, *, num_trials: in
     states = reading.states(width)
     if not num_trials:
         return _largest([Memory(weights=2 * table), *_scoring(teacher, reading)])
-    rows = _FLOAT32 * width * min(HEAD_ROWS, teacher.vocab_size)
+    rows = FLOAT32 * width * min(HEAD_ROWS, teacher.vocab_size)
     capped = family_of(teacher.family).caps_logits
-    logits = 4 * _FLOAT32 * reading.batch_tokens * min(HEAD_ROWS, teacher.vocab_size)
-    errors = Memory(weights=table, head=rows + 2 * _FLOAT32 * width**2)
+    logits = 4 * FLOAT32 * reading.batch_tokens * min(HEAD_ROWS, teacher.vocab_size)
+    errors = Memory(weights=table, head=rows + 2 * FLOAT32 * width**2)
     if capped:
         errors = Memory(weights=table, activations=states * (num_trials + 1), head=rows + logits)
     return _largest(
@@ -79,13 +78,13 @@ def stream_memory(teacher: Architecture, reading: TextReading, *, num_trials: in
 def _scoring(teacher: Architecture, reading: TextReading) -> Iterator[Memory]:
     """Yield what is there while a layer is scored: in float32 what its MLP reads, twice, and then its last matrix."""
     width, states = teacher.hidden_size, 2 * reading.states(teacher.hidden_size)
-    weights, copies = _layer_bytes(teacher, reading.size), 2 if reading.size < _FLOAT32 else 1
+    weights, copies = _layer_bytes(teacher, reading.size), 2 if reading.size < FLOAT32 else 1
     yield _layer_reading(teacher, reading, states)
     for layer in teacher.layers:
         neurons, heads = layer.intermediate_size, layer.num_attention_heads * layer.head_dim
-        token = reading.size * (3 * width + neurons) + _FLOAT32 * copies * neurons
+        token = reading.size * (3 * width + neurons) + FLOAT32 * copies * neurons
         yield Memory(weights=weights, activations=states + reading.batch_tokens * token)
-        matrices = _FLOAT32 * width * (copies * neurons + (copies - 1) * heads)
+        matrices = FLOAT32 * width * (copies * neurons + (copies - 1) * heads)
         yield Memory(weights=weights, activations=states, moments=matrices)
 
 
@@ -99,13 +98,13 @@ def intake_memory(teacher: Architecture, size: int) -> Memory:
         size: bytes of a parameter in its files.
     """
     table, tied = _table(teacher), teacher.tie_word_embeddings
-    logits = _FLOAT32 * NUM_TOKENS * teacher.vocab_size
-    own = (size + _FLOAT32) * _layer_bytes(teacher, 1) + (_FLOAT32 * table if tied else 0)
+    logits = FLOAT32 * NUM_TOKENS * teacher.vocab_size
+    own = (size + FLOAT32) * _layer_bytes(teacher, 1) + (FLOAT32 * table if tied else 0)
     return _largest(
         [
-            Memory(weights=_mapped(teacher, size) + _FLOAT32 * table, head=logits),
+            Memory(weights=_mapped(teacher, size) + FLOAT32 * table, head=logits),
             Memory(weights=own, head=logits),
-            Memory(weights=_FLOAT32 * table + (0 if tied else size * table), head=2 * logits),
+            Memory(weights=FLOAT32 * table + (0 if tied else size * table), head=2 * logits),
         ]
     )
 
@@ -120,10 +119,10 @@ def certificate_memory(model: Architecture, size: int, lengths: Sequence[int], *
         whole: whether its files are mapped whole, too: to answer a question, or to prove what was trained.
     """
     mapped, tokens = _mapped(model, size), len(lengths) * max(lengths)
-    logits, head = _FLOAT32 * tokens * model.vocab_size, _FLOAT32 * _table(model)
-    matrix = (size + _FLOAT32) * model.hidden_size * max(layer.intermediate_size for layer in model.layers)
+    logits, head = FLOAT32 * tokens * model.vocab_size, FLOAT32 * _table(model)
+    matrix = (size + FLOAT32) * model.hidden_size * max(layer.intermediate_size for layer in model.layers)
     mask = tokens * max(lengths)
-    working = tokens * working_bytes_per_token(model, _FLOAT32, context=max(lengths))
+    working = tokens * working_bytes_per_token(model, FLOAT32, context=max(lengths))
     return _largest(
         [
             Memory(weights=size * num_parameters(model) if whole else 0),
@@ -170,16 +169,16 @@ class _Plan:
 def solving_bytes(settings: Compensation) -> int:
     """Return the bytes of a number in which regressions are solved."""
     ridges = (settings.neuron_ridge, settings.channel_ridge, settings.head_ridge)
-    return _FLOAT64 if min(ridges) < SMALL_RIDGE else _FLOAT32
+    return _FLOAT64 if min(ridges) < SMALL_RIDGE else FLOAT32
 
 
 def _cut_phases(plan: _Plan) -> Iterator[Memory]:
     teacher, child, size = plan.teacher, plan.child, plan.reading.size
     table, own = size * _table(teacher), size * _table(child)
-    proven = _FLOAT32 * _table(child)
+    proven = FLOAT32 * _table(child)
     lengths = probe_lengths(plan.reading.length)
-    logits = _FLOAT32 * child.vocab_size * sum(lengths)
-    working = max(lengths) * working_bytes_per_token(child, _FLOAT32, context=max(lengths))
+    logits = FLOAT32 * child.vocab_size * sum(lengths)
+    working = max(lengths) * working_bytes_per_token(child, FLOAT32, context=max(lengths))
     tied = proven if teacher.tie_word_embeddings else 0
     yield Memory(weights=2 * table)
     yield Memory(weights=table + own, activations=plan.states)
@@ -191,13 +190,13 @@ def _cut_phases(plan: _Plan) -> Iterator[Memory]:
         parameters = layer_parameters(child.family, child.hidden_size, layer)
         waiting += size * parameters
         longest = max(longest, waiting)
-        yield Memory(weights=waiting + tied + _FLOAT32 * parameters, activations=plan.states + working)
-        yield Memory(weights=longest + tied + _FLOAT32 * parameters, activations=working, head=logits)
+        yield Memory(weights=waiting + tied + FLOAT32 * parameters, activations=plan.states + working)
+        yield Memory(weights=longest + tied + FLOAT32 * parameters, activations=working, head=logits)
         waiting = waiting if waiting < WEIGHT_SHARD_BYTES else 0
     if not teacher.tie_word_embeddings:
         k, n = child.hidden_size, teacher.hidden_size
-        mix = _FLOAT32 * k * (n - k) if plan.settings.channels else 0
-        rows = _FLOAT32 * min(ROWS_TOGETHER, child.vocab_size) * (n + k) if mix else 0
+        mix = FLOAT32 * k * (n - k) if plan.settings.channels else 0
+        rows = FLOAT32 * min(ROWS_TOGETHER, child.vocab_size) * (n + k) if mix else 0
         yield Memory(weights=waiting + 2 * table, activations=plan.states, moments=mix)
         yield Memory(weights=waiting + table + own, activations=plan.states, moments=mix + rows)
         waiting += own
@@ -215,26 +214,26 @@ def _correcting(plan: _Plan, place: int) -> Iterator[Memory]:
     inputs = [(k, n) for k, n, _ in layer_input_sizes(plan.teacher, plan.child, settings, place) if k < n]
     made = size * layer_parameters(plan.child.family, plan.child.hidden_size, plan.child.layers[place])
     matrix = size * width * plan.teacher.layers[place].intermediate_size
-    left = sum(_FLOAT32 * n**2 for _, n in inputs)
+    left = sum(FLOAT32 * n**2 for _, n in inputs)
     if inputs or plan.gap:
         states = 2 * plan.states + begun // 2
         yield _layer_reading(plan.teacher, reading, states, moments=left)
         n = max((n for _, n in inputs), default=0)
-        entries = reading.batch_tokens * (size * (3 * width + n) + _FLOAT32 * n)
+        entries = reading.batch_tokens * (size * (3 * width + n) + FLOAT32 * n)
         yield Memory(weights=_layer_bytes(plan.teacher, size), activations=states + entries, moments=left)
     for k, n in inputs:
         m, exact = n - k, solving_bytes(settings)
-        shares = _FLOAT32 * k * m
-        taken = left + _FLOAT32 * k**2 + shares
-        left -= _FLOAT32 * n**2
-        solved = left + 2 * exact * k * n + (shares if exact > _FLOAT32 else 0)
-        folded = _FLOAT32 * min(ROWS_TOGETHER, width) * (n + k) + shares
+        shares = FLOAT32 * k * m
+        taken = left + FLOAT32 * k**2 + shares
+        left -= FLOAT32 * n**2
+        solved = left + 2 * exact * k * n + (shares if exact > FLOAT32 else 0)
+        folded = FLOAT32 * min(ROWS_TOGETHER, width) * (n + k) + shares
         for weights, moments in ((made, taken), (made, solved), (made + 2 * matrix, shares), (made + matrix, folded)):
             yield Memory(weights=weights, activations=plan.states + begun, moments=moments)
     if plan.gap:
         yield _layer_reading(plan.teacher, reading, 4 * plan.states, weights=made)
-        batch = 3 * _FLOAT32 * reading.batch_tokens * width
-        yield Memory(weights=made, activations=3 * plan.states + batch, moments=4 * _FLOAT32 * width**2)
+        batch = 3 * FLOAT32 * reading.batch_tokens * width
+        yield Memory(weights=made, activations=3 * plan.states + batch, moments=4 * FLOAT32 * width**2)
     yield Memory(weights=made + 2 * matrix, activations=plan.states + begun)
 
 
@@ -246,11 +245,11 @@ def _refitting(plan: _Plan, place: int) -> Iterator[Memory]:
     layer, width = child.layers[place], child.hidden_size
     heads, n = layer.num_attention_heads * layer.head_dim, layer.intermediate_size
     inputs = layer_input_sizes(teacher, child, plan.settings, place)
-    mix = max((_FLOAT32 * k * (whole - k) for k, whole, _ in inputs), default=0)
+    mix = max((FLOAT32 * k * (whole - k) for k, whole, _ in inputs), default=0)
     states = plan.states + reading.states(teacher.hidden_size + 7 * width + heads + n)
     own = 2 * reading.size * layer_parameters(child.family, width, layer)
-    summed = _FLOAT32 * (n**2 + n * width + reading.batch_tokens * (n + 3 * width))
-    for moments in (summed, 2 * _FLOAT32 * (n**2 + n * width)):
+    summed = FLOAT32 * (n**2 + n * width + reading.batch_tokens * (n + 3 * width))
+    for moments in (summed, 2 * FLOAT32 * (n**2 + n * width)):
         yield Memory(weights=own, activations=states, moments=mix + moments)
 
 

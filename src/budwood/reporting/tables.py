@@ -104,8 +104,8 @@ def results_table(arms: Sequence[Score], evaluation: TeacherEvaluation, teacher:
         one run); those of `summarise` and `difference` with `difference_standard_error` and `difference_noise` (paired,
         the arm minus the variant's `random_init`, nats per token; what exceeds the noise, see `noise_rule`), overall
         and with the suffix `_<source>`; `difference_to_best` with both: paired, minus the bin's arm of lowest loss;
-        `num_sequences`,
-        `learning_rate`, `seconds` (of one run), `device`, `precision`. NaN or empty where it does not apply.
+        `num_sequences`, `learning_rate`, `seconds` (of one run), `device`, `precision`. NaN or empty where it does
+        not apply.
 
     Raises:
         ValueError: the sources or numbers of sequences of an arm differ from the teacher's, or are zero.
